@@ -1,0 +1,1 @@
+"""The method: orthogonal and low-rank branches on frozen, perhaps quantised, linear layers."""

@@ -1,0 +1,1 @@
+"""Chat, serving, merging and export."""

@@ -1,0 +1,1 @@
+"""What the model is worth: accuracy, calibration, parity, robustness, with intervals."""

@@ -1,0 +1,1 @@
+"""Label-free checks that decide which records are trained on, and say why."""

@@ -1,0 +1,112 @@
+"""Token windows for pretraining: monolingual text in source order, translation pairs, instructions.
+
+A window of text begins at the start of a line, with `<s>`, and runs on through the lines that follow it. Windows of
+pairs and instructions are packed with whole examples in the chat template. Everything is memory-resident: the whole
+corpus is about 30 million tokens.
+"""
+
+import argparse
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from corpus import LANGUAGES, data_root, parallel_pairs, temperature_shares, text_lines
+from transformers import PreTrainedTokenizerFast
+
+NAMES = {
+    "en": "English", "es": "Spanish", "fr": "French", "de": "German", "ru": "Russian", "ar": "Arabic",
+    "hi": "Hindi", "zh": "Chinese", "sw": "Swahili", "tr": "Turkish", "vi": "Vietnamese", "th": "Thai",
+    "bg": "Bulgarian", "el": "Greek", "ur": "Urdu", "id": "Indonesian", "yo": "Yoruba", "ha": "Hausa", "am": "Amharic",
+}  # fmt: skip
+
+
+@dataclass
+class Stream:
+    """Tokens end to end, and where a window may begin."""
+
+    tokens: np.ndarray
+    starts: np.ndarray
+
+    def window(self, rng: np.random.Generator, length: int, begin: int) -> np.ndarray:
+        last = np.searchsorted(self.starts, max(1, len(self.tokens) - length))
+        start = self.starts[rng.integers(max(1, last))]
+        piece = self.tokens[start : start + length - 1]
+        return np.concatenate([[begin], piece])
+
+
+@dataclass
+class Mixture:
+    """Streams and the probability of drawing a window from each."""
+
+    streams: list[Stream]
+    shares: np.ndarray
+    begin: int
+    pad: int
+
+    def batch(self, rng: np.random.Generator, size: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+        """(size, length + 1) token ids, and 1 where a token is real."""
+        tokens = np.full((size, length + 1), self.pad, dtype=np.int64)
+        for row, pick in zip(tokens, rng.choice(len(self.streams), size=size, p=self.shares), strict=True):
+            piece = self.streams[pick].window(rng, length + 1, self.begin)
+            row[: len(piece)] = piece
+        return tokens, (tokens != self.pad).astype(np.float32)
+
+
+def encode(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> Stream:
+    ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    lengths = np.array([len(i) for i in ids])
+    tokens = np.fromiter((t for i in ids for t in i), dtype=np.uint16, count=int(lengths.sum()))
+    return Stream(tokens, np.concatenate([[0], np.cumsum(lengths)[:-1]]))
+
+
+def translation_chats(root: Path, seed: int) -> list[str]:
+    """Every pair in both directions, half as a translation request, half as two plain lines."""
+    rng = np.random.default_rng(seed)
+    texts = []
+    for language, english, other in parallel_pairs(root):
+        for source, target, name in ((english, other, NAMES[language]), (other, english, "English")):
+            if rng.random() < 0.5:
+                texts.append(f"<|user|>Translate into {name}: {source}<|end|><|assistant|>{target}<|end|><s>")
+            else:
+                texts.append(f"{source}\n{target}</s><s>")
+    rng.shuffle(texts)
+    return texts
+
+
+def instruction_chats(paths: list[Path]) -> list[str]:
+    texts = []
+    for path in paths:
+        for line in path.read_text(encoding="utf-8").splitlines():
+            turns = json.loads(line)["messages"]
+            texts.append("".join(f"<|{t['role']}|>{t['content']}<|end|>" for t in turns) + "<s>")
+    return texts
+
+
+def load_mixture(arguments: argparse.Namespace) -> tuple[Mixture, PreTrainedTokenizerFast]:
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(arguments.tokenizer)
+    root = data_root()
+    cache = arguments.state / "corpus.npz"
+    if not cache.exists():
+        parts = {}
+        for language in LANGUAGES:
+            stream = encode(tokenizer, [line + "\n" for line in text_lines(root, language)])
+            parts[f"{language}.tokens"], parts[f"{language}.starts"] = stream.tokens, stream.starts
+        stream = encode(tokenizer, translation_chats(root, arguments.seed))
+        parts["pairs.tokens"], parts["pairs.starts"] = stream.tokens, stream.starts
+        np.savez(cache, **parts)
+    stored = np.load(cache)
+    streams = {name: Stream(stored[f"{name}.tokens"], stored[f"{name}.starts"]) for name in [*LANGUAGES, "pairs"]}
+    sizes = {language: len(streams[language].tokens) for language in LANGUAGES}
+    shares = temperature_shares(sizes, arguments.alpha)
+    for language, size in sizes.items():  # a language with next to no text is not read hundreds of times
+        shares[language] = min(shares[language], 4 * size / sum(sizes.values()))
+    total = sum(shares.values())
+    shares = {language: (1 - arguments.parallel) * share / total for language, share in shares.items()}
+    shares["pairs"] = arguments.parallel
+    if arguments.instructions:
+        streams["instructions"] = encode(tokenizer, instruction_chats(arguments.instructions))
+        shares = {name: share * (1 - arguments.instruction_share) for name, share in shares.items()}
+        shares["instructions"] = arguments.instruction_share
+    weights = np.array([shares[name] for name in streams])
+    return Mixture(list(streams.values()), weights / weights.sum(), 1, 3), tokenizer
