@@ -1,0 +1,97 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from mlx_hybrid.errors import DataError
+from mlx_hybrid.evaluation.intervals import bootstrap_mean, bootstrap_statistic, mcnemar, paired_bootstrap
+
+
+@pytest.mark.parametrize("values", [np.random.default_rng(0).normal(3, 2, 80), np.arange(100) % 3 == 0])
+def test_bootstrap_agrees_with_scipy(values):
+    ours = bootstrap_mean(values, seed=1, samples=20_000)
+    theirs = stats.bootstrap(
+        (np.asarray(values, float),), np.mean, n_resamples=20_000, method="percentile", rng=2
+    ).confidence_interval
+    assert ours.value == pytest.approx(np.mean(values))
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.03 * np.std(values))
+
+
+def test_drawing_counts_and_drawing_indices_give_the_same_distribution():
+    few = np.arange(200) % 4  # four distinct values: counts are drawn
+    many = few + np.arange(200) * 1e-9  # two hundred: indices are drawn
+    a, b = bootstrap_mean(few, seed=3, samples=40_000), bootstrap_mean(many, seed=4, samples=40_000)
+    assert (a.low, a.high) == pytest.approx((b.low, b.high), abs=5e-3)
+
+
+def test_groups_widen_the_interval_of_values_that_repeat():
+    values = np.repeat(np.random.default_rng(5).integers(2, size=50), 8)
+    alone = bootstrap_mean(values, seed=6)
+    grouped = bootstrap_mean(values, seed=6, groups=np.repeat(np.arange(50), 8))
+    assert grouped.count == 50
+    ratio = (grouped.high - grouped.low) / (alone.high - alone.low)
+    assert ratio == pytest.approx(np.sqrt(8), rel=0.15)
+
+
+def test_groups_of_unequal_size_weigh_by_their_size():
+    interval = bootstrap_mean([1, 1, 1, 0], seed=0, groups=["a", "a", "a", "b"])
+    assert (interval.value, interval.low, interval.high) == (0.75, 0, 1)
+
+
+def test_the_seed_decides():
+    values = np.random.default_rng(7).normal(size=30)
+    assert bootstrap_mean(values, seed=1) == bootstrap_mean(values, seed=1)
+    assert bootstrap_mean(values, seed=1) != bootstrap_mean(values, seed=2)
+
+
+def test_paired_interval_is_narrower_than_the_difference_of_two():
+    rng = np.random.default_rng(8)
+    a = rng.normal(size=200)
+    b = a + 0.1 + rng.normal(size=200) / 20
+    interval = paired_bootstrap(a, b, seed=0)
+    assert 0 < interval.low < interval.value < interval.high
+    assert interval.high - interval.low < 0.05
+
+
+def test_one_value_and_equal_values_have_no_width():
+    assert bootstrap_mean([0.5], seed=0).low == 0.5 == bootstrap_mean([0.5], seed=0).high
+    assert paired_bootstrap([1, 0], [1, 0], seed=0).high == 0
+
+
+@pytest.mark.parametrize("values", [[], [1, np.nan], [np.inf]])
+def test_what_has_no_mean_is_an_error(values):
+    with pytest.raises(DataError):
+        bootstrap_mean(values, seed=0)
+
+
+def test_unequal_lengths_are_errors():
+    for call in (
+        lambda: paired_bootstrap([1], [1, 2], seed=0),
+        lambda: mcnemar([True], [True, False]),
+        lambda: bootstrap_mean([1, 2], seed=0, groups=["a"]),
+        lambda: bootstrap_statistic(len, 0, seed=0),
+    ):
+        with pytest.raises(DataError):
+            call()
+
+
+def test_a_statistic_of_indices_agrees_with_the_mean():
+    values = np.random.default_rng(9).normal(size=60)
+    by_index = bootstrap_statistic(lambda index: values[index].mean(), 60, seed=1, samples=5_000)
+    mean = bootstrap_mean(values, seed=2)
+    assert (by_index.low, by_index.high) == pytest.approx((mean.low, mean.high), abs=0.02)
+
+
+@given(st.integers(0, 40), st.integers(0, 40), st.integers(0, 5))
+def test_mcnemar_is_the_exact_binomial_test(only_a, only_b, both):
+    a = [True] * only_a + [False] * only_b + [True] * both
+    b = [False] * only_a + [True] * only_b + [True] * both
+    count = only_a + only_b
+    expected = stats.binomtest(only_a, count).pvalue if count else 1.0
+    assert mcnemar(a, b) == pytest.approx(expected)
+
+
+def test_mcnemar_of_many_disagreements():
+    a = np.arange(9_000) < 4_700
+    assert mcnemar(a, ~a) == pytest.approx(stats.binomtest(4_700, 9_000).pvalue)

@@ -1,0 +1,174 @@
+import math
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx_lm.models.cache import KVCache, make_prompt_cache
+
+from mlx_hybrid.errors import DataError, MlxHybridError
+from mlx_hybrid.evaluation.forward import Forward
+from mlx_hybrid.evaluation.scoring import (
+    OptionItem,
+    bits_per_byte,
+    score_options,
+    sequence_nll,
+    tokenise_options,
+)
+
+TOLERANCE = 1e-5  # the bound that a score may move by
+
+
+def draw_items(seed: int, count: int = 12) -> list[OptionItem]:
+    """Prompts of 1 to 23 tokens, with 1 to 5 options of 1 to 4 tokens."""
+    rng = np.random.default_rng(seed)
+    draw = lambda most: rng.integers(320, size=rng.integers(1, most + 1)).tolist()  # noqa: E731
+    return [OptionItem(draw(23), [draw(4) for _ in range(rng.integers(1, 6))]) for _ in range(count)]
+
+
+def loop_scores(model, item: OptionItem) -> np.ndarray:
+    """One forward pass an option, token by token, in float64 after the logits."""
+    rows = []
+    for option in item.options:
+        logits = np.array(model(mx.array([item.prompt + option]))[0].astype(mx.float32), np.float64)
+        logp = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
+        start = len(item.prompt) - 1
+        rows.append((sum(logp[start + t, token] for t, token in enumerate(option)), len(option)))
+    return np.array(rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "prefix"),
+    [
+        ("model", "shared"), ("model", "plain"), ("windowed_model", "shared"), ("windowed_model", "plain"),
+        ("capped_model", "auto"),
+    ],
+)  # fmt: skip
+def test_scores_equal_a_plain_loop(name, prefix, request):
+    model = request.getfixturevalue(name)
+    items = draw_items(1)
+    for item, scores in zip(items, score_options(model, items, prefix=prefix)):
+        np.testing.assert_allclose(scores, loop_scores(model, item), atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 40, 100_000])
+@pytest.mark.parametrize("prefix", ["shared", "plain"])
+def test_scores_do_not_move_with_batch_size_or_order(model, batch_tokens, prefix):
+    items = draw_items(2)
+    reference = score_options(model, items)
+    shuffled = np.random.default_rng(3).permutation(len(items))
+    scores = score_options(model, [items[i] for i in shuffled], batch_tokens=batch_tokens, prefix=prefix)
+    for i, moved in zip(shuffled, scores):
+        np.testing.assert_allclose(moved, reference[i], atol=TOLERANCE)
+
+
+def test_only_the_families_that_cap_logits_compute_them_all(model, capped_model):
+    assert Forward(model).most_tokens == math.inf
+    assert Forward(capped_model).most_tokens < math.inf
+
+
+def test_a_model_without_masks_per_row_cannot_share(capped_model):
+    with pytest.raises(MlxHybridError, match="cannot branch"):
+        score_options(capped_model, draw_items(4, 3), prefix="shared")
+
+
+def test_a_model_that_caches_more_than_keys_is_scored_plainly(model, monkeypatch):
+    class Other(KVCache):
+        pass
+
+    monkeypatch.setattr(type(model), "make_cache", lambda self: [Other() for _ in self.layers])
+    assert type(make_prompt_cache(model)[0]) is Other
+    items = draw_items(4, 3)
+    for item, scores in zip(items, score_options(model, items)):
+        np.testing.assert_allclose(scores, loop_scores(model, item), atol=TOLERANCE)
+    with pytest.raises(MlxHybridError, match="cannot branch"):
+        score_options(model, items, prefix="shared")
+
+
+def test_scoring_leaves_the_model_in_its_mode(model):
+    model.train()
+    score_options(model, draw_items(5, 2))
+    assert model.training
+    model.eval()
+    score_options(model, draw_items(5, 2))
+    assert not model.training
+
+
+def test_no_items_and_faulty_items(model):
+    assert score_options(model, []) == []
+    for item in (OptionItem([], [[1]]), OptionItem([1], []), OptionItem([1], [[2], []])):
+        with pytest.raises(DataError, match="Item 0"):
+            score_options(model, [item])
+
+
+def test_weights_with_nan_are_named(model):
+    from mlx.utils import tree_flatten
+
+    name, weight = tree_flatten(model.parameters())[0]
+    try:
+        model.load_weights([(name, weight * math.nan)], strict=False)
+        with pytest.raises(MlxHybridError, match="item 0 is not finite"):
+            score_options(model, draw_items(6, 1))
+    finally:
+        model.load_weights([(name, weight)], strict=False)
+
+
+def test_an_option_keeps_the_token_that_merges_with_the_prompt(tokenizer):
+    prompt, options = "The answe", ["r", " not", " no"]
+    item = tokenise_options(tokenizer, prompt, options)
+    whole = tokenizer.encode(prompt, add_special_tokens=False)
+    assert item.prompt == whole[:-1]
+    for option, tokens in zip(options, item.options):
+        assert item.prompt + tokens == tokenizer.encode(prompt + option, add_special_tokens=False)
+    assert tokenizer.decode(item.options[1]) == "e not"
+
+
+def test_the_split_does_not_reach_into_options_that_start_alike(tokenizer):
+    item = tokenise_options(tokenizer, "Topic: ", ["science", "scientific"])
+    assert tokenizer.decode(item.prompt) == "Topic: "
+    assert [len(option) for option in item.options] == [7, 10]
+
+
+def test_an_option_that_begins_another_is_scored_as_its_beginning(model, tokenizer):
+    item = tokenise_options(tokenizer, "Topic: ", ["scien", "science"])
+    short, long = score_options(model, [item])[0]
+    assert long[0] < short[0] < 0
+    assert (short[1], long[1]) == (5, 7)
+
+
+def test_the_beginning_token_comes_once(tokenizer):
+    assert tokenise_options(tokenizer, "x", ["y"], begin=True).prompt == [256, ord("x")]
+    assert tokenise_options(tokenizer, "<s>x", ["y"], begin=True).prompt == [256, ord("x")]
+    assert tokenise_options(tokenizer, "x", ["y"]).prompt == [ord("x")]
+
+
+def test_nothing_to_score_is_an_error(tokenizer):
+    with pytest.raises(DataError, match='Option "" adds no token'):
+        tokenise_options(tokenizer, "x", ["y", ""])
+    with pytest.raises(DataError, match="no token to start from"):
+        tokenise_options(tokenizer, "", ["y"])
+
+
+def test_sequence_nll_equals_a_plain_loop(model):
+    rng = np.random.default_rng(8)
+    sequences = [rng.integers(320, size=n).tolist() for n in (5, 1, 30, 2, 17)]
+    masks = [rng.integers(2, size=len(s)).tolist() for s in sequences]
+    sums, counts = sequence_nll(model, sequences, masks, batch_tokens=31)
+    for i, (tokens, mask) in enumerate(zip(sequences, masks)):
+        logits = np.array(model(mx.array([tokens]))[0], np.float64)
+        logp = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
+        terms = [-logp[t - 1, tokens[t]] for t in range(1, len(tokens)) if mask[t]]
+        np.testing.assert_allclose(sums[i], sum(terms), atol=TOLERANCE)
+        assert counts[i] == len(terms)
+
+
+def test_sequence_nll_without_masks_counts_all_but_the_first(model):
+    assert sequence_nll(model, [[1, 2, 3], [4]])[1].tolist() == [2, 0]
+    assert sequence_nll(model, [])[0].shape == (0,)
+    with pytest.raises(DataError, match="2 marks for 3 tokens"):
+        sequence_nll(model, [[1, 2, 3]], [[1, 1]])
+
+
+def test_bits_per_byte_of_a_uniform_model_over_bytes_is_eight():
+    assert bits_per_byte(np.full(3, 10 * math.log(256)), np.full(3, 10)) == pytest.approx(8)
+    with pytest.raises(DataError):
+        bits_per_byte(np.zeros(1), np.zeros(1))
