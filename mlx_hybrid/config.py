@@ -84,8 +84,8 @@ class TrainConfig:
     """Steps between reports."""
     save_every: int = 0
     """Steps between checkpoints; 0 saves at each validation."""
-    compile: bool = True
-    """Compile the training step."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Compile the training step; auto does on a GPU (on the CPU each fused kernel costs a run of the C++ compiler)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +156,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def load_config(path: Path | None = None, overrides: tuple[str, ...] = (), values: dict | None = None) -> Config:
+def load_config(
+    path: Path | None = None, overrides: tuple[str, ...] = (), values: dict | None = None
+) -> Config:
     """A config from a YAML file, then `--set key=value` overrides, then plain `values` from options.
 
     Raises ConfigError with the file, the key and the nearest known key.
@@ -310,7 +312,11 @@ def get_key(config: Any, key: str) -> Any:
 def to_tree(config: Any) -> dict:
     """Plain values in the order of the fields, tuples as lists."""
     return {
-        f.name: to_tree(value) if dataclasses.is_dataclass(value) else list(value) if isinstance(value, tuple) else value
+        f.name: to_tree(value)
+        if dataclasses.is_dataclass(value)
+        else list(value)
+        if isinstance(value, tuple)
+        else value
         for f in dataclasses.fields(config)
         for value in [getattr(config, f.name)]
     }

@@ -28,7 +28,9 @@ def data_root() -> Path:
     default = Path(__file__).resolve().parents[2] / "shared" / "data"
     root = Path(os.environ.get("MLX_HYBRID_DATA", default))
     if not (root / "text").is_dir():
-        raise SystemExit(f"No development data at {root}: set MLX_HYBRID_DATA to the folder that holds text/.")
+        raise SystemExit(
+            f"No development data at {root}: set MLX_HYBRID_DATA to the folder that holds text/."
+        )
     return root
 
 

@@ -154,12 +154,16 @@ def run(trainer: Trainer, arguments: argparse.Namespace, phase: str) -> None:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("phase", choices=["train", "anneal"])
     parser.add_argument("--state", type=Path, required=True, help="folder of the resumable state")
     parser.add_argument("--tokenizer", type=Path, default=Path("mlx_hybrid/base"))
     parser.add_argument("-o", "--output", type=Path, help="folder for the annealed model")
-    parser.add_argument("--instructions", type=Path, nargs="*", default=[], help="chat JSONL mixed into the anneal")
+    parser.add_argument(
+        "--instructions", type=Path, nargs="*", default=[], help="chat JSONL mixed into the anneal"
+    )
     parser.add_argument("--instruction-share", type=float, default=0.1)
     parser.add_argument("--minutes", type=float, default=1e9)
     parser.add_argument("--max-tokens", type=float, default=1e18)

@@ -96,7 +96,9 @@ def load_mixture(arguments: argparse.Namespace) -> tuple[Mixture, PreTrainedToke
         parts["pairs.tokens"], parts["pairs.starts"] = stream.tokens, stream.starts
         np.savez(cache, **parts)
     stored = np.load(cache)
-    streams = {name: Stream(stored[f"{name}.tokens"], stored[f"{name}.starts"]) for name in [*LANGUAGES, "pairs"]}
+    streams = {
+        name: Stream(stored[f"{name}.tokens"], stored[f"{name}.starts"]) for name in [*LANGUAGES, "pairs"]
+    }
     sizes = {language: len(streams[language].tokens) for language in LANGUAGES}
     shares = temperature_shares(sizes, arguments.alpha)
     for language, size in sizes.items():  # a language with next to no text is not read hundreds of times

@@ -1,0 +1,213 @@
+"""Put adapters on a loaded model: which modules, what each carries, and how to take the result apart again."""
+
+import dataclasses
+from dataclasses import dataclass
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten, tree_unflatten
+
+from mlx_hybrid.adapters.layer import HybridLinear, LayerPlan, fits_butterfly, linear_shape
+from mlx_hybrid.adapters.orthogonal import dense_block_size, nearest_blocks
+from mlx_hybrid.config import AdapterConfig
+from mlx_hybrid.errors import ConfigError, nearest
+
+ROUTERS = ("gate", "router", "shared_expert_gate", "gate_up_router")
+"""Last parts of the names of MoE routers: adapting one changes which expert answers, so none ever is."""
+OUTSIDE = ("lm_head", "embed_tokens", "wte")
+
+
+@dataclass(frozen=True)
+class Attached:
+    """What was put on a model."""
+
+    modules: tuple[str, ...]
+    trainable: int
+    total: int
+
+    def __str__(self) -> str:
+        share = 100 * self.trainable / max(1, self.total)
+        return f"{len(self.modules)} modules, {self.trainable:,} trainable of {self.total:,} ({share:.2f} %)"
+
+
+def attach(model: nn.Module, config: AdapterConfig, *, method: str, seed: int = 0) -> Attached:
+    """Freeze the model and wrap its target modules in fresh adapters; `full` dequantises and unfreezes it instead.
+
+    Raises ConfigError for a target or unitary name that the model lacks, and for a block size that does not divide.
+    """
+    total = parameter_count(model)
+    if method == "full":
+        dequantise(model)
+        model.unfreeze()
+        return Attached(("all",), trainable_count(model), total)
+    if config.start != "zeros":
+        raise ConfigError(f"adapter.start: {config.start} is not available yet; zeros works.")
+    targets = find_targets(model, config)
+    unitary = unitary_names(config, targets)
+    keys = mx.random.split(mx.random.key(seed), len(targets))
+    plans = {name: layer_plan(config, unitary=last_part(name) in unitary) for name in targets}
+    check_blocks(targets, plans)
+    model.freeze()
+    wrapped = [
+        (name, HybridLinear(module, plans[name], key))
+        for (name, module), key in zip(targets.items(), keys, strict=True)
+    ]
+    model.update_modules(tree_unflatten(wrapped))
+    return Attached(tuple(targets), trainable_count(model), total)
+
+
+def find_targets(model: nn.Module, config: AdapterConfig) -> dict[str, nn.Module]:
+    """The modules to adapt, by full name in the model's order."""
+    linears = {
+        name: module
+        for name, module in sorted(model.named_modules(), key=lambda item: natural_order(item[0]))
+        if isinstance(module, nn.Linear | nn.QuantizedLinear)
+    }
+    dense = {n: m for n, m in linears.items() if is_dense_projection(n)}
+    chosen: dict[str, nn.Module] = {}
+    for target in config.targets:
+        if target == "dense":
+            found = dense
+        else:
+            found = {n: m for n, m in linears.items() if last_part(n) == target}
+            refuse_unsupported(model, target, found)
+        chosen |= found
+    names = set(layer_window(model, config.layers, chosen))
+    return {name: module for name, module in linears.items() if name in names}
+
+
+def is_dense_projection(name: str) -> bool:
+    return last_part(name) not in (*ROUTERS, *OUTSIDE)
+
+
+def refuse_unsupported(model: nn.Module, target: str, found: dict) -> None:
+    if target in ROUTERS:
+        raise ConfigError(f"adapter.targets: {target} is a router, which is never adapted.")
+    if not found:
+        others = {last_part(n): type(m).__name__ for n, m in model.named_modules() if n}
+        if target in others:
+            raise ConfigError(
+                f"adapter.targets: {target} is a {others[target]}, which cannot be adapted yet."
+            )
+        known = {
+            last_part(n) for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.QuantizedLinear)
+        }
+        raise ConfigError(
+            f'adapter.targets: the model has no module "{target}"; {nearest(target, known | {"dense"})}'
+        )
+
+
+def layer_window(model: nn.Module, last: int, chosen: dict[str, nn.Module]) -> list[str]:
+    """The chosen names within the last N transformer layers; all of them for N = 0."""
+    if not last:
+        return list(chosen)
+    count = len(model.layers)
+    if last > count:
+        raise ConfigError(f"adapter.layers: {last}, but the model has {count} layers.")
+    return [name for name in chosen if (index := layer_index(name)) is None or index >= count - last]
+
+
+def unitary_names(config: AdapterConfig, targets: dict[str, nn.Module]) -> set[str]:
+    known = {last_part(name) for name in targets}
+    for name in config.unitary:
+        if name not in known:
+            raise ConfigError(f'adapter.unitary: no adapted module "{name}"; {nearest(name, known)}')
+    return set(config.unitary)
+
+
+def layer_plan(config: AdapterConfig, *, unitary: bool = False) -> LayerPlan:
+    """What one layer carries; a unitary one carries the rotation alone."""
+    names = {f.name for f in dataclasses.fields(LayerPlan)}
+    values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name in names}
+    return LayerPlan(**(values | ({"rank": 0} if unitary else {})))
+
+
+def check_blocks(targets: dict[str, nn.Module], plans: dict[str, LayerPlan]) -> None:
+    """Raise ConfigError where a butterfly's dense block does not divide a layer's inputs, or reflections exceed them."""
+    for name, module in targets.items():
+        plan, (d_in, d_out) = plans[name], linear_shape(module)
+        if plan.orthogonal == "butterfly" and not fits_butterfly(d_in, plan):
+            b, m = nearest_blocks(d_in, plan.block_size, plan.factors)
+            dense = dense_block_size(plan.block_size, plan.factors)
+            raise ConfigError(
+                f"adapter.block_size {plan.block_size} with {plan.factors} factors makes blocks of {dense}, which do "
+                f"not divide the {d_in} inputs of {name}; block_size {b} with factors {m} does."
+            )
+        if plan.orthogonal == "householder" and plan.reflections > d_in:
+            raise ConfigError(
+                f"adapter.reflections: {plan.reflections} is more than the {d_in} inputs of {name}."
+            )
+        if plan.rank > min(d_in, d_out):
+            raise ConfigError(f"adapter.rank: {plan.rank} is more than {name} of {d_in} × {d_out} can use.")
+
+
+def hybrid_layers(model: nn.Module) -> dict[str, HybridLinear]:
+    """Every adapted layer by name, in the model's order."""
+    found = [(n, m) for n, m in model.named_modules() if isinstance(m, HybridLinear)]
+    return dict(sorted(found, key=lambda item: natural_order(item[0])))
+
+
+def refold(model: nn.Module) -> int:
+    """Keep every rotation exact between steps; how many layers folded."""
+    return sum(layer.refold() for layer in hybrid_layers(model).values())
+
+
+def settle(model: nn.Module) -> nn.Module:
+    """Form every rotation once, for inference."""
+    model.eval()
+    for layer in hybrid_layers(model).values():
+        layer.settle()
+    return model
+
+
+def unsettle(model: nn.Module) -> nn.Module:
+    for layer in hybrid_layers(model).values():
+        layer.unsettle()
+    return model
+
+
+def fuse(model: nn.Module, *, dequantize: bool = True) -> nn.Module:
+    """Replace every adapted layer by one linear layer, in place; dequantised by default, as a small update is lost
+    in the grid of packed weights."""
+    fused = [(name, layer.fuse(dequantize=dequantize)) for name, layer in hybrid_layers(model).items()]
+    model.update_modules(tree_unflatten(fused))
+    return model
+
+
+def dequantise(model: nn.Module) -> None:
+    """Every packed layer as a dense one, in place."""
+    from mlx_lm.utils import dequantize_model
+
+    for _, module in model.named_modules():  # mlx-lm matches the plain classes by type
+        for base in (nn.QuantizedLinear, nn.QuantizedEmbedding):
+            if isinstance(module, base):
+                module.__class__ = base
+    dequantize_model(model)
+
+
+def trainable_count(model: nn.Module) -> int:
+    return sum(value.size for _, value in tree_flatten(model.trainable_parameters()))
+
+
+def parameter_count(model: nn.Module) -> int:
+    """Weights of the model as if unpacked."""
+    count = 0
+    for _, module in model.named_modules():
+        if hasattr(module, "scales"):
+            count += module.weight.size * 32 // module.bits
+            count += module.bias.size if "bias" in module else 0
+        else:
+            count += sum(v.size for v in module.values() if isinstance(v, mx.array))
+    return count
+
+
+def last_part(name: str) -> str:
+    return name.rsplit(".", 1)[-1]
+
+
+def layer_index(name: str) -> int | None:
+    return next((int(part) for part in name.split(".") if part.isdigit()), None)
+
+
+def natural_order(name: str) -> list:
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in name.split(".")]

@@ -1,0 +1,220 @@
+"""HybridLinear: a frozen linear layer on a rotated input, plus a low-rank update.
+
+    y = (x R) Wᵀ + s · x A B + bias          R orthogonal (in, in);  A (in, r), B (r, out)
+
+There is one product with the base weight, on a rotated input, so packed weights are never touched. Merged, the layer
+is W' = W Rᵀ + s (A B)ᵀ.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from mlx_hybrid.adapters.frozen import dense_weight, frozen_matmul
+from mlx_hybrid.adapters.low_rank import low_rank_scale, random_down_projection
+from mlx_hybrid.adapters.orthogonal import (
+    LARGEST_SKEW,
+    cayley,
+    compose_butterfly,
+    defect,
+    dense_block_size,
+    householder_core,
+    householder_matrix,
+    nearest_rotation,
+    paired_reflections,
+    rotate_blocks,
+    skew,
+    skew_norm,
+    triangle_size,
+)
+
+ORTHOGONAL_LEAVES = ("house_u", "oft_q")
+LOW_RANK_LEAVES = ("lora_a", "lora_b")
+STATE_LEAVES = ("oft_base",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerPlan:
+    """What one layer carries."""
+
+    orthogonal: Literal["none", "householder", "butterfly"]
+    reflections: int = 0
+    block_size: int = 0
+    factors: int = 0
+    rank: int = 0
+    alpha: float = 16.0
+    rslora: bool = True
+    dropout: float = 0.0
+
+    @property
+    def scale(self) -> float:
+        """s of the low-rank branch."""
+        return low_rank_scale(self.alpha, self.rank, self.rslora)
+
+    def parameter_count(self, d_in: int, d_out: int) -> int:
+        """Trainable entries: k·in, or m·in·(b−1)/2, plus r·(in + out)."""
+        rotation = {
+            "none": 0,
+            "householder": self.reflections * d_in,
+            "butterfly": self.factors * d_in * (self.block_size - 1) // 2,
+        }[self.orthogonal]
+        return rotation + self.rank * (d_in + d_out)
+
+
+class HybridLinear(nn.Module):
+    """A frozen linear layer with an orthogonal branch, a low-rank branch, or both.
+
+    `plan.orthogonal`: `householder` is k reflections in compact WY form (HRA, arXiv 2405.17484); `butterfly` is m
+    factors of Cayley blocks (BOFT, arXiv 2311.06243). A fresh layer equals its base: to the bit for butterfly and low
+    rank, within 1e-6·max|y| for householder.
+    """
+
+    def __init__(self, linear: nn.Module, plan: LayerPlan, key: mx.array):
+        super().__init__()
+        self.linear = linear
+        self._plan = plan
+        self._settled = None
+        self.dropout = nn.Dropout(plan.dropout)
+        d_in, d_out = linear_shape(linear)
+        house_key, lora_key = mx.random.split(key)
+        if plan.orthogonal == "householder":
+            self.house_u = paired_reflections(d_in, plan.reflections, house_key)
+        elif plan.orthogonal == "butterfly":
+            blocks = d_in // plan.block_size
+            self.oft_q = mx.zeros((plan.factors, blocks, triangle_size(plan.block_size)))
+            size = plan.block_size
+            self.oft_base = mx.broadcast_to(mx.eye(size), (plan.factors, blocks, size, size)) + 0
+        if plan.rank:
+            self.lora_a = random_down_projection(d_in, plan.rank, lora_key)
+            self.lora_b = mx.zeros((plan.rank, d_out))
+        self.linear.freeze()
+        self.freeze(keys=list(STATE_LEAVES), recurse=False)
+
+    @property
+    def plan(self) -> LayerPlan:
+        return self._plan
+
+    def __call__(self, x: mx.array) -> mx.array:
+        plan = self._plan
+        if plan.orthogonal == "householder":
+            rotated, low = self._reflect(x)
+        else:
+            rotated = self._rotate(x)
+            low = self.dropout(x) @ self.lora_a.astype(x.dtype) if plan.rank else None
+        y = frozen_matmul(rotated, self.linear)
+        if low is not None:
+            y = y + (plan.scale * (low @ self.lora_b.astype(x.dtype))).astype(y.dtype)
+        return y + self.linear.bias if "bias" in self.linear else y
+
+    def _reflect(self, x: mx.array) -> tuple[mx.array, mx.array | None]:
+        """x R = x − (x U T) Uᵀ, and x A: one product with [U, A] where dropout leaves the input alone."""
+        u, k = self.house_u, self._plan.reflections
+        core = householder_core(u) if self._settled is None else self._settled
+        u, core = u.astype(x.dtype), core.astype(x.dtype)
+        low = None
+        if not self._plan.rank:
+            coordinates = x @ u
+        elif self._plan.dropout and self.training:
+            coordinates, low = x @ u, self.dropout(x) @ self.lora_a.astype(x.dtype)
+        else:
+            both = x @ mx.concatenate([u, self.lora_a.astype(x.dtype)], axis=1)
+            coordinates, low = both[..., :k], both[..., k:]
+        return x - (coordinates @ core) @ u.T, low
+
+    def _rotate(self, x: mx.array) -> mx.array:
+        if self._plan.orthogonal == "none":
+            return x
+        dense = self.dense_blocks() if self._settled is None else self._settled
+        return rotate_blocks(x, dense.astype(x.dtype))
+
+    def factor_rotations(self) -> mx.array:
+        """The butterfly's factors (m, in/b, b, b): Cayley(Q) · base."""
+        return cayley(skew(self.oft_q, self._plan.block_size)) @ self.oft_base
+
+    def dense_blocks(self) -> mx.array:
+        """R of a butterfly as dense blocks (in/B, B, B)."""
+        return compose_butterfly(self.factor_rotations())
+
+    def rotation(self) -> mx.array:
+        """R (in, in), dense; the identity without an orthogonal branch. For merging, export and tests."""
+        d_in, _ = linear_shape(self.linear)
+        if self._plan.orthogonal == "householder":
+            return householder_matrix(self.house_u)
+        if self._plan.orthogonal == "butterfly":
+            return rotate_blocks(mx.eye(d_in), self.dense_blocks())
+        return mx.eye(d_in)
+
+    def rotation_defect(self) -> float:
+        """max |R Rᵀ − I|, over the composed blocks of a butterfly or on the span of the reflections."""
+        if self._plan.orthogonal == "butterfly":
+            return defect(self.dense_blocks())
+        if self._plan.orthogonal == "householder":
+            return defect(householder_matrix(self.house_u))
+        return 0.0
+
+    def merged_weight(self) -> mx.array:
+        """W' = W Rᵀ + s (A B)ᵀ (out, in) in float32, from the weight as it is, dequantised where packed."""
+        weight = dense_weight(self.linear, mx.float32).astype(mx.float32)
+        if self._plan.orthogonal == "householder":
+            u = self.house_u
+            weight = weight - ((weight @ u) @ householder_core(u).T) @ u.T
+        elif self._plan.orthogonal == "butterfly":
+            weight = rotate_blocks(weight, mx.swapaxes(self.dense_blocks(), -1, -2))
+        if self._plan.rank:
+            weight = weight + self._plan.scale * (self.lora_a @ self.lora_b).T
+        return weight
+
+    def fuse(self, dequantize: bool = True) -> nn.Module:
+        """The layer as one linear layer; dequantised, since a small update vanishes in the grid of a packed weight."""
+        d_in, d_out = linear_shape(self.linear)
+        fused = nn.Linear(d_in, d_out, bias="bias" in self.linear)
+        dtype = getattr(self.linear, "scales", self.linear.weight).dtype
+        dtype = dtype if mx.issubdtype(dtype, mx.floating) else mx.float32
+        fused.weight = self.merged_weight().astype(dtype)
+        if "bias" in self.linear:
+            fused.bias = self.linear.bias
+        if dequantize or not hasattr(self.linear, "scales"):
+            return fused
+        layer = self.linear
+        return nn.QuantizedLinear.from_linear(fused, layer.group_size, layer.bits, mode=layer.mode)
+
+    def settle(self) -> None:
+        """Form the rotation once, for inference; training again needs `unsettle`."""
+        if self._plan.orthogonal == "householder":
+            self._settled = householder_core(self.house_u)
+        elif self._plan.orthogonal == "butterfly":
+            self._settled = self.dense_blocks()
+
+    def unsettle(self) -> None:
+        self._settled = None
+
+    def refold(self, force: bool = False) -> bool:
+        """Keep the rotation exact: unit reflections; a factor with ‖Q‖₂ > 0.5 moves into `oft_base`.
+
+        R does not change, beyond one Newton–Schulz step towards orthogonality. Called between steps. Adam's moments
+        stay as they are: after a fold Q restarts at 0, where its tangent space is the same up to the fold's rotation.
+        """
+        if self._plan.orthogonal == "householder":
+            self.house_u = self.house_u / mx.linalg.norm(self.house_u, axis=0, keepdims=True)
+            return False
+        if self._plan.orthogonal == "none":
+            return False
+        if not force and float(skew_norm(self.oft_q, self._plan.block_size)) <= LARGEST_SKEW:
+            return False
+        self.oft_base = nearest_rotation(self.factor_rotations())
+        self.oft_q = mx.zeros_like(self.oft_q)
+        return True
+
+
+def linear_shape(linear: nn.Module) -> tuple[int, int]:
+    """(in, out) of a Linear or QuantizedLinear."""
+    out, packed = linear.weight.shape
+    if hasattr(linear, "scales"):
+        return packed * 32 // linear.bits, out
+    return packed, out
+
+
+def fits_butterfly(d_in: int, plan: LayerPlan) -> bool:
+    return d_in % dense_block_size(plan.block_size, plan.factors) == 0

@@ -1,0 +1,167 @@
+"""Adapters on disk: `adapter_config.json` and `adapters.safetensors`, written whole or not at all.
+
+A pure `lora` adapter is mlx-lm's own format, so stock `mlx_lm.generate --adapter-path` loads it. Any other is named
+`hybrid` there, which mlx-lm refuses by name rather than apply in part.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten, tree_unflatten
+
+from mlx_hybrid.adapters.attach import attach, hybrid_layers
+from mlx_hybrid.adapters.layer import STATE_LEAVES
+from mlx_hybrid.config import AdapterConfig, build, to_tree
+from mlx_hybrid.errors import ConfigError
+from mlx_hybrid.files import replace_directory, temporary_directory
+
+FORMAT = 1
+CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapters.safetensors"
+PROBE = list(range(5, 37))
+
+
+@dataclass(frozen=True)
+class AdapterInfo:
+    """What an adapter folder says of itself."""
+
+    method: str
+    adapter: AdapterConfig
+    base: dict
+    seed: int
+    modules: tuple[str, ...]
+    extra: dict
+
+
+def adapter_state(model: nn.Module) -> dict[str, mx.array]:
+    """Every tensor an adapter needs: the trainable leaves, and the folded bases of its rotations."""
+    state = dict(tree_flatten(model.trainable_parameters()))
+    for name, layer in hybrid_layers(model).items():
+        state |= {f"{name}.{leaf}": layer[leaf] for leaf in STATE_LEAVES if leaf in layer}
+    return state
+
+
+def save_adapter(
+    model: nn.Module,
+    directory: Path,
+    *,
+    config: AdapterConfig,
+    method: str,
+    base: dict,
+    seed: int,
+    extra: dict | None = None,
+) -> None:
+    """Write the adapter of `model` to `directory`, replacing one that is there; a half-written one is never seen."""
+    temporary = temporary_directory(directory)
+    mx.save_safetensors(str(temporary / WEIGHTS_FILE), adapter_state(model), metadata={"format": "mlx"})
+    tree = config_tree(model, config=config, method=method, base=base, seed=seed, extra=extra or {})
+    (temporary / CONFIG_FILE).write_text(
+        json.dumps(tree, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
+    replace_directory(temporary, directory)
+
+
+def config_tree(
+    model: nn.Module, *, config: AdapterConfig, method: str, base: dict, seed: int, extra: dict
+) -> dict:
+    layers = hybrid_layers(model)
+    kind = "full" if method == "full" else "lora" if config.orthogonal == "none" else "hybrid"
+    tree = {
+        "format": FORMAT,
+        "fine_tune_type": kind,
+        "num_layers": len(model.layers) if kind == "full" else config.layers or len(model.layers),
+        "model": base.get("id", ""),
+    }
+    if kind == "lora":
+        plan = next(iter(layers.values())).plan
+        keys = sorted(
+            {
+                ".".join(n.split(".")[i + 1 :])
+                for n in layers
+                for i, p in enumerate(n.split("."))
+                if p.isdigit()
+            }
+        )
+        tree["lora_parameters"] = {
+            "rank": plan.rank,
+            "scale": plan.scale,
+            "dropout": plan.dropout,
+            "keys": keys,
+        }
+    tree["mlx_hybrid"] = {
+        "method": method, "adapter": to_tree(config), "base": base, "seed": seed, "modules": list(layers), **extra,
+    }  # fmt: skip
+    return tree
+
+
+def read_adapter_config(directory: Path) -> AdapterInfo:
+    """What an adapter folder holds. Raises ConfigError for a folder that is none, or of another format."""
+    path = directory / CONFIG_FILE
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise ConfigError(f"{directory}: no adapter there ({CONFIG_FILE} is missing).") from None
+    except ValueError as error:
+        raise ConfigError(f"{path}: not JSON ({error}).") from None
+    own = tree.get("mlx_hybrid")
+    if own is None:
+        raise ConfigError(f"{path}: not an mlx-hybrid adapter; `mlx-hybrid import` takes PEFT folders.")
+    if tree.get("format") != FORMAT:
+        raise ConfigError(f"{path}: format {tree.get('format')}, but this version reads format {FORMAT}.")
+    adapter = build(AdapterConfig, own["adapter"], str(path), "adapter.")
+    known = {"method", "adapter", "base", "seed", "modules"}
+    extra = {k: v for k, v in own.items() if k not in known}
+    return AdapterInfo(own["method"], adapter, own["base"], own["seed"], tuple(own["modules"]), extra)
+
+
+def read_weights(directory: Path) -> dict[str, mx.array]:
+    path = directory / WEIGHTS_FILE
+    if not path.is_file():
+        raise ConfigError(f"{directory}: {WEIGHTS_FILE} is missing.")
+    try:
+        return mx.load(str(path))
+    except RuntimeError as error:
+        raise ConfigError(f"{path}: cannot be read, perhaps cut off ({error}).") from None
+
+
+def load_adapter(model: nn.Module, directory: Path) -> AdapterInfo:
+    """Attach and load the adapter of `directory` onto a fresh base.
+
+    Raises ConfigError listing every tensor that is missing, unexpected, or of another shape or dtype.
+    """
+    info = read_adapter_config(directory)
+    weights = read_weights(directory)
+    attach(model, info.adapter, method=info.method, seed=info.seed)
+    set_state(model, weights, str(directory / WEIGHTS_FILE))
+    return info
+
+
+def set_state(model: nn.Module, weights: dict[str, mx.array], where: str) -> None:
+    """Put tensors into an attached model, each of which must match by name, shape and dtype."""
+    expected = adapter_state(model)
+    faults = [f"missing {name}" for name in expected if name not in weights]
+    faults += [f"unexpected {name}" for name in weights if name not in expected]
+    for name, value in weights.items():
+        wanted = expected.get(name)
+        if wanted is not None and (value.shape != wanted.shape or value.dtype != wanted.dtype):
+            faults.append(f"{name} is {value.shape} {value.dtype}, not {wanted.shape} {wanted.dtype}")
+    if faults:
+        shown = "; ".join(faults[:5])
+        raise ConfigError(
+            f"{where}: does not fit this model and adapter: {shown} ({len(faults)} faults in all)."
+        )
+    model.update(tree_unflatten(list(weights.items())))
+    mx.eval(model.parameters())
+
+
+def logit_change(base_logits: mx.array, model: nn.Module) -> float:
+    """max |Δ logit| that the adapter makes on a fixed probe of tokens."""
+    return float(mx.max(mx.abs(probe_logits(model) - base_logits)))
+
+
+def probe_logits(model: nn.Module) -> mx.array:
+    logits = model(mx.array([PROBE])).astype(mx.float32)
+    mx.eval(logits)
+    return logits

@@ -1,0 +1,137 @@
+"""Find and load a base model: the bundled one, a folder, or a Hub id."""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlx_hybrid.errors import ConfigError
+
+BUNDLED = "bundled"
+BUNDLED_FOLDER = Path(__file__).parent / "base"
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """A loaded model with its tokenizer and where both came from."""
+
+    model: Any
+    tokenizer: Any
+    config: dict
+    path: Path
+    identity: dict
+
+
+def load_base(name: str, *, trust_remote_code: bool = False, revision: str | None = None) -> BaseModel:
+    """Load a model that mlx-lm knows, ready to train or to run.
+
+    On the CPU every floating leaf becomes float32, since half precision is slow and inexact there, and packed layers
+    get a faster product. Raises ConfigError for a folder without config or weights, or an id that cannot be had.
+    """
+    folder = find_model(name, revision)
+    from mlx_lm.utils import load_model, load_tokenizer
+
+    from mlx_hybrid.adapters.frozen import on_cpu, use_fast_products
+
+    try:
+        model, config = load_model(folder, trust_remote_code=trust_remote_code)
+        tokenizer = load_tokenizer(
+            folder, {"trust_remote_code": trust_remote_code}, eos_token_ids=config.get("eos_token_id")
+        )
+    except (ValueError, KeyError, OSError, RuntimeError) as error:
+        raise ConfigError(f"{name}: cannot be loaded ({first_line(error)}).") from error
+    if on_cpu():
+        import mlx.core as mx
+
+        model.set_dtype(mx.float32)
+        use_fast_products(model)
+    model.eval()
+    return BaseModel(model, tokenizer, config, folder, identity(name, folder))
+
+
+def find_model(name: str, revision: str | None = None) -> Path:
+    """The folder of a model's files, fetched from the Hub when `name` is an id and not there already."""
+    if name == BUNDLED:
+        return check_folder(BUNDLED_FOLDER, "the bundled base")
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return check_folder(folder, name)
+    if folder.is_file():
+        raise ConfigError(f"{name}: is a file; name the folder that holds config.json and the weights.")
+    if name.startswith(("/", ".", "~")) or name.count("/") != 1:
+        raise ConfigError(f"{name}: no such folder, and not a Hub id of the form owner/name.")
+    return check_folder(fetch(name, revision), name)
+
+
+def fetch(repo: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    patterns = [
+        "*.json",
+        "*.safetensors",
+        "tokenizer.model",
+        "*.tiktoken",
+        "*.txt",
+        "*.jsonl",
+        "*.jinja",
+        "*.py",
+    ]
+    try:
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
+    except (HfHubHTTPError, LocalEntryNotFoundError, ValueError, OSError) as error:
+        offline = " (offline: only models already on this machine can be used)" if is_offline() else ""
+        raise ConfigError(
+            f"{repo}: no such folder here, and not to be had from the Hub{offline}: {first_line(error)}"
+        ) from None
+
+
+def is_offline() -> bool:
+    return os.environ.get("HF_HUB_OFFLINE", "") in ("1", "ON", "YES", "TRUE", "true")
+
+
+def check_folder(folder: Path, name: str) -> Path:
+    if not (folder / "config.json").is_file():
+        raise ConfigError(f"{name}: no config.json there, so it is not a model folder.")
+    if not list(folder.glob("*.safetensors")):
+        raise ConfigError(
+            f"{name}: no .safetensors weights in the folder; other weight formats are not read."
+        )
+    try:
+        json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{name}: config.json is not JSON ({error}).") from None
+    return folder
+
+
+def identity(name: str, folder: Path) -> dict:
+    """What a run records of its base: the id, and a hash of config and weight headers."""
+    folder_name = (
+        BUNDLED if name == BUNDLED else name if not Path(name).exists() else Path(name).resolve().name
+    )
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return {
+        "id": folder_name,
+        "fingerprint": fingerprint(folder),
+        "quantization": config.get("quantization"),
+        "model_type": config.get("model_type"),
+    }
+
+
+def fingerprint(folder: Path) -> str:
+    """sha256 over config.json and, of each weight file, its size, header, and first and last 64 KiB."""
+    digest = hashlib.sha256((folder / "config.json").read_bytes())
+    for path in sorted(folder.glob("model*.safetensors")):
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            digest.update(str(path.stat().st_size).encode() + file.read(min(length, 1 << 26)))
+            digest.update(file.read(1 << 16))
+            file.seek(max(0, path.stat().st_size - (1 << 16)))
+            digest.update(file.read())
+    return digest.hexdigest()
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

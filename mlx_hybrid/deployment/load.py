@@ -1,0 +1,77 @@
+"""A base with its adapter on, and the proof that the adapter does something."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlx_hybrid.errors import ConfigError, MlxHybridError
+from mlx_hybrid.training.run import LAST, Run, find_run
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model ready to run. `modules` counts adapted layers; `change` is max |Δ logit| on a fixed probe."""
+
+    model: Any
+    tokenizer: Any
+    modules: int
+    change: float
+    name: str
+    base: dict
+
+    def describe(self) -> str:
+        """One line that says what is on."""
+        if not self.modules:
+            return f"{self.name}: no adapter"
+        return f"{self.name}: adapter on {self.modules} modules, logits change by up to {self.change:.3g}"
+
+
+def load_any(name: str, *, base_name: str | None = None) -> Loaded:
+    """A run (path, name, or `last`), an adapter folder, or a plain model."""
+    from mlx_hybrid.adapters.store import CONFIG_FILE
+
+    folder = Path(name)
+    if (folder / "run.json").is_file() or name == LAST:
+        return load_run(find_run(name), base_name=base_name)
+    if (folder / CONFIG_FILE).is_file():
+        return load_adapted(folder, base_name, name=folder.name)
+    if not folder.is_dir() and name != "bundled" and "/" not in name:
+        return load_run(find_run(name), base_name=base_name)
+    from mlx_hybrid.base_model import load_base
+
+    base = load_base(name)
+    return Loaded(base.model, base.tokenizer, 0, 0.0, name, base.identity)
+
+
+def load_run(run: Run, *, base_name: str | None = None) -> Loaded:
+    """The best adapter of a run on its base."""
+    if not run.adapter.is_dir():
+        status = run.info().get("status", "unknown")
+        raise ConfigError(f"{run.path}: the run has no adapter yet (status: {status}).")
+    return load_adapted(run.adapter, base_name or run.config().model, name=run.name)
+
+
+def load_adapted(directory: Path, base_name: str | None, *, name: str) -> Loaded:
+    """An adapter folder on its base. Raises ConfigError for another base, MlxHybridError if no logit changes."""
+    import mlx.core as mx
+
+    from mlx_hybrid.adapters.attach import hybrid_layers, trainable_count
+    from mlx_hybrid.adapters.store import load_adapter, logit_change, probe_logits, read_adapter_config
+    from mlx_hybrid.base_model import load_base
+
+    wanted = read_adapter_config(directory).base
+    base = load_base(base_name or wanted["id"])
+    if wanted.get("fingerprint") != base.identity["fingerprint"]:
+        raise ConfigError(
+            f"{directory}: was trained on {wanted.get('id')}, whose weights are not those of {base.path}."
+        )
+    plain = probe_logits(base.model)
+    info = load_adapter(base.model, directory)
+    change = logit_change(plain, base.model)
+    if change == 0.0:
+        raise MlxHybridError(
+            f"{directory}: the adapter changes no logit, so it was never trained or does not apply."
+        )
+    modules = len(hybrid_layers(base.model)) or int(trainable_count(base.model) > 0 and info.method == "full")
+    mx.clear_cache()
+    return Loaded(base.model, base.tokenizer, modules, change, name, base.identity)

@@ -1,0 +1,58 @@
+"""Files that are whole or not there: written under a temporary name, synced, renamed."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from mlx_hybrid.errors import ConfigError
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace `path` by `text`, or leave it as it was."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file; ConfigError where there is none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}).") from None
+    except ValueError as error:
+        raise ConfigError(f"{path}: not JSON ({error}).") from None
+
+
+def temporary_directory(directory: Path) -> Path:
+    """A fresh folder beside `directory`, to be filled and put in its place by `replace_directory`."""
+    temporary = directory.with_name(f".{directory.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    return temporary
+
+
+def replace_directory(temporary: Path, directory: Path) -> None:
+    """Put a finished folder in the place of an older one: synced, then renamed."""
+    for path in [*sorted(temporary.rglob("*")), temporary]:
+        handle = os.open(path, os.O_RDONLY)
+        os.fsync(handle)
+        os.close(handle)
+    old = directory.with_name(f".{directory.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if directory.exists():
+        os.replace(directory, old)
+    os.replace(temporary, directory)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,286 @@
+"""The main job, composed once: govern → train → evaluate. It yields events; the command line shows them."""
+
+import dataclasses
+import hashlib
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlx_hybrid.config import Config, to_tree
+from mlx_hybrid.errors import ConfigError, DataError, MlxHybridError
+from mlx_hybrid.governance.records import Record, load_records, read_records
+from mlx_hybrid.training.events import CheckpointDue, Event, Finished, Interrupted, Note, Started, Validated
+from mlx_hybrid.training.run import Run, create_run, machine, writing
+from mlx_hybrid.training.sources import Sources, Split, find_sources, split_records
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The data has been read; `reasons` counts what governance set aside."""
+
+    run: Run
+    kept: int
+    rejected: int
+    reasons: dict[str, int]
+    train: int
+    valid: int
+    test: int
+
+
+@dataclass(frozen=True)
+class AdapterReady:
+    """The best adapter was put on a fresh base, and changes its logits by up to `change`."""
+
+    path: Path
+    modules: int
+    change: float
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """Base against adapter on the held-out records (docs/evaluation.md)."""
+
+    results: dict
+
+
+JobEvent = Event | Prepared | AdapterReady | Evaluated
+
+
+@dataclass
+class Material:
+    """Everything a training loop needs, ready."""
+
+    base: Any
+    optimizer: Any
+    split: Split
+    train: list
+    valid: list
+    test: list
+
+
+def finetune(
+    config: Config,
+    *,
+    output: Path | None = None,
+    resume: Run | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Iterator[JobEvent]:
+    """Run the whole job in a new run directory, or go on in an interrupted one.
+
+    Raises ConfigError, DataError or MlxHybridError; whatever was saved before stays.
+    """
+    sources = find_sources(config.data)
+    check_output(config, output, resume)
+    split, prepared = prepare(config, sources)
+    run = resume or create_run(config, output)
+    try:
+        with writing(run):
+            yield dataclasses.replace(prepared, run=run)
+            yield from train_and_evaluate(config, run, split, sources, resume=resume is not None, stop=stop)
+    except MlxHybridError as error:
+        fail(run, error, fresh=resume is None)
+        raise
+
+
+def check_output(config: Config, output: Path | None, resume: Run | None) -> None:
+    """Refuse an existing or unwritable place before any work is done."""
+    if resume is None:
+        run = create_run(config, output)
+        shutil.rmtree(run.path)
+
+
+def fail(run: Run, error: MlxHybridError, *, fresh: bool) -> None:
+    """Note the failure; a new run that never got to a step leaves nothing behind."""
+    if fresh and not (run.path / "metrics.jsonl").exists():
+        shutil.rmtree(run.path, ignore_errors=True)
+    else:
+        run.update(status="failed", error=str(error))
+
+
+def prepare(config: Config, sources: Sources) -> tuple[Split, Prepared]:
+    """Govern and split the records."""
+    records, rejected = governed(config, sources.train)
+    valid, test = load_records(sources.valid), load_records(sources.test)
+    split = split_records(records, valid, test, config.data, config.seed)
+    sizes = (len(split.train), len(split.valid), len(split.test))
+    return split, Prepared(Run(Path()), len(records), sum(rejected.values()), rejected, *sizes)
+
+
+def governed(config: Config, files: tuple[Path, ...]) -> tuple[list[Record], dict[str, int]]:
+    """Records to use, and how many were set aside by reason; without governance any fault is an error."""
+    if not config.governance.enabled:
+        return load_records(files), {}
+    from mlx_hybrid.governance.pipeline import govern_records
+
+    result = govern_records(read_records(files), config.governance)
+    reasons: dict[str, int] = {}
+    for rejection in result.rejected:
+        reasons[rejection.reason] = reasons.get(rejection.reason, 0) + 1
+    if not result.kept:
+        raise DataError(f"Governance kept none of the records; reasons: {reasons or 'the files are empty'}.")
+    return result.kept, dict(sorted(reasons.items(), key=lambda item: -item[1]))
+
+
+def train_and_evaluate(
+    config: Config, run: Run, split: Split, sources: Sources, *, resume: bool, stop: Callable[[], bool]
+) -> Iterator[JobEvent]:
+    from mlx_hybrid.evaluation.held_out import make_questions, score
+    from mlx_hybrid.training.loop import Progress, total_steps, train
+
+    material = load_material(config, split)
+    begin_run(config, run, material, sources, resume=resume)
+    questions = make_questions(split.test, split.train, material.base.tokenizer, config.data.group)
+    evaluates = config.evaluate and bool(material.test)
+    before = None
+    if evaluates:
+        yield Note(f"Scoring the base on {len(material.test)} held-out records.")
+        before = score(material.base.model, material.test, questions)
+    summary = attach_adapter(config, material)
+    progress = Progress()
+    if resume:
+        from mlx_hybrid.training.checkpoint import load_checkpoint
+
+        progress = load_checkpoint(run.checkpoints, material.base.model, material.optimizer)
+    steps = total_steps(config.train, len(material.train))
+    yield Started(steps, progress.step, len(summary.modules), summary.trainable, len(material.train))
+    for event in train(
+        material.base.model, material.optimizer, material.train, material.valid, config.train,
+        seed=config.seed, progress=progress, stop=stop,
+    ):  # fmt: skip
+        handle(event, config, run, material, progress)
+        yield event
+        if isinstance(event, Interrupted):
+            return
+    yield from finish(config, run, material, questions, before)
+
+
+def load_material(config: Config, split: Split) -> Material:
+    """Model and examples. Raises DataError for records that cannot be tokenised as asked."""
+    from mlx_hybrid.base_model import load_base
+    from mlx_hybrid.training.examples import make_examples
+    from mlx_hybrid.training.memory import set_limits
+
+    base = load_base(config.model)
+    set_limits()
+    limit = {"max_tokens": config.train.max_tokens, "too_long": config.train.too_long}
+    sets = [
+        make_examples(part, base.tokenizer, **limit)[0] for part in (split.train, split.valid, split.test)
+    ]
+    if not sets[0]:
+        raise DataError(f"Every training record is over train.max_tokens ({config.train.max_tokens}).")
+    return Material(base, None, split, *sets)
+
+
+def attach_adapter(config: Config, material: Material) -> Any:
+    """Put a fresh adapter on the base and make its optimiser."""
+    from mlx_hybrid.adapters.attach import attach
+    from mlx_hybrid.training.memory import checkpoint_layers
+    from mlx_hybrid.training.optimizer import BranchOptimizer
+
+    model, settings = material.base.model, config.train
+    summary = attach(model, config.adapter, method=config.method, seed=config.seed)
+    if settings.grad_checkpoint:
+        checkpoint_layers(model)
+    material.optimizer = BranchOptimizer(
+        model,
+        learning_rate=settings.learning_rate,
+        orthogonal_learning_rate=settings.orthogonal_learning_rate,
+        weight_decay=settings.weight_decay,
+        clip=settings.clip,
+        mixing=config.adapter.mixing,
+    )
+    return summary
+
+
+def begin_run(config: Config, run: Run, material: Material, sources: Sources, *, resume: bool) -> None:
+    """Write run.json; a resumed run must have the config and the data it was begun with."""
+    files = (*sources.train, *sources.valid, *sources.test)
+    data_hash = hash_examples(material)
+    if resume:
+        if run.config() != config:
+            raise ConfigError(
+                f"{run.path}: its config.yaml is not the configuration asked for; resume takes none of its own."
+            )
+        if run.info().get("data_hash") != data_hash:
+            raise ConfigError(f"{run.path}: the data changed since the run began; start a new run.")
+        run.update(status="running")
+        return
+    run.update(
+        status="running", started=time.strftime("%Y-%m-%dT%H:%M:%S"), method=config.method, seed=config.seed,
+        base=material.base.identity, data_hash=data_hash, data=[path.name for path in files],
+        records={"train": len(material.train), "valid": len(material.valid), "test": len(material.test)},
+        machine=machine(),
+    )  # fmt: skip
+
+
+def hash_examples(material: Material) -> str:
+    """sha256 over the tokens of all sets, in order."""
+    digest = hashlib.sha256()
+    for part in (material.train, material.valid, material.test):
+        for example in part:
+            digest.update(repr((example.tokens, example.trained)).encode())
+        digest.update(b"|")
+    return digest.hexdigest()
+
+
+def handle(event: Event, config: Config, run: Run, material: Material, progress: Any) -> None:
+    """Write what an event calls for."""
+    from mlx_hybrid.training.checkpoint import save_checkpoint
+
+    run.record(event)
+    if isinstance(event, Validated):
+        run.log(f"step {event.step}: validation loss {event.loss:.4f}{' (best)' if event.best else ''}")
+        if event.best:
+            save_best(config, run, material, progress)
+    if isinstance(event, CheckpointDue):
+        save_checkpoint(run.checkpoints, material.base.model, material.optimizer, progress)
+    if isinstance(event, Interrupted):
+        run.update(status="interrupted", step=event.step)
+    if isinstance(event, Finished):
+        if not material.valid:
+            save_best(config, run, material, progress)
+        run.update(
+            step=event.step, seconds=round(event.seconds, 1), best_step=progress.best_step or event.step
+        )
+
+
+def save_best(config: Config, run: Run, material: Material, progress: Any) -> None:
+    from mlx_hybrid.adapters.store import save_adapter
+
+    save_adapter(
+        material.base.model, run.adapter, config=config.adapter, method=config.method,
+        base=material.base.identity, seed=config.seed, extra={"step": progress.step},
+    )  # fmt: skip
+
+
+def finish(config: Config, run: Run, material: Material, questions: list, before: Any) -> Iterator[JobEvent]:
+    """Load the best adapter onto a fresh base, as a user will, and measure it."""
+    from mlx_hybrid.adapters.attach import settle
+    from mlx_hybrid.deployment.load import load_run
+    from mlx_hybrid.evaluation.held_out import compare, score
+    from mlx_hybrid.files import write_json
+
+    material.base = material.optimizer = None
+    loaded = load_run(run, base_name=config.model)
+    yield AdapterReady(run.adapter, loaded.modules, loaded.change)
+    if before is not None:
+        yield Note(f"Scoring the adapter on {len(material.test)} held-out records.")
+        after = score(settle(loaded.model), material.test, questions)
+        results = compare(before, after, material.test, questions, config.seed)
+        (run.path / "evaluation").mkdir(exist_ok=True)
+        write_json(run.path / "evaluation" / "held-out.json", results)
+        yield Evaluated(results)
+    run.update(status="finished")
+
+
+def plan(config: Config) -> dict:
+    """What a run would do, without doing it: the resolved config and the sizes of the data."""
+    split, prepared = prepare(config, find_sources(config.data))
+    return {
+        "config": to_tree(config),
+        "records": {"kept": prepared.kept, "rejected": prepared.rejected, "reasons": prepared.reasons},
+        "split": {"train": len(split.train), "valid": len(split.valid), "test": len(split.test)},
+    }

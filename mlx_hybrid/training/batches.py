@@ -1,0 +1,103 @@
+"""Batches of similar length, few shapes, and an order that a seed and a step fix."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from mlx_hybrid.training.examples import Example
+
+LENGTH_STEP = 32
+"""Lengths are rounded up to a multiple, so that few shapes are compiled."""
+POOL = 16
+"""Batches' worth of shuffled records that are sorted by length together: padding stays small, order stays random."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Token ids (n, t), and where the trained targets stand.
+
+    `positions` (p,) index the flattened (n·t) hidden states that predict `targets` (p,); `weights` (p,) is 1 for a real
+    target and 0 for padding. `attention` is not needed: padding is on the right of causal attention.
+    """
+
+    tokens: np.ndarray
+    positions: np.ndarray
+    targets: np.ndarray
+    weights: np.ndarray
+    where: tuple[str, ...]
+
+    @property
+    def trained(self) -> int:
+        return int(self.weights.sum())
+
+
+def make_batch(examples: list[Example], *, length_step: int = LENGTH_STEP) -> Batch:
+    """Right-padded tokens of some examples; a pad is never a target."""
+    length = round_up(max(len(e.tokens) for e in examples) - 1, length_step)
+    tokens = np.zeros((len(examples), length), dtype=np.int32)
+    positions, targets = [], []
+    for row, example in enumerate(examples):
+        inputs = example.tokens[:-1]
+        tokens[row, : len(inputs)] = inputs
+        for index, is_target in enumerate(example.trained[1:]):
+            if is_target:
+                positions.append(row * length + index)
+                targets.append(example.tokens[index + 1])
+    size = target_bucket(len(positions))
+    padding = size - len(positions)
+    weights = np.concatenate([np.ones(len(positions)), np.zeros(padding)]).astype(np.float32)
+    return Batch(
+        tokens,
+        np.array(positions + [0] * padding, dtype=np.int32),
+        np.array(targets + [0] * padding, dtype=np.int32),
+        weights,
+        tuple(e.where for e in examples),
+    )
+
+
+def round_up(value: int, step: int) -> int:
+    return max(step, -(-value // step) * step)
+
+
+def target_bucket(count: int) -> int:
+    """Room for `count` targets: the next of 16, 32, 48, 64, 96, 128, 192, 256, 384, …"""
+    size = 16
+    while size < count:
+        size += size // 2 if size & (size - 1) == 0 and size > 16 else 16 if size < 64 else size // 3
+    return size
+
+
+def epoch_order(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
+    """Indices of each batch of one epoch: shuffled, sorted by length within pools, batches shuffled again.
+
+    Every record comes once; the last batch may be smaller.
+    """
+    rng = np.random.default_rng((seed, epoch))
+    order = rng.permutation(len(lengths))
+    batches = []
+    for begin in range(0, len(order), batch_size * POOL):
+        pool = order[begin : begin + batch_size * POOL]
+        pool = pool[np.argsort(lengths[pool], kind="stable")]
+        batches += [pool[i : i + batch_size] for i in range(0, len(pool), batch_size)]
+    return [batches[i] for i in rng.permutation(len(batches))]
+
+
+def training_batches(
+    examples: list[Example], *, batch_size: int, seed: int, begin: int = 0
+) -> Iterator[Batch]:
+    """Batches without end, epoch after epoch; `begin` skips as many, so that a resumed run goes on where it was."""
+    lengths = np.array([len(e.tokens) for e in examples])
+    per_epoch = -(-len(examples) // batch_size)
+    epoch, skip = divmod(begin, per_epoch)
+    while True:
+        for picked in epoch_order(lengths, batch_size, seed, epoch)[skip:]:
+            yield make_batch([examples[i] for i in picked])
+        epoch, skip = epoch + 1, 0
+
+
+def validation_batches(examples: list[Example], *, batch_size: int) -> Iterator[Batch]:
+    """Every example once, shortest first."""
+    order = sorted(range(len(examples)), key=lambda i: len(examples[i].tokens))
+    for begin in range(0, len(order), batch_size):
+        yield make_batch([examples[i] for i in order[begin : begin + batch_size]])

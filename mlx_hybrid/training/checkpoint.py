@@ -1,0 +1,69 @@
+"""Checkpoints: everything that stopping and going on needs, so that a resumed run equals one never stopped."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten, tree_unflatten
+
+from mlx_hybrid.adapters.store import adapter_state, set_state
+from mlx_hybrid.errors import ConfigError
+from mlx_hybrid.files import read_json, replace_directory, temporary_directory, write_json
+from mlx_hybrid.training.loop import Progress
+from mlx_hybrid.training.optimizer import BranchOptimizer
+
+FORMAT = 1
+KEPT = 2  # the newest, and the one before should the disk fail under it
+
+
+def save_checkpoint(folder: Path, model: nn.Module, optimizer: BranchOptimizer, progress: Progress) -> Path:
+    """Write `folder/step-N` whole: adapter, optimiser, mixing state and progress. Older ones go.
+
+    Random choices need no state: each step's are a function of the seed and its number.
+    """
+    directory = folder / f"step-{progress.step:07d}"
+    temporary = temporary_directory(directory)
+    mx.save_safetensors(str(temporary / "adapter.safetensors"), adapter_state(model))
+    state = dict(tree_flatten(optimizer.state))
+    mx.save_safetensors(str(temporary / "optimizer.safetensors"), state)
+    write_json(temporary / "progress.json", {"format": FORMAT, **dataclasses.asdict(progress)})
+    replace_directory(temporary, directory)
+    for old in checkpoints(folder)[:-KEPT]:
+        shutil.rmtree(old, ignore_errors=True)
+    return directory
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Complete checkpoints, oldest first."""
+    return sorted(path for path in folder.glob("step-*") if (path / "progress.json").is_file())
+
+
+def load_checkpoint(folder: Path, model: nn.Module, optimizer: BranchOptimizer) -> Progress:
+    """Restore the newest checkpoint that can be read. Raises ConfigError when there is none."""
+    faults = []
+    for directory in reversed(checkpoints(folder)):
+        try:
+            return restore(directory, model, optimizer)
+        except (ConfigError, RuntimeError, KeyError, TypeError) as error:
+            faults.append(f"{directory.name} ({error})")
+    found = f"none of its checkpoints can be read: {'; '.join(faults)}" if faults else "no checkpoint there"
+    raise ConfigError(f"{folder.parent}: {found}.")
+
+
+def restore(directory: Path, model: nn.Module, optimizer: BranchOptimizer) -> Progress:
+    saved = read_json(directory / "progress.json")
+    if saved.pop("format", None) != FORMAT:
+        raise ConfigError("another format")
+    weights = mx.load(str(directory / "adapter.safetensors"))
+    state = mx.load(str(directory / "optimizer.safetensors"))
+    set_state(model, weights, str(directory / "adapter.safetensors"))
+    expected = {name for name, _ in tree_flatten(optimizer.state)}
+    if expected != set(state):
+        raise ConfigError("its optimiser state belongs to another configuration")
+    rest, orthogonal, mix = tree_unflatten(sorted(state.items()))
+    optimizer.groups["rest"].state = rest
+    optimizer.groups["orthogonal"].state = orthogonal
+    optimizer.mix = mix
+    return Progress(**saved)

@@ -1,0 +1,90 @@
+"""Summed next-token loss over the trained targets, without logits of the whole batch."""
+
+from collections.abc import Callable
+
+import mlx.core as mx
+import mlx.nn as nn
+
+CHUNK = 1024
+"""Targets whose logits are alive at once, in the forward and in the backward pass."""
+SAME_LOGITS = 1e-4  # float32 rounding of two orders of the same products
+
+HiddenStates = Callable[[mx.array], mx.array]
+
+
+def split_head(model: nn.Module) -> tuple[HiddenStates, Callable[[mx.array], mx.array]] | None:
+    """(body, head) of a causal model, such that head(body(tokens)) is model(tokens); None where that does not hold.
+
+    It does not for families that cap or scale logits after the head; they are compared on a few tokens, and whole
+    logits are used instead.
+    """
+    body = getattr(model, "model", None)
+    if body is None:
+        return None
+    head = find_head(model, body)
+    if head is None:
+        return None
+    tokens = mx.array([list(range(2, 10))])
+    try:
+        split, whole = head(body(tokens)), model(tokens)
+    except (TypeError, ValueError, AttributeError):
+        return None
+    if split.shape != whole.shape:
+        return None
+    gap = mx.max(mx.abs(split.astype(mx.float32) - whole.astype(mx.float32)))
+    size = mx.max(mx.abs(whole.astype(mx.float32)))
+    return (body, head) if float(gap) <= SAME_LOGITS * max(1.0, float(size)) else None
+
+
+def find_head(model: nn.Module, body: nn.Module) -> Callable[[mx.array], mx.array] | None:
+    if getattr(model, "lm_head", None) is not None:
+        return model.lm_head
+    embedding = getattr(body, "embed_tokens", None)
+    return embedding.as_linear if hasattr(embedding, "as_linear") else None
+
+
+def target_losses(head: Callable, hidden: mx.array, targets: mx.array) -> mx.array:
+    """−log p(target) (p,) in float32, from hidden states (p, d)."""
+    logits = head(hidden).astype(mx.float32)  # the sum over a large vocabulary loses digits in half precision
+    return nn.losses.cross_entropy(logits, targets)
+
+
+def make_loss(model: nn.Module) -> Callable[..., mx.array]:
+    """loss_sum(tokens, positions, targets, weights): Σ weight · −log p(target).
+
+    Not the mean: sums add across micro-batches of unequal length, means do not. Only the hidden states of trained targets
+    meet the head, in chunks that are recomputed in the backward pass, so (batch, tokens, vocabulary) never exists.
+    """
+    split = split_head(model)
+
+    def whole_logits(tokens: mx.array, positions: mx.array, targets: mx.array, weights: mx.array) -> mx.array:
+        logits = model(tokens)
+        picked = logits.reshape(-1, logits.shape[-1])[positions].astype(mx.float32)
+        return mx.sum(nn.losses.cross_entropy(picked, targets) * weights)
+
+    if split is None:
+        return whole_logits
+    body, head = split
+
+    def chunk_loss(hidden: mx.array, targets: mx.array, weights: mx.array) -> mx.array:
+        return mx.sum(target_losses(head, hidden, targets) * weights)
+
+    def chunked(tokens: mx.array, positions: mx.array, targets: mx.array, weights: mx.array) -> mx.array:
+        hidden = body(tokens)
+        hidden = hidden.reshape(-1, hidden.shape[-1])[positions]
+        if len(targets) <= CHUNK or head_trains(model):
+            return chunk_loss(hidden, targets, weights)
+        total = mx.array(0.0)
+        for begin in range(0, len(targets), CHUNK):
+            part = slice(begin, begin + CHUNK)
+            total = total + mx.checkpoint(chunk_loss)(hidden[part], targets[part], weights[part])
+        return total
+
+    return chunked
+
+
+def head_trains(model: nn.Module) -> bool:
+    """Whether the head has trainable leaves: `mx.checkpoint` gives no gradient to what it captures."""
+    head = getattr(model, "lm_head", None)
+    head = head if head is not None else getattr(model.model, "embed_tokens", None)
+    return bool(head is not None and head.trainable_parameters())

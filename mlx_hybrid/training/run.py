@@ -1,0 +1,152 @@
+"""The run directory: what a run writes, how it is found again, and who may write."""
+
+import dataclasses
+import fcntl
+import json
+import os
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+
+from mlx_hybrid import __version__
+from mlx_hybrid.config import Config, dump_config, load_config
+from mlx_hybrid.errors import ConfigError, nearest
+from mlx_hybrid.files import read_json, write_json, write_text
+from mlx_hybrid.training.events import Event, Trained, Validated
+
+FORMAT = 1
+LAST = "last"
+
+
+def runs_root() -> Path:
+    """Where runs are kept: `MLX_HYBRID_RUNS`, else `runs` in the current folder."""
+    return Path(os.environ.get("MLX_HYBRID_RUNS", "runs"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run directory (docs/formats.md)."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def adapter(self) -> Path:
+        return self.path / "adapter"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def config(self) -> Config:
+        return load_config(self.path / "config.yaml")
+
+    def info(self) -> dict:
+        return read_json(self.path / "run.json")
+
+    def update(self, **values: object) -> None:
+        """Change keys of run.json, whole or not at all."""
+        path = self.path / "run.json"
+        old = read_json(path) if path.exists() else {"format": FORMAT}
+        write_json(path, old | values)
+
+    def log(self, text: str) -> None:
+        with (self.path / "log.txt").open("a", encoding="utf-8") as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+
+    def record(self, event: Event) -> None:
+        """Append an event's numbers to metrics.jsonl, units in the keys."""
+        row = metrics_row(event)
+        if row:
+            with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+
+    def metrics(self) -> list[dict]:
+        path = self.path / "metrics.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def metrics_row(event: Event) -> dict | None:
+    if isinstance(event, Trained):
+        return {
+            "step": event.step, "loss_nats_per_token": round(event.loss, 6), "learning_rate": event.learning_rate,
+            "gradient_norm": round(event.gradient_norm, 6), "tokens_per_second": round(event.tokens_per_second, 1),
+            "trained_tokens": event.trained_tokens, "peak_memory_gb": round(event.peak_memory_gb, 4),
+            "seconds": round(event.seconds, 3), "mixing": [round(v, 4) for v in event.mixing],
+        }  # fmt: skip
+    if isinstance(event, Validated):
+        return {"step": event.step, "valid_loss_nats_per_token": round(event.loss, 6), "best": event.best}
+    return None
+
+
+def create_run(config: Config, output: Path | None) -> Run:
+    """A new run directory with its config. Raises ConfigError for a name that exists or a place that cannot be written."""
+    path = output or runs_root() / (config.name or f"{config.method}-{time.strftime('%Y%m%d-%H%M%S')}")
+    if path.exists():
+        raise ConfigError(
+            f"{path}: exists already; choose another name, or continue it with --resume {path}."
+        )
+    try:
+        path.mkdir(parents=True)
+        write_text(path / "config.yaml", dump_config(config))
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: cannot be written ({error.strerror}); choose another place with -o."
+        ) from None
+    return Run(path)
+
+
+def find_run(name: str) -> Run:
+    """A run by path, by name under the runs folder, or `last`. Raises ConfigError naming the nearest run."""
+    if (Path(name) / "run.json").is_file():
+        return Run(Path(name))
+    runs = list_runs()
+    if name == LAST:
+        if not runs:
+            raise ConfigError(f"No run in {runs_root()} yet; `mlx-hybrid finetune` makes one.")
+        return runs[-1]
+    for run in runs:
+        if run.name == name:
+            return run
+    known = [run.name for run in runs]
+    hint = nearest(name, known) if known else f"{runs_root()} holds no run."
+    raise ConfigError(f'No run "{name}"; {hint}')
+
+
+def list_runs() -> list[Run]:
+    """Runs under the runs folder, oldest first."""
+    found = [Run(path.parent) for path in runs_root().glob("*/run.json")]
+    return sorted(found, key=lambda run: (run.info().get("started", ""), run.name))
+
+
+def machine() -> dict:
+    """What the run ran on; no host or user name."""
+    import mlx.core as mx
+
+    device = mx.device_info().get("device_name", "") if mx.default_device() == mx.Device(mx.gpu) else "CPU"
+    return {
+        "system": platform.system(), "machine": platform.machine(), "python": platform.python_version(),
+        "device": device, "cores": os.cpu_count(),
+        "versions": {"mlx-hybrid": __version__} | {n: metadata.version(n) for n in ("mlx", "mlx-lm", "numpy")},
+    }  # fmt: skip
+
+
+@contextmanager
+def writing(run: Run) -> Iterator[None]:
+    """Hold the run's lock. Raises ConfigError when another process writes there."""
+    with (run.path / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"{run.path}: another process is writing there; wait for it, or use another name."
+            ) from None
+        file.write(str(os.getpid()))
+        file.flush()
+        yield

@@ -1,0 +1,138 @@
+"""From `data.paths` to files, and from records to training, validation and test sets."""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from mlx_hybrid.config import DataConfig
+from mlx_hybrid.errors import ConfigError, DataError
+from mlx_hybrid.governance.records import Record
+
+SAMPLES = "samples"
+SAMPLE_FOLDER = Path(__file__).parents[1] / "base" / "samples"
+SAMPLE_FILES = ("topics.jsonl", "translation.jsonl", "dirty.jsonl")
+SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Files to train, validate and test on."""
+
+    train: tuple[Path, ...]
+    valid: tuple[Path, ...]
+    test: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Records by their use."""
+
+    train: list[Record]
+    valid: list[Record]
+    test: list[Record]
+
+
+def find_sources(config: DataConfig) -> Sources:
+    """The files that `data` names. Raises ConfigError for a path that is not there, or a folder without records."""
+    if not config.paths:
+        raise ConfigError(
+            "No data: give --data with JSONL files, a folder, or a Hub data set (or data.paths)."
+        )
+    sources = Sources((), data_files(config.valid, "data.valid"), data_files(config.test, "data.test"))
+    for name in config.paths:
+        folder = Path(name).expanduser()
+        if folder.is_dir() and (folder / "train.jsonl").is_file():
+            sources = replace(
+                sources,
+                train=(*sources.train, folder / "train.jsonl"),
+                valid=sources.valid + existing(folder / "valid.jsonl"),
+                test=sources.test + existing(folder / "test.jsonl"),
+            )
+        else:
+            sources = replace(sources, train=sources.train + data_files((name,), "data.paths"))
+    return sources
+
+
+def existing(path: Path) -> tuple[Path, ...]:
+    return (path,) if path.is_file() else ()
+
+
+def data_files(names: tuple[str, ...], key: str) -> tuple[Path, ...]:
+    files: list[Path] = []
+    for name in names:
+        path = Path(name).expanduser()
+        if name == SAMPLES and not path.exists():
+            files += [SAMPLE_FOLDER / file for file in SAMPLE_FILES]
+        elif path.is_dir():
+            files += folder_files(path)
+        elif path.exists():
+            files.append(path)
+        elif name.count("/") == 1 and not name.startswith((".", "~", "/")) and not name.endswith(SUFFIXES):
+            files += folder_files(fetch_data(name))
+        else:
+            raise ConfigError(f"{key}: {name} is not there.")
+    return tuple(files)
+
+
+def folder_files(folder: Path) -> list[Path]:
+    files = sorted(p for p in folder.rglob("*") if p.name.endswith(SUFFIXES) and p.is_file())
+    if not files:
+        raise ConfigError(f"{folder}: no .jsonl file in the folder.")
+    return files
+
+
+def fetch_data(repo: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(repo, repo_type="dataset", allow_patterns=[f"*{s}" for s in SUFFIXES]))
+    except (HfHubHTTPError, LocalEntryNotFoundError, ValueError, OSError) as error:
+        raise ConfigError(
+            f"{repo}: no such file or folder here, and no data set to be had from the Hub ({error})."
+        ) from None
+
+
+def split_records(
+    records: list[Record], valid: list[Record], test: list[Record], config: DataConfig, seed: int
+) -> Split:
+    """Hold back whole groups for validation and test where no files were named for them.
+
+    Records that share a value under `data.group` (translations of a sentence, one premise) stay together, so that no
+    held-back record has its twin in training. Raises DataError when nothing is left to train on.
+    """
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        groups.setdefault(group_of(record, config.group), []).append(record)
+    order = sorted(groups)
+    random.Random(seed).shuffle(order)
+    held_valid = [] if valid else take(order, groups, config.valid_share * len(records))
+    held_test = [] if test else take(order, groups, config.test_share * len(records))
+    train = restore_order(records, order, groups)
+    if not train:
+        raise DataError(
+            f"No record is left to train on: all {len(records)} are held back; lower data.valid_share."
+        )
+    pick: Callable = lambda held: restore_order(records, held, groups)  # noqa: E731
+    return Split(train, valid or pick(held_valid), test or pick(held_test))
+
+
+def group_of(record: Record, key: str) -> str:
+    value = record.fields.get(key)
+    return record.where if value is None else f"{key}={value}"
+
+
+def take(order: list[str], groups: dict[str, list[Record]], wanted: float) -> list[str]:
+    """Remove groups from the end of `order` until they hold `wanted` records, leaving at least one."""
+    taken, count = [], 0
+    while count < wanted and len(order) > 1:
+        group = order.pop()
+        taken.append(group)
+        count += len(groups[group])
+    return taken
+
+
+def restore_order(records: list[Record], names: list[str], groups: dict[str, list[Record]]) -> list[Record]:
+    chosen = {id(record) for name in names for record in groups[name]}
+    return [record for record in records if id(record) in chosen]
