@@ -18,8 +18,22 @@ SCRIPTS = {"ru": "CYRILLIC", "ar": "ARABIC", "hi": "DEVANAGARI", "zh": "CJK"}
 KEYS = {
     "topics": ["id", "group", "language", "label", "messages", "source", "licence"],
     "translation": ["id", "group", "language", "messages", "source", "licence"],
+    "instructions": ["id", "language", "messages", "source", "licence"],
 }
 CLEAN = tuple(KEYS)
+DIRTY_LANGUAGES = ("en", "es", "sw", "ru", "hi", "zh")
+FAULTS = {
+    "language": 12,
+    "duplicate": 8,
+    "near": 10,
+    "mojibake": 8,
+    "markup": 8,
+    "repetition": 6,
+    "empty": 3,
+    "json": 4,  # and one line of plain text
+    "replacement": 2,
+    "control": 2,
+}
 
 
 def read(name):
@@ -27,6 +41,21 @@ def read(name):
     text = (SAMPLES / f"{name}.jsonl").read_text(encoding="utf-8")
     assert text.endswith("\n")
     return [json.loads(line) for line in text.splitlines()]
+
+
+def read_dirty():
+    """The lines of the dirty file: the id where there is one, and the record or None."""
+    lines = (SAMPLES / "dirty.jsonl").read_bytes().decode("utf-8").split("\n")
+    assert lines.pop() == ""
+    items = []
+    for line in lines:
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            record = None
+        found = re.match(r'\{"id": "([^"]+)"', line)
+        items.append((found[1] if found else None, record))
+    return items
 
 
 def content(record):
@@ -47,6 +76,12 @@ def jaccard(a, b):
     """Shared n-grams over all n-grams."""
     both = len(a & b)
     return both / (len(a) + len(b) - both)
+
+
+def similarity(a, b):
+    """How alike the contents of two records of one language are."""
+    size = 3 if a["language"] == "zh" else 5
+    return jaccard(grams(content(a), size), grams(content(b), size))
 
 
 def closest(records, language):
@@ -147,12 +182,76 @@ def test_scripts(name):
         assert inside >= 0.5 * len(letters), record["id"]
 
 
+def test_instruction_counts():
+    records = read("instructions")
+    assert Counter(r["language"] for r in records) == dict.fromkeys(LANGUAGES, 26)
+    assert len({r["messages"][0]["content"] for r in records}) == len(records)
+
+
+def test_dirty_counts():
+    items = read_dirty()
+    ids = [name for name, _ in items if name]
+    faults = Counter(name.split("-")[1] for name in ids if name.startswith("dirty-"))
+    assert len(items) == 160
+    assert len(set(ids)) == len(ids) == 159
+    assert faults == FAULTS
+    assert sum(record is None for _, record in items) == 5
+    assert all(record is None for name, record in items if name is None or name.startswith("dirty-json"))
+
+
+def test_dirty_clean_part():
+    records = [record for name, record in read_dirty() if name and name.startswith("raw-")]
+    assert Counter(r["language"] for r in records) == dict.fromkeys(DIRTY_LANGUAGES, 16)
+    assert Counter(r["label"] for r in records) == dict.fromkeys(TOPICS, 16)
+    topics = read("topics")
+    for language in DIRTY_LANGUAGES:
+        score, first, second = closest(records + topics, language)
+        assert score < 0.5, (first, second)
+    answers = {(r["language"], r["label"]): r["messages"][1]["content"] for r in topics}
+    assert all(r["messages"][1]["content"] == answers[r["language"], r["label"]] for r in records)
+
+
+def test_dirty_copies_follow_what_they_copy():
+    earlier = []
+    for name, record in read_dirty():
+        if record is None:
+            continue
+        same = [r for r in earlier if r["language"] == record["language"]]
+        if name.startswith("dirty-duplicate"):
+            assert any(r["messages"] == record["messages"] for r in same), name
+        else:
+            assert all(r["messages"] != record["messages"] for r in same), name
+        if name.startswith("dirty-near"):
+            assert max(similarity(r, record) for r in same) >= 0.6, name
+        if name.startswith("raw-"):
+            earlier.append(record)
+
+
+def test_dirty_faults_are_what_they_say():
+    for name, record in read_dirty():
+        if record is None or not name.startswith("dirty-"):
+            continue
+        fault = name.split("-")[1]
+        text = "".join(m["content"] for m in record["messages"]).replace("\n", "")
+        assert ("\ufffd" in text) == (fault == "replacement"), name
+        if fault == "control":
+            assert any(unicodedata.category(c) == "Cc" for c in text), name
+        if fault == "empty":
+            assert not record["messages"][1]["content"].strip(), name
+        if fault == "mojibake":
+            raw = bytes(ord(c) if ord(c) < 256 else c.encode("cp1252")[0] for c in text)
+            mended = raw.decode("utf-8")
+            assert mended != text, name
+            assert any(ord(c) > 127 for c in mended), name
+
+
 def test_no_sentence_in_two_files():
     seen = {}
-    for name in CLEAN:
-        for record in read(name):
-            sentences = {content(record)}
-            if name == "translation":
-                sentences.add(record["messages"][1]["content"])
-            for sentence in sentences:
-                assert seen.setdefault(sentence.casefold(), name) == name, record["id"]
+    records = [(name, record) for name in CLEAN for record in read(name)]
+    records += [("dirty", record) for _, record in read_dirty() if record]
+    for name, record in records:
+        sentences = {content(record)}
+        if name in ("translation", "instructions"):
+            sentences.add(record["messages"][1]["content"])
+        for sentence in sentences:
+            assert seen.setdefault(sentence.casefold(), name) == name, record["id"]
