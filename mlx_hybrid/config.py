@@ -34,8 +34,14 @@ class AdapterConfig:
     """Low-rank scale: s = alpha / √rank with rslora, else alpha / rank."""
     rslora: bool = True
     """Rank-stabilised scale (Kalajdzievski 2023, arXiv 2312.03732)."""
-    start: Literal["zeros", "gradient", "lora-ga"] = "zeros"
-    """Where the low-rank update starts."""
+    start: Literal["zeros", "gradient", "lora-ga"] = "gradient"
+    """Where the low-rank update starts: at zero, with A along the gradient, or as LoRA-GA (docs/method.md)."""
+    start_records: int = 64
+    """Training records whose gradient a start other than zeros is taken from."""
+    start_passes: int = 4
+    """Passes over those records: 2 finds fast-decaying gradients, 4 slow ones too; an even number."""
+    start_oversampling: int = 16
+    """Columns of the sketch beyond twice the rank."""
     dropout: float = 0.0
     """Dropout on the input of the low-rank update."""
     mixing: Literal["gradient", "fixed", "off"] = "gradient"
@@ -113,13 +119,33 @@ class GovernanceConfig:
     enabled: bool = True
     """Off trains on the records as they are."""
     languages: tuple[str, ...] = ()
-    """Keep only these languages; empty keeps all."""
+    """Keep only these languages (BCP-47, ISO 639 or FLORES codes); empty keeps all."""
+    licences: tuple[str, ...] = ()
+    """Keep only records whose `licence` is one of these; empty keeps all."""
     only: tuple[str, ...] = ()
-    """Run only these stages."""
+    """Run only these stages (docs/governance.md names them)."""
     skip: tuple[str, ...] = ()
     """Leave out these stages."""
+    engine: str = "py3langid"
+    """Language identification: `py3langid`, or `fasttext:MODEL` with a path, a preset or a Hub id."""
+    near_threshold: float = 0.8
+    """Jaccard similarity of character n-grams from which a record repeats another; 0.7 finds looser copies."""
+    against: tuple[str, ...] = ()
+    """Evaluation files; a record that holds one of their texts is removed, they are never changed."""
+    overlap_threshold: float = 0.7
+    """Share of an evaluation text's character 13-grams from which a record holds it."""
+    outliers: Literal["off", "flag", "reject"] = "off"
+    """What to do with text unlike the rest of its language, by a character model learnt from the records."""
+    profile: Literal["chat", "web"] = "chat"
+    """Rules for short turns, or with `web` also those for pages: line ends, word lengths, repeated lines."""
+    redact: bool = False
+    """Replace e-mail addresses, phone, card and account numbers, IP addresses and keys by their type."""
+    workers: int = 0
+    """Processes that read and check; 0 is one a core. The result does not depend on it."""
     max_reject_share: float = 0.3
-    """Stop when a language would lose more than this share of its records."""
+    """Stop when one stage would take more than this share of a language's records."""
+    min_kept: int = 0
+    """Stop when a language would be left with fewer records than this; 0 sets no floor."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +155,7 @@ class Config:
     model: str = "bundled"
     """Hub id or folder of any model that mlx-lm loads; `bundled` is the small model that comes with the package."""
     method: str = "hybrid"
-    """Preset of `adapter`: lora, boft, hra, hybrid, hybrid-boft, hybrid-unitary, or full."""
+    """Preset of `adapter`: lora, lora-ga, hra, boft, hybrid, hybrid-boft, hybrid-unitary, or full."""
     name: str = ""
     """Name of the run; empty makes one from the method and the time."""
     seed: int = 0
@@ -143,16 +169,21 @@ class Config:
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "lora": {"orthogonal": "none", "rank": 16, "mixing": "off"},
-    "hra": {"orthogonal": "householder", "reflections": 16, "rank": 0, "mixing": "off"},
-    "boft": {"orthogonal": "butterfly", "block_size": 8, "factors": 4, "rank": 0, "mixing": "off"},
-    "hybrid": {"orthogonal": "householder", "reflections": 8, "rank": 8, "mixing": "gradient"},
-    "hybrid-boft": {"orthogonal": "butterfly", "block_size": 8, "factors": 4, "rank": 8, "mixing": "gradient"},
+    "lora": {"orthogonal": "none", "rank": 16, "start": "zeros", "mixing": "off"},
+    "lora-ga": {"orthogonal": "none", "rank": 16, "start": "lora-ga", "mixing": "off"},
+    "hra": {"orthogonal": "householder", "reflections": 16, "rank": 0, "start": "zeros", "mixing": "off"},
+    "boft": {
+        "orthogonal": "butterfly", "block_size": 8, "factors": 4, "rank": 0, "start": "zeros", "mixing": "off",
+    },
+    "hybrid": {"orthogonal": "householder", "reflections": 8, "rank": 8, "start": "gradient", "mixing": "gradient"},
+    "hybrid-boft": {
+        "orthogonal": "butterfly", "block_size": 8, "factors": 4, "rank": 8, "start": "lora-ga", "mixing": "gradient",
+    },
     "hybrid-unitary": {
-        "orthogonal": "householder", "reflections": 8, "rank": 8, "mixing": "gradient",
+        "orthogonal": "householder", "reflections": 8, "rank": 8, "start": "gradient", "mixing": "gradient",
         "unitary": ("o_proj", "down_proj"),
     },
-    "full": {"orthogonal": "none", "rank": 0, "mixing": "off"},
+    "full": {"orthogonal": "none", "rank": 0, "start": "zeros", "mixing": "off"},
 }  # fmt: skip
 
 
@@ -270,7 +301,7 @@ def convert(value: Any, hint: Any, where: str) -> Any:
 
 AT_LEAST = {
     "adapter.reflections": 2, "adapter.block_size": 2, "adapter.factors": 1, "adapter.rank": 0,
-    "adapter.layers": 0, "train.batch_size": 1, "train.accumulate": 1, "train.steps": 0, "train.max_tokens": 2,
+    "adapter.start_records": 1, "adapter.start_passes": 2, "adapter.start_oversampling": 0, "adapter.layers": 0, "train.batch_size": 1, "train.accumulate": 1, "train.steps": 0, "train.max_tokens": 2,
     "train.validate_every": 0, "train.report_every": 1, "train.save_every": 0, "train.learning_rate": 0,
     "train.orthogonal_learning_rate": 0, "train.weight_decay": 0, "train.clip": 0, "train.epochs": 0,
     "train.warmup": 0, "data.valid_share": 0, "data.test_share": 0, "adapter.dropout": 0, "seed": 0,
@@ -291,6 +322,10 @@ def check(config: Config, where: str) -> None:
             f"{where}: adapter.reflections is {adapter.reflections}, but reflections come in pairs; "
             f"use {adapter.reflections + 1}."
         )
+    if adapter.start_passes % 2:
+        raise ConfigError(f"{where}: adapter.start_passes must be even, not {adapter.start_passes}.")
+    if adapter.start != "zeros" and adapter.rank == 0:
+        raise ConfigError(f"{where}: adapter.start {adapter.start} needs a low-rank branch; set adapter.rank.")
     if adapter.block_size % 2:
         raise ConfigError(f"{where}: adapter.block_size must be even, not {adapter.block_size}.")
     if adapter.orthogonal == "none" and adapter.unitary:

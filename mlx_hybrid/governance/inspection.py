@@ -1,0 +1,202 @@
+"""What can be said of a record without looking at the others: the part of the work that is spread over processes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mlx_hybrid.config import GovernanceConfig
+from mlx_hybrid.governance import personal, quality, web
+from mlx_hybrid.governance.characters import Batch
+from mlx_hybrid.governance.duplicates import Said
+from mlx_hybrid.governance.engines import Engine, load_engine
+from mlx_hybrid.governance.language import UNDETERMINED, Finding, check_languages
+from mlx_hybrid.governance.languages import Language, is_unspaced, parse_language
+from mlx_hybrid.governance.minhash import NGRAM, NGRAM_UNSPACED, band_keys, exact_key, normalise, sketch
+from mlx_hybrid.governance.overlap import EvaluationIndex
+from mlx_hybrid.governance.parallel import Pair, read_pair
+from mlx_hybrid.governance.records import Fault, Record
+from mlx_hybrid.governance.stages import Decision, active_stages
+
+BATCH = 1024
+BATCH_CHARACTERS = 1 << 20
+
+
+@dataclass(slots=True)
+class Inspection:
+    """Everything that the later stages need of one record; the record itself is let go."""
+
+    kind: str
+    language: str
+    decision: Decision | None = None
+    flags: tuple[Finding, ...] = ()
+    exact: bytes = b""
+    said: bytes = b""
+    pair: Pair | None = None
+    size: int = 0
+
+
+@dataclass(slots=True)
+class Inspected:
+    """Inspections of consecutive records with their MinHash band keys (records, 20) and low bytes (records, 120)."""
+
+    items: list[Inspection]
+    keys: np.ndarray
+    small: np.ndarray
+
+
+class Inspector:
+    """The per-record stages under one config; `index` holds the evaluation texts to keep out."""
+
+    def __init__(self, config: GovernanceConfig, index: EvaluationIndex | None = None) -> None:
+        self.config = config
+        self.stages = active_stages(config)
+        self.index = index
+        self.allowed = frozenset(parse_language(code).code for code in config.languages)
+        self.engine: Engine | None = load_engine(config.engine) if "language" in self.stages else None
+
+    def inspect(self, records: Sequence[Record | Fault]) -> Inspected:
+        """Run the per-record stages. Memory: a few bytes for each character of the batch, cut at 1 M characters."""
+        parts: list[Inspected] = []
+        for batch in in_batches(records):
+            parts.append(self.inspect_batch(batch))
+        if not parts:
+            return Inspected([], np.zeros((0, 20), np.uint64), np.zeros((0, 120), np.uint8))
+        return Inspected(
+            [item for part in parts for item in part.items],
+            np.concatenate([part.keys for part in parts]),
+            np.concatenate([part.small for part in parts]),
+        )
+
+    def inspect_batch(self, records: Sequence[Record | Fault]) -> Inspected:
+        items = [begin(record) for record in records]
+        self.check(records, items)
+        alive = [i for i, item in enumerate(items) if item.decision is None]
+        keys, small = np.zeros((len(items), 20), np.uint64), np.zeros((len(items), 120), np.uint8)
+        for i in alive:
+            remember(items[i], records[i])
+        for unspaced in (False, True):
+            rows = [i for i in alive if is_unspaced(items[i].language[-4:]) is unspaced]
+            if rows and "near" in self.stages:
+                keys[rows], small[rows] = fingerprint([whole(items[i].said) for i in rows], unspaced)
+        return Inspected(items, keys, small)
+
+    def check(self, records: Sequence[Record | Fault], items: list[Inspection]) -> None:
+        """Unicode, language, quality and overlap, each on what the ones before it left."""
+        alive = [i for i, item in enumerate(items) if item.decision is None]
+        contents = {i: records[i].content() for i in alive}
+        texts = quality.checked(contents.values())
+        batch = Batch(texts)
+        broken = quality.check_unicode(batch) if "unicode" in self.stages else [None] * len(texts)
+        for i, finding in zip(alive, broken):
+            reject(items[i], "unicode", finding)
+        self.check_languages(records, items, alive, texts)
+        if "quality" in self.stages:
+            for i, text, findings in zip(alive, texts, quality.check_quality(batch)):
+                if self.config.profile == "web":
+                    findings = findings + web.check_page(text)
+                findings += check_turns(records[i])
+                reject(items[i], "quality", *findings)
+        for i in alive:
+            if self.config.licences and records[i].fields.get("licence") not in self.config.licences:
+                licence = records[i].fields.get("licence") or "none stated"
+                reject(items[i], "licence", Finding("licence_not_allowed", str(licence)))
+            if "personal" in self.stages:
+                items[i].flags += personal.flags(contents[i])
+        if self.index and "overlap" in self.stages:
+            rows = [i for i in alive if items[i].decision is None]
+            for i, decision in zip(rows, self.index.find([contents[i] for i in rows])):
+                items[i].decision = decision
+        if "parallel" in self.stages:
+            for i in alive:
+                items[i].pair = read_pair(records[i]) if items[i].decision is None else None
+
+    def check_languages(self, records, items: list[Inspection], alive: list[int], texts: list[str]) -> None:
+        if self.engine is None:
+            for i in alive:
+                items[i].language = declared_language(records[i].language)
+            return
+        codes = [records[i].language for i in alive]
+        for i, verdict in zip(alive, check_languages(texts, codes, self.engine, self.allowed)):
+            items[i].language = str(verdict.language)
+            items[i].flags += verdict.flags
+            reject(items[i], "language", verdict.reject)
+
+
+def in_batches(records: Sequence[Record | Fault]):
+    """Slices of at most 1,024 records and about a million characters."""
+    batch: list[Record | Fault] = []
+    size = 0
+    for record in records:
+        batch.append(record)
+        size += min(size_of(record), quality.MAX_CHECKED)
+        if len(batch) == BATCH or size >= BATCH_CHARACTERS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def size_of(record: Record | Fault) -> int:
+    return len(record.content()) if isinstance(record, Record) else 0
+
+
+def begin(record: Record | Fault) -> Inspection:
+    if isinstance(record, Fault):
+        return Inspection("", str(UNDETERMINED), Decision("structure", record.reason, record.detail))
+    return Inspection(record.kind, str(UNDETERMINED), size=size_of(record))
+
+
+def reject(item: Inspection, stage: str, *findings: Finding | None) -> None:
+    """The first stage that objects decides; all its findings are told."""
+    found = [finding for finding in findings if finding]
+    if found and item.decision is None:
+        more = tuple(f"{finding.reason}: {finding.detail}" for finding in found[1:])
+        item.decision = Decision(stage, found[0].reason, "; ".join([found[0].detail, *more]))
+
+
+def check_turns(record: Record) -> list[Finding]:
+    """An answer that only repeats its question."""
+    prompt = record.prompt().strip()
+    return (
+        [Finding("answer_is_prompt", "the answer repeats the prompt")]
+        if prompt and prompt == record.completion().strip()
+        else []
+    )
+
+
+def remember(item: Inspection, record: Record) -> None:
+    """What the duplicate stages compare: an exact key within the language, and what was said, normalised."""
+    label = "" if record.label is None else str(record.label)
+    item.exact = exact_key(f"{item.language}\0{record.content()}\0{label}")
+    prompt, completion = normalise(record.prompt()), normalise(record.completion())
+    item.said = "\0".join((prompt, completion, label.replace("\0", " "))).encode("utf-8", "surrogatepass")
+
+
+def read_said(raw: bytes) -> Said:
+    return Said(*raw.decode("utf-8", "surrogatepass").split("\0"))
+
+
+def whole(raw: bytes) -> str:
+    return read_said(raw).whole
+
+
+def fingerprint(texts: list[str], unspaced: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Band keys and low bytes of the signatures of normalised texts."""
+    signatures = sketch(texts, NGRAM_UNSPACED if unspaced else NGRAM)
+    return band_keys(signatures), signatures.astype(np.uint8)
+
+
+def declared_language(code: str | None) -> str:
+    """The internal form of a declared code that no stage verifies."""
+    if code is None:
+        return str(UNDETERMINED)
+    try:
+        return str(parse_language(code))
+    except ValueError:
+        return str(Language("und", "Zyyy"))
+
+
+def describe_engine(config: GovernanceConfig) -> dict[str, Any] | None:
+    return load_engine(config.engine).describe() if "language" in active_stages(config) else None

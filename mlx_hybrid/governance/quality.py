@@ -1,0 +1,146 @@
+"""Rules on single texts that need no model and no labels, with numbers behind every rejection.
+
+Thresholds are those at which clean sentences in 22 languages and scripts lose fewer than one in a thousand
+(docs/governance.md).
+"""
+
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+import regex
+
+from mlx_hybrid.governance.characters import (
+    BROKEN,
+    LETTER,
+    MARK,
+    PUNCTUATION,
+    SCRIPT_CODES,
+    SPACE,
+    SYMBOL,
+    Batch,
+)
+from mlx_hybrid.governance.language import Finding
+from mlx_hybrid.governance.languages import UNSPACED
+from mlx_hybrid.governance.mojibake import find_mojibake
+
+MAX_CHECKED = 20_000  # characters of a text that the rules look at
+LEAST_LETTERS = 3
+LETTER_SHARE = 0.5
+SYMBOL_SHARE = 0.35
+RUN = 8
+COMPRESSED = 0.25
+COMPRESSED_FROM = 200
+REPEATED = 0.5
+LONG_TOKEN = 60
+TAGS = 3
+RULERS = np.array(
+    [ord(c) for c in " \t\n\r-=_*#~.·•─━═│+|"], np.uint32
+)  # lines and tables drawn in characters
+CODE = regex.compile(r"```.*?(?:```|\Z)|`[^`\n]+`", regex.DOTALL)
+TAG = regex.compile(r"</?[a-zA-Z][^<>]{0,200}>|&(?:[a-zA-Z]{2,8}|#x?[0-9a-fA-F]{1,6});")
+TOKEN = regex.compile(rf"\S{{{LONG_TOKEN + 1},}}")
+LINK = regex.compile(r"https?://|www\.|data:[a-z]+/")
+
+
+def check_unicode(batch: Batch) -> list[Finding | None]:
+    """Control, private-use, unassigned, surrogate and replacement characters: a text that was damaged."""
+    broken = batch.count((batch.classes == BROKEN).astype(np.int64), 2)[:, 1]
+    return [describe_broken(text, int(count)) if count else None for text, count in zip(batch.texts, broken)]
+
+
+def describe_broken(text: str, count: int) -> Finding:
+    import unicodedata
+
+    bad = next(
+        c
+        for c in text
+        if unicodedata.category(c) in ("Cc", "Cs", "Co", "Cn") and c not in "\t\n\r" or c == "�"
+    )
+    reason = "bad_unicode" if "\ud800" <= bad <= "\udfff" or bad == "�" else "control_chars"
+    return Finding(reason, f"{count} damaged characters, the first U+{ord(bad):04X} at {text.index(bad)}")
+
+
+def check_quality(batch: Batch) -> list[list[Finding]]:
+    """Every rule that each text breaks."""
+    classes = batch.class_counts().astype(np.float64)
+    letters = classes[:, LETTER] + classes[:, MARK]
+    visible = np.maximum(batch.lengths - classes[:, SPACE], 1)
+    symbols = classes[:, PUNCTUATION] + classes[:, SYMBOL]
+    runs = longest_runs(batch)
+    scripts = batch.script_counts() > 0
+    found = []
+    for i, text in enumerate(batch.texts):
+        findings = []
+        if letters[i] < LEAST_LETTERS:
+            findings.append(Finding("no_text", f"{letters[i]:.0f} letters"))
+        elif letters[i] / visible[i] < LETTER_SHARE:
+            findings.append(
+                Finding("low_letter_ratio", f"{letters[i] / visible[i]:.2f} of the characters are letters")
+            )
+        if symbols[i] / visible[i] > SYMBOL_SHARE:
+            findings.append(
+                Finding("symbol_heavy", f"{symbols[i] / visible[i]:.2f} of the characters are symbols")
+            )
+        if runs[i] >= RUN:
+            findings.append(Finding("char_run", f"one character {runs[i]} times in a row"))
+        seen = {SCRIPT_CODES[k] for k in np.flatnonzero(scripts[i]) if k > 1}
+        findings += [finding for rule in (repetition, markup) if (finding := rule(text))]
+        findings += [finding for rule in (long_token, mojibake) if (finding := rule(text, seen))]
+        found.append(findings)
+    return found
+
+
+def longest_runs(batch: Batch) -> np.ndarray:
+    """The longest run of one character in each text, those that draw lines left out."""
+    longest = np.zeros(len(batch.texts), np.int64)
+    if not len(batch.points):
+        return longest
+    starts = np.ones(len(batch.points), bool)
+    starts[1:] = (batch.points[1:] != batch.points[:-1]) | (batch.owners[1:] != batch.owners[:-1])
+    places = np.flatnonzero(starts)
+    lengths = np.diff(np.concatenate([places, [len(batch.points)]]))
+    lengths[np.isin(batch.points[places], RULERS)] = 0
+    np.maximum.at(longest, batch.owners[places], lengths)
+    return longest
+
+
+def repetition(text: str) -> Finding | None:
+    """The same words again and again: it compresses too well, or most of its 10-grams come back."""
+    raw = text.encode("utf-8", "replace")
+    ratio = len(zlib.compress(raw, 1)) / len(raw) if raw else 1.0
+    if ratio < COMPRESSED and len(raw) >= COMPRESSED_FROM:
+        return Finding("repetition", f"compresses to {ratio:.2f}")
+    if ratio > 2 * REPEATED or len(text) < 40:
+        return None
+    grams = [text[i : i + 10] for i in range(len(text) - 9)]
+    repeated = 1 - len(set(grams)) / len(grams)
+    if repeated > REPEATED:
+        return Finding("repetition", f"{repeated:.2f} of the 10-grams come back")
+    return None
+
+
+def markup(text: str) -> Finding | None:
+    """Left-over HTML; what stands in code blocks is meant to be there."""
+    if "<" not in text and "&" not in text:
+        return None
+    count = len(TAG.findall(CODE.sub(" ", text)))
+    return Finding("markup", f"{count} tags or entities") if count >= TAGS else None
+
+
+def long_token(text: str, scripts: set[str]) -> Finding | None:
+    """A word of more than 60 characters, in a script that puts spaces between words: encoded data."""
+    if scripts & UNSPACED:
+        return None
+    token = next((token for token in TOKEN.findall(CODE.sub(" ", text)) if not LINK.search(token)), None)
+    return Finding("long_token", f"a token of {len(token)} characters") if token else None
+
+
+def mojibake(text: str, scripts: set[str]) -> Finding | None:
+    codec = find_mojibake(text, scripts)
+    return Finding("mojibake", f"UTF-8 that was read as {codec}") if codec else None
+
+
+def checked(texts: Sequence[str]) -> list[str]:
+    """The part of each text that the rules look at."""
+    return [text[:MAX_CHECKED] for text in texts]

@@ -1,0 +1,49 @@
+"""The stages by name and order, and the decision that one of them takes on a record."""
+
+from typing import NamedTuple
+
+from mlx_hybrid.config import GovernanceConfig
+from mlx_hybrid.errors import ConfigError, nearest
+from mlx_hybrid.governance.languages import UnknownLanguage, parse_language
+
+STAGES = (
+    "structure", "unicode", "language", "quality", "licence", "personal", "overlap", "parallel", "exact", "near",
+    "outliers",
+)  # fmt: skip
+ASKED_FOR = ("lang_not_allowed", "licence_not_allowed")  # what the person excluded is no loss to warn of
+
+
+class Decision(NamedTuple):
+    """Why a record goes: the stage, a reason code, the numbers, and the record it repeats or leaks."""
+
+    stage: str
+    reason: str
+    detail: str = ""
+    match: str = ""
+
+
+def active_stages(config: GovernanceConfig) -> tuple[str, ...]:
+    """The stages that a config runs, in order; `structure` always does, for a line that is no record stays out.
+
+    Raises ConfigError for a stage, language or share that does not exist.
+    """
+    for key, names in (("only", config.only), ("skip", config.skip)):
+        for name in names:
+            if name not in STAGES:
+                raise ConfigError(f'governance.{key}: unknown stage "{name}"; {nearest(name, STAGES)}')
+    for name in config.languages:
+        try:
+            parse_language(name)
+        except UnknownLanguage as error:
+            raise ConfigError(f"governance.languages: {error}.") from None
+    for key in ("near_threshold", "overlap_threshold", "max_reject_share"):
+        value = getattr(config, key)
+        if not 0 < value <= 1:
+            raise ConfigError(f"governance.{key} must be above 0 and at most 1, not {value}.")
+    for key in ("workers", "min_kept"):
+        if getattr(config, key) < 0:
+            raise ConfigError(f"governance.{key} must be at least 0, not {getattr(config, key)}.")
+    chosen = config.only or STAGES
+    return tuple(
+        name for name in STAGES if name == "structure" or (name in chosen and name not in config.skip)
+    )
