@@ -48,7 +48,7 @@ def bootstrap_mean(
     values = _finite(values)
     totals, sizes = _by_group(values, groups)
     means = _resampled_means(totals, sizes, np.random.default_rng(seed), samples)
-    return _interval(float(values.mean()), means, level, len(totals))
+    return interval_of(float(values.mean()), means, level, len(totals))
 
 
 def paired_bootstrap(
@@ -85,7 +85,7 @@ def bootstrap_statistic(
         raise DataError("No values: a mean and its interval need at least one.")
     rng = np.random.default_rng(seed)
     drawn = np.array([statistic(rng.integers(count, size=count)) for _ in range(samples)])
-    return _interval(float(statistic(np.arange(count))), drawn, level, count)
+    return interval_of(float(statistic(np.arange(count))), drawn, level, count)
 
 
 def mcnemar(a_correct: Sequence[bool], b_correct: Sequence[bool]) -> float:
@@ -106,6 +106,13 @@ def mcnemar(a_correct: Sequence[bool], b_correct: Sequence[bool]) -> float:
         tail += term
         term = term * (count - k) // (k + 1)
     return min(1.0, tail / (1 << (count - 1)))  # integers, so exact for any count
+
+
+def interval_of(value: float, drawn: np.ndarray, level: float, count: int) -> Interval:
+    """The central `level` of the resampled values around the observed one."""
+    tail = (1 - level) / 2
+    low, high = np.quantile(drawn, [tail, 1 - tail])
+    return Interval(value, float(low), float(high), level, count)
 
 
 def _finite(values: Sequence[float]) -> np.ndarray:
@@ -146,9 +153,3 @@ def _resampled_means(
             drawn = np.stack([totals[index].sum(1), sizes[index].sum(1)], 1)
         means.append(drawn[:, 0] / drawn[:, 1])
     return np.concatenate(means)
-
-
-def _interval(value: float, drawn: np.ndarray, level: float, count: int) -> Interval:
-    tail = (1 - level) / 2
-    low, high = np.quantile(drawn, [tail, 1 - tail])
-    return Interval(value, float(low), float(high), level, count)

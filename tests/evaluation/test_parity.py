@@ -1,0 +1,72 @@
+import numpy as np
+import pytest
+
+from mlx_hybrid.errors import DataError
+from mlx_hybrid.evaluation.parity import directional_balance, parity, parity_intervals
+
+VALUES = {"eng_Latn": 0.9, "swh_Latn": 0.5, "hau_Latn": 0.6, "tha_Thai": 0.7}
+
+
+def test_measures_against_numpy():
+    result = parity(VALUES, pivot="eng_Latn")
+    column = np.array(list(VALUES.values()))
+    assert result["mean"] == pytest.approx(column.mean())
+    assert result["standard_deviation"] == pytest.approx(np.std(column))
+    assert result["range"] == pytest.approx(0.4)
+    assert (result["worst"], result["worst_language"], result["best_language"]) == (
+        0.5,
+        "swh_Latn",
+        "eng_Latn",
+    )
+    assert result["gap_to_pivot"] == pytest.approx(0.9 - 0.6)
+
+
+def test_a_measure_to_be_kept_low_turns_worst_and_gap_round():
+    result = parity(VALUES, pivot="eng_Latn", higher_is_better=False)
+    assert (result["worst"], result["worst_language"]) == (0.9, "eng_Latn")
+    assert result["gap_to_pivot"] == pytest.approx(-0.3)
+
+
+def test_one_language_and_no_pivot():
+    result = parity({"swh_Latn": 0.5}, pivot="swh_Latn")
+    assert (result["range"], result["standard_deviation"], result["gap_to_pivot"]) == (0, 0, None)
+    assert parity(VALUES, pivot="deu_Latn")["gap_to_pivot"] is None
+
+
+@pytest.mark.parametrize("values", [{}, {"swh_Latn": float("nan")}])
+def test_no_language_and_no_number_are_errors(values):
+    with pytest.raises(DataError):
+        parity(values)
+
+
+def test_intervals_resample_translations_together():
+    rng = np.random.default_rng(0)
+    shared = rng.integers(2, size=300).astype(float)
+    values = {"a": shared, "b": shared}
+    groups = {"a": np.arange(300), "b": np.arange(300)}
+    together = parity_intervals(values, groups, seed=1, pivot="a")
+    assert together["range"]["high"] == 0
+    apart = parity_intervals(values, {"a": np.arange(300), "b": np.arange(300) + 300}, seed=1, pivot="a")
+    assert apart["range"]["high"] > 0.05
+    assert together["mean"]["value"] == pytest.approx(shared.mean())
+    assert apart["gap_to_pivot"]["low"] < 0 < apart["gap_to_pivot"]["high"]
+
+
+def test_an_empty_language_is_named():
+    with pytest.raises(DataError, match="No examples in b"):
+        parity_intervals({"a": [1.0], "b": []}, {"a": [0], "b": []}, seed=0)
+
+
+def test_directional_balance():
+    values = {
+        ("en", "sw"): 30.0,
+        ("sw", "en"): 35.0,
+        ("en", "de"): 50.0,
+        ("de", "en"): 48.0,
+        ("en", "th"): 9.0,
+    }
+    result = directional_balance(values, pivot="en")
+    assert result["languages"] == {"de": 2.0, "sw": -5.0}
+    assert (result["mean"], result["mean_size"]) == (-1.5, 3.5)
+    with pytest.raises(DataError, match="both directions with fr"):
+        directional_balance(values, pivot="fr")
