@@ -144,6 +144,8 @@ def train_and_evaluate(
         from mlx_hybrid.training.checkpoint import load_checkpoint
 
         progress = load_checkpoint(run.checkpoints, material.base.model, material.optimizer)
+    elif config.adapter.start != "zeros":
+        yield from gradient_start(config, run, material)
     steps = total_steps(config.train, len(material.train))
     yield Started(steps, progress.step, len(summary.modules), summary.trainable, len(material.train))
     for event in train(
@@ -193,6 +195,33 @@ def attach_adapter(config: Config, material: Material) -> Any:
         mixing=config.adapter.mixing,
     )
     return summary
+
+
+def gradient_start(config: Config, run: Run, material: Material) -> Iterator[Note]:
+    """Start the low-rank branches from the gradient of some training records (adapters/gradient_start.py)."""
+    import numpy as np
+
+    from mlx_hybrid.adapters.gradient_start import SketchPass, apply_start, sketch_gradients
+    from mlx_hybrid.training.batches import make_batch
+    from mlx_hybrid.training.loop import arrays
+    from mlx_hybrid.training.loss import make_loss
+
+    adapter, size = config.adapter, config.train.batch_size
+    picked = np.random.default_rng(config.seed).permutation(len(material.train))[: adapter.start_records]
+    picked = sorted(picked, key=lambda i: len(material.train[i].tokens))
+    batches = [
+        arrays(make_batch([material.train[i] for i in picked[k : k + size]])) for k in range(0, len(picked), size)
+    ]
+    columns = 2 * adapter.rank + adapter.start_oversampling
+    for step in sketch_gradients(
+        material.base.model, make_loss, batches, columns=columns, passes=adapter.start_passes, seed=config.seed
+    ):
+        if isinstance(step, SketchPass):
+            yield Note(f"Gradient of {len(picked)} records, pass {step.number} of {step.passes}.")
+    captured = apply_start(material.base.model, step)
+    run.update(captured_gradient_energy={name: round(share, 4) for name, share in captured.items()})
+    mean = sum(captured.values()) / max(1, len(captured))
+    yield Note(f"The start holds {100 * mean:.0f} % of the gradient's energy, on average over {len(captured)} modules.")
 
 
 def begin_run(config: Config, run: Run, material: Material, sources: Sources, *, resume: bool) -> None:

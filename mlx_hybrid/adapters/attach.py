@@ -40,8 +40,6 @@ def attach(model: nn.Module, config: AdapterConfig, *, method: str, seed: int = 
         dequantise(model)
         model.unfreeze()
         return Attached(("all",), trainable_count(model), total)
-    if config.start != "zeros":
-        raise ConfigError(f"adapter.start: {config.start} is not available yet; zeros works.")
     targets = find_targets(model, config)
     unitary = unitary_names(config, targets)
     keys = mx.random.split(mx.random.key(seed), len(targets))
@@ -119,6 +117,7 @@ def layer_plan(config: AdapterConfig, *, unitary: bool = False) -> LayerPlan:
     """What one layer carries; a unitary one carries the rotation alone."""
     names = {f.name for f in dataclasses.fields(LayerPlan)}
     values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name in names}
+    values["offsets"] = config.start == "lora-ga" and not unitary
     return LayerPlan(**(values | ({"rank": 0} if unitary else {})))
 
 

@@ -1,9 +1,9 @@
 """HybridLinear: a frozen linear layer on a rotated input, plus a low-rank update.
 
-    y = (x R) Wᵀ + s · x A B + bias          R orthogonal (in, in);  A (in, r), B (r, out)
+    y = (x R) Wᵀ + s · x (A B − A₀ B₀) + bias      R orthogonal (in, in);  A (in, r), B (r, out)
 
 There is one product with the base weight, on a rotated input, so packed weights are never touched. Merged, the layer
-is W' = W Rᵀ + s (A B)ᵀ.
+is W' = W Rᵀ + s (A B − A₀ B₀)ᵀ; A₀ and B₀ are zero but for the LoRA-GA start.
 """
 
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ from mlx_hybrid.adapters.orthogonal import (
 
 ORTHOGONAL_LEAVES = ("house_u", "oft_q")
 LOW_RANK_LEAVES = ("lora_a", "lora_b")
-STATE_LEAVES = ("oft_base",)
+STATE_LEAVES = ("oft_base", "lora_a0", "lora_b0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +47,8 @@ class LayerPlan:
     alpha: float = 16.0
     rslora: bool = True
     dropout: float = 0.0
+    offsets: bool = False
+    """The low-rank leaves are offsets from frozen A₀, B₀ (LoRA-GA)."""
 
     @property
     def scale(self) -> float:
@@ -87,10 +89,18 @@ class HybridLinear(nn.Module):
             size = plan.block_size
             self.oft_base = mx.broadcast_to(mx.eye(size), (plan.factors, blocks, size, size)) + 0
         if plan.rank:
-            self.lora_a = random_down_projection(d_in, plan.rank, lora_key)
             self.lora_b = mx.zeros((plan.rank, d_out))
-        self.linear.freeze()
-        self.freeze(keys=list(STATE_LEAVES), recurse=False)
+            if plan.offsets:
+                self.lora_a = mx.zeros((d_in, plan.rank))
+                self.lora_a0, self.lora_b0 = self.lora_a + 0, self.lora_b + 0
+            else:
+                self.lora_a = random_down_projection(d_in, plan.rank, lora_key)
+        self.train_only_leaves()
+
+    def train_only_leaves(self) -> None:
+        """Freeze everything but the branches' trainable leaves."""
+        self.freeze()
+        self.unfreeze(keys=[leaf for leaf in (*ORTHOGONAL_LEAVES, *LOW_RANK_LEAVES) if leaf in self], recurse=False)
 
     @property
     def plan(self) -> LayerPlan:
@@ -102,11 +112,21 @@ class HybridLinear(nn.Module):
             rotated, low = self._reflect(x)
         else:
             rotated = self._rotate(x)
-            low = self.dropout(x) @ self.lora_a.astype(x.dtype) if plan.rank else None
+            low = self.dropout(x) @ self.down().astype(x.dtype) if plan.rank else None
         y = frozen_matmul(rotated, self.linear)
         if low is not None:
-            y = y + (plan.scale * (low @ self.lora_b.astype(x.dtype))).astype(y.dtype)
+            y = y + (plan.scale * (low @ self.up().astype(x.dtype))).astype(y.dtype)
         return y + self.linear.bias if "bias" in self.linear else y
+
+    def down(self) -> mx.array:
+        """A of the low-rank branch s · x A B: (in, r), or [ΔA, A₀] (in, 2r) where the leaves are offsets."""
+        return mx.concatenate([self.lora_a, self.lora_a0], axis=1) if self._plan.offsets else self.lora_a
+
+    def up(self) -> mx.array:
+        """B of the low-rank branch: (r, out), or [B₀ + ΔB; ΔB] (2r, out), which is AB − A₀B₀ in one product."""
+        if not self._plan.offsets:
+            return self.lora_b
+        return mx.concatenate([self.lora_b0 + self.lora_b, self.lora_b], axis=0)
 
     def _reflect(self, x: mx.array) -> tuple[mx.array, mx.array | None]:
         """x R = x − (x U T) Uᵀ, and x A: one product with [U, A] where dropout leaves the input alone."""
@@ -117,9 +137,9 @@ class HybridLinear(nn.Module):
         if not self._plan.rank:
             coordinates = x @ u
         elif self._plan.dropout and self.training:
-            coordinates, low = x @ u, self.dropout(x) @ self.lora_a.astype(x.dtype)
+            coordinates, low = x @ u, self.dropout(x) @ self.down().astype(x.dtype)
         else:
-            both = x @ mx.concatenate([u, self.lora_a.astype(x.dtype)], axis=1)
+            both = x @ mx.concatenate([u, self.down().astype(x.dtype)], axis=1)
             coordinates, low = both[..., :k], both[..., k:]
         return x - (coordinates @ core) @ u.T, low
 
@@ -155,7 +175,7 @@ class HybridLinear(nn.Module):
         return 0.0
 
     def merged_weight(self) -> mx.array:
-        """W' = W Rᵀ + s (A B)ᵀ (out, in) in float32, from the weight as it is, dequantised where packed."""
+        """W' = W Rᵀ + s (A B − A₀ B₀)ᵀ (out, in) in float32, from the weight as it is, dequantised where packed."""
         weight = dense_weight(self.linear, mx.float32).astype(mx.float32)
         if self._plan.orthogonal == "householder":
             u = self.house_u
@@ -163,7 +183,7 @@ class HybridLinear(nn.Module):
         elif self._plan.orthogonal == "butterfly":
             weight = rotate_blocks(weight, mx.swapaxes(self.dense_blocks(), -1, -2))
         if self._plan.rank:
-            weight = weight + self._plan.scale * (self.lora_a @ self.lora_b).T
+            weight = weight + self._plan.scale * (self.down() @ self.up()).T
         return weight
 
     def fuse(self, dequantize: bool = True) -> nn.Module:

@@ -8,13 +8,14 @@ import math
 
 import mlx.core as mx
 import numpy as np
+from jaxtyping import Float
 
 CAYLEY_TERMS = 5  # doublings: 32 terms of the series, 1e-7 for ‖Q‖₂ ≤ 0.5
 LARGEST_SKEW = 0.5  # ‖Q‖₂ beyond which a factor is folded away; the series is exact to float32 below it
 
 
 @mx.custom_function
-def invert_upper(m: mx.array) -> mx.array:
+def invert_upper(m: Float[mx.array, "*batch k k"]) -> Float[mx.array, "*batch k k"]:
     """Inverse of upper-triangular `m` (…, k, k) by recursive 2×2 blocks.
 
     [[A, B], [0, C]]⁻¹ = [[A⁻¹, −A⁻¹ B C⁻¹], [0, C⁻¹]], log₂ k levels of matmuls. Exact to rounding where a nilpotent
@@ -47,7 +48,7 @@ def invert_upper_vjp(m: mx.array, cotangent: mx.array, inverse: mx.array) -> mx.
     return mx.triu(-(transposed @ cotangent @ transposed))
 
 
-def householder_core(u: mx.array) -> mx.array:
+def householder_core(u: Float[mx.array, "d k"]) -> Float[mx.array, "k k"]:
     """T (k, k) with H₀ H₁ … H_{k−1} = I − U T Uᵀ, H_i = I − 2 uᵢuᵢᵀ/‖uᵢ‖², for the columns of U (d, k).
 
     Compact WY: T = (½ diag(UᵀU) + strict-upper(UᵀU))⁻¹. Columns need not be of unit length.
@@ -57,19 +58,19 @@ def householder_core(u: mx.array) -> mx.array:
     return invert_upper(mx.triu(gram, 1) + mx.diag(0.5 * mx.diagonal(gram)))
 
 
-def householder_matrix(u: mx.array) -> mx.array:
+def householder_matrix(u: Float[mx.array, "d k"]) -> Float[mx.array, "d d"]:
     """R = I − U T Uᵀ (d, d), dense; for merging and for tests."""
     return mx.eye(u.shape[0]) - u @ householder_core(u) @ u.T
 
 
-def paired_reflections(d: int, k: int, key: mx.array) -> mx.array:
+def paired_reflections(d: int, k: int, key: mx.array) -> Float[mx.array, "{d} {k}"]:
     """U (d, k) of unit columns in equal pairs, so that R = I: each reflection is undone by the next."""
     half = mx.random.normal((d, k // 2), key=key)
     half = half / mx.linalg.norm(half, axis=0, keepdims=True)
     return mx.repeat(half, 2, axis=1)
 
 
-def skew(q: mx.array, size: int) -> mx.array:
+def skew(q: Float[mx.array, "*batch t"], size: int) -> Float[mx.array, "*batch {size} {size}"]:
     """Skew-symmetric (…, b, b) from its strict upper triangle (…, b(b−1)/2), row by row (PEFT's order)."""
     rows, columns = np.triu_indices(size, 1)
     place = np.zeros((size, size), dtype=np.int32)
@@ -80,7 +81,7 @@ def skew(q: mx.array, size: int) -> mx.array:
 
 
 @mx.custom_function
-def cayley(q: mx.array) -> mx.array:
+def cayley(q: Float[mx.array, "*batch b b"]) -> Float[mx.array, "*batch b b"]:
     """Cayley map R = (I − Q)(I + Q)⁻¹ of skew-symmetric Q (…, b, b): orthogonal with determinant 1.
 
     (I + Q)⁻¹ is the Neumann series summed by doubling, Π_{k<5} (I + (−Q)^(2^k)): no inverse, valid to float32 for
@@ -103,7 +104,9 @@ def cayley_vjp(q: mx.array, cotangent: mx.array, rotation: mx.array) -> mx.array
     return -0.5 * (sides @ cotangent @ sides)
 
 
-def rotate_factor(x: mx.array, blocks: mx.array, level: int) -> mx.array:
+def rotate_factor(
+    x: Float[mx.array, "*batch n d"], blocks: Float[mx.array, "*batch blocks b b"], level: int
+) -> Float[mx.array, "*batch n d"]:
     """Rows `x` (…, n, D) times butterfly factor `level`, blocks (…, D/b, b, b).
 
     Factor i mixes half-blocks 2^i apart: within a chunk of b·2^i features, block t holds half-blocks t and t + 2^i
@@ -118,7 +121,7 @@ def rotate_factor(x: mx.array, blocks: mx.array, level: int) -> mx.array:
     return x.reshape(*batch, n, chunks, stride, 2, b // 2).swapaxes(-3, -2).reshape(*batch, n, width)
 
 
-def compose_butterfly(factors: mx.array) -> mx.array:
+def compose_butterfly(factors: Float[mx.array, "m blocks b b"]) -> Float[mx.array, "groups size size"]:
     """Dense blocks (d/B, B, B), B = b·2^(m−1), of R = F_{m−1} … F₀ from its factors (m, d/b, b, b).
 
     The product of m factors is block-diagonal with blocks of B: composing them costs d·B·b·m multiplications, once,
@@ -135,7 +138,9 @@ def compose_butterfly(factors: mx.array) -> mx.array:
     return product
 
 
-def rotate_blocks(x: mx.array, dense: mx.array) -> mx.array:
+def rotate_blocks(
+    x: Float[mx.array, "*batch d"], dense: Float[mx.array, "blocks b b"]
+) -> Float[mx.array, "*batch d"]:
     """x R for block-diagonal R: consecutive groups of B features of `x` (…, d), each times its own (B, B)."""
     blocks, size, _ = dense.shape
     *batch, d = x.shape
@@ -143,17 +148,17 @@ def rotate_blocks(x: mx.array, dense: mx.array) -> mx.array:
     return (grouped @ dense).swapaxes(0, 1).reshape(*batch, d)
 
 
-def skew_norm(q: mx.array, size: int) -> mx.array:
+def skew_norm(q: Float[mx.array, "*batch t"], size: int) -> Float[mx.array, ""]:
     """An upper bound of max ‖Q‖₂ over all blocks: for skew Q, ‖Q‖₂ ≤ ‖Q‖_F/√2 = ‖triangle‖₂."""
     return mx.sqrt(mx.max(mx.sum(mx.square(q), axis=-1)))
 
 
-def nearest_rotation(r: mx.array) -> mx.array:
+def nearest_rotation(r: Float[mx.array, "*batch b b"]) -> Float[mx.array, "*batch b b"]:
     """One Newton–Schulz step towards orthogonality: R (3I − RᵀR)/2, quadratic near it."""
     return 1.5 * r - 0.5 * (r @ (mx.swapaxes(r, -1, -2) @ r))
 
 
-def defect(r: mx.array) -> float:
+def defect(r: Float[mx.array, "*batch b b"]) -> float:
     """max |R Rᵀ − I| over blocks (…, b, b)."""
     return float(mx.max(mx.abs(r @ mx.swapaxes(r, -1, -2) - mx.eye(r.shape[-1]))))
 

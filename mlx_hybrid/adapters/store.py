@@ -67,7 +67,8 @@ def config_tree(
     model: nn.Module, *, config: AdapterConfig, method: str, base: dict, seed: int, extra: dict
 ) -> dict:
     layers = hybrid_layers(model)
-    kind = "full" if method == "full" else "lora" if config.orthogonal == "none" else "hybrid"
+    plain = config.orthogonal == "none" and config.start != "lora-ga"
+    kind = "full" if method == "full" else "lora" if plain else "hybrid"
     tree = {
         "format": FORMAT,
         "fine_tune_type": kind,

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mlx_hybrid.evaluation.intervals import bootstrap_mean, paired_bootstrap
+from mlx_hybrid.evaluation.intervals import bootstrap_mean, bootstrap_statistic, paired_bootstrap
 from mlx_hybrid.evaluation.scoring import OptionItem, score_options, sequence_nll, tokenise_options
 from mlx_hybrid.governance.records import Record
 from mlx_hybrid.training.examples import Example, record_segments
@@ -84,12 +84,7 @@ def compare(
         "seed": seed,
     }
     if len(examples):
-        per_token = [s.nats / np.maximum(s.tokens, 1) for s in (base, adapted)]
-        result["loss_nats_per_token"] = {
-            "base": float(base.nats.sum() / base.tokens.sum()),
-            "adapted": float(adapted.nats.sum() / adapted.tokens.sum()),
-            "gain_per_record": paired_bootstrap(per_token[1], per_token[0], seed=seed).as_dict(),
-        }
+        result["loss_nats_per_token"] = loss_difference(base, adapted, seed)
     if questions:
         groups = [q.group for q in questions]
         result["accuracy"] = accuracy(base.correct, adapted.correct, groups, seed)
@@ -98,6 +93,17 @@ def compare(
             for language, rows in rows_by_language(questions).items()
         }
     return result
+
+
+def loss_difference(base: Scores, adapted: Scores, seed: int) -> dict:
+    """Σ nats / Σ tokens of both, and the adapter's minus the base's with its interval over resampled records."""
+    tokens, change = base.tokens, adapted.nats - base.nats
+    difference = bootstrap_statistic(lambda i: change[i].sum() / tokens[i].sum(), len(tokens), seed=seed)
+    return {
+        "base": float(base.nats.sum() / tokens.sum()),
+        "adapted": float(adapted.nats.sum() / tokens.sum()),
+        "difference": difference.as_dict(),
+    }
 
 
 def accuracy(base: np.ndarray, adapted: np.ndarray, groups: Sequence | None, seed: int) -> dict:

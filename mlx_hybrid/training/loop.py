@@ -44,7 +44,7 @@ class Window:
     tokens: int = 0
     norm: float = 0.0
     mixing: list[float] = field(default_factory=list)
-    begun: float = field(default_factory=time.monotonic)
+    seconds: float = 0.0
 
 
 def total_steps(config: TrainConfig, examples: int) -> int:
@@ -164,13 +164,14 @@ def train(
         last = progress.step == steps
         if progress.step % config.report_every == 0 or last:
             refold(model)
-        progress.seconds += time.monotonic() - begun
+        seconds = time.monotonic() - begun
+        progress.seconds += seconds
+        window.seconds += seconds
         if progress.step % config.report_every == 0 or last:
             yield report(window, progress, steps, config.learning_rate * rate(progress.step - 1))
             window = Window()
         if held_back and (progress.step % validate_every == 0 or last):
             yield validate(model, held_back, config, progress)
-            window.begun = time.monotonic()
         if stop() and not last:
             yield CheckpointDue(progress.step)
             yield Interrupted(progress.step)
@@ -218,7 +219,6 @@ def add(
 
 
 def report(window: Window, progress: Progress, steps: int, rate: float) -> Trained:
-    seconds = max(1e-9, time.monotonic() - window.begun)
     return Trained(
         step=progress.step,
         steps=steps,
@@ -227,7 +227,7 @@ def report(window: Window, progress: Progress, steps: int, rate: float) -> Train
         gradient_norm=window.norm,
         tokens=window.tokens,
         trained_tokens=window.trained,
-        tokens_per_second=window.tokens / seconds,
+        tokens_per_second=window.tokens / max(1e-9, window.seconds),
         peak_memory_gb=mx.get_peak_memory() / 1e9,
         mixing=tuple(window.mixing),
         seconds=progress.seconds,

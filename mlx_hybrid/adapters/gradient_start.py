@@ -1,0 +1,175 @@
+"""Starts taken from the gradient, without ever forming one.
+
+For a probe branch x A B on a layer, with A = Ω (in, k) and B = 0, ∂L/∂B is (G Ω)ᵀ for the weight gradient G = ∂L/∂W
+(out, in); with A = 0 and B = Qᵀ, ∂L/∂A is Gᵀ Q. So one pass over some batches sketches every layer at once, at the memory
+of a LoRA, on any quantised base; passes in turn are the power iterations of a randomised SVD (Halko, Martinsson, Tropp
+2011, algorithm 4.4), as long as they see the same batches.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten, tree_map, tree_unflatten
+
+from mlx_hybrid.adapters.attach import hybrid_layers
+from mlx_hybrid.adapters.layer import HybridLinear, LayerPlan, linear_shape
+
+STABLE_GAMMA = 16.0  # the authors' scaling of A₀ and B₀ (Wang et al. 2024, arXiv 2407.05000)
+
+
+@dataclass(frozen=True)
+class GradientFactors:
+    """G ≈ U diag(σ) Vᵀ of one layer: U (out, k), σ (k,), V (in, k).
+
+    `energy` estimates ‖G‖²_F: Σσ² plus what the first, Gaussian, sketch Ω (in, k) holds beyond these directions,
+    (‖GΩ‖² − ‖diag(σ) VᵀΩ‖²)/k.
+    """
+
+    u: mx.array
+    sigma: mx.array
+    v: mx.array
+    energy: float
+
+    def captured(self, rank: int) -> float:
+        """Share of the gradient's energy in its first `rank` directions, at most 1."""
+        share = float(mx.sum(mx.square(self.sigma[:rank]))) / max(self.energy, 1e-30)
+        return min(1.0, share)
+
+
+@dataclass(frozen=True)
+class SketchPass:
+    """One pass over the batches is done."""
+
+    number: int
+    passes: int
+
+
+def sketch_gradients(
+    model: nn.Module,
+    make_loss: Callable[[nn.Module], Callable],
+    batches: Sequence[tuple],
+    *,
+    columns: int,
+    passes: int,
+    seed: int,
+) -> Iterator[SketchPass | dict[str, GradientFactors]]:
+    """Factors of every adapted layer's weight gradient, yielded last, after one SketchPass for each pass.
+
+    `make_loss(model)` gives a summed loss of one batch. The adapters are taken off meanwhile, so G is the gradient of the
+    base; the model is in training mode (some kernels have no gradient outside it) without dropout.
+    """
+    layers = {name: layer for name, layer in hybrid_layers(model).items() if layer.plan.rank}
+    probes = attach_probes(model, layers, columns)
+    try:
+        keys = mx.random.split(mx.random.key(seed), max(1, len(probes)))
+        sides = {
+            name: mx.random.normal((linear_shape(probe.linear)[0], probe.plan.rank), key=key)
+            for (name, probe), key in zip(probes.items(), keys, strict=True)
+        }
+        gaussian, norms = sides, {}
+        for number in range(1, passes + 1):
+            forward = number % 2 == 1
+            products = probe_pass(model, make_loss, batches, probes, sides, forward=forward)
+            if number == 1:
+                norms = {name: mx.sum(mx.square(product)) for name, product in products.items()}
+            if number < passes:
+                sides = {name: orthonormal(product) for name, product in products.items()}
+            yield SketchPass(number, passes)
+    finally:
+        model.update_modules(tree_unflatten(list(layers.items())))
+        for layer in hybrid_layers(model).values():
+            layer.train_only_leaves()
+    yield {name: factorise(sides[name], products[name], gaussian[name], norms[name]) for name in products}
+
+
+def attach_probes(model: nn.Module, layers: dict[str, HybridLinear], columns: int) -> dict[str, HybridLinear]:
+    """Replace the adapters by plain low-rank branches of `columns`, or as many as a layer can have, at scale 1."""
+    probes = {}
+    for name, layer in layers.items():
+        rank = min(columns, *linear_shape(layer.linear))
+        plan = LayerPlan(orthogonal="none", rank=rank, alpha=float(rank), rslora=False)
+        probes[name] = HybridLinear(layer.linear, plan, mx.random.key(0))
+    model.update_modules(tree_unflatten(list(probes.items())))
+    return probes
+
+
+def probe_pass(
+    model: nn.Module,
+    make_loss: Callable[[nn.Module], Callable],
+    batches: Sequence[tuple],
+    probes: dict[str, HybridLinear],
+    sides: dict[str, mx.array],
+    *,
+    forward: bool,
+) -> dict[str, mx.array]:
+    """G S (out, k) of every layer for sides S (in, k), or Gᵀ S (in, k) for sides S (out, k)."""
+    for name, probe in probes.items():
+        d_in, d_out = linear_shape(probe.linear)
+        k = probe.plan.rank
+        probe.lora_a = sides[name] if forward else mx.zeros((d_in, k))
+        probe.lora_b = mx.zeros((k, d_out)) if forward else sides[name].T
+    leaf = "lora_b" if forward else "lora_a"
+    model.freeze()
+    for probe in probes.values():
+        probe.unfreeze(keys=[leaf], recurse=False)
+    model.train()
+    gradient = nn.value_and_grad(model, make_loss(model))
+    total = None
+    for batch in batches:
+        _, part = gradient(*batch)
+        total = part if total is None else tree_map(mx.add, total, part)
+        mx.eval(total)
+    flat = dict(tree_flatten(total))
+    return {name: flat[f"{name}.{leaf}"].T if forward else flat[f"{name}.{leaf}"] for name in probes}
+
+
+def orthonormal(matrix: mx.array) -> mx.array:
+    """An orthonormal basis of the columns; on the CPU stream, where MLX factorises."""
+    return mx.linalg.qr(matrix, stream=mx.cpu)[0]
+
+
+def factorise(left: mx.array, product: mx.array, gaussian: mx.array, norm: mx.array) -> GradientFactors:
+    """SVD of Q (QᵀG) from Q (out, k) and GᵀQ (in, k): that of a k×k core after a thin QR."""
+    q, r = mx.linalg.qr(product, stream=mx.cpu)
+    core_u, sigma, core_vt = mx.linalg.svd(r.T, stream=mx.cpu)
+    v = q @ core_vt.T
+    known = mx.sum(mx.square(sigma[:, None] * (v.T @ gaussian)))
+    rest = mx.maximum(norm - known, 0.0) / gaussian.shape[1]
+    return GradientFactors(left @ core_u, sigma, v, float(mx.sum(mx.square(sigma)) + rest))
+
+
+def start_from_gradient(layer: HybridLinear, factors: GradientFactors) -> None:
+    """Set a fresh layer's low-rank leaves; its output stays the base's, to the bit.
+
+    `gradient`: A = V_r, B = 0. `lora-ga`: A₀ = V_r and B₀ = U_{r+1…2r}ᵀ, both × out^¼/√γ, and offsets of zero: the first
+    step of plain SGD on ΔA, ΔB is then the best rank-2r approximation of the dense step.
+    """
+    rank = layer.plan.rank
+    directions = pad_columns(factors.v, rank)
+    if not layer.plan.offsets:
+        layer.lora_a = directions
+        layer.lora_b = mx.zeros_like(layer.lora_b)
+        return
+    d_out = layer.lora_b.shape[1]
+    size = d_out**0.25 / STABLE_GAMMA**0.5
+    layer.lora_a0 = size * directions
+    layer.lora_b0 = size * pad_columns(factors.u[:, rank:], rank).T
+
+
+def pad_columns(matrix: mx.array, count: int) -> mx.array:
+    """The first `count` columns; zeros where there are fewer."""
+    have = min(count, matrix.shape[1])
+    return mx.pad(matrix[:, :have], [(0, 0), (0, count - have)])
+
+
+def apply_start(model: nn.Module, factors: dict[str, GradientFactors]) -> dict[str, float]:
+    """Start every layer that has factors; the share of its gradient's energy that each start holds."""
+    captured = {}
+    for name, layer in hybrid_layers(model).items():
+        if name in factors:
+            start_from_gradient(layer, factors[name])
+            captured[name] = factors[name].captured(layer.plan.rank * (2 if layer.plan.offsets else 1))
+    mx.eval(model.parameters())
+    return captured

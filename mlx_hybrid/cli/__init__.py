@@ -1,0 +1,102 @@
+"""The command line: each command parses, calls one function, prints. Commands are imported when they are called."""
+
+import importlib
+import importlib.util
+import os
+import sys
+
+import click
+
+from mlx_hybrid import __version__
+from mlx_hybrid.errors import MlxHybridError, nearest
+
+COMMANDS = {
+    "finetune": ("finetune", "Govern, train and evaluate: the whole job."),
+    "govern": ("govern", "Check raw records; keep, flag or reject each with a reason."),
+    "evaluate": ("evaluate", "Score a run or a model on a task or a file, with intervals."),
+    "chat": ("talk", "Talk to a run or a model."),
+    "generate": ("talk", "Answer one prompt."),
+    "serve": ("serve", "Serve a run over an OpenAI-compatible API on this machine."),
+    "export": ("export", "Take an adapter to PEFT, a merged model, or stock mlx-lm."),
+    "import": ("export", "Bring a PEFT adapter in."),
+    "fuse": ("export", "Merge an adapter into its base."),
+    "push": ("push", "Publish a folder on the Hugging Face Hub, after asking."),
+    "runs": ("look", "List runs, or show one."),
+    "recipes": ("look", "List the recipes, or show one."),
+    "doctor": ("look", "Say what this machine offers and what is installed."),
+}
+
+EVERYWHERE = ("--debug", "--offline")
+
+
+class Commands(click.Group):
+    """A group that knows its commands' names and one-line helps without importing them."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Take --debug and --offline wherever they stand before a `--`."""
+        end = args.index("--") if "--" in args else len(args)
+        everywhere = [a for a in args[:end] if a in EVERYWHERE]
+        return super().parse_args(ctx, everywhere + [a for a in args[:end] if a not in EVERYWHERE] + args[end:])
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [name for name, (module, _) in COMMANDS.items() if exists(module)]
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in self.list_commands(ctx):
+            return None
+        module = importlib.import_module(f"mlx_hybrid.cli.{COMMANDS[name][0]}")
+        return next(
+            command
+            for command in vars(module).values()
+            if isinstance(command, click.Command) and command.name == name
+        )
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, COMMANDS[name][1]) for name in self.list_commands(ctx)])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and not args[0].startswith("-") and args[0] not in self.list_commands(ctx):
+            ctx.fail(f'No command "{args[0]}"; {nearest(args[0], self.list_commands(ctx))}')
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except MlxHybridError as error:
+            if ctx.params.get("debug"):
+                raise
+            click.echo(f"Error: {error}", err=True)
+            ctx.exit(error.exit_code)
+        except BrokenPipeError:  # the reader of a pipe went away
+            sys.stderr.close()
+            ctx.exit(1)
+
+
+def exists(module: str) -> bool:
+    return importlib.util.find_spec(f"mlx_hybrid.cli.{module}") is not None
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="mlx-hybrid")
+@click.option("--offline", is_flag=True, help="Use nothing but what is on this machine.")
+@click.option("--debug", is_flag=True, help="Show a traceback when something fails.")
+def main(offline: bool, debug: bool) -> None:
+    """Fine-tune multilingual language models on your own machine.
+
+    Nothing leaves it, except what you push and what you ask to be downloaded.
+
+    \b
+    Examples:
+        mlx-hybrid finetune
+        mlx-hybrid finetune --model mlx-community/Qwen3-0.6B-4bit --data my-records.jsonl
+        mlx-hybrid chat last
+    """
+    if offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from mlx_hybrid.blas import prefer_openblas
+
+    prefer_openblas()

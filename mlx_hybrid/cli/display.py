@@ -1,0 +1,144 @@
+"""How a job's events look: a live bar on a terminal, plain lines elsewhere. Talk goes to stderr, results to stdout."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from mlx_hybrid.job import AdapterReady, Evaluated, JobEvent, Prepared
+from mlx_hybrid.training.events import Finished, Interrupted, Note, Started, Trained, Validated
+
+
+class Display:
+    """Shows events as they come, and remembers what the last line should say."""
+
+    def __init__(self) -> None:
+        self.talk = Console(stderr=True, highlight=False)
+        self.out = Console(highlight=False)
+        self.progress: Progress | None = None
+        self.run: Any = None
+        self.interrupted = False
+        self.results: dict | None = None
+        self.valid: Validated | None = None
+        self.last: Trained | None = None
+
+    def __enter__(self) -> "Display":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop_bar()
+
+    def note(self, text: str) -> None:
+        self.talk.print(text)
+
+    def show(self, event: JobEvent) -> None:
+        handler = HANDLERS.get(type(event))
+        if handler:
+            handler(self, event)
+
+    def prepared(self, event: Prepared) -> None:
+        self.run = event.run
+        reasons = ", ".join(f"{reason} {count}" for reason, count in event.reasons.items())
+        tail = f"; {event.rejected} set aside ({reasons})" if event.rejected else ""
+        self.note(f"Records: {event.kept} kept{tail}.")
+        self.note(f"Split: {event.train} to train, {event.valid} to validate, {event.test} held out.")
+
+    def started(self, event: Started) -> None:
+        where = f" from step {event.first_step}" if event.first_step else ""
+        self.note(
+            f"Training {event.trainable:,} parameters on {event.modules} modules, "
+            f"{event.steps} steps over {event.records} records{where}."
+        )
+        if self.talk.is_terminal:
+            self.progress = Progress(
+                TextColumn("[bold]train"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+                TextColumn("{task.fields[facts]}"), console=self.talk,
+            )  # fmt: skip
+            self.task = self.progress.add_task("train", total=event.steps, completed=event.first_step, facts="")
+            self.progress.start()
+
+    def trained(self, event: Trained) -> None:
+        self.last = event
+        facts = (
+            f"loss {event.loss:.3f}  {event.tokens_per_second:,.0f} tokens/s  peak {event.peak_memory_gb:.2f} GB"
+        )
+        if self.progress:
+            self.progress.update(self.task, completed=event.step, facts=facts)
+        else:
+            left = event.seconds / max(1, event.step) * (event.steps - event.step)
+            self.note(f"step {event.step}/{event.steps}  {facts}  ETA {left:.0f} s")
+
+    def validated(self, event: Validated) -> None:
+        self.valid = event if event.best or self.valid is None else self.valid
+        self.note(f"step {event.step}  validation loss {event.loss:.3f}{'  (best so far)' if event.best else ''}")
+
+    def stopped(self, event: Interrupted) -> None:
+        self.stop_bar()
+        self.interrupted = True
+        self.note(f"Stopped after step {event.step}; everything is saved. Go on with:")
+        self.out.print(f"mlx-hybrid finetune --resume {self.run.path}", soft_wrap=True)
+
+    def finished(self, event: Finished) -> None:
+        self.stop_bar()
+        self.note(f"Trained {event.step} steps in {event.seconds:.0f} s.")
+
+    def ready(self, event: AdapterReady) -> None:
+        self.note(f"Adapter on {event.modules} modules; logits change by up to {event.change:.3g}.")
+
+    def evaluated(self, event: Evaluated) -> None:
+        self.results = event.results
+        self.out.print(results_table(event.results))
+
+    def stop_bar(self) -> None:
+        if self.progress:
+            self.progress.stop()
+            self.progress = None
+
+    def next_commands(self) -> None:
+        """The last lines of a finished run."""
+        path = self.run.path
+        self.out.print(f"Run saved in {path}. Next:", soft_wrap=True)
+        self.out.print(f"  mlx-hybrid chat {path}", soft_wrap=True)
+
+    def summary(self) -> dict:
+        info = self.run.info() if self.run else {}
+        return {"format": 1, "run": str(self.run.path), "status": info.get("status"), "results": self.results}
+
+
+HANDLERS = {
+    Note: lambda display, event: display.note(event.text),
+    Prepared: Display.prepared,
+    Started: Display.started,
+    Trained: Display.trained,
+    Validated: Display.validated,
+    Interrupted: Display.stopped,
+    Finished: Display.finished,
+    AdapterReady: Display.ready,
+    Evaluated: Display.evaluated,
+}
+
+
+def results_table(results: dict) -> Table:
+    """Base beside adapter, and the difference with its 95 % interval."""
+    table = Table(title=f"Held out: {results['records']} records, {results['questions']} of them labelled")
+    for column in ("", "base", "adapter", "difference [95 % interval]"):
+        table.add_column(column, justify="left" if not column else "right", no_wrap=True)
+    loss = results.get("loss_nats_per_token")
+    if loss:
+        difference = loss["difference"]
+        table.add_row(
+            "loss, nats per token", f"{loss['base']:.3f}", f"{loss['adapted']:.3f}",
+            f"{difference['value']:+.3f} [{difference['low']:+.3f}, {difference['high']:+.3f}]",
+        )  # fmt: skip
+    if "accuracy" in results:
+        table.add_row("accuracy", *accuracy_cells(results["accuracy"]))
+        for language, values in results["accuracy_by_language"].items():
+            table.add_row(f"  {language or 'undeclared'}", *accuracy_cells(values))
+    return table
+
+
+def accuracy_cells(values: dict) -> tuple[str, str, str]:
+    gain = values["gain"]
+    difference = f"{gain['value']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]"
+    return f"{values['base']['value']:.3f}", f"{values['adapted']['value']:.3f}", difference

@@ -1,0 +1,120 @@
+"""`finetune`: the whole job in one command."""
+
+import json
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from mlx_hybrid.config import PRESETS, Config, dump_config, load_config
+from mlx_hybrid.errors import ConfigError
+
+INTERRUPTED = 130
+
+
+@click.command()
+@click.argument("config", required=False, metavar="[CONFIG]")
+@click.option("--model", help="Hub id or folder of the base model.  [default: the recipe's]")
+@click.option("--data", multiple=True, metavar="PATH", help="JSONL file, folder or Hub data set; may be repeated.")
+@click.option("--method", type=click.Choice(list(PRESETS)), help="What to train.  [default: hybrid]")
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="RUN", help="Folder of the run.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any setting, as train.epochs=2.")
+@click.option("--resume", is_flag=False, flag_value="last", metavar="[RUN]", help="Go on with an interrupted run.")
+@click.option("--dry-run", is_flag=True, help="Show the resolved configuration and the data, and stop.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def finetune(
+    config: str | None, model: str | None, data: tuple[str, ...], method: str | None, output: Path | None,
+    overrides: tuple[str, ...], resume: str | None, dry_run: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Govern the records, train an adapter, and measure it against the base.
+
+    CONFIG is a YAML file or the name of a recipe. Without one, and without --data, the quickstart recipe runs on
+    the bundled model and sample records.
+
+    \b
+    Examples:
+        mlx-hybrid finetune
+        mlx-hybrid finetune --data records.jsonl --method lora
+        mlx-hybrid finetune --model mlx-community/Qwen3-0.6B-4bit --data folder --set train.epochs=2
+        mlx-hybrid finetune --resume last
+    """
+    from mlx_hybrid import job
+    from mlx_hybrid.cli.display import Display
+
+    given = {"model": model, "method": method, "data.paths": list(data) or None}
+    given = {key: value for key, value in given.items() if value is not None}
+    if resume:
+        settings, run = resumed(resume, config, given, overrides, output)
+    else:
+        settings, run = resolve(config, given, overrides), None
+    if dry_run:
+        show_plan(job.plan(settings), settings, as_json)
+        return
+    with Display() as display, StopRequest(display.note) as stop:
+        for event in job.finetune(settings, output=output, resume=run, stop=stop):
+            display.show(event)
+    if as_json:
+        click.echo(json.dumps(display.summary(), ensure_ascii=False))
+    if display.interrupted:
+        raise SystemExit(INTERRUPTED)
+    if not as_json:
+        display.next_commands()
+
+
+def resolve(config: str | None, given: dict, overrides: tuple[str, ...]) -> Config:
+    """The configuration of a new run: a file, a recipe, or the quickstart when nothing is named."""
+    from mlx_hybrid.recipes_folder import recipe_path
+
+    if config is None and "data.paths" not in given and not any(o.startswith("data.paths=") for o in overrides):
+        config = "quickstart"
+    return load_config(recipe_path(config) if config else None, overrides, given)
+
+
+def resumed(name: str, config: str | None, given: dict, overrides: tuple[str, ...], output: Path | None) -> tuple:
+    """The run to go on with, and its own configuration: another would not be the same run."""
+    from mlx_hybrid.training.run import find_run
+
+    if config or given or overrides or output:
+        raise ConfigError("--resume goes on with the run's own settings; leave out CONFIG and the other options.")
+    run = find_run(name)
+    status = run.info().get("status")
+    if status == "finished":
+        raise ConfigError(f"{run.path}: is finished; there is nothing to resume.")
+    return run.config(), run
+
+
+def show_plan(plan: dict, settings: Config, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(plan, ensure_ascii=False))
+        return
+    click.echo(dump_config(settings), nl=False)
+    records, split = plan["records"], plan["split"]
+    reasons = ", ".join(f"{reason} {count}" for reason, count in records["reasons"].items())
+    click.echo(f"# records: {records['kept']} kept, {records['rejected']} rejected{f' ({reasons})' if reasons else ''}")
+    click.echo(f"# split: {split['train']} train, {split['valid']} valid, {split['test']} test")
+
+
+class StopRequest:
+    """Ctrl-C or SIGTERM asks once for a stop after the current step; a second Ctrl-C stops at once."""
+
+    def __init__(self, tell: Callable[[str], None]):
+        self.asked, self.tell, self.old = False, tell, {}
+
+    def __call__(self) -> bool:
+        return self.asked
+
+    def __enter__(self) -> "StopRequest":
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self.old[number] = signal.signal(number, self.handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.old.items():
+            signal.signal(number, handler)
+
+    def handle(self, number: int, frame: object) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        self.tell("Stopping after this step; once more to stop at once.")

@@ -1,0 +1,150 @@
+"""`runs`, `recipes`, `doctor`: look at what is there."""
+
+import json
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("name", required=False, metavar="[RUN]")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def runs(name: str | None, as_json: bool) -> None:
+    """List runs, newest last, or show one.
+
+    \b
+    Examples:
+        mlx-hybrid runs
+        mlx-hybrid runs last
+    """
+    from mlx_hybrid.training.run import find_run, list_runs
+
+    chosen = [find_run(name)] if name else list_runs()
+    facts = [run_facts(run) for run in chosen]
+    if as_json:
+        click.echo(json.dumps(facts[0] if name else facts, ensure_ascii=False))
+    elif name:
+        for key, value in facts[0].items():
+            click.echo(f"{key:<12} {value}")
+        click.echo(f"Next: mlx-hybrid chat {chosen[0].path}")
+    elif facts:
+        click.echo(f"{'run':<32} {'status':<12} {'method':<16} {'step':>6}  accuracy base → adapter")
+        for fact in facts:
+            accuracy = "" if fact["accuracy"] is None else f"{fact['base_accuracy']:.3f} → {fact['accuracy']:.3f}"
+            row = f"{fact['run']:<32} {fact['status']:<12} {fact['method']:<16} {fact['step']:>6}  {accuracy}"
+            click.echo(row.rstrip())
+        click.echo("Next: mlx-hybrid runs last")
+    else:
+        click.echo("No runs yet. Next: mlx-hybrid finetune")
+
+
+def run_facts(run) -> dict:
+    info = run.info()
+    facts = {
+        "run": run.name, "path": str(run.path), "status": info.get("status", ""), "method": info.get("method", ""),
+        "base": info.get("base", {}).get("id", ""), "started": info.get("started", ""),
+        "step": info.get("step", 0), "best_step": info.get("best_step"), "seconds": info.get("seconds"),
+        "base_accuracy": None, "accuracy": None,
+    }  # fmt: skip
+    held_out = run.path / "evaluation" / "held-out.json"
+    if held_out.is_file():
+        accuracy = json.loads(held_out.read_text(encoding="utf-8")).get("accuracy")
+        if accuracy:
+            facts["base_accuracy"], facts["accuracy"] = accuracy["base"]["value"], accuracy["adapted"]["value"]
+    return facts
+
+
+@click.group(invoke_without_command=True)
+@click.pass_context
+def recipes(ctx: click.Context) -> None:
+    """List the recipes that come with the package, or show one.
+
+    \b
+    Examples:
+        mlx-hybrid recipes
+        mlx-hybrid recipes show quickstart
+    """
+    from mlx_hybrid import recipes_folder
+
+    if ctx.invoked_subcommand is None:
+        for name, path in recipes_folder.recipes().items():
+            click.echo(f"{name:<24} {recipes_folder.summary(path)}")
+        click.echo("Next: mlx-hybrid recipes show quickstart")
+
+
+@recipes.command("show")
+@click.argument("name")
+def show_recipe(name: str) -> None:
+    """Print a recipe; save it, change it, and run it.
+
+    \b
+    Example:
+        mlx-hybrid recipes show quickstart > mine.yaml
+    """
+    from mlx_hybrid.recipes_folder import recipe_path
+
+    click.echo(recipe_path(name).read_text(encoding="utf-8"), nl=False)
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def doctor(as_json: bool) -> None:
+    """Say what this machine offers and whether everything needed is installed.
+
+    \b
+    Example:
+        mlx-hybrid doctor
+    """
+    facts, problems = examine()
+    if as_json:
+        click.echo(json.dumps({"facts": facts, "problems": problems}, ensure_ascii=False))
+    else:
+        for key, value in facts.items():
+            click.echo(f"{key:<16} {value}")
+        for problem in problems:
+            click.echo(f"Problem: {problem}")
+        click.echo("Next: mlx-hybrid finetune" if not problems else "Mend the problems, then: mlx-hybrid doctor")
+    if problems:
+        raise SystemExit(3)
+
+
+def examine() -> tuple[dict, list[str]]:
+    """Facts and problems."""
+    import shutil
+
+    from mlx_hybrid.base_model import BUNDLED_FOLDER, check_folder, is_offline
+    from mlx_hybrid.blas import prefer_openblas
+    from mlx_hybrid.errors import ConfigError
+    from mlx_hybrid.governance.engines import fasttext_distribution
+    from mlx_hybrid.training.run import machine, runs_root
+
+    prefer_openblas()
+    about = machine()
+    facts = {key: about[key] for key in ("system", "machine", "python", "device", "cores")} | about["versions"]
+    facts["memory_gb"] = round(memory_bytes() / 1e9, 1)
+    facts["openblas"] = "yes" if openblas_loaded() else "no"
+    facts["fasttext"] = fasttext_distribution() or "none"
+    facts["offline"] = "yes" if is_offline() else "no"
+    facts["runs"] = str(runs_root())
+    facts["free_disk_gb"] = round(shutil.disk_usage(Path.cwd()).free / 1e9, 1)
+    problems = []
+    try:
+        check_folder(BUNDLED_FOLDER, "the bundled base")
+    except ConfigError as error:
+        problems.append(str(error))
+    if facts["system"] == "Darwin" and facts["device"] == "CPU":
+        problems.append("MLX does not see the GPU; install mlx for Apple Silicon, with a native Python.")
+    if facts["system"] == "Linux" and facts["device"] == "CPU" and facts["openblas"] == "no":
+        facts["hint"] = "training is several times faster with OpenBLAS: apt install libopenblas0-pthread"
+    return facts, problems
+
+
+def memory_bytes() -> int:
+    import os
+
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def openblas_loaded() -> bool:
+    maps = Path("/proc/self/maps")
+    return maps.exists() and "openblas" in maps.read_text()
