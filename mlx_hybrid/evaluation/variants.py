@@ -1,0 +1,202 @@
+"""The same text as another keyboard, habit or file would have spelt it: meaning stays, spelling moves.
+
+Each variant belongs to a script or a language and says nothing about the others: `variants_for` lists those that
+apply. All but two are rules without chance; `tatweel` and `keyboard` draw their places from a seed and the text itself,
+so that an example has one variant whatever stands around it. Two real variants are whole evaluation sets of their
+own: traditional Chinese and romanised Arabic (REAL_VARIANTS).
+"""
+
+import unicodedata
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from hashlib import blake2b
+
+import numpy as np
+
+from mlx_hybrid.errors import ConfigError, nearest
+
+REAL_VARIANTS = {"zho_Hans": {"traditional": "zho_Hant"}, "arb_Arab": {"romanised": "arb_Latn"}}
+
+CASED = frozenset({"Latn", "Cyrl", "Grek"})
+NUKTA = "\u093c"
+TATWEEL = "\u0640"
+TONOS = "\u0301"
+TURKIC = frozenset({"tur", "azj"})
+SINGLE = {"đ": "d", "Đ": "D", "ł": "l", "Ł": "L", "ø": "o", "Ø": "O", "ħ": "h", "Ħ": "H", "ɓ": "b", "Ɓ": "B",
+          "ɗ": "d", "Ɗ": "D", "ƙ": "k", "Ƙ": "K", "ƴ": "y", "Ƴ": "Y"}  # fmt: skip
+UMLAUTS = {"ä": "ae", "ö": "oe", "ü": "ue", "Ä": "Ae", "Ö": "Oe", "Ü": "Ue", "ß": "ss"}
+ALEF = dict.fromkeys("أإآٱ", "ا")
+YA = {"ى": "ي"}
+HARAKAT = dict.fromkeys(map(chr, [*range(0x064B, 0x0653), 0x0670]), "")
+JOINING = frozenset("بتثجحخسشصضطظعغفقكلمنهيپچکگی")  # letters that join the next one
+WIDE = {chr(code): chr(code + 0xFEE0) for code in range(0x21, 0x7F)}
+TONES = {"vie": frozenset("\u0300\u0301\u0303\u0309\u0323"), "yor": frozenset("\u0300\u0301\u0304")}
+OPEN_PAIRS = ("oa", "oe", "uy")  # the vowels whose tone mark has an old and a new place
+KEYS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
+NEIGHBOUR = {row[i]: row[i - 1] + row[min(i + 1, len(row) - 1)] for row in KEYS for i in range(1, len(row))}
+NOISY_WORDS = 0.05  # share of words with one slip
+STRETCHED_WORDS = 0.1  # share of words with a tatweel
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A rewriting, for the scripts and the ISO 639-3 languages it means something in; empty means any."""
+
+    rewrite: Callable[[str, np.random.Generator, str], str]
+    scripts: frozenset[str] = frozenset()
+    languages: frozenset[str] = frozenset()
+
+    def applies_to(self, language: str) -> bool:
+        code, _, script = language.partition("_")
+        return (not self.scripts or script in self.scripts) and (not self.languages or code in self.languages)
+
+
+def apply_variant(name: str, text: str, language: str, *, seed: int = 0) -> str:
+    """`text` of `language` (`tur_Latn`) as the variant `name` spells it; unchanged where it has nothing to change.
+
+    Raises ConfigError on an unknown name or a variant of another script.
+    """
+    if name not in VARIANTS:
+        raise ConfigError(f'Unknown variant "{name}"; {nearest(name, VARIANTS)}')
+    variant = VARIANTS[name]
+    if not variant.applies_to(language):
+        raise ConfigError(
+            f"Variant {name} does not apply to {language}; {', '.join(variants_for(language))} do."
+        )
+    digest = blake2b(f"{name}\0{text}".encode(), digest_size=8).digest()
+    return variant.rewrite(text, np.random.default_rng([seed, int.from_bytes(digest, "little")]), language)
+
+
+def variants_for(language: str) -> list[str]:
+    """Names of the variants that apply to a language code such as `vie_Latn`."""
+    return [name for name, variant in VARIANTS.items() if variant.applies_to(language)]
+
+
+def _mapped(table: dict[str, str]) -> Callable[[str, np.random.Generator, str], str]:
+    codes = str.maketrans(table)
+    return lambda text, rng, language: unicodedata.normalize("NFC", text).translate(codes)
+
+
+def _normal(form: str) -> Callable[[str, np.random.Generator, str], str]:
+    return lambda text, rng, language: unicodedata.normalize(form, text)
+
+
+def _without_marks(text: str, rng: np.random.Generator, language: str) -> str:
+    """Base letters alone: é → e, ọ̀ → o, đ → d; the Turkish dotted İ → I."""
+    bare = "".join(c for c in unicodedata.normalize("NFD", text) if unicodedata.category(c) != "Mn")
+    return unicodedata.normalize("NFC", "".join(SINGLE.get(c, c) for c in bare))
+
+
+def _without(marks: Collection[str]) -> Callable[[str, np.random.Generator, str], str]:
+    def rewrite(text: str, rng: np.random.Generator, language: str) -> str:
+        parts = unicodedata.normalize("NFD", text)
+        return unicodedata.normalize("NFC", "".join(c for c in parts if c not in marks))
+
+    return rewrite
+
+
+def _without_tones(text: str, rng: np.random.Generator, language: str) -> str:
+    return _without(TONES[language[:3]])(text, rng, language)
+
+
+def _lower(text: str, rng: np.random.Generator, language: str) -> str:
+    text = unicodedata.normalize("NFC", text)
+    if language[:3] in TURKIC:
+        text = text.replace("İ", "i").replace("I", "ı")
+    return text.lower()
+
+
+def _upper(text: str, rng: np.random.Generator, language: str) -> str:
+    text = unicodedata.normalize("NFC", text)
+    if language[:3] in TURKIC:
+        text = text.replace("i", "İ").replace("ı", "I")
+    return text.upper()
+
+
+def _tatweel(text: str, rng: np.random.Generator, language: str) -> str:
+    """A stroke after one joining letter inside some words."""
+
+    def stretch(word: str) -> str:
+        places = [i + 1 for i in range(len(word) - 1) if word[i] in JOINING and word[i + 1].isalpha()]
+        if not places or rng.random() >= STRETCHED_WORDS:
+            return word
+        place = places[rng.integers(len(places))]
+        return word[:place] + TATWEEL + word[place:]
+
+    return _by_word(text, stretch)
+
+
+def _tone_place(text: str, rng: np.random.Generator, language: str) -> str:
+    """hoà ↔ hòa: the tone mark of oa, oe and uy moves to the other vowel, where the syllable ends with them."""
+    return _by_word(unicodedata.normalize("NFC", text), _move_tone)
+
+
+def _move_tone(word: str) -> str:
+    letters = [unicodedata.normalize("NFD", c) for c in word]
+    for i in range(len(letters) - 1):
+        pair = letters[i][0] + letters[i + 1][0]
+        final = i + 2 == len(letters) or not letters[i + 2][0].isalpha()
+        after_q = i > 0 and letters[i - 1][0].lower() == "q"
+        first, second = letters[i][1:], letters[i + 1][1:]
+        if not final or after_q or pair.lower() not in OPEN_PAIRS or bool(first) == bool(second):
+            continue
+        if (first + second) in TONES["vie"]:
+            letters[i], letters[i + 1] = letters[i][0] + second, letters[i + 1][0] + first
+    return unicodedata.normalize("NFC", "".join(letters))
+
+
+def _keyboard(text: str, rng: np.random.Generator, language: str) -> str:
+    """One slip inside some words of four letters or more: two letters swapped, one doubled, or a neighbouring key."""
+
+    def slip(word: str) -> str:
+        clusters = _clusters(word)
+        if len(clusters) < 4 or not all(c[0].isalpha() for c in clusters) or rng.random() >= NOISY_WORDS:
+            return word
+        place, kind = int(rng.integers(1, len(clusters) - 2)), rng.integers(3)
+        letter = clusters[place]
+        if kind == 0:
+            clusters[place : place + 2] = clusters[place : place + 2][::-1]
+        elif kind == 1 or letter not in NEIGHBOUR:
+            clusters.insert(place, letter)
+        else:
+            clusters[place] = NEIGHBOUR[letter][rng.integers(2)]
+        return "".join(clusters)
+
+    return _by_word(text, slip)
+
+
+def _clusters(word: str) -> list[str]:
+    """Letters with the marks that belong to them."""
+    clusters: list[str] = []
+    for c in word:
+        if clusters and unicodedata.category(c).startswith("M"):
+            clusters[-1] += c
+        else:
+            clusters.append(c)
+    return clusters
+
+
+def _by_word(text: str, rewrite: Callable[[str], str]) -> str:
+    return " ".join(rewrite(word) for word in text.split(" "))
+
+
+VARIANTS = {
+    "nfd": Variant(_normal("NFD")),
+    "nfc": Variant(_normal("NFC")),
+    "lower": Variant(_lower, CASED),
+    "upper": Variant(_upper, CASED),
+    "no-diacritics": Variant(_without_marks, frozenset({"Latn"})),
+    "full-width": Variant(_mapped(WIDE), frozenset({"Hans", "Hant", "Jpan"})),
+    "alef": Variant(_mapped(ALEF), frozenset({"Arab"}), frozenset({"arb", "ary", "arz"})),
+    "ya": Variant(_mapped(YA), frozenset({"Arab"}), frozenset({"arb", "ary", "arz"})),
+    "ta-marbuta": Variant(_mapped({"ة": "ه"}), frozenset({"Arab"}), frozenset({"arb", "ary", "arz"})),
+    "no-harakat": Variant(_mapped(HARAKAT), frozenset({"Arab"})),
+    "tatweel": Variant(_tatweel, frozenset({"Arab"})),
+    "no-nukta": Variant(_without(NUKTA), frozenset({"Deva"})),
+    "no-tonos": Variant(_without(TONOS), frozenset({"Grek"})),
+    "dotless-i": Variant(_mapped({"ı": "i", "İ": "I"}), frozenset({"Latn"}), TURKIC),
+    "umlaut-spelling": Variant(_mapped(UMLAUTS), frozenset({"Latn"}), frozenset({"deu"})),
+    "tone-place": Variant(_tone_place, frozenset({"Latn"}), frozenset({"vie"})),
+    "no-tone": Variant(_without_tones, frozenset({"Latn"}), frozenset({"vie", "yor"})),
+    "keyboard": Variant(_keyboard, frozenset({"Latn", "Cyrl", "Grek", "Arab", "Deva", "Ethi"})),
+}
