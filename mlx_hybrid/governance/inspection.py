@@ -34,7 +34,7 @@ class Inspection:
     exact: bytes = b""
     said: bytes = b""
     pair: Pair | None = None
-    size: int = 0
+    licence: str = ""
 
 
 @dataclass(slots=True)
@@ -58,9 +58,7 @@ class Inspector:
 
     def inspect(self, records: Sequence[Record | Fault]) -> Inspected:
         """Run the per-record stages. Memory: a few bytes for each character of the batch, cut at 1 M characters."""
-        parts: list[Inspected] = []
-        for batch in in_batches(records):
-            parts.append(self.inspect_batch(batch))
+        parts = [self.inspect_batch(batch) for batch in in_batches(records)]
         if not parts:
             return Inspected([], np.zeros((0, 20), np.uint64), np.zeros((0, 120), np.uint8))
         return Inspected(
@@ -145,7 +143,7 @@ def size_of(record: Record | Fault) -> int:
 def begin(record: Record | Fault) -> Inspection:
     if isinstance(record, Fault):
         return Inspection("", str(UNDETERMINED), Decision("structure", record.reason, record.detail))
-    return Inspection(record.kind, str(UNDETERMINED), size=size_of(record))
+    return Inspection(record.kind, str(UNDETERMINED), licence=str(record.fields.get("licence") or ""))
 
 
 def reject(item: Inspection, stage: str, *findings: Finding | None) -> None:

@@ -27,7 +27,8 @@ SOME_LETTERS = 15
 LEAST_LETTERS = 3
 POSSIBLE = 0.2  # measured: 0.05–0.2 % of good sentences fall below, 98–99 % of wrong languages
 CONFIDENT = 0.5
-OWN_SCRIPT = 0.5
+OWN_SCRIPT = 0.2  # foreign names fill half of some good sentences; a wrong language has none of its script
+HALF = 0.5
 MIXED_SHARE = 0.2
 MAX_PARTS = 8
 UNDETERMINED = Language("und", "Zyyy")
@@ -59,7 +60,8 @@ class Evidence(NamedTuple):
 def gather_evidence(texts: Sequence[str], engine: Engine) -> list[Evidence]:
     """Letters, scripts and probabilities of each text."""
     counts = Batch(texts).script_counts()[:, 1:].astype(np.float64)
-    letters = counts.sum(axis=1) + 2 * counts[:, HAN - 1]
+    counts[:, HAN - 1] *= 3
+    letters = counts.sum(axis=1)
     probabilities = engine.predict([letters_only(text) for text in texts])
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     return [Evidence(*row) for row in zip(letters.tolist(), shares, probabilities)]
@@ -115,20 +117,16 @@ def verify(evidence: Evidence, language: Language, engine: Engine) -> Verdict:
         expected = scripts_of(language.code)
     own = script_share(evidence.scripts, expected)
     if expected - {"Zyyy"} and own < OWN_SCRIPT:
-        detail = f"declared {language}, but {1 - own:.0%} of the letters are in other scripts, most in {seen}"
         romanised = seen == "Latn" and not language.declared
-        if not romanised:
-            return Verdict(language, Finding("script_mismatch", detail))
-        if evidence.letters >= SOME_LETTERS and top_p >= CONFIDENT:
-            return Verdict(language, Finding("lang_mismatch", f"{detail}; looks like {top}, p {top_p:.2f}"))
-        return Verdict(language, None, (Finding("lang_romanised", detail),))
+        told = f"{1 - own:.0%} of the letters are in other scripts, most in {seen}; looks like {top}, p {top_p:.2f}"
+        return other_script(evidence, language, top_p, romanised, f"declared {language}, but {told}")
     relatives = relatives_of(language.code)
     columns = [i for i, code in enumerate(engine.codes) if code in relatives]
-    if not any(engine.knows(code, seen) for code in relatives):
+    if not any(engine.knows(code, script) for code in relatives for script in expected | {seen}):
         return Verdict(language, None, (Finding("lang_not_checked", f"the engine does not know {language}"),))
     p = float(evidence.probabilities[columns].sum())
     flags = mixed_scripts(evidence)
-    if p >= POSSIBLE:
+    if p >= POSSIBLE or own < HALF or top in relatives:
         return Verdict(language, None, flags)
     detail = (
         f"declared {language}, p {p:.2f}; looks like {top}, p {top_p:.2f}; {evidence.letters:.0f} letters"
@@ -136,6 +134,17 @@ def verify(evidence: Evidence, language: Language, engine: Engine) -> Verdict:
     if evidence.letters >= ENOUGH_LETTERS or (evidence.letters >= SOME_LETTERS and top_p >= CONFIDENT):
         return Verdict(language, Finding("lang_mismatch", detail))
     return Verdict(language, None, (Finding("lang_undetermined", detail), *flags))
+
+
+def other_script(
+    evidence: Evidence, language: Language, top_p: float, romanised: bool, detail: str
+) -> Verdict:
+    """Wrong unless it may be the language in Latin letters, which no engine knows well."""
+    if not romanised:
+        return Verdict(language, Finding("script_mismatch", detail))
+    if evidence.letters >= SOME_LETTERS and top_p >= CONFIDENT:
+        return Verdict(language, Finding("lang_mismatch", detail))
+    return Verdict(language, None, (Finding("lang_romanised", detail),))
 
 
 def label(evidence: Evidence, engine: Engine, allowed: Collection[str]) -> Verdict:

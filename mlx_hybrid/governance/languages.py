@@ -22,10 +22,14 @@ class UnknownLanguage(ValueError):
     """A string that is no language code."""
 
 
+def words(text: str) -> list[str]:
+    return text.split()
+
+
 # ISO 639-1 and its ISO 639-3, a macrolanguage going to the member that FLORES-200 names.
 TWO_LETTERS = dict(
     pair.split(":")
-    for pair in (
+    for pair in words(
         "aa:aar ab:abk ae:ave af:afr ak:aka am:amh an:arg ar:arb as:asm av:ava ay:ayr az:azj ba:bak be:bel bg:bul "
         "bh:bho bi:bis bm:bam bn:ben bo:bod br:bre bs:bos ca:cat ce:che ch:cha co:cos cr:cre cs:ces cu:chu cv:chv "
         "cy:cym da:dan de:deu dv:div dz:dzo ee:ewe el:ell en:eng eo:epo es:spa et:est eu:eus fa:pes ff:fuv fi:fin "
@@ -39,17 +43,17 @@ TWO_LETTERS = dict(
         "sr:srp ss:ssw st:sot su:sun sv:swe sw:swh ta:tam te:tel tg:tgk th:tha ti:tir tk:tuk tl:tgl tn:tsn to:ton "
         "tr:tur ts:tso tt:tat tw:twi ty:tah ug:uig uk:ukr ur:urd uz:uzn ve:ven vi:vie vo:vol wa:wln wo:wol xh:xho "
         "yi:ydd yo:yor za:zha zh:zho zu:zul"
-    ).split()
+    )
 )
 
 # Macrolanguages and retired or alternative codes of ISO 639-3.
 MEMBERS = dict(
     pair.split(":")
-    for pair in (
+    for pair in words(
         "ara:arb aze:azj aym:ayr cmn:zho ekk:est fas:pes ful:fuv gug:grn hbs:hrv kau:knc kur:kmr lav:lvs "
         "mlg:plt mon:khk msa:zsm nep:npi nor:nob ori:ory orm:gaz pus:pbt que:quy sqi:als swa:swh uzb:uzn yid:ydd "
         "fil:tgl zlm:zsm din:dik"
-    ).split()
+    )
 )
 
 # Scripts a language is written in, the usual one first; Latn where nothing else is said.
@@ -97,22 +101,22 @@ SCRIPTS = {
         "Cans": "iku cre oji",
         "Yiii": "iii",
     }.items()
-    for code in codes.split()
+    for code in words(codes)
 }
 
 # The rest of what FLORES-200 and the two bundled-size engines know; all written in Latin letters.
-LATIN = (
+LATIN = words(
     "ace bjn fuv gaz kac kmb kbp kea kon lij lim lin lmo ltg lua lug luo lus min mos nso nus ayr bam ban bcl bem ceb "
     "cjk dik dyu ewe fij fon fur gla gle glg grn hat ibo ilo ind jav kab kam kik kin knc lit ltz lvs mlt mri nno nob "
     "nya oci pag pap plt quy ron run sag scn smo sna som sot srd ssw sun swh swe szl tgl tpi tsn tso tum twi umb vec "
     "vie war wol xho yor zsm zul als bar cbk dsb hsb diq eml ext frr gcf gcr guw hif ina jbo lat mwl nah nap nds nov "
     "pcm pam pfl pms roh sco swc vep vls zea eng deu fra spa por ita nld afr cat eus dan fin hun est pol ces slk slv "
     "hrv isl fao tur nav epo vol ido ile wln arg ast bre cym cor glv cos fry sme aka kua ndo"
-).split()
+)
 
 # A record in one language of a row is not told from another of the row by a short text.
 RELATIVES = [
-    set(row.split())
+    set(words(row))
     for row in (
         "zho yue wuu hak nan gan lzh hsn",
         "zsm ind bjn min",
@@ -139,7 +143,7 @@ RELATIVES = [
     )
 ]
 KNOWN = frozenset(TWO_LETTERS.values()) | frozenset(SCRIPTS) | frozenset(LATIN) | frozenset(MEMBERS)
-UNSPACED = frozenset("Hans Hant Hani Jpan Hira Kana Thai Laoo Khmr Mymr Tibt Yiii Java Bali".split())
+UNSPACED = frozenset(words("Hans Hant Hani Jpan Hira Kana Thai Laoo Khmr Mymr Tibt Yiii Java Bali"))
 SEEN_AS = {"Hans": ["Hani"], "Hant": ["Hani"], "Jpan": ["Hani", "Hira", "Kana"], "Kore": ["Hang", "Hani"]}
 CODE = re.compile(r"([a-z]{2,3})(?:[-_]([a-z]{4}))?(?:[-_](?:[a-z]{2}|\d{3}))?(?:[-_].*)?", re.IGNORECASE)
 TRADITIONAL = re.compile(r"[-_](tw|hk|mo)\b", re.IGNORECASE)
@@ -154,7 +158,7 @@ def parse_language(text: str) -> Language:
     """
     match = CODE.fullmatch(text.strip())
     if not match:
-        raise UnknownLanguage(f'"{text}" is no language code; write one as sw, swh or swh_Latn')
+        raise UnknownLanguage(f'"{text}" is no language code; write one as sw, swh or swh_Latn.')
     code, script = match[1].lower(), (match[2] or "").title()
     if len(code) == 2:
         if code not in TWO_LETTERS:

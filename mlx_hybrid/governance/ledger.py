@@ -31,6 +31,7 @@ class Ledger:
         self.flags: dict[int, tuple[Finding, ...]] = {}
         self.exact: list[bytes] = []
         self.said: list[bytes] = []
+        self.licences: list[str] = []
         self.pairs: dict[int, Pair] = {}
         self.keys: list[np.ndarray] = []
         self.small: list[np.ndarray] = []
@@ -46,6 +47,7 @@ class Ledger:
         index = len(self.decisions)
         self.languages.append(sys.intern(item.language))
         self.decisions.append(item.decision)
+        self.licences.append(sys.intern(item.licence))
         self.exact.append(item.exact)
         self.said.append(item.said if item.decision is None else b"")
         if item.flags:

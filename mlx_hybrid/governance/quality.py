@@ -12,6 +12,7 @@ import regex
 
 from mlx_hybrid.governance.characters import (
     BROKEN,
+    HAN,
     LETTER,
     MARK,
     PUNCTUATION,
@@ -39,6 +40,7 @@ RULERS = np.array(
 )  # lines and tables drawn in characters
 CODE = regex.compile(r"```.*?(?:```|\Z)|`[^`\n]+`", regex.DOTALL)
 TAG = regex.compile(r"</?[a-zA-Z][^<>]{0,200}>|&(?:[a-zA-Z]{2,8}|#x?[0-9a-fA-F]{1,6});")
+INLINE = regex.compile(r"</?(?:su[bp]|[biu]|em|strong)>")
 TOKEN = regex.compile(rf"\S{{{LONG_TOKEN + 1},}}")
 LINK = regex.compile(r"https?://|www\.|data:[a-z]+/")
 
@@ -55,7 +57,7 @@ def describe_broken(text: str, count: int) -> Finding:
     bad = next(
         c
         for c in text
-        if unicodedata.category(c) in ("Cc", "Cs", "Co", "Cn") and c not in "\t\n\r" or c == "�"
+        if (unicodedata.category(c) in ("Cc", "Cs", "Co", "Cn") and c not in "\t\n\r") or c == "�"
     )
     reason = "bad_unicode" if "\ud800" <= bad <= "\udfff" or bad == "�" else "control_chars"
     return Finding(reason, f"{count} damaged characters, the first U+{ord(bad):04X} at {text.index(bad)}")
@@ -64,11 +66,12 @@ def describe_broken(text: str, count: int) -> Finding:
 def check_quality(batch: Batch) -> list[list[Finding]]:
     """Every rule that each text breaks."""
     classes = batch.class_counts().astype(np.float64)
-    letters = classes[:, LETTER] + classes[:, MARK]
-    visible = np.maximum(batch.lengths - classes[:, SPACE], 1)
+    scripts = batch.script_counts()
+    extra = 2.0 * scripts[:, HAN]  # a Han letter says what three letters do
+    letters = classes[:, LETTER] + classes[:, MARK] + extra
+    visible = np.maximum(batch.lengths - classes[:, SPACE] + extra, 1)
     symbols = classes[:, PUNCTUATION] + classes[:, SYMBOL]
     runs = longest_runs(batch)
-    scripts = batch.script_counts() > 0
     found = []
     for i, text in enumerate(batch.texts):
         findings = []
@@ -124,7 +127,7 @@ def markup(text: str) -> Finding | None:
     """Left-over HTML; what stands in code blocks is meant to be there."""
     if "<" not in text and "&" not in text:
         return None
-    count = len(TAG.findall(CODE.sub(" ", text)))
+    count = sum(not INLINE.match(tag) for tag in TAG.findall(CODE.sub(" ", text)))
     return Finding("markup", f"{count} tags or entities") if count >= TAGS else None
 
 

@@ -35,7 +35,7 @@ def active_stages(config: GovernanceConfig) -> tuple[str, ...]:
         try:
             parse_language(name)
         except UnknownLanguage as error:
-            raise ConfigError(f"governance.languages: {error}.") from None
+            raise ConfigError(f"governance.languages: {error}") from None
     for key in ("near_threshold", "overlap_threshold", "max_reject_share"):
         value = getattr(config, key)
         if not 0 < value <= 1:

@@ -1,0 +1,207 @@
+"""`govern`: raw records to data that can be signed for; `govern verify` and `govern forget` on what it made."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mlx_hybrid.config import GovernanceConfig, build
+from mlx_hybrid.errors import ConfigError, DataError
+
+
+class WithDefault(click.Group):
+    """A group whose first word may be a path: then it is the command `records`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        helps = {"-h", "--help"} & set(args[:1])
+        if args and args[0] not in self.commands and not helps:
+            args = ["records", *args]
+        return super().parse_args(ctx, args)
+
+    def get_help(self, ctx: click.Context) -> str:
+        with click.Context(records, parent=ctx.parent, info_name="govern") as inner:
+            return f"{records.get_help(inner)}\n\nSee also: govern verify --help, govern forget --help."
+
+
+@click.group(cls=WithDefault, context_settings={"help_option_names": ["-h", "--help"]})
+def govern() -> None:
+    """Check raw records; keep, flag or reject each with a reason."""
+
+
+def listed(ctx: click.Context, option: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
+    """`a,b` and repeated options alike."""
+    return tuple(part.strip() for item in value for part in item.split(",") if part.strip())
+
+
+@govern.command()
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="DIR", help="Folder to create.")
+@click.option("--dry-run", is_flag=True, help="Print what would be decided and write nothing.")
+@click.option("--replace", is_flag=True, help="Replace DIR when govern made it.")
+@click.option(
+    "--languages", multiple=True, callback=listed, metavar="CODES", help="Keep only these, as sw,ha."
+)
+@click.option("--licences", multiple=True, callback=listed, metavar="NAMES", help="Keep only these licences.")
+@click.option(
+    "--against", multiple=True, metavar="PATH", help="Evaluation file to keep out; may be repeated."
+)
+@click.option("--only", multiple=True, callback=listed, metavar="STAGES", help="Run only these stages.")
+@click.option("--skip", multiple=True, callback=listed, metavar="STAGES", help="Leave out these stages.")
+@click.option("--engine", metavar="NAME", help="py3langid, or fasttext:MODEL (path, preset or Hub id).")
+@click.option(
+    "--near-threshold", type=float, metavar="J", help="Jaccard from which a record is a copy.  [0.8]"
+)
+@click.option(
+    "--outliers", type=click.Choice(["off", "flag", "reject"]), help="Text unlike its language.  [off]"
+)
+@click.option("--profile", type=click.Choice(["chat", "web"]), help="Short turns, or pages.  [chat]")
+@click.option("--redact", is_flag=True, default=None, help="Replace personal data and secrets by their type.")
+@click.option("--score-with", metavar="MODEL", help="Bits per byte under a model; flags, never rejects.")
+@click.option("--max-reject-share", type=float, metavar="SHARE", help="Most that a language may lose.  [0.3]")
+@click.option("--min-kept", type=int, metavar="N", help="Fewest records a language may be left with.  [0]")
+@click.option("--workers", type=int, metavar="N", help="Processes; 0 is one a core.  [0]")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+def records(
+    paths: tuple[str, ...], output: Path | None, dry_run: bool, replace: bool, score_with: str | None,
+    as_json: bool, **settings: Any,
+) -> None:  # fmt: skip
+    """Check the records of JSONL or Parquet files or Hub data sets; keep, flag or reject each with a reason.
+
+    DIR gets kept.jsonl, rejected.jsonl (untouched, each with its reason), manifest.json (the hash of every file),
+    report.html, report.json, a dataset card and its Croissant description.
+
+    \b
+    Examples:
+        mlx-hybrid govern raw.jsonl -o clean
+        mlx-hybrid govern raw.jsonl --dry-run
+        mlx-hybrid govern raw.jsonl more.parquet -o clean --languages sw,ha --against test.jsonl
+        mlx-hybrid govern verify clean
+        mlx-hybrid govern forget clean --id user-17
+    """
+    from mlx_hybrid.governance.curate import govern_files
+    from mlx_hybrid.governance.summary import summarise
+
+    if (output is None) is not dry_run:
+        raise ConfigError("name a folder with -o DIR, or say --dry-run to write nothing; one of the two.")
+    given = {key: value for key, value in settings.items() if value not in (None, ())}
+    config = build(GovernanceConfig, given, "options", "governance.")
+    scorer = load_scorer(score_with) if score_with else None
+    result = govern_files(
+        paths, output, config, scorer=scorer, replace=replace, offline=offline(), progress=Progress()
+    )
+    summary = summarise(result, config)
+    if as_json:
+        click.echo(json.dumps({**summary, "output": str(output) if output else None}, ensure_ascii=False))
+    else:
+        show(summary)
+    if result.alarms:
+        raise DataError(f"Governing these for good would stop: {'; '.join(result.alarms)}.")
+    if not as_json:
+        words = " ".join(paths)
+        click.echo(
+            f"mlx-hybrid govern {words} -o clean"
+            if dry_run
+            else f"mlx-hybrid finetune --data {output}/kept.jsonl"
+        )
+
+
+@govern.command()
+@click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
+def verify(folder: Path, as_json: bool) -> None:
+    """Hash every file of DIR again and compare with its manifest; exit 3 when one has changed.
+
+    \b
+    Examples:
+        mlx-hybrid govern verify clean
+    """
+    from mlx_hybrid.governance.manifest import verify as verify_folder
+
+    manifest = verify_folder(folder)
+    if as_json:
+        click.echo(json.dumps(manifest, ensure_ascii=False))
+        return
+    click.echo(f"{len(manifest['outputs'])} files are as the manifest says.")
+    click.echo(f"mlx-hybrid finetune --data {folder}/kept.jsonl")
+
+
+@govern.command()
+@click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
+@click.option(
+    "--id", "ids", multiple=True, required=True, metavar="ID", help="An id, or path:line; may be repeated."
+)
+@click.option("--runs", type=click.Path(path_type=Path), envvar="MLX_HYBRID_RUNS", default=Path("runs"), metavar="DIR",
+              help="Where runs are kept.  [runs]")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def forget(folder: Path, ids: tuple[str, ...], runs: Path, as_json: bool) -> None:
+    """Remove a person's records from DIR, and list the runs that were trained on them.
+
+    \b
+    Examples:
+        mlx-hybrid govern forget clean --id user-17
+        mlx-hybrid govern forget clean --id user-17 --id raw.jsonl:204
+    """
+    from mlx_hybrid.governance.manifest import forget as forget_records
+
+    removed, trained = forget_records(folder, ids, runs)
+    if as_json:
+        click.echo(json.dumps({"removed": removed, "runs": trained}, ensure_ascii=False))
+        return
+    click.echo(f"Removed {', '.join(f'{count} from {name}' for name, count in removed.items())}.")
+    for run in trained:
+        click.echo(f"Trained on them: {run}")
+    if not trained:
+        click.echo(f"No run in {runs} was trained on this folder.")
+    click.echo(f"mlx-hybrid govern verify {folder}")
+
+
+def offline() -> bool:
+    import os
+
+    return os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0")
+
+
+def load_scorer(model: str) -> Callable[[Sequence[str]], list[float]]:
+    """A function from texts to bits per byte under a base model."""
+    import math
+
+    from mlx_hybrid.base_model import load_base
+    from mlx_hybrid.evaluation.scoring import sequence_nll
+
+    base = load_base(model)
+
+    def score(texts: Sequence[str]) -> list[float]:
+        tokens = [list(base.tokenizer.encode(text)) for text in texts]
+        nll, _ = sequence_nll(base.model, tokens)
+        return [float(sum_) / (math.log(2) * len(text.encode())) for sum_, text in zip(nll, texts)]
+
+    return score
+
+
+class Progress:
+    """The number of records read, on stderr, where somebody is looking."""
+
+    def __init__(self) -> None:
+        self.shown = 0
+
+    def __call__(self, records: int) -> None:
+        import sys
+
+        if records - self.shown >= 20_000 and sys.stderr.isatty():
+            self.shown = records
+            click.echo(f"\r{records:,} records", err=True, nl=False)
+
+
+def show(summary: dict[str, Any]) -> None:
+    """The table of losses by stage, language and reason, and one line of totals."""
+    rows = [("stage", "language", "reason", "records")]
+    rows += [(row["stage"], row["language"], row["reason"], str(row["records"])) for row in summary["counts"]]
+    rows += [("flag", row["language"], row["flag"], str(row["records"])) for row in summary["flags"]]
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    for row in rows:
+        click.echo(f"{row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]:<{widths[2]}}  {row[3]:>8}")
+    click.echo(
+        f"{summary['kept']:,} of {summary['records']:,} records kept, {summary['rejected']:,} set aside."
+    )

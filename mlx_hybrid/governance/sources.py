@@ -1,0 +1,95 @@
+"""Where records come from: JSONL as it is, Parquet and Hub data sets by way of a JSONL copy in a scratch folder."""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from mlx_hybrid.errors import ConfigError
+from mlx_hybrid.governance.records import check_file
+
+HUB_ID = re.compile(r"(?:hf:|hub:)?([\w.-]+/[\w.-]+)(?::([\w./*-]+))?")
+KNOWN = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".ndjson", ".parquet")
+
+
+class Source(NamedTuple):
+    """A file that can be read line by line, and the name by which its records are told."""
+
+    name: str
+    path: Path
+
+
+def find_sources(paths: Sequence[str | Path], scratch: Path, *, offline: bool = False) -> list[Source]:
+    """The files behind paths and Hub ids, Parquet turned into JSONL under `scratch`.
+
+    Raises ConfigError for what is missing, a folder, a pipe, unreadable, or no known data set.
+    """
+    if not paths:
+        raise ConfigError("no records named; give at least one JSONL or Parquet file.")
+    sources: list[Source] = []
+    for path in paths:
+        if Path(path).exists() or not (match := HUB_ID.fullmatch(str(path))) or str(path).endswith(KNOWN):
+            check_file(Path(path))
+            sources.append(as_lines(Source(str(path), Path(path)), scratch, len(sources)))
+            continue
+        for source in fetch_dataset(match[1], match[2] or "", offline):
+            sources.append(as_lines(source, scratch, len(sources)))
+    doubled = {source.name for source in sources if [other.name for other in sources].count(source.name) > 1}
+    if doubled:
+        raise ConfigError(f"{sorted(doubled)[0]}: named twice; every record of it would be a duplicate.")
+    return sources
+
+
+def as_lines(source: Source, scratch: Path, number: int) -> Source:
+    if source.path.suffix != ".parquet":
+        return source
+    target = scratch / f"source-{number}.jsonl"
+    write_parquet_rows(source.path, target)
+    return Source(source.name, target)
+
+
+def write_parquet_rows(path: Path, target: Path) -> None:
+    """One JSON object a row, in order; `line` is then the row number from 1. Streams by row group."""
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise ConfigError(f"{path}: Parquet needs pyarrow: pip install pyarrow.") from None
+    try:
+        with target.open("w", encoding="utf-8") as file:
+            for batch in pyarrow.parquet.ParquetFile(path).iter_batches(4096):
+                for row in batch.to_pylist():
+                    fields = {key: value for key, value in row.items() if value is not None}
+                    file.write(json.dumps(fields, ensure_ascii=False, default=str) + "\n")
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ConfigError(
+            f"{path}: is no Parquet file that can be read ({str(error).splitlines()[0]})."
+        ) from None
+
+
+def fetch_dataset(repo: str, pattern: str, offline: bool) -> list[Source]:
+    """The JSONL and Parquet files of a Hub data set, from the cache or downloaded."""
+    from fnmatch import fnmatch
+
+    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    if offline:
+        raise ConfigError(
+            f"{repo}: no such file, and --offline forbids asking the Hub for a data set of that name."
+        )
+    try:
+        names = HfApi().list_repo_files(repo, repo_type="dataset")
+        wanted = [
+            name for name in sorted(names) if name.endswith(KNOWN) and (not pattern or fnmatch(name, pattern))
+        ]
+        files = [(name, hf_hub_download(repo, name, repo_type="dataset")) for name in wanted]
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ConfigError(f"{repo}: no such file, and no Hub data set that can be read ({reason}).") from None
+    if not files:
+        raise ConfigError(
+            f"{repo}: the data set holds no JSONL or Parquet files; name some as {repo}:data/*.parquet."
+        )
+    return [Source(f"{repo}:{name}", Path(path)) for name, path in files]
