@@ -1,0 +1,254 @@
+"""Take an adapter out of MLX: each export is written aside, checked, and only then put in its place."""
+
+import hashlib
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlx_hybrid.base_model import fingerprint
+from mlx_hybrid.deployment import loading
+from mlx_hybrid.deployment.bases import BESIDE, ExportBase, choose_original, dequantised_beside
+from mlx_hybrid.deployment.compare import (
+    check_merged_logits,
+    check_mlx_logits,
+    check_peft_logits,
+    check_truncated_logits,
+)
+from mlx_hybrid.deployment.merge import Survival, check_merged, write_merged
+from mlx_hybrid.deployment.mlx_lm_form import check_mlx_lm, load_stock, write_mlx_lm
+from mlx_hybrid.deployment.peft import (
+    Forms,
+    check_written,
+    make_forms,
+    make_truncated_forms,
+    vllm_rank,
+    write_lora,
+    write_pair,
+)
+from mlx_hybrid.deployment.report import Report
+from mlx_hybrid.deployment.source import Source, open_source
+from mlx_hybrid.errors import ConfigError
+from mlx_hybrid.files import replace_directory, temporary_directory
+
+TARGETS = ("peft", "merged", "lora", "mlx-lm", "gguf-lora")
+SURVIVES = (
+    0.9  # of the update, in the stored weights; below it the merged model is not the one that was trained
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How to export. `base` is original, dequantised or None (original where it is at hand); `rank` and `tolerance`
+    (largest relative error of a layer) are for a LoRA that cannot be exact; `force` writes in spite of faults."""
+
+    base: str | None = None
+    base_id: str | None = None
+    model: str | None = None
+    rank: int = 64
+    tolerance: float = 0.05
+    force: bool = False
+
+
+def export(name: str, to: str, directory: Path, options: Options | None = None) -> Report:
+    """Write the adapter `name` (run, path or `last`) to `directory` as `to` says, and check it.
+
+    Raises ConfigError for what cannot be said in that form and for a place that is taken, and ExportMismatch, exit
+    code 3, when the check fails: nothing is written then, unless `options.force`.
+    """
+    options = options or Options()
+    source = open_source(name, model=options.model)
+    if source.full and to != "merged":
+        raise ConfigError(f"{name}: method full has no adapter; use --to merged.")
+    with new_folder(directory) as folder:
+        report = MAKERS[to](source, folder, directory.name, options)
+        finish(report, folder, directory, force=options.force)
+    return report
+
+
+def fuse(
+    name: str, directory: Path, *, requantise: bool = False, force: bool = False, model: str | None = None
+):
+    """Merge the adapter into the base it was trained on, as a model for MLX: bf16, or packed again as the base was.
+
+    Packing again rounds small updates away; the surviving share is measured, and under 90 % refused (ExportMismatch,
+    exit code 3) unless `force`. Returns the Report. Raises ConfigError where the base is not packed.
+    """
+    source = open_source(name, model=model)
+    if requantise and not source.base.packed:
+        raise ConfigError(f"{source.base.folder}: is not quantised; leave out --requantise.")
+    with new_folder(directory) as folder:
+        report = make_fused(source, folder, requantise=requantise)
+        finish(report, folder, directory, force=force)
+    return report
+
+
+def finish(report: Report, folder: Path, directory: Path, *, force: bool) -> None:
+    report.directory = directory
+    report.write(folder)
+    if not force:
+        report.refuse(directory)
+
+
+@contextmanager
+def new_folder(directory: Path) -> Iterator[Path]:
+    """A folder to fill that becomes `directory` when all went well. Raises ConfigError where something is there."""
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise ConfigError(f"{directory}: exists already; choose another name, or remove it.")
+    try:
+        temporary = temporary_directory(directory)
+    except OSError as error:
+        raise ConfigError(f"{directory}: cannot be written ({error.strerror}).") from None
+    try:
+        yield temporary
+        replace_directory(temporary, directory)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def make_peft(source: Source, folder: Path, name: str, options: Options) -> Report:
+    base = export_base(source, folder, options)
+    forms = make_forms(source, base.weights)
+    report = begin("peft", source, base, forms)
+    if forms.oft:
+        names = write_pair(forms, base.weights, folder, base.id)
+        adapters = [folder / adapter for adapter in names]
+        report.kind, report.facts["load_order"] = "oft and lora", names
+        text = loading.pair_readme(name, base.id, names, beside=base.id == BESIDE)
+    else:
+        write_lora(forms, base.weights, folder, base.id)
+        adapters = [folder]
+        text = loading.lora_readme(name, base.id, beside=base.id == BESIDE)
+    (folder / "README.md").write_text(text, encoding="utf-8")
+    report.faults += check_written(forms, base.weights, adapters)
+    check_peft_logits(report, source, base.weights, adapters)
+    return report
+
+
+def make_lora(source: Source, folder: Path, name: str, options: Options) -> Report:
+    """One LoRA at a rank that vLLM takes: exact, or the nearest where a rotation has full rank."""
+    base = export_base(source, folder, options)
+    forms = make_forms(source, base.weights)
+    if forms.oft:
+        forms = make_truncated_forms(source, base.weights, options.rank)
+    rank = vllm_rank(forms.rank)
+    report = begin("lora", source, base, forms)
+    report.facts["rank"] = rank
+    write_lora(forms, base.weights, folder, base.id, rank)
+    text = loading.lora_readme(name, base.id, beside=base.id == BESIDE)
+    (folder / "README.md").write_text(text, encoding="utf-8")
+    report.faults += check_written(forms, base.weights, [folder])
+    if forms.exact:
+        check_peft_logits(report, source, base.weights, [folder])
+    else:
+        judge_truncation(report, source, base, forms, folder, options)
+    return report
+
+
+def judge_truncation(
+    report: Report, source: Source, base: ExportBase, forms: Forms, folder: Path, options: Options
+) -> None:
+    worst = max(forms.errors, key=forms.errors.get)
+    report.kind = "truncated lora"
+    report.facts["relative_error"] = dict(sorted(forms.errors.items()))
+    if forms.errors[worst] > options.tolerance:
+        report.faults.append(
+            f"at rank {options.rank} {worst} loses {100 * forms.errors[worst]:.0f} % of its update, and "
+            f"{100 * options.tolerance:.0f} % are allowed (a rotation by butterfly has full rank)"
+        )
+    stock = folder / "stock"
+    stock.mkdir()
+    layers = base.weights.config.get("num_hidden_layers", 0)
+    write_mlx_lm(forms, stock, base_id=base.id, layers=layers)
+    check_truncated_logits(report, source, base.weights, folder, lambda model: load_stock(model, stock))
+    shutil.rmtree(stock)
+
+
+def make_gguf_lora(source: Source, folder: Path, name: str, options: Options) -> Report:
+    """The LoRA in the layout llama.cpp's converter reads; only where it is exact."""
+    base = export_base(source, folder, options)
+    forms = make_forms(source, base.weights)
+    if forms.oft:
+        raise ConfigError(
+            f"{name}: a rotation by butterfly has full rank, so no LoRA equals it; use --to merged and convert that "
+            "model to GGUF."
+        )
+    report = begin("gguf-lora", source, base, forms)
+    write_lora(forms, base.weights, folder, base.id)
+    text = loading.lora_readme(name, base.id, beside=base.id == BESIDE, gguf=True)
+    (folder / "README.md").write_text(text, encoding="utf-8")
+    report.faults += check_written(forms, base.weights, [folder])
+    check_peft_logits(report, source, base.weights, [folder])
+    return report
+
+
+def make_merged(source: Source, folder: Path, name: str, options: Options) -> Report:
+    original = choose_original(source, options.base, options.base_id)
+    base = original or ExportBase(source.base, "dequantised", source.info.base["id"])
+    report = begin("merged", source, base, None, kind="merged model")
+    survival = write_merged(source, base.weights, folder)
+    judge_survival(report, survival)
+    (folder / "README.md").write_text(loading.merged_readme(name), encoding="utf-8")
+    report.faults += check_merged(source, base.weights, folder)
+    check_merged_logits(report, source, base.weights, folder)
+    return report
+
+
+def make_mlx_lm(source: Source, folder: Path, name: str, options: Options) -> Report:
+    """An adapter for stock mlx-lm where it is exactly a LoRA, else a fused model."""
+    forms = make_forms(source, source.base)
+    if forms.oft:
+        return make_fused(source, folder, to="mlx-lm")
+    base = ExportBase(source.base, "trained", source.info.base["id"])
+    report = begin("mlx-lm", source, base, forms)
+    write_mlx_lm(forms, folder, base_id=base.id, layers=source.base.config.get("num_hidden_layers", 0))
+    report.faults += check_mlx_lm(forms, folder)
+    check_mlx_logits(report, source, source.base.folder, lambda model: load_stock(model, folder), exact=True)
+    return report
+
+
+def make_fused(source: Source, folder: Path, *, to: str = "fuse", requantise: bool = False) -> Report:
+    base = ExportBase(source.base, "trained", source.info.base["id"])
+    kind = "packed fused model" if requantise else "fused model"
+    report = begin(to, source, base, None, kind=kind)
+    judge_survival(report, write_merged(source, source.base, folder, requantise=requantise))
+    if not requantise:
+        report.faults += check_merged(source, source.base, folder)
+    check_mlx_logits(report, source, folder, None, exact=False)
+    return report
+
+
+def judge_survival(report: Report, survival: Survival) -> None:
+    report.checks["survival"] = survival.tree()
+    if survival.share < SURVIVES:
+        report.faults.append(
+            f"only {100 * survival.share:.0f} % of the update survives in the stored weights (worst "
+            f"{survival.worst[0]}: {100 * survival.worst[1]:.0f} %)"
+        )
+
+
+def export_base(source: Source, folder: Path, options: Options) -> ExportBase:
+    original = choose_original(source, options.base, options.base_id)
+    return original or dequantised_beside(source, folder)
+
+
+def begin(to: str, source: Source, base: ExportBase, forms: Forms | None, *, kind: str = "lora") -> Report:
+    weights = (source.folder / "adapters.safetensors").read_bytes()
+    adapter = {
+        "name": source.name, "method": source.info.method, "sha256": hashlib.sha256(weights).hexdigest(),
+    }  # fmt: skip
+    facts = {"id": base.id, "kind": base.kind, "fingerprint": fingerprint(base.weights.folder)}
+    report = Report(to, kind, adapter, facts)
+    if forms is not None:
+        report.facts |= {"modules": len(forms.modules), "rank": forms.rank, "exact": forms.exact}
+    return report
+
+
+MAKERS = {
+    "peft": make_peft,
+    "merged": make_merged,
+    "lora": make_lora,
+    "mlx-lm": make_mlx_lm,
+    "gguf-lora": make_gguf_lora,
+}

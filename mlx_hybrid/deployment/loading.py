@@ -1,0 +1,92 @@
+"""The few lines that load an export, written as its README."""
+
+from collections.abc import Sequence
+
+LORA = """\
+A LoRA for `{base}`, in PEFT's format. Scale and rotation are folded in; one rank, no patterns.
+
+```python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("{base}")
+model = AutoModelForCausalLM.from_pretrained("{base}", dtype="bfloat16")
+model = PeftModel.from_pretrained(model, "{name}")
+```
+"""
+
+PAIR = """\
+Stock PEFT adapters for `{base}`, to be used together and in this order: {names}.
+
+```python
+from peft import PeftConfig, PeftMixedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("{base}")
+model = AutoModelForCausalLM.from_pretrained("{base}", dtype="bfloat16")
+adapters = {order}
+model = PeftMixedModel(model, PeftConfig.from_pretrained(f"{name}/{{adapters[0]}}"), adapters[0])
+for adapter in adapters:
+    model.load_adapter(f"{name}/{{adapter}}", adapter_name=adapter)
+model.set_adapter(adapters)
+```
+
+Servers that take LoRA only need the merged model: `mlx-hybrid export RUN --to merged`.
+"""
+
+ROTATION = """\
+A rotation (OFT v2) for `{base}`, in PEFT's format.
+
+```python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("{base}")
+model = AutoModelForCausalLM.from_pretrained("{base}", dtype="bfloat16")
+model = PeftModel.from_pretrained(model, "{name}/{names}")
+```
+
+Servers that take LoRA only need the merged model: `mlx-hybrid export RUN --to merged`.
+"""
+
+BESIDE = "`{base}` is the dequantised base in this folder: the adapter was trained on packed weights.\n"
+
+GGUF = """\
+
+For llama.cpp, with its own converter:
+
+```
+python convert_lora_to_gguf.py {name} --base {base}
+```
+"""
+
+MERGED = """\
+A whole model with its adapter merged, bf16, under the base's own tensor names.
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("{name}")
+model = AutoModelForCausalLM.from_pretrained("{name}", dtype="bfloat16")
+```
+"""
+
+
+def lora_readme(name: str, base: str, *, beside: bool, gguf: bool = False) -> str:
+    base = f"{name}/{base}" if beside else base
+    text = LORA + (GGUF if gguf else "") + ("\n" + BESIDE if beside else "")
+    return title(name) + text.format(name=name, base=base)
+
+
+def pair_readme(name: str, base: str, names: Sequence[str], *, beside: bool) -> str:
+    base = f"{name}/{base}" if beside else base
+    text = (PAIR if len(names) > 1 else ROTATION) + ("\n" + BESIDE if beside else "")
+    return title(name) + text.format(name=name, base=base, names=", ".join(names), order=list(names))
+
+
+def merged_readme(name: str) -> str:
+    return title(name) + MERGED.format(name=name)
+
+
+def title(name: str) -> str:
+    return f"# {name}\n\n"

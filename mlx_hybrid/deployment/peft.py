@@ -1,0 +1,172 @@
+"""Write an adapter in PEFT's formats: one LoRA where it is exactly one, else OFT v2 beside a LoRA.
+
+Never BOFT with more than one factor, which PEFT cannot load, and never the raw leaves of a gradient start, which PEFT
+would apply to the wrong base.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from mlx_hybrid.adapters.orthogonal import dense_block_size
+from mlx_hybrid.deployment.low_rank_form import (
+    Factors,
+    is_exact,
+    lora_form,
+    low_rank_factors,
+    pad_rank,
+    refactor,
+    truncated_form,
+)
+from mlx_hybrid.deployment.peft_files import (
+    PeftFolder,
+    lora_settings,
+    oft_settings,
+    read_peft,
+    target_names,
+    write_peft,
+)
+from mlx_hybrid.deployment.probes import Probe, check_lora, check_oft, probe_layer
+from mlx_hybrid.deployment.rotation_form import oft_form
+from mlx_hybrid.deployment.source import Source
+from mlx_hybrid.deployment.weights import ModelWeights
+from mlx_hybrid.errors import ConfigError
+
+VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""Ranks vLLM 0.33 takes; 1 too, but nothing gains from it."""
+
+
+@dataclass
+class Forms:
+    """What each module becomes. `lora` and `oft` hold modules that have something to say; `errors` are the relative
+    errors of truncated forms, empty where every form is exact."""
+
+    lora: dict[str, Factors] = field(default_factory=dict)
+    oft: dict[int, dict[str, np.ndarray]] = field(default_factory=dict)
+    probes: dict[str, Probe] = field(default_factory=dict)
+    errors: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def rank(self) -> int:
+        return max((a.shape[1] for a, _ in self.lora.values()), default=0)
+
+    @property
+    def exact(self) -> bool:
+        return not self.errors
+
+    @property
+    def modules(self) -> list[str]:
+        return sorted(set(self.lora).union(*self.oft.values()))
+
+
+def make_forms(source: Source, weights: ModelWeights) -> Forms:
+    """The exact PEFT form of every module on the weights exported for, one layer in memory at a time."""
+    forms = Forms()
+    for module in source.modules:
+        layer = source.layer(module, weights)
+        forms.probes[module] = probe_layer(layer, module)
+        if is_exact(layer):
+            factors = lora_form(layer)
+        else:
+            factors = refactor(*low_rank_factors(layer))
+            triangle = oft_form(layer, module)
+            if np.any(triangle):
+                size = dense_block_size(layer.plan.block_size, layer.plan.factors)
+                forms.oft.setdefault(size, {})[module] = triangle
+        if factors[0].shape[1]:
+            forms.lora[module] = factors
+    return check_something(forms, source)
+
+
+def make_truncated_forms(source: Source, weights: ModelWeights, rank: int) -> Forms:
+    """One LoRA of at most `rank` per module: exact where a module is one, else the nearest."""
+    forms = Forms()
+    for module in source.modules:
+        layer = source.layer(module, weights)
+        forms.probes[module] = probe_layer(layer, module)
+        if is_exact(layer):
+            factors = lora_form(layer)
+        else:
+            factors, forms.errors[module] = truncated_form(layer, rank)
+        if factors[0].shape[1]:
+            forms.lora[module] = factors
+    return check_something(forms, source)
+
+
+def check_something(forms: Forms, source: Source) -> Forms:
+    if not forms.lora and not forms.oft:
+        raise ConfigError(f"{source.folder}: the adapter changes nothing, so there is nothing to export.")
+    return forms
+
+
+def vllm_rank(rank: int) -> int:
+    """The smallest rank vLLM takes that holds `rank`; `rank` itself beyond its largest."""
+    return next((r for r in VLLM_RANKS if r >= rank), rank)
+
+
+def write_lora(
+    forms: Forms, weights: ModelWeights, folder: Path, base_id: str, rank: int | None = None
+) -> None:
+    """The LoRA of `forms`, every module padded to one rank."""
+    rank = rank or forms.rank
+    tensors = {}
+    for module, factors in forms.lora.items():
+        a, b = pad_rank(factors, rank)
+        tensors[module] = {"lora_A.weight": a.T, "lora_B.weight": b.T}
+    targets = target_names(list(tensors), weights.names())
+    write_peft(folder, "LORA", lora_settings(rank, base_id), tensors, targets)
+
+
+def write_pair(forms: Forms, weights: ModelWeights, folder: Path, base_id: str) -> list[str]:
+    """One stock OFT v2 adapter per block size and the LoRA, each in a folder of its name; the names in load order."""
+    for size, triangles in sorted(forms.oft.items()):
+        tensors = {module: {"oft_R.weight": triangle} for module, triangle in triangles.items()}
+        targets = target_names(list(tensors), weights.names())
+        write_peft(folder / f"oft-{size}", "OFT", oft_settings(size, base_id), tensors, targets)
+    names = [f"oft-{size}" for size in sorted(forms.oft)]
+    if forms.lora:
+        write_lora(forms, weights, folder / "lora", base_id)
+        names.append("lora")
+    return names
+
+
+def check_written(forms: Forms, weights: ModelWeights, folders: list[Path]) -> list[str]:
+    """Read the written folders back; faults of keys against the base, and of what they do against the probes."""
+    read = [read_peft(folder) for folder in folders]
+    return key_faults(read, weights) + algebra_faults(forms, read)
+
+
+def key_faults(folders: list[PeftFolder], weights: ModelWeights) -> list[str]:
+    """Modules that the base lacks, or that the config does not name: PEFT would leave either out with a warning."""
+    known, faults = set(weights.names()), []
+    for folder in folders:
+        targets = folder.config["target_modules"]
+        for module in folder.modules:
+            if f"{module}.weight" not in known:
+                faults.append(f"the base has no {module}")
+            if module not in targets and module.rpartition(".")[2] not in targets:
+                faults.append(f"target_modules of {folder.folder.name} does not name {module}")
+    return faults
+
+
+def algebra_faults(forms: Forms, folders: list[PeftFolder]) -> list[str]:
+    """What the files do to the probes, by PEFT's conventions, against what the layers do."""
+    rows = {module: probe.x for module, probe in forms.probes.items()}
+    faults = []
+    for folder in folders:
+        if folder.kind == "OFT":
+            wanted = forms.oft.get(folder.config["oft_block_size"], {})
+            faults += check_oft(folder, {m: forms.probes[m].turn for m in wanted}, rows)
+        else:
+            faults += check_lora(folder, lora_expected(forms), rows)
+    return faults
+
+
+def lora_expected(forms: Forms) -> dict[str, np.ndarray]:
+    """What the LoRA should add: all of it where there is no OFT beside it, its own branch otherwise."""
+    if not forms.exact:
+        rows = {m: forms.probes[m].x for m in forms.lora}
+        return {m: (rows[m] @ a) @ b for m, (a, b) in forms.lora.items()}
+    turned = set().union(*forms.oft.values()) if forms.oft else set()
+    return {m: forms.probes[m].low if m in turned else forms.probes[m].total for m in forms.lora}

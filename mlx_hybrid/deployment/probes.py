@@ -1,0 +1,101 @@
+"""What an adapted layer does to a few random rows, worked out one step at a time and apart from the export.
+
+The export goes through compact forms (WY, QR, SVD, Cayley); here reflections and butterfly factors are applied one
+after another in float64, so that both can only agree if both are right.
+"""
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from mlx_hybrid.adapters.layer import HybridLinear
+from mlx_hybrid.deployment.low_rank_form import base_product, float64, low_rank_factors
+from mlx_hybrid.deployment.peft_files import PeftFolder
+from mlx_hybrid.deployment.rotation_form import cayley, nearest_rotation, rotate_factor, skew
+
+ROWS = 2  # random rows: a wrong factor escapes them with probability zero
+TOLERANCE = 2e-5  # float32 factors of a float64 form: 1e-7 a term, times the condition of a balanced pair
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Rows x (n, in) with what the layer makes of them: `turn` is x R − x (n, in), `low` is the low-rank branch
+    (n, out), `total` all that it adds to x Wᵀ (n, out)."""
+
+    x: np.ndarray
+    turn: np.ndarray
+    low: np.ndarray
+    total: np.ndarray
+
+
+def probe_layer(layer: HybridLinear, name: str) -> Probe:
+    """The probe of one layer; the same rows for the same name."""
+    d_in = layer.linear.weight.shape[1]
+    x = probe_rows(name, d_in)
+    turn = turned(layer, x) - x
+    a, b = low_rank_factors(layer)
+    low = (x @ a) @ b
+    return Probe(x, turn, low, low + base_product(layer, turn))
+
+
+def probe_rows(name: str, d_in: int) -> np.ndarray:
+    return np.random.default_rng(zlib.crc32(name.encode())).standard_normal((ROWS, d_in))
+
+
+def turned(layer: HybridLinear, x: np.ndarray) -> np.ndarray:
+    """x R, reflection by reflection or factor by factor."""
+    plan = layer.plan
+    if plan.orthogonal == "householder":
+        for u in float64(layer.house_u).T:
+            x = x - np.outer(x @ u, 2 * u / (u @ u))
+    elif plan.orthogonal == "butterfly":
+        factors = cayley(skew(float64(layer.oft_q), plan.block_size))
+        factors = factors @ nearest_rotation(float64(layer.oft_base))
+        for level in reversed(range(plan.factors)):
+            x = rotate_factor(x, factors[level], level)
+    return x
+
+
+def check_lora(
+    folder: PeftFolder, expected: Mapping[str, np.ndarray], rows: Mapping[str, np.ndarray]
+) -> list[str]:
+    """Faults of a LORA folder against what each module should add (n, out) to the rows (n, in)."""
+    return check_modules(folder, expected, lambda m: (rows[m] @ folder.lora(m)[0]) @ folder.lora(m)[1])
+
+
+def check_oft(
+    folder: PeftFolder, expected: Mapping[str, np.ndarray], rows: Mapping[str, np.ndarray]
+) -> list[str]:
+    """Faults of an OFT folder against how far each module should turn (n, in) the rows (n, in)."""
+
+    def turn(module: str) -> np.ndarray:
+        blocks = folder.rotation(module)
+        split = rows[module].reshape(ROWS, len(blocks), -1)
+        return np.einsum("nbi,bij->nbj", split, blocks).reshape(ROWS, -1) - rows[module]
+
+    return check_modules(folder, expected, turn)
+
+
+def check_modules(folder: PeftFolder, expected: Mapping[str, np.ndarray], actual) -> list[str]:
+    """Modules missing, over, of another shape, or off by more than the tolerance."""
+    faults = [f"{m} is missing from {folder.folder.name}" for m in expected if m not in folder.tensors]
+    faults += [f"{m} in {folder.folder.name} is not adapted" for m in folder.modules if m not in expected]
+    for module in folder.modules:
+        if module in expected:
+            try:
+                error = relative_error(actual(module), expected[module])
+            except ValueError:
+                faults.append(f"{module} in {folder.folder.name} has another shape than the base's")
+                continue
+            if not error <= TOLERANCE:
+                faults.append(f"{module} in {folder.folder.name} is off by {error:.2g} of its update")
+    return faults
+
+
+def relative_error(actual: np.ndarray, expected: np.ndarray) -> float:
+    """max |Δ| / max |expected|."""
+    if actual.shape != expected.shape:
+        raise ValueError("shapes differ")
+    return float(np.abs(actual - expected).max() / max(np.abs(expected).max(), 1e-30))

@@ -1,0 +1,54 @@
+"""What an export did and how it was checked: printed, and kept beside it as `export.json`."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mlx_hybrid.errors import MlxHybridError
+from mlx_hybrid.files import write_json
+
+FORMAT = 1
+REPORT_FILE = "export.json"
+SHOWN = 3
+
+
+class ExportMismatch(MlxHybridError):
+    """An export that does not do what the adapter does."""
+
+    exit_code = 3
+
+
+@dataclass
+class Report:
+    """`checks` are figures and verdicts by name, `faults` what failed, `notes` lines for a person."""
+
+    to: str
+    kind: str
+    adapter: dict
+    base: dict
+    facts: dict = field(default_factory=dict)
+    checks: dict = field(default_factory=dict)
+    faults: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    directory: Path = Path()
+
+    @property
+    def passed(self) -> bool:
+        return not self.faults
+
+    def tree(self) -> dict:
+        return {
+            "format": FORMAT, "to": self.to, "kind": self.kind, "adapter": self.adapter, "base": self.base,
+            **self.facts, "checks": self.checks, "passed": self.passed, "faults": self.faults,
+        }  # fmt: skip
+
+    def write(self, folder: Path) -> None:
+        write_json(folder / REPORT_FILE, self.tree())
+
+    def refuse(self, directory: Path) -> None:
+        """Raise ExportMismatch naming the first faults."""
+        if self.faults:
+            more = f" ({len(self.faults)} faults in all)" if len(self.faults) > SHOWN else ""
+            raise ExportMismatch(
+                f"{directory}: was not written, since the check failed: {'; '.join(self.faults[:SHOWN])}{more}; "
+                "--force writes it all the same."
+            )

@@ -1,0 +1,90 @@
+"""What is exported: an adapter with the weights it was trained on, layer by layer."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from mlx_hybrid.adapters.attach import last_part, layer_plan
+from mlx_hybrid.adapters.layer import HybridLinear
+from mlx_hybrid.adapters.store import CONFIG_FILE, AdapterInfo, read_adapter_config, read_weights
+from mlx_hybrid.base_model import find_model, fingerprint
+from mlx_hybrid.deployment.weights import ModelWeights
+from mlx_hybrid.errors import ConfigError
+from mlx_hybrid.training.run import LAST, find_run
+
+
+@dataclass(frozen=True)
+class Source:
+    """An adapter folder, its leaves by module, and its base."""
+
+    folder: Path
+    info: AdapterInfo
+    leaves: dict[str, dict[str, mx.array]]
+    base: ModelWeights
+    name: str
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        return self.info.modules
+
+    @property
+    def full(self) -> bool:
+        """Whether the model's own weights were trained, without an adapter."""
+        return self.info.method == "full"
+
+    def layer(self, module: str, weights: ModelWeights) -> HybridLinear:
+        """The adapted layer on the weight (out, in) that `weights` holds for it, in float32.
+
+        Raises ConfigError where the weight is missing or has another shape than the adapter's.
+        """
+        weight = weights.dense(f"{module}.weight", mx.float32)
+        linear = nn.Linear(*weight.shape[::-1], bias=False)
+        linear.weight = weight
+        unitary = last_part(module) in self.info.adapter.unitary
+        layer = HybridLinear(linear, layer_plan(self.info.adapter, unitary=unitary), mx.random.key(0))
+        for leaf, value in self.leaves[module].items():
+            if leaf in layer and layer[leaf].shape != value.shape:
+                raise ConfigError(
+                    f"{weights.folder}: {module} is {tuple(weight.shape)} there, which does not fit the adapter's "
+                    f"{leaf} of {tuple(value.shape)}; this is another model."
+                )
+            layer[leaf] = value
+        layer.eval()
+        mx.eval(layer.parameters())
+        return layer
+
+
+def open_source(name: str, *, model: str | None = None) -> Source:
+    """The adapter of a run (path, name or `last`) or an adapter folder, with the base it was trained on.
+
+    `model` names that base where it has moved. Raises ConfigError for no adapter, or for another base.
+    """
+    folder, base_name = find_adapter(name)
+    info = read_adapter_config(folder)
+    base_folder = find_model(model or base_name or info.base["id"])
+    if fingerprint(base_folder) != info.base.get("fingerprint"):
+        raise ConfigError(
+            f"{folder}: was trained on {info.base.get('id')}, whose weights are not those of {base_folder}; name the "
+            "right base with --model."
+        )
+    leaves: dict[str, dict[str, mx.array]] = {}
+    for key, value in read_weights(folder).items():
+        module, _, leaf = key.rpartition(".")
+        leaves.setdefault(module, {})[leaf] = value
+    missing = [module for module in info.modules if module not in leaves and info.method != "full"]
+    if missing:
+        raise ConfigError(f"{folder}: holds no tensor of {missing[0]} ({len(missing)} modules in all).")
+    return Source(folder, info, leaves, ModelWeights(base_folder), Path(name).name)
+
+
+def find_adapter(name: str) -> tuple[Path, str | None]:
+    """The adapter's folder, and the base that the run's config names."""
+    folder = Path(name)
+    if (folder / CONFIG_FILE).is_file() and not (folder / "run.json").is_file():
+        return folder, None
+    run = find_run(name if name == LAST or not folder.is_dir() else str(folder))
+    if not run.adapter.is_dir():
+        raise ConfigError(f"{run.path}: the run has no adapter yet (status: {run.info().get('status')}).")
+    return run.adapter, run.config().model
