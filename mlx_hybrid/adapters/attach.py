@@ -8,7 +8,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
 from mlx_hybrid.adapters.layer import HybridLinear, LayerPlan, fits_butterfly, linear_shape
-from mlx_hybrid.adapters.orthogonal import dense_block_size, nearest_blocks
+from mlx_hybrid.adapters.orthogonal import LARGEST_SKEW, dense_block_size, nearest_blocks
 from mlx_hybrid.config import AdapterConfig
 from mlx_hybrid.errors import ConfigError, nearest
 
@@ -147,8 +147,14 @@ def hybrid_layers(model: nn.Module) -> dict[str, HybridLinear]:
 
 
 def refold(model: nn.Module) -> int:
-    """Keep every rotation exact between steps; how many layers folded."""
-    return sum(layer.refold() for layer in hybrid_layers(model).values())
+    """Keep every rotation exact between steps, with one look at the device; how many layers folded."""
+    layers = [layer for layer in hybrid_layers(model).values() if layer.plan.orthogonal != "none"]
+    reach = mx.stack([layer.reach() for layer in layers]).tolist() if layers else []
+    due = [
+        far > LARGEST_SKEW or layer.plan.orthogonal == "householder"
+        for layer, far in zip(layers, reach, strict=True)
+    ]
+    return sum(layer.refold(force=True) for layer, now in zip(layers, due, strict=True) if now)
 
 
 def settle(model: nn.Module) -> nn.Module:

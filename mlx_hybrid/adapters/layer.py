@@ -210,6 +210,12 @@ class HybridLinear(nn.Module):
     def unsettle(self) -> None:
         self._settled = None
 
+    def reach(self) -> mx.array:
+        """An upper bound of the largest ‖Q‖₂ among a butterfly's blocks; 0 for other branches."""
+        if self._plan.orthogonal != "butterfly":
+            return mx.array(0.0)
+        return skew_norm(self.oft_q, self._plan.block_size)
+
     def refold(self, force: bool = False) -> bool:
         """Keep the rotation exact: unit reflections; a factor with ‖Q‖₂ > 0.5 moves into `oft_base`.
 
@@ -221,7 +227,7 @@ class HybridLinear(nn.Module):
             return False
         if self._plan.orthogonal == "none":
             return False
-        if not force and float(skew_norm(self.oft_q, self._plan.block_size)) <= LARGEST_SKEW:
+        if not force and self.reach().item() <= LARGEST_SKEW:
             return False
         self.oft_base = nearest_rotation(self.factor_rotations())
         self.oft_q = mx.zeros_like(self.oft_q)

@@ -1,0 +1,335 @@
+"""Every kind of base × every method × every property that the method promises."""
+
+import math
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+import reference
+from mlx.optimizers import AdamW
+from mlx.utils import tree_flatten
+from table import (
+    BASE_IDS,
+    BASES,
+    BLOCK,
+    D_IN,
+    D_OUT,
+    PLANS,
+    ROTATING,
+    Wrapped,
+    base,
+    bias,
+    fresh,
+    inputs,
+    leaves,
+    shaken,
+    tensors,
+    weight,
+)
+from tolerances import DEFECT, EFFECT, IDENTITY, NUMERIC_GRADIENT, ROUNDING, SINGULAR, TORCH_GRADIENT
+
+from mlx_hybrid.adapters.attach import refold
+from mlx_hybrid.adapters.layer import HybridLinear, LayerPlan
+from mlx_hybrid.adapters.orthogonal import householder_core
+from mlx_hybrid.training.loop import steps_between_refolds
+
+TRAINABLE = {
+    "lora": {"lora_a", "lora_b"}, "lora-ga": {"lora_a", "lora_b"}, "hra": {"house_u"}, "boft": {"oft_q"},
+    "hybrid": {"house_u", "lora_a", "lora_b"}, "hybrid-boft": {"oft_q", "lora_a", "lora_b"}, "unitary": {"oft_q"},
+}  # fmt: skip
+COUNTS = {  # k·in; m·(in/b)·b(b−1)/2; r·(in + out)
+    "lora": 4 * (64 + 96), "lora-ga": 4 * (64 + 96), "hra": 6 * 64, "boft": 3 * 8 * 28,
+    "hybrid": 6 * 64 + 4 * (64 + 96), "hybrid-boft": 3 * 8 * 28 + 4 * (64 + 96), "unitary": 4 * 8 * 28,
+}  # fmt: skip
+
+each_base = pytest.mark.parametrize("mode", BASES, ids=BASE_IDS)
+each_method = pytest.mark.parametrize("method", PLANS)
+each_rotation = pytest.mark.parametrize("method", ROTATING)
+each_bias = pytest.mark.parametrize("with_bias", [False, True], ids=["", "bias"])
+
+
+def largest(a: mx.array) -> float:
+    return mx.max(mx.abs(a)).item()
+
+
+def close(ours: mx.array, wanted: mx.array, tolerance: float) -> bool:
+    return largest(ours - wanted) <= tolerance * largest(wanted)
+
+
+@each_base
+@each_method
+@each_bias
+@pytest.mark.parametrize("rows", [3, 24])
+def test_a_fresh_layer_is_its_base(mode, method, with_bias, rows):
+    x = inputs(rows)
+    plain, ours = base(mode, with_bias)(x), fresh(mode, method, with_bias)(x)
+    if PLANS[method].orthogonal == "householder":
+        assert close(ours, plain, IDENTITY)
+    else:
+        assert mx.array_equal(ours, plain)
+
+
+@each_base
+@each_method
+@each_bias
+def test_the_layer_is_its_equation(mode, method, with_bias):
+    layer, x = shaken(mode, method, with_bias), inputs()
+    wide = np.array(x, dtype=np.float64)
+    exact = reference.layer(leaves(layer), wide, weight(layer), bias(layer), PLANS[method].scale, BLOCK)
+    assert close(layer(x), mx.array(exact.astype(np.float32)), ROUNDING)
+    assert not close(layer(x), base(mode, with_bias)(x), EFFECT)
+
+
+@each_base
+@each_method
+@each_bias
+def test_fused_it_is_one_linear_layer(mode, method, with_bias):
+    layer, x = shaken(mode, method, with_bias), inputs()
+    fused = layer.fuse()
+    assert type(fused) is nn.Linear
+    assert close(fused(x), layer(x), ROUNDING)
+    assert not close(fused(x), base(mode, with_bias)(x), EFFECT)
+
+
+@each_base
+def test_fused_into_packed_weights_it_keeps_their_format(mode):
+    layer = shaken(mode, "hybrid", size=0.2)
+    fused = layer.fuse(dequantize=False)
+    if not mode:
+        assert type(fused) is nn.Linear
+        return
+    assert (fused.mode, fused.bits, fused.group_size) == (
+        layer.linear.mode,
+        layer.linear.bits,
+        layer.linear.group_size,
+    )
+    step = largest(base(mode)(inputs()) - layer(inputs()))
+    assert 0 < largest(fused(inputs()) - layer(inputs())) < step  # nearer to the adapter than to the base
+
+
+@each_base
+@each_method
+@each_bias
+def test_steps_move_the_leaves_and_nothing_else(mode, method, with_bias):
+    model = Wrapped(shaken(mode, method, with_bias))
+    before, x, goal = tensors(model), inputs(), mx.random.normal((24, D_OUT))
+    optimizer = AdamW(1e-2)
+    gradient = nn.value_and_grad(model, lambda x: mx.mean(mx.square(model(x) - goal)))
+    for _ in range(2):
+        _, gradients = gradient(x)
+        assert {name for name, _ in tree_flatten(gradients)} == {
+            f"layer.{leaf}" for leaf in TRAINABLE[method]
+        }
+        optimizer.update(model, gradients)
+    after = tensors(model)
+    moved = {name.removeprefix("layer.") for name in before if not mx.array_equal(before[name], after[name])}
+    assert moved == TRAINABLE[method]
+
+
+@each_base
+@each_method
+def test_the_count_of_parameters_is_the_formula(mode, method):
+    layer = fresh(mode, method)
+    counted = sum(value.size for _, value in tree_flatten(layer.trainable_parameters()))
+    assert counted == COUNTS[method] == PLANS[method].parameter_count(D_IN, D_OUT)
+
+
+@each_rotation
+@pytest.mark.parametrize("size", [0.03, 0.08])
+def test_the_rotation_is_orthogonal_with_determinant_one(method, size):
+    layer = shaken("", method, size=size)
+    rotation = np.array(layer.rotation(), dtype=np.float64)
+    assert np.abs(rotation @ rotation.T - np.eye(D_IN)).max() <= DEFECT
+    assert layer.rotation_defect() <= DEFECT
+    assert np.linalg.det(rotation) == pytest.approx(1, abs=D_IN * DEFECT)
+    assert np.abs(rotation - np.eye(D_IN)).max() > 0.05
+    assert np.abs(rotation - reference.rotation(leaves(layer), D_IN, BLOCK)).max() <= ROUNDING
+
+
+@each_method
+def test_settled_it_answers_the_same(method):
+    layer, x = shaken("affine-4", method), inputs()
+    before = layer(x)
+    layer.settle()
+    assert mx.array_equal(layer(x), before)
+    if method in ROTATING:
+        for name in ("house_u", "oft_q"):
+            if name in layer:
+                layer[name] = layer[name] + mx.random.normal(layer[name].shape)
+    layer.unsettle()
+    assert close(layer(x), before, EFFECT) == (method not in ROTATING)  # the rotation is formed anew
+
+
+@each_method
+@pytest.mark.parametrize("force", [False, True])
+def test_refolding_changes_no_output(method, force):
+    layer, x = shaken("affine-4", method), inputs()
+    before = layer(x)
+    folded = layer.refold(force=force)
+    assert folded == (force and PLANS[method].orthogonal == "butterfly")
+    assert close(layer(x), before, ROUNDING)
+    assert not close(layer(x), base("affine-4")(x), EFFECT)
+    if folded:
+        assert largest(layer.oft_q) == 0
+        assert largest(layer.oft_base - mx.eye(BLOCK)) > 0.05
+
+
+def test_reflections_are_renormalised_and_far_blocks_folded():
+    layer = shaken("", "hra")
+    layer.house_u = 3 * layer.house_u
+    layer.refold()
+    assert mx.allclose(mx.linalg.norm(layer.house_u, axis=0), mx.ones(6), atol=ROUNDING)
+    layer = fresh("", "boft")
+    layer.oft_q = 0.5 * mx.random.normal(layer.oft_q.shape)
+    assert layer.refold()
+    assert not layer.refold()
+
+
+def test_householder_and_low_rank_are_one_lora():
+    """A' = [U, A] (in, k + r), B' = [−T Uᵀ Wᵀ; s B]."""
+    layer, x = shaken("affine-4", "hybrid", True), inputs()
+    w, u = mx.array(weight(layer).astype(np.float32)), layer.house_u
+    down = mx.concatenate([u, layer.lora_a], axis=1)
+    up = mx.concatenate([-householder_core(u) @ u.T @ w.T, PLANS["hybrid"].scale * layer.lora_b], axis=0)
+    plain = base("affine-4", True)(x)
+    assert close(plain + x @ down @ up, layer(x), ROUNDING)
+    assert not close(plain, layer(x), EFFECT)
+
+
+@each_rotation
+def test_a_rotation_alone_keeps_the_singular_values_through_training(method):
+    plan = PLANS[method]
+    plan = LayerPlan(
+        orthogonal=plan.orthogonal,
+        reflections=plan.reflections,
+        block_size=plan.block_size,
+        factors=plan.factors,
+    )
+    layer = HybridLinear(base("affine-4"), plan, mx.random.key(1))
+    before = np.linalg.svd(weight(layer), compute_uv=False)
+    train(layer, steps=40, rate=2e-2, refold_every=10)
+    merged = np.array(layer.merged_weight(), dtype=np.float64)
+    after = np.linalg.svd(merged, compute_uv=False)
+    assert np.abs(after - before).max() <= SINGULAR * before[0]
+    assert np.abs(merged - weight(layer)).max() > 0.05
+
+
+HARD_RATE = 10 * 1.8 * 2e-3
+"""Ten times the default rate, and the most that mixing multiplies a step by."""
+
+
+@pytest.mark.parametrize("method", ["hra", "boft", "unitary"])
+def test_the_rotation_stays_one_over_a_thousand_hard_steps(method):
+    layer = fresh("", method)
+    every, worst = steps_between_refolds(Wrapped(layer)), 0.0
+    for _ in range(20):  # AdamW starts anew each time, with steps of one sign: the hardest
+        train(layer, steps=50, rate=HARD_RATE, refold_every=every)
+        worst = max(worst, layer.rotation_defect())
+    assert worst <= DEFECT
+    assert largest(layer.rotation() - mx.eye(D_IN)) > 0.2
+
+
+def train(layer: HybridLinear, *, steps: int, rate: float, refold_every: int) -> None:
+    """AdamW towards a target that no rotation reaches, so that the pull never ends."""
+    model, x = Wrapped(layer), inputs(64)
+    goal = mx.random.normal((64, D_OUT))
+    optimizer = AdamW(rate, weight_decay=0.0, bias_correction=True)
+    gradient = nn.value_and_grad(model, lambda x: mx.mean(mx.square(model(x) - goal)))
+    for step in range(1, steps + 1):
+        optimizer.update(model, gradient(x)[1])
+        mx.eval(model.parameters(), optimizer.state)
+        if step % refold_every == 0:
+            refold(model)
+
+
+@pytest.mark.parametrize("method", ["lora", "hybrid", "hybrid-boft"])
+def test_dropout_falls_on_the_low_rank_branch_in_training_only(method):
+    plan = PLANS[method]
+    dropped = LayerPlan(**{**vars(plan), "dropout": 0.5})
+    layer, x = HybridLinear(base(""), dropped, mx.random.key(5)), inputs()
+    plain = shaken("", method)
+    for name, value in plain.items():
+        if isinstance(value, mx.array):
+            layer[name] = value
+    layer.eval()
+    assert close(layer(x), plain(x), ROUNDING)
+    layer.train()
+    assert not close(layer(x), layer(x), EFFECT)
+    mean = mx.mean(mx.stack([layer(x) for _ in range(400)]), axis=0)
+    spread = mx.std(mx.stack([layer(x) for _ in range(50)]), axis=0)
+    assert largest(mean - plain(x)) <= 6 * largest(spread) / math.sqrt(400)
+    layer.lora_b = mx.zeros_like(layer.lora_b)
+    if "lora_b0" in layer:
+        layer.lora_a = mx.zeros_like(layer.lora_a)
+    assert mx.array_equal(layer(x), layer(x))  # the rotation is never dropped
+
+
+@each_method
+def test_gradients_equal_central_differences(method):
+    layer, x = shaken("", method), inputs()
+    direction = np.random.default_rng(3).normal(size=(24, D_OUT))
+    model = Wrapped(layer)
+    _, gradients = nn.value_and_grad(
+        model, lambda x: mx.sum(model(x) * mx.array(direction.astype(np.float32)))
+    )(x)
+    values, wide, rng = leaves(layer), np.array(x, dtype=np.float64), np.random.default_rng(4)
+    for name in TRAINABLE[method]:
+        ours = np.array(gradients["layer"][name])
+        entries = [tuple(rng.integers(0, n) for n in ours.shape) for _ in range(12)]
+
+        def total(leaf, name=name):
+            changed = {**values, name: leaf}
+            y = reference.layer(changed, wide, weight(layer), None, PLANS[method].scale, BLOCK)
+            return float((y * direction).sum())
+
+        numeric = [reference.central_difference(total, values[name], entry) for entry in entries]
+        found = [ours[entry] for entry in entries]
+        assert np.abs(numeric).max() > EFFECT
+        assert np.abs(np.subtract(found, numeric)).max() <= NUMERIC_GRADIENT * np.abs(ours).max()
+
+
+@pytest.mark.peft
+@each_method
+def test_gradients_equal_autograd_of_pytorch(method):
+    torch = pytest.importorskip("torch")
+    layer, x = shaken("", method), inputs()
+    direction = np.random.default_rng(3).normal(size=(24, D_OUT))
+    model = Wrapped(layer)
+    _, gradients = nn.value_and_grad(
+        model, lambda x: mx.sum(model(x) * mx.array(direction.astype(np.float32)))
+    )(x)
+    theirs = {n: torch.tensor(v, requires_grad=n in TRAINABLE[method]) for n, v in leaves(layer).items()}
+    rotated = torch.tensor(np.array(x, dtype=np.float64)) @ torch_rotation(torch, theirs)
+    y = rotated @ torch.tensor(weight(layer)).T
+    if "lora_a" in theirs:
+        a, b = theirs["lora_a"], theirs["lora_b"]
+        a0, b0 = theirs.get("lora_a0", torch.zeros_like(a)), theirs.get("lora_b0", torch.zeros_like(b))
+        y = y + PLANS[method].scale * torch.tensor(np.array(x, dtype=np.float64)) @ (
+            (a + a0) @ (b + b0) - a0 @ b0
+        )
+    (y * torch.tensor(direction)).sum().backward()
+    for name in TRAINABLE[method]:
+        exact = theirs[name].grad.numpy()
+        gap = np.abs(np.array(gradients["layer"][name]) - exact).max()
+        assert gap <= TORCH_GRADIENT * np.abs(exact).max()
+
+
+def torch_rotation(torch, values):
+    """R in PyTorch: reflections one by one, or permuted blocks factor by factor."""
+    eye = torch.eye(D_IN, dtype=torch.float64)
+    product = eye
+    if "house_u" in values:
+        for u in values["house_u"].T:
+            product = product @ (eye - 2 * torch.outer(u, u) / (u @ u))
+    if "oft_q" in values:
+        rows, columns = torch.triu_indices(BLOCK, BLOCK, 1)
+        small = torch.eye(BLOCK, dtype=torch.float64)
+        for level, (triangle, folded) in enumerate(zip(values["oft_q"], values["oft_base"])):
+            q = torch.zeros(len(triangle), BLOCK, BLOCK, dtype=torch.float64)
+            q = q.index_put((torch.arange(len(triangle))[:, None], rows, columns), triangle)
+            q = q - q.mT
+            blocks = (small - q) @ torch.linalg.inv(small + q) @ folded
+            permutation = eye[torch.tensor(reference.butterfly_order(D_IN, BLOCK, level))]
+            product = permutation @ torch.block_diag(*blocks) @ permutation.T @ product
+    return product

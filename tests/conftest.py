@@ -1,0 +1,67 @@
+"""What every test stands on: fixed seeds, no network, no home folder, checked shapes, honest data tests."""
+
+import atexit
+import os
+import random
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from jaxtyping import install_import_hook
+
+from mlx_hybrid.blas import prefer_openblas
+
+prefer_openblas()  # before anything imports mlx
+install_import_hook(["mlx_hybrid.adapters", "mlx_hybrid.training"], "beartype.beartype")
+
+CACHES = tempfile.mkdtemp(prefix="mlx-hybrid-caches-")
+atexit.register(shutil.rmtree, CACHES, ignore_errors=True)
+os.environ |= {  # read when the libraries are imported
+    "HF_HOME": CACHES, "HF_HUB_CACHE": f"{CACHES}/hub", "XDG_CACHE_HOME": CACHES,
+    "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error",
+}  # fmt: skip
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+pytest_plugins = ["data_marker", "pytester"]
+PROJECT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test starts from the same seeds, with a home and a runs folder of its own."""
+    random.seed(0)
+    np.random.seed(0)
+    if "mlx.core" in sys.modules:
+        sys.modules["mlx.core"].random.seed(0)
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("MLX_HYBRID_RUNS", str(tmp_path / "runs"))
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    """Bytes with a ChatML template, as mlx-lm hands it over."""
+    from toys import byte_tokenizer, wrapped
+
+    return wrapped(byte_tokenizer())
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The dense tiny model on disk, with its tokenizer."""
+    from toys import write_model
+
+    return write_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def quantised_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model at 4 bits on disk, with its tokenizer."""
+    from toys import write_model
+
+    return write_model(tmp_path_factory.mktemp("models") / "tiny-4bit", "affine-4")
