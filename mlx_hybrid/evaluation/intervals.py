@@ -72,6 +72,25 @@ def paired_bootstrap(
     return bootstrap_mean(b - a, seed=seed, samples=samples, level=level, groups=groups)
 
 
+def bootstrap_ratio(
+    numerators: Sequence[float],
+    denominators: Sequence[float],
+    *,
+    seed: int,
+    samples: int = 10_000,
+    level: float = 0.95,
+    groups: Sequence | None = None,
+) -> Interval:
+    """Σ numerators / Σ denominators (bits per byte, loss per token) over resampled examples or groups."""
+    numerators, denominators = _finite(numerators), _finite(denominators)
+    if len(numerators) != len(denominators) or not np.all(denominators > 0):
+        raise DataError("A ratio needs one denominator above zero for every numerator.")
+    totals, _ = _by_group(numerators, groups)
+    sizes, _ = _by_group(denominators, groups)
+    means = _resampled_means(totals, sizes, np.random.default_rng(seed), samples)
+    return interval_of(float(numerators.sum() / denominators.sum()), means, level, len(totals))
+
+
 def bootstrap_statistic(
     statistic: Callable[[np.ndarray], float],
     count: int,

@@ -28,6 +28,11 @@ def model() -> llama.Model:
 
 
 @pytest.fixture(scope="session")
+def other_model() -> llama.Model:
+    return tiny_llama(tie_word_embeddings=False)
+
+
+@pytest.fixture(scope="session")
 def windowed_model() -> llama.Model:
     """Sliding-window and full attention in turn."""
     return tiny_llama(layer_types=["sliding_attention", "full_attention"], sliding_window=5)
@@ -48,7 +53,7 @@ class MergingTokenizer:
     """Bytes, except that some strings are one token, as after merges; the first in the list wins."""
 
     bos_token, bos_token_id, chat_template = "<s>", 256, None
-    eos_token_id, eos_token_ids = 257, {257}
+    eos_token, eos_token_id, eos_token_ids = "</s>", 257, {257}
     pieces = ("<s>", "</s>", "e n", " no", "not", "ab")
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
@@ -60,9 +65,10 @@ class MergingTokenizer:
         return tokens
 
     def decode(self, tokens: list[int]) -> str:
-        return b"".join(
-            bytes([t]) if t < 256 else self.pieces[t - 256].encode() for t in tokens
-        ).decode("utf-8", "replace")  # fmt: skip
+        parts = [
+            bytes([t]) if t < 256 else self.pieces[(t - 256) % len(self.pieces)].encode() for t in tokens
+        ]
+        return b"".join(parts).decode("utf-8", "replace")
 
 
 @pytest.fixture(scope="session")

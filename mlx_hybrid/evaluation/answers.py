@@ -1,0 +1,132 @@
+"""What a model answers to the examples of an evaluation, kept in a file as it comes, so that it can go on later."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlx_hybrid.errors import ConfigError, MlxHybridError
+from mlx_hybrid.evaluation.examples import EvaluationSet, item, prompt_and_ending
+from mlx_hybrid.evaluation.scoring import score_options, sequence_nll
+
+FORMAT = 1
+BLOCK = 1024  # examples answered between two writes
+
+
+def collect(
+    model: Any,
+    tokenizer: Any,
+    parts: Mapping[str, EvaluationSet],
+    path: Path | None,
+    *,
+    name: str = "model",
+    identity: str = "",
+    batch_tokens: int = 8192,
+    generate: Callable | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> dict[str, list[dict]]:
+    """The model's answer to every record of every part, read from `path` as far as it holds them.
+
+    Raises ConfigError where `path` was written for other examples or another `identity` of the weights.
+    """
+    fingerprint = fingerprint_of(parts, identity)
+    answers = read_answers(path, fingerprint)
+    total = sum(len(part.records) for part in parts.values())
+    done = sum(len(answers.get(part, [])) for part in parts)
+    if done < total and not _is_model(model):
+        model = model()
+    for part, examples in parts.items():
+        own = answers.setdefault(part, [])
+        for start in range(len(own), len(examples.records), BLOCK):
+            block = slice(start, start + BLOCK)
+            options = examples.options[block] if examples.options else []
+            rows = answer(
+                model, tokenizer, replace(examples, records=examples.records[block], options=options),
+                batch_tokens=batch_tokens, generate=generate,
+            )  # fmt: skip
+            append_answers(path, fingerprint, part, rows)
+            own += rows
+            done += len(rows)
+            if progress:
+                progress(name, done, total)
+    return answers
+
+
+def answer(
+    model: Any, tokenizer: Any, examples: EvaluationSet, *, batch_tokens: int, generate: Callable | None
+) -> list[dict]:
+    """One dictionary a record: `sums` and `counts` of its options, `nats` of its text, or the `text` generated."""
+    if examples.kind == "classification":
+        items = [item(r, o, tokenizer) for r, o in zip(examples.records, examples.options, strict=True)]
+        scores = score_options(model, items, batch_tokens=batch_tokens)
+        return [{"sums": s[:, 0].tolist(), "counts": s[:, 1].astype(int).tolist()} for s in scores]
+    if examples.kind == "text":
+        tokens = [text_tokens(record.fields["text"], tokenizer) for record in examples.records]
+        nats, _ = sequence_nll(model, tokens, batch_tokens=batch_tokens)
+        if not np.all(np.isfinite(nats)):
+            raise MlxHybridError(
+                "The likelihood of a text is not finite: the model's weights hold NaN or inf."
+            )
+        return [{"nats": float(value)} for value in nats]
+    if generate is None:
+        raise ConfigError("Translations need a generator.")
+    prompts = [prompt_and_ending(record, tokenizer)[0] for record in examples.records]
+    tokens = [list(tokenizer.encode(prompt, add_special_tokens=False)) for prompt in prompts]
+    return [{"text": text} for text in generate(model, tokens)]
+
+
+def text_tokens(text: str, tokenizer: Any) -> list[int]:
+    """A text after the beginning-of-text token, else the end-of-text token, so that all of it is predicted."""
+    first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    if first is None:
+        raise ConfigError(
+            "The tokenizer has neither a beginning-of-text nor an end-of-text token to start a text from."
+        )
+    return [first, *tokenizer.encode(text, add_special_tokens=False)]
+
+
+def fingerprint_of(parts: Mapping[str, EvaluationSet], identity: str) -> str:
+    digest = sha256(identity.encode())
+    for name, part in parts.items():
+        content = [[record.fields for record in part.records], part.options, part.task, part.version]
+        digest.update(json.dumps([name, content], sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def read_answers(path: Path | None, fingerprint: str) -> dict[str, list[dict]]:
+    """Part → answers in order; a last line cut short is dropped from the file."""
+    if path is None or not path.exists():
+        return {}
+    lines = path.read_text(encoding="utf-8").split("\n")
+    if lines[-1]:
+        path.write_text("\n".join(lines[:-1]) + ("\n" if lines[:-1] else ""), encoding="utf-8")
+    rows = [json.loads(line) for line in lines[:-1]]
+    if rows and rows[0].get("fingerprint") != fingerprint:
+        raise ConfigError(
+            f"{path}: holds answers of other weights or to other examples; remove it or name another folder."
+        )
+    answers: dict[str, list[dict]] = {}
+    for row in rows[1:]:
+        answers.setdefault(row.pop("part"), []).append(row)
+    return answers
+
+
+def append_answers(path: Path | None, fingerprint: str, part: str, rows: list[dict]) -> None:
+    if path is None:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = not path.exists() or path.stat().st_size == 0
+    with path.open("a", encoding="utf-8") as file:
+        if fresh:
+            file.write(json.dumps({"format": FORMAT, "fingerprint": fingerprint}) + "\n")
+        file.writelines(json.dumps({"part": part, **row}, ensure_ascii=False) + "\n" for row in rows)
+
+
+def _is_model(model: Any) -> bool:
+    import mlx.nn as nn
+
+    return isinstance(model, nn.Module)

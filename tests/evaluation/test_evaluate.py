@@ -1,0 +1,242 @@
+import json
+import math
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from mlx_hybrid.errors import ConfigError, DataError
+from mlx_hybrid.evaluation.evaluate import evaluate
+from mlx_hybrid.evaluation.examples import evaluation_set, from_fields, limited, varied
+from mlx_hybrid.governance.records import Record
+
+ANSWERS = {"deu_Latn": {"good": "gut", "bad": "schlecht"}, "swh_Latn": {"good": "nzuri", "bad": "mbaya"}}
+
+
+def labelled(count: int = 24, **more) -> list[dict]:
+    """Two languages, parallel by group."""
+    rows = []
+    for language, answers in ANSWERS.items():
+        for n in range(count):
+            label = ("good", "bad")[(n * 7 + 3) % 5 % 2]
+            text = f"Über {n} schöne Bücher" if language == "deu_Latn" else f"Vitabu {n} vizuri"
+            turns = [
+                {"role": "user", "content": f"Wie? {text}: "},
+                {"role": "assistant", "content": answers[label]},
+            ]
+            rows.append(
+                {
+                    "id": f"{n}-{language}",
+                    "group": n,
+                    "language": language,
+                    "label": label,
+                    "messages": turns,
+                    **more,
+                }
+            )
+    return rows
+
+
+@pytest.fixture
+def test_set():
+    return evaluation_set(from_fields(labelled(), "test.jsonl"))
+
+
+@pytest.fixture
+def dev_set():
+    return evaluation_set(from_fields(labelled(10), "dev.jsonl"))
+
+
+def loop_accuracy(model, tokenizer, records: list[dict]) -> float:
+    """Each answer run alone and summed in NumPy, with the end of the turn."""
+    right = 0
+    for record in records:
+        prompt = tokenizer.encode("<s>" + record["messages"][0]["content"], add_special_tokens=False)
+        scores = {}
+        for label, answer in ANSWERS[record["language"]].items():
+            tokens = prompt + tokenizer.encode(answer + "</s>", add_special_tokens=False)
+            logits = np.array(model(mx.array([tokens]))[0], np.float64)
+            logp = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
+            scores[label] = sum(logp[t - 1, tokens[t]] for t in range(len(prompt), len(tokens)))
+        right += max(scores, key=scores.get) == record["label"]
+    return right / len(records)
+
+
+def test_accuracy_is_that_of_a_plain_loop(model, tokenizer, test_set):
+    result = evaluate({"base": model}, tokenizer, test_set)
+    assert result["models"]["base"]["accuracy"]["value"] == loop_accuracy(model, tokenizer, labelled())
+    assert (result["format"], result["kind"], result["records"]) == (1, "classification", 48)
+    assert result["models"]["base"]["scoring"] == {"normalised": False, "chosen_on": "default"}
+    assert "after" not in result["models"]["base"]["calibration"]
+
+
+def test_two_models_with_dev_and_variants(model, other_model, tokenizer, test_set, dev_set):
+    result = evaluate(
+        {"base": model, "adapted": lambda: other_model}, tokenizer, test_set,
+        dev=dev_set, variants=["umlaut-spelling", "no-diacritics"], pivot="deu_Latn",
+    )  # fmt: skip
+    json.dumps(result, allow_nan=False)
+    base, adapted = result["models"]["base"], result["models"]["adapted"]
+    gain = result["differences"]["adapted - base"]
+    assert gain["accuracy"]["value"] == pytest.approx(
+        adapted["accuracy"]["value"] - base["accuracy"]["value"]
+    )
+    assert set(gain["languages"]) == set(ANSWERS)
+    assert (
+        base["calibration"]["after"]["nll_nats"]["value"]
+        <= base["calibration"]["before"]["nll_nats"]["value"] + 0.2
+    )
+    umlaut, bare = base["variants"]["umlaut-spelling"], base["variants"]["no-diacritics"]
+    assert (umlaut["records"], umlaut["changed"]) == (24, 24)
+    assert (bare["records"], bare["changed"]) == (48, 24)
+    assert "drop" not in bare["languages"]["swh_Latn"]
+    assert bare["drop"]["value"] == bare["languages"]["deu_Latn"]["drop"]["value"]
+    assert base["parity"]["gap_to_pivot"] == pytest.approx(
+        base["languages"]["deu_Latn"]["accuracy"]["value"]
+        - base["languages"]["swh_Latn"]["accuracy"]["value"]
+    )
+
+
+def test_a_model_against_itself_gains_nothing(model, tokenizer, test_set):
+    gain = evaluate({"a": model, "b": model}, tokenizer, test_set)["differences"]["b - a"]
+    assert (gain["accuracy"]["low"], gain["accuracy"]["high"], gain["mcnemar_p"]) == (0, 0, 1)
+
+
+def test_it_goes_on_where_it_stopped(model, tokenizer, test_set, tmp_path, monkeypatch):
+    from mlx_hybrid.evaluation import answers
+
+    monkeypatch.setattr(answers, "BLOCK", 10)
+    whole = evaluate({"base": model}, tokenizer, test_set, directory=tmp_path)
+    path = tmp_path / "base.answers.jsonl"
+    lines = path.read_text().splitlines()
+    assert len(lines) == 49
+    path.write_text("\n".join(lines[:20]) + "\n" + lines[20][:15])  # killed while it wrote
+    heard = []
+    again = evaluate(
+        {"base": model}, tokenizer, test_set, directory=tmp_path, progress=lambda *event: heard.append(event)
+    )
+    assert heard[0] == ("base", 29, 48)
+    assert again["models"]["base"]["accuracy"] == whole["models"]["base"]["accuracy"]
+    assert len(path.read_text().splitlines()) == 49
+
+    def fail():
+        raise AssertionError("a finished evaluation loads no model")
+
+    assert evaluate({"base": fail}, tokenizer, test_set, directory=tmp_path) == again
+    with pytest.raises(ConfigError, match="other weights or to other examples"):
+        evaluate({"base": model}, tokenizer, limited(test_set, 3, 0), directory=tmp_path)
+    with pytest.raises(ConfigError, match="other weights or to other examples"):
+        evaluate({"base": model}, tokenizer, test_set, directory=tmp_path, identities={"base": "new"})
+
+
+def test_a_limit_takes_the_same_groups_in_every_language(test_set):
+    few = limited(test_set, 5, seed=1)
+    groups = {
+        language: {g for g, own in zip(few.groups, few.languages) if own == language} for language in ANSWERS
+    }
+    assert groups["deu_Latn"] == groups["swh_Latn"]
+    assert len(groups["deu_Latn"]) == 5
+    assert limited(test_set, 5, seed=2).groups != few.groups
+
+
+def test_text_is_measured_in_bits_per_byte(model, other_model, tokenizer):
+    texts = ["habari ya asubuhi", "guten Morgen", "abab"]
+    rows = [{"text": text, "language": "swh_Latn" if n else "deu_Latn"} for n, text in enumerate(texts)]
+    result = evaluate(
+        {"base": model, "other": other_model}, tokenizer, evaluation_set(from_fields(rows, "t")), pivot=None
+    )
+    total = 0.0
+    for text in texts:
+        tokens = [256, *tokenizer.encode(text, add_special_tokens=False)]
+        logits = np.array(model(mx.array([tokens]))[0], np.float64)
+        logp = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
+        total -= sum(logp[t - 1, tokens[t]] for t in range(1, len(tokens)))
+    expected = total / math.log(2) / sum(len(text.encode()) for text in texts)
+    tables = result["models"]
+    assert tables["base"]["bits_per_byte"]["value"] == pytest.approx(expected, abs=1e-5)
+    gain = result["differences"]["other - base"]["bits_per_byte"]["value"]
+    assert gain == pytest.approx(tables["other"]["bits_per_byte"]["value"] - expected, abs=1e-5)
+
+
+def test_translations_are_those_a_callable_gives(model, tokenizer):
+    rows = [
+        {
+            "prompt": f"Translate: {text}",
+            "completion": text.upper(),
+            "language": target,
+            "source_language": source,
+        }
+        for source, target in (("eng_Latn", "swh_Latn"), ("swh_Latn", "eng_Latn"))
+        for text in ("one small house", "two red birds")
+    ]
+    prompts = []
+
+    def generate(model, tokens):
+        prompts.extend(tokenizer.decode(own) for own in tokens)
+        return ["ONE SMALL HOUSE", "TWO RED BIRDS", "one", "TWO"]
+
+    examples = evaluation_set(from_fields(rows, "t"))
+    result = evaluate({"base": model}, tokenizer, examples, generate=generate)["models"]["base"]
+    assert prompts[0] == "<s>Translate: one small house"
+    assert result["directions"]["eng_Latn>swh_Latn"]["chrf"]["value"] == pytest.approx(100)
+    assert result["balance"]["mean"] > 50
+    with pytest.raises(ConfigError, match="need a generator"):
+        evaluate({"base": model}, tokenizer, examples)
+
+
+def test_variants_rewrite_fields_by_the_task_and_other_records_whole():
+    from mlx_hybrid.evaluation.sources import Row
+    from mlx_hybrid.evaluation.tasks import classification_record, load_task
+
+    task = load_task("sib200")
+    fields = classification_record(task, Row("k", "k", {"text": "Äpfel"}, "health"), "deu_Latn", "deu_Latn")
+    prompt = varied(Record(fields, "t", 1), "upper", 0).fields["messages"][0]["content"]
+    assert prompt == fields["messages"][0]["content"].replace("Äpfel", "ÄPFEL")
+    own = Record({"prompt": "Äpfel?", "completion": "Ja", "language": "de", "label": "x"}, "t", 1)
+    changed = varied(own, "umlaut-spelling", 0)
+    assert [turn["content"] for turn in changed.turns()] == ["Aepfel?", "Ja"]
+    thai = Record({"prompt": "x", "completion": "y", "language": "th"}, "t", 1)
+    assert varied(thai, "upper", 0) is thai
+
+
+def test_real_variants_are_compared_by_sentence(model, tokenizer):
+    rows = labelled(8)
+    for row in rows:
+        row["language"] = {"deu_Latn": "zho_Hans", "swh_Latn": "zho_Hant"}[row["language"]]
+    result = evaluate({"base": model}, tokenizer, evaluation_set(from_fields(rows, "t")))
+    table = result["models"]["base"]
+    drop = table["variants"]["traditional"]
+    assert drop["records"] == 8
+    assert drop["drop"]["value"] == pytest.approx(
+        table["languages"]["zho_Hans"]["accuracy"]["value"]
+        - table["languages"]["zho_Hant"]["accuracy"]["value"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([], "No records"),
+        ([*labelled(2), {"text": "x"}], "different kinds"),
+        ([labelled(9)[0] | {"label": "good"}, *labelled(9)], "is answered"),
+        (labelled(1)[:1], "1 options"),
+        (labelled(2, options={"good": "a", "fine": "b"}), 'label "bad" is not among'),
+    ],
+)
+def test_records_that_cannot_be_evaluated_are_named(rows, message):
+    with pytest.raises(DataError, match=message):
+        evaluation_set(from_fields(rows, "t"))
+
+
+def test_a_label_never_seen_in_training_is_named():
+    known = from_fields([row for row in labelled() if row["label"] == "good"], "train")
+    with pytest.raises(DataError, match='label "bad" never stood in training'):
+        evaluation_set(from_fields(labelled(), "test"), known)
+
+
+def test_unknown_variants_and_variants_of_texts_are_named(model, tokenizer, test_set):
+    with pytest.raises(ConfigError, match='did you mean "keyboard"'):
+        evaluate({"base": model}, tokenizer, test_set, variants=["keybord"])
+    texts = evaluation_set(from_fields([{"text": "x"}], "t"))
+    with pytest.raises(ConfigError, match="classification"):
+        evaluate({"base": model}, tokenizer, texts, variants=["lower"])
