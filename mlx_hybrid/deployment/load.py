@@ -10,7 +10,8 @@ from mlx_hybrid.training.run import LAST, Run, find_run
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model ready to run. `modules` counts adapted layers; `change` is max |Δ logit| on a fixed probe."""
+    """A model ready to run. `modules` counts adapted layers; `change` is max |Δ logit| on a fixed probe; `source` is
+    what `load_base` was asked for."""
 
     model: Any
     tokenizer: Any
@@ -18,6 +19,7 @@ class Loaded:
     change: float
     name: str
     base: dict
+    source: str = ""
 
     def describe(self) -> str:
         """One line that says what is on."""
@@ -40,7 +42,7 @@ def load_any(name: str, *, base_name: str | None = None) -> Loaded:
     from mlx_hybrid.base_model import load_base
 
     base = load_base(name)
-    return Loaded(base.model, base.tokenizer, 0, 0.0, name, base.identity)
+    return Loaded(base.model, base.tokenizer, 0, 0.0, name, base.identity, name)
 
 
 def load_run(run: Run, *, base_name: str | None = None) -> Loaded:
@@ -74,4 +76,5 @@ def load_adapted(directory: Path, base_name: str | None, *, name: str) -> Loaded
         )
     modules = len(hybrid_layers(base.model)) or int(trainable_count(base.model) > 0 and info.method == "full")
     mx.clear_cache()
-    return Loaded(base.model, base.tokenizer, modules, change, name, base.identity)
+    source = base_name or wanted["id"]
+    return Loaded(base.model, base.tokenizer, modules, change, name, base.identity, source)

@@ -1,0 +1,91 @@
+"""Lines that a person types, with editing and history, or lines from a pipe."""
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+QUOTES = '"""'
+PROMPT, MORE = "> ", "… "
+KEPT_LINES = 1000
+
+
+class Lines:
+    """Messages one by one; a block between triple quotes is one message."""
+
+    def __init__(self, commands: Sequence[str] = ()) -> None:
+        self.interactive = sys.stdin.isatty() and sys.stdout.isatty()
+        self.commands = commands
+        if self.interactive:
+            use_readline(commands)
+
+    def __iter__(self) -> Iterator[str]:
+        while (line := self.read(PROMPT)) is not None:
+            yield self.block(line) if line.lstrip().startswith(QUOTES) else line
+
+    def block(self, line: str) -> str:
+        """A message of several lines, up to the closing quotes or the end of input."""
+        text = line.lstrip()[len(QUOTES) :]
+        while not text.rstrip().endswith(QUOTES):
+            more = self.read(MORE)
+            if more is None:
+                return text.strip("\n")
+            text += "\n" + more
+        return text.rstrip()[: -len(QUOTES)].strip("\n")
+
+    def read(self, prompt: str) -> str | None:
+        """The next line; None at the end of input. Ctrl-C in a terminal only drops the line."""
+        if not self.interactive:
+            line = sys.stdin.readline()
+            return line.rstrip("\r\n") if line else None
+        while True:
+            try:
+                return input(prompt)
+            except EOFError:
+                print(file=sys.stderr)
+                return None
+            except KeyboardInterrupt:
+                print("\nCtrl-D or /exit leaves.", file=sys.stderr)
+                prompt = PROMPT if prompt == PROMPT else MORE
+
+
+def history_file() -> Path | None:
+    """Where typed lines are kept: `MLX_HYBRID_HISTORY`, empty for nowhere, else in the user's state folder."""
+    named = os.environ.get("MLX_HYBRID_HISTORY")
+    if named is not None:
+        return Path(named) if named else None
+    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(state) / "mlx-hybrid" / "chat-history"
+
+
+def use_readline(commands: Sequence[str]) -> None:
+    """Line editing, completion of commands, and a history that only this user can read."""
+    try:
+        import readline
+    except ImportError:  # some Pythons are built without it: lines can then be typed, not edited
+        return
+    import atexit
+
+    readline.set_completer_delims(" ")
+    readline.set_completer(lambda text, i: [*(c for c in commands if text and c.startswith(text)), None][i])
+    libedit = "libedit" in (readline.__doc__ or "")
+    readline.parse_and_bind("bind ^I rl_complete" if libedit else "tab: complete")
+    path = history_file()
+    if path is None:
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o600)
+        readline.read_history_file(path)
+    except OSError:
+        return
+    readline.set_history_length(KEPT_LINES)
+    atexit.register(write_history, readline, path)
+
+
+def write_history(readline: object, path: Path) -> None:
+    try:
+        readline.write_history_file(path)
+        path.chmod(0o600)
+    except OSError:
+        pass

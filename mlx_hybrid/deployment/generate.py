@@ -1,0 +1,227 @@
+"""One answer: prompt to tokens, tokens to a stream of text, with a prompt cache that is reused where it fits."""
+
+import dataclasses
+import secrets
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from mlx_hybrid.errors import ConfigError, nearest
+
+Finish = Literal["stop", "length", "interrupted"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How tokens are chosen."""
+
+    max_tokens: int = 512
+    """Longest answer, in tokens; the room left in the context may be less."""
+    temperature: float = 0.0
+    """0 takes the likeliest token each time; 1 samples from the model's own distribution."""
+    top_p: float = 1.0
+    """Sample among the likeliest tokens that together have this probability."""
+    seed: int | None = None
+    """Same seed, same answer; none draws a fresh one for each answer."""
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    def with_seed(self) -> "Sampling":
+        """A copy with a seed drawn where none was given, so that the answer can be had again."""
+        return self if self.seed is not None else dataclasses.replace(self, seed=secrets.randbits(32))
+
+    def with_text(self, name: str, text: str) -> "Sampling":
+        """A copy with one value read from text. Raises ConfigError for an unknown name or a value out of bounds."""
+        names = [f.name for f in dataclasses.fields(self)]
+        if name not in names:
+            raise ConfigError(f'No setting "{name}"; {nearest(name, names)}')
+        if name == "seed" and text.lower() in ("none", "off"):
+            return dataclasses.replace(self, seed=None)
+        kind = float if name in ("temperature", "top_p") else int
+        try:
+            value = kind(text)
+        except ValueError:
+            raise ConfigError(f"{name}: {text!r} is not a number.") from None
+        return dataclasses.replace(self, **{name: value})
+
+
+def check(sampling: Sampling) -> None:
+    """Raise ConfigError for a value out of bounds."""
+    if sampling.max_tokens < 1:
+        raise ConfigError(f"max_tokens must be at least 1, not {sampling.max_tokens}.")
+    if not 0 <= sampling.temperature <= 5:
+        raise ConfigError(f"temperature must be between 0 and 5, not {sampling.temperature:g}.")
+    if not 0 < sampling.top_p <= 1:
+        raise ConfigError(f"top_p must be above 0 and at most 1, not {sampling.top_p:g}.")
+    if sampling.seed is not None and not 0 <= sampling.seed < 1 << 63:
+        raise ConfigError(f"seed must be between 0 and 2^63 − 1, not {sampling.seed}.")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A stretch of an answer as it comes; the last one says why it ended."""
+
+    text: str
+    token: int
+    count: int
+    finish: Finish | None = None
+
+
+def chat_tokens(tokenizer: Any, messages: list[dict]) -> list[int]:
+    """A conversation in the model's template, up to where the answer begins.
+
+    Raises ConfigError where the model has no template, or its template refuses the conversation.
+    """
+    if not tokenizer.has_chat_template:
+        raise ConfigError(
+            "The model has no chat template, so it cannot chat; `mlx-hybrid generate --raw` continues a text with it."
+        )
+    try:
+        return list(tokenizer.apply_chat_template(messages, add_generation_prompt=True))
+    except Exception as error:  # templates raise whatever their author chose
+        roles = ", ".join(message["role"] for message in messages)
+        raise ConfigError(f"The model's chat template refuses the turns {roles} ({error}).") from None
+
+
+def raw_tokens(tokenizer: Any, text: str) -> list[int]:
+    """Text to be continued, begun as training begins plain text."""
+    start = tokenizer.bos_token or ""
+    text = text if start and text.startswith(start) else start + text
+    tokens = list(tokenizer.encode(text, add_special_tokens=False))
+    if not tokens:
+        raise ConfigError("The prompt is empty, and this model needs at least one token to continue.")
+    return tokens
+
+
+def prompt_tokens(tokenizer: Any, text: str, *, system: str | None = None, raw: bool = False) -> list[int]:
+    """One prompt as tokens: a user's message in the template, or with `raw` text to be continued."""
+    if raw:
+        return raw_tokens(tokenizer, text)
+    start = [{"role": "system", "content": system}] if system else []
+    return chat_tokens(tokenizer, [*start, {"role": "user", "content": text}])
+
+
+def room_for_answer(prompt_tokens: int, context: int, asked: int) -> int:
+    """Tokens the answer may have. Raises ConfigError where the prompt leaves none."""
+    if prompt_tokens >= context:
+        raise ConfigError(
+            f"The prompt has {prompt_tokens:,} tokens, but the context is {context:,}; shorten the prompt."
+        )
+    return min(asked, context - prompt_tokens)
+
+
+class PromptCache:
+    """Keys and values of tokens a model has read, so that a conversation is not read again at every turn."""
+
+    def __init__(self, model: Any) -> None:
+        self.model, self.layers, self.tokens = model, None, []
+
+    def take(self, tokens: list[int]) -> tuple[list[Any], list[int]]:
+        """The cache cut back to the longest common prefix, and the tokens still to read.
+
+        The cache is out until `keep`: an answer that breaks off in the middle leaves none behind.
+        """
+        from mlx_lm.models.cache import make_prompt_cache
+
+        shared = min(common_prefix(self.tokens, tokens), len(tokens) - 1)
+        layers = self.cut(len(self.tokens) - shared) if shared else None
+        self.layers, self.tokens = None, []
+        if layers is None:
+            return make_prompt_cache(self.model), tokens
+        return layers, tokens[shared:]
+
+    def cut(self, surplus: int) -> list[Any] | None:
+        """The layers without their last tokens, or None where they cannot be cut (sliding windows, recurrent state)."""
+        from mlx_lm.models.cache import can_trim_prompt_cache, trim_prompt_cache
+
+        if self.layers is None or not surplus:
+            return self.layers
+        if not can_trim_prompt_cache(self.layers):
+            return None
+        return self.layers if trim_prompt_cache(self.layers, surplus) == surplus else None
+
+    def keep(self, layers: list[Any], tokens: list[int]) -> None:
+        self.layers, self.tokens = layers, tokens
+
+
+def common_prefix(a: list[int], b: list[int]) -> int:
+    return next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
+
+
+class Stopped(Exception):
+    """Asked to stop while the prompt was being read."""
+
+
+def stream(
+    model: Any,
+    tokenizer: Any,
+    tokens: list[int],
+    sampling: Sampling,
+    *,
+    cache: PromptCache | None = None,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Iterator[Piece]:
+    """Answer a prompt piece by piece; the last piece carries the reason for the end.
+
+    `stopped` is asked between tokens and between stretches of the prompt.
+    """  # fmt: skip
+    from mlx_lm import stream_generate
+
+    cache = cache or PromptCache(model)
+    layers, rest = cache.take(tokens)
+    read, count, piece = list(tokens), 0, None
+
+    def progress(done: int, total: int) -> None:
+        if done < total and stopped():
+            raise Stopped
+
+    try:
+        for piece in stream_generate(
+            model, tokenizer, rest, max_tokens=sampling.max_tokens, sampler=make_sampler(sampling),
+            prompt_cache=layers, prompt_progress_callback=progress,
+        ):  # fmt: skip
+            if piece.generation_tokens > count:
+                read.append(piece.token)
+            count = piece.generation_tokens
+            interrupted = piece.finish_reason is None and stopped()
+            yield Piece(piece.text, piece.token, count, "interrupted" if interrupted else piece.finish_reason)
+            if interrupted:
+                break
+    except Stopped:
+        yield Piece("", -1, 0, "interrupted")
+        return
+    cache.keep(layers, read)
+
+
+def make_sampler(sampling: Sampling) -> Callable[[Any], Any]:
+    """Log-probabilities (1, vocabulary) to a token: temperature first, then top-p.
+
+    Random draws have a key of their own, so answers that are made at the same time do not change each other.
+    """
+    import mlx.core as mx
+
+    if sampling.temperature == 0:
+        return lambda logprobs: mx.argmax(logprobs, axis=-1)
+    state = [mx.random.key(sampling.with_seed().seed)]
+
+    def sample(logprobs: Any) -> Any:
+        logits = logprobs.astype(mx.float32) / sampling.temperature
+        if sampling.top_p < 1:
+            logits = keep_likeliest(logits, sampling.top_p)
+        state[0], key = mx.random.split(state[0])
+        return mx.random.categorical(logits, key=key)
+
+    return sample
+
+
+def keep_likeliest(logits: Any, top_p: float) -> Any:
+    """−∞ for every token outside the smallest set whose probability reaches `top_p` (Holtzman et al. 2020,
+    arXiv 1904.09751)."""
+    import mlx.core as mx
+
+    ordered = mx.sort(logits, axis=-1)[..., ::-1]
+    probabilities = mx.softmax(ordered, axis=-1)
+    before = mx.cumsum(probabilities, axis=-1) - probabilities
+    last = (before < top_p).sum(axis=-1, keepdims=True) - 1
+    return mx.where(logits < mx.take_along_axis(ordered, last, axis=-1), -float("inf"), logits)

@@ -1,0 +1,177 @@
+"""`chat` and `generate` as a person meets them: piped, and in a terminal."""
+
+import json
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from click.testing import CliRunner
+from tiny_model import write_base
+
+from mlx_hybrid.cli import main
+
+SHORT = ["--max-tokens", "12"]
+
+
+def call(*arguments, text=None):
+    return CliRunner().invoke(main, [str(a) for a in arguments], input=text)
+
+
+def test_generate_streams_the_answer_and_says_what_is_on(run, pair):
+    done = call("generate", run.path, "hello", *SHORT)
+    assert done.exit_code == 0, done.output
+    assert re.search(r"trial: adapter on 14 modules, logits change by up to \d", done.stderr)
+    assert "Base: tiny. Context: 256 tokens." in done.stderr
+    assert len(done.stdout.rstrip("\n")) >= 5
+    assert call("generate", run.path, text="hello\n").stdout.startswith(done.stdout[:5])
+    assert call("generate", run.path, "-", *SHORT, text="hello").stdout == done.stdout
+
+
+def test_generate_json_and_base(run):
+    adapted = json.loads(call("generate", run.path, "hello", *SHORT, "--json").stdout)
+    base = json.loads(call("generate", run.path, "hello", *SHORT, "--json", "--base").stdout)
+    assert (adapted["model"], adapted["adapted_modules"]) == ("trial", 14)
+    assert (base["model"], base["adapted_modules"]) == ("tiny", 0)
+    assert adapted["text"] != base["text"]
+    assert adapted["prompt_tokens"] == 9
+
+
+def test_a_drawn_seed_is_told_and_repeats_the_answer(run):
+    arguments = ["generate", run.path, "hello", *SHORT, "--temperature", "1", "--json"]
+    first = json.loads(call(*arguments).stdout)
+    again = json.loads(call(*arguments, "--seed", first["settings"]["seed"]).stdout)
+    assert again == first
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--max-tokens", "500", "hello"], "leaves 247 for the answer"),
+        (["--max-tokens", "0", "hello"], "at least 1"),
+        (["--temperature", "9", "hello"], "between 0 and 5"),
+        (["--raw", "--system", "x", "hello"], "--system has no place"),
+        (["x" * 300], "shorten the prompt"),
+        ([" "], "prompt is empty"),
+    ],
+)
+def test_what_cannot_be_honoured_is_refused(run, arguments, said):
+    done = call("generate", run.path, *arguments)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert said in done.stderr
+
+
+def test_base_needs_an_adapter_and_chat_a_template(base_folder, tmp_path):
+    done = call("generate", base_folder, "hello", "--base")
+    assert done.exit_code == 2
+    assert "no adapter, so --base changes nothing" in done.stderr
+    bare = write_base(tmp_path / "bare", template=None)
+    done = call("chat", bare, text="hello\n")
+    assert done.exit_code == 2
+    assert "`mlx-hybrid generate --raw`" in done.stderr
+    assert call("generate", bare, "hello", "--raw", *SHORT).exit_code == 0
+
+
+def test_piped_chat_is_one_turn_a_line(run, tmp_path):
+    saved = tmp_path / "talk.json"
+    text = f'hello\n"""\ntwo\nlines\n"""\n/set max_tokens 5\n//slash\n\n/base\n/save {saved}\n/exit\nnever\n'
+    done = call("chat", run.path, *SHORT, text=text)
+    assert done.exit_code == 0, done.output
+    messages = json.loads(saved.read_text())["messages"]
+    assert [m["content"] for m in messages[::2]] == ["hello", "two\nlines", "/slash"]
+    assert done.stdout.startswith(messages[1]["content"] + "\n" + messages[3]["content"] + "\n")
+    assert "tiny, without the adapter:" in done.stderr
+    assert "reached max_tokens (5)" in done.stderr
+    again = call("chat", run.path, "--load", saved, text=f"/save {tmp_path / 'again.json'}\n")
+    assert again.exit_code == 0
+    assert json.loads((tmp_path / "again.json").read_text())["messages"] == messages
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("/bse", 'did you mean "/base"'),
+        ("/set heat 3", 'No setting "heat"'),
+        ("/set temperature", "needs a value"),
+        ("/base perhaps", "on, off or nothing"),
+        ("/base", "no question yet"),
+        ("/load nothing.json", "cannot be read"),
+        ("/save", "needs a file"),
+        ("/clear all", "stands alone"),
+    ],
+)
+def test_a_wrong_command_ends_a_pipe_with_one_sentence(run, line, said):
+    done = call("chat", run.path, text=line + "\nhello\n")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert said in done.stderr
+
+
+def test_a_file_that_exists_is_not_overwritten(run, tmp_path):
+    (tmp_path / "mine.txt").write_text("precious")
+    done = call("chat", run.path, text=f"/save {tmp_path / 'mine.txt'}\n")
+    assert done.exit_code == 2
+    assert (tmp_path / "mine.txt").read_text() == "precious"
+
+
+class Terminal:
+    """A program on a pseudo-terminal."""
+
+    def __init__(self, *arguments, **environment):
+        self.fd, child = pty.openpty()
+        self.program = subprocess.Popen(
+            [sys.executable, "-m", "mlx_hybrid", *arguments],
+            stdin=child, stdout=child, stderr=child, start_new_session=True,
+            env={**os.environ, "TERM": "xterm", **environment},
+        )  # fmt: skip
+        os.close(child)
+        self.text, self.seen = "", 0
+
+    def until(self, wanted, seconds=60):
+        """Read until `wanted` comes after what was seen before; everything up to its end."""
+        end = time.monotonic() + seconds
+        while (found := self.text.find(wanted, self.seen)) < 0:
+            assert time.monotonic() < end, self.text
+            if select.select([self.fd], [], [], 0.2)[0]:
+                self.text += os.read(self.fd, 4096).decode(errors="replace")
+        start, self.seen = self.seen, found + len(wanted)
+        return self.text[start : self.seen]
+
+    def type(self, text):
+        os.write(self.fd, text.encode())
+
+    def close(self):
+        self.program.kill()
+        self.program.wait()
+        os.close(self.fd)
+
+
+def test_in_a_terminal_control_c_stops_the_answer_and_control_d_leaves(tmp_path):
+    base, history = write_base(tmp_path / "endless", context=1 << 16, endless=True), tmp_path / "history"
+    terminal = Terminal("chat", str(base), "--max-tokens", "60000", MLX_HYBRID_HISTORY=str(history))
+    try:
+        terminal.until("/help for the commands")
+        terminal.until("> ")
+        terminal.type("hello\r")
+        terminal.until("hello\r\n")
+        time.sleep(0.5)
+        os.kill(terminal.program.pid, signal.SIGINT)
+        assert len(terminal.until("Stopped.")) > 20
+        terminal.until("> ")
+        time.sleep(0.3)  # readline prints the prompt a moment before it listens
+        os.kill(terminal.program.pid, signal.SIGINT)
+        terminal.until("Ctrl-D or /exit leaves.")
+        terminal.until("> ")
+        terminal.type("/cle\t\r")
+        terminal.until("Forgotten.")
+        terminal.until("> ")
+        terminal.type("\x04")
+        assert terminal.program.wait(10) == 0
+        assert "hello" in history.read_text()
+        assert history.stat().st_mode & 0o077 == 0
+    finally:
+        terminal.close()
