@@ -37,10 +37,10 @@ def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.random.seed(0)
     if "mlx.core" in sys.modules:
         sys.modules["mlx.core"].random.seed(0)
-    home = tmp_path / "home"
+    home = tmp_path.with_name(f"{tmp_path.name}-home")
     home.mkdir()
     monkeypatch.setenv("HOME", str(home))
-    monkeypatch.setenv("MLX_HYBRID_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("MLX_HYBRID_RUNS", str(home / "runs"))
 
 
 @pytest.fixture(scope="session")

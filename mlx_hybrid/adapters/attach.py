@@ -1,12 +1,14 @@
 """Put adapters on a loaded model: which modules, what each carries, and how to take the result apart again."""
 
 import dataclasses
+import math
 from dataclasses import dataclass
 
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
+from mlx_hybrid.adapters.frozen import on_cpu
 from mlx_hybrid.adapters.layer import HybridLinear, LayerPlan, fits_butterfly, linear_shape
 from mlx_hybrid.adapters.orthogonal import LARGEST_SKEW, dense_block_size, nearest_blocks
 from mlx_hybrid.config import AdapterConfig
@@ -35,6 +37,8 @@ def attach(model: nn.Module, config: AdapterConfig, *, method: str, seed: int = 
 
     Raises ConfigError for a target or unitary name that the model lacks, and for a block size that does not divide.
     """
+    if hybrid_layers(model):
+        raise ConfigError("The model already carries an adapter; load the base afresh, or fuse the adapter first.")
     total = parameter_count(model)
     if method == "full":
         dequantise(model)
@@ -123,14 +127,15 @@ def layer_plan(config: AdapterConfig, *, unitary: bool = False) -> LayerPlan:
 
 def check_blocks(targets: dict[str, nn.Module], plans: dict[str, LayerPlan]) -> None:
     """Raise ConfigError where a butterfly's dense block does not divide a layer's inputs, or reflections exceed them."""
+    common = math.gcd(*(linear_shape(module)[0] for module in targets.values()))
     for name, module in targets.items():
         plan, (d_in, d_out) = plans[name], linear_shape(module)
         if plan.orthogonal == "butterfly" and not fits_butterfly(d_in, plan):
-            b, m = nearest_blocks(d_in, plan.block_size, plan.factors)
+            b, m = nearest_blocks(common, plan.block_size, plan.factors)
             dense = dense_block_size(plan.block_size, plan.factors)
             raise ConfigError(
                 f"adapter.block_size {plan.block_size} with {plan.factors} factors makes blocks of {dense}, which do "
-                f"not divide the {d_in} inputs of {name}; block_size {b} with factors {m} does."
+                f"not divide the {d_in} inputs of {name}; block_size {b} with factors {m} divides every layer's."
             )
         if plan.orthogonal == "householder" and plan.reflections > d_in:
             raise ConfigError(
@@ -188,6 +193,8 @@ def dequantise(model: nn.Module) -> None:
             if isinstance(module, base):
                 module.__class__ = base
     dequantize_model(model)
+    if on_cpu():
+        model.set_dtype(mx.float32)  # the modes without a bias give bfloat16, which is slow and inexact there
 
 
 def trainable_count(model: nn.Module) -> int:

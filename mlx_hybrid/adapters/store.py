@@ -106,13 +106,15 @@ def read_adapter_config(directory: Path) -> AdapterInfo:
         raise ConfigError(f"{directory}: no adapter there ({CONFIG_FILE} is missing).") from None
     except ValueError as error:
         raise ConfigError(f"{path}: not JSON ({error}).") from None
-    own = tree.get("mlx_hybrid")
-    if own is None:
+    own = tree.get("mlx_hybrid") if isinstance(tree, dict) else None
+    if not isinstance(own, dict):
         raise ConfigError(f"{path}: not an mlx-hybrid adapter; `mlx-hybrid import` takes PEFT folders.")
     if tree.get("format") != FORMAT:
         raise ConfigError(f"{path}: format {tree.get('format')}, but this version reads format {FORMAT}.")
+    known = ("method", "adapter", "base", "seed", "modules")
+    if missing := [key for key in known if key not in own]:
+        raise ConfigError(f"{path}: mlx_hybrid.{missing[0]} is missing.")
     adapter = build(AdapterConfig, own["adapter"], str(path), "adapter.")
-    known = {"method", "adapter", "base", "seed", "modules"}
     extra = {k: v for k, v in own.items() if k not in known}
     return AdapterInfo(own["method"], adapter, own["base"], own["seed"], tuple(own["modules"]), extra)
 

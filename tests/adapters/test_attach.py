@@ -1,0 +1,206 @@
+"""Adapters on whole models: what is chosen, what is refused, and that a fresh one changes nothing."""
+
+import mlx.core as mx
+import pytest
+from mlx.utils import tree_flatten, tree_map
+from mlx_lm.models import mixtral
+from tolerances import EFFECT, IDENTITY, LOGITS
+from toys import MODES, llama_config, tiny_llama
+
+from mlx_hybrid.adapters.attach import (
+    attach,
+    fuse,
+    hybrid_layers,
+    parameter_count,
+    refold,
+    settle,
+    trainable_count,
+    unsettle,
+)
+from mlx_hybrid.adapters.frozen import use_fast_products
+from mlx_hybrid.config import PRESETS, AdapterConfig, build_config
+from mlx_hybrid.errors import ConfigError
+
+METHODS = [name for name in PRESETS if name != "full"]
+PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+TOKENS = mx.array([list(range(40, 64)), list(range(90, 114))])
+
+
+def adapter(method: str = "hybrid", **changes) -> AdapterConfig:
+    return build_config({"method": method, "adapter": changes}, "test").adapter
+
+
+def moved(model, size: float = 0.02):
+    """The model with every trainable leaf moved."""
+    mx.random.seed(3)
+    model.update(
+        tree_map(lambda leaf: leaf + size * mx.random.normal(leaf.shape), model.trainable_parameters())
+    )
+    mx.eval(model.parameters())
+    return model
+
+
+def model_of(mode: str, **changes):
+    return use_fast_products(tiny_llama(mode, **changes)).eval()
+
+
+def gap(a: mx.array, b: mx.array) -> float:
+    return mx.max(mx.abs(a - b)).item()
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("mode", ["", "affine-4", "mxfp8"])
+def test_a_fresh_adapter_changes_no_logit_and_a_moved_one_does(method, mode):
+    model = model_of(mode)
+    plain = model(TOKENS)
+    attach(model, adapter(method), method=method)
+    model.eval()
+    fresh = model(TOKENS)
+    if adapter(method).orthogonal == "householder":
+        assert gap(fresh, plain) <= 4 * IDENTITY * mx.max(mx.abs(plain)).item()  # seven layers deep, twice
+    else:
+        assert mx.array_equal(fresh, plain)
+    assert gap(moved(model)(TOKENS), plain) > EFFECT
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_dense_projection_is_adapted_and_counted(method):
+    model = tiny_llama("affine-4")
+    config = adapter(method)
+    attached = attach(model, config, method=method)
+    assert list(attached.modules) == list(hybrid_layers(model))
+    assert sorted(attached.modules) == sorted(
+        f"model.layers.{i}.{'self_attn' if p[0] in 'qkvo' else 'mlp'}.{p}"
+        for i in range(2)
+        for p in PROJECTIONS
+    )
+    shapes = {"q_proj": (64, 64), "k_proj": (64, 32), "v_proj": (64, 32), "o_proj": (64, 64),
+              "gate_proj": (64, 128), "up_proj": (64, 128), "down_proj": (128, 64)}  # fmt: skip
+    rotation = {
+        "none": 0,
+        "householder": config.reflections,
+        "butterfly": config.factors * (config.block_size - 1) / 2,
+    }
+    expected = sum(
+        rotation[config.orthogonal] * d_in + (0 if name in config.unitary else config.rank * (d_in + d_out))
+        for name, (d_in, d_out) in shapes.items()
+    )
+    assert attached.trainable == 2 * expected
+    assert attached.trainable == sum(v.size for _, v in tree_flatten(model.trainable_parameters()))
+    assert attached.total == parameter_count(tiny_llama(""))
+    assert f"{len(attached.modules)} modules" in str(attached)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_packed_weights_are_counted_as_unpacked(mode):
+    assert parameter_count(tiny_llama(mode)) == parameter_count(tiny_llama())
+
+
+def test_unitary_sublayers_carry_the_rotation_alone():
+    model = tiny_llama()
+    attach(model, adapter("hybrid-unitary"), method="hybrid-unitary")
+    for name, layer in hybrid_layers(model).items():
+        alone = name.endswith(("o_proj", "down_proj"))
+        assert ("lora_a" not in layer) == alone
+        assert "house_u" in layer
+
+
+def test_named_targets_and_the_last_layers():
+    model = tiny_llama(tie_word_embeddings=False)
+    attached = attach(model, adapter("lora", targets=["q_proj", "lm_head"], layers=1), method="lora")
+    assert attached.modules == ("lm_head", "model.layers.1.self_attn.q_proj")
+
+
+def test_the_head_is_adapted_only_when_named():
+    model = tiny_llama(tie_word_embeddings=False)
+    assert not any("lm_head" in name for name in attach(model, adapter("lora"), method="lora").modules)
+
+
+def test_a_router_is_never_adapted():
+    config = {**llama_config(), "model_type": "mixtral", "num_local_experts": 2, "num_experts_per_tok": 1}
+    model = mixtral.Model(mixtral.ModelArgs.from_dict(config))
+    attached = attach(model, adapter("lora"), method="lora")
+    assert attached.modules
+    assert not any(name.endswith("gate") for name in attached.modules)
+    with pytest.raises(ConfigError, match="gate is a router, which is never adapted"):
+        attach(
+            mixtral.Model(mixtral.ModelArgs.from_dict(config)),
+            adapter("lora", targets=["gate"]),
+            method="lora",
+        )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"targets": ["q_prj"]}, 'no module "q_prj"; did you mean "q_proj"?'),
+        ({"targets": ["embed_tokens"]}, "embed_tokens is a Embedding, which cannot be adapted yet"),
+        ({"unitary": ["o_prj"]}, 'no adapted module "o_prj"; did you mean "o_proj"?'),
+        ({"targets": ["q_proj"], "unitary": ["o_proj"]}, 'no adapted module "o_proj"'),
+        ({"layers": 3}, "adapter.layers: 3, but the model has 2 layers"),
+        ({"orthogonal": "butterfly", "factors": 5}, "makes blocks of 128, which do not divide the 64 inputs of model.layers.0.*block_size 8 with factors 4"),
+        ({"orthogonal": "butterfly", "block_size": 6}, "makes blocks of 48, .*block_size 4 with factors 1"),
+        ({"reflections": 66}, "66 is more than the 64 inputs"),
+        ({"rank": 40}, r"adapter.rank: 40 is more than model.layers.0.self_attn.k_proj of 64 × 32"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_refused_before_anything_changes(changes, message):
+    model = tiny_llama()
+    with pytest.raises(ConfigError, match=message):
+        attach(model, adapter("hybrid", **changes), method="hybrid")
+    assert not hybrid_layers(model)
+    assert trainable_count(model) == parameter_count(model)  # not even frozen
+
+
+def test_a_second_adapter_is_refused():
+    model = tiny_llama()
+    attach(model, adapter(), method="hybrid")
+    with pytest.raises(ConfigError, match="already carries an adapter"):
+        attach(model, adapter(), method="hybrid")
+
+
+def test_full_trains_dequantised_weights():
+    model = model_of("affine-4")
+    plain = model(TOKENS)
+    attached = attach(model, adapter("full"), method="full")
+    assert attached.trainable == trainable_count(model) == attached.total == parameter_count(tiny_llama())
+    assert gap(model(TOKENS), plain) <= LOGITS
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("mode", ["", "affine-3", "nvfp4"])
+def test_fused_and_settled_the_model_answers_the_same(method, mode):
+    model = model_of(mode)
+    plain = model(TOKENS)
+    attach(model, adapter(method), method=method)
+    adapted = moved(model).eval()(TOKENS)
+    assert gap(settle(model)(TOKENS), adapted) <= LOGITS
+    assert gap(unsettle(model)(TOKENS), adapted) == 0
+    refold(model)
+    assert gap(model(TOKENS), adapted) <= LOGITS
+    fuse(model)
+    assert not hybrid_layers(model)
+    assert gap(model(TOKENS), adapted) <= LOGITS
+    assert gap(adapted, plain) > 10 * LOGITS
+
+
+def test_the_seed_draws_the_start():
+    def start(seed):
+        model = tiny_llama()
+        attach(model, adapter(), method="hybrid", seed=seed)
+        return tree_flatten(model.trainable_parameters())
+
+    first, same, other = start(1), start(1), start(2)
+    assert all(mx.array_equal(a, b) for (_, a), (_, b) in zip(first, same))
+    assert not all(mx.array_equal(a, b) for (_, a), (_, b) in zip(first, other))
+    layers = [leaf for name, leaf in first if name.endswith("q_proj.house_u")]
+    assert not mx.array_equal(*layers)  # each layer draws its own
+
+
+def test_biases_are_kept():
+    model = model_of("", attention_bias=True)
+    plain = model(TOKENS)
+    attach(model, adapter("boft"), method="boft")
+    assert mx.array_equal(model.eval()(TOKENS), plain)
+    adapted = moved(model)(TOKENS)
+    assert gap(fuse(model)(TOKENS), adapted) <= LOGITS

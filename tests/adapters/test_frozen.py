@@ -1,0 +1,59 @@
+"""Products with frozen weights: the same numbers and gradients by either path, and no dense weight kept."""
+
+import mlx.core as mx
+import mlx.nn as nn
+import pytest
+from tolerances import LOGITS, ROUNDING
+from toys import MODES, base_linear, tiny_llama
+
+from mlx_hybrid.adapters.frozen import (
+    DENSE_ROWS,
+    FastQuantizedLinear,
+    dense_weight,
+    frozen_matmul,
+    use_fast_products,
+)
+
+each_mode = pytest.mark.parametrize("mode", ["", *MODES], ids=["dense", *MODES])
+
+
+@each_mode
+@pytest.mark.parametrize("rows", [1, DENSE_ROWS - 1, DENSE_ROWS, 64])
+def test_the_product_is_that_of_the_dense_weight(mode, rows):
+    layer, x = base_linear(mode), mx.random.normal((rows, 64))
+    exact = x @ dense_weight(layer, mx.float32).T
+    assert mx.allclose(frozen_matmul(x, layer), exact, rtol=ROUNDING, atol=ROUNDING)
+    assert mx.allclose(frozen_matmul(x[None], layer)[0], exact, rtol=ROUNDING, atol=ROUNDING)
+
+
+@each_mode
+def test_the_gradient_is_that_of_the_dense_weight(mode):
+    layer, x, direction = base_linear(mode), mx.random.normal((20, 64)), mx.random.normal((20, 96))
+    weight = dense_weight(layer, mx.float32)
+    ours = mx.grad(lambda x: mx.sum(frozen_matmul(x, layer) * direction))(x)
+    assert mx.allclose(ours, direction @ weight, rtol=ROUNDING, atol=ROUNDING * 10)
+
+
+@each_mode
+def test_compiled_and_checkpointed_the_gradient_is_the_same(mode):
+    layer, x, direction = base_linear(mode), mx.random.normal((20, 64)), mx.random.normal((20, 96))
+    plain = mx.grad(lambda x: mx.sum(frozen_matmul(x, layer) * direction))
+    recomputed = mx.grad(lambda x: mx.sum(mx.checkpoint(lambda x: frozen_matmul(x, layer))(x) * direction))
+    assert mx.allclose(recomputed(x), plain(x), rtol=ROUNDING, atol=ROUNDING)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_model_with_fast_products_gives_the_same_logits(mode):
+    model, tokens = tiny_llama(mode), mx.array([list(range(30, 62))])
+    plain = model(tokens)
+    fast = use_fast_products(model)
+    assert mx.max(mx.abs(fast(tokens) - plain)).item() <= LOGITS
+    assert any(isinstance(m, FastQuantizedLinear) for _, m in fast.named_modules())
+
+
+def test_fast_layers_keep_their_bias():
+    layer = base_linear("affine-4", bias=True)
+    x = mx.random.normal((20, 64))
+    plain = layer(x)
+    model = nn.Sequential(layer)
+    assert mx.allclose(use_fast_products(model)(x), plain, rtol=ROUNDING, atol=ROUNDING)

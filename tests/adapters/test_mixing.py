@@ -1,0 +1,37 @@
+"""λ of each layer from gradient norms."""
+
+import mlx.core as mx
+import pytest
+
+from mlx_hybrid.adapters.mixing import EMA, LARGEST_SHARE, SMALLEST_SHARE, shares, update_norms
+
+
+def test_equal_norms_share_equally():
+    assert shares(mx.ones((2, 4))).tolist() == [0.5] * 4
+
+
+def test_branches_of_another_scale_share_equally_too():
+    assert shares(mx.array([[100.0, 100.0], [0.01, 0.01]])).tolist() == pytest.approx([0.5, 0.5])
+
+
+def test_the_share_is_the_relative_norm():
+    # relative norms: orthogonal 0.5 and 1.5, low rank 1 and 1
+    assert shares(mx.array([[1.0, 3.0], [2.0, 2.0]])).tolist() == pytest.approx([0.5 / 1.5, 1.5 / 2.5])
+
+
+def test_shares_stay_within_their_bounds():
+    lam = shares(mx.array([[1e6, 1e-6], [1e-6, 1e6]])).tolist()
+    assert lam == pytest.approx([LARGEST_SHARE, SMALLEST_SHARE])
+
+
+def test_without_gradients_the_share_is_half():
+    assert shares(mx.zeros((2, 3))).tolist() == [0.5] * 3
+    assert shares(mx.array([[0.0, 0.0], [1.0, 1.0]])).tolist() == pytest.approx([SMALLEST_SHARE] * 2)
+
+
+def test_norms_are_averaged_from_the_first_value_on():
+    first, second = mx.array([[4.0], [2.0]]), mx.array([[8.0], [2.0]])
+    average = update_norms(mx.zeros((2, 1)), first, mx.array(False))
+    assert mx.array_equal(average, first)
+    average = update_norms(average, second, mx.array(True))
+    assert average.tolist() == [[pytest.approx(EMA * 4 + (1 - EMA) * 8)], [pytest.approx(2.0)]]
