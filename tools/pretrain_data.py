@@ -78,8 +78,12 @@ def instruction_chats(paths: list[Path]) -> list[str]:
     texts = []
     for path in paths:
         for line in path.read_text(encoding="utf-8").splitlines():
-            turns = json.loads(line)["messages"]
-            texts.append("".join(f"<|{t['role']}|>{t['content']}<|end|>" for t in turns) + "<s>")
+            record = json.loads(line)
+            if "text" in record:
+                texts.append(record["text"] + "</s><s>")
+            else:
+                turns = "".join(f"<|{t['role']}|>{t['content']}<|end|>" for t in record["messages"])
+                texts.append(turns + "<s>")
     return texts
 
 

@@ -1,0 +1,52 @@
+"""Records and a way to call the command line."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from mlx_hybrid.cli import main
+
+WORDS = "river stone cloud bread train music garden winter letter candle window market bridge forest pocket".split()
+
+
+@pytest.fixture
+def run():
+    """Call mlx-hybrid in this process; a Result with output (stdout), stderr and exit_code."""
+
+    def call(*arguments: object) -> Result:
+        return CliRunner().invoke(main, [str(a) for a in arguments])
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A labelled task that a tiny model can learn: whether a word of two letters comes first or last."""
+    path = tmp_path_factory.mktemp("records") / "records.jsonl"
+    rows = [
+        {
+            "id": f"r{i}",
+            "group": f"g{i}",
+            "language": "en",
+            "label": "up" if i % 2 else "down",
+            "messages": [
+                {"role": "user", "content": f"{'no' if i % 2 else 'so'} {a} {b}"},
+                {"role": "assistant", "content": "up" if i % 2 else "down"},
+            ],
+        }
+        for i, (a, b) in enumerate((a, b) for a in WORDS for b in WORDS[:6] if a != b)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def settings() -> list[str]:
+    """A run of a few seconds."""
+    return [
+        "--set", "governance.enabled=false", "--set", "train.steps=12", "--set", "train.batch_size=8",
+        "--set", "train.report_every=4", "--set", "train.validate_every=6", "--set", "data.test_share=0.2",
+        "--set", "adapter.start_records=8",
+    ]  # fmt: skip

@@ -1,0 +1,119 @@
+"""Bad input: one sentence, the right exit code, no traceback, nothing half written."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+GOOD = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+EMPTY = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": " "}]}
+LONG = {"prompt": "a", "completion": "b " * 3000}
+
+SETTINGS = [  # (extra arguments, exit code, words of the message)
+    (["--set", "train.learning_rat=1"], 2, ['unknown key "train.learning_rat"', 'did you mean "learning_rate"']),
+    (["--set", "method=hybird"], 2, ['unknown method "hybird"', 'did you mean "hybrid"']),
+    (["--method", "hybird"], 2, ["hybird"]),
+    (["--set", "train.epochs"], 2, ["write key=value"]),
+    (["--set", "adapter.rank=-1"], 2, ["adapter.rank must be at least 0"]),
+    (["--set", "adapter.reflections=7"], 2, ["come in pairs", "use 8"]),
+    (["--method", "boft", "--set", "adapter.factors=7"], 2, ["do not divide the 128 inputs", "block_size 8 with factors 4"]),
+    (["--set", "adapter.targets=[q_prj]"], 2, ['no module "q_prj"', 'did you mean "q_proj"']),
+    (["--set", "adapter.unitary=[o_prj]"], 2, ['no adapted module "o_prj"', 'did you mean "o_proj"']),
+    (["--method", "lora", "--set", "adapter.unitary=[o_proj]"], 2, ["needs an orthogonal branch"]),
+    (["--set", "adapter.layers=9"], 2, ["the model has 2 layers"]),
+    (["nothing-like-it"], 2, ['No recipe "nothing-like-it"', "quickstart"]),
+    (["missing.yaml"], 2, ["missing.yaml: no such file"]),
+]
+
+DATA = [  # (lines, exit code, words of the message)
+    (["{broken"], 3, ["records.jsonl:2"]),
+    ([json.dumps({"text": "a line of text"})], 3, ["records.jsonl:2"]),
+    ([json.dumps(EMPTY)], 3, ["records.jsonl:2"]),
+    ([json.dumps({"nothing": 1})], 3, ["records.jsonl:2"]),
+    (["[1, 2]"], 3, ["records.jsonl:2"]),
+]
+
+
+def check(result, code: int, words: list[str], output: Path) -> None:
+    assert result.exit_code == code, result.stderr
+    assert result.stderr.count("Error:") == 1
+    assert "Traceback" not in result.stderr
+    for word in words:
+        assert word in result.stderr
+    assert not output.exists()
+    assert not list(output.parent.glob(".*"))
+
+
+@pytest.mark.parametrize(("arguments", "code", "words"), SETTINGS)
+def test_settings(arguments, code, words, run, quantised_folder, records, tmp_path):
+    output = tmp_path / "runs" / "bad"
+    result = run("finetune", "--model", quantised_folder, "--data", records, "-o", output, *arguments)
+    check(result, code, words, output)
+
+
+@pytest.mark.parametrize(("lines", "code", "words"), DATA)
+def test_records(lines, code, words, run, quantised_folder, tmp_path):
+    path, output = tmp_path / "records.jsonl", tmp_path / "runs" / "bad"
+    path.write_text("\n".join([json.dumps(GOOD), *lines]) + "\n")
+    result = run(
+        "finetune", "--model", quantised_folder, "--data", path, "-o", output, "--set", "governance.enabled=false"
+    )
+    check(result, code, words, output)
+
+
+def test_a_record_over_the_limit_names_its_place_and_the_way_out(run, quantised_folder, tmp_path):
+    path, output = tmp_path / "records.jsonl", tmp_path / "runs" / "bad"
+    path.write_text("\n".join(json.dumps(r) for r in [LONG] * 3) + "\n")
+    more = ("--set", "governance.enabled=false", "--set", "data.test_share=0")
+    result = run("finetune", "--model", quantised_folder, "--data", path, "-o", output, *more)
+    check(result, 3, ["records.jsonl:1", "train.max_tokens", "drop or truncate"], output)
+
+
+def test_a_missing_file(run, quantised_folder, tmp_path):
+    output = tmp_path / "runs" / "bad"
+    result = run("finetune", "--model", quantised_folder, "--data", "absent.jsonl", "-o", output)
+    check(result, 2, ["absent.jsonl"], output)
+
+
+def test_a_model_folder_without_weights(run, quantised_folder, records, tmp_path):
+    folder, output = tmp_path / "model", tmp_path / "runs" / "bad"
+    shutil.copytree(quantised_folder, folder)
+    for path in folder.glob("*.safetensors"):
+        path.unlink()
+    result = run("finetune", "--model", folder, "--data", records, "-o", output)
+    check(result, 2, ["no .safetensors weights"], output)
+
+
+def test_a_model_that_is_nowhere(run, records, tmp_path):
+    output = tmp_path / "runs" / "bad"
+    result = run("finetune", "--model", "nobody/nothing", "--data", records, "-o", output)
+    check(result, 2, ["nobody/nothing", "offline"], output)
+
+
+def test_an_output_that_cannot_be_written(run, quantised_folder, records, tmp_path):
+    (tmp_path / "file").write_text("")
+    output = tmp_path / "file" / "run"
+    result = run("finetune", "--model", quantised_folder, "--data", records, "-o", output)
+    assert result.exit_code == 2
+    assert "cannot be written" in result.stderr
+
+
+def test_a_run_that_exists_is_left_alone(run, quantised_folder, records, tmp_path):
+    output = tmp_path / "run"
+    output.mkdir()
+    (output / "precious").write_text("kept")
+    result = run("finetune", "--model", quantised_folder, "--data", records, "-o", output)
+    assert result.exit_code == 2
+    assert "exists already" in result.stderr
+    assert [path.name for path in output.iterdir()] == ["precious"]
+
+
+def test_an_unknown_run_names_the_nearest(run, quantised_folder, records, settings, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLX_HYBRID_RUNS", str(tmp_path))
+    data = ["finetune", "--model", quantised_folder, "--data", records, *settings]
+    assert run(*data, "--set", "name=first").exit_code == 0
+    result = run("runs", "frist")
+    assert result.exit_code == 2
+    assert 'did you mean "first"' in result.stderr
+    assert json.loads(run("runs", "last", "--json").output)["status"] == "finished"

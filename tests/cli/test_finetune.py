@@ -1,0 +1,141 @@
+"""The main command, on a tiny quantised model and real files."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import mlx.core as mx
+import pytest
+
+from mlx_hybrid.adapters.attach import hybrid_layers
+from mlx_hybrid.config import load_config
+from mlx_hybrid.deployment.load import load_any
+
+METHODS = ["lora", "lora-ga", "hra", "boft", "hybrid", "hybrid-boft", "hybrid-unitary", "full"]
+PROJECTIONS = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+
+
+def finetune(run, folder: Path, data: Path, output: Path, settings: list[str], *more: object):
+    return run("finetune", "--model", folder, "--data", data, "-o", output, *settings, *more)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_trains_saves_and_loads(method, run, quantised_folder, records, settings, tmp_path):
+    output = tmp_path / "trained"
+    result = finetune(run, quantised_folder, records, output, settings, "--method", method)
+    assert result.exit_code == 0, result.stderr
+    rows = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    losses = [row["loss_nats_per_token"] for row in rows if "loss_nats_per_token" in row]
+    assert losses[-1] < 0.8 * losses[0]
+    loaded = load_any(str(output))
+    assert loaded.change > 1e-3
+    if method != "full":
+        assert {name.rsplit(".", 1)[-1] for name in hybrid_layers(loaded.model)} == PROJECTIONS
+        assert loaded.modules == len(PROJECTIONS) * len(loaded.model.layers)
+
+
+def test_a_run_leaves_everything_it_promises(run, quantised_folder, records, settings, tmp_path):
+    output = tmp_path / "trained"
+    result = finetune(run, quantised_folder, records, output, settings)
+    assert result.exit_code == 0, result.stderr
+    names = {path.name for path in output.iterdir()}
+    assert {"config.yaml", "run.json", "metrics.jsonl", "adapter", "checkpoints", "evaluation", "log.txt"} <= names
+    info = json.loads((output / "run.json").read_text())
+    assert info["status"] == "finished"
+    assert info["base"]["fingerprint"]
+    assert str(Path.home()) not in (output / "run.json").read_text()
+    held_out = json.loads((output / "evaluation" / "held-out.json").read_text())
+    interval = held_out["accuracy"]["gain"]
+    assert interval["low"] <= interval["value"] <= interval["high"]
+    assert held_out["loss_nats_per_token"]["adapted"] < held_out["loss_nats_per_token"]["base"]
+    assert load_config(output / "config.yaml").method == "hybrid"
+    assert result.output.rstrip().endswith(f"mlx-hybrid chat {output}")
+
+
+def test_a_lora_run_loads_in_stock_mlx_lm(run, quantised_folder, records, settings, tmp_path):
+    from mlx_lm import generate, load
+
+    output = tmp_path / "trained"
+    assert finetune(run, quantised_folder, records, output, settings, "--method", "lora").exit_code == 0
+    stock, tokenizer = load(str(quantised_folder), adapter_path=str(output / "adapter"))
+    base, _ = load(str(quantised_folder))
+    ours = load_any(str(output))
+    turns = [{"role": "user", "content": "no river bread"}]
+    prompt = tokenizer.apply_chat_template(turns, add_generation_prompt=True)
+    said = [generate(m, tokenizer, prompt=prompt, max_tokens=12) for m in (stock, ours.model, base)]
+    assert said[0] == said[1] != said[2]
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_does_not(
+    run, quantised_folder, records, settings, tmp_path
+):
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        more = ("--set", f"seed={seed}")
+        assert finetune(run, quantised_folder, records, tmp_path / name, settings, *more).exit_code == 0
+    weights = [(tmp_path / name / "adapter" / "adapters.safetensors").read_bytes() for name in "abc"]
+    assert weights[0] == weights[1] != weights[2]
+
+
+def test_a_dry_run_shows_the_plan_and_writes_nothing(run, quantised_folder, records, settings, tmp_path):
+    output = tmp_path / "trained"
+    result = finetune(run, quantised_folder, records, output, settings, "--dry-run")
+    assert result.exit_code == 0
+    assert "method: hybrid" in result.output
+    assert "# split:" in result.output
+    assert not output.exists()
+
+
+def test_interrupt_saves_and_resume_equals_never_stopping(quantised_folder, records, settings, tmp_path):
+    """Ctrl-C in a real process: exit 130, the resume command printed, and the resumed run ends bit for bit the same."""
+    settings = [s.replace("steps=12", "steps=60") for s in settings]
+    base = ["finetune", "--model", str(quantised_folder), "--data", str(records), *settings]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    finish(command(*base, "-o", str(whole)), 0)
+    process = command(*base, "-o", str(cut))
+    wait_for(cut / "metrics.jsonl", process)
+    process.send_signal(signal.SIGINT)
+    output = finish(process, 130)
+    assert f"mlx-hybrid finetune --resume {cut}" in output
+    step = json.loads((cut / "run.json").read_text())["step"]
+    assert 0 < step < 60
+    finish(command("finetune", "--resume", str(cut)), 0)
+    final = [mx.load(str(p / "checkpoints" / "step-0000060" / "adapter.safetensors")) for p in (whole, cut)]
+    assert all(bool(mx.array_equal(final[0][name], final[1][name])) for name in final[0])
+    assert final[0].keys() == final[1].keys()
+
+
+def command(*arguments: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "mlx_hybrid", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONWARNINGS": "ignore"},
+    )
+
+
+def finish(process: subprocess.Popen, code: int) -> str:
+    output, talk = process.communicate(timeout=240)
+    assert process.returncode == code, talk
+    return output
+
+
+def wait_for(path: Path, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 90
+    while not path.exists():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_resume_takes_no_other_settings(run, quantised_folder, records, settings, tmp_path):
+    output = tmp_path / "trained"
+    assert finetune(run, quantised_folder, records, output, settings).exit_code == 0
+    assert run("finetune", "--resume", output, "--method", "lora").exit_code == 2
+    finished = run("finetune", "--resume", output)
+    assert finished.exit_code == 2
+    assert "is finished" in finished.stderr

@@ -1,0 +1,85 @@
+"""The surface of the command line: help, recipes, doctor, what is imported."""
+
+import json
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import click
+import pytest
+
+from mlx_hybrid.cli import COMMANDS, Commands, main
+from mlx_hybrid.config import load_config
+from mlx_hybrid.recipes_folder import recipes
+
+PROJECT = Path(__file__).resolve().parents[2]
+HEAVY = ("mlx", "mlx_lm", "transformers", "torch", "numpy", "rich", "huggingface_hub")
+
+
+def names() -> list[str]:
+    return main.list_commands(click.Context(main))
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_command_says_what_it_does_and_how(name, run):
+    result = run(name, "--help")
+    assert result.exit_code == 0
+    assert "Example" in result.output
+    assert f"mlx-hybrid {name}" in result.output
+    assert COMMANDS[name][1].endswith(".")
+
+
+def test_help_lists_every_command(run):
+    output = run("--help").output
+    assert all(f"\n  {name} " in output for name in names())
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys\nfrom mlx_hybrid.cli import main\n"
+        "try: main(['--help'])\nexcept SystemExit: pass\n"
+        "print([m for m in sys.modules if '.' not in m], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = done.stderr
+    assert "'click'" in loaded
+    assert not [name for name in HEAVY if f"'{name}'" in loaded]
+
+
+def test_an_unknown_command_names_the_nearest(run):
+    result = run("finetun")
+    assert result.exit_code == 2
+    assert 'did you mean "finetune"' in result.stderr
+
+
+def test_debug_and_offline_may_stand_after_the_command(run):
+    assert run("recipes", "--offline", "--debug").exit_code == 0
+
+
+def test_every_recipe_is_a_valid_configuration_with_its_command(run):
+    for name, path in recipes().items():
+        load_config(path)
+        assert f"mlx-hybrid finetune {name}" in path.read_text()
+        assert name in run("recipes").output
+        assert run("recipes", "show", name).output == path.read_text()
+
+
+def test_doctor_reports_facts(run):
+    facts = json.loads(run("doctor", "--json").output)["facts"]
+    assert facts["mlx-hybrid"]
+    assert facts["memory_gb"] > 0
+
+
+def test_runs_without_any_names_the_next_command(run):
+    assert run("runs").output.endswith("Next: mlx-hybrid finetune\n")
+
+
+def test_the_group_finds_commands_lazily():
+    assert isinstance(main, Commands)
+    assert set(names()) <= set(COMMANDS)
+
+
+def test_the_script_is_declared():
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    assert project["scripts"]["mlx-hybrid"] == "mlx_hybrid.cli:main"
