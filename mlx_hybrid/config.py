@@ -4,7 +4,9 @@ Configs are frozen, keyword-only and strict: an unknown key is an error that nam
 at the door: inner functions take plain values.
 """
 
+import contextlib
 import dataclasses
+import math
 import types
 import typing
 from dataclasses import dataclass, field
@@ -199,7 +201,11 @@ def load_config(
         key, equals, text = override.partition("=")
         if not equals or not key:
             raise ConfigError(f"--set {override}: write key=value, as in --set train.epochs=2.")
-        set_key(tree, key, parse_scalar(text))
+        try:
+            value = parse_scalar(text)
+        except yaml.YAMLError:
+            raise ConfigError(f"--set {override}: {text} is not a YAML value; quote it.") from None
+        set_key(tree, key, value)
     for key, value in (values or {}).items():
         set_key(tree, key, value)
     return build_config(tree, str(path) if path else "options")
@@ -208,7 +214,7 @@ def load_config(
 def build_config(tree: dict, where: str) -> Config:
     """A Config from a plain tree; presets fill what `adapter` leaves out."""
     method = tree.get("method", "hybrid")
-    if method not in PRESETS:
+    if not isinstance(method, str) or method not in PRESETS:
         raise ConfigError(f'{where}: unknown method "{method}"; {nearest(str(method), PRESETS)}')
     if not isinstance(tree.get("adapter") or {}, dict):
         raise ConfigError(f"{where}: adapter must be a mapping of keys to values.")
@@ -286,10 +292,10 @@ def convert(value: Any, hint: Any, where: str) -> Any:
     if isinstance(hint, types.UnionType):
         raise TypeError(f"{where}: config fields have one type each")
     if hint is float and isinstance(value, int | str) and not isinstance(value, bool):
-        try:
-            return float(value)
-        except ValueError:
-            pass
+        with contextlib.suppress(ValueError):
+            value = float(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{where}: must be a finite number, not {value}.")
     if hint is int and isinstance(value, float) and value.is_integer():
         return int(value)
     if hint is str and isinstance(value, int | float) and not isinstance(value, bool):
@@ -301,7 +307,8 @@ def convert(value: Any, hint: Any, where: str) -> Any:
 
 AT_LEAST = {
     "adapter.reflections": 2, "adapter.block_size": 2, "adapter.factors": 1, "adapter.rank": 0,
-    "adapter.start_records": 1, "adapter.start_passes": 2, "adapter.start_oversampling": 0, "adapter.layers": 0, "train.batch_size": 1, "train.accumulate": 1, "train.steps": 0, "train.max_tokens": 2,
+    "adapter.start_records": 1, "adapter.start_passes": 2, "adapter.start_oversampling": 0, "adapter.layers": 0,
+    "train.batch_size": 1, "train.accumulate": 1, "train.steps": 0, "train.max_tokens": 2,
     "train.validate_every": 0, "train.report_every": 1, "train.save_every": 0, "train.learning_rate": 0,
     "train.orthogonal_learning_rate": 0, "train.weight_decay": 0, "train.clip": 0, "train.epochs": 0,
     "train.warmup": 0, "data.valid_share": 0, "data.test_share": 0, "adapter.dropout": 0, "seed": 0,
@@ -325,7 +332,9 @@ def check(config: Config, where: str) -> None:
     if adapter.start_passes % 2:
         raise ConfigError(f"{where}: adapter.start_passes must be even, not {adapter.start_passes}.")
     if adapter.start != "zeros" and adapter.rank == 0:
-        raise ConfigError(f"{where}: adapter.start {adapter.start} needs a low-rank branch; set adapter.rank.")
+        raise ConfigError(
+            f"{where}: adapter.start {adapter.start} needs a low-rank branch; set adapter.rank."
+        )
     if adapter.block_size % 2:
         raise ConfigError(f"{where}: adapter.block_size must be even, not {adapter.block_size}.")
     if adapter.orthogonal == "none" and adapter.unitary:
