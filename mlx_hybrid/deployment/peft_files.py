@@ -198,7 +198,6 @@ def oft_settings(block_size: int, base: str) -> dict:
 def target_names(modules: list[str], weight_names: list[str]) -> list[str]:
     """`target_modules`: last parts where they name exactly these modules of the base, else full names."""
     ends = sorted({module.rpartition(".")[2] for module in modules})
-    named = {
-        n.removesuffix(".weight") for n in weight_names if n.rpartition(".")[0].rpartition(".")[2] in ends
-    }
+    holders = {name.removesuffix(".weight") for name in weight_names if name.endswith(".weight")}
+    named = {holder for holder in holders if holder.rpartition(".")[2] in ends}
     return ends if named == set(modules) else sorted(modules)

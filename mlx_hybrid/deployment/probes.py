@@ -72,10 +72,36 @@ def check_oft(
 
     def turn(module: str) -> np.ndarray:
         blocks = folder.rotation(module)
-        split = rows[module].reshape(ROWS, len(blocks), -1)
+        split = rows[module].reshape(ROWS, -1, blocks.shape[-1])
+        if folder.config.get("block_share"):
+            blocks = np.broadcast_to(blocks, (split.shape[1], *blocks.shape[1:]))
         return np.einsum("nbi,bij->nbj", split, blocks).reshape(ROWS, -1) - rows[module]
 
     return check_modules(folder, expected, turn)
+
+
+def check_hra(
+    folder: PeftFolder, expected: Mapping[str, np.ndarray], rows: Mapping[str, np.ndarray]
+) -> list[str]:
+    """Faults of an HRA folder: PEFT multiplies W H₀ H₁ …, so that an activation meets the last column first."""
+
+    def turn(module: str) -> np.ndarray:
+        x = rows[module]
+        for u in orthogonalised(folder, module).T[::-1]:
+            x = x - np.outer(x @ u, 2 * u / (u @ u))
+        return x - rows[module]
+
+    return check_modules(folder, expected, turn)
+
+
+def orthogonalised(folder: PeftFolder, module: str) -> np.ndarray:
+    """The columns of U, by Gram–Schmidt where `apply_GS` asks for it."""
+    u = folder.tensors[module]["hra_u"].astype(np.float64)
+    if folder.config.get("apply_GS"):
+        for i in range(u.shape[1]):
+            for j in range(i):
+                u[:, i] -= u[:, j] * (u[:, j] @ u[:, i]) / (u[:, j] @ u[:, j])
+    return u
 
 
 def check_modules(folder: PeftFolder, expected: Mapping[str, np.ndarray], actual) -> list[str]:

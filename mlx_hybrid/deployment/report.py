@@ -41,8 +41,8 @@ class Report:
             **self.facts, "checks": self.checks, "passed": self.passed, "faults": self.faults,
         }  # fmt: skip
 
-    def write(self, folder: Path) -> None:
-        write_json(folder / REPORT_FILE, self.tree())
+    def write(self, folder: Path, name: str = REPORT_FILE) -> None:
+        write_json(folder / name, self.tree())
 
     def refuse(self, directory: Path) -> None:
         """Raise ExportMismatch naming the first faults."""

@@ -16,7 +16,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 from tiny_model import write_tokenizer
 
 from mlx_hybrid.adapters.attach import attach, hybrid_layers, refold
-from mlx_hybrid.adapters.store import save_adapter
+from mlx_hybrid.adapters.store import load_adapter, save_adapter
 from mlx_hybrid.base_model import load_base
 from mlx_hybrid.config import build_config
 
@@ -126,3 +126,19 @@ def perturb(model, seed: int) -> None:
 
 def normal(random: np.random.Generator, shape: tuple, size: float) -> mx.array:
     return mx.array((size * random.standard_normal(shape)).astype(np.float32))
+
+
+def greedy_ours(base: str, adapter: Path | None, prompt: list[int], count: int) -> list[int]:
+    """The most likely continuation in our own loader, without a cache."""
+    model = load_base(base).model
+    if adapter:
+        load_adapter(model, adapter)
+    model.eval()
+    return greedy(model, prompt, count)
+
+
+def greedy(model, prompt: list[int], count: int) -> list[int]:
+    tokens = list(prompt)
+    for _ in range(count):
+        tokens.append(int(mx.argmax(model(mx.array([tokens]))[0, -1])))
+    return tokens

@@ -1,0 +1,167 @@
+"""`export`, `import`, `fuse`: adapters out of MLX, into it, and into the weights."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from mlx_hybrid.deployment.report import Report
+
+FORMS = ("peft", "merged", "lora", "mlx-lm", "gguf-lora")
+
+
+def shared(command: Callable) -> Callable:
+    """Options every command here has."""
+    for option in (
+        click.option("--json", "as_json", is_flag=True, help="Print the report as JSON."),
+        click.option(
+            "--force", is_flag=True, help="Write even where the check fails; the report still says so."
+        ),
+        click.option(
+            "-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder to create."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+@click.command()
+@click.argument("run", metavar="RUN")
+@click.option("--to", type=click.Choice(FORMS), required=True, help="What to make.")
+@click.option(
+    "--base", type=click.Choice(["original", "dequantised"]),
+    help="Which weights to export for, when the base is quantised.  [default: original where it is at hand]",
+)  # fmt: skip
+@click.option("--base-id", metavar="MODEL", help="The original 16-bit model: Hub id or folder.")
+@click.option("--model", metavar="MODEL", help="The base it was trained on, where it has moved.")
+@click.option(
+    "--rank", type=click.IntRange(1), default=64, show_default=True, help="lora: rank, if not exact."
+)
+@click.option(
+    "--tolerance", type=click.FloatRange(0, 1), default=0.05, show_default=True,
+    help="lora: largest relative error of a layer, if not exact.",
+)  # fmt: skip
+@shared
+def export(
+    run: str, to: str, output: Path, base: str | None, base_id: str | None, model: str | None, rank: int,
+    tolerance: float, force: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Write RUN's adapter for another library, and check that it does the same there.
+
+    \b
+    peft       a LoRA where the adapter is exactly one, else OFT and LoRA side by side
+    merged     a whole Hugging Face model in bf16
+    lora       one LoRA of a rank that vLLM takes, truncated where it cannot be exact
+    mlx-lm     an adapter that stock mlx-lm loads, else a fused model
+    gguf-lora  a LoRA for llama.cpp's converter, where it is exact
+
+    RUN is a run's name or path, `last`, or an adapter folder. Exit code 3: the check failed, nothing was written.
+
+    \b
+    Examples:
+        mlx-hybrid export last --to peft -o my-adapter
+        mlx-hybrid export last --to merged --base-id Qwen/Qwen3-0.6B -o my-model
+        mlx-hybrid export last --to lora --rank 64 -o my-lora
+    """
+    from mlx_hybrid.deployment.export import Options
+    from mlx_hybrid.deployment.export import export as write
+
+    options = Options(
+        base=base, base_id=base_id, model=model, rank=rank, tolerance=tolerance, force=force
+    )  # fmt: skip
+    show(write(run, to, output, options), as_json, f"mlx-hybrid push {output} OWNER/NAME")
+
+
+@click.command(name="import")
+@click.argument("peft_dir", type=click.Path(path_type=Path))
+@click.option(
+    "--base", metavar="MODEL", help="The base: Hub id or folder.  [default: the one its config names]"
+)
+@shared
+def import_(peft_dir: Path, output: Path, base: str | None, force: bool, as_json: bool) -> None:
+    """Make an adapter for MLX of the PEFT adapter in PEFT_DIR: LoRA, OFT v2, HRA, or OFT with LoRA.
+
+    What cannot be carried exactly is refused, with the reason.
+
+    \b
+    Examples:
+        mlx-hybrid import my-peft-lora -o my-adapter
+        mlx-hybrid import my-peft-lora --base Qwen/Qwen3-0.6B -o my-adapter
+    """
+    from mlx_hybrid.deployment.bring_in import import_peft
+
+    show(import_peft(peft_dir, output, base=base, force=force), as_json, f"mlx-hybrid chat {output}")
+
+
+@click.command()
+@click.argument("run", metavar="RUN")
+@click.option("--requantise", is_flag=True, help="Pack again as the base was; refused if the update is lost.")
+@click.option("--model", metavar="MODEL", help="The base it was trained on, where it has moved.")
+@shared
+def fuse(run: str, output: Path, requantise: bool, model: str | None, force: bool, as_json: bool) -> None:
+    """Merge RUN's adapter into the base it was trained on, as a model for MLX.
+
+    The result is bf16: packed weights round small updates away. RUN is a run's name or path, `last`, or an adapter
+    folder.
+
+    \b
+    Examples:
+        mlx-hybrid fuse last -o my-model
+        mlx-hybrid fuse last --requantise -o my-model-4bit
+    """
+    from mlx_hybrid.deployment.export import fuse as write
+
+    report = write(run, output, requantise=requantise, force=force, model=model)
+    show(report, as_json, f"mlx-hybrid chat {output}")
+
+
+def show(report: "Report", as_json: bool, then: str) -> None:
+    """Figures and the next command on stdout, remarks on stderr."""
+    for note in report.notes:
+        click.echo(note, err=True)
+    if as_json:
+        click.echo(json.dumps(report.tree(), ensure_ascii=False))
+    else:
+        for line in lines(report):
+            click.echo(line)
+        click.echo(f"Next: {then}")
+    if not report.passed:
+        raise SystemExit(3)
+
+
+def lines(report: "Report") -> list[str]:
+    """One line a fact."""
+    facts, checks = report.facts, report.checks
+    size = [f"{facts['modules']} modules"] if "modules" in facts else []
+    size += [f"rank {facts['rank']}"] if facts.get("rank") else []
+    shown = [f"{report.directory}: {report.kind}{', ' if size else ''}{', '.join(size)}"]
+    shown.append(f"base: {report.base['id']}{kind_of(report.base)}")
+    logits, survival = checks.get("logits"), checks.get("survival")
+    if logits:
+        shown.append(
+            f"check: logits differ by at most {logits['difference_logit']:.2g} (base alone "
+            f"{logits['base_difference_logit']:.2g}), and the adapter changes them by {logits['effect_logit']:.3g}"
+        )
+    if "truncation" in checks:
+        shown.append(f"truncation: KL {checks['truncation']['kl_nats_per_token']:.2g} nats a token")
+        shown += [
+            f"  {name}: {100 * error:.1f} % of the update lost"
+            for name, error in facts["relative_error"].items()
+        ]
+    if survival:
+        shown.append(f"update kept by the stored weights: {100 * survival['surviving_share']:.1f} %")
+    if "rounding" in checks:
+        shown.append(
+            f"rounding to the stored dtype: KL {checks['rounding']['kl_nats_per_token']:.2g} nats a token"
+        )
+    if "trained_base" in checks:
+        kl = checks["trained_base"]["kl_nats_per_token"]
+        shown.append(f"from the quantised base it was trained on: KL {kl:.2g} nats a token")
+    return shown + [f"FAILED: {fault}" for fault in report.faults]
+
+
+def kind_of(base: dict) -> str:
+    return f" ({base['kind']})" if "kind" in base else ""
