@@ -35,16 +35,18 @@ class Engine(Protocol):
 
 
 class Preset(NamedTuple):
-    """A fastText model on the Hub; `sha256` pins the file where it is known."""
+    """A fastText model on the Hub; `sha256` pins the file where it is known, `weak` names languages it misses."""
 
     repo: str
     file: str
     licence: str
     sha256: str = ""
+    weak: tuple[str, ...] = ()
 
 
+LID_176 = "8f3472cfe8738a7b6099e8e999c3cbfae0dcd15696aac7d7738a8039db603e83"
 PRESETS = {
-    "lid.176": Preset("", "lid.176.ftz", "CC-BY-SA-3.0"),
+    "lid.176": Preset("", "lid.176.ftz", "CC-BY-SA-3.0", LID_176, ("yor", "som", "swh")),
     "glotlid": Preset("cis-lmu/glotlid", "model_v3.bin", "Apache-2.0"),
     "openlid-v2": Preset("laurievb/OpenLID-v2", "openlid_v2.bin", "GPL-3.0"),
 }
@@ -146,6 +148,10 @@ class FastText:
         except ValueError as error:
             raise ConfigError(f"{path}: is not a fastText model ({error}).") from None
         self.origin = {**origin, "file": path.name, "sha256": sha256_of(path)}
+        preset = PRESETS.get(origin.get("preset", ""))
+        self.weak = preset.weak if preset else ()
+        if preset and preset.sha256 not in ("", self.origin["sha256"]):
+            raise ConfigError(f"{path}: is not the {origin['preset']} model that is pinned; fetch it again.")
         pairs = self.model.f.predict("a\n", -1, -1.0, "strict")
         self.scripts: dict[str, set[str]] = {}
         self.columns: dict[str, int] = {}
@@ -167,7 +173,7 @@ class FastText:
 
     def knows(self, code: str, script: str) -> bool:
         names = {"Hani": {"Hani", "Hans", "Hant", "Jpan"}, "Hang": {"Hang", "Kore"}}.get(script, {script})
-        return bool(self.scripts.get(code, set()) & names)
+        return code not in self.weak and bool(self.scripts.get(code, set()) & names)
 
     def predict(self, texts: Sequence[str]) -> np.ndarray:
         result = np.zeros((len(texts), len(self.codes)), np.float32)
@@ -228,7 +234,8 @@ def fetch_model(model: str, offline: bool) -> tuple[Path, dict[str, Any]]:
             f"engine fasttext: {preset.repo} cannot be had ({reason}); download the model and name its path."
         ) from None
     revision = path.parent.name if len(path.parent.name) == 40 else ""
-    return path, {"repo": preset.repo, "revision": revision, "licence": preset.licence}
+    origin = {"repo": preset.repo, "revision": revision, "licence": preset.licence}
+    return path, {"preset": model, **origin} if model in PRESETS else origin
 
 
 def bundled_lid176() -> Path:

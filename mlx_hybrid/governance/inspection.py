@@ -69,22 +69,22 @@ class Inspector:
 
     def inspect_batch(self, records: Sequence[Record | Fault]) -> Inspected:
         items = [begin(record) for record in records]
-        self.check(records, items)
+        contents = [record.content() if isinstance(record, Record) else "" for record in records]
+        self.check(records, items, contents)
         alive = [i for i, item in enumerate(items) if item.decision is None]
         keys, small = np.zeros((len(items), 20), np.uint64), np.zeros((len(items), 120), np.uint8)
         for i in alive:
-            remember(items[i], records[i])
+            remember(items[i], records[i], contents[i])
         for unspaced in (False, True):
             rows = [i for i in alive if is_unspaced(items[i].language[-4:]) is unspaced]
             if rows and "near" in self.stages:
                 keys[rows], small[rows] = fingerprint([whole(items[i].said) for i in rows], unspaced)
         return Inspected(items, keys, small)
 
-    def check(self, records: Sequence[Record | Fault], items: list[Inspection]) -> None:
+    def check(self, records: Sequence[Record | Fault], items: list[Inspection], contents: list[str]) -> None:
         """Unicode, language, quality and overlap, each on what the ones before it left."""
         alive = [i for i, item in enumerate(items) if item.decision is None]
-        contents = {i: records[i].content() for i in alive}
-        texts = quality.checked(contents.values())
+        texts = quality.checked([contents[i] for i in alive])
         batch = Batch(texts)
         broken = quality.check_unicode(batch) if "unicode" in self.stages else [None] * len(texts)
         for i, finding in zip(alive, broken):
@@ -164,11 +164,12 @@ def check_turns(record: Record) -> list[Finding]:
     )
 
 
-def remember(item: Inspection, record: Record) -> None:
+def remember(item: Inspection, record: Record, content: str) -> None:
     """What the duplicate stages compare: an exact key within the language, and what was said, normalised."""
     label = "" if record.label is None else str(record.label)
-    item.exact = exact_key(f"{item.language}\0{record.content()}\0{label}")
-    prompt, completion = normalise(record.prompt()), normalise(record.completion())
+    item.exact = exact_key(f"{item.language}\0{content}\0{label}")
+    prompt = "" if item.kind == "text" else normalise(record.prompt())
+    completion = normalise(content if item.kind == "text" else record.completion())
     item.said = "\0".join((prompt, completion, label.replace("\0", " "))).encode("utf-8", "surrogatepass")
 
 

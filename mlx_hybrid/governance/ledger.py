@@ -75,7 +75,7 @@ class Ledger:
             self.decide_exact(where)
         if "near" in self.stages:
             self.decide_near(where)
-        if self.config.outliers != "off" or "outliers" in self.config.only:
+        if "outliers" in self.stages and (self.config.outliers != "off" or "outliers" in self.config.only):
             self.decide_outliers()
 
     def decide_parallel(self) -> None:
