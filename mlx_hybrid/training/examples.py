@@ -1,7 +1,7 @@
 """From records to tokens and a mask of the trained ones.
 
 Every assistant turn is trained, its end-of-turn token too, and nothing else; of plain text, every token. Where a turn
-stands in the rendered conversation is found with sentinels in place of the contents, so that templates that add thinking
+stands in the rendered conversation is found with sentinels in place of contents, so that templates that add thinking
 tags or drop them from older turns cannot shift the mask.
 """
 
@@ -117,16 +117,16 @@ def end_text(tokenizer: Any) -> str:
 
 
 def conversation_segments(record: Record, turns: list[dict], tokenizer: Any) -> list[Segment]:
-    tools = record.fields.get("tools")
-    render = renderer(tokenizer, tools, record.where)
+    render = renderer(tokenizer, record.fields.get("tools"), record.where)
     text = render(turns)
-    spans = sentinel_spans(turns, text, render) or search_spans(turns, text, record.where)
+    spans = content_spans(turns, text, render, record.where)
     ends = end_markers(tokenizer)
     segments, cursor = [], 0
-    for turn, (begin, end) in zip(turns, spans, strict=True):
+    for number, turn in enumerate(turns):
         if turn["role"] != "assistant":
             continue
-        gap = text[end : next((b for b, _ in spans if b >= end), len(text))]
+        begin, end = spans.get(number) or opening(turns, number, text, render, record.where)
+        gap = text[end : min((b for b, _ in spans.values() if b >= end), default=len(text))]
         marker = min((m for m in ends if m in gap), key=gap.index, default=None)
         end += gap.index(marker) + len(marker) if marker else 0
         segments += [Segment(text[cursor:begin], False), Segment(text[begin:end], True)]
@@ -134,11 +134,12 @@ def conversation_segments(record: Record, turns: list[dict], tokenizer: Any) -> 
     return [s for s in [*segments, Segment(text[cursor:], False)] if s.text]
 
 
-def renderer(tokenizer: Any, tools: Any, where: str) -> Callable[[list[dict]], str]:
-    def render(turns: list[dict]) -> str:
+def renderer(tokenizer: Any, tools: Any, where: str) -> Callable[..., str]:
+    def render(turns: list[dict], opened: bool = False) -> str:
+        """The conversation as text; `opened`, with the beginning of an answer."""
         try:
             return tokenizer.apply_chat_template(
-                turns, tools=tools, tokenize=False, add_generation_prompt=False
+                turns, tools=tools, tokenize=False, add_generation_prompt=opened
             )
         except Exception as error:  # templates raise whatever their author chose
             raise DataError(
@@ -151,6 +152,7 @@ def renderer(tokenizer: Any, tools: Any, where: str) -> Callable[[list[dict]], s
 def end_markers(tokenizer: Any) -> list[str]:
     """Texts of the tokens that end a turn."""
     ids = getattr(tokenizer, "eos_token_ids", None) or [tokenizer.eos_token_id]
+    ids = [ids] if isinstance(ids, int) else ids
     return [
         m
         for m in {tokenizer.eos_token, *(tokenizer.convert_ids_to_tokens(i) for i in ids if i is not None)}
@@ -158,19 +160,33 @@ def end_markers(tokenizer: Any) -> list[str]:
     ]
 
 
-def sentinel_spans(turns: list[dict], text: str, render: Callable) -> list[tuple[int, int]] | None:
-    """Where each content stands in `text`, or None where the template does more than insert contents, stripped or not."""
-    marks = [f"\u2045{index}\u2046" for index in range(len(turns))]
-    frame = render([{**turn, "content": mark} for turn, mark in zip(turns, marks, strict=True)])
-    if any(frame.count(mark) != 1 for mark in marks):
+def content_spans(turns: list[dict], text: str, render: Callable, where: str) -> dict[int, tuple[int, int]]:
+    """Where contents stand in `text`, by turn: all of them, or only the assistant's where the template rewrites others."""
+    spoken = [number for number, turn in enumerate(turns) if turn.get("content")]
+    answers = [number for number in spoken if turns[number]["role"] == "assistant"]
+    for numbers in (spoken, answers):
+        spans = sentinel_spans(turns, numbers, text, render)
+        if spans is not None:
+            return spans
+    return search_spans(turns, answers, text, where)
+
+
+def sentinel_spans(
+    turns: list[dict], numbers: list[int], text: str, render: Callable
+) -> dict[int, tuple[int, int]] | None:
+    """Where the contents of some turns stand in `text`, or None where the template does more than insert them, stripped
+    or not."""
+    marks = {number: f"\u2045{number}\u2046" for number in numbers}
+    frame = render([{**turn, "content": marks.get(n, turn.get("content"))} for n, turn in enumerate(turns)])
+    if any(frame.count(mark) != 1 for mark in marks.values()):
         return None
     for clean in (str, str.strip):
-        contents = [clean(turn["content"]) for turn in turns]
-        pieces, spans, cursor, rest = [], [], 0, frame
-        for mark, content in zip(marks, contents, strict=True):
+        pieces, spans, cursor, rest = [], {}, 0, frame
+        for number, mark in marks.items():
+            content = clean(turns[number]["content"])
             before, _, rest = rest.partition(mark)
             cursor += len(before)
-            spans.append((cursor, cursor + len(content)))
+            spans[number] = (cursor, cursor + len(content))
             cursor += len(content)
             pieces += [before, content]
         if "".join(pieces) + rest == text:
@@ -178,21 +194,29 @@ def sentinel_spans(turns: list[dict], text: str, render: Callable) -> list[tuple
     return None
 
 
-def search_spans(turns: list[dict], text: str, where: str) -> list[tuple[int, int]]:
-    """Where each content stands, found one after the other; for templates that rewrite some of them."""
-    spans, cursor = [], 0
-    for number, turn in enumerate(turns, 1):
-        content = (turn["content"] or "").strip()
-        begin = text.find(content, cursor)
-        if begin < 0 and turn["role"] == "assistant":
+def search_spans(turns: list[dict], answers: list[int], text: str, where: str) -> dict[int, tuple[int, int]]:
+    """Where the assistant's contents stand, for templates that write some anew; only where there is one place for each."""
+    spans, cursor = {}, 0
+    for number in answers:
+        content = turns[number]["content"].strip()
+        if text.count(content, cursor) != 1:
             raise DataError(
-                f"{where}: the model's chat template changes the text of turn {number}, so it cannot be masked."
+                f"{where}: the model's chat template changes the text of turn {number + 1}, so it cannot be masked."
             )
-        begin = cursor if begin < 0 else begin
-        end = begin + len(content) if text.startswith(content, begin) else begin
-        spans.append((begin, end))
-        cursor = end
+        begin = text.index(content, cursor)
+        cursor = begin + len(content)
+        spans[number] = (begin, cursor)
     return spans
+
+
+def opening(turns: list[dict], number: int, text: str, render: Callable, where: str) -> tuple[int, int]:
+    """Where an answer without content, a tool call, begins: after all turns before it and the beginning of an answer."""
+    before = render(turns[:number], opened=True)
+    if not text.startswith(before):
+        raise DataError(
+            f"{where}: the model's chat template does not show where turn {number + 1} begins, so it cannot be masked."
+        )
+    return len(before), len(before)
 
 
 def tokenise_segments(segments: list[Segment], tokenizer: Any) -> tuple[list[int], list[bool]]:
@@ -210,7 +234,7 @@ def tokenise_segments(segments: list[Segment], tokenizer: Any) -> tuple[list[int
 
 
 def trained_by_offset(segments: list[Segment], text: str, tokenizer: Any) -> list[bool]:
-    inner = getattr(tokenizer, "_tokenizer", tokenizer)
+    inner = tokenizer if callable(tokenizer) else tokenizer._tokenizer  # mlx-lm's wrapper cannot be called
     offsets = inner(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
     spans, cursor = [], 0
     for segment in segments:
