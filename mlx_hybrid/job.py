@@ -127,12 +127,16 @@ def governed(config: Config, files: tuple[Path, ...]) -> tuple[list[Record], dic
 def train_and_evaluate(
     config: Config, run: Run, split: Split, sources: Sources, *, resume: bool, stop: Callable[[], bool]
 ) -> Iterator[JobEvent]:
-    from mlx_hybrid.evaluation.held_out import make_questions, score
+    from mlx_hybrid.evaluation.held_out import NO_QUESTIONS, make_questions, score
     from mlx_hybrid.training.loop import Progress, total_steps, train
 
     material = load_material(config, split)
     begin_run(config, run, material, sources, resume=resume)
-    questions = make_questions(split.test, split.train, material.base.tokenizer, config.data.group)
+    try:
+        questions = make_questions(split.test, split.train, material.base.tokenizer)
+    except DataError as error:  # labels that are no choice between fixed answers; the loss can still be measured
+        questions = NO_QUESTIONS
+        yield Note(f"Accuracy is not measured: {error}")
     evaluates = config.evaluate and bool(material.test)
     before = None
     if evaluates:
@@ -210,18 +214,26 @@ def gradient_start(config: Config, run: Run, material: Material) -> Iterator[Not
     picked = np.random.default_rng(config.seed).permutation(len(material.train))[: adapter.start_records]
     picked = sorted(picked, key=lambda i: len(material.train[i].tokens))
     batches = [
-        arrays(make_batch([material.train[i] for i in picked[k : k + size]])) for k in range(0, len(picked), size)
+        arrays(make_batch([material.train[i] for i in picked[k : k + size]]))
+        for k in range(0, len(picked), size)
     ]
     columns = 2 * adapter.rank + adapter.start_oversampling
     for step in sketch_gradients(
-        material.base.model, make_loss, batches, columns=columns, passes=adapter.start_passes, seed=config.seed
+        material.base.model,
+        make_loss,
+        batches,
+        columns=columns,
+        passes=adapter.start_passes,
+        seed=config.seed,
     ):
         if isinstance(step, SketchPass):
             yield Note(f"Gradient of {len(picked)} records, pass {step.number} of {step.passes}.")
     captured = apply_start(material.base.model, step)
     run.update(captured_gradient_energy={name: round(share, 4) for name, share in captured.items()})
     mean = sum(captured.values()) / max(1, len(captured))
-    yield Note(f"The start holds {100 * mean:.0f} % of the gradient's energy, on average over {len(captured)} modules.")
+    yield Note(
+        f"The start holds {100 * mean:.0f} % of the gradient's energy, on average over {len(captured)} modules."
+    )
 
 
 def begin_run(config: Config, run: Run, material: Material, sources: Sources, *, resume: bool) -> None:
@@ -285,7 +297,7 @@ def save_best(config: Config, run: Run, material: Material, progress: Any) -> No
     )  # fmt: skip
 
 
-def finish(config: Config, run: Run, material: Material, questions: list, before: Any) -> Iterator[JobEvent]:
+def finish(config: Config, run: Run, material: Material, questions: Any, before: Any) -> Iterator[JobEvent]:
     """Load the best adapter onto a fresh base, as a user will, and measure it."""
     from mlx_hybrid.adapters.attach import settle
     from mlx_hybrid.deployment.load import load_run

@@ -80,7 +80,9 @@ def main() -> None:
     for language in languages:
         print(f"{language}  {before[language]:.3f}  {after[language]:.3f}")
     mean = [math.fsum(x.values()) / len(x) for x in (before, after)]
-    print(f"mean over {len(languages)} languages: {mean[0]:.3f} float32, {mean[1]:.3f} at {arguments.bits} bits")
+    print(
+        f"mean over {len(languages)} languages: {mean[0]:.3f} float32, {mean[1]:.3f} at {arguments.bits} bits"
+    )
 
 
 if __name__ == "__main__":

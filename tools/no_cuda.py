@@ -11,4 +11,6 @@ found = sorted(
     }
 )
 if sys.platform == "linux" and found:
-    sys.exit(f"CUDA libraries were installed: {', '.join(found)}. Ask pip for torch==2.13.0 in the same command.")
+    sys.exit(
+        f"CUDA libraries were installed: {', '.join(found)}. Ask pip for torch==2.13.0 in the same command."
+    )

@@ -36,7 +36,9 @@ class Commands(click.Group):
         """Take --debug and --offline wherever they stand before a `--`."""
         end = args.index("--") if "--" in args else len(args)
         everywhere = [a for a in args[:end] if a in EVERYWHERE]
-        return super().parse_args(ctx, everywhere + [a for a in args[:end] if a not in EVERYWHERE] + args[end:])
+        return super().parse_args(
+            ctx, everywhere + [a for a in args[:end] if a not in EVERYWHERE] + args[end:]
+        )
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [name for name, (module, _) in COMMANDS.items() if exists(module)]

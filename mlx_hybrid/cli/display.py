@@ -55,14 +55,14 @@ class Display:
                 TextColumn("[bold]train"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
                 TextColumn("{task.fields[facts]}"), console=self.talk,
             )  # fmt: skip
-            self.task = self.progress.add_task("train", total=event.steps, completed=event.first_step, facts="")
+            self.task = self.progress.add_task(
+                "train", total=event.steps, completed=event.first_step, facts=""
+            )
             self.progress.start()
 
     def trained(self, event: Trained) -> None:
         self.last = event
-        facts = (
-            f"loss {event.loss:.3f}  {event.tokens_per_second:,.0f} tokens/s  peak {event.peak_memory_gb:.2f} GB"
-        )
+        facts = f"loss {event.loss:.3f}  {event.tokens_per_second:,.0f} tokens/s  peak {event.peak_memory_gb:.2f} GB"
         if self.progress:
             self.progress.update(self.task, completed=event.step, facts=facts)
         else:
@@ -71,7 +71,9 @@ class Display:
 
     def validated(self, event: Validated) -> None:
         self.valid = event if event.best or self.valid is None else self.valid
-        self.note(f"step {event.step}  validation loss {event.loss:.3f}{'  (best so far)' if event.best else ''}")
+        self.note(
+            f"step {event.step}  validation loss {event.loss:.3f}{'  (best so far)' if event.best else ''}"
+        )
 
     def stopped(self, event: Interrupted) -> None:
         self.stop_bar()

@@ -16,11 +16,17 @@ INTERRUPTED = 130
 @click.command()
 @click.argument("config", required=False, metavar="[CONFIG]")
 @click.option("--model", help="Hub id or folder of the base model.  [default: the recipe's]")
-@click.option("--data", multiple=True, metavar="PATH", help="JSONL file, folder or Hub data set; may be repeated.")
+@click.option(
+    "--data", multiple=True, metavar="PATH", help="JSONL file, folder or Hub data set; may be repeated."
+)
 @click.option("--method", type=click.Choice(list(PRESETS)), help="What to train.  [default: hybrid]")
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="RUN", help="Folder of the run.")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any setting, as train.epochs=2.")
-@click.option("--resume", is_flag=False, flag_value="last", metavar="[RUN]", help="Go on with an interrupted run.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any setting, as train.epochs=2."
+)
+@click.option(
+    "--resume", is_flag=False, flag_value="last", metavar="[RUN]", help="Go on with an interrupted run."
+)
 @click.option("--dry-run", is_flag=True, help="Show the resolved configuration and the data, and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def finetune(
@@ -66,17 +72,25 @@ def resolve(config: str | None, given: dict, overrides: tuple[str, ...]) -> Conf
     """The configuration of a new run: a file, a recipe, or the quickstart when nothing is named."""
     from mlx_hybrid.recipes_folder import recipe_path
 
-    if config is None and "data.paths" not in given and not any(o.startswith("data.paths=") for o in overrides):
+    if (
+        config is None
+        and "data.paths" not in given
+        and not any(o.startswith("data.paths=") for o in overrides)
+    ):
         config = "quickstart"
     return load_config(recipe_path(config) if config else None, overrides, given)
 
 
-def resumed(name: str, config: str | None, given: dict, overrides: tuple[str, ...], output: Path | None) -> tuple:
+def resumed(
+    name: str, config: str | None, given: dict, overrides: tuple[str, ...], output: Path | None
+) -> tuple:
     """The run to go on with, and its own configuration: another would not be the same run."""
     from mlx_hybrid.training.run import find_run
 
     if config or given or overrides or output:
-        raise ConfigError("--resume goes on with the run's own settings; leave out CONFIG and the other options.")
+        raise ConfigError(
+            "--resume goes on with the run's own settings; leave out CONFIG and the other options."
+        )
     run = find_run(name)
     status = run.info().get("status")
     if status == "finished":
@@ -91,7 +105,9 @@ def show_plan(plan: dict, settings: Config, as_json: bool) -> None:
     click.echo(dump_config(settings), nl=False)
     records, split = plan["records"], plan["split"]
     reasons = ", ".join(f"{reason} {count}" for reason, count in records["reasons"].items())
-    click.echo(f"# records: {records['kept']} kept, {records['rejected']} rejected{f' ({reasons})' if reasons else ''}")
+    click.echo(
+        f"# records: {records['kept']} kept, {records['rejected']} rejected{f' ({reasons})' if reasons else ''}"
+    )
     click.echo(f"# split: {split['train']} train, {split['valid']} valid, {split['test']} test")
 
 

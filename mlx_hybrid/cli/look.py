@@ -30,7 +30,9 @@ def runs(name: str | None, as_json: bool) -> None:
     elif facts:
         click.echo(f"{'run':<32} {'status':<12} {'method':<16} {'step':>6}  accuracy base → adapter")
         for fact in facts:
-            accuracy = "" if fact["accuracy"] is None else f"{fact['base_accuracy']:.3f} → {fact['accuracy']:.3f}"
+            accuracy = (
+                "" if fact["accuracy"] is None else f"{fact['base_accuracy']:.3f} → {fact['accuracy']:.3f}"
+            )
             row = f"{fact['run']:<32} {fact['status']:<12} {fact['method']:<16} {fact['step']:>6}  {accuracy}"
             click.echo(row.rstrip())
         click.echo("Next: mlx-hybrid runs last")
@@ -50,7 +52,10 @@ def run_facts(run) -> dict:
     if held_out.is_file():
         accuracy = json.loads(held_out.read_text(encoding="utf-8")).get("accuracy")
         if accuracy:
-            facts["base_accuracy"], facts["accuracy"] = accuracy["base"]["value"], accuracy["adapted"]["value"]
+            facts["base_accuracy"], facts["accuracy"] = (
+                accuracy["base"]["value"],
+                accuracy["adapted"]["value"],
+            )
     return facts
 
 
@@ -103,7 +108,9 @@ def doctor(as_json: bool) -> None:
             click.echo(f"{key:<16} {value}")
         for problem in problems:
             click.echo(f"Problem: {problem}")
-        click.echo("Next: mlx-hybrid finetune" if not problems else "Mend the problems, then: mlx-hybrid doctor")
+        click.echo(
+            "Next: mlx-hybrid finetune" if not problems else "Mend the problems, then: mlx-hybrid doctor"
+        )
     if problems:
         raise SystemExit(3)
 
@@ -120,7 +127,9 @@ def examine() -> tuple[dict, list[str]]:
 
     prefer_openblas()
     about = machine()
-    facts = {key: about[key] for key in ("system", "machine", "python", "device", "cores")} | about["versions"]
+    facts = {key: about[key] for key in ("system", "machine", "python", "device", "cores")} | about[
+        "versions"
+    ]
     facts["memory_gb"] = round(memory_bytes() / 1e9, 1)
     facts["openblas"] = "yes" if openblas_loaded() else "no"
     facts["fasttext"] = fasttext_distribution() or "none"

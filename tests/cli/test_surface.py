@@ -83,3 +83,10 @@ def test_the_group_finds_commands_lazily():
 def test_the_script_is_declared():
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
     assert project["scripts"]["mlx-hybrid"] == "mlx_hybrid.cli:main"
+
+
+def test_the_help_page_is_what_the_program_says(monkeypatch):
+    monkeypatch.syspath_prepend(str(PROJECT / "tools"))
+    import help_pages
+
+    assert help_pages.PAGE.read_text() == help_pages.page(), "run python tools/help_pages.py"

@@ -1,0 +1,108 @@
+"""`serve`: an OpenAI-compatible API and a chat page, on this machine."""
+
+import os
+import signal
+import threading
+from pathlib import Path
+
+import click
+
+from mlx_hybrid.errors import ConfigError
+
+KEY_VARIABLE = "MLX_HYBRID_API_KEY"
+SHORTEST_KEY = 8
+
+
+@click.command()
+@click.argument("target", metavar="RUN|MODEL")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 takes a free one."
+)
+@click.option(
+    "--api-key-file", type=click.Path(path_type=Path), help=f"File with the key.  [default: ${KEY_VARIABLE}]"
+)
+@click.option(
+    "--cors", multiple=True, metavar="ORIGIN", help="A web origin whose pages may call; may be repeated."
+)
+@click.option("--context", type=int, help="Use less of the context, in tokens.  [default: the model's]")
+@click.option(
+    "--max-tokens", type=int, default=512, show_default=True, help="Answers to requests that name none."
+)
+@click.option(
+    "--max-body", type=click.IntRange(1), default=1024, show_default=True, help="Longest request, in KiB."
+)
+@click.option(
+    "--active", type=click.IntRange(1), default=4, show_default=True, help="Answers made side by side."
+)
+@click.option(
+    "--waiting", type=click.IntRange(1), default=16, show_default=True, help="Requests that may wait."
+)
+def serve(
+    target: str, host: str, port: int, api_key_file: Path | None, cors: tuple[str, ...], context: int | None,
+    max_tokens: int, max_body: int, active: int, waiting: int,
+) -> None:  # fmt: skip
+    """Serve a run or a model over an OpenAI-compatible API, with a chat page at /.
+
+    A run is served under two ids, its own name and its base's. Ctrl-C ends it.
+
+    \b
+    Examples:
+        mlx-hybrid serve last
+        MLX_HYBRID_API_KEY=… mlx-hybrid serve last --host 0.0.0.0 --port 8000
+        mlx-hybrid serve last --cors https://example.org
+    """
+    from mlx_hybrid.cli.talk import open_and_tell
+    from mlx_hybrid.deployment.engine import Engine
+    from mlx_hybrid.deployment.generate import Sampling, chat_tokens
+    from mlx_hybrid.deployment.server import Policy, Server
+
+    policy = Policy(
+        host, read_key(api_key_file), check_origins(cors), max_body << 10, Sampling(max_tokens=max_tokens)
+    )
+    if not policy.local and not policy.api_key:
+        raise ConfigError(
+            f"--host {host} is open to others, so it needs a key: --api-key-file, or ${KEY_VARIABLE}."
+        )
+    pair = open_and_tell(target, context=context)
+    if not pair.tokenizer.has_chat_template:
+        click.echo("The model has no chat template: only /v1/completions will answer.", err=True)
+    else:
+        chat_tokens(pair.tokenizer, [{"role": "user", "content": "?"}])
+    engine = Engine(pair, active=active, waiting=waiting)
+    server = Server(engine, policy, port, log=lambda text: click.echo(text, err=True))
+    click.echo(f"Models: {', '.join(engine.models)}. Page: {server.url}/", err=True)
+    click.echo(f"{server.url}/v1")
+    run(engine, server)
+
+
+def run(engine: "Engine", server: "Server") -> None:  # noqa: F821
+    """Generate here, listen beside, until Ctrl-C or SIGTERM."""
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        engine.run()
+    except KeyboardInterrupt:
+        click.echo("Stopped.", err=True)
+    finally:
+        engine.close()
+        server.shutdown()
+        server.server_close()
+
+
+def read_key(path: Path | None) -> str:
+    """The API key, from a file or the environment; empty for none. Raises ConfigError for one that is too short."""
+    try:
+        key = path.read_text(encoding="utf-8").strip() if path else os.environ.get(KEY_VARIABLE, "").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--api-key-file: {path} cannot be read ({error}).") from None
+    if (key or path) and not (len(key) >= SHORTEST_KEY and key.isascii() and key.isprintable()):
+        raise ConfigError(f"The API key must have at least {SHORTEST_KEY} printable ASCII characters.")
+    return key
+
+
+def check_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
+    for origin in origins:
+        if origin == "*" or not origin.startswith(("http://", "https://")) or origin.count("/") != 2:
+            raise ConfigError(f"--cors: {origin!r} is not one origin, as https://example.org is.")
+    return origins
