@@ -38,7 +38,9 @@ def attach(model: nn.Module, config: AdapterConfig, *, method: str, seed: int = 
     Raises ConfigError for a target or unitary name that the model lacks, and for a block size that does not divide.
     """
     if hybrid_layers(model):
-        raise ConfigError("The model already carries an adapter; load the base afresh, or fuse the adapter first.")
+        raise ConfigError(
+            "The model already carries an adapter; load the base afresh, or fuse the adapter first."
+        )
     total = parameter_count(model)
     if method == "full":
         dequantise(model)
@@ -126,7 +128,7 @@ def layer_plan(config: AdapterConfig, *, unitary: bool = False) -> LayerPlan:
 
 
 def check_blocks(targets: dict[str, nn.Module], plans: dict[str, LayerPlan]) -> None:
-    """Raise ConfigError where a butterfly's dense block does not divide a layer's inputs, or reflections exceed them."""
+    """Raise ConfigError where a dense block does not divide a layer's inputs, or reflections outnumber them."""
     common = math.gcd(*(linear_shape(module)[0] for module in targets.values()))
     for name, module in targets.items():
         plan, (d_in, d_out) = plans[name], linear_shape(module)

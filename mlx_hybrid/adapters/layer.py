@@ -100,7 +100,9 @@ class HybridLinear(nn.Module):
     def train_only_leaves(self) -> None:
         """Freeze everything but the branches' trainable leaves."""
         self.freeze()
-        self.unfreeze(keys=[leaf for leaf in (*ORTHOGONAL_LEAVES, *LOW_RANK_LEAVES) if leaf in self], recurse=False)
+        self.unfreeze(
+            keys=[leaf for leaf in (*ORTHOGONAL_LEAVES, *LOW_RANK_LEAVES) if leaf in self], recurse=False
+        )
 
     @property
     def plan(self) -> LayerPlan:

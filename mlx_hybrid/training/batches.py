@@ -7,9 +7,7 @@ import numpy as np
 
 from mlx_hybrid.training.examples import Example
 
-LENGTH_STEP = 32
-"""Lengths are rounded up to a multiple, so that few shapes are compiled."""
-POOL = 16
+POOL = 64
 """Batches' worth of shuffled records that are sorted by length together: padding stays small, order stays random."""
 
 
@@ -32,9 +30,9 @@ class Batch:
         return int(self.weights.sum())
 
 
-def make_batch(examples: list[Example], *, length_step: int = LENGTH_STEP) -> Batch:
+def make_batch(examples: list[Example]) -> Batch:
     """Right-padded tokens of some examples; a pad is never a target."""
-    length = round_up(max(len(e.tokens) for e in examples) - 1, length_step)
+    length = length_bucket(max(len(e.tokens) for e in examples) - 1)
     tokens = np.zeros((len(examples), length), dtype=np.int32)
     positions, targets = [], []
     for row, example in enumerate(examples):
@@ -56,8 +54,10 @@ def make_batch(examples: list[Example], *, length_step: int = LENGTH_STEP) -> Ba
     )
 
 
-def round_up(value: int, step: int) -> int:
-    return max(step, -(-value // step) * step)
+def length_bucket(length: int) -> int:
+    """The next of 16, 24, …, 128, 144, …, 256, 288, …: eight shapes an octave, an eighth of it padding at most."""
+    step = max(8, 1 << (length.bit_length() - 4)) if length > 16 else 16
+    return max(1, -(-length // step)) * step
 
 
 def target_bucket(count: int) -> int:

@@ -161,7 +161,7 @@ def end_markers(tokenizer: Any) -> list[str]:
 
 
 def content_spans(turns: list[dict], text: str, render: Callable, where: str) -> dict[int, tuple[int, int]]:
-    """Where contents stand in `text`, by turn: all of them, or only the assistant's where the template rewrites others."""
+    """Where contents stand in `text`, by turn: or only the assistant's, where others are rewritten."""
     spoken = [number for number, turn in enumerate(turns) if turn.get("content")]
     answers = [number for number in spoken if turns[number]["role"] == "assistant"]
     for numbers in (spoken, answers):
@@ -195,7 +195,7 @@ def sentinel_spans(
 
 
 def search_spans(turns: list[dict], answers: list[int], text: str, where: str) -> dict[int, tuple[int, int]]:
-    """Where the assistant's contents stand, for templates that write some anew; only where there is one place for each."""
+    """Where the assistant's contents stand, for templates that write some anew; where each has one place only."""
     spans, cursor = {}, 0
     for number in answers:
         content = turns[number]["content"].strip()
@@ -210,7 +210,7 @@ def search_spans(turns: list[dict], answers: list[int], text: str, where: str) -
 
 
 def opening(turns: list[dict], number: int, text: str, render: Callable, where: str) -> tuple[int, int]:
-    """Where an answer without content, a tool call, begins: after all turns before it and the beginning of an answer."""
+    """Where an answer without content, a tool call, begins: after the turns before it and an answer's opening."""
     before = render(turns[:number], opened=True)
     if not text.startswith(before):
         raise DataError(

@@ -141,8 +141,8 @@ def train(
 ) -> Iterator[Event]:
     """Train from `progress.step` to the end, yielding one event for each thing worth knowing.
 
-    `progress` is kept up to date, so that whoever handles CheckpointDue can save it. Raises MlxHybridError when the loss
-    stops being a number.
+    `progress` is kept up to date, so that whoever handles CheckpointDue can save it. Raises MlxHybridError when the
+    loss stops being a number.
     """
     steps = total_steps(config, len(examples))
     validate_every, save_every = intervals(config, steps)

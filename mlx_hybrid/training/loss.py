@@ -24,11 +24,14 @@ def split_head(model: nn.Module) -> tuple[HiddenStates, Callable[[mx.array], mx.
     head = find_head(model, body)
     if head is None:
         return None
-    tokens = mx.array([list(range(2, 10))])
+    tokens, training = mx.array([list(range(2, 10))]), model.training
+    model.eval()  # dropout would draw twice
     try:
         split, whole = head(body(tokens)), model(tokens)
     except (TypeError, ValueError, AttributeError):
         return None
+    finally:
+        model.train(training)
     if split.shape != whole.shape:
         return None
     gap = mx.max(mx.abs(split.astype(mx.float32) - whole.astype(mx.float32)))
@@ -52,8 +55,8 @@ def target_losses(head: Callable, hidden: mx.array, targets: mx.array) -> mx.arr
 def make_loss(model: nn.Module) -> Callable[..., mx.array]:
     """loss_sum(tokens, positions, targets, weights): Σ weight · −log p(target).
 
-    Not the mean: sums add across micro-batches of unequal length, means do not. Only the hidden states of trained targets
-    meet the head, in chunks that are recomputed in the backward pass, so (batch, tokens, vocabulary) never exists.
+    Not the mean: sums add across micro-batches of unequal length, means do not. Only the hidden states of trained
+    targets meet the head, in chunks recomputed in the backward pass: (batch, tokens, vocabulary) never exists.
     """
     split = split_head(model)
 
@@ -69,16 +72,17 @@ def make_loss(model: nn.Module) -> Callable[..., mx.array]:
     def chunk_loss(hidden: mx.array, targets: mx.array, weights: mx.array) -> mx.array:
         return mx.sum(target_losses(head, hidden, targets) * weights)
 
+    def recomputed(targets: mx.array, weights: mx.array) -> Callable[[mx.array], mx.array]:
+        """Of the hidden states alone: targets are indices, and have no gradient."""
+        return mx.checkpoint(lambda hidden: chunk_loss(hidden, targets, weights))
+
     def chunked(tokens: mx.array, positions: mx.array, targets: mx.array, weights: mx.array) -> mx.array:
         hidden = body(tokens)
         hidden = hidden.reshape(-1, hidden.shape[-1])[positions]
         if len(targets) <= CHUNK or head_trains(model):
             return chunk_loss(hidden, targets, weights)
-        total = mx.array(0.0)
-        for begin in range(0, len(targets), CHUNK):
-            part = slice(begin, begin + CHUNK)
-            total = total + mx.checkpoint(chunk_loss)(hidden[part], targets[part], weights[part])
-        return total
+        parts = [slice(begin, begin + CHUNK) for begin in range(0, len(targets), CHUNK)]
+        return sum(recomputed(targets[part], weights[part])(hidden[part]) for part in parts)
 
     return chunked
 

@@ -14,8 +14,8 @@ from mlx_hybrid.adapters.mixing import shares, update_norms
 
 
 def schedule(kind: str, steps: int, warmup: float) -> Callable[[int], float]:
-    """Factor of the peak rate at step 0, 1, …: linear warm-up over a share of the steps, then cosine, linear or none."""
-    rising = int(round(warmup * steps))
+    """Factor of the peak rate at step 0, 1, …: a linear warm-up, then a cosine, a line or none."""
+    rising = round(warmup * steps)
 
     def factor(step: int) -> float:
         if step < rising:
@@ -33,9 +33,9 @@ def leaf_name(path: str) -> str:
 class BranchOptimizer:
     """One optimiser step over all branches.
 
-    The orthogonal leaves and the rest have an AdamW each (own rate; rotations are never decayed). With mixing, a layer's
-    displacement (new − old, after AdamW) is multiplied by 2λ on its orthogonal and 2(1 − λ) on its low-rank leaves:
-    scaling gradients under Adam would do nothing.
+    The orthogonal leaves and the rest have an AdamW each (own rate; rotations are never decayed). With mixing, a
+    layer's displacement (new − old, after AdamW) is multiplied by 2λ on its orthogonal and 2(1 − λ) on its low-rank
+    leaves: scaling gradients under Adam would do nothing.
     """
 
     def __init__(

@@ -86,7 +86,7 @@ def metrics_row(event: Event) -> dict | None:
 
 
 def create_run(config: Config, output: Path | None) -> Run:
-    """A new run directory with its config. Raises ConfigError for a name that exists or a place that cannot be written."""
+    """A new run directory with its config. Raises ConfigError for a name that exists or an unwritable place."""
     path = output or runs_root() / (config.name or f"{config.method}-{time.strftime('%Y%m%d-%H%M%S')}")
     if path.exists():
         raise ConfigError(

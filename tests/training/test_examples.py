@@ -26,7 +26,8 @@ TEMPLATES = {
     ),
     "system inside the user turn": (
         "{% for m in messages if m['role'] != 'system' %}" + HEAD +
-        "{% if loop.first and messages[0]['role'] == 'system' %}{{ messages[0]['content'] }}\n\n{% endif %}{{ m['content'] }}<|im_end|>\n{% endfor %}"
+        "{% if loop.first and messages[0]['role'] == 'system' %}"
+        "{{ messages[0]['content'] }}\n\n{% endif %}{{ m['content'] }}<|im_end|>\n{% endfor %}"
     ),
 }  # fmt: skip
 

@@ -1,0 +1,130 @@
+"""Batches: pads are never targets, every record comes once an epoch, and a seed fixes the order."""
+
+import itertools
+import random
+
+import numpy as np
+import pytest
+
+from mlx_hybrid.training.batches import (
+    epoch_order,
+    length_bucket,
+    make_batch,
+    target_bucket,
+    training_batches,
+    validation_batches,
+)
+from mlx_hybrid.training.examples import Example
+
+
+def example(length: int, trained_from: int = 1, name: str = "") -> Example:
+    """Tokens length + 1 … 2·length, the last ones trained."""
+    tokens = list(range(length + 1, 2 * length + 1))
+    return Example(tokens, [i >= trained_from for i in range(length)], name or f"r:{length}", "", length)
+
+
+def lengths(count: int, seed: int = 0) -> np.ndarray:
+    """As real data: many short, a few long."""
+    return np.random.default_rng(seed).lognormal(4.3, 0.7, count).astype(int).clip(8, 900)
+
+
+def test_every_target_is_the_token_after_its_position_and_nothing_else_is_trained():
+    examples = [example(5, 2), example(40, 30), example(9, 0)]
+    batch = make_batch(examples)
+    assert batch.tokens.shape == (3, 40)
+    wanted = [
+        (row, i - 1, e.tokens[i])
+        for row, e in enumerate(examples)
+        for i in range(1, len(e.tokens))
+        if e.trained[i]
+    ]
+    width = batch.tokens.shape[1]
+    got = [(p // width, p % width, t) for p, t, w in zip(batch.positions, batch.targets, batch.weights) if w]
+    assert got == wanted
+    for row, column, target in got:
+        assert batch.tokens[row, column] == examples[row].tokens[column]
+        assert target == examples[row].tokens[column + 1]
+    assert batch.trained == len(wanted) == sum(e.trained_count for e in examples)
+    assert set(batch.weights) == {0.0, 1.0}
+    assert batch.where == ("r:5", "r:40", "r:9")
+
+
+@pytest.mark.parametrize("length", [2, 16, 17, 18, 33, 34, 128, 129, 130, 500])
+def test_a_batch_is_as_wide_as_its_bucket(length):
+    assert make_batch([example(length), example(2)]).tokens.shape == (2, length_bucket(length - 1))
+
+
+def test_lengths_are_rounded_up_to_few_shapes_that_waste_little():
+    widths = [length_bucket(length) for length in range(1, 2049)]
+    assert all(length <= width < length + max(16, length / 8 + 1) for length, width in enumerate(widths, 1))
+    assert len(set(widths)) < 50
+    assert widths == sorted(widths)
+
+
+def test_room_for_targets_is_of_few_sizes_and_less_than_half_empty():
+    rooms = [target_bucket(count) for count in range(1, 5000)]
+    assert all(room >= count for count, room in enumerate(rooms, 1))
+    assert all(room <= max(32, 1.5 * count) for count, room in enumerate(rooms, 1))
+    assert sorted(set(rooms))[:10] == [16, 32, 48, 64, 96, 128, 192, 256, 384, 512]
+
+
+@pytest.mark.parametrize(("count", "batch_size"), [(1, 8), (7, 8), (8, 8), (100, 8), (1000, 3)])
+def test_every_record_comes_once_an_epoch(count, batch_size):
+    sizes = lengths(count)
+    for epoch in range(3):
+        batches = epoch_order(sizes, batch_size, seed=4, epoch=epoch)
+        assert sorted(np.concatenate(batches)) == list(range(count))
+        assert all(len(batch) <= batch_size for batch in batches)
+        assert len(batches) == -(-count // batch_size)
+
+
+def test_padding_is_a_small_share():
+    sizes = lengths(2000)
+    padded = real = shuffled = 0
+    rng = np.random.default_rng(0)
+    for batch in epoch_order(sizes, 8, seed=0, epoch=0):
+        padded += len(batch) * length_bucket(int(sizes[batch].max()) - 1)
+        real += sizes[batch].sum() - len(batch)
+    for batch in np.array_split(rng.permutation(2000), 250):
+        shuffled += len(batch) * sizes[batch].max()
+    assert 1 - real / padded < 0.1
+    assert 1 - real / shuffled > 0.3  # what a plain shuffle would waste
+
+
+def order(examples, seed: int, begin: int = 0, count: int = 12) -> list[tuple[str, ...]]:
+    return [
+        b.where
+        for b in itertools.islice(training_batches(examples, batch_size=4, seed=seed, begin=begin), count)
+    ]
+
+
+def test_the_order_depends_on_seed_and_epoch_alone():
+    examples = [example(int(n), name=f"r:{i}") for i, n in enumerate(lengths(22))]
+    first = order(examples, 1)
+    random.seed(99)
+    np.random.seed(99)
+    assert order(examples, 1) == first
+    assert order(examples, 2) != first
+    assert first[:6] != first[6:]  # another epoch, another order
+    assert sorted(sum(first[:6], ())) == sorted(sum(first[6:], ()))
+
+
+@pytest.mark.parametrize("begin", [1, 5, 6, 7, 20])
+def test_a_resumed_run_goes_on_where_it_was(begin):
+    examples = [example(int(n), name=f"r:{i}") for i, n in enumerate(lengths(22))]
+    assert order(examples, 3, begin=begin, count=6) == order(examples, 3, count=begin + 6)[begin:]
+
+
+def test_batches_are_not_in_order_of_length():
+    examples = [example(int(n), name=f"r:{i}") for i, n in enumerate(lengths(200))]
+    widths = [
+        b.tokens.shape[1] for b in itertools.islice(training_batches(examples, batch_size=4, seed=0), 50)
+    ]
+    assert widths != sorted(widths)
+
+
+def test_validation_sees_every_example_once():
+    examples = [example(int(n), name=f"r:{i}") for i, n in enumerate(lengths(21))]
+    batches = list(validation_batches(examples, batch_size=4))
+    assert sorted(sum((b.where for b in batches), ())) == sorted(e.where for e in examples)
+    assert [b.tokens.shape[1] for b in batches] == sorted(b.tokens.shape[1] for b in batches)
