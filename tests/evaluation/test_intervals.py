@@ -5,7 +5,13 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from mlx_hybrid.errors import DataError
-from mlx_hybrid.evaluation.intervals import bootstrap_mean, bootstrap_statistic, mcnemar, paired_bootstrap
+from mlx_hybrid.evaluation.intervals import (
+    bootstrap_mean,
+    bootstrap_ratio,
+    bootstrap_statistic,
+    mcnemar,
+    paired_bootstrap,
+)
 
 
 @pytest.mark.parametrize("values", [np.random.default_rng(0).normal(3, 2, 80), np.arange(100) % 3 == 0])
@@ -81,6 +87,21 @@ def test_a_statistic_of_indices_agrees_with_the_mean():
     by_index = bootstrap_statistic(lambda index: values[index].mean(), 60, seed=1, samples=5_000)
     mean = bootstrap_mean(values, seed=2)
     assert (by_index.low, by_index.high) == pytest.approx((mean.low, mean.high), abs=0.02)
+
+
+def test_a_ratio_resamples_both_sides_together():
+    rng = np.random.default_rng(10)
+    sizes = rng.integers(5, 50, size=80).astype(float)
+    nats = sizes * rng.normal(2, 0.3, size=80)
+    ours = bootstrap_ratio(nats, sizes, seed=1)
+    slow = bootstrap_statistic(
+        lambda index: nats[index].sum() / sizes[index].sum(), 80, seed=2, samples=5_000
+    )
+    assert ours.value == pytest.approx(nats.sum() / sizes.sum())
+    assert (ours.low, ours.high) == pytest.approx((slow.low, slow.high), abs=0.01)
+    assert bootstrap_ratio(nats, np.ones(80), seed=3) == bootstrap_mean(nats, seed=3)
+    with pytest.raises(DataError, match="denominator above zero"):
+        bootstrap_ratio([1, 2], [1, 0], seed=0)
 
 
 @given(st.integers(0, 40), st.integers(0, 40), st.integers(0, 5))

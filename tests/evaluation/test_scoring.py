@@ -1,10 +1,13 @@
 import math
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import pytest
+from mlx_lm.models import llama
 from mlx_lm.models.cache import KVCache, make_prompt_cache
 
+from mlx_hybrid.adapters.frozen import use_fast_products
 from mlx_hybrid.errors import DataError, MlxHybridError
 from mlx_hybrid.evaluation.forward import Forward
 from mlx_hybrid.evaluation.scoring import (
@@ -59,6 +62,27 @@ def test_scores_do_not_move_with_batch_size_or_order(model, batch_tokens, prefix
     scores = score_options(model, [items[i] for i in shuffled], batch_tokens=batch_tokens, prefix=prefix)
     for i, moved in zip(shuffled, scores):
         np.testing.assert_allclose(moved, reference[i], atol=TOLERANCE)
+
+
+def test_scores_of_a_quantised_model_do_not_move_either():
+    model = use_fast_products(tiny_quantised())
+    items = draw_items(9)
+    reference = score_options(model, items, prefix="shared")
+    for batch_tokens, prefix in ((1, "shared"), (60, "plain"), (1000, "plain")):
+        for moved, scores in zip(
+            score_options(model, items, batch_tokens=batch_tokens, prefix=prefix), reference
+        ):
+            np.testing.assert_allclose(moved, scores, atol=TOLERANCE)
+
+
+def tiny_quantised():
+    values = {
+        "model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 128, "vocab_size": 320,
+        "num_attention_heads": 2, "rms_norm_eps": 1e-5, "tie_word_embeddings": True,
+    }  # fmt: skip
+    model = llama.Model(llama.ModelArgs.from_dict(values))
+    nn.quantize(model, 64, 4)
+    return model
 
 
 def test_only_the_families_that_cap_logits_compute_them_all(model, capped_model):
