@@ -68,18 +68,9 @@ def evaluate(
 
 def varied_part(test: EvaluationSet, name: str, seed: int) -> EvaluationSet:
     """The records of the languages that a variant applies to, spelt its way."""
-    keep = [n for n, language in enumerate(test.languages) if applies(name, language_code(language))]
+    keep = [n for n, language in enumerate(test.languages) if applies(name, language)]
     records = [varied(test.records[n], name, seed) for n in keep]
     return replace(test, records=records, options=[test.options[n] for n in keep])
-
-
-def language_code(language: str) -> str:
-    from mlx_hybrid.governance.languages import UnknownLanguage, parse_language
-
-    try:
-        return str(parse_language(language))
-    except UnknownLanguage:
-        return language
 
 
 def classify(parts: Mapping[str, EvaluationSet], answers: dict, *, seed: int, pivot: str | None) -> dict:

@@ -29,7 +29,8 @@ class EvaluationSet:
 
     @property
     def languages(self) -> list[str]:
-        return [record.language or "und" for record in self.records]
+        """One spelling of each code, `swh_Latn` for `sw` too; `und` where none is declared."""
+        return [language_code(record.language) for record in self.records]
 
     @property
     def groups(self) -> list[str]:
@@ -152,10 +153,7 @@ def varied(record: Record, name: str, seed: int) -> Record:
 
     A language that the variant does not apply to keeps its record; so does a text with nothing to change.
     """
-    try:
-        language = str(parse_language(record.fields.get("source_language") or record.language or ""))
-    except UnknownLanguage:
-        return record
+    language = language_code(record.fields.get("source_language") or record.language)
     if not applies(name, language):
         return record
     spell = lambda text: apply_variant(name, text, language, seed=seed)  # noqa: E731
@@ -170,6 +168,14 @@ def varied(record: Record, name: str, seed: int) -> Record:
     turns[place]["content"] = spell(turns[place]["content"])
     rest = {key: value for key, value in fields.items() if key not in ("prompt", "completion")}
     return replace(record, fields={**rest, "messages": turns})
+
+
+def language_code(language: str | None) -> str:
+    """ISO 639-3 and script of a declared language; what is no code stays as it is."""
+    try:
+        return str(parse_language(language)) if language else "und"
+    except UnknownLanguage:
+        return language
 
 
 def applies(name: str, language: str) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 
 from mlx_hybrid.evaluation import calibration
 from mlx_hybrid.evaluation.classification import accuracy, by_language, choose, macro_f1, tied
-from mlx_hybrid.evaluation.examples import EvaluationSet, references
+from mlx_hybrid.evaluation.examples import EvaluationSet, language_code, references
 from mlx_hybrid.evaluation.intervals import (
     bootstrap_mean,
     bootstrap_ratio,
@@ -192,7 +192,7 @@ def translation(examples: EvaluationSet, texts: list[str], *, seed: int, pivot: 
     """chrF++ of each direction, its parity out of the pivot, and the balance of directions."""
     places: dict[tuple[str, str], list[int]] = {}
     for number, record in enumerate(examples.records):
-        pair = (record.fields.get("source_language") or "und", record.language or "und")
+        pair = (language_code(record.fields.get("source_language")), language_code(record.language))
         places.setdefault(pair, []).append(number)
     directions = {}
     for pair, own in sorted(places.items()):

@@ -139,6 +139,14 @@ def test_a_limit_takes_the_same_groups_in_every_language(test_set):
     assert limited(test_set, 5, seed=2).groups != few.groups
 
 
+def test_languages_have_one_spelling():
+    rows = [{"text": "x", "language": code} for code in ("sw", "swh_Latn", "zh-Hant-TW", "??")] + [
+        {"text": "x"}
+    ]
+    languages = evaluation_set(from_fields(rows, "t")).languages
+    assert languages == ["swh_Latn", "swh_Latn", "zho_Hant", "??", "und"]
+
+
 def test_text_is_measured_in_bits_per_byte(model, other_model, tokenizer):
     texts = ["habari ya asubuhi", "guten Morgen", "abab"]
     rows = [{"text": text, "language": "swh_Latn" if n else "deu_Latn"} for n, text in enumerate(texts)]
