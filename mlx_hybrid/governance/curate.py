@@ -27,7 +27,7 @@ from mlx_hybrid.governance.engines import sha256_of
 from mlx_hybrid.governance.inspection import Inspected, Inspector
 from mlx_hybrid.governance.language import Finding
 from mlx_hybrid.governance.ledger import Ledger
-from mlx_hybrid.governance.personal import redact_fields
+from mlx_hybrid.governance.personal import MAX_CHECKED, redact_fields
 from mlx_hybrid.governance.pipeline import Scorer, describe_alarms, evaluation_index
 from mlx_hybrid.governance.records import Fault, Record, parse_line, read_lines
 from mlx_hybrid.governance.scores import flag_unlikely
@@ -256,7 +256,7 @@ def write_kept(
 ) -> None:
     if flags:
         note["flags"] = [finding._asdict() for finding in flags]
-    if redacts and any(finding.reason.startswith("pii_") for finding in flags):
+    if redacts and (len(raw) > MAX_CHECKED or any(finding.reason.startswith("pii_") for finding in flags)):
         fields = redact_fields(json.loads(raw))
         raw = json.dumps(fields, ensure_ascii=False).encode("utf-8", "surrogatepass")
         note["edits"] = ["redacted"]

@@ -7,6 +7,7 @@ is looked at.
 """
 
 from collections.abc import Collection, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -120,13 +121,12 @@ def verify(evidence: Evidence, language: Language, engine: Engine) -> Verdict:
         romanised = seen == "Latn" and not language.declared
         told = f"{1 - own:.0%} of the letters are in other scripts, most in {seen}; looks like {top}, p {top_p:.2f}"
         return other_script(evidence, language, top_p, romanised, f"declared {language}, but {told}")
-    relatives = relatives_of(language.code)
-    columns = [i for i, code in enumerate(engine.codes) if code in relatives]
-    if not any(engine.knows(code, script) for code in relatives for script in expected | {seen}):
+    columns = columns_of(engine, language.code, expected | {seen})
+    if not columns:
         return Verdict(language, None, (Finding("lang_not_checked", f"the engine does not know {language}"),))
-    p = float(evidence.probabilities[columns].sum())
+    p = float(evidence.probabilities[list(columns)].sum())
     flags = mixed_scripts(evidence)
-    if p >= POSSIBLE or own < HALF or top in relatives:
+    if p >= POSSIBLE or own < HALF or top in relatives_of(language.code):
         return Verdict(language, None, flags)
     detail = (
         f"declared {language}, p {p:.2f}; looks like {top}, p {top_p:.2f}; {evidence.letters:.0f} letters"
@@ -134,6 +134,15 @@ def verify(evidence: Evidence, language: Language, engine: Engine) -> Verdict:
     if evidence.letters >= ENOUGH_LETTERS or (evidence.letters >= SOME_LETTERS and top_p >= CONFIDENT):
         return Verdict(language, Finding("lang_mismatch", detail))
     return Verdict(language, None, (Finding("lang_undetermined", detail), *flags))
+
+
+@lru_cache(4096)
+def columns_of(engine: Engine, code: str, scripts: frozenset[str]) -> tuple[int, ...]:
+    """Where the engine's answers for a language and its relatives stand; none when it knows none in these scripts."""
+    relatives = relatives_of(code)
+    if not any(engine.knows(relative, script) for relative in relatives for script in scripts):
+        return ()
+    return tuple(i for i, known in enumerate(engine.codes) if known in relatives)
 
 
 def other_script(

@@ -145,7 +145,9 @@ RELATIVES = [
 KNOWN = frozenset(TWO_LETTERS.values()) | frozenset(SCRIPTS) | frozenset(LATIN) | frozenset(MEMBERS)
 UNSPACED = frozenset(words("Hans Hant Hani Jpan Hira Kana Thai Laoo Khmr Mymr Tibt Yiii Java Bali"))
 SEEN_AS = {"Hans": ["Hani"], "Hant": ["Hani"], "Jpan": ["Hani", "Hira", "Kana"], "Kore": ["Hang", "Hani"]}
-CODE = re.compile(r"([a-z]{2,3})(?:[-_]([a-z]{4}))?(?:[-_](?:[a-z]{2}|\d{3}))?(?:[-_].*)?", re.IGNORECASE)
+CODE = re.compile(
+    r"([a-z]{2,3})(?:[-_]([a-z]{4}))?(?:[-_](?:[a-z]{2}|\d{3}))?(?:[-_][a-z0-9]+)*", re.IGNORECASE
+)
 TRADITIONAL = re.compile(r"[-_](tw|hk|mo)\b", re.IGNORECASE)
 
 

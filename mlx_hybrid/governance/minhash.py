@@ -24,10 +24,14 @@ MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 
 def normalise(text: str) -> str:
-    """Lower case, and one space for every run of what is neither letter, mark, number nor symbol."""
+    """Case folded, and one space for every run of what is neither letter, mark, number nor symbol.
+
+    The Turkish i's become one, for capitals do not tell them apart elsewhere.
+    """
     import unicodedata
 
-    return PLAIN.sub(" ", unicodedata.normalize("NFKC", text[:MAX_CHARACTERS]).lower()).strip()
+    folded = unicodedata.normalize("NFKC", text[:MAX_CHARACTERS]).casefold()
+    return PLAIN.sub(" ", folded.replace("i\u0307", "i").replace("ı", "i")).strip()
 
 
 def exact_key(text: str) -> bytes:

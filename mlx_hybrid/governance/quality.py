@@ -33,6 +33,7 @@ RUN = 8
 COMPRESSED = 0.25
 COMPRESSED_FROM = 200
 REPEATED = 0.5
+SUSPECT = 0.6  # a text half of whose 10-grams come back compresses to less
 LONG_TOKEN = 60
 TAGS = 3
 RULERS = np.array(
@@ -65,46 +66,75 @@ def describe_broken(text: str, count: int) -> Finding:
 
 def check_quality(batch: Batch) -> list[list[Finding]]:
     """Every rule that each text breaks."""
-    classes = batch.class_counts().astype(np.float64)
-    scripts = batch.script_counts()
-    extra = 2.0 * scripts[:, HAN]  # a Han letter says what three letters do
-    letters = classes[:, LETTER] + classes[:, MARK] + extra
-    visible = np.maximum(batch.lengths - classes[:, SPACE] + extra, 1)
-    symbols = classes[:, PUNCTUATION] + classes[:, SYMBOL]
-    runs = longest_runs(batch)
+    prose = without_code(batch)
+    scripts = batch.script_counts() > 0
+    shares = zip(letter_counts(batch), *prose_shares(prose), longest_runs(prose))
     found = []
-    for i, text in enumerate(batch.texts):
+    for i, (letters, letter_share, symbol_share, run) in enumerate(shares):
         findings = []
-        if letters[i] < LEAST_LETTERS:
-            findings.append(Finding("no_text", f"{letters[i]:.0f} letters"))
-        elif letters[i] / visible[i] < LETTER_SHARE:
-            findings.append(
-                Finding("low_letter_ratio", f"{letters[i] / visible[i]:.2f} of the characters are letters")
-            )
-        if symbols[i] / visible[i] > SYMBOL_SHARE:
-            findings.append(
-                Finding("symbol_heavy", f"{symbols[i] / visible[i]:.2f} of the characters are symbols")
-            )
-        if runs[i] >= RUN:
-            findings.append(Finding("char_run", f"one character {runs[i]} times in a row"))
+        if letters < LEAST_LETTERS:
+            findings.append(Finding("no_text", f"{letters:.0f} letters"))
+        elif letter_share < LETTER_SHARE:
+            findings.append(Finding("low_letter_ratio", f"{letter_share:.2f} of the characters are letters"))
+        if symbol_share > SYMBOL_SHARE:
+            findings.append(Finding("symbol_heavy", f"{symbol_share:.2f} of the characters are symbols"))
+        if run >= RUN:
+            findings.append(Finding("char_run", f"one character {run} times in a row"))
+        text, plain = batch.texts[i], prose.texts[i]
         seen = {SCRIPT_CODES[k] for k in np.flatnonzero(scripts[i]) if k > 1}
-        findings += [finding for rule in (repetition, markup) if (finding := rule(text))]
-        findings += [finding for rule in (long_token, mojibake) if (finding := rule(text, seen))]
-        found.append(findings)
+        found_here = (repetition(text), markup(plain), long_token(plain, seen), mojibake(text, seen))
+        found.append(findings + [finding for finding in found_here if finding])
     return found
+
+
+def without_code(batch: Batch) -> Batch:
+    """The texts without code blocks, in which symbols, tags and long tokens are meant to be."""
+    if not any("`" in text for text in batch.texts):
+        return batch
+    return Batch([CODE.sub(" ", text) for text in batch.texts])
+
+
+def letter_counts(batch: Batch) -> np.ndarray:
+    classes = batch.class_counts()
+    return classes[:, LETTER] + classes[:, MARK]
+
+
+def prose_shares(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+    """Letters and symbols as shares of what is neither space nor a drawn line; a Han letter counts three."""
+    classes = batch.class_counts().astype(np.float64)
+    lines = batch.sums(ruler_lengths(batch))
+    extra = 2.0 * batch.script_counts()[:, HAN]
+    visible = np.maximum(batch.lengths - classes[:, SPACE] - lines + extra, 1)
+    symbols = classes[:, PUNCTUATION] + classes[:, SYMBOL] - lines
+    letters = np.where(visible > 1, letter_counts(batch) + extra, visible)
+    return letters / visible, symbols / visible
+
+
+def runs_of(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+    """Where runs of one character begin, and their lengths."""
+    starts = np.ones(len(batch.points), bool)
+    starts[1:] = (batch.points[1:] != batch.points[:-1]) | (batch.owners[1:] != batch.owners[:-1])
+    places = np.flatnonzero(starts)
+    return places, np.diff(np.concatenate([places, [len(batch.points)]]))
+
+
+def ruler_lengths(batch: Batch) -> np.ndarray:
+    """At the first character of a drawn line its length, elsewhere 0; (n,)."""
+    lengths = np.zeros(len(batch.points))
+    if len(batch.points):
+        places, runs = runs_of(batch)
+        drawn = np.isin(batch.points[places], RULERS[4:]) & ((runs >= 3) | (batch.points[places] == ord("|")))
+        lengths[places[drawn]] = runs[drawn]
+    return lengths
 
 
 def longest_runs(batch: Batch) -> np.ndarray:
     """The longest run of one character in each text, those that draw lines left out."""
     longest = np.zeros(len(batch.texts), np.int64)
-    if not len(batch.points):
-        return longest
-    starts = np.ones(len(batch.points), bool)
-    starts[1:] = (batch.points[1:] != batch.points[:-1]) | (batch.owners[1:] != batch.owners[:-1])
-    places = np.flatnonzero(starts)
-    lengths = np.diff(np.concatenate([places, [len(batch.points)]]))
-    lengths[np.isin(batch.points[places], RULERS)] = 0
-    np.maximum.at(longest, batch.owners[places], lengths)
+    if len(batch.points):
+        places, runs = runs_of(batch)
+        runs[np.isin(batch.points[places], RULERS)] = 0
+        np.maximum.at(longest, batch.owners[places], runs)
     return longest
 
 
@@ -114,7 +144,7 @@ def repetition(text: str) -> Finding | None:
     ratio = len(zlib.compress(raw, 1)) / len(raw) if raw else 1.0
     if ratio < COMPRESSED and len(raw) >= COMPRESSED_FROM:
         return Finding("repetition", f"compresses to {ratio:.2f}")
-    if ratio > 2 * REPEATED or len(text) < 40:
+    if ratio > SUSPECT or len(text) < 40:
         return None
     grams = [text[i : i + 10] for i in range(len(text) - 9)]
     repeated = 1 - len(set(grams)) / len(grams)
@@ -127,7 +157,7 @@ def markup(text: str) -> Finding | None:
     """Left-over HTML; what stands in code blocks is meant to be there."""
     if "<" not in text and "&" not in text:
         return None
-    count = sum(not INLINE.match(tag) for tag in TAG.findall(CODE.sub(" ", text)))
+    count = sum(not INLINE.match(tag) for tag in TAG.findall(text))
     return Finding("markup", f"{count} tags or entities") if count >= TAGS else None
 
 
@@ -135,7 +165,7 @@ def long_token(text: str, scripts: set[str]) -> Finding | None:
     """A word of more than 60 characters, in a script that puts spaces between words: encoded data."""
     if scripts & UNSPACED:
         return None
-    token = next((token for token in TOKEN.findall(CODE.sub(" ", text)) if not LINK.search(token)), None)
+    token = next((token for token in TOKEN.findall(text) if not LINK.search(token)), None)
     return Finding("long_token", f"a token of {len(token)} characters") if token else None
 
 

@@ -1,0 +1,242 @@
+"""From files to a folder: the same bytes with any workers, whole or not at all, and what was signed stays signed."""
+
+import errno
+import gzip
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from governance.conftest import SENTENCES, read_jsonl, write_jsonl
+
+from mlx_hybrid.cli import main
+from mlx_hybrid.config import GovernanceConfig
+from mlx_hybrid.errors import ConfigError, DataError, MlxHybridError
+from mlx_hybrid.governance import curate
+from mlx_hybrid.governance.curate import govern_files
+from mlx_hybrid.governance.engines import sha256_of
+from mlx_hybrid.governance.manifest import check_source, forget, verify
+
+FREE = GovernanceConfig(max_reject_share=1.0)
+FILES = {
+    "kept.jsonl",
+    "rejected.jsonl",
+    "manifest.json",
+    "report.json",
+    "report.html",
+    "README.md",
+    "croissant.json",
+}
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {path.name: sha256_of(path) for path in folder.iterdir()}
+
+
+def test_every_line_is_on_one_side_untouched(raw, tmp_path):
+    govern_files([raw], tmp_path / "out", FREE)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == FILES
+    kept, rejected = (
+        read_jsonl(tmp_path / "out" / "kept.jsonl"),
+        read_jsonl(tmp_path / "out" / "rejected.jsonl"),
+    )
+    lines = raw.read_text(encoding="utf-8").splitlines()
+    assert len(kept) + len(rejected) == len(lines)
+    for row in kept + rejected:
+        note = row.pop("_gov")
+        line = lines[int(note["where"].rsplit(":", 1)[1]) - 1]
+        assert row == {"raw": line} if set(row) == {"raw"} else json.loads(line)
+    reasons = [row["_gov"]["reason"] for row in read_jsonl(tmp_path / "out" / "rejected.jsonl")]
+    assert reasons == ["bad_json", "lang_mismatch", "exact_dup", "near_dup", "empty", "mojibake"]
+
+
+def test_the_same_bytes_with_any_number_of_workers(raw, tmp_path, monkeypatch):
+    monkeypatch.setattr(curate, "SPREAD_FROM", 0)
+    monkeypatch.setattr(curate, "CHUNK", 5)
+    for workers in (1, 2):
+        config = GovernanceConfig(max_reject_share=1.0, workers=workers)
+        govern_files([raw], tmp_path / f"out{workers}", config)
+    assert digests(tmp_path / "out1") == digests(tmp_path / "out2")
+
+
+def test_gzip_and_parquet_give_the_same_decisions(raw, tmp_path):
+    rows = [row for row in map(json_or_none, raw.read_text(encoding="utf-8").splitlines()) if row]
+    plain = write_jsonl(tmp_path / "a.jsonl", rows)
+    packed = tmp_path / "b.jsonl.gz"
+    packed.write_bytes(gzip.compress(plain.read_bytes()))
+    decisions = [govern_files([path], None, FREE).ledger.decisions for path in (plain, packed)]
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "c.parquet")
+    decisions.append(govern_files([tmp_path / "c.parquet"], None, FREE).ledger.decisions)
+    assert [[d and d[:2] for d in found] for found in decisions] == [[d and d[:2] for d in decisions[0]]] * 3
+
+
+def json_or_none(line: str):
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
+
+
+def test_governing_again_changes_nothing_and_names_its_parent(raw, tmp_path):
+    govern_files([raw], tmp_path / "one", FREE)
+    govern_files([tmp_path / "one" / "kept.jsonl"], tmp_path / "two", FREE)
+    assert (tmp_path / "two" / "rejected.jsonl").read_bytes() == b""
+    manifest = verify(tmp_path / "two")
+    assert manifest["parents"][0]["sha256"] == sha256_of(tmp_path / "one" / "manifest.json")
+
+
+def test_one_changed_byte_is_found(raw, tmp_path):
+    out = tmp_path / "out"
+    govern_files([raw], out, FREE)
+    assert check_source(out / "kept.jsonl") == sha256_of(out / "manifest.json")
+    assert check_source(raw) is None
+    data = bytearray((out / "kept.jsonl").read_bytes())
+    data[10] ^= 1
+    (out / "kept.jsonl").write_bytes(data)
+    with pytest.raises(DataError, match=r"kept\.jsonl has changed"):
+        verify(out)
+    with pytest.raises(DataError, match="--allow-changed-data"):
+        check_source(out / "kept.jsonl")
+    with pytest.raises(ConfigError, match=r"no manifest\.json"):
+        verify(tmp_path)
+
+
+def test_forgetting(raw, tmp_path):
+    out, runs = tmp_path / "out", tmp_path / "runs"
+    govern_files([raw], out, FREE)
+    old = sha256_of(out / "manifest.json")
+    (runs / "first").mkdir(parents=True)
+    (runs / "first" / "run.json").write_text(json.dumps({"data": {"manifest": old}}))
+    (runs / "second").mkdir()
+    (runs / "second" / "run.json").write_text("{}")
+    removed, trained = forget(out, ["fra_Latn", f"{raw}:14"], runs)
+    assert removed == {"kept.jsonl": 1, "rejected.jsonl": 1}
+    assert trained == [str(runs / "first")]
+    manifest = verify(out)
+    assert manifest["parents"][-1]["sha256"] == old
+    assert "fra_Latn" not in {row.get("id") for row in read_jsonl(out / "kept.jsonl")}
+    assert json.loads((out / "croissant.json").read_text())["distribution"][0]["sha256"] == sha256_of(
+        out / "kept.jsonl"
+    )
+    assert forget(out, ["deu_Latn"], runs)[1] == [str(runs / "first")]
+    before = digests(out)
+    with pytest.raises(DataError, match="nothing was changed"):
+        forget(out, ["nobody"], runs)
+    assert digests(out) == before
+
+
+@pytest.mark.parametrize("failure", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+@pytest.mark.parametrize("stage", ["decide", "copy_lines", "check_unchanged"])
+def test_nothing_half_written(raw, tmp_path, monkeypatch, failure, stage):
+    def fail(*_, **__):
+        raise failure
+
+    monkeypatch.setattr(curate, stage, fail)
+    expected = MlxHybridError if isinstance(failure, OSError) else KeyboardInterrupt
+    with pytest.raises(expected) as error:
+        govern_files([raw], tmp_path / "out", FREE)
+    assert expected is KeyboardInterrupt or "disk is full" in str(error.value)
+    assert [path.name for path in tmp_path.iterdir() if path.name != "home"] == ["raw.jsonl"]
+
+
+def test_a_long_line_does_no_harm(tmp_path):
+    path = tmp_path / "long.jsonl"
+    with path.open("w", encoding="utf-8") as file:
+        file.write(json.dumps({"text": SENTENCES["deu_Latn"] * 600_000, "language": "de"}) + "\n")
+        file.write(json.dumps({"text": SENTENCES["deu_Latn"], "language": "de"}) + "\n")
+    assert path.stat().st_size > 50_000_000
+    govern_files([path], tmp_path / "out", FREE)
+    assert len(read_jsonl(tmp_path / "out" / "kept.jsonl")) == 1
+    assert read_jsonl(tmp_path / "out" / "rejected.jsonl")[0]["_gov"]["reason"] == "repetition"
+
+
+def test_folders_are_not_overwritten(raw, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    for replace in (False, True):
+        with pytest.raises(ConfigError):
+            govern_files([raw], tmp_path / "mine", FREE, replace=replace)
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
+    govern_files([raw], tmp_path / "out", FREE)
+    before = digests(tmp_path / "out")
+    with pytest.raises(ConfigError, match="--replace"):
+        govern_files([raw], tmp_path / "out", FREE)
+    govern_files([raw], tmp_path / "out", FREE, replace=True)
+    assert digests(tmp_path / "out") == before
+
+
+def test_a_file_that_changes_while_it_is_read(raw, tmp_path, monkeypatch):
+    copy = curate.copy_lines
+
+    def copy_and_change(*arguments, **options):
+        copy(*arguments, **options)
+        raw.write_text("{}")
+
+    monkeypatch.setattr(curate, "copy_lines", copy_and_change)
+    with pytest.raises(DataError, match="changed while it was read"):
+        govern_files([raw], tmp_path / "out", FREE)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def cli():
+    return lambda *words: CliRunner().invoke(main, ["govern", *map(str, words)])
+
+
+def test_the_command_line(cli, raw, tmp_path):
+    out = tmp_path / "out"
+    dry = cli(raw, "--dry-run", "--max-reject-share", "1")
+    assert dry.exit_code == 0
+    assert not out.exists()
+    assert "near_dup" in dry.stdout
+    done = cli(raw, "-o", out)
+    assert done.exit_code == 0, done.output
+    assert done.stdout.splitlines()[-1] == f"mlx-hybrid finetune --data {out}/kept.jsonl"
+    assert json.loads(cli(raw, "-o", out, "--replace", "--json").stdout)["kept"] == 13
+    assert cli("verify", out).stdout.splitlines()[-1].startswith("mlx-hybrid ")
+    assert cli("forget", out, "--id", "eng_Latn").stdout.splitlines()[-1] == f"mlx-hybrid govern verify {out}"
+    (out / "kept.jsonl").write_text("")
+    assert cli("verify", out).exit_code == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (["none.jsonl", "--dry-run"], 2, "no such file"),
+        ([".", "--dry-run"], 2, "folder"),
+        (["RAW"], 2, "--dry-run"),
+        (["RAW", "--dry-run", "-o", "x"], 2, "--dry-run"),
+        (["RAW", "--dry-run", "--languages", "sw,klingon"], 2, "klingon"),
+        (["RAW", "--dry-run", "--only", "nears"], 2, 'did you mean "near"?'),
+        (["RAW", "RAW", "--dry-run"], 2, "named twice"),
+        (["verify", "none"], 2, "no manifest.json"),
+    ],
+)
+def test_bad_input_gets_one_clear_sentence(cli, raw, words, code, told):
+    result = cli(*(raw if word == "RAW" else word for word in words))
+    assert result.exit_code == code
+    assert told in result.output
+    assert "Traceback" not in result.output
+
+
+def test_help_shows_examples(cli):
+    for words in (["--help"], ["verify", "--help"], ["forget", "--help"]):
+        result = cli(*words)
+        assert result.exit_code == 0
+        assert "mlx-hybrid govern" in result.output
+
+
+def test_importing_governance_is_light():
+    code = (
+        "import sys, mlx_hybrid.governance, mlx_hybrid.cli.govern; "
+        "print([m for m in ('mlx.core', 'torch', 'py3langid', 'fasttext', 'ftfy', 'numpy') if m in sys.modules])"
+    )
+    env = {**os.environ, "PYTHONPATH": str(Path(curate.__file__).parents[2])}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,158 @@
+"""MinHash against brute force, and the guards that keep what only looks alike."""
+
+import random
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from governance.conftest import SENTENCES, chat_record, text_record
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlx_hybrid.config import GovernanceConfig
+from mlx_hybrid.governance.duplicates import grams, jaccard
+from mlx_hybrid.governance.minhash import band_keys, gram_hashes, normalise, sketch
+from mlx_hybrid.governance.pipeline import govern_records
+
+NEAR = GovernanceConfig(only=("exact", "near"), max_reject_share=1.0)
+
+
+def gone(records, config=NEAR) -> dict[int, tuple[str, str]]:
+    return {r.record.line: (r.reason, r.match) for r in govern_records(records, config).rejected}
+
+
+def words(rng: random.Random, count: int) -> list[str]:
+    return [
+        "".join(rng.choice("abcdefghijklmnoprstuvy") for _ in range(rng.randint(3, 9))) for _ in range(count)
+    ]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.text(max_size=30), min_size=1, max_size=6), st.sampled_from([3, 5]))
+def test_gram_hashes_are_those_of_the_string_grams(texts, n):
+    hashes, starts = gram_hashes(texts, n)
+    assert len(starts) == len(texts) + 1
+    seen = {}
+    for row, text in enumerate(texts):
+        own = hashes[starts[row] : starts[row + 1]].tolist()
+        expected = [text[i : i + n] for i in range(len(text) - n + 1)] or [text.ljust(n, "\0")]
+        assert len(own) == len(expected)
+        for value, gram in zip(own, expected):
+            assert seen.setdefault(gram, value) == value
+
+
+def test_signatures_estimate_the_jaccard():
+    rng = random.Random(1)
+    errors = []
+    for _ in range(60):
+        one = words(rng, 25)
+        other = [word if rng.random() < 0.9 else words(rng, 1)[0] for word in one]
+        texts = [" ".join(one), " ".join(other)]
+        signatures = sketch(texts, 5)
+        exact = jaccard(grams(texts[0], 5), grams(texts[1], 5))
+        errors.append((signatures[0] == signatures[1]).mean() - exact)
+    assert abs(np.mean(errors)) < 0.02  # unbiased
+    assert np.std(errors) < 0.06  # √(J(1−J)/120) is at most 0.046
+
+
+def test_bands_meet_exactly_when_six_minima_do():
+    signatures = sketch([normalise(text) for text in SENTENCES.values()] * 2, 5)
+    keys = band_keys(signatures)
+    assert (keys[:12] == keys[12:]).all()
+    assert len(np.unique(keys[:12])) == keys[:12].size
+
+
+def test_near_copies_are_found_as_brute_force_finds_them():
+    rng = random.Random(2)
+    texts = []
+    for _ in range(150):
+        base = words(rng, 20)
+        texts.append(" ".join(base))
+        for changes in (1, 2, 5):
+            copy = list(base)
+            for _ in range(changes):
+                copy[rng.randrange(20)] = words(rng, 1)[0]
+            texts.append(" ".join(copy))
+    records = [text_record(text, line, language="en") for line, text in enumerate(texts)]
+    expected, kept = set(), []
+    for line, text in enumerate(texts):
+        own = grams(normalise(text), 5)
+        if any(jaccard(own, other) >= 0.8 for other in kept):
+            expected.add(line)
+        else:
+            kept.append(own)
+    found = set(gone(records))
+    assert found <= expected
+    assert len(found) >= 0.99 * len(expected) > 0
+
+
+def test_the_reason_names_the_kept_record():
+    text = SENTENCES["eng_Latn"]
+    records = [
+        text_record(t, i, language="en")
+        for i, t in enumerate([text, text, text.upper() + "!", text + " Thanks"])
+    ]
+    assert gone(records) == {
+        1: ("exact_dup", "data.jsonl:0"),
+        2: ("near_dup", "data.jsonl:0"),
+        3: ("near_dup", "data.jsonl:0"),
+    }
+    assert "jaccard 0." in govern_records(records, NEAR).rejected[2].detail
+
+
+def test_never_across_languages():
+    text = SENTENCES["eng_Latn"]
+    assert gone([text_record(text, 0, language="en"), text_record(text, 1, language="de")]) == {}
+
+
+CONVERT = "Convert {} inches to centimetres and explain each step of it."
+FOLLOWS = "Does the premise follow from what was said above? Answer yes or no."
+LONG = SENTENCES["eng_Latn"] * 3
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ((CONVERT.format(12), "30.48"), (CONVERT.format(13), "33.02")),
+        ((FOLLOWS, "Yes"), (FOLLOWS, "No")),
+        (("What is the capital of France?", LONG), ("Who wrote the national anthem?", LONG)),
+    ],
+)
+def test_numbers_answers_and_questions_protect(one, other):
+    records = [chat_record(*one, 0, language="en"), chat_record(*other, 1, language="en")]
+    assert gone(records) == {}
+
+
+def test_labels_protect_and_conflicts_are_told():
+    text = SENTENCES["eng_Latn"]
+    assert gone(
+        [text_record(text, 0, label="a"), text_record(text, 1, label="b"), text_record(text, 2, label="b")]
+    ) == {2: ("exact_dup", "data.jsonl:1")}
+    result = govern_records(
+        [chat_record("What is it?", "A lamp.", 0), chat_record("what is it", "A chair.", 1)], NEAR
+    )
+    assert [[flag.reason for flag in flags] for flags in result.flags] == [
+        ["prompt_conflict"],
+        ["prompt_conflict"],
+    ]
+
+
+def test_a_shared_instruction_is_not_what_makes_a_duplicate():
+    rng = random.Random(3)
+    instruction = (
+        "Read the phrase and say in one word whether its tone is friendly, neutral or hostile, nothing else"
+    )
+    texts = [f"{instruction}: {' '.join(words(rng, 2))}" for _ in range(60)]
+    pairs = [jaccard(grams(normalise(one), 5), grams(normalise(two), 5)) for one, two in pairwise(texts)]
+    assert max(pairs) > 0.8  # they would go without the guard
+    assert gone([text_record(text, line, language="en") for line, text in enumerate(texts)]) == {}
+    few = gone([text_record(text, line, language="en") for line, text in enumerate(texts[:15])])
+    assert few  # too few to tell a template from content
+
+
+def test_unspaced_scripts_and_short_texts():
+    chinese = SENTENCES["zho_Hans"] * 2
+    other = chinese.replace("九", "八", 1)
+    assert set(gone([text_record(chinese, 0, language="zh"), text_record(other, 1, language="zh")])) == {1}
+    words_alone = ["yes", "no", "ok", "on", "I"]
+    assert gone([text_record(word, line, language="en") for line, word in enumerate(words_alone)]) == {}

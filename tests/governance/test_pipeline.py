@@ -1,0 +1,143 @@
+"""The stages together: order, choice, protection of small languages, translations, outliers, scores."""
+
+import random
+
+import pytest
+from governance.conftest import SENTENCES, chat_record, text_record
+
+from mlx_hybrid.config import GovernanceConfig
+from mlx_hybrid.errors import ConfigError, DataError
+from mlx_hybrid.governance.parallel import numbers_differ
+from mlx_hybrid.governance.pipeline import govern_records
+from mlx_hybrid.governance.records import Fault
+
+ENGLISH, SWAHILI = SENTENCES["eng_Latn"], SENTENCES["swh_Latn"]
+
+
+def config(**settings) -> GovernanceConfig:
+    return GovernanceConfig(**{"max_reject_share": 1.0, **settings})
+
+
+def varied(count: int, seed: int = 0) -> list[str]:
+    rng = random.Random(seed)
+    return [" ".join(rng.sample(ENGLISH.lower().split(), 12)) + f" {rng.random()}" for _ in range(count)]
+
+
+def test_nothing_vanishes_and_counts_add_up():
+    records = [
+        *(text_record(text, i, language=code) for i, (code, text) in enumerate(SENTENCES.items())),
+        Fault("data.jsonl", 50, "bad_json", "not JSON", b"{"),
+        text_record(ENGLISH, 51, language="sw"),
+        text_record(ENGLISH, 52, language="en"),
+        chat_record(ENGLISH, ENGLISH, 53, language="en"),
+    ]
+    result = govern_records(records, config())
+    assert len(result.kept) + len(result.rejected) == len(records)
+    assert result.counts.total() == len(records)
+    assert [(r.stage, r.reason) for r in result.rejected] == [
+        ("structure", "bad_json"), ("language", "lang_mismatch"),
+        ("exact", "exact_dup"), ("quality", "answer_is_prompt"),
+    ]  # fmt: skip
+    assert result.counts[("exact", "eng_Latn", "exact_dup")] == 1
+    assert govern_records(records, config()) == result
+
+
+def test_stages_can_be_chosen():
+    records = [text_record(ENGLISH, 1, language="sw"), text_record(ENGLISH, 2, language="sw")]
+    assert [r.stage for r in govern_records(records, config(only=("exact",))).rejected] == ["exact"]
+    assert [r.stage for r in govern_records(records, config(skip=("language",))).rejected] == ["exact"]
+    assert [r.stage for r in govern_records(records, config(skip=("exact", "near"))).rejected] == [
+        "language"
+    ] * 2
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"only": ("nearr",)}, {"skip": ("x",)}, {"languages": ("klingon",)}, {"near_threshold": 0.0}, {"workers": -1},
+        {"engine": "guess"}, {"max_reject_share": 2.0}, {"against": ("nowhere.jsonl",)},
+    ],
+)  # fmt: skip
+def test_settings_that_cannot_be(settings):
+    with pytest.raises(ConfigError):
+        govern_records([], config(**settings))
+
+
+def test_small_languages_are_protected():
+    records = [text_record(SENTENCES["eng_Latn"], i, language="sw") for i in range(6)]
+    records += [text_record(f"{text}", 100 + i, language="en") for i, text in enumerate(varied(50))]
+    with pytest.raises(
+        DataError, match="language would take 6 of 6 swh_Latn records, most for lang_mismatch"
+    ):
+        govern_records(records, GovernanceConfig())
+    assert govern_records(records, GovernanceConfig(), stop=False).alarms
+    assert not govern_records(records, config()).alarms
+    copies = [text_record(SWAHILI, 1, language="sw"), text_record(SWAHILI, 2, language="sw")]
+    with pytest.raises(DataError, match="left with 1 of 2"):
+        govern_records(copies, config(min_kept=2))
+
+
+def test_what_is_asked_for_raises_no_alarm():
+    records = [text_record(text, i, language="en", licence="cc0") for i, text in enumerate(varied(20))]
+    result = govern_records(records, GovernanceConfig(languages=("sw",)))
+    assert {r.reason for r in result.rejected} == {"lang_not_allowed"}
+    assert not govern_records(records, GovernanceConfig(licences=("mit",))).kept
+    assert len(govern_records(records, config(licences=("cc0",))).kept) == 20
+
+
+def test_translations():
+    rng = random.Random(1)
+    pairs = [(text, text[: int(len(text) * rng.uniform(0.9, 1.0))]) for text in varied(250)]
+    records = [
+        chat_record(source, target[::-1], i, language="sw", source_language="en")
+        for i, (source, target) in enumerate(pairs)
+    ]
+    records += [
+        chat_record(ENGLISH, ENGLISH.upper(), 900, language="sw", source_language="en"),
+        chat_record(ENGLISH, "Ndiyo.", 901, language="sw", source_language="en"),
+        chat_record("Open 1987 to 2005, they say", "Wazi miaka mingi sana", 902, language="sw", source_language="en"),
+    ]  # fmt: skip
+    result = govern_records(records, config(only=("parallel",)))
+    assert [(r.record.line, r.reason) for r in result.rejected] == [
+        (900, "copy_source"),
+        (901, "length_ratio"),
+    ]
+    assert [flag.reason for flag in result.flags[-1]] == ["number_mismatch"]
+    assert numbers_differ("im Jahr 1987", "в १९८७ году") == ""
+
+
+def test_outliers_learn_from_the_records():
+    rng = random.Random(4)
+    texts = [
+        " ".join(rng.sample((ENGLISH + " " + SENTENCES["eng_Latn"].upper()).lower().split(), 12))
+        for _ in range(300)
+    ]
+    texts[7] = "".join(rng.sample(texts[7], len(texts[7])))
+    texts[70] = "xq zvw jkq wpx qqz vvk zxj pqw kzz jqv xxw"
+    records = [text_record(text, i, language="en") for i, text in enumerate(texts)]
+    flagged = govern_records(records, config(only=("outliers",), outliers="flag"))
+    assert {7, 70} <= {r.line for r, flags in zip(flagged.kept, flagged.flags) if flags}
+    rejected = {
+        r.record.line for r in govern_records(records, config(only=("outliers",), outliers="reject")).rejected
+    }
+    assert {7, 70} <= rejected
+    assert len(rejected) <= 6
+    assert not govern_records(records[:100], config(only=("outliers",), outliers="reject")).rejected
+
+
+def test_scores_flag_within_a_language_and_never_reject():
+    records = [text_record(text, i, language="en") for i, text in enumerate(varied(60))]
+    records += [text_record(text, 100 + i, language="sw") for i, text in enumerate(varied(60, 1))]
+
+    def score(texts):
+        return [9.0 if text == records[5].content() else 1 + len(text) / 1000 for text in texts]
+
+    result = govern_records(records, config(only=("exact",)), scorer=score)
+    assert len(result.kept) == 120
+    assert [r.line for r, flags in zip(result.kept, result.flags) if flags] == [5]
+    assert result.flags[5][0].detail.startswith("9.00 bits a byte")
+
+
+def test_pages_have_rules_of_their_own():
+    menu = text_record("\n".join(["Home", "About us", "Our shop"] * 12), 1, language="en")
+    assert govern_records([menu], config(only=("quality",), profile="web")).rejected
