@@ -41,6 +41,9 @@ RULERS = np.array(
 )  # lines and tables drawn in characters
 CODE = regex.compile(r"```.*?(?:```|\Z)|`[^`\n]+`", regex.DOTALL)
 TAG = regex.compile(r"</?[a-zA-Z][^<>]{0,200}>|&(?:[a-zA-Z]{2,8}|#x?[0-9a-fA-F]{1,6});")
+WIKI = regex.compile(r"\{\{|\[\[|'''")
+SEPARATOR = regex.compile(r"[ \t][|»›>][ \t]")
+SEPARATORS = 3
 INLINE = regex.compile(r"</?(?:su[bp]|[biu]|em|strong)>")
 TOKEN = regex.compile(rf"\S{{{LONG_TOKEN + 1},}}")
 LINK = regex.compile(r"https?://|www\.|data:[a-z]+/")
@@ -82,7 +85,13 @@ def check_quality(batch: Batch) -> list[list[Finding]]:
             findings.append(Finding("char_run", f"one character {run} times in a row"))
         text, plain = batch.texts[i], prose.texts[i]
         seen = {SCRIPT_CODES[k] for k in np.flatnonzero(scripts[i]) if k > 1}
-        found_here = (repetition(text), markup(plain), long_token(plain, seen), mojibake(text, seen))
+        found_here = (
+            repetition(text),
+            markup(plain),
+            menu(plain),
+            long_token(plain, seen),
+            mojibake(text, seen),
+        )
         found.append(findings + [finding for finding in found_here if finding])
     return found
 
@@ -154,11 +163,21 @@ def repetition(text: str) -> Finding | None:
 
 
 def markup(text: str) -> Finding | None:
-    """Left-over HTML; what stands in code blocks is meant to be there."""
-    if "<" not in text and "&" not in text:
+    """Left-over HTML or wiki markup; what stands in code blocks is meant to be there."""
+    if not any(sign in text for sign in ("<", "&", "[[", "{{")):
         return None
-    count = sum(not INLINE.match(tag) for tag in TAG.findall(text))
-    return Finding("markup", f"{count} tags or entities") if count >= TAGS else None
+    tags = [tag for tag in TAG.findall(text) if not INLINE.match(tag)]
+    count = len(tags) + len(WIKI.findall(text))
+    return Finding("markup", f"{count} tags, entities or wiki marks") if count >= TAGS else None
+
+
+def menu(text: str) -> Finding | None:
+    """A line of links that once was a page's navigation: three or more separators, and no table."""
+    if "---" in text:
+        return None
+    lines = [line for line in text.split("\n") if not line.lstrip().startswith("|")]
+    most = max((len(SEPARATOR.findall(line)) for line in lines), default=0)
+    return Finding("menu", f"{most} separators in a line") if most >= SEPARATORS else None
 
 
 def long_token(text: str, scripts: set[str]) -> Finding | None:

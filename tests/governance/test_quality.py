@@ -39,6 +39,8 @@ def test_clean_sentences_pass(code):
         ("It was sooooooooooo long.", "char_run"),
         ("again and again and " * 15, "repetition"),
         ("<div><p>Hello</p></div> and more text after it", "markup"),
+        ("{{Infobox|name=Pier}} '''The pier''' is reached by [[boat]].", "markup"),
+        ("Home | About us | Contact | Log in | Subscribe to our newsletter", "menu"),
         (base64.b64encode(ENGLISH.encode()).decode(), "long_token"),
         ("FranÃ§ois a mangÃ© une crÃªpe Ã  la fÃªte", "mojibake"),
     ],
