@@ -1,0 +1,112 @@
+"""What the tests of the loop train: a tiny model, records that it can learn by heart, and a run of some steps."""
+
+from dataclasses import replace
+
+import mlx.core as mx
+import numpy as np
+from mlx.utils import tree_flatten
+from toys import tiny_llama
+
+from mlx_hybrid.adapters.attach import attach
+from mlx_hybrid.adapters.frozen import use_fast_products
+from mlx_hybrid.adapters.gradient_start import apply_start, sketch_gradients
+from mlx_hybrid.adapters.store import adapter_state
+from mlx_hybrid.config import PRESETS, TrainConfig, build_config
+from mlx_hybrid.training.batches import make_batch
+from mlx_hybrid.training.examples import Example
+from mlx_hybrid.training.loop import Progress, arrays, train
+from mlx_hybrid.training.loss import make_loss
+from mlx_hybrid.training.memory import checkpoint_layers
+from mlx_hybrid.training.optimizer import BranchOptimizer
+
+METHODS = list(PRESETS)
+SETTINGS = TrainConfig(
+    steps=6, batch_size=3, learning_rate=1e-2, orthogonal_learning_rate=1e-2, report_every=2, validate_every=4,
+    save_every=100,
+)  # fmt: skip
+
+
+def examples(count: int = 11, longest: int = 30, seed: int = 0) -> list[Example]:
+    """Random tokens of uneven length; the last two thirds are trained."""
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(6, longest, count).tolist()
+    return [
+        Example(
+            rng.integers(3, 250, n).tolist(),
+            [i >= n // 3 for i in range(n)],
+            f"data.jsonl:{line}",
+            "",
+            int(n),
+        )
+        for line, n in enumerate(sizes, 1)
+    ]
+
+
+def material(
+    method: str = "hybrid", settings: TrainConfig = SETTINGS, *, mode: str = "", seed: int = 0, **changes
+):
+    """(model, optimizer) with a fresh adapter, started as its config says."""
+    model = use_fast_products(tiny_llama(mode, num_hidden_layers=1))
+    config = build_config({"method": method, "adapter": changes}, "test").adapter
+    attach(model, config, method=method, seed=seed)
+    if config.start != "zeros":
+        start(model, config.rank, seed)
+    if settings.grad_checkpoint:
+        checkpoint_layers(model)
+    optimizer = BranchOptimizer(
+        model, learning_rate=settings.learning_rate, orthogonal_learning_rate=settings.orthogonal_learning_rate,
+        weight_decay=settings.weight_decay, clip=settings.clip, mixing=config.mixing,
+    )  # fmt: skip
+    return model, optimizer
+
+
+def start(model, rank: int, seed: int) -> None:
+    batch = arrays(make_batch(examples(4)))
+    *_, factors = sketch_gradients(model, make_loss, [batch], columns=2 * rank, passes=2, seed=seed)
+    apply_start(model, factors)
+
+
+def run(
+    model,
+    optimizer,
+    settings: TrainConfig = SETTINGS,
+    *,
+    seed: int = 0,
+    progress=None,
+    stop=lambda: False,
+    **kw,
+):
+    """All events of a run; `held_back` and `records` may be given."""
+    records = kw.get("records") or examples()
+    return list(
+        train(
+            model, optimizer, records, kw.get("held_back", examples(4, seed=1)), settings,
+            seed=seed, progress=progress or Progress(), stop=stop,
+        )
+    )  # fmt: skip
+
+
+def trained(
+    method: str = "hybrid", settings: TrainConfig = SETTINGS, *, seed: int = 0, mode: str = "", **changes
+):
+    """The adapter after a whole run."""
+    model, optimizer = material(method, settings, mode=mode, seed=seed, **changes)
+    run(model, optimizer, settings, seed=seed)
+    return state(model)
+
+
+def state(model) -> dict[str, mx.array]:
+    return {name: value + 0 for name, value in adapter_state(model).items()}
+
+
+def everything(model, optimizer) -> dict[str, mx.array]:
+    return state(model) | {f"optimizer.{n}": v + 0 for n, v in tree_flatten(optimizer.state)}
+
+
+def same(a: dict[str, mx.array], b: dict[str, mx.array]) -> bool:
+    """To the bit."""
+    return set(a) == set(b) and all(mx.array_equal(a[name], b[name]).item() for name in a)
+
+
+def changed(settings: TrainConfig = SETTINGS, **values) -> TrainConfig:
+    return replace(settings, **values)

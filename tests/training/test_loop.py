@@ -1,0 +1,244 @@
+"""The loop's promises: one division, the same bytes for a seed, and that looking changes nothing."""
+
+import math
+import shutil
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+from scene import METHODS, changed, everything, examples, material, run, same, state, trained
+from test_loss import exact
+from tolerances import ADAM, DEFECT, LOGITS, ROUNDING
+from toys import VOCABULARY
+
+from mlx_hybrid.adapters.attach import hybrid_layers
+from mlx_hybrid.errors import MlxHybridError
+from mlx_hybrid.training.batches import make_batch
+from mlx_hybrid.training.events import CheckpointDue, Finished, Interrupted, Trained, Validated
+from mlx_hybrid.training.loop import (
+    Progress,
+    arrays,
+    compiles,
+    intervals,
+    make_step,
+    total_steps,
+    train,
+    validation_loss,
+)
+from mlx_hybrid.training.loss import make_loss
+from mlx_hybrid.training.optimizer import BranchOptimizer
+
+CHANCE = math.log(VOCABULARY)
+COMPILER = shutil.which("g++") or shutil.which("clang++") or shutil.which("c++")
+NO_NUMBER = r"stopped being a number at step \d, on records data\.jsonl:\d+.*Lower"
+
+
+def of_kind(events, kind):
+    return [event for event in events if isinstance(event, kind)]
+
+
+class Listening(BranchOptimizer):
+    """Keeps the gradient it was given, and moves nothing."""
+
+    def step(self, model, gradients):
+        self.gradients = dict(tree_flatten(gradients))
+        return mx.array(1.0), mx.array([0.5])
+
+
+def gradient_of(model, groups) -> tuple[dict, float, int]:
+    listening = Listening(
+        model, learning_rate=0.0, orthogonal_learning_rate=0.0, weight_decay=0.0, clip=0.0, mixing="off"
+    )
+    step = make_step(model, listening, accumulate=len(groups), compiled=False)
+    loss, count, _, _ = step([make_batch(group) for group in groups])
+    return listening.gradients, loss.item(), int(count.item())
+
+
+@pytest.mark.parametrize("method", ["hybrid", "hybrid-boft", "full"])
+@pytest.mark.parametrize("pieces", [2, 3, 6])
+def test_accumulated_pieces_are_one_batch(method, pieces):
+    model, _ = material(method)
+    records = examples(6, longest=60)
+    whole, loss, count = gradient_of(model, [records])
+    cut = [records[i::pieces] for i in range(pieces)]
+    parts, parts_loss, parts_count = gradient_of(model, cut)
+    assert parts_count == count == sum(e.trained_count for e in records)
+    assert parts_loss == pytest.approx(loss, rel=ROUNDING)
+    alone = [gradient_of(model, [group])[0] for group in cut]
+    for name, gradient in whole.items():
+        size = mx.max(mx.abs(gradient)).item()
+        assert mx.max(mx.abs(parts[name] - gradient)).item() <= LOGITS * size, name
+        mean_of_means = sum(g[name] for g in alone) / pieces
+        if size > 0:
+            assert mx.max(mx.abs(mean_of_means - gradient)).item() > 100 * LOGITS * size, name
+
+
+def test_the_gradient_is_that_of_the_mean_over_trained_tokens():
+    model, _ = material("lora")
+    records = examples(3)
+    gradient, _, count = gradient_of(model, [records])
+    mean = nn.value_and_grad(model, lambda *batch: make_loss(model)(*batch) / count)
+    for name, value in tree_flatten(mean(*arrays(make_batch(records)))[1]):
+        assert mx.max(mx.abs(gradient[name] - value)).item() <= LOGITS * mx.max(mx.abs(value)).item()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_one_seed_repeats_to_the_bit_and_two_differ(method):
+    changes = {} if method == "full" else {"dropout": 0.1}
+    first = trained(method, seed=1, **changes)
+    assert same(first, trained(method, seed=1, **changes))
+    assert not same(first, trained(method, seed=2, **changes))
+
+
+def test_dropout_draws_anew_at_every_step_and_repeats_with_the_seed():
+    drop = trained("lora", seed=1, dropout=0.3)
+    assert same(drop, trained("lora", seed=1, dropout=0.3))
+    assert not same(drop, trained("lora", seed=1))
+
+
+@pytest.mark.parametrize(
+    ("method", "mode"),
+    [*((method, "") for method in METHODS), ("hybrid", "affine-4"), ("hybrid-boft", "mxfp4")],
+)
+def test_records_are_learnt_by_heart(method, mode):
+    settings = changed(steps=30, batch_size=4, learning_rate=3e-3 if method == "full" else 3e-2,
+                       orthogonal_learning_rate=5e-2, report_every=5)  # fmt: skip
+    model, optimizer = material(method, settings, mode=mode)
+    reports = of_kind(run(model, optimizer, settings, records=examples(4, longest=12), held_back=[]), Trained)
+    assert reports[0].loss < 1.2 * CHANCE
+    assert reports[-1].loss < 0.6 * CHANCE
+    assert all(layer.rotation_defect() <= DEFECT for layer in hybrid_layers(model).values())
+
+
+@pytest.mark.parametrize(
+    "values", [{"report_every": 1}, {"report_every": 7}, {"validate_every": 1}, {"save_every": 1}], ids=str
+)
+@pytest.mark.parametrize("method", ["hybrid-boft", "hra"])
+def test_looking_changes_nothing(values, method):
+    hard = changed(orthogonal_learning_rate=0.1, steps=12)
+    dropout = 0.1 if method == "hybrid-boft" else 0.0
+    assert same(
+        trained(method, hard, dropout=dropout), trained(method, changed(hard, **values), dropout=dropout)
+    )
+
+
+def test_validation_leaves_the_run_alone_and_is_the_mean_over_tokens():
+    model, optimizer = material("lora", dropout=0.5)
+    run(model, optimizer)
+    held_back = examples(7, seed=5)
+    model.train()
+    loss = validation_loss(model, held_back, batch_size=3)
+    assert model.training
+    model.eval()
+    assert loss == pytest.approx(
+        exact(model, held_back) / sum(e.trained_count for e in held_back), rel=ROUNDING
+    )
+    assert loss == pytest.approx(validation_loss(model, held_back[::-1], batch_size=2), rel=ROUNDING)
+
+
+def test_events_tell_the_run():
+    model, optimizer = material("hybrid")
+    progress = Progress()
+    events = run(model, optimizer, changed(steps=9, report_every=3, save_every=5), progress=progress)
+    assert [e.step for e in of_kind(events, Trained)] == [3, 6, 9]
+    assert [e.step for e in of_kind(events, Validated)] == [4, 8, 9]
+    assert [e.step for e in of_kind(events, CheckpointDue)] == [5, 9]
+    assert isinstance(events[-1], Finished)
+    best = min(of_kind(events, Validated), key=lambda e: e.loss)
+    assert (progress.best_loss, progress.best_step, progress.step) == (best.loss, best.step, 9)
+    assert [e.best for e in of_kind(events, Validated)] == [
+        e.loss < min([f.loss for f in of_kind(events, Validated)[:i]], default=math.inf)
+        for i, e in enumerate(of_kind(events, Validated))
+    ]
+    report = of_kind(events, Trained)[0]
+    assert report.steps == 9
+    assert len(report.mixing) == 7
+    assert 0 < report.trained_tokens < report.tokens
+    assert report.loss == pytest.approx(CHANCE, abs=1)
+    assert report.seconds <= events[-1].seconds
+
+
+def test_counted_tokens_are_the_records_own():
+    model, optimizer = material("lora")
+    records = examples(6)
+    events = run(model, optimizer, changed(steps=2, batch_size=3, report_every=2), records=records)
+    assert of_kind(events, Trained)[0].trained_tokens == sum(e.trained_count for e in records)
+
+
+def test_a_stop_comes_after_a_whole_step_and_asks_for_a_checkpoint():
+    model, optimizer = material("lora")
+    calls = iter([False, False, True])
+    events = run(model, optimizer, stop=lambda: next(calls), held_back=[])
+    assert events[-2:] == [CheckpointDue(3), Interrupted(3)]
+
+
+@pytest.mark.parametrize("method", ["hybrid-boft", "full"])
+def test_a_loss_that_is_no_number_stops_the_run_and_saves_nothing_more(method):
+    settings = changed(
+        learning_rate=1e30, orthogonal_learning_rate=1e30, clip=0.0, validate_every=1, save_every=1
+    )
+    model, optimizer = material(method, settings)
+    events = []
+    steps = train(model, optimizer, examples(), examples(4, seed=1), settings, seed=0, progress=Progress())
+    with pytest.raises(MlxHybridError, match=NO_NUMBER) as error:
+        events.extend(steps)
+    assert error.value.exit_code == 1
+    step = int(str(error.value).split("step ")[1].split(",")[0])
+    assert all(event.step < step for event in events)
+    assert all(math.isfinite(e.loss) or not e.best for e in of_kind(events, Validated))
+
+
+@pytest.mark.parametrize(
+    ("examples_", "values", "steps"),
+    [(100, {"steps": 7}, 7), (10, {"steps": 0, "epochs": 3, "batch_size": 4}, 9), (1, {"steps": 0, "epochs": 0.1}, 1),
+     (10, {"steps": 0, "epochs": 2, "batch_size": 4, "accumulate": 2}, 3)],
+)  # fmt: skip
+def test_steps_are_given_or_follow_from_epochs(examples_, values, steps):
+    assert total_steps(changed(**values), examples_) == steps
+
+
+def test_intervals_default_to_ten_a_run():
+    assert intervals(changed(validate_every=0, save_every=0), 95) == (10, 10)
+    assert intervals(changed(validate_every=7, save_every=0), 95) == (7, 7)
+    assert intervals(changed(validate_every=7, save_every=3), 95) == (7, 3)
+
+
+def test_compilation_is_left_to_the_gpu_unless_asked_for():
+    assert (compiles("on"), compiles("off")) == (True, False)
+    assert compiles("auto") == (mx.default_device() != mx.Device(mx.cpu))
+
+
+@pytest.mark.skipif(not COMPILER, reason="no C++ compiler, which MLX compiles with on the CPU")
+@pytest.mark.parametrize("method", ["hybrid", "boft"])
+def test_compiled_the_run_is_the_same(method):
+    """Up to the order of operations inside fused kernels."""
+    settings = changed(steps=3, batch_size=4, compile="off", validate_every=0, learning_rate=1e-3,
+                       orthogonal_learning_rate=1e-3)  # fmt: skip
+    records = examples(4)
+    results = {}
+    for compile_ in ("off", "on"):
+        model, optimizer = material(method, settings)
+        start = state(model)
+        events = run(model, optimizer, changed(settings, compile=compile_), records=records, held_back=[])
+        results[compile_] = (state(model), of_kind(events, Trained)[-1])
+    (plain, report), (compiled, compiled_report) = results["off"], results["on"]
+    assert compiled_report.loss == pytest.approx(report.loss, rel=ROUNDING)
+    assert compiled_report.gradient_norm == pytest.approx(report.gradient_norm, rel=LOGITS)
+    assert compiled_report.mixing == pytest.approx(report.mixing, rel=LOGITS)
+    for name, value in plain.items():
+        moved = np.linalg.norm(np.array(value - start[name]))
+        if moved > 0:
+            assert np.linalg.norm(np.array(compiled[name] - value)) <= ADAM * moved, name
+
+
+def test_the_frozen_base_is_never_touched():
+    model, optimizer = material("hybrid-boft", mode="affine-4")
+    names = {name for name, _ in tree_flatten(model.parameters())} - set(state(model))
+    before = {n: v + 0 for n, v in tree_flatten(model.parameters()) if n in names}
+    moved = everything(model, optimizer)
+    run(model, optimizer)
+    after = dict(tree_flatten(model.parameters()))
+    assert all(mx.array_equal(before[n], after[n]) for n in names)
+    assert not same(moved, everything(model, optimizer))

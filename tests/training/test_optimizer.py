@@ -1,0 +1,221 @@
+"""One optimiser step over both branches: rates, decay, clipping, schedules, and mixed displacements."""
+
+import math
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten, tree_map
+from tolerances import ROUNDING
+from toys import tiny_llama
+
+from mlx_hybrid.adapters.attach import attach, hybrid_layers
+from mlx_hybrid.adapters.mixing import LARGEST_SHARE, SMALLEST_SHARE
+from mlx_hybrid.config import build_config
+from mlx_hybrid.training.optimizer import BranchOptimizer, clip_norm, leaf_name, schedule
+
+ROTATIONS = ("house_u", "oft_q")
+
+
+def adapted(method: str = "hybrid", **changes):
+    model = tiny_llama()
+    attach(model, build_config({"method": method, "adapter": changes}, "t").adapter, method=method)
+    return model
+
+
+def optimizer_of(model, **changes) -> BranchOptimizer:
+    settings = {"learning_rate": 1e-2, "orthogonal_learning_rate": 1e-3, "weight_decay": 0.0, "clip": 0.0,
+                "mixing": "gradient"}  # fmt: skip
+    return BranchOptimizer(model, **{**settings, **changes})
+
+
+def flat(model) -> dict[str, mx.array]:
+    return {name: value + 0 for name, value in tree_flatten(model.trainable_parameters())}
+
+
+def random_gradients(model, scale=lambda name: 1.0, seed: int = 0):
+    names = list(flat(model))
+
+    def draw(path, leaf):
+        return scale(path) * mx.random.normal(leaf.shape, key=mx.random.key(seed + names.index(path)))
+
+    from mlx.utils import tree_map_with_path
+
+    return tree_map_with_path(draw, model.trainable_parameters())
+
+
+def displacement(model, gradients, **changes) -> dict[str, mx.array]:
+    """What one step moves."""
+    before = flat(model)
+    optimizer_of(model, **changes).step(model, gradients)
+    return {name: value - before[name] for name, value in flat(model).items()}
+
+
+def size(a: mx.array) -> float:
+    return mx.sqrt(mx.mean(mx.square(a))).item()
+
+
+def test_the_first_step_is_the_rate_in_every_entry_as_in_pytorch():
+    """AdamW with bias correction: |step| = rate whatever the gradient's size; without, it would be 3.2 times that."""
+    model = adapted("lora")
+    moved = displacement(model, random_gradients(model, lambda _: 1e-3))
+    for name, change in moved.items():
+        assert size(change) == pytest.approx(1e-2, rel=1e-3), name
+        assert mx.max(mx.abs(change)).item() <= 1e-2 * (1 + ROUNDING), name
+
+
+@pytest.mark.peft
+def test_several_steps_are_those_of_pytorch():
+    torch = pytest.importorskip("torch")
+    model = adapted("lora", targets=["q_proj"])
+    optimizer = optimizer_of(model, weight_decay=0.1, clip=1.0)
+    theirs = {n: torch.nn.Parameter(torch.tensor(np.array(v))) for n, v in flat(model).items()}
+    reference = torch.optim.AdamW(theirs.values(), lr=1e-2, weight_decay=0.1)
+    start = flat(model)
+    for step in range(5):
+        gradients = random_gradients(model, lambda _: 0.5, seed=100 * step)
+        for name, gradient in tree_flatten(gradients):
+            theirs[name].grad = torch.tensor(np.array(gradient))
+        torch.nn.utils.clip_grad_norm_(theirs.values(), 1.0)
+        reference.step()
+        optimizer.step(model, gradients)
+    for name, value in flat(model).items():
+        assert np.abs(np.array(value) - theirs[name].detach().numpy()).max() <= ROUNDING
+        assert size(value - start[name]) > 1e-3
+
+
+def test_each_branch_has_its_rate_and_rotations_are_never_decayed():
+    model = adapted("hybrid")
+    for layer in hybrid_layers(model).values():
+        layer.lora_b = layer.lora_b + 1.0
+    before = flat(model)
+    still = tree_map(mx.zeros_like, model.trainable_parameters())
+    moved = displacement(model, still, weight_decay=0.5, mixing="off")
+    for name, change in moved.items():
+        if leaf_name(name) in ROTATIONS:
+            assert size(change) == 0
+        else:
+            assert mx.allclose(change, -1e-2 * 0.5 * before[name], rtol=1e-3, atol=1e-7), name
+    model = adapted("hybrid")
+    for name, change in displacement(model, random_gradients(model), mixing="off").items():
+        assert size(change) == pytest.approx(1e-3 if leaf_name(name) in ROTATIONS else 1e-2, rel=1e-3)
+
+
+@pytest.mark.parametrize("mixing", ["off", "fixed"])
+def test_off_and_fixed_share_half_and_half(mixing):
+    model = adapted("hybrid")
+    _, lam = optimizer_of(model, mixing=mixing).step(
+        model, random_gradients(model, lambda n: 1 + 9 * ("house" in n))
+    )
+    assert lam.tolist() == [0.5] * 14
+
+
+def planted(name: str) -> float:
+    """The first layer's rotations have ten times the gradient of the second's; low-rank ones the same everywhere."""
+    return 10.0 if "layers.0." in name and leaf_name(name) in ROTATIONS else 1.0
+
+
+@pytest.mark.parametrize("method", ["hybrid", "hybrid-boft"])
+def test_the_share_follows_a_planted_imbalance(method):
+    model = adapted(method)
+    optimizer = optimizer_of(model)
+    _, lam = optimizer.step(model, random_gradients(model, planted))
+    by_layer = dict(zip(optimizer.mixed, lam.tolist(), strict=True))
+    favoured = [value for name, value in by_layer.items() if "layers.0." in name]
+    others = [value for name, value in by_layer.items() if "layers.1." in name]
+    assert min(favoured) > max(others)
+    assert all(SMALLEST_SHARE <= value <= LARGEST_SHARE for value in by_layer.values())
+    _, balanced = optimizer_of(model).step(model, random_gradients(model))
+    assert max(favoured) - min(others) > 2 * (mx.max(balanced) - mx.min(balanced)).item()
+
+
+@pytest.mark.parametrize("method", ["hybrid", "hybrid-boft"])
+def test_a_share_moves_its_branch_and_leaves_the_sum_alone(method):
+    """Under AdamW the displacement is 2λ of what it would be, whatever the gradient's size: steps are mixed."""
+    model, other = adapted(method), adapted(method)
+    gradients = random_gradients(model, planted)
+    optimizer = optimizer_of(model)
+    before = flat(model)
+    _, lam = optimizer.step(model, gradients)
+    mixed = {name: value - before[name] for name, value in flat(model).items()}
+    plain = displacement(other, gradients, mixing="off")
+    for share, layer in zip(lam.tolist(), optimizer.mixed, strict=True):
+        for name in plain:
+            if name.startswith(layer + "."):
+                factor = 2 * share if leaf_name(name) in ROTATIONS else 2 * (1 - share)
+                assert mx.allclose(mixed[name], factor * plain[name], rtol=1e-3, atol=1e-7), name
+                assert size(mixed[name]) == pytest.approx(factor * size(plain[name]), rel=1e-3)
+
+
+def test_doubling_a_factor_doubles_the_displacement():
+    model = adapted("hybrid")
+    gradients = random_gradients(model)
+    sizes = []
+    for share in (0.2, 0.4):
+        fresh = adapted("hybrid")
+        optimizer = optimizer_of(fresh)
+        optimizer.update_mixing = lambda _, share=share: mx.full((14,), share)
+        before = flat(fresh)
+        optimizer.step(fresh, gradients)
+        sizes.append({n: size(v - before[n]) for n, v in flat(fresh).items() if leaf_name(n) in ROTATIONS})
+    for name, small in sizes[0].items():
+        assert sizes[1][name] == pytest.approx(2 * small, rel=1e-3)
+
+
+def test_a_layer_with_one_branch_is_left_alone():
+    model = adapted("hybrid-unitary")
+    optimizer = optimizer_of(model)
+    assert not any(name.endswith(("o_proj", "down_proj")) for name in optimizer.mixed)
+    before = flat(model)
+    optimizer.step(model, random_gradients(model, planted))
+    for name, value in flat(model).items():
+        if "o_proj" in name or "down_proj" in name:
+            assert size(value - before[name]) == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_gradients_are_clipped_as_one_vector_after_the_share_is_taken():
+    model, other = adapted("hybrid"), adapted("hybrid")
+    gradients = random_gradients(model, planted)
+    clipped, norm = clip_norm(gradients, 1.0)
+    whole = np.concatenate([np.array(g, dtype=np.float64).ravel() for _, g in tree_flatten(gradients)])
+    assert norm.item() == pytest.approx(np.linalg.norm(whole), rel=ROUNDING)
+    assert clip_norm(clipped, 1.0)[1].item() == pytest.approx(1.0, rel=ROUNDING)
+    unclipped, _ = clip_norm(gradients, 0.0)
+    assert unclipped is gradients
+    small, _ = clip_norm(gradients, 1e9)
+    assert all(mx.array_equal(a, b) for (_, a), (_, b) in zip(tree_flatten(small), tree_flatten(gradients)))
+    _, lam = optimizer_of(model, clip=1e-3).step(model, gradients)
+    _, free = optimizer_of(other, clip=0.0).step(other, gradients)
+    assert mx.array_equal(lam, free)
+
+
+@pytest.mark.parametrize("kind", ["cosine", "linear", "constant"])
+def test_the_schedule_rises_and_falls(kind):
+    factor = schedule(kind, 100, 0.1)
+    values = [factor(step) for step in range(100)]
+    assert values[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
+    assert values[10] == 1.0
+    middle = {"cosine": 0.5, "linear": 0.5, "constant": 1.0}[kind]
+    assert values[55] == pytest.approx(middle)
+    assert values[10:] == sorted(values[10:], reverse=True)
+    assert 0 < values[99] <= (1.0 if kind == "constant" else 0.02)
+    quarter = {"cosine": 0.5 * (1 + math.cos(math.pi * 0.25)), "linear": 0.75, "constant": 1.0}[kind]
+    assert schedule(kind, 80, 0.0)(20) == pytest.approx(quarter)
+
+
+@pytest.mark.parametrize("warmup", [0.0, 1.0])
+@pytest.mark.parametrize("steps", [1, 2])
+def test_short_schedules_never_stand_still(steps, warmup):
+    factor = schedule("cosine", steps, warmup)
+    assert all(factor(step) > 0 for step in range(steps))
+
+
+def test_the_rate_is_set_for_both_branches():
+    model = adapted("hybrid")
+    optimizer = optimizer_of(model, mixing="off")
+    optimizer.set_rate(0.5)
+    before = flat(model)
+    optimizer.step(model, random_gradients(model))
+    for name, value in flat(model).items():
+        expected = 0.5 * (1e-3 if leaf_name(name) in ROTATIONS else 1e-2)
+        assert size(value - before[name]) == pytest.approx(expected, rel=1e-3)
