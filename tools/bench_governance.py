@@ -609,9 +609,25 @@ def million() -> None:
     whole((200_000, 1_000_000))
 
 
-TABLES = {f.__name__: f for f in (language, near, quality, outliers, overlap, parallel, whole, million)}
+def near_small() -> None:
+    """The comparison at a fifth of the size."""
+    near(20_000)
+
+
+def linear() -> None:
+    """Processor time by size."""
+    whole((25_000, 200_000))
+
+
+TABLES = {
+    f.__name__: f
+    for f in (language, near, quality, outliers, overlap, parallel, whole, near_small, linear, million)
+}
+
+
+LONGER = ("near_small", "linear", "million")
 
 
 if __name__ == "__main__":
-    for table in sys.argv[1:] or [name for name in TABLES if name != "million"]:
+    for table in sys.argv[1:] or [name for name in TABLES if name not in LONGER]:
         TABLES[table]()

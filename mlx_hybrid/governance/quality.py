@@ -27,6 +27,7 @@ from mlx_hybrid.governance.mojibake import find_mojibake
 
 MAX_CHECKED = 20_000  # characters of a text that the rules look at
 LEAST_LETTERS = 3
+LEAST_VISIBLE = 16  # shares of fewer characters say nothing: “Oh, no.”
 LETTER_SHARE = 0.5
 SYMBOL_SHARE = 0.35
 RUN = 8
@@ -115,8 +116,9 @@ def prose_shares(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
     extra = 2.0 * batch.script_counts()[:, HAN]
     visible = np.maximum(batch.lengths - classes[:, SPACE] - lines + extra, 1)
     symbols = classes[:, PUNCTUATION] + classes[:, SYMBOL] - lines
-    letters = np.where(visible > 1, letter_counts(batch) + extra, visible)
-    return letters / visible, symbols / visible
+    told = visible >= LEAST_VISIBLE
+    letters = np.where(told, letter_counts(batch) + extra, visible)
+    return letters / visible, np.where(told, symbols / visible, 0)
 
 
 def runs_of(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
@@ -153,7 +155,7 @@ def repetition(text: str) -> Finding | None:
     ratio = len(zlib.compress(raw, 1)) / len(raw) if raw else 1.0
     if ratio < COMPRESSED and len(raw) >= COMPRESSED_FROM:
         return Finding("repetition", f"compresses to {ratio:.2f}")
-    if ratio > SUSPECT or len(text) < 40:
+    if ratio > SUSPECT or len(text) < 60:
         return None
     grams = [text[i : i + 10] for i in range(len(text) - 9)]
     repeated = 1 - len(set(grams)) / len(grams)
