@@ -78,6 +78,9 @@ def finetune(
     run = resume or create_run(config, output)
     try:
         with writing(run):
+            if config.governance.enabled:
+                counts = {"kept": prepared.kept, "rejected": prepared.rejected, "reasons": prepared.reasons}
+                run.update(governance=counts)
             yield dataclasses.replace(prepared, run=run)
             yield from train_and_evaluate(config, run, split, sources, resume=resume is not None, stop=stop)
     except MlxHybridError as error:
@@ -300,6 +303,7 @@ def save_best(config: Config, run: Run, material: Material, progress: Any) -> No
 def finish(config: Config, run: Run, material: Material, questions: Any, before: Any) -> Iterator[JobEvent]:
     """Load the best adapter onto a fresh base, as a user will, and measure it."""
     from mlx_hybrid.adapters.attach import settle
+    from mlx_hybrid.deployment.card import write_card
     from mlx_hybrid.deployment.load import load_run
     from mlx_hybrid.evaluation.held_out import compare, score
     from mlx_hybrid.files import write_json
@@ -315,6 +319,7 @@ def finish(config: Config, run: Run, material: Material, questions: Any, before:
         write_json(run.path / "evaluation" / "held-out.json", results)
         yield Evaluated(results)
     run.update(status="finished")
+    write_card(run)
 
 
 def plan(config: Config) -> dict:

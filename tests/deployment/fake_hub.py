@@ -1,0 +1,157 @@
+"""The endpoints of the Hugging Face Hub that a push needs, on this machine, with faults to order.
+
+https://huggingface.co/docs/hub/api and https://github.com/git-lfs/git-lfs/blob/main/docs/api/batch.md
+"""
+
+import base64
+import hashlib
+import json
+import threading
+from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+TOKEN = "hf_" + "x" * 30
+
+
+class FakeHub(ThreadingHTTPServer):
+    """Repositories in memory. `faults` maps a part of a path to what the next requests there get: a status, or `drop`
+    to hang up in the middle."""
+
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.repos, self.blobs, self.faults = {}, {}, {}
+        self.requests, self.uploaded, self.seen = Counter(), Counter(), []
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def add_repo(self, name, *, private=True):
+        self.repos[name] = {"private": private, "files": {}, "commits": []}
+
+    def handle_error(self, request, client_address):
+        pass
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        self.route()
+
+    do_POST = do_PUT = do_GET
+
+    def route(self):
+        hub, path = self.server, self.path.split("?")[0]
+        hub.requests[f"{self.command} {path}"] += 1
+        fault = next((queue.pop(0) for part, queue in hub.faults.items() if part in path and queue), None)
+        if fault == "drop":
+            self.rfile.read(10)
+            self.close_connection = True
+            self.connection.close()
+            return
+        data = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if fault:
+            self.reply(fault, {"error": "as ordered"})
+        elif path.startswith("/upload/"):
+            self.put_blob(path.removeprefix("/upload/"), data)
+        elif self.headers.get("Authorization") != f"Bearer {TOKEN}":
+            self.reply(401, {"error": "Invalid credentials in Authorization header"})
+        else:
+            hub.seen.append((path, data))
+            self.api(path, data)
+
+    def api(self, path, data):
+        parts = path.strip("/").split("/")
+        if path == "/api/whoami-v2":
+            self.reply(200, {"type": "user", "name": "me", "orgs": []})
+        elif path == "/api/validate-yaml":
+            self.reply(200, {"errors": [], "warnings": []})
+        elif path == "/api/repos/create":
+            self.create(json.loads(data))
+        elif path.endswith("/info/lfs/objects/batch"):
+            self.batch(json.loads(data))
+        elif parts[:2] == ["api", "models"] and "/".join(parts[2:4]) not in self.server.repos:
+            self.reply(404, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"})
+        elif "preupload" in parts:
+            self.preupload("/".join(parts[2:4]), json.loads(data))
+        elif "commit" in parts:
+            self.commit("/".join(parts[2:4]), data)
+        else:
+            self.show("/".join(parts[2:4]))
+
+    def create(self, body):
+        name = f"{body.get('organization') or 'me'}/{body['name']}"
+        private = body.get("private", body.get("visibility") == "private")
+        if name in self.server.repos:
+            return self.reply(409, {"error": "You already created this model repo"})
+        self.server.add_repo(name, private=private)
+        return self.reply(200, {"url": f"{self.server.url}/{name}", "name": name})
+
+    def show(self, name):
+        repo = self.server.repos[name]
+        sha = repo["commits"][-1] if repo["commits"] else "0" * 40
+        self.reply(200, {"id": name, "modelId": name, "private": repo["private"], "sha": sha, "siblings": []})
+
+    def preupload(self, name, body):
+        files = self.server.repos[name]["files"]
+        self.reply(200, {"files": [
+            {
+                "path": file["path"], "uploadMode": "lfs" if file["path"].endswith(".safetensors") else "regular",
+                "shouldIgnore": False, "oid": oid(file["path"], files.get(file["path"])),
+            }
+            for file in body["files"]
+        ]})  # fmt: skip
+
+    def batch(self, body):
+        objects = []
+        for wanted in body["objects"]:
+            actions = {"upload": {"href": f"{self.server.url}/upload/{wanted['oid']}"}}
+            have = wanted["oid"] in self.server.blobs
+            objects.append(wanted if have else {**wanted, "actions": actions})
+        self.reply(200, {"transfer": "basic", "objects": objects})
+
+    def put_blob(self, name, data):
+        assert hashlib.sha256(data).hexdigest() == name
+        self.server.blobs[name] = data
+        self.server.uploaded[name] += 1
+        self.reply(200, {})
+
+    def commit(self, name, data):
+        repo = self.server.repos[name]
+        for line in data.decode().splitlines():
+            item = json.loads(line)
+            if item["key"] == "file":
+                repo["files"][item["value"]["path"]] = base64.b64decode(item["value"]["content"])
+            elif item["key"] == "lfsFile":
+                repo["files"][item["value"]["path"]] = self.server.blobs[item["value"]["oid"]]
+        repo["commits"].append(hashlib.sha1(data).hexdigest())
+        url = f"{self.server.url}/{name}/commit/{repo['commits'][-1]}"
+        self.reply(200, {"commitUrl": url, "commitOid": repo["commits"][-1], "pullRequestUrl": None})
+
+    def reply(self, status, value, headers=None):
+        data = json.dumps(value).encode()
+        self.send_response(status)
+        for name, text in {
+            "Content-Type": "application/json",
+            "Content-Length": len(data),
+            **(headers or {}),
+        }.items():
+            self.send_header(name, str(text))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *arguments):
+        pass
+
+
+def oid(path, content):
+    """As the Hub names content: sha256 of large files, git's sha1 of others."""
+    if content is None:
+        return None
+    if path.endswith(".safetensors"):
+        return hashlib.sha256(content).hexdigest()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
