@@ -12,6 +12,7 @@ from typing import Literal
 import mlx.core as mx
 import mlx.nn as nn
 
+from mlx_hybrid.adapters.dropout import Dropout
 from mlx_hybrid.adapters.frozen import dense_weight, frozen_matmul
 from mlx_hybrid.adapters.low_rank import low_rank_scale, random_down_projection
 from mlx_hybrid.adapters.orthogonal import (
@@ -78,7 +79,7 @@ class HybridLinear(nn.Module):
         self.linear = linear
         self._plan = plan
         self._settled = None
-        self.dropout = nn.Dropout(plan.dropout)
+        self.dropout = Dropout(plan.dropout)
         d_in, d_out = linear_shape(linear)
         house_key, lora_key = mx.random.split(key)
         if plan.orthogonal == "householder":

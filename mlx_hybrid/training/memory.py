@@ -3,6 +3,8 @@
 import mlx.core as mx
 import mlx.nn as nn
 
+from mlx_hybrid.adapters.dropout import Replay
+
 CACHE_LIMIT = 2 << 30
 WIRED_SHARE = 0.9  # of the recommended working set; at the limit itself macOS has panicked (mlx issue 3186)
 
@@ -21,9 +23,12 @@ def checkpoint_layers(model: nn.Module) -> None:
 
 def recomputed(kind: type) -> object:
     def call(self: nn.Module, *args: object, **kwargs: object) -> object:
+        replay = Replay(self)
+
         def inner(parameters: dict, *args: object, **kwargs: object) -> object:
             self.update(parameters)
-            return kind.__call__(self, *args, **kwargs)
+            with replay:
+                return kind.__call__(self, *args, **kwargs)
 
         return mx.checkpoint(inner)(self.trainable_parameters(), *args, **kwargs)
 

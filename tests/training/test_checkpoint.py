@@ -1,0 +1,148 @@
+"""Stopping and going on equals never having stopped, to the bit; and a spoilt checkpoint is stepped over."""
+
+import json
+import shutil
+
+import pytest
+from scene import METHODS, changed, everything, material, run, same
+
+from mlx_hybrid.adapters import store
+from mlx_hybrid.errors import ConfigError
+from mlx_hybrid.training import checkpoint as checkpoint_module
+from mlx_hybrid.training.checkpoint import KEPT, checkpoints, load_checkpoint, save_checkpoint
+from mlx_hybrid.training.events import Interrupted
+from mlx_hybrid.training.loop import Progress
+
+HARD = changed(orthogonal_learning_rate=0.15, weight_decay=0.1)  # far enough that butterflies fold
+
+
+def stopped_at(step: int):
+    calls = iter(range(1, 100))
+    return lambda: next(calls) == step
+
+
+@pytest.mark.parametrize(
+    ("method", "accumulate"), [*((method, 1) for method in METHODS), ("hybrid", 2), ("hybrid-boft", 3)]
+)
+def test_stopped_and_resumed_is_never_stopped(method, accumulate, tmp_path):
+    settings = changed(HARD, accumulate=accumulate, batch_size=2)
+    drop = {} if method in ("hra", "boft", "full") else {"dropout": 0.2}
+    straight = material(method, settings, **drop)
+    progress = Progress()
+    run(*straight, settings, progress=progress)
+
+    first, before = material(method, settings, **drop), Progress()
+    events = run(*first, settings, progress=before, stop=stopped_at(3))
+    assert isinstance(events[-1], Interrupted)
+    assert not same(everything(*first), everything(*straight))
+    save_checkpoint(tmp_path / "checkpoints", *first, before)
+
+    second = material(method, settings, **drop)  # a new process would start so
+    after = load_checkpoint(tmp_path / "checkpoints", *second)
+    assert (after.step, after.best_loss, after.best_step) == (3, before.best_loss, before.best_step)
+    assert same(everything(*second), everything(*first))
+    run(*second, settings, progress=after)
+    assert same(everything(*second), everything(*straight))
+    assert (after.step, after.best_loss, after.best_step) == (
+        progress.step,
+        progress.best_loss,
+        progress.best_step,
+    )
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """Three checkpoints of one run, and what the adapter was at each."""
+    pair, states = material("hybrid", layers=1), []
+    for step in (1, 2, 3):
+        run(*pair, changed(steps=step), progress=Progress(step=step - 1), held_back=[])
+        save_checkpoint(tmp_path / "checkpoints", *pair, Progress(step=step, best_loss=1.0 / step))
+        states.append(everything(*pair))
+    return tmp_path / "checkpoints", states
+
+
+def test_the_newest_ones_are_kept(saved):
+    folder, states = saved
+    assert [path.name for path in checkpoints(folder)] == ["step-0000002", "step-0000003"]
+    assert sorted(path.name for path in folder.iterdir()) == ["step-0000002", "step-0000003"]
+    assert KEPT == 2
+    fresh = material("hybrid", layers=1, seed=9)
+    assert load_checkpoint(folder, *fresh) == Progress(step=3, best_loss=1.0 / 3)
+    assert same(everything(*fresh), states[2])
+
+
+def cut_off(path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+SPOILT = {
+    "adapter cut off": lambda f: cut_off(f / "adapter.safetensors"),
+    "optimiser cut off": lambda f: cut_off(f / "optimizer.safetensors"),
+    "progress cut off": lambda f: cut_off(f / "progress.json"),
+    "progress without a step": lambda f: (f / "progress.json").write_text('{"format": 1, "stop": 3}'),
+    "progress of another format": lambda f: (f / "progress.json").write_text('{"format": 2, "step": 3}'),
+    "progress that is a list": lambda f: (f / "progress.json").write_text("[]"),
+    "adapter missing": lambda f: (f / "adapter.safetensors").unlink(),
+    "optimiser missing": lambda f: (f / "optimizer.safetensors").unlink(),
+    "progress missing": lambda f: (f / "progress.json").unlink(),
+    "optimiser empty": lambda f: (f / "optimizer.safetensors").write_bytes(b""),
+}
+
+
+@pytest.mark.parametrize("fault", SPOILT)
+def test_a_spoilt_newest_checkpoint_falls_back_to_the_one_before(fault, saved):
+    folder, states = saved
+    SPOILT[fault](checkpoints(folder)[-1])
+    fresh = material("hybrid", layers=1, seed=9)
+    assert load_checkpoint(folder, *fresh).step == 2
+    assert same(everything(*fresh), states[1])
+
+
+def test_without_any_checkpoint_it_says_so(saved, tmp_path):
+    folder, _ = saved
+    pair = material("hybrid", layers=1)
+    with pytest.raises(ConfigError, match="no checkpoint there"):
+        load_checkpoint(tmp_path / "none" / "checkpoints", *pair)
+    for path in checkpoints(folder):
+        cut_off(path / "adapter.safetensors")
+    with pytest.raises(
+        ConfigError, match=r"none of its checkpoints can be read: step-0000003 .*step-0000002"
+    ):
+        load_checkpoint(folder, *pair)
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(saved):
+    folder, _ = saved
+    for other in (material("lora", layers=1), material("hybrid", layers=1, rank=4)):
+        with pytest.raises(ConfigError, match="none of its checkpoints can be read"):
+            load_checkpoint(folder, *other)
+
+
+def test_a_save_that_fails_leaves_the_checkpoints_as_they_were(saved, monkeypatch):
+    folder, states = saved
+    pair = material("hybrid", layers=1)
+
+    def full_disk(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint_module, "write_json", full_disk)
+    with pytest.raises(OSError):
+        save_checkpoint(folder, *pair, Progress(step=4))
+    monkeypatch.undo()
+    fresh = material("hybrid", layers=1, seed=9)
+    assert load_checkpoint(folder, *fresh).step == 3
+    assert same(everything(*fresh), states[2])
+    save_checkpoint(folder, *pair, Progress(step=4))  # what was left half-written is in nobody's way
+    assert [path.name for path in checkpoints(folder)] == ["step-0000003", "step-0000004"]
+    assert not [path for path in folder.iterdir() if path.name.startswith(".")]
+
+
+def test_a_half_written_folder_is_never_taken_for_a_checkpoint(saved):
+    folder, _ = saved
+    shutil.copytree(folder / "step-0000003", folder / ".step-0000009.tmp")
+    assert [path.name for path in checkpoints(folder)] == ["step-0000002", "step-0000003"]
+    assert (
+        json.loads((folder / "step-0000003" / "progress.json").read_text())["format"]
+        == checkpoint_module.FORMAT
+    )
+    assert store.FORMAT == 1
