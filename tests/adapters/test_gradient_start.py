@@ -1,0 +1,140 @@
+"""Starts from the gradient, against exact dense gradients of the dequantised weights."""
+
+import math
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+from tolerances import ROUNDING
+from toys import tiny_llama
+
+from mlx_hybrid.adapters.attach import attach, dequantise, hybrid_layers
+from mlx_hybrid.adapters.frozen import use_fast_products
+from mlx_hybrid.adapters.gradient_start import SketchPass, apply_start, sketch_gradients
+from mlx_hybrid.config import build_config
+
+RANK = 4
+TOKENS = mx.array(np.random.default_rng(0).integers(3, 250, (4, 40)))
+BATCHES = [(TOKENS[:2],), (TOKENS[2:],)]
+
+TOP, NEXT = 0.99, 0.95
+"""Shares of the energy of the true leading directions that the sketch must hold: the project's own targets."""
+
+ESTIMATE = 0.1
+"""The whole energy is estimated from the sketch that also gave the directions, so it comes out a little low."""
+
+
+def make_loss(model):
+    return lambda tokens: mx.sum(nn.losses.cross_entropy(model(tokens[:, :-1]), tokens[:, 1:]))
+
+
+def model_of(mode: str):
+    return use_fast_products(tiny_llama(mode))
+
+
+def dense_gradients(mode: str) -> dict[str, np.ndarray]:
+    """∂L/∂W of every projection, by ordinary training of the dequantised model."""
+    model = model_of(mode)
+    dequantise(model)
+    model.set_dtype(mx.float32)
+    total: dict[str, np.ndarray] = {}
+    for batch in BATCHES:
+        _, gradients = nn.value_and_grad(model, make_loss(model))(*batch)
+        for name, value in tree_flatten(gradients):
+            total[name] = total.get(name, 0) + np.array(value, dtype=np.float64)
+    return {name.removesuffix(".weight"): value for name, value in total.items() if "proj" in name}
+
+
+def adapted(mode: str, start: str, orthogonal: str = "none"):
+    model = model_of(mode)
+    config = build_config(
+        {
+            "method": "hybrid",
+            "adapter": {"orthogonal": orthogonal, "rank": RANK, "start": start, "reflections": 4},
+        },
+        "t",
+    ).adapter
+    attach(model, config, method="hybrid")
+    return model
+
+
+def sketch(model, passes: int = 4, seed: int = 0):
+    return list(sketch_gradients(model, make_loss, BATCHES, columns=2 * RANK + 16, passes=passes, seed=seed))
+
+
+@pytest.mark.parametrize("mode", ["", "affine-4", "nvfp4"])
+def test_the_sketch_holds_the_leading_directions_of_the_dense_gradient(mode):
+    model = adapted(mode, "lora-ga", "householder")
+    *passes, factors = sketch(model)
+    assert passes == [SketchPass(n, 4) for n in (1, 2, 3, 4)]
+    exact = dense_gradients(mode)
+    assert set(factors) == set(exact) == set(hybrid_layers(model))
+    for name, gradient in exact.items():
+        sigma = np.linalg.svd(gradient, compute_uv=False)
+        found = factors[name]
+        v, u = (
+            np.array(found.v[:, :RANK], dtype=np.float64),
+            np.array(found.u[:, RANK : 2 * RANK], dtype=np.float64),
+        )
+        assert np.abs(v.T @ v - np.eye(RANK)).max() <= ROUNDING
+        assert np.square(gradient @ v).sum() >= TOP * np.square(sigma[:RANK]).sum()
+        assert np.square(u.T @ gradient).sum() >= NEXT * np.square(sigma[RANK : 2 * RANK]).sum()
+        whole = np.square(gradient).sum()
+        assert found.energy == pytest.approx(whole, rel=ESTIMATE)
+        assert found.captured(RANK) == pytest.approx(np.square(sigma[:RANK]).sum() / whole, rel=ESTIMATE)
+
+
+def test_the_sketch_leaves_the_adapter_as_it_was():
+    model = adapted("affine-4", "gradient", "householder")
+    before = {name: value + 0 for name, value in tree_flatten(model.parameters())}
+    trainable = {name for name, _ in tree_flatten(model.trainable_parameters())}
+    sketch(model, passes=2)
+    after = dict(tree_flatten(model.parameters()))
+    assert set(after) == set(before)
+    assert all(mx.array_equal(after[name], before[name]) for name in before)
+    assert {name for name, _ in tree_flatten(model.trainable_parameters())} == trainable
+
+
+def test_the_sketch_depends_on_its_seed_alone():
+    first, same, other = (sketch(adapted("", "lora-ga"), passes=2, seed=seed)[-1] for seed in (1, 1, 2))
+    name = next(iter(first))
+    assert mx.array_equal(first[name].v, same[name].v)
+    assert not mx.array_equal(first[name].v, other[name].v)
+
+
+@pytest.mark.parametrize("start", ["gradient", "lora-ga"])
+@pytest.mark.parametrize("mode", ["", "affine-4"])
+def test_a_started_layer_is_still_its_base_to_the_bit(start, mode):
+    plain = model_of(mode)(TOKENS)
+    model = adapted(mode, start)
+    captured = apply_start(model, sketch(model, passes=2)[-1])
+    assert mx.array_equal(model(TOKENS), plain)
+    assert set(captured) == set(hybrid_layers(model))
+    assert all(0 < share <= 1 for share in captured.values())
+
+
+@pytest.mark.parametrize("mode", ["", "affine-4"])
+def test_the_first_step_of_lora_ga_is_the_best_of_its_rank(mode):
+    """A small step of plain SGD has cosine √(Σ_{i≤2r} σ²/Σσ²) to the dense step, the most that rank 2r allows."""
+    model = adapted(mode, "lora-ga")
+    apply_start(model, sketch(model, passes=6)[-1])
+    exact = dense_gradients(mode)
+    before = {name: layer.merged_weight() for name, layer in hybrid_layers(model).items()}
+    rate = 1e-7  # the second-order term of the step vanishes
+    total = None
+    for batch in BATCHES:
+        _, gradients = nn.value_and_grad(model, make_loss(model))(*batch)
+        flat = dict(tree_flatten(gradients))
+        total = flat if total is None else {name: total[name] + value for name, value in flat.items()}
+    for name, layer in hybrid_layers(model).items():
+        a, b = total[f"{name}.lora_a"], total[f"{name}.lora_b"]
+        first_order = -rate * layer.plan.scale * (layer.lora_a0 @ b + a @ layer.lora_b0).T
+        step = np.array(first_order, dtype=np.float64)
+        sigma = np.linalg.svd(exact[name], compute_uv=False)
+        best = math.sqrt(np.square(sigma[: 2 * RANK]).sum() / np.square(sigma).sum())
+        cosine = -(step * exact[name]).sum() / np.linalg.norm(step) / np.linalg.norm(exact[name])
+        assert best * 0.98 <= cosine <= best * (1 + ROUNDING)
+        assert np.linalg.matrix_rank(step, tol=1e-4 * np.linalg.norm(step)) == 2 * RANK
+        assert mx.array_equal(layer.merged_weight(), before[name])  # nothing has moved yet

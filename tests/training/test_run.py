@@ -1,0 +1,92 @@
+"""The run directory: made once, found by name, written whole, and by one process at a time."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from mlx_hybrid.config import build_config
+from mlx_hybrid.errors import ConfigError
+from mlx_hybrid.training.events import CheckpointDue, Trained, Validated
+from mlx_hybrid.training.run import Run, create_run, find_run, list_runs, runs_root, writing
+
+CONFIG = build_config({"method": "lora", "name": "first", "seed": 5}, "test")
+
+
+def test_a_run_keeps_its_config_and_a_name_is_taken_once():
+    run = create_run(CONFIG, None)
+    assert run.path == runs_root() / "first"
+    assert run.config() == CONFIG
+    with pytest.raises(
+        ConfigError, match="first: exists already; choose another name, or continue it with --resume"
+    ):
+        create_run(CONFIG, None)
+
+
+def test_without_a_name_it_is_named_by_method_and_time(tmp_path):
+    run = create_run(build_config({"method": "boft"}, "test"), None)
+    assert run.name.startswith(f"boft-{time.strftime('%Y')}")
+    assert create_run(CONFIG, tmp_path / "deep" / "place").path == tmp_path / "deep" / "place"
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="POSIX")
+def test_a_place_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"cannot be written .*; choose another place with -o"):
+        create_run(CONFIG, tmp_path / "file" / "run")
+
+
+def test_runs_are_found_by_path_name_and_last():
+    for name, started in (("b", "2026-01-01T00:00:01"), ("a", "2026-01-01T00:00:02")):
+        create_run(CONFIG, runs_root() / name).update(started=started)
+    assert [run.name for run in list_runs()] == ["b", "a"]
+    assert find_run("last").name == "a"
+    assert find_run("b").path == find_run(str(runs_root() / "b")).path
+    with pytest.raises(ConfigError, match=r'No run "bb"; did you mean "b"?'):
+        find_run("bb")
+
+
+def test_without_runs_it_says_so():
+    with pytest.raises(ConfigError, match=r"No run in .* yet"):
+        find_run("last")
+    with pytest.raises(ConfigError, match=r'No run "x"; .* holds no run'):
+        find_run("x")
+
+
+def test_facts_are_merged_and_numbers_appended():
+    run = create_run(CONFIG, None)
+    run.update(status="running", seed=5)
+    run.update(status="finished")
+    assert run.info() == {"format": 1, "status": "finished", "seed": 5}
+    run.record(Trained(3, 9, 1.25, 1e-3, 0.5, 100, 40, 50.0, 0.1, (0.5, 0.4), 2.0))
+    run.record(Validated(4, 1.5, True, 0.1))
+    run.record(CheckpointDue(4))
+    assert [row["step"] for row in run.metrics()] == [3, 4]
+    assert run.metrics()[0]["loss_nats_per_token"] == 1.25
+    assert run.metrics()[1] == {"step": 4, "valid_loss_nats_per_token": 1.5, "best": True}
+    json.loads((run.path / "run.json").read_text())
+    assert not [path for path in run.path.iterdir() if path.name.endswith(".tmp")]
+
+
+def test_only_one_process_writes():
+    run = create_run(CONFIG, None)
+    code = f"""
+from pathlib import Path
+from mlx_hybrid.errors import ConfigError
+from mlx_hybrid.training.run import Run, writing
+try:
+    with writing(Run(Path({str(run.path)!r}))):
+        print("free")
+except ConfigError as error:
+    print(error)
+"""
+    ask = lambda: (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    )  # noqa: E731
+    with writing(run):
+        assert "another process is writing there" in ask()
+    assert ask() == "free\n"
+    assert Run(run.path).name == "first"
