@@ -4,6 +4,8 @@ import random
 
 import pytest
 from governance.conftest import SENTENCES, chat_record, text_record
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mlx_hybrid.config import GovernanceConfig
 from mlx_hybrid.errors import ConfigError, DataError
@@ -141,3 +143,18 @@ def test_scores_flag_within_a_language_and_never_reject():
 def test_pages_have_rules_of_their_own():
     menu = text_record("\n".join(["Home", "About us", "Our shop"] * 12), 1, language="en")
     assert govern_records([menu], config(only=("quality",), profile="web")).rejected
+
+
+ANY = st.text(st.characters(codec=None), max_size=60)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(
+        st.tuples(ANY, ANY, st.sampled_from([None, "en", "zh", "x", "arb_Latn"])), min_size=1, max_size=6
+    )
+)
+def test_any_text_gets_an_answer(rows):
+    records = [chat_record(a, b or "x", i, language=code, label=a[:1]) for i, (a, b, code) in enumerate(rows)]
+    result = govern_records(records, config(outliers="reject", redact=True, profile="web"))
+    assert len(result.kept) + len(result.rejected) == len(rows)
