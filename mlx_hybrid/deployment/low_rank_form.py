@@ -4,10 +4,11 @@ Row vectors: a LoRA adds x A B with A (in, r), B (r, out), the scale folded into
 product with the base weight, which is float32 on orthonormal vectors, so nothing cancels.
 """
 
+from contextlib import AbstractContextManager, nullcontext
+
 import mlx.core as mx
 import numpy as np
 
-from mlx_hybrid.adapters.frozen import dense_weight
 from mlx_hybrid.adapters.layer import HybridLinear
 from mlx_hybrid.adapters.orthogonal import rotate_blocks
 
@@ -15,9 +16,19 @@ NULL = 1e-7  # singular values below this share of the largest are under float32
 FLOOR = 1e-12  # an update this small is the rounding of an untrained layer
 BALANCED = 1e-6  # float32 factors of a balanced pair are orthogonal and equal in norm to about 1e-7
 DENSE_SVD = 1024  # up to this many rows a full SVD is quicker than sketching
+CHUNK = 1 << 20  # weights converted at once: 4 MiB in float32, which stays in the cache
 OVERSAMPLE, POWER_ITERATIONS = 16, 4  # Halko et al. 2011, arXiv 0909.4061: enough for slowly falling spectra
 
 Factors = tuple[np.ndarray, np.ndarray]
+
+
+def one_blas_thread() -> AbstractContextManager:
+    """Small factorisations run 50 times slower when BLAS threads wait for each other on a busy machine."""
+    try:
+        from threadpoolctl import threadpool_limits
+    except ImportError:
+        return nullcontext()
+    return threadpool_limits(1, "blas")
 
 
 def is_exact(layer: HybridLinear) -> bool:
@@ -25,18 +36,26 @@ def is_exact(layer: HybridLinear) -> bool:
     return layer.plan.orthogonal != "butterfly"
 
 
-def lora_form(layer: HybridLinear) -> Factors:
+def lora_form(layer: HybridLinear, span_product: np.ndarray | None = None) -> Factors:
     """A' (in, q), B' (q, out) with x A' B' equal to all the layer adds to its base; q = 0 where that is nothing.
 
     Householder is exactly a LoRA: x R Wᵀ = x Wᵀ − x U T Uᵀ Wᵀ, so A' = [U, A] and B' = [−T Uᵀ Wᵀ; s B]. With U = Q C
     (thin QR) it is A' = Q, B' = −(C T Cᵀ) QᵀWᵀ: the near-cancelling columns of U meet only in float64.
+    `span_product` is QᵀWᵀ (k, out), where it is at hand.
     """
     a, b = low_rank_factors(layer)
     if layer.plan.orthogonal == "householder":
         q, core = reflection_core(float64(layer.house_u))
-        a = np.concatenate([q, a], axis=1)
-        b = np.concatenate([core @ base_product(layer, q.T), b], axis=0)
+        product = base_product(layer, q.T) if span_product is None else span_product
+        a, b = np.concatenate([q, a], axis=1), np.concatenate([core @ product, b], axis=0)
     return refactor(a, b)
+
+
+def reflection_span(layer: HybridLinear) -> np.ndarray:
+    """Qᵀ (k, in), orthonormal rows that span the reflections; none for another layer."""
+    if layer.plan.orthogonal != "householder":
+        return np.zeros((0, layer.linear.weight.shape[1]))
+    return reflection_core(float64(layer.house_u))[0].T
 
 
 def low_rank_factors(layer: HybridLinear) -> Factors:
@@ -63,9 +82,13 @@ def reflection_core(u: np.ndarray) -> Factors:
 
 
 def base_product(layer: HybridLinear, rows: np.ndarray) -> np.ndarray:
-    """`rows` (n, in) times Wᵀ: (n, out)."""
-    product = mx.array(rows.astype(np.float32)) @ dense_weight(layer.linear, mx.float32).T
-    return float64(product)
+    """`rows` (n, in) times Wᵀ: (n, out), in float32 whatever W is stored as, some outputs at a time."""
+    weight, x = layer.linear.weight, mx.array(rows.astype(np.float32))
+    if not np.any(rows):
+        return np.zeros((len(rows), weight.shape[0]))
+    step = max(1, CHUNK // weight.shape[1])
+    parts = [x @ weight[i : i + step].astype(mx.float32).T for i in range(0, weight.shape[0], step)]
+    return float64(mx.concatenate(parts, axis=1))
 
 
 def refactor(a: np.ndarray, b: np.ndarray) -> Factors:
@@ -122,7 +145,7 @@ def pad_rank(factors: Factors, rank: int) -> Factors:
 
 def dense_update(layer: HybridLinear) -> mx.array:
     """(R − I) Wᵀ + s A B as one matrix (in, out) in float32; for layers that are no LoRA."""
-    weight = dense_weight(layer.linear, mx.float32)
+    weight = layer.linear.weight.astype(mx.float32)
     blocks = layer.dense_blocks()
     turned = rotate_blocks(weight, mx.swapaxes(blocks - mx.eye(blocks.shape[-1]), -1, -2)).T
     a, b = low_rank_factors(layer)

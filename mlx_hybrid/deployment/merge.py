@@ -85,7 +85,7 @@ def merged_tensors(
         base = merged = None
         if module in adapted and name.endswith(".weight"):
             layer = source.layer(module, weights)
-            base, merged = layer.linear.weight, layer.merged_weight()
+            base, merged = layer.linear.weight.astype(mx.float32), layer.merged_weight()
         elif name in trained:
             base, merged = weights.dense(name, mx.float32), trained[name].astype(mx.float32)
         if merged is None:

@@ -9,14 +9,16 @@ from pathlib import Path
 
 import numpy as np
 
+from mlx_hybrid.adapters.layer import HybridLinear
 from mlx_hybrid.adapters.orthogonal import dense_block_size
 from mlx_hybrid.deployment.low_rank_form import (
     Factors,
+    base_product,
     is_exact,
     lora_form,
-    low_rank_factors,
+    one_blas_thread,
     pad_rank,
-    refactor,
+    reflection_span,
     truncated_form,
 )
 from mlx_hybrid.deployment.peft_files import (
@@ -27,7 +29,7 @@ from mlx_hybrid.deployment.peft_files import (
     target_names,
     write_peft,
 )
-from mlx_hybrid.deployment.probes import Probe, check_lora, check_oft, probe_layer
+from mlx_hybrid.deployment.probes import Probe, check_lora, check_oft, probe_layer, probe_turn
 from mlx_hybrid.deployment.rotation_form import oft_form
 from mlx_hybrid.deployment.source import Source
 from mlx_hybrid.deployment.weights import ModelWeights
@@ -63,20 +65,29 @@ class Forms:
 def make_forms(source: Source, weights: ModelWeights) -> Forms:
     """The exact PEFT form of every module on the weights exported for, one layer in memory at a time."""
     forms = Forms()
-    for module in source.modules:
-        layer = source.layer(module, weights)
-        forms.probes[module] = probe_layer(layer, module)
-        if is_exact(layer):
-            factors = lora_form(layer)
-        else:
-            factors = refactor(*low_rank_factors(layer))
-            triangle = oft_form(layer, module)
-            if np.any(triangle):
-                size = dense_block_size(layer.plan.block_size, layer.plan.factors)
-                forms.oft.setdefault(size, {})[module] = triangle
-        if factors[0].shape[1]:
-            forms.lora[module] = factors
+    with one_blas_thread():
+        for module in source.modules:
+            layer = source.layer(module, weights)
+            factors, forms.probes[module] = form_and_probe(layer, module)
+            if not is_exact(layer):
+                add_rotation(forms, layer, module)
+            if factors[0].shape[1]:
+                forms.lora[module] = factors
     return check_something(forms, source)
+
+
+def form_and_probe(layer: HybridLinear, module: str) -> tuple[Factors, Probe]:
+    """The LoRA of a layer (of its low-rank branch, for a butterfly), and its probe, with one pass over the weight."""
+    span, turn = reflection_span(layer), probe_turn(layer, module)
+    product = base_product(layer, np.concatenate([span, turn]))
+    return lora_form(layer, product[: len(span)]), probe_layer(layer, module, product[len(span) :])
+
+
+def add_rotation(forms: Forms, layer: HybridLinear, module: str) -> None:
+    triangle = oft_form(layer, module)
+    if np.any(triangle):
+        size = dense_block_size(layer.plan.block_size, layer.plan.factors)
+        forms.oft.setdefault(size, {})[module] = triangle
 
 
 def make_truncated_forms(source: Source, weights: ModelWeights, rank: int) -> Forms:
@@ -84,10 +95,8 @@ def make_truncated_forms(source: Source, weights: ModelWeights, rank: int) -> Fo
     forms = Forms()
     for module in source.modules:
         layer = source.layer(module, weights)
-        forms.probes[module] = probe_layer(layer, module)
-        if is_exact(layer):
-            factors = lora_form(layer)
-        else:
+        factors, forms.probes[module] = form_and_probe(layer, module)
+        if not is_exact(layer):
             factors, forms.errors[module] = truncated_form(layer, rank)
         if factors[0].shape[1]:
             forms.lora[module] = factors

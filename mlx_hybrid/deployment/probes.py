@@ -30,14 +30,19 @@ class Probe:
     total: np.ndarray
 
 
-def probe_layer(layer: HybridLinear, name: str) -> Probe:
-    """The probe of one layer; the same rows for the same name."""
-    d_in = layer.linear.weight.shape[1]
-    x = probe_rows(name, d_in)
-    turn = turned(layer, x) - x
+def probe_layer(layer: HybridLinear, name: str, turn_product: np.ndarray | None = None) -> Probe:
+    """The probe of one layer; the same rows for the same name. `turn_product` is (x R − x) Wᵀ, where it is at hand."""
+    x, turn = probe_rows(name, layer.linear.weight.shape[1]), probe_turn(layer, name)
     a, b = low_rank_factors(layer)
     low = (x @ a) @ b
-    return Probe(x, turn, low, low + base_product(layer, turn))
+    product = base_product(layer, turn) if turn_product is None else turn_product
+    return Probe(x, turn, low, low + product)
+
+
+def probe_turn(layer: HybridLinear, name: str) -> np.ndarray:
+    """x R − x (n, in) for the rows of `name`."""
+    x = probe_rows(name, layer.linear.weight.shape[1])
+    return turned(layer, x) - x
 
 
 def probe_rows(name: str, d_in: int) -> np.ndarray:

@@ -35,11 +35,12 @@ class Source:
         return self.info.method == "full"
 
     def layer(self, module: str, weights: ModelWeights) -> HybridLinear:
-        """The adapted layer on the weight (out, in) that `weights` holds for it, in float32.
+        """The adapted layer on the weight (out, in) of `weights`, as stored or unpacked to float32.
 
+        The weight is read when first used; for a plain LoRA never.
         Raises ConfigError where the weight is missing or has another shape than the adapter's.
         """
-        weight = weights.dense(f"{module}.weight", mx.float32)
+        weight = weights.unpacked(f"{module}.weight")
         linear = nn.Linear(*weight.shape[::-1], bias=False)
         linear.weight = weight
         unitary = last_part(module) in self.info.adapter.unitary
@@ -52,7 +53,6 @@ class Source:
                 )
             layer[leaf] = value
         layer.eval()
-        mx.eval(layer.parameters())
         return layer
 
 

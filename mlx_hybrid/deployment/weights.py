@@ -50,17 +50,21 @@ class ModelWeights:
         return mx.load(str(self.files[name]))[name]
 
     def dense(self, name: str, dtype: mx.Dtype) -> mx.array:
-        """One tensor, dequantised where it is packed. The arithmetic is float32, whatever the scales are."""
+        """One tensor, dequantised where it is packed, in `dtype`."""
+        return self.unpacked(name).astype(dtype)
+
+    def unpacked(self, name: str) -> mx.array:
+        """One tensor as it is stored, or dequantised to float32. The arithmetic is float32, whatever the scales are."""
         value = self.read(name)
         module = name.removesuffix(".weight")
         if f"{module}.scales" not in self.files or not name.endswith(".weight"):
-            return value.astype(dtype)
+            return value
         scales, biases = self.read(f"{module}.scales"), None
         if f"{module}.biases" in self.files:
             biases = self.read(f"{module}.biases").astype(mx.float32)
         if mx.issubdtype(scales.dtype, mx.floating):
             scales = scales.astype(mx.float32)
-        return mx.dequantize(value, scales, biases, **self.packing(module)).astype(dtype)
+        return mx.dequantize(value, scales, biases, **self.packing(module)).astype(mx.float32)
 
     def dense_shape(self, name: str) -> tuple[int, ...]:
         """The shape of `dense(name)`."""

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
+import pytest
 from mlx.utils import tree_flatten, tree_unflatten
 from tiny_model import write_tokenizer
 
@@ -44,6 +45,17 @@ SPECIFIC = {
     "phi3": {},
 }  # fmt: skip
 TRAINED = 0.05  # size of the perturbation: a few per cent of the weights, as after a short run
+
+
+@pytest.fixture
+def one_thread():
+    """On matrices this small, threads only wait for each other; on a busy machine for most of the time."""
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    torch.set_num_threads(1)
+    with threadpool_limits(1, "blas"):
+        yield
 
 
 @cache

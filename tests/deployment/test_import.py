@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from hf_bases import METHODS, dense_base, greedy, packed_base, trained
+from hf_bases import METHODS, dense_base, greedy, one_thread, packed_base, trained  # noqa: F401
 
 from mlx_hybrid.deployment.bring_in import import_peft
 from mlx_hybrid.deployment.export import Options, export
@@ -14,6 +14,7 @@ from mlx_hybrid.errors import ConfigError
 
 pytestmark = [
     pytest.mark.peft,
+    pytest.mark.usefixtures("one_thread"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),  # PEFT asks transformers by an older name
     pytest.mark.filterwarnings("ignore::UserWarning:peft"),
 ]
@@ -160,10 +161,11 @@ def test_out_and_in_and_out_again_gives_the_same_bytes(tmp_path, method):
         out = tmp_path / f"peft-{turn}"
         report = export(str(name), "peft", out, Options(model=base))
         files.append({p.relative_to(out): p.read_bytes() for p in out.rglob("adapter_*")})
-        name = tmp_path / f"ours-{turn}"
-        back = import_peft(out, name, base=base)
-        assert back.checks["logits"]["difference_logit"] <= SAME_LOGITS
         assert report.checks["logits"]["difference_logit"] <= SAME_LOGITS
+        if turn < 2:
+            name = tmp_path / f"ours-{turn}"
+            back = import_peft(out, name, base=base)
+            assert back.checks["logits"]["difference_logit"] <= SAME_LOGITS
     assert files[1] == files[2]
     assert files[0].keys() == files[1].keys()
 

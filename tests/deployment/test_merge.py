@@ -5,7 +5,17 @@ import json
 import mlx.core as mx
 import numpy as np
 import pytest
-from hf_bases import ARCHITECTURES, LOW_RANK, METHODS, dense_base, greedy, greedy_ours, packed_base, trained
+from hf_bases import (
+    ARCHITECTURES,
+    LOW_RANK,
+    METHODS,
+    dense_base,
+    greedy,
+    greedy_ours,
+    one_thread,  # noqa: F401
+    packed_base,
+    trained,
+)
 
 from mlx_hybrid.deployment.export import Options, export, fuse
 from mlx_hybrid.deployment.merge import write_merged
@@ -13,6 +23,8 @@ from mlx_hybrid.deployment.report import ExportMismatch
 from mlx_hybrid.deployment.source import open_source
 from mlx_hybrid.deployment.weights import ModelWeights
 from mlx_hybrid.errors import ConfigError
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 SAME_LOGITS = 1e-4  # float32 sums in another order
 BF16_KL = 5e-3  # nats a token that rounding these weights to bf16 costs at most; measured 1e-4 to 1e-3

@@ -1,0 +1,87 @@
+"""`export`, `import` and `fuse` as commands: what they print, and how they end."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+from hf_bases import dense_base, one_thread, packed_base, trained  # noqa: F401
+
+from mlx_hybrid.cli import main
+
+pytestmark = [
+    pytest.mark.peft,
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(main, [str(a) for a in arguments])
+
+
+def test_export_prints_its_check_and_the_next_command(tmp_path):
+    out = tmp_path / "out"
+    adapter, base = trained("hybrid", "llama", packed=True), packed_base("llama")
+    result = invoke("export", adapter, "--to", "peft", "--model", base, "-o", out)
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert lines[0] == f"{out}: lora, 14 modules, rank 8"
+    assert "base: base (dequantised)" in lines
+    assert any(line.startswith("check: logits differ by at most") for line in lines)
+    assert any("quantised base it was trained on: KL" in line for line in lines)
+    assert lines[-1] == f"Next: mlx-hybrid push {out} OWNER/NAME"
+    report = json.loads((out / "export.json").read_text())
+    assert report["format"] == 1
+    assert report["passed"] is True
+    assert str(tmp_path) not in json.dumps(report)
+
+
+def test_export_then_import_then_fuse_as_json(tmp_path):
+    base = dense_base("llama")
+    first = invoke(
+        "export", trained("hra", "llama"), "--to", "peft", "--model", base, "-o", tmp_path / "peft", "--json"
+    )
+    assert json.loads(first.stdout)["checks"]["logits"]["passed"]
+    second = invoke("import", tmp_path / "peft", "--base", base, "-o", tmp_path / "ours", "--json")
+    assert json.loads(second.stdout)["kind"] == "LORA"
+    third = invoke("fuse", tmp_path / "ours", "--model", base, "-o", tmp_path / "fused", "--json")
+    assert json.loads(third.stdout)["checks"]["survival"]["surviving_share"] > 0.9
+
+
+MISTAKES = {
+    "no run": (["export", "nowhere", "--to", "peft", "-o", "out"], 2, "No run"),
+    "no form": (["export", "last", "-o", "out"], 2, "--to"),
+    "no folder": (["import", "nowhere", "-o", "out"], 2, "no such folder"),
+    "no PEFT": (["import", ".", "-o", "out"], 2, "no PEFT adapter there"),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_mistakes_are_explained(tmp_path, monkeypatch, case):
+    monkeypatch.chdir(tmp_path)
+    arguments, code, text = MISTAKES[case]
+    result = invoke(*arguments)
+    assert result.exit_code == code
+    assert text in result.output
+
+
+def test_a_lost_update_ends_with_three(tmp_path):
+    from test_merge import shrink
+
+    small = shrink(trained("lora", "llama", packed=True), tmp_path / "small", 0.02)
+    arguments = ("fuse", small, "--model", packed_base("llama"), "--requantise", "-o", tmp_path / "out")
+    result = invoke(*arguments)
+    assert result.exit_code == 3
+    assert "of the update survives" in result.output
+    assert not (tmp_path / "out").exists()
+    forced = invoke(*arguments, "--force")
+    assert forced.exit_code == 3
+    assert "FAILED: only" in forced.output
+    assert (tmp_path / "out").is_dir()
+
+
+@pytest.mark.parametrize("command", ["export", "import", "fuse"])
+def test_help_ends_with_examples(command):
+    text = invoke(command, "--help").output
+    assert "Examples:" in text
+    assert f"mlx-hybrid {command} " in text
