@@ -137,7 +137,8 @@ def train_and_evaluate(
     begin_run(config, run, material, sources, resume=resume)
     try:
         questions = make_questions(split.test, split.train, material.base.tokenizer)
-    except DataError as error:  # labels that are no choice between fixed answers; the loss can still be measured
+    except DataError as error:
+        # The labels are no choice between fixed answers; the loss can still be measured.
         questions = NO_QUESTIONS
         yield Note(f"Accuracy is not measured: {error}")
     evaluates = config.evaluate and bool(material.test)
@@ -303,7 +304,6 @@ def save_best(config: Config, run: Run, material: Material, progress: Any) -> No
 def finish(config: Config, run: Run, material: Material, questions: Any, before: Any) -> Iterator[JobEvent]:
     """Load the best adapter onto a fresh base, as a user will, and measure it."""
     from mlx_hybrid.adapters.attach import settle
-    from mlx_hybrid.deployment.card import write_card
     from mlx_hybrid.deployment.load import load_run
     from mlx_hybrid.evaluation.held_out import compare, score
     from mlx_hybrid.files import write_json
@@ -319,6 +319,15 @@ def finish(config: Config, run: Run, material: Material, questions: Any, before:
         write_json(run.path / "evaluation" / "held-out.json", results)
         yield Evaluated(results)
     run.update(status="finished")
+    write_pages(run)
+
+
+def write_pages(run: Run) -> None:
+    """The page to read and the draft of a model card, from what the run wrote down."""
+    from mlx_hybrid.deployment.card import write_card
+    from mlx_hybrid.report.run_page import write_run_page
+
+    write_run_page(run)
     write_card(run)
 
 

@@ -13,7 +13,10 @@ from mlx_hybrid.errors import MlxHybridError, nearest
 COMMANDS = {
     "finetune": ("finetune", "Govern, train and evaluate: the whole job."),
     "govern": ("govern", "Check raw records; keep, flag or reject each with a reason."),
-    "evaluate": ("evaluate", "Score a run or a model on a task or a file, with intervals."),
+    "task": ("measure", "Make a benchmark into records to train on and to measure with."),
+    "evaluate": ("measure", "Measure a run beside its base, or a model, with intervals."),
+    "compare": ("compare", "Train several methods alike and compare them over seeds."),
+    "report": ("compare", "Make one page of a run or a comparison."),
     "chat": ("talk", "Talk to a run or a model."),
     "generate": ("talk", "Answer one prompt."),
     "serve": ("serve", "Serve a run over an OpenAI-compatible API on this machine."),

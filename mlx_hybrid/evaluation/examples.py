@@ -68,6 +68,11 @@ def evaluation_set(records: Sequence[Record], known: Sequence[Record] = ()) -> E
     return EvaluationSet(kind, task, version, list(records), labels, options)
 
 
+def labelled(records: Sequence[Record]) -> list[Record]:
+    """Records from whose labels the options of others are known: they have one, and do not state their options."""
+    return [r for r in records if r.label is not None and r.kind != "text" and "options" not in r.fields]
+
+
 def from_fields(fields: Sequence[dict], name: str) -> list[Record]:
     """Records made in memory, as `tasks.build_records` gives them."""
     return [Record(row, name, number) for number, row in enumerate(fields, 1)]

@@ -108,7 +108,7 @@ def resolve_languages(task: Task, languages: Sequence[str]) -> list[str]:
         try:
             code = str(parse_language(language))
         except UnknownLanguage as error:
-            raise ConfigError(f"{error}.") from None
+            raise ConfigError(f"{str(error).rstrip('.')}{'' if str(error).endswith('?') else '.'}") from None
         if task.languages and code not in task.languages:
             raise ConfigError(
                 f"Task {task.name} has no {language} ({code}); it has {', '.join(task.languages)}."

@@ -1,0 +1,142 @@
+"""`task` and `evaluate`: benchmarks as records, and a run or a model measured on them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mlx_hybrid.errors import ConfigError
+
+PATH = click.Path(path_type=Path)
+COPY = click.option(
+    "--from", "folder", type=PATH, envvar="MLX_HYBRID_DATA",
+    help="Local copy of the benchmarks.  [default: $MLX_HYBRID_DATA, else the Hub]",
+)  # fmt: skip
+LANGUAGES = click.option(
+    "--languages", default="", help="Codes with commas between, as en,sw,ha.  [default: all]"
+)
+ENGLISH = click.option("--english-prompts", is_flag=True, help="Ask in English whatever the language.")
+
+
+@click.command()
+@click.argument("name")
+@click.option("--split", "splits", multiple=True, help="train, dev or test; may be repeated.  [default: all]")
+@click.option(
+    "--shots", type=click.IntRange(min=0), default=0, help="Training records a language.  [default: all]"
+)
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Which shots are drawn."
+)
+@LANGUAGES
+@COPY
+@ENGLISH
+@click.option("-o", "--output", type=PATH, required=True, metavar="DIR", help="Folder to write.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was written as JSON.")
+def task(
+    name: str, splits: tuple[str, ...], shots: int, seed: int, languages: str, folder: Path | None,
+    english_prompts: bool, output: Path, as_json: bool,
+) -> None:  # fmt: skip
+    """Make a benchmark into records: train.jsonl, valid.jsonl and test.jsonl.
+
+    NAME is xnli, sib200, flores, ntrex or adapt. The folder is what `finetune --data` and `evaluate --on` take.
+
+    \b
+    Examples:
+        mlx-hybrid task sib200 --shots 32 --languages en,sw,tr -o data/sib200
+        mlx-hybrid task xnli --from benchmarks --languages en,fr -o data/xnli
+        mlx-hybrid task flores --languages en,ha -o data/flores
+    """
+    from mlx_hybrid.evaluation.task_files import write_task
+
+    told = write_task(name, output, choice(languages, shots, seed, english_prompts, folder), splits)
+    if as_json:
+        click.echo(json.dumps(told, ensure_ascii=False))
+        return
+    for split, row in told["splits"].items():
+        codes = ", ".join(row["languages"])
+        click.echo(f"{output / row['file']}  {split}: {row['records']} records in {codes}")
+    trains = "train" in told["splits"]
+    click.echo(
+        f"Next: mlx-hybrid {f'finetune --data {output}' if trains else f'evaluate last --on {output}'}"
+    )
+
+
+def choice(languages: str, shots: int, seed: int, english: bool, folder: Path | None) -> Any:
+    from mlx_hybrid.evaluation.task_files import Choice
+
+    if folder is not None and not folder.is_dir():
+        raise ConfigError(f"--from {folder}: no such folder.")
+    codes = tuple(code.strip() for code in languages.split(",") if code.strip())
+    return Choice(languages=codes, shots=shots, seed=seed, english_prompts=english, folder=folder)
+
+
+@click.command()
+@click.argument("target", metavar="RUN|MODEL")
+@click.option("--on", "path", type=PATH, help="JSONL file, or a folder with test.jsonl and valid.jsonl.")
+@click.option("--task", "name", help="A benchmark: xnli, sib200, flores, ntrex or adapt.")
+@click.option("--split", default="test", show_default=True, help="Split of the task to measure on.")
+@click.option(
+    "--dev", default="auto", show_default=True, metavar="PATH|SPLIT|none",
+    help="Development set, for the temperature and the choice of scoring; never the test set.",
+)  # fmt: skip
+@LANGUAGES
+@COPY
+@ENGLISH
+@click.option("--variants", help="Spellings to test: names with commas between, or `all`.")
+@click.option(
+    "--baseline/--no-baseline", default=True, help="Measure the base beside the adapter.  [default: on]"
+)
+@click.option(
+    "--limit", type=click.IntRange(min=0), default=0, help="Most records a language.  [default: all]"
+)
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of limit, variants, intervals."
+)
+@click.option("--pivot", default="eng_Latn", show_default=True, help="Language the others are held against.")
+@click.option(
+    "--max-tokens", type=click.IntRange(min=1), default=256, show_default=True, help="Of one translation."
+)
+@click.option("--examples", is_flag=True, help="Write every record's answer beside the results.")
+@click.option(
+    "--save-temperature", is_flag=True, help="Store the fitted temperature in the adapter's config."
+)
+@click.option(
+    "--lm-eval", "lm_tasks", metavar="TASKS", help="Tasks of lm-evaluation-harness, commas between."
+)
+@click.option(
+    "--lm-eval-tasks", "lm_folder", type=PATH, help="Folder with YAML tasks of your own for --lm-eval."
+)
+@click.option(
+    "-o", "--output", type=PATH, metavar="DIR", help="Folder of results.  [default: the run's evaluation/]"
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
+def evaluate(target: str, output: Path | None, as_json: bool, **options: Any) -> None:
+    """Measure a run beside its base, or a model, with 95 % intervals.
+
+    RUN is a run's path or name, `last`, or an adapter folder. Without --on or --task, a run is measured on the test
+    files its data came with. Going on after a stop needs only the same command.
+
+    \b
+    Examples:
+        mlx-hybrid evaluate last --on data/sib200
+        mlx-hybrid evaluate last --task sib200 --languages en,sw --variants all
+        mlx-hybrid evaluate bundled --task flores --languages en,ha --limit 50 -o results
+        mlx-hybrid evaluate last --lm-eval arc_easy --limit 100
+    """
+    from mlx_hybrid.cli import measuring
+
+    if options["lm_tasks"]:
+        measuring.with_lm_eval(target, output, as_json, options)
+        return
+    told = measuring.measure(target, output, options, lambda text: click.echo(text, err=True))
+    if as_json:
+        click.echo(json.dumps(told.results, ensure_ascii=False))
+        return
+    from mlx_hybrid.report.result_tables import result_tables
+    from mlx_hybrid.report.tables import joined
+
+    click.echo(joined(result_tables(told.results)))
+    if told.path:
+        click.echo(f"Results in {told.path}.")
+    click.echo(f"Next: mlx-hybrid {'report ' + str(told.run) if told.run else 'finetune --model ' + target}")

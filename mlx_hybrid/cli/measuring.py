@@ -1,0 +1,210 @@
+"""What `evaluate` does once its options are read: questions, models, answers, files."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mlx_hybrid.errors import ConfigError
+from mlx_hybrid.files import read_json, write_json, write_text
+
+
+@dataclass(frozen=True)
+class Told:
+    """Results, where they were written, and the run they are of."""
+
+    results: dict
+    path: Path | None
+    run: Path | None
+
+
+def measure(target: str, output: Path | None, options: dict, tell: Callable[[str], None]) -> Told:
+    """Everything that can be refused is refused before a model is loaded."""
+    from mlx_hybrid.evaluation.evaluate import evaluate
+    from mlx_hybrid.evaluation.question_files import settings_hash
+    from mlx_hybrid.evaluation.translation import greedy
+
+    run = run_of(target)
+    questions = find_questions(run, options)
+    variants = find_variants(questions.test, options["variants"])
+    if options["save_temperature"] and (questions.dev is None or questions.test.kind != "classification"):
+        raise ConfigError(
+            "--save-temperature needs a classification with a development set; name one with --dev."
+        )
+    folder = output or (run.path / "evaluation" if run else None)
+    if folder is None:
+        tell("Results are not kept, and a stop loses them; -o DIR keeps them.")
+    pair = open_target(target, tell)
+    if options["save_temperature"] and not pair.adapted:
+        raise ConfigError(f"--save-temperature: {target} has no adapter to keep it in.")
+    limit, seed = options["limit"], options["seed"]
+    name = f"{questions.name}-limit-{limit}" if limit else questions.name
+    mark = settings_hash(questions, limit=limit, seed=seed, variants=variants)
+    answers = folder / "answers" / f"{name}-{mark}" if folder else None
+    results = evaluate(
+        models_of(pair, options["baseline"]), pair.tokenizer, questions.test, dev=questions.dev, variants=variants,
+        seed=seed, limit=limit, pivot=options["pivot"], directory=answers, identities=identities(pair, target, run),
+        generate=lambda model, prompts: greedy(model, pair.tokenizer, max_tokens=options["max_tokens"])(prompts),
+        progress=lambda model, done, total: tell(f"{model}: {done} of {total} answers"),
+    )  # fmt: skip
+    results |= {"model": pair.loaded.name, "base": pair.loaded.base}
+    path = write_results(folder, name, results)
+    if options["examples"]:
+        write_examples(folder, name, answers, questions, results, seed)
+    if options["save_temperature"]:
+        save_temperature(run.adapter if run else Path(target), results)
+    if run and output is None:
+        refresh(run)
+    return Told(results, path, run.path if run else None)
+
+
+def run_of(target: str) -> Any:
+    """The run that `target` names, as `load_any` understands it; None for an adapter folder or a model."""
+    from mlx_hybrid.training.run import LAST, find_run
+
+    folder = Path(target)
+    named = not folder.is_dir() and target != "bundled" and "/" not in target
+    return find_run(target) if (folder / "run.json").is_file() or target == LAST or named else None
+
+
+def find_questions(run: Any, options: dict) -> Any:
+    """From --on, --task, or the run's own test files."""
+    from mlx_hybrid.cli.measure import choice
+    from mlx_hybrid.evaluation import question_files
+
+    path, name, dev = options["path"], options["name"], options["dev"]
+    if path and name:
+        raise ConfigError("--on and --task both say what to measure on; give one.")
+    known = question_files.training_records(run.config()) if run else []
+    if name:
+        part = choice(options["languages"], 0, options["seed"], options["english_prompts"], options["folder"])
+        return question_files.from_task(name, options["split"], part, dev, known)
+    if path:
+        return question_files.from_path(path, None if dev in ("auto", "none") else Path(dev), known)
+    own = question_files.from_run(run.config(), known) if run else None
+    if own is None:
+        raise ConfigError(
+            "Nothing to measure on: give --on with a file or folder, or --task with a benchmark."
+        )
+    return own
+
+
+def find_variants(test: Any, asked: str | None) -> list[str]:
+    from mlx_hybrid.evaluation.question_files import applicable_variants
+
+    if not asked:
+        return []
+    if asked == "all":
+        return applicable_variants(test)
+    return [name.strip() for name in asked.split(",") if name.strip()]
+
+
+def open_target(target: str, tell: Callable[[str], None]) -> Any:
+    from mlx_hybrid.deployment.pair import open_pair
+
+    pair = open_pair(target)
+    tell(pair.loaded.describe())
+    return pair
+
+
+def models_of(pair: Any, baseline: bool) -> dict[str, Any]:
+    """The base first, so that differences are adapted minus base."""
+    if not pair.adapted:
+        return {"model": pair.model}
+    return ({"base": pair.base} if baseline else {}) | {"adapted": pair.model}
+
+
+def identities(pair: Any, target: str, run: Any) -> dict[str, str]:
+    """Hashes of the weights behind each name."""
+    base = str(pair.loaded.base.get("fingerprint", ""))
+    if not pair.adapted:
+        return {"model": base}
+    folder = run.adapter if run else Path(target)
+    weights = sha256((folder / "adapters.safetensors").read_bytes()).hexdigest()
+    return {"base": base, "adapted": f"{base} {weights}"}
+
+
+def write_results(folder: Path | None, name: str, results: dict) -> Path | None:
+    if folder is None:
+        return None
+    write_json(folder / f"{name}.json", results)
+    return folder / f"{name}.json"
+
+
+def refresh(run: Any) -> None:
+    """Bring the run's page and card up to what is now measured."""
+    from mlx_hybrid.job import write_pages
+
+    write_pages(run)
+
+
+def write_examples(
+    folder: Path | None, name: str, answers: Path | None, questions: Any, results: dict, seed: int
+) -> None:
+    """`NAME.MODEL.examples.jsonl` beside the results."""
+    from mlx_hybrid.evaluation.example_rows import answers_to_test, example_rows
+    from mlx_hybrid.evaluation.examples import limited
+
+    if folder is None or answers is None:
+        raise ConfigError("--examples needs a folder to write to; give -o.")
+    test = limited(questions.test, results["limit"], seed)
+    for model, own in results["models"].items():
+        normalised = own.get("scoring", {}).get("normalised", False)
+        rows = example_rows(test, answers_to_test(answers / f"{model}.answers.jsonl"), normalised=normalised)
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        write_text(folder / f"{name}.{model}.examples.jsonl", text)
+
+
+def save_temperature(adapter: Path, results: dict) -> None:
+    """`mlx_hybrid.temperature` in the adapter's config: what the scores of whole answers are divided by."""
+    path = adapter / "adapter_config.json"
+    tree = read_json(path)
+    tree["mlx_hybrid"]["temperature"] = results["models"]["adapted"]["calibration"]["temperature"]
+    write_json(path, tree)
+
+
+def with_lm_eval(target: str, output: Path | None, as_json: bool, options: dict) -> None:
+    """Tasks of lm-evaluation-harness, base beside adapted."""
+    from mlx_hybrid.evaluation.lm_eval_bridge import evaluate_tasks, score_table, short_results
+    from mlx_hybrid.report.tables import Table, plain
+
+    if options["path"] or options["name"] or options["variants"]:
+        raise ConfigError("--lm-eval brings its own tasks; leave out --on, --task and --variants.")
+    folder, run = options["lm_folder"], run_of(target)
+    if folder is not None and not folder.is_dir():
+        raise ConfigError(f"--lm-eval-tasks {folder}: no such folder.")
+    tasks = [name.strip() for name in options["lm_tasks"].split(",") if name.strip()]
+    pair = open_target(target, lambda text: click.echo(text, err=True))
+    told = {}
+    for name, model in models_of(pair, options["baseline"]).items():
+        model = model() if name == "base" else model
+        click.echo(f"{name}: {', '.join(tasks)}", err=True)
+        told[name] = short_results(
+            evaluate_tasks(
+                model, pair.tokenizer, tasks, folder=folder, limit=options["limit"], seed=options["seed"],
+                context=pair.context,
+            )
+        )  # fmt: skip
+    results = {
+        "format": 1,
+        "harness": "lm-eval",
+        "seed": options["seed"],
+        "limit": options["limit"],
+        "lm_eval": told,
+    }
+    place = output or (run.path / "evaluation" if run else None)
+    if place:
+        place.mkdir(parents=True, exist_ok=True)
+        write_json(place / f"lm-eval-{'-'.join(tasks)[:60]}.json", results)
+        if run and output is None:
+            refresh(run)
+    if as_json:
+        click.echo(json.dumps(results, ensure_ascii=False))
+        return
+    columns, rows = score_table(told)
+    click.echo(plain(Table("lm-evaluation-harness", columns, rows, "± is the harness's standard error.")))
+    click.echo(f"Next: mlx-hybrid {'report ' + str(run.path) if run else 'finetune --model ' + target}")

@@ -1,0 +1,141 @@
+"""Methods trained alike and measured alike, over seeds; each cell is a run of its own and is never done twice."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from mlx_hybrid.config import Config
+from mlx_hybrid.errors import ConfigError
+from mlx_hybrid.evaluation.compare_budget import matched_sizes, matched_steps
+from mlx_hybrid.evaluation.compare_cells import (
+    Measuring,
+    Tools,
+    best_loss,
+    measure_base,
+    measure_run,
+    train_cell,
+)
+from mlx_hybrid.evaluation.compare_data import evaluation_sets, freeze_data
+from mlx_hybrid.evaluation.compare_plan import Cell, Plan, check_plan, final_cells, grid_cells
+from mlx_hybrid.evaluation.compare_summary import summarise
+from mlx_hybrid.evaluation.variants import VARIANTS
+from mlx_hybrid.files import read_json, write_json
+from mlx_hybrid.training.run import Run, writing
+
+FORMAT = 1
+PLAN_FILE = "plan.json"
+SUMMARY_FILE = "summary.json"
+
+
+def compare(plan: Plan, directory: Path, tools: Tools) -> dict:
+    """Train and measure every cell of the plan in `directory`, and return the summary that is written there.
+
+    A stop raises compare_cells.Stopped; the same call goes on from the cell it stopped in. Raises ConfigError for a
+    plan that would not compare like with like, or a folder of another one.
+    """
+    check_plan(plan)
+    directory.mkdir(parents=True, exist_ok=True)
+    with writing(Run(directory)):
+        keep_terms(plan, directory)
+        return Comparison(plan, directory, tools).run()
+
+
+def keep_terms(plan: Plan, directory: Path) -> None:
+    """Refuse to go on in a folder on other terms."""
+    path, terms = directory / PLAN_FILE, plan.terms()
+    if path.exists():
+        old = read_json(path)["terms"]
+        if changed := [key for key in terms if old.get(key) != terms[key]]:
+            raise ConfigError(
+                f"{directory}: its comparison has another {changed[0]}; use a new folder with -o. Methods, "
+                "seeds, rates and governance may be added."
+            )
+        return
+    write_json(path, {"format": FORMAT, "terms": terms})
+
+
+class Comparison:
+    """The course of one comparison."""
+
+    def __init__(self, plan: Plan, directory: Path, tools: Tools):
+        config = plan.base()
+        self.plan, self.directory, self.tools, self.model_name = plan, directory, tools, config.model
+        self.rates = plan.rates or (config.train.learning_rate,)
+        self.data = freeze_data(config, directory / "data", noise=plan.noise)
+        test, dev = evaluation_sets(directory / "data")
+        if plan.variants and test.kind != "classification":
+            raise ConfigError("--variants are measured on classification tasks.")
+        if unknown := [name for name in plan.variants if name not in VARIANTS]:
+            raise ConfigError(f'Unknown variant "{unknown[0]}"; known: {", ".join(VARIANTS)}.')
+        self.measuring = Measuring(test, dev, plan.variants, plan.limit, plan.pivot)
+        self.sizes: dict[str, dict[str, int]] = {}
+
+    def run(self) -> dict:
+        self.tools.tell(f"Base: {self.model_name}")
+        base = measure_base(self.directory / "base", self.model_name, self.measuring, self.tools)
+        self.sizes = self.match_parameters()
+        chosen, grid = self.choose_rates()
+        steps = self.match_time(chosen)
+        cells = final_cells(self.plan, chosen, steps)
+        results: dict[Cell, dict] = {}
+        begun, fresh = time.monotonic(), 0
+        for number, cell in enumerate(cells, 1):
+            done = (self.run_of(cell).path / "evaluation" / "comparison.json").is_file()
+            self.tools.tell(f"Cell {number} of {len(cells)}: {cell.name}{' (done before)' if done else ''}")
+            run = train_cell(self.run_of(cell), self.config(cell), self.tools)
+            results[cell] = measure_run(run, self.model_name, self.measuring, self.tools)
+            fresh += not done
+            if fresh and number < len(cells):
+                left = (time.monotonic() - begun) / fresh * (len(cells) - number)
+                self.tools.tell(f"  about {left / 60:.0f} minutes left")
+        summary = summarise(
+            self.plan, base, results, {cell: self.run_of(cell) for cell in results}, grid=grid, chosen=chosen,
+            sizes=self.sizes, configs={g: self.governed(g) for g in self.plan.governance}, data=self.directory / "data",
+        )  # fmt: skip
+        write_json(self.directory / SUMMARY_FILE, summary)
+        return summary
+
+    def run_of(self, cell: Cell) -> Run:
+        return Run(self.directory / "cells" / cell.name)
+
+    def config(self, cell: Cell) -> Config:
+        return self.plan.config(cell, self.data, self.sizes.get(cell.method, {}))
+
+    def governed(self, setting: str) -> Config:
+        return self.plan.config(Cell(self.plan.reference, setting, self.rates[0], 0), self.data, {})
+
+    def match_parameters(self) -> dict[str, dict[str, int]]:
+        if self.plan.budget != "params":
+            return {}
+        model, _, _ = self.tools.open_base(self.model_name)
+        configs = {
+            method: self.plan.config(Cell(method, self.plan.governance[0], self.rates[0], 0), self.data, {})
+            for method in self.plan.methods
+        }
+        return matched_sizes(model, configs)
+
+    def choose_rates(self) -> tuple[dict[str, float], list[dict[str, Any]]]:
+        """The rate of least validation loss of each method, and every loss; nothing of the test set is looked at."""
+        if len(self.rates) == 1 and self.plan.budget != "time":
+            return dict.fromkeys(self.plan.methods, self.rates[0]), []
+        grid = []
+        cells = grid_cells(self.plan, self.rates)
+        for number, cell in enumerate(cells, 1):
+            self.tools.tell(f"Learning rate {number} of {len(cells)}: {cell.name}")
+            run = train_cell(self.run_of(cell), self.config(cell), self.tools)
+            grid.append(
+                {"method": cell.method, "rate": cell.rate, "valid_loss_nats_per_token": best_loss(run)}
+            )
+        chosen = {}
+        for method in self.plan.methods:
+            own = [row for row in grid if row["method"] == method]
+            chosen[method] = min(own, key=lambda row: row["valid_loss_nats_per_token"])["rate"]
+        return chosen, grid
+
+    def match_time(self, chosen: dict[str, float]) -> dict[str, int]:
+        if self.plan.budget != "time":
+            return {}
+        first = {
+            m: Cell(m, self.plan.governance[0], chosen[m], self.plan.first_seed) for m in self.plan.methods
+        }
+        return matched_steps({method: self.run_of(cell) for method, cell in first.items()})

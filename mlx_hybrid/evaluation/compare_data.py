@@ -1,0 +1,77 @@
+"""The records of a comparison: one training, development and test file for all of its cells."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from mlx_hybrid.config import Config
+from mlx_hybrid.errors import ConfigError, DataError
+from mlx_hybrid.evaluation.compare_noise import plant_noise
+from mlx_hybrid.evaluation.examples import EvaluationSet, evaluation_set, labelled
+from mlx_hybrid.files import write_text
+from mlx_hybrid.governance.pipeline import govern_records
+from mlx_hybrid.governance.records import Record, load_records, read_records
+from mlx_hybrid.training.sources import find_sources, split_records
+
+FILES = ("train.jsonl", "valid.jsonl", "test.jsonl")
+
+
+def freeze_data(config: Config, directory: Path, *, noise: float) -> dict[str, Any]:
+    """Copy the config's records into `directory`, with planted faults in training; the config values that name them.
+
+    What is there already is kept: a comparison that goes on uses the records it began with. Raises ConfigError where
+    the source's records are not those that were copied.
+    """
+    parts = read_parts(config)
+    if noise:
+        parts[0] = plant_noise(parts[0], noise, seed=config.seed)
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, rows in zip(FILES, parts, strict=True):
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        path = directory / name
+        if path.exists() and path.read_text(encoding="utf-8") != text:
+            raise ConfigError(
+                f"{path}: the data changed since the comparison began; use a new folder with -o."
+            )
+        write_text(path, text)
+    return data_values(directory)
+
+
+def read_parts(config: Config) -> list[list[dict]]:
+    """Training, development and test records; held back by whole groups where no files are named for them."""
+    sources = find_sources(config.data)
+    valid, test = load_records(sources.valid), load_records(sources.test)
+    train = load_records(sources.train) if valid and test else governed(config, sources.train)
+    split = split_records(train, valid, test, config.data, config.seed)
+    if not split.valid or not split.test:
+        raise DataError(
+            "A comparison needs records to choose the learning rate by and others to measure on; give data.valid and "
+            "data.test, or shares to hold back."
+        )
+    return [[record.fields for record in part] for part in (split.train, split.valid, split.test)]
+
+
+def governed(config: Config, files: tuple[Path, ...]) -> list[Record]:
+    """Records to hold some back from: governed first where the config governs, so that no fault is measured on."""
+    if not config.governance.enabled:
+        return load_records(files)
+    return govern_records(read_records(files), config.governance).kept
+
+
+def data_values(directory: Path) -> dict[str, Any]:
+    train, valid, test = (str(directory / name) for name in FILES)
+    return {"data.paths": [train], "data.valid": [valid], "data.test": [test]}
+
+
+def evaluation_sets(directory: Path) -> tuple[EvaluationSet, EvaluationSet | None]:
+    """(test set, development set); the latter where the task is a choice between answers."""
+    train, valid, test = (load_records([directory / name]) for name in FILES)
+    known = labelled(train) if same_task(test, train) else []
+    chosen = evaluation_set(test, known)
+    dev = evaluation_set(valid, known) if chosen.kind == "classification" and same_task(test, valid) else None
+    return chosen, dev
+
+
+def same_task(test: list[Record], others: list[Record]) -> bool:
+    """A classification is scored on the answers seen in training only where training was on that task."""
+    return {r.fields.get("task") for r in test} <= {r.fields.get("task") for r in others}

@@ -1,0 +1,106 @@
+"""What `evaluate` asks: a file, a folder or a task, as a test set and its development set."""
+
+import json
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from mlx_hybrid.config import Config
+from mlx_hybrid.errors import ConfigError, DataError
+from mlx_hybrid.evaluation.examples import EvaluationSet, applies, evaluation_set, from_fields, labelled
+from mlx_hybrid.evaluation.task_files import Choice, split_records, splits_of
+from mlx_hybrid.evaluation.tasks import load_task
+from mlx_hybrid.evaluation.variants import VARIANTS
+from mlx_hybrid.governance.records import Record, load_records
+from mlx_hybrid.training.sources import SUFFIXES, find_sources
+
+
+@dataclass(frozen=True)
+class Questions:
+    """A test set and, where there is one, the development set on which scoring and temperature are chosen."""
+
+    name: str
+    test: EvaluationSet
+    dev: EvaluationSet | None
+
+
+def from_task(name: str, split: str, choice: Choice, dev_split: str, known: list[Record]) -> Questions:
+    """A split of a benchmark. Another of its splits is the development set: `auto` is dev where there is one, `none`
+    is none."""
+    task = load_task(name)
+    if split not in splits_of(task):
+        raise ConfigError(f'Task {name} has no split "{split}"; it has {", ".join(splits_of(task))}.')
+    if dev_split == "auto":
+        dev_split = "dev" if "dev" in splits_of(task) and split != "dev" else "none"
+    if dev_split == split:
+        raise ConfigError(
+            f"--dev {dev_split} is the test set itself; a temperature fitted there says nothing."
+        )
+    test = from_fields(split_records(name, split, choice), f"{name}-{split}")
+    dev = (
+        []
+        if dev_split == "none"
+        else from_fields(split_records(name, dev_split, choice), f"{name}-{dev_split}")
+    )
+    return make(name if split == "test" else f"{name}-{split}", test, dev, known)
+
+
+def from_path(path: Path, dev: Path | None, known: list[Record]) -> Questions:
+    """A JSONL file, or a folder with test.jsonl, whose valid.jsonl is the development set."""
+    name, test = path.name, path
+    if path.is_dir():
+        test = path / "test.jsonl"
+        if not test.is_file():
+            raise ConfigError(f"{path}: no test.jsonl in the folder; name the file itself.")
+        dev = dev or (path / "valid.jsonl" if (path / "valid.jsonl").is_file() else None)
+    elif not path.is_file():
+        raise ConfigError(f"{path}: no such file or folder.")
+    if dev and not dev.is_file():
+        raise ConfigError(f"{dev}: no such file.")
+    name = next((name.removesuffix(s) for s in SUFFIXES if name.endswith(s)), name)
+    return make(name, load_records([test]), load_records([dev]) if dev else [], known)
+
+
+def from_run(config: Config, known: list[Record]) -> Questions | None:
+    """The test files that a run's data names; None where it held records back from its training files instead."""
+    sources = find_sources(config.data)
+    if not sources.test:
+        return None
+    return make("test", load_records(sources.test), load_records(sources.valid), known)
+
+
+def training_records(config: Config) -> list[Record]:
+    """The records a run was trained on, as far as its files are still there and whole."""
+    try:
+        return load_records(find_sources(config.data).train)
+    except (ConfigError, DataError):
+        return []
+
+
+def make(name: str, test: list[Record], dev: list[Record], known: list[Record]) -> Questions:
+    """Sets whose labels must have stood in training, where the training records are of the same task and the records
+    do not state their options themselves."""
+    tasks = {record.fields.get("task") for record in test}
+    same = [r for r in labelled(known) if r.fields.get("task") in tasks]
+    if {r.where for r in same} & {r.where for r in test}:
+        raise DataError("The records to evaluate on are those that were trained on; name others with --on.")
+    chosen = evaluation_set(test, same)
+    other = evaluation_set(dev, same) if dev else None
+    if other and other.kind != chosen.kind:
+        raise DataError(f"The development set is {other.kind} and the test set {chosen.kind}; use one kind.")
+    return Questions(name, chosen, other)
+
+
+def applicable_variants(test: EvaluationSet) -> list[str]:
+    """Every variant that some language of the set has."""
+    return [name for name in VARIANTS if any(applies(name, language) for language in set(test.languages))]
+
+
+def settings_hash(questions: Questions, *, limit: int, seed: int, variants: list[str]) -> str:
+    """Eight letters that differ where another question is asked, so that answers kept before are not mistaken."""
+    parts = [
+        [[record.fields for record in part.records], part.options] if part else None
+        for part in (questions.test, questions.dev)
+    ]
+    content = [limit, seed if limit or variants else 0, variants, parts]
+    return sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:8]

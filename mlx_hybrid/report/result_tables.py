@@ -1,0 +1,158 @@
+"""Tables of one evaluation: models side by side, with intervals and their differences."""
+
+from typing import Any
+
+from mlx_hybrid.report.tables import Table, interval, number
+
+CALIBRATION = (
+    ("negative log-likelihood, nats", "nll_nats"), ("Brier score", "brier"),
+    ("ECE, 15 bins of equal width", "ece_width"), ("ECE, 15 bins of equal mass", "ece_mass"),
+)  # fmt: skip
+PARITY = (
+    ("mean", "mean"), ("worst language", "worst"), ("range", "range"),
+    ("standard deviation", "standard_deviation"), ("pivot minus the others", "gap_to_pivot"),
+)  # fmt: skip
+
+
+def result_tables(results: dict[str, Any]) -> list[Table]:
+    """Every table that the results of `evaluate` have figures for."""
+    kind = {"classification": classification, "text": language_modelling, "translation": translation}
+    return kind[results["kind"]](results)
+
+
+def head(results: dict) -> str:
+    limit = f", at most {results['limit']} a language" if results["limit"] else ""
+    return f"{results['task']} v{results['version']}: {results['records']} records{limit}"
+
+
+def columns(models: dict, differences: dict) -> tuple[str, ...]:
+    return (*models, *differences)
+
+
+def measured(title: str, results: dict, metric: str, digits: int = 3, note: str = "") -> Table:
+    """One metric of every model, whole and by language, and the differences between models."""
+    models, differences = results["models"], results.get("differences", {})
+    rows = [
+        (
+            "all",
+            *(interval(model[metric], digits) for model in models.values()),
+            *(interval(row.get(metric), digits, signed=True) for row in differences.values()),
+        )
+    ]
+    for language in results["languages"]:
+        own = [model["languages"].get(language, {}).get(metric) for model in models.values()]
+        changes = [row["languages"].get(language, {}).get(metric) for row in differences.values()]
+        rows.append(
+            (
+                language,
+                *(interval(value, digits) for value in own),
+                *(interval(value, digits, signed=True) for value in changes),
+            )
+        )
+    return Table(title, ("", *columns(models, differences)), rows, note)
+
+
+def classification(results: dict) -> list[Table]:
+    tests = [f"{name}: McNemar p = {row['mcnemar_p']:.2g}" for name, row in results["differences"].items()]
+    note = "; ".join(["95 % intervals over resampled groups", *tests]) + "."
+    tables = [measured(f"Accuracy, {head(results)}", results, "accuracy", note=note)]
+    tables.append(calibration(results))
+    tables.append(parity(results, "Parity of accuracy"))
+    if variants := variant_table(results):
+        tables.append(variants)
+    return tables
+
+
+def calibration(results: dict) -> Table:
+    models, rows = results["models"], []
+    f1 = ("macro-F1", *(interval(model["macro_f1"]) for model in models.values()))
+    for state, word in (("before", ""), ("after", ", after temperature scaling")):
+        for label, key in CALIBRATION:
+            tables = [model["calibration"].get(state) for model in models.values()]
+            if any(tables):
+                rows.append((label + word, *(figure(table and table[key]) for table in tables)))
+    fitted = [model["calibration"].get("temperature") for model in models.values()]
+    if any(value is not None for value in fitted):
+        rows.append(("temperature, fitted on dev", *(number(value) for value in fitted)))
+    lengths = {bool(model["scoring"]["normalised"]) for model in models.values()}
+    scoring = " and ".join(
+        "sums divided by length" if normalised else "plain sums" for normalised in sorted(lengths)
+    )
+    return Table(
+        "Macro-F1 and calibration", ("", *models), [f1, *rows], f"Scores are {scoring} of log-likelihoods."
+    )
+
+
+def figure(value: Any) -> str:
+    return interval(value) if isinstance(value, dict) else number(value)
+
+
+def parity(results: dict, title: str, key: str = "parity", digits: int = 3) -> Table:
+    rows = []
+    for label, name in PARITY:
+        cells = []
+        for model in results["models"].values():
+            own = model.get(key) or {}
+            value = own.get("intervals", {}).get(name, own.get(name))
+            word = f" {own['worst_language']}" if name == "worst" and own else ""
+            cells.append(
+                (interval(value, digits) if isinstance(value, dict) else number(value, digits)) + word
+            )
+        if any(cell != "–" for cell in cells):
+            rows.append((label, *cells))
+    return Table(title, ("", *results["models"]), rows)
+
+
+def variant_table(results: dict) -> Table | None:
+    models = results["models"]
+    names = list(dict.fromkeys(name for model in models.values() for name in model["variants"]))
+    if not names:
+        return None
+    rows = []
+    for name in names:
+        tables = [model["variants"].get(name, {}) for model in models.values()]
+        changed = next((t.get("changed", t.get("records", 0)) for t in tables if t), 0)
+        rows.append((name, str(changed), *(interval(t.get("drop"), signed=True) for t in tables)))
+    note = "Accuracy lost on the records that a variant changes; above zero is worse."
+    return Table("Robustness to spelling", ("variant", "records", *models), rows, note)
+
+
+def language_modelling(results: dict) -> list[Table]:
+    tables = [measured(f"Bits per byte, {head(results)}", results, "bits_per_byte", note="Lower is better.")]
+    if len(results["languages"]) > 1:
+        tables.append(parity(results, "Parity of bits per byte"))
+    return tables
+
+
+def translation(results: dict) -> list[Table]:
+    models = results["models"]
+    directions = list(dict.fromkeys(name for model in models.values() for name in model["directions"]))
+    rows = []
+    for name in directions:
+        own = [model["directions"].get(name, {}) for model in models.values()]
+        rows.append((name, *(interval(row.get("chrf"), 1) for row in own)))
+        if any(row.get("spbleu") for row in own):
+            rows.append((f"{name} spBLEU", *(interval(row.get("spbleu"), 1) for row in own)))
+    rows.append(("mean", *(number(model["mean_chrf"], 1) for model in models.values())))
+    tables = [Table(f"chrF++, {head(results)}", ("direction", *models), rows)]
+    for key, title in (
+        ("parity_from_pivot", "Parity out of the pivot"),
+        ("parity_to_pivot", "Parity into the pivot"),
+    ):
+        if any(key in model for model in models.values()):
+            tables.append(parity(results, title, key, 1))
+    if any("balance" in model for model in models.values()):
+        tables.append(balance(models))
+    return tables
+
+
+def balance(models: dict) -> Table:
+    """Out of the pivot minus into it, in chrF++."""
+    tables = [model.get("balance", {}) for model in models.values()]
+    languages = list(dict.fromkeys(name for table in tables for name in table.get("languages", {})))
+    rows = [
+        (name, *(number(table.get("languages", {}).get(name), 1, signed=True) for table in tables))
+        for name in languages
+    ]
+    rows.append(("mean size", *(number(table.get("mean_size"), 1) for table in tables)))
+    return Table("Directional balance", ("", *models), rows, "chrF++ out of the pivot minus into it.")
