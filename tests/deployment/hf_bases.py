@@ -53,9 +53,11 @@ def one_thread():
     import torch
     from threadpoolctl import threadpool_limits
 
+    before = torch.get_num_threads()
     torch.set_num_threads(1)
     with threadpool_limits(1, "blas"):
         yield
+    torch.set_num_threads(before)
 
 
 @cache

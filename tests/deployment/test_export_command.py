@@ -85,3 +85,11 @@ def test_help_ends_with_examples(command):
     text = invoke(command, "--help").output
     assert "Examples:" in text
     assert f"mlx-hybrid {command} " in text
+
+
+def test_a_run_is_named_by_path_by_name_or_as_the_last(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLX_HYBRID_RUNS", str(run.path.parent))
+    for index, name in enumerate((run.path, run.name, "last")):
+        result = invoke("export", name, "--to", "mlx-lm", "-o", tmp_path / str(index))
+        assert result.exit_code == 0, result.output
+        assert (tmp_path / str(index) / "adapters.safetensors").is_file()
