@@ -78,15 +78,17 @@ def serve(
 
 def run(engine: "Engine", server: "Server") -> None:  # noqa: F821
     """Generate here, listen beside, until Ctrl-C or SIGTERM."""
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    listener = threading.Thread(target=server.serve_forever, daemon=True)
     try:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        listener.start()
         engine.run()
     except KeyboardInterrupt:
         click.echo("Stopped.", err=True)
     finally:
         engine.close()
-        server.shutdown()
+        if listener.is_alive():
+            server.shutdown()
         server.server_close()
 
 

@@ -40,25 +40,12 @@ def use_adapter(facts: "Facts", repo: str) -> str:
             "or with mlx-lm alone:",
             block("bash", f"mlx_lm.generate --model {facts.base_id} --adapter-path {name} --prompt …"),
         ]
+    merged = [f"mlx-hybrid export {name} --to merged -o {name}-merged", f"vllm serve ./{name}-merged"]
     if facts.method == "full":
-        parts += [
-            "Elsewhere, as a whole model:",
-            block(
-                "bash",
-                f"mlx-hybrid export {name} --to merged -o {name}-merged",
-                f"vllm serve ./{name}-merged",
-            ),
-        ]
-        return "\n\n".join(parts)
+        return "\n\n".join([*parts, "On vLLM, as a whole model:", block("bash", *merged)])
     parts += ["With PEFT:", block("bash", f"mlx-hybrid export {name} --to peft -o {name}-peft")]
-    parts += [
-        "On vLLM:",
-        block(
-            "bash",
-            f"mlx-hybrid export {name} --to lora -o {name}-lora",
-            *serve_lora(facts, name, f"./{name}-lora"),
-        ),
-    ]
+    lora = [f"mlx-hybrid export {name} --to lora -o {name}-lora", *serve_lora(facts, name, f"./{name}-lora")]
+    parts += ["On vLLM:", block("bash", *(lora if facts.base_id else merged))]
     return "\n\n".join(parts)
 
 

@@ -84,10 +84,21 @@ def test_the_card_tells_method_data_results_and_limits(measured_run):
         "| held-out records | swh_Latn | accuracy | 0.300 [0.200, 0.400] | 0.700 [0.600, 0.800] "
         "| +0.400 [+0.300, +0.500] | 20 |",
         "### Calibration", "| sib200 | all | expected calibration error | 0.300", "includes zero for hau_Latn:",
-        "hf download me/trial --local-dir trial", "mlx-hybrid export trial --to peft", "--max-lora-rank 16",
+        "hf download me/trial --local-dir trial", "mlx-hybrid export trial --to peft", "vllm serve ./trial-merged",
     ):  # fmt: skip
         assert line in text, line
     assert "Calibration was not measured" not in text
+
+
+def test_an_adapter_of_a_base_on_the_hub_is_served_beside_it(measured_run):
+    facts = run_facts(measured_run)
+    facts.base = {**facts.base, "id": "someone/tiny-4bit"}
+    text = model_card(facts, "me/trial")
+    assert (
+        "vllm serve someone/tiny-4bit --enable-lora --max-lora-rank 16 --lora-modules trial=./trial-lora"
+        in text
+    )
+    assert ModelCard(text).data.base_model == "someone/tiny-4bit"
 
 
 def test_what_was_not_measured_is_said(run):

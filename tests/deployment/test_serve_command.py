@@ -40,7 +40,7 @@ def test_a_key_must_not_be_guessable(run, tmp_path):
 
 
 @pytest.mark.slow
-def test_it_says_where_it_is_and_ends_on_control_c(run):
+def test_it_says_where_it_is_and_ends_when_told(run):
     program = subprocess.Popen(
         [sys.executable, "-m", "mlx_hybrid", "serve", str(run.path), "--port", "0"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ,
@@ -50,7 +50,7 @@ def test_it_says_where_it_is_and_ends_on_control_c(run):
         assert re.fullmatch(r"http://127\.0\.0\.1:\d+/v1", url)
         with urllib.request.urlopen(url + "/models") as reply:
             assert reply.status == 200
-        program.send_signal(signal.SIGINT)
+        program.send_signal(signal.SIGTERM)
         _, talk = program.communicate(timeout=20)
     finally:
         program.kill()

@@ -131,6 +131,11 @@ def test_base_and_adapted_answer_side_by_side(pair, tmp_path):
         browser.see("document.getElementById('both').click()")
         browser.type("alone")
         browser.until(f"{ANSWERS}.length === 5")
+        browser.call(
+            "Emulation.setDeviceMetricsOverride", width=390, height=500, deviceScaleFactor=1, mobile=True
+        )
+        whole = "[...document.querySelectorAll('.turn')].every(turn => turn.scrollHeight <= turn.clientHeight + 1)"
+        assert browser.see(whole)
         browser.see("document.getElementById('clear').click()")
         browser.until("document.querySelectorAll('.turn').length === 0")
         assert browser.problems == []
