@@ -46,6 +46,8 @@ class AdapterConfig:
     """Columns of the sketch beyond twice the rank."""
     dropout: float = 0.0
     """Dropout on the input of the low-rank update."""
+    magnitude: bool = False
+    """Train each output's magnitude apart (DoRA); a baseline, without an orthogonal branch."""
     mixing: Literal["gradient", "fixed", "off"] = "gradient"
     """How a layer's step is shared between its two branches: by gradient norms, half and half, or not at all."""
     unitary: tuple[str, ...] = ()
@@ -157,7 +159,7 @@ class Config:
     model: str = "bundled"
     """Hub id or folder of any model that mlx-lm loads; `bundled` is the small model that comes with the package."""
     method: str = "hybrid"
-    """Preset of `adapter`: lora, lora-ga, hra, boft, hybrid, hybrid-boft, hybrid-unitary, or full."""
+    """Preset of `adapter`: lora, lora-ga, dora, hra, boft, hybrid, hybrid-boft, hybrid-unitary, or full."""
     name: str = ""
     """Name of the run; empty makes one from the method and the time."""
     seed: int = 0
@@ -173,6 +175,7 @@ class Config:
 PRESETS: dict[str, dict[str, Any]] = {
     "lora": {"orthogonal": "none", "rank": 16, "start": "zeros", "mixing": "off"},
     "lora-ga": {"orthogonal": "none", "rank": 16, "start": "lora-ga", "mixing": "off"},
+    "dora": {"orthogonal": "none", "rank": 16, "start": "zeros", "magnitude": True, "mixing": "off"},
     "hra": {"orthogonal": "householder", "reflections": 16, "rank": 0, "start": "zeros", "mixing": "off"},
     "boft": {
         "orthogonal": "butterfly", "block_size": 8, "factors": 4, "rank": 0, "start": "zeros", "mixing": "off",
@@ -337,6 +340,11 @@ def check(config: Config, where: str) -> None:
         )
     if adapter.block_size % 2:
         raise ConfigError(f"{where}: adapter.block_size must be even, not {adapter.block_size}.")
+    if adapter.magnitude and (adapter.orthogonal != "none" or adapter.start != "zeros" or not adapter.rank):
+        raise ConfigError(
+            f"{where}: adapter.magnitude (DoRA) needs a low-rank branch from zeros and no orthogonal branch; "
+            "use method dora."
+        )
     if adapter.orthogonal == "none" and adapter.unitary:
         raise ConfigError(
             f"{where}: adapter.unitary needs an orthogonal branch; set adapter.orthogonal to householder or butterfly."

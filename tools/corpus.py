@@ -9,7 +9,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-LANGUAGES = "en es fr de ru ar hi zh sw tr vi th bg el ur id yo ha am".split()
+LANGUAGES = [
+    "en", "es", "fr", "de", "ru", "ar", "hi", "zh", "sw", "tr", "vi", "th", "bg", "el", "ur", "id", "yo", "ha", "am",
+]  # fmt: skip
 LOW_RESOURCE = ("yo", "ha", "am")
 """Kept nearly unseen: the study adapts to them, so no parallel text of theirs is used."""
 

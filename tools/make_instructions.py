@@ -19,15 +19,12 @@ from pathlib import Path
 from corpus import data_root, text_lines
 
 FOLDER = Path(__file__).parent / "lexicon"
-LANGUAGES = "en es fr de ru ar hi zh sw tr vi th bg el ur id".split()
-NAMES = dict(
-    zip(
-        LANGUAGES,
-        "English Spanish French German Russian Arabic Hindi Chinese Swahili Turkish Vietnamese Thai Bulgarian Greek Urdu "
-        "Indonesian".split(),
-        strict=True,
-    )
-)
+NAMES = {
+    "en": "English", "es": "Spanish", "fr": "French", "de": "German", "ru": "Russian", "ar": "Arabic", "hi": "Hindi",
+    "zh": "Chinese", "sw": "Swahili", "tr": "Turkish", "vi": "Vietnamese", "th": "Thai", "bg": "Bulgarian",
+    "el": "Greek", "ur": "Urdu", "id": "Indonesian",
+}  # fmt: skip
+LANGUAGES = list(NAMES)
 UNSPACED = ("zh", "th")
 STEM = 2  # letters an inflected ending may change
 WORD = re.compile(r"[\w\u0300-\u036f\u0900-\u097f\u0600-\u06ff]+")  # combining marks belong to the word

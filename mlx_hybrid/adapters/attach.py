@@ -8,6 +8,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
+from mlx_hybrid.adapters.dora import DoraLinear
 from mlx_hybrid.adapters.frozen import on_cpu
 from mlx_hybrid.adapters.layer import HybridLinear, LayerPlan, fits_butterfly, linear_shape
 from mlx_hybrid.adapters.orthogonal import LARGEST_SKEW, dense_block_size, nearest_blocks
@@ -53,7 +54,7 @@ def attach(model: nn.Module, config: AdapterConfig, *, method: str, seed: int = 
     check_blocks(targets, plans)
     model.freeze()
     wrapped = [
-        (name, HybridLinear(module, plans[name], key))
+        (name, layer_class(plans[name])(module, plans[name], key))
         for (name, module), key in zip(targets.items(), keys, strict=True)
     ]
     model.update_modules(tree_unflatten(wrapped))
@@ -125,6 +126,10 @@ def layer_plan(config: AdapterConfig, *, unitary: bool = False) -> LayerPlan:
     values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name in names}
     values["offsets"] = config.start == "lora-ga" and not unitary
     return LayerPlan(**(values | ({"rank": 0} if unitary else {})))
+
+
+def layer_class(plan: LayerPlan) -> type[HybridLinear]:
+    return DoraLinear if plan.magnitude else HybridLinear
 
 
 def check_blocks(targets: dict[str, nn.Module], plans: dict[str, LayerPlan]) -> None:

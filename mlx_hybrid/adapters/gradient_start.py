@@ -1,9 +1,9 @@
 """Starts taken from the gradient, without ever forming one.
 
 For a probe branch x A B on a layer, with A = Ω (in, k) and B = 0, ∂L/∂B is (G Ω)ᵀ for the weight gradient G = ∂L/∂W
-(out, in); with A = 0 and B = Qᵀ, ∂L/∂A is Gᵀ Q. So one pass over some batches sketches every layer at once, at the memory
-of a LoRA, on any quantised base; passes in turn are the power iterations of a randomised SVD (Halko, Martinsson, Tropp
-2011, algorithm 4.4), as long as they see the same batches.
+(out, in); with A = 0 and B = Qᵀ, ∂L/∂A is Gᵀ Q. So one pass over some batches sketches every layer at once, at the
+memory of a LoRA, on any quantised base; passes in turn are the power iterations of a randomised SVD (Halko,
+Martinsson, Tropp 2011, algorithm 4.4), as long as they see the same batches.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -57,8 +57,8 @@ def sketch_gradients(
 ) -> Iterator[SketchPass | dict[str, GradientFactors]]:
     """Factors of every adapted layer's weight gradient, yielded last, after one SketchPass for each pass.
 
-    `make_loss(model)` gives a summed loss of one batch. The adapters are taken off meanwhile, so G is the gradient of the
-    base; the model is in training mode (some kernels have no gradient outside it) without dropout.
+    `make_loss(model)` gives a summed loss of one batch. The adapters are taken off meanwhile, so G is the gradient
+    of the base; the model is in training mode (some kernels have no gradient outside it) without dropout.
     """
     layers = {name: layer for name, layer in hybrid_layers(model).items() if layer.plan.rank}
     probes = attach_probes(model, layers, columns)
@@ -143,8 +143,8 @@ def factorise(left: mx.array, product: mx.array, gaussian: mx.array, norm: mx.ar
 def start_from_gradient(layer: HybridLinear, factors: GradientFactors) -> None:
     """Set a fresh layer's low-rank leaves; its output stays the base's, to the bit.
 
-    `gradient`: A = V_r, B = 0. `lora-ga`: A₀ = V_r and B₀ = U_{r+1…2r}ᵀ, both × out^¼/√γ, and offsets of zero: the first
-    step of plain SGD on ΔA, ΔB is then the best rank-2r approximation of the dense step.
+    `gradient`: A = V_r, B = 0. `lora-ga`: A₀ = V_r and B₀ = U_{r+1…2r}ᵀ, both × out^¼/√γ, and offsets of zero: the
+    first step of plain SGD on ΔA, ΔB is then the best rank-2r approximation of the dense step.
     """
     rank = layer.plan.rank
     directions = pad_columns(factors.v, rank)

@@ -33,6 +33,7 @@ from mlx_hybrid.adapters.orthogonal import (
 
 ORTHOGONAL_LEAVES = ("house_u", "oft_q")
 LOW_RANK_LEAVES = ("lora_a", "lora_b")
+MAGNITUDE_LEAVES = ("m",)
 STATE_LEAVES = ("oft_base", "lora_a0", "lora_b0")
 
 
@@ -50,6 +51,8 @@ class LayerPlan:
     dropout: float = 0.0
     offsets: bool = False
     """The low-rank leaves are offsets from frozen A₀, B₀ (LoRA-GA)."""
+    magnitude: bool = False
+    """Each output's magnitude is trained apart (DoRA)."""
 
     @property
     def scale(self) -> float:
@@ -57,13 +60,13 @@ class LayerPlan:
         return low_rank_scale(self.alpha, self.rank, self.rslora)
 
     def parameter_count(self, d_in: int, d_out: int) -> int:
-        """Trainable entries: k·in, or m·in·(b−1)/2, plus r·(in + out)."""
+        """Trainable entries: k·in, or m·in·(b−1)/2, plus r·(in + out), and out with magnitudes."""
         rotation = {
             "none": 0,
             "householder": self.reflections * d_in,
             "butterfly": self.factors * d_in * (self.block_size - 1) // 2,
         }[self.orthogonal]
-        return rotation + self.rank * (d_in + d_out)
+        return rotation + self.rank * (d_in + d_out) + (d_out if self.magnitude else 0)
 
 
 class HybridLinear(nn.Module):
@@ -101,9 +104,8 @@ class HybridLinear(nn.Module):
     def train_only_leaves(self) -> None:
         """Freeze everything but the branches' trainable leaves."""
         self.freeze()
-        self.unfreeze(
-            keys=[leaf for leaf in (*ORTHOGONAL_LEAVES, *LOW_RANK_LEAVES) if leaf in self], recurse=False
-        )
+        leaves = (*ORTHOGONAL_LEAVES, *LOW_RANK_LEAVES, *MAGNITUDE_LEAVES)
+        self.unfreeze(keys=[leaf for leaf in leaves if leaf in self], recurse=False)
 
     @property
     def plan(self) -> LayerPlan:

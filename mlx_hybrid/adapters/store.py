@@ -68,14 +68,14 @@ def config_tree(
 ) -> dict:
     layers = hybrid_layers(model)
     plain = config.orthogonal == "none" and config.start != "lora-ga"
-    kind = "full" if method == "full" else "lora" if plain else "hybrid"
+    kind = "full" if method == "full" else "dora" if config.magnitude else "lora" if plain else "hybrid"
     tree = {
         "format": FORMAT,
         "fine_tune_type": kind,
         "num_layers": len(model.layers) if kind == "full" else config.layers or len(model.layers),
         "model": base.get("id", ""),
     }
-    if kind == "lora":
+    if kind in ("lora", "dora"):
         plan = next(iter(layers.values())).plan
         keys = sorted(
             {

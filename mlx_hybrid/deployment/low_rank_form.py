@@ -11,6 +11,7 @@ import numpy as np
 
 from mlx_hybrid.adapters.layer import HybridLinear
 from mlx_hybrid.adapters.orthogonal import rotate_blocks
+from mlx_hybrid.errors import ConfigError
 
 NULL = 1e-7  # singular values below this share of the largest are under float32's resolution of the update
 FLOOR = 1e-12  # an update this small is the rounding of an untrained layer
@@ -33,7 +34,7 @@ def one_blas_thread() -> AbstractContextManager:
 
 def is_exact(layer: HybridLinear) -> bool:
     """Whether the layer is a LoRA of small rank: a butterfly has full rank."""
-    return layer.plan.orthogonal != "butterfly"
+    return layer.plan.orthogonal != "butterfly" and not layer.plan.magnitude
 
 
 def lora_form(layer: HybridLinear, span_product: np.ndarray | None = None) -> Factors:
@@ -63,6 +64,8 @@ def low_rank_factors(layer: HybridLinear) -> Factors:
 
     A start A₀, B₀ is frozen and the leaves are offsets: s·(AB − A₀B₀) = s·[ΔA, A₀]·[B₀ + ΔB; ΔB], of rank 2r.
     """
+    if layer.plan.magnitude:
+        raise ConfigError("DoRA's magnitudes are no LoRA; export --to merged takes them along.")
     d_out, d_in = layer.linear.weight.shape
     if not layer.plan.rank:
         return np.zeros((d_in, 0)), np.zeros((0, d_out))

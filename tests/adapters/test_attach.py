@@ -48,8 +48,10 @@ def gap(a: mx.array, b: mx.array) -> float:
     return mx.max(mx.abs(a - b)).item()
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("mode", ["", "affine-4", "mxfp8"])
+@pytest.mark.parametrize(
+    ("method", "mode"),
+    [*((method, "affine-4") for method in METHODS), ("hybrid", ""), ("hybrid-boft", "mxfp8")],
+)
 def test_a_fresh_adapter_changes_no_logit_and_a_moved_one_does(method, mode):
     model = model_of(mode)
     plain = model(TOKENS)
@@ -167,8 +169,10 @@ def test_full_trains_dequantised_weights():
     assert gap(model(TOKENS), plain) <= LOGITS
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("mode", ["", "affine-3", "nvfp4"])
+@pytest.mark.parametrize(
+    ("method", "mode"),
+    [*((method, "") for method in METHODS), ("hybrid", "affine-3"), ("hybrid-boft", "nvfp4")],
+)
 def test_fused_and_settled_the_model_answers_the_same(method, mode):
     model = model_of(mode)
     plain = model(TOKENS)

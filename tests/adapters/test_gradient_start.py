@@ -82,8 +82,9 @@ def test_the_sketch_holds_the_leading_directions_of_the_dense_gradient(mode):
         assert np.square(gradient @ v).sum() >= TOP * np.square(sigma[:RANK]).sum()
         assert np.square(u.T @ gradient).sum() >= NEXT * np.square(sigma[RANK : 2 * RANK]).sum()
         whole = np.square(gradient).sum()
-        assert found.energy == pytest.approx(whole, rel=ESTIMATE)
-        assert found.captured(RANK) == pytest.approx(np.square(sigma[:RANK]).sum() / whole, rel=ESTIMATE)
+        assert (1 - ESTIMATE) * whole <= found.energy <= (1 + ESTIMATE) * whole
+        share = np.square(sigma[:RANK]).sum() / whole
+        assert share * (1 - ESTIMATE) <= found.captured(RANK) <= share / (1 - ESTIMATE)
 
 
 def test_the_sketch_leaves_the_adapter_as_it_was():

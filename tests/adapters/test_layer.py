@@ -60,14 +60,14 @@ def close(ours: mx.array, wanted: mx.array, tolerance: float) -> bool:
 @each_base
 @each_method
 @each_bias
-@pytest.mark.parametrize("rows", [3, 24])
-def test_a_fresh_layer_is_its_base(mode, method, with_bias, rows):
-    x = inputs(rows)
-    plain, ours = base(mode, with_bias)(x), fresh(mode, method, with_bias)(x)
-    if PLANS[method].orthogonal == "householder":
-        assert close(ours, plain, IDENTITY)
-    else:
-        assert mx.array_equal(ours, plain)
+def test_a_fresh_layer_is_its_base(mode, method, with_bias):
+    plain, ours = base(mode, with_bias), fresh(mode, method, with_bias)
+    for rows in (3, 24):  # packed weights are read as they are, or dequantised
+        x = inputs(rows)
+        if PLANS[method].orthogonal == "householder":
+            assert close(ours(x), plain(x), IDENTITY)
+        else:
+            assert mx.array_equal(ours(x), plain(x))
 
 
 @each_base
@@ -219,7 +219,7 @@ HARD_RATE = 10 * 1.8 * 2e-3
 """Ten times the default rate, and the most that mixing multiplies a step by."""
 
 
-@pytest.mark.parametrize("method", ["hra", "boft", "unitary"])
+@pytest.mark.parametrize("method", ["hra", "boft"])
 def test_the_rotation_stays_one_over_a_thousand_hard_steps(method):
     layer = fresh("", method)
     every, worst = steps_between_refolds(Wrapped(layer)), 0.0
@@ -232,8 +232,8 @@ def test_the_rotation_stays_one_over_a_thousand_hard_steps(method):
 
 def train(layer: HybridLinear, *, steps: int, rate: float, refold_every: int) -> None:
     """AdamW towards a target that no rotation reaches, so that the pull never ends."""
-    model, x = Wrapped(layer), inputs(64)
-    goal = mx.random.normal((64, D_OUT))
+    model, x = Wrapped(layer), inputs(16)
+    goal = mx.random.normal((16, D_OUT))
     optimizer = AdamW(rate, weight_decay=0.0, bias_correction=True)
     gradient = nn.value_and_grad(model, lambda x: mx.mean(mx.square(model(x) - goal)))
     for step in range(1, steps + 1):

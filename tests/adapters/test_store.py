@@ -41,8 +41,9 @@ def saved(folder, method: str, mode: str = "", **changes):
     return model.eval()
 
 
-@pytest.mark.parametrize("method", [*METHODS, "full"])
-@pytest.mark.parametrize("mode", ["", "affine-4", "mxfp4"])
+@pytest.mark.parametrize(
+    ("method", "mode"), [*((m, "affine-4") for m in (*METHODS, "full")), ("hybrid", ""), ("full", "mxfp4")]
+)
 def test_loaded_on_a_fresh_base_it_gives_the_same_logits(method, mode, tmp_path):
     model = saved(tmp_path / "adapter", method, mode)
     fresh = model_of(mode)

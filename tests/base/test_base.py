@@ -62,7 +62,9 @@ def test_ids_equal_sentencepiece_on_the_samples(pair):
     same_ids(pair, sample_texts())
 
 
-@pytest.mark.parametrize("text", ["", " ", "  two  spaces ", "tab\tand\nline", "🦊 ‏مرحبا", "é vs é", "㋿\u2028x"])
+@pytest.mark.parametrize(
+    "text", ["", " ", "  two  spaces ", "tab\tand\nline", "🦊 ‏مرحبا", "é vs é", "㋿\u2028x"]
+)
 def test_any_text_comes_back_to_the_byte(pair, text):
     same_ids(pair, [text])
 

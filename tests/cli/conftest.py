@@ -8,7 +8,10 @@ from click.testing import CliRunner, Result
 
 from mlx_hybrid.cli import main
 
-WORDS = "river stone cloud bread train music garden winter letter candle window market bridge forest pocket".split()
+WORDS = [
+    "river", "stone", "cloud", "bread", "train", "music", "garden", "winter", "letter", "candle", "window", "market",
+    "bridge", "forest", "pocket",
+]  # fmt: skip
 
 
 @pytest.fixture

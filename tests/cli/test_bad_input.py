@@ -11,13 +11,21 @@ EMPTY = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "c
 LONG = {"prompt": "a", "completion": "b " * 3000}
 
 SETTINGS = [  # (extra arguments, exit code, words of the message)
-    (["--set", "train.learning_rat=1"], 2, ['unknown key "train.learning_rat"', 'did you mean "learning_rate"']),
+    (
+        ["--set", "train.learning_rat=1"],
+        2,
+        ['unknown key "train.learning_rat"', 'did you mean "learning_rate"'],
+    ),
     (["--set", "method=hybird"], 2, ['unknown method "hybird"', 'did you mean "hybrid"']),
     (["--method", "hybird"], 2, ["hybird"]),
     (["--set", "train.epochs"], 2, ["write key=value"]),
     (["--set", "adapter.rank=-1"], 2, ["adapter.rank must be at least 0"]),
     (["--set", "adapter.reflections=7"], 2, ["come in pairs", "use 8"]),
-    (["--method", "boft", "--set", "adapter.factors=7"], 2, ["do not divide the 128 inputs", "block_size 8 with factors 4"]),
+    (
+        ["--method", "boft", "--set", "adapter.factors=7"],
+        2,
+        ["do not divide the 128 inputs", "block_size 8 with factors 4"],
+    ),
     (["--set", "adapter.targets=[q_prj]"], 2, ['no module "q_prj"', 'did you mean "q_proj"']),
     (["--set", "adapter.unitary=[o_prj]"], 2, ['no adapted module "o_prj"', 'did you mean "o_proj"']),
     (["--method", "lora", "--set", "adapter.unitary=[o_proj]"], 2, ["needs an orthogonal branch"]),
@@ -57,7 +65,15 @@ def test_records(lines, code, words, run, quantised_folder, tmp_path):
     path, output = tmp_path / "records.jsonl", tmp_path / "runs" / "bad"
     path.write_text("\n".join([json.dumps(GOOD), *lines]) + "\n")
     result = run(
-        "finetune", "--model", quantised_folder, "--data", path, "-o", output, "--set", "governance.enabled=false"
+        "finetune",
+        "--model",
+        quantised_folder,
+        "--data",
+        path,
+        "-o",
+        output,
+        "--set",
+        "governance.enabled=false",
     )
     check(result, code, words, output)
 

@@ -15,7 +15,7 @@ from mlx_hybrid.adapters.attach import hybrid_layers
 from mlx_hybrid.config import load_config
 from mlx_hybrid.deployment.load import load_any
 
-METHODS = ["lora", "lora-ga", "hra", "boft", "hybrid", "hybrid-boft", "hybrid-unitary", "full"]
+METHODS = ["lora", "lora-ga", "dora", "hra", "boft", "hybrid", "hybrid-boft", "hybrid-unitary", "full"]
 PROJECTIONS = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 
 
@@ -43,7 +43,15 @@ def test_a_run_leaves_everything_it_promises(run, quantised_folder, records, set
     result = finetune(run, quantised_folder, records, output, settings)
     assert result.exit_code == 0, result.stderr
     names = {path.name for path in output.iterdir()}
-    assert {"config.yaml", "run.json", "metrics.jsonl", "adapter", "checkpoints", "evaluation", "log.txt"} <= names
+    assert {
+        "config.yaml",
+        "run.json",
+        "metrics.jsonl",
+        "adapter",
+        "checkpoints",
+        "evaluation",
+        "log.txt",
+    } <= names
     info = json.loads((output / "run.json").read_text())
     assert info["status"] == "finished"
     assert info["base"]["fingerprint"]

@@ -1,0 +1,43 @@
+"""DoRA, a baseline: a low-rank update whose rows keep a trained magnitude (Liu et al. 2024, arXiv 2402.09353)."""
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from mlx_hybrid.adapters.frozen import dense_weight, frozen_matmul
+from mlx_hybrid.adapters.layer import HybridLinear, LayerPlan
+
+
+class DoraLinear(HybridLinear):
+    """y = (x Wᵀ + s · x A B) · m / ‖W + s (A B)ᵀ‖ + bias, the norm over each row and without a gradient.
+
+    m (out,) starts at W's row norms, so a fresh layer is its base up to the rounding of the quotient. The norm needs no
+    dense weight: ‖w + Δ‖² = ‖w‖² + 2 w·Δ + ‖Δ‖², where w·Δ comes from W A, r rows through the packed weight.
+    """
+
+    def __init__(self, linear: nn.Module, plan: LayerPlan, key: mx.array):
+        super().__init__(linear, plan, key)
+        weight = dense_weight(linear, mx.float32).astype(mx.float32)
+        self._squares = mx.sum(mx.square(weight), axis=1)
+        self.m = mx.sqrt(self._squares)
+        self.train_only_leaves()
+
+    def __call__(self, x: mx.array) -> mx.array:
+        y = frozen_matmul(x, self.linear)
+        low = (self.dropout(x) @ self.lora_a.astype(x.dtype)) @ self.lora_b.astype(x.dtype)
+        y = (y + (self.plan.scale * low).astype(y.dtype)) * (self.m / self.row_norms()).astype(y.dtype)
+        return y + self.linear.bias if "bias" in self.linear else y
+
+    def row_norms(self) -> mx.array:
+        """‖W + s (A B)ᵀ‖ of each row, (out,), in float32 and without a gradient."""
+        a, b, s = mx.stop_gradient(self.lora_a), mx.stop_gradient(self.lora_b), self.plan.scale
+        dtype = getattr(self.linear, "scales", self.linear.weight).dtype
+        dtype = dtype if mx.issubdtype(dtype, mx.floating) else mx.float32
+        projected = frozen_matmul(a.T.astype(dtype), self.linear).astype(mx.float32)
+        cross = mx.sum(b * projected, axis=0)
+        square = mx.sum(b * ((a.T @ a) @ b), axis=0)
+        return mx.sqrt(mx.maximum(self._squares + 2 * s * cross + s * s * square, 1e-12))
+
+    def merged_weight(self) -> mx.array:
+        """W' = (W + s (A B)ᵀ) · m / ‖W + s (A B)ᵀ‖ by rows, (out, in) in float32."""
+        weight = super().merged_weight()
+        return weight * (self.m / mx.linalg.norm(weight, axis=1))[:, None]

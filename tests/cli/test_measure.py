@@ -1,0 +1,193 @@
+"""`task` and `evaluate` on a made-up benchmark and tiny models."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from benchmark import write_sib200
+from click.testing import CliRunner, Result
+
+from mlx_hybrid.cli import main
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(a) for a in arguments])
+
+
+@pytest.fixture
+def copy(tmp_path) -> Path:
+    return write_sib200(tmp_path / "copy")
+
+
+@pytest.fixture(scope="module")
+def task_folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("task")
+    copy = write_sib200(folder / "copy")
+    result = call(
+        "task", "sib200", "--from", copy, "--languages", "en,de", "--shots", 7, "-o", folder / "sib"
+    )
+    assert result.exit_code == 0, result.stderr
+    return folder / "sib"
+
+
+@pytest.fixture(scope="module")
+def finished(quantised_folder, task_folder) -> Path:
+    output = task_folder.parent / "trained"
+    result = call(
+        "finetune", "--model", quantised_folder, "--data", task_folder, "-o", output, "--method", "lora",
+        "--set", "governance.enabled=false", "--set", "train.steps=6", "--set", "evaluate=false",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    return output
+
+
+@pytest.fixture
+def trained(finished, tmp_path) -> Path:
+    """A copy of the one run, to be written in."""
+    return Path(shutil.copytree(finished, tmp_path / "trained"))
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_a_task_becomes_three_files_that_finetune_takes(run, task_folder):
+    sizes = {name: len(lines(task_folder / f"{name}.jsonl")) for name in ("train", "valid", "test")}
+    assert sizes == {"train": 14, "valid": 28, "test": 28}
+    told = json.loads((task_folder / "task.json").read_text())
+    assert told["splits"]["train"]["shots"] == 7
+    assert told["splits"]["test"]["languages"] == ["deu_Latn", "eng_Latn"]
+
+
+def test_task_ends_with_the_next_command(run, copy, tmp_path):
+    result = run(
+        "task", "sib200", "--from", copy, "--languages", "en", "--split", "test", "-o", tmp_path / "x"
+    )
+    assert result.output.splitlines()[-1] == f"Next: mlx-hybrid evaluate last --on {tmp_path / 'x'}"
+    assert not (tmp_path / "x" / "train.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("sib20", "--languages", "en"), 2, 'Unknown task "sib20"; did you mean "sib200"?'),
+        (("sib200", "--languages", "xx"), 2, '"xx" is no language code'),
+        (("sib200", "--languages", "am"), 2, "no such file"),
+        (("sib200", "--languages", "en", "--split", "tests"), 2, 'did you mean "test"?'),
+        (("sib200", "--languages", "en", "--shots", "99"), 3, "99 shots were asked of eng_Latn"),
+        (("adapt",), 2, "needs --languages"),
+    ],
+    ids=["task", "language", "file", "split", "shots", "no languages"],
+)
+def test_bad_input_is_one_sentence(arguments, code, words, run, copy, tmp_path):
+    result = run("task", *arguments, "--from", copy, "-o", tmp_path / "out")
+    assert result.exit_code == code, result.stderr
+    assert result.stderr.count("\n") == 1
+    assert words.lower() in result.stderr.lower()
+    assert not (tmp_path / "out").exists()
+
+
+def test_misaligned_rows_are_named(run, copy, tmp_path):
+    path = copy / "sib200" / "deu_Latn" / "test.tsv"
+    path.write_text("\n".join(path.read_text().splitlines()[:-1]) + "\n")
+    result = run("task", "sib200", "--from", copy, "--languages", "en,de", "-o", tmp_path / "out")
+    assert result.exit_code == 3
+    assert "misaligned at 1 rows, the first being sib200-213" in result.stderr
+
+
+def test_nothing_is_written_over(run, copy, task_folder):
+    result = run("task", "sib200", "--from", copy, "--languages", "en", "-o", task_folder)
+    assert result.exit_code == 2
+    assert "exists already" in result.stderr
+
+
+def test_a_run_is_measured_beside_its_base_on_its_own_test_files(run, trained):
+    result = run(
+        "evaluate", trained, "--limit", 5, "--variants", "lower,nfd", "--examples", "--save-temperature"
+    )
+    assert result.exit_code == 0, result.stderr
+    results = json.loads((trained / "evaluation" / "test-limit-5.json").read_text())
+    assert list(results["models"]) == ["base", "adapted"]
+    assert results["records"] == 10
+    change = results["differences"]["adapted - base"]["accuracy"]
+    assert change["low"] <= change["value"] <= change["high"]
+    assert set(results["models"]["adapted"]["variants"]) == {"lower", "nfd"}
+    rows = lines(trained / "evaluation" / "test-limit-5.adapted.examples.jsonl")
+    right = sum(row["right"] for row in rows) / len(rows)
+    assert right == pytest.approx(results["models"]["adapted"]["accuracy"]["value"])
+    assert sum(rows[0]["probabilities"].values()) == pytest.approx(1)
+    config = json.loads((trained / "adapter" / "adapter_config.json").read_text())
+    assert config["mlx_hybrid"]["temperature"] == results["models"]["adapted"]["calibration"]["temperature"]
+    assert "adapted" in (trained / "report.html").read_text()
+    assert result.stdout.rstrip().endswith(f"Next: mlx-hybrid report {trained}")
+
+
+def test_a_second_call_answers_nothing_anew(run, trained):
+    first = run("evaluate", trained, "--limit", 4, "--json")
+    second = run("evaluate", trained, "--limit", 4, "--json")
+    assert "answers" in first.stderr
+    assert "answers" not in second.stderr
+    assert json.loads(first.stdout) == json.loads(second.stdout)
+    assert (
+        "temperature"
+        not in json.loads((trained / "adapter" / "adapter_config.json").read_text())["mlx_hybrid"]
+    )
+
+
+def test_a_model_is_measured_on_a_task(run, model_folder, copy, tmp_path):
+    result = run(
+        "evaluate", model_folder, "--task", "sib200", "--from", copy, "--languages", "en", "--limit", 3, "--json",
+        "-o", tmp_path / "results",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    told = json.loads(result.stdout)
+    assert (told["task"], told["records"], told["languages"]) == ("sib200", 3, ["eng_Latn"])
+    assert told["models"]["model"]["scoring"]["chosen_on"] == "dev"
+    assert (tmp_path / "results" / "sib200-limit-3.json").is_file()
+
+
+def test_text_is_measured_in_bits_per_byte(run, model_folder, tmp_path):
+    path = tmp_path / "texts.jsonl"
+    path.write_text(
+        "".join(json.dumps({"text": f"Text number {n}.", "language": "en"}) + "\n" for n in range(4))
+    )
+    result = run("evaluate", model_folder, "--on", path)
+    assert result.exit_code == 0, result.stderr
+    assert "Bits per byte" in result.output
+    assert "Results are not kept" in result.stderr
+
+
+def test_a_label_never_seen_in_training_is_one_sentence(run, quantised_folder, records, settings, tmp_path):
+    output, other = tmp_path / "trained", tmp_path / "other.jsonl"
+    run(
+        "finetune", "--model", quantised_folder, "--data", records, "-o", output, *settings, "--set",
+        "train.steps=2", "--set", "evaluate=false",
+    )  # fmt: skip
+    row = {"language": "en", "label": "sideways", "prompt": "no bread", "completion": "sideways"}
+    other.write_text(json.dumps(row) + "\n")
+    result = run("evaluate", output, "--on", other)
+    assert result.exit_code == 3
+    assert 'label "sideways" never stood in training' in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "Nothing to measure on"),
+        (("--on", "nowhere.jsonl"), "no such file or folder"),
+        (("--task", "sib200", "--on", "x"), "give one"),
+        (("--task", "sib2000"), 'did you mean "sib200"'),
+        (("--task", "sib200", "--split", "tset"), "has no split"),
+        (("--task", "sib200", "--dev", "test"), "the test set itself"),
+        (("--task", "sib200", "--languages", "en", "--variants", "lowr"), 'did you mean "lower"'),
+        (("--task", "sib200", "--languages", "en", "--save-temperature"), "has no adapter"),
+        (("--lm-eval", "arc_easy", "--task", "sib200"), "brings its own tasks"),
+    ],
+    ids=["nothing", "file", "both", "task", "split", "dev", "variant", "temperature", "lm-eval"],
+)
+def test_options_that_cannot_be_are_one_sentence(arguments, words, run, model_folder, copy):
+    result = run("evaluate", model_folder, *arguments, "--from", copy)
+    assert result.exit_code == 2, result.stderr
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr
