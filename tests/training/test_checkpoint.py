@@ -13,7 +13,9 @@ from mlx_hybrid.training.checkpoint import KEPT, checkpoints, load_checkpoint, s
 from mlx_hybrid.training.events import Interrupted
 from mlx_hybrid.training.loop import Progress
 
-HARD = changed(orthogonal_learning_rate=0.15, weight_decay=0.1)  # far enough that butterflies fold
+HARD = changed(
+    steps=4, validate_every=2, orthogonal_learning_rate=0.15, weight_decay=0.1
+)  # far enough that butterflies fold
 
 
 def stopped_at(step: int):
@@ -32,14 +34,14 @@ def test_stopped_and_resumed_is_never_stopped(method, accumulate, tmp_path):
     run(*straight, settings, progress=progress)
 
     first, before = material(method, settings, **drop), Progress()
-    events = run(*first, settings, progress=before, stop=stopped_at(3))
+    events = run(*first, settings, progress=before, stop=stopped_at(2))
     assert isinstance(events[-1], Interrupted)
     assert not same(everything(*first), everything(*straight))
     save_checkpoint(tmp_path / "checkpoints", *first, before)
 
     second = material(method, settings, **drop)  # a new process would start so
     after = load_checkpoint(tmp_path / "checkpoints", *second)
-    assert (after.step, after.best_loss, after.best_step) == (3, before.best_loss, before.best_step)
+    assert (after.step, after.best_loss, after.best_step) == (2, before.best_loss, before.best_step)
     assert same(everything(*second), everything(*first))
     run(*second, settings, progress=after)
     assert same(everything(*second), everything(*straight))
@@ -50,15 +52,22 @@ def test_stopped_and_resumed_is_never_stopped(method, accumulate, tmp_path):
     )
 
 
-@pytest.fixture
-def saved(tmp_path):
-    """Three checkpoints of one run, and what the adapter was at each."""
-    pair, states = material("hybrid", layers=1), []
+@pytest.fixture(scope="module")
+def three(tmp_path_factory):
+    """Three checkpoints of one run, and what adapter and optimiser were at each."""
+    folder, pair, states = tmp_path_factory.mktemp("run") / "checkpoints", material("hybrid", layers=1), []
     for step in (1, 2, 3):
         run(*pair, changed(steps=step), progress=Progress(step=step - 1), held_back=[])
-        save_checkpoint(tmp_path / "checkpoints", *pair, Progress(step=step, best_loss=1.0 / step))
+        save_checkpoint(folder, *pair, Progress(step=step, best_loss=1.0 / step))
         states.append(everything(*pair))
-    return tmp_path / "checkpoints", states
+    return folder, states
+
+
+@pytest.fixture
+def saved(three, tmp_path):
+    """A copy of them to spoil."""
+    folder, states = three
+    return shutil.copytree(folder, tmp_path / "checkpoints"), states
 
 
 def test_the_newest_ones_are_kept(saved):

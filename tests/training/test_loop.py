@@ -56,8 +56,7 @@ def gradient_of(model, groups) -> tuple[dict, float, int]:
     return listening.gradients, loss.item(), int(count.item())
 
 
-@pytest.mark.parametrize("method", ["hybrid", "hybrid-boft", "full"])
-@pytest.mark.parametrize("pieces", [2, 3, 6])
+@pytest.mark.parametrize(("method", "pieces"), [("hybrid", 3), ("hybrid-boft", 2), ("full", 6)])
 def test_accumulated_pieces_are_one_batch(method, pieces):
     model, _ = material(method)
     records = examples(6, longest=60)
@@ -87,9 +86,10 @@ def test_the_gradient_is_that_of_the_mean_over_trained_tokens():
 @pytest.mark.parametrize("method", METHODS)
 def test_one_seed_repeats_to_the_bit_and_two_differ(method):
     changes = {} if method == "full" else {"dropout": 0.1}
-    first = trained(method, seed=1, **changes)
-    assert same(first, trained(method, seed=1, **changes))
-    assert not same(first, trained(method, seed=2, **changes))
+    short = changed(steps=3)
+    first = trained(method, short, seed=1, **changes)
+    assert same(first, trained(method, short, seed=1, **changes))
+    assert not same(first, trained(method, short, seed=2, **changes))
 
 
 def test_dropout_draws_anew_at_every_step_and_repeats_with_the_seed():
@@ -100,10 +100,10 @@ def test_dropout_draws_anew_at_every_step_and_repeats_with_the_seed():
 
 @pytest.mark.parametrize(
     ("method", "mode"),
-    [*((method, "") for method in METHODS), ("hybrid", "affine-4"), ("hybrid-boft", "mxfp4")],
+    [*((method, "") for method in METHODS), ("hybrid", "affine-4")],
 )
 def test_records_are_learnt_by_heart(method, mode):
-    settings = changed(steps=30, batch_size=4, learning_rate=3e-3 if method == "full" else 3e-2,
+    settings = changed(steps=20, batch_size=4, learning_rate=3e-3 if method == "full" else 3e-2,
                        orthogonal_learning_rate=5e-2, report_every=5)  # fmt: skip
     model, optimizer = material(method, settings, mode=mode)
     reports = of_kind(run(model, optimizer, settings, records=examples(4, longest=12), held_back=[]), Trained)
@@ -112,16 +112,13 @@ def test_records_are_learnt_by_heart(method, mode):
     assert all(layer.rotation_defect() <= DEFECT for layer in hybrid_layers(model).values())
 
 
-@pytest.mark.parametrize(
-    "values", [{"report_every": 1}, {"report_every": 7}, {"validate_every": 1}, {"save_every": 1}], ids=str
-)
-@pytest.mark.parametrize("method", ["hybrid-boft", "hra"])
-def test_looking_changes_nothing(values, method):
-    hard = changed(orthogonal_learning_rate=0.1, steps=12)
-    dropout = 0.1 if method == "hybrid-boft" else 0.0
-    assert same(
-        trained(method, hard, dropout=dropout), trained(method, changed(hard, **values), dropout=dropout)
-    )
+@pytest.mark.parametrize(("method", "dropout"), [("hybrid-boft", 0.1), ("hra", 0.0)])
+def test_looking_changes_nothing(method, dropout):
+    hard = changed(orthogonal_learning_rate=0.1, steps=8)
+    plain = trained(method, hard, dropout=dropout)
+    assert same(plain, trained(method, changed(hard, report_every=7), dropout=dropout))
+    often = changed(hard, report_every=1, validate_every=1, save_every=1)
+    assert same(plain, trained(method, often, dropout=dropout))
 
 
 def test_validation_leaves_the_run_alone_and_is_the_mean_over_tokens():

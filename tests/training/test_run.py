@@ -83,9 +83,10 @@ try:
 except ConfigError as error:
     print(error)
 """
-    ask = lambda: (
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    )  # noqa: E731
+
+    def ask() -> str:
+        return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
     with writing(run):
         assert "another process is writing there" in ask()
     assert ask() == "free\n"
