@@ -10,12 +10,14 @@ import multiprocessing
 import os
 import signal
 import tempfile
+from array import array
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
@@ -92,7 +94,7 @@ def decide(
     """Inspect every line, then compare."""
     described = [describe_source(source) for source in sources]
     ledger = Ledger(config)
-    numbers: list[tuple[int, int]] = []
+    numbers = array("q")  # source and line of each record, flat: a list of pairs takes ten times the memory
     kinds: dict[int, str] = {}
     names = [source.name for source in sources]
     total = sum(source["bytes"] for source in described)
@@ -100,10 +102,9 @@ def decide(
         for chunk, inspected in inspect(in_chunks(read_sources(sources))):
             keep_one_kind(chunk, inspected, kinds, names)
             ledger.add(inspected)
-            numbers += chunk
-            progress(len(numbers))
-    places = np.array(numbers, np.int64).reshape(-1, 2)
-    numbers.clear()
+            numbers.extend(chain.from_iterable(chunk))
+            progress(len(numbers) // 2)
+    places = np.frombuffer(numbers, np.int64).reshape(-1, 2)
     for number, source in enumerate(described):
         source["records"] = int((places[:, 0] == number).sum())
 

@@ -95,20 +95,12 @@ class Ledger:
                 self.decisions[index] = Decision("exact", "exact_dup", f"same as {name}", name)
 
     def decide_near(self, where: Callable[[int], str]) -> None:
-        keys, small = (
-            np.concatenate(self.keys or [np.zeros((0, 20))]),
-            np.concatenate(self.small or [np.zeros((0, 120))]),
-        )
-        self.keys, self.small = [keys], [small]
         for language, rows in self.by_language().items():
             n = NGRAM_UNSPACED if is_unspaced(language[-4:]) else NGRAM
             said = [self.said[row] for row in rows]
+            keys, small = gather(self.keys, rows), gather(self.small, rows)
             removed, protected = find_near_duplicates(
-                lambda i, said=said: read_said(said[i]),
-                keys[rows],
-                small[rows],
-                n,
-                self.config.near_threshold,
+                lambda i, said=said: read_said(said[i]), keys, small, n, self.config.near_threshold
             )
             for i, match in removed.items():
                 name = where(rows[match.kept])
@@ -120,9 +112,8 @@ class Ledger:
 
     def flag_conflicts(self, where: Callable[[int], str]) -> None:
         for rows in self.by_language().values():
-            said = [read_said(self.said[row]) for row in rows]
-            prompts = [item.prompt.encode("utf-8", "surrogatepass") for item in said]
-            answers = [f"{item.completion}\0{item.label}".encode("utf-8", "surrogatepass") for item in said]
+            halves = [self.said[row].partition(b"\0") for row in rows]
+            prompts, answers = [half[0] for half in halves], [half[2] if half[0] else b"" for half in halves]
             for i, earlier in find_conflicts(prompts, answers).items():
                 if i != earlier:
                     self.flag(
@@ -180,6 +171,16 @@ class Ledger:
             if total >= config.min_kept > entering:
                 told.append(f"{language} would be left with {entering} of {total} records")
         return told
+
+
+def gather(chunks: list[np.ndarray], rows: list[int]) -> np.ndarray:
+    """The named rows, in order, of arrays that follow each other, without joining all of them first."""
+    ends = np.cumsum([len(chunk) for chunk in chunks])
+    numbers = np.asarray(rows)
+    cuts = np.searchsorted(numbers, ends)
+    first = np.concatenate([[0], cuts[:-1]])
+    parts = [chunk[numbers[a:b] - (end - len(chunk))] for chunk, a, b, end in zip(chunks, first, cuts, ends)]
+    return np.concatenate(parts)
 
 
 def order_of(key: tuple[str, str, str]) -> tuple[int, str, str]:
