@@ -114,6 +114,8 @@ class DataConfig:
     """Share of records held back to measure base against adapter."""
     group: str = "group"
     """Records with the same value under this key are held back together (translations, one premise)."""
+    allow_changed: bool = False
+    """Train on governed files even where they are no longer what their manifest says."""
 
 
 @dataclass(frozen=True, kw_only=True)

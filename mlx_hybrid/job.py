@@ -73,6 +73,7 @@ def finetune(
     Raises ConfigError, DataError or MlxHybridError; whatever was saved before stays.
     """
     sources = find_sources(config.data)
+    manifests = [] if config.data.allow_changed else check_manifests(sources)
     check_output(config, output, resume)
     split, prepared = prepare(config, sources)
     run = resume or create_run(config, output)
@@ -81,11 +82,20 @@ def finetune(
             if config.governance.enabled:
                 counts = {"kept": prepared.kept, "rejected": prepared.rejected, "reasons": prepared.reasons}
                 run.update(governance=counts)
+            run.update(data_manifests=manifests)
             yield dataclasses.replace(prepared, run=run)
             yield from train_and_evaluate(config, run, split, sources, resume=resume is not None, stop=stop)
     except MlxHybridError as error:
         fail(run, error, fresh=resume is None)
         raise
+
+
+def check_manifests(sources: Sources) -> list[str]:
+    """sha256 of the manifest of every governed file. Raises DataError for one that changed since it was signed."""
+    from mlx_hybrid.governance.manifest import check_source
+
+    found = [check_source(path) for path in (*sources.train, *sources.valid, *sources.test)]
+    return sorted({digest for digest in found if digest})
 
 
 def check_output(config: Config, output: Path | None, resume: Run | None) -> None:

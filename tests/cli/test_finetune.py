@@ -147,3 +147,27 @@ def test_resume_takes_no_other_settings(run, quantised_folder, records, settings
     finished = run("finetune", "--resume", output)
     assert finished.exit_code == 2
     assert "is finished" in finished.stderr
+
+
+def test_governed_data_that_changed_is_refused_unless_allowed(
+    run, quantised_folder, records, settings, tmp_path
+):
+    folder, output = tmp_path / "governed", tmp_path / "trained"
+    assert run("govern", records, "-o", folder).exit_code == 0
+    kept = folder / "kept.jsonl"
+    kept.write_bytes(kept.read_bytes()[:-1] + b" \n")
+    refused = finetune(run, quantised_folder, kept, output, settings)
+    assert refused.exit_code == 3
+    assert "--allow-changed-data" in refused.stderr
+    assert not output.exists()
+    assert finetune(run, quantised_folder, kept, output, settings, "--allow-changed-data").exit_code == 0
+
+
+def test_a_run_names_the_manifest_of_its_data(run, quantised_folder, records, settings, tmp_path):
+    import hashlib
+
+    folder, output = tmp_path / "governed", tmp_path / "trained"
+    assert run("govern", records, "-o", folder).exit_code == 0
+    assert finetune(run, quantised_folder, folder / "kept.jsonl", output, settings).exit_code == 0
+    digest = hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()
+    assert json.loads((output / "run.json").read_text())["data_manifests"] == [digest]
