@@ -1,0 +1,37 @@
+"""What the repository promises of itself: sizes, rooms, words it does not say."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parents[1]
+LONGEST = 400  # lines of a module: past it a file is more than one idea
+LARGEST_MB = 8
+
+
+def tracked(pattern: str) -> list[Path]:
+    done = subprocess.run(["git", "ls-files", "-z", pattern], cwd=PROJECT, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip("not a git checkout")
+    return [PROJECT / name for name in done.stdout.split("\0") if name and (PROJECT / name).is_file()]
+
+
+def test_files_stay_small():
+    assert not [p for p in tracked("mlx_hybrid/*.py") if len(p.read_text(encoding="utf-8").splitlines()) > LONGEST]
+    assert not [p for p in tracked("*") if p.stat().st_size > LARGEST_MB * 1e6]
+
+
+def test_no_benchmark_data_is_tracked():
+    names = ("xnli", "flores200", "sib200", "ntrex128", "tico19")
+    assert not [p for p in tracked("*") if set(p.relative_to(PROJECT).parts[:-1]) & set(names)]
+
+
+def test_no_path_of_a_machine_is_told():
+    for path in tracked("*"):
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue
+        assert "/root" + "/" not in text, path
+        assert "/work" + "/" not in text, path

@@ -1,0 +1,42 @@
+"""README's own session runs as it stands, only shorter."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from mlx_hybrid.cli import main
+
+PROJECT = Path(__file__).resolve().parents[1]
+SHORTER = ["--set", "train.steps=2", "--set", "data.test_share=0.02", "--set", "adapter.start_records=4"]
+
+
+def session() -> list[list[str]]:
+    """The commands of the console block, without their prompt."""
+    block = re.search(r"```console\n(.*?)```", (PROJECT / "README.md").read_text(), flags=re.DOTALL)
+    return [shlex.split(line[2:]) for line in block.group(1).splitlines() if line.startswith("$ ")]
+
+
+def test_the_session_shows_the_main_job_and_what_follows():
+    assert [words[1] for words in session()][:2] == ["finetune", "generate"]
+
+
+@pytest.mark.slow
+def test_every_command_of_the_session_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLX_HYBRID_RUNS", "runs")
+    for program, *arguments in session():
+        assert program == "mlx-hybrid"
+        more = SHORTER if arguments[0] == "finetune" else []
+        result = CliRunner().invoke(main, [*arguments, *more])
+        assert result.exit_code == 0, f"{arguments}: {result.stderr}"
+        assert result.output.strip()
+
+
+def test_every_link_leads_somewhere():
+    text = (PROJECT / "README.md").read_text()
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
+    assert links
+    assert not [link for link in links if not (PROJECT / link).exists()]
