@@ -26,6 +26,9 @@ ENGLISH = click.option("--english-prompts", is_flag=True, help="Ask in English w
     "--shots", type=click.IntRange(min=0), default=0, help="Training records a language.  [default: all]"
 )
 @click.option(
+    "--dev", type=click.IntRange(min=0), default=0, help="Development records a language.  [default: all]"
+)
+@click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Which shots are drawn."
 )
 @LANGUAGES
@@ -34,7 +37,7 @@ ENGLISH = click.option("--english-prompts", is_flag=True, help="Ask in English w
 @click.option("-o", "--output", type=PATH, required=True, metavar="DIR", help="Folder to write.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was written as JSON.")
 def task(
-    name: str, splits: tuple[str, ...], shots: int, seed: int, languages: str, folder: Path | None,
+    name: str, splits: tuple[str, ...], shots: int, dev: int, seed: int, languages: str, folder: Path | None,
     english_prompts: bool, output: Path, as_json: bool,
 ) -> None:  # fmt: skip
     """Make a benchmark into records: train.jsonl, valid.jsonl and test.jsonl.
@@ -43,13 +46,14 @@ def task(
 
     \b
     Examples:
-        mlx-hybrid task sib200 --shots 32 --languages en,sw,tr -o data/sib200
+        mlx-hybrid task sib200 --shots 32 --dev 32 --languages en,sw,tr -o data/sib200
         mlx-hybrid task xnli --from benchmarks --languages en,fr -o data/xnli
         mlx-hybrid task flores --languages en,ha -o data/flores
     """
     from mlx_hybrid.evaluation.task_files import write_task
 
-    told = write_task(name, output, choice(languages, shots, seed, english_prompts, folder), splits)
+    part = choice(languages, seed, english_prompts, folder, shots=shots, dev=dev)
+    told = write_task(name, output, part, splits)
     if as_json:
         click.echo(json.dumps(told, ensure_ascii=False))
         return
@@ -62,13 +66,15 @@ def task(
     )
 
 
-def choice(languages: str, shots: int, seed: int, english: bool, folder: Path | None) -> Any:
+def choice(
+    languages: str, seed: int, english: bool, folder: Path | None, *, shots: int = 0, dev: int = 0
+) -> Any:
     from mlx_hybrid.evaluation.task_files import Choice
 
     if folder is not None and not folder.is_dir():
         raise ConfigError(f"--from {folder}: no such folder.")
     codes = tuple(code.strip() for code in languages.split(",") if code.strip())
-    return Choice(languages=codes, shots=shots, seed=seed, english_prompts=english, folder=folder)
+    return Choice(languages=codes, shots=shots, dev=dev, seed=seed, english_prompts=english, folder=folder)
 
 
 @click.command()

@@ -81,7 +81,7 @@ def find_questions(run: Any, options: dict) -> Any:
         raise ConfigError("--on and --task both say what to measure on; give one.")
     known = question_files.training_records(run.config()) if run else []
     if name:
-        part = choice(options["languages"], 0, options["seed"], options["english_prompts"], options["folder"])
+        part = choice(options["languages"], options["seed"], options["english_prompts"], options["folder"])
         return question_files.from_task(name, options["split"], part, dev, known)
     if path:
         return question_files.from_path(path, None if dev in ("auto", "none") else Path(dev), known)

@@ -16,10 +16,11 @@ FILES = {"train": "train.jsonl", "dev": "valid.jsonl", "test": "test.jsonl"}
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """Which part of a benchmark; `shots` draws from the training split alone."""
+    """Which part of a benchmark; `shots` draws from the training split alone, `dev` from the development split."""
 
     languages: tuple[str, ...] = ()
     shots: int = 0
+    dev: int = 0
     seed: int = 0
     english_prompts: bool = False
     folder: Path | None = None
@@ -42,9 +43,13 @@ def chosen_splits(task: Task, names: Sequence[str]) -> tuple[str, ...]:
 
 def split_records(name: str, split: str, choice: Choice) -> list[dict]:
     return build_records(
-        name, split, choice.languages, folder=choice.folder, shots=choice.shots if split == "train" else 0,
-        seed=choice.seed, english_prompts=choice.english_prompts,
+        name, split, choice.languages, folder=choice.folder, shots=shots_of(split, choice), seed=choice.seed,
+        english_prompts=choice.english_prompts,
     )  # fmt: skip
+
+
+def shots_of(split: str, choice: Choice) -> int:
+    return {"train": choice.shots, "dev": choice.dev}.get(split, 0)
 
 
 def write_task(name: str, directory: Path, choice: Choice, splits: Sequence[str] = ()) -> dict:
@@ -83,7 +88,7 @@ def describe(task: Task, directory: Path, choice: Choice, parts: dict[str, list[
         told["splits"][split] = {
             "task": task.name, "version": task.version, "file": FILES[split], "records": len(records),
             "languages": sorted({str(record["language"]) for record in records}),
-            "shots": choice.shots if split == "train" else 0, "seed": choice.seed,
+            "shots": shots_of(split, choice), "seed": choice.seed,
             "english_prompts": choice.english_prompts,
         }  # fmt: skip
     write_json(path, told)

@@ -1,0 +1,164 @@
+"""`compare` on a tiny model: every file, every figure with its interval, and nothing done twice."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from benchmark import write_sib200
+from click.testing import CliRunner, Result
+
+from mlx_hybrid.cli import main
+from mlx_hybrid.cli.compare import names, rates
+from mlx_hybrid.errors import ConfigError
+
+SETTINGS = (
+    "governance.enabled=false", "train.steps=3", "train.batch_size=4", "train.report_every=1", "train.validate_every=3",
+    "adapter.start_records=4", "train.learning_rate=4e-3", "train.orthogonal_learning_rate=1e-3",
+)  # fmt: skip
+
+
+def compare(folder: Path, output: Path, *more: object) -> Result:
+    settings = [part for setting in SETTINGS for part in ("--set", setting)]
+    arguments = ["compare", folder / "source.yaml", *settings, "-o", output, *more]
+    return CliRunner().invoke(main, [str(a) for a in arguments])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, quantised_folder) -> Path:
+    """Records and a config that names them."""
+    folder = tmp_path_factory.mktemp("comparison")
+    copy = write_sib200(folder / "copy", 7)
+    arguments = ("task", "sib200", "--from", copy, "--languages", "en,de", "-o", folder / "sib")
+    assert CliRunner().invoke(main, [str(a) for a in arguments]).exit_code == 0
+    source = {"model": str(quantised_folder), "data": {"paths": [str(folder / "sib")]}}
+    (folder / "source.yaml").write_text(json.dumps(source))
+    return folder
+
+
+ASKED = ("--methods", "lora,hybrid", "--seeds", 2, "--lrs", "1e-3,4e-3", "--variants", "lower", "--limit", 5)
+
+
+@pytest.fixture(scope="module")
+def done(folder) -> tuple[Path, Result]:
+    output = folder / "done"
+    return output, compare(folder, output, *ASKED)
+
+
+def rows(output: Path) -> list[dict]:
+    with (output / "results.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_file_is_there_and_the_last_line_is_a_command(done):
+    output, result = done
+    assert result.exit_code == 0, result.stderr
+    assert {"report.html", "report.md", "results.csv", "summary.json", "plan.json", "cells", "base"} <= {
+        path.name for path in output.iterdir()
+    }
+    figures = {path.name for path in (output / "figures").iterdir()}
+    for name in ("frontier", "parameters", "languages", "curves", "reliability", "mixing"):
+        assert {f"{name}.svg", f"{name}.png"} <= figures
+    assert result.stdout.splitlines()[-1] == f"Next: mlx-hybrid report {output}"
+    for title in ("Table II.", "Table II b.", "Table III.", "Table IV.", "Table VI.", "Learning rates"):
+        assert title in result.stdout
+        assert title in (output / "report.md").read_text()
+    assert "Table V." not in result.stdout
+
+
+def test_no_figure_stands_without_its_interval(done):
+    table = rows(done[0])
+    assert {row["method"] for row in table} == {"base", "lora", "hybrid"}
+    for row in table:
+        assert float(row["low"]) <= float(row["value"]) <= float(row["high"])
+        assert row["seeds"] == ("0" if row["method"] == "base" else "2")
+    compared = [row for row in table if row["method"] == "hybrid" and row["metric"] == "accuracy"]
+    assert len(compared) == 3  # the whole and two languages
+    for row in compared:
+        assert 0 <= float(row["p"]) <= float(row["p_holm"]) <= 1
+
+
+def test_the_rate_is_that_of_least_validation_loss(done):
+    summary = json.loads((done[0] / "summary.json").read_text())
+    for method in ("lora", "hybrid"):
+        own = [row for row in summary["grid"] if row["method"] == method]
+        assert len(own) == 2
+        best = min(own, key=lambda row: row["valid_loss_nats_per_token"])["rate"]
+        assert summary["chosen"][method] == best
+        cells = {path.name for path in (done[0] / "cells" / method / "own").iterdir()}
+        assert {f"lr-{best:g}-seed-0", f"lr-{best:g}-seed-1"} <= cells
+
+
+def test_a_second_call_trains_and_measures_nothing(done, folder):
+    output, first = done
+    times = {path: path.stat().st_mtime_ns for path in output.rglob("adapters.safetensors")}
+    summary = (output / "summary.json").read_text()
+    result = compare(folder, output, *ASKED)
+    assert result.exit_code == 0, result.stderr
+    assert {path: path.stat().st_mtime_ns for path in output.rglob("adapters.safetensors")} == times
+    assert (output / "summary.json").read_text() == summary
+    assert result.stdout == first.stdout
+
+
+def test_a_lost_cell_alone_is_made_again_and_comes_out_the_same(done, folder, tmp_path):
+    output = Path(shutil.copytree(done[0], tmp_path / "copy"))
+    before = json.loads((output / "summary.json").read_text())
+    rate = before["chosen"]["lora"]
+    shutil.rmtree(output / "cells" / "lora" / "own" / f"lr-{rate:g}-seed-1")
+    for path in output.rglob("config.yaml"):  # cells name the data of the comparison they were copied from
+        path.write_text(path.read_text().replace(str(done[0]), str(output)))
+    result = compare(folder, output, *ASKED)
+    assert result.exit_code == 0, result.stderr
+    assert result.stderr.count("(done before)") == 3
+    after = json.loads((output / "summary.json").read_text())
+    accuracy = [
+        [r["values"] for r in s["rows"] if r["metric"] == "nll" and r["seeds"]] for s in (before, after)
+    ]
+    assert accuracy[0] == accuracy[1]
+
+
+def test_other_terms_are_refused_in_the_same_folder(done, folder):
+    result = compare(folder, done[0], "--methods", "lora", "--limit", 4)
+    assert result.exit_code == 2
+    assert "another limit" in result.stderr
+
+
+def test_governance_and_noise_fill_table_five(folder, tmp_path):
+    output = tmp_path / "governed"
+    asked = ("--methods", "lora", "--seeds", 1, "--governance", "off,exact", "--noise", 0.3, "--limit", 3)
+    result = compare(folder, output, *asked, "--set", "train.steps=1")
+    assert result.exit_code == 0, result.stderr
+    assert "Table V." in result.stdout
+    assert "planted found" in result.stdout
+    assert "One seed, so no variation of training is measured" in result.stdout
+    summary = json.loads((output / "summary.json").read_text())
+    assert summary["governed"]["off"]["kept"] == summary["governed"]["off"]["records"]
+    assert summary["governed"]["off"]["planted"] > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--methods", "lora,hybrd"), 'did you mean "hybrid"'),
+        (("--lrs", "1e-3,fast"), "write numbers"),
+        (("--governance", "langage"), 'did you mean "language"'),
+        (("--variants", "lowr"), 'Unknown variant "lowr"'),
+        (("--set", "adapter.rank=2"), "adapter.rank is set for every method"),
+        (("--data", "nowhere.jsonl"), "nowhere.jsonl is not there"),
+    ],
+    ids=["method", "rate", "governance", "variant", "rank", "data"],
+)
+def test_bad_input_is_one_sentence(arguments, words, folder, tmp_path):
+    result = compare(folder, tmp_path / "out", *arguments)
+    assert result.exit_code == 2, result.stderr
+    assert words in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_lists_on_the_command_line():
+    assert names(" lora, hybrid ,") == ("lora", "hybrid")
+    assert rates("5e-3,1e-3,5e-3") == (1e-3, 5e-3)
+    assert rates(None) == ()
+    with pytest.raises(ConfigError, match="write numbers"):
+        rates("a")
