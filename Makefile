@@ -15,7 +15,7 @@ quickstart: $(VENV)/.installed
 	$(RUN) -m mlx_hybrid finetune
 
 test: check
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n 2 --dist loadfile
 
 check: $(VENV)/.tested
 	@$(RUN) tools/no_cuda.py

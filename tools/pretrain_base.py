@@ -1,7 +1,10 @@
-"""Pretrain the bundled base: a small multilingual causal language model in Qwen3 or Llama shape.
+r"""Pretrain the bundled base: a small multilingual causal language model in Qwen3 or Llama shape.
 
-    python tools/pretrain_base.py train  --tokenizer mlx_hybrid/base --state ~/base      # until stopped; resumes
-    python tools/pretrain_base.py anneal --state ~/base --minutes 20 -o ~/base-annealed  # decay, then a HF folder
+    python tools/make_instructions.py -o instructions.jsonl
+    python tools/pretrain_base.py train --instructions instructions.jsonl              # until stopped; resumes
+    python tools/pretrain_base.py anneal --instructions instructions.jsonl --instruction-share 0.35 \
+        --parallel 0.15 --minutes 22 -o annealed                                       # decay, then a HF folder
+    python tools/build_base.py annealed --tokenizer mlx_hybrid/base -o mlx_hybrid/base  # quantise
 
 `train` holds the learning rate constant, so it may be stopped and resumed for as long as there is time;
 `anneal` branches off the newest state, decays the rate to zero on a mix with more translation and instruction
@@ -21,6 +24,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config
 
 SHAPES = {"qwen3": Qwen3Config, "llama": LlamaConfig}
 HEAD = 64
+STATE = Path.home() / ".cache" / "mlx-hybrid" / "base-training"
 
 
 def build_model(arguments: argparse.Namespace, vocabulary: int) -> torch.nn.Module:
@@ -158,7 +162,7 @@ def parse() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("phase", choices=["train", "anneal"])
-    parser.add_argument("--state", type=Path, required=True, help="folder of the resumable state")
+    parser.add_argument("--state", type=Path, default=STATE, help=f"folder of the resumable state  [{STATE}]")
     parser.add_argument("--tokenizer", type=Path, default=Path("mlx_hybrid/base"))
     parser.add_argument("-o", "--output", type=Path, help="folder for the annealed model")
     parser.add_argument(
