@@ -1,0 +1,80 @@
+"""A run's page: complete without anything beside it, and silent about this machine's folders."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from mlx_hybrid.config import load_config
+from mlx_hybrid.report.run_page import run_page
+from mlx_hybrid.training.run import Run, create_run
+
+
+@pytest.fixture
+def run(tmp_path) -> Run:
+    """What a finished lora run leaves, without its weights."""
+    config = load_config(
+        None, (), {"method": "lora", "data.paths": [str(tmp_path / "secret" / "mine.jsonl")]}
+    )
+    run = create_run(config, tmp_path / "run <1>")
+    run.update(status="finished", step=4, best_step=4, seed=0, records={"train": 9}, base={"id": "tiny"})
+    rows = [
+        {
+            "step": 2,
+            "loss_nats_per_token": 2.0,
+            "seconds": 1.0,
+            "peak_memory_gb": 0.1,
+            "tokens_per_second": 50.0,
+        },
+        {"step": 4, "valid_loss_nats_per_token": 1.5, "best": True},
+        {
+            "step": 4,
+            "loss_nats_per_token": 1.0,
+            "seconds": 2.0,
+            "peak_memory_gb": 0.2,
+            "tokens_per_second": 60.0,
+        },
+    ]
+    (run.path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (run.path / "evaluation").mkdir()
+    gain = {"value": 0.1, "low": -0.05, "high": 0.2}
+    side = {"value": 0.5, "low": 0.4, "high": 0.6}
+    held_out = {
+        "records": 9, "questions": 9, "accuracy": {"base": side, "adapted": side, "gain": gain},
+        "accuracy_by_language": {}, "loss_nats_per_token": {"base": 2.0, "adapted": 1.0, "difference": gain},
+    }  # fmt: skip
+    (run.path / "evaluation" / "held-out.json").write_text(json.dumps(held_out))
+    (run.path / "evaluation" / "other.json").write_text("{}")
+    return run
+
+
+def test_the_page_needs_nothing_else_and_names_no_folder(run, tmp_path):
+    page = run_page(run)
+    assert not re.search(r'(src|href)="(?!data:)', page)
+    assert "<script" not in page
+    assert str(tmp_path) not in page
+    assert "mine.jsonl" in page
+    assert "run &lt;1&gt;" in page
+    assert page.count("<img") == 1
+
+
+def test_the_page_holds_the_results_and_names_what_it_cannot_show(run):
+    page = run_page(run)
+    assert "+0.100 [-0.050, +0.200]" in page
+    assert "0.20 GB" in page
+    assert "other.json: another kind of results." in page
+
+
+def test_without_matplotlib_the_page_says_so(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    page = run_page(run)
+    assert "Figures need matplotlib" in page
+    assert "+0.100 [-0.050, +0.200]" in page
+
+
+def test_a_run_that_measured_nothing_has_a_page(run):
+    for path in Path(run.path / "evaluation").iterdir():
+        path.unlink()
+    assert "Nothing was measured yet" in run_page(run)
