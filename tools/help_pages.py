@@ -16,13 +16,14 @@ WIDTH = 100
 
 def help_text(command: click.Command, name: str, parent: click.Context | None = None) -> str:
     context = click.Context(
-        command, info_name=name, parent=parent, max_content_width=WIDTH, terminal_width=WIDTH
-    )
+        command, info_name=name, parent=parent, max_content_width=WIDTH, terminal_width=WIDTH,
+        **command.context_settings,
+    )  # fmt: skip
     return command.get_help(context)
 
 
 def sections() -> list[str]:
-    context = click.Context(main, info_name="mlx-hybrid", max_content_width=WIDTH, terminal_width=WIDTH)
+    context = click.Context(main, info_name="mlx-hybrid", **main.context_settings)
     parts = ["# Commands\n\nGenerated from the program by `tools/help_pages.py`; do not edit.\n"]
     parts.append(f"```text\n{help_text(main, 'mlx-hybrid')}\n```\n")
     for name in main.list_commands(context):
