@@ -68,7 +68,14 @@ CHOICES = {"method": "boft", "adapter.orthogonal": "butterfly", "adapter.start":
 def test_every_setting_arrives_and_survives_the_round_trip(key, tmp_path):
     default = get_key(Config(), key)
     value = CHOICES.get(key, another(default))
-    config = load_config(None, (f"{key}={yaml.safe_dump(value, default_flow_style=True).split(chr(10))[0]}",))
+    company = ("adapter.orthogonal=none", "adapter.start=zeros") if key == "adapter.magnitude" else ()
+    config = load_config(
+        None,
+        (
+            *company,
+            f"{key}={yaml.safe_dump(value, default_flow_style=True).split(chr(10))[0]}",
+        ),
+    )
     got = get_key(config, key)
     assert got == (tuple(value) if isinstance(value, list) else value) != default
     path = tmp_path / "config.yaml"
@@ -131,6 +138,7 @@ def test_every_preset_builds_and_fills_what_is_left_out(method):
         ({"adapter.unitary": ["o_proj"], "adapter.orthogonal": "none"}, "adapter.unitary needs an orthogonal branch"),
         ({"method": "hra", "adapter.orthogonal": "none"}, "nothing to train"),
         ({"method": "full", "adapter.rank": 4}, "method full trains the weights themselves"),
+        ({"adapter.magnitude": True}, r"adapter.magnitude \(DoRA\) needs a low-rank branch"),
         ({"adapter.alpha": math.nan}, "adapter.alpha: must be a finite number"),
         ({"train.learning_rate": math.inf}, "train.learning_rate: must be a finite number"),
     ],

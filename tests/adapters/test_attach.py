@@ -84,7 +84,9 @@ def test_every_dense_projection_is_adapted_and_counted(method):
         "butterfly": config.factors * (config.block_size - 1) / 2,
     }
     expected = sum(
-        rotation[config.orthogonal] * d_in + (0 if name in config.unitary else config.rank * (d_in + d_out))
+        rotation[config.orthogonal] * d_in
+        + (0 if name in config.unitary else config.rank * (d_in + d_out))
+        + config.magnitude * d_out
         for name, (d_in, d_out) in shapes.items()
     )
     assert attached.trainable == 2 * expected
