@@ -29,7 +29,6 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 pytest_plugins = ["data_marker", "pytester"]
-PROJECT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(autouse=True)

@@ -1,8 +1,5 @@
 """How close is close: one named constant for each kind of comparison, and why it is what it is."""
 
-EPSILON = 2.0**-23
-"""Spacing of float32 at 1."""
-
 ROUNDING = 1e-5
 """Two orders of the same float32 sums, of up to a few hundred terms near 1: about √n · 6e-8, and some room."""
 
