@@ -58,7 +58,10 @@ def mean_over_seeds(values: Sequence[float], errors: Sequence[float] = (), level
 def difference_over_seeds(
     before: Sequence[float], after: Sequence[float], error: float = 0.0, level: float = 0.95
 ) -> SeedMean:
-    """After minus before, paired by seed; `error` is the standard error over examples of the mean difference."""
+    """After minus before, paired by seed; `error` is the standard error over examples of the mean difference.
+
+    One seed without such an error says nothing of chance, so p is then 1.
+    """
     before, after = finite(before), finite(after)
     if len(before) != len(after):
         raise DataError(
@@ -68,7 +71,14 @@ def difference_over_seeds(
     total, degrees = combined_error(changes, [error])
     mean = float(changes.mean())
     reach = total * student_quantile((1 + level) / 2, degrees)
-    p = 1.0 if mean == 0 else 0.0 if total == 0 else 2 * (1 - student_cdf(abs(mean) / total, degrees))
+    unknown = total == 0 and len(changes) < 2
+    p = (
+        1.0
+        if mean == 0 or unknown
+        else 0.0
+        if total == 0
+        else 2 * (1 - student_cdf(abs(mean) / total, degrees))
+    )
     return SeedMean(mean, mean - reach, mean + reach, len(changes), p)
 
 

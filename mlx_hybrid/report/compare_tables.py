@@ -65,10 +65,13 @@ def digits(metric: str) -> int:
 def reading(summary: dict) -> str:
     """How every figure is to be read."""
     count = len(summary["seeds"])
-    seeds = f"Means over {count} seeds" if count > 1 else "One seed, so no variation of training is measured"
+    seeds = (
+        f"Means over {count} seeds," if count > 1 else "One seed, so no variation of training is measured;"
+    )
+    over = "seeds and " if count > 1 else ""
     limit = f"; at most {summary['limit']} records a language" if summary["limit"] else ""
     return (
-        f"{seeds} ± half the 95 % interval, over seeds and {summary['records']} test records{limit}. "
+        f"{seeds} ± half the 95 % interval over {over}{summary['records']} test records{limit}. "
         f"* differs from {summary['reference']} (p < {LEVEL:g}, Holm over the methods). The base has no seeds."
     )
 

@@ -59,6 +59,10 @@ def test_no_difference_is_not_significant_and_a_sure_one_is():
     assert difference_over_seeds([0.5, 0.5], [0.6, 0.6]).p == 0
 
 
+def test_one_seed_without_an_error_over_examples_is_never_significant():
+    assert difference_over_seeds([0.5], [0.6]).p == 1
+
+
 def test_the_interval_covers_the_truth():
     """Seeds and examples both vary; at least 95 % of the intervals hold the mean over all seeds and examples."""
     rng = np.random.default_rng(1)
