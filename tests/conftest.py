@@ -12,8 +12,6 @@ from jaxtyping import install_import_hook
 
 from mlx_hybrid.blas import prefer_openblas
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores already
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 prefer_openblas()  # before anything imports mlx
 install_import_hook(["mlx_hybrid.adapters", "mlx_hybrid.training"], "beartype.beartype")
 

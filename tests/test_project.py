@@ -18,7 +18,9 @@ def tracked(pattern: str) -> list[Path]:
 
 
 def test_files_stay_small():
-    assert not [p for p in tracked("mlx_hybrid/*.py") if len(p.read_text(encoding="utf-8").splitlines()) > LONGEST]
+    assert not [
+        p for p in tracked("mlx_hybrid/*.py") if len(p.read_text(encoding="utf-8").splitlines()) > LONGEST
+    ]
     assert not [p for p in tracked("*") if p.stat().st_size > LARGEST_MB * 1e6]
 
 

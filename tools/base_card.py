@@ -31,7 +31,7 @@ dequantised weights are the original: there is no 16-bit copy.
 
 ## Measures
 
-Bits per byte of the shipped weights on FLORES-200 dev (997 sentences a language), each sentence after `<s>`. Lower is better; `xz`
+Bits per byte of the shipped weights on FLORES-200 dev (the first 100 sentences of each language), each after `<s>`. Lower is better; `xz`
 needs about 3.0.
 
 | language | bits per byte |
@@ -39,7 +39,7 @@ needs about 3.0.
 {bits}
 
 Mean over the 16 languages with more than 1 MB of text: **{mean:.2f}**. Yoruba, Hausa and Amharic are nearly unseen on purpose: they are the
-languages to adapt to. `python tools/measure_base.py mlx_hybrid/base` repeats these measures.
+languages to adapt to. `python tools/measure_base.py mlx_hybrid/base --what bits --lines 100` repeats these measures.
 
 {more}
 ## Training
