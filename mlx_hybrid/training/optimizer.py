@@ -96,10 +96,8 @@ class BranchOptimizer:
 
     def update_mixing(self, gradients: dict) -> mx.array:
         """λ (layers,) of this step from token-averaged gradients, before clipping."""
-        if not self.mixed or self.mixing == "off":
+        if not self.mixed or self.mixing != "gradient":
             return mx.full((max(1, len(self.mixed)),), 0.5)
-        if self.mixing == "fixed":
-            return mx.full((len(self.mixed),), 0.5)
         flat = dict(tree_flatten(gradients))
         norms = mx.stack(
             [branch_norms(flat, self.mixed, leaves) for leaves in (ORTHOGONAL_LEAVES, LOW_RANK_LEAVES)]
