@@ -23,16 +23,21 @@ NAMES = {
 
 @dataclass
 class Stream:
-    """Tokens end to end, and where a window may begin."""
+    """Tokens end to end, where a window may begin, and what each token weighs in the loss (None: 1)."""
 
     tokens: np.ndarray
     starts: np.ndarray
+    weights: np.ndarray | None = None
 
-    def window(self, rng: np.random.Generator, length: int, begin: int) -> np.ndarray:
+    def window(self, rng: np.random.Generator, length: int, begin: int) -> tuple[np.ndarray, np.ndarray]:
         last = np.searchsorted(self.starts, max(1, len(self.tokens) - length))
         start = self.starts[rng.integers(max(1, last))]
-        piece = self.tokens[start : start + length - 1]
-        return np.concatenate([[begin], piece])
+        piece = slice(start, start + length - 1)
+        tokens = np.concatenate([[begin], self.tokens[piece]])
+        weights = np.ones(len(tokens), np.float32)
+        if self.weights is not None:
+            weights[1:] = self.weights[piece]
+        return tokens, weights
 
 
 @dataclass
@@ -45,12 +50,13 @@ class Mixture:
     pad: int
 
     def batch(self, rng: np.random.Generator, size: int, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """(size, length + 1) token ids, and 1 where a token is real."""
+        """(size, length + 1) token ids, and their weights in the loss: 0 on pads."""
         tokens = np.full((size, length + 1), self.pad, dtype=np.int64)
-        for row, pick in zip(tokens, rng.choice(len(self.streams), size=size, p=self.shares), strict=True):
-            piece = self.streams[pick].window(rng, length + 1, self.begin)
-            row[: len(piece)] = piece
-        return tokens, (tokens != self.pad).astype(np.float32)
+        weights = np.zeros((size, length + 1), dtype=np.float32)
+        for row, pick in enumerate(rng.choice(len(self.streams), size=size, p=self.shares)):
+            piece, weight = self.streams[pick].window(rng, length + 1, self.begin)
+            tokens[row, : len(piece)], weights[row, : len(piece)] = piece, weight
+        return tokens, weights
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> Stream:
@@ -58,6 +64,19 @@ def encode(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> Stream:
     lengths = np.array([len(i) for i in ids])
     tokens = np.fromiter((t for i in ids for t in i), dtype=np.uint16, count=int(lengths.sum()))
     return Stream(tokens, np.concatenate([[0], np.cumsum(lengths)[:-1]]))
+
+
+def answers_weighed(stream: Stream, tokenizer: PreTrainedTokenizerFast, least: float) -> Stream:
+    """The stream with each answer weighing at least as much as `least` tokens: a label of two is not lost in its question."""
+    opened, closed = tokenizer.convert_tokens_to_ids(["<|assistant|>", "<|end|>"])
+    weights = np.ones(len(stream.tokens), np.float32)
+    ends = np.flatnonzero(stream.tokens == closed)
+    for start in np.flatnonzero(stream.tokens == opened):
+        place = np.searchsorted(ends, start)
+        if place < len(ends):
+            answer = slice(start + 1, ends[place] + 1)
+            weights[answer] = max(1.0, least / (answer.stop - answer.start))
+    return Stream(stream.tokens, stream.starts, weights)
 
 
 def translation_chats(root: Path, seed: int) -> list[str]:
@@ -111,7 +130,8 @@ def load_mixture(arguments: argparse.Namespace) -> tuple[Mixture, PreTrainedToke
     shares = {language: (1 - arguments.parallel) * share / total for language, share in shares.items()}
     shares["pairs"] = arguments.parallel
     if arguments.instructions:
-        streams["instructions"] = encode(tokenizer, instruction_chats(arguments.instructions))
+        chats = encode(tokenizer, instruction_chats(arguments.instructions))
+        streams["instructions"] = answers_weighed(chats, tokenizer, arguments.answer_weight)
         shares = {name: share * (1 - arguments.instruction_share) for name, share in shares.items()}
         shares["instructions"] = arguments.instruction_share
     weights = np.array([shares[name] for name in streams])
