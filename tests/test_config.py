@@ -10,18 +10,16 @@ import pytest
 import yaml
 
 from mlx_hybrid.config import (
-    AT_LEAST,
-    AT_MOST,
     PRESETS,
     AdapterConfig,
     Config,
     build_config,
     dump_config,
-    get_key,
     load_config,
-    parse_scalar,
     to_tree,
 )
+from mlx_hybrid.config.checks import AT_LEAST, AT_MOST, get_key
+from mlx_hybrid.config.reading import parse_scalar
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.recipes_folder import recipe_path, recipes, summary
 
@@ -86,7 +84,11 @@ def test_every_setting_arrives_and_survives_the_round_trip(key, tmp_path):
 @pytest.mark.parametrize("key", leaves(Config))
 def test_every_setting_is_explained_where_it_is_defined(key):
     name = key.split(".")[-1]
-    text = (Path(__file__).parents[1] / "mlx_hybrid" / "config.py").read_text(encoding="utf-8").splitlines()
+    text = (
+        (Path(__file__).parents[1] / "mlx_hybrid" / "config" / "settings.py")
+        .read_text(encoding="utf-8")
+        .splitlines()
+    )
     explained = {a.split(":")[0].strip() for a, b in itertools.pairwise(text) if b.startswith('    """')}
     assert name in explained
 

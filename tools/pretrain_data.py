@@ -67,7 +67,7 @@ def encode(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> Stream:
 
 
 def answers_weighed(stream: Stream, tokenizer: PreTrainedTokenizerFast, least: float) -> Stream:
-    """The stream with each answer weighing at least as much as `least` tokens: a label of two is not lost in its question."""
+    """The stream with each answer weighing at least `least` tokens, so that a label is not lost in its question."""
     opened, closed = tokenizer.convert_tokens_to_ids(["<|assistant|>", "<|end|>"])
     weights = np.ones(len(stream.tokens), np.float32)
     ends = np.flatnonzero(stream.tokens == closed)

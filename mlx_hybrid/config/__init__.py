@@ -1,0 +1,31 @@
+"""Settings: YAML in, YAML out.
+
+Configs are frozen, keyword-only and strict: an unknown key is an error that names the nearest known one. They stop
+at the door: inner functions take plain values.
+"""
+
+from mlx_hybrid.config.convert import build
+from mlx_hybrid.config.reading import build_config, dump_config, load_config, read_yaml, to_tree
+from mlx_hybrid.config.settings import (
+    PRESETS,
+    AdapterConfig,
+    Config,
+    DataConfig,
+    GovernanceConfig,
+    TrainConfig,
+)
+
+__all__ = [
+    "PRESETS",
+    "AdapterConfig",
+    "Config",
+    "DataConfig",
+    "GovernanceConfig",
+    "TrainConfig",
+    "build",
+    "build_config",
+    "dump_config",
+    "load_config",
+    "read_yaml",
+    "to_tree",
+]

@@ -1,0 +1,99 @@
+"""YAML and `--set` into a Config, and back."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mlx_hybrid.config.checks import check
+from mlx_hybrid.config.convert import build
+from mlx_hybrid.config.settings import PRESETS, Config
+from mlx_hybrid.errors import ConfigError, nearest
+
+
+def load_config(
+    path: Path | None = None, overrides: tuple[str, ...] = (), values: dict | None = None
+) -> Config:
+    """A config from a YAML file, then `--set key=value` overrides, then plain `values` from options.
+
+    Raises ConfigError with the file, the key and the nearest known key.
+    """
+    tree = read_yaml(path) if path else {}
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--set {override}: write key=value, as in --set train.epochs=2.")
+        try:
+            value = parse_scalar(text)
+        except yaml.YAMLError:
+            raise ConfigError(f"--set {override}: {text} is not a YAML value; quote it.") from None
+        set_key(tree, key, value)
+    for key, value in (values or {}).items():
+        set_key(tree, key, value)
+    return build_config(tree, str(path) if path else "options")
+
+
+def build_config(tree: dict, where: str) -> Config:
+    """A Config from a plain tree; presets fill what `adapter` leaves out."""
+    method = tree.get("method", "hybrid")
+    if not isinstance(method, str) or method not in PRESETS:
+        raise ConfigError(f'{where}: unknown method "{method}"; {nearest(str(method), PRESETS)}')
+    if not isinstance(tree.get("adapter") or {}, dict):
+        raise ConfigError(f"{where}: adapter must be a mapping of keys to values.")
+    tree = {**tree, "adapter": {**PRESETS[method], **(tree.get("adapter") or {})}}
+    config = build(Config, tree, where, "")
+    check(config, where)
+    return config
+
+
+def read_yaml(path: Path) -> dict:
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}).") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not a YAML file ({' '.join(str(error).split())}).") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: must hold keys and values at the top, as in recipes/quickstart.yaml.")
+    return tree
+
+
+def parse_scalar(text: str) -> Any:
+    """One value of `--set` as YAML reads it, and 1e-3 as the number it looks like."""
+    value = yaml.safe_load(text) if text else ""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def set_key(tree: dict, key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    for parent in parents:
+        tree = tree.setdefault(parent, {})
+        if not isinstance(tree, dict):
+            raise ConfigError(f"--set {key}: {parent} is a value, not a group of keys.")
+    tree[last] = value
+
+
+def to_tree(config: Any) -> dict:
+    """Plain values in the order of the fields, tuples as lists."""
+    return {
+        f.name: to_tree(value)
+        if dataclasses.is_dataclass(value)
+        else list(value)
+        if isinstance(value, tuple)
+        else value
+        for f in dataclasses.fields(config)
+        for value in [getattr(config, f.name)]
+    }
+
+
+def dump_config(config: Config) -> str:
+    """Every value as YAML; `load_config` of it gives the same config."""
+    return yaml.safe_dump(to_tree(config), sort_keys=False, allow_unicode=True)

@@ -1,0 +1,107 @@
+"""What a training loop needs, made ready: the base, the adapter on it, its optimiser and the examples."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from mlx_hybrid.config import Config
+from mlx_hybrid.errors import DataError
+from mlx_hybrid.training.events import Note
+from mlx_hybrid.training.run import Run
+from mlx_hybrid.training.sources import Split
+
+
+@dataclass
+class Material:
+    """Everything a training loop needs, ready."""
+
+    base: Any
+    optimizer: Any
+    split: Split
+    train: list
+    valid: list
+    test: list
+
+
+def load_material(config: Config, split: Split) -> Material:
+    """Model and examples. Raises DataError for records that cannot be tokenised as asked."""
+    from mlx_hybrid.base_model import load_base
+    from mlx_hybrid.training.examples import make_examples
+    from mlx_hybrid.training.memory import set_limits
+
+    base = load_base(config.model)
+    set_limits()
+    limit = {"max_tokens": config.train.max_tokens, "too_long": config.train.too_long}
+    sets = [
+        make_examples(part, base.tokenizer, **limit)[0] for part in (split.train, split.valid, split.test)
+    ]
+    if not sets[0]:
+        raise DataError(f"Every training record is over train.max_tokens ({config.train.max_tokens}).")
+    return Material(base, None, split, *sets)
+
+
+def attach_adapter(config: Config, material: Material) -> Any:
+    """Put a fresh adapter on the base and make its optimiser."""
+    from mlx_hybrid.adapters.attach import attach
+    from mlx_hybrid.training.memory import checkpoint_layers
+    from mlx_hybrid.training.optimizer import BranchOptimizer
+
+    model, settings = material.base.model, config.train
+    summary = attach(model, config.adapter, method=config.method, seed=config.seed)
+    if settings.grad_checkpoint:
+        checkpoint_layers(model)
+    material.optimizer = BranchOptimizer(
+        model,
+        learning_rate=settings.learning_rate,
+        orthogonal_learning_rate=settings.orthogonal_learning_rate,
+        weight_decay=settings.weight_decay,
+        clip=settings.clip,
+        mixing=config.adapter.mixing,
+    )
+    return summary
+
+
+def gradient_start(config: Config, run: Run, material: Material) -> Iterator[Note]:
+    """Start the low-rank branches from the gradient of some training records (adapters/gradient_start.py)."""
+    import numpy as np
+
+    from mlx_hybrid.adapters.gradient_start import SketchPass, apply_start, sketch_gradients
+    from mlx_hybrid.training.batches import make_batch
+    from mlx_hybrid.training.loop import arrays
+    from mlx_hybrid.training.loss import make_loss
+
+    adapter, size = config.adapter, config.train.batch_size
+    picked = np.random.default_rng(config.seed).permutation(len(material.train))[: adapter.start_records]
+    picked = sorted(picked, key=lambda i: len(material.train[i].tokens))
+    batches = [
+        arrays(make_batch([material.train[i] for i in picked[k : k + size]]))
+        for k in range(0, len(picked), size)
+    ]
+    columns = 2 * adapter.rank + adapter.start_oversampling
+    for step in sketch_gradients(
+        material.base.model,
+        make_loss,
+        batches,
+        columns=columns,
+        passes=adapter.start_passes,
+        seed=config.seed,
+    ):
+        if isinstance(step, SketchPass):
+            yield Note(f"Gradient of {len(picked)} records, pass {step.number} of {step.passes}.")
+    captured = apply_start(material.base.model, step)
+    run.update(captured_gradient_energy={name: round(share, 4) for name, share in captured.items()})
+    mean = sum(captured.values()) / max(1, len(captured))
+    yield Note(
+        f"The start holds {100 * mean:.0f} % of the gradient's energy, on average over {len(captured)} modules."
+    )
+
+
+def hash_examples(material: Material) -> str:
+    """sha256 over the tokens of all sets, in order."""
+    digest = hashlib.sha256()
+    for part in (material.train, material.valid, material.test):
+        for example in part:
+            digest.update(repr((example.tokens, example.trained)).encode())
+        digest.update(b"|")
+    return digest.hexdigest()
