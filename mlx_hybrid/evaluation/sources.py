@@ -116,6 +116,10 @@ def read_xnli(folder: Path, split: str, language: str, skip: int) -> list[Row]:
 
 def read_sib200(folder: Path, split: str, language: str, skip: int) -> list[Row]:
     path = folder / "sib200" / language / f"{split}.tsv"
+    if not path.exists() and (held := sorted(p.parent.name for p in path.parents[1].glob(f"*/{split}.tsv"))):
+        raise ConfigError(
+            f"{path}: not in this copy; --languages with a {split} split here: {', '.join(held)}."
+        )
     rows = []
     for number, columns in enumerate(csv.reader(_lines(path), delimiter="\t"), 1):
         if number == 1 and columns == ["index_id", "category", "text"]:

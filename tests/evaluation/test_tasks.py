@@ -126,6 +126,7 @@ def test_adapt_trains_on_news_after_the_base_and_tests_on_flores(folder):
         (("xnli", "test", ["yo"]), "has no yo"),
         (("xnli", "test", ["english?"]), "is no language code"),
         (("xnli", "test", ["fr"]), "cannot be read"),
+        (("sib200", "train", ["fr"]), r"with a train split here: eng_Latn, hau_Latn, swh_Latn"),
         (("flores", "train", ["sw"]), "has no split"),
     ],
 )
