@@ -9,6 +9,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
 from mlx_hybrid.adapters.dora import DoraLinear
+from mlx_hybrid.adapters.experts import HybridExperts, is_experts
 from mlx_hybrid.adapters.frozen import on_cpu
 from mlx_hybrid.adapters.layer import HybridLinear, LayerPlan, fits_butterfly, linear_shape
 from mlx_hybrid.adapters.orthogonal import LARGEST_SKEW, dense_block_size, nearest_blocks
@@ -18,6 +19,8 @@ from mlx_hybrid.errors import ConfigError, nearest
 ROUTERS = ("gate", "router", "shared_expert_gate", "gate_up_router")
 """Last parts of the names of MoE routers: adapting one changes which expert answers, so none ever is."""
 OUTSIDE = ("lm_head", "embed_tokens", "wte")
+EXPERTS = "experts"
+"""The target that stands for every stack of MoE experts: r·(in + out) entries for each expert, so only when named."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ def attach(model: nn.Module, config: AdapterConfig, *, method: str, seed: int = 
     check_blocks(targets, plans)
     model.freeze()
     wrapped = [
-        (name, layer_class(plans[name])(module, plans[name], key))
+        (name, layer_class(module, plans[name])(module, plans[name], key))
         for (name, module), key in zip(targets.items(), keys, strict=True)
     ]
     model.update_modules(tree_unflatten(wrapped))
@@ -66,40 +69,65 @@ def find_targets(model: nn.Module, config: AdapterConfig) -> dict[str, nn.Module
     linears = {
         name: module
         for name, module in sorted(model.named_modules(), key=lambda item: natural_order(item[0]))
-        if isinstance(module, nn.Linear | nn.QuantizedLinear)
+        if isinstance(module, nn.Linear | nn.QuantizedLinear) or is_experts(module)
     }
-    dense = {n: m for n, m in linears.items() if is_dense_projection(n)}
     chosen: dict[str, nn.Module] = {}
     for target in config.targets:
-        if target == "dense":
-            found = dense
-        else:
-            found = {n: m for n, m in linears.items() if last_part(n) == target}
-            refuse_unsupported(model, target, found)
+        found = {name: module for name, module in linears.items() if is_meant(target, name, module)}
+        refuse_unsupported(model, target, found)
         chosen |= found
     names = set(layer_window(model, config.layers, chosen))
-    return {name: module for name, module in linears.items() if name in names}
+    found = {name: module for name, module in linears.items() if name in names}
+    for name, module in found.items():
+        if is_experts(module):
+            refuse_experts(name, module, config)
+    return found
 
 
-def is_dense_projection(name: str) -> bool:
-    return last_part(name) not in (*ROUTERS, *OUTSIDE)
+def refuse_experts(name: str, module: nn.Module, config: AdapterConfig) -> None:
+    """Raise ConfigError for experts that cannot carry what the settings ask."""
+    if config.magnitude:
+        raise ConfigError(f"adapter.magnitude: {name} is a stack of experts, which DoRA does not take.")
+    if getattr(module, "global_scale", None) is not None:
+        raise ConfigError(
+            f"adapter.targets: {name} is packed with a global scale, and cannot be unpacked to fuse."
+        )
+
+
+def is_meant(target: str, name: str, module: nn.Module) -> bool:
+    """Whether a target of the settings names this module; `dense` leaves out routers, heads and experts."""
+    if target == "dense":
+        return last_part(name) not in (*ROUTERS, *OUTSIDE) and not is_experts(module)
+    return is_experts(module) if target == EXPERTS else last_part(name) == target
 
 
 def refuse_unsupported(model: nn.Module, target: str, found: dict) -> None:
+    """Raise ConfigError for a router, and for a target that names nothing which can carry an adapter."""
     if target in ROUTERS:
         raise ConfigError(f"adapter.targets: {target} is a router, which is never adapted.")
-    if not found:
-        others = {last_part(n): type(m).__name__ for n, m in model.named_modules() if n}
-        if target in others:
-            raise ConfigError(
-                f"adapter.targets: {target} is a {others[target]}, which cannot be adapted yet."
-            )
-        known = {
-            last_part(n) for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.QuantizedLinear)
-        }
+    if found:
+        return
+    if target == EXPERTS:
+        raise ConfigError("adapter.targets: the model has no experts; leave them out.")
+    kinds = {last_part(n): type(m).__name__ for n, m in model.named_modules() if n}
+    if target == "lm_head" and target not in kinds:
         raise ConfigError(
-            f'adapter.targets: the model has no module "{target}"; {nearest(target, known | {"dense"})}'
+            "adapter.targets: the model has no lm_head: its head is its embedding, which is no target."
         )
+    if "Embedding" in kinds.get(target, ""):
+        raise ConfigError(
+            f"adapter.targets: {target} is an embedding, a table without a product to rotate or add to; "
+            "method full trains it."
+        )
+    if target in kinds:
+        raise ConfigError(
+            f"adapter.targets: {target} is a {kinds[target]}, and only linear layers and experts carry adapters."
+        )
+    linear = (nn.Linear, nn.QuantizedLinear)
+    known = {last_part(n) for n, m in model.named_modules() if isinstance(m, linear) or is_experts(m)}
+    raise ConfigError(
+        f'adapter.targets: the model has no module "{target}"; {nearest(target, known | {"dense"})}'
+    )
 
 
 def layer_window(model: nn.Module, last: int, chosen: dict[str, nn.Module]) -> list[str]:
@@ -128,7 +156,9 @@ def layer_plan(config: AdapterConfig, *, unitary: bool = False) -> LayerPlan:
     return LayerPlan(**(values | ({"rank": 0} if unitary else {})))
 
 
-def layer_class(plan: LayerPlan) -> type[HybridLinear]:
+def layer_class(module: nn.Module, plan: LayerPlan) -> type[HybridLinear]:
+    if is_experts(module):
+        return HybridExperts
     return DoraLinear if plan.magnitude else HybridLinear
 
 

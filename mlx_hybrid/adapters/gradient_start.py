@@ -13,7 +13,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
-from mlx_hybrid.adapters.attach import hybrid_layers
+from mlx_hybrid.adapters.attach import hybrid_layers, layer_class
 from mlx_hybrid.adapters.layer import HybridLinear, LayerPlan, linear_shape
 
 STABLE_GAMMA = 16.0  # the authors' scaling of A₀ and B₀ (Wang et al. 2024, arXiv 2407.05000)
@@ -21,7 +21,7 @@ STABLE_GAMMA = 16.0  # the authors' scaling of A₀ and B₀ (Wang et al. 2024, 
 
 @dataclass(frozen=True)
 class GradientFactors:
-    """G ≈ U diag(σ) Vᵀ of one layer: U (out, k), σ (k,), V (in, k).
+    """G ≈ U diag(σ) Vᵀ of one layer: U (out, k), σ (k,), V (in, k); each of a stack of experts has its own.
 
     `energy` estimates ‖G‖²_F: Σσ² plus what the first, Gaussian, sketch Ω (in, k) holds beyond these directions,
     (‖GΩ‖² − ‖diag(σ) VᵀΩ‖²)/k.
@@ -34,7 +34,7 @@ class GradientFactors:
 
     def captured(self, rank: int) -> float:
         """Share of the gradient's energy in its first `rank` directions, at most 1."""
-        share = float(mx.sum(mx.square(self.sigma[:rank]))) / max(self.energy, 1e-30)
+        share = float(mx.sum(mx.square(self.sigma[..., :rank]))) / max(self.energy, 1e-30)
         return min(1.0, share)
 
 
@@ -65,7 +65,7 @@ def sketch_gradients(
     try:
         keys = mx.random.split(mx.random.key(seed), max(1, len(probes)))
         sides = {
-            name: mx.random.normal((linear_shape(probe.linear)[0], probe.plan.rank), key=key)
+            name: mx.random.normal(probe.lora_a.shape, key=key)
             for (name, probe), key in zip(probes.items(), keys, strict=True)
         }
         gaussian, norms = sides, {}
@@ -90,7 +90,7 @@ def attach_probes(model: nn.Module, layers: dict[str, HybridLinear], columns: in
     for name, layer in layers.items():
         rank = min(columns, *linear_shape(layer.linear))
         plan = LayerPlan(orthogonal="none", rank=rank, alpha=float(rank), rslora=False)
-        probes[name] = HybridLinear(layer.linear, plan, mx.random.key(0))
+        probes[name] = layer_class(layer.linear, plan)(layer.linear, plan, mx.random.key(0))
     model.update_modules(tree_unflatten(list(probes.items())))
     return probes
 
@@ -106,10 +106,8 @@ def probe_pass(
 ) -> dict[str, mx.array]:
     """G S (out, k) of every layer for sides S (in, k), or Gᵀ S (in, k) for sides S (out, k)."""
     for name, probe in probes.items():
-        d_in, d_out = linear_shape(probe.linear)
-        k = probe.plan.rank
-        probe.lora_a = sides[name] if forward else mx.zeros((d_in, k))
-        probe.lora_b = mx.zeros((k, d_out)) if forward else sides[name].T
+        probe.lora_a = sides[name] if forward else mx.zeros_like(probe.lora_a)
+        probe.lora_b = mx.zeros_like(probe.lora_b) if forward else transposed(sides[name])
     leaf = "lora_b" if forward else "lora_a"
     model.freeze()
     for probe in probes.values():
@@ -122,7 +120,12 @@ def probe_pass(
         total = part if total is None else tree_map(mx.add, total, part)
         mx.eval(total)
     flat = dict(tree_flatten(total))
-    return {name: flat[f"{name}.{leaf}"].T if forward else flat[f"{name}.{leaf}"] for name in probes}
+    found = {name: flat[f"{name}.{leaf}"] for name in probes}
+    return {name: transposed(value) for name, value in found.items()} if forward else found
+
+
+def transposed(matrix: mx.array) -> mx.array:
+    return mx.swapaxes(matrix, -1, -2)
 
 
 def orthonormal(matrix: mx.array) -> mx.array:
@@ -133,10 +136,10 @@ def orthonormal(matrix: mx.array) -> mx.array:
 def factorise(left: mx.array, product: mx.array, gaussian: mx.array, norm: mx.array) -> GradientFactors:
     """SVD of Q (QᵀG) from Q (out, k) and GᵀQ (in, k): that of a k×k core after a thin QR."""
     q, r = mx.linalg.qr(product, stream=mx.cpu)
-    core_u, sigma, core_vt = mx.linalg.svd(r.T, stream=mx.cpu)
-    v = q @ core_vt.T
-    known = mx.sum(mx.square(sigma[:, None] * (v.T @ gaussian)))
-    rest = mx.maximum(norm - known, 0.0) / gaussian.shape[1]
+    core_u, sigma, core_vt = mx.linalg.svd(transposed(r), stream=mx.cpu)
+    v = q @ transposed(core_vt)
+    known = mx.sum(mx.square(sigma[..., None] * (transposed(v) @ gaussian)))
+    rest = mx.maximum(norm - known, 0.0) / gaussian.shape[-1]
     return GradientFactors(left @ core_u, sigma, v, float(mx.sum(mx.square(sigma)) + rest))
 
 
@@ -152,16 +155,16 @@ def start_from_gradient(layer: HybridLinear, factors: GradientFactors) -> None:
         layer.lora_a = directions
         layer.lora_b = mx.zeros_like(layer.lora_b)
         return
-    d_out = layer.lora_b.shape[1]
+    d_out = layer.lora_b.shape[-1]
     size = d_out**0.25 / STABLE_GAMMA**0.5
     layer.lora_a0 = size * directions
-    layer.lora_b0 = size * pad_columns(factors.u[:, rank:], rank).T
+    layer.lora_b0 = size * transposed(pad_columns(factors.u[..., rank:], rank))
 
 
 def pad_columns(matrix: mx.array, count: int) -> mx.array:
     """The first `count` columns; zeros where there are fewer."""
-    have = min(count, matrix.shape[1])
-    return mx.pad(matrix[:, :have], [(0, 0), (0, count - have)])
+    have = min(count, matrix.shape[-1])
+    return mx.pad(matrix[..., :have], [(0, 0)] * (matrix.ndim - 1) + [(0, count - have)])
 
 
 def apply_start(model: nn.Module, factors: dict[str, GradientFactors]) -> dict[str, float]:

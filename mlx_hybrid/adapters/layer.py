@@ -59,14 +59,14 @@ class LayerPlan:
         """s of the low-rank branch."""
         return low_rank_scale(self.alpha, self.rank, self.rslora)
 
-    def parameter_count(self, d_in: int, d_out: int) -> int:
-        """Trainable entries: k·in, or m·in·(b−1)/2, plus r·(in + out), and out with magnitudes."""
+    def parameter_count(self, d_in: int, d_out: int, experts: int = 1) -> int:
+        """Trainable entries: k·in, or m·in·(b−1)/2, plus r·(in + out) for each expert, and out with magnitudes."""
         rotation = {
             "none": 0,
             "householder": self.reflections * d_in,
             "butterfly": self.factors * d_in * (self.block_size - 1) // 2,
         }[self.orthogonal]
-        return rotation + self.rank * (d_in + d_out) + (d_out if self.magnitude else 0)
+        return rotation + experts * self.rank * (d_in + d_out) + (d_out if self.magnitude else 0)
 
 
 class HybridLinear(nn.Module):
@@ -84,6 +84,7 @@ class HybridLinear(nn.Module):
         self._settled = None
         self.dropout = Dropout(plan.dropout)
         d_in, d_out = linear_shape(linear)
+        stack = linear.weight.shape[:-2]  # (E,) for experts
         house_key, lora_key = mx.random.split(key)
         if plan.orthogonal == "householder":
             self.house_u = paired_reflections(d_in, plan.reflections, house_key)
@@ -93,12 +94,12 @@ class HybridLinear(nn.Module):
             size = plan.block_size
             self.oft_base = mx.broadcast_to(mx.eye(size), (plan.factors, blocks, size, size)) + 0
         if plan.rank:
-            self.lora_b = mx.zeros((plan.rank, d_out))
+            self.lora_b = mx.zeros((*stack, plan.rank, d_out))
             if plan.offsets:
-                self.lora_a = mx.zeros((d_in, plan.rank))
+                self.lora_a = mx.zeros((*stack, d_in, plan.rank))
                 self.lora_a0, self.lora_b0 = self.lora_a + 0, self.lora_b + 0
             else:
-                self.lora_a = random_down_projection(d_in, plan.rank, lora_key)
+                self.lora_a = random_down_projection(d_in, plan.rank, lora_key, stack)
         self.train_only_leaves()
 
     def train_only_leaves(self) -> None:
@@ -125,13 +126,13 @@ class HybridLinear(nn.Module):
 
     def down(self) -> mx.array:
         """A of the low-rank branch s · x A B: (in, r), or [ΔA, A₀] (in, 2r) where the leaves are offsets."""
-        return mx.concatenate([self.lora_a, self.lora_a0], axis=1) if self._plan.offsets else self.lora_a
+        return mx.concatenate([self.lora_a, self.lora_a0], axis=-1) if self._plan.offsets else self.lora_a
 
     def up(self) -> mx.array:
         """B of the low-rank branch: (r, out), or [B₀ + ΔB; ΔB] (2r, out), which is AB − A₀B₀ in one product."""
         if not self._plan.offsets:
             return self.lora_b
-        return mx.concatenate([self.lora_b0 + self.lora_b, self.lora_b], axis=0)
+        return mx.concatenate([self.lora_b0 + self.lora_b, self.lora_b], axis=-2)
 
     def _reflect(self, x: mx.array) -> tuple[mx.array, mx.array | None]:
         """x R = x − (x U T) Uᵀ, and x A: one product with [U, A] where dropout leaves the input alone."""
@@ -146,7 +147,7 @@ class HybridLinear(nn.Module):
         else:
             both = x @ mx.concatenate([u, self.down().astype(x.dtype)], axis=1)
             coordinates, low = both[..., :k], both[..., k:]
-        return x - (coordinates @ core) @ u.T, low
+        return reflect(x, coordinates, core, u), low
 
     def _rotate(self, x: mx.array) -> mx.array:
         if self._plan.orthogonal == "none":
@@ -180,7 +181,7 @@ class HybridLinear(nn.Module):
         return 0.0
 
     def merged_weight(self) -> mx.array:
-        """W' = W Rᵀ + s (A B − A₀ B₀)ᵀ (out, in) in float32, from the weight as it is, dequantised where packed."""
+        """W' = W Rᵀ + s (A B − A₀ B₀)ᵀ (…, out, in) in float32, from the weight as it is, dequantised where packed."""
         weight = dense_weight(self.linear, mx.float32).astype(mx.float32)
         if self._plan.orthogonal == "householder":
             u = self.house_u
@@ -188,22 +189,25 @@ class HybridLinear(nn.Module):
         elif self._plan.orthogonal == "butterfly":
             weight = rotate_blocks(weight, mx.swapaxes(self.dense_blocks(), -1, -2))
         if self._plan.rank:
-            weight = weight + self._plan.scale * (self.down() @ self.up()).T
+            weight = weight + self._plan.scale * mx.swapaxes(self.down() @ self.up(), -1, -2)
         return weight
 
     def fuse(self, dequantize: bool = True) -> nn.Module:
         """The layer as one linear layer; dequantised, since a small update vanishes in the grid of a packed weight."""
         d_in, d_out = linear_shape(self.linear)
         fused = nn.Linear(d_in, d_out, bias="bias" in self.linear)
-        dtype = getattr(self.linear, "scales", self.linear.weight).dtype
-        dtype = dtype if mx.issubdtype(dtype, mx.floating) else mx.float32
-        fused.weight = self.merged_weight().astype(dtype)
+        fused.weight = self.merged_weight().astype(self.weight_dtype())
         if "bias" in self.linear:
             fused.bias = self.linear.bias
         if dequantize or not hasattr(self.linear, "scales"):
             return fused
         layer = self.linear
         return nn.QuantizedLinear.from_linear(fused, layer.group_size, layer.bits, mode=layer.mode)
+
+    def weight_dtype(self) -> mx.Dtype:
+        """The type of the base's weights once unpacked."""
+        dtype = getattr(self.linear, "scales", self.linear.weight).dtype
+        return dtype if mx.issubdtype(dtype, mx.floating) else mx.float32
 
     def settle(self) -> None:
         """Form the rotation once, for inference; training again needs `unsettle`."""
@@ -239,9 +243,14 @@ class HybridLinear(nn.Module):
         return True
 
 
+def reflect(x: mx.array, coordinates: mx.array, core: mx.array, u: mx.array) -> mx.array:
+    """x R = x − (x U) T Uᵀ (…, in), from x (…, in), x U (…, k), T (k, k) and U (in, k)."""
+    return x - (coordinates @ core) @ u.T
+
+
 def linear_shape(linear: nn.Module) -> tuple[int, int]:
-    """(in, out) of a Linear or QuantizedLinear."""
-    out, packed = linear.weight.shape
+    """(in, out) of a linear layer, or of each of stacked experts; packed or not."""
+    out, packed = linear.weight.shape[-2:]
     if hasattr(linear, "scales"):
         return packed * 32 // linear.bits, out
     return packed, out

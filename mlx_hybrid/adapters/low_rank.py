@@ -3,6 +3,7 @@
 import math
 
 import mlx.core as mx
+from jaxtyping import Float
 
 
 def low_rank_scale(alpha: float, rank: int, rslora: bool) -> float:
@@ -12,7 +13,9 @@ def low_rank_scale(alpha: float, rank: int, rslora: bool) -> float:
     return alpha / math.sqrt(rank) if rslora else alpha / rank
 
 
-def random_down_projection(d_in: int, rank: int, key: mx.array) -> mx.array:
-    """A (in, r), uniform in ±1/√in, as mlx-lm starts it; B starts at zero, so the product is zero to the bit."""
+def random_down_projection(
+    d_in: int, rank: int, key: mx.array, stack: tuple[int, ...] = ()
+) -> Float[mx.array, "*stack {d_in} {rank}"]:
+    """A (*stack, in, r), uniform in ±1/√in, as mlx-lm starts it; B starts at zero, and so does the product."""
     bound = 1 / math.sqrt(d_in)
-    return mx.random.uniform(-bound, bound, (d_in, rank), key=key)
+    return mx.random.uniform(-bound, bound, (*stack, d_in, rank), key=key)

@@ -13,6 +13,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
 from mlx_hybrid.adapters.attach import attach, hybrid_layers
+from mlx_hybrid.adapters.experts import HybridExperts
 from mlx_hybrid.adapters.layer import STATE_LEAVES
 from mlx_hybrid.config import AdapterConfig, build, to_tree
 from mlx_hybrid.errors import ConfigError
@@ -67,7 +68,10 @@ def config_tree(
     model: nn.Module, *, config: AdapterConfig, method: str, base: dict, seed: int, extra: dict
 ) -> dict:
     layers = hybrid_layers(model)
-    plain = config.orthogonal == "none" and config.start != "lora-ga"
+    stacked = any(
+        isinstance(layer, HybridExperts) for layer in layers.values()
+    )  # mlx-lm's leaves lie otherwise
+    plain = config.orthogonal == "none" and config.start != "lora-ga" and not stacked
     kind = "full" if method == "full" else "dora" if config.magnitude else "lora" if plain else "hybrid"
     tree = {
         "format": FORMAT,

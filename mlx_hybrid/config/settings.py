@@ -39,7 +39,7 @@ class AdapterConfig:
     unitary: tuple[str, ...] = ()
     """Sub-layers that carry the rotation alone, so that they keep their singular values."""
     targets: tuple[str, ...] = ("dense",)
-    """Modules to adapt, by the last part of their name; `dense` is every dense projection."""
+    """Modules to adapt, by the last part of their name; `dense` is every dense projection, `experts` the MoE experts."""
     layers: int = 0
     """Adapt the last N transformer layers; 0 is all."""
 
@@ -80,6 +80,12 @@ class TrainConfig:
     """Steps between reports."""
     save_every: int = 0
     """Steps between checkpoints; 0 saves at each validation."""
+    keep_checkpoints: int = 2
+    """Checkpoints kept, the newest ones; with one, a disk that fails while it is replaced leaves none."""
+    patience: int = 0
+    """Stop after this many validations in a row without a lower loss; 0 never does."""
+    max_minutes: float = 0.0
+    """Stop training after so many minutes of steps, over all resumptions, and finish as usual; 0 sets no limit."""
     compile: Literal["auto", "on", "off"] = "auto"
     """Compile the training step; auto does on a GPU (on the CPU each fused kernel costs a run of the C++ compiler)."""
 
@@ -100,6 +106,9 @@ class DataConfig:
     """Share of records held back to measure base against adapter."""
     group: str = "group"
     """Records with the same value under this key are held back together (translations, one premise)."""
+    temperature: float = 1.0
+    """Share of a language in training: n^(1/temperature) of its n records; 1 leaves them as they are, 5 lifts small
+    languages, a large value makes all equal (α of the literature is 1/temperature)."""
     allow_changed: bool = False
     """Train on governed files even where they are no longer what their manifest says."""
 

@@ -41,6 +41,10 @@ class Source:
         Raises ConfigError where the weight is missing or has another shape than the adapter's.
         """
         weight = weights.unpacked(f"{module}.weight")
+        if weight.ndim != 2:
+            raise ConfigError(
+                f"{module}: an adapter on MoE experts cannot be exported; chat, serve and evaluate run it."
+            )
         linear = nn.Linear(*weight.shape[::-1], bias=False)
         linear.weight = weight
         unitary = last_part(module) in self.info.adapter.unitary

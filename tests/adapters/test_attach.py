@@ -138,7 +138,7 @@ def test_a_router_is_never_adapted():
     ("changes", "message"),
     [
         ({"targets": ["q_prj"]}, 'no module "q_prj"; did you mean "q_proj"?'),
-        ({"targets": ["embed_tokens"]}, "embed_tokens is a Embedding, which cannot be adapted yet"),
+        ({"targets": ["embed_tokens"]}, "embed_tokens is an embedding, a table without a product"),
         ({"unitary": ["o_prj"]}, 'no adapted module "o_prj"; did you mean "o_proj"?'),
         ({"targets": ["q_proj"], "unitary": ["o_proj"]}, 'no adapted module "o_proj"'),
         ({"layers": 3}, "adapter.layers: 3, but the model has 2 layers"),
