@@ -159,7 +159,7 @@ def test_upper_bounds(key):
     refused(f"{key} must be at most {AT_MOST[key]}", (f"{key}={AT_MOST[key] + 0.1}",))
 
 
-@pytest.mark.parametrize("key", sorted({*AT_LEAST, *AT_MOST} - {"adapter.reflections", "adapter.block_size"}))
+@pytest.mark.parametrize("key", sorted({*AT_LEAST, *AT_MOST} - {"adapter.reflections"}))
 def test_the_bounds_themselves_are_allowed(key):
     for bounds in (AT_LEAST, AT_MOST):
         if key in bounds and key != "adapter.rank":

@@ -257,4 +257,5 @@ def linear_shape(linear: nn.Module) -> tuple[int, int]:
 
 
 def fits_butterfly(d_in: int, plan: LayerPlan) -> bool:
-    return d_in % dense_block_size(plan.block_size, plan.factors) == 0
+    dense = dense_block_size(plan.block_size, plan.factors) if plan.block_size else 0
+    return bool(dense) and d_in % dense == 0

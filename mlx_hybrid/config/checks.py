@@ -6,7 +6,7 @@ from mlx_hybrid.config.settings import Config
 from mlx_hybrid.errors import ConfigError
 
 AT_LEAST = {
-    "adapter.reflections": 2, "adapter.block_size": 2, "adapter.factors": 1, "adapter.rank": 0,
+    "adapter.reflections": 2, "adapter.block_size": 0, "adapter.factors": 1, "adapter.rank": 0,
     "adapter.start_records": 1, "adapter.start_passes": 2, "adapter.start_oversampling": 0, "adapter.layers": 0,
     "train.batch_size": 1, "train.accumulate": 1, "train.steps": 0, "train.max_tokens": 2,
     "train.validate_every": 0, "train.report_every": 1, "train.save_every": 0, "train.learning_rate": 0,

@@ -41,7 +41,10 @@ def build_config(tree: dict, where: str) -> Config:
         raise ConfigError(f'{where}: unknown method "{method}"; {nearest(str(method), PRESETS)}')
     if not isinstance(tree.get("adapter") or {}, dict):
         raise ConfigError(f"{where}: adapter must be a mapping of keys to values.")
-    tree = {**tree, "adapter": {**PRESETS[method], **(tree.get("adapter") or {})}}
+    adapter = {**PRESETS[method], **(tree.get("adapter") or {})}
+    if adapter.get("block_size") == "auto":
+        adapter["block_size"] = 0
+    tree = {**tree, "adapter": adapter}
     config = build(Config, tree, where, "")
     check(config, where)
     return config

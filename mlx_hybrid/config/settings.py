@@ -13,7 +13,7 @@ class AdapterConfig:
     reflections: int = 8
     """Householder: how many reflections, an even number."""
     block_size: int = 8
-    """Butterfly: features rotated together by one factor, an even number."""
+    """Butterfly: features rotated together by one factor, an even number; 0 or `auto` picks for each layer."""
     factors: int = 4
     """Butterfly: how many factors; the dense block is block_size · 2^(factors − 1) and must divide the inputs."""
     rank: int = 8
@@ -39,7 +39,7 @@ class AdapterConfig:
     unitary: tuple[str, ...] = ()
     """Sub-layers that carry the rotation alone, so that they keep their singular values."""
     targets: tuple[str, ...] = ("dense",)
-    """Modules to adapt, by the last part of their name; `dense` is every dense projection, `experts` the MoE experts."""
+    """Modules to adapt, by the last part of their name; `dense` is all dense projections, `experts` the MoE experts."""
     layers: int = 0
     """Adapt the last N transformer layers; 0 is all."""
 

@@ -8,8 +8,9 @@ import mlx.nn as nn
 
 from mlx_hybrid.adapters.attach import last_part, layer_plan
 from mlx_hybrid.adapters.layer import HybridLinear
-from mlx_hybrid.adapters.store import CONFIG_FILE, AdapterInfo, read_adapter_config, read_weights
+from mlx_hybrid.adapters.store import AdapterInfo, read_adapter_config, read_weights
 from mlx_hybrid.base_model import find_model, fingerprint
+from mlx_hybrid.deployment.adapter_folder import adapter_folder
 from mlx_hybrid.deployment.weights import ModelWeights
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.training.run import LAST, find_run
@@ -48,7 +49,9 @@ class Source:
         linear = nn.Linear(*weight.shape[::-1], bias=False)
         linear.weight = weight
         unitary = last_part(module) in self.info.adapter.unitary
-        layer = HybridLinear(linear, layer_plan(self.info.adapter, unitary=unitary), mx.random.key(0))
+        layer = HybridLinear(
+            linear, layer_plan(self.info.adapter, weight.shape[1], unitary=unitary), mx.random.key(0)
+        )
         for leaf, value in self.leaves[module].items():
             if leaf in layer and layer[leaf].shape != value.shape:
                 raise ConfigError(
@@ -61,7 +64,7 @@ class Source:
 
 
 def open_source(name: str, *, model: str | None = None) -> Source:
-    """The adapter of a run (path, name or `last`) or an adapter folder, with the base it was trained on.
+    """The adapter of a run (path, name or `last`), of a folder or of a Hub id, with the base it was trained on.
 
     `model` names that base where it has moved. Raises ConfigError for no adapter, or for another base.
     """
@@ -86,8 +89,8 @@ def open_source(name: str, *, model: str | None = None) -> Source:
 def find_adapter(name: str) -> tuple[Path, str | None]:
     """The adapter's folder, and the base that the run's config names."""
     folder = Path(name)
-    if (folder / CONFIG_FILE).is_file() and not (folder / "run.json").is_file():
-        return folder, None
+    if not (folder / "run.json").is_file() and (adapter := adapter_folder(name)):
+        return adapter, None
     run = find_run(name if name == LAST or not folder.is_dir() else str(folder))
     if not run.adapter.is_dir():
         raise ConfigError(f"{run.path}: the run has no adapter yet (status: {run.info().get('status')}).")

@@ -29,16 +29,18 @@ def knobs(method: str) -> Iterable[dict[str, int]]:
 
 def count_parameters(model: Any, config: Config) -> int | None:
     """Trainable entries that a config puts on a fresh base; None where its sizes do not fit a layer."""
-    from mlx_hybrid.adapters.attach import check_blocks, find_targets, last_part, layer_plan
+    from mlx_hybrid.adapters.attach import find_targets, plan_layers
     from mlx_hybrid.adapters.layer import linear_shape
 
     targets = find_targets(model, config.adapter)
-    plans = {n: layer_plan(config.adapter, unitary=last_part(n) in config.adapter.unitary) for n in targets}
     try:
-        check_blocks(targets, plans)
+        plans = plan_layers(targets, config.adapter)
     except ConfigError:
         return None
-    return sum(plans[name].parameter_count(*linear_shape(module)) for name, module in targets.items())
+    return sum(
+        plans[name].parameter_count(*linear_shape(module), experts=getattr(module, "num_experts", 1))
+        for name, module in targets.items()
+    )
 
 
 def matched_sizes(model: Any, configs: Mapping[str, Config]) -> dict[str, dict[str, int]]:

@@ -11,6 +11,7 @@ from mlx_hybrid.adapters.attach import (
     attach,
     fuse,
     hybrid_layers,
+    layer_plan,
     parameter_count,
     refold,
     settle,
@@ -143,7 +144,7 @@ def test_a_router_is_never_adapted():
         ({"targets": ["q_proj"], "unitary": ["o_proj"]}, 'no adapted module "o_proj"'),
         ({"layers": 3}, "adapter.layers: 3, but the model has 2 layers"),
         ({"orthogonal": "butterfly", "factors": 5}, "blocks of 128, .* the 64 inputs .*block_size 8 with factors 4"),
-        ({"orthogonal": "butterfly", "block_size": 6}, "makes blocks of 48, .*block_size 4 with factors 1"),
+        ({"orthogonal": "butterfly", "block_size": 6}, "blocks of 48, .*size 4 with factors 1.* block_size auto"),
         ({"reflections": 66}, "66 is more than the 64 inputs"),
         ({"rank": 40}, r"adapter.rank: 40 is more than model.layers.0.self_attn.k_proj of 64 × 32"),
     ],
@@ -154,6 +155,28 @@ def test_what_does_not_fit_is_refused_before_anything_changes(changes, message):
         attach(model, adapter("hybrid", **changes), method="hybrid")
     assert not hybrid_layers(model)
     assert trainable_count(model) == parameter_count(model)  # not even frozen
+
+
+@pytest.mark.parametrize("size", [0, "auto"])
+def test_auto_finds_blocks_for_each_layer(size):
+    """64 inputs take 8 and 4 factors; 80 take 8 and 2, 44 take 4 and 1, and 25 have no even divisor."""
+    model = tiny_llama(intermediate_size=80)
+    config = adapter("boft", block_size=size)
+    plain = model(TOKENS)
+    attach(model, config, method="boft")
+    plans = {name.rsplit(".", 1)[-1]: layer.plan for name, layer in hybrid_layers(model).items()}
+    assert (plans["q_proj"].block_size, plans["q_proj"].factors) == (8, 4)
+    assert (plans["down_proj"].block_size, plans["down_proj"].factors) == (8, 2)
+    assert mx.array_equal(model.eval()(TOKENS), plain)
+    assert gap(moved(model)(TOKENS), plain) > EFFECT
+    assert (layer_plan(config, 44).block_size, layer_plan(config, 44).factors) == (4, 1)
+
+
+def test_inputs_that_no_even_block_divides_are_refused():
+    model = tiny_llama(intermediate_size=25)
+    for size in ("auto", 8):
+        with pytest.raises(ConfigError, match="down_proj have no even divisor"):
+            attach(model, adapter("boft", block_size=size, targets=["down_proj"]), method="boft")
 
 
 def test_a_second_adapter_is_refused():
