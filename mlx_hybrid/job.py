@@ -11,7 +11,16 @@ from typing import Any
 from mlx_hybrid.config import Config, to_tree
 from mlx_hybrid.errors import ConfigError, DataError, MlxHybridError
 from mlx_hybrid.governance.records import Record, load_records, read_records
-from mlx_hybrid.training.events import CheckpointDue, Event, Finished, Interrupted, Note, Started, Validated
+from mlx_hybrid.training.events import (
+    CheckpointDue,
+    Event,
+    Finished,
+    Interrupted,
+    Note,
+    NotFinite,
+    Started,
+    Validated,
+)
 from mlx_hybrid.training.material import (
     Material,
     attach_adapter,
@@ -135,7 +144,8 @@ def train_and_evaluate(
     config: Config, run: Run, split: Split, sources: Sources, *, resume: bool, stop: Callable[[], bool]
 ) -> Iterator[JobEvent]:
     from mlx_hybrid.evaluation.held_out import NO_QUESTIONS, make_questions, score
-    from mlx_hybrid.training.loop import Progress, total_steps, train
+    from mlx_hybrid.training.loop import total_steps, train
+    from mlx_hybrid.training.progress import Progress
 
     material = load_material(config, split)
     begin_run(config, run, material, sources, resume=resume)
@@ -156,13 +166,14 @@ def train_and_evaluate(
         from mlx_hybrid.training.checkpoint import load_checkpoint
 
         progress = load_checkpoint(run.checkpoints, material.base.model, material.optimizer)
+        run.forget_after(progress.step)
     elif config.adapter.start != "zeros":
         yield from gradient_start(config, run, material)
     steps = total_steps(config.train, len(material.train))
     yield Started(steps, progress.step, len(summary.modules), summary.trainable, len(material.train))
     for event in train(
         material.base.model, material.optimizer, material.train, material.valid, config.train,
-        seed=config.seed, progress=progress, stop=stop,
+        seed=config.seed, progress=progress, stop=stop, temperature=config.data.temperature,
     ):  # fmt: skip
         handle(event, config, run, material, progress)
         yield event
@@ -201,16 +212,27 @@ def handle(event: Event, config: Config, run: Run, material: Material, progress:
         run.log(f"step {event.step}: validation loss {event.loss:.4f}{' (best)' if event.best else ''}")
         if event.best:
             save_best(config, run, material, progress)
+    if isinstance(event, Note):
+        run.log(event.text)
+    if isinstance(event, NotFinite):
+        run.log(f"step {event.step}: not a number; its batches are in {run.keep_batches(event).name}")
     if isinstance(event, CheckpointDue):
-        save_checkpoint(run.checkpoints, material.base.model, material.optimizer, progress)
+        save_checkpoint(
+            run.checkpoints,
+            material.base.model,
+            material.optimizer,
+            progress,
+            keep=config.train.keep_checkpoints,
+        )
     if isinstance(event, Interrupted):
         run.update(status="interrupted", step=event.step)
     if isinstance(event, Finished):
         if not material.valid:
             save_best(config, run, material, progress)
         run.update(
-            step=event.step, seconds=round(event.seconds, 1), best_step=progress.best_step or event.step
-        )
+            step=event.step, seconds=round(event.seconds, 1), best_step=progress.best_step or event.step,
+            ended=progress.ended or "steps",
+        )  # fmt: skip
 
 
 def save_best(config: Config, run: Run, material: Material, progress: Any) -> None:

@@ -27,12 +27,16 @@ INTERRUPTED = 130
 @click.option(
     "--resume", is_flag=False, flag_value="last", metavar="[RUN]", help="Go on with an interrupted run."
 )
+@click.option(
+    "--max-time", type=float, metavar="MINUTES", help="Stop training after so long, and finish as usual."
+)
 @click.option("--allow-changed-data", is_flag=True, help="Train on governed files that changed since.")
 @click.option("--dry-run", is_flag=True, help="Show the resolved configuration and the data, and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def finetune(
     config: str | None, model: str | None, data: tuple[str, ...], method: str | None, output: Path | None,
-    overrides: tuple[str, ...], resume: str | None, allow_changed_data: bool, dry_run: bool, as_json: bool,
+    overrides: tuple[str, ...], resume: str | None, max_time: float | None, allow_changed_data: bool,
+    dry_run: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Govern the records, train an adapter, and measure it against the base.
 
@@ -50,7 +54,7 @@ def finetune(
     from mlx_hybrid.cli.display import Display
 
     given = {"model": model, "method": method, "data.paths": list(data) or None}
-    given["data.allow_changed"] = allow_changed_data or None
+    given |= {"data.allow_changed": allow_changed_data or None, "train.max_minutes": max_time}
     given = {key: value for key, value in given.items() if value is not None}
     if resume:
         settings, run = resumed(resume, config, given, overrides, output)

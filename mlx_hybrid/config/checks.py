@@ -11,6 +11,7 @@ AT_LEAST = {
     "train.batch_size": 1, "train.accumulate": 1, "train.steps": 0, "train.max_tokens": 2,
     "train.validate_every": 0, "train.report_every": 1, "train.save_every": 0, "train.learning_rate": 0,
     "train.orthogonal_learning_rate": 0, "train.weight_decay": 0, "train.clip": 0, "train.epochs": 0,
+    "train.keep_checkpoints": 1, "train.patience": 0, "train.max_minutes": 0, "data.temperature": 0.1,
     "train.warmup": 0, "data.valid_share": 0, "data.test_share": 0, "adapter.dropout": 0, "seed": 0,
 }  # fmt: skip
 AT_MOST = {"train.warmup": 1, "data.valid_share": 0.5, "data.test_share": 0.5, "adapter.dropout": 0.9}

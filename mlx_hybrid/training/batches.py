@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mlx_hybrid.training.examples import Example
+from mlx_hybrid.training.language_shares import epoch_records
 
 POOL = 64
 """Batches' worth of shuffled records that are sorted by length together: padding stays small, order stays random."""
@@ -16,7 +17,8 @@ class Batch:
     """Token ids (n, t), and where the trained targets stand.
 
     `positions` (p,) index the flattened (n·t) hidden states that predict `targets` (p,); `weights` (p,) is 1 for a real
-    target and 0 for padding. `attention` is not needed: padding is on the right of causal attention.
+    target and 0 for padding. `attention` is not needed: padding is on the right of causal attention. `owners` says
+    which of the examples each real target belongs to, and `where` and `languages` are theirs.
     """
 
     tokens: np.ndarray
@@ -24,17 +26,19 @@ class Batch:
     targets: np.ndarray
     weights: np.ndarray
     where: tuple[str, ...]
+    languages: tuple[str, ...]
+    owners: np.ndarray
 
     @property
     def trained(self) -> int:
-        return int(self.weights.sum())
+        return len(self.owners)
 
 
 def make_batch(examples: list[Example]) -> Batch:
     """Right-padded tokens of some examples; a pad is never a target."""
     length = length_bucket(max(len(e.tokens) for e in examples) - 1)
     tokens = np.zeros((len(examples), length), dtype=np.int32)
-    positions, targets = [], []
+    positions, targets, owners = [], [], []
     for row, example in enumerate(examples):
         inputs = example.tokens[:-1]
         tokens[row, : len(inputs)] = inputs
@@ -42,6 +46,7 @@ def make_batch(examples: list[Example]) -> Batch:
             if is_target:
                 positions.append(row * length + index)
                 targets.append(example.tokens[index + 1])
+                owners.append(row)
     size = target_bucket(len(positions))
     padding = size - len(positions)
     weights = np.concatenate([np.ones(len(positions)), np.zeros(padding)]).astype(np.float32)
@@ -51,6 +56,8 @@ def make_batch(examples: list[Example]) -> Batch:
         np.array(targets + [0] * padding, dtype=np.int32),
         weights,
         tuple(e.where for e in examples),
+        tuple(e.language for e in examples),
+        np.array(owners, dtype=np.int32),
     )
 
 
@@ -68,13 +75,15 @@ def target_bucket(count: int) -> int:
     return size
 
 
-def epoch_order(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
+def epoch_order(
+    lengths: np.ndarray, batch_size: int, seed: int, epoch: int, records: np.ndarray | None = None
+) -> list[np.ndarray]:
     """Indices of each batch of one epoch: shuffled, sorted by length within pools, batches shuffled again.
 
-    Every record comes once; the last batch may be smaller.
+    Every record comes once, or as often as it stands in `records`; the last batch may be smaller.
     """
     rng = np.random.default_rng((seed, epoch))
-    order = rng.permutation(len(lengths))
+    order = rng.permutation(len(lengths) if records is None else records)
     batches = []
     for begin in range(0, len(order), batch_size * POOL):
         pool = order[begin : begin + batch_size * POOL]
@@ -84,14 +93,19 @@ def epoch_order(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -> 
 
 
 def training_batches(
-    examples: list[Example], *, batch_size: int, seed: int, begin: int = 0
+    examples: list[Example], *, batch_size: int, seed: int, begin: int = 0, temperature: float = 1.0
 ) -> Iterator[Batch]:
-    """Batches without end, epoch after epoch; `begin` skips as many, so that a resumed run goes on where it was."""
+    """Batches without end, epoch after epoch; `begin` skips as many, so that a resumed run goes on where it was.
+
+    `temperature` over 1 lifts small languages (language_shares.py); an epoch holds as many records as ever.
+    """
     lengths = np.array([len(e.tokens) for e in examples])
-    per_epoch = -(-len(examples) // batch_size)
+    languages = [e.language for e in examples]
+    per_epoch = -(-len(epoch_records(languages, temperature, seed, 0)) // batch_size)
     epoch, skip = divmod(begin, per_epoch)
     while True:
-        for picked in epoch_order(lengths, batch_size, seed, epoch)[skip:]:
+        records = epoch_records(languages, temperature, seed, epoch)
+        for picked in epoch_order(lengths, batch_size, seed, epoch, records)[skip:]:
             yield make_batch([examples[i] for i in picked])
         epoch, skip = epoch + 1, 0
 

@@ -11,15 +11,17 @@ from mlx.utils import tree_flatten, tree_unflatten
 from mlx_hybrid.adapters.store import adapter_state, set_state
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.files import read_json, replace_directory, temporary_directory, write_json
-from mlx_hybrid.training.loop import Progress
 from mlx_hybrid.training.optimizer import BranchOptimizer
+from mlx_hybrid.training.progress import Progress, progress_from
 
 FORMAT = 1
 KEPT = 2  # the newest, and the one before should the disk fail under it
 
 
-def save_checkpoint(folder: Path, model: nn.Module, optimizer: BranchOptimizer, progress: Progress) -> Path:
-    """Write `folder/step-N` whole: adapter, optimiser, mixing state and progress. Older ones go.
+def save_checkpoint(
+    folder: Path, model: nn.Module, optimizer: BranchOptimizer, progress: Progress, *, keep: int = KEPT
+) -> Path:
+    """Write `folder/step-N` whole: adapter, optimiser, mixing state and progress. All but the newest `keep` go.
 
     Random choices need no state: each step's are a function of the seed and its number.
     """
@@ -30,7 +32,7 @@ def save_checkpoint(folder: Path, model: nn.Module, optimizer: BranchOptimizer, 
     mx.save_safetensors(str(temporary / "optimizer.safetensors"), state)
     write_json(temporary / "progress.json", {"format": FORMAT, **dataclasses.asdict(progress)})
     replace_directory(temporary, directory)
-    for old in checkpoints(folder)[:-KEPT]:
+    for old in checkpoints(folder)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     return directory
 
@@ -46,7 +48,7 @@ def load_checkpoint(folder: Path, model: nn.Module, optimizer: BranchOptimizer) 
     for directory in reversed(checkpoints(folder)):
         try:
             return restore(directory, model, optimizer)
-        except (ConfigError, RuntimeError, KeyError, TypeError) as error:
+        except (ConfigError, RuntimeError, KeyError, TypeError, AttributeError) as error:
             faults.append(f"{directory.name} ({error})")
     found = f"none of its checkpoints can be read: {'; '.join(faults)}" if faults else "no checkpoint there"
     raise ConfigError(f"{folder.parent}: {found}.")
@@ -66,4 +68,4 @@ def restore(directory: Path, model: nn.Module, optimizer: BranchOptimizer) -> Pr
     optimizer.groups["rest"].state = rest
     optimizer.groups["orthogonal"].state = orthogonal
     optimizer.mix = mix
-    return Progress(**saved)
+    return progress_from(saved)

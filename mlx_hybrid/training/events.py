@@ -1,6 +1,8 @@
 """What a run has to tell, one frozen value per fact; somebody else decides how it looks."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from mlx_hybrid.training.batches import Batch
 
 
 @dataclass(frozen=True)
@@ -40,12 +42,21 @@ class Trained:
 
 @dataclass(frozen=True)
 class Validated:
-    """The held-back records were scored; `best` says whether the loss is the lowest yet."""
+    """The held-back records were scored; `best` says whether the loss, in nats per token, is the lowest yet."""
 
     step: int
     loss: float
     best: bool
     seconds: float
+    by_language: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class NotFinite:
+    """The loss or the gradient of a step is not a number; these were its batches, and an error follows."""
+
+    step: int
+    batches: tuple[Batch, ...]
 
 
 @dataclass(frozen=True)
@@ -64,10 +75,10 @@ class Interrupted:
 
 @dataclass(frozen=True)
 class Finished:
-    """All steps are done."""
+    """Training is done: all its steps, or as many as the guards allowed."""
 
     step: int
     seconds: float
 
 
-Event = Note | Started | Trained | Validated | CheckpointDue | Interrupted | Finished
+Event = Note | Started | Trained | Validated | NotFinite | CheckpointDue | Interrupted | Finished

@@ -3,22 +3,32 @@
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from functools import partial
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 from mlx.utils import tree_map
 
 from mlx_hybrid.adapters.attach import hybrid_layers, refold
 from mlx_hybrid.adapters.frozen import on_cpu
 from mlx_hybrid.config import TrainConfig
-from mlx_hybrid.errors import MlxHybridError
 from mlx_hybrid.training.batches import Batch, training_batches, validation_batches
-from mlx_hybrid.training.events import CheckpointDue, Event, Finished, Interrupted, Trained, Validated
+from mlx_hybrid.training.events import CheckpointDue, Event, Finished, Interrupted, NotFinite, Validated
 from mlx_hybrid.training.examples import Example
-from mlx_hybrid.training.loss import make_loss
+from mlx_hybrid.training.guards import (
+    PATIENCE,
+    TIME,
+    ending,
+    is_finite,
+    no_number,
+    out_of_patience,
+    out_of_time,
+    spike,
+)
+from mlx_hybrid.training.loss import make_loss, make_target_losses
 from mlx_hybrid.training.optimizer import BranchOptimizer, schedule
+from mlx_hybrid.training.progress import Progress, Window, add, report
 
 CACHE_EVERY = (
     50  # steps between returns of unused buffers: lengths vary, and the cache would keep one of each
@@ -26,28 +36,6 @@ CACHE_EVERY = (
 RENORMALISE_EVERY = (
     10  # steps between renormalisations of reflections, whose lengths matter to rounding alone
 )
-
-
-@dataclass
-class Progress:
-    """Where a run stands; saved with every checkpoint."""
-
-    step: int = 0
-    best_loss: float = math.inf
-    best_step: int = 0
-    seconds: float = 0.0
-
-
-@dataclass
-class Window:
-    """Sums since the last report."""
-
-    loss: float = 0.0
-    trained: int = 0
-    tokens: int = 0
-    norm: float = 0.0
-    mixing: list[float] = field(default_factory=list)
-    seconds: float = 0.0
 
 
 def total_steps(config: TrainConfig, examples: int) -> int:
@@ -109,17 +97,24 @@ def compiles(setting: str) -> bool:
     return setting == "on" or (setting == "auto" and not on_cpu())
 
 
-def validation_loss(model: nn.Module, examples: list[Example], *, batch_size: int) -> float:
-    """Mean −log p over the trained tokens of held-back examples, in nats."""
-    loss_sum = make_loss(model)
+def validation_loss(
+    model: nn.Module, examples: list[Example], *, batch_size: int
+) -> tuple[float, dict[str, float]]:
+    """Mean −log p over the trained tokens of held-back examples, in nats: of all, and of each language."""
+    target_losses = make_target_losses(model)
     was_training = model.training
     model.eval()
-    total, count = 0.0, 0
+    sums: dict[str, list[float]] = {}
     for batch in validation_batches(examples, batch_size=batch_size):
-        total += float(loss_sum(*arrays(batch)))
-        count += batch.trained
+        losses = np.array(target_losses(*arrays(batch)[:3]))[: batch.trained].astype(np.float64)
+        for index, language in enumerate(batch.languages):
+            own = losses[batch.owners == index]
+            entry = sums.setdefault(language, [0.0, 0])
+            entry[0] += float(own.sum())
+            entry[1] += len(own)
     model.train(was_training)
-    return total / max(1, count)
+    total = sum(loss for loss, _ in sums.values()) / max(1, sum(count for _, count in sums.values()))
+    return total, {name: loss / max(1, count) for name, (loss, count) in sorted(sums.items())}
 
 
 def intervals(config: TrainConfig, steps: int) -> tuple[int, int]:
@@ -138,31 +133,39 @@ def train(
     seed: int,
     progress: Progress,
     stop: Callable[[], bool] = lambda: False,
+    temperature: float = 1.0,
 ) -> Iterator[Event]:
     """Train from `progress.step` to the end, yielding one event for each thing worth knowing.
 
-    `progress` is kept up to date, so that whoever handles CheckpointDue can save it. Raises MlxHybridError when the
-    loss stops being a number.
+    `progress` is kept up to date, so that whoever handles CheckpointDue can save it; a run that a guard ended stays
+    ended. `temperature` shifts the languages' shares (batches.py). Raises MlxHybridError when the loss stops being a
+    number.
     """
     steps = total_steps(config, len(examples))
     validate_every, save_every = intervals(config, steps)
     rate = schedule(config.schedule, steps, config.warmup)
     batches = training_batches(
-        examples, batch_size=config.batch_size, seed=seed, begin=progress.step * config.accumulate
-    )
+        examples, batch_size=config.batch_size, seed=seed, begin=progress.step * config.accumulate,
+        temperature=temperature,
+    )  # fmt: skip
     model.train()
     step = make_step(model, optimizer, accumulate=config.accumulate, compiled=compiles(config.compile))
     refold_every = steps_between_refolds(model)
-    window = Window()
-    while progress.step < steps:
+    while progress.step < steps and not progress.ended:
         begun = time.monotonic()
         optimizer.set_rate(rate(progress.step))
         mx.random.seed(step_seed(seed, progress.step))
         group = [next(batches) for _ in range(config.accumulate)]
         loss, count, norm, lam = step(group)
+        loss, count, norm = loss.item(), int(count.item()), norm.item()
         progress.step += 1
-        check_finite(loss, norm, group, progress.step)
-        window = add(window, loss, count, norm, lam, group)
+        if not is_finite(loss, norm):
+            yield NotFinite(progress.step, tuple(group))
+            raise no_number(group, progress.step)
+        add(progress.window, (loss, count), norm, lam.tolist(), group)
+        warning = spike(progress.level, loss / max(1, count), group, progress.step)
+        if warning:
+            yield warning
         if progress.step % CACHE_EVERY == 0:
             mx.clear_cache()
         last = progress.step == steps
@@ -170,18 +173,24 @@ def train(
             refold(model)
         seconds = time.monotonic() - begun
         progress.seconds += seconds
-        window.seconds += seconds
-        if progress.step % config.report_every == 0 or last:
-            yield report(window, progress, steps, config.learning_rate * rate(progress.step - 1))
-            window = Window()
-        if held_back and (progress.step % validate_every == 0 or last):
+        progress.window.seconds += seconds
+        if not last and out_of_time(progress, config.max_minutes):
+            progress.ended = TIME
+        if progress.step % config.report_every == 0 or last or progress.ended:
+            yield report(progress, steps, config.learning_rate * rate(progress.step - 1))
+            progress.window = Window()
+        if held_back and (progress.step % validate_every == 0 or last or progress.ended):
             yield validate(model, held_back, config, progress)
-        if stop() and not last:
+            if not last and not progress.ended and out_of_patience(progress, config.patience):
+                progress.ended = PATIENCE
+        if stop() and not last and not progress.ended:
             yield CheckpointDue(progress.step)
             yield Interrupted(progress.step)
             return
-        if progress.step % save_every == 0 or last:
+        if progress.step % save_every == 0 or last or progress.ended:
             yield CheckpointDue(progress.step)
+    if progress.ended:
+        yield ending(progress)
     yield Finished(progress.step, progress.seconds)
 
 
@@ -200,45 +209,9 @@ def validate(
     model: nn.Module, held_back: list[Example], config: TrainConfig, progress: Progress
 ) -> Validated:
     begun = time.monotonic()
-    loss = validation_loss(model, held_back, batch_size=config.batch_size)
+    loss, by_language = validation_loss(model, held_back, batch_size=config.batch_size)
     best = loss < progress.best_loss
+    progress.stale = 0 if best else progress.stale + 1
     if best:
         progress.best_loss, progress.best_step = loss, progress.step
-    return Validated(progress.step, loss, best, time.monotonic() - begun)
-
-
-def check_finite(loss: mx.array, norm: mx.array, group: list[Batch], step: int) -> None:
-    if math.isfinite(loss.item()) and math.isfinite(norm.item()):
-        return
-    records = ", ".join([where for batch in group for where in batch.where][:8])
-    raise MlxHybridError(
-        f"The loss stopped being a number at step {step}, on records {records}; the best adapter so far is kept. "
-        "Lower train.learning_rate, or look at those records."
-    )
-
-
-def add(
-    window: Window, loss: mx.array, count: mx.array, norm: mx.array, lam: mx.array, group: list[Batch]
-) -> Window:
-    window.loss += loss.item()
-    window.trained += int(count.item())
-    window.tokens += sum(int(batch.tokens.size) for batch in group)
-    window.norm = norm.item()
-    window.mixing = lam.tolist()
-    return window
-
-
-def report(window: Window, progress: Progress, steps: int, rate: float) -> Trained:
-    return Trained(
-        step=progress.step,
-        steps=steps,
-        loss=window.loss / max(1, window.trained),
-        learning_rate=rate,
-        gradient_norm=window.norm,
-        tokens=window.tokens,
-        trained_tokens=window.trained,
-        tokens_per_second=window.tokens / max(1e-9, window.seconds),
-        peak_memory_gb=mx.get_peak_memory() / 1e9,
-        mixing=tuple(window.mixing),
-        seconds=progress.seconds,
-    )
+    return Validated(progress.step, loss, best, time.monotonic() - begun, by_language)

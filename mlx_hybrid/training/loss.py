@@ -87,6 +87,31 @@ def make_loss(model: nn.Module) -> Callable[..., mx.array]:
     return chunked
 
 
+def make_target_losses(model: nn.Module) -> Callable[..., mx.array]:
+    """losses(tokens, positions, targets): −log p of each target (p,), without gradients, to be told apart."""
+    split = split_head(model)
+
+    def whole_logits(tokens: mx.array, positions: mx.array, targets: mx.array) -> mx.array:
+        logits = model(tokens)
+        return target_losses(lambda hidden: hidden, logits.reshape(-1, logits.shape[-1])[positions], targets)
+
+    if split is None:
+        return whole_logits
+    body, head = split
+
+    def chunked(tokens: mx.array, positions: mx.array, targets: mx.array) -> mx.array:
+        hidden = body(tokens)
+        hidden = hidden.reshape(-1, hidden.shape[-1])[positions]
+        losses = []
+        for begin in range(0, len(targets), CHUNK):
+            part = slice(begin, begin + CHUNK)
+            losses.append(target_losses(head, hidden[part], targets[part]))
+            mx.eval(losses[-1])
+        return mx.concatenate(losses)
+
+    return chunked
+
+
 def head_trains(model: nn.Module) -> bool:
     """Whether the head has trainable leaves: `mx.checkpoint` gives no gradient to what it captures."""
     head = getattr(model, "lm_head", None)

@@ -15,7 +15,7 @@ from mlx_hybrid import __version__
 from mlx_hybrid.config import Config, dump_config, load_config
 from mlx_hybrid.errors import ConfigError, nearest
 from mlx_hybrid.files import read_json, write_json, write_text
-from mlx_hybrid.training.events import Event, Trained, Validated
+from mlx_hybrid.training.events import Event, NotFinite, Trained, Validated
 
 FORMAT = 1
 LAST = "last"
@@ -68,8 +68,22 @@ class Run:
                 file.write(json.dumps(row) + "\n")
 
     def metrics(self) -> list[dict]:
+        """The rows so far; of a line that a kill cut off, nothing."""
         path = self.path / "metrics.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def forget_after(self, step: int) -> None:
+        """Drop the rows of steps beyond `step`, which a resumed run will take again."""
+        rows = [row for row in self.metrics() if row["step"] <= step]
+        write_text(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+
+    def keep_batches(self, event: NotFinite) -> Path:
+        """Write the batches that gave no number to `not-finite.json`, to be looked at."""
+        path = self.path / "not-finite.json"
+        batches = [{"records": list(b.where), "tokens": b.tokens.tolist()} for b in event.batches]
+        write_json(path, {"format": FORMAT, "step": event.step, "batches": batches})
+        return path
 
 
 def metrics_row(event: Event) -> dict | None:
@@ -81,7 +95,11 @@ def metrics_row(event: Event) -> dict | None:
             "seconds": round(event.seconds, 3), "mixing": [round(v, 4) for v in event.mixing],
         }  # fmt: skip
     if isinstance(event, Validated):
-        return {"step": event.step, "valid_loss_nats_per_token": round(event.loss, 6), "best": event.best}
+        row = {"step": event.step, "valid_loss_nats_per_token": round(event.loss, 6), "best": event.best}
+        if any(event.by_language):
+            losses = {name or "undeclared": round(loss, 6) for name, loss in event.by_language.items()}
+            row["valid_loss_nats_per_token_by_language"] = losses
+        return row
     return None
 
 

@@ -35,7 +35,7 @@ def examples(count: int = 11, longest: int = 30, seed: int = 0) -> list[Example]
             rng.integers(3, 250, n).tolist(),
             [i >= n // 3 for i in range(n)],
             f"data.jsonl:{line}",
-            "",
+            "sw" if line % 4 == 0 else "en",
             int(n),
         )
         for line, n in enumerate(sizes, 1)
@@ -81,7 +81,7 @@ def run(
     return list(
         train(
             model, optimizer, records, kw.get("held_back", examples(4, seed=1)), settings,
-            seed=seed, progress=progress or Progress(), stop=stop,
+            seed=seed, progress=progress or Progress(), stop=stop, temperature=kw.get("temperature", 1.0),
         )
     )  # fmt: skip
 

@@ -1,5 +1,6 @@
 """Stopping and going on equals never having stopped, to the bit; and a spoilt checkpoint is stepped over."""
 
+import dataclasses
 import json
 import shutil
 
@@ -10,8 +11,8 @@ from mlx_hybrid.adapters import store
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.training import checkpoint as checkpoint_module
 from mlx_hybrid.training.checkpoint import KEPT, checkpoints, load_checkpoint, save_checkpoint
-from mlx_hybrid.training.events import Interrupted
-from mlx_hybrid.training.loop import Progress
+from mlx_hybrid.training.events import Finished, Interrupted, Note, Trained
+from mlx_hybrid.training.progress import Progress
 
 HARD = changed(
     steps=4, validate_every=2, orthogonal_learning_rate=0.15, weight_decay=0.1
@@ -52,6 +53,39 @@ def test_stopped_and_resumed_is_never_stopped(method, accumulate, tmp_path):
     )
 
 
+@pytest.mark.parametrize("step", [1, 3, 4, 5])
+def test_stopped_anywhere_a_guarded_run_ends_as_the_unbroken_one(step, tmp_path):
+    """With early stopping, lifted languages and a report that spans the stop; and it stays ended."""
+    settings = changed(steps=30, validate_every=2, patience=2, report_every=3, learning_rate=0.5)
+    straight, progress = material("hybrid", settings), Progress()
+    events = run(*straight, settings, progress=progress, temperature=3.0)
+    assert progress.ended == "patience"
+    assert progress.step < 30
+
+    first, before = material("hybrid", settings), Progress()
+    run(*first, settings, progress=before, stop=stopped_at(step), temperature=3.0)
+    assert before.step == step
+    save_checkpoint(tmp_path / "checkpoints", *first, before)
+    second = material("hybrid", settings)
+    after = load_checkpoint(tmp_path / "checkpoints", *second)
+    again = run(*second, settings, progress=after, temperature=3.0)
+    assert same(everything(*second), everything(*straight))
+    assert unhurried(after) == unhurried(progress)
+    reports = [e for e in events if isinstance(e, Trained) and e.step > step]
+    assert [(e.step, e.loss) for e in again if isinstance(e, Trained)] == [(e.step, e.loss) for e in reports]
+
+    save_checkpoint(tmp_path / "checkpoints", *second, after)
+    kept = load_checkpoint(tmp_path / "checkpoints", *second)
+    assert [type(e) for e in run(*second, settings, progress=kept)] == [Note, Finished]
+    assert same(everything(*second), everything(*straight))
+
+
+def unhurried(progress: Progress) -> dict:
+    """Everything but the seconds."""
+    values = dataclasses.asdict(progress)
+    return values | {"seconds": 0, "window": values["window"] | {"seconds": 0}}
+
+
 @pytest.fixture(scope="module")
 def three(tmp_path_factory):
     """Three checkpoints of one run, and what adapter and optimiser were at each."""
@@ -80,6 +114,13 @@ def test_the_newest_ones_are_kept(saved):
     assert same(everything(*fresh), states[2])
 
 
+@pytest.mark.parametrize(("keep", "left"), [(1, [4]), (3, [2, 3, 4]), (9, [2, 3, 4])])
+def test_as_many_are_kept_as_asked_for(keep, left, saved):
+    folder, _ = saved
+    save_checkpoint(folder, *material("hybrid", layers=1), Progress(step=4), keep=keep)
+    assert [path.name for path in checkpoints(folder)] == [f"step-{n:07d}" for n in left]
+
+
 def cut_off(path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
@@ -90,6 +131,7 @@ SPOILT = {
     "progress cut off": lambda f: cut_off(f / "progress.json"),
     "progress without a step": lambda f: (f / "progress.json").write_text('{"format": 1, "stop": 3}'),
     "progress of another format": lambda f: (f / "progress.json").write_text('{"format": 2, "step": 3}'),
+    "progress with a crooked level": lambda f: (f / "progress.json").write_text('{"format": 1, "level": 3}'),
     "progress that is a list": lambda f: (f / "progress.json").write_text("[]"),
     "adapter missing": lambda f: (f / "adapter.safetensors").unlink(),
     "optimiser missing": lambda f: (f / "optimizer.safetensors").unlink(),

@@ -16,7 +16,7 @@ from toys import VOCABULARY
 from mlx_hybrid.adapters.attach import hybrid_layers
 from mlx_hybrid.errors import MlxHybridError
 from mlx_hybrid.training.batches import make_batch
-from mlx_hybrid.training.events import CheckpointDue, Finished, Interrupted, Trained, Validated
+from mlx_hybrid.training.events import CheckpointDue, Finished, Interrupted, NotFinite, Trained, Validated
 from mlx_hybrid.training.loop import (
     Progress,
     arrays,
@@ -126,13 +126,17 @@ def test_validation_leaves_the_run_alone_and_is_the_mean_over_tokens():
     run(model, optimizer)
     held_back = examples(7, seed=5)
     model.train()
-    loss = validation_loss(model, held_back, batch_size=3)
+    loss, by_language = validation_loss(model, held_back, batch_size=3)
     assert model.training
     model.eval()
     assert loss == pytest.approx(
         exact(model, held_back) / sum(e.trained_count for e in held_back), rel=ROUNDING
     )
-    assert loss == pytest.approx(validation_loss(model, held_back[::-1], batch_size=2), rel=ROUNDING)
+    assert loss == pytest.approx(validation_loss(model, held_back[::-1], batch_size=2)[0], rel=ROUNDING)
+    assert list(by_language) == ["en", "sw"]
+    for language, value in by_language.items():
+        own = [e for e in held_back if e.language == language]
+        assert value == pytest.approx(exact(model, own) / sum(e.trained_count for e in own), rel=ROUNDING)
 
 
 def test_events_tell_the_run():
@@ -183,6 +187,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_saves_nothing_more(method):
         events.extend(steps)
     assert error.value.exit_code == 1
     step = int(str(error.value).split("step ")[1].split(",")[0])
+    assert isinstance(events.pop(), NotFinite)
     assert all(event.step < step for event in events)
     assert all(math.isfinite(e.loss) or not e.best for e in of_kind(events, Validated))
 
