@@ -1,11 +1,13 @@
 """`compare` and `report`: methods side by side over seeds, and pages to read."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
 import click
 
+from mlx_hybrid.cli.commands import command
 from mlx_hybrid.errors import ConfigError
 
 INTERRUPTED = 130
@@ -141,7 +143,7 @@ def show(summary: dict, page: Path, as_json: bool) -> None:
     click.echo(reading(summary) + "\n")
     click.echo(joined(comparison_tables(summary)))
     click.echo(f"Page: {page}")
-    click.echo(f"Next: mlx-hybrid report {page.parent}")
+    click.echo(f"Next: {command('report', page.parent)}")
 
 
 @click.command()
@@ -172,11 +174,11 @@ def report(target: str, output: Path | None) -> None:
         from mlx_hybrid.report.comparison import write_comparison
 
         click.echo(f"Page: {write_comparison(read_json(folder / SUMMARY_FILE), folder)}")
-        click.echo(f"Next: open {folder / 'report.html'}")
+        click.echo(f"Next: open {shlex.quote(str(folder / 'report.html'))}")
         return
     page = write_page(target, output)
     click.echo(f"Page: {page}")
-    click.echo(f"Next: mlx-hybrid evaluate {target} --variants all")
+    click.echo(f"Next: {command('evaluate', target, '--variants', 'all')}")
 
 
 def write_page(target: str, output: Path | None) -> Path:

@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from mlx_hybrid.cli.commands import command
 from mlx_hybrid.job import AdapterReady, Evaluated, JobEvent, Prepared
 from mlx_hybrid.training.events import Finished, Interrupted, Note, Started, Trained, Validated
 
@@ -13,9 +14,9 @@ from mlx_hybrid.training.events import Finished, Interrupted, Note, Started, Tra
 class Display:
     """Shows events as they come, and remembers what the last line should say."""
 
-    def __init__(self) -> None:
-        self.talk = Console(stderr=True, highlight=False)
-        self.out = Console(highlight=False)
+    def __init__(self, *, as_json: bool = False) -> None:
+        self.talk = Console(stderr=True, highlight=False, markup=False)
+        self.out = self.talk if as_json else Console(highlight=False, markup=False)
         self.progress: Progress | None = None
         self.run: Any = None
         self.interrupted = False
@@ -30,7 +31,7 @@ class Display:
         self.stop_bar()
 
     def note(self, text: str) -> None:
-        self.talk.print(text)
+        self.talk.print(text, soft_wrap=not self.talk.is_terminal)
 
     def show(self, event: JobEvent) -> None:
         handler = HANDLERS.get(type(event))
@@ -79,7 +80,7 @@ class Display:
         self.stop_bar()
         self.interrupted = True
         self.note(f"Stopped after step {event.step}; everything is saved. Go on with:")
-        self.out.print(f"mlx-hybrid finetune --resume {self.run.path}", soft_wrap=True)
+        self.out.print(command("finetune", "--resume", self.run.path), soft_wrap=True)
 
     def finished(self, event: Finished) -> None:
         self.stop_bar()
@@ -101,7 +102,7 @@ class Display:
         """The last lines of a finished run."""
         path = self.run.path
         self.out.print(f"Run saved in {path}. Next:", soft_wrap=True)
-        self.out.print(f"  mlx-hybrid chat {path}", soft_wrap=True)
+        self.out.print(f"  {command('chat', path)}", soft_wrap=True)
 
     def summary(self) -> dict:
         info = self.run.info() if self.run else {}

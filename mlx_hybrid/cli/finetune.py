@@ -63,7 +63,7 @@ def finetune(
     if dry_run:
         show_plan(job.plan(settings), settings, as_json)
         return
-    with Display() as display, StopRequest(display.note) as stop:
+    with Display(as_json=as_json) as display, StopRequest(display.note) as stop:
         for event in job.finetune(settings, output=output, resume=run, stop=stop):
             display.show(event)
     if as_json:

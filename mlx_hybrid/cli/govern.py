@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from mlx_hybrid.cli.commands import command
 from mlx_hybrid.config import GovernanceConfig, build
 from mlx_hybrid.errors import ConfigError, DataError
 
@@ -99,11 +100,10 @@ def records(
     if result.alarms:
         raise DataError(f"Governing these for good would stop: {'; '.join(result.alarms)}.")
     if not as_json:
-        words = " ".join(paths)
         click.echo(
-            f"mlx-hybrid govern {words} -o clean"
+            command("govern", *paths, "-o", "clean")
             if dry_run
-            else f"mlx-hybrid finetune --data {output}/kept.jsonl"
+            else command("finetune", "--data", output / "kept.jsonl")
         )
 
 
@@ -124,7 +124,7 @@ def verify(folder: Path, as_json: bool) -> None:
         click.echo(json.dumps(manifest, ensure_ascii=False))
         return
     click.echo(f"{len(manifest['outputs'])} files are as the manifest says.")
-    click.echo(f"mlx-hybrid finetune --data {folder}/kept.jsonl")
+    click.echo(command("finetune", "--data", folder / "kept.jsonl"))
 
 
 @govern.command()
@@ -154,7 +154,7 @@ def forget(folder: Path, ids: tuple[str, ...], runs: Path, as_json: bool) -> Non
         click.echo(f"Trained on them: {run}")
     if not trained:
         click.echo(f"No run in {runs} was trained on this folder.")
-    click.echo(f"mlx-hybrid govern verify {folder}")
+    click.echo(command("govern", "verify", folder))
 
 
 def offline() -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from mlx_hybrid.cli.commands import command
 from mlx_hybrid.errors import ConfigError
 
 PATH = click.Path(path_type=Path)
@@ -62,7 +63,7 @@ def task(
         click.echo(f"{output / row['file']}  {split}: {row['records']} records in {codes}")
     trains = "train" in told["splits"]
     click.echo(
-        f"Next: mlx-hybrid {f'finetune --data {output}' if trains else f'evaluate last --on {output}'}"
+        f"Next: {command('finetune', '--data', output) if trains else command('evaluate', 'last', '--on', output)}"
     )
 
 
@@ -145,4 +146,5 @@ def evaluate(target: str, output: Path | None, as_json: bool, **options: Any) ->
     click.echo(joined(result_tables(told.results)))
     if told.path:
         click.echo(f"Results in {told.path}.")
-    click.echo(f"Next: mlx-hybrid {'report ' + str(told.run) if told.run else 'finetune --model ' + target}")
+    then = command("report", told.run) if told.run else command("finetune", "--model", target)
+    click.echo(f"Next: {then}")

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from mlx_hybrid.cli.commands import command
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.files import read_json, write_json, write_text
 
@@ -207,4 +208,5 @@ def with_lm_eval(target: str, output: Path | None, as_json: bool, options: dict)
         return
     columns, rows = score_table(told)
     click.echo(plain(Table("lm-evaluation-harness", columns, rows, "± is the harness's standard error.")))
-    click.echo(f"Next: mlx-hybrid {'report ' + str(run.path) if run else 'finetune --model ' + target}")
+    then = command("report", run.path) if run else command("finetune", "--model", target)
+    click.echo(f"Next: {then}")

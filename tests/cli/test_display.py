@@ -1,0 +1,55 @@
+"""What `finetune` prints: names as they are, commands that a shell takes, JSON alone on stdout."""
+
+import json
+import shlex
+
+import pytest
+
+from mlx_hybrid import job
+from mlx_hybrid.training.events import Interrupted
+from mlx_hybrid.training.run import Run
+
+LOSS = {"base": 2.0, "adapted": 1.5, "difference": {"value": -0.5, "low": -0.6, "high": -0.4}}
+RESULTS = {"records": 9, "questions": 0, "loss_nats_per_token": LOSS}
+
+
+@pytest.fixture
+def events(monkeypatch, tmp_path):
+    """Make `finetune` see these events; the run's folder has a space and square brackets in its name."""
+    path = tmp_path / "my [red]runs" / "first"
+    path.mkdir(parents=True)
+    Run(path).update(status="finished")
+
+    def play(*more):
+        prepared = job.Prepared(Run(path), 9, 0, {}, 7, 1, 1)
+        monkeypatch.setattr(job, "finetune", lambda *_, **__: iter([prepared, *more]))
+        return path
+
+    return play
+
+
+def test_the_next_command_can_be_pasted(events, run):
+    path = events(job.Evaluated(RESULTS))
+    result = run("finetune")
+    assert f"Run saved in {path}." in result.stdout
+    assert shlex.split(result.stdout.splitlines()[-1]) == ["mlx-hybrid", "chat", str(path)]
+
+
+def test_the_resume_command_can_be_pasted(events, run):
+    path = events(Interrupted(3))
+    result = run("finetune")
+    assert result.exit_code == 130
+    assert shlex.split(result.stdout) == ["mlx-hybrid", "finetune", "--resume", str(path)]
+
+
+def test_json_is_alone_on_stdout(events, run):
+    path = events(job.Evaluated(RESULTS))
+    result = run("finetune", "--json")
+    told = {"format": 1, "run": str(path), "status": "finished", "results": RESULTS}
+    assert json.loads(result.stdout) == told
+    assert "loss, nats per token" in result.stderr
+
+
+def test_lines_are_not_broken_for_a_file(events, run):
+    events(job.Note("word " * 40))
+    assert "word " * 40 in run("finetune").stderr
