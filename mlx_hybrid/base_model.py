@@ -69,6 +69,7 @@ def fetch(repo: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+    endpoint = os.environ.get("HF_ENDPOINT") or None
     patterns = [
         "*.json",
         "*.safetensors",
@@ -80,7 +81,7 @@ def fetch(repo: str, revision: str | None) -> Path:
         "*.py",
     ]
     try:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns, endpoint=endpoint))
     except (HfHubHTTPError, LocalEntryNotFoundError, ValueError, OSError) as error:
         offline = " (offline: only models already on this machine can be used)" if is_offline() else ""
         raise ConfigError(

@@ -58,7 +58,8 @@ def export(
     mlx-lm     an adapter that stock mlx-lm loads, else a fused model
     gguf-lora  a LoRA for llama.cpp's converter, where it is exact
 
-    RUN is a run's name or path, `last`, or an adapter folder. Exit code 3: the check failed, nothing was written.
+    RUN is a run's name or path, `last`, or an adapter's folder or Hub id. Exit code 3: the check
+    failed, nothing was written.
 
     \b
     Examples:

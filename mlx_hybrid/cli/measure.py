@@ -84,6 +84,9 @@ def choice(
 @click.option("--task", "name", help="A benchmark: xnli, sib200, flores, ntrex or adapt.")
 @click.option("--split", default="test", show_default=True, help="Split of the task to measure on.")
 @click.option(
+    "--base-model", metavar="MODEL", help="Put the adapter on this base.  [default: the one it names]"
+)
+@click.option(
     "--dev", default="auto", show_default=True, metavar="PATH|SPLIT|none",
     help="Development set, for the temperature and the choice of scoring; never the test set.",
 )  # fmt: skip
@@ -121,8 +124,8 @@ def choice(
 def evaluate(target: str, output: Path | None, as_json: bool, **options: Any) -> None:
     """Measure a run beside its base, or a model, with 95 % intervals.
 
-    RUN is a run's path or name, `last`, or an adapter folder. Without --on or --task, a run is measured on the test
-    files its data came with. Going on after a stop needs only the same command.
+    RUN is a run's path or name, `last`, or an adapter's folder or Hub id. Without --on or --task, a run is
+    measured on the test files its data came with. Going on after a stop needs only the same command.
 
     \b
     Examples:

@@ -39,16 +39,20 @@ def measure(target: str, output: Path | None, options: dict, tell: Callable[[str
     folder = output or (run.path / "evaluation" if run else None)
     if folder is None:
         tell("Results are not kept, and a stop loses them; -o DIR keeps them.")
-    pair = open_target(target, tell)
+    pair = open_target(target, options["base_model"], tell)
     if options["save_temperature"] and not pair.adapted:
         raise ConfigError(f"--save-temperature: {target} has no adapter to keep it in.")
+    if options["save_temperature"] and run is None and not Path(target).is_dir():
+        raise ConfigError(
+            f"--save-temperature: {target} is on the Hub; download the adapter and name its folder."
+        )
     limit, seed = options["limit"], options["seed"]
     name = f"{questions.name}-limit-{limit}" if limit else questions.name
     mark = settings_hash(questions, limit=limit, seed=seed, variants=variants)
     answers = folder / "answers" / f"{name}-{mark}" if folder else None
     results = evaluate(
         models_of(pair, options["baseline"]), pair.tokenizer, questions.test, dev=questions.dev, variants=variants,
-        seed=seed, limit=limit, pivot=options["pivot"], directory=answers, identities=identities(pair, target, run),
+        seed=seed, limit=limit, pivot=options["pivot"], directory=answers, identities=identities(pair),
         generate=lambda model, prompts: greedy(model, pair.tokenizer, max_tokens=options["max_tokens"])(prompts),
         progress=lambda model, done, total: tell(f"{model}: {done} of {total} answers"),
     )  # fmt: skip
@@ -57,7 +61,7 @@ def measure(target: str, output: Path | None, options: dict, tell: Callable[[str
     if options["examples"]:
         write_examples(folder, name, answers, questions, results, seed)
     if options["save_temperature"]:
-        save_temperature(run.adapter if run else Path(target), results)
+        save_temperature(pair.loaded.adapter, results)
     if run and output is None:
         refresh(run)
     return Told(results, path, run.path if run else None)
@@ -104,10 +108,10 @@ def find_variants(test: Any, asked: str | None) -> list[str]:
     return [name.strip() for name in asked.split(",") if name.strip()]
 
 
-def open_target(target: str, tell: Callable[[str], None]) -> Any:
+def open_target(target: str, base_name: str | None, tell: Callable[[str], None]) -> Any:
     from mlx_hybrid.deployment.pair import open_pair
 
-    pair = open_pair(target)
+    pair = open_pair(target, base_name=base_name)
     tell(pair.loaded.describe())
     return pair
 
@@ -119,13 +123,12 @@ def models_of(pair: Any, baseline: bool) -> dict[str, Any]:
     return ({"base": pair.base} if baseline else {}) | {"adapted": pair.model}
 
 
-def identities(pair: Any, target: str, run: Any) -> dict[str, str]:
+def identities(pair: Any) -> dict[str, str]:
     """Hashes of the weights behind each name."""
     base = str(pair.loaded.base.get("fingerprint", ""))
     if not pair.adapted:
         return {"model": base}
-    folder = run.adapter if run else Path(target)
-    weights = sha256((folder / "adapters.safetensors").read_bytes()).hexdigest()
+    weights = sha256((pair.loaded.adapter / "adapters.safetensors").read_bytes()).hexdigest()
     return {"base": base, "adapted": f"{base} {weights}"}
 
 
@@ -179,7 +182,7 @@ def with_lm_eval(target: str, output: Path | None, as_json: bool, options: dict)
     if folder is not None and not folder.is_dir():
         raise ConfigError(f"--lm-eval-tasks {folder}: no such folder.")
     tasks = [name.strip() for name in options["lm_tasks"].split(",") if name.strip()]
-    pair = open_target(target, lambda text: click.echo(text, err=True))
+    pair = open_target(target, options["base_model"], lambda text: click.echo(text, err=True))
     told = {}
     for name, model in models_of(pair, options["baseline"]).items():
         model = model() if name == "base" else model

@@ -27,6 +27,9 @@ SHORTEST_KEY = 8
 )
 @click.option("--context", type=int, help="Use less of the context, in tokens.  [default: the model's]")
 @click.option(
+    "--base-model", metavar="MODEL", help="Put the adapter on this base.  [default: the one it names]"
+)
+@click.option(
     "--max-tokens", type=int, default=512, show_default=True, help="Answers to requests that name none."
 )
 @click.option(
@@ -40,7 +43,7 @@ SHORTEST_KEY = 8
 )
 def serve(
     target: str, host: str, port: int, api_key_file: Path | None, cors: tuple[str, ...], context: int | None,
-    max_tokens: int, max_body: int, active: int, waiting: int,
+    base_model: str | None, max_tokens: int, max_body: int, active: int, waiting: int,
 ) -> None:  # fmt: skip
     """Serve a run or a model over an OpenAI-compatible API, with a chat page at /.
 
@@ -64,7 +67,7 @@ def serve(
         raise ConfigError(
             f"--host {host} is open to others, so it needs a key: --api-key-file, or ${KEY_VARIABLE}."
         )
-    pair = open_and_tell(target, context=context)
+    pair = open_and_tell(target, context=context, base_name=base_model)
     if not pair.tokenizer.has_chat_template:
         click.echo("The model has no chat template: only /v1/completions will answer.", err=True)
     else:

@@ -32,14 +32,17 @@ DEFAULT_TOKENS = 512
 @click.option("--system", help="System prompt.")
 @click.option("--raw", is_flag=True, help="Continue the text, without the chat template.")
 @click.option("--base", is_flag=True, help="Leave the adapter off.")
+@click.option(
+    "--base-model", metavar="MODEL", help="Put the adapter on this base.  [default: the one it names]"
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the answer and its circumstances as JSON.")
 def generate(
     target: str, prompt: str | None, max_tokens: int | None, temperature: float, top_p: float, seed: int | None,
-    system: str | None, raw: bool, base: bool, as_json: bool,
+    system: str | None, raw: bool, base: bool, base_model: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Answer one prompt, from the argument or from standard input.
 
-    RUN is a run's path or name, `last`, or an adapter folder; MODEL is a folder or a Hub id.
+    RUN is a run's path or name, `last`, or an adapter's folder or Hub id; MODEL is a folder or a Hub id.
 
     \b
     Examples:
@@ -59,7 +62,7 @@ def generate(
         seed=seed,
     ).with_seed()
     text = read_prompt(prompt)
-    pair = open_and_tell(target, base=base)
+    pair = open_and_tell(target, base=base, base_name=base_model)
     tokens = prompt_tokens(pair.tokenizer, text, system=system, raw=raw)
     room = room_for_answer(len(tokens), pair.context, sampling.max_tokens)
     if max_tokens is not None and room < max_tokens:
@@ -111,11 +114,13 @@ def read_prompt(prompt: str | None) -> str:
     return text
 
 
-def open_and_tell(target: str, *, base: bool = False, context: int | None = None) -> "Pair":
+def open_and_tell(
+    target: str, *, base: bool = False, context: int | None = None, base_name: str | None = None
+) -> "Pair":
     """Load, and say on stderr what is loaded."""
     from mlx_hybrid.deployment.pair import open_pair
 
-    pair = open_pair(target, context=context)
+    pair = open_pair(target, context=context, base_name=base_name)
     if base and not pair.adapted:
         raise ConfigError(f"{target} has no adapter, so --base changes nothing; leave it out.")
     click.echo(
@@ -137,10 +142,13 @@ def open_and_tell(target: str, *, base: bool = False, context: int | None = None
 )
 @click.option("--seed", type=int, help="Same seed, same answers.  [default: a fresh one each time]")
 @click.option("--context", type=int, help="Use less of the context, in tokens.  [default: the model's]")
+@click.option(
+    "--base-model", metavar="MODEL", help="Put the adapter on this base.  [default: the one it names]"
+)
 @click.option("--load", "saved", type=click.Path(path_type=Path), help="Go on with a saved conversation.")
 def chat(
     target: str, system: str, max_tokens: int, temperature: float, top_p: float, seed: int | None,
-    context: int | None, saved: Path | None,
+    context: int | None, base_model: str | None, saved: Path | None,
 ) -> None:  # fmt: skip
     """Talk to a run or a model.
 
@@ -159,7 +167,7 @@ def chat(
     from mlx_hybrid.deployment.generate import Sampling, chat_tokens
 
     sampling = Sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
-    pair = open_and_tell(target, context=context)
+    pair = open_and_tell(target, context=context, base_name=base_model)
     chat_tokens(pair.tokenizer, [{"role": "user", "content": "?"}])
     conversation = Conversation(pair, sampling, system)
     if saved:

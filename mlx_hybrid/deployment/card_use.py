@@ -27,24 +27,28 @@ def use_adapter(facts: "Facts", repo: str) -> str:
         block(
             "bash",
             "pip install mlx-hybrid",
-            f"hf download {repo} --local-dir {name}",
-            f"mlx-hybrid chat {name}",
+            f"mlx-hybrid chat {repo}",
         ),
     ]
     if not facts.base_id and facts.base.get("id") != "bundled":
         parts += [
-            "The base is not on the Hub, so whoever loads this needs the same files: the fingerprint is checked."
+            "The base is not on the Hub, so whoever loads this needs the same files, named with "
+            "`--base-model`; their fingerprint is checked."
         ]
     if facts.method == "lora" and facts.base_id:
         parts += [
             "or with mlx-lm alone:",
-            block("bash", f"mlx_lm.generate --model {facts.base_id} --adapter-path {name} --prompt …"),
+            block(
+                "bash",
+                f"hf download {repo} --local-dir {name}",
+                f"mlx_lm.generate --model {facts.base_id} --adapter-path {name} --prompt …",
+            ),
         ]
-    merged = [f"mlx-hybrid export {name} --to merged -o {name}-merged", f"vllm serve ./{name}-merged"]
+    merged = [f"mlx-hybrid export {repo} --to merged -o {name}-merged", f"vllm serve ./{name}-merged"]
     if facts.method == "full":
         return "\n\n".join([*parts, "On vLLM, as a whole model:", block("bash", *merged)])
-    parts += ["With PEFT:", block("bash", f"mlx-hybrid export {name} --to peft -o {name}-peft")]
-    lora = [f"mlx-hybrid export {name} --to lora -o {name}-lora", *serve_lora(facts, name, f"./{name}-lora")]
+    parts += ["With PEFT:", block("bash", f"mlx-hybrid export {repo} --to peft -o {name}-peft")]
+    lora = [f"mlx-hybrid export {repo} --to lora -o {name}-lora", *serve_lora(facts, name, f"./{name}-lora")]
     parts += ["On vLLM:", block("bash", *(lora if facts.base_id else merged))]
     return "\n\n".join(parts)
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mlx_hybrid.base_model import BUNDLED, load_base
 from mlx_hybrid.errors import ConfigError, MlxHybridError
 from mlx_hybrid.training.run import LAST, Run, find_run
 
@@ -11,7 +12,7 @@ from mlx_hybrid.training.run import LAST, Run, find_run
 @dataclass(frozen=True)
 class Loaded:
     """A model ready to run. `modules` counts adapted layers; `change` is max |Δ logit| on a fixed probe; `source` is
-    what `load_base` was asked for."""
+    what `load_base` was asked for, `adapter` the adapter's folder."""
 
     model: Any
     tokenizer: Any
@@ -20,6 +21,7 @@ class Loaded:
     name: str
     base: dict
     source: str = ""
+    adapter: Path | None = None
 
     def describe(self) -> str:
         """One line that says what is on."""
@@ -29,18 +31,21 @@ class Loaded:
 
 
 def load_any(name: str, *, base_name: str | None = None) -> Loaded:
-    """A run (path, name, or `last`), an adapter folder, or a plain model."""
-    from mlx_hybrid.adapters.store import CONFIG_FILE
+    """A run (path, name, or `last`), an adapter (folder or Hub id), or a plain model.
+
+    `base_name` is the base to put an adapter on, in place of the one it names. Raises ConfigError for what cannot be
+    found, and for a `base_name` beside a plain model.
+    """
+    from mlx_hybrid.deployment.adapter_folder import adapter_folder
 
     folder = Path(name)
-    if (folder / "run.json").is_file() or name == LAST:
+    named = not folder.is_dir() and name != BUNDLED and "/" not in name
+    if (folder / "run.json").is_file() or name == LAST or named:
         return load_run(find_run(name), base_name=base_name)
-    if (folder / CONFIG_FILE).is_file():
-        return load_adapted(folder, base_name, name=folder.name)
-    if not folder.is_dir() and name != "bundled" and "/" not in name:
-        return load_run(find_run(name), base_name=base_name)
-    from mlx_hybrid.base_model import load_base
-
+    if adapter := adapter_folder(name):
+        return load_adapted(adapter, base_name, name=folder.name)
+    if base_name:
+        raise ConfigError(f"{name}: is a model, not an adapter, so --base-model has no place.")
     base = load_base(name)
     return Loaded(base.model, base.tokenizer, 0, 0.0, name, base.identity, name)
 
@@ -54,15 +59,22 @@ def load_run(run: Run, *, base_name: str | None = None) -> Loaded:
 
 
 def load_adapted(directory: Path, base_name: str | None, *, name: str) -> Loaded:
-    """An adapter folder on its base. Raises ConfigError for another base, MlxHybridError if no logit changes."""
+    """An adapter folder on its base.
+
+    Raises ConfigError for a base that is not here or another, MlxHybridError if no logit changes.
+    """
     import mlx.core as mx
 
     from mlx_hybrid.adapters.attach import hybrid_layers, trainable_count
     from mlx_hybrid.adapters.store import load_adapter, logit_change, probe_logits, read_adapter_config
-    from mlx_hybrid.base_model import load_base
 
     wanted = read_adapter_config(directory).base
-    base = load_base(base_name or wanted["id"])
+    source = base_name or wanted["id"]
+    if not base_name and "/" not in source and source != BUNDLED and not Path(source).is_dir():
+        raise ConfigError(
+            f"{name}: was trained on the local folder {source}; say with --base-model where it is."
+        )
+    base = load_base(source)
     if wanted.get("fingerprint") != base.identity["fingerprint"]:
         raise ConfigError(
             f"{directory}: was trained on {wanted.get('id')}, whose weights are not those of {base.path}."
@@ -76,5 +88,4 @@ def load_adapted(directory: Path, base_name: str | None, *, name: str) -> Loaded
         )
     modules = len(hybrid_layers(base.model)) or int(trainable_count(base.model) > 0 and info.method == "full")
     mx.clear_cache()
-    source = base_name or wanted["id"]
-    return Loaded(base.model, base.tokenizer, modules, change, name, base.identity, source)
+    return Loaded(base.model, base.tokenizer, modules, change, name, base.identity, source, directory)

@@ -48,8 +48,8 @@ class Pair:
         return f"{self.loaded.describe()}.{where} Context: {self.context:,} tokens."
 
 
-def open_pair(name: str, *, context: int | None = None) -> Pair:
-    """Load a run, an adapter folder or a model, ready to answer.
+def open_pair(name: str, *, context: int | None = None, base_name: str | None = None) -> Pair:
+    """Load a run, an adapter or a model, ready to answer.
 
     Raises ConfigError for what cannot be found, and for a context longer than the model's.
     """
@@ -57,7 +57,7 @@ def open_pair(name: str, *, context: int | None = None) -> Pair:
 
     from mlx_hybrid.adapters.attach import settle
 
-    loaded = load_any(name)
+    loaded = load_any(name, base_name=base_name)
     settle(loaded.model)
     mx.eval(loaded.model.parameters())
     return Pair(loaded, choose_context(context_limit(loaded.model, loaded.tokenizer), context))

@@ -1,4 +1,4 @@
-"""The endpoints of the Hugging Face Hub that a push needs, on this machine, with faults to order.
+"""The endpoints of the Hugging Face Hub that a push and a download need, on this machine, with faults to order.
 
 https://huggingface.co/docs/hub/api and https://github.com/git-lfs/git-lfs/blob/main/docs/api/batch.md
 """
@@ -42,7 +42,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         self.route()
 
-    do_POST = do_PUT = do_GET
+    do_POST = do_PUT = do_HEAD = do_GET
 
     def route(self):
         hub, path = self.server, self.path.split("?")[0]
@@ -74,8 +74,12 @@ class Handler(BaseHTTPRequestHandler):
             self.create(json.loads(data))
         elif path.endswith("/info/lfs/objects/batch"):
             self.batch(json.loads(data))
+        elif "resolve" in parts:
+            self.download("/".join(parts[:2]), "/".join(parts[4:]))
         elif parts[:2] == ["api", "models"] and "/".join(parts[2:4]) not in self.server.repos:
             self.reply(404, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"})
+        elif "tree" in parts:
+            self.tree(self.server.repos["/".join(parts[2:4])]["files"])
         elif "preupload" in parts:
             self.preupload("/".join(parts[2:4]), json.loads(data))
         elif "commit" in parts:
@@ -94,13 +98,36 @@ class Handler(BaseHTTPRequestHandler):
     def show(self, name):
         repo = self.server.repos[name]
         sha = repo["commits"][-1] if repo["commits"] else "0" * 40
-        self.reply(200, {"id": name, "modelId": name, "private": repo["private"], "sha": sha, "siblings": []})
+        self.reply(200, {"id": name, "modelId": name, "private": repo["private"], "sha": sha, "siblings": [
+            {"rfilename": file} for file in repo["files"]
+        ]})  # fmt: skip
+
+    def tree(self, files):
+        self.reply(200, [
+            {"type": "file", "path": name, "size": len(data), "oid": oid("", data)}
+            | ({"lfs": {"oid": oid(name, data), "size": len(data), "pointerSize": 130}} if is_large(name) else {})
+            for name, data in files.items()
+        ])  # fmt: skip
+
+    def download(self, name, file):
+        repo = self.server.repos[name]
+        data = repo["files"].get(file)
+        if data is None:
+            self.reply(404, {"error": "Entry not found"}, {"X-Error-Code": "EntryNotFound"})
+            return
+        self.send_response(200)
+        headers = {"Content-Length": len(data), "ETag": oid(file, data), "X-Repo-Commit": repo["commits"][-1]}
+        for key, value in headers.items():
+            self.send_header(key, str(value))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(data)
 
     def preupload(self, name, body):
         files = self.server.repos[name]["files"]
         self.reply(200, {"files": [
             {
-                "path": file["path"], "uploadMode": "lfs" if file["path"].endswith(".safetensors") else "regular",
+                "path": file["path"], "uploadMode": "lfs" if is_large(file["path"]) else "regular",
                 "shouldIgnore": False, "oid": oid(file["path"], files.get(file["path"])),
             }
             for file in body["files"]
@@ -148,10 +175,14 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
+def is_large(path):
+    return path.endswith(".safetensors")
+
+
 def oid(path, content):
     """As the Hub names content: sha256 of large files, git's sha1 of others."""
     if content is None:
         return None
-    if path.endswith(".safetensors"):
+    if is_large(path):
         return hashlib.sha256(content).hexdigest()
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()

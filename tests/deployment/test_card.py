@@ -84,7 +84,7 @@ def test_the_card_tells_method_data_results_and_limits(measured_run):
         "| held-out records | swh_Latn | accuracy | 0.300 [0.200, 0.400] | 0.700 [0.600, 0.800] "
         "| +0.400 [+0.300, +0.500] | 20 |",
         "### Calibration", "| sib200 | all | expected calibration error | 0.300", "includes zero for hau_Latn:",
-        "hf download me/trial --local-dir trial", "mlx-hybrid export trial --to peft", "vllm serve ./trial-merged",
+        "mlx-hybrid chat me/trial", "mlx-hybrid export me/trial --to peft", "vllm serve ./trial-merged",
     ):  # fmt: skip
         assert line in text, line
     assert "Calibration was not measured" not in text

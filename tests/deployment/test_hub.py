@@ -61,7 +61,7 @@ def test_a_run_is_published_private_with_its_card(hub, mine):
     assert files(hub)["README.md"].decode().startswith("---\nlibrary_name: mlx\n")
     assert done.stdout == f"{hub.url}/me/trial\n"
     assert "Not published: config.yaml" in done.stderr
-    assert "hf download me/trial --local-dir trial" in done.stderr
+    assert "mlx-hybrid chat me/trial" in done.stderr
     everything = b"".join(data for _, data in hub.seen) + b"".join(hub.blobs.values())
     assert TOKEN.encode() not in everything
     assert str(Path.home()).encode() not in everything
