@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -27,6 +28,9 @@ SHORTEST_KEY = 8
 )
 @click.option("--context", type=int, help="Use less of the context, in tokens.  [default: the model's]")
 @click.option(
+    "--calibrated", is_flag=True, help="Sample at the temperature `evaluate --save-temperature` fitted."
+)
+@click.option(
     "--base-model", metavar="MODEL", help="Put the adapter on this base.  [default: the one it names]"
 )
 @click.option(
@@ -43,7 +47,7 @@ SHORTEST_KEY = 8
 )
 def serve(
     target: str, host: str, port: int, api_key_file: Path | None, cors: tuple[str, ...], context: int | None,
-    base_model: str | None, max_tokens: int, max_body: int, active: int, waiting: int,
+    base_model: str | None, calibrated: bool, max_tokens: int, max_body: int, active: int, waiting: int,
 ) -> None:  # fmt: skip
     """Serve a run or a model over an OpenAI-compatible API, with a chat page at /.
 
@@ -68,6 +72,8 @@ def serve(
             f"--host {host} is open to others, so it needs a key: --api-key-file, or ${KEY_VARIABLE}."
         )
     pair = open_and_tell(target, context=context, base_name=base_model)
+    if calibrated:
+        policy = replace(policy, defaults=replace(policy.defaults, temperature=pair.saved_temperature()))
     if not pair.tokenizer.has_chat_template:
         click.echo("The model has no chat template: only /v1/completions will answer.", err=True)
     else:

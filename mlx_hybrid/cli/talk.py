@@ -26,6 +26,9 @@ DEFAULT_TOKENS = 512
     "--temperature", type=float, default=0.0, show_default=True, help="0 takes the likeliest token."
 )
 @click.option(
+    "--calibrated", is_flag=True, help="Sample at the temperature `evaluate --save-temperature` fitted."
+)
+@click.option(
     "--top-p", type=float, default=1.0, show_default=True, help="Sample among the likeliest tokens."
 )
 @click.option("--seed", type=int, help="Same seed, same answer.  [default: a fresh one]")
@@ -37,7 +40,8 @@ DEFAULT_TOKENS = 512
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the answer and its circumstances as JSON.")
 def generate(
-    target: str, prompt: str | None, max_tokens: int | None, temperature: float, top_p: float, seed: int | None,
+    target: str, prompt: str | None, max_tokens: int | None, temperature: float, calibrated: bool, top_p: float,
+    seed: int | None,
     system: str | None, raw: bool, base: bool, base_model: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Answer one prompt, from the argument or from standard input.
@@ -53,6 +57,7 @@ def generate(
     """
     from mlx_hybrid.deployment.generate import Sampling, prompt_tokens, room_for_answer
 
+    refuse_two_temperatures(temperature, calibrated)
     if raw and system:
         raise ConfigError("--raw sends the text as it is, so --system has no place; put it into the prompt.")
     sampling = Sampling(
@@ -63,6 +68,7 @@ def generate(
     ).with_seed()
     text = read_prompt(prompt)
     pair = open_and_tell(target, base=base, base_name=base_model)
+    sampling = replace(sampling, temperature=pair.saved_temperature()) if calibrated else sampling
     tokens = prompt_tokens(pair.tokenizer, text, system=system, raw=raw)
     room = room_for_answer(len(tokens), pair.context, sampling.max_tokens)
     if max_tokens is not None and room < max_tokens:
@@ -104,6 +110,11 @@ def show_answer(
     return "".join(answer), piece
 
 
+def refuse_two_temperatures(temperature: float, calibrated: bool) -> None:
+    if calibrated and temperature:
+        raise ConfigError("--temperature and --calibrated both say how to sample; give one.")
+
+
 def read_prompt(prompt: str | None) -> str:
     """The argument, or standard input for `-` and for none."""
     if prompt is None and sys.stdin.isatty():
@@ -138,6 +149,9 @@ def open_and_tell(
     "--temperature", type=float, default=0.0, show_default=True, help="0 takes the likeliest token."
 )
 @click.option(
+    "--calibrated", is_flag=True, help="Sample at the temperature `evaluate --save-temperature` fitted."
+)
+@click.option(
     "--top-p", type=float, default=1.0, show_default=True, help="Sample among the likeliest tokens."
 )
 @click.option("--seed", type=int, help="Same seed, same answers.  [default: a fresh one each time]")
@@ -147,7 +161,7 @@ def open_and_tell(
 )
 @click.option("--load", "saved", type=click.Path(path_type=Path), help="Go on with a saved conversation.")
 def chat(
-    target: str, system: str, max_tokens: int, temperature: float, top_p: float, seed: int | None,
+    target: str, system: str, max_tokens: int, temperature: float, calibrated: bool, top_p: float, seed: int | None,
     context: int | None, base_model: str | None, saved: Path | None,
 ) -> None:  # fmt: skip
     """Talk to a run or a model.
@@ -166,8 +180,10 @@ def chat(
     from mlx_hybrid.deployment.chat import Conversation
     from mlx_hybrid.deployment.generate import Sampling, chat_tokens
 
+    refuse_two_temperatures(temperature, calibrated)
     sampling = Sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
     pair = open_and_tell(target, context=context, base_name=base_model)
+    sampling = replace(sampling, temperature=pair.saved_temperature()) if calibrated else sampling
     chat_tokens(pair.tokenizer, [{"role": "user", "content": "?"}])
     conversation = Conversation(pair, sampling, system)
     if saved:
