@@ -167,7 +167,7 @@ def train_and_evaluate(
 
         progress = load_checkpoint(run.checkpoints, material.base.model, material.optimizer)
         run.forget_after(progress.step)
-    elif config.adapter.start != "zeros":
+    elif config.adapter.from_gradient:
         yield from gradient_start(config, run, material)
     steps = total_steps(config.train, len(material.train))
     yield Started(steps, progress.step, len(summary.modules), summary.trainable, len(material.train))

@@ -58,6 +58,7 @@ def another(value):
 
 
 CHOICES = {"method": "boft", "adapter.orthogonal": "butterfly", "adapter.start": "lora-ga", "adapter.mixing": "off",
+           "adapter.reflection_start": "gradient",
            "train.schedule": "linear", "train.too_long": "drop", "train.compile": "on",
            "governance.outliers": "flag", "governance.profile": "web"}  # fmt: skip
 
@@ -134,6 +135,7 @@ def test_every_preset_builds_and_fills_what_is_left_out(method):
         ({"data.paths": {"a": 1}}, "data.paths: must be a list"),
         ({"data.paths": [["a"]]}, "data.paths: must be of type str"),
         ({"adapter.reflections": 7}, "reflections come in pairs; use 8"),
+        ({"method": "boft", "adapter.reflection_start": "gradient"}, "reflection_start gradient needs .* householder"),
         ({"adapter.block_size": 7}, "adapter.block_size must be even, not 7"),
         ({"adapter.start_passes": 3}, "adapter.start_passes must be even"),
         ({"adapter.start": "lora-ga", "adapter.rank": 0}, "start lora-ga needs a low-rank branch"),

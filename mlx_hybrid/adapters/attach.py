@@ -172,7 +172,7 @@ def layer_plan(config: AdapterConfig, d_in: int, *, unitary: bool = False) -> La
     if config.orthogonal == "butterfly" and not config.block_size:
         block, factors = nearest_blocks(d_in, AUTO_BLOCK, config.factors)
         values |= {"block_size": block, "factors": factors}
-    return LayerPlan(**(values | ({"rank": 0} if unitary else {})))
+    return LayerPlan(**(values | ({"rank": 0, "start": "zeros"} if unitary else {})))
 
 
 def layer_class(module: nn.Module, plan: LayerPlan) -> type[HybridLinear]:

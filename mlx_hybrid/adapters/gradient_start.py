@@ -14,7 +14,10 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
 from mlx_hybrid.adapters.attach import hybrid_layers, layer_class
+from mlx_hybrid.adapters.frozen import dense_weight
 from mlx_hybrid.adapters.layer import HybridLinear, LayerPlan, linear_shape
+from mlx_hybrid.adapters.reflection_start import gradient_reflections
+from mlx_hybrid.config import AdapterConfig
 
 STABLE_GAMMA = 16.0  # the authors' scaling of A₀ and B₀ (Wang et al. 2024, arXiv 2407.05000)
 
@@ -60,7 +63,7 @@ def sketch_gradients(
     `make_loss(model)` gives a summed loss of one batch. The adapters are taken off meanwhile, so G is the gradient
     of the base; the model is in training mode (some kernels have no gradient outside it) without dropout.
     """
-    layers = {name: layer for name, layer in hybrid_layers(model).items() if layer.plan.rank}
+    layers = {name: layer for name, layer in hybrid_layers(model).items() if layer.plan.needs_gradient}
     probes = attach_probes(model, layers, columns)
     try:
         keys = mx.random.split(mx.random.key(seed), max(1, len(probes)))
@@ -161,17 +164,38 @@ def start_from_gradient(layer: HybridLinear, factors: GradientFactors) -> None:
     layer.lora_b0 = size * transposed(pad_columns(factors.u[..., rank:], rank))
 
 
+def turn_along_gradient(layer: HybridLinear, factors: GradientFactors) -> None:
+    """Set a fresh layer's reflections along its gradient; R stays the identity. Experts share theirs: GᵀW adds up."""
+    weight = dense_weight(layer.linear, mx.float32).astype(mx.float32)
+    p = factors.sigma[..., None] * (transposed(factors.u) @ weight)
+    d_in = p.shape[-1]
+    v = mx.moveaxis(factors.v, -2, 0).reshape(d_in, -1)
+    layer.house_u = gradient_reflections(layer.house_u, v, p.reshape(-1, d_in))
+    mx.eval(layer.house_u)
+
+
 def pad_columns(matrix: mx.array, count: int) -> mx.array:
     """The first `count` columns; zeros where there are fewer."""
     have = min(count, matrix.shape[-1])
     return mx.pad(matrix[..., :have], [(0, 0)] * (matrix.ndim - 1) + [(0, count - have)])
 
 
+def sketch_columns(config: AdapterConfig) -> int:
+    """Columns of a sketch that serves every start the settings ask for, and the oversampling."""
+    low_rank = 2 * config.rank if config.start != "zeros" else 0
+    turned = config.reflections if config.reflection_start == "gradient" else 0
+    return max(low_rank, turned) + config.start_oversampling
+
+
 def apply_start(model: nn.Module, factors: dict[str, GradientFactors]) -> dict[str, float]:
-    """Start every layer that has factors; the share of its gradient's energy that each start holds."""
+    """Start every layer that has factors; the share of its gradient's energy that each low-rank start holds."""
     captured = {}
     for name, layer in hybrid_layers(model).items():
-        if name in factors:
+        if name not in factors:
+            continue
+        if layer.plan.turned_by_gradient:
+            turn_along_gradient(layer, factors[name])
+        if layer.plan.rank and layer.plan.start != "zeros":
             start_from_gradient(layer, factors[name])
             captured[name] = factors[name].captured(layer.plan.rank * (2 if layer.plan.offsets else 1))
     mx.eval(model.parameters())

@@ -49,6 +49,10 @@ class LayerPlan:
     alpha: float = 16.0
     rslora: bool = True
     dropout: float = 0.0
+    start: Literal["zeros", "gradient", "lora-ga"] = "zeros"
+    """Where the low-rank leaves start."""
+    reflection_start: Literal["random", "gradient"] = "random"
+    """Where the reflections start."""
     offsets: bool = False
     """The low-rank leaves are offsets from frozen A₀, B₀ (LoRA-GA)."""
     magnitude: bool = False
@@ -58,6 +62,16 @@ class LayerPlan:
     def scale(self) -> float:
         """s of the low-rank branch."""
         return low_rank_scale(self.alpha, self.rank, self.rslora)
+
+    @property
+    def turned_by_gradient(self) -> bool:
+        """Whether the reflections start along the gradient."""
+        return self.orthogonal == "householder" and self.reflection_start == "gradient"
+
+    @property
+    def needs_gradient(self) -> bool:
+        """Whether either branch starts from the gradient (gradient_start.py)."""
+        return self.turned_by_gradient or bool(self.rank and self.start != "zeros")
 
     def parameter_count(self, d_in: int, d_out: int, experts: int = 1) -> int:
         """Trainable entries: k·in, or m·in·(b−1)/2, plus r·(in + out) for each expert, and out with magnitudes."""

@@ -36,6 +36,8 @@ def check(config: Config, where: str) -> None:
         raise ConfigError(
             f"{where}: adapter.start {adapter.start} needs a low-rank branch; set adapter.rank."
         )
+    if adapter.reflection_start == "gradient" and adapter.orthogonal != "householder":
+        raise ConfigError(f"{where}: adapter.reflection_start gradient needs adapter.orthogonal householder.")
     if adapter.block_size % 2:
         raise ConfigError(f"{where}: adapter.block_size must be even, not {adapter.block_size}.")
     if adapter.magnitude and (adapter.orthogonal != "none" or adapter.start != "zeros" or not adapter.rank):

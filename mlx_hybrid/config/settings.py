@@ -12,6 +12,8 @@ class AdapterConfig:
     """Which orthogonal branch rotates a layer's input."""
     reflections: int = 8
     """Householder: how many reflections, an even number."""
+    reflection_start: Literal["random", "gradient"] = "random"
+    """Householder: where the pairs of reflections start; `gradient` puts them along the gradient (docs/method.md)."""
     block_size: int = 8
     """Butterfly: features rotated together by one factor, an even number; 0 or `auto` picks for each layer."""
     factors: int = 4
@@ -25,7 +27,7 @@ class AdapterConfig:
     start: Literal["zeros", "gradient", "lora-ga"] = "gradient"
     """Where the low-rank update starts: at zero, with A along the gradient, or as LoRA-GA (docs/method.md)."""
     start_records: int = 64
-    """Training records whose gradient a start other than zeros is taken from."""
+    """Training records that a start from the gradient is taken from."""
     start_passes: int = 4
     """Passes over those records: 2 finds fast-decaying gradients, 4 slow ones too; an even number."""
     start_oversampling: int = 16
@@ -42,6 +44,11 @@ class AdapterConfig:
     """Modules to adapt, by the last part of their name; `dense` is all dense projections, `experts` the MoE experts."""
     layers: int = 0
     """Adapt the last N transformer layers; 0 is all."""
+
+    @property
+    def from_gradient(self) -> bool:
+        """Whether any branch starts from the gradient of some training records."""
+        return self.start != "zeros" or self.reflection_start != "random"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -63,10 +63,10 @@ def attach_adapter(config: Config, material: Material) -> Any:
 
 
 def gradient_start(config: Config, run: Run, material: Material) -> Iterator[Note]:
-    """Start the low-rank branches from the gradient of some training records (adapters/gradient_start.py)."""
+    """Start the branches that ask for it from the gradient of some training records (adapters/gradient_start.py)."""
     import numpy as np
 
-    from mlx_hybrid.adapters.gradient_start import SketchPass, apply_start, sketch_gradients
+    from mlx_hybrid.adapters.gradient_start import SketchPass, apply_start, sketch_columns, sketch_gradients
     from mlx_hybrid.training.batches import make_batch
     from mlx_hybrid.training.loop import arrays
     from mlx_hybrid.training.loss import make_loss
@@ -78,18 +78,19 @@ def gradient_start(config: Config, run: Run, material: Material) -> Iterator[Not
         arrays(make_batch([material.train[i] for i in picked[k : k + size]]))
         for k in range(0, len(picked), size)
     ]
-    columns = 2 * adapter.rank + adapter.start_oversampling
     for step in sketch_gradients(
         material.base.model,
         make_loss,
         batches,
-        columns=columns,
+        columns=sketch_columns(adapter),
         passes=adapter.start_passes,
         seed=config.seed,
     ):
         if isinstance(step, SketchPass):
             yield Note(f"Gradient of {len(picked)} records, pass {step.number} of {step.passes}.")
     captured = apply_start(material.base.model, step)
+    if not captured:
+        return
     run.update(captured_gradient_energy={name: round(share, 4) for name, share in captured.items()})
     mean = sum(captured.values()) / max(1, len(captured))
     yield Note(
