@@ -3,10 +3,12 @@
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mlx_hybrid.errors import ConfigError
+from mlx_hybrid.errors import ConfigError, MlxHybridError
 
 
 def write_text(path: Path, text: str) -> None:
@@ -34,6 +36,26 @@ def read_json(path: Path) -> Any:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}).") from None
     except ValueError as error:
         raise ConfigError(f"{path}: not JSON ({error}).") from None
+
+
+@contextmanager
+def new_directory(directory: Path) -> Iterator[Path]:
+    """A fresh folder that takes the place of `directory` when the block ends well, and goes when it does not.
+
+    Raises MlxHybridError when the disk takes no more.
+    """
+    temporary = temporary_directory(directory)
+    try:
+        yield temporary
+        replace_directory(temporary, directory)
+    except OSError as error:
+        raise MlxHybridError(f"{directory}: cannot be written ({error.strerror or error}).") from error
+    except RuntimeError as error:
+        if "Unable to write" not in str(error):  # all that mlx says of a full disk
+            raise
+        raise MlxHybridError(f"{directory}: cannot be written ({error}); is the disk full?") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def temporary_directory(directory: Path) -> Path:

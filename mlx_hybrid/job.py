@@ -1,7 +1,7 @@
 """The main job, composed once: govern → train → evaluate. It yields events; the command line shows them."""
 
+import contextlib
 import dataclasses
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_hybrid.config import Config, to_tree
-from mlx_hybrid.errors import ConfigError, DataError, MlxHybridError
+from mlx_hybrid.errors import ConfigError, DataError
 from mlx_hybrid.governance.records import Record, load_records, read_records
 from mlx_hybrid.training.events import (
     CheckpointDue,
@@ -28,7 +28,7 @@ from mlx_hybrid.training.material import (
     hash_examples,
     load_material,
 )
-from mlx_hybrid.training.run import Run, create_run, machine, writing
+from mlx_hybrid.training.run import Run, check_place, create_run, discard, machine, run_place, writing
 from mlx_hybrid.training.sources import Sources, Split, find_sources, split_records
 
 
@@ -77,20 +77,29 @@ def finetune(
     """
     sources = find_sources(config.data)
     manifests = [] if config.data.allow_changed else check_manifests(sources)
-    check_output(config, output, resume)
+    path = output or run_place(config)
+    made = [] if resume else check_place(config, path)
     split, prepared = prepare(config, sources)
-    run = resume or create_run(config, output)
-    try:
-        with writing(run):
-            if config.governance.enabled:
-                counts = {"kept": prepared.kept, "rejected": prepared.rejected, "reasons": prepared.reasons}
-                run.update(governance=counts)
-            run.update(data_manifests=manifests)
+    run = resume or create_run(config, path)
+    with writing(run):
+        try:
+            if resume is None:
+                note_data(config, run, prepared, manifests)
             yield dataclasses.replace(prepared, run=run)
             yield from train_and_evaluate(config, run, split, sources, resume=resume is not None, stop=stop)
-    except MlxHybridError as error:
-        fail(run, error, fresh=resume is None)
-        raise
+        except BaseException as error:
+            if resume is None and not worth_keeping(run, error):
+                discard(made)
+            elif resume is None or not isinstance(error, ConfigError | DataError):
+                note_end(run, error)
+            raise
+
+
+def note_data(config: Config, run: Run, prepared: Prepared, manifests: list[str]) -> None:
+    if config.governance.enabled:
+        counts = {"kept": prepared.kept, "rejected": prepared.rejected, "reasons": prepared.reasons}
+        run.update(governance=counts)
+    run.update(data_manifests=manifests)
 
 
 def check_manifests(sources: Sources) -> list[str]:
@@ -101,19 +110,19 @@ def check_manifests(sources: Sources) -> list[str]:
     return sorted({digest for digest in found if digest})
 
 
-def check_output(config: Config, output: Path | None, resume: Run | None) -> None:
-    """Refuse an existing or unwritable place before any work is done."""
-    if resume is None:
-        run = create_run(config, output)
-        shutil.rmtree(run.path)
+def worth_keeping(run: Run, error: BaseException) -> bool:
+    """Whether a run that broke off got far enough to be looked at or gone on with."""
+    if isinstance(error, Exception):
+        return (run.path / "metrics.jsonl").exists()
+    return run.checkpoints.is_dir()
 
 
-def fail(run: Run, error: MlxHybridError, *, fresh: bool) -> None:
-    """Note the failure; a new run that never got to a step leaves nothing behind."""
-    if fresh and not (run.path / "metrics.jsonl").exists():
-        shutil.rmtree(run.path, ignore_errors=True)
-    else:
-        run.update(status="failed", error=str(error))
+def note_end(run: Run, error: BaseException) -> None:
+    """Write down how a run broke off: by a fault, or by a second Ctrl-C."""
+    failed = isinstance(error, Exception)
+    told = {"status": "failed", "error": str(error)} if failed else {"status": "interrupted"}
+    with contextlib.suppress(OSError):  # the disk may be what failed
+        run.update(**told)
 
 
 def prepare(config: Config, sources: Sources) -> tuple[Split, Prepared]:
@@ -193,7 +202,7 @@ def begin_run(config: Config, run: Run, material: Material, sources: Sources, *,
             )
         if run.info().get("data_hash") != data_hash:
             raise ConfigError(f"{run.path}: the data changed since the run began; start a new run.")
-        run.update(status="running")
+        run.update(status="running", error=None)
         return
     run.update(
         status="running", started=time.strftime("%Y-%m-%dT%H:%M:%S"), method=config.method, seed=config.seed,

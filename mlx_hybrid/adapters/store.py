@@ -17,7 +17,7 @@ from mlx_hybrid.adapters.experts import HybridExperts
 from mlx_hybrid.adapters.layer import STATE_LEAVES
 from mlx_hybrid.config import AdapterConfig, build, to_tree
 from mlx_hybrid.errors import ConfigError
-from mlx_hybrid.files import replace_directory, temporary_directory
+from mlx_hybrid.files import new_directory
 
 FORMAT = 1
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapters.safetensors"
@@ -55,13 +55,11 @@ def save_adapter(
     extra: dict | None = None,
 ) -> None:
     """Write the adapter of `model` to `directory`, replacing one that is there; a half-written one is never seen."""
-    temporary = temporary_directory(directory)
-    mx.save_safetensors(str(temporary / WEIGHTS_FILE), adapter_state(model), metadata={"format": "mlx"})
     tree = config_tree(model, config=config, method=method, base=base, seed=seed, extra=extra or {})
-    (temporary / CONFIG_FILE).write_text(
-        json.dumps(tree, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
-    replace_directory(temporary, directory)
+    with new_directory(directory) as folder:
+        mx.save_safetensors(str(folder / WEIGHTS_FILE), adapter_state(model), metadata={"format": "mlx"})
+        text = json.dumps(tree, indent=2, ensure_ascii=False) + "\n"
+        (folder / CONFIG_FILE).write_text(text, encoding="utf-8")
 
 
 def config_tree(

@@ -78,6 +78,17 @@ class Commands(click.Group):
         except BrokenPipeError:  # the reader of a pipe went away
             sys.stderr.close()
             ctx.exit(1)
+        except OSError as error:  # a full disk, a folder that went away
+            if ctx.params.get("debug"):
+                raise
+            click.echo(f"Error: {os_error(error)}", err=True)
+            ctx.exit(1)
+
+
+def os_error(error: OSError) -> str:
+    """What the system refused, and where."""
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or error}."
 
 
 def exists(module: str) -> bool:

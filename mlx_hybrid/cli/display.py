@@ -82,6 +82,16 @@ class Display:
         self.note(f"Stopped after step {event.step}; everything is saved. Go on with:")
         self.out.print(command("finetune", "--resume", self.run.path), soft_wrap=True)
 
+    def broken_off(self) -> None:
+        """After a second Ctrl-C."""
+        self.stop_bar()
+        self.interrupted = True
+        if self.run and self.run.path.is_dir():
+            self.note("Stopped at once. From the last checkpoint, go on with:")
+            self.out.print(command("finetune", "--resume", self.run.path), soft_wrap=True)
+        else:
+            self.note("Stopped at once, before there was anything to keep.")
+
     def finished(self, event: Finished) -> None:
         self.stop_bar()
         self.note(f"Trained {event.step} steps in {event.seconds:.0f} s.")
@@ -105,8 +115,14 @@ class Display:
         self.out.print(f"  {command('chat', path)}", soft_wrap=True)
 
     def summary(self) -> dict:
-        info = self.run.info() if self.run else {}
-        return {"format": 1, "run": str(self.run.path), "status": info.get("status"), "results": self.results}
+        kept = self.run if self.run and self.run.path.is_dir() else None
+        status = kept.info().get("status") if kept else "interrupted"
+        return {
+            "format": 1,
+            "run": str(kept.path) if kept else None,
+            "status": status,
+            "results": self.results,
+        }
 
 
 HANDLERS = {

@@ -64,8 +64,11 @@ def finetune(
         show_plan(job.plan(settings), settings, as_json)
         return
     with Display(as_json=as_json) as display, StopRequest(display.note) as stop:
-        for event in job.finetune(settings, output=output, resume=run, stop=stop):
-            display.show(event)
+        try:
+            for event in job.finetune(settings, output=output, resume=run, stop=stop):
+                display.show(event)
+        except KeyboardInterrupt:
+            display.broken_off()
     if as_json:
         click.echo(json.dumps(display.summary(), ensure_ascii=False))
     if display.interrupted:
@@ -101,6 +104,8 @@ def resumed(
     status = run.info().get("status")
     if status == "finished":
         raise ConfigError(f"{run.path}: is finished; there is nothing to resume.")
+    if not run.checkpoints.is_dir():
+        raise ConfigError(f"{run.path}: stopped before its first checkpoint; start a new run.")
     return run.config(), run
 
 

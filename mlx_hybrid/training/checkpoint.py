@@ -10,7 +10,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from mlx_hybrid.adapters.store import adapter_state, set_state
 from mlx_hybrid.errors import ConfigError
-from mlx_hybrid.files import read_json, replace_directory, temporary_directory, write_json
+from mlx_hybrid.files import new_directory, read_json, write_json
 from mlx_hybrid.training.optimizer import BranchOptimizer
 from mlx_hybrid.training.progress import Progress, progress_from
 
@@ -26,12 +26,11 @@ def save_checkpoint(
     Random choices need no state: each step's are a function of the seed and its number.
     """
     directory = folder / f"step-{progress.step:07d}"
-    temporary = temporary_directory(directory)
-    mx.save_safetensors(str(temporary / "adapter.safetensors"), adapter_state(model))
-    state = dict(tree_flatten(optimizer.state))
-    mx.save_safetensors(str(temporary / "optimizer.safetensors"), state)
-    write_json(temporary / "progress.json", {"format": FORMAT, **dataclasses.asdict(progress)})
-    replace_directory(temporary, directory)
+    with new_directory(directory) as fresh:
+        mx.save_safetensors(str(fresh / "adapter.safetensors"), adapter_state(model))
+        state = dict(tree_flatten(optimizer.state))
+        mx.save_safetensors(str(fresh / "optimizer.safetensors"), state)
+        write_json(fresh / "progress.json", {"format": FORMAT, **dataclasses.asdict(progress)})
     for old in checkpoints(folder)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     return directory

@@ -1,10 +1,13 @@
 """The run directory: what a run writes, how it is found again, and who may write."""
 
+import contextlib
 import dataclasses
 import fcntl
 import json
 import os
 import platform
+import shlex
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -105,11 +108,11 @@ def metrics_row(event: Event) -> dict | None:
 
 def create_run(config: Config, output: Path | None) -> Run:
     """A new run directory with its config. Raises ConfigError for a name that exists or an unwritable place."""
-    path = output or runs_root() / (config.name or f"{config.method}-{time.strftime('%Y%m%d-%H%M%S')}")
+    path = output or run_place(config)
     if path.exists():
-        raise ConfigError(
-            f"{path}: exists already; choose another name, or continue it with --resume {path}."
-        )
+        ours = (path / "config.yaml").is_file()
+        go_on = f", or continue it with --resume {shlex.quote(str(path))}" if ours else ""
+        raise ConfigError(f"{path}: exists already; choose another name{go_on}.")
     try:
         path.mkdir(parents=True)
         write_text(path / "config.yaml", dump_config(config))
@@ -118,6 +121,27 @@ def create_run(config: Config, output: Path | None) -> Run:
             f"{path}: cannot be written ({error.strerror}); choose another place with -o."
         ) from None
     return Run(path)
+
+
+def run_place(config: Config) -> Path:
+    """Where a new run goes when nobody says: under the runs folder, by its name, or by method and time."""
+    return runs_root() / (config.name or f"{config.method}-{time.strftime('%Y%m%d-%H%M%S')}")
+
+
+def check_place(config: Config, path: Path) -> list[Path]:
+    """Refuse what `create_run` would, before any work is done; the folders that the run will make, inmost first."""
+    made = [folder for folder in (path, *path.parents) if not folder.exists()]
+    create_run(config, path)
+    discard(made)
+    return made
+
+
+def discard(made: list[Path]) -> None:
+    """Take away a run that came to nothing, and the folders that were made for it and are empty."""
+    shutil.rmtree(made[0], ignore_errors=True)
+    for folder in made[1:]:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def find_run(name: str) -> Run:
@@ -158,13 +182,14 @@ def machine() -> dict:
 @contextmanager
 def writing(run: Run) -> Iterator[None]:
     """Hold the run's lock. Raises ConfigError when another process writes there."""
-    with (run.path / "lock").open("w") as file:
+    with (run.path / "lock").open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ConfigError(
                 f"{run.path}: another process is writing there; wait for it, or use another name."
             ) from None
+        file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
         yield

@@ -20,7 +20,7 @@ from mlx_hybrid.adapters.store import (
     save_adapter,
     set_state,
 )
-from mlx_hybrid.errors import ConfigError
+from mlx_hybrid.errors import ConfigError, MlxHybridError
 
 BASE = {"id": "tiny", "fingerprint": "0"}
 
@@ -100,7 +100,7 @@ def test_saving_again_replaces_and_a_failed_save_leaves_the_old(tmp_path, monkey
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(store.json, "dumps", full_disk)
-    with pytest.raises(OSError):
+    with pytest.raises(MlxHybridError, match="No space left"):
         save_adapter(model, folder, config=adapter("lora"), method="lora", base=BASE, seed=0)
     monkeypatch.undo()
     assert read_adapter_config(folder).method == "hybrid"

@@ -8,7 +8,7 @@ import pytest
 from scene import METHODS, changed, everything, material, run, same
 
 from mlx_hybrid.adapters import store
-from mlx_hybrid.errors import ConfigError
+from mlx_hybrid.errors import ConfigError, MlxHybridError
 from mlx_hybrid.training import checkpoint as checkpoint_module
 from mlx_hybrid.training.checkpoint import KEPT, checkpoints, load_checkpoint, save_checkpoint
 from mlx_hybrid.training.events import Finished, Interrupted, Note, Trained
@@ -177,7 +177,7 @@ def test_a_save_that_fails_leaves_the_checkpoints_as_they_were(saved, monkeypatc
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoint_module, "write_json", full_disk)
-    with pytest.raises(OSError):
+    with pytest.raises(MlxHybridError, match="No space left"):
         save_checkpoint(folder, *pair, Progress(step=4))
     monkeypatch.undo()
     fresh = material("hybrid", layers=1, seed=9)

@@ -13,7 +13,7 @@ from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.training.batches import make_batch
 from mlx_hybrid.training.events import CheckpointDue, NotFinite, Trained, Validated
 from mlx_hybrid.training.examples import Example
-from mlx_hybrid.training.run import Run, create_run, find_run, list_runs, runs_root, writing
+from mlx_hybrid.training.run import Run, check_place, create_run, find_run, list_runs, runs_root, writing
 
 CONFIG = build_config({"method": "lora", "name": "first", "seed": 5}, "test")
 
@@ -114,3 +114,14 @@ except ConfigError as error:
         assert "another process is writing there" in ask()
     assert ask() == "free\n"
     assert Run(run.path).name == "first"
+
+
+def test_checking_a_place_leaves_nothing_and_names_what_would_be_made(tmp_path):
+    place = tmp_path / "deep" / "first"
+    assert check_place(CONFIG, place) == [place, tmp_path / "deep"]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_is_no_run_is_not_said_to_be_one(tmp_path):
+    with pytest.raises(ConfigError, match=r"exists already; choose another name\.$"):
+        create_run(CONFIG, tmp_path)
