@@ -60,9 +60,14 @@ def find_model(name: str, revision: str | None = None) -> Path:
         return check_folder(folder, name)
     if folder.is_file():
         raise ConfigError(f"{name}: is a file; name the folder that holds config.json and the weights.")
-    if name.startswith(("/", ".", "~")) or name.count("/") != 1:
+    if not is_hub_id(name):
         raise ConfigError(f"{name}: no such folder, and not a Hub id of the form owner/name.")
     return check_folder(fetch(name, revision), name)
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether `name` has the form owner/name."""
+    return name.count("/") == 1 and not name.startswith(("/", ".", "~"))
 
 
 def fetch(repo: str, revision: str | None) -> Path:

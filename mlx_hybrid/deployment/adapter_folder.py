@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from mlx_hybrid.adapters.store import CONFIG_FILE, WEIGHTS_FILE
-from mlx_hybrid.base_model import fetch
+from mlx_hybrid.base_model import fetch, is_hub_id
 from mlx_hybrid.errors import ConfigError
 
 PEFT_WEIGHTS = "adapter_model.safetensors"
@@ -22,7 +22,3 @@ def adapter_folder(name: str) -> Path | None:
     if (folder / PEFT_WEIGHTS).is_file() and not (folder / WEIGHTS_FILE).is_file():
         raise ConfigError(f"{name}: is a PEFT adapter; `mlx-hybrid import {folder}` brings it in.")
     return folder
-
-
-def is_hub_id(name: str) -> bool:
-    return name.count("/") == 1 and not name.startswith(("/", ".", "~"))

@@ -1,10 +1,13 @@
 """From `data.paths` to files, and from records to training, validation and test sets."""
 
+import os
 import random
+import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
+from mlx_hybrid.base_model import is_hub_id
 from mlx_hybrid.config import DataConfig
 from mlx_hybrid.errors import ConfigError, DataError
 from mlx_hybrid.governance.records import Record
@@ -13,6 +16,8 @@ SAMPLES = "samples"
 SAMPLE_FOLDER = Path(__file__).parents[1] / "base" / "samples"
 SAMPLE_FILES = ("topics.jsonl", "translation.jsonl", "dirty.jsonl")
 SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
+SPLITS = {"train": "train", "valid": "valid", "validation": "valid", "dev": "valid", "test": "test"}
+"""What the first word of a file's name says of its use, as in train.jsonl or data/validation-00000-of-00001.parquet."""
 
 
 @dataclass(frozen=True)
@@ -41,21 +46,40 @@ def find_sources(config: DataConfig) -> Sources:
         )
     sources = Sources((), data_files(config.valid, "data.valid"), data_files(config.test, "data.test"))
     for name in config.paths:
-        folder = Path(name).expanduser()
-        if folder.is_dir() and (folder / "train.jsonl").is_file():
-            sources = replace(
-                sources,
-                train=(*sources.train, folder / "train.jsonl"),
-                valid=sources.valid + existing(folder / "valid.jsonl"),
-                test=sources.test + existing(folder / "test.jsonl"),
-            )
-        else:
-            sources = replace(sources, train=sources.train + data_files((name,), "data.paths"))
+        folder = fetch_data(name) if is_data_set(name) else Path(name).expanduser()
+        found = (
+            folder_split(folder, name)
+            if folder.is_dir()
+            else Sources(data_files((name,), "data.paths"), (), ())
+        )
+        sources = Sources(sources.train + found.train, sources.valid + found.valid, sources.test + found.test)
     return sources
 
 
-def existing(path: Path) -> tuple[Path, ...]:
-    return (path,) if path.is_file() else ()
+def folder_split(folder: Path, name: str) -> Sources:
+    """Files of a folder by what their names say; all of them train where no name says anything.
+
+    Raises ConfigError for a folder that validates or tests on files but has none to train on.
+    """
+    files = [path for path in folder_files(folder) if path.parent == folder and use_of(path)] or folder_files(
+        folder
+    )
+    uses: dict[str, list[Path]] = {"train": [], "valid": [], "test": []}
+    for path in files:
+        if use := use_of(path):
+            uses[use].append(path)
+    if not uses["train"] and (held := uses["valid"] + uses["test"]):
+        raise ConfigError(f"{name}: has {held[0].name} but no train file; name the files to train on.")
+    return Sources(*(tuple(uses[use]) for use in uses)) if uses["train"] else Sources(tuple(files), (), ())
+
+
+def use_of(path: Path) -> str | None:
+    return SPLITS.get(re.split(r"[-_.]", path.name.lower())[0])
+
+
+def is_data_set(name: str) -> bool:
+    """Whether `name` can only be one on the Hub."""
+    return is_hub_id(name) and not name.endswith(SUFFIXES) and not Path(name).exists()
 
 
 def data_files(names: tuple[str, ...], key: str) -> tuple[Path, ...]:
@@ -68,7 +92,7 @@ def data_files(names: tuple[str, ...], key: str) -> tuple[Path, ...]:
             files += folder_files(path)
         elif path.exists():
             files.append(path)
-        elif name.count("/") == 1 and not name.startswith((".", "~", "/")) and not name.endswith(SUFFIXES):
+        elif is_data_set(name):
             files += folder_files(fetch_data(name))
         else:
             raise ConfigError(f"{key}: {name} is not there.")
@@ -86,8 +110,9 @@ def fetch_data(repo: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+    patterns, endpoint = [f"*{suffix}" for suffix in SUFFIXES], os.environ.get("HF_ENDPOINT") or None
     try:
-        return Path(snapshot_download(repo, repo_type="dataset", allow_patterns=[f"*{s}" for s in SUFFIXES]))
+        return Path(snapshot_download(repo, repo_type="dataset", allow_patterns=patterns, endpoint=endpoint))
     except (HfHubHTTPError, LocalEntryNotFoundError, ValueError, OSError) as error:
         raise ConfigError(
             f"{repo}: no such file or folder here, and no data set to be had from the Hub ({error})."

@@ -75,8 +75,9 @@ class Handler(BaseHTTPRequestHandler):
         elif path.endswith("/info/lfs/objects/batch"):
             self.batch(json.loads(data))
         elif "resolve" in parts:
+            parts = parts[parts[0] == "datasets" :]
             self.download("/".join(parts[:2]), "/".join(parts[4:]))
-        elif parts[:2] == ["api", "models"] and "/".join(parts[2:4]) not in self.server.repos:
+        elif parts[1] in ("models", "datasets") and "/".join(parts[2:4]) not in self.server.repos:
             self.reply(404, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"})
         elif "tree" in parts:
             self.tree(self.server.repos["/".join(parts[2:4])]["files"])

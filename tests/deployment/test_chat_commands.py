@@ -74,7 +74,9 @@ def test_the_saved_temperature_is_used_only_when_asked(tempered, run):
     for command in ("generate", "chat", "serve"):
         done = call(command, run.path, "--calibrated", text="hello")
         assert (done.exit_code, done.stdout) == (2, "")
-        assert "trial: holds no temperature; `mlx-hybrid evaluate … --save-temperature` fits one." in done.stderr
+        assert (
+            "trial: holds no temperature; `mlx-hybrid evaluate … --save-temperature` fits one." in done.stderr
+        )
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,26 @@ def test_files_folders_and_splits_are_found(tmp_path):
     assert sources.test == (plain,)
 
 
+def test_files_are_used_as_their_names_say(tmp_path):
+    folder = tmp_path / "data"
+    names = (
+        "train-00000-of-00001.jsonl",
+        "validation-00000-of-00001.parquet",
+        "test.jsonl.gz",
+        "notes.jsonl",
+    )
+    touch(*(folder / "data" / name for name in names))
+    sources = find_sources(DataConfig(paths=(str(folder),)))
+    parts = ([path.name for path in part] for part in (sources.train, sources.valid, sources.test))
+    assert list(parts) == [[names[0]], [names[1]], [names[2]]]
+
+
+def test_a_folder_with_only_a_test_file_does_not_train_on_it(tmp_path):
+    touch(tmp_path / "test.jsonl", tmp_path / "more.jsonl")
+    with pytest.raises(ConfigError, match=r"has test.jsonl but no train file; name the files to train on"):
+        find_sources(DataConfig(paths=(str(tmp_path),)))
+
+
 def test_the_bundled_samples_have_a_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert [path.name for path in find_sources(DataConfig(paths=("samples",))).train] == list(SAMPLE_FILES)

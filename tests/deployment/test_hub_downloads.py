@@ -1,4 +1,4 @@
-"""An adapter by its Hub id: pushed, fetched with the real client, and put on its base."""
+"""What is fetched from the Hub with the real client: a pushed adapter put on its base, and a data set."""
 
 import mlx.core as mx
 import pytest
@@ -8,8 +8,10 @@ from tiny_model import write_base
 
 from mlx_hybrid.adapters.store import probe_logits
 from mlx_hybrid.cli import main
+from mlx_hybrid.config import DataConfig
 from mlx_hybrid.deployment.load import load_any
 from mlx_hybrid.errors import ConfigError
+from mlx_hybrid.training.sources import find_sources
 
 
 @pytest.fixture
@@ -69,3 +71,13 @@ def test_a_peft_adapter_is_sent_to_import(published):
 def test_what_is_not_on_the_hub_is_named(published):
     with pytest.raises(ConfigError, match="me/nothing: no such folder here, and not to be had from the Hub"):
         load_any("me/nothing")
+
+
+def test_a_data_set_keeps_its_splits(published):
+    published.add_repo("me/data")
+    files = {"data/train.jsonl": b'{"text": "a"}\n', "data/test.jsonl": b'{"text": "b"}\n', "README.md": b"#"}
+    published.repos["me/data"] |= {"files": files, "commits": ["2" * 40]}
+    sources = find_sources(DataConfig(paths=("me/data",)))
+    assert [path.read_bytes() for path in sources.train] == [files["data/train.jsonl"]]
+    assert [path.read_bytes() for path in sources.test] == [files["data/test.jsonl"]]
+    assert sources.valid == ()
