@@ -19,6 +19,7 @@ from mlx_hybrid.adapters.layer import HybridLinear, LayerPlan, linear_shape
 from mlx_hybrid.adapters.reflection_start import gradient_reflections
 from mlx_hybrid.config import AdapterConfig
 
+HELD_OUT = 16  # columns of the first pass that measure what the others miss
 STABLE_GAMMA = 16.0  # the authors' scaling of A₀ and B₀ (Wang et al. 2024, arXiv 2407.05000)
 
 
@@ -26,8 +27,8 @@ STABLE_GAMMA = 16.0  # the authors' scaling of A₀ and B₀ (Wang et al. 2024, 
 class GradientFactors:
     """G ≈ U diag(σ) Vᵀ of one layer: U (out, k), σ (k,), V (in, k); each of a stack of experts has its own.
 
-    `energy` estimates ‖G‖²_F: Σσ² plus what the first, Gaussian, sketch Ω (in, k) holds beyond these directions,
-    (‖GΩ‖² − ‖diag(σ) VᵀΩ‖²)/k.
+    `energy` estimates ‖G‖²_F without bias: Σσ² plus ‖(I − UUᵀ) G Ω‖²/h for Gaussian columns Ω (in, h) that took no part
+    in finding U. Columns that did would find too little left over: U was fitted to them.
     """
 
     u: mx.array
@@ -68,15 +69,15 @@ def sketch_gradients(
     try:
         keys = mx.random.split(mx.random.key(seed), max(1, len(probes)))
         sides = {
-            name: mx.random.normal(probe.lora_a.shape, key=key)
+            name: mx.random.normal((*probe.lora_a.shape[:-1], probe.plan.rank + HELD_OUT), key=key)
             for (name, probe), key in zip(probes.items(), keys, strict=True)
         }
-        gaussian, norms = sides, {}
         for number in range(1, passes + 1):
             forward = number % 2 == 1
             products = probe_pass(model, make_loss, batches, probes, sides, forward=forward)
             if number == 1:
-                norms = {name: mx.sum(mx.square(product)) for name, product in products.items()}
+                held_out = {name: product[..., -HELD_OUT:] for name, product in products.items()}
+                products = {name: product[..., :-HELD_OUT] for name, product in products.items()}
             if number < passes:
                 sides = {name: orthonormal(product) for name, product in products.items()}
             yield SketchPass(number, passes)
@@ -84,7 +85,7 @@ def sketch_gradients(
         model.update_modules(tree_unflatten(list(layers.items())))
         for layer in hybrid_layers(model).values():
             layer.train_only_leaves()
-    yield {name: factorise(sides[name], products[name], gaussian[name], norms[name]) for name in products}
+    yield {name: factorise(sides[name], products[name], held_out[name]) for name in products}
 
 
 def attach_probes(model: nn.Module, layers: dict[str, HybridLinear], columns: int) -> dict[str, HybridLinear]:
@@ -109,8 +110,10 @@ def probe_pass(
 ) -> dict[str, mx.array]:
     """G S (out, k) of every layer for sides S (in, k), or Gᵀ S (in, k) for sides S (out, k)."""
     for name, probe in probes.items():
-        probe.lora_a = sides[name] if forward else mx.zeros_like(probe.lora_a)
-        probe.lora_b = mx.zeros_like(probe.lora_b) if forward else transposed(sides[name])
+        k, (d_in, d_out) = sides[name].shape[-1], linear_shape(probe.linear)
+        stack = sides[name].shape[:-2]
+        probe.lora_a = sides[name] if forward else mx.zeros((*stack, d_in, k))
+        probe.lora_b = mx.zeros((*stack, k, d_out)) if forward else transposed(sides[name])
     leaf = "lora_b" if forward else "lora_a"
     model.freeze()
     for probe in probes.values():
@@ -136,14 +139,15 @@ def orthonormal(matrix: mx.array) -> mx.array:
     return mx.linalg.qr(matrix, stream=mx.cpu)[0]
 
 
-def factorise(left: mx.array, product: mx.array, gaussian: mx.array, norm: mx.array) -> GradientFactors:
-    """SVD of Q (QᵀG) from Q (out, k) and GᵀQ (in, k): that of a k×k core after a thin QR."""
+def factorise(left: mx.array, product: mx.array, held_out: mx.array) -> GradientFactors:
+    """SVD of Q (QᵀG) from Q (out, k) and GᵀQ (in, k): that of a k×k core after a thin QR. `held_out` is GΩ (out, h)."""
     q, r = mx.linalg.qr(product, stream=mx.cpu)
     core_u, sigma, core_vt = mx.linalg.svd(transposed(r), stream=mx.cpu)
-    v = q @ transposed(core_vt)
-    known = mx.sum(mx.square(sigma[..., None] * (transposed(v) @ gaussian)))
-    rest = mx.maximum(norm - known, 0.0) / gaussian.shape[-1]
-    return GradientFactors(left @ core_u, sigma, v, float(mx.sum(mx.square(sigma)) + rest))
+    missed = held_out - left @ (transposed(left) @ held_out)
+    rest = mx.sum(mx.square(missed)) / held_out.shape[-1]
+    return GradientFactors(
+        left @ core_u, sigma, q @ transposed(core_vt), float(mx.sum(mx.square(sigma)) + rest)
+    )
 
 
 def start_from_gradient(layer: HybridLinear, factors: GradientFactors) -> None:
@@ -183,7 +187,7 @@ def pad_columns(matrix: mx.array, count: int) -> mx.array:
 def sketch_columns(config: AdapterConfig) -> int:
     """Columns of a sketch that serves every start the settings ask for, and the oversampling."""
     low_rank = 2 * config.rank if config.start != "zeros" else 0
-    turned = config.reflections if config.reflection_start == "gradient" else 0
+    turned = 2 * config.reflections if config.reflection_start == "gradient" else 0
     return max(low_rank, turned) + config.start_oversampling
 
 

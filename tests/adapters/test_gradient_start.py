@@ -22,8 +22,11 @@ BATCHES = [(TOKENS[:2],), (TOKENS[2:],)]
 TOP, NEXT = 0.99, 0.95
 """Shares of the energy of the true leading directions that the sketch must hold: the project's own targets."""
 
-ESTIMATE = 0.1
-"""The whole energy is estimated from the sketch that also gave the directions, so it comes out a little low."""
+ESTIMATE = 0.05
+"""Of the whole energy: 24 of 64 directions miss up to 0.15 of it, known to √(2/16) if it lies in one direction."""
+
+BIAS = 0.01
+"""The estimates of many sketches average to the exact energy; a fitted estimate was 0.05 to 0.1 too low."""
 
 
 def make_loss(model):
@@ -85,6 +88,19 @@ def test_the_sketch_holds_the_leading_directions_of_the_dense_gradient(mode):
         assert (1 - ESTIMATE) * whole <= found.energy <= (1 + ESTIMATE) * whole
         share = np.square(sigma[:RANK]).sum() / whole
         assert share * (1 - ESTIMATE) <= found.captured(RANK) <= share / (1 - ESTIMATE)
+
+
+def test_the_energy_is_estimated_without_bias():
+    exact = {name: np.square(gradient).sum() for name, gradient in dense_gradients("").items()}
+    ratios: dict[str, list[float]] = {name: [] for name in exact}
+    held = []
+    for seed in range(12):
+        for name, found in sketch(adapted("", "lora-ga"), passes=2, seed=seed)[-1].items():
+            ratios[name].append(found.energy / exact[name])
+            held.append(mx.sum(mx.square(found.sigma)).item() / exact[name])
+    assert abs(np.mean([np.mean(each) for each in ratios.values()]) - 1) <= BIAS
+    assert max(abs(np.mean(each) - 1) for each in ratios.values()) <= 3 * BIAS
+    assert np.mean(held) < 1 - 5 * BIAS  # there is something left over to estimate
 
 
 def test_the_sketch_leaves_the_adapter_as_it_was():

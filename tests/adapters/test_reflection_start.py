@@ -19,7 +19,7 @@ from mlx_hybrid.config import build_config
 K = 8
 HELD = 0.95
 """Share of the steepest first step that the sketched one must reach, as for the second directions of LoRA-GA: the
-sketch has 24 columns, which hold 0.85 to 1.0 of the energy of these gradients."""
+sketch has 32 columns, which hold 0.9 to 1.0 of the energy of these gradients."""
 
 each_mode = pytest.mark.parametrize("mode", ["", "affine-4", "nvfp4"])
 
