@@ -10,7 +10,7 @@ from typing import Any
 
 from mlx_hybrid.config import Config, to_tree
 from mlx_hybrid.errors import ConfigError, DataError
-from mlx_hybrid.governance.records import Record, load_records, read_records
+from mlx_hybrid.governance.records import Record, describe_faults, load_records, read_records
 from mlx_hybrid.training.events import (
     CheckpointDue,
     Event,
@@ -140,13 +140,19 @@ def governed(config: Config, files: tuple[Path, ...]) -> tuple[list[Record], dic
         return load_records(files), {}
     from mlx_hybrid.governance.pipeline import govern_records
 
-    result = govern_records(read_records(files), config.governance)
+    lines = list(read_records(files))
+    if not any(isinstance(line, Record) for line in lines):
+        names = ", ".join(str(path) for path in files)
+        raise DataError(describe_faults(lines) if lines else f"{names}: no record in there.")
+    result = govern_records(lines, config.governance)
     reasons: dict[str, int] = {}
     for rejection in result.rejected:
         reasons[rejection.reason] = reasons.get(rejection.reason, 0) + 1
+    reasons = dict(sorted(reasons.items(), key=lambda item: -item[1]))
     if not result.kept:
-        raise DataError(f"Governance kept none of the records; reasons: {reasons or 'the files are empty'}.")
-    return result.kept, dict(sorted(reasons.items(), key=lambda item: -item[1]))
+        told = ", ".join(f"{reason} {count}" for reason, count in reasons.items())
+        raise DataError(f"Governance kept none of the records ({told}).")
+    return result.kept, reasons
 
 
 def train_and_evaluate(

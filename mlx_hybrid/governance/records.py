@@ -16,6 +16,7 @@ from typing import IO, Any
 from mlx_hybrid.errors import ConfigError, DataError
 
 MAX_LINE_BYTES = 1 << 28  # a line beyond this is a file without line ends, not a record
+TABLES = (".csv", ".tsv", ".xlsx", ".ods")
 KINDS = ("messages", "prompt", "text")
 SCALARS = ("language", "label", "id", "group", "source", "licence")
 ROLES = ("system", "user", "assistant", "tool")
@@ -106,7 +107,7 @@ class NotARecord(ValueError):
 
 
 def read_records(paths: Iterable[str | Path] | str | Path) -> Iterator[Record | Fault]:
-    """Stream JSONL or gzipped JSONL files in order, one line in memory at a time.
+    """Stream JSONL, gzipped JSONL or Parquet files in order, one line in memory at a time.
 
     Raises ConfigError, before anything is read, for a path that is missing, a folder, a pipe or not readable.
     """
@@ -148,6 +149,10 @@ def check_file(path: Path) -> None:
         raise ConfigError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}).") from None
     if stat.S_ISDIR(mode):
         raise ConfigError(f"{path}: is a folder; name its files, as in {path}/*.jsonl.")
+    if path.suffix.lower() in TABLES:
+        raise ConfigError(
+            f"{path}: is a table, which is not read; write one JSON object a line, or Parquet (docs/formats.md)."
+        )
     if not stat.S_ISREG(mode):
         raise ConfigError(
             f"{path}: is a pipe or device, which cannot be read twice; save it to a file first."
@@ -179,6 +184,11 @@ def read_file(path: Path) -> Iterator[Record | Fault]:
 
 def read_lines(path: Path) -> Iterator[tuple[int, bytes | Fault]]:
     """Numbered lines that are not blank, without their line ends; a Fault ends a file that cannot be read on."""
+    if path.suffix == ".parquet":
+        from mlx_hybrid.governance.sources import parquet_lines
+
+        yield from enumerate(parquet_lines(path), start=1)
+        return
     number = 0
     try:
         with open_lines(path) as file:
@@ -212,7 +222,13 @@ def parse_line(raw: bytes, path: str, line: int) -> Record | Fault:
     except NotARecord as error:
         return Fault(path, line, error.reason, str(error), raw)
     except json.JSONDecodeError as error:
-        return Fault(path, line, "bad_json", f"not JSON: {error.msg} at column {error.colno}", raw)
+        several = raw.strip() in (b"[", b"{")
+        detail = (
+            "not one JSON object a line, but JSON over several lines"
+            if several
+            else f"not JSON: {error.msg} at column {error.colno}"
+        )
+        return Fault(path, line, "bad_json", detail, raw)
     except (ValueError, RecursionError) as error:
         return Fault(path, line, "bad_json", f"not JSON that can be read ({error})", raw)
     return Record(value, path, line)

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,18 +50,24 @@ def as_lines(source: Source, scratch: Path, number: int) -> Source:
 
 
 def write_parquet_rows(path: Path, target: Path) -> None:
-    """One JSON object a row, in order; `line` is then the row number from 1. Streams by row group."""
+    """One JSON object a row, in order; `line` is then the row number from 1."""
+    with target.open("wb") as file:
+        for line in parquet_lines(path):
+            file.write(line + b"\n")
+
+
+def parquet_lines(path: Path) -> Iterator[bytes]:
+    """Each row as a JSON object without its empty values, by row group."""
     try:
         import pyarrow
         import pyarrow.parquet
     except ImportError:
         raise ConfigError(f"{path}: Parquet needs pyarrow: pip install pyarrow.") from None
     try:
-        with target.open("w", encoding="utf-8") as file:
-            for batch in pyarrow.parquet.ParquetFile(path).iter_batches(4096):
-                for row in batch.to_pylist():
-                    fields = {key: value for key, value in row.items() if value is not None}
-                    file.write(json.dumps(fields, ensure_ascii=False, default=str) + "\n")
+        for batch in pyarrow.parquet.ParquetFile(path).iter_batches(4096):
+            for row in batch.to_pylist():
+                fields = {key: value for key, value in row.items() if value is not None}
+                yield json.dumps(fields, ensure_ascii=False, default=str).encode()
     except (pyarrow.ArrowException, OSError) as error:
         raise ConfigError(
             f"{path}: is no Parquet file that can be read ({str(error).splitlines()[0]})."

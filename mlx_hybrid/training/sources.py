@@ -15,6 +15,7 @@ from mlx_hybrid.governance.records import Record
 SAMPLES = "samples"
 SAMPLE_FOLDER = Path(__file__).parents[1] / "base" / "samples"
 SAMPLE_FILES = ("topics.jsonl", "translation.jsonl", "dirty.jsonl")
+KEPT = "kept.jsonl"
 SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 SPLITS = {"train": "train", "valid": "valid", "validation": "valid", "dev": "valid", "test": "test"}
 """What the first word of a file's name says of its use, as in train.jsonl or data/validation-00000-of-00001.parquet."""
@@ -100,6 +101,9 @@ def data_files(names: tuple[str, ...], key: str) -> tuple[Path, ...]:
 
 
 def folder_files(folder: Path) -> list[Path]:
+    """The records of a folder: of one that `govern` made, what it kept."""
+    if (folder / "manifest.json").is_file() and (folder / KEPT).is_file():
+        return [folder / KEPT]
     files = sorted(p for p in folder.rglob("*") if p.name.endswith(SUFFIXES) and p.is_file())
     if not files:
         raise ConfigError(f"{folder}: no .jsonl file in the folder.")

@@ -133,3 +133,19 @@ def test_an_unknown_run_names_the_nearest(run, quantised_folder, records, settin
     assert result.exit_code == 2
     assert 'did you mean "first"' in result.stderr
     assert json.loads(run("runs", "last", "--json").output)["status"] == "finished"
+
+
+GOVERNED = [  # (name, text, exit code, words of the message): with governance on, a file without any record
+    ("none.jsonl", "", 3, ["none.jsonl: no record in there"]),
+    ("broken.jsonl", "{a\n{b\n", 3, ["2 lines are no records", "broken.jsonl:1: not JSON"]),
+    ("array.json", '[\n{"text": "a"},\n', 3, ["array.json:1: not one JSON object a line"]),
+    ("table.csv", "prompt,completion\nhi,hello\n", 2, ["table.csv: is a table", "Parquet"]),
+]
+
+
+@pytest.mark.parametrize(("name", "text", "code", "words"), GOVERNED)
+def test_a_file_without_records_says_what_it_holds(name, text, code, words, run, quantised_folder, tmp_path):
+    path, output = tmp_path / name, tmp_path / "runs" / "bad"
+    path.write_text(text)
+    result = run("finetune", "--model", quantised_folder, "--data", path, "-o", output)
+    check(result, code, words, output)

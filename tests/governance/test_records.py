@@ -188,3 +188,17 @@ def test_fuzzed_lines_are_never_lost(tmp_path_factory, lines):
         if isinstance(item, Record):
             assert item.content().strip() or item.kind == "messages"
             assert item.completion() or item.kind == "messages"
+
+
+def test_parquet_is_read_row_by_row(tmp_path):
+    import pyarrow
+    from pyarrow import parquet
+
+    rows = [{"text": "one", "language": None}, {"text": "two", "language": "en"}]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
+    records = load_records(tmp_path / "a.parquet")
+    assert [record.fields for record in records] == [{"text": "one"}, rows[1]]
+    assert records[1].where == f"{tmp_path / 'a.parquet'}:2"
+    (tmp_path / "b.parquet").write_bytes(b"PAR1 is not enough")
+    with pytest.raises(ConfigError, match=r"b.parquet: is no Parquet file"):
+        load_records(tmp_path / "b.parquet")

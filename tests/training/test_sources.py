@@ -112,3 +112,8 @@ def test_something_is_always_left_to_train_on():
     assert len(split.train) == 1
     with pytest.raises(DataError, match="No record is left to train on"):
         split_records([], [], [], DataConfig(), seed=0)
+
+
+def test_of_a_governed_folder_only_what_was_kept_is_used(tmp_path):
+    touch(tmp_path / "kept.jsonl", tmp_path / "rejected.jsonl", tmp_path / "manifest.json")
+    assert find_sources(DataConfig(paths=(str(tmp_path),))).train == (tmp_path / "kept.jsonl",)
