@@ -18,6 +18,7 @@ from mlx_hybrid.adapters.frozen import dense_weight
 from mlx_hybrid.adapters.layer import HybridLinear, LayerPlan, linear_shape
 from mlx_hybrid.adapters.reflection_start import gradient_reflections
 from mlx_hybrid.config import AdapterConfig
+from mlx_hybrid.errors import MlxHybridError
 
 HELD_OUT = 16  # columns of the first pass that measure what the others miss
 STABLE_GAMMA = 16.0  # the authors' scaling of A₀ and B₀ (Wang et al. 2024, arXiv 2407.05000)
@@ -184,6 +185,16 @@ def pad_columns(matrix: mx.array, count: int) -> mx.array:
     return mx.pad(matrix[..., :have], [(0, 0)] * (matrix.ndim - 1) + [(0, count - have)])
 
 
+def check_started(model: nn.Module) -> None:
+    """Raise MlxHybridError where a layer is to start from the gradient and has not: LoRA-GA would never leave zero."""
+    waiting = [name for name, layer in hybrid_layers(model).items() if not layer.started]
+    if waiting:
+        raise MlxHybridError(
+            f"{waiting[0]} is to start from the gradient and has not ({len(waiting)} modules in all): run "
+            "sketch_gradients and apply_start before training, or set adapter.start zeros and reflection_start random."
+        )
+
+
 def sketch_columns(config: AdapterConfig) -> int:
     """Columns of a sketch that serves every start the settings ask for, and the oversampling."""
     low_rank = 2 * config.rank if config.start != "zeros" else 0
@@ -197,6 +208,7 @@ def apply_start(model: nn.Module, factors: dict[str, GradientFactors]) -> dict[s
     for name, layer in hybrid_layers(model).items():
         if name not in factors:
             continue
+        layer.mark_started()
         if layer.plan.turned_by_gradient:
             turn_along_gradient(layer, factors[name])
         if layer.plan.rank and layer.plan.start != "zeros":

@@ -96,6 +96,7 @@ class HybridLinear(nn.Module):
         self.linear = linear
         self._plan = plan
         self._settled = None
+        self._started = not plan.needs_gradient
         self.dropout = Dropout(plan.dropout)
         d_in, d_out = linear_shape(linear)
         stack = linear.weight.shape[:-2]  # (E,) for experts
@@ -121,6 +122,14 @@ class HybridLinear(nn.Module):
         self.freeze()
         leaves = (*ORTHOGONAL_LEAVES, *LOW_RANK_LEAVES, *MAGNITUDE_LEAVES)
         self.unfreeze(keys=[leaf for leaf in leaves if leaf in self], recurse=False)
+
+    @property
+    def started(self) -> bool:
+        """Whether the branches are where their plan starts them; a start from the gradient is applied, or loaded."""
+        return self._started
+
+    def mark_started(self) -> None:
+        self._started = True
 
     @property
     def plan(self) -> LayerPlan:

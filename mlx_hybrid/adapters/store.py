@@ -158,6 +158,8 @@ def set_state(model: nn.Module, weights: dict[str, mx.array], where: str) -> Non
             f"{where}: does not fit this model and adapter: {shown} ({len(faults)} faults in all)."
         )
     model.update(tree_unflatten(list(weights.items())))
+    for layer in hybrid_layers(model).values():
+        layer.mark_started()
     mx.eval(model.parameters())
 
 

@@ -12,6 +12,7 @@ from mlx.utils import tree_map
 
 from mlx_hybrid.adapters.attach import hybrid_layers, refold
 from mlx_hybrid.adapters.frozen import on_cpu
+from mlx_hybrid.adapters.gradient_start import check_started
 from mlx_hybrid.config import TrainConfig
 from mlx_hybrid.training.batches import Batch, training_batches, validation_batches
 from mlx_hybrid.training.events import CheckpointDue, Event, Finished, Interrupted, NotFinite, Validated
@@ -53,12 +54,14 @@ def arrays(batch: Batch) -> tuple[mx.array, ...]:
 def make_step(model: nn.Module, optimizer: BranchOptimizer, *, accumulate: int, compiled: bool) -> Callable:
     """step(batches) → (loss sum, trained tokens, gradient norm, λ), one optimiser step over `accumulate` batches.
 
-    Losses and token counts are summed over the batches and divided once.
+    Losses and token counts are summed over the batches and divided once. Raises MlxHybridError for an adapter that has
+    yet to start from the gradient.
     """
     loss_and_gradient = nn.value_and_grad(model, make_loss(model))
     state = [model.state, optimizer.state, mx.random.state]
     wrap = partial(mx.compile, inputs=state, outputs=state) if compiled else lambda function: function
 
+    check_started(model)
     @wrap
     def whole(tokens: mx.array, positions: mx.array, targets: mx.array, weights: mx.array) -> tuple:
         loss, gradients = loss_and_gradient(tokens, positions, targets, weights)

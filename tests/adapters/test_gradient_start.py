@@ -13,7 +13,11 @@ from toys import tiny_llama
 from mlx_hybrid.adapters.attach import attach, dequantise, hybrid_layers
 from mlx_hybrid.adapters.frozen import use_fast_products
 from mlx_hybrid.adapters.gradient_start import SketchPass, apply_start, sketch_gradients
+from mlx_hybrid.adapters.store import load_adapter, save_adapter
 from mlx_hybrid.config import build_config
+from mlx_hybrid.errors import MlxHybridError
+from mlx_hybrid.training.loop import make_step
+from mlx_hybrid.training.optimizer import BranchOptimizer
 
 RANK = 4
 TOKENS = mx.array(np.random.default_rng(0).integers(3, 250, (4, 40)))
@@ -130,6 +134,31 @@ def test_a_started_layer_is_still_its_base_to_the_bit(start, mode):
     assert mx.array_equal(model(TOKENS), plain)
     assert set(captured) == set(hybrid_layers(model))
     assert all(0 < share <= 1 for share in captured.values())
+
+
+@pytest.mark.parametrize(
+    "changes", [{"start": "lora-ga"}, {"start": "gradient"}, {"reflection_start": "gradient"}]
+)
+def test_an_adapter_that_has_not_started_does_not_train(changes, tmp_path):
+    tree = {"rank": RANK, "reflections": 4, "start": "zeros", **changes}
+    config = build_config({"method": "hybrid", "adapter": tree}, "t").adapter
+
+    def attached():
+        model = model_of("")
+        attach(model, config, method="hybrid")
+        return model, BranchOptimizer(
+            model, learning_rate=1e-3, orthogonal_learning_rate=1e-3, weight_decay=0.0, clip=1.0, mixing="off"
+        )
+
+    model, optimizer = attached()
+    with pytest.raises(MlxHybridError, match="down_proj is to start from the gradient and has not"):
+        make_step(model, optimizer, accumulate=1, compiled=False)
+    apply_start(model, sketch(model, passes=2)[-1])
+    make_step(model, optimizer, accumulate=1, compiled=False)
+    save_adapter(model, tmp_path / "a", config=config, method="hybrid", base={"id": "t"}, seed=0)
+    loaded = model_of("")
+    load_adapter(loaded, tmp_path / "a")
+    make_step(loaded, optimizer, accumulate=1, compiled=False)  # what was saved had started
 
 
 @pytest.mark.parametrize("mode", ["", "affine-4"])
