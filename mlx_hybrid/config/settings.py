@@ -79,6 +79,9 @@ class TrainConfig:
     """Longest record, in tokens."""
     too_long: Literal["error", "drop", "truncate"] = "error"
     """What to do with a record over `max_tokens`."""
+    packing: Literal["off", "auto"] = "off"
+    """Several records in a row, each blind to the others; auto does so where the model gives the same logits, and
+    otherwise, like off, batches similar lengths."""
     grad_checkpoint: bool = False
     """Recompute activations in the backward pass: slower, far less memory."""
     validate_every: int = 0

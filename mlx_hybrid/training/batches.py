@@ -1,6 +1,6 @@
 """Batches of similar length, few shapes, and an order that a seed and a step fix."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,8 @@ class Batch:
 
     `positions` (p,) index the flattened (n·t) hidden states that predict `targets` (p,); `weights` (p,) is 1 for a real
     target and 0 for padding. `attention` is not needed: padding is on the right of causal attention. `owners` says
-    which of the examples each real target belongs to, and `where` and `languages` are theirs.
+    which of the examples each real target belongs to, and `where` and `languages` are theirs. Where rows hold several
+    records (packing.py), `segments` (n, t) says which one each token is of.
     """
 
     tokens: np.ndarray
@@ -28,6 +29,7 @@ class Batch:
     where: tuple[str, ...]
     languages: tuple[str, ...]
     owners: np.ndarray
+    segments: np.ndarray | None = None
 
     @property
     def trained(self) -> int:
@@ -76,7 +78,12 @@ def target_bucket(count: int) -> int:
 
 
 def epoch_order(
-    lengths: np.ndarray, batch_size: int, seed: int, epoch: int, records: np.ndarray | None = None
+    lengths: np.ndarray,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    records: np.ndarray | None = None,
+    pool: int = POOL,
 ) -> list[np.ndarray]:
     """Indices of each batch of one epoch: shuffled, sorted by length within pools, batches shuffled again.
 
@@ -85,19 +92,27 @@ def epoch_order(
     rng = np.random.default_rng((seed, epoch))
     order = rng.permutation(len(lengths) if records is None else records)
     batches = []
-    for begin in range(0, len(order), batch_size * POOL):
-        pool = order[begin : begin + batch_size * POOL]
-        pool = pool[np.argsort(lengths[pool], kind="stable")]
-        batches += [pool[i : i + batch_size] for i in range(0, len(pool), batch_size)]
+    for begin in range(0, len(order), batch_size * pool):
+        near = order[begin : begin + batch_size * pool]
+        near = near[np.argsort(lengths[near], kind="stable")]
+        batches += [near[i : i + batch_size] for i in range(0, len(near), batch_size)]
     return [batches[i] for i in rng.permutation(len(batches))]
 
 
 def training_batches(
-    examples: list[Example], *, batch_size: int, seed: int, begin: int = 0, temperature: float = 1.0
+    examples: list[Example],
+    *,
+    batch_size: int,
+    seed: int,
+    begin: int = 0,
+    temperature: float = 1.0,
+    pool: int = POOL,
+    lay_out: Callable[[list[Example]], Batch] = make_batch,
 ) -> Iterator[Batch]:
     """Batches without end, epoch after epoch; `begin` skips as many, so that a resumed run goes on where it was.
 
     `temperature` over 1 lifts small languages (language_shares.py); an epoch holds as many records as ever.
+    `pool` is how many batches' worth of records are sorted by length together; 1 for a `lay_out` that packs rows.
     """
     lengths = np.array([len(e.tokens) for e in examples])
     languages = [e.language for e in examples]
@@ -105,8 +120,8 @@ def training_batches(
     epoch, skip = divmod(begin, per_epoch)
     while True:
         records = epoch_records(languages, temperature, seed, epoch)
-        for picked in epoch_order(lengths, batch_size, seed, epoch, records)[skip:]:
-            yield make_batch([examples[i] for i in picked])
+        for picked in epoch_order(lengths, batch_size, seed, epoch, records, pool)[skip:]:
+            yield lay_out([examples[i] for i in picked])
         epoch, skip = epoch + 1, 0
 
 

@@ -15,7 +15,7 @@ from mlx_hybrid.adapters.frozen import on_cpu
 from mlx_hybrid.adapters.gradient_start import check_started
 from mlx_hybrid.config import TrainConfig
 from mlx_hybrid.training.batches import Batch, training_batches, validation_batches
-from mlx_hybrid.training.events import CheckpointDue, Event, Finished, Interrupted, NotFinite, Validated
+from mlx_hybrid.training.events import CheckpointDue, Event, Finished, Interrupted, Note, NotFinite, Validated
 from mlx_hybrid.training.examples import Example
 from mlx_hybrid.training.guards import (
     PATIENCE,
@@ -29,8 +29,10 @@ from mlx_hybrid.training.guards import (
 )
 from mlx_hybrid.training.loss import make_loss, make_target_losses
 from mlx_hybrid.training.optimizer import BranchOptimizer, schedule
+from mlx_hybrid.training.packing import make_packed_batch, packs_exactly
 from mlx_hybrid.training.progress import Progress, Window, add, report
 
+WEIGHTS = 3  # their place in what `arrays` gives
 CACHE_EVERY = (
     50  # steps between returns of unused buffers: lengths vary, and the cache would keep one of each
 )
@@ -48,7 +50,9 @@ def total_steps(config: TrainConfig, examples: int) -> int:
 
 
 def arrays(batch: Batch) -> tuple[mx.array, ...]:
-    return mx.array(batch.tokens), mx.array(batch.positions), mx.array(batch.targets), mx.array(batch.weights)
+    """(tokens, positions, targets, weights), and the segments of packed rows."""
+    parts = (batch.tokens, batch.positions, batch.targets, batch.weights, batch.segments)
+    return tuple(mx.array(part) for part in parts if part is not None)
 
 
 def make_step(model: nn.Module, optimizer: BranchOptimizer, *, accumulate: int, compiled: bool) -> Callable:
@@ -57,22 +61,22 @@ def make_step(model: nn.Module, optimizer: BranchOptimizer, *, accumulate: int, 
     Losses and token counts are summed over the batches and divided once. Raises MlxHybridError for an adapter that has
     yet to start from the gradient.
     """
+    check_started(model)
     loss_and_gradient = nn.value_and_grad(model, make_loss(model))
     state = [model.state, optimizer.state, mx.random.state]
     wrap = partial(mx.compile, inputs=state, outputs=state) if compiled else lambda function: function
 
-    check_started(model)
     @wrap
-    def whole(tokens: mx.array, positions: mx.array, targets: mx.array, weights: mx.array) -> tuple:
-        loss, gradients = loss_and_gradient(tokens, positions, targets, weights)
-        count = mx.sum(weights)
+    def whole(*batch: mx.array) -> tuple:
+        loss, gradients = loss_and_gradient(*batch)
+        count = mx.sum(batch[WEIGHTS])
         norm, lam = optimizer.step(model, tree_map(lambda g: g / count, gradients))
         return loss, count, norm, lam
 
     @wrap
-    def part(tokens: mx.array, positions: mx.array, targets: mx.array, weights: mx.array) -> tuple:
-        loss, gradients = loss_and_gradient(tokens, positions, targets, weights)
-        return loss, mx.sum(weights), gradients
+    def part(*batch: mx.array) -> tuple:
+        loss, gradients = loss_and_gradient(*batch)
+        return loss, mx.sum(batch[WEIGHTS]), gradients
 
     @wrap
     def update(gradients: dict, count: mx.array) -> tuple:
@@ -147,9 +151,17 @@ def train(
     steps = total_steps(config, len(examples))
     validate_every, save_every = intervals(config, steps)
     rate = schedule(config.schedule, steps, config.warmup)
+    layout = {}
+    if config.packing == "auto":
+        if packs_exactly(model):
+            layout = {"pool": 1, "lay_out": make_packed_batch}
+        else:
+            yield Note(
+                "Records are not packed: this model would mix them; similar lengths are batched instead."
+            )
     batches = training_batches(
         examples, batch_size=config.batch_size, seed=seed, begin=progress.step * config.accumulate,
-        temperature=temperature,
+        temperature=temperature, **layout,
     )  # fmt: skip
     model.train()
     step = make_step(model, optimizer, accumulate=config.accumulate, compiled=compiles(config.compile))

@@ -4,6 +4,9 @@ from collections.abc import Callable
 
 import mlx.core as mx
 import mlx.nn as nn
+from jaxtyping import Float, Int
+
+from mlx_hybrid.training.packing import packed_caches
 
 CHUNK = 1024
 """Targets whose logits are alive at once, in the forward and in the backward pass."""
@@ -46,22 +49,28 @@ def find_head(model: nn.Module, body: nn.Module) -> Callable[[mx.array], mx.arra
     return embedding.as_linear if hasattr(embedding, "as_linear") else None
 
 
-def target_losses(head: Callable, hidden: mx.array, targets: mx.array) -> mx.array:
+def target_losses(
+    head: Callable, hidden: Float[mx.array, "p d"], targets: Int[mx.array, " p"]
+) -> Float[mx.array, " p"]:
     """−log p(target) (p,) in float32, from hidden states (p, d)."""
     logits = head(hidden).astype(mx.float32)  # the sum over a large vocabulary loses digits in half precision
     return nn.losses.cross_entropy(logits, targets)
 
 
 def make_loss(model: nn.Module) -> Callable[..., mx.array]:
-    """loss_sum(tokens, positions, targets, weights): Σ weight · −log p(target).
+    """loss_sum(tokens, positions, targets, weights, segments=None): Σ weight · −log p(target).
 
     Not the mean: sums add across micro-batches of unequal length, means do not. Only the hidden states of trained
     targets meet the head, in chunks recomputed in the backward pass: (batch, tokens, vocabulary) never exists.
+    With `segments`, rows hold several records (packing.py).
     """
     split = split_head(model)
 
-    def whole_logits(tokens: mx.array, positions: mx.array, targets: mx.array, weights: mx.array) -> mx.array:
-        logits = model(tokens)
+    def whole_logits(
+        tokens: mx.array, positions: mx.array, targets: mx.array, weights: mx.array,
+        segments: mx.array | None = None,
+    ) -> mx.array:  # fmt: skip
+        logits = outputs(model, model, tokens, segments)
         picked = logits.reshape(-1, logits.shape[-1])[positions].astype(mx.float32)
         return mx.sum(nn.losses.cross_entropy(picked, targets) * weights)
 
@@ -76,8 +85,11 @@ def make_loss(model: nn.Module) -> Callable[..., mx.array]:
         """Of the hidden states alone: targets are indices, and have no gradient."""
         return mx.checkpoint(lambda hidden: chunk_loss(hidden, targets, weights))
 
-    def chunked(tokens: mx.array, positions: mx.array, targets: mx.array, weights: mx.array) -> mx.array:
-        hidden = body(tokens)
+    def chunked(
+        tokens: mx.array, positions: mx.array, targets: mx.array, weights: mx.array,
+        segments: mx.array | None = None,
+    ) -> mx.array:  # fmt: skip
+        hidden = outputs(model, body, tokens, segments)
         hidden = hidden.reshape(-1, hidden.shape[-1])[positions]
         if len(targets) <= CHUNK or head_trains(model):
             return chunk_loss(hidden, targets, weights)
@@ -85,6 +97,13 @@ def make_loss(model: nn.Module) -> Callable[..., mx.array]:
         return sum(recomputed(targets[part], weights[part])(hidden[part]) for part in parts)
 
     return chunked
+
+
+def outputs(
+    model: nn.Module, part: Callable[..., mx.array], tokens: mx.array, segments: mx.array | None
+) -> mx.array:
+    """What the model, or its body, makes of tokens (n, t); the records of a row see only themselves."""
+    return part(tokens) if segments is None else part(tokens, cache=packed_caches(model, segments))
 
 
 def make_target_losses(model: nn.Module) -> Callable[..., mx.array]:
