@@ -1,9 +1,15 @@
 """Memory: recomputing activations, and limits that leave the machine usable."""
 
+from collections.abc import Callable
+from typing import Any
+
 import mlx.core as mx
 import mlx.nn as nn
+from mlx.utils import tree_flatten, tree_unflatten
 
 from mlx_hybrid.adapters.dropout import Replay
+
+Forward = Callable[..., mx.array]
 
 CACHE_LIMIT = 2 << 30
 WIRED_SHARE = 0.9  # of the recommended working set; at the limit itself macOS has panicked (mlx issue 3186)
@@ -17,22 +23,58 @@ def checkpoint_layers(model: nn.Module) -> None:
     for layer in model.layers:
         kind = type(layer)
         if not getattr(kind, "recomputes", False):
-            call = {"__call__": recomputed(kind), "recomputes": True}
-            layer.__class__ = type(kind.__name__, (kind,), call)
+            layer.__class__ = type(kind.__name__, (kind,), {"__call__": recomputed(kind), "recomputes": True})
 
 
-def recomputed(kind: type) -> object:
-    def call(self: nn.Module, *args: object, **kwargs: object) -> object:
+def recomputed(kind: type) -> Callable[..., mx.array]:
+    def call(self: nn.Module, *args: Any, **kwargs: Any) -> mx.array:
         replay = Replay(self)
+        given = dict(enumerate(args)) | kwargs
+        moving = {name: value for name, value in given.items() if is_float(value)}
+        leaves = dict(tree_flatten(self.trainable_parameters()))
 
-        def inner(parameters: dict, *args: object, **kwargs: object) -> object:
-            self.update(parameters)
+        def forward(*values: mx.array) -> mx.array:
+            inner = given | dict(zip(moving, values))
+            set_leaves(self, dict(zip(leaves, values[len(moving) :], strict=True)))
             with replay:
-                return kind.__call__(self, *args, **kwargs)
+                y = kind.__call__(
+                    self, *(inner[i] for i in range(len(args))), **{k: inner[k] for k in kwargs}
+                )
+            set_leaves(self, leaves)
+            return y
 
-        return mx.checkpoint(inner)(self.trainable_parameters(), *args, **kwargs)
+        return recompute_late(forward)(*moving.values(), *leaves.values())
 
     return call
+
+
+def set_leaves(layer: nn.Module, leaves: dict[str, mx.array]) -> None:
+    if leaves:
+        layer.update(tree_unflatten(list(leaves.items())))
+
+
+def is_float(value: Any) -> bool:
+    return isinstance(value, mx.array) and mx.issubdtype(value.dtype, mx.floating)
+
+
+def recompute_late(forward: Forward) -> Forward:
+    """`forward`, run again in the backward pass: not before its cotangent is there, and with its gradients done before
+    any of them is passed on.
+
+    Left to itself, MLX takes the gradients of all leaves after those of the inputs of all layers, and keeps every
+    layer's recomputed activations until then, which is what recomputing is to avoid.
+    """
+    function = mx.custom_function(forward)
+
+    @function.vjp
+    def _(primals: Any, cotangent: mx.array, _: mx.array) -> Any:
+        one = isinstance(primals, mx.array)
+        late = mx.depends([primals] if one else list(primals), [cotangent])
+        _, gradients = mx.vjp(forward, late, [cotangent])
+        gradients = mx.depends(gradients, gradients[:1])
+        return gradients[0] if one else tuple(gradients)
+
+    return function
 
 
 def set_limits() -> None:

@@ -66,11 +66,14 @@ def test_other_models_are_not_touched_and_twice_is_once():
     assert once.__name__ == kind.__name__
 
 
-def test_recomputing_keeps_less_alive():
+def test_recomputing_keeps_one_layer_alive():
+    """Of 12 layers' activations one is left, though every layer has gradients of its own."""
+
     def peak(recompute: bool) -> int:
-        model = tiny_llama(num_hidden_layers=6)
+        model = tiny_llama(num_hidden_layers=12)
         model.freeze()
-        model.layers[0].self_attn.q_proj.unfreeze()
+        for layer in model.layers:
+            layer.self_attn.q_proj.unfreeze()
         if recompute:
             checkpoint_layers(model)
         batch = arrays(make_batch(examples(8, longest=120)))
@@ -80,7 +83,7 @@ def test_recomputing_keeps_less_alive():
         value_and_gradients(model, batch)
         return mx.get_peak_memory()
 
-    assert peak(True) < 0.7 * peak(False)
+    assert peak(True) < 0.4 * peak(False)
 
 
 def test_limits_can_be_set_on_any_device():
