@@ -22,6 +22,7 @@ from mlx_hybrid.adapters.orthogonal import (
     defect,
     dense_block_size,
     householder_core,
+    householder_defect,
     householder_matrix,
     nearest_rotation,
     paired_reflections,
@@ -187,7 +188,7 @@ class HybridLinear(nn.Module):
         return compose_butterfly(self.factor_rotations())
 
     def rotation(self) -> mx.array:
-        """R (in, in), dense; the identity without an orthogonal branch. For merging, export and tests."""
+        """R (in, in), dense; the identity without an orthogonal branch. To look at: merging is thin."""
         d_in, _ = linear_shape(self.linear)
         if self._plan.orthogonal == "householder":
             return householder_matrix(self.house_u)
@@ -196,11 +197,11 @@ class HybridLinear(nn.Module):
         return mx.eye(d_in)
 
     def rotation_defect(self) -> float:
-        """max |R Rᵀ − I|, over the composed blocks of a butterfly or on the span of the reflections."""
+        """max |R Rᵀ − I|, over the blocks of a butterfly or by rows for reflections; nothing (in, in) is formed."""
         if self._plan.orthogonal == "butterfly":
             return defect(self.dense_blocks())
         if self._plan.orthogonal == "householder":
-            return defect(householder_matrix(self.house_u))
+            return householder_defect(self.house_u)
         return 0.0
 
     def merged_weight(self) -> mx.array:

@@ -5,17 +5,20 @@ mix of I and R is a contraction, while a mixed step leaves R orthogonal and cost
 """
 
 import mlx.core as mx
+from jaxtyping import Bool, Float
 
 SMALLEST_SHARE, LARGEST_SHARE = 0.1, 0.9
 EMA = 0.9
 
 
-def update_norms(average: mx.array, norms: mx.array, started: mx.array) -> mx.array:
+def update_norms(
+    average: Float[mx.array, "2 layers"], norms: Float[mx.array, "2 layers"], started: Bool[mx.array, ""]
+) -> Float[mx.array, "2 layers"]:
     """EMA of the branches' gradient norms, begun at the first value."""
     return mx.where(started, EMA * average + (1 - EMA) * norms, norms)
 
 
-def shares(norms: mx.array) -> mx.array:
+def shares(norms: Float[mx.array, "2 layers"]) -> Float[mx.array, " layers"]:
     """λ (layers,) from the norms (2, layers) of the orthogonal and the low-rank branch.
 
     λ_ℓ = g_o / (g_o + g_r), each g first divided by its mean over the layers, so that branches of different scale are

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 CAYLEY_TERMS = 5  # doublings: 32 terms of the series, 1e-7 for ‖Q‖₂ ≤ 0.5
+ROWS = 512  # of a (d, d) product that are alive at once
 LARGEST_SKEW = 0.5  # ‖Q‖₂ beyond which a factor is folded away; the series is exact to float32 below it
 
 
@@ -161,6 +162,14 @@ def nearest_rotation(r: Float[mx.array, "*batch b b"]) -> Float[mx.array, "*batc
 def defect(r: Float[mx.array, "*batch b b"]) -> float:
     """max |R Rᵀ − I| over blocks (…, b, b)."""
     return float(mx.max(mx.abs(r @ mx.swapaxes(r, -1, -2) - mx.eye(r.shape[-1]))))
+
+
+def householder_defect(u: Float[mx.array, "d k"]) -> float:
+    """max |R Rᵀ − I| for R = I − U T Uᵀ: of U (T Uᵀ U Tᵀ − T − Tᵀ) Uᵀ, by rows, so that no (d, d) is formed."""
+    core = householder_core(u)
+    thin = u @ (core @ (u.T @ u) @ core.T - core - core.T)
+    parts = (mx.max(mx.abs(thin[i : i + ROWS] @ u.T)).item() for i in range(0, u.shape[0], ROWS))
+    return max(parts)
 
 
 def dense_block_size(block_size: int, factors: int) -> int:

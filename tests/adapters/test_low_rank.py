@@ -19,5 +19,6 @@ def test_the_down_projection_is_uniform_within_its_bound():
     a = random_down_projection(256, 64, mx.random.key(0))
     bound = 1 / math.sqrt(256)
     assert a.shape == (256, 64)
+    assert random_down_projection(256, 64, mx.random.key(0), (3,)).shape == (3, 256, 64)
     assert bound * 0.99 < mx.max(mx.abs(a)).item() <= bound
     assert mx.std(a).item() == pytest.approx(bound / math.sqrt(3), rel=0.02)

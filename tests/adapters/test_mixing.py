@@ -2,6 +2,7 @@
 
 import mlx.core as mx
 import pytest
+from jaxtyping import TypeCheckError
 
 from mlx_hybrid.adapters.mixing import EMA, LARGEST_SHARE, SMALLEST_SHARE, shares, update_norms
 
@@ -27,6 +28,14 @@ def test_shares_stay_within_their_bounds():
 def test_without_gradients_the_share_is_half():
     assert shares(mx.zeros((2, 3))).tolist() == [0.5] * 3
     assert shares(mx.array([[0.0, 0.0], [1.0, 1.0]])).tolist() == pytest.approx([SMALLEST_SHARE] * 2)
+
+
+@pytest.mark.parametrize(
+    "wrong", [lambda: shares(mx.ones((3, 4))), lambda: shares(mx.ones((2, 4), dtype=mx.int32))]
+)
+def test_wrong_shapes_are_caught_under_test(wrong):
+    with pytest.raises(TypeCheckError):
+        wrong()
 
 
 def test_norms_are_averaged_from_the_first_value_on():

@@ -16,6 +16,7 @@ from tolerances import (
     TORCH_GRADIENT,
 )
 
+from mlx_hybrid.adapters import orthogonal
 from mlx_hybrid.adapters.orthogonal import (
     LARGEST_SKEW,
     cayley,
@@ -23,6 +24,7 @@ from mlx_hybrid.adapters.orthogonal import (
     defect,
     dense_block_size,
     householder_core,
+    householder_defect,
     householder_matrix,
     invert_upper,
     nearest_blocks,
@@ -116,6 +118,28 @@ def test_householder_equals_the_product_of_reflections(k, correlation):
     assert gap(ours, np.eye(64)) > 0.1
     assert defect(ours) <= (CORRELATED if correlation == 0.9 else DEFECT)
     assert np.linalg.det(np.array(ours, dtype=np.float64)) == pytest.approx(1, abs=10 * DEFECT)
+
+
+@pytest.mark.parametrize("stretch", [1.0, 1.01])
+def test_the_thin_defect_is_the_dense_one(stretch, monkeypatch):
+    monkeypatch.setattr(orthogonal, "ROWS", 24)  # three pieces of 64
+    u = single(columns(64, 6, 0.3))
+    if stretch != 1:  # no longer the core of these reflections
+        exact = householder_core(u)
+        monkeypatch.setattr(orthogonal, "householder_core", lambda _: stretch * exact)
+    dense = defect(householder_matrix(u) if stretch == 1 else mx.eye(64) - stretch * (u @ exact @ u.T))
+    assert abs(householder_defect(u) - dense) <= CAYLEY
+    assert (dense > EFFECT) == (stretch != 1)
+
+
+def test_the_defect_of_a_wide_layer_needs_no_square_matrix():
+    d = 4096
+    u = mx.random.normal((d, 8))
+    mx.eval(u)
+    mx.reset_peak_memory()
+    before = mx.get_active_memory()
+    assert householder_defect(u) <= DEFECT
+    assert mx.get_peak_memory() - before < 4 * d * d / 2  # bytes; half of one float32 square
 
 
 def test_reversed_reflections_are_the_transpose():
