@@ -164,6 +164,11 @@ def train_and_evaluate(
 
     material = load_material(config, split)
     begin_run(config, run, material, sources, resume=resume)
+    if material.too_long:
+        done = "dropped" if config.train.too_long == "drop" else "cut"
+        yield Note(
+            f"Over train.max_tokens ({config.train.max_tokens}) and {done}: {material.too_long} records."
+        )
     try:
         questions = make_questions(split.test, split.train, material.base.tokenizer)
     except DataError as error:

@@ -124,7 +124,9 @@ def test_every_preset_builds_and_fills_what_is_left_out(method):
         ({"method": {"a": 1}}, "unknown method"),
         ({"adapter": 3}, "adapter must be a mapping"),
         ({"train": 3}, "train must be a group of keys, not 3"),
-        ({"train": None}, "train must be a group of keys"),
+        ({"train": 5}, "train must be a group of keys"),
+        ({"name": "a/b"}, 'name "a/b" cannot be a run'),
+        ({"name": "last"}, 'name "last" cannot be a run'),
         ({"adapter.orthogonal": "cayley"}, '"cayley" is not one of none, householder, butterfly'),
         ({"adapter.orthogonal": ["none"]}, "is not one of none, householder, butterfly"),
         ({"train.steps": 1.5}, "train.steps: must be of type int, not 1.5"),
@@ -158,7 +160,7 @@ def test_lower_bounds(key):
 
 @pytest.mark.parametrize("key", AT_MOST)
 def test_upper_bounds(key):
-    refused(f"{key} must be at most {AT_MOST[key]}", (f"{key}={AT_MOST[key] + 0.1}",))
+    refused(f"{key} must be at most {AT_MOST[key]}", (f"{key}={AT_MOST[key] + 1}",))
 
 
 @pytest.mark.parametrize("key", sorted({*AT_LEAST, *AT_MOST} - {"adapter.reflections"}))
@@ -214,6 +216,8 @@ def test_one_word_stands_for_a_list_of_one():
 @pytest.mark.parametrize(
     ("text", "message"),
     [("- a\n", "must hold keys and values"), ("a: [\n", "not a YAML file"), ("\x00", "not a YAML file"),
+     ("seed: 1\nseed: 2\n", r'line 2, column 1: key "seed" stands twice'),
+     ("train:\n\tsteps: 2\n", "line 2, column 1: found character"),
      ("1: 2", "unknown key")],
 )  # fmt: skip
 def test_a_file_that_is_no_config_is_refused_by_name(text, message, tmp_path):
@@ -230,6 +234,12 @@ def test_a_missing_or_binary_file_is_refused_by_name(tmp_path):
     (tmp_path / "latin.yaml").write_bytes(b"name: \xe9\n")
     with pytest.raises(ConfigError, match=r"latin\.yaml: not a YAML file"):
         load_config(tmp_path / "latin.yaml")
+
+
+def test_a_group_with_all_its_keys_left_out_is_the_default(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("train:\n  # steps: 6\n")
+    assert load_config(path) == load_config()
 
 
 def test_an_empty_file_is_the_default(tmp_path):

@@ -14,7 +14,13 @@ AT_LEAST = {
     "train.keep_checkpoints": 1, "train.patience": 0, "train.max_minutes": 0, "data.temperature": 0.1,
     "train.warmup": 0, "data.valid_share": 0, "data.test_share": 0, "adapter.dropout": 0, "seed": 0,
 }  # fmt: skip
-AT_MOST = {"train.warmup": 1, "data.valid_share": 0.5, "data.test_share": 0.5, "adapter.dropout": 0.9}
+AT_MOST = {
+    "seed": 2**32 - 1,
+    "train.warmup": 1,
+    "data.valid_share": 0.5,
+    "data.test_share": 0.5,
+    "adapter.dropout": 0.9,
+}
 
 
 def check(config: Config, where: str) -> None:
@@ -24,6 +30,10 @@ def check(config: Config, where: str) -> None:
             value = get_key(config, key)
             if beyond(float(value), float(bound)) or value != value:
                 raise ConfigError(f"{where}: {key} must be {word} {bound}, not {value}.")
+    if config.name in (".", "..", "last") or set(config.name) & set("/\\"):
+        raise ConfigError(
+            f'{where}: name "{config.name}" cannot be a run\'s; use a plain word, or -o for a path.'
+        )
     adapter = config.adapter
     if adapter.reflections % 2:
         raise ConfigError(

@@ -20,6 +20,7 @@ def build(kind: type, tree: dict, where: str, prefix: str) -> Any:
             raise ConfigError(f'{where}: unknown key "{prefix}{key}"; {nearest(str(key), fields)}')
         hint = hints[key]
         if dataclasses.is_dataclass(hint):
+            value = {} if value is None else value  # a group whose keys are all commented out
             if not isinstance(value, dict):
                 raise ConfigError(f"{where}: {prefix}{key} must be a group of keys, not {value!r}.")
             values[key] = build(hint, value, where, f"{prefix}{key}.")

@@ -52,16 +52,36 @@ def build_config(tree: dict, where: str) -> Config:
 
 def read_yaml(path: Path) -> dict:
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = yaml.load(path.read_text(encoding="utf-8"), UniqueKeys)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}).") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not a YAML file ({' '.join(str(error).split())}).") from None
+        raise ConfigError(f"{path}: not a YAML file ({describe_yaml_error(error)}).") from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: must hold keys and values at the top, as in recipes/quickstart.yaml.")
     return tree
+
+
+class UniqueKeys(yaml.SafeLoader):
+    """YAML in which a key that stands twice is an error: the second would silence the first."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen = set()
+        for key, _ in node.value:
+            word = str(key.value)
+            if word in seen:
+                raise yaml.MarkedYAMLError(problem=f'key "{word}" stands twice', problem_mark=key.start_mark)
+            seen.add(word)
+        return super().construct_mapping(node, deep)
+
+
+def describe_yaml_error(error: Exception) -> str:
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:
+        return " ".join(str(error).split())
+    return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
 
 
 def parse_scalar(text: str) -> Any:

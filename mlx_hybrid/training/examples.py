@@ -42,44 +42,43 @@ class Segment:
 def make_examples(
     records: Iterable[Record], tokenizer: Any, *, max_tokens: int, too_long: str = "error"
 ) -> tuple[list[Example], int]:
-    """Examples of `records`, and how many were dropped for length.
+    """Examples of `records`, and how many were over `max_tokens`: dropped or cut as `too_long` says.
 
-    Raises one DataError that gathers every record without a trained token or, unless `too_long` drops or truncates
-    them, over `max_tokens`.
+    Raises one DataError that gathers every record without a trained token and, where `too_long` is error, too long.
     """
-    examples, faults, dropped = [], [], 0
+    examples, faults, long = [], [], []
     for record in records:
         try:
             example = make_example(record, tokenizer)
             if len(example.tokens) > max_tokens:
-                example = shorten(example, max_tokens, too_long)
-            if example is None:
-                dropped += 1
-                continue
+                long.append(f"{example.where} ({len(example.tokens)} tokens)")
+                if too_long != "truncate":
+                    continue
+                example = cut(example, max_tokens)
             if not example.trained_count:
                 raise DataError(f"{record.where}: no token is left to train on.")
             examples.append(example)
         except DataError as error:
             faults.append(str(error))
-    if faults:
-        more = f" … and {len(faults) - SHOWN_FAULTS} more records." if len(faults) > SHOWN_FAULTS else ""
-        raise DataError(" ".join(faults[:SHOWN_FAULTS]) + more)
-    return examples, dropped
+    more = [f"… and {len(faults) - SHOWN_FAULTS} more records."] if len(faults) > SHOWN_FAULTS else []
+    told = faults[:SHOWN_FAULTS] + more
+    if long and too_long == "error":
+        told.append(describe_long(long, max_tokens))
+    if told:
+        raise DataError(" ".join(told))
+    return examples, len(long)
 
 
-def shorten(example: Example, max_tokens: int, too_long: str) -> Example | None:
-    if too_long == "drop":
-        return None
-    if too_long == "truncate":
-        return Example(
-            example.tokens[:max_tokens],
-            example.trained[:max_tokens],
-            example.where,
-            example.language,
-            example.text_bytes,
-        )
-    raise DataError(
-        f"{example.where}: {len(example.tokens)} tokens, over the limit of {max_tokens}; "
+def cut(example: Example, max_tokens: int) -> Example:
+    tokens, trained = example.tokens[:max_tokens], example.trained[:max_tokens]
+    return Example(tokens, trained, example.where, example.language, example.text_bytes)
+
+
+def describe_long(long: list[str], max_tokens: int) -> str:
+    shown = ", ".join(long[:SHOWN_FAULTS]) + (" …" if len(long) > SHOWN_FAULTS else "")
+    count = "1 record is" if len(long) == 1 else f"{len(long)} records are"
+    return (
+        f"{count} over the limit of {max_tokens} tokens: {shown}; "
         "raise train.max_tokens, or set train.too_long to drop or truncate."
     )
 

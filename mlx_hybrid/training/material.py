@@ -22,6 +22,7 @@ class Material:
     train: list
     valid: list
     test: list
+    too_long: int = 0
 
 
 def load_material(config: Config, split: Split) -> Material:
@@ -33,12 +34,11 @@ def load_material(config: Config, split: Split) -> Material:
     base = load_base(config.model)
     set_limits()
     limit = {"max_tokens": config.train.max_tokens, "too_long": config.train.too_long}
-    sets = [
-        make_examples(part, base.tokenizer, **limit)[0] for part in (split.train, split.valid, split.test)
-    ]
+    made = [make_examples(part, base.tokenizer, **limit) for part in (split.train, split.valid, split.test)]
+    sets = [examples for examples, _ in made]
     if not sets[0]:
         raise DataError(f"Every training record is over train.max_tokens ({config.train.max_tokens}).")
-    return Material(base, None, split, *sets)
+    return Material(base, None, split, *sets, too_long=sum(count for _, count in made))
 
 
 def attach_adapter(config: Config, material: Material) -> Any:

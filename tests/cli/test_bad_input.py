@@ -86,6 +86,17 @@ def test_a_record_over_the_limit_names_its_place_and_the_way_out(run, quantised_
     check(result, 3, ["records.jsonl:1", "train.max_tokens", "drop or truncate"], output)
 
 
+def test_records_dropped_for_length_are_told(run, quantised_folder, records, settings, tmp_path):
+    path = tmp_path / "records.jsonl"
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b " * 3000}]
+    path.write_text(records.read_text() + json.dumps({"messages": turns}) + "\n")
+    more = ("--set", "train.too_long=drop", "--set", "train.steps=1", "--set", "evaluate=false")
+    result = run(
+        "finetune", "--model", quantised_folder, "--data", path, "-o", tmp_path / "run", *settings, *more
+    )
+    assert "Over train.max_tokens (1024) and dropped: 1 records." in result.stderr
+
+
 def test_a_missing_file(run, quantised_folder, tmp_path):
     output = tmp_path / "runs" / "bad"
     result = run("finetune", "--model", quantised_folder, "--data", "absent.jsonl", "-o", output)
