@@ -2,8 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+from mlx_hybrid.cli.commands import command
+
+if TYPE_CHECKING:
+    from mlx_hybrid.training.run import Run
 
 
 @click.command()
@@ -25,28 +31,45 @@ def runs(name: str | None, as_json: bool) -> None:
         click.echo(json.dumps(facts[0] if name else facts, ensure_ascii=False))
     elif name:
         for key, value in facts[0].items():
-            click.echo(f"{key:<12} {value}")
-        click.echo(f"Next: mlx-hybrid chat {chosen[0].path}")
+            if value not in (None, ""):
+                click.echo(f"{key:<13}  {f'{value:.3f}' if isinstance(value, float) else value}")
+        click.echo(f"Next: {next_command(chosen[0], facts[0]['status'])}")
     elif facts:
-        click.echo(f"{'run':<32} {'status':<12} {'method':<16} {'step':>6}  accuracy base → adapter")
-        for fact in facts:
-            accuracy = (
-                "" if fact["accuracy"] is None else f"{fact['base_accuracy']:.3f} → {fact['accuracy']:.3f}"
-            )
-            row = f"{fact['run']:<32} {fact['status']:<12} {fact['method']:<16} {fact['step']:>6}  {accuracy}"
-            click.echo(row.rstrip())
+        for line in run_table(facts):
+            click.echo(line)
         click.echo("Next: mlx-hybrid runs last")
     else:
         click.echo("No runs yet. Next: mlx-hybrid finetune")
 
 
-def run_facts(run) -> dict:
+def run_table(facts: list[dict]) -> list[str]:
+    """One line a run, within 80 columns for names up to 29 letters."""
+    width = max(len("run"), *(len(fact["run"]) for fact in facts))
+    lines = [f"{'run':<{width}}  {'status':<11}  {'method':<14}  {'step':>5}  accuracy"]
+    for fact in facts:
+        known = fact["accuracy"] is not None
+        accuracy = f"{fact['base_accuracy']:.3f} → {fact['accuracy']:.3f}" if known else ""
+        row = f"{fact['run']:<{width}}  {fact['status']:<11}  {fact['method']:<14}  {fact['step']:>5}  {accuracy}"
+        lines.append(row.rstrip())
+    return lines
+
+
+def next_command(run: "Run", status: str) -> str:
+    """What can be done with a run as it stands."""
+    if status == "finished":
+        return command("chat", run.path)
+    if status == "running":
+        return command("runs", run.path)
+    return command("finetune", *(["--resume", run.path] if run.checkpoints.is_dir() else []))
+
+
+def run_facts(run: "Run") -> dict:
     info = run.info()
     facts = {
-        "run": run.name, "path": str(run.path), "status": info.get("status", ""), "method": info.get("method", ""),
+        "run": run.name, "path": str(run.path), "status": run.status(), "method": info.get("method", ""),
         "base": info.get("base", {}).get("id", ""), "started": info.get("started", ""),
         "step": info.get("step", 0), "best_step": info.get("best_step"), "seconds": info.get("seconds"),
-        "base_accuracy": None, "accuracy": None,
+        "error": info.get("error"), "base_accuracy": None, "accuracy": None,
     }  # fmt: skip
     held_out = run.path / "evaluation" / "held-out.json"
     if held_out.is_file():

@@ -50,6 +50,22 @@ class Run:
     def config(self) -> Config:
         return load_config(self.path / "config.yaml")
 
+    def status(self) -> str:
+        """As run.json has it; `stopped` for a run whose process went without a word."""
+        told = self.info().get("status") or "unknown"
+        return "stopped" if told == "running" and not self.is_busy() else told
+
+    def is_busy(self) -> bool:
+        """Whether a process holds the run's lock."""
+        try:
+            with (self.path / "lock").open() as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
+
     def info(self) -> dict:
         return read_json(self.path / "run.json")
 
