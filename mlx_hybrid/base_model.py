@@ -11,6 +11,7 @@ from mlx_hybrid.errors import ConfigError
 
 BUNDLED = "bundled"
 BUNDLED_FOLDER = Path(__file__).parent / "base"
+TOKENIZERS = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken", "tekken.json", "*.py")
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ def load_base(name: str, *, trust_remote_code: bool = False, revision: str | Non
     get a faster product. Raises ConfigError for a folder without config or weights, or an id that cannot be had.
     """
     folder = find_model(name, revision)
+    if not any(next(folder.glob(pattern), None) for pattern in TOKENIZERS):
+        raise ConfigError(f"{name}: no tokenizer in the folder; it needs tokenizer.json or the like.")
     from mlx_lm.utils import load_model, load_tokenizer
 
     from mlx_hybrid.adapters.frozen import on_cpu, use_fast_products
@@ -55,6 +58,8 @@ def find_model(name: str, revision: str | None = None) -> Path:
     """The folder of a model's files, fetched from the Hub when `name` is an id and not there already."""
     if name == BUNDLED:
         return check_folder(BUNDLED_FOLDER, "the bundled base")
+    if not name.strip():
+        raise ConfigError("The model's name is empty; give a folder, a Hub id, or bundled.")
     folder = Path(name).expanduser()
     if folder.is_dir():
         return check_folder(folder, name)
@@ -63,6 +68,12 @@ def find_model(name: str, revision: str | None = None) -> Path:
     if not is_hub_id(name):
         raise ConfigError(f"{name}: no such folder, and not a Hub id of the form owner/name.")
     return check_folder(fetch(name, revision), name)
+
+
+def check_local(name: str) -> None:
+    """Refuse, before any work, what can be no model; whether a Hub id is one shows when it is fetched."""
+    if not is_hub_id(name) or Path(name).exists():
+        find_model(name)
 
 
 def is_hub_id(name: str) -> bool:

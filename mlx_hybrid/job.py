@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mlx_hybrid.base_model import check_local
 from mlx_hybrid.config import Config, to_tree
 from mlx_hybrid.errors import ConfigError, DataError
 from mlx_hybrid.governance.records import Record, describe_faults, load_records, read_records
@@ -77,6 +78,7 @@ def finetune(
     """
     sources = find_sources(config.data)
     manifests = [] if config.data.allow_changed else check_manifests(sources)
+    check_local(config.model)
     path = output or run_place(config)
     made = [] if resume else check_place(config, path)
     split, prepared = prepare(config, sources)
@@ -158,6 +160,7 @@ def governed(config: Config, files: tuple[Path, ...]) -> tuple[list[Record], dic
 def train_and_evaluate(
     config: Config, run: Run, split: Split, sources: Sources, *, resume: bool, stop: Callable[[], bool]
 ) -> Iterator[JobEvent]:
+    from mlx_hybrid.adapters.attach import check_attach
     from mlx_hybrid.evaluation.held_out import NO_QUESTIONS, make_questions, score
     from mlx_hybrid.training.loop import total_steps, train
     from mlx_hybrid.training.progress import Progress
@@ -175,6 +178,7 @@ def train_and_evaluate(
         # The labels are no choice between fixed answers; the loss can still be measured.
         questions = NO_QUESTIONS
         yield Note(f"Accuracy is not measured: {error}")
+    check_attach(material.base.model, config.adapter, method=config.method)
     evaluates = config.evaluate and bool(material.test)
     before = None
     if evaluates:

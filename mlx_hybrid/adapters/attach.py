@@ -64,6 +64,13 @@ def attach(model: nn.Module, config: AdapterConfig, *, method: str, seed: int = 
     return Attached(tuple(targets), trainable_count(model), total)
 
 
+def check_attach(model: nn.Module, config: AdapterConfig, *, method: str) -> None:
+    """Raise what `attach` would for a target, unitary name or block size, and change nothing."""
+    if method != "full":
+        targets = find_targets(model, config)
+        plan_layers(targets, config, unitary_names(config, targets))
+
+
 def find_targets(model: nn.Module, config: AdapterConfig) -> dict[str, nn.Module]:
     """The modules to adapt, by full name in the model's order."""
     linears = {

@@ -8,9 +8,18 @@ from pathlib import Path
 import click
 
 from mlx_hybrid.config import PRESETS, Config, dump_config, load_config
-from mlx_hybrid.errors import ConfigError
+from mlx_hybrid.errors import ConfigError, nearest
 
 INTERRUPTED = 130
+
+
+class Method(click.Choice):
+    """A preset; a misspelt one names the nearest."""
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value not in self.choices:
+            self.fail(f'unknown method "{value}"; {nearest(value, PRESETS)}', param, ctx)
+        return value
 
 
 @click.command()
@@ -19,7 +28,7 @@ INTERRUPTED = 130
 @click.option(
     "--data", multiple=True, metavar="PATH", help="JSONL file, folder or Hub data set; may be repeated."
 )
-@click.option("--method", type=click.Choice(list(PRESETS)), help="What to train.  [default: hybrid]")
+@click.option("--method", type=Method(list(PRESETS)), help="What to train.  [default: hybrid]")
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="RUN", help="Folder of the run.")
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any setting, as train.epochs=2."

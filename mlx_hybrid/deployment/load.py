@@ -55,7 +55,13 @@ def load_run(run: Run, *, base_name: str | None = None) -> Loaded:
     if not run.adapter.is_dir():
         status = run.info().get("status", "unknown")
         raise ConfigError(f"{run.path}: the run has no adapter yet (status: {status}).")
-    return load_adapted(run.adapter, base_name or run.config().model, name=run.name)
+    model = run.config().model
+    local = "/" not in model or run.info().get("base", {}).get("id", model) != model
+    if not base_name and local and model != BUNDLED and not Path(model).expanduser().is_dir():
+        raise ConfigError(
+            f"{run.path}: its base, the folder {model}, is not there from here; say with --base-model where it is."
+        )
+    return load_adapted(run.adapter, base_name or model, name=run.name)
 
 
 def load_adapted(directory: Path, base_name: str | None, *, name: str) -> Loaded:

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from mlx_hybrid.config import build_config
+from mlx_hybrid.training.run import create_run
+
 GOOD = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
 EMPTY = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": " "}]}
 LONG = {"prompt": "a", "completion": "b " * 3000}
@@ -17,7 +20,7 @@ SETTINGS = [  # (extra arguments, exit code, words of the message)
         ['unknown key "train.learning_rat"', 'did you mean "learning_rate"'],
     ),
     (["--set", "method=hybird"], 2, ['unknown method "hybird"', 'did you mean "hybrid"']),
-    (["--method", "hybird"], 2, ["hybird"]),
+    (["--method", "hybird"], 2, ['unknown method "hybird"', 'did you mean "hybrid"']),
     (["--set", "train.epochs"], 2, ["write key=value"]),
     (["--set", "adapter.rank=-1"], 2, ["adapter.rank must be at least 0"]),
     (["--set", "adapter.reflections=7"], 2, ["come in pairs", "use 8"]),
@@ -110,6 +113,43 @@ def test_a_model_folder_without_weights(run, quantised_folder, records, tmp_path
         path.unlink()
     result = run("finetune", "--model", folder, "--data", records, "-o", output)
     check(result, 2, ["no .safetensors weights"], output)
+
+
+def test_a_model_folder_without_a_tokenizer(run, quantised_folder, records, tmp_path):
+    folder, output = tmp_path / "model", tmp_path / "runs" / "bad"
+    shutil.copytree(quantised_folder, folder)
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+    result = run("finetune", "--model", folder, "--data", records, "-o", output)
+    check(result, 2, ["no tokenizer in the folder"], output)
+    assert "no tokenizer in the folder" in run("generate", folder, "Hello").stderr
+
+
+@pytest.mark.parametrize("model", ["", "nowhere", "./no/where"])
+def test_what_is_no_model_is_refused_before_the_records_are_read(model, run, records, tmp_path):
+    result = run("finetune", "--model", model, "--data", records, "-o", tmp_path / "runs" / "bad")
+    assert result.exit_code == 2
+    assert "Records:" not in result.stderr
+
+
+def test_a_block_size_is_refused_before_the_base_is_scored(
+    run, quantised_folder, records, settings, tmp_path
+):
+    more = ("--method", "boft", "--set", "adapter.factors=7")
+    result = run(
+        "finetune", "--model", quantised_folder, "--data", records, "-o", tmp_path / "bad", *settings, *more
+    )
+    assert result.exit_code == 2
+    assert "Scoring" not in result.stderr
+
+
+def test_a_run_whose_base_is_elsewhere_says_how_to_name_it(run, tmp_path):
+    made = create_run(build_config({"model": "models/mine"}, "test"), tmp_path / "first")
+    made.update(status="finished", base={"id": "mine"})
+    made.adapter.mkdir()
+    result = run("generate", made.path, "Hello")
+    assert result.exit_code == 2
+    assert "the folder models/mine, is not there from here; say with --base-model" in result.stderr
 
 
 def test_a_model_that_is_nowhere(run, records, tmp_path):
