@@ -1,0 +1,153 @@
+"""Near duplicates, beside datasketch and datatrove."""
+
+import json
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+from governance_tables.planted import alike, near_set
+from governance_tables.text import show
+from governance_tables.whole import peak_mb
+from mlx_hybrid.config import GovernanceConfig
+from mlx_hybrid.governance.pipeline import govern_records
+from mlx_hybrid.governance.records import Record
+
+
+def score_near(
+    removed: set[int], copies: dict[int, tuple[int, str]], templates: set[int], similar: set[int]
+) -> list:
+    """Recall by kind, and among `similar` pairs: a pair is found when either of its two is removed."""
+    reached = sum(bool(removed & {copy, copies[copy][0]}) for copy in similar) / max(1, len(similar))
+    found = Counter(kind for copy, (original, kind) in copies.items() if removed & {copy, original})
+    total = Counter(kind for _, kind in copies.values())
+    pairs = set(copies) | {original for original, _ in copies.values()}
+    recall = sum(found.values()) / len(copies)
+    by_kind = [f"{found[kind] / total[kind]:.2f}" for kind in sorted(total)]
+    lost = f"{len(removed & templates) / len(templates):.2%}"
+    return [f"{recall:.3f}", f"{reached:.3f}", *by_kind, lost, len(removed - pairs - templates)]
+
+
+def near(size: int = 100_000) -> None:
+    """Recall on planted copies beside datasketch and datatrove, on one core."""
+    records, copies, templates = near_set(size)
+    similar = {copy for copy, (original, _) in copies.items() if alike(records[copy], records[original])}
+    rows = []
+    for name, method in (
+        ("ours, J 0.8", ours(0.8)),
+        ("ours, J 0.7", ours(0.7)),
+        ("datasketch", datasketch),
+        ("datatrove", datatrove),
+    ):
+        before = time.process_time()
+        removed = method(records)
+        if removed is None:
+            rows.append([name, "not installed"])
+            continue
+        seconds = time.process_time() - before
+        rows.append([name, int(len(records) / seconds), *score_near(removed, copies, templates, similar)])
+    kinds = sorted({kind for _, kind in copies.values()})
+    heads = [
+        "method",
+        "records/s",
+        "recall",
+        "of pairs at J ≥ 0.8",
+        *kinds,
+        "templated removed",
+        "other removed",
+    ]
+    title = f"{len(records)} records, {len(copies)} planted, {len(templates)} templated, {len(similar)} at J ≥ 0.8"
+    show(f"Near-duplicates, {title}", heads, rows)
+    print(f"\nPeak memory {peak_mb():.0f} MB, records and text included.")
+
+
+def ours(threshold: float):
+    def run(records: list[tuple[str, str]]) -> set[int]:
+        config = GovernanceConfig(only=("exact", "near"), near_threshold=threshold, max_reject_share=1.0)
+        result = govern_records(as_records(records), config)
+        return {rejection.record.line for rejection in result.rejected}
+
+    return run
+
+
+def as_records(records: list[tuple[str, str]]) -> list[Record]:
+    return [
+        Record({"text": text, "language": code}, "bench", line) for line, (code, text) in enumerate(records)
+    ]
+
+
+def datasketch(records: list[tuple[str, str]]) -> set[int] | None:
+    """Word 5-grams, 14 bands of 8, Jaccard of the signatures at 0.7, as its users run it."""
+    try:
+        from datasketch import MinHash, MinHashLSH
+    except ImportError:
+        return None
+    index = MinHashLSH(params=(14, 8), num_perm=112)
+    removed = set()
+    for line, (_, text) in enumerate(records):
+        words = text.lower().split()
+        sketch = MinHash(num_perm=112)
+        sketch.update_batch([" ".join(words[i : i + 5]).encode() for i in range(max(1, len(words) - 4))])
+        if any(sketch.jaccard(kept) >= 0.7 for _, kept in (pair for pair in index.query(sketch))):
+            removed.add(line)
+        else:
+            index.insert((line, Hashed(sketch)), sketch, check_duplication=False)
+    return removed
+
+
+class Hashed:
+    """A signature that can stand in a key."""
+
+    def __new__(cls, sketch):
+        from datasketch import LeanMinHash
+
+        return LeanMinHash(sketch)
+
+
+def datatrove(records: list[tuple[str, str]]) -> set[int] | None:
+    """Its four local MinHash steps with their defaults."""
+    try:
+        from datatrove.pipeline.dedup.minhash import MinhashConfig
+    except ImportError:
+        return None
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            return run_datatrove(records, folder, MinhashConfig())
+    except Exception as error:  # a missing extra shows only when a step runs
+        print(f"datatrove: {error}", file=sys.stderr)
+        return None
+
+
+def run_datatrove(records: list[tuple[str, str]], folder: str, config) -> set[int]:
+    from datatrove.executor import LocalPipelineExecutor
+    from datatrove.pipeline.dedup import MinhashDedupCluster, MinhashDedupFilter, MinhashDedupSignature
+    from datatrove.pipeline.dedup.minhash import MinhashDedupBuckets
+    from datatrove.pipeline.readers import JsonlReader
+    from datatrove.pipeline.writers import JsonlWriter
+
+    source = Path(folder) / "in"
+    source.mkdir()
+    with (source / "records.jsonl").open("w", encoding="utf-8") as file:
+        rows = ({"text": text, "id": str(line)} for line, (_, text) in enumerate(records))
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    reader = JsonlReader(str(source))
+    writer = JsonlWriter(f"{folder}/out", compression=None)
+    steps = [
+        [reader, MinhashDedupSignature(f"{folder}/sig", config=config)],
+        [MinhashDedupBuckets(f"{folder}/sig", f"{folder}/buckets", config=config)],
+        [MinhashDedupCluster(f"{folder}/buckets", f"{folder}/remove", config=config)],
+        [reader, MinhashDedupFilter(f"{folder}/remove", exclusion_writer=writer)],
+    ]
+    for number, step in enumerate(steps):
+        tasks = config.num_buckets if number == 1 else 1
+        LocalPipelineExecutor(step, tasks=tasks, workers=1, logging_dir=f"{folder}/log{number}").run()
+    removed: set[int] = set()
+    for path in Path(folder, "out").rglob("*.jsonl"):
+        removed |= {int(json.loads(line)["id"]) for line in path.read_text(encoding="utf-8").splitlines()}
+    return removed
+
+
+def near_small() -> None:
+    """The comparison at a fifth of the size."""
+    near(20_000)
