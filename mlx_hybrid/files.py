@@ -12,10 +12,10 @@ from mlx_hybrid.errors import ConfigError, MlxHybridError
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace `path` by `text`, or leave it as it was."""
+    """Replace `path` by `text`, or leave it as it was; half a surrogate pair is written as JSON escapes it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
+        with temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

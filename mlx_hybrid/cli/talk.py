@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,19 +19,31 @@ INTERRUPTED = 130
 DEFAULT_TOKENS = 512
 
 
+SAMPLING = (
+    click.option(
+        "--temperature", type=float, default=0.0, show_default=True, help="0 takes the likeliest token."
+    ),
+    click.option(
+        "--calibrated", is_flag=True, help="Sample at the temperature `evaluate --save-temperature` fitted."
+    ),
+    click.option(
+        "--top-p", type=float, default=1.0, show_default=True, help="Sample among the likeliest tokens."
+    ),
+)
+
+
+def sampling_options(command: Callable) -> Callable:
+    """How tokens are chosen, alike wherever an answer is made."""
+    for option in reversed(SAMPLING):
+        command = option(command)
+    return command
+
+
 @click.command()
 @click.argument("target", metavar="RUN|MODEL")
 @click.argument("prompt", required=False, metavar="[PROMPT|-]")
 @click.option("--max-tokens", type=int, help="Longest answer.  [default: 512, or what the context leaves]")
-@click.option(
-    "--temperature", type=float, default=0.0, show_default=True, help="0 takes the likeliest token."
-)
-@click.option(
-    "--calibrated", is_flag=True, help="Sample at the temperature `evaluate --save-temperature` fitted."
-)
-@click.option(
-    "--top-p", type=float, default=1.0, show_default=True, help="Sample among the likeliest tokens."
-)
+@sampling_options
 @click.option("--seed", type=int, help="Same seed, same answer.  [default: a fresh one]")
 @click.option("--system", help="System prompt.")
 @click.option("--raw", is_flag=True, help="Continue the text, without the chat template.")
@@ -145,15 +158,7 @@ def open_and_tell(
 @click.argument("target", metavar="RUN|MODEL")
 @click.option("--system", default="", help="System prompt.")
 @click.option("--max-tokens", type=int, default=DEFAULT_TOKENS, show_default=True, help="Longest answer.")
-@click.option(
-    "--temperature", type=float, default=0.0, show_default=True, help="0 takes the likeliest token."
-)
-@click.option(
-    "--calibrated", is_flag=True, help="Sample at the temperature `evaluate --save-temperature` fitted."
-)
-@click.option(
-    "--top-p", type=float, default=1.0, show_default=True, help="Sample among the likeliest tokens."
-)
+@sampling_options
 @click.option("--seed", type=int, help="Same seed, same answers.  [default: a fresh one each time]")
 @click.option("--context", type=int, help="Use less of the context, in tokens.  [default: the model's]")
 @click.option(

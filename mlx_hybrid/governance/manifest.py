@@ -14,6 +14,7 @@ from typing import Any
 from mlx_hybrid import __version__
 from mlx_hybrid.config import GovernanceConfig, to_tree
 from mlx_hybrid.errors import ConfigError, DataError
+from mlx_hybrid.files import write_json
 from mlx_hybrid.governance.cards import croissant, dataset_card
 from mlx_hybrid.governance.curate import Curated
 from mlx_hybrid.governance.engines import sha256_of
@@ -41,11 +42,6 @@ def write_outputs(folder: Path, curated: Curated, config: GovernanceConfig) -> N
     write_json(
         folder / "manifest.json", {**describe(curated, config, summary), "outputs": describe_files(folder)}
     )
-
-
-def write_json(path: Path, tree: Any) -> None:
-    text = json.dumps(tree, ensure_ascii=False, indent=2)
-    path.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
 
 
 def describe(curated: Curated, config: GovernanceConfig, summary: dict[str, Any]) -> dict[str, Any]:
