@@ -99,10 +99,14 @@ def fetch(repo: str, revision: str | None) -> Path:
     try:
         return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns, endpoint=endpoint))
     except (HfHubHTTPError, LocalEntryNotFoundError, ValueError, OSError) as error:
-        offline = " (offline: only models already on this machine can be used)" if is_offline() else ""
         raise ConfigError(
-            f"{repo}: no such folder here, and not to be had from the Hub{offline}: {first_line(error)}"
+            f"{repo}: no such folder here, and not to be had from the Hub ({hub_reason(error)})."
         ) from None
+
+
+def hub_reason(error: Exception) -> str:
+    """Why the Hub gave nothing, in a line; offline, the client's own advice would be to go online."""
+    return "offline, and it is not on this machine" if is_offline() else first_line(error)
 
 
 def is_offline() -> bool:

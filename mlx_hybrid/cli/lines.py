@@ -5,6 +5,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from mlx_hybrid.errors import ConfigError
+
 QUOTES = '"""'
 PROMPT, MORE = "> ", "… "
 KEPT_LINES = 1000
@@ -36,7 +38,11 @@ class Lines:
     def read(self, prompt: str) -> str | None:
         """The next line; None at the end of input. Ctrl-C in a terminal only drops the line."""
         if not self.interactive:
-            line = sys.stdin.readline()
+            try:
+                line = sys.stdin.readline()
+                line.encode()  # bytes that are no UTF-8 come in as lone surrogates where the locale lets them
+            except UnicodeError:
+                raise ConfigError("The input is not UTF-8 text.") from None
             return line.rstrip("\r\n") if line else None
         while True:
             try:

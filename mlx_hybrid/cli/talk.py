@@ -132,7 +132,11 @@ def read_prompt(prompt: str | None) -> str:
     """The argument, or standard input for `-` and for none."""
     if prompt is None and sys.stdin.isatty():
         raise ConfigError("No prompt; give one as an argument, or pipe it in.")
-    text = sys.stdin.read().rstrip("\n") if prompt in (None, "-") else prompt
+    try:
+        text = sys.stdin.read().rstrip("\n") if prompt in (None, "-") else prompt
+        text.encode()  # bytes that are no UTF-8 come in as lone surrogates where the locale lets them
+    except UnicodeError:
+        raise ConfigError("The prompt is not UTF-8 text.") from None
     if not text.strip():
         raise ConfigError("The prompt is empty.")
     return text

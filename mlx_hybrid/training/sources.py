@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlx_hybrid.base_model import is_hub_id
+from mlx_hybrid.base_model import hub_reason, is_hub_id
 from mlx_hybrid.config import DataConfig
 from mlx_hybrid.errors import ConfigError, DataError
 from mlx_hybrid.governance.records import Record
@@ -17,6 +17,8 @@ SAMPLE_FOLDER = Path(__file__).parents[1] / "base" / "samples"
 SAMPLE_FILES = ("topics.jsonl", "translation.jsonl", "dirty.jsonl")
 KEPT = "kept.jsonl"
 SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
+FILES = (*SUFFIXES, ".json", ".ndjson", ".csv", ".tsv", ".txt", ".gz", ".zip", ".yaml", ".yml")
+"""Endings of file names: one that is not there is a slip of the pen, and no business of the Hub."""
 SPLITS = {"train": "train", "valid": "valid", "validation": "valid", "dev": "valid", "test": "test"}
 """What the first word of a file's name says of its use, as in train.jsonl or data/validation-00000-of-00001.parquet."""
 
@@ -80,7 +82,7 @@ def use_of(path: Path) -> str | None:
 
 def is_data_set(name: str) -> bool:
     """Whether `name` can only be one on the Hub."""
-    return is_hub_id(name) and not name.endswith(SUFFIXES) and not Path(name).exists()
+    return is_hub_id(name) and not name.lower().endswith(FILES) and not Path(name).exists()
 
 
 def data_files(names: tuple[str, ...], key: str) -> tuple[Path, ...]:
@@ -119,7 +121,7 @@ def fetch_data(repo: str) -> Path:
         return Path(snapshot_download(repo, repo_type="dataset", allow_patterns=patterns, endpoint=endpoint))
     except (HfHubHTTPError, LocalEntryNotFoundError, ValueError, OSError) as error:
         raise ConfigError(
-            f"{repo}: no such file or folder here, and no data set to be had from the Hub ({error})."
+            f"{repo}: no such file or folder here, and no data set to be had from the Hub ({hub_reason(error)})."
         ) from None
 
 

@@ -1,12 +1,16 @@
 """Bad input: one sentence, the right exit code, no traceback, nothing half written."""
 
+import io
 import json
 import shutil
 from pathlib import Path
 
 import pytest
 
+from mlx_hybrid.cli.lines import Lines
+from mlx_hybrid.cli.talk import read_prompt
 from mlx_hybrid.config import build_config
+from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.training.run import create_run
 
 GOOD = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
@@ -200,3 +204,14 @@ def test_a_file_without_records_says_what_it_holds(name, text, code, words, run,
     path.write_text(text)
     result = run("finetune", "--model", quantised_folder, "--data", path, "-o", output)
     check(result, code, words, output)
+
+
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
+def test_a_prompt_that_is_no_text_is_refused(errors, monkeypatch):
+    piped = io.TextIOWrapper(io.BytesIO(b"\xff\xfe bad\n"), encoding="utf-8", errors=errors)
+    monkeypatch.setattr("sys.stdin", piped)
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        read_prompt("-")
+    piped.seek(0)
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        Lines().read("> ")

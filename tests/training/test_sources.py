@@ -56,6 +56,8 @@ def test_what_is_not_there_is_refused_by_name(tmp_path, monkeypatch):
         (DataConfig(), "No data"),
         (DataConfig(paths=("none.jsonl",)), "data.paths: none.jsonl is not there"),
         (DataConfig(paths=("a/none.jsonl",)), "data.paths: a/none.jsonl is not there"),
+        (DataConfig(paths=("a/none.json",)), "data.paths: a/none.json is not there"),
+        (DataConfig(paths=("a/none.CSV",)), "data.paths: a/none.CSV is not there"),
         (DataConfig(paths=("empty",)), "no .jsonl file in the folder"),
         (DataConfig(paths=("samples",), valid=("none.jsonl",)), "data.valid: none.jsonl is not there"),
         (DataConfig(paths=("samples",), test=("none.jsonl",)), "data.test: none.jsonl is not there"),
