@@ -9,7 +9,6 @@ from typing import Any
 from mlx_hybrid.config import Config
 from mlx_hybrid.deployment.card_results import Measured, eval_results, measured, results_table
 from mlx_hybrid.deployment.card_use import use_section
-from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.files import read_json, write_text
 from mlx_hybrid.training.run import Run
 
@@ -56,10 +55,7 @@ class Facts:
 
 def run_facts(run: Run) -> Facts:
     """Facts of a run and its adapter. Raises ConfigError for a run without one."""
-    if not run.adapter.is_dir():
-        raise ConfigError(
-            f"{run.path}: the run has no adapter yet (status: {run.info().get('status', 'unknown')})."
-        )
+    run.check_adapter()
     facts = adapter_facts(run.adapter, run.name)
     facts.config, facts.info = run.config(), run.info()
     facts.results = measured(run.path / "evaluation", run.name)

@@ -92,6 +92,5 @@ def find_adapter(name: str) -> tuple[Path, str | None]:
     if not (folder / "run.json").is_file() and (adapter := adapter_folder(name)):
         return adapter, None
     run = find_run(name if name == LAST or not folder.is_dir() else str(folder))
-    if not run.adapter.is_dir():
-        raise ConfigError(f"{run.path}: the run has no adapter yet (status: {run.info().get('status')}).")
+    run.check_adapter()
     return run.adapter, run.config().model

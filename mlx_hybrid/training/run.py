@@ -47,6 +47,13 @@ class Run:
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
+    def check_adapter(self) -> None:
+        """Raise ConfigError for a run that has no adapter yet, with the way on."""
+        if self.adapter.is_dir():
+            return
+        way = f"; go on with --resume {shlex.quote(str(self.path))}" if self.checkpoints.is_dir() else ""
+        raise ConfigError(f"{self.path}: the run has no adapter yet (status: {self.status()}){way}.")
+
     def config(self) -> Config:
         return load_config(self.path / "config.yaml")
 

@@ -125,3 +125,15 @@ def test_checking_a_place_leaves_nothing_and_names_what_would_be_made(tmp_path):
 def test_a_folder_that_is_no_run_is_not_said_to_be_one(tmp_path):
     with pytest.raises(ConfigError, match=r"exists already; choose another name\.$"):
         create_run(CONFIG, tmp_path)
+
+
+def test_a_run_without_an_adapter_says_how_to_go_on():
+    run = create_run(CONFIG, None)
+    run.update(status="interrupted")
+    with pytest.raises(ConfigError, match=r"has no adapter yet \(status: interrupted\)\.$"):
+        run.check_adapter()
+    run.checkpoints.mkdir()
+    with pytest.raises(ConfigError, match=r"; go on with --resume .*first\.$"):
+        run.check_adapter()
+    run.adapter.mkdir()
+    run.check_adapter()
