@@ -54,6 +54,21 @@ def load_base(name: str, *, trust_remote_code: bool = False, revision: str | Non
     return BaseModel(model, tokenizer, config, folder, identity(name, folder))
 
 
+def load_tokenizer_of(name: str, *, trust_remote_code: bool = False, revision: str | None = None) -> Any:
+    """A model's tokenizer, without fetching its weights. Raises ConfigError as `load_base` does."""
+    here = name == BUNDLED or Path(name).expanduser().exists() or not is_hub_id(name)
+    folder = find_model(name, revision) if here else fetch(name, revision, weights=False)
+    from mlx_lm.utils import load_config, load_tokenizer
+
+    try:
+        config = load_config(folder)
+        return load_tokenizer(
+            folder, {"trust_remote_code": trust_remote_code}, eos_token_ids=config.get("eos_token_id")
+        )
+    except (ValueError, KeyError, OSError, RuntimeError) as error:
+        raise ConfigError(f"{name}: cannot be loaded ({first_line(error)}).") from error
+
+
 def find_model(name: str, revision: str | None = None) -> Path:
     """The folder of a model's files, fetched from the Hub when `name` is an id and not there already."""
     if name == BUNDLED:
@@ -81,14 +96,14 @@ def is_hub_id(name: str) -> bool:
     return name.count("/") == 1 and not name.startswith(("/", ".", "~"))
 
 
-def fetch(repo: str, revision: str | None) -> Path:
+def fetch(repo: str, revision: str | None, *, weights: bool = True) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     endpoint = os.environ.get("HF_ENDPOINT") or None
     patterns = [
         "*.json",
-        "*.safetensors",
+        *(["*.safetensors"] if weights else []),
         "tokenizer.model",
         "*.tiktoken",
         "*.txt",

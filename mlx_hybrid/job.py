@@ -10,7 +10,7 @@ from typing import Any
 
 from mlx_hybrid.base_model import check_local
 from mlx_hybrid.config import Config, to_tree
-from mlx_hybrid.errors import ConfigError, DataError
+from mlx_hybrid.errors import ConfigError, DataError, MlxHybridError
 from mlx_hybrid.governance.records import Record, describe_faults, load_records, read_records
 from mlx_hybrid.training.events import (
     CheckpointDue,
@@ -71,10 +71,12 @@ def finetune(
     output: Path | None = None,
     resume: Run | None = None,
     stop: Callable[[], bool] = lambda: False,
+    force: bool = False,
 ) -> Iterator[JobEvent]:
     """Run the whole job in a new run directory, or go on in an interrupted one.
 
-    Raises ConfigError, DataError or MlxHybridError; whatever was saved before stays.
+    `force` loads what will probably not fit in memory. Raises ConfigError, DataError, MemoryLimitError or
+    MlxHybridError; whatever was saved before stays.
     """
     sources = find_sources(config.data)
     manifests = [] if config.data.allow_changed else check_manifests(sources)
@@ -88,7 +90,9 @@ def finetune(
             if resume is None:
                 note_data(config, run, prepared, manifests)
             yield dataclasses.replace(prepared, run=run)
-            yield from train_and_evaluate(config, run, split, sources, resume=resume is not None, stop=stop)
+            yield from train_and_evaluate(
+                config, run, split, sources, resume=resume is not None, stop=stop, force=force
+            )
         except BaseException as error:
             if resume is None and not worth_keeping(run, error):
                 discard(made)
@@ -158,14 +162,21 @@ def governed(config: Config, files: tuple[Path, ...]) -> tuple[list[Record], dic
 
 
 def train_and_evaluate(
-    config: Config, run: Run, split: Split, sources: Sources, *, resume: bool, stop: Callable[[], bool]
+    config: Config,
+    run: Run,
+    split: Split,
+    sources: Sources,
+    *,
+    resume: bool,
+    stop: Callable[[], bool],
+    force: bool,
 ) -> Iterator[JobEvent]:
     from mlx_hybrid.adapters.attach import check_attach
     from mlx_hybrid.evaluation.held_out import NO_QUESTIONS, make_questions, score
     from mlx_hybrid.training.loop import total_steps, train
     from mlx_hybrid.training.progress import Progress
 
-    material = load_material(config, split)
+    material = load_material(config, split, force=force)
     begin_run(config, run, material, sources, resume=resume)
     if material.too_long:
         done = "dropped" if config.train.too_long == "drop" else "cut"
@@ -228,7 +239,18 @@ def begin_run(config: Config, run: Run, material: Material, sources: Sources, *,
 
 
 def handle(event: Event, config: Config, run: Run, material: Material, progress: Any) -> None:
-    """Write what an event calls for."""
+    """Write what an event calls for. Raises MlxHybridError where the disk does not take it."""
+    try:
+        write_event(event, config, run, material, progress)
+    except (OSError, RuntimeError) as error:  # MLX raises the latter for a write that fails
+        reason = getattr(error, "strerror", None) or str(error)
+        raise MlxHybridError(
+            f"{run.path}: step {progress.step} could not be written ({reason}); earlier checkpoints are whole. "
+            f"Make room there, or let it be written, and go on with: mlx-hybrid finetune --resume {run.path}"
+        ) from error
+
+
+def write_event(event: Event, config: Config, run: Run, material: Material, progress: Any) -> None:
     from mlx_hybrid.training.checkpoint import save_checkpoint
 
     run.record(event)

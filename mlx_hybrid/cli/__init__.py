@@ -12,6 +12,7 @@ from mlx_hybrid.errors import MlxHybridError, nearest
 
 COMMANDS = {
     "finetune": ("finetune", "Govern, train and evaluate: the whole job."),
+    "estimate": ("estimate", "Say what memory a run needs, before loading a weight."),
     "govern": ("govern", "Check raw records; keep, flag or reject each with a reason."),
     "task": ("measure", "Make a benchmark into records to train on and to measure with."),
     "evaluate": ("measure", "Measure a run beside its base, or a model, with intervals."),

@@ -40,12 +40,13 @@ class Method(click.Choice):
     "--max-time", type=float, metavar="MINUTES", help="Stop training after so long, and finish as usual."
 )
 @click.option("--allow-changed-data", is_flag=True, help="Train on governed files that changed since.")
+@click.option("--force", is_flag=True, help="Start even where memory will probably not do.")
 @click.option("--dry-run", is_flag=True, help="Show the resolved configuration and the data, and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def finetune(
     config: str | None, model: str | None, data: tuple[str, ...], method: str | None, output: Path | None,
     overrides: tuple[str, ...], resume: str | None, max_time: float | None, allow_changed_data: bool,
-    dry_run: bool, as_json: bool,
+    force: bool, dry_run: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Govern the records, train an adapter, and measure it against the base.
 
@@ -74,7 +75,7 @@ def finetune(
         return
     with Display(as_json=as_json) as display, StopRequest(display.note) as stop:
         try:
-            for event in job.finetune(settings, output=output, resume=run, stop=stop):
+            for event in job.finetune(settings, output=output, resume=run, stop=stop, force=force):
                 display.show(event)
         except KeyboardInterrupt:
             display.broken_off()

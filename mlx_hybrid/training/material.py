@@ -1,13 +1,14 @@
 """What a training loop needs, made ready: the base, the adapter on it, its optimiser and the examples."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from mlx_hybrid.config import Config
-from mlx_hybrid.errors import DataError
+from mlx_hybrid.errors import DataError, MemoryLimitError
 from mlx_hybrid.training.events import Note
+from mlx_hybrid.training.model_shape import UnknownShapeError
 from mlx_hybrid.training.run import Run
 from mlx_hybrid.training.sources import Split
 
@@ -25,20 +26,53 @@ class Material:
     too_long: int = 0
 
 
-def load_material(config: Config, split: Split) -> Material:
-    """Model and examples. Raises DataError for records that cannot be tokenised as asked."""
+def load_material(config: Config, split: Split, *, force: bool = False) -> Material:
+    """Examples, then the model. Raises DataError for records that cannot be tokenised as asked, and MemoryLimitError,
+    before a weight is read, for a run that cannot fit, unless forced."""
     from mlx_hybrid.base_model import load_base
-    from mlx_hybrid.training.examples import make_examples
     from mlx_hybrid.training.memory import set_limits
 
+    sets, too_long = tokenised(config, split)
+    if not force:
+        check_fits(config, sets[0])
     base = load_base(config.model)
     set_limits()
+    return Material(base, None, split, *sets, too_long=too_long)
+
+
+def tokenised(config: Config, split: Split) -> tuple[list[list[Any]], int]:
+    """Examples of the three sets, and how many records were dropped or cut for length."""
+    from mlx_hybrid.base_model import load_tokenizer_of
+    from mlx_hybrid.training.examples import make_examples
+
+    tokenizer = load_tokenizer_of(config.model)
     limit = {"max_tokens": config.train.max_tokens, "too_long": config.train.too_long}
-    made = [make_examples(part, base.tokenizer, **limit) for part in (split.train, split.valid, split.test)]
+    made = [make_examples(part, tokenizer, **limit) for part in (split.train, split.valid, split.test)]
     sets = [examples for examples, _ in made]
     if not sets[0]:
         raise DataError(f"Every training record is over train.max_tokens ({config.train.max_tokens}).")
-    return Material(base, None, split, *sets, too_long=sum(count for _, count in made))
+    return sets, sum(count for _, count in made)
+
+
+def check_fits(config: Config, examples: list[Any]) -> None:
+    """Raise MemoryLimitError when the estimate is over what the machine has to give, with the change that fits."""
+    from mlx_hybrid.training.estimate import estimate, largest_load, memory_limit, way_out
+    from mlx_hybrid.training.model_shape import model_shape
+
+    try:
+        shape = model_shape(config)
+    except UnknownShapeError:
+        return  # an unfamiliar config.json: nothing can be said, which is no reason to refuse
+    load, limit = largest_load(examples, config), memory_limit()
+    found = estimate(shape, load, config)
+    if found.needed <= limit:
+        return
+    change = way_out(shape, load, config, limit)
+    way = f"--set {' --set '.join(change.split())}" if change else "a smaller base, or one of 4 bits"
+    raise MemoryLimitError(
+        f"Training needs about {found.needed / 1e9:.1f} GB and {limit / 1e9:.1f} GB may be used here; "
+        f"what fits: {way}. --force tries it all the same."
+    )
 
 
 def attach_adapter(config: Config, material: Material) -> Any:
@@ -63,7 +97,20 @@ def attach_adapter(config: Config, material: Material) -> Any:
 
 
 def gradient_start(config: Config, run: Run, material: Material) -> Iterator[Note]:
-    """Start the branches that ask for it from the gradient of some training records (adapters/gradient_start.py)."""
+    """Start the branches that ask for it, and write into the run how much of the gradient each start holds."""
+    captured = yield from start_from_examples(config, material)
+    if not captured:
+        return
+    run.update(captured_gradient_energy={name: round(share, 4) for name, share in captured.items()})
+    mean = sum(captured.values()) / max(1, len(captured))
+    yield Note(
+        f"The start holds {100 * mean:.0f} % of the gradient's energy, on average over {len(captured)} modules."
+    )
+
+
+def start_from_examples(config: Config, material: Material) -> Generator[Note, None, dict[str, float]]:
+    """Start from the gradient of some training records (adapters/gradient_start.py); the share of its energy that
+    each low-rank start holds is returned, nothing where no branch starts so."""
     import numpy as np
 
     from mlx_hybrid.adapters.gradient_start import SketchPass, apply_start, sketch_columns, sketch_gradients
@@ -72,6 +119,8 @@ def gradient_start(config: Config, run: Run, material: Material) -> Iterator[Not
     from mlx_hybrid.training.loss import make_loss
 
     adapter, size = config.adapter, config.train.batch_size
+    if not adapter.from_gradient:
+        return {}
     picked = np.random.default_rng(config.seed).permutation(len(material.train))[: adapter.start_records]
     picked = sorted(picked, key=lambda i: len(material.train[i].tokens))
     batches = [
@@ -88,14 +137,7 @@ def gradient_start(config: Config, run: Run, material: Material) -> Iterator[Not
     ):
         if isinstance(step, SketchPass):
             yield Note(f"Gradient of {len(picked)} records, pass {step.number} of {step.passes}.")
-    captured = apply_start(material.base.model, step)
-    if not captured:
-        return
-    run.update(captured_gradient_energy={name: round(share, 4) for name, share in captured.items()})
-    mean = sum(captured.values()) / max(1, len(captured))
-    yield Note(
-        f"The start holds {100 * mean:.0f} % of the gradient's energy, on average over {len(captured)} modules."
-    )
+    return apply_start(material.base.model, step)
 
 
 def hash_examples(material: Material) -> str:

@@ -1,0 +1,119 @@
+"""`estimate`: the memory a run needs, before a weight is loaded."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mlx_hybrid.config import PRESETS, Config
+from mlx_hybrid.errors import MemoryLimitError
+
+GIGA = 1e9
+
+
+@click.command()
+@click.argument("config", required=False, metavar="[CONFIG]")
+@click.option("--model", help="Hub id or folder of the base model.  [default: the recipe's]")
+@click.option("--data", multiple=True, metavar="PATH", help="Records, whose longest batch then counts.")
+@click.option("--method", type=click.Choice(list(PRESETS)), help="What to train.  [default: hybrid]")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any setting, as train.batch_size=4."
+)
+@click.option(
+    "--memory", type=click.FloatRange(min=0.001), metavar="GB", help="Of another machine than this one."
+)
+@click.option("--probe", "probes", is_flag=True, help="Also run the longest batch in a process of its own.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def estimate(
+    config: str | None, model: str | None, data: tuple[str, ...], method: str | None, overrides: tuple[str, ...],
+    memory: float | None, probes: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Say what memory a run needs, what makes it up, and the smallest change that fits.
+
+    Only config.json and the headers of the weight files are read; of a model on the Hub nothing else is fetched.
+    Without records at hand the longest batch is one of train.max_tokens.
+
+    \b
+    Examples:
+        mlx-hybrid estimate
+        mlx-hybrid estimate --model mlx-community/Qwen3-0.6B-4bit --set train.batch_size=4
+        mlx-hybrid estimate my-run.yaml --memory 16
+        mlx-hybrid estimate --probe
+    """
+    from mlx_hybrid.cli.finetune import resolve
+    from mlx_hybrid.training.estimate import USABLE, memory_limit
+    from mlx_hybrid.training.estimate import estimate as estimate_memory
+    from mlx_hybrid.training.model_shape import model_shape
+
+    given = {"model": model, "method": method, "data.paths": list(data) or None}
+    given = {key: value for key, value in given.items() if value is not None}
+    if model and not data and not config:
+        given["data.paths"] = []
+    settings = resolve(config, given, overrides)
+    shape = model_shape(settings)
+    load, source = batch_of(settings)
+    limit = int(memory * GIGA * USABLE) if memory else memory_limit()
+    found = estimate_memory(shape, load, settings)
+    result: dict[str, Any] = {
+        "format": 1, "batch": {"records": load.records, "tokens": load.tokens, "targets": load.targets},
+        "batch_from": source, "bytes": found.items, "peak_bytes": found.peak, "cache_bytes": found.cache,
+        "limit_bytes": limit, "fits": found.needed <= limit,
+    }  # fmt: skip
+    if not result["fits"]:
+        from mlx_hybrid.training.estimate import way_out
+
+        result["change"] = way_out(shape, load, settings, limit)
+    if probes:
+        from mlx_hybrid.training.probe import probe
+
+        result["measured_peak_bytes"] = probe(settings, load)
+    click.echo(json.dumps(result) if as_json else as_text(result))
+    if not result["fits"]:
+        raise SystemExit(MemoryLimitError.exit_code)
+    if not as_json:
+        click.echo(f"Next: mlx-hybrid finetune{f' {config}' if config else ''}")
+
+
+def batch_of(settings: Config) -> tuple[Any, str]:
+    """The largest batch, of the records where they and the tokenizer are here, else of the settings' limits."""
+    from mlx_hybrid.training.estimate import largest_load, widest_load
+
+    if not settings.data.paths or not tokenizer_here(settings.model):
+        return widest_load(settings), "train.max_tokens"
+    from mlx_hybrid.job import prepare
+    from mlx_hybrid.training.material import tokenised
+    from mlx_hybrid.training.sources import find_sources
+
+    split, _ = prepare(settings, find_sources(settings.data))
+    return largest_load(tokenised(settings, split)[0][0], settings), "the records"
+
+
+def tokenizer_here(model: str) -> bool:
+    from mlx_hybrid.base_model import BUNDLED
+    from mlx_hybrid.training.model_shape import cached_folder
+
+    return model == BUNDLED or Path(model).expanduser().is_dir() or bool(cached_folder(model))
+
+
+def as_text(result: dict[str, Any]) -> str:
+    """Items, peak and limit in GB, and what to change."""
+    batch = result["batch"]
+    lines = [
+        f"Longest batch, from {result['batch_from']}: {batch['records']} records of {batch['tokens']} tokens."
+    ]
+    lines += [f"  {name:<22}{size / GIGA:>9.3f} GB" for name, size in result["bytes"].items() if size]
+    lines += [
+        f"Peak: {result['peak_bytes'] / GIGA:.3f} GB, and {result['cache_bytes'] / GIGA:.3f} GB for reuse.",
+        "Of logits and one layer's backward the larger counts; the update comes after both.",
+        f"May be used: {result['limit_bytes'] / GIGA:.3f} GB.",
+    ]
+    if "measured_peak_bytes" in result:
+        measured = result["measured_peak_bytes"]
+        off = 100 * (result["peak_bytes"] / measured - 1)
+        lines.append(f"Measured peak: {measured / GIGA:.3f} GB; the estimate is off by {off:+.0f} %.")
+    if not result["fits"]:
+        change = result["change"]
+        way = f"--set {' --set '.join(change.split())}" if change else "a smaller base, or one of 4 bits"
+        lines.append(f"It will not fit. The smallest change that does: {way}")
+    return "\n".join(lines)

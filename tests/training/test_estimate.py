@@ -1,0 +1,143 @@
+"""Memory before loading: the parts follow the shapes, the whole is near what is measured, and what fits is named."""
+
+import json
+from dataclasses import replace
+
+import mlx.core as mx
+import pytest
+from toys import write_model
+
+from mlx_hybrid.config import build_config
+from mlx_hybrid.errors import ConfigError, MemoryLimitError, MlxHybridError
+from mlx_hybrid.training import estimate as module
+from mlx_hybrid.training import model_shape as shapes
+from mlx_hybrid.training.estimate import Load, estimate, largest_load, way_out, widest_load
+from mlx_hybrid.training.examples import Example
+from mlx_hybrid.training.material import check_fits
+from mlx_hybrid.training.model_shape import UnknownShapeError, first_known, model_shape, write_holes
+from mlx_hybrid.training.probe import probe, random_examples
+
+LOAD = Load(4, 96, 200)
+
+
+def config(folder, method: str = "hybrid", **train):
+    return build_config({"model": str(folder), "method": method, "train": {"batch_size": 4, **train}}, "test")
+
+
+@pytest.fixture(scope="module")
+def larger(tmp_path_factory):
+    """Large enough for its activations to show."""
+    changes = {"hidden_size": 128, "num_hidden_layers": 4, "intermediate_size": 384}
+    return write_model(tmp_path_factory.mktemp("models") / "larger", **changes)
+
+
+@pytest.mark.parametrize("method", ["lora", "hybrid", "hybrid-boft", "full"])
+def test_weights_are_counted_exactly_and_none_is_read(method, quantised_folder):
+    from mlx_hybrid.adapters.attach import attach
+    from mlx_hybrid.base_model import load_base
+
+    settings = config(quantised_folder, method)
+    mx.clear_cache()
+    before = mx.get_active_memory()
+    shape = model_shape(settings)
+    assert mx.get_active_memory() - before < 200_000
+    base = load_base(str(quantised_folder)).model
+    assert shape.base_bytes == shapes.byte_count(base.parameters())
+    attach(base, settings.adapter, method=method, seed=0)
+    assert shape.trainable_bytes == shapes.byte_count(base.trainable_parameters())
+    assert shape.base_bytes + shape.adapter_bytes == shapes.byte_count(base.parameters())
+
+
+def test_a_stand_in_of_holes_has_the_shape_of_the_model(quantised_folder, tmp_path):
+    tensors, sizes = {}, {"F32": 4, "U32": 4, "BF16": 2, "F16": 2}
+    with (quantised_folder / "model.safetensors").open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    for name, tensor in header.items():
+        if name != "__metadata__":
+            count = 1
+            for size in tensor["shape"]:
+                count *= size
+            tensors[name] = {**tensor, "size": count * sizes[tensor["dtype"]]}
+    (tmp_path / "config.json").write_bytes((quantised_folder / "config.json").read_bytes())
+    write_holes(tmp_path / "model.safetensors", tensors)
+    settings = config(quantised_folder)
+    assert shapes.shape_of(tmp_path, settings) == shapes.shape_of(quantised_folder, settings)
+
+
+def test_every_item_grows_with_what_it_is_made_of(larger):
+    settings = config(larger)
+    shape, items = model_shape(settings), estimate(model_shape(settings), LOAD, settings).items
+    twice = estimate(shape, Load(8, 96, 400), settings).items
+    assert twice["activations"] == pytest.approx(2 * items["activations"])
+    longer = estimate(shape, Load(4, 192, 200), settings).items
+    assert longer["attention scores"] == pytest.approx(4 * items["attention scores"])
+    assert longer["logits"] == items["logits"]
+    assert items["base"] == twice["base"] == shape.base_bytes
+    assert items["optimiser"] == 2 * shape.trainable_bytes
+    recomputed = estimate(shape, LOAD, config(larger, grad_checkpoint=True))
+    assert recomputed.items["activations"] < 0.2 * items["activations"]
+    assert recomputed.peak < 0.7 * estimate(shape, LOAD, settings).peak
+
+
+@pytest.mark.parametrize(("method", "recompute"), [("hybrid", False), ("lora", True)])
+def test_the_estimate_is_near_the_measured_peak(method, recompute, larger):
+    settings = config(larger, method, grad_checkpoint=recompute)
+    guess, peak = estimate(model_shape(settings), LOAD, settings).peak, probe(settings, LOAD)
+    assert guess == pytest.approx(peak, rel=0.15)
+
+
+def test_the_largest_load_is_the_longest_records_and_the_most_targets():
+    records = [
+        Example([1] * n, [i >= n - k for i in range(n)], "r:1", "", n) for n, k in ((9, 8), (50, 2), (20, 19))
+    ]
+    settings = build_config({"train": {"batch_size": 2, "max_tokens": 65}}, "test")
+    assert largest_load(records, settings) == Load(2, 49, 27)
+    assert widest_load(settings) == Load(2, 64, 128)
+    made = random_examples(Load(2, 49, 27), 100)
+    assert [len(e.tokens) for e in made] == [50, 50]
+    assert sum(e.trained_count for e in made) == 28
+
+
+def test_the_smallest_change_that_fits_is_named(larger):
+    settings = config(larger)
+    shape = model_shape(settings)
+    need = estimate(shape, LOAD, settings).needed
+    recomputed = estimate(shape, LOAD, config(larger, grad_checkpoint=True)).needed
+    assert way_out(shape, LOAD, settings, need - 1) == "train.grad_checkpoint=true"
+    words = way_out(shape, LOAD, settings, recomputed - 1)
+    assert "train.batch_size=" in words
+    assert "train.accumulate=" in words
+    assert way_out(shape, LOAD, settings, 1000) == ""
+    changes = [change for change, *_ in module.smaller(settings, LOAD)]
+    assert len(changes) == len(set(changes))
+    assert changes[-1].endswith("train.too_long=truncate")
+
+
+def test_a_run_that_cannot_fit_is_refused_with_the_way_out(larger, monkeypatch):
+    settings = config(larger)
+    records = random_examples(LOAD, 200)
+    check_fits(settings, records)
+    need = estimate(model_shape(settings), largest_load(records, settings), settings).needed
+    monkeypatch.setattr(module, "memory_limit", lambda: need - 1)
+    with pytest.raises(
+        MemoryLimitError, match=r"may be used here; what fits: --set train.grad_checkpoint=true"
+    ) as error:
+        check_fits(settings, records)
+    assert error.value.exit_code == 4
+    monkeypatch.setattr(module, "memory_limit", lambda: 1)
+    with pytest.raises(MemoryLimitError, match="a smaller base, or one of 4 bits"):
+        check_fits(settings, records)
+
+
+def test_a_probe_that_dies_says_what_it_said(larger):
+    broken = replace(config(larger), model="/nowhere/at-all")
+    with pytest.raises(MlxHybridError, match=r"The probe ended with code 1 .*no such folder"):
+        probe(broken, LOAD)
+
+
+def test_an_unfamiliar_config_is_an_error_of_its_own():
+    with pytest.raises(UnknownShapeError, match="hidden_size"):
+        first_known({}, shapes.WIDTH)
+    assert first_known({"n_embd": 7}, shapes.WIDTH) == 7
+    with pytest.raises(ConfigError, match="cannot be had from the Hub"):
+        model_shape(build_config({"model": "nobody/nothing-here"}, "test"))
