@@ -146,6 +146,7 @@ def run(trainer: Trainer, arguments: argparse.Namespace, phase: str) -> None:
     while time.monotonic() < deadline and trainer.tokens < arguments.max_tokens:
         while arguments.pause_file and Path(arguments.pause_file).exists():
             time.sleep(2)  # benchmarks run alone
+            deadline += 2
         factor = 1.0
         if phase == "anneal":
             factor = max(0.0, (deadline - time.monotonic()) / (60 * arguments.minutes))

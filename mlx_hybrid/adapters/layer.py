@@ -185,7 +185,12 @@ class HybridLinear(nn.Module):
 
     def dense_blocks(self) -> mx.array:
         """R of a butterfly as dense blocks (in/B, B, B)."""
-        return compose_butterfly(self.factor_rotations())
+        return mx.checkpoint(self._compose)(
+            self.oft_q, self.oft_base
+        )  # forming them anew costs less than keeping
+
+    def _compose(self, q: mx.array, base: mx.array) -> mx.array:
+        return compose_butterfly(cayley(skew(q, self._plan.block_size)) @ base)
 
     def rotation(self) -> mx.array:
         """R (in, in), dense; the identity without an orthogonal branch. To look at: merging is thin."""
