@@ -242,11 +242,13 @@ def handle(event: Event, config: Config, run: Run, material: Material, progress:
     """Write what an event calls for. Raises MlxHybridError where the disk does not take it."""
     try:
         write_event(event, config, run, material, progress)
-    except (OSError, RuntimeError) as error:  # MLX raises the latter for a write that fails
-        reason = getattr(error, "strerror", None) or str(error)
+    except (OSError, RuntimeError, MlxHybridError) as error:  # RuntimeError is MLX's word for a failed write
+        told = (
+            str(error) if isinstance(error, MlxHybridError) else f"{run.path}: cannot be written ({error})."
+        )
         raise MlxHybridError(
-            f"{run.path}: step {progress.step} could not be written ({reason}); earlier checkpoints are whole. "
-            f"Make room there, or let it be written, and go on with: mlx-hybrid finetune --resume {run.path}"
+            f"{told} Step {progress.step} is not saved, earlier checkpoints are whole; make room, and go on with: "
+            f"mlx-hybrid finetune --resume {run.path}"
         ) from error
 
 

@@ -70,6 +70,8 @@ def estimate(shape: ModelShape, load: Load, config: Config) -> Estimate:
     size, tokens = shape.activation_bytes, load.records * length_bucket(load.tokens)
     scores = load.records * shape.heads * length_bucket(load.tokens) ** 2 * size
     kept = tokens * (STREAM * shape.width + MLP * shape.mlp_outputs) * size
+    if config.adapter.magnitude:
+        kept += tokens * shape.outputs / shape.layers * size  # what each magnitude scales
     layer = tokens * LAYER_MLP * shape.mlp_outputs * size + LAYER_SCORES * scores
     logits = LOGITS * min(target_bucket(load.targets), CHUNK) * shape.vocabulary * 4
     logits += HEAD * shape.vocabulary * shape.width * size if shape.unpacks_head else 0

@@ -37,6 +37,8 @@ class ModelShape:
     """Outputs of all products of one layer outside its attention."""
     widest: int
     """In + out features of all adapted products of the model."""
+    outputs: int
+    """Out features of them."""
     activation_bytes: int
     """Bytes of one activation."""
     unpacks_head: bool
@@ -139,6 +141,7 @@ def measure(model: Any, settings: dict, config: Config) -> ModelShape:
     attach(model, config.adapter, method=config.method, seed=config.seed)
     head = getattr(model, "lm_head", None) or getattr(getattr(model, "model", model), "embed_tokens", None)
     after = byte_count(model.parameters())
+    adapted = [linear_shape(layer.linear) for layer in hybrid_layers(model).values()]
     return ModelShape(
         base_bytes=base,
         adapter_bytes=after - base,
@@ -148,7 +151,8 @@ def measure(model: Any, settings: dict, config: Config) -> ModelShape:
         heads=first_known(settings, HEADS),
         vocabulary=int(settings.get("vocab_size", 0)) or first_known(settings, ("vocab_size",)),
         mlp_outputs=sum(mlp) // max(1, len(mlp)),
-        widest=sum(sum(linear_shape(layer.linear)) for layer in hybrid_layers(model).values()),
+        widest=sum(sum(shape) for shape in adapted),
+        outputs=sum(d_out for _, d_out in adapted),
         activation_bytes=min((dtype.size for dtype in dtypes), default=4),
         unpacks_head=on_cpu() and hasattr(head, "scales"),
     )

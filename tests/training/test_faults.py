@@ -1,0 +1,96 @@
+"""Faults of the machine under a run: a disk that is full or read-only, a kill; what was saved stays, and goes on."""
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from mlx_hybrid import job
+from mlx_hybrid.config import build_config
+from mlx_hybrid.errors import MlxHybridError
+from mlx_hybrid.training import checkpoint
+from mlx_hybrid.training.checkpoint import checkpoints
+from mlx_hybrid.training.run import Run
+
+TOOLS = Path(__file__).resolve().parents[2] / "tools"
+
+
+@pytest.fixture
+def config(quantised_folder, tmp_path):
+    records = tmp_path / "records.jsonl"
+    rows = [{"prompt": f"say {n}", "completion": f"word {n * 7}"} for n in range(40)]
+    records.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tree = {
+        "model": str(quantised_folder), "method": "lora", "evaluate": False, "governance": {"enabled": False},
+        "data": {"paths": [str(records)], "test_share": 0.0},
+        "train": {"steps": 6, "batch_size": 4, "save_every": 1, "validate_every": 3, "report_every": 1},
+    }  # fmt: skip
+    return build_config(tree, "test")
+
+
+def train(config, output=None, resume=None) -> None:
+    for _ in job.finetune(config, output=output, resume=resume):
+        pass
+
+
+FAULTS = {
+    "the disk is full, as Python says it": OSError(errno.ENOSPC, "No space left on device"),
+    "the disk is full, as MLX says it": RuntimeError("[write] Unable to write 492892 bytes to file."),
+    "the disk became read-only": OSError(errno.EROFS, "Read-only file system"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_checkpoint_that_cannot_be_written_ends_the_run_and_the_last_one_goes_on(
+    fault, config, tmp_path, monkeypatch
+):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    train(config, whole)
+    real, calls = checkpoint.write_json, iter(range(1, 100))
+
+    def write_json(path, value):
+        if next(calls) == 4:
+            raise FAULTS[fault]
+        real(path, value)
+
+    monkeypatch.setattr(checkpoint, "write_json", write_json)
+    with pytest.raises(
+        MlxHybridError, match=r"cannot be written \(.*Step 4 is not saved, earlier .*--resume"
+    ) as error:
+        train(config, broken)
+    assert error.value.exit_code == 1
+    run = Run(broken)
+    assert run.info()["status"] == "failed"
+    assert [path.name for path in checkpoints(run.checkpoints)] == ["step-0000002", "step-0000003"]
+    train(run.config(), resume=run)
+    assert run.info()["status"] == "finished"
+    monkeypatch.syspath_prepend(str(TOOLS))
+    from try_kills import compare
+
+    assert compare(whole, broken) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_became_read_only_is_told(config, tmp_path):
+    output = tmp_path / "run"
+    steps = job.finetune(config, output=output)
+    for _ in steps:
+        if checkpoints(output / "checkpoints"):
+            break
+    (output / "checkpoints").chmod(0o500)
+    with pytest.raises(MlxHybridError, match="cannot be written"):
+        list(steps)
+    (output / "checkpoints").chmod(0o700)
+    assert checkpoints(output / "checkpoints")
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_the_run_ends_as_if_it_never_was(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(TOOLS))
+    from try_kills import SETTINGS, try_kills
+
+    outcome = try_kills(tmp_path, kills=3, seed=1, longest=1.0, settings=(*SETTINGS, "train.steps=60"))
+    assert outcome.faults == ()
+    assert outcome.kills >= 1
