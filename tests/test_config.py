@@ -167,7 +167,12 @@ def test_upper_bounds(key):
 def test_the_bounds_themselves_are_allowed(key):
     for bounds in (AT_LEAST, AT_MOST):
         if key in bounds and key != "adapter.rank":
-            assert get_key(load_config(None, (f"{key}={bounds[key]}",)), key) == bounds[key]
+            company = ("train.steps=5",) if key == "train.epochs" else ()
+            assert get_key(load_config(None, (*company, f"{key}={bounds[key]}")), key) == bounds[key]
+
+
+def test_no_epochs_and_no_steps_train_nothing():
+    refused("train.epochs and train.steps are both 0", ("train.epochs=0",))
 
 
 @pytest.mark.parametrize(

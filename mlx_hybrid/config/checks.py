@@ -35,6 +35,8 @@ def check(config: Config, where: str) -> None:
             f'{where}: name "{config.name}" cannot be a run\'s; use a plain word, or -o for a path.'
         )
     adapter = config.adapter
+    if not config.train.epochs and not config.train.steps:
+        raise ConfigError(f"{where}: train.epochs and train.steps are both 0, so nothing would be trained.")
     if adapter.reflections % 2:
         raise ConfigError(
             f"{where}: adapter.reflections is {adapter.reflections}, but reflections come in pairs; "

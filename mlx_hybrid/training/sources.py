@@ -56,7 +56,17 @@ def find_sources(config: DataConfig) -> Sources:
             else Sources(data_files((name,), "data.paths"), (), ())
         )
         sources = Sources(sources.train + found.train, sources.valid + found.valid, sources.test + found.test)
+    refuse_twice((*sources.train, *sources.valid, *sources.test))
     return sources
+
+
+def refuse_twice(files: tuple[Path, ...]) -> None:
+    """A file read twice would repeat its records, or test on what was trained."""
+    seen: set[Path] = set()
+    for path in files:
+        if path.resolve() in seen:
+            raise ConfigError(f"{path}: is named twice among the files to train, validate and test on.")
+        seen.add(path.resolve())
 
 
 def folder_split(folder: Path, name: str) -> Sources:

@@ -18,10 +18,13 @@ def test_files_folders_and_splits_are_found(tmp_path):
     plain, folder, split = tmp_path / "a.jsonl", tmp_path / "many", tmp_path / "split"
     touch(plain, folder / "x.jsonl", folder / "deep" / "y.jsonl.gz", folder / "notes.md")
     touch(split / "train.jsonl", split / "valid.jsonl")
-    sources = find_sources(DataConfig(paths=(str(plain), str(folder), str(split)), test=(str(plain),)))
+    touch(tmp_path / "b.jsonl")
+    sources = find_sources(
+        DataConfig(paths=(str(plain), str(folder), str(split)), test=(str(tmp_path / "b.jsonl"),))
+    )
     assert sources.train == (plain, folder / "deep" / "y.jsonl.gz", folder / "x.jsonl", split / "train.jsonl")
     assert sources.valid == (split / "valid.jsonl",)
-    assert sources.test == (plain,)
+    assert sources.test == (tmp_path / "b.jsonl",)
 
 
 def test_files_are_used_as_their_names_say(tmp_path):
@@ -42,6 +45,20 @@ def test_a_folder_with_only_a_test_file_does_not_train_on_it(tmp_path):
     touch(tmp_path / "test.jsonl", tmp_path / "more.jsonl")
     with pytest.raises(ConfigError, match=r"has test.jsonl but no train file; name the files to train on"):
         find_sources(DataConfig(paths=(str(tmp_path),)))
+
+
+def test_a_file_is_read_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    touch(tmp_path / "a.jsonl", tmp_path / "split" / "train.jsonl")
+    for paths, test in (
+        (("a.jsonl", "./a.jsonl"), ()),
+        (("split", "split/train.jsonl"), ()),
+        (("a.jsonl",), ("a.jsonl",)),
+    ):
+        with pytest.raises(
+            ConfigError, match="is named twice among the files to train, validate and test on"
+        ):
+            find_sources(DataConfig(paths=paths, test=test))
 
 
 def test_the_bundled_samples_have_a_name(tmp_path, monkeypatch):
