@@ -258,7 +258,7 @@ def growth(repeats: int) -> None:
     sweeps = {
         "tokens": [({"tokens": n}, {}, {}, n) for n in (64, 128, 256, 512)],
         "layers": [({"layers": n}, {}, {}, n) for n in (2, 4, 8, 16)],
-        "hidden": [({"hidden": n}, {}, {}, n) for n in (128, 256, 512, 1024)],
+        "hidden": [({"hidden": n}, {}, {}, n) for n in (256, 512, 768, 1024)],
         "rank and reflections": [({}, {"rank": n, "reflections": n}, {"rank": n}, n) for n in (4, 8, 16, 32)],
         "dense block": [({}, {}, {"factors": m}, 8 << (m - 1)) for m in (2, 3, 4)],
     }
