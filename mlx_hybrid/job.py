@@ -202,6 +202,12 @@ def train_and_evaluate(
 
         progress = load_checkpoint(run.checkpoints, material.base.model, material.optimizer)
         run.forget_after(progress.step)
+    elif config.start_from:
+        from mlx_hybrid.deployment.source import find_adapter
+        from mlx_hybrid.training.continuation import load_start
+
+        load_start(config, material.base, find_adapter(config.start_from)[0])
+        yield Note(f"Going on from {config.start_from}.")
     elif config.adapter.from_gradient:
         yield from gradient_start(config, run, material)
     steps = total_steps(config.train, len(material.train))

@@ -34,6 +34,9 @@ class Method(click.Choice):
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any setting, as train.epochs=2."
 )
 @click.option(
+    "--from", "start", metavar="RUN", help="Go on from this run's or folder's adapter, as a new run."
+)
+@click.option(
     "--resume", is_flag=False, flag_value="last", metavar="[RUN]", help="Go on with an interrupted run."
 )
 @click.option(
@@ -45,7 +48,7 @@ class Method(click.Choice):
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def finetune(
     config: str | None, model: str | None, data: tuple[str, ...], method: str | None, output: Path | None,
-    overrides: tuple[str, ...], resume: str | None, max_time: float | None, allow_changed_data: bool,
+    overrides: tuple[str, ...], start: str | None, resume: str | None, max_time: float | None, allow_changed_data: bool,
     force: bool, dry_run: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Govern the records, train an adapter, and measure it against the base.
@@ -58,6 +61,7 @@ def finetune(
         mlx-hybrid finetune
         mlx-hybrid finetune --data records.jsonl --method lora
         mlx-hybrid finetune --model mlx-community/Qwen3-0.6B-4bit --data folder --set train.epochs=2
+        mlx-hybrid finetune --from last --data more.jsonl
         mlx-hybrid finetune --resume last
     """
     from mlx_hybrid import job
@@ -66,6 +70,8 @@ def finetune(
     given = {"model": model, "method": method, "data.paths": list(data) or None}
     given |= {"data.allow_changed": allow_changed_data or None, "train.max_minutes": max_time}
     given = {key: value for key, value in given.items() if value is not None}
+    if start:
+        given |= continued(start, config, given, overrides)
     if resume:
         settings, run = resumed(resume, config, given, overrides, output)
     else:
@@ -98,6 +104,23 @@ def resolve(config: str | None, given: dict, overrides: tuple[str, ...]) -> Conf
     ):
         config = "quickstart"
     return load_config(recipe_path(config) if config else None, overrides, given)
+
+
+def continued(name: str, config: str | None, given: dict, overrides: tuple[str, ...]) -> dict:
+    """Settings of a run that goes on from an adapter. Raises ConfigError for others that were asked for."""
+    from mlx_hybrid.config import read_yaml
+    from mlx_hybrid.deployment.source import find_adapter
+    from mlx_hybrid.recipes_folder import recipe_path
+    from mlx_hybrid.training.continuation import settings_of
+
+    asked = {key: f"--{key}" for key in ("method",) if key in given}
+    asked |= {key: f"--set {key}" for key in (o.partition("=")[0] for o in overrides)}
+    asked |= {key: f"{config}: {key}" for key in (read_yaml(recipe_path(config)) if config else {})}
+    fixed = [told for key, told in asked.items() if key == "method" or key.split(".")[0] == "adapter"]
+    if fixed:
+        raise ConfigError(f"--from goes on with the adapter as it is; leave out {fixed[0]}.")
+    folder, model = find_adapter(name)
+    return settings_of(folder, name, given.get("model") or model)
 
 
 def resumed(

@@ -171,6 +171,8 @@ class Config:
     """Name of the run; empty makes one from the method and the time."""
     seed: int = 0
     """Seed of every random choice."""
+    start_from: str = ""
+    """Adapter to go on from: a run, or an adapter's folder or Hub id; empty starts anew."""
     evaluate: bool = True
     """Compare base and adapter on the held-out records after training."""
     data: DataConfig = field(default_factory=DataConfig)
