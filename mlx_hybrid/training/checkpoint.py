@@ -31,8 +31,10 @@ def save_checkpoint(
         state = dict(tree_flatten(optimizer.state))
         mx.save_safetensors(str(fresh / "optimizer.safetensors"), state)
         write_json(fresh / "progress.json", {"format": FORMAT, **dataclasses.asdict(progress)})
-    for old in checkpoints(folder)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+    kept = checkpoints(folder)[-keep:]
+    for old in folder.glob("step-*"):
+        if old not in kept:  # also what a kill left half removed
+            shutil.rmtree(old, ignore_errors=True)
     return directory
 
 
