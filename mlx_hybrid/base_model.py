@@ -32,17 +32,13 @@ def load_base(name: str, *, trust_remote_code: bool = False, revision: str | Non
     get a faster product. Raises ConfigError for a folder without config or weights, or an id that cannot be had.
     """
     folder = find_model(name, revision)
-    if not any(next(folder.glob(pattern), None) for pattern in TOKENIZERS):
-        raise ConfigError(f"{name}: no tokenizer in the folder; it needs tokenizer.json or the like.")
-    from mlx_lm.utils import load_model, load_tokenizer
+    tokenizer = read_tokenizer(folder, name, trust_remote_code)
+    from mlx_lm.utils import load_model
 
     from mlx_hybrid.adapters.frozen import on_cpu, use_fast_products
 
     try:
         model, config = load_model(folder, trust_remote_code=trust_remote_code)
-        tokenizer = load_tokenizer(
-            folder, {"trust_remote_code": trust_remote_code}, eos_token_ids=config.get("eos_token_id")
-        )
     except (ValueError, KeyError, OSError, RuntimeError) as error:
         raise ConfigError(f"{name}: cannot be loaded ({first_line(error)}).") from error
     if on_cpu():
@@ -58,13 +54,18 @@ def load_tokenizer_of(name: str, *, trust_remote_code: bool = False, revision: s
     """A model's tokenizer, without fetching its weights. Raises ConfigError as `load_base` does."""
     here = name == BUNDLED or Path(name).expanduser().exists() or not is_hub_id(name)
     folder = find_model(name, revision) if here else fetch(name, revision, weights=False)
+    return read_tokenizer(folder, name, trust_remote_code)
+
+
+def read_tokenizer(folder: Path, name: str, trust_remote_code: bool) -> Any:
+    """The tokenizer in `folder`, which ends answers where the model's config says."""
+    if not any(next(folder.glob(pattern), None) for pattern in TOKENIZERS):
+        raise ConfigError(f"{name}: no tokenizer in the folder; it needs tokenizer.json or the like.")
     from mlx_lm.utils import load_config, load_tokenizer
 
+    trust = {"trust_remote_code": trust_remote_code}
     try:
-        config = load_config(folder)
-        return load_tokenizer(
-            folder, {"trust_remote_code": trust_remote_code}, eos_token_ids=config.get("eos_token_id")
-        )
+        return load_tokenizer(folder, trust, eos_token_ids=load_config(folder).get("eos_token_id"))
     except (ValueError, KeyError, OSError, RuntimeError) as error:
         raise ConfigError(f"{name}: cannot be loaded ({first_line(error)}).") from error
 

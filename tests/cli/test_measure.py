@@ -73,7 +73,7 @@ def test_task_ends_with_the_next_command(run, copy, tmp_path):
     [
         (("sib20", "--languages", "en"), 2, 'Unknown task "sib20"; did you mean "sib200"?'),
         (("sib200", "--languages", "xx"), 2, '"xx" is no language code'),
-        (("sib200", "--languages", "am"), 2, "no such file"),
+        (("sib200", "--languages", "am"), 2, "not in this copy"),
         (("sib200", "--languages", "en", "--split", "tests"), 2, 'did you mean "test"?'),
         (("sib200", "--languages", "en", "--shots", "99"), 3, "99 shots were asked of eng_Latn"),
         (("adapt",), 2, "needs --languages"),
