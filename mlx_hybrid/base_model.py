@@ -92,6 +92,16 @@ def check_local(name: str) -> None:
         find_model(name)
 
 
+def base_of(name: str, named: str, given: str | None, option: str) -> str:
+    """The base for the adapter `name`: the one `given`, else the one it names.
+
+    Raises ConfigError, with the option that says where it is, for a local folder that is not here.
+    """
+    if not given and "/" not in named and named != BUNDLED and not Path(named).is_dir():
+        raise ConfigError(f"{name}: was trained on the local folder {named}; say with {option} where it is.")
+    return given or named
+
+
 def is_hub_id(name: str) -> bool:
     """Whether `name` has the form owner/name."""
     return name.count("/") == 1 and not name.startswith(("/", ".", "~"))

@@ -113,7 +113,7 @@ def as_text(result: dict[str, Any]) -> str:
         off = 100 * (result["peak_bytes"] / measured - 1)
         lines.append(f"Measured peak: {measured / GIGA:.3f} GB; the estimate is off by {off:+.0f} %.")
     if not result["fits"]:
-        change = result["change"]
-        way = f"--set {' --set '.join(change.split())}" if change else "a smaller base, or one of 4 bits"
-        lines.append(f"It will not fit. The smallest change that does: {way}")
+        from mlx_hybrid.training.estimate import as_options
+
+        lines.append(f"It will not fit. The smallest change that does: {as_options(result['change'])}")
     return "\n".join(lines)

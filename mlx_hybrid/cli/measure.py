@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from mlx_hybrid.cli.commands import command
+from mlx_hybrid.cli.options import base_model_option
 from mlx_hybrid.errors import ConfigError
 
 PATH = click.Path(path_type=Path)
@@ -83,9 +84,7 @@ def choice(
 @click.option("--on", "path", type=PATH, help="JSONL file, or a folder with test.jsonl and valid.jsonl.")
 @click.option("--task", "name", help="A benchmark: xnli, sib200, flores, ntrex or adapt.")
 @click.option("--split", default="test", show_default=True, help="Split of the task to measure on.")
-@click.option(
-    "--base-model", metavar="MODEL", help="Put the adapter on this base.  [default: the one it names]"
-)
+@base_model_option
 @click.option(
     "--dev", default="auto", show_default=True, metavar="PATH|SPLIT|none",
     help="Development set, for the temperature and the choice of scoring; never the test set.",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from mlx_hybrid.cli.options import base_model_option, calibrated_option
 from mlx_hybrid.errors import ConfigError
 
 KEY_VARIABLE = "MLX_HYBRID_API_KEY"
@@ -27,12 +28,8 @@ SHORTEST_KEY = 8
     "--cors", multiple=True, metavar="ORIGIN", help="A web origin whose pages may call; may be repeated."
 )
 @click.option("--context", type=int, help="Use less of the context, in tokens.  [default: the model's]")
-@click.option(
-    "--calibrated", is_flag=True, help="Sample at the temperature `evaluate --save-temperature` fitted."
-)
-@click.option(
-    "--base-model", metavar="MODEL", help="Put the adapter on this base.  [default: the one it names]"
-)
+@calibrated_option
+@base_model_option
 @click.option(
     "--max-tokens", type=int, default=512, show_default=True, help="Answers to requests that name none."
 )

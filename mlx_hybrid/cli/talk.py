@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mlx_hybrid.cli.options import base_model_option, calibrated_option
 from mlx_hybrid.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -23,9 +24,7 @@ SAMPLING = (
     click.option(
         "--temperature", type=float, default=0.0, show_default=True, help="0 takes the likeliest token."
     ),
-    click.option(
-        "--calibrated", is_flag=True, help="Sample at the temperature `evaluate --save-temperature` fitted."
-    ),
+    calibrated_option,
     click.option(
         "--top-p", type=float, default=1.0, show_default=True, help="Sample among the likeliest tokens."
     ),
@@ -48,9 +47,7 @@ def sampling_options(command: Callable) -> Callable:
 @click.option("--system", help="System prompt.")
 @click.option("--raw", is_flag=True, help="Continue the text, without the chat template.")
 @click.option("--base", is_flag=True, help="Leave the adapter off.")
-@click.option(
-    "--base-model", metavar="MODEL", help="Put the adapter on this base.  [default: the one it names]"
-)
+@base_model_option
 @click.option("--json", "as_json", is_flag=True, help="Print the answer and its circumstances as JSON.")
 def generate(
     target: str, prompt: str | None, max_tokens: int | None, temperature: float, calibrated: bool, top_p: float,
@@ -165,9 +162,7 @@ def open_and_tell(
 @sampling_options
 @click.option("--seed", type=int, help="Same seed, same answers.  [default: a fresh one each time]")
 @click.option("--context", type=int, help="Use less of the context, in tokens.  [default: the model's]")
-@click.option(
-    "--base-model", metavar="MODEL", help="Put the adapter on this base.  [default: the one it names]"
-)
+@base_model_option
 @click.option("--load", "saved", type=click.Path(path_type=Path), help="Go on with a saved conversation.")
 def chat(
     target: str, system: str, max_tokens: int, temperature: float, calibrated: bool, top_p: float, seed: int | None,

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlx_hybrid.base_model import BUNDLED, load_base
+from mlx_hybrid.base_model import BUNDLED, base_of, load_base
 from mlx_hybrid.errors import ConfigError, MlxHybridError
 from mlx_hybrid.training.run import LAST, Run, find_run
 
@@ -73,11 +73,7 @@ def load_adapted(directory: Path, base_name: str | None, *, name: str) -> Loaded
     from mlx_hybrid.adapters.store import load_adapter, logit_change, probe_logits, read_adapter_config
 
     wanted = read_adapter_config(directory).base
-    source = base_name or wanted["id"]
-    if not base_name and "/" not in source and source != BUNDLED and not Path(source).is_dir():
-        raise ConfigError(
-            f"{name}: was trained on the local folder {source}; say with --base-model where it is."
-        )
+    source = base_of(name, wanted["id"], base_name, "--base-model")
     base = load_base(source)
     if wanted.get("fingerprint") != base.identity["fingerprint"]:
         raise ConfigError(

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from mlx_hybrid.base_model import BUNDLED
+from mlx_hybrid.base_model import base_of
 from mlx_hybrid.config import Config, to_tree
 from mlx_hybrid.errors import ConfigError
 
@@ -13,9 +13,7 @@ def settings_of(folder: Path, name: str, model: str | None) -> dict[str, Any]:
     from mlx_hybrid.adapters.store import read_adapter_config
 
     info = read_adapter_config(folder)
-    wanted = model or info.base["id"]
-    if not model and wanted != BUNDLED and "/" not in wanted and not Path(wanted).is_dir():
-        raise ConfigError(f"{name}: was trained on the local folder {wanted}; say with --model where it is.")
+    wanted = base_of(name, info.base["id"], model, "--model")
     adapter = {f"adapter.{key}": value for key, value in to_tree(info.adapter).items()}
     return {"start_from": name, "method": info.method, "model": wanted} | adapter
 

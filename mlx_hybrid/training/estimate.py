@@ -155,6 +155,11 @@ def changed(config: Config, load: Load, recompute: bool, size: int, tokens: int)
     return " ".join(said), replace(config, train=train), smaller_load
 
 
+def as_options(change: str) -> str:
+    """What `way_out` found, to be typed; or what else there is to do."""
+    return f"--set {' --set '.join(change.split())}" if change else "a smaller base, or one of 4 bits"
+
+
 def way_out(shape: ModelShape, load: Load, config: Config, limit: int) -> str:
     """The smallest change of settings that fits, as `--set` takes it; empty when none does."""
     for words, settings, less in smaller(config, load):

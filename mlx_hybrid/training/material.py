@@ -56,7 +56,7 @@ def tokenised(config: Config, split: Split) -> tuple[list[list[Any]], int]:
 
 def check_fits(config: Config, examples: list[Any]) -> None:
     """Raise MemoryLimitError when the estimate is over what the machine has to give, with the change that fits."""
-    from mlx_hybrid.training.estimate import estimate, largest_load, memory_limit, way_out
+    from mlx_hybrid.training.estimate import as_options, estimate, largest_load, memory_limit, way_out
     from mlx_hybrid.training.model_shape import model_shape
 
     try:
@@ -67,8 +67,7 @@ def check_fits(config: Config, examples: list[Any]) -> None:
     found = estimate(shape, load, config)
     if found.needed <= limit:
         return
-    change = way_out(shape, load, config, limit)
-    way = f"--set {' --set '.join(change.split())}" if change else "a smaller base, or one of 4 bits"
+    way = as_options(way_out(shape, load, config, limit))
     raise MemoryLimitError(
         f"Training needs about {found.needed / 1e9:.1f} GB and {limit / 1e9:.1f} GB may be used here; "
         f"what fits: {way}. --force tries it all the same."

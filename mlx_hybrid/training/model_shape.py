@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mlx_hybrid.base_model import first_line
 from mlx_hybrid.config import Config
 from mlx_hybrid.errors import ConfigError
 
@@ -76,8 +77,9 @@ def stand_in(repo: str, folder: Path) -> Path:
         text = Path(hf_hub_download(repo, "config.json")).read_text(encoding="utf-8")
         files = get_safetensors_metadata(repo).files_metadata
     except (HfHubHTTPError, LocalEntryNotFoundError, NotASafetensorsRepoError, ValueError, OSError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ConfigError(f"{repo}: its config and headers cannot be had from the Hub: {reason}") from None
+        raise ConfigError(
+            f"{repo}: its config and headers cannot be had from the Hub: {first_line(error)}."
+        ) from None
     (folder / "config.json").write_text(text, encoding="utf-8")
     tensors = {
         name: {
@@ -113,7 +115,7 @@ def shape_of(folder: Path, config: Config) -> ModelShape:
     try:
         model, settings = load_model(folder, lazy=True)
     except (ValueError, KeyError, OSError, RuntimeError) as error:
-        raise ConfigError(f"{config.model}: cannot be read ({str(error).strip().splitlines()[0]}).") from None
+        raise ConfigError(f"{config.model}: cannot be read ({first_line(error)}).") from None
     if on_cpu():
         import mlx.core as mx
 
