@@ -140,7 +140,7 @@ class GovernanceConfig:
     engine: str = "py3langid"
     """Language identification: `py3langid`, or `fasttext:MODEL` with a path, a preset or a Hub id."""
     near_threshold: float = 0.8
-    """Jaccard similarity of character n-grams from which a record repeats another; 0.7 finds looser copies."""
+    """Jaccard, of character n-grams or of the characters in shared ones, from which a record repeats another."""
     against: tuple[str, ...] = ()
     """Evaluation files; a record that holds one of their texts is removed, they are never changed."""
     overlap_threshold: float = 0.7

@@ -8,11 +8,13 @@ import numpy as np
 import regex
 
 from mlx_hybrid.governance.minhash import BANDS, gram_hashes
+from mlx_hybrid.governance.similarity import Likeness, Similarity
 
 BUCKET = (
     50  # kept records of one bucket that are compared; a template fills a bucket, a duplicate shares many
 )
 MARGIN = 0.12  # three standard deviations of the estimate from 120 hashes at 0.8
+LOOSE_MARGIN = 0.3  # as far below the threshold the n-grams of texts may be that reach it by characters
 MOST_CHECKED = 16  # candidates that are compared exactly, the likeliest first
 SHORT_ANSWER = 20
 TEMPLATE_NGRAM, TEMPLATE_COUNT, TEMPLATE_SAMPLE = 20, 20, 50_000
@@ -36,20 +38,7 @@ class Match(NamedTuple):
     """The earlier, kept record that a later one repeats."""
 
     kept: int
-    jaccard: float
-
-
-def grams(text: str, n: int) -> frozenset[str]:
-    """The set of character n-grams; a shorter text is one gram."""
-    return (
-        frozenset(text[i : i + n] for i in range(len(text) - n + 1)) if len(text) >= n else frozenset({text})
-    )
-
-
-def jaccard(one: frozenset[str], other: frozenset[str]) -> float:
-    """Shared n-grams over all n-grams of two sets."""
-    shared = len(one & other)
-    return shared / (len(one) + len(other) - shared)
+    similarity: Similarity
 
 
 def find_near_duplicates(
@@ -63,33 +52,21 @@ def find_near_duplicates(
     groups, count = shared_buckets(keys)
     active = np.flatnonzero((groups >= 0).any(axis=1)).tolist()
     template = Template([said(index).whole for index in spread(active, TEMPLATE_SAMPLE)])
+    likeness = Likeness(n, threshold)
     buckets: list[list[int]] = [[] for _ in range(count)]
     removed: dict[int, Match] = {}
     protected: dict[int, tuple[int, str]] = {}
-
-    grams_of_text = lru_cache(4096)(lambda text: grams(text, n))
-
-    def grams_of(index: int) -> frozenset[str]:
-        return grams_of_text(said(index).whole)
-
-    def alike(one: str, other: str) -> bool:
-        """Equal, or long enough to be compared and at the threshold."""
-        if one == other:
-            return True
-        return min(len(one), len(other)) >= SHORT_ANSWER and (
-            jaccard(grams_of_text(one), grams_of_text(other)) >= threshold
-        )
 
     for index in active:
         own = [group for group in groups[index].tolist() if group >= 0]
         candidates = sorted({other for group in own for other in buckets[group]})
         match = None
-        for other, similarity in best_matches(index, candidates, small, grams_of, threshold):
-            guard = what_differs(said(index), said(other), alike, template)
+        for other, similarity in best_matches(index, candidates, small, said, likeness):
+            guard = what_differs(said(index), said(other), likeness, template)
             if guard is None:
                 match = Match(other, similarity)
                 break
-            protected.setdefault(index, (other, f"jaccard {similarity:.2f}, but {guard}"))
+            protected.setdefault(index, (other, f"{similarity}, but {guard}"))
         if match:
             removed[index] = match
             protected.pop(index, None)
@@ -156,35 +133,51 @@ def shared_buckets(keys: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def best_matches(
-    index: int,
-    candidates: list[int],
-    small: np.ndarray,
-    grams_of: Callable[[int], frozenset[str]],
-    threshold: float,
-) -> list[tuple[int, float]]:
-    """Candidates at or above the threshold, the most similar first; exact, after an estimate has thinned them."""
+    index: int, candidates: list[int], small: np.ndarray, said: Callable[[int], Said], likeness: Likeness
+) -> list[tuple[int, Similarity]]:
+    """Candidates that are near, the most similar first; exact, after estimates and lengths have thinned them."""
     if not candidates:
         return []
+    text = said(index).whole
     estimates = (small[candidates] == small[index]).mean(axis=1)
-    order = np.argsort(-estimates, kind="stable")[:MOST_CHECKED]
-    near = [candidates[i] for i in order if estimates[i] >= threshold - MARGIN]
-    exact = [(other, jaccard(grams_of(index), grams_of(other))) for other in near]
-    return sorted([pair for pair in exact if pair[1] >= threshold], key=lambda pair: (-pair[1], pair[0]))
+    found = []
+    for i in np.argsort(-estimates, kind="stable")[:MOST_CHECKED].tolist():
+        short = likeness.threshold - estimates[i]
+        other = said(candidates[i]).whole
+        if short <= MARGIN or (short <= LOOSE_MARGIN and likeness.may_share(len(text), len(other))):
+            similarity = likeness.near(text, other)
+            if similarity:
+                found.append((candidates[i], similarity))
+    return sorted(found, key=lambda pair: (-pair[1].grams, pair[0]))
 
 
-def what_differs(one: Said, other: Said, alike: Callable[[str, str], bool], template: Template) -> str | None:
-    """Why two near-duplicates both stay: other numbers, answers, labels, questions, or only a template in common."""
+def what_differs(one: Said, other: Said, likeness: Likeness, template: Template) -> str | None:
+    """Why two near-duplicates both stay: other numbers, answers, labels, questions, or only a template in common.
+
+    Answers, and what stands beside a template, must share their n-grams: what training teaches is held more strictly.
+    """
     if one.label != other.label:
         return "the labels differ"
     if sorted(NUMBER.findall(one.whole)) != sorted(NUMBER.findall(other.whole)):
         return "the numbers differ"
-    if not alike(one.completion, other.completion):
-        return "the answers differ"
-    if not alike(one.prompt, other.prompt):
-        return "the prompts differ"
-    if not alike(template.strip(one.whole), template.strip(other.whole)):
+    if one.prompt or other.prompt:
+        if not alike(one.completion, other.completion, likeness, strict=True):
+            return "the answers differ"
+        if not alike(one.prompt, other.prompt, likeness):
+            return "the prompts differ"
+    contents = template.strip(one.whole), template.strip(other.whole)
+    if contents != (one.whole, other.whole) and not alike(*contents, likeness, strict=True):
         return "what they share is a template"
     return None
+
+
+def alike(one: str, other: str, likeness: Likeness, *, strict: bool = False) -> bool:
+    """Equal, or long enough to be compared and near."""
+    if one == other:
+        return True
+    if min(len(one), len(other)) < SHORT_ANSWER:
+        return False
+    return likeness.strict(one, other) >= likeness.threshold if strict else bool(likeness.near(one, other))
 
 
 def find_conflicts(prompts: Sequence[bytes], answers: Sequence[bytes]) -> dict[int, int]:

@@ -104,7 +104,7 @@ class Ledger:
             )
             for i, match in removed.items():
                 name = where(rows[match.kept])
-                detail = f"near_dup of {name}, jaccard {match.jaccard:.2f}"
+                detail = f"near_dup of {name}, {match.similarity}"
                 self.decisions[rows[i]] = Decision("near", "near_dup", detail, name)
             for i, (other, detail) in protected.items():
                 self.flag(rows[i], Finding("near_dup_kept", f"{where(rows[other])}: {detail}"))

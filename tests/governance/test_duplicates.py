@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_hybrid.config import GovernanceConfig
-from mlx_hybrid.governance.duplicates import grams, jaccard
 from mlx_hybrid.governance.minhash import band_keys, gram_hashes, normalise, sketch
 from mlx_hybrid.governance.pipeline import govern_records
+from mlx_hybrid.governance.similarity import Likeness, grams, jaccard, shared_characters
 
 NEAR = GovernanceConfig(only=("exact", "near"), max_reject_share=1.0)
 
@@ -62,6 +62,26 @@ def test_bands_meet_exactly_when_six_minima_do():
     assert len(np.unique(keys[:12])) == keys[:12].size
 
 
+def by_characters(one: str, other: str, n: int) -> float:
+    """Jaccard of the characters that stand in a shared n-gram, from a mask over each text."""
+    counts = []
+    for text, against in ((one, other), (other, one)):
+        mask = np.zeros(len(text), bool)
+        for start in range(len(text) - n + 1):
+            mask[start : start + n] |= text[start : start + n] in against
+        counts.append(int(mask.sum()))
+    return min(counts) / (len(one) + len(other) - min(counts))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text("ab c", min_size=1, max_size=40), st.text("ab c", min_size=1, max_size=40))
+def test_the_characters_shared_are_those_of_a_mask(one, other):
+    shared = grams(one, 3) & grams(other, 3)
+    assert shared_characters(one, other, shared, 3) == pytest.approx(by_characters(one, other, 3), abs=1e-12)
+    if by_characters(one, other, 3) >= 0.8:
+        assert Likeness(3, 0.8).may_share(len(one), len(other))
+
+
 def test_near_copies_are_found_as_brute_force_finds_them():
     rng = random.Random(2)
     texts = []
@@ -74,16 +94,44 @@ def test_near_copies_are_found_as_brute_force_finds_them():
                 copy[rng.randrange(20)] = words(rng, 1)[0]
             texts.append(" ".join(copy))
     records = [text_record(text, line, language="en") for line, text in enumerate(texts)]
-    expected, kept = set(), []
+    expected, by_grams, kept = set(), set(), []
     for line, text in enumerate(texts):
-        own = grams(normalise(text), 5)
-        if any(jaccard(own, other) >= 0.8 for other in kept):
+        plain = normalise(text)
+        alike = [jaccard(grams(plain, 5), grams(other, 5)) >= 0.8 for other in kept]
+        if any(alike):
+            by_grams.add(line)
+        if any(alike) or any(by_characters(plain, other, 5) >= 0.8 for other in kept):
             expected.add(line)
         else:
-            kept.append(own)
+            kept.append(plain)
     found = set(gone(records))
     assert found <= expected
-    assert len(found) >= 0.99 * len(expected) > 0
+    assert len(found) >= 0.99 * len(expected) > 1.5 * len(by_grams) > 0
+
+
+@pytest.mark.parametrize(("length", "goes"), [(5, False), (12, True), (40, True)])
+def test_one_changed_word_of_a_short_record_is_a_copy_of_it(length, goes):
+    rng = random.Random(4)
+    base = words(rng, length)
+    other = [*base[: length // 2], "quixotic", *base[length // 2 + 1 :]]
+    one, two = " ".join(base), " ".join(other)
+    records = [text_record(one, 0, language="en"), text_record(two, 1, language="en")]
+    assert bool(gone(records)) == goes
+    if length == 12:  # the n-grams alone would not tell
+        assert jaccard(grams(one, 5), grams(two, 5)) < 0.8
+        assert "by characters" in govern_records(records, NEAR).rejected[0].detail
+
+
+def test_answers_are_held_to_their_n_grams():
+    rng = random.Random(5)
+    question, answer = " ".join(words(rng, 30)), words(rng, 9)
+    changed = " ".join([*answer[:4], "quixotic", *answer[5:]])
+    records = [chat_record(question, " ".join(answer), 0), chat_record(question + " ", changed, 1)]
+    assert gone(records) == {}
+    assert "the answers differ" in govern_records(records, NEAR).flags[1][0].detail
+    asked = question.replace(question.split()[3], "quixotic")
+    records = [chat_record(question, changed, 0), chat_record(asked, changed, 1)]
+    assert set(gone(records)) == {1}
 
 
 def test_the_reason_names_the_kept_record():
