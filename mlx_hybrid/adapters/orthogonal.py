@@ -56,8 +56,12 @@ def householder_core(u: Float[mx.array, "d k"]) -> Float[mx.array, "k k"]:
     Compact WY: T = (½ diag(UᵀU) + strict-upper(UᵀU))⁻¹. Columns need not be of unit length.
     Yuan et al. 2024 (HRA), arXiv 2405.17484; Joffrain et al. 2006 for the UT transform.
     """
-    gram = u.T @ u
-    return invert_upper(mx.triu(gram, 1) + mx.diag(0.5 * mx.diagonal(gram)))
+    return core_of_gram(u.T @ u)
+
+
+def core_of_gram(gram: Float[mx.array, "*batch k k"]) -> Float[mx.array, "*batch k k"]:
+    """T of `householder_core` from UᵀU (…, k, k)."""
+    return invert_upper(mx.triu(gram, 1) + 0.5 * gram * mx.eye(gram.shape[-1]))
 
 
 def householder_matrix(u: Float[mx.array, "d k"]) -> Float[mx.array, "d d"]:

@@ -6,6 +6,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from jaxtyping import Float, Int
 
+from mlx_hybrid.adapters.rotations import formed
 from mlx_hybrid.training.packing import packed_caches
 
 CHUNK = 1024
@@ -103,7 +104,9 @@ def outputs(
     model: nn.Module, part: Callable[..., mx.array], tokens: mx.array, segments: mx.array | None
 ) -> mx.array:
     """What the model, or its body, makes of tokens (n, t); the records of a row see only themselves."""
-    return part(tokens) if segments is None else part(tokens, cache=packed_caches(model, segments))
+    cache = {} if segments is None else {"cache": packed_caches(model, segments)}
+    with formed(model):
+        return part(tokens, **cache)
 
 
 def make_target_losses(model: nn.Module) -> Callable[..., mx.array]:

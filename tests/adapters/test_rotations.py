@@ -1,0 +1,85 @@
+"""The small matrices of all layers formed together: the loss and gradients of each forming its own."""
+
+import mlx.core as mx
+import mlx.nn as nn
+import pytest
+from mlx.utils import tree_flatten
+from tolerances import EFFECT, LOGITS, ROUNDING
+from toys import tiny_llama
+
+from mlx_hybrid.adapters.attach import attach, hybrid_layers, settle, unsettle
+from mlx_hybrid.adapters.rotations import formed
+from mlx_hybrid.config import build_config
+
+TOKENS = mx.array([[3, 9, 4, 12, 7, 30], [8, 2, 5, 1, 17, 11]])
+
+
+def turned(method: str, **changes):
+    """A model whose every branch is away from its start."""
+    model = tiny_llama()
+    attach(model, build_config({"method": method, "adapter": changes}, "t").adapter, method=method)
+    for seed, layer in enumerate(hybrid_layers(model).values()):
+        layer.mark_started()
+        for leaf in ("house_u", "oft_q", "lora_a", "lora_b"):
+            if leaf in layer:
+                layer[leaf] = layer[leaf] + 0.05 * mx.random.normal(
+                    layer[leaf].shape, key=mx.random.key(seed)
+                )
+    return model
+
+
+def value_and_gradients(model, together: bool):
+    def loss(tokens):
+        if not together:
+            return mx.mean(mx.square(model(tokens)))
+        with formed(model):
+            return mx.mean(mx.square(model(tokens)))
+
+    value, gradients = nn.value_and_grad(model, loss)(TOKENS)
+    return value.item(), dict(tree_flatten(gradients))
+
+
+@pytest.mark.parametrize(
+    ("method", "changes"),
+    [
+        ("hra", {}),
+        ("hybrid", {"unitary": ["o_proj"]}),
+        ("boft", {}),
+        ("hybrid-boft", {"block_size": 4}),
+        ("lora", {}),
+    ],
+)
+def test_together_is_the_same_as_apart(method, changes):
+    model = turned(method, **changes)
+    apart, expected = value_and_gradients(model, together=False)
+    value, gradients = value_and_gradients(model, together=True)
+    assert value == pytest.approx(apart, rel=ROUNDING)
+    assert set(gradients) == set(expected)
+    for name, gradient in expected.items():
+        size = mx.max(mx.abs(gradient)).item()
+        assert size > 0, name
+        assert mx.max(mx.abs(gradients[name] - gradient)).item() <= LOGITS * size, name
+    assert not any(layer.settled for layer in hybrid_layers(model).values())
+
+
+def test_chains_of_unequal_length_are_formed_each_with_their_own():
+    model = turned("hra")
+    first, second, *_ = hybrid_layers(model).values()
+    second.house_u = second.house_u[:, :4]
+    object.__setattr__(second, "_plan", first.plan.__class__(orthogonal="householder", reflections=4))
+    with formed(model):
+        assert first._settled.shape == (first.plan.reflections,) * 2
+        assert second._settled.shape == (4, 4)
+
+
+def test_rotations_settled_for_inference_stay_settled_and_as_they_were():
+    model = settle(turned("hybrid-boft"))
+    before = model(TOKENS)
+    layers = list(hybrid_layers(model).values())
+    for layer in layers:
+        layer.oft_q = layer.oft_q * 2
+    with formed(model):
+        assert mx.array_equal(model(TOKENS), before)
+    assert all(layer.settled for layer in layers)
+    unsettle(model)
+    assert mx.max(mx.abs(model(TOKENS) - before)).item() > EFFECT
