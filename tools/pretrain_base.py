@@ -7,6 +7,7 @@ r"""Pretrain the bundled base: a small multilingual causal language model in Qwe
     python tools/build_base.py annealed --tokenizer mlx_hybrid/base -o mlx_hybrid/base  # quantise
 
 `train` holds the learning rate constant, so it may be stopped and resumed for as long as there is time;
+where the state is gone, `--begin FOLDER` goes on from released weights (`mlx_lm.convert -d` makes them floats).
 `anneal` branches off the newest state, decays the rate to zero on a mix with more translation and instruction
 text, and writes the model. Matrices are trained by Muon, the rest by AdamW. Runs on CPU (bf16 autocast) and CUDA.
 """
@@ -77,11 +78,20 @@ class Trainer:
         self.arguments, self.mixture = arguments, mixture
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         torch.manual_seed(arguments.seed)
-        self.model = build_model(arguments, vocabulary).to(self.device)
+        self.model = self.begin_model(vocabulary).to(self.device)
         self.optimizers = make_optimizers(self.model, arguments)
         self.peaks = [[g["lr"] for g in o.param_groups] for o in self.optimizers]
         self.step_loss = torch.compile(loss_sum) if arguments.compile else loss_sum
         self.step, self.tokens, self.seconds = 0, 0, 0.0
+
+    def begin_model(self, vocabulary: int) -> torch.nn.Module:
+        """Random weights of the shape asked for, or with `--begin` those of a Hugging Face folder."""
+        arguments = self.arguments
+        if arguments.begin is None:
+            return build_model(arguments, vocabulary)
+        return AutoModelForCausalLM.from_pretrained(
+            arguments.begin, dtype=torch.float32, attn_implementation=arguments.attention
+        )
 
     def set_rate(self, factor: float) -> None:
         for optimizer, peaks in zip(self.optimizers, self.peaks, strict=True):
@@ -166,6 +176,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("phase", choices=["train", "anneal"])
     parser.add_argument("--state", type=Path, default=STATE, help=f"folder of the resumable state  [{STATE}]")
     parser.add_argument("--tokenizer", type=Path, default=Path("mlx_hybrid/base"))
+    parser.add_argument("--begin", type=Path, help="float weights to go on from where no state is kept")
     parser.add_argument("-o", "--output", type=Path, help="folder for the annealed model")
     parser.add_argument(
         "--instructions", type=Path, nargs="*", default=[], help="chat JSONL mixed into the anneal"
