@@ -3,10 +3,11 @@
 import contextlib
 import dataclasses
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlx_hybrid.base_model import check_local
 from mlx_hybrid.config import Config, to_tree
@@ -32,10 +33,13 @@ from mlx_hybrid.training.material import (
 from mlx_hybrid.training.run import Run, check_place, create_run, discard, machine, run_place, writing
 from mlx_hybrid.training.sources import Sources, Split, find_sources, split_records
 
+if TYPE_CHECKING:
+    from mlx_hybrid.governance.pipeline import Rejection
+
 
 @dataclass(frozen=True)
 class Prepared:
-    """The data has been read; `reasons` counts what governance set aside."""
+    """The data has been read; `reasons` counts what governance set aside, `run`/rejected.jsonl holds it."""
 
     run: Run
     kept: int
@@ -83,12 +87,12 @@ def finetune(
     check_local(config.model)
     path = output or run_place(config)
     made = [] if resume else check_place(config, path)
-    split, prepared = prepare(config, sources)
+    split, prepared, rejections = prepare(config, sources)
     run = resume or create_run(config, path)
     with writing(run):
         try:
             if resume is None:
-                note_data(config, run, prepared, manifests)
+                note_data(config, run, prepared, rejections, manifests)
             yield dataclasses.replace(prepared, run=run)
             yield from train_and_evaluate(
                 config, run, split, sources, resume=resume is not None, stop=stop, force=force
@@ -101,10 +105,16 @@ def finetune(
             raise
 
 
-def note_data(config: Config, run: Run, prepared: Prepared, manifests: list[str]) -> None:
+def note_data(
+    config: Config, run: Run, prepared: Prepared, rejections: "list[Rejection]", manifests: list[str]
+) -> None:
+    """Write into the run what governance decided, and the records it set aside, which stay on this machine."""
     if config.governance.enabled:
+        from mlx_hybrid.governance.noted import write_rejections
+
         counts = {"kept": prepared.kept, "rejected": prepared.rejected, "reasons": prepared.reasons}
         run.update(governance=counts)
+        write_rejections(run.rejected, rejections)
     run.update(data_manifests=manifests)
 
 
@@ -131,19 +141,20 @@ def note_end(run: Run, error: BaseException) -> None:
         run.update(**told)
 
 
-def prepare(config: Config, sources: Sources) -> tuple[Split, Prepared]:
-    """Govern and split the records."""
-    records, rejected = governed(config, sources.train)
+def prepare(config: Config, sources: Sources) -> "tuple[Split, Prepared, list[Rejection]]":
+    """Govern and split the records; what was set aside comes with its reasons."""
+    records, rejections = governed(config, sources.train)
     valid, test = load_records(sources.valid), load_records(sources.test)
     split = split_records(records, valid, test, config.data, config.seed)
     sizes = (len(split.train), len(split.valid), len(split.test))
-    return split, Prepared(Run(Path()), len(records), sum(rejected.values()), rejected, *sizes)
+    counts = reason_counts(rejections)
+    return split, Prepared(Run(Path()), len(records), len(rejections), counts, *sizes), rejections
 
 
-def governed(config: Config, files: tuple[Path, ...]) -> tuple[list[Record], dict[str, int]]:
-    """Records to use, and how many were set aside by reason; without governance any fault is an error."""
+def governed(config: Config, files: tuple[Path, ...]) -> "tuple[list[Record], list[Rejection]]":
+    """Records to use, and those set aside; without governance any fault is an error."""
     if not config.governance.enabled:
-        return load_records(files), {}
+        return load_records(files), []
     from mlx_hybrid.governance.pipeline import govern_records
 
     lines = list(read_records(files))
@@ -151,14 +162,15 @@ def governed(config: Config, files: tuple[Path, ...]) -> tuple[list[Record], dic
         names = ", ".join(str(path) for path in files)
         raise DataError(describe_faults(lines) if lines else f"{names}: no record in there.")
     result = govern_records(lines, config.governance)
-    reasons: dict[str, int] = {}
-    for rejection in result.rejected:
-        reasons[rejection.reason] = reasons.get(rejection.reason, 0) + 1
-    reasons = dict(sorted(reasons.items(), key=lambda item: -item[1]))
     if not result.kept:
-        told = ", ".join(f"{reason} {count}" for reason, count in reasons.items())
+        told = ", ".join(f"{reason} {count}" for reason, count in reason_counts(result.rejected).items())
         raise DataError(f"Governance kept none of the records ({told}).")
-    return result.kept, reasons
+    return result.kept, result.rejected
+
+
+def reason_counts(rejections: "list[Rejection]") -> dict[str, int]:
+    """How many records went for each reason, the commonest first."""
+    return dict(Counter(rejection.reason for rejection in rejections).most_common())
 
 
 def train_and_evaluate(
@@ -330,7 +342,7 @@ def write_pages(run: Run) -> None:
 
 def plan(config: Config) -> dict:
     """What a run would do, without doing it: the resolved config and the sizes of the data."""
-    split, prepared = prepare(config, find_sources(config.data))
+    split, prepared, _ = prepare(config, find_sources(config.data))
     return {
         "config": to_tree(config),
         "records": {"kept": prepared.kept, "rejected": prepared.rejected, "reasons": prepared.reasons},

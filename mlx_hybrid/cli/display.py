@@ -43,6 +43,8 @@ class Display:
         reasons = ", ".join(f"{reason} {count}" for reason, count in event.reasons.items())
         tail = f"; {event.rejected} set aside ({reasons})" if event.rejected else ""
         self.note(f"Records: {event.kept} kept{tail}.")
+        if event.rejected and event.run.rejected.is_file():
+            self.note(f"Set aside, each with its reason: {event.run.rejected}")
         self.note(f"Split: {event.train} to train, {event.valid} to validate, {event.test} held out.")
 
     def started(self, event: Started) -> None:

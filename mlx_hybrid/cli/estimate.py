@@ -85,7 +85,7 @@ def batch_of(settings: Config) -> tuple[Any, str]:
     from mlx_hybrid.training.material import tokenised
     from mlx_hybrid.training.sources import find_sources
 
-    split, _ = prepare(settings, find_sources(settings.data))
+    split, *_ = prepare(settings, find_sources(settings.data))
     return largest_load(tokenised(settings, split)[0][0], settings), "the records"
 
 

@@ -151,7 +151,8 @@ def forget(folder: Path, ids: tuple[str, ...], runs: Path, as_json: bool) -> Non
         return
     click.echo(f"Removed {', '.join(f'{count} from {name}' for name, count in removed.items())}.")
     for run in trained:
-        click.echo(f"Trained on them: {run}")
+        kept = "; its rejected.jsonl may hold them too" if (Path(run) / "rejected.jsonl").is_file() else ""
+        click.echo(f"Trained on them: {run}{kept}")
     if not trained:
         click.echo(f"No run in {runs} was trained on this folder.")
     click.echo(command("govern", "verify", folder))

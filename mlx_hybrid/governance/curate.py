@@ -4,8 +4,6 @@ The first pass parses and inspects, spread over processes; the stages that compa
 copies each line, untouched but for what was decided on it, to `kept.jsonl` or `rejected.jsonl`.
 """
 
-import base64
-import json
 import multiprocessing
 import os
 import signal
@@ -19,7 +17,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
@@ -27,9 +25,8 @@ from mlx_hybrid.config import GovernanceConfig
 from mlx_hybrid.errors import DataError, MlxHybridError
 from mlx_hybrid.governance.engines import sha256_of
 from mlx_hybrid.governance.inspection import Inspected, Inspector
-from mlx_hybrid.governance.language import Finding
 from mlx_hybrid.governance.ledger import Ledger
-from mlx_hybrid.governance.personal import MAX_CHECKED, redact_fields
+from mlx_hybrid.governance.noted import note_of, write_kept, write_rejected
 from mlx_hybrid.governance.pipeline import Scorer, describe_alarms, evaluation_index
 from mlx_hybrid.governance.records import Fault, Record, parse_line, read_lines
 from mlx_hybrid.governance.scores import flag_unlikely
@@ -241,53 +238,8 @@ def copy_lines(sources: list[Source], ledger: Ledger, folder: Path, *, redacts: 
             if index >= len(ledger.decisions):
                 break
             decision = ledger.decisions[index]
-            note: dict[str, Any] = {
-                "where": f"{sources[number].name}:{line}",
-                "language": ledger.languages[index],
-            }
+            note = note_of(f"{sources[number].name}:{line}", ledger.languages[index], decision)
             if decision:
-                note |= {key: value for key, value in decision._asdict().items() if value}
                 write_rejected(rejected, raw, note)
             else:
                 write_kept(kept, raw, note, ledger.flags.get(index, ()), redacts)
-
-
-def write_kept(
-    file: IO[bytes], raw: bytes, note: dict[str, Any], flags: Sequence[Finding], redacts: bool
-) -> None:
-    if flags:
-        note["flags"] = [finding._asdict() for finding in flags]
-    if redacts and (len(raw) > MAX_CHECKED or any(finding.reason.startswith("pii_") for finding in flags)):
-        fields = redact_fields(json.loads(raw))
-        raw = json.dumps(fields, ensure_ascii=False).encode("utf-8", "surrogatepass")
-        note["edits"] = ["redacted"]
-    file.write(with_note(raw, note))
-
-
-def write_rejected(file: IO[bytes], raw: bytes | Fault, note: dict[str, Any]) -> None:
-    line = raw.raw if isinstance(raw, Fault) else raw
-    if note["stage"] != "structure" or note["reason"] == "mixed_kinds":
-        file.write(with_note(line, note))
-        return
-    try:
-        whole: dict[str, Any] = {"raw": line.decode("utf-8")}
-    except UnicodeDecodeError:
-        whole = {"raw_base64": base64.b64encode(line).decode()}
-    file.write(
-        json.dumps({**whole, "_gov": note}, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
-    )
-
-
-def with_note(raw: bytes, note: dict[str, Any]) -> bytes:
-    """The line with `_gov` as its last key, all other bytes as they were."""
-    line = raw.strip()
-    if b'"_gov"' in line:
-        fields = json.loads(line)
-        fields.pop("_gov", None)
-        line = json.dumps(fields, ensure_ascii=False).encode("utf-8", "surrogatepass")
-    return (
-        line[:-1].rstrip()
-        + b', "_gov": '
-        + json.dumps(note, ensure_ascii=False).encode("utf-8", "backslashreplace")
-        + b"}\n"
-    )

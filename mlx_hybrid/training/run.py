@@ -44,6 +44,11 @@ class Run:
         return self.path / "adapter"
 
     @property
+    def rejected(self) -> Path:
+        """What governance set aside: personal data as it came, which nothing publishes."""
+        return self.path / "rejected.jsonl"
+
+    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 

@@ -1,0 +1,84 @@
+"""What governance set aside stays with the run, line by line, and goes nowhere else."""
+
+import json
+
+import pytest
+
+from mlx_hybrid.deployment.publication import plan
+from mlx_hybrid.training.run import Run
+
+MARK = "zebra-4711"
+
+
+@pytest.fixture
+def dirty(records, tmp_path):
+    """The records, with lines that governance objects to; each of those holds the mark."""
+    lines = records.read_text().splitlines()
+    marked = json.loads(lines[3]) | {"id": MARK, "share": float("nan")}
+    path = tmp_path / "dirty.jsonl"
+    odd = [f'{{"text": "{MARK}"}}', f'{{"messages": "{MARK}', json.dumps(marked), f'"{MARK}"']
+    path.write_text("\n".join([*lines[:10], *odd, *lines[10:]]) + "\n")
+    return path
+
+
+def finetune(run, folder, data, output, settings, *more):
+    governed = [
+        "--set",
+        "governance.enabled=true",
+        "--set",
+        "governance.only=[exact]",
+        "--set",
+        "train.steps=2",
+    ]
+    return run("finetune", "--model", folder, "--data", data, "-o", output, *settings, *governed, *more)
+
+
+def test_the_run_holds_them_as_govern_would(run, quantised_folder, dirty, settings, tmp_path):
+    output = tmp_path / "trained"
+    done = finetune(run, quantised_folder, dirty, output, settings)
+    assert done.exit_code == 0, done.stderr
+    assert f"Set aside, each with its reason: {output / 'rejected.jsonl'}" in done.stderr
+    assert run("govern", dirty, "-o", tmp_path / "clean", "--only", "exact").exit_code == 0
+    lines = Run(output).rejected.read_bytes()
+    assert lines == (tmp_path / "clean" / "rejected.jsonl").read_bytes()
+    notes = [json.loads(line)["_gov"] for line in lines.splitlines()]
+    assert [note["reason"] for note in notes] == ["mixed_kinds", "bad_json", "exact_dup", "not_object"]
+    assert lines.count(MARK.encode()) == 4
+
+
+def test_nothing_of_them_is_published_or_exported(run, quantised_folder, dirty, settings, tmp_path):
+    output = tmp_path / "trained"
+    assert finetune(run, quantised_folder, dirty, output, settings, "--method", "lora").exit_code == 0
+    published = plan(output, "me/trained")
+    assert "rejected.jsonl" in published.left_out
+    assert "rejected.jsonl" not in published.files
+    sent = [data if isinstance(data, bytes) else data.read_bytes() for data in published.files.values()]
+    assert not [data for data in sent if MARK.encode() in data]
+    exported = tmp_path / "export"
+    done = run("export", output, "--to", "mlx-lm", "-o", exported)
+    assert done.exit_code == 0, done.output
+    (exported / "rejected.jsonl").write_bytes(Run(output).rejected.read_bytes())
+    assert "rejected.jsonl" in plan(exported, "me/trained").left_out
+    (exported / "rejected.jsonl").unlink()
+    Run(output).rejected.unlink()
+    left = [path for folder in (output, exported) for path in folder.rglob("*") if path.is_file()]
+    assert left
+    assert not [path for path in left if MARK.encode() in path.read_bytes()]
+
+
+def test_a_file_that_changes_meanwhile_is_no_evidence(
+    run, quantised_folder, dirty, settings, tmp_path, monkeypatch
+):
+    from mlx_hybrid import job
+
+    create = job.create_run
+
+    def late(*arguments):
+        dirty.write_text(dirty.read_text().replace(MARK, "other"))
+        return create(*arguments)
+
+    monkeypatch.setattr(job, "create_run", late)
+    done = finetune(run, quantised_folder, dirty, tmp_path / "trained", settings)
+    assert done.exit_code == 3
+    assert "changed while it was read" in done.stderr
+    assert not (tmp_path / "trained").exists()
