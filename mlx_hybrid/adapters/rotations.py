@@ -1,6 +1,6 @@
 """The rotations of all layers, formed together in a training step.
 
-One layer's small matrices are a few tens of tiny operations, which on a narrow model cost more than the rotation itself;
+One layer's small matrices are a few tens of tiny operations, which on a narrow model cost more than the rotation;
 layers of equal size share them.
 """
 

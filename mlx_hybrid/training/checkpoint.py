@@ -6,7 +6,7 @@ from pathlib import Path
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_flatten, tree_unflatten
+from mlx.utils import tree_flatten
 
 from mlx_hybrid.adapters.store import adapter_state, set_state
 from mlx_hybrid.errors import ConfigError
@@ -14,7 +14,7 @@ from mlx_hybrid.files import new_directory, read_json, write_json
 from mlx_hybrid.training.optimizer import BranchOptimizer
 from mlx_hybrid.training.progress import Progress, progress_from
 
-FORMAT = 1
+FORMAT = 2
 KEPT = 2  # the newest, and the one before should the disk fail under it
 
 
@@ -65,8 +65,5 @@ def restore(directory: Path, model: nn.Module, optimizer: BranchOptimizer) -> Pr
     expected = {name for name, _ in tree_flatten(optimizer.state)}
     if expected != set(state):
         raise ConfigError("its optimiser state belongs to another configuration")
-    rest, orthogonal, mix = tree_unflatten(sorted(state.items()))
-    optimizer.groups["rest"].state = rest
-    optimizer.groups["orthogonal"].state = orthogonal
-    optimizer.mix = mix
+    optimizer.put_state(state)
     return progress_from(saved)

@@ -70,7 +70,7 @@ def make_step(model: nn.Module, optimizer: BranchOptimizer, *, accumulate: int, 
     def whole(*batch: mx.array) -> tuple:
         loss, gradients = loss_and_gradient(*batch)
         count = mx.sum(batch[WEIGHTS])
-        norm, lam = optimizer.step(model, tree_map(lambda g: g / count, gradients))
+        norm, lam = optimizer.step(model, gradients, count)
         return loss, count, norm, lam
 
     @wrap
@@ -80,7 +80,7 @@ def make_step(model: nn.Module, optimizer: BranchOptimizer, *, accumulate: int, 
 
     @wrap
     def update(gradients: dict, count: mx.array) -> tuple:
-        return optimizer.step(model, tree_map(lambda g: g / count, gradients))
+        return optimizer.step(model, gradients, count)
 
     def step(batches: list[Batch]) -> tuple[mx.array, mx.array, mx.array, mx.array]:
         if accumulate == 1:

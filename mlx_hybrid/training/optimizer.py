@@ -1,16 +1,18 @@
-"""AdamW with bias correction for each branch, clipping, schedules, and mixed steps."""
+"""AdamW with a rate for each branch, clipping, schedules, and mixed steps."""
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.optimizers import AdamW
 from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
 from mlx_hybrid.adapters.attach import hybrid_layers
 from mlx_hybrid.adapters.layer import LOW_RANK_LEAVES, ORTHOGONAL_LEAVES
 from mlx_hybrid.adapters.mixing import shares, update_norms
+
+BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 
 
 def schedule(kind: str, steps: int, warmup: float) -> Callable[[int], float]:
@@ -30,12 +32,52 @@ def leaf_name(path: str) -> str:
     return path.rsplit(".", 1)[-1]
 
 
+@dataclass(frozen=True)
+class StepFactors:
+    """The numbers that one AdamW step on `scale` · gradient multiplies whole arrays by, at step t = 1, 2, …"""
+
+    first: mx.array
+    """(1 − β₁) · scale."""
+    second: mx.array
+    """(1 − β₂) · scale²."""
+    speed: mx.array
+    """√(1 − β₂ᵗ) / (1 − β₁ᵗ)."""
+    epsilon: mx.array
+    """ε √(1 − β₂ᵗ)."""
+
+    @classmethod
+    def at(cls, step: mx.array, scale: mx.array) -> "StepFactors":
+        root = mx.sqrt(1 - BETA2**step)
+        return cls(
+            (1 - BETA1) * scale, (1 - BETA2) * mx.square(scale), root / (1 - BETA1**step), EPSILON * root
+        )
+
+
+def adamw_step(
+    leaf: mx.array, m: mx.array, v: mx.array, gradient: mx.array, by: StepFactors, *, rate: mx.array,
+    decay: float,
+) -> tuple[mx.array, mx.array, mx.array]:  # fmt: skip
+    """(θ, m, v) after one AdamW step with bias correction on g = scale · `gradient`.
+
+        m ← β₁ m + (1 − β₁) g      v ← β₂ v + (1 − β₂) g²
+        θ ← θ − rate · decay θ − rate · (m / (1 − β₁ᵗ)) / (√(v / (1 − β₂ᵗ)) + ε)
+
+    Every factor that is one number is applied as one, a dozen operations an entry in all: on the CPU, where nothing is
+    fused, mixing and clipping then cost nothing. Loshchilov & Hutter 2019, arXiv 1711.05101.
+    """
+    m = BETA1 * m + by.first * gradient
+    v = BETA2 * v + by.second * mx.square(gradient)
+    change = (rate * by.speed) * m / (mx.sqrt(v) + by.epsilon)
+    kept = (1 - rate * decay) * leaf if decay else leaf
+    return (kept - change).astype(leaf.dtype), m, v
+
+
 class BranchOptimizer:
     """One optimiser step over all branches.
 
-    The orthogonal leaves and the rest have an AdamW each (own rate; rotations are never decayed). With mixing, a
-    layer's displacement (new − old, after AdamW) is multiplied by 2λ on its orthogonal and 2(1 − λ) on its low-rank
-    leaves: scaling gradients under Adam would do nothing.
+    The orthogonal leaves and the rest have a rate each; rotations are never decayed. With mixing, a layer's
+    displacement under AdamW is multiplied by 2λ on its orthogonal and 2(1 − λ) on its low-rank leaves: scaling
+    gradients under Adam would do nothing. Moments are float32 whatever the leaves are.
     """
 
     def __init__(
@@ -43,66 +85,69 @@ class BranchOptimizer:
         clip: float, mixing: str,
     ):  # fmt: skip
         self.peaks = {"rest": learning_rate, "orthogonal": orthogonal_learning_rate}
-        self.clip, self.mixing = clip, mixing
-        self.groups = {
-            "rest": AdamW(learning_rate, weight_decay=weight_decay, bias_correction=True),
-            "orthogonal": AdamW(orthogonal_learning_rate, weight_decay=0.0, bias_correction=True),
-        }
-        parameters = self.split(model.trainable_parameters())
-        for name, group in self.groups.items():
-            if parameters[name]:
-                group.init(tree_unflatten(list(parameters[name].items())))
+        self.weight_decay, self.clip, self.mixing = weight_decay, clip, mixing
+        self.clock = {"step": mx.array(0), **{name: mx.array(peak) for name, peak in self.peaks.items()}}
+        leaves = model.trainable_parameters()
+        self.moments = {name: tree_map(lambda leaf: mx.zeros(leaf.shape), leaves) for name in ("m", "v")}
         self.mixed = [
             n for n, m in hybrid_layers(model).items() if m.plan.rank and m.plan.orthogonal != "none"
         ]
         self.mix = {"norms": mx.zeros((2, max(1, len(self.mixed)))), "started": mx.array(False)}
 
-    @staticmethod
-    def split(tree: dict) -> dict[str, dict[str, mx.array]]:
-        """Leaves by optimiser group, flat."""
-        flat = tree_flatten(tree)
-        return {
-            "orthogonal": {k: v for k, v in flat if leaf_name(k) in ORTHOGONAL_LEAVES},
-            "rest": {k: v for k, v in flat if leaf_name(k) not in ORTHOGONAL_LEAVES},
-        }
-
     @property
     def state(self) -> list:
         """Everything a step reads and changes, for `mx.compile` and for checkpoints."""
-        return [self.groups["rest"].state, self.groups["orthogonal"].state, self.mix]
+        return [self.clock, self.moments, self.mix]
+
+    def put_state(self, flat: dict[str, mx.array]) -> None:
+        """Take arrays by the names that flattening `state` gives, in place: a compiled step holds these containers."""
+        for name, value in flat.items():
+            *path, leaf = name.split(".")
+            node = self.state
+            for part in path:
+                node = node[int(part)] if isinstance(node, list) else node[part]
+            node[leaf] = value
 
     def set_rate(self, factor: float) -> None:
-        for name, group in self.groups.items():
-            group.learning_rate = mx.array(self.peaks[name] * factor)
+        for name, peak in self.peaks.items():
+            self.clock[name] = mx.array(peak * factor)
 
-    def step(self, model: nn.Module, gradients: dict) -> tuple[mx.array, mx.array]:
-        """Change the model's trainable leaves; the gradient's norm and λ (layers,) are returned."""
-        lam = self.update_mixing(gradients)
-        gradients, norm = clip_norm(gradients, self.clip)
-        old, new_gradients = self.split(model.trainable_parameters()), self.split(gradients)
+    def step(
+        self, model: nn.Module, gradients: dict, count: mx.array | float = 1.0
+    ) -> tuple[mx.array, mx.array]:
+        """Change the model's trainable leaves by gradients summed over `count` tokens.
+
+        The mean gradient's norm and λ (layers,) are returned.
+        """
+        gradients = dict(tree_flatten(gradients))
+        squares = {name: sum_of_squares(gradient) for name, gradient in gradients.items()}
+        norm = mx.sqrt(sum(squares.values())) / count
+        lam = self.update_mixing(squares, count)
         factors = self.leaf_factors(lam)
-        for name, group in self.groups.items():
-            if not old[name]:
-                continue
-            tree = group.apply_gradients(
-                tree_unflatten(list(new_gradients[name].items())), tree_unflatten(list(old[name].items()))
-            )
-            moved = dict(tree_flatten(tree))
-            for key, factor in factors.items():
-                if key in moved:
-                    moved[key] = old[name][key] + factor * (moved[key] - old[name][key])
-            model.update(tree_unflatten(list(moved.items())))
+        self.clock["step"] = self.clock["step"] + 1
+        by = StepFactors.at(self.clock["step"], clip_scale(norm, self.clip) / count)
+        leaves = dict(tree_flatten(model.trainable_parameters()))
+        moments = {name: dict(tree_flatten(tree)) for name, tree in self.moments.items()}
+        for name, leaf in leaves.items():
+            orthogonal = leaf_name(name) in ORTHOGONAL_LEAVES
+            rate = self.clock["orthogonal" if orthogonal else "rest"]
+            leaves[name], moments["m"][name], moments["v"][name] = adamw_step(
+                leaf, moments["m"][name], moments["v"][name], gradients[name], by,
+                rate=factors[name] * rate if name in factors else rate,
+                decay=0.0 if orthogonal else self.weight_decay,
+            )  # fmt: skip
+        model.update(tree_unflatten(list(leaves.items())))
+        self.put_state({f"1.{kind}.{name}": v for kind, flat in moments.items() for name, v in flat.items()})
         return norm, lam
 
-    def update_mixing(self, gradients: dict) -> mx.array:
-        """λ (layers,) of this step from token-averaged gradients, before clipping."""
+    def update_mixing(self, squares: dict[str, mx.array], count: mx.array | float) -> mx.array:
+        """λ (layers,) of this step from the squared norms of gradients over `count` tokens, before clipping."""
         if not self.mixed or self.mixing != "gradient":
             return mx.full((max(1, len(self.mixed)),), 0.5)
-        flat = dict(tree_flatten(gradients))
         norms = mx.stack(
-            [branch_norms(flat, self.mixed, leaves) for leaves in (ORTHOGONAL_LEAVES, LOW_RANK_LEAVES)]
+            [branch_norms(squares, self.mixed, leaves) for leaves in (ORTHOGONAL_LEAVES, LOW_RANK_LEAVES)]
         )
-        self.mix["norms"] = update_norms(self.mix["norms"], norms, self.mix["started"])
+        self.mix["norms"] = update_norms(self.mix["norms"], norms / count, self.mix["started"])
         self.mix["started"] = mx.array(True)
         return shares(self.mix["norms"])
 
@@ -116,20 +161,19 @@ class BranchOptimizer:
         return factors
 
 
-def branch_norms(flat: dict[str, mx.array], layers: list[str], leaves: tuple[str, ...]) -> mx.array:
+def sum_of_squares(gradient: mx.array) -> mx.array:
+    """Σ g² in float32, as an inner product: no array of squares is formed."""
+    flat = gradient.astype(mx.float32).reshape(-1)
+    return mx.inner(flat, flat)
+
+
+def branch_norms(squares: dict[str, mx.array], layers: list[str], leaves: tuple[str, ...]) -> mx.array:
     """Frobenius norm of each layer's gradient over some of its leaves, (layers,)."""
-    return mx.stack(
-        [
-            mx.sqrt(sum(mx.sum(mx.square(flat[f"{n}.{leaf}"])) for leaf in leaves if f"{n}.{leaf}" in flat))
-            for n in layers
-        ]
+    return mx.sqrt(
+        mx.stack([sum(squares[f"{n}.{leaf}"] for leaf in leaves if f"{n}.{leaf}" in squares) for n in layers])
     )
 
 
-def clip_norm(gradients: dict, limit: float) -> tuple[dict, mx.array]:
-    """Gradients scaled so that their norm is at most `limit` (0: left alone), and the norm before."""
-    norm = mx.sqrt(sum(mx.sum(mx.square(g.astype(mx.float32))) for _, g in tree_flatten(gradients)))
-    if not limit:
-        return gradients, norm
-    scale = mx.minimum(1.0, limit / (norm + 1e-12))
-    return tree_map(lambda g: (g * scale).astype(g.dtype), gradients), norm
+def clip_scale(norm: mx.array, limit: float) -> mx.array:
+    """What gradients of this norm are multiplied by, so that it is at most `limit`; 1 where `limit` is 0."""
+    return mx.minimum(1.0, limit / (norm + 1e-12)) if limit else mx.ones_like(norm)

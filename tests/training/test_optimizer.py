@@ -6,13 +6,13 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten, tree_map
-from tolerances import ROUNDING
+from tolerances import ADAM, ROUNDING
 from toys import tiny_llama
 
 from mlx_hybrid.adapters.attach import attach, hybrid_layers
 from mlx_hybrid.adapters.mixing import LARGEST_SHARE, SMALLEST_SHARE
 from mlx_hybrid.config import build_config
-from mlx_hybrid.training.optimizer import BranchOptimizer, clip_norm, leaf_name, schedule
+from mlx_hybrid.training.optimizer import BranchOptimizer, clip_scale, leaf_name, schedule
 
 ROTATIONS = ("house_u", "oft_q")
 
@@ -154,7 +154,7 @@ def test_doubling_a_factor_doubles_the_displacement():
     for share in (0.2, 0.4):
         fresh = adapted("hybrid")
         optimizer = optimizer_of(fresh)
-        optimizer.update_mixing = lambda _, share=share: mx.full((14,), share)
+        optimizer.update_mixing = lambda *_, share=share: mx.full((14,), share)
         before = flat(fresh)
         optimizer.step(fresh, gradients)
         sizes.append({n: size(v - before[n]) for n, v in flat(fresh).items() if leaf_name(n) in ROTATIONS})
@@ -176,17 +176,24 @@ def test_a_layer_with_one_branch_is_left_alone():
 def test_gradients_are_clipped_as_one_vector_after_the_share_is_taken():
     model, other = adapted("hybrid"), adapted("hybrid")
     gradients = random_gradients(model, planted)
-    clipped, norm = clip_norm(gradients, 1.0)
     whole = np.concatenate([np.array(g, dtype=np.float64).ravel() for _, g in tree_flatten(gradients)])
+    norm, lam = optimizer_of(model, clip=1e-3).step(model, gradients)
     assert norm.item() == pytest.approx(np.linalg.norm(whole), rel=ROUNDING)
-    assert clip_norm(clipped, 1.0)[1].item() == pytest.approx(1.0, rel=ROUNDING)
-    unclipped, _ = clip_norm(gradients, 0.0)
-    assert unclipped is gradients
-    small, _ = clip_norm(gradients, 1e9)
-    assert all(mx.array_equal(a, b) for (_, a), (_, b) in zip(tree_flatten(small), tree_flatten(gradients)))
-    _, lam = optimizer_of(model, clip=1e-3).step(model, gradients)
+    assert (clip_scale(norm, 1.0) * norm).item() == pytest.approx(1.0, rel=ROUNDING)
+    assert clip_scale(norm, 0.0).item() == clip_scale(norm, 1e9).item() == 1
     _, free = optimizer_of(other, clip=0.0).step(other, gradients)
     assert mx.array_equal(lam, free)
+
+
+def test_gradients_summed_over_tokens_make_the_step_of_their_mean():
+    model, other = adapted("hybrid"), adapted("hybrid")
+    gradients, before = random_gradients(model, planted), flat(model)
+    norm, lam = optimizer_of(model, clip=1.0).step(model, tree_map(lambda g: 7 * g, gradients), mx.array(7))
+    mean_norm, mean_lam = optimizer_of(other, clip=1.0).step(other, gradients)
+    assert norm.item() == pytest.approx(mean_norm.item(), rel=ROUNDING)
+    assert mx.allclose(lam, mean_lam, rtol=ROUNDING)
+    for name, value in flat(other).items():
+        assert mx.max(mx.abs(flat(model)[name] - value)).item() <= ADAM * size(value - before[name]), name
 
 
 @pytest.mark.parametrize("kind", ["cosine", "linear", "constant"])
