@@ -3,6 +3,7 @@
 import json
 import signal
 from collections.abc import Callable
+from contextlib import chdir
 from pathlib import Path
 
 import click
@@ -126,8 +127,11 @@ def continued(name: str, config: str | None, given: dict, overrides: tuple[str, 
 def resumed(
     name: str, config: str | None, given: dict, overrides: tuple[str, ...], output: Path | None
 ) -> tuple:
-    """The run to go on with, and its own configuration: another would not be the same run."""
-    from mlx_hybrid.training.run import find_run
+    """The run to go on with, and its own configuration: another would not be the same run.
+
+    Until the command ends it is in the folder the run was begun in, so that the names in its config mean what they did.
+    """
+    from mlx_hybrid.training.run import Run, find_run
 
     if config or given or overrides or output:
         raise ConfigError(
@@ -139,6 +143,9 @@ def resumed(
         raise ConfigError(f"{run.path}: is finished; there is nothing to resume.")
     if not run.checkpoints.is_dir():
         raise ConfigError(f"{run.path}: stopped before its first checkpoint; start a new run.")
+    if run.folder() != Path.cwd():
+        run = Run(run.path.resolve())
+        click.get_current_context().with_resource(chdir(run.folder()))
     return run.config(), run
 
 

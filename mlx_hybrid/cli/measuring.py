@@ -84,13 +84,13 @@ def find_questions(run: Any, options: dict) -> Any:
     path, name, dev = options["path"], options["name"], options["dev"]
     if path and name:
         raise ConfigError("--on and --task both say what to measure on; give one.")
-    known = question_files.training_records(run.config()) if run else []
+    known = question_files.training_records(run.config_here()) if run else []
     if name:
         part = choice(options["languages"], options["seed"], options["english_prompts"], options["folder"])
         return question_files.from_task(name, options["split"], part, dev, known)
     if path:
         return question_files.from_path(path, None if dev in ("auto", "none") else Path(dev), known)
-    own = question_files.from_run(run.config(), known) if run else None
+    own = question_files.from_run(run.config_here(), known) if run else None
     if own is None:
         raise ConfigError(
             "Nothing to measure on: give --on with a file or folder, or --task with a benchmark."

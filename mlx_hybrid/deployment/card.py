@@ -59,7 +59,7 @@ def run_facts(run: Run) -> Facts:
     facts = adapter_facts(run.adapter, run.name)
     facts.config, facts.info = run.config(), run.info()
     facts.results = measured(run.path / "evaluation", run.name)
-    facts.manifests = manifests(facts.config)
+    facts.manifests = manifests(run.config_here())
     return facts
 
 

@@ -53,7 +53,7 @@ def load_any(name: str, *, base_name: str | None = None) -> Loaded:
 def load_run(run: Run, *, base_name: str | None = None) -> Loaded:
     """The best adapter of a run on its base."""
     run.check_adapter()
-    model = run.config().model
+    model = run.config_here().model
     local = "/" not in model or run.info().get("base", {}).get("id", model) != model
     if not base_name and local and model != BUNDLED and not Path(model).expanduser().is_dir():
         raise ConfigError(

@@ -93,4 +93,4 @@ def find_adapter(name: str) -> tuple[Path, str | None]:
         return adapter, None
     run = find_run(name if name == LAST or not folder.is_dir() else str(folder))
     run.check_adapter()
-    return run.adapter, run.config().model
+    return run.adapter, run.config_here().model

@@ -82,13 +82,19 @@ def make(name: str, test: list[Record], dev: list[Record], known: list[Record]) 
     do not state their options themselves."""
     tasks = {record.fields.get("task") for record in test}
     same = [r for r in labelled(known) if r.fields.get("task") in tasks]
-    if {r.where for r in same} & {r.where for r in test}:
+    if places(same) & places(test):
         raise DataError("The records to evaluate on are those that were trained on; name others with --on.")
     chosen = evaluation_set(test, same)
     other = evaluation_set(dev, same) if dev else None
     if other and other.kind != chosen.kind:
         raise DataError(f"The development set is {other.kind} and the test set {chosen.kind}; use one kind.")
     return Questions(name, chosen, other)
+
+
+def places(records: list[Record]) -> set[tuple[Path, int]]:
+    """File and line of each record, whichever way the file was named."""
+    whole = {name: Path(name).resolve() for name in {record.path for record in records}}
+    return {(whole[record.path], record.line) for record in records}
 
 
 def applicable_variants(test: EvaluationSet) -> list[str]:

@@ -40,8 +40,9 @@ def shareable(run: Run) -> str:
     data = dataclasses.replace(config.data, **names)
     against = tuple(map(last_name, config.governance.against))
     governance = dataclasses.replace(config.governance, against=against)
-    model = last_name(config.model)
-    return dump_config(dataclasses.replace(config, data=data, governance=governance, model=model))
+    model, start = last_name(config.model), last_name(config.start_from)
+    shown = dataclasses.replace(config, data=data, governance=governance, model=model, start_from=start)
+    return dump_config(shown)
 
 
 def last_name(path: str) -> str:

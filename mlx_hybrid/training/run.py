@@ -15,12 +15,15 @@ from importlib import metadata
 from pathlib import Path
 
 from mlx_hybrid import __version__
+from mlx_hybrid.base_model import BUNDLED
 from mlx_hybrid.config import Config, dump_config, load_config
 from mlx_hybrid.errors import ConfigError, nearest
 from mlx_hybrid.files import read_json, write_json, write_text
 from mlx_hybrid.training.events import Event, NotFinite, Trained, Validated
 
 FORMAT = 1
+PLACE = "place.json"
+"""In a run directory: the folder that the relative names of its config.yaml start from. It is never published."""
 LAST = "last"
 
 
@@ -61,6 +64,26 @@ class Run:
 
     def config(self) -> Config:
         return load_config(self.path / "config.yaml")
+
+    def folder(self) -> Path:
+        """The folder the run was begun in; the current one where that is not known or gone."""
+        place = self.path / PLACE
+        begun_in = Path(read_json(place)["folder"]) if place.is_file() else Path.cwd()
+        return begun_in if begun_in.is_dir() else Path.cwd()
+
+    def config_here(self) -> Config:
+        """The config with the model and the data as they are found from the current folder."""
+        config, folder = self.config(), self.folder()
+        if folder == Path.cwd():
+            return config
+
+        def found(name: str) -> str:
+            named = bool(name) and name != BUNDLED and (folder / name).exists()
+            return str(folder / name) if named else name
+
+        files = {key: tuple(map(found, getattr(config.data, key))) for key in ("paths", "valid", "test")}
+        data = dataclasses.replace(config.data, **files)
+        return dataclasses.replace(config, model=found(config.model), data=data)
 
     def status(self) -> str:
         """As run.json has it; `stopped` for a run whose process went without a word."""
@@ -144,6 +167,7 @@ def create_run(config: Config, output: Path | None) -> Run:
     try:
         path.mkdir(parents=True)
         write_text(path / "config.yaml", dump_config(config))
+        write_json(path / PLACE, {"format": FORMAT, "folder": str(Path.cwd())})
     except OSError as error:
         raise ConfigError(
             f"{path}: cannot be written ({error.strerror}); choose another place with -o."

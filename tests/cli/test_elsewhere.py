@@ -1,0 +1,112 @@
+"""A run begun with relative names goes on, and is used, from any folder; where it was begun never leaves."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from mlx_hybrid import job
+from mlx_hybrid.config import load_config
+from mlx_hybrid.deployment.load import load_any
+from mlx_hybrid.deployment.publication import plan
+from mlx_hybrid.training.run import PLACE, Run
+
+MODEL = "models/tiny"
+"""A folder, though it has the form of a Hub id."""
+
+
+@pytest.fixture
+def home(quantised_folder, records, tmp_path, monkeypatch):
+    """A folder with a model and records, to begin runs in."""
+    folder = tmp_path / "home"
+    shutil.copytree(quantised_folder, folder / MODEL)
+    shutil.copy(records, folder / "records.jsonl")
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def elsewhere(home, tmp_path, monkeypatch):
+    """Go to a folder in which none of the names leads anywhere."""
+
+    def go() -> Path:
+        away = tmp_path / "away"
+        away.mkdir(exist_ok=True)
+        monkeypatch.chdir(away)
+        return away
+
+    return go
+
+
+def begin(run, settings, *more):
+    return run("finetune", "--model", MODEL, "--data", "records.jsonl", "-o", "runs/first", *settings, *more)
+
+
+def adapter(run: Run) -> bytes:
+    return (run.adapter / "adapters.safetensors").read_bytes()
+
+
+def test_resuming_elsewhere_is_resuming(run, settings, home, elsewhere):
+    assert begin(run, settings).exit_code == 0
+    whole = Run(home / "runs" / "first")
+    cut = home / "runs" / "cut"
+    for _ in job.finetune(
+        load_config(whole.path / "config.yaml"), output=Path("runs/cut"), stop=lambda: True
+    ):
+        pass
+    assert Run(cut).info()["status"] == "interrupted"
+    away = elsewhere()
+    done = run("finetune", "--resume", "../home/runs/cut")
+    assert done.exit_code == 0, done.stderr
+    assert adapter(Run(cut)) == adapter(whole)
+    assert Run(cut).info()["data_hash"] == whole.info()["data_hash"]
+    assert str(cut) in done.stdout
+    assert Path.cwd() == away
+    assert not list(away.iterdir())
+
+
+def test_a_trained_run_is_used_from_elsewhere(run, settings, home, elsewhere):
+    rows = (home / "records.jsonl").read_text().splitlines(keepends=True)
+    (home / "test.jsonl").write_text("".join(rows[:30]))
+    (home / "records.jsonl").write_text("".join(rows[30:]))
+    assert begin(run, settings, "--set", "data.test=[test.jsonl]", "--method", "lora").exit_code == 0
+    away, first = elsewhere(), home / "runs" / "first"
+    assert load_any(str(first)).change > 1e-3
+    for arguments in (
+        ["generate", first, "so river", "--max-tokens", "2"],
+        ["evaluate", first],
+        ["export", first, "--to", "mlx-lm", "-o", away / "out"],
+        ["finetune", "--from", first, "--data", home / "records.jsonl", "-o", away / "second",
+         *[s for pair in zip(settings[::2], settings[1::2]) if "adapter." not in pair[1] for s in pair]],
+    ):  # fmt: skip
+        done = run(*arguments)
+        assert done.exit_code == 0, f"{arguments}: {done.output}"
+    assert json.loads((first / "evaluation" / "test.json").read_text())["records"] == 30
+    refused = run("evaluate", first, "--on", "../home/records.jsonl")
+    assert refused.exit_code == 3
+    assert "those that were trained on" in refused.stderr
+
+
+def test_a_project_that_moved_is_used_from_its_own_folder(run, settings, home, tmp_path, monkeypatch):
+    assert begin(run, settings).exit_code == 0
+    moved = home.rename(tmp_path / "moved")
+    monkeypatch.chdir(moved)
+    assert load_any("runs/first").change > 1e-3
+    monkeypatch.chdir(tmp_path)
+    lost = run("generate", moved / "runs" / "first", "so river")
+    assert lost.exit_code == 2
+    assert "models/tiny" in lost.stderr
+
+
+def test_where_it_was_begun_never_leaves(run, settings, home, elsewhere):
+    assert begin(run, settings, "--method", "lora").exit_code == 0
+    first, away = home / "runs" / "first", elsewhere()
+    assert json.loads((first / PLACE).read_text())["folder"] == str(home)
+    published = plan(first, "me/first")
+    assert PLACE in published.left_out
+    sent = [data if isinstance(data, bytes) else data.read_bytes() for data in published.files.values()]
+    assert run("export", first, "--to", "mlx-lm", "-o", away / "out").exit_code == 0
+    sent += [path.read_bytes() for path in (away / "out").rglob("*") if path.is_file()]
+    sent += [(first / "report.html").read_bytes(), (first / "README.md").read_bytes()]
+    assert not [data for data in sent if str(home).encode() in data]
