@@ -84,11 +84,11 @@ def estimate(shape: ModelShape, load: Load, config: Config) -> Estimate:
     update = UPDATE * shape.trainable_bytes
     if config.train.accumulate > 1:
         activations += shape.trainable_bytes  # the sum so far
-    static = shape.base_bytes + shape.adapter_bytes + 2 * shape.trainable_bytes
+    static = shape.base_bytes + shape.adapter_bytes + 2 * shape.moment_bytes
     backward = activations + attention + work + gradients_alive(shape, config)
     sketch = sketch_bytes(shape, config)
     items = {
-        "base": shape.base_bytes, "adapter": shape.adapter_bytes, "optimiser": 2 * shape.trainable_bytes,
+        "base": shape.base_bytes, "adapter": shape.adapter_bytes, "optimiser": 2 * shape.moment_bytes,
         "gradients": gradients_alive(shape, config), "activations": activations, "attention scores": attention,
         "logits": logits, "one layer's backward": layer, "update": update, "gradient start": sketch,
     }  # fmt: skip
@@ -101,7 +101,7 @@ def gradients_alive(shape: ModelShape, config: Config) -> float:
     """Gradients that are there while activations still are: of one layer for adapters, of a head that trains whole."""
     if config.method == "full":
         return shape.vocabulary * shape.width * 4.0
-    return 0.2 * shape.trainable_bytes
+    return 0.2 * shape.moment_bytes
 
 
 def sketch_bytes(shape: ModelShape, config: Config) -> float:

@@ -30,6 +30,8 @@ class ModelShape:
     base_bytes: int
     adapter_bytes: int
     trainable_bytes: int
+    moment_bytes: int
+    """Bytes of one moment of every trainable entry: float32, whatever the entry is."""
     layers: int
     width: int
     heads: int
@@ -128,7 +130,7 @@ def measure(model: Any, settings: dict, config: Config) -> ModelShape:
     import mlx.core as mx
     from mlx.utils import tree_flatten
 
-    from mlx_hybrid.adapters.attach import attach, hybrid_layers
+    from mlx_hybrid.adapters.attach import attach, hybrid_layers, trainable_count
     from mlx_hybrid.adapters.frozen import on_cpu
     from mlx_hybrid.adapters.layer import linear_shape
 
@@ -148,6 +150,7 @@ def measure(model: Any, settings: dict, config: Config) -> ModelShape:
         base_bytes=base,
         adapter_bytes=after - base,
         trainable_bytes=byte_count(model.trainable_parameters()),
+        moment_bytes=4 * trainable_count(model),
         layers=len(model.layers),
         width=first_known(settings, WIDTH),
         heads=first_known(settings, HEADS),

@@ -125,13 +125,18 @@ def cut_off(path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
+def say(folder, **changes) -> None:
+    saved = json.loads((folder / "progress.json").read_text())
+    (folder / "progress.json").write_text(json.dumps(saved | changes))
+
+
 SPOILT = {
     "adapter cut off": lambda f: cut_off(f / "adapter.safetensors"),
     "optimiser cut off": lambda f: cut_off(f / "optimizer.safetensors"),
     "progress cut off": lambda f: cut_off(f / "progress.json"),
-    "progress without a step": lambda f: (f / "progress.json").write_text('{"format": 1, "stop": 3}'),
-    "progress of another format": lambda f: (f / "progress.json").write_text('{"format": 2, "step": 3}'),
-    "progress with a crooked level": lambda f: (f / "progress.json").write_text('{"format": 1, "level": 3}'),
+    "progress without a step": lambda f: say(f, step=None),
+    "progress of another format": lambda f: say(f, format=1),
+    "progress with a crooked level": lambda f: say(f, level=3),
     "progress that is a list": lambda f: (f / "progress.json").write_text("[]"),
     "adapter missing": lambda f: (f / "adapter.safetensors").unlink(),
     "optimiser missing": lambda f: (f / "optimizer.safetensors").unlink(),
