@@ -6,6 +6,9 @@ Every message is one sentence for a person: what, where, why, and the way out.
 import difflib
 from collections.abc import Iterable
 
+INTERRUPTED = 130
+"""Exit code of what Ctrl-C stopped; what was written before is whole."""
+
 
 class MlxHybridError(Exception):
     """The job failed."""

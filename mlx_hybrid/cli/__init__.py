@@ -8,7 +8,7 @@ import sys
 import click
 
 from mlx_hybrid import __version__
-from mlx_hybrid.errors import MlxHybridError, nearest
+from mlx_hybrid.errors import INTERRUPTED, MlxHybridError, nearest
 
 COMMANDS = {
     "finetune": ("finetune", "Govern, train and evaluate: the whole job."),
@@ -76,6 +76,9 @@ class Commands(click.Group):
                 raise
             click.echo(f"Error: {error}", err=True)
             ctx.exit(error.exit_code)
+        except KeyboardInterrupt:
+            click.echo("Stopped; what was written before is whole.", err=True)
+            ctx.exit(INTERRUPTED)
         except BrokenPipeError:  # the reader of a pipe went away
             sys.stderr.close()
             ctx.exit(1)

@@ -8,9 +8,8 @@ from typing import Any
 import click
 
 from mlx_hybrid.cli.commands import command
-from mlx_hybrid.errors import ConfigError
+from mlx_hybrid.errors import INTERRUPTED, ConfigError
 
-INTERRUPTED = 130
 PATH = click.Path(path_type=Path)
 
 

@@ -19,7 +19,7 @@ class Display:
         self.out = self.talk if as_json else Console(highlight=False, markup=False)
         self.progress: Progress | None = None
         self.run: Any = None
-        self.interrupted = False
+        self.interrupted = self.trained_to_the_end = False
         self.results: dict | None = None
         self.valid: Validated | None = None
         self.last: Trained | None = None
@@ -85,17 +85,23 @@ class Display:
         self.out.print(command("finetune", "--resume", self.run.path), soft_wrap=True)
 
     def broken_off(self) -> None:
-        """After a second Ctrl-C."""
+        """After a second Ctrl-C, or one before or after the steps."""
         self.stop_bar()
         self.interrupted = True
-        if self.run and self.run.path.is_dir():
-            self.note("Stopped at once. From the last checkpoint, go on with:")
-            self.out.print(command("finetune", "--resume", self.run.path), soft_wrap=True)
+        if not (self.run and self.run.path.is_dir()):
+            self.note(
+                "Stopped before the first checkpoint: nothing is kept. Start again with the same command."
+            )
+            return
+        if self.trained_to_the_end:
+            self.note(f"Stopped while measuring; the adapter is trained, in {self.run.adapter}. Go on with:")
         else:
-            self.note("Stopped at once, before there was anything to keep.")
+            self.note("Stopped at once. From the last checkpoint, go on with:")
+        self.out.print(command("finetune", "--resume", self.run.path), soft_wrap=True)
 
     def finished(self, event: Finished) -> None:
         self.stop_bar()
+        self.trained_to_the_end = True
         self.note(f"Trained {event.step} steps in {event.seconds:.0f} s.")
 
     def ready(self, event: AdapterReady) -> None:

@@ -9,9 +9,7 @@ from pathlib import Path
 import click
 
 from mlx_hybrid.config import PRESETS, Config, dump_config, load_config
-from mlx_hybrid.errors import ConfigError, nearest
-
-INTERRUPTED = 130
+from mlx_hybrid.errors import INTERRUPTED, ConfigError, nearest
 
 
 class Method(click.Choice):
@@ -80,10 +78,11 @@ def finetune(
     if dry_run:
         show_plan(job.plan(settings), settings, as_json)
         return
-    with Display(as_json=as_json) as display, StopRequest(display.note) as stop:
+    with Display(as_json=as_json) as display, StopRequest(display.note, stepping=False) as stop:
         try:
             for event in job.finetune(settings, output=output, resume=run, stop=stop, force=force):
                 display.show(event)
+                stop.follow(event)
         except KeyboardInterrupt:
             display.broken_off()
     if as_json:
@@ -163,10 +162,11 @@ def show_plan(plan: dict, settings: Config, as_json: bool) -> None:
 
 
 class StopRequest:
-    """Ctrl-C or SIGTERM asks once for a stop after the current step; a second Ctrl-C stops at once."""
+    """Ctrl-C or SIGTERM asks once for a stop after the current step; a second Ctrl-C, or one between the steps and
+    all else that a job does, stops at once. `stepping` says that there are steps to end."""
 
-    def __init__(self, tell: Callable[[str], None]):
-        self.asked, self.tell, self.old = False, tell, {}
+    def __init__(self, tell: Callable[[str], None], *, stepping: bool = True):
+        self.asked, self.tell, self.stepping, self.old = False, tell, stepping, {}
 
     def __call__(self) -> bool:
         return self.asked
@@ -180,8 +180,17 @@ class StopRequest:
         for number, handler in self.old.items():
             signal.signal(number, handler)
 
+    def follow(self, event: object) -> None:
+        """Heed where a job is. Raises KeyboardInterrupt when its last step ended with a stop asked for."""
+        from mlx_hybrid.training.events import Finished, Started
+
+        if isinstance(event, Started | Finished):
+            self.stepping = isinstance(event, Started)
+        if self.asked and not self.stepping:
+            raise KeyboardInterrupt
+
     def handle(self, number: int, frame: object) -> None:
-        if self.asked:
+        if self.asked or not self.stepping:
             raise KeyboardInterrupt
         self.asked = True
         self.tell("Stopping after this step; once more to stop at once.")

@@ -10,7 +10,7 @@ from mlx_hybrid.cli.lines import Lines
 from mlx_hybrid.deployment.chat import Conversation
 from mlx_hybrid.deployment.generate import Piece
 from mlx_hybrid.deployment.printable import Printable
-from mlx_hybrid.errors import ConfigError, MlxHybridError, nearest
+from mlx_hybrid.errors import INTERRUPTED, ConfigError, MlxHybridError, nearest
 
 HELP = """\
 /base            what the base says to the last question; /base on shows it after every answer, /base off stops
@@ -22,9 +22,6 @@ HELP = """\
 A line that begins with // is sent with one slash. \"\"\" begins and ends a message of several lines.
 Ctrl-C stops an answer."""
 COMMANDS = ("/base", "/system", "/set", "/save", "/load", "/clear", "/help", "/exit")
-
-
-INTERRUPTED = 130
 
 
 class Leave(Exception):

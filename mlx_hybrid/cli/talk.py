@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlx_hybrid.cli.options import base_model_option, calibrated_option
-from mlx_hybrid.errors import ConfigError
+from mlx_hybrid.errors import INTERRUPTED, ConfigError
 
 if TYPE_CHECKING:
     from mlx_hybrid.deployment.generate import Piece, Sampling
     from mlx_hybrid.deployment.pair import Pair
 
-INTERRUPTED = 130
 DEFAULT_TOKENS = 512
 
 

@@ -1,0 +1,104 @@
+"""One Ctrl-C, whatever a job is doing: it stops, says what is kept, and how to go on."""
+
+import json
+import os
+import signal
+
+import pytest
+
+from mlx_hybrid import job
+from mlx_hybrid.cli.finetune import StopRequest
+from mlx_hybrid.evaluation import held_out
+from mlx_hybrid.governance import curate
+from mlx_hybrid.training.events import Finished, Started
+from mlx_hybrid.training.run import Run
+
+
+@pytest.fixture
+def press(monkeypatch):
+    """Press Ctrl-C when `module.name` is called for the n-th time; then it goes on as it would."""
+
+    def arm(module, name: str, time: int = 1) -> None:
+        real, calls = getattr(module, name), iter(range(1, 100))
+
+        def pressed(*arguments, **named):
+            if next(calls) == time:
+                os.kill(os.getpid(), signal.SIGINT)
+            return real(*arguments, **named)
+
+        monkeypatch.setattr(module, name, pressed)
+
+    return arm
+
+
+def finetune(run, folder, data, output, settings, *more):
+    return run("finetune", "--model", folder, "--data", data, "-o", output, *settings, *more)
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [(job, "prepare"), (job, "load_material"), (held_out, "score"), (job, "gradient_start")],
+)
+def test_before_the_first_step(module, name, press, run, quantised_folder, records, settings, tmp_path):
+    press(module, name)
+    done = finetune(run, quantised_folder, records, tmp_path / "trained", settings)
+    assert done.exit_code == 130
+    assert "nothing is kept. Start again with the same command." in done.stderr
+    assert "step " not in done.stderr.replace("first checkpoint", "")
+    assert not list(tmp_path.iterdir())
+
+
+def test_in_the_last_scoring(press, run, quantised_folder, records, settings, tmp_path):
+    whole, cut = Run(tmp_path / "whole"), Run(tmp_path / "cut")
+    assert finetune(run, quantised_folder, records, whole.path, settings).exit_code == 0
+    press(held_out, "score", 2)
+    done = finetune(run, quantised_folder, records, cut.path, settings)
+    assert done.exit_code == 130
+    assert f"the adapter is trained, in {cut.adapter}" in done.stderr
+    assert done.stdout == f"mlx-hybrid finetune --resume {cut.path}\n"
+    assert cut.info()["status"] == "interrupted"
+    assert not (cut.path / "evaluation").exists()
+    assert run("finetune", "--resume", cut.path).exit_code == 0
+    assert cut.info()["status"] == "finished"
+    for name in ("adapter/adapters.safetensors", "evaluation/held-out.json"):
+        assert (cut.path / name).read_bytes() == (whole.path / name).read_bytes()
+
+
+def test_a_resumed_run_keeps_its_checkpoint(press, run, quantised_folder, records, settings, tmp_path):
+    cut = Run(tmp_path / "cut")
+    press(held_out, "score", 2)
+    finetune(run, quantised_folder, records, cut.path, settings)
+    press(job, "load_material")
+    done = run("finetune", "--resume", cut.path)
+    assert done.exit_code == 130
+    assert done.stdout == f"mlx-hybrid finetune --resume {cut.path}\n"
+    assert cut.info()["status"] == "interrupted"
+    assert list(cut.checkpoints.iterdir())
+
+
+def test_steps_are_ended_and_nothing_follows_the_last():
+    told = []
+    with StopRequest(told.append, stepping=False) as stop:
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        stop.follow(Started(10, 0, 1, 1, 1))
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop()
+        assert told == ["Stopping after this step; once more to stop at once."]
+        with pytest.raises(KeyboardInterrupt):
+            stop.follow(Finished(10, 1.0))
+
+
+def test_json_says_that_it_was_interrupted(press, run, quantised_folder, records, settings, tmp_path):
+    press(job, "load_material")
+    done = finetune(run, quantised_folder, records, tmp_path / "trained", settings, "--json")
+    assert done.exit_code == 130
+    assert json.loads(done.stdout.splitlines()[-1])["status"] == "interrupted"
+
+
+def test_govern_leaves_nothing_half_written(press, run, records, tmp_path):
+    press(curate, "copy_lines")
+    done = run("govern", records, "-o", tmp_path / "clean")
+    assert done.exit_code == 130
+    assert done.stderr == "Stopped; what was written before is whole.\n"
+    assert not list(tmp_path.iterdir())
