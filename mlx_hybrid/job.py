@@ -11,18 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from mlx_hybrid.base_model import check_local
 from mlx_hybrid.config import Config, to_tree
-from mlx_hybrid.errors import ConfigError, DataError, MlxHybridError
+from mlx_hybrid.errors import ConfigError, DataError
 from mlx_hybrid.governance.records import Record, describe_faults, load_records, read_records
-from mlx_hybrid.training.events import (
-    CheckpointDue,
-    Event,
-    Finished,
-    Interrupted,
-    Note,
-    NotFinite,
-    Started,
-    Validated,
-)
+from mlx_hybrid.training.events import Event, Interrupted, Note, Started
 from mlx_hybrid.training.material import (
     Material,
     attach_adapter,
@@ -30,6 +21,8 @@ from mlx_hybrid.training.material import (
     hash_examples,
     load_material,
 )
+from mlx_hybrid.training.ranks import ONE, RankLost, Ranks, check_divisible
+from mlx_hybrid.training.recording import handle
 from mlx_hybrid.training.run import Run, check_place, create_run, discard, machine, run_place, writing
 from mlx_hybrid.training.sources import Sources, Split, find_sources, split_records
 
@@ -76,12 +69,15 @@ def finetune(
     resume: Run | None = None,
     stop: Callable[[], bool] = lambda: False,
     force: bool = False,
+    ranks: Ranks = ONE,
 ) -> Iterator[JobEvent]:
     """Run the whole job in a new run directory, or go on in an interrupted one.
 
-    `force` loads what will probably not fit in memory. Raises ConfigError, DataError, MemoryLimitError or
-    MlxHybridError; whatever was saved before stays.
+    `force` loads what will probably not fit in memory. Of several `ranks` this is the first; the others follow it
+    (training/worker.py). Raises ConfigError, DataError, MemoryLimitError, RankLost or MlxHybridError; whatever was
+    saved before stays.
     """
+    check_divisible(config.train.batch_size, ranks)
     sources = find_sources(config.data)
     manifests = [] if config.data.allow_changed else check_manifests(sources)
     check_local(config.model)
@@ -95,7 +91,7 @@ def finetune(
                 note_data(config, run, prepared, rejections, manifests)
             yield dataclasses.replace(prepared, run=run)
             yield from train_and_evaluate(
-                config, run, split, sources, resume=resume is not None, stop=stop, force=force
+                config, run, split, sources, resume=resume is not None, stop=stop, force=force, ranks=ranks
             )
         except BaseException as error:
             if resume is None and not worth_keeping(run, error):
@@ -128,9 +124,8 @@ def check_manifests(sources: Sources) -> list[str]:
 
 def worth_keeping(run: Run, error: BaseException) -> bool:
     """Whether a run that broke off got far enough to be looked at or gone on with."""
-    if isinstance(error, Exception):
-        return (run.path / "metrics.jsonl").exists()
-    return run.checkpoints.is_dir()
+    measured = isinstance(error, Exception) and (run.path / "metrics.jsonl").exists()
+    return measured or run.checkpoints.is_dir()
 
 
 def note_end(run: Run, error: BaseException) -> None:
@@ -182,14 +177,17 @@ def train_and_evaluate(
     resume: bool,
     stop: Callable[[], bool],
     force: bool,
+    ranks: Ranks,
 ) -> Iterator[JobEvent]:
     from mlx_hybrid.adapters.attach import check_attach
     from mlx_hybrid.evaluation.held_out import NO_QUESTIONS, make_questions, score
     from mlx_hybrid.training.loop import total_steps, train
     from mlx_hybrid.training.progress import Progress
+    from mlx_hybrid.training.worker import announce, begin
 
-    material = load_material(config, split, force=force)
-    begin_run(config, run, material, sources, resume=resume)
+    material = load_material(config, split, ranks=ranks.size, force=force)
+    begin_run(config, run, material, sources, resume=resume, ranks=ranks.size)
+    announce(ranks, config, material, force=force)
     if material.too_long:
         done = "dropped" if config.train.too_long == "drop" else "cut"
         yield Note(
@@ -221,21 +219,38 @@ def train_and_evaluate(
         load_start(config, material.base, find_adapter(config.start_from)[0])
         yield Note(f"Going on from {config.start_from}.")
     elif config.adapter.from_gradient:
-        yield from gradient_start(config, run, material)
+        yield from gradient_start(config, run, material, ranks=ranks.size)
     steps = total_steps(config.train, len(material.train))
-    yield Started(steps, progress.step, len(summary.modules), summary.trainable, len(material.train))
-    for event in train(
-        material.base.model, material.optimizer, material.train, material.valid, config.train,
-        seed=config.seed, progress=progress, stop=stop, temperature=config.data.temperature,
-    ):  # fmt: skip
-        handle(event, config, run, material, progress)
-        yield event
-        if isinstance(event, Interrupted):
-            return
+    yield Started(
+        steps, progress.step, len(summary.modules), summary.trainable, len(material.train), ranks.size
+    )
+    try:
+        begin(ranks, material, progress)
+        for event in train(
+            material.base.model, material.optimizer, material.train, material.valid, config.train,
+            seed=config.seed, progress=progress, stop=stop, temperature=config.data.temperature, ranks=ranks,
+        ):  # fmt: skip
+            handle(event, config, run, material, progress)
+            yield event
+            if isinstance(event, Interrupted):
+                return
+    except RankLost as lost:
+        raise RankLost(f"{lost}{way_on(run)}") from None
     yield from finish(config, run, material, questions, before)
 
 
-def begin_run(config: Config, run: Run, material: Material, sources: Sources, *, resume: bool) -> None:
+def way_on(run: Run) -> str:
+    """The step to go on from, and how, where there is one."""
+    from mlx_hybrid.training.checkpoint import checkpoints
+
+    saved = checkpoints(run.checkpoints)
+    step = int(saved[-1].name.partition("-")[2]) if saved else 0
+    return f" Step {step} is saved; go on with: mlx-hybrid finetune --resume {run.path}" if saved else ""
+
+
+def begin_run(
+    config: Config, run: Run, material: Material, sources: Sources, *, resume: bool, ranks: int
+) -> None:
     """Write run.json; a resumed run must have the config and the data it was begun with."""
     files = (*sources.train, *sources.valid, *sources.test)
     data_hash = hash_examples(material)
@@ -246,67 +261,13 @@ def begin_run(config: Config, run: Run, material: Material, sources: Sources, *,
             )
         if run.info().get("data_hash") != data_hash:
             raise ConfigError(f"{run.path}: the data changed since the run began; start a new run.")
-        run.update(status="running", error=None)
+        run.update(status="running", error=None, ranks=ranks)
         return
     run.update(
         status="running", started=time.strftime("%Y-%m-%dT%H:%M:%S"), method=config.method, seed=config.seed,
         base=material.base.identity, data_hash=data_hash, data=[path.name for path in files],
         records={"train": len(material.train), "valid": len(material.valid), "test": len(material.test)},
-        machine=machine(),
-    )  # fmt: skip
-
-
-def handle(event: Event, config: Config, run: Run, material: Material, progress: Any) -> None:
-    """Write what an event calls for. Raises MlxHybridError where the disk does not take it."""
-    try:
-        write_event(event, config, run, material, progress)
-    except (OSError, RuntimeError, MlxHybridError) as error:  # RuntimeError is MLX's word for a failed write
-        told = (
-            str(error) if isinstance(error, MlxHybridError) else f"{run.path}: cannot be written ({error})."
-        )
-        raise MlxHybridError(
-            f"{told} Step {progress.step} is not saved, earlier checkpoints are whole; make room, and go on with: "
-            f"mlx-hybrid finetune --resume {run.path}"
-        ) from error
-
-
-def write_event(event: Event, config: Config, run: Run, material: Material, progress: Any) -> None:
-    from mlx_hybrid.training.checkpoint import save_checkpoint
-
-    run.record(event)
-    if isinstance(event, Validated):
-        run.log(f"step {event.step}: validation loss {event.loss:.4f}{' (best)' if event.best else ''}")
-        if event.best:
-            save_best(config, run, material, progress)
-    if isinstance(event, Note):
-        run.log(event.text)
-    if isinstance(event, NotFinite):
-        run.log(f"step {event.step}: not a number; its batches are in {run.keep_batches(event).name}")
-    if isinstance(event, CheckpointDue):
-        save_checkpoint(
-            run.checkpoints,
-            material.base.model,
-            material.optimizer,
-            progress,
-            keep=config.train.keep_checkpoints,
-        )
-    if isinstance(event, Interrupted):
-        run.update(status="interrupted", step=event.step)
-    if isinstance(event, Finished):
-        if not material.valid:
-            save_best(config, run, material, progress)
-        run.update(
-            step=event.step, seconds=round(event.seconds, 1), best_step=progress.best_step or event.step,
-            ended=progress.ended or "steps",
-        )  # fmt: skip
-
-
-def save_best(config: Config, run: Run, material: Material, progress: Any) -> None:
-    from mlx_hybrid.adapters.store import save_adapter
-
-    save_adapter(
-        material.base.model, run.adapter, config=config.adapter, method=config.method,
-        base=material.base.identity, seed=config.seed, extra={"step": progress.step},
+        machine=machine(), ranks=ranks,
     )  # fmt: skip
 
 

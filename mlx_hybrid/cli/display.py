@@ -49,9 +49,10 @@ class Display:
 
     def started(self, event: Started) -> None:
         where = f" from step {event.first_step}" if event.first_step else ""
+        ranks = f", by {event.ranks} ranks" if event.ranks > 1 else ""
         self.note(
             f"Training {event.trainable:,} parameters on {event.modules} modules, "
-            f"{event.steps} steps over {event.records} records{where}."
+            f"{event.steps} steps over {event.records} records{where}{ranks}."
         )
         if self.talk.is_terminal:
             self.progress = Progress(

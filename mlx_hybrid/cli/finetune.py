@@ -5,11 +5,15 @@ import signal
 from collections.abc import Callable
 from contextlib import chdir
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mlx_hybrid.config import PRESETS, Config, dump_config, load_config
 from mlx_hybrid.errors import INTERRUPTED, ConfigError, nearest
+
+if TYPE_CHECKING:
+    from mlx_hybrid.training.ranks import Ranks
 
 
 class Method(click.Choice):
@@ -63,24 +67,46 @@ def finetune(
         mlx-hybrid finetune --from last --data more.jsonl
         mlx-hybrid finetune --resume last
     """
-    from mlx_hybrid import job
-    from mlx_hybrid.cli.display import Display
+    from mlx_hybrid.training.ranks import join
 
     given = {"model": model, "method": method, "data.paths": list(data) or None}
     given |= {"data.allow_changed": allow_changed_data or None, "train.max_minutes": max_time}
     given = {key: value for key, value in given.items() if value is not None}
-    if start:
-        given |= continued(start, config, given, overrides)
-    if resume:
-        settings, run = resumed(resume, config, given, overrides, output)
-    else:
-        settings, run = resolve(config, given, overrides), None
-    if dry_run:
-        show_plan(job.plan(settings), settings, as_json)
-        return
+    with join() as ranks:
+        if not ranks.leads:
+            follow(ranks)
+            return
+        if start:
+            given |= continued(start, config, given, overrides)
+        if resume:
+            settings, run = resumed(resume, config, given, overrides, output)
+        else:
+            settings, run = resolve(config, given, overrides), None
+        if dry_run:
+            from mlx_hybrid.job import plan
+
+            show_plan(plan(settings), settings, as_json)
+        else:
+            show_job(settings, ranks, as_json, output=output, resume=run, force=force)
+
+
+def follow(ranks: "Ranks") -> None:
+    """Do another rank's job, in silence."""
+    from mlx_hybrid.training.worker import work
+
+    with StopRequest(lambda text: None) as stop:
+        work(ranks, stop)
+
+
+def show_job(settings: Config, ranks: "Ranks", as_json: bool, **how: Any) -> None:
+    """Run the job and show what happens."""
+    from mlx_hybrid import job
+    from mlx_hybrid.cli.display import Display
+
     with Display(as_json=as_json) as display, StopRequest(display.note, stepping=False) as stop:
+        ranks.heed(stop)
         try:
-            for event in job.finetune(settings, output=output, resume=run, stop=stop, force=force):
+            for event in job.finetune(settings, stop=stop, ranks=ranks, **how):
                 display.show(event)
                 stop.follow(event)
         except KeyboardInterrupt:

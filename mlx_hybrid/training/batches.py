@@ -19,7 +19,8 @@ class Batch:
     `positions` (p,) index the flattened (n·t) hidden states that predict `targets` (p,); `weights` (p,) is 1 for a real
     target and 0 for padding. `attention` is not needed: padding is on the right of causal attention. `owners` says
     which of the examples each real target belongs to, and `where` and `languages` are theirs. Where rows hold several
-    records (packing.py), `segments` (n, t) says which one each token is of.
+    records (packing.py), `segments` (n, t) says which one each token is of. Where several ranks take a step together
+    (ranks.py), `part` holds this one's records.
     """
 
     tokens: np.ndarray
@@ -30,6 +31,7 @@ class Batch:
     languages: tuple[str, ...]
     owners: np.ndarray
     segments: np.ndarray | None = None
+    part: "Batch | None" = None
 
     @property
     def trained(self) -> int:

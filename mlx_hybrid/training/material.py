@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mlx_hybrid.config import Config
@@ -19,25 +19,24 @@ class Material:
 
     base: Any
     optimizer: Any
-    split: Split
     train: list
     valid: list
     test: list
     too_long: int = 0
 
 
-def load_material(config: Config, split: Split, *, force: bool = False) -> Material:
+def load_material(config: Config, split: Split, *, ranks: int = 1, force: bool = False) -> Material:
     """Examples, then the model. Raises DataError for records that cannot be tokenised as asked, and MemoryLimitError,
-    before a weight is read, for a run that cannot fit, unless forced."""
+    before a weight is read, for a run that cannot fit, unless forced. Each of `ranks` has its part of a batch."""
     from mlx_hybrid.base_model import load_base
     from mlx_hybrid.training.memory import set_limits
 
     sets, too_long = tokenised(config, split)
     if not force:
-        check_fits(config, sets[0])
+        check_fits(config, sets[0], ranks=ranks)
     base = load_base(config.model)
     set_limits()
-    return Material(base, None, split, *sets, too_long=too_long)
+    return Material(base, None, *sets, too_long=too_long)
 
 
 def tokenised(config: Config, split: Split) -> tuple[list[list[Any]], int]:
@@ -54,8 +53,10 @@ def tokenised(config: Config, split: Split) -> tuple[list[list[Any]], int]:
     return sets, sum(count for _, count in made)
 
 
-def check_fits(config: Config, examples: list[Any]) -> None:
+def check_fits(config: Config, examples: list[Any], *, ranks: int = 1) -> None:
     """Raise MemoryLimitError when the estimate is over what the machine has to give, with the change that fits."""
+    size = config.train.batch_size // ranks
+    config = replace(config, train=replace(config.train, batch_size=size))
     from mlx_hybrid.training.estimate import as_options, estimate, largest_load, memory_limit, way_out
     from mlx_hybrid.training.model_shape import model_shape
 
@@ -68,6 +69,8 @@ def check_fits(config: Config, examples: list[Any]) -> None:
     if found.needed <= limit:
         return
     way = as_options(way_out(shape, load, config, limit))
+    if ranks > 1 and "batch_size" in way:
+        way += f" (for one rank: give {ranks} times that train.batch_size)"
     raise MemoryLimitError(
         f"Training needs about {found.needed / 1e9:.1f} GB and {limit / 1e9:.1f} GB may be used here; "
         f"what fits: {way}. --force tries it all the same."
@@ -95,9 +98,9 @@ def attach_adapter(config: Config, material: Material) -> Any:
     return summary
 
 
-def gradient_start(config: Config, run: Run, material: Material) -> Iterator[Note]:
+def gradient_start(config: Config, run: Run, material: Material, *, ranks: int = 1) -> Iterator[Note]:
     """Start the branches that ask for it, and write into the run how much of the gradient each start holds."""
-    captured = yield from start_from_examples(config, material)
+    captured = yield from start_from_examples(config, material, ranks=ranks)
     if not captured:
         return
     run.update(captured_gradient_energy={name: round(share, 4) for name, share in captured.items()})
@@ -107,9 +110,11 @@ def gradient_start(config: Config, run: Run, material: Material) -> Iterator[Not
     )
 
 
-def start_from_examples(config: Config, material: Material) -> Generator[Note, None, dict[str, float]]:
+def start_from_examples(
+    config: Config, material: Material, *, ranks: int = 1
+) -> Generator[Note, None, dict[str, float]]:
     """Start from the gradient of some training records (adapters/gradient_start.py); the share of its energy that
-    each low-rank start holds is returned, nothing where no branch starts so."""
+    each low-rank start holds is returned, nothing where no branch starts so. Batches are those of one of `ranks`."""
     import numpy as np
 
     from mlx_hybrid.adapters.gradient_start import SketchPass, apply_start, sketch_columns, sketch_gradients
@@ -117,7 +122,7 @@ def start_from_examples(config: Config, material: Material) -> Generator[Note, N
     from mlx_hybrid.training.loop import arrays
     from mlx_hybrid.training.loss import make_loss
 
-    adapter, size = config.adapter, config.train.batch_size
+    adapter, size = config.adapter, config.train.batch_size // ranks
     if not adapter.from_gradient:
         return {}
     picked = np.random.default_rng(config.seed).permutation(len(material.train))[: adapter.start_records]

@@ -64,13 +64,12 @@ def measure_peak(config: Config, load: Load) -> int:
     from mlx_hybrid.training.loop import compiles, make_step
     from mlx_hybrid.training.material import Material, attach_adapter, start_from_examples
     from mlx_hybrid.training.memory import set_limits
-    from mlx_hybrid.training.sources import Split
 
     base = load_base(config.model)
     set_limits()
     vocabulary = (base.config | base.config.get("text_config", {}))["vocab_size"]
     examples = random_examples(load, vocabulary)
-    material = Material(base, None, Split([], [], []), examples, [], [])
+    material = Material(base, None, examples, [], [])
     attach_adapter(config, material)
     mx.eval(base.model.parameters(), material.optimizer.state)
     mx.clear_cache()
