@@ -2,6 +2,8 @@
 
 import json
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,10 @@ PATH = click.Path(path_type=Path)
 @click.option(
     "--limit", type=click.IntRange(min=0), default=0, help="Most test records a language.  [default: all]"
 )
+@click.option(
+    "--workers", type=click.IntRange(min=1), default=1, show_default=True,
+    help="Cells at a time, each a process that loads the base: one a core, on a CPU; leave 1 on a GPU.",
+)  # fmt: skip
 @click.option("--pivot", default="eng_Latn", show_default=True, help="Language the others are held against.")
 @click.option("--model", help="Base model.  [default: the config's]")
 @click.option("--data", multiple=True, metavar="PATH", help="Data in place of the config's; may be repeated.")
@@ -45,7 +51,7 @@ PATH = click.Path(path_type=Path)
     "-o", "--output", type=PATH, required=True, metavar="DIR", help="Folder; an unfinished one goes on."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
-def compare(config: str, output: Path, as_json: bool, **options: Any) -> None:
+def compare(config: str, output: Path, as_json: bool, workers: int, **options: Any) -> None:
     """Train methods on the same data with the same steps, measure them alike, and tabulate means over seeds.
 
     Each method's learning rate is chosen on the validation records alone. Every run is kept; the same command goes on
@@ -62,9 +68,13 @@ def compare(config: str, output: Path, as_json: bool, **options: Any) -> None:
     from mlx_hybrid.report.comparison import write_comparison
 
     plan = make_plan(config, options)
+    if workers > 1 and plan.budget == "time":
+        raise ConfigError(
+            "--workers: cells that share the machine say nothing of --budget time; leave one of them."
+        )
     try:
         with StopRequest(talk) as stop:
-            summary = run_plan(plan, output, stop)
+            summary = run_plan(plan, output, stop, workers)
     except Stopped as stopped:
         talk(str(stopped))
         raise SystemExit(INTERRUPTED) from None
@@ -100,13 +110,26 @@ def rates(text: str | None) -> tuple[float, ...]:
         raise ConfigError(f"--lrs {text}: write numbers with commas between, as 1e-3,3e-3.") from None
 
 
-def run_plan(plan: Any, output: Path, stop: Any) -> dict:
-    from mlx_hybrid import job
+def run_plan(plan: Any, output: Path, stop: Any, workers: int) -> dict:
     from mlx_hybrid.evaluation.compare import compare as compare_methods
+
+    return compare_methods(plan, output, make_tools(tell=talk, stop=stop, workers=workers, apart=tools_apart))
+
+
+def make_tools(**more: Any) -> Any:
+    from mlx_hybrid import job
     from mlx_hybrid.evaluation.compare_cells import Tools
 
-    tools = Tools(train=job.finetune, open_run=open_run, open_base=open_base, tell=talk, stop=stop)
-    return compare_methods(plan, output, tools)
+    return Tools(train=job.finetune, open_run=open_run, open_base=open_base, **more)
+
+
+@contextmanager
+def tools_apart() -> Iterator[Any]:
+    """Of a process that works on one cell: silent, and stopped by the same Ctrl-C."""
+    from mlx_hybrid.cli.finetune import StopRequest
+
+    with StopRequest(str) as stop:
+        yield make_tools(stop=stop)
 
 
 def open_run(run: Any, model: str) -> tuple[Any, Any, dict]:

@@ -18,6 +18,7 @@ from mlx_hybrid.evaluation.compare_cells import (
 from mlx_hybrid.evaluation.compare_data import evaluation_sets, freeze_data
 from mlx_hybrid.evaluation.compare_plan import Cell, Plan, check_plan, final_cells, grid_cells
 from mlx_hybrid.evaluation.compare_summary import summarise
+from mlx_hybrid.evaluation.compare_workers import Work, run_ahead
 from mlx_hybrid.evaluation.variants import VARIANTS
 from mlx_hybrid.files import read_json, write_json
 from mlx_hybrid.training.run import Run, writing
@@ -77,6 +78,7 @@ class Comparison:
         chosen, grid = self.choose_rates()
         steps = self.match_time(chosen)
         cells = final_cells(self.plan, chosen, steps)
+        run_ahead([self.work(cell, self.measuring) for cell in cells], self.tools)
         results: dict[Cell, dict] = {}
         begun, fresh = time.monotonic(), 0
         for number, cell in enumerate(cells, 1):
@@ -101,6 +103,10 @@ class Comparison:
     def config(self, cell: Cell) -> Config:
         return self.plan.config(cell, self.data, self.sizes.get(cell.method, {}))
 
+    def work(self, cell: Cell, measuring: Measuring | None = None) -> Work:
+        sizes = self.sizes.get(cell.method, {})
+        return Work(self.plan, cell, self.run_of(cell).path, self.data, sizes, measuring)
+
     def governed(self, setting: str) -> Config:
         return self.plan.config(Cell(self.plan.reference, setting, self.rates[0], 0), self.data, {})
 
@@ -120,6 +126,7 @@ class Comparison:
             return dict.fromkeys(self.plan.methods, self.rates[0]), []
         grid = []
         cells = grid_cells(self.plan, self.rates)
+        run_ahead([self.work(cell) for cell in cells], self.tools)
         for number, cell in enumerate(cells, 1):
             self.tools.tell(f"Learning rate {number} of {len(cells)}: {cell.name}")
             run = train_cell(self.run_of(cell), self.config(cell), self.tools)

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,13 +23,16 @@ RESULTS = "comparison.json"
 @dataclass(frozen=True)
 class Tools:
     """What belongs to rooms above this one: `train` runs a job and yields its events, `open_run` and `open_base` load a
-    model with its tokenizer and identity, ready to run."""
+    model with its tokenizer and identity, ready to run; `apart` opens the tools of another process."""
 
     train: Callable[..., Iterator[Any]]
     open_run: Callable[[Run, str], tuple[Any, Any, dict]]
     open_base: Callable[[str], tuple[Any, Any, dict]]
     tell: Callable[[str], None] = lambda text: None
     stop: Callable[[], bool] = lambda: False
+    workers: int = 1
+    """Cells at a time."""
+    apart: Callable[[], AbstractContextManager["Tools"]] | None = None
 
 
 class Stopped(MlxHybridError):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from benchmark import write_sib200
 from click.testing import CliRunner, Result
+from tolerances import LOGITS
 
 from mlx_hybrid.cli import main
 from mlx_hybrid.cli.compare import names, rates
@@ -164,3 +165,34 @@ def test_lists_on_the_command_line():
     assert rates(None) == ()
     with pytest.raises(ConfigError, match="write numbers"):
         rates("a")
+
+
+def test_cells_at_a_time_give_the_same_figures(folder, tmp_path, done):
+    """In processes of their own, with spawned imports: what each cell answers does not change."""
+    asked = ("--methods", "lora,hybrid", "--seeds", 1, "--lrs", "4e-3", "--variants", "lower", "--limit", 5)
+    result = compare(folder, tmp_path / "out", *asked, "--workers", 2)
+    assert result.exit_code == 0, result.stderr
+    assert "2 of 2 done" in result.stderr
+    for method in ("lora", "hybrid"):
+        cell = Path("cells") / method / "own" / "lr-0.004-seed-0" / "evaluation" / "comparison.json"
+        own, alone = (json.loads((output / cell).read_text()) for output in (tmp_path / "out", done[0]))
+        (own, losses), (alone, expected) = (
+            (row["examples"], row["examples"].pop("nll_nats")) for row in (own, alone)
+        )
+        assert own == alone
+        assert losses == pytest.approx(expected, abs=LOGITS)  # another BLAS may be loaded there
+
+
+def test_a_cell_that_fails_in_its_process_ends_the_comparison_with_its_reason(folder, tmp_path):
+    result = compare(
+        folder, tmp_path, "--methods", "lora,boft", "--seeds", 1, "--workers", 2, "--limit", 5,
+        "--set", "adapter.targets=[nowhere]",
+    )  # fmt: skip
+    assert result.exit_code == 2
+    assert "nowhere" in result.stderr
+
+
+def test_a_budget_of_time_is_measured_one_cell_at_a_time(folder, tmp_path):
+    result = compare(folder, tmp_path, "--methods", "lora,hra", "--workers", 2, "--budget", "time")
+    assert result.exit_code == 2
+    assert "--workers" in result.stderr

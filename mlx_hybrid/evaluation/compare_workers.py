@@ -1,0 +1,61 @@
+"""Cells of a comparison in processes of their own, several at a time: on a CPU each runs on one core."""
+
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+from mlx_hybrid.blas import prefer_openblas
+from mlx_hybrid.evaluation.compare_cells import Measuring, Tools, measure_run, train_cell
+from mlx_hybrid.evaluation.compare_plan import Cell, Plan
+from mlx_hybrid.training.run import Run
+
+
+@dataclass(frozen=True)
+class Work:
+    """One cell, as another process is told of it; `measuring` is None where training is all there is to do."""
+
+    plan: Plan
+    cell: Cell
+    folder: Path
+    data: dict
+    sizes: dict[str, int]
+    measuring: Measuring | None
+
+    @property
+    def done(self) -> bool:
+        run = Run(self.folder)
+        if self.measuring:
+            return (run.path / "evaluation" / "comparison.json").is_file()
+        return (run.path / "run.json").is_file() and run.info().get("status") == "finished"
+
+
+def run_ahead(works: list[Work], tools: Tools) -> None:
+    """Do what is not done yet, `tools.workers` at a time; whoever goes over the cells afterwards finds their files.
+
+    Raises what the first cell that failed did; Stopped after a stop, when every cell has saved where it stands.
+    """
+    works = [work for work in works if not work.done]
+    if tools.workers == 1 or len(works) < 2:
+        return
+    context = get_context("spawn")  # a fork of a process that has used MLX hangs
+    with ProcessPoolExecutor(tools.workers, context, initializer=prefer_openblas) as pool:
+        running = {pool.submit(run_one, work, tools.apart): work for work in works}
+        try:
+            for number, future in enumerate(as_completed(running), 1):
+                future.result()
+                tools.tell(f"  {number} of {len(works)} done: {running[future].cell.name}")
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def run_one(work: Work, apart: Callable[[], AbstractContextManager[Tools]]) -> None:
+    """In another process: train one cell and measure it."""
+    with apart() as own:
+        config = work.plan.config(work.cell, work.data, work.sizes)
+        run = train_cell(Run(work.folder), config, own)
+        if work.measuring:
+            measure_run(run, work.plan.base().model, work.measuring, own)
