@@ -301,11 +301,29 @@ def write_pages(run: Run) -> None:
     write_card(run)
 
 
-def plan(config: Config) -> dict:
-    """What a run would do, without doing it: the resolved config and the sizes of the data."""
-    split, prepared, _ = prepare(config, find_sources(config.data))
+def plan(config: Config, *, ranks: Ranks = ONE, force: bool = False) -> dict:
+    """What a run would do, without doing it: the resolved config, the sizes of the data, and the tokens of it.
+
+    Reads the model's config, tokenizer and headers, and raises what the run itself would.
+    """
+    from mlx_hybrid.deployment.source import find_adapter
+    from mlx_hybrid.training.continuation import check_base_of_start
+    from mlx_hybrid.training.material import check_fits, tokenised
+
+    check_divisible(config.train.batch_size, ranks)
+    sources = find_sources(config.data)
+    if not config.data.allow_changed:
+        check_manifests(sources)
+    check_local(config.model)
+    split, prepared, _ = prepare(config, sources)
+    sets, too_long = tokenised(config, split)
+    if config.start_from:
+        check_base_of_start(config, find_adapter(config.start_from)[0])
+    check_fits(config, sets[0], ranks=ranks.size, force=force)
+    lengths = [len(example.tokens) for example in sets[0]]
     return {
         "config": to_tree(config),
         "records": {"kept": prepared.kept, "rejected": prepared.rejected, "reasons": prepared.reasons},
         "split": {"train": len(split.train), "valid": len(split.valid), "test": len(split.test)},
+        "tokens": {"train": sum(lengths), "longest": max(lengths), "too_long": too_long},
     }

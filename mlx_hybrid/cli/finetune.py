@@ -47,7 +47,7 @@ class Method(click.Choice):
 )
 @click.option("--allow-changed-data", is_flag=True, help="Train on governed files that changed since.")
 @click.option("--force", is_flag=True, help="Start even where memory will probably not do.")
-@click.option("--dry-run", is_flag=True, help="Show the resolved configuration and the data, and stop.")
+@click.option("--dry-run", is_flag=True, help="Check everything but the weights, show it, and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def finetune(
     config: str | None, model: str | None, data: tuple[str, ...], method: str | None, output: Path | None,
@@ -85,7 +85,7 @@ def finetune(
         if dry_run:
             from mlx_hybrid.job import plan
 
-            show_plan(plan(settings), settings, as_json)
+            show_plan(plan(settings, ranks=ranks, force=force), settings, as_json)
         else:
             show_job(settings, ranks, as_json, output=output, resume=run, force=force)
 
@@ -185,6 +185,9 @@ def show_plan(plan: dict, settings: Config, as_json: bool) -> None:
         f"# records: {records['kept']} kept, {records['rejected']} rejected{f' ({reasons})' if reasons else ''}"
     )
     click.echo(f"# split: {split['train']} train, {split['valid']} valid, {split['test']} test")
+    tokens = plan["tokens"]
+    told = f"# tokens: {tokens['train']} in training, the longest record {tokens['longest']}"
+    click.echo(f"{told}; {tokens['too_long']} too long" if tokens["too_long"] else told)
 
 
 class StopRequest:

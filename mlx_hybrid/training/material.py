@@ -53,8 +53,9 @@ def tokenised(config: Config, split: Split) -> tuple[list[list[Any]], int]:
     return sets, sum(count for _, count in made)
 
 
-def check_fits(config: Config, examples: list[Any], *, ranks: int = 1) -> None:
-    """Raise MemoryLimitError when the estimate is over what the machine has to give, with the change that fits."""
+def check_fits(config: Config, examples: list[Any], *, ranks: int = 1, force: bool = False) -> None:
+    """Raise ConfigError for an adapter that does not fit the model's layers, and MemoryLimitError, unless forced, when
+    the estimate is over what the machine has to give, with the change that fits."""
     size = config.train.batch_size // ranks
     config = replace(config, train=replace(config.train, batch_size=size))
     from mlx_hybrid.training.estimate import as_options, estimate, largest_load, memory_limit, way_out
@@ -66,7 +67,7 @@ def check_fits(config: Config, examples: list[Any], *, ranks: int = 1) -> None:
         return  # an unfamiliar config.json: nothing can be said, which is no reason to refuse
     load, limit = largest_load(examples, config), memory_limit()
     found = estimate(shape, load, config)
-    if found.needed <= limit:
+    if force or found.needed <= limit:
         return
     way = as_options(way_out(shape, load, config, limit))
     if ranks > 1 and "batch_size" in way:

@@ -50,15 +50,19 @@ class ModelShape:
 
 def model_shape(config: Config) -> ModelShape:
     """The shape of a run's model with its adapter. Raises ConfigError for a model that cannot be had or built."""
-    from mlx_hybrid.base_model import find_model, is_hub_id
-
-    if Path(config.model).expanduser().exists() or not is_hub_id(config.model):
-        return shape_of(find_model(config.model), config)
-    cached = cached_folder(config.model)
-    if cached:
-        return shape_of(cached, config)
+    folder = local_folder(config.model)
+    if folder:
+        return shape_of(folder, config)
     with tempfile.TemporaryDirectory() as folder:
         return shape_of(stand_in(config.model, Path(folder)), config)
+
+
+def local_folder(model: str) -> Path | None:
+    """The folder of a model whose weights are on this machine; None for one that the Hub alone may have."""
+    from mlx_hybrid.base_model import find_model, is_hub_id
+
+    here = Path(model).expanduser().exists() or not is_hub_id(model)
+    return find_model(model) if here else cached_folder(model)
 
 
 def cached_folder(repo: str) -> Path | None:
