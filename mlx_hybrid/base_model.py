@@ -25,14 +25,18 @@ class BaseModel:
     identity: dict
 
 
-def load_base(name: str, *, trust_remote_code: bool = False, revision: str | None = None) -> BaseModel:
+def load_base(
+    name: str, *, trust_remote_code: bool = False, revision: str | None = None, tokenizer: Any = None
+) -> BaseModel:
     """Load a model that mlx-lm knows, ready to train or to run.
 
     On the CPU every floating leaf becomes float32, since half precision is slow and inexact there, and packed layers
-    get a faster product. Raises ConfigError for a folder without config or weights, or an id that cannot be had.
+    get a faster product. A `tokenizer` that was read already is not read again. Raises ConfigError for a folder
+    without config or weights, or an id that cannot be had.
     """
     folder = find_model(name, revision)
-    tokenizer = read_tokenizer(folder, name, trust_remote_code)
+    if tokenizer is None:
+        tokenizer = read_tokenizer(folder, name, trust_remote_code)
     from mlx_lm.utils import load_model
 
     from mlx_hybrid.adapters.frozen import on_cpu, use_fast_products

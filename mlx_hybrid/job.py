@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlx_hybrid.base_model import check_local
+from mlx_hybrid.base_model import check_local, load_tokenizer_of
 from mlx_hybrid.config import Config, to_tree
 from mlx_hybrid.errors import ConfigError, DataError
 from mlx_hybrid.governance.records import Record, describe_faults, load_records, read_records
@@ -278,8 +278,9 @@ def finish(config: Config, run: Run, material: Material, questions: Any, before:
     from mlx_hybrid.evaluation.held_out import compare, score
     from mlx_hybrid.files import write_json
 
+    tokenizer = material.base.tokenizer
     material.base = material.optimizer = None
-    loaded = load_run(run, base_name=config.model)
+    loaded = load_run(run, base_name=config.model, tokenizer=tokenizer)
     yield AdapterReady(run.adapter, loaded.modules, loaded.change)
     if before is not None:
         yield Note(f"Scoring the adapter on {len(material.test)} held-out records.")
@@ -316,7 +317,7 @@ def plan(config: Config, *, ranks: Ranks = ONE, force: bool = False) -> dict:
         check_manifests(sources)
     check_local(config.model)
     split, prepared, _ = prepare(config, sources)
-    sets, too_long = tokenised(config, split)
+    sets, too_long = tokenised(config, split, load_tokenizer_of(config.model))
     if config.start_from:
         check_base_of_start(config, find_adapter(config.start_from)[0])
     check_fits(config, sets[0], ranks=ranks.size, force=force)

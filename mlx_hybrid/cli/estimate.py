@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from mlx_hybrid.config import PRESETS, Config
+from mlx_hybrid.cli.options import method_option
+from mlx_hybrid.config import Config
 from mlx_hybrid.errors import MemoryLimitError
 
 GIGA = 1e9
@@ -16,7 +17,7 @@ GIGA = 1e9
 @click.argument("config", required=False, metavar="[CONFIG]")
 @click.option("--model", help="Hub id or folder of the base model.  [default: the recipe's]")
 @click.option("--data", multiple=True, metavar="PATH", help="Records, whose longest batch then counts.")
-@click.option("--method", type=click.Choice(list(PRESETS)), help="What to train.  [default: hybrid]")
+@method_option
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any setting, as train.batch_size=4."
 )
@@ -81,12 +82,14 @@ def batch_of(settings: Config) -> tuple[Any, str]:
 
     if not settings.data.paths or not tokenizer_here(settings.model):
         return widest_load(settings), "train.max_tokens"
+    from mlx_hybrid.base_model import load_tokenizer_of
     from mlx_hybrid.job import prepare
     from mlx_hybrid.training.material import tokenised
     from mlx_hybrid.training.sources import find_sources
 
     split, *_ = prepare(settings, find_sources(settings.data))
-    return largest_load(tokenised(settings, split)[0][0], settings), "the records"
+    sets, _ = tokenised(settings, split, load_tokenizer_of(settings.model))
+    return largest_load(sets[0], settings), "the records"
 
 
 def tokenizer_here(model: str) -> bool:

@@ -9,20 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlx_hybrid.config import PRESETS, Config, dump_config, load_config
-from mlx_hybrid.errors import INTERRUPTED, ConfigError, nearest
+from mlx_hybrid.cli.options import method_option
+from mlx_hybrid.config import Config, dump_config, load_config
+from mlx_hybrid.errors import INTERRUPTED, ConfigError
 
 if TYPE_CHECKING:
     from mlx_hybrid.training.ranks import Ranks
-
-
-class Method(click.Choice):
-    """A preset; a misspelt one names the nearest."""
-
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        if value not in self.choices:
-            self.fail(f'unknown method "{value}"; {nearest(value, PRESETS)}', param, ctx)
-        return value
 
 
 @click.command()
@@ -31,7 +23,7 @@ class Method(click.Choice):
 @click.option(
     "--data", multiple=True, metavar="PATH", help="JSONL file, folder or Hub data set; may be repeated."
 )
-@click.option("--method", type=Method(list(PRESETS)), help="What to train.  [default: hybrid]")
+@method_option
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="RUN", help="Folder of the run.")
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any setting, as train.epochs=2."

@@ -50,8 +50,8 @@ def load_any(name: str, *, base_name: str | None = None) -> Loaded:
     return Loaded(base.model, base.tokenizer, 0, 0.0, name, base.identity, name)
 
 
-def load_run(run: Run, *, base_name: str | None = None) -> Loaded:
-    """The best adapter of a run on its base."""
+def load_run(run: Run, *, base_name: str | None = None, tokenizer: Any = None) -> Loaded:
+    """The best adapter of a run on its base, with the base's `tokenizer` where it was read already."""
     run.check_adapter()
     model = run.config_here().model
     local = "/" not in model or run.info().get("base", {}).get("id", model) != model
@@ -59,10 +59,10 @@ def load_run(run: Run, *, base_name: str | None = None) -> Loaded:
         raise ConfigError(
             f"{run.path}: its base, the folder {model}, is not there from here; say with --base-model where it is."
         )
-    return load_adapted(run.adapter, base_name or model, name=run.name)
+    return load_adapted(run.adapter, base_name or model, name=run.name, tokenizer=tokenizer)
 
 
-def load_adapted(directory: Path, base_name: str | None, *, name: str) -> Loaded:
+def load_adapted(directory: Path, base_name: str | None, *, name: str, tokenizer: Any = None) -> Loaded:
     """An adapter folder on its base.
 
     Raises ConfigError for a base that is not here or another, MlxHybridError if no logit changes.
@@ -74,7 +74,7 @@ def load_adapted(directory: Path, base_name: str | None, *, name: str) -> Loaded
 
     wanted = read_adapter_config(directory).base
     source = base_of(name, wanted["id"], base_name, "--base-model")
-    base = load_base(source)
+    base = load_base(source, tokenizer=tokenizer)
     if wanted.get("fingerprint") != base.identity["fingerprint"]:
         raise ConfigError(
             f"{directory}: was trained on {wanted.get('id')}, whose weights are not those of {base.path}."

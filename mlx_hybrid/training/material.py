@@ -28,23 +28,22 @@ class Material:
 def load_material(config: Config, split: Split, *, ranks: int = 1, force: bool = False) -> Material:
     """Examples, then the model. Raises DataError for records that cannot be tokenised as asked, and MemoryLimitError,
     before a weight is read, for a run that cannot fit, unless forced. Each of `ranks` has its part of a batch."""
-    from mlx_hybrid.base_model import load_base
+    from mlx_hybrid.base_model import load_base, load_tokenizer_of
     from mlx_hybrid.training.memory import set_limits
 
-    sets, too_long = tokenised(config, split)
+    tokenizer = load_tokenizer_of(config.model)
+    sets, too_long = tokenised(config, split, tokenizer)
     if not force:
         check_fits(config, sets[0], ranks=ranks)
-    base = load_base(config.model)
+    base = load_base(config.model, tokenizer=tokenizer)
     set_limits()
     return Material(base, None, *sets, too_long=too_long)
 
 
-def tokenised(config: Config, split: Split) -> tuple[list[list[Any]], int]:
+def tokenised(config: Config, split: Split, tokenizer: Any) -> tuple[list[list[Any]], int]:
     """Examples of the three sets, and how many records were dropped or cut for length."""
-    from mlx_hybrid.base_model import load_tokenizer_of
     from mlx_hybrid.training.examples import make_examples
 
-    tokenizer = load_tokenizer_of(config.model)
     limit = {"max_tokens": config.train.max_tokens, "too_long": config.train.too_long}
     made = [make_examples(part, tokenizer, **limit) for part in (split.train, split.valid, split.test)]
     sets = [examples for examples, _ in made]

@@ -22,6 +22,12 @@ def test_without_records_the_settings_bound_the_batch(run, quantised_folder):
     assert tree["fits"]
 
 
+def test_a_misspelt_method_names_the_nearest(run):
+    results = [run(command, "--method", "hybird") for command in ("estimate", "finetune")]
+    assert [result.exit_code for result in results] == [2, 2]
+    assert all('unknown method "hybird"; did you mean "hybrid"?' in result.stderr for result in results)
+
+
 def test_what_will_not_fit_exits_4_and_names_the_change(run, quantised_folder):
     result = run("estimate", "--model", quantised_folder, "--memory", "0.03")
     assert result.exit_code == 4

@@ -64,6 +64,17 @@ def test_a_run_leaves_everything_it_promises(run, quantised_folder, records, set
     assert result.output.rstrip().endswith(f"mlx-hybrid chat {output}")
 
 
+def test_the_tokenizer_is_read_once(run, quantised_folder, records, settings, tmp_path, monkeypatch):
+    from mlx_hybrid import base_model
+
+    read, real = [], base_model.read_tokenizer
+    monkeypatch.setattr(base_model, "read_tokenizer", lambda *given: read.append(given) or real(*given))
+    assert finetune(run, quantised_folder, records, tmp_path / "trained", settings).exit_code == 0
+    assert len(read) == 1
+    load_any(str(tmp_path / "trained"))
+    assert len(read) == 2
+
+
 def test_a_lora_run_loads_in_stock_mlx_lm(run, quantised_folder, records, settings, tmp_path):
     from mlx_lm import generate, load
 
