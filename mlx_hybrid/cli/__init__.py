@@ -8,7 +8,7 @@ import sys
 import click
 
 from mlx_hybrid import __version__
-from mlx_hybrid.errors import INTERRUPTED, MlxHybridError, nearest
+from mlx_hybrid.errors import INTERRUPTED, ConfigError, MlxHybridError, nearest
 
 COMMANDS = {
     "finetune": ("finetune", "Govern, train and evaluate: the whole job."),
@@ -30,6 +30,7 @@ COMMANDS = {
     "doctor": ("look", "Say what this machine offers and what is installed."),
 }
 
+ON_RANKS = ("finetune", "doctor")  # what mlx.launch may start several of
 EVERYWHERE = ("--debug", "--offline")
 
 
@@ -95,6 +96,12 @@ def os_error(error: OSError) -> str:
     return f"{where}{error.strerror or error}."
 
 
+def check_alone(command: str | None) -> None:
+    """Refuse to run a command once for every rank of `mlx.launch` that is not made for it."""
+    if "MLX_RANK" in os.environ and command not in ON_RANKS:
+        raise ConfigError(f"{command} runs in one process; leave out mlx.launch, which is for finetune.")
+
+
 def exists(module: str) -> bool:
     return importlib.util.find_spec(f"mlx_hybrid.cli.{module}") is not None
 
@@ -114,6 +121,7 @@ def main(offline: bool, debug: bool) -> None:
         mlx-hybrid finetune --model mlx-community/Qwen3-0.6B-4bit --data my-records.jsonl
         mlx-hybrid chat last
     """
+    check_alone(click.get_current_context().invoked_subcommand)
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

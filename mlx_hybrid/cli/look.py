@@ -155,6 +155,7 @@ def examine() -> tuple[dict, list[str]]:
     ]
     facts["memory_gb"] = round(memory_bytes() / 1e9, 1)
     facts["openblas"] = "yes" if openblas_loaded() else "no"
+    facts["distributed"] = ", ".join(distributed_backends()) or "none"
     facts["fasttext"] = fasttext_distribution() or "none"
     facts["offline"] = "yes" if is_offline() else "no"
     facts["runs"] = str(runs_root())
@@ -169,6 +170,13 @@ def examine() -> tuple[dict, list[str]]:
     if facts["system"] == "Linux" and facts["device"] == "CPU" and facts["openblas"] == "no":
         facts["hint"] = "training is several times faster with OpenBLAS: apt install libopenblas0-pthread"
     return facts, problems
+
+
+def distributed_backends() -> list[str]:
+    """How several machines may train together here (docs/distributed.md)."""
+    import mlx.core as mx
+
+    return [name for name in ("ring", "jaccl", "mpi", "nccl") if mx.distributed.is_available(name)]
 
 
 def memory_bytes() -> int:

@@ -264,11 +264,12 @@ def align(model: nn.Module, optimizer: BranchOptimizer, ranks: Ranks) -> None:
     different steps."""
     if ranks.size == 1:
         return
-    adapter = ranks.of_first(adapter_state(model))
-    state = ranks.of_first(dict(tree_flatten(optimizer.state)))
+    adapter, state = adapter_state(model), dict(tree_flatten(optimizer.state))
+    names = [sorted(adapter), sorted(state)]
+    arrays = iter(ranks.of_first([*(adapter[n] for n in names[0]), *(state[n] for n in names[1])]))
     if not ranks.leads:
-        set_state(model, adapter, "the first rank's adapter")
-        optimizer.put_state(state)
+        set_state(model, dict(zip(names[0], arrays)), "the first rank's adapter")
+        optimizer.put_state(dict(zip(names[1], arrays)))
 
 
 def validate(

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 
-from mlx_hybrid.errors import ConfigError, MlxHybridError
+from mlx_hybrid.errors import INTERRUPTED, ConfigError, MlxHybridError
 from mlx_hybrid.training.batches import Batch
 from mlx_hybrid.training.examples import Example
 
@@ -30,6 +31,7 @@ TIMEOUT = "MLX_HYBRID_RANK_TIMEOUT"
 PATIENCE = 600.0  # seconds that a step of another rank may take longer than one's own
 GRACE = 60.0  # as long once a stop was asked for
 LOOK = 0.5  # seconds between looks at whether one was
+AT_ONCE = 1 << 24  # numbers summed in one exchange: 64 MiB beside the arrays themselves
 FAREWELL = 10.0  # seconds for telling the others that there is nothing to do
 
 
@@ -63,9 +65,9 @@ class Ranks:
         """Σ over ranks of every leaf."""
         return tree
 
-    def of_first(self, state: dict[str, mx.array]) -> dict[str, mx.array]:
+    def of_first(self, arrays: list[mx.array]) -> list[mx.array]:
         """The first rank's arrays, bit for bit."""
-        return state
+        return arrays
 
     def split(self, lay_out: LayOut) -> LayOut:
         """`lay_out` whose batches also hold this rank's part: every size-th record from its own number on."""
@@ -119,7 +121,7 @@ class Several(Ranks):
     def collective(self, x: mx.array) -> mx.array:
         total = mx.distributed.all_sum(
             x, group=self.group, stream=mx.cpu
-        )  # no backend for Macs sums on a GPU
+        )  # as every backend for Macs wants it
         mx.eval(total)
         return total
 
@@ -158,20 +160,32 @@ class Several(Ranks):
         return self.sum(mx.array([int(flag)])).item() > 0
 
     def total(self, tree: Any) -> Any:
-        """In one exchange: leaves one behind another, in float32."""
-        names, leaves = zip(*tree_flatten(tree), strict=True)
-        flat = mx.concatenate([leaf.astype(mx.float32).reshape(-1) for leaf in leaves])
-        parts = mx.split(self.sum(flat), np.cumsum([leaf.size for leaf in leaves])[:-1].tolist())
-        summed = [p.reshape(leaf.shape).astype(leaf.dtype) for p, leaf in zip(parts, leaves, strict=True)]
+        """By name, in an order that no rank's past can change."""
+        names, leaves = zip(*sorted(tree_flatten(tree), key=itemgetter(0)), strict=True)
+        flat = [leaf.astype(mx.float32).reshape(-1) for leaf in leaves]
+        summed = [
+            part.reshape(leaf.shape).astype(leaf.dtype)
+            for part, leaf in zip(self.sum_all(flat), leaves, strict=True)
+        ]
         return tree_unflatten(list(zip(names, summed, strict=True)))
 
-    def of_first(self, state: dict[str, mx.array]) -> dict[str, mx.array]:
+    def of_first(self, arrays: list[mx.array]) -> list[mx.array]:
         """Bits of the first rank and zeros of the others, added as integers."""
-        return {name: self.bits_of_first(state[name]) for name in sorted(state)}
+        words = [as_words(x) if self.leads else mx.zeros_like(as_words(x)) for x in arrays]
+        return [from_words(bits, x) for bits, x in zip(self.sum_all(words), arrays, strict=True)]
 
-    def bits_of_first(self, x: mx.array) -> mx.array:
-        bits = x.reshape(-1).view(mx.uint32 if x.nbytes % 4 == 0 else mx.uint8)
-        return self.sum(bits if self.leads else mx.zeros_like(bits)).view(x.dtype).reshape(x.shape)
+    def sum_all(self, flat: list[mx.array]) -> list[mx.array]:
+        """Sums of arrays (n,) of one type, a part of them at a time: each exchange has a delay of its own."""
+        sums, begin = [], 0
+        while begin < len(flat):
+            end, size = begin + 1, flat[begin].size
+            while end < len(flat) and size + flat[end].size <= AT_ONCE:
+                size += flat[end].size
+                end += 1
+            bounds = np.cumsum([x.size for x in flat[begin:end]])[:-1].tolist()
+            sums += mx.split(self.sum(mx.concatenate(flat[begin:end])), bounds)
+            begin = end
+        return sums
 
     def split(self, lay_out: LayOut) -> LayOut:
         def with_part(examples: list[Example]) -> Batch:
@@ -180,6 +194,17 @@ class Several(Ranks):
             return replace(lay_out(examples), part=part)
 
         return with_part
+
+
+def as_words(x: mx.array) -> mx.array:
+    """The bits of an array as integers of 32, or its bytes as one each where they do not fill those."""
+    flat = x.reshape(-1)
+    return flat.view(mx.uint32) if x.nbytes % 4 == 0 else flat.view(mx.uint8).astype(mx.uint32)
+
+
+def from_words(words: mx.array, like: mx.array) -> mx.array:
+    bits = words if like.nbytes % 4 == 0 else words.astype(mx.uint8)
+    return bits.view(like.dtype).reshape(like.shape)
 
 
 def check_divisible(batch_size: int, ranks: Ranks) -> None:
@@ -200,7 +225,7 @@ def untrained(batch: Batch) -> Batch:
 def launched() -> bool:
     """Whether `mlx.launch` or `mpirun` started this process as one of several, or may have."""
     hosts = os.environ.get("MLX_HOSTFILE")
-    if hosts and Path(hosts).is_file() and not Path(hosts).stat().st_size:
+    if hosts and Path(hosts).is_file() and not Path(hosts).read_text().strip():
         return False  # mlx.launch -n 1
     counts = (os.environ.get(name, "1") for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE"))
     return "MLX_RANK" in os.environ or any(count.isdigit() and int(count) > 1 for count in counts)
@@ -236,13 +261,9 @@ def interruptible() -> Iterator[None]:
 
 def leave(error: BaseException | None) -> None:
     """End the process without waiting for an exchange that will never end."""
-    code = (
-        error.code
-        if isinstance(error, SystemExit)
-        else getattr(error, "exit_code", 0 if error is None else 1)
-    )
-    if error is not None and not isinstance(error, SystemExit):
-        print(f"Error: {error or type(error).__name__}", file=sys.stderr)
+    code = getattr(error, "code", getattr(error, "exit_code", 1)) if error else 0
+    if isinstance(error, Exception):
+        print(f"Error: {error}", file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code if isinstance(code, int) else 1)
+    os._exit(INTERRUPTED if isinstance(error, KeyboardInterrupt) else code)
