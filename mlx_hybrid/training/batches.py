@@ -10,6 +10,8 @@ from mlx_hybrid.training.language_shares import epoch_records
 
 POOL = 64
 """Batches' worth of shuffled records that are sorted by length together: padding stays small, order stays random."""
+LARGEST_CHUNK, SMALLEST_CHUNK = 1024, 64
+CHUNK_BYTES = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,14 @@ def target_bucket(count: int) -> int:
     size = 16
     while size < count:
         size += size // 2 if size & (size - 1) == 0 and size > 16 else 16 if size < 64 else size // 3
+    return size
+
+
+def chunk_size(vocabulary: int) -> int:
+    """Targets whose logits are alive at once: 1,024, fewer where that many would be over 64 MB in float32."""
+    size = LARGEST_CHUNK
+    while size > SMALLEST_CHUNK and 4 * size * vocabulary > CHUNK_BYTES:
+        size //= 2
     return size
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from mlx_hybrid.config import Config
-from mlx_hybrid.training.batches import length_bucket, target_bucket
+from mlx_hybrid.training.batches import chunk_size, length_bucket, target_bucket
 from mlx_hybrid.training.examples import Example
 from mlx_hybrid.training.model_shape import ModelShape
 
@@ -25,7 +25,6 @@ HEAD = 2.4  # whole heads dequantised at once
 SKETCH = 3.0  # the probes of the gradient start, their gradients and what they are projected on
 UPDATE = 3.0  # new leaves and moments beside the old ones, in trainable sizes
 CACHE_SHARE = 0.25  # of what is freed again, kept by MLX for reuse
-CHUNK = 1024  # targets whose logits are alive at once (loss.py)
 USABLE = 0.9  # of the memory: a machine needs some of it for itself
 
 
@@ -73,7 +72,7 @@ def estimate(shape: ModelShape, load: Load, config: Config) -> Estimate:
     if config.adapter.magnitude:
         kept += tokens * shape.outputs / shape.layers * size  # what each magnitude scales
     layer = tokens * LAYER_MLP * shape.mlp_outputs * size + LAYER_SCORES * scores
-    logits = LOGITS * min(target_bucket(load.targets), CHUNK) * shape.vocabulary * 4
+    logits = LOGITS * min(target_bucket(load.targets), chunk_size(shape.vocabulary)) * shape.vocabulary * 4
     logits += HEAD * shape.vocabulary * shape.width * size if shape.unpacks_head else 0
     if config.train.grad_checkpoint:
         streams = shape.layers * tokens * shape.width * size

@@ -7,10 +7,9 @@ import mlx.nn as nn
 from jaxtyping import Float, Int
 
 from mlx_hybrid.adapters.rotations import formed
+from mlx_hybrid.training.batches import chunk_size
 from mlx_hybrid.training.packing import packed_caches
 
-CHUNK = 1024
-"""Targets whose logits are alive at once, in the forward and in the backward pass."""
 SAME_LOGITS = 1e-4  # float32 rounding of two orders of the same products
 
 HiddenStates = Callable[[mx.array], mx.array]
@@ -58,11 +57,44 @@ def target_losses(
     return nn.losses.cross_entropy(logits, targets)
 
 
+def loss_in_chunks(
+    head: Callable, hidden: Float[mx.array, "p d"], targets: Int[mx.array, " p"],
+    weights: Float[mx.array, " p"], size: int,
+) -> Float[mx.array, ""]:  # fmt: skip
+    """Σ weight · −log p(target), its gradient for `hidden` taken in the forward pass, `size` targets at a time.
+
+    A chunk waits for the gradient of the one before, so the logits of one chunk are all that is alive, and they are
+    formed once: recomputing them in the backward pass takes a third more products with the head. The head gets no
+    gradient. Hsu et al. 2024 (Liger), arXiv 2410.10989, section 3.2.
+    """
+
+    @mx.custom_function
+    def loss_and_slope(hidden: mx.array) -> tuple[mx.array, mx.array]:
+        losses, slopes = [], []
+        for begin in range(0, len(targets), size):
+            part = slice(begin, begin + size)
+            own = mx.depends([hidden[part]], slopes[-1:])[0] if slopes else hidden[part]
+            loss, slope = mx.vjp(
+                lambda h, part=part: mx.sum(target_losses(head, h, targets[part]) * weights[part]),
+                [own],
+                [mx.array(1.0)],
+            )
+            losses += loss
+            slopes += slope
+        return sum(losses), mx.concatenate(slopes)
+
+    @loss_and_slope.vjp
+    def _(_: mx.array, cotangents: tuple[mx.array, mx.array], outputs: tuple[mx.array, mx.array]) -> mx.array:
+        return (cotangents[0] * outputs[1]).astype(outputs[1].dtype)
+
+    return loss_and_slope(hidden)[0]
+
+
 def make_loss(model: nn.Module) -> Callable[..., mx.array]:
     """loss_sum(tokens, positions, targets, weights, segments=None): Σ weight · −log p(target).
 
     Not the mean: sums add across micro-batches of unequal length, means do not. Only the hidden states of trained
-    targets meet the head, in chunks recomputed in the backward pass: (batch, tokens, vocabulary) never exists.
+    targets meet the head, in chunks: (batch, tokens, vocabulary) never exists.
     With `segments`, rows hold several records (packing.py).
     """
     split = split_head(model)
@@ -78,13 +110,7 @@ def make_loss(model: nn.Module) -> Callable[..., mx.array]:
     if split is None:
         return whole_logits
     body, head = split
-
-    def chunk_loss(hidden: mx.array, targets: mx.array, weights: mx.array) -> mx.array:
-        return mx.sum(target_losses(head, hidden, targets) * weights)
-
-    def recomputed(targets: mx.array, weights: mx.array) -> Callable[[mx.array], mx.array]:
-        """Of the hidden states alone: targets are indices, and have no gradient."""
-        return mx.checkpoint(lambda hidden: chunk_loss(hidden, targets, weights))
+    size = chunk_size(vocabulary(model))
 
     def chunked(
         tokens: mx.array, positions: mx.array, targets: mx.array, weights: mx.array,
@@ -92,10 +118,9 @@ def make_loss(model: nn.Module) -> Callable[..., mx.array]:
     ) -> mx.array:  # fmt: skip
         hidden = outputs(model, body, tokens, segments)
         hidden = hidden.reshape(-1, hidden.shape[-1])[positions]
-        if len(targets) <= CHUNK or head_trains(model):
-            return chunk_loss(hidden, targets, weights)
-        parts = [slice(begin, begin + CHUNK) for begin in range(0, len(targets), CHUNK)]
-        return sum(recomputed(targets[part], weights[part])(hidden[part]) for part in parts)
+        if head_trains(model):  # its leaves need gradients too
+            return mx.sum(target_losses(head, hidden, targets) * weights)
+        return loss_in_chunks(head, hidden, targets, weights, size)
 
     return chunked
 
@@ -120,13 +145,14 @@ def make_target_losses(model: nn.Module) -> Callable[..., mx.array]:
     if split is None:
         return whole_logits
     body, head = split
+    size = chunk_size(vocabulary(model))
 
     def chunked(tokens: mx.array, positions: mx.array, targets: mx.array) -> mx.array:
         hidden = body(tokens)
         hidden = hidden.reshape(-1, hidden.shape[-1])[positions]
         losses = []
-        for begin in range(0, len(targets), CHUNK):
-            part = slice(begin, begin + CHUNK)
+        for begin in range(0, len(targets), size):
+            part = slice(begin, begin + size)
             losses.append(target_losses(head, hidden[part], targets[part]))
             mx.eval(losses[-1])
         return mx.concatenate(losses)
@@ -134,8 +160,17 @@ def make_target_losses(model: nn.Module) -> Callable[..., mx.array]:
     return chunked
 
 
+def head_module(model: nn.Module) -> nn.Module:
+    """The module whose weight makes the logits of a model that `split_head` takes apart."""
+    head = getattr(model, "lm_head", None)
+    return head if head is not None else model.model.embed_tokens
+
+
+def vocabulary(model: nn.Module) -> int:
+    head = head_module(model)
+    return getattr(head, "linear", head).weight.shape[0]
+
+
 def head_trains(model: nn.Module) -> bool:
     """Whether the head has trainable leaves: `mx.checkpoint` gives no gradient to what it captures."""
-    head = getattr(model, "lm_head", None)
-    head = head if head is not None else getattr(model.model, "embed_tokens", None)
-    return bool(head is not None and head.trainable_parameters())
+    return bool(head_module(model).trainable_parameters())

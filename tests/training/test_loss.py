@@ -79,7 +79,7 @@ MODELS = {
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("chunk", [1024, 16])
 def test_the_loss_is_that_of_numpy_in_float64(name, chunk, monkeypatch):
-    monkeypatch.setattr(loss_module, "CHUNK", chunk)
+    monkeypatch.setattr(loss_module, "chunk_size", lambda _: chunk)
     model, records = MODELS[name](), examples(5, 30, 47)
     total = make_loss(model)(*arrays(make_batch(records))).item()
     assert total == pytest.approx(exact(model, records), rel=ROUNDING)
@@ -112,7 +112,7 @@ def test_gradients_in_chunks_are_those_of_whole_logits(method, monkeypatch):
         return mx.sum(nn.losses.cross_entropy(logits, targets) * weights)
 
     value, gradients = nn.value_and_grad(model, whole)(*batch)
-    monkeypatch.setattr(loss_module, "CHUNK", 16)
+    monkeypatch.setattr(loss_module, "chunk_size", lambda _: 16)
     chunked_value, chunked = nn.value_and_grad(model, make_loss(model))(*batch)
     assert chunked_value.item() == pytest.approx(value.item(), rel=ROUNDING)
     chunked = dict(tree_flatten(chunked))
@@ -123,7 +123,7 @@ def test_gradients_in_chunks_are_those_of_whole_logits(method, monkeypatch):
 
 
 def test_the_gradient_of_an_adapted_head_survives_chunks(monkeypatch):
-    monkeypatch.setattr(loss_module, "CHUNK", 16)
+    monkeypatch.setattr(loss_module, "chunk_size", lambda _: 16)
     model = tiny_llama(tie_word_embeddings=False)
     config = build_config({"method": "lora", "adapter": {"targets": ["dense", "lm_head"]}}, "t").adapter
     attach(model, config, method="lora")
