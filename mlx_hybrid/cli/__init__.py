@@ -97,9 +97,11 @@ def os_error(error: OSError) -> str:
 
 
 def check_alone(command: str | None) -> None:
-    """Refuse to run a command once for every rank of `mlx.launch` that is not made for it."""
-    if "MLX_RANK" in os.environ and command not in ON_RANKS:
-        raise ConfigError(f"{command} runs in one process; leave out mlx.launch, which is for finetune.")
+    """Refuse to run a command once for every rank that a launcher starts, unless it is made for that."""
+    launchers = {"MLX_RANK": "mlx.launch", "OMPI_COMM_WORLD_RANK": "mpirun"}
+    found = [launcher for name, launcher in launchers.items() if name in os.environ]
+    if found and command not in ON_RANKS:
+        raise ConfigError(f"{command} runs in one process; leave out {found[0]}, which is for finetune.")
 
 
 def exists(module: str) -> bool:

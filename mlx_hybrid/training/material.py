@@ -55,11 +55,11 @@ def tokenised(config: Config, split: Split, tokenizer: Any) -> tuple[list[list[A
 def check_fits(config: Config, examples: list[Any], *, ranks: int = 1, force: bool = False) -> None:
     """Raise ConfigError for an adapter that does not fit the model's layers, and MemoryLimitError, unless forced, when
     the estimate is over what the machine has to give, with the change that fits."""
-    size = config.train.batch_size // ranks
-    config = replace(config, train=replace(config.train, batch_size=size))
     from mlx_hybrid.training.estimate import as_options, estimate, largest_load, memory_limit, way_out
     from mlx_hybrid.training.model_shape import model_shape
 
+    size = config.train.batch_size // ranks
+    config = replace(config, train=replace(config.train, batch_size=size))
     try:
         shape = model_shape(config)
     except UnknownShapeError:
