@@ -13,7 +13,7 @@ from jaxtyping import install_import_hook
 from mlx_hybrid.blas import prefer_openblas
 
 prefer_openblas()  # before anything imports mlx
-install_import_hook(["mlx_hybrid.adapters", "mlx_hybrid.training"], "beartype.beartype")
+install_import_hook(["mlx_hybrid.adapters", "mlx_hybrid.training"], "shapes.checked")
 
 CACHES = tempfile.mkdtemp(prefix="mlx-hybrid-caches-")
 atexit.register(shutil.rmtree, CACHES, ignore_errors=True)
@@ -40,6 +40,13 @@ def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home.mkdir()
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("MLX_HYBRID_RUNS", str(home / "runs"))
+
+
+@pytest.fixture
+def default_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that the test starts find no PyTorch."""
+    path = [str(Path(__file__).with_name("default_install")), os.environ.get("PYTHONPATH")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, path)))
 
 
 @pytest.fixture(scope="session")

@@ -181,7 +181,7 @@ class Terminal:
         os.close(self.fd)
 
 
-def test_in_a_terminal_control_c_stops_the_answer_and_control_d_leaves(tmp_path):
+def test_in_a_terminal_control_c_stops_the_answer_and_control_d_leaves(tmp_path, default_install):
     base, history = write_base(tmp_path / "endless", context=1 << 16, endless=True), tmp_path / "history"
     terminal = Terminal("chat", str(base), "--max-tokens", "60000", MLX_HYBRID_HISTORY=str(history))
     try:

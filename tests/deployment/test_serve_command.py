@@ -40,7 +40,7 @@ def test_a_key_must_not_be_guessable(run, tmp_path):
 
 
 @pytest.mark.slow
-def test_it_says_where_it_is_and_ends_when_told(run):
+def test_it_says_where_it_is_and_ends_when_told(run, default_install):
     program = subprocess.Popen(
         [sys.executable, "-m", "mlx_hybrid", "serve", str(run.path), "--port", "0"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ,

@@ -80,7 +80,7 @@ def test_every_item_grows_with_what_it_is_made_of(larger):
 
 
 @pytest.mark.parametrize(("method", "recompute"), [("hybrid", False), ("lora", True)])
-def test_the_estimate_is_near_the_measured_peak(method, recompute, larger):
+def test_the_estimate_is_near_the_measured_peak(method, recompute, larger, default_install):
     settings = config(larger, method, grad_checkpoint=recompute)
     guess, peak = estimate(model_shape(settings), LOAD, settings).peak, probe(settings, LOAD)
     assert guess == pytest.approx(peak, rel=0.15)
@@ -129,7 +129,7 @@ def test_a_run_that_cannot_fit_is_refused_with_the_way_out(larger, monkeypatch):
         check_fits(settings, records)
 
 
-def test_a_probe_that_dies_says_what_it_said(larger):
+def test_a_probe_that_dies_says_what_it_said(larger, default_install):
     broken = replace(config(larger), model="/nowhere/at-all")
     with pytest.raises(MlxHybridError, match=r"The probe ended with code 1 .*no such folder"):
         probe(broken, LOAD)
