@@ -10,7 +10,11 @@ from click.testing import CliRunner
 from mlx_hybrid.cli import main
 
 PROJECT = Path(__file__).resolve().parents[1]
-SHORTER = ["--set", "train.steps=2", "--set", "data.test_share=0.02", "--set", "adapter.start_records=4"]
+SHORTER = {
+    "finetune": ["--set", "train.steps=1", "--set", "train.batch_size=2", "--set", "data.valid_share=0.001",
+                 "--set", "data.test_share=0.01", "--set", "adapter.start_records=1"],
+    "generate": ["--max-tokens", "8"],
+}  # fmt: skip
 
 
 def session() -> list[list[str]]:
@@ -29,8 +33,7 @@ def test_every_command_of_the_session_runs(tmp_path, monkeypatch):
     monkeypatch.setenv("MLX_HYBRID_RUNS", "runs")
     for program, *arguments in session():
         assert program == "mlx-hybrid"
-        more = SHORTER if arguments[0] == "finetune" else []
-        result = CliRunner().invoke(main, [*arguments, *more])
+        result = CliRunner().invoke(main, [*arguments, *SHORTER.get(arguments[0], [])])
         assert result.exit_code == 0, f"{arguments}: {result.stderr}"
         assert result.output.strip()
 
