@@ -36,6 +36,7 @@ def test_every_command_of_the_session_runs(tmp_path, monkeypatch):
         result = CliRunner().invoke(main, [*arguments, *SHORTER.get(arguments[0], [])])
         assert result.exit_code == 0, f"{arguments}: {result.stderr}"
         assert result.output.strip()
+    assert {"report.html", "README.md"} <= {path.name for path in tmp_path.glob("runs/*/*")}
 
 
 def test_every_link_leads_somewhere():

@@ -1,10 +1,14 @@
 """Records and a way to call the command line."""
 
 import json
+from contextlib import nullcontext
+from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from click.testing import CliRunner, Result
+from pages import no_pages
 
 from mlx_hybrid.cli import main
 
@@ -14,14 +18,15 @@ WORDS = [
 ]  # fmt: skip
 
 
-@pytest.fixture
-def run():
-    """Call mlx-hybrid in this process; a Result with output (stdout), stderr and exit_code."""
-
-    def call(*arguments: object) -> Result:
+def command(*arguments: object, pages: bool = False) -> Result:
+    with nullcontext() if pages else no_pages():
         return CliRunner().invoke(main, [str(a) for a in arguments])
 
-    return call
+
+@pytest.fixture(scope="session")
+def run():
+    """Call mlx-hybrid in this process; a Result with output (stdout), stderr and exit_code."""
+    return command
 
 
 @pytest.fixture(scope="session")
@@ -45,7 +50,7 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def settings() -> list[str]:
     """A run of a few seconds."""
     return [
@@ -54,3 +59,27 @@ def settings() -> list[str]:
         "--set", "adapter.start_records=8", "--set", "train.learning_rate=2e-3",
         "--set", "train.orthogonal_learning_rate=2e-3",
     ]  # fmt: skip
+
+
+class Finished(NamedTuple):
+    path: Path
+    stdout: str
+
+
+@pytest.fixture(scope="session")
+def finished(
+    tmp_path_factory: pytest.TempPathFactory, quantised_folder: Path, records: Path, settings: list[str]
+):
+    """The finished run of a method, trained once: to be read, not written in."""
+    folder = tmp_path_factory.mktemp("finished")
+
+    @cache
+    def train(method: str) -> Finished:
+        done = command(
+            "finetune", "--model", quantised_folder, "--data", records, "-o", folder / method, *settings,
+            "--method", method,
+        )  # fmt: skip
+        assert done.exit_code == 0, done.stderr
+        return Finished(folder / method, done.stdout)
+
+    return train

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from benchmark import write_sib200
 from click.testing import CliRunner, Result
+from pages import no_pages
 from tolerances import LOGITS
 
 from mlx_hybrid.cli import main
@@ -23,8 +24,7 @@ SETTINGS = (
 def compare(folder: Path, output: Path, *more: object) -> Result:
     settings = [part for setting in SETTINGS for part in ("--set", setting)]
     arguments = ["compare", folder / "source.yaml", *settings, "-o", output, *more]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mlx_hybrid.job.write_pages", lambda run: None)  # each cell's page costs a second
+    with no_pages():
         return CliRunner().invoke(main, [str(a) for a in arguments])
 
 
@@ -167,7 +167,7 @@ def test_lists_on_the_command_line():
         rates("a")
 
 
-def test_cells_at_a_time_give_the_same_figures(folder, tmp_path, done):
+def test_cells_at_a_time_give_the_same_figures(folder, tmp_path, done, default_install):
     """In processes of their own, with spawned imports: what each cell answers does not change."""
     asked = ("--methods", "lora,hybrid", "--seeds", 1, "--lrs", "4e-3", "--variants", "lower", "--limit", 5)
     result = compare(folder, tmp_path / "out", *asked, "--workers", 2)
@@ -183,7 +183,9 @@ def test_cells_at_a_time_give_the_same_figures(folder, tmp_path, done):
         assert losses == pytest.approx(expected, abs=LOGITS)  # another BLAS may be loaded there
 
 
-def test_a_cell_that_fails_in_its_process_ends_the_comparison_with_its_reason(folder, tmp_path):
+def test_a_cell_that_fails_in_its_process_ends_the_comparison_with_its_reason(
+    folder, tmp_path, default_install
+):
     result = compare(
         folder, tmp_path, "--methods", "lora,boft", "--seeds", 1, "--workers", 2, "--limit", 5,
         "--set", "adapter.targets=[nowhere]",

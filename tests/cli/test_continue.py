@@ -23,12 +23,11 @@ def plain(settings):
 
 
 @pytest.mark.parametrize("method", ["hybrid", "lora-ga", "hybrid-boft"])
-def test_a_run_goes_on_from_another(method, run, quantised_folder, records, plain, tmp_path):
-    first, second = tmp_path / "first", tmp_path / "second"
-    done = finetune(run, records, first, plain, "--model", quantised_folder, "--method", method)
-    assert done.exit_code == 0, done.stderr
-    still = ["--set", "train.learning_rate=0", "--set", "train.orthogonal_learning_rate=0"]
-    done = finetune(run, records, second, [*plain, *still], "--from", first)
+def test_a_run_goes_on_from_another(method, run, finished, records, plain, tmp_path):
+    first, second = finished(method).path, tmp_path / "second"
+    still = ["train.learning_rate=0", "train.orthogonal_learning_rate=0", "train.steps=1", "evaluate=false"]
+    more = [word for setting in still for word in ("--set", setting)]
+    done = finetune(run, records, second, [*plain, *more], "--from", first)
     assert done.exit_code == 0, done.stderr
     assert f"Going on from {first}." in done.stderr
     old, new = load_any(str(first)), load_any(str(second))
@@ -40,9 +39,8 @@ def test_a_run_goes_on_from_another(method, run, quantised_folder, records, plai
     assert json.loads((second / "run.json").read_text())["method"] == method
 
 
-def test_training_goes_on_from_where_it_stood(run, quantised_folder, records, plain, tmp_path):
-    first, second = tmp_path / "first", tmp_path / "second"
-    assert finetune(run, records, first, plain, "--model", quantised_folder).exit_code == 0
+def test_training_goes_on_from_where_it_stood(run, finished, quantised_folder, records, plain, tmp_path):
+    first, second = finished("hybrid").path, tmp_path / "second"
     done = finetune(run, records, second, plain, "--from", first / "adapter", "--model", quantised_folder)
     assert done.exit_code == 0, done.stderr
 
@@ -55,9 +53,8 @@ def test_training_goes_on_from_where_it_stood(run, quantised_folder, records, pl
     assert not mx.array_equal(*logits)
 
 
-def test_what_would_change_the_adapter_is_refused(run, quantised_folder, records, plain, tmp_path):
-    first = tmp_path / "first"
-    assert finetune(run, records, first, plain, "--model", quantised_folder).exit_code == 0
+def test_what_would_change_the_adapter_is_refused(run, finished, records, plain, tmp_path):
+    first = finished("hybrid").path
     recipe = tmp_path / "mine.yaml"
     recipe.write_text("adapter: {rank: 4}\n")
     for more, said in [

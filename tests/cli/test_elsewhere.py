@@ -39,8 +39,9 @@ def elsewhere(home, tmp_path, monkeypatch):
     return go
 
 
-def begin(run, settings, *more):
-    return run("finetune", "--model", MODEL, "--data", "records.jsonl", "-o", "runs/first", *settings, *more)
+def begin(run, settings, *more, **how):
+    data = ("--model", MODEL, "--data", "records.jsonl", "-o", "runs/first")
+    return run("finetune", *data, *settings, *more, **how)
 
 
 def adapter(run: Run) -> bytes:
@@ -100,7 +101,7 @@ def test_a_project_that_moved_is_used_from_its_own_folder(run, settings, home, t
 
 
 def test_where_it_was_begun_never_leaves(run, settings, home, elsewhere):
-    assert begin(run, settings, "--method", "lora").exit_code == 0
+    assert begin(run, settings, "--method", "lora", pages=True).exit_code == 0
     first, away = home / "runs" / "first", elsewhere()
     assert json.loads((first / PLACE).read_text())["folder"] == str(home)
     published = plan(first, "me/first")

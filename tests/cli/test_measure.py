@@ -6,13 +6,6 @@ from pathlib import Path
 
 import pytest
 from benchmark import write_sib200
-from click.testing import CliRunner, Result
-
-from mlx_hybrid.cli import main
-
-
-def call(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(a) for a in arguments])
 
 
 @pytest.fixture
@@ -21,20 +14,18 @@ def copy(tmp_path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def task_folder(tmp_path_factory) -> Path:
+def task_folder(run, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("task")
     copy = write_sib200(folder / "copy")
-    result = call(
-        "task", "sib200", "--from", copy, "--languages", "en,de", "--shots", 7, "-o", folder / "sib"
-    )
+    result = run("task", "sib200", "--from", copy, "--languages", "en,de", "--shots", 7, "-o", folder / "sib")
     assert result.exit_code == 0, result.stderr
     return folder / "sib"
 
 
 @pytest.fixture(scope="module")
-def finished(quantised_folder, task_folder) -> Path:
+def measurable(run, quantised_folder, task_folder) -> Path:
     output = task_folder.parent / "trained"
-    result = call(
+    result = run(
         "finetune", "--model", quantised_folder, "--data", task_folder, "-o", output, "--method", "lora",
         "--set", "governance.enabled=false", "--set", "train.steps=6", "--set", "evaluate=false",
     )  # fmt: skip
@@ -43,9 +34,9 @@ def finished(quantised_folder, task_folder) -> Path:
 
 
 @pytest.fixture
-def trained(finished, tmp_path) -> Path:
+def trained(measurable, tmp_path) -> Path:
     """A copy of the one run, to be written in."""
-    return Path(shutil.copytree(finished, tmp_path / "trained"))
+    return Path(shutil.copytree(measurable, tmp_path / "trained"))
 
 
 def lines(path: Path) -> list[dict]:
@@ -104,7 +95,15 @@ def test_nothing_is_written_over(run, copy, task_folder):
 
 def test_a_run_is_measured_beside_its_base_on_its_own_test_files(run, trained):
     result = run(
-        "evaluate", trained, "--limit", 5, "--variants", "lower,nfd", "--examples", "--save-temperature"
+        "evaluate",
+        trained,
+        "--limit",
+        5,
+        "--variants",
+        "lower,nfd",
+        "--examples",
+        "--save-temperature",
+        pages=True,
     )
     assert result.exit_code == 0, result.stderr
     results = json.loads((trained / "evaluation" / "test-limit-5.json").read_text())
@@ -158,15 +157,11 @@ def test_text_is_measured_in_bits_per_byte(run, model_folder, tmp_path):
     assert "Results are not kept" in result.stderr
 
 
-def test_a_label_never_seen_in_training_is_one_sentence(run, quantised_folder, records, settings, tmp_path):
-    output, other = tmp_path / "trained", tmp_path / "other.jsonl"
-    run(
-        "finetune", "--model", quantised_folder, "--data", records, "-o", output, *settings, "--set",
-        "train.steps=2", "--set", "evaluate=false",
-    )  # fmt: skip
+def test_a_label_never_seen_in_training_is_one_sentence(run, finished, tmp_path):
+    other = tmp_path / "other.jsonl"
     row = {"language": "en", "label": "sideways", "prompt": "no bread", "completion": "sideways"}
     other.write_text(json.dumps(row) + "\n")
-    result = run("evaluate", output, "--on", other)
+    result = run("evaluate", finished("hybrid").path, "--on", other)
     assert result.exit_code == 3
     assert 'label "sideways" never stood in training' in result.stderr
 

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from pages import no_pages
 
 from mlx_hybrid import job
 from mlx_hybrid.config import build_config
@@ -17,9 +18,9 @@ from mlx_hybrid.training.run import Run
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
 
 
-@pytest.fixture
-def config(quantised_folder, tmp_path):
-    records = tmp_path / "records.jsonl"
+@pytest.fixture(scope="module")
+def config(quantised_folder, tmp_path_factory):
+    records = tmp_path_factory.mktemp("records") / "records.jsonl"
     rows = [{"prompt": f"say {n}", "completion": f"word {n * 7}"} for n in range(40)]
     records.write_text("".join(json.dumps(row) + "\n" for row in rows))
     tree = {
@@ -31,8 +32,17 @@ def config(quantised_folder, tmp_path):
 
 
 def train(config, output=None, resume=None) -> None:
-    for _ in job.finetune(config, output=output, resume=resume):
-        pass
+    with no_pages():
+        for _ in job.finetune(config, output=output, resume=resume):
+            pass
+
+
+@pytest.fixture(scope="module")
+def whole(config, tmp_path_factory):
+    """A run that nothing broke."""
+    path = tmp_path_factory.mktemp("whole") / "run"
+    train(config, path)
+    return path
 
 
 FAULTS = {
@@ -44,10 +54,9 @@ FAULTS = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_checkpoint_that_cannot_be_written_ends_the_run_and_the_last_one_goes_on(
-    fault, config, tmp_path, monkeypatch
+    fault, config, whole, tmp_path, monkeypatch
 ):
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    train(config, whole)
+    broken = tmp_path / "broken"
     real, calls = checkpoint.write_json, iter(range(1, 100))
 
     def write_json(path, value):
@@ -87,10 +96,13 @@ def test_a_folder_that_became_read_only_is_told(config, tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_at_random_moments_the_run_ends_as_if_it_never_was(tmp_path, monkeypatch):
+def test_killed_at_random_moments_the_run_ends_as_if_it_never_was(
+    config, tmp_path, monkeypatch, default_install
+):
     monkeypatch.syspath_prepend(str(TOOLS))
     from try_kills import SETTINGS, try_kills
 
-    outcome = try_kills(tmp_path, kills=3, seed=1, longest=1.0, settings=(*SETTINGS, "train.steps=60"))
+    small = (f"model={config.model}", f"data.paths=[{config.data.paths[0]}]", "train.steps=60")
+    outcome = try_kills(tmp_path, kills=2, seed=1, longest=1.0, settings=(*SETTINGS, *small))
     assert outcome.faults == ()
     assert outcome.kills >= 1
