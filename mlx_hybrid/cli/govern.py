@@ -81,6 +81,7 @@ def records(
         mlx-hybrid govern verify clean
         mlx-hybrid govern forget clean --id user-17
     """
+    from mlx_hybrid.base_model import is_offline
     from mlx_hybrid.governance.curate import govern_files
     from mlx_hybrid.governance.summary import summarise
 
@@ -90,7 +91,7 @@ def records(
     config = build(GovernanceConfig, given, "options", "governance.")
     scorer = load_scorer(score_with) if score_with else None
     result = govern_files(
-        paths, output, config, scorer=scorer, replace=replace, offline=offline(), progress=Progress()
+        paths, output, config, scorer=scorer, replace=replace, offline=is_offline(), progress=Progress()
     )
     summary = summarise(result, config)
     if as_json:
@@ -156,12 +157,6 @@ def forget(folder: Path, ids: tuple[str, ...], runs: Path, as_json: bool) -> Non
     if not trained:
         click.echo(f"No run in {runs} was trained on this folder.")
     click.echo(command("govern", "verify", folder))
-
-
-def offline() -> bool:
-    import os
-
-    return os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0")
 
 
 def load_scorer(model: str) -> Callable[[Sequence[str]], list[float]]:

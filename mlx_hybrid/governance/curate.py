@@ -117,7 +117,8 @@ def decide(
 
 
 def describe_source(source: Source) -> dict[str, Any]:
-    return {"path": source.name, "bytes": source.path.stat().st_size, "sha256": sha256_of(source.path)}
+    told = {"path": source.name, "bytes": source.path.stat().st_size, "sha256": sha256_of(source.path)}
+    return told | ({"revision": source.revision} if source.revision else {})
 
 
 def check_unchanged(sources: list[Source], described: list[dict[str, Any]]) -> None:

@@ -3,7 +3,10 @@
 `py3langid` is embedded and the default. `fasttext` reads any fastText model, by path, preset or Hub id.
 """
 
+import contextlib
 import hashlib
+import os
+import sys
 import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
@@ -12,6 +15,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from mlx_hybrid.base_model import hub_reason
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.governance.languages import UnknownLanguage, parse_language, scripts_of
 
@@ -191,7 +195,7 @@ class FastText:
 
 
 @lru_cache(2)
-def load_engine(name: str = "py3langid", offline: bool = False) -> Engine:
+def load_engine(name: str = "py3langid") -> Engine:
     """`py3langid`, `fasttext:PATH`, `fasttext:PRESET` or `fasttext:OWNER/REPO[/FILE]`.
 
     Raises ConfigError for a name that is none of these, and for a model that cannot be found or read.
@@ -205,16 +209,11 @@ def load_engine(name: str = "py3langid", offline: bool = False) -> Engine:
         )
     if Path(model).is_file():
         return FastText(Path(model), {"licence": "not stated"})
-    return FastText(*fetch_model(model, offline))
+    return FastText(*fetch_model(model))
 
 
-def fetch_model(model: str, offline: bool) -> tuple[Path, dict[str, Any]]:
+def fetch_model(model: str) -> tuple[Path, dict[str, Any]]:
     """The file of a preset or Hub id in the local cache, downloaded when it is not there, and where it comes from."""
-    import sys
-
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
     if model == "lid.176":
         return bundled_lid176(), {"preset": "lid.176", "licence": PRESETS["lid.176"].licence}
     preset = PRESETS.get(model)
@@ -225,17 +224,32 @@ def fetch_model(model: str, offline: bool) -> tuple[Path, dict[str, Any]]:
                 f'engine fasttext: "{model}" is no file, no preset ({", ".join(PRESETS)}) and no Hub id as owner/name.'
             )
         preset = Preset("/".join(parts[:2]), "/".join(parts[2:]) or "model.bin", "see the model card")
-    print(f"{preset.repo}: {preset.file}, licence {preset.licence}", file=sys.stderr)
-    try:
-        path = Path(hf_hub_download(preset.repo, preset.file, local_files_only=offline))
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ConfigError(
-            f"engine fasttext: {preset.repo} cannot be had ({reason}); download the model and name its path."
-        ) from None
-    revision = path.parent.name if len(path.parent.name) == 40 else ""
-    origin = {"repo": preset.repo, "revision": revision, "licence": preset.licence}
+    path = cached_or_fetched(preset)
+    origin = {"repo": preset.repo, "revision": revision_of(path), "licence": preset.licence}
     return path, {"preset": model, **origin} if model in PRESETS else origin
+
+
+def cached_or_fetched(preset: Preset) -> Path:
+    """The model's file; before it is downloaded, its licence is told."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HFValidationError, HTTPError, LocalEntryNotFoundError
+
+    endpoint = os.environ.get("HF_ENDPOINT") or None
+    try:
+        with contextlib.suppress(LocalEntryNotFoundError):
+            return Path(hf_hub_download(preset.repo, preset.file, local_files_only=True))
+        print(f"{preset.repo}: {preset.file}, licence {preset.licence}", file=sys.stderr)
+        return Path(hf_hub_download(preset.repo, preset.file, endpoint=endpoint))
+    except (HTTPError, HFValidationError, OSError) as error:
+        raise ConfigError(
+            f"engine fasttext: {preset.repo} cannot be had ({hub_reason(error)}); download the model and name its path."
+        ) from None
+
+
+def revision_of(path: Path) -> str:
+    """The commit in the path of a cached file, .../snapshots/COMMIT/..."""
+    parts = path.parts
+    return parts[parts.index("snapshots") + 1] if "snapshots" in parts else ""
 
 
 def bundled_lid176() -> Path:

@@ -1,11 +1,13 @@
 """Where records come from: JSONL as it is, Parquet and Hub data sets by way of a JSONL copy in a scratch folder."""
 
 import json
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from mlx_hybrid.base_model import first_line
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.governance.records import check_file
 
@@ -18,6 +20,8 @@ class Source(NamedTuple):
 
     name: str
     path: Path
+    revision: str = ""
+    """The commit, of a file of a Hub data set."""
 
 
 def find_sources(paths: Sequence[str | Path], scratch: Path, *, offline: bool = False) -> list[Source]:
@@ -29,7 +33,8 @@ def find_sources(paths: Sequence[str | Path], scratch: Path, *, offline: bool = 
         raise ConfigError("no records named; give at least one JSONL or Parquet file.")
     sources: list[Source] = []
     for path in paths:
-        if Path(path).exists() or not (match := HUB_ID.fullmatch(str(path))) or str(path).endswith(KNOWN):
+        match = None if Path(path).exists() else HUB_ID.fullmatch(str(path))
+        if not match or (not match[2] and str(path).endswith(KNOWN)):
             check_file(Path(path))
             sources.append(as_lines(Source(str(path), Path(path)), scratch, len(sources)))
             continue
@@ -46,7 +51,7 @@ def as_lines(source: Source, scratch: Path, number: int) -> Source:
         return source
     target = scratch / f"source-{number}.jsonl"
     write_parquet_rows(source.path, target)
-    return Source(source.name, target)
+    return source._replace(path=target)
 
 
 def write_parquet_rows(path: Path, target: Path) -> None:
@@ -69,33 +74,33 @@ def parquet_lines(path: Path) -> Iterator[bytes]:
                 fields = {key: value for key, value in row.items() if value is not None}
                 yield json.dumps(fields, ensure_ascii=False, default=str).encode()
     except (pyarrow.ArrowException, OSError) as error:
-        raise ConfigError(
-            f"{path}: is no Parquet file that can be read ({str(error).splitlines()[0]})."
-        ) from None
+        raise ConfigError(f"{path}: is no Parquet file that can be read ({first_line(error)}).") from None
 
 
 def fetch_dataset(repo: str, pattern: str, offline: bool) -> list[Source]:
-    """The JSONL and Parquet files of a Hub data set, from the cache or downloaded."""
+    """The JSONL and Parquet files of a Hub data set, all of one revision, from the cache or downloaded."""
     from fnmatch import fnmatch
 
     from huggingface_hub import HfApi, hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HFValidationError, HTTPError
 
     if offline:
         raise ConfigError(
             f"{repo}: no such file, and --offline forbids asking the Hub for a data set of that name."
         )
+    endpoint = os.environ.get("HF_ENDPOINT") or None
+    api, where = HfApi(endpoint=endpoint), {"repo_type": "dataset"}
     try:
-        names = HfApi().list_repo_files(repo, repo_type="dataset")
-        wanted = [
-            name for name in sorted(names) if name.endswith(KNOWN) and (not pattern or fnmatch(name, pattern))
-        ]
-        files = [(name, hf_hub_download(repo, name, repo_type="dataset")) for name in wanted]
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ConfigError(f"{repo}: no such file, and no Hub data set that can be read ({reason}).") from None
-    if not files:
+        where["revision"] = api.dataset_info(repo).sha
+        names = [name for name in sorted(api.list_repo_files(repo, **where)) if name.endswith(KNOWN)]
+        wanted = [name for name in names if not pattern or fnmatch(name, pattern)]
+        files = [(name, hf_hub_download(repo, name, endpoint=endpoint, **where)) for name in wanted]
+    except (HTTPError, HFValidationError, OSError) as error:
         raise ConfigError(
-            f"{repo}: the data set holds no JSONL or Parquet files; name some as {repo}:data/*.parquet."
-        )
-    return [Source(f"{repo}:{name}", Path(path)) for name, path in files]
+            f"{repo}: no such file, and no Hub data set that can be read ({first_line(error)})."
+        ) from None
+    if not names:
+        raise ConfigError(f"{repo}: the data set holds no JSONL or Parquet files.")
+    if not files:
+        raise ConfigError(f"{repo}: none of its files is {pattern}; it has {', '.join(names[:5])}.")
+    return [Source(f"{repo}:{name}", Path(path), where["revision"]) for name, path in files]

@@ -5,6 +5,7 @@ model on the Hub only config.json and the headers are fetched; a sparse file sta
 """
 
 import json
+import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,13 +77,14 @@ def cached_folder(repo: str) -> Path | None:
 
 def stand_in(repo: str, folder: Path) -> Path:
     """A model folder with a Hub model's config and, for its weights, a file of holes under their true header."""
-    from huggingface_hub import get_safetensors_metadata, hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, NotASafetensorsRepoError
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HTTPError, NotASafetensorsRepoError
 
+    api = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None)
     try:
-        text = Path(hf_hub_download(repo, "config.json")).read_text(encoding="utf-8")
-        files = get_safetensors_metadata(repo).files_metadata
-    except (HfHubHTTPError, LocalEntryNotFoundError, NotASafetensorsRepoError, ValueError, OSError) as error:
+        text = Path(api.hf_hub_download(repo, "config.json")).read_text(encoding="utf-8")
+        files = api.get_safetensors_metadata(repo).files_metadata
+    except (HTTPError, NotASafetensorsRepoError, ValueError, OSError) as error:
         raise ConfigError(
             f"{repo}: its config and headers cannot be had from the Hub: {first_line(error)}."
         ) from None
