@@ -1,0 +1,90 @@
+"""The fields of a record: which of the three kinds they make, and what keeps them from being a record."""
+
+from typing import Any
+
+SCALARS = ("language", "label", "id", "group", "source", "licence")
+ROLES = ("system", "user", "assistant", "tool")
+
+
+class NotARecord(ValueError):
+    """Why a JSON value is no record; `reason` is the code, the message the detail."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+def kind_of(fields: dict[str, Any]) -> str:
+    return "messages" if "messages" in fields else "prompt" if "completion" in fields else "text"
+
+
+def check_fields(fields: Any) -> None:
+    """Raise NotARecord unless `fields` is a record of one of the three kinds."""
+    if not isinstance(fields, dict):
+        extra = "; write one object a line" if isinstance(fields, list) else ""
+        raise NotARecord("not_object", f"a JSON {type(fields).__name__}, not an object{extra}")
+    for key in SCALARS:
+        value = fields.get(key)
+        if isinstance(value, dict | list) or (key == "language" and not isinstance(value, str | None)):
+            raise NotARecord("bad_field", f"{key} must be a plain value, not {type(value).__name__}")
+    if "messages" in fields:
+        check_messages(fields["messages"])
+    elif "prompt" in fields and "completion" in fields:
+        check_strings(fields, "prompt", "completion")
+        if not fields["completion"].strip():
+            raise NotARecord("empty_completion", "the completion is empty")
+    elif "text" in fields and "completion" not in fields:
+        check_strings(fields, "text")
+        if not fields["text"].strip():
+            raise NotARecord("empty", "the text is empty")
+    else:
+        half = next((key for key in ("prompt", "completion") if key in fields), None)
+        wanted = {"prompt": "completion", "completion": "prompt"}.get(half or "")
+        detail = f"{half} without {wanted}" if half else "none of messages, prompt + completion, text"
+        raise NotARecord("no_known_keys", detail)
+
+
+def check_strings(fields: dict[str, Any], *keys: str) -> None:
+    for key in keys:
+        if not isinstance(fields[key], str):
+            raise NotARecord("bad_content", f"{key} must be a string, not {type(fields[key]).__name__}")
+
+
+def check_messages(messages: Any) -> None:
+    """Roles in an order a chat template takes: system?, then user and assistant in turn, tools after a tool call."""
+    if not isinstance(messages, list) or not messages:
+        raise NotARecord("bad_content", "messages must be a list of turns")
+    previous: dict[str, Any] = {}
+    for place, turn in enumerate(messages, start=1):
+        check_turn(turn, place)
+        if not may_follow(turn["role"], previous):
+            after = f"after {previous['role']}" if previous else "first"
+            raise NotARecord("bad_roles", f"turn {place} is {turn['role']}, which cannot come {after}")
+        previous = turn
+    if previous["role"] != "assistant":
+        raise NotARecord("no_answer", "the last turn is not the assistant's, so there is nothing to learn")
+
+
+def may_follow(role: str, previous: dict[str, Any]) -> bool:
+    """Whether a turn of that role may come after `previous`, which is empty before the first."""
+    before = previous.get("role")
+    if role == "tool":
+        return before == "tool" or bool(previous.get("tool_calls"))
+    return before in {
+        "system": (None,), "user": (None, "system", "assistant"), "assistant": ("user", "tool")
+    }[role]  # fmt: skip
+
+
+def check_turn(turn: Any, place: int) -> None:
+    if not isinstance(turn, dict) or turn.get("role") not in ROLES:
+        role = turn.get("role") if isinstance(turn, dict) else turn
+        raise NotARecord("bad_roles", f"turn {place} has role {role!r:.40}; known: {', '.join(ROLES)}")
+    content, calls = turn.get("content"), turn.get("tool_calls")
+    if content is None and turn["role"] == "assistant" and calls:
+        return
+    if not isinstance(content, str):
+        raise NotARecord(
+            "bad_content", f"turn {place} has content of type {type(content).__name__}, not a string"
+        )
+    if turn["role"] == "assistant" and not content.strip() and not calls:
+        raise NotARecord("empty_completion", f"turn {place}, the assistant's, is empty")
