@@ -34,8 +34,9 @@ from mlx_hybrid.adapters.frozen import use_fast_products  # noqa: E402
 from mlx_hybrid.config import build_config  # noqa: E402
 from mlx_hybrid.training.batches import Batch, make_batch  # noqa: E402
 from mlx_hybrid.training.examples import Example  # noqa: E402
-from mlx_hybrid.training.loop import make_step, steps_between_refolds  # noqa: E402
+from mlx_hybrid.training.loop import steps_between_refolds  # noqa: E402
 from mlx_hybrid.training.optimizer import BranchOptimizer  # noqa: E402
+from mlx_hybrid.training.step import make_step  # noqa: E402
 
 RANK, VOCABULARY, LENGTH, WARM = 16, 1024, 128, 2
 METHODS = ["lora", "hra", "hybrid", "boft", "hybrid-boft"]

@@ -64,8 +64,8 @@ def trainer(vocabulary: int):
     """(model, step) of this project's loop."""
     from mlx_hybrid.adapters.attach import attach
     from mlx_hybrid.config import build_config
-    from mlx_hybrid.training.loop import make_step
     from mlx_hybrid.training.optimizer import BranchOptimizer
+    from mlx_hybrid.training.step import make_step
 
     config = build_config({"method": "lora", "adapter": {"rank": RANK}}, "bench").adapter
     model = make_model(vocabulary)

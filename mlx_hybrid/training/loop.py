@@ -3,22 +3,17 @@
 import math
 import time
 from collections.abc import Callable, Generator, Iterator
-from functools import partial
-from itertools import islice
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-import numpy as np
-from mlx.utils import tree_flatten, tree_map
+from mlx.utils import tree_flatten
 
 from mlx_hybrid.adapters.attach import hybrid_layers, refold
-from mlx_hybrid.adapters.frozen import on_cpu
-from mlx_hybrid.adapters.gradient_start import check_started
 from mlx_hybrid.adapters.store import adapter_state, set_state
 from mlx_hybrid.config import TrainConfig
-from mlx_hybrid.training.batches import POOL, Batch, make_batch, training_batches, validation_batches
-from mlx_hybrid.training.events import CheckpointDue, Event, Finished, Interrupted, Note, NotFinite, Validated
+from mlx_hybrid.training.batches import POOL, Batch, make_batch, training_batches
+from mlx_hybrid.training.events import CheckpointDue, Event, Finished, Interrupted, Note, NotFinite
 from mlx_hybrid.training.examples import Example
 from mlx_hybrid.training.guards import (
     PATIENCE,
@@ -30,19 +25,17 @@ from mlx_hybrid.training.guards import (
     out_of_time,
     spike,
 )
-from mlx_hybrid.training.loss import make_loss, make_target_losses
 from mlx_hybrid.training.optimizer import BranchOptimizer, schedule
 from mlx_hybrid.training.packing import make_packed_batch, packs_exactly
-from mlx_hybrid.training.progress import Progress, Window, add, report
-from mlx_hybrid.training.ranks import ONE, RankLost, Ranks
+from mlx_hybrid.training.progress import Progress, Window, add, add_time, report
+from mlx_hybrid.training.ranks import ONE, LayOut, RankLost, Ranks
+from mlx_hybrid.training.step import compiles, make_step
+from mlx_hybrid.training.validation import validate
 
-WEIGHTS = 3  # their place in what `arrays` gives
-CACHE_EVERY = (
-    50  # steps between returns of unused buffers: lengths vary, and the cache would keep one of each
-)
-RENORMALISE_EVERY = (
-    10  # steps between renormalisations of reflections, whose lengths matter to rounding alone
-)
+CACHE_EVERY = 50
+"""Steps between returns of unused buffers: lengths vary, and the cache would keep one of each."""
+RENORMALISE_EVERY = 10
+"""Steps between renormalisations of reflections, whose lengths matter to rounding alone."""
 
 
 def total_steps(config: TrainConfig, examples: int) -> int:
@@ -51,100 +44,6 @@ def total_steps(config: TrainConfig, examples: int) -> int:
         return config.steps
     micro = math.ceil(examples / config.batch_size) * config.epochs
     return max(1, round(micro / config.accumulate))
-
-
-def arrays(batch: Batch) -> tuple[mx.array, ...]:
-    """(tokens, positions, targets, weights), and the segments of packed rows, of what this rank is to compute."""
-    batch = batch.part or batch
-    parts = (batch.tokens, batch.positions, batch.targets, batch.weights, batch.segments)
-    return tuple(mx.array(part) for part in parts if part is not None)
-
-
-def make_step(
-    model: nn.Module, optimizer: BranchOptimizer, *, accumulate: int, compiled: bool, ranks: Ranks = ONE
-) -> Callable:
-    """step(batches) → (loss sum, trained tokens, gradient norm, λ), one optimiser step over `accumulate` batches.
-
-    Losses and token counts are summed over the batches and the ranks, and divided once. Raises MlxHybridError for an
-    adapter that has yet to start from the gradient.
-    """
-    check_started(model)
-    loss_and_gradient = nn.value_and_grad(model, make_loss(model))
-    state = [model.state, optimizer.state, mx.random.state]
-    wrap = partial(mx.compile, inputs=state, outputs=state) if compiled else lambda function: function
-
-    @wrap
-    def whole(*batch: mx.array) -> tuple:
-        loss, gradients = loss_and_gradient(*batch)
-        count = mx.sum(batch[WEIGHTS])
-        norm, lam = optimizer.step(model, gradients, count)
-        return loss, count, norm, lam
-
-    @wrap
-    def part(*batch: mx.array) -> tuple:
-        loss, gradients = loss_and_gradient(*batch)
-        return loss, mx.sum(batch[WEIGHTS]), gradients
-
-    @wrap
-    def update(gradients: dict, count: mx.array) -> tuple:
-        return optimizer.step(model, gradients, count)
-
-    def step(batches: list[Batch]) -> tuple[mx.array, mx.array, mx.array, mx.array]:
-        if accumulate == 1 and ranks.size == 1:
-            result = whole(*arrays(batches[0]))
-        else:
-            loss, count, gradients = part(*arrays(batches[0]))
-            for batch in batches[1:]:
-                more_loss, more_count, more = part(*arrays(batch))
-                loss, count = loss + more_loss, count + more_count
-                gradients = tree_map(mx.add, gradients, more)
-                mx.eval(loss, count, gradients)
-            loss, count, gradients = ranks.total((loss, count, gradients))
-            result = (loss, count, *update(gradients, count))
-        mx.eval(state, result)
-        return result
-
-    return step
-
-
-def compiles(setting: str) -> bool:
-    """Whether to compile the step: on the CPU every fused kernel is a run of a C++ compiler, which may not be there."""
-    return setting == "on" or (setting == "auto" and not on_cpu())
-
-
-def validation_loss(
-    model: nn.Module, examples: list[Example], *, batch_size: int, ranks: Ranks = ONE
-) -> tuple[float, dict[str, float]]:
-    """Mean −log p over the trained tokens of held-back examples, in nats: of all, and of each language.
-
-    Several ranks take the batches in turn, and all get the same means.
-    """
-    target_losses = make_target_losses(model)
-    was_training = model.training
-    model.eval()
-    sums: dict[str, list] = {}
-    batches = validation_batches(examples, batch_size=batch_size // ranks.size)
-    for batch in islice(batches, ranks.rank, None, ranks.size):
-        losses = np.array(target_losses(*arrays(batch)[:3]))[: batch.trained].astype(np.float64)
-        for index, language in enumerate(batch.languages):
-            own = losses[batch.owners == index]
-            entry = sums.setdefault(language, [0.0, 0])
-            entry[0] += float(own.sum())
-            entry[1] += len(own)
-    model.train(was_training)
-    sums = summed(ranks.gather(sums))
-    total = sum(loss for loss, _ in sums.values()) / max(1, sum(count for _, count in sums.values()))
-    return total, {name: loss / max(1, count) for name, (loss, count) in sorted(sums.items())}
-
-
-def summed(parts: list[dict[str, list]]) -> dict[str, list]:
-    """[loss, tokens] of each language, added up in the order of the ranks."""
-    sums: dict[str, list] = {}
-    for part in parts:
-        for language, (loss, count) in part.items():
-            before = sums.get(language, [0.0, 0])
-            sums[language] = [before[0] + loss, before[1] + count]
-    return sums
 
 
 def intervals(config: TrainConfig, steps: int) -> tuple[int, int]:
@@ -175,15 +74,9 @@ def train(
     """
     steps = total_steps(config, len(examples))
     validate_every, save_every = intervals(config, steps)
+    refold_every = steps_between_refolds(model)
     rate = schedule(config.schedule, steps, config.warmup)
-    lay_out, pool = make_batch, POOL
-    if config.packing == "auto":
-        if not ranks.any(not packs_exactly(model)):
-            lay_out, pool = make_packed_batch, 1
-        else:
-            yield Note(
-                "Records are not packed: this model would mix them; similar lengths are batched instead."
-            )
+    lay_out, pool = yield from layout(model, config, ranks)
     batches = training_batches(
         examples, batch_size=config.batch_size, seed=seed, begin=progress.step * config.accumulate,
         temperature=temperature, pool=pool, lay_out=ranks.split(lay_out),
@@ -192,51 +85,72 @@ def train(
     step = make_step(
         model, optimizer, accumulate=config.accumulate, compiled=compiles(config.compile), ranks=ranks
     )
-    refold_every = steps_between_refolds(model)
-    while progress.step < steps and not progress.ended:
+    while not progress.over(steps):
         begun = time.monotonic()
         optimizer.set_rate(rate(progress.step))
         mx.random.seed(step_seed(seed, progress.step, ranks.rank))
         group = [next(batches) for _ in range(config.accumulate)]
-        loss, count, norm, lam = yield from saved_when_lost(progress, step, group)
-        loss, count, norm = loss.item(), int(count.item()), norm.item()
-        progress.step += 1
-        if not is_finite(loss, norm):
-            yield NotFinite(progress.step, tuple(group))
-            raise no_number(group, progress.step)
-        add(progress.window, (loss, count), norm, lam.tolist(), group)
-        warning = spike(progress.level, loss / max(1, count), group, progress.step)
-        if warning:
-            yield warning
+        result = yield from saved_when_lost(progress, step, group)
+        yield from count_step(progress, group, result)
         if progress.step % CACHE_EVERY == 0:
             mx.clear_cache()
-        last = progress.step == steps
-        if (progress.step % refold_every == 0 or last) and ranks.any(refold(model) > 0):
+        if progress.due(refold_every, steps) and ranks.any(refold(model) > 0):
             align(model, optimizer, ranks)
-        seconds = time.monotonic() - begun
-        progress.seconds += seconds
-        progress.window.seconds += seconds
-        if not last and config.max_minutes and ranks.any(out_of_time(progress, config.max_minutes)):
+        add_time(progress, time.monotonic() - begun)
+        limit = 0 if progress.over(steps) else config.max_minutes
+        if limit and ranks.any(out_of_time(progress, limit)):
             progress.ended = TIME
-        if progress.step % config.report_every == 0 or last or progress.ended:
+        if progress.due(config.report_every, steps):
             yield report(progress, steps, config.learning_rate * rate(progress.step - 1))
             progress.window = Window()
-        if held_back and (progress.step % validate_every == 0 or last or progress.ended):
+        if held_back and progress.due(validate_every, steps):
             yield validate(model, held_back, config, progress, ranks)
-            if not last and not progress.ended and out_of_patience(progress, config.patience):
+            if not progress.over(steps) and out_of_patience(progress, config.patience):
                 progress.ended = PATIENCE
-        asked = yield from saved_when_lost(progress, ranks.any, stop())
-        if asked and not last and not progress.ended:
-            yield CheckpointDue(progress.step)
-            yield Interrupted(progress.step)
+        if (yield from stopped(progress, steps, stop, ranks)):
             return
-        if progress.step % save_every == 0 or last or progress.ended:
+        if progress.due(save_every, steps):
             yield CheckpointDue(progress.step)
-            if not last and not progress.ended:
+            if not progress.over(steps):
                 align(model, optimizer, ranks)
     if progress.ended:
         yield ending(progress)
     yield Finished(progress.step, progress.seconds)
+
+
+def layout(model: nn.Module, config: TrainConfig, ranks: Ranks) -> Generator[Note, None, tuple[LayOut, int]]:
+    """How records become a batch, and how many batches' worth of them are sorted by length together."""
+    if config.packing != "auto":
+        return make_batch, POOL
+    if not ranks.any(not packs_exactly(model)):
+        return make_packed_batch, 1
+    yield Note("Records are not packed: this model would mix them; similar lengths are batched instead.")
+    return make_batch, POOL
+
+
+def count_step(progress: Progress, group: list[Batch], result: tuple[mx.array, ...]) -> Iterator[Event]:
+    """Count what a step gave, and tell a loss that stands out. Raises MlxHybridError for one that is no number."""
+    loss, count, norm, lam = (value.tolist() for value in result)
+    progress.step += 1
+    if not is_finite(loss, norm):
+        yield NotFinite(progress.step, tuple(group))
+        raise no_number(group, progress.step)
+    add(progress.window, (loss, int(count)), norm, lam, group)
+    warning = spike(progress.level, loss / max(1, count), group, progress.step)
+    if warning:
+        yield warning
+
+
+def stopped(
+    progress: Progress, steps: int, stop: Callable[[], bool], ranks: Ranks
+) -> Generator[Event, None, bool]:
+    """Whether any rank was asked to stop, with steps still to go; the state is saved then."""
+    asked = yield from saved_when_lost(progress, ranks.any, stop())
+    if not asked or progress.over(steps):
+        return False
+    yield CheckpointDue(progress.step)
+    yield Interrupted(progress.step)
+    return True
 
 
 def steps_between_refolds(model: nn.Module) -> int:
@@ -270,15 +184,3 @@ def align(model: nn.Module, optimizer: BranchOptimizer, ranks: Ranks) -> None:
     if not ranks.leads:
         set_state(model, dict(zip(names[0], arrays)), "the first rank's adapter")
         optimizer.put_state(dict(zip(names[1], arrays)))
-
-
-def validate(
-    model: nn.Module, held_back: list[Example], config: TrainConfig, progress: Progress, ranks: Ranks = ONE
-) -> Validated:
-    begun = time.monotonic()
-    loss, by_language = validation_loss(model, held_back, batch_size=config.batch_size, ranks=ranks)
-    best = loss < progress.best_loss
-    progress.stale = 0 if best else progress.stale + 1
-    if best:
-        progress.best_loss, progress.best_step = loss, progress.step
-    return Validated(progress.step, loss, best, time.monotonic() - begun, by_language)

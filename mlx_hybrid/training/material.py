@@ -119,8 +119,8 @@ def start_from_examples(
 
     from mlx_hybrid.adapters.gradient_start import SketchPass, apply_start, sketch_columns, sketch_gradients
     from mlx_hybrid.training.batches import make_batch
-    from mlx_hybrid.training.loop import arrays
     from mlx_hybrid.training.loss import make_loss
+    from mlx_hybrid.training.step import arrays
 
     adapter, size = config.adapter, config.train.batch_size // ranks
     if not adapter.from_gradient:

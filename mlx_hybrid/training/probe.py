@@ -61,9 +61,9 @@ def measure_peak(config: Config, load: Load) -> int:
 
     from mlx_hybrid.base_model import load_base
     from mlx_hybrid.training.batches import make_batch
-    from mlx_hybrid.training.loop import compiles, make_step
     from mlx_hybrid.training.material import Material, attach_adapter, start_from_examples
     from mlx_hybrid.training.memory import set_limits
+    from mlx_hybrid.training.step import compiles, make_step
 
     base = load_base(config.model)
     set_limits()

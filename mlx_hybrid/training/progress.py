@@ -45,6 +45,14 @@ class Progress:
     level: LossLevel = field(default_factory=LossLevel)
     window: Window = field(default_factory=Window)
 
+    def over(self, steps: int) -> bool:
+        """Whether the last of `steps` is done, or a guard ended the run."""
+        return self.step >= steps or bool(self.ended)
+
+    def due(self, every: int, steps: int) -> bool:
+        """Whether it is time for what comes every so many steps, and once more at the end."""
+        return self.step % every == 0 or self.over(steps)
+
 
 def progress_from(saved: dict) -> Progress:
     """A Progress from its plain values. Raises TypeError for unknown ones."""
@@ -59,6 +67,11 @@ def add(window: Window, losses: tuple[float, int], norm: float, lam: list[float]
     window.tokens += sum(int(batch.tokens.size) for batch in group)
     window.norm = norm
     window.mixing = lam
+
+
+def add_time(progress: Progress, seconds: float) -> None:
+    progress.seconds += seconds
+    progress.window.seconds += seconds
 
 
 def report(progress: Progress, steps: int, rate: float) -> Trained:

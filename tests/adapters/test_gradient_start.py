@@ -16,8 +16,8 @@ from mlx_hybrid.adapters.gradient_start import SketchPass, apply_start, sketch_g
 from mlx_hybrid.adapters.store import load_adapter, save_adapter
 from mlx_hybrid.config import build_config
 from mlx_hybrid.errors import MlxHybridError
-from mlx_hybrid.training.loop import make_step
 from mlx_hybrid.training.optimizer import BranchOptimizer
+from mlx_hybrid.training.step import make_step
 
 RANK = 4
 TOKENS = mx.array(np.random.default_rng(0).integers(3, 250, (4, 40)))

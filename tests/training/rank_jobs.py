@@ -21,11 +21,12 @@ from mlx_hybrid.report import run_page  # noqa: E402, F401
 from mlx_hybrid.training.batches import make_batch  # noqa: E402
 from mlx_hybrid.training.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
 from mlx_hybrid.training.events import CheckpointDue, Trained, Validated  # noqa: E402
-from mlx_hybrid.training.loop import align, make_step, train  # noqa: E402
+from mlx_hybrid.training.loop import align, train  # noqa: E402
 from mlx_hybrid.training.optimizer import BranchOptimizer  # noqa: E402
 from mlx_hybrid.training.packing import make_packed_batch  # noqa: E402
 from mlx_hybrid.training.progress import Progress  # noqa: E402
 from mlx_hybrid.training.ranks import Ranks, join  # noqa: E402
+from mlx_hybrid.training.step import make_step  # noqa: E402
 
 SETTINGS = changed(
     steps=8, batch_size=4, accumulate=2, report_every=3, validate_every=4, save_every=4,

@@ -14,10 +14,12 @@ from mlx_hybrid.adapters.store import adapter_state
 from mlx_hybrid.config import PRESETS, TrainConfig, build_config
 from mlx_hybrid.training.batches import make_batch
 from mlx_hybrid.training.examples import Example
-from mlx_hybrid.training.loop import Progress, arrays, train
+from mlx_hybrid.training.loop import train
 from mlx_hybrid.training.loss import make_loss
 from mlx_hybrid.training.memory import checkpoint_layers
 from mlx_hybrid.training.optimizer import BranchOptimizer
+from mlx_hybrid.training.progress import Progress
+from mlx_hybrid.training.step import arrays
 
 METHODS = list(PRESETS)
 SETTINGS = TrainConfig(

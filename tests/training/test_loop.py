@@ -17,18 +17,12 @@ from mlx_hybrid.adapters.attach import hybrid_layers
 from mlx_hybrid.errors import MlxHybridError
 from mlx_hybrid.training.batches import make_batch
 from mlx_hybrid.training.events import CheckpointDue, Finished, Interrupted, NotFinite, Trained, Validated
-from mlx_hybrid.training.loop import (
-    Progress,
-    arrays,
-    compiles,
-    intervals,
-    make_step,
-    total_steps,
-    train,
-    validation_loss,
-)
+from mlx_hybrid.training.loop import intervals, total_steps, train
 from mlx_hybrid.training.loss import make_loss
 from mlx_hybrid.training.optimizer import BranchOptimizer
+from mlx_hybrid.training.progress import Progress
+from mlx_hybrid.training.step import arrays, compiles, make_step
+from mlx_hybrid.training.validation import validation_loss
 
 CHANCE = math.log(VOCABULARY)
 COMPILER = shutil.which("g++") or shutil.which("clang++") or shutil.which("c++")

@@ -15,8 +15,8 @@ from mlx_hybrid.config import build_config
 from mlx_hybrid.training import loss as loss_module
 from mlx_hybrid.training.batches import make_batch
 from mlx_hybrid.training.examples import Example
-from mlx_hybrid.training.loop import arrays
 from mlx_hybrid.training.loss import make_loss, split_head
+from mlx_hybrid.training.step import arrays
 
 SIZES = {"hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 128, "num_attention_heads": 4,
          "num_key_value_heads": 2, "vocab_size": VOCABULARY}  # fmt: skip

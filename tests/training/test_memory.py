@@ -9,9 +9,9 @@ from tolerances import LOGITS, ROUNDING
 from toys import tiny_llama
 
 from mlx_hybrid.training.batches import make_batch
-from mlx_hybrid.training.loop import arrays
 from mlx_hybrid.training.loss import make_loss
 from mlx_hybrid.training.memory import checkpoint_layers, set_limits
+from mlx_hybrid.training.step import arrays
 
 
 def value_and_gradients(model, batch, seed: int = 0):

@@ -11,7 +11,7 @@ from scene import METHODS, changed, examples, material
 from mlx_hybrid.adapters.attach import hybrid_layers
 from mlx_hybrid.training import loop
 from mlx_hybrid.training.batches import make_batch
-from mlx_hybrid.training.loop import make_step
+from mlx_hybrid.training.step import make_step
 
 CPU_ONLY = {"Inverse", "QRF", "SVD", "Cholesky", "LUF", "Eig", "Eigh"}
 """Primitives of mx.linalg whose evaluation on a GPU throws (mlx/backend/metal/primitives.cpp)."""

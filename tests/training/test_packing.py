@@ -13,7 +13,6 @@ from toys import tiny_llama
 from mlx_hybrid.training.batches import length_bucket, make_batch
 from mlx_hybrid.training.checkpoint import load_checkpoint, save_checkpoint
 from mlx_hybrid.training.events import Note, Trained
-from mlx_hybrid.training.loop import arrays
 from mlx_hybrid.training.loss import make_loss
 from mlx_hybrid.training.packing import (
     LONGEST_ROW,
@@ -25,6 +24,7 @@ from mlx_hybrid.training.packing import (
     packs_exactly,
 )
 from mlx_hybrid.training.progress import Progress
+from mlx_hybrid.training.step import arrays
 
 SHAPE = {"hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 128, "num_attention_heads": 4,
          "num_key_value_heads": 2, "vocab_size": 264, "rms_norm_eps": 1e-5, "head_dim": 16}  # fmt: skip
