@@ -1,33 +1,21 @@
 """The main job, composed once: govern → train → evaluate. It yields events; the command line shows them."""
 
-import contextlib
-import dataclasses
-import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mlx_hybrid.base_model import check_local, load_tokenizer_of
 from mlx_hybrid.config import Config, to_tree
 from mlx_hybrid.errors import ConfigError, DataError
-from mlx_hybrid.governance.records import Record, describe_faults, load_records, read_records
+from mlx_hybrid.training.data import check_manifests, note_data, prepare
 from mlx_hybrid.training.events import Event, Interrupted, Note, Started
-from mlx_hybrid.training.material import (
-    Material,
-    attach_adapter,
-    gradient_start,
-    hash_examples,
-    load_material,
-)
+from mlx_hybrid.training.material import Material, attach_adapter, gradient_start, load_material
+from mlx_hybrid.training.progress import Progress
 from mlx_hybrid.training.ranks import ONE, RankLost, Ranks, check_divisible
-from mlx_hybrid.training.recording import handle
-from mlx_hybrid.training.run import Run, check_place, create_run, discard, machine, run_place, writing
-from mlx_hybrid.training.sources import Sources, Split, find_sources, split_records
-
-if TYPE_CHECKING:
-    from mlx_hybrid.governance.pipeline import Rejection
+from mlx_hybrid.training.recording import begin_run, handle, note_end, way_on
+from mlx_hybrid.training.run import Run, check_place, create_run, discard, run_place, writing
+from mlx_hybrid.training.sources import Sources, Split, find_sources
 
 
 @dataclass(frozen=True)
@@ -83,15 +71,22 @@ def finetune(
     check_local(config.model)
     path = output or run_place(config)
     made = [] if resume else check_place(config, path)
-    split, prepared, rejections = prepare(config, sources)
+    data = prepare(config, sources)
     run = resume or create_run(config, path)
     with writing(run):
         try:
             if resume is None:
-                note_data(config, run, prepared, rejections, manifests)
-            yield dataclasses.replace(prepared, run=run)
+                note_data(config, run, data, manifests)
+            yield Prepared(run, **data.counts, **data.sizes)
             yield from train_and_evaluate(
-                config, run, split, sources, resume=resume is not None, stop=stop, force=force, ranks=ranks
+                config,
+                run,
+                data.split,
+                sources,
+                resume=resume is not None,
+                stop=stop,
+                force=force,
+                ranks=ranks,
             )
         except BaseException as error:
             if resume is None and not worth_keeping(run, error):
@@ -101,71 +96,10 @@ def finetune(
             raise
 
 
-def note_data(
-    config: Config, run: Run, prepared: Prepared, rejections: "list[Rejection]", manifests: list[str]
-) -> None:
-    """Write into the run what governance decided, and the records it set aside, which stay on this machine."""
-    if config.governance.enabled:
-        from mlx_hybrid.governance.noted import write_rejections
-
-        counts = {"kept": prepared.kept, "rejected": prepared.rejected, "reasons": prepared.reasons}
-        run.update(governance=counts)
-        write_rejections(run.rejected, rejections)
-    run.update(data_manifests=manifests)
-
-
-def check_manifests(sources: Sources) -> list[str]:
-    """sha256 of the manifest of every governed file. Raises DataError for one that changed since it was signed."""
-    from mlx_hybrid.governance.manifest import check_source
-
-    found = [check_source(path) for path in (*sources.train, *sources.valid, *sources.test)]
-    return sorted({digest for digest in found if digest})
-
-
 def worth_keeping(run: Run, error: BaseException) -> bool:
     """Whether a run that broke off got far enough to be looked at or gone on with."""
     measured = isinstance(error, Exception) and (run.path / "metrics.jsonl").exists()
     return measured or run.checkpoints.is_dir()
-
-
-def note_end(run: Run, error: BaseException) -> None:
-    """Write down how a run broke off: by a fault, or by a second Ctrl-C."""
-    failed = isinstance(error, Exception)
-    told = {"status": "failed", "error": str(error)} if failed else {"status": "interrupted"}
-    with contextlib.suppress(OSError):  # the disk may be what failed
-        run.update(**told)
-
-
-def prepare(config: Config, sources: Sources) -> "tuple[Split, Prepared, list[Rejection]]":
-    """Govern and split the records; what was set aside comes with its reasons."""
-    records, rejections = governed(config, sources.train)
-    valid, test = load_records(sources.valid), load_records(sources.test)
-    split = split_records(records, valid, test, config.data, config.seed)
-    sizes = (len(split.train), len(split.valid), len(split.test))
-    counts = reason_counts(rejections)
-    return split, Prepared(Run(Path()), len(records), len(rejections), counts, *sizes), rejections
-
-
-def governed(config: Config, files: tuple[Path, ...]) -> "tuple[list[Record], list[Rejection]]":
-    """Records to use, and those set aside; without governance any fault is an error."""
-    if not config.governance.enabled:
-        return load_records(files), []
-    from mlx_hybrid.governance.pipeline import govern_records
-
-    lines = list(read_records(files))
-    if not any(isinstance(line, Record) for line in lines):
-        names = ", ".join(str(path) for path in files)
-        raise DataError(describe_faults(lines) if lines else f"{names}: no record in there.")
-    result = govern_records(lines, config.governance)
-    if not result.kept:
-        told = ", ".join(f"{reason} {count}" for reason, count in reason_counts(result.rejected).items())
-        raise DataError(f"Governance kept none of the records ({told}).")
-    return result.kept, result.rejected
-
-
-def reason_counts(rejections: "list[Rejection]") -> dict[str, int]:
-    """How many records went for each reason, the commonest first."""
-    return dict(Counter(rejection.reason for rejection in rejections).most_common())
 
 
 def train_and_evaluate(
@@ -180,10 +114,8 @@ def train_and_evaluate(
     ranks: Ranks,
 ) -> Iterator[JobEvent]:
     from mlx_hybrid.adapters.attach import check_attach
-    from mlx_hybrid.evaluation.held_out import NO_QUESTIONS, make_questions, score
-    from mlx_hybrid.training.loop import total_steps, train
-    from mlx_hybrid.training.progress import Progress
-    from mlx_hybrid.training.worker import announce, begin
+    from mlx_hybrid.training.loop import total_steps
+    from mlx_hybrid.training.worker import announce
 
     material = load_material(config, split, ranks=ranks.size, force=force)
     begin_run(config, run, material, sources, resume=resume, ranks=ranks.size)
@@ -193,37 +125,76 @@ def train_and_evaluate(
         yield Note(
             f"Over train.max_tokens ({config.train.max_tokens}) and {done}: {material.too_long} records."
         )
-    try:
-        questions = make_questions(split.test, split.train, material.base.tokenizer)
-    except DataError as error:
-        # The labels are no choice between fixed answers; the loss can still be measured.
-        questions = NO_QUESTIONS
-        yield Note(f"Accuracy is not measured: {error}")
+    questions = yield from questions_of(split, material)
     check_attach(material.base.model, config.adapter, method=config.method)
-    evaluates = config.evaluate and bool(material.test)
-    before = None
-    if evaluates:
-        yield Note(f"Scoring the base on {len(material.test)} held-out records.")
-        before = score(material.base.model, material.test, questions)
-    summary = attach_adapter(config, material)
-    progress = Progress()
+    before = yield from score_base(config, material, questions)
+    attached = attach_adapter(config, material)
+    progress = yield from starting_point(config, run, material, resume=resume, ranks=ranks.size)
+    yield Started(
+        total_steps(config.train, len(material.train)), progress.step, len(attached.modules),
+        attached.trainable, len(material.train), ranks.size,
+    )  # fmt: skip
+    ended = yield from train_run(config, run, material, progress, stop=stop, ranks=ranks)
+    if ended:
+        yield from finish(config, run, material, questions, before)
+
+
+def questions_of(split: Split, material: Material) -> Generator[Note, None, Any]:
+    """Questions of the test records; of labels that are no choice between fixed answers none, and the loss is
+    measured all the same."""
+    from mlx_hybrid.evaluation.held_out import NO_QUESTIONS, make_questions
+
+    try:
+        return make_questions(split.test, split.train, material.base.tokenizer)
+    except DataError as error:
+        yield Note(f"Accuracy is not measured: {error}")
+        return NO_QUESTIONS
+
+
+def score_base(config: Config, material: Material, questions: Any) -> Generator[Note, None, Any]:
+    """The base's scores on the test records, or None where nothing is to be evaluated."""
+    from mlx_hybrid.evaluation.held_out import score
+
+    if not config.evaluate or not material.test:
+        return None
+    yield Note(f"Scoring the base on {len(material.test)} held-out records.")
+    return score(material.base.model, material.test, questions)
+
+
+def starting_point(
+    config: Config, run: Run, material: Material, *, resume: bool, ranks: int
+) -> Generator[Note, None, Progress]:
+    """Give the adapter the values that training starts from: of a checkpoint, an adapter, or the first gradient."""
     if resume:
         from mlx_hybrid.training.checkpoint import load_checkpoint
 
         progress = load_checkpoint(run.checkpoints, material.base.model, material.optimizer)
         run.forget_after(progress.step)
-    elif config.start_from:
+        return progress
+    if config.start_from:
         from mlx_hybrid.deployment.source import find_adapter
         from mlx_hybrid.training.continuation import load_start
 
         load_start(config, material.base, find_adapter(config.start_from)[0])
         yield Note(f"Going on from {config.start_from}.")
     elif config.adapter.from_gradient:
-        yield from gradient_start(config, run, material, ranks=ranks.size)
-    steps = total_steps(config.train, len(material.train))
-    yield Started(
-        steps, progress.step, len(summary.modules), summary.trainable, len(material.train), ranks.size
-    )
+        yield from gradient_start(config, run, material, ranks=ranks)
+    return Progress()
+
+
+def train_run(
+    config: Config,
+    run: Run,
+    material: Material,
+    progress: Progress,
+    *,
+    stop: Callable[[], bool],
+    ranks: Ranks,
+) -> Generator[Event, None, bool]:
+    """Train and write down what happens; whether it came to its end, unless a stop was asked for."""
+    from mlx_hybrid.training.loop import train
+    from mlx_hybrid.training.worker import begin
+
     try:
         begin(ranks, material, progress)
         for event in train(
@@ -233,42 +204,10 @@ def train_and_evaluate(
             handle(event, config, run, material, progress)
             yield event
             if isinstance(event, Interrupted):
-                return
+                return False
     except RankLost as lost:
         raise RankLost(f"{lost}{way_on(run)}") from None
-    yield from finish(config, run, material, questions, before)
-
-
-def way_on(run: Run) -> str:
-    """The step to go on from, and how, where there is one."""
-    from mlx_hybrid.training.checkpoint import checkpoints
-
-    saved = checkpoints(run.checkpoints)
-    step = int(saved[-1].name.partition("-")[2]) if saved else 0
-    return f" Step {step} is saved; go on with: mlx-hybrid finetune --resume {run.path}" if saved else ""
-
-
-def begin_run(
-    config: Config, run: Run, material: Material, sources: Sources, *, resume: bool, ranks: int
-) -> None:
-    """Write run.json; a resumed run must have the config and the data it was begun with."""
-    files = (*sources.train, *sources.valid, *sources.test)
-    data_hash = hash_examples(material)
-    if resume:
-        if run.config() != config:
-            raise ConfigError(
-                f"{run.path}: its config.yaml is not the configuration asked for; resume takes none of its own."
-            )
-        if run.info().get("data_hash") != data_hash:
-            raise ConfigError(f"{run.path}: the data changed since the run began; start a new run.")
-        run.update(status="running", error=None, ranks=ranks)
-        return
-    run.update(
-        status="running", started=time.strftime("%Y-%m-%dT%H:%M:%S"), method=config.method, seed=config.seed,
-        base=material.base.identity, data_hash=data_hash, data=[path.name for path in files],
-        records={"train": len(material.train), "valid": len(material.valid), "test": len(material.test)},
-        machine=machine(), ranks=ranks,
-    )  # fmt: skip
+    return True
 
 
 def finish(config: Config, run: Run, material: Material, questions: Any, before: Any) -> Iterator[JobEvent]:
@@ -316,15 +255,15 @@ def plan(config: Config, *, ranks: Ranks = ONE, force: bool = False) -> dict:
     if not config.data.allow_changed:
         check_manifests(sources)
     check_local(config.model)
-    split, prepared, _ = prepare(config, sources)
-    sets, too_long = tokenised(config, split, load_tokenizer_of(config.model))
+    data = prepare(config, sources)
+    sets, too_long = tokenised(config, data.split, load_tokenizer_of(config.model))
     if config.start_from:
         check_base_of_start(config, find_adapter(config.start_from)[0])
     check_fits(config, sets[0], ranks=ranks.size, force=force)
     lengths = [len(example.tokens) for example in sets[0]]
     return {
         "config": to_tree(config),
-        "records": {"kept": prepared.kept, "rejected": prepared.rejected, "reasons": prepared.reasons},
-        "split": {"train": len(split.train), "valid": len(split.valid), "test": len(split.test)},
+        "records": data.counts,
+        "split": data.sizes,
         "tokens": {"train": sum(lengths), "longest": max(lengths), "too_long": too_long},
     }

@@ -83,12 +83,12 @@ def batch_of(settings: Config) -> tuple[Any, str]:
     if not settings.data.paths or not tokenizer_here(settings.model):
         return widest_load(settings), "train.max_tokens"
     from mlx_hybrid.base_model import load_tokenizer_of
-    from mlx_hybrid.job import prepare
+    from mlx_hybrid.training.data import prepare
     from mlx_hybrid.training.material import tokenised
     from mlx_hybrid.training.sources import find_sources
 
-    split, *_ = prepare(settings, find_sources(settings.data))
-    sets, _ = tokenised(settings, split, load_tokenizer_of(settings.model))
+    data = prepare(settings, find_sources(settings.data))
+    sets, _ = tokenised(settings, data.split, load_tokenizer_of(settings.model))
     return largest_load(sets[0], settings), "the records"
 
 

@@ -1,12 +1,38 @@
-"""What a run writes as its events come: metrics, the log, checkpoints, the best adapter."""
+"""What a run writes: how it began, metrics, the log, checkpoints and the best adapter as its events come, its end."""
 
+import contextlib
+import time
 from typing import Any
 
 from mlx_hybrid.config import Config
-from mlx_hybrid.errors import MlxHybridError
+from mlx_hybrid.errors import ConfigError, MlxHybridError
 from mlx_hybrid.training.events import CheckpointDue, Event, Finished, Interrupted, Note, NotFinite, Validated
-from mlx_hybrid.training.material import Material
-from mlx_hybrid.training.run import Run
+from mlx_hybrid.training.material import Material, hash_examples
+from mlx_hybrid.training.run import Run, machine
+from mlx_hybrid.training.sources import Sources
+
+
+def begin_run(
+    config: Config, run: Run, material: Material, sources: Sources, *, resume: bool, ranks: int
+) -> None:
+    """Write run.json; a resumed run must have the config and the data it was begun with."""
+    files = (*sources.train, *sources.valid, *sources.test)
+    data_hash = hash_examples(material)
+    if resume:
+        if run.config() != config:
+            raise ConfigError(
+                f"{run.path}: its config.yaml is not the configuration asked for; resume takes none of its own."
+            )
+        if run.info().get("data_hash") != data_hash:
+            raise ConfigError(f"{run.path}: the data changed since the run began; start a new run.")
+        run.update(status="running", error=None, ranks=ranks)
+        return
+    run.update(
+        status="running", started=time.strftime("%Y-%m-%dT%H:%M:%S"), method=config.method, seed=config.seed,
+        base=material.base.identity, data_hash=data_hash, data=[path.name for path in files],
+        records={"train": len(material.train), "valid": len(material.valid), "test": len(material.test)},
+        machine=machine(), ranks=ranks,
+    )  # fmt: skip
 
 
 def handle(event: Event, config: Config, run: Run, material: Material, progress: Any) -> None:
@@ -61,3 +87,22 @@ def save_best(config: Config, run: Run, material: Material, progress: Any) -> No
         material.base.model, run.adapter, config=config.adapter, method=config.method,
         base=material.base.identity, seed=config.seed, extra={"step": progress.step},
     )  # fmt: skip
+
+
+def note_end(run: Run, error: BaseException) -> None:
+    """Write down how a run broke off: by a fault, or by a second Ctrl-C."""
+    failed = isinstance(error, Exception)
+    told = {"status": "failed", "error": str(error)} if failed else {"status": "interrupted"}
+    with contextlib.suppress(OSError):  # the disk may be what failed
+        run.update(**told)
+
+
+def way_on(run: Run) -> str:
+    """The step to go on from, and how, where there is one."""
+    from mlx_hybrid.training.checkpoint import checkpoints
+
+    saved = checkpoints(run.checkpoints)
+    if not saved:
+        return ""
+    step = int(saved[-1].name.partition("-")[2])
+    return f" Step {step} is saved; go on with: mlx-hybrid finetune --resume {run.path}"
