@@ -258,7 +258,7 @@ class HybridLinear(nn.Module):
         """An upper bound of the largest ‖Q‖₂ among a butterfly's blocks; 0 for other branches."""
         if self._plan.orthogonal != "butterfly":
             return mx.array(0.0)
-        return skew_norm(self.oft_q, self._plan.block_size)
+        return skew_norm(self.oft_q)
 
     def refold(self, force: bool = False) -> bool:
         """Keep the rotation exact: unit reflections; a factor with ‖Q‖₂ > 0.5 moves into `oft_base`.

@@ -185,7 +185,7 @@ def ungroup(grouped: Float[mx.array, "blocks n b"], shape: tuple[int, ...]) -> m
     return grouped.swapaxes(0, 1).reshape(shape)
 
 
-def skew_norm(q: Float[mx.array, "*batch t"], size: int) -> Float[mx.array, ""]:
+def skew_norm(q: Float[mx.array, "*batch t"]) -> Float[mx.array, ""]:
     """An upper bound of max ‖Q‖₂ over all blocks: for skew Q, ‖Q‖₂ ≤ ‖Q‖_F/√2 = ‖triangle‖₂."""
     return mx.sqrt(mx.max(mx.sum(mx.square(q), axis=-1)))
 

@@ -20,9 +20,9 @@ from mlx_hybrid.adapters.orthogonal import cayley, core_of_gram, skew
 def formed(model: nn.Module) -> Iterator[None]:
     """Within it the layers' forward passes use small matrices formed together, and gradients flow through them."""
     layers = layers_to_form(model)
-    form_cores([layer for layer in layers if layer.plan.orthogonal == "householder"])
-    form_blocks([layer for layer in layers if layer.plan.orthogonal == "butterfly"])
     try:
+        form_cores([layer for layer in layers if layer.plan.orthogonal == "householder"])
+        form_blocks([layer for layer in layers if layer.plan.orthogonal == "butterfly"])
         yield
     finally:
         for layer in layers:

@@ -31,7 +31,6 @@ NAMES = {
 }  # fmt: skip
 SCRIPT_CODES = ("Zyyy", "Zzzz", *NAMES)  # common and inherited; a script of its own that has no name here
 HAN = SCRIPT_CODES.index("Hani")
-KANA = [SCRIPT_CODES.index(code) for code in ("Hira", "Kana")]
 
 
 @lru_cache(1)

@@ -97,7 +97,7 @@ def decide(
     total = sum(source["bytes"] for source in described)
     with inspectors(config, workers_for(config, total), names) as inspect:
         for chunk, inspected in inspect(in_chunks(read_sources(sources))):
-            keep_one_kind(chunk, inspected, kinds, names)
+            keep_one_kind(chunk, inspected, kinds)
             ledger.add(inspected)
             numbers.extend(chain.from_iterable(chunk))
             progress(len(numbers) // 2)
@@ -147,9 +147,7 @@ def in_chunks(lines: Iterator[Line]) -> Iterator[list[Line]]:
         yield chunk
 
 
-def keep_one_kind(
-    chunk: list[tuple[int, int]], inspected: Inspected, kinds: dict[int, str], names: list[str]
-) -> None:
+def keep_one_kind(chunk: list[tuple[int, int]], inspected: Inspected, kinds: dict[int, str]) -> None:
     """A file holds records of the kind of its first; others are set aside."""
     for (source, _), item in zip(chunk, inspected.items):
         if item.kind and kinds.setdefault(source, item.kind) != item.kind:

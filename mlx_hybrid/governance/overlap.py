@@ -49,10 +49,10 @@ class EvaluationIndex:
         grams, holders = distinct_grams(plain)
         places = np.minimum(np.searchsorted(self.grams, grams), max(len(self.grams) - 1, 0))
         hits = np.flatnonzero(self.grams[places] == grams) if len(self.grams) else np.zeros(0, np.int64)
-        best = self.best(holders[hits], places[hits], len(texts))
+        best = self.best(holders[hits], places[hits])
         return [self.decide(text, *best.get(row, (0, 0.0))) for row, text in enumerate(plain)]
 
-    def best(self, holders: np.ndarray, places: np.ndarray, rows: int) -> dict[int, tuple[int, float]]:
+    def best(self, holders: np.ndarray, places: np.ndarray) -> dict[int, tuple[int, float]]:
         """For each row with a hit, the evaluation text it holds most of, and how much."""
         counts = self.counts[places]
         offsets = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)

@@ -118,7 +118,7 @@ def make_loss(model: nn.Module) -> Callable[..., mx.array]:
     ) -> mx.array:  # fmt: skip
         hidden = outputs(model, body, tokens, segments)
         hidden = hidden.reshape(-1, hidden.shape[-1])[positions]
-        if head_trains(model):  # its leaves need gradients too
+        if head_trains(model):
             return mx.sum(target_losses(head, hidden, targets) * weights)
         return loss_in_chunks(head, hidden, targets, weights, size)
 
@@ -172,5 +172,5 @@ def vocabulary(model: nn.Module) -> int:
 
 
 def head_trains(model: nn.Module) -> bool:
-    """Whether the head has trainable leaves: `mx.checkpoint` gives no gradient to what it captures."""
+    """Whether the head has trainable leaves, to which `loss_in_chunks` gives no gradient."""
     return bool(head_module(model).trainable_parameters())

@@ -96,7 +96,7 @@ def test_skew_fills_the_upper_triangle_row_by_row():
 @pytest.mark.parametrize("size", [2, 8])
 def test_skew_norm_bounds_the_spectral_norm(size):
     q = triangles(0.3, 4, 6, size=size)
-    bound = skew_norm(single(q), size).item()
+    bound = skew_norm(single(q)).item()
     assert 0.3 * (1 - ROUNDING) <= bound <= 0.3 * np.sqrt(size / 2) * (1 + ROUNDING)
 
 
