@@ -49,7 +49,7 @@ class Handler(BaseHTTPRequestHandler):
         hub.requests[f"{self.command} {path}"] += 1
         fault = next((queue.pop(0) for part, queue in hub.faults.items() if part in path and queue), None)
         if fault == "drop":
-            self.rfile.read(10)
+            self.rfile.read(min(10, int(self.headers.get("Content-Length", 0))))  # more would never come
             self.close_connection = True
             self.connection.close()
             return
