@@ -115,7 +115,6 @@ def fetch(repo: str, revision: str | None, *, weights: bool = True) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    endpoint = os.environ.get("HF_ENDPOINT") or None
     patterns = [
         "*.json",
         *(["*.safetensors"] if weights else []),
@@ -127,7 +126,9 @@ def fetch(repo: str, revision: str | None, *, weights: bool = True) -> Path:
         "*.py",
     ]
     try:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns, endpoint=endpoint))
+        return Path(
+            snapshot_download(repo, revision=revision, allow_patterns=patterns, endpoint=hub_endpoint())
+        )
     except (HfHubHTTPError, LocalEntryNotFoundError, ValueError, OSError) as error:
         raise ConfigError(
             f"{repo}: no such folder here, and not to be had from the Hub ({hub_reason(error)})."
@@ -137,6 +138,11 @@ def fetch(repo: str, revision: str | None, *, weights: bool = True) -> Path:
 def hub_reason(error: Exception) -> str:
     """Why the Hub gave nothing, in a line; offline, the client's own advice would be to go online."""
     return "offline, and it is not on this machine" if is_offline() else first_line(error)
+
+
+def hub_endpoint() -> str | None:
+    """Where the Hub is, when `HF_ENDPOINT` says so: the client itself reads that only once."""
+    return os.environ.get("HF_ENDPOINT") or None
 
 
 def is_offline() -> bool:

@@ -5,7 +5,6 @@
 
 import contextlib
 import hashlib
-import os
 import sys
 import unicodedata
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from mlx_hybrid.base_model import hub_reason
+from mlx_hybrid.base_model import hub_endpoint, hub_reason
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.governance.languages import UnknownLanguage, parse_language, scripts_of
 
@@ -234,12 +233,11 @@ def cached_or_fetched(preset: Preset) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HFValidationError, HTTPError, LocalEntryNotFoundError
 
-    endpoint = os.environ.get("HF_ENDPOINT") or None
     try:
         with contextlib.suppress(LocalEntryNotFoundError):
             return Path(hf_hub_download(preset.repo, preset.file, local_files_only=True))
         print(f"{preset.repo}: {preset.file}, licence {preset.licence}", file=sys.stderr)
-        return Path(hf_hub_download(preset.repo, preset.file, endpoint=endpoint))
+        return Path(hf_hub_download(preset.repo, preset.file, endpoint=hub_endpoint()))
     except (HTTPError, HFValidationError, OSError) as error:
         raise ConfigError(
             f"engine fasttext: {preset.repo} cannot be had ({hub_reason(error)}); download the model and name its path."

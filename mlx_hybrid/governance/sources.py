@@ -1,13 +1,12 @@
 """Where records come from: JSONL as it is, Parquet and Hub data sets by way of a JSONL copy in a scratch folder."""
 
 import json
-import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from mlx_hybrid.base_model import first_line
+from mlx_hybrid.base_model import first_line, hub_endpoint
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.governance.records import check_file
 
@@ -88,7 +87,7 @@ def fetch_dataset(repo: str, pattern: str, offline: bool) -> list[Source]:
         raise ConfigError(
             f"{repo}: no such file, and --offline forbids asking the Hub for a data set of that name."
         )
-    endpoint = os.environ.get("HF_ENDPOINT") or None
+    endpoint = hub_endpoint()
     api, where = HfApi(endpoint=endpoint), {"repo_type": "dataset"}
     try:
         where["revision"] = api.dataset_info(repo).sha

@@ -5,13 +5,12 @@ model on the Hub only config.json and the headers are fetched; a sparse file sta
 """
 
 import json
-import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlx_hybrid.base_model import first_line
+from mlx_hybrid.base_model import find_model, first_line, hub_endpoint, is_hub_id
 from mlx_hybrid.config import Config
 from mlx_hybrid.errors import ConfigError
 
@@ -60,8 +59,6 @@ def model_shape(config: Config) -> ModelShape:
 
 def local_folder(model: str) -> Path | None:
     """The folder of a model whose weights are on this machine; None for one that the Hub alone may have."""
-    from mlx_hybrid.base_model import find_model, is_hub_id
-
     here = Path(model).expanduser().exists() or not is_hub_id(model)
     return find_model(model) if here else cached_folder(model)
 
@@ -80,7 +77,7 @@ def stand_in(repo: str, folder: Path) -> Path:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HTTPError, NotASafetensorsRepoError
 
-    api = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None)
+    api = HfApi(endpoint=hub_endpoint())
     try:
         text = Path(api.hf_hub_download(repo, "config.json")).read_text(encoding="utf-8")
         files = api.get_safetensors_metadata(repo).files_metadata

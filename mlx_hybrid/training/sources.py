@@ -1,13 +1,12 @@
 """From `data.paths` to files, and from records to training, validation and test sets."""
 
-import os
 import random
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlx_hybrid.base_model import hub_reason, is_hub_id
+from mlx_hybrid.base_model import hub_endpoint, hub_reason, is_hub_id
 from mlx_hybrid.config import DataConfig
 from mlx_hybrid.errors import ConfigError, DataError
 from mlx_hybrid.governance.records import Record
@@ -126,9 +125,11 @@ def fetch_data(repo: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    patterns, endpoint = [f"*{suffix}" for suffix in SUFFIXES], os.environ.get("HF_ENDPOINT") or None
+    patterns = [f"*{suffix}" for suffix in SUFFIXES]
     try:
-        return Path(snapshot_download(repo, repo_type="dataset", allow_patterns=patterns, endpoint=endpoint))
+        return Path(
+            snapshot_download(repo, repo_type="dataset", allow_patterns=patterns, endpoint=hub_endpoint())
+        )
     except (HfHubHTTPError, LocalEntryNotFoundError, ValueError, OSError) as error:
         raise ConfigError(
             f"{repo}: no such file or folder here, and no data set to be had from the Hub ({hub_reason(error)})."
