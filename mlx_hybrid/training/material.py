@@ -33,8 +33,7 @@ def load_material(config: Config, split: Split, *, ranks: int = 1, force: bool =
 
     tokenizer = load_tokenizer_of(config.model)
     sets, too_long = tokenised(config, split, tokenizer)
-    if not force:
-        check_fits(config, sets[0], ranks=ranks)
+    check_fits(config, sets[0], ranks=ranks, force=force)
     base = load_base(config.model, tokenizer=tokenizer)
     set_limits()
     return Material(base, None, *sets, too_long=too_long)

@@ -2,12 +2,12 @@
 
 import contextlib
 import time
-from typing import Any
 
 from mlx_hybrid.config import Config
 from mlx_hybrid.errors import ConfigError, MlxHybridError
 from mlx_hybrid.training.events import CheckpointDue, Event, Finished, Interrupted, Note, NotFinite, Validated
 from mlx_hybrid.training.material import Material, hash_examples
+from mlx_hybrid.training.progress import Progress
 from mlx_hybrid.training.run import Run, machine
 from mlx_hybrid.training.sources import Sources
 
@@ -35,7 +35,7 @@ def begin_run(
     )  # fmt: skip
 
 
-def handle(event: Event, config: Config, run: Run, material: Material, progress: Any) -> None:
+def handle(event: Event, config: Config, run: Run, material: Material, progress: Progress) -> None:
     """Write what an event calls for. Raises MlxHybridError where the disk does not take it."""
     try:
         write_event(event, config, run, material, progress)
@@ -49,7 +49,7 @@ def handle(event: Event, config: Config, run: Run, material: Material, progress:
         ) from error
 
 
-def write_event(event: Event, config: Config, run: Run, material: Material, progress: Any) -> None:
+def write_event(event: Event, config: Config, run: Run, material: Material, progress: Progress) -> None:
     from mlx_hybrid.training.checkpoint import save_checkpoint
 
     run.record(event)
@@ -80,7 +80,7 @@ def write_event(event: Event, config: Config, run: Run, material: Material, prog
         )  # fmt: skip
 
 
-def save_best(config: Config, run: Run, material: Material, progress: Any) -> None:
+def save_best(config: Config, run: Run, material: Material, progress: Progress) -> None:
     from mlx_hybrid.adapters.store import save_adapter
 
     save_adapter(
