@@ -25,7 +25,6 @@ def collect(
     *,
     name: str = "model",
     identity: str = "",
-    batch_tokens: int = 8192,
     generate: Callable | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> dict[str, list[dict]]:
@@ -46,7 +45,7 @@ def collect(
             options = examples.options[block] if examples.options else []
             rows = answer(
                 model, tokenizer, replace(examples, records=examples.records[block], options=options),
-                batch_tokens=batch_tokens, generate=generate,
+                generate=generate,
             )  # fmt: skip
             append_answers(path, fingerprint, part, rows)
             own += rows
@@ -56,17 +55,15 @@ def collect(
     return answers
 
 
-def answer(
-    model: Any, tokenizer: Any, examples: EvaluationSet, *, batch_tokens: int, generate: Callable | None
-) -> list[dict]:
+def answer(model: Any, tokenizer: Any, examples: EvaluationSet, *, generate: Callable | None) -> list[dict]:
     """One dictionary a record: `sums` and `counts` of its options, `nats` of its text, or the `text` generated."""
     if examples.kind == "classification":
         items = [item(r, o, tokenizer) for r, o in zip(examples.records, examples.options, strict=True)]
-        scores = score_options(model, items, batch_tokens=batch_tokens)
+        scores = score_options(model, items)
         return [{"sums": s[:, 0].tolist(), "counts": s[:, 1].astype(int).tolist()} for s in scores]
     if examples.kind == "text":
         tokens = [text_tokens(record.fields["text"], tokenizer) for record in examples.records]
-        nats, _ = sequence_nll(model, tokens, batch_tokens=batch_tokens)
+        nats, _ = sequence_nll(model, tokens)
         if not np.all(np.isfinite(nats)):
             raise MlxHybridError(
                 "The likelihood of a text is not finite: the model's weights hold NaN or inf."

@@ -20,12 +20,6 @@ class Figure(NamedTuple):
 
 
 MEASURES = ("worst", "range", "standard_deviation", "gap_to_pivot")
-LOWER_IS_BETTER = frozenset(
-    {
-        "nll", "brier", "ece", "ece_mass", "nll_scaled", "brier_scaled", "ece_scaled", "range", "standard_deviation",
-        "bits_per_byte", "drop", "balance_size", "peak_memory_gb", "step_seconds", "train_seconds", "trainable",
-    }
-)  # fmt: skip
 
 
 def figures(results: dict) -> dict[str, Figure]:

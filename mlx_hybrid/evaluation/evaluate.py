@@ -25,7 +25,6 @@ def evaluate(
     seed: int = 0,
     limit: int = 0,
     pivot: str | None = "eng_Latn",
-    batch_tokens: int = 8192,
     directory: Path | None = None,
     identities: Mapping[str, str] | None = None,
     generate: Callable[[Any, list[list[int]]], list[str]] | None = None,
@@ -56,7 +55,7 @@ def evaluate(
         path = directory / f"{name}.answers.jsonl" if directory else None
         answers[name] = collect(
             model, tokenizer, parts, path, name=name, identity=(identities or {}).get(name, ""),
-            batch_tokens=batch_tokens, generate=generate, progress=progress,
+            generate=generate, progress=progress,
         )  # fmt: skip
     summarise = {"classification": classify, "text": model_language, "translation": translate}[test.kind]
     return {

@@ -18,13 +18,11 @@ def answers_to_test(path: Path) -> list[dict]:
     return [row for row in rows if row.get("part") == "test"]
 
 
-def example_rows(
-    test: EvaluationSet, answers: list[dict], *, normalised: bool = False, temperature: float = 1.0
-) -> list[dict]:
-    """One row a record: where it stands, and of a classification the choice, whether it is right and the probabilities
-    at `temperature`; of a translation the texts; of a text its nats and bytes."""
+def example_rows(test: EvaluationSet, answers: list[dict], *, normalised: bool) -> list[dict]:
+    """One row a record: where it stands, and of a classification the choice, whether it is right and the
+    probabilities; of a translation the texts; of a text its nats and bytes."""
     if test.kind == "classification":
-        own = classified(test, answers, normalised, temperature)
+        own = classified(test, answers, normalised)
     elif test.kind == "text":
         sizes = byte_counts(test)
         own = [{"nats": row["nats"], "bytes": int(size)} for row, size in zip(answers, sizes, strict=True)]
@@ -38,11 +36,11 @@ def example_rows(
     ]
 
 
-def classified(test: EvaluationSet, answers: list[dict], normalised: bool, temperature: float) -> list[dict]:
+def classified(test: EvaluationSet, answers: list[dict], normalised: bool) -> list[dict]:
     scores = label_scores(test, answers, normalised=normalised)
     chosen, wanted = choose(scores), test.answers
-    log_p = calibration.log_probabilities(scores, temperature)
-    nll = calibration.negative_log_likelihood(scores, wanted, temperature)
+    log_p = calibration.log_probabilities(scores)
+    nll = calibration.negative_log_likelihood(scores, wanted)
     rows: list[dict[str, Any]] = []
     for number, options in enumerate(test.options):
         share = {label: float(np.exp(log_p[number, test.labels.index(label)])) for label in options}

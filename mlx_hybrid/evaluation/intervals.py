@@ -11,6 +11,7 @@ import numpy as np
 
 from mlx_hybrid.errors import DataError
 
+LEVEL = 0.95
 DRAWS_AT_ONCE = 1 << 22  # bounds the memory of one block of resamples to some tens of MB
 
 
@@ -34,7 +35,6 @@ def bootstrap_mean(
     *,
     seed: int,
     samples: int = 10_000,
-    level: float = 0.95,
     groups: Sequence | None = None,
 ) -> Interval:
     """Mean of `values` (n,) and its percentile bootstrap interval.
@@ -48,7 +48,7 @@ def bootstrap_mean(
     values = _finite(values)
     totals, sizes = _by_group(values, groups)
     means = _resampled_means(totals, sizes, np.random.default_rng(seed), samples)
-    return interval_of(float(values.mean()), means, level, len(totals))
+    return interval_of(float(values.mean()), means, len(totals))
 
 
 def paired_bootstrap(
@@ -57,7 +57,6 @@ def paired_bootstrap(
     *,
     seed: int,
     samples: int = 10_000,
-    level: float = 0.95,
     groups: Sequence | None = None,
 ) -> Interval:
     """Mean of b − a over the same n examples, and its interval; above zero, b is better.
@@ -69,7 +68,7 @@ def paired_bootstrap(
         raise DataError(
             f"A paired comparison needs as many examples on both sides, not {len(a)} and {len(b)}."
         )
-    return bootstrap_mean(b - a, seed=seed, samples=samples, level=level, groups=groups)
+    return bootstrap_mean(b - a, seed=seed, samples=samples, groups=groups)
 
 
 def bootstrap_ratio(
@@ -78,7 +77,6 @@ def bootstrap_ratio(
     *,
     seed: int,
     samples: int = 10_000,
-    level: float = 0.95,
     groups: Sequence | None = None,
 ) -> Interval:
     """Σ numerators / Σ denominators (bits per byte, loss per token) over resampled examples or groups."""
@@ -88,7 +86,7 @@ def bootstrap_ratio(
     totals, _ = _by_group(numerators, groups)
     sizes, _ = _by_group(denominators, groups)
     means = _resampled_means(totals, sizes, np.random.default_rng(seed), samples)
-    return interval_of(float(numerators.sum() / denominators.sum()), means, level, len(totals))
+    return interval_of(float(numerators.sum() / denominators.sum()), means, len(totals))
 
 
 def bootstrap_statistic(
@@ -97,14 +95,13 @@ def bootstrap_statistic(
     *,
     seed: int,
     samples: int = 1_000,
-    level: float = 0.95,
 ) -> Interval:
     """Interval of any statistic of `count` examples; `statistic` takes an array of indices."""
     if count == 0:
         raise DataError("No values: a mean and its interval need at least one.")
     rng = np.random.default_rng(seed)
     drawn = np.array([statistic(rng.integers(count, size=count)) for _ in range(samples)])
-    return interval_of(float(statistic(np.arange(count))), drawn, level, count)
+    return interval_of(float(statistic(np.arange(count))), drawn, count)
 
 
 def mcnemar(a_correct: Sequence[bool], b_correct: Sequence[bool]) -> float:
@@ -127,11 +124,11 @@ def mcnemar(a_correct: Sequence[bool], b_correct: Sequence[bool]) -> float:
     return min(1.0, tail / (1 << (count - 1)))  # integers, so exact for any count
 
 
-def interval_of(value: float, drawn: np.ndarray, level: float, count: int) -> Interval:
-    """The central `level` of the resampled values around the observed one."""
-    tail = (1 - level) / 2
+def interval_of(value: float, drawn: np.ndarray, count: int) -> Interval:
+    """The central LEVEL of the resampled values around the observed one."""
+    tail = (1 - LEVEL) / 2
     low, high = np.quantile(drawn, [tail, 1 - tail])
-    return Interval(value, float(low), float(high), level, count)
+    return Interval(value, float(low), float(high), LEVEL, count)
 
 
 def _finite(values: Sequence[float]) -> np.ndarray:

@@ -35,9 +35,7 @@ def parity_intervals(
     *,
     seed: int,
     pivot: str | None = None,
-    higher_is_better: bool = True,
     samples: int = 10_000,
-    level: float = 0.95,
 ) -> dict[str, dict]:
     """Intervals of the measures of `parity` over per-example values, resampling groups across languages at once.
 
@@ -53,10 +51,10 @@ def parity_intervals(
     weights = rng.multinomial(len(totals), np.full(len(totals), 1 / len(totals)), size=samples)
     counts = weights @ sizes
     whole = (counts > 0).all(1)
-    drawn = _measures((weights @ totals)[whole] / counts[whole], place, higher_is_better)
-    observed = _measures(table, place, higher_is_better)
+    drawn = _measures((weights @ totals)[whole] / counts[whole], place)
+    observed = _measures(table, place)
     return {
-        name: asdict(interval_of(float(observed[name][0]), column, level, len(totals)))
+        name: asdict(interval_of(float(observed[name][0]), column, len(totals)))
         for name, column in drawn.items()
         if column is not None
     }
@@ -85,7 +83,9 @@ def directional_balance(values: Mapping[tuple[str, str], float], *, pivot: str) 
     }
 
 
-def _measures(table: np.ndarray, pivot: int | None, higher_is_better: bool) -> dict[str, np.ndarray | None]:
+def _measures(
+    table: np.ndarray, pivot: int | None, higher_is_better: bool = True
+) -> dict[str, np.ndarray | None]:
     """Each measure of each row of (samples, languages)."""
     gap = None
     if pivot is not None and table.shape[1] > 1:

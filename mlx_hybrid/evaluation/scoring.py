@@ -24,17 +24,15 @@ class OptionItem:
     options: list[list[int]]
 
 
-def tokenise_options(tokenizer, prompt: str, options: Sequence[str], *, begin: bool = False) -> OptionItem:
+def tokenise_options(tokenizer, prompt: str, options: Sequence[str]) -> OptionItem:
     """Prompt and option tokenised jointly, split at the longest token prefix they all share with the prompt.
 
     Where an option merges with the end of the prompt into one token, that token belongs to the option. The
-    split never reaches into the options, so their lengths stay comparable. `begin` puts the beginning-of-text
-    token first where the tokenizer itself would: for plain text, not for a rendered chat template. Raises
-    DataError on an empty option or prompt.
+    split never reaches into the options, so their lengths stay comparable. Raises DataError on an empty option or
+    prompt.
     """
-    start = _begin_tokens(tokenizer, prompt) if begin else []
-    joint = [start + _encode(tokenizer, prompt + option) for option in options]
-    shared = _common_prefix([start + _encode(tokenizer, prompt), *joint])
+    joint = [_encode(tokenizer, prompt + option) for option in options]
+    shared = _common_prefix([_encode(tokenizer, prompt), *joint])
     if shared == 0:
         raise DataError("The prompt has no token to start from; give it text or a beginning-of-text token.")
     for option, tokens in zip(options, joint):
@@ -126,13 +124,6 @@ def evaluating(model) -> Iterator[None]:
 
 def _encode(tokenizer, text: str) -> list[int]:
     return list(tokenizer.encode(text, add_special_tokens=False))
-
-
-def _begin_tokens(tokenizer, prompt: str) -> list[int]:
-    bos = getattr(tokenizer, "bos_token_id", None)
-    if bos is None or prompt.startswith(tokenizer.bos_token):
-        return []
-    return [bos] if list(tokenizer.encode("a", add_special_tokens=True))[:1] == [bos] else []
 
 
 def _common_prefix(sequences: Sequence[Sequence[int]]) -> int:

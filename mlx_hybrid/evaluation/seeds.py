@@ -17,6 +17,7 @@ from functools import lru_cache
 import numpy as np
 
 from mlx_hybrid.errors import DataError
+from mlx_hybrid.evaluation.intervals import LEVEL
 
 NORMAL_95 = 1.959964
 GRID = 1001  # points of the integral; its error is below 1e-7 for one to a thousand degrees
@@ -33,17 +34,13 @@ class SeedMean:
     seeds: int
     p: float | None = None
 
-    @property
-    def half_width(self) -> float:
-        return (self.high - self.low) / 2
-
 
 def example_error(low: float, high: float) -> float:
     """Standard error of a 95 % interval over examples."""
     return (high - low) / (2 * NORMAL_95)
 
 
-def mean_over_seeds(values: Sequence[float], errors: Sequence[float] = (), level: float = 0.95) -> SeedMean:
+def mean_over_seeds(values: Sequence[float], errors: Sequence[float] = ()) -> SeedMean:
     """Mean of one value a seed and its interval; `errors` are each value's standard errors over examples.
 
     One seed gives an interval over examples alone, or of no width where there are none. Raises DataError on no value or
@@ -51,13 +48,11 @@ def mean_over_seeds(values: Sequence[float], errors: Sequence[float] = (), level
     """
     values = finite(values)
     mean, error, degrees = float(values.mean()), *combined_error(values, errors)
-    reach = error * student_quantile((1 + level) / 2, degrees)
+    reach = error * student_quantile((1 + LEVEL) / 2, degrees)
     return SeedMean(mean, mean - reach, mean + reach, len(values))
 
 
-def difference_over_seeds(
-    before: Sequence[float], after: Sequence[float], error: float = 0.0, level: float = 0.95
-) -> SeedMean:
+def difference_over_seeds(before: Sequence[float], after: Sequence[float], error: float = 0.0) -> SeedMean:
     """After minus before, paired by seed; `error` is the standard error over examples of the mean difference.
 
     One seed without such an error says nothing of chance, so p is then 1.
@@ -70,7 +65,7 @@ def difference_over_seeds(
     changes = after - before
     total, degrees = combined_error(changes, [error])
     mean = float(changes.mean())
-    reach = total * student_quantile((1 + level) / 2, degrees)
+    reach = total * student_quantile((1 + LEVEL) / 2, degrees)
     unknown = total == 0 and len(changes) < 2
     p = (
         1.0

@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
-from mlx_hybrid.errors import ConfigError
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -27,12 +25,10 @@ STYLE = {
 
 @contextmanager
 def drawing() -> Iterator[Callable[..., Figure]]:
-    """Our style, and the class of figures. Raises ConfigError where matplotlib is not installed."""
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ConfigError("Figures need matplotlib; run `pip install 'mlx-hybrid[report]'`.") from None
+    """Our style, and the class of figures."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
     with matplotlib.rc_context(STYLE):
         yield lambda width, height: Figure(figsize=(width, height), layout="constrained")
 
@@ -146,12 +142,12 @@ def mixing_by_layer(table: Mapping[str, dict]) -> Figure:
         figure = make(max(4.8, 2.2 + 0.52 * layers), 0.7 + sum(0.8 + 0.3 * len(g[0]) for g in grids.values()))
         panels = figure.subplots(len(grids), 1, squeeze=False)
         for panel, (name, (kinds, indices, values)) in zip(panels[:, 0], grids.items()):
-            shown = heat(figure, panel, values, "λ, share of the rotation")
+            heat(figure, panel, values, "λ, share of the rotation")
             panel.set_yticks(range(len(kinds)), kinds)
             panel.set_xticks(range(len(indices)), [str(index) for index in indices])
             panel.set(title=name, xlabel="transformer layer")
             if len(indices) <= 16:
-                write_values(panel, values, shown)
+                write_values(panel, values)
         return figure
 
 
@@ -171,14 +167,13 @@ def mixing_by_step(modules: Sequence[str], steps: Sequence[int], values: Any) ->
         return figure
 
 
-def heat(figure: Figure, panel: Axes, values: Any, name: str) -> Any:
+def heat(figure: Figure, panel: Axes, values: Any, name: str) -> None:
     shown = panel.imshow(values, cmap="PuOr", vmin=0.1, vmax=0.9, aspect="auto", interpolation="nearest")
     panel.grid(visible=False)
     figure.colorbar(shown, ax=panel, label=name)
-    return shown
 
 
-def write_values(panel: Axes, values: Any, shown: Any) -> None:
+def write_values(panel: Axes, values: Any) -> None:
     for (row, column), value in numbered(values):
         dark = abs(value - 0.5) > 0.28
         panel.text(

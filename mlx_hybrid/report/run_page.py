@@ -16,7 +16,7 @@ from mlx_hybrid.training.run import Run
 
 
 def write_run_page(run: Run) -> None:
-    """Write `report.html` into the run; without matplotlib it has tables alone and says so."""
+    """Write `report.html` into the run."""
     write_text(run.path / "report.html", run_page(run))
 
 
@@ -71,10 +71,7 @@ def median(values: list[float]) -> float:
 
 
 def training_figures(run: Run) -> list[str]:
-    try:
-        return [picture(figures.image(figure), caption) for figure, caption in draw(run)]
-    except ConfigError as error:
-        return [paragraph(str(error))]
+    return [picture(figures.image(figure), caption) for figure, caption in draw(run)]
 
 
 def draw(run: Run) -> list[tuple[Any, str]]:

@@ -16,9 +16,9 @@ class Table:
     note: str = ""
 
 
-def markdown(table: Table, *, level: int = 3) -> str:
+def markdown(table: Table) -> str:
     """A heading, the table and its note."""
-    lines = [f"{'#' * level} {table.title}", ""]
+    lines = [f"### {table.title}", ""]
     if table.note:
         lines += [table.note, ""]
     lines.append("| " + " | ".join(escape_cell(c) for c in table.columns) + " |")

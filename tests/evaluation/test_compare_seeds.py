@@ -50,8 +50,11 @@ def test_one_seed_has_the_interval_of_its_examples():
 
 
 def test_seeds_that_agree_leave_the_examples():
-    assert mean_over_seeds([0.6, 0.6], [0.02, 0.02]).half_width == pytest.approx(1.959964 * 0.02, rel=1e-4)
-    assert mean_over_seeds([0.6, 0.6]).half_width == 0
+    reach = 1.959964 * 0.02
+    mean = mean_over_seeds([0.6, 0.6], [0.02, 0.02])
+    assert (mean.low, mean.high) == pytest.approx((0.6 - reach, 0.6 + reach), rel=1e-4)
+    mean = mean_over_seeds([0.6, 0.6])
+    assert mean.low == mean.high
 
 
 def test_no_difference_is_not_significant_and_a_sure_one_is():

@@ -159,12 +159,6 @@ def test_an_option_that_begins_another_is_scored_as_its_beginning(model, tokeniz
     assert (short[1], long[1]) == (5, 7)
 
 
-def test_the_beginning_token_comes_once(tokenizer):
-    assert tokenise_options(tokenizer, "x", ["y"], begin=True).prompt == [256, ord("x")]
-    assert tokenise_options(tokenizer, "<s>x", ["y"], begin=True).prompt == [256, ord("x")]
-    assert tokenise_options(tokenizer, "x", ["y"]).prompt == [ord("x")]
-
-
 def test_nothing_to_score_is_an_error(tokenizer):
     with pytest.raises(DataError, match='Option "" adds no token'):
         tokenise_options(tokenizer, "x", ["y", ""])

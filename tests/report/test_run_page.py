@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 from pathlib import Path
 
 import pytest
@@ -65,13 +64,6 @@ def test_the_page_holds_the_results_and_names_what_it_cannot_show(run):
     assert "+0.100 [-0.050, +0.200]" in page
     assert "0.20 GB" in page
     assert "other.json: another kind of results." in page
-
-
-def test_without_matplotlib_the_page_says_so(run, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    page = run_page(run)
-    assert "Figures need matplotlib" in page
-    assert "+0.100 [-0.050, +0.200]" in page
 
 
 def test_a_run_that_measured_nothing_has_a_page(run):
