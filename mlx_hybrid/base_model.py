@@ -25,24 +25,22 @@ class BaseModel:
     identity: dict
 
 
-def load_base(
-    name: str, *, trust_remote_code: bool = False, revision: str | None = None, tokenizer: Any = None
-) -> BaseModel:
+def load_base(name: str, *, tokenizer: Any = None) -> BaseModel:
     """Load a model that mlx-lm knows, ready to train or to run.
 
     On the CPU every floating leaf becomes float32, since half precision is slow and inexact there, and packed layers
     get a faster product. A `tokenizer` that was read already is not read again. Raises ConfigError for a folder
     without config or weights, or an id that cannot be had.
     """
-    folder = find_model(name, revision)
+    folder = find_model(name)
     if tokenizer is None:
-        tokenizer = read_tokenizer(folder, name, trust_remote_code)
+        tokenizer = read_tokenizer(folder, name)
     from mlx_lm.utils import load_model
 
     from mlx_hybrid.adapters.frozen import on_cpu, use_fast_products
 
     try:
-        model, config = load_model(folder, trust_remote_code=trust_remote_code)
+        model, config = load_model(folder)
     except (ValueError, KeyError, OSError, RuntimeError) as error:
         raise ConfigError(f"{name}: cannot be loaded ({first_line(error)}).") from error
     if on_cpu():
@@ -54,27 +52,27 @@ def load_base(
     return BaseModel(model, tokenizer, config, folder, identity(name, folder))
 
 
-def load_tokenizer_of(name: str, *, trust_remote_code: bool = False, revision: str | None = None) -> Any:
+def load_tokenizer_of(name: str) -> Any:
     """A model's tokenizer, without fetching its weights. Raises ConfigError as `load_base` does."""
     here = name == BUNDLED or Path(name).expanduser().exists() or not is_hub_id(name)
-    folder = find_model(name, revision) if here else fetch(name, revision, weights=False)
-    return read_tokenizer(folder, name, trust_remote_code)
+    folder = find_model(name) if here else fetch(name, weights=False)
+    return read_tokenizer(folder, name)
 
 
-def read_tokenizer(folder: Path, name: str, trust_remote_code: bool) -> Any:
+def read_tokenizer(folder: Path, name: str) -> Any:
     """The tokenizer in `folder`, which ends answers where the model's config says."""
     if not any(next(folder.glob(pattern), None) for pattern in TOKENIZERS):
         raise ConfigError(f"{name}: no tokenizer in the folder; it needs tokenizer.json or the like.")
     from mlx_lm.utils import load_config, load_tokenizer
 
-    trust = {"trust_remote_code": trust_remote_code}
+    trust = {"trust_remote_code": False}  # without a word, transformers would ask in a terminal
     try:
         return load_tokenizer(folder, trust, eos_token_ids=load_config(folder).get("eos_token_id"))
     except (ValueError, KeyError, OSError, RuntimeError) as error:
         raise ConfigError(f"{name}: cannot be loaded ({first_line(error)}).") from error
 
 
-def find_model(name: str, revision: str | None = None) -> Path:
+def find_model(name: str) -> Path:
     """The folder of a model's files, fetched from the Hub when `name` is an id and not there already."""
     if name == BUNDLED:
         return check_folder(BUNDLED_FOLDER, "the bundled base")
@@ -87,7 +85,7 @@ def find_model(name: str, revision: str | None = None) -> Path:
         raise ConfigError(f"{name}: is a file; name the folder that holds config.json and the weights.")
     if not is_hub_id(name):
         raise ConfigError(f"{name}: no such folder, and not a Hub id of the form owner/name.")
-    return check_folder(fetch(name, revision), name)
+    return check_folder(fetch(name), name)
 
 
 def check_local(name: str) -> None:
@@ -111,7 +109,7 @@ def is_hub_id(name: str) -> bool:
     return name.count("/") == 1 and not name.startswith(("/", ".", "~"))
 
 
-def fetch(repo: str, revision: str | None, *, weights: bool = True) -> Path:
+def fetch(repo: str, *, weights: bool = True) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -126,9 +124,7 @@ def fetch(repo: str, revision: str | None, *, weights: bool = True) -> Path:
         "*.py",
     ]
     try:
-        return Path(
-            snapshot_download(repo, revision=revision, allow_patterns=patterns, endpoint=hub_endpoint())
-        )
+        return Path(snapshot_download(repo, allow_patterns=patterns, endpoint=hub_endpoint()))
     except (HfHubHTTPError, LocalEntryNotFoundError, ValueError, OSError) as error:
         raise ConfigError(
             f"{repo}: no such folder here, and not to be had from the Hub ({hub_reason(error)})."

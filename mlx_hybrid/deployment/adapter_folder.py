@@ -16,7 +16,7 @@ def adapter_folder(name: str) -> Path | None:
     """
     folder = Path(name)
     if not folder.exists() and is_hub_id(name):
-        folder = fetch(name, None)
+        folder = fetch(name)
     if not (folder / CONFIG_FILE).is_file():
         return None
     if (folder / PEFT_WEIGHTS).is_file() and not (folder / WEIGHTS_FILE).is_file():
