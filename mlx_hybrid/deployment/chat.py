@@ -1,7 +1,6 @@
 """A conversation: its turns, what of them still fits the context, and how it is kept in a file."""
 
 import dataclasses
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 from mlx_hybrid.deployment.generate import Piece, PromptCache, Sampling, chat_tokens, room_for_answer, stream
 from mlx_hybrid.deployment.pair import Pair
 from mlx_hybrid.errors import ConfigError
-from mlx_hybrid.files import write_json
+from mlx_hybrid.files import read_json, write_json
 
 FORMAT = 1
 ROLES = ("system", "user", "assistant")
@@ -119,12 +118,7 @@ class Conversation:
 
 def read_messages(path: Path) -> list[dict]:
     """The messages of a saved conversation, or of a file with one record."""
-    try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}).") from None
-    except ValueError as error:
-        raise ConfigError(f"{path}: not a saved conversation, as it is not JSON ({error}).") from None
+    tree = read_json(path)
     messages = tree.get("messages") if isinstance(tree, dict) else None
     if not isinstance(messages, list):
         raise ConfigError(f'{path}: not a saved conversation; it has no list under "messages".')

@@ -22,7 +22,6 @@ from mlx_hybrid.deployment.peft import (
     Forms,
     check_written,
     make_forms,
-    make_truncated_forms,
     vllm_rank,
     write_lora,
     write_pair,
@@ -116,14 +115,30 @@ def make_peft(source: Source, folder: Path, name: str, options: Options) -> Repo
         adapters = [folder / adapter for adapter in names]
         report.kind, report.facts["load_order"] = "oft and lora", names
         text = loading.pair_readme(name, base.id, names, beside=base.id == BESIDE)
+        (folder / "README.md").write_text(text, encoding="utf-8")
+        report.faults += check_written(forms, base.weights, adapters)
     else:
-        write_lora(forms, base.weights, folder, base.id)
+        put_lora(report, base, forms, folder, name)
         adapters = [folder]
-        text = loading.lora_readme(name, base.id, beside=base.id == BESIDE)
-    (folder / "README.md").write_text(text, encoding="utf-8")
-    report.faults += check_written(forms, base.weights, adapters)
     check_peft_logits(report, source, base.weights, adapters)
     return report
+
+
+def put_lora(
+    report: Report,
+    base: ExportBase,
+    forms: Forms,
+    folder: Path,
+    name: str,
+    *,
+    rank: int | None = None,
+    gguf: bool = False,
+) -> None:
+    """Write one LoRA with the lines that load it, and read it back."""
+    write_lora(forms, base.weights, folder, base.id, rank)
+    text = loading.lora_readme(name, base.id, beside=base.id == BESIDE, gguf=gguf)
+    (folder / "README.md").write_text(text, encoding="utf-8")
+    report.faults += check_written(forms, base.weights, [folder])
 
 
 def make_lora(source: Source, folder: Path, name: str, options: Options) -> Report:
@@ -131,14 +146,11 @@ def make_lora(source: Source, folder: Path, name: str, options: Options) -> Repo
     base = export_base(source, folder, options)
     forms = make_forms(source, base.weights)
     if forms.oft:
-        forms = make_truncated_forms(source, base.weights, options.rank)
+        forms = make_forms(source, base.weights, options.rank)
     rank = vllm_rank(forms.rank)
     report = begin("lora", source, base, forms)
     report.facts["rank"] = rank
-    write_lora(forms, base.weights, folder, base.id, rank)
-    text = loading.lora_readme(name, base.id, beside=base.id == BESIDE)
-    (folder / "README.md").write_text(text, encoding="utf-8")
-    report.faults += check_written(forms, base.weights, [folder])
+    put_lora(report, base, forms, folder, name, rank=rank)
     if forms.exact:
         check_peft_logits(report, source, base.weights, [folder])
     else:
@@ -175,10 +187,7 @@ def make_gguf_lora(source: Source, folder: Path, name: str, options: Options) ->
             "model to GGUF."
         )
     report = begin("gguf-lora", source, base, forms)
-    write_lora(forms, base.weights, folder, base.id)
-    text = loading.lora_readme(name, base.id, beside=base.id == BESIDE, gguf=True)
-    (folder / "README.md").write_text(text, encoding="utf-8")
-    report.faults += check_written(forms, base.weights, [folder])
+    put_lora(report, base, forms, folder, name, gguf=True)
     check_peft_logits(report, source, base.weights, [folder])
     return report
 

@@ -62,18 +62,25 @@ class Forms:
         return sorted(set(self.lora).union(*self.oft.values()))
 
 
-def make_forms(source: Source, weights: ModelWeights) -> Forms:
-    """The exact PEFT form of every module on the weights exported for, one layer in memory at a time."""
+def make_forms(source: Source, weights: ModelWeights, rank: int | None = None) -> Forms:
+    """The exact PEFT form of every module on the weights exported for, one layer in memory at a time.
+
+    With a `rank`, one LoRA of at most that rank where a rotation by butterfly is none: the nearest.
+    """
     forms = Forms()
     with one_blas_thread():
         for module in source.modules:
             layer = source.layer(module, weights)
             factors, forms.probes[module] = form_and_probe(layer, module)
-            if not is_exact(layer):
+            if not is_exact(layer) and rank:
+                factors, forms.errors[module] = truncated_form(layer, rank)
+            elif not is_exact(layer):
                 add_rotation(forms, layer, module)
             if factors[0].shape[1]:
                 forms.lora[module] = factors
-    return check_something(forms, source)
+    if not forms.lora and not forms.oft:
+        raise ConfigError(f"{source.folder}: the adapter changes nothing, so there is nothing to export.")
+    return forms
 
 
 def form_and_probe(layer: HybridLinear, module: str) -> tuple[Factors, Probe]:
@@ -88,25 +95,6 @@ def add_rotation(forms: Forms, layer: HybridLinear, module: str) -> None:
     if np.any(triangle):
         size = dense_block_size(layer.plan.block_size, layer.plan.factors)
         forms.oft.setdefault(size, {})[module] = triangle
-
-
-def make_truncated_forms(source: Source, weights: ModelWeights, rank: int) -> Forms:
-    """One LoRA of at most `rank` per module: exact where a module is one, else the nearest."""
-    forms = Forms()
-    for module in source.modules:
-        layer = source.layer(module, weights)
-        factors, forms.probes[module] = form_and_probe(layer, module)
-        if not is_exact(layer):
-            factors, forms.errors[module] = truncated_form(layer, rank)
-        if factors[0].shape[1]:
-            forms.lora[module] = factors
-    return check_something(forms, source)
-
-
-def check_something(forms: Forms, source: Source) -> Forms:
-    if not forms.lora and not forms.oft:
-        raise ConfigError(f"{source.folder}: the adapter changes nothing, so there is nothing to export.")
-    return forms
 
 
 def vllm_rank(rank: int) -> int:

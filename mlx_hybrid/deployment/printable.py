@@ -74,8 +74,3 @@ class Printable:
 def is_control(character: str) -> bool:
     """C0, DEL and C1, and the line separators that some terminals take for one."""
     return character < "\x20" or "\x7f" <= character <= "\x9f" or character in "\u2028\u2029"
-
-
-def printable(text: str) -> str:
-    """The whole of a text made safe."""
-    return Printable()(text)

@@ -20,7 +20,7 @@ from mlx_hybrid.deployment.generate import (
     stream,
 )
 from mlx_hybrid.deployment.pair import choose_context, open_pair
-from mlx_hybrid.deployment.printable import Printable, printable
+from mlx_hybrid.deployment.printable import Printable
 from mlx_hybrid.errors import ConfigError
 
 
@@ -146,13 +146,13 @@ def test_no_template_no_chat(tmp_path):
     ],
 )
 def test_escapes_never_reach_a_terminal(text, shown):
-    assert printable(text) == shown
+    assert Printable()(text) == shown
     safe = Printable()
     assert "".join(safe(character) for character in text) == shown
 
 
 @given(st.text(alphabet=st.sampled_from("ab\x1b[];\\P(0m\x07\x9b\x9c\n\x18é")))
 def test_nothing_but_text_comes_out(text):
-    shown = printable(text)
+    shown = Printable()(text)
     assert not set(shown) & set("\x1b\x07\x9b\x9c\x18")
     assert shown.count("\n") == text.count("\n")
