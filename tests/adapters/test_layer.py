@@ -265,17 +265,21 @@ def test_dropout_falls_on_the_low_rank_branch_in_training_only(method):
     assert mx.array_equal(layer(x), layer(x))  # the rotation is never dropped
 
 
-@each_method
-def test_gradients_equal_central_differences(method):
+def projected(method: str) -> tuple[HybridLinear, mx.array, np.ndarray, dict]:
+    """A layer, its input, a direction, and the gradients of the output's share along it."""
     layer, x = shaken("", method), inputs()
     direction = np.random.default_rng(3).normal(size=(24, D_OUT))
-    model = Wrapped(layer)
-    _, gradients = nn.value_and_grad(
-        model, lambda x: mx.sum(model(x) * mx.array(direction.astype(np.float32)))
-    )(x)
+    model, goal = Wrapped(layer), mx.array(direction.astype(np.float32))
+    _, gradients = nn.value_and_grad(model, lambda x: mx.sum(model(x) * goal))(x)
+    return layer, x, direction, gradients["layer"]
+
+
+@each_method
+def test_gradients_equal_central_differences(method):
+    layer, x, direction, gradients = projected(method)
     values, wide, rng = leaves(layer), np.array(x, dtype=np.float64), np.random.default_rng(4)
     for name in TRAINABLE[method]:
-        ours = np.array(gradients["layer"][name])
+        ours = np.array(gradients[name])
         entries = [tuple(rng.integers(0, n) for n in ours.shape) for _ in range(12)]
 
         def total(leaf, name=name):
@@ -293,12 +297,7 @@ def test_gradients_equal_central_differences(method):
 @each_method
 def test_gradients_equal_autograd_of_pytorch(method):
     torch = pytest.importorskip("torch")
-    layer, x = shaken("", method), inputs()
-    direction = np.random.default_rng(3).normal(size=(24, D_OUT))
-    model = Wrapped(layer)
-    _, gradients = nn.value_and_grad(
-        model, lambda x: mx.sum(model(x) * mx.array(direction.astype(np.float32)))
-    )(x)
+    layer, x, direction, gradients = projected(method)
     theirs = {n: torch.tensor(v, requires_grad=n in TRAINABLE[method]) for n, v in leaves(layer).items()}
     rotated = torch.tensor(np.array(x, dtype=np.float64)) @ torch_rotation(torch, theirs)
     y = rotated @ torch.tensor(weight(layer)).T
@@ -311,7 +310,7 @@ def test_gradients_equal_autograd_of_pytorch(method):
     (y * torch.tensor(direction)).sum().backward()
     for name in TRAINABLE[method]:
         exact = theirs[name].grad.numpy()
-        gap = np.abs(np.array(gradients["layer"][name]) - exact).max()
+        gap = np.abs(np.array(gradients[name]) - exact).max()
         assert gap <= TORCH_GRADIENT * np.abs(exact).max()
 
 

@@ -110,23 +110,16 @@ def test_a_missing_file(run, quantised_folder, tmp_path):
     check(result, 2, ["absent.jsonl"], output)
 
 
-def test_a_model_folder_without_weights(run, quantised_folder, records, tmp_path):
-    folder, output = tmp_path / "model", tmp_path / "runs" / "bad"
-    shutil.copytree(quantised_folder, folder)
-    for path in folder.glob("*.safetensors"):
-        path.unlink()
+@pytest.mark.parametrize(
+    ("pattern", "words"),
+    [("*.safetensors", "no .safetensors weights"), ("tokenizer*", "no tokenizer in the folder")],
+)
+def test_a_model_folder_that_is_not_whole(pattern, words, run, quantised_folder, records, tmp_path):
+    output = tmp_path / "runs" / "bad"
+    folder = shutil.copytree(quantised_folder, tmp_path / "model", ignore=shutil.ignore_patterns(pattern))
     result = run("finetune", "--model", folder, "--data", records, "-o", output)
-    check(result, 2, ["no .safetensors weights"], output)
-
-
-def test_a_model_folder_without_a_tokenizer(run, quantised_folder, records, tmp_path):
-    folder, output = tmp_path / "model", tmp_path / "runs" / "bad"
-    shutil.copytree(quantised_folder, folder)
-    for path in folder.glob("tokenizer*"):
-        path.unlink()
-    result = run("finetune", "--model", folder, "--data", records, "-o", output)
-    check(result, 2, ["no tokenizer in the folder"], output)
-    assert "no tokenizer in the folder" in run("generate", folder, "Hello").stderr
+    check(result, 2, [words], output)
+    assert words in run("generate", folder, "Hello").stderr
 
 
 @pytest.mark.parametrize("model", ["", "nowhere", "./no/where"])

@@ -103,10 +103,14 @@ def packed_base(architecture: str) -> Path:
     return folder
 
 
+def folder_of(architecture: str, *, packed: bool = False) -> str:
+    return str((packed_base if packed else dense_base)(architecture))
+
+
 @cache
 def trained(method: str, architecture: str, *, packed: bool = False, seed: int = 5) -> Path:
     """An adapter folder with every leaf away from its start."""
-    base_folder = packed_base(architecture) if packed else dense_base(architecture)
+    base_folder = Path(folder_of(architecture, packed=packed))
     base = load_base(str(base_folder))
     targets = {"unitary": ["o_proj", "down_proj"]} if method == "hybrid-unitary" else {}
     config = build_config({"method": method, "adapter": METHODS[method] | targets}, "test")

@@ -11,9 +11,9 @@ from hf_bases import (
     LOW_RANK,
     METHODS,
     dense_base,
+    folder_of,
     greedy_ours,
     one_thread,  # noqa: F401
-    packed_base,
     trained,
 )
 
@@ -33,10 +33,6 @@ PROOF = 100  # the adapter's effect, in units of that difference: a no-op export
 HALF_PRECISION = (
     0.01  # of the update, for a LoRA file cast to bf16: balanced factors lose 0.3 %, raw ones up to all
 )
-
-
-def folder_of(architecture: str, *, packed: bool = False) -> str:
-    return str((packed_base if packed else dense_base)(architecture))
 
 
 def exported(tmp_path, method, architecture="llama", *, packed=False, to="peft", **options):

@@ -100,19 +100,16 @@ def test_what_cannot_be_carried_is_refused(tmp_path, case):
     assert not (tmp_path / "ours").exists()
 
 
-def test_a_start_that_changed_the_base_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("setting", "reason"),
+    [({"init_lora_weights": "pissa_niter_4"}, "changes the base weights"), ({"twist": 0.3}, "twist is 0")],
+    ids=["a start that changed the base", "unknown"],
+)
+def test_a_setting_that_cannot_be_carried_is_refused(setting, reason, tmp_path):
     made_by_peft(tmp_path / "peft", "Lora")
     path = tmp_path / "peft" / "adapter_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"init_lora_weights": "pissa_niter_4"}))
-    with pytest.raises(ConfigError, match="changes the base weights"):
-        import_peft(tmp_path / "peft", tmp_path / "ours", base=str(dense_base("llama")))
-
-
-def test_an_unknown_setting_is_refused(tmp_path):
-    made_by_peft(tmp_path / "peft", "Lora")
-    path = tmp_path / "peft" / "adapter_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"twist": 0.3}))
-    with pytest.raises(ConfigError, match="twist is 0"):
+    path.write_text(json.dumps(json.loads(path.read_text()) | setting))
+    with pytest.raises(ConfigError, match=reason):
         import_peft(tmp_path / "peft", tmp_path / "ours", base=str(dense_base("llama")))
 
 

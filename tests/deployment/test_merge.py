@@ -10,10 +10,10 @@ from hf_bases import (
     LOW_RANK,
     METHODS,
     dense_base,
+    folder_of,
     greedy,
     greedy_ours,
     one_thread,  # noqa: F401
-    packed_base,
     trained,
 )
 
@@ -29,10 +29,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 SAME_LOGITS = 1e-4  # float32 sums in another order
 BF16_KL = 5e-3  # nats a token that rounding these weights to bf16 costs at most; measured 1e-4 to 1e-3
 PROMPT = [5, 9, 40, 17]
-
-
-def folder_of(architecture: str, *, packed: bool = False) -> str:
-    return str((packed_base if packed else dense_base)(architecture))
 
 
 @pytest.mark.peft
