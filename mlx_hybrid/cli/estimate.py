@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from mlx_hybrid.cli.commands import command
 from mlx_hybrid.cli.options import method_option
 from mlx_hybrid.config import Config
 from mlx_hybrid.errors import MemoryLimitError
@@ -73,7 +74,7 @@ def estimate(
     if not result["fits"]:
         raise SystemExit(MemoryLimitError.exit_code)
     if not as_json:
-        click.echo(f"Next: mlx-hybrid finetune{f' {config}' if config else ''}")
+        click.echo(f"Next: {command('finetune', *([config] if config else []))}")
 
 
 def batch_of(settings: Config) -> tuple[Any, str]:

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mlx_hybrid.cli.commands import command
+
 if TYPE_CHECKING:
     from mlx_hybrid.deployment.report import Report
 
 FORMS = ("peft", "merged", "lora", "mlx-lm", "gguf-lora")
 
 
-def shared(command: Callable) -> Callable:
+def shared(function: Callable) -> Callable:
     """Options every command here has."""
     for option in (
         click.option("--json", "as_json", is_flag=True, help="Print the report as JSON."),
@@ -24,8 +26,8 @@ def shared(command: Callable) -> Callable:
             "-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder to create."
         ),
     ):
-        command = option(command)
-    return command
+        function = option(function)
+    return function
 
 
 @click.command()
@@ -73,7 +75,7 @@ def export(
     options = Options(
         base=base, base_id=base_id, model=model, rank=rank, tolerance=tolerance, force=force
     )  # fmt: skip
-    show(write(run, to, output, options), as_json, f"mlx-hybrid push {output} OWNER/NAME")
+    show(write(run, to, output, options), as_json, command("push", output, "OWNER/NAME"))
 
 
 @click.command(name="import")
@@ -94,7 +96,7 @@ def import_(peft_dir: Path, output: Path, base: str | None, force: bool, as_json
     """
     from mlx_hybrid.deployment.bring_in import import_peft
 
-    show(import_peft(peft_dir, output, base=base, force=force), as_json, f"mlx-hybrid chat {output}")
+    show(import_peft(peft_dir, output, base=base, force=force), as_json, command("chat", output))
 
 
 @click.command()
@@ -116,7 +118,7 @@ def fuse(run: str, output: Path, requantise: bool, model: str | None, force: boo
     from mlx_hybrid.deployment.export import fuse as write
 
     report = write(run, output, requantise=requantise, force=force, model=model)
-    show(report, as_json, f"mlx-hybrid chat {output}")
+    show(report, as_json, command("chat", output))
 
 
 def show(report: "Report", as_json: bool, then: str) -> None:

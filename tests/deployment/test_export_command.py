@@ -20,7 +20,7 @@ def invoke(*arguments):
 
 
 def test_export_prints_its_check_and_the_next_command(tmp_path):
-    out = tmp_path / "out"
+    out = tmp_path / "my adapter"
     adapter, base = trained("hybrid", "llama", packed=True), packed_base("llama")
     result = invoke("export", adapter, "--to", "peft", "--model", base, "-o", out)
     assert result.exit_code == 0, result.output
@@ -29,7 +29,7 @@ def test_export_prints_its_check_and_the_next_command(tmp_path):
     assert "base: base (dequantised)" in lines
     assert any(line.startswith("check: logits differ by at most") for line in lines)
     assert any("quantised base it was trained on: KL" in line for line in lines)
-    assert lines[-1] == f"Next: mlx-hybrid push {out} OWNER/NAME"
+    assert lines[-1] == f"Next: mlx-hybrid push '{out}' OWNER/NAME"
     report = json.loads((out / "export.json").read_text())
     assert report["format"] == 1
     assert report["passed"] is True
