@@ -1,5 +1,6 @@
 """Methods trained alike and measured alike, over seeds; each cell is a run of its own and is never done twice."""
 
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -37,12 +38,19 @@ def compare(plan: Plan, directory: Path, tools: Tools) -> dict:
     check_plan(plan)
     directory.mkdir(parents=True, exist_ok=True)
     with writing(Run(directory)):
-        keep_terms(plan, directory)
-        return Comparison(plan, directory, tools).run()
+        new = keep_terms(plan, directory)
+        try:
+            comparison = Comparison(plan, directory, tools)
+        except BaseException:
+            if new:  # the same folder takes the command once it is put right
+                (directory / PLAN_FILE).unlink(missing_ok=True)
+                shutil.rmtree(directory / "data", ignore_errors=True)
+            raise
+        return comparison.run()
 
 
-def keep_terms(plan: Plan, directory: Path) -> None:
-    """Refuse to go on in a folder on other terms."""
+def keep_terms(plan: Plan, directory: Path) -> bool:
+    """Whether the folder is new; refuse to go on in one on other terms."""
     path, terms = directory / PLAN_FILE, plan.terms()
     if path.exists():
         old = read_json(path)["terms"]
@@ -51,8 +59,9 @@ def keep_terms(plan: Plan, directory: Path) -> None:
                 f"{directory}: its comparison has another {changed[0]}; use a new folder with -o. Methods, "
                 "seeds, rates and governance may be added."
             )
-        return
+        return False
     write_json(path, {"format": FORMAT, "terms": terms})
+    return True
 
 
 class Comparison:

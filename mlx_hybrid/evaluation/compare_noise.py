@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 KINDS = ("language", "mojibake", "repetition", "copy")
 COPIES = 4  # repeats of one record in a row, so that copies weigh on training
+LONGEST_WORD = 12  # letters of the word that is repeated
 
 
 def plant_noise(records: Sequence[dict], share: float, *, seed: int) -> list[dict]:
@@ -51,7 +52,8 @@ def wrongly_decoded(source: dict, records: Sequence[dict], rng: random.Random) -
 
 
 def repeated(source: dict, records: Sequence[dict], rng: random.Random) -> list[dict]:
-    return [with_question(source, lambda text: " ".join([text.split()[-1]] * 40))]
+    # Of a script without spaces the last word is the whole line.
+    return [with_question(source, lambda text: " ".join([text.split()[-1][-LONGEST_WORD:]] * 40))]
 
 
 def near_copies(source: dict, records: Sequence[dict], rng: random.Random) -> list[dict]:

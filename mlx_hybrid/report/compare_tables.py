@@ -14,7 +14,7 @@ CALIBRATION = (
 )  # fmt: skip
 PARITY = (
     ("worst language", "worst"), ("range", "range"), ("standard deviation", "standard_deviation"),
-    ("pivot minus others", "gap_to_pivot"), ("chrF++ out of pivot", "chrf_out"), ("chrF++ into pivot", "chrf_in"),
+    ("pivot's lead", "gap_to_pivot"), ("chrF++ out of pivot", "chrf_out"), ("chrF++ into pivot", "chrf_in"),
     ("worst, out", "chrf_out_worst"), ("worst, in", "chrf_in_worst"), ("balance", "balance"),
     ("size of balance", "balance_size"),
 )  # fmt: skip
@@ -51,11 +51,12 @@ class Rows:
 
 
 def cell(row: dict | None, digits: int = 3, key: str = "difference") -> str:
-    """`0.712 ± 0.013 *`."""
+    """`0.712 ± 0.013 *`; the value alone where its interval was not measured."""
     if row is None:
         return "–"
     mark = MARK if row.get(key, {}).get("p_holm", 1.0) < LEVEL else ""
-    return f"{row['value']:,.{digits}f} ± {(row['high'] - row['low']) / 2:,.{digits}f}{mark}"
+    spread = f" ± {(row['high'] - row['low']) / 2:,.{digits}f}" if row["high"] > row["low"] else ""
+    return f"{row['value']:,.{digits}f}{spread}{mark}"
 
 
 def digits(metric: str) -> int:

@@ -10,7 +10,7 @@ CALIBRATION = (
 )  # fmt: skip
 PARITY = (
     ("mean", "mean"), ("worst language", "worst"), ("range", "range"),
-    ("standard deviation", "standard_deviation"), ("pivot minus the others", "gap_to_pivot"),
+    ("standard deviation", "standard_deviation"), ("pivot's lead", "gap_to_pivot"),
 )  # fmt: skip
 
 

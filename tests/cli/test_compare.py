@@ -127,6 +127,17 @@ def test_other_terms_are_refused_in_the_same_folder(done, folder):
     assert "another limit" in result.stderr
 
 
+def test_a_folder_that_refused_its_data_takes_the_command_put_right(folder, tmp_path):
+    output, lost = tmp_path / "out", tmp_path / "tests-only"
+    lost.mkdir()
+    shutil.copy(folder / "sib" / "test.jsonl", lost)
+    asked = ("--methods", "lora", "--seeds", 1, "--limit", 2)
+    refused = compare(folder, output, *asked, "--data", lost)
+    assert "no train file" in refused.stderr
+    result = compare(folder, output, *asked, "--data", folder / "sib", "--set", "train.steps=1")
+    assert result.exit_code == 0, result.stderr
+
+
 def test_governance_and_noise_fill_table_five(folder, tmp_path):
     output = tmp_path / "governed"
     asked = ("--methods", "lora", "--seeds", 1, "--governance", "off,exact", "--noise", 0.3, "--limit", 3)
@@ -135,6 +146,10 @@ def test_governance_and_noise_fill_table_five(folder, tmp_path):
     assert "Table V." in result.stdout
     assert "planted found" in result.stdout
     assert "One seed, so no variation of training is measured" in result.stdout
+    footprint = result.stdout.partition("Table VI.")[2].splitlines()[2]
+    assert footprint.startswith("lora")
+    assert "±" not in footprint  # of one run no interval is known, least of all one of nothing
+    assert "±" in result.stdout.partition("Table II.")[2].splitlines()[2]
     summary = json.loads((output / "summary.json").read_text())
     assert summary["governed"]["off"]["kept"] == summary["governed"]["off"]["records"]
     assert summary["governed"]["off"]["planted"] > 0

@@ -76,3 +76,13 @@ def test_chat_records_keep_their_answer():
     for record in plant_noise(records, 0.5, seed=0):
         assert record["messages"][-1]["content"] == "plant"
         assert asked(record)
+
+
+def test_a_line_without_spaces_is_not_repeated_whole():
+    line = "雪覆盖了山谷里所有的道路因此学校今天早上关闭了" * 3
+    records = [{"id": "a", "language": "zh", "prompt": line, "completion": "x"}] * 20
+    planted = [r for r in plant_noise(records, 0.5, seed=0) if r.get("planted") == "repetition"]
+    assert planted
+    for record in planted:
+        assert line[-12:] in record["prompt"]
+        assert len(record["prompt"]) < 600
