@@ -185,12 +185,12 @@ class HybridLinear(nn.Module):
 
     def dense_blocks(self) -> mx.array:
         """R of a butterfly as dense blocks (in/B, B, B)."""
-        return self.compose(self.factor_rotations())
+        return mx.checkpoint(self._compose)(
+            self.oft_q, self.oft_base
+        )  # forming them anew costs less than keeping
 
-    @staticmethod
-    def compose(factors: mx.array) -> mx.array:
-        """`compose_butterfly`, run again in the backward pass: forming it anew costs less than keeping it."""
-        return mx.checkpoint(compose_butterfly)(factors)
+    def _compose(self, q: mx.array, base: mx.array) -> mx.array:
+        return compose_butterfly(cayley(skew(q, self._plan.block_size)) @ base)
 
     def rotation(self) -> mx.array:
         """R (in, in), dense; the identity without an orthogonal branch. To look at: merging is thin."""
@@ -238,10 +238,10 @@ class HybridLinear(nn.Module):
         dtype = getattr(self.linear, "scales", self.linear.weight).dtype
         return dtype if mx.issubdtype(dtype, mx.floating) else mx.float32
 
-    def settle(self, small: mx.array | None = None) -> None:
-        """Form the rotation's small matrices once, or take `small`; to follow the leaves again, `unsettle`."""
-        if small is not None:
-            self._settled = small
+    def settle(self, core: mx.array | None = None) -> None:
+        """Form the rotation once, or take the core T of its reflections; to follow the leaves again, `unsettle`."""
+        if core is not None:
+            self._settled = core
         elif self._plan.orthogonal == "householder":
             self._settled = householder_core(self.house_u)
         elif self._plan.orthogonal == "butterfly":
