@@ -60,6 +60,11 @@ def write_task(name: str, directory: Path, choice: Choice, splits: Sequence[str]
     """
     task = load_task(name)
     splits = chosen_splits(task, splits)
+    for option, split, count in (("--shots", "train", choice.shots), ("--dev", "dev", choice.dev)):
+        if count and split not in splits:
+            raise ConfigError(
+                f"{option} {count} draws from the {split} split; here there is only {', '.join(splits)}."
+            )
     for split in splits:
         if (directory / FILES[split]).exists():
             raise ConfigError(f"{directory / FILES[split]}: exists already; choose another folder with -o.")

@@ -51,7 +51,7 @@ class Rows:
 
 
 def cell(row: dict | None, digits: int = 3, key: str = "difference") -> str:
-    """`0.712 ± 0.013 *`; the value alone where its interval was not measured."""
+    """`0.712 ± 0.013 *`; the value alone where its interval is unknown or of no width."""
     if row is None:
         return "–"
     mark = MARK if row.get(key, {}).get("p_holm", 1.0) < LEVEL else ""
@@ -72,7 +72,8 @@ def reading(summary: dict) -> str:
     over = "seeds and " if count > 1 else ""
     limit = f"; at most {summary['limit']} records a language" if summary["limit"] else ""
     return (
-        f"{seeds} ± half the 95 % interval over {over}{summary['records']} test records{limit}. "
+        f"{seeds} ± half the 95 % interval over {over}{summary['records']} test records{limit}, "
+        "and no ± where that is unknown or of no width. "
         f"* differs from {summary['reference']} (p < {LEVEL:g}, Holm over the methods). The base has no seeds."
     )
 

@@ -56,13 +56,13 @@ def comparison_figures(summary: dict) -> dict[str, tuple[Any, str]]:
             figures.frontier(
                 points(rows, "trainable", metric), rows.get(BASE, metric), "trainable parameters", name
             ),
-            f"{name.capitalize()} against trainable parameters.",
+            f"{name[0].upper()}{name[1:]} against trainable parameters.",
         ),
     }
     if rows.names(metric):
         drawn["languages"] = (
             figures.by_language(language_table(rows, metric), name),
-            f"{name.capitalize()} by language, bars being 95 % intervals.",
+            f"{name[0].upper()}{name[1:]} by language, bars being 95 % intervals.",
         )
     if any(line for own in summary["curves"].values() for line in own["valid_loss"]):
         curves = {method: own["valid_loss"] for method, own in summary["curves"].items()}

@@ -68,8 +68,9 @@ def test_task_ends_with_the_next_command(run, copy, tmp_path):
         (("sib200", "--languages", "en", "--split", "tests"), 2, 'did you mean "test"?'),
         (("sib200", "--languages", "en", "--shots", "99"), 3, "99 shots were asked of eng_Latn"),
         (("adapt",), 2, "needs --languages"),
+        (("flores", "--languages", "en,de", "--shots", "8"), 2, "--shots 8 draws from the train split"),
     ],
-    ids=["task", "language", "file", "split", "shots", "no languages"],
+    ids=["task", "language", "file", "split", "shots", "no languages", "no such split"],
 )
 def test_bad_input_is_one_sentence(arguments, code, words, run, copy, tmp_path):
     result = run("task", *arguments, "--from", copy, "-o", tmp_path / "out")
