@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mlx_hybrid.evaluation.intervals import LEVEL
 from mlx_hybrid.files import read_json
 
-LEVEL = 0.95
 NAMES = {
     "accuracy": "accuracy", "macro_f1": "macro-F1", "loss": "loss, nats per token", "bits_per_byte": "bits per byte",
     "chrf": "chrF++", "ece": "expected calibration error", "nll": "negative log-likelihood, nats",

@@ -1,12 +1,11 @@
 """Talk with the Hugging Face Hub: one repository, one commit, carried on where it broke off."""
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from mlx_hybrid.base_model import first_line, is_offline
+from mlx_hybrid.base_model import first_line, hub_endpoint, is_offline
 from mlx_hybrid.deployment.publication import Publication
 from mlx_hybrid.errors import ConfigError, MlxHybridError
 
@@ -69,7 +68,7 @@ def push(
     """  # fmt: skip
     from huggingface_hub import HfApi
 
-    api = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None, token=token)
+    api = HfApi(endpoint=hub_endpoint(), token=token)
     created = attempt(lambda: ensure_repo(api, repo, private), repo, tell)
     info = attempt(lambda: commit(api, publication, repo, message), repo, tell)
     return Pushed(repo, f"{api.endpoint}/{repo}", info.oid, private, created)
