@@ -152,6 +152,7 @@ class Comparison:
         if self.plan.budget != "time":
             return {}
         first = {
-            m: Cell(m, self.plan.governance[0], chosen[m], self.plan.first_seed) for m in self.plan.methods
+            m: Cell(m, self.plan.governance[0], chosen[m], self.plan.seed_numbers()[0])
+            for m in self.plan.methods
         }
         return matched_steps({method: self.run_of(cell) for method, cell in first.items()})

@@ -48,7 +48,6 @@ class Plan:
     limit: int = 0
     variants: tuple[str, ...] = ()
     pivot: str = "eng_Latn"
-    first_seed: int = 0
 
     def base(self) -> Config:
         return load_config(self.source, self.overrides, self.values)
@@ -59,7 +58,7 @@ class Plan:
         return self.methods[0]
 
     def seed_numbers(self) -> range:
-        return range(self.first_seed, self.first_seed + self.seeds)
+        return range(self.seeds)
 
     def config(self, cell: Cell, data: dict[str, Any], sizes: dict[str, int]) -> Config:
         """The whole configuration of a cell: the plan's own, its method's preset, its rate and seed.
@@ -118,9 +117,8 @@ def check_adapter(plan: Plan) -> None:
         )
 
 
-def governance_settings(names: str) -> tuple[str, ...]:
+def governance_settings(asked: tuple[str, ...]) -> tuple[str, ...]:
     """`--governance`: `steps` is off, then each stage added to those before; other names stand for themselves."""
-    asked = tuple(name.strip() for name in names.split(",") if name.strip())
     if "steps" not in asked:
         return asked or ("own",)
     steps = ("off", *(f"to-{name}" for name in ADDED))
@@ -154,7 +152,9 @@ def governance_values(name: str) -> dict[str, Any]:
 def grid_cells(plan: Plan, rates: tuple[float, ...]) -> list[Cell]:
     """One run a method and rate, with the first seed and the first governance setting, to choose the rate by."""
     return [
-        Cell(method, plan.governance[0], rate, plan.first_seed) for method in plan.methods for rate in rates
+        Cell(method, plan.governance[0], rate, plan.seed_numbers()[0])
+        for method in plan.methods
+        for rate in rates
     ]
 
 

@@ -57,13 +57,13 @@ def test_the_grid_at_the_chosen_rate_is_the_first_final_cell(source):
 
 
 def test_governance_in_steps_adds_one_stage_at_a_time(source):
-    names = governance_settings("steps")
+    names = governance_settings(("steps",))
     assert names == ("off", *(f"to-{stage}" for stage in ADDED))
     configs = [plan(source).config(Cell("lora", name, 1e-3, 0), {}, {}).governance for name in names]
     assert not configs[0].enabled
     for number, config in enumerate(configs[1:], 1):
         assert set(config.only) == {"unicode", *ADDED[:number]}
-    assert governance_settings("") == ("own",)
+    assert governance_settings(()) == ("own",)
 
 
 @pytest.mark.parametrize(
