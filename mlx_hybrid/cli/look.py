@@ -68,7 +68,7 @@ def run_facts(run: "Run") -> dict:
     facts = {
         "run": run.name, "path": str(run.path), "status": run.status(), "method": info.get("method", ""),
         "base": info.get("base", {}).get("id", ""), "started": info.get("started", ""),
-        "step": info.get("step", 0), "best_step": info.get("best_step"), "seconds": info.get("seconds"),
+        "step": run.step(), "best_step": info.get("best_step"), "seconds": info.get("seconds"),
         "error": info.get("error"), "base_accuracy": None, "accuracy": None,
     }  # fmt: skip
     held_out = run.path / "evaluation" / "held-out.json"

@@ -55,6 +55,11 @@ class Run:
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
+    def step(self) -> int:
+        """The step it ended at; of one that has not ended, or was killed, that of its newest checkpoint."""
+        saved = (path.parent.name for path in self.checkpoints.glob("step-*/progress.json"))
+        return self.info().get("step") or max((int(name.removeprefix("step-")) for name in saved), default=0)
+
     def check_adapter(self) -> None:
         """Raise ConfigError for a run that has no adapter yet, with the way on."""
         if self.adapter.is_dir():

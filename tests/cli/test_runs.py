@@ -53,3 +53,14 @@ def test_a_run_whose_process_is_gone_is_not_running(made, run):
     with writing(made("running")):
         assert told() == "running"
     assert told() == "stopped"
+
+
+def test_a_run_that_was_killed_stands_at_its_newest_checkpoint(made, run):
+    killed = made("interrupted", checkpoint=True)
+    killed.update(step=None)
+    for step, whole in ((6, True), (8, True), (10, False)):
+        folder = killed.checkpoints / f"step-{step:07d}"
+        folder.mkdir()
+        if whole:
+            (folder / "progress.json").write_text("{}")
+    assert json.loads(run("runs", NAME, "--json").output)["step"] == 8
