@@ -1,7 +1,6 @@
 """The command line: each command parses, calls one function, prints. Commands are imported when they are called."""
 
 import importlib
-import importlib.util
 import os
 import sys
 
@@ -46,10 +45,10 @@ class Commands(click.Group):
         )
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [name for name, (module, _) in COMMANDS.items() if exists(module)]
+        return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name not in self.list_commands(ctx):
+        if name not in COMMANDS:
             return None
         module = importlib.import_module(f"mlx_hybrid.cli.{COMMANDS[name][0]}")
         return next(
@@ -60,13 +59,13 @@ class Commands(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, COMMANDS[name][1]) for name in self.list_commands(ctx)])
+            formatter.write_dl([(name, told) for name, (_, told) in COMMANDS.items()])
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and not args[0].startswith("-") and args[0] not in self.list_commands(ctx):
-            ctx.fail(f'No command "{args[0]}"; {nearest(args[0], self.list_commands(ctx))}')
+        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
+            ctx.fail(f'No command "{args[0]}"; {nearest(args[0], COMMANDS)}')
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> object:
@@ -102,10 +101,6 @@ def check_alone(command: str | None) -> None:
     found = [launcher for name, launcher in launchers.items() if name in os.environ]
     if found and command not in ON_RANKS:
         raise ConfigError(f"{command} runs in one process; leave out {found[0]}, which is for finetune.")
-
-
-def exists(module: str) -> bool:
-    return importlib.util.find_spec(f"mlx_hybrid.cli.{module}") is not None
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

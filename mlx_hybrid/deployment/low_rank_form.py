@@ -4,8 +4,6 @@ Row vectors: a LoRA adds x A B with A (in, r), B (r, out), the scale folded into
 product with the base weight, which is float32 on orthonormal vectors, so nothing cancels.
 """
 
-from contextlib import AbstractContextManager, nullcontext
-
 import mlx.core as mx
 import numpy as np
 
@@ -21,15 +19,6 @@ CHUNK = 1 << 20  # weights converted at once: 4 MiB in float32, which stays in t
 OVERSAMPLE, POWER_ITERATIONS = 16, 4  # Halko et al. 2011, arXiv 0909.4061: enough for slowly falling spectra
 
 Factors = tuple[np.ndarray, np.ndarray]
-
-
-def one_blas_thread() -> AbstractContextManager:
-    """Small factorisations run 50 times slower when BLAS threads wait for each other on a busy machine."""
-    try:
-        from threadpoolctl import threadpool_limits
-    except ImportError:
-        return nullcontext()
-    return threadpool_limits(1, "blas")
 
 
 def is_exact(layer: HybridLinear) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from mlx_hybrid.adapters.layer import HybridLinear
 from mlx_hybrid.adapters.orthogonal import dense_block_size
@@ -16,7 +17,6 @@ from mlx_hybrid.deployment.low_rank_form import (
     base_product,
     is_exact,
     lora_form,
-    one_blas_thread,
     pad_rank,
     reflection_span,
     truncated_form,
@@ -68,7 +68,9 @@ def make_forms(source: Source, weights: ModelWeights, rank: int | None = None) -
     With a `rank`, one LoRA of at most that rank where a rotation by butterfly is none: the nearest.
     """
     forms = Forms()
-    with one_blas_thread():
+    with threadpool_limits(
+        1, "blas"
+    ):  # threads that wait for each other made small factorisations 50 times slower
         for module in source.modules:
             layer = source.layer(module, weights)
             factors, forms.probes[module] = form_and_probe(layer, module)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mlx_hybrid.errors import ConfigError, DataError
+from mlx_hybrid.errors import DataError
 from mlx_hybrid.evaluation.intervals import bootstrap_statistic
 
 SPBLEU = "flores200"
@@ -22,11 +22,9 @@ def score_translations(
     `references` holds one or more per hypothesis, the same number for all. chrF++ is chrF with word bigrams, β = 2;
     0 to 100. An empty hypothesis scores 0. Popović 2017, https://aclanthology.org/W17-4770.
     """
+    from sacrebleu.metrics import BLEU, CHRF
+
     columns = _columns(hypotheses, references)
-    try:
-        from sacrebleu.metrics import BLEU, CHRF
-    except ImportError:
-        raise ConfigError("Scoring translations needs sacrebleu; run `pip install sacrebleu`.") from None
     chrf = CHRF(word_order=2)
     result: dict[str, Any] = {
         "count": len(hypotheses), "empty": sum(not h.strip() for h in hypotheses),
