@@ -11,6 +11,7 @@ from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 TOKEN = "hf_" + "x" * 30
+POLL_SECONDS = 0.02  # how long a server takes to notice that it is to end; of itself half a second
 
 
 class FakeHub(ThreadingHTTPServer):
@@ -23,7 +24,7 @@ class FakeHub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.repos, self.blobs, self.faults = {}, {}, {}
         self.requests, self.uploaded, self.seen = Counter(), Counter(), []
-        threading.Thread(target=self.serve_forever, daemon=True).start()
+        threading.Thread(target=self.serve_forever, args=(POLL_SECONDS,), daemon=True).start()
 
     @property
     def url(self):
@@ -38,6 +39,7 @@ class FakeHub(ThreadingHTTPServer):
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
 
     def do_GET(self):
         self.route()

@@ -9,6 +9,7 @@ import time
 from contextlib import contextmanager
 
 import pytest
+from fake_hub import POLL_SECONDS
 from openai import APIStatusError, AuthenticationError, BadRequestError, NotFoundError, OpenAI, RateLimitError
 from tiny_model import write_base
 
@@ -27,7 +28,8 @@ def serving(pair, *, waiting=16, active=4, **policy):
     log = []
     server = Server(engine, Policy(**policy), 0, log.append)
     server.lines = log
-    threads = [threading.Thread(target=work, daemon=True) for work in (engine.run, server.serve_forever)]
+    work = (engine.run, lambda: server.serve_forever(POLL_SECONDS))
+    threads = [threading.Thread(target=each, daemon=True) for each in work]
     for thread in threads:
         thread.start()
     try:
