@@ -24,7 +24,7 @@ class Connection(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server_version, sys_version = f"mlx-hybrid/{__version__}", ""
     timeout = SILENCE_SECONDS
-    disable_nagle_algorithm = True  # an answer is several small writes, and each would wait 40 ms for the one before
+    disable_nagle_algorithm = True  # of an answer's small writes, each would wait 40 ms for the last
     status = 0
     """What was sent; 0 before anything was."""
     body_left = False
