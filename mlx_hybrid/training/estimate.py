@@ -100,7 +100,7 @@ def gradients_alive(shape: ModelShape, config: Config) -> float:
     """Gradients that are there while activations still are: of one layer for adapters, of a head that trains whole."""
     if config.method == "full":
         return shape.vocabulary * shape.width * 4.0
-    return 0.2 * shape.moment_bytes
+    return 0.2 * shape.trainable_bytes
 
 
 def sketch_bytes(shape: ModelShape, config: Config) -> float:
