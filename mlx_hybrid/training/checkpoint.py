@@ -13,6 +13,7 @@ from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.files import new_directory, read_json, write_json
 from mlx_hybrid.training.optimizer import BranchOptimizer
 from mlx_hybrid.training.progress import Progress, progress_from
+from mlx_hybrid.training.run import checkpoints
 
 FORMAT = 2
 KEPT = 2  # the newest, and the one before should the disk fail under it
@@ -36,11 +37,6 @@ def save_checkpoint(
         if old not in kept:  # also what a kill left half removed
             shutil.rmtree(old, ignore_errors=True)
     return directory
-
-
-def checkpoints(folder: Path) -> list[Path]:
-    """Complete checkpoints, oldest first."""
-    return sorted(path for path in folder.glob("step-*") if (path / "progress.json").is_file())
 
 
 def load_checkpoint(folder: Path, model: nn.Module, optimizer: BranchOptimizer) -> Progress:

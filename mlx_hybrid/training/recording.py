@@ -99,10 +99,7 @@ def note_end(run: Run, error: BaseException) -> None:
 
 def way_on(run: Run) -> str:
     """The step to go on from, and how, where there is one."""
-    from mlx_hybrid.training.checkpoint import checkpoints
-
-    saved = checkpoints(run.checkpoints)
-    if not saved:
+    step = run.saved_step()
+    if step is None:
         return ""
-    step = int(saved[-1].name.partition("-")[2])
     return f" Step {step} is saved; go on with: mlx-hybrid finetune --resume {run.path}"

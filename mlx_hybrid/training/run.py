@@ -55,10 +55,14 @@ class Run:
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
+    def saved_step(self) -> int | None:
+        """The step of its newest checkpoint, if there is one."""
+        saved = checkpoints(self.checkpoints)
+        return int(saved[-1].name.removeprefix("step-")) if saved else None
+
     def step(self) -> int:
-        """The step it ended at; of one that has not ended, or was killed, that of its newest checkpoint."""
-        saved = (path.parent.name for path in self.checkpoints.glob("step-*/progress.json"))
-        return self.info().get("step") or max((int(name.removeprefix("step-")) for name in saved), default=0)
+        """The step it ended at; of one that was killed, also after it was resumed, that of its newest checkpoint."""
+        return max(self.info().get("step") or 0, self.saved_step() or 0)
 
     def check_adapter(self) -> None:
         """Raise ConfigError for a run that has no adapter yet, with the way on."""
@@ -160,6 +164,11 @@ def metrics_row(event: Event) -> dict | None:
             row["valid_loss_nats_per_token_by_language"] = losses
         return row
     return None
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Complete checkpoints, oldest first."""
+    return sorted(path for path in folder.glob("step-*") if (path / "progress.json").is_file())
 
 
 def create_run(config: Config, output: Path | None) -> Run:

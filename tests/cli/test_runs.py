@@ -55,9 +55,10 @@ def test_a_run_whose_process_is_gone_is_not_running(made, run):
     assert told() == "stopped"
 
 
-def test_a_run_that_was_killed_stands_at_its_newest_checkpoint(made, run):
+@pytest.mark.parametrize("told", [None, 3])  # 3: it was stopped there before, and resumed
+def test_a_run_that_was_killed_stands_at_its_newest_checkpoint(told, made, run):
     killed = made("interrupted", checkpoint=True)
-    killed.update(step=None)
+    killed.update(step=told)
     for step, whole in ((6, True), (8, True), (10, False)):
         folder = killed.checkpoints / f"step-{step:07d}"
         folder.mkdir()
