@@ -12,6 +12,7 @@ from mlx_hybrid.evaluation.compare_cells import (
     Measuring,
     Tools,
     best_loss,
+    is_measured,
     measure_base,
     measure_run,
     train_cell,
@@ -91,7 +92,7 @@ class Comparison:
         results: dict[Cell, dict] = {}
         begun, fresh = time.monotonic(), 0
         for number, cell in enumerate(cells, 1):
-            done = (self.run_of(cell).path / "evaluation" / "comparison.json").is_file()
+            done = is_measured(self.run_of(cell))
             self.tools.tell(f"Cell {number} of {len(cells)}: {cell.name}{' (done before)' if done else ''}")
             run = train_cell(self.run_of(cell), self.config(cell), self.tools)
             results[cell] = measure_run(run, self.model_name, self.measuring, self.tools)
@@ -113,8 +114,7 @@ class Comparison:
         return self.plan.config(cell, self.data, self.sizes.get(cell.method, {}))
 
     def work(self, cell: Cell, measuring: Measuring | None = None) -> Work:
-        sizes = self.sizes.get(cell.method, {})
-        return Work(self.plan, cell, self.run_of(cell).path, self.data, sizes, measuring)
+        return Work(cell.name, self.run_of(cell), self.config(cell), measuring)
 
     def governed(self, setting: str) -> Config:
         return self.plan.config(Cell(self.plan.reference, setting, self.rates[0], 0), self.data, {})

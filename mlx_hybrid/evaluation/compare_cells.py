@@ -59,7 +59,7 @@ def train_cell(run: Run, config: Config, tools: Tools) -> Run:
 
     Raises Stopped after a stop, ConfigError where the folder holds a run of another config.
     """
-    status = run.info().get("status") if (run.path / "run.json").is_file() else None
+    status = status_of(run)
     if status is not None and run.config() != config:
         raise ConfigError(
             f"{run.path}: holds a run of other settings; use a new folder with -o, or remove it."
@@ -79,6 +79,15 @@ def train_cell(run: Run, config: Config, tools: Tools) -> Run:
         if isinstance(event, Interrupted):
             raise Stopped(f"Stopped in {run.path}; everything is saved, and the same command goes on.")
     return run
+
+
+def status_of(run: Run) -> str | None:
+    """What a run says of itself; None where it was not begun."""
+    return run.info().get("status") if (run.path / "run.json").is_file() else None
+
+
+def is_measured(run: Run) -> bool:
+    return (run.path / "evaluation" / RESULTS).is_file()
 
 
 def best_loss(run: Run) -> float:

@@ -5,11 +5,17 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from multiprocessing import get_context
-from pathlib import Path
 
 from mlx_hybrid.blas import prefer_openblas
-from mlx_hybrid.evaluation.compare_cells import Measuring, Tools, measure_run, train_cell
-from mlx_hybrid.evaluation.compare_plan import Cell, Plan
+from mlx_hybrid.config import Config
+from mlx_hybrid.evaluation.compare_cells import (
+    Measuring,
+    Tools,
+    is_measured,
+    measure_run,
+    status_of,
+    train_cell,
+)
 from mlx_hybrid.training.run import Run
 
 
@@ -17,19 +23,14 @@ from mlx_hybrid.training.run import Run
 class Work:
     """One cell, as another process is told of it; `measuring` is None where training is all there is to do."""
 
-    plan: Plan
-    cell: Cell
-    folder: Path
-    data: dict
-    sizes: dict[str, int]
+    name: str
+    run: Run
+    config: Config
     measuring: Measuring | None
 
     @property
     def done(self) -> bool:
-        run = Run(self.folder)
-        if self.measuring:
-            return (run.path / "evaluation" / "comparison.json").is_file()
-        return (run.path / "run.json").is_file() and run.info().get("status") == "finished"
+        return is_measured(self.run) if self.measuring else status_of(self.run) == "finished"
 
 
 def run_ahead(works: list[Work], tools: Tools) -> None:
@@ -46,7 +47,7 @@ def run_ahead(works: list[Work], tools: Tools) -> None:
         try:
             for number, future in enumerate(as_completed(running), 1):
                 future.result()
-                tools.tell(f"  {number} of {len(works)} done: {running[future].cell.name}")
+                tools.tell(f"  {number} of {len(works)} done: {running[future].name}")
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
@@ -55,7 +56,6 @@ def run_ahead(works: list[Work], tools: Tools) -> None:
 def run_one(work: Work, apart: Callable[[], AbstractContextManager[Tools]]) -> None:
     """In another process: train one cell and measure it."""
     with apart() as own:
-        config = work.plan.config(work.cell, work.data, work.sizes)
-        run = train_cell(Run(work.folder), config, own)
+        run = train_cell(work.run, work.config, own)
         if work.measuring:
-            measure_run(run, work.plan.base().model, work.measuring, own)
+            measure_run(run, work.config.model, work.measuring, own)
