@@ -24,7 +24,7 @@ def split_head(model: nn.Module) -> tuple[HiddenStates, Callable[[mx.array], mx.
     body = getattr(model, "model", None)
     if body is None:
         return None
-    head = find_head(model, body)
+    head = find_head(model)
     if head is None:
         return None
     tokens, training = mx.array([list(range(2, 10))]), model.training
@@ -42,11 +42,15 @@ def split_head(model: nn.Module) -> tuple[HiddenStates, Callable[[mx.array], mx.
     return (body, head) if float(gap) <= SAME_LOGITS * max(1.0, float(size)) else None
 
 
-def find_head(model: nn.Module, body: nn.Module) -> Callable[[mx.array], mx.array] | None:
-    if getattr(model, "lm_head", None) is not None:
-        return model.lm_head
-    embedding = getattr(body, "embed_tokens", None)
-    return embedding.as_linear if hasattr(embedding, "as_linear") else None
+def head_module(model: nn.Module) -> nn.Module | None:
+    """The module whose weight makes the logits: a head of its own, or the embedding."""
+    head = getattr(model, "lm_head", None)
+    return head if head is not None else getattr(getattr(model, "model", model), "embed_tokens", None)
+
+
+def find_head(model: nn.Module) -> Callable[[mx.array], mx.array] | None:
+    head = head_module(model)
+    return head if getattr(model, "lm_head", None) is not None else getattr(head, "as_linear", None)
 
 
 def target_losses(
@@ -158,12 +162,6 @@ def make_target_losses(model: nn.Module) -> Callable[..., mx.array]:
         return mx.concatenate(losses)
 
     return chunked
-
-
-def head_module(model: nn.Module) -> nn.Module:
-    """The module whose weight makes the logits of a model that `split_head` takes apart."""
-    head = getattr(model, "lm_head", None)
-    return head if head is not None else model.model.embed_tokens
 
 
 def vocabulary(model: nn.Module) -> int:

@@ -136,6 +136,7 @@ def measure(model: Any, settings: dict, config: Config) -> ModelShape:
     from mlx_hybrid.adapters.attach import attach, hybrid_layers, trainable_count
     from mlx_hybrid.adapters.frozen import on_cpu
     from mlx_hybrid.adapters.layer import linear_shape
+    from mlx_hybrid.training.loss import head_module
 
     settings = settings | settings.get("text_config", {})
     base = byte_count(model.parameters())
@@ -146,7 +147,7 @@ def measure(model: Any, settings: dict, config: Config) -> ModelShape:
     ]
     mlp = [layer_outputs(layer, settings) for layer in model.layers]
     attach(model, config.adapter, method=config.method, seed=config.seed)
-    head = getattr(model, "lm_head", None) or getattr(getattr(model, "model", model), "embed_tokens", None)
+    head = head_module(model)
     after = byte_count(model.parameters())
     adapted = [linear_shape(layer.linear) for layer in hybrid_layers(model).values()]
     return ModelShape(
