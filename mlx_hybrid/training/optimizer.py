@@ -137,7 +137,8 @@ class BranchOptimizer:
                 decay=0.0 if orthogonal else self.weight_decay,
             )  # fmt: skip
         model.update(tree_unflatten(list(leaves.items())))
-        self.put_state({f"1.{kind}.{name}": v for kind, flat in moments.items() for name, v in flat.items()})
+        for kind, flat in moments.items():
+            self.moments[kind] = tree_unflatten(list(flat.items()))
         return norm, lam
 
     def update_mixing(self, squares: dict[str, mx.array], count: mx.array | float) -> mx.array:
