@@ -89,9 +89,8 @@ def by_language(table: Mapping[str, Mapping[str, dict]], name: str) -> Figure:
         axes.set_yticks(range(len(languages)), languages)
         axes.set_ylim(len(languages) - 0.5, -0.5)
         axes.set_xlabel(name)
-        axes.set_xlim(
-            left=max(0.0, axes.get_xlim()[0])
-        )  # no measure is below zero, though an interval may be
+        left, _ = axes.get_xlim()
+        axes.set_xlim(left=max(0.0, left))  # no measure is below zero, though an interval may be
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
         return figure
 
