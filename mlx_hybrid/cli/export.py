@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from mlx_hybrid.deployment.report import Report
 
 FORMS = ("peft", "merged", "lora", "mlx-lm", "gguf-lora")
+REQUANTISE = "pack again as the base was; refused if the update is lost."
 
 
 def shared(function: Callable) -> Callable:
@@ -39,23 +40,22 @@ def shared(function: Callable) -> Callable:
 )  # fmt: skip
 @click.option("--base-id", metavar="MODEL", help="The original 16-bit model: Hub id or folder.")
 @click.option("--model", metavar="MODEL", help="The base it was trained on, where it has moved.")
+@click.option("--rank", type=click.IntRange(1), help="lora: rank, if not exact.  [default: 64]")
 @click.option(
-    "--rank", type=click.IntRange(1), default=64, show_default=True, help="lora: rank, if not exact."
-)
-@click.option(
-    "--tolerance", type=click.FloatRange(0, 1), default=0.05, show_default=True,
-    help="lora: largest relative error of a layer, if not exact.",
+    "--tolerance", type=click.FloatRange(0, 1),
+    help="lora: largest relative error of a layer, if not exact.  [default: 0.05]",
 )  # fmt: skip
+@click.option("--requantise", is_flag=True, help="merged: " + REQUANTISE)
 @shared
 def export(
-    run: str, to: str, output: Path, base: str | None, base_id: str | None, model: str | None, rank: int,
-    tolerance: float, force: bool, as_json: bool,
+    run: str, to: str, output: Path, base: str | None, base_id: str | None, model: str | None, rank: int | None,
+    tolerance: float | None, requantise: bool, force: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Write RUN's adapter for another library, and check that it does the same there.
 
     \b
     peft       a LoRA where the adapter is exactly one, else OFT and LoRA side by side
-    merged     a whole Hugging Face model in bf16
+    merged     a whole Hugging Face model in bf16; with --requantise a model for MLX
     lora       one LoRA of a rank that vLLM takes, truncated where it cannot be exact
     mlx-lm     an adapter that stock mlx-lm loads, else a fused model
     gguf-lora  a LoRA for llama.cpp's converter, where it is exact
@@ -67,13 +67,15 @@ def export(
     Examples:
         mlx-hybrid export last --to peft -o my-adapter
         mlx-hybrid export last --to merged --base-id Qwen/Qwen3-0.6B -o my-model
+        mlx-hybrid export last --to merged --requantise -o my-model-4bit
         mlx-hybrid export last --to lora --rank 64 -o my-lora
     """
     from mlx_hybrid.deployment.export import Options
     from mlx_hybrid.deployment.export import export as write
 
     options = Options(
-        base=base, base_id=base_id, model=model, rank=rank, tolerance=tolerance, force=force
+        base=base, base_id=base_id, model=model, rank=rank, tolerance=tolerance, requantise=requantise,
+        force=force,
     )  # fmt: skip
     show(write(run, to, output, options), as_json, command("push", output, "OWNER/NAME"))
 
@@ -101,7 +103,7 @@ def import_(peft_dir: Path, output: Path, base: str | None, force: bool, as_json
 
 @click.command()
 @click.argument("run", metavar="RUN")
-@click.option("--requantise", is_flag=True, help="Pack again as the base was; refused if the update is lost.")
+@click.option("--requantise", is_flag=True, help=REQUANTISE.capitalize())
 @click.option("--model", metavar="MODEL", help="The base it was trained on, where it has moved.")
 @shared
 def fuse(run: str, output: Path, requantise: bool, model: str | None, force: bool, as_json: bool) -> None:

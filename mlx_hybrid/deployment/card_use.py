@@ -11,7 +11,7 @@ VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # values that --max-lora-rank 
 def use_section(facts: "Facts", repo: str) -> str:
     """Commands that work as they stand, for the form that is published."""
     writers = {"peft": use_peft, "lora": use_peft, "mlx-lm": use_mlx_lm, "merged": use_model, "model": use_model,
-               "gguf-lora": use_peft}  # fmt: skip
+               "gguf-lora": use_peft, "packed": use_packed}  # fmt: skip
     return "## Use\n\n" + writers.get(facts.form, use_adapter)(facts, repo)
 
 
@@ -107,14 +107,17 @@ def use_peft(facts: "Facts", repo: str) -> str:
 
 def use_mlx_lm(facts: "Facts", repo: str) -> str:
     name = repo.split("/")[-1]
-    if facts.export.get("kind") != "lora":
-        return block("bash", f"mlx_lm.generate --model {repo} --prompt …")
-    download = f"hf download {repo} --local-dir {name}"
     return block(
         "bash",
-        download,
+        f"hf download {repo} --local-dir {name}",
         f"mlx_lm.generate --model {facts.base_id or 'BASE'} --adapter-path {name} --prompt …",
     )
+
+
+def use_packed(facts: "Facts", repo: str) -> str:
+    """A whole model in MLX's packed format."""
+    commands = block("bash", f"mlx-hybrid chat {repo}", f"mlx_lm.generate --model {repo} --prompt …")
+    return f"On MLX, which alone reads this packed format:\n\n{commands}"
 
 
 def use_model(facts: "Facts", repo: str) -> str:

@@ -31,7 +31,16 @@ from mlx_hybrid.deployment.source import Source, open_source
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.files import replace_directory, temporary_directory
 
-TARGETS = ("peft", "merged", "lora", "mlx-lm", "gguf-lora")
+RANK, LOSS = 64, 0.05
+DENSE = ("peft", "merged", "lora", "gguf-lora")
+TAKEN = {
+    "base": DENSE,
+    "base_id": DENSE,
+    "rank": ("lora",),
+    "tolerance": ("lora",),
+    "requantise": ("merged",),
+}
+"""The forms that an option has a meaning for."""
 SURVIVES = (
     0.9  # of the update, in the stored weights; below it the merged model is not the one that was trained
 )
@@ -40,23 +49,26 @@ SURVIVES = (
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """How to export. `base` is original, dequantised or None (original where it is at hand); `rank` and `tolerance`
-    (largest relative error of a layer) are for a LoRA that cannot be exact; `force` writes in spite of faults."""
+    (largest relative error of a layer; None: RANK, LOSS) are for a LoRA that cannot be exact; `requantise` packs a
+    merged model as its base was; `force` writes in spite of faults."""
 
     base: str | None = None
     base_id: str | None = None
     model: str | None = None
-    rank: int = 64
-    tolerance: float = 0.05
+    rank: int | None = None
+    tolerance: float | None = None
+    requantise: bool = False
     force: bool = False
 
 
 def export(name: str, to: str, directory: Path, options: Options | None = None) -> Report:
     """Write the adapter `name` (run, path or `last`) to `directory` as `to` says, and check it.
 
-    Raises ConfigError for what cannot be said in that form and for a place that is taken, and ExportMismatch, exit
-    code 3, when the check fails: nothing is written then, unless `options.force`.
+    Raises ConfigError for what cannot be said in that form, for options it has no use for and for a place that is
+    taken, and ExportMismatch, exit code 3, when the check fails: nothing is written then, unless `options.force`.
     """
     options = options or Options()
+    refuse_unused(to, options)
     source = open_source(name, model=options.model)
     if source.full and to != "merged":
         raise ConfigError(f"{name}: method full has no adapter; use --to merged.")
@@ -75,12 +87,23 @@ def fuse(
     exit code 3) unless `force`. Returns the Report. Raises ConfigError where the base is not packed.
     """
     source = open_source(name, model=model)
-    if requantise and not source.base.packed:
-        raise ConfigError(f"{source.base.folder}: is not quantised; leave out --requantise.")
     with new_folder(directory) as folder:
-        report = make_fused(source, folder, requantise=requantise)
+        report = make_fused(source, folder, directory.name, requantise=requantise)
         finish(report, folder, directory, force=force)
     return report
+
+
+def refuse_unused(to: str, options: Options) -> None:
+    """Raise ConfigError for an option that would change nothing."""
+    for field, forms in TAKEN.items():
+        if getattr(options, field) not in (None, False) and to not in forms:
+            flag = "--" + field.replace("_", "-")
+            raise ConfigError(f"{flag} is for --to {' or '.join(forms)}; leave it out with --to {to}.")
+    if options.requantise and (options.base or options.base_id):
+        raise ConfigError(
+            "--requantise packs the base that was trained on; leave out --base and --base-id, or leave out "
+            "--requantise and pack the merged original with mlx_lm.convert."
+        )
 
 
 def finish(report: Report, folder: Path, directory: Path, *, force: bool) -> None:
@@ -146,7 +169,7 @@ def make_lora(source: Source, folder: Path, name: str, options: Options) -> Repo
     base = export_base(source, folder, options)
     forms = make_forms(source, base.weights)
     if forms.oft:
-        forms = make_forms(source, base.weights, options.rank)
+        forms = make_forms(source, base.weights, options.rank or RANK)
     rank = vllm_rank(forms.rank)
     report = begin("lora", source, base, forms)
     report.facts["rank"] = rank
@@ -164,10 +187,11 @@ def judge_truncation(
     worst = max(forms.errors, key=forms.errors.get)
     report.kind = "truncated lora"
     report.facts["relative_error"] = dict(sorted(forms.errors.items()))
-    if forms.errors[worst] > options.tolerance:
+    tolerance = LOSS if options.tolerance is None else options.tolerance
+    if forms.errors[worst] > tolerance:
         report.faults.append(
-            f"at rank {options.rank} {worst} loses {100 * forms.errors[worst]:.0f} % of its update, and "
-            f"{100 * options.tolerance:.0f} % are allowed (a rotation by butterfly has full rank)"
+            f"at rank {options.rank or RANK} {worst} loses {100 * forms.errors[worst]:.0f} % of its update, and "
+            f"{100 * tolerance:.0f} % are allowed (a rotation by butterfly has full rank)"
         )
     stock = folder / "stock"
     stock.mkdir()
@@ -193,6 +217,8 @@ def make_gguf_lora(source: Source, folder: Path, name: str, options: Options) ->
 
 
 def make_merged(source: Source, folder: Path, name: str, options: Options) -> Report:
+    if options.requantise:
+        return make_fused(source, folder, name, to="merged", requantise=True)
     original = choose_original(source, options.base, options.base_id)
     base = original or ExportBase(source.base, "dequantised", source.info.base["id"])
     report = begin("merged", source, base, None, kind="merged model")
@@ -208,7 +234,7 @@ def make_mlx_lm(source: Source, folder: Path, name: str, options: Options) -> Re
     """An adapter for stock mlx-lm where it is exactly a LoRA, else a fused model."""
     forms = make_forms(source, source.base)
     if forms.oft:
-        return make_fused(source, folder, to="mlx-lm")
+        return make_fused(source, folder, name, to="mlx-lm")
     base = ExportBase(source.base, "trained", source.info.base["id"])
     report = begin("mlx-lm", source, base, forms)
     write_mlx_lm(forms, folder, base_id=base.id, layers=source.base.config.get("num_hidden_layers", 0))
@@ -217,11 +243,18 @@ def make_mlx_lm(source: Source, folder: Path, name: str, options: Options) -> Re
     return report
 
 
-def make_fused(source: Source, folder: Path, *, to: str = "fuse", requantise: bool = False) -> Report:
+def make_fused(
+    source: Source, folder: Path, name: str, *, to: str = "fuse", requantise: bool = False
+) -> Report:
+    """The adapter inside the base it was trained on: bf16, or packed as that base is, which MLX alone reads."""
+    if requantise and not source.base.packed:
+        raise ConfigError(f"{source.base.folder}: is not quantised; leave out --requantise.")
     base = ExportBase(source.base, "trained", source.info.base["id"])
     kind = "packed fused model" if requantise else "fused model"
     report = begin(to, source, base, None, kind=kind)
     judge_survival(report, write_merged(source, source.base, folder, requantise=requantise))
+    text = loading.packed_readme(name) if requantise else loading.merged_readme(name)
+    (folder / "README.md").write_text(text, encoding="utf-8")
     if not requantise:
         report.faults += check_merged(source, source.base, folder)
     check_mlx_logits(report, source, folder, None, exact=False)

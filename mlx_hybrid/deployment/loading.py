@@ -71,6 +71,16 @@ model = AutoModelForCausalLM.from_pretrained("{name}", dtype="bfloat16")
 ```
 """
 
+PACKED = """\
+A whole model with its adapter merged, packed as MLX packs weights. MLX alone reads this format: transformers, vLLM and
+llama.cpp do not. For them, export without `--requantise`.
+
+```
+mlx-hybrid chat {name}
+mlx_lm.generate --model {name} --prompt "…"
+```
+"""
+
 
 def lora_readme(name: str, base: str, *, beside: bool, gguf: bool = False) -> str:
     base = f"{name}/{base}" if beside else base
@@ -86,6 +96,10 @@ def pair_readme(name: str, base: str, names: Sequence[str], *, beside: bool) -> 
 
 def merged_readme(name: str) -> str:
     return title(name) + MERGED.format(name=name)
+
+
+def packed_readme(name: str) -> str:
+    return title(name) + PACKED.format(name=name)
 
 
 def title(name: str) -> str:

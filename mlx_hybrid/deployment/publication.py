@@ -20,6 +20,10 @@ ALLOWED = (
 )  # fmt: skip
 SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 FOLDER = re.compile(r"lora|oft-\d+|base")
+WHOLE = {
+    "fused model": "merged",
+    "packed fused model": "packed",
+}  # the card's form for exports that hold a model
 VOCABULARY = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "merges.txt")
 PRIVATE = (
     (re.compile(rb"/(?:Users|home)/[^/\s\"'\\]+/|[A-Za-z]:\\\\?Users\\"), "the path of a home folder"),
@@ -98,7 +102,8 @@ def folder_facts(directory: Path, files: dict[str, Path], run: Run | None) -> ca
         facts = card.adapter_facts(directory, directory.name)
     else:
         facts = card.Facts(directory.name, method=export.get("adapter", {}).get("method", ""))
-    facts.export, facts.form = export, export.get("to") or ("adapter" if adapted else "model")
+    form = WHOLE.get(export.get("kind", "")) or export.get("to")
+    facts.export, facts.form = export, form or ("adapter" if adapted else "model")
     if facts.form == "model" and "adapter_model.safetensors" in files:
         facts.form = "peft"
     return facts

@@ -52,8 +52,14 @@ MISTAKES = {
     "no run": (["export", "nowhere", "--to", "peft", "-o", "out"], 2, "No run"),
     "no form": (["export", "last", "-o", "out"], 2, "--to"),
     "no folder": (["import", "nowhere", "-o", "out"], 2, "no such folder"),
+    "packed LoRA": (["export", "last", "--to", "peft", "--requantise", "-o", "out"], 2,
+                    "--requantise is for --to merged; leave it out with --to peft."),
+    "packed original": (["export", "last", "--to", "merged", "--requantise", "--base-id", "x", "-o", "out"], 2,
+                        "packs the base that was trained on"),
+    "rank of a model": (["export", "last", "--to", "merged", "--rank", "8", "-o", "out"], 2, "--rank is for --to lora"),
+    "base of mlx-lm": (["export", "last", "--to", "mlx-lm", "--base", "original", "-o", "out"], 2, "--base is for"),
     "no PEFT": (["import", ".", "-o", "out"], 2, "no PEFT adapter there"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("case", MISTAKES)
@@ -65,11 +71,12 @@ def test_mistakes_are_explained(tmp_path, monkeypatch, case):
     assert text in result.output
 
 
-def test_a_lost_update_ends_with_three(tmp_path):
+@pytest.mark.parametrize("verb", [("fuse",), ("export", "--to", "merged")], ids=["fuse", "export"])
+def test_a_lost_update_ends_with_three(tmp_path, verb):
     from test_merge import shrink
 
     small = shrink(trained("lora", "llama", packed=True), tmp_path / "small", 0.02)
-    arguments = ("fuse", small, "--model", packed_base("llama"), "--requantise", "-o", tmp_path / "out")
+    arguments = (*verb, small, "--model", packed_base("llama"), "--requantise", "-o", tmp_path / "out")
     result = invoke(*arguments)
     assert result.exit_code == 3
     assert "of the update survives" in result.output
@@ -77,6 +84,7 @@ def test_a_lost_update_ends_with_three(tmp_path):
     forced = invoke(*arguments, "--force")
     assert forced.exit_code == 3
     assert "FAILED: only" in forced.output
+    assert "update kept by the stored weights: " in forced.output
     assert (tmp_path / "out").is_dir()
 
 

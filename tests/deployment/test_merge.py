@@ -17,7 +17,9 @@ from hf_bases import (
     trained,
 )
 
-from mlx_hybrid.deployment.export import Options, export, fuse
+from mlx_hybrid.adapters.store import load_adapter
+from mlx_hybrid.base_model import load_base
+from mlx_hybrid.deployment.export import SURVIVES, Options, export, fuse
 from mlx_hybrid.deployment.merge import write_merged
 from mlx_hybrid.deployment.report import ExportMismatch
 from mlx_hybrid.deployment.source import open_source
@@ -148,6 +150,46 @@ def test_packing_again_measures_what_survives(tmp_path):
     assert not forced.passed
     kept = fuse(str(small), tmp_path / "dense", model=base)
     assert kept.checks["survival"]["surviving_share"] > 0.9
+
+
+@pytest.mark.parametrize("method", ["hybrid", "boft"])
+def test_a_merged_export_can_be_packed_again(tmp_path, method):
+    """The folder is MLX's: stock mlx-lm loads it packed, with the survivors of the update in it."""
+    from mlx_lm import load
+
+    adapter, base = trained(method, "qwen3", packed=True), folder_of("qwen3", packed=True)
+    report = export(str(adapter), "merged", tmp_path / "out", Options(model=base, requantise=True))
+    assert (report.to, report.kind) == ("merged", "packed fused model")
+    assert report.checks["survival"]["surviving_share"] >= SURVIVES
+    assert "MLX alone reads" in (tmp_path / "out" / "README.md").read_text()
+
+    packed, _ = load(str(tmp_path / "out"))
+    plain, _ = load(base)
+    assert packed.layers[0].mlp.down_proj.bits == 4
+    for model in (packed, plain):
+        model.set_dtype(mx.float32)
+    ours, adapted = logits(packed), logits(adapted_model(base, adapter))
+    assert np.abs(ours - adapted).max() < 0.3 * np.abs(adapted - logits(plain)).max()
+
+
+def test_a_dense_base_has_nothing_to_pack_again(tmp_path):
+    with pytest.raises(ConfigError, match="is not quantised; leave out --requantise"):
+        export(
+            str(trained("hybrid", "qwen3")), "merged", tmp_path / "out",
+            Options(model=folder_of("qwen3"), requantise=True),
+        )  # fmt: skip
+    assert not (tmp_path / "out").exists()
+
+
+def logits(model) -> np.ndarray:
+    return np.array(model(mx.array([PROMPT])))
+
+
+def adapted_model(base: str, adapter):
+    model = load_base(base).model
+    load_adapter(model, adapter)
+    model.eval()
+    return model
 
 
 def shrink(adapter, folder, factor: float):
