@@ -6,6 +6,8 @@ and SIB-200 never enter the base.
 
 import lzma
 import os
+import re
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +25,9 @@ FLORES_CODE = {
 }  # fmt: skip
 
 NTREX_LINES = 500
+PIECE_BYTES = 300  # about 80 tokens: a window of 128 holds a whole piece and begins the next
+GREEK_VOWELS = re.compile(r"[αεηιουωΑΕΗΙΟΥΩ\u0300-\u036f]+")
+SENTENCE_END = re.compile(r"(?<=[.!?…।؟۔])\s+|(?<=[。！？])")
 
 
 def data_root() -> Path:
@@ -40,6 +45,41 @@ def text_lines(root: Path, language: str) -> list[str]:
     """Monolingual lines of one language, in the order of the source."""
     with lzma.open(root / "text" / f"{language}.txt.xz", "rt", encoding="utf-8") as file:
         return [line.rstrip("\n") for line in file]
+
+
+def training_lines(root: Path, language: str) -> list[str]:
+    """The lines as the base reads them: long ones cut into pieces, Greek in today's spelling."""
+    lines = text_lines(root, language)
+    if language == "el":
+        lines = [monotonic(line) for line in lines]
+    return [piece for line in lines for piece in pieces(line)]
+
+
+def monotonic(text: str) -> str:
+    """Greek of before 1982 in today's spelling: one accent, none on one syllable, no breathings, no iota below."""
+    marks = {0x300: 0x301, 0x342: 0x301, 0x313: None, 0x314: None, 0x345: None}
+    plain = unicodedata.normalize("NFD", text).translate(marks)
+    word = lambda m: m[0] if len(GREEK_VOWELS.findall(m[0])) > 1 else m[0].replace("\u0301", "")  # noqa: E731
+    return unicodedata.normalize("NFC", re.sub(r"[\w\u0300-\u036f]+", word, plain))
+
+
+def pieces(line: str, limit: int = PIECE_BYTES) -> list[str]:
+    """A long line cut at the ends of sentences, a long sentence at spaces, into pieces of about `limit` bytes.
+
+    A window begins at the start of a line, so what stands further in than a window's length would never be read.
+    """
+    if len(line.encode()) <= limit:
+        return [line]
+    sentences = [part for part in SENTENCE_END.split(line) if part]
+    parts = [word for s in sentences for word in (s.split(" ") if len(s.encode()) > 2 * limit else [s])]
+    result = [parts[0]]
+    for part in parts[1:]:
+        joined = result[-1] + ("" if result[-1][-1:] in "。！？" else " ") + part
+        if len(joined.encode()) <= limit:
+            result[-1] = joined
+        else:
+            result.append(part)
+    return result
 
 
 def parallel_pairs(root: Path) -> Iterator[tuple[str, str, str]]:

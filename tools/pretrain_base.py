@@ -201,6 +201,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--accumulate", type=int, default=1)
     parser.add_argument("--alpha", type=float, default=0.5, help="temperature of language sampling")
     parser.add_argument("--parallel", type=float, default=0.1, help="share of translation pairs")
+    parser.add_argument("--like-news", type=float, default=1, help="share of each language's text to read")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
     return parser.parse_args()

@@ -1,17 +1,27 @@
 """Token windows for pretraining: monolingual text in source order, translation pairs, instructions.
 
-A window of text begins at the start of a line, with `<s>`, and runs on through the lines that follow it. Windows of
-pairs and instructions are packed with whole examples in the chat template. Everything is memory-resident: the whole
+A window of text begins at the start of a line, with `<s>`, and runs on through the lines that follow it; long lines are
+cut into pieces of a few sentences first. Windows of pairs and instructions are packed with whole examples in the chat
+template. Everything is memory-resident: the whole
 corpus is about 30 million tokens.
 """
 
 import argparse
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from corpus import LANGUAGES, data_root, parallel_pairs, temperature_shares, text_lines
+from corpus import (
+    LANGUAGES,
+    LOW_RESOURCE,
+    data_root,
+    ntrex_lines,
+    parallel_pairs,
+    temperature_shares,
+    training_lines,
+)
+from select_text import likeness, most_alike
 from transformers import PreTrainedTokenizerFast
 
 NAMES = {
@@ -23,15 +33,19 @@ NAMES = {
 
 @dataclass
 class Stream:
-    """Tokens end to end, where a window may begin, and what each token weighs in the loss (None: 1)."""
+    """Tokens end to end, the lines a window may begin with, and what each token weighs in the loss (None: 1)."""
 
     tokens: np.ndarray
     starts: np.ndarray
+    lengths: np.ndarray
     weights: np.ndarray | None = None
 
+    def __post_init__(self) -> None:
+        self.reach = np.cumsum(self.lengths)
+
     def window(self, rng: np.random.Generator, length: int, begin: int) -> tuple[np.ndarray, np.ndarray]:
-        last = np.searchsorted(self.starts, max(1, len(self.tokens) - length))
-        start = self.starts[rng.integers(max(1, last))]
+        """`begin` and the tokens that follow the start of a line, drawn by its length."""
+        start = self.starts[np.searchsorted(self.reach, rng.integers(self.reach[-1]), side="right")]
         piece = slice(start, start + length - 1)
         tokens = np.concatenate([[begin], self.tokens[piece]])
         weights = np.ones(len(tokens), np.float32)
@@ -63,7 +77,7 @@ def encode(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> Stream:
     ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
     lengths = np.array([len(i) for i in ids])
     tokens = np.fromiter((t for i in ids for t in i), dtype=np.uint16, count=int(lengths.sum()))
-    return Stream(tokens, np.concatenate([[0], np.cumsum(lengths)[:-1]]))
+    return Stream(tokens, np.concatenate([[0], np.cumsum(lengths)[:-1]]), lengths)
 
 
 def answers_weighed(stream: Stream, tokenizer: PreTrainedTokenizerFast, least: float) -> Stream:
@@ -76,7 +90,7 @@ def answers_weighed(stream: Stream, tokenizer: PreTrainedTokenizerFast, least: f
         if place < len(ends):
             answer = slice(start + 1, ends[place] + 1)
             weights[answer] = max(1.0, least / (answer.stop - answer.start))
-    return Stream(stream.tokens, stream.starts, weights)
+    return replace(stream, weights=weights)
 
 
 def translation_chats(root: Path, seed: int) -> list[str]:
@@ -106,23 +120,41 @@ def instruction_chats(paths: list[Path]) -> list[str]:
     return texts
 
 
+def load_streams(cache: Path, root: Path, tokenizer: PreTrainedTokenizerFast, seed: int) -> dict[str, Stream]:
+    """The text of each language, and the pairs; encoded once and kept in `cache`."""
+    names, fields = [*LANGUAGES, "pairs"], ("tokens", "starts", "lengths")
+    if not cache.exists():
+        texts = {name: [line + "\n" for line in training_lines(root, name)] for name in LANGUAGES}
+        texts["pairs"] = translation_chats(root, seed)
+        streams = {name: encode(tokenizer, texts[name]) for name in names}
+        np.savez(cache, **{f"{n}.{field}": getattr(streams[n], field) for n in names for field in fields})
+    stored = np.load(cache)
+    return {name: Stream(*(stored[f"{name}.{field}"] for field in fields)) for name in names}
+
+
+def like_news(
+    stream: Stream, language: str, root: Path, tokenizer: PreTrainedTokenizerFast, share: float
+) -> Stream:
+    """The stream with windows begun only in the `share` of its text that is most like edited news (NTREX 1–500)."""
+    lines = tokenizer(ntrex_lines(root, language), add_special_tokens=False)["input_ids"]
+    reference = np.array([t for line in lines for t in line])
+    newline = tokenizer.convert_tokens_to_ids("<0x0A>")
+    scores = likeness(stream.tokens, stream.starts, reference, tokenizer.vocab_size, newline)
+    kept = most_alike(scores, stream.lengths, share)
+    return replace(stream, starts=stream.starts[kept], lengths=stream.lengths[kept])
+
+
 def load_mixture(arguments: argparse.Namespace) -> tuple[Mixture, PreTrainedTokenizerFast]:
     tokenizer = PreTrainedTokenizerFast.from_pretrained(arguments.tokenizer)
     root = data_root()
-    cache = arguments.state / "corpus.npz"
-    if not cache.exists():
-        parts = {}
-        for language in LANGUAGES:
-            stream = encode(tokenizer, [line + "\n" for line in text_lines(root, language)])
-            parts[f"{language}.tokens"], parts[f"{language}.starts"] = stream.tokens, stream.starts
-        stream = encode(tokenizer, translation_chats(root, arguments.seed))
-        parts["pairs.tokens"], parts["pairs.starts"] = stream.tokens, stream.starts
-        np.savez(cache, **parts)
-    stored = np.load(cache)
-    streams = {
-        name: Stream(stored[f"{name}.tokens"], stored[f"{name}.starts"]) for name in [*LANGUAGES, "pairs"]
-    }
+    streams = load_streams(arguments.state / "lines.npz", root, tokenizer, arguments.seed)
     sizes = {language: len(streams[language].tokens) for language in LANGUAGES}
+    if arguments.like_news < 1:
+        for language in LANGUAGES:
+            if language not in LOW_RESOURCE:
+                streams[language] = like_news(
+                    streams[language], language, root, tokenizer, arguments.like_news
+                )
     shares = temperature_shares(sizes, arguments.alpha)
     for language, size in sizes.items():  # a language with next to no text is not read hundreds of times
         shares[language] = min(shares[language], 4 * size / sum(sizes.values()))
