@@ -103,9 +103,7 @@ def choice(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of limit, variants, intervals."
 )
 @click.option("--pivot", default="eng_Latn", show_default=True, help="Language the others are held against.")
-@click.option(
-    "--max-tokens", type=click.IntRange(min=1), default=256, show_default=True, help="Of one translation."
-)
+@click.option("--max-tokens", type=click.IntRange(min=1), help="Of one translation.  [default: 256]")
 @click.option("--examples", is_flag=True, help="Write every record's answer beside the results.")
 @click.option(
     "--save-temperature", is_flag=True, help="Store the fitted temperature in the adapter's config."
@@ -120,7 +118,8 @@ def choice(
     "-o", "--output", type=PATH, metavar="DIR", help="Folder of results.  [default: the run's evaluation/]"
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
-def evaluate(target: str, output: Path | None, as_json: bool, **options: Any) -> None:
+@click.pass_context
+def evaluate(context: click.Context, target: str, output: Path | None, as_json: bool, **options: Any) -> None:
     """Measure a run beside its base, or a model, with 95 % intervals.
 
     RUN is a run's path or name, `last`, or an adapter's folder or Hub id. Without --on or --task, a run is
@@ -133,20 +132,28 @@ def evaluate(target: str, output: Path | None, as_json: bool, **options: Any) ->
         mlx-hybrid evaluate bundled --task flores --languages en,ha --limit 50 -o results
         mlx-hybrid evaluate last --lm-eval arc_easy --limit 100
     """
-    from mlx_hybrid.cli import measuring
-
-    if options["lm_tasks"]:
-        measuring.with_lm_eval(target, output, as_json, options)
-        return
-    told = measuring.measure(target, output, options, lambda text: click.echo(text, err=True))
-    if as_json:
-        click.echo(json.dumps(told.results, ensure_ascii=False))
-        return
+    from mlx_hybrid.cli.harness import measure_tasks
+    from mlx_hybrid.cli.measuring import measure, refuse_idle
     from mlx_hybrid.report.result_tables import result_tables
     from mlx_hybrid.report.tables import joined
 
+    refuse_idle(given_options(context))
+    run = measure if options["lm_tasks"] is None else measure_tasks
+    told = run(target, output, options, lambda text: click.echo(text, err=True))
+    if as_json:
+        click.echo(json.dumps(told.results, ensure_ascii=False))
+        return
     click.echo(joined(result_tables(told.results)))
     if told.path:
         click.echo(f"Results in {told.path}.")
     then = command("report", told.run) if told.run else command("finetune", "--model", target)
     click.echo(f"Next: {then}")
+
+
+def given_options(context: click.Context) -> dict[str, str]:
+    """Name → how it is written, of what stands on the command line."""
+    return {
+        parameter.name: parameter.opts[0]
+        for parameter in context.command.params
+        if context.get_parameter_source(parameter.name) is click.core.ParameterSource.COMMANDLINE
+    }

@@ -7,11 +7,14 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import click
-
-from mlx_hybrid.cli.commands import command
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.files import read_json, write_json, write_text
+
+MOST_TOKENS = 256  # of one translation
+OF_A_TASK = ("split", "languages", "english_prompts", "folder")
+WITH_HARNESS = (
+    "target", "base_model", "baseline", "limit", "seed", "examples", "lm_tasks", "lm_folder", "output", "as_json",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,8 @@ def measure(target: str, output: Path | None, options: dict, tell: Callable[[str
     run = run_of(target)
     questions = find_questions(run, options)
     variants = find_variants(questions.test, options["variants"])
+    if options["max_tokens"] and questions.test.kind != "translation":
+        raise ConfigError(f"--max-tokens is for translations; these records are {questions.test.kind}.")
     if options["save_temperature"] and (questions.dev is None or questions.test.kind != "classification"):
         raise ConfigError(
             "--save-temperature needs a classification with a development set; name one with --dev."
@@ -46,14 +51,14 @@ def measure(target: str, output: Path | None, options: dict, tell: Callable[[str
         raise ConfigError(
             f"--save-temperature: {target} is on the Hub; download the adapter and name its folder."
         )
-    limit, seed = options["limit"], options["seed"]
+    limit, seed, most = options["limit"], options["seed"], options["max_tokens"] or MOST_TOKENS
     name = f"{questions.name}-limit-{limit}" if limit else questions.name
-    mark = settings_hash(questions, limit=limit, seed=seed, variants=variants)
+    mark = settings_hash(questions, limit=limit, seed=seed, variants=variants, most_tokens=most)
     answers = folder / "answers" / f"{name}-{mark}" if folder else None
     results = evaluate(
         models_of(pair, options["baseline"]), pair.tokenizer, questions.test, dev=questions.dev, variants=variants,
         seed=seed, limit=limit, pivot=options["pivot"], directory=answers, identities=identities(pair),
-        generate=lambda model, prompts: greedy(model, pair.tokenizer, max_tokens=options["max_tokens"])(prompts),
+        generate=lambda model, prompts: greedy(model, pair.tokenizer, max_tokens=most)(prompts),
         progress=lambda model, done, total: tell(f"{model}: {done} of {total} answers"),
     )  # fmt: skip
     results |= {"model": pair.loaded.name, "base": pair.loaded.base}
@@ -65,6 +70,19 @@ def measure(target: str, output: Path | None, options: dict, tell: Callable[[str
     if run and output is None:
         refresh(run)
     return Told(results, path, run.path if run else None)
+
+
+def refuse_idle(given: dict[str, str]) -> None:
+    """Raise ConfigError where an option that was given, name → how it is written, has nothing to act on."""
+    if "lm_tasks" in given:
+        if idle := [written for name, written in given.items() if name not in WITH_HARNESS]:
+            raise ConfigError(f"--lm-eval brings its own tasks and settings; leave out {', '.join(idle)}.")
+    elif "lm_folder" in given:
+        raise ConfigError("--lm-eval-tasks is a folder for --lm-eval, which names the tasks.")
+    elif "name" not in given and (idle := [given[name] for name in OF_A_TASK if name in given]):
+        raise ConfigError(
+            f"Without --task there is nothing that {', '.join(idle)} could choose; leave it out."
+        )
 
 
 def run_of(target: str) -> Any:
@@ -89,8 +107,8 @@ def find_questions(run: Any, options: dict) -> Any:
         part = choice(options["languages"], options["seed"], options["english_prompts"], options["folder"])
         return question_files.from_task(name, options["split"], part, dev, known)
     if path:
-        return question_files.from_path(path, None if dev in ("auto", "none") else Path(dev), known)
-    own = question_files.from_run(run.config_here(), known) if run else None
+        return question_files.from_path(path, dev, known)
+    own = question_files.from_run(run.config_here(), dev, known) if run else None
     if own is None:
         raise ConfigError(
             "Nothing to measure on: give --on with a file or folder, or --task with a benchmark."
@@ -135,6 +153,7 @@ def identities(pair: Any) -> dict[str, str]:
 def write_results(folder: Path | None, name: str, results: dict) -> Path | None:
     if folder is None:
         return None
+    folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / f"{name}.json", results)
     return folder / f"{name}.json"
 
@@ -169,47 +188,3 @@ def save_temperature(adapter: Path, results: dict) -> None:
     tree = read_json(path)
     tree["mlx_hybrid"]["temperature"] = results["models"]["adapted"]["calibration"]["temperature"]
     write_json(path, tree)
-
-
-def with_lm_eval(target: str, output: Path | None, as_json: bool, options: dict) -> None:
-    """Tasks of lm-evaluation-harness, base beside adapted."""
-    from mlx_hybrid.evaluation.lm_eval_bridge import evaluate_tasks, score_table, short_results
-    from mlx_hybrid.report.tables import Table, plain
-
-    if options["path"] or options["name"] or options["variants"]:
-        raise ConfigError("--lm-eval brings its own tasks; leave out --on, --task and --variants.")
-    folder, run = options["lm_folder"], run_of(target)
-    if folder is not None and not folder.is_dir():
-        raise ConfigError(f"--lm-eval-tasks {folder}: no such folder.")
-    tasks = [name.strip() for name in options["lm_tasks"].split(",") if name.strip()]
-    pair = open_target(target, options["base_model"], lambda text: click.echo(text, err=True))
-    told = {}
-    for name, model in models_of(pair, options["baseline"]).items():
-        model = model() if name == "base" else model
-        click.echo(f"{name}: {', '.join(tasks)}", err=True)
-        told[name] = short_results(
-            evaluate_tasks(
-                model, pair.tokenizer, tasks, folder=folder, limit=options["limit"], seed=options["seed"],
-                context=pair.context,
-            )
-        )  # fmt: skip
-    results = {
-        "format": 1,
-        "harness": "lm-eval",
-        "seed": options["seed"],
-        "limit": options["limit"],
-        "lm_eval": told,
-    }
-    place = output or (run.path / "evaluation" if run else None)
-    if place:
-        place.mkdir(parents=True, exist_ok=True)
-        write_json(place / f"lm-eval-{'-'.join(tasks)[:60]}.json", results)
-        if run and output is None:
-            refresh(run)
-    if as_json:
-        click.echo(json.dumps(results, ensure_ascii=False))
-        return
-    columns, rows = score_table(told)
-    click.echo(plain(Table("lm-evaluation-harness", columns, rows, "± is the harness's standard error.")))
-    then = command("report", run.path) if run else command("finetune", "--model", target)
-    click.echo(f"Next: {then}")

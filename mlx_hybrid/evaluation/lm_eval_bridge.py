@@ -17,34 +17,50 @@ from mlx_hybrid.evaluation.scoring import evaluating, sequence_nll
 BATCH_TOKENS = 8192
 
 
-def evaluate_tasks(
-    model: Any, tokenizer: Any, tasks: Sequence[str], *, folder: Path | None = None, limit: int = 0, seed: int = 0,
-    context: int = 1 << 20,
-) -> dict:  # fmt: skip
-    """What `lm_eval.simple_evaluate` returns. `folder` holds YAML tasks of one's own.
+def find_tasks(names: Sequence[str], folder: Path | None = None) -> Any:
+    """lm-eval's task manager, which knows all of `names`; `folder` holds YAML tasks of one's own.
 
-    Raises ConfigError where lm-eval is not installed or has no such task, MlxHybridError for what fails inside it.
+    Raises ConfigError where lm-eval is not installed or has no such task.
     """
     try:
-        import lm_eval
         from lm_eval.tasks import TaskManager
     except ImportError as error:
         raise ConfigError(
             f"--lm-eval needs lm-evaluation-harness ({error}); run `pip install 'mlx-hybrid[lm-eval]'`."
         ) from None
-    manager = TaskManager(include_path=str(folder) if folder else None)
-    missing = [name for name in tasks if name not in manager.all_tasks]
-    if missing:
+    place = str(folder) if folder else None
+    if place:
+        alone = TaskManager(include_path=place, include_defaults=False)
+        if set(names) <= set(alone.all_subtasks):  # no need to read the harness's own 14,000 first
+            return alone
+    manager = TaskManager(include_path=place)
+    if missing := [name for name in names if name not in manager.all_tasks]:
         raise ConfigError(f"lm-eval has no task {', '.join(missing)}; `lm-eval ls tasks` lists them.")
+    return manager
+
+
+def evaluate_tasks(
+    model: Any, tokenizer: Any, names: Sequence[str], manager: Any, *, limit: int = 0, seed: int = 0,
+    context: int = 1 << 20, samples: bool = False,
+) -> dict:  # fmt: skip
+    """What `lm_eval.simple_evaluate` returns, each example's answer under `samples` too where asked.
+
+    Raises MlxHybridError for whatever fails inside the harness: a data set out of reach, a broken template.
+    """
+    import lm_eval
+
     asked = harness_model(model, tokenizer, context)
     try:
         return lm_eval.simple_evaluate(
-            asked, tasks=list(tasks), task_manager=manager, limit=limit or None, random_seed=seed,
+            asked, tasks=list(names), task_manager=manager, limit=limit or None, random_seed=seed,
             numpy_random_seed=seed, torch_random_seed=seed, fewshot_random_seed=seed, bootstrap_iters=1000,
-            log_samples=False, verbosity="ERROR",
+            log_samples=samples, verbosity="ERROR",
         )  # fmt: skip
-    except (OSError, ValueError, KeyError) as error:
-        raise MlxHybridError(f"lm-eval could not run {', '.join(tasks)}: {error}") from error
+    except MlxHybridError:
+        raise
+    except Exception as error:  # the harness, its data sets and templates each have errors of their own
+        told = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise MlxHybridError(f"lm-eval could not run {', '.join(names)}: {told}") from error
 
 
 def harness_model(model: Any, tokenizer: Any, context: int = 1 << 20) -> Any:
@@ -105,6 +121,7 @@ def continuations(
 
     if not requests:
         return []
+    refuse_longer([[0, *after] for _, after in requests], context)
     pairs = [((before + after)[-context:], len(after)) for before, after in requests]
     results: list[tuple[float, bool]] = [(0.0, False)] * len(pairs)
     with evaluating(model):
@@ -163,23 +180,16 @@ def short_results(whole: dict) -> dict[str, dict]:
     }
 
 
-def score_table(told: dict[str, dict]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Columns and rows: one row a task and metric, one column a model."""
-    first = next(iter(told.values()))
-    rows = []
-    for task, metrics in first.items():
-        for key, value in metrics.items():
-            metric, _, kind = key.partition(",")
-            if (
-                not isinstance(value, int | float)
-                or metric.endswith("_stderr")
-                or key in ("version", "sample_len")
-            ):
-                continue
-            cells = []
-            for own in told.values():
-                error = own[task].get(f"{metric}_stderr,{kind}")
-                spread = f" ± {error:.3f}" if isinstance(error, int | float) else ""
-                cells.append(f"{own[task][key]:.3f}{spread}")
-            rows.append((f"{task} {metric}", *cells))
-    return ("task and metric", *told), rows
+def sample_rows(whole: dict) -> list[dict]:
+    """One row an example and filter: the record, what was wanted, what the model answered, and its metrics.
+
+    An answer is a text, or a continuation's log-likelihood in nats and whether it is the greedy one.
+    """
+    return [
+        {
+            "task": task, "id": row["doc_id"], "record": row["doc"], "target": row["target"], "filter": row["filter"],
+            "answers": row["filtered_resps"], **{name: row[name] for name in row["metrics"]},
+        }
+        for task, rows in whole["samples"].items()
+        for row in rows
+    ]  # fmt: skip

@@ -45,28 +45,37 @@ def from_task(name: str, split: str, choice: Choice, dev_split: str, known: list
     return make(name if split == "test" else f"{name}-{split}", test, dev, known)
 
 
-def from_path(path: Path, dev: Path | None, known: list[Record]) -> Questions:
-    """A JSONL file, or a folder with test.jsonl, whose valid.jsonl is the development set."""
-    name, test = path.name, path
+def from_path(path: Path, dev: str, known: list[Record]) -> Questions:
+    """A JSONL file, or a folder with test.jsonl. `dev` is a file, `none`, or `auto`: the folder's valid.jsonl."""
+    name, test, beside = path.name, path, []
     if path.is_dir():
         test = path / "test.jsonl"
         if not test.is_file():
             raise ConfigError(f"{path}: no test.jsonl in the folder; name the file itself.")
-        dev = dev or (path / "valid.jsonl" if (path / "valid.jsonl").is_file() else None)
+        beside = [path / "valid.jsonl"] if (path / "valid.jsonl").is_file() else []
     elif not path.is_file():
         raise ConfigError(f"{path}: no such file or folder.")
-    if dev and not dev.is_file():
-        raise ConfigError(f"{dev}: no such file.")
     name = next((name.removesuffix(s) for s in SUFFIXES if name.endswith(s)), name)
-    return make(name, load_records([test]), load_records([dev]) if dev else [], known)
+    return make(name, load_records([test]), dev_records(dev, beside), known)
 
 
-def from_run(config: Config, known: list[Record]) -> Questions | None:
+def from_run(config: Config, dev: str, known: list[Record]) -> Questions | None:
     """The test files that a run's data names; None where it held records back from its training files instead."""
     sources = find_sources(config.data)
     if not sources.test:
         return None
-    return make("test", load_records(sources.test), load_records(sources.valid), known)
+    return make("test", load_records(sources.test), dev_records(dev, sources.valid), known)
+
+
+def dev_records(dev: str, beside: list[Path]) -> list[Record]:
+    """Of the file that `dev` names; `auto` takes the files beside the test set, `none` none."""
+    if dev == "none":
+        return []
+    if dev == "auto":
+        return load_records(beside) if beside else []
+    if not Path(dev).is_file():
+        raise ConfigError(f"--dev {dev}: no such file.")
+    return load_records([Path(dev)])
 
 
 def training_records(config: Config) -> list[Record]:
@@ -102,11 +111,15 @@ def applicable_variants(test: EvaluationSet) -> list[str]:
     return [name for name in VARIANTS if any(applies(name, language) for language in set(test.languages))]
 
 
-def settings_hash(questions: Questions, *, limit: int, seed: int, variants: list[str]) -> str:
+def settings_hash(
+    questions: Questions, *, limit: int, seed: int, variants: list[str], most_tokens: int
+) -> str:
     """Eight letters that differ where another question is asked, so that answers kept before are not mistaken."""
     parts = [
         [[record.fields for record in part.records], part.options] if part else None
         for part in (questions.test, questions.dev)
     ]
     content = [limit, seed if limit or variants else 0, variants, parts]
+    if questions.test.kind == "translation":
+        content.append(most_tokens)
     return sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:8]

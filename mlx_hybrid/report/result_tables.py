@@ -16,6 +16,8 @@ PARITY = (
 
 def result_tables(results: dict[str, Any]) -> list[Table]:
     """Every table that the results of `evaluate` have figures for."""
+    if "lm_eval" in results:
+        return [harness(results)]
     kind = {"classification": classification, "text": language_modelling, "translation": translation}
     return kind[results["kind"]](results)
 
@@ -156,3 +158,23 @@ def balance(models: dict) -> Table:
     ]
     rows.append(("mean size", *(number(table.get("mean_size"), 1) for table in tables)))
     return Table("Directional balance", ("", *models), rows, "chrF++ out of the pivot minus into it.")
+
+
+def harness(results: dict) -> Table:
+    """Metrics of lm-evaluation-harness: one row a task and metric, one column a model."""
+    models, rows = results["lm_eval"], []
+    for task, metrics in next(iter(models.values())).items():
+        for key, value in metrics.items():
+            metric, _, kind = key.partition(",")
+            if metric.endswith("_stderr") or key in ("version", "sample_len") or not is_number(value):
+                continue
+            errors = [own[task].get(f"{metric}_stderr,{kind}") for own in models.values()]
+            spreads = [f" ± {error:.3f}" if is_number(error) else "" for error in errors]
+            cells = [f"{own[task][key]:.3f}{spread}" for own, spread in zip(models.values(), spreads)]
+            rows.append((f"{task} {metric}", *cells))
+    note = "± is the harness's standard error."
+    return Table("lm-evaluation-harness", ("task and metric", *models), rows, note)
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float)

@@ -118,7 +118,7 @@ def results(run: Run) -> list[str]:
         kinds: list[tuple[bool, Callable[[dict], list[str]]]] = [
             ("accuracy_by_language" in tree or "loss_nats_per_token" in tree, lambda t: [html(held_out(t))]),
             ("models" in tree and "kind" in tree, lambda t: [*map(html, result_tables(t)), *diagrams(t)]),
-            ("lm_eval" in tree, lambda t: [html(harness(t))]),
+            ("lm_eval" in tree, lambda t: [*map(html, result_tables(t))]),
         ]
         parts += next(
             (make(tree) for fits, make in kinds if fits),
@@ -142,13 +142,6 @@ def held_out(tree: dict) -> Table:
         )
     note = f"{tree['records']} records, {tree['questions']} of them labelled; 95 % intervals."
     return Table("Held-out records", ("", "base", "adapter", "difference"), lines, note)
-
-
-def harness(tree: dict) -> Table:
-    from mlx_hybrid.evaluation.lm_eval_bridge import score_table
-
-    columns, rows = score_table(tree["lm_eval"])
-    return Table("lm-evaluation-harness", columns, rows, "± is the harness's standard error.")
 
 
 def diagrams(tree: dict) -> list[str]:

@@ -147,6 +147,27 @@ def test_a_model_is_measured_on_a_task(run, model_folder, copy, tmp_path):
     assert (tmp_path / "results" / "sib200-limit-3.json").is_file()
 
 
+@pytest.mark.parametrize("where", ["own", "folder"])
+def test_a_development_set_can_be_left_out_or_named(where, run, trained, task_folder, tmp_path):
+    on = ("--on", task_folder) if where == "folder" else ()
+    valid, one = task_folder / "valid.jsonl", tmp_path / "one.jsonl"
+    rows = [
+        row for row in lines(valid) if row["label"] == "sports"
+    ]  # right always or never, not in a seventh
+    one.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    told = []
+    for dev in ("none", "auto", valid, one):
+        result = run("evaluate", trained, *on, "--dev", dev, "--no-baseline", "--json", "-o", tmp_path)
+        assert result.exit_code == 0, result.stderr
+        told.append(json.loads(result.stdout)["models"]["adapted"]["scoring"])
+    none, auto, named, other = told
+    assert none["chosen_on"] == "default"
+    assert auto == named != other
+    result = run("evaluate", trained, *on, "--dev", tmp_path / "nowhere.jsonl")
+    assert result.exit_code == 2
+    assert "nowhere.jsonl: no such file" in result.stderr
+
+
 def test_text_is_measured_in_bits_per_byte(run, model_folder, tmp_path):
     path = tmp_path / "texts.jsonl"
     path.write_text(
@@ -178,12 +199,20 @@ def test_a_label_never_seen_in_training_is_one_sentence(run, finished, tmp_path)
         (("--task", "sib200", "--dev", "test"), "the test set itself"),
         (("--task", "sib200", "--languages", "en", "--variants", "lowr"), 'did you mean "lower"'),
         (("--task", "sib200", "--languages", "en", "--save-temperature"), "has no adapter"),
-        (("--lm-eval", "arc_easy", "--task", "sib200"), "brings its own tasks"),
+        (("--lm-eval", "arc_easy", "--task", "sib200", "--pivot", "x"), "leave out --task, --pivot"),
+        (("--lm-eval", ","), "name a task"),
+        (("--lm-eval-tasks", "x", "--on", "x"), "a folder for --lm-eval"),
+        (("--on", "x", "--languages", "en", "--split", "dev"), "nothing that --split, --languages"),
+        (("--task", "sib200", "--languages", "en", "--max-tokens", "9"), "--max-tokens is for translations"),
     ],
-    ids=["nothing", "file", "both", "task", "split", "dev", "variant", "temperature", "lm-eval"],
-)
-def test_options_that_cannot_be_are_one_sentence(arguments, words, run, model_folder, copy):
-    result = run("evaluate", model_folder, *arguments, "--from", copy)
+    ids=[
+        "nothing", "file", "both", "task", "split", "dev", "variant", "temperature", "lm-eval", "no lm-eval task",
+        "lm-eval folder", "languages of a file", "tokens of a choice",
+    ],
+)  # fmt: skip
+def test_options_that_cannot_be_are_one_sentence(arguments, words, run, model_folder, copy, monkeypatch):
+    monkeypatch.setenv("MLX_HYBRID_DATA", str(copy))
+    result = run("evaluate", model_folder, *arguments)
     assert result.exit_code == 2, result.stderr
     assert words in result.stderr
     assert "Traceback" not in result.stderr

@@ -1,27 +1,16 @@
-"""The bridge to lm-evaluation-harness: its arithmetic always, the harness itself where it is installed."""
+"""The arithmetic of the bridge to lm-evaluation-harness; tests/cli/test_lm_eval.py runs the harness itself."""
 
-import json
+import sys
 
 import mlx.core as mx
 import numpy as np
 import pytest
 
 from mlx_hybrid.errors import ConfigError, MlxHybridError
-from mlx_hybrid.evaluation.lm_eval_bridge import continuations, evaluate_tasks, score_table, short_results
+from mlx_hybrid.evaluation.lm_eval_bridge import continuations, find_tasks, short_results
+from mlx_hybrid.report.result_tables import result_tables
 
 REQUESTS = [([5, 9, 3], [7]), ([5], [9, 3, 7, 2]), ([1, 2, 3, 4, 5, 6], [8, 8]), ([2, 2], [2, 2, 2])]
-TASK = """
-task: made_up_choice
-dataset_path: json
-dataset_kwargs: {{data_files: {{test: {path}}}}}
-test_split: test
-output_type: multiple_choice
-doc_to_text: "{{{{question}}}}"
-doc_to_target: "{{{{answer}}}}"
-doc_to_choice: ["north", "south"]
-metric_list: [{{metric: acc, aggregation: mean, higher_is_better: true}}]
-metadata: {{version: 3}}
-"""
 
 
 def alone(model, before: list[int], after: list[int]) -> tuple[float, bool]:
@@ -65,31 +54,20 @@ def test_weights_that_are_no_numbers_are_refused(other_model):
         other_model.lm_head.weight = head
 
 
+def test_a_continuation_longer_than_the_context_is_refused(model):
+    with pytest.raises(MlxHybridError, match="10 tokens is longer than the model's context, 8"):
+        continuations(model, [([5], list(range(9)))], 8)
+
+
 def test_results_become_rows():
     whole = {"results": {"t": {"alias": "t", "acc,none": 0.5, "acc_stderr,none": 0.1}}, "versions": {"t": 3}}
-    columns, rows = score_table({"base": short_results(whole), "adapted": short_results(whole)})
-    assert columns == ("task and metric", "base", "adapted")
-    assert rows == [("t acc", "0.500 ± 0.100", "0.500 ± 0.100")]
+    (table,) = result_tables({"lm_eval": {"base": short_results(whole), "adapted": short_results(whole)}})
+    assert table.columns == ("task and metric", "base", "adapted")
+    assert table.rows == [("t acc", "0.500 ± 0.100", "0.500 ± 0.100")]
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_a_local_task_runs_in_the_harness(model, tokenizer, tmp_path):
-    pytest.importorskip("lm_eval")
-    rows = [{"question": f"Way {n}: ", "answer": ("north", "south")[n % 2]} for n in range(6)]
-    path = tmp_path / "rows.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (tmp_path / "made_up_choice.yaml").write_text(TASK.format(path=path))
-    whole = evaluate_tasks(model, tokenizer, ["made_up_choice"], folder=tmp_path)
-    got = short_results(whole)["made_up_choice"]
-    right = 0
-    for row in rows:
-        prompt = tokenizer.encode(row["question"].rstrip(), add_special_tokens=False)
-        scores = [
-            alone(model, prompt, tokenizer.encode(" " + option, add_special_tokens=False))[0]
-            for option in ("north", "south")
-        ]
-        right += ("north", "south")[int(np.argmax(scores))] == row["answer"]
-    assert got["acc,none"] == pytest.approx(right / len(rows))
-    assert got["version"] == 3
-    with pytest.raises(ConfigError, match="no task made_up_choise"):
-        evaluate_tasks(model, tokenizer, ["made_up_choise"], folder=tmp_path)
+def test_without_the_harness_one_sentence_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "lm_eval.tasks", None)
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    with pytest.raises(ConfigError, match=r"pip install 'mlx-hybrid\[lm-eval\]'"):
+        find_tasks(["arc_easy"])

@@ -1,0 +1,180 @@
+"""`evaluate --lm-eval` through the harness itself, on local files, against what `evaluate` says of the same rows."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from toys import byte_tokenizer, write_model
+
+pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install -e '.[lm-eval]'")
+pytestmark = pytest.mark.filterwarnings("ignore")  # the harness's own
+
+TEMPLATE = (  # ends in no space, which the harness would move into the continuation
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}:{{ m['content'] }}<|im_end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant:{% endif %}"
+)
+ANSWERS = ("north", "south-west")
+NATS = 1e-3  # of sums of up to 12 log-likelihoods in float32, batched otherwise
+TASKS = {
+    "own_choice": """
+        output_type: multiple_choice
+        doc_to_text: "{{context}}"
+        doc_to_choice: options
+        doc_to_target: gold
+        metric_list: [{metric: acc}]""",
+    "own_texts": """
+        output_type: loglikelihood_rolling
+        doc_to_text: ""
+        doc_to_target: "{{prompt}}"
+        metric_list: [{metric: bits_per_byte}]""",
+    "own_answers": """
+        output_type: generate_until
+        doc_to_text: "{{context}}"
+        doc_to_target: "{{completion}}"
+        generation_kwargs: {until: ["<|im_end|>"], max_gen_toks: 6}
+        metric_list: [{metric: exact_match}]""",
+}
+HEAD = """task: {name}
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {data}}}}}
+test_split: test
+target_delimiter: ""
+metadata: {{version: 3}}
+"""
+
+
+def rows() -> list[dict]:
+    made = []
+    for number in range(9):
+        gold = number % 3 // 2
+        prompt = f"{'Up' if gold else 'Down'} the road {number * number}, which way?"
+        made.append(
+            {
+                "prompt": prompt, "completion": ANSWERS[gold], "label": ANSWERS[gold], "gold": gold,
+                "context": f"<|im_start|>user:{prompt}<|im_end|><|im_start|>assistant:",
+                "options": [f"{answer}<|im_end|>" for answer in ANSWERS],
+            }
+        )  # fmt: skip
+    return made
+
+
+def write_lines(path: Path, made: list[dict], *keys: str) -> Path:
+    path.write_text("".join(json.dumps({k: r[k] for k in keys or r}) + "\n" for r in made))
+    return path
+
+
+def read_lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def folder(run, tmp_path_factory) -> Path:
+    """A run, and its results from the harness and from `evaluate`."""
+    folder, made = tmp_path_factory.mktemp("lm-eval"), rows()
+    model = write_model(folder / "model")
+    byte_tokenizer(TEMPLATE).save_pretrained(model)
+    data = write_lines(folder / "rows.jsonl", made)
+    (folder / "tasks").mkdir()
+    for name, text in TASKS.items():
+        body = "\n".join(line.strip() for line in text.strip().splitlines())
+        (folder / "tasks" / f"{name}.yaml").write_text(HEAD.format(name=name, data=data) + body + "\n")
+    own = write_lines(folder / "own.jsonl", made, "prompt", "completion", "label")
+    done = run(
+        "finetune", "--model", model, "--data", own, "-o", folder / "run", "--method", "lora",
+        "--set", "governance.enabled=false", "--set", "train.steps=8", "--set", "train.learning_rate=1e-2",
+        "--set", "evaluate=false",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    done = run(
+        "evaluate", folder / "run", "--lm-eval", ",".join(TASKS), "--lm-eval-tasks", folder / "tasks", "--examples",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    (folder / "stdout").write_text(done.stdout)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def harness(folder) -> dict:
+    return json.loads((folder / "run/evaluation/lm-eval-own_choice-own_texts-own_answers.json").read_text())
+
+
+def examples(folder: Path, model: str, task: str) -> list[dict]:
+    name = f"lm-eval-own_choice-own_texts-own_answers.{model}.examples.jsonl"
+    kept = [row for row in read_lines(folder / "run/evaluation" / name) if row["task"] == task]
+    return sorted(kept, key=lambda row: row["id"])
+
+
+def own_answers(run, folder: Path, name: str, *keys: str) -> tuple[dict, dict[str, list[dict]]]:
+    """Results and answers of `evaluate` on the same rows, in other files than those of training."""
+    data = write_lines(folder / f"{name}.jsonl", rows(), *keys)
+    done = run("evaluate", folder / "run", "--on", data, "-o", folder / name, "--json",
+               *(("--max-tokens", 6) if "label" not in keys and "completion" in keys else ()))  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    files = sorted((folder / name / "answers").glob("*/*.answers.jsonl"))
+    return json.loads(done.stdout), {f.name.split(".")[0]: read_lines(f)[1:] for f in files}
+
+
+def test_options_are_as_likely_as_evaluate_finds_them(run, folder, harness):
+    results, answers = own_answers(run, folder, "choices", "prompt", "completion", "label")
+    likelihoods = {}
+    for model in ("base", "adapted"):
+        got = [[sum_ for sum_, _ in row["answers"]] for row in examples(folder, model, "own_choice")]
+        wanted = [row["sums"] for row in answers[model]]
+        for one, other in zip(got, wanted, strict=True):
+            assert one == pytest.approx(other, abs=NATS)
+        likelihoods[model] = got
+        accuracy = results["models"][model]["accuracy"]["value"]
+        assert harness["lm_eval"][model]["own_choice"]["acc,none"] == pytest.approx(accuracy)
+    moved = [abs(a - b) for a, b in zip(likelihoods["base"][0], likelihoods["adapted"][0])]
+    assert min(moved) > 100 * NATS
+
+
+def test_texts_take_as_many_bits_as_evaluate_finds(run, folder, harness):
+    made = [{"text": row["prompt"]} for row in rows()]
+    data = write_lines(folder / "texts.jsonl", made)
+    done = run("evaluate", folder / "run", "--on", data, "--json")
+    assert done.exit_code == 0, done.stderr
+    for model, own in json.loads(done.stdout)["models"].items():
+        got = harness["lm_eval"][model]["own_texts"]["bits_per_byte,none"]
+        assert got == pytest.approx(own["bits_per_byte"]["value"], abs=NATS / math.log(2))
+        assert got > 0.1
+
+
+def test_generated_texts_are_those_of_evaluate(run, folder, harness):
+    _, answers = own_answers(run, folder, "written", "prompt", "completion")
+    for model in ("base", "adapted"):
+        got = [row["answers"][0].strip() for row in examples(folder, model, "own_answers")]
+        assert got == [row["text"] for row in answers[model]]
+        assert any(got)
+
+
+def test_what_is_told_and_kept(folder, harness):
+    assert harness["harness"].startswith("lm-eval 0.4.")
+    assert harness["lm_eval"]["adapted"]["own_choice"]["version"] == 3
+    assert list(harness["lm_eval"]) == ["base", "adapted"]
+    told = (folder / "stdout").read_text()
+    for words in ("own_choice acc", "own_texts bits_per_byte", "own_answers exact_match", "Next: "):
+        assert words in told
+
+
+@pytest.mark.parametrize(
+    ("task", "code", "words"),
+    [
+        ("own_choise", 2, "lm-eval has no task own_choise"),
+        ("own_lost", 1, "lm-eval could not run own_lost"),
+        ("own_sampled", 2, "asks for sampled text"),
+    ],
+)
+def test_what_cannot_run_is_one_sentence(task, code, words, run, folder, tmp_path):
+    (tmp_path / "own_lost.yaml").write_text(
+        HEAD.format(name="own_lost", data=tmp_path / "nowhere.jsonl") + TASKS["own_choice"].replace("  ", "")
+    )
+    (tmp_path / "own_sampled.yaml").write_text(
+        HEAD.format(name="own_sampled", data=folder / "rows.jsonl")
+        + TASKS["own_answers"].replace("  ", "").replace("max_gen_toks", "do_sample: true, max_gen_toks")
+    )
+    done = run("evaluate", folder / "model", "--lm-eval", task, "--lm-eval-tasks", tmp_path)
+    assert done.exit_code == code, done.stderr
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
