@@ -11,41 +11,63 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from test_server import serving
+from test_server import local, serving
+from tiny_model import write_base, write_run
 
-NAMES = ("chromium", "chromium-browser", "google-chrome")
+from mlx_hybrid.deployment.generate import chat_tokens
+from mlx_hybrid.deployment.pair import open_pair
+
+NAMES = (
+    "chromium",
+    "chromium-browser",
+    "google-chrome",
+    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+)
 CHROMIUM = next((found for name in NAMES if (found := shutil.which(name))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome here"),
+]
+
+FLAGS = (
+    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
+    "--remote-debugging-pipe",
+)  # fmt: skip
+TURNS = "[...document.querySelectorAll('.{}')].map(turn => turn.textContent)"
+ANSWERS, FACTS = TURNS.format("assistant:not(.busy)"), TURNS.format("facts")
+SHOWN = "[...document.querySelectorAll('section')].filter(one => one.checkVisibility()).length"
+OVERFLOWING = """[...document.querySelectorAll('body *')].filter(
+    one => one.checkVisibility() && one.getBoundingClientRect().right > innerWidth + 1).map(one => one.outerHTML)"""
+CLIPPED = """[...document.querySelectorAll('.turn')].filter(
+    turn => turn.scrollHeight > turn.clientHeight + 1).map(turn => turn.textContent)"""
 
 
 class Browser:
-    """One tab. https://chromedevtools.github.io/devtools-protocol/"""
+    """One Chromium, and the tab that is open. https://chromedevtools.github.io/devtools-protocol/"""
 
     def __init__(self, profile: Path) -> None:
         to_child, self.write = os.pipe()
         self.read, from_child = os.pipe()
         ends = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (to_child, from_child)]
-        flags = [
-            "--headless=new",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--no-first-run",
-            "--remote-debugging-pipe",
-        ]
         self.program = subprocess.Popen(
-            [CHROMIUM, *flags, f"--user-data-dir={profile}", "--window-size=1200,800", "about:blank"],
+            [CHROMIUM, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
             preexec_fn=lambda: [os.dup2(end, fd) for end, fd in zip(ends, (3, 4))], pass_fds=(3, 4),
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        for end in ends:
+        for end in (*ends, to_child, from_child):
             os.close(end)
-        os.close(to_child)
-        os.close(from_child)
-        self.number, self.buffer, self.session, self.problems = 0, b"", None, []
-        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        self.number, self.buffer, self.session = 0, b"", None
+
+    def open(self, address):
+        """A tab with nothing stored; problems and addresses asked for are kept."""
+        self.session, self.problems, self.asked = None, [], []
+        context = self.call("Target.createBrowserContext")["browserContextId"]
+        target = self.call("Target.createTarget", url="about:blank", browserContextId=context)["targetId"]
         self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        for domain in ("Page", "Runtime", "Log"):
+        for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
+        self.size(1200, 800)
+        self.call("Page.navigate", url=address)
 
     def call(self, method, **parameters):
         self.number += 1
@@ -57,9 +79,14 @@ class Browser:
             if reply.get("id") == self.number:
                 assert "error" not in reply, reply
                 return reply["result"]
-            entry = reply.get("params", {}).get("entry", {})
-            if reply.get("method") == "Runtime.exceptionThrown" or entry.get("level") in ("warning", "error"):
-                self.problems.append(reply["params"])
+            self.note(reply.get("method"), reply.get("params", {}))
+
+    def note(self, event, facts):
+        entry = facts.get("entry", {})
+        if event == "Runtime.exceptionThrown" or entry.get("level") in ("warning", "error"):
+            self.problems.append(facts)
+        if event == "Network.requestWillBeSent":
+            self.asked.append(facts["request"]["url"])
 
     def next(self):
         while b"\0" not in self.buffer:
@@ -81,6 +108,20 @@ class Browser:
             time.sleep(0.05)
         return value
 
+    def set(self, name, value):
+        self.see(f"document.getElementById({name!r}).value = {value!r}")
+        self.see(f"document.getElementById({name!r}).dispatchEvent(new Event('change'))")
+
+    def click(self, name):
+        """With the mouse, so that only what is to be seen can be clicked."""
+        place = self.see(f"""(() => {{ const box = document.getElementById({name!r}).getBoundingClientRect();
+            return {{ x: box.x + box.width / 2, y: box.y + box.height / 2, width: box.width }} }})()""")
+        assert place["width"] > 0, f"{name} is not shown"
+        for kind in ("mousePressed", "mouseReleased"):
+            self.call(
+                "Input.dispatchMouseEvent", type=kind, x=place["x"], y=place["y"], button="left", clickCount=1
+            )
+
     def type(self, text):
         self.see("document.getElementById('text').focus()")
         self.call("Input.insertText", text=text)
@@ -89,63 +130,151 @@ class Browser:
                 "Input.dispatchKeyEvent", type=kind, key="Enter", code="Enter", windowsVirtualKeyCode=13
             )
 
+    def size(self, width, height, *, mobile=False):
+        self.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=mobile,
+        )
+
     def shoot(self, path):
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot")["data"]))
 
+    def close(self):
+        self.program.terminate()
+        self.program.wait(10)
+        os.close(self.read)
+        os.close(self.write)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    one = Browser(tmp_path_factory.mktemp("profile"))
+    yield one
+    one.close()
+
 
 @contextmanager
-def browsing(tmp_path):
-    browser = Browser(tmp_path / "profile")
-    try:
-        yield browser
-    finally:
-        browser.program.terminate()
-        browser.program.wait(10)
-        os.close(browser.read)
-        os.close(browser.write)
+def page(browser, pair, **policy):
+    """The chat page of a server for `pair`; at its end nothing has gone wrong, and nobody else was asked."""
+    with serving(pair, **policy) as server:
+        browser.open(server.url + "/")
+        yield server
+        browser.see("null")
+        assert browser.problems == []
+        assert browser.asked
+        assert all(address.startswith((server.url + "/", "data:")) for address in browser.asked)
 
 
-ANSWERS = "[...document.querySelectorAll('.assistant:not(.busy)')].map(turn => turn.textContent)"
+@pytest.fixture(scope="module")
+def endless(tmp_path_factory):
+    """A pair whose answers end only with the context."""
+    folder = tmp_path_factory.mktemp("endless")
+    return open_pair(str(write_run(folder / "run", write_base(folder / "base", endless=True)).path))
 
 
-@pytest.mark.slow
-def test_base_and_adapted_answer_side_by_side(pair, tmp_path):
+def test_base_and_adapted_answer_side_by_side(browser, pair):
     """With MLX_HYBRID_SCREENSHOT set, the page is also photographed there."""
-    with serving(pair) as server, browsing(tmp_path) as browser:
-        browser.call("Page.navigate", url=server.url + "/")
-        browser.until("document.querySelectorAll('section').length === 2")
+    with page(browser, pair):
+        browser.until(f"{SHOWN} === 2")
         assert "adapter on 14 modules" in browser.see("document.querySelector('h2').innerText")
+        browser.set("max_tokens", "20")
         browser.type("hello <b>you</b>")
         browser.until(f"{ANSWERS}.length === 2")
-        first = browser.see(ANSWERS)
-        assert first[0] != first[1]
+        tokens = chat_tokens(pair.tokenizer, [{"role": "user", "content": "hello <b>you</b>"}])
+        expected = [local(model, pair, tokens, max_tokens=20) for model in (pair.model, pair.base())]
+        assert browser.see(ANSWERS) == expected
+        assert expected[0] != expected[1]
         assert browser.see("document.querySelector('.user').textContent") == "hello <b>you</b>"
         assert browser.see("document.querySelectorAll('.turn b').length") == 0
+
         browser.type("مرحبا، كيف الحال؟")
         browser.until(f"{ANSWERS}.length === 4")
-        facts = browser.see("[...document.querySelectorAll('.facts')].map(f => f.textContent)")
-        assert all(" tokens, " in line for line in facts)
+        facts = browser.see(FACTS)
         assert len(facts) == 4
+        assert all(" tokens, " in line for line in facts)
+        assert browser.see(OVERFLOWING) == []
         if named := os.environ.get("MLX_HYBRID_SCREENSHOT"):
             browser.shoot(Path(named))
-        browser.see("document.getElementById('both').click()")
+
+        browser.click("both")
+        assert browser.see(SHOWN) == 1
         browser.type("alone")
         browser.until(f"{ANSWERS}.length === 5")
-        browser.call(
-            "Emulation.setDeviceMetricsOverride", width=390, height=500, deviceScaleFactor=1, mobile=True
-        )
-        whole = "[...document.querySelectorAll('.turn')].every(turn => turn.scrollHeight <= turn.clientHeight + 1)"
-        assert browser.see(whole)
-        browser.see("document.getElementById('clear').click()")
+        browser.click("both")
+        assert browser.see(SHOWN) == 2
+        browser.click("clear")
         browser.until("document.querySelectorAll('.turn').length === 0")
-        assert browser.problems == []
 
 
-@pytest.mark.slow
-def test_the_page_asks_for_the_key(pair, tmp_path):
-    with serving(pair, api_key="secret-key-123") as server, browsing(tmp_path) as browser:
-        browser.call("Page.navigate", url=server.url + "/")
+def test_an_answer_comes_piece_by_piece_and_can_be_stopped(browser, endless):
+    with page(browser, endless) as server:
+        browser.until(f"{SHOWN} === 2")
+        browser.see("""window.lengths = new Set(); new MutationObserver(() => window.lengths.add(
+            document.querySelector('.assistant')?.textContent.length)).observe(
+            document.body, { childList: true, subtree: true, characterData: true })""")
+        browser.type("hello")
+        browser.until("document.querySelector('.busy')?.textContent.length > 4")
+        browser.click("stop")
+        browser.until("document.querySelectorAll('.busy').length === 0")
+        assert browser.see("window.lengths.size") > 3
+        answers = browser.see(ANSWERS)
+        assert len(answers) == 2
+        assert all(0 < len(answer) < 200 for answer in answers)
+        assert browser.see(FACTS) == ["stopped", "stopped"]
+
+        browser.set("max_tokens", "5")  # and what was said before it was stopped is part of the conversation
+        browser.type("more")
+        browser.until(f"{FACTS}.filter(line => line.startsWith('5 tokens')).length === 2")
+        talk = [
+            {"role": "user", "content": "hello"}, {"role": "assistant", "content": answers[0]},
+            {"role": "user", "content": "more"},
+        ]  # fmt: skip
+        read = len(chat_tokens(endless.tokenizer, talk))
+        assert any(f" {read} + 5 tokens" in line for line in server.lines)
+
+
+def test_a_full_context_leaves_out_the_oldest(browser, endless):
+    """As `chat` does: 256 tokens of context, and a quarter of it free for the answer."""
+    with page(browser, endless):
+        browser.until(f"{SHOWN} === 2")
+        browser.set("max_tokens", "60")
+        for count in range(1, 5):
+            browser.type("x" * 40)
+            browser.until(f"{FACTS}.length === {2 * count}")
+        assert browser.problems == []  # nothing was asked for that did not fit
+        last = browser.see(FACTS)[3]
+        assert last.startswith("60 tokens, ")
+        assert "of the oldest questions left out" in last
+        browser.click("clear")
+        for count, letters in ((1, "x" * 40), (2, "y" * 150)):  # the second alone has room, the server says
+            browser.until(f"{FACTS}.length === {2 * count - 2}")
+            browser.type(letters)
+        browser.until(f"{FACTS}.length === 4")
+        assert "1 of the oldest questions left out" in browser.see(FACTS)[1]
+        assert all("status of 400" in problem["entry"]["text"] for problem in browser.problems)
+        browser.problems.clear()
+
+
+def test_it_fits_a_phone(browser, endless):
+    with page(browser, endless):
+        browser.size(390, 500, mobile=True)
+        browser.until(f"{SHOWN} === 2")
+        browser.set("max_tokens", "60")
+        for count in (1, 2):
+            browser.type("y" * 40)
+            browser.until(f"{ANSWERS}.length === {2 * count}")
+        browser.see("document.getElementById('more').open = true")
+        assert browser.see(OVERFLOWING) == []
+        assert browser.see(CLIPPED) == []
+        assert browser.see("document.documentElement.scrollHeight <= innerHeight")
+
+
+def test_the_page_asks_for_the_key(browser, pair):
+    with serving(pair, api_key="secret-key-123") as server:
+        browser.open(server.url + "/")
         browser.until("document.body?.innerText.includes('asks for an API key')")
-        browser.see("document.getElementById('key').value = 'secret-key-123'")
-        browser.see("document.getElementById('key').dispatchEvent(new Event('change'))")
-        browser.until("document.querySelectorAll('section').length === 2")
+        browser.set("key", "secret-key-123")
+        browser.until(f"{SHOWN} === 2")
