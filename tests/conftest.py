@@ -19,6 +19,7 @@ CACHES = tempfile.mkdtemp(prefix="mlx-hybrid-caches-")
 atexit.register(shutil.rmtree, CACHES, ignore_errors=True)
 os.environ |= {  # read when the libraries are imported
     "HF_HOME": CACHES, "HF_HUB_CACHE": f"{CACHES}/hub", "XDG_CACHE_HOME": CACHES,
+    "SACREBLEU": f"{CACHES}/sacrebleu",
     "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1",
     "TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error",
 }  # fmt: skip
@@ -26,7 +27,7 @@ os.environ |= {  # read when the libraries are imported
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
-pytest_plugins = ["data_marker", "pytester"]
+pytest_plugins = ["browser", "data_marker", "pytester"]
 
 
 @pytest.fixture(autouse=True)

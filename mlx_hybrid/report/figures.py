@@ -59,6 +59,9 @@ def frontier(points: Mapping[str, tuple[dict, dict]], base: dict | None, x_name:
             )  # fmt: skip
         axes.set(xlabel=x_name, ylabel=y_name)
         axes.set_xlim(left=0)
+        if axes.get_xlim()[1] >= 10_000:
+            axes.xaxis.set_major_formatter("{x:,.0f}")
+            axes.locator_params(axis="x", nbins=5)
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
         return figure
 
@@ -130,7 +133,11 @@ def reliability(table: Mapping[str, Sequence[dict]]) -> Figure:
                 [r["confidence"] for r in bins], [r["accuracy"] for r in bins], color=COLOURS[0],
                 s=[6 + 150 * r["count"] / total for r in bins], alpha=0.8,
             )  # fmt: skip
-            panel.set(title=name, xlim=(0, 1), ylim=(0, 1), aspect="equal")
+            panel.set(
+                title=name, xlim=(0, 1), ylim=(0, 1), aspect="equal", xticks=(0, 0.5, 1), yticks=(0, 0.5, 1)
+            )
+        for panel in panels.flat[max(0, len(table) - columns) : len(table)]:
+            panel.tick_params(labelbottom=True)  # the lowest of its column
         figure.supxlabel("confidence", fontsize=9)
         figure.supylabel("accuracy", fontsize=9)
         return figure
@@ -184,7 +191,7 @@ def write_values(panel: Axes, values: Any) -> None:
             f"{value:.2f}",
             ha="center",
             va="center",
-            fontsize=6,
+            fontsize=7,
             color="white" if dark else "black",
         )
 

@@ -63,7 +63,7 @@ def facts(run: Run, info: dict) -> Table:
         ("machine", " ".join(str(machine[k]) for k in ("system", "machine", "device") if machine.get(k))),
         ("versions", ", ".join(f"{name} {v}" for name, v in machine.get("versions", {}).items())),
     ]
-    return Table("Facts", ("", "value"), [line for line in lines if line[1]])
+    return Table("Facts", ("", ""), [line for line in lines if line[1]], words=True)
 
 
 def median(values: list[float]) -> float:

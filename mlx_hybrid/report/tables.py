@@ -8,12 +8,14 @@ from html import escape
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text under a title; `note` says how to read them. The first column names the row."""
+    """Rows of text under a title; `note` says how to read them. The first column names the row; the others are
+    figures, unless they are `words`."""
 
     title: str
     columns: tuple[str, ...]
     rows: list[tuple[str, ...]]
     note: str = ""
+    words: bool = False
 
 
 def markdown(table: Table) -> str:
@@ -33,14 +35,16 @@ def escape_cell(text: str) -> str:
 
 def html(table: Table) -> str:
     """A heading, the table in a box that scrolls sideways, and its note."""
-    head = "".join(f"<th>{escape(column)}</th>" for column in table.columns)
+    columns = "".join(f"<th>{escape(column)}</th>" for column in table.columns)
+    head = f"<thead><tr>{columns}</tr></thead>" if any(table.columns) else ""
+    kind = ' class="words"' if table.words else ""
     body = "".join(
         "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for tag, cell in tagged(row)) + "</tr>\n"
         for row in table.rows
     )
     note = f'<p class="note">{escape(table.note)}</p>' if table.note else ""
     return (
-        f'<h3>{escape(table.title)}</h3>{note}<div class="wide"><table><thead><tr>{head}</tr></thead>'
+        f'<h3>{escape(table.title)}</h3>{note}<div class="wide"><table{kind}>{head}'
         f"<tbody>\n{body}</tbody></table></div>"
     )
 
