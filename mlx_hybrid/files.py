@@ -11,17 +11,22 @@ from typing import Any
 from mlx_hybrid.errors import ConfigError, MlxHybridError
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replace `path` by `text`, or leave it as it was; half a surrogate pair is written as JSON escapes it."""
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace `path` by `content`, or leave it as it was."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(text)
+        with temporary.open("wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """As `write_bytes`, of UTF-8; half a surrogate pair is written as JSON escapes it."""
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_json(path: Path, value: Any) -> None:

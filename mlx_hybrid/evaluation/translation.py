@@ -1,23 +1,22 @@
-"""Translations against references: chrF++, and spBLEU where its tokenizer is on this machine."""
+"""Translations against references: chrF++, and spBLEU where its tokenizer can be had."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mlx_hybrid.errors import DataError
 from mlx_hybrid.evaluation.intervals import bootstrap_statistic
+from mlx_hybrid.evaluation.spbleu import TOKENIZER
 
-SPBLEU = "flores200"
 RESAMPLES = 1_000
 
 
 def score_translations(
-    hypotheses: Sequence[str], references: Sequence[Sequence[str]], *, seed: int
+    hypotheses: Sequence[str], references: Sequence[Sequence[str]], *, seed: int, spbleu: bool
 ) -> dict[str, Any]:
-    """Corpus chrF++ with its interval over sentences, spBLEU or None, and sacrebleu's signatures.
+    """Corpus chrF++ and, where asked, spBLEU with their intervals over sentences, and sacrebleu's signatures.
 
     `references` holds one or more per hypothesis, the same number for all. chrF++ is chrF with word bigrams, β = 2;
     0 to 100. An empty hypothesis scores 0. Popović 2017, https://aclanthology.org/W17-4770.
@@ -29,20 +28,12 @@ def score_translations(
     result: dict[str, Any] = {
         "count": len(hypotheses), "empty": sum(not h.strip() for h in hypotheses),
         "chrf": asdict(_with_interval(chrf, hypotheses, columns, seed)), "chrf_signature": str(chrf.get_signature()),
-        "spbleu": None,
     }  # fmt: skip
-    if spbleu_tokenizer().is_file():
-        bleu = BLEU(tokenize=SPBLEU)
+    if spbleu:
+        bleu = BLEU(tokenize=TOKENIZER)
         result["spbleu"] = asdict(_with_interval(bleu, hypotheses, columns, seed))
         result["spbleu_signature"] = str(bleu.get_signature())
     return result
-
-
-def spbleu_tokenizer() -> Path:
-    """Where sacrebleu keeps the SentencePiece model that spBLEU needs; it is never fetched unasked."""
-    from sacrebleu.utils import SACREBLEU_DIR
-
-    return Path(SACREBLEU_DIR) / "models" / "flores200sacrebleuspm"
 
 
 def greedy(model: Any, tokenizer: Any, *, max_tokens: int = 256) -> Callable[[list[list[int]]], list[str]]:

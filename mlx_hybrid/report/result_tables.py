@@ -136,7 +136,10 @@ def translation(results: dict) -> list[Table]:
         if any(row.get("spbleu") for row in own):
             rows.append((f"{name} spBLEU", *(interval(row.get("spbleu"), 1) for row in own)))
     rows.append(("mean", *(number(model["mean_chrf"], 1) for model in models.values())))
-    tables = [Table(f"chrF++, {head(results)}", ("direction", *models), rows)]
+    if any("mean_spbleu" in model for model in models.values()):
+        rows.append(("mean spBLEU", *(number(model.get("mean_spbleu"), 1) for model in models.values())))
+    missing = dict.fromkeys(model["spbleu_missing"] for model in models.values() if "spbleu_missing" in model)
+    tables = [Table(f"chrF++, {head(results)}", ("direction", *models), rows, " ".join(missing))]
     for key, title in (
         ("parity_from_pivot", "Parity out of the pivot"),
         ("parity_to_pivot", "Parity into the pivot"),

@@ -1,0 +1,166 @@
+"""spBLEU with a SentencePiece model at the place where sacrebleu looks for its own, and without one."""
+
+import socket
+import threading
+
+import pytest
+import sacrebleu
+import sentencepiece
+from sacrebleu.tokenizers.tokenizer_spm import SPM_MODELS
+
+from mlx_hybrid.evaluation import spbleu
+from mlx_hybrid.evaluation.evaluate import evaluate
+from mlx_hybrid.evaluation.examples import evaluation_set, from_fields
+from mlx_hybrid.evaluation.translation import score_translations
+from mlx_hybrid.report.result_tables import result_tables
+from mlx_hybrid.report.tables import joined
+
+REFERENCES = [
+    "Nyumba kubwa iko karibu na mto mrefu.", "Watoto wanasoma vitabu shuleni.", "Mvua itanyesha kesho asubuhi.",
+    "Tunakwenda sokoni kununua matunda.",
+]  # fmt: skip
+HYPOTHESES = [
+    "Nyumba kubwa karibu na mto mrefu.", "Mtoto anasoma kitabu shuleni.", "Mvua ilinyesha jana asubuhi.",
+    "Tunakwenda sokoni kununua matunda.",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def pieces(tmp_path_factory) -> bytes:
+    """A small SentencePiece model, which cuts words otherwise than spaces do."""
+    folder = tmp_path_factory.mktemp("spm")
+    (folder / "text").write_text("\n".join([*REFERENCES, *HYPOTHESES] * 4))
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(folder / "text"),
+        model_prefix=str(folder / "m"),
+        vocab_size=60,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+    return (folder / "m.model").read_bytes()
+
+
+@pytest.fixture
+def place():
+    """Where the model belongs; nothing is there before and after."""
+    path = spbleu.tokenizer_path()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert not path.exists()
+    spbleu.fetch.cache_clear()
+    yield path
+    path.unlink(missing_ok=True)
+    spbleu.fetch.cache_clear()
+
+
+@pytest.fixture
+def proxy(monkeypatch):
+    """A proxy that hangs up on whoever asks; the connections it had."""
+    calls, server = [], socket.create_server(("127.0.0.1", 0))
+
+    def listen() -> None:
+        while True:
+            try:
+                connection, _ = server.accept()
+            except OSError:
+                return
+            calls.append(connection.recv(1024).split(b"\r\n")[0])
+            connection.close()
+
+    thread = threading.Thread(target=listen, daemon=True)
+    thread.start()
+    for name in ("https_proxy", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{server.getsockname()[1]}")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    yield calls
+    server.shutdown(socket.SHUT_RDWR)
+    server.close()
+    thread.join()
+
+
+@pytest.fixture
+def translated(model, tokenizer):
+    """A call for the results of `evaluate` on two directions, whatever the models would write."""
+    rows = [
+        {
+            "id": f"{n}-{a}", "group": str(n), "language": b, "source_language": a,
+            "messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": reference}],
+        }
+        for a, b in (("en", "sw"), ("sw", "en"))
+        for n, reference in enumerate(REFERENCES)
+    ]  # fmt: skip
+    test = evaluation_set(from_fields(rows, "made"))
+    return lambda: evaluate(
+        {"base": model, "adapted": model}, tokenizer, test, generate=lambda _, prompts: HYPOTHESES * 2
+    )
+
+
+@pytest.mark.parametrize(
+    "others", [[], [["Nyumba iko mtoni.", "Watoto shuleni.", "Mvua kesho.", "Kwenda sokoni."]]]
+)
+def test_it_is_that_of_sacrebleu(pieces, place, others):
+    place.write_bytes(pieces)
+    columns = [REFERENCES, *others]
+    result = score_translations(HYPOTHESES, list(zip(*columns)), seed=0, spbleu=True)
+    wanted = sacrebleu.corpus_bleu(HYPOTHESES, columns, tokenize="flores200").score
+    assert result["spbleu"]["value"] == pytest.approx(wanted)
+    assert result["spbleu"]["low"] < wanted < result["spbleu"]["high"]
+    assert wanted != pytest.approx(sacrebleu.corpus_bleu(HYPOTHESES, columns).score, abs=1)
+    assert "tok:flores200" in result["spbleu_signature"]
+
+
+def test_evaluate_gives_it_for_each_direction(pieces, place, translated):
+    place.write_bytes(pieces)
+    results = translated()
+    wanted = sacrebleu.corpus_bleu(HYPOTHESES, [REFERENCES], tokenize="flores200").score
+    own = results["models"]["adapted"]
+    assert [row["spbleu"]["value"] for row in own["directions"].values()] == pytest.approx([wanted] * 2)
+    assert own["mean_spbleu"] == pytest.approx(wanted)
+    assert "spbleu_missing" not in own
+    assert ("mean spBLEU", f"{wanted:.1f}", f"{wanted:.1f}") in result_tables(results)[0].rows
+
+
+def test_offline_nothing_is_asked_and_the_rest_comes_out(place, proxy, translated):
+    results = translated()
+    assert proxy == []
+    assert results["models"]["base"]["mean_chrf"] > 10
+    text = joined(result_tables(results))
+    assert text.count("spBLEU") == 1
+    assert (
+        "spBLEU is left out: its tokenizer is not on this machine, and offline nothing is fetched.\n" in text
+    )
+
+
+def test_a_download_that_fails_is_one_line_and_is_tried_once(place, proxy, translated, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    results = translated()
+    told = results["models"]["adapted"]["spbleu_missing"]
+    assert told.startswith("spBLEU is left out: its tokenizer could not be fetched (")
+    assert len(proxy) == 1
+    assert results["models"]["base"]["mean_chrf"] > 10
+    assert list(place.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("whole", "told"), [(True, ""), (False, "what its address answers is no SentencePiece model")]
+)
+def test_what_is_fetched_is_kept_when_it_is_a_model(whole, told, pieces, place, monkeypatch, tmp_path):
+    (tmp_path / place.name).write_bytes(pieces if whole else b"<html>Log in first</html>")
+    monkeypatch.setitem(SPM_MODELS["flores200"], "url", (tmp_path / place.name).as_uri())
+    assert told in spbleu.missing_tokenizer(offline=False)
+    assert bool(told) != place.exists()
+    if whole:
+        assert place.read_bytes() == pieces
+        assert spbleu.missing_tokenizer(offline=True) == ""
+
+
+def test_a_broken_file_is_said_and_never_used(place):
+    place.write_bytes(b"half a file")
+    told = spbleu.missing_tokenizer(offline=True)
+    assert told == f"spBLEU is left out: {place.name} in sacrebleu's folder is no SentencePiece model."
+
+
+def test_sacrebleus_own_variable_says_where(place):
+    import os
+
+    assert str(place).startswith(os.environ["SACREBLEU"])
