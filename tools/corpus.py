@@ -82,8 +82,8 @@ def pieces(line: str, limit: int = PIECE_BYTES) -> list[str]:
     return result
 
 
-def parallel_pairs(root: Path) -> Iterator[tuple[str, str, str]]:
-    """(language, English, translation) from TICO-19 and NTREX lines 1–500."""
+def parallel_pairs(root: Path, news_copies: int = 1) -> Iterator[tuple[str, str, str]]:
+    """(language, English, translation) from TICO-19, and from NTREX lines 1–500 as many times as asked."""
     for path in sorted((root / "tico19").glob("en-*.tsv.xz")):
         language = path.name.removeprefix("en-").removesuffix(".tsv.xz")
         with lzma.open(path, "rt", encoding="utf-8") as file:
@@ -95,7 +95,7 @@ def parallel_pairs(root: Path) -> Iterator[tuple[str, str, str]]:
     for language in LANGUAGES:
         if language != "en" and language not in LOW_RESOURCE:
             for source, target in zip(english, ntrex_lines(root, language), strict=True):
-                yield language, source, target
+                yield from [(language, source, target)] * news_copies
 
 
 def ntrex_lines(root: Path, language: str) -> list[str]:

@@ -10,6 +10,9 @@ r"""Pretrain the bundled base: a small multilingual causal language model in Qwe
 where the state is gone, `--begin FOLDER` goes on from released weights (`mlx_lm.convert -d` makes them floats).
 `anneal` branches off the newest state, decays the rate to zero on a mix with more translation and instruction
 text, and writes the model. Matrices are trained by Muon, the rest by AdamW. Runs on CPU (bf16 autocast) and CUDA.
+On a CPU two processes of one thread read a quarter more than one of two threads; the gradients are averaged:
+
+    OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 tools/pretrain_base.py train ...
 """
 
 import argparse
@@ -20,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from pretrain_data import Mixture, load_mixture
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config
 
@@ -71,12 +75,39 @@ def loss_sum(model: torch.nn.Module, tokens: torch.Tensor, mask: torch.Tensor) -
     return (loss * mask[:, 1:].flatten()).sum() / mask[:, 1:].sum()
 
 
+def begin_ranks() -> tuple[int, int]:
+    """(rank, ranks): those of torchrun, else (0, 1)."""
+    if "RANK" not in os.environ:
+        return 0, 1
+    dist.init_process_group("gloo")
+    return dist.get_rank(), dist.get_world_size()
+
+
+def of_first_rank(value: float) -> float:
+    """The value that rank 0 holds: ranks decide alike by its clock."""
+    if not dist.is_initialized():
+        return value
+    shared = torch.tensor([value], dtype=torch.float64)
+    dist.broadcast(shared, 0)
+    return float(shared)
+
+
+def average_gradients(parameters: list[torch.nn.Parameter], ranks: int) -> None:
+    if ranks == 1:
+        return
+    flat = torch.cat([p.grad.flatten() for p in parameters])
+    dist.all_reduce(flat)
+    for parameter, piece in zip(parameters, flat.div_(ranks).split([p.numel() for p in parameters])):
+        parameter.grad.copy_(piece.view_as(parameter))
+
+
 class Trainer:
     """The model, its optimisers, where the data stands, and how to save and load all three."""
 
     def __init__(self, arguments: argparse.Namespace, mixture: Mixture, vocabulary: int):
         self.arguments, self.mixture = arguments, mixture
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.rank, self.ranks = begin_ranks()
         torch.manual_seed(arguments.seed)
         self.model = self.begin_model(vocabulary).to(self.device)
         self.optimizers = make_optimizers(self.model, arguments)
@@ -101,7 +132,7 @@ class Trainer:
     def train_step(self, factor: float) -> float:
         started = time.monotonic()
         arguments = self.arguments
-        rng = np.random.default_rng((arguments.seed, self.step))
+        rng = np.random.default_rng((arguments.seed, self.step, self.rank))
         self.set_rate(factor * min(1.0, (self.step + 1) / arguments.warmup))
         total = 0.0
         for _ in range(arguments.accumulate):
@@ -112,7 +143,8 @@ class Trainer:
                 loss = self.step_loss(self.model, tokens, mask) / arguments.accumulate
             loss.backward()
             total += float(loss.detach())
-            self.tokens += tokens.numel()
+            self.tokens += tokens.numel() * self.ranks
+        average_gradients(list(self.model.parameters()), self.ranks)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer in self.optimizers:
             optimizer.step()
@@ -153,20 +185,23 @@ def run(trainer: Trainer, arguments: argparse.Namespace, phase: str) -> None:
     """Train until the time or the tokens are used up; constant rate, or linear decay when annealing."""
     deadline = time.monotonic() + 60 * arguments.minutes
     begun, saved, losses = time.monotonic(), time.monotonic(), []
-    while time.monotonic() < deadline and trainer.tokens < arguments.max_tokens:
+    while (left := of_first_rank(deadline - time.monotonic())) > 0 and trainer.tokens < arguments.max_tokens:
         while arguments.pause_file and Path(arguments.pause_file).exists():
             time.sleep(2)  # benchmarks run alone
             deadline += 2
         factor = 1.0
         if phase == "anneal":
-            factor = max(0.0, (deadline - time.monotonic()) / (60 * arguments.minutes))
+            factor = min(1.0, left / (60 * arguments.minutes))
         losses.append(trainer.train_step(factor))
+        if trainer.rank:
+            continue
         if trainer.step % 50 == 0:
             log(arguments.state / "log.jsonl", trainer, float(np.mean(losses[-50:])), phase)
         if phase == "train" and time.monotonic() - saved > 60 * arguments.save_minutes:
             trainer.save(arguments.state / "state.pt")
             saved = time.monotonic()
-    print(f"{phase}: {trainer.tokens:,} tokens, {time.monotonic() - begun:.0f} s", flush=True)
+    if not trainer.rank:
+        print(f"{phase}: {trainer.tokens:,} tokens, {time.monotonic() - begun:.0f} s", flush=True)
 
 
 def parse() -> argparse.Namespace:
@@ -216,6 +251,8 @@ def main() -> None:
     if newest.exists():
         trainer.load(newest)
     run(trainer, arguments, arguments.phase)
+    if trainer.rank:
+        return
     if arguments.phase == "train":
         trainer.save(newest)
     else:

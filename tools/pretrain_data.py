@@ -94,10 +94,10 @@ def answers_weighed(stream: Stream, tokenizer: PreTrainedTokenizerFast, least: f
 
 
 def translation_chats(root: Path, seed: int) -> list[str]:
-    """Every pair in both directions, half as a translation request, half as two plain lines."""
+    """Every pair in both directions, half as a translation request, half as two plain lines; news four times."""
     rng = np.random.default_rng(seed)
     texts = []
-    for language, english, other in parallel_pairs(root):
+    for language, english, other in parallel_pairs(root, news_copies=4):
         for source, target, name in ((english, other, NAMES[language]), (other, english, "English")):
             if rng.random() < 0.5:
                 texts.append(f"<|user|>Translate into {name}: {source}<|end|><|assistant|>{target}<|end|><s>")
