@@ -294,5 +294,12 @@ def layer_index(name: str) -> int | None:
     return next((int(part) for part in name.split(".") if part.isdigit()), None)
 
 
+def within_layer(name: str) -> str:
+    """The name below the transformer layer's number, as mlx-lm's `keys` have it; the whole name outside the layers."""
+    parts = name.split(".")
+    position = next((i for i, part in enumerate(parts) if part.isdigit()), -1)
+    return ".".join(parts[position + 1 :])
+
+
 def natural_order(name: str) -> list:
     return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in name.split(".")]

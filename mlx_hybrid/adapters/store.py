@@ -12,7 +12,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
-from mlx_hybrid.adapters.attach import attach, hybrid_layers
+from mlx_hybrid.adapters.attach import attach, hybrid_layers, within_layer
 from mlx_hybrid.adapters.experts import HybridExperts
 from mlx_hybrid.adapters.layer import STATE_LEAVES
 from mlx_hybrid.config import AdapterConfig, build, to_tree
@@ -79,20 +79,8 @@ def config_tree(
     }
     if kind in ("lora", "dora"):
         plan = next(iter(layers.values())).plan
-        keys = sorted(
-            {
-                ".".join(n.split(".")[i + 1 :])
-                for n in layers
-                for i, p in enumerate(n.split("."))
-                if p.isdigit()
-            }
-        )
-        tree["lora_parameters"] = {
-            "rank": plan.rank,
-            "scale": plan.scale,
-            "dropout": plan.dropout,
-            "keys": keys,
-        }
+        parameters = {"rank": plan.rank, "scale": plan.scale, "dropout": plan.dropout}
+        tree["lora_parameters"] = parameters | {"keys": sorted({within_layer(name) for name in layers})}
     tree["mlx_hybrid"] = {
         "method": method, "adapter": to_tree(config), "base": base, "seed": seed, "modules": list(layers), **extra,
     }  # fmt: skip

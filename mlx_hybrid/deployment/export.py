@@ -232,8 +232,8 @@ def make_merged(source: Source, folder: Path, name: str, options: Options) -> Re
 
 def make_mlx_lm(source: Source, folder: Path, name: str, options: Options) -> Report:
     """An adapter for stock mlx-lm where it is exactly a LoRA, else a fused model."""
-    forms = make_forms(source, source.base)
-    if forms.oft:
+    forms = None if source.info.adapter.magnitude else make_forms(source, source.base)
+    if forms is None or forms.oft:
         return make_fused(source, folder, name, to="mlx-lm")
     base = ExportBase(source.base, "trained", source.info.base["id"])
     report = begin("mlx-lm", source, base, forms)

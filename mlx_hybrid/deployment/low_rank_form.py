@@ -31,8 +31,10 @@ def lora_form(layer: HybridLinear, span_product: np.ndarray | None = None) -> Fa
 
     Householder is exactly a LoRA: x R Wᵀ = x Wᵀ − x U T Uᵀ Wᵀ, so A' = [U, A] and B' = [−T Uᵀ Wᵀ; s B]. With U = Q C
     (thin QR) it is A' = Q, B' = −(C T Cᵀ) QᵀWᵀ: the near-cancelling columns of U meet only in float64.
-    `span_product` is QᵀWᵀ (k, out), where it is at hand.
+    `span_product` is QᵀWᵀ (k, out), where it is at hand. Raises ConfigError for DoRA.
     """
+    if layer.plan.magnitude:
+        raise ConfigError("DoRA's magnitudes are no LoRA; use --to merged, which takes them along.")
     a, b = low_rank_factors(layer)
     if layer.plan.orthogonal == "householder":
         q, core = reflection_core(float64(layer.house_u))
@@ -53,8 +55,6 @@ def low_rank_factors(layer: HybridLinear) -> Factors:
 
     A start A₀, B₀ is frozen and the leaves are offsets: s·(AB − A₀B₀) = s·[ΔA, A₀]·[B₀ + ΔB; ΔB], of rank 2r.
     """
-    if layer.plan.magnitude:
-        raise ConfigError("DoRA's magnitudes are no LoRA; export --to merged takes them along.")
     d_out, d_in = layer.linear.weight.shape
     if not layer.plan.rank:
         return np.zeros((d_in, 0)), np.zeros((0, d_out))

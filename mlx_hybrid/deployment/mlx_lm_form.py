@@ -10,7 +10,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from mlx_hybrid.adapters.attach import layer_index
+from mlx_hybrid.adapters.attach import layer_index, within_layer
 from mlx_hybrid.adapters.store import CONFIG_FILE, WEIGHTS_FILE
 from mlx_hybrid.deployment.low_rank_form import pad_rank
 from mlx_hybrid.deployment.peft import Forms
@@ -35,13 +35,6 @@ def write_mlx_lm(forms: Forms, folder: Path, *, base_id: str, layers: int) -> No
         "lora_parameters": parameters | {"keys": sorted({within_layer(m) for m in forms.lora})},
     }
     write_json(folder / CONFIG_FILE, tree)
-
-
-def within_layer(module: str) -> str:
-    """The name below the layer's number, or the whole name outside the layers."""
-    parts = module.split(".")
-    position = next((i for i, part in enumerate(parts) if part.isdigit()), -1)
-    return ".".join(parts[position + 1 :])
 
 
 def load_stock(model: Any, folder: Path) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mlx_hybrid.adapters.layer import HybridLinear
-from mlx_hybrid.deployment.low_rank_form import base_product, float64, low_rank_factors
+from mlx_hybrid.deployment.low_rank_form import CHUNK, base_product, float64, low_rank_factors
 from mlx_hybrid.deployment.peft_files import PeftFolder
 from mlx_hybrid.deployment.rotation_form import cayley, nearest_rotation, rotate_factor, skew
 
@@ -36,7 +36,20 @@ def probe_layer(layer: HybridLinear, name: str, turn_product: np.ndarray | None 
     a, b = low_rank_factors(layer)
     low = (x @ a) @ b
     product = base_product(layer, turn) if turn_product is None else turn_product
-    return Probe(x, turn, low, low + product)
+    total = low + product
+    return Probe(x, turn, low, rescaled(layer, x, total) if layer.plan.magnitude else total)
+
+
+def rescaled(layer: HybridLinear, x: np.ndarray, total: np.ndarray) -> np.ndarray:
+    """DoRA's change (n, out): (x Wᵀ + total) · m / ‖W + s (A B)ᵀ‖ − x Wᵀ, the norm over each row."""
+    weight, update = layer.linear.weight, np.matmul(*low_rank_factors(layer)).T
+    step = max(1, CHUNK // weight.shape[1])
+    norms = [
+        np.linalg.norm(float64(weight[i : i + step]) + update[i : i + step], axis=1)
+        for i in range(0, weight.shape[0], step)
+    ]
+    base = base_product(layer, x)
+    return (base + total) * (float64(layer.m) / np.concatenate(norms)) - base
 
 
 def probe_turn(layer: HybridLinear, name: str) -> np.ndarray:

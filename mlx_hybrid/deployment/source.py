@@ -6,7 +6,7 @@ from pathlib import Path
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_hybrid.adapters.attach import last_part, layer_plan
+from mlx_hybrid.adapters.attach import last_part, layer_class, layer_plan
 from mlx_hybrid.adapters.layer import HybridLinear
 from mlx_hybrid.adapters.store import AdapterInfo, read_adapter_config, read_weights
 from mlx_hybrid.base_model import find_model, fingerprint
@@ -49,9 +49,8 @@ class Source:
         linear = nn.Linear(*weight.shape[::-1], bias=False)
         linear.weight = weight
         unitary = last_part(module) in self.info.adapter.unitary
-        layer = HybridLinear(
-            linear, layer_plan(self.info.adapter, weight.shape[1], unitary=unitary), mx.random.key(0)
-        )
+        plan = layer_plan(self.info.adapter, weight.shape[1], unitary=unitary)
+        layer = layer_class(linear, plan)(linear, plan, mx.random.key(0))
         for leaf, value in self.leaves[module].items():
             if leaf in layer and layer[leaf].shape != value.shape:
                 raise ConfigError(

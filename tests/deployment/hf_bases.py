@@ -31,6 +31,7 @@ METHODS = {
     "boft": {"block_size": 4, "factors": 3},
     "hybrid-boft": {"block_size": 4, "factors": 3, "rank": 3},
 }
+SETTINGS = METHODS | {"dora": {"rank": 4}}
 LOW_RANK = ("lora", "lora-ga", "hra", "hybrid", "hybrid-unitary")
 SIZES = {
     "hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 128, "num_attention_heads": 4,
@@ -108,16 +109,19 @@ def folder_of(architecture: str, *, packed: bool = False) -> str:
 
 
 @cache
-def trained(method: str, architecture: str, *, packed: bool = False, seed: int = 5) -> Path:
+def trained(
+    method: str, architecture: str, *, packed: bool = False, seed: int = 5, targets: tuple = ("dense",)
+) -> Path:
     """An adapter folder with every leaf away from its start."""
     base_folder = Path(folder_of(architecture, packed=packed))
     base = load_base(str(base_folder))
-    targets = {"unitary": ["o_proj", "down_proj"]} if method == "hybrid-unitary" else {}
-    config = build_config({"method": method, "adapter": METHODS[method] | targets}, "test")
+    chosen = {"targets": list(targets)}
+    chosen |= {"unitary": ["o_proj", "down_proj"]} if method == "hybrid-unitary" else {}
+    config = build_config({"method": method, "adapter": SETTINGS[method] | chosen}, "test")
     attach(base.model, config.adapter, method=method, seed=seed)
     perturb(base.model, seed)
     refold(base.model)
-    folder = root() / "-".join((method, base_folder.name, str(seed)))
+    folder = root() / "-".join((method, base_folder.name, str(seed), *targets))
     save_adapter(
         base.model, folder, config=config.adapter, method=method, base=base.identity, seed=seed, extra={}
     )

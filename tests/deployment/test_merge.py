@@ -20,7 +20,7 @@ from hf_bases import (
 from mlx_hybrid.adapters.store import load_adapter
 from mlx_hybrid.base_model import load_base
 from mlx_hybrid.deployment.export import SURVIVES, Options, export, fuse
-from mlx_hybrid.deployment.merge import write_merged
+from mlx_hybrid.deployment.merge import check_merged, write_merged
 from mlx_hybrid.deployment.report import ExportMismatch
 from mlx_hybrid.deployment.source import open_source
 from mlx_hybrid.deployment.weights import ModelWeights
@@ -101,11 +101,30 @@ def test_stock_mlx_lm_says_the_same(tmp_path, method, packed):
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["dense", "4-bit"])
-def test_stock_mlx_lm_loads_a_lora_run_as_it_is(packed):
+def test_stock_mlx_lm_applies_a_trained_head(tmp_path, packed):
+    """`lm_head` lies outside the layers, and needs its whole name among mlx-lm's keys."""
+    from mlx_lm import load
+
+    adapter = trained("hybrid", "llama", packed=packed, targets=("v_proj", "lm_head"))
+    base = folder_of("llama", packed=packed)
+    report = export(str(adapter), "mlx-lm", tmp_path / "out", Options(model=base))
+    assert report.checks["logits"]["difference_logit"] <= SAME_LOGITS
+    model, _ = load(base, adapter_path=str(tmp_path / "out"))
+    model.set_dtype(mx.float32)
+    assert type(model.lm_head).__name__ == "LoRALinear"
+    np.testing.assert_allclose(logits(model), logits(adapted_model(base, adapter)), atol=SAME_LOGITS)
+    model.lm_head = model.lm_head.linear
+    assert np.abs(logits(model) - logits(adapted_model(base, adapter))).max() > 100 * SAME_LOGITS
+
+
+@pytest.mark.parametrize("targets", [("dense",), ("dense", "lm_head")], ids="+".join)
+@pytest.mark.parametrize("packed", [False, True], ids=["dense", "4-bit"])
+def test_stock_mlx_lm_loads_a_lora_run_as_it_is(packed, targets):
     """A plain `lora` adapter is mlx-lm's own format, without any export."""
     from mlx_lm import load
 
-    adapter, base = trained("lora", "llama", packed=packed), folder_of("llama", packed=packed)
+    adapter = trained("lora", "llama", packed=packed, targets=targets)
+    base = folder_of("llama", packed=packed)
     model, _ = load(base, adapter_path=str(adapter))
     model.set_dtype(mx.float32)
     ours = greedy_ours(base, adapter, PROMPT, 12)
@@ -200,6 +219,34 @@ def shrink(adapter, folder, factor: float):
     tensors = {k: v * factor if k.endswith("lora_b") else v for k, v in tensors.items()}
     mx.save_safetensors(str(folder / "adapters.safetensors"), tensors)
     return folder
+
+
+@pytest.mark.peft
+@pytest.mark.parametrize("packed", [False, True], ids=["dense", "4-bit"])
+def test_magnitudes_are_merged(tmp_path, packed):
+    """DoRA divides by row norms, so its weights are no sum; merged they are in transformers what they are here."""
+    adapter, base = trained("dora", "llama", packed=packed), folder_of("llama", packed=packed)
+    report = export(str(adapter), "merged", tmp_path / "out", Options(model=base))
+    assert report.checks["logits"]["difference_logit"] <= SAME_LOGITS
+    assert report.checks["rounding"]["kl_nats_per_token"] <= BF16_KL
+    plain = np.abs(logits(adapted_model(base, adapter)) - logits(load_base(base).model)).max()
+    assert plain > 1000 * SAME_LOGITS
+    for to in ("peft", "lora", "gguf-lora"):
+        with pytest.raises(ConfigError, match="magnitudes are no LoRA; use --to merged"):
+            export(str(adapter), to, tmp_path / to, Options(model=base))
+    assert export(str(adapter), "mlx-lm", tmp_path / "mlx", Options(model=base)).kind == "fused model"
+
+
+def test_lost_magnitudes_are_noticed(tmp_path):
+    """The check works the magnitudes out by itself, apart from the merge."""
+    source = open_source(str(trained("dora", "llama")), model=folder_of("llama"))
+    write_merged(source, source.base, tmp_path)
+    assert check_merged(source, source.base, tmp_path) == []
+    for leaves in source.leaves.values():
+        leaves["m"] = leaves["m"] * 1.05
+    faults = check_merged(source, source.base, tmp_path)
+    assert len(faults) == len(source.modules)
+    assert "is off by 0.0" in faults[0]
 
 
 @pytest.mark.peft
