@@ -3,7 +3,8 @@
 python tools/bench_memory.py [--limit 0.15] [--only METHOD]
 
 Widths, depths, vocabularies, batches, lengths, methods, packed and dense bases, with and without recomputed
-activations. Every peak is that of the gradient start and two steps, in a process of its own.
+activations. Every peak is that of the gradient start and two steps, in a process of its own; with packed rows that of
+the start and the trainer's own steps over RECORDS records of uneven length.
 """
 
 import argparse
@@ -19,14 +20,23 @@ from mlx_hybrid.blas import prefer_openblas
 prefer_openblas()
 
 import mlx.core as mx  # noqa: E402
+import numpy as np  # noqa: E402
+from bench_vocabulary import apart  # noqa: E402
 from mlx_lm.models import llama  # noqa: E402
 from mlx_lm.utils import quantize_model, save_model  # noqa: E402
 
-from mlx_hybrid.base_model import BUNDLED_FOLDER  # noqa: E402
+from mlx_hybrid.base_model import BUNDLED_FOLDER, load_base  # noqa: E402
 from mlx_hybrid.config import Config, build_config  # noqa: E402
-from mlx_hybrid.training.estimate import Load, estimate  # noqa: E402
+from mlx_hybrid.training.estimate import Load, estimate, largest_load  # noqa: E402
+from mlx_hybrid.training.examples import Example  # noqa: E402
+from mlx_hybrid.training.loop import train  # noqa: E402
+from mlx_hybrid.training.material import Material, attach_adapter, start_from_examples  # noqa: E402
+from mlx_hybrid.training.memory import set_limits  # noqa: E402
 from mlx_hybrid.training.model_shape import model_shape  # noqa: E402
 from mlx_hybrid.training.probe import probe  # noqa: E402
+from mlx_hybrid.training.progress import Progress  # noqa: E402
+
+RECORDS = 80
 
 
 @dataclass(frozen=True)
@@ -45,6 +55,7 @@ class Case:
     pairs: int = 2
     mlp: int = 3
     learnt: int = 2  # one token in so many is a target
+    packing: bool = False  # `tokens` are then the median of log-normal lengths
 
 
 CASES = [
@@ -65,6 +76,12 @@ CASES = [
     Case("hybrid-boft", 256, 4, 2000, 4, 128, bits=4),
     Case("full", 256, 4, 8000, 2, 128),
     Case("full", 128, 4, 2000, 4, 192, recompute=True),
+    Case("lora", 128, 4, 2000, 8, 48, packing=True),
+    Case("lora", 256, 6, 8000, 16, 32, bits=4, packing=True, heads=8),
+    Case("lora", 256, 4, 2000, 8, 64, packing=True, recompute=True),
+    Case("hybrid", 256, 4, 2000, 8, 48, packing=True),
+    Case("hybrid", 128, 8, 500, 16, 40, packing=True, mlp=4),
+    Case("hybrid-boft", 256, 4, 8000, 8, 48, bits=4, packing=True),
 ]
 
 
@@ -89,7 +106,10 @@ def write_base(case: Case, folder: Path) -> None:
 def settings(case: Case, folder: Path) -> Config:
     tree = {
         "model": str(folder), "method": case.method,
-        "train": {"batch_size": case.records, "grad_checkpoint": case.recompute},
+        "train": {
+            "batch_size": case.records, "grad_checkpoint": case.recompute, "epochs": 1.0,
+            "packing": "auto" if case.packing else "off",
+        },
     }  # fmt: skip
     return build_config(tree, "bench_memory")
 
@@ -100,8 +120,44 @@ def measure(case: Case) -> tuple[int, int]:
         write_base(case, Path(name))
         mx.clear_cache()
         config = settings(case, Path(name))
-        load = Load(case.records, case.tokens, case.records * case.tokens // case.learnt)
-        return estimate(model_shape(config), load, config).peak, probe(config, load)
+        shape = model_shape(config)
+        if case.packing:
+            examples = uneven_examples(case)
+            load, peak = largest_load(shape, examples, config), apart(training_peak, config, examples)
+        else:
+            load = Load(case.records, case.tokens, case.records * case.tokens // case.learnt)
+            peak = probe(config, load)
+        return estimate(shape, load, config).peak, peak
+
+
+def uneven_examples(case: Case) -> list[Example]:
+    rng = np.random.default_rng(0)
+    sizes = rng.lognormal(np.log(case.tokens), 0.7, RECORDS).astype(int).clip(4, 8 * case.tokens).tolist()
+    return [
+        Example(
+            rng.integers(0, case.vocabulary, n + 1).tolist(), [i % case.learnt == 1 for i in range(n + 1)], f"r:{i}",
+            "", n,
+        )
+        for i, n in enumerate(sizes)
+    ]  # fmt: skip
+
+
+def training_peak(config: Config, examples: list[Example]) -> int:
+    """Bytes at the peak of a whole run, begun with the base in memory; to be called in a process of its own."""
+    base = load_base(config.model)
+    set_limits()
+    material = Material(base, None, examples, [], [])
+    attach_adapter(config, material)
+    mx.eval(base.model.parameters(), material.optimizer.state)
+    mx.clear_cache()
+    mx.reset_peak_memory()
+    for _ in start_from_examples(config, material):
+        pass
+    for _ in train(
+        base.model, material.optimizer, examples, [], config.train, seed=config.seed, progress=Progress()
+    ):
+        pass
+    return mx.get_peak_memory()
 
 
 def main() -> None:
@@ -110,6 +166,7 @@ def main() -> None:
     )
     parser.add_argument("--limit", type=float, default=0.15)
     parser.add_argument("--only", help="a method")
+    parser.add_argument("--packing", action="store_true", help="packed rows alone")
     arguments = parser.parse_args()
     print(
         "| method | base | width × layers | vocabulary | batch × tokens | recomputed "
@@ -117,15 +174,18 @@ def main() -> None:
     )
     print("|---|---|---|---|---|---|---|---|---|")
     worst = 0.0
-    for case in (case for case in CASES if arguments.only in (None, case.method)):
+    for case in CASES:
+        if arguments.only not in (None, case.method) or arguments.packing > case.packing:
+            continue
         guess, peak = measure(case)
         off = guess / peak - 1
         worst = max(worst, abs(off))
         base = f"{case.bits} bits" if case.bits else "float32"
+        batch = f"{case.records} × {case.tokens}{' packed' if case.packing else ''}"
         print(
             f"| {case.method} | {base} | {case.width} × {case.layers} | {case.vocabulary:,} | "
-            f"{case.records} × {case.tokens} | {'yes' if case.recompute else 'no'} | {guess / 1e6:.1f} | "
-            f"{peak / 1e6:.1f} | {100 * off:+.1f} % |",
+            f"{batch} | {'yes' if case.recompute else 'no'} | "
+            f"{guess / 1e6:.1f} | {peak / 1e6:.1f} | {100 * off:+.1f} % |",
             flush=True,
         )
     print(f"\nWorst: {100 * worst:.1f} %")

@@ -1,6 +1,8 @@
 """`estimate`: the memory a run needs, before a weight is loaded."""
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,18 +56,19 @@ def estimate(
         given["data.paths"] = []
     settings = resolve(config, given, overrides)
     shape = model_shape(settings)
-    load, source = batch_of(settings)
+    load_of, source = batch_of(settings, shape)
+    load = load_of(settings)
     limit = int(memory * GIGA * USABLE) if memory else memory_limit()
     found = estimate_memory(shape, load, settings)
     result: dict[str, Any] = {
-        "format": 1, "batch": {"records": load.records, "tokens": load.tokens, "targets": load.targets},
+        "format": 1, "batch": {"rows": load.rows, "tokens": load.tokens, "targets": load.targets},
         "batch_from": source, "bytes": found.items, "peak_bytes": found.peak, "cache_bytes": found.cache,
         "limit_bytes": limit, "fits": found.needed <= limit,
     }  # fmt: skip
     if not result["fits"]:
         from mlx_hybrid.training.estimate import way_out
 
-        result["change"] = way_out(shape, load, settings, limit)
+        result["change"] = way_out(shape, load_of, settings, limit)
     if probes:
         from mlx_hybrid.training.probe import probe
 
@@ -77,12 +80,13 @@ def estimate(
         click.echo(f"Next: {command('finetune', *([config] if config else []))}")
 
 
-def batch_of(settings: Config) -> tuple[Any, str]:
-    """The largest batch, of the records where they and the tokenizer are here, else of the settings' limits."""
+def batch_of(settings: Config, shape: Any) -> tuple[Callable[[Config], Any], str]:
+    """What gives the largest batch under some settings, of the records where they and the tokenizer are here, else of
+    the settings' limits; and which of the two."""
     from mlx_hybrid.training.estimate import largest_load, widest_load
 
     if not settings.data.paths or not tokenizer_here(settings.model):
-        return widest_load(settings), "train.max_tokens"
+        return partial(widest_load, shape), "train.max_tokens"
     from mlx_hybrid.base_model import load_tokenizer_of
     from mlx_hybrid.training.data import prepare
     from mlx_hybrid.training.material import tokenised
@@ -90,7 +94,7 @@ def batch_of(settings: Config) -> tuple[Any, str]:
 
     data = prepare(settings, find_sources(settings.data))
     sets, _ = tokenised(settings, data.split, load_tokenizer_of(settings.model))
-    return largest_load(sets[0], settings), "the records"
+    return partial(largest_load, shape, sets[0]), "the records"
 
 
 def tokenizer_here(model: str) -> bool:
@@ -103,9 +107,7 @@ def tokenizer_here(model: str) -> bool:
 def as_text(result: dict[str, Any]) -> str:
     """Items, peak and limit in GB, and what to change."""
     batch = result["batch"]
-    lines = [
-        f"Longest batch, from {result['batch_from']}: {batch['records']} records of {batch['tokens']} tokens."
-    ]
+    lines = [f"Longest batch, from {result['batch_from']}: {batch['rows']} rows of {batch['tokens']} tokens."]
     lines += [f"  {name:<22}{size / GIGA:>9.3f} GB" for name, size in result["bytes"].items() if size]
     lines += [
         f"Peak: {result['peak_bytes'] / GIGA:.3f} GB, and {result['cache_bytes'] / GIGA:.3f} GB for reuse.",

@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 import mlx.core as mx
 import numpy as np
 
+from mlx_hybrid.training.packing import keeps_keys_alone
+
 LOGITS_AT_ONCE = 1 << 25  # floats of one (positions, vocabulary) block: 128 MB
 
 
@@ -107,11 +109,7 @@ def _branch_mask(ends: mx.array, prompt: int, count: int, window_size: int | Non
 
 def prefix_caches(model) -> list[PrefixCache] | None:
     """One PrefixCache a layer, or None for a model whose layers keep more than keys and values."""
-    from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
-
-    kept = make_prompt_cache(model)
-    plain = all(type(c) is KVCache or (type(c) is RotatingKVCache and c.keep == 0) for c in kept)
-    return [PrefixCache() for _ in kept] if plain else None
+    return [PrefixCache() for _ in model.layers] if keeps_keys_alone(model) else None
 
 
 def pad_right(sequences: Sequence[Sequence[int]]) -> np.ndarray:

@@ -10,6 +10,7 @@ from mlx_hybrid.training.language_shares import epoch_records
 
 POOL = 64
 """Batches' worth of shuffled records that are sorted by length together: padding stays small, order stays random."""
+LONGEST_ROW = 4  # of packed records, times the longest: attention grows with the square of a row
 LARGEST_CHUNK, SMALLEST_CHUNK = 1024, 64
 CHUNK_BYTES = 1 << 26
 
@@ -135,6 +136,13 @@ def training_batches(
         for picked in epoch_order(lengths, batch_size, seed, epoch, records, pool)[skip:]:
             yield lay_out([examples[i] for i in picked])
         epoch, skip = epoch + 1, 0
+
+
+def start_batches(examples: list[Example], *, count: int, batch_size: int, seed: int) -> list[list[Example]]:
+    """Some `count` records drawn by the seed, batches of like length: what a start from the gradient is taken from."""
+    picked = np.random.default_rng(seed).permutation(len(examples))[:count]
+    picked = sorted(picked, key=lambda i: len(examples[i].tokens))
+    return [[examples[i] for i in picked[k : k + batch_size]] for k in range(0, len(picked), batch_size)]
 
 
 def validation_batches(examples: list[Example], *, batch_size: int) -> Iterator[Batch]:

@@ -7,12 +7,20 @@ The sizes follow from the shapes; how many arrays of each size are alive at the 
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from mlx_hybrid.config import Config
-from mlx_hybrid.training.batches import chunk_size, length_bucket, target_bucket
-from mlx_hybrid.training.examples import Example
+from mlx_hybrid.training.batches import (
+    LONGEST_ROW,
+    chunk_size,
+    length_bucket,
+    start_batches,
+    target_bucket,
+    training_batches,
+)
+from mlx_hybrid.training.examples import Example, cut
 from mlx_hybrid.training.model_shape import ModelShape
 
 STREAM = 4.4  # arrays (tokens, width) that a layer keeps for its backward pass
@@ -30,9 +38,9 @@ USABLE = 0.9  # of the memory: a machine needs some of it for itself
 
 @dataclass(frozen=True)
 class Load:
-    """The largest batch: records, tokens of the longest, and trained targets of all."""
+    """A batch: rows (one record each, unless they are packed), tokens of the longest, and trained targets of all."""
 
-    records: int
+    rows: int
     tokens: int
     targets: int
 
@@ -50,24 +58,56 @@ class Estimate:
         return self.peak + self.cache
 
 
-def largest_load(examples: list[Example], config: Config) -> Load:
-    """The batch of the longest records, with the most targets that as many records have."""
-    size = config.train.batch_size
-    longest = max(len(e.tokens) for e in examples)
+def largest_load(shape: ModelShape, examples: list[Example], config: Config) -> Load:
+    """The batch that takes most: the longest records with the most targets that as many have, or of packed rows the
+    one of all that the run makes. Records over `train.max_tokens` count as cut."""
+    limit, size = config.train.max_tokens, config.train.batch_size
+    if any(len(e.tokens) > limit for e in examples):
+        examples = [cut(e, limit) for e in examples]
+    if packs(shape, config):
+        return max(packed_loads(examples, config), key=lambda load: estimate(shape, load, config).peak)
     targets = sum(sorted((e.trained_count for e in examples), reverse=True)[:size])
-    return Load(min(size, len(examples)), longest - 1, targets)
+    return Load(min(size, len(examples)), max(len(e.tokens) for e in examples) - 1, targets)
 
 
-def widest_load(config: Config) -> Load:
+def packs(shape: ModelShape, config: Config) -> bool:
+    return config.train.packing == "auto" and shape.packs
+
+
+def packed_loads(examples: list[Example], config: Config) -> set[Load]:
+    """The rows of every batch that the trainer makes, and the records of those that a start from the gradient takes."""
+    from mlx_hybrid.training.loop import total_steps
+    from mlx_hybrid.training.packing import choose_rows
+
+    def packed(group: list[Example]) -> Load:
+        rows, width = choose_rows([len(e.tokens) - 1 for e in group])
+        return Load(len(rows), width, sum(e.trained_count for e in group))
+
+    train = config.train
+    batches = training_batches(
+        examples, batch_size=train.batch_size, seed=config.seed, temperature=config.data.temperature, pool=1,
+        lay_out=packed,
+    )  # fmt: skip
+    loads = set(islice(batches, train.accumulate * total_steps(train, len(examples))))
+    if config.adapter.from_gradient:
+        count = config.adapter.start_records
+        for group in start_batches(examples, count=count, batch_size=train.batch_size, seed=config.seed):
+            longest = max(len(e.tokens) for e in group) - 1
+            loads.add(Load(len(group), longest, sum(e.trained_count for e in group)))
+    return loads
+
+
+def widest_load(shape: ModelShape, config: Config) -> Load:
     """The largest batch that the settings allow, every token trained."""
-    size, tokens = config.train.batch_size, config.train.max_tokens
-    return Load(size, tokens - 1, size * (tokens - 1))
+    size, tokens = config.train.batch_size, config.train.max_tokens - 1
+    times = min(size, LONGEST_ROW) if packs(shape, config) else 1
+    return Load(-(-size // times), times * tokens, size * tokens)
 
 
 def estimate(shape: ModelShape, load: Load, config: Config) -> Estimate:
     """Peak memory of training: the highest of a step and of the gradient start's passes."""
-    size, tokens = shape.activation_bytes, load.records * length_bucket(load.tokens)
-    scores = load.records * shape.heads * length_bucket(load.tokens) ** 2 * size
+    size, tokens = shape.activation_bytes, load.rows * length_bucket(load.tokens)
+    scores = load.rows * shape.heads * length_bucket(load.tokens) ** 2 * size
     kept = tokens * (STREAM * shape.width + MLP * shape.mlp_outputs) * size
     if config.adapter.magnitude:
         kept += tokens * shape.outputs / shape.layers * size  # what each magnitude scales
@@ -122,8 +162,9 @@ def memory_limit() -> int:
     return int(USABLE * min(recommended or memory, memory))
 
 
-def smaller(config: Config, load: Load) -> Iterator[tuple[str, Config, Load]]:
-    """Changes that need less, the smallest first: those that leave the result as it is, then shorter records."""
+def smaller(config: Config, longest: int) -> Iterator[tuple[str, Config]]:
+    """Changes that need less, the smallest first: those that leave the result as it is, then shorter records than the
+    `longest`, in tokens."""
     train = config.train
     options = [(train.grad_checkpoint, train.batch_size)]
     sizes = [train.batch_size >> n for n in range(1, train.batch_size.bit_length())]
@@ -133,25 +174,26 @@ def smaller(config: Config, load: Load) -> Iterator[tuple[str, Config, Load]]:
         (True, n) for n in sizes if not train.grad_checkpoint
     ]
     for recompute, size in options[1:]:
-        yield changed(config, load, recompute, size, load.tokens)
+        yield changed(config, recompute, size)
     for n in range(1, 5):
-        if load.tokens >> n >= 16:
-            yield changed(config, load, True, 1, load.tokens >> n)
+        if longest >> n >= 16:
+            yield changed(config, True, 1, (longest >> n) + 1)
 
 
-def changed(config: Config, load: Load, recompute: bool, size: int, tokens: int) -> tuple[str, Config, Load]:
+def changed(config: Config, recompute: bool, size: int, max_tokens: int = 0) -> tuple[str, Config]:
     train, said = config.train, []
     if recompute and not train.grad_checkpoint:
         said.append("train.grad_checkpoint=true")
     accumulate = train.accumulate * (train.batch_size // size)
     if size != train.batch_size:
         said += [f"train.batch_size={size}", f"train.accumulate={accumulate}"]
-    if tokens != load.tokens:
-        said += [f"train.max_tokens={tokens + 1}", "train.too_long=truncate"]
-    train = replace(train, grad_checkpoint=recompute, batch_size=size, accumulate=accumulate)
-    share = min(size, load.records) / load.records * tokens / load.tokens
-    smaller_load = Load(min(size, load.records), tokens, max(1, round(load.targets * share)))
-    return " ".join(said), replace(config, train=train), smaller_load
+    if max_tokens:
+        said += [f"train.max_tokens={max_tokens}", "train.too_long=truncate"]
+    train = replace(
+        train, grad_checkpoint=recompute, batch_size=size, accumulate=accumulate,
+        max_tokens=max_tokens or train.max_tokens,
+    )  # fmt: skip
+    return " ".join(said), replace(config, train=train)
 
 
 def as_options(change: str) -> str:
@@ -159,9 +201,11 @@ def as_options(change: str) -> str:
     return f"--set {' --set '.join(change.split())}" if change else "a smaller base, or one of 4 bits"
 
 
-def way_out(shape: ModelShape, load: Load, config: Config, limit: int) -> str:
-    """The smallest change of settings that fits, as `--set` takes it; empty when none does."""
-    for words, settings, less in smaller(config, load):
-        if estimate(shape, less, settings).needed <= limit:
+def way_out(shape: ModelShape, load_of: Callable[[Config], Load], config: Config, limit: int) -> str:
+    """The smallest change of settings that fits, as `--set` takes it; empty when none does. `load_of` gives the
+    largest batch under some settings."""
+    alone = replace(config, train=replace(config.train, batch_size=1))
+    for words, settings in smaller(config, load_of(alone).tokens):
+        if estimate(shape, load_of(settings), settings).needed <= limit:
             return words
     return ""

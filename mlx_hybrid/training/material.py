@@ -54,6 +54,8 @@ def tokenised(config: Config, split: Split, tokenizer: Any) -> tuple[list[list[A
 def check_fits(config: Config, examples: list[Any], *, ranks: int = 1, force: bool = False) -> None:
     """Raise ConfigError for an adapter that does not fit the model's layers, and MemoryLimitError, unless forced, when
     the estimate is over what the machine has to give, with the change that fits."""
+    from functools import partial
+
     from mlx_hybrid.training.estimate import as_options, estimate, largest_load, memory_limit, way_out
     from mlx_hybrid.training.model_shape import model_shape
 
@@ -63,11 +65,11 @@ def check_fits(config: Config, examples: list[Any], *, ranks: int = 1, force: bo
         shape = model_shape(config)
     except UnknownShapeError:
         return  # an unfamiliar config.json: nothing can be said, which is no reason to refuse
-    load, limit = largest_load(examples, config), memory_limit()
-    found = estimate(shape, load, config)
+    load_of, limit = partial(largest_load, shape, examples), memory_limit()
+    found = estimate(shape, load_of(config), config)
     if force or found.needed <= limit:
         return
-    way = as_options(way_out(shape, load, config, limit))
+    way = as_options(way_out(shape, load_of, config, limit))
     if ranks > 1 and "batch_size" in way:
         way += f" (for one rank: give {ranks} times that train.batch_size)"
     raise MemoryLimitError(
@@ -114,22 +116,16 @@ def start_from_examples(
 ) -> Generator[Note, None, dict[str, float]]:
     """Start from the gradient of some training records (adapters/gradient_start.py); the share of its energy that
     each low-rank start holds is returned, nothing where no branch starts so. Batches are those of one of `ranks`."""
-    import numpy as np
-
     from mlx_hybrid.adapters.gradient_start import SketchPass, apply_start, sketch_columns, sketch_gradients
-    from mlx_hybrid.training.batches import make_batch
+    from mlx_hybrid.training.batches import make_batch, start_batches
     from mlx_hybrid.training.loss import make_loss
     from mlx_hybrid.training.step import arrays
 
     adapter, size = config.adapter, config.train.batch_size // ranks
     if not adapter.from_gradient:
         return {}
-    picked = np.random.default_rng(config.seed).permutation(len(material.train))[: adapter.start_records]
-    picked = sorted(picked, key=lambda i: len(material.train[i].tokens))
-    batches = [
-        arrays(make_batch([material.train[i] for i in picked[k : k + size]]))
-        for k in range(0, len(picked), size)
-    ]
+    groups = start_batches(material.train, count=adapter.start_records, batch_size=size, seed=config.seed)
+    batches = [arrays(make_batch(group)) for group in groups]
     for step in sketch_gradients(
         material.base.model,
         make_loss,
@@ -139,7 +135,7 @@ def start_from_examples(
         seed=config.seed,
     ):
         if isinstance(step, SketchPass):
-            yield Note(f"Gradient of {len(picked)} records, pass {step.number} of {step.passes}.")
+            yield Note(f"Gradient of {sum(map(len, groups))} records, pass {step.number} of {step.passes}.")
     return apply_start(material.base.model, step)
 
 

@@ -46,6 +46,8 @@ class ModelShape:
     """Bytes of one activation."""
     unpacks_head: bool
     """Whether a packed head is dequantised whole for a product, as on the CPU."""
+    packs: bool
+    """Whether the records of a batch may be packed into rows."""
 
 
 def model_shape(config: Config) -> ModelShape:
@@ -137,6 +139,7 @@ def measure(model: Any, settings: dict, config: Config) -> ModelShape:
     from mlx_hybrid.adapters.frozen import on_cpu
     from mlx_hybrid.adapters.layer import linear_shape
     from mlx_hybrid.training.loss import head_module
+    from mlx_hybrid.training.packing import may_pack
 
     settings = settings | settings.get("text_config", {})
     base = byte_count(model.parameters())
@@ -146,6 +149,7 @@ def measure(model: Any, settings: dict, config: Config) -> ModelShape:
         if mx.issubdtype(value.dtype, mx.floating)
     ]
     mlp = [layer_outputs(layer, settings) for layer in model.layers]
+    packs = may_pack(model)
     attach(model, config.adapter, method=config.method, seed=config.seed)
     head = head_module(model)
     after = byte_count(model.parameters())
@@ -164,6 +168,7 @@ def measure(model: Any, settings: dict, config: Config) -> ModelShape:
         outputs=sum(d_out for _, d_out in adapted),
         activation_bytes=min((dtype.size for dtype in dtypes), default=4),
         unpacks_head=on_cpu() and hasattr(head, "scales"),
+        packs=packs,
     )
 
 

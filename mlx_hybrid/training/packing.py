@@ -11,11 +11,10 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from mlx_hybrid.training.batches import Batch, length_bucket, target_bucket
+from mlx_hybrid.training.batches import LONGEST_ROW, Batch, length_bucket, target_bucket
 from mlx_hybrid.training.examples import Example
 
 PADDING = -1  # the segment of pad tokens
-LONGEST_ROW = 4  # times the longest record: attention grows with the square of a row
 WORTH = 0.97  # a longer row must leave at most so much of the tokens
 SAME_LOGITS = {
     mx.float32: 1e-4,
@@ -110,13 +109,27 @@ def make_packed_batch(examples: list[Example]) -> Batch:
     )
 
 
+def may_pack(model: nn.Module) -> bool:
+    """Whether nothing in the model's make, weights unread, is against packing: a state that runs on from record to
+    record (SSM, convolution, linear attention), attention in chunks of a row, a rotary base that follows its length."""
+    dynamic = any("Dynamic" in type(module).__name__ for module in model.modules())
+    return not dynamic and keeps_keys_alone(model)
+
+
+def keeps_keys_alone(model: nn.Module) -> bool:
+    """Whether each layer remembers nothing but the keys and values of the tokens before, or of a window of them."""
+    from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
+
+    caches = make_prompt_cache(model)
+    return all(type(c) is KVCache or (type(c) is RotatingKVCache and c.keep == 0) for c in caches)
+
+
 def packs_exactly(model: nn.Module) -> bool:
     """Whether packed records give the model's own logits, tried on three short ones.
 
-    They do not where a state runs on from record to record (SSM, convolution, linear attention), or where positions
-    are absolute; nor, beyond a length that the trial does not reach, where the rotary base follows the row's length.
+    They do not where positions are absolute, nor where `may_pack` says so, which sees further than the trial reaches.
     """
-    if any("Dynamic" in type(module).__name__ for module in model.modules()):
+    if not may_pack(model):
         return False
     records = [mx.arange(2, 11), mx.arange(12, 17), mx.arange(3, 15)]
     segments = mx.concatenate([mx.full(r.shape, i) for i, r in enumerate(records)])[None]

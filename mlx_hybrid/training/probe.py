@@ -19,7 +19,7 @@ def probe(config: Config, load: Load) -> int:
 
     Raises MlxHybridError when the process dies, with what it said last.
     """
-    task = {"config": to_tree(config), "load": [load.records, load.tokens, load.targets]}
+    task = {"config": to_tree(config), "load": [load.rows, load.tokens, load.targets]}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "task.json"
         path.write_text(json.dumps(task), encoding="utf-8")
@@ -38,11 +38,11 @@ def probe(config: Config, load: Load) -> int:
 
 
 def random_examples(load: Load, vocabulary: int) -> list[Example]:
-    """Records of the load's size; the last tokens of each are trained."""
+    """A record of each row's size; its last tokens are trained."""
     import numpy as np
 
     rng = np.random.default_rng(0)
-    length, learnt = load.tokens + 1, -(-load.targets // load.records)
+    length, learnt = load.tokens + 1, -(-load.targets // load.rows)
     return [
         Example(
             rng.integers(0, vocabulary, length).tolist(),
@@ -51,7 +51,7 @@ def random_examples(load: Load, vocabulary: int) -> list[Example]:
             "",
             length,
         )
-        for number in range(1, load.records + 1)
+        for number in range(1, load.rows + 1)
     ]
 
 
@@ -63,6 +63,7 @@ def measure_peak(config: Config, load: Load) -> int:
     from mlx_hybrid.training.batches import make_batch
     from mlx_hybrid.training.material import Material, attach_adapter, start_from_examples
     from mlx_hybrid.training.memory import set_limits
+    from mlx_hybrid.training.packing import make_packed_batch, packs_exactly
     from mlx_hybrid.training.step import compiles, make_step
 
     base = load_base(config.model)
@@ -78,11 +79,13 @@ def measure_peak(config: Config, load: Load) -> int:
         pass
     base.model.train()
     settings = config.train
+    packed = settings.packing == "auto" and packs_exactly(base.model)
+    lay_out = make_packed_batch if packed else make_batch
     step = make_step(
         base.model, material.optimizer, accumulate=settings.accumulate, compiled=compiles(settings.compile)
     )
     for _ in range(STEPS):
-        step([make_batch(examples)] * settings.accumulate)
+        step([lay_out(examples)] * settings.accumulate)
     return mx.get_peak_memory()
 
 

@@ -10,14 +10,14 @@ def test_it_lists_what_memory_goes_to(run, quantised_folder, records, settings):
     assert result.exit_code == 0, result.stderr
     for item in ("base", "optimiser", "activations", "attention scores", "logits", "Peak:", "May be used:"):
         assert item in result.output
-    assert "from the records: 8 records" in result.output
+    assert "from the records: 8 rows" in result.output
     assert result.output.splitlines()[-1].startswith("Next: mlx-hybrid finetune")
 
 
 def test_without_records_the_settings_bound_the_batch(run, quantised_folder):
     result = run("estimate", "--model", quantised_folder, "--json", "--set", "train.max_tokens=65")
     tree = json.loads(result.output)
-    assert tree["batch"] == {"records": 8, "tokens": 64, "targets": 512}
+    assert tree["batch"] == {"rows": 8, "tokens": 64, "targets": 512}
     assert tree["batch_from"] == "train.max_tokens"
     assert tree["fits"]
 

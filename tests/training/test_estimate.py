@@ -2,8 +2,11 @@
 
 import json
 from dataclasses import replace
+from functools import partial
+from itertools import islice
 
 import mlx.core as mx
+import numpy as np
 import pytest
 from toys import write_model
 
@@ -11,10 +14,12 @@ from mlx_hybrid.config import build_config
 from mlx_hybrid.errors import ConfigError, MemoryLimitError, MlxHybridError
 from mlx_hybrid.training import estimate as module
 from mlx_hybrid.training import model_shape as shapes
-from mlx_hybrid.training.estimate import Load, estimate, largest_load, way_out, widest_load
+from mlx_hybrid.training.batches import training_batches
+from mlx_hybrid.training.estimate import Load, estimate, largest_load, packed_loads, way_out, widest_load
 from mlx_hybrid.training.examples import Example
 from mlx_hybrid.training.material import check_fits
 from mlx_hybrid.training.model_shape import UnknownShapeError, first_known, model_shape, write_holes
+from mlx_hybrid.training.packing import make_packed_batch
 from mlx_hybrid.training.probe import probe, random_examples
 
 LOAD = Load(4, 96, 200)
@@ -86,29 +91,70 @@ def test_the_estimate_is_near_the_measured_peak(method, recompute, larger, defau
     assert guess == pytest.approx(peak, rel=0.15)
 
 
-def test_the_largest_load_is_the_longest_records_and_the_most_targets():
-    records = [
-        Example([1] * n, [i >= n - k for i in range(n)], "r:1", "", n) for n, k in ((9, 8), (50, 2), (20, 19))
-    ]
-    settings = build_config({"train": {"batch_size": 2, "max_tokens": 65}}, "test")
-    assert largest_load(records, settings) == Load(2, 49, 27)
-    assert widest_load(settings) == Load(2, 64, 128)
+def records_of(*sizes: tuple[int, int]) -> list[Example]:
+    """Records of (tokens, trained tokens)."""
+    return [Example([1] * n, [i >= n - k for i in range(n)], "r:1", "", n) for n, k in sizes]
+
+
+def test_the_largest_load_is_the_longest_records_and_the_most_targets(larger):
+    records = records_of((9, 8), (50, 2), (20, 19))
+    settings = config(larger, batch_size=2, max_tokens=65)
+    shape = model_shape(settings)
+    assert largest_load(shape, records, settings) == Load(2, 49, 27)
+    assert largest_load(shape, records, config(larger, batch_size=2, max_tokens=31)) == Load(2, 30, 27)
+    assert widest_load(shape, settings) == Load(2, 64, 128)
+    assert widest_load(shape, config(larger, batch_size=6, max_tokens=65, packing="auto")) == Load(
+        2, 256, 384
+    )
     made = random_examples(Load(2, 49, 27), 100)
     assert [len(e.tokens) for e in made] == [50, 50]
     assert sum(e.trained_count for e in made) == 28
 
 
+@pytest.mark.parametrize("method", ["lora", "hybrid"])  # hybrid starts from the gradient of padded batches
+def test_packed_rows_count_as_the_trainer_lays_them_out(method, larger):
+    rng = np.random.default_rng(0)
+    records = records_of(
+        *((n, n // 2) for n in rng.lognormal(3.5, 0.8, 60).astype(int).clip(4, 200).tolist())
+    )
+    settings = config(larger, method, batch_size=5, epochs=2.0, packing="auto")
+    batches = islice(
+        training_batches(records, batch_size=5, seed=0, pool=1, lay_out=make_packed_batch), 2 * 12
+    )
+    loads = packed_loads(records, settings)
+    made = {(*batch.tokens.shape, batch.trained) for batch in batches}
+    assert made <= {(load.rows, load.tokens, load.targets) for load in loads}
+    assert (len(made) == len(loads)) == (method == "lora")
+    shape = model_shape(settings)
+    largest = largest_load(shape, records, settings)
+    assert estimate(shape, largest, settings).peak == max(
+        estimate(shape, load, settings).peak for load in loads
+    )
+    padded = largest_load(shape, records, config(larger, method, batch_size=5, epochs=2.0))
+    assert (largest.rows < padded.rows) == (method == "lora")
+
+
+def test_a_model_that_does_not_pack_counts_padded_records(larger):
+    settings = config(larger, "lora", packing="auto")
+    shape = model_shape(settings)
+    assert shape.packs
+    records = records_of((30, 9), (10, 4), (10, 4), (10, 4))
+    assert largest_load(shape, records, settings) == Load(1, 56, 21)
+    assert largest_load(replace(shape, packs=False), records, settings) == Load(4, 29, 21)
+
+
 def test_the_smallest_change_that_fits_is_named(larger):
     settings = config(larger)
     shape = model_shape(settings)
-    need = estimate(shape, LOAD, settings).needed
+    load_of = partial(largest_load, shape, random_examples(LOAD, 200))
+    need = estimate(shape, load_of(settings), settings).needed
     recomputed = estimate(shape, LOAD, config(larger, grad_checkpoint=True)).needed
-    assert way_out(shape, LOAD, settings, need - 1) == "train.grad_checkpoint=true"
-    words = way_out(shape, LOAD, settings, recomputed - 1)
+    assert way_out(shape, load_of, settings, need - 1) == "train.grad_checkpoint=true"
+    words = way_out(shape, load_of, settings, recomputed - 1)
     assert "train.batch_size=" in words
     assert "train.accumulate=" in words
-    assert way_out(shape, LOAD, settings, 1000) == ""
-    changes = [change for change, *_ in module.smaller(settings, LOAD)]
+    assert way_out(shape, load_of, settings, 1000) == ""
+    changes = [change for change, _ in module.smaller(settings, LOAD.tokens)]
     assert len(changes) == len(set(changes))
     assert changes[-1].endswith("train.too_long=truncate")
 
@@ -117,7 +163,8 @@ def test_a_run_that_cannot_fit_is_refused_with_the_way_out(larger, monkeypatch):
     settings = config(larger)
     records = random_examples(LOAD, 200)
     check_fits(settings, records)
-    need = estimate(model_shape(settings), largest_load(records, settings), settings).needed
+    shape = model_shape(settings)
+    need = estimate(shape, largest_load(shape, records, settings), settings).needed
     monkeypatch.setattr(module, "memory_limit", lambda: need - 1)
     with pytest.raises(
         MemoryLimitError, match=r"may be used here; what fits: --set train.grad_checkpoint=true"
