@@ -27,7 +27,7 @@ class Facts:
 
     name: str
     form: str = "adapter"
-    """adapter, peft, lora, mlx-lm, gguf-lora, merged, packed (as MLX packs) or model."""
+    """adapter, peft, lora, mlx-lm, gguf-lora, merged, mlx (a model MLX alone reads) or model."""
     method: str = ""
     base: dict = field(default_factory=dict)
     modules: int = 0
@@ -127,11 +127,11 @@ def metadata(facts: Facts) -> str:
     library = {
         "adapter": "mlx",
         "mlx-lm": "mlx",
-        "packed": "mlx",
+        "mlx": "mlx",
         "merged": "transformers",
         "model": "transformers",
     }
-    relation = {"merged": "finetune", "packed": "finetune", "model": "finetune"}.get(facts.form, "adapter")
+    relation = {"merged": "finetune", "mlx": "finetune", "model": "finetune"}.get(facts.form, "adapter")
     data = ModelCardData(
         language=sorted({card_code(language) for language in facts.languages}) or None,
         library_name=library.get(facts.form, "peft"), pipeline_tag="text-generation",
@@ -152,7 +152,7 @@ def data_paths(facts: Facts) -> tuple[str, ...]:
 def summary(facts: Facts) -> str:
     what = {
         "merged": "A model with its adapter merged in", "model": "A model",
-        "packed": "A model for MLX with its adapter merged in",
+        "mlx": "A model for MLX with its adapter merged in",
         "peft": "An adapter in PEFT's format", "lora": "A LoRA", "mlx-lm": "An adapter for mlx-lm",
         "gguf-lora": "A LoRA for llama.cpp's converter",
     }.get(facts.form, "An adapter for MLX")  # fmt: skip

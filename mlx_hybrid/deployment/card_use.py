@@ -11,7 +11,7 @@ VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # values that --max-lora-rank 
 def use_section(facts: "Facts", repo: str) -> str:
     """Commands that work as they stand, for the form that is published."""
     writers = {"peft": use_peft, "lora": use_peft, "mlx-lm": use_mlx_lm, "merged": use_model, "model": use_model,
-               "gguf-lora": use_peft, "packed": use_packed}  # fmt: skip
+               "gguf-lora": use_peft, "mlx": use_mlx}  # fmt: skip
     return "## Use\n\n" + writers.get(facts.form, use_adapter)(facts, repo)
 
 
@@ -114,10 +114,10 @@ def use_mlx_lm(facts: "Facts", repo: str) -> str:
     )
 
 
-def use_packed(facts: "Facts", repo: str) -> str:
-    """A whole model in MLX's packed format."""
+def use_mlx(facts: "Facts", repo: str) -> str:
+    """A whole model in MLX's own format."""
     commands = block("bash", f"mlx-hybrid chat {repo}", f"mlx_lm.generate --model {repo} --prompt …")
-    return f"On MLX, which alone reads this packed format:\n\n{commands}"
+    return f"On MLX, which alone reads this format:\n\n{commands}"
 
 
 def use_model(facts: "Facts", repo: str) -> str:

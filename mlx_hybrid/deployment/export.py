@@ -4,7 +4,6 @@ import hashlib
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from mlx_hybrid.base_model import fingerprint
@@ -16,6 +15,7 @@ from mlx_hybrid.deployment.compare import (
     check_peft_logits,
     check_truncated_logits,
 )
+from mlx_hybrid.deployment.export_options import LOSS, RANK, Options, refuse_unused
 from mlx_hybrid.deployment.merge import Survival, check_merged, write_merged
 from mlx_hybrid.deployment.mlx_lm_form import check_mlx_lm, load_stock, write_mlx_lm
 from mlx_hybrid.deployment.peft import (
@@ -28,37 +28,13 @@ from mlx_hybrid.deployment.peft import (
 )
 from mlx_hybrid.deployment.report import Report
 from mlx_hybrid.deployment.source import Source, open_source
+from mlx_hybrid.deployment.weights import stacked_experts
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.files import replace_directory, temporary_directory
 
-RANK, LOSS = 64, 0.05
-DENSE = ("peft", "merged", "lora", "gguf-lora")
-TAKEN = {
-    "base": DENSE,
-    "base_id": DENSE,
-    "rank": ("lora",),
-    "tolerance": ("lora",),
-    "requantise": ("merged",),
-}
-"""The forms that an option has a meaning for."""
 SURVIVES = (
     0.9  # of the update, in the stored weights; below it the merged model is not the one that was trained
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """How to export. `base` is original, dequantised or None (original where it is at hand); `rank` and `tolerance`
-    (largest relative error of a layer; None: RANK, LOSS) are for a LoRA that cannot be exact; `requantise` packs a
-    merged model as its base was; `force` writes in spite of faults."""
-
-    base: str | None = None
-    base_id: str | None = None
-    model: str | None = None
-    rank: int | None = None
-    tolerance: float | None = None
-    requantise: bool = False
-    force: bool = False
 
 
 def export(name: str, to: str, directory: Path, options: Options | None = None) -> Report:
@@ -91,19 +67,6 @@ def fuse(
         report = make_fused(source, folder, directory.name, requantise=requantise)
         finish(report, folder, directory, force=force)
     return report
-
-
-def refuse_unused(to: str, options: Options) -> None:
-    """Raise ConfigError for an option that would change nothing."""
-    for field, forms in TAKEN.items():
-        if getattr(options, field) not in (None, False) and to not in forms:
-            flag = "--" + field.replace("_", "-")
-            raise ConfigError(f"{flag} is for --to {' or '.join(forms)}; leave it out with --to {to}.")
-    if options.requantise and (options.base or options.base_id):
-        raise ConfigError(
-            "--requantise packs the base that was trained on; leave out --base and --base-id, or leave out "
-            "--requantise and pack the merged original with mlx_lm.convert."
-        )
 
 
 def finish(report: Report, folder: Path, directory: Path, *, force: bool) -> None:
@@ -246,14 +209,17 @@ def make_mlx_lm(source: Source, folder: Path, name: str, options: Options) -> Re
 def make_fused(
     source: Source, folder: Path, name: str, *, to: str = "fuse", requantise: bool = False
 ) -> Report:
-    """The adapter inside the base it was trained on: bf16, or packed as that base is, which MLX alone reads."""
+    """The adapter inside the base it was trained on: bf16, or packed as that base is. MLX alone reads packed weights
+    and stacked experts."""
     if requantise and not source.base.packed:
         raise ConfigError(f"{source.base.folder}: is not quantised; leave out --requantise.")
     base = ExportBase(source.base, "trained", source.info.base["id"])
-    kind = "packed fused model" if requantise else "fused model"
+    for_mlx = requantise or stacked_experts(source.base) is not None
+    kind = "fused model for MLX" if for_mlx else "fused model"
     report = begin(to, source, base, None, kind=kind)
-    judge_survival(report, write_merged(source, source.base, folder, requantise=requantise))
-    text = loading.packed_readme(name) if requantise else loading.merged_readme(name)
+    survival = write_merged(source, source.base, folder, requantise=requantise, for_mlx=for_mlx)
+    judge_survival(report, survival)
+    text = loading.mlx_readme(name) if for_mlx else loading.merged_readme(name)
     (folder / "README.md").write_text(text, encoding="utf-8")
     if not requantise:
         report.faults += check_merged(source, source.base, folder)

@@ -71,9 +71,9 @@ model = AutoModelForCausalLM.from_pretrained("{name}", dtype="bfloat16")
 ```
 """
 
-PACKED = """\
-A whole model with its adapter merged, packed as MLX packs weights. MLX alone reads this format: transformers, vLLM and
-llama.cpp do not. For them, export without `--requantise`.
+FOR_MLX = """\
+A whole model with its adapter merged, in MLX's own format (packed weights, or experts in stacks). MLX alone reads it:
+transformers, vLLM and llama.cpp do not. For them: `mlx-hybrid export RUN --to merged`.
 
 ```
 mlx-hybrid chat {name}
@@ -98,8 +98,8 @@ def merged_readme(name: str) -> str:
     return title(name) + MERGED.format(name=name)
 
 
-def packed_readme(name: str) -> str:
-    return title(name) + PACKED.format(name=name)
+def mlx_readme(name: str) -> str:
+    return title(name) + FOR_MLX.format(name=name)
 
 
 def title(name: str) -> str:

@@ -52,14 +52,14 @@ class Survival:
 
 
 def write_merged(
-    source: Source, weights: ModelWeights, folder: Path, *, requantise: bool = False
+    source: Source, weights: ModelWeights, folder: Path, *, requantise: bool = False, for_mlx: bool = False
 ) -> Survival:
     """Write the model with the adapter in it: bf16 under the base's names, or packed again as the base was.
 
-    Tied heads, biases and every other tensor are the base's own. Raises ConfigError for stacked experts (unless
-    packed again, which leaves them as they are) and for a layer that `weights` does not hold.
+    Tied heads, biases and every other tensor are the base's own. Raises ConfigError for stacked experts, unless the
+    model is `for_mlx` alone, and for a layer that `weights` does not hold.
     """
-    if not requantise:
+    if not for_mlx:
         refuse_experts(weights)
     survival, writer = Survival(), ShardWriter(folder)
     for name, value in merged_tensors(source, weights, survival, requantise=requantise):

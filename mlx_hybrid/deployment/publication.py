@@ -22,7 +22,7 @@ SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 FOLDER = re.compile(r"lora|oft-\d+|base")
 WHOLE = {
     "fused model": "merged",
-    "packed fused model": "packed",
+    "fused model for MLX": "mlx",
 }  # the card's form for exports that hold a model
 VOCABULARY = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "merges.txt")
 PRIVATE = (

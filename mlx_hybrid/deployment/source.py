@@ -1,5 +1,6 @@
 """What is exported: an adapter with the weights it was trained on, layer by layer."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from mlx_hybrid.deployment.adapter_folder import adapter_folder
 from mlx_hybrid.deployment.weights import ModelWeights
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.training.run import LAST, find_run
+
+EXPERTS = re.compile(r"\.(switch_mlp|switch_glu|experts)\.")  # what mlx-lm calls stacks of experts
 
 
 @dataclass(frozen=True)
@@ -43,9 +46,7 @@ class Source:
         """
         weight = weights.unpacked(f"{module}.weight")
         if weight.ndim != 2:
-            raise ConfigError(
-                f"{module}: an adapter on MoE experts cannot be exported; chat, serve and evaluate run it."
-            )
+            raise experts_stay(module)
         linear = nn.Linear(*weight.shape[::-1], bias=False)
         linear.weight = weight
         unitary = last_part(module) in self.info.adapter.unitary
@@ -65,7 +66,8 @@ class Source:
 def open_source(name: str, *, model: str | None = None) -> Source:
     """The adapter of a run (path, name or `last`), of a folder or of a Hub id, with the base it was trained on.
 
-    `model` names that base where it has moved. Raises ConfigError for no adapter, or for another base.
+    `model` names that base where it has moved. Raises ConfigError for no adapter, for another base, and for an adapter
+    on MoE experts.
     """
     folder, base_name = find_adapter(name)
     info = read_adapter_config(folder)
@@ -79,10 +81,20 @@ def open_source(name: str, *, model: str | None = None) -> Source:
     for key, value in read_weights(folder).items():
         module, _, leaf = key.rpartition(".")
         leaves.setdefault(module, {})[leaf] = value
+    if stacked := [module for module in info.modules if EXPERTS.search(module)]:
+        raise experts_stay(stacked[0])
     missing = [module for module in info.modules if module not in leaves and info.method != "full"]
     if missing:
         raise ConfigError(f"{folder}: holds no tensor of {missing[0]} ({len(missing)} modules in all).")
     return Source(folder, info, leaves, ModelWeights(base_folder), Path(name).name)
+
+
+def experts_stay(module: str) -> ConfigError:
+    return ConfigError(
+        f"{module}: MLX stacks a layer's experts into one weight, which PEFT and transformers store otherwise, so an "
+        "adapter on experts cannot be exported or fused yet; chat, serve and evaluate run it, and one trained without "
+        "experts among adapter.targets can be exported."
+    )
 
 
 def find_adapter(name: str) -> tuple[Path, str | None]:

@@ -169,12 +169,16 @@ def dense_tensors(weights: ModelWeights, dtype: mx.Dtype) -> Iterator[tuple[str,
 
 def refuse_experts(weights: ModelWeights) -> None:
     """MLX stacks the experts of a layer into one tensor; transformers does not read them so."""
-    stacked = next((name for name in weights.names() if "switch_mlp" in name), None)
-    if stacked:
+    if stacked := stacked_experts(weights):
         raise ConfigError(
             f"{weights.folder}: {stacked} holds stacked experts, which cannot be written as a Hugging Face model "
-            "yet; name the original model with --base-id."
+            "yet; name the original model with --base-id, or make a model for MLX with fuse."
         )
+
+
+def stacked_experts(weights: ModelWeights) -> str | None:
+    """A tensor of stacked experts, if there is one."""
+    return next((name for name in weights.names() if "switch_mlp" in name), None)
 
 
 def write_dense_config(config: dict, folder: Path, dtype: mx.Dtype = mx.bfloat16) -> None:

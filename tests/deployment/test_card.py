@@ -192,8 +192,8 @@ def test_an_export_finds_its_run_and_says_how_to_load_it(measured_run, tmp_path,
         ({"to": "mlx-lm"}, "mlx_lm.generate --model someone/tiny --adapter-path x"),
         ({"to": "mlx-lm", "kind": "fused model"}, "vllm serve me/x\n"),
         ({"to": "fuse", "kind": "fused model"}, "vllm serve me/x\n"),
-        ({"to": "merged", "kind": "packed fused model"}, "mlx_lm.generate --model me/x --prompt"),
-        ({"to": "merged", "kind": "packed fused model"}, "library_name: mlx\n"),
+        ({"to": "merged", "kind": "fused model for MLX"}, "mlx_lm.generate --model me/x --prompt"),
+        ({"to": "merged", "kind": "fused model for MLX"}, "library_name: mlx\n"),
     ],
 )
 def test_each_form_has_its_own_way_to_load(measured_run, tmp_path, changes, said):

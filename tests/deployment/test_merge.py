@@ -5,6 +5,8 @@ import json
 import mlx.core as mx
 import numpy as np
 import pytest
+from architectures import ARCHITECTURES as MIXTURES
+from architectures import COMMON, tiny
 from hf_bases import (
     ARCHITECTURES,
     LOW_RANK,
@@ -14,11 +16,15 @@ from hf_bases import (
     greedy,
     greedy_ours,
     one_thread,  # noqa: F401
+    perturb,
     trained,
 )
+from tiny_model import write_tokenizer
 
-from mlx_hybrid.adapters.store import load_adapter
+from mlx_hybrid.adapters.attach import attach
+from mlx_hybrid.adapters.store import load_adapter, save_adapter
 from mlx_hybrid.base_model import load_base
+from mlx_hybrid.config import build_config
 from mlx_hybrid.deployment.export import SURVIVES, Options, export, fuse
 from mlx_hybrid.deployment.merge import check_merged, write_merged
 from mlx_hybrid.deployment.report import ExportMismatch
@@ -78,11 +84,38 @@ def test_large_models_are_written_in_shards_with_an_index(tmp_path, monkeypatch)
     assert set(index["weight_map"]) == set(ModelWeights(dense_base("qwen3")).files)
 
 
-def test_stacked_experts_are_refused(tmp_path):
-    source = open_source(str(trained("lora", "llama")), model=folder_of("llama"))
-    source.base.files["model.layers.0.mlp.switch_mlp.up_proj.weight"] = tmp_path
-    with pytest.raises(ConfigError, match="stacked experts"):
-        write_merged(source, source.base, tmp_path)
+@pytest.fixture
+def mixture(tmp_path):
+    """A mixture of experts as mlx-lm converts it, in stacks, with an adapter on its attention: adapter, base."""
+    from mlx_lm.utils import save_model
+
+    folder, model = tmp_path / "mixture", tiny("qwen3_moe")
+    folder.mkdir()
+    save_model(folder, model)
+    write_tokenizer(folder, None)
+    tree = {"model_type": "qwen3_moe", **COMMON, **MIXTURES["qwen3_moe"]}
+    (folder / "config.json").write_text(json.dumps(tree))
+    base = load_base(str(folder))
+    config = build_config({"method": "hybrid", "adapter": {"targets": ["q_proj", "v_proj"]}}, "test").adapter
+    attach(base.model, config, method="hybrid")
+    perturb(base.model, 5)
+    save_adapter(base.model, tmp_path / "adapter", config=config, method="hybrid", base=base.identity, seed=5)
+    return tmp_path / "adapter", str(folder)
+
+
+def test_stacked_experts_are_fused_for_mlx_alone(mixture, tmp_path):
+    from mlx_lm import load
+
+    adapter, base = mixture
+    with pytest.raises(ConfigError, match=r"stacked experts.*make a model for MLX with fuse"):
+        export(str(adapter), "merged", tmp_path / "merged", Options(model=base))
+    report = fuse(str(adapter), tmp_path / "out", model=base)
+    assert report.kind == "fused model for MLX"
+    assert "MLX alone reads it" in (tmp_path / "out" / "README.md").read_text()
+    model, _ = load(str(tmp_path / "out"))
+    model.set_dtype(mx.float32)
+    ours, plain = logits(adapted_model(base, adapter)), logits(load_base(base).model)
+    assert np.abs(logits(model) - ours).max() < 0.1 * np.abs(ours - plain).max()
 
 
 @pytest.mark.parametrize("method", [*LOW_RANK])
@@ -178,7 +211,7 @@ def test_a_merged_export_can_be_packed_again(tmp_path, method):
 
     adapter, base = trained(method, "qwen3", packed=True), folder_of("qwen3", packed=True)
     report = export(str(adapter), "merged", tmp_path / "out", Options(model=base, requantise=True))
-    assert (report.to, report.kind) == ("merged", "packed fused model")
+    assert (report.to, report.kind) == ("merged", "fused model for MLX")
     assert report.checks["survival"]["surviving_share"] >= SURVIVES
     assert "MLX alone reads" in (tmp_path / "out" / "README.md").read_text()
 
@@ -253,11 +286,6 @@ def test_lost_magnitudes_are_noticed(tmp_path):
 def test_full_fine_tuning_is_merged(tmp_path):
     """No adapter: the trained weights themselves."""
     from mlx.utils import tree_flatten, tree_unflatten
-
-    from mlx_hybrid.adapters.attach import attach
-    from mlx_hybrid.adapters.store import save_adapter
-    from mlx_hybrid.base_model import load_base
-    from mlx_hybrid.config import build_config
 
     base = load_base(folder_of("qwen3", packed=True))
     config = build_config({"method": "full"}, "test").adapter
