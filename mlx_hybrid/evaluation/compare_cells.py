@@ -12,7 +12,7 @@ from mlx_hybrid.errors import ConfigError, MlxHybridError
 from mlx_hybrid.evaluation.evaluate import evaluate
 from mlx_hybrid.evaluation.example_rows import answers_to_test, example_rows
 from mlx_hybrid.evaluation.examples import EvaluationSet, limited
-from mlx_hybrid.evaluation.translation import greedy
+from mlx_hybrid.evaluation.translation import directions_of, greedy, statistics_of
 from mlx_hybrid.files import read_json, write_json
 from mlx_hybrid.training.events import Interrupted
 from mlx_hybrid.training.run import Run
@@ -141,4 +141,11 @@ def columns(folder: Path, measuring: Measuring, results: dict) -> dict[str, list
     keys = [
         key for key in ("group", "language", "right", "nll_nats", "nats", "bytes") if rows and key in rows[0]
     ]
-    return {key: [int(row[key]) if key == "right" else row[key] for row in rows] for key in keys}
+    told = {key: [int(row[key]) if key == "right" else row[key] for row in rows] for key in keys}
+    if test.kind == "translation":
+        told["direction"] = [">".join(pair) for pair in directions_of(test)]
+        table = statistics_of(test, [row["text"] for row in rows])
+        told["chrf"] = [
+            " ".join(map(str, own)) for own in table
+        ]  # 24 numbers in a line of the file, not in 24
+    return told

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mlx_hybrid.evaluation.chrf import measure_name
 from mlx_hybrid.training.run import Run
 
 
@@ -72,18 +73,22 @@ def language_modelling(own: dict) -> dict[str, Figure]:
 
 
 def translation(own: dict) -> dict[str, Figure]:
-    table = {"chrf": Figure(own["mean_chrf"])}
+    table = {"chrf": figure(own["mean_chrf"])}
     for name, key in (("chrf_out", "parity_from_pivot"), ("chrf_in", "parity_to_pivot")):
-        if key in own:
-            table[name] = Figure(own[key]["mean"])
-            table |= {f"{name}_{m}": Figure(own[key][m]) for m in MEASURES if own[key].get(m) is not None}
+        for measure, value in own.get(key, {}).get("intervals", {}).items():
+            table[measure_name(name, measure)] = figure(value)
     table |= {f"chrf@{name}": figure(row["chrf"]) for name, row in own["directions"].items()}
     if "balance" in own:
-        table |= {
-            "balance": Figure(own["balance"]["mean"]),
-            "balance_size": Figure(own["balance"]["mean_size"]),
-        }
-        table |= {f"balance@{name}": Figure(value) for name, value in own["balance"]["languages"].items()}
+        bounds = own["balance"]["intervals"]
+        table |= {"balance": figure(bounds["mean"]), "balance_size": figure(bounds["mean_size"])}
+        table |= {f"balance@{name}": figure(value) for name, value in bounds["languages"].items()}
+    if "mean_spbleu" in own:
+        rows = {name: figure(row["spbleu"]) for name, row in own["directions"].items()}
+        bounds = np.mean(
+            [(row.low, row.high) for row in rows.values()], 0
+        )  # as wide as if all moved together
+        table["spbleu"] = Figure(own["mean_spbleu"], *map(float, bounds))
+        table |= {f"spbleu@{name}": row for name, row in rows.items()}
     return table
 
 

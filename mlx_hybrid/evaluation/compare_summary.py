@@ -1,24 +1,19 @@
 """Cells to means over seeds, intervals and differences: everything that a comparison's tables and figures show."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from mlx_hybrid.config import Config
-from mlx_hybrid.evaluation.compare_metrics import Figure, figures, footprint, mixing
+from mlx_hybrid.evaluation.compare_differences import Column, compare_with, errors_of, plain
+from mlx_hybrid.evaluation.compare_metrics import figures, footprint, mixing
 from mlx_hybrid.evaluation.compare_plan import Cell, Plan
-from mlx_hybrid.evaluation.intervals import bootstrap_mean, bootstrap_ratio
-from mlx_hybrid.evaluation.seeds import SeedMean, difference_over_seeds, example_error, holm, mean_over_seeds
+from mlx_hybrid.evaluation.seeds import mean_over_seeds
 from mlx_hybrid.training.run import Run
 
 FORMAT = 1
-PAIRED = {"accuracy": "right", "nll": "nll_nats"}  # metric: the column of examples it is the mean of
-RESAMPLES = 2_000
 BASE = "base"
-Column = tuple[str, str]  # method, governance
 
 
 def summarise(
@@ -42,6 +37,7 @@ def summarise(
         "grid": grid, "chosen": chosen, "sizes": sizes, "rows": rows,
         "governed": {g: governed_counts(own, data) for g, own in configs.items() if plan.noise or len(configs) > 1},
         "mixing": {m: row for m in plan.methods if (row := mean_mixing(own_runs(columns, runs, m, plan)))},
+        "notes": notes([base, *results.values()]),
         "curves": {m: curves(own_runs(columns, runs, m, plan)) for m in plan.methods},
         "reliability": reliability(plan, tables, base),
     }  # fmt: skip
@@ -75,99 +71,18 @@ def base_rows(base: dict) -> list[dict]:
 def metric_rows(column: Column, measured: Sequence[dict], prints: Sequence[dict]) -> list[dict]:
     rows = []
     for tables in (measured, prints):
-        for metric in tables[0]:
-            own = [table[metric] for table in tables if metric in table]
+        for metric in (m for m in tables[0] if all(m in table for table in tables)):
+            own = [table[metric] for table in tables]
             mean = mean_over_seeds([f.value for f in own], errors_of(own))
             rows.append({"method": column[0], "governance": column[1], "metric": metric, **plain(mean)})
             rows[-1]["values"] = [f.value for f in own]
     return rows
 
 
-def errors_of(own: Sequence[Figure]) -> list[float]:
-    return [example_error(f.low, f.high) for f in own if f.low is not None]
-
-
-def plain(mean: SeedMean) -> dict[str, Any]:
-    row = asdict(mean)
-    if row["p"] is None:
-        del row["p"]
-    return row
-
-
-def compare_with(rows: list[dict], tables: Mapping[Column, list[dict]], base: dict, plan: Plan) -> None:
-    """Add to each row its difference from the reference method, from the base, and from the first governance setting.
-
-    p is adjusted over the methods that one metric compares (Holm).
-    """
-    measured = {column: [figures(r) for r in own] for column, own in tables.items()}
-    index = {(row["method"], row["governance"], row["metric"]): row for row in rows}
-    plain_base = figures(base)
-    for column, own in tables.items():
-        method, governance = column
-        for metric in measured[column][0]:
-            row = index[method, governance, metric]
-            others = {"difference": (plan.reference, governance), "governed": (method, plan.governance[0])}
-            for key, other in others.items():
-                if other != column:
-                    row[key] = difference(metric, measured[other], measured[column], tables[other], own)
-            if metric in plain_base:
-                count = len(own)
-                row["from_base"] = difference(
-                    metric, [plain_base] * count, measured[column], [base] * count, own
-                )
-    for key in ("difference", "governed", "from_base"):
-        adjust(rows, key)
-
-
-def adjust(rows: list[dict], key: str) -> None:
-    families: dict[tuple, list[dict]] = {}
-    for row in rows:
-        if key in row:
-            family = row["metric"], (row["method"] if key == "governed" else row["governance"])
-            families.setdefault(family, []).append(row)
-    for family in families.values():
-        adjusted = holm({str(number): row[key]["p"] for number, row in enumerate(family)})
-        for number, row in enumerate(family):
-            row[key]["p_holm"] = adjusted[str(number)]
-
-
-def difference(
-    metric: str, before: Sequence[dict], after: Sequence[dict], old: Sequence[dict], new: Sequence[dict]
-) -> dict:
-    """After minus before over the seeds both have. Where a metric is a mean of examples these are paired; for others
-    the errors of both sides add, which is wider than need be."""
-    count = min(len(before), len(after))
-    values = [[table[metric].value for table in side[:count]] for side in (before, after)]
-    name, _, language = metric.partition("@")
-    if name in PAIRED and PAIRED[name] in old[0]["examples"]:
-        error = paired_error(old[:count], new[:count], PAIRED[name], language)
-    elif name == "bits_per_byte":
-        error = paired_error(old[:count], new[:count], "nats", language)
-    else:
-        sides = [
-            np.mean(np.square(errors_of([t[metric] for t in side[:count]]) or [0.0]))
-            for side in (before, after)
-        ]
-        error = float(np.sqrt(sum(sides)))
-    return plain(difference_over_seeds(*values, error))
-
-
-def paired_error(old: Sequence[dict], new: Sequence[dict], column: str, language: str) -> float:
-    """Standard error over resampled groups of the mean difference, each example's averaged over seeds first."""
-    examples = new[0]["examples"]
-    inside = [n for n, name in enumerate(examples["language"]) if language in ("", name)]
-    change = np.mean([r["examples"][column] for r in new], 0) - np.mean(
-        [r["examples"][column] for r in old], 0
-    )
-    groups = [examples["group"][n] for n in inside]
-    if column == "nats":
-        sizes = np.array(examples["bytes"], float)[inside]
-        interval = bootstrap_ratio(
-            change[inside] / np.log(2), sizes, seed=0, samples=RESAMPLES, groups=groups
-        )
-    else:
-        interval = bootstrap_mean(change[inside], seed=0, samples=RESAMPLES, groups=groups)
-    return example_error(interval.low, interval.high)
+def notes(results: Sequence[dict]) -> list[str]:
+    """What a figure is missing for, each told once."""
+    models = [r["models"]["model"] for r in results]
+    return list(dict.fromkeys(model["spbleu_missing"] for model in models if "spbleu_missing" in model))
 
 
 def governed_counts(config: Config, data: Path) -> dict[str, int]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mlx_hybrid.errors import ConfigError, nearest
-from mlx_hybrid.evaluation import calibration, results
+from mlx_hybrid.evaluation import calibration, results, translation
 from mlx_hybrid.evaluation.answers import FORMAT, collect
 from mlx_hybrid.evaluation.classification import choose
 from mlx_hybrid.evaluation.examples import EvaluationSet, applies, limited, varied
@@ -145,4 +145,16 @@ def model_language(
 def translate(parts: Mapping[str, EvaluationSet], answers: dict, *, seed: int, pivot: str | None) -> dict:
     test = parts["test"]
     texts = {name: [row["text"] for row in own["test"]] for name, own in answers.items()}
-    return {"models": {n: results.translation(test, own, seed=seed, pivot=pivot) for n, own in texts.items()}}
+    scored = {name: translation.translated(test, own, seed=seed) for name, own in texts.items()}
+    return {
+        "models": {
+            name: translation.translation(test, texts[name], own, seed=seed, pivot=pivot)
+            for name, own in scored.items()
+        },
+        "differences": {
+            f"{after} - {before}": translation.translation_difference(
+                scored[before], scored[after], pivot=pivot
+            )
+            for before, after in results.pairs_of_models(list(scored))
+        },
+    }

@@ -20,11 +20,11 @@ def parity(values: Mapping[str, float], *, pivot: str | None = None, higher_is_b
     languages = sorted(values)
     table = np.array([[values[language] for language in languages]], np.float64)
     _check(languages, table)
-    measures = _measures(table, _place(languages, pivot), higher_is_better)
+    row = measures(table, _place(languages, pivot), higher_is_better)
     worst = (np.argmin if higher_is_better else np.argmax)(table[0])
     best = (np.argmax if higher_is_better else np.argmin)(table[0])
     return {
-        **{name: None if column is None else float(column[0]) for name, column in measures.items()},
+        **{name: None if column is None else float(column[0]) for name, column in row.items()},
         "worst_language": languages[worst], "best_language": languages[best], "pivot": pivot,
     }  # fmt: skip
 
@@ -40,7 +40,7 @@ def parity_intervals(
     """Intervals of the measures of `parity` over per-example values, resampling groups across languages at once.
 
     A group that stands in several languages (a translated sentence) is drawn in all of them together. Draws in
-    which a language gets no example are left out.
+    which a language gets no example are left out; where no other are, the intervals have no width.
     """
     languages = sorted(values)
     totals, sizes = _group_tables(languages, values, groups)
@@ -51,8 +51,8 @@ def parity_intervals(
     weights = rng.multinomial(len(totals), np.full(len(totals), 1 / len(totals)), size=samples)
     counts = weights @ sizes
     whole = (counts > 0).all(1)
-    drawn = _measures((weights @ totals)[whole] / counts[whole], place)
-    observed = _measures(table, place)
+    observed = measures(table, place)
+    drawn = measures((weights @ totals)[whole] / counts[whole], place) if whole.any() else observed
     return {
         name: asdict(interval_of(float(observed[name][0]), column, len(totals)))
         for name, column in drawn.items()
@@ -83,10 +83,10 @@ def directional_balance(values: Mapping[tuple[str, str], float], *, pivot: str) 
     }
 
 
-def _measures(
+def measures(
     table: np.ndarray, pivot: int | None, higher_is_better: bool = True
 ) -> dict[str, np.ndarray | None]:
-    """Each measure of each row of (samples, languages)."""
+    """Each of MEASURES of each row of (samples, languages); the gap is None without a pivot or with no other."""
     gap = None
     if pivot is not None and table.shape[1] > 1:
         gap = table[:, pivot] - np.delete(table, pivot, axis=1).mean(1)

@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from mlx_hybrid.base_model import is_offline
 from mlx_hybrid.evaluation import calibration
 from mlx_hybrid.evaluation.classification import accuracy, by_language, choose, macro_f1, tied
-from mlx_hybrid.evaluation.examples import EvaluationSet, language_code, references
+from mlx_hybrid.evaluation.examples import EvaluationSet
 from mlx_hybrid.evaluation.intervals import (
     bootstrap_mean,
     bootstrap_ratio,
@@ -17,9 +16,7 @@ from mlx_hybrid.evaluation.intervals import (
     mcnemar,
     paired_bootstrap,
 )
-from mlx_hybrid.evaluation.parity import directional_balance, parity, parity_intervals
-from mlx_hybrid.evaluation.spbleu import missing_tokenizer
-from mlx_hybrid.evaluation.translation import score_translations
+from mlx_hybrid.evaluation.parity import parity, parity_intervals
 from mlx_hybrid.evaluation.variants import REAL_VARIANTS
 
 ECE_RESAMPLES = 500
@@ -188,38 +185,6 @@ def modelling_difference(
 
 def byte_counts(examples: EvaluationSet) -> np.ndarray:
     return np.array([len(record.fields["text"].encode()) for record in examples.records], np.float64)
-
-
-def translation(examples: EvaluationSet, texts: list[str], *, seed: int, pivot: str | None) -> dict:
-    """chrF++ of each direction, its parity out of the pivot, and the balance of directions; spBLEU, or why not."""
-    places: dict[tuple[str, str], list[int]] = {}
-    for number, record in enumerate(examples.records):
-        pair = (language_code(record.fields.get("source_language")), language_code(record.language))
-        places.setdefault(pair, []).append(number)
-    missing, directions = missing_tokenizer(offline=is_offline()), {}
-    for pair, own in sorted(places.items()):
-        directions[pair] = score_translations(
-            [texts[n] for n in own], [references(examples.records[n]) for n in own], seed=seed, spbleu=not missing,
-        )  # fmt: skip
-    values = {pair: row["chrf"]["value"] for pair, row in directions.items()}
-    result: dict[str, Any] = {
-        "count": len(texts),
-        "directions": {">".join(pair): row for pair, row in directions.items()},
-        "mean_chrf": float(np.mean(list(values.values()))),
-    }
-    if missing:
-        result["spbleu_missing"] = missing
-    else:
-        result["mean_spbleu"] = float(np.mean([row["spbleu"]["value"] for row in directions.values()]))
-    for name, own in (
-        ("parity_from_pivot", {target: v for (source, target), v in values.items() if source == pivot}),
-        ("parity_to_pivot", {source: v for (source, target), v in values.items() if target == pivot}),
-    ):
-        if own:
-            result[name] = spread(own, None)
-    if any((target, source) in values for source, target in values if source == pivot):
-        result["balance"] = directional_balance(values, pivot=pivot)
-    return result
 
 
 def pairs_of_models(names: list[str]) -> list[tuple[str, str]]:

@@ -11,6 +11,7 @@ BASE = "base"
 CALIBRATION = (
     ("accuracy", "accuracy"), ("macro-F1", "macro_f1"), ("NLL, nats", "nll"), ("Brier", "brier"), ("ECE", "ece"),
     ("NLL scaled", "nll_scaled"), ("ECE scaled", "ece_scaled"), ("bits per byte", "bits_per_byte"), ("chrF++", "chrf"),
+    ("spBLEU", "spbleu"),
 )  # fmt: skip
 PARITY = (
     ("worst language", "worst"), ("range", "range"), ("standard deviation", "standard_deviation"),
@@ -22,7 +23,7 @@ FOOTPRINT = (
     ("trainable", "trainable", 0), ("peak memory, GB", "peak_memory_gb", 2), ("step, s", "step_seconds", 3),
     ("tokens/s", "tokens_per_second", 0), ("training, s", "train_seconds", 1),
 )  # fmt: skip
-DIGITS = {"chrf": 1, "balance": 1}
+DIGITS = {"chrf": 1, "spbleu": 1, "balance": 1}
 
 
 class Rows:
@@ -91,7 +92,7 @@ def quality(rows: Rows) -> Table:
     shown = [(label, metric) for label, metric in CALIBRATION if rows.has(metric)]
     lines = [(model, *(cell(rows.get(model, m), digits(m)) for _, m in shown)) for model in rows.models]
     note = "Scaled: by a temperature fitted on the development records. ECE has 15 bins of equal width."
-    note = note if rows.has("nll") else ""
+    note = " ".join([*([note] if rows.has("nll") else []), *rows.summary.get("notes", [])])
     return Table("Table II. Quality and calibration", ("method", *(label for label, _ in shown)), lines, note)
 
 

@@ -127,39 +127,52 @@ def language_modelling(results: dict) -> list[Table]:
 
 
 def translation(results: dict) -> list[Table]:
-    models = results["models"]
-    directions = list(dict.fromkeys(name for model in models.values() for name in model["directions"]))
+    models, differences = results["models"], results.get("differences", {})
     rows = []
-    for name in directions:
-        own = [model["directions"].get(name, {}) for model in models.values()]
-        rows.append((name, *(interval(row.get("chrf"), 1) for row in own)))
-        if any(row.get("spbleu") for row in own):
-            rows.append((f"{name} spBLEU", *(interval(row.get("spbleu"), 1) for row in own)))
-    rows.append(("mean", *(number(model["mean_chrf"], 1) for model in models.values())))
+    for name in next(iter(models.values()))["directions"]:
+        own = [model["directions"][name] for model in models.values()]
+        changes = [row["directions"][name]["chrf"] for row in differences.values()]
+        rows.append((name, *scores([row["chrf"] for row in own], changes)))
+        if any("spbleu" in row for row in own):
+            blank = ["–"] * len(changes)
+            rows.append((f"{name} spBLEU", *scores([row.get("spbleu") for row in own], []), *blank))
+    means = [model["mean_chrf"] for model in models.values()]
+    rows.append(("mean", *scores(means, [row["chrf"] for row in differences.values()])))
     if any("mean_spbleu" in model for model in models.values()):
-        rows.append(("mean spBLEU", *(number(model.get("mean_spbleu"), 1) for model in models.values())))
+        blank = ["–"] * len(differences)
+        rows.append(
+            ("mean spBLEU", *(number(model.get("mean_spbleu"), 1) for model in models.values()), *blank)
+        )
     missing = dict.fromkeys(model["spbleu_missing"] for model in models.values() if "spbleu_missing" in model)
-    tables = [Table(f"chrF++, {head(results)}", ("direction", *models), rows, " ".join(missing))]
+    note = " ".join(["95 % intervals over resampled groups.", *missing])
+    tables = [
+        Table(f"chrF++, {head(results)}", ("direction", *columns(models, differences)), rows, note),
+    ]
     for key, title in (
         ("parity_from_pivot", "Parity out of the pivot"),
         ("parity_to_pivot", "Parity into the pivot"),
     ):
-        if any(key in model for model in models.values()):
+        if len(results["languages"]) > 2 and any(key in model for model in models.values()):
             tables.append(parity(results, title, key, 1))
     if any("balance" in model for model in models.values()):
         tables.append(balance(models))
     return tables
 
 
+def scores(values: list, changes: list) -> list[str]:
+    """Scores from 0 to 100 and their differences, with their intervals."""
+    return [interval(v, 1) for v in values] + [interval(c, 1, signed=True) for c in changes]
+
+
 def balance(models: dict) -> Table:
     """Out of the pivot minus into it, in chrF++."""
-    tables = [model.get("balance", {}) for model in models.values()]
+    tables = [model.get("balance", {}).get("intervals", {}) for model in models.values()]
     languages = list(dict.fromkeys(name for table in tables for name in table.get("languages", {})))
     rows = [
-        (name, *(number(table.get("languages", {}).get(name), 1, signed=True) for table in tables))
+        (name, *(interval(table.get("languages", {}).get(name), 1, signed=True) for table in tables))
         for name in languages
     ]
-    rows.append(("mean size", *(number(table.get("mean_size"), 1) for table in tables)))
+    rows.append(("mean size", *(interval(table.get("mean_size"), 1) for table in tables)))
     return Table("Directional balance", ("", *models), rows, "chrF++ out of the pivot minus into it.")
 
 

@@ -1,10 +1,21 @@
 """Differences between methods: paired where examples are, adjusted over what one measure compares."""
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 
+from mlx_hybrid.evaluation.chrf import intervals, sentence_statistics
+from mlx_hybrid.evaluation.compare_differences import (
+    adjust,
+    difference,
+    differences,
+    directions_from,
+    errors_of,
+    paired_error,
+)
 from mlx_hybrid.evaluation.compare_metrics import Figure
-from mlx_hybrid.evaluation.compare_summary import adjust, difference, errors_of, metric_rows, paired_error
+from mlx_hybrid.evaluation.compare_summary import metric_rows
 from mlx_hybrid.evaluation.intervals import bootstrap_mean, paired_bootstrap
 from mlx_hybrid.evaluation.seeds import example_error
 
@@ -78,3 +89,59 @@ def test_a_row_keeps_every_seeds_value():
     assert rows[0]["value"] == 2.0
     assert rows[1]["low"] == rows[1]["high"] == 2.0
     assert errors_of([Figure(1.0), Figure(1.0, 0.0, 2.0)]) == [pytest.approx(1 / 1.959964)]
+
+
+def translations(seed: int, share: float) -> dict:
+    """Results of one cell: 40 sentences each way, a share of them translated as the reference has it."""
+    rng = np.random.default_rng(seed)
+    texts = [f"number {n} of the sentences {n * n % 17} here" for n in range(40)]
+    examples = {"group": [], "direction": [], "chrf": []}
+    for direction in ("eng_Latn>swh_Latn", "swh_Latn>eng_Latn"):
+        wrote = [text if rng.random() < share else text[::-1] for text in texts]
+        table = sentence_statistics(wrote, [texts])
+        examples["chrf"] += [" ".join(map(str, row)) for row in table]
+        examples["group"] += [str(n) for n in range(40)]
+        examples["direction"] += [direction] * 40
+    own = intervals([directions_from(examples)], "eng_Latn")
+    model = {
+        "mean_chrf": asdict(own["chrf"]),
+        "directions": {
+            n.partition("@")[2]: {"chrf": asdict(v)} for n, v in own.items() if n.startswith("chrf@")
+        },
+    }
+    return {"kind": "translation", "models": {"model": model}, "examples": examples}
+
+
+def test_translations_are_compared_on_the_same_draws():
+    old, new = ([translations(seed, share) for seed in (1, 2, 3)] for share in (0.3, 0.7))
+    change = differences(old, new, "eng_Latn")
+    assert change["chrf"]["value"] > 10
+    assert change["chrf"]["p"] < 0.05
+    same = differences(old, old, "eng_Latn")
+    assert (same["chrf"]["value"], same["chrf"]["p"]) == (0, 1)
+    # Seeds that agree are no proof: the sentences may be lucky ones.
+    slight = differences([translations(1, 0.3)] * 2, [translations(9, 0.32)] * 2, "eng_Latn")["chrf"]
+    assert slight["p"] > 0.05
+    assert slight["low"] < slight["value"] < slight["high"]
+
+
+def test_without_anything_known_over_examples_there_is_no_p():
+    sides = [[{"ece@x": Figure(v)} for v in values] for values in ((0.1, 0.1), (0.2, 0.2))]
+    change = difference("ece@x", *sides, [result(draws(0.5)[0])] * 2, [result(draws(0.5)[0])] * 2)
+    assert change["value"] == pytest.approx(0.1)
+    assert "p" not in change
+    rows = [{"metric": "ece@x", "method": "a", "governance": "own", "difference": change}]
+    adjust(rows, "difference")
+    assert "p_holm" not in rows[0]["difference"]
+
+
+def test_a_metric_that_some_results_lack_is_not_compared():
+    old, new = translations(1, 0.3), translations(1, 0.7)
+    for row in new["models"]["model"]["directions"].values():
+        row["spbleu"] = {"value": 3.0, "low": 2.0, "high": 4.0}
+    new["models"]["model"]["mean_spbleu"] = 3.0
+    assert "spbleu" not in differences([old], [new], "eng_Latn")
+    both = differences([new], [new], "eng_Latn")["spbleu"]
+    assert (both["value"], both["p"]) == (0, 1)
+    rows = metric_rows(("a", "own"), [{"x": Figure(1.0), "y": Figure(1.0)}, {"x": Figure(1.0)}], [{}, {}])
+    assert [row["metric"] for row in rows] == ["x"]

@@ -1,0 +1,148 @@
+"""chrF++ of sums and of resampled corpora, against sacrebleu on the texts themselves."""
+
+import random
+
+import numpy as np
+import pytest
+from sacrebleu.metrics import CHRF
+
+from mlx_hybrid.evaluation.chrf import (
+    chrf_signature,
+    corpus_score,
+    direction_measures,
+    intervals,
+    score_directions,
+    sentence_statistics,
+)
+from mlx_hybrid.evaluation.parity import directional_balance, parity
+
+LETTERS = "abcde ñ漢字ثस"
+EDGES = {
+    "equal": (["a b c d"], [["a b c d"]]),
+    "nothing in common": (["abc"], [["xyz"]]),
+    "empty output": (["", "one two"], [["one", "one two"]]),
+    "all empty": (["", ""], [["one", "two"]]),
+    "empty reference": (["one", "two"], [["", "two"]]),
+    "one letter": (["a"], [["a"]]),
+    "spaces": (["   ", "a  b"], [["a", "a b"]]),
+    "punctuation": (["(hi)!", "?"], [["(hi) !", "?"]]),
+    "two references": (["a b", "c d"], [["a c", "c d"], ["a b", "x"]]),
+}
+
+
+def words(rng: random.Random, count: int) -> str:
+    return "".join(rng.choice(LETTERS) for _ in range(count))
+
+
+def pairs_of_texts(seed: int, count: int, references: int = 1) -> tuple[list[str], list[list[str]]]:
+    rng = random.Random(seed)
+    columns = [[words(rng, rng.randrange(1, 40)) for _ in range(count)] for _ in range(references)]
+    kept = [[c if rng.random() < 0.8 else rng.choice(LETTERS) for c in text] for text in columns[0]]
+    return ["".join(own) for own in kept], columns
+
+
+@pytest.mark.parametrize("name", EDGES)
+def test_edges_are_those_of_sacrebleu(name):
+    hypotheses, columns = EDGES[name]
+    wanted = CHRF(word_order=2).corpus_score(hypotheses, columns).score
+    got = corpus_score(sentence_statistics(hypotheses, columns).sum(0))
+    assert float(got) == pytest.approx(wanted, abs=1e-9)
+
+
+@pytest.mark.parametrize("references", [1, 3])
+@pytest.mark.parametrize("seed", range(5))
+def test_random_texts_are_those_of_sacrebleu(seed, references):
+    hypotheses, columns = pairs_of_texts(seed, 20, references)
+    metric = CHRF(word_order=2)
+    wanted = metric.corpus_score(hypotheses, columns)
+    got = corpus_score(sentence_statistics(hypotheses, columns).sum(0))
+    assert float(got) == pytest.approx(wanted.score, abs=1e-9)
+    assert 10 < wanted.score < 95
+    assert chrf_signature(references) == str(metric.get_signature())
+
+
+def example(seed: int = 0, count: int = 30, noise: int = 1):
+    """Two languages beside the pivot, both ways, each group in all four directions."""
+    pairs, groups, hypotheses, references = [], [], [], []
+    for number, pair in enumerate((("en", "sw"), ("sw", "en"), ("en", "de"), ("de", "en"))):
+        own, columns = pairs_of_texts(seed * 100 + number * noise, count)
+        hypotheses += own
+        references += columns[0]
+        pairs += [pair] * count
+        groups += [f"g{n}" for n in range(count)]
+    return pairs, groups, hypotheses, references
+
+
+def test_draws_are_those_of_the_texts_drawn():
+    """The same draws made by hand, scored by sacrebleu on the texts."""
+    pairs, groups, hypotheses, references = example()
+    statistics = sentence_statistics(hypotheses, [references])
+    own = score_directions(pairs, groups, statistics, seed=3)
+    names = sorted(set(groups))
+    weights = np.random.default_rng(3).multinomial(len(names), np.full(len(names), 1 / len(names)), size=1000)
+    for sample in (0, 7, 999):
+        for column, pair in enumerate(own.pairs):
+            times = [weights[sample, names.index(g)] if p == pair else 0 for p, g in zip(pairs, groups)]
+            drawn = [n for n, count in enumerate(times) for _ in range(count)]
+            wanted = CHRF(word_order=2).corpus_score(
+                [hypotheses[n] for n in drawn], [[references[n] for n in drawn]]
+            )
+            assert own.drawn[sample, column] == pytest.approx(wanted.score, abs=1e-9)
+
+
+def test_measures_are_those_of_parity_and_balance():
+    pairs, groups, hypotheses, references = example()
+    own = score_directions(pairs, groups, sentence_statistics(hypotheses, [references]), seed=0)
+    values = dict(zip(own.pairs, own.observed[0]))
+    told = {name: float(v[0]) for name, v in direction_measures(own.observed, own.pairs, "en").items()}
+    out = parity({"sw": values["en", "sw"], "de": values["en", "de"]})
+    assert told["chrf"] == pytest.approx(np.mean(list(values.values())))
+    assert told["chrf_out"] == pytest.approx(out["mean"])
+    for measure in ("worst", "range", "standard_deviation"):
+        assert told[f"chrf_out_{measure}"] == pytest.approx(out[measure])
+    balance = directional_balance(values, pivot="en")
+    assert (told["balance"], told["balance_size"]) == pytest.approx((balance["mean"], balance["mean_size"]))
+    assert told["balance@sw"] == pytest.approx(balance["languages"]["sw"])
+    assert not {"chrf_out", "balance"} & direction_measures(own.observed, own.pairs, "fr").keys()
+
+
+def test_a_mean_and_its_interval():
+    pairs, groups, hypotheses, references = example()
+    own = intervals(
+        [score_directions(pairs, groups, sentence_statistics(hypotheses, [references]), seed=0)], "en"
+    )
+    assert own["chrf"].low < own["chrf"].value < own["chrf"].high
+    assert own["chrf"].count == 30
+    widths = [v.high - v.low for name, v in own.items() if name.startswith("chrf@")]
+    assert own["chrf"].high - own["chrf"].low < min(widths)  # the mean of four is surer than each
+
+
+def test_differences_are_paired():
+    pairs, groups, hypotheses, references = example()
+    better = [r if n % 7 == 0 else h for n, (h, r) in enumerate(zip(hypotheses, references))]
+    sides = [
+        score_directions(pairs, groups, sentence_statistics(texts, [references]), seed=0)
+        for texts in (hypotheses, better)
+    ]
+    apart = intervals([sides[1]], "en")["chrf"]
+    change = intervals([sides[1]], "en", minus=[sides[0]])["chrf"]
+    assert change.low > 0
+    assert change.high - change.low < apart.high - apart.low
+    same = intervals([sides[0]], "en", minus=[sides[0]])["chrf"]
+    assert (same.value, same.low, same.high) == (0, 0, 0)
+    mean = intervals(sides, "en")["chrf"].value
+    assert mean == pytest.approx((apart.value + intervals([sides[0]], "en")["chrf"].value) / 2)
+
+
+def test_one_sentence_a_direction_has_an_interval_of_no_width():
+    pairs = [("en", f"x{n}") for n in range(30)]  # no draw holds all thirty groups
+    hypotheses, columns = pairs_of_texts(0, 30)
+    own = intervals(
+        [
+            score_directions(
+                pairs, [str(n) for n in range(30)], sentence_statistics(hypotheses, columns), seed=0
+            )
+        ],
+        "en",
+    )
+    assert own["chrf"].low == own["chrf"].value == own["chrf"].high
