@@ -129,13 +129,15 @@ def test_every_preset_builds_and_fills_what_is_left_out(method):
         ({"name": "last"}, 'name "last" cannot be a run'),
         ({"adapter.orthogonal": "cayley"}, '"cayley" is not one of none, householder, butterfly'),
         ({"adapter.orthogonal": ["none"]}, "is not one of none, householder, butterfly"),
-        ({"train.steps": 1.5}, "train.steps: must be of type int, not 1.5"),
-        ({"train.steps": True}, "train.steps: must be of type int, not True"),
-        ({"train.steps": "many"}, "train.steps: must be of type int"),
-        ({"train.epochs": "many"}, "train.epochs: must be of type float"),
-        ({"train.grad_checkpoint": 1}, "train.grad_checkpoint: must be of type bool"),
+        ({"train.steps": 1.5}, "train.steps: must be a whole number, not 1.5"),
+        ({"train.steps": True}, "train.steps: must be a whole number, not True"),
+        ({"train.steps": "many"}, "train.steps: must be a whole number"),
+        ({"train.epochs": "many"}, "train.epochs: must be a number"),
+        ({"train.grad_checkpoint": 1}, "train.grad_checkpoint: must be true or false"),
+        ({"evaluate.limit": 2}, "evaluate is true or false, without keys of its own such as limit"),
+        ({"train.steps.most": 2}, "train.steps is a whole number, without keys of its own such as most"),
         ({"data.paths": {"a": 1}}, "data.paths: must be a list"),
-        ({"data.paths": [["a"]]}, "data.paths: must be of type str"),
+        ({"data.paths": [["a"]]}, "data.paths: must be text"),
         ({"adapter.reflections": 7}, "reflections come in pairs; use 8"),
         ({"method": "boft", "adapter.reflection_start": "gradient"}, "reflection_start gradient needs .* householder"),
         ({"adapter.block_size": 7}, "adapter.block_size must be even, not 7"),
@@ -198,6 +200,18 @@ def test_an_override_that_cannot_be_read_is_refused(override, message):
 )  # fmt: skip
 def test_values_of_overrides_are_yaml_and_numbers_look_like_numbers(text, value):
     assert parse_scalar(text) == value
+
+
+@pytest.mark.parametrize(
+    "override", ["evaluate.limit=2", "evalute=2", "train.steps=many", "adapter.start=ones"]
+)
+def test_what_is_wrong_with_an_override_names_it_and_not_the_file(override, tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("method: lora\n")
+    with pytest.raises(ConfigError) as error:
+        load_config(path, (override,))
+    assert str(error.value).startswith(f"--set {override}: ")
+    assert load_config(path, ("adapter.block_size=auto",)).adapter.block_size == 0
 
 
 def test_later_settings_win(tmp_path):

@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 from mlx_hybrid.errors import ConfigError, nearest
 
+NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+
 
 def build(kind: type, tree: dict, where: str, prefix: str) -> Any:
     """A dataclass from a mapping, every key known and every value of its field's type."""
@@ -53,6 +55,8 @@ def convert(value: Any, hint: Any, where: str) -> Any:
         return int(value)
     if hint is str and isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
+    if isinstance(value, dict):
+        raise ConfigError(f"{where} is {NAMES[hint]}, without keys of its own such as {', '.join(value)}.")
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise ConfigError(f"{where}: must be of type {hint.__name__}, not {value!r}.")
+        raise ConfigError(f"{where}: must be {NAMES[hint]}, not {value!r}.")
     return value

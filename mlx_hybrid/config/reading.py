@@ -28,6 +28,9 @@ def load_config(
             value = parse_scalar(text)
         except yaml.YAMLError:
             raise ConfigError(f"--set {override}: {text} is not a YAML value; quote it.") from None
+        alone: dict = {}
+        set_key(alone, key, value)
+        build(Config, automatic(alone), f"--set {override}", "")  # so that what is wrong with it names it
         set_key(tree, key, value)
     for key, value in (values or {}).items():
         set_key(tree, key, value)
@@ -42,12 +45,17 @@ def build_config(tree: dict, where: str) -> Config:
     if not isinstance(tree.get("adapter") or {}, dict):
         raise ConfigError(f"{where}: adapter must be a mapping of keys to values.")
     adapter = {**PRESETS[method], **(tree.get("adapter") or {})}
-    if adapter.get("block_size") == "auto":
-        adapter["block_size"] = 0
-    tree = {**tree, "adapter": adapter}
-    config = build(Config, tree, where, "")
+    config = build(Config, automatic({**tree, "adapter": adapter}), where, "")
     check(config, where)
     return config
+
+
+def automatic(tree: dict) -> dict:
+    """The tree with `adapter.block_size: auto` as the 0 that stands for it."""
+    adapter = tree.get("adapter")
+    if isinstance(adapter, dict) and adapter.get("block_size") == "auto":
+        return {**tree, "adapter": {**adapter, "block_size": 0}}
+    return tree
 
 
 def read_yaml(path: Path) -> dict:
