@@ -1,0 +1,155 @@
+"""Time and peak memory of exporting an adapter of an 8B-shaped model; a Markdown table, and exit 1 beyond the limits.
+
+python tools/bench_export.py [--methods hybrid,hybrid-boft,lora-ga] [--to peft] [--folder DIR] [--layers 32]
+
+A random Llama of 8.0 B parameters is written to disk first (16 GB of bf16 weights, removed at the end), with random
+adapters on its 224 projections. Each export is the command itself, in a process of its own; its files are checked as
+always. Logits are compared too where a float32 copy of the model fits in memory, which takes far longer: the last
+column says so.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from mlx_hybrid.blas import prefer_openblas
+
+prefer_openblas()
+
+import mlx.core as mx  # noqa: E402
+import mlx.nn as nn  # noqa: E402
+
+from mlx_hybrid.adapters.attach import last_part, layer_plan  # noqa: E402
+from mlx_hybrid.adapters.layer import HybridLinear  # noqa: E402
+from mlx_hybrid.adapters.store import CONFIG_FILE, FORMAT, WEIGHTS_FILE  # noqa: E402
+from mlx_hybrid.base_model import BUNDLED_FOLDER, fingerprint  # noqa: E402
+from mlx_hybrid.config import build_config, to_tree  # noqa: E402
+from mlx_hybrid.deployment.weights import ShardWriter  # noqa: E402
+from mlx_hybrid.files import write_json  # noqa: E402
+
+WIDTH, MLP, KEYS, VOCABULARY = 4096, 14336, 1024, 128256
+SHAPES = {
+    "self_attn.q_proj": (WIDTH, WIDTH), "self_attn.k_proj": (KEYS, WIDTH), "self_attn.v_proj": (KEYS, WIDTH),
+    "self_attn.o_proj": (WIDTH, WIDTH), "mlp.gate_proj": (MLP, WIDTH), "mlp.up_proj": (MLP, WIDTH),
+    "mlp.down_proj": (WIDTH, MLP),
+}  # fmt: skip
+SECONDS, BYTES = 60, 6e9
+BLOCK = 1 << 24  # random numbers drawn; weights repeat them, which no step of an export notices
+
+
+def write_base(folder: Path, layers: int) -> Path:
+    """A model folder as transformers writes it, its linear weights of the size that trained ones have."""
+    folder.mkdir()
+    mx.random.seed(0)
+    block = (0.02 * mx.random.normal((BLOCK,))).astype(mx.bfloat16)
+    writer = ShardWriter(folder)
+    for name in ("model.embed_tokens", "lm_head"):
+        writer.add(f"{name}.weight", repeated(block, (VOCABULARY, WIDTH)))
+    for layer in range(layers):
+        for module, shape in SHAPES.items():
+            writer.add(f"model.layers.{layer}.{module}.weight", repeated(block, shape))
+        for norm in ("input_layernorm", "post_attention_layernorm"):
+            writer.add(f"model.layers.{layer}.{norm}.weight", mx.ones((WIDTH,), mx.bfloat16))
+    writer.add("model.norm.weight", mx.ones((WIDTH,), mx.bfloat16))
+    writer.close()
+    write_json(folder / "config.json", {
+        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": WIDTH, "num_hidden_layers": layers,
+        "intermediate_size": MLP, "num_attention_heads": 32, "num_key_value_heads": 8, "rms_norm_eps": 1e-5,
+        "vocab_size": VOCABULARY, "tie_word_embeddings": False, "rope_theta": 5e5, "dtype": "bfloat16",
+    })  # fmt: skip
+    for path in BUNDLED_FOLDER.glob("tokenizer*"):
+        shutil.copy(path, folder)
+    return folder
+
+
+def repeated(block: mx.array, shape: tuple[int, int]) -> mx.array:
+    size = shape[0] * shape[1]
+    return mx.tile(block, -(-size // BLOCK))[:size].reshape(shape)
+
+
+def write_adapter(folder: Path, base: Path, method: str, layers: int) -> Path:
+    """An adapter of the method's default settings with every leaf away from its start."""
+    folder.mkdir()
+    config = build_config({"method": method}, "bench_export").adapter
+    leaves, modules = {}, []
+    for layer in range(layers):
+        for module, shape in SHAPES.items():
+            name = f"model.layers.{layer}.{module}"
+            modules.append(name)
+            leaves |= {f"{name}.{leaf}": value for leaf, value in random_leaves(config, name, shape).items()}
+            mx.eval(leaves)
+    mx.save_safetensors(str(folder / WEIGHTS_FILE), leaves, metadata={"format": "mlx"})
+    own = {
+        "method": method, "adapter": to_tree(config), "seed": 0, "modules": modules,
+        "base": {"id": base.name, "fingerprint": fingerprint(base)},
+    }  # fmt: skip
+    write_json(folder / CONFIG_FILE, {"format": FORMAT, "fine_tune_type": "hybrid", "mlx_hybrid": own})
+    return folder
+
+
+def random_leaves(config, name: str, shape: tuple[int, int]) -> dict[str, mx.array]:
+    linear = nn.Linear(shape[1], shape[0], bias=False)
+    linear.weight = mx.broadcast_to(mx.zeros(()), shape)  # never looked at
+    plan = layer_plan(config, shape[1], unitary=last_part(name) in config.unitary)
+    layer = HybridLinear(linear, plan, mx.random.key(0))
+    return {
+        leaf: value + 0.02 * mx.random.normal(value.shape)
+        for leaf, value in layer.items()
+        if isinstance(value, mx.array) and leaf != "oft_base"
+    } | ({"oft_base": layer.oft_base} if "oft_base" in layer else {})
+
+
+def measure(adapter: Path, base: Path, out: Path, to: str) -> dict:
+    """One run of the command: seconds, CPU seconds, peak bytes, bytes written, and its own report."""
+    command = [sys.executable, "-m", "mlx_hybrid", "export", str(adapter), "--to", to, "--model", str(base)]
+    began = time.perf_counter()
+    process = subprocess.Popen([*command, "-o", str(out), "--json"], stdout=subprocess.PIPE, text=True)
+    printed = process.stdout.read()
+    _, status, used = os.wait4(process.pid, 0)
+    if not printed:
+        sys.exit(f"{adapter.name}: nothing was exported.")
+    report = json.loads(printed)
+    return {
+        "seconds": time.perf_counter() - began, "cpu": used.ru_utime + used.ru_stime,
+        "peak": used.ru_maxrss * (1 if sys.platform == "darwin" else 1024), "report": report,
+        "written": sum(path.stat().st_size for path in out.rglob("*") if path.is_file()),
+        "passed": os.waitstatus_to_exitcode(status) == 0 and report["passed"],
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--methods", default="hybrid,hybrid-boft,lora-ga")
+    parser.add_argument("--to", default="peft", choices=["peft", "lora", "gguf-lora", "mlx-lm"])
+    parser.add_argument("--folder", type=Path, help="where the model is written  [default: a temporary one]")
+    parser.add_argument("--layers", type=int, default=32)
+    arguments = parser.parse_args()
+    met = True
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
+        root = Path(name)
+        base = write_base(root / "base", arguments.layers)
+        print("| method | modules | to | seconds | CPU seconds | peak memory, GB | written, MB | logits |")
+        print("|---|---|---|---|---|---|---|---|")
+        for method in arguments.methods.split(","):
+            adapter = write_adapter(root / method, base, method, arguments.layers)
+            row = measure(adapter, base, root / f"{method}-out", arguments.to)
+            met &= row["passed"] and row["seconds"] < SECONDS and row["peak"] < BYTES
+            logits = row["report"]["checks"].get("logits")
+            print(
+                f"| {method} | {row['report']['modules']} | {arguments.to} | {row['seconds']:.0f} | {row['cpu']:.0f} | "
+                f"{row['peak'] / 1e9:.2f} | {row['written'] / 1e6:.0f} | {'compared' if logits else 'left out'} |",
+                flush=True,
+            )
+    sys.exit(not met)
+
+
+if __name__ == "__main__":
+    main()
