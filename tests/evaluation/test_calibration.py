@@ -3,7 +3,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import optimize
+from scipy import optimize, special
 from sklearn import calibration as sk_calibration
 from sklearn import metrics as sk
 from torchmetrics.functional.classification import multiclass_calibration_error
@@ -39,6 +39,63 @@ def test_ece_of_equal_width_agrees_with_torchmetrics(bins):
     )
     ours = c.expected_calibration_error(*c.confidence(scores, answers), bins=bins)
     assert ours == pytest.approx(float(theirs), abs=1e-6)
+
+
+def guo_ece(confidences: np.ndarray, correct: np.ndarray, bins: int) -> float:
+    """The loop of Guo et al. 2017, equation 3, with a confidence of 0, which it leaves out, in the first bin."""
+    total = 0.0
+    for low, high in zip(np.linspace(0, 1, bins + 1)[:-1], np.linspace(0, 1, bins + 1)[1:]):
+        inside = ((confidences > low) | ((low == 0) & (confidences == 0))) & (confidences <= high)
+        if inside.any():
+            total += inside.mean() * abs(correct[inside].mean() - confidences[inside].mean())
+    return total
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([0, 1, *(k / 15 for k in range(16)), 0.5, 0.1, 1 / 3]), st.booleans()),
+        min_size=1,
+    ),
+    st.sampled_from([1, 2, 15]),
+)
+def test_ece_on_the_edges_of_bins_is_guos(pairs, bins):
+    confidences, correct = np.array(pairs, float).T
+    ours = c.expected_calibration_error(confidences, correct, bins=bins)
+    assert ours == pytest.approx(guo_ece(confidences, correct, bins), abs=1e-12)
+    mass = c.expected_calibration_error(confidences, correct, bins=bins, mass="mass")
+    assert 0 <= mass <= 1
+    if bins == 1 or len(set(confidences)) == 1:
+        assert mass == pytest.approx(abs(correct.mean() - confidences.mean()))
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [
+        [[0.0, 0.0, 0.0]], [[1e4, -1e4, 0.0]], [[-1e4, -1e4 - 1, -2e4]], [[3.0, -np.inf, 1.0]], [[5.0]],
+        [[700.0, 701.0], [-745.0, 0.0]], [[1e-300, 0.0]],
+    ],
+)  # fmt: skip
+def test_probabilities_of_extreme_scores_are_scipys(scores):
+    scores = np.array(scores)
+    wanted = special.log_softmax(scores, axis=1)
+    np.testing.assert_allclose(
+        c.log_probabilities(scores), wanted, rtol=0, atol=1e-11
+    )  # scores of 1e4 hold 2e-12
+    p = special.softmax(scores, axis=1)
+    wanted = ((p - np.eye(p.shape[1])[0]) ** 2).sum(1)
+    np.testing.assert_allclose(c.brier(scores, [0] * len(scores)), wanted, atol=1e-12)
+
+
+def test_one_option_is_certain_and_calibrated():
+    scores, answers = np.zeros((4, 1)), [0] * 4
+    assert c.negative_log_likelihood(scores, answers).tolist() == [0] * 4
+    assert c.expected_calibration_error(*c.confidence(scores, answers)) == 0
+
+
+def test_of_equal_scores_the_first_is_the_one_believed():
+    confidences, correct = c.confidence(np.zeros((2, 4)), [0, 3])
+    assert confidences.tolist() == [0.25, 0.25]
+    assert correct.tolist() == [True, False]
 
 
 def test_equal_mass_bins_agree_with_scikit_learn_quantiles():

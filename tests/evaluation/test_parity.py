@@ -1,5 +1,7 @@
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mlx_hybrid.errors import DataError
 from mlx_hybrid.evaluation.parity import directional_balance, parity, parity_intervals
@@ -19,6 +21,24 @@ def test_measures_against_numpy():
         "eng_Latn",
     )
     assert result["gap_to_pivot"] == pytest.approx(0.9 - 0.6)
+
+
+@given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=12), st.booleans())
+def test_measures_of_any_values_are_numpys(values, higher):
+    names = [f"l{n}" for n in range(len(values))]
+    told = parity(dict(zip(names, values)), pivot="l0", higher_is_better=higher)
+    assert told["worst"] == (min if higher else max)(values)
+    assert told["range"] == pytest.approx(np.ptp(values))
+    assert told["standard_deviation"] == pytest.approx(np.std(values), abs=1e-9)
+    if len(values) > 1:
+        gap = values[0] - np.mean(values[1:])
+        assert told["gap_to_pivot"] == pytest.approx(gap if higher else -gap, abs=1e-9)
+
+
+def test_languages_that_no_draw_holds_together_have_no_width():
+    names = [f"l{n}" for n in range(30)]
+    told = parity_intervals({n: [1.0] for n in names}, {n: [n] for n in names}, seed=0, samples=200)
+    assert told["mean"]["low"] == told["mean"]["value"] == told["mean"]["high"] == 1
 
 
 def test_a_measure_to_be_kept_low_turns_worst_and_gap_round():
