@@ -104,6 +104,7 @@ def choice(
 )
 @click.option("--pivot", default="eng_Latn", show_default=True, help="Language the others are held against.")
 @click.option("--max-tokens", type=click.IntRange(min=1), help="Of one translation.  [default: 256]")
+@click.option("--spbleu", is_flag=True, help="Fetch spBLEU's tokenizer where it is not here yet.")
 @click.option("--examples", is_flag=True, help="Write every record's answer beside the results.")
 @click.option(
     "--save-temperature", is_flag=True, help="Store the fitted temperature in the adapter's config."

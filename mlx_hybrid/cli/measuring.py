@@ -28,15 +28,21 @@ class Told:
 
 def measure(target: str, output: Path | None, options: dict, tell: Callable[[str], None]) -> Told:
     """Everything that can be refused is refused before a model is loaded."""
+    from mlx_hybrid.base_model import is_offline
     from mlx_hybrid.evaluation.evaluate import evaluate
     from mlx_hybrid.evaluation.question_files import settings_hash
+    from mlx_hybrid.evaluation.spbleu import fetch_tokenizer
     from mlx_hybrid.evaluation.translation import greedy
 
     run = run_of(target)
     questions = find_questions(run, options)
     variants = find_variants(questions.test, options["variants"])
-    if options["max_tokens"] and questions.test.kind != "translation":
-        raise ConfigError(f"--max-tokens is for translations; these records are {questions.test.kind}.")
+    for name in ("max_tokens", "spbleu"):
+        if options[name] and questions.test.kind != "translation":
+            option = f"--{name.replace('_', '-')}"
+            raise ConfigError(f"{option} is for translations; these records are {questions.test.kind}.")
+    if options["spbleu"] and (failed := fetch_tokenizer(offline=is_offline())):
+        tell(failed)
     if options["save_temperature"] and (questions.dev is None or questions.test.kind != "classification"):
         raise ConfigError(
             "--save-temperature needs a classification with a development set; name one with --dev."

@@ -1,10 +1,9 @@
-"""The SentencePiece model that spBLEU splits words with: taken from where sacrebleu keeps it, else fetched there.
+"""The SentencePiece model that spBLEU splits words with: from where sacrebleu keeps it, and fetched there on request.
 
 BLEU over these pieces: Goyal et al. 2022, https://aclanthology.org/2022.tacl-1.30.
 """
 
 import os
-from functools import lru_cache
 from pathlib import Path
 
 from mlx_hybrid.files import write_bytes
@@ -21,28 +20,29 @@ def tokenizer_path() -> Path:
     return Path(SACREBLEU_DIR) / "models" / os.path.basename(SPM_MODELS[TOKENIZER]["url"])
 
 
-def missing_tokenizer(*, offline: bool) -> str:
-    """Why spBLEU cannot be computed, in one sentence; empty where it can.
-
-    Unless `offline`, a model that is not there is fetched, once a process; sacrebleu itself would end the program or
-    leave half a file where that fails.
-    """
+def missing_tokenizer() -> str:
+    """Why spBLEU cannot be computed, in one sentence; empty where it can. Nothing is fetched."""
     path = tokenizer_path()
     if path.is_file() and path.stat().st_size:
         return why_unreadable(path.read_bytes(), f"{path.name} in sacrebleu's folder")
-    if offline:
-        return "spBLEU is left out: its tokenizer is not on this machine, and offline nothing is fetched."
-    return fetch(path)
+    return "spBLEU is left out: its tokenizer is not on this machine; `evaluate --spbleu` fetches it."
 
 
-@lru_cache
-def fetch(path: Path) -> str:
-    """Download the model, whole or not at all; why it failed, or nothing."""
+def fetch_tokenizer(*, offline: bool) -> str:
+    """Fetch the model where it is not yet, whole or not at all; why that failed, or nothing.
+
+    sacrebleu itself would fetch it unasked, and end the program or leave half a file where that fails.
+    """
     from http.client import HTTPException
     from urllib.request import build_opener
 
     from sacrebleu.tokenizers.tokenizer_spm import SPM_MODELS
 
+    path = tokenizer_path()
+    if path.is_file() and path.stat().st_size:
+        return ""
+    if offline:
+        return "--spbleu: offline nothing is fetched."
     try:
         with build_opener().open(SPM_MODELS[TOKENIZER]["url"], timeout=SECONDS) as answer:
             content = answer.read()
@@ -51,7 +51,7 @@ def fetch(path: Path) -> str:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(path, content)
     except (OSError, HTTPException) as error:  # no network, no such address, cut short, no right to write
-        return f"spBLEU is left out: its tokenizer could not be fetched ({getattr(error, 'reason', error)})."
+        return f"--spbleu: its tokenizer could not be fetched ({getattr(error, 'reason', error)})."
     return ""
 
 

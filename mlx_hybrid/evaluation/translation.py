@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from mlx_hybrid.base_model import is_offline
 from mlx_hybrid.errors import DataError
 from mlx_hybrid.evaluation.chrf import (
     Directions,
@@ -50,7 +49,7 @@ def translation(
 ) -> dict:
     """chrF++ of each direction, its parity out of and into the pivot, their balance; spBLEU, or why not."""
     own = {name: asdict(value) for name, value in intervals([scored], pivot).items()}
-    places, missing = directions_of(examples), missing_tokenizer(offline=is_offline())
+    places, missing = directions_of(examples), missing_tokenizer()
     signature = chrf_signature(len(references(examples.records[0])))
     directions: dict[str, dict] = {}
     for pair in scored.pairs:

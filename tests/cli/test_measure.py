@@ -204,10 +204,11 @@ def test_a_label_never_seen_in_training_is_one_sentence(run, finished, tmp_path)
         (("--lm-eval-tasks", "x", "--on", "x"), "a folder for --lm-eval"),
         (("--on", "x", "--languages", "en", "--split", "dev"), "nothing that --split, --languages"),
         (("--task", "sib200", "--languages", "en", "--max-tokens", "9"), "--max-tokens is for translations"),
+        (("--task", "sib200", "--languages", "en", "--spbleu"), "--spbleu is for translations"),
     ],
     ids=[
         "nothing", "file", "both", "task", "split", "dev", "variant", "temperature", "lm-eval", "no lm-eval task",
-        "lm-eval folder", "languages of a file", "tokens of a choice",
+        "lm-eval folder", "languages of a file", "tokens of a choice", "spBLEU of a choice",
     ],
 )  # fmt: skip
 def test_options_that_cannot_be_are_one_sentence(arguments, words, run, model_folder, copy, monkeypatch):

@@ -46,10 +46,8 @@ def place():
     path = spbleu.tokenizer_path()
     path.parent.mkdir(parents=True, exist_ok=True)
     assert not path.exists()
-    spbleu.fetch.cache_clear()
     yield path
     path.unlink(missing_ok=True)
-    spbleu.fetch.cache_clear()
 
 
 @pytest.fixture
@@ -120,24 +118,27 @@ def test_evaluate_gives_it_for_each_direction(pieces, place, translated):
     assert ("mean spBLEU", f"{wanted:.1f}", f"{wanted:.1f}", "–") in result_tables(results)[0].rows
 
 
-def test_offline_nothing_is_asked_and_the_rest_comes_out(place, proxy, translated):
+def test_without_it_a_line_says_so_and_the_rest_comes_out(place, proxy, translated):
     results = translated()
     assert proxy == []
     assert results["models"]["base"]["mean_chrf"]["value"] > 10
     text = joined(result_tables(results))
     assert text.count("spBLEU") == 1
     assert (
-        "spBLEU is left out: its tokenizer is not on this machine, and offline nothing is fetched.\n" in text
+        "spBLEU is left out: its tokenizer is not on this machine; `evaluate --spbleu` fetches it.\n" in text
     )
 
 
-def test_a_download_that_fails_is_one_line_and_is_tried_once(place, proxy, translated, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    results = translated()
-    told = results["models"]["adapted"]["spbleu_missing"]
-    assert told.startswith("spBLEU is left out: its tokenizer could not be fetched (")
+def test_offline_nothing_is_asked(place, proxy):
+    assert spbleu.fetch_tokenizer(offline=True) == "--spbleu: offline nothing is fetched."
+    assert proxy == []
+
+
+def test_a_download_that_fails_is_one_line_and_leaves_nothing(place, proxy):
+    told = spbleu.fetch_tokenizer(offline=False)
+    assert told.startswith("--spbleu: its tokenizer could not be fetched (")
+    assert "\n" not in told
     assert len(proxy) == 1
-    assert results["models"]["base"]["mean_chrf"]["value"] > 10
     assert list(place.parent.iterdir()) == []
 
 
@@ -147,16 +148,16 @@ def test_a_download_that_fails_is_one_line_and_is_tried_once(place, proxy, trans
 def test_what_is_fetched_is_kept_when_it_is_a_model(whole, told, pieces, place, monkeypatch, tmp_path):
     (tmp_path / place.name).write_bytes(pieces if whole else b"<html>Log in first</html>")
     monkeypatch.setitem(SPM_MODELS["flores200"], "url", (tmp_path / place.name).as_uri())
-    assert told in spbleu.missing_tokenizer(offline=False)
+    assert told in spbleu.fetch_tokenizer(offline=False)
     assert bool(told) != place.exists()
     if whole:
         assert place.read_bytes() == pieces
-        assert spbleu.missing_tokenizer(offline=True) == ""
+        assert spbleu.missing_tokenizer() == spbleu.fetch_tokenizer(offline=True) == ""
 
 
 def test_a_broken_file_is_said_and_never_used(place):
     place.write_bytes(b"half a file")
-    told = spbleu.missing_tokenizer(offline=True)
+    told = spbleu.missing_tokenizer()
     assert told == f"spBLEU is left out: {place.name} in sacrebleu's folder is no SentencePiece model."
 
 
