@@ -16,6 +16,8 @@ from mlx_hybrid.errors import INTERRUPTED, ConfigError
 if TYPE_CHECKING:
     from mlx_hybrid.training.ranks import Ranks
 
+MAX_MINUTES = "train.max_minutes"
+
 
 @click.command()
 @click.argument("config", required=False, metavar="[CONFIG]")
@@ -58,11 +60,12 @@ def finetune(
         mlx-hybrid finetune --model mlx-community/Qwen3-0.6B-4bit --data folder --set train.epochs=2
         mlx-hybrid finetune --from last --data more.jsonl
         mlx-hybrid finetune --resume last
+        mlx-hybrid finetune --resume last --max-time 30
     """
     from mlx_hybrid.training.ranks import join
 
     given = {"model": model, "method": method, "data.paths": list(data) or None}
-    given |= {"data.allow_changed": allow_changed_data or None, "train.max_minutes": max_time}
+    given |= {"data.allow_changed": allow_changed_data or None, MAX_MINUTES: max_time}
     given = {key: value for key, value in given.items() if value is not None}
     with join() as ranks:
         if not ranks.leads:
@@ -146,24 +149,24 @@ def resumed(
 ) -> tuple:
     """The run to go on with, and its own configuration: another would not be the same run.
 
-    Until the command ends it is in the folder the run was begun in, so that the names in its config mean what they did.
+    A time limit may be given anew. Until the command ends it is in the folder the run was begun in, so that the names
+    in its config mean what they did.
     """
     from mlx_hybrid.training.run import Run, find_run
 
-    if config or given or overrides or output:
+    if config or given.keys() - {MAX_MINUTES} or overrides or output:
         raise ConfigError(
-            "--resume goes on with the run's own settings; leave out CONFIG and the other options."
+            "--resume goes on with the run's own settings; leave out CONFIG and the other options but --max-time."
         )
     run = find_run(name)
-    status = run.info().get("status")
-    if status == "finished":
+    if run.is_finished():
         raise ConfigError(f"{run.path}: is finished; there is nothing to resume.")
     if not run.checkpoints.is_dir():
         raise ConfigError(f"{run.path}: stopped before its first checkpoint; start a new run.")
     if run.folder() != Path.cwd():
         run = Run(run.path.resolve())
         click.get_current_context().with_resource(chdir(run.folder()))
-    return run.config(), run
+    return load_config(run.path / "config.yaml", values=given), run
 
 
 def show_plan(plan: dict, settings: Config, as_json: bool) -> None:

@@ -1,10 +1,11 @@
 """Log-likelihoods of chosen tokens, without ever making the logits of the others."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import mlx.core as mx
 import numpy as np
 
+from mlx_hybrid.training.loss import split_head
 from mlx_hybrid.training.packing import keeps_keys_alone
 
 LOGITS_AT_ONCE = 1 << 25  # floats of one (positions, vocabulary) block: 128 MB
@@ -19,15 +20,16 @@ class Forward:
     """
 
     def __init__(self, model):
-        self.body, self.head, self.positions, dtype = _split(model)
-        self.exact = dtype == mx.float32
+        self.body, self.head = split_head(model, tolerance=0.0) or (model, _as_is)
+        logits = self.head(self.body(mx.array([[0]])))
+        self.positions, self.exact = max(1, LOGITS_AT_ONCE // logits.shape[-1]), logits.dtype == mx.float32
         self.most_tokens = self.positions if self.head is _as_is else float("inf")
 
     def log_likelihoods(
         self, tokens: np.ndarray, rows: np.ndarray, columns: np.ndarray, targets: np.ndarray, cache=None
     ) -> np.ndarray:
         """log p(targets[i] | tokens[rows[i], : columns[i] + 1]), (n,), from tokens (batch, length)."""
-        picked = self.body(mx.array(tokens), cache)[mx.array(rows), mx.array(columns)]
+        picked = self.body(mx.array(tokens), cache=cache)[mx.array(rows), mx.array(columns)]
         wanted = mx.array(targets)[:, None]
         out = []
         for start in range(0, len(targets), self.positions):
@@ -36,24 +38,6 @@ class Forward:
             chosen = mx.take_along_axis(logits, wanted[block], axis=1)[:, 0]
             out.append(np.array(chosen - mx.logsumexp(logits, axis=1)))
         return np.concatenate(out)
-
-
-def _split(model) -> tuple[Callable, Callable, int, mx.Dtype]:
-    """(body, head, positions in a block of logits, their dtype); head(body(x)) equals model(x) to the bit."""
-    inner, head = getattr(model, "model", None), getattr(model, "lm_head", None)
-    if head is None and hasattr(inner, "embed_tokens"):
-        head = getattr(inner.embed_tokens, "as_linear", None)
-    tokens = mx.array([[0, 1, 2, 1]])
-    logits = model(tokens)
-    positions = max(1, LOGITS_AT_ONCE // logits.shape[-1])
-    if inner is not None and head is not None:
-        try:
-            same = mx.array_equal(head(inner(tokens)), logits, equal_nan=True).item()
-        except (TypeError, ValueError, AttributeError):
-            same = False
-        if same:
-            return (lambda tokens, cache=None: inner(tokens, cache=cache)), head, positions, logits.dtype
-    return (lambda tokens, cache=None: model(tokens, cache=cache)), _as_is, positions, logits.dtype
 
 
 def _as_is(logits: mx.array) -> mx.array:

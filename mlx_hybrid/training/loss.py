@@ -15,8 +15,11 @@ SAME_LOGITS = 1e-4  # float32 rounding of two orders of the same products
 HiddenStates = Callable[[mx.array], mx.array]
 
 
-def split_head(model: nn.Module) -> tuple[HiddenStates, Callable[[mx.array], mx.array]] | None:
-    """(body, head) of a causal model, such that head(body(tokens)) is model(tokens); None where that does not hold.
+def split_head(
+    model: nn.Module, tolerance: float = SAME_LOGITS
+) -> tuple[HiddenStates, Callable[[mx.array], mx.array]] | None:
+    """(body, head) of a causal model, such that head(body(tokens)) is model(tokens), to the bit where `tolerance` is 0;
+    None where that does not hold.
 
     It does not for families that cap or scale logits after the head; they are compared on a few tokens, and whole
     logits are used instead.
@@ -39,7 +42,7 @@ def split_head(model: nn.Module) -> tuple[HiddenStates, Callable[[mx.array], mx.
         return None
     gap = mx.max(mx.abs(split.astype(mx.float32) - whole.astype(mx.float32)))
     size = mx.max(mx.abs(whole.astype(mx.float32)))
-    return (body, head) if float(gap) <= SAME_LOGITS * max(1.0, float(size)) else None
+    return (body, head) if float(gap) <= tolerance * max(1.0, float(size)) else None
 
 
 def head_module(model: nn.Module) -> nn.Module | None:

@@ -28,7 +28,7 @@ from mlx_hybrid.training.examples import Example
 LayOut = Callable[[list[Example]], Batch]
 
 TIMEOUT = "MLX_HYBRID_RANK_TIMEOUT"
-PATIENCE = 600.0  # seconds that a step of another rank may take longer than one's own
+LONGEST_WAIT = 600.0  # seconds that a step of another rank may take longer than one's own
 GRACE = 60.0  # as long once a stop was asked for
 LOOK = 0.5  # seconds between looks at whether one was
 AT_ONCE = 1 << 24  # numbers summed in one exchange: 64 MiB beside the arrays themselves
@@ -97,7 +97,7 @@ class Several(Ranks):
     def hurry(self) -> None:
         """From now on the others are in step: none may be much longer over it than this one."""
         self.waiting = False
-        self.limit = float(os.environ.get(TIMEOUT, PATIENCE))
+        self.limit = float(os.environ.get(TIMEOUT, LONGEST_WAIT))
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
         if self.leads and self.waiting and not self.stuck:

@@ -1,10 +1,12 @@
 """What a run writes: how it began, metrics, the log, checkpoints and the best adapter as its events come, its end."""
 
 import contextlib
+import dataclasses
 import time
 
-from mlx_hybrid.config import Config
+from mlx_hybrid.config import Config, dump_config
 from mlx_hybrid.errors import ConfigError, MlxHybridError
+from mlx_hybrid.files import write_text
 from mlx_hybrid.training.events import CheckpointDue, Event, Finished, Interrupted, Note, NotFinite, Validated
 from mlx_hybrid.training.material import Material, hash_examples
 from mlx_hybrid.training.progress import Progress
@@ -15,16 +17,20 @@ from mlx_hybrid.training.sources import Sources
 def begin_run(
     config: Config, run: Run, material: Material, sources: Sources, *, resume: bool, ranks: int
 ) -> None:
-    """Write run.json; a resumed run must have the config and the data it was begun with."""
+    """Write run.json; a resumed run must have the config, but for its time limit, and the data it was begun with."""
     files = (*sources.train, *sources.valid, *sources.test)
     data_hash = hash_examples(material)
     if resume:
-        if run.config() != config:
+        if untimed(run.config()) != untimed(config):
             raise ConfigError(
                 f"{run.path}: its config.yaml is not the configuration asked for; resume takes none of its own."
             )
         if run.info().get("data_hash") != data_hash:
             raise ConfigError(f"{run.path}: the data changed since the run began; start a new run.")
+        run.drop_unfinished()
+        if run.config() != config:
+            run.log(f"train.max_minutes is {config.train.max_minutes:g} from now on")
+            write_text(run.path / "config.yaml", dump_config(config))
         run.update(status="running", error=None, ranks=ranks)
         return
     run.update(
@@ -33,6 +39,10 @@ def begin_run(
         records={"train": len(material.train), "valid": len(material.valid), "test": len(material.test)},
         machine=machine(), ranks=ranks,
     )  # fmt: skip
+
+
+def untimed(config: Config) -> Config:
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, max_minutes=0.0))
 
 
 def handle(event: Event, config: Config, run: Run, material: Material, progress: Progress) -> None:

@@ -99,6 +99,10 @@ class Run:
         told = self.info().get("status") or "unknown"
         return "stopped" if told == "running" and not self.is_busy() else told
 
+    def is_finished(self) -> bool:
+        """Whether all is there that a run writes; its card comes last."""
+        return self.info().get("status") == "finished" and (self.path / "README.md").is_file()
+
     def is_busy(self) -> bool:
         """Whether a process holds the run's lock."""
         try:
@@ -140,6 +144,12 @@ class Run:
         """Drop the rows of steps beyond `step`, which a resumed run will take again."""
         rows = [row for row in self.metrics() if row["step"] <= step]
         write_text(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+
+    def drop_unfinished(self) -> None:
+        """Remove the files that a kill left half written; folders go when they are written again."""
+        for path in self.path.rglob(".*.tmp"):
+            if path.is_file():
+                path.unlink()
 
     def keep_batches(self, event: NotFinite) -> Path:
         """Write the batches that gave no number to `not-finite.json`, to be looked at."""

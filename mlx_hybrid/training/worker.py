@@ -86,9 +86,9 @@ def take(job: dict[str, Any], config: Config, ranks: Ranks) -> Material:
         if versions[name] != job["versions"][name]:
             raise ConfigError(f"{name} is {versions[name]} there, {job['versions'][name]} on the first one.")
     sets = [[Example(*values) for values in job[name]] for name in ("train", "valid")]
-    check_fits(config, sets[0], ranks=ranks.size, force=job["force"])
     folder = Path(job["folder"])
     with chdir(folder if folder.is_dir() else Path.cwd()):  # a run is resumed in the folder it was begun in
+        check_fits(config, sets[0], ranks=ranks.size, force=job["force"])
         base = load_base(config.model)
     set_limits()
     if base.identity["fingerprint"] != job["fingerprint"]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,9 +12,11 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 
+from mlx_hybrid import job
 from mlx_hybrid.adapters.attach import hybrid_layers
 from mlx_hybrid.config import load_config
 from mlx_hybrid.deployment.load import load_any
+from mlx_hybrid.training.run import Run
 
 METHODS = ["lora", "lora-ga", "dora", "hra", "boft", "hybrid", "hybrid-boft", "hybrid-unitary", "full"]
 PROJECTIONS = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
@@ -156,11 +159,47 @@ def wait_for(path: Path, process: subprocess.Popen) -> None:
 
 
 def test_resume_takes_no_other_settings(run, finished):
-    output = finished("hybrid").path
-    assert run("finetune", "--resume", output, "--method", "lora").exit_code == 2
-    finished = run("finetune", "--resume", output)
-    assert finished.exit_code == 2
-    assert "is finished" in finished.stderr
+    assert run("finetune", "--resume", finished("hybrid").path, "--method", "lora").exit_code == 2
+
+
+def test_a_resumed_run_may_have_another_time_limit(run, quantised_folder, records, settings, tmp_path):
+    """Nothing else changes: the end is that of a run never stopped, to the bit."""
+    base = [
+        "--model",
+        quantised_folder,
+        "--data",
+        records,
+        *settings,
+        "--set",
+        "evaluate=false",
+        "--method",
+        "lora",
+    ]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert run("finetune", *base, "-o", whole).exit_code == 0
+    stops = iter([False, False, True])
+    for _ in job.finetune(load_config(whole / "config.yaml"), output=cut, stop=lambda: next(stops)):
+        pass
+    late = tmp_path / "late"
+    shutil.copytree(cut, late)
+    assert run("finetune", "--resume", cut, "--max-time", "-1").exit_code == 2
+    assert run("finetune", "--resume", cut, "--max-time", "60").exit_code == 0
+    assert Run(cut).config().train.max_minutes == 60
+    name = "adapter/adapters.safetensors"
+    assert (cut / name).read_bytes() == (whole / name).read_bytes()
+    assert run("finetune", "--resume", late, "--max-time", "1e-6").exit_code == 0
+    assert (Run(late).info()["ended"], Run(late).step()) == ("time", 4)
+
+
+def test_a_run_is_finished_when_its_card_is_written(run, finished, tmp_path):
+    output = tmp_path / "killed-before-its-pages"
+    shutil.copytree(finished("hybrid").path, output)
+    assert not (output / "README.md").exists()
+    assert run("finetune", "--resume", output, pages=True).exit_code == 0
+    assert (output / "report.html").is_file()
+    again = run("finetune", "--resume", output)
+    assert again.exit_code == 2
+    assert "is finished" in again.stderr
 
 
 def test_governed_data_that_changed_is_refused_unless_allowed(

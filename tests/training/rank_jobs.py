@@ -47,7 +47,8 @@ def enter(job: str, folder: Path, given: tuple, environment: dict[str, str]) -> 
         said = (folder / f"{environment['MLX_RANK']}.{name}").open("w")
         os.dup2(said.fileno(), number)
     if job == "command":
-        main([str(word) for word in given])
+        os.chdir(given[0])
+        main([str(word) for word in given[1:]])
     with join() as ranks:
         globals()[job](ranks, folder, *given)
 

@@ -148,20 +148,36 @@ def test_the_command_writes_and_speaks_on_the_first_rank_alone(tmp_path, model_f
         for number in range(12) for word in ("up", "down")
     ]  # fmt: skip
     (tmp_path / "records.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    shutil.copytree(model_folder, tmp_path / "tiny")
     settings = ["governance.enabled=false", "evaluate=false", "train.steps=2", "method=lora"]
-    command = ["finetune", "--model", model_folder, "--data", tmp_path / "records.jsonl"]
-    command += ["-o", tmp_path / "run"]
+    command = [tmp_path, "finetune", "--model", "tiny", "--data", "records.jsonl", "-o", "run"]
     command += [word for setting in settings for word in ("--set", setting)]
     first, second = ended(together("command", tmp_path, *command), tmp_path)
     assert "2 steps over 18 records, by 2 ranks." in first
-    assert (tmp_path / "0.out").read_text().rstrip().endswith(f"mlx-hybrid chat {tmp_path / 'run'}")
+    assert (tmp_path / "0.out").read_text().rstrip().endswith("mlx-hybrid chat run")
     assert second == (tmp_path / "1.out").read_text() == ""
     info = json.loads((tmp_path / "run" / "run.json").read_text())
     assert (info["status"], info["ranks"], info["step"]) == ("finished", 2, 2)
+    resume_elsewhere(tmp_path)
     uneven = together("command", tmp_path, *command, "--set", "train.batch_size=5")
     first, second = ended(uneven, tmp_path, (2, 0))
     assert "train.batch_size is 5, the records of all ranks together" in first
     assert second == ""
+
+
+def resume_elsewhere(folder: Path) -> None:
+    """Go on from the first of two steps, in a folder where the run's names lead nowhere: the same end, to the bit."""
+    away, run = folder / "away", folder / "run"
+    away.mkdir()
+    adapter = (run / "adapter" / "adapters.safetensors").read_bytes()
+    shutil.rmtree(run / "adapter")
+    shutil.rmtree(checkpoints(run / "checkpoints")[-1])
+    (run / "run.json").write_text(
+        json.dumps(json.loads((run / "run.json").read_text()) | {"status": "running"})
+    )
+    ended(together("command", folder, away, "finetune", "--resume", "../run"), folder)
+    assert (run / "adapter" / "adapters.safetensors").read_bytes() == adapter
+    assert not list(away.iterdir())
 
 
 def test_one_rank_is_left_as_it_is(monkeypatch, tmp_path):
