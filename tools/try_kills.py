@@ -1,145 +1,230 @@
-"""Kill a training run at random moments with SIGKILL, resume each time, and compare the end with an unbroken run.
+"""Kill training runs at random moments with SIGKILL, resume each time, and compare with runs that nothing broke.
 
 python tools/try_kills.py [--kills 200] [--seed 0] [--longest SECONDS]
 
-A kill may come while Python starts, while data are read, in a step, in a validation or in the middle of a checkpoint;
-then the run goes on with `--resume`, until enough kills are done, and ends. The last adapter, the optimiser and the
-best adapter must be those of the unbroken run, bit for bit, and the metrics those of its steps.
+Each attempt is the command `finetune` in a process forked from one that has the libraries imported, so that kills fall
+into the work and not into Python's start: half of them within `longest` seconds of its beginning, half soon after some
+phase began. After each kill the newest checkpoint must be the unbroken run's of that step, and the next attempt must
+begin there; a run that came to its end must equal the unbroken one: the checkpoint, the best adapter, the held-out
+results, the steps, losses and λ in metrics.jsonl, and the names of the files.
 """
 
 import argparse
+import itertools
 import json
+import multiprocessing
 import os
 import random
-import subprocess
+import shutil
+import signal
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
+from mlx_hybrid.blas import prefer_openblas
 
-from mlx_hybrid.training.sources import SAMPLE_FOLDER
+prefer_openblas()
 
+from run_differences import compare, compare_progress, differences, newest  # noqa: E402
+
+from mlx_hybrid import job  # noqa: E402
+from mlx_hybrid.cli import main as command_line  # noqa: E402
+from mlx_hybrid.training import checkpoint, loop, recording  # noqa: E402
+from mlx_hybrid.training.optimizer import BranchOptimizer  # noqa: E402
+
+PRELOADED = [  # by the process that attempts are forked from, after this file itself
+    "try_kills", "transformers.models.auto.tokenization_auto", "transformers.tokenization_utils_tokenizers",
+    "mlx_lm.models.llama", "mlx_lm.utils", "matplotlib.backends.backend_svg", "mlx_hybrid.cli.finetune",
+    "mlx_hybrid.cli.display", "mlx_hybrid.deployment.card", "mlx_hybrid.deployment.load",
+    "mlx_hybrid.evaluation.held_out", "mlx_hybrid.report.run_page", "mlx_hybrid.report.figures",
+    "mlx_hybrid.training.estimate", "mlx_hybrid.training.model_shape", "mlx_hybrid.training.worker",
+]  # fmt: skip
+MOST_PHASES, SOON = 40, 0.05  # phases that one attempt is let begin, and seconds after the last of them
+TESTS = Path(__file__).parents[1] / "tests"
 SETTINGS = (
-    "model=bundled", "method=hybrid", f"data.paths=[{SAMPLE_FOLDER / 'topics.jsonl'}]",
-    "governance.enabled=false", "evaluate=false",
-    "adapter.start=zeros", "adapter.layers=1", "train.batch_size=2", "train.report_every=5", "train.validate_every=20",
-    "train.save_every=1", "data.valid_share=0.01", "data.test_share=0",
+    "governance.enabled=false", "train.batch_size=2", "train.report_every=2", "train.validate_every=3",
+    "train.save_every=1", "data.valid_share=0.1", "data.test_share=0.1", "adapter.start_records=4",
 )  # fmt: skip
+RUNS = {
+    "hybrid": ("method=hybrid",),
+    "hybrid-boft, accumulated": ("method=hybrid-boft", "train.accumulate=2", "train.save_every=2"),
+    "lora, packed, with dropout and patience": (
+        "method=lora", "train.packing=auto", "adapter.dropout=0.1", "train.patience=3", "train.learning_rate=0.03",
+    ),
+}  # fmt: skip
+PHASES = [
+    "before anything is read", "reading records", "loading the base", "scoring the base", "attaching",
+    "gradient start", "restoring", "a step", "a validation", "writing the best adapter", "writing a checkpoint",
+    "measuring the adapter", "writing pages",
+]  # fmt: skip
+MARKS = [  # what begins each phase
+    (job, "prepare"), (job, "load_material"), (job, "score_base"), (job, "attach_adapter"), (job, "gradient_start"),
+    (checkpoint, "load_checkpoint"), (BranchOptimizer, "set_rate"), (loop, "validate"), (recording, "save_best"),
+    (checkpoint, "save_checkpoint"), (job, "finish"), (job, "write_pages"),
+]  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass
 class Outcome:
     """What the kills came to; `faults` is empty when all is as it should be."""
 
-    kills: int
-    restarts: int
-    from_nothing: int
-    seconds: float
-    faults: tuple[str, ...]
+    kills: int = 0
+    starts: int = 0
+    ends: int = 0
+    half_written: int = 0
+    seconds: float = 0.0
+    where: Counter = field(default_factory=Counter)
+    faults: list[str] = field(default_factory=list)
 
 
-def command(run: Path, settings: tuple[str, ...]) -> list[str]:
-    """Begin the run, or go on with it where a checkpoint is there."""
-    program = [sys.executable, "-m", "mlx_hybrid", "finetune"]
-    if list(run.glob("checkpoints/step-*")):
-        return [*program, "--resume", str(run)]
-    return [*program, *(f"--set={s}" for s in settings), "-o", str(run)]
+def attempt(arguments: list[str], said: Path, phase, begun, restored) -> None:
+    """In a process of its own: the command, telling its phase, how many it began, and the step it went on from."""
+    for number, (owner, name) in enumerate(MARKS, 1):
+        setattr(owner, name, marked(getattr(owner, name), number, phase, begun))
+    load_checkpoint = checkpoint.load_checkpoint
+
+    def load_and_tell(*given):
+        progress = load_checkpoint(*given)
+        restored.value = progress.step
+        return progress
+
+    checkpoint.load_checkpoint = load_and_tell
+    with said.open("w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    command_line(arguments, prog_name="mlx-hybrid")
 
 
-def environment() -> dict[str, str]:
-    return os.environ | {"PYTHONWARNINGS": "ignore", "OPENBLAS_NUM_THREADS": "1"}
+def marked(function: Callable, number: int, phase, begun) -> Callable:
+    def call(*args, **kwargs):
+        phase.value = number
+        begun.value += 1
+        return function(*args, **kwargs)
+
+    return call
 
 
-def start(run: Path, settings: tuple[str, ...]) -> subprocess.Popen:
-    return subprocess.Popen(
-        command(run, settings),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment(),
-    )
+class Attempt:
+    """A process at the command: a new run, or going on with it where a checkpoint is there."""
+
+    def __init__(self, run: Path, settings: tuple[str, ...]):
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(PRELOADED)
+        go_on = ["--resume", str(run)]
+        begin = [*(f"--set={s}" for s in settings), "-o", str(run)]
+        self.begins_at, self.unfinished = newest(run), unfinished(run)
+        self.said = run.with_name("said.txt")
+        told = [context.Value("i", 0, lock=False) for _ in range(3)]
+        self.phase, self.begun, self.restored = told
+        arguments = ["finetune", *(go_on if newest(run) else begin)]
+        self.process = context.Process(target=attempt, args=(arguments, self.said, *told))
+        self.process.start()
+
+    def faults(self, what: str) -> list[str]:
+        """Wait for the end. What it said, unless all went well."""
+        self.process.join()
+        code = self.process.exitcode
+        return [] if code == 0 else [f"{what} ended with {code}: {self.said.read_text()[-300:]}"]
+
+    def wait(self, phases: int, seconds: float) -> None:
+        """Until so long after so many phases began; less where it ends."""
+        while self.process.is_alive() and self.begun.value < phases:
+            time.sleep(0.001)
+        self.process.join(seconds)
+
+    def kill(self) -> str | None:
+        """Kill it and say what it was at; None if it had ended."""
+        self.process.kill()
+        self.process.join()
+        return PHASES[self.phase.value] if self.process.exitcode == -signal.SIGKILL else None
 
 
-def finish(process: subprocess.Popen, what: str) -> list[str]:
-    _, said = process.communicate()
-    return (
-        [] if process.returncode == 0 else [f"{what} ended with {process.returncode}: {said.strip()[-300:]}"]
-    )
+def unfinished(run: Path) -> set[str]:
+    """Files and folders under a temporary name."""
+    return {str(path) for path in run.rglob(".*")}
 
 
-def try_kills(folder: Path, kills: int, seed: int, longest: float, settings: tuple[str, ...]) -> Outcome:
-    """Train once unbroken and once killed `kills` times, each after up to `longest` seconds of work."""
-    begun, rng = time.monotonic(), random.Random(seed)
-    whole, broken = folder / "whole", folder / "broken"
-    faults = finish(start(whole, settings), "the unbroken run")
-    done = from_nothing = restarts = 0
-    while done < kills and not faults:
-        if broken.exists() and not list(broken.glob("checkpoints/step-*")):
-            from_nothing += 1
-            subprocess.run(["rm", "-rf", str(broken)], check=True)
-        process = start(broken, settings)
-        restarts += 1
-        wait(process, broken, rng.uniform(0, longest))
-        if process.poll() is not None:
-            faults += finish(process, f"the run after {done} kills")
+def try_kills(
+    folder: Path, kills: int, seed: int, longest: float, runs: dict[str, tuple[str, ...]]
+) -> Outcome:
+    """Train each of `runs` unbroken, then again and again, until as many attempts as wanted were killed."""
+    outcome, rng, begun = Outcome(), random.Random(seed), time.monotonic()
+    for number, settings in enumerate(runs.values()):
+        keep_all = (*settings, "train.keep_checkpoints=1000")
+        outcome.faults += Attempt(folder / f"whole-{number}", keep_all).faults("an unbroken run")
+
+    def draw() -> tuple[int, float] | None:
+        """After how many phases, and how long after, to kill; None when enough were killed."""
+        soon = rng.random() < 0.5
+        when = (rng.randint(1, MOST_PHASES), rng.uniform(0, SOON)) if soon else (1, rng.uniform(0, longest))
+        return when if outcome.kills < kills else None
+
+    for number, settings in itertools.cycle(enumerate(runs.values())):
+        if outcome.faults or outcome.kills >= kills:
             break
-        process.kill()
-        process.communicate()
-        done += 1
-    if not faults and status(broken) != "finished":
-        faults += finish(start(broken, settings), "the last resumption")
-    faults += [] if faults else compare(whole, broken)
-    return Outcome(done, restarts, from_nothing, time.monotonic() - begun, tuple(faults))
+        break_run(folder / "broken", settings, folder / f"whole-{number}", outcome, draw)
+        shutil.rmtree(folder / "broken")
+    outcome.seconds = time.monotonic() - begun
+    return outcome
 
 
-def wait(process: subprocess.Popen, run: Path, seconds: float) -> None:
-    """Let the process be at work for `seconds`: from when it first writes, or for twice as long since its start."""
-    latest = time.monotonic() + 60
-    before = newest(run)
-    while process.poll() is None and time.monotonic() < latest and newest(run) == before:
-        time.sleep(0.01)
-    ends = time.monotonic() + seconds
-    while process.poll() is None and time.monotonic() < ends:
-        time.sleep(0.005)
+def break_run(
+    broken: Path, settings: tuple[str, ...], whole: Path, outcome: Outcome,
+    draw: Callable[[], tuple[int, float] | None],
+) -> None:  # fmt: skip
+    """One run to its end, each attempt killed when `draw` says so, if it does."""
+    while True:
+        if broken.exists() and not newest(broken):
+            shutil.rmtree(broken)
+        going, when, where = Attempt(broken, settings), draw(), None
+        outcome.starts += 1
+        if when:
+            going.wait(*when)
+            where = going.kill()
+        if where:
+            outcome.kills += 1
+            outcome.where[where] += 1
+            outcome.half_written += bool(unfinished(broken) - going.unfinished)
+            outcome.faults += check_kill(going, broken, whole, where)
+        else:
+            outcome.faults += going.faults("a run that was not killed")
+        if outcome.faults:
+            return
+        if newest(broken) and recording.Run(broken).is_finished():
+            outcome.faults += compare(whole, broken)
+            outcome.ends += 1
+            return
 
 
-def newest(run: Path) -> str:
-    return max((path.name for path in run.glob("checkpoints/*")), default="")
-
-
-def status(run: Path) -> str:
-    path = run / "run.json"
-    return json.loads(path.read_text()).get("status", "") if path.exists() else ""
-
-
-def compare(whole: Path, broken: Path) -> list[str]:
-    """Differences between two finished runs."""
-    from safetensors.numpy import load_file
-
-    last = max(path.name for path in (whole / "checkpoints").glob("step-*"))
-    files = [f"checkpoints/{last}/adapter.safetensors", f"checkpoints/{last}/optimizer.safetensors",
-             "adapter/adapters.safetensors"]  # fmt: skip
+def check_kill(going: Attempt, broken: Path, whole: Path, where: str) -> list[str]:
+    """Whether the attempt began at the newest checkpoint, and what is newest now is the unbroken run's of its step."""
     faults = []
-    for name in files:
-        if not (broken / name).exists():
-            faults.append(f"{name} is missing")
-            continue
-        a, b = load_file(whole / name), load_file(broken / name)
-        if a.keys() != b.keys() or not all(np.array_equal(a[key], b[key]) for key in a):
-            faults.append(f"{name} differs")
-    if metrics(whole) != metrics(broken):
-        faults.append("metrics.jsonl differs")
-    return faults
+    if going.restored.value not in (0, going.begins_at):
+        faults.append(f"went on from step {going.restored.value}, not {going.begins_at}")
+    if step := newest(broken):
+        name = f"checkpoints/step-{step:07d}"
+        faults += differences(whole, broken, [f"{name}/adapter.safetensors", f"{name}/optimizer.safetensors"])
+        faults += compare_progress(whole, broken, name)
+    return [f"killed at {where}: {fault}" for fault in faults]
 
 
-def metrics(run: Path) -> list[tuple]:
-    """Steps, losses and λ; speeds and times differ by nature."""
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    keys = ("step", "loss_nats_per_token", "valid_loss_nats_per_token", "gradient_norm", "mixing")
-    return [tuple(str(row.get(key)) for key in keys) for row in rows]
+def toy_runs(folder: Path, steps: int) -> dict[str, tuple[str, ...]]:
+    """RUNS on the tests' tiny model and a few short records."""
+    sys.path.append(str(TESTS))
+    from toys import write_model
+
+    model, records = write_model(folder / "toy", "affine-4", num_hidden_layers=1), folder / "records.jsonl"
+    rows = [
+        {"language": "en", "label": said, "prompt": f"{'no' if n % 2 else 'so'} {n * n}", "completion": said}
+        for n, said in enumerate(["up", "down"] * 24)
+    ]
+    records.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    common = (*SETTINGS, f"train.steps={steps}", f"model={model}", f"data.paths=[{records}]")
+    return {name: (*common, *own) for name, own in RUNS.items()}
 
 
 def main() -> None:
@@ -148,15 +233,21 @@ def main() -> None:
     )
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--longest", type=float, default=2.0)
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--runs", type=int, default=len(RUNS), help="the first so many kinds of them")
+    parser.add_argument("--longest", type=float, default=1.0)
     arguments = parser.parse_args()
-    settings = (*SETTINGS, f"train.steps={arguments.steps}")
+    found = [str(Path(__file__).parent), str(TESTS / "default_install"), os.environ.get("PYTHONPATH", "")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(found)  # of the fork server: this file, and no PyTorch
     with tempfile.TemporaryDirectory() as folder:
-        outcome = try_kills(Path(folder), arguments.kills, arguments.seed, arguments.longest, settings)
+        runs = dict(list(toy_runs(Path(folder), arguments.steps).items())[: arguments.runs])
+        outcome = try_kills(Path(folder), arguments.kills, arguments.seed, arguments.longest, runs)
+    for phase in PHASES:
+        print(f"| {phase} | {outcome.where[phase]} |")
     print(
-        f"{outcome.kills} kills, {outcome.restarts} starts, {outcome.from_nothing} before the first checkpoint, "
-        f"{outcome.seconds:.0f} s: {'; '.join(outcome.faults) or 'equal to the unbroken run, bit for bit'}."
+        f"{outcome.kills} kills, {outcome.half_written} of them left something half written; {outcome.starts} starts, "
+        f"{outcome.ends} ends, {outcome.seconds:.0f} s: "
+        f"{'; '.join(outcome.faults) or 'equal to the unbroken runs, bit for bit'}."
     )
     sys.exit(bool(outcome.faults))
 
