@@ -104,6 +104,11 @@ def base_of(name: str, named: str, given: str | None, option: str) -> str:
     return given or named
 
 
+def is_named(name: str) -> bool:
+    """Whether `name` says the same from every folder: the bundled model, or a Hub id that is no folder here."""
+    return name == BUNDLED or (is_hub_id(name) and not Path(name).exists())
+
+
 def is_hub_id(name: str) -> bool:
     """Whether `name` has the form owner/name."""
     return name.count("/") == 1 and not name.startswith(("/", ".", "~"))

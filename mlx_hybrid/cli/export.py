@@ -98,7 +98,9 @@ def import_(peft_dir: Path, output: Path, base: str | None, force: bool, as_json
     """
     from mlx_hybrid.deployment.bring_in import import_peft
 
-    show(import_peft(peft_dir, output, base=base, force=force), as_json, command("chat", output))
+    report = import_peft(peft_dir, output, base=base, force=force)
+    where = ("--base-model", report.base_folder) if report.base_folder else ()
+    show(report, as_json, command("chat", output, *where))
 
 
 @click.command()

@@ -7,6 +7,7 @@ from pathlib import Path
 import mlx.core as mx
 
 from mlx_hybrid.base_model import find_model
+from mlx_hybrid.deployment.loading import BESIDE
 from mlx_hybrid.deployment.source import Source
 from mlx_hybrid.deployment.weights import ModelWeights, write_dense
 from mlx_hybrid.errors import ConfigError
@@ -14,7 +15,6 @@ from mlx_hybrid.errors import ConfigError
 LARGEST_ROUNDING = 0.35
 """‖W − W_packed‖ / ‖W‖ above which a model is not the one that was packed: 4 bits give 0.09, 2 bits about 0.3, another
 model 1.4."""
-BESIDE = "base"
 CARD_BASE = re.compile(r"^base_model:\s*(?:\n\s*-\s*)?[\"']?([^\s\"']+)", re.MULTILINE)
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mlx_hybrid.base_model import load_base
+from mlx_hybrid.base_model import is_named, load_base
 from mlx_hybrid.deployment.compare import check_peft_logits
 from mlx_hybrid.deployment.export import new_folder
 from mlx_hybrid.deployment.peft_files import PeftFolder
@@ -35,7 +35,7 @@ def import_peft(peft: Path, directory: Path, *, base: str | None = None, force: 
         report = begin(source, parts, directory)
         report.faults += algebra_faults(source, parts)
         check_logits(report, source, parts)
-        report.directory = directory
+        report.directory, report.base_folder = directory, "" if is_named(name) else name
         report.write(folder, REPORT_FILE)
         if not force:
             report.refuse(directory)

@@ -40,9 +40,9 @@ class Facts:
 
     @property
     def base_id(self) -> str:
-        """The base's Hub id, or nothing where it has none."""
-        name = self.export.get("base", {}).get("id", "") or self.base.get("id", "")
-        return name if HUB_ID.fullmatch(name) else ""
+        """The base's Hub id, that of the export before that of the training; nothing where it has none."""
+        names = (self.export.get("base", {}).get("id", ""), self.base.get("id", ""))
+        return next((name for name in names if HUB_ID.fullmatch(name)), "")
 
     @property
     def languages(self) -> list[str]:

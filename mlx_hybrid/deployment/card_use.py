@@ -2,6 +2,9 @@
 
 from typing import TYPE_CHECKING
 
+from mlx_hybrid.base_model import BUNDLED
+from mlx_hybrid.deployment.loading import BESIDE, BUNDLED_PATH
+
 if TYPE_CHECKING:
     from mlx_hybrid.deployment.card import Facts
 
@@ -54,9 +57,15 @@ def use_adapter(facts: "Facts", repo: str) -> str:
 
 
 def serve_lora(facts: "Facts", name: str, where: str) -> list[str]:
-    base = facts.base_id or "BASE"
+    base, download = facts.base_id or "BASE", []
+    if base_beside(facts):  # vLLM takes no folder of a repository
+        base, download = f"./{name}/{BESIDE}", [f"hf download {where} --local-dir {name}"]
+        where = f"./{name}"
     rank = next((rank for rank in VLLM_RANKS if rank >= lora_rank(facts)), VLLM_RANKS[-1])
-    return [f"vllm serve {base} --enable-lora --max-lora-rank {rank} --lora-modules {name}={where}"]
+    return [
+        *download,
+        f"vllm serve {base} --enable-lora --max-lora-rank {rank} --lora-modules {name}={where}",
+    ]
 
 
 def lora_rank(facts: "Facts") -> int:
@@ -73,12 +82,18 @@ def lora_rank(facts: "Facts") -> int:
     )
 
 
+def base_beside(facts: "Facts") -> bool:
+    """Whether the base is published in the same repository, as an export leaves it."""
+    return facts.export.get("base", {}).get("id") == BESIDE
+
+
 def use_peft(facts: "Facts", repo: str) -> str:
     """Stock PEFT adapters: one LoRA, or several side by side."""
-    base, name, order = facts.base_id or "BASE", repo.split("/")[-1], facts.export.get("load_order", [])
+    name, order = repo.split("/")[-1], facts.export.get("load_order", [])
+    base = f'"{repo}", subfolder="{BESIDE}"' if base_beside(facts) else f'"{facts.base_id or "BASE"}"'
     start = ["from transformers import AutoModelForCausalLM, AutoTokenizer", "",
-             f'tokenizer = AutoTokenizer.from_pretrained("{base}")',
-             f'model = AutoModelForCausalLM.from_pretrained("{base}", dtype="bfloat16")']  # fmt: skip
+             f"tokenizer = AutoTokenizer.from_pretrained({base})",
+             f'model = AutoModelForCausalLM.from_pretrained({base}, dtype="bfloat16")']  # fmt: skip
     back = [
         "On MLX:",
         block(
@@ -107,10 +122,11 @@ def use_peft(facts: "Facts", repo: str) -> str:
 
 def use_mlx_lm(facts: "Facts", repo: str) -> str:
     name = repo.split("/")[-1]
+    base = facts.base_id or (BUNDLED_PATH if facts.base.get("id") == BUNDLED else "BASE")
     return block(
         "bash",
         f"hf download {repo} --local-dir {name}",
-        f"mlx_lm.generate --model {facts.base_id or 'BASE'} --adapter-path {name} --prompt …",
+        f"mlx_lm.generate --model {base} --adapter-path {name} --prompt …",
     )
 
 
@@ -122,12 +138,12 @@ def use_mlx(facts: "Facts", repo: str) -> str:
 
 def use_model(facts: "Facts", repo: str) -> str:
     """A whole model: nothing to put on."""
-    name = repo.split("/")[-1]
     python = ["from transformers import AutoModelForCausalLM, AutoTokenizer", "",
               f'tokenizer = AutoTokenizer.from_pretrained("{repo}")',
               f'model = AutoModelForCausalLM.from_pretrained("{repo}", dtype="bfloat16")']  # fmt: skip
     return "\n\n".join([
         "On vLLM:", block("bash", f"vllm serve {repo}"),
         "With transformers; the adapter is merged, so PEFT is not needed:", block("python", *python),
-        "On MLX:", block("bash", f"mlx_lm.convert --hf-path {repo} --mlx-path {name} -q", f"mlx-hybrid chat ./{name}"),
+        "On MLX, which reads it as it is:",
+        block("bash", f"mlx-hybrid chat {repo}", f"mlx_lm.generate --model {repo} --prompt …"),
     ])  # fmt: skip

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mlx_hybrid.base_model import fingerprint
 from mlx_hybrid.deployment import loading
-from mlx_hybrid.deployment.bases import BESIDE, ExportBase, choose_original, dequantised_beside
+from mlx_hybrid.deployment.bases import ExportBase, choose_original, dequantised_beside
 from mlx_hybrid.deployment.compare import (
     check_merged_logits,
     check_mlx_logits,
@@ -100,7 +100,7 @@ def make_peft(source: Source, folder: Path, name: str, options: Options) -> Repo
         names = write_pair(forms, base.weights, folder, base.id)
         adapters = [folder / adapter for adapter in names]
         report.kind, report.facts["load_order"] = "oft and lora", names
-        text = loading.pair_readme(name, base.id, names, beside=base.id == BESIDE)
+        text = loading.pair_readme(name, base.id, names, beside=base.id == loading.BESIDE)
         (folder / "README.md").write_text(text, encoding="utf-8")
         report.faults += check_written(forms, base.weights, adapters)
     else:
@@ -122,7 +122,7 @@ def put_lora(
 ) -> None:
     """Write one LoRA with the lines that load it, and read it back."""
     write_lora(forms, base.weights, folder, base.id, rank)
-    text = loading.lora_readme(name, base.id, beside=base.id == BESIDE, gguf=gguf)
+    text = loading.lora_readme(name, base.id, beside=base.id == loading.BESIDE, gguf=gguf)
     (folder / "README.md").write_text(text, encoding="utf-8")
     report.faults += check_written(forms, base.weights, [folder])
 
@@ -201,6 +201,7 @@ def make_mlx_lm(source: Source, folder: Path, name: str, options: Options) -> Re
     base = ExportBase(source.base, "trained", source.info.base["id"])
     report = begin("mlx-lm", source, base, forms)
     write_mlx_lm(forms, folder, base_id=base.id, layers=source.base.config.get("num_hidden_layers", 0))
+    (folder / "README.md").write_text(loading.mlx_lm_readme(name, base.id), encoding="utf-8")
     report.faults += check_mlx_lm(forms, folder)
     check_mlx_logits(report, source, source.base.folder, lambda model: load_stock(model, folder), exact=True)
     return report
@@ -218,7 +219,7 @@ def make_fused(
     kind = "fused model for MLX" if for_mlx else "fused model"
     report = begin(to, source, base, None, kind=kind)
     survival = write_merged(source, source.base, folder, requantise=requantise, for_mlx=for_mlx)
-    judge_survival(report, survival)
+    judge_survival(report, survival, "; without --requantise all of it does" if requantise else "")
     text = loading.mlx_readme(name) if for_mlx else loading.merged_readme(name)
     (folder / "README.md").write_text(text, encoding="utf-8")
     if not requantise:
@@ -227,12 +228,12 @@ def make_fused(
     return report
 
 
-def judge_survival(report: Report, survival: Survival) -> None:
+def judge_survival(report: Report, survival: Survival, way_out: str = "") -> None:
     report.checks["survival"] = survival.tree()
     if survival.share < SURVIVES:
         report.faults.append(
             f"only {100 * survival.share:.0f} % of the update survives in the stored weights (worst "
-            f"{survival.worst[0]}: {100 * survival.worst[1]:.0f} %)"
+            f"{survival.worst[0]}: {100 * survival.worst[1]:.0f} %){way_out}"
         )
 
 

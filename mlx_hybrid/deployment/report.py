@@ -19,7 +19,8 @@ class ExportMismatch(MlxHybridError):
 
 @dataclass
 class Report:
-    """`checks` are figures and verdicts by name, `faults` what failed, `notes` lines for a person."""
+    """`checks` are figures and verdicts by name, `faults` what failed, `notes` lines for a person. `directory` and
+    `base_folder`, a base that has no name elsewhere, are of this machine, and not kept."""
 
     to: str
     kind: str
@@ -30,6 +31,7 @@ class Report:
     faults: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     directory: Path = Path()
+    base_folder: str = ""
 
     @property
     def passed(self) -> bool:

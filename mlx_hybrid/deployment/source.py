@@ -86,7 +86,7 @@ def open_source(name: str, *, model: str | None = None) -> Source:
     missing = [module for module in info.modules if module not in leaves and info.method != "full"]
     if missing:
         raise ConfigError(f"{folder}: holds no tensor of {missing[0]} ({len(missing)} modules in all).")
-    return Source(folder, info, leaves, ModelWeights(base_folder), Path(name).name)
+    return Source(folder, info, leaves, ModelWeights(base_folder), own_name(folder, name))
 
 
 def experts_stay(module: str) -> ConfigError:
@@ -95,6 +95,12 @@ def experts_stay(module: str) -> ConfigError:
         "adapter on experts cannot be exported or fused yet; chat, serve and evaluate run it, and one trained without "
         "experts among adapter.targets can be exported."
     )
+
+
+def own_name(folder: Path, asked_for: str) -> str:
+    """What the run of an adapter is called, whatever it was asked for by; the adapter's own name outside a run."""
+    run = folder.resolve().parent
+    return run.name if (run / "run.json").is_file() else Path(asked_for).name or folder.resolve().name
 
 
 def find_adapter(name: str) -> tuple[Path, str | None]:

@@ -1,6 +1,7 @@
 """`export`, `import` and `fuse` as commands: what they print, and how they end."""
 
 import json
+import shlex
 
 import pytest
 from click.testing import CliRunner
@@ -101,3 +102,20 @@ def test_a_run_is_named_by_path_by_name_or_as_the_last(run, tmp_path, monkeypatc
         result = invoke("export", name, "--to", "mlx-lm", "-o", tmp_path / str(index))
         assert result.exit_code == 0, result.output
         assert (tmp_path / str(index) / "adapters.safetensors").is_file()
+        report = json.loads((tmp_path / str(index) / "export.json").read_text())
+        assert report["adapter"]["name"] == run.name  # by which a push finds the run's results
+        assert "mlx_lm.generate --model " in (tmp_path / str(index) / "README.md").read_text()
+
+
+def test_what_an_import_names_next_works(tmp_path):
+    """The base lies beside the PEFT files, and our adapters hold no paths."""
+    first = invoke(
+        "export", trained("lora", "llama", packed=True), "--to", "peft", "--model", packed_base("llama"), "-o",
+        tmp_path / "peft",
+    )  # fmt: skip
+    assert first.exit_code == 0, first.output
+    done = invoke("import", tmp_path / "peft", "-o", tmp_path / "my adapter")
+    words = shlex.split(done.stdout.splitlines()[-1].removeprefix("Next: mlx-hybrid chat "))
+    assert words[1:] == ["--base-model", str(tmp_path / "peft" / "base")]
+    answer = invoke("generate", *words, "abc", "--raw", "--max-tokens", "3")
+    assert answer.exit_code == 0, answer.output
