@@ -124,7 +124,8 @@ def evaluate(context: click.Context, target: str, output: Path | None, as_json: 
     """Measure a run beside its base, or a model, with 95 % intervals.
 
     RUN is a run's path or name, `last`, or an adapter's folder or Hub id. Without --on or --task, a run is
-    measured on the test files its data came with. Going on after a stop needs only the same command.
+    measured on its data's test files, else on the records it held back. Going on after a stop needs only the same
+    command.
 
     \b
     Examples:

@@ -36,6 +36,8 @@ def measure(target: str, output: Path | None, options: dict, tell: Callable[[str
 
     run = run_of(target)
     questions = find_questions(run, options)
+    if questions.note:
+        tell(questions.note)
     variants = find_variants(questions.test, options["variants"])
     for name in ("max_tokens", "spbleu"):
         if options[name] and questions.test.kind != "translation":
@@ -114,7 +116,11 @@ def find_questions(run: Any, options: dict) -> Any:
         return question_files.from_task(name, options["split"], part, dev, known)
     if path:
         return question_files.from_path(path, dev, known)
-    own = question_files.from_run(run.config_here(), dev, known) if run else None
+    own = (
+        question_files.from_run(run.config_here(), dev, known, run.info().get("data_hash", ""))
+        if run
+        else None
+    )
     if own is None:
         raise ConfigError(
             "Nothing to measure on: give --on with a file or folder, or --task with a benchmark."

@@ -1,18 +1,25 @@
 """What `evaluate` asks: a file, a folder or a task, as a test set and its development set."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
 from mlx_hybrid.config import Config
 from mlx_hybrid.errors import ConfigError, DataError
-from mlx_hybrid.evaluation.examples import EvaluationSet, applies, evaluation_set, from_fields, labelled
+from mlx_hybrid.evaluation.examples import (
+    EvaluationSet,
+    applies,
+    evaluation_set,
+    from_fields,
+    kind_of,
+    labelled,
+)
 from mlx_hybrid.evaluation.task_files import Choice, split_records, splits_of
 from mlx_hybrid.evaluation.tasks import load_task
 from mlx_hybrid.evaluation.variants import VARIANTS
 from mlx_hybrid.governance.records import Record, load_records
-from mlx_hybrid.training.sources import SUFFIXES, find_sources
+from mlx_hybrid.training.sources import SUFFIXES, Sources, Split, find_sources
 
 
 @dataclass(frozen=True)
@@ -22,6 +29,8 @@ class Questions:
     name: str
     test: EvaluationSet
     dev: EvaluationSet | None
+    note: str = ""
+    """What is not measured."""
 
 
 def from_task(name: str, split: str, choice: Choice, dev_split: str, known: list[Record]) -> Questions:
@@ -59,12 +68,38 @@ def from_path(path: Path, dev: str, known: list[Record]) -> Questions:
     return make(name, load_records([test]), dev_records(dev, beside), known)
 
 
-def from_run(config: Config, dev: str, known: list[Record]) -> Questions | None:
-    """The test files that a run's data names; None where it held records back from its training files instead."""
+def from_run(config: Config, dev: str, known: list[Record], data_hash: str) -> Questions | None:
+    """The test files that a run's data names, else the records that it held back; None where it did neither."""
     sources = find_sources(config.data)
-    if not sources.test:
+    if sources.test:
+        return make("test", load_records(sources.test), dev_records(dev, sources.valid), known)
+    split = held_back(config, sources, data_hash)
+    if not split.test:
         return None
-    return make("test", load_records(sources.test), dev_records(dev, sources.valid), known)
+    kinds = [kind_of(record) for record in split.test]
+    kind = "classification" if "classification" in kinds else kinds[0]
+    test, valid = ([r for r in part if kind_of(r) == kind] for part in (split.test, split.valid))
+    own = make("test", test, valid if dev == "auto" else dev_records(dev, []), labelled(split.train))
+    left = len(split.test) - len(test)
+    note = f"Of the records held back, the {len(test)} of kind {kind} are measured, {left} of others are not."
+    return replace(own, note=note if left else "")
+
+
+def held_back(config: Config, sources: Sources, data_hash: str) -> Split:
+    """The split of a run's records, made again. Raises DataError where it does not come out as it was trained on."""
+    from mlx_hybrid.base_model import load_tokenizer_of
+    from mlx_hybrid.training.data import prepare
+    from mlx_hybrid.training.material import hash_examples, tokenised
+
+    split = prepare(config, sources).split
+    if (
+        split.test
+        and hash_examples(*tokenised(config, split, load_tokenizer_of(config.model))[0]) != data_hash
+    ):
+        raise DataError(
+            "The run's data changed since it was trained, so what it held back is not known; name records with --on."
+        )
+    return split
 
 
 def dev_records(dev: str, beside: list[Path]) -> list[Record]:

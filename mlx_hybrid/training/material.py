@@ -139,10 +139,10 @@ def start_from_examples(
     return apply_start(material.base.model, step)
 
 
-def hash_examples(material: Material) -> str:
-    """sha256 over the tokens of all sets, in order."""
+def hash_examples(*sets: list[Any]) -> str:
+    """sha256 over the tokens of the training, validation and test examples, in order."""
     digest = hashlib.sha256()
-    for part in (material.train, material.valid, material.test):
+    for part in sets:
         for example in part:
             digest.update(repr((example.tokens, example.trained)).encode())
         digest.update(b"|")

@@ -19,7 +19,7 @@ def begin_run(
 ) -> None:
     """Write run.json; a resumed run must have the config, but for its time limit, and the data it was begun with."""
     files = (*sources.train, *sources.valid, *sources.test)
-    data_hash = hash_examples(material)
+    data_hash = hash_examples(material.train, material.valid, material.test)
     if resume:
         if untimed(run.config()) != untimed(config):
             raise ConfigError(

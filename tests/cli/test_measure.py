@@ -123,6 +123,54 @@ def test_a_run_is_measured_beside_its_base_on_its_own_test_files(run, trained):
     assert result.stdout.rstrip().endswith(f"Next: mlx-hybrid report {trained}")
 
 
+def test_a_run_without_test_files_is_measured_on_what_it_held_back(run, finished, tmp_path):
+    path = finished("hybrid").path
+    result = run("evaluate", path, "--dev", "none", "--json", "-o", tmp_path)
+    assert result.exit_code == 0, result.stderr
+    told, kept = json.loads(result.stdout), json.loads((path / "evaluation" / "held-out.json").read_text())
+    assert (
+        told["records"] == kept["records"] == json.loads((path / "run.json").read_text())["records"]["test"]
+    )
+    for model in ("base", "adapted"):
+        assert told["models"][model]["accuracy"]["value"] == kept["accuracy"][model]["value"]
+    losses = [
+        told["models"][model]["calibration"]["before"]["nll_nats"]["value"] for model in ("base", "adapted")
+    ]
+    assert losses[0] != pytest.approx(losses[1], abs=1e-3)
+    own = run("evaluate", path, "--json", "-o", tmp_path / "own")
+    assert json.loads(own.stdout)["models"]["adapted"]["scoring"]["chosen_on"] == "dev"
+
+
+def test_held_back_records_of_two_kinds_are_measured_as_far_as_they_are_choices(
+    run, quantised_folder, tmp_path
+):
+    rows = [
+        {"prompt": f"{n} up?", "completion": ("yes", "no")[n % 2], "label": str(n % 2)} for n in range(30)
+    ]
+    rows += [{"prompt": f"say {n}", "completion": f"{n}"} for n in range(30)]
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = run(
+        "finetune", "--model", quantised_folder, "--data", data, "-o", tmp_path / "run", "--method", "lora", "--set",
+        "governance.enabled=false", "--set", "train.steps=1", "--set", "data.test_share=0.3", "--set", "evaluate=false",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    result = run("evaluate", tmp_path / "run", "--json", "--no-baseline")
+    assert result.exit_code == 0, result.stderr
+    told = json.loads(result.stdout)
+    assert told["kind"] == "classification"
+    left = 18 - told["records"]
+    assert left > 0
+    assert (
+        f"the {told['records']} of kind classification are measured, {left} of others are not"
+        in result.stderr
+    )
+    data.write_text(data.read_text().replace("29 up", "30 up"))
+    result = run("evaluate", tmp_path / "run")
+    assert result.exit_code == 3
+    assert "data changed since it was trained" in result.stderr
+
+
 def test_a_second_call_answers_nothing_anew(run, trained):
     first = run("evaluate", trained, "--limit", 4, "--json")
     second = run("evaluate", trained, "--limit", 4, "--json")
