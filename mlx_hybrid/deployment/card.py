@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_hybrid.config import Config
-from mlx_hybrid.deployment.card_results import Measured, eval_results, measured, results_table
+from mlx_hybrid.deployment.card_results import Measured, eval_results, measured, measured_on, results_table
 from mlx_hybrid.deployment.card_use import use_section
 from mlx_hybrid.files import read_json, write_text
 from mlx_hybrid.training.run import Run
@@ -131,6 +131,9 @@ def metadata(facts: Facts) -> str:
         "merged": "transformers",
         "model": "transformers",
     }
+    results = (
+        [] if facts.export.get("faults") else facts.results
+    )  # those are of the adapter, not of these files
     relation = {"merged": "finetune", "mlx": "finetune", "model": "finetune"}.get(facts.form, "adapter")
     data = ModelCardData(
         language=sorted({card_code(language) for language in facts.languages}) or None,
@@ -138,9 +141,9 @@ def metadata(facts: Facts) -> str:
         base_model=facts.base_id or None, base_model_relation=relation if facts.base_id else None,
         datasets=[path for path in data_paths(facts) if HUB_ID.fullmatch(path) and not Path(path).exists()] or None,
         tags=[tag for tag in ("mlx-hybrid", facts.method, "lora" if facts.form in ("peft", "lora") else "") if tag],
-        model_name=facts.name, eval_results=eval_results(facts.results) or None,
+        model_name=facts.name, eval_results=eval_results(results) or None,
     )  # fmt: skip
-    if not facts.results:
+    if not results:
         data.model_name = None  # without results the name alone makes no index
     return data.to_yaml().strip()
 
@@ -254,6 +257,7 @@ def results_section(facts: Facts) -> str:
     calibration = [row for row in facts.results if row.metric in ("ece", "nll", "brier")]
     others = [row for row in facts.results if row not in calibration]
     text = "## Results\n\nIntervals are 95 % bootstrap intervals; the difference is paired, on the same records.\n\n"
+    text += f"{where}\n\n" if (where := measured_on(facts.export)) else ""
     text += "\n".join(results_table(others))
     return text + ("\n\n### Calibration\n\n" + "\n".join(results_table(calibration)) if calibration else "")
 

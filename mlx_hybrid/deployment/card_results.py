@@ -169,3 +169,21 @@ def arguments(row: Measured) -> dict:
             k: round(row.difference[k], 6) for k in ("value", "low", "high") if k in row.difference
         }
     return values
+
+
+CHANGES = {
+    "trained_base": "leaving the base that was trained on", "truncation": "truncating the rank",
+    "rounding": "rounding the weights",
+}  # fmt: skip
+
+
+def measured_on(export: dict) -> str:
+    """Which model the results are of, where the files of an export are not quite it; nothing where they are."""
+    checks = export.get("checks", {})
+    changes = [
+        f"{name} {checks[key]['kl_nats_per_token']:.2g}" for key, name in CHANGES.items() if checks.get(key)
+    ]
+    text = "Measured with the adapter on the base it was trained on."
+    text += f" These files differ from that, KL in nats a token: {', '.join(changes)}." if changes else ""
+    text += f" **Their own check failed**: {'; '.join(export['faults'][:3])}." if export.get("faults") else ""
+    return text if changes or export.get("faults") else ""

@@ -206,6 +206,22 @@ def test_each_form_has_its_own_way_to_load(measured_run, tmp_path, changes, said
     assert said in plan(folder, "me/x", run=measured_run).card
 
 
+def test_results_say_which_model_they_are_of(measured_run, tmp_path):
+    """A merged model that lost half of its update must not carry the adapter's results as its own."""
+    checks = {"rounding": {"kl_nats_per_token": 0.0951}, "logits": None}
+    report = export_report(
+        measured_run, to="merged", kind="fused model for MLX", checks=checks, faults=["half is lost"]
+    )
+    card = plan(write_export(tmp_path / "out", report), "me/x", run=measured_run).card
+    assert "model-index" not in card
+    assert "These files differ from that, KL in nats a token: rounding the weights 0.095." in card
+    assert "**Their own check failed**: half is lost." in card
+    whole = plan(write_export(tmp_path / "whole", export_report(measured_run)), "me/x", run=measured_run).card
+    assert "model-index" in whole
+    assert "## Results" in whole
+    assert "Measured with the adapter" not in whole
+
+
 def test_a_run_without_an_adapter_has_no_card(measured_run):
     import shutil
 
