@@ -10,7 +10,6 @@ from typing import Any
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.files import read_json, write_json, write_text
 
-MOST_TOKENS = 256  # of one translation
 OF_A_TASK = ("split", "languages", "english_prompts", "folder")
 WITH_HARNESS = (
     "target", "base_model", "baseline", "limit", "seed", "examples", "lm_tasks", "lm_folder", "output", "as_json",
@@ -32,7 +31,7 @@ def measure(target: str, output: Path | None, options: dict, tell: Callable[[str
     from mlx_hybrid.evaluation.evaluate import evaluate
     from mlx_hybrid.evaluation.question_files import settings_hash
     from mlx_hybrid.evaluation.spbleu import fetch_tokenizer
-    from mlx_hybrid.evaluation.translation import greedy
+    from mlx_hybrid.evaluation.translation import MOST_TOKENS, greedy
 
     run = run_of(target)
     questions = find_questions(run, options)

@@ -21,6 +21,7 @@ from mlx_hybrid.evaluation.compare_data import evaluation_sets, freeze_data
 from mlx_hybrid.evaluation.compare_plan import Cell, Plan, check_plan, final_cells, grid_cells
 from mlx_hybrid.evaluation.compare_summary import summarise
 from mlx_hybrid.evaluation.compare_workers import Work, run_ahead
+from mlx_hybrid.evaluation.translation import MOST_TOKENS
 from mlx_hybrid.evaluation.variants import VARIANTS
 from mlx_hybrid.files import read_json, write_json
 from mlx_hybrid.training.run import Run, writing
@@ -55,7 +56,7 @@ def keep_terms(plan: Plan, directory: Path) -> bool:
     path, terms = directory / PLAN_FILE, plan.terms()
     if path.exists():
         old = read_json(path)["terms"]
-        if changed := [key for key in terms if old.get(key) != terms[key]]:
+        if changed := [key for key in {**old, **terms} if old.get(key) != terms.get(key)]:
             raise ConfigError(
                 f"{directory}: its comparison has another {changed[0]}; use a new folder with -o. Methods, "
                 "seeds, rates and governance may be added."
@@ -78,7 +79,10 @@ class Comparison:
             raise ConfigError("--variants are measured on classification tasks.")
         if unknown := [name for name in plan.variants if name not in VARIANTS]:
             raise ConfigError(f'Unknown variant "{unknown[0]}"; known: {", ".join(VARIANTS)}.')
-        self.measuring = Measuring(test, dev, plan.variants, plan.limit, plan.pivot)
+        if plan.max_tokens and test.kind != "translation":
+            raise ConfigError(f"--max-tokens is for translations; the test records are {test.kind}.")
+        most = plan.max_tokens or MOST_TOKENS
+        self.measuring = Measuring(test, dev, plan.variants, plan.limit, plan.pivot, most)
         self.sizes: dict[str, dict[str, int]] = {}
 
     def run(self) -> dict:

@@ -50,7 +50,7 @@ class Measuring:
     variants: tuple[str, ...]
     limit: int
     pivot: str
-    max_tokens: int = 256
+    max_tokens: int
     seed: int = 0  # of resampling and limits, never of training: all cells answer the same questions
 
 

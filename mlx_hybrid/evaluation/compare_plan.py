@@ -48,6 +48,8 @@ class Plan:
     limit: int = 0
     variants: tuple[str, ...] = ()
     pivot: str = "eng_Latn"
+    max_tokens: int = 0
+    """Of one translation; 0 is what `evaluate` takes."""
 
     def base(self) -> Config:
         return load_config(self.source, self.overrides, self.values)
@@ -82,6 +84,7 @@ class Plan:
         return {
             "config": hashlib.sha256(dump_config(config).encode()).hexdigest(), "budget": self.budget,
             "noise": self.noise, "limit": self.limit, "variants": list(self.variants), "pivot": self.pivot,
+            **({"max_tokens": self.max_tokens} if self.max_tokens else {}),
         }  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from mlx_hybrid.evaluation.parity import MEASURES, directional_balance, parity
 from mlx_hybrid.evaluation.spbleu import TOKENIZER, missing_tokenizer
 
 RESAMPLES = 1_000
+MOST_TOKENS = 256  # of one translation
 
 
 def directions_of(examples: EvaluationSet) -> list[tuple[str, str]]:
@@ -115,7 +116,9 @@ def reference_columns(hypotheses: Sequence[str], references: Sequence[Sequence[s
     return [list(column) for column in zip(*references)]
 
 
-def greedy(model: Any, tokenizer: Any, *, max_tokens: int = 256) -> Callable[[list[list[int]]], list[str]]:
+def greedy(
+    model: Any, tokenizer: Any, *, max_tokens: int = MOST_TOKENS
+) -> Callable[[list[list[int]]], list[str]]:
     """A generator for `evaluate`: the likeliest token each time, until the turn ends or `max_tokens`."""
 
     def generate(prompts: list[list[int]]) -> list[str]:

@@ -19,6 +19,10 @@ PARITY = (
     ("worst, out", "chrf_out_worst"), ("worst, in", "chrf_in_worst"), ("balance", "balance"),
     ("size of balance", "balance_size"),
 )  # fmt: skip
+PARITY_NOTES = {
+    "accuracy": "Of accuracy.", "bits_per_byte": "Of bits per byte, lower being better.",
+    "chrf": "Of chrF++. Balance is out of the pivot minus into it, its size how far that is from 0.",
+}  # fmt: skip
 FOOTPRINT = (
     ("trainable", "trainable", 0), ("peak memory, GB", "peak_memory_gb", 2), ("step, s", "step_seconds", 3),
     ("tokens/s", "tokens_per_second", 0), ("training, s", "train_seconds", 1),
@@ -91,8 +95,14 @@ def comparison_tables(summary: dict) -> list[Table]:
 def quality(rows: Rows) -> Table:
     shown = [(label, metric) for label, metric in CALIBRATION if rows.has(metric)]
     lines = [(model, *(cell(rows.get(model, m), digits(m)) for _, m in shown)) for model in rows.models]
-    note = "Scaled: by a temperature fitted on the development records. ECE has 15 bins of equal width."
-    note = " ".join([*([note] if rows.has("nll") else []), *rows.summary.get("notes", [])])
+    notes = {
+        "nll": "Scaled: by a temperature fitted on the development records. ECE has 15 bins of equal width.",
+        "bits_per_byte": "Lower is better.",
+        "chrf": "The mean over directions.",
+    }
+    note = " ".join(
+        [*(text for metric, text in notes.items() if rows.has(metric)), *rows.summary.get("notes", [])]
+    )
     return Table("Table II. Quality and calibration", ("method", *(label for label, _ in shown)), lines, note)
 
 
@@ -129,7 +139,7 @@ def parity(rows: Rows) -> Table | None:
         return None
     lines = [(model, *(cell(rows.get(model, m), digits(m)) for _, m in shown)) for model in rows.models]
     title = "Table III. Parity between languages"
-    return Table(title, ("method", *(label for label, _ in shown)), lines)
+    return Table(title, ("method", *(label for label, _ in shown)), lines, PARITY_NOTES[main_metric(rows)])
 
 
 def directions(rows: Rows) -> Table | None:

@@ -12,6 +12,7 @@ from mlx_hybrid.report.page import heading, page, paragraph, picture
 from mlx_hybrid.report.tables import html, markdown
 
 NAMES = {"accuracy": "accuracy", "bits_per_byte": "bits per byte (lower is better)", "chrf": "chrF++"}
+TITLES = {"accuracy": "Accuracy", "bits_per_byte": "Bits per byte", "chrf": "chrF++"}
 CSV_COLUMNS = (
     "method", "governance", "metric", "of", "seeds", "value", "low", "high", "difference", "difference_low",
     "difference_high", "p", "p_holm", "from_base", "from_base_low", "from_base_high", "from_base_p_holm",
@@ -56,13 +57,13 @@ def comparison_figures(summary: dict) -> dict[str, tuple[Any, str]]:
             figures.frontier(
                 points(rows, "trainable", metric), rows.get(BASE, metric), "trainable parameters", name
             ),
-            f"{name[0].upper()}{name[1:]} against trainable parameters.",
+            f"{TITLES[metric]} against trainable parameters.",
         ),
     }
     if rows.names(metric):
         drawn["languages"] = (
             figures.by_language(language_table(rows, metric), name),
-            f"{name[0].upper()}{name[1:]} by language, bars being 95 % intervals.",
+            f"{TITLES[metric]} by {'direction' if metric == 'chrf' else 'language'}, bars being 95 % intervals.",
         )
     if any(line for own in summary["curves"].values() for line in own["valid_loss"]):
         curves = {method: own["valid_loss"] for method, own in summary["curves"].items()}

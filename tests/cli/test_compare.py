@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -155,6 +156,57 @@ def test_governance_and_noise_fill_table_five(folder, tmp_path):
     assert summary["governed"]["off"]["planted"] > 0
 
 
+def compare_on(records: Callable[[int, str, str], dict], folder: Path, output: Path, *more: object) -> Result:
+    """A comparison of two methods on records made for each number and direction between two languages."""
+    data = output.with_name("data")
+    data.mkdir()
+    for name, numbers in (("train", range(8)), ("valid", range(8, 10)), ("test", range(10, 14))):
+        made = [records(n, a, b) for n in numbers for a, b in (("en", "de"), ("de", "en"))]
+        (data / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in made))
+    asked = ("--data", data, "--methods", "lora,hra", "--seeds", 1, "--set", "train.steps=1", *more)
+    return compare(folder, output, *asked)
+
+
+def test_translations_fill_table_three_with_intervals(folder, tmp_path):
+    def make(number: int, source: str, target: str) -> dict:
+        row = {
+            "prompt": f"To {target}: {number}",
+            "completion": f"{number} in {target}",
+            "group": str(number),
+        }
+        return row | {"source_language": source, "language": target}
+
+    output = tmp_path / "out"
+    result = compare_on(make, folder, output, "--max-tokens", 8)
+    assert result.exit_code == 0, result.stderr
+    for words in (
+        "Table III. Parity", "Table III b. chrF++ by direction", "Of chrF++.", "spBLEU is left out",
+        "eng_Latn>deu_Latn",
+    ):  # fmt: skip
+        assert words in result.stdout
+    told = [row for row in rows(output) if row["metric"].startswith(("chrf", "balance"))]
+    assert {"chrf", "chrf_out", "chrf_in", "balance", "balance_size"} <= {row["metric"] for row in told}
+    compared = [row for row in told if row["method"] == "hra"]
+    assert all(row["p_holm"] for row in compared)
+    assert "chrF++ by direction" in (output / "report.md").read_text()
+    answers = (output / "base" / "answers" / "model.answers.jsonl").read_text().splitlines()[1:]
+    assert all(
+        len(json.loads(row)["text"].encode()) <= 3 * 8 for row in answers
+    )  # a byte may be shown as three
+
+
+def test_texts_are_compared_in_bits_per_byte(folder, tmp_path):
+    output = tmp_path / "out"
+    make = lambda number, _, language: {"text": f"{language} text {number}", "language": language}  # noqa: E731
+    result = compare_on(make, folder, output)
+    assert result.exit_code == 0, result.stderr
+    assert "Table II b. Bits per byte by language" in result.stdout
+    assert "Lower is better." in result.stdout
+    compared = [r for r in rows(output) if r["method"] == "hra" and r["metric"] == "bits_per_byte"]
+    assert [row["of"] for row in compared] == ["", "deu_Latn", "eng_Latn"]
+    assert all(row["p_holm"] for row in compared)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -164,8 +216,9 @@ def test_governance_and_noise_fill_table_five(folder, tmp_path):
         (("--variants", "lowr"), 'Unknown variant "lowr"'),
         (("--set", "adapter.rank=2"), "adapter.rank is set for every method"),
         (("--data", "nowhere.jsonl"), "nowhere.jsonl is not there"),
+        (("--max-tokens", "9"), "--max-tokens is for translations"),
     ],
-    ids=["method", "rate", "governance", "variant", "rank", "data"],
+    ids=["method", "rate", "governance", "variant", "rank", "data", "tokens"],
 )
 def test_bad_input_is_one_sentence(arguments, words, folder, tmp_path):
     result = compare(folder, tmp_path / "out", *arguments)
