@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from mlx_hybrid.errors import ConfigError, DataError, nearest
+from mlx_hybrid.files import write_text
 
 XNLI_FILES = {
     "arb_Arab": "ar", "bul_Cyrl": "bg", "deu_Latn": "de", "ell_Grek": "el", "eng_Latn": "en", "spa_Latn": "es",
@@ -27,6 +28,7 @@ SPLITS = {
     "xnli": ("train", "dev", "test"), "sib200": ("train", "dev", "test"), "flores200": ("test",),
     "ntrex128": ("train", "dev"),
 }  # fmt: skip
+PLACES = {"flores200": "flores200/dev/<code>.txt", "ntrex128": "ntrex128/<code>.txt"}
 HUB = {"xnli": "facebook/xnli", "sib200": "Davlan/sib200"}
 
 
@@ -151,9 +153,12 @@ def fetch(source: str, split: str, languages: Sequence[str]) -> Path:
     """The files of one split from the original's Hub repository, laid out like a local copy; the folder they are in."""
     if source not in HUB:
         raise ConfigError(
-            f"{source} has no plain copy on the Hub (known: {', '.join(HUB)}); use --from with a folder."
+            f"{source} has no plain copy on the Hub; name a folder that has {PLACES[source]} with --from."
         )
     from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    from mlx_hybrid.base_model import hub_endpoint, hub_reason
 
     folder = Path(constants.HF_HOME) / "mlx-hybrid" / "tasks"
     for language in languages:
@@ -164,10 +169,16 @@ def fetch(source: str, split: str, languages: Sequence[str]) -> Path:
             target = folder / "xnli" / f"{file}.{code}.jsonl"
             name = f"{code}/{'test' if file == 'test' else 'validation'}-00000-of-00001.parquet"
         if not target.exists():
-            path = Path(hf_hub_download(HUB[source], name, repo_type="dataset"))
+            try:
+                path = Path(hf_hub_download(HUB[source], name, repo_type="dataset", endpoint=hub_endpoint()))
+            except (HfHubHTTPError, ValueError, OSError) as error:
+                raise ConfigError(
+                    f"{HUB[source]}: {name} is not to be had from the Hub ({hub_reason(error)}); name a folder that "
+                    f"has it with --from."
+                ) from None
             text = path.read_text(encoding="utf-8") if source == "sib200" else _xnli_from_parquet(path)
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(text, encoding="utf-8")
+            write_text(target, text)
     return folder
 
 

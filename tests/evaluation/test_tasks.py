@@ -195,7 +195,7 @@ def test_the_hub_is_asked_for_the_originals_only(folder, monkeypatch, tmp_path):
 
     asked = []
 
-    def download(repo: str, name: str, repo_type: str) -> str:
+    def download(repo: str, name: str, repo_type: str, endpoint: str | None) -> str:
         asked.append((repo, name, repo_type))
         return str(folder / "sib200/eng_Latn/train.tsv")
 
@@ -204,11 +204,23 @@ def test_the_hub_is_asked_for_the_originals_only(folder, monkeypatch, tmp_path):
     for _ in range(2):  # the second time finds the copy
         assert len(build_records("sib200", "train", ["en"])) == 20
     assert asked == [(HUB["sib200"], "data/eng_Latn/train.tsv", "dataset")]
-    with pytest.raises(ConfigError, match="use --from"):
+    with pytest.raises(ConfigError, match=r"has flores200/dev/<code>\.txt with --from"):
         build_records("flores", "test", ["sw"])
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ConfigError, match="pip install pyarrow"):
         build_records("xnli", "test", ["en"])
+
+
+def test_a_hub_out_of_reach_is_one_sentence(monkeypatch, tmp_path):
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HOME", str(tmp_path / "cache"))
+    with pytest.raises(ConfigError) as error:
+        build_records("sib200", "train", ["en"])
+    assert str(error.value) == (
+        "Davlan/sib200: data/eng_Latn/train.tsv is not to be had from the Hub (offline, and it is not on this "
+        "machine); name a folder that has it with --from."
+    )
 
 
 @pytest.mark.data
