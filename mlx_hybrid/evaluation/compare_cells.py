@@ -14,7 +14,7 @@ from mlx_hybrid.evaluation.example_rows import answers_to_test, example_rows
 from mlx_hybrid.evaluation.examples import EvaluationSet, limited
 from mlx_hybrid.evaluation.translation import directions_of, greedy, statistics_of
 from mlx_hybrid.files import read_json, write_json
-from mlx_hybrid.training.events import Interrupted
+from mlx_hybrid.training.events import Interrupted, Validated
 from mlx_hybrid.training.run import Run
 
 RESULTS = "comparison.json"
@@ -76,6 +76,8 @@ def train_cell(run: Run, config: Config, tools: Tools) -> Run:
     run.path.parent.mkdir(parents=True, exist_ok=True)
     output, resume = (None, run) if resumable else (run.path, None)
     for event in tools.train(config, output=output, resume=resume, stop=tools.stop):
+        if isinstance(event, Validated):
+            tools.tell(f"  step {event.step}: validation loss {event.loss:.3f}")
         if isinstance(event, Interrupted):
             raise Stopped(f"Stopped in {run.path}; everything is saved, and the same command goes on.")
     return run

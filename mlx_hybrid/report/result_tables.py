@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from mlx_hybrid.evaluation.calibration import INVERSE_TEMPERATURES
 from mlx_hybrid.report.tables import Table, interval, number
 
 CALIBRATION = (
@@ -75,14 +76,22 @@ def calibration(results: dict) -> Table:
                 rows.append((label + word, *(figure(table and table[key]) for table in tables)))
     fitted = [model["calibration"].get("temperature") for model in models.values()]
     if any(value is not None for value in fitted):
-        rows.append(("temperature, fitted on dev", *(number(value) for value in fitted)))
-    lengths = {bool(model["scoring"]["normalised"]) for model in models.values()}
-    scoring = " and ".join(
-        "sums divided by length" if normalised else "plain sums" for normalised in sorted(lengths)
-    )
-    return Table(
-        "Macro-F1 and calibration", ("", *models), [f1, *rows], f"Scores are {scoring} of log-likelihoods."
-    )
+        rows.append(("temperature, fitted on dev", *map(temperature, fitted)))
+    words = {
+        name: "sums divided by length" if model["scoring"]["normalised"] else "plain sums"
+        for name, model in models.items()
+    }
+    told = set(words.values()) if len(set(words.values())) == 1 else [f"{w} ({n})" for n, w in words.items()]
+    note = f"Scores are {', '.join(told)} of log-likelihoods."
+    return Table("Macro-F1 and calibration", ("", *models), [f1, *rows], note)
+
+
+def temperature(value: float | None) -> str:
+    """A fitted temperature; none fits where the fit stopped at its bounds."""
+    if value is None:
+        return "–"
+    low, high = (1 / bound for bound in reversed(INVERSE_TEMPERATURES))
+    return f"{value:.3g}" if low * 1.01 < value < high / 1.01 else f"none fits ({value:.3g})"
 
 
 def figure(value: Any) -> str:

@@ -1,7 +1,10 @@
 """Tables as Markdown, HTML and plain text."""
 
+import numpy as np
 import pytest
 
+from mlx_hybrid.evaluation.calibration import fit_temperature
+from mlx_hybrid.report.result_tables import temperature
 from mlx_hybrid.report.tables import Table, html, interval, markdown, number, plain, width
 
 TABLE = Table("A | title", ("name", "value"), [("a|b", "1.0"), ("中文", "<2>")], "Read it so.")
@@ -34,6 +37,19 @@ def test_plain_columns_are_even_in_wide_scripts():
 )
 def test_numbers(value, shown):
     assert number(value) == shown
+
+
+@pytest.mark.parametrize(
+    ("scores", "answers", "shown"),
+    [
+        ([[2.0, 0.0], [0.0, 1.0]], [0, 1], "none fits (0.0001)"),
+        ([[2.0, 0.0], [0.0, 1.0]], [1, 0], "none fits (1e+04)"),
+        ([[0.0, 0.0]], [0], "1"), ([[3.0, 0.0], [3.0, 0.0], [0.0, 3.0]], [0, 1, 1], "4.33"),
+    ],
+)  # fmt: skip
+def test_a_temperature_where_the_fit_stopped_is_none(scores, answers, shown):
+    assert temperature(fit_temperature(np.array(scores), answers)) == shown
+    assert temperature(None) == "–"
 
 
 def test_an_interval_has_its_bounds():
