@@ -4,8 +4,8 @@ python tools/bench_export.py [--methods hybrid,hybrid-boft,lora-ga] [--to peft] 
 
 A random Llama of 8.0 B parameters is written to disk first (16 GB of bf16 weights, removed at the end), with random
 adapters on its 224 projections. Each export is the command itself, in a process of its own; its files are checked as
-always. Logits are compared too where a float32 copy of the model fits in memory, which takes far longer: the last
-column says so.
+always. (This process stays small, as the peak of a new one begins with its parent's.) Logits are compared too where a
+float32 copy of the model fits in memory, which takes far longer: the last column says so.
 """
 
 import argparse
@@ -24,6 +24,7 @@ prefer_openblas()
 
 import mlx.core as mx  # noqa: E402
 import mlx.nn as nn  # noqa: E402
+from bench_vocabulary import apart  # noqa: E402
 
 from mlx_hybrid.adapters.attach import last_part, layer_plan  # noqa: E402
 from mlx_hybrid.adapters.layer import HybridLinear  # noqa: E402
@@ -34,7 +35,7 @@ from mlx_hybrid.deployment.weights import ShardWriter  # noqa: E402
 from mlx_hybrid.files import write_json  # noqa: E402
 
 WIDTH, MLP, KEYS, VOCABULARY = 4096, 14336, 1024, 128256
-SHAPES = {
+SHAPES = {  # outputs, inputs
     "self_attn.q_proj": (WIDTH, WIDTH), "self_attn.k_proj": (KEYS, WIDTH), "self_attn.v_proj": (KEYS, WIDTH),
     "self_attn.o_proj": (WIDTH, WIDTH), "mlp.gate_proj": (MLP, WIDTH), "mlp.up_proj": (MLP, WIDTH),
     "mlp.down_proj": (WIDTH, MLP),
@@ -135,11 +136,11 @@ def main() -> None:
     met = True
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         root = Path(name)
-        base = write_base(root / "base", arguments.layers)
+        base = apart(write_base, root / "base", arguments.layers)
         print("| method | modules | to | seconds | CPU seconds | peak memory, GB | written, MB | logits |")
         print("|---|---|---|---|---|---|---|---|")
         for method in arguments.methods.split(","):
-            adapter = write_adapter(root / method, base, method, arguments.layers)
+            adapter = apart(write_adapter, root / method, base, method, arguments.layers)
             row = measure(adapter, base, root / f"{method}-out", arguments.to)
             met &= row["passed"] and row["seconds"] < SECONDS and row["peak"] < BYTES
             logits = row["report"]["checks"].get("logits")

@@ -86,8 +86,14 @@ def make_forms(source: Source, weights: ModelWeights, rank: int | None = None) -
 
 
 def form_and_probe(layer: HybridLinear, module: str) -> tuple[Factors, Probe]:
-    """The LoRA of a layer (of its low-rank branch, for a butterfly), and its probe, with one pass over the weight."""
+    """The LoRA of a layer (of its low-rank branch, for a butterfly), and its probe, with one pass over the weight.
+
+    A butterfly is stored as a rotation, whatever the weight is: that is not read, and the probe's total not known.
+    """
     span, turn = reflection_span(layer), probe_turn(layer, module)
+    if not is_exact(layer) and np.any(turn):
+        unknown = np.full((len(turn), layer.linear.weight.shape[0]), np.nan)  # no check passes on it
+        return lora_form(layer), probe_layer(layer, module, unknown)
     product = base_product(layer, np.concatenate([span, turn]))
     return lora_form(layer, product[: len(span)]), probe_layer(layer, module, product[len(span) :])
 
