@@ -73,7 +73,8 @@ def measure(target: str, output: Path | None, options: dict, tell: Callable[[str
     if options["examples"]:
         write_examples(folder, name, answers, questions, results, seed)
     if options["save_temperature"]:
-        save_temperature(pair.loaded.adapter, results)
+        value = save_temperature(pair.loaded.adapter, results)
+        tell(f"Temperature {value:.3g} is stored in {pair.loaded.adapter / 'adapter_config.json'}.")
     if run and output is None:
         refresh(run)
     return Told(results, path, run.path if run else None)
@@ -193,9 +194,11 @@ def write_examples(
         write_text(folder / f"{name}.{model}.examples.jsonl", text)
 
 
-def save_temperature(adapter: Path, results: dict) -> None:
-    """`mlx_hybrid.temperature` in the adapter's config: what the scores of whole answers are divided by."""
+def save_temperature(adapter: Path, results: dict) -> float:
+    """Keep `mlx_hybrid.temperature` in the adapter's config: what the scores of whole answers are divided by."""
     path = adapter / "adapter_config.json"
     tree = read_json(path)
-    tree["mlx_hybrid"]["temperature"] = results["models"]["adapted"]["calibration"]["temperature"]
+    value = results["models"]["adapted"]["calibration"]["temperature"]
+    tree["mlx_hybrid"]["temperature"] = value
     write_json(path, tree)
+    return value

@@ -119,6 +119,7 @@ def test_a_run_is_measured_beside_its_base_on_its_own_test_files(run, trained):
     assert sum(rows[0]["probabilities"].values()) == pytest.approx(1)
     config = json.loads((trained / "adapter" / "adapter_config.json").read_text())
     assert config["mlx_hybrid"]["temperature"] == results["models"]["adapted"]["calibration"]["temperature"]
+    assert f"is stored in {trained / 'adapter' / 'adapter_config.json'}." in result.stderr
     assert "adapted" in (trained / "report.html").read_text()
     assert result.stdout.rstrip().endswith(f"Next: mlx-hybrid report {trained}")
 
