@@ -103,7 +103,8 @@ def quality(rows: Rows) -> Table:
     note = " ".join(
         [*(text for metric, text in notes.items() if rows.has(metric)), *rows.summary.get("notes", [])]
     )
-    return Table("Table II. Quality and calibration", ("method", *(label for label, _ in shown)), lines, note)
+    title = "Table II. Quality and calibration" if rows.has("nll") else "Table II. Quality"
+    return Table(title, ("method", *(label for label, _ in shown)), lines, note)
 
 
 def by_name(rows: Rows, prefix: str, title: str, first: str, note: str = "") -> Table | None:

@@ -58,7 +58,10 @@ def frontier(points: Mapping[str, tuple[dict, dict]], base: dict | None, x_name:
                 capsize=2, lw=1, ms=6, label=name,
             )  # fmt: skip
         axes.set(xlabel=x_name, ylabel=y_name)
-        axes.set_xlim(left=0)
+        most = max(cost["value"] for cost, _ in points.values())
+        axes.set_xlim(
+            0, min(axes.get_xlim()[1], 2 * most)
+        )  # few seeds have bars that would squeeze the points
         if axes.get_xlim()[1] >= 10_000:
             axes.xaxis.set_major_formatter("{x:,.0f}")
             axes.locator_params(axis="x", nbins=5)
