@@ -47,7 +47,8 @@ class Browser:
 
     def open(self, address):
         """A tab with nothing stored; problems and addresses asked for are kept."""
-        self.session, self.problems, self.asked = None, [], []
+        self.leave()
+        self.problems, self.asked = [], []
         context = self.call("Target.createBrowserContext")["browserContextId"]
         target = self.call("Target.createTarget", url="about:blank", browserContextId=context)["targetId"]
         self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
@@ -55,6 +56,12 @@ class Browser:
             self.call(f"{domain}.enable")
         self.size(1200, 800)
         self.call("Page.navigate", url=address)
+
+    def leave(self):
+        """Close the tab that is open, so that nothing it still waits for is heard of."""
+        if self.session:
+            self.call("Page.close")
+        self.session = None
 
     def call(self, method, **parameters):
         self.number += 1
@@ -66,7 +73,8 @@ class Browser:
             if reply.get("id") == self.number:
                 assert "error" not in reply, reply
                 return reply["result"]
-            self.note(reply.get("method"), reply.get("params", {}))
+            if reply.get("sessionId") == self.session:
+                self.note(reply.get("method"), reply.get("params", {}))
 
     def note(self, event, facts):
         entry = facts.get("entry", {})
@@ -88,7 +96,7 @@ class Browser:
         assert "exceptionDetails" not in result, result
         return result["result"].get("value")
 
-    def until(self, expression, seconds=30):
+    def until(self, expression, seconds=90):
         end = time.monotonic() + seconds
         while not (value := self.see(expression)):
             assert time.monotonic() < end, (expression, self.see("document.body.innerText"))
