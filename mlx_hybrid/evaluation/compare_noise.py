@@ -10,18 +10,21 @@ LONGEST_WORD = 12  # letters of the word that is repeated
 
 
 def plant_noise(records: Sequence[dict], share: float, *, seed: int) -> list[dict]:
-    """The records with planted ones among them, `share` of the whole, each kind as often as the others.
+    """The records and planted ones after them, `share` of the whole, each kind as often as the others.
 
     A planted record says which fault it holds under `planted`: a text of another language than it declares and with
-    an answer to another text, one decoded wrongly, one word over and over, or a near-copy.
+    an answer to another text, one decoded wrongly, one word over and over, or a near-copy. They come last, so that of a
+    record and its copies governance keeps the record. A kind that these records cannot have is left out.
     """
     wanted = round(share / (1 - share) * len(records)) if share else 0
     rng = random.Random(seed)
+    pools = sources_by_kind(records)
+    kinds = [kind for kind in KINDS if pools[kind]]
     planted: list[dict] = []
     number = 0
     while len(planted) < wanted:
-        kind = KINDS[number % len(KINDS)]
-        source = records[rng.randrange(len(records))]
+        kind = kinds[number % len(kinds)]
+        source = pools[kind][rng.randrange(len(pools[kind]))]
         made = MAKERS[kind](source, records, rng)
         for place, record in enumerate(made[: wanted - len(planted)]):
             planted.append(
@@ -33,16 +36,23 @@ def plant_noise(records: Sequence[dict], share: float, *, seed: int) -> list[dic
                 }
             )
         number += 1
-    mixed = [*records, *planted]
-    rng.shuffle(mixed)
-    return mixed
+    return [*records, *planted]
+
+
+def sources_by_kind(records: Sequence[dict]) -> dict[str, Sequence[dict]]:
+    """The records that each kind of fault can be made of: plain ASCII comes out of a wrong decoding as it was, and a
+    question of another language takes two."""
+    languages = {record.get("language") for record in records}
+    return {
+        "language": records if len(languages) > 1 else [],
+        "mojibake": [record for record in records if not asked(record).isascii()],
+        "repetition": records, "copy": records,
+    }  # fmt: skip
 
 
 def other_language(source: dict, records: Sequence[dict], rng: random.Random) -> list[dict]:
     """The question of another language's record, this record's language and answer."""
     others = [record for record in records if record.get("language") != source.get("language")]
-    if not others:
-        return wrongly_decoded(source, records, rng)
     question = asked(others[rng.randrange(len(others))])
     return [with_question(source, lambda text: question)]
 

@@ -75,11 +75,16 @@ def reading(summary: dict) -> str:
         f"Means over {count} seeds," if count > 1 else "One seed, so no variation of training is measured;"
     )
     over = "seeds and " if count > 1 else ""
+    marks = setting = ""
+    if len(summary["methods"]) > 1:
+        marks = f"* differs from {summary['reference']} (p < {LEVEL:g}, Holm over the methods). "
+    if len(summary["governance"]) > 1:
+        setting = f" All but Table V is of the first governance setting, {summary['governance'][0]}."
     limit = f"; at most {summary['limit']} records a language" if summary["limit"] else ""
     return (
         f"{seeds} ± half the 95 % interval over {over}{summary['records']} test records{limit}, "
         "and no ± where that is unknown or of no width. "
-        f"* differs from {summary['reference']} (p < {LEVEL:g}, Holm over the methods). The base has no seeds."
+        f"{marks}The base has no seeds.{setting}"
     )
 
 
@@ -161,15 +166,27 @@ def governance(rows: Rows) -> Table | None:
     for name in summary["governance"]:
         own = summary["governed"].get(name, {})
         kept = f"{own['kept']} of {own['records']}" if own else "–"
-        caught = f"{own['planted'] - own['planted_kept']} of {own['planted']}" if own.get("planted") else "–"
+        caught, lost = found_and_lost(own) if own.get("planted") else ("–", "–")
         cells = (cell(rows.get(m, metric, name), digits(metric), key="governed") for m in summary["methods"])
-        lines.append((name, kept, caught, *cells))
+        lines.append((name, kept, caught, lost, *cells))
     note = (
         f"{metric.replace('_', ' ')} after training on what each setting keeps; * differs from "
         f"{summary['governance'][0]} with the same method."
     )
     return Table(
-        "Table V. Governance", ("setting", "kept", "planted found", *summary["methods"]), lines, note
+        "Table V. Governance",
+        ("setting", "kept", "planted found", "others lost", *summary["methods"]),
+        lines,
+        note,
+    )
+
+
+def found_and_lost(own: dict) -> tuple[str, str]:
+    """Of the planted records those set aside, and of the others."""
+    others, others_kept = own["records"] - own["planted"], own["kept"] - own["planted_kept"]
+    return (
+        f"{own['planted'] - own['planted_kept']} of {own['planted']}",
+        f"{others - others_kept} of {others}",
     )
 
 

@@ -65,7 +65,7 @@ def comparison_figures(summary: dict) -> dict[str, tuple[Any, str]]:
             figures.by_language(language_table(rows, metric), name),
             f"{TITLES[metric]} by {'direction' if metric == 'chrf' else 'language'}, bars being 95 % intervals.",
         )
-    if any(line for own in summary["curves"].values() for line in own["valid_loss"]):
+    if any(len(line) > 1 for own in summary["curves"].values() for line in own["valid_loss"]):
         curves = {method: own["valid_loss"] for method, own in summary["curves"].items()}
         drawn["curves"] = (
             figures.lines(curves, "step", "validation loss, nats per token"), "Validation loss, a line a seed.",

@@ -114,6 +114,7 @@ def lines(table: Mapping[str, Sequence[Sequence[tuple[float, float]]]], x_name: 
                     alpha=0.85, label=name if place == 0 else None,
                 )  # fmt: skip
         axes.set(xlabel=x_name, ylabel=y_name)
+        axes.xaxis.get_major_locator().set_params(integer=True)
         if len(table) > 1:
             axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
         return figure

@@ -17,7 +17,7 @@ from mlx_hybrid.cli.compare import names, rates
 from mlx_hybrid.errors import ConfigError
 
 SETTINGS = (
-    "governance.enabled=false", "train.steps=3", "train.batch_size=4", "train.report_every=1", "train.validate_every=3",
+    "governance.enabled=false", "train.steps=3", "train.batch_size=4", "train.report_every=1", "train.validate_every=2",
     "adapter.start_records=4", "train.learning_rate=4e-3", "train.orthogonal_learning_rate=1e-3",
 )  # fmt: skip
 
@@ -145,7 +145,9 @@ def test_governance_and_noise_fill_table_five(folder, tmp_path):
     result = compare(folder, output, *asked, "--set", "train.steps=1")
     assert result.exit_code == 0, result.stderr
     assert "Table V." in result.stdout
-    assert "planted found" in result.stdout
+    assert "planted found  others lost" in result.stdout
+    assert "All but Table V is of the first governance setting, off." in result.stdout
+    assert "differs from lora" not in result.stdout
     assert "One seed, so no variation of training is measured" in result.stdout
     footprint = result.stdout.partition("Table VI.")[2].splitlines()[2]
     assert footprint.startswith("lora")

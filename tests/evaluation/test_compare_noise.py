@@ -67,6 +67,24 @@ def test_planted_records_are_worse_than_clean_ones_to_governance(clean):
     assert share[False] >= 0.5 * len(clean)  # sentences of one mould may repeat each other
 
 
+def test_a_fault_is_one_in_every_planted_record(clean):
+    ascii_only = [r | {"prompt": r["prompt"].encode("ascii", "ignore").decode()} for r in clean]
+    for records, missing in (
+        (clean, set()),
+        (ascii_only, {"mojibake"}),
+        (clean[:10], {"language", "mojibake"}),
+    ):
+        texts = {record["prompt"] for record in records}
+        planted = [r for r in plant_noise(records, 0.5, seed=0) if "planted" in r]
+        assert {record["planted"] for record in planted} == {*KINDS} - missing
+        assert not [r for r in planted if r["planted"] != "language" and r["prompt"] in texts]
+
+
+def test_of_a_record_and_its_copies_governance_keeps_the_record(clean):
+    mixed = plant_noise(clean, 0.4, seed=0)
+    assert mixed[: len(clean)] == clean
+
+
 def test_chat_records_keep_their_answer():
     turns = [{"role": "user", "content": "What is this? A tree."}, {"role": "assistant", "content": "plant"}]
     records = [
