@@ -74,6 +74,8 @@ CASES = [
     Case("dora", 256, 3, 2000, 2, 192),
     Case("boft", 256, 4, 2000, 2, 192),
     Case("hybrid-boft", 256, 4, 2000, 4, 128, bits=4),
+    Case("lora", 128, 2, 151936, 2, 256, learnt=1),
+    Case("hybrid", 128, 2, 48000, 4, 256, bits=4, learnt=1),
     Case("full", 256, 4, 8000, 2, 128),
     Case("full", 128, 4, 2000, 4, 192, recompute=True),
     Case("lora", 128, 4, 2000, 8, 48, packing=True),

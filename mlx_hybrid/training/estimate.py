@@ -28,8 +28,9 @@ MLP = 2.74  # arrays (tokens, outputs of the MLP's products) that it keeps
 SCORES = 1.0  # attention matrices (batch, heads, tokens, tokens) that it keeps
 LAYER_MLP = 5.0  # more of the MLP's alive while one layer's backward pass runs
 LAYER_SCORES = 1.07  # more attention matrices meanwhile
-LOGITS = 4.6  # arrays (targets, vocabulary) alive at once: logits, their exponentials, gradient
-HEAD = 2.4  # whole heads dequantised at once
+LOGITS = 3.2  # arrays (targets, vocabulary) alive at once: logits, their exponentials, gradient
+CHUNKS = 3  # of targets, that MLX makes room for ahead; one fewer where each also unpacks the head
+HEAD = 3.6  # whole heads dequantised at once
 SKETCH = 3.0  # the probes of the gradient start, their gradients and what they are projected on
 UPDATE = 3.0  # new leaves and moments beside the old ones, in trainable sizes
 CACHE_SHARE = 0.25  # of what is freed again, kept by MLX for reuse
@@ -112,7 +113,9 @@ def estimate(shape: ModelShape, load: Load, config: Config) -> Estimate:
     if config.adapter.magnitude:
         kept += tokens * shape.outputs / shape.layers * size  # what each magnitude scales
     layer = tokens * LAYER_MLP * shape.mlp_outputs * size + LAYER_SCORES * scores
-    logits = LOGITS * min(target_bucket(load.targets), chunk_size(shape.vocabulary)) * shape.vocabulary * 4
+    ahead = CHUNKS - shape.unpacks_head
+    targets = min(target_bucket(load.targets), ahead * chunk_size(shape.vocabulary))
+    logits = LOGITS * targets * shape.vocabulary * 4
     logits += HEAD * shape.vocabulary * shape.width * size if shape.unpacks_head else 0
     if config.train.grad_checkpoint:
         streams = shape.layers * tokens * shape.width * size

@@ -150,3 +150,27 @@ def test_the_sum_is_in_float32_where_the_model_is_not():
     model.set_dtype(mx.bfloat16)
     total = make_loss(model)(*arrays(make_batch(examples(40))))
     assert total.dtype == mx.float32
+
+
+def test_more_chunks_take_no_more_memory():
+    """Four times the targets: of their logits, a few chunks' are there at once."""
+    vocabulary, width, chunk = 4096, 8, 16
+    weight = mx.random.normal((vocabulary, width))
+    mx.eval(weight)
+
+    def peak(targets: int) -> int:
+        hidden, wanted = mx.ones((targets, width)), mx.zeros((targets,), mx.int32)
+        weights = mx.ones(targets)
+
+        def loss(h: mx.array) -> mx.array:
+            return loss_module.loss_in_chunks(lambda x: x @ weight.T, h, wanted, weights, chunk)
+
+        mx.eval(hidden, wanted)
+        before = mx.get_active_memory()
+        mx.reset_peak_memory()
+        mx.eval(mx.value_and_grad(loss)(hidden))
+        return mx.get_peak_memory() - before
+
+    one = 4 * vocabulary * chunk
+    assert 2 * one < peak(16 * chunk) < 12 * one
+    assert peak(64 * chunk) < 12 * one
