@@ -44,7 +44,10 @@ from mlx_hybrid.training.optimizer import BranchOptimizer  # noqa: E402
 from mlx_hybrid.training.progress import Progress  # noqa: E402
 
 LANGUAGES = ("en", "es", "de", "ru", "ar", "zh", "sw", "th")
-PEER = "mlx_lm.lora"
+PEER, SORTED = (
+    "mlx_lm.lora",
+    "mlx_lm.lora, sorted by length",
+)  # as it means to: it sorts chats by their number of keys
 SIDES = {  # what is measured beside the peer: (method, packing, least ratio asked for)
     "lora": ("lora", "off", 1.5),
     "hybrid": ("hybrid", "off", 1.3),
@@ -125,7 +128,13 @@ def ours(side: str, examples: list[Example], arguments: argparse.Namespace, pack
     return report.trained_tokens / report.seconds
 
 
-def peer(records: list[dict], examples: list[Example], arguments: argparse.Namespace, packed: bool) -> float:
+def peer(
+    records: list[dict],
+    examples: list[Example],
+    arguments: argparse.Namespace,
+    packed: bool,
+    by_length: bool = False,
+) -> float:
     """Trained tokens a second of mlx-lm's trainer, with a LoRA of the same rank on the same products."""
     mx.clear_cache()
     model = fresh_model(packed, arguments.model)
@@ -134,7 +143,8 @@ def peer(records: list[dict], examples: list[Example], arguments: argparse.Names
     linear_to_lora_layers(
         model, len(model.layers), {"rank": RANK, "scale": 4.0, "dropout": 0.0, "keys": keys}
     )
-    optimizer, data = optimizers.Adam(learning_rate=RATE), CacheDataset(Chats(records, examples))
+    chats, optimizer = Chats(records, examples), optimizers.Adam(learning_rate=RATE)
+    data = [chats.process(chat) for chat in chats] if by_length else CacheDataset(chats)
     for steps in (WARM, len(examples) // arguments.batch):
         np.random.seed(0)
         listener = Listener()
@@ -173,9 +183,11 @@ def main() -> None:
     for task in arguments.tasks:
         records, examples = records_of(task, arguments)
         for base in arguments.bases:
-            speeds: dict[str, list[float]] = {label: [] for label in (PEER, *arguments.sides)}
+            speeds: dict[str, list[float]] = {label: [] for label in (PEER, SORTED, *arguments.sides)}
             for _ in range(arguments.rounds):
-                speeds[PEER].append(peer(records, examples, arguments, base != "float32"))
+                for label in (PEER, SORTED):
+                    speed = peer(records, examples, arguments, base != "float32", by_length=label == SORTED)
+                    speeds[label].append(speed)
                 for side in arguments.sides:
                     speeds[side].append(ours(side, examples, arguments, base != "float32"))
             print_rows(f"{task} | {base}", speeds)
@@ -188,7 +200,7 @@ def print_rows(what: str, speeds: dict[str, list[float]]) -> None:
     for label, values in speeds.items():
         ratios = [value / other for value, other in zip(values, speeds[PEER], strict=True)]
         asked = SIDES[label][2] if label in SIDES else None
-        spread = f"{min(ratios):.2f} – {max(ratios):.2f}" if label in SIDES else ""
+        spread = f"{min(ratios):.2f} – {max(ratios):.2f}" if label != PEER else ""
         print(
             f"| {what} | {label} | {statistics.median(values):.1f} | {statistics.median(ratios):.2f} | {spread} | "
             f"{asked or ''} |",
