@@ -144,7 +144,7 @@ def forget(folder: Path, ids: tuple[str, ...], runs: Path, as_json: bool) -> Non
         mlx-hybrid govern forget clean --id user-17
         mlx-hybrid govern forget clean --id user-17 --id raw.jsonl:204
     """
-    from mlx_hybrid.governance.manifest import forget as forget_records
+    from mlx_hybrid.governance.forgetting import forget as forget_records
 
     removed, trained = forget_records(folder, ids, runs)
     if as_json:

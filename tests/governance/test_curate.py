@@ -18,7 +18,8 @@ from mlx_hybrid.errors import ConfigError, DataError, MlxHybridError
 from mlx_hybrid.governance import curate
 from mlx_hybrid.governance.curate import govern_files
 from mlx_hybrid.governance.engines import sha256_of
-from mlx_hybrid.governance.manifest import check_source, forget, verify
+from mlx_hybrid.governance.forgetting import forget
+from mlx_hybrid.governance.manifest import check_source, verify
 
 FREE = GovernanceConfig(max_reject_share=1.0)
 FILES = {
