@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +138,7 @@ def verify(folder: Path, as_json: bool) -> None:
               help="Where runs are kept.  [runs]")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def forget(folder: Path, ids: tuple[str, ...], runs: Path, as_json: bool) -> None:
-    """Remove a person's records from DIR, and list the runs that were trained on them.
+    """Remove a person's records from DIR and from what its runs set aside, and list the runs that were trained on them.
 
     \b
     Examples:
@@ -146,16 +147,21 @@ def forget(folder: Path, ids: tuple[str, ...], runs: Path, as_json: bool) -> Non
     """
     from mlx_hybrid.governance.forgetting import forget as forget_records
 
-    removed, trained = forget_records(folder, ids, runs)
+    done = forget_records(folder, ids, runs)
     if as_json:
-        click.echo(json.dumps({"removed": removed, "runs": trained}, ensure_ascii=False))
+        click.echo(json.dumps(asdict(done), ensure_ascii=False))
         return
-    click.echo(f"Removed {', '.join(f'{count} from {name}' for name, count in removed.items())}.")
-    for run in trained:
-        kept = "; its rejected.jsonl may hold them too" if (Path(run) / "rejected.jsonl").is_file() else ""
-        click.echo(f"Trained on them: {run}{kept}")
-    if not trained:
+    click.echo(f"Removed {', '.join(f'{count} from {name}' for name, count in done.removed.items())}.")
+    for run, count in done.removed_from_runs.items():
+        click.echo(f"Removed {count} from {Path(run) / 'rejected.jsonl'}.")
+    for run in done.runs:
+        click.echo(f"Trained on them: {run}")
+    if not done.runs:
         click.echo(f"No run in {runs} was trained on this folder.")
+    for run in done.other_runs:
+        click.echo(
+            f"Another run set a record of that id aside, and was left alone: {Path(run) / 'rejected.jsonl'}"
+        )
     click.echo(command("govern", "verify", folder))
 
 

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +16,31 @@ from mlx_hybrid.governance.records import parse_line, read_lines
 from mlx_hybrid.governance.staging import staged
 
 
-def forget(folder: Path, ids: Sequence[str], runs: Path) -> tuple[dict[str, int], list[str]]:
-    """Take the records with these ids (or `path:line`) out of the folder; how many by file, and the runs that saw them.
+@dataclass(frozen=True)
+class Forgotten:
+    """How many records went from each file; the runs that were trained on the folder; how many went from what each of
+    them had set aside; and other runs that set a record of the same id aside, which are not touched."""
+
+    removed: dict[str, int]
+    runs: list[str]
+    removed_from_runs: dict[str, int]
+    other_runs: list[str]
+
+
+def forget(folder: Path, ids: Sequence[str], runs: Path) -> Forgotten:
+    """Take the records with these ids (or `path:line`) out of the folder and out of what its runs set aside.
 
     The folder is replaced whole; its new manifest names the old one as parent and counts what was forgotten, by hash
     of the id, not by the id. Raises DataError when no record has any of the ids.
     """
-    manifest = verify(folder)
+    manifest, names = verify(folder), frozenset(ids)
     old = sha256_of(folder / "manifest.json")
     removed = dict.fromkeys(DATA, 0)
     with staged(folder, replace=True) as scratch:
         for path in sorted(folder.iterdir()):
             target = scratch / path.name
             if path.name in DATA:
-                removed[path.name] = copy_without(path, target, frozenset(ids))
+                removed[path.name] = copy_without(path, target, names)
             elif path.name != "manifest.json":
                 target.write_bytes(path.read_bytes())
         renew_hash(scratch)
@@ -38,8 +51,10 @@ def forget(folder: Path, ids: Sequence[str], runs: Path) -> tuple[dict[str, int]
         manifest["parents"] = [*manifest.get("parents", []), {"path": "manifest.json", "sha256": old}]
         manifest["outputs"] = describe_files(scratch)
         write_json(scratch / "manifest.json", manifest)
-    chain = [old, *(parent["sha256"] for parent in manifest["parents"])]
-    return removed, runs_trained_on(chain, runs)
+    trained = runs_trained_on([old, *(parent["sha256"] for parent in manifest["parents"])], runs)
+    from_runs = {run: count for run in trained if (count := remove_set_aside(Path(run), names))}
+    others = [str(path.parent) for path in sorted(runs.glob("*/rejected.jsonl")) if holds(path, names)]
+    return Forgotten(removed, trained, from_runs, [run for run in others if run not in trained])
 
 
 def renew_hash(folder: Path) -> None:
@@ -49,23 +64,54 @@ def renew_hash(folder: Path) -> None:
     write_json(folder / "croissant.json", tree)
 
 
+def remove_set_aside(run: Path, ids: frozenset[str]) -> int:
+    """Take the records out of a run's rejected.jsonl; how many there were."""
+    path = run / "rejected.jsonl"
+    if not path.is_file():
+        return 0
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        count = copy_without(path, temporary, ids)
+        if count:
+            os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return count
+
+
 def copy_without(path: Path, target: Path, ids: frozenset[str]) -> int:
-    """Copy lines whose record has none of the ids; how many were left out."""
+    """Copy lines whose record has none of the ids; how many were left out. Raises DataError for an unreadable line."""
     left_out = 0
     with target.open("wb") as file:
         for number, raw in read_lines(path):
-            fields = json.loads(raw) if isinstance(raw, bytes) else {}
-            names = {str(fields.get("id")), fields.get("_gov", {}).get("where"), id_inside(fields)}
+            names = names_of(raw) if isinstance(raw, bytes) else None
+            if names is None:
+                raise DataError(f"{path}:{number}: cannot be read; restore the file and try again.")
             if names & ids:
                 left_out += 1
-            elif isinstance(raw, bytes):
-                file.write(raw + b"\n")
             else:
-                raise DataError(f"{path}:{number}: cannot be read; restore the file and try again.")
+                file.write(raw + b"\n")
     return left_out
 
 
-def id_inside(fields: dict[str, Any]) -> str | None:
+def holds(path: Path, ids: frozenset[str]) -> bool:
+    """Whether a record has one of the ids."""
+    return any((names_of(raw) or set()) & ids for _, raw in read_lines(path) if isinstance(raw, bytes))
+
+
+def names_of(raw: bytes) -> set[str] | None:
+    """What a record may be called by: its id, and `path:line`; None where the line is no record."""
+    try:
+        fields = json.loads(raw)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(fields, dict):
+        return None
+    names = (fields.get("id"), fields.get("_gov", {}).get("where"), id_inside(fields))
+    return {str(name) for name in names if name is not None}
+
+
+def id_inside(fields: dict[str, Any]) -> Any:
     """The id of a record that stands as raw text, because it was no record, when it can be told."""
     if not isinstance(fields.get("raw"), str):
         return None
@@ -74,7 +120,7 @@ def id_inside(fields: dict[str, Any]) -> str | None:
         value = json.loads(getattr(item, "raw", b"null"))
     except (ValueError, RecursionError):
         return None
-    return str(value.get("id")) if isinstance(value, dict) else None
+    return value.get("id") if isinstance(value, dict) else None
 
 
 def runs_trained_on(hashes: Sequence[str], runs: Path) -> list[str]:

@@ -112,23 +112,30 @@ def test_forgetting(raw, tmp_path):
     out, runs = tmp_path / "out", tmp_path / "runs"
     govern_files([raw], out, FREE)
     old = sha256_of(out / "manifest.json")
-    (runs / "first").mkdir(parents=True)
-    (runs / "first" / "run.json").write_text(json.dumps({"data": {"manifest": old}}))
-    (runs / "second").mkdir()
-    (runs / "second" / "run.json").write_text("{}")
-    removed, trained = forget(out, ["fra_Latn", f"{raw}:14"], runs)
-    assert removed == {"kept.jsonl": 1, "rejected.jsonl": 1}
-    assert trained == [str(runs / "first")]
+    rows = [{"id": "fra_Latn"}, {"raw": '{"id": "fra_Latn", "text": 7}'}, {"text": "no id"}]
+    set_aside = "".join(json.dumps(row) + "\n" for row in rows)
+    for name, info in (("first", {"data": {"manifest": old}}), ("second", {}), ("third", {})):
+        (runs / name).mkdir(parents=True)
+        (runs / name / "run.json").write_text(json.dumps(info))
+        (runs / name / "rejected.jsonl").write_text(set_aside if name != "third" else json.dumps(rows[2]))
+    done = forget(out, ["fra_Latn", f"{raw}:14"], runs)
+    assert done.removed == {"kept.jsonl": 1, "rejected.jsonl": 1}
+    assert done.runs == [str(runs / "first")]
+    assert done.removed_from_runs == {str(runs / "first"): 2}
+    assert read_jsonl(runs / "first" / "rejected.jsonl") == rows[2:]
+    assert done.other_runs == [str(runs / "second")]
+    assert (runs / "second" / "rejected.jsonl").read_text() == set_aside
     manifest = verify(out)
     assert manifest["parents"][-1]["sha256"] == old
     assert "fra_Latn" not in {row.get("id") for row in read_jsonl(out / "kept.jsonl")}
     assert json.loads((out / "croissant.json").read_text())["distribution"][0]["sha256"] == sha256_of(
         out / "kept.jsonl"
     )
-    assert forget(out, ["deu_Latn"], runs)[1] == [str(runs / "first")]
+    assert forget(out, ["deu_Latn"], runs).runs == [str(runs / "first")]
     before = digests(out)
-    with pytest.raises(DataError, match="nothing was changed"):
-        forget(out, ["nobody"], runs)
+    for nobody in ("nobody", "None"):
+        with pytest.raises(DataError, match="nothing was changed"):
+            forget(out, [nobody], runs)
     assert digests(out) == before
 
 
