@@ -26,9 +26,10 @@ import mlx.core as mx  # noqa: E402
 import mlx.nn as nn  # noqa: E402
 from bench_vocabulary import apart  # noqa: E402
 
-from mlx_hybrid.adapters.attach import last_part, layer_plan  # noqa: E402
 from mlx_hybrid.adapters.layer import HybridLinear  # noqa: E402
+from mlx_hybrid.adapters.plans import layer_plan  # noqa: E402
 from mlx_hybrid.adapters.store import CONFIG_FILE, FORMAT, WEIGHTS_FILE  # noqa: E402
+from mlx_hybrid.adapters.targets import last_part  # noqa: E402
 from mlx_hybrid.base_model import BUNDLED_FOLDER, fingerprint  # noqa: E402
 from mlx_hybrid.config import build_config, to_tree  # noqa: E402
 from mlx_hybrid.deployment.weights import ShardWriter  # noqa: E402

@@ -12,9 +12,10 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
-from mlx_hybrid.adapters.attach import attach, hybrid_layers, within_layer
+from mlx_hybrid.adapters.attach import attach, hybrid_layers
 from mlx_hybrid.adapters.experts import HybridExperts
 from mlx_hybrid.adapters.layer import STATE_LEAVES
+from mlx_hybrid.adapters.targets import within_layer
 from mlx_hybrid.config import AdapterConfig, build, to_tree
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.files import new_directory

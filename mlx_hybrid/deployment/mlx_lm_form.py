@@ -10,8 +10,8 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from mlx_hybrid.adapters.attach import layer_index, within_layer
 from mlx_hybrid.adapters.store import CONFIG_FILE, WEIGHTS_FILE
+from mlx_hybrid.adapters.targets import layer_index, within_layer
 from mlx_hybrid.deployment.low_rank_form import pad_rank
 from mlx_hybrid.deployment.peft import Forms
 from mlx_hybrid.deployment.probes import TOLERANCE, relative_error

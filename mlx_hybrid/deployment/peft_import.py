@@ -13,9 +13,10 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from mlx_hybrid.adapters.attach import attach, hybrid_layers, last_part, layer_index
+from mlx_hybrid.adapters.attach import attach, hybrid_layers
 from mlx_hybrid.adapters.layer import linear_shape
 from mlx_hybrid.adapters.store import save_adapter
+from mlx_hybrid.adapters.targets import last_part, layer_index
 from mlx_hybrid.config import AdapterConfig
 from mlx_hybrid.deployment.peft_files import (
     CONFIG_FILE,

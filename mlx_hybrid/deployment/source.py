@@ -7,9 +7,11 @@ from pathlib import Path
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_hybrid.adapters.attach import last_part, layer_class, layer_plan
+from mlx_hybrid.adapters.attach import layer_class
 from mlx_hybrid.adapters.layer import HybridLinear
+from mlx_hybrid.adapters.plans import layer_plan
 from mlx_hybrid.adapters.store import AdapterInfo, read_adapter_config, read_weights
+from mlx_hybrid.adapters.targets import last_part
 from mlx_hybrid.base_model import find_model, fingerprint
 from mlx_hybrid.deployment.adapter_folder import adapter_folder
 from mlx_hybrid.deployment.weights import ModelWeights

@@ -29,8 +29,9 @@ def knobs(method: str) -> Iterable[dict[str, int]]:
 
 def count_parameters(model: Any, config: Config) -> int | None:
     """Trainable entries that a config puts on a fresh base; None where its sizes do not fit a layer."""
-    from mlx_hybrid.adapters.attach import find_targets, plan_layers
     from mlx_hybrid.adapters.layer import linear_shape
+    from mlx_hybrid.adapters.plans import plan_layers
+    from mlx_hybrid.adapters.targets import find_targets
 
     targets = find_targets(model, config.adapter)
     try:

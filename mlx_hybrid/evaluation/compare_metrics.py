@@ -119,8 +119,8 @@ def trainable(run: Run) -> int:
 
 def mixing(run: Run) -> tuple[list[str], list[float]]:
     """Modules with both branches, and the mean λ of each over the run's reports; empty where nothing is mixed."""
-    from mlx_hybrid.adapters.attach import last_part
     from mlx_hybrid.adapters.store import read_adapter_config
+    from mlx_hybrid.adapters.targets import last_part
 
     info = read_adapter_config(run.adapter)
     config = info.adapter

@@ -11,7 +11,6 @@ from mlx_hybrid.adapters.attach import (
     attach,
     fuse,
     hybrid_layers,
-    layer_plan,
     parameter_count,
     refold,
     settle,
@@ -19,6 +18,7 @@ from mlx_hybrid.adapters.attach import (
     unsettle,
 )
 from mlx_hybrid.adapters.frozen import use_fast_products
+from mlx_hybrid.adapters.plans import layer_plan
 from mlx_hybrid.config import PRESETS, AdapterConfig, build_config
 from mlx_hybrid.errors import ConfigError
 

@@ -1,0 +1,116 @@
+"""Which modules of a model an adapter goes on, by the names in the settings."""
+
+import mlx.nn as nn
+
+from mlx_hybrid.adapters.experts import is_experts
+from mlx_hybrid.config import AdapterConfig
+from mlx_hybrid.errors import ConfigError, nearest
+
+ROUTERS = ("gate", "router", "shared_expert_gate", "gate_up_router")
+"""Last parts of the names of MoE routers: adapting one changes which expert answers, so none ever is."""
+OUTSIDE = ("lm_head", "embed_tokens", "wte")
+EXPERTS = "experts"
+"""The target that stands for every stack of MoE experts: r·(in + out) entries for each expert, so only when named."""
+
+
+def find_targets(model: nn.Module, config: AdapterConfig) -> dict[str, nn.Module]:
+    """The modules to adapt, by full name in the model's order."""
+    linears = {
+        name: module
+        for name, module in sorted(model.named_modules(), key=lambda item: natural_order(item[0]))
+        if isinstance(module, nn.Linear | nn.QuantizedLinear) or is_experts(module)
+    }
+    chosen: dict[str, nn.Module] = {}
+    for target in config.targets:
+        found = {name: module for name, module in linears.items() if is_meant(target, name, module)}
+        refuse_unsupported(model, target, found)
+        chosen |= found
+    names = set(layer_window(model, config.layers, chosen))
+    found = {name: module for name, module in linears.items() if name in names}
+    for name, module in found.items():
+        if is_experts(module):
+            refuse_experts(name, module, config)
+    return found
+
+
+def refuse_experts(name: str, module: nn.Module, config: AdapterConfig) -> None:
+    """Raise ConfigError for experts that cannot carry what the settings ask."""
+    if config.magnitude:
+        raise ConfigError(f"adapter.magnitude: {name} is a stack of experts, which DoRA does not take.")
+    if getattr(module, "global_scale", None) is not None:
+        raise ConfigError(
+            f"adapter.targets: {name} is packed with a global scale, and cannot be unpacked to fuse."
+        )
+
+
+def is_meant(target: str, name: str, module: nn.Module) -> bool:
+    """Whether a target of the settings names this module; `dense` leaves out routers, heads and experts."""
+    if target == "dense":
+        return last_part(name) not in (*ROUTERS, *OUTSIDE) and not is_experts(module)
+    return is_experts(module) if target == EXPERTS else last_part(name) == target
+
+
+def refuse_unsupported(model: nn.Module, target: str, found: dict) -> None:
+    """Raise ConfigError for a router, and for a target that names nothing which can carry an adapter."""
+    if target in ROUTERS:
+        raise ConfigError(f"adapter.targets: {target} is a router, which is never adapted.")
+    if found:
+        return
+    if target == EXPERTS:
+        raise ConfigError("adapter.targets: the model has no experts; leave them out.")
+    kinds = {last_part(n): type(m).__name__ for n, m in model.named_modules() if n}
+    if target == "lm_head" and target not in kinds:
+        raise ConfigError(
+            "adapter.targets: the model has no lm_head: its head is its embedding, which is no target."
+        )
+    if "Embedding" in kinds.get(target, ""):
+        raise ConfigError(
+            f"adapter.targets: {target} is an embedding, a table without a product to rotate or add to; "
+            "method full trains it."
+        )
+    if target in kinds:
+        raise ConfigError(
+            f"adapter.targets: {target} is a {kinds[target]}, and only linear layers and experts carry adapters."
+        )
+    linear = (nn.Linear, nn.QuantizedLinear)
+    known = {last_part(n) for n, m in model.named_modules() if isinstance(m, linear) or is_experts(m)}
+    raise ConfigError(
+        f'adapter.targets: the model has no module "{target}"; {nearest(target, known | {"dense"})}'
+    )
+
+
+def layer_window(model: nn.Module, last: int, chosen: dict[str, nn.Module]) -> list[str]:
+    """The chosen names within the last N transformer layers; all of them for N = 0."""
+    if not last:
+        return list(chosen)
+    count = len(model.layers)
+    if last > count:
+        raise ConfigError(f"adapter.layers: {last}, but the model has {count} layers.")
+    return [name for name in chosen if (index := layer_index(name)) is None or index >= count - last]
+
+
+def unitary_names(config: AdapterConfig, targets: dict[str, nn.Module]) -> set[str]:
+    known = {last_part(name) for name in targets}
+    for name in config.unitary:
+        if name not in known:
+            raise ConfigError(f'adapter.unitary: no adapted module "{name}"; {nearest(name, known)}')
+    return set(config.unitary)
+
+
+def last_part(name: str) -> str:
+    return name.rsplit(".", 1)[-1]
+
+
+def layer_index(name: str) -> int | None:
+    return next((int(part) for part in name.split(".") if part.isdigit()), None)
+
+
+def within_layer(name: str) -> str:
+    """The name below the transformer layer's number, as mlx-lm's `keys` have it; the whole name outside the layers."""
+    parts = name.split(".")
+    position = next((i for i, part in enumerate(parts) if part.isdigit()), -1)
+    return ".".join(parts[position + 1 :])
+
+
+def natural_order(name: str) -> list:
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in name.split(".")]
