@@ -86,14 +86,29 @@ def sources() -> str:
         return "\n".join("| " + " | ".join(row[key] for key in keys) + " |" for row in rows)
 
 
+def spread(values: list[float]) -> str:
+    return f"{sum(values) / len(values):.3f} ({min(values):.3f} – {max(values):.3f})"
+
+
+def merged(paths: list[Path]) -> dict:
+    """The measures of several files as if taken at once."""
+    whole: dict = {}
+    for path in paths:
+        for key, value in json.loads(path.read_text()).items():
+            whole[key] = whole.get(key, {}) | value if isinstance(value, dict) else value
+    return whole
+
+
 def more(measures: dict) -> str:
     """The other measures, where they were taken."""
     parts = []
     if "sib200" in measures:
-        parts.append("SIB-200 test accuracy after full fine-tuning (8 languages, mean over seeds):\n")
+        parts.append(
+            "SIB-200 test accuracy after full fine-tuning (8 languages; mean of three seeds, lowest – highest):\n"
+        )
         parts.append("| records a language | this base | random weights | TF-IDF |\n|---|---|---|---|")
-        for shots, row in measures["sib200"].items():
-            cells = " | ".join(f"{row[name]['mean']:.3f}" for name in ("pretrained", "random", "tfidf"))
+        for shots, row in sorted(measures["sib200"].items(), key=lambda item: int(item[0])):
+            cells = " | ".join(spread(row[name]["seeds"]) for name in ("pretrained", "random", "tfidf"))
             parts.append(f"| {shots} | {cells} |")
         parts.append("")
     for language, row in measures.get("adapt", {}).items():
@@ -111,12 +126,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("measures", type=Path)
+    parser.add_argument("measures", type=Path, nargs="+")
     parser.add_argument("--tokens", required=True)
     parser.add_argument("--command", required=True)
     parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
-    measures = json.loads(arguments.measures.read_text())
+    measures = merged(arguments.measures)
     bits = "\n".join(f"| {language} | {value:.3f} |" for language, value in measures["bits_per_byte"].items())
     text = HEAD.format(
         shape=shape(arguments.output.parent), bits=bits, mean=measures["mean_of_16"], more=more(measures),
