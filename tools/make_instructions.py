@@ -2,10 +2,10 @@
 
     python tools/make_instructions.py -o ~/base-instructions.jsonl
 
-Three kinds: the topic of a few words or of a sentence, the word in another language, and the bundled chats. A line of
-text has a topic where at least two concepts of one topic occur in it, twice as many as of any other; from such lines a
-classifier learns to name the rest (topic_teacher.py). The word list (tools/lexicon/) was written for this project; no
-benchmark sentence is read.
+Three kinds: the topic of a few words, of a sentence or of its keywords, the word in another language, and the bundled
+chats. A line of text has a topic where at least two concepts of one topic occur in it, twice as many as of any other;
+from such lines a classifier learns to name the rest (topic_teacher.py). The word list (tools/lexicon/) was written for
+this project; no benchmark sentence is read.
 """
 
 import argparse
@@ -49,6 +49,14 @@ class Topics:
         ask = self.ask[language].replace("{options}", listed)
         return chat(f"{ask}\n{text}", self.names[topic][language], kind, language)
 
+    def brief(self, topic: str, text: str, language: str, kind: str) -> dict:
+        """The topic without a choice, in few tokens."""
+        return chat(f"Topic: {text}", self.names[topic][language], kind, language)
+
+    def either(self, topic: str, text: str, language: str, kind: str) -> dict:
+        form = self.brief if self.rng.random() < 0.5 else self.question
+        return form(topic, text, language, kind)
+
 
 def word_topics(
     concepts: list[dict], topics: Topics, rng: random.Random, per_language: int
@@ -62,7 +70,7 @@ def word_topics(
             topic = rng.choice(sorted(by_topic))
             words = rng.sample(by_topic[topic], rng.randint(1, 4))
             spoken = [word[language if rng.random() < 0.7 else rng.choice(LANGUAGES)] for word in words]
-            yield topics.question(topic, ", ".join(spoken), language, "word-topic")
+            yield topics.either(topic, ", ".join(spoken), language, "word-topic")
 
 
 def translations(concepts: list[dict], rng: random.Random, per_concept: int) -> Iterator[dict]:
@@ -86,10 +94,14 @@ def main() -> None:
     arguments = parser.parse_args()
     rng = random.Random(arguments.seed)
     concepts, topics = read_concepts(), Topics(rng)
-    records = list(word_topics(concepts, topics, rng, 800))
+    records = list(word_topics(concepts, topics, rng, 1600))
     records += translations(concepts, rng, 16)
-    taught = teach(LANGUAGES, concepts, list(topics.names), rng, arguments.per_topic)
-    records += [topics.question(topic, text, language, "line-topic") for language, text, topic in taught]
+    for language, text, words, topic in teach(
+        LANGUAGES, concepts, list(topics.names), rng, arguments.per_topic
+    ):
+        records.append(topics.either(topic, text, language, "line-topic"))
+        if words:
+            records.append(topics.brief(topic, words, language, "keyword-topic"))
     chats = [json.loads(line) for line in arguments.chats.read_text(encoding="utf-8").splitlines()]
     records += [chat | {"task": "chat"} for chat in chats] * arguments.chat_copies
     rng.shuffle(records)

@@ -218,6 +218,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--instruction-share", type=float, default=0.1)
     parser.add_argument("--answer-weight", type=float, default=12, help="least tokens an answer weighs as")
+    parser.add_argument("--question-weight", type=float, default=1, help="of a token outside the answers")
     parser.add_argument("--minutes", type=float, default=1e9)
     parser.add_argument("--max-tokens", type=float, default=1e18)
     parser.add_argument("--save-minutes", type=float, default=5)

@@ -80,10 +80,15 @@ def encode(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> Stream:
     return Stream(tokens, np.concatenate([[0], np.cumsum(lengths)[:-1]]), lengths)
 
 
-def answers_weighed(stream: Stream, tokenizer: PreTrainedTokenizerFast, least: float) -> Stream:
-    """The stream with each answer weighing at least `least` tokens, so that a label is not lost in its question."""
+def answers_weighed(
+    stream: Stream, tokenizer: PreTrainedTokenizerFast, least: float, question: float = 1
+) -> Stream:
+    """The stream with each answer weighing at least `least` tokens, so that a label is not lost in its question.
+
+    Every token outside the answers weighs `question`.
+    """
     opened, closed = tokenizer.convert_tokens_to_ids(["<|assistant|>", "<|end|>"])
-    weights = np.ones(len(stream.tokens), np.float32)
+    weights = np.full(len(stream.tokens), question, np.float32)
     ends = np.flatnonzero(stream.tokens == closed)
     for start in np.flatnonzero(stream.tokens == opened):
         place = np.searchsorted(ends, start)
@@ -163,7 +168,9 @@ def load_mixture(arguments: argparse.Namespace) -> tuple[Mixture, PreTrainedToke
     shares["pairs"] = arguments.parallel
     if arguments.instructions:
         chats = encode(tokenizer, instruction_chats(arguments.instructions))
-        streams["instructions"] = answers_weighed(chats, tokenizer, arguments.answer_weight)
+        streams["instructions"] = answers_weighed(
+            chats, tokenizer, arguments.answer_weight, arguments.question_weight
+        )
         shares = {name: share * (1 - arguments.instruction_share) for name, share in shares.items()}
         shares["instructions"] = arguments.instruction_share
     weights = np.array([shares[name] for name in streams])

@@ -15,11 +15,13 @@ from corpus import data_root, parallel_pairs, training_lines
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
-from spotter import LONG, SHORT, UNSPACED, Spotter, sentences
+from spotter import LONG, SHORT, UNSPACED, WORD, Spotter, sentences
 
 POOL = 30_000  # sentences of a language that are named
 FEATURES = 60_000
 ITERATIONS = 40
+KEYWORDS = 4  # at the most, of a sentence
+SHORTEST = 3  # letters of one
 
 
 class Teacher:
@@ -72,14 +74,31 @@ def most_certain(
             yield texts[place], topics[best[place]]
 
 
+def keywords(
+    teacher: Teacher, rows: Sequence[tuple[str, str]], topics: Sequence[str], rng: random.Random
+) -> Iterator[str]:
+    """Of each (sentence, topic) the few words that say its topic most by themselves, in their order."""
+    found = [[word for word in WORD.findall(text) if len(word) >= SHORTEST] for text, _ in rows]
+    known = sorted({word for words in found for word in words})
+    scores = teacher.log_probabilities(known, topics)
+    place = {word: number for number, word in enumerate(known)}
+    for words, (_, topic) in zip(found, rows, strict=True):
+        column = topics.index(topic)
+        best = sorted(words, key=lambda word: -scores[place[word], column])[: rng.randint(1, KEYWORDS)]
+        yield ", ".join(word for word in words if word in best)
+
+
 def teach(
     languages: Sequence[str],
     concepts: Sequence[dict[str, str]],
     topics: Sequence[str],
     rng: random.Random,
     per_topic: int,
-) -> Iterator[tuple[str, str, str]]:
-    """(language, sentence, topic), up to `per_topic` of each topic; English must come first."""
+) -> Iterator[tuple[str, str, str, str]]:
+    """(language, sentence, its keywords, topic), up to `per_topic` of each topic; English must come first.
+
+    A language written without spaces has no keywords.
+    """
     pairs = defaultdict(list)
     for language, english, other in parallel_pairs(data_root()):
         if SHORT <= len(other) <= LONG:
@@ -102,4 +121,6 @@ def teach(
             both = teacher.log_probabilities(targets, topics)
             both += english_teacher.log_probabilities(sources, topics)
             texts, scores = texts + targets, np.concatenate([scores, both / 2])
-        yield from ((language, text, topic) for text, topic in most_certain(texts, scores, topics, per_topic))
+        rows = list(most_certain(texts, scores, topics, per_topic))
+        short = [""] * len(rows) if language in UNSPACED else keywords(teacher, rows, topics, rng)
+        yield from ((language, text, words, topic) for (text, topic), words in zip(rows, short, strict=True))

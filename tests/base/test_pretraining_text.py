@@ -1,6 +1,7 @@
 """How the bundled base's text is cut, spelt and chosen (tools/)."""
 
 import math
+import random
 import sys
 from collections import Counter
 from pathlib import Path
@@ -11,7 +12,12 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 
 from corpus import PIECE_BYTES, monotonic, pieces
+from pretrain_data import answers_weighed, encode
 from select_text import PRIOR, WINDOW, likeness, most_alike
+from topic_teacher import Teacher, keywords
+from transformers import PreTrainedTokenizerFast
+
+from mlx_hybrid.base_model import BUNDLED_FOLDER
 
 ROUNDING = 1e-12  # float64 sums of a few hundred terms
 
@@ -66,3 +72,33 @@ def test_the_lines_most_alike_hold_no_more_than_their_share():
     scores, lengths = np.array([0.1, 0.9, 0.5, 0.7]), np.array([10, 20, 30, 40])
     assert most_alike(scores, lengths, 0.6).tolist() == [1, 3]
     assert most_alike(scores, lengths, 1.0).tolist() == [0, 1, 2, 3]
+
+
+def test_an_answer_outweighs_its_question():
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(BUNDLED_FOLDER)
+    texts = ["<|user|>Topic: water, bread<|end|><|assistant|>food<|end|><s>", "Brot = bread</s><s>"]
+    stream = answers_weighed(encode(tokenizer, texts), tokenizer, least=20, question=0.25)
+    answer = tokenizer("food<|end|>", add_special_tokens=False)["input_ids"]
+    opened = tokenizer.convert_tokens_to_ids("<|assistant|>")
+    start = int(np.flatnonzero(stream.tokens == opened)[0]) + 1
+    assert stream.tokens[start : start + len(answer)].tolist() == answer
+    within = np.zeros(len(stream.tokens), bool)
+    within[start : start + len(answer)] = True
+    assert stream.weights[within].sum() == pytest.approx(20)
+    assert set(stream.weights[~within]) == {0.25}
+
+
+def test_keywords_are_the_words_that_say_the_topic():
+    food = ["the bread is in the oven", "we eat bread and soup", "soup with bread", "a soup for lunch"]
+    travel = ["the train is in the town", "we ride a train and a bus", "bus with train", "a bus for home"]
+    teacher = Teacher(food + travel, ["food"] * 4 + ["travel"] * 4, "en")
+    rows = [("we have soup, and then the bread", "food"), ("and then the train for a bus", "travel")]
+    found = [
+        set(words.split(", "))
+        for seed in range(20)
+        for words in keywords(teacher, rows, ["food", "travel"], random.Random(seed))
+    ]
+    assert all(words & {"soup", "bread"} for words in found[::2])
+    assert all(words & {"train", "bus"} for words in found[1::2])
+    assert {"soup", "bread"} in found
+    assert {"train", "bus"} in found
