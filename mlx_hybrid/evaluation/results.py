@@ -10,6 +10,7 @@ from mlx_hybrid.evaluation import calibration
 from mlx_hybrid.evaluation.classification import accuracy, by_language, choose, macro_f1, tied
 from mlx_hybrid.evaluation.examples import EvaluationSet
 from mlx_hybrid.evaluation.intervals import (
+    Interval,
     bootstrap_mean,
     bootstrap_ratio,
     bootstrap_statistic,
@@ -73,30 +74,35 @@ def calibrated(examples: EvaluationSet, scores: np.ndarray, temperature: float |
 
 
 def calibration_table(examples: EvaluationSet, scores: np.ndarray, temperature: float, *, seed: int) -> dict:
+    """NLL, Brier score and ECE with their intervals over examples, whole and by language."""
     confidences, correct = calibration.confidence(scores, examples.answers, temperature)
     nll = calibration.negative_log_likelihood(scores, examples.answers, temperature)
     brier = calibration.brier(scores, examples.answers, temperature)
-    ece = calibration.expected_calibration_error
-    interval = bootstrap_statistic(
-        lambda index: ece(confidences[index], correct[index]), len(correct), seed=seed, samples=ECE_RESAMPLES
-    )
-    languages = np.array(examples.languages)
-    return {
-        "nll_nats": asdict(bootstrap_mean(nll, seed=seed, groups=examples.groups)),
-        "brier": asdict(bootstrap_mean(brier, seed=seed, groups=examples.groups)),
-        "ece_width": asdict(interval),
-        "ece_mass": ece(confidences, correct, mass="mass"),
+    languages, groups = np.array(examples.languages), np.array(examples.groups)
+
+    def row(own: np.ndarray) -> dict:
+        sure, right, kin = confidences[own], correct[own], groups[own]
+        return {
+            "nll_nats": asdict(bootstrap_mean(nll[own], seed=seed, groups=kin)),
+            "brier": asdict(bootstrap_mean(brier[own], seed=seed, groups=kin)),
+            "ece_width": asdict(ece_interval(sure, right, seed=seed)),
+            "ece_mass": calibration.expected_calibration_error(sure, right, mass="mass"),
+        }
+
+    return row(np.ones(len(languages), bool)) | {
         "reliability": calibration.reliability(confidences, correct),
-        "languages": {
-            name: {
-                "nll_nats": float(nll[languages == name].mean()),
-                "brier": float(brier[languages == name].mean()),
-                "ece_width": ece(confidences[languages == name], correct[languages == name]),
-                "ece_mass": ece(confidences[languages == name], correct[languages == name], mass="mass"),
-            }
-            for name in sorted(set(examples.languages))
-        },
+        "languages": {name: row(languages == name) for name in sorted(set(examples.languages))},
     }
+
+
+def ece_interval(confidences: np.ndarray, correct: np.ndarray, *, seed: int) -> Interval:
+    """ECE and its bootstrap interval; of few examples both lie above the true error (Kumar et al. 2019, section 4)."""
+    return bootstrap_statistic(
+        lambda index: calibration.expected_calibration_error(confidences[index], correct[index]),
+        len(correct),
+        seed=seed,
+        samples=ECE_RESAMPLES,
+    )
 
 
 def difference(examples: EvaluationSet, before: np.ndarray, after: np.ndarray, *, seed: int) -> dict:

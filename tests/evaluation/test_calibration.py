@@ -10,6 +10,9 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 
 from mlx_hybrid.errors import DataError
 from mlx_hybrid.evaluation import calibration as c
+from mlx_hybrid.evaluation.examples import EvaluationSet
+from mlx_hybrid.evaluation.results import calibration_table
+from mlx_hybrid.governance.records import Record
 
 
 def draw(seed: int, rows: int = 600, options: int = 4) -> tuple[np.ndarray, np.ndarray]:
@@ -170,3 +173,29 @@ def test_answers_must_fit():
             c.brier(np.zeros((1, 2)), answers)
     with pytest.raises(DataError):
         c.reliability(np.array([]), np.array([]))
+
+
+def test_a_language_is_calibrated_as_its_records_alone():
+    scores, answers = draw(2, rows=90)
+    rows = [
+        {
+            "text": str(n),
+            "language": "en" if n % 3 else "sw",
+            "label": "abcd"[answer],
+            "options": list("abcd"),
+        }
+        for n, answer in enumerate(answers)
+    ]
+
+    def table(which):
+        records = [Record({**rows[n], "messages": []}, "made", int(n)) for n in which]
+        options = [dict(zip("abcd", "abcd"))] * len(records)
+        examples = EvaluationSet("classification", "made", 1, records, list("abcd"), options)
+        return calibration_table(examples, scores[which], 1.0, seed=0)
+
+    swahili = np.arange(0, 90, 3)
+    alone, within = table(swahili), table(np.arange(90))["languages"]["swh_Latn"]
+    assert within == {key: alone[key] for key in ("nll_nats", "brier", "ece_width", "ece_mass")}
+    for key in ("nll_nats", "brier", "ece_width"):
+        assert within[key]["low"] < within[key]["value"] < within[key]["high"]
+        assert within[key]["count"] == len(swahili)
