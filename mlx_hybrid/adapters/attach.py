@@ -87,6 +87,12 @@ def refold(model: nn.Module) -> int:
     return sum(layer.refold(force=True) for layer, now in zip(layers, due, strict=True) if now)
 
 
+def rotation_defect(model: nn.Module) -> float | None:
+    """The largest |R Rᵀ − I| of any adapted layer; None where no layer rotates."""
+    layers = [layer for layer in hybrid_layers(model).values() if layer.plan.orthogonal != "none"]
+    return max((layer.rotation_defect() for layer in layers), default=None)
+
+
 def settle(model: nn.Module) -> nn.Module:
     """Form every rotation once, for inference."""
     model.eval()

@@ -51,6 +51,7 @@ def last_name(path: str) -> str:
 
 def facts(run: Run, info: dict) -> Table:
     rows = [row for row in run.metrics() if "seconds" in row]
+    defects = [row["rotation_defect"] for row in run.metrics() if "rotation_defect" in row]
     records = info.get("records", {})
     machine = info.get("machine", {})
     lines = [
@@ -59,6 +60,7 @@ def facts(run: Run, info: dict) -> Table:
         ("training time", f"{rows[-1]['seconds']:.0f} s" if rows else "–"),
         ("peak memory", f"{max(r['peak_memory_gb'] for r in rows):.2f} GB" if rows else "–"),
         ("speed", f"{median([r['tokens_per_second'] for r in rows]):,.0f} tokens/s" if rows else "–"),
+        ("rotations", f"{max(defects):.1g} from orthogonal at the most" if defects else ""),
         ("seed", str(info.get("seed", "–"))),
         ("machine", " ".join(str(machine[k]) for k in ("system", "machine", "device") if machine.get(k))),
         ("versions", ", ".join(f"{name} {v}" for name, v in machine.get("versions", {}).items())),

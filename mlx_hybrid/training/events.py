@@ -53,6 +53,14 @@ class Validated:
 
 
 @dataclass(frozen=True)
+class Orthogonality:
+    """How far the rotations are from orthogonal: the largest |R Rᵀ − I| of any adapted layer."""
+
+    step: int
+    defect: float
+
+
+@dataclass(frozen=True)
 class NotFinite:
     """The loss or the gradient of a step is not a number; these were its batches, and an error follows."""
 
@@ -82,4 +90,6 @@ class Finished:
     seconds: float
 
 
-Event = Note | Started | Trained | Validated | NotFinite | CheckpointDue | Interrupted | Finished
+Event = (
+    Note | Started | Trained | Validated | Orthogonality | NotFinite | CheckpointDue | Interrupted | Finished
+)

@@ -9,11 +9,19 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from mlx_hybrid.adapters.attach import hybrid_layers, refold
+from mlx_hybrid.adapters.attach import hybrid_layers, refold, rotation_defect
 from mlx_hybrid.adapters.store import adapter_state, set_state
 from mlx_hybrid.config import TrainConfig
 from mlx_hybrid.training.batches import POOL, Batch, make_batch, training_batches
-from mlx_hybrid.training.events import CheckpointDue, Event, Finished, Interrupted, Note, NotFinite
+from mlx_hybrid.training.events import (
+    CheckpointDue,
+    Event,
+    Finished,
+    Interrupted,
+    Note,
+    NotFinite,
+    Orthogonality,
+)
 from mlx_hybrid.training.examples import Example
 from mlx_hybrid.training.guards import (
     PATIENCE,
@@ -34,6 +42,8 @@ from mlx_hybrid.training.validation import validate
 
 CACHE_EVERY = 50
 """Steps between returns of unused buffers: lengths vary, and the cache would keep one of each."""
+MOST_DEFECT = 1e-5
+"""Largest |R Rᵀ − I| that rounding should leave of a rotation."""
 RENORMALISE_EVERY = 10
 """Steps between renormalisations of reflections, whose lengths matter to rounding alone."""
 
@@ -103,6 +113,8 @@ def train(
         if progress.due(config.report_every, steps):
             yield report(progress, steps, config.learning_rate * rate(progress.step - 1))
             progress.window = Window()
+        if progress.due(validate_every, steps):
+            yield from orthogonality(model, progress.step)
         if held_back and progress.due(validate_every, steps):
             yield validate(model, held_back, config, progress, ranks)
             if not progress.over(steps) and out_of_patience(progress, config.patience):
@@ -139,6 +151,19 @@ def count_step(progress: Progress, group: list[Batch], result: tuple[mx.array, .
     warning = spike(progress.level, loss / max(1, count), group, progress.step)
     if warning:
         yield warning
+
+
+def orthogonality(model: nn.Module, step: int) -> Iterator[Event]:
+    """How orthogonal the rotations are, where there are some; with a warning where rounding has won."""
+    defect = rotation_defect(model)
+    if defect is None:
+        return
+    yield Orthogonality(step, defect)
+    if defect > MOST_DEFECT:
+        yield Note(
+            f"Step {step}: a rotation is {defect:.1g} from orthogonal (at most {MOST_DEFECT:g} is expected); "
+            "lower train.orthogonal_learning_rate."
+        )
 
 
 def stopped(

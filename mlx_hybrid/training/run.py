@@ -19,7 +19,7 @@ from mlx_hybrid.base_model import BUNDLED
 from mlx_hybrid.config import Config, dump_config, load_config
 from mlx_hybrid.errors import ConfigError, nearest
 from mlx_hybrid.files import read_json, write_json, write_text
-from mlx_hybrid.training.events import Event, NotFinite, Trained, Validated
+from mlx_hybrid.training.events import Event, NotFinite, Orthogonality, Trained, Validated
 
 FORMAT = 1
 PLACE = "place.json"
@@ -167,6 +167,8 @@ def metrics_row(event: Event) -> dict | None:
             "trained_tokens": event.trained_tokens, "peak_memory_gb": round(event.peak_memory_gb, 4),
             "seconds": round(event.seconds, 3), "mixing": [round(v, 4) for v in event.mixing],
         }  # fmt: skip
+    if isinstance(event, Orthogonality):
+        return {"step": event.step, "rotation_defect": event.defect}
     if isinstance(event, Validated):
         row = {"step": event.step, "valid_loss_nats_per_token": round(event.loss, 6), "best": event.best}
         if any(event.by_language):

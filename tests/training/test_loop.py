@@ -16,7 +16,15 @@ from toys import VOCABULARY
 from mlx_hybrid.adapters.attach import hybrid_layers
 from mlx_hybrid.errors import MlxHybridError
 from mlx_hybrid.training.batches import make_batch
-from mlx_hybrid.training.events import CheckpointDue, Finished, Interrupted, NotFinite, Trained, Validated
+from mlx_hybrid.training.events import (
+    CheckpointDue,
+    Finished,
+    Interrupted,
+    NotFinite,
+    Orthogonality,
+    Trained,
+    Validated,
+)
 from mlx_hybrid.training.loop import intervals, total_steps, train
 from mlx_hybrid.training.loss import make_loss
 from mlx_hybrid.training.optimizer import BranchOptimizer
@@ -104,6 +112,21 @@ def test_records_are_learnt_by_heart(method, mode):
     assert reports[0].loss < 1.2 * CHANCE
     assert reports[-1].loss < 0.6 * CHANCE
     assert all(layer.rotation_defect() <= DEFECT for layer in hybrid_layers(model).values())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_run_tells_how_orthogonal_its_rotations_are(method):
+    model, optimizer = material(method)
+    events = run(model, optimizer, changed(steps=6, validate_every=3), held_back=[])
+    seen = of_kind(events, Orthogonality)
+    turned = [layer for layer in hybrid_layers(model).values() if layer.plan.orthogonal != "none"]
+    assert [e.step for e in seen] == ([3, 6] if turned else [])
+    if turned:
+        dense = [np.array(layer.rotation(), np.float64) for layer in turned]
+        exact = max(np.abs(r @ r.T - np.eye(len(r))).max() for r in dense)
+        assert max(np.abs(r - np.eye(len(r))).max() for r in dense) > 100 * DEFECT
+        assert seen[-1].defect == pytest.approx(exact, abs=DEFECT / 10)
+        assert exact <= DEFECT
 
 
 @pytest.mark.parametrize(("method", "dropout"), [("hybrid-boft", 0.1), ("hra", 0.0)])
