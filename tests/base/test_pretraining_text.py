@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 from corpus import PIECE_BYTES, monotonic, pieces
 from pretrain_data import answers_weighed, encode
 from select_text import PRIOR, WINDOW, likeness, most_alike
+from spotter import FOLDER, read_concepts, read_table
 from topic_teacher import Teacher, keywords
 from transformers import PreTrainedTokenizerFast
 
@@ -102,3 +103,15 @@ def test_keywords_are_the_words_that_say_the_topic():
     assert all(words & {"train", "bus"} for words in found[1::2])
     assert {"soup", "bread"} in found
     assert {"train", "bus"} in found
+
+
+def test_the_word_list_has_every_concept_once_in_every_language():
+    concepts, topics = read_concepts(), [row["topic"] for row in read_table(FOLDER / "topics.tsv")]
+    assert len(concepts) > 2000
+    english = Counter((concept["en"], concept["topic"]) for concept in concepts)
+    assert [word for word, count in english.items() if count > 1] == []
+    columns = set(read_table(FOLDER / "topics.tsv")[0])
+    for concept in concepts:
+        assert set(concept) == columns
+        assert all(word and word == word.strip() for word in concept.values()), concept
+    assert set(topics) - {concept["topic"] for concept in concepts} == {"ASK"}
