@@ -76,7 +76,7 @@ def sib(folder: Path, shots: int, seeds: int, epochs: int) -> dict:
     root, tokenizer = data_root(), PreTrainedTokenizerFast.from_pretrained(folder)
     test = from_fields(build_records("sib200", "test", SIB_LANGUAGES, folder=root), "test")
     dev = from_fields(build_records("sib200", "dev", SIB_LANGUAGES, folder=root), "dev")
-    asked = [questions(part, tokenizer) for part in (dev, test)]
+    asked_dev, asked_test = (questions(part, tokenizer) for part in (dev, test))
     result: dict[str, list[float]] = {"pretrained": [], "random": [], "tfidf": []}
     chosen = dict.fromkeys(("pretrained", "random"), SIB_RATES)
     for seed in range(seeds):
@@ -85,22 +85,24 @@ def sib(folder: Path, shots: int, seeds: int, epochs: int) -> dict:
         rows = questions(records, tokenizer).rows()
         result["tfidf"].append(tfidf(records, test))
         for name, rates in chosen.items():
-            tried = [after_tuning(folder, name, rows, asked, rate, epochs, seed) for rate in rates]
-            best = max(range(len(rates)), key=lambda i: tried[i][0])
-            chosen[name] = (rates[best],)
-            result[name].append(tried[best][1])
+            rate, model = best_tuned(folder, name, rows, asked_dev, rates, epochs, seed)
+            chosen[name] = (rate,)
+            result[name].append(accuracy(model, asked_test))
         print(shots, seed, {k: round(v[-1], 3) for k, v in result.items()}, chosen, flush=True)
     means = {name: {"mean": float(np.mean(v)), "seeds": v} for name, v in result.items()}
     return means | {"rates": {name: rate[0] for name, rate in chosen.items()}}
 
 
-def after_tuning(folder, name, rows, asked, rate, epochs, seed) -> tuple[float, float]:
-    """(dev, test) accuracy after tuning on `rows`."""
-    model = load(folder, random_weights=name == "random", seed=seed)
-    tune(model, rows, rate=rate, epochs=epochs, seed=seed)
-    dev, test = (accuracy(model, part) for part in asked)
-    print(f"  {name} {rate:g}: dev {dev:.3f}, test {test:.3f}", flush=True)
-    return dev, test
+def best_tuned(folder, name, rows, dev, rates, epochs, seed):
+    """(rate, model) with the highest accuracy on dev after tuning on `rows`."""
+    best = (-1.0, 0.0, None)
+    for rate in rates:
+        model = load(folder, random_weights=name == "random", seed=seed)
+        tune(model, rows, rate=rate, epochs=epochs, seed=seed)
+        reached = accuracy(model, dev) if len(rates) > 1 else 0.0
+        print(f"  {name} {rate:g}: dev {reached:.3f}", flush=True)
+        best = max(best, (reached, rate, model), key=lambda tried: tried[0])
+    return best[1:]
 
 
 def tfidf(rows: Sequence[Record], test: Sequence[Record]) -> float:
