@@ -9,9 +9,9 @@ from mlx_hybrid.errors import ConfigError, DataError
 from mlx_hybrid.evaluation.compare_noise import plant_noise
 from mlx_hybrid.evaluation.examples import EvaluationSet, evaluation_set, labelled
 from mlx_hybrid.files import write_text
-from mlx_hybrid.governance.pipeline import govern_records
+from mlx_hybrid.governance.pipeline import Rejection, govern_records
 from mlx_hybrid.governance.records import Record, load_records, read_records
-from mlx_hybrid.training.sources import find_sources, split_records
+from mlx_hybrid.training.sources import find_sources, group_of, split_records
 
 FILES = ("train.jsonl", "valid.jsonl", "test.jsonl")
 
@@ -38,24 +38,53 @@ def freeze_data(config: Config, directory: Path, *, noise: float) -> dict[str, A
 
 
 def read_parts(config: Config) -> list[list[dict]]:
-    """Training, development and test records; held back by whole groups where no files are named for them."""
+    """Training, development and test records.
+
+    Where no files are named for the latter, whole groups are held back of what the config's governance keeps, so that
+    no fault is measured on. The others train as they are, since every cell governs them its own way.
+    """
     sources = find_sources(config.data)
     valid, test = load_records(sources.valid), load_records(sources.test)
-    train = load_records(sources.train) if valid and test else governed(config, sources.train)
-    split = split_records(train, valid, test, config.data, config.seed)
-    if not split.valid or not split.test:
+    if valid and test:
+        train = load_records(sources.train)
+    else:
+        records, kept, rejections = governed(config, sources.train)
+        split = split_records(kept, valid, test, config.data, config.seed)
+        held = [*([] if valid else split.valid), *([] if test else split.test)]
+        train = apart_from(held, records, rejections, config.data.group)
+        valid, test = split.valid, split.test
+    if not valid or not test:
         raise DataError(
             "A comparison needs records to choose the learning rate by and others to measure on; give data.valid and "
             "data.test, or shares to hold back."
         )
-    return [[record.fields for record in part] for part in (split.train, split.valid, split.test)]
+    return [[record.fields for record in part] for part in (train, valid, test)]
 
 
-def governed(config: Config, files: tuple[Path, ...]) -> list[Record]:
-    """Records to hold some back from: governed first where the config governs, so that no fault is measured on."""
+def governed(config: Config, files: tuple[Path, ...]) -> tuple[list[Record], list[Record], list[Rejection]]:
+    """All records, those that the config's governance keeps, and what it sets aside; lines that are no records are
+    passed over where it governs at all."""
     if not config.governance.enabled:
-        return load_records(files)
-    return govern_records(read_records(files), config.governance).kept
+        records = load_records(files)
+        return records, records, []
+    lines = list(read_records(files))
+    result = govern_records(lines, config.governance)
+    return [line for line in lines if isinstance(line, Record)], result.kept, result.rejected
+
+
+def apart_from(
+    held: list[Record], records: list[Record], rejections: list[Rejection], key: str
+) -> list[Record]:
+    """The records that share no group with one that is held back, and are no copy of one."""
+    groups, places = {group_of(record, key) for record in held}, {record.where for record in held}
+    original = {rejection.record.where: rejection.match for rejection in rejections if rejection.match}
+
+    def source(where: str) -> str:
+        while where in original:  # a copy of a copy
+            where = original[where]
+        return where
+
+    return [r for r in records if group_of(r, key) not in groups and source(r.where) not in places]
 
 
 def data_values(directory: Path) -> dict[str, Any]:
