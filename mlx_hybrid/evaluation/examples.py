@@ -137,12 +137,13 @@ def limited(examples: EvaluationSet, limit: int, seed: int) -> EvaluationSet:
     """At most `limit` records a language, of groups drawn in one order for all languages."""
     if not limit:
         return examples
-    groups = sorted(set(examples.groups))
+    own = examples.groups
+    groups = sorted(set(own))
     order = np.random.default_rng([seed, 11]).permutation(len(groups))
     rank = {groups[group]: place for place, group in enumerate(order)}
     taken: dict[tuple, int] = {}
     kept = []
-    for number in sorted(range(len(examples.records)), key=lambda n: rank[examples.groups[n]]):
+    for number in sorted(range(len(own)), key=lambda n: rank[own[n]]):
         record = examples.records[number]
         stream = (record.language, record.fields.get("source_language"))
         taken[stream] = taken.get(stream, 0) + 1

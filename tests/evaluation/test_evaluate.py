@@ -139,6 +139,14 @@ def test_a_limit_takes_the_same_groups_in_every_language(test_set):
     assert limited(test_set, 5, seed=2).groups != few.groups
 
 
+def test_a_limit_reads_the_groups_once(test_set, monkeypatch):
+    asked, real = [], type(test_set).groups.fget
+    counted = property(lambda own: asked.append(own) or real(own))
+    monkeypatch.setattr(type(test_set), "groups", counted)
+    assert len(limited(test_set, 5, seed=1).records) == 10
+    assert len(asked) == 1  # once a record made it quadratic
+
+
 def test_languages_have_one_spelling():
     rows = [{"text": "x", "language": code} for code in ("sw", "swh_Latn", "zh-Hant-TW", "??")] + [
         {"text": "x"}
