@@ -101,7 +101,7 @@ class Inspector:
                 licence = records[i].fields.get("licence") or "none stated"
                 reject(items[i], "licence", Finding("licence_not_allowed", str(licence)))
             if "personal" in self.stages:
-                items[i].flags += personal.flags(contents[i])
+                items[i].flags += personal.flags(records[i].fields)
         if self.index and "overlap" in self.stages:
             rows = [i for i in alive if items[i].decision is None]
             for i, decision in zip(rows, self.index.find([contents[i] for i in rows])):

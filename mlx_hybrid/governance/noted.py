@@ -8,7 +8,7 @@ from typing import IO, Any
 
 from mlx_hybrid.errors import DataError
 from mlx_hybrid.governance.language import Finding
-from mlx_hybrid.governance.personal import MAX_CHECKED, redact_fields
+from mlx_hybrid.governance.personal import redact_fields
 from mlx_hybrid.governance.pipeline import Rejection
 from mlx_hybrid.governance.records import Fault, parse_line, read_lines
 from mlx_hybrid.governance.stages import Decision
@@ -52,9 +52,8 @@ def write_kept(
 ) -> None:
     if flags:
         note["flags"] = [finding._asdict() for finding in flags]
-    if redacts and (len(raw) > MAX_CHECKED or any(finding.reason.startswith("pii_") for finding in flags)):
-        fields = redact_fields(json.loads(raw))
-        raw = json.dumps(fields, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    if redacts and (clean := redact_fields(fields := json.loads(raw))) != fields:
+        raw = json.dumps(clean, ensure_ascii=False).encode("utf-8", "surrogatepass")
         note["edits"] = ["redacted"]
     file.write(with_note(raw, note))
 

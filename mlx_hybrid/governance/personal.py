@@ -1,7 +1,8 @@
 """Personal data and secrets: found by shape and checksum, told by kind, count and offset, never by content."""
 
+import json
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import regex
 
@@ -111,14 +112,18 @@ def candidates(
             yield Span(kind, match.start(), match.end())
 
 
-def flags(text: str) -> tuple[Finding, ...]:
-    """One flag a kind, with the count and the offsets."""
-    places: dict[str, list[int]] = {}
-    for span in find_personal(text[:MAX_CHECKED]):
-        places.setdefault(span.kind, []).append(span.start)
+def flags(fields: dict) -> tuple[Finding, ...]:
+    """One flag a kind, with the count and where each stands: the field, and the offset in it."""
+    places: dict[str, list[str]] = {}
+
+    def look(text: str, name: str) -> str:
+        for span in find_personal(text[:MAX_CHECKED]):
+            places.setdefault(span.kind, []).append(f"{name}:{span.start}")
+        return text
+
+    over_texts(fields, look)
     return tuple(
-        Finding(f"pii_{kind}", f"{len(starts)} at {', '.join(map(str, starts[:20]))}")
-        for kind, starts in places.items()
+        Finding(f"pii_{kind}", f"{len(found)} at {', '.join(found[:20])}") for kind, found in places.items()
     )
 
 
@@ -131,13 +136,54 @@ def redact(text: str) -> str:
 
 def redact_fields(fields: dict) -> dict:
     """A record's fields with every text that is trained on redacted; identifiers and metadata stay."""
+    return over_texts(fields, lambda text, _: redact(text))
+
+
+def over_texts(fields: dict, change: Callable[[str, str], str]) -> dict:
+    """A copy of a record with `change(text, place)` for every text that is searched: the system turn's and the values
+    of tool calls too."""
     clean = dict(fields)
     for key in ("text", "prompt", "completion", "source_text"):
         if isinstance(fields.get(key), str):
-            clean[key] = redact(fields[key])
+            clean[key] = change(fields[key], key)
     if isinstance(fields.get("messages"), list):
         clean["messages"] = [
-            {**turn, "content": redact(turn["content"])} if isinstance(turn.get("content"), str) else turn
-            for turn in fields["messages"]
+            over_turn(turn, f"messages.{number}", change) for number, turn in enumerate(fields["messages"])
         ]
     return clean
+
+
+def over_turn(turn: dict, place: str, change: Callable[[str, str], str]) -> dict:
+    clean = dict(turn)
+    for key in ("content", "tool_calls"):
+        if turn.get(key):
+            clean[key] = over_values(turn[key], f"{place}.{key}", change)
+    return clean
+
+
+def over_values(value: Any, place: str, change: Callable[[str, str], str]) -> Any:
+    """Every string and number inside, those of arguments that are JSON in a string too; the rest as it is."""
+    if isinstance(value, dict):
+        return {key: over_values(inner, f"{place}.{key}", change) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [over_values(inner, f"{place}.{number}", change) for number, inner in enumerate(value)]
+    if isinstance(value, int) and not isinstance(value, bool):
+        changed = change(str(value), place)
+        return value if changed == str(value) else changed
+    if not isinstance(value, str):
+        return value
+    inside = parsed(value) if ".tool_calls." in place else None
+    if inside is None:
+        return change(value, place)
+    changed = over_values(inside, place, change)
+    return value if changed == inside else json.dumps(changed, ensure_ascii=False)
+
+
+def parsed(text: str) -> dict | list | None:
+    """The object or list that a string holds as JSON, or None."""
+    if text[:1] not in ("{", "["):
+        return None
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None

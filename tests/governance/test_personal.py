@@ -1,11 +1,15 @@
 """Made-up personal data with known spans: precision and recall, checksums, and redaction."""
 
+import json
+
 import pytest
-from governance.conftest import SENTENCES, chat_record
+from governance.conftest import SENTENCES, chat_record, read_jsonl, write_jsonl
 
 from mlx_hybrid.config import GovernanceConfig
+from mlx_hybrid.governance.curate import govern_files
 from mlx_hybrid.governance.personal import find_personal, luhn, redact
 from mlx_hybrid.governance.pipeline import govern_records
+from mlx_hybrid.governance.records import load_records
 
 PRESENT = [
     ("email", "jane.roe+news@mail.example.co.uk"),
@@ -62,3 +66,65 @@ def test_redaction_is_asked_for_and_never_rejects():
     hidden = govern_records(records, GovernanceConfig(redact=True))
     assert hidden.kept[0].completion() == "Ask [EMAIL] or call [PHONE]."
     assert records[0].completion().startswith("Ask jane")
+
+
+MAIL, NUMBER = "jane.roe@example.org", 4111111111111111
+ARGUMENTS = {"to": MAIL, "card": NUMBER, "note": ["call +44 20 7946 0958"], "urgent": True, "share": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("fields", "kinds"),
+    [
+        ({"prompt": "Say it in Swahili.", "completion": "Mwandikie.", "source_text": f"Write to {MAIL}."}, {"email"}),
+        (
+            {
+                "messages": [
+                    {"role": "system", "content": f"You answer for {MAIL}."},
+                    {"role": "user", "content": "Who answers?"},
+                    {"role": "assistant", "content": "The office does."},
+                ]
+            },
+            {"email"},
+        ),
+        *(
+            (
+                {
+                    "messages": [
+                        {"role": "user", "content": "Pay the bill."},
+                        {"role": "assistant", "content": None, "tool_calls": [{"name": "pay", "arguments": given}]},
+                    ]
+                },
+                {"email", "card", "phone"},
+            )
+            for given in (ARGUMENTS, json.dumps(ARGUMENTS))
+        ),
+    ],
+)  # fmt: skip
+def test_what_is_flagged_and_what_is_redacted_are_the_same(tmp_path, fields, kinds):
+    """In every text that is trained on, and from files as in memory."""
+    path = write_jsonl(tmp_path / "raw.jsonl", [fields, {**fields, "id": 1}])
+    settings = {"only": ("personal",)}
+    told = govern_records(load_records([path]), GovernanceConfig(**settings))
+    assert {flag.reason for flag in told.flags[0]} == {f"pii_{kind}" for kind in kinds}
+    assert told.kept[0].fields == fields
+    hidden = govern_records(load_records([path]), GovernanceConfig(**settings, redact=True))
+    written = json.dumps(hidden.kept[0].fields, ensure_ascii=False)
+    assert not [mark for mark in (MAIL, str(NUMBER), "7946") if mark in written]
+    assert {kind for kind in ("email", "card", "phone") if f"[{kind.upper()}]" in written} == kinds
+    govern_files([path], tmp_path / "out", GovernanceConfig(**settings, redact=True))
+    rows = read_jsonl(tmp_path / "out" / "kept.jsonl")
+    assert [row.pop("_gov")["edits"] for row in rows] == [["redacted"]] * 2
+    assert rows == [record.fields for record in hidden.kept]
+
+
+def test_a_record_without_personal_data_is_not_edited(tmp_path):
+    calls = [{"name": "pay", "arguments": '{ "amount":  5, "rate": NaN }'}]
+    messages = [
+        {"role": "user", "content": "Pay it."},
+        {"role": "assistant", "content": "", "tool_calls": calls},
+    ]
+    path = write_jsonl(tmp_path / "raw.jsonl", [{"messages": messages}])
+    govern_files([path], tmp_path / "out", GovernanceConfig(only=("personal",), redact=True))
+    (row,) = read_jsonl(tmp_path / "out" / "kept.jsonl")
+    assert "edits" not in row["_gov"]
+    assert row["messages"] == messages
