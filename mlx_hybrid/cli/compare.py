@@ -48,6 +48,7 @@ PATH = click.Path(path_type=Path)
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any setting, as train.epochs=2."
 )
+@click.option("--allow-changed-data", is_flag=True, help="Train on governed files that changed since.")
 @click.option(
     "-o", "--output", type=PATH, required=True, metavar="DIR", help="Folder; an unfinished one goes on."
 )
@@ -89,6 +90,7 @@ def make_plan(config: str, options: dict) -> Any:
     from mlx_hybrid.recipes_folder import recipe_path
 
     given = {"model": options["model"], "data.paths": list(options["data"]) or None}
+    given |= {"data.allow_changed": options["allow_changed_data"] or None}
     return Plan(
         source=recipe_path(config), overrides=options["overrides"],
         values={key: value for key, value in given.items() if value is not None},

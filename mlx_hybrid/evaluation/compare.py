@@ -73,7 +73,11 @@ class Comparison:
         config = plan.base()
         self.plan, self.directory, self.tools, self.model_name = plan, directory, tools, config.model
         self.rates = plan.rates or (config.train.learning_rate,)
-        self.data = freeze_data(config, directory / "data", noise=plan.noise)
+        frozen = freeze_data(config, directory / "data", noise=plan.noise)
+        self.data, self.manifests = frozen.values, frozen.manifests
+        write_json(
+            directory / PLAN_FILE, read_json(directory / PLAN_FILE) | {"data_manifests": self.manifests}
+        )
         test, dev = evaluation_sets(directory / "data")
         if plan.variants and test.kind != "classification":
             raise ConfigError("--variants are measured on classification tasks.")
@@ -98,7 +102,7 @@ class Comparison:
         for number, cell in enumerate(cells, 1):
             done = is_measured(self.run_of(cell))
             self.tools.tell(f"Cell {number} of {len(cells)}: {cell.name}{' (done before)' if done else ''}")
-            run = train_cell(self.run_of(cell), self.config(cell), self.tools)
+            run = self.train(cell)
             results[cell] = measure_run(run, self.model_name, self.measuring, self.tools)
             fresh += not done
             if fresh and number < len(cells):
@@ -113,6 +117,12 @@ class Comparison:
 
     def run_of(self, cell: Cell) -> Run:
         return Run(self.directory / "cells" / cell.name)
+
+    def train(self, cell: Cell) -> Run:
+        """The cell's finished run, which names the manifests of what its copied data was governed by."""
+        run = train_cell(self.run_of(cell), self.config(cell), self.tools)
+        run.update(data_manifests=self.manifests)
+        return run
 
     def config(self, cell: Cell) -> Config:
         return self.plan.config(cell, self.data, self.sizes.get(cell.method, {}))
@@ -142,7 +152,7 @@ class Comparison:
         run_ahead([self.work(cell) for cell in cells], self.tools)
         for number, cell in enumerate(cells, 1):
             self.tools.tell(f"Learning rate {number} of {len(cells)}: {cell.name}")
-            run = train_cell(self.run_of(cell), self.config(cell), self.tools)
+            run = self.train(cell)
             grid.append(
                 {"method": cell.method, "rate": cell.rate, "valid_loss_nats_per_token": best_loss(run)}
             )

@@ -1,6 +1,7 @@
 """The records of a comparison: one training, development and test file for all of its cells."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +12,29 @@ from mlx_hybrid.evaluation.examples import EvaluationSet, evaluation_set, labell
 from mlx_hybrid.files import write_text
 from mlx_hybrid.governance.pipeline import Rejection, govern_records
 from mlx_hybrid.governance.records import Record, load_records, read_records
-from mlx_hybrid.training.sources import find_sources, group_of, split_records
+from mlx_hybrid.training.data import check_manifests
+from mlx_hybrid.training.sources import Sources, find_sources, group_of, split_records
 
 FILES = ("train.jsonl", "valid.jsonl", "test.jsonl")
 
 
-def freeze_data(config: Config, directory: Path, *, noise: float) -> dict[str, Any]:
-    """Copy the config's records into `directory`, with planted faults in training; the config values that name them.
+@dataclass(frozen=True)
+class Frozen:
+    """The config values that name the copies, and the sha256 of the manifest of every governed file copied from."""
+
+    values: dict[str, Any]
+    manifests: list[str]
+
+
+def freeze_data(config: Config, directory: Path, *, noise: float) -> Frozen:
+    """Copy the config's records into `directory`, with planted faults in training.
 
     What is there already is kept: a comparison that goes on uses the records it began with. Raises ConfigError where
-    the source's records are not those that were copied.
+    the source's records are not those that were copied, DataError for a governed file that changed since it was signed.
     """
-    parts = read_parts(config)
+    sources = find_sources(config.data)
+    manifests = [] if config.data.allow_changed else check_manifests(sources)
+    parts = read_parts(config, sources)
     if noise:
         parts[0] = plant_noise(parts[0], noise, seed=config.seed)
     directory.mkdir(parents=True, exist_ok=True)
@@ -34,16 +46,15 @@ def freeze_data(config: Config, directory: Path, *, noise: float) -> dict[str, A
                 f"{path}: the data changed since the comparison began; use a new folder with -o."
             )
         write_text(path, text)
-    return data_values(directory)
+    return Frozen(data_values(directory), manifests)
 
 
-def read_parts(config: Config) -> list[list[dict]]:
+def read_parts(config: Config, sources: Sources) -> list[list[dict]]:
     """Training, development and test records.
 
     Where no files are named for the latter, whole groups are held back of what the config's governance keeps, so that
     no fault is measured on. The others train as they are, since every cell governs them its own way.
     """
-    sources = find_sources(config.data)
     valid, test = load_records(sources.valid), load_records(sources.test)
     if valid and test:
         train = load_records(sources.train)

@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -137,6 +138,28 @@ def test_a_folder_that_refused_its_data_takes_the_command_put_right(folder, tmp_
     assert "no train file" in refused.stderr
     result = compare(folder, output, *asked, "--data", folder / "sib", "--set", "train.steps=1")
     assert result.exit_code == 0, result.stderr
+
+
+def test_governed_data_is_held_to_its_manifest_and_named_in_every_cell(folder, tmp_path):
+    """As `finetune` does; only a copy of the records is trained on, which no manifest lies beside."""
+    governed, output = tmp_path / "governed", tmp_path / "out"
+    ran = CliRunner().invoke(main, ["govern", str(folder / "sib" / "train.jsonl"), "-o", str(governed)])
+    assert ran.exit_code == 0, ran.stderr
+    kept, digest = governed / "kept.jsonl", sha256((governed / "manifest.json").read_bytes()).hexdigest()
+    asked = ("--methods", "lora", "--seeds", 1, "--limit", 2, "--data", kept, "--set", "train.steps=1")
+    for use in ("valid", "test"):
+        asked += ("--set", f"data.{use}=[{folder}/sib/{use}.jsonl]")
+    signed = kept.read_bytes()
+    kept.write_bytes(signed[:-1] + b" \n")
+    refused = compare(folder, output, *asked)
+    assert refused.exit_code == 3, refused.stderr
+    assert "--allow-changed-data" in refused.stderr
+    allowed = compare(folder, tmp_path / "allowed", *asked, "--allow-changed-data")
+    assert allowed.exit_code == 0, allowed.stderr
+    kept.write_bytes(signed)
+    assert compare(folder, output, *asked).exit_code == 0
+    told = [output / "plan.json", *output.glob("cells/*/*/*/run.json")]
+    assert [json.loads(path.read_text())["data_manifests"] for path in told] == [[digest]] * 2
 
 
 def test_governance_and_noise_fill_table_five(folder, tmp_path):
