@@ -72,7 +72,7 @@ class TrainConfig:
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """How the rate falls after the warm-up."""
     weight_decay: float = 0.0
-    """AdamW's decay of the low-rank branch; rotations are never decayed."""
+    """AdamW's decay of the low-rank factors A and B, and of the weight matrices with `full`; nothing else decays."""
     clip: float = 1.0
     """Largest norm of the whole gradient; 0 does not clip."""
     max_tokens: int = 1024

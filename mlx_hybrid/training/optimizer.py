@@ -32,6 +32,16 @@ def leaf_name(path: str) -> str:
     return path.rsplit(".", 1)[-1]
 
 
+def is_decayed(path: str, leaf: mx.array, *, adapted: bool) -> bool:
+    """Whether weight decay acts on a leaf: of an adapter A and B alone, of whole weights the matrices alone.
+
+    Rotations, magnitudes, norms' gains and biases are kept: zero is no natural place for them.
+    """
+    if adapted:
+        return leaf_name(path) in LOW_RANK_LEAVES
+    return leaf.ndim >= 2 and leaf_name(path) != "bias"  # experts' biases are stacked
+
+
 @dataclass(frozen=True)
 class StepFactors:
     """The numbers that one AdamW step on `scale` · gradient multiplies whole arrays by, at step t = 1, 2, …"""
@@ -75,7 +85,7 @@ def adamw_step(
 class BranchOptimizer:
     """One optimiser step over all branches.
 
-    The orthogonal leaves and the rest have a rate each; rotations are never decayed. With mixing, a layer's
+    The orthogonal leaves and the rest have a rate each; `is_decayed` says what decays. With mixing, a layer's
     displacement under AdamW is multiplied by 2λ on its orthogonal and 2(1 − λ) on its low-rank leaves: scaling
     gradients under Adam would do nothing. Moments are float32 whatever the leaves are.
     """
@@ -89,9 +99,9 @@ class BranchOptimizer:
         self.clock = {"step": mx.array(0), **{name: mx.array(peak) for name, peak in self.peaks.items()}}
         leaves = model.trainable_parameters()
         self.moments = {name: tree_map(lambda leaf: mx.zeros(leaf.shape), leaves) for name in ("m", "v")}
-        self.mixed = [
-            n for n, m in hybrid_layers(model).items() if m.plan.rank and m.plan.orthogonal != "none"
-        ]
+        adapted = hybrid_layers(model)
+        self.mixed = [n for n, m in adapted.items() if m.plan.rank and m.plan.orthogonal != "none"]
+        self.decayed = {n for n, leaf in tree_flatten(leaves) if is_decayed(n, leaf, adapted=bool(adapted))}
         self.mix = {"norms": mx.zeros((2, max(1, len(self.mixed)))), "started": mx.array(False)}
 
     @property
@@ -134,7 +144,7 @@ class BranchOptimizer:
             leaves[name], moments["m"][name], moments["v"][name] = adamw_step(
                 leaf, moments["m"][name], moments["v"][name], gradients[name], by,
                 rate=factors[name] * rate if name in factors else rate,
-                decay=0.0 if orthogonal else self.weight_decay,
+                decay=self.weight_decay if name in self.decayed else 0.0,
             )  # fmt: skip
         model.update(tree_unflatten(list(leaves.items())))
         for kind, flat in moments.items():

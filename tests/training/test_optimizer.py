@@ -101,6 +101,28 @@ def test_each_branch_has_its_rate_and_rotations_are_never_decayed():
         assert size(change) == pytest.approx(1e-3 if leaf_name(name) in ROTATIONS else 1e-2, rel=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("method", "decays"),
+    [
+        ("dora", lambda name, leaf: leaf_name(name) in ("lora_a", "lora_b")),
+        ("hra", lambda name, leaf: False),
+        ("full", lambda name, leaf: leaf.ndim == 2),
+    ],
+)
+def test_only_low_rank_factors_and_whole_matrices_decay(method, decays):
+    model = adapted(method)
+    model.update(tree_map(lambda leaf: leaf + 1.0, model.trainable_parameters()))
+    before = flat(model)
+    moved = displacement(model, tree_map(mx.zeros_like, model.trainable_parameters()), weight_decay=0.5)
+    kept = [name for name, leaf in before.items() if not decays(name, leaf)]
+    assert kept
+    for name, change in moved.items():
+        if name in kept:
+            assert size(change) == 0, name
+        else:
+            assert size(change + 1e-2 * 0.5 * before[name]) <= 1e-3 * size(change), name
+
+
 @pytest.mark.parametrize("mixing", ["off", "fixed"])
 def test_off_and_fixed_share_half_and_half(mixing):
     model = adapted("hybrid")
