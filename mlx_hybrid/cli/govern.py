@@ -103,7 +103,7 @@ def records(
         raise DataError(f"Governing these for good would stop: {'; '.join(result.alarms)}.")
     if not as_json:
         click.echo(
-            command("govern", *paths, "-o", "clean")
+            command("govern", *paths, "-o", "clean", *given_options("dry_run"))
             if dry_run
             else command("finetune", "--data", output / "kept.jsonl")
         )
@@ -163,6 +163,28 @@ def forget(folder: Path, ids: tuple[str, ...], runs: Path, as_json: bool) -> Non
             f"Another run set a record of that id aside, and was left alone: {Path(run) / 'rejected.jsonl'}"
         )
     click.echo(command("govern", "verify", folder))
+
+
+def given_options(*besides: str) -> list[str]:
+    """The options of this command as they were given, to repeat them in another."""
+    context = click.get_current_context()
+    words: list[str] = []
+    for option in context.command.params:
+        source = context.get_parameter_source(option.name)
+        if option.name in besides or option.param_type_name != "option" or source.name != "COMMANDLINE":
+            continue
+        value = context.params[option.name]
+        if option.is_flag:
+            words.append(option.opts[-1])
+        elif option.callback is listed:
+            words += [option.opts[-1], ",".join(value)]
+        else:
+            words += [
+                word
+                for one in (value if option.multiple else [value])
+                for word in (option.opts[-1], str(one))
+            ]
+    return words
 
 
 def load_scorer(model: str) -> Callable[[Sequence[str]], list[float]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from mlx_hybrid.config import PRESETS, Config, dump_config, load_config, read_yaml
 from mlx_hybrid.errors import ConfigError, nearest
-from mlx_hybrid.governance.stages import STAGES
+from mlx_hybrid.governance.stages import STAGES, unused_settings
 
 BUDGETS = ("steps", "params", "time")
 ADDED = ("language", "quality", "exact", "near", "outliers")
@@ -149,7 +149,8 @@ def governance_values(name: str) -> dict[str, Any]:
         )
     stages = (*ADDED[: ADDED.index(stage) + 1], "unicode") if name != stage and stage in ADDED else (stage,)
     outliers = {"governance.outliers": "reject"} if "outliers" in stages else {}
-    return {**free, "governance.only": list(stages), **outliers}
+    unused = {f"governance.{key}": value for key, value in unused_settings(stages).items()}
+    return {**free, "governance.only": list(stages), **unused, **outliers}
 
 
 def grid_cells(plan: Plan, rates: tuple[float, ...]) -> list[Cell]:

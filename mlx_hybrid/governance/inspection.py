@@ -97,9 +97,9 @@ class Inspector:
                 findings += check_turns(records[i])
                 reject(items[i], "quality", *findings)
         for i in alive:
-            if self.config.licences and records[i].fields.get("licence") not in self.config.licences:
-                licence = records[i].fields.get("licence") or "none stated"
-                reject(items[i], "licence", Finding("licence_not_allowed", str(licence)))
+            licence = records[i].fields.get("licence")
+            if "licence" in self.stages and self.config.licences and licence not in self.config.licences:
+                reject(items[i], "licence", Finding("licence_not_allowed", str(licence or "none stated")))
             if "personal" in self.stages:
                 items[i].flags += personal.flags(records[i].fields)
         if self.index and "overlap" in self.stages:

@@ -1,6 +1,7 @@
 """The stages by name and order, and the decision that one of them takes on a record."""
 
-from typing import NamedTuple
+from collections.abc import Collection
+from typing import Any, NamedTuple
 
 from mlx_hybrid.config import GovernanceConfig
 from mlx_hybrid.errors import ConfigError, nearest
@@ -10,6 +11,10 @@ STAGES = (
     "structure", "unicode", "language", "quality", "licence", "personal", "overlap", "parallel", "exact", "near",
     "outliers",
 )  # fmt: skip
+STAGE_OF = {
+    "languages": "language", "engine": "language", "profile": "quality", "licences": "licence", "redact": "personal",
+    "against": "overlap", "overlap_threshold": "overlap", "near_threshold": "near", "outliers": "outliers",
+}  # fmt: skip
 ASKED_FOR = ("lang_not_allowed", "licence_not_allowed")  # what the person excluded is no loss to warn of
 
 
@@ -25,7 +30,7 @@ class Decision(NamedTuple):
 def active_stages(config: GovernanceConfig) -> tuple[str, ...]:
     """The stages that a config runs, in order; `structure` always does, for a line that is no record stays out.
 
-    Raises ConfigError for a stage, language or share that does not exist.
+    Raises ConfigError for a stage, language or share that does not exist, and for a setting whose stage does not run.
     """
     for key, names in (("only", config.only), ("skip", config.skip)):
         for name in names:
@@ -44,6 +49,19 @@ def active_stages(config: GovernanceConfig) -> tuple[str, ...]:
         if getattr(config, key) < 0:
             raise ConfigError(f"governance.{key} must be at least 0, not {getattr(config, key)}.")
     chosen = config.only or STAGES
-    return tuple(
+    active = tuple(
         name for name in STAGES if name == "structure" or (name in chosen and name not in config.skip)
     )
+    for key, default in unused_settings(active).items():
+        if getattr(config, key) != default:
+            raise ConfigError(
+                f"governance.{key} would do nothing, for the stage {STAGE_OF[key]} is left out: put the stage back "
+                "(governance.only, governance.skip) or drop the setting."
+            )
+    return active
+
+
+def unused_settings(stages: Collection[str]) -> dict[str, Any]:
+    """The settings that act in none of these stages, each with its default."""
+    defaults = GovernanceConfig()
+    return {key: getattr(defaults, key) for key, stage in STAGE_OF.items() if stage not in stages}

@@ -4,6 +4,7 @@ import errno
 import gzip
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -213,6 +214,20 @@ def test_the_command_line(cli, raw, tmp_path):
     assert cli("verify", out).exit_code == 3
 
 
+def test_a_dry_run_names_the_command_with_its_options(cli, raw, tmp_path):
+    held_out = write_jsonl(tmp_path / "held out.jsonl", [{"text": SENTENCES["tha_Thai"]}])
+    options = ["--languages", "en,de", "--against", str(held_out), "--redact", "--near-threshold", "0.7",
+               "--max-reject-share", "1.0"]  # fmt: skip
+    dry = cli(raw, "--dry-run", *options)
+    assert dry.exit_code == 0, dry.output
+    words = shlex.split(dry.stdout.splitlines()[-1])
+    assert words[:5] == ["mlx-hybrid", "govern", str(raw), "-o", "clean"]
+    assert sorted(words[5:]) == sorted(options)
+    done = CliRunner().invoke(main, [*words[1:4], str(tmp_path / "clean"), *words[5:]])
+    assert done.exit_code == 0, done.output
+    assert done.stdout.splitlines()[:-1] == dry.stdout.splitlines()[:-1]
+
+
 @pytest.mark.parametrize(
     ("words", "code", "told"),
     [
@@ -222,6 +237,8 @@ def test_the_command_line(cli, raw, tmp_path):
         (["RAW", "--dry-run", "-o", "x"], 2, "--dry-run"),
         (["RAW", "--dry-run", "--languages", "sw,klingon"], 2, "klingon"),
         (["RAW", "--dry-run", "--only", "nears"], 2, 'did you mean "near"?'),
+        (["RAW", "--dry-run", "--languages", "sw", "--skip", "language"], 2, "stage language is left out"),
+        (["RAW", "--dry-run", "--only", "exact,near", "--redact"], 2, "stage personal is left out"),
         (["RAW", "RAW", "--dry-run"], 2, "named twice"),
         (["verify", "none"], 2, "no manifest.json"),
     ],

@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 
 from mlx_hybrid.config import GovernanceConfig
 from mlx_hybrid.errors import ConfigError, DataError
+from mlx_hybrid.evaluation.compare_plan import governance_values
 from mlx_hybrid.governance.parallel import numbers_differ
 from mlx_hybrid.governance.pipeline import govern_records
 from mlx_hybrid.governance.records import Fault
+from mlx_hybrid.governance.stages import active_stages
 
 ENGLISH, SWAHILI = SENTENCES["eng_Latn"], SENTENCES["swh_Latn"]
 
@@ -63,6 +65,35 @@ def test_stages_can_be_chosen():
 def test_settings_that_cannot_be(settings):
     with pytest.raises(ConfigError):
         govern_records([], config(**settings))
+
+
+IDLE = [
+    ("language", {"languages": ("sw",)}), ("language", {"engine": "fasttext:lid.176"}),
+    ("licence", {"licences": ("mit",)}), ("overlap", {"against": ("nowhere.jsonl",)}),
+    ("overlap", {"overlap_threshold": 0.5}), ("personal", {"redact": True}), ("outliers", {"outliers": "reject"}),
+    ("near", {"near_threshold": 0.7}), ("quality", {"profile": "web"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("stage", "settings"), IDLE)
+def test_a_setting_without_its_stage_is_refused(stage, settings):
+    """It would be accepted and do nothing."""
+    (key,) = settings
+    for chosen in ({"skip": (stage,)}, {"only": ("exact", "unicode")}):
+        with pytest.raises(ConfigError, match=rf"governance\.{key} .*stage {stage} "):
+            active_stages(config(**settings, **chosen))
+    assert stage in active_stages(config(**settings, only=("exact", stage)))
+    assert stage in active_stages(config(**settings))
+
+
+@pytest.mark.parametrize(
+    "setting", ["on", "to-exact", "to-near", "quality", "language", "licence", "outliers"]
+)
+def test_a_comparison_of_stages_drops_what_they_have_no_use_for(setting):
+    everything = {key: value for _, settings in IDLE for key, value in settings.items()}
+    values = {k.removeprefix("governance."): v for k, v in governance_values(setting).items()}
+    del values["enabled"]
+    assert set(values.get("only", ())) <= set(active_stages(GovernanceConfig(**{**everything, **values})))
 
 
 def test_small_languages_are_protected():
