@@ -125,7 +125,7 @@ def train_and_evaluate(
         yield Note(
             f"Over train.max_tokens ({config.train.max_tokens}) and {done}: {material.too_long} records."
         )
-    questions = yield from questions_of(split, material)
+    questions = yield from questions_of(config, split, material)
     check_attach(material.base.model, config.adapter, method=config.method)
     before = yield from score_base(config, material, questions)
     attached = attach_adapter(config, material)
@@ -139,13 +139,13 @@ def train_and_evaluate(
         yield from finish(config, run, material, questions, before)
 
 
-def questions_of(split: Split, material: Material) -> Generator[Note, None, Any]:
+def questions_of(config: Config, split: Split, material: Material) -> Generator[Note, None, Any]:
     """Questions of the test records; of labels that are no choice between fixed answers none, and the loss is
     measured all the same."""
     from mlx_hybrid.evaluation.held_out import NO_QUESTIONS, make_questions
 
     try:
-        return make_questions(split.test, split.train, material.base.tokenizer)
+        return make_questions(split.test, split.train, material.base.tokenizer, group=config.data.group)
     except DataError as error:
         yield Note(f"Accuracy is not measured: {error}")
         return NO_QUESTIONS

@@ -115,7 +115,8 @@ def find_questions(run: Any, options: dict) -> Any:
         part = choice(options["languages"], options["seed"], options["english_prompts"], options["folder"])
         return question_files.from_task(name, options["split"], part, dev, known)
     if path:
-        return question_files.from_path(path, dev, known)
+        group = run.config_here().data.group if run else "group"
+        return question_files.from_path(path, dev, known, group)
     own = (
         question_files.from_run(run.config_here(), dev, known, run.info().get("data_hash", ""))
         if run

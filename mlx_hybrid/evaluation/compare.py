@@ -78,7 +78,7 @@ class Comparison:
         write_json(
             directory / PLAN_FILE, read_json(directory / PLAN_FILE) | {"data_manifests": self.manifests}
         )
-        test, dev = evaluation_sets(directory / "data")
+        test, dev = evaluation_sets(directory / "data", config.data.group)
         if plan.variants and test.kind != "classification":
             raise ConfigError("--variants are measured on classification tasks.")
         if unknown := [name for name in plan.variants if name not in VARIANTS]:

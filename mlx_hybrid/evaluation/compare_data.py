@@ -103,12 +103,13 @@ def data_values(directory: Path) -> dict[str, Any]:
     return {"data.paths": [train], "data.valid": [valid], "data.test": [test]}
 
 
-def evaluation_sets(directory: Path) -> tuple[EvaluationSet, EvaluationSet | None]:
-    """(test set, development set); the latter where the task is a choice between answers."""
+def evaluation_sets(directory: Path, group: str = "group") -> tuple[EvaluationSet, EvaluationSet | None]:
+    """(test set, development set), grouped by `data.group`; the latter where the task is a choice between answers."""
     train, valid, test = (load_records([directory / name]) for name in FILES)
     known = labelled(train) if same_task(test, train) else []
-    chosen = evaluation_set(test, known)
-    dev = evaluation_set(valid, known) if chosen.kind == "classification" and same_task(test, valid) else None
+    chosen = evaluation_set(test, known, group=group)
+    choice = chosen.kind == "classification" and same_task(test, valid)
+    dev = evaluation_set(valid, known, group=group) if choice else None
     return chosen, dev
 
 

@@ -12,6 +12,7 @@ from mlx_hybrid.evaluation.tasks import fill_prompt, load_task, task_files
 from mlx_hybrid.evaluation.variants import apply_variant
 from mlx_hybrid.governance.languages import UnknownLanguage, parse_language
 from mlx_hybrid.governance.records import Record
+from mlx_hybrid.training.sources import group_key, group_of
 
 MOST_OPTIONS = 100
 
@@ -26,6 +27,8 @@ class EvaluationSet:
     records: list[Record]
     labels: list[str]
     options: list[dict[str, str]]
+    group: str = "group"
+    """The key under which records of one group share a value."""
 
     @property
     def languages(self) -> list[str]:
@@ -34,8 +37,8 @@ class EvaluationSet:
 
     @property
     def groups(self) -> list[str]:
-        """What is resampled together: the records' `group`, else each record."""
-        return [str(record.fields.get("group", record.where)) for record in self.records]
+        """What is resampled together, as it is held back together."""
+        return [group_of(record, self.group) for record in self.records]
 
     @property
     def answers(self) -> np.ndarray:
@@ -43,8 +46,11 @@ class EvaluationSet:
         return np.array([self.labels.index(str(record.label)) for record in self.records])
 
 
-def evaluation_set(records: Sequence[Record], known: Sequence[Record] = ()) -> EvaluationSet:
-    """Of plain text, labelled or unlabelled conversations; `known` are the training records, where there are some.
+def evaluation_set(
+    records: Sequence[Record], known: Sequence[Record] = (), *, group: str = "group"
+) -> EvaluationSet:
+    """Of plain text, labelled or unlabelled conversations; `known` are the training records, where there are some, and
+    `group` is the run's `data.group`.
 
     Answers are those that `options` states, else those seen in the same language and task. Raises DataError on no
     record, mixed kinds, a label that `known` never shows, or one with two spellings in one language.
@@ -61,11 +67,12 @@ def evaluation_set(records: Sequence[Record], known: Sequence[Record] = ()) -> E
     kind = kinds.pop()
     tasks = {(str(r.fields.get("task", "records")), int(r.fields.get("version", 1))) for r in records}
     task, version = tasks.pop() if len(tasks) == 1 else ("records", 1)
+    key = group_key(records, group)
     if kind != "classification":
-        return EvaluationSet(kind, task, version, list(records), [], [])
+        return EvaluationSet(kind, task, version, list(records), [], [], key)
     options = options_of(records, known)
     labels = list(dict.fromkeys(label for own in options for label in own))
-    return EvaluationSet(kind, task, version, list(records), labels, options)
+    return EvaluationSet(kind, task, version, list(records), labels, options, key)
 
 
 def labelled(records: Sequence[Record]) -> list[Record]:

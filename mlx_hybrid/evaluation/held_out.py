@@ -35,12 +35,17 @@ class Scores:
     correct: np.ndarray
 
 
-def make_questions(test: Sequence[Record], known: Sequence[Record], tokenizer: Any) -> Questions:
-    """Questions of the labelled test records; their options are the answers seen in the same task and language."""
+def make_questions(
+    test: Sequence[Record], known: Sequence[Record], tokenizer: Any, *, group: str = "group"
+) -> Questions:
+    """Questions of the labelled test records; their options are the answers seen in the same task and language, and
+    `group` is the run's `data.group`."""
     labelled = [record for record in test if record.label is not None and record.kind != "text"]
     if not labelled:
         return NO_QUESTIONS
-    chosen = evaluation_set(labelled, [r for r in known if r.label is not None and r.kind != "text"])
+    chosen = evaluation_set(
+        labelled, [r for r in known if r.label is not None and r.kind != "text"], group=group
+    )
     items, answers = [], []
     for record, options in zip(chosen.records, chosen.options, strict=True):
         items.append(item(record, options, tokenizer))

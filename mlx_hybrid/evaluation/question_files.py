@@ -54,8 +54,9 @@ def from_task(name: str, split: str, choice: Choice, dev_split: str, known: list
     return make(name if split == "test" else f"{name}-{split}", test, dev, known)
 
 
-def from_path(path: Path, dev: str, known: list[Record]) -> Questions:
-    """A JSONL file, or a folder with test.jsonl. `dev` is a file, `none`, or `auto`: the folder's valid.jsonl."""
+def from_path(path: Path, dev: str, known: list[Record], group: str = "group") -> Questions:
+    """A JSONL file, or a folder with test.jsonl. `dev` is a file, `none`, or `auto`: the folder's valid.jsonl; `group`
+    is the `data.group` of the run that is measured."""
     name, test, beside = path.name, path, []
     if path.is_dir():
         test = path / "test.jsonl"
@@ -65,21 +66,23 @@ def from_path(path: Path, dev: str, known: list[Record]) -> Questions:
     elif not path.is_file():
         raise ConfigError(f"{path}: no such file or folder.")
     name = next((name.removesuffix(s) for s in SUFFIXES if name.endswith(s)), name)
-    return make(name, load_records([test]), dev_records(dev, beside), known)
+    return make(name, load_records([test]), dev_records(dev, beside), known, group)
 
 
 def from_run(config: Config, dev: str, known: list[Record], data_hash: str) -> Questions | None:
     """The test files that a run's data names, else the records that it held back; None where it did neither."""
     sources = find_sources(config.data)
     if sources.test:
-        return make("test", load_records(sources.test), dev_records(dev, sources.valid), known)
+        dev_set = dev_records(dev, sources.valid)
+        return make("test", load_records(sources.test), dev_set, known, config.data.group)
     split = held_back(config, sources, data_hash)
     if not split.test:
         return None
     kinds = [kind_of(record) for record in split.test]
     kind = "classification" if "classification" in kinds else kinds[0]
     test, valid = ([r for r in part if kind_of(r) == kind] for part in (split.test, split.valid))
-    own = make("test", test, valid if dev == "auto" else dev_records(dev, []), labelled(split.train))
+    dev_set = valid if dev == "auto" else dev_records(dev, [])
+    own = make("test", test, dev_set, labelled(split.train), config.data.group)
     left = len(split.test) - len(test)
     note = f"Of the records held back, the {len(test)} of kind {kind} are measured, {left} of others are not."
     return replace(own, note=note if left else "")
@@ -121,15 +124,17 @@ def training_records(config: Config) -> list[Record]:
         return []
 
 
-def make(name: str, test: list[Record], dev: list[Record], known: list[Record]) -> Questions:
+def make(
+    name: str, test: list[Record], dev: list[Record], known: list[Record], group: str = "group"
+) -> Questions:
     """Sets whose labels must have stood in training, where the training records are of the same task and the records
     do not state their options themselves."""
     tasks = {record.fields.get("task") for record in test}
     same = [r for r in labelled(known) if r.fields.get("task") in tasks]
     if places(same) & places(test):
         raise DataError("The records to evaluate on are those that were trained on; name others with --on.")
-    chosen = evaluation_set(test, same)
-    other = evaluation_set(dev, same) if dev else None
+    chosen = evaluation_set(test, same, group=group)
+    other = evaluation_set(dev, same, group=group) if dev else None
     if other and other.kind != chosen.kind:
         raise DataError(f"The development set is {other.kind} and the test set {chosen.kind}; use one kind.")
     return Questions(name, chosen, other)

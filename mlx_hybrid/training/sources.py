@@ -2,7 +2,7 @@
 
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -161,8 +161,14 @@ def split_records(
 
 
 def group_of(record: Record, key: str) -> str:
+    """What is held back and resampled together: records of one value under `key`; one without a value is alone."""
     value = record.fields.get(key)
     return record.where if value is None else f"{key}={value}"
+
+
+def group_key(records: Sequence[Record], key: str) -> str:
+    """`data.group` where some record has a value under it, else `group`: benchmarks know no key of one's own."""
+    return key if any(record.fields.get(key) is not None for record in records) else "group"
 
 
 def take(order: list[str], groups: dict[str, list[Record]], wanted: float) -> list[str]:

@@ -1,14 +1,21 @@
 import json
 import math
+import shutil
+from dataclasses import replace
 
 import mlx.core as mx
 import numpy as np
 import pytest
 
+from mlx_hybrid.config import Config, DataConfig
 from mlx_hybrid.errors import ConfigError, DataError
+from mlx_hybrid.evaluation import question_files, results
+from mlx_hybrid.evaluation.compare_data import evaluation_sets
 from mlx_hybrid.evaluation.evaluate import evaluate
 from mlx_hybrid.evaluation.examples import evaluation_set, from_fields, limited, varied
+from mlx_hybrid.evaluation.held_out import make_questions
 from mlx_hybrid.governance.records import Record
+from mlx_hybrid.training.sources import split_records
 
 ANSWERS = {"deu_Latn": {"good": "gut", "bad": "schlecht"}, "swh_Latn": {"good": "nzuri", "bad": "mbaya"}}
 
@@ -256,3 +263,64 @@ def test_unknown_variants_and_variants_of_texts_are_named(model, tokenizer, test
     texts = evaluation_set(from_fields([{"text": "x"}], "t"))
     with pytest.raises(ConfigError, match="classification"):
         evaluate({"base": model}, tokenizer, texts, variants=["lower"])
+
+
+def by_premise(**more) -> list[dict]:
+    """Four premises with three hypotheses each, none of which says `group`."""
+    rows = [{**row, "premise": n % 4, **more} for n, row in enumerate(labelled(6))]
+    return [{key: value for key, value in row.items() if key != "group"} for row in rows]
+
+
+def partition(groups: list[str]) -> list[int]:
+    """Which records share a group, whatever the groups are called."""
+    return [groups.index(group) for group in groups]
+
+
+def test_records_without_a_group_are_each_their_own():
+    rows = labelled(3)
+    for row in rows[:4]:
+        row["group"] = None
+    rows[4]["group"] = "None"
+    assert partition(evaluation_set(from_fields(rows, "t")).groups) == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("test_file", [True, False], ids=["a file of the run's data", "a file of --on"])
+def test_groups_of_intervals_are_those_of_the_split(test_file, tokenizer, tmp_path):
+    path = tmp_path / "own.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in by_premise()))
+    data = DataConfig(paths=(str(path),), test=(str(path),), group="premise")
+    if test_file:
+        data = replace(data, paths=(str(tmp_path / "train.jsonl"),))
+        shutil.copy(path, tmp_path / "train.jsonl")
+        asked = question_files.from_run(Config(model="m", data=data), "none", [], "")
+    else:
+        asked = question_files.from_path(path, "none", [], "premise")
+    wanted = [n % 4 for n in range(12)]
+    assert partition(asked.test.groups) == wanted
+    records = asked.test.records
+    assert partition(make_questions(records, records, tokenizer, group="premise").groups) == wanted
+    held = split_records(records, [], [], replace(data, test_share=0.5), seed=0).test
+    assert (
+        sorted({r.fields["premise"] for r in held} & {r.fields["premise"] for r in records if r not in held})
+        == []
+    )
+    result = results.classification(asked.test, np.eye(12, 2), seed=0, pivot=None)
+    assert result["accuracy"]["count"] == 4
+
+
+def test_a_comparison_groups_by_the_key_of_its_data(tmp_path):
+    for name in ("train", "valid", "test"):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in by_premise()))
+    for part in evaluation_sets(tmp_path, "premise"):
+        assert partition(part.groups) == [n % 4 for n in range(12)]
+
+
+def test_a_key_that_no_record_has_leaves_group():
+    assert partition(evaluation_set(from_fields(labelled(3), "t"), group="premise").groups) == [
+        0,
+        1,
+        2,
+        0,
+        1,
+        2,
+    ]
