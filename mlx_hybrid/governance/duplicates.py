@@ -23,11 +23,14 @@ NUMBER = regex.compile(r"\p{N}+")
 
 
 class Said(NamedTuple):
-    """What is compared of one record, normalised: the turns before the answer, the answer, and its label."""
+    """What is compared of one record, normalised: the turns before the answer, the answer, its label, and digests of
+    its tool calls and of what it was given (the tools, earlier calls)."""
 
     prompt: str
     completion: str
     label: str = ""
+    calls: str = ""
+    tools: str = ""
 
     @property
     def whole(self) -> str:
@@ -152,12 +155,16 @@ def best_matches(
 
 
 def what_differs(one: Said, other: Said, likeness: Likeness, template: Template) -> str | None:
-    """Why two near-duplicates both stay: other numbers, answers, labels, questions, or only a template in common.
+    """Why two near-duplicates both stay: other labels, calls, numbers, answers, questions, or a template in common.
 
     Answers, and what stands beside a template, must share their n-grams: what training teaches is held more strictly.
     """
     if one.label != other.label:
         return "the labels differ"
+    if one.calls != other.calls:
+        return "the tool calls differ"
+    if one.tools != other.tools:
+        return "the tools differ"
     if sorted(NUMBER.findall(one.whole)) != sorted(NUMBER.findall(other.whole)):
         return "the numbers differ"
     if one.prompt or other.prompt:

@@ -1,8 +1,12 @@
 """The fields of a record: which of the three kinds they make, and what keeps them from being a record."""
 
+import json
 from typing import Any
 
 SCALARS = ("language", "label", "id", "group", "source", "licence")
+MAX_DEPTH = (
+    64  # of what a tool call or a tool holds; Python's own limit on functions that call themselves is 1,000
+)
 ROLES = ("system", "user", "assistant", "tool")
 
 
@@ -27,6 +31,8 @@ def check_fields(fields: Any) -> None:
         value = fields.get(key)
         if isinstance(value, dict | list) or (key == "language" and not isinstance(value, str | None)):
             raise NotARecord("bad_field", f"{key} must be a plain value, not {type(value).__name__}")
+    if is_deep(fields.get("tools")):
+        raise NotARecord("bad_field", f"tools are nested more than {MAX_DEPTH} deep")
     if "messages" in fields:
         check_messages(fields["messages"])
     elif "prompt" in fields and "completion" in fields:
@@ -80,6 +86,8 @@ def check_turn(turn: Any, place: int) -> None:
         role = turn.get("role") if isinstance(turn, dict) else turn
         raise NotARecord("bad_roles", f"turn {place} has role {role!r:.40}; known: {', '.join(ROLES)}")
     content, calls = turn.get("content"), turn.get("tool_calls")
+    if is_deep(calls):
+        raise NotARecord("bad_content", f"turn {place} has tool calls nested more than {MAX_DEPTH} deep")
     if content is None and turn["role"] == "assistant" and calls:
         return
     if not isinstance(content, str):
@@ -88,3 +96,58 @@ def check_turn(turn: Any, place: int) -> None:
         )
     if turn["role"] == "assistant" and not content.strip() and not calls:
         raise NotARecord("empty_completion", f"turn {place}, the assistant's, is empty")
+
+
+def is_deep(value: Any) -> bool:
+    """Whether lists and objects stand in one another more than 64 deep."""
+    level, depth = [value], 0
+    while level and depth <= MAX_DEPTH:
+        inside = [
+            item.values() if isinstance(item, dict) else item
+            for item in level
+            if isinstance(item, dict | list)
+        ]
+        level, depth = [value for values in inside for value in values], depth + 1
+    return bool(level)
+
+
+def json_inside(text: str) -> dict | list | None:
+    """The object or list that a string holds as JSON, as the arguments of a tool call do; else None."""
+    if text[:1] not in ("{", "["):
+        return None
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return None if is_deep(value) else value
+
+
+def calls_and_tools(fields: dict[str, Any]) -> tuple[str, str]:
+    """The tool calls of the last turn, and what they were made with (`tools`, the calls before), each in one form.
+
+    Keys in order, arguments parsed, the calls' own ids left out; empty where there is none.
+    """
+    turns = fields.get("messages", [])
+    calls = [without_ids(turn["tool_calls"]) if turn.get("tool_calls") else None for turn in turns]
+    given = [fields.get("tools") or None, *calls[:-1]]
+    return canonical(calls[-1] if calls else None), canonical(given if any(given) else None)
+
+
+def without_ids(calls: Any) -> Any:
+    if not isinstance(calls, list):
+        return calls
+    return [{k: v for k, v in c.items() if k != "id"} if isinstance(c, dict) else c for c in calls]
+
+
+def canonical(value: Any) -> str:
+    return "" if value is None else json.dumps(opened(value), sort_keys=True)
+
+
+def opened(value: Any) -> Any:
+    """The value with the JSON inside its strings parsed."""
+    if isinstance(value, dict):
+        return {key: opened(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [opened(inner) for inner in value]
+    inside = json_inside(value) if isinstance(value, str) else None
+    return value if inside is None else inside

@@ -11,6 +11,7 @@ from mlx_hybrid.governance import personal, quality, web
 from mlx_hybrid.governance.characters import Batch
 from mlx_hybrid.governance.duplicates import Said
 from mlx_hybrid.governance.engines import Engine, load_engine
+from mlx_hybrid.governance.fields import calls_and_tools
 from mlx_hybrid.governance.language import UNDETERMINED, Finding, check_languages
 from mlx_hybrid.governance.languages import Language, is_unspaced, parse_language
 from mlx_hybrid.governance.minhash import NGRAM, NGRAM_UNSPACED, band_keys, exact_key, normalise, sketch
@@ -165,12 +166,19 @@ def check_turns(record: Record) -> list[Finding]:
 
 
 def remember(item: Inspection, record: Record, content: str) -> None:
-    """What the duplicate stages compare: an exact key within the language, and what was said, normalised."""
+    """What the duplicate stages compare: an exact key within the language, and what was said, normalised.
+
+    Tool calls and tools are part of both: as they are in the key, by digest in what was said.
+    """
     label = "" if record.label is None else str(record.label)
-    item.exact = exact_key(f"{item.language}\0{content}\0{label}")
+    calls, tools = calls_and_tools(record.fields)
+    item.exact = exact_key("\0".join((item.language, content, label, calls, tools)))
     prompt = "" if item.kind == "text" else normalise(record.prompt())
     completion = normalise(content if item.kind == "text" else record.completion())
-    item.said = "\0".join((prompt, completion, label.replace("\0", " "))).encode("utf-8", "surrogatepass")
+    digests = (exact_key(text).hex() if text else "" for text in (calls, tools))
+    item.said = "\0".join((prompt, completion, label.replace("\0", " "), *digests)).encode(
+        "utf-8", "surrogatepass"
+    )
 
 
 def read_said(raw: bytes) -> Said:

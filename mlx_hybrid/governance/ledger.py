@@ -112,8 +112,7 @@ class Ledger:
 
     def flag_conflicts(self, where: Callable[[int], str]) -> None:
         for rows in self.by_language().values():
-            halves = [self.said[row].partition(b"\0") for row in rows]
-            prompts, answers = [half[0] for half in halves], [half[2] if half[0] else b"" for half in halves]
+            prompts, answers = zip(*(halves_of(self.said[row]) for row in rows))
             for i, earlier in find_conflicts(prompts, answers).items():
                 if i != earlier:
                     self.flag(
@@ -171,6 +170,12 @@ class Ledger:
             if total >= config.min_kept > entering:
                 told.append(f"{language} would be left with {entering} of {total} records")
         return told
+
+
+def halves_of(said: bytes) -> tuple[bytes, bytes]:
+    """What was asked, with the tools, and what was answered, with label and calls; both empty without a question."""
+    prompt, *answer, tools = said.split(b"\0")
+    return (prompt + b"\0" + tools, b"\0".join(answer)) if prompt else (b"", b"")
 
 
 def gather(chunks: list[np.ndarray], rows: list[int]) -> np.ndarray:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import regex
 
+from mlx_hybrid.governance.fields import json_inside
 from mlx_hybrid.governance.language import Finding
 
 
@@ -155,35 +156,26 @@ def over_texts(fields: dict, change: Callable[[str, str], str]) -> dict:
 
 def over_turn(turn: dict, place: str, change: Callable[[str, str], str]) -> dict:
     clean = dict(turn)
-    for key in ("content", "tool_calls"):
-        if turn.get(key):
-            clean[key] = over_values(turn[key], f"{place}.{key}", change)
+    if isinstance(turn.get("content"), str):
+        clean["content"] = change(turn["content"], f"{place}.content")
+    if turn.get("tool_calls"):
+        clean["tool_calls"] = over_values(turn["tool_calls"], f"{place}.tool_calls", change)
     return clean
 
 
-def over_values(value: Any, place: str, change: Callable[[str, str], str]) -> Any:
+def over_values(value: Any, place: str, change: Callable[[str, str], str], *, opens: bool = True) -> Any:
     """Every string and number inside, those of arguments that are JSON in a string too; the rest as it is."""
     if isinstance(value, dict):
-        return {key: over_values(inner, f"{place}.{key}", change) for key, inner in value.items()}
+        return {k: over_values(inner, f"{place}.{k}", change, opens=opens) for k, inner in value.items()}
     if isinstance(value, list):
-        return [over_values(inner, f"{place}.{number}", change) for number, inner in enumerate(value)]
+        return [over_values(inner, f"{place}.{i}", change, opens=opens) for i, inner in enumerate(value)]
     if isinstance(value, int) and not isinstance(value, bool):
         changed = change(str(value), place)
         return value if changed == str(value) else changed
     if not isinstance(value, str):
         return value
-    inside = parsed(value) if ".tool_calls." in place else None
+    inside = json_inside(value) if opens else None
     if inside is None:
         return change(value, place)
-    changed = over_values(inside, place, change)
+    changed = over_values(inside, place, change, opens=False)
     return value if changed == inside else json.dumps(changed, ensure_ascii=False)
-
-
-def parsed(text: str) -> dict | list | None:
-    """The object or list that a string holds as JSON, or None."""
-    if text[:1] not in ("{", "["):
-        return None
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None

@@ -1,5 +1,6 @@
 """MinHash against brute force, and the guards that keep what only looks alike."""
 
+import json
 import random
 from itertools import pairwise
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from mlx_hybrid.config import GovernanceConfig
 from mlx_hybrid.governance.minhash import band_keys, gram_hashes, normalise, sketch
 from mlx_hybrid.governance.pipeline import govern_records
+from mlx_hybrid.governance.records import Record, parse_line
 from mlx_hybrid.governance.similarity import Likeness, grams, jaccard, shared_characters
 
 NEAR = GovernanceConfig(only=("exact", "near"), max_reject_share=1.0)
@@ -206,3 +208,76 @@ def test_unspaced_scripts_and_short_texts():
     assert set(gone([text_record(chinese, 0, language="zh"), text_record(other, 1, language="zh")])) == {1}
     words_alone = ["yes", "no", "ok", "on", "I"]
     assert gone([text_record(word, line, language="en") for line, word in enumerate(words_alone)]) == {}
+
+
+def call_record(line: int, city: str, *, tools=None, form=dict, **fields) -> Record:
+    """A question whose answer is a tool call; `form` writes its arguments as an object or as JSON in a string."""
+    call = {
+        "id": f"call_{line}",
+        "type": "function",
+        "function": {"name": "weather", "arguments": form(city=city, days=3)},
+    }
+    turns = [
+        {
+            "role": "user",
+            "content": "Look up the weather of the coming days for the place that I named before, please.",
+        },
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+    ]
+    return Record({"messages": turns, **({"tools": tools} if tools else {}), **fields}, "data.jsonl", line)
+
+
+def as_text(**arguments) -> str:
+    return json.dumps(dict(reversed(arguments.items())), indent=1)
+
+
+@pytest.mark.parametrize("stages", [("exact",), ("near",), ("exact", "near")])
+def test_records_that_differ_in_a_tool_call_or_the_tools_both_stay(stages):
+    tools = [{"type": "function", "function": {"name": "weather"}}]
+    records = [
+        call_record(1, "Lyon"),
+        call_record(2, "Nairobi"),
+        call_record(3, "Lyon", tools=tools),
+        call_record(4, "Lyon"),
+        call_record(5, "Nairobi", form=as_text),
+        call_record(6, "Lyon", tools=tools),
+    ]
+    config = GovernanceConfig(only=stages, max_reject_share=1.0)
+    assert {line: match for line, (_, match) in gone(records, config).items()} == {
+        4: "data.jsonl:1", 5: "data.jsonl:2", 6: "data.jsonl:3",
+    }  # fmt: skip
+
+
+def test_another_call_is_another_answer_and_other_tools_another_question():
+    records = [
+        call_record(1, "Lyon"),
+        call_record(2, "Nairobi"),
+        call_record(3, "Lyon", tools=[{"name": "weather"}]),
+    ]
+    flags = govern_records(records, NEAR).flags
+    assert [{flag.reason for flag in own} >= {"prompt_conflict"} for own in flags] == [True, True, False]
+    assert "the tool calls differ" in str(flags[1])
+    assert "the tools differ" in str(flags[2])
+
+
+def test_calls_before_the_answer_count_too():
+    def asked(line: int, city: str) -> Record:
+        turns = [*call_record(line, city).fields["messages"], {"role": "tool", "content": "Rain, then sun."},
+                 {"role": "assistant", "content": "Rain at first, and then sun until Sunday."}]  # fmt: skip
+        return Record({"messages": turns}, "data.jsonl", line)
+
+    assert gone([asked(1, "Lyon"), asked(2, "Nairobi"), asked(3, "Lyon")]) == {
+        3: ("exact_dup", "data.jsonl:1")
+    }
+
+
+@pytest.mark.parametrize("form", [dict, as_text])
+def test_calls_nested_without_end_are_a_fault_or_a_text(form):
+    deep = "[" * 900 + "]" * 900
+    fields = call_record(1, "Lyon", form=form).fields
+    call = fields["messages"][1]["tool_calls"][0]
+    call["function"]["arguments"] = json.loads(deep) if form is dict else deep
+    item = parse_line(json.dumps(fields).encode(), "data.jsonl", 1)
+    result = govern_records([item], GovernanceConfig(only=("exact", "near", "personal"), redact=True))
+    assert len(result.rejected) == (form is dict)
+    assert len(result.kept) == (form is not dict)
