@@ -26,12 +26,15 @@ class Started:
 
 @dataclass(frozen=True)
 class Trained:
-    """A stretch of steps is done; the loss is their mean over trained tokens, in nats."""
+    """A stretch of steps is done; the loss is their mean over trained tokens, in nats.
+
+    `rates` has the last step's rate of each branch there is, `mixing` λ of each layer that has both.
+    """
 
     step: int
     steps: int
     loss: float
-    learning_rate: float
+    rates: dict[str, float]
     gradient_norm: float
     tokens: int
     trained_tokens: int

@@ -23,15 +23,15 @@ def is_finite(loss: float, norm: float) -> bool:
     return math.isfinite(loss) and math.isfinite(norm)
 
 
-def no_number(group: list[Batch], step: int) -> MlxHybridError:
-    """The error of a step whose loss or gradient is not finite."""
+def no_number(group: list[Batch], step: int, rates: str) -> MlxHybridError:
+    """The error of a step whose loss or gradient is not finite; `rates` names the settings of those that act."""
     return MlxHybridError(
         f"The loss stopped being a number at step {step}, on records {named_records(group)}; "
-        "the best adapter so far is kept. Lower train.learning_rate, or look at those records."
+        f"the best adapter so far is kept. Lower {rates}, or look at those records."
     )
 
 
-def spike(level: LossLevel, loss: float, group: list[Batch], step: int) -> Note | None:
+def spike(level: LossLevel, loss: float, group: list[Batch], step: int, rates: str) -> Note | None:
     """A warning when a step's loss (nats per token) stands far above its level, which then moves on.
 
     A spike enters the level as the highest loss that would not have been one, so that it hides none after it.
@@ -42,7 +42,7 @@ def spike(level: LossLevel, loss: float, group: list[Batch], step: int) -> Note 
     if spiked:
         note = Note(
             f"Step {step}: the loss jumped to {loss:.2f} from {level.mean:.2f} ± {level.deviation:.2f}, on records "
-            f"{named_records(group)}; if it stays there, lower train.learning_rate."
+            f"{named_records(group)}; if it stays there, lower {rates}."
         )
         loss = limit
     level.steps += 1

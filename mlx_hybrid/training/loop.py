@@ -101,7 +101,7 @@ def train(
         mx.random.seed(step_seed(seed, progress.step, ranks.rank))
         group = [next(batches) for _ in range(config.accumulate)]
         result = yield from saved_when_lost(progress, step, group)
-        yield from count_step(progress, group, result)
+        yield from count_step(progress, optimizer, group, result)
         if progress.step % CACHE_EVERY == 0:
             mx.clear_cache()
         if progress.due(refold_every, steps) and ranks.any(refold(model) > 0):
@@ -111,7 +111,7 @@ def train(
         if limit and ranks.any(out_of_time(progress, limit)):
             progress.ended = TIME
         if progress.due(config.report_every, steps):
-            yield report(progress, steps, config.learning_rate * rate(progress.step - 1))
+            yield report(progress, steps, optimizer.rates(rate(progress.step - 1)))
             progress.window = Window()
         if progress.due(validate_every, steps):
             yield from orthogonality(model, progress.step)
@@ -140,15 +140,18 @@ def layout(model: nn.Module, config: TrainConfig, ranks: Ranks) -> Generator[Not
     return make_batch, POOL
 
 
-def count_step(progress: Progress, group: list[Batch], result: tuple[mx.array, ...]) -> Iterator[Event]:
+def count_step(
+    progress: Progress, optimizer: BranchOptimizer, group: list[Batch], result: tuple[mx.array, ...]
+) -> Iterator[Event]:
     """Count what a step gave, and tell a loss that stands out. Raises MlxHybridError for one that is no number."""
     loss, count, norm, lam = (value.tolist() for value in result)
     progress.step += 1
     if not is_finite(loss, norm):
         yield NotFinite(progress.step, tuple(group))
-        raise no_number(group, progress.step)
-    add(progress.window, (loss, int(count)), norm, lam, group)
-    warning = spike(progress.level, loss / max(1, count), group, progress.step)
+        raise no_number(group, progress.step, optimizer.rate_settings())
+    add(progress.window, (loss, int(count)), norm, lam[: len(optimizer.shared())], group)
+    mean = loss / max(1, count)
+    warning = spike(progress.level, mean, group, progress.step, optimizer.rate_settings())
     if warning:
         yield warning
 

@@ -13,6 +13,8 @@ from mlx_hybrid.adapters.layer import LOW_RANK_LEAVES, ORTHOGONAL_LEAVES
 from mlx_hybrid.adapters.mixing import shares, update_norms
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
+RATES = {"rest": "learning_rate", "orthogonal": "orthogonal_learning_rate"}
+"""The setting that each group of leaves has its peak rate from."""
 
 
 def schedule(kind: str, steps: int, warmup: float) -> Callable[[int], float]:
@@ -102,6 +104,10 @@ class BranchOptimizer:
         adapted = hybrid_layers(model)
         self.mixed = [n for n, m in adapted.items() if m.plan.rank and m.plan.orthogonal != "none"]
         self.decayed = {n for n, leaf in tree_flatten(leaves) if is_decayed(n, leaf, adapted=bool(adapted))}
+        groups = {
+            "orthogonal" if leaf_name(n) in ORTHOGONAL_LEAVES else "rest" for n, _ in tree_flatten(leaves)
+        }
+        self.groups = [name for name in RATES if name in groups]
         self.mix = {"norms": mx.zeros((2, max(1, len(self.mixed)))), "started": mx.array(False)}
 
     @property
@@ -117,6 +123,18 @@ class BranchOptimizer:
             for part in path:
                 node = node[int(part)] if isinstance(node, list) else node[part]
             node[leaf] = value
+
+    def rates(self, factor: float) -> dict[str, float]:
+        """The rates that act at this factor of their peaks, by the names of their settings."""
+        return {RATES[name]: factor * self.peaks[name] for name in self.groups}
+
+    def rate_settings(self) -> str:
+        """The settings of the rates that act, as words."""
+        return " and ".join(f"train.{RATES[name]}" for name in self.groups)
+
+    def shared(self) -> list[str]:
+        """The layers whose step is shared between two branches."""
+        return [] if self.mixing == "off" else self.mixed
 
     def set_rate(self, factor: float) -> None:
         for name, peak in self.peaks.items():

@@ -61,7 +61,7 @@ def progress_from(saved: dict) -> Progress:
 
 
 def add(window: Window, losses: tuple[float, int], norm: float, lam: list[float], group: list[Batch]) -> None:
-    """Count one step: its (summed loss, trained tokens), gradient norm and λ of each layer."""
+    """Count one step: its (summed loss, trained tokens), gradient norm and λ of each layer that shares its step."""
     window.loss += losses[0]
     window.trained += losses[1]
     window.tokens += sum(int(batch.tokens.size) for batch in group)
@@ -74,14 +74,14 @@ def add_time(progress: Progress, seconds: float) -> None:
     progress.window.seconds += seconds
 
 
-def report(progress: Progress, steps: int, rate: float) -> Trained:
+def report(progress: Progress, steps: int, rates: dict[str, float]) -> Trained:
     """The event of the window that ends here."""
     window = progress.window
     return Trained(
         step=progress.step,
         steps=steps,
         loss=window.loss / max(1, window.trained),
-        learning_rate=rate,
+        rates=rates,
         gradient_norm=window.norm,
         tokens=window.tokens,
         trained_tokens=window.trained,

@@ -162,7 +162,7 @@ class Run:
 def metrics_row(event: Event) -> dict | None:
     if isinstance(event, Trained):
         return {
-            "step": event.step, "loss_nats_per_token": round(event.loss, 6), "learning_rate": event.learning_rate,
+            "step": event.step, "loss_nats_per_token": round(event.loss, 6), **event.rates,
             "gradient_norm": round(event.gradient_norm, 6), "tokens_per_second": round(event.tokens_per_second, 1),
             "trained_tokens": event.trained_tokens, "peak_memory_gb": round(event.peak_memory_gb, 4),
             "seconds": round(event.seconds, 3), "mixing": [round(v, 4) for v in event.mixing],

@@ -6,18 +6,27 @@ from scene import changed, examples, material, run, same, state
 
 from mlx_hybrid.errors import MlxHybridError
 from mlx_hybrid.training.batches import make_batch
-from mlx_hybrid.training.events import CheckpointDue, Finished, Note, NotFinite, Trained, Validated
+from mlx_hybrid.training.events import (
+    CheckpointDue,
+    Finished,
+    Note,
+    NotFinite,
+    Orthogonality,
+    Trained,
+    Validated,
+)
 from mlx_hybrid.training.guards import SETTLING, out_of_patience, out_of_time, spike
 from mlx_hybrid.training.loop import train
 from mlx_hybrid.training.progress import LossLevel, Progress
 
 BATCHES = [make_batch(examples(2))]
+RATE = "train.learning_rate"
 
 
 def notes(losses, level=None) -> list[int]:
     """At which of the steps a warning comes."""
     level = level or LossLevel()
-    return [i for i, loss in enumerate(losses) if spike(level, float(loss), BATCHES, i)]
+    return [i for i, loss in enumerate(losses) if spike(level, float(loss), BATCHES, i, RATE)]
 
 
 def test_an_ordinary_loss_gives_no_warning():
@@ -39,11 +48,12 @@ def test_nothing_is_said_before_there_is_a_level():
 
 def test_a_warning_names_step_losses_and_records():
     level = LossLevel(mean=2.0, deviation=0.1, steps=50)
-    note = spike(level, 9.0, BATCHES, 51)
+    note = spike(level, 9.0, BATCHES, 51, "train.orthogonal_learning_rate")
     assert (
         "Step 51: the loss jumped to 9.00 from 2.00 ± 0.10, on records data.jsonl:1, data.jsonl:2"
         in note.text
     )
+    assert note.text.endswith("if it stays there, lower train.orthogonal_learning_rate.")
     assert level.mean < 2.1
 
 
@@ -73,16 +83,24 @@ def test_time_ends_the_run_validated_and_saved():
     assert progress.ended == "time"
     assert progress.step < 40
     kinds = [type(e) for e in events]
-    assert kinds == [Trained, Validated, CheckpointDue, Note, Finished]
+    assert kinds == [Trained, Orthogonality, Validated, CheckpointDue, Note, Finished]
     assert "train.max_minutes" in events[-2].text
 
 
-def test_a_step_without_a_number_hands_over_its_batches():
-    settings = changed(learning_rate=1e30, clip=0.0)
-    model, optimizer = material("lora", settings)
+@pytest.mark.parametrize(
+    ("method", "rates"),
+    [
+        ("lora", "train.learning_rate"),
+        ("hra", "train.orthogonal_learning_rate"),
+        ("hybrid", "train.learning_rate and train.orthogonal_learning_rate"),
+    ],
+)
+def test_a_step_without_a_number_hands_over_its_batches_and_names_the_rates_that_act(method, rates):
+    settings = changed(learning_rate=1e30, orthogonal_learning_rate=1e30, clip=0.0)
+    model, optimizer = material(method, settings)
     seen = []
     events = train(model, optimizer, examples(), [], settings, seed=0, progress=Progress())
-    with pytest.raises(MlxHybridError, match="stopped being a number"):
+    with pytest.raises(MlxHybridError, match=f"stopped being a number.* Lower {rates}, or look"):
         seen.extend(events)
     assert isinstance(seen[-1], NotFinite)
     assert seen[-1].batches[0].where

@@ -261,3 +261,27 @@ def test_the_frozen_base_is_never_touched():
     after = dict(tree_flatten(model.parameters()))
     assert all(mx.array_equal(before[n], after[n]) for n in names)
     assert not same(moved, everything(model, optimizer))
+
+
+@pytest.mark.parametrize(
+    ("method", "rates", "layers"),
+    [
+        ("lora", {"learning_rate": 4e-3}, 0),
+        ("hra", {"orthogonal_learning_rate": 2e-3}, 0),
+        ("hybrid", {"learning_rate": 4e-3, "orthogonal_learning_rate": 2e-3}, 7),
+        ("full", {"learning_rate": 4e-3}, 0),
+    ],
+)
+def test_a_report_tells_the_rates_and_shares_that_acted(method, rates, layers):
+    settings = changed(
+        steps=1, learning_rate=4e-3, orthogonal_learning_rate=2e-3, schedule="constant", warmup=0.0
+    )
+    report = of_kind(run(*material(method, settings), settings, held_back=[]), Trained)[0]
+    assert report.rates == pytest.approx(rates)
+    assert len(report.mixing) == layers
+
+
+def test_nothing_is_told_of_shares_where_mixing_is_off():
+    settings = changed(steps=1)
+    report = of_kind(run(*material("hybrid", settings, mixing="off"), settings, held_back=[]), Trained)[0]
+    assert report.mixing == ()

@@ -63,11 +63,15 @@ def test_facts_are_merged_and_numbers_appended():
     run.update(status="running", seed=5)
     run.update(status="finished")
     assert run.info() == {"format": 1, "status": "finished", "seed": 5}
-    run.record(Trained(3, 9, 1.25, 1e-3, 0.5, 100, 40, 50.0, 0.1, (0.5, 0.4), 2.0))
+    run.record(
+        Trained(3, 9, 1.25, {"orthogonal_learning_rate": 1e-3}, 0.5, 100, 40, 50.0, 0.1, (0.5, 0.4), 2.0)
+    )
     run.record(Validated(4, 1.5, True, 0.1))
     run.record(CheckpointDue(4))
     assert [row["step"] for row in run.metrics()] == [3, 4]
     assert run.metrics()[0]["loss_nats_per_token"] == 1.25
+    assert run.metrics()[0]["orthogonal_learning_rate"] == 1e-3
+    assert "learning_rate" not in run.metrics()[0]
     assert run.metrics()[1] == {"step": 4, "valid_loss_nats_per_token": 1.5, "best": True}
     json.loads((run.path / "run.json").read_text())
     assert not [path for path in run.path.iterdir() if path.name.endswith(".tmp")]
