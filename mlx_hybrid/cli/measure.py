@@ -148,8 +148,17 @@ def evaluate(context: click.Context, target: str, output: Path | None, as_json: 
     click.echo(joined(result_tables(told.results)))
     if told.path:
         click.echo(f"Results in {told.path}.")
-    then = command("report", told.run) if told.run else command("finetune", "--model", target)
-    click.echo(f"Next: {then}")
+    click.echo(f"Next: {then(target, told, options['base_model'])}")
+
+
+def then(target: str, told: Any, base_name: str | None) -> str:
+    """The command to go on with: a run's page, or training on from an adapter or a model."""
+    if told.run:
+        return command("report", told.run)
+    adapted = "adapted" in told.results.get("models", told.results.get("lm_eval", ()))
+    if not adapted:
+        return command("finetune", "--model", target)
+    return command("finetune", "--from", target, *(["--model", base_name] if base_name else []))
 
 
 def given_options(context: click.Context) -> dict[str, str]:

@@ -130,13 +130,7 @@ def languages(rows: Rows) -> Table | None:
 
 
 def calibration_by_language(rows: Rows) -> Table | None:
-    return by_name(
-        rows,
-        "ece",
-        "Table II c. Calibration error by language",
-        "language",
-        "Intervals are over seeds alone.",
-    )
+    return by_name(rows, "ece", "Table II c. Calibration error by language", "language")
 
 
 def parity(rows: Rows) -> Table | None:

@@ -2,6 +2,7 @@
 
 import json
 
+from mlx_hybrid.cli.commands import command
 from mlx_hybrid.training import estimate as module
 
 
@@ -11,7 +12,20 @@ def test_it_lists_what_memory_goes_to(run, quantised_folder, records, settings):
     for item in ("base", "optimiser", "activations", "attention scores", "logits", "Peak:", "May be used:"):
         assert item in result.output
     assert "from the records: 8 rows" in result.output
-    assert result.output.splitlines()[-1].startswith("Next: mlx-hybrid finetune")
+    words = ("--model", quantised_folder, "--data", records, *settings)
+    assert result.output.splitlines()[-1] == f"Next: {command('finetune', *words)}"
+
+
+def test_the_next_command_trains_what_was_estimated(run, quantised_folder, tmp_path):
+    config = tmp_path / "mine.yaml"
+    config.write_text(f"model: {quantised_folder}\n")
+    for words in (
+        (config, "--method", "hra"),
+        ("--model", quantised_folder, "--set", "train.batch_size=2"),
+        (),
+    ):
+        result = run("estimate", *words)
+        assert result.output.splitlines()[-1] == f"Next: {command('finetune', *words)}"
 
 
 def test_without_records_the_settings_bound_the_batch(run, quantised_folder):

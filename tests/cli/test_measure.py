@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from benchmark import write_sib200
 
+from mlx_hybrid.cli.commands import command
+
 
 @pytest.fixture
 def copy(tmp_path) -> Path:
@@ -182,6 +184,20 @@ def test_a_second_call_answers_nothing_anew(run, trained):
         "temperature"
         not in json.loads((trained / "adapter" / "adapter_config.json").read_text())["mlx_hybrid"]
     )
+
+
+def test_an_adapter_folder_is_trained_on_from_and_a_model_anew(
+    run, trained, quantised_folder, task_folder, tmp_path
+):
+    adapter = Path(shutil.copytree(trained / "adapter", tmp_path / "adapter"))
+    based = ("--base-model", quantised_folder)
+    for target, more, words in (
+        (adapter, (*based, "--no-baseline"), ("--from", adapter, "--model", quantised_folder)),
+        (quantised_folder, (), ("--model", quantised_folder)),
+    ):
+        result = run("evaluate", target, *more, "--on", task_folder, "--limit", 1, "--dev", "none")
+        assert result.exit_code == 0, result.stderr
+        assert result.stdout.splitlines()[-1] == f"Next: {command('finetune', *words)}"
 
 
 def test_a_model_is_measured_on_a_task(run, model_folder, copy, tmp_path):
