@@ -159,9 +159,7 @@ def forget(folder: Path, ids: tuple[str, ...], runs: Path, as_json: bool) -> Non
     if not done.runs:
         click.echo(f"No run in {runs} was trained on this folder.")
     for run in done.other_runs:
-        click.echo(
-            f"Another run set a record of that id aside, and was left alone: {Path(run) / 'rejected.jsonl'}"
-        )
+        click.echo(f"Another run set such a record aside, and was left alone: {Path(run) / 'rejected.jsonl'}")
     click.echo(command("govern", "verify", folder))
 
 

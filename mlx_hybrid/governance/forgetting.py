@@ -19,7 +19,7 @@ from mlx_hybrid.governance.staging import staged
 @dataclass(frozen=True)
 class Forgotten:
     """How many records went from each file; the runs that were trained on the folder; how many went from what each of
-    them had set aside; and other runs that set a record of the same id aside, which are not touched."""
+    them had set aside; and other runs that set such a record aside, which are not touched."""
 
     removed: dict[str, int]
     runs: list[str]
@@ -34,6 +34,7 @@ def forget(folder: Path, ids: Sequence[str], runs: Path) -> Forgotten:
     of the id, not by the id. Raises DataError when no record has any of the ids.
     """
     manifest, names = verify(folder), frozenset(ids)
+    seen = names | contents_of(folder / "kept.jsonl", names)
     old = sha256_of(folder / "manifest.json")
     removed = dict.fromkeys(DATA, 0)
     with staged(folder, replace=True) as scratch:
@@ -52,9 +53,15 @@ def forget(folder: Path, ids: Sequence[str], runs: Path) -> Forgotten:
         manifest["outputs"] = describe_files(scratch)
         write_json(scratch / "manifest.json", manifest)
     trained = runs_trained_on([old, *(parent["sha256"] for parent in manifest["parents"])], runs)
-    from_runs = {run: count for run in trained if (count := remove_set_aside(Path(run), names))}
-    others = [str(path.parent) for path in sorted(runs.glob("*/rejected.jsonl")) if holds(path, names)]
+    from_runs = {run: count for run in trained if (count := remove_set_aside(Path(run), seen))}
+    others = [str(path.parent) for path in sorted(runs.glob("*/rejected.jsonl")) if holds(path, seen)]
     return Forgotten(removed, trained, from_runs, [run for run in others if run not in trained])
+
+
+def contents_of(kept: Path, ids: frozenset[str]) -> frozenset[str]:
+    """Digests of the records with these ids: a run knows them by places in `kept.jsonl`, which move when it is cut."""
+    lines = (fields for _, raw in read_lines(kept) if isinstance(raw, bytes) and (fields := object_of(raw)))
+    return frozenset(content_of(fields) for fields in lines if names_of(fields) & ids)
 
 
 def renew_hash(folder: Path) -> None:
@@ -84,10 +91,10 @@ def copy_without(path: Path, target: Path, ids: frozenset[str]) -> int:
     left_out = 0
     with target.open("wb") as file:
         for number, raw in read_lines(path):
-            names = names_of(raw) if isinstance(raw, bytes) else None
-            if names is None:
+            fields = object_of(raw) if isinstance(raw, bytes) else None
+            if fields is None:
                 raise DataError(f"{path}:{number}: cannot be read; restore the file and try again.")
-            if names & ids:
+            if names_of(fields) & ids:
                 left_out += 1
             else:
                 file.write(raw + b"\n")
@@ -96,19 +103,28 @@ def copy_without(path: Path, target: Path, ids: frozenset[str]) -> int:
 
 def holds(path: Path, ids: frozenset[str]) -> bool:
     """Whether a record has one of the ids."""
-    return any((names_of(raw) or set()) & ids for _, raw in read_lines(path) if isinstance(raw, bytes))
+    return any(names_of(object_of(raw) or {}) & ids for _, raw in read_lines(path) if isinstance(raw, bytes))
 
 
-def names_of(raw: bytes) -> set[str] | None:
-    """What a record may be called by: its id, and `path:line`; None where the line is no record."""
+def object_of(raw: bytes) -> dict[str, Any] | None:
+    """The JSON object of a line; None where it is none."""
     try:
         fields = json.loads(raw)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(fields, dict):
-        return None
-    names = (fields.get("id"), fields.get("_gov", {}).get("where"), id_inside(fields))
+    return fields if isinstance(fields, dict) else None
+
+
+def names_of(fields: dict[str, Any]) -> set[str]:
+    """What a record may be called by: its id, `path:line`, and the digest of all that it says."""
+    names = (fields.get("id"), fields.get("_gov", {}).get("where"), id_inside(fields), content_of(fields))
     return {str(name) for name in names if name is not None}
+
+
+def content_of(fields: dict[str, Any]) -> str:
+    """A digest of a record without what governance noted on it."""
+    record = {key: value for key, value in fields.items() if key != "_gov"}
+    return f"content {hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()}"
 
 
 def id_inside(fields: dict[str, Any]) -> Any:

@@ -21,6 +21,9 @@ from mlx_hybrid.governance.curate import govern_files
 from mlx_hybrid.governance.engines import sha256_of
 from mlx_hybrid.governance.forgetting import forget
 from mlx_hybrid.governance.manifest import check_source, verify
+from mlx_hybrid.governance.noted import write_rejections
+from mlx_hybrid.governance.pipeline import govern_records
+from mlx_hybrid.governance.records import read_records
 
 FREE = GovernanceConfig(max_reject_share=1.0)
 FILES = {
@@ -138,6 +141,31 @@ def test_forgetting(raw, tmp_path):
         with pytest.raises(DataError, match="nothing was changed"):
             forget(out, [nobody], runs)
     assert digests(out) == before
+
+
+def test_a_place_in_the_source_reaches_what_runs_set_aside(raw, tmp_path):
+    """A run names places in `kept.jsonl`, and those of one trained before an earlier forgetting have moved since."""
+    out, runs = tmp_path / "out", tmp_path / "runs"
+    govern_files([raw], out, FREE)
+    lines = list(read_records(out / "kept.jsonl"))
+    rejected = govern_records(lines, GovernanceConfig(languages=("sw",))).rejected
+    for name, info in (("first", {"data_manifests": [sha256_of(out / "manifest.json")]}), ("second", {})):
+        (runs / name).mkdir(parents=True)
+        (runs / name / "run.json").write_text(json.dumps(info))
+        write_rejections(runs / name / "rejected.jsonl", rejected)
+    before = read_jsonl(runs / "first" / "rejected.jsonl")
+    left = list(before)
+    for line in (2, 19):  # one with an id and one without
+        place = f"{raw}:{line}"
+        text = json.loads(raw.read_text(encoding="utf-8").splitlines()[line - 1])["text"]
+        left = [row for row in left if row["text"] != text]
+        done = forget(out, [place], runs)
+        assert done.removed == {"kept.jsonl": 1, "rejected.jsonl": 0}
+        assert done.removed_from_runs == {str(runs / "first"): 1}
+        assert done.other_runs == [str(runs / "second")]
+        assert read_jsonl(runs / "first" / "rejected.jsonl") == left
+    assert len(before) - len(left) == 2
+    assert read_jsonl(runs / "second" / "rejected.jsonl") == before
 
 
 @pytest.mark.parametrize("failure", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
