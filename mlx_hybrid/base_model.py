@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mlx_hybrid.answer_end import unnamed_end
 from mlx_hybrid.errors import ConfigError
 
 BUNDLED = "bundled"
@@ -60,16 +61,19 @@ def load_tokenizer_of(name: str) -> Any:
 
 
 def read_tokenizer(folder: Path, name: str) -> Any:
-    """The tokenizer in `folder`, which ends answers where the model's config says."""
+    """The tokenizer in `folder`, which ends answers where the model's config says, or else its chat template."""
     if not any(next(folder.glob(pattern), None) for pattern in TOKENIZERS):
         raise ConfigError(f"{name}: no tokenizer in the folder; it needs tokenizer.json or the like.")
     from mlx_lm.utils import load_config, load_tokenizer
 
     trust = {"trust_remote_code": False}  # without a word, transformers would ask in a terminal
     try:
-        return load_tokenizer(folder, trust, eos_token_ids=load_config(folder).get("eos_token_id"))
+        tokenizer = load_tokenizer(folder, trust, eos_token_ids=load_config(folder).get("eos_token_id"))
     except (ValueError, KeyError, OSError, RuntimeError) as error:
         raise ConfigError(f"{name}: cannot be loaded ({first_line(error)}).") from error
+    if end := unnamed_end(tokenizer, folder):
+        tokenizer.add_eos_token(end)
+    return tokenizer
 
 
 def find_model(name: str) -> Path:

@@ -10,7 +10,13 @@ from mlx_hybrid.config import Config, to_tree
 from mlx_hybrid.errors import ConfigError, DataError
 from mlx_hybrid.training.data import check_manifests, note_data, prepare
 from mlx_hybrid.training.events import Event, Interrupted, Note, Started
-from mlx_hybrid.training.material import Material, attach_adapter, gradient_start, load_material
+from mlx_hybrid.training.material import (
+    Material,
+    attach_adapter,
+    end_of_answers,
+    gradient_start,
+    load_material,
+)
 from mlx_hybrid.training.progress import Progress
 from mlx_hybrid.training.ranks import ONE, RankLost, Ranks, check_divisible
 from mlx_hybrid.training.recording import begin_run, handle, note_end, way_on
@@ -125,6 +131,7 @@ def train_and_evaluate(
         yield Note(
             f"Over train.max_tokens ({config.train.max_tokens}) and {done}: {material.too_long} records."
         )
+    yield from end_of_answers(split, material)
     questions = yield from questions_of(config, split, material)
     check_attach(material.base.model, config.adapter, method=config.method)
     before = yield from score_base(config, material, questions)

@@ -29,7 +29,17 @@ ROOMS = {  # room: the rooms it may import, besides the plain modules below
     "adapters": set(),
     "governance": set(),
 }  # fmt: skip
-PLAIN = {"config", "errors", "files", "blas", "recipes_folder", "base_model", "__init__", "__main__"}
+PLAIN = {
+    "config",
+    "errors",
+    "files",
+    "blas",
+    "recipes_folder",
+    "base_model",
+    "answer_end",
+    "__init__",
+    "__main__",
+}
 MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 
 

@@ -15,6 +15,7 @@ from mlx_hybrid.deployment.compare import (
     check_peft_logits,
     check_truncated_logits,
 )
+from mlx_hybrid.deployment.ends import end_of_answers
 from mlx_hybrid.deployment.export_options import LOSS, RANK, Options, refuse_unused
 from mlx_hybrid.deployment.merge import Survival, check_merged, write_merged
 from mlx_hybrid.deployment.mlx_lm_form import check_mlx_lm, load_stock, write_mlx_lm
@@ -50,6 +51,7 @@ def export(name: str, to: str, directory: Path, options: Options | None = None) 
         raise ConfigError(f"{name}: method full has no adapter; use --to merged.")
     with new_folder(directory) as folder:
         report = MAKERS[to](source, folder, directory.name, options)
+        tell_end(report, source, folder)
         finish(report, folder, directory, force=options.force)
     return report
 
@@ -67,6 +69,18 @@ def fuse(
         report = make_fused(source, folder, directory.name, requantise=requantise)
         finish(report, folder, directory, force=force)
     return report
+
+
+def tell_end(report: Report, source: Source, folder: Path) -> None:
+    """Where answers end with a token that the base's settings do not name, an adapter's README says so: its base is
+    loaded from elsewhere. Whole models name it themselves."""
+    end = end_of_answers(source.base.folder)
+    if end is None or any(folder.glob("model*.safetensors")):
+        return
+    report.facts["end_of_answers"] = end.text
+    report.notes.append(f"Answers end with {end.text}: README.md says how programs are told to stop there.")
+    with (folder / "README.md").open("a", encoding="utf-8") as file:
+        file.write(end.told)
 
 
 def finish(report: Report, folder: Path, directory: Path, *, force: bool) -> None:

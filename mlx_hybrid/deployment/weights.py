@@ -7,6 +7,7 @@ from pathlib import Path
 
 import mlx.core as mx
 
+from mlx_hybrid.deployment.ends import end_of_answers, name_end
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.files import read_json, write_json
 
@@ -190,8 +191,10 @@ def write_dense_config(config: dict, folder: Path, dtype: mx.Dtype = mx.bfloat16
 
 
 def copy_companions(source: Path, target: Path) -> None:
-    """Tokenizer, generation settings and licences."""
+    """Tokenizer, generation settings and licences; the settings name the token that ends answers, if none did."""
     for pattern in COMPANIONS:
         for path in source.glob(pattern):
             if path.is_file() and not (target / path.name).exists():
                 shutil.copyfile(path, target / path.name)
+    if end := end_of_answers(source):
+        name_end(target, end)

@@ -5,6 +5,7 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from mlx_hybrid.answer_end import unnamed_end
 from mlx_hybrid.config import Config
 from mlx_hybrid.errors import DataError, MemoryLimitError
 from mlx_hybrid.training.events import Note
@@ -49,6 +50,23 @@ def tokenised(config: Config, split: Split, tokenizer: Any) -> tuple[list[list[A
     if not sets[0]:
         raise DataError(f"Every training record is over train.max_tokens ({config.train.max_tokens}).")
     return sets, sum(count for _, count in made)
+
+
+def end_of_answers(split: Split, material: Material) -> Iterator[Note]:
+    """Says so where the chat template ends an answer otherwise than the model's settings say, or with no token."""
+    if all(record.kind == "text" for record in split.train):
+        return
+    end = unnamed_end(material.base.tokenizer, material.base.path)
+    if end:
+        yield Note(
+            f"Answers end with {end}, which the model's settings do not name as an end. It is trained, and chat, "
+            "generate, serve, evaluate and whole-model exports stop there; other programs must be told."
+        )
+    elif end == "":
+        yield Note(
+            "The model's chat template ends an answer with no token, so where to stop is not learnt: answers will run "
+            "to their limit. A template that closes the turn with a token mends it."
+        )
 
 
 def check_fits(config: Config, examples: list[Any], *, ranks: int = 1, force: bool = False) -> None:
