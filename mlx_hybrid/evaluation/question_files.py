@@ -16,9 +16,9 @@ from mlx_hybrid.evaluation.examples import (
     labelled,
 )
 from mlx_hybrid.evaluation.task_files import Choice, split_records, splits_of
-from mlx_hybrid.evaluation.tasks import load_task
+from mlx_hybrid.evaluation.tasks import load_task, task_files
 from mlx_hybrid.evaluation.variants import VARIANTS
-from mlx_hybrid.governance.records import Record, load_records
+from mlx_hybrid.governance.records import Record, load_records, read_records
 from mlx_hybrid.training.sources import SUFFIXES, Sources, Split, find_sources
 
 
@@ -82,7 +82,7 @@ def from_run(config: Config, dev: str, known: list[Record], data_hash: str) -> Q
     kind = "classification" if "classification" in kinds else kinds[0]
     test, valid = ([r for r in part if kind_of(r) == kind] for part in (split.test, split.valid))
     dev_set = valid if dev == "auto" else dev_records(dev, [])
-    own = make("test", test, dev_set, labelled(split.train), config.data.group)
+    own = make("test", test, dev_set, split.train, config.data.group)
     left = len(split.test) - len(test)
     note = f"Of the records held back, the {len(test)} of kind {kind} are measured, {left} of others are not."
     return replace(own, note=note if left else "")
@@ -117,22 +117,28 @@ def dev_records(dev: str, beside: list[Path]) -> list[Record]:
 
 
 def training_records(config: Config) -> list[Record]:
-    """The records a run was trained on, as far as its files are still there and whole."""
+    """The records a run was trained on, as far as its files are still there; lines that are none were no part of it."""
     try:
-        return load_records(find_sources(config.data).train)
+        lines = list(read_records(find_sources(config.data).train))
     except (ConfigError, DataError):
         return []
+    return [line for line in lines if isinstance(line, Record)]
 
 
 def make(
     name: str, test: list[Record], dev: list[Record], known: list[Record], group: str = "group"
 ) -> Questions:
     """Sets whose labels must have stood in training, where the training records are of the same task and the records
-    do not state their options themselves."""
+    do not state their options themselves. Raises DataError where some were trained on, ConfigError where the
+    development set holds some of the test set."""
+    if both := len(marks(known) & marks(test)):
+        raise DataError(f"{both} of the {len(test)} records to evaluate on were trained on; name others.")
+    if both := len(marks(dev) & marks(test)):
+        raise ConfigError(
+            f"--dev: {both} of its records are of the test set; a temperature fitted there says nothing."
+        )
     tasks = {record.fields.get("task") for record in test}
     same = [r for r in labelled(known) if r.fields.get("task") in tasks]
-    if places(same) & places(test):
-        raise DataError("The records to evaluate on are those that were trained on; name others with --on.")
     chosen = evaluation_set(test, same, group=group)
     other = evaluation_set(dev, same, group=group) if dev else None
     if other and other.kind != chosen.kind:
@@ -140,10 +146,17 @@ def make(
     return Questions(name, chosen, other)
 
 
-def places(records: list[Record]) -> set[tuple[Path, int]]:
-    """File and line of each record, whichever way the file was named."""
+def marks(records: list[Record]) -> set[tuple]:
+    """What each record is known by: of a benchmark its task and id, wherever it was written, else file and line,
+    whichever way the file was named."""
     whole = {name: Path(name).resolve() for name in {record.path for record in records}}
-    return {(whole[record.path], record.line) for record in records}
+    tasks = task_files()
+    return {
+        (record.fields["task"], record.id)
+        if record.fields.get("task") in tasks
+        else (whole[record.path], record.line)
+        for record in records
+    }
 
 
 def applicable_variants(test: EvaluationSet) -> list[str]:

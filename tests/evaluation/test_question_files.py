@@ -1,0 +1,83 @@
+"""Test and development sets that would be no test: records trained on, and a temperature fitted on the answers."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mlx_hybrid.config import Config, DataConfig
+from mlx_hybrid.errors import ConfigError, DataError
+from mlx_hybrid.evaluation.question_files import from_path, from_task, training_records
+from mlx_hybrid.evaluation.task_files import Choice, write_task
+
+TOPICS = ("sports", "health", "travel", "politics", "science/technology", "entertainment", "geography")
+
+
+def choices(count: int = 6) -> list[dict]:
+    """Questions that state their options, as benchmarks do."""
+    options = {"a": "yes", "b": "no"}
+    return [
+        {"prompt": f"{n}?", "completion": options["ab"[n % 2]], "label": "ab"[n % 2], "options": options}
+        for n in range(count)
+    ]
+
+
+def labelled(count: int = 6) -> list[dict]:
+    return [{key: value for key, value in row.items() if key != "options"} for row in choices(count)]
+
+
+def translations(count: int = 6) -> list[dict]:
+    return [{"prompt": f"{n}", "completion": f"{n}", "language": "de"} for n in range(count)]
+
+
+def texts(count: int = 6) -> list[dict]:
+    return [{"text": f"Line {n}.", "language": "de"} for n in range(count)]
+
+
+def write(path: Path, rows: list[dict], end: str = "") -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows) + end)
+    return path
+
+
+def trained_on(*paths: Path) -> list:
+    return training_records(Config(model="m", data=DataConfig(paths=tuple(map(str, paths)))))
+
+
+@pytest.mark.parametrize(
+    "rows", [choices(), labelled(), translations(), texts()], ids=lambda rows: list(rows[0])[-1]
+)
+@pytest.mark.parametrize("end", ["", "no record\n"], ids=["whole", "with a fault"])
+def test_records_that_were_trained_on_are_no_test(rows, end, tmp_path):
+    train, other = write(tmp_path / "train.jsonl", rows, end), write(tmp_path / "other.jsonl", rows)
+    asked = from_path(other, "none", trained_on(train))  # others may say the same
+    assert len(asked.test.records) == 6
+    train.write_text(train.read_text().removesuffix(end))
+    with pytest.raises(DataError, match="6 of the 6 records to evaluate on were trained on"):
+        from_path(train, "none", trained_on(train))
+
+
+def test_a_line_that_is_no_record_hides_no_training_record(tmp_path):
+    train = write(tmp_path / "train.jsonl", labelled(), "no record\n")
+    assert len(trained_on(train)) == 6
+
+
+@pytest.mark.parametrize("rows", [choices(), labelled()], ids=["options", "labels"])
+def test_the_development_set_shares_no_record_with_the_test_set(rows, tmp_path):
+    test, dev = write(tmp_path / "test.jsonl", rows), write(tmp_path / "dev.jsonl", rows)
+    with pytest.raises(ConfigError, match="--dev: 6 of its records are of the test set"):
+        from_path(test, str(tmp_path / "." / "test.jsonl"), [])
+    assert len(from_path(test, str(dev), []).dev.records) == 6
+
+
+def test_a_benchmarks_training_split_is_no_test_of_what_was_trained_on_it(tmp_path):
+    for split, start in (("train", 0), ("dev", 100), ("test", 200)):
+        path = tmp_path / "copy" / "sib200" / "eng_Latn" / f"{split}.tsv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(f"{start + n}\t{TOPICS[n % 7]}\tSentence {n}.\n" for n in range(14)))
+    choice = Choice(languages=("en",), folder=tmp_path / "copy", shots=7)
+    write_task("sib200", tmp_path / "sib", choice)
+    known = trained_on(tmp_path / "sib")
+    with pytest.raises(DataError, match="7 of the 14 records to evaluate on were trained on"):
+        from_task("sib200", "train", Choice(languages=("en",), folder=tmp_path / "copy"), "auto", known)
+    asked = from_task("sib200", "test", choice, "auto", known)
+    assert (len(asked.test.records), len(asked.dev.records)) == (14, 14)
