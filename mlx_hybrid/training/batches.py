@@ -41,9 +41,20 @@ class Batch:
         return len(self.owners)
 
 
-def make_batch(examples: list[Example]) -> Batch:
-    """Right-padded tokens of some examples; a pad is never a target."""
-    length = length_bucket(max(len(e.tokens) for e in examples) - 1)
+def length_bucket(length: int) -> int:
+    """The next of 16, 24, …, 128, 144, …, 256, 288, …: eight shapes an octave, an eighth of it padding at most."""
+    step = max(8, 1 << (length.bit_length() - 4)) if length > 16 else 16
+    return max(1, -(-length // step)) * step
+
+
+def own_width(length: int) -> int:
+    """The length itself: for steps that are not compiled, where a new shape costs nothing."""
+    return length
+
+
+def make_batch(examples: list[Example], bucket: Callable[[int], int] = length_bucket) -> Batch:
+    """Right-padded tokens of some examples, as wide as `bucket` makes the longest; a pad is never a target."""
+    length = bucket(max(len(e.tokens) for e in examples) - 1)
     tokens = np.zeros((len(examples), length), dtype=np.int32)
     positions, targets, owners = [], [], []
     for row, example in enumerate(examples):
@@ -66,12 +77,6 @@ def make_batch(examples: list[Example]) -> Batch:
         tuple(e.language for e in examples),
         np.array(owners, dtype=np.int32),
     )
-
-
-def length_bucket(length: int) -> int:
-    """The next of 16, 24, …, 128, 144, …, 256, 288, …: eight shapes an octave, an eighth of it padding at most."""
-    step = max(8, 1 << (length.bit_length() - 4)) if length > 16 else 16
-    return max(1, -(-length // step)) * step
 
 
 def target_bucket(count: int) -> int:

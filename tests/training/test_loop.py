@@ -15,7 +15,7 @@ from toys import VOCABULARY
 
 from mlx_hybrid.adapters.attach import hybrid_layers
 from mlx_hybrid.errors import MlxHybridError
-from mlx_hybrid.training.batches import make_batch
+from mlx_hybrid.training.batches import length_bucket, make_batch
 from mlx_hybrid.training.events import (
     CheckpointDue,
     Finished,
@@ -25,10 +25,11 @@ from mlx_hybrid.training.events import (
     Trained,
     Validated,
 )
-from mlx_hybrid.training.loop import intervals, total_steps, train
+from mlx_hybrid.training.loop import intervals, layout, total_steps, train
 from mlx_hybrid.training.loss import make_loss
 from mlx_hybrid.training.optimizer import BranchOptimizer
 from mlx_hybrid.training.progress import Progress
+from mlx_hybrid.training.ranks import ONE
 from mlx_hybrid.training.step import arrays, compiles, make_step
 from mlx_hybrid.training.validation import validation_loss
 
@@ -235,7 +236,9 @@ def test_compiled_the_run_is_the_same(method, dropout):
     """Up to the order of operations inside fused kernels."""
     settings = changed(steps=2, batch_size=4, grad_checkpoint=dropout > 0, validate_every=0, learning_rate=1e-3,
                        orthogonal_learning_rate=1e-3)  # fmt: skip
-    records = examples(4)
+    drawn = (examples(4, seed=seed) for seed in range(100))
+    width = length_bucket(24)  # which is no wider, so that both draw the same dropout
+    records = next(some for some in drawn if max(len(e.tokens) for e in some) == width + 1)
     results = {}
     for compile_ in ("off", "on"):
         model, optimizer = material(method, settings, dropout=dropout, targets=["q_proj", "down_proj"])
@@ -285,3 +288,21 @@ def test_nothing_is_told_of_shares_where_mixing_is_off():
     settings = changed(steps=1)
     report = of_kind(run(*material("hybrid", settings, mixing="off"), settings, held_back=[]), Trained)[0]
     assert report.mixing == ()
+
+
+@pytest.mark.parametrize(("compiled", "widths"), [("off", "own"), ("on", "buckets")])
+def test_only_a_compiled_step_pads_to_few_widths(compiled, widths):
+    lay_out, _ = exhaust(layout(nn.Module(), changed(compile=compiled), ONE))
+    records = [e for e in examples() if len(e.tokens) > 18][:2]
+    longest = max(len(e.tokens) for e in records) - 1
+    assert lay_out(records).tokens.shape[1] == (longest if widths == "own" else length_bucket(longest))
+    assert longest != length_bucket(longest)
+
+
+def exhaust(generator):
+    """What a generator returns."""
+    while True:
+        try:
+            next(generator)
+        except StopIteration as end:
+            return end.value
