@@ -90,10 +90,11 @@ def records(
         raise ConfigError("name a folder with -o DIR, or say --dry-run to write nothing; one of the two.")
     given = {key: value for key, value in settings.items() if value not in (None, ())}
     config = build(GovernanceConfig, given, "options", "governance.")
-    scorer = load_scorer(score_with) if score_with else None
+    scorer, scored_with = load_scorer(score_with) if score_with else (None, None)
     result = govern_files(
-        paths, output, config, scorer=scorer, replace=replace, offline=is_offline(), progress=Progress()
-    )
+        paths, output, config, scorer=scorer, scored_with=scored_with, replace=replace, offline=is_offline(),
+        progress=Progress(),
+    )  # fmt: skip
     summary = summarise(result, config)
     if as_json:
         click.echo(json.dumps({**summary, "output": str(output) if output else None}, ensure_ascii=False))
@@ -185,21 +186,22 @@ def given_options(*besides: str) -> list[str]:
     return words
 
 
-def load_scorer(model: str) -> Callable[[Sequence[str]], list[float]]:
-    """A function from texts to bits per byte under a base model."""
+def load_scorer(model: str) -> tuple[Callable[[Sequence[str]], list[float]], dict[str, Any]]:
+    """A function from texts to bits per byte under a base model, as in `evaluate`, and the model's identity."""
     import math
 
     from mlx_hybrid.base_model import load_base
+    from mlx_hybrid.evaluation.answers import text_tokens
     from mlx_hybrid.evaluation.scoring import sequence_nll
 
     base = load_base(model)
 
     def score(texts: Sequence[str]) -> list[float]:
-        tokens = [list(base.tokenizer.encode(text)) for text in texts]
+        tokens = [text_tokens(text, base.tokenizer) for text in texts]
         nll, _ = sequence_nll(base.model, tokens)
         return [float(sum_) / (math.log(2) * len(text.encode())) for sum_, text in zip(nll, texts)]
 
-    return score
+    return score, base.identity
 
 
 class Progress:

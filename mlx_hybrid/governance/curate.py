@@ -4,6 +4,7 @@ The first pass parses and inspects, spread over processes; the stages that compa
 copies each line, untouched but for what was decided on it, to `kept.jsonl` or `rejected.jsonl`.
 """
 
+import dataclasses
 import multiprocessing
 import os
 import signal
@@ -50,6 +51,7 @@ class Curated:
     alarms: list[str]
     output: Path | None = None
     scores: dict[int, float] = field(default_factory=dict)
+    scored_with: dict[str, Any] | None = None
 
 
 def govern_files(
@@ -58,6 +60,7 @@ def govern_files(
     config: GovernanceConfig,
     *,
     scorer: Scorer | None = None,
+    scored_with: dict[str, Any] | None = None,
     replace: bool = False,
     offline: bool = False,
     progress: Callable[[int], None] = lambda records: None,
@@ -65,8 +68,9 @@ def govern_files(
     """Govern files into the new folder `output`, or, with None, only say what would be decided.
 
     The same input and config give the same bytes whatever `config.workers` is. `scorer` gives bits per byte of texts
-    and only flags. Raises ConfigError for settings and paths, DataError when a small language would suffer (a dry
-    run returns the alarms instead), MlxHybridError when the disk is full.
+    and only flags; `scored_with` identifies its model in the manifest. Raises ConfigError for settings and paths,
+    DataError when a small language would suffer (a dry run returns the alarms instead), MlxHybridError when the disk
+    is full.
     """
     from mlx_hybrid.governance.manifest import write_outputs
 
@@ -74,13 +78,15 @@ def govern_files(
         sources = find_sources(paths, Path(scratch), offline=offline)
         with staged(output, replace=replace) if output else nullcontext() as folder:
             curated = decide(sources, config, scorer, progress)
+            if scorer:
+                curated = dataclasses.replace(curated, scored_with=scored_with or {"id": "not stated"})
             if folder is None:
                 return curated
             if curated.alarms:
                 raise DataError(describe_alarms(curated.alarms, config))
             copy_lines(sources, curated.ledger, folder, redacts=config.redact)
             check_unchanged(sources, curated.sources)
-            curated = Curated(curated.ledger, curated.sources, curated.where, [], output, curated.scores)
+            curated = dataclasses.replace(curated, output=output)
             write_outputs(folder, curated, config)
     return curated
 

@@ -53,6 +53,7 @@ def describe(curated: Curated, config: GovernanceConfig, summary: dict[str, Any]
         "config_sha256": hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest(),
         "stages": list(active_stages(config)),
         "engine": describe_engine(config),
+        "scored_with": curated.scored_with,
         "inputs": curated.sources,
         "parents": parents([source["path"] for source in curated.sources]),
         "against": [describe_file(Path(path), path) for path in config.against],

@@ -42,6 +42,7 @@ def summarise(curated: Curated, config: GovernanceConfig) -> dict[str, Any]:
         "alarms": curated.alarms,
     }
     if curated.scores:
+        summary["scored_with"] = curated.scored_with
         summary["bits_per_byte"] = bits_per_byte(curated)
     return summary
 

@@ -9,10 +9,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import mlx.core as mx
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from governance.conftest import SENTENCES, read_jsonl, write_jsonl
 
+from mlx_hybrid.base_model import fingerprint, load_base
 from mlx_hybrid.cli import main
 from mlx_hybrid.config import GovernanceConfig
 from mlx_hybrid.errors import ConfigError, DataError, MlxHybridError
@@ -254,6 +257,37 @@ def test_a_dry_run_names_the_command_with_its_options(cli, raw, tmp_path):
     done = CliRunner().invoke(main, [*words[1:4], str(tmp_path / "clean"), *words[5:]])
     assert done.exit_code == 0, done.output
     assert done.stdout.splitlines()[:-1] == dry.stdout.splitlines()[:-1]
+
+
+def bits_by_hand(folder: Path, text: str, *, after: list[int]) -> float:
+    """Bits per byte from the logits, in float64, of the tokens that follow another."""
+    base = load_base(str(folder))
+    tokens = after + list(base.tokenizer.encode(text, add_special_tokens=False))
+    logits = np.array(base.model(mx.array([tokens]))[0], np.float64)[:-1]
+    likely = logits[np.arange(len(logits)), tokens[1:]] - np.log(np.exp(logits).sum(axis=1))
+    return float(-likely.sum() / np.log(2) / len(text.encode()))
+
+
+def test_scores_name_their_model_and_count_the_first_token(cli, tmp_path, model_folder):
+    text = "Go on."
+    path = write_jsonl(tmp_path / "raw.jsonl", [{"text": text, "language": "en"}])
+    done = cli(path, "-o", tmp_path / "out", "--only", "exact", "--score-with", model_folder)
+    assert done.exit_code == 0, done.output
+    manifest, report = (
+        json.loads((tmp_path / "out" / f"{name}.json").read_text()) for name in ("manifest", "report")
+    )
+    assert manifest["scored_with"]["fingerprint"] == fingerprint(model_folder)
+    assert manifest["scored_with"]["id"] == model_folder.name
+    assert report["scored_with"] == manifest["scored_with"]
+    assert model_folder.name in (tmp_path / "out" / "report.html").read_text()
+    (row,) = report["bits_per_byte"]
+    start = load_base(str(model_folder)).tokenizer.bos_token_id
+    assert row["median"] == pytest.approx(
+        bits_by_hand(model_folder, text, after=[start]), abs=2e-4
+    )  # four decimals
+    assert row["median"] != pytest.approx(bits_by_hand(model_folder, text, after=[]), abs=2e-2)
+    unscored = govern_files([path], tmp_path / "plain", FREE)
+    assert verify(unscored.output)["scored_with"] is None
 
 
 @pytest.mark.parametrize(
