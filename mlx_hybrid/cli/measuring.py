@@ -49,6 +49,8 @@ def measure(target: str, output: Path | None, options: dict, tell: Callable[[str
             "--save-temperature needs a classification with a development set; name one with --dev."
         )
     folder = output or (run.path / "evaluation" if run else None)
+    if options["examples"] and folder is None:
+        raise ConfigError("--examples needs a folder to write to; give -o.")
     if folder is None:
         tell("Results are not kept, and a stop loses them; -o DIR keeps them.")
     pair = open_target(target, options["base_model"], tell)
@@ -71,7 +73,7 @@ def measure(target: str, output: Path | None, options: dict, tell: Callable[[str
     results |= {"model": pair.loaded.name, "base": pair.loaded.base}
     path = write_results(folder, name, results)
     if options["examples"]:
-        write_examples(folder, name, answers, questions, results, seed)
+        write_examples(folder, name, answers, questions.test, results)
     if options["save_temperature"]:
         value = save_temperature(pair.loaded.adapter, results)
         tell(f"Temperature {value:.3g} is stored in {pair.loaded.adapter / 'adapter_config.json'}.")
@@ -178,16 +180,12 @@ def refresh(run: Any) -> None:
     write_pages(run)
 
 
-def write_examples(
-    folder: Path | None, name: str, answers: Path | None, questions: Any, results: dict, seed: int
-) -> None:
+def write_examples(folder: Path, name: str, answers: Path, test: Any, results: dict) -> None:
     """`NAME.MODEL.examples.jsonl` beside the results."""
     from mlx_hybrid.evaluation.example_rows import answers_to_test, example_rows
     from mlx_hybrid.evaluation.examples import limited
 
-    if folder is None or answers is None:
-        raise ConfigError("--examples needs a folder to write to; give -o.")
-    test = limited(questions.test, results["limit"], seed)
+    test = limited(test, results["limit"], results["seed"])
     for model, own in results["models"].items():
         normalised = own.get("scoring", {}).get("normalised", False)
         rows = example_rows(test, answers_to_test(answers / f"{model}.answers.jsonl"), normalised=normalised)

@@ -270,10 +270,11 @@ def test_a_label_never_seen_in_training_is_one_sentence(run, finished, tmp_path)
         (("--on", "x", "--languages", "en", "--split", "dev"), "nothing that --split, --languages"),
         (("--task", "sib200", "--languages", "en", "--max-tokens", "9"), "--max-tokens is for translations"),
         (("--task", "sib200", "--languages", "en", "--spbleu"), "--spbleu is for translations"),
+        (("--task", "sib200", "--languages", "en", "--examples"), "--examples needs a folder"),
     ],
     ids=[
         "nothing", "file", "both", "task", "split", "dev", "variant", "temperature", "lm-eval", "no lm-eval task",
-        "lm-eval folder", "languages of a file", "tokens of a choice", "spBLEU of a choice",
+        "lm-eval folder", "languages of a file", "tokens of a choice", "spBLEU of a choice", "examples",
     ],
 )  # fmt: skip
 def test_options_that_cannot_be_are_one_sentence(arguments, words, run, model_folder, copy, monkeypatch):
@@ -282,3 +283,4 @@ def test_options_that_cannot_be_are_one_sentence(arguments, words, run, model_fo
     assert result.exit_code == 2, result.stderr
     assert words in result.stderr
     assert "Traceback" not in result.stderr
+    assert " answers" not in result.stderr  # nothing was measured first
