@@ -143,7 +143,7 @@ def train_and_evaluate(
     )  # fmt: skip
     ended = yield from train_run(config, run, material, progress, stop=stop, ranks=ranks)
     if ended:
-        yield from finish(config, run, material, questions, before)
+        yield from finish(config, run, material, split, questions, before)
 
 
 def questions_of(config: Config, split: Split, material: Material) -> Generator[Note, None, Any]:
@@ -217,11 +217,13 @@ def train_run(
     return True
 
 
-def finish(config: Config, run: Run, material: Material, questions: Any, before: Any) -> Iterator[JobEvent]:
+def finish(
+    config: Config, run: Run, material: Material, split: Split, questions: Any, before: Any
+) -> Iterator[JobEvent]:
     """Load the best adapter onto a fresh base, as a user will, and measure it."""
     from mlx_hybrid.adapters.attach import settle
     from mlx_hybrid.deployment.load import load_run
-    from mlx_hybrid.evaluation.held_out import compare, score
+    from mlx_hybrid.evaluation.held_out import compare, example_groups, score
     from mlx_hybrid.files import write_json
 
     tokenizer = material.base.tokenizer
@@ -231,7 +233,8 @@ def finish(config: Config, run: Run, material: Material, questions: Any, before:
     if before is not None:
         yield Note(f"Scoring the adapter on {len(material.test)} held-out records.")
         after = score(settle(loaded.model), material.test, questions)
-        results = compare(before, after, material.test, questions, config.seed)
+        groups = example_groups(material.test, split.test, config.data.group)
+        results = compare(before, after, groups, questions, config.seed)
         (run.path / "evaluation").mkdir(exist_ok=True)
         write_json(run.path / "evaluation" / "held-out.json", results)
         yield Evaluated(results)

@@ -59,7 +59,7 @@ def held_out(tree: dict) -> Iterator[Measured]:
         own = tree["accuracy"]
         yield Measured(task, "", "accuracy", own["adapted"], own["base"], own["gain"], tree["questions"])
     for language, own in tree.get("accuracy_by_language", {}).items():
-        count = own["adapted"].get("count", 0)
+        count = own.get("questions", own["adapted"].get("count", 0))
         yield Measured(task, language, "accuracy", own["adapted"], own["base"], own["gain"], count)
 
 

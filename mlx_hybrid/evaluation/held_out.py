@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 
 from mlx_hybrid.evaluation.examples import evaluation_set, item
-from mlx_hybrid.evaluation.intervals import bootstrap_mean, bootstrap_statistic, paired_bootstrap
+from mlx_hybrid.evaluation.intervals import bootstrap_mean, bootstrap_ratio, paired_bootstrap
 from mlx_hybrid.evaluation.scoring import OptionItem, score_options, sequence_nll
 from mlx_hybrid.governance.records import Record
 from mlx_hybrid.training.examples import Example
+from mlx_hybrid.training.sources import group_key, group_of
 
 
 @dataclass(frozen=True)
@@ -62,31 +63,39 @@ def score(model: Any, examples: Sequence[Example], questions: Questions) -> Scor
     return Scores(nats, tokens, correct)
 
 
-def compare(
-    base: Scores, adapted: Scores, examples: Sequence[Example], questions: Questions, seed: int
-) -> dict:
-    """Both models and their difference with 95 % intervals, over all records and by language."""
+def example_groups(examples: Sequence[Example], test: Sequence[Record], key: str) -> list[str]:
+    """The group of each example; of `test`, records over the length limit are no examples. `key` is `data.group`."""
+    key = group_key(test, key)
+    groups = {record.where: group_of(record, key) for record in test}
+    return [groups[example.where] for example in examples]
+
+
+def compare(base: Scores, adapted: Scores, groups: Sequence[str], questions: Questions, seed: int) -> dict:
+    """Both models and their difference with 95 % intervals over resampled groups, whole and by language; `groups` are
+    those of the examples."""
     result: dict[str, Any] = {
         "format": 1,
-        "records": len(examples),
+        "records": len(groups),
         "questions": len(questions.items),
         "seed": seed,
     }
-    if len(examples):
-        result["loss_nats_per_token"] = loss_difference(base, adapted, seed)
+    if len(groups):
+        result["loss_nats_per_token"] = loss_difference(base, adapted, groups, seed)
     if questions.items:
         result["accuracy"] = accuracy(base.correct, adapted.correct, questions.groups, seed)
+        kin = np.array(questions.groups)
         result["accuracy_by_language"] = {
-            language: accuracy(base.correct[rows], adapted.correct[rows], None, seed)
+            language: {"questions": len(rows)}
+            | accuracy(base.correct[rows], adapted.correct[rows], kin[rows], seed)
             for language, rows in rows_by_language(questions.languages).items()
         }
     return result
 
 
-def loss_difference(base: Scores, adapted: Scores, seed: int) -> dict:
-    """Σ nats / Σ tokens of both, and the adapter's minus the base's with its interval over resampled records."""
-    tokens, change = base.tokens, adapted.nats - base.nats
-    difference = bootstrap_statistic(lambda i: change[i].sum() / tokens[i].sum(), len(tokens), seed=seed)
+def loss_difference(base: Scores, adapted: Scores, groups: Sequence[str], seed: int) -> dict:
+    """Σ nats / Σ tokens of both, and the adapter's minus the base's with its interval over resampled groups."""
+    tokens = base.tokens
+    difference = bootstrap_ratio(adapted.nats - base.nats, tokens, seed=seed, groups=groups)
     return {
         "base": float(base.nats.sum() / tokens.sum()),
         "adapted": float(adapted.nats.sum() / tokens.sum()),
@@ -94,7 +103,7 @@ def loss_difference(base: Scores, adapted: Scores, seed: int) -> dict:
     }
 
 
-def accuracy(base: np.ndarray, adapted: np.ndarray, groups: Sequence | None, seed: int) -> dict:
+def accuracy(base: np.ndarray, adapted: np.ndarray, groups: Sequence, seed: int) -> dict:
     return {
         "base": bootstrap_mean(base, seed=seed, groups=groups).as_dict(),
         "adapted": bootstrap_mean(adapted, seed=seed, groups=groups).as_dict(),

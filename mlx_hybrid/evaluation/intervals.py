@@ -1,4 +1,4 @@
-"""How far a mean can be trusted: bootstrap intervals and the exact McNemar test.
+"""How far a mean can be trusted: bootstrap intervals, the exact McNemar test and its form for groups.
 
 Resampling n values with replacement draws how often each distinct value comes up, which is a multinomial:
 drawing the counts instead of the indices gives the same distribution and takes no time on accuracies.
@@ -12,6 +12,7 @@ import numpy as np
 from mlx_hybrid.errors import DataError
 
 LEVEL = 0.95
+MCNEMAR, SIGN_FLIP = "McNemar", "sign flips of groups"
 DRAWS_AT_ONCE = 1 << 22  # bounds the memory of one block of resamples to some tens of MB
 
 
@@ -110,10 +111,8 @@ def mcnemar(a_correct: Sequence[bool], b_correct: Sequence[bool]) -> float:
     With x and y examples that only a, only b answers rightly, p = min(1, 2 P(Bin(x + y, ½) ≤ min(x, y)));
     1 where the two never disagree. McNemar 1947, https://doi.org/10.1007/BF02295996.
     """
-    a, b = np.asarray(a_correct, bool), np.asarray(b_correct, bool)
-    if a.shape != b.shape:
-        raise DataError(f"McNemar's test needs the same examples on both sides, not {len(a)} and {len(b)}.")
-    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
+    changes = _paired(a_correct, b_correct)
+    only_a, only_b = int((changes < 0).sum()), int((changes > 0).sum())
     count = only_a + only_b
     if count == 0:
         return 1.0
@@ -124,11 +123,47 @@ def mcnemar(a_correct: Sequence[bool], b_correct: Sequence[bool]) -> float:
     return min(1.0, tail / (1 << (count - 1)))  # integers, so exact for any count
 
 
+def sign_flip(a_correct: Sequence[bool], b_correct: Sequence[bool], groups: Sequence) -> float:
+    """Two-sided p of the exact sign-flip test on paired right-or-wrong answers in groups that are not independent.
+
+    With d_g = Σ (b − a) over the examples of group g, p = P(|Σ s_g d_g| ≥ |Σ d_g|) over signs s_g = ±1, all 2^groups
+    of them: without a true gain a group may as well have come out the other way round. Sums of whole numbers have their
+    distribution by convolution, so nothing is drawn. It is McNemar's test where each example is its own group, and 1
+    where the two never differ. Yeh 2000, https://aclanthology.org/C00-2137. Raises DataError where the lengths differ.
+    """
+    changes, _ = _by_group(_finite(_paired(a_correct, b_correct)), groups)
+    sizes = np.abs(changes[changes != 0]).astype(int)
+    whole = int(sizes.sum())
+    chance = np.zeros(whole + 1)  # of each sum over the groups that keep their sign
+    chance[0] = 1.0
+    for size in sizes:
+        moved = chance.copy()
+        moved[size:] += chance[:-size]
+        chance = moved / 2
+    sums = 2 * np.arange(whole + 1) - whole
+    return min(1.0, float(chance[np.abs(sums) >= abs(int(changes.sum()))].sum()))
+
+
+def paired_test(a_correct: Sequence[bool], b_correct: Sequence[bool], groups: Sequence) -> dict:
+    """`p` that both are right as often, and the `test` it is of: MCNEMAR where no group repeats, else SIGN_FLIP."""
+    if len({str(group) for group in groups}) == len(groups):
+        return {"test": MCNEMAR, "p": mcnemar(a_correct, b_correct)}
+    return {"test": SIGN_FLIP, "p": sign_flip(a_correct, b_correct, groups)}
+
+
 def interval_of(value: float, drawn: np.ndarray, count: int) -> Interval:
     """The central LEVEL of the resampled values around the observed one."""
     tail = (1 - LEVEL) / 2
     low, high = np.quantile(drawn, [tail, 1 - tail])
     return Interval(value, float(low), float(high), LEVEL, count)
+
+
+def _paired(a_correct: Sequence[bool], b_correct: Sequence[bool]) -> np.ndarray:
+    """1 where only b is right, −1 where only a is, else 0."""
+    a, b = np.asarray(a_correct, bool), np.asarray(b_correct, bool)
+    if a.shape != b.shape:
+        raise DataError(f"A paired test needs the same examples on both sides, not {len(a)} and {len(b)}.")
+    return b.astype(int) - a
 
 
 def _finite(values: Sequence[float]) -> np.ndarray:

@@ -14,8 +14,8 @@ from mlx_hybrid.evaluation.intervals import (
     bootstrap_mean,
     bootstrap_ratio,
     bootstrap_statistic,
-    mcnemar,
     paired_bootstrap,
+    paired_test,
 )
 from mlx_hybrid.evaluation.parity import parity, parity_intervals
 from mlx_hybrid.evaluation.variants import REAL_VARIANTS
@@ -106,11 +106,12 @@ def ece_interval(confidences: np.ndarray, correct: np.ndarray, *, seed: int) -> 
 
 
 def difference(examples: EvaluationSet, before: np.ndarray, after: np.ndarray, *, seed: int) -> dict:
-    """After minus before, right answers (records,) on the same records, whole and by language."""
+    """After minus before, right answers (records,) on the same records, whole and by language, each with `p` and the
+    `test` it is of."""
     languages, groups = np.array(examples.languages), np.array(examples.groups)
     result = {
         "accuracy": asdict(paired_bootstrap(before, after, seed=seed, groups=groups)),
-        "mcnemar_p": mcnemar(before > 0, after > 0),
+        **paired_test(before > 0, after > 0, groups),
         "languages": {},
     }
     for name in sorted(set(examples.languages)):
@@ -118,7 +119,7 @@ def difference(examples: EvaluationSet, before: np.ndarray, after: np.ndarray, *
         gain = paired_bootstrap(before[own], after[own], seed=seed, groups=groups[own])
         result["languages"][name] = {
             "accuracy": asdict(gain),
-            "mcnemar_p": mcnemar(before[own] > 0, after[own] > 0),
+            **paired_test(before[own] > 0, after[own] > 0, groups[own]),
         }
     return result
 

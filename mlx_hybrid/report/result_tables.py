@@ -56,7 +56,10 @@ def measured(title: str, results: dict, metric: str, digits: int = 3, note: str 
 
 
 def classification(results: dict) -> list[Table]:
-    tests = [f"{name}: McNemar p = {row['mcnemar_p']:.2g}" for name, row in results["differences"].items()]
+    told = {
+        name: row for name, row in results["differences"].items() if "test" in row
+    }  # older p took translations for independent
+    tests = [f"{name}: p = {row['p']:.2g} ({row['test']})" for name, row in told.items()]
     note = "; ".join(["95 % intervals over resampled groups", *tests]) + "."
     tables = [measured(f"Accuracy, {head(results)}", results, "accuracy", note=note)]
     tables.append(calibration(results))

@@ -142,7 +142,7 @@ def held_out(tree: dict) -> Table:
         lines.append(
             (label, interval(row["base"]), interval(row["adapted"]), interval(row["gain"], signed=True))
         )
-    note = f"{tree['records']} records, {tree['questions']} of them labelled; 95 % intervals."
+    note = f"{tree['records']} records, {tree['questions']} of them labelled; 95 % intervals over resampled groups."
     return Table("Held-out records", ("", "base", "adapter", "difference"), lines, note)
 
 

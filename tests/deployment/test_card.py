@@ -21,7 +21,7 @@ HELD_OUT = {
     "loss_nats_per_token": {"base": 2.5, "adapted": 1.25, "difference": interval(-1.25)},
     "accuracy": {"base": interval(0.3), "adapted": interval(0.6), "gain": interval(0.3)},
     "accuracy_by_language": {
-        "swh_Latn": {"base": interval(0.3), "adapted": interval(0.7), "gain": interval(0.4)},
+        "swh_Latn": {"questions": 35, "base": interval(0.3), "adapted": interval(0.7), "gain": interval(0.4)},
         "hau_Latn": {"base": interval(0.3), "adapted": interval(0.35), "gain": interval(0.05)},
     },
 }  # fmt: skip
@@ -66,6 +66,7 @@ def test_every_result_is_an_eval_result_with_its_interval(measured_run):
     found = results(model_card(run_facts(measured_run), "me/trial"))
     swahili = found["held-out records", "swh_Latn", "accuracy"]
     assert swahili.metric_value == 0.7
+    assert swahili.metric_args["records"] == 35  # not the 20 groups of its interval
     assert swahili.metric_args["low"] == pytest.approx(0.6)
     assert swahili.metric_args["base"] == pytest.approx(0.3)
     assert swahili.dataset_args == {"language": "sw"}
@@ -82,7 +83,7 @@ def test_the_card_tells_method_data_results_and_limits(measured_run):
         "90 to train, 10 to choose the best step, 20 held out", "kept 120 records and set 7 aside",
         "| near_dup | 4 |",
         "| held-out records | swh_Latn | accuracy | 0.300 [0.200, 0.400] | 0.700 [0.600, 0.800] "
-        "| +0.400 [+0.300, +0.500] | 20 |",
+        "| +0.400 [+0.300, +0.500] | 35 |",
         "### Calibration", "| sib200 | all | expected calibration error | 0.300", "includes zero for hau_Latn:",
         "mlx-hybrid chat me/trial", "mlx-hybrid export me/trial --to peft", "vllm serve ./trial-merged",
     ):  # fmt: skip

@@ -15,6 +15,7 @@ from mlx_hybrid.evaluation.evaluate import evaluate
 from mlx_hybrid.evaluation.examples import evaluation_set, from_fields, limited, varied
 from mlx_hybrid.evaluation.held_out import make_questions
 from mlx_hybrid.governance.records import Record
+from mlx_hybrid.report.result_tables import result_tables
 from mlx_hybrid.training.sources import split_records
 
 ANSWERS = {"deu_Latn": {"good": "gut", "bad": "schlecht"}, "swh_Latn": {"good": "nzuri", "bad": "mbaya"}}
@@ -105,8 +106,12 @@ def test_two_models_with_dev_and_variants(model, other_model, tokenizer, test_se
 
 
 def test_a_model_against_itself_gains_nothing(model, tokenizer, test_set):
-    gain = evaluate({"a": model, "b": model}, tokenizer, test_set)["differences"]["b - a"]
-    assert (gain["accuracy"]["low"], gain["accuracy"]["high"], gain["mcnemar_p"]) == (0, 0, 1)
+    result = evaluate({"a": model, "b": model}, tokenizer, test_set)
+    gain = result["differences"]["b - a"]
+    assert (gain["accuracy"]["low"], gain["accuracy"]["high"], gain["p"]) == (0, 0, 1)
+    told = [gain["test"], *(row["test"] for row in gain["languages"].values())]
+    assert told == ["sign flips of groups", "McNemar", "McNemar"]  # a sentence is once in a language
+    assert "b - a: p = 1 (sign flips of groups)." in result_tables(result)[0].note
 
 
 def test_it_goes_on_where_it_stopped(model, tokenizer, test_set, tmp_path, monkeypatch):

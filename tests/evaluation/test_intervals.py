@@ -11,6 +11,8 @@ from mlx_hybrid.evaluation.intervals import (
     bootstrap_statistic,
     mcnemar,
     paired_bootstrap,
+    paired_test,
+    sign_flip,
 )
 
 
@@ -75,6 +77,8 @@ def test_unequal_lengths_are_errors():
     for call in (
         lambda: paired_bootstrap([1], [1, 2], seed=0),
         lambda: mcnemar([True], [True, False]),
+        lambda: sign_flip([True], [True, False], ["a"]),
+        lambda: sign_flip([True, False], [True, True], ["a"]),
         lambda: bootstrap_mean([1, 2], seed=0, groups=["a"]),
         lambda: bootstrap_statistic(len, 0, seed=0),
     ):
@@ -116,3 +120,57 @@ def test_mcnemar_is_the_exact_binomial_test(only_a, only_b, both):
 def test_mcnemar_of_many_disagreements():
     a = np.arange(9_000) < 4_700
     assert mcnemar(a, ~a) == pytest.approx(stats.binomtest(4_700, 9_000).pvalue)
+
+
+def translated(rng: np.random.Generator, sentences: int = 60, languages: int = 8, gain: float = 0.0):
+    """Right answers of two models and the sentence of each: a sentence that one gets right, it gets right in most
+    languages, so that its translations are no independent trials."""
+    lead = rng.choice([-1, 0, 1], sentences, p=[0.3 - gain, 0.4, 0.3 + gain])
+    better = np.repeat(lead, languages) * (rng.random(sentences * languages) < 0.8)
+    return better < 0, better > 0, np.repeat(np.arange(sentences), languages)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_flipped_signs_are_scipys_permutation_test(seed):
+    a, b, groups = translated(np.random.default_rng(seed), sentences=11, languages=3, gain=0.25)
+    own = np.delete(np.arange(33), [4, 9, 10])  # and groups of unequal size
+    a, b, groups = a[own], b[own], groups[own]
+    totals = [np.bincount(groups, weights=side) for side in (a, b)]
+    theirs = stats.permutation_test(
+        totals,
+        lambda x, y, axis: (y - x).sum(axis),
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=np.inf,
+    )
+    assert sign_flip(a, b, groups) == pytest.approx(theirs.pvalue)
+    assert sign_flip(a, b, groups) != pytest.approx(mcnemar(a, b))
+
+
+@given(st.integers(0, 40), st.integers(0, 40), st.integers(0, 5))
+def test_flipped_signs_of_groups_of_one_are_mcnemars_test(only_a, only_b, both):
+    a = [True] * only_a + [False] * only_b + [True] * (both + 1)
+    b = [False] * only_a + [True] * only_b + [True] * (both + 1)
+    assert sign_flip(a, b, range(len(a))) == pytest.approx(mcnemar(a, b))
+
+
+def test_without_a_gain_translations_reject_as_often_as_the_level_says():
+    rng = np.random.default_rng(0)
+    drawn = [translated(rng) for _ in range(600)]
+    grouped = np.mean([paired_test(a, b, groups)["p"] < 0.05 for a, b, groups in drawn])
+    alone = np.mean([mcnemar(a, b) < 0.05 for a, b, _ in drawn])
+    low, high = stats.binom.ppf([0.001, 0.999], 600, 0.05) / 600
+    assert low <= grouped <= high
+    assert alone > 0.3  # what trials that are not independent would have claimed
+
+
+def test_a_true_gain_is_seen_through_groups():
+    rng = np.random.default_rng(1)
+    drawn = [translated(rng, gain=0.2) for _ in range(100)]
+    assert np.mean([paired_test(a, b, groups)["p"] < 0.05 for a, b, groups in drawn]) > 0.9
+
+
+def test_the_test_that_was_made_is_named():
+    a, b = [True, False, False], [False, True, True]
+    assert paired_test(a, b, ["x", "y", "z"]) == {"test": "McNemar", "p": mcnemar(a, b)}
+    assert paired_test(a, b, ["x", "y", "y"]) == {"test": "sign flips of groups", "p": 1.0}
