@@ -142,7 +142,8 @@ class GovernanceConfig:
     near_threshold: float = 0.8
     """Jaccard, of character n-grams or of the characters in shared ones, from which a record repeats another."""
     against: tuple[str, ...] = ()
-    """Evaluation files; a record that holds one of their texts is removed, they are never changed."""
+    """Evaluation files; a record that holds one of their texts is removed, they are never changed. `finetune` adds the
+    validation and test files of `data`."""
     overlap_threshold: float = 0.7
     """Share of an evaluation text's character 13-grams from which a record holds it."""
     outliers: Literal["off", "flag", "reject"] = "off"

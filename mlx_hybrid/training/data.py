@@ -1,7 +1,7 @@
 """The records of a run: as they were signed, governed where asked, and split by their use."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,10 +45,21 @@ def check_manifests(sources: Sources) -> list[str]:
 
 
 def prepare(config: Config, sources: Sources) -> Data:
-    """Govern and split the records."""
-    records, rejections = governed(config, sources.train)
+    """Govern and split the records; one that holds a text of the validation or test files does not train."""
+    records, rejections = governed(apart_from_held_out(config, sources), sources.train)
     valid, test = load_records(sources.valid), load_records(sources.test)
     return Data(split_records(records, valid, test, config.data, config.seed), len(records), rejections)
+
+
+def apart_from_held_out(config: Config, sources: Sources) -> Config:
+    """The config whose governance also keeps the run's own validation and test files out of training."""
+    from mlx_hybrid.governance.stages import active_stages
+
+    own, held_out = config.governance, map(str, (*sources.test, *sources.valid))
+    if not own.enabled or "overlap" not in active_stages(own):
+        return config
+    against = tuple(dict.fromkeys((*own.against, *held_out)))
+    return replace(config, governance=replace(own, against=against))
 
 
 def governed(config: Config, files: tuple[Path, ...]) -> "tuple[list[Record], list[Rejection]]":

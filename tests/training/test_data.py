@@ -1,0 +1,90 @@
+"""The records of a run: what governance is asked to keep out of training."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mlx_hybrid.config import load_config
+from mlx_hybrid.training.data import prepare
+from mlx_hybrid.training.sources import find_sources
+
+QUESTION = "Which topic is this about: science, travel, politics, sports or health?"
+TEXTS = {
+    "en": [
+        "The committee put off its vote on the new harbour until the budget is settled in spring.",
+        "Runners from nine countries crossed the desert in four days without a single retirement.",
+        "A small telescope on the roof was enough to follow the comet through most of January.",
+        "The night train to the coast is booked out for weeks once the schools have closed.",
+        "Doctors there advise a walk after each meal rather than another box of tablets.",
+        "Farmers along the lower river have begun to plant rice that stands salt water.",
+    ],
+    "de": [
+        "Der Ausschuss hat seine Abstimmung über den neuen Hafen bis zum Haushalt im Frühjahr verschoben."
+    ],
+}
+
+
+def chat(text: str, language: str = "en", label: str = "politics") -> dict:
+    turns = [{"role": "user", "content": f"{QUESTION}\n{text}"}, {"role": "assistant", "content": label}]
+    return {"messages": turns, "language": language, "label": label}
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """Train holds the first text of test and of valid, a translation of the former, and two texts of its own."""
+    english, german = TEXTS["en"], TEXTS["de"]
+    parts = {
+        "train": [
+            chat(english[0]),
+            chat(german[0], "de"),
+            chat(english[1]),
+            chat(english[2]),
+            chat(english[3]),
+        ],
+        "valid": [chat(english[1]), chat(english[4])],
+        "test": [chat(english[0]), chat(english[5])],
+    }
+    for name, rows in parts.items():
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path
+
+
+def prepared(folder: Path, *overrides: str):
+    free = "governance.max_reject_share=1"  # two of four records of a language go
+    config = load_config(None, (free, *overrides), {"data.paths": [str(folder)]})
+    return prepare(config, find_sources(config.data))
+
+
+def lines(records) -> list[int]:
+    return [record.line for record in records]
+
+
+def test_records_that_hold_a_held_out_text_do_not_train_and_their_translations_and_templates_do(folder):
+    data = prepared(folder)
+    assert lines(data.split.train) == [2, 4, 5]
+    assert data.counts["reasons"] == {"eval_leak": 2}
+    assert [Path(r.match.rpartition(":")[0]).name for r in data.rejections] == ["test.jsonl", "valid.jsonl"]
+    assert (len(data.split.valid), len(data.split.test)) == (2, 2)
+
+
+def test_files_named_apart_are_kept_out_too_and_so_is_what_was_named_before(folder, tmp_path):
+    more = tmp_path / "more"
+    more.mkdir()
+    (more / "own.jsonl").write_text(json.dumps(chat(TEXTS["en"][3])) + "\n")
+    names = {part: folder / f"{part}.jsonl" for part in ("train", "valid", "test")}
+    config = load_config(
+        None,
+        ("governance.max_reject_share=1", f"governance.against={more / 'own.jsonl'}"),
+        {"data.paths": [str(names["train"])], "data.test": [str(names["test"])]},
+    )
+    data = prepare(config, find_sources(config.data))
+    gone = {record.line for record, *_ in data.rejections}
+    assert gone == {1, 5}
+
+
+@pytest.mark.parametrize(
+    "override", ["governance.enabled=false", "governance.skip=overlap", "governance.only=exact"]
+)
+def test_without_the_stage_nothing_is_removed(folder, override):
+    assert lines(prepared(folder, override).split.train) == [1, 2, 3, 4, 5]
