@@ -128,8 +128,24 @@ def load_adapter(model: nn.Module, directory: Path) -> AdapterInfo:
     info = read_adapter_config(directory)
     weights = read_weights(directory)
     attach(model, info.adapter, method=info.method, seed=info.seed)
-    set_state(model, weights, str(directory / WEIGHTS_FILE))
+    set_state(model, in_dtype_of(model, info, weights), str(directory / WEIGHTS_FILE))
     return info
+
+
+def in_dtype_of(model: nn.Module, info: AdapterInfo, weights: dict[str, mx.array]) -> dict[str, mx.array]:
+    """The weights of `full` in the dtypes that the attached model has: they are the base's own, half precision on a
+    GPU and float32 on the CPU. Leaves of an adapter are float32 everywhere, and stay as they are."""
+    if info.method != "full":
+        return weights
+    wanted = adapter_state(model)
+    return {
+        k: v.astype(wanted[k].dtype) if k in wanted and both_float(v, wanted[k]) else v
+        for k, v in weights.items()
+    }
+
+
+def both_float(*values: mx.array) -> bool:
+    return all(mx.issubdtype(value.dtype, mx.floating) for value in values)
 
 
 def set_state(model: nn.Module, weights: dict[str, mx.array], where: str) -> None:

@@ -40,7 +40,7 @@ def load_start(config: Config, base: Any, folder: Path) -> None:
 
     Raises ConfigError for an adapter of another base, method or shape.
     """
-    from mlx_hybrid.adapters.store import read_adapter_config, read_weights, set_state
+    from mlx_hybrid.adapters.store import in_dtype_of, read_adapter_config, read_weights, set_state
 
     info = read_adapter_config(folder)
     check_base(config, info, base.identity["fingerprint"], base.path)
@@ -48,4 +48,4 @@ def load_start(config: Config, base: Any, folder: Path) -> None:
         raise ConfigError(
             f"{config.start_from}: is a {info.method} adapter of other settings; start_from goes on with its own."
         )
-    set_state(base.model, read_weights(folder), config.start_from)
+    set_state(base.model, in_dtype_of(base.model, info, read_weights(folder)), config.start_from)

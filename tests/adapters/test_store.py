@@ -1,9 +1,11 @@
 """Adapters on disk: what comes back is what was saved, and anything else is refused with every fault named."""
 
 import json
+from dataclasses import replace
 
 import mlx.core as mx
 import pytest
+from mlx.utils import tree_flatten
 from mlx_lm.tuner.utils import load_adapters
 from test_attach import METHODS, TOKENS, adapter, gap, moved
 from tolerances import EFFECT, LOGITS
@@ -20,7 +22,10 @@ from mlx_hybrid.adapters.store import (
     save_adapter,
     set_state,
 )
+from mlx_hybrid.base_model import BaseModel
+from mlx_hybrid.config import Config
 from mlx_hybrid.errors import ConfigError, MlxHybridError
+from mlx_hybrid.training.continuation import load_start
 
 BASE = {"id": "tiny", "fingerprint": "0"}
 
@@ -155,6 +160,27 @@ def test_every_tensor_must_match_and_all_faults_are_told(tmp_path):
     ):
         assert expected in text
     assert "4 faults in all" in text
+
+
+def test_full_weights_of_a_gpu_are_loaded_on_the_cpu_and_gone_on_from(tmp_path):
+    """On a GPU a base, and so what `full` saves of it, is in half precision; on the CPU it is float32."""
+    trained = model_of()
+    attach(trained, adapter("full"), method="full")
+    moved(trained)
+    trained.set_dtype(mx.bfloat16)
+    save_adapter(trained, tmp_path / "full", config=adapter("full"), method="full", base=BASE, seed=0)
+    wanted = dict(tree_flatten(trained.parameters()))
+
+    model, going_on = model_of(), model_of()
+    plain = probe_logits(model)
+    load_adapter(model, tmp_path / "full")
+    attach(going_on, adapter("full"), method="full")
+    config = replace(Config(), method="full", adapter=adapter("full"), start_from=str(tmp_path / "full"))
+    load_start(config, BaseModel(going_on, None, {}, tmp_path, BASE), tmp_path / "full")
+    for name, leaf in [*tree_flatten(model.parameters()), *tree_flatten(going_on.parameters())]:
+        assert leaf.dtype == mx.float32, name
+        assert mx.array_equal(leaf, wanted[name].astype(mx.float32)), name
+    assert logit_change(plain, model) > EFFECT
 
 
 def test_state_of_another_adapter_is_refused():

@@ -283,8 +283,9 @@ def test_lost_magnitudes_are_noticed(tmp_path):
 
 
 @pytest.mark.peft
-def test_full_fine_tuning_is_merged(tmp_path):
-    """No adapter: the trained weights themselves."""
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16], ids=["cpu", "gpu"])
+def test_full_fine_tuning_is_merged(tmp_path, dtype):
+    """No adapter: the trained weights themselves, which a GPU leaves in half precision."""
     from mlx.utils import tree_flatten, tree_unflatten
 
     base = load_base(folder_of("qwen3", packed=True))
@@ -296,6 +297,7 @@ def test_full_fine_tuning_is_merged(tmp_path):
         for k, v in tree_flatten(base.model.trainable_parameters())
     ]
     base.model.update(tree_unflatten(moved))
+    base.model.set_dtype(dtype)
     save_adapter(base.model, tmp_path / "full", config=config, method="full", base=base.identity, seed=0)
 
     report = export(
