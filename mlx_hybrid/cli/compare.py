@@ -41,7 +41,7 @@ PATH = click.Path(path_type=Path)
     "--workers", type=click.IntRange(min=1), default=1, show_default=True,
     help="Cells at a time, each a process that loads the base: one a core, on a CPU; leave 1 on a GPU.",
 )  # fmt: skip
-@click.option("--pivot", default="eng_Latn", show_default=True, help="Language the others are held against.")
+@click.option("--pivot", help="Language the others are held against.  [default: eng_Latn]")
 @click.option("--max-tokens", type=click.IntRange(min=1), help="Of one translation.  [default: 256]")
 @click.option("--model", help="Base model.  [default: the config's]")
 @click.option("--data", multiple=True, metavar="PATH", help="Data in place of the config's; may be repeated.")
@@ -96,7 +96,7 @@ def make_plan(config: str, options: dict) -> Any:
         values={key: value for key, value in given.items() if value is not None},
         methods=names(options["methods"]), seeds=options["seeds"], rates=rates(options["lrs"]),
         governance=governance_settings(names(options["governance"])), budget=options["budget"], noise=options["noise"],
-        limit=options["limit"], variants=names(options["variants"] or ""), pivot=options["pivot"],
+        limit=options["limit"], variants=names(options["variants"] or ""), pivot=options["pivot"] or "",
         max_tokens=options["max_tokens"] or 0,
     )  # fmt: skip
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from mlx_hybrid.cli.measuring import Told, models_of, open_target, refresh, run_of, write_results
+from mlx_hybrid.cli.measuring import Told, models_of, names, open_target, refresh, run_of, write_results
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.files import write_text
 
@@ -15,7 +15,7 @@ def measure_tasks(target: str, output: Path | None, options: dict, tell: Callabl
 
     from mlx_hybrid.evaluation.lm_eval_bridge import evaluate_tasks, find_tasks, sample_rows, short_results
 
-    run, tasks = run_of(target), [name.strip() for name in options["lm_tasks"].split(",") if name.strip()]
+    run, tasks = run_of(target), names(options["lm_tasks"])
     folder = output or (run.path / "evaluation" if run else None)
     if not tasks:
         raise ConfigError("--lm-eval: name a task, or several with commas between.")

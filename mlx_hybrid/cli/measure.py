@@ -94,7 +94,7 @@ def choice(
 @ENGLISH
 @click.option("--variants", help="Spellings to test: names with commas between, or `all`.")
 @click.option(
-    "--baseline/--no-baseline", default=True, help="Measure the base beside the adapter.  [default: on]"
+    "--baseline/--no-baseline", default=None, help="Measure the base beside the adapter.  [default: on]"
 )
 @click.option(
     "--limit", type=click.IntRange(min=0), default=0, help="Most records a language.  [default: all]"
@@ -102,7 +102,7 @@ def choice(
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of limit, variants, intervals."
 )
-@click.option("--pivot", default="eng_Latn", show_default=True, help="Language the others are held against.")
+@click.option("--pivot", help="Language the others are held against.  [default: eng_Latn]")
 @click.option("--max-tokens", type=click.IntRange(min=1), help="Of one translation.  [default: 256]")
 @click.option("--spbleu", is_flag=True, help="Fetch spBLEU's tokenizer where it is not here yet.")
 @click.option("--examples", is_flag=True, help="Write every record's answer beside the results.")

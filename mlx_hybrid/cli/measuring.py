@@ -29,7 +29,7 @@ def measure(target: str, output: Path | None, options: dict, tell: Callable[[str
     """Everything that can be refused is refused before a model is loaded."""
     from mlx_hybrid.base_model import is_offline
     from mlx_hybrid.evaluation.evaluate import evaluate
-    from mlx_hybrid.evaluation.question_files import settings_hash
+    from mlx_hybrid.evaluation.question_files import chosen_pivot, chosen_variants, settings_hash
     from mlx_hybrid.evaluation.spbleu import fetch_tokenizer
     from mlx_hybrid.evaluation.translation import MOST_TOKENS, greedy
 
@@ -37,7 +37,10 @@ def measure(target: str, output: Path | None, options: dict, tell: Callable[[str
     questions = find_questions(run, options)
     if questions.note:
         tell(questions.note)
-    variants = find_variants(questions.test, options["variants"])
+    variants = chosen_variants(names(options["variants"]), questions.test)
+    pivot = chosen_pivot(options["pivot"], questions.test)
+    if options["dev"] not in ("auto", "none") and questions.test.kind != "classification":
+        raise ConfigError(f"--dev is for choices between answers; these records are {questions.test.kind}.")
     for name in ("max_tokens", "spbleu"):
         if options[name] and questions.test.kind != "translation":
             option = f"--{name.replace('_', '-')}"
@@ -54,6 +57,7 @@ def measure(target: str, output: Path | None, options: dict, tell: Callable[[str
     if folder is None:
         tell("Results are not kept, and a stop loses them; -o DIR keeps them.")
     pair = open_target(target, options["base_model"], tell)
+    models = models_of(pair, options["baseline"])
     if options["save_temperature"] and not pair.adapted:
         raise ConfigError(f"--save-temperature: {target} has no adapter to keep it in.")
     if options["save_temperature"] and run is None and not Path(target).is_dir():
@@ -65,8 +69,8 @@ def measure(target: str, output: Path | None, options: dict, tell: Callable[[str
     mark = settings_hash(questions, limit=limit, seed=seed, variants=variants, most_tokens=most)
     answers = folder / "answers" / f"{name}-{mark}" if folder else None
     results = evaluate(
-        models_of(pair, options["baseline"]), pair.tokenizer, questions.test, dev=questions.dev, variants=variants,
-        seed=seed, limit=limit, pivot=options["pivot"], directory=answers, identities=identities(pair),
+        models, pair.tokenizer, questions.test, dev=questions.dev, variants=variants,
+        seed=seed, limit=limit, pivot=pivot, directory=answers, identities=identities(pair),
         generate=lambda model, prompts: greedy(model, pair.tokenizer, max_tokens=most)(prompts),
         progress=lambda model, done, total: tell(f"{model}: {done} of {total} answers"),
     )  # fmt: skip
@@ -131,14 +135,9 @@ def find_questions(run: Any, options: dict) -> Any:
     return own
 
 
-def find_variants(test: Any, asked: str | None) -> list[str]:
-    from mlx_hybrid.evaluation.question_files import applicable_variants
-
-    if not asked:
-        return []
-    if asked == "all":
-        return applicable_variants(test)
-    return [name.strip() for name in asked.split(",") if name.strip()]
+def names(text: str | None) -> list[str]:
+    """What stands between commas."""
+    return [name.strip() for name in (text or "").split(",") if name.strip()]
 
 
 def open_target(target: str, base_name: str | None, tell: Callable[[str], None]) -> Any:
@@ -149,11 +148,18 @@ def open_target(target: str, base_name: str | None, tell: Callable[[str], None])
     return pair
 
 
-def models_of(pair: Any, baseline: bool) -> dict[str, Any]:
-    """The base first, so that differences are adapted minus base."""
-    if not pair.adapted:
-        return {"model": pair.model}
-    return ({"base": pair.base} if baseline else {}) | {"adapted": pair.model}
+def models_of(pair: Any, baseline: bool | None) -> dict[str, Any]:
+    """The base first, so that differences are adapted minus base; without it where `baseline` is False.
+
+    Raises ConfigError where `baseline` is given for a model that has no adapter.
+    """
+    if pair.adapted:
+        return ({} if baseline is False else {"base": pair.base}) | {"adapted": pair.model}
+    if baseline is not None:
+        raise ConfigError(
+            f"--{'' if baseline else 'no-'}baseline: {pair.loaded.name} has no adapter beside it."
+        )
+    return {"model": pair.model}
 
 
 def identities(pair: Any) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ from mlx_hybrid.evaluation.compare_data import evaluation_sets, freeze_data
 from mlx_hybrid.evaluation.compare_plan import Cell, Plan, check_plan, final_cells, grid_cells
 from mlx_hybrid.evaluation.compare_summary import summarise
 from mlx_hybrid.evaluation.compare_workers import Work, run_ahead
+from mlx_hybrid.evaluation.question_files import chosen_pivot, chosen_variants
 from mlx_hybrid.evaluation.translation import MOST_TOKENS
-from mlx_hybrid.evaluation.variants import VARIANTS
 from mlx_hybrid.files import read_json, write_json
 from mlx_hybrid.training.run import Run, writing
 
@@ -71,7 +72,7 @@ class Comparison:
 
     def __init__(self, plan: Plan, directory: Path, tools: Tools):
         config = plan.base()
-        self.plan, self.directory, self.tools, self.model_name = plan, directory, tools, config.model
+        self.directory, self.tools, self.model_name = directory, tools, config.model
         self.rates = plan.rates or (config.train.learning_rate,)
         frozen = freeze_data(config, directory / "data", noise=plan.noise)
         self.data, self.manifests = frozen.values, frozen.manifests
@@ -79,14 +80,12 @@ class Comparison:
             directory / PLAN_FILE, read_json(directory / PLAN_FILE) | {"data_manifests": self.manifests}
         )
         test, dev = evaluation_sets(directory / "data", config.data.group)
-        if plan.variants and test.kind != "classification":
-            raise ConfigError("--variants are measured on classification tasks.")
-        if unknown := [name for name in plan.variants if name not in VARIANTS]:
-            raise ConfigError(f'Unknown variant "{unknown[0]}"; known: {", ".join(VARIANTS)}.')
+        variants, pivot = tuple(chosen_variants(plan.variants, test)), chosen_pivot(plan.pivot, test)
+        self.plan = replace(plan, variants=variants, pivot=pivot)
         if plan.max_tokens and test.kind != "translation":
             raise ConfigError(f"--max-tokens is for translations; the test records are {test.kind}.")
         most = plan.max_tokens or MOST_TOKENS
-        self.measuring = Measuring(test, dev, plan.variants, plan.limit, plan.pivot, most)
+        self.measuring = Measuring(test, dev, variants, plan.limit, pivot, most)
         self.sizes: dict[str, dict[str, int]] = {}
 
     def run(self) -> dict:

@@ -7,6 +7,8 @@ from typing import Any
 
 from mlx_hybrid.config import PRESETS, Config, dump_config, load_config, read_yaml
 from mlx_hybrid.errors import ConfigError, nearest
+from mlx_hybrid.evaluation.evaluate import PIVOT
+from mlx_hybrid.evaluation.examples import language_code
 from mlx_hybrid.governance.stages import STAGES, unused_settings
 
 BUDGETS = ("steps", "params", "time")
@@ -47,7 +49,8 @@ class Plan:
     noise: float = 0.0
     limit: int = 0
     variants: tuple[str, ...] = ()
-    pivot: str = "eng_Latn"
+    pivot: str = ""
+    """As it was asked for; empty is what `evaluate` takes, whether a record is in it or not."""
     max_tokens: int = 0
     """Of one translation; 0 is what `evaluate` takes."""
 
@@ -83,7 +86,8 @@ class Plan:
         config = self.config(Cell("lora", "own", 1e-3, 0), {}, {})
         return {
             "config": hashlib.sha256(dump_config(config).encode()).hexdigest(), "budget": self.budget,
-            "noise": self.noise, "limit": self.limit, "variants": list(self.variants), "pivot": self.pivot,
+            "noise": self.noise, "limit": self.limit, "variants": list(self.variants),
+            "pivot": language_code(self.pivot or PIVOT),
             **({"max_tokens": self.max_tokens} if self.max_tokens else {}),
         }  # fmt: skip
 

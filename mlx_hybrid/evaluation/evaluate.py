@@ -11,8 +11,10 @@ from mlx_hybrid.errors import ConfigError, nearest
 from mlx_hybrid.evaluation import calibration, results, translation
 from mlx_hybrid.evaluation.answers import FORMAT, collect
 from mlx_hybrid.evaluation.classification import choose
-from mlx_hybrid.evaluation.examples import EvaluationSet, applies, limited, varied
+from mlx_hybrid.evaluation.examples import EvaluationSet, applies, language_code, limited, varied
 from mlx_hybrid.evaluation.variants import VARIANTS
+
+PIVOT = "eng_Latn"
 
 
 def evaluate(
@@ -24,7 +26,7 @@ def evaluate(
     variants: Sequence[str] = (),
     seed: int = 0,
     limit: int = 0,
-    pivot: str | None = "eng_Latn",
+    pivot: str | None = PIVOT,
     directory: Path | None = None,
     identities: Mapping[str, str] | None = None,
     generate: Callable[[Any, list[list[int]]], list[str]] | None = None,
@@ -39,15 +41,14 @@ def evaluate(
     `generate` takes a model and prompts as token ids and gives texts (only translations need it). `progress` hears
     (model, done, all).
     """
+    pivot = language_code(pivot) if pivot else None
     for name in variants:
-        if name not in VARIANTS:
-            raise ConfigError(f'Unknown variant "{name}"; {nearest(name, VARIANTS)}')
+        check_variant(name, set(test.languages))
     test = limited(test, limit, seed)
     parts = {"test": test}
     if test.kind == "classification":
         parts |= {"dev": limited(dev, limit, seed)} if dev else {}
         parts |= {f"variant:{name}": varied_part(test, name, seed) for name in variants}
-        parts = {name: part for name, part in parts.items() if part.records}
     elif variants:
         raise ConfigError("Variants are measured on classification tasks.")
     answers = {}
@@ -63,6 +64,14 @@ def evaluate(
         "records": len(test.records), "languages": sorted(set(test.languages)), "pivot": pivot,
         **summarise(parts, answers, seed=seed, pivot=pivot),
     }  # fmt: skip
+
+
+def check_variant(name: str, languages: set[str]) -> None:
+    """Raise ConfigError for a variant that is not known, or that none of the languages has."""
+    if name not in VARIANTS:
+        raise ConfigError(f'Unknown variant "{name}"; {nearest(name, VARIANTS)}')
+    if not any(applies(name, language) for language in languages):
+        raise ConfigError(f'Variant "{name}" applies to none of {", ".join(sorted(languages))}.')
 
 
 def varied_part(test: EvaluationSet, name: str, seed: int) -> EvaluationSet:

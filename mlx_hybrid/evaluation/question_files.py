@@ -1,12 +1,14 @@
 """What `evaluate` asks: a file, a folder or a task, as a test set and its development set."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
 from mlx_hybrid.config import Config
 from mlx_hybrid.errors import ConfigError, DataError
+from mlx_hybrid.evaluation.evaluate import PIVOT, check_variant
 from mlx_hybrid.evaluation.examples import (
     EvaluationSet,
     applies,
@@ -14,9 +16,11 @@ from mlx_hybrid.evaluation.examples import (
     from_fields,
     kind_of,
     labelled,
+    language_code,
 )
 from mlx_hybrid.evaluation.task_files import Choice, split_records, splits_of
 from mlx_hybrid.evaluation.tasks import load_task, task_files
+from mlx_hybrid.evaluation.translation import directions_of
 from mlx_hybrid.evaluation.variants import VARIANTS
 from mlx_hybrid.governance.records import Record, load_records, read_records
 from mlx_hybrid.training.sources import SUFFIXES, Sources, Split, find_sources
@@ -159,9 +163,33 @@ def marks(records: list[Record]) -> set[tuple]:
     }
 
 
-def applicable_variants(test: EvaluationSet) -> list[str]:
-    """Every variant that some language of the set has."""
-    return [name for name in VARIANTS if any(applies(name, language) for language in set(test.languages))]
+def chosen_variants(asked: Sequence[str], test: EvaluationSet) -> list[str]:
+    """The variants asked for; of `all` alone those that some language of the set has. Raises ConfigError for one that
+    is not known or applies to none, or where nothing is chosen between."""
+    if asked and test.kind != "classification":
+        raise ConfigError(f"--variants are measured on classification tasks; these records are {test.kind}.")
+    languages = set(test.languages)
+    if list(asked) == ["all"]:
+        return [name for name in VARIANTS if any(applies(name, language) for language in languages)]
+    for name in asked:
+        check_variant(name, languages)
+    return list(asked)
+
+
+def chosen_pivot(asked: str | None, test: EvaluationSet) -> str:
+    """The language that the others are held against, in one spelling; PIVOT where none is asked for, whether it is
+    there or not. Raises ConfigError for one that no record is in."""
+    if not asked:
+        return PIVOT
+    code = language_code(asked)
+    own = set(test.languages)
+    if test.kind == "translation":
+        own = {code for pair in directions_of(test) for code in pair}
+    if code not in own:
+        raise ConfigError(
+            f"--pivot {asked}: no test record is in {code}; there are {', '.join(sorted(own))}."
+        )
+    return code
 
 
 def settings_hash(

@@ -241,11 +241,13 @@ def test_texts_are_compared_in_bits_per_byte(folder, tmp_path):
         (("--lrs", "1e-3,fast"), "write numbers"),
         (("--governance", "langage"), 'did you mean "language"'),
         (("--variants", "lowr"), 'Unknown variant "lowr"'),
+        (("--variants", "tatweel"), "applies to none of deu_Latn, eng_Latn"),
+        (("--pivot", "sw"), "no test record is in swh_Latn"),
         (("--set", "adapter.rank=2"), "adapter.rank is set for every method"),
         (("--data", "nowhere.jsonl"), "nowhere.jsonl is not there"),
         (("--max-tokens", "9"), "--max-tokens is for translations"),
     ],
-    ids=["method", "rate", "governance", "variant", "rank", "data", "tokens"],
+    ids=["method", "rate", "governance", "variant", "script", "pivot", "rank", "data", "tokens"],
 )
 def test_bad_input_is_one_sentence(arguments, words, folder, tmp_path):
     result = compare(folder, tmp_path / "out", *arguments)

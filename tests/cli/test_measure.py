@@ -244,6 +244,43 @@ def test_text_is_measured_in_bits_per_byte(run, model_folder, tmp_path):
     assert "Results are not kept" in result.stderr
 
 
+def test_what_a_measurement_of_text_cannot_use_is_refused(run, model_folder, tmp_path):
+    path = tmp_path / "texts.jsonl"
+    path.write_text("".join(json.dumps({"text": f"Text number {n}."}) + "\n" for n in range(4)))
+    for arguments, words in (
+        (("--dev", path), "--dev: 4 of its records are of the test set"),
+        (("--dev", shutil.copy(path, tmp_path / "dev.jsonl")), "--dev is for choices between answers"),
+        (("--variants", "nfd"), "--variants are measured on classification"),
+        (("--pivot", "en"), "--pivot en: no test record is in eng_Latn; there are und."),
+    ):
+        result = run("evaluate", model_folder, "--on", path, *arguments)
+        assert result.exit_code == 2, result.stderr
+        assert words in result.stderr
+
+
+def test_a_pivot_may_be_spelt_any_way(run, model_folder, copy):
+    asked = (
+        "--task",
+        "sib200",
+        "--from",
+        copy,
+        "--languages",
+        "en,de",
+        "--limit",
+        3,
+        "--dev",
+        "none",
+        "--json",
+    )
+    told = [
+        json.loads(run("evaluate", model_folder, *asked, "--pivot", name).stdout)
+        for name in ("de", "deu_Latn")
+    ]
+    assert told[0] == told[1]
+    assert told[0]["pivot"] == "deu_Latn"
+    assert told[0]["models"]["model"]["parity"]["gap_to_pivot"] is not None
+
+
 def test_a_label_never_seen_in_training_is_one_sentence(run, finished, tmp_path):
     other = tmp_path / "other.jsonl"
     row = {"language": "en", "label": "sideways", "prompt": "no bread", "completion": "sideways"}
@@ -271,10 +308,14 @@ def test_a_label_never_seen_in_training_is_one_sentence(run, finished, tmp_path)
         (("--task", "sib200", "--languages", "en", "--max-tokens", "9"), "--max-tokens is for translations"),
         (("--task", "sib200", "--languages", "en", "--spbleu"), "--spbleu is for translations"),
         (("--task", "sib200", "--languages", "en", "--examples"), "--examples needs a folder"),
+        (("--task", "sib200", "--languages", "en", "--variants", "tatweel"), "applies to none of eng_Latn"),
+        (("--task", "sib200", "--languages", "en", "--pivot", "de"), "no test record is in deu_Latn; there are eng_L"),
+        (("--task", "sib200", "--languages", "en", "--no-baseline"), "has no adapter beside it"),
     ],
     ids=[
         "nothing", "file", "both", "task", "split", "dev", "variant", "temperature", "lm-eval", "no lm-eval task",
         "lm-eval folder", "languages of a file", "tokens of a choice", "spBLEU of a choice", "examples",
+        "variant of another script", "pivot", "baseline",
     ],
 )  # fmt: skip
 def test_options_that_cannot_be_are_one_sentence(arguments, words, run, model_folder, copy, monkeypatch):

@@ -88,4 +88,5 @@ def test_terms_change_with_what_is_measured_and_not_with_what_may_be_added(sourc
     first = plan(source).terms()
     assert plan(source, seeds=9, methods=("hra",), rates=(1e-2,)).terms() == first
     assert plan(source, limit=5).terms() != first
+    assert plan(source, pivot="en").terms() == first != plan(source, pivot="de").terms()
     assert plan(source, overrides=("train.epochs=9",)).terms() != first

@@ -7,7 +7,13 @@ import pytest
 
 from mlx_hybrid.config import Config, DataConfig
 from mlx_hybrid.errors import ConfigError, DataError
-from mlx_hybrid.evaluation.question_files import from_path, from_task, training_records
+from mlx_hybrid.evaluation.question_files import (
+    chosen_pivot,
+    chosen_variants,
+    from_path,
+    from_task,
+    training_records,
+)
 from mlx_hybrid.evaluation.task_files import Choice, write_task
 
 TOPICS = ("sports", "health", "travel", "politics", "science/technology", "entertainment", "geography")
@@ -67,6 +73,22 @@ def test_the_development_set_shares_no_record_with_the_test_set(rows, tmp_path):
     with pytest.raises(ConfigError, match="--dev: 6 of its records are of the test set"):
         from_path(test, str(tmp_path / "." / "test.jsonl"), [])
     assert len(from_path(test, str(dev), []).dev.records) == 6
+
+
+def test_all_variants_are_those_that_some_language_has(tmp_path):
+    rows = [row | {"language": ("de", "tr")[n % 2]} for n, row in enumerate(choices())]
+    test = from_path(write(tmp_path / "test.jsonl", rows), "none", []).test
+    chosen = chosen_variants(["all"], test)
+    assert {"nfd", "lower", "umlaut-spelling", "dotless-i"} <= set(chosen)
+    assert not {"tatweel", "no-tonos", "full-width"} & set(chosen)
+
+
+def test_a_pivot_of_translations_may_be_read_from_alone(tmp_path):
+    rows = [row | {"source_language": "eng_Latn"} for row in translations()]
+    test = from_path(write(tmp_path / "test.jsonl", rows), "none", []).test
+    assert chosen_pivot("en", test) == "eng_Latn"
+    with pytest.raises(ConfigError, match="there are deu_Latn, eng_Latn"):
+        chosen_pivot("fr", test)
 
 
 def test_a_benchmarks_training_split_is_no_test_of_what_was_trained_on_it(tmp_path):
