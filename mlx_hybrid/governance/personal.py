@@ -164,11 +164,11 @@ def over_turn(turn: dict, place: str, change: Callable[[str, str], str]) -> dict
 
 
 def over_values(value: Any, place: str, change: Callable[[str, str], str], *, opens: bool = True) -> Any:
-    """Every string and number inside, those of arguments that are JSON in a string too; the rest as it is."""
+    """Every string, key and number inside, those of arguments that are JSON in a string too; the rest as it is."""
     if isinstance(value, dict):
-        return {k: over_values(inner, f"{place}.{k}", change, opens=opens) for k, inner in value.items()}
+        return {change(key, place): over_values(v, place, change, opens=opens) for key, v in value.items()}
     if isinstance(value, list):
-        return [over_values(inner, f"{place}.{i}", change, opens=opens) for i, inner in enumerate(value)]
+        return [over_values(inner, place, change, opens=opens) for inner in value]
     if isinstance(value, int) and not isinstance(value, bool):
         changed = change(str(value), place)
         return value if changed == str(value) else changed

@@ -69,7 +69,14 @@ def test_redaction_is_asked_for_and_never_rejects():
 
 
 MAIL, NUMBER = "jane.roe@example.org", 4111111111111111
-ARGUMENTS = {"to": MAIL, "card": NUMBER, "note": ["call +44 20 7946 0958"], "urgent": True, "share": 0.5}
+ARGUMENTS = {
+    "to": MAIL,
+    f"cc {MAIL}": 1,
+    "card": NUMBER,
+    "note": ["call +44 20 7946 0958"],
+    "urgent": True,
+    "share": 0.5,
+}
 
 
 @pytest.mark.parametrize(
@@ -107,6 +114,7 @@ def test_what_is_flagged_and_what_is_redacted_are_the_same(tmp_path, fields, kin
     told = govern_records(load_records([path]), GovernanceConfig(**settings))
     assert {flag.reason for flag in told.flags[0]} == {f"pii_{kind}" for kind in kinds}
     assert told.kept[0].fields == fields
+    assert MAIL not in str(told.flags)
     hidden = govern_records(load_records([path]), GovernanceConfig(**settings, redact=True))
     written = json.dumps(hidden.kept[0].fields, ensure_ascii=False)
     assert not [mark for mark in (MAIL, str(NUMBER), "7946") if mark in written]
