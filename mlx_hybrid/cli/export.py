@@ -40,10 +40,12 @@ def shared(function: Callable) -> Callable:
 )  # fmt: skip
 @click.option("--base-id", metavar="MODEL", help="The original 16-bit model: Hub id or folder.")
 @click.option("--model", metavar="MODEL", help="The base it was trained on, where it has moved.")
-@click.option("--rank", type=click.IntRange(1), help="lora: rank, if not exact.  [default: 64]")
+@click.option(
+    "--rank", type=click.IntRange(1), help="lora: rank; truncates if too low.  [default: exact, or else 64]"
+)
 @click.option(
     "--tolerance", type=click.FloatRange(0, 1),
-    help="lora: largest relative error of a layer, if not exact.  [default: 0.05]",
+    help="lora: largest relative error of a layer, where it is truncated.  [default: 0.05]",
 )  # fmt: skip
 @click.option("--requantise", is_flag=True, help="merged: " + REQUANTISE)
 @shared

@@ -142,25 +142,40 @@ def put_lora(
 
 
 def make_lora(source: Source, folder: Path, name: str, options: Options) -> Report:
-    """One LoRA at a rank that vLLM takes: exact, or the nearest where a rotation has full rank."""
+    """One LoRA at a rank that vLLM takes: exact, or the nearest where a rotation has full rank or `options.rank` is
+    under that of the adapter. A rank above it is padded with zeros."""
     base = export_base(source, folder, options)
     forms = make_forms(source, base.weights)
-    if forms.oft:
+    cut = bool(forms.oft) or 0 < (options.rank or 0) < forms.rank
+    if options.tolerance is not None and not cut:
+        raise ConfigError(
+            f"{source.name}: is exactly a LoRA of rank {forms.rank}, so --tolerance has nothing to act on; leave it "
+            "out, or ask for a lower --rank."
+        )
+    full = "a rotation by butterfly has full rank" if forms.oft else f"it is exact at rank {forms.rank}"
+    if cut:
         forms = make_forms(source, base.weights, options.rank or RANK)
-    rank = vllm_rank(forms.rank)
+    rank = vllm_rank(max(forms.rank, options.rank or 0))
     report = begin("lora", source, base, forms)
     report.facts["rank"] = rank
     put_lora(report, base, forms, folder, name, rank=rank)
     if forms.exact:
         check_peft_logits(report, source, base.weights, [folder])
     else:
-        judge_truncation(report, source, base, forms, folder, options)
+        judge_truncation(report, source, base, forms, folder, options, full)
     return report
 
 
 def judge_truncation(
-    report: Report, source: Source, base: ExportBase, forms: Forms, folder: Path, options: Options
+    report: Report,
+    source: Source,
+    base: ExportBase,
+    forms: Forms,
+    folder: Path,
+    options: Options,
+    full: str,
 ) -> None:
+    """Figures and faults of a LoRA under the adapter's own rank, which `full` tells."""
     worst = max(forms.errors, key=forms.errors.get)
     report.kind = "truncated lora"
     report.facts["relative_error"] = dict(sorted(forms.errors.items()))
@@ -168,7 +183,7 @@ def judge_truncation(
     if forms.errors[worst] > tolerance:
         report.faults.append(
             f"at rank {options.rank or RANK} {worst} loses {100 * forms.errors[worst]:.0f} % of its update, and "
-            f"{100 * tolerance:.0f} % are allowed (a rotation by butterfly has full rank)"
+            f"{100 * tolerance:.0f} % are allowed ({full})"
         )
     stock = folder / "stock"
     stock.mkdir()

@@ -18,8 +18,9 @@ TAKEN = {
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How to export. `base` is original, dequantised or None (original where it is at hand); `rank` and `tolerance`
-    (largest relative error of a layer; None: RANK, LOSS) are for a LoRA that cannot be exact; `requantise` packs a
+    """How to export. `base` is original, dequantised or None (original where it is at hand); `rank` is that of
+    a LoRA (None: the exact one, or RANK where there is none) and `tolerance` the largest relative error of a layer
+    (None: LOSS) where that rank truncates it, refused where nothing is lost; `requantise` packs a
     merged model as its base was; `force` writes in spite of faults."""
 
     base: str | None = None

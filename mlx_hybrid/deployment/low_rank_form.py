@@ -157,6 +157,15 @@ def truncated_form(layer: HybridLinear, rank: int) -> tuple[Factors, float]:
     return (a, b), error
 
 
+def cut_factors(factors: Factors, rank: int) -> tuple[Factors, float]:
+    """The first `rank` columns of balanced factors, which is the nearest product of that rank (Eckart–Young), and its
+    relative error (Σ_{i>rank} σᵢ² / Σ σᵢ²)^½, with σᵢ = ‖aᵢ‖ ‖bᵢ‖."""
+    a, b = factors
+    energy = np.sum(a**2, axis=0) * np.sum(b**2, axis=1)
+    lost = float(energy[rank:].sum() / energy.sum()) if energy.any() else 0.0
+    return (a[:, :rank], b[:rank]), float(np.sqrt(lost))
+
+
 def truncated_svd(matrix: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The leading `rank` singular triplets; by a sketch and power iterations for large matrices."""
     if min(matrix.shape) <= DENSE_SVD:

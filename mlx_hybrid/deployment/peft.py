@@ -5,6 +5,7 @@ would apply to the wrong base.
 """
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from mlx_hybrid.adapters.orthogonal import dense_block_size
 from mlx_hybrid.deployment.low_rank_form import (
     Factors,
     base_product,
+    cut_factors,
     is_exact,
     lora_form,
     pad_rank,
@@ -65,7 +67,7 @@ class Forms:
 def make_forms(source: Source, weights: ModelWeights, rank: int | None = None) -> Forms:
     """The exact PEFT form of every module on the weights exported for, one layer in memory at a time.
 
-    With a `rank`, one LoRA of at most that rank where a rotation by butterfly is none: the nearest.
+    With a `rank`, one LoRA of at most that rank in place of each form: the nearest.
     """
     forms = Forms()
     with threadpool_limits(
@@ -74,8 +76,9 @@ def make_forms(source: Source, weights: ModelWeights, rank: int | None = None) -
         for module in source.modules:
             layer = source.layer(module, weights)
             factors, forms.probes[module] = form_and_probe(layer, module)
-            if not is_exact(layer) and rank:
-                factors, forms.errors[module] = truncated_form(layer, rank)
+            if rank:
+                shorten = partial(cut_factors, factors) if is_exact(layer) else partial(truncated_form, layer)
+                factors, forms.errors[module] = shorten(rank)
             elif not is_exact(layer):
                 add_rotation(forms, layer, module)
             if factors[0].shape[1]:

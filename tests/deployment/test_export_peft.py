@@ -266,6 +266,45 @@ def test_exact_lora_is_padded_to_a_rank_of_vllm(tmp_path):
     assert report.checks["logits"]["passed"]
 
 
+def product(folder, module) -> np.ndarray:
+    part = read_peft(folder)
+    a, b = part.lora(module)
+    return a @ b
+
+
+def test_an_exact_lora_is_cut_to_a_lower_rank(tmp_path):
+    with pytest.raises(ExportMismatch, match=r"at rank 3 .* 5 % are allowed \(it is exact at rank 8\)"):
+        exported(tmp_path, "hybrid", to="lora", rank=3)
+    (tmp_path / "cut").mkdir()
+    report, _, _ = exported(tmp_path / "cut", "hybrid", to="lora", rank=3, tolerance=1.0)
+    exported(tmp_path, "hybrid", to="lora")
+    assert (report.kind, report.facts["exact"], report.facts["rank"]) == ("truncated lora", False, 8)
+    assert report.checks["truncation"]["kl_nats_per_token"] > 1e-6
+    for module, said in report.facts["relative_error"].items():
+        whole, near = product(tmp_path / "out", module), product(tmp_path / "cut" / "out", module)
+        values = np.linalg.svd(whole, compute_uv=False)
+        nearest = np.sqrt((values[3:] ** 2).sum() / (values**2).sum())  # Eckart-Young
+        error = np.linalg.norm(whole - near) / np.linalg.norm(whole)
+        assert said == pytest.approx(nearest, abs=1e-5)  # float32 files
+        assert error == pytest.approx(nearest, abs=1e-5)
+        assert np.linalg.matrix_rank(near, tol=1e-5 * values[0]) <= 3
+
+
+def test_a_higher_rank_pads_an_exact_lora(tmp_path):
+    report, _, _ = exported(tmp_path, "hybrid", to="lora", rank=20)
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert (config["r"], report.facts["rank"], report.facts["exact"]) == (32, 32, True)
+    assert report.checks["logits"]["passed"]
+
+
+def test_a_tolerance_needs_something_that_is_lost(tmp_path):
+    for rank in (None, 8, 64):
+        with pytest.raises(
+            ConfigError, match="exactly a LoRA of rank 8, so --tolerance has nothing to act on"
+        ):
+            exported(tmp_path, "hybrid", to="lora", rank=rank, tolerance=0.1)
+
+
 def test_gguf_lora_needs_an_exact_one(tmp_path):
     with pytest.raises(ConfigError, match="full rank"):
         exported(tmp_path, "hybrid-boft", to="gguf-lora")
