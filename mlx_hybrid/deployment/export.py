@@ -51,7 +51,7 @@ def export(name: str, to: str, directory: Path, options: Options | None = None) 
         raise ConfigError(f"{name}: method full has no adapter; use --to merged.")
     with new_folder(directory) as folder:
         report = MAKERS[to](source, folder, directory.name, options)
-        tell_end(report, source, folder)
+        tell_what_is_outside(report, source, folder)
         finish(report, folder, directory, force=options.force)
     return report
 
@@ -71,16 +71,22 @@ def fuse(
     return report
 
 
-def tell_end(report: Report, source: Source, folder: Path) -> None:
-    """Where answers end with a token that the base's settings do not name, an adapter's README says so: its base is
-    loaded from elsewhere. Whole models name it themselves."""
-    end = end_of_answers(source.base.folder)
-    if end is None or any(folder.glob("model*.safetensors")):
+def tell_what_is_outside(report: Report, source: Source, folder: Path) -> None:
+    """An adapter's base is loaded from elsewhere, so its README says where answers end if the base's settings do not;
+    a base without a name on the Hub has to be given by path. Whole models hold all that."""
+    if any(folder.glob("model*.safetensors")):
         return
-    report.facts["end_of_answers"] = end.text
-    report.notes.append(f"Answers end with {end.text}: README.md says how programs are told to stop there.")
-    with (folder / "README.md").open("a", encoding="utf-8") as file:
-        file.write(end.told)
+    if loading.is_folder(base := report.base["id"]):
+        report.notes.append(
+            f"The base is the local folder {base}, which has no name on the Hub: whoever loads this gives it by path."
+        )
+    if end := end_of_answers(source.base.folder):
+        report.facts["end_of_answers"] = end.text
+        report.notes.append(
+            f"Answers end with {end.text}: README.md says how programs are told to stop there."
+        )
+        with (folder / "README.md").open("a", encoding="utf-8") as file:
+            file.write(end.told)
 
 
 def finish(report: Report, folder: Path, directory: Path, *, force: bool) -> None:
@@ -114,7 +120,7 @@ def make_peft(source: Source, folder: Path, name: str, options: Options) -> Repo
         names = write_pair(forms, base.weights, folder, base.id)
         adapters = [folder / adapter for adapter in names]
         report.kind, report.facts["load_order"] = "oft and lora", names
-        text = loading.pair_readme(name, base.id, names, beside=base.id == loading.BESIDE)
+        text = loading.pair_readme(name, base.id, names)
         (folder / "README.md").write_text(text, encoding="utf-8")
         report.faults += check_written(forms, base.weights, adapters)
     else:
@@ -136,7 +142,7 @@ def put_lora(
 ) -> None:
     """Write one LoRA with the lines that load it, and read it back."""
     write_lora(forms, base.weights, folder, base.id, rank)
-    text = loading.lora_readme(name, base.id, beside=base.id == loading.BESIDE, gguf=gguf)
+    text = loading.lora_readme(name, base.id, gguf=gguf)
     (folder / "README.md").write_text(text, encoding="utf-8")
     report.faults += check_written(forms, base.weights, [folder])
 

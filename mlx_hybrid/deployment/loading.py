@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from mlx_hybrid.base_model import BUNDLED
 
+ELSEWHERE = "path/to/"
 BESIDE = "base"  # folder of a dequantised base in an export, and what the export's config calls it
 
 LORA = """\
@@ -56,6 +57,10 @@ Servers that take LoRA only need the merged model: `mlx-hybrid export RUN --to m
 
 BASE_HERE = "`{base}` is the dequantised base in this folder: the adapter was trained on packed weights.\n"
 
+BASE_FOLDER = (
+    "`{base}` stands for the folder of the base, which has no name on the Hub: write where it is here.\n"
+)
+
 GGUF = """\
 
 For llama.cpp, with its own converter:
@@ -98,22 +103,44 @@ mlx_lm.generate --model {name} --prompt "…"
 """
 
 
-def lora_readme(name: str, base: str, *, beside: bool, gguf: bool = False) -> str:
-    base = f"{name}/{base}" if beside else base
+def lora_readme(name: str, base: str, *, gguf: bool = False) -> str:
+    base = place_of(name, base)
     text = title(name) + LORA.format(name=name, base=base)
     text += GGUF.format(name=shlex.quote(name), base=shlex.quote(base)) if gguf else ""
-    return text + ("\n" + BASE_HERE.format(base=base) if beside else "")
+    return text + about(base, name)
 
 
-def pair_readme(name: str, base: str, names: Sequence[str], *, beside: bool) -> str:
-    base = f"{name}/{base}" if beside else base
-    text = (PAIR if len(names) > 1 else ROTATION) + ("\n" + BASE_HERE if beside else "")
-    return title(name) + text.format(name=name, base=base, names=", ".join(names), order=list(names))
+def pair_readme(name: str, base: str, names: Sequence[str]) -> str:
+    base = place_of(name, base)
+    text = PAIR if len(names) > 1 else ROTATION
+    text = text.format(name=name, base=base, names=", ".join(names), order=list(names))
+    return title(name) + text + about(base, name)
 
 
 def mlx_lm_readme(name: str, base: str) -> str:
-    model = BUNDLED_PATH if base == BUNDLED else shlex.quote(base)
-    return title(name) + MLX_LM.format(name=shlex.quote(name), base=base, model=model)
+    place = place_of(name, base)
+    model = BUNDLED_PATH if base == BUNDLED else shlex.quote(place)
+    text = MLX_LM.format(name=shlex.quote(name), base=place, model=model)
+    return title(name) + text + about(place, name)
+
+
+def is_folder(base: str) -> bool:
+    """Whether an export's base is a local folder, of which only the last part is known."""
+    return "/" not in base and base not in (BUNDLED, BESIDE)
+
+
+def place_of(name: str, base: str) -> str:
+    """What the lines that load an export call its base: a name that can be had, or a path to fill in."""
+    if base == BESIDE:
+        return f"{name}/{base}"
+    return f"{ELSEWHERE}{base}" if is_folder(base) else base
+
+
+def about(place: str, name: str) -> str:
+    """What kind of place that is, where it has to be said."""
+    if place == f"{name}/{BESIDE}":
+        return "\n" + BASE_HERE.format(base=place)
+    return "\n" + BASE_FOLDER.format(base=place) if place.startswith(ELSEWHERE) else ""
 
 
 def merged_readme(name: str) -> str:

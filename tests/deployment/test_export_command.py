@@ -7,7 +7,9 @@ import pytest
 from click.testing import CliRunner
 from hf_bases import dense_base, one_thread, packed_base, trained  # noqa: F401
 
+from mlx_hybrid.base_model import BUNDLED
 from mlx_hybrid.cli import main
+from mlx_hybrid.deployment.loading import BESIDE, is_folder, place_of
 
 pytestmark = [
     pytest.mark.peft,
@@ -119,3 +121,37 @@ def test_what_an_import_names_next_works(tmp_path):
     assert words[1:] == ["--base-model", str(tmp_path / "peft" / "base")]
     answer = invoke("generate", *words, "abc", "--raw", "--max-tokens", "3")
     assert answer.exit_code == 0, answer.output
+
+
+@pytest.mark.parametrize(("method", "to"), [("lora", "peft"), ("hybrid-boft", "peft"), ("lora", "mlx-lm")])
+def test_a_base_without_a_name_is_a_path_to_fill_in(tmp_path, monkeypatch, method, to):
+    adapter, base = trained(method, "llama"), dense_base("llama")
+    result = invoke("export", adapter, "--to", to, "--model", base, "-o", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert "The base is the local folder llama, which has no name on the Hub" in result.stderr
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert "`path/to/llama` stands for the folder of the base" in text
+    if to == "mlx-lm":
+        assert "mlx_lm.generate --model path/to/llama --adapter-path out" in text
+        return
+    code = text.partition("```python\n")[2].partition("```")[0]
+    monkeypatch.chdir(tmp_path)
+    exec(code.replace("path/to/llama", str(base)), found := {})  # the lines that the README gives
+    assert any("lora" in name for name, _ in found["model"].named_parameters())
+
+
+def test_a_base_that_has_a_name_or_lies_beside_is_called_by_it(tmp_path):
+    for base in ("owner/model", BUNDLED, BESIDE):
+        assert not is_folder(base)
+    assert (place_of("out", "owner/model"), place_of("out", BESIDE)) == ("owner/model", "out/base")
+    result = invoke(
+        "export",
+        trained("lora", "llama"),
+        "--to",
+        "merged",
+        "--model",
+        dense_base("llama"),
+        "-o",
+        tmp_path / "m",
+    )
+    assert "local folder" not in result.stderr
