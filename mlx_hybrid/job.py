@@ -8,10 +8,11 @@ from typing import Any
 from mlx_hybrid.base_model import check_local, load_tokenizer_of
 from mlx_hybrid.config import Config, to_tree
 from mlx_hybrid.errors import ConfigError, DataError
-from mlx_hybrid.training.data import check_manifests, note_data, prepare
+from mlx_hybrid.training.data import check_manifests, check_patience, note_data, prepare
 from mlx_hybrid.training.events import Event, Interrupted, Note, Started
 from mlx_hybrid.training.material import (
     Material,
+    after_all_memory,
     attach_adapter,
     end_of_answers,
     gradient_start,
@@ -78,6 +79,8 @@ def finetune(
     path = output or run_place(config)
     made = [] if resume else check_place(config, path)
     data = prepare(config, sources)
+    if resume is None:
+        check_patience(config, data.split)
     run = resume or create_run(config, path)
     with writing(run):
         try:
@@ -119,11 +122,36 @@ def train_and_evaluate(
     force: bool,
     ranks: Ranks,
 ) -> Iterator[JobEvent]:
+    """Raises MemoryLimitError, with how to go on, where MLX finds no memory on the way."""
+    from mlx_hybrid.training.memory import running_out
+
+    material = load_material(config, split, ranks=ranks.size, force=force)
+
+    def way_out() -> str:
+        return after_all_memory(config, material.train, ranks=ranks.size) + way_on(run)
+
+    with running_out(way_out):
+        yield from with_material(
+            config, run, split, sources, material, resume=resume, stop=stop, force=force, ranks=ranks
+        )
+
+
+def with_material(
+    config: Config,
+    run: Run,
+    split: Split,
+    sources: Sources,
+    material: Material,
+    *,
+    resume: bool,
+    stop: Callable[[], bool],
+    force: bool,
+    ranks: Ranks,
+) -> Iterator[JobEvent]:
     from mlx_hybrid.adapters.attach import check_attach
     from mlx_hybrid.training.loop import total_steps
     from mlx_hybrid.training.worker import announce
 
-    material = load_material(config, split, ranks=ranks.size, force=force)
     begin_run(config, run, material, sources, resume=resume, ranks=ranks.size)
     announce(ranks, config, material, force=force)
     if material.too_long:
@@ -266,6 +294,7 @@ def plan(config: Config, *, ranks: Ranks = ONE, force: bool = False) -> dict:
         check_manifests(sources)
     check_local(config.model)
     data = prepare(config, sources)
+    check_patience(config, data.split)
     sets, too_long = tokenised(config, data.split, load_tokenizer_of(config.model))
     if config.start_from:
         check_base_of_start(config, find_adapter(config.start_from)[0])

@@ -47,11 +47,13 @@ MOST_PHASES, SOON = 40, 0.05  # phases that one attempt is let begin, and second
 TESTS = Path(__file__).parents[1] / "tests"
 SETTINGS = (
     "governance.enabled=false", "train.batch_size=2", "train.report_every=2", "train.validate_every=3",
-    "train.save_every=1", "data.valid_share=0.1", "data.test_share=0.1", "adapter.start_records=4",
+    "train.save_every=1", "data.valid_share=0.1", "data.test_share=0.1",
 )  # fmt: skip
 RUNS = {
-    "hybrid": ("method=hybrid",),
-    "hybrid-boft, accumulated": ("method=hybrid-boft", "train.accumulate=2", "train.save_every=2"),
+    "hybrid": ("method=hybrid", "adapter.start_records=4"),
+    "hybrid-boft, accumulated": (
+        "method=hybrid-boft", "adapter.start_records=4", "train.accumulate=2", "train.save_every=2",
+    ),
     "lora, packed, with dropout and patience": (
         "method=lora", "train.packing=auto", "adapter.dropout=0.1", "train.patience=3", "train.learning_rate=0.03",
     ),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlx_hybrid.cli.options import method_option
-from mlx_hybrid.config import Config, dump_config, load_config
+from mlx_hybrid.config import Config, dump_config, load_config, load_run_config
 from mlx_hybrid.errors import INTERRUPTED, ConfigError
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def resolve(config: str | None, given: dict, overrides: tuple[str, ...]) -> Conf
         and not any(o.startswith("data.paths=") for o in overrides)
     ):
         config = "quickstart"
-    return load_config(recipe_path(config) if config else None, overrides, given)
+    return load_run_config(recipe_path(config) if config else None, overrides, given)
 
 
 def continued(name: str, config: str | None, given: dict, overrides: tuple[str, ...]) -> dict:

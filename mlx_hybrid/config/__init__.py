@@ -5,6 +5,7 @@ at the door: inner functions take plain values.
 """
 
 from mlx_hybrid.config.convert import build
+from mlx_hybrid.config.idle import load_run_config
 from mlx_hybrid.config.reading import build_config, dump_config, load_config, read_yaml, to_tree
 from mlx_hybrid.config.settings import (
     PRESETS,
@@ -26,6 +27,7 @@ __all__ = [
     "build_config",
     "dump_config",
     "load_config",
+    "load_run_config",
     "read_yaml",
     "to_tree",
 ]

@@ -20,6 +20,15 @@ def load_config(
     Raises ConfigError with the file, the key and the nearest known key.
     """
     tree = read_yaml(path) if path else {}
+    override_tree(overrides, tree)
+    for key, value in (values or {}).items():
+        set_key(tree, key, value)
+    return build_config(tree, str(path) if path else "options")
+
+
+def override_tree(overrides: tuple[str, ...], tree: dict | None = None) -> dict:
+    """`tree` with `--set key=value` overrides set in it. Raises ConfigError that names the override."""
+    tree = {} if tree is None else tree
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key:
@@ -32,9 +41,7 @@ def load_config(
         set_key(alone, key, value)
         build(Config, automatic(alone), f"--set {override}", "")  # so that what is wrong with it names it
         set_key(tree, key, value)
-    for key, value in (values or {}).items():
-        set_key(tree, key, value)
-    return build_config(tree, str(path) if path else "options")
+    return tree
 
 
 def build_config(tree: dict, where: str) -> Config:

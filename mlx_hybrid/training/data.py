@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlx_hybrid.config import Config
-from mlx_hybrid.errors import DataError
+from mlx_hybrid.errors import ConfigError, DataError
 from mlx_hybrid.governance.records import Record, describe_faults, load_records, read_records
 from mlx_hybrid.training.run import Run
 from mlx_hybrid.training.sources import Sources, Split, split_records
@@ -49,6 +49,15 @@ def prepare(config: Config, sources: Sources) -> Data:
     records, rejections = governed(apart_from_held_out(config, sources), sources.train)
     valid, test = load_records(sources.valid), load_records(sources.test)
     return Data(split_records(records, valid, test, config.data, config.seed), len(records), rejections)
+
+
+def check_patience(config: Config, split: Split) -> None:
+    """Raise ConfigError where training is to stop by a validation that there is no record for."""
+    if config.train.patience and not split.valid:
+        raise ConfigError(
+            f"train.patience is {config.train.patience}, but no record is held back to validate on: set "
+            "data.valid_share or data.valid, or leave train.patience out."
+        )
 
 
 def apart_from_held_out(config: Config, sources: Sources) -> Config:

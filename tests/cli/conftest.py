@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from acting import acting
 from click.testing import CliRunner, Result
 from pages import no_pages
 
@@ -76,8 +77,8 @@ def finished(
     @cache
     def train(method: str) -> Finished:
         done = command(
-            "finetune", "--model", quantised_folder, "--data", records, "-o", folder / method, *settings,
-            "--method", method,
+            "finetune", "--model", quantised_folder, "--data", records, "-o", folder / method,
+            *acting(settings, method), "--method", method,
         )  # fmt: skip
         assert done.exit_code == 0, done.stderr
         return Finished(folder / method, done.stdout)

@@ -36,6 +36,17 @@ SETTINGS = [  # (extra arguments, exit code, words of the message)
     (["--set", "adapter.targets=[q_prj]"], 2, ['no module "q_prj"', 'did you mean "q_proj"']),
     (["--set", "adapter.unitary=[o_prj]"], 2, ['no adapted module "o_prj"', 'did you mean "o_proj"']),
     (["--method", "lora", "--set", "adapter.unitary=[o_proj]"], 2, ["needs an orthogonal branch"]),
+    (
+        ["--method", "boft", "--set", "adapter.reflections=32"],
+        2,
+        ["--set adapter.reflections would do nothing"],
+    ),
+    (["--method", "hra", "--set", "train.learning_rate=1e-3"], 2, ["train.orthogonal_learning_rate acts"]),
+    (
+        ["--set", "train.patience=3", "--set", "data.valid_share=0"],
+        2,
+        ["train.patience is 3", "data.valid_share"],
+    ),
     (["--set", "adapter.layers=9"], 2, ["the model has 2 layers"]),
     (["nothing-like-it"], 2, ['No recipe "nothing-like-it"', "quickstart"]),
     (["missing.yaml"], 2, ["missing.yaml: no such file"]),
@@ -132,7 +143,7 @@ def test_what_is_no_model_is_refused_before_the_records_are_read(model, run, rec
 def test_a_block_size_is_refused_before_the_base_is_scored(
     run, quantised_folder, records, settings, tmp_path
 ):
-    more = ("--method", "boft", "--set", "adapter.factors=7")
+    more = ("--method", "hybrid-boft", "--set", "adapter.factors=7")
     result = run(
         "finetune", "--model", quantised_folder, "--data", records, "-o", tmp_path / "bad", *settings, *more
     )

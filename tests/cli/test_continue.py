@@ -4,6 +4,7 @@ import json
 
 import mlx.core as mx
 import pytest
+from acting import acting
 
 from mlx_hybrid.adapters.store import probe_logits, read_adapter_config, read_weights
 from mlx_hybrid.deployment.load import load_any
@@ -27,7 +28,7 @@ def test_a_run_goes_on_from_another(method, run, finished, records, plain, tmp_p
     first, second = finished(method).path, tmp_path / "second"
     still = ["train.learning_rate=0", "train.orthogonal_learning_rate=0", "train.steps=1", "evaluate=false"]
     more = [word for setting in still for word in ("--set", setting)]
-    done = finetune(run, records, second, [*plain, *more], "--from", first)
+    done = finetune(run, records, second, acting([*plain, *more], method), "--from", first)
     assert done.exit_code == 0, done.stderr
     assert f"Going on from {first}." in done.stderr
     old, new = load_any(str(first)), load_any(str(second))

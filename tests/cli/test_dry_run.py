@@ -46,7 +46,7 @@ def nothing(folder):
         (other_sizes, [], 2, "cannot be"),
         (nothing, ["adapter.targets=[q_prj]"], 2, 'did you mean "q_proj"?'),
         (nothing, ["adapter.unitary=[o_prj]"], 2, "o_prj"),
-        (nothing, ["method=boft", "adapter.factors=7"], 2, "block"),
+        (nothing, ["method=hybrid-boft", "adapter.factors=7"], 2, "block"),
         (nothing, ["train.max_tokens=8"], 3, "train.max_tokens"),
     ],
 )

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from acting import acting
 
 from mlx_hybrid import job
 from mlx_hybrid.config import load_config
@@ -71,7 +72,10 @@ def test_a_trained_run_is_used_from_elsewhere(run, settings, home, elsewhere):
     rows = (home / "records.jsonl").read_text().splitlines(keepends=True)
     (home / "test.jsonl").write_text("".join(rows[:30]))
     (home / "records.jsonl").write_text("".join(rows[30:]))
-    assert begin(run, settings, "--set", "data.test=[test.jsonl]", "--method", "lora").exit_code == 0
+    assert (
+        begin(run, acting(settings, "lora"), "--set", "data.test=[test.jsonl]", "--method", "lora").exit_code
+        == 0
+    )
     away, first = elsewhere(), home / "runs" / "first"
     assert load_any(str(first)).change > 1e-3
     for arguments in (
@@ -79,7 +83,7 @@ def test_a_trained_run_is_used_from_elsewhere(run, settings, home, elsewhere):
         ["evaluate", first],
         ["export", first, "--to", "mlx-lm", "-o", away / "out"],
         ["finetune", "--from", first, "--data", home / "records.jsonl", "-o", away / "second",
-         *[s for pair in zip(settings[::2], settings[1::2]) if "adapter." not in pair[1] for s in pair]],
+         *acting(settings, "lora")],
     ):  # fmt: skip
         done = run(*arguments)
         assert done.exit_code == 0, f"{arguments}: {done.output}"
@@ -101,7 +105,7 @@ def test_a_project_that_moved_is_used_from_its_own_folder(run, settings, home, t
 
 
 def test_where_it_was_begun_never_leaves(run, settings, home, elsewhere):
-    assert begin(run, settings, "--method", "lora", pages=True).exit_code == 0
+    assert begin(run, acting(settings, "lora"), "--method", "lora", pages=True).exit_code == 0
     first, away = home / "runs" / "first", elsewhere()
     assert json.loads((first / PLACE).read_text())["folder"] == str(home)
     published = plan(first, "me/first")

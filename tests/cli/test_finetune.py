@@ -11,6 +11,7 @@ from pathlib import Path
 
 import mlx.core as mx
 import pytest
+from acting import acting
 
 from mlx_hybrid import job
 from mlx_hybrid.adapters.attach import hybrid_layers
@@ -73,7 +74,8 @@ def test_the_tokenizer_is_read_once(run, quantised_folder, records, settings, tm
 
     read, real = [], base_model.read_tokenizer
     monkeypatch.setattr(base_model, "read_tokenizer", lambda *given: read.append(given) or real(*given))
-    assert finetune(run, quantised_folder, records, tmp_path / "trained", [*settings, *SHORT]).exit_code == 0
+    short = [*acting(settings, "lora"), *SHORT]
+    assert finetune(run, quantised_folder, records, tmp_path / "trained", short).exit_code == 0
     assert len(read) == 1
     load_any(str(tmp_path / "trained"))
     assert len(read) == 2
@@ -169,7 +171,7 @@ def test_a_resumed_run_may_have_another_time_limit(run, quantised_folder, record
         quantised_folder,
         "--data",
         records,
-        *settings,
+        *acting(settings, "lora"),
         "--set",
         "evaluate=false",
         "--method",
@@ -206,7 +208,7 @@ def test_governed_data_that_changed_is_refused_unless_allowed(
     run, quantised_folder, records, settings, tmp_path
 ):
     folder, output = tmp_path / "governed", tmp_path / "trained"
-    settings = [*settings, *SHORT]
+    settings = [*acting(settings, "lora"), *SHORT]
     assert run("govern", records, "-o", folder).exit_code == 0
     kept = folder / "kept.jsonl"
     kept.write_bytes(kept.read_bytes()[:-1] + b" \n")
@@ -221,7 +223,7 @@ def test_a_run_names_the_manifest_of_its_data(run, quantised_folder, records, se
     import hashlib
 
     folder, output = tmp_path / "governed", tmp_path / "trained"
-    settings = [*settings, *SHORT]
+    settings = [*acting(settings, "lora"), *SHORT]
     assert run("govern", records, "-o", folder).exit_code == 0
     assert finetune(run, quantised_folder, folder / "kept.jsonl", output, settings).exit_code == 0
     digest = hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from acting import acting
 
 from mlx_hybrid.deployment.publication import plan
 from mlx_hybrid.training.run import Run
@@ -48,7 +49,10 @@ def test_the_run_holds_them_as_govern_would(run, quantised_folder, dirty, settin
 
 def test_nothing_of_them_is_published_or_exported(run, quantised_folder, dirty, settings, tmp_path):
     output = tmp_path / "trained"
-    assert finetune(run, quantised_folder, dirty, output, settings, "--method", "lora").exit_code == 0
+    assert (
+        finetune(run, quantised_folder, dirty, output, acting(settings, "lora"), "--method", "lora").exit_code
+        == 0
+    )
     published = plan(output, "me/trained")
     assert "rejected.jsonl" in published.left_out
     assert "rejected.jsonl" not in published.files

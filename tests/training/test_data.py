@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from mlx_hybrid.config import load_config
-from mlx_hybrid.training.data import prepare
+from mlx_hybrid.errors import ConfigError
+from mlx_hybrid.training.data import check_patience, prepare
 from mlx_hybrid.training.sources import find_sources
 
 QUESTION = "Which topic is this about: science, travel, politics, sports or health?"
@@ -88,3 +89,15 @@ def test_files_named_apart_are_kept_out_too_and_so_is_what_was_named_before(fold
 )
 def test_without_the_stage_nothing_is_removed(folder, override):
     assert lines(prepared(folder, override).split.train) == [1, 2, 3, 4, 5]
+
+
+def test_patience_without_a_record_to_validate_on_is_refused(folder):
+    config = load_config(
+        None,
+        ("train.patience=3", "data.valid_share=0", "data.test_share=0", "governance.enabled=false"),
+        {"data.paths": [str(folder / "train.jsonl")]},
+    )
+    data = prepare(config, find_sources(config.data))
+    with pytest.raises(ConfigError, match=r"train.patience is 3, .* set data.valid_share or data.valid"):
+        check_patience(config, data.split)
+    check_patience(load_config(None, ("train.patience=3",)), prepared(folder).split)
