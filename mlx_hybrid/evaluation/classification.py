@@ -6,7 +6,13 @@ from dataclasses import asdict
 import numpy as np
 
 from mlx_hybrid.errors import DataError
-from mlx_hybrid.evaluation.intervals import Interval, bootstrap_mean, interval_of
+from mlx_hybrid.evaluation.intervals import (
+    Interval,
+    bootstrap_mean,
+    group_places,
+    interval_of,
+    resampled_sums,
+)
 
 
 def choose(scores: np.ndarray) -> np.ndarray:
@@ -27,16 +33,25 @@ def accuracy(
     return bootstrap_mean(_pair(chosen, answers)[2], seed=seed, groups=groups)
 
 
-def macro_f1(chosen: Sequence[int], answers: Sequence[int], *, seed: int, samples: int = 10_000) -> Interval:
+def macro_f1(
+    chosen: Sequence[int],
+    answers: Sequence[int],
+    *,
+    seed: int,
+    samples: int = 10_000,
+    groups: Sequence | None = None,
+) -> Interval:
     """Mean over classes of F1 = 2 TP / (2 TP + FP + FN), of the classes that are an answer or are chosen.
 
-    The interval resamples examples, by drawing the counts of (answer, choice) pairs.
+    The interval resamples examples, or whole groups, with the counts of (answer, choice) pairs in each.
     """
     chosen, answers, _ = _pair(chosen, answers)
-    pairs, counts = np.unique(np.stack([answers, chosen], 1), axis=0, return_counts=True)
-    rng = np.random.default_rng(seed)
-    drawn = _macro_f1(pairs, rng.multinomial(len(answers), counts / len(answers), size=samples))
-    return interval_of(float(_macro_f1(pairs, counts[None])[0]), drawn, len(answers))
+    pairs, kinds = np.unique(np.stack([answers, chosen], 1), axis=0, return_inverse=True)
+    place = group_places(len(answers), groups)
+    counts = np.zeros((place.max() + 1, len(pairs)))
+    np.add.at(counts, (place, kinds.reshape(-1)), 1)
+    drawn = _macro_f1(pairs, resampled_sums(counts, np.random.default_rng(seed), samples))
+    return interval_of(float(_macro_f1(pairs, counts.sum(0)[None])[0]), drawn, len(counts))
 
 
 def by_language(
@@ -56,7 +71,7 @@ def by_language(
         table[language] = {
             "count": len(inside),
             "accuracy": asdict(accuracy(chosen[inside], answers[inside], seed=seed, groups=own)),
-            "macro_f1": asdict(macro_f1(chosen[inside], answers[inside], seed=seed)),
+            "macro_f1": asdict(macro_f1(chosen[inside], answers[inside], seed=seed, groups=own)),
         }
     return table
 

@@ -96,13 +96,24 @@ def bootstrap_statistic(
     *,
     seed: int,
     samples: int = 1_000,
+    groups: Sequence | None = None,
 ) -> Interval:
-    """Interval of any statistic of `count` examples; `statistic` takes an array of indices."""
+    """Interval of any statistic of `count` examples, or of whole groups of them; `statistic` takes an array of
+    indices."""
     if count == 0:
         raise DataError("No values: a mean and its interval need at least one.")
+    place = group_places(count, groups)
+    sizes = np.bincount(place)
+    order, ends, units = np.argsort(place, kind="stable"), np.cumsum(sizes), len(sizes)
+
+    def members(own: np.ndarray) -> np.ndarray:
+        """The examples of the groups drawn, one after the other."""
+        first = np.repeat(ends[own] - np.cumsum(sizes[own]), sizes[own])
+        return order[first + np.arange(sizes[own].sum())]
+
     rng = np.random.default_rng(seed)
-    drawn = np.array([statistic(rng.integers(count, size=count)) for _ in range(samples)])
-    return interval_of(float(statistic(np.arange(count))), drawn, count)
+    drawn = np.array([statistic(members(rng.integers(units, size=units))) for _ in range(samples)])
+    return interval_of(float(statistic(np.arange(count))), drawn, units)
 
 
 def mcnemar(a_correct: Sequence[bool], b_correct: Sequence[bool]) -> float:
@@ -180,27 +191,37 @@ def _finite(values: Sequence[float]) -> np.ndarray:
 
 def _by_group(values: np.ndarray, groups: Sequence | None) -> tuple[np.ndarray, np.ndarray]:
     """Sum and size of each group; each value is its own where `groups` is None."""
-    if groups is None:
-        return values, np.ones_like(values)
-    if len(groups) != len(values):
-        raise DataError(f"{len(groups)} groups for {len(values)} values.")
-    _, index = np.unique(np.asarray([str(group) for group in groups]), return_inverse=True)
+    index = group_places(len(values), groups)
     return np.bincount(index, weights=values), np.bincount(index).astype(np.float64)
+
+
+def group_places(count: int, groups: Sequence | None) -> np.ndarray:
+    """Number of each value's group, (count,); each value is its own where `groups` is None."""
+    if groups is None:
+        return np.arange(count)
+    if len(groups) != count:
+        raise DataError(f"{len(groups)} groups for {count} values.")
+    return np.unique(np.asarray([str(group) for group in groups]), return_inverse=True)[1]
 
 
 def _resampled_means(
     totals: np.ndarray, sizes: np.ndarray, rng: np.random.Generator, samples: int
 ) -> np.ndarray:
     """Σ totals / Σ sizes over resampled units, (samples,)."""
-    units, counts = np.unique(np.stack([totals, sizes], 1), axis=0, return_counts=True)
-    block = max(1, DRAWS_AT_ONCE // len(totals))
-    means = []
+    drawn = resampled_sums(np.stack([totals, sizes], 1), rng, samples)
+    return drawn[:, 0] / drawn[:, 1]
+
+
+def resampled_sums(table: np.ndarray, rng: np.random.Generator, samples: int) -> np.ndarray:
+    """Sums of each column of `table` (units, columns) over resampled units, (samples, columns)."""
+    units, counts = np.unique(table, axis=0, return_counts=True)
+    block = max(1, DRAWS_AT_ONCE // len(table))
+    sums = []
     for start in range(0, samples, block):
         size = min(block, samples - start)
-        if len(units) * 4 <= len(totals):
-            drawn = rng.multinomial(len(totals), counts / len(totals), size=size) @ units
+        if len(units) * 4 <= len(table):
+            sums.append(rng.multinomial(len(table), counts / len(table), size=size) @ units)
         else:
-            index = rng.integers(len(totals), size=(size, len(totals)))
-            drawn = np.stack([totals[index].sum(1), sizes[index].sum(1)], 1)
-        means.append(drawn[:, 0] / drawn[:, 1])
-    return np.concatenate(means)
+            index = rng.integers(len(table), size=(size, len(table)))
+            sums.append(np.stack([column[index].sum(1) for column in table.T], 1))
+    return np.concatenate(sums)

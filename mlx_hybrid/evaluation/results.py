@@ -1,6 +1,6 @@
 """Tables and intervals from what models answered, a plain dictionary of each kind of evaluation."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -53,7 +53,7 @@ def classification(examples: EvaluationSet, scores: np.ndarray, *, seed: int, pi
         "count": len(chosen),
         "ties": tied(scores),
         "accuracy": asdict(accuracy(chosen, examples.answers, seed=seed, groups=examples.groups)),
-        "macro_f1": asdict(macro_f1(chosen, examples.answers, seed=seed)),
+        "macro_f1": asdict(macro_f1(chosen, examples.answers, seed=seed, groups=examples.groups)),
         "languages": table,
         "parity": spread({name: row["accuracy"]["value"] for name, row in table.items()}, pivot)
         | {"intervals": _parity_intervals(examples, right, seed, pivot)},
@@ -74,7 +74,7 @@ def calibrated(examples: EvaluationSet, scores: np.ndarray, temperature: float |
 
 
 def calibration_table(examples: EvaluationSet, scores: np.ndarray, temperature: float, *, seed: int) -> dict:
-    """NLL, Brier score and ECE with their intervals over examples, whole and by language."""
+    """NLL, Brier score and ECE with their intervals over groups, whole and by language."""
     confidences, correct = calibration.confidence(scores, examples.answers, temperature)
     nll = calibration.negative_log_likelihood(scores, examples.answers, temperature)
     brier = calibration.brier(scores, examples.answers, temperature)
@@ -85,7 +85,7 @@ def calibration_table(examples: EvaluationSet, scores: np.ndarray, temperature: 
         return {
             "nll_nats": asdict(bootstrap_mean(nll[own], seed=seed, groups=kin)),
             "brier": asdict(bootstrap_mean(brier[own], seed=seed, groups=kin)),
-            "ece_width": asdict(ece_interval(sure, right, seed=seed)),
+            "ece_width": asdict(ece_interval(sure, right, seed=seed, groups=kin)),
             "ece_mass": calibration.expected_calibration_error(sure, right, mass="mass"),
         }
 
@@ -95,13 +95,17 @@ def calibration_table(examples: EvaluationSet, scores: np.ndarray, temperature: 
     }
 
 
-def ece_interval(confidences: np.ndarray, correct: np.ndarray, *, seed: int) -> Interval:
-    """ECE and its bootstrap interval; of few examples both lie above the true error (Kumar et al. 2019, section 4)."""
+def ece_interval(
+    confidences: np.ndarray, correct: np.ndarray, *, seed: int, groups: Sequence | None = None
+) -> Interval:
+    """ECE and its bootstrap interval over groups; of few examples both lie above the true error (Kumar et al. 2019,
+    section 4)."""
     return bootstrap_statistic(
         lambda index: calibration.expected_calibration_error(confidences[index], correct[index]),
         len(correct),
         seed=seed,
         samples=ECE_RESAMPLES,
+        groups=groups,
     )
 
 

@@ -50,7 +50,7 @@ def translation(
 ) -> dict:
     """chrF++ of each direction, its parity out of and into the pivot, their balance; spBLEU, or why not."""
     own = {name: asdict(value) for name, value in intervals([scored], pivot).items()}
-    places, missing = directions_of(examples), missing_tokenizer()
+    places, groups, missing = directions_of(examples), examples.groups, missing_tokenizer()
     signature = chrf_signature(len(references(examples.records[0])))
     directions: dict[str, dict] = {}
     for pair in scored.pairs:
@@ -62,7 +62,7 @@ def translation(
         }  # fmt: skip
         if not missing:
             columns = reference_columns(wrote, [references(examples.records[n]) for n in rows])
-            directions[name] |= score_spbleu(wrote, columns, seed=seed)
+            directions[name] |= score_spbleu(wrote, columns, seed=seed, groups=[groups[n] for n in rows])
     result: dict[str, Any] = {"count": len(texts), "directions": directions, "mean_chrf": own["chrf"]}
     if missing:
         result["spbleu_missing"] = missing
@@ -87,8 +87,14 @@ def translation_difference(before: Directions, after: Directions, *, pivot: str 
     return {"chrf": own["chrf"], "directions": {name: {"chrf": own[f"chrf@{name}"]} for name in names}}
 
 
-def score_spbleu(hypotheses: Sequence[str], columns: Sequence[Sequence[str]], *, seed: int) -> dict[str, Any]:
-    """Corpus spBLEU, 0 to 100, with its interval over sentences, and sacrebleu's signature."""
+def score_spbleu(
+    hypotheses: Sequence[str],
+    columns: Sequence[Sequence[str]],
+    *,
+    seed: int,
+    groups: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """Corpus spBLEU, 0 to 100, with its interval over groups, and sacrebleu's signature."""
     from sacrebleu.metrics import BLEU
 
     bleu = BLEU(tokenize=TOKENIZER)
@@ -97,7 +103,7 @@ def score_spbleu(hypotheses: Sequence[str], columns: Sequence[Sequence[str]], *,
     def corpus(index: np.ndarray) -> float:
         return bleu._compute_score_from_stats(table[index].sum(0).tolist()).score
 
-    own = bootstrap_statistic(corpus, len(table), seed=seed, samples=RESAMPLES)
+    own = bootstrap_statistic(corpus, len(table), seed=seed, samples=RESAMPLES, groups=groups)
     return {"spbleu": asdict(own), "spbleu_signature": str(bleu.get_signature())}
 
 

@@ -30,6 +30,25 @@ def test_the_interval_of_macro_f1_is_that_of_resampled_examples():
     assert (interval.low, interval.high) == pytest.approx(np.quantile(draws, [0.025, 0.975]), abs=0.015)
 
 
+def test_macro_f1_of_groups_resamples_them_whole():
+    rng = np.random.default_rng(3)
+    sizes = rng.integers(1, 9, size=60)
+    answers = np.repeat(rng.integers(3, size=60), sizes)
+    chosen = np.where(np.repeat(rng.random(60) < 0.6, sizes), answers, (answers + 1) % 3)
+    members = np.split(np.arange(len(answers)), np.cumsum(sizes)[:-1])
+    draws = []
+    for _ in range(400):
+        index = np.concatenate([members[n] for n in rng.integers(60, size=60)])
+        draws.append(sk.f1_score(answers[index], chosen[index], average="macro"))
+    grouped = macro_f1(chosen, answers, seed=2, groups=np.repeat(np.arange(60), sizes))
+    alone = macro_f1(chosen, answers, seed=2)
+    assert grouped.count == 60
+    width = grouped.high - grouped.low
+    wanted = np.quantile(draws, [0.025, 0.975])  # of 400 draws, each within 0.03 widths
+    assert (grouped.low, grouped.high) == pytest.approx(wanted, abs=0.1 * width)
+    assert width > 1.5 * (alone.high - alone.low)
+
+
 def test_ties_go_to_the_first_option_and_are_counted():
     scores = np.array([[1.0, 1.0, 0.0], [0.0, 2.0, 1.0], [3.0, 3.0, 3.0]])
     assert choose(scores).tolist() == [0, 1, 0]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mlx_hybrid.evaluation.chrf import intervals, sentence_statistics
+from mlx_hybrid.evaluation.classification import macro_f1
 from mlx_hybrid.evaluation.compare_differences import (
     adjust,
     difference,
@@ -64,6 +65,25 @@ def test_pairing_sees_what_separate_intervals_do_not():
     )  # fmt: skip
     assert paired["p"] < 0.05
     assert apart["p"] == 1
+
+
+def null_figure(rng: np.random.Generator, answers: np.ndarray) -> dict:
+    """A model that is right on a sentence in most of its eight languages, or in few; none is better than another."""
+    right = np.repeat(rng.random(60) < 0.6, 8) ^ (rng.random(480) < 0.05)
+    chosen = np.where(right, answers, 1 - answers)
+    own = macro_f1(chosen, answers, seed=0, samples=300, groups=np.repeat(np.arange(60), 8))
+    return {"macro_f1": Figure(own.value, own.low, own.high)}
+
+
+def test_without_a_gain_the_macro_f1_of_translations_rejects_near_its_level():
+    rng, rejected, rows = np.random.default_rng(0), [], [{"examples": {}}]
+    for _ in range(200):
+        answers = np.repeat(rng.integers(2, size=60), 8)
+        sides = [[null_figure(rng, answers)] for _ in range(2)]
+        rejected.append(difference("macro_f1", *sides, rows, rows)["p"] < 0.05)
+    assert (
+        np.mean(rejected) < 0.12
+    )  # 0.05, a bootstrap of 60 groups being a little narrow; of examples alone 0.47
 
 
 def test_one_language_is_compared_by_its_own_examples():

@@ -90,6 +90,8 @@ def test_two_models_with_dev_and_variants(model, other_model, tokenizer, test_se
         adapted["accuracy"]["value"] - base["accuracy"]["value"]
     )
     assert set(gain["languages"]) == set(ANSWERS)
+    resampled = [base["accuracy"], base["macro_f1"], base["calibration"]["before"]["ece_width"]]
+    assert [own["count"] for own in resampled] == [24, 24, 24]  # groups, of 48 records
     assert (
         base["calibration"]["after"]["nll_nats"]["value"]
         <= base["calibration"]["before"]["nll_nats"]["value"] + 0.2

@@ -93,6 +93,21 @@ def test_a_statistic_of_indices_agrees_with_the_mean():
     assert (by_index.low, by_index.high) == pytest.approx((mean.low, mean.high), abs=0.02)
 
 
+def test_a_statistic_of_groups_agrees_with_the_mean_of_groups():
+    rng = np.random.default_rng(11)
+    groups = np.repeat(np.arange(40), rng.integers(1, 9, size=40))
+    order = rng.permutation(len(groups))
+    groups, values = groups[order], rng.normal(size=40)[groups[order]]
+    by_index = bootstrap_statistic(
+        lambda index: values[index].mean(), len(values), seed=1, samples=5_000, groups=groups
+    )
+    mean = bootstrap_mean(values, seed=2, groups=groups)
+    alone = bootstrap_mean(values, seed=2)
+    assert by_index.count == 40
+    assert (by_index.low, by_index.high) == pytest.approx((mean.low, mean.high), abs=0.03)
+    assert by_index.high - by_index.low > 1.5 * (alone.high - alone.low)
+
+
 def test_a_ratio_resamples_both_sides_together():
     rng = np.random.default_rng(10)
     sizes = rng.integers(5, 50, size=80).astype(float)
