@@ -78,6 +78,7 @@ CASES = [
     Case("hybrid", 128, 2, 48000, 4, 256, bits=4, learnt=1),
     Case("full", 256, 4, 8000, 2, 128),
     Case("full", 128, 4, 2000, 4, 192, recompute=True),
+    Case("full", 128, 2, 48000, 4, 256, learnt=1),
     Case("lora", 128, 4, 2000, 8, 48, packing=True),
     Case("lora", 256, 6, 8000, 16, 32, bits=4, packing=True, heads=8),
     Case("lora", 256, 4, 2000, 8, 64, packing=True, recompute=True),

@@ -46,11 +46,14 @@ def count(model: nn.Module, optimizer: BranchOptimizer, batch: Batch) -> tuple[i
     return count_graph(seen)
 
 
-def in_one_chunk(head: Callable, hidden: mx.array, targets: mx.array, weights: mx.array, _: int) -> mx.array:
-    """What `loss_in_chunks` computes, its own gradient brought in by a sum that adds nothing."""
-    losses, slopes = loss.losses_and_slopes(head, mx.stop_gradient(hidden), targets)
-    pull = mx.sum(hidden * mx.stop_gradient(slopes * weights[:, None]))
-    return mx.sum(losses * weights) + pull - mx.stop_gradient(pull)
+def in_one_chunk(
+    head: Callable, hidden: mx.array, targets: mx.array, weights: mx.array, _: int, leaves: dict
+) -> mx.array:
+    """What `loss_in_chunks` computes where no leaf of the head trains, its own gradient brought in by a sum that adds
+    nothing."""
+    value, slopes, _ = loss.loss_and_slopes(head, mx.stop_gradient(hidden), targets, weights, leaves)
+    pull = mx.sum(hidden * mx.stop_gradient(slopes))
+    return value + pull - mx.stop_gradient(pull)
 
 
 def count_graph(nodes: list[dict]) -> tuple[int, int]:

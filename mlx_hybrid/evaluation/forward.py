@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import mlx.core as mx
 import numpy as np
 
-from mlx_hybrid.training.loss import split_head
+from mlx_hybrid.training.head import split_head
 from mlx_hybrid.training.packing import keeps_keys_alone
 
 LOGITS_AT_ONCE = 1 << 25  # floats of one (positions, vocabulary) block: 128 MB
@@ -14,9 +14,8 @@ LOGITS_AT_ONCE = 1 << 25  # floats of one (positions, vocabulary) block: 128 MB
 class Forward:
     """A model as a body, which gives hidden states, and a head, which turns chosen ones into logits.
 
-    The head of most mlx-lm families is `lm_head` or the transposed embedding. Where that does not give the
-    model's own logits (a soft cap, a logit scale), whole logits are computed and picked from, in smaller
-    batches.
+    Where the two do not give the model's own logits, to the bit, whole logits are computed and picked from, in
+    smaller batches.
     """
 
     def __init__(self, model):

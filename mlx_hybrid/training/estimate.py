@@ -30,6 +30,8 @@ LAYER_MLP = 5.0  # more of the MLP's alive while one layer's backward pass runs
 LAYER_SCORES = 1.07  # more attention matrices meanwhile
 LOGITS = 3.2  # arrays (targets, vocabulary) alive at once: logits, their exponentials, gradient
 CHUNKS = 3  # of targets, that MLX makes room for ahead; one fewer where each also unpacks the head
+WHOLE = 2.0  # logits of every token and their gradient, where a model does not split
+HEAD_GRADIENTS = 2.0  # of a head that trains, beside the one that stays, while chunks add up
 HEAD = 3.6  # whole heads dequantised at once
 SKETCH = 3.0  # the probes of the gradient start, their gradients and what they are projected on
 UPDATE = 3.0  # new leaves and moments beside the old ones, in trainable sizes
@@ -113,10 +115,7 @@ def estimate(shape: ModelShape, load: Load, config: Config) -> Estimate:
     if config.adapter.magnitude:
         kept += tokens * shape.outputs / shape.layers * size  # what each magnitude scales
     layer = tokens * LAYER_MLP * shape.mlp_outputs * size + LAYER_SCORES * scores
-    ahead = CHUNKS - shape.unpacks_head
-    targets = min(target_bucket(load.targets), ahead * chunk_size(shape.vocabulary))
-    logits = LOGITS * targets * shape.vocabulary * 4
-    logits += HEAD * shape.vocabulary * shape.width * size if shape.unpacks_head else 0
+    logits = logits_bytes(shape, load)
     if config.train.grad_checkpoint:
         streams = shape.layers * tokens * shape.width * size
         activations, attention, layer = streams, 0, layer + kept + SCORES * scores
@@ -139,10 +138,23 @@ def estimate(shape: ModelShape, load: Load, config: Config) -> Estimate:
     return Estimate(items, round(static + moving), round(CACHE_SHARE * moving))
 
 
+def logits_bytes(shape: ModelShape, load: Load) -> float:
+    """Logits and what is made of them: of some chunks of targets, or of every token where a model does not split; the
+    gradient of a head that trains, of the newest chunk and added up, beside the one that stays."""
+    targets, chunk = target_bucket(load.targets), chunk_size(shape.vocabulary)
+    if not shape.chunks_logits:
+        tokens = load.rows * length_bucket(load.tokens)
+        return shape.vocabulary * (LOGITS * targets * 4 + WHOLE * tokens * shape.activation_bytes)
+    alive = min(targets, (CHUNKS - shape.unpacks_head) * chunk)
+    unpacked = HEAD * shape.vocabulary * shape.width * shape.activation_bytes if shape.unpacks_head else 0
+    adding = HEAD_GRADIENTS * shape.head_gradient_bytes if targets > chunk else 0
+    return LOGITS * alive * shape.vocabulary * 4 + unpacked + adding
+
+
 def gradients_alive(shape: ModelShape, config: Config) -> float:
     """Gradients that are there while activations still are: of one layer for adapters, of a head that trains whole."""
     if config.method == "full":
-        return shape.vocabulary * shape.width * 4.0
+        return float(shape.head_gradient_bytes)
     return 0.2 * shape.trainable_bytes
 
 

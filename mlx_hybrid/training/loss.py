@@ -8,52 +8,11 @@ from jaxtyping import Float, Int
 
 from mlx_hybrid.adapters.rotations import formed
 from mlx_hybrid.training.batches import chunk_size
+from mlx_hybrid.training.head import split_head
 from mlx_hybrid.training.packing import packed_caches
 
-SAME_LOGITS = 1e-4  # float32 rounding of two orders of the same products
-
-HiddenStates = Callable[[mx.array], mx.array]
-
-
-def split_head(
-    model: nn.Module, tolerance: float = SAME_LOGITS
-) -> tuple[HiddenStates, Callable[[mx.array], mx.array]] | None:
-    """(body, head) of a causal model, such that head(body(tokens)) is model(tokens), to the bit where `tolerance` is 0;
-    None where that does not hold.
-
-    It does not for families that cap or scale logits after the head; they are compared on a few tokens, and whole
-    logits are used instead.
-    """
-    body = getattr(model, "model", None)
-    if body is None:
-        return None
-    head = find_head(model)
-    if head is None:
-        return None
-    tokens, training = mx.array([list(range(2, 10))]), model.training
-    model.eval()  # dropout would draw twice
-    try:
-        split, whole = head(body(tokens)), model(tokens)
-    except (TypeError, ValueError, AttributeError):
-        return None
-    finally:
-        model.train(training)
-    if split.shape != whole.shape:
-        return None
-    gap = mx.max(mx.abs(split.astype(mx.float32) - whole.astype(mx.float32)))
-    size = mx.max(mx.abs(whole.astype(mx.float32)))
-    return (body, head) if float(gap) <= tolerance * max(1.0, float(size)) else None
-
-
-def head_module(model: nn.Module) -> nn.Module | None:
-    """The module whose weight makes the logits: a head of its own, or the embedding."""
-    head = getattr(model, "lm_head", None)
-    return head if head is not None else getattr(getattr(model, "model", model), "embed_tokens", None)
-
-
-def find_head(model: nn.Module) -> Callable[[mx.array], mx.array] | None:
-    head = head_module(model)
-    return head if getattr(model, "lm_head", None) is not None else getattr(head, "as_linear", None)
+Leaves = dict[str, mx.array]
+LogitsOf = Callable[[mx.array, Leaves], mx.array]
 
 
 def target_losses(
@@ -64,51 +23,63 @@ def target_losses(
     return nn.losses.cross_entropy(logits, targets)
 
 
-def losses_and_slopes(
-    head: Callable, hidden: Float[mx.array, "p d"], targets: Int[mx.array, " p"]
-) -> tuple[Float[mx.array, " p"], Float[mx.array, "p d"]]:
-    """`target_losses` and their gradient for `hidden`: softmax less one at the target, back through the head.
+def loss_and_slopes(
+    head: LogitsOf, hidden: Float[mx.array, "p d"], targets: Int[mx.array, " p"], weights: Float[mx.array, " p"],
+    leaves: Leaves,
+) -> tuple[Float[mx.array, ""], Float[mx.array, "p d"], Leaves]:  # fmt: skip
+    """Σ weight · −log p(target), and its gradients for `hidden` and the head's leaves: softmax less one at the target,
+    back through the head.
 
-    One softmax does for both, log Σ exp being the largest logit less the log of its share: over a large vocabulary the
+    One softmax does for all, log Σ exp being the largest logit less the log of its share: over a large vocabulary the
     exponentials take longer than the products.
     """
-    logits = head(hidden)
-    wide, targets = logits.astype(mx.float32), targets[:, None]
-    share = mx.softmax(wide, axis=1)
-    normaliser = mx.max(wide, axis=1) - mx.log(mx.max(share, axis=1))
-    losses = normaliser - mx.take_along_axis(wide, targets, 1)[:, 0]
-    slope = mx.put_along_axis(share, targets, mx.take_along_axis(share, targets, 1) - 1, 1)
-    _, (back,) = mx.vjp(head, [hidden], [slope.astype(logits.dtype)])
-    return losses, back
+    targets = targets[:, None]
+
+    def pull(hidden: mx.array, leaves: Leaves) -> tuple[mx.array, mx.array]:
+        wide = head(hidden, leaves).astype(mx.float32)
+        fixed = mx.stop_gradient(wide)
+        share = mx.softmax(fixed, axis=1)
+        normaliser = mx.max(fixed, axis=1) - mx.log(mx.max(share, axis=1))
+        losses = normaliser - mx.take_along_axis(fixed, targets, 1)[:, 0]
+        slope = mx.put_along_axis(share, targets, mx.take_along_axis(share, targets, 1) - 1, 1)
+        return mx.sum(mx.sum(wide * slope, axis=1) * weights), mx.sum(losses * weights)
+
+    (_, loss), slopes = mx.value_and_grad(pull, argnums=(0, 1))(hidden, leaves)
+    return loss, *slopes
 
 
 def loss_in_chunks(
-    head: Callable, hidden: Float[mx.array, "p d"], targets: Int[mx.array, " p"],
-    weights: Float[mx.array, " p"], size: int,
+    head: LogitsOf, hidden: Float[mx.array, "p d"], targets: Int[mx.array, " p"],
+    weights: Float[mx.array, " p"], size: int, leaves: Leaves,
 ) -> Float[mx.array, ""]:  # fmt: skip
-    """Σ weight · −log p(target), its gradient for `hidden` taken in the forward pass, `size` targets at a time.
+    """Σ weight · −log p(target), its gradients for `hidden` and for the head's `leaves` taken in the forward pass,
+    `size` targets at a time.
 
-    A chunk waits for the loss and the gradient of the one before, so the logits of a few chunks are all that is alive,
-    and they are formed once: recomputing them in the backward pass takes a third more products with the head. The head
-    gets no gradient. Hsu et al. 2024 (Liger), arXiv 2410.10989, section 3.2.
+    A chunk waits for the loss and the gradients of the one before, so the logits of a few chunks are all that is alive,
+    and they are formed once: recomputing them in the backward pass takes a third more products with the head. The
+    leaves' gradients add up in float32. Hsu et al. 2024 (Liger), arXiv 2410.10989, section 3.2.
     """
+    names = list(leaves)
 
     @mx.custom_function
-    def loss_and_slope(hidden: mx.array) -> tuple[mx.array, mx.array]:
-        losses, slopes = [], []
+    def chunks(given: list[mx.array]) -> tuple[mx.array, list[mx.array]]:
+        hidden, own = given[0], dict(zip(names, given[1:], strict=True))
+        loss, slopes, sums = mx.array(0.0), [], []
         for begin in range(0, len(targets), size):
             part = slice(begin, begin + size)
-            own = mx.depends([hidden[part]], [losses[-1], slopes[-1]])[0] if slopes else hidden[part]
-            loss, slope = losses_and_slopes(head, own, targets[part])
-            losses.append(mx.sum(loss * weights[part]))
-            slopes.append(slope * weights[part][:, None].astype(slope.dtype))
-        return sum(losses), mx.concatenate(slopes)
+            states = mx.depends([hidden[part]], [loss, slopes[-1], *sums])[0] if slopes else hidden[part]
+            more, slope, pulls = loss_and_slopes(head, states, targets[part], weights[part], own)
+            loss, slopes = loss + more, [*slopes, slope]
+            pulls = [pulls[name].astype(mx.float32) for name in names]
+            sums = [a + b for a, b in zip(sums, pulls, strict=True)] if sums else pulls
+        sums = [total.astype(leaf.dtype) for total, leaf in zip(sums, given[1:], strict=True)]
+        return loss, [mx.concatenate(slopes), *sums]
 
-    @loss_and_slope.vjp
-    def _(_: mx.array, cotangents: tuple[mx.array, mx.array], outputs: tuple[mx.array, mx.array]) -> mx.array:
-        return (cotangents[0] * outputs[1]).astype(outputs[1].dtype)
+    @chunks.vjp
+    def _(_: list, cotangents: tuple, outputs: tuple[mx.array, list[mx.array]]) -> list[mx.array]:
+        return [(cotangents[0] * slope).astype(slope.dtype) for slope in outputs[1]]
 
-    return loss_and_slope(hidden)[0]
+    return chunks([hidden, *leaves.values()])[0]
 
 
 def make_loss(model: nn.Module) -> Callable[..., mx.array]:
@@ -131,7 +102,7 @@ def make_loss(model: nn.Module) -> Callable[..., mx.array]:
     if split is None:
         return whole_logits
     body, head = split
-    size = chunk_size(vocabulary(model))
+    size = chunk_size(head.vocabulary)
 
     def chunked(
         tokens: mx.array, positions: mx.array, targets: mx.array, weights: mx.array,
@@ -139,9 +110,7 @@ def make_loss(model: nn.Module) -> Callable[..., mx.array]:
     ) -> mx.array:  # fmt: skip
         hidden = outputs(model, body, tokens, segments)
         hidden = hidden.reshape(-1, hidden.shape[-1])[positions]
-        if head_trains(model):
-            return mx.sum(target_losses(head, hidden, targets) * weights)
-        return loss_in_chunks(head, hidden, targets, weights, size)
+        return loss_in_chunks(head.with_leaves, hidden, targets, weights, size, head.leaves())
 
     return chunked
 
@@ -166,7 +135,7 @@ def make_target_losses(model: nn.Module) -> Callable[..., mx.array]:
     if split is None:
         return whole_logits
     body, head = split
-    size = chunk_size(vocabulary(model))
+    size = chunk_size(head.vocabulary)
 
     def chunked(tokens: mx.array, positions: mx.array, targets: mx.array) -> mx.array:
         hidden = body(tokens)
@@ -179,13 +148,3 @@ def make_target_losses(model: nn.Module) -> Callable[..., mx.array]:
         return mx.concatenate(losses)
 
     return chunked
-
-
-def vocabulary(model: nn.Module) -> int:
-    head = head_module(model)
-    return getattr(head, "linear", head).weight.shape[0]
-
-
-def head_trains(model: nn.Module) -> bool:
-    """Whether the head has trainable leaves, to which `loss_in_chunks` gives no gradient."""
-    return bool(head_module(model).trainable_parameters())

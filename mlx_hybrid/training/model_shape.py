@@ -48,6 +48,10 @@ class ModelShape:
     """Whether a packed head is dequantised whole for a product, as on the CPU."""
     packs: bool
     """Whether the records of a batch may be packed into rows."""
+    head_gradient_bytes: int
+    """Bytes of the gradients of the head's leaves, summed in float32; 0 where it is frozen."""
+    chunks_logits: bool
+    """Whether logits are formed some targets at a time; if not, those of every token are there at once."""
 
 
 def model_shape(config: Config) -> ModelShape:
@@ -138,7 +142,7 @@ def measure(model: Any, settings: dict, config: Config) -> ModelShape:
     from mlx_hybrid.adapters.attach import attach, hybrid_layers, trainable_count
     from mlx_hybrid.adapters.frozen import on_cpu
     from mlx_hybrid.adapters.layer import linear_shape
-    from mlx_hybrid.training.loss import head_module
+    from mlx_hybrid.training.head import find_parts
     from mlx_hybrid.training.packing import may_pack
 
     settings = settings | settings.get("text_config", {})
@@ -151,7 +155,8 @@ def measure(model: Any, settings: dict, config: Config) -> ModelShape:
     mlp = [layer_outputs(layer, settings) for layer in model.layers]
     packs = may_pack(model)
     attach(model, config.adapter, method=config.method, seed=config.seed)
-    head = head_module(model)
+    parts = find_parts(model)
+    head = parts[1] if parts else None
     after = byte_count(model.parameters())
     adapted = [linear_shape(layer.linear) for layer in hybrid_layers(model).values()]
     return ModelShape(
@@ -167,8 +172,10 @@ def measure(model: Any, settings: dict, config: Config) -> ModelShape:
         widest=sum(sum(shape) for shape in adapted),
         outputs=sum(d_out for _, d_out in adapted),
         activation_bytes=min((dtype.size for dtype in dtypes), default=4),
-        unpacks_head=on_cpu() and hasattr(head, "scales"),
+        unpacks_head=on_cpu() and head is not None and head.packed(),
         packs=packs,
+        head_gradient_bytes=4 * sum(leaf.size for leaf in head.leaves().values()) if head else 0,
+        chunks_logits=head is not None,
     )
 
 

@@ -85,9 +85,23 @@ def tiny_quantised():
     return model
 
 
-def test_only_the_families_that_cap_logits_compute_them_all(model, capped_model):
-    assert Forward(model).most_tokens == math.inf
-    assert Forward(capped_model).most_tokens < math.inf
+class Whole(nn.Module):
+    """A make of model that does not come apart into a body and a head."""
+
+    def __init__(self, net: nn.Module):
+        super().__init__()
+        self.net, self.layers = net, net.layers
+
+    def __call__(self, tokens, cache=None):
+        return self.net(tokens, cache)
+
+
+def test_only_a_model_that_does_not_come_apart_computes_all_logits(model, capped_model):
+    assert Forward(model).most_tokens == Forward(capped_model).most_tokens == math.inf
+    whole, items = Whole(model), draw_items(6, 3)
+    assert Forward(whole).most_tokens < math.inf
+    for item, scores in zip(items, score_options(whole, items, prefix="plain")):
+        np.testing.assert_allclose(scores, loop_scores(model, item), atol=TOLERANCE)
 
 
 def test_a_model_without_masks_per_row_cannot_share(capped_model):

@@ -91,6 +91,27 @@ def test_the_estimate_is_near_the_measured_peak(method, recompute, larger, defau
     assert guess == pytest.approx(peak, rel=0.15)
 
 
+def test_logits_count_as_they_are_formed(larger):
+    """Of some chunks where a head is frozen, with its gradients where it trains, of every token where there is none."""
+    settings = config(larger)
+    shape = replace(model_shape(settings), vocabulary=150_000)
+    assert shape.chunks_logits
+    assert shape.head_gradient_bytes == 0
+    assert model_shape(config(larger, "full")).head_gradient_bytes == 4 * 264 * 128
+    few, many = (
+        estimate(shape, Load(4, 1024, n), settings).items["logits"] for n in (512, 4096)
+    )  # of 4,096 tokens
+    assert few == many
+    head = 4 * shape.vocabulary * shape.width
+    trained = estimate(replace(shape, head_gradient_bytes=head), Load(4, 1024, 512), settings)
+    assert trained.items["logits"] == pytest.approx(few + 2 * head)
+    whole = replace(shape, chunks_logits=False)
+    every = 4 * shape.vocabulary * 4096
+    for targets in (512, 4096):
+        assert estimate(whole, Load(4, 1024, targets), settings).items["logits"] > 2 * every
+    assert few < every
+
+
 def records_of(*sizes: tuple[int, int]) -> list[Example]:
     """Records of (tokens, trained tokens)."""
     return [Example([1] * n, [i >= n - k for i in range(n)], "r:1", "", n) for n, k in sizes]

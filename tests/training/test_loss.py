@@ -5,7 +5,7 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten
-from mlx_lm.models import cohere, gemma2
+from mlx_lm.models import cohere, gemma2, granite, mistral3
 from tolerances import LOGITS, ROUNDING
 from toys import VOCABULARY, tiny_llama
 
@@ -15,7 +15,8 @@ from mlx_hybrid.config import build_config
 from mlx_hybrid.training import loss as loss_module
 from mlx_hybrid.training.batches import make_batch
 from mlx_hybrid.training.examples import Example
-from mlx_hybrid.training.loss import make_loss, split_head
+from mlx_hybrid.training.head import find_parts, split_head
+from mlx_hybrid.training.loss import make_loss
 from mlx_hybrid.training.step import arrays
 
 SIZES = {"hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 128, "num_attention_heads": 4,
@@ -66,6 +67,36 @@ def scaled():
     return cohere.Model(cohere.ModelArgs.from_dict({**SIZES, "model_type": "cohere", "logit_scale": 0.25}))
 
 
+def divided(**changes):
+    mx.random.seed(7)
+    values = {**SIZES, "model_type": "granite", "rms_norm_eps": 1e-5, "logits_scaling": 8.0,
+              "attention_multiplier": 0.25, "embedding_multiplier": 2.0, "residual_multiplier": 0.5,
+              "max_position_embeddings": 512, "attention_bias": False, "mlp_bias": False,
+              "rope_theta": 1e4}  # fmt: skip
+    return granite.Model(granite.ModelArgs.from_dict(values | changes))
+
+
+def wrapped():
+    mx.random.seed(7)
+    text = {**SIZES, "model_type": "llama", "rms_norm_eps": 1e-5, "tie_word_embeddings": False}
+    return mistral3.Model(mistral3.ModelArgs.from_dict({"model_type": "mistral3", "text_config": text}))
+
+
+class Whole(nn.Module):
+    """A make of model that does not come apart."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = tiny_llama()
+
+    def __call__(self, tokens, cache=None):
+        return self.net(tokens, cache)
+
+    @property
+    def layers(self):
+        return self.net.layers
+
+
 MODELS = {
     "tied": tiny_llama,
     "own head": lambda: tiny_llama(tie_word_embeddings=False),
@@ -73,6 +104,9 @@ MODELS = {
     "adapted": adapted,
     "soft cap": capped,
     "logit scale": scaled,
+    "logits divided": divided,
+    "inside another": wrapped,
+    "in one piece": Whole,
 }
 
 
@@ -86,11 +120,20 @@ def test_the_loss_is_that_of_numpy_in_float64(name, chunk, monkeypatch):
     assert total > 100
 
 
-def test_families_whose_head_does_more_fall_back_to_whole_logits():
-    assert split_head(capped()) is None
-    assert split_head(scaled()) is None
-    for plain in (tiny_llama(), tiny_llama(tie_word_embeddings=False), adapted("affine-4")):
-        assert split_head(plain) is not None
+@pytest.mark.parametrize("name", sorted(set(MODELS) - {"in one piece"}))
+def test_a_head_is_all_that_follows_the_body(name):
+    """To the bit, caps and scales included; and not the bare product, where there is more."""
+    model = MODELS[name]()
+    body, head = split_head(model, tolerance=0.0)
+    tokens = mx.array([[5, 9, 200, 31]])
+    assert mx.array_equal(head(body(tokens)), model(tokens))
+    if name in ("soft cap", "logit scale", "logits divided"):
+        bare = model.model.embed_tokens.as_linear if "lm_head" not in model else model.lm_head
+        assert not mx.allclose(bare(body(tokens)), model(tokens), atol=10 * LOGITS)
+
+
+def test_a_model_that_does_not_come_apart_is_taken_whole():
+    assert find_parts(Whole()) is split_head(Whole()) is None
 
 
 def test_dropout_does_not_hide_that_the_head_can_be_split():
@@ -103,9 +146,45 @@ def test_dropout_does_not_hide_that_the_head_can_be_split():
     assert model.training
 
 
-@pytest.mark.parametrize("method", ["hybrid", "hybrid-boft", "full"])
-def test_gradients_in_chunks_are_those_of_whole_logits(method, monkeypatch):
-    model, batch = adapted("", method), arrays(make_batch(examples(20, 33, 60)))
+def on_head(model, method: str = "lora"):
+    """With adapters on the head too, which are not at their zeros."""
+    targets = {"targets": ["dense", "lm_head"]}
+    attach(model, build_config({"method": method, "adapter": targets}, "t").adapter, method=method)
+    for index, (_, leaf) in enumerate(tree_flatten(model.trainable_parameters())):
+        leaf += 0.02 * mx.random.normal(leaf.shape, key=mx.random.key(index))
+    return model
+
+
+def whole_model(model):
+    attach(model, build_config({"method": "full"}, "t").adapter, method="full")
+    return model
+
+
+def packed_with_own_head():
+    return use_fast_products(tiny_llama("affine-4", tie_word_embeddings=False))
+
+
+TRAINED = {
+    "hybrid": lambda: adapted("", "hybrid"),
+    "hybrid-boft": lambda: adapted("", "hybrid-boft"),
+    "full, tied": lambda: adapted("", "full"),
+    "full, own head": lambda: adapted("", "full", tie_word_embeddings=False),
+    "full, 4-bit": lambda: adapted("affine-4", "full"),
+    "full, soft cap": lambda: whole_model(capped()),
+    "full, logits divided": lambda: whole_model(divided(tie_word_embeddings=False)),
+    "head": lambda: on_head(tiny_llama(tie_word_embeddings=False)),
+    "head, 4-bit": lambda: on_head(packed_with_own_head()),
+    "head, turned": lambda: on_head(packed_with_own_head(), "hybrid"),
+    "head, turned by blocks": lambda: on_head(packed_with_own_head(), "hybrid-boft"),
+    "head inside another": lambda: on_head(wrapped()),
+    "head, logits divided": lambda: on_head(divided(tie_word_embeddings=False)),
+}
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_gradients_in_chunks_are_those_of_whole_logits(name, monkeypatch):
+    model, batch = TRAINED[name](), list(arrays(make_batch(examples(20, 33, 60))))
+    batch[3] = batch[3] * mx.linspace(0.2, 1.0, len(batch[3]))  # weights are not all one
 
     def whole(tokens, positions, targets, weights):
         logits = model(tokens).reshape(-1, VOCABULARY)[positions]
@@ -113,22 +192,37 @@ def test_gradients_in_chunks_are_those_of_whole_logits(method, monkeypatch):
 
     value, gradients = nn.value_and_grad(model, whole)(*batch)
     monkeypatch.setattr(loss_module, "chunk_size", lambda _: 16)
+    before = dict(tree_flatten(model.trainable_parameters()))
     chunked_value, chunked = nn.value_and_grad(model, make_loss(model))(*batch)
     assert chunked_value.item() == pytest.approx(value.item(), rel=ROUNDING)
-    chunked = dict(tree_flatten(chunked))
-    for name, gradient in tree_flatten(gradients):
+    gradients, chunked = dict(tree_flatten(gradients)), dict(tree_flatten(chunked))
+    assert set(chunked) == set(gradients) == set(before)
+    for name, gradient in gradients.items():
         size = mx.max(mx.abs(gradient)).item()
         assert size > 0, name
         assert mx.max(mx.abs(chunked[name] - gradient)).item() <= LOGITS * size, name
 
 
-def test_the_gradient_of_an_adapted_head_survives_chunks(monkeypatch):
-    monkeypatch.setattr(loss_module, "chunk_size", lambda _: 16)
-    model = tiny_llama(tie_word_embeddings=False)
-    config = build_config({"method": "lora", "adapter": {"targets": ["dense", "lm_head"]}}, "t").adapter
-    attach(model, config, method="lora")
-    _, gradients = nn.value_and_grad(model, make_loss(model))(*arrays(make_batch(examples(60, 60))))
-    assert mx.max(mx.abs(gradients["lm_head"]["lora_b"])).item() > 0
+def test_gradients_of_hidden_states_and_head_are_those_of_numpy_in_float64():
+    """softmax less one at the target, times the weight, and its products with W and h."""
+    rng = np.random.default_rng(0)
+    hidden, weight = rng.normal(size=(50, 8)), rng.normal(size=(30, 8))
+    targets, weights = rng.integers(0, 30, 50), rng.uniform(0.1, 1.0, 50)
+    logits = hidden @ weight.T
+    share = np.exp(logits - logits.max(1, keepdims=True))
+    share /= share.sum(1, keepdims=True)
+    slope = (share - np.eye(30)[targets]) * weights[:, None]
+
+    def loss(h, w):
+        given = [mx.array(x) for x in (targets, weights.astype(np.float32))]
+        return loss_module.loss_in_chunks(lambda x, own: x @ own["w"].T, h, *given, 16, {"w": w})
+
+    given = [mx.array(x.astype(np.float32)) for x in (hidden, weight)]
+    value, found = mx.value_and_grad(loss, argnums=(0, 1))(*given)
+    expected = -np.sum(weights * np.log(share[np.arange(50), targets]))
+    assert value.item() == pytest.approx(expected, rel=ROUNDING)
+    for mine, exact in zip(found, (slope @ weight, slope.T @ hidden), strict=True):
+        np.testing.assert_allclose(np.array(mine), exact, atol=ROUNDING * np.abs(exact).max())
 
 
 def test_padding_neither_counts_nor_pulls():
@@ -152,8 +246,9 @@ def test_the_sum_is_in_float32_where_the_model_is_not():
     assert total.dtype == mx.float32
 
 
-def test_more_chunks_take_no_more_memory():
-    """Four times the targets: of their logits, a few chunks' are there at once."""
+@pytest.mark.parametrize("trains", [False, True])
+def test_more_chunks_take_no_more_memory(trains):
+    """Four times the targets: of their logits, a few chunks' are there at once, and a few gradients of the head."""
     vocabulary, width, chunk = 4096, 8, 16
     weight = mx.random.normal((vocabulary, width))
     mx.eval(weight)
@@ -162,15 +257,17 @@ def test_more_chunks_take_no_more_memory():
         hidden, wanted = mx.ones((targets, width)), mx.zeros((targets,), mx.int32)
         weights = mx.ones(targets)
 
-        def loss(h: mx.array) -> mx.array:
-            return loss_module.loss_in_chunks(lambda x: x @ weight.T, h, wanted, weights, chunk)
+        def loss(h: mx.array, w: mx.array) -> mx.array:
+            leaves = {"w": w} if trains else {}
+            head = lambda x, own: x @ own.get("w", weight).T  # noqa: E731
+            return loss_module.loss_in_chunks(head, h, wanted, weights, chunk, leaves)
 
         mx.eval(hidden, wanted)
         before = mx.get_active_memory()
         mx.reset_peak_memory()
-        mx.eval(mx.value_and_grad(loss)(hidden))
+        mx.eval(mx.value_and_grad(loss, argnums=(0, 1) if trains else 0)(hidden, weight))
         return mx.get_peak_memory() - before
 
-    one = 4 * vocabulary * chunk
+    one = 4 * vocabulary * (chunk + (width if trains else 0))
     assert 2 * one < peak(16 * chunk) < 12 * one
     assert peak(64 * chunk) < 12 * one

@@ -1,0 +1,127 @@
+"""A causal model as a body, which gives hidden states, and a head, which turns chosen ones into logits."""
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten, tree_unflatten
+
+SAME_LOGITS = 1e-4  # float32 rounding of two orders of the same products
+BODIES = ("model", "backbone", "transformer")  # what the families of mlx-lm call it
+
+HiddenStates = Callable[..., mx.array]
+
+
+class Head:
+    """Hidden states (…, d) → logits (…, V): what a model does after its body, its caps and scales of logits with it.
+
+    The model's own forward pass runs, on a shallow copy whose body gives back the hidden states it is handed.
+    """
+
+    def __init__(self, owner: nn.Module, body: str):
+        self.owner, self.body, self.used, self.vocabulary = owner, body, set(), 0
+
+    def __call__(self, hidden: mx.array) -> mx.array:
+        shell = copy.copy(self.owner)
+        shell[self.body] = Passed(self.owner[self.body], self.used)
+        return shell(hidden)
+
+    def leaves(self) -> dict[str, mx.array]:
+        """Trainable arrays that the logits depend on, other than through the hidden states."""
+        return self.own(self.owner.trainable_parameters())
+
+    def packed(self) -> bool:
+        """Whether its weight is quantised."""
+        return any(name.endswith(".scales") for name in self.own(self.owner.parameters()))
+
+    def own(self, tree: dict) -> dict[str, mx.array]:
+        """Those of the model outside its body, and those of the parts of the body that the head uses: a tied embedding.
+
+        Known once the head has been called.
+        """
+        used = tuple(f"{self.body}.{name}." for name in self.used)
+        return {
+            name: leaf
+            for name, leaf in tree_flatten(tree)
+            if not name.startswith(f"{self.body}.") or name.startswith(used)
+        }
+
+    def with_leaves(self, hidden: mx.array, leaves: dict[str, mx.array]) -> mx.array:
+        """Logits with other arrays in place of `leaves()`, so that gradients are taken for them."""
+        if not leaves:
+            return self(hidden)
+        before = {name: leaf for name, leaf in self.leaves().items() if name in leaves}
+        self.owner.update(tree_unflatten(list(leaves.items())))
+        try:
+            return self(hidden)
+        finally:
+            self.owner.update(tree_unflatten(list(before.items())))
+
+
+class Passed:
+    """Stands for a body that has run: called with hidden states, it gives them back. Remembers which parts are used."""
+
+    def __init__(self, body: nn.Module, used: set[str]):
+        self._body, self._used = body, used
+
+    def __call__(self, hidden: mx.array, *_: Any, **__: Any) -> mx.array:
+        return hidden
+
+    def __getattr__(self, name: str) -> Any:
+        part = getattr(self._body, name)
+        if isinstance(part, nn.Module):
+            self._used.add(name)
+        return part
+
+
+def find_parts(model: nn.Module) -> tuple[HiddenStates, Head, mx.array] | None:
+    """(body, head, logits) of a causal model, the logits (t, V) of a few tokens yet to be computed; None for a make of
+    model that does not come apart."""
+    owner = model
+    while "language_model" in owner and not any(name in owner for name in BODIES):
+        owner = owner["language_model"]
+    name = next((name for name in BODIES if name in owner), None)
+    if name is None:
+        return None
+    head = Head(owner, name)
+    try:
+        with evaluating(model):
+            logits = head(owner[name](few_tokens())[0])
+    except (TypeError, ValueError, AttributeError, IndexError):
+        return None
+    head.vocabulary = logits.shape[-1]
+    return owner[name], head, logits
+
+
+def split_head(model: nn.Module, tolerance: float = SAME_LOGITS) -> tuple[HiddenStates, Head] | None:
+    """(body, head) of a causal model, such that head(body(tokens)) is model(tokens), to the bit where `tolerance` is 0;
+    None where that does not hold, tried on a few tokens."""
+    parts = find_parts(model)
+    if parts is None:
+        return None
+    body, head, split = parts
+    with evaluating(model):
+        whole = model(few_tokens())[0]
+    if split.shape != whole.shape:
+        return None
+    gap = mx.max(mx.abs(split.astype(mx.float32) - whole.astype(mx.float32)))
+    size = mx.max(mx.abs(whole.astype(mx.float32)))
+    return (body, head) if float(gap) <= tolerance * max(1.0, float(size)) else None
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Without dropout, which would draw twice."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+def few_tokens() -> mx.array:
+    return mx.array([list(range(2, 10))])
