@@ -141,18 +141,23 @@ def variant_drop(
 
 
 def real_variants(examples: EvaluationSet, right: np.ndarray, *, seed: int) -> dict:
-    """Drop from a language to the same sentences in its other script, where the set holds both."""
+    """Drop from a language to the same sentences in its other script, where the set holds both; a sentence that is
+    asked about more than once counts by its mean."""
     languages, groups = np.array(examples.languages), np.array(examples.groups)
     result = {}
     for language, others in REAL_VARIANTS.items():
         for name, other in others.items():
-            own = [dict(zip(groups[languages == l], right[languages == l])) for l in (language, other)]
+            own = [mean_by_group(groups[languages == l], right[languages == l]) for l in (language, other)]
             shared = sorted(own[0].keys() & own[1].keys())
             if shared:
                 columns = [[table[group] for group in shared] for table in own]
                 drop = paired_bootstrap(columns[1], columns[0], seed=seed)
                 result[name] = {"of": language, "as": other, "records": len(shared), "drop": asdict(drop)}
     return result
+
+
+def mean_by_group(groups: np.ndarray, values: np.ndarray) -> dict[str, float]:
+    return {str(group): float(values[groups == group].mean()) for group in np.unique(groups)}
 
 
 def language_modelling(examples: EvaluationSet, nats: np.ndarray, *, seed: int, pivot: str | None) -> dict:

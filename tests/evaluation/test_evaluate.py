@@ -243,6 +243,25 @@ def test_real_variants_are_compared_by_sentence(model, tokenizer):
     )
 
 
+def test_real_variants_count_every_question_on_a_sentence():
+    rows = [
+        {
+            "language": language,
+            "group": group,
+            "prompt": "q",
+            "completion": "a",
+            "label": "a",
+            "options": {"a": "a"},
+        }
+        for language in ("zho_Hans", "zho_Hant")
+        for group in ("one", "one", "one", "two", "two", "two")
+    ]
+    right = np.array([1, 1, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0], float)
+    drop = results.real_variants(evaluation_set(from_fields(rows, "t")), right, seed=0)["traditional"]["drop"]
+    assert drop["value"] == pytest.approx(right[:6].mean() - right[6:].mean())
+    assert drop["count"] == 2
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
