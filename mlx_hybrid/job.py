@@ -12,10 +12,10 @@ from mlx_hybrid.training.data import check_manifests, check_patience, note_data,
 from mlx_hybrid.training.events import Event, Interrupted, Note, Started
 from mlx_hybrid.training.material import (
     Material,
-    after_all_memory,
     attach_adapter,
     end_of_answers,
     gradient_start,
+    how_to_need_less,
     load_material,
 )
 from mlx_hybrid.training.progress import Progress
@@ -128,7 +128,7 @@ def train_and_evaluate(
     material = load_material(config, split, ranks=ranks.size, force=force)
 
     def way_out() -> str:
-        return after_all_memory(config, material.train, ranks=ranks.size) + way_on(run)
+        return how_to_need_less(config, material.train, ranks=ranks.size) + way_on(run)
 
     with running_out(way_out):
         yield from with_material(

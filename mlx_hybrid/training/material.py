@@ -1,17 +1,19 @@
 """What a training loop needs, made ready: the base, the adapter on it, its optimiser and the examples."""
 
 import hashlib
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 from mlx_hybrid.answer_end import unnamed_end
 from mlx_hybrid.config import Config
-from mlx_hybrid.errors import DataError, MemoryLimitError
+from mlx_hybrid.errors import ConfigError, DataError, MemoryLimitError
 from mlx_hybrid.training.events import Note
 from mlx_hybrid.training.model_shape import UnknownShapeError
 from mlx_hybrid.training.run import Run
 from mlx_hybrid.training.sources import Split
+
+SMALLER = 0.8  # of what a run was estimated to need, where that was too much after all
 
 
 @dataclass
@@ -72,28 +74,53 @@ def end_of_answers(split: Split, material: Material) -> Iterator[Note]:
 def check_fits(config: Config, examples: list[Any], *, ranks: int = 1, force: bool = False) -> None:
     """Raise ConfigError for an adapter that does not fit the model's layers, and MemoryLimitError, unless forced, when
     the estimate is over what the machine has to give, with the change that fits."""
+    from mlx_hybrid.training.estimate import memory_limit
+
+    try:
+        needed, way = requirement(config, examples, ranks=ranks)
+    except UnknownShapeError:
+        return  # an unfamiliar config.json: nothing can be said, which is no reason to refuse
+    limit = memory_limit()
+    if force or needed <= limit:
+        return
+    raise MemoryLimitError(
+        f"Training needs about {needed / 1e9:.1f} GB and {limit / 1e9:.1f} GB may be used here; "
+        f"what fits: {way(limit)}. --force tries it all the same."
+    )
+
+
+def requirement(config: Config, examples: list[Any], *, ranks: int = 1) -> tuple[int, Callable[[float], str]]:
+    """The bytes that a run's largest batch needs, and what gives the smallest change that fits some limit, as options.
+
+    Raises UnknownShapeError for an unfamiliar config.json.
+    """
     from functools import partial
 
-    from mlx_hybrid.training.estimate import as_options, estimate, largest_load, memory_limit, way_out
+    from mlx_hybrid.training.estimate import as_options, estimate, largest_load, way_out
     from mlx_hybrid.training.model_shape import model_shape
 
     size = config.train.batch_size // ranks
     config = replace(config, train=replace(config.train, batch_size=size))
+    shape = model_shape(config)
+    load_of = partial(largest_load, shape, examples)
+
+    def way(limit: float) -> str:
+        told = as_options(way_out(shape, load_of, config, int(limit)))
+        if ranks > 1 and "batch_size" in told:
+            told += f" (for one rank: give {ranks} times that train.batch_size)"
+        return told
+
+    return estimate(shape, load_of(config), config).needed, way
+
+
+def how_to_need_less(config: Config, examples: list[Any], *, ranks: int = 1) -> str:
+    """What to do where memory ran out for a run that was estimated to fit: something a fifth smaller."""
     try:
-        shape = model_shape(config)
-    except UnknownShapeError:
-        return  # an unfamiliar config.json: nothing can be said, which is no reason to refuse
-    load_of, limit = partial(largest_load, shape, examples), memory_limit()
-    found = estimate(shape, load_of(config), config)
-    if force or found.needed <= limit:
-        return
-    way = as_options(way_out(shape, load_of, config, limit))
-    if ranks > 1 and "batch_size" in way:
-        way += f" (for one rank: give {ranks} times that train.batch_size)"
-    raise MemoryLimitError(
-        f"Training needs about {found.needed / 1e9:.1f} GB and {limit / 1e9:.1f} GB may be used here; "
-        f"what fits: {way}. --force tries it all the same."
-    )
+        needed, way = requirement(config, examples, ranks=ranks)
+        smaller = f"start anew with what needs less: {way(SMALLER * needed)}"
+    except (ConfigError, RuntimeError, MemoryError):  # nothing may be left to find out with
+        smaller = "start anew with a smaller train.batch_size"
+    return f"close other programs, or {smaller}."
 
 
 def attach_adapter(config: Config, material: Material) -> Any:

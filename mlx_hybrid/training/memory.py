@@ -1,6 +1,7 @@
 """Memory: recomputing activations, and limits that leave the machine usable."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import mlx.core as mx
@@ -8,11 +9,34 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
 from mlx_hybrid.adapters.dropout import Replay
+from mlx_hybrid.errors import MemoryLimitError
 
 Forward = Callable[..., mx.array]
 
 CACHE_LIMIT = 2 << 30
+NO_MEMORY = (
+    "Unable to allocate",
+    "Attempting to allocate",
+    "Resource limit",
+    "Insufficient Memory",
+    "out of memory",
+)
+"""What MLX's RuntimeErrors say of allocations that fail: of memory, of one buffer's size, of the number of buffers, by
+the Metal command buffer, by CUDA."""
 WIRED_SHARE = 0.9  # of the recommended working set; at the limit itself macOS has panicked (mlx issue 3186)
+
+
+@contextmanager
+def running_out(way_on: Callable[[], str]) -> Iterator[None]:
+    """Raise MemoryLimitError, with what there is to do, where MLX cannot allocate. A CPU's allocator does not say so:
+    there the system ends the process."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        said = str(error).strip()
+        if not isinstance(error, MemoryError) and not any(words in said for words in NO_MEMORY):
+            raise
+        raise MemoryLimitError(f"Memory ran out ({said.rstrip('.') or 'MemoryError'}); {way_on()}") from error
 
 
 def checkpoint_layers(model: nn.Module) -> None:

@@ -15,7 +15,8 @@ from mlx_hybrid.errors import ConfigError, MlxHybridError
 from mlx_hybrid.training.events import NotFinite
 from mlx_hybrid.training.examples import Example
 from mlx_hybrid.training.loop import align, train
-from mlx_hybrid.training.material import Material, attach_adapter, check_fits
+from mlx_hybrid.training.material import Material, attach_adapter, check_fits, how_to_need_less
+from mlx_hybrid.training.memory import running_out
 from mlx_hybrid.training.progress import Progress, progress_from
 from mlx_hybrid.training.ranks import Ranks
 from mlx_hybrid.training.run import machine
@@ -68,12 +69,13 @@ def work(ranks: Ranks, stop: Callable[[], bool]) -> None:
     ranks.hurry()
     progress = progress_from(json.loads(started))
     align(material.base.model, material.optimizer, ranks)
-    for event in train(
-        material.base.model, material.optimizer, material.train, material.valid, config.train,
-        seed=config.seed, progress=progress, stop=stop, temperature=config.data.temperature, ranks=ranks,
-    ):  # fmt: skip
-        if isinstance(event, NotFinite):
-            return  # the first rank says so
+    with running_out(lambda: how_to_need_less(config, material.train, ranks=ranks.size)):
+        for event in train(
+            material.base.model, material.optimizer, material.train, material.valid, config.train,
+            seed=config.seed, progress=progress, stop=stop, temperature=config.data.temperature, ranks=ranks,
+        ):  # fmt: skip
+            if isinstance(event, NotFinite):
+                return  # the first rank says so
 
 
 def take(job: dict[str, Any], config: Config, ranks: Ranks) -> Material:

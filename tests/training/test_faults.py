@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +12,12 @@ import pytest
 from pages import no_pages
 
 from mlx_hybrid import job
-from mlx_hybrid.config import build_config
-from mlx_hybrid.errors import MlxHybridError
-from mlx_hybrid.training import checkpoint
+from mlx_hybrid.adapters import gradient_start
+from mlx_hybrid.config import build_config, to_tree
+from mlx_hybrid.errors import MemoryLimitError, MlxHybridError
+from mlx_hybrid.training import checkpoint, loop
 from mlx_hybrid.training.checkpoint import checkpoints
+from mlx_hybrid.training.memory import running_out
 from mlx_hybrid.training.run import Run
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
@@ -103,3 +106,60 @@ def test_killed_at_random_moments_the_run_ends_as_if_it_never_was():
     done = subprocess.run(tool, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "3 kills" in done.stdout
+
+
+NO_MEMORY = {  # what MLX says where a GPU has no room; its CPU allocator cannot be made to say it
+    "of memory": "[malloc] Unable to allocate 1073741824 bytes.",
+    "for one buffer": "[metal::malloc] Attempting to allocate 4398046511104 bytes which is greater than the maximum "
+    "allowed buffer size of 86586540032 bytes.",
+    "for another buffer": "[metal::malloc] Resource limit (499000) exceeded.",
+    "in a command": "[METAL] Command buffer execution failed: Insufficient Memory "
+    "(00000008:kIOGPUCommandBufferCallbackErrorOutOfMemory)",
+}
+
+
+@pytest.mark.parametrize("where", NO_MEMORY)
+def test_memory_that_runs_out_in_a_step_is_said_with_the_way_on(where, config, whole, tmp_path, monkeypatch):
+    broken, real, calls = tmp_path / "broken", loop.make_step, iter(range(1, 100))
+
+    def make_step(*given, **named):
+        step = real(*given, **named)
+
+        def failing(batches):
+            if next(calls) == 4:
+                raise RuntimeError(NO_MEMORY[where])
+            return step(batches)
+
+        return failing
+
+    monkeypatch.setattr(loop, "make_step", make_step)
+    told = (
+        rf"^Memory ran out \({re.escape(NO_MEMORY[where].rstrip('.'))}\); close other programs, or start anew with "
+        rf"what needs less: --set train\.grad_checkpoint=true.* Step 3 is saved; go on with: .*--resume {broken}$"
+    )
+    with pytest.raises(MemoryLimitError, match=told) as error:
+        train(config, broken)
+    assert error.value.exit_code == 4
+    run = Run(broken)
+    assert run.info()["status"] == "failed"
+    assert run.info()["error"].startswith("Memory ran out")
+    train(run.config(), resume=run)
+    assert run.info()["status"] == "finished"
+
+
+def test_memory_that_runs_out_at_the_start_leaves_no_run(config, tmp_path, monkeypatch):
+    def sketch(*_, **__):
+        raise RuntimeError(NO_MEMORY["of memory"])
+        yield
+
+    monkeypatch.setattr(gradient_start, "sketch_gradients", sketch)
+    path = tmp_path / "run"
+    hybrid = build_config(to_tree(config) | {"method": "lora-ga", "adapter": {}}, "test")
+    with pytest.raises(MemoryLimitError, match=r"Memory ran out .*what needs less: --set train\.\S+=.*\.$"):
+        train(hybrid, path)
+    assert not path.exists()
+
+
+def test_another_error_of_mlx_is_no_lack_of_memory():
+    with pytest.raises(RuntimeError, match="shapes"), running_out(str):
+        raise RuntimeError("[matmul] shapes do not match.")
