@@ -251,7 +251,7 @@ def test_real_variants_count_every_question_on_a_sentence():
             "prompt": "q",
             "completion": "a",
             "label": "a",
-            "options": {"a": "a"},
+            "options": {"a": "a", "b": "b"},
         }
         for language in ("zho_Hans", "zho_Hant")
         for group in ("one", "one", "one", "two", "two", "two")
