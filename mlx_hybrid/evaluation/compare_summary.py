@@ -6,11 +6,13 @@ from pathlib import Path
 import numpy as np
 
 from mlx_hybrid.config import Config
+from mlx_hybrid.evaluation.compare_data import FILES
 from mlx_hybrid.evaluation.compare_differences import Column, compare_with, errors_of, plain
 from mlx_hybrid.evaluation.compare_metrics import figures, footprint, mixing
 from mlx_hybrid.evaluation.compare_plan import Cell, Plan
 from mlx_hybrid.evaluation.seeds import mean_over_seeds
 from mlx_hybrid.training.run import Run
+from mlx_hybrid.training.sources import Sources
 
 FORMAT = 1
 BASE = "base"
@@ -86,12 +88,13 @@ def notes(results: Sequence[dict]) -> list[str]:
 
 
 def governed_counts(config: Config, data: Path) -> dict[str, int]:
-    """What a governance setting keeps of the training records, and of those the planted ones."""
-    from mlx_hybrid.governance.pipeline import govern_records
+    """What a cell's governance keeps of the training records, and of those the planted ones."""
     from mlx_hybrid.governance.records import load_records
+    from mlx_hybrid.training.data import apart_from_held_out, governed
 
-    records = load_records([data / "train.jsonl"])
-    kept = govern_records(records, config.governance).kept if config.governance.enabled else records
+    train, valid, test = (data / name for name in FILES)
+    records = load_records([train])
+    kept, _ = governed(apart_from_held_out(config, Sources((train,), (valid,), (test,))), (train,))
     planted = [sum("planted" in r.fields for r in part) for part in (records, kept)]
     return {"records": len(records), "kept": len(kept), "planted": planted[0], "planted_kept": planted[1]}
 
