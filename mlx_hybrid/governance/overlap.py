@@ -14,6 +14,7 @@ from mlx_hybrid.governance.stages import Decision
 NGRAM = 13
 LEAST_CHARACTERS = 25  # below this an evaluation text must be the whole record
 TEMPLATE_SHARE, TEMPLATE_COUNT = 0.1, 20  # grams in more evaluation texts than this are their template
+FEW_SHARE, FEW_COUNT = 0.5, 3  # or, of few texts, in more than half; three may share a premise
 
 
 class EvaluationIndex:
@@ -32,14 +33,14 @@ class EvaluationIndex:
         grams, owners = distinct_grams(texts)
         order = np.lexsort((owners, grams))
         grams, owners = grams[order], owners[order]
-        self.grams, first, counts = np.unique(grams, return_index=True, return_counts=True)
-        common = counts > max(TEMPLATE_COUNT, TEMPLATE_SHARE * len(texts))
+        self.grams, counts = np.unique(grams, return_counts=True)
+        few = max(FEW_COUNT, FEW_SHARE * len(texts))
+        common = counts > max(min(TEMPLATE_COUNT, few), TEMPLATE_SHARE * len(texts))
         keep = np.repeat(~common, counts)
         self.grams, self.counts = self.grams[~common], counts[~common]
         self.owners = owners[keep]
         self.first = np.concatenate([[0], np.cumsum(self.counts)[:-1]]).astype(np.int64)
         self.sizes = np.bincount(self.owners, minlength=len(texts)) if len(texts) else np.zeros(0, np.int64)
-        del first
 
     def find(self, texts: Sequence[str]) -> list[Decision | None]:
         """For each text the evaluation text it holds, or None."""

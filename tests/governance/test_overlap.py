@@ -72,3 +72,15 @@ def test_nothing_is_removed_from_the_evaluation_file(tmp_path):
     )
     assert [(r.language, r.match) for r in result.rejected] == [("fra_Latn", f"{path}:1")]
     assert path.read_bytes() == before
+
+
+def test_the_template_of_a_small_evaluation_set_is_no_leak():
+    template = "Read the sentence with care, and then answer in one word what it is about, nothing more: {}"
+    texts = list(SENTENCES.values())[:10]
+    words = ["apple", "river", "stone", "cloud"]
+    index = EvaluationIndex([text_record(template.format(w), n) for n, w in enumerate(words)] * 2, 0.7)
+    assert index.find([template.format("table"), template.format("chair")]) == [None, None]
+    held = EvaluationIndex([text_record(template.format(t), n) for n, t in enumerate(texts)], 0.7)
+    leaked, clean = held.find([template.format(texts[3]), template.format("a short word")])
+    assert leaked is not None
+    assert clean is None
