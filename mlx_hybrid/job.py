@@ -87,16 +87,16 @@ def finetune(
             if resume is None:
                 note_data(config, run, data, manifests)
             yield Prepared(run, **data.counts, **data.sizes)
-            yield from train_and_evaluate(
-                config,
-                run,
-                data.split,
-                sources,
-                resume=resume is not None,
-                stop=stop,
-                force=force,
-                ranks=ranks,
-            )
+            from mlx_hybrid.training.memory import running_out
+
+            material = load_material(config, data.split, ranks=ranks.size, force=force)
+            with running_out(
+                lambda: how_to_need_less(config, material.train, ranks=ranks.size) + way_on(run)
+            ):
+                yield from train_and_evaluate(
+                    config, run, data.split, sources, material,
+                    resume=resume is not None, stop=stop, force=force, ranks=ranks,
+                )  # fmt: skip
         except BaseException as error:
             if resume is None and not worth_keeping(run, error):
                 discard(made)
@@ -112,31 +112,6 @@ def worth_keeping(run: Run, error: BaseException) -> bool:
 
 
 def train_and_evaluate(
-    config: Config,
-    run: Run,
-    split: Split,
-    sources: Sources,
-    *,
-    resume: bool,
-    stop: Callable[[], bool],
-    force: bool,
-    ranks: Ranks,
-) -> Iterator[JobEvent]:
-    """Raises MemoryLimitError, with how to go on, where MLX finds no memory on the way."""
-    from mlx_hybrid.training.memory import running_out
-
-    material = load_material(config, split, ranks=ranks.size, force=force)
-
-    def way_out() -> str:
-        return how_to_need_less(config, material.train, ranks=ranks.size) + way_on(run)
-
-    with running_out(way_out):
-        yield from with_material(
-            config, run, split, sources, material, resume=resume, stop=stop, force=force, ranks=ranks
-        )
-
-
-def with_material(
     config: Config,
     run: Run,
     split: Split,
