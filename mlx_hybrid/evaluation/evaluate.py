@@ -42,6 +42,8 @@ def evaluate(
     (model, done, all).
     """
     pivot = language_code(pivot) if pivot else None
+    if variants and test.kind != "classification":
+        raise ConfigError("Variants are measured on classification tasks.")
     for name in variants:
         check_variant(name, set(test.languages))
     test = limited(test, limit, seed)
@@ -49,8 +51,6 @@ def evaluate(
     if test.kind == "classification":
         parts |= {"dev": limited(dev, limit, seed)} if dev else {}
         parts |= {f"variant:{name}": varied_part(test, name, seed) for name in variants}
-    elif variants:
-        raise ConfigError("Variants are measured on classification tasks.")
     answers = {}
     for name, model in models.items():
         path = directory / f"{name}.answers.jsonl" if directory else None

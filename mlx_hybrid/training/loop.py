@@ -13,7 +13,7 @@ from mlx.utils import tree_flatten
 from mlx_hybrid.adapters.attach import hybrid_layers, refold, rotation_defect
 from mlx_hybrid.adapters.store import adapter_state, set_state
 from mlx_hybrid.config import TrainConfig
-from mlx_hybrid.training.batches import POOL, Batch, make_batch, own_width, training_batches
+from mlx_hybrid.training.batches import POOL, Batch, length_bucket, make_batch, own_width, training_batches
 from mlx_hybrid.training.events import (
     CheckpointDue,
     Event,
@@ -133,11 +133,12 @@ def train(
 
 def layout(model: nn.Module, config: TrainConfig, ranks: Ranks) -> Generator[Note, None, tuple[LayOut, int]]:
     """How records become a batch, and how many batches' worth of them are sorted by length together."""
-    plain = make_batch if compiles(config.compile) else partial(make_batch, bucket=own_width)
+    bucket = length_bucket if compiles(config.compile) else own_width
+    plain = partial(make_batch, bucket=bucket)
     if config.packing != "auto":
         return plain, POOL
     if not ranks.any(not packs_exactly(model)):
-        return make_packed_batch, 1
+        return partial(make_packed_batch, bucket=bucket), 1
     yield Note("Records are not packed: this model would mix them; similar lengths are batched instead.")
     return plain, POOL
 

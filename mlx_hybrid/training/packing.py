@@ -5,7 +5,7 @@ block-diagonal causal mask; positions run on from one record to the next, which 
 they are relative.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -65,20 +65,22 @@ def fill_rows(lengths: Sequence[int], room: int) -> list[list[int]]:
     return rows
 
 
-def choose_rows(lengths: Sequence[int]) -> tuple[list[list[int]], int]:
+def choose_rows(
+    lengths: Sequence[int], bucket: Callable[[int], int] = length_bucket
+) -> tuple[list[list[int]], int]:
     """(rows, width): the fewest tokens of any width up to LONGEST_ROW times the longest record; short rows first."""
     best: tuple[list[list[int]], int] | None = None
     for times in range(1, LONGEST_ROW + 1):
-        rows = fill_rows(lengths, times * length_bucket(max(lengths)))
-        width = length_bucket(max(sum(lengths[i] for i in row) for row in rows))
+        rows = fill_rows(lengths, times * bucket(max(lengths)))
+        width = bucket(max(sum(lengths[i] for i in row) for row in rows))
         if best is None or len(rows) * width < WORTH * len(best[0]) * best[1]:
             best = rows, width
     return best
 
 
-def make_packed_batch(examples: list[Example]) -> Batch:
+def make_packed_batch(examples: list[Example], bucket: Callable[[int], int] = length_bucket) -> Batch:
     """The batch of `make_batch`, laid out in as few tokens as there is room for."""
-    rows, width = choose_rows([len(e.tokens) - 1 for e in examples])
+    rows, width = choose_rows([len(e.tokens) - 1 for e in examples], bucket)
     tokens = np.zeros((len(rows), width), dtype=np.int32)
     segments = np.full((len(rows), width), PADDING, dtype=np.int32)
     positions, targets, owners = [], [], []

@@ -13,7 +13,7 @@ from mlx_hybrid.files import new_directory
 from mlx_hybrid.training.events import Trained
 from mlx_hybrid.training.run import Run, create_run, writing
 
-STEP = Trained(1, 2, 1.0, 1e-3, 1.0, 10, 5, 1.0, 0.1, (), 1.0)
+STEP = Trained(1, 2, 1.0, {"learning_rate": 1e-3}, 1.0, 10, 5, 1.0, 0.1, (), 1.0)
 
 
 @pytest.fixture

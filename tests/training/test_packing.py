@@ -10,7 +10,7 @@ from mlx_lm.models.rope_utils import DynamicNTKScalingRoPE
 from scene import changed, everything, examples, material, run, same
 from toys import tiny_llama
 
-from mlx_hybrid.training.batches import length_bucket, make_batch
+from mlx_hybrid.training.batches import length_bucket, make_batch, own_width
 from mlx_hybrid.training.checkpoint import load_checkpoint, save_checkpoint
 from mlx_hybrid.training.events import Note, Trained
 from mlx_hybrid.training.loss import make_loss
@@ -113,14 +113,17 @@ def test_rows_hold_every_record_once_and_overflow_nowhere():
 
 def test_a_random_batch_wastes_less_than_padding_would():
     rng = np.random.default_rng(1)
-    real = packed = padded = 0
+    real = packed = tight = padded = 0
     for _ in range(200):
         lengths = rng.lognormal(4, 0.8, 8).astype(int).clip(3, 500).tolist()
         rows, width = choose_rows(lengths)
+        own_rows, own = choose_rows(lengths, own_width)
         real += sum(lengths)
         packed += len(rows) * width
+        tight += len(own_rows) * own
         padded += 8 * length_bucket(max(lengths))
     assert 1 - real / packed < 0.15 < 0.4 < 1 - real / padded
+    assert 1 - real / tight < 0.05
 
 
 def test_the_mask_is_causal_within_a_record_and_a_window():
