@@ -39,8 +39,11 @@ def test_every_command_of_the_session_runs(tmp_path, monkeypatch):
     assert {"report.html", "README.md"} <= {path.name for path in tmp_path.glob("runs/*/*")}
 
 
-def test_every_link_leads_somewhere():
-    text = (PROJECT / "README.md").read_text()
-    links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
-    assert links
-    assert not [link for link in links if not (PROJECT / link).exists()]
+@pytest.mark.parametrize(
+    "page", [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))], ids=lambda p: p.name
+)
+def test_every_link_leads_somewhere(page):
+    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+    inside = [link for link in links if "://" not in link]
+    assert inside or page.name != "README.md"
+    assert not [link for link in inside if not (page.parent / link).exists()]
