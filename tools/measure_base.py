@@ -159,7 +159,7 @@ def translate(folder: Path, language: str, lines: int) -> float:
     from mlx_lm import batch_generate
 
     base = load_base(str(folder))
-    rows = from_fields(build_records("flores", "dev", [language], folder=data_root(), shots=lines), "flores")
+    rows = from_fields(build_records("flores", "test", [language], folder=data_root(), shots=lines), "flores")
     test = evaluation_set([r for r in rows if r.language == FLORES_CODE[language]])
     prompts = [
         base.tokenizer.apply_chat_template(r.turns()[:-1], add_generation_prompt=True) for r in test.records
