@@ -68,7 +68,7 @@ It was trained for hours, not months, on a few megabytes a language: facts, reas
 """
 
 
-TAUGHT = """Part of this was learnt before: the instructions ask for the topic of sentences, all seven of SIB-200's among their 24, with labels
+TAUGHT = """Part of this was learnt before: the instructions ask for the topic of sentences, all seven of SIB-200's among their 23, with labels
 that follow from the project's word list. Read it as what fine-tuning adds to a base that knows the task, not as understanding.
 """
 
