@@ -2,7 +2,34 @@
 
 import shlex
 
+import click
+
+from mlx_hybrid.cli.options import listed
+
 
 def command(*words: object) -> str:
     """`mlx-hybrid` with its arguments, quoted where the shell would split or expand them."""
     return shlex.join(["mlx-hybrid", *(str(word) for word in words)])
+
+
+def given_parameters() -> list[click.Parameter]:
+    """What of the running command stands on the command line."""
+    context = click.get_current_context()
+    source = click.core.ParameterSource.COMMANDLINE
+    return [p for p in context.command.params if context.get_parameter_source(p.name) is source]
+
+
+def given_options(*besides: str) -> list[str]:
+    """The options of the running command as they were given, to repeat them in another."""
+    values, words = click.get_current_context().params, []
+    for option in given_parameters():
+        if option.name in besides or option.param_type_name != "option":
+            continue
+        value, name = values[option.name], option.opts[-1]
+        if option.is_flag:
+            words.append(name)
+        elif option.callback is listed:
+            words += [name, ",".join(value)]
+        else:
+            words += [word for one in (value if option.multiple else [value]) for word in (name, str(one))]
+    return words

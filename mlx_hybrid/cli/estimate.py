@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from mlx_hybrid.cli.commands import command
+from mlx_hybrid.cli.commands import command, given_options
 from mlx_hybrid.cli.options import method_option
 from mlx_hybrid.config import Config
 from mlx_hybrid.errors import MemoryLimitError
@@ -77,20 +77,8 @@ def estimate(
     if not result["fits"]:
         raise SystemExit(MemoryLimitError.exit_code)
     if not as_json:
-        click.echo(f"Next: {command('finetune', *again(config, model, data, method, overrides))}")
-
-
-def again(
-    config: str | None,
-    model: str | None,
-    data: tuple[str, ...],
-    method: str | None,
-    overrides: tuple[str, ...],
-) -> list[str]:
-    """The arguments of the run whose memory was estimated."""
-    options = [("--model", model), *(("--data", path) for path in data), ("--method", method)]
-    options += [("--set", setting) for setting in overrides]
-    return [*([config] if config else []), *(word for pair in options if pair[1] for word in pair)]
+        same_run = [*([config] if config else []), *given_options("memory", "probes", "as_json")]
+        click.echo(f"Next: {command('finetune', *same_run)}")
 
 
 def batch_of(settings: Config, shape: Any) -> tuple[Callable[[Config], Any], str]:

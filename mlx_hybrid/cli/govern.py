@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from mlx_hybrid.cli.commands import command
+from mlx_hybrid.cli.commands import command, given_options
+from mlx_hybrid.cli.options import listed
 from mlx_hybrid.config import GovernanceConfig, build
 from mlx_hybrid.errors import ConfigError, DataError
 
@@ -30,11 +31,6 @@ class WithDefault(click.Group):
 @click.group(cls=WithDefault, context_settings={"help_option_names": ["-h", "--help"]})
 def govern() -> None:
     """Check raw records; keep, flag or reject each with a reason."""
-
-
-def listed(ctx: click.Context, option: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
-    """`a,b` and repeated options alike."""
-    return tuple(part.strip() for item in value for part in item.split(",") if part.strip())
 
 
 @govern.command()
@@ -162,28 +158,6 @@ def forget(folder: Path, ids: tuple[str, ...], runs: Path, as_json: bool) -> Non
     for run in done.other_runs:
         click.echo(f"Another run set such a record aside, and was left alone: {Path(run) / 'rejected.jsonl'}")
     click.echo(command("govern", "verify", folder))
-
-
-def given_options(*besides: str) -> list[str]:
-    """The options of this command as they were given, to repeat them in another."""
-    context = click.get_current_context()
-    words: list[str] = []
-    for option in context.command.params:
-        source = context.get_parameter_source(option.name)
-        if option.name in besides or option.param_type_name != "option" or source.name != "COMMANDLINE":
-            continue
-        value = context.params[option.name]
-        if option.is_flag:
-            words.append(option.opts[-1])
-        elif option.callback is listed:
-            words += [option.opts[-1], ",".join(value)]
-        else:
-            words += [
-                word
-                for one in (value if option.multiple else [value])
-                for word in (option.opts[-1], str(one))
-            ]
-    return words
 
 
 def load_scorer(model: str) -> tuple[Callable[[Sequence[str]], list[float]], dict[str, Any]]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from mlx_hybrid.cli.commands import command
+from mlx_hybrid.cli.commands import command, given_parameters
 from mlx_hybrid.cli.options import base_model_option
 from mlx_hybrid.errors import ConfigError
 
@@ -119,8 +119,7 @@ def choice(
     "-o", "--output", type=PATH, metavar="DIR", help="Folder of results.  [default: the run's evaluation/]"
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
-@click.pass_context
-def evaluate(context: click.Context, target: str, output: Path | None, as_json: bool, **options: Any) -> None:
+def evaluate(target: str, output: Path | None, as_json: bool, **options: Any) -> None:
     """Measure a run beside its base, or a model, with 95 % intervals.
 
     RUN is a run's path or name, `last`, or an adapter's folder or Hub id. Without --on or --task, a run is
@@ -139,7 +138,7 @@ def evaluate(context: click.Context, target: str, output: Path | None, as_json: 
     from mlx_hybrid.report.result_tables import result_tables
     from mlx_hybrid.report.tables import joined
 
-    refuse_idle(given_options(context))
+    refuse_idle({parameter.name: parameter.opts[0] for parameter in given_parameters()})
     run = measure if options["lm_tasks"] is None else measure_tasks
     told = run(target, output, options, lambda text: click.echo(text, err=True))
     if as_json:
@@ -159,12 +158,3 @@ def then(target: str, told: Any, base_name: str | None) -> str:
     if not adapted:
         return command("finetune", "--model", target)
     return command("finetune", "--from", target, *(["--model", base_name] if base_name else []))
-
-
-def given_options(context: click.Context) -> dict[str, str]:
-    """Name → how it is written, of what stands on the command line."""
-    return {
-        parameter.name: parameter.opts[0]
-        for parameter in context.command.params
-        if context.get_parameter_source(parameter.name) is click.core.ParameterSource.COMMANDLINE
-    }

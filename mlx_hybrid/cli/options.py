@@ -6,6 +6,11 @@ from mlx_hybrid.config import PRESETS
 from mlx_hybrid.errors import nearest
 
 
+def listed(ctx: click.Context, option: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
+    """`a,b` and repeated options alike."""
+    return tuple(part.strip() for item in value for part in item.split(",") if part.strip())
+
+
 class Method(click.Choice):
     """A preset; a misspelt one names the nearest."""
 

@@ -12,7 +12,8 @@ import numpy as np
 
 from mlx_hybrid.errors import ConfigError, MlxHybridError
 from mlx_hybrid.evaluation.forward import Forward, batches_by_length, pad_right
-from mlx_hybrid.evaluation.scoring import evaluating, sequence_nll
+from mlx_hybrid.evaluation.scoring import sequence_nll
+from mlx_hybrid.training.head import evaluating
 
 BATCH_TOKENS = 8192
 

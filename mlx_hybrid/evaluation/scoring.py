@@ -5,8 +5,7 @@ batch only by the rounding of the matrix products.
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,6 +13,7 @@ import numpy as np
 
 from mlx_hybrid.errors import DataError, MlxHybridError
 from mlx_hybrid.evaluation.forward import Forward, batches_by_length, pad_right, prefix_caches
+from mlx_hybrid.training.head import evaluating
 
 
 @dataclass(frozen=True)
@@ -109,17 +109,6 @@ def bits_per_byte(nll: np.ndarray, byte_counts: np.ndarray) -> float:
     if total <= 0:
         raise DataError("Bits per byte need at least one byte of text.")
     return float(np.sum(nll)) / (math.log(2) * total)
-
-
-@contextmanager
-def evaluating(model) -> Iterator[None]:
-    """Dropout off inside, the model's mode as it was after."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
 
 
 def _encode(tokenizer, text: str) -> list[int]:

@@ -114,7 +114,7 @@ def split_head(model: nn.Module, tolerance: float = SAME_LOGITS) -> tuple[Hidden
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Without dropout, which would draw twice."""
+    """Dropout off inside, the model's mode as it was after."""
     training = model.training
     model.eval()
     try:
