@@ -54,8 +54,8 @@ def forget(folder: Path, ids: Sequence[str], runs: Path) -> Forgotten:
         write_json(scratch / "manifest.json", manifest)
     trained = runs_trained_on([old, *(parent["sha256"] for parent in manifest["parents"])], runs)
     from_runs = {run: count for run in trained if (count := remove_set_aside(Path(run), seen))}
-    others = [str(path.parent) for path in sorted(runs.glob("*/rejected.jsonl")) if holds(path, seen)]
-    return Forgotten(removed, trained, from_runs, [run for run in others if run not in trained])
+    others = [path for path in sorted(runs.glob("*/rejected.jsonl")) if str(path.parent) not in trained]
+    return Forgotten(removed, trained, from_runs, [str(path.parent) for path in others if holds(path, seen)])
 
 
 def contents_of(kept: Path, ids: frozenset[str]) -> frozenset[str]:

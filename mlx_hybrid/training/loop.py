@@ -116,9 +116,9 @@ def train(
             progress.window = Window()
         if progress.due(validate_every, steps):
             yield from orthogonality(model, progress.step)
-        if held_back and progress.due(validate_every, steps):
-            yield validate(model, held_back, config, progress, ranks)
-            if not progress.over(steps) and out_of_patience(progress, config.patience):
+            if held_back:
+                yield validate(model, held_back, config, progress, ranks)
+            if held_back and not progress.over(steps) and out_of_patience(progress, config.patience):
                 progress.ended = PATIENCE
         if (yield from stopped(progress, steps, stop, ranks)):
             return
