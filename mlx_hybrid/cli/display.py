@@ -75,9 +75,7 @@ class Display:
 
     def validated(self, event: Validated) -> None:
         self.valid = event if event.best or self.valid is None else self.valid
-        self.note(
-            f"step {event.step}  validation loss {event.loss:.3f}{'  (best so far)' if event.best else ''}"
-        )
+        self.note(f"step {event.step}  validation loss {event.loss:.3f}{event.standing}")
 
     def stopped(self, event: Interrupted) -> None:
         self.stop_bar()

@@ -65,7 +65,7 @@ class TrainConfig:
     """Forward passes in one optimiser step."""
     learning_rate: float = 5e-4
     """Peak learning rate of the low-rank branch, and of all weights with `full`."""
-    orthogonal_learning_rate: float = 5e-4
+    orthogonal_learning_rate: float = 1e-4
     """Peak learning rate of the orthogonal branch."""
     warmup: float = 0.05
     """Share of the steps in which the rate rises from zero."""

@@ -46,13 +46,21 @@ class Trained:
 
 @dataclass(frozen=True)
 class Validated:
-    """The held-back records were scored; `best` says whether the loss, in nats per token, is the lowest yet."""
+    """The held-back records were scored; `best` says whether the loss, in nats per token, is the lowest yet.
+
+    At step 0 it is the base's, which is never the best.
+    """
 
     step: int
     loss: float
     best: bool
     seconds: float
     by_language: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def standing(self) -> str:
+        """What the result stands for, in brackets for a line of text."""
+        return " (base)" if not self.step else " (best so far)" if self.best else ""
 
 
 @dataclass(frozen=True)

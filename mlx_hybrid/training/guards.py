@@ -68,3 +68,11 @@ def ending(progress: Progress) -> Note:
         f"Stopped at step {progress.step}: {progress.stale} validations without a lower loss than "
         f"{progress.best_loss:.3f} at step {progress.best_step} (train.patience)."
     )
+
+
+def worse_than_base(progress: Progress) -> Note:
+    """That no adapter of the run beat its base, as a sentence."""
+    return Note(
+        f"No adapter of this run beats its base on the validation records: loss {progress.best_loss:.3f} at step "
+        f"{progress.best_step} against {progress.base_loss:.3f} without one. Lower the learning rates, or add records."
+    )

@@ -33,6 +33,7 @@ from mlx_hybrid.training.guards import (
     out_of_patience,
     out_of_time,
     spike,
+    worse_than_base,
 )
 from mlx_hybrid.training.optimizer import BranchOptimizer, schedule
 from mlx_hybrid.training.packing import make_packed_batch, packs_exactly
@@ -96,6 +97,8 @@ def train(
     step = make_step(
         model, optimizer, accumulate=config.accumulate, compiled=compiles(config.compile), ranks=ranks
     )
+    if held_back and math.isinf(progress.base_loss) and not progress.step:
+        yield validate(model, held_back, config, progress, ranks)
     while not progress.over(steps):
         begun = time.monotonic()
         optimizer.set_rate(rate(progress.step))
@@ -128,6 +131,8 @@ def train(
                 align(model, optimizer, ranks)
     if progress.ended:
         yield ending(progress)
+    if not progress.beats_base:
+        yield worse_than_base(progress)
     yield Finished(progress.step, progress.seconds)
 
 

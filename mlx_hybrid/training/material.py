@@ -161,7 +161,13 @@ def start_from_examples(
 ) -> Generator[Note, None, dict[str, float]]:
     """Start from the gradient of some training records (adapters/gradient_start.py); the share of its energy that
     each low-rank start holds is returned, nothing where no branch starts so. Batches are those of one of `ranks`."""
-    from mlx_hybrid.adapters.gradient_start import SketchPass, apply_start, sketch_columns, sketch_gradients
+    from mlx_hybrid.adapters.gradient_start import (
+        SketchPass,
+        apply_start,
+        scale_to_inputs,
+        sketch_columns,
+        sketch_gradients,
+    )
     from mlx_hybrid.training.batches import make_batch, start_batches
     from mlx_hybrid.training.loss import make_loss
     from mlx_hybrid.training.step import arrays
@@ -181,7 +187,9 @@ def start_from_examples(
     ):
         if isinstance(step, SketchPass):
             yield Note(f"Gradient of {sum(map(len, groups))} records, pass {step.number} of {step.passes}.")
-    return apply_start(material.base.model, step)
+    captured = apply_start(material.base.model, step)
+    scale_to_inputs(material.base.model, make_loss, batches)
+    return captured
 
 
 def hash_examples(*sets: list[Any]) -> str:

@@ -35,6 +35,8 @@ class Progress:
     """Steps done, the best validation so far, and what the guards have seen."""
 
     step: int = 0
+    base_loss: float = math.inf
+    """The validation loss before the first step."""
     best_loss: float = math.inf
     best_step: int = 0
     seconds: float = 0.0
@@ -44,6 +46,11 @@ class Progress:
     """Why training ended before its last step; empty while it has not."""
     level: LossLevel = field(default_factory=LossLevel)
     window: Window = field(default_factory=Window)
+
+    @property
+    def beats_base(self) -> bool:
+        """Whether the best adapter's validation loss is below its base's; also where nothing was validated."""
+        return self.best_loss < self.base_loss or math.isinf(self.base_loss)
 
     def over(self, steps: int) -> bool:
         """Whether the last of `steps` is done, or a guard ended the run."""

@@ -64,7 +64,7 @@ def write_event(event: Event, config: Config, run: Run, material: Material, prog
 
     run.record(event)
     if isinstance(event, Validated):
-        run.log(f"step {event.step}: validation loss {event.loss:.4f}{' (best)' if event.best else ''}")
+        run.log(f"step {event.step}: validation loss {event.loss:.4f}{event.standing}")
         if event.best:
             save_best(config, run, material, progress)
     if isinstance(event, Note):
@@ -86,7 +86,7 @@ def write_event(event: Event, config: Config, run: Run, material: Material, prog
             save_best(config, run, material, progress)
         run.update(
             step=event.step, seconds=round(event.seconds, 1), best_step=progress.best_step or event.step,
-            ended=progress.ended or "steps",
+            ended=progress.ended or "steps", beats_base=progress.beats_base,
         )  # fmt: skip
 
 

@@ -19,11 +19,14 @@ from mlx_hybrid.training.step import arrays
 def validate(
     model: nn.Module, held_back: list[Example], config: TrainConfig, progress: Progress, ranks: Ranks = ONE
 ) -> Validated:
+    """Measure the held-back records and note the result: the base's before the first step, and the best one since."""
     begun = time.monotonic()
     loss, by_language = validation_loss(model, held_back, batch_size=config.batch_size, ranks=ranks)
-    best = loss < progress.best_loss
-    progress.stale = 0 if best else progress.stale + 1
-    if best:
+    best = bool(progress.step) and loss < progress.best_loss
+    progress.stale = 0 if best and loss < progress.base_loss else progress.stale + 1
+    if not progress.step:
+        progress.base_loss, progress.stale = loss, 0
+    elif best:
         progress.best_loss, progress.best_step = loss, progress.step
     return Validated(progress.step, loss, best, time.monotonic() - begun, by_language)
 

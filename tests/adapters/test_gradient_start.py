@@ -6,13 +6,13 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
-from mlx.utils import tree_flatten
+from mlx.utils import tree_flatten, tree_unflatten
 from tolerances import ROUNDING
 from toys import tiny_llama
 
 from mlx_hybrid.adapters.attach import attach, dequantise, hybrid_layers
 from mlx_hybrid.adapters.frozen import use_fast_products
-from mlx_hybrid.adapters.gradient_start import SketchPass, apply_start, sketch_gradients
+from mlx_hybrid.adapters.gradient_start import SketchPass, apply_start, scale_to_inputs, sketch_gradients
 from mlx_hybrid.adapters.store import load_adapter, save_adapter
 from mlx_hybrid.config import build_config
 from mlx_hybrid.errors import MlxHybridError
@@ -184,3 +184,40 @@ def test_the_first_step_of_lora_ga_is_the_best_of_its_rank(mode):
         assert best * 0.98 <= cosine <= best * (1 + ROUNDING)
         assert np.linalg.matrix_rank(step, tol=1e-4 * np.linalg.norm(step)) == 2 * RANK
         assert mx.array_equal(layer.merged_weight(), before[name])  # nothing has moved yet
+
+
+def test_a_scaled_start_sees_activations_as_a_random_one_does():
+    model = adapted("", "gradient")
+    apply_start(model, sketch(model, passes=2)[-1])
+    before = {name: np.array(layer.lora_a) for name, layer in hybrid_layers(model).items()}
+    logits = np.array(model(TOKENS))
+    inputs = inputs_of(model, TOKENS[:, :-1])
+    scale_to_inputs(model, make_loss, BATCHES)
+    assert np.array_equal(np.array(model(TOKENS)), logits)
+    for name, layer in hybrid_layers(model).items():
+        x, a = inputs[name], np.array(layer.lora_a, dtype=np.float64)
+        seen = np.sqrt(np.square(x @ a).mean(axis=0))
+        assert np.allclose(seen, np.sqrt(np.square(x).mean() / 3), rtol=1e-3)  # Σ in float32 over 156 rows
+        unit = before[name] / np.linalg.norm(before[name], axis=0)
+        assert np.abs(a / np.linalg.norm(a, axis=0) - unit).max() <= ROUNDING
+        assert np.abs(a - before[name]).max() > 100 * ROUNDING
+
+
+def inputs_of(model, tokens) -> dict[str, np.ndarray]:
+    """The inputs (n, in) of every adapted layer on a plain forward pass."""
+    seen: dict[str, list] = {}
+
+    class Spy(nn.Module):
+        def __init__(self, name, layer):
+            super().__init__()
+            self._name, self.layer = name, layer
+
+        def __call__(self, x):
+            seen.setdefault(self._name, []).append(np.array(x, dtype=np.float64).reshape(-1, x.shape[-1]))
+            return self.layer(x)
+
+    layers = hybrid_layers(model)
+    model.update_modules(tree_unflatten([(name, Spy(name, layer)) for name, layer in layers.items()]))
+    model(tokens)
+    model.update_modules(tree_unflatten(list(layers.items())))
+    return {name: np.concatenate(parts) for name, parts in seen.items()}

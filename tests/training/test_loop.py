@@ -20,6 +20,7 @@ from mlx_hybrid.training.events import (
     CheckpointDue,
     Finished,
     Interrupted,
+    Note,
     NotFinite,
     Orthogonality,
     Trained,
@@ -162,14 +163,16 @@ def test_events_tell_the_run():
     progress = Progress()
     events = run(model, optimizer, changed(steps=9, report_every=3, save_every=5), progress=progress)
     assert [e.step for e in of_kind(events, Trained)] == [3, 6, 9]
-    assert [e.step for e in of_kind(events, Validated)] == [4, 8, 9]
+    base, *validated = of_kind(events, Validated)
+    assert (base.step, base.best, base.loss) == (0, False, progress.base_loss)
+    assert [e.step for e in validated] == [4, 8, 9]
     assert [e.step for e in of_kind(events, CheckpointDue)] == [5, 9]
     assert isinstance(events[-1], Finished)
-    best = min(of_kind(events, Validated), key=lambda e: e.loss)
+    best = min(validated, key=lambda e: e.loss)
     assert (progress.best_loss, progress.best_step, progress.step) == (best.loss, best.step, 9)
-    assert [e.best for e in of_kind(events, Validated)] == [
-        e.loss < min([f.loss for f in of_kind(events, Validated)[:i]], default=math.inf)
-        for i, e in enumerate(of_kind(events, Validated))
+    assert progress.beats_base == (best.loss < base.loss)
+    assert [e.best for e in validated] == [
+        e.loss < min([f.loss for f in validated[:i]], default=math.inf) for i, e in enumerate(validated)
     ]
     report = of_kind(events, Trained)[0]
     assert report.steps == 9
@@ -306,3 +309,15 @@ def exhaust(generator):
             next(generator)
         except StopIteration as end:
             return end.value
+
+
+def test_a_run_that_does_not_beat_its_base_says_so():
+    notes = {}
+    for base_loss in (1e-3, math.inf):  # one that no adapter reaches, and the random base's own
+        model, optimizer = material("hybrid")
+        progress = Progress(base_loss=base_loss)
+        events = run(model, optimizer, changed(steps=4), progress=progress)
+        notes[base_loss] = [e.text for e in of_kind(events, Note) if "beats its base" in e.text]
+        assert progress.beats_base == (not notes[base_loss])
+    assert "against 0.001" in notes[1e-3][0]
+    assert not notes[math.inf]
