@@ -10,7 +10,7 @@ from pathlib import Path
 
 from jaxtyping import install_import_hook
 
-from mlx_hybrid.blas import prefer_openblas
+from mlx_hybrid.models.blas import prefer_openblas
 
 prefer_openblas()  # before anything imports mlx
 install_import_hook(["mlx_hybrid.adapters", "mlx_hybrid.training"], "shapes.checked")
@@ -72,3 +72,27 @@ def quantised_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from toys import write_model
 
     return write_model(tmp_path_factory.mktemp("models") / "tiny-4bit", "affine-4")
+
+
+@pytest.fixture(scope="session")
+def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny base with a chat template, for what is done to finished runs."""
+    from tiny_model import write_base
+
+    return write_base(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory, base_folder: Path):
+    """One run on the tiny base, made once."""
+    from tiny_model import write_run
+
+    return write_run(tmp_path_factory.mktemp("runs") / "trial", base_folder)
+
+
+@pytest.fixture(scope="session")
+def pair(run):
+    """That run's adapter on its base, and the base alone."""
+    from mlx_hybrid.models.pair import open_pair
+
+    return open_pair(str(run.path))

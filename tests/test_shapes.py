@@ -4,7 +4,7 @@ import mlx.core as mx
 import pytest
 from jaxtyping import TypeCheckError
 
-from mlx_hybrid.adapters.orthogonal import householder_matrix
+from mlx_hybrid.adapters.butterfly import householder_matrix
 
 
 def test_a_wrong_shape_is_refused():

@@ -18,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from mlx_hybrid.blas import prefer_openblas
+from mlx_hybrid.models.blas import prefer_openblas
 
 prefer_openblas()
 
@@ -30,10 +30,10 @@ from mlx_hybrid.adapters.layer import HybridLinear  # noqa: E402
 from mlx_hybrid.adapters.plans import layer_plan  # noqa: E402
 from mlx_hybrid.adapters.store import CONFIG_FILE, FORMAT, WEIGHTS_FILE  # noqa: E402
 from mlx_hybrid.adapters.targets import last_part  # noqa: E402
-from mlx_hybrid.base_model import BUNDLED_FOLDER, fingerprint  # noqa: E402
 from mlx_hybrid.config import build_config, to_tree  # noqa: E402
-from mlx_hybrid.deployment.weights import ShardWriter  # noqa: E402
+from mlx_hybrid.export.weights import ShardWriter  # noqa: E402
 from mlx_hybrid.files import write_json  # noqa: E402
+from mlx_hybrid.models.base import BUNDLED_FOLDER, fingerprint  # noqa: E402
 
 WIDTH, MLP, KEYS, VOCABULARY = 4096, 14336, 1024, 128256
 SHAPES = {  # outputs, inputs

@@ -15,7 +15,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlx_hybrid.blas import prefer_openblas
+from mlx_hybrid.models.blas import prefer_openblas
 
 prefer_openblas()
 
@@ -25,14 +25,14 @@ from bench_vocabulary import apart  # noqa: E402
 from mlx_lm.models import llama  # noqa: E402
 from mlx_lm.utils import quantize_model, save_model  # noqa: E402
 
-from mlx_hybrid.base_model import BUNDLED_FOLDER, load_base  # noqa: E402
 from mlx_hybrid.config import Config, build_config  # noqa: E402
-from mlx_hybrid.training.estimate import Load, estimate, largest_load  # noqa: E402
-from mlx_hybrid.training.examples import Example  # noqa: E402
+from mlx_hybrid.models.base import BUNDLED_FOLDER, load_base  # noqa: E402
+from mlx_hybrid.records.template import Example  # noqa: E402
 from mlx_hybrid.training.loop import train  # noqa: E402
 from mlx_hybrid.training.material import Material, attach_adapter, start_from_examples  # noqa: E402
-from mlx_hybrid.training.memory import set_limits  # noqa: E402
-from mlx_hybrid.training.model_shape import model_shape  # noqa: E402
+from mlx_hybrid.training.memory.estimate import Load, estimate, largest_load  # noqa: E402
+from mlx_hybrid.training.memory.limits import set_limits  # noqa: E402
+from mlx_hybrid.training.memory.shape import model_shape  # noqa: E402
 from mlx_hybrid.training.probe import probe  # noqa: E402
 from mlx_hybrid.training.progress import Progress  # noqa: E402
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 os.environ |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
-from mlx_hybrid.blas import prefer_openblas
+from mlx_hybrid.models.blas import prefer_openblas
 
 prefer_openblas()
 
@@ -30,8 +30,8 @@ from step_cost import count  # noqa: E402
 
 from mlx_hybrid.adapters.attach import attach  # noqa: E402
 from mlx_hybrid.config import build_config  # noqa: E402
+from mlx_hybrid.records.template import Example  # noqa: E402
 from mlx_hybrid.training.batches import Batch, make_batch  # noqa: E402
-from mlx_hybrid.training.examples import Example  # noqa: E402
 from mlx_hybrid.training.optimizer import BranchOptimizer  # noqa: E402
 from mlx_hybrid.training.step import make_step  # noqa: E402
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 os.environ |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
-from mlx_hybrid.blas import prefer_openblas
+from mlx_hybrid.models.blas import prefer_openblas
 
 OPENBLAS = prefer_openblas()  # before anything imports mlx
 
@@ -32,8 +32,8 @@ from mlx_lm.tuner.utils import linear_to_lora_layers  # noqa: E402
 from mlx_hybrid.adapters.attach import attach, hybrid_layers, refold  # noqa: E402
 from mlx_hybrid.adapters.frozen import use_fast_products  # noqa: E402
 from mlx_hybrid.config import build_config  # noqa: E402
+from mlx_hybrid.records.template import Example  # noqa: E402
 from mlx_hybrid.training.batches import Batch, make_batch  # noqa: E402
-from mlx_hybrid.training.examples import Example  # noqa: E402
 from mlx_hybrid.training.loop import steps_between_refolds  # noqa: E402
 from mlx_hybrid.training.optimizer import BranchOptimizer  # noqa: E402
 from mlx_hybrid.training.step import make_step  # noqa: E402

@@ -19,7 +19,7 @@ import tempfile
 from contextlib import redirect_stdout
 from pathlib import Path
 
-from mlx_hybrid.blas import prefer_openblas
+from mlx_hybrid.models.blas import prefer_openblas
 
 prefer_openblas()
 
@@ -33,12 +33,12 @@ from mlx_lm.tuner.trainer import train as peer_train  # noqa: E402
 from mlx_lm.tuner.utils import linear_to_lora_layers  # noqa: E402
 
 from mlx_hybrid.adapters.attach import attach, dequantise  # noqa: E402
-from mlx_hybrid.base_model import load_base, load_tokenizer_of  # noqa: E402
 from mlx_hybrid.config import build_config  # noqa: E402
-from mlx_hybrid.evaluation.task_files import Choice, write_task  # noqa: E402
-from mlx_hybrid.governance.records import load_records  # noqa: E402
+from mlx_hybrid.evaluation.benchmarks.folders import Choice, write_task  # noqa: E402
+from mlx_hybrid.models.base import load_base, load_tokenizer_of  # noqa: E402
+from mlx_hybrid.records.record import load_records  # noqa: E402
+from mlx_hybrid.records.template import Example, make_examples  # noqa: E402
 from mlx_hybrid.training.events import Trained  # noqa: E402
-from mlx_hybrid.training.examples import Example, make_examples  # noqa: E402
 from mlx_hybrid.training.loop import train  # noqa: E402
 from mlx_hybrid.training.optimizer import BranchOptimizer  # noqa: E402
 from mlx_hybrid.training.progress import Progress  # noqa: E402

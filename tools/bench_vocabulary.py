@@ -11,7 +11,7 @@ import argparse
 import json
 import multiprocessing
 
-from mlx_hybrid.blas import prefer_openblas
+from mlx_hybrid.models.blas import prefer_openblas
 
 BODY = {
     "model_type": "llama", "hidden_size": 128, "num_hidden_layers": 2, "intermediate_size": 384,
@@ -77,8 +77,8 @@ def trainer(vocabulary: int):
 
 
 def batch_of(rows: list[list[int]]):
+    from mlx_hybrid.records.template import Example
     from mlx_hybrid.training.batches import make_batch
-    from mlx_hybrid.training.examples import Example
 
     return make_batch([Example(row, [False] + [True] * (len(row) - 1), "", "", len(row)) for row in rows])
 

@@ -11,7 +11,7 @@ import math
 import shutil
 from pathlib import Path
 
-from mlx_hybrid.blas import prefer_openblas
+from mlx_hybrid.models.blas import prefer_openblas
 
 prefer_openblas()
 

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlx_hybrid.blas import prefer_openblas
+from mlx_hybrid.models.blas import prefer_openblas
 
 prefer_openblas()
 
@@ -30,11 +30,11 @@ from corpus import FLORES_CODE, LANGUAGES, LOW_RESOURCE, data_root, flores_lines
 from torch_tuning import Row, load, nats, option_nats, tune  # noqa: E402
 from transformers import PreTrainedTokenizerFast  # noqa: E402
 
-from mlx_hybrid.base_model import load_base  # noqa: E402
-from mlx_hybrid.deployment.weights import ModelWeights, write_dense  # noqa: E402
-from mlx_hybrid.evaluation.examples import evaluation_set, from_fields, item  # noqa: E402
-from mlx_hybrid.evaluation.tasks import build_records  # noqa: E402
-from mlx_hybrid.governance.records import Record  # noqa: E402
+from mlx_hybrid.evaluation.benchmarks.tasks import build_records  # noqa: E402
+from mlx_hybrid.evaluation.sets import evaluation_set, from_fields, item  # noqa: E402
+from mlx_hybrid.export.weights import ModelWeights, write_dense  # noqa: E402
+from mlx_hybrid.models.base import load_base  # noqa: E402
+from mlx_hybrid.records.record import Record  # noqa: E402
 
 SIB_LANGUAGES = ["en", "es", "de", "ru", "zh", "sw", "id", "tr"]  # those with a test split at hand
 SIB_RATES = (1e-4, 3e-4, 1e-3, 3e-3)

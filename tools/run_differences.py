@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mlx_hybrid.training.run import Run
+from mlx_hybrid.run import Run
 
 
 def newest(run: Path) -> int:

@@ -13,7 +13,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from mlx_hybrid.adapters import orthogonal
+from mlx_hybrid.adapters import butterfly as orthogonal
 from mlx_hybrid.training import loss
 from mlx_hybrid.training.batches import Batch
 from mlx_hybrid.training.optimizer import BranchOptimizer

@@ -25,7 +25,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mlx_hybrid.blas import prefer_openblas
+from mlx_hybrid.models.blas import prefer_openblas
 
 prefer_openblas()
 
@@ -39,9 +39,9 @@ from mlx_hybrid.training.optimizer import BranchOptimizer  # noqa: E402
 PRELOADED = [  # by the process that attempts are forked from, after this file itself
     "try_kills", "transformers.models.auto.tokenization_auto", "transformers.tokenization_utils_tokenizers",
     "mlx_lm.models.llama", "mlx_lm.utils", "matplotlib.backends.backend_svg", "mlx_hybrid.cli.finetune",
-    "mlx_hybrid.cli.display", "mlx_hybrid.deployment.card", "mlx_hybrid.deployment.load",
+    "mlx_hybrid.cli.display", "mlx_hybrid.publish.card", "mlx_hybrid.models.adapted",
     "mlx_hybrid.evaluation.held_out", "mlx_hybrid.report.run_page", "mlx_hybrid.report.figures",
-    "mlx_hybrid.training.estimate", "mlx_hybrid.training.model_shape", "mlx_hybrid.training.worker",
+    "mlx_hybrid.training.memory.estimate", "mlx_hybrid.training.memory.shape", "mlx_hybrid.training.worker",
 ]  # fmt: skip
 MOST_PHASES, SOON = 40, 0.05  # phases that one attempt is let begin, and seconds after the last of them
 TESTS = Path(__file__).parents[1] / "tests"

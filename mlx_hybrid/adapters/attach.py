@@ -6,11 +6,11 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
+from mlx_hybrid.adapters.butterfly import LARGEST_SKEW
 from mlx_hybrid.adapters.dora import DoraLinear
 from mlx_hybrid.adapters.experts import HybridExperts, is_experts
 from mlx_hybrid.adapters.frozen import on_cpu
 from mlx_hybrid.adapters.layer import HybridLinear, LayerPlan
-from mlx_hybrid.adapters.orthogonal import LARGEST_SKEW
 from mlx_hybrid.adapters.plans import plan_layers
 from mlx_hybrid.adapters.targets import find_targets, natural_order, unitary_names
 from mlx_hybrid.config import AdapterConfig

@@ -7,8 +7,8 @@ no index, so the rotation costs and stores what it does on one dense layer; the 
 import mlx.core as mx
 import mlx.nn as nn
 
+from mlx_hybrid.adapters.butterfly import householder_core
 from mlx_hybrid.adapters.layer import HybridLinear, linear_shape, reflect
-from mlx_hybrid.adapters.orthogonal import householder_core
 
 
 def is_experts(module: nn.Module) -> bool:

@@ -12,10 +12,7 @@ from typing import Literal
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_hybrid.adapters.dropout import Dropout
-from mlx_hybrid.adapters.frozen import dense_weight, frozen_matmul
-from mlx_hybrid.adapters.low_rank import low_rank_scale, random_down_projection
-from mlx_hybrid.adapters.orthogonal import (
+from mlx_hybrid.adapters.butterfly import (
     LARGEST_SKEW,
     cayley,
     compose_butterfly,
@@ -31,6 +28,9 @@ from mlx_hybrid.adapters.orthogonal import (
     skew_norm,
     triangle_size,
 )
+from mlx_hybrid.adapters.dropout import Dropout
+from mlx_hybrid.adapters.frozen import dense_weight, frozen_matmul
+from mlx_hybrid.adapters.low_rank import low_rank_scale, random_down_projection
 
 ORTHOGONAL_LEAVES = ("house_u", "oft_q")
 LOW_RANK_LEAVES = ("lora_a", "lora_b")

@@ -5,8 +5,8 @@ import math
 
 import mlx.nn as nn
 
+from mlx_hybrid.adapters.butterfly import dense_block_size, nearest_blocks
 from mlx_hybrid.adapters.layer import LayerPlan, fits_butterfly, linear_shape
-from mlx_hybrid.adapters.orthogonal import dense_block_size, nearest_blocks
 from mlx_hybrid.adapters.targets import last_part, unitary_names
 from mlx_hybrid.config import AdapterConfig
 from mlx_hybrid.errors import ConfigError

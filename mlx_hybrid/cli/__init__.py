@@ -122,6 +122,6 @@ def main(offline: bool, debug: bool) -> None:
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    from mlx_hybrid.blas import prefer_openblas
+    from mlx_hybrid.models.blas import prefer_openblas
 
     prefer_openblas()

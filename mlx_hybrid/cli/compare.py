@@ -66,8 +66,8 @@ def compare(config: str, output: Path, as_json: bool, workers: int, **options: A
         mlx-hybrid compare mine.yaml --methods lora --governance steps --noise 0.3 -o governed
     """
     from mlx_hybrid.cli.finetune import StopRequest
-    from mlx_hybrid.evaluation.compare_cells import Stopped
-    from mlx_hybrid.report.comparison import write_comparison
+    from mlx_hybrid.study.cells import Stopped
+    from mlx_hybrid.study.pages import write_comparison
 
     plan = make_plan(config, options)
     if workers > 1 and plan.budget == "time":
@@ -86,8 +86,8 @@ def compare(config: str, output: Path, as_json: bool, workers: int, **options: A
 
 def make_plan(config: str, options: dict) -> Any:
     """The plan that the options ask for."""
-    from mlx_hybrid.evaluation.compare_plan import Plan, governance_settings
     from mlx_hybrid.recipes_folder import recipe_path
+    from mlx_hybrid.study.plan import Plan, governance_settings
 
     given = {"model": options["model"], "data.paths": list(options["data"]) or None}
     given |= {"data.allow_changed": options["allow_changed_data"] or None}
@@ -113,14 +113,14 @@ def rates(text: str | None) -> tuple[float, ...]:
 
 
 def run_plan(plan: Any, output: Path, stop: Any, workers: int) -> dict:
-    from mlx_hybrid.evaluation.compare import compare as compare_methods
+    from mlx_hybrid.study.study import compare as compare_methods
 
     return compare_methods(plan, output, make_tools(tell=talk, stop=stop, workers=workers, apart=tools_apart))
 
 
 def make_tools(**more: Any) -> Any:
-    from mlx_hybrid import job
-    from mlx_hybrid.evaluation.compare_cells import Tools
+    from mlx_hybrid.jobs import finetune as job
+    from mlx_hybrid.study.cells import Tools
 
     return Tools(train=job.finetune, open_run=open_run, open_base=open_base, **more)
 
@@ -139,7 +139,7 @@ def open_run(run: Any, model: str) -> tuple[Any, Any, dict]:
     from hashlib import sha256
 
     from mlx_hybrid.adapters.attach import settle
-    from mlx_hybrid.deployment.load import load_run
+    from mlx_hybrid.models.adapted import load_run
 
     loaded = load_run(run, base_name=model)
     weights = sha256((run.adapter / "adapters.safetensors").read_bytes()).hexdigest()
@@ -147,7 +147,7 @@ def open_run(run: Any, model: str) -> tuple[Any, Any, dict]:
 
 
 def open_base(model: str) -> tuple[Any, Any, dict]:
-    from mlx_hybrid.base_model import load_base
+    from mlx_hybrid.models.base import load_base
 
     base = load_base(model)
     return base.model, base.tokenizer, {"base": base.identity["fingerprint"]}
@@ -158,8 +158,8 @@ def talk(text: str) -> None:
 
 
 def show(summary: dict, page: Path, as_json: bool) -> None:
-    from mlx_hybrid.report.compare_tables import comparison_tables, reading
     from mlx_hybrid.report.tables import joined
+    from mlx_hybrid.study.tables import comparison_tables, reading
 
     if as_json:
         click.echo(json.dumps(summary, ensure_ascii=False))
@@ -184,7 +184,7 @@ def report(target: str, output: Path | None) -> None:
         mlx-hybrid report comparison
         mlx-hybrid report last -o share/report.html
     """
-    from mlx_hybrid.evaluation.compare import SUMMARY_FILE
+    from mlx_hybrid.study.study import SUMMARY_FILE
 
     folder = Path(target)
     if (folder / "plan.json").is_file():
@@ -195,7 +195,7 @@ def report(target: str, output: Path | None) -> None:
                 f"{folder}: its comparison is not finished; the command that began it goes on with it."
             )
         from mlx_hybrid.files import read_json
-        from mlx_hybrid.report.comparison import write_comparison
+        from mlx_hybrid.study.pages import write_comparison
 
         click.echo(f"Page: {write_comparison(read_json(folder / SUMMARY_FILE), folder)}")
         click.echo(f"Next: open {shlex.quote(str(folder / 'report.html'))}")
@@ -208,7 +208,7 @@ def report(target: str, output: Path | None) -> None:
 def write_page(target: str, output: Path | None) -> Path:
     from mlx_hybrid.files import write_text
     from mlx_hybrid.report.run_page import run_page
-    from mlx_hybrid.training.run import find_run
+    from mlx_hybrid.run import find_run
 
     run = find_run(target)
     page = output or run.path / "report.html"

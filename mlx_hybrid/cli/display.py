@@ -7,7 +7,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from mlx_hybrid.cli.commands import command
-from mlx_hybrid.job import AdapterReady, Evaluated, JobEvent, Prepared
+from mlx_hybrid.jobs.finetune import AdapterReady, Evaluated, JobEvent, Prepared
 from mlx_hybrid.training.events import Finished, Interrupted, Note, Started, Trained, Validated
 
 

@@ -46,9 +46,9 @@ def estimate(
         mlx-hybrid estimate --probe
     """
     from mlx_hybrid.cli.finetune import resolve
-    from mlx_hybrid.training.estimate import USABLE, memory_limit
-    from mlx_hybrid.training.estimate import estimate as estimate_memory
-    from mlx_hybrid.training.model_shape import model_shape
+    from mlx_hybrid.training.memory.estimate import USABLE, memory_limit
+    from mlx_hybrid.training.memory.estimate import estimate as estimate_memory
+    from mlx_hybrid.training.memory.shape import model_shape
 
     given = {"model": model, "method": method, "data.paths": list(data) or None}
     given = {key: value for key, value in given.items() if value is not None}
@@ -66,7 +66,7 @@ def estimate(
         "limit_bytes": limit, "fits": found.needed <= limit,
     }  # fmt: skip
     if not result["fits"]:
-        from mlx_hybrid.training.estimate import way_out
+        from mlx_hybrid.training.memory.estimate import way_out
 
         result["change"] = way_out(shape, load_of, settings, limit)
     if probes:
@@ -84,14 +84,14 @@ def estimate(
 def batch_of(settings: Config, shape: Any) -> tuple[Callable[[Config], Any], str]:
     """What gives the largest batch under some settings, of the records where they and the tokenizer are here, else of
     the settings' limits; and which of the two."""
-    from mlx_hybrid.training.estimate import largest_load, widest_load
+    from mlx_hybrid.training.memory.estimate import largest_load, widest_load
 
     if not settings.data.paths or not tokenizer_here(settings.model):
         return partial(widest_load, shape), "train.max_tokens"
-    from mlx_hybrid.base_model import load_tokenizer_of
+    from mlx_hybrid.models.base import load_tokenizer_of
+    from mlx_hybrid.records.split import find_sources
     from mlx_hybrid.training.data import prepare
     from mlx_hybrid.training.material import tokenised
-    from mlx_hybrid.training.sources import find_sources
 
     data = prepare(settings, find_sources(settings.data))
     sets, _ = tokenised(settings, data.split, load_tokenizer_of(settings.model))
@@ -99,8 +99,8 @@ def batch_of(settings: Config, shape: Any) -> tuple[Callable[[Config], Any], str
 
 
 def tokenizer_here(model: str) -> bool:
-    from mlx_hybrid.base_model import BUNDLED
-    from mlx_hybrid.training.model_shape import cached_folder
+    from mlx_hybrid.models.base import BUNDLED
+    from mlx_hybrid.training.memory.shape import cached_folder
 
     return model == BUNDLED or Path(model).expanduser().is_dir() or bool(cached_folder(model))
 
@@ -120,7 +120,7 @@ def as_text(result: dict[str, Any]) -> str:
         off = 100 * (result["peak_bytes"] / measured - 1)
         lines.append(f"Measured peak: {measured / GIGA:.3f} GB; the estimate is off by {off:+.0f} %.")
     if not result["fits"]:
-        from mlx_hybrid.training.estimate import as_options
+        from mlx_hybrid.training.memory.estimate import as_options
 
         lines.append(f"It will not fit. The smallest change that does: {as_options(result['change'])}")
     return "\n".join(lines)

@@ -10,7 +10,7 @@ import click
 from mlx_hybrid.cli.commands import command
 
 if TYPE_CHECKING:
-    from mlx_hybrid.deployment.report import Report
+    from mlx_hybrid.export.verdict import Report
 
 FORMS = ("peft", "merged", "lora", "mlx-lm", "gguf-lora")
 REQUANTISE = "pack again as the base was; refused if the update is lost."
@@ -72,8 +72,8 @@ def export(
         mlx-hybrid export last --to merged --requantise -o my-model-4bit
         mlx-hybrid export last --to lora --rank 64 -o my-lora
     """
-    from mlx_hybrid.deployment.export import Options
-    from mlx_hybrid.deployment.export import export as write
+    from mlx_hybrid.export.export import Options
+    from mlx_hybrid.export.export import export as write
 
     options = Options(
         base=base, base_id=base_id, model=model, rank=rank, tolerance=tolerance, requantise=requantise,
@@ -121,7 +121,7 @@ def fuse(run: str, output: Path, requantise: bool, model: str | None, force: boo
         mlx-hybrid fuse last -o my-model
         mlx-hybrid fuse last --requantise -o my-model-4bit
     """
-    from mlx_hybrid.deployment.export import fuse as write
+    from mlx_hybrid.export.export import fuse as write
 
     report = write(run, output, requantise=requantise, force=force, model=model)
     show(report, as_json, command("chat", output))

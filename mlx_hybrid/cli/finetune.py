@@ -14,7 +14,7 @@ from mlx_hybrid.config import Config, dump_config, load_config, load_run_config
 from mlx_hybrid.errors import INTERRUPTED, ConfigError
 
 if TYPE_CHECKING:
-    from mlx_hybrid.training.ranks import Ranks
+    from mlx_hybrid.training.distributed import Ranks
 
 MAX_MINUTES = "train.max_minutes"
 
@@ -62,7 +62,7 @@ def finetune(
         mlx-hybrid finetune --resume last
         mlx-hybrid finetune --resume last --max-time 30
     """
-    from mlx_hybrid.training.ranks import join
+    from mlx_hybrid.training.distributed import join
 
     given = {"model": model, "method": method, "data.paths": list(data) or None}
     given |= {"data.allow_changed": allow_changed_data or None, MAX_MINUTES: max_time}
@@ -78,7 +78,7 @@ def finetune(
         else:
             settings, run = resolve(config, given, overrides), None
         if dry_run:
-            from mlx_hybrid.job import plan
+            from mlx_hybrid.jobs.finetune import plan
 
             show_plan(plan(settings, ranks=ranks, force=force), settings, as_json)
         else:
@@ -95,8 +95,8 @@ def follow(ranks: "Ranks") -> None:
 
 def show_job(settings: Config, ranks: "Ranks", as_json: bool, **how: Any) -> None:
     """Run the job and show what happens."""
-    from mlx_hybrid import job
     from mlx_hybrid.cli.display import Display
+    from mlx_hybrid.jobs import finetune as job
 
     with Display(as_json=as_json) as display, StopRequest(display.note, stepping=False) as stop:
         ranks.heed(stop)
@@ -130,7 +130,7 @@ def resolve(config: str | None, given: dict, overrides: tuple[str, ...]) -> Conf
 def continued(name: str, config: str | None, given: dict, overrides: tuple[str, ...]) -> dict:
     """Settings of a run that goes on from an adapter. Raises ConfigError for others that were asked for."""
     from mlx_hybrid.config import read_yaml
-    from mlx_hybrid.deployment.source import find_adapter
+    from mlx_hybrid.export.adapter import find_adapter
     from mlx_hybrid.recipes_folder import recipe_path
     from mlx_hybrid.training.continuation import settings_of
 
@@ -152,7 +152,7 @@ def resumed(
     A time limit may be given anew. Until the command ends it is in the folder the run was begun in, so that the names
     in its config mean what they did.
     """
-    from mlx_hybrid.training.run import Run, find_run
+    from mlx_hybrid.run import Run, find_run
 
     if config or given.keys() - {MAX_MINUTES} or overrides or output:
         raise ConfigError(

@@ -78,9 +78,9 @@ def records(
         mlx-hybrid govern verify clean
         mlx-hybrid govern forget clean --id user-17
     """
-    from mlx_hybrid.base_model import is_offline
-    from mlx_hybrid.governance.curate import govern_files
-    from mlx_hybrid.governance.summary import summarise
+    from mlx_hybrid.governance.folder.summary import summarise
+    from mlx_hybrid.governance.govern import govern_files
+    from mlx_hybrid.models.base import is_offline
 
     if (output is None) is not dry_run:
         raise ConfigError("name a folder with -o DIR, or say --dry-run to write nothing; one of the two.")
@@ -116,7 +116,7 @@ def verify(folder: Path, as_json: bool) -> None:
     Examples:
         mlx-hybrid govern verify clean
     """
-    from mlx_hybrid.governance.manifest import verify as verify_folder
+    from mlx_hybrid.governance.folder.manifest import verify as verify_folder
 
     manifest = verify_folder(folder)
     if as_json:
@@ -142,7 +142,7 @@ def forget(folder: Path, ids: tuple[str, ...], runs: Path, as_json: bool) -> Non
         mlx-hybrid govern forget clean --id user-17
         mlx-hybrid govern forget clean --id user-17 --id raw.jsonl:204
     """
-    from mlx_hybrid.governance.forgetting import forget as forget_records
+    from mlx_hybrid.governance.folder.forgetting import forget as forget_records
 
     done = forget_records(folder, ids, runs)
     if as_json:
@@ -164,9 +164,9 @@ def load_scorer(model: str) -> tuple[Callable[[Sequence[str]], list[float]], dic
     """A function from texts to bits per byte under a base model, as in `evaluate`, and the model's identity."""
     import math
 
-    from mlx_hybrid.base_model import load_base
     from mlx_hybrid.evaluation.answers import text_tokens
     from mlx_hybrid.evaluation.scoring import sequence_nll
+    from mlx_hybrid.models.base import load_base
 
     base = load_base(model)
 

@@ -4,16 +4,16 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from mlx_hybrid.cli.measuring import Told, models_of, names, open_target, refresh, run_of, write_results
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.files import write_text
+from mlx_hybrid.jobs.evaluate import Told, models_of, names, open_target, refresh, run_of, write_results
 
 
 def measure_tasks(target: str, output: Path | None, options: dict, tell: Callable[[str], None]) -> Told:
     """Results, written where there is a folder for them. Unknown tasks are refused before a model is loaded."""
     from importlib.metadata import version
 
-    from mlx_hybrid.evaluation.lm_eval_bridge import evaluate_tasks, find_tasks, sample_rows, short_results
+    from mlx_hybrid.evaluation.harness import evaluate_tasks, find_tasks, sample_rows, short_results
 
     run, tasks = run_of(target), names(options["lm_tasks"])
     folder = output or (run.path / "evaluation" if run else None)

@@ -11,7 +11,7 @@ import click
 from mlx_hybrid.errors import ConfigError
 
 if TYPE_CHECKING:
-    from mlx_hybrid.deployment.publication import Publication
+    from mlx_hybrid.publish.publication import Publication
 
 
 @click.command()
@@ -46,9 +46,9 @@ def push(
         mlx-hybrid push last me/my-adapter
         mlx-hybrid export last --to peft -o peft && mlx-hybrid push peft me/my-lora --public
     """
-    from mlx_hybrid.deployment import hub
-    from mlx_hybrid.deployment.publication import plan
-    from mlx_hybrid.training.run import find_run
+    from mlx_hybrid.publish import hub
+    from mlx_hybrid.publish.publication import plan
+    from mlx_hybrid.run import find_run
 
     hub.check_repo(repo)
     token = None if dry_run else hub.find_token()

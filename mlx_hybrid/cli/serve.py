@@ -56,10 +56,10 @@ def serve(
         MLX_HYBRID_API_KEY=… mlx-hybrid serve last --host 0.0.0.0 --port 8000
         mlx-hybrid serve last --cors https://example.org
     """
-    from mlx_hybrid.cli.talk import open_and_tell
-    from mlx_hybrid.deployment.engine import Engine
-    from mlx_hybrid.deployment.generate import Sampling, chat_tokens
+    from mlx_hybrid.cli.generate import open_and_tell
     from mlx_hybrid.deployment.server import Policy, Server
+    from mlx_hybrid.models.generate import Sampling, chat_tokens
+    from mlx_hybrid.serve.engine import Engine
 
     policy = Policy(
         host, read_key(api_key_file), check_origins(cors), max_body << 10, Sampling(max_tokens=max_tokens)

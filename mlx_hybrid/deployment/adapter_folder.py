@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from mlx_hybrid.adapters.store import CONFIG_FILE, WEIGHTS_FILE
-from mlx_hybrid.base_model import fetch, is_hub_id
 from mlx_hybrid.errors import ConfigError
+from mlx_hybrid.models.base import fetch, is_hub_id
 
 PEFT_WEIGHTS = "adapter_model.safetensors"
 

@@ -2,15 +2,15 @@
 
 from pathlib import Path
 
-from mlx_hybrid.base_model import is_named, load_base
-from mlx_hybrid.deployment.compare import check_peft_logits
-from mlx_hybrid.deployment.export import new_folder
-from mlx_hybrid.deployment.peft_files import PeftFolder
-from mlx_hybrid.deployment.peft_import import attach_carried, carry, find_parts, save_carried
-from mlx_hybrid.deployment.probes import TOLERANCE, Probe, check_hra, check_lora, check_oft, probe_layer
-from mlx_hybrid.deployment.report import Report
-from mlx_hybrid.deployment.source import Source, open_source
 from mlx_hybrid.errors import ConfigError
+from mlx_hybrid.export.adapter import Source, open_source
+from mlx_hybrid.export.checks import check_peft_logits
+from mlx_hybrid.export.export import new_folder
+from mlx_hybrid.export.peft_files import PeftFolder
+from mlx_hybrid.export.peft_import import attach_carried, carry, find_parts, save_carried
+from mlx_hybrid.export.probes import TOLERANCE, Probe, check_hra, check_lora, check_oft, probe_layer
+from mlx_hybrid.export.verdict import Report
+from mlx_hybrid.models.base import is_named, load_base
 
 REPORT_FILE = "import.json"
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from mlx_hybrid import __version__
-from mlx_hybrid.deployment.api import ApiError
+from mlx_hybrid.serve.api import ApiError
 
 if TYPE_CHECKING:
     from mlx_hybrid.deployment.server import Server

@@ -8,11 +8,11 @@ import time
 from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
 
-from mlx_hybrid.deployment.api import ApiError, Asked, Reply, StopText, parse, usage
 from mlx_hybrid.deployment.connection import Connection
-from mlx_hybrid.deployment.engine import Busy, Closed, Job
-from mlx_hybrid.deployment.generate import Piece, chat_tokens, raw_tokens
 from mlx_hybrid.errors import ConfigError
+from mlx_hybrid.models.generate import Piece, chat_tokens, raw_tokens
+from mlx_hybrid.serve.api import ApiError, Asked, Reply, StopText, parse, usage
+from mlx_hybrid.serve.engine import Busy, Closed, Job
 
 LOOK_SECONDS = 0.5  # so often it is seen whether the client still waits
 

@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Sequence
 
-from mlx_hybrid.base_model import BUNDLED
+from mlx_hybrid.models.base import BUNDLED
 
 ELSEWHERE = "path/to/"
 BESIDE = "base"  # folder of a dequantised base in an export, and what the export's config calls it
@@ -79,7 +79,7 @@ mlx_lm.server --model {model} --adapter-path {name}
 ```
 """
 
-BUNDLED_PATH = """"$(python -c 'import mlx_hybrid.base_model as m; print(m.BUNDLED_FOLDER)')\""""
+BUNDLED_PATH = """"$(python -c 'import mlx_hybrid.models.base as m; print(m.BUNDLED_FOLDER)')\""""
 
 MERGED = """\
 A whole model with its adapter merged, bf16, under the base's own tensor names.

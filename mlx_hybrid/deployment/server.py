@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from mlx_hybrid.deployment.connection import LOOPBACK
-from mlx_hybrid.deployment.engine import Engine
-from mlx_hybrid.deployment.generate import Sampling
 from mlx_hybrid.deployment.handler import Handler
 from mlx_hybrid.errors import ConfigError
+from mlx_hybrid.models.generate import Sampling
+from mlx_hybrid.serve.engine import Engine
 
 PAGE = Path(__file__).with_name("page.html")
 MOST_CONNECTIONS = 64

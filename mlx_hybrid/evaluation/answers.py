@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from mlx_hybrid.errors import ConfigError, MlxHybridError
-from mlx_hybrid.evaluation.examples import EvaluationSet, item, prompt_and_ending
 from mlx_hybrid.evaluation.scoring import score_options, sequence_nll
+from mlx_hybrid.evaluation.sets import EvaluationSet, item, prompt_and_ending
 
 FORMAT = 1
 BLOCK = 1024  # examples answered between two writes

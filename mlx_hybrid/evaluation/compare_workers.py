@@ -6,9 +6,10 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from multiprocessing import get_context
 
-from mlx_hybrid.blas import prefer_openblas
 from mlx_hybrid.config import Config
-from mlx_hybrid.evaluation.compare_cells import (
+from mlx_hybrid.models.blas import prefer_openblas
+from mlx_hybrid.run import Run
+from mlx_hybrid.study.cells import (
     Measuring,
     Tools,
     is_measured,
@@ -16,7 +17,6 @@ from mlx_hybrid.evaluation.compare_cells import (
     status_of,
     train_cell,
 )
-from mlx_hybrid.training.run import Run
 
 
 @dataclass(frozen=True)

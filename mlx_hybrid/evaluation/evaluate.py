@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 from mlx_hybrid.errors import ConfigError, nearest
-from mlx_hybrid.evaluation import calibration, results, translation
+from mlx_hybrid.evaluation import results
 from mlx_hybrid.evaluation.answers import FORMAT, collect
-from mlx_hybrid.evaluation.classification import choose
-from mlx_hybrid.evaluation.examples import EvaluationSet, applies, language_code, limited, varied
-from mlx_hybrid.evaluation.variants import VARIANTS
+from mlx_hybrid.evaluation.benchmarks.variants import VARIANTS
+from mlx_hybrid.evaluation.metrics import calibration, translation
+from mlx_hybrid.evaluation.metrics.classification import choose
+from mlx_hybrid.evaluation.sets import EvaluationSet, applies, language_code, limited, varied
 
 PIVOT = "eng_Latn"
 

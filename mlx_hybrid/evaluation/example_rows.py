@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from mlx_hybrid.evaluation import calibration
-from mlx_hybrid.evaluation.classification import choose
-from mlx_hybrid.evaluation.examples import EvaluationSet, references
+from mlx_hybrid.evaluation.metrics import calibration
+from mlx_hybrid.evaluation.metrics.classification import choose
 from mlx_hybrid.evaluation.results import byte_counts, label_scores
+from mlx_hybrid.evaluation.sets import EvaluationSet, references
 
 
 def answers_to_test(path: Path) -> list[dict]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import mlx.core as mx
 import numpy as np
 
-from mlx_hybrid.training.head import split_head
+from mlx_hybrid.models.head import split_head
 from mlx_hybrid.training.packing import keeps_keys_alone
 
 LOGITS_AT_ONCE = 1 << 25  # floats of one (positions, vocabulary) block: 128 MB

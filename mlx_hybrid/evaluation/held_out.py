@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from mlx_hybrid.evaluation.examples import evaluation_set, item
-from mlx_hybrid.evaluation.intervals import bootstrap_mean, bootstrap_ratio, paired_bootstrap
+from mlx_hybrid.evaluation.metrics.intervals import bootstrap_mean, bootstrap_ratio, paired_bootstrap
 from mlx_hybrid.evaluation.scoring import OptionItem, score_options, sequence_nll
-from mlx_hybrid.governance.records import Record
-from mlx_hybrid.training.examples import Example
-from mlx_hybrid.training.sources import group_key, group_of
+from mlx_hybrid.evaluation.sets import evaluation_set, item
+from mlx_hybrid.records.record import Record
+from mlx_hybrid.records.split import group_key, group_of
+from mlx_hybrid.records.template import Example
 
 
 @dataclass(frozen=True)

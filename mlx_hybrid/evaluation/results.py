@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from mlx_hybrid.evaluation import calibration
-from mlx_hybrid.evaluation.classification import accuracy, by_language, choose, macro_f1, tied
-from mlx_hybrid.evaluation.examples import EvaluationSet
-from mlx_hybrid.evaluation.intervals import (
+from mlx_hybrid.evaluation.benchmarks.variants import REAL_VARIANTS
+from mlx_hybrid.evaluation.metrics import calibration
+from mlx_hybrid.evaluation.metrics.classification import accuracy, by_language, choose, macro_f1, tied
+from mlx_hybrid.evaluation.metrics.intervals import (
     Interval,
     bootstrap_mean,
     bootstrap_ratio,
@@ -17,8 +17,8 @@ from mlx_hybrid.evaluation.intervals import (
     paired_bootstrap,
     paired_test,
 )
-from mlx_hybrid.evaluation.parity import parity, parity_intervals
-from mlx_hybrid.evaluation.variants import REAL_VARIANTS
+from mlx_hybrid.evaluation.metrics.parity import parity, parity_intervals
+from mlx_hybrid.evaluation.sets import EvaluationSet
 
 ECE_RESAMPLES = 500
 

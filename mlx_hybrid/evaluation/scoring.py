@@ -13,7 +13,7 @@ import numpy as np
 
 from mlx_hybrid.errors import DataError, MlxHybridError
 from mlx_hybrid.evaluation.forward import Forward, batches_by_length, pad_right, prefix_caches
-from mlx_hybrid.training.head import evaluating
+from mlx_hybrid.models.head import evaluating
 
 
 @dataclass(frozen=True)

@@ -7,18 +7,25 @@ from typing import Any
 import numpy as np
 
 from mlx_hybrid.config import GovernanceConfig
-from mlx_hybrid.governance import personal, quality, web
-from mlx_hybrid.governance.characters import Batch
-from mlx_hybrid.governance.duplicates import Said
-from mlx_hybrid.governance.engines import Engine, load_engine
-from mlx_hybrid.governance.fields import calls_and_tools
-from mlx_hybrid.governance.language import UNDETERMINED, Finding, check_languages
-from mlx_hybrid.governance.languages import Language, is_unspaced, parse_language
-from mlx_hybrid.governance.minhash import NGRAM, NGRAM_UNSPACED, band_keys, exact_key, normalise, sketch
-from mlx_hybrid.governance.overlap import EvaluationIndex
-from mlx_hybrid.governance.parallel import Pair, read_pair
-from mlx_hybrid.governance.records import Fault, Record
+from mlx_hybrid.governance.checks import personal, quality, web
+from mlx_hybrid.governance.checks.characters import Batch
+from mlx_hybrid.governance.checks.engines import Engine, load_engine
+from mlx_hybrid.governance.checks.language import UNDETERMINED, Finding, check_languages
+from mlx_hybrid.governance.checks.overlap import EvaluationIndex
+from mlx_hybrid.governance.checks.translations import Pair, read_pair
+from mlx_hybrid.governance.duplicates.minhash import (
+    NGRAM,
+    NGRAM_UNSPACED,
+    band_keys,
+    exact_key,
+    normalise,
+    sketch,
+)
+from mlx_hybrid.governance.duplicates.near import Said
 from mlx_hybrid.governance.stages import Decision, active_stages
+from mlx_hybrid.records.fields import calls_and_tools
+from mlx_hybrid.records.languages import Language, is_unspaced, parse_language
+from mlx_hybrid.records.record import Fault, Record
 
 BATCH = 1024
 BATCH_CHARACTERS = 1 << 20

@@ -7,14 +7,14 @@ from collections.abc import Callable
 import numpy as np
 
 from mlx_hybrid.config import GovernanceConfig
-from mlx_hybrid.governance.duplicates import find_conflicts, find_near_duplicates
+from mlx_hybrid.governance.checks.language import Finding
+from mlx_hybrid.governance.checks.outliers import check_outliers
+from mlx_hybrid.governance.checks.translations import Pair, check_pairs
+from mlx_hybrid.governance.duplicates.minhash import NGRAM, NGRAM_UNSPACED
+from mlx_hybrid.governance.duplicates.near import find_conflicts, find_near_duplicates
 from mlx_hybrid.governance.inspection import Inspected, Inspection, read_said, whole
-from mlx_hybrid.governance.language import Finding
-from mlx_hybrid.governance.languages import is_unspaced
-from mlx_hybrid.governance.minhash import NGRAM, NGRAM_UNSPACED
-from mlx_hybrid.governance.outliers import check_outliers
-from mlx_hybrid.governance.parallel import Pair, check_pairs
 from mlx_hybrid.governance.stages import ASKED_FOR, STAGES, Decision, active_stages
+from mlx_hybrid.records.languages import is_unspaced
 
 Counts = Counter[tuple[str, str, str]]
 FEWEST = 5  # losses below this are told, not stopped for: a share of three records says nothing

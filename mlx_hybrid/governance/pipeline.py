@@ -7,13 +7,13 @@ from typing import NamedTuple
 
 from mlx_hybrid.config import GovernanceConfig
 from mlx_hybrid.errors import DataError
+from mlx_hybrid.governance.checks.language import Finding
+from mlx_hybrid.governance.checks.likelihood import flag_unlikely
+from mlx_hybrid.governance.checks.overlap import EvaluationIndex
+from mlx_hybrid.governance.checks.personal import redact_fields
 from mlx_hybrid.governance.inspection import Inspector
-from mlx_hybrid.governance.language import Finding
 from mlx_hybrid.governance.ledger import Counts, Ledger
-from mlx_hybrid.governance.overlap import EvaluationIndex
-from mlx_hybrid.governance.personal import redact_fields
-from mlx_hybrid.governance.records import Fault, Record, load_records
-from mlx_hybrid.governance.scores import flag_unlikely
+from mlx_hybrid.records.record import Fault, Record, load_records
 
 CHUNK = 1024
 Scorer = Callable[[Sequence[str]], Sequence[float]]

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from mlx_hybrid.config import GovernanceConfig
 from mlx_hybrid.errors import ConfigError, nearest
-from mlx_hybrid.governance.languages import UnknownLanguage, parse_language
+from mlx_hybrid.records.languages import UnknownLanguage, parse_language
 
 STAGES = (
     "structure", "unicode", "language", "quality", "licence", "personal", "overlap", "parallel", "exact", "near",

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from mlx_hybrid.evaluation.calibration import INVERSE_TEMPERATURES
+from mlx_hybrid.evaluation.metrics.calibration import INVERSE_TEMPERATURES
 from mlx_hybrid.report.tables import Table, interval, number
 
 CALIBRATION = (

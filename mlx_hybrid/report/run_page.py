@@ -12,7 +12,7 @@ from mlx_hybrid.report import figures
 from mlx_hybrid.report.page import code, heading, page, paragraph, picture
 from mlx_hybrid.report.result_tables import result_tables
 from mlx_hybrid.report.tables import Table, html, interval, number
-from mlx_hybrid.training.run import Run
+from mlx_hybrid.run import Run
 
 
 def write_run_page(run: Run) -> None:
@@ -107,7 +107,7 @@ def draw(run: Run) -> list[tuple[Any, str]]:
 
 
 def run_mixing(run: Run) -> tuple[list[str], list[float]]:
-    from mlx_hybrid.evaluation.compare_metrics import mixing
+    from mlx_hybrid.study.figures import mixing
 
     return mixing(run) if run.adapter.is_dir() else ([], [])
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mlx_hybrid.training.examples import Example
+from mlx_hybrid.records.template import Example
 from mlx_hybrid.training.language_shares import epoch_records
 
 POOL = 64

@@ -11,9 +11,9 @@ from mlx.utils import tree_flatten
 from mlx_hybrid.adapters.store import adapter_state, set_state
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.files import new_directory, read_json, write_json
+from mlx_hybrid.run import checkpoints
 from mlx_hybrid.training.optimizer import BranchOptimizer
 from mlx_hybrid.training.progress import Progress, progress_from
-from mlx_hybrid.training.run import checkpoints
 
 FORMAT = 2
 KEPT = 2  # the newest, and the one before should the disk fail under it

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from mlx_hybrid.base_model import base_of, fingerprint
 from mlx_hybrid.config import Config, to_tree
 from mlx_hybrid.errors import ConfigError
+from mlx_hybrid.models.base import base_of, fingerprint
 
 
 def settings_of(folder: Path, name: str, model: str | None) -> dict[str, Any]:
@@ -21,7 +21,7 @@ def settings_of(folder: Path, name: str, model: str | None) -> dict[str, Any]:
 def check_base_of_start(config: Config, adapter: Path) -> None:
     """Raise what `load_start` would of the base, where its weights are on this machine."""
     from mlx_hybrid.adapters.store import read_adapter_config
-    from mlx_hybrid.training.model_shape import local_folder
+    from mlx_hybrid.training.memory.shape import local_folder
 
     info, folder = read_adapter_config(adapter), local_folder(config.model)
     if folder:

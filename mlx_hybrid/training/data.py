@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from mlx_hybrid.config import Config
 from mlx_hybrid.errors import ConfigError, DataError
-from mlx_hybrid.governance.records import Record, describe_faults, load_records, read_records
-from mlx_hybrid.training.run import Run
-from mlx_hybrid.training.sources import Sources, Split, split_records
+from mlx_hybrid.records.record import Record, describe_faults, load_records, read_records
+from mlx_hybrid.records.split import Sources, Split, split_records
+from mlx_hybrid.run import Run
 
 if TYPE_CHECKING:
     from mlx_hybrid.governance.pipeline import Rejection
@@ -38,7 +38,7 @@ class Data:
 
 def check_manifests(sources: Sources) -> list[str]:
     """sha256 of the manifest of every governed file. Raises DataError for one that changed since it was signed."""
-    from mlx_hybrid.governance.manifest import check_source
+    from mlx_hybrid.governance.folder.manifest import check_source
 
     found = [check_source(path) for path in (*sources.train, *sources.valid, *sources.test)]
     return sorted({digest for digest in found if digest})
@@ -96,7 +96,7 @@ def reason_counts(rejections: "list[Rejection]") -> dict[str, int]:
 def note_data(config: Config, run: Run, data: Data, manifests: list[str]) -> None:
     """Write into the run what governance decided, and the records it set aside, which stay on this machine."""
     if config.governance.enabled:
-        from mlx_hybrid.governance.noted import write_rejections
+        from mlx_hybrid.governance.folder.lines import write_rejections
 
         run.update(governance=data.counts)
         write_rejections(run.rejected, data.rejections)

@@ -13,7 +13,9 @@ from mlx.utils import tree_flatten
 from mlx_hybrid.adapters.attach import hybrid_layers, refold, rotation_defect
 from mlx_hybrid.adapters.store import adapter_state, set_state
 from mlx_hybrid.config import TrainConfig
+from mlx_hybrid.records.template import Example
 from mlx_hybrid.training.batches import POOL, Batch, length_bucket, make_batch, own_width, training_batches
+from mlx_hybrid.training.distributed import ONE, LayOut, RankLost, Ranks
 from mlx_hybrid.training.events import (
     CheckpointDue,
     Event,
@@ -23,7 +25,6 @@ from mlx_hybrid.training.events import (
     NotFinite,
     Orthogonality,
 )
-from mlx_hybrid.training.examples import Example
 from mlx_hybrid.training.guards import (
     PATIENCE,
     TIME,
@@ -38,7 +39,6 @@ from mlx_hybrid.training.guards import (
 from mlx_hybrid.training.optimizer import BranchOptimizer, schedule
 from mlx_hybrid.training.packing import make_packed_batch, packs_exactly
 from mlx_hybrid.training.progress import Progress, Window, add, add_time, report
-from mlx_hybrid.training.ranks import ONE, LayOut, RankLost, Ranks
 from mlx_hybrid.training.step import compiles, make_step
 from mlx_hybrid.training.validation import validate
 

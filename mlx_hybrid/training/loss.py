@@ -6,9 +6,9 @@ import mlx.core as mx
 import mlx.nn as nn
 from jaxtyping import Float, Int
 
-from mlx_hybrid.adapters.rotations import formed
+from mlx_hybrid.adapters.formed import formed
+from mlx_hybrid.models.head import split_head
 from mlx_hybrid.training.batches import chunk_size
-from mlx_hybrid.training.head import split_head
 from mlx_hybrid.training.packing import packed_caches
 
 Leaves = dict[str, mx.array]

@@ -5,13 +5,13 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mlx_hybrid.answer_end import unnamed_end
 from mlx_hybrid.config import Config
 from mlx_hybrid.errors import ConfigError, DataError, MemoryLimitError
+from mlx_hybrid.models.answer_end import unnamed_end
+from mlx_hybrid.records.split import Split
+from mlx_hybrid.run import Run
 from mlx_hybrid.training.events import Note
-from mlx_hybrid.training.model_shape import UnknownShapeError
-from mlx_hybrid.training.run import Run
-from mlx_hybrid.training.sources import Split
+from mlx_hybrid.training.memory.shape import UnknownShapeError
 
 SMALLER = 0.8  # of what a run was estimated to need, where that was too much after all
 
@@ -31,8 +31,8 @@ class Material:
 def load_material(config: Config, split: Split, *, ranks: int = 1, force: bool = False) -> Material:
     """Examples, then the model. Raises DataError for records that cannot be tokenised as asked, and MemoryLimitError,
     before a weight is read, for a run that cannot fit, unless forced. Each of `ranks` has its part of a batch."""
-    from mlx_hybrid.base_model import load_base, load_tokenizer_of
-    from mlx_hybrid.training.memory import set_limits
+    from mlx_hybrid.models.base import load_base, load_tokenizer_of
+    from mlx_hybrid.training.memory.limits import set_limits
 
     tokenizer = load_tokenizer_of(config.model)
     sets, too_long = tokenised(config, split, tokenizer)
@@ -44,7 +44,7 @@ def load_material(config: Config, split: Split, *, ranks: int = 1, force: bool =
 
 def tokenised(config: Config, split: Split, tokenizer: Any) -> tuple[list[list[Any]], int]:
     """Examples of the three sets, and how many records were dropped or cut for length."""
-    from mlx_hybrid.training.examples import make_examples
+    from mlx_hybrid.records.template import make_examples
 
     limit = {"max_tokens": config.train.max_tokens, "too_long": config.train.too_long}
     made = [make_examples(part, tokenizer, **limit) for part in (split.train, split.valid, split.test)]
@@ -74,7 +74,7 @@ def end_of_answers(split: Split, material: Material) -> Iterator[Note]:
 def check_fits(config: Config, examples: list[Any], *, ranks: int = 1, force: bool = False) -> None:
     """Raise ConfigError for an adapter that does not fit the model's layers, and MemoryLimitError, unless forced, when
     the estimate is over what the machine has to give, with the change that fits."""
-    from mlx_hybrid.training.estimate import memory_limit
+    from mlx_hybrid.training.memory.estimate import memory_limit
 
     try:
         needed, way = requirement(config, examples, ranks=ranks)
@@ -96,8 +96,8 @@ def requirement(config: Config, examples: list[Any], *, ranks: int = 1) -> tuple
     """
     from functools import partial
 
-    from mlx_hybrid.training.estimate import as_options, estimate, largest_load, way_out
-    from mlx_hybrid.training.model_shape import model_shape
+    from mlx_hybrid.training.memory.estimate import as_options, estimate, largest_load, way_out
+    from mlx_hybrid.training.memory.shape import model_shape
 
     size = config.train.batch_size // ranks
     config = replace(config, train=replace(config.train, batch_size=size))
@@ -126,7 +126,7 @@ def how_to_need_less(config: Config, examples: list[Any], *, ranks: int = 1) -> 
 def attach_adapter(config: Config, material: Material) -> Any:
     """Put a fresh adapter on the base and make its optimiser."""
     from mlx_hybrid.adapters.attach import attach
-    from mlx_hybrid.training.memory import checkpoint_layers
+    from mlx_hybrid.training.memory.limits import checkpoint_layers
     from mlx_hybrid.training.optimizer import BranchOptimizer
 
     model, settings = material.base.model, config.train
@@ -159,9 +159,9 @@ def gradient_start(config: Config, run: Run, material: Material, *, ranks: int =
 def start_from_examples(
     config: Config, material: Material, *, ranks: int = 1
 ) -> Generator[Note, None, dict[str, float]]:
-    """Start from the gradient of some training records (adapters/gradient_start.py); the share of its energy that
+    """Start from the gradient of some training records (adapters/start.py); the share of its energy that
     each low-rank start holds is returned, nothing where no branch starts so. Batches are those of one of `ranks`."""
-    from mlx_hybrid.adapters.gradient_start import (
+    from mlx_hybrid.adapters.start import (
         SketchPass,
         apply_start,
         scale_to_inputs,

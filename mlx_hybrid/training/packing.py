@@ -11,8 +11,8 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from mlx_hybrid.records.template import Example
 from mlx_hybrid.training.batches import LONGEST_ROW, Batch, length_bucket, target_bucket
-from mlx_hybrid.training.examples import Example
 
 PADDING = -1  # the segment of pad tokens
 WORTH = 0.97  # a longer row must leave at most so much of the tokens

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from mlx_hybrid.config import Config, build_config, to_tree
 from mlx_hybrid.errors import MlxHybridError
-from mlx_hybrid.training.estimate import Load
-from mlx_hybrid.training.examples import Example
+from mlx_hybrid.records.template import Example
+from mlx_hybrid.training.memory.estimate import Load
 
 STEPS = 2  # the second has moments to update
 
@@ -59,10 +59,10 @@ def measure_peak(config: Config, load: Load) -> int:
     """In this process: load the base, attach, start and step. Peak bytes since the base was there."""
     import mlx.core as mx
 
-    from mlx_hybrid.base_model import load_base
+    from mlx_hybrid.models.base import load_base
     from mlx_hybrid.training.batches import make_batch
     from mlx_hybrid.training.material import Material, attach_adapter, start_from_examples
-    from mlx_hybrid.training.memory import set_limits
+    from mlx_hybrid.training.memory.limits import set_limits
     from mlx_hybrid.training.packing import make_packed_batch, packs_exactly
     from mlx_hybrid.training.step import compiles, make_step
 
@@ -90,7 +90,7 @@ def measure_peak(config: Config, load: Load) -> int:
 
 
 def main(path: str) -> None:
-    from mlx_hybrid.blas import prefer_openblas
+    from mlx_hybrid.models.blas import prefer_openblas
 
     prefer_openblas()
     task = json.loads(Path(path).read_text(encoding="utf-8"))

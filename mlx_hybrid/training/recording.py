@@ -7,11 +7,11 @@ import time
 from mlx_hybrid.config import Config, dump_config
 from mlx_hybrid.errors import ConfigError, MlxHybridError
 from mlx_hybrid.files import write_text
+from mlx_hybrid.records.split import Sources
+from mlx_hybrid.run import Run, machine
 from mlx_hybrid.training.events import CheckpointDue, Event, Finished, Interrupted, Note, NotFinite, Validated
 from mlx_hybrid.training.material import Material, hash_examples
 from mlx_hybrid.training.progress import Progress
-from mlx_hybrid.training.run import Run, machine
-from mlx_hybrid.training.sources import Sources
 
 
 def begin_run(

@@ -8,11 +8,11 @@ import mlx.nn as nn
 from mlx.utils import tree_map
 
 from mlx_hybrid.adapters.frozen import on_cpu
-from mlx_hybrid.adapters.gradient_start import check_started
+from mlx_hybrid.adapters.start import check_started
 from mlx_hybrid.training.batches import Batch
+from mlx_hybrid.training.distributed import ONE, Ranks
 from mlx_hybrid.training.loss import make_loss
 from mlx_hybrid.training.optimizer import BranchOptimizer
-from mlx_hybrid.training.ranks import ONE, Ranks
 
 WEIGHTS = 3  # their place in what `arrays` gives
 

@@ -7,12 +7,12 @@ import mlx.nn as nn
 import numpy as np
 
 from mlx_hybrid.config import TrainConfig
+from mlx_hybrid.records.template import Example
 from mlx_hybrid.training.batches import validation_batches
+from mlx_hybrid.training.distributed import ONE, Ranks
 from mlx_hybrid.training.events import Validated
-from mlx_hybrid.training.examples import Example
 from mlx_hybrid.training.loss import make_target_losses
 from mlx_hybrid.training.progress import Progress
-from mlx_hybrid.training.ranks import ONE, Ranks
 from mlx_hybrid.training.step import arrays
 
 

@@ -12,14 +12,14 @@ from typing import Any
 
 from mlx_hybrid.config import Config, build_config, to_tree
 from mlx_hybrid.errors import ConfigError, MlxHybridError
+from mlx_hybrid.records.template import Example
+from mlx_hybrid.run import machine
+from mlx_hybrid.training.distributed import Ranks
 from mlx_hybrid.training.events import NotFinite
-from mlx_hybrid.training.examples import Example
 from mlx_hybrid.training.loop import align, train
 from mlx_hybrid.training.material import Material, attach_adapter, check_fits, how_to_need_less
-from mlx_hybrid.training.memory import running_out
+from mlx_hybrid.training.memory.limits import running_out
 from mlx_hybrid.training.progress import Progress, progress_from
-from mlx_hybrid.training.ranks import Ranks
-from mlx_hybrid.training.run import machine
 
 SAME = ("mlx-hybrid", "mlx", "mlx-lm")  # versions that every rank must have
 
@@ -80,8 +80,8 @@ def work(ranks: Ranks, stop: Callable[[], bool]) -> None:
 
 def take(job: dict[str, Any], config: Config, ranks: Ranks) -> Material:
     """Base, adapter and examples of a job. Raises MlxHybridError where this machine is not as the first one."""
-    from mlx_hybrid.base_model import load_base
-    from mlx_hybrid.training.memory import set_limits
+    from mlx_hybrid.models.base import load_base
+    from mlx_hybrid.training.memory.limits import set_limits
 
     versions = machine()["versions"]
     for name in SAME:

@@ -15,13 +15,13 @@ from tolerances import EFFECT, IDENTITY, LOGITS
 
 from mlx_hybrid.adapters.attach import attach, dequantise, fuse, hybrid_layers
 from mlx_hybrid.adapters.experts import HybridExperts, is_experts
-from mlx_hybrid.adapters.gradient_start import apply_start, sketch_gradients
 from mlx_hybrid.adapters.layer import linear_shape
+from mlx_hybrid.adapters.start import apply_start, sketch_gradients
 from mlx_hybrid.adapters.store import load_adapter, save_adapter
-from mlx_hybrid.base_model import fingerprint
 from mlx_hybrid.config import build_config
-from mlx_hybrid.deployment.source import open_source
 from mlx_hybrid.errors import ConfigError
+from mlx_hybrid.export.adapter import open_source
+from mlx_hybrid.models.base import fingerprint
 
 ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
 GATED = ATTENTION | {"gate_proj", "up_proj", "down_proj"}

@@ -12,7 +12,7 @@ from toys import tiny_llama
 
 from mlx_hybrid.adapters.attach import attach, dequantise, hybrid_layers
 from mlx_hybrid.adapters.frozen import use_fast_products
-from mlx_hybrid.adapters.gradient_start import SketchPass, apply_start, scale_to_inputs, sketch_gradients
+from mlx_hybrid.adapters.start import SketchPass, apply_start, scale_to_inputs, sketch_gradients
 from mlx_hybrid.adapters.store import load_adapter, save_adapter
 from mlx_hybrid.config import build_config
 from mlx_hybrid.errors import MlxHybridError

@@ -30,8 +30,8 @@ from table import (
 from tolerances import DEFECT, EFFECT, IDENTITY, NUMERIC_GRADIENT, ROUNDING, SINGULAR, TORCH_GRADIENT
 
 from mlx_hybrid.adapters.attach import refold
+from mlx_hybrid.adapters.butterfly import householder_core
 from mlx_hybrid.adapters.layer import HybridLinear, LayerPlan
-from mlx_hybrid.adapters.orthogonal import householder_core
 from mlx_hybrid.training.loop import steps_between_refolds
 
 TRAINABLE = {

@@ -16,8 +16,8 @@ from tolerances import (
     TORCH_GRADIENT,
 )
 
-from mlx_hybrid.adapters import orthogonal
-from mlx_hybrid.adapters.orthogonal import (
+from mlx_hybrid.adapters import butterfly as orthogonal
+from mlx_hybrid.adapters.butterfly import (
     LARGEST_SKEW,
     cayley,
     compose_butterfly,

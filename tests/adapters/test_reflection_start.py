@@ -10,10 +10,10 @@ from test_gradient_start import BATCHES, TOKENS, dense_gradients, make_loss, mod
 from tolerances import IDENTITY, NUMERIC_GRADIENT, ROUNDING
 
 from mlx_hybrid.adapters.attach import attach, hybrid_layers
+from mlx_hybrid.adapters.butterfly import householder_matrix, paired_reflections
 from mlx_hybrid.adapters.frozen import dense_weight
-from mlx_hybrid.adapters.gradient_start import apply_start, sketch_columns, sketch_gradients
-from mlx_hybrid.adapters.orthogonal import householder_matrix, paired_reflections
 from mlx_hybrid.adapters.reflection_start import gradient_reflections, leading_planes
+from mlx_hybrid.adapters.start import apply_start, sketch_columns, sketch_gradients
 from mlx_hybrid.config import build_config
 
 K = 8

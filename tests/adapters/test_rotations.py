@@ -8,7 +8,7 @@ from tolerances import EFFECT, LOGITS, ROUNDING
 from toys import tiny_llama
 
 from mlx_hybrid.adapters.attach import attach, hybrid_layers, settle, unsettle
-from mlx_hybrid.adapters.rotations import formed
+from mlx_hybrid.adapters.formed import formed
 from mlx_hybrid.config import build_config
 
 TOKENS = mx.array([[3, 9, 4, 12, 7, 30], [8, 2, 5, 1, 17, 11]])

@@ -22,9 +22,9 @@ from mlx_hybrid.adapters.store import (
     save_adapter,
     set_state,
 )
-from mlx_hybrid.base_model import BaseModel
 from mlx_hybrid.config import Config
 from mlx_hybrid.errors import ConfigError, MlxHybridError
+from mlx_hybrid.models.base import BaseModel
 from mlx_hybrid.training.continuation import load_start
 
 BASE = {"id": "tiny", "fingerprint": "0"}

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from mlx_hybrid.cli.lines import Lines
-from mlx_hybrid.cli.talk import read_prompt
+from mlx_hybrid.chat.lines import Lines
+from mlx_hybrid.cli.generate import read_prompt
 from mlx_hybrid.config import build_config
 from mlx_hybrid.errors import ConfigError
-from mlx_hybrid.training.run import create_run
+from mlx_hybrid.run import create_run
 
 GOOD = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
 EMPTY = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": " "}]}

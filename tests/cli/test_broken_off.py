@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from mlx_hybrid import job
 from mlx_hybrid.config import build_config
 from mlx_hybrid.errors import MlxHybridError
 from mlx_hybrid.files import new_directory
+from mlx_hybrid.jobs import finetune as job
+from mlx_hybrid.run import Run, create_run, writing
 from mlx_hybrid.training.events import Trained
-from mlx_hybrid.training.run import Run, create_run, writing
 
 STEP = Trained(1, 2, 1.0, {"learning_rate": 1e-3}, 1.0, 10, 5, 1.0, 0.1, (), 1.0)
 

@@ -7,7 +7,7 @@ import pytest
 from acting import acting
 
 from mlx_hybrid.adapters.store import probe_logits, read_adapter_config, read_weights
-from mlx_hybrid.deployment.load import load_any
+from mlx_hybrid.models.adapted import load_any
 
 REFOLDED = 1e-4
 """Logits may move so far without a step: a rotation folded into its base is rounded to float32 once more."""

@@ -6,12 +6,12 @@ import signal
 
 import pytest
 
-from mlx_hybrid import job
 from mlx_hybrid.cli.finetune import StopRequest
 from mlx_hybrid.evaluation import held_out
-from mlx_hybrid.governance import curate
+from mlx_hybrid.governance import govern as curate
+from mlx_hybrid.jobs import finetune as job
+from mlx_hybrid.run import Run
 from mlx_hybrid.training.events import Finished, Started
-from mlx_hybrid.training.run import Run
 
 
 @pytest.fixture

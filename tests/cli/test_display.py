@@ -5,9 +5,9 @@ import shlex
 
 import pytest
 
-from mlx_hybrid import job
+from mlx_hybrid.jobs import finetune as job
+from mlx_hybrid.run import Run
 from mlx_hybrid.training.events import Interrupted
-from mlx_hybrid.training.run import Run
 
 LOSS = {"base": 2.0, "adapted": 1.5, "difference": {"value": -0.5, "low": -0.6, "high": -0.4}}
 RESULTS = {"records": 9, "questions": 0, "loss_nats_per_token": LOSS}

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from acting import acting
 
-from mlx_hybrid import job
 from mlx_hybrid.config import load_config
-from mlx_hybrid.deployment.load import load_any
-from mlx_hybrid.deployment.publication import plan
-from mlx_hybrid.training.run import PLACE, Run
+from mlx_hybrid.jobs import finetune as job
+from mlx_hybrid.models.adapted import load_any
+from mlx_hybrid.publish.publication import plan
+from mlx_hybrid.run import PLACE, Run
 
 MODEL = "models/tiny"
 """A folder, though it has the form of a Hub id."""

@@ -13,11 +13,11 @@ import mlx.core as mx
 import pytest
 from acting import acting
 
-from mlx_hybrid import job
 from mlx_hybrid.adapters.attach import hybrid_layers
 from mlx_hybrid.config import load_config
-from mlx_hybrid.deployment.load import load_any
-from mlx_hybrid.training.run import Run
+from mlx_hybrid.jobs import finetune as job
+from mlx_hybrid.models.adapted import load_any
+from mlx_hybrid.run import Run
 
 METHODS = ["lora", "lora-ga", "dora", "hra", "boft", "hybrid", "hybrid-boft", "hybrid-unitary", "full"]
 PROJECTIONS = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
@@ -70,7 +70,7 @@ def test_a_run_leaves_everything_it_promises(finished):
 
 
 def test_the_tokenizer_is_read_once(run, quantised_folder, records, settings, tmp_path, monkeypatch):
-    from mlx_hybrid import base_model
+    from mlx_hybrid.models import base as base_model
 
     read, real = [], base_model.read_tokenizer
     monkeypatch.setattr(base_model, "read_tokenizer", lambda *given: read.append(given) or real(*given))

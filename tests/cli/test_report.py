@@ -2,7 +2,7 @@
 
 import json
 
-from mlx_hybrid.report.comparison import csv_text
+from mlx_hybrid.study.pages import csv_text
 
 ROW = {"governance": "own", "seeds": 2, "low": 0.5, "high": 0.7, "value": 0.6}
 SUMMARY = {

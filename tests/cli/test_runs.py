@@ -5,7 +5,7 @@ import json
 import pytest
 
 from mlx_hybrid.config import build_config
-from mlx_hybrid.training.run import create_run, runs_root, writing
+from mlx_hybrid.run import create_run, runs_root, writing
 
 NAME = "hybrid-unitary-20260101-120000"
 

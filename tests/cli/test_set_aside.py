@@ -5,8 +5,8 @@ import json
 import pytest
 from acting import acting
 
-from mlx_hybrid.deployment.publication import plan
-from mlx_hybrid.training.run import Run
+from mlx_hybrid.publish.publication import plan
+from mlx_hybrid.run import Run
 
 MARK = "zebra-4711"
 
@@ -73,7 +73,7 @@ def test_nothing_of_them_is_published_or_exported(run, quantised_folder, dirty, 
 def test_a_file_that_changes_meanwhile_is_no_evidence(
     run, quantised_folder, dirty, settings, tmp_path, monkeypatch
 ):
-    from mlx_hybrid import job
+    from mlx_hybrid.jobs import finetune as job
 
     create = job.create_run
 

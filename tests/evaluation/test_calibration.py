@@ -9,10 +9,10 @@ from sklearn import metrics as sk
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from mlx_hybrid.errors import DataError
-from mlx_hybrid.evaluation import calibration as c
-from mlx_hybrid.evaluation.examples import EvaluationSet
+from mlx_hybrid.evaluation.metrics import calibration as c
 from mlx_hybrid.evaluation.results import calibration_table
-from mlx_hybrid.governance.records import Record
+from mlx_hybrid.evaluation.sets import EvaluationSet
+from mlx_hybrid.records.record import Record
 
 
 def draw(seed: int, rows: int = 600, options: int = 4) -> tuple[np.ndarray, np.ndarray]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sacrebleu.metrics import CHRF
 
-from mlx_hybrid.evaluation.chrf import (
+from mlx_hybrid.evaluation.metrics.chrf import (
     chrf_signature,
     corpus_score,
     direction_measures,
@@ -14,7 +14,7 @@ from mlx_hybrid.evaluation.chrf import (
     score_directions,
     sentence_statistics,
 )
-from mlx_hybrid.evaluation.parity import directional_balance, parity
+from mlx_hybrid.evaluation.metrics.parity import directional_balance, parity
 
 LETTERS = "abcde ñ漢字ثस"
 EDGES = {

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from sklearn import metrics as sk
 
 from mlx_hybrid.errors import DataError
-from mlx_hybrid.evaluation.classification import accuracy, by_language, choose, macro_f1, tied
+from mlx_hybrid.evaluation.metrics.classification import accuracy, by_language, choose, macro_f1, tied
 
 LABELS = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=80)
 

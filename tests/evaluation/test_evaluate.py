@@ -9,14 +9,15 @@ import pytest
 
 from mlx_hybrid.config import Config, DataConfig
 from mlx_hybrid.errors import ConfigError, DataError
-from mlx_hybrid.evaluation import question_files, results
-from mlx_hybrid.evaluation.compare_data import evaluation_sets
+from mlx_hybrid.evaluation import results
+from mlx_hybrid.evaluation.benchmarks import questions as question_files
 from mlx_hybrid.evaluation.evaluate import evaluate
-from mlx_hybrid.evaluation.examples import evaluation_set, from_fields, limited, varied
 from mlx_hybrid.evaluation.held_out import make_questions
-from mlx_hybrid.governance.records import Record
+from mlx_hybrid.evaluation.sets import evaluation_set, from_fields, limited, varied
+from mlx_hybrid.records.record import Record
+from mlx_hybrid.records.split import split_records
 from mlx_hybrid.report.result_tables import result_tables
-from mlx_hybrid.training.sources import split_records
+from mlx_hybrid.study.data import evaluation_sets
 
 ANSWERS = {"deu_Latn": {"good": "gut", "bad": "schlecht"}, "swh_Latn": {"good": "nzuri", "bad": "mbaya"}}
 
@@ -215,8 +216,8 @@ def test_translations_are_those_a_callable_gives(model, tokenizer):
 
 
 def test_variants_rewrite_fields_by_the_task_and_other_records_whole():
-    from mlx_hybrid.evaluation.sources import Row
-    from mlx_hybrid.evaluation.tasks import classification_record, load_task
+    from mlx_hybrid.evaluation.benchmarks.rows import Row
+    from mlx_hybrid.evaluation.benchmarks.tasks import classification_record, load_task
 
     task = load_task("sib200")
     fields = classification_record(task, Row("k", "k", {"text": "Äpfel"}, "health"), "deu_Latn", "deu_Latn")

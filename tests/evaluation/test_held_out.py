@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from mlx_hybrid.evaluation.held_out import NO_QUESTIONS, Questions, Scores, compare, example_groups
-from mlx_hybrid.governance.records import Record
-from mlx_hybrid.training.examples import make_examples
+from mlx_hybrid.records.record import Record
+from mlx_hybrid.records.template import make_examples
 
 SENTENCES, LANGUAGES = 25, 4
 

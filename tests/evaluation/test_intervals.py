@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from mlx_hybrid.errors import DataError
-from mlx_hybrid.evaluation.intervals import (
+from mlx_hybrid.evaluation.metrics.intervals import (
     bootstrap_mean,
     bootstrap_ratio,
     bootstrap_statistic,

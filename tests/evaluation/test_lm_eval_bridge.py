@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mlx_hybrid.errors import ConfigError, MlxHybridError
-from mlx_hybrid.evaluation.lm_eval_bridge import continuations, find_tasks, short_results
+from mlx_hybrid.evaluation.harness import continuations, find_tasks, short_results
 from mlx_hybrid.report.result_tables import result_tables
 
 REQUESTS = [([5, 9, 3], [7]), ([5], [9, 3, 7, 2]), ([1, 2, 3, 4, 5, 6], [8, 8]), ([2, 2], [2, 2, 2])]

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlx_hybrid.errors import DataError
-from mlx_hybrid.evaluation.parity import directional_balance, parity, parity_intervals
+from mlx_hybrid.evaluation.metrics.parity import directional_balance, parity, parity_intervals
 
 VALUES = {"eng_Latn": 0.9, "swh_Latn": 0.5, "hau_Latn": 0.6, "tha_Thai": 0.7}
 

@@ -7,14 +7,14 @@ import pytest
 
 from mlx_hybrid.config import Config, DataConfig
 from mlx_hybrid.errors import ConfigError, DataError
-from mlx_hybrid.evaluation.question_files import (
+from mlx_hybrid.evaluation.benchmarks.folders import Choice, write_task
+from mlx_hybrid.evaluation.benchmarks.questions import (
     chosen_pivot,
     chosen_variants,
     from_path,
     from_task,
     training_records,
 )
-from mlx_hybrid.evaluation.task_files import Choice, write_task
 
 TOPICS = ("sports", "health", "travel", "politics", "science/technology", "entertainment", "geography")
 

@@ -8,10 +8,10 @@ import sacrebleu
 import sentencepiece
 from sacrebleu.tokenizers.tokenizer_spm import SPM_MODELS
 
-from mlx_hybrid.evaluation import spbleu
 from mlx_hybrid.evaluation.evaluate import evaluate
-from mlx_hybrid.evaluation.examples import evaluation_set, from_fields
-from mlx_hybrid.evaluation.translation import score_spbleu
+from mlx_hybrid.evaluation.metrics import spbleu
+from mlx_hybrid.evaluation.metrics.translation import score_spbleu
+from mlx_hybrid.evaluation.sets import evaluation_set, from_fields
 from mlx_hybrid.report.result_tables import result_tables
 from mlx_hybrid.report.tables import joined
 

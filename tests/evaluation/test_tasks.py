@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from mlx_hybrid.errors import ConfigError, DataError
-from mlx_hybrid.evaluation.sources import HUB, read_rows
-from mlx_hybrid.evaluation.tasks import build_records, load_task, task_files
-from mlx_hybrid.governance.languages import parse_language
+from mlx_hybrid.evaluation.benchmarks.rows import HUB, read_rows
+from mlx_hybrid.evaluation.benchmarks.tasks import build_records, load_task, task_files
+from mlx_hybrid.records.languages import parse_language
 
 XNLI_LABELS = ("entailment", "neutral", "contradiction")
 

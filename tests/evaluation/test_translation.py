@@ -3,7 +3,7 @@ import pytest
 from mlx_lm.tokenizer_utils import NaiveStreamingDetokenizer
 
 from mlx_hybrid.errors import DataError
-from mlx_hybrid.evaluation.translation import greedy, reference_columns
+from mlx_hybrid.evaluation.metrics.translation import greedy, reference_columns
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlx_hybrid.errors import ConfigError
-from mlx_hybrid.evaluation.variants import VARIANTS, apply_variant, variants_for
+from mlx_hybrid.evaluation.benchmarks.variants import VARIANTS, apply_variant, variants_for
 
 SENTENCES = {
     "eng_Latn": "The Café on Thursday served naïve customers without complaint.",

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mlx_hybrid.governance.records import Record
+from mlx_hybrid.records.record import Record
 
 SENTENCES = {
     "eng_Latn": "The library opens at nine in the morning and closes late in the evening on weekdays.",

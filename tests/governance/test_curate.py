@@ -15,18 +15,18 @@ import pytest
 from click.testing import CliRunner
 from governance.conftest import SENTENCES, read_jsonl, write_jsonl
 
-from mlx_hybrid.base_model import fingerprint, load_base
 from mlx_hybrid.cli import main
 from mlx_hybrid.config import GovernanceConfig
 from mlx_hybrid.errors import ConfigError, DataError, MlxHybridError
-from mlx_hybrid.governance import curate
-from mlx_hybrid.governance.curate import govern_files
-from mlx_hybrid.governance.engines import sha256_of
-from mlx_hybrid.governance.forgetting import forget
-from mlx_hybrid.governance.manifest import check_source, verify
-from mlx_hybrid.governance.noted import write_rejections
+from mlx_hybrid.governance import govern as curate
+from mlx_hybrid.governance.checks.engines import sha256_of
+from mlx_hybrid.governance.folder.forgetting import forget
+from mlx_hybrid.governance.folder.lines import write_rejections
+from mlx_hybrid.governance.folder.manifest import check_source, verify
+from mlx_hybrid.governance.govern import govern_files
 from mlx_hybrid.governance.pipeline import govern_records
-from mlx_hybrid.governance.records import read_records
+from mlx_hybrid.models.base import fingerprint, load_base
+from mlx_hybrid.records.record import read_records
 
 FREE = GovernanceConfig(max_reject_share=1.0)
 FILES = {

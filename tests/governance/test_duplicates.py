@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_hybrid.config import GovernanceConfig
-from mlx_hybrid.governance.minhash import band_keys, gram_hashes, normalise, sketch
+from mlx_hybrid.governance.duplicates.minhash import band_keys, gram_hashes, normalise, sketch
+from mlx_hybrid.governance.duplicates.similarity import Likeness, grams, jaccard, shared_characters
 from mlx_hybrid.governance.pipeline import govern_records
-from mlx_hybrid.governance.records import Record, parse_line
-from mlx_hybrid.governance.similarity import Likeness, grams, jaccard, shared_characters
+from mlx_hybrid.records.record import Record, parse_line
 
 NEAR = GovernanceConfig(only=("exact", "near"), max_reject_share=1.0)
 

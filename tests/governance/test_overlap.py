@@ -6,10 +6,10 @@ import pytest
 from governance.conftest import SENTENCES, text_record, write_jsonl
 
 from mlx_hybrid.config import GovernanceConfig
-from mlx_hybrid.governance.minhash import normalise
-from mlx_hybrid.governance.overlap import EvaluationIndex
+from mlx_hybrid.governance.checks.overlap import EvaluationIndex
+from mlx_hybrid.governance.duplicates.minhash import normalise
 from mlx_hybrid.governance.pipeline import govern_records
-from mlx_hybrid.governance.records import Record
+from mlx_hybrid.records.record import Record
 
 
 def containment(text: str, record: str) -> float:

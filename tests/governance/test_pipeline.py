@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from mlx_hybrid.config import GovernanceConfig
 from mlx_hybrid.errors import ConfigError, DataError
-from mlx_hybrid.evaluation.compare_plan import governance_values
-from mlx_hybrid.governance.parallel import numbers_differ
+from mlx_hybrid.governance.checks.translations import numbers_differ
 from mlx_hybrid.governance.pipeline import govern_records
-from mlx_hybrid.governance.records import Fault
 from mlx_hybrid.governance.stages import active_stages
+from mlx_hybrid.records.record import Fault
+from mlx_hybrid.study.plan import governance_values
 
 ENGLISH, SWAHILI = SENTENCES["eng_Latn"], SENTENCES["swh_Latn"]
 

@@ -5,10 +5,10 @@ import base64
 import pytest
 from governance.conftest import SENTENCES
 
-from mlx_hybrid.governance.characters import Batch
-from mlx_hybrid.governance.mojibake import find_mojibake
-from mlx_hybrid.governance.quality import check_quality, check_unicode
-from mlx_hybrid.governance.web import check_page
+from mlx_hybrid.governance.checks.characters import Batch
+from mlx_hybrid.governance.checks.mojibake import find_mojibake
+from mlx_hybrid.governance.checks.quality import check_quality, check_unicode
+from mlx_hybrid.governance.checks.web import check_page
 
 ENGLISH = SENTENCES["eng_Latn"]
 MISREAD = ["cp1251", "gbk", "latin-1", "cp1252", "koi8-r", "cp1250"]

@@ -8,7 +8,7 @@ import pytest
 
 from mlx_hybrid.config import load_config
 from mlx_hybrid.report.run_page import run_page
-from mlx_hybrid.training.run import Run, create_run
+from mlx_hybrid.run import Run, create_run
 
 
 @pytest.fixture

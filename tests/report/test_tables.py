@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mlx_hybrid.evaluation.calibration import fit_temperature
+from mlx_hybrid.evaluation.metrics.calibration import fit_temperature
 from mlx_hybrid.report.result_tables import temperature
 from mlx_hybrid.report.tables import Table, html, interval, markdown, number, plain, width
 

@@ -5,7 +5,7 @@ import os
 import signal
 from pathlib import Path
 
-from mlx_hybrid.blas import prefer_openblas
+from mlx_hybrid.models.blas import prefer_openblas
 
 prefer_openblas()  # before anything imports mlx
 
@@ -20,12 +20,12 @@ from mlx_hybrid.evaluation import held_out  # noqa: E402, F401
 from mlx_hybrid.report import run_page  # noqa: E402, F401
 from mlx_hybrid.training.batches import make_batch  # noqa: E402
 from mlx_hybrid.training.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
+from mlx_hybrid.training.distributed import Ranks, join  # noqa: E402
 from mlx_hybrid.training.events import CheckpointDue, Trained, Validated  # noqa: E402
 from mlx_hybrid.training.loop import align, train  # noqa: E402
 from mlx_hybrid.training.optimizer import BranchOptimizer  # noqa: E402
 from mlx_hybrid.training.packing import make_packed_batch  # noqa: E402
 from mlx_hybrid.training.progress import Progress  # noqa: E402
-from mlx_hybrid.training.ranks import Ranks, join  # noqa: E402
 from mlx_hybrid.training.step import make_step  # noqa: E402
 
 SETTINGS = changed(

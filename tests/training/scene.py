@@ -9,14 +9,14 @@ from toys import tiny_llama
 
 from mlx_hybrid.adapters.attach import attach
 from mlx_hybrid.adapters.frozen import use_fast_products
-from mlx_hybrid.adapters.gradient_start import apply_start, sketch_gradients
+from mlx_hybrid.adapters.start import apply_start, sketch_gradients
 from mlx_hybrid.adapters.store import adapter_state
 from mlx_hybrid.config import PRESETS, TrainConfig, build_config
+from mlx_hybrid.records.template import Example
 from mlx_hybrid.training.batches import make_batch
-from mlx_hybrid.training.examples import Example
 from mlx_hybrid.training.loop import train
 from mlx_hybrid.training.loss import make_loss
-from mlx_hybrid.training.memory import checkpoint_layers
+from mlx_hybrid.training.memory.limits import checkpoint_layers
 from mlx_hybrid.training.optimizer import BranchOptimizer
 from mlx_hybrid.training.progress import Progress
 from mlx_hybrid.training.step import arrays

@@ -6,6 +6,7 @@ import random
 import numpy as np
 import pytest
 
+from mlx_hybrid.records.template import Example
 from mlx_hybrid.training.batches import (
     epoch_order,
     length_bucket,
@@ -15,7 +16,6 @@ from mlx_hybrid.training.batches import (
     training_batches,
     validation_batches,
 )
-from mlx_hybrid.training.examples import Example
 
 
 def example(length: int, trained_from: int = 1, name: str = "") -> Example:

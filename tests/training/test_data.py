@@ -7,8 +7,8 @@ import pytest
 
 from mlx_hybrid.config import load_config
 from mlx_hybrid.errors import ConfigError
+from mlx_hybrid.records.split import find_sources
 from mlx_hybrid.training.data import check_patience, prepare
-from mlx_hybrid.training.sources import find_sources
 
 QUESTION = "Which topic is this about: science, travel, politics, sports or health?"
 TEXTS = {

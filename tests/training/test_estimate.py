@@ -12,13 +12,20 @@ from toys import write_model
 
 from mlx_hybrid.config import build_config
 from mlx_hybrid.errors import ConfigError, MemoryLimitError, MlxHybridError
-from mlx_hybrid.training import estimate as module
-from mlx_hybrid.training import model_shape as shapes
+from mlx_hybrid.records.template import Example
 from mlx_hybrid.training.batches import training_batches
-from mlx_hybrid.training.estimate import Load, estimate, largest_load, packed_loads, way_out, widest_load
-from mlx_hybrid.training.examples import Example
 from mlx_hybrid.training.material import check_fits
-from mlx_hybrid.training.model_shape import UnknownShapeError, first_known, model_shape, write_holes
+from mlx_hybrid.training.memory.estimate import (
+    Load,
+    estimate,
+    largest_load,
+    packed_loads,
+    way_out,
+    widest_load,
+)
+from mlx_hybrid.training.memory.limits import estimate as module
+from mlx_hybrid.training.memory.limits import shape as shapes
+from mlx_hybrid.training.memory.shape import UnknownShapeError, first_known, model_shape, write_holes
 from mlx_hybrid.training.packing import make_packed_batch
 from mlx_hybrid.training.probe import probe, random_examples
 
@@ -39,7 +46,7 @@ def larger(tmp_path_factory):
 @pytest.mark.parametrize("method", ["lora", "hybrid", "hybrid-boft", "full"])
 def test_weights_are_counted_exactly_and_none_is_read(method, quantised_folder):
     from mlx_hybrid.adapters.attach import attach
-    from mlx_hybrid.base_model import load_base
+    from mlx_hybrid.models.base import load_base
 
     settings = config(quantised_folder, method)
     mx.clear_cache()

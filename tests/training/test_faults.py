@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 from pages import no_pages
 
-from mlx_hybrid import job
-from mlx_hybrid.adapters import gradient_start
+from mlx_hybrid.adapters import start as gradient_start
 from mlx_hybrid.config import build_config, to_tree
 from mlx_hybrid.errors import MemoryLimitError, MlxHybridError
+from mlx_hybrid.jobs import finetune as job
+from mlx_hybrid.run import Run
 from mlx_hybrid.training import checkpoint, loop
 from mlx_hybrid.training.checkpoint import checkpoints
-from mlx_hybrid.training.memory import running_out
-from mlx_hybrid.training.run import Run
+from mlx_hybrid.training.memory.limits import running_out
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
 

@@ -16,6 +16,7 @@ from toys import VOCABULARY
 from mlx_hybrid.adapters.attach import hybrid_layers
 from mlx_hybrid.errors import MlxHybridError
 from mlx_hybrid.training.batches import length_bucket, make_batch
+from mlx_hybrid.training.distributed import ONE
 from mlx_hybrid.training.events import (
     CheckpointDue,
     Finished,
@@ -30,7 +31,6 @@ from mlx_hybrid.training.loop import intervals, layout, total_steps, train
 from mlx_hybrid.training.loss import make_loss
 from mlx_hybrid.training.optimizer import BranchOptimizer
 from mlx_hybrid.training.progress import Progress
-from mlx_hybrid.training.ranks import ONE
 from mlx_hybrid.training.step import arrays, compiles, make_step
 from mlx_hybrid.training.validation import validation_loss
 

@@ -10,7 +10,7 @@ from toys import tiny_llama
 
 from mlx_hybrid.training.batches import make_batch
 from mlx_hybrid.training.loss import make_loss
-from mlx_hybrid.training.memory import checkpoint_layers, set_limits
+from mlx_hybrid.training.memory.limits import checkpoint_layers, set_limits
 from mlx_hybrid.training.step import arrays
 
 

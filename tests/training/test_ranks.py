@@ -20,8 +20,8 @@ from mlx_hybrid.cli import main
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.training.batches import make_batch
 from mlx_hybrid.training.checkpoint import checkpoints
+from mlx_hybrid.training.distributed import ONE, TIMEOUT, Several, check_divisible, join
 from mlx_hybrid.training.loop import step_seed
-from mlx_hybrid.training.ranks import ONE, TIMEOUT, Several, check_divisible, join
 
 SUMS = 1e-6
 """Two orders of one float32 sum of gradients near 1 and below, absolute."""

@@ -10,10 +10,10 @@ import pytest
 
 from mlx_hybrid.config import build_config
 from mlx_hybrid.errors import ConfigError
+from mlx_hybrid.records.template import Example
+from mlx_hybrid.run import Run, check_place, create_run, find_run, list_runs, runs_root, writing
 from mlx_hybrid.training.batches import make_batch
 from mlx_hybrid.training.events import CheckpointDue, NotFinite, Trained, Validated
-from mlx_hybrid.training.examples import Example
-from mlx_hybrid.training.run import Run, check_place, create_run, find_run, list_runs, runs_root, writing
 
 CONFIG = build_config({"method": "lora", "name": "first", "seed": 5}, "test")
 
@@ -103,7 +103,7 @@ def test_only_one_process_writes():
     code = f"""
 from pathlib import Path
 from mlx_hybrid.errors import ConfigError
-from mlx_hybrid.training.run import Run, writing
+from mlx_hybrid.run import Run, writing
 try:
     with writing(Run(Path({str(run.path)!r}))):
         print("free")

@@ -7,10 +7,10 @@ from collections import Counter
 
 from governance_tables.text import flores, show
 from mlx_hybrid.config import GovernanceConfig
-from mlx_hybrid.governance.characters import Batch
+from mlx_hybrid.governance.checks.characters import Batch
+from mlx_hybrid.governance.checks.quality import check_quality, check_unicode
 from mlx_hybrid.governance.pipeline import govern_records
-from mlx_hybrid.governance.quality import check_quality, check_unicode
-from mlx_hybrid.governance.records import Record
+from mlx_hybrid.records.record import Record
 
 
 def faults(text: str, rng: random.Random) -> dict[str, str]:

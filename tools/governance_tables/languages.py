@@ -5,10 +5,10 @@ import time
 from collections import Counter
 
 from governance_tables.text import VARIANTS, flores, show
-from mlx_hybrid.governance.characters import letters_only
-from mlx_hybrid.governance.engines import load_engine
-from mlx_hybrid.governance.language import check_languages
-from mlx_hybrid.governance.languages import parse_language, relatives_of
+from mlx_hybrid.governance.checks.characters import letters_only
+from mlx_hybrid.governance.checks.engines import load_engine
+from mlx_hybrid.governance.checks.language import check_languages
+from mlx_hybrid.records.languages import parse_language, relatives_of
 
 
 def language() -> None:

@@ -11,7 +11,7 @@ from governance_tables.planted import vary
 from governance_tables.text import DATA, sentences, show
 from mlx_hybrid.config import GovernanceConfig
 from mlx_hybrid.governance.pipeline import govern_records
-from mlx_hybrid.governance.records import Record
+from mlx_hybrid.records.record import Record
 
 
 def overlap() -> None:

@@ -12,7 +12,7 @@ from governance_tables.text import show
 from governance_tables.whole import peak_mb
 from mlx_hybrid.config import GovernanceConfig
 from mlx_hybrid.governance.pipeline import govern_records
-from mlx_hybrid.governance.records import Record
+from mlx_hybrid.records.record import Record
 
 
 def score_near(

@@ -11,7 +11,7 @@ from pathlib import Path
 from governance_tables.planted import near_set
 from governance_tables.text import show
 from mlx_hybrid.config import GovernanceConfig
-from mlx_hybrid.governance.curate import govern_files
+from mlx_hybrid.governance.govern import govern_files
 
 
 def whole(sizes: tuple[int, ...] = (100_000,)) -> None:

@@ -1,0 +1,136 @@
+"""A conversation: its turns, what of them still fits the context, and how it is kept in a file."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from mlx_hybrid.errors import ConfigError
+from mlx_hybrid.files import read_json, write_json
+from mlx_hybrid.models.generate import Piece, PromptCache, Sampling, chat_tokens, room_for_answer, stream
+from mlx_hybrid.models.pair import Pair
+
+FORMAT = 1
+ROLES = ("system", "user", "assistant")
+ANSWER_SHARE = 4  # the part of the context that is kept free for the answer is at most one in so many
+
+
+@dataclasses.dataclass
+class Turn:
+    """What happened in one turn, beside the text."""
+
+    prompt_tokens: int = 0
+    answer_tokens: int = 0
+    finish: str = ""
+    forgotten: int = 0
+    """The first messages that no longer fit the context: kept in the conversation, not seen by the model."""
+    full: bool = False
+    """The answer ended because the context did."""
+
+
+class Conversation:
+    """Turns with one pair of models; each model keeps what it has read in a cache of its own."""
+
+    def __init__(self, pair: Pair, sampling: Sampling | None = None, system: str = "") -> None:
+        self.pair, self.sampling = pair, sampling or Sampling()
+        self.system, self.messages = "", []
+        self.turn = Turn()
+        self._caches: dict[int, PromptCache] = {}
+        if system:
+            self.set_system(system)
+
+    def set_system(self, text: str) -> None:
+        """Put a system prompt first, or take it away. Raises ConfigError where the template takes none."""
+        if text:
+            probe = [{"role": "user", "content": "?"}]
+            chat_tokens(self.pair.tokenizer, [{"role": "system", "content": text}, *probe])
+        self.system = text
+
+    def ask(self, text: str, stopped: Callable[[], bool] = lambda: False) -> Iterator[Piece]:
+        """Add a user's message and stream the answer, which then is part of the conversation.
+
+        Raises ConfigError for a message that does not fit the context alone; the conversation stays as it was.
+        """
+        messages = [*self.messages, {"role": "user", "content": text}]
+        answer = []
+        for piece in self.stream(self.pair.model, messages, stopped):
+            answer += [piece.text] if piece.text else []
+            yield piece
+        if answer or self.turn.finish != "interrupted":
+            self.messages = [*messages, {"role": "assistant", "content": "".join(answer)}]
+
+    def ask_base(self, stopped: Callable[[], bool] = lambda: False) -> Iterator[Piece]:
+        """The base's answer to the last message, after the same conversation; it is not added."""
+        last = max((i for i, m in enumerate(self.messages) if m["role"] == "user"), default=None)
+        if last is None:
+            raise ConfigError("There is no question yet for the base to answer.")
+        yield from self.stream(self.pair.base(), self.messages[: last + 1], stopped)
+
+    def stream(self, model: Any, messages: list[dict], stopped: Callable[[], bool]) -> Iterator[Piece]:
+        tokens, forgotten = self.fit(messages)
+        room = room_for_answer(len(tokens), self.pair.context, self.sampling.max_tokens)
+        turn = self.turn = Turn(len(tokens), forgotten=forgotten)
+        cache = self._caches.setdefault(id(model), PromptCache(model))
+        sampling = dataclasses.replace(self.sampling, max_tokens=room)
+        for piece in stream(model, self.pair.tokenizer, tokens, sampling, cache=cache, stopped=stopped):
+            turn.answer_tokens, turn.finish = piece.count, piece.finish or ""
+            turn.full = piece.finish == "length" and room < self.sampling.max_tokens
+            yield piece
+
+    def fit(self, messages: list[dict]) -> tuple[list[int], int]:
+        """Tokens of the newest messages that leave room for an answer, and how many of the oldest had to go."""
+        start = [{"role": "system", "content": self.system}] if self.system else []
+        reserve = min(self.sampling.max_tokens, self.pair.context // ANSWER_SHARE)
+        heads = [i for i, m in enumerate(messages) if m["role"] == "user"]
+        for first in [0, *(i for i in heads if i > 0)]:
+            tokens = chat_tokens(self.pair.tokenizer, [*start, *messages[first:]])
+            if len(tokens) + reserve <= self.pair.context:
+                return tokens, first
+        raise ConfigError(
+            f"The message has {len(tokens):,} tokens, and the context of {self.pair.context:,} needs {reserve:,} for "
+            "the answer; shorten it, or lower max_tokens."
+        )
+
+    def clear(self) -> None:
+        """Forget every turn; the system prompt stays."""
+        self.messages, self.turn = [], Turn()
+
+    def save(self, path: Path) -> None:
+        """Write the conversation; `messages` is a record that `finetune` reads. Raises ConfigError where it cannot."""
+        tree = {
+            "format": FORMAT,
+            "model": self.pair.loaded.name,
+            "settings": dataclasses.asdict(self.sampling),
+            "messages": ([{"role": "system", "content": self.system}] if self.system else []) + self.messages,
+        }
+        try:
+            write_json(path, tree)
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be written ({error.strerror}).") from None
+
+    def load(self, path: Path) -> None:
+        """Go on with a saved conversation in place of this one. Raises ConfigError for a file that holds none."""
+        messages = read_messages(path)
+        system = messages[0]["content"] if messages and messages[0]["role"] == "system" else ""
+        self.set_system(system)
+        self.messages, self.turn = messages[bool(system) :], Turn()
+
+
+def read_messages(path: Path) -> list[dict]:
+    """The messages of a saved conversation, or of a file with one record."""
+    tree = read_json(path)
+    messages = tree.get("messages") if isinstance(tree, dict) else None
+    if not isinstance(messages, list):
+        raise ConfigError(f'{path}: not a saved conversation; it has no list under "messages".')
+    for number, message in enumerate(messages, 1):
+        check_message(message, f"{path}: message {number}", first=number == 1)
+    return [{"role": m["role"], "content": m["content"]} for m in messages]
+
+
+def check_message(message: Any, where: str, *, first: bool) -> None:
+    """Raise ConfigError unless it is a role with text, and system only at the beginning."""
+    if not isinstance(message, dict) or not isinstance(message.get("content"), str):
+        raise ConfigError(f'{where} has no text under "content".')
+    role = message.get("role")
+    if role not in ROLES or (role == "system" and not first):
+        raise ConfigError(f"{where} has the role {role!r}; system may come first, then user and assistant.")

@@ -1,0 +1,194 @@
+"""The chat loop: reads lines, shows answers as they come, obeys slash commands."""
+
+import dataclasses
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from mlx_hybrid.chat.conversation import Conversation
+from mlx_hybrid.chat.lines import Lines
+from mlx_hybrid.chat.printable import Printable
+from mlx_hybrid.errors import INTERRUPTED, ConfigError, MlxHybridError, nearest
+from mlx_hybrid.models.generate import Piece
+
+HELP = """\
+/base            what the base says to the last question; /base on shows it after every answer, /base off stops
+/system TEXT     set the system prompt; /system shows it, /system off takes it away
+/set NAME VALUE  max_tokens, temperature, top_p or seed; /set shows them
+/save FILE       write the conversation;  /load FILE goes on with one
+/clear           forget the conversation
+/help, /exit     this text; leave (as Ctrl-D)
+A line that begins with // is sent with one slash. \"\"\" begins and ends a message of several lines.
+Ctrl-C stops an answer."""
+COMMANDS = ("/base", "/system", "/set", "/save", "/load", "/clear", "/help", "/exit")
+
+
+class Leave(Exception):
+    """The person is done."""
+
+
+class Interrupts:
+    """Ctrl-C while an answer runs asks it to stop; a second one breaks it off."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __call__(self) -> bool:
+        return self.asked
+
+    def __enter__(self) -> "Interrupts":
+        self.asked = False
+        self.old = signal.signal(signal.SIGINT, self.handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self.old)
+
+    def handle(self, number: int, frame: object) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+
+class Repl:
+    """A conversation in a terminal, or line by line through a pipe, where only answers go to stdout."""
+
+    def __init__(self, conversation: Conversation, lines: Lines) -> None:
+        self.conversation, self.lines = conversation, lines
+        self.base_always, self.told = False, 0
+        self.saved: set[Path] = set()
+
+    def run(self) -> None:
+        """Until the end of input or /exit. Through a pipe, the first error ends it."""
+        for line in self.lines:
+            try:
+                self.obey(line)
+            except Leave:
+                return
+            except KeyboardInterrupt:
+                if not self.lines.interactive:
+                    raise
+                self.note("\nStopped at once; this turn is not kept.")
+            except MlxHybridError as error:
+                if not self.lines.interactive:
+                    raise
+                self.note(f"Error: {error}")
+
+    def obey(self, line: str) -> None:
+        if line.startswith("//"):
+            self.answer(line[1:])
+        elif line.startswith("/"):
+            name, _, rest = line.partition(" ")
+            self.command(name, rest.strip())
+        elif line.strip():
+            self.answer(line)
+
+    def command(self, name: str, rest: str) -> None:
+        if name not in COMMANDS:
+            raise ConfigError(f'No command "{name}"; {nearest(name, COMMANDS)}')
+        if rest and name in ("/clear", "/help", "/exit"):
+            raise ConfigError(f"{name} stands alone; to send a message with a slash, begin it with two.")
+        getattr(self, f"do_{name[1:]}")(rest)
+
+    def answer(self, text: str) -> None:
+        """One turn, and the base's answer after it where that is on."""
+        finished = self.show(self.conversation.ask, text)
+        if finished and self.base_always:
+            self.base_answer()
+
+    def base_answer(self) -> None:
+        self.note(f"{self.conversation.pair.base_name}, without the adapter:")
+        self.show(self.conversation.ask_base)
+
+    def show(self, ask: Callable[..., Iterator[Piece]], *arguments: str) -> bool:
+        """Print an answer as it comes; whether it came to its end."""
+        safe = Printable()
+        with Interrupts() as stopped:
+            for piece in ask(*arguments, stopped):
+                self.write(safe(piece.text))
+        self.write("\n")
+        return self.tell(self.conversation.turn.finish)
+
+    def write(self, text: str) -> None:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+    def tell(self, finish: str) -> bool:
+        """Notices after an answer; whether it came to its end."""
+        turn = self.conversation.turn
+        if turn.forgotten > self.told:
+            self.note(f"The context is full: the first {turn.forgotten} messages are no longer seen.")
+        self.told = turn.forgotten
+        if finish == "interrupted":
+            self.note("Stopped.")
+            if not self.lines.interactive:
+                raise SystemExit(INTERRUPTED)
+        elif finish == "stop" and turn.answer_tokens == 1:
+            self.note("The model ended its answer at once.")
+        elif turn.full:
+            self.note("The answer ended because the context is full.")
+        elif finish == "length":
+            self.note(f"The answer reached max_tokens ({self.conversation.sampling.max_tokens}).")
+        return finish != "interrupted"
+
+    def note(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    def do_base(self, rest: str) -> None:
+        if not self.conversation.pair.adapted:
+            raise ConfigError(f"{self.conversation.pair.loaded.name} has no adapter, so it is its own base.")
+        if rest not in ("", "on", "off"):
+            raise ConfigError(f"/base takes on, off or nothing, not {rest!r}.")
+        if rest:
+            self.base_always = rest == "on"
+            self.note(f"The base's answer after every answer: {rest}.")
+        else:
+            self.base_answer()
+
+    def do_system(self, rest: str) -> None:
+        if rest:
+            self.conversation.set_system("" if rest == "off" else rest)
+        self.note(f"System prompt: {self.conversation.system or 'none'}")
+
+    def do_set(self, rest: str) -> None:
+        conversation = self.conversation
+        name, _, value = rest.partition(" ")
+        if name and not value.strip():
+            raise ConfigError(f"/set {name} needs a value, as: /set {name} {SAMPLES.get(name, '1')}")
+        if name:
+            conversation.sampling = conversation.sampling.with_text(name, value.strip())
+        for key, current in dataclasses.asdict(conversation.sampling).items():
+            self.note(f"{key:<12} {'a fresh one each time' if current is None else current}")
+
+    def do_save(self, rest: str) -> None:
+        path = self.path(rest, "/save")
+        if path.exists() and path not in self.saved:
+            raise ConfigError(f"{path}: exists already; choose another name.")
+        self.conversation.save(path)
+        self.saved.add(path)
+        self.note(f"Saved {len(self.conversation.messages)} messages in {path}.")
+
+    def do_load(self, rest: str) -> None:
+        path = self.path(rest, "/load")
+        self.conversation.load(path)
+        self.note(f"Loaded {len(self.conversation.messages)} messages from {path}.")
+
+    def path(self, text: str, command: str) -> Path:
+        if not text:
+            raise ConfigError(f"{command} needs a file, as: {command} talk.json")
+        return Path(text).expanduser()
+
+    def do_clear(self, rest: str) -> None:
+        self.conversation.clear()
+        self.told = 0
+        self.note("Forgotten.")
+
+    def do_help(self, rest: str) -> None:
+        self.note(HELP)
+
+    def do_exit(self, rest: str) -> None:
+        raise Leave
+
+
+SAMPLES = {"max_tokens": "512", "temperature": "0.7", "top_p": "0.95", "seed": "1"}

@@ -1,0 +1,197 @@
+"""`chat` and `generate`: talk to a run or a model."""
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mlx_hybrid.cli.options import base_model_option, calibrated_option
+from mlx_hybrid.errors import INTERRUPTED, ConfigError
+
+if TYPE_CHECKING:
+    from mlx_hybrid.models.generate import Piece, Sampling
+    from mlx_hybrid.models.pair import Pair
+
+DEFAULT_TOKENS = 512
+
+
+SAMPLING = (
+    click.option(
+        "--temperature", type=float, default=0.0, show_default=True, help="0 takes the likeliest token."
+    ),
+    calibrated_option,
+    click.option(
+        "--top-p", type=float, default=1.0, show_default=True, help="Sample among the likeliest tokens."
+    ),
+)
+
+
+def sampling_options(command: Callable) -> Callable:
+    """How tokens are chosen, alike wherever an answer is made."""
+    for option in reversed(SAMPLING):
+        command = option(command)
+    return command
+
+
+@click.command()
+@click.argument("target", metavar="RUN|MODEL")
+@click.argument("prompt", required=False, metavar="[PROMPT|-]")
+@click.option("--max-tokens", type=int, help="Longest answer.  [default: 512, or what the context leaves]")
+@sampling_options
+@click.option("--seed", type=int, help="Same seed, same answer.  [default: a fresh one]")
+@click.option("--system", help="System prompt.")
+@click.option("--raw", is_flag=True, help="Continue the text, without the chat template.")
+@click.option("--base", is_flag=True, help="Leave the adapter off.")
+@base_model_option
+@click.option("--json", "as_json", is_flag=True, help="Print the answer and its circumstances as JSON.")
+def generate(
+    target: str, prompt: str | None, max_tokens: int | None, temperature: float, calibrated: bool, top_p: float,
+    seed: int | None,
+    system: str | None, raw: bool, base: bool, base_model: str | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Answer one prompt, from the argument or from standard input.
+
+    RUN is a run's path or name, `last`, or an adapter's folder or Hub id; MODEL is a folder or a Hub id.
+
+    \b
+    Examples:
+        mlx-hybrid generate last "Translate to Swahili: Where is the station?"
+        mlx-hybrid generate last --temperature 0.7 --seed 1 < question.txt
+        mlx-hybrid generate last --base --json "Name three rivers."
+        mlx-hybrid generate mlx-community/Qwen3-0.6B-4bit --raw "Once upon a time"
+    """
+    from mlx_hybrid.models.generate import Sampling, prompt_tokens, room_for_answer
+
+    refuse_two_temperatures(temperature, calibrated)
+    if raw and system:
+        raise ConfigError("--raw sends the text as it is, so --system has no place; put it into the prompt.")
+    sampling = Sampling(
+        max_tokens=DEFAULT_TOKENS if max_tokens is None else max_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+    ).with_seed()
+    text = read_prompt(prompt)
+    pair = open_and_tell(target, base=base, base_name=base_model)
+    sampling = replace(sampling, temperature=pair.saved_temperature()) if calibrated else sampling
+    tokens = prompt_tokens(pair.tokenizer, text, system=system, raw=raw)
+    room = room_for_answer(len(tokens), pair.context, sampling.max_tokens)
+    if max_tokens is not None and room < max_tokens:
+        raise ConfigError(
+            f"--max-tokens: {max_tokens}, but the context of {pair.context:,} leaves {room} for the answer."
+        )
+    model = pair.base() if base else pair.model
+    answer, piece = show_answer(
+        model, pair.tokenizer, tokens, replace(sampling, max_tokens=room), quiet=as_json
+    )
+    if as_json:
+        facts = {
+            "format": 1, "model": pair.base_name if base else pair.loaded.name,
+            "adapted_modules": 0 if base else pair.loaded.modules, "text": answer, "finish_reason": piece.finish,
+            "prompt_tokens": len(tokens), "answer_tokens": piece.count, "settings": asdict(sampling),
+        }  # fmt: skip
+        click.echo(json.dumps(facts, ensure_ascii=False))
+    if piece.finish == "interrupted":
+        raise SystemExit(INTERRUPTED)
+
+
+def show_answer(
+    model: Any, tokenizer: Any, tokens: list[int], sampling: "Sampling", *, quiet: bool
+) -> tuple[str, "Piece"]:
+    """Stream an answer to stdout, made safe for a terminal; the whole text as the model gave it, and the last piece."""
+    from mlx_hybrid.chat.printable import Printable
+    from mlx_hybrid.chat.repl import Interrupts
+    from mlx_hybrid.models.generate import stream
+
+    answer, safe = [], Printable()
+    with Interrupts() as stopped:
+        for piece in stream(model, tokenizer, tokens, sampling, stopped=stopped):
+            answer.append(piece.text)
+            if not quiet:
+                click.echo(safe(piece.text), nl=False)
+                sys.stdout.flush()
+    if not quiet:
+        click.echo()
+    return "".join(answer), piece
+
+
+def refuse_two_temperatures(temperature: float, calibrated: bool) -> None:
+    if calibrated and temperature:
+        raise ConfigError("--temperature and --calibrated both say how to sample; give one.")
+
+
+def read_prompt(prompt: str | None) -> str:
+    """The argument, or standard input for `-` and for none."""
+    if prompt is None and sys.stdin.isatty():
+        raise ConfigError("No prompt; give one as an argument, or pipe it in.")
+    try:
+        text = sys.stdin.read().rstrip("\n") if prompt in (None, "-") else prompt
+        text.encode()  # bytes that are no UTF-8 come in as lone surrogates where the locale lets them
+    except UnicodeError:
+        raise ConfigError("The prompt is not UTF-8 text.") from None
+    if not text.strip():
+        raise ConfigError("The prompt is empty.")
+    return text
+
+
+def open_and_tell(
+    target: str, *, base: bool = False, context: int | None = None, base_name: str | None = None
+) -> "Pair":
+    """Load, and say on stderr what is loaded."""
+    from mlx_hybrid.models.pair import open_pair
+
+    pair = open_pair(target, context=context, base_name=base_name)
+    if base and not pair.adapted:
+        raise ConfigError(f"{target} has no adapter, so --base changes nothing; leave it out.")
+    click.echo(
+        f"{pair.base_name}: the base of {pair.loaded.name}, no adapter." if base else pair.describe(),
+        err=True,
+    )
+    return pair
+
+
+@click.command()
+@click.argument("target", metavar="RUN|MODEL")
+@click.option("--system", default="", help="System prompt.")
+@click.option("--max-tokens", type=int, default=DEFAULT_TOKENS, show_default=True, help="Longest answer.")
+@sampling_options
+@click.option("--seed", type=int, help="Same seed, same answers.  [default: a fresh one each time]")
+@click.option("--context", type=int, help="Use less of the context, in tokens.  [default: the model's]")
+@base_model_option
+@click.option("--load", "saved", type=click.Path(path_type=Path), help="Go on with a saved conversation.")
+def chat(
+    target: str, system: str, max_tokens: int, temperature: float, calibrated: bool, top_p: float, seed: int | None,
+    context: int | None, base_model: str | None, saved: Path | None,
+) -> None:  # fmt: skip
+    """Talk to a run or a model.
+
+    In a terminal, /help tells the commands: /base puts the base's answer beside. Through a pipe, each line is one
+    turn and only answers are printed.
+
+    \b
+    Examples:
+        mlx-hybrid chat last
+        mlx-hybrid chat last --system "Answer in Swahili." --temperature 0.7
+        printf 'Hello!\\nAnd in Hausa?\\n' | mlx-hybrid chat last
+    """
+    from mlx_hybrid.chat.conversation import Conversation
+    from mlx_hybrid.chat.lines import Lines
+    from mlx_hybrid.chat.repl import COMMANDS, Repl
+    from mlx_hybrid.models.generate import Sampling, chat_tokens
+
+    refuse_two_temperatures(temperature, calibrated)
+    sampling = Sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
+    pair = open_and_tell(target, context=context, base_name=base_model)
+    sampling = replace(sampling, temperature=pair.saved_temperature()) if calibrated else sampling
+    chat_tokens(pair.tokenizer, [{"role": "user", "content": "?"}])
+    conversation = Conversation(pair, sampling, system)
+    if saved:
+        conversation.load(saved)
+    lines = Lines(COMMANDS)
+    if lines.interactive:
+        click.echo("/help for the commands, Ctrl-D to leave.", err=True)
+    Repl(conversation, lines).run()

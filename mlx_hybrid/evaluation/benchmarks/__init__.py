@@ -1,0 +1,1 @@
+"""Benchmarks as records, and real spelling variants."""

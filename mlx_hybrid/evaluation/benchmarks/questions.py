@@ -1,0 +1,206 @@
+"""What `evaluate` asks: a file, a folder or a task, as a test set and its development set."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+
+from mlx_hybrid.config import Config
+from mlx_hybrid.errors import ConfigError, DataError
+from mlx_hybrid.evaluation.benchmarks.folders import Choice, split_records, splits_of
+from mlx_hybrid.evaluation.benchmarks.tasks import load_task, task_files
+from mlx_hybrid.evaluation.benchmarks.variants import VARIANTS
+from mlx_hybrid.evaluation.evaluate import PIVOT, check_variant
+from mlx_hybrid.evaluation.metrics.translation import directions_of
+from mlx_hybrid.evaluation.sets import (
+    EvaluationSet,
+    applies,
+    evaluation_set,
+    from_fields,
+    kind_of,
+    labelled,
+    language_code,
+)
+from mlx_hybrid.records.record import Record, load_records, read_records
+from mlx_hybrid.records.split import SUFFIXES, Sources, Split, find_sources
+
+
+@dataclass(frozen=True)
+class Questions:
+    """A test set and, where there is one, the development set on which scoring and temperature are chosen."""
+
+    name: str
+    test: EvaluationSet
+    dev: EvaluationSet | None
+    note: str = ""
+    """What is not measured."""
+
+
+def from_task(name: str, split: str, choice: Choice, dev_split: str, known: list[Record]) -> Questions:
+    """A split of a benchmark. Another of its splits is the development set: `auto` is dev where there is one, `none`
+    is none."""
+    task = load_task(name)
+    if split not in splits_of(task):
+        raise ConfigError(f'Task {name} has no split "{split}"; it has {", ".join(splits_of(task))}.')
+    if dev_split == "auto":
+        dev_split = "dev" if "dev" in splits_of(task) and split != "dev" else "none"
+    if dev_split == split:
+        raise ConfigError(
+            f"--dev {dev_split} is the test set itself; a temperature fitted there says nothing."
+        )
+    test = from_fields(split_records(name, split, choice), f"{name}-{split}")
+    dev = (
+        []
+        if dev_split == "none"
+        else from_fields(split_records(name, dev_split, choice), f"{name}-{dev_split}")
+    )
+    return make(name if split == "test" else f"{name}-{split}", test, dev, known)
+
+
+def from_path(path: Path, dev: str, known: list[Record], group: str = "group") -> Questions:
+    """A JSONL file, or a folder with test.jsonl. `dev` is a file, `none`, or `auto`: the folder's valid.jsonl; `group`
+    is the `data.group` of the run that is measured."""
+    name, test, beside = path.name, path, []
+    if path.is_dir():
+        test = path / "test.jsonl"
+        if not test.is_file():
+            raise ConfigError(f"{path}: no test.jsonl in the folder; name the file itself.")
+        beside = [path / "valid.jsonl"] if (path / "valid.jsonl").is_file() else []
+    elif not path.is_file():
+        raise ConfigError(f"{path}: no such file or folder.")
+    name = next((name.removesuffix(s) for s in SUFFIXES if name.endswith(s)), name)
+    return make(name, load_records([test]), dev_records(dev, beside), known, group)
+
+
+def from_run(config: Config, dev: str, known: list[Record], data_hash: str) -> Questions | None:
+    """The test files that a run's data names, else the records that it held back; None where it did neither."""
+    sources = find_sources(config.data)
+    if sources.test:
+        dev_set = dev_records(dev, sources.valid)
+        return make("test", load_records(sources.test), dev_set, known, config.data.group)
+    split = held_back(config, sources, data_hash)
+    if not split.test:
+        return None
+    kinds = [kind_of(record) for record in split.test]
+    kind = "classification" if "classification" in kinds else kinds[0]
+    test, valid = ([r for r in part if kind_of(r) == kind] for part in (split.test, split.valid))
+    dev_set = valid if dev == "auto" else dev_records(dev, [])
+    own = make("test", test, dev_set, split.train, config.data.group)
+    left = len(split.test) - len(test)
+    note = f"Of the records held back, the {len(test)} of kind {kind} are measured, {left} of others are not."
+    return replace(own, note=note if left else "")
+
+
+def held_back(config: Config, sources: Sources, data_hash: str) -> Split:
+    """The split of a run's records, made again. Raises DataError where it does not come out as it was trained on."""
+    from mlx_hybrid.models.base import load_tokenizer_of
+    from mlx_hybrid.training.data import prepare
+    from mlx_hybrid.training.material import hash_examples, tokenised
+
+    split = prepare(config, sources).split
+    if (
+        split.test
+        and hash_examples(*tokenised(config, split, load_tokenizer_of(config.model))[0]) != data_hash
+    ):
+        raise DataError(
+            "The run's data changed since it was trained, so what it held back is not known; name records with --on."
+        )
+    return split
+
+
+def dev_records(dev: str, beside: list[Path]) -> list[Record]:
+    """Of the file that `dev` names; `auto` takes the files beside the test set, `none` none."""
+    if dev == "none":
+        return []
+    if dev == "auto":
+        return load_records(beside) if beside else []
+    if not Path(dev).is_file():
+        raise ConfigError(f"--dev {dev}: no such file.")
+    return load_records([Path(dev)])
+
+
+def training_records(config: Config) -> list[Record]:
+    """The records a run was trained on, as far as its files are still there; lines that are none were no part of it."""
+    try:
+        lines = list(read_records(find_sources(config.data).train))
+    except (ConfigError, DataError):
+        return []
+    return [line for line in lines if isinstance(line, Record)]
+
+
+def make(
+    name: str, test: list[Record], dev: list[Record], known: list[Record], group: str = "group"
+) -> Questions:
+    """Sets whose labels must have stood in training, where the training records are of the same task and the records
+    do not state their options themselves. Raises DataError where some were trained on, ConfigError where the
+    development set holds some of the test set."""
+    if both := len(marks(known) & marks(test)):
+        raise DataError(f"{both} of the {len(test)} records to evaluate on were trained on; name others.")
+    if both := len(marks(dev) & marks(test)):
+        raise ConfigError(
+            f"--dev: {both} of its records are of the test set; a temperature fitted there says nothing."
+        )
+    tasks = {record.fields.get("task") for record in test}
+    same = [r for r in labelled(known) if r.fields.get("task") in tasks]
+    chosen = evaluation_set(test, same, group=group)
+    other = evaluation_set(dev, same, group=group) if dev else None
+    if other and other.kind != chosen.kind:
+        raise DataError(f"The development set is {other.kind} and the test set {chosen.kind}; use one kind.")
+    return Questions(name, chosen, other)
+
+
+def marks(records: list[Record]) -> set[tuple]:
+    """What each record is known by: of a benchmark its task and id, wherever it was written, else file and line,
+    whichever way the file was named."""
+    whole = {name: Path(name).resolve() for name in {record.path for record in records}}
+    tasks = task_files()
+    return {
+        (record.fields["task"], record.id)
+        if record.fields.get("task") in tasks
+        else (whole[record.path], record.line)
+        for record in records
+    }
+
+
+def chosen_variants(asked: Sequence[str], test: EvaluationSet) -> list[str]:
+    """The variants asked for; of `all` alone those that some language of the set has. Raises ConfigError for one that
+    is not known or applies to none, or where nothing is chosen between."""
+    if asked and test.kind != "classification":
+        raise ConfigError(f"--variants are measured on classification tasks; these records are {test.kind}.")
+    languages = set(test.languages)
+    if list(asked) == ["all"]:
+        return [name for name in VARIANTS if any(applies(name, language) for language in languages)]
+    for name in asked:
+        check_variant(name, languages)
+    return list(asked)
+
+
+def chosen_pivot(asked: str | None, test: EvaluationSet) -> str:
+    """The language that the others are held against, in one spelling; PIVOT where none is asked for, whether it is
+    there or not. Raises ConfigError for one that no record is in."""
+    if not asked:
+        return PIVOT
+    code = language_code(asked)
+    own = set(test.languages)
+    if test.kind == "translation":
+        own = {code for pair in directions_of(test) for code in pair}
+    if code not in own:
+        raise ConfigError(
+            f"--pivot {asked}: no test record is in {code}; there are {', '.join(sorted(own))}."
+        )
+    return code
+
+
+def settings_hash(
+    questions: Questions, *, limit: int, seed: int, variants: list[str], most_tokens: int
+) -> str:
+    """Eight letters that differ where another question is asked, so that answers kept before are not mistaken."""
+    parts = [
+        [[record.fields for record in part.records], part.options] if part else None
+        for part in (questions.test, questions.dev)
+    ]
+    content = [limit, seed if limit or variants else 0, variants, parts]
+    if questions.test.kind == "translation":
+        content.append(most_tokens)
+    return sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:8]

@@ -1,0 +1,164 @@
+"""Benchmarks as records: what a model is trained on and tested with, in the words of recipes/tasks/*.yaml.
+
+A record is chat JSONL with `id`, `group`, `language`, `task` and `fields` (the texts before they went into the
+prompt); of a classification also `label` and `options` (label → answer), of a translation `source_language`. Records
+of `adapt` hold `text`.
+"""
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from mlx_hybrid.errors import ConfigError, DataError, nearest
+from mlx_hybrid.evaluation.benchmarks.rows import Row, read_rows
+from mlx_hybrid.records.languages import UnknownLanguage, parse_language
+
+PACKAGE = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One YAML file."""
+
+    name: str
+    version: int
+    kind: str
+    source: str
+    pivot: str
+    test_source: str = ""
+    skip: int = 0
+    labels: list[str] = field(default_factory=list)
+    prompts: dict[str, dict] = field(default_factory=dict)
+    prompt: str = ""
+    names: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def languages(self) -> list[str]:
+        """Codes with a prompt or a name; empty means any that the source has."""
+        return list(self.prompts or self.names)
+
+    def options(self, language: str) -> dict[str, str]:
+        return dict(zip(self.labels, self.prompts[language]["options"], strict=True))
+
+
+def task_files() -> dict[str, Path]:
+    """Name → YAML file, of the repository or the installed package."""
+    folders = (PACKAGE / "recipes" / "tasks", PACKAGE.parent / "recipes" / "tasks")
+    return {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
+
+
+@lru_cache
+def load_task(name: str) -> Task:
+    """Raises ConfigError on an unknown task."""
+    files = task_files()
+    if name not in files:
+        raise ConfigError(f'Unknown task "{name}"; {nearest(name, files)}')
+    return Task(**yaml.safe_load(files[name].read_text(encoding="utf-8")))
+
+
+def build_records(
+    name: str,
+    split: str,
+    languages: Sequence[str] = (),
+    *,
+    folder: Path | None = None,
+    shots: int = 0,
+    seed: int = 0,
+    english_prompts: bool = False,
+) -> list[dict]:
+    """Records of one split of a task in `languages` (any spelling of a code; empty means all of the task).
+
+    `shots` draws that many records a language, or a direction of translation; XNLI draws whole premises and cuts the
+    last. A language draws the same whatever the others are, and 64 shots hold the 32 of the same seed. `folder` None
+    fetches from the Hub.
+    """
+    task = load_task(name)
+    codes = resolve_languages(task, languages)
+    source = task.test_source if split == "test" and task.test_source else task.source
+    reading = list(dict.fromkeys([task.pivot, *codes])) if task.kind == "translation" else codes
+    rows = read_rows(source, split, reading, folder, labels=task.labels, skip=task.skip)
+    records = []
+    for language in codes:
+        if task.kind == "translation":
+            if language != task.pivot:
+                for pair in ((task.pivot, language), (language, task.pivot)):
+                    drawn = draw(rows[pair[0]], shots, seed, ">".join(pair))
+                    targets = {row.key: row.fields["text"] for row in rows[pair[1]]}
+                    records += [translation_record(task, row, *pair, targets[row.key]) for row in drawn]
+            continue
+        make = classification_record if task.kind == "classification" else text_record
+        prompts = task.pivot if english_prompts else language
+        records += [make(task, row, language, prompts) for row in draw(rows[language], shots, seed, language)]
+    if not records:
+        raise ConfigError(f"Task {name} needs a language other than its pivot, {task.pivot}.")
+    return records
+
+
+def resolve_languages(task: Task, languages: Sequence[str]) -> list[str]:
+    """FLORES codes of any spelling; ConfigError on one that the task does not have."""
+    if not languages and not task.languages:
+        raise ConfigError(f"Task {task.name} needs --languages: which ones is the question it asks.")
+    codes = []
+    for language in languages or task.languages:
+        try:
+            code = str(parse_language(language))
+        except UnknownLanguage as error:
+            raise ConfigError(f"{str(error).rstrip('.')}{'' if str(error).endswith('?') else '.'}") from None
+        if task.languages and code not in task.languages:
+            raise ConfigError(
+                f"Task {task.name} has no {language} ({code}); it has {', '.join(task.languages)}."
+            )
+        codes.append(code)
+    return list(dict.fromkeys(codes))
+
+
+def draw(rows: Sequence[Row], shots: int, seed: int, stream: str) -> list[Row]:
+    """`shots` rows by whole groups in an order that the seed and the language give; 0 is all, as they stand."""
+    if not shots:
+        return list(rows)
+    if shots > len(rows):
+        raise DataError(f"{shots} shots were asked of {stream}, which has {len(rows)} rows.")
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row.group, []).append(row)
+    names = sorted(groups)
+    order = np.random.default_rng([seed, zlib.crc32(stream.encode())]).permutation(len(names))
+    return [row for i in order for row in groups[names[i]]][:shots]
+
+
+def classification_record(task: Task, row: Row, language: str, prompts: str) -> dict:
+    options = task.options(prompts)
+    prompt = fill_prompt(task, prompts, row.fields)
+    return {
+        "id": f"{row.key}-{language}", "group": row.group, "language": language, "label": row.label,
+        "messages": [{"role": "user", "content": prompt}, {"role": "assistant", "content": options[row.label]}],
+        "options": options, "fields": row.fields, "task": task.name, "version": task.version, "prompts": prompts,
+    }  # fmt: skip
+
+
+def translation_record(task: Task, row: Row, source: str, target: str, reference: str) -> dict:
+    prompt = task.prompt.format(target=task.names[target], text=row.fields["text"])
+    return {
+        "id": f"{row.key}-{source}>{target}", "group": row.group, "language": target, "source_language": source,
+        "messages": [{"role": "user", "content": prompt}, {"role": "assistant", "content": reference}],
+        "fields": row.fields, "task": task.name, "version": task.version, "prompts": target,
+    }  # fmt: skip
+
+
+def text_record(task: Task, row: Row, language: str, prompts: str) -> dict:
+    return {
+        "id": f"{row.key}-{language}", "group": row.group, "language": language, "text": row.fields["text"],
+        "task": task.name, "version": task.version,
+    }  # fmt: skip
+
+
+def fill_prompt(task: Task, prompts: str, fields: dict[str, str]) -> str:
+    """The prompt of a record from its fields, in the words of the language `prompts`."""
+    if task.kind == "translation":
+        return task.prompt.format(target=task.names[prompts], **fields)
+    return task.prompts[prompts]["prompt"].format(choices=", ".join(task.options(prompts).values()), **fields)

@@ -1,0 +1,196 @@
+"""Tasks of EleutherAI's lm-evaluation-harness on an MLX model, through its Python API.
+
+The harness asks for the log-likelihood of a continuation after a context and whether it is the greedy one, for that
+of whole texts, and for generations. https://github.com/EleutherAI/lm-evaluation-harness
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlx_hybrid.errors import ConfigError, MlxHybridError
+from mlx_hybrid.evaluation.forward import Forward, batches_by_length, pad_right
+from mlx_hybrid.evaluation.scoring import sequence_nll
+from mlx_hybrid.models.head import evaluating
+
+BATCH_TOKENS = 8192
+
+
+def find_tasks(names: Sequence[str], folder: Path | None = None) -> Any:
+    """lm-eval's task manager, which knows all of `names`; `folder` holds YAML tasks of one's own.
+
+    Raises ConfigError where lm-eval is not installed or has no such task.
+    """
+    try:
+        from lm_eval.tasks import TaskManager
+    except ImportError as error:
+        raise ConfigError(
+            f"--lm-eval needs lm-evaluation-harness ({error}); run `pip install 'mlx-hybrid[lm-eval]'`."
+        ) from None
+    place = str(folder) if folder else None
+    if place:
+        alone = TaskManager(include_path=place, include_defaults=False)
+        if set(names) <= set(alone.all_subtasks):  # no need to read the harness's own 14,000 first
+            return alone
+    manager = TaskManager(include_path=place)
+    if missing := [name for name in names if name not in manager.all_tasks]:
+        raise ConfigError(f"lm-eval has no task {', '.join(missing)}; `lm-eval ls tasks` lists them.")
+    return manager
+
+
+def evaluate_tasks(
+    model: Any, tokenizer: Any, names: Sequence[str], manager: Any, *, limit: int = 0, seed: int = 0,
+    context: int = 1 << 20, samples: bool = False,
+) -> dict:  # fmt: skip
+    """What `lm_eval.simple_evaluate` returns, each example's answer under `samples` too where asked.
+
+    Raises MlxHybridError for whatever fails inside the harness: a data set out of reach, a broken template.
+    """
+    import lm_eval
+
+    asked = harness_model(model, tokenizer, context)
+    try:
+        return lm_eval.simple_evaluate(
+            asked, tasks=list(names), task_manager=manager, limit=limit or None, random_seed=seed,
+            numpy_random_seed=seed, torch_random_seed=seed, fewshot_random_seed=seed, bootstrap_iters=1000,
+            log_samples=samples, verbosity="ERROR",
+        )  # fmt: skip
+    except MlxHybridError:
+        raise
+    except Exception as error:  # the harness, its data sets and templates each have errors of their own
+        told = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise MlxHybridError(f"lm-eval could not run {', '.join(names)}: {told}") from error
+
+
+def harness_model(model: Any, tokenizer: Any, context: int = 1 << 20) -> Any:
+    """The model as the harness's `TemplateLM`, which does the tokenising around contexts."""
+    from lm_eval.api.model import TemplateLM
+
+    class Bridge(TemplateLM):
+        @property
+        def eot_token_id(self) -> int:
+            return tokenizer.eos_token_id
+
+        @property
+        def prefix_token_id(self) -> int:
+            return tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+
+        @property
+        def tokenizer_name(self) -> str:
+            return str(getattr(tokenizer, "name_or_path", ""))
+
+        def tok_encode(self, string: str, **_: Any) -> list[int]:
+            return list(tokenizer.encode(string, add_special_tokens=False))
+
+        def _loglikelihood_tokens(self, requests: Sequence, **_: Any) -> list[tuple[float, bool]]:
+            return continuations(model, [(before, after) for _, before, after in requests], context)
+
+        def loglikelihood_rolling(self, requests: Sequence, **_: Any) -> list[float]:
+            tokens = [[self.prefix_token_id, *self.tok_encode(request.args[0])] for request in requests]
+            refuse_longer(tokens, context)
+            return [-float(value) for value in sequence_nll(model, tokens)[0]]
+
+        def generate_until(self, requests: Sequence, **_: Any) -> list[str]:
+            return [
+                generate(model, tokenizer, self.tok_encode, *request.args, context) for request in requests
+            ]
+
+        def apply_chat_template(self, chat_history: list, add_generation_prompt: bool = True) -> str:
+            return tokenizer.apply_chat_template(
+                chat_history, tokenize=False, add_generation_prompt=add_generation_prompt
+            )
+
+    return Bridge()
+
+
+def refuse_longer(tokens: Sequence[Sequence[int]], context: int) -> None:
+    longest = max((len(own) for own in tokens), default=0)
+    if longest > context:
+        raise MlxHybridError(f"A request of {longest} tokens is longer than the model's context, {context}.")
+
+
+def continuations(
+    model: Any, requests: Sequence[tuple[list[int], list[int]]], context: int = 1 << 20
+) -> list[tuple[float, bool]]:
+    """Σ log p of each continuation after its context in nats, and whether it is what greedy decoding gives.
+
+    Contexts longer than the model takes lose their beginning, as in the harness's own models.
+    """
+    import mlx.core as mx
+
+    if not requests:
+        return []
+    refuse_longer([[0, *after] for _, after in requests], context)
+    pairs = [((before + after)[-context:], len(after)) for before, after in requests]
+    results: list[tuple[float, bool]] = [(0.0, False)] * len(pairs)
+    with evaluating(model):
+        forward = Forward(model)
+        for batch in batches_by_length(
+            [len(tokens) for tokens, _ in pairs], min(BATCH_TOKENS, forward.most_tokens)
+        ):
+            tokens = pad_right([pairs[i][0] for i in batch])
+            hidden = forward.body(mx.array(tokens[:, :-1]))
+            for row, i in enumerate(batch):
+                length, count = len(pairs[i][0]), pairs[i][1]
+                logits = forward.head(hidden[row, length - 1 - count : length - 1][None])[0].astype(
+                    mx.float32
+                )
+                wanted = mx.array(tokens[row, length - count : length])
+                log_p = mx.take_along_axis(logits, wanted[:, None], 1)[:, 0] - mx.logsumexp(logits, 1)
+                greedy = mx.all(mx.argmax(logits, 1) == wanted).item()
+                total = float(np.array(log_p, np.float64).sum())
+                if not np.isfinite(total):
+                    raise MlxHybridError(
+                        "A log-likelihood is not finite: the model's weights hold NaN or inf."
+                    )
+                results[i] = (total, bool(greedy))
+    return results
+
+
+def generate(
+    model: Any, tokenizer: Any, encode: Callable[[str], list[int]], prompt: str, settings: dict, context: int
+) -> str:
+    """Greedy text until a stop string, the end of the turn, or `max_gen_toks`."""
+    from mlx_lm import stream_generate
+
+    if settings.get("do_sample") or float(settings.get("temperature") or 0) > 0:
+        raise ConfigError("This task asks for sampled text; only greedy generation is offered here.")
+    stops = settings.get("until") or []
+    stops = [stops] if isinstance(stops, str) else list(stops)
+    most = int(settings.get("max_gen_toks", 256))
+    text = ""
+    for piece in stream_generate(
+        model, tokenizer, encode(prompt)[-max(1, context - most) :], max_tokens=most
+    ):
+        text += piece.text
+        if found := [text.index(stop) for stop in stops if stop and stop in text]:
+            return text[: min(found)]
+    return text
+
+
+def short_results(whole: dict) -> dict[str, dict]:
+    """Task → its metrics and their standard errors, and the task's version."""
+    return {
+        task: {
+            "version": whole.get("versions", {}).get(task),
+            **{k: v for k, v in row.items() if k != "alias"},
+        }
+        for task, row in whole["results"].items()
+    }
+
+
+def sample_rows(whole: dict) -> list[dict]:
+    """One row an example and filter: the record, what was wanted, what the model answered, and its metrics.
+
+    An answer is a text, or a continuation's log-likelihood in nats and whether it is the greedy one.
+    """
+    return [
+        {
+            "task": task, "id": row["doc_id"], "record": row["doc"], "target": row["target"], "filter": row["filter"],
+            "answers": row["filtered_resps"], **{name: row[name] for name in row["metrics"]},
+        }
+        for task, rows in whole["samples"].items()
+        for row in rows
+    ]  # fmt: skip

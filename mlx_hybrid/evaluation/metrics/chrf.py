@@ -1,0 +1,133 @@
+"""chrF++ of resampled corpora: a corpus score is a function of summed sentence statistics, so resampling needs no text.
+
+chrF with character n-grams up to 6, word n-grams up to 2 and β = 2. Popović 2017, https://aclanthology.org/W17-4770.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mlx_hybrid.evaluation.metrics.intervals import Interval, interval_of
+from mlx_hybrid.evaluation.metrics.parity import MEASURES, measures
+
+ORDERS = 8  # 6 of characters, 2 of words
+BETA_SQUARED = 4.0
+RESAMPLES = 1_000
+Pair = tuple[str, str]  # source and target language
+
+
+def sentence_statistics(hypotheses: Sequence[str], columns: Sequence[Sequence[str]]) -> np.ndarray:
+    """(sentences, 8 · 3) counts of n-grams in the hypothesis, in its best reference, and in both, as sacrebleu counts
+    them; `columns` holds each set of references whole."""
+    from sacrebleu.metrics import CHRF
+
+    return np.array(CHRF(word_order=2)._extract_corpus_statistics(hypotheses, columns))
+
+
+def chrf_signature(references: int) -> str:
+    """How sacrebleu names these settings, with so many references a sentence."""
+    from sacrebleu.metrics import CHRF
+
+    metric = CHRF(word_order=2)
+    metric.corpus_score(["a"], [["a"]] * references)  # before which it knows no number of references
+    return str(metric.get_signature())
+
+
+def corpus_score(sums: np.ndarray) -> np.ndarray:
+    """chrF++ from 0 to 100 of summed statistics (…, 8 · 3).
+
+    F = (1 + β²) P R / (β² P + R), where P and R are means of the precisions and recalls of the orders that both sides
+    have; 0 where nothing matches.
+    """
+    found, wanted, match = np.moveaxis(
+        np.asarray(sums, np.float64).reshape(*sums.shape[:-1], ORDERS, 3), -1, 0
+    )
+    both = (found > 0) & (wanted > 0)
+    orders = np.maximum(both.sum(-1), 1)
+    precision, recall = (
+        np.divide(match, side, out=np.zeros_like(match), where=both).sum(-1) / orders
+        for side in (found, wanted)
+    )
+    below = BETA_SQUARED * precision + recall
+    above = 100 * (1 + BETA_SQUARED) * precision * recall
+    return np.divide(above, below, out=np.zeros_like(below), where=below > 0)
+
+
+@dataclass(frozen=True)
+class Directions:
+    """chrF++ of each direction, as observed (1, directions) and over resampled groups (samples, directions)."""
+
+    pairs: list[Pair]
+    observed: np.ndarray
+    drawn: np.ndarray
+    groups: int
+
+
+def score_directions(
+    pairs: Sequence[Pair], groups: Sequence[str], statistics: np.ndarray, *, seed: int
+) -> Directions:
+    """Of one direction, group and row of statistics a sentence; a group is drawn in all its directions at once.
+
+    Two models with the same sentences and seed get the same draws, so their scores can be subtracted. Draws in which a
+    direction gets no sentence are left out; where no other are, the intervals have no width.
+    """
+    names, place = np.unique(np.asarray([str(group) for group in groups]), return_inverse=True)
+    weights = np.random.default_rng(seed).multinomial(
+        len(names), np.full(len(names), 1 / len(names)), size=RESAMPLES
+    )
+    rows = {pair: [n for n, own in enumerate(pairs) if own == pair] for pair in sorted(set(pairs))}
+    drawn = [weights[:, place[own]] for own in rows.values()]
+    whole = np.all([own.sum(1) > 0 for own in drawn], axis=0)
+    tables = [statistics[own] for own in rows.values()]
+    scores = [corpus_score(own[whole] @ table) for own, table in zip(drawn, tables)]
+    observed = np.stack([corpus_score(table.sum(0, keepdims=True)) for table in tables], 1)
+    return Directions(list(rows), observed, np.stack(scores, 1) if whole.any() else observed, len(names))
+
+
+def intervals(
+    models: Sequence[Directions], pivot: str | None, *, minus: Sequence[Directions] = ()
+) -> dict[str, Interval]:
+    """Each figure of `direction_measures`, its mean over `models`, less that over `minus`, with its interval."""
+    observed, drawn = (averaged(models, part, pivot) for part in ("observed", "drawn"))
+    if minus:
+        other = [averaged(minus, part, pivot) for part in ("observed", "drawn")]
+        observed, drawn = (
+            {name: own[name] - less[name] for name in own} for own, less in zip((observed, drawn), other)
+        )
+    return {name: interval_of(float(observed[name][0]), drawn[name], models[0].groups) for name in observed}
+
+
+def averaged(models: Sequence[Directions], part: str, pivot: str | None) -> dict[str, np.ndarray]:
+    tables = [direction_measures(getattr(own, part), own.pairs, pivot) for own in models]
+    return {name: np.mean([table[name] for table in tables], 0) for name in tables[0]}
+
+
+def direction_measures(scores: np.ndarray, pairs: Sequence[Pair], pivot: str | None) -> dict[str, np.ndarray]:
+    """Each figure of each row of (samples, directions).
+
+    `chrf` is the mean over directions and `chrf@a>b` one of them; `chrf_out` and `chrf_in` are means out of and into
+    the pivot, with `_worst`, `_range` and `_standard_deviation`; `balance@xx` is pivot→xx minus xx→pivot, `balance` its
+    mean and `balance_size` the mean of its size.
+    """
+    column = {pair: scores[:, number] for number, pair in enumerate(pairs)}
+    told = {"chrf": scores.mean(1)} | {f"chrf@{'>'.join(pair)}": own for pair, own in column.items()}
+    for name, side in (("chrf_out", 0), ("chrf_in", 1)):
+        if own := [value for pair, value in column.items() if pair[side] == pivot]:
+            spread = measures(np.stack(own, 1), None)
+            told |= {measure_name(name, m): spread[m] for m in MEASURES if spread[m] is not None}
+    gaps = {
+        target: value - column[target, pivot]
+        for (source, target), value in column.items()
+        if source == pivot and (target, pivot) in column
+    }
+    if gaps:
+        table = np.stack(list(gaps.values()), 1)
+        told |= {"balance": table.mean(1), "balance_size": np.abs(table).mean(1)}
+        told |= {f"balance@{name}": own for name, own in gaps.items()}
+    return told
+
+
+def measure_name(prefix: str, measure: str) -> str:
+    """`chrf_out` for the mean, else `chrf_out_worst`."""
+    return prefix if measure == "mean" else f"{prefix}_{measure}"

@@ -1,0 +1,201 @@
+"""An evaluation set from records: what is asked, and what the right answer is."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from mlx_hybrid.errors import DataError, nearest
+from mlx_hybrid.evaluation.benchmarks.tasks import fill_prompt, load_task, task_files
+from mlx_hybrid.evaluation.benchmarks.variants import apply_variant
+from mlx_hybrid.evaluation.scoring import OptionItem, tokenise_options
+from mlx_hybrid.records.languages import UnknownLanguage, parse_language
+from mlx_hybrid.records.record import Record
+from mlx_hybrid.records.split import group_key, group_of
+
+MOST_OPTIONS = 100
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """Records of one kind; of a classification with the answers each may choose from, label → answer."""
+
+    kind: Literal["classification", "translation", "text"]
+    task: str
+    version: int
+    records: list[Record]
+    labels: list[str]
+    options: list[dict[str, str]]
+    group: str = "group"
+    """The key under which records of one group share a value."""
+
+    @property
+    def languages(self) -> list[str]:
+        """One spelling of each code, `swh_Latn` for `sw` too; `und` where none is declared."""
+        return [language_code(record.language) for record in self.records]
+
+    @property
+    def groups(self) -> list[str]:
+        """What is resampled together, as it is held back together."""
+        return [group_of(record, self.group) for record in self.records]
+
+    @property
+    def answers(self) -> np.ndarray:
+        """Index of each record's label among `labels`."""
+        return np.array([self.labels.index(str(record.label)) for record in self.records])
+
+
+def evaluation_set(
+    records: Sequence[Record], known: Sequence[Record] = (), *, group: str = "group"
+) -> EvaluationSet:
+    """Of plain text, labelled or unlabelled conversations; `known` are the training records, where there are some, and
+    `group` is the run's `data.group`.
+
+    Answers are those that `options` states, else those seen in the same language and task. Raises DataError on no
+    record, mixed kinds, a label that `known` never shows, or one with two spellings in one language.
+    """
+    if not records:
+        raise DataError("No records to evaluate on.")
+    if len({record.where for record in records}) < len(records):
+        raise DataError("Some records stand twice in the evaluation set: a file was named twice.")
+    kinds = {kind_of(record) for record in records}
+    if len(kinds) > 1:
+        raise DataError(
+            f"Records of different kinds cannot be evaluated together: {', '.join(sorted(kinds))}."
+        )
+    kind = kinds.pop()
+    tasks = {(str(r.fields.get("task", "records")), int(r.fields.get("version", 1))) for r in records}
+    task, version = tasks.pop() if len(tasks) == 1 else ("records", 1)
+    key = group_key(records, group)
+    if kind != "classification":
+        return EvaluationSet(kind, task, version, list(records), [], [], key)
+    options = options_of(records, known)
+    labels = list(dict.fromkeys(label for own in options for label in own))
+    return EvaluationSet(kind, task, version, list(records), labels, options, key)
+
+
+def labelled(records: Sequence[Record]) -> list[Record]:
+    """Records from whose labels the options of others are known: they have one, and do not state their options."""
+    return [r for r in records if r.label is not None and r.kind != "text" and "options" not in r.fields]
+
+
+def from_fields(fields: Sequence[dict], name: str) -> list[Record]:
+    """Records made in memory, as `tasks.build_records` gives them."""
+    return [Record(row, name, number) for number, row in enumerate(fields, 1)]
+
+
+def kind_of(record: Record) -> Literal["classification", "translation", "text"]:
+    if record.kind == "text":
+        return "text"
+    return "classification" if record.label is not None else "translation"
+
+
+def options_of(records: Sequence[Record], known: Sequence[Record]) -> list[dict[str, str]]:
+    seen: dict[tuple, dict[str, str]] = {}
+    for record in [*known, *records]:
+        if record.label is None or record.kind == "text" or "options" in record.fields:
+            continue
+        own, answer = seen.setdefault(_place(record), {}), record.completion().strip()
+        if own.setdefault(str(record.label), answer) != answer:
+            raise DataError(
+                f'{record.where}: label "{record.label}" is answered "{answer}" here and "{own[str(record.label)]}" '
+                "elsewhere in its language; give one answer a label."
+            )
+    trained = {str(record.label) for record in known if record.label is not None}
+    options = []
+    for record in records:
+        label, own = str(record.label), record.fields.get("options") or seen[_place(record)]
+        if trained and label not in trained:
+            raise DataError(
+                f'{record.where}: label "{label}" never stood in training; {nearest(label, trained)}'
+            )
+        if label not in own:
+            raise DataError(
+                f'{record.where}: label "{label}" is not among its options; {nearest(label, own)}'
+            )
+        if not 2 <= len(own) <= MOST_OPTIONS:
+            raise DataError(f"{record.where}: {len(own)} options; a choice is between 2 and {MOST_OPTIONS}.")
+        options.append(dict(own))
+    return options
+
+
+def item(record: Record, options: dict[str, str], tokenizer: Any) -> OptionItem:
+    """The record's prompt, rendered as in training, and each answer with what ends an assistant turn."""
+    prompt, ending = prompt_and_ending(record, tokenizer)
+    return tokenise_options(tokenizer, prompt, [answer.strip() + ending for answer in options.values()])
+
+
+def prompt_and_ending(record: Record, tokenizer: Any) -> tuple[str, str]:
+    """The text before the last assistant turn and what the template puts after its content."""
+    from mlx_hybrid.records.template import record_segments
+
+    segments = record_segments(record, tokenizer)
+    last = max(number for number, segment in enumerate(segments) if segment.trained)
+    ending = segments[last].text[len(record.completion().strip()) :]
+    return "".join(segment.text for segment in segments[:last]), ending
+
+
+def references(record: Record) -> list[str]:
+    return record.fields.get("references") or [record.completion()]
+
+
+def limited(examples: EvaluationSet, limit: int, seed: int) -> EvaluationSet:
+    """At most `limit` records a language, of groups drawn in one order for all languages."""
+    if not limit:
+        return examples
+    own = examples.groups
+    groups = sorted(set(own))
+    order = np.random.default_rng([seed, 11]).permutation(len(groups))
+    rank = {groups[group]: place for place, group in enumerate(order)}
+    taken: dict[tuple, int] = {}
+    kept = []
+    for number in sorted(range(len(own)), key=lambda n: rank[own[n]]):
+        record = examples.records[number]
+        stream = (record.language, record.fields.get("source_language"))
+        taken[stream] = taken.get(stream, 0) + 1
+        if taken[stream] <= limit:
+            kept.append(number)
+    kept.sort()
+    options = [examples.options[number] for number in kept] if examples.options else []
+    return replace(examples, records=[examples.records[number] for number in kept], options=options)
+
+
+def varied(record: Record, name: str, seed: int) -> Record:
+    """The record with its texts spelt as a variant spells them: its `fields`, else its last user turn.
+
+    A language that the variant does not apply to keeps its record; so does a text with nothing to change.
+    """
+    language = language_code(record.fields.get("source_language") or record.language)
+    if not applies(name, language):
+        return record
+    spell = lambda text: apply_variant(name, text, language, seed=seed)  # noqa: E731
+    fields = record.fields
+    turns = [dict(turn) for turn in record.turns()]
+    task = fields.get("task")
+    if fields.get("fields") and task in task_files():
+        changed = {key: spell(text) for key, text in fields["fields"].items()}
+        turns[-2]["content"] = fill_prompt(load_task(task), fields["prompts"], changed)
+        return replace(record, fields={**fields, "messages": turns, "fields": changed})
+    place = max(number for number, turn in enumerate(turns) if turn["role"] == "user")
+    turns[place]["content"] = spell(turns[place]["content"])
+    rest = {key: value for key, value in fields.items() if key not in ("prompt", "completion")}
+    return replace(record, fields={**rest, "messages": turns})
+
+
+def language_code(language: str | None) -> str:
+    """ISO 639-3 and script of a declared language; what is no code stays as it is."""
+    try:
+        return str(parse_language(language)) if language else "und"
+    except UnknownLanguage:
+        return language
+
+
+def applies(name: str, language: str) -> bool:
+    from mlx_hybrid.evaluation.benchmarks.variants import VARIANTS
+
+    return name in VARIANTS and VARIANTS[name].applies_to(language)
+
+
+def _place(record: Record) -> tuple:
+    return record.language, record.fields.get("task")

@@ -1,0 +1,1 @@
+"""An adapter as PEFT, LoRA, OFT, merged or mlx-lm files, checked, and the way back in."""

@@ -1,0 +1,115 @@
+"""What is exported: an adapter with the weights it was trained on, layer by layer."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from mlx_hybrid.adapters.attach import layer_class
+from mlx_hybrid.adapters.layer import HybridLinear
+from mlx_hybrid.adapters.plans import layer_plan
+from mlx_hybrid.adapters.store import AdapterInfo, read_adapter_config, read_weights
+from mlx_hybrid.adapters.targets import last_part
+from mlx_hybrid.deployment.adapter_folder import adapter_folder
+from mlx_hybrid.errors import ConfigError
+from mlx_hybrid.export.weights import ModelWeights
+from mlx_hybrid.models.base import find_model, fingerprint
+from mlx_hybrid.run import LAST, find_run
+
+EXPERTS = re.compile(r"\.(switch_mlp|switch_glu|experts)\.")  # what mlx-lm calls stacks of experts
+
+
+@dataclass(frozen=True)
+class Source:
+    """An adapter folder, its leaves by module, and its base."""
+
+    folder: Path
+    info: AdapterInfo
+    leaves: dict[str, dict[str, mx.array]]
+    base: ModelWeights
+    name: str
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        return self.info.modules
+
+    @property
+    def full(self) -> bool:
+        """Whether the model's own weights were trained, without an adapter."""
+        return self.info.method == "full"
+
+    def layer(self, module: str, weights: ModelWeights) -> HybridLinear:
+        """The adapted layer on the weight (out, in) of `weights`, as stored or unpacked to float32.
+
+        The weight is read when first used; for a plain LoRA never.
+        Raises ConfigError where the weight is missing or has another shape than the adapter's.
+        """
+        weight = weights.unpacked(f"{module}.weight")
+        if weight.ndim != 2:
+            raise experts_stay(module)
+        linear = nn.Linear(*weight.shape[::-1], bias=False)
+        linear.weight = weight
+        unitary = last_part(module) in self.info.adapter.unitary
+        plan = layer_plan(self.info.adapter, weight.shape[1], unitary=unitary)
+        layer = layer_class(linear, plan)(linear, plan, mx.random.key(0))
+        for leaf, value in self.leaves[module].items():
+            if leaf in layer and layer[leaf].shape != value.shape:
+                raise ConfigError(
+                    f"{weights.folder}: {module} is {tuple(weight.shape)} there, which does not fit the adapter's "
+                    f"{leaf} of {tuple(value.shape)}; this is another model."
+                )
+            layer[leaf] = value
+        layer.eval()
+        return layer
+
+
+def open_source(name: str, *, model: str | None = None) -> Source:
+    """The adapter of a run (path, name or `last`), of a folder or of a Hub id, with the base it was trained on.
+
+    `model` names that base where it has moved. Raises ConfigError for no adapter, for another base, and for an adapter
+    on MoE experts.
+    """
+    folder, base_name = find_adapter(name)
+    info = read_adapter_config(folder)
+    base_folder = find_model(model or base_name or info.base["id"])
+    if fingerprint(base_folder) != info.base.get("fingerprint"):
+        raise ConfigError(
+            f"{folder}: was trained on {info.base.get('id')}, whose weights are not those of {base_folder}; name the "
+            "right base with --model."
+        )
+    leaves: dict[str, dict[str, mx.array]] = {}
+    for key, value in read_weights(folder).items():
+        module, _, leaf = key.rpartition(".")
+        leaves.setdefault(module, {})[leaf] = value
+    if stacked := [module for module in info.modules if EXPERTS.search(module)]:
+        raise experts_stay(stacked[0])
+    missing = [module for module in info.modules if module not in leaves and info.method != "full"]
+    if missing:
+        raise ConfigError(f"{folder}: holds no tensor of {missing[0]} ({len(missing)} modules in all).")
+    return Source(folder, info, leaves, ModelWeights(base_folder), own_name(folder, name))
+
+
+def experts_stay(module: str) -> ConfigError:
+    return ConfigError(
+        f"{module}: MLX stacks a layer's experts into one weight, which PEFT and transformers store otherwise, so an "
+        "adapter on experts cannot be exported or fused yet; chat, serve and evaluate run it, and one trained without "
+        "experts among adapter.targets can be exported."
+    )
+
+
+def own_name(folder: Path, asked_for: str) -> str:
+    """What the run of an adapter is called, whatever it was asked for by; the adapter's own name outside a run."""
+    run = folder.resolve().parent
+    return run.name if (run / "run.json").is_file() else Path(asked_for).name or folder.resolve().name
+
+
+def find_adapter(name: str) -> tuple[Path, str | None]:
+    """The adapter's folder, and the base that the run's config names."""
+    folder = Path(name)
+    if not (folder / "run.json").is_file() and (adapter := adapter_folder(name)):
+        return adapter, None
+    run = find_run(name if name == LAST or not folder.is_dir() else str(folder))
+    run.check_adapter()
+    return run.adapter, run.config_here().model

@@ -1,0 +1,134 @@
+"""Which weights an export is computed for: the original 16-bit model, or a dequantised copy written beside it."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlx.core as mx
+
+from mlx_hybrid.deployment.loading import BESIDE
+from mlx_hybrid.errors import ConfigError
+from mlx_hybrid.export.adapter import Source
+from mlx_hybrid.export.weights import ModelWeights, write_dense
+from mlx_hybrid.models.base import find_model
+
+LARGEST_ROUNDING = 0.35
+"""‖W − W_packed‖ / ‖W‖ above which a model is not the one that was packed: 4 bits give 0.09, 2 bits about 0.3, another
+model 1.4."""
+CARD_BASE = re.compile(r"^base_model:\s*(?:\n\s*-\s*)?[\"']?([^\s\"']+)", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class ExportBase:
+    """The dense weights an export is for. `kind` is `original` or `dequantised`; `id` is what its config names."""
+
+    weights: ModelWeights
+    kind: str
+    id: str
+
+
+def choose_original(source: Source, wanted: str | None, base_id: str | None) -> ExportBase | None:
+    """The original model to export for; None where a dequantised copy of the training base is to be used.
+
+    A base that is not packed is its own original. For a packed one: `base_id`, else what the run or the card of the
+    base names, which is used without being asked for only when it is already on this machine.
+    Raises ConfigError for options that contradict each other, and for a model that is not the original.
+    """
+    if wanted == "dequantised":
+        return refuse_pointless(source, base_id)
+    if base_id:
+        return check_original(source, find_model(base_id), base_id)
+    if not source.base.packed:
+        return ExportBase(source.base, "original", source.info.base["id"])
+    named = source.info.base.get("original") or card_base(source.base.folder)
+    if wanted == "original":
+        if not named:
+            raise ConfigError(
+                f"{source.base.folder}: does not say which model it was packed from; name it with --base-id."
+            )
+        return check_original(source, find_model(named), named)
+    folder = on_this_machine(named)
+    return check_original(source, folder, named) if folder else None
+
+
+def refuse_pointless(source: Source, base_id: str | None) -> None:
+    if base_id:
+        raise ConfigError("--base dequantised uses the base it was trained on; leave out --base-id.")
+    if not source.base.packed:
+        raise ConfigError(f"{source.base.folder}: is not quantised; leave out --base.")
+
+
+def card_base(folder: Path) -> str | None:
+    """`base_model` in the front matter of the model card."""
+    card = folder / "README.md"
+    if not card.is_file():
+        return None
+    parts = card.read_text(encoding="utf-8", errors="replace").split("---", 2)
+    found = CARD_BASE.search(parts[1]) if len(parts) == 3 else None
+    return found.group(1) if found else None
+
+
+def on_this_machine(name: str | None) -> Path | None:
+    """The folder of a model that needs no download."""
+    if not name:
+        return None
+    if Path(name).is_dir():
+        return Path(name)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(name, local_files_only=True))
+    except (HfHubHTTPError, LocalEntryNotFoundError, ValueError, OSError):
+        return None
+    return folder if list(folder.glob("model*.safetensors")) else None
+
+
+def check_original(source: Source, folder: Path, name: str) -> ExportBase:
+    """Raise ConfigError unless the model in `folder` has the adapted layers, and is what the base was packed from."""
+    weights = ModelWeights(folder)
+    if weights.packed:
+        raise ConfigError(f"{name}: is quantised itself; name the 16-bit model it was made from.")
+    check_names(source, weights)
+    for module in sample(source):
+        key = f"{module}.weight"
+        trained, given = source.base.dense(key, mx.float32), weights.dense(key, mx.float32)
+        if trained.shape != given.shape:
+            raise ConfigError(
+                f"{name}: {module} is {given.shape} there and {trained.shape} in the trained base."
+            )
+        apart = float(mx.linalg.norm(trained - given) / mx.linalg.norm(given))
+        if not apart <= LARGEST_ROUNDING:
+            raise ConfigError(
+                f"{name}: {module} differs from the base that was trained on by {100 * apart:.0f} % of its norm, so "
+                "this is another model."
+            )
+    label = Path(name).resolve().name if Path(name).is_dir() else name
+    return ExportBase(weights, "original", label)
+
+
+def check_names(source: Source, weights: ModelWeights) -> None:
+    """Raise ConfigError where an adapted layer has no weight of its name: MLX calls it otherwise than the file."""
+    known = set(weights.names())
+    for module in source.modules:
+        if f"{module}.weight" not in known:
+            raise ConfigError(
+                f"{weights.folder}: holds no {module}.weight; this architecture's names differ between MLX and "
+                "Hugging Face, which cannot be carried yet."
+            )
+
+
+def sample(source: Source) -> list[str]:
+    """First, middle and last module; for `full`, the like among matrices."""
+    names = list(source.modules) or [n for n in source.base.names() if n.endswith("proj.weight")]
+    names = [name.removesuffix(".weight") for name in names]
+    return sorted({names[0], names[len(names) // 2], names[-1]}) if names else []
+
+
+def dequantised_beside(source: Source, folder: Path) -> ExportBase:
+    """Write the training base, unpacked to bf16, into `folder`/base and export for it."""
+    target = folder / BESIDE
+    target.mkdir(parents=True)
+    check_names(source, source.base)
+    write_dense(source.base, target)
+    return ExportBase(ModelWeights(target), "dequantised", BESIDE)

@@ -1,0 +1,298 @@
+"""Take an adapter out of MLX: each export is written aside, checked, and only then put in its place."""
+
+import hashlib
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mlx_hybrid.deployment import loading
+from mlx_hybrid.deployment.export_options import LOSS, RANK, Options, refuse_unused
+from mlx_hybrid.errors import ConfigError
+from mlx_hybrid.export.adapter import Source, open_source
+from mlx_hybrid.export.bases import ExportBase, choose_original, dequantised_beside
+from mlx_hybrid.export.checks import (
+    check_merged_logits,
+    check_mlx_logits,
+    check_peft_logits,
+    check_truncated_logits,
+)
+from mlx_hybrid.export.ends import end_of_answers
+from mlx_hybrid.export.merge import Survival, check_merged, write_merged
+from mlx_hybrid.export.mlx_lm import check_mlx_lm, load_stock, write_mlx_lm
+from mlx_hybrid.export.peft import (
+    Forms,
+    check_written,
+    make_forms,
+    vllm_rank,
+    write_lora,
+    write_pair,
+)
+from mlx_hybrid.export.verdict import Report
+from mlx_hybrid.export.weights import stacked_experts
+from mlx_hybrid.files import replace_directory, temporary_directory
+from mlx_hybrid.models.base import fingerprint
+
+SURVIVES = (
+    0.9  # of the update, in the stored weights; below it the merged model is not the one that was trained
+)
+
+
+def export(name: str, to: str, directory: Path, options: Options | None = None) -> Report:
+    """Write the adapter `name` (run, path or `last`) to `directory` as `to` says, and check it.
+
+    Raises ConfigError for what cannot be said in that form, for options it has no use for and for a place that is
+    taken, and ExportMismatch, exit code 3, when the check fails: nothing is written then, unless `options.force`.
+    """
+    options = options or Options()
+    refuse_unused(to, options)
+    source = open_source(name, model=options.model)
+    if source.full and to != "merged":
+        raise ConfigError(f"{name}: method full has no adapter; use --to merged.")
+    with new_folder(directory) as folder:
+        report = MAKERS[to](source, folder, directory.name, options)
+        tell_what_is_outside(report, source, folder)
+        finish(report, folder, directory, force=options.force)
+    return report
+
+
+def fuse(
+    name: str, directory: Path, *, requantise: bool = False, force: bool = False, model: str | None = None
+):
+    """Merge the adapter into the base it was trained on, as a model for MLX: bf16, or packed again as the base was.
+
+    Packing again rounds small updates away; the surviving share is measured, and under 90 % refused (ExportMismatch,
+    exit code 3) unless `force`. Returns the Report. Raises ConfigError where the base is not packed.
+    """
+    source = open_source(name, model=model)
+    with new_folder(directory) as folder:
+        report = make_fused(source, folder, directory.name, requantise=requantise)
+        finish(report, folder, directory, force=force)
+    return report
+
+
+def tell_what_is_outside(report: Report, source: Source, folder: Path) -> None:
+    """An adapter's base is loaded from elsewhere, so its README says where answers end if the base's settings do not;
+    a base without a name on the Hub has to be given by path. Whole models hold all that."""
+    if any(folder.glob("model*.safetensors")):
+        return
+    if loading.is_folder(base := report.base["id"]):
+        report.notes.append(
+            f"The base is the local folder {base}, which has no name on the Hub: whoever loads this gives it by path."
+        )
+    if end := end_of_answers(source.base.folder):
+        report.facts["end_of_answers"] = end.text
+        report.notes.append(
+            f"Answers end with {end.text}: README.md says how programs are told to stop there."
+        )
+        with (folder / "README.md").open("a", encoding="utf-8") as file:
+            file.write(end.told)
+
+
+def finish(report: Report, folder: Path, directory: Path, *, force: bool) -> None:
+    report.directory = directory
+    report.write(folder)
+    if not force:
+        report.refuse(directory)
+
+
+@contextmanager
+def new_folder(directory: Path) -> Iterator[Path]:
+    """A folder to fill that becomes `directory` when all went well. Raises ConfigError where something is there."""
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise ConfigError(f"{directory}: exists already; choose another name, or remove it.")
+    try:
+        temporary = temporary_directory(directory)
+    except OSError as error:
+        raise ConfigError(f"{directory}: cannot be written ({error.strerror}).") from None
+    try:
+        yield temporary
+        replace_directory(temporary, directory)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def make_peft(source: Source, folder: Path, name: str, options: Options) -> Report:
+    base = export_base(source, folder, options)
+    forms = make_forms(source, base.weights)
+    report = begin("peft", source, base, forms)
+    if forms.oft:
+        names = write_pair(forms, base.weights, folder, base.id)
+        adapters = [folder / adapter for adapter in names]
+        report.kind, report.facts["load_order"] = "oft and lora", names
+        text = loading.pair_readme(name, base.id, names)
+        (folder / "README.md").write_text(text, encoding="utf-8")
+        report.faults += check_written(forms, base.weights, adapters)
+    else:
+        put_lora(report, base, forms, folder, name)
+        adapters = [folder]
+    check_peft_logits(report, source, base.weights, adapters)
+    return report
+
+
+def put_lora(
+    report: Report,
+    base: ExportBase,
+    forms: Forms,
+    folder: Path,
+    name: str,
+    *,
+    rank: int | None = None,
+    gguf: bool = False,
+) -> None:
+    """Write one LoRA with the lines that load it, and read it back."""
+    write_lora(forms, base.weights, folder, base.id, rank)
+    text = loading.lora_readme(name, base.id, gguf=gguf)
+    (folder / "README.md").write_text(text, encoding="utf-8")
+    report.faults += check_written(forms, base.weights, [folder])
+
+
+def make_lora(source: Source, folder: Path, name: str, options: Options) -> Report:
+    """One LoRA at a rank that vLLM takes: exact, or the nearest where a rotation has full rank or `options.rank` is
+    under that of the adapter. A rank above it is padded with zeros."""
+    base = export_base(source, folder, options)
+    forms = make_forms(source, base.weights)
+    cut = bool(forms.oft) or 0 < (options.rank or 0) < forms.rank
+    if options.tolerance is not None and not cut:
+        raise ConfigError(
+            f"{source.name}: is exactly a LoRA of rank {forms.rank}, so --tolerance has nothing to act on; leave it "
+            "out, or ask for a lower --rank."
+        )
+    full = "a rotation by butterfly has full rank" if forms.oft else f"it is exact at rank {forms.rank}"
+    if cut:
+        forms = make_forms(source, base.weights, options.rank or RANK)
+    rank = vllm_rank(max(forms.rank, options.rank or 0))
+    report = begin("lora", source, base, forms)
+    report.facts["rank"] = rank
+    put_lora(report, base, forms, folder, name, rank=rank)
+    if forms.exact:
+        check_peft_logits(report, source, base.weights, [folder])
+    else:
+        judge_truncation(report, source, base, forms, folder, options, full)
+    return report
+
+
+def judge_truncation(
+    report: Report,
+    source: Source,
+    base: ExportBase,
+    forms: Forms,
+    folder: Path,
+    options: Options,
+    full: str,
+) -> None:
+    """Figures and faults of a LoRA under the adapter's own rank, which `full` tells."""
+    worst = max(forms.errors, key=forms.errors.get)
+    report.kind = "truncated lora"
+    report.facts["relative_error"] = dict(sorted(forms.errors.items()))
+    tolerance = LOSS if options.tolerance is None else options.tolerance
+    if forms.errors[worst] > tolerance:
+        report.faults.append(
+            f"at rank {options.rank or RANK} {worst} loses {100 * forms.errors[worst]:.0f} % of its update, and "
+            f"{100 * tolerance:.0f} % are allowed ({full})"
+        )
+    stock = folder / "stock"
+    stock.mkdir()
+    layers = base.weights.config.get("num_hidden_layers", 0)
+    write_mlx_lm(forms, stock, base_id=base.id, layers=layers)
+    check_truncated_logits(report, source, base.weights, folder, lambda model: load_stock(model, stock))
+    shutil.rmtree(stock)
+
+
+def make_gguf_lora(source: Source, folder: Path, name: str, options: Options) -> Report:
+    """The LoRA in the layout llama.cpp's converter reads; only where it is exact."""
+    base = export_base(source, folder, options)
+    forms = make_forms(source, base.weights)
+    if forms.oft:
+        raise ConfigError(
+            f"{name}: a rotation by butterfly has full rank, so no LoRA equals it; use --to merged and convert that "
+            "model to GGUF."
+        )
+    report = begin("gguf-lora", source, base, forms)
+    put_lora(report, base, forms, folder, name, gguf=True)
+    check_peft_logits(report, source, base.weights, [folder])
+    return report
+
+
+def make_merged(source: Source, folder: Path, name: str, options: Options) -> Report:
+    if options.requantise:
+        return make_fused(source, folder, name, to="merged", requantise=True)
+    original = choose_original(source, options.base, options.base_id)
+    base = original or ExportBase(source.base, "dequantised", source.info.base["id"])
+    report = begin("merged", source, base, None, kind="merged model")
+    survival = write_merged(source, base.weights, folder)
+    judge_survival(report, survival)
+    (folder / "README.md").write_text(loading.merged_readme(name), encoding="utf-8")
+    report.faults += check_merged(source, base.weights, folder)
+    check_merged_logits(report, source, base.weights, folder)
+    return report
+
+
+def make_mlx_lm(source: Source, folder: Path, name: str, options: Options) -> Report:
+    """An adapter for stock mlx-lm where it is exactly a LoRA, else a fused model."""
+    forms = None if source.info.adapter.magnitude else make_forms(source, source.base)
+    if forms is None or forms.oft:
+        return make_fused(source, folder, name, to="mlx-lm")
+    base = ExportBase(source.base, "trained", source.info.base["id"])
+    report = begin("mlx-lm", source, base, forms)
+    write_mlx_lm(forms, folder, base_id=base.id, layers=source.base.config.get("num_hidden_layers", 0))
+    (folder / "README.md").write_text(loading.mlx_lm_readme(name, base.id), encoding="utf-8")
+    report.faults += check_mlx_lm(forms, folder)
+    check_mlx_logits(report, source, source.base.folder, lambda model: load_stock(model, folder), exact=True)
+    return report
+
+
+def make_fused(
+    source: Source, folder: Path, name: str, *, to: str = "fuse", requantise: bool = False
+) -> Report:
+    """The adapter inside the base it was trained on: bf16, or packed as that base is. MLX alone reads packed weights
+    and stacked experts."""
+    if requantise and not source.base.packed:
+        raise ConfigError(f"{source.base.folder}: is not quantised; leave out --requantise.")
+    base = ExportBase(source.base, "trained", source.info.base["id"])
+    for_mlx = requantise or stacked_experts(source.base) is not None
+    kind = "fused model for MLX" if for_mlx else "fused model"
+    report = begin(to, source, base, None, kind=kind)
+    survival = write_merged(source, source.base, folder, requantise=requantise, for_mlx=for_mlx)
+    judge_survival(report, survival, "; without --requantise all of it does" if requantise else "")
+    text = loading.mlx_readme(name) if for_mlx else loading.merged_readme(name)
+    (folder / "README.md").write_text(text, encoding="utf-8")
+    if not requantise:
+        report.faults += check_merged(source, source.base, folder)
+    check_mlx_logits(report, source, folder, None, exact=False)
+    return report
+
+
+def judge_survival(report: Report, survival: Survival, way_out: str = "") -> None:
+    report.checks["survival"] = survival.tree()
+    if survival.share < SURVIVES:
+        report.faults.append(
+            f"only {100 * survival.share:.0f} % of the update survives in the stored weights (worst "
+            f"{survival.worst[0]}: {100 * survival.worst[1]:.0f} %){way_out}"
+        )
+
+
+def export_base(source: Source, folder: Path, options: Options) -> ExportBase:
+    original = choose_original(source, options.base, options.base_id)
+    return original or dequantised_beside(source, folder)
+
+
+def begin(to: str, source: Source, base: ExportBase, forms: Forms | None, *, kind: str = "lora") -> Report:
+    weights = (source.folder / "adapters.safetensors").read_bytes()
+    adapter = {
+        "name": source.name, "method": source.info.method, "sha256": hashlib.sha256(weights).hexdigest(),
+    }  # fmt: skip
+    facts = {"id": base.id, "kind": base.kind, "fingerprint": fingerprint(base.weights.folder)}
+    report = Report(to, kind, adapter, facts)
+    if forms is not None:
+        report.facts |= {"modules": len(forms.modules), "rank": forms.rank, "exact": forms.exact}
+    return report
+
+
+MAKERS = {
+    "peft": make_peft,
+    "merged": make_merged,
+    "lora": make_lora,
+    "mlx-lm": make_mlx_lm,
+    "gguf-lora": make_gguf_lora,
+}

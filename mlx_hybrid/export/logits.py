@@ -1,0 +1,205 @@
+"""The same tokens through MLX and through stock transformers + PEFT, on the same float32 weights."""
+
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_hybrid.errors import ConfigError
+from mlx_hybrid.export.weights import ModelWeights
+
+INSTALL = "pip install 'mlx-hybrid[peft]'"
+PROMPTS = (
+    "The river rose in the night, and by morning the bridge was gone.",
+    "La ciudad despierta despacio; los mercados abren antes del amanecer.",
+    "Watoto walicheza mpira uwanjani hadi jua likatua.",
+    "今天早上下了一场小雨，街上的人都撑着伞。",
+)
+LENGTH = 24  # tokens of a prompt: enough for every position-dependent part, cheap on a CPU
+BYTES_A_PARAMETER = 6  # float32 weights, and room for loading and activations
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """max |Δ logit| between the two libraries with (`difference`) and without (`base_difference`) the adapter, the
+    adapter's own effect in ours (`effect`), and the largest logit (`largest`)."""
+
+    difference: float
+    base_difference: float
+    effect: float
+    largest: float
+
+    TOLERANCE = 1e-4  # of the largest logit beyond 1: float32 sums in another order, measured at 1e-6 to 3e-5
+    ROOM = 4.0  # the libraries may already differ on the base by more; the adapter may add a little to that
+    PROOF = 100.0  # how many times larger the effect must then be to be seen through it
+
+    @property
+    def passed(self) -> bool:
+        within = self.difference <= self.TOLERANCE * max(1.0, self.largest)
+        explained = self.difference <= self.ROOM * self.base_difference
+        return bool(within or (explained and self.effect >= self.PROOF * self.difference))
+
+    def tree(self) -> dict:
+        names = ("difference", "base_difference", "effect", "largest")
+        return {f"{name}_logit": getattr(self, name) for name in names} | {"passed": self.passed}
+
+
+def compare(ours: np.ndarray, our_base: np.ndarray, theirs: np.ndarray, their_base: np.ndarray) -> Comparison:
+    """Figures from logits (prompts, tokens, vocabulary)."""
+    return Comparison(
+        difference=float(np.abs(ours - theirs).max()),
+        base_difference=float(np.abs(our_base - their_base).max()),
+        effect=float(np.abs(ours - our_base).max()),
+        largest=float(np.abs(ours).max()),
+    )
+
+
+def mean_kl(reference: np.ndarray, other: np.ndarray) -> float:
+    """Mean KL(reference ‖ other) in nats a token, from logits."""
+    p, q = log_softmax(reference), log_softmax(other)
+    return float((np.exp(p) * (p - q)).sum(axis=-1).mean())
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    logits = logits.astype(np.float64)
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+
+
+def probe_tokens(folder: Path) -> np.ndarray:
+    """Token ids (prompts, tokens): fixed sentences where the folder has a tokenizer, else fixed random ids."""
+    config = ModelWeights(folder).config
+    vocabulary = config.get("vocab_size") or config.get("text_config", {}).get("vocab_size", 256)
+    random = np.random.default_rng(0).integers(0, vocabulary, (len(PROMPTS), LENGTH))
+    try:
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        rows = [tokenizer(text, add_special_tokens=True)["input_ids"] for text in PROMPTS]
+    except (OSError, ValueError, KeyError, ImportError):
+        return random
+    for row, ids in zip(random, rows, strict=True):
+        ids = [i for i in ids if i < vocabulary][:LENGTH]
+        row[: len(ids)] = ids
+    return random
+
+
+@contextmanager
+def on_the_cpu() -> Iterator[None]:
+    """MLX on the CPU in float32, where sums are as exact as in the library it is compared with."""
+    device = mx.default_device()
+    mx.set_default_device(mx.cpu)
+    try:
+        yield
+    finally:
+        mx.set_default_device(device)
+        mx.clear_cache()
+
+
+def mlx_logits(folder: Path, tokens: np.ndarray, adapt: Callable[[Any], None] | None = None) -> tuple:
+    """Logits (prompts, tokens, vocabulary) of the model in `folder` as it is, and after `adapt` has changed it."""
+    from mlx_lm.utils import load_model
+
+    from mlx_hybrid.adapters.frozen import use_fast_products
+
+    with on_the_cpu():
+        try:
+            model, _ = load_model(folder)
+        except (ValueError, KeyError, RuntimeError) as error:
+            raise ConfigError(f"{folder}: mlx-lm cannot load it ({error}).") from error
+        model.set_dtype(mx.float32)
+        use_fast_products(model)
+        model.eval()
+        plain = forward(model, tokens)
+        if adapt is None:
+            return plain, plain
+        adapt(model)
+        model.eval()
+        return plain, forward(model, tokens)
+
+
+def forward(model: Any, tokens: np.ndarray) -> np.ndarray:
+    return np.array(model(mx.array(tokens.astype(np.int32))).astype(mx.float32))
+
+
+def torch_available() -> bool:
+    from importlib.util import find_spec
+
+    return all(find_spec(name) for name in ("torch", "peft"))
+
+
+def torch_logits(
+    folder: Path, tokens: np.ndarray, adapters: list[Path]
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Logits of stock transformers on `folder`, those with the PEFT `adapters` on, and keys that did not fit.
+
+    Raises ConfigError when PyTorch or PEFT is not installed.
+    """
+    if not torch_available():
+        raise ConfigError(f"PyTorch and PEFT are needed to compare logits: {INSTALL}")
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model, faults = load_torch(folder)
+        ids = torch.from_numpy(tokens.astype(np.int64))
+        with torch.no_grad():
+            base = model(ids).logits.float().numpy()
+            adapted = base
+            if adapters:
+                model = put_on(model, adapters)
+                adapted = model(ids).logits.float().numpy()
+    return base, adapted, faults
+
+
+def load_torch(folder: Path) -> tuple[Any, list[str]]:
+    """The model in float32, and the names that were missing or not expected."""
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, output_loading_info=True, local_files_only=True
+        )
+    except (ValueError, KeyError, OSError, RuntimeError) as error:
+        raise ConfigError(f"{folder}: transformers cannot load it ({error}).") from error
+    faults = [f"transformers lacks {name}" for name in sorted(info["missing_keys"])]
+    faults += [f"transformers does not know {name}" for name in sorted(info["unexpected_keys"])]
+    return model.eval(), faults
+
+
+def put_on(model: Any, adapters: list[Path]) -> Any:
+    """One adapter through PeftModel; several side by side, as the export's own README loads them."""
+    from peft import PeftConfig, PeftMixedModel, PeftModel
+
+    first = adapters[0]
+    if len(adapters) == 1:
+        return PeftModel.from_pretrained(model, first).eval()
+    mixed = PeftMixedModel(model, PeftConfig.from_pretrained(first), first.name)
+    for path in adapters:
+        mixed.load_adapter(path, adapter_name=path.name)
+    mixed.set_adapter([path.name for path in adapters])
+    return mixed.eval()
+
+
+def fits_in_memory(weights: ModelWeights) -> bool:
+    """Whether a float32 copy of the model can be held."""
+    return weights.parameter_count() * BYTES_A_PARAMETER < available_bytes()
+
+
+def available_bytes() -> float:
+    """Memory that can be used without swapping; on a Mac, where none is reported, 60 % of what is built in."""
+    info = Path("/proc/meminfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    for line in lines:
+        if line.startswith("MemAvailable:"):
+            return 1024.0 * float(line.split()[1])
+    return 0.6 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,0 +1,185 @@
+"""An adapted layer as one LoRA, where it is exactly one, and as the best truncated one where it is not.
+
+Row vectors: a LoRA adds x A B with A (in, r), B (r, out), the scale folded into B. Arithmetic is float64 except the
+product with the base weight, which is float32 on orthonormal vectors, so nothing cancels.
+"""
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_hybrid.adapters.butterfly import rotate_blocks
+from mlx_hybrid.adapters.layer import HybridLinear
+from mlx_hybrid.errors import ConfigError
+
+NULL = 1e-7  # singular values below this share of the largest are under float32's resolution of the update
+FLOOR = 1e-12  # an update this small is the rounding of an untrained layer
+BALANCED = 1e-6  # float32 factors of a balanced pair are orthogonal and equal in norm to about 1e-7
+DENSE_SVD = 1024  # up to this many rows a full SVD is quicker than sketching
+CHUNK = 1 << 20  # weights converted at once: 4 MiB in float32, which stays in the cache
+OVERSAMPLE, POWER_ITERATIONS = 16, 4  # Halko et al. 2011, arXiv 0909.4061: enough for slowly falling spectra
+
+Factors = tuple[np.ndarray, np.ndarray]
+
+
+def is_exact(layer: HybridLinear) -> bool:
+    """Whether the layer is a LoRA of small rank: a butterfly has full rank."""
+    return layer.plan.orthogonal != "butterfly" and not layer.plan.magnitude
+
+
+def lora_form(layer: HybridLinear, span_product: np.ndarray | None = None) -> Factors:
+    """A' (in, q), B' (q, out) with x A' B' equal to all the layer adds to its base; q = 0 where that is nothing.
+
+    Householder is exactly a LoRA: x R Wᵀ = x Wᵀ − x U T Uᵀ Wᵀ, so A' = [U, A] and B' = [−T Uᵀ Wᵀ; s B]. With U = Q C
+    (thin QR) it is A' = Q, B' = −(C T Cᵀ) QᵀWᵀ: the near-cancelling columns of U meet only in float64.
+    `span_product` is QᵀWᵀ (k, out), where it is at hand. Raises ConfigError for DoRA.
+    """
+    if layer.plan.magnitude:
+        raise ConfigError("DoRA's magnitudes are no LoRA; use --to merged, which takes them along.")
+    a, b = low_rank_factors(layer)
+    if layer.plan.orthogonal == "householder":
+        q, core = reflection_core(float64(layer.house_u))
+        product = base_product(layer, q.T) if span_product is None else span_product
+        a, b = np.concatenate([q, a], axis=1), np.concatenate([core @ product, b], axis=0)
+    return refactor(a, b)
+
+
+def reflection_span(layer: HybridLinear) -> np.ndarray:
+    """Qᵀ (k, in), orthonormal rows that span the reflections; none for another layer."""
+    if layer.plan.orthogonal != "householder":
+        return np.zeros((0, layer.linear.weight.shape[1]))
+    return reflection_core(float64(layer.house_u))[0].T
+
+
+def low_rank_factors(layer: HybridLinear) -> Factors:
+    """A (in, p), B (p, out) of the low-rank branch alone, from whatever leaves the layer has; p = 0 without one.
+
+    A start A₀, B₀ is frozen and the leaves are offsets: s·(AB − A₀B₀) = s·[ΔA, A₀]·[B₀ + ΔB; ΔB], of rank 2r.
+    """
+    d_out, d_in = layer.linear.weight.shape
+    if not layer.plan.rank:
+        return np.zeros((d_in, 0)), np.zeros((0, d_out))
+    a, b = float64(layer.lora_a), float64(layer.lora_b)
+    if "lora_a0" in layer:
+        a0, b0 = float64(layer.lora_a0), float64(layer.lora_b0)
+        a, b = np.concatenate([a, a0], axis=1), np.concatenate([b0 + b, b], axis=0)
+    return a, layer.plan.scale * b
+
+
+def reflection_core(u: np.ndarray) -> Factors:
+    """Q (d, k) orthonormal and M (k, k) with H₀ H₁ … H_{k−1} = I + Q M Qᵀ for the columns of U (d, k)."""
+    q, c = np.linalg.qr(u)
+    gram = c.T @ c
+    core = np.linalg.inv(np.triu(gram, 1) + np.diag(0.5 * np.diag(gram)))
+    return q, -c @ core @ c.T
+
+
+def base_product(layer: HybridLinear, rows: np.ndarray) -> np.ndarray:
+    """`rows` (n, in) times Wᵀ: (n, out), in float32 whatever W is stored as, some outputs at a time."""
+    weight, x = layer.linear.weight, mx.array(rows.astype(np.float32))
+    if not np.any(rows):
+        return np.zeros((len(rows), weight.shape[0]))
+    step = max(1, CHUNK // weight.shape[1])
+    parts = [x @ weight[i : i + step].astype(mx.float32).T for i in range(0, weight.shape[0], step)]
+    return float64(mx.concatenate(parts, axis=1))
+
+
+def refactor(a: np.ndarray, b: np.ndarray) -> Factors:
+    """The same product A B from balanced factors without null directions.
+
+    Thin QR of both factors and an SVD of the small core, A' = U√S and B' = √S Vᵀ. Columns have one sign and fall in
+    size. Factors that are so already are returned as they are, so exporting an import gives the same bytes.
+    """
+    kept = (np.abs(a).max(axis=0, initial=0) > 0) & (np.abs(b).max(axis=1, initial=0) > 0)
+    a, b = a[:, kept], b[kept]
+    if a.shape[1] == 0 or is_balanced(a, b):
+        return a, b
+    qa, ra = np.linalg.qr(a)
+    qb, rb = np.linalg.qr(b.T)
+    u, s, vt = np.linalg.svd(ra @ rb.T)
+    count = int(np.sum(s > max(NULL * s[0], FLOOR)))
+    root = np.sqrt(s[:count])
+    return canonical_sign(qa @ (u[:, :count] * root), (root[:, None] * vt[:count]) @ qb.T)
+
+
+def canonical_sign(a: np.ndarray, b: np.ndarray) -> Factors:
+    """The largest entry of each column of A positive."""
+    if a.shape[1] == 0:
+        return a, b
+    sign = np.sign(largest_entries(a))
+    return a * sign, b * sign[:, None]
+
+
+def largest_entries(a: np.ndarray) -> np.ndarray:
+    return a[np.abs(a).argmax(axis=0), np.arange(a.shape[1])]
+
+
+def is_balanced(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether AᵀA = BBᵀ, diagonal and falling, to float32's rounding, with the canonical sign."""
+    norm_a, norm_b = np.linalg.norm(a, axis=0), np.linalg.norm(b, axis=1)
+    unit_a, unit_b = a / norm_a, b / norm_b[:, None]
+    identity = np.eye(a.shape[1])
+    return bool(
+        np.abs(unit_a.T @ unit_a - identity).max() < BALANCED
+        and np.abs(unit_b @ unit_b.T - identity).max() < BALANCED
+        and np.abs(norm_a / norm_b - 1).max() < BALANCED
+        and np.all(np.diff(norm_a) <= BALANCED * norm_a[0])
+        and norm_a[-1] ** 2 > NULL * norm_a[0] ** 2
+        and np.all(largest_entries(a) > 0)
+    )
+
+
+def pad_rank(factors: Factors, rank: int) -> Factors:
+    """Zero columns of A and rows of B up to `rank`; the product is the same."""
+    a, b = factors
+    more = rank - a.shape[1]
+    return np.pad(a, ((0, 0), (0, more))), np.pad(b, ((0, more), (0, 0)))
+
+
+def dense_update(layer: HybridLinear) -> mx.array:
+    """(R − I) Wᵀ + s A B as one matrix (in, out) in float32; for layers that are no LoRA."""
+    weight = layer.linear.weight.astype(mx.float32)
+    blocks = layer.dense_blocks()
+    turned = rotate_blocks(weight, mx.swapaxes(blocks - mx.eye(blocks.shape[-1]), -1, -2)).T
+    a, b = low_rank_factors(layer)
+    return turned + mx.array((a @ b).astype(np.float32))
+
+
+def truncated_form(layer: HybridLinear, rank: int) -> tuple[Factors, float]:
+    """The LoRA of `rank` nearest to what the layer adds, and its relative error ‖Δ − A B‖_F / ‖Δ‖_F."""
+    update = np.array(dense_update(layer))
+    norm = float(np.linalg.norm(update))
+    if norm == 0.0:
+        return (np.zeros((update.shape[0], 0)), np.zeros((0, update.shape[1]))), 0.0
+    u, s, vt = truncated_svd(update, min(rank, *update.shape))
+    root = np.sqrt(s.astype(np.float64))
+    a, b = refactor(u * root, root[:, None] * vt)
+    error = float(np.linalg.norm(update - (a @ b).astype(np.float32))) / norm
+    return (a, b), error
+
+
+def cut_factors(factors: Factors, rank: int) -> tuple[Factors, float]:
+    """The first `rank` columns of balanced factors, which is the nearest product of that rank (Eckart–Young), and its
+    relative error (Σ_{i>rank} σᵢ² / Σ σᵢ²)^½, with σᵢ = ‖aᵢ‖ ‖bᵢ‖."""
+    a, b = factors
+    energy = np.sum(a**2, axis=0) * np.sum(b**2, axis=1)
+    lost = float(energy[rank:].sum() / energy.sum()) if energy.any() else 0.0
+    return (a[:, :rank], b[:rank]), float(np.sqrt(lost))
+
+
+def truncated_svd(matrix: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The leading `rank` singular triplets; by a sketch and power iterations for large matrices."""
+    if min(matrix.shape) <= DENSE_SVD:
+        u, s, vt = np.linalg.svd(matrix, full_matrices=False)
+        return u[:, :rank], s[:rank], vt[:rank]
+    width = min(rank + OVERSAMPLE, *matrix.shape)
+    sketch = np.random.default_rng(0).standard_normal((matrix.shape[1], width)).astype(np.float32)
+    for _ in range(POWER_ITERATIONS):
+        span, _ = np.linalg.qr(matrix @ sketch)
+        sketch, _ = np.linalg.qr(matrix.T @ span)
+    span, _ = np.linalg.qr(matrix @ sketch)
+    u, s, vt = np.linalg.svd(span.T @ matrix, full_matrices=False)
+    return (span @ u)[:, :rank], s[:rank], vt[:rank]
+
+
+def float64(value: mx.array) -> np.ndarray:
+    return np.array(value.astype(mx.float32)).astype(np.float64)

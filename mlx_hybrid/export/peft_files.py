@@ -1,0 +1,203 @@
+"""PEFT adapter folders as files: `adapter_config.json` and `adapter_model.safetensors`, written and read.
+
+Written here by hand rather than through PEFT, so that an export needs neither PyTorch nor PEFT. The conventions were
+measured against stock PEFT 0.21 and are held by tests/deployment.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_hybrid.errors import ConfigError
+from mlx_hybrid.export.oft import block_of, cayley, skew
+from mlx_hybrid.files import read_json, write_json
+
+CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
+PREFIX = "base_model.model."
+PEFT_VERSION = "0.21.2"
+SUFFIXES = {
+    "LORA": ("lora_A.weight", "lora_B.weight"),
+    "OFT": ("oft_R.weight",),
+    "HRA": ("hra_u",),
+}
+DROPPED = ("lora_dropout", "module_dropout")
+HARMLESS = (
+    "task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision",
+    "inference_mode", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "init_weights",
+    "init_lora_weights", "eva_config", "megatron_core", "qalora_group_size", "eps", "num_cayley_neumann_terms", "r",
+    *DROPPED,
+)  # fmt: skip
+"""Keys that change nothing at inference, or that are read elsewhere in this module."""
+MEANT = {
+    "LORA": ("lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern"),
+    "OFT": ("oft_block_size", "use_cayley_neumann", "block_share"),
+    "HRA": ("apply_GS",),
+}
+STARTS_THAT_CHANGE_THE_BASE = ("pissa", "olora", "loftq", "corda", "lora_ga")
+NEUMANN_DEFECT = 1e-5  # beyond it a Neumann rotation is not orthogonal, and no rotation of ours equals it
+
+
+@dataclass(frozen=True)
+class PeftFolder:
+    """One PEFT adapter: its kind, its config, and float32 tensors by module and suffix."""
+
+    folder: Path
+    kind: str
+    config: dict
+    tensors: dict[str, dict[str, np.ndarray]]
+
+    @property
+    def modules(self) -> list[str]:
+        return list(self.tensors)
+
+    def lora(self, module: str) -> tuple[np.ndarray, np.ndarray]:
+        """A (in, r), B (r, out) of a LORA module, its scale folded into B."""
+        a, b = (self.tensors[module][suffix].astype(np.float64) for suffix in SUFFIXES["LORA"])
+        return a.T, self.lora_scale(module) * b.T
+
+    def lora_scale(self, module: str) -> float:
+        """alpha / r, or alpha / √r with rsLoRA; patterns override both, by PEFT's rule."""
+        rank = pattern_value(self.config.get("rank_pattern"), module, self.config["r"])
+        alpha = pattern_value(self.config.get("alpha_pattern"), module, self.config["lora_alpha"])
+        stored = len(self.tensors[module]["lora_A.weight"])
+        if stored != rank:
+            raise ConfigError(f"{self.folder}: {module} has rank {stored}, but the config says {rank}.")
+        return float(alpha / np.sqrt(rank)) if self.config.get("use_rslora") else float(alpha / rank)
+
+    def rotation(self, module: str) -> np.ndarray:
+        """R as dense blocks (in/B, B, B) of an OFT module, as PEFT turns an activation: x R."""
+        triangle = self.tensors[module]["oft_R.weight"].astype(np.float64)
+        q = skew(triangle, block_of(triangle.shape[-1]))
+        if not self.config.get("use_cayley_neumann", True):  # PEFT's default when the key is absent
+            return cayley(q)
+        return neumann(q, self.config.get("num_cayley_neumann_terms", 5))
+
+    def reflections(self, module: str) -> np.ndarray:
+        """U (in, k) of an HRA module with R = H₀ H₁ … in column order for x R.
+
+        PEFT multiplies the weight, W H₀ H₁ … H_{k−1}, so an activation meets the last column first.
+        """
+        u = self.tensors[module]["hra_u"].astype(np.float64)
+        if self.config.get("apply_GS"):
+            u, _ = np.linalg.qr(u)  # Gram–Schmidt; reflections in orthogonal directions commute
+        return u[:, ::-1] / np.linalg.norm(u[:, ::-1], axis=0)
+
+
+def neumann(q: np.ndarray, terms: int) -> np.ndarray:
+    """PEFT's truncated series for (I + Q)(I − Q)⁻¹: I + 2Q + 2Q² + … with the last power counted once."""
+    result = np.broadcast_to(np.eye(q.shape[-1]), q.shape).copy()
+    if terms > 1:
+        result += 2 * q
+    if terms > 2:
+        power = q @ q
+        result += 2 * power
+        for _ in range(3, terms - 1):
+            power = power @ q
+            result += 2 * power
+        result += power @ q
+    return result
+
+
+def read_peft(folder: Path) -> PeftFolder:
+    """A PEFT adapter folder. Raises ConfigError, with the reason, for one that is no plain LoRA, OFT v2 or HRA."""
+    config = read_json(folder / CONFIG_FILE)
+    kind = config.get("peft_type")
+    if kind not in SUFFIXES:
+        what = "not a PEFT adapter" if kind is None else f"a {kind} adapter"
+        raise ConfigError(f"{folder}: {what}; LORA, OFT and HRA can be carried exactly.")
+    refuse_settings(folder, kind, config)
+    return PeftFolder(folder, kind, config, read_tensors(folder, kind))
+
+
+def refuse_settings(folder: Path, kind: str, config: dict) -> None:
+    """Raise ConfigError for a setting that changes the outputs in a way this project's layers do not."""
+    start = config.get("init_lora_weights", True)
+    if isinstance(start, str) and start.lower().startswith(STARTS_THAT_CHANGE_THE_BASE):
+        raise ConfigError(
+            f"{folder}: was started with {start}, which changes the base weights; save it in PEFT with "
+            "path_initial_model_for_weight_conversion, then import that."
+        )
+    for key, value in config.items():
+        empty = value in (None, False, {}, [], "none", "")
+        if key not in HARMLESS and key not in MEANT[kind] and not empty:
+            raise ConfigError(f"{folder}: {key} is {value!r}, which cannot be carried exactly.")
+
+
+def read_tensors(folder: Path, kind: str) -> dict[str, dict[str, np.ndarray]]:
+    """Tensors by module, each module with all that its kind needs and no tensor over."""
+    path = folder / WEIGHTS_FILE
+    if not path.is_file():
+        raise ConfigError(f"{folder}: {WEIGHTS_FILE} is missing (pickled .bin files are not read).")
+    try:
+        stored = mx.load(str(path))
+    except RuntimeError as error:
+        raise ConfigError(f"{path}: cannot be read, perhaps cut off ({error}).") from None
+    tensors: dict[str, dict[str, np.ndarray]] = {}
+    for key in sorted(stored):
+        suffix = next((s for s in SUFFIXES[kind] if key.endswith(f".{s}")), None)
+        if suffix is None or not key.startswith(PREFIX):
+            raise ConfigError(f"{path}: {key} is not a tensor of a {kind} adapter, so it cannot be carried.")
+        module = key.removeprefix(PREFIX).removesuffix(f".{suffix}")
+        value = np.array(stored[key].astype(mx.float32))
+        if not np.isfinite(value).all():
+            raise ConfigError(f"{path}: {key} holds values that are not finite.")
+        tensors.setdefault(module, {})[suffix] = value
+    for module, parts in tensors.items():
+        missing = [s for s in SUFFIXES[kind] if s not in parts]
+        if missing:
+            raise ConfigError(f"{path}: {module} lacks {missing[0]}.")
+    return tensors
+
+
+def pattern_value(patterns: dict | None, module: str, default: float) -> float:
+    """The value whose pattern matches a module's name: the whole name or its end, by regular expression."""
+    found = (v for p, v in (patterns or {}).items() if re.fullmatch(rf"(?:.*\.)?(?:{p})", module))
+    return next(found, default)
+
+
+def write_peft(
+    folder: Path, kind: str, settings: dict, tensors: Mapping[str, dict], targets: list[str]
+) -> None:
+    """Write one adapter; `tensors` maps module → suffix → float32 array, `settings` is what is special to it."""
+    from safetensors.numpy import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    flat = {
+        f"{PREFIX}{module}.{suffix}": np.ascontiguousarray(value, dtype=np.float32)
+        for module, parts in tensors.items()
+        for suffix, value in parts.items()
+    }
+    save_file(flat, str(folder / WEIGHTS_FILE), metadata={"format": "pt"})
+    tree = {
+        "peft_type": kind, "task_type": "CAUSAL_LM", "inference_mode": True, "bias": "none",
+        "peft_version": PEFT_VERSION, "target_modules": targets, **settings,
+    }  # fmt: skip
+    write_json(folder / CONFIG_FILE, tree)
+
+
+def lora_settings(rank: int, base: str) -> dict:
+    """Config of a LoRA that any server reads alike: one rank, scale 1, no patterns."""
+    return {
+        "base_model_name_or_path": base, "r": rank, "lora_alpha": rank, "lora_dropout": 0.0,
+        "use_rslora": False, "use_dora": False, "init_lora_weights": True, "fan_in_fan_out": False,
+    }  # fmt: skip
+
+
+def oft_settings(block_size: int, base: str) -> dict:
+    """Config of an exact OFT v2: the Neumann default, when the key is absent, turns the other way."""
+    return {
+        "base_model_name_or_path": base, "r": 0, "oft_block_size": block_size, "use_cayley_neumann": False,
+        "block_share": False, "coft": False, "module_dropout": 0.0, "init_weights": True,
+    }  # fmt: skip
+
+
+def target_names(modules: list[str], weight_names: list[str]) -> list[str]:
+    """`target_modules`: last parts where they name exactly these modules of the base, else full names."""
+    ends = sorted({module.rpartition(".")[2] for module in modules})
+    holders = {name.removesuffix(".weight") for name in weight_names if name.endswith(".weight")}
+    named = {holder for holder in holders if holder.rpartition(".")[2] in ends}
+    return ends if named == set(modules) else sorted(modules)

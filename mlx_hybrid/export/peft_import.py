@@ -1,0 +1,233 @@
+"""A PEFT adapter as one of ours: LoRA, OFT v2 and HRA, or OFT and LoRA side by side, exactly or not at all.
+
+Tensors are taken over to the last bit where a layer here says the same with them; only scales that differ by layer
+are folded into B, in float64, and rotations beyond the series' reach into a stored base.
+"""
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+
+from mlx_hybrid.adapters.attach import attach, hybrid_layers
+from mlx_hybrid.adapters.layer import linear_shape
+from mlx_hybrid.adapters.store import save_adapter
+from mlx_hybrid.adapters.targets import last_part, layer_index
+from mlx_hybrid.config import AdapterConfig
+from mlx_hybrid.errors import ConfigError
+from mlx_hybrid.export.oft import (
+    block_of,
+    butterfly_leaves,
+    inverse_cayley,
+    nearest_rotation,
+    skew,
+)
+from mlx_hybrid.export.peft_files import (
+    CONFIG_FILE,
+    NEUMANN_DEFECT,
+    WEIGHTS_FILE,
+    PeftFolder,
+    read_peft,
+)
+
+Leaves = dict[str, dict[str, mx.array]]
+
+
+@dataclass
+class Carried:
+    """Settings and leaves of our adapter, by module."""
+
+    method: str
+    settings: dict[str, Any]
+    leaves: Leaves = field(default_factory=dict)
+
+    def add(self, other: "Carried", method: str) -> None:
+        """Put a low-rank branch beside this rotation."""
+        low_rank = {key: value for key, value in other.settings.items() if key != "orthogonal"}
+        self.method, self.settings = method, self.settings | low_rank
+        for module, parts in other.leaves.items():
+            self.leaves.setdefault(module, {}).update(parts)
+
+
+def find_parts(directory: Path) -> list[PeftFolder]:
+    """The adapter in `directory`, or the OFT and the LoRA in its folders, in that order.
+
+    Raises ConfigError for no adapter, for more than one of a kind, and for what cannot be carried.
+    """
+    if (directory / CONFIG_FILE).is_file():
+        return [read_peft(directory)]
+    parts = [read_peft(path.parent) for path in sorted(directory.glob(f"*/{CONFIG_FILE}"))]
+    if not parts:
+        raise ConfigError(f"{directory}: no PEFT adapter there ({CONFIG_FILE} is missing).")
+    kinds = [part.kind for part in parts]
+    if len(parts) > 2 or (len(parts) == 2 and sorted(kinds) != ["LORA", "OFT"]):
+        raise ConfigError(
+            f"{directory}: holds {', '.join(kinds)}; one adapter, or one OFT with one LORA, can be carried as one."
+        )
+    return sorted(parts, key=lambda part: part.kind, reverse=True)
+
+
+def carry(parts: list[PeftFolder]) -> Carried:
+    """Our settings and leaves for the parts. The rotation comes first: W Rᵀ + s B A, as PEFT applies them."""
+    first, *rest = (CARRIERS[part.kind](part) for part in parts)
+    for other in rest:
+        first.add(other, "hybrid-boft")
+    return first
+
+
+def carry_lora(part: PeftFolder) -> Carried:
+    """A and B transposed. Where rank or scale differ by module, ranks are padded and scales folded into B."""
+    rank = max(len(tensors["lora_A.weight"]) for tensors in part.tensors.values())
+    scales = {module: part.lora_scale(module) for module in part.modules}
+    patterned = bool(part.config.get("rank_pattern") or part.config.get("alpha_pattern"))
+    leaves: Leaves = {}
+    for module, tensors in part.tensors.items():
+        a, b = tensors["lora_A.weight"].T, tensors["lora_B.weight"].T
+        if patterned:
+            b = (scales[module] * b.astype(np.float64)).astype(np.float32)
+            a, b = np.pad(a, ((0, 0), (0, rank - a.shape[1]))), np.pad(b, ((0, rank - len(b)), (0, 0)))
+        leaves[module] = {"lora_a": contiguous(a), "lora_b": contiguous(b)}
+    plain = {"alpha": float(part.config["lora_alpha"]), "rslora": bool(part.config.get("use_rslora"))}
+    settings = {"alpha": float(rank), "rslora": False} if patterned else plain
+    return Carried("lora", {"orthogonal": "none", "rank": rank, **settings}, leaves)
+
+
+def carry_oft(part: PeftFolder) -> Carried:
+    """One butterfly factor per dense block. Raises ConfigError for a Neumann file that is no rotation."""
+    triangles = {module: oft_triangle(part, module) for module in part.modules}
+    size = max(block_of(t.shape[-1]) for t in triangles.values())
+    leaves = {m: butterfly_leaves(in_blocks_of(size, t, part, m), m) for m, t in triangles.items()}
+    settings = {"orthogonal": "butterfly", "block_size": size, "factors": 1, "rank": 0}
+    return Carried("boft", settings, leaves)
+
+
+def oft_triangle(part: PeftFolder, module: str) -> np.ndarray:
+    """The triangle of the exact Cayley map; a Neumann file's rotation is converted where it is one."""
+    if not part.config.get("use_cayley_neumann", True):
+        return part.tensors[module]["oft_R.weight"]
+    rotation = part.rotation(module)
+    identity = np.eye(rotation.shape[-1])
+    defect = float(np.abs(rotation @ rotation.swapaxes(-1, -2) - identity).max())
+    if defect > NEUMANN_DEFECT:
+        raise ConfigError(
+            f"{part.folder}: {module} was trained with use_cayley_neumann, whose series is off a rotation by "
+            f"{defect:.1g} there (at most {NEUMANN_DEFECT:g} can be carried); merge it in PEFT instead."
+        )
+    return inverse_cayley(nearest_rotation(rotation), module).astype(np.float32)
+
+
+def in_blocks_of(size: int, triangle: np.ndarray, part: PeftFolder, module: str) -> np.ndarray:
+    """The same rotation as a triangle of blocks of `size`; the Cayley map of a block diagonal is one too."""
+    small = block_of(triangle.shape[-1])
+    if small == size:
+        return triangle
+    each = size // small
+    if size % small or len(triangle) % each:
+        raise ConfigError(
+            f"{part.folder}: {module} has blocks of {small} and others of {size}, which fit no common size."
+        )
+    q, wide = skew(triangle, small), np.zeros((len(triangle) // each, size, size))
+    for index, block in enumerate(q):
+        start = index % each * small
+        wide[index // each, start : start + small, start : start + small] = block
+    rows, columns = np.triu_indices(size, 1)
+    return wide[:, rows, columns].astype(np.float32)
+
+
+def carry_hra(part: PeftFolder) -> Carried:
+    """The reflections in our order. Raises ConfigError for an odd number of them, or one without a direction."""
+    count = {tensors["hra_u"].shape[1] for tensors in part.tensors.values()}
+    if len(count) != 1 or max(count) % 2:
+        raise ConfigError(
+            f"{part.folder}: {sorted(count)[0]} reflections turn space inside out, and here they come in pairs; "
+            "convert it to LoRA in PEFT."
+        )
+    leaves: Leaves = {}
+    for module in part.modules:
+        if not np.abs(part.tensors[module]["hra_u"]).max(axis=0).min() > 0:
+            raise ConfigError(f"{part.folder}: {module} has a reflection of length zero.")
+        leaves[module] = {"house_u": contiguous(part.reflections(module))}
+    return Carried("hra", {"orthogonal": "householder", "reflections": max(count), "rank": 0}, leaves)
+
+
+CARRIERS = {"LORA": carry_lora, "OFT": carry_oft, "HRA": carry_hra}
+
+
+def contiguous(value: np.ndarray) -> mx.array:
+    return mx.array(np.ascontiguousarray(value, dtype=np.float32))
+
+
+def attach_carried(model: Any, carried: Carried, where: str) -> AdapterConfig:
+    """Put the carried adapter on a loaded base; modules it does not name are left without effect.
+
+    Raises ConfigError for a module that the base lacks, or has in another shape.
+    """
+    modules = dict(model.named_modules())
+    for module in carried.leaves:
+        if not isinstance(modules.get(module), nn.Linear | nn.QuantizedLinear):
+            raise ConfigError(f"{where}: adapts {module}, which the base does not have as a linear layer.")
+    config = adapter_config(model, carried)
+    spread_shared_blocks(modules, carried)
+    check_blocks_fit(modules, carried, where)
+    attach(model, config, method=carried.method)
+    for module, layer in hybrid_layers(model).items():
+        parts = carried.leaves.get(module, {})
+        if layer.plan.rank and "lora_a" not in parts:
+            layer.lora_a = mx.zeros_like(layer.lora_a)
+        for leaf, value in parts.items():
+            if value.shape != layer[leaf].shape:
+                raise ConfigError(
+                    f"{where}: {module} has a {leaf} of {value.shape} and the base needs {layer[leaf].shape}; this is "
+                    "another base."
+                )
+            layer[leaf] = value
+    mx.eval(model.parameters())
+    return config
+
+
+def adapter_config(model: Any, carried: Carried) -> AdapterConfig:
+    """Targets by last part, and the last N layers where the first ones are not adapted."""
+    indices = [index for module in carried.leaves if (index := layer_index(module)) is not None]
+    first = min(indices, default=0)
+    layers = len(model.layers) - first if first else 0
+    targets = tuple(sorted({last_part(module) for module in carried.leaves}))
+    return AdapterConfig(
+        **carried.settings, start="zeros", mixing="off", targets=targets, layers=max(0, layers)
+    )
+
+
+def spread_shared_blocks(modules: dict, carried: Carried) -> None:
+    """`block_share` stores one block for a whole layer; here each block is stored."""
+    size = carried.settings.get("block_size")
+    for module, parts in carried.leaves.items():
+        count = linear_shape(modules[module])[0] // size if size else 1
+        if count > 1 and "oft_q" in parts and parts["oft_q"].shape[1] == 1:
+            for leaf in ("oft_q", "oft_base"):
+                parts[leaf] = mx.concatenate([parts[leaf]] * count, axis=1)
+
+
+def check_blocks_fit(modules: dict, carried: Carried, where: str) -> None:
+    size = carried.settings.get("block_size")
+    for module in carried.leaves if size else ():
+        d_in, _ = linear_shape(modules[module])
+        if d_in % size:
+            raise ConfigError(
+                f"{where}: blocks of {size} do not divide the {d_in} inputs of {module}; this is another base."
+            )
+
+
+def save_carried(
+    model: Any, folder: Path, carried: Carried, config: AdapterConfig, base: dict, parts: list
+) -> None:
+    """Write the adapter folder, with what it was made from."""
+    origin = [
+        {"kind": part.kind, "sha256": hashlib.sha256((part.folder / WEIGHTS_FILE).read_bytes()).hexdigest()}
+        for part in parts
+    ]
+    save_adapter(
+        model, folder, config=config, method=carried.method, base=base, seed=0, extra={"imported": origin}
+    )

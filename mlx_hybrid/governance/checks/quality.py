@@ -1,0 +1,200 @@
+"""Rules on single texts that need no model and no labels, with numbers behind every rejection.
+
+Thresholds are those at which clean sentences in 22 languages and scripts lose fewer than one in a thousand
+(docs/governance.md).
+"""
+
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+import regex
+
+from mlx_hybrid.governance.checks.characters import (
+    BROKEN,
+    HAN,
+    LETTER,
+    MARK,
+    PUNCTUATION,
+    SCRIPT_CODES,
+    SPACE,
+    SYMBOL,
+    Batch,
+)
+from mlx_hybrid.governance.checks.language import Finding
+from mlx_hybrid.governance.checks.mojibake import find_mojibake
+from mlx_hybrid.records.languages import UNSPACED
+
+MAX_CHECKED = 20_000  # characters of a text that the rules look at
+LEAST_LETTERS = 3
+LEAST_VISIBLE = 16  # shares of fewer characters say nothing: “Oh, no.”
+LETTER_SHARE = 0.5
+SYMBOL_SHARE = 0.35
+RUN = 8
+COMPRESSED = 0.25
+COMPRESSED_FROM = 200
+REPEATED = 0.5
+SUSPECT = 0.6  # a text half of whose 10-grams come back compresses to less
+LONG_TOKEN = 60
+TAGS = 3
+RULERS = np.array(
+    [ord(c) for c in " \t\n\r-=_*#~.·•─━═│+|"], np.uint32
+)  # lines and tables drawn in characters
+CODE = regex.compile(r"```.*?(?:```|\Z)|`[^`\n]+`", regex.DOTALL)
+TAG = regex.compile(r"</?[a-zA-Z][^<>]{0,200}>|&(?:[a-zA-Z]{2,8}|#x?[0-9a-fA-F]{1,6});")
+WIKI = regex.compile(r"\{\{|\[\[|'''")
+SEPARATOR = regex.compile(r"[ \t][|»›>][ \t]")
+SEPARATORS = 3
+INLINE = regex.compile(r"</?(?:su[bp]|[biu]|em|strong)>")
+TOKEN = regex.compile(rf"\S{{{LONG_TOKEN + 1},}}")
+LINK = regex.compile(r"https?://|www\.|data:[a-z]+/")
+
+
+def check_unicode(batch: Batch) -> list[Finding | None]:
+    """Control, private-use, unassigned, surrogate and replacement characters: a text that was damaged."""
+    broken = batch.count((batch.classes == BROKEN).astype(np.int64), 2)[:, 1]
+    return [describe_broken(text, int(count)) if count else None for text, count in zip(batch.texts, broken)]
+
+
+def describe_broken(text: str, count: int) -> Finding:
+    import unicodedata
+
+    bad = next(
+        c
+        for c in text
+        if (unicodedata.category(c) in ("Cc", "Cs", "Co", "Cn") and c not in "\t\n\r") or c == "�"
+    )
+    reason = "bad_unicode" if "\ud800" <= bad <= "\udfff" or bad == "�" else "control_chars"
+    return Finding(reason, f"{count} damaged characters, the first U+{ord(bad):04X} at {text.index(bad)}")
+
+
+def check_quality(batch: Batch) -> list[list[Finding]]:
+    """Every rule that each text breaks."""
+    prose = without_code(batch)
+    scripts = batch.script_counts() > 0
+    shares = zip(letter_counts(batch), *prose_shares(prose), longest_runs(prose))
+    found = []
+    for i, (letters, letter_share, symbol_share, run) in enumerate(shares):
+        findings = []
+        if letters < LEAST_LETTERS:
+            findings.append(Finding("no_text", f"{letters:.0f} letters"))
+        elif letter_share < LETTER_SHARE:
+            findings.append(Finding("low_letter_ratio", f"{letter_share:.2f} of the characters are letters"))
+        if symbol_share > SYMBOL_SHARE:
+            findings.append(Finding("symbol_heavy", f"{symbol_share:.2f} of the characters are symbols"))
+        if run >= RUN:
+            findings.append(Finding("char_run", f"one character {run} times in a row"))
+        text, plain = batch.texts[i], prose.texts[i]
+        seen = {SCRIPT_CODES[k] for k in np.flatnonzero(scripts[i]) if k > 1}
+        found_here = (
+            repetition(text),
+            markup(plain),
+            menu(plain),
+            long_token(plain, seen),
+            mojibake(text, seen),
+        )
+        found.append(findings + [finding for finding in found_here if finding])
+    return found
+
+
+def without_code(batch: Batch) -> Batch:
+    """The texts without code blocks, in which symbols, tags and long tokens are meant to be."""
+    if not any("`" in text for text in batch.texts):
+        return batch
+    return Batch([CODE.sub(" ", text) for text in batch.texts])
+
+
+def letter_counts(batch: Batch) -> np.ndarray:
+    classes = batch.class_counts()
+    return classes[:, LETTER] + classes[:, MARK]
+
+
+def prose_shares(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+    """Letters and symbols as shares of what is neither space nor a drawn line; a Han letter counts three."""
+    classes = batch.class_counts().astype(np.float64)
+    lines = batch.sums(ruler_lengths(batch))
+    extra = 2.0 * batch.script_counts()[:, HAN]
+    visible = np.maximum(batch.lengths - classes[:, SPACE] - lines + extra, 1)
+    symbols = classes[:, PUNCTUATION] + classes[:, SYMBOL] - lines
+    told = visible >= LEAST_VISIBLE
+    letters = np.where(told, letter_counts(batch) + extra, visible)
+    return letters / visible, np.where(told, symbols / visible, 0)
+
+
+def runs_of(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+    """Where runs of one character begin, and their lengths."""
+    starts = np.ones(len(batch.points), bool)
+    starts[1:] = (batch.points[1:] != batch.points[:-1]) | (batch.owners[1:] != batch.owners[:-1])
+    places = np.flatnonzero(starts)
+    return places, np.diff(np.concatenate([places, [len(batch.points)]]))
+
+
+def ruler_lengths(batch: Batch) -> np.ndarray:
+    """At the first character of a drawn line its length, elsewhere 0; (n,)."""
+    lengths = np.zeros(len(batch.points))
+    if len(batch.points):
+        places, runs = runs_of(batch)
+        drawn = np.isin(batch.points[places], RULERS[4:]) & ((runs >= 3) | (batch.points[places] == ord("|")))
+        lengths[places[drawn]] = runs[drawn]
+    return lengths
+
+
+def longest_runs(batch: Batch) -> np.ndarray:
+    """The longest run of one character in each text, those that draw lines left out."""
+    longest = np.zeros(len(batch.texts), np.int64)
+    if len(batch.points):
+        places, runs = runs_of(batch)
+        runs[np.isin(batch.points[places], RULERS)] = 0
+        np.maximum.at(longest, batch.owners[places], runs)
+    return longest
+
+
+def repetition(text: str) -> Finding | None:
+    """The same words again and again: it compresses too well, or most of its 10-grams come back."""
+    raw = text.encode("utf-8", "replace")
+    ratio = len(zlib.compress(raw, 1)) / len(raw) if raw else 1.0
+    if ratio < COMPRESSED and len(raw) >= COMPRESSED_FROM:
+        return Finding("repetition", f"compresses to {ratio:.2f}")
+    if ratio > SUSPECT or len(text) < 60:
+        return None
+    grams = [text[i : i + 10] for i in range(len(text) - 9)]
+    repeated = 1 - len(set(grams)) / len(grams)
+    if repeated > REPEATED:
+        return Finding("repetition", f"{repeated:.2f} of the 10-grams come back")
+    return None
+
+
+def markup(text: str) -> Finding | None:
+    """Left-over HTML or wiki markup; what stands in code blocks is meant to be there."""
+    if not any(sign in text for sign in ("<", "&", "[[", "{{")):
+        return None
+    tags = [tag for tag in TAG.findall(text) if not INLINE.match(tag)]
+    count = len(tags) + len(WIKI.findall(text))
+    return Finding("markup", f"{count} tags, entities or wiki marks") if count >= TAGS else None
+
+
+def menu(text: str) -> Finding | None:
+    """A line of links that once was a page's navigation: three or more separators, and no table."""
+    if "---" in text:
+        return None
+    lines = [line for line in text.split("\n") if not line.lstrip().startswith("|")]
+    most = max((len(SEPARATOR.findall(line)) for line in lines), default=0)
+    return Finding("menu", f"{most} separators in a line") if most >= SEPARATORS else None
+
+
+def long_token(text: str, scripts: set[str]) -> Finding | None:
+    """A word of more than 60 characters, in a script that puts spaces between words: encoded data."""
+    if scripts & UNSPACED:
+        return None
+    token = next((token for token in TOKEN.findall(text) if not LINK.search(token)), None)
+    return Finding("long_token", f"a token of {len(token)} characters") if token else None
+
+
+def mojibake(text: str, scripts: set[str]) -> Finding | None:
+    codec = find_mojibake(text, scripts)
+    return Finding("mojibake", f"UTF-8 that was read as {codec}") if codec else None
+
+
+def checked(texts: Sequence[str]) -> list[str]:
+    """The part of each text that the rules look at."""
+    return [text[:MAX_CHECKED] for text in texts]

@@ -1,0 +1,199 @@
+"""Which records say what another has said: near-duplicates inside one language, and prompts with two answers."""
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import regex
+
+from mlx_hybrid.governance.duplicates.minhash import BANDS, gram_hashes
+from mlx_hybrid.governance.duplicates.similarity import Likeness, Similarity
+
+BUCKET = (
+    50  # kept records of one bucket that are compared; a template fills a bucket, a duplicate shares many
+)
+MARGIN = 0.12  # three standard deviations of the estimate from 120 hashes at 0.8
+LOOSE_MARGIN = 0.3  # as far below the threshold the n-grams of texts may be that reach it by characters
+MOST_CHECKED = 16  # candidates that are compared exactly, the likeliest first
+SHORT_ANSWER = 20
+TEMPLATE_NGRAM, TEMPLATE_COUNT, TEMPLATE_SAMPLE = 20, 20, 50_000
+LEAST_CONTENT = 4
+NUMBER = regex.compile(r"\p{N}+")
+
+
+class Said(NamedTuple):
+    """What is compared of one record, normalised: the turns before the answer, the answer, its label, and digests of
+    its tool calls and of what it was given (the tools, earlier calls)."""
+
+    prompt: str
+    completion: str
+    label: str = ""
+    calls: str = ""
+    tools: str = ""
+
+    @property
+    def whole(self) -> str:
+        return f"{self.prompt}\n{self.completion}" if self.prompt else self.completion
+
+
+class Match(NamedTuple):
+    """The earlier, kept record that a later one repeats."""
+
+    kept: int
+    similarity: Similarity
+
+
+def find_near_duplicates(
+    said: Callable[[int], Said], keys: np.ndarray, small: np.ndarray, n: int, threshold: float
+) -> tuple[dict[int, Match], dict[int, tuple[int, str]]]:
+    """Removed records with the kept one they match, and protected ones with the near match that a guard let stand.
+
+    `keys` (records, 20) and `small` (records, 120), the low bytes of the signatures, are in the order of the
+    records; the earlier of two is kept. Cost: linear in the records that share a band.
+    """
+    groups, count = shared_buckets(keys)
+    active = np.flatnonzero((groups >= 0).any(axis=1)).tolist()
+    template = Template([said(index).whole for index in spread(active, TEMPLATE_SAMPLE)])
+    likeness = Likeness(n, threshold)
+    buckets: list[list[int]] = [[] for _ in range(count)]
+    removed: dict[int, Match] = {}
+    protected: dict[int, tuple[int, str]] = {}
+
+    for index in active:
+        own = [group for group in groups[index].tolist() if group >= 0]
+        candidates = sorted({other for group in own for other in buckets[group]})
+        match = None
+        for other, similarity in best_matches(index, candidates, small, said, likeness):
+            guard = what_differs(said(index), said(other), likeness, template)
+            if guard is None:
+                match = Match(other, similarity)
+                break
+            protected.setdefault(index, (other, f"{similarity}, but {guard}"))
+        if match:
+            removed[index] = match
+            protected.pop(index, None)
+            continue
+        for group in own:
+            if len(buckets[group]) < BUCKET:
+                buckets[group].append(index)
+    return removed, protected
+
+
+def spread(items: list[int], most: int) -> list[int]:
+    """At most `most` of the items, evenly over all."""
+    return items if len(items) <= most else [items[i * len(items) // most] for i in range(most)]
+
+
+class Template:
+    """Stretches of 20 characters that stand in 20 or more of the texts: instructions, not content."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        grams, starts = (
+            gram_hashes(texts, TEMPLATE_NGRAM) if texts else (np.zeros(0, np.uint32), np.zeros(1, int))
+        )
+        owners = np.repeat(np.arange(len(starts) - 1, dtype=np.uint64), np.diff(starts))
+        distinct, _ = run_lengths(np.sort((owners << np.uint64(32)) | grams))
+        values, counts = run_lengths(np.sort(distinct.astype(np.uint32)))
+        self.grams = values[counts >= TEMPLATE_COUNT]
+        self.strip = lru_cache(16_384)(self.strip_text)
+
+    def strip_text(self, text: str) -> str:
+        """The text without its template; the whole of it where hardly anything else is left."""
+        if not len(self.grams) or len(text) < TEMPLATE_NGRAM:
+            return text
+        grams, _ = gram_hashes([text], TEMPLATE_NGRAM)
+        places = np.minimum(np.searchsorted(self.grams, grams), len(self.grams) - 1)
+        covered = np.zeros(len(text), bool)
+        for place in np.flatnonzero(self.grams[places] == grams):
+            covered[place : place + TEMPLATE_NGRAM] = True
+        rest = "".join(" " if hidden else letter for letter, hidden in zip(text, covered))
+        rest = " ".join(rest.split())
+        return rest if len(rest) >= LEAST_CONTENT else text
+
+
+def run_lengths(ordered: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct values of a sorted array and how often each occurs; several times faster than `np.unique`."""
+    first = np.flatnonzero(np.concatenate([np.ones(len(ordered[:1]), bool), ordered[1:] != ordered[:-1]]))
+    return ordered[first], np.diff(np.concatenate([first, [len(ordered)]]))
+
+
+def shared_buckets(keys: np.ndarray) -> tuple[np.ndarray, int]:
+    """For each record and band the number of its bucket, −1 where no other record is in it; and how many there are."""
+    groups = np.full(keys.shape, -1, np.int32)
+    total = 0
+    for band in range(BANDS if len(keys) else 0):
+        order = np.argsort(keys[:, band], kind="stable")
+        ordered = keys[order, band]
+        same = ordered[1:] == ordered[:-1]
+        first = np.concatenate([[True], ~same])
+        shared = np.concatenate([same, [False]]) | ~first
+        opens = first & shared
+        numbers = np.cumsum(opens) - 1 + total
+        groups[order[shared], band] = numbers[shared]
+        total += int(opens.sum())
+    return groups, total
+
+
+def best_matches(
+    index: int, candidates: list[int], small: np.ndarray, said: Callable[[int], Said], likeness: Likeness
+) -> list[tuple[int, Similarity]]:
+    """Candidates that are near, the most similar first; exact, after estimates and lengths have thinned them."""
+    if not candidates:
+        return []
+    text = said(index).whole
+    estimates = (small[candidates] == small[index]).mean(axis=1)
+    found = []
+    for i in np.argsort(-estimates, kind="stable")[:MOST_CHECKED].tolist():
+        short = likeness.threshold - estimates[i]
+        other = said(candidates[i]).whole
+        if short <= MARGIN or (short <= LOOSE_MARGIN and likeness.may_share(len(text), len(other))):
+            similarity = likeness.near(text, other)
+            if similarity:
+                found.append((candidates[i], similarity))
+    return sorted(found, key=lambda pair: (-pair[1].grams, pair[0]))
+
+
+def what_differs(one: Said, other: Said, likeness: Likeness, template: Template) -> str | None:
+    """Why two near-duplicates both stay: other labels, calls, numbers, answers, questions, or a template in common.
+
+    Answers, and what stands beside a template, must share their n-grams: what training teaches is held more strictly.
+    """
+    if one.label != other.label:
+        return "the labels differ"
+    if one.calls != other.calls:
+        return "the tool calls differ"
+    if one.tools != other.tools:
+        return "the tools differ"
+    if sorted(NUMBER.findall(one.whole)) != sorted(NUMBER.findall(other.whole)):
+        return "the numbers differ"
+    if one.prompt or other.prompt:
+        if not alike(one.completion, other.completion, likeness, strict=True):
+            return "the answers differ"
+        if not alike(one.prompt, other.prompt, likeness):
+            return "the prompts differ"
+    contents = template.strip(one.whole), template.strip(other.whole)
+    if contents != (one.whole, other.whole) and not alike(*contents, likeness, strict=True):
+        return "what they share is a template"
+    return None
+
+
+def alike(one: str, other: str, likeness: Likeness, *, strict: bool = False) -> bool:
+    """Equal, or long enough to be compared and near."""
+    if one == other:
+        return True
+    if min(len(one), len(other)) < SHORT_ANSWER:
+        return False
+    return likeness.strict(one, other) >= likeness.threshold if strict else bool(likeness.near(one, other))
+
+
+def find_conflicts(prompts: Sequence[bytes], answers: Sequence[bytes]) -> dict[int, int]:
+    """Records whose prompt stood before with another answer, each with the first record of that prompt."""
+    first: dict[bytes, int] = {}
+    conflicts: dict[int, int] = {}
+    for index, (prompt, answer) in enumerate(zip(prompts, answers)):
+        earlier = first.setdefault(prompt, index) if prompt else index
+        if answers[earlier] != answer:
+            conflicts[index] = earlier
+            conflicts.setdefault(earlier, index)
+    return conflicts

@@ -1,0 +1,1 @@
+"""What a governed folder holds beside its records."""

@@ -1,0 +1,149 @@
+"""`manifest.json`: what went in, what was decided by which rules, what came out, each file by its hash.
+
+It holds no date and no worker count: the same input, config and versions give the same bytes.
+"""
+
+import hashlib
+import json
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from mlx_hybrid import __version__
+from mlx_hybrid.config import GovernanceConfig, to_tree
+from mlx_hybrid.errors import ConfigError, DataError
+from mlx_hybrid.files import write_json
+from mlx_hybrid.governance.checks.engines import sha256_of
+from mlx_hybrid.governance.folder.card import croissant, dataset_card
+from mlx_hybrid.governance.folder.page import report_page
+from mlx_hybrid.governance.folder.summary import summarise
+from mlx_hybrid.governance.govern import Curated
+from mlx_hybrid.governance.inspection import describe_engine
+from mlx_hybrid.governance.stages import active_stages
+
+FORMAT = 1
+DATA = ("kept.jsonl", "rejected.jsonl")
+PACKAGES = ("numpy", "regex", "ftfy", "phonenumbers", "pyarrow")
+
+
+def write_outputs(folder: Path, curated: Curated, config: GovernanceConfig) -> None:
+    """Reports, cards and, last, the manifest that hashes them all."""
+    summary = summarise(curated, config)
+    write_json(folder / "report.json", summary)
+    (folder / "report.html").write_text(report_page(summary), encoding="utf-8")
+    (folder / "README.md").write_text(dataset_card(summary), encoding="utf-8")
+    write_json(
+        folder / "croissant.json", croissant(folder / "kept.jsonl", sha256_of(folder / "kept.jsonl"), summary)
+    )
+    write_json(
+        folder / "manifest.json", {**describe(curated, config, summary), "outputs": describe_files(folder)}
+    )
+
+
+def describe(curated: Curated, config: GovernanceConfig, summary: dict[str, Any]) -> dict[str, Any]:
+    tree = to_tree(config)
+    del tree["workers"]
+    return {
+        "format": FORMAT,
+        "tool": "mlx-hybrid govern",
+        "versions": versions(),
+        "config": tree,
+        "config_sha256": hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest(),
+        "stages": list(active_stages(config)),
+        "engine": describe_engine(config),
+        "scored_with": curated.scored_with,
+        "inputs": curated.sources,
+        "parents": parents([source["path"] for source in curated.sources]),
+        "against": [describe_file(Path(path), path) for path in config.against],
+        "counts": summary["counts"],
+        "flags": summary["flags"],
+    }
+
+
+def versions() -> dict[str, str]:
+    found = {"mlx_hybrid": __version__, "python": ".".join(map(str, sys.version_info[:3]))}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def describe_file(path: Path, name: str) -> dict[str, Any]:
+    return {"path": name, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
+
+
+def describe_files(folder: Path) -> list[dict[str, Any]]:
+    files = sorted(path for path in folder.iterdir() if path.name != "manifest.json")
+    return [
+        {**describe_file(path, path.name), **({"lines": count_lines(path)} if path.name in DATA else {})}
+        for path in files
+    ]
+
+
+def count_lines(path: Path) -> int:
+    with path.open("rb") as file:
+        return sum(1 for _ in file)
+
+
+def parents(paths: Sequence[str]) -> list[dict[str, str]]:
+    """Manifests beside the inputs: the links of the chain back to the first source."""
+    found = []
+    for path in paths:
+        manifest = Path(path).parent / "manifest.json"
+        if manifest.is_file() and Path(path).name in DATA:
+            found.append({"path": str(manifest), "sha256": sha256_of(manifest)})
+    return found
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a governed folder. Raises ConfigError where there is none that can be read."""
+    path = folder / "manifest.json"
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{folder}: holds no manifest.json, so it was not made by govern.") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read ({' '.join(str(error).split())}).") from None
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT or "outputs" not in manifest:
+        raise ConfigError(f"{path}: is no govern manifest of format {FORMAT}.")
+    return manifest
+
+
+def verify(folder: Path) -> dict[str, Any]:
+    """The manifest, once every output file has the hash it records. Raises DataError naming each that has not."""
+    manifest = read_manifest(folder)
+    wrong = [problem for output in manifest["outputs"] if (problem := compare(folder, output))]
+    if wrong:
+        raise DataError(f"{folder}: {'; '.join(wrong)}. Govern the sources again, or restore the files.")
+    return manifest
+
+
+def compare(folder: Path, output: dict[str, Any]) -> str:
+    path = folder / output["path"]
+    if not path.is_file():
+        return f"{output['path']} is missing"
+    if sha256_of(path) != output["sha256"]:
+        size = path.stat().st_size
+        told = f", {size} bytes instead of {output['bytes']}" if size != output["bytes"] else ""
+        return f"{output['path']} has changed since the manifest{told}"
+    return ""
+
+
+def check_source(path: Path) -> str | None:
+    """The sha256 of the manifest beside a governed data file, or None for a file that no manifest names.
+
+    Raises DataError when the file is no longer what the manifest says: training would not be on what was signed.
+    """
+    folder = path.parent
+    if path.name not in DATA or not (folder / "manifest.json").is_file():
+        return None
+    manifest = read_manifest(folder)
+    output = next((output for output in manifest["outputs"] if output["path"] == path.name), None)
+    problem = compare(folder, output) if output else ""
+    if problem:
+        raise DataError(f"{folder}: {problem}. Govern the sources again, or pass --allow-changed-data.")
+    return sha256_of(folder / "manifest.json") if output else None

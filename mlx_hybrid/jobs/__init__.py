@@ -1,0 +1,1 @@
+"""Each job, composed once."""

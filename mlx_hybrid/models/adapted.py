@@ -1,0 +1,91 @@
+"""A base with its adapter on, and the proof that the adapter does something."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlx_hybrid.errors import ConfigError, MlxHybridError
+from mlx_hybrid.models.base import BUNDLED, base_of, load_base
+from mlx_hybrid.run import LAST, Run, find_run
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model ready to run. `modules` counts adapted layers; `change` is max |Δ logit| on a fixed probe; `source` is
+    what `load_base` was asked for, `adapter` the adapter's folder."""
+
+    model: Any
+    tokenizer: Any
+    modules: int
+    change: float
+    name: str
+    base: dict
+    source: str = ""
+    adapter: Path | None = None
+
+    def describe(self) -> str:
+        """One line that says what is on."""
+        if not self.modules:
+            return f"{self.name}: no adapter"
+        return f"{self.name}: adapter on {self.modules} modules, logits change by up to {self.change:.3g}"
+
+
+def load_any(name: str, *, base_name: str | None = None) -> Loaded:
+    """A run (path, name, or `last`), an adapter (folder or Hub id), or a plain model.
+
+    `base_name` is the base to put an adapter on, in place of the one it names. Raises ConfigError for what cannot be
+    found, and for a `base_name` beside a plain model.
+    """
+    from mlx_hybrid.deployment.adapter_folder import adapter_folder
+
+    folder = Path(name)
+    named = not folder.is_dir() and name != BUNDLED and "/" not in name
+    if (folder / "run.json").is_file() or name == LAST or named:
+        return load_run(find_run(name), base_name=base_name)
+    if adapter := adapter_folder(name):
+        return load_adapted(adapter, base_name, name=folder.name)
+    if base_name:
+        raise ConfigError(f"{name}: is a model, not an adapter, so --base-model has no place.")
+    base = load_base(name)
+    return Loaded(base.model, base.tokenizer, 0, 0.0, name, base.identity, name)
+
+
+def load_run(run: Run, *, base_name: str | None = None, tokenizer: Any = None) -> Loaded:
+    """The best adapter of a run on its base, with the base's `tokenizer` where it was read already."""
+    run.check_adapter()
+    model = run.config_here().model
+    local = "/" not in model or run.info().get("base", {}).get("id", model) != model
+    if not base_name and local and model != BUNDLED and not Path(model).expanduser().is_dir():
+        raise ConfigError(
+            f"{run.path}: its base, the folder {model}, is not there from here; say with --base-model where it is."
+        )
+    return load_adapted(run.adapter, base_name or model, name=run.name, tokenizer=tokenizer)
+
+
+def load_adapted(directory: Path, base_name: str | None, *, name: str, tokenizer: Any = None) -> Loaded:
+    """An adapter folder on its base.
+
+    Raises ConfigError for a base that is not here or another, MlxHybridError if no logit changes.
+    """
+    import mlx.core as mx
+
+    from mlx_hybrid.adapters.attach import hybrid_layers, trainable_count
+    from mlx_hybrid.adapters.store import load_adapter, logit_change, probe_logits, read_adapter_config
+
+    wanted = read_adapter_config(directory).base
+    source = base_of(name, wanted["id"], base_name, "--base-model")
+    base = load_base(source, tokenizer=tokenizer)
+    if wanted.get("fingerprint") != base.identity["fingerprint"]:
+        raise ConfigError(
+            f"{directory}: was trained on {wanted.get('id')}, whose weights are not those of {base.path}."
+        )
+    plain = probe_logits(base.model)
+    info = load_adapter(base.model, directory)
+    change = logit_change(plain, base.model)
+    if change == 0.0:
+        raise MlxHybridError(
+            f"{directory}: the adapter changes no logit, so it was never trained or does not apply."
+        )
+    modules = len(hybrid_layers(base.model)) or int(trainable_count(base.model) > 0 and info.method == "full")
+    mx.clear_cache()
+    return Loaded(base.model, base.tokenizer, modules, change, name, base.identity, source, directory)

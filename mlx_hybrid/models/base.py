@@ -1,0 +1,199 @@
+"""Find and load a base model: the bundled one, a folder, or a Hub id."""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlx_hybrid.errors import ConfigError
+from mlx_hybrid.models.answer_end import unnamed_end
+
+BUNDLED = "bundled"
+BUNDLED_FOLDER = Path(__file__).parents[1] / "base"
+TOKENIZERS = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken", "tekken.json", "*.py")
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """A loaded model with its tokenizer and where both came from."""
+
+    model: Any
+    tokenizer: Any
+    config: dict
+    path: Path
+    identity: dict
+
+
+def load_base(name: str, *, tokenizer: Any = None) -> BaseModel:
+    """Load a model that mlx-lm knows, ready to train or to run.
+
+    On the CPU every floating leaf becomes float32, since half precision is slow and inexact there, and packed layers
+    get a faster product. A `tokenizer` that was read already is not read again. Raises ConfigError for a folder
+    without config or weights, or an id that cannot be had.
+    """
+    folder = find_model(name)
+    if tokenizer is None:
+        tokenizer = read_tokenizer(folder, name)
+    from mlx_lm.utils import load_model
+
+    from mlx_hybrid.adapters.frozen import on_cpu, use_fast_products
+
+    try:
+        model, config = load_model(folder)
+    except (ValueError, KeyError, OSError, RuntimeError) as error:
+        raise ConfigError(f"{name}: cannot be loaded ({first_line(error)}).") from error
+    if on_cpu():
+        import mlx.core as mx
+
+        model.set_dtype(mx.float32)
+        use_fast_products(model)
+    model.eval()
+    return BaseModel(model, tokenizer, config, folder, identity(name, folder))
+
+
+def load_tokenizer_of(name: str) -> Any:
+    """A model's tokenizer, without fetching its weights. Raises ConfigError as `load_base` does."""
+    here = name == BUNDLED or Path(name).expanduser().exists() or not is_hub_id(name)
+    folder = find_model(name) if here else fetch(name, weights=False)
+    return read_tokenizer(folder, name)
+
+
+def read_tokenizer(folder: Path, name: str) -> Any:
+    """The tokenizer in `folder`, which ends answers where the model's config says, or else its chat template."""
+    if not any(next(folder.glob(pattern), None) for pattern in TOKENIZERS):
+        raise ConfigError(f"{name}: no tokenizer in the folder; it needs tokenizer.json or the like.")
+    from mlx_lm.utils import load_config, load_tokenizer
+
+    trust = {"trust_remote_code": False}  # without a word, transformers would ask in a terminal
+    try:
+        tokenizer = load_tokenizer(folder, trust, eos_token_ids=load_config(folder).get("eos_token_id"))
+    except (ValueError, KeyError, OSError, RuntimeError) as error:
+        raise ConfigError(f"{name}: cannot be loaded ({first_line(error)}).") from error
+    if end := unnamed_end(tokenizer, folder):
+        tokenizer.add_eos_token(end)
+    return tokenizer
+
+
+def find_model(name: str) -> Path:
+    """The folder of a model's files, fetched from the Hub when `name` is an id and not there already."""
+    if name == BUNDLED:
+        return check_folder(BUNDLED_FOLDER, "the bundled base")
+    if not name.strip():
+        raise ConfigError("The model's name is empty; give a folder, a Hub id, or bundled.")
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return check_folder(folder, name)
+    if folder.is_file():
+        raise ConfigError(f"{name}: is a file; name the folder that holds config.json and the weights.")
+    if not is_hub_id(name):
+        raise ConfigError(f"{name}: no such folder, and not a Hub id of the form owner/name.")
+    return check_folder(fetch(name), name)
+
+
+def check_local(name: str) -> None:
+    """Refuse, before any work, what can be no model; whether a Hub id is one shows when it is fetched."""
+    if not is_hub_id(name) or Path(name).exists():
+        find_model(name)
+
+
+def base_of(name: str, named: str, given: str | None, option: str) -> str:
+    """The base for the adapter `name`: the one `given`, else the one it names.
+
+    Raises ConfigError, with the option that says where it is, for a local folder that is not here.
+    """
+    if not given and "/" not in named and named != BUNDLED and not Path(named).is_dir():
+        raise ConfigError(f"{name}: was trained on the local folder {named}; say with {option} where it is.")
+    return given or named
+
+
+def is_named(name: str) -> bool:
+    """Whether `name` says the same from every folder: the bundled model, or a Hub id that is no folder here."""
+    return name == BUNDLED or (is_hub_id(name) and not Path(name).exists())
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether `name` has the form owner/name."""
+    return name.count("/") == 1 and not name.startswith(("/", ".", "~"))
+
+
+def fetch(repo: str, *, weights: bool = True) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    patterns = [
+        "*.json",
+        *(["*.safetensors"] if weights else []),
+        "tokenizer.model",
+        "*.tiktoken",
+        "*.txt",
+        "*.jsonl",
+        "*.jinja",
+        "*.py",
+    ]
+    try:
+        return Path(snapshot_download(repo, allow_patterns=patterns, endpoint=hub_endpoint()))
+    except (HfHubHTTPError, LocalEntryNotFoundError, ValueError, OSError) as error:
+        raise ConfigError(
+            f"{repo}: no such folder here, and not to be had from the Hub ({hub_reason(error)})."
+        ) from None
+
+
+def hub_reason(error: Exception) -> str:
+    """Why the Hub gave nothing, in a line; offline, the client's own advice would be to go online."""
+    return "offline, and it is not on this machine" if is_offline() else first_line(error)
+
+
+def hub_endpoint() -> str | None:
+    """Where the Hub is, when `HF_ENDPOINT` says so: the client itself reads that only once."""
+    return os.environ.get("HF_ENDPOINT") or None
+
+
+def is_offline() -> bool:
+    return os.environ.get("HF_HUB_OFFLINE", "") in ("1", "ON", "YES", "TRUE", "true")
+
+
+def check_folder(folder: Path, name: str) -> Path:
+    if not (folder / "config.json").is_file():
+        raise ConfigError(f"{name}: no config.json there, so it is not a model folder.")
+    if not list(folder.glob("*.safetensors")):
+        raise ConfigError(
+            f"{name}: no .safetensors weights in the folder; other weight formats are not read."
+        )
+    try:
+        json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{name}: config.json is not JSON ({error}).") from None
+    return folder
+
+
+def identity(name: str, folder: Path) -> dict:
+    """What a run records of its base: the id, and a hash of config and weight headers."""
+    folder_name = (
+        BUNDLED if name == BUNDLED else name if not Path(name).exists() else Path(name).resolve().name
+    )
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return {
+        "id": folder_name,
+        "fingerprint": fingerprint(folder),
+        "quantization": config.get("quantization"),
+        "model_type": config.get("model_type"),
+    }
+
+
+def fingerprint(folder: Path) -> str:
+    """sha256 over config.json and, of each weight file, its size, header, and first and last 64 KiB."""
+    digest = hashlib.sha256((folder / "config.json").read_bytes())
+    for path in sorted(folder.glob("model*.safetensors")):
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            digest.update(str(path.stat().st_size).encode() + file.read(min(length, 1 << 26)))
+            digest.update(file.read(1 << 16))
+            file.seek(max(0, path.stat().st_size - (1 << 16)))
+            digest.update(file.read())
+    return digest.hexdigest()
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -1,0 +1,149 @@
+"""An adapted model and its base, side by side on the same weights."""
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+from mlx_hybrid.errors import ConfigError, MlxHybridError
+from mlx_hybrid.models.adapted import Loaded, load_any
+
+SAME = 1e-2  # settled rotations round differently: the change may move by this share of itself
+HOTTEST = 5  # what `Sampling` takes
+NO_LIMIT = 1 << 20  # tokenizers without a limit of their own give numbers beyond any context
+
+
+@dataclass
+class Pair:
+    """What was asked for as `model`, and the model under it as `base`; one and the same where no adapter is on."""
+
+    loaded: Loaded
+    context: int
+    """Most tokens of prompt and answer together."""
+    _base: Any = None
+
+    @property
+    def model(self) -> Any:
+        return self.loaded.model
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.loaded.tokenizer
+
+    @property
+    def adapted(self) -> bool:
+        return self.loaded.modules > 0
+
+    @property
+    def base_name(self) -> str:
+        return self.loaded.base["id"]
+
+    def base(self) -> Any:
+        """The model without the adapter. Its weights are shared, except after full fine-tuning, which loads it anew."""
+        if self._base is None:
+            self._base = find_base(self.loaded)
+        return self._base
+
+    def saved_temperature(self) -> float:
+        """The temperature that `evaluate --save-temperature` fitted to the scores of answers (Guo et al. 2017, §4.2).
+
+        Raises ConfigError where none is saved, or one that nobody would sample at.
+        """
+        from mlx_hybrid.adapters.store import read_adapter_config
+
+        where = self.loaded.adapter
+        saved = read_adapter_config(where).extra.get("temperature") if where else None
+        if saved is None:
+            raise ConfigError(
+                f"{self.loaded.name}: holds no temperature; `mlx-hybrid evaluate … --save-temperature` fits one."
+            )
+        if not 0 < saved <= HOTTEST:
+            raise ConfigError(
+                f"{self.loaded.name}: was fitted a temperature of {saved:.3g}; --temperature sets another."
+            )
+        return float(saved)
+
+    def describe(self) -> str:
+        """One line that says what is loaded."""
+        where = f" Base: {self.base_name}." if self.adapted else ""
+        return f"{self.loaded.describe()}.{where} Context: {self.context:,} tokens."
+
+
+def open_pair(name: str, *, context: int | None = None, base_name: str | None = None) -> Pair:
+    """Load a run, an adapter or a model, ready to answer.
+
+    Raises ConfigError for what cannot be found, and for a context longer than the model's.
+    """
+    import mlx.core as mx
+
+    from mlx_hybrid.adapters.attach import settle
+
+    loaded = load_any(name, base_name=base_name)
+    settle(loaded.model)
+    mx.eval(loaded.model.parameters())
+    return Pair(loaded, choose_context(context_limit(loaded.model, loaded.tokenizer), context))
+
+
+def choose_context(limit: int, asked: int | None) -> int:
+    if asked is None:
+        return limit
+    if not 16 <= asked <= limit:
+        raise ConfigError(f"--context: {asked}, but this model takes 16 to {limit} tokens.")
+    return asked
+
+
+def context_limit(model: Any, tokenizer: Any) -> int:
+    """Most tokens that the model was made for, by its config or else its tokenizer."""
+    values = vars(getattr(model, "args", None)) if hasattr(getattr(model, "args", None), "__dict__") else {}
+    values = values | (values.get("text_config") or {})
+    limit = values.get("max_position_embeddings") or getattr(tokenizer, "model_max_length", None) or NO_LIMIT
+    return int(min(limit, NO_LIMIT))
+
+
+def find_base(loaded: Loaded) -> Any:
+    """The base of a loaded adapter. Raises MlxHybridError where taking the adapter off does not undo its change."""
+    from mlx_hybrid.adapters.attach import hybrid_layers
+    from mlx_hybrid.adapters.store import logit_change, probe_logits
+
+    if not loaded.modules:
+        return loaded.model
+    if not hybrid_layers(loaded.model):
+        from mlx_hybrid.models.base import load_base
+
+        return load_base(loaded.source).model
+    base = without_adapter(loaded.model)
+    change = logit_change(probe_logits(base), loaded.model)
+    if abs(change - loaded.change) > SAME * loaded.change:
+        raise MlxHybridError(
+            f"{loaded.name}: taking the adapter off changes logits by {change:.3g}, not by {loaded.change:.3g}, "
+            "so the base cannot be shown beside it."
+        )
+    return base
+
+
+def without_adapter(model: Any) -> Any:
+    """The model with every adapted layer replaced by the layer under it: shallow copies of the modules, same arrays."""
+    import mlx.nn as nn
+
+    from mlx_hybrid.adapters.layer import HybridLinear
+
+    seen: dict[int, Any] = {}
+
+    def view(value: Any) -> Any:
+        if isinstance(value, HybridLinear):
+            return value.linear
+        if isinstance(value, nn.Module):
+            if id(value) not in seen:
+                seen[id(value)] = copied = copy.copy(value)
+                for key, child in value.items():
+                    dict.__setitem__(copied, key, view(child))
+                for key, child in vars(value).items():
+                    if isinstance(child, nn.Module):
+                        copied.__dict__[key] = view(child)
+            return seen[id(value)]
+        if isinstance(value, list | tuple):
+            return type(value)(view(child) for child in value)
+        if isinstance(value, dict):
+            return {key: view(child) for key, child in value.items()}
+        return value
+
+    return view(model)

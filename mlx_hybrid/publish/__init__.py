@@ -1,0 +1,1 @@
+"""Cards, and what is published on the Hub."""

@@ -1,0 +1,172 @@
+"""Talk with the Hugging Face Hub: one repository, one commit, carried on where it broke off."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from mlx_hybrid.errors import ConfigError, MlxHybridError
+from mlx_hybrid.models.base import first_line, hub_endpoint, is_offline
+from mlx_hybrid.publish.publication import Publication
+
+ATTEMPTS = 4
+FIRST_WAIT_SECONDS = 2.0
+PASSING = (408, 409, 412, 429, 500, 502, 503, 504)
+"""Statuses that another attempt may get past: overload, a fault, somebody else's commit in between."""
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """Where it is now."""
+
+    repo: str
+    url: str
+    commit: str
+    private: bool
+    created: bool
+
+
+def check_repo(repo: str) -> None:
+    """Raise ConfigError for what is not OWNER/NAME."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(repo)
+    except HFValidationError as error:
+        raise ConfigError(f"{repo}: {first_line(error)}.") from None
+    if repo.count("/") != 1:
+        raise ConfigError(f"{repo}: name the repository as OWNER/NAME.")
+
+
+def find_token() -> str:
+    """The token of `hf auth login`, or HF_TOKEN. Raises ConfigError where there is none, or the Hub is off."""
+    from huggingface_hub import get_token
+
+    if is_offline():
+        raise ConfigError("Offline: nothing is pushed; leave out --offline (and HF_HUB_OFFLINE).")
+    token = get_token()
+    if not token:
+        raise ConfigError("No Hugging Face token here; `hf auth login` stores one, or set HF_TOKEN.")
+    return token
+
+
+def push(
+    publication: Publication,
+    repo: str,
+    *,
+    token: str,
+    private: bool = True,
+    message: str = "Upload with mlx-hybrid",
+    tell: Callable[[str], None] = lambda _: None,
+) -> Pushed:
+    """Create the repository where it is missing, upload, and commit all files at once.
+
+    Files that the Hub has already are not sent again, so after a failure the same call goes on where it broke off.
+    Raises ConfigError where the Hub refuses (token, rights, a public repository in place of a private one), and
+    MlxHybridError where it cannot be reached.
+    """  # fmt: skip
+    from huggingface_hub import HfApi
+
+    api = HfApi(endpoint=hub_endpoint(), token=token)
+    created = attempt(lambda: ensure_repo(api, repo, private), repo, tell)
+    info = attempt(lambda: commit(api, publication, repo, message), repo, tell)
+    return Pushed(repo, f"{api.endpoint}/{repo}", info.oid, private, created)
+
+
+def ensure_repo(api: Any, repo: str, private: bool) -> bool:
+    """Whether the repository was made now. Raises ConfigError where it is there with the other visibility."""
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    api.whoami()  # a bad token is told from a missing repository, for which the Hub gives the same answer
+    try:
+        info = api.repo_info(repo)
+    except RepositoryNotFoundError:
+        api.create_repo(repo, private=private, exist_ok=True)
+        return True
+    if private and not info.private:
+        raise ConfigError(f"{repo}: exists and is public; --public pushes to it, or choose another name.")
+    if info.private and not private:
+        raise ConfigError(
+            f"{repo}: exists and is private; leave out --public, or open it in its settings first."
+        )
+    return False
+
+
+def commit(api: Any, publication: Publication, repo: str, message: str) -> Any:
+    """One commit with every file; content that is there already makes none."""
+    from huggingface_hub import CommitOperationAdd
+
+    operations = [
+        CommitOperationAdd(name, source if isinstance(source, bytes) else str(source))
+        for name, source in publication.files.items()
+    ]
+    return api.create_commit(repo, operations, commit_message=message)
+
+
+def attempt(action: Callable[[], Any], repo: str, tell: Callable[[str], None]) -> Any:
+    """Do it, and again after a while where the fault may pass."""
+    from huggingface_hub.errors import HTTPError
+
+    wait = FIRST_WAIT_SECONDS
+    for left in reversed(range(ATTEMPTS)):
+        try:
+            return action()
+        except (HTTPError, OSError, RuntimeError, ValueError) as error:
+            status = status_of(error)
+            if status is None and not is_network(error):
+                raise MlxHybridError(f"{repo}: the push failed ({first_line(error)}).") from error
+            if status is not None and status not in PASSING:
+                raise refusal(repo, status) from None
+            if not left:
+                raise MlxHybridError(
+                    f"{repo}: the Hub {reason(status)}; what was uploaded stays there, and the same command goes on."
+                ) from None
+            tell(f"The Hub {reason(status)}; trying again in {wait:.0f} s.")
+            time.sleep(wait)
+            wait *= 2
+    raise AssertionError("unreachable")
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def status_of(error: Exception) -> int | None:
+    """The HTTP status behind an error, or None."""
+    for cause in causes(error):
+        response = getattr(cause, "response", None)
+        if getattr(response, "status_code", None):
+            return response.status_code
+    return None
+
+
+def is_network(error: Exception) -> bool:
+    """A lost connection or silence, beneath whatever the client wraps it in."""
+    from huggingface_hub.errors import HTTPError
+
+    return any(isinstance(cause, HTTPError | ConnectionError | TimeoutError) for cause in causes(error))
+
+
+def reason(status: int | None) -> str:
+    if status is None:
+        return "cannot be reached or hung up"
+    words = {
+        429: "asks to slow down",
+        409: "reports a conflict with another change",
+        412: "was changed by another commit",
+    }
+    return f"{words.get(status, 'has a fault')} ({status})"
+
+
+def refusal(repo: str, status: int) -> ConfigError:
+    """Why the Hub says no, without a word of what was sent."""
+    words = {
+        401: "the Hub does not know the token; `hf auth login` stores another",
+        403: "the token may not write there; use one with write access to it, or another owner",
+        404: "the Hub knows no such place for this token; check the owner's name",
+        413: "the Hub finds a file too large",
+    }  # fmt: skip
+    return ConfigError(f"{repo}: {words.get(status, 'the Hub refuses')} ({status}).")

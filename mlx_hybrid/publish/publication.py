@@ -1,0 +1,167 @@
+"""What `push` would publish: files that are allowed, a card, and nothing that is private."""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlx_hybrid.errors import ConfigError
+from mlx_hybrid.files import read_json
+from mlx_hybrid.publish import card
+from mlx_hybrid.run import Run, list_runs
+
+CARD = "README.md"
+ALLOWED = (
+    "adapter_config.json", "adapters.safetensors", "adapter_model.safetensors", "config.json", "generation_config.json",
+    "model.safetensors", "model.safetensors.index.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model",
+    "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "chat_template.jinja",
+    "export.json", "LICENSE", "LICENSE.txt", "NOTICE", "NOTICE.txt",
+)  # fmt: skip
+SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
+FOLDER = re.compile(r"lora|oft-\d+|base")
+WHOLE = {
+    "fused model": "merged",
+    "fused model for MLX": "mlx",
+}  # the card's form for exports that hold a model
+VOCABULARY = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "merges.txt")
+PRIVATE = (
+    (re.compile(rb"/(?:Users|home)/[^/\s\"'\\]+/|[A-Za-z]:\\\\?Users\\"), "the path of a home folder"),
+    (re.compile(rb"\bhf_[A-Za-z0-9]{20,}|\bsk-[A-Za-z0-9_-]{20,}"), "something like an access token"),
+)  # fmt: skip
+LARGEST_HEADER = 1 << 27
+
+
+@dataclass(frozen=True)
+class Publication:
+    """Files by their path in the repository; those named in `left_out` stay here."""
+
+    files: dict[str, Path | bytes]
+    card: str
+    card_is_own: bool
+    """The card was written by a person, not by mlx-hybrid."""
+    left_out: tuple[str, ...]
+
+    def sizes(self) -> dict[str, int]:
+        return {
+            name: len(source) if isinstance(source, bytes) else source.stat().st_size
+            for name, source in self.files.items()
+        }
+
+
+def plan(directory: Path, repo: str, *, run: Run | None = None) -> Publication:
+    """What to publish of a run, an adapter folder, an export or a model.
+
+    Raises ConfigError for a folder that is none of them, for a file that is a link, and for one with a home path or a
+    token in it.
+    """
+    if not directory.is_dir():
+        raise ConfigError(f"{directory}: no such folder.")
+    if (directory / "run.json").is_file():
+        run = Run(directory)
+        facts = card.run_facts(run)
+        files = {path.name: path for path in allowed(run.adapter)}
+        files |= {
+            f"evaluation/{path.name}": path for path in sorted((directory / "evaluation").glob("*.json"))
+        }
+    else:
+        files = {str(path.relative_to(directory)): path for path in allowed(directory)}
+        facts = folder_facts(directory, files, run)
+    text, own = choose_card(directory, facts, repo)
+    for name, path in files.items():
+        refuse_private(name, path)
+    refuse_private_text(CARD, text.encode())
+    left = sorted(
+        str(path.relative_to(directory)) for path in directory.rglob("*")
+        if path.is_file() and path not in files.values() and str(path.relative_to(directory)) != CARD
+    )  # fmt: skip
+    return Publication(files | {CARD: text.encode()}, text, own, tuple(left))
+
+
+def allowed(directory: Path) -> Iterator[Path]:
+    """Files that may be published: known names, at the top and in the folders that an export makes."""
+    for path in sorted(directory.iterdir()):
+        if path.is_dir() and not path.is_symlink() and FOLDER.fullmatch(path.name):
+            yield from allowed(path)
+        elif path.name in ALLOWED or SHARD.fullmatch(path.name):
+            if path.is_symlink():
+                raise ConfigError(f"{path}: is a link to somewhere else; put a copy in its place.")
+            yield path
+
+
+def folder_facts(directory: Path, files: dict[str, Path], run: Run | None) -> card.Facts:
+    """Facts of a folder that is no run: from its export report, its adapter config, and the run it came from."""
+    if not any(name.endswith(".safetensors") for name in files):
+        raise ConfigError(f"{directory}: holds no run, adapter, export or model to publish.")
+    export = read_json(directory / "export.json") if "export.json" in files else {}
+    adapted = "adapters.safetensors" in files and not export
+    run = run or find_origin(export)
+    if run:
+        facts = card.run_facts(run)
+    elif adapted:
+        facts = card.adapter_facts(directory, directory.name)
+    else:
+        facts = card.Facts(directory.name, method=export.get("adapter", {}).get("method", ""))
+    form = WHOLE.get(export.get("kind", "")) or export.get("to")
+    facts.export, facts.form = export, form or ("adapter" if adapted else "model")
+    if facts.form == "model" and "adapter_model.safetensors" in files:
+        facts.form = "peft"
+    return facts
+
+
+def find_origin(export: dict) -> Run | None:
+    """The run an export came from, when it is still here: same name, same weights."""
+    import hashlib
+
+    adapter = export.get("adapter", {})
+    for run in list_runs():
+        weights = run.adapter / "adapters.safetensors"
+        if run.name == adapter.get("name") and weights.is_file():
+            return run if hashlib.sha256(weights.read_bytes()).hexdigest() == adapter.get("sha256") else None
+    return None
+
+
+def choose_card(directory: Path, facts: card.Facts, repo: str) -> tuple[str, bool]:
+    """A card that a person wrote or changed stays; any other is made from the facts. Without metadata at its head a
+    README is no card: the few lines an export leaves."""
+    path = directory / CARD
+    if path.is_file():
+        text = path.read_text(encoding="utf-8")
+        if text.startswith("---") and not card.is_made(text):
+            return text, True
+    return card.model_card(facts, repo), False
+
+
+def refuse_private(name: str, path: Path) -> None:
+    """Raise ConfigError for a file that says where it was made, or holds a token. Of weights the header is read; a
+    vocabulary is the base's own and may hold any string."""
+    if path.suffix == ".safetensors":
+        refuse_private_text(name, header(path))
+    elif path.name not in VOCABULARY:
+        refuse_private_text(name, path.read_bytes())
+
+
+def refuse_private_text(name: str, data: bytes) -> None:
+    home = str(Path.home())
+    patterns = PRIVATE + (
+        ((re.compile(re.escape(home.encode()) + rb"/"), "the path of your home folder"),)
+        if home != "/"
+        else ()
+    )
+    for pattern, what in patterns:
+        if found := pattern.search(data):
+            line = data[: found.start()].count(b"\n") + 1
+            raise ConfigError(
+                f"{name}, line {line}: holds {what}, which would be published; take it out first."
+            )
+
+
+def header(path: Path) -> bytes:
+    """The JSON header of a safetensors file. https://github.com/huggingface/safetensors#format"""
+    with path.open("rb") as file:
+        data = file.read(min(int.from_bytes(file.read(8), "little"), LARGEST_HEADER))
+    try:
+        json.loads(data)
+    except ValueError:
+        raise ConfigError(f"{path}: is not a safetensors file, or cut off.") from None
+    return data

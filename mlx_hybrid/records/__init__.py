@@ -1,0 +1,1 @@
+"""Records: their shapes, files, languages, split, and the tokens they become."""

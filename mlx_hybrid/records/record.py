@@ -1,0 +1,224 @@
+"""Records and the lines that are none: JSONL in, `Record` or `Fault` out, each with its file and line.
+
+Three kinds of record: `messages` (with `tools`), `prompt` + `completion`, `text`. Any of them may carry `language`,
+`label`, `id`, `group`, `source` and `licence`; other keys pass through untouched.
+"""
+
+import gzip
+import json
+import stat
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from mlx_hybrid.errors import ConfigError, DataError
+from mlx_hybrid.records.fields import NotARecord, check_fields, kind_of
+
+MAX_LINE_BYTES = 1 << 28  # a line beyond this is a file without line ends, not a record
+TABLES = (".csv", ".tsv", ".xlsx", ".ods")
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One JSON object that can be trained on, and where it stands."""
+
+    fields: dict[str, Any]
+    path: str
+    line: int
+
+    @property
+    def where(self) -> str:
+        """`path:line`, the line counted from 1."""
+        return f"{self.path}:{self.line}"
+
+    @property
+    def kind(self) -> str:
+        """`messages`, `prompt` or `text`."""
+        return kind_of(self.fields)
+
+    @property
+    def id(self) -> str:
+        """The record's own `id`, else its place."""
+        own = self.fields.get("id")
+        return self.where if own is None else str(own)
+
+    @property
+    def language(self) -> str | None:
+        """The declared language as it was written, or None."""
+        return self.fields.get("language") or None
+
+    @property
+    def label(self) -> Any:
+        """The class of a classification record, or None."""
+        return self.fields.get("label")
+
+    def turns(self) -> list[dict[str, Any]]:
+        """The conversation as role and content; empty for plain text."""
+        if self.kind == "messages":
+            return self.fields["messages"]
+        if self.kind == "prompt":
+            return [
+                {"role": "user", "content": self.fields["prompt"]},
+                {"role": "assistant", "content": self.fields["completion"]},
+            ]
+        return []
+
+    def content(self) -> str:
+        """The text that is checked and compared: what was said, without roles, template or system turn."""
+        if self.kind == "text":
+            return self.fields["text"]
+        return "\n".join(turn.get("content") or "" for turn in self.turns() if turn["role"] != "system")
+
+    def prompt(self) -> str:
+        """Everything before the last assistant turn, without the system turn; empty for plain text."""
+        turns = [turn for turn in self.turns()[:-1] if turn["role"] != "system"]
+        return "\n".join(turn.get("content") or "" for turn in turns)
+
+    def completion(self) -> str:
+        """The last assistant turn, or the whole text."""
+        return self.fields["text"] if self.kind == "text" else self.turns()[-1].get("content") or ""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A line that is no record, untouched, and why."""
+
+    path: str
+    line: int
+    reason: str
+    detail: str
+    raw: bytes
+
+    @property
+    def where(self) -> str:
+        return f"{self.path}:{self.line}"
+
+
+def read_records(paths: Iterable[str | Path] | str | Path) -> Iterator[Record | Fault]:
+    """Stream JSONL, gzipped JSONL or Parquet files in order, one line in memory at a time.
+
+    Raises ConfigError, before anything is read, for a path that is missing, a folder, a pipe or not readable.
+    """
+    files = [Path(paths)] if isinstance(paths, str | Path) else [Path(path) for path in paths]
+    for path in files:
+        check_file(path)
+    return (item for path in files for item in read_file(path))
+
+
+def load_records(paths: Iterable[str | Path] | str | Path) -> list[Record]:
+    """Every record, or one DataError that counts the faults by kind and shows the first five with file and line."""
+    records: list[Record] = []
+    faults: list[Fault] = []
+    for item in read_records(paths):
+        (records if isinstance(item, Record) else faults).append(item)
+    if faults:
+        raise DataError(describe_faults(faults))
+    return records
+
+
+def describe_faults(faults: list[Fault]) -> str:
+    counts: dict[str, int] = {}
+    for fault in faults:
+        counts[fault.reason] = counts.get(fault.reason, 0) + 1
+    kinds = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
+    shown = "".join(f"\n  {fault.where}: {fault.detail} ({fault.reason})" for fault in faults[:5])
+    more = f"\n  and {len(faults) - 5} more" if len(faults) > 5 else ""
+    lines = "1 line is no record" if len(faults) == 1 else f"{len(faults)} lines are no records"
+    return f"{lines}: {kinds}.{shown}{more}\nMend them, or let `mlx-hybrid govern` set them aside."
+
+
+def check_file(path: Path) -> None:
+    """Raise ConfigError unless `path` is a regular file that can be opened."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file.") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}).") from None
+    if stat.S_ISDIR(mode):
+        raise ConfigError(f"{path}: is a folder; name its files, as in {path}/*.jsonl.")
+    if path.suffix.lower() in TABLES:
+        raise ConfigError(
+            f"{path}: is a table, which is not read; write one JSON object a line, or Parquet (docs/formats.md)."
+        )
+    if not stat.S_ISREG(mode):
+        raise ConfigError(
+            f"{path}: is a pipe or device, which cannot be read twice; save it to a file first."
+        )
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}).") from None
+
+
+def open_lines(path: Path) -> IO[bytes]:
+    with path.open("rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+    return gzip.open(path, "rb") if packed else path.open("rb")
+
+
+def read_file(path: Path) -> Iterator[Record | Fault]:
+    """The records and faults of one file; all records of a file are of the kind of its first."""
+    kind: str | None = None
+    for number, raw in read_lines(path):
+        item = raw if isinstance(raw, Fault) else parse_line(raw, str(path), number)
+        if isinstance(item, Record):
+            kind = kind or item.kind
+            if item.kind != kind:
+                detail = f"a {item.kind} record in a file of {kind} records; keep one kind in a file"
+                item = Fault(str(path), number, "mixed_kinds", detail, raw)
+        yield item
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, bytes | Fault]]:
+    """Numbered lines that are not blank, without their line ends; a Fault ends a file that cannot be read on."""
+    if path.suffix == ".parquet":
+        from mlx_hybrid.records.files import parquet_lines
+
+        yield from enumerate(parquet_lines(path), start=1)
+        return
+    number = 0
+    try:
+        with open_lines(path) as file:
+            while raw := file.readline(MAX_LINE_BYTES):
+                number += 1
+                if number == 1 and raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
+                    detail = f"UTF-16; convert it with: iconv -f utf-16 -t utf-8 {path}"
+                    yield number, Fault(str(path), number, "bad_encoding", detail, raw)
+                    return
+                if number == 1:
+                    raw = raw.removeprefix(b"\xef\xbb\xbf")
+                if len(raw) >= MAX_LINE_BYTES and not raw.endswith(b"\n"):
+                    detail = f"a line over {MAX_LINE_BYTES >> 20} MB; write one object a line"
+                    yield number, Fault(str(path), number, "line_too_long", detail, raw[:1000])
+                    return
+                raw = raw.rstrip(b"\r\n")
+                if raw.strip():
+                    yield number, raw
+    except (EOFError, OSError, zlib.error) as error:
+        detail = f"the file breaks off here ({error})"
+        yield number + 1, Fault(str(path), number + 1, "broken_file", detail, b"")
+
+
+def parse_line(raw: bytes, path: str, line: int) -> Record | Fault:
+    """One line as a Record, or the Fault that says why it is none."""
+    try:
+        value = json.loads(raw.decode("utf-8"))
+        check_fields(value)
+    except UnicodeDecodeError as error:
+        return Fault(path, line, "bad_encoding", f"not UTF-8 at byte {error.start}", raw)
+    except NotARecord as error:
+        return Fault(path, line, error.reason, str(error), raw)
+    except json.JSONDecodeError as error:
+        several = raw.strip() in (b"[", b"{")
+        detail = (
+            "not one JSON object a line, but JSON over several lines"
+            if several
+            else f"not JSON: {error.msg} at column {error.colno}"
+        )
+        return Fault(path, line, "bad_json", detail, raw)
+    except (ValueError, RecursionError) as error:
+        return Fault(path, line, "bad_json", f"not JSON that can be read ({error})", raw)
+    return Record(value, path, line)

@@ -1,0 +1,273 @@
+"""The run directory: what a run writes, how it is found again, and who may write."""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import platform
+import shlex
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+
+from mlx_hybrid import __version__
+from mlx_hybrid.config import Config, dump_config, load_config
+from mlx_hybrid.errors import ConfigError, nearest
+from mlx_hybrid.files import read_json, write_json, write_text
+from mlx_hybrid.models.base import BUNDLED
+from mlx_hybrid.training.events import Event, NotFinite, Orthogonality, Trained, Validated
+
+FORMAT = 1
+PLACE = "place.json"
+"""In a run directory: the folder that the relative names of its config.yaml start from. It is never published."""
+LAST = "last"
+
+
+def runs_root() -> Path:
+    """Where runs are kept: `MLX_HYBRID_RUNS`, else `runs` in the current folder."""
+    return Path(os.environ.get("MLX_HYBRID_RUNS", "runs"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run directory (docs/formats.md)."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def adapter(self) -> Path:
+        return self.path / "adapter"
+
+    @property
+    def rejected(self) -> Path:
+        """What governance set aside: personal data as it came, which nothing publishes."""
+        return self.path / "rejected.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def saved_step(self) -> int | None:
+        """The step of its newest checkpoint, if there is one."""
+        saved = checkpoints(self.checkpoints)
+        return int(saved[-1].name.removeprefix("step-")) if saved else None
+
+    def step(self) -> int:
+        """The step it ended at; of one that was killed, also after it was resumed, that of its newest checkpoint."""
+        return max(self.info().get("step") or 0, self.saved_step() or 0)
+
+    def check_adapter(self) -> None:
+        """Raise ConfigError for a run that has no adapter yet, with the way on."""
+        if self.adapter.is_dir():
+            return
+        way = f"; go on with --resume {shlex.quote(str(self.path))}" if self.checkpoints.is_dir() else ""
+        raise ConfigError(f"{self.path}: the run has no adapter yet (status: {self.status()}){way}.")
+
+    def config(self) -> Config:
+        return load_config(self.path / "config.yaml")
+
+    def folder(self) -> Path:
+        """The folder the run was begun in; the current one where that is not known or gone."""
+        place = self.path / PLACE
+        begun_in = Path(read_json(place)["folder"]) if place.is_file() else Path.cwd()
+        return begun_in if begun_in.is_dir() else Path.cwd()
+
+    def config_here(self) -> Config:
+        """The config with the model and the data as they are found from the current folder."""
+        config, folder = self.config(), self.folder()
+        if folder == Path.cwd():
+            return config
+
+        def found(name: str) -> str:
+            named = bool(name) and name != BUNDLED and (folder / name).exists()
+            return str(folder / name) if named else name
+
+        files = {key: tuple(map(found, getattr(config.data, key))) for key in ("paths", "valid", "test")}
+        data = dataclasses.replace(config.data, **files)
+        return dataclasses.replace(config, model=found(config.model), data=data)
+
+    def status(self) -> str:
+        """As run.json has it; `stopped` for a run whose process went without a word."""
+        told = self.info().get("status") or "unknown"
+        return "stopped" if told == "running" and not self.is_busy() else told
+
+    def is_finished(self) -> bool:
+        """Whether all is there that a run writes; its card comes last."""
+        return self.info().get("status") == "finished" and (self.path / "README.md").is_file()
+
+    def is_busy(self) -> bool:
+        """Whether a process holds the run's lock."""
+        try:
+            with (self.path / "lock").open() as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
+
+    def info(self) -> dict:
+        return read_json(self.path / "run.json")
+
+    def update(self, **values: object) -> None:
+        """Change keys of run.json, whole or not at all."""
+        path = self.path / "run.json"
+        old = read_json(path) if path.exists() else {"format": FORMAT}
+        write_json(path, old | values)
+
+    def log(self, text: str) -> None:
+        with (self.path / "log.txt").open("a", encoding="utf-8") as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+
+    def record(self, event: Event) -> None:
+        """Append an event's numbers to metrics.jsonl, units in the keys."""
+        row = metrics_row(event)
+        if row:
+            with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+
+    def metrics(self) -> list[dict]:
+        """The rows so far; of a line that a kill cut off, nothing."""
+        path = self.path / "metrics.jsonl"
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def forget_after(self, step: int) -> None:
+        """Drop the rows of steps beyond `step`, which a resumed run will take again."""
+        rows = [row for row in self.metrics() if row["step"] <= step]
+        write_text(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+
+    def drop_unfinished(self) -> None:
+        """Remove the files that a kill left half written; folders go when they are written again."""
+        for path in self.path.rglob(".*.tmp"):
+            if path.is_file():
+                path.unlink()
+
+    def keep_batches(self, event: NotFinite) -> Path:
+        """Write the batches that gave no number to `not-finite.json`, to be looked at."""
+        path = self.path / "not-finite.json"
+        batches = [{"records": list(b.where), "tokens": b.tokens.tolist()} for b in event.batches]
+        write_json(path, {"format": FORMAT, "step": event.step, "batches": batches})
+        return path
+
+
+def metrics_row(event: Event) -> dict | None:
+    if isinstance(event, Trained):
+        return {
+            "step": event.step, "loss_nats_per_token": round(event.loss, 6), **event.rates,
+            "gradient_norm": round(event.gradient_norm, 6), "tokens_per_second": round(event.tokens_per_second, 1),
+            "trained_tokens": event.trained_tokens, "peak_memory_gb": round(event.peak_memory_gb, 4),
+            "seconds": round(event.seconds, 3), "mixing": [round(v, 4) for v in event.mixing],
+        }  # fmt: skip
+    if isinstance(event, Orthogonality):
+        return {"step": event.step, "rotation_defect": event.defect}
+    if isinstance(event, Validated):
+        row = {"step": event.step, "valid_loss_nats_per_token": round(event.loss, 6), "best": event.best}
+        if any(event.by_language):
+            losses = {name or "undeclared": round(loss, 6) for name, loss in event.by_language.items()}
+            row["valid_loss_nats_per_token_by_language"] = losses
+        return row
+    return None
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Complete checkpoints, oldest first."""
+    return sorted(path for path in folder.glob("step-*") if (path / "progress.json").is_file())
+
+
+def create_run(config: Config, output: Path | None) -> Run:
+    """A new run directory with its config. Raises ConfigError for a name that exists or an unwritable place."""
+    path = output or run_place(config)
+    if path.exists():
+        ours = (path / "config.yaml").is_file()
+        go_on = f", or continue it with --resume {shlex.quote(str(path))}" if ours else ""
+        raise ConfigError(f"{path}: exists already; choose another name{go_on}.")
+    try:
+        path.mkdir(parents=True)
+        write_text(path / "config.yaml", dump_config(config))
+        write_json(path / PLACE, {"format": FORMAT, "folder": str(Path.cwd())})
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: cannot be written ({error.strerror}); choose another place with -o."
+        ) from None
+    return Run(path)
+
+
+def run_place(config: Config) -> Path:
+    """Where a new run goes when nobody says: under the runs folder, by its name, or by method and time."""
+    return runs_root() / (config.name or f"{config.method}-{time.strftime('%Y%m%d-%H%M%S')}")
+
+
+def check_place(config: Config, path: Path) -> list[Path]:
+    """Refuse what `create_run` would, before any work is done; the folders that the run will make, inmost first."""
+    made = [folder for folder in (path, *path.parents) if not folder.exists()]
+    create_run(config, path)
+    discard(made)
+    return made
+
+
+def discard(made: list[Path]) -> None:
+    """Take away a run that came to nothing, and the folders that were made for it and are empty."""
+    shutil.rmtree(made[0], ignore_errors=True)
+    for folder in made[1:]:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
+def find_run(name: str) -> Run:
+    """A run by path, by name under the runs folder, or `last`. Raises ConfigError naming the nearest run."""
+    if (Path(name) / "run.json").is_file():
+        return Run(Path(name))
+    runs = list_runs()
+    if name == LAST:
+        if not runs:
+            raise ConfigError(f"No run in {runs_root()} yet; `mlx-hybrid finetune` makes one.")
+        return runs[-1]
+    for run in runs:
+        if run.name == name:
+            return run
+    known = [run.name for run in runs]
+    hint = nearest(name, known) if known else f"{runs_root()} holds no run."
+    raise ConfigError(f'No run "{name}"; {hint}')
+
+
+def list_runs() -> list[Run]:
+    """Runs under the runs folder, oldest first."""
+    found = [Run(path.parent) for path in runs_root().glob("*/run.json")]
+    return sorted(found, key=lambda run: (run.info().get("started", ""), run.name))
+
+
+def machine() -> dict:
+    """What the run ran on; no host or user name."""
+    import mlx.core as mx
+
+    device = mx.device_info().get("device_name", "") if mx.default_device() == mx.Device(mx.gpu) else "CPU"
+    return {
+        "system": platform.system(), "machine": platform.machine(), "python": platform.python_version(),
+        "device": device, "cores": os.cpu_count(),
+        "versions": {"mlx-hybrid": __version__} | {n: metadata.version(n) for n in ("mlx", "mlx-lm", "numpy")},
+    }  # fmt: skip
+
+
+@contextmanager
+def writing(run: Run) -> Iterator[None]:
+    """Hold the run's lock. Raises ConfigError when another process writes there."""
+    with (run.path / "lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"{run.path}: another process is writing there; wait for it, or use another name."
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield

@@ -1,0 +1,141 @@
+"""One thread generates for many clients: a token for each answer in turn, a bounded queue before them."""
+
+import queue
+import threading
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from mlx_hybrid.errors import MlxHybridError
+from mlx_hybrid.models.generate import Piece, Sampling, stream
+from mlx_hybrid.models.pair import Pair
+
+KEPT_PROMPTS = 8
+
+
+class Busy(MlxHybridError):
+    """No more requests fit into the queue."""
+
+
+class Closed(MlxHybridError):
+    """The server is going down."""
+
+
+@dataclass(eq=False)
+class Job:
+    """One answer to make. Pieces, or the error that ended it, arrive in `out`."""
+
+    model: str
+    tokens: list[int]
+    sampling: Sampling
+    out: "queue.Queue[Piece | Exception]" = field(default_factory=queue.Queue)
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+    def cancel(self) -> None:
+        """Nobody wants the rest."""
+        self.cancelled.set()
+
+
+class SharedPrompts:
+    """What one model has read for any client, looked up by the longest common beginning."""
+
+    def __init__(self, store: Any, name: str, model: Any) -> None:
+        self.store, self.name, self.model = store, name, model
+
+    def take(self, tokens: list[int]) -> tuple[list[Any], list[int]]:
+        """A copy of the best cache, and the tokens still to read, of which there is at least one."""
+        from mlx_lm.models.cache import make_prompt_cache
+
+        layers, rest = self.store.fetch_nearest_cache(self.name, tokens[:-1])
+        if layers is None:
+            return make_prompt_cache(self.model), tokens
+        return layers, [*rest, tokens[-1]]
+
+    def keep(self, layers: list[Any], tokens: list[int]) -> None:
+        self.store.insert_cache(self.name, tokens, layers)
+
+
+class Engine:
+    """Answers jobs for a pair of models. `run` is the only place that computes, so it belongs in the thread that
+    loaded the weights."""
+
+    def __init__(self, pair: Pair, *, active: int = 4, waiting: int = 16) -> None:
+        from mlx_lm.models.cache import LRUPromptCache
+
+        self.pair, self.most_active, self.most_waiting = pair, active, waiting
+        self.models = named_models(pair)
+        self.prompts = LRUPromptCache(max_size=KEPT_PROMPTS)
+        self.waiting: deque[Job] = deque()
+        self.active: list[tuple[Job, Iterator[Piece]]] = []
+        self.changed = threading.Condition()
+        self.closed = False
+
+    def submit(self, job: Job) -> Job:
+        """Queue a job. Raises Busy when the queue is full, Closed when the server is going down."""
+        with self.changed:
+            if self.closed:
+                raise Closed("The server is going down.")
+            if len(self.waiting) >= self.most_waiting:
+                raise Busy(f"{len(self.waiting)} requests are waiting already; try again in a moment.")
+            self.waiting.append(job)
+            self.changed.notify()
+        return job
+
+    def run(self) -> None:
+        """Work until `close`."""
+        from mlx_lm.generate import wired_limit
+
+        with wired_limit(self.pair.model):
+            while self.admit():
+                for entry in list(self.active):
+                    if not self.advance(*entry):
+                        self.active.remove(entry)
+
+    def admit(self) -> bool:
+        """Start waiting jobs while there is room; sleeps with nothing to do. False once closed."""
+        with self.changed:
+            while not self.closed and not self.waiting and not self.active:
+                self.changed.wait()
+            if self.closed:
+                return False
+            while self.waiting and len(self.active) < self.most_active:
+                job = self.waiting.popleft()
+                if not job.cancelled.is_set():
+                    self.active.append((job, self.pieces(job)))
+        return True
+
+    def pieces(self, job: Job) -> Iterator[Piece]:
+        model = self.models[job.model]
+        cache = SharedPrompts(self.prompts, job.model, model)
+        return stream(
+            model, self.pair.tokenizer, job.tokens, job.sampling, cache=cache, stopped=job.cancelled.is_set
+        )
+
+    def advance(self, job: Job, pieces: Iterator[Piece]) -> bool:
+        """One more token of a job; whether there is more to come. An error ends this job alone."""
+        try:
+            piece = next(pieces)
+        except Exception as error:  # whatever a model raises must not stop the others
+            job.out.put(error)
+            return False
+        job.out.put(piece)
+        return piece.finish is None
+
+    def close(self) -> None:
+        """End `run` after the current token; jobs that were not done get Closed."""
+        with self.changed:
+            self.closed = True
+            for job in [*self.waiting, *(job for job, _ in self.active)]:
+                job.out.put(Closed("The server is going down."))
+            self.waiting.clear()
+            self.changed.notify_all()
+
+
+def named_models(pair: Pair) -> dict[str, Any]:
+    """Models by the id that clients use, the adapted one first; ids are names, never paths."""
+    base = pair.base_name
+    if not pair.adapted:
+        return {base: pair.model}
+    adapted = pair.loaded.name if pair.loaded.name != base else f"{base}-adapted"
+    return {adapted: pair.model, base: pair.base()}

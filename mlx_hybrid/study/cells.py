@@ -1,0 +1,153 @@
+"""One cell of a comparison: train a run or go on with it, and measure it. What is done is not done again."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlx_hybrid.config import Config
+from mlx_hybrid.errors import ConfigError, MlxHybridError
+from mlx_hybrid.evaluation.evaluate import evaluate
+from mlx_hybrid.evaluation.example_rows import answers_to_test, example_rows
+from mlx_hybrid.evaluation.metrics.translation import directions_of, greedy, statistics_of
+from mlx_hybrid.evaluation.sets import EvaluationSet, limited
+from mlx_hybrid.files import read_json, write_json
+from mlx_hybrid.run import Run
+from mlx_hybrid.training.events import Interrupted, Validated
+
+RESULTS = "comparison.json"
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What belongs to rooms above this one: `train` runs a job and yields its events, `open_run` and `open_base` load a
+    model with its tokenizer and identity, ready to run; `apart` opens the tools of another process."""
+
+    train: Callable[..., Iterator[Any]]
+    open_run: Callable[[Run, str], tuple[Any, Any, dict]]
+    open_base: Callable[[str], tuple[Any, Any, dict]]
+    tell: Callable[[str], None] = lambda text: None
+    stop: Callable[[], bool] = lambda: False
+    workers: int = 1
+    """Cells at a time."""
+    apart: Callable[[], AbstractContextManager["Tools"]] | None = None
+
+
+class Stopped(MlxHybridError):
+    """A stop was asked for; what is done is saved."""
+
+    exit_code = 130
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """The evaluation that every cell gets."""
+
+    test: EvaluationSet
+    dev: EvaluationSet | None
+    variants: tuple[str, ...]
+    limit: int
+    pivot: str
+    max_tokens: int
+    seed: int = 0  # of resampling and limits, never of training: all cells answer the same questions
+
+
+def train_cell(run: Run, config: Config, tools: Tools) -> Run:
+    """A finished run of `config` in the run's folder, whether it is there, half done, or not begun.
+
+    Raises Stopped after a stop, ConfigError where the folder holds a run of another config.
+    """
+    status = status_of(run)
+    if status is not None and run.config() != config:
+        raise ConfigError(
+            f"{run.path}: holds a run of other settings; use a new folder with -o, or remove it."
+        )
+    if status == "finished":
+        return run
+    resumable = status is not None and list(run.checkpoints.glob("step-*"))
+    if not resumable:
+        shutil.rmtree(run.path, ignore_errors=True)
+    import mlx.core as mx
+
+    mx.clear_cache()
+    mx.reset_peak_memory()
+    run.path.parent.mkdir(parents=True, exist_ok=True)
+    output, resume = (None, run) if resumable else (run.path, None)
+    for event in tools.train(config, output=output, resume=resume, stop=tools.stop):
+        if isinstance(event, Validated):
+            tools.tell(f"  step {event.step}: validation loss {event.loss:.3f}")
+        if isinstance(event, Interrupted):
+            raise Stopped(f"Stopped in {run.path}; everything is saved, and the same command goes on.")
+    return run
+
+
+def status_of(run: Run) -> str | None:
+    """What a run says of itself; None where it was not begun."""
+    return run.info().get("status") if (run.path / "run.json").is_file() else None
+
+
+def is_measured(run: Run) -> bool:
+    return (run.path / "evaluation" / RESULTS).is_file()
+
+
+def best_loss(run: Run) -> float:
+    """The lowest validation loss of a run, in nats per trained token: what rates are chosen by."""
+    losses = [row["valid_loss_nats_per_token"] for row in run.metrics() if "valid_loss_nats_per_token" in row]
+    if not losses:
+        raise ConfigError(f"{run.path}: was never validated, so no learning rate can be chosen by it.")
+    return min(losses)
+
+
+def measure_run(run: Run, model_name: str, measuring: Measuring, tools: Tools) -> dict:
+    """Results of a finished run, from its file or measured now."""
+    return measured(run.path / "evaluation", lambda: tools.open_run(run, model_name), measuring, tools)
+
+
+def measure_base(folder: Path, model_name: str, measuring: Measuring, tools: Tools) -> dict:
+    return measured(folder, lambda: tools.open_base(model_name), measuring, tools)
+
+
+def measured(folder: Path, load: Callable[[], tuple], measuring: Measuring, tools: Tools) -> dict:
+    """`evaluate` on one model, and one row an example for comparisons between cells."""
+    path = folder / RESULTS
+    if path.is_file():
+        return read_json(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    model, tokenizer, identity = load()
+
+    def progress(name: str, done: int, total: int) -> None:
+        if tools.stop():
+            raise Stopped(f"Stopped in {folder}; answers are saved, and the same command goes on.")
+        tools.tell(f"  measured {done} of {total}")
+
+    results = evaluate(
+        {"model": model}, tokenizer, measuring.test, dev=measuring.dev, variants=measuring.variants,
+        seed=measuring.seed, limit=measuring.limit, pivot=measuring.pivot, directory=folder / "answers",
+        identities={"model": str(identity)},
+        generate=lambda own, prompts: greedy(own, tokenizer, max_tokens=measuring.max_tokens)(prompts),
+        progress=progress,
+    )  # fmt: skip
+    results["examples"] = columns(folder, measuring, results)
+    write_json(path, results)
+    return results
+
+
+def columns(folder: Path, measuring: Measuring, results: dict) -> dict[str, list]:
+    """What comparisons need of every test record, as columns."""
+    test = limited(measuring.test, measuring.limit, measuring.seed)
+    scoring = results["models"]["model"].get("scoring", {})
+    answers = answers_to_test(folder / "answers" / "model.answers.jsonl")
+    rows = example_rows(test, answers, normalised=scoring.get("normalised", False))
+    keys = [
+        key for key in ("group", "language", "right", "nll_nats", "nats", "bytes") if rows and key in rows[0]
+    ]
+    told = {key: [int(row[key]) if key == "right" else row[key] for row in rows] for key in keys}
+    if test.kind == "translation":
+        told["direction"] = [">".join(pair) for pair in directions_of(test)]
+        table = statistics_of(test, [row["text"] for row in rows])
+        told["chrf"] = [
+            " ".join(map(str, own)) for own in table
+        ]  # 24 numbers in a line of the file, not in 24
+    return told

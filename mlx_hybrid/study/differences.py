@@ -1,0 +1,123 @@
+"""Differences between the columns of a comparison, paired by seed and, where examples allow it, by example."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from mlx_hybrid.evaluation.metrics.chrf import Directions, intervals, score_directions
+from mlx_hybrid.evaluation.metrics.intervals import bootstrap_mean, bootstrap_ratio
+from mlx_hybrid.study.figures import Figure, figures
+from mlx_hybrid.study.plan import Plan
+from mlx_hybrid.study.seeds import SeedMean, difference_over_seeds, example_error, holm
+
+PAIRED = {"accuracy": "right", "nll": "nll_nats", "bits_per_byte": "nats"}
+"""Metric: the column of examples that it is made of."""
+RESAMPLES = 2_000
+Column = tuple[str, str]  # method, governance
+
+
+def compare_with(rows: list[dict], tables: Mapping[Column, list[dict]], base: dict, plan: Plan) -> None:
+    """Add to each row its difference from the reference method, from the base, and from the first governance setting.
+
+    p is adjusted over the methods that one metric compares (Holm).
+    """
+    index = {(row["method"], row["governance"], row["metric"]): row for row in rows}
+    for (method, governance), own in tables.items():
+        others = {
+            "difference": tables[plan.reference, governance], "governed": tables[method, plan.governance[0]],
+            "from_base": [base] * len(own),
+        }  # fmt: skip
+        for key, other in others.items():
+            if other is not own:
+                for metric, change in differences(other, own, plan.pivot).items():
+                    index[method, governance, metric][key] = change
+    for key in ("difference", "governed", "from_base"):
+        adjust(rows, key)
+
+
+def differences(old: Sequence[dict], new: Sequence[dict], pivot: str) -> dict[str, dict]:
+    """New minus old results by metric, over the seeds that both have and the metrics that all have."""
+    count = min(len(old), len(new))
+    old, new = old[:count], new[:count]
+    before, after = ([figures(r) for r in side] for side in (old, new))
+    shared = [metric for metric in after[0] if all(metric in table for table in (*before, *after))]
+    errors = direction_errors(old, new, pivot) if new[0]["kind"] == "translation" else {}
+    return {metric: difference(metric, before, after, old, new, errors) for metric in shared}
+
+
+def difference(
+    metric: str, before: Sequence[dict], after: Sequence[dict], old: Sequence[dict], new: Sequence[dict],
+    errors: Mapping[str, float] | None = None,
+) -> dict:  # fmt: skip
+    """After minus before over the seeds. `errors` has the standard errors over examples that are known already.
+
+    Where a metric is a mean of examples these are paired; for others the errors of both sides add, which is wider than
+    need be. Where nothing is known over examples there is no p: seeds alone say too little.
+    """
+    values = [[table[metric].value for table in side] for side in (before, after)]
+    name, _, language = metric.partition("@")
+    if errors and metric in errors:
+        error = errors[metric]
+    elif name in PAIRED and PAIRED[name] in old[0]["examples"]:
+        error = paired_error(old, new, PAIRED[name], language)
+    else:
+        sides = [errors_of([table[metric] for table in side]) for side in (before, after)]
+        if not all(sides):
+            told = plain(difference_over_seeds(*values))
+            return {key: value for key, value in told.items() if key != "p"}
+        error = float(np.sqrt(sum(np.mean(np.square(side)) for side in sides)))
+    return plain(difference_over_seeds(*values, error))
+
+
+def paired_error(old: Sequence[dict], new: Sequence[dict], column: str, language: str) -> float:
+    """Standard error over resampled groups of the mean difference, each example's averaged over seeds first."""
+    examples = new[0]["examples"]
+    inside = [n for n, name in enumerate(examples["language"]) if language in ("", name)]
+    sides = [np.mean([r["examples"][column] for r in side], 0) for side in (new, old)]
+    change = (sides[0] - sides[1])[inside]
+    groups = [examples["group"][n] for n in inside]
+    if column == "nats":
+        sizes = np.array(examples["bytes"], float)[inside]
+        own = bootstrap_ratio(change / np.log(2), sizes, seed=0, samples=RESAMPLES, groups=groups)
+    else:
+        own = bootstrap_mean(change, seed=0, samples=RESAMPLES, groups=groups)
+    return example_error(own.low, own.high)
+
+
+def direction_errors(old: Sequence[dict], new: Sequence[dict], pivot: str) -> dict[str, float]:
+    """Standard errors over examples of the differences in chrF++, each side a mean over seeds, on the same draws."""
+    sides = [[directions_from(r["examples"]) for r in side] for side in (old, new)]
+    changes = intervals(sides[1], pivot, minus=sides[0])
+    return {name: example_error(own.low, own.high) for name, own in changes.items()}
+
+
+def directions_from(examples: dict) -> Directions:
+    pairs = [tuple(name.split(">")) for name in examples["direction"]]
+    table = np.array([row.split() for row in examples["chrf"]], np.int64)
+    return score_directions(pairs, examples["group"], table, seed=0)
+
+
+def adjust(rows: list[dict], key: str) -> None:
+    """Add `p_holm` to the differences under `key` that have a p."""
+    families: dict[tuple, list[dict]] = {}
+    for row in rows:
+        if "p" in row.get(key, {}):
+            family = row["metric"], (row["method"] if key == "governed" else row["governance"])
+            families.setdefault(family, []).append(row)
+    for family in families.values():
+        adjusted = holm({str(number): row[key]["p"] for number, row in enumerate(family)})
+        for number, row in enumerate(family):
+            row[key]["p_holm"] = adjusted[str(number)]
+
+
+def errors_of(own: Sequence[Figure]) -> list[float]:
+    return [example_error(f.low, f.high) for f in own if f.low is not None]
+
+
+def plain(mean: SeedMean) -> dict[str, Any]:
+    row = asdict(mean)
+    if row["p"] is None:
+        del row["p"]
+    return row

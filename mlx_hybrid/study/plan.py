@@ -1,0 +1,177 @@
+"""A comparison as a grid of cells: one method, one learning rate, one seed, one way of governing, each a run."""
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mlx_hybrid.config import PRESETS, Config, dump_config, load_config, read_yaml
+from mlx_hybrid.errors import ConfigError, nearest
+from mlx_hybrid.evaluation.evaluate import PIVOT
+from mlx_hybrid.evaluation.sets import language_code
+from mlx_hybrid.governance.stages import STAGES, unused_settings
+
+BUDGETS = ("steps", "params", "time")
+ADDED = ("language", "quality", "exact", "near", "outliers")
+"""Stages that `--governance steps` adds one at a time, after the structure and Unicode checks that always run."""
+BY_METHOD = frozenset(key for preset in PRESETS.values() for key in preset)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a comparison."""
+
+    method: str
+    governance: str
+    rate: float
+    seed: int
+    steps: int = 0
+    """Optimiser steps where the budget sets them; 0 leaves them to the config."""
+
+    @property
+    def name(self) -> str:
+        steps = f"-steps-{self.steps}" if self.steps else ""
+        return f"{self.method}/{self.governance}/lr-{self.rate:g}-seed-{self.seed}{steps}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is compared, and on what terms. `source` and `overrides` make each cell's config."""
+
+    source: Path
+    overrides: tuple[str, ...] = ()
+    values: dict[str, Any] = field(default_factory=dict)
+    methods: tuple[str, ...]
+    seeds: int
+    rates: tuple[float, ...] = ()
+    governance: tuple[str, ...] = ()
+    budget: str = "steps"
+    noise: float = 0.0
+    limit: int = 0
+    variants: tuple[str, ...] = ()
+    pivot: str = ""
+    """As it was asked for; empty is what `evaluate` takes, whether a record is in it or not."""
+    max_tokens: int = 0
+    """Of one translation; 0 is what `evaluate` takes."""
+
+    def base(self) -> Config:
+        return load_config(self.source, self.overrides, self.values)
+
+    @property
+    def reference(self) -> str:
+        """The method that the others are held against."""
+        return self.methods[0]
+
+    def seed_numbers(self) -> range:
+        return range(self.seeds)
+
+    def config(self, cell: Cell, data: dict[str, Any], sizes: dict[str, int]) -> Config:
+        """The whole configuration of a cell: the plan's own, its method's preset, its rate and seed.
+
+        Both rates move together: the orthogonal one keeps its ratio to the low-rank one in the source.
+        """
+        train = self.base().train
+        ratio = train.orthogonal_learning_rate / train.learning_rate if train.learning_rate else 1.0
+        values = {
+            **self.values, **data, "method": cell.method, "seed": cell.seed, "evaluate": False, "name": "",
+            "train.learning_rate": cell.rate, "train.orthogonal_learning_rate": cell.rate * ratio,
+            **{f"adapter.{key}": value for key, value in sizes.items()},
+            **({"train.steps": cell.steps} if cell.steps else {}),
+            **governance_values(cell.governance),
+        }  # fmt: skip
+        return load_config(self.source, self.overrides, values)
+
+    def terms(self) -> dict:
+        """What must not change between two calls for one folder; methods, seeds, rates may."""
+        config = self.config(Cell("lora", "own", 1e-3, 0), {}, {})
+        return {
+            "config": hashlib.sha256(dump_config(config).encode()).hexdigest(), "budget": self.budget,
+            "noise": self.noise, "limit": self.limit, "variants": list(self.variants),
+            "pivot": language_code(self.pivot or PIVOT),
+            **({"max_tokens": self.max_tokens} if self.max_tokens else {}),
+        }  # fmt: skip
+
+
+def check_plan(plan: Plan) -> None:
+    """Raise ConfigError for a plan that would not compare like with like."""
+    for method in plan.methods:
+        if method not in PRESETS:
+            raise ConfigError(f'--methods: unknown method "{method}"; {nearest(method, PRESETS)}')
+    if len(set(plan.methods)) < len(plan.methods):
+        raise ConfigError("--methods names one method twice.")
+    for rate in plan.rates:
+        if rate <= 0:
+            raise ConfigError(f"--lrs: a learning rate must be above zero, not {rate:g}.")
+    if plan.budget not in BUDGETS:
+        raise ConfigError(f'--budget: unknown budget "{plan.budget}"; {nearest(plan.budget, BUDGETS)}')
+    if not 0 <= plan.noise <= 0.5:
+        raise ConfigError(f"--noise must be between 0 and 0.5, not {plan.noise:g}.")
+    for name in plan.governance:
+        governance_values(name)
+    check_adapter(plan)
+
+
+def check_adapter(plan: Plan) -> None:
+    """What a method's preset decides must not be fixed by the source: then all methods would be one."""
+    adapter = read_yaml(plan.source).get("adapter") or {}
+    keys = {
+        *adapter,
+        *(o.partition("=")[0].removeprefix("adapter.") for o in plan.overrides if "adapter." in o),
+    }
+    if fixed := sorted(keys & BY_METHOD):
+        raise ConfigError(
+            f"adapter.{fixed[0]} is set for every method, so they would not be themselves; leave it to the methods."
+        )
+
+
+def governance_settings(asked: tuple[str, ...]) -> tuple[str, ...]:
+    """`--governance`: `steps` is off, then each stage added to those before; other names stand for themselves."""
+    if "steps" not in asked:
+        return asked or ("own",)
+    steps = ("off", *(f"to-{name}" for name in ADDED))
+    return tuple(
+        dict.fromkeys(setting for name in asked for setting in (steps if name == "steps" else (name,)))
+    )
+
+
+def governance_values(name: str) -> dict[str, Any]:
+    """Config values of a governance setting: `own` is the source's, `off`, `on`, a stage alone, or `to-STAGE`.
+
+    A comparison goes on where a language loses more than governance.max_reject_share: the planted faults are many.
+    """
+    if name == "own":
+        return {}
+    if name == "off":
+        return {"governance.enabled": False}
+    free = {"governance.enabled": True, "governance.max_reject_share": 1.0}
+    if name == "on":
+        return free
+    stage = name.removeprefix("to-")
+    if stage not in STAGES:
+        raise ConfigError(
+            f'--governance: unknown setting "{name}"; {nearest(name, ("own", "off", "on", "steps", *STAGES))}'
+        )
+    stages = (*ADDED[: ADDED.index(stage) + 1], "unicode") if name != stage and stage in ADDED else (stage,)
+    outliers = {"governance.outliers": "reject"} if "outliers" in stages else {}
+    unused = {f"governance.{key}": value for key, value in unused_settings(stages).items()}
+    return {**free, "governance.only": list(stages), **unused, **outliers}
+
+
+def grid_cells(plan: Plan, rates: tuple[float, ...]) -> list[Cell]:
+    """One run a method and rate, with the first seed and the first governance setting, to choose the rate by."""
+    return [
+        Cell(method, plan.governance[0], rate, plan.seed_numbers()[0])
+        for method in plan.methods
+        for rate in rates
+    ]
+
+
+def final_cells(plan: Plan, chosen: dict[str, float], steps: dict[str, int]) -> list[Cell]:
+    """Every method, governance setting and seed at the method's chosen rate. Seeds go round first, so that a comparison
+    stopped early has every method."""
+    return [
+        Cell(method, governance, chosen[method], seed, steps.get(method, 0))
+        for seed in plan.seed_numbers()
+        for governance in plan.governance
+        for method in plan.methods
+    ]

@@ -1,0 +1,171 @@
+"""Methods trained alike and measured alike, over seeds; each cell is a run of its own and is never done twice."""
+
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mlx_hybrid.config import Config
+from mlx_hybrid.errors import ConfigError
+from mlx_hybrid.evaluation.benchmarks.questions import chosen_pivot, chosen_variants
+from mlx_hybrid.evaluation.compare_workers import Work, run_ahead
+from mlx_hybrid.evaluation.metrics.translation import MOST_TOKENS
+from mlx_hybrid.files import read_json, write_json
+from mlx_hybrid.run import Run, writing
+from mlx_hybrid.study.budget import matched_sizes, matched_steps
+from mlx_hybrid.study.cells import (
+    Measuring,
+    Tools,
+    best_loss,
+    is_measured,
+    measure_base,
+    measure_run,
+    train_cell,
+)
+from mlx_hybrid.study.data import evaluation_sets, freeze_data
+from mlx_hybrid.study.plan import Cell, Plan, check_plan, final_cells, grid_cells
+from mlx_hybrid.study.summary import summarise
+
+FORMAT = 1
+PLAN_FILE = "plan.json"
+SUMMARY_FILE = "summary.json"
+
+
+def compare(plan: Plan, directory: Path, tools: Tools) -> dict:
+    """Train and measure every cell of the plan in `directory`, and return the summary that is written there.
+
+    A stop raises compare_cells.Stopped; the same call goes on from the cell it stopped in. Raises ConfigError for a
+    plan that would not compare like with like, or a folder of another one.
+    """
+    check_plan(plan)
+    directory.mkdir(parents=True, exist_ok=True)
+    with writing(Run(directory)):
+        new = keep_terms(plan, directory)
+        try:
+            comparison = Comparison(plan, directory, tools)
+        except BaseException:
+            if new:  # the same folder takes the command once it is put right
+                (directory / PLAN_FILE).unlink(missing_ok=True)
+                shutil.rmtree(directory / "data", ignore_errors=True)
+            raise
+        return comparison.run()
+
+
+def keep_terms(plan: Plan, directory: Path) -> bool:
+    """Whether the folder is new; refuse to go on in one on other terms."""
+    path, terms = directory / PLAN_FILE, plan.terms()
+    if path.exists():
+        old = read_json(path)["terms"]
+        if changed := [key for key in {**old, **terms} if old.get(key) != terms.get(key)]:
+            raise ConfigError(
+                f"{directory}: its comparison has another {changed[0]}; use a new folder with -o. Methods, "
+                "seeds, rates and governance may be added."
+            )
+        return False
+    write_json(path, {"format": FORMAT, "terms": terms})
+    return True
+
+
+class Comparison:
+    """The course of one comparison."""
+
+    def __init__(self, plan: Plan, directory: Path, tools: Tools):
+        config = plan.base()
+        self.directory, self.tools, self.model_name = directory, tools, config.model
+        self.rates = plan.rates or (config.train.learning_rate,)
+        frozen = freeze_data(config, directory / "data", noise=plan.noise)
+        self.data, self.manifests = frozen.values, frozen.manifests
+        write_json(
+            directory / PLAN_FILE, read_json(directory / PLAN_FILE) | {"data_manifests": self.manifests}
+        )
+        test, dev = evaluation_sets(directory / "data", config.data.group)
+        variants, pivot = tuple(chosen_variants(plan.variants, test)), chosen_pivot(plan.pivot, test)
+        self.plan = replace(plan, variants=variants, pivot=pivot)
+        if plan.max_tokens and test.kind != "translation":
+            raise ConfigError(f"--max-tokens is for translations; the test records are {test.kind}.")
+        most = plan.max_tokens or MOST_TOKENS
+        self.measuring = Measuring(test, dev, variants, plan.limit, pivot, most)
+        self.sizes: dict[str, dict[str, int]] = {}
+
+    def run(self) -> dict:
+        self.tools.tell(f"Base: {self.model_name}")
+        base = measure_base(self.directory / "base", self.model_name, self.measuring, self.tools)
+        self.sizes = self.match_parameters()
+        chosen, grid = self.choose_rates()
+        steps = self.match_time(chosen)
+        cells = final_cells(self.plan, chosen, steps)
+        run_ahead([self.work(cell, self.measuring) for cell in cells], self.tools)
+        results: dict[Cell, dict] = {}
+        begun, fresh = time.monotonic(), 0
+        for number, cell in enumerate(cells, 1):
+            done = is_measured(self.run_of(cell))
+            self.tools.tell(f"Cell {number} of {len(cells)}: {cell.name}{' (done before)' if done else ''}")
+            run = self.train(cell)
+            results[cell] = measure_run(run, self.model_name, self.measuring, self.tools)
+            fresh += not done
+            if fresh and number < len(cells):
+                left = (time.monotonic() - begun) / fresh * (len(cells) - number)
+                self.tools.tell(f"  about {left / 60:.0f} minutes left")
+        summary = summarise(
+            self.plan, base, results, {cell: self.run_of(cell) for cell in results}, grid=grid, chosen=chosen,
+            sizes=self.sizes, configs={g: self.governed(g) for g in self.plan.governance}, data=self.directory / "data",
+        )  # fmt: skip
+        write_json(self.directory / SUMMARY_FILE, summary)
+        return summary
+
+    def run_of(self, cell: Cell) -> Run:
+        return Run(self.directory / "cells" / cell.name)
+
+    def train(self, cell: Cell) -> Run:
+        """The cell's finished run, which names the manifests of what its copied data was governed by."""
+        run = train_cell(self.run_of(cell), self.config(cell), self.tools)
+        run.update(data_manifests=self.manifests)
+        return run
+
+    def config(self, cell: Cell) -> Config:
+        return self.plan.config(cell, self.data, self.sizes.get(cell.method, {}))
+
+    def work(self, cell: Cell, measuring: Measuring | None = None) -> Work:
+        return Work(cell.name, self.run_of(cell), self.config(cell), measuring)
+
+    def governed(self, setting: str) -> Config:
+        return self.plan.config(Cell(self.plan.reference, setting, self.rates[0], 0), self.data, {})
+
+    def match_parameters(self) -> dict[str, dict[str, int]]:
+        if self.plan.budget != "params":
+            return {}
+        model, _, _ = self.tools.open_base(self.model_name)
+        configs = {
+            method: self.plan.config(Cell(method, self.plan.governance[0], self.rates[0], 0), self.data, {})
+            for method in self.plan.methods
+        }
+        return matched_sizes(model, configs)
+
+    def choose_rates(self) -> tuple[dict[str, float], list[dict[str, Any]]]:
+        """The rate of least validation loss of each method, and every loss; nothing of the test set is looked at."""
+        if len(self.rates) == 1 and self.plan.budget != "time":
+            return dict.fromkeys(self.plan.methods, self.rates[0]), []
+        grid = []
+        cells = grid_cells(self.plan, self.rates)
+        run_ahead([self.work(cell) for cell in cells], self.tools)
+        for number, cell in enumerate(cells, 1):
+            self.tools.tell(f"Learning rate {number} of {len(cells)}: {cell.name}")
+            run = self.train(cell)
+            grid.append(
+                {"method": cell.method, "rate": cell.rate, "valid_loss_nats_per_token": best_loss(run)}
+            )
+        chosen = {}
+        for method in self.plan.methods:
+            own = [row for row in grid if row["method"] == method]
+            chosen[method] = min(own, key=lambda row: row["valid_loss_nats_per_token"])["rate"]
+        return chosen, grid
+
+    def match_time(self, chosen: dict[str, float]) -> dict[str, int]:
+        if self.plan.budget != "time":
+            return {}
+        first = {
+            m: Cell(m, self.plan.governance[0], chosen[m], self.plan.seed_numbers()[0])
+            for m in self.plan.methods
+        }
+        return matched_steps({method: self.run_of(cell) for method, cell in first.items()})

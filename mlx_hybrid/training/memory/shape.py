@@ -1,0 +1,208 @@
+"""What a model and its adapter weigh, from config.json and the headers of the weight files alone.
+
+Arrays are lazy: the model is built and the adapter put on it without a weight being read or a product formed. Of a
+model on the Hub only config.json and the headers are fetched; a sparse file stands in for its weights.
+"""
+
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlx_hybrid.config import Config
+from mlx_hybrid.errors import ConfigError
+from mlx_hybrid.models.base import find_model, first_line, hub_endpoint, is_hub_id
+
+WIDTH = ("hidden_size", "n_embd", "d_model", "dim")
+HEADS = ("num_attention_heads", "n_head", "n_heads")
+ROUTED = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "top_k_experts")
+
+
+class UnknownShapeError(ConfigError):
+    """A config.json that does not name the sizes an estimate needs."""
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """Bytes of the weights, and the sizes that activations follow from."""
+
+    base_bytes: int
+    adapter_bytes: int
+    trainable_bytes: int
+    moment_bytes: int
+    """Bytes of one moment of every trainable entry: float32, whatever the entry is."""
+    layers: int
+    width: int
+    heads: int
+    vocabulary: int
+    mlp_outputs: int
+    """Outputs of all products of one layer outside its attention."""
+    widest: int
+    """In + out features of all adapted products of the model."""
+    outputs: int
+    """Out features of them."""
+    activation_bytes: int
+    """Bytes of one activation."""
+    unpacks_head: bool
+    """Whether a packed head is dequantised whole for a product, as on the CPU."""
+    packs: bool
+    """Whether the records of a batch may be packed into rows."""
+    head_gradient_bytes: int
+    """Bytes of the gradients of the head's leaves, summed in float32; 0 where it is frozen."""
+    chunks_logits: bool
+    """Whether logits are formed some targets at a time; if not, those of every token are there at once."""
+
+
+def model_shape(config: Config) -> ModelShape:
+    """The shape of a run's model with its adapter. Raises ConfigError for a model that cannot be had or built."""
+    folder = local_folder(config.model)
+    if folder:
+        return shape_of(folder, config)
+    with tempfile.TemporaryDirectory() as folder:
+        return shape_of(stand_in(config.model, Path(folder)), config)
+
+
+def local_folder(model: str) -> Path | None:
+    """The folder of a model whose weights are on this machine; None for one that the Hub alone may have."""
+    here = Path(model).expanduser().exists() or not is_hub_id(model)
+    return find_model(model) if here else cached_folder(model)
+
+
+def cached_folder(repo: str) -> Path | None:
+    """The folder of a Hub model whose weights are on this machine already."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(repo, "config.json")
+    folder = Path(found).parent if isinstance(found, str) else None
+    return folder if folder and list(folder.glob("model*.safetensors")) else None
+
+
+def stand_in(repo: str, folder: Path) -> Path:
+    """A model folder with a Hub model's config and, for its weights, a file of holes under their true header."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HTTPError, NotASafetensorsRepoError
+
+    api = HfApi(endpoint=hub_endpoint())
+    try:
+        text = Path(api.hf_hub_download(repo, "config.json")).read_text(encoding="utf-8")
+        files = api.get_safetensors_metadata(repo).files_metadata
+    except (HTTPError, NotASafetensorsRepoError, ValueError, OSError) as error:
+        raise ConfigError(
+            f"{repo}: its config and headers cannot be had from the Hub: {first_line(error)}."
+        ) from None
+    (folder / "config.json").write_text(text, encoding="utf-8")
+    tensors = {
+        name: {
+            "dtype": info.dtype,
+            "shape": list(info.shape),
+            "size": info.data_offsets[1] - info.data_offsets[0],
+        }
+        for file in files.values()
+        for name, info in file.tensors.items()
+    }
+    write_holes(folder / "model.safetensors", tensors)
+    return folder
+
+
+def write_holes(path: Path, tensors: dict[str, dict]) -> None:
+    """A safetensors file of `size` zeros for each tensor that takes no room on the disk."""
+    header, end = {}, 0
+    for name, tensor in tensors.items():
+        header[name] = {key: tensor[key] for key in ("dtype", "shape")}
+        header[name]["data_offsets"] = [end, end + tensor["size"]]
+        end += tensor["size"]
+    text = json.dumps(header).encode()
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + end)
+
+
+def shape_of(folder: Path, config: Config) -> ModelShape:
+    from mlx_lm.utils import load_model
+
+    from mlx_hybrid.adapters.frozen import on_cpu
+
+    try:
+        model, settings = load_model(folder, lazy=True)
+    except (ValueError, KeyError, OSError, RuntimeError) as error:
+        raise ConfigError(f"{config.model}: cannot be read ({first_line(error)}).") from None
+    if on_cpu():
+        import mlx.core as mx
+
+        model.set_dtype(mx.float32)
+    return measure(model, settings, config)
+
+
+def measure(model: Any, settings: dict, config: Config) -> ModelShape:
+    """Sizes of a lazily loaded model, before and after its adapter."""
+    import mlx.core as mx
+    from mlx.utils import tree_flatten
+
+    from mlx_hybrid.adapters.attach import attach, hybrid_layers, trainable_count
+    from mlx_hybrid.adapters.frozen import on_cpu
+    from mlx_hybrid.adapters.layer import linear_shape
+    from mlx_hybrid.models.head import find_parts
+    from mlx_hybrid.training.packing import may_pack
+
+    settings = settings | settings.get("text_config", {})
+    base = byte_count(model.parameters())
+    dtypes = [
+        value.dtype
+        for _, value in tree_flatten(model.parameters())
+        if mx.issubdtype(value.dtype, mx.floating)
+    ]
+    mlp = [layer_outputs(layer, settings) for layer in model.layers]
+    packs = may_pack(model)
+    attach(model, config.adapter, method=config.method, seed=config.seed)
+    parts = find_parts(model)
+    head = parts[1] if parts else None
+    after = byte_count(model.parameters())
+    adapted = [linear_shape(layer.linear) for layer in hybrid_layers(model).values()]
+    return ModelShape(
+        base_bytes=base,
+        adapter_bytes=after - base,
+        trainable_bytes=byte_count(model.trainable_parameters()),
+        moment_bytes=4 * trainable_count(model),
+        layers=len(model.layers),
+        width=first_known(settings, WIDTH),
+        heads=first_known(settings, HEADS),
+        vocabulary=int(settings.get("vocab_size", 0)) or first_known(settings, ("vocab_size",)),
+        mlp_outputs=sum(mlp) // max(1, len(mlp)),
+        widest=sum(sum(shape) for shape in adapted),
+        outputs=sum(d_out for _, d_out in adapted),
+        activation_bytes=min((dtype.size for dtype in dtypes), default=4),
+        unpacks_head=on_cpu() and head is not None and head.packed(),
+        packs=packs,
+        head_gradient_bytes=4 * sum(leaf.size for leaf in head.leaves().values()) if head else 0,
+        chunks_logits=head is not None,
+    )
+
+
+def byte_count(tree: Any) -> int:
+    from mlx.utils import tree_flatten
+
+    return sum(value.nbytes for _, value in tree_flatten(tree))
+
+
+def layer_outputs(layer: Any, settings: dict) -> int:
+    """Output features of one transformer layer's products outside its attention; of experts, those that run."""
+    total = 0
+    for name, module in layer.named_modules():
+        weight = getattr(module, "weight", None)
+        if "attn" in name or "attention" in name or weight is None or weight.ndim < 2:
+            continue
+        runs = first_known(settings, ROUTED, 1) if weight.ndim == 3 else 1
+        total += weight.shape[-2] * runs
+    return total
+
+
+def first_known(settings: dict, names: tuple[str, ...], default: int | None = None) -> int:
+    for name in names:
+        if settings.get(name):
+            return int(settings[name])
+    if default is None:
+        raise UnknownShapeError(
+            f"config.json: none of {', '.join(names)} is there, so memory cannot be estimated."
+        )
+    return default

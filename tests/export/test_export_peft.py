@@ -1,0 +1,312 @@
+"""An export does in stock transformers + PEFT what the adapter does here."""
+
+import json
+import shutil
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from hf_bases import (
+    ARCHITECTURES,
+    LOW_RANK,
+    METHODS,
+    dense_base,
+    folder_of,
+    greedy_ours,
+    one_thread,  # noqa: F401
+    trained,
+)
+
+from mlx_hybrid.errors import ConfigError
+from mlx_hybrid.export.adapter import open_source
+from mlx_hybrid.export.export import Options, export
+from mlx_hybrid.export.lora import lora_form
+from mlx_hybrid.export.peft import check_written, make_forms
+from mlx_hybrid.export.peft_files import PREFIX, read_peft
+from mlx_hybrid.export.verdict import ExportMismatch
+from mlx_hybrid.export.weights import ModelWeights
+
+pytestmark = [pytest.mark.peft, pytest.mark.usefixtures("one_thread")]
+
+SAME_LOGITS = 1e-4  # float32 sums in another order; measured 2e-6 to 3e-5 on these models
+PROOF = 100  # the adapter's effect, in units of that difference: a no-op export cannot pass
+HALF_PRECISION = (
+    0.01  # of the update, for a LoRA file cast to bf16: balanced factors lose 0.3 %, raw ones up to all
+)
+
+
+def exported(tmp_path, method, architecture="llama", *, packed=False, to="peft", **options):
+    """An export with its report, its source and the weights it is for."""
+    model = folder_of(architecture, packed=packed)
+    adapter = trained(method, architecture, packed=packed)
+    report = export(str(adapter), to, tmp_path / "out", Options(model=model, **options))
+    source = open_source(str(adapter), model=model)
+    beside = tmp_path / "out" / "base"
+    return report, source, ModelWeights(beside) if beside.is_dir() else source.base
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["dense", "4-bit"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("method", METHODS)
+def test_peft_gives_our_logits(tmp_path, method, architecture, packed):
+    report, _, _ = exported(tmp_path, method, architecture, packed=packed)
+
+    logits = report.checks["logits"]
+    assert logits["difference_logit"] <= SAME_LOGITS
+    assert logits["effect_logit"] >= PROOF * logits["difference_logit"]
+    assert report.kind == ("lora" if method in LOW_RANK else "oft and lora")
+    assert report.base["kind"] == ("dequantised" if packed else "original")
+    assert ("trained_base" in report.checks) == packed
+    if method in LOW_RANK:
+        check_one_rank(tmp_path / "out")
+        check_half_precision(tmp_path / "out")
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # PEFT asks transformers by an older name
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("method", ["hybrid", "hybrid-boft"])
+def test_peft_speaks_the_same_tokens(tmp_path, method, architecture):
+    """Independent of the export's own check, from the README's own lines."""
+    import torch
+    from peft import PeftConfig, PeftMixedModel, PeftModel
+    from transformers import AutoModelForCausalLM
+
+    report, _, _ = exported(tmp_path, method, architecture)
+    out, base = tmp_path / "out", folder_of(architecture)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    if "load_order" in report.facts:
+        names = report.facts["load_order"]
+        assert str(names) in (out / "README.md").read_text()
+        model = PeftMixedModel(model, PeftConfig.from_pretrained(out / names[0]), names[0])
+        for name in names:
+            model.load_adapter(out / name, adapter_name=name)
+        model.set_adapter(names)
+    else:
+        model = PeftModel.from_pretrained(model, out)
+    model.eval()
+
+    prompt = [5, 9, 40, 17]
+    ids = torch.tensor([prompt])
+    with torch.no_grad():
+        for _ in range(12):
+            ids = torch.cat([ids, model(ids).logits[:, -1].argmax(-1, keepdim=True)], dim=1)
+
+    adapter = trained(method, architecture)
+    assert ids[0].tolist() == greedy_ours(base, adapter, prompt, 12)
+    assert ids[0].tolist() != greedy_ours(base, None, prompt, 12)
+
+
+def check_one_rank(out):
+    """One rank, unit scale, no patterns, short names: what every server reads alike."""
+    config = json.loads((out / "adapter_config.json").read_text())
+    folder = read_peft(out)
+    assert config["lora_alpha"] == config["r"]
+    assert not config.get("rank_pattern")
+    assert not config.get("alpha_pattern")
+    assert config["use_rslora"] is False
+    assert {len(t["lora_A.weight"]) for t in folder.tensors.values()} == {config["r"]}
+    assert config["target_modules"] == sorted({m.rpartition(".")[2] for m in folder.modules})
+
+
+def check_half_precision(out):
+    """bf16, in which servers hold a LoRA, keeps the update."""
+    folder = read_peft(out)
+    for module in folder.modules:
+        a, b = folder.lora(module)
+        whole, half = a @ b, rounded(a) @ rounded(b)
+        assert np.linalg.norm(half - whole) <= HALF_PRECISION * np.linalg.norm(whole)
+
+
+def rounded(value: np.ndarray) -> np.ndarray:
+    return np.array(
+        mx.array(value.astype(np.float32)).astype(mx.bfloat16).astype(mx.float32), dtype=np.float64
+    )
+
+
+def test_lora_form_is_the_merged_weight(tmp_path):
+    """W Rᵀ + s(AB)ᵀ − W, by the layer itself, is the product of the factors."""
+    for method in LOW_RANK:
+        source = open_source(str(trained(method, "phi3")), model=folder_of("phi3"))
+        for module in source.modules:
+            layer = source.layer(module, source.base)
+            a, b = lora_form(layer)
+            update = np.array(layer.merged_weight() - layer.linear.weight).T
+            assert np.abs(a @ b - update).max() <= 1e-5 * np.abs(update).max() + 1e-6
+
+
+def test_modules_have_ranks_that_differ_and_one_is_written(tmp_path):
+    source = open_source(str(trained("hybrid-unitary", "llama")), model=folder_of("llama"))
+    forms = make_forms(source, source.base)
+    ranks = {module: a.shape[1] for module, (a, _) in forms.lora.items()}
+    assert len(set(ranks.values())) >= 3
+    assert forms.rank == max(ranks.values()) == 8
+    assert ranks["model.layers.1.mlp.down_proj"] == 4
+
+
+def test_an_original_named_by_id_is_exported_for(tmp_path):
+    report, _, _ = exported(tmp_path, "hybrid", packed=True, base_id=folder_of("llama"))
+    assert report.base["kind"] == "original"
+    assert not (tmp_path / "out" / "base").exists()
+    assert report.checks["trained_base"]["kl_nats_per_token"] > 0
+
+
+def test_another_original_is_refused(tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(dense_base("llama"), other)
+    tensors = mx.load(str(other / "model.safetensors"))
+    tensors = {k: mx.random.normal(v.shape) if v.ndim == 2 else v for k, v in tensors.items()}
+    mx.save_safetensors(str(other / "model.safetensors"), tensors, metadata={"format": "pt"})
+    with pytest.raises(ConfigError, match="another model"):
+        exported(tmp_path, "hybrid", packed=True, base_id=str(other))
+    with pytest.raises(ConfigError, match="quantised itself"):
+        exported(tmp_path, "hybrid", packed=True, base_id=folder_of("llama", packed=True))
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_wrong_trained_base_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="was trained on"):
+        export(str(trained("hybrid", "llama")), "peft", tmp_path / "out", Options(model=folder_of("qwen3")))
+
+
+def tamper(folder, change):
+    """Rewrite the tensors of a PEFT folder."""
+    path = folder / "adapter_model.safetensors"
+    tensors = change(dict(mx.load(str(path))))
+    mx.eval(list(tensors.values()))
+    mx.save_safetensors(str(path), tensors, metadata={"format": "pt"})
+
+
+def test_a_missing_layer_is_detected(tmp_path):
+    _, source, weights = exported(tmp_path, "hybrid")
+    name = f"{PREFIX}model.layers.1.mlp.up_proj."
+    tamper(tmp_path / "out", lambda t: {k: v for k, v in t.items() if not k.startswith(name)})
+    faults = check_written(make_forms(source, weights), weights, [tmp_path / "out"])
+    assert any("up_proj is missing" in fault for fault in faults)
+
+
+def test_shuffled_keys_are_detected(tmp_path):
+    _, source, weights = exported(tmp_path, "hybrid")
+
+    def swap(tensors):
+        names = [f"{PREFIX}model.layers.{i}.mlp.up_proj" for i in (0, 1)]
+        for part in ("lora_A.weight", "lora_B.weight"):
+            first, second = (f"{name}.{part}" for name in names)
+            tensors[first], tensors[second] = tensors[second], tensors[first]
+        return tensors
+
+    tamper(tmp_path / "out", swap)
+    faults = check_written(make_forms(source, weights), weights, [tmp_path / "out"])
+    assert len([fault for fault in faults if "up_proj" in fault]) == 2
+
+
+@pytest.mark.parametrize("value", [True, None], ids=["flag", "default"])
+def test_a_flipped_oft_convention_is_detected(tmp_path, value):
+    """The Neumann flag, and PEFT's default without a flag, turn the other way."""
+    report, source, weights = exported(tmp_path, "hybrid-boft")
+    folders = [tmp_path / "out" / name for name in report.facts["load_order"]]
+    path = folders[0] / "adapter_config.json"
+    config = json.loads(path.read_text())
+    assert config["use_cayley_neumann"] is False
+    config["use_cayley_neumann"] = value
+    path.write_text(json.dumps({k: v for k, v in config.items() if v is not None}))
+    faults = check_written(make_forms(source, weights), weights, folders)
+    assert len(faults) == len(read_peft(folders[0]).modules)
+
+
+def test_names_the_base_lacks_are_detected(tmp_path):
+    _, source, weights = exported(tmp_path, "lora")
+    tamper(tmp_path / "out", lambda t: {k.replace("up_proj", "upper_proj"): v for k, v in t.items()})
+    faults = check_written(make_forms(source, weights), weights, [tmp_path / "out"])
+    assert any("the base has no model.layers.0.mlp.upper_proj" in fault for fault in faults)
+
+
+def test_a_failed_check_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr("mlx_hybrid.export.logits.Comparison.TOLERANCE", 0.0)
+    monkeypatch.setattr("mlx_hybrid.export.logits.Comparison.ROOM", 0.0)
+    with pytest.raises(ExportMismatch, match="logits differ") as caught:
+        exported(tmp_path, "hybrid")
+    assert caught.value.exit_code == 3
+    assert list(tmp_path.glob("*out*")) == []
+
+    report, _, _ = exported(tmp_path, "hybrid", force=True)
+    assert not report.passed
+    assert json.loads((tmp_path / "out" / "export.json").read_text())["passed"] is False
+
+
+def test_a_taken_place_is_refused(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("years of work")
+    with pytest.raises(ConfigError, match="exists already"):
+        exported(tmp_path, "hybrid")
+    assert (tmp_path / "out" / "thesis.txt").read_text() == "years of work"
+
+
+def test_without_pytorch_the_algebra_is_checked(tmp_path, monkeypatch):
+    monkeypatch.setattr("mlx_hybrid.export.checks.torch_available", lambda: False)
+    report, _, _ = exported(tmp_path, "hybrid-boft")
+    assert report.checks["logits"] is None
+    assert any("pip install 'mlx-hybrid[peft]'" in note for note in report.notes)
+    assert report.passed
+
+
+def test_truncated_lora_says_what_it_loses(tmp_path):
+    with pytest.raises(ExportMismatch, match="of its update, and 5 % are allowed"):
+        exported(tmp_path, "boft", to="lora", rank=4)
+    report, _, _ = exported(tmp_path, "boft", to="lora", rank=64, tolerance=0.05)
+    assert report.facts["rank"] in (8, 16, 32, 64, 128)
+    assert max(report.facts["relative_error"].values()) <= 1e-4  # rank 64 is all of these layers
+    assert report.checks["truncation"]["kl_nats_per_token"] < 1e-6
+
+
+def test_exact_lora_is_padded_to_a_rank_of_vllm(tmp_path):
+    report, _, _ = exported(tmp_path, "lora", to="lora")
+    assert (
+        report.facts["rank"] == json.loads((tmp_path / "out" / "adapter_config.json").read_text())["r"] == 8
+    )
+    assert report.checks["logits"]["passed"]
+
+
+def product(folder, module) -> np.ndarray:
+    part = read_peft(folder)
+    a, b = part.lora(module)
+    return a @ b
+
+
+def test_an_exact_lora_is_cut_to_a_lower_rank(tmp_path):
+    with pytest.raises(ExportMismatch, match=r"at rank 3 .* 5 % are allowed \(it is exact at rank 8\)"):
+        exported(tmp_path, "hybrid", to="lora", rank=3)
+    (tmp_path / "cut").mkdir()
+    report, _, _ = exported(tmp_path / "cut", "hybrid", to="lora", rank=3, tolerance=1.0)
+    exported(tmp_path, "hybrid", to="lora")
+    assert (report.kind, report.facts["exact"], report.facts["rank"]) == ("truncated lora", False, 8)
+    assert report.checks["truncation"]["kl_nats_per_token"] > 1e-6
+    for module, said in report.facts["relative_error"].items():
+        whole, near = product(tmp_path / "out", module), product(tmp_path / "cut" / "out", module)
+        values = np.linalg.svd(whole, compute_uv=False)
+        nearest = np.sqrt((values[3:] ** 2).sum() / (values**2).sum())  # Eckart-Young
+        error = np.linalg.norm(whole - near) / np.linalg.norm(whole)
+        assert said == pytest.approx(nearest, abs=1e-5)  # float32 files
+        assert error == pytest.approx(nearest, abs=1e-5)
+        assert np.linalg.matrix_rank(near, tol=1e-5 * values[0]) <= 3
+
+
+def test_a_higher_rank_pads_an_exact_lora(tmp_path):
+    report, _, _ = exported(tmp_path, "hybrid", to="lora", rank=20)
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert (config["r"], report.facts["rank"], report.facts["exact"]) == (32, 32, True)
+    assert report.checks["logits"]["passed"]
+
+
+def test_a_tolerance_needs_something_that_is_lost(tmp_path):
+    for rank in (None, 8, 64):
+        with pytest.raises(
+            ConfigError, match="exactly a LoRA of rank 8, so --tolerance has nothing to act on"
+        ):
+            exported(tmp_path, "hybrid", to="lora", rank=rank, tolerance=0.1)
+
+
+def test_gguf_lora_needs_an_exact_one(tmp_path):
+    with pytest.raises(ConfigError, match="full rank"):
+        exported(tmp_path, "hybrid-boft", to="gguf-lora")
+    exported(tmp_path, "hybrid", to="gguf-lora")
+    assert "convert_lora_to_gguf.py" in (tmp_path / "out" / "README.md").read_text()

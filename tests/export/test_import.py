@@ -1,0 +1,190 @@
+"""PEFT adapters, made by PEFT itself, do the same here; what cannot be carried is refused with the reason."""
+
+import json
+
+import numpy as np
+import pytest
+from hf_bases import METHODS, dense_base, greedy, one_thread, packed_base, trained  # noqa: F401
+
+from mlx_hybrid.deployment.bring_in import import_peft
+from mlx_hybrid.errors import ConfigError
+from mlx_hybrid.export.export import Options, export
+from mlx_hybrid.export.peft_files import read_peft, write_peft
+from mlx_hybrid.export.verdict import ExportMismatch
+
+pytestmark = [
+    pytest.mark.peft,
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),  # PEFT asks transformers by an older name
+    pytest.mark.filterwarnings("ignore::UserWarning:peft"),
+]
+
+SAME_LOGITS = 1e-4  # float32 sums in another order
+ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+def made_by_peft(folder, kind: str, size: float = 0.05, architecture: str = "llama", **settings):
+    """A random adapter written by PEFT's own `save_pretrained`."""
+    import peft
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    config = getattr(peft, f"{kind}Config")(task_type="CAUSAL_LM", **{"target_modules": ALL, **settings})
+    model = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(dense_base(architecture)), config)
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if any(part in name for part in ("lora_", "oft_R", "hra_u")):
+                value.add_(size * torch.randn_like(value))
+    model.save_pretrained(folder)
+    return folder
+
+
+CARRIED = {
+    "lora": ("Lora", {"r": 6, "lora_alpha": 12}),
+    "rslora": ("Lora", {"r": 6, "lora_alpha": 12, "use_rslora": True}),
+    "patterns": ("Lora", {"r": 4, "rank_pattern": {"q_proj": 7, "layers.1.mlp.up_proj": 2},
+                          "alpha_pattern": {"down_proj": 3}}),
+    "some modules": ("Lora", {"r": 4, "target_modules": ["q_proj", "down_proj"], "layers_to_transform": [1]}),
+    "oft": ("OFT", {"oft_block_size": 16, "use_cayley_neumann": False}),
+    "oft far": ("OFT", {"oft_block_size": 16, "use_cayley_neumann": False, "size": 0.4}),
+    "oft by count": ("OFT", {"r": 4, "oft_block_size": 0, "use_cayley_neumann": False}),
+    "oft shared": ("OFT", {"oft_block_size": 16, "use_cayley_neumann": False, "block_share": True}),
+    "oft neumann": ("OFT", {"oft_block_size": 8, "use_cayley_neumann": True, "size": 0.002}),
+    "hra": ("HRA", {"r": 6}),
+    "hra orthogonal": ("HRA", {"r": 6, "apply_GS": True}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CARRIED)
+def test_imported_gives_peft_logits(tmp_path, case):
+    kind, settings = CARRIED[case]
+    made_by_peft(tmp_path / "peft", kind, **settings)
+    report = import_peft(tmp_path / "peft", tmp_path / "ours", base=str(dense_base("llama")))
+    logits = report.checks["logits"]
+    assert logits["difference_logit"] <= SAME_LOGITS
+    assert logits["effect_logit"] >= 100 * logits["difference_logit"]
+
+
+def test_imported_lora_is_stock_mlx_lm_too(tmp_path):
+    import mlx.core as mx
+    from hf_bases import greedy_ours
+    from mlx_lm import load
+
+    base = str(dense_base("qwen3"))
+    import_peft(
+        made_by_peft(tmp_path / "peft", "Lora", architecture="qwen3", r=4), tmp_path / "ours", base=base
+    )
+    model, _ = load(base, adapter_path=str(tmp_path / "ours"))
+    model.set_dtype(mx.float32)
+    assert greedy(model, [5, 9, 40], 10) == greedy_ours(base, tmp_path / "ours", [5, 9, 40], 10)
+
+
+REFUSED = {
+    "dora": ("Lora", {"use_dora": True}, "use_dora"),
+    "bias": ("Lora", {"lora_bias": True}, "lora_bias"),
+    "saved modules": ("Lora", {"modules_to_save": ["lm_head"]}, "modules_to_save"),
+    "neumann": ("OFT", {"oft_block_size": 16, "use_cayley_neumann": True}, "off a rotation by"),
+    "coft": ("OFT", {"oft_block_size": 16, "coft": True}, "coft"),
+    "odd reflections": ("HRA", {"r": 5}, "inside out"),
+    "another kind": ("Vera", {"target_modules": ["o_proj"]}, "a VERA adapter"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_carried_is_refused(tmp_path, case):
+    kind, settings, reason = REFUSED[case]
+    made_by_peft(tmp_path / "peft", kind, **settings)
+    with pytest.raises(ConfigError, match=reason):
+        import_peft(tmp_path / "peft", tmp_path / "ours", base=str(dense_base("llama")))
+    assert not (tmp_path / "ours").exists()
+
+
+@pytest.mark.parametrize(
+    ("setting", "reason"),
+    [({"init_lora_weights": "pissa_niter_4"}, "changes the base weights"), ({"twist": 0.3}, "twist is 0")],
+    ids=["a start that changed the base", "unknown"],
+)
+def test_a_setting_that_cannot_be_carried_is_refused(setting, reason, tmp_path):
+    made_by_peft(tmp_path / "peft", "Lora")
+    path = tmp_path / "peft" / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | setting))
+    with pytest.raises(ConfigError, match=reason):
+        import_peft(tmp_path / "peft", tmp_path / "ours", base=str(dense_base("llama")))
+
+
+def test_another_base_is_refused(tmp_path):
+    made_by_peft(tmp_path / "peft", "Lora", r=4)
+    with pytest.raises(ConfigError, match="which the base does not have"):
+        import_peft(tmp_path / "peft", tmp_path / "ours", base=str(dense_base("phi3")))
+
+
+def test_a_broken_file_is_named(tmp_path):
+    made_by_peft(tmp_path / "peft", "Lora", r=4)
+    path = tmp_path / "peft" / "adapter_model.safetensors"
+    path.write_bytes(path.read_bytes()[:3000])
+    with pytest.raises(ConfigError, match="cut off"):
+        import_peft(tmp_path / "peft", tmp_path / "ours", base=str(dense_base("llama")))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match="no PEFT adapter there"):
+        import_peft(tmp_path / "empty", tmp_path / "ours", base=str(dense_base("llama")))
+
+
+def test_a_file_that_says_another_thing_than_it_does_is_found(tmp_path, monkeypatch):
+    """The check is real: leaves that were carried wrongly do not pass it."""
+    from mlx_hybrid.export import peft_import
+
+    made_by_peft(tmp_path / "peft", "HRA", r=4)
+    right = peft_import.PeftFolder.reflections
+    monkeypatch.setattr(peft_import.PeftFolder, "reflections", lambda self, m: right(self, m)[:, ::-1])
+    with pytest.raises(ExportMismatch, match="is off by"):
+        import_peft(tmp_path / "peft", tmp_path / "ours", base=str(dense_base("llama")))
+
+
+def test_on_a_packed_base_the_algebra_is_checked(tmp_path):
+    made_by_peft(tmp_path / "peft", "HRA", r=4)
+    report = import_peft(tmp_path / "peft", tmp_path / "ours", base=str(packed_base("llama")))
+    assert report.passed
+    assert report.checks["logits"] is None
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_out_and_in_and_out_again_gives_the_same_bytes(tmp_path, method):
+    """Every export of an import is the same file, and none adds to the error of the first."""
+    base = str(dense_base("llama"))
+    name = trained(method, "llama")
+    files = []
+    for turn in range(3):
+        out = tmp_path / f"peft-{turn}"
+        report = export(str(name), "peft", out, Options(model=base))
+        files.append({p.relative_to(out): p.read_bytes() for p in out.rglob("adapter_*")})
+        assert report.checks["logits"]["difference_logit"] <= SAME_LOGITS
+        if turn < 2:
+            name = tmp_path / f"ours-{turn}"
+            back = import_peft(out, name, base=base)
+            assert back.checks["logits"]["difference_logit"] <= SAME_LOGITS
+    assert files[1] == files[2]
+    assert files[0].keys() == files[1].keys()
+
+
+def test_neumann_formula_is_that_of_peft():
+    """Our reading of `use_cayley_neumann` against PEFT's own layer."""
+    import torch
+    from peft.tuners.oft.layer import OFTRotationModule
+
+    triangle = np.random.default_rng(0).standard_normal((2, 28)).astype(np.float32) * 0.1
+    layer = OFTRotationModule(
+        r=2, n_elements=28, block_size=8, in_features=16, use_cayley_neumann=True, num_cayley_neumann_terms=5
+    )
+    theirs = layer._cayley_batch(torch.from_numpy(triangle), 8, True, 5).numpy()
+    folder = read_peft_of(triangle)
+    assert np.abs(folder.rotation("m") - theirs).max() <= 1e-6
+
+
+def read_peft_of(triangle):
+    import tempfile
+    from pathlib import Path
+
+    with tempfile.TemporaryDirectory() as name:
+        write_peft(Path(name), "OFT", {"oft_block_size": 8}, {"m": {"oft_R.weight": triangle}}, ["m"])
+        return read_peft(Path(name))

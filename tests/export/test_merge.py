@@ -1,0 +1,310 @@
+"""Merged and fused models, and adapters for stock mlx-lm."""
+
+import json
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from architectures import ARCHITECTURES as MIXTURES
+from architectures import COMMON, tiny
+from hf_bases import (
+    ARCHITECTURES,
+    LOW_RANK,
+    METHODS,
+    dense_base,
+    folder_of,
+    greedy,
+    greedy_ours,
+    one_thread,  # noqa: F401
+    perturb,
+    trained,
+)
+from tiny_model import write_tokenizer
+
+from mlx_hybrid.adapters.attach import attach
+from mlx_hybrid.adapters.store import load_adapter, save_adapter
+from mlx_hybrid.config import build_config
+from mlx_hybrid.errors import ConfigError
+from mlx_hybrid.export.adapter import open_source
+from mlx_hybrid.export.export import SURVIVES, Options, export, fuse
+from mlx_hybrid.export.merge import check_merged, write_merged
+from mlx_hybrid.export.verdict import ExportMismatch
+from mlx_hybrid.export.weights import ModelWeights
+from mlx_hybrid.models.base import load_base
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+SAME_LOGITS = 1e-4  # float32 sums in another order
+BF16_KL = 5e-3  # nats a token that rounding these weights to bf16 costs at most; measured 1e-4 to 1e-3
+PROMPT = [5, 9, 40, 17]
+
+
+@pytest.mark.peft
+@pytest.mark.parametrize("packed", [False, True], ids=["dense", "4-bit"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_merged_loads_in_transformers(tmp_path, architecture, packed):
+    method = "hybrid-boft" if packed else "hybrid"
+    model = folder_of(architecture, packed=packed)
+    report = export(
+        str(trained(method, architecture, packed=packed)), "merged", tmp_path / "out", Options(model=model)
+    )
+
+    assert report.checks["logits"]["difference_logit"] <= SAME_LOGITS
+    assert report.checks["logits"]["effect_logit"] >= 100 * report.checks["logits"]["difference_logit"]
+    assert report.checks["rounding"]["kl_nats_per_token"] <= BF16_KL
+    assert report.checks["survival"]["surviving_share"] == pytest.approx(1, abs=0.02)
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert "quantization" not in config
+    assert "quantization_config" not in config
+    merged, original = ModelWeights(tmp_path / "out"), ModelWeights(dense_base(architecture))
+    assert set(merged.files) == set(original.files)  # the original's names: heads tied there are tied here
+    assert merged.shapes == original.shapes
+    assert {merged.read(name).dtype for name in merged.files} == {mx.bfloat16}
+    assert (tmp_path / "out" / "tokenizer.json").is_file()
+
+
+def test_merged_keeps_biases_and_every_other_tensor(tmp_path):
+    model = folder_of("llama")
+    export(str(trained("hybrid", "llama")), "merged", tmp_path / "out", Options(model=model))
+    merged, original = ModelWeights(tmp_path / "out"), ModelWeights(dense_base("llama"))
+    source = open_source(str(trained("hybrid", "llama")), model=model)
+    for name in original.files:
+        same = mx.array_equal(merged.read(name), original.read(name).astype(mx.bfloat16))
+        assert bool(same) == (name.removesuffix(".weight") not in source.modules), name
+    assert "model.layers.0.self_attn.q_proj.bias" in merged.files
+
+
+def test_large_models_are_written_in_shards_with_an_index(tmp_path, monkeypatch):
+    monkeypatch.setattr("mlx_hybrid.export.weights.SHARD_BYTES", 40_000)
+    export(str(trained("lora", "qwen3")), "merged", tmp_path / "out", Options(model=folder_of("qwen3")))
+    index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
+    files = set(index["weight_map"].values())
+    assert len(files) > 3
+    assert all((tmp_path / "out" / name).is_file() for name in files)
+    assert set(index["weight_map"]) == set(ModelWeights(dense_base("qwen3")).files)
+
+
+@pytest.fixture
+def mixture(tmp_path):
+    """A mixture of experts as mlx-lm converts it, in stacks, with an adapter on its attention: adapter, base."""
+    from mlx_lm.utils import save_model
+
+    folder, model = tmp_path / "mixture", tiny("qwen3_moe")
+    folder.mkdir()
+    save_model(folder, model)
+    write_tokenizer(folder, None)
+    tree = {"model_type": "qwen3_moe", **COMMON, **MIXTURES["qwen3_moe"]}
+    (folder / "config.json").write_text(json.dumps(tree))
+    base = load_base(str(folder))
+    config = build_config({"method": "hybrid", "adapter": {"targets": ["q_proj", "v_proj"]}}, "test").adapter
+    attach(base.model, config, method="hybrid")
+    perturb(base.model, 5)
+    save_adapter(base.model, tmp_path / "adapter", config=config, method="hybrid", base=base.identity, seed=5)
+    return tmp_path / "adapter", str(folder)
+
+
+def test_stacked_experts_are_fused_for_mlx_alone(mixture, tmp_path):
+    from mlx_lm import load
+
+    adapter, base = mixture
+    with pytest.raises(ConfigError, match=r"stacked experts.*make a model for MLX with fuse"):
+        export(str(adapter), "merged", tmp_path / "merged", Options(model=base))
+    report = fuse(str(adapter), tmp_path / "out", model=base)
+    assert report.kind == "fused model for MLX"
+    assert "MLX alone reads it" in (tmp_path / "out" / "README.md").read_text()
+    model, _ = load(str(tmp_path / "out"))
+    model.set_dtype(mx.float32)
+    ours, plain = logits(adapted_model(base, adapter)), logits(load_base(base).model)
+    assert np.abs(logits(model) - ours).max() < 0.1 * np.abs(ours - plain).max()
+
+
+@pytest.mark.parametrize("method", [*LOW_RANK])
+@pytest.mark.parametrize("packed", [False, True], ids=["dense", "4-bit"])
+def test_stock_mlx_lm_says_the_same(tmp_path, method, packed):
+    """`mlx_lm.load(base, adapter_path=...)` on the exact LoRA form."""
+    from mlx_lm import load
+
+    adapter, base = trained(method, "qwen3", packed=packed), folder_of("qwen3", packed=packed)
+    report = export(str(adapter), "mlx-lm", tmp_path / "out", Options(model=base))
+    assert report.checks["logits"]["difference_logit"] <= SAME_LOGITS
+
+    model, _ = load(base, adapter_path=str(tmp_path / "out"))
+    model.set_dtype(mx.float32)
+    assert greedy(model, PROMPT, 12) == greedy_ours(base, adapter, PROMPT, 12)
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["dense", "4-bit"])
+def test_stock_mlx_lm_applies_a_trained_head(tmp_path, packed):
+    """`lm_head` lies outside the layers, and needs its whole name among mlx-lm's keys."""
+    from mlx_lm import load
+
+    adapter = trained("hybrid", "llama", packed=packed, targets=("v_proj", "lm_head"))
+    base = folder_of("llama", packed=packed)
+    report = export(str(adapter), "mlx-lm", tmp_path / "out", Options(model=base))
+    assert report.checks["logits"]["difference_logit"] <= SAME_LOGITS
+    model, _ = load(base, adapter_path=str(tmp_path / "out"))
+    model.set_dtype(mx.float32)
+    assert type(model.lm_head).__name__ == "LoRALinear"
+    np.testing.assert_allclose(logits(model), logits(adapted_model(base, adapter)), atol=SAME_LOGITS)
+    model.lm_head = model.lm_head.linear
+    assert np.abs(logits(model) - logits(adapted_model(base, adapter))).max() > 100 * SAME_LOGITS
+
+
+@pytest.mark.parametrize("targets", [("dense",), ("dense", "lm_head")], ids="+".join)
+@pytest.mark.parametrize("packed", [False, True], ids=["dense", "4-bit"])
+def test_stock_mlx_lm_loads_a_lora_run_as_it_is(packed, targets):
+    """A plain `lora` adapter is mlx-lm's own format, without any export."""
+    from mlx_lm import load
+
+    adapter = trained("lora", "llama", packed=packed, targets=targets)
+    base = folder_of("llama", packed=packed)
+    model, _ = load(base, adapter_path=str(adapter))
+    model.set_dtype(mx.float32)
+    ours = greedy_ours(base, adapter, PROMPT, 12)
+    assert greedy(model, PROMPT, 12) == ours
+    assert ours != greedy_ours(base, None, PROMPT, 12)
+
+
+def test_mlx_lm_takes_a_butterfly_as_a_fused_model(tmp_path):
+    report = export(
+        str(trained("boft", "llama")), "mlx-lm", tmp_path / "out", Options(model=folder_of("llama"))
+    )
+    assert report.kind == "fused model"
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_fused_is_the_adapter_up_to_rounding(tmp_path, method):
+    from mlx_lm import load
+
+    adapter, base = trained(method, "phi3", packed=True), folder_of("phi3", packed=True)
+    report = fuse(str(adapter), tmp_path / "out", model=base)
+    assert report.checks["rounding"]["kl_nats_per_token"] <= BF16_KL
+    model, _ = load(str(tmp_path / "out"))
+    assert not hasattr(model.layers[0].mlp.down_proj, "scales")
+
+
+def test_packing_again_measures_what_survives(tmp_path):
+    """Weights sit on the 4-bit grid: a small update rounds back to it."""
+    base = folder_of("llama", packed=True)
+    large = fuse(
+        str(trained("hybrid", "llama", packed=True)), tmp_path / "large", requantise=True, model=base
+    )
+    assert 0.9 <= large.checks["survival"]["surviving_share"] <= 1.1
+    config = json.loads((tmp_path / "large" / "config.json").read_text())
+    assert config["quantization"]["bits"] == 4
+
+    small = shrink(trained("lora", "llama", packed=True), tmp_path / "small", 0.02)
+    with pytest.raises(ExportMismatch, match=r"only \d+ % of the update survives"):
+        fuse(str(small), tmp_path / "out", requantise=True, model=base)
+    forced = fuse(str(small), tmp_path / "out", requantise=True, force=True, model=base)
+    assert forced.checks["survival"]["surviving_share"] < 0.9
+    assert not forced.passed
+    kept = fuse(str(small), tmp_path / "dense", model=base)
+    assert kept.checks["survival"]["surviving_share"] > 0.9
+
+
+@pytest.mark.parametrize("method", ["hybrid", "boft"])
+def test_a_merged_export_can_be_packed_again(tmp_path, method):
+    """The folder is MLX's: stock mlx-lm loads it packed, with the survivors of the update in it."""
+    from mlx_lm import load
+
+    adapter, base = trained(method, "qwen3", packed=True), folder_of("qwen3", packed=True)
+    report = export(str(adapter), "merged", tmp_path / "out", Options(model=base, requantise=True))
+    assert (report.to, report.kind) == ("merged", "fused model for MLX")
+    assert report.checks["survival"]["surviving_share"] >= SURVIVES
+    assert "MLX alone reads" in (tmp_path / "out" / "README.md").read_text()
+
+    packed, _ = load(str(tmp_path / "out"))
+    plain, _ = load(base)
+    assert packed.layers[0].mlp.down_proj.bits == 4
+    for model in (packed, plain):
+        model.set_dtype(mx.float32)
+    ours, adapted = logits(packed), logits(adapted_model(base, adapter))
+    assert np.abs(ours - adapted).max() < 0.3 * np.abs(adapted - logits(plain)).max()
+
+
+def test_a_dense_base_has_nothing_to_pack_again(tmp_path):
+    with pytest.raises(ConfigError, match="is not quantised; leave out --requantise"):
+        export(
+            str(trained("hybrid", "qwen3")), "merged", tmp_path / "out",
+            Options(model=folder_of("qwen3"), requantise=True),
+        )  # fmt: skip
+    assert not (tmp_path / "out").exists()
+
+
+def logits(model) -> np.ndarray:
+    return np.array(model(mx.array([PROMPT])))
+
+
+def adapted_model(base: str, adapter):
+    model = load_base(base).model
+    load_adapter(model, adapter)
+    model.eval()
+    return model
+
+
+def shrink(adapter, folder, factor: float):
+    """The same LoRA with B made smaller."""
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text((adapter / "adapter_config.json").read_text())
+    tensors = mx.load(str(adapter / "adapters.safetensors"))
+    tensors = {k: v * factor if k.endswith("lora_b") else v for k, v in tensors.items()}
+    mx.save_safetensors(str(folder / "adapters.safetensors"), tensors)
+    return folder
+
+
+@pytest.mark.peft
+@pytest.mark.parametrize("packed", [False, True], ids=["dense", "4-bit"])
+def test_magnitudes_are_merged(tmp_path, packed):
+    """DoRA divides by row norms, so its weights are no sum; merged they are in transformers what they are here."""
+    adapter, base = trained("dora", "llama", packed=packed), folder_of("llama", packed=packed)
+    report = export(str(adapter), "merged", tmp_path / "out", Options(model=base))
+    assert report.checks["logits"]["difference_logit"] <= SAME_LOGITS
+    assert report.checks["rounding"]["kl_nats_per_token"] <= BF16_KL
+    plain = np.abs(logits(adapted_model(base, adapter)) - logits(load_base(base).model)).max()
+    assert plain > 1000 * SAME_LOGITS
+    for to in ("peft", "lora", "gguf-lora"):
+        with pytest.raises(ConfigError, match="magnitudes are no LoRA; use --to merged"):
+            export(str(adapter), to, tmp_path / to, Options(model=base))
+    assert export(str(adapter), "mlx-lm", tmp_path / "mlx", Options(model=base)).kind == "fused model"
+
+
+def test_lost_magnitudes_are_noticed(tmp_path):
+    """The check works the magnitudes out by itself, apart from the merge."""
+    source = open_source(str(trained("dora", "llama")), model=folder_of("llama"))
+    write_merged(source, source.base, tmp_path)
+    assert check_merged(source, source.base, tmp_path) == []
+    for leaves in source.leaves.values():
+        leaves["m"] = leaves["m"] * 1.05
+    faults = check_merged(source, source.base, tmp_path)
+    assert len(faults) == len(source.modules)
+    assert "is off by 0.0" in faults[0]
+
+
+@pytest.mark.peft
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16], ids=["cpu", "gpu"])
+def test_full_fine_tuning_is_merged(tmp_path, dtype):
+    """No adapter: the trained weights themselves, which a GPU leaves in half precision."""
+    from mlx.utils import tree_flatten, tree_unflatten
+
+    base = load_base(folder_of("qwen3", packed=True))
+    config = build_config({"method": "full"}, "test").adapter
+    attach(base.model, config, method="full")
+    random = np.random.default_rng(0)
+    moved = [
+        (k, v + mx.array((0.02 * random.standard_normal(v.shape)).astype(np.float32)))
+        for k, v in tree_flatten(base.model.trainable_parameters())
+    ]
+    base.model.update(tree_unflatten(moved))
+    base.model.set_dtype(dtype)
+    save_adapter(base.model, tmp_path / "full", config=config, method="full", base=base.identity, seed=0)
+
+    report = export(
+        str(tmp_path / "full"), "merged", tmp_path / "out", Options(model=folder_of("qwen3", packed=True))
+    )
+    assert report.checks["logits"]["difference_logit"] <= SAME_LOGITS
+    with pytest.raises(ConfigError, match="method full"):
+        export(
+            str(tmp_path / "full"), "peft", tmp_path / "no", Options(model=folder_of("qwen3", packed=True))
+        )

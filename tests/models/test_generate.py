@@ -1,0 +1,158 @@
+"""Sampling, prompts, caches, the base beside its adapter, and text made safe for a terminal."""
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_model import write_base, write_run
+
+from mlx_hybrid.adapters.store import probe_logits
+from mlx_hybrid.chat.printable import Printable
+from mlx_hybrid.errors import ConfigError
+from mlx_hybrid.models.base import load_base
+from mlx_hybrid.models.generate import (
+    PromptCache,
+    Sampling,
+    keep_likeliest,
+    make_sampler,
+    prompt_tokens,
+    raw_tokens,
+    room_for_answer,
+    stream,
+)
+from mlx_hybrid.models.pair import choose_context, open_pair
+
+
+def answer(model, tokenizer, tokens, **settings):
+    pieces = list(stream(model, tokenizer, tokens, Sampling(**{"max_tokens": 8, **settings})))
+    return "".join(piece.text for piece in pieces), pieces[-1]
+
+
+def test_the_base_beside_is_the_base_itself(pair, base_folder):
+    assert mx.array_equal(probe_logits(pair.base()), probe_logits(load_base(str(base_folder)).model))
+    assert pair.loaded.modules == 14
+    assert mx.abs(probe_logits(pair.base()) - probe_logits(pair.model)).max() > 1e-3
+    assert "adapter on 14 modules, logits change by up to" in pair.describe()
+
+
+def test_the_base_shares_the_weights(pair):
+    ours = pair.model.model.layers[0].mlp.up_proj.linear
+    assert pair.base().model.layers[0].mlp.up_proj is ours
+
+
+def test_a_full_fine_tune_has_its_base_too(tmp_path, base_folder):
+    run = write_run(tmp_path / "full", base_folder, method="full")
+    pair = open_pair(str(run.path))
+    assert mx.array_equal(probe_logits(pair.base()), probe_logits(load_base(str(base_folder)).model))
+    assert not mx.array_equal(probe_logits(pair.base()), probe_logits(pair.model))
+
+
+def test_greedy_is_the_argmax(pair):
+    tokens = prompt_tokens(pair.tokenizer, "hello")
+    _, last = answer(pair.model, pair.tokenizer, tokens, max_tokens=1)
+    assert last.token == int(pair.model(mx.array([tokens]))[0, -1].argmax())
+
+
+def test_an_answer_has_at_most_max_tokens_and_says_why_it_ended(pair):
+    text, last = answer(pair.model, pair.tokenizer, prompt_tokens(pair.tokenizer, "hello"), max_tokens=5)
+    assert last.count <= 5
+    assert last.finish == ("length" if last.count == 5 and len(text) >= 5 else "stop")
+
+
+def test_raw_text_begins_as_training_does(pair):
+    assert pair.tokenizer.decode(raw_tokens(pair.tokenizer, "abc")) == "<s>abc"
+    assert raw_tokens(pair.tokenizer, "<s>abc") == raw_tokens(pair.tokenizer, "abc")
+
+
+def test_a_prompt_beyond_the_context_is_refused():
+    assert room_for_answer(10, 16, 100) == 6
+    with pytest.raises(ConfigError, match="shorten the prompt"):
+        room_for_answer(16, 16, 1)
+    with pytest.raises(ConfigError, match="16 to 256"):
+        choose_context(256, 512)
+
+
+def test_a_cache_is_cut_to_what_is_shared(pair):
+    cache = PromptCache(pair.model)
+    first = prompt_tokens(pair.tokenizer, "the same beginning, one end")
+    second = prompt_tokens(pair.tokenizer, "the same beginning, another")
+    run = lambda tokens, cache: [  # noqa: E731
+        p.token for p in stream(pair.model, pair.tokenizer, tokens, Sampling(max_tokens=8), cache=cache)
+    ]
+    run(first, cache)
+    _, rest = cache.take(second)
+    assert 0 < len(rest) < len(second)
+    assert cache.tokens == []
+    run(first, cache)
+    assert run(second, cache) == run(second, None)
+    assert run(second, cache) == run(second, None)
+
+
+def test_top_p_keeps_the_smallest_set_that_reaches_it():
+    probabilities = np.array([0.5, 0.3, 0.15, 0.05])
+    for top_p, kept in ((0.4, 1), (0.5, 1), (0.51, 2), (0.8, 2), (0.81, 3), (0.99, 4)):
+        logits = keep_likeliest(mx.array(np.log(probabilities)[None]), top_p)
+        assert int(mx.isfinite(logits).sum()) == kept, top_p
+
+
+def test_sampling_follows_temperature():
+    logprobs = mx.log(mx.array([[0.5, 0.3, 0.15, 0.05]]))
+    sample = make_sampler(Sampling(temperature=0.5, seed=1))
+    drawn = np.bincount([int(sample(logprobs)) for _ in range(2000)], minlength=4) / 2000
+    expected = np.array([0.5, 0.3, 0.15, 0.05]) ** 2
+    assert np.abs(drawn - expected / expected.sum()).max() < 0.04
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("temperatur", "1", 'did you mean "temperature"'),
+        ("temperature", "warm", "not a number"),
+        ("temperature", "-1", "between 0 and 5"),
+        ("temperature", "nan", "between 0 and 5"),
+        ("top_p", "0", "above 0"),
+        ("max_tokens", "0", "at least 1"),
+        ("seed", "-3", "seed"),
+    ],
+)
+def test_a_setting_is_honoured_or_refused(name, text, said):
+    with pytest.raises(ConfigError, match=said):
+        Sampling().with_text(name, text)
+    assert Sampling().with_text("seed", "7").seed == 7
+    assert Sampling(seed=7).with_text("seed", "none").seed is None
+
+
+def test_no_template_no_chat(tmp_path):
+    base = open_pair(str(write_base(tmp_path / "bare", template=None)))
+    with pytest.raises(ConfigError, match="generate --raw"):
+        prompt_tokens(base.tokenizer, "hello")
+    assert answer(base.model, base.tokenizer, prompt_tokens(base.tokenizer, "hello", raw=True))[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain\n\ttext ünïcödé 漢字 العربية", "plain\n\ttext ünïcödé 漢字 العربية"),
+        ("\x1b[31mred\x1b[0m", "red"),
+        ("\x1b]0;title\x07after", "after"),
+        ("\x1b]8;;http://x\x1b\\link\x1b]8;;\x1b\\", "link"),
+        ("a\x1bP1$r\x1b\\b", "ab"),
+        ("a\x1b(Bb\x1bcc", "abc"),
+        ("bell\x07 back\x08 carriage\r nul\x00 del\x7f", "bell back carriage nul del"),
+        ("\x9b31mred\x9d0;t\x9cx", "redx"),
+        ("open\x1b]0;never closed\nnext", "open\nnext"),
+        ("cut\x1b[31", "cut"),
+    ],
+)
+def test_escapes_never_reach_a_terminal(text, shown):
+    assert Printable()(text) == shown
+    safe = Printable()
+    assert "".join(safe(character) for character in text) == shown
+
+
+@given(st.text(alphabet=st.sampled_from("ab\x1b[];\\P(0m\x07\x9b\x9c\n\x18é")))
+def test_nothing_but_text_comes_out(text):
+    shown = Printable()(text)
+    assert not set(shown) & set("\x1b\x07\x9b\x9c\x18")
+    assert shown.count("\n") == text.count("\n")

@@ -1,0 +1,60 @@
+"""Sentences written for these tests, and what turns them into records and files."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mlx_hybrid.records.record import Record
+
+SENTENCES = {
+    "eng_Latn": "The library opens at nine in the morning and closes late in the evening on weekdays.",
+    "deu_Latn": "Die Bibliothek öffnet morgens um neun und schließt an Werktagen spät am Abend für alle.",
+    "fra_Latn": "La bibliothèque ouvre à neuf heures du matin et ferme tard le soir pendant la semaine.",
+    "spa_Latn": "La biblioteca abre a las nueve de la mañana y cierra tarde por la noche entre semana.",
+    "swh_Latn": "Maktaba hufunguliwa saa tatu asubuhi na kufungwa usiku sana siku za kazi kila wiki.",
+    "rus_Cyrl": "Библиотека открывается в девять утра и закрывается поздно вечером в будние дни недели.",
+    "ell_Grek": "Η βιβλιοθήκη ανοίγει στις εννέα το πρωί και κλείνει αργά το βράδυ τις καθημερινές.",
+    "arb_Arab": "تفتح المكتبة أبوابها في التاسعة صباحا وتغلق في وقت متأخر من المساء في أيام العمل.",
+    "hin_Deva": "पुस्तकालय सुबह नौ बजे खुलता है और सप्ताह के दिनों में देर शाम को बंद होता है।",
+    "tha_Thai": "ห้องสมุดเปิดเวลาเก้าโมงเช้าและปิดดึกในวันธรรมดาทุกสัปดาห์",
+    "zho_Hans": "图书馆工作日早上九点开门，晚上很晚才关门，周末只开放半天。",
+    "tur_Latn": "Kütüphane hafta içi sabah dokuzda açılır ve akşam geç saatlerde kapanır, herkes girebilir.",
+}
+
+
+def text_record(text: str, line: int = 1, **fields) -> Record:
+    return Record({"text": text, **fields}, "data.jsonl", line)
+
+
+def chat_record(prompt: str, completion: str, line: int = 1, **fields) -> Record:
+    return Record({"prompt": prompt, "completion": completion, **fields}, "chat.jsonl", line)
+
+
+def write_jsonl(path: Path, rows: list) -> Path:
+    lines = [row if isinstance(row, str) else json.dumps(row, ensure_ascii=False) for row in rows]
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def read_jsonl(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    """A small file with one fault of several kinds."""
+    good = [{"text": text, "language": code, "id": code} for code, text in SENTENCES.items()]
+    faults = [
+        "not json",
+        {"text": SENTENCES["eng_Latn"], "language": "sw"},
+        {"text": SENTENCES["eng_Latn"], "language": "en"},
+        {"text": SENTENCES["eng_Latn"].replace("nine", "ten"), "language": "en"},
+        {"text": "", "language": "en"},
+        {"text": SENTENCES["fra_Latn"].encode().decode("cp1252"), "language": "fr"},
+        {
+            "text": "Write to jane.roe@example.org when the reading room is closed, and wait.",
+            "language": "en",
+        },
+    ]
+    return write_jsonl(tmp_path / "raw.jsonl", good + faults)

@@ -1,0 +1,314 @@
+"""`serve` met by the real OpenAI client, and by clients that do not behave."""
+
+import http.client
+import json
+import re
+import socket
+import threading
+import time
+from contextlib import contextmanager
+
+import pytest
+from fake_hub import POLL_SECONDS
+from openai import APIStatusError, AuthenticationError, BadRequestError, NotFoundError, OpenAI, RateLimitError
+from tiny_model import write_base
+
+from mlx_hybrid.deployment.server import Policy, Server
+from mlx_hybrid.models.generate import Sampling, chat_tokens, raw_tokens, stream
+from mlx_hybrid.models.pair import open_pair
+from mlx_hybrid.serve.api import StopText
+from mlx_hybrid.serve.engine import Engine
+
+HELLO = [{"role": "user", "content": "hello"}]
+
+
+@contextmanager
+def serving(pair, *, waiting=16, active=4, **policy):
+    engine = Engine(pair, waiting=waiting, active=active)
+    log = []
+    server = Server(engine, Policy(**policy), 0, log.append)
+    server.lines = log
+    work = (engine.run, lambda: server.serve_forever(POLL_SECONDS))
+    threads = [threading.Thread(target=each, daemon=True) for each in work]
+    for thread in threads:
+        thread.start()
+    try:
+        yield server
+    finally:
+        engine.close()
+        server.shutdown()
+        server.server_close()
+        for thread in threads:
+            thread.join(10)
+
+
+@pytest.fixture(scope="module")
+def server(pair):
+    with serving(pair) as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def client(server):
+    with talking(server) as one:
+        yield one
+
+
+def talking(server, key="none"):
+    return OpenAI(base_url=server.url + "/v1", api_key=key, max_retries=0)
+
+
+def local(model, pair, tokens, **settings):
+    return "".join(p.text for p in stream(model, pair.tokenizer, tokens, Sampling(**settings)))
+
+
+def request(server, method="POST", path="/v1/chat/completions", body=None, **headers):
+    """Status, headers and JSON of a hand-made request."""
+    connection = http.client.HTTPConnection(*server.server_address[:2], timeout=30)
+    data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
+    headers = {name.replace("_", "-"): value for name, value in headers.items()}
+    connection.request(method, path, data, {"Content-Type": "application/json", **headers})
+    reply = connection.getresponse()
+    text = reply.read()
+    connection.close()
+    return reply.status, dict(reply.headers), text
+
+
+def test_base_and_adapted_are_two_models(server, client, pair):
+    assert [model.id for model in client.models.list()] == ["trial", "tiny"]
+    assert client.models.retrieve("trial").adapted_modules == 14
+    assert client.models.retrieve("tiny").adapted_modules == 0
+    answers = {}
+    for name, model in (("trial", pair.model), ("tiny", pair.base())):
+        reply = client.chat.completions.create(model=name, messages=HELLO, max_tokens=20)
+        answers[name] = reply.choices[0].message.content
+        assert answers[name] == local(model, pair, chat_tokens(pair.tokenizer, HELLO), max_tokens=20)
+        assert reply.model == name
+        assert reply.usage.total_tokens == reply.usage.prompt_tokens + reply.usage.completion_tokens
+    assert answers["trial"] != answers["tiny"]
+
+
+def test_a_stream_says_the_same_piece_by_piece(client):
+    whole = client.chat.completions.create(model="trial", messages=HELLO, max_tokens=20)
+    events = list(
+        client.chat.completions.create(
+            model="trial", messages=HELLO, max_tokens=20, stream=True, stream_options={"include_usage": True}
+        )
+    )
+    texts = [event.choices[0].delta.content or "" for event in events[:-1]]
+    assert "".join(texts) == whole.choices[0].message.content
+    assert sum(bool(text) for text in texts) > 3
+    assert events[0].choices[0].delta.role == "assistant"
+    assert events[-2].choices[0].finish_reason == whole.choices[0].finish_reason
+    assert events[-1].usage == whole.usage
+    assert len({event.id for event in events}) == 1
+
+
+def test_completions_continue_raw_text(client, pair):
+    reply = client.completions.create(model="tiny", prompt="abc", max_tokens=9)
+    assert reply.choices[0].text == local(pair.base(), pair, raw_tokens(pair.tokenizer, "abc"), max_tokens=9)
+    events = client.completions.create(model="tiny", prompt=["abc"], max_tokens=9, stream=True)
+    assert "".join(event.choices[0].text for event in events) == reply.choices[0].text
+
+
+def test_seeds_repeat_while_others_are_answered_and_conversations_go_on(client, pair):
+    def ask(seed):
+        reply = client.chat.completions.create(
+            model="trial", messages=HELLO, max_tokens=20, temperature=1, seed=seed
+        )
+        return reply.choices[0].message.content
+
+    alone, results = ask(1), {}
+    threads = [threading.Thread(target=lambda s=s: results.update({s: ask(s)})) for s in (1, 2, 3, 4, 5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results[1] == alone
+    assert len(set(results.values())) > 2
+    messages = [*HELLO, {"role": "assistant", "content": alone}, {"role": "user", "content": "more"}]
+    reply = client.chat.completions.create(model="trial", messages=messages, max_tokens=9)
+    expected = local(pair.model, pair, chat_tokens(pair.tokenizer, messages), max_tokens=9)
+    assert reply.choices[0].message.content == expected
+
+
+def test_stop_strings_end_the_answer_before_them(client):
+    whole = client.completions.create(model="trial", prompt="abc", max_tokens=20).choices[0].text
+    stop = whole[2:4]
+    assert stop
+    reply = client.completions.create(model="trial", prompt="abc", max_tokens=20, stop=[stop, "never"])
+    assert reply.choices[0].text == whole[: whole.index(stop)]
+    assert reply.choices[0].finish_reason == "stop"
+
+
+def test_text_that_may_begin_a_stop_string_is_held_back():
+    until = StopText(("END", "x"))
+    assert [until(piece) for piece in ("aE", "N", "QE", "ND", "b")] == ["a", "", "ENQ", "", ""]
+    assert until.found
+    until = StopText(("END",))
+    assert until("abEN") + until.rest() == "abEN"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"temperature": 9}, "temperature must be between"),
+        ({"temperature": "hot"}, "must be a number"),
+        ({"temperature": 10**400}, "too large"),
+        ({"max_tokens": 0}, "at least 1"),
+        ({"max_tokens": 500}, "context is 256 tokens"),
+        ({"max_tokens": 5, "max_completion_tokens": 6}, "differ"),
+        ({"n": 2}, "n is not supported"),
+        ({"tools": [{"type": "function"}]}, "tools is not supported"),
+        ({"temprature": 1}, 'did you mean "temperature"'),
+        ({"adapters": "/etc"}, 'No parameter "adapters"'),
+        ({"stop": [""]}, "none empty"),
+        ({"stream": "yes"}, "true or false"),
+        ({"messages": []}, "at least one message"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "'tool' is none of"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "not understood"),
+        ({"messages": [{"role": "user", "content": "\ud800"}]}, "not valid Unicode"),
+        ({"messages": [{"role": "user", "content": "x" * 300}]}, "the prompt has 304"),
+    ],
+)
+def test_what_cannot_be_honoured_is_refused_by_name(server, change, said):
+    status, _, text = request(server, body={"model": "trial", "messages": HELLO, **change})
+    error = json.loads(text)["error"]
+    assert (status, error["type"]) == (400, "invalid_request_error")
+    assert said in error["message"]
+
+
+def test_parameters_that_ask_for_nothing_pass(client):
+    parts = [
+        {"role": "developer", "content": "x"},
+        {"role": "user", "content": [{"type": "text", "text": "hi"}]},
+    ]
+    client.chat.completions.create(
+        model="trial", messages=parts, max_completion_tokens=3, n=1, presence_penalty=0, user="me", tools=[],
+        response_format={"type": "text"}, logit_bias={}, store=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["nothing", "/etc/passwd", "../tiny", "tria"])
+def test_clients_name_models_by_id_alone(client, name):
+    with pytest.raises(NotFoundError, match="here"):
+        client.chat.completions.create(model=name, messages=HELLO)
+
+
+def test_the_wrong_body_is_refused_and_the_connection_lives(server):
+    assert request(server, body=b"{nope")[0] == 400
+    assert request(server, body=b"[" * 100_000)[0] == 400
+    assert request(server, body=[1])[0] == 400
+    assert request(server, body={"model": "trial"}, Content_Type="text/plain")[0] == 415
+    assert request(server, body=b"x" * (3 << 20))[0] == 413
+    assert request(server, path="/v1/embeddings", body={})[0] == 404
+    assert request(server, "GET", "/v1/chat/completions")[0] == 404
+    assert request(server, body=b"", Transfer_Encoding="chunked", Content_Length="")[0] in (400, 411)
+    assert request(server, "GET", "/health")[0] == 200
+
+
+def test_pages_of_other_sites_cannot_reach_it(server):
+    body = {"model": "trial", "messages": HELLO, "max_tokens": 1}
+    assert request(server, body=body, Host="evil.example")[0] == 403
+    assert request(server, body=body, Origin="https://evil.example")[0] == 403
+    assert request(server, body=body, Origin="null")[0] == 403
+    assert request(server, "OPTIONS", Origin="https://evil.example")[0] == 403
+    port = server.server_address[1]
+    status, headers, _ = request(server, body=body, Origin=f"http://127.0.0.1:{port}")
+    assert status == 200
+    assert not [name for name in headers if name.startswith("Access-Control")]
+    status, headers, text = request(server, "GET", "/")
+    assert status == 200
+    assert "default-src 'none'" in headers["Content-Security-Policy"]
+    loaded = re.findall(rb"(?:src|href|url|import|fetch)[=( ]+[\"']([^\"']+)", text)
+    assert all(address.startswith((b"data:", b"/v1/")) for address in loaded)
+
+
+def test_a_named_origin_may_call_and_a_key_is_asked_for_and_never_logged(pair):
+    key, origin = "secret-key-123", "https://app.example"
+    with serving(pair, api_key=key, origins=(origin,)) as server:
+        status, headers, _ = request(
+            server, "OPTIONS", Origin=origin, Access_Control_Request_Headers="authorization,content-type"
+        )
+        assert status == 204
+        assert headers["Access-Control-Allow-Origin"] == origin
+        assert headers["Access-Control-Allow-Headers"] == "authorization,content-type"
+        assert request(server, "GET", "/health")[0] == 200
+        assert request(server, "GET", "/v1/models")[0] == 401
+        with talking(server, key + "x") as wrong, pytest.raises(AuthenticationError):
+            wrong.models.list()
+        with talking(server, key) as right:
+            assert len(list(right.models.list())) == 2
+            right.chat.completions.create(model="tiny", messages=HELLO, max_tokens=2)
+        time.sleep(0.1)
+        assert any("/v1/chat/completions' 200" in line for line in server.lines)
+        assert key not in "\n".join([*server.lines, repr(server.policy)])
+        assert "hello" not in "\n".join(server.lines)
+
+
+@pytest.fixture(scope="module")
+def endless(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("endless") / "endless"
+    return open_pair(str(write_base(folder, context=1 << 14, endless=True)))
+
+
+def test_overload_is_answered_429_and_passes(endless):
+    with serving(endless, waiting=1, active=1) as server, talking(server) as client:
+
+        def ask_long():
+            return client.chat.completions.create(
+                model="endless", messages=HELLO, max_tokens=10_000, stream=True
+            )
+
+        first = ask_long()
+        next(iter(first))
+        second = threading.Thread(target=lambda: ask_long().close(), daemon=True)
+        second.start()
+        wait_until(lambda: len(server.engine.waiting) == 1)
+        with pytest.raises(RateLimitError, match="waiting already") as refused:
+            client.chat.completions.create(model="endless", messages=HELLO, max_tokens=1)
+        assert refused.value.response.headers["Retry-After"] == "1"
+        first.close()
+        second.join(20)
+        wait_until(lambda: not server.engine.waiting and not server.engine.active)
+        client.chat.completions.create(model="endless", messages=HELLO, max_tokens=1)
+
+
+def test_a_client_that_leaves_frees_its_place(endless):
+    with serving(endless, active=1) as server:
+        body = json.dumps({"model": "endless", "messages": HELLO, "max_tokens": 10_000}).encode()
+        head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        head += f"Content-Length: {len(body)}\r\n\r\n"
+        with socket.create_connection(server.server_address[:2]) as connection:
+            connection.sendall(head.encode() + body)
+            wait_until(lambda: server.engine.active)
+        wait_until(lambda: not server.engine.active)
+
+
+def test_a_model_that_fails_is_a_500_and_the_server_goes_on(pair):
+    with serving(pair) as server, talking(server) as client:
+        models = dict(server.engine.models)
+        server.engine.models["trial"] = None
+        with pytest.raises(APIStatusError) as failed:
+            client.chat.completions.create(model="trial", messages=HELLO, max_tokens=2)
+        assert failed.value.status_code == 500
+        server.engine.models.update(models)
+        client.chat.completions.create(model="trial", messages=HELLO, max_tokens=2)
+
+
+def test_no_template_leaves_completions(tmp_path):
+    bare = open_pair(str(write_base(tmp_path / "bare", template=None)))
+    with (
+        serving(bare) as server,
+        OpenAI(base_url=server.url + "/v1", api_key="none", max_retries=0) as client,
+    ):
+        with pytest.raises(BadRequestError, match="no chat template"):
+            client.chat.completions.create(model="bare", messages=HELLO)
+        assert client.completions.create(model="bare", prompt="a", max_tokens=2).usage.completion_tokens <= 2
+
+
+def wait_until(true, seconds=20):
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.02)

@@ -1,0 +1,84 @@
+"""Models and tokenizers small enough for tests, and the development data where it is."""
+
+import os
+from pathlib import Path
+
+import mlx.core as mx
+import pytest
+from mlx_lm.models import gemma2, llama
+
+SIZES = {"hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 96, "num_attention_heads": 4}
+
+
+def tiny_llama(**changes) -> llama.Model:
+    mx.random.seed(7)
+    values = {
+        **SIZES, "model_type": "llama", "num_key_value_heads": 2, "rms_norm_eps": 1e-5, "vocab_size": 320,
+        "tie_word_embeddings": True, **changes,
+    }  # fmt: skip
+    model = llama.Model(llama.ModelArgs.from_dict(values))
+    mx.eval(model.parameters())
+    return model
+
+
+@pytest.fixture(scope="session")
+def model() -> llama.Model:
+    return tiny_llama()
+
+
+@pytest.fixture(scope="session")
+def other_model() -> llama.Model:
+    return tiny_llama(tie_word_embeddings=False)
+
+
+@pytest.fixture(scope="session")
+def windowed_model() -> llama.Model:
+    """Sliding-window and full attention in turn."""
+    return tiny_llama(layer_types=["sliding_attention", "full_attention"], sliding_window=5)
+
+
+@pytest.fixture(scope="session")
+def capped_model() -> gemma2.Model:
+    """Caps its logits after the head."""
+    mx.random.seed(7)
+    values = {**SIZES, "model_type": "gemma2", "head_dim": 16, "num_key_value_heads": 2, "rms_norm_eps": 1e-5,
+              "vocab_size": 320, "final_logit_softcapping": 2.0}  # fmt: skip
+    model = gemma2.Model(gemma2.ModelArgs.from_dict(values))
+    mx.eval(model.parameters())
+    return model
+
+
+class MergingTokenizer:
+    """Bytes, except that some strings are one token, as after merges; the first in the list wins."""
+
+    bos_token, bos_token_id, chat_template = "<s>", 256, None
+    eos_token, eos_token_id, eos_token_ids = "</s>", 257, {257}
+    pieces = ("<s>", "</s>", "e n", " no", "not", "ab")
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        tokens = [self.bos_token_id] if add_special_tokens else []
+        while text:
+            piece = next((p for p in self.pieces if text.startswith(p)), None)
+            tokens += [256 + self.pieces.index(piece)] if piece else list(text[0].encode())
+            text = text[len(piece or text[0]) :]
+        return tokens
+
+    def decode(self, tokens: list[int]) -> str:
+        parts = [
+            bytes([t]) if t < 256 else self.pieces[(t - 256) % len(self.pieces)].encode() for t in tokens
+        ]
+        return b"".join(parts).decode("utf-8", "replace")
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> MergingTokenizer:
+    return MergingTokenizer()
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    root = Path(__file__).resolve().parents[2]
+    folder = Path(os.environ.get("MLX_HYBRID_DATA", root.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no development data at {folder}")
+    return folder

@@ -1,0 +1,74 @@
+"""Cells that are done, half done, interrupted, or of other settings; no model is trained here."""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from mlx_hybrid.config import Config, load_config
+from mlx_hybrid.errors import ConfigError
+from mlx_hybrid.run import Run, create_run
+from mlx_hybrid.study.cells import Stopped, Tools, best_loss, train_cell
+from mlx_hybrid.training.events import Finished, Interrupted
+
+
+class Job:
+    """Stands for `job.finetune`: makes the run, and ends or is interrupted as told."""
+
+    def __init__(self, *, interrupt: bool = False):
+        self.interrupt, self.calls = interrupt, []
+
+    def __call__(self, config: Config, *, output, resume, stop) -> Iterator:
+        self.calls.append("resume" if resume else "new")
+        run = resume or create_run(config, output)
+        (run.checkpoints / "step-0000003").mkdir(parents=True, exist_ok=True)
+        run.update(status="interrupted" if self.interrupt else "finished")
+        yield Interrupted(3) if self.interrupt else Finished(3, 1.0)
+
+
+def tools(job: Job) -> Tools:
+    return Tools(train=job, open_run=None, open_base=None)
+
+
+@pytest.fixture
+def config() -> Config:
+    return load_config(None, (), {"method": "lora", "data.paths": ["x"]})
+
+
+def test_a_cell_is_trained_once(config, tmp_path):
+    job, run = Job(), Run(tmp_path / "lora" / "own" / "cell")
+    assert train_cell(run, config, tools(job)).info()["status"] == "finished"
+    train_cell(run, config, tools(job))
+    assert job.calls == ["new"]
+
+
+def test_an_interrupted_cell_goes_on_from_its_checkpoint(config, tmp_path):
+    run, stopping, going = Run(tmp_path / "cell"), Job(interrupt=True), Job()
+    with pytest.raises(Stopped, match="the same command goes on") as stopped:
+        train_cell(run, config, tools(stopping))
+    assert stopped.value.exit_code == 130
+    train_cell(run, config, tools(going))
+    assert going.calls == ["resume"]
+
+
+def test_a_cell_without_a_checkpoint_begins_anew(config, tmp_path):
+    run, job = create_run(config, tmp_path / "cell"), Job()
+    run.update(status="running")
+    train_cell(run, config, tools(job))
+    assert job.calls == ["new"]
+
+
+def test_a_cell_of_other_settings_is_refused(config, tmp_path):
+    run = create_run(load_config(None, (), {"method": "hra", "data.paths": ["x"]}), tmp_path / "cell")
+    run.update(status="finished")
+    with pytest.raises(ConfigError, match="holds a run of other settings"):
+        train_cell(run, config, tools(Job()))
+
+
+def test_rates_are_chosen_by_the_lowest_validation_loss(tmp_path):
+    run = Run(tmp_path)
+    with pytest.raises(ConfigError, match="never validated"):
+        best_loss(run)
+    rows = [{"step": s, "valid_loss_nats_per_token": loss} for s, loss in ((1, 2.0), (2, 1.0), (3, 1.5))]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert best_loss(run) == 1.0

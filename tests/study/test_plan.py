@@ -1,0 +1,92 @@
+"""Plans: what every cell is made of, and what would not compare like with like."""
+
+from pathlib import Path
+
+import pytest
+
+from mlx_hybrid.config import AdapterConfig
+from mlx_hybrid.errors import ConfigError
+from mlx_hybrid.study.plan import (
+    ADDED,
+    Cell,
+    Plan,
+    check_plan,
+    final_cells,
+    governance_settings,
+    grid_cells,
+)
+
+
+@pytest.fixture
+def source(tmp_path) -> Path:
+    path = tmp_path / "source.yaml"
+    path.write_text(
+        "data: {paths: [here]}\ntrain: {learning_rate: 4e-3, orthogonal_learning_rate: 1e-3}\n"
+        "adapter: {targets: [q_proj], dropout: 0.1}\n"
+    )
+    return path
+
+
+def plan(source: Path, **changes) -> Plan:
+    values = {"methods": ("lora", "hybrid"), "seeds": 2, "governance": ("own",), **changes}
+    return Plan(source=source, **values)
+
+
+def test_a_cell_is_its_methods_preset_at_its_rate_and_seed(source):
+    made = plan(source).config(Cell("hybrid", "own", 2e-3, 5), {"data.paths": ["there"]}, {"rank": 4})
+    assert (made.method, made.seed, made.evaluate) == ("hybrid", 5, False)
+    assert made.train.learning_rate == 2e-3
+    assert made.train.orthogonal_learning_rate == 5e-4
+    assert made.adapter == AdapterConfig(rank=4, targets=("q_proj",), dropout=0.1)
+    assert made.data.paths == ("there",)
+
+
+def test_cells_have_names_of_their_own_and_seeds_go_round_first(source):
+    own = plan(source, governance=("off", "on"))
+    cells = final_cells(own, {"lora": 1e-3, "hybrid": 5e-3}, {"hybrid": 7})
+    assert len({cell.name for cell in cells}) == len(cells) == 8
+    assert {cell.method for cell in cells[:2]} == {"lora", "hybrid"}
+    assert all(cell.seed == 0 for cell in cells[:4])
+    assert {cell.steps for cell in cells if cell.method == "hybrid"} == {7}
+    assert {cell.governance for cell in grid_cells(own, (1e-3, 2e-3))} == {"off"}
+
+
+def test_the_grid_at_the_chosen_rate_is_the_first_final_cell(source):
+    own = plan(source)
+    assert grid_cells(own, (1e-3,))[0] == final_cells(own, {"lora": 1e-3, "hybrid": 1e-3}, {})[0]
+
+
+def test_governance_in_steps_adds_one_stage_at_a_time(source):
+    names = governance_settings(("steps",))
+    assert names == ("off", *(f"to-{stage}" for stage in ADDED))
+    configs = [plan(source).config(Cell("lora", name, 1e-3, 0), {}, {}).governance for name in names]
+    assert not configs[0].enabled
+    for number, config in enumerate(configs[1:], 1):
+        assert set(config.only) == {"unicode", *ADDED[:number]}
+    assert governance_settings(()) == ("own",)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"methods": ("lora", "hybird")}, 'unknown method "hybird".*"hybrid"'),
+        ({"methods": ("lora", "lora")}, "twice"),
+        ({"rates": (0.0,)}, "above zero"),
+        ({"budget": "parms"}, '"params"'),
+        ({"noise": 0.8}, "between 0 and 0.5"),
+        ({"governance": ("langauge",)}, '"language"'),
+        ({"overrides": ("adapter.rank=3",)}, "adapter.rank is set for every method"),
+    ],
+    ids=["method", "twice", "rate", "budget", "noise", "governance", "rank"],
+)
+def test_a_plan_that_cannot_be_is_one_sentence(source, changes, words):
+    with pytest.raises(ConfigError, match=words):
+        check_plan(plan(source, **changes))
+
+
+def test_terms_change_with_what_is_measured_and_not_with_what_may_be_added(source):
+    first = plan(source).terms()
+    assert plan(source, seeds=9, methods=("hra",), rates=(1e-2,)).terms() == first
+    assert plan(source, limit=5).terms() != first
+    assert plan(source, pivot="en").terms() == first != plan(source, pivot="de").terms()
+    assert plan(source, overrides=("train.epochs=9",)).terms() != first
