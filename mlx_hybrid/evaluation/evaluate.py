@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mlx_hybrid.errors import ConfigError, nearest
-from mlx_hybrid.evaluation import results
+from mlx_hybrid.evaluation import tables as results
 from mlx_hybrid.evaluation.answers import FORMAT, collect
 from mlx_hybrid.evaluation.benchmarks.variants import VARIANTS
 from mlx_hybrid.evaluation.metrics import calibration, translation

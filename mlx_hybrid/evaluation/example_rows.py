@@ -8,8 +8,8 @@ import numpy as np
 
 from mlx_hybrid.evaluation.metrics import calibration
 from mlx_hybrid.evaluation.metrics.classification import choose
-from mlx_hybrid.evaluation.results import byte_counts, label_scores
 from mlx_hybrid.evaluation.sets import EvaluationSet, references
+from mlx_hybrid.evaluation.tables import byte_counts, label_scores
 
 
 def answers_to_test(path: Path) -> list[dict]:

@@ -10,8 +10,8 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 
 from mlx_hybrid.errors import DataError
 from mlx_hybrid.evaluation.metrics import calibration as c
-from mlx_hybrid.evaluation.results import calibration_table
 from mlx_hybrid.evaluation.sets import EvaluationSet
+from mlx_hybrid.evaluation.tables import calibration_table
 from mlx_hybrid.records.record import Record
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from mlx_hybrid.config import Config, DataConfig
 from mlx_hybrid.errors import ConfigError, DataError
-from mlx_hybrid.evaluation import results
+from mlx_hybrid.evaluation import tables as results
 from mlx_hybrid.evaluation.benchmarks import questions as question_files
 from mlx_hybrid.evaluation.evaluate import evaluate
 from mlx_hybrid.evaluation.held_out import make_questions
