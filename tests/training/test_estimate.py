@@ -23,8 +23,8 @@ from mlx_hybrid.training.memory.estimate import (
     way_out,
     widest_load,
 )
-from mlx_hybrid.training.memory.limits import estimate as module
-from mlx_hybrid.training.memory.limits import shape as shapes
+from mlx_hybrid.training.memory import estimate as module
+from mlx_hybrid.training.memory import shape as shapes
 from mlx_hybrid.training.memory.shape import UnknownShapeError, first_known, model_shape, write_holes
 from mlx_hybrid.training.packing import make_packed_batch
 from mlx_hybrid.training.probe import probe, random_examples
