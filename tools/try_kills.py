@@ -31,8 +31,8 @@ prefer_openblas()
 
 from run_differences import compare, compare_progress, differences, newest  # noqa: E402
 
-from mlx_hybrid.jobs import finetune as job  # noqa: E402
 from mlx_hybrid.cli import main as command_line  # noqa: E402
+from mlx_hybrid.jobs import finetune as job  # noqa: E402
 from mlx_hybrid.training import checkpoint, loop, recording  # noqa: E402
 from mlx_hybrid.training.optimizer import BranchOptimizer  # noqa: E402
 

@@ -15,6 +15,8 @@ from mlx_hybrid.errors import ConfigError, MemoryLimitError, MlxHybridError
 from mlx_hybrid.records.template import Example
 from mlx_hybrid.training.batches import training_batches
 from mlx_hybrid.training.material import check_fits
+from mlx_hybrid.training.memory import estimate as module
+from mlx_hybrid.training.memory import shape as shapes
 from mlx_hybrid.training.memory.estimate import (
     Load,
     estimate,
@@ -23,8 +25,6 @@ from mlx_hybrid.training.memory.estimate import (
     way_out,
     widest_load,
 )
-from mlx_hybrid.training.memory import estimate as module
-from mlx_hybrid.training.memory import shape as shapes
 from mlx_hybrid.training.memory.shape import UnknownShapeError, first_known, model_shape, write_holes
 from mlx_hybrid.training.packing import make_packed_batch
 from mlx_hybrid.training.probe import probe, random_examples
