@@ -38,7 +38,6 @@ LAYERS = (  # from the top; a room imports only what stands below it
 )
 WAITING = {
     "deployment": {"export", "serve"},
-    "evaluation": {"study"},
     "export": {"deployment"},
     "jobs": {"cli"},
     "models": {"deployment"},

@@ -16,7 +16,7 @@ COMMANDS = {
     "task": ("evaluate", "Make a benchmark into records to train on and to measure with."),
     "evaluate": ("evaluate", "Measure a run beside its base, or a model, with intervals."),
     "compare": ("compare", "Train several methods alike and compare them over seeds."),
-    "report": ("compare", "Make one page of a run or a comparison."),
+    "report": ("report", "Make one page of a run or a comparison."),
     "chat": ("generate", "Talk to a run or a model."),
     "generate": ("generate", "Answer one prompt."),
     "serve": ("serve", "Serve a run over an OpenAI-compatible API on this machine."),

@@ -1,8 +1,6 @@
 """`finetune`: the whole job in one command."""
 
 import json
-import signal
-from collections.abc import Callable
 from contextlib import chdir
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +10,7 @@ import click
 from mlx_hybrid.cli.options import method_option
 from mlx_hybrid.config import Config, dump_config, load_config, load_run_config
 from mlx_hybrid.errors import INTERRUPTED, ConfigError
+from mlx_hybrid.jobs.stopping import StopRequest
 
 if TYPE_CHECKING:
     from mlx_hybrid.training.distributed import Ranks
@@ -183,38 +182,3 @@ def show_plan(plan: dict, settings: Config, as_json: bool) -> None:
     tokens = plan["tokens"]
     told = f"# tokens: {tokens['train']} in training, the longest record {tokens['longest']}"
     click.echo(f"{told}; {tokens['too_long']} too long" if tokens["too_long"] else told)
-
-
-class StopRequest:
-    """Ctrl-C or SIGTERM asks once for a stop after the current step; a second Ctrl-C, or one between the steps and
-    all else that a job does, stops at once. `stepping` says that there are steps to end."""
-
-    def __init__(self, tell: Callable[[str], None], *, stepping: bool = True):
-        self.asked, self.tell, self.stepping, self.old = False, tell, stepping, {}
-
-    def __call__(self) -> bool:
-        return self.asked
-
-    def __enter__(self) -> "StopRequest":
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self.old[number] = signal.signal(number, self.handle)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self.old.items():
-            signal.signal(number, handler)
-
-    def follow(self, event: object) -> None:
-        """Heed where a job is. Raises KeyboardInterrupt when its last step ended with a stop asked for."""
-        from mlx_hybrid.training.events import Finished, Started
-
-        if isinstance(event, Started | Finished):
-            self.stepping = isinstance(event, Started)
-        if self.asked and not self.stepping:
-            raise KeyboardInterrupt
-
-    def handle(self, number: int, frame: object) -> None:
-        if self.asked or not self.stepping:
-            raise KeyboardInterrupt
-        self.asked = True
-        self.tell("Stopping after this step; once more to stop at once.")

@@ -9,28 +9,32 @@ from mlx_hybrid.config import dump_config
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.files import read_json, write_text
 from mlx_hybrid.report import figures
-from mlx_hybrid.report.page import code, heading, page, paragraph, picture
+from mlx_hybrid.report.page import Code, Part, Picture, page
 from mlx_hybrid.report.result_tables import result_tables
-from mlx_hybrid.report.tables import Table, html, interval, number
+from mlx_hybrid.report.tables import Table, interval, number
 from mlx_hybrid.run import Run
 
 
-def write_run_page(run: Run) -> None:
-    """Write `report.html` into the run."""
-    write_text(run.path / "report.html", run_page(run))
+def write_run_page(run: Run, path: Path | None = None) -> Path:
+    """Write the page to `path`, by default `report.html` in the run, and return where it is."""
+    path = path or run.path / "report.html"
+    if not path.parent.is_dir():
+        raise ConfigError(f"{path.parent}: no such folder.")
+    write_text(path, run_page(run))
+    return path
 
 
 def run_page(run: Run) -> str:
     info, config = run.info(), run.config()
     base = info.get("base", {}).get("id", config.model)
-    parts = [
-        paragraph(f"{config.method} on {base}, {info.get('status', 'of unknown state')}."),
-        html(facts(run, info)),
-        heading("Training"), *training_figures(run),
-        heading("Results"), *results(run),
-        heading("Configuration"), code(shareable(run)),
-    ]  # fmt: skip
-    return page(run.name, parts)
+    what = f"{config.method} on {base}, {info.get('status', 'of unknown state')}."
+    sections = [
+        ("", [what, facts(run, info)]),
+        ("Training", training_figures(run)),
+        ("Results", results(run)),
+        ("Configuration", [Code(shareable(run))]),
+    ]
+    return page(run.name, sections)
 
 
 def shareable(run: Run) -> str:
@@ -72,8 +76,8 @@ def median(values: list[float]) -> float:
     return sorted(values)[len(values) // 2]
 
 
-def training_figures(run: Run) -> list[str]:
-    return [picture(figures.image(figure), caption) for figure, caption in draw(run)]
+def training_figures(run: Run) -> list[Part]:
+    return [Picture(figures.image(figure), caption) for figure, caption in draw(run)]
 
 
 def draw(run: Run) -> list[tuple[Any, str]]:
@@ -107,26 +111,26 @@ def draw(run: Run) -> list[tuple[Any, str]]:
 
 
 def run_mixing(run: Run) -> tuple[list[str], list[float]]:
-    from mlx_hybrid.study.figures import mixing
+    from mlx_hybrid.training.recording import mixing
 
     return mixing(run) if run.adapter.is_dir() else ([], [])
 
 
-def results(run: Run) -> list[str]:
+def results(run: Run) -> list[Part]:
     """Every results file of the run as tables; one of a kind that is not known here is named, never dropped."""
-    parts: list[str] = []
+    parts: list[Part] = []
     for path in sorted((run.path / "evaluation").glob("*.json")):
         tree = read_json(path)
-        kinds: list[tuple[bool, Callable[[dict], list[str]]]] = [
-            ("accuracy_by_language" in tree or "loss_nats_per_token" in tree, lambda t: [html(held_out(t))]),
-            ("models" in tree and "kind" in tree, lambda t: [*map(html, result_tables(t)), *diagrams(t)]),
-            ("lm_eval" in tree, lambda t: [*map(html, result_tables(t))]),
+        kinds: list[tuple[bool, Callable[[dict], list[Part]]]] = [
+            ("accuracy_by_language" in tree or "loss_nats_per_token" in tree, lambda t: [held_out(t)]),
+            ("models" in tree and "kind" in tree, lambda t: [*result_tables(t), *diagrams(t)]),
+            ("lm_eval" in tree, result_tables),
         ]
         parts += next(
             (make(tree) for fits, make in kinds if fits),
-            [paragraph(f"{path.name}: another kind of results.")],
+            [f"{path.name}: another kind of results."],
         )
-    return parts or [paragraph("Nothing was measured yet: mlx-hybrid evaluate does it.")]
+    return parts or ["Nothing was measured yet: mlx-hybrid evaluate does it."]
 
 
 def held_out(tree: dict) -> Table:
@@ -146,7 +150,7 @@ def held_out(tree: dict) -> Table:
     return Table("Held-out records", ("", "base", "adapter", "difference"), lines, note)
 
 
-def diagrams(tree: dict) -> list[str]:
+def diagrams(tree: dict) -> list[Part]:
     """Reliability of every model of a classification."""
     if tree["kind"] != "classification":
         return []
@@ -155,4 +159,4 @@ def diagrams(tree: dict) -> list[str]:
         drawn = figures.image(figures.reliability(bins))
     except ConfigError:
         return []
-    return [picture(drawn, f"Reliability on {tree['task']}, without temperature scaling.")]
+    return [Picture(drawn, f"Reliability on {tree['task']}, without temperature scaling.")]

@@ -1,9 +1,8 @@
-"""A table of text once, shown as Markdown, HTML or plain text."""
+"""A table of text once, shown as Markdown or plain text; as HTML by page.html."""
 
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 
 
 @dataclass(frozen=True)
@@ -31,26 +30,6 @@ def markdown(table: Table) -> str:
 
 def escape_cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
-
-
-def html(table: Table) -> str:
-    """A heading, the table in a box that scrolls sideways, and its note."""
-    columns = "".join(f"<th>{escape(column)}</th>" for column in table.columns)
-    head = f"<thead><tr>{columns}</tr></thead>" if any(table.columns) else ""
-    kind = ' class="words"' if table.words else ""
-    body = "".join(
-        "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for tag, cell in tagged(row)) + "</tr>\n"
-        for row in table.rows
-    )
-    note = f'<p class="note">{escape(table.note)}</p>' if table.note else ""
-    return (
-        f'<h3>{escape(table.title)}</h3>{note}<div class="wide"><table{kind}>{head}'
-        f"<tbody>\n{body}</tbody></table></div>"
-    )
-
-
-def tagged(row: Iterable[str]) -> list[tuple[str, str]]:
-    return [("th" if number == 0 else "td", cell) for number, cell in enumerate(row)]
 
 
 def plain(table: Table) -> str:

@@ -1,12 +1,15 @@
 """One cell of a comparison: train a run or go on with it, and measure it. What is done is not done again."""
 
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from hashlib import sha256
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from mlx_hybrid.adapters.attach import settle
 from mlx_hybrid.config import Config
 from mlx_hybrid.errors import ConfigError, MlxHybridError
 from mlx_hybrid.evaluation.evaluate import evaluate
@@ -14,6 +17,11 @@ from mlx_hybrid.evaluation.example_rows import answers_to_test, example_rows
 from mlx_hybrid.evaluation.metrics.translation import directions_of, greedy, statistics_of
 from mlx_hybrid.evaluation.sets import EvaluationSet, limited
 from mlx_hybrid.files import read_json, write_json
+from mlx_hybrid.jobs.finetune import finetune
+from mlx_hybrid.jobs.stopping import StopRequest
+from mlx_hybrid.models.adapted import load_run
+from mlx_hybrid.models.base import load_base
+from mlx_hybrid.models.blas import prefer_openblas
 from mlx_hybrid.run import Run
 from mlx_hybrid.training.events import Interrupted, Validated
 
@@ -21,18 +29,11 @@ RESULTS = "comparison.json"
 
 
 @dataclass(frozen=True)
-class Tools:
-    """What belongs to rooms above this one: `train` runs a job and yields its events, `open_run` and `open_base` load a
-    model with its tokenizer and identity, ready to run; `apart` opens the tools of another process."""
+class Listener:
+    """Who asked for the comparison: hears of its course, and may ask for a stop."""
 
-    train: Callable[..., Iterator[Any]]
-    open_run: Callable[[Run, str], tuple[Any, Any, dict]]
-    open_base: Callable[[str], tuple[Any, Any, dict]]
     tell: Callable[[str], None] = lambda text: None
     stop: Callable[[], bool] = lambda: False
-    workers: int = 1
-    """Cells at a time."""
-    apart: Callable[[], AbstractContextManager["Tools"]] | None = None
 
 
 class Stopped(MlxHybridError):
@@ -54,11 +55,57 @@ class Measuring:
     seed: int = 0  # of resampling and limits, never of training: all cells answer the same questions
 
 
-def train_cell(run: Run, config: Config, tools: Tools) -> Run:
+@dataclass(frozen=True)
+class Work:
+    """One cell, as another process is told of it; `measuring` is None where training is all there is to do."""
+
+    name: str
+    run: Run
+    config: Config
+    measuring: Measuring | None
+
+    @property
+    def done(self) -> bool:
+        return is_measured(self.run) if self.measuring else status_of(self.run) == "finished"
+
+
+def run_ahead(works: list[Work], workers: int, listener: Listener) -> None:
+    """Do what is not done yet in processes of their own, `workers` at a time: on a CPU each keeps one core busy.
+
+    Whoever goes over the cells afterwards finds their files. Raises what the first cell that failed did; Stopped after
+    a stop, when every cell has saved where it stands.
+    """
+    works = [work for work in works if not work.done]
+    if workers == 1 or len(works) < 2:
+        return
+    context = get_context("spawn")  # a fork of a process that has used MLX hangs
+    with ProcessPoolExecutor(workers, context, initializer=prefer_openblas) as pool:
+        running = {pool.submit(run_one, work): work for work in works}
+        try:
+            for number, future in enumerate(as_completed(running), 1):
+                future.result()
+                listener.tell(f"  {number} of {len(works)} done: {running[future].name}")
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def run_one(work: Work) -> None:
+    """In another process, silently: train one cell and measure it. Ctrl-C reaches it as it does the first process."""
+    with StopRequest(lambda text: None) as stop:
+        listener = Listener(stop=stop)
+        run = train_cell(work.run, work.config, listener)
+        if work.measuring:
+            measure_run(run, work.config.model, work.measuring, listener)
+
+
+def train_cell(run: Run, config: Config, listener: Listener) -> Run:
     """A finished run of `config` in the run's folder, whether it is there, half done, or not begun.
 
     Raises Stopped after a stop, ConfigError where the folder holds a run of another config.
     """
+    import mlx.core as mx
+
     status = status_of(run)
     if status is not None and run.config() != config:
         raise ConfigError(
@@ -69,15 +116,13 @@ def train_cell(run: Run, config: Config, tools: Tools) -> Run:
     resumable = status is not None and list(run.checkpoints.glob("step-*"))
     if not resumable:
         shutil.rmtree(run.path, ignore_errors=True)
-    import mlx.core as mx
-
     mx.clear_cache()
     mx.reset_peak_memory()
     run.path.parent.mkdir(parents=True, exist_ok=True)
     output, resume = (None, run) if resumable else (run.path, None)
-    for event in tools.train(config, output=output, resume=resume, stop=tools.stop):
+    for event in finetune(config, output=output, resume=resume, stop=listener.stop):
         if isinstance(event, Validated):
-            tools.tell(f"  step {event.step}: validation loss {event.loss:.3f}")
+            listener.tell(f"  step {event.step}: validation loss {event.loss:.3f}")
         if isinstance(event, Interrupted):
             raise Stopped(f"Stopped in {run.path}; everything is saved, and the same command goes on.")
     return run
@@ -100,16 +145,28 @@ def best_loss(run: Run) -> float:
     return min(losses)
 
 
-def measure_run(run: Run, model_name: str, measuring: Measuring, tools: Tools) -> dict:
+def open_run(run: Run, model: str) -> tuple[Any, Any, dict]:
+    """A run's best adapter on its base, with its tokenizer and the hashes of both."""
+    loaded = load_run(run, base_name=model)
+    weights = sha256((run.adapter / "adapters.safetensors").read_bytes()).hexdigest()
+    return settle(loaded.model), loaded.tokenizer, {"base": loaded.base["fingerprint"], "adapter": weights}
+
+
+def open_base(model: str) -> tuple[Any, Any, dict]:
+    base = load_base(model)
+    return base.model, base.tokenizer, {"base": base.identity["fingerprint"]}
+
+
+def measure_run(run: Run, model: str, measuring: Measuring, listener: Listener) -> dict:
     """Results of a finished run, from its file or measured now."""
-    return measured(run.path / "evaluation", lambda: tools.open_run(run, model_name), measuring, tools)
+    return measured(run.path / "evaluation", lambda: open_run(run, model), measuring, listener)
 
 
-def measure_base(folder: Path, model_name: str, measuring: Measuring, tools: Tools) -> dict:
-    return measured(folder, lambda: tools.open_base(model_name), measuring, tools)
+def measure_base(folder: Path, model: str, measuring: Measuring, listener: Listener) -> dict:
+    return measured(folder, lambda: open_base(model), measuring, listener)
 
 
-def measured(folder: Path, load: Callable[[], tuple], measuring: Measuring, tools: Tools) -> dict:
+def measured(folder: Path, load: Callable[[], tuple], measuring: Measuring, listener: Listener) -> dict:
     """`evaluate` on one model, and one row an example for comparisons between cells."""
     path = folder / RESULTS
     if path.is_file():
@@ -118,9 +175,9 @@ def measured(folder: Path, load: Callable[[], tuple], measuring: Measuring, tool
     model, tokenizer, identity = load()
 
     def progress(name: str, done: int, total: int) -> None:
-        if tools.stop():
+        if listener.stop():
             raise Stopped(f"Stopped in {folder}; answers are saved, and the same command goes on.")
-        tools.tell(f"  measured {done} of {total}")
+        listener.tell(f"  measured {done} of {total}")
 
     results = evaluate(
         {"model": model}, tokenizer, measuring.test, dev=measuring.dev, variants=measuring.variants,

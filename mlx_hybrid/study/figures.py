@@ -115,17 +115,3 @@ def trainable(run: Run) -> int:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
     shapes = {name: row["shape"] for name, row in header.items() if name != "__metadata__"}
     return sum(int(np.prod(s)) for name, s in shapes.items() if name.rsplit(".", 1)[-1] not in STATE_LEAVES)
-
-
-def mixing(run: Run) -> tuple[list[str], list[float]]:
-    """Modules with both branches, and the mean λ of each over the run's reports; empty where nothing is mixed."""
-    from mlx_hybrid.adapters.store import read_adapter_config
-    from mlx_hybrid.adapters.targets import last_part
-
-    info = read_adapter_config(run.adapter)
-    config = info.adapter
-    if config.mixing != "gradient" or not config.rank or config.orthogonal == "none":
-        return [], []
-    modules = [name for name in info.modules if last_part(name) not in config.unitary]
-    rows = [row["mixing"] for row in run.metrics() if len(row.get("mixing", [])) == len(modules)]
-    return (modules, np.mean(rows, axis=0).tolist()) if rows else ([], [])

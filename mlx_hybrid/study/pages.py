@@ -5,11 +5,13 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from mlx_hybrid.files import write_text
+from mlx_hybrid.errors import ConfigError
+from mlx_hybrid.files import read_json, write_text
 from mlx_hybrid.report import figures
-from mlx_hybrid.report.page import heading, page, paragraph, picture
-from mlx_hybrid.report.tables import html, markdown
-from mlx_hybrid.study.tables import BASE, Rows, comparison_tables, main_metric, reading
+from mlx_hybrid.report.page import Picture, page
+from mlx_hybrid.report.tables import joined, markdown
+from mlx_hybrid.study.summary import SUMMARY_FILE
+from mlx_hybrid.study.tables import BASE, Rows, main_metric, reading, study_tables
 
 NAMES = {"accuracy": "accuracy", "bits_per_byte": "bits per byte (lower is better)", "chrf": "chrF++"}
 TITLES = {"accuracy": "Accuracy", "bits_per_byte": "Bits per byte", "chrf": "chrF++"}
@@ -19,29 +21,44 @@ CSV_COLUMNS = (
 )  # fmt: skip
 
 
-def write_comparison(summary: dict, directory: Path) -> Path:
+def rewrite(directory: Path) -> Path:
+    """Make every file of a finished comparison anew, from its summary; the page's path."""
+    if not (directory / SUMMARY_FILE).is_file():
+        raise ConfigError(
+            f"{directory}: its comparison is not finished; the command that began it goes on with it."
+        )
+    return write_study(read_json(directory / SUMMARY_FILE), directory)
+
+
+def write_study(summary: dict, directory: Path) -> Path:
     """Write every file of a comparison from its summary; the page's path."""
-    drawn = comparison_figures(summary)
     folder = directory / "figures"
     folder.mkdir(parents=True, exist_ok=True)
-    images = {}
-    for name, (figure, caption) in drawn.items():
-        images[name] = (figures.image(figure), caption)
-        (folder / f"{name}.svg").write_bytes(images[name][0])
+    pictures = {}
+    for name, (figure, caption) in study_figures(summary).items():
+        pictures[name] = Picture(figures.image(figure), caption)
+        (folder / f"{name}.svg").write_bytes(pictures[name].svg)
         (folder / f"{name}.png").write_bytes(figures.image(figure, "png"))
+    tables = study_tables(summary)
+    sections = [("", [reading(summary)]), ("Figures", list(pictures.values())), ("Tables", tables)]
+    write_text(directory / "report.html", page(title(summary), sections))
+    parts = [f"# {title(summary)}\n", reading(summary) + "\n", *map(markdown, tables)]
+    parts += [f"![{p.caption}](figures/{name}.svg)\n\n{p.caption}\n" for name, p in pictures.items()]
+    write_text(directory / "report.md", "\n".join(parts))
     write_text(directory / "results.csv", csv_text(summary))
-    write_text(
-        directory / "report.md", markdown_page(summary, {n: caption for n, (_, caption) in drawn.items()})
-    )
-    write_text(directory / "report.html", html_page(summary, images))
     return directory / "report.html"
+
+
+def as_text(summary: dict) -> str:
+    """For a terminal: how to read the figures, and every table."""
+    return f"{reading(summary)}\n\n{joined(study_tables(summary))}"
 
 
 def title(summary: dict) -> str:
     return f"{', '.join(summary['methods'])} on {summary['task']} v{summary['version']}"
 
 
-def comparison_figures(summary: dict) -> dict[str, tuple[Any, str]]:
+def study_figures(summary: dict) -> dict[str, tuple[Any, str]]:
     """Name → (figure, caption), as far as there is something to draw."""
     rows = Rows(summary)
     metric = main_metric(rows)
@@ -93,20 +110,6 @@ def language_table(rows: Rows, metric: str) -> dict[str, dict[str, dict]]:
         model: {n: row for n in names if (row := rows.get(model, f"{metric}@{n}")) is not None}
         for model in rows.models
     }
-
-
-def markdown_page(summary: dict, captions: dict[str, str]) -> str:
-    parts = [f"# {title(summary)}\n", reading(summary) + "\n"]
-    parts += [markdown(table) for table in comparison_tables(summary)]
-    parts += [f"![{caption}](figures/{name}.svg)\n\n{caption}\n" for name, caption in captions.items()]
-    return "\n".join(parts)
-
-
-def html_page(summary: dict, images: dict[str, tuple[bytes, str]]) -> str:
-    parts = [paragraph(reading(summary)), heading("Figures")]
-    parts += [picture(svg, caption) for svg, caption in images.values()]
-    parts += [heading("Tables"), *(html(table) for table in comparison_tables(summary))]
-    return page(title(summary), parts)
 
 
 def csv_text(summary: dict) -> str:

@@ -9,47 +9,52 @@ from typing import Any
 from mlx_hybrid.config import Config
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.evaluation.benchmarks.questions import chosen_pivot, chosen_variants
-from mlx_hybrid.evaluation.compare_workers import Work, run_ahead
 from mlx_hybrid.evaluation.metrics.translation import MOST_TOKENS
 from mlx_hybrid.files import read_json, write_json
 from mlx_hybrid.run import Run, writing
 from mlx_hybrid.study.budget import matched_sizes, matched_steps
 from mlx_hybrid.study.cells import (
+    Listener,
     Measuring,
-    Tools,
+    Work,
     best_loss,
     is_measured,
     measure_base,
     measure_run,
+    open_base,
+    run_ahead,
     train_cell,
 )
 from mlx_hybrid.study.data import evaluation_sets, freeze_data
 from mlx_hybrid.study.plan import Cell, Plan, check_plan, final_cells, grid_cells
-from mlx_hybrid.study.summary import summarise
+from mlx_hybrid.study.summary import SUMMARY_FILE, summarise
 
 FORMAT = 1
 PLAN_FILE = "plan.json"
-SUMMARY_FILE = "summary.json"
 
 
-def compare(plan: Plan, directory: Path, tools: Tools) -> dict:
+def run_study(plan: Plan, directory: Path, listener: Listener, *, workers: int = 1) -> dict:
     """Train and measure every cell of the plan in `directory`, and return the summary that is written there.
 
-    A stop raises compare_cells.Stopped; the same call goes on from the cell it stopped in. Raises ConfigError for a
+    A stop raises Stopped; the same call goes on from the cell it stopped in. Raises ConfigError for a
     plan that would not compare like with like, or a folder of another one.
     """
     check_plan(plan)
+    if workers > 1 and plan.budget == "time":
+        raise ConfigError(
+            "--workers: cells that share the machine say nothing of --budget time; leave one of them."
+        )
     directory.mkdir(parents=True, exist_ok=True)
     with writing(Run(directory)):
         new = keep_terms(plan, directory)
         try:
-            comparison = Comparison(plan, directory, tools)
+            study = Study(plan, directory, listener, workers)
         except BaseException:
             if new:  # the same folder takes the command once it is put right
                 (directory / PLAN_FILE).unlink(missing_ok=True)
                 shutil.rmtree(directory / "data", ignore_errors=True)
             raise
-        return comparison.run()
+        return study.run()
 
 
 def keep_terms(plan: Plan, directory: Path) -> bool:
@@ -67,12 +72,13 @@ def keep_terms(plan: Plan, directory: Path) -> bool:
     return True
 
 
-class Comparison:
+class Study:
     """The course of one comparison."""
 
-    def __init__(self, plan: Plan, directory: Path, tools: Tools):
+    def __init__(self, plan: Plan, directory: Path, listener: Listener, workers: int):
         config = plan.base()
-        self.directory, self.tools, self.model_name = directory, tools, config.model
+        self.directory, self.listener, self.workers = directory, listener, workers
+        self.model_name = config.model
         self.rates = plan.rates or (config.train.learning_rate,)
         frozen = freeze_data(config, directory / "data", noise=plan.noise)
         self.data, self.manifests = frozen.values, frozen.manifests
@@ -89,24 +95,26 @@ class Comparison:
         self.sizes: dict[str, dict[str, int]] = {}
 
     def run(self) -> dict:
-        self.tools.tell(f"Base: {self.model_name}")
-        base = measure_base(self.directory / "base", self.model_name, self.measuring, self.tools)
+        self.listener.tell(f"Base: {self.model_name}")
+        base = measure_base(self.directory / "base", self.model_name, self.measuring, self.listener)
         self.sizes = self.match_parameters()
         chosen, grid = self.choose_rates()
         steps = self.match_time(chosen)
         cells = final_cells(self.plan, chosen, steps)
-        run_ahead([self.work(cell, self.measuring) for cell in cells], self.tools)
+        run_ahead([self.work(cell, self.measuring) for cell in cells], self.workers, self.listener)
         results: dict[Cell, dict] = {}
         begun, fresh = time.monotonic(), 0
         for number, cell in enumerate(cells, 1):
             done = is_measured(self.run_of(cell))
-            self.tools.tell(f"Cell {number} of {len(cells)}: {cell.name}{' (done before)' if done else ''}")
+            self.listener.tell(
+                f"Cell {number} of {len(cells)}: {cell.name}{' (done before)' if done else ''}"
+            )
             run = self.train(cell)
-            results[cell] = measure_run(run, self.model_name, self.measuring, self.tools)
+            results[cell] = measure_run(run, self.model_name, self.measuring, self.listener)
             fresh += not done
             if fresh and number < len(cells):
                 left = (time.monotonic() - begun) / fresh * (len(cells) - number)
-                self.tools.tell(f"  about {left / 60:.0f} minutes left")
+                self.listener.tell(f"  about {left / 60:.0f} minutes left")
         summary = summarise(
             self.plan, base, results, {cell: self.run_of(cell) for cell in results}, grid=grid, chosen=chosen,
             sizes=self.sizes, configs={g: self.governed(g) for g in self.plan.governance}, data=self.directory / "data",
@@ -119,7 +127,7 @@ class Comparison:
 
     def train(self, cell: Cell) -> Run:
         """The cell's finished run, which names the manifests of what its copied data was governed by."""
-        run = train_cell(self.run_of(cell), self.config(cell), self.tools)
+        run = train_cell(self.run_of(cell), self.config(cell), self.listener)
         run.update(data_manifests=self.manifests)
         return run
 
@@ -135,7 +143,7 @@ class Comparison:
     def match_parameters(self) -> dict[str, dict[str, int]]:
         if self.plan.budget != "params":
             return {}
-        model, _, _ = self.tools.open_base(self.model_name)
+        model, _, _ = open_base(self.model_name)
         configs = {
             method: self.plan.config(Cell(method, self.plan.governance[0], self.rates[0], 0), self.data, {})
             for method in self.plan.methods
@@ -148,9 +156,9 @@ class Comparison:
             return dict.fromkeys(self.plan.methods, self.rates[0]), []
         grid = []
         cells = grid_cells(self.plan, self.rates)
-        run_ahead([self.work(cell) for cell in cells], self.tools)
+        run_ahead([self.work(cell) for cell in cells], self.workers, self.listener)
         for number, cell in enumerate(cells, 1):
-            self.tools.tell(f"Learning rate {number} of {len(cells)}: {cell.name}")
+            self.listener.tell(f"Learning rate {number} of {len(cells)}: {cell.name}")
             run = self.train(cell)
             grid.append(
                 {"method": cell.method, "rate": cell.rate, "valid_loss_nats_per_token": best_loss(run)}

@@ -10,12 +10,14 @@ from mlx_hybrid.records.split import Sources
 from mlx_hybrid.run import Run
 from mlx_hybrid.study.data import FILES
 from mlx_hybrid.study.differences import Column, compare_with, errors_of, plain
-from mlx_hybrid.study.figures import figures, footprint, mixing
+from mlx_hybrid.study.figures import figures, footprint
 from mlx_hybrid.study.plan import Cell, Plan
 from mlx_hybrid.study.seeds import mean_over_seeds
+from mlx_hybrid.training.recording import mixing
 
 FORMAT = 1
 BASE = "base"
+SUMMARY_FILE = "summary.json"
 
 
 def summarise(

@@ -88,7 +88,7 @@ def reading(summary: dict) -> str:
     )
 
 
-def comparison_tables(summary: dict) -> list[Table]:
+def study_tables(summary: dict) -> list[Table]:
     """II to VI and the learning rates, as far as there are figures for them."""
     rows = Rows(summary)
     makers: Sequence[Callable[[Rows], Table | None]] = (

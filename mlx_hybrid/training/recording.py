@@ -4,6 +4,10 @@ import contextlib
 import dataclasses
 import time
 
+import numpy as np
+
+from mlx_hybrid.adapters.store import read_adapter_config
+from mlx_hybrid.adapters.targets import last_part
 from mlx_hybrid.config import Config, dump_config
 from mlx_hybrid.errors import ConfigError, MlxHybridError
 from mlx_hybrid.files import write_text
@@ -113,3 +117,14 @@ def way_on(run: Run) -> str:
     if step is None:
         return ""
     return f" Step {step} is saved; go on with: mlx-hybrid finetune --resume {run.path}"
+
+
+def mixing(run: Run) -> tuple[list[str], list[float]]:
+    """Modules with both branches, and the mean λ of each over the run's reports; empty where nothing is mixed."""
+    info = read_adapter_config(run.adapter)
+    config = info.adapter
+    if config.mixing != "gradient" or not config.rank or config.orthogonal == "none":
+        return [], []
+    modules = [name for name in info.modules if last_part(name) not in config.unitary]
+    rows = [row["mixing"] for row in run.metrics() if len(row.get("mixing", [])) == len(modules)]
+    return (modules, np.mean(rows, axis=0).tolist()) if rows else ([], [])

@@ -6,10 +6,10 @@ import signal
 
 import pytest
 
-from mlx_hybrid.cli.finetune import StopRequest
 from mlx_hybrid.evaluation import held_out
 from mlx_hybrid.governance import govern as curate
 from mlx_hybrid.jobs import finetune as job
+from mlx_hybrid.jobs.stopping import StopRequest
 from mlx_hybrid.run import Run
 from mlx_hybrid.training.events import Finished, Started
 

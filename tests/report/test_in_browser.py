@@ -3,8 +3,8 @@
 import pytest
 from browser import needs_chromium
 
-from mlx_hybrid.report.page import heading, page, picture
-from mlx_hybrid.report.tables import Table, html
+from mlx_hybrid.report.page import Picture, page
+from mlx_hybrid.report.tables import Table
 
 pytestmark = needs_chromium
 
@@ -20,7 +20,7 @@ SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="640" height="300"/>'
 @pytest.fixture
 def opened(browser, tmp_path):
     path = tmp_path / "a page.html"
-    path.write_text(page("a run", [heading("One"), html(FACTS), picture(SVG, "A figure."), html(WIDE)]))
+    path.write_text(page("a run", [("One", [FACTS, Picture(SVG, "A figure."), WIDE])]))
     browser.open(path.as_uri())
     browser.until("document.querySelector('img')?.complete")
     yield browser

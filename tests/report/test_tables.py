@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from mlx_hybrid.evaluation.metrics.calibration import fit_temperature
+from mlx_hybrid.report.page import page
 from mlx_hybrid.report.result_tables import temperature
-from mlx_hybrid.report.tables import Table, html, interval, markdown, number, plain, width
+from mlx_hybrid.report.tables import Table, interval, markdown, number, plain, width
 
 TABLE = Table("A | title", ("name", "value"), [("a|b", "1.0"), ("中文", "<2>")], "Read it so.")
 
@@ -19,10 +20,10 @@ def test_markdown_keeps_its_columns():
 
 
 def test_html_escapes_and_names_rows():
-    page = html(TABLE)
-    assert "&lt;2&gt;" in page
-    assert "<th>中文</th>" in page
-    assert "<2>" not in page
+    shown = page("Tables", [("", [TABLE])])
+    assert "&lt;2&gt;" in shown
+    assert "<th>中文</th>" in shown
+    assert "<2>" not in shown
 
 
 def test_plain_columns_are_even_in_wide_scripts():

@@ -8,7 +8,8 @@ import pytest
 from mlx_hybrid.config import Config, load_config
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.run import Run, create_run
-from mlx_hybrid.study.cells import Stopped, Tools, best_loss, train_cell
+from mlx_hybrid.study import cells
+from mlx_hybrid.study.cells import Listener, Stopped, best_loss, train_cell
 from mlx_hybrid.training.events import Finished, Interrupted
 
 
@@ -26,8 +27,15 @@ class Job:
         yield Interrupted(3) if self.interrupt else Finished(3, 1.0)
 
 
-def tools(job: Job) -> Tools:
-    return Tools(train=job, open_run=None, open_base=None)
+@pytest.fixture
+def train(monkeypatch):
+    """Train one cell by a job."""
+
+    def trained(run: Run, config: Config, job: Job) -> Run:
+        monkeypatch.setattr(cells, "finetune", job)
+        return train_cell(run, config, Listener())
+
+    return trained
 
 
 @pytest.fixture
@@ -35,34 +43,34 @@ def config() -> Config:
     return load_config(None, (), {"method": "lora", "data.paths": ["x"]})
 
 
-def test_a_cell_is_trained_once(config, tmp_path):
+def test_a_cell_is_trained_once(config, tmp_path, train):
     job, run = Job(), Run(tmp_path / "lora" / "own" / "cell")
-    assert train_cell(run, config, tools(job)).info()["status"] == "finished"
-    train_cell(run, config, tools(job))
+    assert train(run, config, job).info()["status"] == "finished"
+    train(run, config, job)
     assert job.calls == ["new"]
 
 
-def test_an_interrupted_cell_goes_on_from_its_checkpoint(config, tmp_path):
+def test_an_interrupted_cell_goes_on_from_its_checkpoint(config, tmp_path, train):
     run, stopping, going = Run(tmp_path / "cell"), Job(interrupt=True), Job()
     with pytest.raises(Stopped, match="the same command goes on") as stopped:
-        train_cell(run, config, tools(stopping))
+        train(run, config, stopping)
     assert stopped.value.exit_code == 130
-    train_cell(run, config, tools(going))
+    train(run, config, going)
     assert going.calls == ["resume"]
 
 
-def test_a_cell_without_a_checkpoint_begins_anew(config, tmp_path):
+def test_a_cell_without_a_checkpoint_begins_anew(config, tmp_path, train):
     run, job = create_run(config, tmp_path / "cell"), Job()
     run.update(status="running")
-    train_cell(run, config, tools(job))
+    train(run, config, job)
     assert job.calls == ["new"]
 
 
-def test_a_cell_of_other_settings_is_refused(config, tmp_path):
+def test_a_cell_of_other_settings_is_refused(config, tmp_path, train):
     run = create_run(load_config(None, (), {"method": "hra", "data.paths": ["x"]}), tmp_path / "cell")
     run.update(status="finished")
     with pytest.raises(ConfigError, match="holds a run of other settings"):
-        train_cell(run, config, tools(Job()))
+        train(run, config, Job())
 
 
 def test_rates_are_chosen_by_the_lowest_validation_loss(tmp_path):
