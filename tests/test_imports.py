@@ -37,7 +37,7 @@ LAYERS = (  # from the top; a room imports only what stands below it
     ("errors",),
 )
 WAITING = {
-    "deployment": {"export", "serve"},
+    "deployment": {"export"},
     "export": {"deployment"},
     "jobs": {"cli"},
     "models": {"deployment"},

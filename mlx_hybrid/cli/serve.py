@@ -57,9 +57,10 @@ def serve(
         mlx-hybrid serve last --cors https://example.org
     """
     from mlx_hybrid.cli.generate import open_and_tell
-    from mlx_hybrid.deployment.server import Policy, Server
     from mlx_hybrid.models.generate import Sampling, chat_tokens
     from mlx_hybrid.serve.engine import Engine
+    from mlx_hybrid.serve.guard import Policy
+    from mlx_hybrid.serve.server import Server
 
     policy = Policy(
         host, read_key(api_key_file), check_origins(cors), max_body << 10, Sampling(max_tokens=max_tokens)
@@ -84,18 +85,17 @@ def serve(
 
 def run(engine: "Engine", server: "Server") -> None:  # noqa: F821
     """Generate here, listen beside, until Ctrl-C or SIGTERM."""
-    listener = threading.Thread(target=server.serve_forever, daemon=True)
+    listener = threading.Thread(target=server.run, daemon=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    listener.start()
     try:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        listener.start()
         engine.run()
     except KeyboardInterrupt:
         click.echo("Stopped.", err=True)
     finally:
         engine.close()
-        if listener.is_alive():
-            server.shutdown()
-        server.server_close()
+        server.close()
+        listener.join()
 
 
 def read_key(path: Path | None) -> str:

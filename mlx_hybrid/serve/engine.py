@@ -1,9 +1,8 @@
 """One thread generates for many clients: a token for each answer in turn, a bounded queue before them."""
 
-import queue
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,12 +23,12 @@ class Closed(MlxHybridError):
 
 @dataclass(eq=False)
 class Job:
-    """One answer to make. Pieces, or the error that ended it, arrive in `out`."""
+    """One answer to make. `deliver` gets its pieces, or the error that ended it."""
 
     model: str
     tokens: list[int]
     sampling: Sampling
-    out: "queue.Queue[Piece | Exception]" = field(default_factory=queue.Queue)
+    deliver: Callable[[Piece | Exception], None]
     cancelled: threading.Event = field(default_factory=threading.Event)
 
     def cancel(self) -> None:
@@ -117,9 +116,9 @@ class Engine:
         try:
             piece = next(pieces)
         except Exception as error:  # whatever a model raises must not stop the others
-            job.out.put(error)
+            job.deliver(error)
             return False
-        job.out.put(piece)
+        job.deliver(piece)
         return piece.finish is None
 
     def close(self) -> None:
@@ -127,7 +126,7 @@ class Engine:
         with self.changed:
             self.closed = True
             for job in [*self.waiting, *(job for job, _ in self.active)]:
-                job.out.put(Closed("The server is going down."))
+                job.deliver(Closed("The server is going down."))
             self.waiting.clear()
             self.changed.notify_all()
 

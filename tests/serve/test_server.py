@@ -9,15 +9,15 @@ import time
 from contextlib import contextmanager
 
 import pytest
-from fake_hub import POLL_SECONDS
 from openai import APIStatusError, AuthenticationError, BadRequestError, NotFoundError, OpenAI, RateLimitError
 from tiny_model import write_base
 
-from mlx_hybrid.deployment.server import Policy, Server
 from mlx_hybrid.models.generate import Sampling, chat_tokens, raw_tokens, stream
 from mlx_hybrid.models.pair import open_pair
 from mlx_hybrid.serve.api import StopText
 from mlx_hybrid.serve.engine import Engine
+from mlx_hybrid.serve.guard import Policy
+from mlx_hybrid.serve.server import Server
 
 HELLO = [{"role": "user", "content": "hello"}]
 
@@ -28,16 +28,14 @@ def serving(pair, *, waiting=16, active=4, **policy):
     log = []
     server = Server(engine, Policy(**policy), 0, log.append)
     server.lines = log
-    work = (engine.run, lambda: server.serve_forever(POLL_SECONDS))
-    threads = [threading.Thread(target=each, daemon=True) for each in work]
+    threads = [threading.Thread(target=each, daemon=True) for each in (engine.run, server.run)]
     for thread in threads:
         thread.start()
     try:
         yield server
     finally:
         engine.close()
-        server.shutdown()
-        server.server_close()
+        server.close()
         for thread in threads:
             thread.join(10)
 
@@ -64,14 +62,14 @@ def local(model, pair, tokens, **settings):
 
 def request(server, method="POST", path="/v1/chat/completions", body=None, **headers):
     """Status, headers and JSON of a hand-made request."""
-    connection = http.client.HTTPConnection(*server.server_address[:2], timeout=30)
+    connection = http.client.HTTPConnection(*server.address, timeout=30)
     data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
     headers = {name.replace("_", "-"): value for name, value in headers.items()}
     connection.request(method, path, data, {"Content-Type": "application/json", **headers})
     reply = connection.getresponse()
     text = reply.read()
     connection.close()
-    return reply.status, dict(reply.headers), text
+    return reply.status, reply.headers, text
 
 
 def test_base_and_adapted_are_two_models(server, client, pair):
@@ -213,10 +211,10 @@ def test_pages_of_other_sites_cannot_reach_it(server):
     assert request(server, body=body, Origin="https://evil.example")[0] == 403
     assert request(server, body=body, Origin="null")[0] == 403
     assert request(server, "OPTIONS", Origin="https://evil.example")[0] == 403
-    port = server.server_address[1]
+    port = server.address[1]
     status, headers, _ = request(server, body=body, Origin=f"http://127.0.0.1:{port}")
     assert status == 200
-    assert not [name for name in headers if name.startswith("Access-Control")]
+    assert not [name for name in headers if name.lower().startswith("access-control")]
     status, headers, text = request(server, "GET", "/")
     assert status == 200
     assert "default-src 'none'" in headers["Content-Security-Policy"]
@@ -279,10 +277,28 @@ def test_a_client_that_leaves_frees_its_place(endless):
         body = json.dumps({"model": "endless", "messages": HELLO, "max_tokens": 10_000}).encode()
         head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         head += f"Content-Length: {len(body)}\r\n\r\n"
-        with socket.create_connection(server.server_address[:2]) as connection:
+        with socket.create_connection(server.address) as connection:
             connection.sendall(head.encode() + body)
             wait_until(lambda: server.engine.active)
         wait_until(lambda: not server.engine.active)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"",
+        b"GET /health HTTP/1.1\r\nHost: loc",
+        b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        b"Content-Length: 9\r\n\r\n{",
+    ],
+    ids=["nothing", "half a head", "half a body"],
+)
+def test_a_client_that_falls_silent_is_let_go(pair, monkeypatch, said):
+    for module in ("app", "server"):
+        monkeypatch.setattr(f"mlx_hybrid.serve.{module}.SILENCE_SECONDS", 0.3)
+    with serving(pair) as server, socket.create_connection(server.address, timeout=10) as connection:
+        connection.sendall(said)
+        assert b"200" not in connection.recv(1000)
 
 
 def test_a_model_that_fails_is_a_500_and_the_server_goes_on(pair):

@@ -1,0 +1,244 @@
+"""The routes of `serve`: a page, the models, and answers as one body or as a stream of events."""
+
+import asyncio
+import base64
+import dataclasses
+import hashlib
+import json
+import re
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from mlx_hybrid.errors import ConfigError
+from mlx_hybrid.models.generate import Piece, chat_tokens, raw_tokens
+from mlx_hybrid.serve.api import ApiError, Asked, Reply, StopText, parse, usage
+from mlx_hybrid.serve.engine import Busy, Closed, Engine, Job
+from mlx_hybrid.serve.guard import SILENCE_SECONDS, Guard, Ledger, Policy
+
+PAGE = Path(__file__).with_name("page.html")
+LOOK_SECONDS = 0.5  # so often it is seen whether the client still waits
+
+Text = tuple[str, str | None, int]
+"""Text to send, the reason for the end in the last one, and the tokens so far."""
+
+
+def make_app(engine: Engine, policy: Policy, log: Callable[[str], None]) -> Starlette:
+    """The application: the routes, and what every request passes before one is looked up."""
+    answers = Answers(engine, policy, log)
+    routes = [
+        Route("/", answers.page),
+        Route("/health", answers.health),
+        Route("/v1/models", answers.models),
+        Route("/v1/models/{name:path}", answers.model),
+        Route("/v1/chat/completions", answers.chat, methods=["POST"]),
+        Route("/v1/completions", answers.text, methods=["POST"]),
+    ]
+    app = Starlette(
+        routes=routes,
+        middleware=[Middleware(Ledger, policy, log), Middleware(Guard, policy)],
+        exception_handlers={HTTPException: nothing_here},
+    )
+    app.router.redirect_slashes = False
+    return app
+
+
+async def nothing_here(*_: object) -> Response:
+    raise ApiError(404, "There is nothing here; see /v1/models.", "not_found")
+
+
+class Answers:
+    """What each address answers, from one engine."""
+
+    def __init__(self, engine: Engine, policy: Policy, log: Callable[[str], None]) -> None:
+        self.engine, self.pair, self.policy, self.log = engine, engine.pair, policy, log
+        self.html, self.html_policy = read_page()
+        self.started, self.tokenising = int(time.time()), asyncio.Lock()
+
+    async def page(self, request: Request) -> Response:
+        return HTMLResponse(self.html, headers={"Content-Security-Policy": self.html_policy})
+
+    async def health(self, request: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    async def models(self, request: Request) -> Response:
+        return JSONResponse(
+            {"object": "list", "data": [self.model_card(name) for name in self.engine.models]}
+        )
+
+    async def model(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        if name not in self.engine.models:
+            raise ApiError(404, f"No model {name!r} here; see /v1/models.", "model_not_found", "model")
+        return JSONResponse(self.model_card(name))
+
+    def model_card(self, name: str) -> dict:
+        adapted = self.pair.adapted and self.engine.models[name] is self.pair.model
+        return {
+            "id": name,
+            "object": "model",
+            "created": self.started,
+            "owned_by": "mlx-hybrid",
+            "adapted_modules": self.pair.loaded.modules if adapted else 0,
+            "context": self.pair.context,
+        }
+
+    async def chat(self, request: Request) -> Response:
+        """Answer a conversation."""
+        return await self.complete(request, chat=True)
+
+    async def text(self, request: Request) -> Response:
+        """Continue a text."""
+        return await self.complete(request, chat=False)
+
+    async def complete(self, request: Request, *, chat: bool) -> Response:
+        """Queue what is asked. The status waits for the first token, so that a failure before it has its own."""
+        asked = parse(
+            await read_json(request),
+            chat=chat,
+            models=list(self.engine.models),
+            defaults=self.policy.defaults,
+        )
+        tokens = await self.tokens(asked)
+        sampling = dataclasses.replace(asked.sampling, max_tokens=self.room(asked, len(tokens)))
+        pieces: asyncio.Queue[Piece | Exception] = asyncio.Queue()
+        job = request.state.job = self.submit(Job(asked.model, tokens, sampling, deliver_to(pieces)))
+        texts, reply = self.texts(job, asked, self.pieces(job, pieces, request)), Reply(asked.model, chat)
+        if not asked.stream:
+            parts = [part async for part in texts]
+            text, (_, finish, count) = "".join(part for part, _, _ in parts), parts[-1]
+            return JSONResponse(reply.whole(text, finish, usage(len(tokens), count)))
+        events = self.events(await anext(texts), texts, reply, len(tokens) if asked.usage else None)
+        return StreamingResponse(
+            events, media_type="text/event-stream", headers={"Cache-Control": "no-store"}
+        )
+
+    async def tokens(self, asked: Asked) -> list[int]:
+        make = raw_tokens if isinstance(asked.content, str) else chat_tokens
+        try:
+            async with self.tokenising:  # tokenizers are not made for several threads
+                return await asyncio.to_thread(make, self.pair.tokenizer, asked.content)
+        except ConfigError as error:
+            raise ApiError(400, str(error)) from None
+
+    def room(self, asked: Asked, prompt: int) -> int:
+        """Tokens that the answer may have. Raises ApiError for a prompt that leaves too few."""
+        context, most = self.pair.context, asked.sampling.max_tokens
+        room = context - prompt
+        if room < 1 or (asked.exact and room < most):
+            raise ApiError(
+                400,
+                f"The context is {context} tokens; the prompt has {prompt}, and the answer was to have "
+                f"{most if asked.exact else 'at least 1'}.",
+                "context_length_exceeded",
+            )
+        return min(room, most)
+
+    def submit(self, job: Job) -> Job:
+        try:
+            return self.engine.submit(job)
+        except Busy as error:
+            raise ApiError(429, str(error), "overloaded") from None
+        except Closed as error:
+            raise ApiError(503, str(error), "closing") from None
+
+    async def pieces(self, job: Job, queue: asyncio.Queue, request: Request) -> AsyncIterator[Piece]:
+        """The job's pieces as they come. Raises ClientDisconnect when the client has left."""
+        looked = time.monotonic()
+        while True:
+            if time.monotonic() - looked > LOOK_SECONDS:
+                looked = time.monotonic()
+                if await request.is_disconnected():
+                    raise ClientDisconnect
+            try:
+                piece = await asyncio.wait_for(queue.get(), LOOK_SECONDS)
+            except TimeoutError:
+                continue
+            if isinstance(piece, Closed):
+                raise ApiError(503, str(piece), "closing")
+            if isinstance(piece, Exception):
+                self.log(f"error: {type(piece).__name__}: {piece}")
+                raise ApiError(500, "The model failed on this request; the server's log says how.", "failed")
+            request.state.note = f" {len(job.tokens)} + {piece.count} tokens"
+            yield piece
+            if piece.finish:
+                return
+
+    async def texts(self, job: Job, asked: Asked, pieces: AsyncIterator[Piece]) -> AsyncIterator[Text]:
+        until = StopText(asked.stop)
+        async for piece in pieces:
+            text = until(piece.text)
+            if until.found:
+                job.cancel()
+                yield text, "stop", piece.count
+                return
+            if piece.finish:
+                yield text + until.rest(), piece.finish, piece.count
+            elif text:
+                yield text, None, piece.count
+
+    async def events(
+        self, first: Text, texts: AsyncIterator[Text], reply: Reply, prompt: int | None
+    ) -> AsyncIterator[str]:
+        """Server-sent events; the last but the end tells the usage where the prompt's tokens are given."""
+        last = first
+        yield event(reply.chunk(first[0], first=True))
+        try:
+            async for last in texts:
+                if last[0]:
+                    yield event(reply.chunk(last[0]))
+        except ApiError as error:  # the answer had begun: nothing but its end can be told
+            yield event(error.body())
+            return
+        _, finish, count = last
+        yield event(reply.chunk(None, finish))
+        if prompt is not None:
+            yield event(reply.usage_chunk(usage(prompt, count)))
+        yield "data: [DONE]\n\n"
+
+
+def event(value: dict) -> str:
+    return f"data: {json.dumps(value)}\n\n"
+
+
+async def read_json(request: Request) -> object:
+    try:
+        async with asyncio.timeout(SILENCE_SECONDS):
+            data = await request.body()
+        return json.loads(data)
+    except TimeoutError:
+        raise ApiError(408, f"The body did not come within {SILENCE_SECONDS:g} s.", "timeout") from None
+    except (ValueError, RecursionError):
+        raise ApiError(400, "The body is not JSON.", "invalid_json") from None
+
+
+def deliver_to(queue: asyncio.Queue) -> Callable[[Piece | Exception], None]:
+    """What the engine's thread calls with each piece."""
+    loop = asyncio.get_running_loop()
+
+    def deliver(piece: Piece | Exception) -> None:
+        with suppress(RuntimeError):  # the loop is closed, and the client with it
+            loop.call_soon_threadsafe(queue.put_nowait, piece)
+
+    return deliver
+
+
+def read_page() -> tuple[str, str]:
+    """The web page, and the content security policy that lets nothing run but what is in it."""
+    text = PAGE.read_text(encoding="utf-8")
+    allowed = {}
+    for tag in ("script", "style"):
+        inner = re.search(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL).group(1)
+        allowed[tag] = "sha256-" + base64.b64encode(hashlib.sha256(inner.encode()).digest()).decode()
+    return text, (
+        f"default-src 'none'; script-src '{allowed['script']}'; style-src '{allowed['style']}'; "
+        "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
