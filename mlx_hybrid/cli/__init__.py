@@ -1,6 +1,7 @@
-"""The command line: each command parses, calls one function, prints. Commands are imported when they are called."""
+"""The command line. Command `x` stands in `cli/x.py`, which is imported when it is called: it parses, calls, prints."""
 
 import importlib
+import keyword
 import os
 import sys
 
@@ -10,23 +11,23 @@ from mlx_hybrid import __version__
 from mlx_hybrid.errors import INTERRUPTED, ConfigError, MlxHybridError, nearest
 
 COMMANDS = {
-    "finetune": ("finetune", "Govern, train and evaluate: the whole job."),
-    "estimate": ("estimate", "Say what memory a run needs, before loading a weight."),
-    "govern": ("govern", "Check raw records; keep, flag or reject each with a reason."),
-    "task": ("evaluate", "Make a benchmark into records to train on and to measure with."),
-    "evaluate": ("evaluate", "Measure a run beside its base, or a model, with intervals."),
-    "compare": ("compare", "Train several methods alike and compare them over seeds."),
-    "report": ("report", "Make one page of a run or a comparison."),
-    "chat": ("generate", "Talk to a run or a model."),
-    "generate": ("generate", "Answer one prompt."),
-    "serve": ("serve", "Serve a run over an OpenAI-compatible API on this machine."),
-    "export": ("export", "Take an adapter to PEFT, a merged model, or stock mlx-lm."),
-    "import": ("export", "Bring a PEFT adapter in."),
-    "fuse": ("export", "Merge an adapter into its base."),
-    "push": ("push", "Publish a folder on the Hugging Face Hub, after asking."),
-    "runs": ("doctor", "List runs, or show one."),
-    "recipes": ("doctor", "List the recipes, or show one."),
-    "doctor": ("doctor", "Say what this machine offers and what is installed."),
+    "finetune": "Govern, train and evaluate: the whole job.",
+    "estimate": "Say what memory a run needs, before loading a weight.",
+    "govern": "Check raw records; keep, flag or reject each with a reason.",
+    "task": "Make a benchmark into records to train on and to measure with.",
+    "evaluate": "Measure a run beside its base, or a model, with intervals.",
+    "compare": "Train several methods alike and compare them over seeds.",
+    "report": "Make one page of a run or a comparison.",
+    "chat": "Talk to a run or a model.",
+    "generate": "Answer one prompt.",
+    "serve": "Serve a run over an OpenAI-compatible API on this machine.",
+    "export": "Take an adapter to PEFT, a merged model, or stock mlx-lm.",
+    "import": "Bring a PEFT adapter in.",
+    "fuse": "Merge an adapter into its base.",
+    "push": "Publish a folder on the Hugging Face Hub, after asking.",
+    "runs": "List runs, or show one.",
+    "recipes": "List the recipes, or show one.",
+    "doctor": "Say what this machine offers and what is installed.",
 }
 
 ON_RANKS = ("finetune", "doctor")  # what mlx.launch may start several of
@@ -50,16 +51,12 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        module = importlib.import_module(f"mlx_hybrid.cli.{COMMANDS[name][0]}")
-        return next(
-            command
-            for command in vars(module).values()
-            if isinstance(command, click.Command) and command.name == name
-        )
+        module = f"{name}_" if keyword.iskeyword(name) else name
+        return getattr(importlib.import_module(f"mlx_hybrid.cli.{module}"), module)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, told) for name, (_, told) in COMMANDS.items()])
+            formatter.write_dl(list(COMMANDS.items()))
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -1,4 +1,4 @@
-"""`export`, `import`, `fuse`: adapters out of MLX, into it, and into the weights."""
+"""`export`: an adapter for another library, checked there."""
 
 import json
 from collections.abc import Callable
@@ -17,7 +17,7 @@ REQUANTISE = "pack again as the base was; refused if the update is lost."
 
 
 def shared(function: Callable) -> Callable:
-    """Options every command here has."""
+    """Options that `export`, `import` and `fuse` have alike."""
     for option in (
         click.option("--json", "as_json", is_flag=True, help="Print the report as JSON."),
         click.option(
@@ -80,51 +80,6 @@ def export(
         force=force,
     )  # fmt: skip
     show(write(run, to, output, options), as_json, command("push", output, "OWNER/NAME"))
-
-
-@click.command(name="import")
-@click.argument("peft_dir", type=click.Path(path_type=Path))
-@click.option(
-    "--base", metavar="MODEL", help="The base: Hub id or folder.  [default: the one its config names]"
-)
-@shared
-def import_(peft_dir: Path, output: Path, base: str | None, force: bool, as_json: bool) -> None:
-    """Make an adapter for MLX of the PEFT adapter in PEFT_DIR: LoRA, OFT v2, HRA, or OFT with LoRA.
-
-    What cannot be carried exactly is refused, with the reason.
-
-    \b
-    Examples:
-        mlx-hybrid import my-peft-lora -o my-adapter
-        mlx-hybrid import my-peft-lora --base Qwen/Qwen3-0.6B -o my-adapter
-    """
-    from mlx_hybrid.deployment.bring_in import import_peft
-
-    report = import_peft(peft_dir, output, base=base, force=force)
-    where = ("--base-model", report.base_folder) if report.base_folder else ()
-    show(report, as_json, command("chat", output, *where))
-
-
-@click.command()
-@click.argument("run", metavar="RUN")
-@click.option("--requantise", is_flag=True, help=REQUANTISE.capitalize())
-@click.option("--model", metavar="MODEL", help="The base it was trained on, where it has moved.")
-@shared
-def fuse(run: str, output: Path, requantise: bool, model: str | None, force: bool, as_json: bool) -> None:
-    """Merge RUN's adapter into the base it was trained on, as a model for MLX.
-
-    The result is bf16: packed weights round small updates away. RUN is a run's name or path, `last`, or an adapter
-    folder.
-
-    \b
-    Examples:
-        mlx-hybrid fuse last -o my-model
-        mlx-hybrid fuse last --requantise -o my-model-4bit
-    """
-    from mlx_hybrid.export.export import fuse as write
-
-    report = write(run, output, requantise=requantise, force=force, model=model)
-    show(report, as_json, command("chat", output))
 
 
 def show(report: "Report", as_json: bool, then: str) -> None:

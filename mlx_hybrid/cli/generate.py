@@ -1,15 +1,13 @@
-"""`chat` and `generate`: talk to a run or a model."""
+"""`generate`: answer one prompt."""
 
 import json
 import sys
-from collections.abc import Callable
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlx_hybrid.cli.options import base_model_option, calibrated_option
+from mlx_hybrid.cli.options import base_model_option, sampling_options
 from mlx_hybrid.errors import INTERRUPTED, ConfigError
 
 if TYPE_CHECKING:
@@ -17,24 +15,6 @@ if TYPE_CHECKING:
     from mlx_hybrid.models.pair import Pair
 
 DEFAULT_TOKENS = 512
-
-
-SAMPLING = (
-    click.option(
-        "--temperature", type=float, default=0.0, show_default=True, help="0 takes the likeliest token."
-    ),
-    calibrated_option,
-    click.option(
-        "--top-p", type=float, default=1.0, show_default=True, help="Sample among the likeliest tokens."
-    ),
-)
-
-
-def sampling_options(command: Callable) -> Callable:
-    """How tokens are chosen, alike wherever an answer is made."""
-    for option in reversed(SAMPLING):
-        command = option(command)
-    return command
 
 
 @click.command()
@@ -49,7 +29,7 @@ def sampling_options(command: Callable) -> Callable:
 @base_model_option
 @click.option("--json", "as_json", is_flag=True, help="Print the answer and its circumstances as JSON.")
 def generate(
-    target: str, prompt: str | None, max_tokens: int | None, temperature: float, calibrated: bool, top_p: float,
+    target: str, prompt: str | None, max_tokens: int | None, temperature: float, top_p: float,
     seed: int | None,
     system: str | None, raw: bool, base: bool, base_model: str | None, as_json: bool,
 ) -> None:  # fmt: skip
@@ -66,7 +46,6 @@ def generate(
     """
     from mlx_hybrid.models.generate import Sampling, prompt_tokens, room_for_answer
 
-    refuse_two_temperatures(temperature, calibrated)
     if raw and system:
         raise ConfigError("--raw sends the text as it is, so --system has no place; put it into the prompt.")
     sampling = Sampling(
@@ -77,7 +56,6 @@ def generate(
     ).with_seed()
     text = read_prompt(prompt)
     pair = open_and_tell(target, base=base, base_name=base_model)
-    sampling = replace(sampling, temperature=pair.saved_temperature()) if calibrated else sampling
     tokens = prompt_tokens(pair.tokenizer, text, system=system, raw=raw)
     room = room_for_answer(len(tokens), pair.context, sampling.max_tokens)
     if max_tokens is not None and room < max_tokens:
@@ -119,11 +97,6 @@ def show_answer(
     return "".join(answer), piece
 
 
-def refuse_two_temperatures(temperature: float, calibrated: bool) -> None:
-    if calibrated and temperature:
-        raise ConfigError("--temperature and --calibrated both say how to sample; give one.")
-
-
 def read_prompt(prompt: str | None) -> str:
     """The argument, or standard input for `-` and for none."""
     if prompt is None and sys.stdin.isatty():
@@ -152,46 +125,3 @@ def open_and_tell(
         err=True,
     )
     return pair
-
-
-@click.command()
-@click.argument("target", metavar="RUN|MODEL")
-@click.option("--system", default="", help="System prompt.")
-@click.option("--max-tokens", type=int, default=DEFAULT_TOKENS, show_default=True, help="Longest answer.")
-@sampling_options
-@click.option("--seed", type=int, help="Same seed, same answers.  [default: a fresh one each time]")
-@click.option("--context", type=int, help="Use less of the context, in tokens.  [default: the model's]")
-@base_model_option
-@click.option("--load", "saved", type=click.Path(path_type=Path), help="Go on with a saved conversation.")
-def chat(
-    target: str, system: str, max_tokens: int, temperature: float, calibrated: bool, top_p: float, seed: int | None,
-    context: int | None, base_model: str | None, saved: Path | None,
-) -> None:  # fmt: skip
-    """Talk to a run or a model.
-
-    In a terminal, /help tells the commands: /base puts the base's answer beside. Through a pipe, each line is one
-    turn and only answers are printed.
-
-    \b
-    Examples:
-        mlx-hybrid chat last
-        mlx-hybrid chat last --system "Answer in Swahili." --temperature 0.7
-        printf 'Hello!\\nAnd in Hausa?\\n' | mlx-hybrid chat last
-    """
-    from mlx_hybrid.chat.conversation import Conversation
-    from mlx_hybrid.chat.lines import Lines
-    from mlx_hybrid.chat.repl import COMMANDS, Repl
-    from mlx_hybrid.models.generate import Sampling, chat_tokens
-
-    refuse_two_temperatures(temperature, calibrated)
-    sampling = Sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
-    pair = open_and_tell(target, context=context, base_name=base_model)
-    sampling = replace(sampling, temperature=pair.saved_temperature()) if calibrated else sampling
-    chat_tokens(pair.tokenizer, [{"role": "user", "content": "?"}])
-    conversation = Conversation(pair, sampling, system)
-    if saved:
-        conversation.load(saved)
-    lines = Lines(COMMANDS)
-    if lines.interactive:
-        click.echo("/help for the commands, Ctrl-D to leave.", err=True)
-    Repl(conversation, lines).run()

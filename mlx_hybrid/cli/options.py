@@ -1,5 +1,7 @@
 """Options that several commands share."""
 
+from collections.abc import Callable
+
 import click
 
 from mlx_hybrid.config import PRESETS
@@ -23,7 +25,18 @@ class Method(click.Choice):
 base_model_option = click.option(
     "--base-model", metavar="MODEL", help="Put the adapter on this base.  [default: the one it names]"
 )
-calibrated_option = click.option(
-    "--calibrated", is_flag=True, help="Sample at the temperature `evaluate --save-temperature` fitted."
-)
 method_option = click.option("--method", type=Method(list(PRESETS)), help="What to train.  [default: hybrid]")
+
+
+def sampling_options(command: Callable) -> Callable:
+    """How tokens are chosen, alike wherever an answer is made."""
+    for option in (
+        click.option(
+            "--top-p", type=float, default=1.0, show_default=True, help="Sample among the likeliest tokens."
+        ),
+        click.option(
+            "--temperature", type=float, default=0.0, show_default=True, help="0 takes the likeliest token."
+        ),
+    ):
+        command = option(command)
+    return command

@@ -3,12 +3,11 @@
 import os
 import signal
 import threading
-from dataclasses import replace
 from pathlib import Path
 
 import click
 
-from mlx_hybrid.cli.options import base_model_option, calibrated_option
+from mlx_hybrid.cli.options import base_model_option
 from mlx_hybrid.errors import ConfigError
 
 KEY_VARIABLE = "MLX_HYBRID_API_KEY"
@@ -28,7 +27,6 @@ SHORTEST_KEY = 8
     "--cors", multiple=True, metavar="ORIGIN", help="A web origin whose pages may call; may be repeated."
 )
 @click.option("--context", type=int, help="Use less of the context, in tokens.  [default: the model's]")
-@calibrated_option
 @base_model_option
 @click.option(
     "--max-tokens", type=int, default=512, show_default=True, help="Answers to requests that name none."
@@ -44,7 +42,7 @@ SHORTEST_KEY = 8
 )
 def serve(
     target: str, host: str, port: int, api_key_file: Path | None, cors: tuple[str, ...], context: int | None,
-    base_model: str | None, calibrated: bool, max_tokens: int, max_body: int, active: int, waiting: int,
+    base_model: str | None, max_tokens: int, max_body: int, active: int, waiting: int,
 ) -> None:  # fmt: skip
     """Serve a run or a model over an OpenAI-compatible API, with a chat page at /.
 
@@ -70,8 +68,6 @@ def serve(
             f"--host {host} is open to others, so it needs a key: --api-key-file, or ${KEY_VARIABLE}."
         )
     pair = open_and_tell(target, context=context, base_name=base_model)
-    if calibrated:
-        policy = replace(policy, defaults=replace(policy.defaults, temperature=pair.saved_temperature()))
     if not pair.tokenizer.has_chat_template:
         click.echo("The model has no chat template: only /v1/completions will answer.", err=True)
     else:

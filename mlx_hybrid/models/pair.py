@@ -8,7 +8,6 @@ from mlx_hybrid.errors import ConfigError, MlxHybridError
 from mlx_hybrid.models.adapted import Loaded, load_any
 
 SAME = 1e-2  # settled rotations round differently: the change may move by this share of itself
-HOTTEST = 5  # what `Sampling` takes
 NO_LIMIT = 1 << 20  # tokenizers without a limit of their own give numbers beyond any context
 
 
@@ -42,25 +41,6 @@ class Pair:
         if self._base is None:
             self._base = find_base(self.loaded)
         return self._base
-
-    def saved_temperature(self) -> float:
-        """The temperature that `evaluate --save-temperature` fitted to the scores of answers (Guo et al. 2017, §4.2).
-
-        Raises ConfigError where none is saved, or one that nobody would sample at.
-        """
-        from mlx_hybrid.adapters.store import read_adapter_config
-
-        where = self.loaded.adapter
-        saved = read_adapter_config(where).extra.get("temperature") if where else None
-        if saved is None:
-            raise ConfigError(
-                f"{self.loaded.name}: holds no temperature; `mlx-hybrid evaluate … --save-temperature` fits one."
-            )
-        if not 0 < saved <= HOTTEST:
-            raise ConfigError(
-                f"{self.loaded.name}: was fitted a temperature of {saved:.3g}; --temperature sets another."
-            )
-        return float(saved)
 
     def describe(self) -> str:
         """One line that says what is loaded."""

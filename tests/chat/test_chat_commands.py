@@ -5,7 +5,6 @@ import os
 import pty
 import re
 import select
-import shutil
 import signal
 import subprocess
 import sys
@@ -50,42 +49,12 @@ def test_a_drawn_seed_is_told_and_repeats_the_answer(run):
     assert again == first
 
 
-@pytest.fixture
-def tempered(run, tmp_path):
-    """The run's adapter as `evaluate --save-temperature` leaves it."""
-    folder = tmp_path / "trial"
-    shutil.copytree(run.path, folder)
-    path = folder / "adapter" / "adapter_config.json"
-    tree = json.loads(path.read_text())
-    tree["mlx_hybrid"]["temperature"] = 1.75
-    path.write_text(json.dumps(tree))
-    return folder
-
-
-def test_the_saved_temperature_is_used_only_when_asked(tempered, run):
-    asked = ["hello", *SHORT, "--seed", "3", "--json"]
-    calibrated = json.loads(call("generate", tempered, *asked, "--calibrated").stdout)
-    assert calibrated["settings"]["temperature"] == 1.75
-    assert calibrated == json.loads(call("generate", tempered, *asked, "--temperature", "1.75").stdout)
-    plain = json.loads(call("generate", tempered, *asked).stdout)
-    assert plain["settings"]["temperature"] == 0
-    assert plain["text"] != calibrated["text"]
-    assert call("chat", tempered, "--calibrated", "--seed", "3", text="hello").exit_code == 0
-    for command in ("generate", "chat", "serve"):
-        done = call(command, run.path, "--calibrated", text="hello")
-        assert (done.exit_code, done.stdout) == (2, "")
-        assert (
-            "trial: holds no temperature; `mlx-hybrid evaluate … --save-temperature` fits one." in done.stderr
-        )
-
-
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["--max-tokens", "500", "hello"], "leaves 247 for the answer"),
         (["--max-tokens", "0", "hello"], "at least 1"),
         (["--temperature", "9", "hello"], "between 0 and 5"),
-        (["--temperature", "1", "--calibrated", "hello"], "both say how to sample"),
         (["--raw", "--system", "x", "hello"], "--system has no place"),
         (["x" * 300], "shorten the prompt"),
         ([" "], "prompt is empty"),

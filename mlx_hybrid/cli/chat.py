@@ -1,0 +1,49 @@
+"""`chat`: talk to a run or a model."""
+
+from pathlib import Path
+
+import click
+
+from mlx_hybrid.cli.generate import DEFAULT_TOKENS, open_and_tell
+from mlx_hybrid.cli.options import base_model_option, sampling_options
+
+
+@click.command()
+@click.argument("target", metavar="RUN|MODEL")
+@click.option("--system", default="", help="System prompt.")
+@click.option("--max-tokens", type=int, default=DEFAULT_TOKENS, show_default=True, help="Longest answer.")
+@sampling_options
+@click.option("--seed", type=int, help="Same seed, same answers.  [default: a fresh one each time]")
+@click.option("--context", type=int, help="Use less of the context, in tokens.  [default: the model's]")
+@base_model_option
+@click.option("--load", "saved", type=click.Path(path_type=Path), help="Go on with a saved conversation.")
+def chat(
+    target: str, system: str, max_tokens: int, temperature: float, top_p: float, seed: int | None,
+    context: int | None, base_model: str | None, saved: Path | None,
+) -> None:  # fmt: skip
+    """Talk to a run or a model.
+
+    In a terminal, /help tells the commands: /base puts the base's answer beside. Through a pipe, each line is one
+    turn and only answers are printed.
+
+    \b
+    Examples:
+        mlx-hybrid chat last
+        mlx-hybrid chat last --system "Answer in Swahili." --temperature 0.7
+        printf 'Hello!\\nAnd in Hausa?\\n' | mlx-hybrid chat last
+    """
+    from mlx_hybrid.chat.conversation import Conversation
+    from mlx_hybrid.chat.lines import Lines
+    from mlx_hybrid.chat.repl import COMMANDS, Repl
+    from mlx_hybrid.models.generate import Sampling, chat_tokens
+
+    sampling = Sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
+    pair = open_and_tell(target, context=context, base_name=base_model)
+    chat_tokens(pair.tokenizer, [{"role": "user", "content": "?"}])
+    conversation = Conversation(pair, sampling, system)
+    if saved:
+        conversation.load(saved)
+    lines = Lines(COMMANDS)
+    if lines.interactive:
+        click.echo("/help for the commands, Ctrl-D to leave.", err=True)
+    Repl(conversation, lines).run()

@@ -1,0 +1,30 @@
+"""`fuse`: an adapter merged into its base."""
+
+from pathlib import Path
+
+import click
+
+from mlx_hybrid.cli.commands import command
+from mlx_hybrid.cli.export import REQUANTISE, shared, show
+
+
+@click.command()
+@click.argument("run", metavar="RUN")
+@click.option("--requantise", is_flag=True, help=REQUANTISE.capitalize())
+@click.option("--model", metavar="MODEL", help="The base it was trained on, where it has moved.")
+@shared
+def fuse(run: str, output: Path, requantise: bool, model: str | None, force: bool, as_json: bool) -> None:
+    """Merge RUN's adapter into the base it was trained on, as a model for MLX.
+
+    The result is bf16: packed weights round small updates away. RUN is a run's name or path, `last`, or an adapter
+    folder.
+
+    \b
+    Examples:
+        mlx-hybrid fuse last -o my-model
+        mlx-hybrid fuse last --requantise -o my-model-4bit
+    """
+    from mlx_hybrid.export.export import fuse as write
+
+    report = write(run, output, requantise=requantise, force=force, model=model)
+    show(report, as_json, command("chat", output))

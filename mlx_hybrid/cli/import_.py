@@ -1,0 +1,31 @@
+"""`import`: a PEFT adapter as one for MLX."""
+
+from pathlib import Path
+
+import click
+
+from mlx_hybrid.cli.commands import command
+from mlx_hybrid.cli.export import shared, show
+
+
+@click.command(name="import")
+@click.argument("peft_dir", type=click.Path(path_type=Path))
+@click.option(
+    "--base", metavar="MODEL", help="The base: Hub id or folder.  [default: the one its config names]"
+)
+@shared
+def import_(peft_dir: Path, output: Path, base: str | None, force: bool, as_json: bool) -> None:
+    """Make an adapter for MLX of the PEFT adapter in PEFT_DIR: LoRA, OFT v2, HRA, or OFT with LoRA.
+
+    What cannot be carried exactly is refused, with the reason.
+
+    \b
+    Examples:
+        mlx-hybrid import my-peft-lora -o my-adapter
+        mlx-hybrid import my-peft-lora --base Qwen/Qwen3-0.6B -o my-adapter
+    """
+    from mlx_hybrid.deployment.bring_in import import_peft
+
+    report = import_peft(peft_dir, output, base=base, force=force)
+    where = ("--base-model", report.base_folder) if report.base_folder else ()
+    show(report, as_json, command("chat", output, *where))

@@ -1,0 +1,35 @@
+"""`recipes`: list the recipes that come with the package, or show one."""
+
+import click
+
+
+@click.group(invoke_without_command=True)
+@click.pass_context
+def recipes(ctx: click.Context) -> None:
+    """List the recipes that come with the package, or show one.
+
+    \b
+    Examples:
+        mlx-hybrid recipes
+        mlx-hybrid recipes show quickstart
+    """
+    from mlx_hybrid import recipes_folder
+
+    if ctx.invoked_subcommand is None:
+        for name, path in recipes_folder.recipes().items():
+            click.echo(f"{name:<24} {recipes_folder.summary(path)}")
+        click.echo("Next: mlx-hybrid recipes show quickstart")
+
+
+@recipes.command("show")
+@click.argument("name")
+def show_recipe(name: str) -> None:
+    """Print a recipe; save it, change it, and run it.
+
+    \b
+    Example:
+        mlx-hybrid recipes show quickstart > mine.yaml
+    """
+    from mlx_hybrid.recipes_folder import recipe_path
+
+    click.echo(recipe_path(name).read_text(encoding="utf-8"), nl=False)
