@@ -1,7 +1,10 @@
 """Files that are whole or not there: written under a temporary name, synced, renamed."""
 
+import errno
+import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from mlx_hybrid.errors import ConfigError, MlxHybridError
+
+HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
+"""The id of a model or data set on the Hub, as owner/name."""
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -43,17 +49,32 @@ def read_json(path: Path) -> Any:
         raise ConfigError(f"{path}: not JSON ({error}).") from None
 
 
+def sha256_of(path: Path) -> str:
+    """Hex digest of a file, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 @contextmanager
 def new_directory(directory: Path) -> Iterator[Path]:
-    """A fresh folder that takes the place of `directory` when the block ends well, and goes when it does not.
+    """Yield a fresh folder that takes the place of `directory` when the block ends well, and goes when it does not.
 
-    Raises MlxHybridError when the disk takes no more.
+    Raises ConfigError for a place that cannot be written, MlxHybridError when the disk takes no more.
     """
-    temporary = temporary_directory(directory)
+    temporary = directory.with_name(f".{directory.name}.tmp")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+    except OSError as error:
+        raise ConfigError(f"{directory}: cannot be written ({error.strerror}).") from None
     try:
         yield temporary
         replace_directory(temporary, directory)
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise MlxHybridError(
+                f"{directory}: cannot be written, the disk is full; free some space."
+            ) from error
         raise MlxHybridError(f"{directory}: cannot be written ({error.strerror or error}).") from error
     except RuntimeError as error:
         if "Unable to write" not in str(error):  # all that mlx says of a full disk
@@ -61,14 +82,6 @@ def new_directory(directory: Path) -> Iterator[Path]:
         raise MlxHybridError(f"{directory}: cannot be written ({error}); is the disk full?") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def temporary_directory(directory: Path) -> Path:
-    """A fresh folder beside `directory`, to be filled and put in its place by `replace_directory`."""
-    temporary = directory.with_name(f".{directory.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    return temporary
 
 
 def replace_directory(temporary: Path, directory: Path) -> None:

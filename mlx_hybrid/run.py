@@ -47,9 +47,15 @@ class Run:
         return self.path / "adapter"
 
     @property
+    def data(self) -> Path:
+        """The governed folder that it trained from: personal data as it came, which nothing publishes."""
+        return self.path / "data"
+
+    @property
     def rejected(self) -> Path:
-        """What governance set aside: personal data as it came, which nothing publishes."""
-        return self.path / "rejected.jsonl"
+        """What governance set aside; older runs keep it beside their adapter."""
+        old = self.path / "rejected.jsonl"
+        return old if old.is_file() else self.data / "rejected.jsonl"
 
     @property
     def checkpoints(self) -> Path:

@@ -59,8 +59,7 @@ def another(value):
 
 CHOICES = {"method": "boft", "adapter.orthogonal": "butterfly", "adapter.start": "lora-ga", "adapter.mixing": "off",
            "adapter.reflection_start": "gradient",
-           "train.schedule": "linear", "train.too_long": "drop", "train.compile": "on", "train.packing": "auto",
-           "governance.outliers": "flag", "governance.profile": "web"}  # fmt: skip
+           "train.schedule": "linear", "train.too_long": "drop", "train.compile": "on", "train.packing": "auto"}  # fmt: skip
 
 
 @pytest.mark.parametrize("key", leaves(Config))
@@ -272,3 +271,14 @@ def test_a_config_cannot_be_changed_after_the_fact():
     with pytest.raises(dataclasses.FrozenInstanceError):
         Config().seed = 1  # type: ignore[misc]
     assert list(to_tree(Config())) == [field.name for field in dataclasses.fields(Config)]
+
+
+def test_settings_that_are_gone_load_where_they_did_nothing(tmp_path):
+    path = tmp_path / "config.yaml"
+    for text in ("outliers: 'off'\n  profile: chat", "outliers: off", "profile: chat\n  redact: true"):
+        path.write_text(f"governance:\n  {text}\n")
+        assert load_config(path).governance.redact is ("redact" in text)
+    for key, value in (("outliers", "flag"), ("profile", "web")):
+        path.write_text(f"governance: {{{key}: {value}}}\n")
+        with pytest.raises(ConfigError, match=rf"config.yaml: governance.{key} is gone; leave it out"):
+            load_config(path)

@@ -10,7 +10,7 @@ they are installed.
 
 import sys
 
-from governance_tables.faults import outliers, quality
+from governance_tables.faults import quality
 from governance_tables.languages import language
 from governance_tables.leaks import overlap, parallel
 from governance_tables.near import near, near_small
@@ -18,7 +18,7 @@ from governance_tables.whole import linear, million, whole
 
 TABLES = {
     table.__name__: table
-    for table in (language, near, quality, outliers, overlap, parallel, whole, near_small, linear, million)
+    for table in (language, near, quality, overlap, parallel, whole, near_small, linear, million)
 }
 LONGER = ("near_small", "linear", "million")
 

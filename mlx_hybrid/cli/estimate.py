@@ -89,7 +89,7 @@ def batch_of(settings: Config, shape: Any) -> tuple[Callable[[Config], Any], str
     if not settings.data.paths or not tokenizer_here(settings.model):
         return partial(widest_load, shape), "train.max_tokens"
     from mlx_hybrid.models.base import load_tokenizer_of
-    from mlx_hybrid.records.split import find_sources
+    from mlx_hybrid.records.files import find_sources
     from mlx_hybrid.training.data import prepare
     from mlx_hybrid.training.material import tokenised
 

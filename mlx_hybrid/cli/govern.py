@@ -1,7 +1,6 @@
 """`govern`: raw records to data that can be signed for; `govern verify` and `govern forget` on what it made."""
 
 import json
-from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -51,20 +50,19 @@ def govern() -> None:
 @click.option(
     "--near-threshold", type=float, metavar="J", help="Jaccard from which a record is a copy.  [0.8]"
 )
-@click.option(
-    "--outliers", type=click.Choice(["off", "flag", "reject"]), help="Text unlike its language.  [off]"
-)
-@click.option("--profile", type=click.Choice(["chat", "web"]), help="Short turns, or pages.  [chat]")
 @click.option("--redact", is_flag=True, default=None, help="Replace personal data and secrets by their type.")
-@click.option("--score-with", metavar="MODEL", help="Bits per byte under a model; flags, never rejects.")
 @click.option("--max-reject-share", type=float, metavar="SHARE", help="Most that a language may lose.  [0.3]")
 @click.option("--min-kept", type=int, metavar="N", help="Fewest records a language may be left with.  [0]")
 @click.option("--workers", type=int, metavar="N", help="Processes; 0 is one a core.  [0]")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def records(
-    paths: tuple[str, ...], output: Path | None, dry_run: bool, replace: bool, score_with: str | None,
-    as_json: bool, **settings: Any,
-) -> None:  # fmt: skip
+    paths: tuple[str, ...],
+    output: Path | None,
+    dry_run: bool,
+    replace: bool,
+    as_json: bool,
+    **settings: Any,
+) -> None:
     """Check the records of JSONL or Parquet files or Hub data sets; keep, flag or reject each with a reason.
 
     DIR gets kept.jsonl, rejected.jsonl (untouched, each with its reason), manifest.json (the hash of every file),
@@ -80,17 +78,12 @@ def records(
     """
     from mlx_hybrid.governance.folder.summary import summarise
     from mlx_hybrid.governance.govern import govern_files
-    from mlx_hybrid.models.base import is_offline
 
     if (output is None) is not dry_run:
         raise ConfigError("name a folder with -o DIR, or say --dry-run to write nothing; one of the two.")
     given = {key: value for key, value in settings.items() if value not in (None, ())}
     config = build(GovernanceConfig, given, "options", "governance.")
-    scorer, scored_with = load_scorer(score_with) if score_with else (None, None)
-    result = govern_files(
-        paths, output, config, scorer=scorer, scored_with=scored_with, replace=replace, offline=is_offline(),
-        progress=Progress(),
-    )  # fmt: skip
+    result = govern_files(paths, output, config, replace=replace, progress=Progress())
     summary = summarise(result, config)
     if as_json:
         click.echo(json.dumps({**summary, "output": str(output) if output else None}, ensure_ascii=False))
@@ -131,11 +124,17 @@ def verify(folder: Path, as_json: bool) -> None:
 @click.option(
     "--id", "ids", multiple=True, required=True, metavar="ID", help="An id, or path:line; may be repeated."
 )
-@click.option("--runs", type=click.Path(path_type=Path), envvar="MLX_HYBRID_RUNS", default=Path("runs"), metavar="DIR",
-              help="Where runs are kept.  [runs]")  # fmt: skip
+@click.option(
+    "--runs",
+    type=click.Path(path_type=Path),
+    envvar="MLX_HYBRID_RUNS",
+    default=Path("runs"),
+    metavar="DIR",
+    help="Where runs are kept.  [runs]",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def forget(folder: Path, ids: tuple[str, ...], runs: Path, as_json: bool) -> None:
-    """Remove a person's records from DIR and from what its runs set aside, and list the runs that were trained on them.
+    """Remove a person's records from DIR and from the data of its runs, and list the runs that were trained on them.
 
     \b
     Examples:
@@ -150,32 +149,14 @@ def forget(folder: Path, ids: tuple[str, ...], runs: Path, as_json: bool) -> Non
         return
     click.echo(f"Removed {', '.join(f'{count} from {name}' for name, count in done.removed.items())}.")
     for run, count in done.removed_from_runs.items():
-        click.echo(f"Removed {count} from {Path(run) / 'rejected.jsonl'}.")
+        click.echo(f"Removed {count} from the data that {run} keeps.")
     for run in done.runs:
         click.echo(f"Trained on them: {run}")
     if not done.runs:
         click.echo(f"No run in {runs} was trained on this folder.")
     for run in done.other_runs:
-        click.echo(f"Another run set such a record aside, and was left alone: {Path(run) / 'rejected.jsonl'}")
+        click.echo(f"Another run holds such a record, and was left alone: {run}")
     click.echo(command("govern", "verify", folder))
-
-
-def load_scorer(model: str) -> tuple[Callable[[Sequence[str]], list[float]], dict[str, Any]]:
-    """A function from texts to bits per byte under a base model, as in `evaluate`, and the model's identity."""
-    import math
-
-    from mlx_hybrid.evaluation.answers import text_tokens
-    from mlx_hybrid.evaluation.scoring import sequence_nll
-    from mlx_hybrid.models.base import load_base
-
-    base = load_base(model)
-
-    def score(texts: Sequence[str]) -> list[float]:
-        tokens = [text_tokens(text, base.tokenizer) for text in texts]
-        nll, _ = sequence_nll(base.model, tokens)
-        return [float(sum_) / (math.log(2) * len(text.encode())) for sum_, text in zip(nll, texts)]
-
-    return score, base.identity
 
 
 class Progress:

@@ -52,9 +52,27 @@ def build_config(tree: dict, where: str) -> Config:
     if not isinstance(tree.get("adapter") or {}, dict):
         raise ConfigError(f"{where}: adapter must be a mapping of keys to values.")
     adapter = {**PRESETS[method], **(tree.get("adapter") or {})}
-    config = build(Config, automatic({**tree, "adapter": adapter}), where, "")
+    tree = without_retired({**tree, "adapter": adapter}, where)
+    config = build(Config, automatic(tree), where, "")
     check(config, where)
     return config
+
+
+RETIRED = {"outliers": ("off", False), "profile": ("chat",)}
+"""Settings of `governance` that older files name and that are gone, with the values at which they did nothing."""
+
+
+def without_retired(tree: dict, where: str) -> dict:
+    """The tree without settings that are gone; ConfigError for one that did something."""
+    governance = tree.get("governance")
+    if not isinstance(governance, dict):
+        return tree
+    for key, idle in RETIRED.items():
+        if governance.get(key, idle[0]) not in idle:
+            raise ConfigError(
+                f"{where}: governance.{key} is gone; leave it out (docs/decisions.md says why)."
+            )
+    return {**tree, "governance": {key: v for key, v in governance.items() if key not in RETIRED}}
 
 
 def automatic(tree: dict) -> dict:

@@ -146,10 +146,6 @@ class GovernanceConfig:
     validation and test files of `data`."""
     overlap_threshold: float = 0.7
     """Share of an evaluation text's character 13-grams from which a record holds it."""
-    outliers: Literal["off", "flag", "reject"] = "off"
-    """What to do with text unlike the rest of its language, by a character model learnt from the records."""
-    profile: Literal["chat", "web"] = "chat"
-    """Rules for short turns, or with `web` also those for pages: line ends, word lengths, repeated lines."""
     redact: bool = False
     """Replace e-mail addresses, phone, card and account numbers, IP addresses and keys by their type."""
     workers: int = 0

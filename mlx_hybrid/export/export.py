@@ -30,7 +30,7 @@ from mlx_hybrid.export.peft import (
 )
 from mlx_hybrid.export.verdict import Report
 from mlx_hybrid.export.weights import stacked_experts
-from mlx_hybrid.files import replace_directory, temporary_directory
+from mlx_hybrid.files import new_directory
 from mlx_hybrid.models.base import fingerprint
 
 SURVIVES = (
@@ -101,15 +101,8 @@ def new_folder(directory: Path) -> Iterator[Path]:
     """A folder to fill that becomes `directory` when all went well. Raises ConfigError where something is there."""
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise ConfigError(f"{directory}: exists already; choose another name, or remove it.")
-    try:
-        temporary = temporary_directory(directory)
-    except OSError as error:
-        raise ConfigError(f"{directory}: cannot be written ({error.strerror}).") from None
-    try:
-        yield temporary
-        replace_directory(temporary, directory)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with new_directory(directory) as folder:
+        yield folder
 
 
 def make_peft(source: Source, folder: Path, name: str, options: Options) -> Report:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from mlx_hybrid.config import GovernanceConfig
-from mlx_hybrid.governance.checks import personal, quality, web
+from mlx_hybrid.governance.checks import personal, quality
 from mlx_hybrid.governance.checks.characters import Batch
 from mlx_hybrid.governance.checks.engines import Engine, load_engine
 from mlx_hybrid.governance.checks.language import UNDETERMINED, Finding, check_languages
@@ -25,7 +25,7 @@ from mlx_hybrid.governance.duplicates.near import Said
 from mlx_hybrid.governance.stages import Decision, active_stages
 from mlx_hybrid.records.fields import calls_and_tools
 from mlx_hybrid.records.languages import Language, is_unspaced, parse_language
-from mlx_hybrid.records.record import Fault, Record
+from mlx_hybrid.records.record import Fault, Record, load_records
 
 BATCH = 1024
 BATCH_CHARACTERS = 1 << 20
@@ -55,12 +55,13 @@ class Inspected:
 
 
 class Inspector:
-    """The per-record stages under one config; `index` holds the evaluation texts to keep out."""
+    """The per-record stages under one config; `index` holds the evaluation texts to keep out, where some are named."""
 
-    def __init__(self, config: GovernanceConfig, index: EvaluationIndex | None = None) -> None:
+    def __init__(self, config: GovernanceConfig) -> None:
         self.config = config
         self.stages = active_stages(config)
-        self.index = index
+        held = load_records(config.against) if config.against else []
+        self.index = EvaluationIndex(held, config.overlap_threshold) if held else None
         self.allowed = frozenset(parse_language(code).code for code in config.languages)
         self.engine: Engine | None = load_engine(config.engine) if "language" in self.stages else None
 
@@ -99,11 +100,8 @@ class Inspector:
             reject(items[i], "unicode", finding)
         self.check_languages(records, items, alive, texts)
         if "quality" in self.stages:
-            for i, text, findings in zip(alive, texts, quality.check_quality(batch)):
-                if self.config.profile == "web":
-                    findings = findings + web.check_page(text)
-                findings += check_turns(records[i])
-                reject(items[i], "quality", *findings)
+            for i, findings in zip(alive, quality.check_quality(batch)):
+                reject(items[i], "quality", *findings, *check_turns(records[i]))
         for i in alive:
             licence = records[i].fields.get("licence")
             if "licence" in self.stages and self.config.licences and licence not in self.config.licences:

@@ -8,11 +8,10 @@ import numpy as np
 
 from mlx_hybrid.config import GovernanceConfig
 from mlx_hybrid.governance.checks.language import Finding
-from mlx_hybrid.governance.checks.outliers import check_outliers
 from mlx_hybrid.governance.checks.translations import Pair, check_pairs
 from mlx_hybrid.governance.duplicates.minhash import NGRAM, NGRAM_UNSPACED
 from mlx_hybrid.governance.duplicates.near import find_conflicts, find_near_duplicates
-from mlx_hybrid.governance.inspection import Inspected, Inspection, read_said, whole
+from mlx_hybrid.governance.inspection import Inspected, Inspection, read_said
 from mlx_hybrid.governance.stages import ASKED_FOR, STAGES, Decision, active_stages
 from mlx_hybrid.records.languages import is_unspaced
 
@@ -75,8 +74,6 @@ class Ledger:
             self.decide_exact(where)
         if "near" in self.stages:
             self.decide_near(where)
-        if "outliers" in self.stages and (self.config.outliers != "off" or "outliers" in self.config.only):
-            self.decide_outliers()
 
     def decide_parallel(self) -> None:
         rows = sorted(self.pairs)
@@ -118,15 +115,6 @@ class Ledger:
                     self.flag(
                         rows[i], Finding("prompt_conflict", f"{where(rows[earlier])} answers otherwise")
                     )
-
-    def decide_outliers(self) -> None:
-        rejects = self.config.outliers == "reject"
-        for rows in self.by_language().values():
-            for index, finding in zip(rows, check_outliers([whole(self.said[row]) for row in rows])):
-                if finding and rejects:
-                    self.decisions[index] = Decision("outliers", *finding)
-                elif finding:
-                    self.flag(index, finding)
 
     def counts(self) -> Counts:
         """How many records each (stage, language, reason) took; what stays is under ("kept", language, "")."""

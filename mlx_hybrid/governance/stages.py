@@ -8,13 +8,26 @@ from mlx_hybrid.errors import ConfigError, nearest
 from mlx_hybrid.records.languages import UnknownLanguage, parse_language
 
 STAGES = (
-    "structure", "unicode", "language", "quality", "licence", "personal", "overlap", "parallel", "exact", "near",
-    "outliers",
-)  # fmt: skip
+    "structure",
+    "unicode",
+    "language",
+    "quality",
+    "licence",
+    "personal",
+    "overlap",
+    "parallel",
+    "exact",
+    "near",
+)
 STAGE_OF = {
-    "languages": "language", "engine": "language", "profile": "quality", "licences": "licence", "redact": "personal",
-    "against": "overlap", "overlap_threshold": "overlap", "near_threshold": "near", "outliers": "outliers",
-}  # fmt: skip
+    "languages": "language",
+    "engine": "language",
+    "licences": "licence",
+    "redact": "personal",
+    "against": "overlap",
+    "overlap_threshold": "overlap",
+    "near_threshold": "near",
+}
 ASKED_FOR = ("lang_not_allowed", "licence_not_allowed")  # what the person excluded is no loss to warn of
 
 

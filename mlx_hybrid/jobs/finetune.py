@@ -8,7 +8,8 @@ from typing import Any
 from mlx_hybrid.config import Config, to_tree
 from mlx_hybrid.errors import ConfigError, DataError
 from mlx_hybrid.models.base import check_local, load_tokenizer_of
-from mlx_hybrid.records.split import Sources, Split, find_sources
+from mlx_hybrid.records.files import Sources, find_sources
+from mlx_hybrid.records.split import Split
 from mlx_hybrid.run import Run, check_place, create_run, discard, run_place, writing
 from mlx_hybrid.training.data import check_manifests, check_patience, note_data, prepare
 from mlx_hybrid.training.distributed import ONE, RankLost, Ranks, check_divisible
@@ -27,7 +28,7 @@ from mlx_hybrid.training.recording import begin_run, handle, note_end, way_on
 
 @dataclass(frozen=True)
 class Prepared:
-    """The data has been read; `reasons` counts what governance set aside, `run`/rejected.jsonl holds it."""
+    """The data has been read; `reasons` counts what governance set aside, `run`/data/rejected.jsonl holds it."""
 
     run: Run
     kept: int
@@ -78,13 +79,12 @@ def finetune(
     check_local(config.model)
     path = output or run_place(config)
     made = [] if resume else check_place(config, path)
-    data = prepare(config, sources)
-    if resume is None:
-        check_patience(config, data.split)
     run = resume or create_run(config, path)
     with writing(run):
         try:
+            data = prepare(config, sources, None if resume else run.data)
             if resume is None:
+                check_patience(config, data.split)
                 note_data(config, run, data, manifests)
             yield Prepared(run, **data.counts, **data.sizes)
             from mlx_hybrid.training.memory.limits import running_out

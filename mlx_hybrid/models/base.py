@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_hybrid.errors import ConfigError
+from mlx_hybrid.files import HUB_ID
 from mlx_hybrid.models.answer_end import unnamed_end
 
 BUNDLED = "bundled"
@@ -115,7 +116,7 @@ def is_named(name: str) -> bool:
 
 def is_hub_id(name: str) -> bool:
     """Whether `name` has the form owner/name."""
-    return name.count("/") == 1 and not name.startswith(("/", ".", "~"))
+    return bool(HUB_ID.fullmatch(name))
 
 
 def fetch(repo: str, *, weights: bool = True) -> Path:

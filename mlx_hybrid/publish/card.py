@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from mlx_hybrid.config import Config
-from mlx_hybrid.files import read_json, write_text
+from mlx_hybrid.files import HUB_ID, read_json, write_text
 from mlx_hybrid.publish.results import Measured, eval_results, measured, measured_on, results_table
 from mlx_hybrid.publish.usage import use_section
 from mlx_hybrid.run import Run
 
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 MARK = "<!-- made by mlx-hybrid; while this line fits the text above it, the card is made anew: sha256 {} -->"
 MADE = re.compile(r"\n<!-- made by mlx-hybrid;[^>]*sha256 (\w+) -->\n?\Z")
 TRAIN_KEYS = (

@@ -1,105 +1,164 @@
-"""Where records come from: JSONL as it is, Parquet and Hub data sets by way of a JSONL copy in a scratch folder."""
+"""From the names a person gives (files, folders, data sets of the Hub) to files of records, each by its use."""
 
-import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
-from typing import NamedTuple
 
+from mlx_hybrid.config import DataConfig
 from mlx_hybrid.errors import ConfigError
-from mlx_hybrid.models.base import first_line, hub_endpoint
-from mlx_hybrid.records.record import check_file
+from mlx_hybrid.files import HUB_ID
+from mlx_hybrid.models.base import hub_endpoint, hub_reason, is_offline
+from mlx_hybrid.records.record import File, Source, as_source, check_file
 
-HUB_ID = re.compile(r"(?:hf:|hub:)?([\w.-]+/[\w.-]+)(?::([\w./*-]+))?")
-KNOWN = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".ndjson", ".parquet")
+SAMPLES = "samples"
+SAMPLE_FOLDER = Path(__file__).parents[1] / "base" / "samples"
+SAMPLE_FILES = ("topics.jsonl", "translation.jsonl", "dirty.jsonl")
+KEPT = "kept.jsonl"
+SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
+"""What is read of a folder or a data set; a file that is named is read whatever it is called."""
+FILES = (*SUFFIXES, ".json", ".ndjson", ".csv", ".tsv", ".txt", ".gz", ".zip", ".yaml", ".yml")
+"""Endings of file names: one that is not there is a slip of the pen, and no business of the Hub."""
+SPLITS = {"train": "train", "valid": "valid", "validation": "valid", "dev": "valid", "test": "test"}
+"""What the first word of a file's name says of its use, as in train.jsonl or data/validation-00000-of-00001.parquet."""
+DATA_SET = re.compile(rf"(?:hf:|hub:)?({HUB_ID.pattern})(?::([\w./*-]+))?")
+"""A data set of the Hub, and the files of it that are meant: owner/name, or owner/name:data/*.parquet."""
 
 
-class Source(NamedTuple):
-    """A file that can be read line by line, and the name by which its records are told."""
+@dataclass(frozen=True)
+class Sources:
+    """Files to train, validate and test on."""
 
-    name: str
-    path: Path
-    revision: str = ""
-    """The commit, of a file of a Hub data set."""
+    train: tuple[Source, ...] = ()
+    valid: tuple[Source, ...] = ()
+    test: tuple[Source, ...] = ()
 
 
-def find_sources(paths: Sequence[str | Path], scratch: Path, *, offline: bool = False) -> list[Source]:
-    """The files behind paths and Hub ids, Parquet turned into JSONL under `scratch`.
+def find_sources(config: DataConfig) -> Sources:
+    """Find the files that `data` names, those of a folder or data set by their use.
 
-    Raises ConfigError for what is missing, a folder, a pipe, unreadable, or no known data set.
+    Raises ConfigError for a name that is not there, a folder without records, and a file that is named twice.
     """
-    if not paths:
-        raise ConfigError("no records named; give at least one JSONL or Parquet file.")
-    sources: list[Source] = []
-    for path in paths:
-        match = None if Path(path).exists() else HUB_ID.fullmatch(str(path))
-        if not match or (not match[2] and str(path).endswith(KNOWN)):
-            check_file(Path(path))
-            sources.append(as_lines(Source(str(path), Path(path)), scratch, len(sources)))
-            continue
-        for source in fetch_dataset(match[1], match[2] or "", offline):
-            sources.append(as_lines(source, scratch, len(sources)))
-    doubled = {source.name for source in sources if [other.name for other in sources].count(source.name) > 1}
-    if doubled:
-        raise ConfigError(f"{sorted(doubled)[0]}: named twice; every record of it would be a duplicate.")
-    return sources
-
-
-def as_lines(source: Source, scratch: Path, number: int) -> Source:
-    if source.path.suffix != ".parquet":
-        return source
-    target = scratch / f"source-{number}.jsonl"
-    write_parquet_rows(source.path, target)
-    return source._replace(path=target)
-
-
-def write_parquet_rows(path: Path, target: Path) -> None:
-    """One JSON object a row, in order; `line` is then the row number from 1."""
-    with target.open("wb") as file:
-        for line in parquet_lines(path):
-            file.write(line + b"\n")
-
-
-def parquet_lines(path: Path) -> Iterator[bytes]:
-    """Each row as a JSON object without its empty values, by row group."""
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise ConfigError(f"{path}: Parquet needs pyarrow: pip install pyarrow.") from None
-    try:
-        for batch in pyarrow.parquet.ParquetFile(path).iter_batches(4096):
-            for row in batch.to_pylist():
-                fields = {key: value for key, value in row.items() if value is not None}
-                yield json.dumps(fields, ensure_ascii=False, default=str).encode()
-    except (pyarrow.ArrowException, OSError) as error:
-        raise ConfigError(f"{path}: is no Parquet file that can be read ({first_line(error)}).") from None
-
-
-def fetch_dataset(repo: str, pattern: str, offline: bool) -> list[Source]:
-    """The JSONL and Parquet files of a Hub data set, all of one revision, from the cache or downloaded."""
-    from fnmatch import fnmatch
-
-    from huggingface_hub import HfApi, hf_hub_download
-    from huggingface_hub.errors import HFValidationError, HTTPError
-
-    if offline:
+    if not config.paths:
         raise ConfigError(
-            f"{repo}: no such file, and --offline forbids asking the Hub for a data set of that name."
+            "No data: give --data with JSONL files, a folder, or a Hub data set (or data.paths)."
         )
-    endpoint = hub_endpoint()
-    api, where = HfApi(endpoint=endpoint), {"repo_type": "dataset"}
+    found = [by_use(name) for name in config.paths]
+    train, valid, test = (
+        tuple(source for sources in found for source in getattr(sources, use))
+        for use in ("train", "valid", "test")
+    )
+    valid = files_of(config.valid, "data.valid") + valid
+    test = files_of(config.test, "data.test") + test
+    refuse_twice((*train, *valid, *test))
+    return Sources(train, valid, test)
+
+
+def find_files(names: Sequence[File], key: str = "PATH") -> tuple[Source, ...]:
+    """Find the files behind names, whatever their use; raises ConfigError as `find_sources`, naming `key`."""
+    if not names:
+        raise ConfigError("no records named; give at least one JSONL or Parquet file.")
+    files = files_of(names, key)
+    for source in files:
+        check_file(source.path)
+    refuse_twice(files)
+    return files
+
+
+def files_of(names: Iterable[File], key: str) -> tuple[Source, ...]:
+    return tuple(
+        source for name in names for source in ([name] if isinstance(name, Source) else behind(name, key))
+    )
+
+
+def behind(name: str | Path, key: str) -> list[Source]:
+    """The files that one name stands for: itself, the samples, those of a folder, or those of a data set."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return [as_source(file) for file in folder_files(path)]
+    if path.exists():
+        return [as_source(path)]
+    if str(name) == SAMPLES:
+        return [as_source(SAMPLE_FOLDER / file) for file in SAMPLE_FILES]
+    if match := data_set(str(name)):
+        return fetch_data(match[1], match[2] or "")
+    raise ConfigError(f"{key}: {name} is not there.")
+
+
+def by_use(name: str) -> Sources:
+    """The files behind a name; those of a folder or data set by what they are called, all of them training where none
+    says anything.
+
+    Raises ConfigError for a folder that validates or tests on files but has none to train on.
+    """
+    files = behind(name, "data.paths")
+    folder = Path(name).expanduser()
+    if folder.is_file() or str(name) == SAMPLES:
+        return Sources(tuple(files))
+    told = [file for file in files if use_of(file.path)]
+    told = [
+        file for file in told if file.path.parent == folder or file.path.parent.name == file.revision
+    ] or told
+    uses = {use: tuple(file for file in told if use_of(file.path) == use) for use in SPLITS.values()}
+    if not told:
+        return Sources(tuple(files))
+    if not uses["train"]:
+        raise ConfigError(f"{name}: has {told[0].path.name} but no train file; name the files to train on.")
+    return Sources(**uses)
+
+
+def use_of(path: Path) -> str | None:
+    return SPLITS.get(re.split(r"[-_.]", path.name.lower())[0])
+
+
+def refuse_twice(files: Sequence[Source]) -> None:
+    """Raise ConfigError for a file that would be read twice: its records repeat, or are tested on what they taught."""
+    seen: set[Path] = set()
+    for source in files:
+        if source.path.resolve() in seen:
+            raise ConfigError(f"{source.name}: is named twice; name each file once, for one use.")
+        seen.add(source.path.resolve())
+
+
+def data_set(name: str) -> re.Match | None:
+    """The id and the pattern of a name that can only be a data set on the Hub."""
+    match = DATA_SET.fullmatch(name)
+    return match if match and (match[2] or not name.lower().endswith(FILES)) else None
+
+
+def folder_files(folder: Path) -> list[Path]:
+    """The records of a folder: of one that `govern` made, what it kept."""
+    if (folder / "manifest.json").is_file() and (folder / KEPT).is_file():
+        return [folder / KEPT]
+    files = sorted(p for p in folder.rglob("*") if p.name.endswith(SUFFIXES) and p.is_file())
+    if not files:
+        raise ConfigError(f"{folder}: no .jsonl file in the folder.")
+    return files
+
+
+def fetch_data(repo: str, pattern: str) -> list[Source]:
+    """The files of a data set that match, all of one revision; offline those that were fetched before."""
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import HFValidationError, HTTPError, LocalEntryNotFoundError
+
+    where = {"repo_type": "dataset", "endpoint": hub_endpoint()}
     try:
-        where["revision"] = api.dataset_info(repo).sha
-        names = [name for name in sorted(api.list_repo_files(repo, **where)) if name.endswith(KNOWN)]
+        if is_offline():
+            folder = Path(snapshot_download(repo, **where, local_files_only=True))
+            names = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
+        else:
+            names = HfApi(endpoint=hub_endpoint()).list_repo_files(repo, repo_type="dataset")
+        names = sorted(name for name in names if name.endswith(SUFFIXES))
         wanted = [name for name in names if not pattern or fnmatch(name, pattern)]
-        files = [(name, hf_hub_download(repo, name, endpoint=endpoint, **where)) for name in wanted]
-    except (HTTPError, HFValidationError, OSError) as error:
+        if wanted and not is_offline():
+            folder = Path(snapshot_download(repo, **where, allow_patterns=wanted))
+    except (HTTPError, HFValidationError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise ConfigError(
-            f"{repo}: no such file, and no Hub data set that can be read ({first_line(error)})."
+            f"{repo}: no such file or folder here, and no data set to be had from the Hub ({hub_reason(error)})."
         ) from None
     if not names:
         raise ConfigError(f"{repo}: the data set holds no JSONL or Parquet files.")
-    if not files:
+    if not wanted:
         raise ConfigError(f"{repo}: none of its files is {pattern}; it has {', '.join(names[:5])}.")
-    return [Source(f"{repo}:{name}", Path(path), where["revision"]) for name, path in files]
+    return [Source(f"{repo}:{name}", folder / name, folder.name) for name in wanted]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from mlx_hybrid.errors import ConfigError, DataError
+from mlx_hybrid.models.base import first_line
 from mlx_hybrid.records.fields import NotARecord, check_fields, kind_of
 
 MAX_LINE_BYTES = 1 << 28  # a line beyond this is a file without line ends, not a record
@@ -96,18 +97,35 @@ class Fault:
         return f"{self.path}:{self.line}"
 
 
-def read_records(paths: Iterable[str | Path] | str | Path) -> Iterator[Record | Fault]:
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A file of records, and the name by which its records are told."""
+
+    name: str
+    path: Path
+    revision: str = ""
+    """The commit, of a file of a Hub data set."""
+
+
+File = str | Path | Source
+
+
+def as_source(file: File) -> Source:
+    return file if isinstance(file, Source) else Source(str(file), Path(file))
+
+
+def read_records(files: Iterable[File] | File) -> Iterator[Record | Fault]:
     """Stream JSONL, gzipped JSONL or Parquet files in order, one line in memory at a time.
 
     Raises ConfigError, before anything is read, for a path that is missing, a folder, a pipe or not readable.
     """
-    files = [Path(paths)] if isinstance(paths, str | Path) else [Path(path) for path in paths]
-    for path in files:
-        check_file(path)
-    return (item for path in files for item in read_file(path))
+    sources = [as_source(file) for file in ([files] if isinstance(files, File) else files)]
+    for source in sources:
+        check_file(source.path)
+    return (item for source in sources for item in read_file(source))
 
 
-def load_records(paths: Iterable[str | Path] | str | Path) -> list[Record]:
+def load_records(paths: Iterable[File] | File) -> list[Record]:
     """Every record, or one DataError that counts the faults by kind and shows the first five with file and line."""
     records: list[Record] = []
     faults: list[Fault] = []
@@ -159,24 +177,30 @@ def open_lines(path: Path) -> IO[bytes]:
     return gzip.open(path, "rb") if packed else path.open("rb")
 
 
-def read_file(path: Path) -> Iterator[Record | Fault]:
+def read_file(source: Source) -> Iterator[Record | Fault]:
     """The records and faults of one file; all records of a file are of the kind of its first."""
-    kind: str | None = None
-    for number, raw in read_lines(path):
-        item = raw if isinstance(raw, Fault) else parse_line(raw, str(path), number)
+    kind = ""
+    for number, raw in read_lines(source):
+        item = raw if isinstance(raw, Fault) else parse_line(raw, source.name, number)
         if isinstance(item, Record):
             kind = kind or item.kind
-            if item.kind != kind:
-                detail = f"a {item.kind} record in a file of {kind} records; keep one kind in a file"
-                item = Fault(str(path), number, "mixed_kinds", detail, raw)
+            if other := another_kind(item.kind, kind):
+                item = Fault(source.name, number, "mixed_kinds", other, raw)
         yield item
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, bytes | Fault]]:
-    """Numbered lines that are not blank, without their line ends; a Fault ends a file that cannot be read on."""
-    if path.suffix == ".parquet":
-        from mlx_hybrid.records.files import parquet_lines
+def another_kind(kind: str, first: str) -> str:
+    """Why a record does not go with the first of its file; empty where they are of one kind."""
+    return "" if kind == first else f"a {kind} record in a file of {first} records; keep one kind in a file"
 
+
+def read_lines(source: Source) -> Iterator[tuple[int, bytes | Fault]]:
+    """Numbered lines that are not blank, without their line ends; a Fault ends a file that cannot be read on.
+
+    The rows of a Parquet file are its lines, each as a JSON object.
+    """
+    path, name = source.path, source.name
+    if path.suffix == ".parquet":
         yield from enumerate(parquet_lines(path), start=1)
         return
     number = 0
@@ -186,20 +210,36 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes | Fault]]:
                 number += 1
                 if number == 1 and raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
                     detail = f"UTF-16; convert it with: iconv -f utf-16 -t utf-8 {path}"
-                    yield number, Fault(str(path), number, "bad_encoding", detail, raw)
+                    yield number, Fault(name, number, "bad_encoding", detail, raw)
                     return
                 if number == 1:
                     raw = raw.removeprefix(b"\xef\xbb\xbf")
                 if len(raw) >= MAX_LINE_BYTES and not raw.endswith(b"\n"):
                     detail = f"a line over {MAX_LINE_BYTES >> 20} MB; write one object a line"
-                    yield number, Fault(str(path), number, "line_too_long", detail, raw[:1000])
+                    yield number, Fault(name, number, "line_too_long", detail, raw[:1000])
                     return
                 raw = raw.rstrip(b"\r\n")
                 if raw.strip():
                     yield number, raw
     except (EOFError, OSError, zlib.error) as error:
         detail = f"the file breaks off here ({error})"
-        yield number + 1, Fault(str(path), number + 1, "broken_file", detail, b"")
+        yield number + 1, Fault(name, number + 1, "broken_file", detail, b"")
+
+
+def parquet_lines(path: Path) -> Iterator[bytes]:
+    """Each row as a JSON object without its empty values, by row group."""
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise ConfigError(f"{path}: Parquet needs pyarrow: pip install pyarrow.") from None
+    try:
+        for batch in pyarrow.parquet.ParquetFile(path).iter_batches(4096):
+            for row in batch.to_pylist():
+                fields = {key: value for key, value in row.items() if value is not None}
+                yield json.dumps(fields, ensure_ascii=False, default=str).encode()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ConfigError(f"{path}: is no Parquet file that can be read ({first_line(error)}).") from None
 
 
 def parse_line(raw: bytes, path: str, line: int) -> Record | Fault:

@@ -1,17 +1,21 @@
 """The records of a comparison: one training, development and test file for all of its cells."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from mlx_hybrid.config import Config
 from mlx_hybrid.errors import ConfigError, DataError
 from mlx_hybrid.evaluation.sets import EvaluationSet, evaluation_set, labelled
 from mlx_hybrid.files import write_text
-from mlx_hybrid.governance.pipeline import Rejection, govern_records
-from mlx_hybrid.records.record import Record, load_records, read_records
-from mlx_hybrid.records.split import Sources, find_sources, group_of, split_records
+from mlx_hybrid.governance.folder.lines import load_kept
+from mlx_hybrid.governance.govern import govern_files
+from mlx_hybrid.records.files import Sources, find_sources
+from mlx_hybrid.records.record import Record, Source, load_records, read_records
+from mlx_hybrid.records.split import group_of, split_records
 from mlx_hybrid.study.noise import plant_noise
 from mlx_hybrid.training.data import check_manifests
 
@@ -59,10 +63,10 @@ def read_parts(config: Config, sources: Sources) -> list[list[dict]]:
     if valid and test:
         train = load_records(sources.train)
     else:
-        records, kept, rejections = governed(config, sources.train)
+        records, kept, copies = governed(config, sources.train)
         split = split_records(kept, valid, test, config.data, config.seed)
         held = [*([] if valid else split.valid), *([] if test else split.test)]
-        train = apart_from(held, records, rejections, config.data.group)
+        train = apart_from(held, records, copies, config.data.group)
         valid, test = split.valid, split.test
     if not valid or not test:
         raise DataError(
@@ -72,27 +76,33 @@ def read_parts(config: Config, sources: Sources) -> list[list[dict]]:
     return [[record.fields for record in part] for part in (train, valid, test)]
 
 
-def governed(config: Config, files: tuple[Path, ...]) -> tuple[list[Record], list[Record], list[Rejection]]:
-    """All records, those that the config's governance keeps, and what it sets aside; lines that are no records are
-    passed over where it governs at all."""
+def governed(config: Config, files: Sequence[Source]) -> tuple[list[Record], list[Record], dict[str, str]]:
+    """All records, those that the config's governance keeps, and the places of copies with what each is a copy of.
+
+    Lines that are no records are passed over where it governs at all.
+    """
     if not config.governance.enabled:
         records = load_records(files)
-        return records, records, []
-    lines = list(read_records(files))
-    result = govern_records(lines, config.governance)
-    return [line for line in lines if isinstance(line, Record)], result.kept, result.rejected
+        return records, records, {}
+    records = [line for line in read_records(files) if isinstance(line, Record)]
+    with TemporaryDirectory() as scratch:
+        curated = govern_files(files, Path(scratch), config.governance)
+        kept = load_kept(Path(scratch) / "kept.jsonl")
+    decisions = enumerate(curated.ledger.decisions)
+    return (
+        records,
+        kept,
+        {curated.where(i): decision.match for i, decision in decisions if decision and decision.match},
+    )
 
 
-def apart_from(
-    held: list[Record], records: list[Record], rejections: list[Rejection], key: str
-) -> list[Record]:
+def apart_from(held: list[Record], records: list[Record], copies: dict[str, str], key: str) -> list[Record]:
     """The records that share no group with one that is held back, and are no copy of one."""
     groups, places = {group_of(record, key) for record in held}, {record.where for record in held}
-    original = {rejection.record.where: rejection.match for rejection in rejections if rejection.match}
 
     def source(where: str) -> str:
-        while where in original:  # a copy of a copy
-            where = original[where]
+        while where in copies:  # a copy of a copy
+            where = copies[where]
         return where
 
     return [r for r in records if group_of(r, key) not in groups and source(r.where) not in places]

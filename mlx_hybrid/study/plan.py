@@ -152,9 +152,8 @@ def governance_values(name: str) -> dict[str, Any]:
             f'--governance: unknown setting "{name}"; {nearest(name, ("own", "off", "on", "steps", *STAGES))}'
         )
     stages = (*ADDED[: ADDED.index(stage) + 1], "unicode") if name != stage and stage in ADDED else (stage,)
-    outliers = {"governance.outliers": "reject"} if "outliers" in stages else {}
     unused = {f"governance.{key}": value for key, value in unused_settings(stages).items()}
-    return {**free, "governance.only": list(stages), **unused, **outliers}
+    return {**free, "governance.only": list(stages), **unused}
 
 
 def grid_cells(plan: Plan, rates: tuple[float, ...]) -> list[Cell]:

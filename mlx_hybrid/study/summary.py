@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from mlx_hybrid.config import Config
-from mlx_hybrid.records.split import Sources
+from mlx_hybrid.records.files import Sources
 from mlx_hybrid.run import Run
 from mlx_hybrid.study.data import FILES
 from mlx_hybrid.study.differences import Column, compare_with, errors_of, plain
@@ -91,11 +91,11 @@ def notes(results: Sequence[dict]) -> list[str]:
 
 def governed_counts(config: Config, data: Path) -> dict[str, int]:
     """What a cell's governance keeps of the training records, and of those the planted ones."""
-    from mlx_hybrid.records.record import load_records
+    from mlx_hybrid.records.record import as_source, load_records
     from mlx_hybrid.training.data import apart_from_held_out, governed
 
-    train, valid, test = (data / name for name in FILES)
-    records = load_records([train])
+    train, valid, test = (as_source(data / name) for name in FILES)
+    records = load_records(train)
     kept, _ = governed(apart_from_held_out(config, Sources((train,), (valid,), (test,))), (train,))
     planted = [sum("planted" in r.fields for r in part) for part in (records, kept)]
     return {"records": len(records), "kept": len(kept), "planted": planted[0], "planted_kept": planted[1]}

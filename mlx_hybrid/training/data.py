@@ -1,34 +1,32 @@
 """The records of a run: as they were signed, governed where asked, and split by their use."""
 
-from collections import Counter
+import tempfile
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from mlx_hybrid.config import Config
+from mlx_hybrid.config import Config, GovernanceConfig
 from mlx_hybrid.errors import ConfigError, DataError
-from mlx_hybrid.records.record import Record, describe_faults, load_records, read_records
-from mlx_hybrid.records.split import Sources, Split, split_records
+from mlx_hybrid.records.files import Sources
+from mlx_hybrid.records.record import Record, Source, load_records, read_records
+from mlx_hybrid.records.split import Split, split_records
 from mlx_hybrid.run import Run
-
-if TYPE_CHECKING:
-    from mlx_hybrid.governance.pipeline import Rejection
 
 
 @dataclass(frozen=True)
 class Data:
-    """Records by their use, and those that governance set aside, each with its reason."""
+    """Records by their use, how many governance kept, and how many it set aside for each reason."""
 
     split: Split
     kept: int
-    rejections: "list[Rejection]"
+    reasons: dict[str, int]
 
     @property
     def counts(self) -> dict[str, Any]:
         """What governance made of the records."""
-        return {
-            "kept": self.kept, "rejected": len(self.rejections), "reasons": reason_counts(self.rejections)
-        }  # fmt: skip
+        return {"kept": self.kept, "rejected": sum(self.reasons.values()), "reasons": self.reasons}
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -40,15 +38,18 @@ def check_manifests(sources: Sources) -> list[str]:
     """sha256 of the manifest of every governed file. Raises DataError for one that changed since it was signed."""
     from mlx_hybrid.governance.folder.manifest import check_source
 
-    found = [check_source(path) for path in (*sources.train, *sources.valid, *sources.test)]
+    found = [check_source(source.path) for source in (*sources.train, *sources.valid, *sources.test)]
     return sorted({digest for digest in found if digest})
 
 
-def prepare(config: Config, sources: Sources) -> Data:
-    """Govern and split the records; one that holds a text of the validation or test files does not train."""
-    records, rejections = governed(apart_from_held_out(config, sources), sources.train)
+def prepare(config: Config, sources: Sources, folder: Path | None = None) -> Data:
+    """Govern and split the records; one that holds a text of the validation or test files does not train.
+
+    What governance decided stays in `folder`, where one is given, as `govern` writes it.
+    """
+    records, reasons = governed(apart_from_held_out(config, sources), sources.train, folder)
     valid, test = load_records(sources.valid), load_records(sources.test)
-    return Data(split_records(records, valid, test, config.data, config.seed), len(records), rejections)
+    return Data(split_records(records, valid, test, config.data, config.seed), len(records), reasons)
 
 
 def check_patience(config: Config, split: Split) -> None:
@@ -64,40 +65,42 @@ def apart_from_held_out(config: Config, sources: Sources) -> Config:
     """The config whose governance also keeps the run's own validation and test files out of training."""
     from mlx_hybrid.governance.stages import active_stages
 
-    own, held_out = config.governance, map(str, (*sources.test, *sources.valid))
+    own, held_out = config.governance, (str(s.path) for s in (*sources.test, *sources.valid))
     if not own.enabled or "overlap" not in active_stages(own):
         return config
     against = tuple(dict.fromkeys((*own.against, *held_out)))
     return replace(config, governance=replace(own, against=against))
 
 
-def governed(config: Config, files: tuple[Path, ...]) -> "tuple[list[Record], list[Rejection]]":
-    """Records to use, and those set aside; without governance any fault is an error."""
+def governed(
+    config: Config, files: Sequence[Source], folder: Path | None = None
+) -> tuple[list[Record], dict[str, int]]:
+    """Records to use, and how many were set aside for each reason; without governance any fault is an error."""
     if not config.governance.enabled:
-        return load_records(files), []
-    from mlx_hybrid.governance.pipeline import govern_records
-
-    lines = list(read_records(files))
-    if not any(isinstance(line, Record) for line in lines):
-        names = ", ".join(str(path) for path in files)
-        raise DataError(describe_faults(lines) if lines else f"{names}: no record in there.")
-    result = govern_records(lines, config.governance)
-    if not result.kept:
-        told = ", ".join(f"{reason} {count}" for reason, count in reason_counts(result.rejected).items())
+        return load_records(files), {}
+    if not any(isinstance(line, Record) for line in read_records(files)):
+        load_records(files)  # which says what is wrong with the lines, if there are any
+        raise DataError(f"{', '.join(file.name for file in files)}: no record in there.")
+    with nullcontext(folder) if folder else tempfile.TemporaryDirectory(prefix="governed-") as place:
+        records, reasons = govern_into(Path(place), config.governance, files)
+    if not records:
+        told = ", ".join(f"{reason} {count}" for reason, count in reasons.items())
         raise DataError(f"Governance kept none of the records ({told}).")
-    return result.kept, result.rejected
+    return records, reasons
 
 
-def reason_counts(rejections: "list[Rejection]") -> dict[str, int]:
-    """How many records went for each reason, the commonest first."""
-    return dict(Counter(rejection.reason for rejection in rejections).most_common())
+def govern_into(
+    folder: Path, config: GovernanceConfig, files: Sequence[Source]
+) -> tuple[list[Record], dict[str, int]]:
+    from mlx_hybrid.governance.folder.lines import load_kept
+    from mlx_hybrid.governance.govern import govern_files
+
+    curated = govern_files(files, folder, config)
+    return load_kept(folder / "kept.jsonl"), curated.reasons
 
 
 def note_data(config: Config, run: Run, data: Data, manifests: list[str]) -> None:
-    """Write into the run what governance decided, and the records it set aside, which stay on this machine."""
+    """Write into the run what governance decided, and what the files were signed with."""
     if config.governance.enabled:
-        from mlx_hybrid.governance.folder.lines import write_rejections
-
         run.update(governance=data.counts)
-        write_rejections(run.rejected, data.rejections)
     run.update(data_manifests=manifests)

@@ -11,7 +11,7 @@ from mlx_hybrid.adapters.targets import last_part
 from mlx_hybrid.config import Config, dump_config
 from mlx_hybrid.errors import ConfigError, MlxHybridError
 from mlx_hybrid.files import write_text
-from mlx_hybrid.records.split import Sources
+from mlx_hybrid.records.files import Sources
 from mlx_hybrid.run import Run, machine
 from mlx_hybrid.training.events import CheckpointDue, Event, Finished, Interrupted, Note, NotFinite, Validated
 from mlx_hybrid.training.material import Material, hash_examples
@@ -39,7 +39,7 @@ def begin_run(
         return
     run.update(
         status="running", started=time.strftime("%Y-%m-%dT%H:%M:%S"), method=config.method, seed=config.seed,
-        base=material.base.identity, data_hash=data_hash, data=[path.name for path in files],
+        base=material.base.identity, data_hash=data_hash, data=[file.path.name for file in files],
         records={"train": len(material.train), "valid": len(material.valid), "test": len(material.test)},
         machine=machine(), ranks=ranks,
     )  # fmt: skip

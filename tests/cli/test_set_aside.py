@@ -38,13 +38,16 @@ def test_the_run_holds_them_as_govern_would(run, quantised_folder, dirty, settin
     output = tmp_path / "trained"
     done = finetune(run, quantised_folder, dirty, output, settings)
     assert done.exit_code == 0, done.stderr
-    assert f"Set aside, each with its reason: {output / 'rejected.jsonl'}" in done.stderr
+    assert f"Set aside, each with its reason: {output / 'data' / 'rejected.jsonl'}" in done.stderr
     assert run("govern", dirty, "-o", tmp_path / "clean", "--only", "exact").exit_code == 0
     lines = Run(output).rejected.read_bytes()
     assert lines == (tmp_path / "clean" / "rejected.jsonl").read_bytes()
     notes = [json.loads(line)["_gov"] for line in lines.splitlines()]
     assert [note["reason"] for note in notes] == ["mixed_kinds", "bad_json", "exact_dup", "not_object"]
     assert lines.count(MARK.encode()) == 4
+    for name in ("kept.jsonl", "report.html"):
+        assert (output / "data" / name).read_bytes() == (tmp_path / "clean" / name).read_bytes()
+    assert run("govern", "verify", output / "data").exit_code == 0
 
 
 def test_nothing_of_them_is_published_or_exported(run, quantised_folder, dirty, settings, tmp_path):
@@ -54,8 +57,9 @@ def test_nothing_of_them_is_published_or_exported(run, quantised_folder, dirty, 
         == 0
     )
     published = plan(output, "me/trained")
-    assert "rejected.jsonl" in published.left_out
-    assert "rejected.jsonl" not in published.files
+    for name in ("kept.jsonl", "rejected.jsonl", "manifest.json"):
+        assert f"data/{name}" in published.left_out
+        assert not [path for path in published.files if path.endswith(name)]
     sent = [data if isinstance(data, bytes) else data.read_bytes() for data in published.files.values()]
     assert not [data for data in sent if MARK.encode() in data]
     exported = tmp_path / "export"
@@ -73,15 +77,15 @@ def test_nothing_of_them_is_published_or_exported(run, quantised_folder, dirty, 
 def test_a_file_that_changes_meanwhile_is_no_evidence(
     run, quantised_folder, dirty, settings, tmp_path, monkeypatch
 ):
-    from mlx_hybrid.jobs import finetune as job
+    from mlx_hybrid.governance import govern
 
-    create = job.create_run
+    copy = govern.copy_lines
 
-    def late(*arguments):
+    def copy_and_change(*arguments, **options):
+        copy(*arguments, **options)
         dirty.write_text(dirty.read_text().replace(MARK, "other"))
-        return create(*arguments)
 
-    monkeypatch.setattr(job, "create_run", late)
+    monkeypatch.setattr(govern, "copy_lines", copy_and_change)
     done = finetune(run, quantised_folder, dirty, tmp_path / "trained", settings)
     assert done.exit_code == 3
     assert "changed while it was read" in done.stderr

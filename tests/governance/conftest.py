@@ -1,11 +1,22 @@
 """Sentences written for these tests, and what turns them into records and files."""
 
 import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
-from mlx_hybrid.records.record import Record
+from mlx_hybrid.config import GovernanceConfig
+from mlx_hybrid.errors import DataError
+from mlx_hybrid.governance.checks.language import Finding
+from mlx_hybrid.governance.checks.personal import redact_fields
+from mlx_hybrid.governance.govern import describe_alarms
+from mlx_hybrid.governance.inspection import Inspector
+from mlx_hybrid.governance.ledger import Ledger
+from mlx_hybrid.records.record import Fault, Record
 
 SENTENCES = {
     "eng_Latn": "The library opens at nine in the morning and closes late in the evening on weekdays.",
@@ -29,6 +40,47 @@ def text_record(text: str, line: int = 1, **fields) -> Record:
 
 def chat_record(prompt: str, completion: str, line: int = 1, **fields) -> Record:
     return Record({"prompt": prompt, "completion": completion, **fields}, "chat.jsonl", line)
+
+
+class Rejection(NamedTuple):
+    record: Record | Fault
+    language: str
+    stage: str
+    reason: str
+    detail: str
+    match: str
+
+
+@dataclass(frozen=True)
+class Governed:
+    """Records on either side; `flags` are in the order of `kept`."""
+
+    kept: list[Record]
+    rejected: list[Rejection]
+    flags: list[tuple[Finding, ...]]
+    counts: Counter
+    alarms: list[str]
+
+
+def govern_records(
+    records: Sequence[Record | Fault], config: GovernanceConfig, *, stop: bool = True
+) -> Governed:
+    """The stages on records that stand in no file."""
+    ledger = Ledger(config)
+    ledger.add(Inspector(config).inspect(records))
+    ledger.decide(lambda index: records[index].where)
+    alarms = ledger.alarms()
+    if alarms and stop:
+        raise DataError(describe_alarms(alarms, config))
+    kept, rejected, flags = [], [], []
+    for index, (record, decision) in enumerate(zip(records, ledger.decisions, strict=True)):
+        if decision:
+            rejected.append(Rejection(record, ledger.languages[index], *decision))
+            continue
+        redacted = redact_fields(record.fields) if config.redact else record.fields
+        kept.append(Record(redacted, record.path, record.line))
+        flags.append(ledger.flags.get(index, ()))
+    return Governed(kept, rejected, flags, ledger.counts(), alarms)
 
 
 def write_jsonl(path: Path, rows: list) -> Path:

@@ -5,12 +5,11 @@ import gzip
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import mlx.core as mx
-import numpy as np
 import pytest
 from click.testing import CliRunner
 from governance.conftest import SENTENCES, read_jsonl, write_jsonl
@@ -18,15 +17,13 @@ from governance.conftest import SENTENCES, read_jsonl, write_jsonl
 from mlx_hybrid.cli import main
 from mlx_hybrid.config import GovernanceConfig
 from mlx_hybrid.errors import ConfigError, DataError, MlxHybridError
+from mlx_hybrid.files import sha256_of
 from mlx_hybrid.governance import govern as curate
-from mlx_hybrid.governance.checks.engines import sha256_of
+from mlx_hybrid.governance import spread
 from mlx_hybrid.governance.folder.forgetting import forget
-from mlx_hybrid.governance.folder.lines import write_rejections
 from mlx_hybrid.governance.folder.manifest import check_source, verify
 from mlx_hybrid.governance.govern import govern_files
-from mlx_hybrid.governance.pipeline import govern_records
-from mlx_hybrid.models.base import fingerprint, load_base
-from mlx_hybrid.records.record import read_records
+from mlx_hybrid.run import Run
 
 FREE = GovernanceConfig(max_reject_share=1.0)
 FILES = {
@@ -62,8 +59,7 @@ def test_every_line_is_on_one_side_untouched(raw, tmp_path):
 
 
 def test_the_same_bytes_with_any_number_of_workers(raw, tmp_path, monkeypatch):
-    monkeypatch.setattr(curate, "SPREAD_FROM", 0)
-    monkeypatch.setattr(curate, "CHUNK", 5)
+    monkeypatch.setattr(spread, "CHUNK", 5)
     for workers in (1, 2):
         config = GovernanceConfig(max_reject_share=1.0, workers=workers)
         govern_files([raw], tmp_path / f"out{workers}", config)
@@ -146,17 +142,22 @@ def test_forgetting(raw, tmp_path):
     assert digests(out) == before
 
 
-def test_a_place_in_the_source_reaches_what_runs_set_aside(raw, tmp_path):
-    """A run names places in `kept.jsonl`, and those of one trained before an earlier forgetting have moved since."""
+@pytest.mark.parametrize("older", [False, True])
+def test_a_place_in_the_source_reaches_what_runs_keep(raw, tmp_path, older):
+    """A run names places in `kept.jsonl`, and those of one trained before an earlier forgetting have moved since.
+
+    An older run keeps only what it set aside, beside its adapter."""
     out, runs = tmp_path / "out", tmp_path / "runs"
     govern_files([raw], out, FREE)
-    lines = list(read_records(out / "kept.jsonl"))
-    rejected = govern_records(lines, GovernanceConfig(languages=("sw",))).rejected
     for name, info in (("first", {"data_manifests": [sha256_of(out / "manifest.json")]}), ("second", {})):
         (runs / name).mkdir(parents=True)
         (runs / name / "run.json").write_text(json.dumps(info))
-        write_rejections(runs / name / "rejected.jsonl", rejected)
-    before = read_jsonl(runs / "first" / "rejected.jsonl")
+        govern_files([out / "kept.jsonl"], runs / name / "data", GovernanceConfig(languages=("sw",)))
+        if older:
+            (runs / name / "data" / "rejected.jsonl").rename(runs / name / "rejected.jsonl")
+            shutil.rmtree(runs / name / "data")
+    set_aside = Run(runs / "first").rejected
+    before = read_jsonl(set_aside)
     left = list(before)
     for line in (2, 19):  # one with an id and one without
         place = f"{raw}:{line}"
@@ -166,9 +167,16 @@ def test_a_place_in_the_source_reaches_what_runs_set_aside(raw, tmp_path):
         assert done.removed == {"kept.jsonl": 1, "rejected.jsonl": 0}
         assert done.removed_from_runs == {str(runs / "first"): 1}
         assert done.other_runs == [str(runs / "second")]
-        assert read_jsonl(runs / "first" / "rejected.jsonl") == left
+        assert read_jsonl(set_aside) == left
     assert len(before) - len(left) == 2
-    assert read_jsonl(runs / "second" / "rejected.jsonl") == before
+    assert read_jsonl(Run(runs / "second").rejected) == before
+    if older:
+        return
+    done = forget(out, ["swh_Latn"], runs)  # which the runs kept
+    assert done.removed_from_runs == {str(runs / "first"): 1}
+    assert done.other_runs == [str(runs / "second")]
+    assert read_jsonl(runs / "first" / "data" / "kept.jsonl") == []
+    assert len(verify(runs / "first" / "data")["forgotten"]) == 3
 
 
 @pytest.mark.parametrize("failure", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
@@ -259,42 +267,11 @@ def test_a_dry_run_names_the_command_with_its_options(cli, raw, tmp_path):
     assert done.stdout.splitlines()[:-1] == dry.stdout.splitlines()[:-1]
 
 
-def bits_by_hand(folder: Path, text: str, *, after: list[int]) -> float:
-    """Bits per byte from the logits, in float64, of the tokens that follow another."""
-    base = load_base(str(folder))
-    tokens = after + list(base.tokenizer.encode(text, add_special_tokens=False))
-    logits = np.array(base.model(mx.array([tokens]))[0], np.float64)[:-1]
-    likely = logits[np.arange(len(logits)), tokens[1:]] - np.log(np.exp(logits).sum(axis=1))
-    return float(-likely.sum() / np.log(2) / len(text.encode()))
-
-
-def test_scores_name_their_model_and_count_the_first_token(cli, tmp_path, model_folder):
-    text = "Go on."
-    path = write_jsonl(tmp_path / "raw.jsonl", [{"text": text, "language": "en"}])
-    done = cli(path, "-o", tmp_path / "out", "--only", "exact", "--score-with", model_folder)
-    assert done.exit_code == 0, done.output
-    manifest, report = (
-        json.loads((tmp_path / "out" / f"{name}.json").read_text()) for name in ("manifest", "report")
-    )
-    assert manifest["scored_with"]["fingerprint"] == fingerprint(model_folder)
-    assert manifest["scored_with"]["id"] == model_folder.name
-    assert report["scored_with"] == manifest["scored_with"]
-    assert model_folder.name in (tmp_path / "out" / "report.html").read_text()
-    (row,) = report["bits_per_byte"]
-    start = load_base(str(model_folder)).tokenizer.bos_token_id
-    assert row["median"] == pytest.approx(
-        bits_by_hand(model_folder, text, after=[start]), abs=2e-4
-    )  # four decimals
-    assert row["median"] != pytest.approx(bits_by_hand(model_folder, text, after=[]), abs=2e-2)
-    unscored = govern_files([path], tmp_path / "plain", FREE)
-    assert verify(unscored.output)["scored_with"] is None
-
-
 @pytest.mark.parametrize(
     ("words", "code", "told"),
     [
-        (["none.jsonl", "--dry-run"], 2, "no such file"),
-        ([".", "--dry-run"], 2, "folder"),
+        (["none.jsonl", "--dry-run"], 2, "PATH: none.jsonl is not there"),
+        (["EMPTY", "--dry-run"], 2, "no .jsonl file in the folder"),
         (["RAW"], 2, "--dry-run"),
         (["RAW", "--dry-run", "-o", "x"], 2, "--dry-run"),
         (["RAW", "--dry-run", "--languages", "sw,klingon"], 2, "klingon"),
@@ -306,7 +283,9 @@ def test_scores_name_their_model_and_count_the_first_token(cli, tmp_path, model_
     ],
 )
 def test_bad_input_gets_one_clear_sentence(cli, raw, words, code, told):
-    result = cli(*(raw if word == "RAW" else word for word in words))
+    (raw.parent / "empty").mkdir()
+    named = {"RAW": raw, "EMPTY": raw.parent / "empty"}
+    result = cli(*(named.get(word, word) for word in words))
     assert result.exit_code == code
     assert told in result.output
     assert "Traceback" not in result.output

@@ -6,14 +6,13 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from governance.conftest import SENTENCES, chat_record, text_record
+from governance.conftest import SENTENCES, chat_record, govern_records, text_record
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_hybrid.config import GovernanceConfig
 from mlx_hybrid.governance.duplicates.minhash import band_keys, gram_hashes, normalise, sketch
 from mlx_hybrid.governance.duplicates.similarity import Likeness, grams, jaccard, shared_characters
-from mlx_hybrid.governance.pipeline import govern_records
 from mlx_hybrid.records.record import Record, parse_line
 
 NEAR = GovernanceConfig(only=("exact", "near"), max_reject_share=1.0)

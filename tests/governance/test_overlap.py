@@ -3,12 +3,11 @@
 import random
 
 import pytest
-from governance.conftest import SENTENCES, text_record, write_jsonl
+from governance.conftest import SENTENCES, govern_records, text_record, write_jsonl
 
 from mlx_hybrid.config import GovernanceConfig
 from mlx_hybrid.governance.checks.overlap import EvaluationIndex
 from mlx_hybrid.governance.duplicates.minhash import normalise
-from mlx_hybrid.governance.pipeline import govern_records
 from mlx_hybrid.records.record import Record
 
 

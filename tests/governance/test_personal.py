@@ -3,12 +3,11 @@
 import json
 
 import pytest
-from governance.conftest import SENTENCES, chat_record, read_jsonl, write_jsonl
+from governance.conftest import SENTENCES, chat_record, govern_records, read_jsonl, write_jsonl
 
 from mlx_hybrid.config import GovernanceConfig
 from mlx_hybrid.governance.checks.personal import find_personal, luhn, redact
 from mlx_hybrid.governance.govern import govern_files
-from mlx_hybrid.governance.pipeline import govern_records
 from mlx_hybrid.records.record import load_records
 
 PRESENT = [

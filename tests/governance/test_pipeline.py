@@ -1,16 +1,15 @@
-"""The stages together: order, choice, protection of small languages, translations, outliers, scores."""
+"""The stages together: order, choice, protection of small languages, translations."""
 
 import random
 
 import pytest
-from governance.conftest import SENTENCES, chat_record, text_record
+from governance.conftest import SENTENCES, chat_record, govern_records, text_record
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_hybrid.config import GovernanceConfig
 from mlx_hybrid.errors import ConfigError, DataError
 from mlx_hybrid.governance.checks.translations import numbers_differ
-from mlx_hybrid.governance.pipeline import govern_records
 from mlx_hybrid.governance.stages import active_stages
 from mlx_hybrid.records.record import Fault
 from mlx_hybrid.study.plan import governance_values
@@ -70,8 +69,8 @@ def test_settings_that_cannot_be(settings):
 IDLE = [
     ("language", {"languages": ("sw",)}), ("language", {"engine": "fasttext:lid.176"}),
     ("licence", {"licences": ("mit",)}), ("overlap", {"against": ("nowhere.jsonl",)}),
-    ("overlap", {"overlap_threshold": 0.5}), ("personal", {"redact": True}), ("outliers", {"outliers": "reject"}),
-    ("near", {"near_threshold": 0.7}), ("quality", {"profile": "web"}),
+    ("overlap", {"overlap_threshold": 0.5}), ("personal", {"redact": True}),
+    ("near", {"near_threshold": 0.7}),
 ]  # fmt: skip
 
 
@@ -86,9 +85,7 @@ def test_a_setting_without_its_stage_is_refused(stage, settings):
     assert stage in active_stages(config(**settings))
 
 
-@pytest.mark.parametrize(
-    "setting", ["on", "to-exact", "to-near", "quality", "language", "licence", "outliers"]
-)
+@pytest.mark.parametrize("setting", ["on", "to-exact", "to-near", "quality", "language", "licence"])
 def test_a_comparison_of_stages_drops_what_they_have_no_use_for(setting):
     everything = {key: value for _, settings in IDLE for key, value in settings.items()}
     values = {k.removeprefix("governance."): v for k, v in governance_values(setting).items()}
@@ -139,43 +136,6 @@ def test_translations():
     assert numbers_differ("im Jahr 1987", "в १९८७ году") == ""
 
 
-def test_outliers_learn_from_the_records():
-    rng = random.Random(4)
-    texts = [
-        " ".join(rng.sample((ENGLISH + " " + SENTENCES["eng_Latn"].upper()).lower().split(), 12))
-        for _ in range(300)
-    ]
-    texts[7] = "".join(rng.sample(texts[7], len(texts[7])))
-    texts[70] = "xq zvw jkq wpx qqz vvk zxj pqw kzz jqv xxw"
-    records = [text_record(text, i, language="en") for i, text in enumerate(texts)]
-    flagged = govern_records(records, config(only=("outliers",), outliers="flag"))
-    assert {7, 70} <= {r.line for r, flags in zip(flagged.kept, flagged.flags) if flags}
-    rejected = {
-        r.record.line for r in govern_records(records, config(only=("outliers",), outliers="reject")).rejected
-    }
-    assert {7, 70} <= rejected
-    assert len(rejected) <= 6
-    assert not govern_records(records[:100], config(only=("outliers",), outliers="reject")).rejected
-
-
-def test_scores_flag_within_a_language_and_never_reject():
-    records = [text_record(text, i, language="en") for i, text in enumerate(varied(60))]
-    records += [text_record(text, 100 + i, language="sw") for i, text in enumerate(varied(60, 1))]
-
-    def score(texts):
-        return [9.0 if text == records[5].content() else 1 + len(text) / 1000 for text in texts]
-
-    result = govern_records(records, config(only=("exact",)), scorer=score)
-    assert len(result.kept) == 120
-    assert [r.line for r, flags in zip(result.kept, result.flags) if flags] == [5]
-    assert result.flags[5][0].detail.startswith("9.00 bits a byte")
-
-
-def test_pages_have_rules_of_their_own():
-    menu = text_record("\n".join(["Home", "About us", "Our shop"] * 12), 1, language="en")
-    assert govern_records([menu], config(only=("quality",), profile="web")).rejected
-
-
 ANY = st.text(st.characters(codec=None), max_size=60)
 
 
@@ -187,5 +147,5 @@ ANY = st.text(st.characters(codec=None), max_size=60)
 )
 def test_any_text_gets_an_answer(rows):
     records = [chat_record(a, b or "x", i, language=code, label=a[:1]) for i, (a, b, code) in enumerate(rows)]
-    result = govern_records(records, config(outliers="reject", redact=True, profile="web"))
+    result = govern_records(records, config(redact=True))
     assert len(result.kept) + len(result.rejected) == len(rows)

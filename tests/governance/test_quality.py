@@ -8,7 +8,6 @@ from governance.conftest import SENTENCES
 from mlx_hybrid.governance.checks.characters import Batch
 from mlx_hybrid.governance.checks.mojibake import find_mojibake
 from mlx_hybrid.governance.checks.quality import check_quality, check_unicode
-from mlx_hybrid.governance.checks.web import check_page
 
 ENGLISH = SENTENCES["eng_Latn"]
 MISREAD = ["cp1251", "gbk", "latin-1", "cp1252", "koi8-r", "cp1250"]
@@ -75,13 +74,6 @@ def test_mojibake_in_every_script(code, codec):
 def test_holmium_is_a_word_in_chinese():
     assert find_mojibake("鈥是一種化學元素，原子序數為六十七，屬於稀土元素。", {"Hani"}) is None
     assert find_mojibake("It鈥檚 late and the library is closed.", {"Hani", "Latn"}) == "gbk"
-
-
-def test_pages():
-    page = "\n".join([ENGLISH] * 2 + [SENTENCES["deu_Latn"], SENTENCES["fra_Latn"]])
-    assert [finding.reason for finding in check_page(page)] == []
-    menu = "\n".join(["Home", "About", "Shop", "Cart"] * 20)
-    assert {"line_ends", "short_lines", "repeated_lines"} <= {finding.reason for finding in check_page(menu)}
 
 
 @pytest.mark.data

@@ -11,7 +11,7 @@ from mlx_hybrid.cli import main
 from mlx_hybrid.config import DataConfig
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.models.adapted import load_any
-from mlx_hybrid.records.split import find_sources
+from mlx_hybrid.records.files import find_sources
 
 
 @pytest.fixture
@@ -78,6 +78,8 @@ def test_a_data_set_keeps_its_splits(published):
     files = {"data/train.jsonl": b'{"text": "a"}\n', "data/test.jsonl": b'{"text": "b"}\n', "README.md": b"#"}
     published.repos["me/data"] |= {"files": files, "commits": ["2" * 40]}
     sources = find_sources(DataConfig(paths=("me/data",)))
-    assert [path.read_bytes() for path in sources.train] == [files["data/train.jsonl"]]
-    assert [path.read_bytes() for path in sources.test] == [files["data/test.jsonl"]]
+    for part in ("train", "test"):
+        (source,) = getattr(sources, part)
+        assert source.path.read_bytes() == files[f"data/{part}.jsonl"]
+        assert (source.name, source.revision) == (f"me/data:data/{part}.jsonl", "2" * 40)
     assert sources.valid == ()

@@ -89,9 +89,9 @@ def test_a_pattern_chooses_files_and_a_new_revision_is_read(data, tmp_path):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("me/nothing", "me/nothing: no such file, and no Hub data set that can be read"),
+        ("me/nothing", "me/nothing: no such file or folder here, and no data set to be had from the Hub"),
         ("me/data:other/*.jsonl", "none of its files is other/*.jsonl; it has data/more.jsonl.gz"),
-        ("me/data.jsonl", "me/data.jsonl: no such file."),
+        ("me/data.jsonl", "PATH: me/data.jsonl is not there."),
         ("me/empty", "me/empty: the data set holds no JSONL or Parquet files."),
     ],
 )
@@ -110,14 +110,14 @@ def test_a_hub_that_refuses_or_is_gone_is_told_in_a_line(data, monkeypatch):
         data.faults = faults
         done = govern("me/data", "-o", "clean")
         assert done.exit_code == 2
-        assert "no Hub data set that can be read" in done.stderr
+        assert "no data set to be had from the Hub" in done.stderr
     data.faults = {}
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     done = govern("me/data", "-o", "clean")
     assert done.exit_code == 2
     assert "Connection refused" in done.stderr.splitlines()[-1]
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert "--offline forbids asking the Hub" in govern("me/data", "-o", "clean").stderr
+    assert "(offline, and it is not on this machine)" in govern("me/other", "-o", "clean").stderr
     assert not os.path.exists("clean")
 
 

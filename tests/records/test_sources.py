@@ -4,14 +4,20 @@ import pytest
 
 from mlx_hybrid.config import DataConfig
 from mlx_hybrid.errors import ConfigError, DataError
-from mlx_hybrid.records.record import Record
-from mlx_hybrid.records.split import SAMPLE_FILES, find_sources, split_records
+from mlx_hybrid.records.files import SAMPLE_FILES, find_sources
+from mlx_hybrid.records.record import Record, Source
+from mlx_hybrid.records.split import split_records
 
 
 def touch(*paths):
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text('{"text": "a"}\n')
+
+
+def paths(sources: tuple[Source, ...]) -> tuple:
+    assert all(source.name == str(source.path) for source in sources)
+    return tuple(source.path for source in sources)
 
 
 def test_files_folders_and_splits_are_found(tmp_path):
@@ -22,9 +28,10 @@ def test_files_folders_and_splits_are_found(tmp_path):
     sources = find_sources(
         DataConfig(paths=(str(plain), str(folder), str(split)), test=(str(tmp_path / "b.jsonl"),))
     )
-    assert sources.train == (plain, folder / "deep" / "y.jsonl.gz", folder / "x.jsonl", split / "train.jsonl")
-    assert sources.valid == (split / "valid.jsonl",)
-    assert sources.test == (tmp_path / "b.jsonl",)
+    train = (plain, folder / "deep" / "y.jsonl.gz", folder / "x.jsonl", split / "train.jsonl")
+    assert paths(sources.train) == train
+    assert paths(sources.valid) == (split / "valid.jsonl",)
+    assert paths(sources.test) == (tmp_path / "b.jsonl",)
 
 
 def test_files_are_used_as_their_names_say(tmp_path):
@@ -37,7 +44,7 @@ def test_files_are_used_as_their_names_say(tmp_path):
     )
     touch(*(folder / "data" / name for name in names))
     sources = find_sources(DataConfig(paths=(str(folder),)))
-    parts = ([path.name for path in part] for part in (sources.train, sources.valid, sources.test))
+    parts = ([path.name for path in paths(part)] for part in (sources.train, sources.valid, sources.test))
     assert list(parts) == [[names[0]], [names[1]], [names[2]]]
 
 
@@ -50,20 +57,19 @@ def test_a_folder_with_only_a_test_file_does_not_train_on_it(tmp_path):
 def test_a_file_is_read_once(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     touch(tmp_path / "a.jsonl", tmp_path / "split" / "train.jsonl")
-    for paths, test in (
+    for names, test in (
         (("a.jsonl", "./a.jsonl"), ()),
         (("split", "split/train.jsonl"), ()),
         (("a.jsonl",), ("a.jsonl",)),
     ):
-        with pytest.raises(
-            ConfigError, match="is named twice among the files to train, validate and test on"
-        ):
-            find_sources(DataConfig(paths=paths, test=test))
+        with pytest.raises(ConfigError, match=r"\.jsonl: is named twice; name each file once, for one use"):
+            find_sources(DataConfig(paths=names, test=test))
 
 
 def test_the_bundled_samples_have_a_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert [path.name for path in find_sources(DataConfig(paths=("samples",))).train] == list(SAMPLE_FILES)
+    found = paths(find_sources(DataConfig(paths=("samples",))).train)
+    assert [path.name for path in found] == list(SAMPLE_FILES)
 
 
 def test_what_is_not_there_is_refused_by_name(tmp_path, monkeypatch):
@@ -135,4 +141,4 @@ def test_something_is_always_left_to_train_on():
 
 def test_of_a_governed_folder_only_what_was_kept_is_used(tmp_path):
     touch(tmp_path / "kept.jsonl", tmp_path / "rejected.jsonl", tmp_path / "manifest.json")
-    assert find_sources(DataConfig(paths=(str(tmp_path),))).train == (tmp_path / "kept.jsonl",)
+    assert paths(find_sources(DataConfig(paths=(str(tmp_path),))).train) == (tmp_path / "kept.jsonl",)

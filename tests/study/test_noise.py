@@ -3,10 +3,10 @@
 from collections import Counter
 
 import pytest
+from governance.conftest import govern_records
 
 from mlx_hybrid.config import GovernanceConfig
 from mlx_hybrid.evaluation.sets import from_fields
-from mlx_hybrid.governance.pipeline import govern_records
 from mlx_hybrid.study.noise import KINDS, asked, plant_noise
 
 TEXTS = {

@@ -7,7 +7,7 @@ import pytest
 
 from mlx_hybrid.config import load_config
 from mlx_hybrid.errors import ConfigError
-from mlx_hybrid.records.split import find_sources
+from mlx_hybrid.records.files import find_sources
 from mlx_hybrid.training.data import check_patience, prepare
 
 QUESTION = "Which topic is this about: science, travel, politics, sports or health?"
@@ -51,21 +51,30 @@ def folder(tmp_path) -> Path:
     return tmp_path
 
 
-def prepared(folder: Path, *overrides: str):
+def prepared(folder: Path, *overrides: str, keep: Path | None = None):
     free = "governance.max_reject_share=1"  # two of four records of a language go
     config = load_config(None, (free, *overrides), {"data.paths": [str(folder)]})
-    return prepare(config, find_sources(config.data))
+    return prepare(config, find_sources(config.data), keep)
+
+
+def set_aside(folder: Path) -> list[dict]:
+    """What governance noted on the records that it set aside."""
+    text = (folder / "rejected.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line)["_gov"] for line in text.splitlines()]
 
 
 def lines(records) -> list[int]:
     return [record.line for record in records]
 
 
-def test_records_that_hold_a_held_out_text_do_not_train_and_their_translations_and_templates_do(folder):
-    data = prepared(folder)
+def test_records_that_hold_a_held_out_text_do_not_train_and_their_translations_and_templates_do(
+    folder, tmp_path
+):
+    data = prepared(folder, keep=tmp_path / "data")
     assert lines(data.split.train) == [2, 4, 5]
     assert data.counts["reasons"] == {"eval_leak": 2}
-    assert [Path(r.match.rpartition(":")[0]).name for r in data.rejections] == ["test.jsonl", "valid.jsonl"]
+    matches = [note["match"] for note in set_aside(tmp_path / "data")]
+    assert [Path(match.rpartition(":")[0]).name for match in matches] == ["test.jsonl", "valid.jsonl"]
     assert (len(data.split.valid), len(data.split.test)) == (2, 2)
 
 
@@ -79,9 +88,9 @@ def test_files_named_apart_are_kept_out_too_and_so_is_what_was_named_before(fold
         ("governance.max_reject_share=1", f"governance.against={more / 'own.jsonl'}"),
         {"data.paths": [str(names["train"])], "data.test": [str(names["test"])]},
     )
-    data = prepare(config, find_sources(config.data))
-    gone = {record.line for record, *_ in data.rejections}
-    assert gone == {1, 5}
+    prepare(config, find_sources(config.data), tmp_path / "data")
+    gone = {note["where"] for note in set_aside(tmp_path / "data")}
+    assert gone == {f"{names['train']}:1", f"{names['train']}:5"}
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,15 @@
-"""Quality rules and outliers on clean text and planted faults."""
+"""Quality rules on clean text and planted faults."""
 
 import base64
 import html
 import random
 from collections import Counter
 
+from mlx_hybrid.governance.pipeline import govern_records
+
 from governance_tables.text import flores, show
-from mlx_hybrid.config import GovernanceConfig
 from mlx_hybrid.governance.checks.characters import Batch
 from mlx_hybrid.governance.checks.quality import check_quality, check_unicode
-from mlx_hybrid.governance.pipeline import govern_records
 from mlx_hybrid.records.record import Record
 
 
@@ -67,36 +67,3 @@ def quality() -> None:
 def broken(lines: list[str]) -> list[bool]:
     batch = Batch(lines)
     return [bool(a or b) for a, b in zip(check_unicode(batch), check_quality(batch))]
-
-
-def outliers() -> None:
-    """What the character model learnt from the records finds among 1,000 records a language with 10 % junk."""
-    rng = random.Random(3)
-    caught, total = Counter(), Counter()
-    everything = flores()
-    for code, lines in everything.items():
-        kinds, records = [], []
-        for line in lines:
-            kind = (
-                rng.choice(["shuffled letters", "random ascii", "other language"])
-                if rng.random() < 0.1
-                else "clean"
-            )
-            kinds.append(kind)
-            if kind == "shuffled letters":
-                line = "".join(rng.sample(line, len(line)))
-            elif kind == "random ascii":
-                line = " ".join(
-                    "".join(rng.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(rng.randint(2, 9)))
-                    for _ in range(15)
-                )
-            elif kind == "other language":
-                line = rng.choice(everything[rng.choice([c for c in everything if c != code])])
-            records.append(Record({"text": line, "language": code}, code, len(records)))
-        config = GovernanceConfig(only=("outliers",), outliers="reject", max_reject_share=1.0)
-        gone = {rejection.record.line for rejection in govern_records(records, config).rejected}
-        for i, kind in enumerate(kinds):
-            total[kind] += 1
-            caught[kind] += i in gone
-    show("Outliers, 22 codes, 997 records each, a tenth junk", ["kind", "records", "removed"],
-         [[kind, total[kind], f"{caught[kind] / total[kind]:.2%}"] for kind in sorted(total)])  # fmt: skip

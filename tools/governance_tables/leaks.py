@@ -7,10 +7,10 @@ import time
 from collections import Counter
 from pathlib import Path
 
+
 from governance_tables.planted import vary
-from governance_tables.text import DATA, sentences, show
+from governance_tables.text import DATA, judged, rejected, sentences, show
 from mlx_hybrid.config import GovernanceConfig
-from mlx_hybrid.governance.pipeline import govern_records
 from mlx_hybrid.records.record import Record
 
 
@@ -40,10 +40,10 @@ def overlap() -> None:
         before = path.read_bytes()
         config = GovernanceConfig(only=("overlap",), against=(str(path),), max_reject_share=1.0)
         started = time.process_time()
-        result = govern_records(records, config)
+        gone = rejected(records, config)
         seconds = time.process_time() - started
         untouched = path.read_bytes() == before
-    found = Counter(rejection.record.path for rejection in result.rejected)
+    found = Counter(record.path for record in gone)
     recall = sum(found[kind] for kind in kinds) / len(leaks)
     heads = ["recall", *kinds, "other removed", "records/s", "eval unchanged"]
     shares = [f"{found[kind] / 150:.2f}" for kind in kinds]
@@ -79,9 +79,10 @@ def parallel() -> None:
             )
             for i in range(len(target))
         ]
-        result = govern_records(records, GovernanceConfig(only=("parallel",), max_reject_share=1.0))
-        gone = {rejection.record.line for rejection in result.rejected}
-        flagged = gone | {record.line for record, flags in zip(result.kept, result.flags) if flags}
+        config = GovernanceConfig(only=("parallel",), max_reject_share=1.0)
+        ledger = judged(records, config)
+        gone = {i for i, decision in enumerate(ledger.decisions) if decision}
+        flagged = gone | set(ledger.flags)
         rate = {
             kind: sum(i in gone for i, k in enumerate(kinds) if k == kind) / kinds.count(kind)
             for kind in set(kinds)

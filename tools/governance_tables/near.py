@@ -7,11 +7,11 @@ import time
 from collections import Counter
 from pathlib import Path
 
+
 from governance_tables.planted import alike, near_set
-from governance_tables.text import show
+from governance_tables.text import rejected, show
 from governance_tables.whole import peak_mb
 from mlx_hybrid.config import GovernanceConfig
-from mlx_hybrid.governance.pipeline import govern_records
 from mlx_hybrid.records.record import Record
 
 
@@ -65,8 +65,7 @@ def near(size: int = 100_000) -> None:
 def ours(threshold: float):
     def run(records: list[tuple[str, str]]) -> set[int]:
         config = GovernanceConfig(only=("exact", "near"), near_threshold=threshold, max_reject_share=1.0)
-        result = govern_records(as_records(records), config)
-        return {rejection.record.line for rejection in result.rejected}
+        return {record.line for record in rejected(as_records(records), config)}
 
     return run
 

@@ -1,10 +1,15 @@
-"""Real text to measure on, and tables as Markdown."""
+"""Real text to measure on, what the stages make of it, and tables as Markdown."""
 
 import lzma
 import os
 import random
 import sys
 from pathlib import Path
+
+from mlx_hybrid.config import GovernanceConfig
+from mlx_hybrid.governance.inspection import Inspector
+from mlx_hybrid.governance.ledger import Ledger
+from mlx_hybrid.records.record import Record
 
 DATA = Path(os.environ.get("MLX_HYBRID_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 VARIANTS = ("arb_Latn", "zho_Hant", "mya_Mymr")  # beyond the 19 languages
@@ -40,6 +45,18 @@ def sentences(count: int, seed: int = 0) -> list[tuple[str, str]]:
     chosen = chosen[:count]
     rng.shuffle(chosen)
     return chosen
+
+
+def judged(records: list[Record], config: GovernanceConfig) -> Ledger:
+    """What the stages decide on records, in this process and without a file."""
+    ledger = Ledger(config)
+    ledger.add(Inspector(config).inspect(records))
+    ledger.decide(lambda index: records[index].where)
+    return ledger
+
+
+def rejected(records: list[Record], config: GovernanceConfig) -> list[Record]:
+    return [record for record, decision in zip(records, judged(records, config).decisions) if decision]
 
 
 def show(title: str, heads: list[str], rows: list[list]) -> None:

@@ -22,8 +22,9 @@ from mlx_hybrid.evaluation.sets import (
     labelled,
     language_code,
 )
-from mlx_hybrid.records.record import Record, load_records, read_records
-from mlx_hybrid.records.split import SUFFIXES, Sources, Split, find_sources
+from mlx_hybrid.records.files import SUFFIXES, Sources, find_sources
+from mlx_hybrid.records.record import File, Record, load_records, read_records
+from mlx_hybrid.records.split import Split
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def held_back(config: Config, sources: Sources, data_hash: str) -> Split:
     return split
 
 
-def dev_records(dev: str, beside: list[Path]) -> list[Record]:
+def dev_records(dev: str, beside: Sequence[File]) -> list[Record]:
     """Of the file that `dev` names; `auto` takes the files beside the test set, `none` none."""
     if dev == "none":
         return []

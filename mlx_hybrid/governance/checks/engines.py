@@ -4,7 +4,6 @@
 """
 
 import contextlib
-import hashlib
 import sys
 import unicodedata
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from mlx_hybrid.errors import ConfigError
+from mlx_hybrid.files import sha256_of
 from mlx_hybrid.models.base import hub_endpoint, hub_reason
 from mlx_hybrid.records.languages import UnknownLanguage, parse_language, scripts_of
 
@@ -273,9 +273,3 @@ def fasttext_distribution() -> str:
 
     names = packages_distributions().get("fasttext", [])
     return ", ".join(f"{name} {version(name)}" for name in sorted(set(names)))
-
-
-def sha256_of(path: Path) -> str:
-    """Hex digest of a file, read in pieces."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""A person's records out of a governed folder, and the runs that saw them."""
+"""A person's records out of a governed folder, and out of the runs that were trained on it."""
 
 import hashlib
 import json
@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from mlx_hybrid.errors import DataError
-from mlx_hybrid.files import write_json
-from mlx_hybrid.governance.checks.engines import sha256_of
+from mlx_hybrid.files import new_directory, sha256_of, write_json
 from mlx_hybrid.governance.folder.manifest import DATA, describe_files, verify
-from mlx_hybrid.governance.staging import staged
-from mlx_hybrid.records.record import parse_line, read_lines
+from mlx_hybrid.records.record import as_source, parse_line, read_lines
+
+KEPT, REJECTED = DATA
 
 
 @dataclass(frozen=True)
 class Forgotten:
-    """How many records went from each file; the runs that were trained on the folder; how many went from what each of
-    them had set aside; and other runs that set such a record aside, which are not touched."""
+    """How many records went from each file; the runs that were trained on the folder; how many went from the data of
+    each of them; and other runs that hold such a record, which are not touched."""
 
     removed: dict[str, int]
     runs: list[str]
@@ -28,39 +28,66 @@ class Forgotten:
 
 
 def forget(folder: Path, ids: Sequence[str], runs: Path) -> Forgotten:
-    """Take the records with these ids (or `path:line`) out of the folder and out of what its runs set aside.
+    """Take the records with these ids (or `path:line`) out of the folder and out of the data of its runs.
+
+    Raises DataError when no record has any of the ids.
+    """
+    manifest = verify(folder)
+    seen = frozenset(ids) | contents_of(folder / KEPT, frozenset(ids))
+    removed = cut(folder, manifest, frozenset(ids), ids)
+    hashes = [parent["sha256"] for parent in manifest["parents"]]
+    trained = runs_trained_on(hashes, runs)
+    from_runs = {run: count for run in trained if (count := forget_in_run(Path(run), seen, ids))}
+    others = sorted({path.parent for path in runs.glob("*/run.json")} - set(map(Path, trained)))
+    holding = [str(run) for run in others if any(holds(path, seen) for path in data_of(run))]
+    return Forgotten(removed, trained, from_runs, holding)
+
+
+def cut(folder: Path, manifest: dict[str, Any], names: frozenset[str], ids: Sequence[str]) -> dict[str, int]:
+    """Take the records with these names out of both files of a governed folder; how many went from each.
 
     The folder is replaced whole; its new manifest names the old one as parent and counts what was forgotten, by hash
-    of the id, not by the id. Raises DataError when no record has any of the ids.
+    of the id, not by the id. Raises DataError, and changes nothing, where no record has any of the names.
     """
-    manifest, names = verify(folder), frozenset(ids)
-    seen = names | contents_of(folder / "kept.jsonl", names)
     old = sha256_of(folder / "manifest.json")
-    removed = dict.fromkeys(DATA, 0)
-    with staged(folder, replace=True) as scratch:
-        for path in sorted(folder.iterdir()):
-            target = scratch / path.name
-            if path.name in DATA:
-                removed[path.name] = copy_without(path, target, names)
-            elif path.name != "manifest.json":
-                target.write_bytes(path.read_bytes())
-        renew_hash(scratch)
+    with new_directory(folder) as scratch:
+        removed = {name: copy_without(folder / name, scratch / name, names) for name in DATA}
         if not any(removed.values()):
             raise DataError(f"{folder}: no record has the id {', '.join(ids)}; nothing was changed.")
+        for path in sorted(folder.iterdir()):
+            if path.name not in (*DATA, "manifest.json"):
+                (scratch / path.name).write_bytes(path.read_bytes())
+        renew_hash(scratch)
         hashes = [hashlib.sha256(name.encode()).hexdigest() for name in ids]
         manifest["forgotten"] = [*manifest.get("forgotten", []), {"ids_sha256": hashes, "records": removed}]
         manifest["parents"] = [*manifest.get("parents", []), {"path": "manifest.json", "sha256": old}]
         manifest["outputs"] = describe_files(scratch)
         write_json(scratch / "manifest.json", manifest)
-    trained = runs_trained_on([old, *(parent["sha256"] for parent in manifest["parents"])], runs)
-    from_runs = {run: count for run in trained if (count := remove_set_aside(Path(run), seen))}
-    others = [path for path in sorted(runs.glob("*/rejected.jsonl")) if str(path.parent) not in trained]
-    return Forgotten(removed, trained, from_runs, [str(path.parent) for path in others if holds(path, seen)])
+    return removed
+
+
+def data_of(run: Path) -> list[Path]:
+    """The files of records that a run keeps: those in its `data`, or what an older run set aside."""
+    paths = (run / "data" / KEPT, run / "data" / REJECTED, run / REJECTED)
+    return [path for path in paths if path.is_file()]
+
+
+def forget_in_run(run: Path, names: frozenset[str], ids: Sequence[str]) -> int:
+    """Take the records out of what a run keeps of its data; how many there were."""
+    if (run / "data" / "manifest.json").is_file():
+        if not any(holds(path, names) for path in data_of(run)):
+            return 0
+        return sum(cut(run / "data", verify(run / "data"), names, ids).values())
+    return remove_set_aside(run / REJECTED, names)
 
 
 def contents_of(kept: Path, ids: frozenset[str]) -> frozenset[str]:
     """Digests of the records with these ids: a run knows them by places in `kept.jsonl`, which move when it is cut."""
-    lines = (fields for _, raw in read_lines(kept) if isinstance(raw, bytes) and (fields := object_of(raw)))
+    lines = (
+        fields
+        for _, raw in read_lines(as_source(kept))
+        if isinstance(raw, bytes) and (fields := object_of(raw))
+    )
     return frozenset(content_of(fields) for fields in lines if names_of(fields) & ids)
 
 
@@ -71,14 +98,13 @@ def renew_hash(folder: Path) -> None:
     write_json(folder / "croissant.json", tree)
 
 
-def remove_set_aside(run: Path, ids: frozenset[str]) -> int:
-    """Take the records out of a run's rejected.jsonl; how many there were."""
-    path = run / "rejected.jsonl"
+def remove_set_aside(path: Path, names: frozenset[str]) -> int:
+    """Take the records out of what an older run set aside; how many there were."""
     if not path.is_file():
         return 0
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        count = copy_without(path, temporary, ids)
+        count = copy_without(path, temporary, names)
         if count:
             os.replace(temporary, path)
     finally:
@@ -90,7 +116,7 @@ def copy_without(path: Path, target: Path, ids: frozenset[str]) -> int:
     """Copy lines whose record has none of the ids; how many were left out. Raises DataError for an unreadable line."""
     left_out = 0
     with target.open("wb") as file:
-        for number, raw in read_lines(path):
+        for number, raw in read_lines(as_source(path)):
             fields = object_of(raw) if isinstance(raw, bytes) else None
             if fields is None:
                 raise DataError(f"{path}:{number}: cannot be read; restore the file and try again.")
@@ -103,7 +129,11 @@ def copy_without(path: Path, target: Path, ids: frozenset[str]) -> int:
 
 def holds(path: Path, ids: frozenset[str]) -> bool:
     """Whether a record has one of the ids."""
-    return any(names_of(object_of(raw) or {}) & ids for _, raw in read_lines(path) if isinstance(raw, bytes))
+    return any(
+        names_of(object_of(raw) or {}) & ids
+        for _, raw in read_lines(as_source(path))
+        if isinstance(raw, bytes)
+    )
 
 
 def object_of(raw: bytes) -> dict[str, Any] | None:

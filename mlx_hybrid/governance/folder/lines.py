@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from mlx_hybrid.errors import DataError
 from mlx_hybrid.governance.checks.language import Finding
 from mlx_hybrid.governance.checks.personal import redact_fields
-from mlx_hybrid.governance.pipeline import Rejection
 from mlx_hybrid.governance.stages import Decision
-from mlx_hybrid.records.record import Fault, parse_line, read_lines
+from mlx_hybrid.records.record import Fault, Record, load_records
 
 
 def note_of(where: str, language: str, decision: Decision | None) -> dict[str, Any]:
@@ -20,31 +18,15 @@ def note_of(where: str, language: str, decision: Decision | None) -> dict[str, A
     return note | {key: value for key, value in decision._asdict().items() if value} if decision else note
 
 
-def write_rejections(path: Path, rejections: Sequence[Rejection]) -> None:
-    """Records set aside in memory, as the lines they were read from, each with its reason; in their order.
-
-    Raises DataError where a file is no longer what it was when they were read.
-    """
-    wanted = {(item.record.path, item.record.line) for item in rejections}
-    lines: dict[tuple[str, int], bytes | Fault] = {}
-    for name in dict.fromkeys(item.record.path for item in rejections):
-        lines |= {(name, number): raw for number, raw in read_lines(Path(name)) if (name, number) in wanted}
-    with path.open("wb") as file:
-        for item in rejections:
-            record = item.record
-            raw = lines.get((record.path, record.line))
-            if raw is None or not is_line_of(raw, record):
-                raise DataError(f"{record.where}: changed while it was read; run it again.")
-            decision = Decision(item.stage, item.reason, item.detail, item.match)
-            write_rejected(file, raw, note_of(record.where, item.language, decision))
+def load_kept(path: Path) -> list[Record]:
+    """Read the records of a `kept.jsonl`, each under the place it came from and as it was, without `_gov`."""
+    return [as_it_was(record) for record in load_records(path)]
 
 
-def is_line_of(raw: bytes | Fault, record: Any) -> bool:
-    """Whether a line, read again, is what `record` was read from."""
-    if isinstance(record, Fault):
-        return (raw.raw if isinstance(raw, Fault) else raw) == record.raw
-    again = raw if isinstance(raw, Fault) else parse_line(raw, record.path, record.line)
-    return not isinstance(again, Fault) and repr(again.fields) == repr(record.fields)  # NaN is not itself
+def as_it_was(record: Record) -> Record:
+    fields = dict(record.fields)
+    name, _, line = fields.pop("_gov")["where"].rpartition(":")
+    return Record(fields, name, int(line))
 
 
 def write_kept(

@@ -14,12 +14,11 @@ from typing import Any
 from mlx_hybrid import __version__
 from mlx_hybrid.config import GovernanceConfig, to_tree
 from mlx_hybrid.errors import ConfigError, DataError
-from mlx_hybrid.files import write_json
-from mlx_hybrid.governance.checks.engines import sha256_of
+from mlx_hybrid.files import sha256_of, write_json
+from mlx_hybrid.governance.curated import Curated
 from mlx_hybrid.governance.folder.card import croissant, dataset_card
 from mlx_hybrid.governance.folder.page import report_page
 from mlx_hybrid.governance.folder.summary import summarise
-from mlx_hybrid.governance.govern import Curated
 from mlx_hybrid.governance.inspection import describe_engine
 from mlx_hybrid.governance.stages import active_stages
 
@@ -53,7 +52,6 @@ def describe(curated: Curated, config: GovernanceConfig, summary: dict[str, Any]
         "config_sha256": hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest(),
         "stages": list(active_stages(config)),
         "engine": describe_engine(config),
-        "scored_with": curated.scored_with,
         "inputs": curated.sources,
         "parents": parents([source["path"] for source in curated.sources]),
         "against": [describe_file(Path(path), path) for path in config.against],

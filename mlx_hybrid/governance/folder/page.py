@@ -37,7 +37,6 @@ def report_page(summary: dict[str, Any]) -> str:
         ),
         "<h2>Flags on kept records</h2>",
         table(["flag", "#records"], sorted(flags.items())),
-        *score_parts(summary),
         "<h2>Examples</h2>",
         table(
             ["where", "reason", "detail"],
@@ -55,19 +54,6 @@ def report_page(summary: dict[str, Any]) -> str:
     ]
     head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Governance</title><style>{STYLE}</style>'
     return clean(head + "\n".join(parts) + "</html>\n")
-
-
-def score_parts(summary: dict[str, Any]) -> list[str]:
-    """Bits per byte by language, and the model that gave them; nothing where none was asked."""
-    if "bits_per_byte" not in summary:
-        return []
-    return [
-        f"<h2>Bits per byte under {escape(str(summary['scored_with']['id']))}</h2>",
-        table(
-            ["language", "#records", "#median"],
-            [(row["language"], row["records"], str(row["median"])) for row in summary["bits_per_byte"]],
-        ),
-    ]
 
 
 def language_row(row: dict[str, Any]) -> tuple:

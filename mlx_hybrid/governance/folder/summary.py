@@ -4,7 +4,7 @@ from collections import Counter
 from typing import Any
 
 from mlx_hybrid.config import GovernanceConfig, to_tree
-from mlx_hybrid.governance.govern import Curated
+from mlx_hybrid.governance.curated import Curated
 from mlx_hybrid.governance.ledger import Ledger
 
 EXAMPLES = 3
@@ -18,7 +18,7 @@ def summarise(curated: Curated, config: GovernanceConfig) -> dict[str, Any]:
     kept = Counter({language: count for (stage, language, _), count in counts.items() if stage == "kept"})
     tree = to_tree(config)
     del tree["workers"]
-    summary = {
+    return {
         "format": 1,
         "records": len(ledger.decisions),
         "kept": kept.total(),
@@ -41,10 +41,6 @@ def summarise(curated: Curated, config: GovernanceConfig) -> dict[str, Any]:
         "sources": curated.sources,
         "alarms": curated.alarms,
     }
-    if curated.scores:
-        summary["scored_with"] = curated.scored_with
-        summary["bits_per_byte"] = bits_per_byte(curated)
-    return summary
 
 
 def licences(ledger: Ledger) -> dict[str, int]:
@@ -66,16 +62,3 @@ def examples(curated: Curated) -> list[dict[str, str]]:
         if seen[decision[:2]] <= EXAMPLES:
             shown.append({"where": curated.where(index), **decision._asdict()})
     return sorted(shown, key=lambda item: (item["stage"], item["reason"]))
-
-
-def bits_per_byte(curated: Curated) -> list[dict[str, Any]]:
-    """Median bits per byte of each language under the model that scored."""
-    import numpy as np
-
-    grouped: dict[str, list[float]] = {}
-    for index, score in curated.scores.items():
-        grouped.setdefault(curated.ledger.languages[index], []).append(score)
-    return [
-        {"language": name, "records": len(values), "median": round(float(np.median(values)), 4)}
-        for name, values in sorted(grouped.items())
-    ]
