@@ -12,7 +12,7 @@ from mlx_hybrid.evaluation.sets import language_code
 from mlx_hybrid.governance.stages import STAGES, unused_settings
 
 BUDGETS = ("steps", "params", "time")
-ADDED = ("language", "quality", "exact", "near", "outliers")
+ADDED = ("language", "quality", "exact", "near")
 """Stages that `--governance steps` adds one at a time, after the structure and Unicode checks that always run."""
 BY_METHOD = frozenset(key for preset in PRESETS.values() for key in preset)
 

@@ -5,12 +5,9 @@ import html
 import random
 from collections import Counter
 
-from mlx_hybrid.governance.pipeline import govern_records
-
 from governance_tables.text import flores, show
 from mlx_hybrid.governance.checks.characters import Batch
 from mlx_hybrid.governance.checks.quality import check_quality, check_unicode
-from mlx_hybrid.records.record import Record
 
 
 def faults(text: str, rng: random.Random) -> dict[str, str]:

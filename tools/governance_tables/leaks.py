@@ -7,7 +7,6 @@ import time
 from collections import Counter
 from pathlib import Path
 
-
 from governance_tables.planted import vary
 from governance_tables.text import DATA, judged, rejected, sentences, show
 from mlx_hybrid.config import GovernanceConfig

@@ -7,7 +7,6 @@ import time
 from collections import Counter
 from pathlib import Path
 
-
 from governance_tables.planted import alike, near_set
 from governance_tables.text import rejected, show
 from governance_tables.whole import peak_mb
