@@ -24,7 +24,8 @@ LAYERS = (  # from the top; a room imports only what stands below it
     ("study",),
     ("api",),
     ("jobs",),
-    ("export", "publish", "report", "serve", "chat", "deployment"),
+    ("export", "report", "serve", "chat"),
+    ("publish",),
     ("evaluation",),
     ("training",),
     ("governance",),
@@ -37,11 +38,7 @@ LAYERS = (  # from the top; a room imports only what stands below it
     ("errors",),
 )
 WAITING = {
-    "deployment": {"export"},
-    "export": {"deployment"},
     "jobs": {"cli"},
-    "models": {"deployment"},
-    "publish": {"deployment"},
     "report": {"study"},
     "run": {"training", "models"},
 }

@@ -129,7 +129,7 @@ def resolve(config: str | None, given: dict, overrides: tuple[str, ...]) -> Conf
 def continued(name: str, config: str | None, given: dict, overrides: tuple[str, ...]) -> dict:
     """Settings of a run that goes on from an adapter. Raises ConfigError for others that were asked for."""
     from mlx_hybrid.config import read_yaml
-    from mlx_hybrid.export.adapter import find_adapter
+    from mlx_hybrid.models.adapted import find_adapter
     from mlx_hybrid.recipes_folder import recipe_path
     from mlx_hybrid.training.continuation import settings_of
 

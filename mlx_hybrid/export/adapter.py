@@ -12,11 +12,10 @@ from mlx_hybrid.adapters.layer import HybridLinear
 from mlx_hybrid.adapters.plans import layer_plan
 from mlx_hybrid.adapters.store import AdapterInfo, read_adapter_config, read_weights
 from mlx_hybrid.adapters.targets import last_part
-from mlx_hybrid.deployment.adapter_folder import adapter_folder
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.export.weights import ModelWeights
+from mlx_hybrid.models.adapted import find_adapter, own_name
 from mlx_hybrid.models.base import find_model, fingerprint
-from mlx_hybrid.run import LAST, find_run
 
 EXPERTS = re.compile(r"\.(switch_mlp|switch_glu|experts)\.")  # what mlx-lm calls stacks of experts
 
@@ -97,19 +96,3 @@ def experts_stay(module: str) -> ConfigError:
         "adapter on experts cannot be exported or fused yet; chat, serve and evaluate run it, and one trained without "
         "experts among adapter.targets can be exported."
     )
-
-
-def own_name(folder: Path, asked_for: str) -> str:
-    """What the run of an adapter is called, whatever it was asked for by; the adapter's own name outside a run."""
-    run = folder.resolve().parent
-    return run.name if (run / "run.json").is_file() else Path(asked_for).name or folder.resolve().name
-
-
-def find_adapter(name: str) -> tuple[Path, str | None]:
-    """The adapter's folder, and the base that the run's config names."""
-    folder = Path(name)
-    if not (folder / "run.json").is_file() and (adapter := adapter_folder(name)):
-        return adapter, None
-    run = find_run(name if name == LAST or not folder.is_dir() else str(folder))
-    run.check_adapter()
-    return run.adapter, run.config_here().model

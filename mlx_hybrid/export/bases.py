@@ -6,11 +6,11 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from mlx_hybrid.deployment.loading import BESIDE
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.export.adapter import Source
 from mlx_hybrid.export.weights import ModelWeights, write_dense
 from mlx_hybrid.models.base import find_model
+from mlx_hybrid.publish.usage import BESIDE
 
 LARGEST_ROUNDING = 0.35
 """‖W − W_packed‖ / ‖W‖ above which a model is not the one that was packed: 4 bits give 0.09, 2 bits about 0.3, another

@@ -2,12 +2,9 @@
 
 import hashlib
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-from mlx_hybrid.deployment import loading
-from mlx_hybrid.deployment.export_options import LOSS, RANK, Options, refuse_unused
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.export.adapter import Source, open_source
 from mlx_hybrid.export.bases import ExportBase, choose_original, dequantised_beside
@@ -24,18 +21,57 @@ from mlx_hybrid.export.peft import (
     Forms,
     check_written,
     make_forms,
-    vllm_rank,
     write_lora,
     write_pair,
 )
-from mlx_hybrid.export.verdict import Report
+from mlx_hybrid.export.verdict import Report, new_folder
 from mlx_hybrid.export.weights import stacked_experts
-from mlx_hybrid.files import new_directory
 from mlx_hybrid.models.base import fingerprint
+from mlx_hybrid.publish import usage
 
 SURVIVES = (
     0.9  # of the update, in the stored weights; below it the merged model is not the one that was trained
 )
+
+RANK, LOSS = 64, 0.05
+DENSE = ("peft", "merged", "lora", "gguf-lora")
+TAKEN = {
+    "base": DENSE,
+    "base_id": DENSE,
+    "rank": ("lora",),
+    "tolerance": ("lora",),
+    "requantise": ("merged",),
+}
+"""The forms that an option has a meaning for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How to export. `base` is original, dequantised or None (original where it is at hand); `rank` is that of
+    a LoRA (None: the exact one, or RANK where there is none) and `tolerance` the largest relative error of a layer
+    (None: LOSS) where that rank truncates it, refused where nothing is lost; `requantise` packs a
+    merged model as its base was; `force` writes in spite of faults."""
+
+    base: str | None = None
+    base_id: str | None = None
+    model: str | None = None
+    rank: int | None = None
+    tolerance: float | None = None
+    requantise: bool = False
+    force: bool = False
+
+
+def refuse_unused(to: str, options: Options) -> None:
+    """Raise ConfigError for an option that would change nothing."""
+    for field, forms in TAKEN.items():
+        if getattr(options, field) != getattr(Options, field) and to not in forms:
+            flag = "--" + field.replace("_", "-")
+            raise ConfigError(f"{flag} is for --to {' or '.join(forms)}; leave it out with --to {to}.")
+    if options.requantise and (options.base or options.base_id):
+        raise ConfigError(
+            "--requantise packs the base that was trained on; leave out --base and --base-id, or leave out "
+            "--requantise and pack the merged original with mlx_lm.convert."
+        )
 
 
 def export(name: str, to: str, directory: Path, options: Options | None = None) -> Report:
@@ -76,7 +112,7 @@ def tell_what_is_outside(report: Report, source: Source, folder: Path) -> None:
     a base without a name on the Hub has to be given by path. Whole models hold all that."""
     if any(folder.glob("model*.safetensors")):
         return
-    if loading.is_folder(base := report.base["id"]):
+    if usage.is_folder(base := report.base["id"]):
         report.notes.append(
             f"The base is the local folder {base}, which has no name on the Hub: whoever loads this gives it by path."
         )
@@ -96,15 +132,6 @@ def finish(report: Report, folder: Path, directory: Path, *, force: bool) -> Non
         report.refuse(directory)
 
 
-@contextmanager
-def new_folder(directory: Path) -> Iterator[Path]:
-    """A folder to fill that becomes `directory` when all went well. Raises ConfigError where something is there."""
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise ConfigError(f"{directory}: exists already; choose another name, or remove it.")
-    with new_directory(directory) as folder:
-        yield folder
-
-
 def make_peft(source: Source, folder: Path, name: str, options: Options) -> Report:
     base = export_base(source, folder, options)
     forms = make_forms(source, base.weights)
@@ -113,7 +140,7 @@ def make_peft(source: Source, folder: Path, name: str, options: Options) -> Repo
         names = write_pair(forms, base.weights, folder, base.id)
         adapters = [folder / adapter for adapter in names]
         report.kind, report.facts["load_order"] = "oft and lora", names
-        text = loading.pair_readme(name, base.id, names)
+        text = usage.pair_readme(name, base.id, names)
         (folder / "README.md").write_text(text, encoding="utf-8")
         report.faults += check_written(forms, base.weights, adapters)
     else:
@@ -135,7 +162,7 @@ def put_lora(
 ) -> None:
     """Write one LoRA with the lines that load it, and read it back."""
     write_lora(forms, base.weights, folder, base.id, rank)
-    text = loading.lora_readme(name, base.id, gguf=gguf)
+    text = usage.lora_readme(name, base.id, gguf=gguf)
     (folder / "README.md").write_text(text, encoding="utf-8")
     report.faults += check_written(forms, base.weights, [folder])
 
@@ -154,7 +181,7 @@ def make_lora(source: Source, folder: Path, name: str, options: Options) -> Repo
     full = "a rotation by butterfly has full rank" if forms.oft else f"it is exact at rank {forms.rank}"
     if cut:
         forms = make_forms(source, base.weights, options.rank or RANK)
-    rank = vllm_rank(max(forms.rank, options.rank or 0))
+    rank = usage.vllm_rank(max(forms.rank, options.rank or 0))
     report = begin("lora", source, base, forms)
     report.facts["rank"] = rank
     put_lora(report, base, forms, folder, name, rank=rank)
@@ -215,7 +242,7 @@ def make_merged(source: Source, folder: Path, name: str, options: Options) -> Re
     report = begin("merged", source, base, None, kind="merged model")
     survival = write_merged(source, base.weights, folder)
     judge_survival(report, survival)
-    (folder / "README.md").write_text(loading.merged_readme(name), encoding="utf-8")
+    (folder / "README.md").write_text(usage.merged_readme(name), encoding="utf-8")
     report.faults += check_merged(source, base.weights, folder)
     check_merged_logits(report, source, base.weights, folder)
     return report
@@ -229,7 +256,7 @@ def make_mlx_lm(source: Source, folder: Path, name: str, options: Options) -> Re
     base = ExportBase(source.base, "trained", source.info.base["id"])
     report = begin("mlx-lm", source, base, forms)
     write_mlx_lm(forms, folder, base_id=base.id, layers=source.base.config.get("num_hidden_layers", 0))
-    (folder / "README.md").write_text(loading.mlx_lm_readme(name, base.id), encoding="utf-8")
+    (folder / "README.md").write_text(usage.mlx_lm_readme(name, base.id), encoding="utf-8")
     report.faults += check_mlx_lm(forms, folder)
     check_mlx_logits(report, source, source.base.folder, lambda model: load_stock(model, folder), exact=True)
     return report
@@ -248,7 +275,7 @@ def make_fused(
     report = begin(to, source, base, None, kind=kind)
     survival = write_merged(source, source.base, folder, requantise=requantise, for_mlx=for_mlx)
     judge_survival(report, survival, "; without --requantise all of it does" if requantise else "")
-    text = loading.mlx_readme(name) if for_mlx else loading.merged_readme(name)
+    text = usage.mlx_readme(name) if for_mlx else usage.merged_readme(name)
     (folder / "README.md").write_text(text, encoding="utf-8")
     if not requantise:
         report.faults += check_merged(source, source.base, folder)

@@ -37,9 +37,6 @@ from mlx_hybrid.export.peft_files import (
 from mlx_hybrid.export.probes import Probe, check_lora, check_oft, probe_layer, probe_turn
 from mlx_hybrid.export.weights import ModelWeights
 
-VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""Ranks vLLM 0.33 takes; 1 too, but nothing gains from it."""
-
 
 @dataclass
 class Forms:
@@ -106,11 +103,6 @@ def add_rotation(forms: Forms, layer: HybridLinear, module: str) -> None:
     if np.any(triangle):
         size = dense_block_size(layer.plan.block_size, layer.plan.factors)
         forms.oft.setdefault(size, {})[module] = triangle
-
-
-def vllm_rank(rank: int) -> int:
-    """The smallest rank vLLM takes that holds `rank`; `rank` itself beyond its largest."""
-    return next((r for r in VLLM_RANKS if r >= rank), rank)
 
 
 def write_lora(

@@ -1,10 +1,12 @@
 """What an export did and how it was checked: printed, and kept beside it as `export.json`."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mlx_hybrid.errors import MlxHybridError
-from mlx_hybrid.files import write_json
+from mlx_hybrid.errors import ConfigError, MlxHybridError
+from mlx_hybrid.files import new_directory, write_json
 
 FORMAT = 1
 REPORT_FILE = "export.json"
@@ -54,3 +56,12 @@ class Report:
                 f"{directory}: was not written, since the check failed: {'; '.join(self.faults[:SHOWN])}{more}; "
                 "--force writes it all the same."
             )
+
+
+@contextmanager
+def new_folder(directory: Path) -> Iterator[Path]:
+    """A folder to fill that becomes `directory` when all went well. Raises ConfigError where something is there."""
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise ConfigError(f"{directory}: exists already; choose another name, or remove it.")
+    with new_directory(directory) as folder:
+        yield folder

@@ -182,7 +182,7 @@ def starting_point(
         run.forget_after(progress.step)
         return progress
     if config.start_from:
-        from mlx_hybrid.export.adapter import find_adapter
+        from mlx_hybrid.models.adapted import find_adapter
         from mlx_hybrid.training.continuation import load_start
 
         load_start(config, material.base, find_adapter(config.start_from)[0])
@@ -259,7 +259,7 @@ def plan(config: Config, *, ranks: Ranks = ONE, force: bool = False) -> dict:
 
     Reads the model's config, tokenizer and headers, and raises what the run itself would.
     """
-    from mlx_hybrid.export.adapter import find_adapter
+    from mlx_hybrid.models.adapted import find_adapter
     from mlx_hybrid.training.continuation import check_base_of_start
     from mlx_hybrid.training.material import check_fits, tokenised
 

@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from mlx_hybrid.errors import ConfigError, MlxHybridError
-from mlx_hybrid.models.base import BUNDLED, base_of, load_base
+from mlx_hybrid.models.base import BUNDLED, base_of, fetch, is_hub_id, load_base
 from mlx_hybrid.run import LAST, Run, find_run
+
+PEFT_WEIGHTS = "adapter_model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,6 @@ def load_any(name: str, *, base_name: str | None = None) -> Loaded:
     `base_name` is the base to put an adapter on, in place of the one it names. Raises ConfigError for what cannot be
     found, and for a `base_name` beside a plain model.
     """
-    from mlx_hybrid.deployment.adapter_folder import adapter_folder
-
     folder = Path(name)
     named = not folder.is_dir() and name != BUNDLED and "/" not in name
     if (folder / "run.json").is_file() or name == LAST or named:
@@ -89,3 +89,36 @@ def load_adapted(directory: Path, base_name: str | None, *, name: str, tokenizer
     modules = len(hybrid_layers(base.model)) or int(trainable_count(base.model) > 0 and info.method == "full")
     mx.clear_cache()
     return Loaded(base.model, base.tokenizer, modules, change, name, base.identity, source, directory)
+
+
+def adapter_folder(name: str) -> Path | None:
+    """The folder of the adapter that a path or a Hub id names; None where it names something else.
+
+    Raises ConfigError for an id that cannot be had, and for a PEFT adapter, which `import` brings in.
+    """
+    from mlx_hybrid.adapters.store import CONFIG_FILE, WEIGHTS_FILE
+
+    folder = Path(name)
+    if not folder.exists() and is_hub_id(name):
+        folder = fetch(name)
+    if not (folder / CONFIG_FILE).is_file():
+        return None
+    if (folder / PEFT_WEIGHTS).is_file() and not (folder / WEIGHTS_FILE).is_file():
+        raise ConfigError(f"{name}: is a PEFT adapter; `mlx-hybrid import {folder}` brings it in.")
+    return folder
+
+
+def own_name(folder: Path, asked_for: str) -> str:
+    """What the run of an adapter is called, whatever it was asked for by; the adapter's own name outside a run."""
+    run = folder.resolve().parent
+    return run.name if (run / "run.json").is_file() else Path(asked_for).name or folder.resolve().name
+
+
+def find_adapter(name: str) -> tuple[Path, str | None]:
+    """The adapter's folder, and the base that the run's config names."""
+    folder = Path(name)
+    if not (folder / "run.json").is_file() and (adapter := adapter_folder(name)):
+        return adapter, None
+    run = find_run(name if name == LAST or not folder.is_dir() else str(folder))
+    run.check_adapter()
+    return run.adapter, run.config_here().model

@@ -2,13 +2,12 @@
 
 import hashlib
 import re
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mlx_hybrid.config import Config
-from mlx_hybrid.files import HUB_ID, read_json, write_text
-from mlx_hybrid.publish.results import Measured, eval_results, measured, measured_on, results_table
+from mlx_hybrid.files import HUB_ID, write_text
+from mlx_hybrid.publish.facts import Facts, run_facts
+from mlx_hybrid.publish.results import eval_results, measured_on, results_table
 from mlx_hybrid.publish.usage import use_section
 from mlx_hybrid.run import Run
 
@@ -18,75 +17,6 @@ TRAIN_KEYS = (
     "batch_size", "accumulate", "learning_rate", "orthogonal_learning_rate", "schedule", "warmup", "weight_decay",
     "clip", "max_tokens",
 )  # fmt: skip
-
-
-@dataclass
-class Facts:
-    """What a card can say; what is not known is left out."""
-
-    name: str
-    form: str = "adapter"
-    """adapter, peft, lora, mlx-lm, gguf-lora, merged, mlx (a model MLX alone reads) or model."""
-    method: str = ""
-    base: dict = field(default_factory=dict)
-    modules: int = 0
-    adapter: Any = None
-    config: Config | None = None
-    info: dict = field(default_factory=dict)
-    results: list[Measured] = field(default_factory=list)
-    manifests: list[dict] = field(default_factory=list)
-    export: dict = field(default_factory=dict)
-
-    @property
-    def base_id(self) -> str:
-        """The base's Hub id, that of the export before that of the training; nothing where it has none."""
-        names = (self.export.get("base", {}).get("id", ""), self.base.get("id", ""))
-        return next((name for name in names if HUB_ID.fullmatch(name)), "")
-
-    @property
-    def languages(self) -> list[str]:
-        named = {row.language for row in self.results if row.language and ">" not in row.language}
-        named |= {
-            row["language"] for manifest in self.manifests for row in manifest["languages"] if row["kept"]
-        }
-        return sorted(named - {"und"})
-
-
-def run_facts(run: Run) -> Facts:
-    """Facts of a run and its adapter. Raises ConfigError for a run without one."""
-    run.check_adapter()
-    facts = adapter_facts(run.adapter, run.name)
-    facts.config, facts.info = run.config(), run.info()
-    facts.results = measured(run.path / "evaluation", run.name)
-    facts.manifests = manifests(run.config_here())
-    return facts
-
-
-def adapter_facts(folder: Path, name: str) -> Facts:
-    """Facts that an adapter folder holds by itself."""
-    from mlx_hybrid.adapters.store import read_adapter_config
-
-    info = read_adapter_config(folder)
-    return Facts(name, method=info.method, base=info.base, modules=len(info.modules), adapter=info.adapter)
-
-
-def manifests(config: Config) -> list[dict]:
-    """Manifests that lie beside the training data, each with its hash."""
-    found = {}
-    for name in config.data.paths:
-        for folder in (Path(name), Path(name).parent):
-            path = folder / "manifest.json"
-            if path.is_file() and str(read_json(path).get("tool", "")).startswith("mlx-hybrid"):
-                found[path.resolve()] = read_manifest(path)
-    return list(found.values())
-
-
-def read_manifest(path: Path) -> dict:
-    """A manifest with its hash and, from the report beside it, the records of each language."""
-    report = path.with_name("report.json")
-    languages = read_json(report).get("languages", []) if report.is_file() else []
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return read_json(path) | {"sha256": digest, "languages": languages}
 
 
 def model_card(facts: Facts, repo: str) -> str:

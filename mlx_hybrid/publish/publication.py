@@ -8,7 +8,8 @@ from pathlib import Path
 
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.files import read_json
-from mlx_hybrid.publish import card
+from mlx_hybrid.publish.card import is_made, model_card
+from mlx_hybrid.publish.facts import Facts, adapter_facts, run_facts
 from mlx_hybrid.run import Run, list_runs
 
 CARD = "README.md"
@@ -59,7 +60,7 @@ def plan(directory: Path, repo: str, *, run: Run | None = None) -> Publication:
         raise ConfigError(f"{directory}: no such folder.")
     if (directory / "run.json").is_file():
         run = Run(directory)
-        facts = card.run_facts(run)
+        facts = run_facts(run)
         files = {path.name: path for path in allowed(run.adapter)}
         files |= {
             f"evaluation/{path.name}": path for path in sorted((directory / "evaluation").glob("*.json"))
@@ -89,7 +90,7 @@ def allowed(directory: Path) -> Iterator[Path]:
             yield path
 
 
-def folder_facts(directory: Path, files: dict[str, Path], run: Run | None) -> card.Facts:
+def folder_facts(directory: Path, files: dict[str, Path], run: Run | None) -> Facts:
     """Facts of a folder that is no run: from its export report, its adapter config, and the run it came from."""
     if not any(name.endswith(".safetensors") for name in files):
         raise ConfigError(f"{directory}: holds no run, adapter, export or model to publish.")
@@ -97,11 +98,11 @@ def folder_facts(directory: Path, files: dict[str, Path], run: Run | None) -> ca
     adapted = "adapters.safetensors" in files and not export
     run = run or find_origin(export)
     if run:
-        facts = card.run_facts(run)
+        facts = run_facts(run)
     elif adapted:
-        facts = card.adapter_facts(directory, directory.name)
+        facts = adapter_facts(directory, directory.name)
     else:
-        facts = card.Facts(directory.name, method=export.get("adapter", {}).get("method", ""))
+        facts = Facts(directory.name, method=export.get("adapter", {}).get("method", ""))
     form = WHOLE.get(export.get("kind", "")) or export.get("to")
     facts.export, facts.form = export, form or ("adapter" if adapted else "model")
     if facts.form == "model" and "adapter_model.safetensors" in files:
@@ -121,15 +122,15 @@ def find_origin(export: dict) -> Run | None:
     return None
 
 
-def choose_card(directory: Path, facts: card.Facts, repo: str) -> tuple[str, bool]:
+def choose_card(directory: Path, facts: Facts, repo: str) -> tuple[str, bool]:
     """A card that a person wrote or changed stays; any other is made from the facts. Without metadata at its head a
     README is no card: the few lines an export leaves."""
     path = directory / CARD
     if path.is_file():
         text = path.read_text(encoding="utf-8")
-        if text.startswith("---") and not card.is_made(text):
+        if text.startswith("---") and not is_made(text):
             return text, True
-    return card.model_card(facts, repo), False
+    return model_card(facts, repo), False
 
 
 def refuse_private(name: str, path: Path) -> None:

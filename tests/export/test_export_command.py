@@ -8,8 +8,8 @@ from click.testing import CliRunner
 from hf_bases import dense_base, one_thread, packed_base, trained  # noqa: F401
 
 from mlx_hybrid.cli import main
-from mlx_hybrid.deployment.loading import BESIDE, is_folder, place_of
 from mlx_hybrid.models.base import BUNDLED
+from mlx_hybrid.publish.usage import BESIDE, is_folder, place_of
 
 pytestmark = [
     pytest.mark.peft,

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from hf_bases import METHODS, dense_base, greedy, one_thread, packed_base, trained  # noqa: F401
 
-from mlx_hybrid.deployment.bring_in import import_peft
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.export.export import Options, export
 from mlx_hybrid.export.peft_files import read_peft, write_peft
+from mlx_hybrid.export.peft_import import import_peft
 from mlx_hybrid.export.verdict import ExportMismatch
 
 pytestmark = [

@@ -7,7 +7,8 @@ from huggingface_hub import ModelCard
 
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.files import read_json, write_json
-from mlx_hybrid.publish.card import is_made, model_card, run_facts, write_card
+from mlx_hybrid.publish.card import is_made, model_card, write_card
+from mlx_hybrid.publish.facts import run_facts
 from mlx_hybrid.publish.publication import plan
 from mlx_hybrid.run import Run
 

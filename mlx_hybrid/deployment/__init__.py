@@ -1,1 +1,0 @@
-"""Chat, serving, merging and export."""
