@@ -10,6 +10,7 @@ float32 copy of the model fits in memory, which takes far longer: the last colum
 
 import argparse
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -31,7 +32,7 @@ from mlx_hybrid.adapters.plans import layer_plan  # noqa: E402
 from mlx_hybrid.adapters.store import CONFIG_FILE, FORMAT, WEIGHTS_FILE  # noqa: E402
 from mlx_hybrid.adapters.targets import last_part  # noqa: E402
 from mlx_hybrid.config import build_config, to_tree  # noqa: E402
-from mlx_hybrid.export.weights import ShardWriter  # noqa: E402
+from mlx_hybrid.export.weights import write_shards  # noqa: E402
 from mlx_hybrid.files import write_json  # noqa: E402
 from mlx_hybrid.models.base import BUNDLED_FOLDER, fingerprint  # noqa: E402
 
@@ -50,16 +51,18 @@ def write_base(folder: Path, layers: int) -> Path:
     folder.mkdir()
     mx.random.seed(0)
     block = (0.02 * mx.random.normal((BLOCK,))).astype(mx.bfloat16)
-    writer = ShardWriter(folder)
-    for name in ("model.embed_tokens", "lm_head"):
-        writer.add(f"{name}.weight", repeated(block, (VOCABULARY, WIDTH)))
+    shapes = {f"{name}.weight": (VOCABULARY, WIDTH) for name in ("model.embed_tokens", "lm_head")}
     for layer in range(layers):
-        for module, shape in SHAPES.items():
-            writer.add(f"model.layers.{layer}.{module}.weight", repeated(block, shape))
+        shapes |= {f"model.layers.{layer}.{module}.weight": shape for module, shape in SHAPES.items()}
         for norm in ("input_layernorm", "post_attention_layernorm"):
-            writer.add(f"model.layers.{layer}.{norm}.weight", mx.ones((WIDTH,), mx.bfloat16))
-    writer.add("model.norm.weight", mx.ones((WIDTH,), mx.bfloat16))
-    writer.close()
+            shapes[f"model.layers.{layer}.{norm}.weight"] = (WIDTH,)
+    shapes["model.norm.weight"] = (WIDTH,)
+
+    def made(name: str) -> dict[str, mx.array]:
+        shape = shapes[name]
+        return {name: repeated(block, shape) if len(shape) == 2 else mx.ones(shape, mx.bfloat16)}
+
+    write_shards(folder, {name: 2 * math.prod(shape) for name, shape in shapes.items()}, made, "pt")
     write_json(folder / "config.json", {
         "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": WIDTH, "num_hidden_layers": layers,
         "intermediate_size": MLP, "num_attention_heads": 32, "num_key_value_heads": 8, "rms_norm_eps": 1e-5,

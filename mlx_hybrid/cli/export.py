@@ -10,7 +10,7 @@ import click
 from mlx_hybrid.cli.commands import command
 
 if TYPE_CHECKING:
-    from mlx_hybrid.export.verdict import Report
+    from mlx_hybrid.export.checks import Report
 
 FORMS = ("peft", "merged", "lora", "mlx-lm", "gguf-lora")
 REQUANTISE = "pack again as the base was; refused if the update is lost."

@@ -1,6 +1,5 @@
 """What is exported: an adapter with the weights it was trained on, layer by layer."""
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,16 +7,15 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_hybrid.adapters.attach import layer_class
-from mlx_hybrid.adapters.layer import HybridLinear
+from mlx_hybrid.adapters.layer import HybridLinear, linear_shape
 from mlx_hybrid.adapters.plans import layer_plan
 from mlx_hybrid.adapters.store import AdapterInfo, read_adapter_config, read_weights
 from mlx_hybrid.adapters.targets import last_part
+from mlx_hybrid.config import AdapterConfig
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.export.weights import ModelWeights
 from mlx_hybrid.models.adapted import find_adapter, own_name
 from mlx_hybrid.models.base import find_model, fingerprint
-
-EXPERTS = re.compile(r"\.(switch_mlp|switch_glu|experts)\.")  # what mlx-lm calls stacks of experts
 
 
 @dataclass(frozen=True)
@@ -39,6 +37,14 @@ class Source:
         """Whether the model's own weights were trained, without an adapter."""
         return self.info.method == "full"
 
+    @property
+    def trained(self) -> dict[str, mx.array]:
+        """Whole tensors that full fine-tuning changed, by name; none of an adapter."""
+        leaves = self.leaves if self.full else {}
+        return {
+            f"{module}.{leaf}": value for module, parts in leaves.items() for leaf, value in parts.items()
+        }
+
     def layer(self, module: str, weights: ModelWeights) -> HybridLinear:
         """The adapted layer on the weight (out, in) of `weights`, as stored or unpacked to float32.
 
@@ -48,20 +54,35 @@ class Source:
         weight = weights.unpacked(f"{module}.weight")
         if weight.ndim != 2:
             raise experts_stay(module)
-        linear = nn.Linear(*weight.shape[::-1], bias=False)
-        linear.weight = weight
         unitary = last_part(module) in self.info.adapter.unitary
-        plan = layer_plan(self.info.adapter, weight.shape[1], unitary=unitary)
-        layer = layer_class(linear, plan)(linear, plan, mx.random.key(0))
-        for leaf, value in self.leaves[module].items():
-            if leaf in layer and layer[leaf].shape != value.shape:
-                raise ConfigError(
-                    f"{weights.folder}: {module} is {tuple(weight.shape)} there, which does not fit the adapter's "
-                    f"{leaf} of {tuple(value.shape)}; this is another model."
-                )
-            layer[leaf] = value
-        layer.eval()
-        return layer
+        try:
+            return layer_on(bare(weight), self.info.adapter, self.leaves[module], unitary=unitary)
+        except ValueError as error:
+            raise ConfigError(
+                f"{weights.folder}: {module} is {tuple(weight.shape)} there, which does not fit the adapter's "
+                f"{error}; this is another model."
+            ) from None
+
+
+def bare(weight: mx.array) -> nn.Linear:
+    """A linear layer of this weight (out, in), without a bias."""
+    linear = nn.Linear(*weight.shape[::-1], bias=False)
+    linear.weight = weight
+    return linear
+
+
+def layer_on(
+    linear: nn.Module, config: AdapterConfig, leaves: dict[str, mx.array], *, unitary: bool = False
+) -> HybridLinear:
+    """An adapted layer on a linear one, with these leaves. Raises ValueError for one of another shape."""
+    plan = layer_plan(config, linear_shape(linear)[0], unitary=unitary)
+    layer = layer_class(linear, plan)(linear, plan, mx.random.key(0))
+    for leaf, value in leaves.items():
+        if leaf in layer and layer[leaf].shape != value.shape:
+            raise ValueError(f"{leaf} of {tuple(value.shape)}")
+        layer[leaf] = value
+    layer.eval()
+    return layer
 
 
 def open_source(name: str, *, model: str | None = None) -> Source:
@@ -82,12 +103,19 @@ def open_source(name: str, *, model: str | None = None) -> Source:
     for key, value in read_weights(folder).items():
         module, _, leaf = key.rpartition(".")
         leaves.setdefault(module, {})[leaf] = value
-    if stacked := [module for module in info.modules if EXPERTS.search(module)]:
+    base = ModelWeights(base_folder)
+    if stacked := [module for module in info.modules if is_stack(module, leaves, base)]:
         raise experts_stay(stacked[0])
     missing = [module for module in info.modules if module not in leaves and info.method != "full"]
     if missing:
         raise ConfigError(f"{folder}: holds no tensor of {missing[0]} ({len(missing)} modules in all).")
-    return Source(folder, info, leaves, ModelWeights(base_folder), own_name(folder, name))
+    return Source(folder, info, leaves, base, own_name(folder, name))
+
+
+def is_stack(module: str, leaves: dict[str, dict[str, mx.array]], base: ModelWeights) -> bool:
+    """Whether an adapted module is a stack of experts, by its own leaves or by the base's weight."""
+    update = leaves.get(module, {}).get("lora_a")
+    return len(base.shapes.get(f"{module}.weight", (0, 0))) > 2 or (update is not None and update.ndim > 2)
 
 
 def experts_stay(module: str) -> ConfigError:

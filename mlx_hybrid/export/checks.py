@@ -1,14 +1,17 @@
-"""The checks an export makes of itself on logits; each writes figures, faults or the reason it was left out."""
+"""What an export did and how it was checked on logits: printed, and kept beside it as `export.json`."""
 
 import dataclasses
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mlx_hybrid.adapters.store import load_adapter
+from mlx_hybrid.errors import ConfigError, MlxHybridError
 from mlx_hybrid.export.adapter import Source
 from mlx_hybrid.export.logits import (
     INSTALL,
@@ -21,97 +24,168 @@ from mlx_hybrid.export.logits import (
     torch_available,
     torch_logits,
 )
-from mlx_hybrid.export.verdict import Report
 from mlx_hybrid.export.weights import ModelWeights, write_dense
+from mlx_hybrid.files import new_directory, write_json
+
+FORMAT = 1
+REPORT_FILE = "export.json"
+SHOWN = 3
+
+Adapt = Callable[[Any], None]
+"""Puts an adapter on a loaded model."""
 
 
-def with_adapter(source: Source) -> Callable[[Any], None]:
+class ExportMismatch(MlxHybridError):
+    """An export that does not do what the adapter does."""
+
+    exit_code = 3
+
+
+@dataclass
+class Report:
+    """`checks` are figures and verdicts by name, `faults` what failed, `notes` lines for a person. `directory` and
+    `base_folder`, a base that has no name elsewhere, are of this machine, and not kept."""
+
+    to: str
+    kind: str
+    adapter: dict
+    base: dict
+    facts: dict = field(default_factory=dict)
+    checks: dict = field(default_factory=dict)
+    faults: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    directory: Path = Path()
+    base_folder: str = ""
+
+    @property
+    def passed(self) -> bool:
+        return not self.faults
+
+    def tree(self) -> dict:
+        return {
+            "format": FORMAT,
+            **{key: getattr(self, key) for key in ("to", "kind", "adapter", "base")},
+            **self.facts,
+            **{key: getattr(self, key) for key in ("checks", "passed", "faults")},
+        }
+
+    def finish(self, folder: Path, directory: Path, *, force: bool, name: str = REPORT_FILE) -> None:
+        """Keep the report in `folder`, which is to become `directory`. Raises ExportMismatch for faults."""
+        self.directory = directory
+        write_json(folder / name, self.tree())
+        if self.faults and not force:
+            more = f" ({len(self.faults)} faults in all)" if len(self.faults) > SHOWN else ""
+            raise ExportMismatch(
+                f"{directory}: was not written, since the check failed: {'; '.join(self.faults[:SHOWN])}{more}; "
+                "--force writes it all the same."
+            )
+
+
+@contextmanager
+def new_folder(directory: Path) -> Iterator[Path]:
+    """A folder to fill that becomes `directory` when all went well. Raises ConfigError where something is there."""
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise ConfigError(f"{directory}: exists already; choose another name, or remove it.")
+    with new_directory(directory) as folder:
+        yield folder
+
+
+@dataclass(frozen=True)
+class Own:
+    """Logits of the adapter by our own loader, on the weights that an export is compared on."""
+
+    weights: ModelWeights
+    tokens: np.ndarray
+    base: np.ndarray
+    adapted: np.ndarray
+
+
+def own_logits(report: Report, source: Source, weights: ModelWeights) -> Own | None:
+    """The logits to compare with, and what leaving the base that was trained on costs; None without the memory.
+
+    That cost is the KL from the packed base to the weights exported for: something to know, without a pass mark.
+    """
+    if not fits_in_memory(weights):
+        skip(report, "Logits were not compared: the model in float32 does not fit in memory.")
+        return None
+    tokens = probe_tokens(weights.folder)
+    base, adapted = mlx_logits(weights.folder, tokens, with_adapter(source))
+    if source.base.packed and weights.folder != source.base.folder:
+        _, trained = mlx_logits(source.base.folder, tokens, with_adapter(source))
+        report.checks["trained_base"] = {"kl_nats_per_token": mean_kl(trained, adapted)}
+    return Own(weights, tokens, base, adapted)
+
+
+def with_adapter(source: Source) -> Adapt:
     """Puts our adapter on a model by our own loader."""
-
-    def adapt(model: Any) -> None:
-        load_adapter(model, source.folder)
-
-    return adapt
+    return lambda model: load_adapter(model, source.folder)
 
 
-def check_peft_logits(report: Report, source: Source, weights: ModelWeights, adapters: list[Path]) -> None:
-    """Ours against stock PEFT on the weights exported for, and what leaving the trained base costs."""
-    if not room_for(report, weights):
-        return
-    tokens = probe_tokens(weights.folder)
-    our_base, ours = mlx_logits(weights.folder, tokens, with_adapter(source))
-    note_trained_base(report, source, weights, tokens, ours)
-    if not with_torch(report):
-        return
-    their_base, theirs, faults = torch_logits(weights.folder, tokens, adapters)
-    report.faults += faults
-    record(report, compare(ours, our_base, theirs, their_base))
-
-
-def check_truncated_logits(
-    report: Report, source: Source, weights: ModelWeights, adapter: Path, adapt: Callable[[Any], None]
+def check_peft_logits(
+    report: Report, source: Source, weights: ModelWeights, adapters: list[Path], cut: Adapt | None = None
 ) -> None:
-    """What truncation costs on prompts, and the truncated LoRA in MLX (put on by `adapt`) against stock PEFT."""
-    if not room_for(report, weights):
+    """Ours against stock PEFT on the weights exported for; `cut` puts a truncated LoRA on, to be what is compared."""
+    if (own := own_logits(report, source, weights)) is None:
         return
-    tokens = probe_tokens(weights.folder)
-    our_base, ours = mlx_logits(weights.folder, tokens, with_adapter(source))
-    _, cut = mlx_logits(weights.folder, tokens, adapt)
-    report.checks["truncation"] = {
-        "kl_nats_per_token": mean_kl(ours, cut), "difference_logit": float(np.abs(ours - cut).max()),
-        "effect_logit": float(np.abs(ours - our_base).max()),
-    }  # fmt: skip
-    note_trained_base(report, source, weights, tokens, ours)
+    ours = own.adapted
+    if cut:
+        _, ours = mlx_logits(weights.folder, own.tokens, cut)
+        report.checks["truncation"] = {
+            "kl_nats_per_token": mean_kl(own.adapted, ours),
+            "difference_logit": float(np.abs(own.adapted - ours).max()),
+            "effect_logit": float(np.abs(own.adapted - own.base).max()),
+        }
     if with_torch(report):
-        their_base, theirs, faults = torch_logits(weights.folder, tokens, [adapter])
+        their_base, theirs, faults = torch_logits(weights.folder, own.tokens, adapters)
         report.faults += faults
-        record(report, compare(cut, our_base, theirs, their_base))
+        record(report, compare(ours, own.base, theirs, their_base))
 
 
 def check_merged_logits(report: Report, source: Source, weights: ModelWeights, folder: Path) -> None:
     """The merged model in both libraries, and what rounding to its dtype changes."""
-    if not room_for(report, weights):
+    if (own := own_logits(report, source, weights)) is None:
         return
-    tokens = probe_tokens(weights.folder)
-    our_base, ours = mlx_logits(weights.folder, tokens, with_adapter(source))
-    merged, _ = mlx_logits(folder, tokens)
-    note_rounding(report, ours, merged)
-    note_trained_base(report, source, weights, tokens, ours)
-    if not with_torch(report):
-        return
-    theirs, _, faults = torch_logits(folder, tokens, [])
-    report.faults += faults
-    result = compare(merged, our_base, theirs, our_base)
-    if not result.passed:  # perhaps the libraries differ on this architecture without any adapter
-        result = dataclasses.replace(result, base_difference=base_difference(weights, tokens))
-    record(report, result)
+    merged, _ = mlx_logits(folder, own.tokens)
+    note_rounding(report, own, merged)
+    if with_torch(report):
+        theirs, _, faults = torch_logits(folder, own.tokens, [])
+        report.faults += faults
+        result = compare(merged, own.base, theirs, own.base)
+        if not result.passed:  # perhaps the libraries differ on this architecture without any adapter
+            result = dataclasses.replace(result, base_difference=base_difference(own))
+        record(report, result)
 
 
-def base_difference(weights: ModelWeights, tokens: np.ndarray) -> float:
-    """max |Δ logit| between the libraries on the base itself; a packed one is unpacked for it, and removed again."""
-    with tempfile.TemporaryDirectory(prefix="mlx-hybrid-") as name:
-        folder = weights.folder
-        if weights.packed:
-            folder = Path(name)
-            write_dense(weights, folder)
-        ours, _ = mlx_logits(folder, tokens)
-        theirs, _, _ = torch_logits(folder, tokens, [])
+def base_difference(own: Own) -> float:
+    """max |Δ logit| between the libraries on the base itself."""
+    with unpacked(own.weights) as folder:
+        ours, _ = mlx_logits(folder, own.tokens)
+        theirs, _, _ = torch_logits(folder, own.tokens, [])
     return float(np.abs(ours - theirs).max())
 
 
+@contextmanager
+def unpacked(weights: ModelWeights) -> Iterator[Path]:
+    """The folder of the weights; of packed ones an unpacked copy, which goes again."""
+    if not weights.packed:
+        yield weights.folder
+        return
+    with tempfile.TemporaryDirectory(prefix="mlx-hybrid-") as name:
+        write_dense(weights, Path(name))
+        yield Path(name)
+
+
 def check_mlx_logits(
-    report: Report, source: Source, folder: Path, adapt: Callable[[Any], None] | None, *, exact: bool
+    report: Report, source: Source, folder: Path, adapt: Adapt | None, *, exact: bool
 ) -> None:
     """Ours against `folder` as stock mlx-lm loads it, all on the base that was trained on."""
-    if not room_for(report, source.base):
+    if (own := own_logits(report, source, source.base)) is None:
         return
-    tokens = probe_tokens(source.base.folder)
-    our_base, ours = mlx_logits(source.base.folder, tokens, with_adapter(source))
-    _, theirs = mlx_logits(folder, tokens, adapt)
+    _, theirs = mlx_logits(folder, own.tokens, adapt)
     if exact:
-        record(report, compare(ours, our_base, theirs, our_base), "mlx-lm")
+        record(report, compare(own.adapted, own.base, theirs, own.base), "mlx-lm")
     else:
-        note_rounding(report, ours, theirs)
+        note_rounding(report, own, theirs)
 
 
 def record(report: Report, result: Comparison, what: str = "transformers and PEFT") -> None:
@@ -125,33 +199,20 @@ def record(report: Report, result: Comparison, what: str = "transformers and PEF
         )
 
 
-def note_rounding(report: Report, ours: np.ndarray, merged: np.ndarray) -> None:
+def note_rounding(report: Report, own: Own, merged: np.ndarray) -> None:
     """How far the stored dtype takes the model from adapter and base side by side."""
     report.checks["rounding"] = {
-        "difference_logit": float(np.abs(ours - merged).max()), "kl_nats_per_token": mean_kl(ours, merged),
-    }  # fmt: skip
-
-
-def note_trained_base(
-    report: Report, source: Source, weights: ModelWeights, tokens: np.ndarray, ours: np.ndarray
-) -> None:
-    """KL from the packed base that was trained on to the weights exported for; a cost to know, without a pass mark."""
-    if source.base.packed and weights.folder != source.base.folder:
-        _, trained = mlx_logits(source.base.folder, tokens, with_adapter(source))
-        report.checks["trained_base"] = {"kl_nats_per_token": mean_kl(trained, ours)}
-
-
-def room_for(report: Report, weights: ModelWeights) -> bool:
-    if fits_in_memory(weights):
-        return True
-    report.notes.append("Logits were not compared: the model in float32 does not fit in memory.")
-    report.checks["logits"] = None
-    return False
+        "difference_logit": float(np.abs(own.adapted - merged).max()),
+        "kl_nats_per_token": mean_kl(own.adapted, merged),
+    }
 
 
 def with_torch(report: Report) -> bool:
-    if torch_available():
-        return True
-    report.notes.append(f"Logits were not compared with PyTorch, which is not installed: {INSTALL}")
+    if not torch_available():
+        skip(report, f"Logits were not compared with PyTorch, which is not installed: {INSTALL}")
+    return torch_available()
+
+
+def skip(report: Report, why: str) -> None:
+    report.notes.append(why)
     report.checks["logits"] = None
-    return False

@@ -1,7 +1,6 @@
 """Take an adapter out of MLX: each export is written aside, checked, and only then put in its place."""
 
 import hashlib
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,13 +8,13 @@ from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.export.adapter import Source, open_source
 from mlx_hybrid.export.bases import ExportBase, choose_original, dequantised_beside
 from mlx_hybrid.export.checks import (
+    Report,
     check_merged_logits,
     check_mlx_logits,
     check_peft_logits,
-    check_truncated_logits,
+    new_folder,
 )
-from mlx_hybrid.export.ends import end_of_answers
-from mlx_hybrid.export.merge import Survival, check_merged, write_merged
+from mlx_hybrid.export.merge import check_merged, measure_survival, write_merged
 from mlx_hybrid.export.mlx_lm import check_mlx_lm, load_stock, write_mlx_lm
 from mlx_hybrid.export.peft import (
     Forms,
@@ -24,8 +23,8 @@ from mlx_hybrid.export.peft import (
     write_lora,
     write_pair,
 )
-from mlx_hybrid.export.verdict import Report, new_folder
-from mlx_hybrid.export.weights import stacked_experts
+from mlx_hybrid.export.peft_import import attach_written
+from mlx_hybrid.export.weights import ModelWeights, end_of_answers
 from mlx_hybrid.models.base import fingerprint
 from mlx_hybrid.publish import usage
 
@@ -88,7 +87,7 @@ def export(name: str, to: str, directory: Path, options: Options | None = None) 
     with new_folder(directory) as folder:
         report = MAKERS[to](source, folder, directory.name, options)
         tell_what_is_outside(report, source, folder)
-        finish(report, folder, directory, force=options.force)
+        report.finish(folder, directory, force=options.force)
     return report
 
 
@@ -103,7 +102,7 @@ def fuse(
     source = open_source(name, model=model)
     with new_folder(directory) as folder:
         report = make_fused(source, folder, directory.name, requantise=requantise)
-        finish(report, folder, directory, force=force)
+        report.finish(folder, directory, force=force)
     return report
 
 
@@ -123,13 +122,6 @@ def tell_what_is_outside(report: Report, source: Source, folder: Path) -> None:
         )
         with (folder / "README.md").open("a", encoding="utf-8") as file:
             file.write(end.told)
-
-
-def finish(report: Report, folder: Path, directory: Path, *, force: bool) -> None:
-    report.directory = directory
-    report.write(folder)
-    if not force:
-        report.refuse(directory)
 
 
 def make_peft(source: Source, folder: Path, name: str, options: Options) -> Report:
@@ -211,12 +203,7 @@ def judge_truncation(
             f"at rank {options.rank or RANK} {worst} loses {100 * forms.errors[worst]:.0f} % of its update, and "
             f"{100 * tolerance:.0f} % are allowed ({full})"
         )
-    stock = folder / "stock"
-    stock.mkdir()
-    layers = base.weights.config.get("num_hidden_layers", 0)
-    write_mlx_lm(forms, stock, base_id=base.id, layers=layers)
-    check_truncated_logits(report, source, base.weights, folder, lambda model: load_stock(model, stock))
-    shutil.rmtree(stock)
+    check_peft_logits(report, source, base.weights, [folder], lambda model: attach_written(model, folder))
 
 
 def make_gguf_lora(source: Source, folder: Path, name: str, options: Options) -> Report:
@@ -240,8 +227,8 @@ def make_merged(source: Source, folder: Path, name: str, options: Options) -> Re
     original = choose_original(source, options.base, options.base_id)
     base = original or ExportBase(source.base, "dequantised", source.info.base["id"])
     report = begin("merged", source, base, None, kind="merged model")
-    survival = write_merged(source, base.weights, folder)
-    judge_survival(report, survival)
+    write_merged(source, base.weights, folder)
+    judge_survival(report, source, base.weights, folder)
     (folder / "README.md").write_text(usage.merged_readme(name), encoding="utf-8")
     report.faults += check_merged(source, base.weights, folder)
     check_merged_logits(report, source, base.weights, folder)
@@ -270,11 +257,12 @@ def make_fused(
     if requantise and not source.base.packed:
         raise ConfigError(f"{source.base.folder}: is not quantised; leave out --requantise.")
     base = ExportBase(source.base, "trained", source.info.base["id"])
-    for_mlx = requantise or stacked_experts(source.base) is not None
+    for_mlx = requantise or source.base.stack() is not None
     kind = "fused model for MLX" if for_mlx else "fused model"
     report = begin(to, source, base, None, kind=kind)
-    survival = write_merged(source, source.base, folder, requantise=requantise, for_mlx=for_mlx)
-    judge_survival(report, survival, "; without --requantise all of it does" if requantise else "")
+    write_merged(source, source.base, folder, requantise=requantise, for_mlx=for_mlx)
+    way_out = "; without --requantise all of it does" if requantise else ""
+    judge_survival(report, source, source.base, folder, way_out)
     text = usage.mlx_readme(name) if for_mlx else usage.merged_readme(name)
     (folder / "README.md").write_text(text, encoding="utf-8")
     if not requantise:
@@ -283,7 +271,10 @@ def make_fused(
     return report
 
 
-def judge_survival(report: Report, survival: Survival, way_out: str = "") -> None:
+def judge_survival(
+    report: Report, source: Source, weights: ModelWeights, folder: Path, way_out: str = ""
+) -> None:
+    survival = measure_survival(source, weights, folder)
     report.checks["survival"] = survival.tree()
     if survival.share < SURVIVES:
         report.faults.append(

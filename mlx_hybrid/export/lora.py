@@ -4,6 +4,8 @@ Row vectors: a LoRA adds x A B with A (in, r), B (r, out), the scale folded into
 product with the base weight, which is float32 on orthonormal vectors, so nothing cancels.
 """
 
+import zlib
+
 import mlx.core as mx
 import numpy as np
 
@@ -16,6 +18,7 @@ FLOOR = 1e-12  # an update this small is the rounding of an untrained layer
 BALANCED = 1e-6  # float32 factors of a balanced pair are orthogonal and equal in norm to about 1e-7
 DENSE_SVD = 1024  # up to this many rows a full SVD is quicker than sketching
 CHUNK = 1 << 20  # weights converted at once: 4 MiB in float32, which stays in the cache
+ROWS = 2  # random rows: a wrong factor escapes them with probability zero
 OVERSAMPLE, POWER_ITERATIONS = 16, 4  # Halko et al. 2011, arXiv 0909.4061: enough for slowly falling spectra
 
 Factors = tuple[np.ndarray, np.ndarray]
@@ -179,6 +182,11 @@ def truncated_svd(matrix: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray
     span, _ = np.linalg.qr(matrix @ sketch)
     u, s, vt = np.linalg.svd(span.T @ matrix, full_matrices=False)
     return (span @ u)[:, :rank], s[:rank], vt[:rank]
+
+
+def random_rows(name: str, d_in: int) -> np.ndarray:
+    """Rows (ROWS, in) to try a layer on, the same for the same name."""
+    return np.random.default_rng(zlib.crc32(name.encode())).standard_normal((ROWS, d_in))
 
 
 def float64(value: mx.array) -> np.ndarray:

@@ -29,9 +29,8 @@ def oft_form(layer: HybridLinear, name: str) -> np.ndarray:
 
 
 def dense_rotation(layer: HybridLinear) -> np.ndarray:
-    """R as dense blocks (in/B, B, B), orthogonal to float64: the folded base is stored in float32."""
-    plan = layer.plan
-    factors = cayley(skew(float64(layer.oft_q), plan.block_size)) @ nearest_rotation(float64(layer.oft_base))
+    """R as dense blocks (in/B, B, B) in float64."""
+    plan, factors = layer.plan, factor_rotations(layer)
     size = dense_block_size(plan.block_size, plan.factors)
     count = factors.shape[1] * plan.block_size // size
     blocks = factors.reshape(plan.factors, count, -1, plan.block_size, plan.block_size)
@@ -39,6 +38,12 @@ def dense_rotation(layer: HybridLinear) -> np.ndarray:
     for level in reversed(range(plan.factors)):
         product = rotate_factor(product, blocks[level], level)
     return product
+
+
+def factor_rotations(layer: HybridLinear) -> np.ndarray:
+    """The butterfly's factors (m, in/b, b, b), orthogonal to float64: the folded base is stored in float32."""
+    skews = skew(float64(layer.oft_q), layer.plan.block_size)
+    return cayley(skews) @ nearest_rotation(float64(layer.oft_base))
 
 
 def rotate_factor(rows: np.ndarray, blocks: np.ndarray, level: int) -> np.ndarray:

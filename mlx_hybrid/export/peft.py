@@ -1,31 +1,35 @@
-"""Write an adapter in PEFT's formats: one LoRA where it is exactly one, else OFT v2 beside a LoRA.
+"""Write an adapter in PEFT's formats, and read it back: one LoRA where it is exactly one, else OFT v2 beside a LoRA.
 
 Never BOFT with more than one factor, which PEFT cannot load, and never the raw leaves of a gradient start, which PEFT
 would apply to the wrong base.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+import mlx.core as mx
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 from mlx_hybrid.adapters.butterfly import dense_block_size
 from mlx_hybrid.adapters.layer import HybridLinear
 from mlx_hybrid.errors import ConfigError
-from mlx_hybrid.export.adapter import Source
+from mlx_hybrid.export.adapter import Source, bare, layer_on
 from mlx_hybrid.export.lora import (
     Factors,
     base_product,
     cut_factors,
+    float64,
     is_exact,
     lora_form,
+    low_rank_factors,
     pad_rank,
+    random_rows,
     reflection_span,
     truncated_form,
 )
-from mlx_hybrid.export.oft import oft_form
+from mlx_hybrid.export.oft import factor_rotations, oft_form, rotate_factor
 from mlx_hybrid.export.peft_files import (
     PeftFolder,
     lora_settings,
@@ -34,8 +38,21 @@ from mlx_hybrid.export.peft_files import (
     target_names,
     write_peft,
 )
-from mlx_hybrid.export.probes import Probe, check_lora, check_oft, probe_layer, probe_turn
+from mlx_hybrid.export.peft_import import carry
 from mlx_hybrid.export.weights import ModelWeights
+
+TOLERANCE = 2e-5
+"""float32 factors of a float64 form: 1e-7 a term, times the condition of a balanced pair."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What the files of a module should do to rows x (n, in): turn them by `turn` = x R − x (n, in), and add `added`
+    (n, out) to x R Wᵀ. Where a LoRA says all, `turn` is zero."""
+
+    x: np.ndarray
+    turn: np.ndarray
+    added: np.ndarray
 
 
 @dataclass
@@ -67,17 +84,18 @@ def make_forms(source: Source, weights: ModelWeights, rank: int | None = None) -
     With a `rank`, one LoRA of at most that rank in place of each form: the nearest.
     """
     forms = Forms()
-    with threadpool_limits(
-        1, "blas"
-    ):  # threads that wait for each other made small factorisations 50 times slower
+    # threads that wait for each other made small factorisations 50 times slower
+    with threadpool_limits(1, "blas"):
         for module in source.modules:
             layer = source.layer(module, weights)
-            factors, forms.probes[module] = form_and_probe(layer, module)
+            factors, probe = form_and_probe(layer, module)
             if rank:
                 shorten = partial(cut_factors, factors) if is_exact(layer) else partial(truncated_form, layer)
                 factors, forms.errors[module] = shorten(rank)
+                probe = Probe(probe.x, np.zeros_like(probe.x), (probe.x @ factors[0]) @ factors[1])
             elif not is_exact(layer):
                 add_rotation(forms, layer, module)
+            forms.probes[module] = probe
             if factors[0].shape[1]:
                 forms.lora[module] = factors
     if not forms.lora and not forms.oft:
@@ -88,14 +106,31 @@ def make_forms(source: Source, weights: ModelWeights, rank: int | None = None) -
 def form_and_probe(layer: HybridLinear, module: str) -> tuple[Factors, Probe]:
     """The LoRA of a layer (of its low-rank branch, for a butterfly), and its probe, with one pass over the weight.
 
-    A butterfly is stored as a rotation, whatever the weight is: that is not read, and the probe's total not known.
+    A butterfly is stored as a rotation, whatever the weight is, and that is not read.
     """
-    span, turn = reflection_span(layer), probe_turn(layer, module)
-    if not is_exact(layer) and np.any(turn):
-        unknown = np.full((len(turn), layer.linear.weight.shape[0]), np.nan)  # no check passes on it
-        return lora_form(layer), probe_layer(layer, module, unknown)
+    x = random_rows(module, layer.linear.weight.shape[1])
+    span, turn, added = reflection_span(layer), turned(layer, x) - x, low_rank_product(layer, x)
+    if not is_exact(layer):
+        return lora_form(layer), Probe(x, turn, added)
     product = base_product(layer, np.concatenate([span, turn]))
-    return lora_form(layer, product[: len(span)]), probe_layer(layer, module, product[len(span) :])
+    factors = lora_form(layer, product[: len(span)])
+    return factors, Probe(x, np.zeros_like(x), added + product[len(span) :])
+
+
+def turned(layer: HybridLinear, x: np.ndarray) -> np.ndarray:
+    """x R in float64, one reflection or one factor after another, where the export goes through compact forms."""
+    if layer.plan.orthogonal == "householder":
+        for u in float64(layer.house_u).T:
+            x = x - np.outer(x @ u, 2 * u / (u @ u))
+    elif layer.plan.orthogonal == "butterfly":
+        for level, factor in reversed(list(enumerate(factor_rotations(layer)))):
+            x = rotate_factor(x, factor, level)
+    return x
+
+
+def low_rank_product(layer: HybridLinear, x: np.ndarray) -> np.ndarray:
+    a, b = low_rank_factors(layer)
+    return (x @ a) @ b
 
 
 def add_rotation(forms: Forms, layer: HybridLinear, module: str) -> None:
@@ -132,41 +167,48 @@ def write_pair(forms: Forms, weights: ModelWeights, folder: Path, base_id: str) 
 
 
 def check_written(forms: Forms, weights: ModelWeights, folders: list[Path]) -> list[str]:
-    """Read the written folders back; faults of keys against the base, and of what they do against the probes."""
-    read = [read_peft(folder) for folder in folders]
-    return key_faults(read, weights) + algebra_faults(forms, read)
+    """Import the written folders again: faults of keys against the base, and of what each module does to its rows."""
+    parts = [read_peft(folder) for folder in folders]
+    faults = key_faults(parts, weights)
+    written = {module for part in parts for module in part.modules}
+    faults += [f"{module} is not adapted" for module in sorted(written.difference(forms.modules))]
+    for module in forms.modules:
+        if module in written:
+            faults += module_faults(parts, module, forms.probes[module])
+        else:
+            faults.append(f"{module} is missing from {' and '.join(part.folder.name for part in parts)}")
+    return faults
 
 
-def key_faults(folders: list[PeftFolder], weights: ModelWeights) -> list[str]:
+def key_faults(parts: list[PeftFolder], weights: ModelWeights) -> list[str]:
     """Modules that the base lacks, or that the config does not name: PEFT would leave either out with a warning."""
     known, faults = set(weights.names()), []
-    for folder in folders:
-        targets = folder.config["target_modules"]
-        for module in folder.modules:
+    for part in parts:
+        targets = part.config["target_modules"]
+        for module in part.modules:
             if f"{module}.weight" not in known:
                 faults.append(f"the base has no {module}")
             if module not in targets and module.rpartition(".")[2] not in targets:
-                faults.append(f"target_modules of {folder.folder.name} does not name {module}")
+                faults.append(f"target_modules of {part.folder.name} does not name {module}")
     return faults
 
 
-def algebra_faults(forms: Forms, folders: list[PeftFolder]) -> list[str]:
-    """What the files do to the probes, by PEFT's conventions, against what the layers do."""
-    rows = {module: probe.x for module, probe in forms.probes.items()}
-    faults = []
-    for folder in folders:
-        if folder.kind == "OFT":
-            wanted = forms.oft.get(folder.config["oft_block_size"], {})
-            faults += check_oft(folder, {m: forms.probes[m].turn for m in wanted}, rows)
-        else:
-            faults += check_lora(folder, lora_expected(forms), rows)
-    return faults
+def module_faults(parts: list[PeftFolder], module: str, probe: Probe) -> list[str]:
+    """What `import` makes of one module of the files, against the layer that was exported."""
+    own = [replace(p, tensors={module: p.tensors[module]}) for p in parts if module in p.tensors]
+    try:
+        carried = carry(own)
+        stand_in = mx.zeros((probe.added.shape[1], probe.x.shape[1]))
+        back = layer_on(bare(stand_in), carried.config(), carried.leaves[module])
+    except (ConfigError, ValueError) as error:
+        return [f"{module} cannot be imported again ({error})"]
+    turn = turned(back, probe.x) - probe.x
+    return update_fault(module, turn, probe.turn) or update_fault(
+        module, low_rank_product(back, probe.x), probe.added
+    )
 
 
-def lora_expected(forms: Forms) -> dict[str, np.ndarray]:
-    """What the LoRA should add: all of it where there is no OFT beside it, its own branch otherwise."""
-    if not forms.exact:
-        rows = {m: forms.probes[m].x for m in forms.lora}
-        return {m: (rows[m] @ a) @ b for m, (a, b) in forms.lora.items()}
-    turned = set().union(*forms.oft.values()) if forms.oft else set()
-    return {m: forms.probes[m].low if m in turned else forms.probes[m].total for m in forms.lora}
+def update_fault(module: str, actual: np.ndarray, expected: np.ndarray) -> list[str]:
+    """A fault where the largest difference is not within the tolerance of the largest entry."""
+    error = float(np.abs(actual - expected).max() / max(np.abs(expected).max(), 1e-30))
+    return [] if error <= TOLERANCE else [f"{module} is off by {error:.2g} of its update"]

@@ -1,7 +1,7 @@
 """PEFT adapter folders as files: `adapter_config.json` and `adapter_model.safetensors`, written and read.
 
 Written here by hand rather than through PEFT, so that an export needs neither PyTorch nor PEFT. The conventions were
-measured against stock PEFT 0.21 and are held by tests/deployment.
+measured against stock PEFT 0.21 and are held by tests/export.
 """
 
 import re

@@ -5,13 +5,14 @@ are folded into B, in float64, and rotations beyond the series' reach into a sto
 """
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
+from mlx.utils import tree_unflatten
 
 from mlx_hybrid.adapters.attach import attach, hybrid_layers
 from mlx_hybrid.adapters.layer import linear_shape
@@ -19,8 +20,8 @@ from mlx_hybrid.adapters.store import save_adapter
 from mlx_hybrid.adapters.targets import last_part, layer_index
 from mlx_hybrid.config import AdapterConfig
 from mlx_hybrid.errors import ConfigError
-from mlx_hybrid.export.adapter import Source, open_source
-from mlx_hybrid.export.checks import check_peft_logits
+from mlx_hybrid.export.adapter import layer_on, open_source
+from mlx_hybrid.export.checks import Report, check_peft_logits, new_folder, unpacked
 from mlx_hybrid.export.oft import (
     block_of,
     butterfly_leaves,
@@ -35,8 +36,7 @@ from mlx_hybrid.export.peft_files import (
     PeftFolder,
     read_peft,
 )
-from mlx_hybrid.export.probes import TOLERANCE, Probe, check_hra, check_lora, check_oft, probe_layer
-from mlx_hybrid.export.verdict import Report, new_folder
+from mlx_hybrid.export.weights import ModelWeights
 from mlx_hybrid.models.base import is_named, load_base
 
 REPORT_FILE = "import.json"
@@ -51,6 +51,9 @@ class Carried:
     method: str
     settings: dict[str, Any]
     leaves: Leaves = field(default_factory=dict)
+
+    def config(self) -> AdapterConfig:
+        return AdapterConfig(**self.settings, start="zeros", mixing="off")
 
     def add(self, other: "Carried", method: str) -> None:
         """Put a low-rank branch beside this rotation."""
@@ -178,8 +181,7 @@ def attach_carried(model: Any, carried: Carried, where: str) -> AdapterConfig:
         if not isinstance(modules.get(module), nn.Linear | nn.QuantizedLinear):
             raise ConfigError(f"{where}: adapts {module}, which the base does not have as a linear layer.")
     config = adapter_config(model, carried)
-    spread_shared_blocks(modules, carried)
-    check_blocks_fit(modules, carried, where)
+    fit_blocks(modules, carried, where)
     attach(model, config, method=carried.method)
     for module, layer in hybrid_layers(model).items():
         parts = carried.leaves.get(module, {})
@@ -196,35 +198,38 @@ def attach_carried(model: Any, carried: Carried, where: str) -> AdapterConfig:
     return config
 
 
+def attach_written(model: Any, folder: Path) -> None:
+    """Put the PEFT adapter in `folder` on a loaded base, by module, as ranks may be padded beyond a layer's size."""
+    carried, modules = carry(find_parts(folder)), dict(model.named_modules())
+    config = carried.config()
+    layers = [(name, layer_on(modules[name], config, leaves)) for name, leaves in carried.leaves.items()]
+    model.update_modules(tree_unflatten(layers))
+
+
 def adapter_config(model: Any, carried: Carried) -> AdapterConfig:
     """Targets by last part, and the last N layers where the first ones are not adapted."""
     indices = [index for module in carried.leaves if (index := layer_index(module)) is not None]
     first = min(indices, default=0)
-    layers = len(model.layers) - first if first else 0
     targets = tuple(sorted({last_part(module) for module in carried.leaves}))
-    return AdapterConfig(
-        **carried.settings, start="zeros", mixing="off", targets=targets, layers=max(0, layers)
-    )
+    layers = max(0, len(model.layers) - first) if first else 0
+    return replace(carried.config(), targets=targets, layers=layers)
 
 
-def spread_shared_blocks(modules: dict, carried: Carried) -> None:
-    """`block_share` stores one block for a whole layer; here each block is stored."""
+def fit_blocks(modules: dict, carried: Carried, where: str) -> None:
+    """Store each block of a layer, where `block_share` stores one for all.
+
+    Raises ConfigError where blocks do not divide a layer's inputs.
+    """
     size = carried.settings.get("block_size")
-    for module, parts in carried.leaves.items():
-        count = linear_shape(modules[module])[0] // size if size else 1
-        if count > 1 and "oft_q" in parts and parts["oft_q"].shape[1] == 1:
-            for leaf in ("oft_q", "oft_base"):
-                parts[leaf] = mx.concatenate([parts[leaf]] * count, axis=1)
-
-
-def check_blocks_fit(modules: dict, carried: Carried, where: str) -> None:
-    size = carried.settings.get("block_size")
-    for module in carried.leaves if size else ():
+    for module, parts in carried.leaves.items() if size else ():
         d_in, _ = linear_shape(modules[module])
         if d_in % size:
             raise ConfigError(
                 f"{where}: blocks of {size} do not divide the {d_in} inputs of {module}; this is another base."
             )
+        if parts["oft_q"].shape[1] == 1:
+            for leaf in ("oft_q", "oft_base"):
+                parts[leaf] = mx.concatenate([parts[leaf]] * (d_in // size), axis=1)
 
 
 def save_carried(
@@ -243,8 +248,9 @@ def save_carried(
 def import_peft(peft: Path, directory: Path, *, base: str | None = None, force: bool = False) -> Report:
     """Write the PEFT adapter in `peft` as an adapter folder for MLX, on `base` or the base that its config names.
 
-    Raises ConfigError, with the reason, for what cannot be carried exactly, and ExportMismatch, exit code 3, when the
-    result does not do what PEFT does (unless `force`).
+    Both are run beside each other: stock PEFT and ours, on the same weights. Raises ConfigError, with the reason, for
+    what cannot be carried exactly, and ExportMismatch, exit code 3, when the result does not do what PEFT does (unless
+    `force`).
     """
     if not peft.is_dir():
         raise ConfigError(f"{peft}: no such folder; name the one that holds adapter_config.json.")
@@ -257,13 +263,13 @@ def import_peft(peft: Path, directory: Path, *, base: str | None = None, force: 
         save_carried(loaded.model, folder, carried, config, loaded.identity, parts)
         del loaded
         source = open_source(str(folder), model=name)
-        report = begin(source, parts, directory)
-        report.faults += algebra_faults(source, parts)
-        check_logits(report, source, parts)
-        report.directory, report.base_folder = directory, "" if is_named(name) else name
-        report.write(folder, REPORT_FILE)
-        if not force:
-            report.refuse(directory)
+        kind = " and ".join(part.kind for part in parts)
+        adapter = {"name": directory.name, "method": source.info.method}
+        report = Report("mlx", kind, adapter, source.info.base, {"modules": len(carried.leaves)})
+        with unpacked(source.base) as dense:
+            check_peft_logits(report, source, ModelWeights(dense), [part.folder for part in parts])
+        report.base_folder = "" if is_named(name) else name
+        report.finish(folder, directory, force=force, name=REPORT_FILE)
     return report
 
 
@@ -273,39 +279,3 @@ def named_base(peft: Path, parts: list[PeftFolder]) -> str:
     if not name:
         raise ConfigError(f"{peft}: does not say which base it is for; name it with --base.")
     return str(peft / name) if (peft / name).is_dir() else name
-
-
-def begin(source: Source, parts: list[PeftFolder], directory: Path) -> Report:
-    kind = " and ".join(part.kind for part in parts)
-    adapter = {"name": directory.name, "method": source.info.method}
-    report = Report("mlx", kind, adapter, source.info.base)
-    report.facts = {"modules": len({m for part in parts for m in part.modules})}
-    return report
-
-
-def algebra_faults(source: Source, parts: list[PeftFolder]) -> list[str]:
-    """What our layers do to random rows against what the files say, by PEFT's conventions."""
-    named = {module for part in parts for module in part.modules}
-    probes = {m: probe_layer(source.layer(m, source.base), m) for m in source.modules}
-    rows = {module: probe.x for module, probe in probes.items()}
-    faults = [
-        f"{m} is not adapted in PEFT and yet changes" for m in probes if m not in named and moves(probes[m])
-    ]
-    for part in parts:
-        check = {"LORA": check_lora, "OFT": check_oft, "HRA": check_hra}[part.kind]
-        expected = {m: probes[m].low if part.kind == "LORA" else probes[m].turn for m in part.modules}
-        faults += check(part, expected, rows)
-    return faults
-
-
-def moves(probe: Probe) -> bool:
-    return bool(abs(probe.total).max() > TOLERANCE)
-
-
-def check_logits(report: Report, source: Source, parts: list[PeftFolder]) -> None:
-    """Against stock PEFT where its library can load the base, which a packed MLX folder prevents."""
-    if source.base.packed:
-        report.checks["logits"] = None
-        report.notes.append("Logits were not compared: PyTorch cannot load a base that MLX packed.")
-        return
-    check_peft_logits(report, source, source.base, [part.folder for part in parts])

@@ -1,23 +1,43 @@
 """The weights of a model folder, one tensor at a time, so that no model need fit in memory."""
 
-import json
+import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import mlx.core as mx
+from mlx_lm.utils import make_shards
 
 from mlx_hybrid.errors import ConfigError
-from mlx_hybrid.export.ends import end_of_answers, name_end
-from mlx_hybrid.files import read_json, write_json
+from mlx_hybrid.files import read_header, read_json, write_json
+from mlx_hybrid.models.answer_end import named_ends, unnamed_end
+from mlx_hybrid.models.base import read_tokenizer
 
-SHARD_BYTES = 2 << 30
+SHARD_GB = 2
+GENERATION = "generation_config.json"
+"""transformers, vLLM and mlx-lm read ends from it before config.json."""
 PACKED_PARTS = ("scales", "biases")
 COMPANIONS = (
-    "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.tiktoken",
-    "*.jinja", "generation_config.json", "LICENSE*", "NOTICE*",
-)  # fmt: skip
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "*.tiktoken",
+    "*.jinja",
+    GENERATION,
+    "LICENSE*",
+    "NOTICE*",
+)
 """What a model folder holds beside config and weights, and a copy of it should too."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A tensor to come, as `make_shards` asks of it."""
+
+    nbytes: int
 
 
 class ModelWeights:
@@ -31,9 +51,13 @@ class ModelWeights:
         self.config = read_json(folder / "config.json")
         self.files: dict[str, Path] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
+        self.for_mlx: set[str] = set()
         for path in sorted(folder.glob("model*.safetensors")):
-            for name, entry in tensor_headers(path).items():
-                self.files[name], self.shapes[name] = path, tuple(entry["shape"])
+            header = read_header(path)
+            self.files |= dict.fromkeys(header.shapes, path)
+            self.shapes |= header.shapes
+            if header.metadata.get("format") != "pt":
+                self.for_mlx |= header.shapes.keys()
 
     @property
     def packed(self) -> bool:
@@ -50,22 +74,27 @@ class ModelWeights:
             raise ConfigError(f"{self.folder}: holds no tensor {name}.")
         return mx.load(str(self.files[name]))[name]
 
+    def parts(self, name: str) -> dict[str, mx.array]:
+        """One tensor as it is stored, with its scales and biases where it is packed."""
+        module = name.removesuffix(".weight")
+        packed = name.endswith(".weight") and f"{module}.scales" in self.files
+        names = [name, *(f"{module}.{part}" for part in PACKED_PARTS if packed)]
+        return {own: self.read(own) for own in names if own in self.files}
+
     def dense(self, name: str, dtype: mx.Dtype) -> mx.array:
         """One tensor, dequantised where it is packed, in `dtype`."""
         return self.unpacked(name).astype(dtype)
 
     def unpacked(self, name: str) -> mx.array:
         """One tensor as it is stored, or dequantised to float32. The arithmetic is float32, whatever the scales are."""
-        value = self.read(name)
-        module = name.removesuffix(".weight")
-        if f"{module}.scales" not in self.files or not name.endswith(".weight"):
+        value, *packed = self.parts(name).values()
+        if not packed:
             return value
-        scales, biases = self.read(f"{module}.scales"), None
-        if f"{module}.biases" in self.files:
-            biases = self.read(f"{module}.biases").astype(mx.float32)
-        if mx.issubdtype(scales.dtype, mx.floating):
-            scales = scales.astype(mx.float32)
-        return mx.dequantize(value, scales, biases, **self.packing(module)).astype(mx.float32)
+        packed = [
+            part.astype(mx.float32) if mx.issubdtype(part.dtype, mx.floating) else part for part in packed
+        ]
+        packing = self.packing(name.removesuffix(".weight"))
+        return mx.dequantize(value, *packed, **packing).astype(mx.float32)
 
     def dense_shape(self, name: str) -> tuple[int, ...]:
         """The shape of `dense(name)`."""
@@ -74,6 +103,21 @@ class ModelWeights:
         if f"{module}.scales" not in self.files:
             return shape
         return (*shape[:-1], shape[-1] * 32 // self.packing(module)["bits"])
+
+    def dense_size(self, name: str) -> int:
+        """Entries of `dense(name)`."""
+        return math.prod(self.dense_shape(name))
+
+    def stack(self) -> str | None:
+        """A tensor of three or more dimensions in MLX's own layout, if there is one.
+
+        MLX stacks a layer's experts in one weight (E, out, in), by whatever name (`switch_mlp`, `switch_glu`,
+        `experts`, …), and orders a convolution's dimensions its own way; transformers does neither. A file says by its
+        `format` who wrote it: mlx-lm says `mlx`, transformers `pt`.
+        """
+        return next(
+            (name for name in self.files if name in self.for_mlx and len(self.shapes[name]) > 2), None
+        )
 
     def packing(self, module: str) -> dict:
         """group_size, bits and mode of a packed module."""
@@ -89,97 +133,62 @@ class ModelWeights:
         }
 
     def parameter_count(self) -> int:
-        total = 0
-        for name in self.names():
-            size = 1
-            for length in self.dense_shape(name):
-                size *= length
-            total += size
-        return total
+        return sum(self.dense_size(name) for name in self.names())
 
     def _is_part(self, name: str) -> bool:
         module, _, part = name.rpartition(".")
         return part in PACKED_PARTS and f"{module}.scales" in self.files
 
 
-def tensor_headers(path: Path) -> dict[str, dict]:
-    """Name → dtype, shape and place of the tensors in a safetensors file. Raises ConfigError for a broken one."""
-    try:
-        with path.open("rb") as file:
-            tree = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    except (OSError, ValueError, MemoryError) as error:
-        raise ConfigError(f"{path}: not a safetensors file, or cut off ({error}).") from None
-    tree.pop("__metadata__", None)
-    return tree
+def write_shards(
+    folder: Path, sizes: dict[str, int], tensors: Callable[[str], dict[str, mx.array]], form: str
+) -> None:
+    """Write what `tensors` gives for each name of `sizes`, in bytes, as files of about 2 GiB with an index.
 
-
-class ShardWriter:
-    """Writes tensors into numbered safetensors files of about 2 GiB with an index, as transformers reads them."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self.pending: dict[str, mx.array] = {}
-        self.bytes = self.total = 0
-        self.shards: list[list[str]] = []
-
-    def add(self, name: str, value: mx.array) -> None:
-        if self.pending and self.bytes + value.nbytes > SHARD_BYTES:
-            self._flush()
-        self.pending[name] = value
-        self.bytes += value.nbytes
-
-    def close(self) -> None:
-        """Write what is left, name the files by their number, and write the index."""
-        self._flush()
-        count, weight_map = len(self.shards), {}
-        for index, names in enumerate(self.shards):
-            final = "model.safetensors" if count == 1 else f"model-{index + 1:05d}-of-{count:05d}.safetensors"
-            self._part(index).rename(self.folder / final)
-            weight_map |= dict.fromkeys(names, final)
-        if count > 1:
-            tree = {"metadata": {"total_size": self.total}, "weight_map": dict(sorted(weight_map.items()))}
-            write_json(self.folder / "model.safetensors.index.json", tree)
-
-    def _part(self, index: int) -> Path:
-        return self.folder / f"part-{index}.safetensors"
-
-    def _flush(self) -> None:
-        if self.pending:
-            mx.save_safetensors(str(self._part(len(self.shards))), self.pending, metadata={"format": "pt"})
-            self.shards.append(list(self.pending))
-            self.total += self.bytes
-            self.pending, self.bytes = {}, 0
-            mx.clear_cache()
+    One file is in memory at a time. `form` is who reads it: `pt` is Hugging Face's layout, `mlx` that of MLX alone.
+    """
+    shards = make_shards({name: Planned(size) for name, size in sizes.items()}, SHARD_GB)
+    total, places = 0, {}
+    for index, names in enumerate(shards, 1):
+        stored: dict[str, mx.array] = {}
+        for name in names:
+            made = tensors(name)
+            mx.eval(list(made.values()))
+            stored |= made
+        file = (
+            f"model-{index:05d}-of-{len(shards):05d}.safetensors" if len(shards) > 1 else "model.safetensors"
+        )
+        mx.save_safetensors(str(folder / file), stored, metadata={"format": form})
+        total += sum(value.nbytes for value in stored.values())
+        places |= dict.fromkeys(stored, file)
+        mx.clear_cache()
+    if len(shards) > 1:
+        tree = {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))}
+        write_json(folder / "model.safetensors.index.json", tree)
 
 
 def write_dense(weights: ModelWeights, folder: Path, dtype: mx.Dtype = mx.bfloat16) -> None:
-    """The model as an ordinary Hugging Face folder, unpacked. Raises ConfigError for stacked experts."""
-    refuse_experts(weights)
-    writer = ShardWriter(folder)
-    for name, value in dense_tensors(weights, dtype):
-        writer.add(name, value)
-    writer.close()
+    """The model as an ordinary Hugging Face folder, unpacked. Raises ConfigError as `refuse_layout` does."""
+    refuse_layout(weights)
+    sizes = {name: weights.dense_size(name) * dtype.size for name in weights.names()}
+    write_shards(folder, sizes, lambda name: {name: weights.dense(name, dtype)}, "pt")
     write_dense_config(weights.config, folder, dtype)
     copy_companions(weights.folder, folder)
 
 
-def dense_tensors(weights: ModelWeights, dtype: mx.Dtype) -> Iterator[tuple[str, mx.array]]:
-    for name in weights.names():
-        yield name, weights.dense(name, dtype)
-
-
-def refuse_experts(weights: ModelWeights) -> None:
-    """MLX stacks the experts of a layer into one tensor; transformers does not read them so."""
-    if stacked := stacked_experts(weights):
+def refuse_layout(weights: ModelWeights) -> None:
+    """Raise ConfigError for weights that cannot be written as a Hugging Face model by unpacking them."""
+    if stack := weights.stack():
         raise ConfigError(
-            f"{weights.folder}: {stacked} holds stacked experts, which cannot be written as a Hugging Face model "
-            "yet; name the original model with --base-id, or make a model for MLX with fuse."
+            f"{weights.folder}: {stack} is stored as MLX lays it out (stacked experts, or a convolution), which cannot "
+            "be written as a Hugging Face model yet; name the original model with --base-id, or make a model for MLX "
+            "with fuse."
         )
-
-
-def stacked_experts(weights: ModelWeights) -> str | None:
-    """A tensor of stacked experts, if there is one."""
-    return next((name for name in weights.names() if "switch_mlp" in name), None)
+    if method := (weights.config.get("quantization_config") or {}).get("quant_method"):
+        raise ConfigError(
+            f"{weights.folder}: is packed by {method}, which is not unpacked here; name the 16-bit model with "
+            "--base-id."
+        )
 
 
 def write_dense_config(config: dict, folder: Path, dtype: mx.Dtype = mx.bfloat16) -> None:
@@ -198,3 +207,43 @@ def copy_companions(source: Path, target: Path) -> None:
                 shutil.copyfile(path, target / path.name)
     if end := end_of_answers(source):
         name_end(target, end)
+
+
+@dataclass(frozen=True)
+class End:
+    """A token that ends answers beyond those that are named; `ids` are all of them."""
+
+    text: str
+    ids: list[int]
+
+    @property
+    def told(self) -> str:
+        """What a program without these settings has to be told, as lines of a README."""
+        return (
+            f"\nAnswers end with `{self.text}`, which the base's own settings do not name as an end. Stop there: in "
+            f"transformers `model.generation_config.eos_token_id = {self.ids}`, in vLLM `stop_token_ids={self.ids}`, "
+            f"in mlx-lm `--extra-eos-token '{self.text}'`.\n"
+        )
+
+
+def end_of_answers(folder: Path) -> End | None:
+    """The unnamed end of the model in `folder`; None where there is none, or no tokenizer to see it with."""
+    try:
+        tokenizer = read_tokenizer(folder, str(folder))
+    except ConfigError:
+        return None
+    text = unnamed_end(tokenizer, folder)
+    if not text:
+        return None
+    return End(text, [*named_ends(tokenizer, folder), tokenizer.convert_tokens_to_ids(text)])
+
+
+def name_end(folder: Path, end: End) -> None:
+    """Name all ends in the model's generation settings, which are made where it has none."""
+    path = folder / GENERATION
+    if path.is_file():
+        tree = read_json(path)
+    else:
+        config = read_json(folder / "config.json")
+        tree = {key: config[key] for key in ("bos_token_id", "pad_token_id") if key in config}
+    write_json(path, tree | {"eos_token_id": end.ids})

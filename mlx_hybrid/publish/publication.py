@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlx_hybrid.errors import ConfigError
-from mlx_hybrid.files import read_json
+from mlx_hybrid.files import read_header, read_json
 from mlx_hybrid.publish.card import is_made, model_card
 from mlx_hybrid.publish.facts import Facts, adapter_facts, run_facts
 from mlx_hybrid.run import Run, list_runs
@@ -30,7 +30,6 @@ PRIVATE = (
     (re.compile(rb"/(?:Users|home)/[^/\s\"'\\]+/|[A-Za-z]:\\\\?Users\\"), "the path of a home folder"),
     (re.compile(rb"\bhf_[A-Za-z0-9]{20,}|\bsk-[A-Za-z0-9_-]{20,}"), "something like an access token"),
 )  # fmt: skip
-LARGEST_HEADER = 1 << 27
 
 
 @dataclass(frozen=True)
@@ -137,7 +136,10 @@ def refuse_private(name: str, path: Path) -> None:
     """Raise ConfigError for a file that says where it was made, or holds a token. Of weights the header is read; a
     vocabulary is the base's own and may hold any string."""
     if path.suffix == ".safetensors":
-        refuse_private_text(name, header(path))
+        header = read_header(path)
+        refuse_private_text(
+            name, json.dumps([header.metadata, list(header.shapes)], ensure_ascii=False).encode()
+        )
     elif path.name not in VOCABULARY:
         refuse_private_text(name, path.read_bytes())
 
@@ -155,14 +157,3 @@ def refuse_private_text(name: str, data: bytes) -> None:
             raise ConfigError(
                 f"{name}, line {line}: holds {what}, which would be published; take it out first."
             )
-
-
-def header(path: Path) -> bytes:
-    """The JSON header of a safetensors file. https://github.com/huggingface/safetensors#format"""
-    with path.open("rb") as file:
-        data = file.read(min(int.from_bytes(file.read(8), "little"), LARGEST_HEADER))
-    try:
-        json.loads(data)
-    except ValueError:
-        raise ConfigError(f"{path}: is not a safetensors file, or cut off.") from None
-    return data

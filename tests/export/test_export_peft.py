@@ -19,11 +19,11 @@ from hf_bases import (
 
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.export.adapter import open_source
+from mlx_hybrid.export.checks import ExportMismatch
 from mlx_hybrid.export.export import Options, export
 from mlx_hybrid.export.lora import lora_form
 from mlx_hybrid.export.peft import check_written, make_forms
 from mlx_hybrid.export.peft_files import PREFIX, read_peft
-from mlx_hybrid.export.verdict import ExportMismatch
 from mlx_hybrid.export.weights import ModelWeights
 
 pytestmark = [pytest.mark.peft, pytest.mark.usefixtures("one_thread")]

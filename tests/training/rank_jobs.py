@@ -15,8 +15,9 @@ from scene import changed, everything, examples, material  # noqa: E402
 
 from mlx_hybrid.cli import finetune, main  # noqa: E402, F401
 from mlx_hybrid.config import TrainConfig  # noqa: E402
-from mlx_hybrid.deployment import card, load  # noqa: E402, F401
 from mlx_hybrid.evaluation import held_out  # noqa: E402, F401
+from mlx_hybrid.models import adapted  # noqa: E402, F401
+from mlx_hybrid.publish import card  # noqa: E402, F401
 from mlx_hybrid.report import run_page  # noqa: E402, F401
 from mlx_hybrid.training.batches import make_batch  # noqa: E402
 from mlx_hybrid.training.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
