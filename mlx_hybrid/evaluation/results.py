@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +76,15 @@ class Results:
 
     def get(self, metric: str, model: str, language: str = ALL, variant: str = "") -> Row | None:
         """The row of one figure, if it was measured."""
-        wanted = (metric, model, language, variant)
-        return next((r for r in self.rows if (r.metric, r.model, r.language, r.variant) == wanted), None)
+        return self._index.get((metric, model, language, variant))
+
+    @cached_property
+    def _index(self) -> dict[tuple[str, str, str, str], Row]:
+        return {(r.metric, r.model, r.language, r.variant): r for r in reversed(self.rows)}
+
+    def has(self, metric: str) -> bool:
+        """Whether any figure of this metric was measured."""
+        return any(row.metric == metric for row in self.rows)
 
     def tree(self) -> dict[str, Any]:
         """As it is written: `format`, the facts, `rows`."""

@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mlx_hybrid.adapters.targets import last_part, layer_index
+from mlx_hybrid.evaluation.results import BASE, Results, Row
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -15,12 +20,21 @@ if TYPE_CHECKING:
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#6a3d9a", "#7f7f7f")
 """Okabe and Ito's, told apart by most colour-blind readers. https://jfly.uni-koeln.de/color/"""
+GREY = "#7f7f7f"
 MARKERS = "osD^vPXh"
 STYLE = {
-    "font.size": 9, "axes.titlesize": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
-    "grid.color": "#e3e3e6", "axes.axisbelow": True, "legend.frameon": False, "svg.fonttype": "path",
-    "svg.hashsalt": "mlx-hybrid", "figure.facecolor": "white",
-}  # fmt: skip
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e3e3e6",
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "mlx-hybrid",
+    "figure.facecolor": "white",
+}
 
 
 @contextmanager
@@ -44,60 +58,64 @@ def image(figure: Figure, kind: str = "svg") -> bytes:
     return stream.getvalue()
 
 
-def frontier(points: Mapping[str, tuple[dict, dict]], base: dict | None, x_name: str, y_name: str) -> Figure:
-    """Quality against cost, name → (cost, quality), each with value, low and high; the base is a band."""
+def frontier(points: Mapping[str, tuple[Row, Row]], base: Row | None, x_name: str, y_name: str) -> Figure:
+    """Quality against cost, name → (cost, quality); the base is a band."""
     with drawing() as make:
         figure = make(6.4, 4.2)
         axes = figure.subplots()
         if base:
-            axes.axhspan(base["low"], base["high"], color="#7f7f7f", alpha=0.15, lw=0)
-            axes.axhline(base["value"], color="#7f7f7f", lw=1, ls="--", label="base")
+            axes.axhspan(base.low, base.high, color=GREY, alpha=0.15, lw=0)
+            axes.axhline(base.value, color=GREY, lw=1, ls="--", label="base")
         for (name, (cost, quality)), colour, marker in zip(points.items(), COLOURS, MARKERS):
-            axes.errorbar(
-                cost["value"], quality["value"], xerr=reach(cost), yerr=reach(quality), fmt=marker, color=colour,
-                capsize=2, lw=1, ms=6, label=name,
-            )  # fmt: skip
+            look = {"fmt": marker, "color": colour, "capsize": 2, "lw": 1, "ms": 6, "label": name}
+            axes.errorbar(cost.value, quality.value, xerr=reach(cost), yerr=reach(quality), **look)
         axes.set(xlabel=x_name, ylabel=y_name)
-        most = max(cost["value"] for cost, _ in points.values())
-        axes.set_xlim(
-            0, min(axes.get_xlim()[1], 2 * most)
-        )  # few seeds have bars that would squeeze the points
+        # Few seeds have bars that would squeeze the points.
+        most = max(cost.value for cost, _ in points.values())
+        axes.set_xlim(0, min(axes.get_xlim()[1], 2 * most))
         if axes.get_xlim()[1] >= 10_000:
             axes.xaxis.set_major_formatter("{x:,.0f}")
             axes.locator_params(axis="x", nbins=5)
-        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+        beside(axes)
         return figure
 
 
-def reach(row: dict) -> list[list[float]]:
-    """Lengths of the error bars below and above."""
-    return [[max(0.0, row["value"] - row["low"])], [max(0.0, row["high"] - row["value"])]]
+def beside(axes: Axes) -> None:
+    """A legend to the right of the figure."""
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 
 
-def by_language(table: Mapping[str, Mapping[str, dict]], name: str) -> Figure:
-    """A row a language and a mark a model: model → language → value, low, high."""
-    languages = sorted({language for own in table.values() for language in own})
+def reach(row: Row) -> list[list[float]]:
+    """Lengths of the error bars below and above; none where the interval is not known."""
+    if row.low is None or row.high is None:
+        return [[0.0], [0.0]]
+    return [[max(0.0, row.value - row.low)], [max(0.0, row.high - row.value)]]
+
+
+def by_language(results: Results, metric: str, name: str) -> Figure:
+    """A row a language and a mark a model."""
+    languages, models = sorted(results.languages(metric)), results.models
     with drawing() as make:
-        figure = make(6.4, 0.8 + 0.13 * len(languages) * (len(table) + 2))
+        figure = make(6.4, 0.8 + 0.13 * len(languages) * (len(models) + 2))
         axes = figure.subplots()
-        step = 0.8 / len(table)
-        for number, (model, own) in enumerate(table.items()):
-            place_in_cycle = number - ("base" in table)  # so that a method has one colour in every figure
-            colour = "#7f7f7f" if model == "base" else COLOURS[place_in_cycle % len(COLOURS)]
-            marker = "|" if model == "base" else MARKERS[place_in_cycle % len(MARKERS)]
+        step = 0.8 / len(models)
+        for number, model in enumerate(models):
+            cycle = number - (BASE in models)  # so that a method has one colour in every figure
+            look = {"color": COLOURS[cycle % len(COLOURS)], "fmt": MARKERS[cycle % len(MARKERS)]}
+            if model == BASE:
+                look = {"color": GREY, "fmt": "|"}
             for place, language in enumerate(languages):
-                if language in own:
-                    row = own[language]
-                    axes.errorbar(
-                        row["value"], place - 0.4 + step * (number + 0.5), xerr=reach(row), color=colour, lw=1,
-                        fmt=marker, ms=4, label=model if place == 0 else None,
-                    )  # fmt: skip
+                if row := results.get(metric, model, language):
+                    height = place - 0.4 + step * (number + 0.5)
+                    label = model if place == 0 else None
+                    axes.errorbar(row.value, height, xerr=reach(row), lw=1, ms=4, label=label, **look)
         axes.set_yticks(range(len(languages)), languages)
         axes.set_ylim(len(languages) - 0.5, -0.5)
         axes.set_xlabel(name)
-        left, _ = axes.get_xlim()
-        axes.set_xlim(left=max(0.0, left))  # no measure is below zero, though an interval may be
-        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+        axes.set_xlim(
+            left=max(0.0, axes.get_xlim()[0])
+        )  # no measure is below zero, though an interval may be
+        beside(axes)
         return figure
 
 
@@ -107,16 +125,22 @@ def lines(table: Mapping[str, Sequence[Sequence[tuple[float, float]]]], x_name: 
         figure = make(6.4, 3.6)
         axes = figure.subplots()
         for number, (name, several) in enumerate(table.items()):
+            colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
             for place, line in enumerate(several):
-                x, y = zip(*line) if line else ((), ())
+                label = name if place == 0 else None
                 axes.plot(
-                    x, y, color=COLOURS[number % len(COLOURS)], lw=1.3, marker=MARKERS[number % len(MARKERS)], ms=3,
-                    alpha=0.85, label=name if place == 0 else None,
-                )  # fmt: skip
+                    *np.reshape(line, (-1, 2)).T,
+                    color=colour,
+                    lw=1.3,
+                    marker=marker,
+                    ms=3,
+                    alpha=0.85,
+                    label=label,
+                )
         axes.set(xlabel=x_name, ylabel=y_name)
         axes.xaxis.get_major_locator().set_params(integer=True)
         if len(table) > 1:
-            axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+            beside(axes)
         return figure
 
 
@@ -130,16 +154,14 @@ def reliability(table: Mapping[str, Sequence[dict]]) -> Figure:
         for panel in panels.flat[len(table) :]:
             panel.set_visible(False)
         for panel, (name, bins) in zip(panels.flat, table.items()):
-            total = sum(row["count"] for row in bins)
-            panel.plot([0, 1], [0, 1], color="#7f7f7f", lw=1, ls="--")
-            panel.plot([r["confidence"] for r in bins], [r["accuracy"] for r in bins], color=COLOURS[0], lw=1)
-            panel.scatter(
-                [r["confidence"] for r in bins], [r["accuracy"] for r in bins], color=COLOURS[0],
-                s=[6 + 150 * r["count"] / total for r in bins], alpha=0.8,
-            )  # fmt: skip
-            panel.set(
-                title=name, xlim=(0, 1), ylim=(0, 1), aspect="equal", xticks=(0, 0.5, 1), yticks=(0, 0.5, 1)
+            sure, right, counts = (
+                np.array([row[key] for row in bins]) for key in ("confidence", "accuracy", "count")
             )
+            panel.plot([0, 1], [0, 1], color=GREY, lw=1, ls="--")
+            panel.plot(sure, right, color=COLOURS[0], lw=1)
+            panel.scatter(sure, right, color=COLOURS[0], s=6 + 150 * counts / counts.sum(), alpha=0.8)
+            ticks = {"xlim": (0, 1), "ylim": (0, 1), "xticks": (0, 0.5, 1), "yticks": (0, 0.5, 1)}
+            panel.set(title=name, aspect="equal", **ticks)
         for panel in panels.flat[max(0, len(table) - columns) : len(table)]:
             panel.tick_params(labelbottom=True)  # the lowest of its column
         figure.supxlabel("confidence", fontsize=9)
@@ -147,15 +169,16 @@ def reliability(table: Mapping[str, Sequence[dict]]) -> Figure:
         return figure
 
 
-def mixing_by_layer(table: Mapping[str, dict]) -> Figure:
-    """λ of every module, a panel a method: transformer layers across, kinds of projection down."""
+def mixing_by_layer(table: Mapping[str, tuple[Sequence[str], Sequence[float]]]) -> Figure:
+    """Name → (modules, λ of each), a panel each: transformer layers across, kinds of projection down."""
     with drawing() as make:
-        grids = {name: layer_grid(row["modules"], row["value"]) for name, row in table.items()}
+        grids = {name: layer_grid(modules, values) for name, (modules, values) in table.items()}
         layers = max(len(grid[1]) for grid in grids.values())
-        figure = make(max(4.8, 2.2 + 0.52 * layers), 0.7 + sum(0.8 + 0.3 * len(g[0]) for g in grids.values()))
+        height = 0.7 + sum(0.8 + 0.3 * len(kinds) for kinds, _, _ in grids.values())
+        figure = make(max(4.8, 2.2 + 0.52 * layers), height)
         panels = figure.subplots(len(grids), 1, squeeze=False)
         for panel, (name, (kinds, indices, values)) in zip(panels[:, 0], grids.items()):
-            heat(figure, panel, values, "λ, share of the rotation")
+            heat(figure, panel, values)
             panel.set_yticks(range(len(kinds)), kinds)
             panel.set_xticks(range(len(indices)), [str(index) for index in indices])
             panel.set(title=name, xlabel="transformer layer")
@@ -164,56 +187,45 @@ def mixing_by_layer(table: Mapping[str, dict]) -> Figure:
         return figure
 
 
-def mixing_by_step(modules: Sequence[str], steps: Sequence[int], values: Any) -> Figure:
-    """λ of every module over training: values (modules, reports)."""
-    import numpy as np
-
+def mixing_by_step(modules: Sequence[str], steps: Sequence[int], values: np.ndarray) -> Figure:
+    """λ over training, values (modules, steps): a row a transformer layer, the mean of its modules."""
+    places = np.array([layer_of(name) for name in modules])
+    layers = sorted(set(places.tolist()))
+    means = np.array([values[places == layer].mean(0) for layer in layers])
     with drawing() as make:
-        figure = make(6.4, 1.2 + 0.09 * max(12, len(modules)))
+        figure = make(6.4, 1.2 + 0.14 * max(8, len(layers)))
         panel = figure.subplots()
-        heat(figure, panel, np.asarray(values), "λ, share of the rotation")
-        every = -(-len(modules) // 40)
-        panel.set_yticks(range(0, len(modules), every), modules[::every], fontsize=6)
-        places = np.unique(np.linspace(0, len(steps) - 1, min(8, len(steps))).round().astype(int))
-        panel.set_xticks(places, [str(steps[place]) for place in places])
-        panel.set_xlabel("step")
+        heat(figure, panel, means)
+        panel.set_yticks(range(len(layers)), [str(layer) for layer in layers], fontsize=7)
+        shown = np.unique(np.linspace(0, len(steps) - 1, min(8, len(steps))).round().astype(int))
+        panel.set_xticks(shown, [str(steps[place]) for place in shown])
+        panel.set(xlabel="step", ylabel="transformer layer")
         return figure
 
 
-def heat(figure: Figure, panel: Axes, values: Any, name: str) -> None:
+def layer_of(module: str) -> int:
+    """The transformer layer of a module; -1 for one outside them."""
+    index = layer_index(module)
+    return -1 if index is None else index
+
+
+def heat(figure: Figure, panel: Axes, values: np.ndarray) -> None:
     shown = panel.imshow(values, cmap="PuOr", vmin=0.1, vmax=0.9, aspect="auto", interpolation="nearest")
     panel.grid(visible=False)
-    figure.colorbar(shown, ax=panel, label=name)
+    figure.colorbar(shown, ax=panel, label="λ, share of the rotation")
 
 
-def write_values(panel: Axes, values: Any) -> None:
-    for (row, column), value in numbered(values):
-        dark = abs(value - 0.5) > 0.28
-        panel.text(
-            column,
-            row,
-            f"{value:.2f}",
-            ha="center",
-            va="center",
-            fontsize=7,
-            color="white" if dark else "black",
-        )
+def write_values(panel: Axes, values: np.ndarray) -> None:
+    """Each cell's number in it; NaN is an empty cell."""
+    for row, column in np.argwhere(~np.isnan(values)):
+        value = values[row, column]
+        ink = "white" if abs(value - 0.5) > 0.28 else "black"
+        panel.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color=ink)
 
 
-def numbered(values: Any) -> list[tuple[tuple[int, int], float]]:
-    return [
-        ((r, c), value) for r, line in enumerate(values) for c, value in enumerate(line) if value == value
-    ]
-
-
-def layer_grid(modules: Sequence[str], values: Sequence[float]) -> tuple[list[str], list[int], Any]:
+def layer_grid(modules: Sequence[str], values: Sequence[float]) -> tuple[list[str], list[int], np.ndarray]:
     """(kinds of projection, layer numbers, (kinds, layers) values); NaN where a layer lacks a kind."""
-    import numpy as np
-
-    places = [
-        (name.rsplit(".", 1)[-1], next((int(p) for p in name.split(".") if p.isdigit()), -1))
-        for name in modules
-    ]
+    places = [(last_part(name), layer_of(name)) for name in modules]
     kinds, layers = list(dict.fromkeys(kind for kind, _ in places)), sorted({layer for _, layer in places})
     grid = np.full((len(kinds), len(layers)), np.nan)
     for (kind, layer), value in zip(places, values, strict=True):

@@ -1,8 +1,19 @@
-"""A table of text once, shown as Markdown or plain text; as HTML by page.html."""
+"""A table of text once, shown as Markdown or plain text, and by page.html as HTML; and how a figure is written."""
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+
+from mlx_hybrid.evaluation.results import ALL, DIFFERENCE, Results, Row
+
+MISSING = "–"
+DIGITS = {"chrf": 1, "spbleu": 1, "balance": 1}
+"""Of measures from 0 to 100; others have three."""
+SIGNED = ("drop", "balance")
+
+Cell = Callable[[Row | None], str]
+Line = tuple[str, str, str, str]
+"""Label, metric, language, variant."""
 
 
 @dataclass(frozen=True)
@@ -17,14 +28,42 @@ class Table:
     words: bool = False
 
 
+def interval(row: Row | None) -> str:
+    """A value with its bounds, as `0.712 [0.690, 0.731]`."""
+    if row is None:
+        return MISSING
+    sign = "+" if row.model == DIFFERENCE or row.metric in SIGNED else ""
+    bounds = [] if row.low is None else [row.low, row.high]
+    value, *bounds = (f"{one:{sign}.{digits(row.metric)}f}" for one in (row.value, *bounds))
+    return f"{value} [{', '.join(bounds)}]" if bounds else value
+
+
+def digits(metric: str) -> int:
+    return DIGITS.get(metric.partition("_")[0], 3)
+
+
+def pivot(
+    title: str, first: str, lines: Iterable[Line], results: Results, cell: Cell = interval, note: str = ""
+) -> list[Table]:
+    """The table of these lines against the models measured; lines without a figure are left out, and so is a table
+    without a line."""
+    found = [(label, [results.get(m, model, l, v) for model in results.columns]) for label, m, l, v in lines]
+    rows = [(label, *map(cell, own)) for label, own in found if any(own)]
+    return [Table(title, (first, *results.columns), rows, note)] if rows else []
+
+
+def by_language(metric: str, results: Results, *, whole: bool = False) -> list[Line]:
+    """A line a language, or direction; the whole first where asked for."""
+    names = [*([ALL] if whole else []), *results.languages(metric)]
+    return [(name, metric, name, "") for name in names]
+
+
 def markdown(table: Table) -> str:
     """A heading, the table and its note."""
-    lines = [f"### {table.title}", ""]
-    if table.note:
-        lines += [table.note, ""]
-    lines.append("| " + " | ".join(escape_cell(c) for c in table.columns) + " |")
-    lines.append("|" + "|".join("---" if n == 0 else "--:" for n in range(len(table.columns))) + "|")
-    lines += ["| " + " | ".join(escape_cell(cell) for cell in row) + " |" for row in table.rows]
+    lines = [f"### {table.title}", "", *([table.note, ""] if table.note else [])]
+    rule = ["---", *["--:"] * (len(table.columns) - 1)]
+    lines += [f"| {' | '.join(map(escape_cell, row))} |" for row in (table.columns, *table.rows)]
+    lines.insert(len(lines) - len(table.rows), f"|{'|'.join(rule)}|")
     return "\n".join(lines) + "\n"
 
 
@@ -34,8 +73,7 @@ def escape_cell(text: str) -> str:
 
 def plain(table: Table) -> str:
     """Columns of even width for a terminal or a pipe."""
-    columns = [list(column) for column in zip(table.columns, *table.rows)]
-    widths = [max(width(cell) for cell in column) for column in columns]
+    widths = [max(map(width, column)) for column in zip(table.columns, *table.rows)]
     lines = [table.title]
     for row in (table.columns, *table.rows):
         cells = [pad(cell, size, right=number > 0) for number, (cell, size) in enumerate(zip(row, widths))]
@@ -53,21 +91,6 @@ def width(text: str) -> int:
 def pad(text: str, size: int, *, right: bool) -> str:
     space = " " * (size - width(text))
     return space + text if right else text + space
-
-
-def number(value: float | None, digits: int = 3, *, signed: bool = False) -> str:
-    """`value` with its digits, `–` where there is none."""
-    if value is None:
-        return "–"
-    return f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
-
-
-def interval(row: dict | None, digits: int = 3, *, signed: bool = False) -> str:
-    """A value with its bounds, as `0.712 [0.690, 0.731]`."""
-    if not row:
-        return "–"
-    value, low, high = (number(row[key], digits, signed=signed) for key in ("value", "low", "high"))
-    return f"{value} [{low}, {high}]"
 
 
 def joined(tables: Sequence[Table]) -> str:

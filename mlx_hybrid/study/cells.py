@@ -14,9 +14,10 @@ from mlx_hybrid.config import Config
 from mlx_hybrid.errors import ConfigError, MlxHybridError
 from mlx_hybrid.evaluation.evaluate import evaluate
 from mlx_hybrid.evaluation.example_rows import answers_to_test, example_rows
+from mlx_hybrid.evaluation.first_format import from_first_format
 from mlx_hybrid.evaluation.metrics.translation import directions_of, greedy, statistics_of
+from mlx_hybrid.evaluation.results import Results, read_results, write_results
 from mlx_hybrid.evaluation.sets import EvaluationSet, limited
-from mlx_hybrid.files import read_json, write_json
 from mlx_hybrid.jobs.finetune import finetune
 from mlx_hybrid.jobs.stopping import StopRequest
 from mlx_hybrid.models.adapted import load_run
@@ -157,20 +158,23 @@ def open_base(model: str) -> tuple[Any, Any, dict]:
     return base.model, base.tokenizer, {"base": base.identity["fingerprint"]}
 
 
-def measure_run(run: Run, model: str, measuring: Measuring, listener: Listener) -> dict:
+def measure_run(run: Run, model: str, measuring: Measuring, listener: Listener) -> Results:
     """Results of a finished run, from its file or measured now."""
     return measured(run.path / "evaluation", lambda: open_run(run, model), measuring, listener)
 
 
-def measure_base(folder: Path, model: str, measuring: Measuring, listener: Listener) -> dict:
+def measure_base(folder: Path, model: str, measuring: Measuring, listener: Listener) -> Results:
     return measured(folder, lambda: open_base(model), measuring, listener)
 
 
-def measured(folder: Path, load: Callable[[], tuple], measuring: Measuring, listener: Listener) -> dict:
-    """`evaluate` on one model, and one row an example for comparisons between cells."""
+def measured(
+    folder: Path, load: Callable[[], tuple[Any, Any, dict]], measuring: Measuring, listener: Listener
+) -> Results:
+    """`evaluate` on one model; the facts of its results have `examples`, columns of what comparisons between cells
+    need of every record."""
     path = folder / RESULTS
     if path.is_file():
-        return read_json(path)
+        return read_results(path)
     folder.mkdir(parents=True, exist_ok=True)
     model, tokenizer, identity = load()
 
@@ -180,31 +184,39 @@ def measured(folder: Path, load: Callable[[], tuple], measuring: Measuring, list
         listener.tell(f"  measured {done} of {total}")
 
     results = evaluate(
-        {"model": model}, tokenizer, measuring.test, dev=measuring.dev, variants=measuring.variants,
-        seed=measuring.seed, limit=measuring.limit, pivot=measuring.pivot, directory=folder / "answers",
+        {"model": model},
+        tokenizer,
+        measuring.test,
+        dev=measuring.dev,
+        variants=measuring.variants,
+        seed=measuring.seed,
+        limit=measuring.limit,
+        pivot=measuring.pivot,
+        directory=folder / "answers",
         identities={"model": str(identity)},
         generate=lambda own, prompts: greedy(own, tokenizer, max_tokens=measuring.max_tokens)(prompts),
         progress=progress,
-    )  # fmt: skip
-    results["examples"] = columns(folder, measuring, results)
-    write_json(path, results)
+    )
+    results = from_first_format(results)
+    results.facts["examples"] = columns(folder, measuring, results)
+    write_results(path, results)
     return results
 
 
-def columns(folder: Path, measuring: Measuring, results: dict) -> dict[str, list]:
+def columns(folder: Path, measuring: Measuring, results: Results) -> dict[str, list]:
     """What comparisons need of every test record, as columns."""
     test = limited(measuring.test, measuring.limit, measuring.seed)
-    scoring = results["models"]["model"].get("scoring", {})
+    scoring = results.facts.get("scoring", {}).get("model", {})
     answers = answers_to_test(folder / "answers" / "model.answers.jsonl")
     rows = example_rows(test, answers, normalised=scoring.get("normalised", False))
-    keys = [
-        key for key in ("group", "language", "right", "nll_nats", "nats", "bytes") if rows and key in rows[0]
-    ]
-    told = {key: [int(row[key]) if key == "right" else row[key] for row in rows] for key in keys}
+    kept = ("group", "language", "right", "nll_nats", "nats", "bytes")
+    told = {
+        key: [int(row[key]) if key == "right" else row[key] for row in rows]
+        for key in kept
+        if rows and key in rows[0]
+    }
     if test.kind == "translation":
         told["direction"] = [">".join(pair) for pair in directions_of(test)]
         table = statistics_of(test, [row["text"] for row in rows])
-        told["chrf"] = [
-            " ".join(map(str, own)) for own in table
-        ]  # 24 numbers in a line of the file, not in 24
+        told["chrf"] = [" ".join(map(str, own)) for own in table]  # a line of the file each, not 24
     return told

@@ -8,7 +8,8 @@ import numpy as np
 
 from mlx_hybrid.evaluation.metrics.chrf import Directions, intervals, score_directions
 from mlx_hybrid.evaluation.metrics.intervals import bootstrap_mean, bootstrap_ratio
-from mlx_hybrid.study.figures import Figure, figures
+from mlx_hybrid.evaluation.results import ALL, Results, Row
+from mlx_hybrid.study.figures import Key, figures
 from mlx_hybrid.study.plan import Plan
 from mlx_hybrid.study.seeds import SeedMean, difference_over_seeds, example_error, holm
 
@@ -18,64 +19,78 @@ RESAMPLES = 2_000
 Column = tuple[str, str]  # method, governance
 
 
-def compare_with(rows: list[dict], tables: Mapping[Column, list[dict]], base: dict, plan: Plan) -> None:
+def add_differences(
+    rows: list[dict], tables: Mapping[Column, list[Results]], base: Results, plan: Plan
+) -> None:
     """Add to each row its difference from the reference method, from the base, and from the first governance setting.
 
     p is adjusted over the methods that one metric compares (Holm).
     """
-    index = {(row["method"], row["governance"], row["metric"]): row for row in rows}
+    index = {(row["model"], row["governance"], *row_key(row)): row for row in rows}
     for (method, governance), own in tables.items():
         others = {
-            "difference": tables[plan.reference, governance], "governed": tables[method, plan.governance[0]],
+            "difference": tables[plan.reference, governance],
+            "governed": tables[method, plan.governance[0]],
             "from_base": [base] * len(own),
-        }  # fmt: skip
-        for key, other in others.items():
+        }
+        for name, other in others.items():
             if other is not own:
-                for metric, change in differences(other, own, plan.pivot).items():
-                    index[method, governance, metric][key] = change
-    for key in ("difference", "governed", "from_base"):
-        adjust(rows, key)
+                for key, change in differences(other, own, plan.pivot).items():
+                    index[method, governance, *key][name] = change
+    for name in ("difference", "governed", "from_base"):
+        adjust(rows, name)
 
 
-def differences(old: Sequence[dict], new: Sequence[dict], pivot: str) -> dict[str, dict]:
+def row_key(row: Mapping[str, Any]) -> Key:
+    return row["metric"], row["language"], row["variant"]
+
+
+def differences(old: Sequence[Results], new: Sequence[Results], pivot: str) -> dict[Key, dict]:
     """New minus old results by metric, over the seeds that both have and the metrics that all have."""
     count = min(len(old), len(new))
     old, new = old[:count], new[:count]
     before, after = ([figures(r) for r in side] for side in (old, new))
-    shared = [metric for metric in after[0] if all(metric in table for table in (*before, *after))]
-    errors = direction_errors(old, new, pivot) if new[0]["kind"] == "translation" else {}
-    return {metric: difference(metric, before, after, old, new, errors) for metric in shared}
+    shared = [key for key in after[0] if all(key in table for table in (*before, *after))]
+    errors = direction_errors(old, new, pivot) if new[0].facts["kind"] == "translation" else {}
+    sides = [r.facts["examples"] for r in old], [r.facts["examples"] for r in new]
+    return {
+        key: difference(key, [t[key] for t in before], [t[key] for t in after], *sides, errors.get(key))
+        for key in shared
+    }
 
 
 def difference(
-    metric: str, before: Sequence[dict], after: Sequence[dict], old: Sequence[dict], new: Sequence[dict],
-    errors: Mapping[str, float] | None = None,
-) -> dict:  # fmt: skip
-    """After minus before over the seeds. `errors` has the standard errors over examples that are known already.
+    key: Key,
+    before: Sequence[Row],
+    after: Sequence[Row],
+    old: Sequence[dict],
+    new: Sequence[dict],
+    error: float | None = None,
+) -> dict:
+    """After minus before over the seeds; `old` and `new` are the columns of examples, `error` is the standard error
+    over examples where that is known already.
 
     Where a metric is a mean of examples these are paired; for others the errors of both sides add, which is wider than
     need be. Where nothing is known over examples there is no p: seeds alone say too little.
     """
-    values = [[table[metric].value for table in side] for side in (before, after)]
-    name, _, language = metric.partition("@")
-    if errors and metric in errors:
-        error = errors[metric]
-    elif name in PAIRED and PAIRED[name] in old[0]["examples"]:
-        error = paired_error(old, new, PAIRED[name], language)
-    else:
-        sides = [errors_of([table[metric] for table in side]) for side in (before, after)]
+    values = [[row.value for row in side] for side in (before, after)]
+    metric, language, _ = key
+    if error is None and PAIRED.get(metric) in old[0]:
+        error = paired_error(old, new, PAIRED[metric], language)
+    if error is None:
+        sides = [errors_of(side) for side in (before, after)]
         if not all(sides):
             told = plain(difference_over_seeds(*values))
-            return {key: value for key, value in told.items() if key != "p"}
+            return {name: value for name, value in told.items() if name != "p"}
         error = float(np.sqrt(sum(np.mean(np.square(side)) for side in sides)))
     return plain(difference_over_seeds(*values, error))
 
 
-def paired_error(old: Sequence[dict], new: Sequence[dict], column: str, language: str) -> float:
+def paired_error(old: Sequence[dict], new: Sequence[dict], column: str, language: str = ALL) -> float:
     """Standard error over resampled groups of the mean difference, each example's averaged over seeds first."""
-    examples = new[0]["examples"]
-    inside = [n for n, name in enumerate(examples["language"]) if language in ("", name)]
-    sides = [np.mean([r["examples"][column] for r in side], 0) for side in (new, old)]
+    examples = new[0]
+    inside = [n for n, name in enumerate(examples["language"]) if language in (ALL, name)]
+    sides = [np.mean([r[column] for r in side], 0) for side in (new, old)]
     change = (sides[0] - sides[1])[inside]
     groups = [examples["group"][n] for n in inside]
     if column == "nats":
@@ -86,11 +101,15 @@ def paired_error(old: Sequence[dict], new: Sequence[dict], column: str, language
     return example_error(own.low, own.high)
 
 
-def direction_errors(old: Sequence[dict], new: Sequence[dict], pivot: str) -> dict[str, float]:
+def direction_errors(old: Sequence[Results], new: Sequence[Results], pivot: str) -> dict[Key, float]:
     """Standard errors over examples of the differences in chrF++, each side a mean over seeds, on the same draws."""
-    sides = [[directions_from(r["examples"]) for r in side] for side in (old, new)]
+    sides = [[directions_from(r.facts["examples"]) for r in side] for side in (old, new)]
     changes = intervals(sides[1], pivot, minus=sides[0])
-    return {name: example_error(own.low, own.high) for name, own in changes.items()}
+    parts = {name: name.partition("@") for name in changes}
+    return {
+        (metric, language or ALL, ""): example_error(changes[name].low, changes[name].high)
+        for name, (metric, _, language) in parts.items()
+    }
 
 
 def directions_from(examples: dict) -> Directions:
@@ -104,7 +123,7 @@ def adjust(rows: list[dict], key: str) -> None:
     families: dict[tuple, list[dict]] = {}
     for row in rows:
         if "p" in row.get(key, {}):
-            family = row["metric"], (row["method"] if key == "governed" else row["governance"])
+            family = *row_key(row), (row["model"] if key == "governed" else row["governance"])
             families.setdefault(family, []).append(row)
     for family in families.values():
         adjusted = holm({str(number): row[key]["p"] for number, row in enumerate(family)})
@@ -112,7 +131,7 @@ def adjust(rows: list[dict], key: str) -> None:
             row[key]["p_holm"] = adjusted[str(number)]
 
 
-def errors_of(own: Sequence[Figure]) -> list[float]:
+def errors_of(own: Sequence[Row]) -> list[float]:
     return [example_error(f.low, f.high) for f in own if f.low is not None]
 
 

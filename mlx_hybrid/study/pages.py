@@ -6,19 +6,21 @@ from pathlib import Path
 from typing import Any
 
 from mlx_hybrid.errors import ConfigError
+from mlx_hybrid.evaluation.results import BASE, Row
 from mlx_hybrid.files import read_json, write_text
 from mlx_hybrid.report import figures
 from mlx_hybrid.report.page import Picture, page
+from mlx_hybrid.report.result_tables import TITLES, main_metric
 from mlx_hybrid.report.tables import joined, markdown
-from mlx_hybrid.study.summary import SUMMARY_FILE
-from mlx_hybrid.study.tables import BASE, Rows, main_metric, reading, study_tables
+from mlx_hybrid.study.summary import FORMAT, SUMMARY_FILE
+from mlx_hybrid.study.tables import reading, rows_of, study_tables
 
-NAMES = {"accuracy": "accuracy", "bits_per_byte": "bits per byte (lower is better)", "chrf": "chrF++"}
-TITLES = {"accuracy": "Accuracy", "bits_per_byte": "Bits per byte", "chrf": "chrF++"}
+NAMES = {"accuracy": "accuracy", "bits_per_byte": "bits per byte (lower is better)"}
+CHANGES = ("", "_low", "_high", "_p", "_p_holm")
 CSV_COLUMNS = (
-    "method", "governance", "metric", "of", "seeds", "value", "low", "high", "difference", "difference_low",
-    "difference_high", "p", "p_holm", "from_base", "from_base_low", "from_base_high", "from_base_p_holm",
-)  # fmt: skip
+    *("method", "governance", "metric", "language", "variant", "n", "seeds", "value", "low", "high"),
+    *(f"{name}{part}" for name in ("difference", "from_base") for part in CHANGES),
+)
 
 
 def rewrite(directory: Path) -> Path:
@@ -27,7 +29,13 @@ def rewrite(directory: Path) -> Path:
         raise ConfigError(
             f"{directory}: its comparison is not finished; the command that began it goes on with it."
         )
-    return write_study(read_json(directory / SUMMARY_FILE), directory)
+    summary = read_json(directory / SUMMARY_FILE)
+    if summary.get("format") != FORMAT:
+        raise ConfigError(
+            f"{directory / SUMMARY_FILE}: is of an older format; the command that made the comparison writes it anew, "
+            "and does no cell again."
+        )
+    return write_study(summary, directory)
 
 
 def write_study(summary: dict, directory: Path) -> Path:
@@ -60,33 +68,35 @@ def title(summary: dict) -> str:
 
 def study_figures(summary: dict) -> dict[str, tuple[Any, str]]:
     """Name → (figure, caption), as far as there is something to draw."""
-    rows = Rows(summary)
+    rows = rows_of(summary)
     metric = main_metric(rows)
-    name = NAMES[metric]
+    word = TITLES[metric]
+    name = NAMES.get(metric, word)
+    base = rows.get(metric, BASE)
+
+    def against(cost: str) -> dict[str, tuple[Row, Row]]:
+        return {method: (rows.get(cost, method), rows.get(metric, method)) for method in summary["methods"]}
+
     drawn: dict[str, tuple[Any, str]] = {
         "frontier": (
-            figures.frontier(
-                points(rows, "train_seconds", metric), rows.get(BASE, metric), "training, seconds", name
-            ),
+            figures.frontier(against("train_seconds"), base, "training, seconds", name),
             f"Figure 2. Cost and quality: {name} against training time, bars being 95 % intervals.",
         ),
         "parameters": (
-            figures.frontier(
-                points(rows, "trainable", metric), rows.get(BASE, metric), "trainable parameters", name
-            ),
-            f"{TITLES[metric]} against trainable parameters.",
+            figures.frontier(against("trainable"), base, "trainable parameters", name),
+            f"{word} against trainable parameters.",
         ),
     }
-    if rows.names(metric):
+    if rows.languages(metric):
         drawn["languages"] = (
-            figures.by_language(language_table(rows, metric), name),
-            f"{TITLES[metric]} by {'direction' if metric == 'chrf' else 'language'}, bars being 95 % intervals.",
+            figures.by_language(rows, metric, name),
+            f"{word} by {'direction' if metric == 'chrf' else 'language'}, bars being 95 % intervals.",
         )
-    if any(len(line) > 1 for own in summary["curves"].values() for line in own["valid_loss"]):
-        curves = {method: own["valid_loss"] for method, own in summary["curves"].items()}
+    if any(len(line) > 1 for lines in summary["curves"].values() for line in lines):
         drawn["curves"] = (
-            figures.lines(curves, "step", "validation loss, nats per token"), "Validation loss, a line a seed.",
-        )  # fmt: skip
+            figures.lines(summary["curves"], "step", "validation loss, nats per token"),
+            "Validation loss, a line a seed.",
+        )
     if summary["reliability"]:
         drawn["reliability"] = (
             figures.reliability(summary["reliability"]),
@@ -94,37 +104,23 @@ def study_figures(summary: dict) -> dict[str, tuple[Any, str]]:
         )
     if summary["mixing"]:
         drawn["mixing"] = (
-            figures.mixing_by_layer(summary["mixing"]),
+            figures.mixing_by_layer(
+                {m: (row["modules"], row["value"]) for m, row in summary["mixing"].items()}
+            ),
             "λ of each layer, the share of its step that the rotation takes: mean over training and seeds.",
         )
     return drawn
 
 
-def points(rows: Rows, cost: str, metric: str) -> dict[str, tuple[dict, dict]]:
-    return {m: (rows.get(m, cost), rows.get(m, metric)) for m in rows.summary["methods"]}
-
-
-def language_table(rows: Rows, metric: str) -> dict[str, dict[str, dict]]:
-    names = rows.names(metric)
-    return {
-        model: {n: row for n in names if (row := rows.get(model, f"{metric}@{n}")) is not None}
-        for model in rows.models
-    }
-
-
 def csv_text(summary: dict) -> str:
-    """Every figure as numbers, one row each: `of` is the language, variant or direction it is of."""
+    """Every figure as numbers, one row each, with its differences from the reference and from the base."""
     stream = StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(CSV_COLUMNS)
+    writer = csv.DictWriter(stream, CSV_COLUMNS, restval="", extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
     for row in summary["rows"]:
-        metric, _, of = row["metric"].partition("@")
-        change, base = row.get("difference", {}), row.get("from_base", {})
-        writer.writerow(
-            [
-                row["method"], row["governance"], metric, of, row["seeds"], row["value"], row["low"], row["high"],
-                *(change.get(key, "") for key in ("value", "low", "high", "p", "p_holm")),
-                *(base.get(key, "") for key in ("value", "low", "high", "p_holm")),
-            ]
-        )  # fmt: skip
+        flat = row | {"method": row["model"]}
+        for name in ("difference", "from_base"):
+            change = flat.pop(name, {})
+            flat |= {name if key == "value" else f"{name}_{key}": value for key, value in change.items()}
+        writer.writerow(flat)
     return stream.getvalue()

@@ -1,8 +1,9 @@
 """Methods trained alike and measured alike, over seeds; each cell is a run of its own and is never done twice."""
 
+import json
 import shutil
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ from mlx_hybrid.config import Config
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.evaluation.benchmarks.questions import chosen_pivot, chosen_variants
 from mlx_hybrid.evaluation.metrics.translation import MOST_TOKENS
-from mlx_hybrid.files import read_json, write_json
+from mlx_hybrid.evaluation.results import ALL, Results
+from mlx_hybrid.files import read_json, write_json, write_text
 from mlx_hybrid.run import Run, writing
 from mlx_hybrid.study.budget import matched_sizes, matched_steps
 from mlx_hybrid.study.cells import (
@@ -26,11 +28,13 @@ from mlx_hybrid.study.cells import (
     train_cell,
 )
 from mlx_hybrid.study.data import evaluation_sets, freeze_data
+from mlx_hybrid.study.figures import figures, footprint
 from mlx_hybrid.study.plan import Cell, Plan, check_plan, final_cells, grid_cells
-from mlx_hybrid.study.summary import SUMMARY_FILE, summarise
+from mlx_hybrid.study.summary import SUMMARY_FILE, governed_counts, summarise
 
 FORMAT = 1
 PLAN_FILE = "plan.json"
+CELLS_FILE = "cells.jsonl"
 
 
 def run_study(plan: Plan, directory: Path, listener: Listener, *, workers: int = 1) -> dict:
@@ -102,25 +106,48 @@ class Study:
         steps = self.match_time(chosen)
         cells = final_cells(self.plan, chosen, steps)
         run_ahead([self.work(cell, self.measuring) for cell in cells], self.workers, self.listener)
-        results: dict[Cell, dict] = {}
+        results: dict[Cell, Results] = {}
         begun, fresh = time.monotonic(), 0
         for number, cell in enumerate(cells, 1):
             done = is_measured(self.run_of(cell))
             self.listener.tell(
                 f"Cell {number} of {len(cells)}: {cell.name}{' (done before)' if done else ''}"
             )
-            run = self.train(cell)
-            results[cell] = measure_run(run, self.model_name, self.measuring, self.listener)
+            results[cell] = measure_run(self.train(cell), self.model_name, self.measuring, self.listener)
+            self.write_cells(results)
             fresh += not done
             if fresh and number < len(cells):
                 left = (time.monotonic() - begun) / fresh * (len(cells) - number)
                 self.listener.tell(f"  about {left / 60:.0f} minutes left")
+        settings = self.plan.governance
+        counted = settings if self.plan.noise or len(settings) > 1 else ()
         summary = summarise(
-            self.plan, base, results, {cell: self.run_of(cell) for cell in results}, grid=grid, chosen=chosen,
-            sizes=self.sizes, configs={g: self.governed(g) for g in self.plan.governance}, data=self.directory / "data",
-        )  # fmt: skip
+            self.plan,
+            base,
+            results,
+            {cell: self.run_of(cell) for cell in results},
+            grid=grid,
+            chosen=chosen,
+            sizes=self.sizes,
+            governed={
+                name: governed_counts(self.governed(name), self.directory / "data") for name in counted
+            },
+        )
         write_json(self.directory / SUMMARY_FILE, summary)
         return summary
+
+    def write_cells(self, results: dict[Cell, Results]) -> None:
+        """One line a cell that is done, with its whole figures, to be read while others train."""
+        lines = []
+        for cell, own in results.items():
+            table = figures(own) | footprint(self.run_of(cell))
+            whole = {
+                m: row.value
+                for (m, language, variant), row in table.items()
+                if (language, variant) == (ALL, "")
+            }
+            lines.append(json.dumps(asdict(cell) | whole) + "\n")
+        write_text(self.directory / CELLS_FILE, "".join(lines))
 
     def run_of(self, cell: Cell) -> Run:
         return Run(self.directory / "cells" / cell.name)

@@ -1,99 +1,94 @@
 """Cells to means over seeds, intervals and differences: everything that a comparison's tables and figures show."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
 from mlx_hybrid.config import Config
+from mlx_hybrid.evaluation.results import BASE, Results, Row
 from mlx_hybrid.records.files import Sources
+from mlx_hybrid.records.record import as_source, load_records
 from mlx_hybrid.run import Run
 from mlx_hybrid.study.data import FILES
-from mlx_hybrid.study.differences import Column, compare_with, errors_of, plain
-from mlx_hybrid.study.figures import figures, footprint
+from mlx_hybrid.study.differences import Column, add_differences, errors_of, plain
+from mlx_hybrid.study.figures import Key, figures, footprint
 from mlx_hybrid.study.plan import Cell, Plan
 from mlx_hybrid.study.seeds import mean_over_seeds
+from mlx_hybrid.training.data import apart_from_held_out, governed
 from mlx_hybrid.training.recording import mixing
 
-FORMAT = 1
-BASE = "base"
+FORMAT = 2
 SUMMARY_FILE = "summary.json"
+ASKED = ("task", "version", "kind", "records", "languages")
 
 
 def summarise(
-    plan: Plan, base: dict, results: Mapping[Cell, dict], runs: Mapping[Cell, Run], *, grid: list[dict],
-    chosen: dict[str, float], sizes: dict, configs: Mapping[str, Config], data: Path,
-) -> dict:  # fmt: skip
-    """One row a method, governance setting and metric, and what the figures need."""
+    plan: Plan, base: Results, results: Mapping[Cell, Results], runs: Mapping[Cell, Run], **facts: object
+) -> dict:
+    """The plan's terms, `facts`, one row a method, governance setting and metric, and what the figures need."""
     columns: dict[Column, list[Cell]] = {}
     for cell in results:
         columns.setdefault((cell.method, cell.governance), []).append(cell)
     tables = {column: [results[cell] for cell in cells] for column, cells in columns.items()}
     rows = base_rows(base)
     for column, own in tables.items():
-        rows += metric_rows(column, [figures(r) for r in own], [footprint(runs[c]) for c in columns[column]])
-    compare_with(rows, tables, base, plan)
+        rows += mean_rows(column, [figures(r) for r in own])
+        rows += mean_rows(column, [footprint(runs[cell]) for cell in columns[column]])
+    add_differences(rows, tables, base, plan)
+    first = {method: columns[method, plan.governance[0]] for method in plan.methods}
+    own_runs = {method: [runs[cell] for cell in cells] for method, cells in first.items()}
+    answers = {BASE: base} | {method: results[cells[0]] for method, cells in first.items()}
     return {
-        "format": FORMAT, "task": base["task"], "version": base["version"], "kind": base["kind"],
-        "records": base["records"], "languages": base["languages"], "pivot": plan.pivot, "limit": plan.limit,
-        "methods": list(plan.methods), "governance": list(plan.governance), "reference": plan.reference,
-        "seeds": list(plan.seed_numbers()), "budget": plan.budget, "noise": plan.noise, "variants": list(plan.variants),
-        "grid": grid, "chosen": chosen, "sizes": sizes, "rows": rows,
-        "governed": {g: governed_counts(own, data) for g, own in configs.items() if plan.noise or len(configs) > 1},
-        "mixing": {m: row for m in plan.methods if (row := mean_mixing(own_runs(columns, runs, m, plan)))},
+        "format": FORMAT,
+        **{key: base.facts[key] for key in ASKED},
+        "pivot": plan.pivot,
+        "limit": plan.limit,
+        "methods": list(plan.methods),
+        "governance": list(plan.governance),
+        "reference": plan.reference,
+        "seeds": list(plan.seed_numbers()),
+        "budget": plan.budget,
+        "noise": plan.noise,
+        "variants": list(plan.variants),
+        **facts,
         "notes": notes([base, *results.values()]),
-        "curves": {m: curves(own_runs(columns, runs, m, plan)) for m in plan.methods},
-        "reliability": reliability(plan, tables, base),
-    }  # fmt: skip
+        "mixing": {m: row for m, own in own_runs.items() if (row := mean_mixing(own))},
+        "curves": {method: curves(own) for method, own in own_runs.items()},
+        "reliability": reliability(answers),
+        "rows": rows,
+    }
 
 
-def own_runs(
-    columns: Mapping[Column, list[Cell]], runs: Mapping[Cell, Run], method: str, plan: Plan
-) -> list[Run]:
-    return [runs[cell] for cell in columns[method, plan.governance[0]]]
-
-
-def base_rows(base: dict) -> list[dict]:
+def base_rows(base: Results) -> list[dict]:
     """The base as it is: it has no seed, so its interval is over examples alone."""
     rows = []
-    for metric, own in figures(base).items():
+    for own in figures(base).values():
         low, high = (own.value, own.value) if own.low is None else (own.low, own.high)
-        rows.append(
-            {
-                "method": BASE,
-                "governance": "",
-                "metric": metric,
-                "seeds": 0,
-                "value": own.value,
-                "low": low,
-                "high": high,
-            }
-        )
+        rows.append(asdict(own) | {"low": low, "high": high, "model": BASE, "governance": "", "seeds": 0})
     return rows
 
 
-def metric_rows(column: Column, measured: Sequence[dict], prints: Sequence[dict]) -> list[dict]:
+def mean_rows(column: Column, tables: Sequence[Mapping[Key, Row]]) -> list[dict]:
+    """A row a metric that all seeds have, with every seed's value."""
+    method, governance = column
     rows = []
-    for tables in (measured, prints):
-        for metric in (m for m in tables[0] if all(m in table for table in tables)):
-            own = [table[metric] for table in tables]
-            mean = mean_over_seeds([f.value for f in own], errors_of(own))
-            rows.append({"method": column[0], "governance": column[1], "metric": metric, **plain(mean)})
-            rows[-1]["values"] = [f.value for f in own]
+    for key in (key for key in tables[0] if all(key in table for table in tables)):
+        own = [table[key] for table in tables]
+        values = [row.value for row in own]
+        mean = plain(mean_over_seeds(values, errors_of(own)))
+        rows.append(asdict(own[0]) | {"model": method, "governance": governance, **mean, "values": values})
     return rows
 
 
-def notes(results: Sequence[dict]) -> list[str]:
+def notes(results: Sequence[Results]) -> list[str]:
     """What a figure is missing for, each told once."""
-    models = [r["models"]["model"] for r in results]
-    return list(dict.fromkeys(model["spbleu_missing"] for model in models if "spbleu_missing" in model))
+    return list(dict.fromkeys(note for own in results for note in own.facts.get("notes", [])))
 
 
 def governed_counts(config: Config, data: Path) -> dict[str, int]:
     """What a cell's governance keeps of the training records, and of those the planted ones."""
-    from mlx_hybrid.records.record import as_source, load_records
-    from mlx_hybrid.training.data import apart_from_held_out, governed
-
     train, valid, test = (as_source(data / name) for name in FILES)
     records = load_records(train)
     kept, _ = governed(apart_from_held_out(config, Sources((train,), (valid,), (test,))), (train,))
@@ -102,34 +97,20 @@ def governed_counts(config: Config, data: Path) -> dict[str, int]:
 
 
 def mean_mixing(runs: Sequence[Run]) -> dict[str, list] | None:
-    """Mean λ over seeds by module, and its interval."""
-    named = [mixing(run) for run in runs]
-    if not named[0][0]:
+    """λ by module, the mean over training and seeds; None where nothing is mixed."""
+    mixed = [mixing(run) for run in runs]
+    if not mixed[0][0]:
         return None
-    table = np.array([values for _, values in named])
-    means = [mean_over_seeds(column) for column in table.T]
-    return {
-        "modules": named[0][0], "value": [m.value for m in means], "low": [m.low for m in means],
-        "high": [m.high for m in means],
-    }  # fmt: skip
+    return {"modules": mixed[0][0], "value": np.mean([own.mean(1) for _, _, own in mixed], 0).tolist()}
 
 
-def curves(runs: Sequence[Run]) -> dict[str, list]:
+def curves(runs: Sequence[Run]) -> list[list]:
     """Validation loss by step, one line a seed."""
-    lines = [
-        [
-            (row["step"], row["valid_loss_nats_per_token"])
-            for row in run.metrics()
-            if "valid_loss_nats_per_token" in row
-        ]
-        for run in runs
-    ]
-    return {"valid_loss": lines}
+    key = "valid_loss_nats_per_token"
+    return [[(row["step"], row[key]) for row in run.metrics() if key in row] for run in runs]
 
 
-def reliability(plan: Plan, tables: Mapping[Column, list[dict]], base: dict) -> dict[str, list]:
-    """Bins of the reliability diagram of the base and of each method's first seed."""
-    if base["kind"] != "classification":
-        return {}
-    first = {BASE: base} | {m: tables[m, plan.governance[0]][0] for m in plan.methods}
-    return {name: r["models"]["model"]["calibration"]["before"]["reliability"] for name, r in first.items()}
+def reliability(answers: Mapping[str, Results]) -> dict[str, list]:
+    """Bins of the reliability diagram of each model, where it chose between answers."""
+    bins = {name: own.facts.get("reliability", {}).get("model") for name, own in answers.items()}
+    return {name: own for name, own in bins.items() if own}

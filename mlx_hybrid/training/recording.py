@@ -119,12 +119,14 @@ def way_on(run: Run) -> str:
     return f" Step {step} is saved; go on with: mlx-hybrid finetune --resume {run.path}"
 
 
-def mixing(run: Run) -> tuple[list[str], list[float]]:
-    """Modules with both branches, and the mean λ of each over the run's reports; empty where nothing is mixed."""
+def mixing(run: Run) -> tuple[list[str], list[int], np.ndarray]:
+    """Modules with both branches, the steps reported, and λ (modules, steps); empty where nothing is mixed."""
     info = read_adapter_config(run.adapter)
     config = info.adapter
     if config.mixing != "gradient" or not config.rank or config.orthogonal == "none":
-        return [], []
+        return [], [], np.empty((0, 0))
     modules = [name for name in info.modules if last_part(name) not in config.unitary]
-    rows = [row["mixing"] for row in run.metrics() if len(row.get("mixing", [])) == len(modules)]
-    return (modules, np.mean(rows, axis=0).tolist()) if rows else ([], [])
+    rows = [row for row in run.metrics() if len(row.get("mixing", [])) == len(modules)]
+    if not rows:
+        return [], [], np.empty((0, 0))
+    return modules, [row["step"] for row in rows], np.array([row["mixing"] for row in rows]).T

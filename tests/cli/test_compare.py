@@ -59,9 +59,16 @@ def rows(output: Path) -> list[dict]:
 def test_every_file_is_there_and_the_last_line_is_a_command(done):
     output, result = done
     assert result.exit_code == 0, result.stderr
-    assert {"report.html", "report.md", "results.csv", "summary.json", "plan.json", "cells", "base"} <= {
-        path.name for path in output.iterdir()
-    }
+    assert {
+        "report.html",
+        "report.md",
+        "results.csv",
+        "summary.json",
+        "plan.json",
+        "cells.jsonl",
+        "cells",
+        "base",
+    } <= {path.name for path in output.iterdir()}
     figures = {path.name for path in (output / "figures").iterdir()}
     for name in ("frontier", "parameters", "languages", "curves", "reliability", "mixing"):
         assert {f"{name}.svg", f"{name}.png"} <= figures
@@ -71,6 +78,11 @@ def test_every_file_is_there_and_the_last_line_is_a_command(done):
         assert title in (output / "report.md").read_text()
     assert "Table V." not in result.stdout
     assert "over seeds alone" not in result.stdout
+    cells = [json.loads(line) for line in (output / "cells.jsonl").read_text().splitlines()]
+    assert [(own["method"], own["seed"]) for own in cells] == [
+        (m, s) for s in (0, 1) for m in ("lora", "hybrid")
+    ]
+    assert all({"accuracy", "nll", "trainable", "train_seconds"} <= set(own) for own in cells)
 
 
 def test_no_figure_stands_without_its_interval(done):
@@ -83,7 +95,7 @@ def test_no_figure_stands_without_its_interval(done):
         compared = [row for row in table if row["method"] == "hybrid" and row["metric"] == metric]
         assert len(compared) == 3  # the whole and two languages
         for row in compared:
-            assert 0 <= float(row["p"]) <= float(row["p_holm"]) <= 1
+            assert 0 <= float(row["difference_p"]) <= float(row["difference_p_holm"]) <= 1
 
 
 def test_the_rate_is_that_of_least_validation_loss(done):
@@ -174,8 +186,8 @@ def test_governance_and_noise_fill_table_five(folder, tmp_path):
     assert "All but Table V is of the first governance setting, off." in result.stdout
     assert "differs from lora" not in result.stdout
     assert "One seed, so no variation of training is measured" in result.stdout
-    footprint = result.stdout.partition("Table VI.")[2].splitlines()[2]
-    assert footprint.startswith("lora")
+    footprint = result.stdout.partition("Table VI.")[2].partition("\n\n")[0]
+    assert "trainable" in footprint
     assert "±" not in footprint  # of one run no interval is known, least of all one of nothing
     assert "±" in result.stdout.partition("Table II.")[2].splitlines()[2]
     summary = json.loads((output / "summary.json").read_text())
@@ -214,7 +226,7 @@ def test_translations_fill_table_three_with_intervals(folder, tmp_path):
     told = [row for row in rows(output) if row["metric"].startswith(("chrf", "balance"))]
     assert {"chrf", "chrf_out", "chrf_in", "balance", "balance_size"} <= {row["metric"] for row in told}
     compared = [row for row in told if row["method"] == "hra"]
-    assert all(row["p_holm"] for row in compared)
+    assert all(row["difference_p_holm"] for row in compared)
     assert "chrF++ by direction" in (output / "report.md").read_text()
     answers = (output / "base" / "answers" / "model.answers.jsonl").read_text().splitlines()[1:]
     assert all(
@@ -230,8 +242,8 @@ def test_texts_are_compared_in_bits_per_byte(folder, tmp_path):
     assert "Table II b. Bits per byte by language" in result.stdout
     assert "Lower is better." in result.stdout
     compared = [r for r in rows(output) if r["method"] == "hra" and r["metric"] == "bits_per_byte"]
-    assert [row["of"] for row in compared] == ["", "deu_Latn", "eng_Latn"]
-    assert all(row["p_holm"] for row in compared)
+    assert [row["language"] for row in compared] == ["all", "deu_Latn", "eng_Latn"]
+    assert all(row["difference_p_holm"] for row in compared)
 
 
 @pytest.mark.parametrize(

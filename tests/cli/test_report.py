@@ -1,28 +1,57 @@
 """`report` on folders that are no run or no finished comparison, and on a comparison's summary."""
 
 import json
+from dataclasses import asdict
 
+from mlx_hybrid.evaluation.results import Row
 from mlx_hybrid.study.pages import csv_text
 
-ROW = {"governance": "own", "seeds": 2, "low": 0.5, "high": 0.7, "value": 0.6}
+METRICS = ("trainable", "peak_memory_gb", "step_seconds", "tokens_per_second", "train_seconds")
+
+
+def row(model: str, metric: str, language: str = "all") -> dict:
+    own = asdict(Row(metric, language, "", 0.6, 0.5, 0.7, 9, 9, model))
+    return own | ({"governance": "", "seeds": 0} if model == "base" else {"governance": "own", "seeds": 2})
+
+
 SUMMARY = {
-    "format": 1, "task": "made-up", "version": 1, "kind": "classification", "records": 9, "languages": ["eng_Latn"],
-    "pivot": "eng_Latn", "limit": 0, "methods": ["lora"], "governance": ["own"], "reference": "lora", "seeds": [0, 1],
-    "budget": "steps", "noise": 0, "variants": [], "grid": [], "chosen": {"lora": 1e-3}, "sizes": {}, "governed": {},
-    "mixing": {}, "curves": {"lora": {"valid_loss": [[[1, 2.0], [2, 1.0]]]}}, "reliability": {},
+    "format": 2,
+    "task": "made-up",
+    "version": 1,
+    "kind": "classification",
+    "records": 9,
+    "languages": ["eng_Latn"],
+    "pivot": "eng_Latn",
+    "limit": 0,
+    "methods": ["lora"],
+    "governance": ["own"],
+    "reference": "lora",
+    "seeds": [0, 1],
+    "budget": "steps",
+    "noise": 0,
+    "variants": [],
+    "grid": [],
+    "chosen": {"lora": 1e-3},
+    "sizes": {},
+    "governed": {},
+    "notes": [],
+    "mixing": {},
+    "curves": {"lora": [[[1, 2.0], [2, 1.0]]]},
+    "reliability": {},
     "rows": [
-        {**ROW, "method": "base", "governance": "", "metric": "accuracy", "seeds": 0},
-        *({**ROW, "method": "lora", "metric": metric} for metric in (
-            "accuracy", "accuracy@eng_Latn", "trainable", "peak_memory_gb", "step_seconds", "tokens_per_second",
-            "train_seconds",
-        )),
+        row("base", "accuracy"),
+        row("lora", "accuracy"),
+        row("lora", "accuracy", "eng_Latn"),
+        *(row("lora", metric) for metric in METRICS),
     ],
-}  # fmt: skip
+}
 
 
 def test_a_comparison_is_written_from_its_summary(run, tmp_path):
     (tmp_path / "plan.json").write_text("{}")
     assert "is not finished" in run("report", tmp_path).stderr
+    (tmp_path / "summary.json").write_text(json.dumps(SUMMARY | {"format": 1}))
+    assert "is of an older format; the command that made" in run("report", tmp_path).stderr
     (tmp_path / "summary.json").write_text(json.dumps(SUMMARY))
     result = run("report", tmp_path)
     assert result.exit_code == 0, result.stderr
@@ -36,7 +65,7 @@ def test_a_comparison_is_written_from_its_summary(run, tmp_path):
 def test_csv_has_a_row_a_figure():
     lines = csv_text(SUMMARY).splitlines()
     assert len(lines) == 1 + len(SUMMARY["rows"])
-    assert "lora,own,accuracy,eng_Latn,2,0.6,0.5,0.7" in lines[3]
+    assert "lora,own,accuracy,eng_Latn,,9,2,0.6,0.5,0.7" in lines[3]
 
 
 def test_what_is_neither_is_one_sentence(run, tmp_path):

@@ -114,7 +114,7 @@ def test_a_model_against_itself_gains_nothing(model, tokenizer, test_set):
     assert (gain["accuracy"]["low"], gain["accuracy"]["high"], gain["p"]) == (0, 0, 1)
     told = [gain["test"], *(row["test"] for row in gain["languages"].values())]
     assert told == ["sign flips of groups", "McNemar", "McNemar"]  # a sentence is once in a language
-    assert "b - a: p = 1 (sign flips of groups)." in result_tables(result)[0].note
+    assert "The difference in accuracy: p = 1 (sign flips of groups)." in result_tables(result)[0].note
 
 
 def test_it_goes_on_where_it_stopped(model, tokenizer, test_set, tmp_path, monkeypatch):

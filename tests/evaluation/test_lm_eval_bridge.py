@@ -61,9 +61,11 @@ def test_a_continuation_longer_than_the_context_is_refused(model):
 
 def test_results_become_rows():
     whole = {"results": {"t": {"alias": "t", "acc,none": 0.5, "acc_stderr,none": 0.1}}, "versions": {"t": 3}}
-    (table,) = result_tables({"lm_eval": {"base": short_results(whole), "adapted": short_results(whole)}})
+    (table,) = result_tables(
+        {"harness": "lm-eval", "lm_eval": {"base": short_results(whole), "adapted": short_results(whole)}}
+    )
     assert table.columns == ("task and metric", "base", "adapted")
-    assert table.rows == [("t acc", "0.500 ± 0.100", "0.500 ± 0.100")]
+    assert table.rows == [("t acc", "0.500 [0.304, 0.696]", "0.500 [0.304, 0.696]")]
 
 
 def test_without_the_harness_one_sentence_says_how_to_get_it(monkeypatch):

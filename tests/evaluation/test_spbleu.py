@@ -115,7 +115,9 @@ def test_evaluate_gives_it_for_each_direction(pieces, place, translated):
     assert [row["spbleu"]["value"] for row in own["directions"].values()] == pytest.approx([wanted] * 2)
     assert own["mean_spbleu"] == pytest.approx(wanted)
     assert "spbleu_missing" not in own
-    assert ("mean spBLEU", f"{wanted:.1f}", f"{wanted:.1f}", "–") in result_tables(results)[0].rows
+    assert ("spBLEU, mean over directions", f"{wanted:.1f}", f"{wanted:.1f}", "–") in result_tables(results)[
+        0
+    ].rows
 
 
 def test_without_it_a_line_says_so_and_the_rest_comes_out(place, proxy, translated):

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from mlx_hybrid.evaluation.metrics.calibration import fit_temperature
+from mlx_hybrid.evaluation.results import Results, Row
 from mlx_hybrid.report.page import page
-from mlx_hybrid.report.result_tables import temperature
-from mlx_hybrid.report.tables import Table, interval, markdown, number, plain, width
+from mlx_hybrid.report.result_tables import result_tables, temperature
+from mlx_hybrid.report.tables import Table, interval, markdown, plain, width
 
 TABLE = Table("A | title", ("name", "value"), [("a|b", "1.0"), ("中文", "<2>")], "Read it so.")
 
@@ -34,13 +35,6 @@ def test_plain_columns_are_even_in_wide_scripts():
 
 
 @pytest.mark.parametrize(
-    ("value", "shown"), [(None, "–"), (0.12345, "0.123"), (-1.0, "-1.000"), (0.0, "0.000")]
-)
-def test_numbers(value, shown):
-    assert number(value) == shown
-
-
-@pytest.mark.parametrize(
     ("scores", "answers", "shown"),
     [
         ([[2.0, 0.0], [0.0, 1.0]], [0, 1], "none fits (0.0001)"),
@@ -53,6 +47,65 @@ def test_a_temperature_where_the_fit_stopped_is_none(scores, answers, shown):
     assert temperature(None) == "–"
 
 
-def test_an_interval_has_its_bounds():
-    assert interval({"value": 0.1, "low": -0.2, "high": 0.4}, 1, signed=True) == "+0.1 [-0.2, +0.4]"
-    assert interval(None) == "–"
+@pytest.mark.parametrize(
+    ("row", "shown"),
+    [
+        (None, "–"),
+        (Row("accuracy", value=0.12345), "0.123"),
+        (Row("nll", value=-1.0), "-1.000"),
+        (Row("accuracy", "all", "", 0.1, -0.2, 0.4, model="difference"), "+0.100 [-0.200, +0.400]"),
+        (Row("chrf", "all", "", 31.25, 30.0, 32.0), "31.2 [30.0, 32.0]"),
+        (Row("drop", "all", "lower", 0.1, -0.2, 0.4), "+0.100 [-0.200, +0.400]"),
+    ],
+    ids=["none", "no interval", "negative", "difference", "of a hundred", "drop"],
+)
+def test_a_figure_has_its_bounds(row, shown):
+    assert interval(row) == shown
+
+
+def row(metric: str, model: str, value: float, language: str = "all", variant: str = "", n: int = 9) -> Row:
+    return Row(metric, language, variant, value, value - 0.1, value + 0.1, n, model=model)
+
+
+CHOICES = Results(
+    {
+        "task": "sib200",
+        "version": 1,
+        "kind": "classification",
+        "records": 9,
+        "limit": 4,
+        "notes": ["A note."],
+    },
+    (
+        *(
+            row("accuracy", model, value)
+            for model, value in (("base", 0.4), ("adapted", 0.6), ("difference", 0.2))
+        ),
+        *(row("nll", model, 1.5) for model in ("base", "adapted")),
+        *(row("accuracy", "base", value, name) for name, value in (("swh_Latn", 0.3), ("eng_Latn", 0.5))),
+        row("accuracy_worst", "base", 0.3),
+        Row("temperature", value=2.0, model="adapted"),
+        Row("sign_flip_p", value=0.012, model="difference"),
+        row("drop", "base", 0.1, variant="lower", n=7),
+    ),
+)
+
+
+def test_results_are_tables_of_measures_languages_and_variants_against_models():
+    quality, languages, parity, variants = result_tables(CHOICES)
+    assert quality.title == "Quality and calibration: sib200 v1, 9 records, at most 4 a language"
+    assert quality.columns == ("", "base", "adapted", "difference")
+    assert quality.rows[0][3] == "+0.200 [+0.100, +0.300]"
+    assert ("temperature, fitted on dev", "–", "2", "–") in quality.rows
+    for words in ("over resampled groups", "p = 0.012 (sign flips of groups)", "A note."):
+        assert words in quality.note
+    assert [own[0] for own in languages.rows] == ["swh_Latn", "eng_Latn"]
+    assert parity.rows == [("worst language", "0.300 [0.200, 0.400] swh_Latn", "–", "–")]
+    assert variants.rows == [("lower, 7 records", "+0.100 [+0.000, +0.200]", "–", "–")]
+
+
+def test_tasks_of_the_harness_are_lines():
+    own = (row("arc acc", "base", 0.5), row("arc acc", "adapted", 0.6))
+    (table,) = result_tables(Results({"harness": "lm-eval"}, own))
+    assert table.columns == ("task and metric", "base", "adapted")
+    assert table.rows == [("arc acc", "0.500 [0.400, 0.600]", "0.600 [0.500, 0.700]")]

@@ -1,6 +1,6 @@
 """Differences between methods: paired where examples are, adjusted over what one measure compares."""
 
-from dataclasses import asdict
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +8,7 @@ import pytest
 from mlx_hybrid.evaluation.metrics.chrf import intervals, sentence_statistics
 from mlx_hybrid.evaluation.metrics.classification import macro_f1
 from mlx_hybrid.evaluation.metrics.intervals import bootstrap_mean, paired_bootstrap
+from mlx_hybrid.evaluation.results import ALL, Results, Row
 from mlx_hybrid.study.differences import (
     adjust,
     difference,
@@ -16,21 +17,28 @@ from mlx_hybrid.study.differences import (
     errors_of,
     paired_error,
 )
-from mlx_hybrid.study.figures import Figure
 from mlx_hybrid.study.seeds import example_error
-from mlx_hybrid.study.summary import metric_rows
+from mlx_hybrid.study.summary import mean_rows
 
 GROUPS = [str(n // 2) for n in range(200)]
 LANGUAGES = ["eng_Latn", "deu_Latn"] * 100
 
 
 def result(right: np.ndarray) -> dict:
-    return {"examples": {"group": GROUPS, "language": LANGUAGES, "right": right.tolist()}}
+    """Columns of examples."""
+    return {"group": GROUPS, "language": LANGUAGES, "right": right.tolist()}
 
 
-def figures(right: np.ndarray) -> dict:
-    own = bootstrap_mean(right, seed=0, samples=500, groups=GROUPS)
-    return {"accuracy": Figure(own.value, own.low, own.high), "range": Figure(0.1, 0.0, 0.2)}
+def key(metric: str) -> tuple[str, str, str]:
+    return metric, ALL, ""
+
+
+def figure(right: np.ndarray) -> Row:
+    return Row.of("accuracy", bootstrap_mean(right, seed=0, samples=500, groups=GROUPS), 200)
+
+
+def fixed(value: float, low: float | None = None, high: float | None = None) -> Row:
+    return Row("x", value=value, low=low, high=high)
 
 
 def draws(*shares: float) -> list[np.ndarray]:
@@ -41,46 +49,41 @@ def draws(*shares: float) -> list[np.ndarray]:
 
 def test_a_method_against_itself_differs_by_nothing():
     right = draws(0.6, 0.7)
-    sides = [figures(r) for r in right], [result(r) for r in right]
-    change = difference("accuracy", sides[0], sides[0], sides[1], sides[1])
+    sides = [figure(r) for r in right], [result(r) for r in right]
+    change = difference(key("accuracy"), sides[0], sides[0], sides[1], sides[1])
     assert (change["value"], change["low"], change["high"], change["p"]) == (0, 0, 0, 1)
 
 
 def test_one_seed_is_the_paired_bootstrap():
     before, after = draws(0.5, 0.6)
-    error = paired_error([result(before)], [result(after)], "right", "")
+    error = paired_error([result(before)], [result(after)], "right")
     own = paired_bootstrap(before, after, seed=0, samples=2_000, groups=GROUPS)
     assert error == pytest.approx(example_error(own.low, own.high), rel=0.1)
 
 
 def test_pairing_sees_what_separate_intervals_do_not():
     old, new = draws(0.50, 0.50, 0.51), draws(0.56, 0.57, 0.57)
-    paired = difference(
-        "accuracy", [figures(r) for r in old], [figures(r) for r in new], [result(r) for r in old],
-        [result(r) for r in new],
-    )  # fmt: skip
-    apart = difference(
-        "range", [figures(r) for r in old], [figures(r) for r in new], [result(r) for r in old],
-        [result(r) for r in new],
-    )  # fmt: skip
+    examples = [result(r) for r in old], [result(r) for r in new]
+    paired = difference(key("accuracy"), [figure(r) for r in old], [figure(r) for r in new], *examples)
+    apart = difference(key("range"), *[[fixed(0.1, 0.0, 0.2)] * 3] * 2, *examples)
     assert paired["p"] < 0.05
     assert apart["p"] == 1
 
 
-def null_figure(rng: np.random.Generator, answers: np.ndarray) -> dict:
+def null_figure(rng: np.random.Generator, answers: np.ndarray) -> Row:
     """A model that is right on a sentence in most of its eight languages, or in few; none is better than another."""
     right = np.repeat(rng.random(60) < 0.6, 8) ^ (rng.random(480) < 0.05)
     chosen = np.where(right, answers, 1 - answers)
     own = macro_f1(chosen, answers, seed=0, samples=300, groups=np.repeat(np.arange(60), 8))
-    return {"macro_f1": Figure(own.value, own.low, own.high)}
+    return Row.of("macro_f1", own, 480)
 
 
 def test_without_a_gain_the_macro_f1_of_translations_rejects_near_its_level():
-    rng, rejected, rows = np.random.default_rng(0), [], [{"examples": {}}]
+    rng, rejected, rows = np.random.default_rng(0), [], [{}]
     for _ in range(200):
         answers = np.repeat(rng.integers(2, size=60), 8)
         sides = [[null_figure(rng, answers)] for _ in range(2)]
-        rejected.append(difference("macro_f1", *sides, rows, rows)["p"] < 0.05)
+        rejected.append(difference(key("macro_f1"), *sides, rows, rows)["p"] < 0.05)
     assert (
         np.mean(rejected) < 0.12
     )  # 0.05, a bootstrap of 60 groups being a little narrow; of examples alone 0.47
@@ -96,7 +99,14 @@ def test_one_language_is_compared_by_its_own_examples():
 
 def test_p_is_adjusted_over_the_methods_of_one_measure():
     rows = [
-        {"metric": metric, "method": method, "governance": "own", "difference": {"p": p}}
+        {
+            "metric": metric,
+            "language": ALL,
+            "variant": "",
+            "model": method,
+            "governance": "own",
+            "difference": {"p": p},
+        }
         for metric, method, p in (("accuracy", "a", 0.02), ("accuracy", "b", 0.03), ("nll", "a", 0.02))
     ]
     adjust(rows, "difference")
@@ -104,14 +114,15 @@ def test_p_is_adjusted_over_the_methods_of_one_measure():
 
 
 def test_a_row_keeps_every_seeds_value():
-    rows = metric_rows(("lora", "own"), [{"x": Figure(1.0)}, {"x": Figure(3.0)}], [{"y": Figure(2.0)}] * 2)
-    assert rows[0]["values"] == [1.0, 3.0]
-    assert rows[0]["value"] == 2.0
-    assert rows[1]["low"] == rows[1]["high"] == 2.0
-    assert errors_of([Figure(1.0), Figure(1.0, 0.0, 2.0)]) == [pytest.approx(1 / 1.959964)]
+    measured = [{key("x"): fixed(1.0)}, {key("x"): fixed(3.0)}]
+    row = mean_rows(("lora", "own"), measured)[0]
+    assert (row["values"], row["value"], row["model"]) == ([1.0, 3.0], 2.0, "lora")
+    same = mean_rows(("lora", "own"), [{key("y"): fixed(2.0)}] * 2)[0]
+    assert same["low"] == same["high"] == 2.0
+    assert errors_of([fixed(1.0), fixed(1.0, 0.0, 2.0)]) == [pytest.approx(1 / 1.959964)]
 
 
-def translations(seed: int, share: float) -> dict:
+def translations(seed: int, share: float) -> Results:
     """Results of one cell: 40 sentences each way, a share of them translated as the reference has it."""
     rng = np.random.default_rng(seed)
     texts = [f"number {n} of the sentences {n * n % 17} here" for n in range(40)]
@@ -123,45 +134,42 @@ def translations(seed: int, share: float) -> dict:
         examples["group"] += [str(n) for n in range(40)]
         examples["direction"] += [direction] * 40
     own = intervals([directions_from(examples)], "eng_Latn")
-    model = {
-        "mean_chrf": asdict(own["chrf"]),
-        "directions": {
-            n.partition("@")[2]: {"chrf": asdict(v)} for n, v in own.items() if n.startswith("chrf@")
-        },
-    }
-    return {"kind": "translation", "models": {"model": model}, "examples": examples}
+    parts = {name.partition("@")[::2]: interval for name, interval in own.items()}
+    rows = [Row.of(metric, interval, 80, of or ALL) for (metric, of), interval in parts.items()]
+    return Results({"kind": "translation", "examples": examples}, tuple(rows))
 
 
 def test_translations_are_compared_on_the_same_draws():
     old, new = ([translations(seed, share) for seed in (1, 2, 3)] for share in (0.3, 0.7))
     change = differences(old, new, "eng_Latn")
-    assert change["chrf"]["value"] > 10
-    assert change["chrf"]["p"] < 0.05
+    assert change[key("chrf")]["value"] > 10
+    assert change[key("chrf")]["p"] < 0.05
     same = differences(old, old, "eng_Latn")
-    assert (same["chrf"]["value"], same["chrf"]["p"]) == (0, 1)
+    assert (same[key("chrf")]["value"], same[key("chrf")]["p"]) == (0, 1)
     # Seeds that agree are no proof: the sentences may be lucky ones.
-    slight = differences([translations(1, 0.3)] * 2, [translations(9, 0.32)] * 2, "eng_Latn")["chrf"]
+    slight = differences([translations(1, 0.3)] * 2, [translations(9, 0.32)] * 2, "eng_Latn")[key("chrf")]
     assert slight["p"] > 0.05
     assert slight["low"] < slight["value"] < slight["high"]
 
 
 def test_without_anything_known_over_examples_there_is_no_p():
-    sides = [[{"ece@x": Figure(v)} for v in values] for values in ((0.1, 0.1), (0.2, 0.2))]
-    change = difference("ece@x", *sides, [result(draws(0.5)[0])] * 2, [result(draws(0.5)[0])] * 2)
+    sides = [[fixed(value) for value in values] for values in ((0.1, 0.1), (0.2, 0.2))]
+    change = difference(("ece", "x", ""), *sides, *[[result(draws(0.5)[0])] * 2] * 2)
     assert change["value"] == pytest.approx(0.1)
     assert "p" not in change
-    rows = [{"metric": "ece@x", "method": "a", "governance": "own", "difference": change}]
+    row = {"metric": "ece", "language": "x", "variant": "", "model": "a", "governance": "own"}
+    rows = [row | {"difference": change}]
     adjust(rows, "difference")
     assert "p_holm" not in rows[0]["difference"]
 
 
 def test_a_metric_that_some_results_lack_is_not_compared():
     old, new = translations(1, 0.3), translations(1, 0.7)
-    for row in new["models"]["model"]["directions"].values():
-        row["spbleu"] = {"value": 3.0, "low": 2.0, "high": 4.0}
-    new["models"]["model"]["mean_spbleu"] = 3.0
-    assert "spbleu" not in differences([old], [new], "eng_Latn")
-    both = differences([new], [new], "eng_Latn")["spbleu"]
+    directions = new.languages("chrf")
+    spbleu = [Row("spbleu", value=3.0), *(Row("spbleu", name, "", 3.0, 2.0, 4.0) for name in directions)]
+    new = replace(new, rows=(*new.rows, *spbleu))
+    assert key("spbleu") not in differences([old], [new], "eng_Latn")
+    both = differences([new], [new], "eng_Latn")[key("spbleu")]
     assert (both["value"], both["p"]) == (0, 1)
-    rows = metric_rows(("a", "own"), [{"x": Figure(1.0), "y": Figure(1.0)}, {"x": Figure(1.0)}], [{}, {}])
+    rows = mean_rows(("a", "own"), [{key("x"): fixed(1.0), key("y"): fixed(1.0)}, {key("x"): fixed(1.0)}])
     assert [row["metric"] for row in rows] == ["x"]
