@@ -1,9 +1,9 @@
 """Take an adapter out of MLX: each export is written aside, checked, and only then put in its place."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from mlx_hybrid.adapters.store import WEIGHTS_FILE
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.export.adapter import Source, open_source
 from mlx_hybrid.export.bases import ExportBase, choose_original, dequantised_beside
@@ -16,21 +16,15 @@ from mlx_hybrid.export.checks import (
 )
 from mlx_hybrid.export.merge import check_merged, measure_survival, write_merged
 from mlx_hybrid.export.mlx_lm import check_mlx_lm, load_stock, write_mlx_lm
-from mlx_hybrid.export.peft import (
-    Forms,
-    check_written,
-    make_forms,
-    write_lora,
-    write_pair,
-)
+from mlx_hybrid.export.peft import Forms, check_written, make_forms, write_lora, write_pair
 from mlx_hybrid.export.peft_import import attach_written
 from mlx_hybrid.export.weights import ModelWeights, end_of_answers
+from mlx_hybrid.files import sha256_of, write_text
 from mlx_hybrid.models.base import fingerprint
-from mlx_hybrid.publish import usage
+from mlx_hybrid.publish.usage import is_folder, readme, vllm_rank
 
-SURVIVES = (
-    0.9  # of the update, in the stored weights; below it the merged model is not the one that was trained
-)
+SURVIVES = 0.9
+"""Share of the update in the stored weights below which a merged model is not the one that was trained."""
 
 RANK, LOSS = 64, 0.05
 DENSE = ("peft", "merged", "lora", "gguf-lora")
@@ -85,81 +79,66 @@ def export(name: str, to: str, directory: Path, options: Options | None = None) 
     if source.full and to != "merged":
         raise ConfigError(f"{name}: method full has no adapter; use --to merged.")
     with new_folder(directory) as folder:
-        report = MAKERS[to](source, folder, directory.name, options)
-        tell_what_is_outside(report, source, folder)
-        report.finish(folder, directory, force=options.force)
+        report = MAKERS[to](source, folder, options)
+        finish(report, source, folder, directory, force=options.force)
     return report
 
 
 def fuse(
     name: str, directory: Path, *, requantise: bool = False, force: bool = False, model: str | None = None
-):
+) -> Report:
     """Merge the adapter into the base it was trained on, as a model for MLX: bf16, or packed again as the base was.
 
     Packing again rounds small updates away; the surviving share is measured, and under 90 % refused (ExportMismatch,
-    exit code 3) unless `force`. Returns the Report. Raises ConfigError where the base is not packed.
+    exit code 3) unless `force`. Raises ConfigError where the base is not packed.
     """
     source = open_source(name, model=model)
     with new_folder(directory) as folder:
-        report = make_fused(source, folder, directory.name, requantise=requantise)
-        report.finish(folder, directory, force=force)
+        report = make_fused(source, folder, Options(requantise=requantise))
+        finish(report, source, folder, directory, force=force)
     return report
 
 
-def tell_what_is_outside(report: Report, source: Source, folder: Path) -> None:
-    """An adapter's base is loaded from elsewhere, so its README says where answers end if the base's settings do not;
-    a base without a name on the Hub has to be given by path. Whole models hold all that."""
-    if any(folder.glob("model*.safetensors")):
-        return
-    if usage.is_folder(base := report.base["id"]):
+def finish(report: Report, source: Source, folder: Path, directory: Path, *, force: bool) -> None:
+    """Write the README and the report. Raises ExportMismatch for faults."""
+    if not any(folder.glob("model*.safetensors")):
+        note_base(report, source)
+    write_text(folder / "README.md", readme(directory.name, report.tree()))
+    report.finish(folder, directory, force=force)
+
+
+def note_base(report: Report, source: Source) -> None:
+    """Say what an adapter's user has to know of its base, which is loaded from elsewhere: where it is, if it has no
+    name on the Hub, and where its answers end, if its own settings do not say so."""
+    if is_folder(base := report.base["id"]):
         report.notes.append(
             f"The base is the local folder {base}, which has no name on the Hub: whoever loads this gives it by path."
         )
     if end := end_of_answers(source.base.folder):
-        report.facts["end_of_answers"] = end.text
+        report.facts |= {"end_of_answers": end.text, "end_ids": end.ids}
         report.notes.append(
             f"Answers end with {end.text}: README.md says how programs are told to stop there."
         )
-        with (folder / "README.md").open("a", encoding="utf-8") as file:
-            file.write(end.told)
 
 
-def make_peft(source: Source, folder: Path, name: str, options: Options) -> Report:
+def make_peft(source: Source, folder: Path, options: Options) -> Report:
+    """One LoRA where that is exact, else one OFT a block size and a LoRA."""
     base = export_base(source, folder, options)
     forms = make_forms(source, base.weights)
     report = begin("peft", source, base, forms)
+    adapters = [folder]
     if forms.oft:
         names = write_pair(forms, base.weights, folder, base.id)
-        adapters = [folder / adapter for adapter in names]
         report.kind, report.facts["load_order"] = "oft and lora", names
-        text = usage.pair_readme(name, base.id, names)
-        (folder / "README.md").write_text(text, encoding="utf-8")
-        report.faults += check_written(forms, base.weights, adapters)
+        adapters = [folder / name for name in names]
     else:
-        put_lora(report, base, forms, folder, name)
-        adapters = [folder]
+        write_lora(forms, base.weights, folder, base.id)
+    report.faults += check_written(forms, base.weights, adapters)
     check_peft_logits(report, source, base.weights, adapters)
     return report
 
 
-def put_lora(
-    report: Report,
-    base: ExportBase,
-    forms: Forms,
-    folder: Path,
-    name: str,
-    *,
-    rank: int | None = None,
-    gguf: bool = False,
-) -> None:
-    """Write one LoRA with the lines that load it, and read it back."""
-    write_lora(forms, base.weights, folder, base.id, rank)
-    text = usage.lora_readme(name, base.id, gguf=gguf)
-    (folder / "README.md").write_text(text, encoding="utf-8")
-    report.faults += check_written(forms, base.weights, [folder])
-
-
-def make_lora(source: Source, folder: Path, name: str, options: Options) -> Report:
+def make_lora(source: Source, folder: Path, options: Options) -> Report:
     """One LoRA at a rank that vLLM takes: exact, or the nearest where a rotation has full rank or `options.rank` is
     under that of the adapter. A rank above it is padded with zeros."""
     base = export_base(source, folder, options)
@@ -173,26 +152,18 @@ def make_lora(source: Source, folder: Path, name: str, options: Options) -> Repo
     full = "a rotation by butterfly has full rank" if forms.oft else f"it is exact at rank {forms.rank}"
     if cut:
         forms = make_forms(source, base.weights, options.rank or RANK)
-    rank = usage.vllm_rank(max(forms.rank, options.rank or 0))
     report = begin("lora", source, base, forms)
-    report.facts["rank"] = rank
-    put_lora(report, base, forms, folder, name, rank=rank)
-    if forms.exact:
-        check_peft_logits(report, source, base.weights, [folder])
-    else:
-        judge_truncation(report, source, base, forms, folder, options, full)
+    report.facts["rank"] = vllm_rank(max(forms.rank, options.rank or 0))
+    write_lora(forms, base.weights, folder, base.id, report.facts["rank"])
+    report.faults += check_written(forms, base.weights, [folder])
+    if cut:
+        judge_truncation(report, forms, options, full)
+    adapt = (lambda model: attach_written(model, folder)) if cut else None
+    check_peft_logits(report, source, base.weights, [folder], adapt)
     return report
 
 
-def judge_truncation(
-    report: Report,
-    source: Source,
-    base: ExportBase,
-    forms: Forms,
-    folder: Path,
-    options: Options,
-    full: str,
-) -> None:
+def judge_truncation(report: Report, forms: Forms, options: Options, full: str) -> None:
     """Figures and faults of a LoRA under the adapter's own rank, which `full` tells."""
     worst = max(forms.errors, key=forms.errors.get)
     report.kind = "truncated lora"
@@ -203,68 +174,63 @@ def judge_truncation(
             f"at rank {options.rank or RANK} {worst} loses {100 * forms.errors[worst]:.0f} % of its update, and "
             f"{100 * tolerance:.0f} % are allowed ({full})"
         )
-    check_peft_logits(report, source, base.weights, [folder], lambda model: attach_written(model, folder))
 
 
-def make_gguf_lora(source: Source, folder: Path, name: str, options: Options) -> Report:
+def make_gguf_lora(source: Source, folder: Path, options: Options) -> Report:
     """The LoRA in the layout llama.cpp's converter reads; only where it is exact."""
     base = export_base(source, folder, options)
     forms = make_forms(source, base.weights)
     if forms.oft:
         raise ConfigError(
-            f"{name}: a rotation by butterfly has full rank, so no LoRA equals it; use --to merged and convert that "
-            "model to GGUF."
+            f"{source.name}: a rotation by butterfly has full rank, so no LoRA equals it; use --to merged and convert "
+            "that model to GGUF."
         )
     report = begin("gguf-lora", source, base, forms)
-    put_lora(report, base, forms, folder, name, gguf=True)
+    write_lora(forms, base.weights, folder, base.id)
+    report.faults += check_written(forms, base.weights, [folder])
     check_peft_logits(report, source, base.weights, [folder])
     return report
 
 
-def make_merged(source: Source, folder: Path, name: str, options: Options) -> Report:
+def make_merged(source: Source, folder: Path, options: Options) -> Report:
+    """A Hugging Face model with the adapter in it, or with `requantise` one for MLX."""
     if options.requantise:
-        return make_fused(source, folder, name, to="merged", requantise=True)
+        return make_fused(source, folder, options, to="merged")
     original = choose_original(source, options.base, options.base_id)
     base = original or ExportBase(source.base, "dequantised", source.info.base["id"])
-    report = begin("merged", source, base, None, kind="merged model")
+    report = begin("merged", source, base, kind="merged model")
     write_merged(source, base.weights, folder)
     judge_survival(report, source, base.weights, folder)
-    (folder / "README.md").write_text(usage.merged_readme(name), encoding="utf-8")
     report.faults += check_merged(source, base.weights, folder)
     check_merged_logits(report, source, base.weights, folder)
     return report
 
 
-def make_mlx_lm(source: Source, folder: Path, name: str, options: Options) -> Report:
+def make_mlx_lm(source: Source, folder: Path, options: Options) -> Report:
     """An adapter for stock mlx-lm where it is exactly a LoRA, else a fused model."""
     forms = None if source.info.adapter.magnitude else make_forms(source, source.base)
     if forms is None or forms.oft:
-        return make_fused(source, folder, name, to="mlx-lm")
+        return make_fused(source, folder, options, to="mlx-lm")
     base = ExportBase(source.base, "trained", source.info.base["id"])
     report = begin("mlx-lm", source, base, forms)
     write_mlx_lm(forms, folder, base_id=base.id, layers=source.base.config.get("num_hidden_layers", 0))
-    (folder / "README.md").write_text(usage.mlx_lm_readme(name, base.id), encoding="utf-8")
     report.faults += check_mlx_lm(forms, folder)
     check_mlx_logits(report, source, source.base.folder, lambda model: load_stock(model, folder), exact=True)
     return report
 
 
-def make_fused(
-    source: Source, folder: Path, name: str, *, to: str = "fuse", requantise: bool = False
-) -> Report:
+def make_fused(source: Source, folder: Path, options: Options, *, to: str = "fuse") -> Report:
     """The adapter inside the base it was trained on: bf16, or packed as that base is. MLX alone reads packed weights
     and stacked experts."""
+    requantise = options.requantise
     if requantise and not source.base.packed:
         raise ConfigError(f"{source.base.folder}: is not quantised; leave out --requantise.")
     base = ExportBase(source.base, "trained", source.info.base["id"])
     for_mlx = requantise or source.base.stack() is not None
-    kind = "fused model for MLX" if for_mlx else "fused model"
-    report = begin(to, source, base, None, kind=kind)
+    report = begin(to, source, base, kind="fused model for MLX" if for_mlx else "fused model")
     write_merged(source, source.base, folder, requantise=requantise, for_mlx=for_mlx)
     way_out = "; without --requantise all of it does" if requantise else ""
     judge_survival(report, source, source.base, folder, way_out)
-    text = usage.mlx_readme(name) if for_mlx else usage.merged_readme(name)
-    (folder / "README.md").write_text(text, encoding="utf-8")
     if not requantise:
         report.faults += check_merged(source, source.base, folder)
     check_mlx_logits(report, source, folder, None, exact=False)
@@ -288,16 +254,15 @@ def export_base(source: Source, folder: Path, options: Options) -> ExportBase:
     return original or dequantised_beside(source, folder)
 
 
-def begin(to: str, source: Source, base: ExportBase, forms: Forms | None, *, kind: str = "lora") -> Report:
-    weights = (source.folder / "adapters.safetensors").read_bytes()
-    adapter = {
-        "name": source.name, "method": source.info.method, "sha256": hashlib.sha256(weights).hexdigest(),
-    }  # fmt: skip
-    facts = {"id": base.id, "kind": base.kind, "fingerprint": fingerprint(base.weights.folder)}
-    report = Report(to, kind, adapter, facts)
-    if forms is not None:
-        report.facts |= {"modules": len(forms.modules), "rank": forms.rank, "exact": forms.exact}
-    return report
+def begin(
+    to: str, source: Source, base: ExportBase, forms: Forms | None = None, kind: str = "lora"
+) -> Report:
+    """A report with what is exported, for which base, in how many modules."""
+    digest = sha256_of(source.folder / WEIGHTS_FILE)
+    adapter = {"name": source.name, "method": source.info.method, "sha256": digest}
+    weights = {"id": base.id, "kind": base.kind, "fingerprint": fingerprint(base.weights.folder)}
+    size = {"modules": len(forms.modules), "rank": forms.rank, "exact": forms.exact} if forms else {}
+    return Report(to, kind, adapter, weights, size)
 
 
 MAKERS = {

@@ -4,7 +4,6 @@ Tensors are taken over to the last bit where a layer here says the same with the
 are folded into B, in float64, and rotations beyond the series' reach into a stored base.
 """
 
-import hashlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +36,7 @@ from mlx_hybrid.export.peft_files import (
     read_peft,
 )
 from mlx_hybrid.export.weights import ModelWeights
+from mlx_hybrid.files import sha256_of
 from mlx_hybrid.models.base import is_named, load_base
 
 REPORT_FILE = "import.json"
@@ -236,10 +236,7 @@ def save_carried(
     model: Any, folder: Path, carried: Carried, config: AdapterConfig, base: dict, parts: list
 ) -> None:
     """Write the adapter folder, with what it was made from."""
-    origin = [
-        {"kind": part.kind, "sha256": hashlib.sha256((part.folder / WEIGHTS_FILE).read_bytes()).hexdigest()}
-        for part in parts
-    ]
+    origin = [{"kind": part.kind, "sha256": sha256_of(part.folder / WEIGHTS_FILE)} for part in parts]
     save_adapter(
         model, folder, config=config, method=carried.method, base=base, seed=0, extra={"imported": origin}
     )

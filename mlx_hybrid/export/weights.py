@@ -216,15 +216,6 @@ class End:
     text: str
     ids: list[int]
 
-    @property
-    def told(self) -> str:
-        """What a program without these settings has to be told, as lines of a README."""
-        return (
-            f"\nAnswers end with `{self.text}`, which the base's own settings do not name as an end. Stop there: in "
-            f"transformers `model.generation_config.eos_token_id = {self.ids}`, in vLLM `stop_token_ids={self.ids}`, "
-            f"in mlx-lm `--extra-eos-token '{self.text}'`.\n"
-        )
-
 
 def end_of_answers(folder: Path) -> End | None:
     """The unnamed end of the model in `folder`; None where there is none, or no tokenizer to see it with."""

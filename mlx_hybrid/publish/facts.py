@@ -1,14 +1,16 @@
 """What is known of an adapter, an export or a model, from what was written down beside it."""
 
-import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mlx_hybrid.config import Config
-from mlx_hybrid.files import HUB_ID, read_json
+from mlx_hybrid.files import HUB_ID, read_json, sha256_of
 from mlx_hybrid.publish.results import Measured, measured
 from mlx_hybrid.run import Run
+
+WHOLE = {"fused model": "merged", "fused model for MLX": "mlx"}
+"""The form of exports that hold a model, by their kind."""
 
 
 @dataclass
@@ -27,6 +29,13 @@ class Facts:
     results: list[Measured] = field(default_factory=list)
     manifests: list[dict] = field(default_factory=list)
     export: dict = field(default_factory=dict)
+
+    @classmethod
+    def of_export(cls, name: str, export: dict) -> "Facts":
+        """Facts of an export from its report."""
+        method = export.get("adapter", {}).get("method", "")
+        form = WHOLE.get(export.get("kind", "")) or export["to"]
+        return cls(name, form, method, export.get("base", {}), export=export)
 
     @property
     def base_id(self) -> str:
@@ -76,5 +85,4 @@ def read_manifest(path: Path) -> dict:
     """A manifest with its hash and, from the report beside it, the records of each language."""
     report = path.with_name("report.json")
     languages = read_json(report).get("languages", []) if report.is_file() else []
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return read_json(path) | {"sha256": digest, "languages": languages}
+    return read_json(path) | {"sha256": sha256_of(path), "languages": languages}

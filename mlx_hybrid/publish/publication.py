@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlx_hybrid.errors import ConfigError
-from mlx_hybrid.files import read_header, read_json
+from mlx_hybrid.files import read_header, read_json, sha256_of
 from mlx_hybrid.publish.card import is_made, model_card
 from mlx_hybrid.publish.facts import Facts, adapter_facts, run_facts
 from mlx_hybrid.run import Run, list_runs
@@ -21,10 +21,6 @@ ALLOWED = (
 )  # fmt: skip
 SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 FOLDER = re.compile(r"lora|oft-\d+|base")
-WHOLE = {
-    "fused model": "merged",
-    "fused model for MLX": "mlx",
-}  # the card's form for exports that hold a model
 VOCABULARY = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "merges.txt")
 PRIVATE = (
     (re.compile(rb"/(?:Users|home)/[^/\s\"'\\]+/|[A-Za-z]:\\\\?Users\\"), "the path of a home folder"),
@@ -95,29 +91,27 @@ def folder_facts(directory: Path, files: dict[str, Path], run: Run | None) -> Fa
         raise ConfigError(f"{directory}: holds no run, adapter, export or model to publish.")
     export = read_json(directory / "export.json") if "export.json" in files else {}
     adapted = "adapters.safetensors" in files and not export
-    run = run or find_origin(export)
-    if run:
+    if run := run or find_origin(export):
         facts = run_facts(run)
     elif adapted:
         facts = adapter_facts(directory, directory.name)
     else:
-        facts = Facts(directory.name, method=export.get("adapter", {}).get("method", ""))
-    form = WHOLE.get(export.get("kind", "")) or export.get("to")
-    facts.export, facts.form = export, form or ("adapter" if adapted else "model")
-    if facts.form == "model" and "adapter_model.safetensors" in files:
-        facts.form = "peft"
+        facts = Facts(directory.name)
+    if export:
+        own = Facts.of_export(directory.name, export)
+        facts.export, facts.form, facts.method = export, own.form, own.method or facts.method
+    elif not adapted:
+        facts.form = "peft" if "adapter_model.safetensors" in files else "model"
     return facts
 
 
 def find_origin(export: dict) -> Run | None:
     """The run an export came from, when it is still here: same name, same weights."""
-    import hashlib
-
     adapter = export.get("adapter", {})
     for run in list_runs():
         weights = run.adapter / "adapters.safetensors"
         if run.name == adapter.get("name") and weights.is_file():
-            return run if hashlib.sha256(weights.read_bytes()).hexdigest() == adapter.get("sha256") else None
+            return run if sha256_of(weights) == adapter.get("sha256") else None
     return None
 
 

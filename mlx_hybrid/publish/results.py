@@ -31,10 +31,10 @@ class Measured:
     records: int = 0
 
     @property
-    def settled(self) -> bool:
-        """The interval of the difference leaves out zero."""
+    def is_open(self) -> bool:
+        """Whether there is a difference whose interval holds zero."""
         low, high = (self.difference or {}).get("low", 0), (self.difference or {}).get("high", 0)
-        return low > 0 or high < 0
+        return bool(self.difference) and not (low > 0 or high < 0)
 
 
 def measured(folder: Path, name: str) -> list[Measured]:
