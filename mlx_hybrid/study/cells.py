@@ -163,10 +163,6 @@ def measure_run(run: Run, model: str, measuring: Measuring, listener: Listener) 
     return measured(run.path / "evaluation", lambda: open_run(run, model), measuring, listener)
 
 
-def measure_base(folder: Path, model: str, measuring: Measuring, listener: Listener) -> Results:
-    return measured(folder, lambda: open_base(model), measuring, listener)
-
-
 def measured(
     folder: Path, load: Callable[[], tuple[Any, Any, dict]], measuring: Measuring, listener: Listener
 ) -> Results:

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,16 +21,9 @@ from mlx_hybrid.training.data import check_manifests
 FILES = ("train.jsonl", "valid.jsonl", "test.jsonl")
 
 
-@dataclass(frozen=True)
-class Frozen:
-    """The config values that name the copies, and the sha256 of the manifest of every governed file copied from."""
-
-    values: dict[str, Any]
-    manifests: list[str]
-
-
-def freeze_data(config: Config, directory: Path, *, noise: float) -> Frozen:
-    """Copy the config's records into `directory`, with planted faults in training.
+def freeze_data(config: Config, directory: Path, *, noise: float) -> tuple[dict[str, Any], list[str]]:
+    """Copy the config's records into `directory`, with planted faults in training; the config values that name the
+    copies, and the sha256 of the manifest of every governed file copied from.
 
     What is there already is kept: a comparison that goes on uses the records it began with. Raises ConfigError where
     the source's records are not those that were copied, DataError for a governed file that changed since it was signed.
@@ -50,7 +42,8 @@ def freeze_data(config: Config, directory: Path, *, noise: float) -> Frozen:
                 f"{path}: the data changed since the comparison began; use a new folder with -o."
             )
         write_text(path, text)
-    return Frozen(data_values(directory), manifests)
+    train, valid, test = ([str(directory / name)] for name in FILES)
+    return {"data.paths": train, "data.valid": valid, "data.test": test}, manifests
 
 
 def read_parts(config: Config, sources: Sources) -> list[list[dict]]:
@@ -106,11 +99,6 @@ def apart_from(held: list[Record], records: list[Record], copies: dict[str, str]
         return where
 
     return [r for r in records if group_of(r, key) not in groups and source(r.where) not in places]
-
-
-def data_values(directory: Path) -> dict[str, Any]:
-    train, valid, test = (str(directory / name) for name in FILES)
-    return {"data.paths": [train], "data.valid": [valid], "data.test": [test]}
 
 
 def evaluation_sets(directory: Path, group: str = "group") -> tuple[EvaluationSet, EvaluationSet | None]:

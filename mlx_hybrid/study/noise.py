@@ -27,14 +27,8 @@ def plant_noise(records: Sequence[dict], share: float, *, seed: int) -> list[dic
         source = pools[kind][rng.randrange(len(pools[kind]))]
         made = MAKERS[kind](source, records, rng)
         for place, record in enumerate(made[: wanted - len(planted)]):
-            planted.append(
-                {
-                    **record,
-                    "id": f"planted-{number}-{place}",
-                    "group": f"planted-{number}-{place}",
-                    "planted": kind,
-                }
-            )
+            name = f"planted-{number}-{place}"
+            planted.append({**record, "id": name, "group": name, "planted": kind})
         number += 1
     return [*records, *planted]
 
@@ -46,8 +40,9 @@ def sources_by_kind(records: Sequence[dict]) -> dict[str, Sequence[dict]]:
     return {
         "language": records if len(languages) > 1 else [],
         "mojibake": [record for record in records if not asked(record).isascii()],
-        "repetition": records, "copy": records,
-    }  # fmt: skip
+        "repetition": records,
+        "copy": records,
+    }
 
 
 def other_language(source: dict, records: Sequence[dict], rng: random.Random) -> list[dict]:
@@ -73,8 +68,11 @@ def near_copies(source: dict, records: Sequence[dict], rng: random.Random) -> li
 
 
 MAKERS: dict[str, Callable] = {
-    "language": other_language, "mojibake": wrongly_decoded, "repetition": repeated, "copy": near_copies,
-}  # fmt: skip
+    "language": other_language,
+    "mojibake": wrongly_decoded,
+    "repetition": repeated,
+    "copy": near_copies,
+}
 
 
 def asked(record: dict) -> str:

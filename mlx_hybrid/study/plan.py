@@ -49,10 +49,10 @@ class Plan:
     noise: float = 0.0
     limit: int = 0
     variants: tuple[str, ...] = ()
-    pivot: str = ""
-    """As it was asked for; empty is what `evaluate` takes, whether a record is in it or not."""
-    max_tokens: int = 0
-    """Of one translation; 0 is what `evaluate` takes."""
+    pivot: str | None = None
+    """As it was asked for; None is what `evaluate` takes, whether a record is in it or not."""
+    max_tokens: int | None = None
+    """Of one translation; None is what `evaluate` takes."""
 
     def base(self) -> Config:
         return load_config(self.source, self.overrides, self.values)
@@ -62,8 +62,9 @@ class Plan:
         """The method that the others are held against."""
         return self.methods[0]
 
-    def seed_numbers(self) -> range:
-        return range(self.seeds)
+    def first(self, method: str, rate: float) -> Cell:
+        """The cell of the first seed and the first governance setting: what rates, sizes and steps are chosen by."""
+        return Cell(method, self.governance[0], rate, 0)
 
     def config(self, cell: Cell, data: dict[str, Any], sizes: dict[str, int]) -> Config:
         """The whole configuration of a cell: the plan's own, its method's preset, its rate and seed.
@@ -73,23 +74,32 @@ class Plan:
         train = self.base().train
         ratio = train.orthogonal_learning_rate / train.learning_rate if train.learning_rate else 1.0
         values = {
-            **self.values, **data, "method": cell.method, "seed": cell.seed, "evaluate": False, "name": "",
-            "train.learning_rate": cell.rate, "train.orthogonal_learning_rate": cell.rate * ratio,
+            **self.values,
+            **data,
             **{f"adapter.{key}": value for key, value in sizes.items()},
             **({"train.steps": cell.steps} if cell.steps else {}),
             **governance_values(cell.governance),
-        }  # fmt: skip
+            "method": cell.method,
+            "seed": cell.seed,
+            "evaluate": False,
+            "name": "",
+            "train.learning_rate": cell.rate,
+            "train.orthogonal_learning_rate": cell.rate * ratio,
+        }
         return load_config(self.source, self.overrides, values)
 
     def terms(self) -> dict:
         """What must not change between two calls for one folder; methods, seeds, rates may."""
         config = self.config(Cell("lora", "own", 1e-3, 0), {}, {})
-        return {
-            "config": hashlib.sha256(dump_config(config).encode()).hexdigest(), "budget": self.budget,
-            "noise": self.noise, "limit": self.limit, "variants": list(self.variants),
+        terms = {
+            "config": hashlib.sha256(dump_config(config).encode()).hexdigest(),
+            "budget": self.budget,
+            "noise": self.noise,
+            "limit": self.limit,
+            "variants": list(self.variants),
             "pivot": language_code(self.pivot or PIVOT),
-            **({"max_tokens": self.max_tokens} if self.max_tokens else {}),
-        }  # fmt: skip
+        }
+        return terms | ({"max_tokens": self.max_tokens} if self.max_tokens else {})
 
 
 def check_plan(plan: Plan) -> None:
@@ -156,21 +166,12 @@ def governance_values(name: str) -> dict[str, Any]:
     return {**free, "governance.only": list(stages), **unused}
 
 
-def grid_cells(plan: Plan, rates: tuple[float, ...]) -> list[Cell]:
-    """One run a method and rate, with the first seed and the first governance setting, to choose the rate by."""
-    return [
-        Cell(method, plan.governance[0], rate, plan.seed_numbers()[0])
-        for method in plan.methods
-        for rate in rates
-    ]
-
-
 def final_cells(plan: Plan, chosen: dict[str, float], steps: dict[str, int]) -> list[Cell]:
     """Every method, governance setting and seed at the method's chosen rate. Seeds go round first, so that a comparison
     stopped early has every method."""
     return [
         Cell(method, governance, chosen[method], seed, steps.get(method, 0))
-        for seed in plan.seed_numbers()
+        for seed in range(plan.seeds)
         for governance in plan.governance
         for method in plan.methods
     ]

@@ -21,15 +21,15 @@ from mlx_hybrid.study.cells import (
     Work,
     best_loss,
     is_measured,
-    measure_base,
     measure_run,
+    measured,
     open_base,
     run_ahead,
     train_cell,
 )
 from mlx_hybrid.study.data import evaluation_sets, freeze_data
 from mlx_hybrid.study.figures import figures, footprint
-from mlx_hybrid.study.plan import Cell, Plan, check_plan, final_cells, grid_cells
+from mlx_hybrid.study.plan import Cell, Plan, check_plan, final_cells
 from mlx_hybrid.study.summary import SUMMARY_FILE, governed_counts, summarise
 
 FORMAT = 1
@@ -40,8 +40,8 @@ CELLS_FILE = "cells.jsonl"
 def run_study(plan: Plan, directory: Path, listener: Listener, *, workers: int = 1) -> dict:
     """Train and measure every cell of the plan in `directory`, and return the summary that is written there.
 
-    A stop raises Stopped; the same call goes on from the cell it stopped in. Raises ConfigError for a
-    plan that would not compare like with like, or a folder of another one.
+    Raises Stopped after a stop, and the same call goes on from the cell it stopped in; ConfigError for a plan that
+    would not compare like with like, or a folder of another one.
     """
     check_plan(plan)
     if workers > 1 and plan.budget == "time":
@@ -84,55 +84,41 @@ class Study:
         self.directory, self.listener, self.workers = directory, listener, workers
         self.model_name = config.model
         self.rates = plan.rates or (config.train.learning_rate,)
-        frozen = freeze_data(config, directory / "data", noise=plan.noise)
-        self.data, self.manifests = frozen.values, frozen.manifests
-        write_json(
-            directory / PLAN_FILE, read_json(directory / PLAN_FILE) | {"data_manifests": self.manifests}
-        )
+        self.data, self.manifests = freeze_data(config, directory / "data", noise=plan.noise)
+        told = read_json(directory / PLAN_FILE) | {"data_manifests": self.manifests}
+        write_json(directory / PLAN_FILE, told)
         test, dev = evaluation_sets(directory / "data", config.data.group)
         variants, pivot = tuple(chosen_variants(plan.variants, test)), chosen_pivot(plan.pivot, test)
         self.plan = replace(plan, variants=variants, pivot=pivot)
         if plan.max_tokens and test.kind != "translation":
             raise ConfigError(f"--max-tokens is for translations; the test records are {test.kind}.")
-        most = plan.max_tokens or MOST_TOKENS
-        self.measuring = Measuring(test, dev, variants, plan.limit, pivot, most)
+        self.measuring = Measuring(test, dev, variants, plan.limit, pivot, plan.max_tokens or MOST_TOKENS)
         self.sizes: dict[str, dict[str, int]] = {}
 
     def run(self) -> dict:
+        """Every cell trained and measured, and the summary of them."""
         self.listener.tell(f"Base: {self.model_name}")
-        base = measure_base(self.directory / "base", self.model_name, self.measuring, self.listener)
+        folder = self.directory / "base"
+        base = measured(folder, lambda: open_base(self.model_name), self.measuring, self.listener)
         self.sizes = self.match_parameters()
         chosen, grid = self.choose_rates()
-        steps = self.match_time(chosen)
-        cells = final_cells(self.plan, chosen, steps)
+        cells = final_cells(self.plan, chosen, self.match_time(chosen))
         run_ahead([self.work(cell, self.measuring) for cell in cells], self.workers, self.listener)
         results: dict[Cell, Results] = {}
         begun, fresh = time.monotonic(), 0
         for number, cell in enumerate(cells, 1):
             done = is_measured(self.run_of(cell))
-            self.listener.tell(
-                f"Cell {number} of {len(cells)}: {cell.name}{' (done before)' if done else ''}"
-            )
+            before = " (done before)" if done else ""
+            self.listener.tell(f"Cell {number} of {len(cells)}: {cell.name}{before}")
             results[cell] = measure_run(self.train(cell), self.model_name, self.measuring, self.listener)
             self.write_cells(results)
             fresh += not done
             if fresh and number < len(cells):
                 left = (time.monotonic() - begun) / fresh * (len(cells) - number)
                 self.listener.tell(f"  about {left / 60:.0f} minutes left")
-        settings = self.plan.governance
-        counted = settings if self.plan.noise or len(settings) > 1 else ()
-        summary = summarise(
-            self.plan,
-            base,
-            results,
-            {cell: self.run_of(cell) for cell in results},
-            grid=grid,
-            chosen=chosen,
-            sizes=self.sizes,
-            governed={
-                name: governed_counts(self.governed(name), self.directory / "data") for name in counted
-            },
-        )
+        told = {"grid": grid, "chosen": chosen, "sizes": self.sizes, "governed": self.count_governed()}
+        runs = {cell: self.run_of(cell) for cell in cells}
+        summary = summarise(self.plan, base, results, runs, **told)
         write_json(self.directory / SUMMARY_FILE, summary)
         return summary
 
@@ -140,12 +126,8 @@ class Study:
         """One line a cell that is done, with its whole figures, to be read while others train."""
         lines = []
         for cell, own in results.items():
-            table = figures(own) | footprint(self.run_of(cell))
-            whole = {
-                m: row.value
-                for (m, language, variant), row in table.items()
-                if (language, variant) == (ALL, "")
-            }
+            rows = [*figures(own).values(), *footprint(self.run_of(cell)).values()]
+            whole = {row.metric: row.value for row in rows if row.language == ALL and not row.variant}
             lines.append(json.dumps(asdict(cell) | whole) + "\n")
         write_text(self.directory / CELLS_FILE, "".join(lines))
 
@@ -164,43 +146,44 @@ class Study:
     def work(self, cell: Cell, measuring: Measuring | None = None) -> Work:
         return Work(cell.name, self.run_of(cell), self.config(cell), measuring)
 
-    def governed(self, setting: str) -> Config:
-        return self.plan.config(Cell(self.plan.reference, setting, self.rates[0], 0), self.data, {})
+    def count_governed(self) -> dict[str, dict[str, int]]:
+        """What each governance setting keeps, where there are several, or faults are planted."""
+        plan, told = self.plan, {}
+        if plan.noise or len(plan.governance) > 1:
+            for name in plan.governance:
+                config = self.config(Cell(plan.reference, name, self.rates[0], 0))
+                told[name] = governed_counts(config, self.directory / "data")
+        return told
 
     def match_parameters(self) -> dict[str, dict[str, int]]:
+        """Adapter sizes of each method, where parameters are the budget."""
         if self.plan.budget != "params":
             return {}
         model, _, _ = open_base(self.model_name)
-        configs = {
-            method: self.plan.config(Cell(method, self.plan.governance[0], self.rates[0], 0), self.data, {})
-            for method in self.plan.methods
-        }
-        return matched_sizes(model, configs)
+        return matched_sizes(
+            model, {m: self.config(self.plan.first(m, self.rates[0])) for m in self.plan.methods}
+        )
 
     def choose_rates(self) -> tuple[dict[str, float], list[dict[str, Any]]]:
         """The rate of least validation loss of each method, and every loss; nothing of the test set is looked at."""
+        methods = self.plan.methods
         if len(self.rates) == 1 and self.plan.budget != "time":
-            return dict.fromkeys(self.plan.methods, self.rates[0]), []
-        grid = []
-        cells = grid_cells(self.plan, self.rates)
+            return dict.fromkeys(methods, self.rates[0]), []
+        cells = [self.plan.first(method, rate) for method in methods for rate in self.rates]
         run_ahead([self.work(cell) for cell in cells], self.workers, self.listener)
+        losses: dict[Cell, float] = {}
         for number, cell in enumerate(cells, 1):
             self.listener.tell(f"Learning rate {number} of {len(cells)}: {cell.name}")
-            run = self.train(cell)
-            grid.append(
-                {"method": cell.method, "rate": cell.rate, "valid_loss_nats_per_token": best_loss(run)}
-            )
-        chosen = {}
-        for method in self.plan.methods:
-            own = [row for row in grid if row["method"] == method]
-            chosen[method] = min(own, key=lambda row: row["valid_loss_nats_per_token"])["rate"]
-        return chosen, grid
+            losses[cell] = best_loss(self.train(cell))
+        best = {method: min((c for c in cells if c.method == method), key=losses.get) for method in methods}
+        grid = [
+            {"method": cell.method, "rate": cell.rate, "valid_loss_nats_per_token": loss}
+            for cell, loss in losses.items()
+        ]
+        return {method: cell.rate for method, cell in best.items()}, grid
 
     def match_time(self, chosen: dict[str, float]) -> dict[str, int]:
+        """Steps of each method, where time is the budget."""
         if self.plan.budget != "time":
             return {}
-        first = {
-            m: Cell(m, self.plan.governance[0], chosen[m], self.plan.seed_numbers()[0])
-            for m in self.plan.methods
-        }
-        return matched_steps({method: self.run_of(cell) for method, cell in first.items()})
+        return matched_steps({m: self.run_of(self.plan.first(m, rate)) for m, rate in chosen.items()})

@@ -48,7 +48,7 @@ def summarise(
         "methods": list(plan.methods),
         "governance": list(plan.governance),
         "reference": plan.reference,
-        "seeds": list(plan.seed_numbers()),
+        "seeds": list(range(plan.seeds)),
         "budget": plan.budget,
         "noise": plan.noise,
         "variants": list(plan.variants),

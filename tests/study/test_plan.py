@@ -13,7 +13,6 @@ from mlx_hybrid.study.plan import (
     check_plan,
     final_cells,
     governance_settings,
-    grid_cells,
 )
 
 
@@ -48,12 +47,12 @@ def test_cells_have_names_of_their_own_and_seeds_go_round_first(source):
     assert {cell.method for cell in cells[:2]} == {"lora", "hybrid"}
     assert all(cell.seed == 0 for cell in cells[:4])
     assert {cell.steps for cell in cells if cell.method == "hybrid"} == {7}
-    assert {cell.governance for cell in grid_cells(own, (1e-3, 2e-3))} == {"off"}
+    assert own.first("lora", 1e-3).governance == "off"
 
 
 def test_the_grid_at_the_chosen_rate_is_the_first_final_cell(source):
     own = plan(source)
-    assert grid_cells(own, (1e-3,))[0] == final_cells(own, {"lora": 1e-3, "hybrid": 1e-3}, {})[0]
+    assert own.first("lora", 1e-3) == final_cells(own, {"lora": 1e-3, "hybrid": 1e-3}, {})[0]
 
 
 def test_governance_in_steps_adds_one_stage_at_a_time(source):
