@@ -1,6 +1,6 @@
 """How a job's events look: a live bar on a terminal, plain lines elsewhere. Talk goes to stderr, results to stdout."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -9,6 +9,9 @@ from rich.table import Table
 from mlx_hybrid.cli.commands import command
 from mlx_hybrid.jobs.finetune import AdapterReady, Evaluated, JobEvent, Prepared
 from mlx_hybrid.training.events import Finished, Interrupted, Note, Started, Trained, Validated
+
+if TYPE_CHECKING:
+    from mlx_hybrid.evaluation.results import Results
 
 
 class Display:
@@ -20,7 +23,7 @@ class Display:
         self.progress: Progress | None = None
         self.run: Any = None
         self.interrupted = self.trained_to_the_end = False
-        self.results: dict | None = None
+        self.results: Results | None = None
         self.valid: Validated | None = None
         self.last: Trained | None = None
 
@@ -128,7 +131,7 @@ class Display:
             "format": 1,
             "run": str(kept.path) if kept else None,
             "status": status,
-            "results": self.results,
+            "results": self.results.tree() if self.results else None,
         }
 
 
@@ -145,26 +148,22 @@ HANDLERS = {
 }
 
 
-def results_table(results: dict) -> Table:
+def results_table(results: "Results") -> Table:
     """Base beside adapter, and the difference with its 95 % interval."""
-    table = Table(title=f"Held out: {results['records']} records, {results['questions']} of them labelled")
+    from mlx_hybrid.evaluation.results import ADAPTED, ALL, BASE, DIFFERENCE
+
+    loss, accuracy = results.get("loss", ADAPTED), results.get("accuracy", ADAPTED)
+    records, labelled = loss.n if loss else results.facts["records"], accuracy.n if accuracy else 0
+    table = Table(title=f"Held out: {records} records, {labelled} of them labelled")
     for column in ("", "base", "adapter", "difference [95 % interval]"):
         table.add_column(column, justify="left" if not column else "right", no_wrap=True)
-    loss = results.get("loss_nats_per_token")
-    if loss:
-        difference = loss["difference"]
-        table.add_row(
-            "loss, nats per token", f"{loss['base']:.3f}", f"{loss['adapted']:.3f}",
-            f"{difference['value']:+.3f} [{difference['low']:+.3f}, {difference['high']:+.3f}]",
-        )  # fmt: skip
-    if "accuracy" in results:
-        table.add_row("accuracy", *accuracy_cells(results["accuracy"]))
-        for language, values in results["accuracy_by_language"].items():
-            table.add_row(f"  {language or 'undeclared'}", *accuracy_cells(values))
+    for metric, label in (("loss", "loss, nats per token"), ("accuracy", "accuracy")):
+        languages = results.languages(metric) if metric == "accuracy" else []
+        for name in (ALL, *languages):
+            rows = [results.get(metric, model, name) for model in (BASE, ADAPTED, DIFFERENCE)]
+            if all(rows):
+                before, after, change = rows
+                interval = f"{change.value:+.3f} [{change.low:+.3f}, {change.high:+.3f}]"
+                first = label if name == ALL else f"  {name}"
+                table.add_row(first, f"{before.value:.3f}", f"{after.value:.3f}", interval)
     return table
-
-
-def accuracy_cells(values: dict) -> tuple[str, str, str]:
-    gain = values["gain"]
-    difference = f"{gain['value']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]"
-    return f"{values['base']['value']:.3f}", f"{values['adapted']['value']:.3f}", difference

@@ -1,6 +1,7 @@
 """Options that several commands share."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import click
 
@@ -13,6 +14,11 @@ def listed(ctx: click.Context, option: click.Parameter, value: tuple[str, ...]) 
     return tuple(part.strip() for item in value for part in item.split(",") if part.strip())
 
 
+def split_names(text: str | None) -> tuple[str, ...]:
+    """What stands between commas."""
+    return tuple(name.strip() for name in (text or "").split(",") if name.strip())
+
+
 class Method(click.Choice):
     """A preset; a misspelt one names the nearest."""
 
@@ -22,6 +28,20 @@ class Method(click.Choice):
         return value
 
 
+PATH = click.Path(path_type=Path)
+benchmark_copy = click.option(
+    "--from",
+    "folder",
+    type=PATH,
+    envvar="MLX_HYBRID_DATA",
+    help="Local copy of the benchmarks.  [default: $MLX_HYBRID_DATA, else the Hub]",
+)
+benchmark_languages = click.option(
+    "--languages", default="", help="Codes with commas between, as en,sw,ha.  [default: all]"
+)
+english_prompts_option = click.option(
+    "--english-prompts", is_flag=True, help="Ask in English whatever the language."
+)
 base_model_option = click.option(
     "--base-model", metavar="MODEL", help="Put the adapter on this base.  [default: the one it names]"
 )

@@ -63,6 +63,8 @@ def next_command(run: "Run", status: str) -> str:
 
 
 def run_facts(run: "Run") -> dict:
+    from mlx_hybrid.evaluation.results import ADAPTED, BASE, read_results
+
     info = run.info()
     facts = {
         "run": run.name, "path": str(run.path), "status": run.status(), "method": info.get("method", ""),
@@ -72,10 +74,8 @@ def run_facts(run: "Run") -> dict:
     }  # fmt: skip
     held_out = run.path / "evaluation" / "held-out.json"
     if held_out.is_file():
-        accuracy = json.loads(held_out.read_text(encoding="utf-8")).get("accuracy")
-        if accuracy:
-            facts["base_accuracy"], facts["accuracy"] = (
-                accuracy["base"]["value"],
-                accuracy["adapted"]["value"],
-            )
+        results = read_results(held_out)
+        for key, model in (("base_accuracy", BASE), ("accuracy", ADAPTED)):
+            row = results.get("accuracy", model)
+            facts[key] = row.value if row else None
     return facts

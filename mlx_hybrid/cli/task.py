@@ -1,4 +1,4 @@
-"""`task`: a benchmark as records."""
+"""`task`: a benchmark as records to train on and to measure with."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,13 @@ from pathlib import Path
 import click
 
 from mlx_hybrid.cli.commands import command
-from mlx_hybrid.cli.evaluate import COPY, ENGLISH, LANGUAGES, PATH, choice
+from mlx_hybrid.cli.options import (
+    PATH,
+    benchmark_copy,
+    benchmark_languages,
+    english_prompts_option,
+    split_names,
+)
 
 
 @click.command()
@@ -21,15 +27,23 @@ from mlx_hybrid.cli.evaluate import COPY, ENGLISH, LANGUAGES, PATH, choice
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Which shots are drawn."
 )
-@LANGUAGES
-@COPY
-@ENGLISH
+@benchmark_languages
+@benchmark_copy
+@english_prompts_option
 @click.option("-o", "--output", type=PATH, required=True, metavar="DIR", help="Folder to write.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was written as JSON.")
 def task(
-    name: str, splits: tuple[str, ...], shots: int, dev: int, seed: int, languages: str, folder: Path | None,
-    english_prompts: bool, output: Path, as_json: bool,
-) -> None:  # fmt: skip
+    name: str,
+    splits: tuple[str, ...],
+    shots: int,
+    dev: int,
+    seed: int,
+    languages: str,
+    folder: Path | None,
+    english_prompts: bool,
+    output: Path,
+    as_json: bool,
+) -> None:
     """Make a benchmark into records: train.jsonl, valid.jsonl and test.jsonl.
 
     NAME is xnli, sib200, flores, ntrex or adapt. The folder is what `finetune --data` and `evaluate --on` take.
@@ -40,9 +54,16 @@ def task(
         mlx-hybrid task xnli --from benchmarks --languages en,fr -o data/xnli
         mlx-hybrid task flores --languages en,ha -o data/flores
     """
-    from mlx_hybrid.evaluation.benchmarks.folders import write_task
+    from mlx_hybrid.evaluation.benchmarks.folders import choice, write_task
 
-    part = choice(languages, seed, english_prompts, folder, shots=shots, dev=dev)
+    part = choice(
+        split_names(languages),
+        seed=seed,
+        english_prompts=english_prompts,
+        folder=folder,
+        shots=shots,
+        dev=dev,
+    )
     told = write_task(name, output, part, splits)
     if as_json:
         click.echo(json.dumps(told, ensure_ascii=False))

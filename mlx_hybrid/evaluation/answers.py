@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 
 from mlx_hybrid.errors import ConfigError, MlxHybridError
+from mlx_hybrid.evaluation.metrics import calibration
+from mlx_hybrid.evaluation.metrics.classification import choose
 from mlx_hybrid.evaluation.scoring import score_options, sequence_nll
-from mlx_hybrid.evaluation.sets import EvaluationSet, item, prompt_and_ending
+from mlx_hybrid.evaluation.sets import EvaluationSet, byte_counts, item, prompt_and_ending, references
 
 FORMAT = 1
 BLOCK = 1024  # examples answered between two writes
@@ -43,10 +45,8 @@ def collect(
         for start in range(len(own), len(examples.records), BLOCK):
             block = slice(start, start + BLOCK)
             options = examples.options[block] if examples.options else []
-            rows = answer(
-                model, tokenizer, replace(examples, records=examples.records[block], options=options),
-                generate=generate,
-            )  # fmt: skip
+            asked = replace(examples, records=examples.records[block], options=options)
+            rows = answer(model, tokenizer, asked, generate=generate)
             append_answers(path, fingerprint, part, rows)
             own += rows
             done += len(rows)
@@ -56,24 +56,36 @@ def collect(
 
 
 def answer(model: Any, tokenizer: Any, examples: EvaluationSet, *, generate: Callable | None) -> list[dict]:
-    """One dictionary a record: `sums` and `counts` of its options, `nats` of its text, or the `text` generated."""
+    """One dictionary a record: `sums` and `counts` of its options, `nats` of its text or of its trained `tokens`, or
+    the `text` generated."""
     if examples.kind == "classification":
         items = [item(r, o, tokenizer) for r, o in zip(examples.records, examples.options, strict=True)]
         scores = score_options(model, items)
         return [{"sums": s[:, 0].tolist(), "counts": s[:, 1].astype(int).tolist()} for s in scores]
     if examples.kind == "text":
         tokens = [text_tokens(record.fields["text"], tokenizer) for record in examples.records]
-        nats, _ = sequence_nll(model, tokens)
-        if not np.all(np.isfinite(nats)):
-            raise MlxHybridError(
-                "The likelihood of a text is not finite: the model's weights hold NaN or inf."
-            )
-        return [{"nats": float(value)} for value in nats]
+        return [{"nats": value} for value, _ in likelihoods(model, tokens)]
+    if examples.kind == "conversation":
+        from mlx_hybrid.records.template import make_examples
+
+        made, _ = make_examples(
+            examples.records, tokenizer, max_tokens=examples.max_tokens, too_long="truncate"
+        )
+        told = likelihoods(model, [own.tokens for own in made], [own.trained for own in made])
+        return [{"nats": value, "tokens": count} for value, count in told]
     if generate is None:
         raise ConfigError("Translations need a generator.")
     prompts = [prompt_and_ending(record, tokenizer)[0] for record in examples.records]
-    tokens = [list(tokenizer.encode(prompt, add_special_tokens=False)) for prompt in prompts]
-    return [{"text": text} for text in generate(model, tokens)]
+    encoded = [list(tokenizer.encode(prompt, add_special_tokens=False)) for prompt in prompts]
+    return [{"text": text} for text in generate(model, encoded)]
+
+
+def likelihoods(model: Any, tokens: list, masks: list | None = None) -> list[tuple[float, int]]:
+    """Nats and count of the tokens predicted in each sequence."""
+    nats, counts = sequence_nll(model, tokens, masks)
+    if not np.all(np.isfinite(nats)):
+        raise MlxHybridError("The likelihood of a text is not finite: the model's weights hold NaN or inf.")
+    return list(zip(nats.tolist(), counts.astype(int).tolist(), strict=True))
 
 
 def text_tokens(text: str, tokenizer: Any) -> list[int]:
@@ -121,6 +133,59 @@ def append_answers(path: Path | None, fingerprint: str, part: str, rows: list[di
         if fresh:
             file.write(json.dumps({"format": FORMAT, "fingerprint": fingerprint}) + "\n")
         file.writelines(json.dumps({"part": part, **row}, ensure_ascii=False) + "\n" for row in rows)
+
+
+def label_scores(examples: EvaluationSet, rows: list[dict], *, normalised: bool) -> np.ndarray:
+    """(records, labels) log-likelihoods, divided by their token counts where `normalised`; −inf where not an option."""
+    scores = np.full((len(rows), len(examples.labels)), -np.inf)
+    column = {label: number for number, label in enumerate(examples.labels)}
+    for number, (row, options) in enumerate(zip(rows, examples.options, strict=True)):
+        values = np.array(row["sums"]) / (np.array(row["counts"]) if normalised else 1)
+        scores[number, [column[label] for label in options]] = values
+    return scores
+
+
+def answers_to_test(path: Path) -> list[dict]:
+    """The answers to the test set in an answers file."""
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [row for row in rows if row.get("part") == "test"]
+
+
+def example_rows(test: EvaluationSet, answers: list[dict], *, normalised: bool) -> list[dict]:
+    """One row a record: where it stands, and of a classification the choice, whether it is right and the
+    probabilities; of a translation the texts; of a text its nats and bytes."""
+    if test.kind == "classification":
+        own = choices_made(test, answers, normalised)
+    elif test.kind == "text":
+        sizes = byte_counts(test)
+        own = [{"nats": row["nats"], "bytes": int(size)} for row, size in zip(answers, sizes, strict=True)]
+    else:
+        pairs = zip(test.records, answers, strict=True)
+        own = [{"text": row["text"], "references": references(record)} for record, row in pairs]
+    places = zip(test.records, test.languages, test.groups, own, strict=True)
+    return [
+        {"id": record.fields.get("id", record.where), "language": language, "group": group, **row}
+        for record, language, group, row in places
+    ]
+
+
+def choices_made(test: EvaluationSet, answers: list[dict], normalised: bool) -> list[dict]:
+    scores = label_scores(test, answers, normalised=normalised)
+    chosen, wanted = choose(scores), test.answers
+    log_p = calibration.log_probabilities(scores)
+    nll = calibration.negative_log_likelihood(scores, wanted)
+    return [
+        {
+            "label": test.labels[wanted[n]],
+            "chosen": test.labels[chosen[n]],
+            "right": bool(chosen[n] == wanted[n]),
+            "nll_nats": float(nll[n]),
+            "probabilities": {
+                label: float(np.exp(log_p[n, test.labels.index(label)])) for label in test.options[n]
+            },
+        }
+        for n in range(len(wanted))
+    ]
 
 
 def _is_model(model: Any) -> bool:

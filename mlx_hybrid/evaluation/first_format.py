@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from mlx_hybrid.evaluation.metrics.chrf import measure_name
-from mlx_hybrid.evaluation.metrics.intervals import MCNEMAR
+from mlx_hybrid.evaluation.metrics.intervals import MCNEMAR, SIGN_FLIP
 from mlx_hybrid.evaluation.results import ADAPTED, ALL, BASE, DIFFERENCE, Results, Row, by_model
 
 CALIBRATION = {"nll": "nll_nats", "brier": "brier", "ece": "ece_width", "ece_mass": "ece_mass"}
@@ -133,7 +133,7 @@ def difference(own: dict) -> Iterator[Row]:
             if metric in table:
                 yield figure(metric, table[metric], 0, language)
         if "test" in table:  # without it a p took translations for independent
-            name = "mcnemar_p" if table["test"] == MCNEMAR else "sign_flip_p"
+            name = MCNEMAR if table["test"] == "McNemar" else SIGN_FLIP
             yield figure(name, table["p"], 0, language)
 
 

@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 
 from mlx_hybrid.errors import ConfigError, MlxHybridError
+from mlx_hybrid.evaluation.first_format import task_rows
 from mlx_hybrid.evaluation.forward import Forward, batches_by_length, pad_right
+from mlx_hybrid.evaluation.results import Row
 from mlx_hybrid.evaluation.scoring import sequence_nll
 from mlx_hybrid.models.head import evaluating
 
@@ -170,15 +172,14 @@ def generate(
     return text
 
 
-def short_results(whole: dict) -> dict[str, dict]:
-    """Task → its metrics and their standard errors, and the task's version."""
-    return {
-        task: {
-            "version": whole.get("versions", {}).get(task),
-            **{k: v for k, v in row.items() if k != "alias"},
-        }
-        for task, row in whole["results"].items()
-    }
+def task_results(whole: dict) -> list[Row]:
+    """The metrics of every task, each with the interval of its standard error and the examples it is of."""
+    counts = whole.get("n-samples", {})
+    return [
+        row
+        for task, own in whole["results"].items()
+        for row in task_rows(task, own, counts.get(task, {}).get("effective", 0))
+    ]
 
 
 def sample_rows(whole: dict) -> list[dict]:

@@ -8,20 +8,25 @@ import numpy as np
 
 from mlx_hybrid.errors import DataError, nearest
 from mlx_hybrid.evaluation.benchmarks.tasks import fill_prompt, load_task, task_files
-from mlx_hybrid.evaluation.benchmarks.variants import apply_variant
+from mlx_hybrid.evaluation.benchmarks.variants import VARIANTS, apply_variant
+from mlx_hybrid.evaluation.results import ALL
 from mlx_hybrid.evaluation.scoring import OptionItem, tokenise_options
 from mlx_hybrid.records.languages import UnknownLanguage, parse_language
 from mlx_hybrid.records.record import Record
 from mlx_hybrid.records.split import group_key, group_of
 
 MOST_OPTIONS = 100
+Kind = Literal["classification", "translation", "text", "conversation"]
 
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """Records of one kind; of a classification with the answers each may choose from, label → answer."""
+    """Records of one kind; of a classification with the answers each may choose from, label → answer.
 
-    kind: Literal["classification", "translation", "text"]
+    A conversation is measured by the loss on its trained tokens, a translation by what the model writes.
+    """
+
+    kind: Kind
     task: str
     version: int
     records: list[Record]
@@ -29,6 +34,8 @@ class EvaluationSet:
     options: list[dict[str, str]]
     group: str = "group"
     """The key under which records of one group share a value."""
+    max_tokens: int = 1 << 30
+    """Where a conversation is cut."""
 
     @property
     def languages(self) -> list[str]:
@@ -44,6 +51,12 @@ class EvaluationSet:
     def answers(self) -> np.ndarray:
         """Index of each record's label among `labels`."""
         return np.array([self.labels.index(str(record.label)) for record in self.records])
+
+    def places(self) -> list[tuple[str, np.ndarray]]:
+        """`all` with the place of every record, then each language with those of its own."""
+        languages = np.array(self.languages)
+        own = [(name, np.flatnonzero(languages == name)) for name in sorted(set(self.languages))]
+        return [(ALL, np.arange(len(languages))), *own]
 
 
 def evaluation_set(
@@ -85,7 +98,7 @@ def from_fields(fields: Sequence[dict], name: str) -> list[Record]:
     return [Record(row, name, number) for number, row in enumerate(fields, 1)]
 
 
-def kind_of(record: Record) -> Literal["classification", "translation", "text"]:
+def kind_of(record: Record) -> Kind:
     if record.kind == "text":
         return "text"
     return "classification" if record.label is not None else "translation"
@@ -134,6 +147,11 @@ def prompt_and_ending(record: Record, tokenizer: Any) -> tuple[str, str]:
     last = max(number for number, segment in enumerate(segments) if segment.trained)
     ending = segments[last].text[len(record.completion().strip()) :]
     return "".join(segment.text for segment in segments[:last]), ending
+
+
+def byte_counts(examples: EvaluationSet) -> np.ndarray:
+    """UTF-8 bytes of each text."""
+    return np.array([len(record.fields["text"].encode()) for record in examples.records], np.float64)
 
 
 def references(record: Record) -> list[str]:
@@ -192,8 +210,6 @@ def language_code(language: str | None) -> str:
 
 
 def applies(name: str, language: str) -> bool:
-    from mlx_hybrid.evaluation.benchmarks.variants import VARIANTS
-
     return name in VARIANTS and VARIANTS[name].applies_to(language)
 
 

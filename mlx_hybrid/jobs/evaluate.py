@@ -1,101 +1,217 @@
-"""What `evaluate` does once its options are read: questions, models, answers, files."""
+"""Measure a run beside its base, or a model: questions, models, answers, files."""
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from mlx_hybrid.errors import ConfigError
+from mlx_hybrid.evaluation.results import ADAPTED, BASE, Results, Row, by_model, write_results
 from mlx_hybrid.files import read_json, write_json, write_text
 
 OF_A_TASK = ("split", "languages", "english_prompts", "folder")
 WITH_HARNESS = (
-    "target", "base_model", "baseline", "limit", "seed", "examples", "lm_tasks", "lm_folder", "output", "as_json",
-)  # fmt: skip
+    "target",
+    "base_model",
+    "baseline",
+    "limit",
+    "seed",
+    "examples",
+    "lm_tasks",
+    "lm_folder",
+    "output",
+)
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is measured and on what, as the options of `evaluate` say it."""
+
+    target: str
+    path: Path | None = None
+    name: str | None = None
+    split: str = "test"
+    dev: str = "auto"
+    languages: tuple[str, ...] = ()
+    folder: Path | None = None
+    english_prompts: bool = False
+    variants: tuple[str, ...] = ()
+    base_model: str | None = None
+    baseline: bool | None = None
+    limit: int = 0
+    seed: int = 0
+    pivot: str | None = None
+    max_tokens: int | None = None
+    spbleu: bool = False
+    examples: bool = False
+    save_temperature: bool = False
+    lm_tasks: tuple[str, ...] | None = None
+    lm_folder: Path | None = None
+    output: Path | None = None
 
 
 @dataclass(frozen=True)
 class Told:
     """Results, where they were written, and the run they are of."""
 
-    results: dict
+    results: Results
     path: Path | None
     run: Path | None
 
 
-def measure(target: str, output: Path | None, options: dict, tell: Callable[[str], None]) -> Told:
-    """Everything that can be refused is refused before a model is loaded."""
+def measure(request: Request, tell: Tell) -> Told:
+    """Results of the request, written where there is a folder for them: the run's own, or the one named.
+
+    Everything that can be refused is refused before a model is loaded. Raises ConfigError or DataError.
+    """
+    run = run_of(request.target)
+    folder = request.output or (run.path / "evaluation" if run else None)
+    if request.examples and folder is None:
+        raise ConfigError("--examples needs a folder to write to; give -o.")
+    measured = ask if request.lm_tasks is None else ask_harness
+    name, results = measured(request, run, folder, tell)
+    path = folder / f"{name}.json" if folder else None
+    if path:
+        write_results(path, results)
+    if run and request.output is None:
+        from mlx_hybrid.jobs.finetune import write_pages
+
+        write_pages(run)
+    return Told(results, path, run.path if run else None)
+
+
+def ask(request: Request, run: Any, folder: Path | None, tell: Tell) -> tuple[str, Results]:
+    """Questions of our own: a task, a file, or what the run held back."""
     from mlx_hybrid.evaluation.benchmarks.questions import chosen_pivot, chosen_variants, settings_hash
     from mlx_hybrid.evaluation.evaluate import evaluate
-    from mlx_hybrid.evaluation.metrics.spbleu import fetch_tokenizer
     from mlx_hybrid.evaluation.metrics.translation import MOST_TOKENS, greedy
-    from mlx_hybrid.models.base import is_offline
 
-    run = run_of(target)
-    questions = find_questions(run, options)
+    questions = find_questions(request, run)
     if questions.note:
         tell(questions.note)
-    variants = chosen_variants(names(options["variants"]), questions.test)
-    pivot = chosen_pivot(options["pivot"], questions.test)
-    if options["dev"] not in ("auto", "none") and questions.test.kind != "classification":
-        raise ConfigError(f"--dev is for choices between answers; these records are {questions.test.kind}.")
-    for name in ("max_tokens", "spbleu"):
-        if options[name] and questions.test.kind != "translation":
-            option = f"--{name.replace('_', '-')}"
-            raise ConfigError(f"{option} is for translations; these records are {questions.test.kind}.")
-    if options["spbleu"] and (failed := fetch_tokenizer(offline=is_offline())):
-        tell(failed)
-    if options["save_temperature"] and (questions.dev is None or questions.test.kind != "classification"):
-        raise ConfigError(
-            "--save-temperature needs a classification with a development set; name one with --dev."
-        )
-    folder = output or (run.path / "evaluation" if run else None)
-    if options["examples"] and folder is None:
-        raise ConfigError("--examples needs a folder to write to; give -o.")
+    variants = chosen_variants(request.variants, questions.test)
+    pivot = chosen_pivot(request.pivot, questions.test)
+    check_kind(request, questions, tell)
     if folder is None:
         tell("Results are not kept, and a stop loses them; -o DIR keeps them.")
-    pair = open_target(target, options["base_model"], tell)
-    models = models_of(pair, options["baseline"])
-    if options["save_temperature"] and not pair.adapted:
-        raise ConfigError(f"--save-temperature: {target} has no adapter to keep it in.")
-    if options["save_temperature"] and run is None and not Path(target).is_dir():
-        raise ConfigError(
-            f"--save-temperature: {target} is on the Hub; download the adapter and name its folder."
-        )
-    limit, seed, most = options["limit"], options["seed"], options["max_tokens"] or MOST_TOKENS
+    pair = open_target(request, tell)
+    models = models_of(pair, request.baseline)
+    check_temperature(request, run, pair)
+    limit, seed, most = request.limit, request.seed, request.max_tokens or MOST_TOKENS
     name = f"{questions.name}-limit-{limit}" if limit else questions.name
     mark = settings_hash(questions, limit=limit, seed=seed, variants=variants, most_tokens=most)
     answers = folder / "answers" / f"{name}-{mark}" if folder else None
     results = evaluate(
-        models, pair.tokenizer, questions.test, dev=questions.dev, variants=variants,
-        seed=seed, limit=limit, pivot=pivot, directory=answers, identities=identities(pair),
+        models,
+        pair.tokenizer,
+        questions.test,
+        dev=questions.dev,
+        variants=variants,
+        seed=seed,
+        limit=limit,
+        pivot=pivot,
+        directory=answers,
+        identities=identities(pair),
         generate=lambda model, prompts: greedy(model, pair.tokenizer, max_tokens=most)(prompts),
         progress=lambda model, done, total: tell(f"{model}: {done} of {total} answers"),
-    )  # fmt: skip
-    results |= {"model": pair.loaded.name, "base": pair.loaded.base}
-    path = write_results(folder, name, results)
-    if options["examples"]:
-        write_examples(folder, name, answers, questions.test, results)
-    if options["save_temperature"]:
+    )
+    results = replace(results, facts=results.facts | {"model": pair.loaded.name, "base": pair.loaded.base})
+    if request.examples and folder and answers:
+        write_examples(folder / name, answers, questions.test, results)
+    if request.save_temperature:
         value = save_temperature(pair.loaded.adapter, results)
         tell(f"Temperature {value:.3g} is stored in {pair.loaded.adapter / 'adapter_config.json'}.")
-    if run and output is None:
-        refresh(run)
-    return Told(results, path, run.path if run else None)
+    return name, results
+
+
+def ask_harness(request: Request, run: Any, folder: Path | None, tell: Tell) -> tuple[str, Results]:
+    """Tasks of lm-evaluation-harness, base beside adapted."""
+    from importlib.metadata import version
+
+    from mlx_hybrid.evaluation.harness import evaluate_tasks, find_tasks, sample_rows, task_results
+
+    tasks = request.lm_tasks or ()
+    if not tasks:
+        raise ConfigError("--lm-eval: name a task, or several with commas between.")
+    if request.lm_folder is not None and not request.lm_folder.is_dir():
+        raise ConfigError(f"--lm-eval-tasks {request.lm_folder}: no such folder.")
+    manager = find_tasks(tasks, request.lm_folder)
+    if folder is None:
+        tell("Results are not kept; -o DIR keeps them.")
+    pair = open_target(request, tell)
+    name, rows, versions = f"lm-eval-{'-'.join(tasks)[:60]}", list[Row](), {}
+    for label, model in models_of(pair, request.baseline).items():
+        tell(f"{label}: {', '.join(tasks)}")
+        whole = evaluate_tasks(
+            model() if label == BASE else model,
+            pair.tokenizer,
+            tasks,
+            manager,
+            limit=request.limit,
+            seed=request.seed,
+            context=pair.context,
+            samples=request.examples,
+        )
+        rows += by_model(task_results(whole), label)
+        versions = whole.get("versions", {})
+        if request.examples and folder:
+            write_lines(folder / f"{name}.{label}.examples.jsonl", sample_rows(whole))
+    facts = {
+        "task": ", ".join(tasks),
+        "harness": f"lm-eval {version('lm-eval')}",
+        "versions": versions,
+        "seed": request.seed,
+        "limit": request.limit,
+        "model": pair.loaded.name,
+        "base": pair.loaded.base,
+    }
+    return name, Results(facts, tuple(rows))
 
 
 def refuse_idle(given: dict[str, str]) -> None:
     """Raise ConfigError where an option that was given, name → how it is written, has nothing to act on."""
     if "lm_tasks" in given:
-        if idle := [written for name, written in given.items() if name not in WITH_HARNESS]:
+        if idle := [written for name, written in given.items() if name not in (*WITH_HARNESS, "as_json")]:
             raise ConfigError(f"--lm-eval brings its own tasks and settings; leave out {', '.join(idle)}.")
     elif "lm_folder" in given:
         raise ConfigError("--lm-eval-tasks is a folder for --lm-eval, which names the tasks.")
     elif "name" not in given and (idle := [given[name] for name in OF_A_TASK if name in given]):
         raise ConfigError(
             f"Without --task there is nothing that {', '.join(idle)} could choose; leave it out."
+        )
+
+
+def check_kind(request: Request, questions: Any, tell: Tell) -> None:
+    """Raise ConfigError where an option does not fit the kind of the records; fetch what spBLEU needs."""
+    from mlx_hybrid.evaluation.metrics.spbleu import fetch_tokenizer
+    from mlx_hybrid.models.base import is_offline
+
+    kind = questions.test.kind
+    if request.dev not in ("auto", "none") and kind != "classification":
+        raise ConfigError(f"--dev is for choices between answers; these records are {kind}.")
+    for option, given in (("--max-tokens", request.max_tokens), ("--spbleu", request.spbleu)):
+        if given and kind != "translation":
+            raise ConfigError(f"{option} is for translations; these records are {kind}.")
+    if request.save_temperature and (questions.dev is None or kind != "classification"):
+        raise ConfigError(
+            "--save-temperature needs a classification with a development set; name one with --dev."
+        )
+    if request.spbleu and (failed := fetch_tokenizer(offline=is_offline())):
+        tell(failed)
+
+
+def check_temperature(request: Request, run: Any, pair: Any) -> None:
+    """Raise ConfigError where there is no adapter on this machine to keep a temperature in."""
+    if not request.save_temperature:
+        return
+    if not pair.adapted:
+        raise ConfigError(f"--save-temperature: {request.target} has no adapter to keep it in.")
+    if run is None and not Path(request.target).is_dir():
+        raise ConfigError(
+            f"--save-temperature: {request.target} is on the Hub; download the adapter and name its folder."
         )
 
 
@@ -108,26 +224,26 @@ def run_of(target: str) -> Any:
     return find_run(target) if (folder / "run.json").is_file() or target == LAST or named else None
 
 
-def find_questions(run: Any, options: dict) -> Any:
+def find_questions(request: Request, run: Any) -> Any:
     """From --on, --task, or the run's own test files."""
-    from mlx_hybrid.cli.evaluate import choice
-    from mlx_hybrid.evaluation.benchmarks import questions as question_files
+    from mlx_hybrid.evaluation.benchmarks import questions
+    from mlx_hybrid.evaluation.benchmarks.folders import choice
 
-    path, name, dev = options["path"], options["name"], options["dev"]
-    if path and name:
+    if request.path and request.name:
         raise ConfigError("--on and --task both say what to measure on; give one.")
-    known = question_files.training_records(run.config_here()) if run else []
-    if name:
-        part = choice(options["languages"], options["seed"], options["english_prompts"], options["folder"])
-        return question_files.from_task(name, options["split"], part, dev, known)
-    if path:
-        group = run.config_here().data.group if run else "group"
-        return question_files.from_path(path, dev, known, group)
-    own = (
-        question_files.from_run(run.config_here(), dev, known, run.info().get("data_hash", ""))
-        if run
-        else None
-    )
+    config = run.config_here() if run else None
+    known = questions.training_records(config) if config else []
+    if request.name:
+        part = choice(
+            request.languages,
+            seed=request.seed,
+            english_prompts=request.english_prompts,
+            folder=request.folder,
+        )
+        return questions.from_task(request.name, request.split, part, request.dev, known)
+    if request.path:
+        return questions.from_path(request.path, request.dev, known, config.data.group if config else "group")
+    own = questions.from_run(config, request.dev, known, run.info().get("data_hash", "")) if config else None
     if own is None:
         raise ConfigError(
             "Nothing to measure on: give --on with a file or folder, or --task with a benchmark."
@@ -135,15 +251,11 @@ def find_questions(run: Any, options: dict) -> Any:
     return own
 
 
-def names(text: str | None) -> list[str]:
-    """What stands between commas."""
-    return [name.strip() for name in (text or "").split(",") if name.strip()]
-
-
-def open_target(target: str, base_name: str | None, tell: Callable[[str], None]) -> Any:
+def open_target(request: Request, tell: Tell) -> Any:
+    """The model asked for, and the base under it."""
     from mlx_hybrid.models.pair import open_pair
 
-    pair = open_pair(target, base_name=base_name)
+    pair = open_pair(request.target, base_name=request.base_model)
     tell(pair.loaded.describe())
     return pair
 
@@ -154,7 +266,7 @@ def models_of(pair: Any, baseline: bool | None) -> dict[str, Any]:
     Raises ConfigError where `baseline` is given for a model that has no adapter.
     """
     if pair.adapted:
-        return ({} if baseline is False else {"base": pair.base}) | {"adapted": pair.model}
+        return ({} if baseline is False else {BASE: pair.base}) | {ADAPTED: pair.model}
     if baseline is not None:
         raise ConfigError(
             f"--{'' if baseline else 'no-'}baseline: {pair.loaded.name} has no adapter beside it."
@@ -168,42 +280,31 @@ def identities(pair: Any) -> dict[str, str]:
     if not pair.adapted:
         return {"model": base}
     weights = sha256((pair.loaded.adapter / "adapters.safetensors").read_bytes()).hexdigest()
-    return {"base": base, "adapted": f"{base} {weights}"}
+    return {BASE: base, ADAPTED: f"{base} {weights}"}
 
 
-def write_results(folder: Path | None, name: str, results: dict) -> Path | None:
-    if folder is None:
-        return None
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / f"{name}.json", results)
-    return folder / f"{name}.json"
-
-
-def refresh(run: Any) -> None:
-    """Bring the run's page and card up to what is now measured."""
-    from mlx_hybrid.jobs.finetune import write_pages
-
-    write_pages(run)
-
-
-def write_examples(folder: Path, name: str, answers: Path, test: Any, results: dict) -> None:
-    """`NAME.MODEL.examples.jsonl` beside the results."""
-    from mlx_hybrid.evaluation.example_rows import answers_to_test, example_rows
+def write_examples(start: Path, answers: Path, test: Any, results: Results) -> None:
+    """`NAME.MODEL.examples.jsonl` beside the results; `start` is their path without an ending."""
+    from mlx_hybrid.evaluation.answers import answers_to_test, example_rows
     from mlx_hybrid.evaluation.sets import limited
 
-    test = limited(test, results["limit"], results["seed"])
-    for model, own in results["models"].items():
-        normalised = own.get("scoring", {}).get("normalised", False)
+    test = limited(test, results.facts["limit"], results.facts["seed"])
+    for model in results.models:
+        normalised = results.facts.get("scoring", {}).get(model, {}).get("normalised", False)
         rows = example_rows(test, answers_to_test(answers / f"{model}.answers.jsonl"), normalised=normalised)
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        write_text(folder / f"{name}.{model}.examples.jsonl", text)
+        write_lines(start.with_name(f"{start.name}.{model}.examples.jsonl"), rows)
 
 
-def save_temperature(adapter: Path, results: dict) -> float:
+def write_lines(path: Path, rows: Iterable[dict]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows))
+
+
+def save_temperature(adapter: Path, results: Results) -> float:
     """Keep `mlx_hybrid.temperature` in the adapter's config: what the scores of whole answers are divided by."""
     path = adapter / "adapter_config.json"
     tree = read_json(path)
-    value = results["models"]["adapted"]["calibration"]["temperature"]
-    tree["mlx_hybrid"]["temperature"] = value
+    fitted = results.get("temperature", ADAPTED)
+    tree["mlx_hybrid"]["temperature"] = fitted.value if fitted else None
     write_json(path, tree)
-    return value
+    return tree["mlx_hybrid"]["temperature"]

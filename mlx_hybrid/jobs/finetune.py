@@ -3,7 +3,7 @@
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from mlx_hybrid.config import Config, to_tree
 from mlx_hybrid.errors import ConfigError, DataError
@@ -24,6 +24,10 @@ from mlx_hybrid.training.material import (
 )
 from mlx_hybrid.training.progress import Progress
 from mlx_hybrid.training.recording import begin_run, handle, note_end, way_on
+
+if TYPE_CHECKING:
+    from mlx_hybrid.evaluation.results import Results
+    from mlx_hybrid.evaluation.sets import EvaluationSet
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ class AdapterReady:
 class Evaluated:
     """Base against adapter on the held-out records (docs/evaluation.md)."""
 
-    results: dict
+    results: "Results"
 
 
 JobEvent = Event | Prepared | AdapterReady | Evaluated
@@ -135,9 +139,8 @@ def train_and_evaluate(
             f"Over train.max_tokens ({config.train.max_tokens}) and {done}: {material.too_long} records."
         )
     yield from end_of_answers(split, material)
-    questions = yield from questions_of(config, split, material)
     check_attach(material.base.model, config.adapter, method=config.method)
-    before = yield from score_base(config, material, questions)
+    held_out = yield from ask_base(config, run, split, material)
     attached = attach_adapter(config, material)
     progress = yield from starting_point(config, run, material, resume=resume, ranks=ranks.size)
     yield Started(
@@ -146,29 +149,37 @@ def train_and_evaluate(
     )  # fmt: skip
     ended = yield from train_run(config, run, material, progress, stop=stop, ranks=ranks)
     if ended:
-        yield from finish(config, run, material, split, questions, before)
+        yield from finish(config, run, material, held_out)
 
 
-def questions_of(config: Config, split: Split, material: Material) -> Generator[Note, None, Any]:
-    """Questions of the test records; of labels that are no choice between fixed answers none, and the loss is
-    measured all the same."""
-    from mlx_hybrid.evaluation.held_out import NO_QUESTIONS, make_questions
-
-    try:
-        return make_questions(split.test, split.train, material.base.tokenizer, group=config.data.group)
-    except DataError as error:
-        yield Note(f"Accuracy is not measured: {error}")
-        return NO_QUESTIONS
-
-
-def score_base(config: Config, material: Material, questions: Any) -> Generator[Note, None, Any]:
-    """The base's scores on the test records, or None where nothing is to be evaluated."""
-    from mlx_hybrid.evaluation.held_out import score
+def ask_base(
+    config: Config, run: Run, split: Split, material: Material
+) -> "Generator[Note, None, dict[str, EvaluationSet]]":
+    """Keep the base's answers to the held-out records in the run; the sets asked, none where nothing is measured."""
+    from mlx_hybrid.evaluation.answers import collect
+    from mlx_hybrid.evaluation.evaluate import held_out_sets, parts_of
 
     if not config.evaluate or not material.test:
-        return None
+        return {}
+    test, trained, why = held_out_sets(
+        split.test,
+        split.train,
+        group=config.data.group,
+        max_tokens=config.train.max_tokens,
+        measured={example.where for example in material.test},
+    )
+    if why:
+        yield Note(why)
     yield Note(f"Scoring the base on {len(material.test)} held-out records.")
-    return score(material.base.model, material.test, questions)
+    parts = parts_of(test, trained=trained, seed=config.seed)
+    path, identity = answers_of(run) / "base.answers.jsonl", material.base.identity["fingerprint"]
+    collect(material.base.model, material.base.tokenizer, parts, path, name="base", identity=identity)
+    return parts
+
+
+def answers_of(run: Run) -> Path:
+    """Where the answers to the held-out records are kept."""
+    return run.path / "evaluation" / "answers" / "held-out"
 
 
 def starting_point(
@@ -221,25 +232,32 @@ def train_run(
 
 
 def finish(
-    config: Config, run: Run, material: Material, split: Split, questions: Any, before: Any
+    config: Config, run: Run, material: Material, held_out: "dict[str, EvaluationSet]"
 ) -> Iterator[JobEvent]:
     """Load the best adapter onto a fresh base, as a user will, and measure it."""
     from mlx_hybrid.adapters.attach import settle
-    from mlx_hybrid.evaluation.held_out import compare, example_groups, score
-    from mlx_hybrid.files import write_json
+    from mlx_hybrid.evaluation.evaluate import evaluate
+    from mlx_hybrid.evaluation.results import write_results
     from mlx_hybrid.models.adapted import load_run
+    from mlx_hybrid.models.base import load_base
 
-    tokenizer = material.base.tokenizer
+    tokenizer, fingerprint = material.base.tokenizer, material.base.identity["fingerprint"]
     material.base = material.optimizer = None
     loaded = load_run(run, base_name=config.model, tokenizer=tokenizer)
     yield AdapterReady(run.adapter, loaded.modules, loaded.change)
-    if before is not None:
+    if held_out:
         yield Note(f"Scoring the adapter on {len(material.test)} held-out records.")
-        after = score(settle(loaded.model), material.test, questions)
-        groups = example_groups(material.test, split.test, config.data.group)
-        results = compare(before, after, groups, questions, config.seed)
-        (run.path / "evaluation").mkdir(exist_ok=True)
-        write_json(run.path / "evaluation" / "held-out.json", results)
+        (answers_of(run) / "adapted.answers.jsonl").unlink(missing_ok=True)  # of a call that was killed here
+        results = evaluate(
+            {"base": lambda: load_base(config.model).model, "adapted": settle(loaded.model)},
+            tokenizer,
+            held_out["test"],
+            trained=held_out.get("trained"),
+            seed=config.seed,
+            directory=answers_of(run),
+            identities={"base": fingerprint},
+        )
+        write_results(run.path / "evaluation" / "held-out.json", results)
         yield Evaluated(results)
     run.update(status="finished")
     write_pages(run)

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from mlx_hybrid.evaluation.results import ALL
 from mlx_hybrid.files import HUB_ID, write_text
 from mlx_hybrid.publish.facts import Facts, run_facts
 from mlx_hybrid.publish.results import eval_results, measured_on, results_table
@@ -103,7 +104,7 @@ def sections(facts: Facts) -> dict[str, Any]:
         "measured_on": measured_on(facts.export),
         "results": results_table([row for row in results if row not in calibration]) if results else [],
         "calibration": results_table(calibration) if calibration else [],
-        "unsettled": sorted({row.language for row in results if row.language and row.is_open}),
+        "unsettled": sorted({row.language for row in results if row.language != ALL and row.is_open}),
         "has_ece": any(row.metric == "ece" for row in results),
     }
 

@@ -45,7 +45,7 @@ class Facts:
 
     @property
     def languages(self) -> list[str]:
-        named = {row.language for row in self.results if row.language and ">" not in row.language}
+        named = {row.language for row in self.results if row.of_language}
         named |= {
             row["language"] for manifest in self.manifests for row in manifest["languages"] if row["kept"]
         }
@@ -57,7 +57,7 @@ def run_facts(run: Run) -> Facts:
     run.check_adapter()
     facts = adapter_facts(run.adapter, run.name)
     facts.config, facts.info = run.config(), run.info()
-    facts.results = measured(run.path / "evaluation", run.name)
+    facts.results = measured(run.path / "evaluation")
     facts.manifests = manifests(run.config_here())
     return facts
 

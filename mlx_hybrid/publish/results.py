@@ -5,108 +5,76 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.evaluation.metrics.intervals import LEVEL
-from mlx_hybrid.files import read_json
+from mlx_hybrid.evaluation.results import ALL, DIFFERENCE, Results, Row, read_results
 
 NAMES = {
-    "accuracy": "accuracy", "macro_f1": "macro-F1", "loss": "loss, nats per token", "bits_per_byte": "bits per byte",
-    "chrf": "chrF++", "ece": "expected calibration error", "nll": "negative log-likelihood, nats",
+    "loss": "loss, nats per token",
+    "accuracy": "accuracy",
+    "macro_f1": "macro-F1",
+    "bits_per_byte": "bits per byte",
+    "chrf": "chrF++",
+    "ece": "expected calibration error",
+    "nll": "negative log-likelihood, nats",
     "brier": "Brier score",
-}  # fmt: skip
+}
+BY_LANGUAGE = ("accuracy", "bits_per_byte", "chrf")
 
 CLASSIFICATION = ("accuracy", "macro_f1", "ece", "brier")
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One metric on one set. `base`, `adapted` and `difference` (adapted − base) hold value, low and high, or a value
-    alone; a language of "" is the whole set."""
+    """One figure of the adapted model on one set, beside the base's and what the adapter changed, where known."""
 
     task: str
-    language: str
-    metric: str
-    adapted: dict
-    base: dict | None = None
-    difference: dict | None = None
-    records: int = 0
+    adapted: Row
+    base: Row | None = None
+    difference: Row | None = None
 
     @property
     def is_open(self) -> bool:
         """Whether there is a difference whose interval holds zero."""
-        low, high = (self.difference or {}).get("low", 0), (self.difference or {}).get("high", 0)
-        return bool(self.difference) and not (low > 0 or high < 0)
+        return self.difference is not None and not self.difference.settled
+
+    @property
+    def metric(self) -> str:
+        return self.adapted.metric
+
+    @property
+    def language(self) -> str:
+        return self.adapted.language
+
+    @property
+    def of_language(self) -> bool:
+        """Whether it is of one language, neither of the whole nor of a direction."""
+        return self.language != ALL and ">" not in self.language
 
 
-def measured(folder: Path, name: str) -> list[Measured]:
-    """Every row from the JSON files of an evaluation folder; `name` is the adapted model in those with several."""
-    rows: list[Measured] = []
+def measured(folder: Path) -> list[Measured]:
+    """Every figure that a card shows, from the results files of an evaluation folder."""
+    found: list[Measured] = []
     for path in sorted(folder.glob("*.json")):
-        tree = read_json(path)
-        if "accuracy_by_language" in tree or "loss_nats_per_token" in tree:
-            rows += held_out(tree)
-        elif isinstance(tree.get("models"), dict) and tree["models"]:
-            rows += task_rows(tree, name)
-    return rows
+        try:
+            results = read_results(path)
+        except ConfigError:
+            continue
+        if "harness" not in results.facts and results.models:
+            found += shown(results)
+    return found
 
 
-def held_out(tree: dict) -> Iterator[Measured]:
-    """Rows of `held-out.json` (evaluation/held_out.py)."""
-    task = "held-out records"
-    if loss := tree.get("loss_nats_per_token"):
-        base, adapted = ({"value": loss[side]} for side in ("base", "adapted"))
-        yield Measured(task, "", "loss", adapted, base, loss["difference"], tree["records"])
-    if "accuracy" in tree:
-        own = tree["accuracy"]
-        yield Measured(task, "", "accuracy", own["adapted"], own["base"], own["gain"], tree["questions"])
-    for language, own in tree.get("accuracy_by_language", {}).items():
-        count = own.get("questions", own["adapted"].get("count", 0))
-        yield Measured(task, language, "accuracy", own["adapted"], own["base"], own["gain"], count)
-
-
-def task_rows(tree: dict, name: str) -> Iterator[Measured]:
-    """Rows of a benchmark (evaluation/evaluate.py): the base is the first model; the adapted one is named, or last."""
-    names = list(tree["models"])
-    adapted = name if name in names else names[-1]
-    base = names[0] if names[0] != adapted else None
-    after, before = tree["models"][adapted], tree["models"].get(base, {})
-    change = tree.get("differences", {}).get(f"{adapted} - {base}", {})
-    for metric in ("accuracy", "macro_f1", "bits_per_byte"):
-        if metric in after:
-            yield Measured(
-                tree["task"],
-                "",
-                metric,
-                after[metric],
-                before.get(metric),
-                change.get(metric),
-                after.get("count", 0),
-            )
-    for language, own in after.get("languages", {}).items():
-        for metric in ("accuracy", "bits_per_byte"):
-            if metric in own:
-                yield Measured(
-                    tree["task"], language, metric, own[metric], dig(before, "languages", language, metric),
-                    dig(change, "languages", language, metric), own.get("count", 0),
-                )  # fmt: skip
-    for direction, own in after.get("directions", {}).items():
-        old = dig(before, "directions", direction, "chrf")
-        yield Measured(tree["task"], direction, "chrf", own["chrf"], old, None, own.get("count", 0))
-    yield from calibration_rows(tree, after, before)
-
-
-def calibration_rows(tree: dict, after: dict, before: dict) -> Iterator[Measured]:
-    """Calibration as the models are, without a fitted temperature."""
-    for metric, key in (("ece", "ece_width"), ("nll", "nll_nats"), ("brier", "brier")):
-        own = dig(after, "calibration", "before", key)
-        if own:
-            old = dig(before, "calibration", "before", key)
-            yield Measured(tree["task"], "", metric, own, old, None, after.get("count", 0))
-
-
-def dig(tree: Any, *keys: str) -> Any:
-    for key in keys:
-        tree = tree.get(key) if isinstance(tree, dict) else None
-    return tree
+def shown(results: Results) -> Iterator[Measured]:
+    """The figures of the last model, the whole of a set before its languages."""
+    *before, adapted = results.models
+    for metric in NAMES:
+        languages = results.languages(metric) if metric in BY_LANGUAGE else []
+        for language in (ALL, *languages):
+            if own := results.get(metric, adapted, language):
+                old = results.get(metric, before[0], language) if before else None
+                change = results.get(metric, DIFFERENCE, language)
+                yield Measured(results.facts["task"], own, old, change)
 
 
 def results_table(rows: list[Measured]) -> list[str]:
@@ -116,24 +84,26 @@ def results_table(rows: list[Measured]) -> list[str]:
         "|---|---|---|--:|--:|--:|--:|",
     ]
     for row in rows:
-        difference = show(row.difference, signed=True) if row.difference else "–"
         cells = (
-            row.task, row.language or "all", NAMES.get(row.metric, row.metric), show(row.base), show(row.adapted),
-            difference, str(row.records),
-        )  # fmt: skip
+            row.task,
+            row.language,
+            NAMES[row.metric],
+            show(row.base),
+            show(row.adapted),
+            show(row.difference, signed=True),
+            str(row.adapted.n),
+        )
         lines.append("| " + " | ".join(cells) + " |")
     return lines
 
 
-def show(value: dict | None, *, signed: bool = False) -> str:
+def show(row: Row | None, *, signed: bool = False) -> str:
     """A value with its interval where it has one."""
-    if value is None:
+    if row is None:
         return "–"
-    number = f"{value['value']:+.3f}" if signed else f"{value['value']:.3f}"
-    if "low" not in value:
-        return number
     sign = "+" if signed else ""
-    return f"{number} [{value['low']:{sign}.3f}, {value['high']:{sign}.3f}]"
+    bounds = "" if row.low is None else f" [{row.low:{sign}.3f}, {row.high:{sign}.3f}]"
+    return f"{row.value:{sign}.3f}{bounds}"
 
 
 def eval_results(rows: list[Measured]) -> list[Any]:
@@ -148,27 +118,31 @@ def eval_results(rows: list[Measured]) -> list[Any]:
     return [
         EvalResult(
             task_type="text-classification" if row.metric in CLASSIFICATION else "text-generation",
-            dataset_type=row.task.replace(" ", "-"), dataset_name=row.task,
-            dataset_config=row.language or None,
-            dataset_args={"language": card_code(row.language)} if row.language and ">" not in row.language else None,
-            metric_type=row.metric, metric_name=NAMES.get(row.metric, row.metric),
-            metric_value=round(row.adapted["value"], 6), metric_args=arguments(row),
+            dataset_type=row.task.replace(" ", "-"),
+            dataset_name=row.task,
+            dataset_config=None if row.language == ALL else row.language,
+            dataset_args={"language": card_code(row.language)} if row.of_language else None,
+            metric_type=row.metric,
+            metric_name=NAMES[row.metric],
+            metric_value=round(row.adapted.value, 6),
+            metric_args=arguments(row),
         )
         for row in rows
-    ]  # fmt: skip
+    ]
 
 
 def arguments(row: Measured) -> dict:
-    values: dict[str, Any] = {"records": row.records}
-    if "low" in row.adapted:
-        values |= {"level": LEVEL, "low": round(row.adapted["low"], 6), "high": round(row.adapted["high"], 6)}
+    values: dict[str, Any] = {"records": row.adapted.n}
+    values |= {"level": LEVEL, **bounds(row.adapted)} if row.adapted.low is not None else {}
     if row.base:
-        values["base"] = round(row.base["value"], 6)
+        values["base"] = round(row.base.value, 6)
     if row.difference:
-        values["difference"] = {
-            k: round(row.difference[k], 6) for k in ("value", "low", "high") if k in row.difference
-        }
+        values["difference"] = {"value": round(row.difference.value, 6), **bounds(row.difference)}
     return values
+
+
+def bounds(row: Row) -> dict[str, float]:
+    return {} if row.low is None else {"low": round(row.low, 6), "high": round(row.high, 6)}
 
 
 CHANGES = {

@@ -1,6 +1,5 @@
 """The tables of results: measures, languages and variants down, models across."""
 
-from mlx_hybrid.evaluation.first_format import from_first_format
 from mlx_hybrid.evaluation.metrics.calibration import INVERSE_TEMPERATURES
 from mlx_hybrid.evaluation.metrics.chrf import measure_name
 from mlx_hybrid.evaluation.results import ALL, DIFFERENCE, Results, Row
@@ -44,8 +43,6 @@ TESTS = {"mcnemar_p": "McNemar", "sign_flip_p": "sign flips of groups"}
 
 def result_tables(results: Results, cell: Cell | None = None) -> list[Table]:
     """Every table that the results have figures for, each figure written by `cell`."""
-    if isinstance(results, dict):
-        results = from_first_format(results)
     if "harness" in results.facts:
         return harness(results)
     note = quality_note(results)

@@ -12,9 +12,8 @@ from typing import Any
 from mlx_hybrid.adapters.attach import settle
 from mlx_hybrid.config import Config
 from mlx_hybrid.errors import ConfigError, MlxHybridError
+from mlx_hybrid.evaluation.answers import answers_to_test, example_rows
 from mlx_hybrid.evaluation.evaluate import evaluate
-from mlx_hybrid.evaluation.example_rows import answers_to_test, example_rows
-from mlx_hybrid.evaluation.first_format import from_first_format
 from mlx_hybrid.evaluation.metrics.translation import directions_of, greedy, statistics_of
 from mlx_hybrid.evaluation.results import Results, read_results, write_results
 from mlx_hybrid.evaluation.sets import EvaluationSet, limited
@@ -193,7 +192,6 @@ def measured(
         generate=lambda own, prompts: greedy(own, tokenizer, max_tokens=measuring.max_tokens)(prompts),
         progress=progress,
     )
-    results = from_first_format(results)
     results.facts["examples"] = columns(folder, measuring, results)
     write_results(path, results)
     return results

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from mlx_hybrid.evaluation import held_out
+from mlx_hybrid.evaluation import answers
 from mlx_hybrid.governance import govern as curate
 from mlx_hybrid.jobs import finetune as job
 from mlx_hybrid.jobs.stopping import StopRequest
@@ -37,7 +37,7 @@ def finetune(run, folder, data, output, settings, *more):
 
 @pytest.mark.parametrize(
     ("module", "name"),
-    [(job, "prepare"), (job, "load_material"), (held_out, "score"), (job, "gradient_start")],
+    [(job, "prepare"), (job, "load_material"), (answers, "answer"), (job, "gradient_start")],
 )
 def test_before_the_first_step(module, name, press, run, quantised_folder, records, settings, tmp_path):
     press(module, name)
@@ -51,13 +51,13 @@ def test_before_the_first_step(module, name, press, run, quantised_folder, recor
 def test_in_the_last_scoring(press, run, quantised_folder, records, settings, tmp_path):
     whole, cut = Run(tmp_path / "whole"), Run(tmp_path / "cut")
     assert finetune(run, quantised_folder, records, whole.path, settings).exit_code == 0
-    press(held_out, "score", 2)
+    press(answers, "answer", 3)  # after the two sets that the base answered
     done = finetune(run, quantised_folder, records, cut.path, settings)
     assert done.exit_code == 130
     assert f"the adapter is trained, in {cut.adapter}" in done.stderr
     assert done.stdout == f"mlx-hybrid finetune --resume {cut.path}\n"
     assert cut.info()["status"] == "interrupted"
-    assert not (cut.path / "evaluation").exists()
+    assert not (cut.path / "evaluation" / "held-out.json").exists()
     assert run("finetune", "--resume", cut.path).exit_code == 0
     assert cut.info()["status"] == "finished"
     for name in ("adapter/adapters.safetensors", "evaluation/held-out.json"):
@@ -66,7 +66,7 @@ def test_in_the_last_scoring(press, run, quantised_folder, records, settings, tm
 
 def test_a_resumed_run_keeps_its_checkpoint(press, run, quantised_folder, records, settings, tmp_path):
     cut = Run(tmp_path / "cut")
-    press(held_out, "score", 2)
+    press(answers, "answer", 3)  # after the two sets that the base answered
     finetune(run, quantised_folder, records, cut.path, settings)
     press(job, "load_material")
     done = run("finetune", "--resume", cut.path)

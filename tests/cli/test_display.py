@@ -5,12 +5,19 @@ import shlex
 
 import pytest
 
+from mlx_hybrid.evaluation.results import Results, Row
 from mlx_hybrid.jobs import finetune as job
 from mlx_hybrid.run import Run
 from mlx_hybrid.training.events import Interrupted
 
-LOSS = {"base": 2.0, "adapted": 1.5, "difference": {"value": -0.5, "low": -0.6, "high": -0.4}}
-RESULTS = {"records": 9, "questions": 0, "loss_nats_per_token": LOSS}
+RESULTS = Results(
+    {"records": 9},
+    (
+        Row("loss", value=2.0, n=9, model="base"),
+        Row("loss", value=1.5, n=9, model="adapted"),
+        Row("loss", value=-0.5, low=-0.6, high=-0.4, n=9, model="difference"),
+    ),
+)
 
 
 @pytest.fixture
@@ -45,9 +52,10 @@ def test_the_resume_command_can_be_pasted(events, run):
 def test_json_is_alone_on_stdout(events, run):
     path = events(job.Evaluated(RESULTS))
     result = run("finetune", "--json")
-    told = {"format": 1, "run": str(path), "status": "finished", "results": RESULTS}
+    told = {"format": 1, "run": str(path), "status": "finished", "results": RESULTS.tree()}
     assert json.loads(result.stdout) == told
     assert "loss, nats per token" in result.stderr
+    assert "-0.500 [-0.600, -0.400]" in result.stderr
 
 
 def test_lines_are_not_broken_for_a_file(events, run):

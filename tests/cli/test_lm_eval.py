@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from toys import byte_tokenizer, write_model
 
+from mlx_hybrid.evaluation.results import Results, Row, read_results
+
 pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install -e '.[lm-eval]'")
 pytestmark = pytest.mark.filterwarnings("ignore")  # the harness's own
 
@@ -95,8 +97,13 @@ def folder(run, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def harness(folder) -> dict:
-    return json.loads((folder / "run/evaluation/lm-eval-own_choice-own_texts-own_answers.json").read_text())
+def harness(folder) -> Results:
+    return read_results(folder / "run/evaluation/lm-eval-own_choice-own_texts-own_answers.json")
+
+
+def printed(text: str) -> Results:
+    tree = json.loads(text)
+    return Results(tree, tuple(Row(**row) for row in tree.pop("rows")))
 
 
 def examples(folder: Path, model: str, task: str) -> list[dict]:
@@ -105,14 +112,14 @@ def examples(folder: Path, model: str, task: str) -> list[dict]:
     return sorted(kept, key=lambda row: row["id"])
 
 
-def own_answers(run, folder: Path, name: str, *keys: str) -> tuple[dict, dict[str, list[dict]]]:
+def own_answers(run, folder: Path, name: str, *keys: str) -> tuple[Results, dict[str, list[dict]]]:
     """Results and answers of `evaluate` on the same rows, in other files than those of training."""
     data = write_lines(folder / f"{name}.jsonl", rows(), *keys)
     done = run("evaluate", folder / "run", "--on", data, "-o", folder / name, "--json",
                *(("--max-tokens", 6) if "label" not in keys and "completion" in keys else ()))  # fmt: skip
     assert done.exit_code == 0, done.stderr
     files = sorted((folder / name / "answers").glob("*/*.answers.jsonl"))
-    return json.loads(done.stdout), {f.name.split(".")[0]: read_lines(f)[1:] for f in files}
+    return printed(done.stdout), {f.name.split(".")[0]: read_lines(f)[1:] for f in files}
 
 
 def test_options_are_as_likely_as_evaluate_finds_them(run, folder, harness):
@@ -124,8 +131,9 @@ def test_options_are_as_likely_as_evaluate_finds_them(run, folder, harness):
         for one, other in zip(got, wanted, strict=True):
             assert one == pytest.approx(other, abs=NATS)
         likelihoods[model] = got
-        accuracy = results["models"][model]["accuracy"]["value"]
-        assert harness["lm_eval"][model]["own_choice"]["acc,none"] == pytest.approx(accuracy)
+        own = harness.get("own_choice acc", model)
+        assert own.value == pytest.approx(results.get("accuracy", model).value)
+        assert own.n == len(rows())
     moved = [abs(a - b) for a, b in zip(likelihoods["base"][0], likelihoods["adapted"][0])]
     assert min(moved) > 100 * NATS
 
@@ -135,9 +143,11 @@ def test_texts_take_as_many_bits_as_evaluate_finds(run, folder, harness):
     data = write_lines(folder / "texts.jsonl", made)
     done = run("evaluate", folder / "run", "--on", data, "--json")
     assert done.exit_code == 0, done.stderr
-    for model, own in json.loads(done.stdout)["models"].items():
-        got = harness["lm_eval"][model]["own_texts"]["bits_per_byte,none"]
-        assert got == pytest.approx(own["bits_per_byte"]["value"], abs=NATS / math.log(2))
+    results = printed(done.stdout)
+    for model in ("base", "adapted"):
+        got = harness.get("own_texts bits_per_byte", model).value
+        wanted = results.get("bits_per_byte", model).value
+        assert got == pytest.approx(wanted, abs=NATS / math.log(2))
         assert got > 0.1
 
 
@@ -150,9 +160,9 @@ def test_generated_texts_are_those_of_evaluate(run, folder, harness):
 
 
 def test_what_is_told_and_kept(folder, harness):
-    assert harness["harness"].startswith("lm-eval 0.4.")
-    assert harness["lm_eval"]["adapted"]["own_choice"]["version"] == 3
-    assert list(harness["lm_eval"]) == ["base", "adapted"]
+    assert harness.facts["harness"].startswith("lm-eval 0.4.")
+    assert harness.facts["versions"]["own_choice"] == 3
+    assert harness.models == ["base", "adapted"]
     told = (folder / "stdout").read_text()
     for words in ("own_choice acc", "own_texts bits_per_byte", "own_answers exact_match", "Next: "):
         assert words in told

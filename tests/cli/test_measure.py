@@ -8,6 +8,7 @@ import pytest
 from benchmark import write_sib200
 
 from mlx_hybrid.cli.commands import command
+from mlx_hybrid.evaluation.results import Results, Row, read_results
 
 
 @pytest.fixture
@@ -43,6 +44,13 @@ def trained(measurable, tmp_path) -> Path:
 
 def lines(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def printed(result) -> Results:
+    """What `--json` printed, as it would be read from a file."""
+    tree = json.loads(result.stdout)
+    rows = tuple(Row(**row) for row in tree.pop("rows"))
+    return Results(tree, rows)
 
 
 def test_a_task_becomes_three_files_that_finetune_takes(run, task_folder):
@@ -109,18 +117,18 @@ def test_a_run_is_measured_beside_its_base_on_its_own_test_files(run, trained):
         pages=True,
     )
     assert result.exit_code == 0, result.stderr
-    results = json.loads((trained / "evaluation" / "test-limit-5.json").read_text())
-    assert list(results["models"]) == ["base", "adapted"]
-    assert results["records"] == 10
-    change = results["differences"]["adapted - base"]["accuracy"]
-    assert change["low"] <= change["value"] <= change["high"]
-    assert set(results["models"]["adapted"]["variants"]) == {"lower", "nfd"}
+    results = read_results(trained / "evaluation" / "test-limit-5.json")
+    assert results.columns == ["base", "adapted", "difference"]
+    assert results.facts["records"] == 10
+    change = results.get("accuracy", "difference")
+    assert change.low <= change.value <= change.high
+    assert results.variants("changed") == ["lower", "nfd"]
     rows = lines(trained / "evaluation" / "test-limit-5.adapted.examples.jsonl")
     right = sum(row["right"] for row in rows) / len(rows)
-    assert right == pytest.approx(results["models"]["adapted"]["accuracy"]["value"])
+    assert right == pytest.approx(results.get("accuracy", "adapted").value)
     assert sum(rows[0]["probabilities"].values()) == pytest.approx(1)
     config = json.loads((trained / "adapter" / "adapter_config.json").read_text())
-    assert config["mlx_hybrid"]["temperature"] == results["models"]["adapted"]["calibration"]["temperature"]
+    assert config["mlx_hybrid"]["temperature"] == results.get("temperature", "adapted").value
     assert f"is stored in {trained / 'adapter' / 'adapter_config.json'}." in result.stderr
     assert "adapted" in (trained / "report.html").read_text()
     assert result.stdout.rstrip().endswith(f"Next: mlx-hybrid report {trained}")
@@ -130,18 +138,15 @@ def test_a_run_without_test_files_is_measured_on_what_it_held_back(run, finished
     path = finished("hybrid").path
     result = run("evaluate", path, "--dev", "none", "--json", "-o", tmp_path)
     assert result.exit_code == 0, result.stderr
-    told, kept = json.loads(result.stdout), json.loads((path / "evaluation" / "held-out.json").read_text())
-    assert (
-        told["records"] == kept["records"] == json.loads((path / "run.json").read_text())["records"]["test"]
-    )
-    for model in ("base", "adapted"):
-        assert told["models"][model]["accuracy"]["value"] == kept["accuracy"][model]["value"]
-    losses = [
-        told["models"][model]["calibration"]["before"]["nll_nats"]["value"] for model in ("base", "adapted")
-    ]
+    told, kept = printed(result), read_results(path / "evaluation" / "held-out.json")
+    held = json.loads((path / "run.json").read_text())["records"]["test"]
+    assert told.facts["records"] == kept.facts["records"] == held
+    for metric in ("accuracy", "macro_f1", "nll", "ece"):
+        assert all(told.get(metric, m) == kept.get(metric, m) for m in ("base", "adapted"))
+    losses = [told.get("nll", model).value for model in ("base", "adapted")]
     assert losses[0] != pytest.approx(losses[1], abs=1e-3)
     own = run("evaluate", path, "--json", "-o", tmp_path / "own")
-    assert json.loads(own.stdout)["models"]["adapted"]["scoring"]["chosen_on"] == "dev"
+    assert printed(own).facts["scoring"]["adapted"]["chosen_on"] == "dev"
 
 
 def test_held_back_records_of_two_kinds_are_measured_as_far_as_they_are_choices(
@@ -207,8 +212,11 @@ def test_a_model_is_measured_on_a_task(run, model_folder, copy, tmp_path):
     )  # fmt: skip
     assert result.exit_code == 0, result.stderr
     told = json.loads(result.stdout)
-    assert (told["task"], told["records"], told["languages"]) == ("sib200", 3, ["eng_Latn"])
-    assert told["models"]["model"]["scoring"]["chosen_on"] == "dev"
+    assert (told["format"], told["task"], told["records"]) == (2, "sib200", 3)
+    assert told["languages"] == ["eng_Latn"]
+    assert told["scoring"]["model"]["chosen_on"] == "dev"
+    whole = next(row for row in told["rows"] if row["metric"] == "accuracy")
+    assert (whole["language"], whole["model"], whole["n"]) == ("all", "model", 3)
     assert (tmp_path / "results" / "sib200-limit-3.json").is_file()
 
 
@@ -224,7 +232,7 @@ def test_a_development_set_can_be_left_out_or_named(where, run, trained, task_fo
     for dev in ("none", "auto", valid, one):
         result = run("evaluate", trained, *on, "--dev", dev, "--no-baseline", "--json", "-o", tmp_path)
         assert result.exit_code == 0, result.stderr
-        told.append(json.loads(result.stdout)["models"]["adapted"]["scoring"])
+        told.append(json.loads(result.stdout)["scoring"]["adapted"])
     none, auto, named, other = told
     assert none["chosen_on"] == "default"
     assert auto == named != other
@@ -272,13 +280,10 @@ def test_a_pivot_may_be_spelt_any_way(run, model_folder, copy):
         "none",
         "--json",
     )
-    told = [
-        json.loads(run("evaluate", model_folder, *asked, "--pivot", name).stdout)
-        for name in ("de", "deu_Latn")
-    ]
+    told = [printed(run("evaluate", model_folder, *asked, "--pivot", name)) for name in ("de", "deu_Latn")]
     assert told[0] == told[1]
-    assert told[0]["pivot"] == "deu_Latn"
-    assert told[0]["models"]["model"]["parity"]["gap_to_pivot"] is not None
+    assert told[0].facts["pivot"] == "deu_Latn"
+    assert told[0].get("accuracy_gap_to_pivot", "model")
 
 
 def test_a_label_never_seen_in_training_is_one_sentence(run, finished, tmp_path):

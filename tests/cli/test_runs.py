@@ -5,6 +5,7 @@ import json
 import pytest
 
 from mlx_hybrid.config import build_config
+from mlx_hybrid.evaluation.results import Results, Row, write_results
 from mlx_hybrid.run import create_run, runs_root, writing
 
 NAME = "hybrid-unitary-20260101-120000"
@@ -24,8 +25,8 @@ def made():
 
 def test_the_list_fits_a_terminal(made, run):
     (made("interrupted").path / "evaluation").mkdir()
-    accuracy = {"accuracy": {"base": {"value": 0.5}, "adapted": {"value": 0.75}}}
-    (runs_root() / NAME / "evaluation" / "held-out.json").write_text(json.dumps(accuracy))
+    rows = Row("accuracy", value=0.5, model="base"), Row("accuracy", value=0.75, model="adapted")
+    write_results(runs_root() / NAME / "evaluation" / "held-out.json", Results({}, rows))
     lines = run("runs").output.splitlines()
     assert "0.500 → 0.750" in lines[1]
     assert max(map(len, lines)) <= 81

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,9 +11,10 @@ from sklearn import metrics as sk
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from mlx_hybrid.errors import DataError
+from mlx_hybrid.evaluation.choices import calibration_rows
 from mlx_hybrid.evaluation.metrics import calibration as c
+from mlx_hybrid.evaluation.results import Results
 from mlx_hybrid.evaluation.sets import EvaluationSet
-from mlx_hybrid.evaluation.tables import calibration_table
 from mlx_hybrid.records.record import Record
 
 
@@ -191,11 +194,13 @@ def test_a_language_is_calibrated_as_its_records_alone():
         records = [Record({**rows[n], "messages": []}, "made", int(n)) for n in which]
         options = [dict(zip("abcd", "abcd"))] * len(records)
         examples = EvaluationSet("classification", "made", 1, records, list("abcd"), options)
-        return calibration_table(examples, scores[which], 1.0, seed=0)
+        return Results({}, tuple(calibration_rows(examples, scores[which], 1.0, "", seed=0)))
 
     swahili = np.arange(0, 90, 3)
-    alone, within = table(swahili), table(np.arange(90))["languages"]["swh_Latn"]
-    assert within == {key: alone[key] for key in ("nll_nats", "brier", "ece_width", "ece_mass")}
-    for key in ("nll_nats", "brier", "ece_width"):
-        assert within[key]["low"] < within[key]["value"] < within[key]["high"]
-        assert within[key]["count"] == len(swahili)
+    alone, whole = table(swahili), table(np.arange(90))
+    for metric in ("nll", "brier", "ece", "ece_mass"):
+        within = whole.get(metric, "model", "swh_Latn")
+        assert replace(within, language="all") == alone.get(metric, "model")
+        if metric != "ece_mass":
+            assert within.low < within.value < within.high
+            assert within.n == within.groups == len(swahili)

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from sklearn import metrics as sk
 
 from mlx_hybrid.errors import DataError
-from mlx_hybrid.evaluation.metrics.classification import accuracy, by_language, choose, macro_f1, tied
+from mlx_hybrid.evaluation.metrics.classification import accuracy, choose, macro_f1, tied
 
 LABELS = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=80)
 
@@ -58,14 +58,6 @@ def test_ties_go_to_the_first_option_and_are_counted():
 def test_one_class_is_perfect_or_nothing():
     assert macro_f1([1, 1], [1, 1], seed=0).low == 1.0
     assert macro_f1([0, 0], [1, 1], seed=0).value == 0.0
-
-
-def test_languages_are_kept_apart():
-    table = by_language([0, 1, 1, 1], [0, 1, 0, 1], ["sw", "sw", "ha", "ha"], seed=0, groups=[1, 2, 1, 2])
-    assert [(name, row["count"], row["accuracy"]["value"]) for name, row in table.items()] == [
-        ("ha", 2, 0.5),
-        ("sw", 2, 1.0),
-    ]
 
 
 def test_nothing_and_unequal_lengths_are_errors():

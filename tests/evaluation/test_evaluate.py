@@ -9,10 +9,9 @@ import pytest
 
 from mlx_hybrid.config import Config, DataConfig
 from mlx_hybrid.errors import ConfigError, DataError
-from mlx_hybrid.evaluation import tables as results
 from mlx_hybrid.evaluation.benchmarks import questions as question_files
-from mlx_hybrid.evaluation.evaluate import evaluate
-from mlx_hybrid.evaluation.held_out import make_questions
+from mlx_hybrid.evaluation.choices import accuracy_rows, real_variants
+from mlx_hybrid.evaluation.evaluate import evaluate, held_out_sets
 from mlx_hybrid.evaluation.sets import evaluation_set, from_fields, limited, varied
 from mlx_hybrid.records.record import Record
 from mlx_hybrid.records.split import split_records
@@ -73,10 +72,28 @@ def loop_accuracy(model, tokenizer, records: list[dict]) -> float:
 
 def test_accuracy_is_that_of_a_plain_loop(model, tokenizer, test_set):
     result = evaluate({"base": model}, tokenizer, test_set)
-    assert result["models"]["base"]["accuracy"]["value"] == loop_accuracy(model, tokenizer, labelled())
-    assert (result["format"], result["kind"], result["records"]) == (1, "classification", 48)
-    assert result["models"]["base"]["scoring"] == {"normalised": False, "chosen_on": "default"}
-    assert "after" not in result["models"]["base"]["calibration"]
+    assert result.get("accuracy", "base").value == loop_accuracy(model, tokenizer, labelled())
+    tree = result.tree()
+    assert (tree["format"], tree["kind"], tree["records"]) == (2, "classification", 48)
+    assert result.facts["scoring"]["base"] == {"normalised": False, "chosen_on": "default"}
+    assert result.get("nll", "base")
+    assert not result.get("nll_scaled", "base")
+
+
+def test_languages_are_kept_apart():
+    rows = [
+        {
+            "prompt": "q",
+            "completion": "a",
+            "label": "a",
+            "options": {"a": "a", "b": "b"},
+            "language": language,
+        }
+        for language in ("sw", "sw", "ha", "ha")
+    ]
+    told = accuracy_rows(evaluation_set(from_fields(rows, "t")), np.eye(2)[[0, 0, 1, 0]], seed=0)
+    own = [(row.language, row.n, row.value) for row in told if row.metric == "accuracy"]
+    assert own == [("all", 4, 0.75), ("hau_Latn", 2, 0.5), ("swh_Latn", 2, 1.0)]
 
 
 def test_two_models_with_dev_and_variants(model, other_model, tokenizer, test_set, dev_set):
@@ -84,36 +101,33 @@ def test_two_models_with_dev_and_variants(model, other_model, tokenizer, test_se
         {"base": model, "adapted": lambda: other_model}, tokenizer, test_set,
         dev=dev_set, variants=["umlaut-spelling", "no-diacritics"], pivot="deu_Latn",
     )  # fmt: skip
-    json.dumps(result, allow_nan=False)
-    base, adapted = result["models"]["base"], result["models"]["adapted"]
-    gain = result["differences"]["adapted - base"]
-    assert gain["accuracy"]["value"] == pytest.approx(
-        adapted["accuracy"]["value"] - base["accuracy"]["value"]
-    )
-    assert set(gain["languages"]) == set(ANSWERS)
-    resampled = [base["accuracy"], base["macro_f1"], base["calibration"]["before"]["ece_width"]]
-    assert [own["count"] for own in resampled] == [24, 24, 24]  # groups, of 48 records
-    assert (
-        base["calibration"]["after"]["nll_nats"]["value"]
-        <= base["calibration"]["before"]["nll_nats"]["value"] + 0.2
-    )
-    umlaut, bare = base["variants"]["umlaut-spelling"], base["variants"]["no-diacritics"]
-    assert (umlaut["records"], umlaut["changed"]) == (24, 24)
-    assert (bare["records"], bare["changed"]) == (48, 24)
-    assert "drop" not in bare["languages"]["swh_Latn"]
-    assert bare["drop"]["value"] == bare["languages"]["deu_Latn"]["drop"]["value"]
-    assert base["parity"]["gap_to_pivot"] == pytest.approx(
-        base["languages"]["deu_Latn"]["accuracy"]["value"]
-        - base["languages"]["swh_Latn"]["accuracy"]["value"]
-    )
+    json.dumps(result.tree(), allow_nan=False)
+    base, adapted, gain = (result.get("accuracy", name) for name in ("base", "adapted", "difference"))
+    assert gain.value == pytest.approx(adapted.value - base.value)
+    assert result.languages("accuracy") == list(ANSWERS)
+    assert all(result.get("accuracy", "difference", language) for language in ANSWERS)
+    for metric in ("accuracy", "macro_f1", "ece"):
+        own = result.get(metric, "base")
+        assert (own.n, own.groups) == (48, 24)
+    assert result.get("nll_scaled", "base").value <= result.get("nll", "base").value + 0.2
+    changed = {v: result.get("changed", "base", variant=v) for v in ("umlaut-spelling", "no-diacritics")}
+    assert [(own.n, own.value) for own in changed.values()] == [(24, 24), (48, 24)]
+    assert result.get("drop", "base", "swh_Latn", "no-diacritics") is None
+    drop = result.get("drop", "base", "deu_Latn", "no-diacritics")
+    assert result.get("drop", "base", variant="no-diacritics").value == drop.value
+    german, swahili = (result.get("accuracy", "base", language).value for language in ANSWERS)
+    assert result.get("accuracy_gap_to_pivot", "base").value == pytest.approx(german - swahili)
 
 
 def test_a_model_against_itself_gains_nothing(model, tokenizer, test_set):
     result = evaluate({"a": model, "b": model}, tokenizer, test_set)
-    gain = result["differences"]["b - a"]
-    assert (gain["accuracy"]["low"], gain["accuracy"]["high"], gain["p"]) == (0, 0, 1)
-    told = [gain["test"], *(row["test"] for row in gain["languages"].values())]
-    assert told == ["sign flips of groups", "McNemar", "McNemar"]  # a sentence is once in a language
+    gain = result.get("accuracy", "difference")
+    assert (gain.low, gain.high) == (0, 0)
+    assert [(row.metric, row.language, row.value) for row in result.rows if row.metric.endswith("_p")] == [
+        ("sign_flip_p", "all", 1),
+        ("mcnemar_p", "deu_Latn", 1),  # a sentence is once in a language
+        ("mcnemar_p", "swh_Latn", 1),
+    ]
     assert "The difference in accuracy: p = 1 (sign flips of groups)." in result_tables(result)[0].note
 
 
@@ -131,7 +145,7 @@ def test_it_goes_on_where_it_stopped(model, tokenizer, test_set, tmp_path, monke
         {"base": model}, tokenizer, test_set, directory=tmp_path, progress=lambda *event: heard.append(event)
     )
     assert heard[0] == ("base", 29, 48)
-    assert again["models"]["base"]["accuracy"] == whole["models"]["base"]["accuracy"]
+    assert again.get("accuracy", "base") == whole.get("accuracy", "base")
     assert len(path.read_text().splitlines()) == 49
 
     def fail():
@@ -183,10 +197,11 @@ def test_text_is_measured_in_bits_per_byte(model, other_model, tokenizer):
         logp = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
         total -= sum(logp[t - 1, tokens[t]] for t in range(1, len(tokens)))
     expected = total / math.log(2) / sum(len(text.encode()) for text in texts)
-    tables = result["models"]
-    assert tables["base"]["bits_per_byte"]["value"] == pytest.approx(expected, abs=1e-5)
-    gain = result["differences"]["other - base"]["bits_per_byte"]["value"]
-    assert gain == pytest.approx(tables["other"]["bits_per_byte"]["value"] - expected, abs=1e-5)
+    assert result.get("bits_per_byte", "base").value == pytest.approx(expected, abs=1e-5)
+    gain = result.get("bits_per_byte", "difference").value
+    assert gain == pytest.approx(result.get("bits_per_byte", "other").value - expected, abs=1e-5)
+    languages = [result.get("bits_per_byte", "base", name).value for name in ("deu_Latn", "swh_Latn")]
+    assert result.get("bits_per_byte_worst", "base").value == pytest.approx(max(languages))
 
 
 def test_translations_are_those_a_callable_gives(model, tokenizer):
@@ -207,10 +222,11 @@ def test_translations_are_those_a_callable_gives(model, tokenizer):
         return ["ONE SMALL HOUSE", "TWO RED BIRDS", "one", "TWO"]
 
     examples = evaluation_set(from_fields(rows, "t"))
-    result = evaluate({"base": model}, tokenizer, examples, generate=generate)["models"]["base"]
+    result = evaluate({"base": model}, tokenizer, examples, generate=generate)
     assert prompts[0] == "<s>Translate: one small house"
-    assert result["directions"]["eng_Latn>swh_Latn"]["chrf"]["value"] == pytest.approx(100)
-    assert result["balance"]["mean"] > 50
+    assert result.get("chrf", "base", "eng_Latn>swh_Latn").value == pytest.approx(100)
+    assert result.get("balance", "base").value > 50
+    assert result.get("empty", "base", "swh_Latn>eng_Latn").value == 0
     with pytest.raises(ConfigError, match="need a generator"):
         evaluate({"base": model}, tokenizer, examples)
 
@@ -235,13 +251,12 @@ def test_real_variants_are_compared_by_sentence(model, tokenizer):
     for row in rows:
         row["language"] = {"deu_Latn": "zho_Hans", "swh_Latn": "zho_Hant"}[row["language"]]
     result = evaluate({"base": model}, tokenizer, evaluation_set(from_fields(rows, "t")))
-    table = result["models"]["base"]
-    drop = table["variants"]["traditional"]
-    assert drop["records"] == 8
-    assert drop["drop"]["value"] == pytest.approx(
-        table["languages"]["zho_Hans"]["accuracy"]["value"]
-        - table["languages"]["zho_Hant"]["accuracy"]["value"]
+    drop = result.get("drop", "base", variant="traditional")
+    assert drop.n == 8
+    simplified, traditional = (
+        result.get("accuracy", "base", name).value for name in ("zho_Hans", "zho_Hant")
     )
+    assert drop.value == pytest.approx(simplified - traditional)
 
 
 def test_real_variants_count_every_question_on_a_sentence():
@@ -258,9 +273,9 @@ def test_real_variants_count_every_question_on_a_sentence():
         for group in ("one", "one", "one", "two", "two", "two")
     ]
     right = np.array([1, 1, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0], float)
-    drop = results.real_variants(evaluation_set(from_fields(rows, "t")), right, seed=0)["traditional"]["drop"]
-    assert drop["value"] == pytest.approx(right[:6].mean() - right[6:].mean())
-    assert drop["count"] == 2
+    drop = real_variants(evaluation_set(from_fields(rows, "t")), right, seed=0)[-1]
+    assert (drop.metric, drop.variant, drop.groups) == ("drop", "traditional", 2)
+    assert drop.value == pytest.approx(right[:6].mean() - right[6:].mean())
 
 
 @pytest.mark.parametrize(
@@ -325,14 +340,17 @@ def test_groups_of_intervals_are_those_of_the_split(test_file, tokenizer, tmp_pa
     wanted = [n % 4 for n in range(12)]
     assert partition(asked.test.groups) == wanted
     records = asked.test.records
-    assert partition(make_questions(records, records, tokenizer, group="premise").groups) == wanted
+    everything = {record.where for record in records}
+    asked_of_run, trained, _ = held_out_sets(
+        records, records, group="premise", max_tokens=99, measured=everything
+    )
+    assert partition(asked_of_run.groups) == partition(trained.groups) == wanted
     held = split_records(records, [], [], replace(data, test_share=0.5), seed=0).test
     assert (
         sorted({r.fields["premise"] for r in held} & {r.fields["premise"] for r in records if r not in held})
         == []
     )
-    result = results.classification(asked.test, np.eye(12, 2), seed=0, pivot=None)
-    assert result["accuracy"]["count"] == 4
+    assert accuracy_rows(asked.test, np.eye(12, 2), seed=0)[0].groups == 4
 
 
 def test_a_comparison_groups_by_the_key_of_its_data(tmp_path):

@@ -1,26 +1,45 @@
 """Base against adapter on held-out records: intervals resample what was held back together."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-from mlx_hybrid.evaluation.held_out import NO_QUESTIONS, Questions, Scores, compare, example_groups
+from mlx_hybrid.evaluation.answers import answer
+from mlx_hybrid.evaluation.choices import choice_rows
+from mlx_hybrid.evaluation.evaluate import evaluate, held_out_sets
+from mlx_hybrid.evaluation.ratios import loss_rows
+from mlx_hybrid.evaluation.results import Results
+from mlx_hybrid.evaluation.sets import EvaluationSet, evaluation_set, from_fields
 from mlx_hybrid.records.record import Record
 from mlx_hybrid.records.template import make_examples
 
 SENTENCES, LANGUAGES = 25, 4
+COUNT = SENTENCES * LANGUAGES
+ROWS = [
+    {
+        "prompt": "q",
+        "completion": "a",
+        "label": "a",
+        "options": {"a": "a", "b": "b"},
+        "group": n // LANGUAGES,
+        "language": ("eng_Latn", "deu_Latn")[n % 2],
+    }
+    for n in range(COUNT)
+]
 
 
-def scores(seed: int) -> tuple[Scores, Scores]:
-    """Base and adapter, whose gain is that of the sentence with little of the language in it."""
+def scores(seed: int) -> tuple[np.ndarray, dict[str, dict], np.ndarray]:
+    """Tokens, likelihoods of base and adapter, whose gain is that of the sentence with little of the language in it,
+    and which of them answer rightly."""
     rng = np.random.default_rng(seed)
-    tokens = rng.integers(5, 30, SENTENCES * LANGUAGES)
-    gain = np.repeat(rng.normal(0.1, 0.5, SENTENCES), LANGUAGES) + rng.normal(0, 0.05, len(tokens))
-    nats = 3.0 * tokens
+    tokens = rng.integers(5, 30, COUNT)
+    gain = np.repeat(rng.normal(0.1, 0.5, SENTENCES), LANGUAGES) + rng.normal(0, 0.05, COUNT)
+    nats = {"base": 3.0 * tokens, "adapted": 3.0 * tokens - gain * tokens}
+    rows = {
+        name: {"test": [{"nats": float(v), "tokens": int(t)} for v, t in zip(own, tokens, strict=True)]}
+        for name, own in nats.items()
+    }
     right = rng.random((2, SENTENCES)) < 0.5
-    base, adapted = np.repeat(right, LANGUAGES, 1).astype(float)
-    return Scores(nats, tokens, base), Scores(nats - gain * tokens, tokens, adapted)
+    return tokens, rows, np.repeat(right, LANGUAGES, 1).astype(float)
 
 
 def bounds(change: np.ndarray, sizes: np.ndarray, members: list[np.ndarray]) -> np.ndarray:
@@ -33,40 +52,73 @@ def bounds(change: np.ndarray, sizes: np.ndarray, members: list[np.ndarray]) -> 
 
 
 def test_the_loss_resamples_groups():
-    base, adapted = scores(0)
-    groups = [f"group={n // LANGUAGES}" for n in range(len(base.nats))]
-    found = compare(base, adapted, groups, NO_QUESTIONS, 0)["loss_nats_per_token"]["difference"]
-    change, rows = adapted.nats - base.nats, np.arange(len(groups))
-    low, high = bounds(change, base.tokens, list(rows.reshape(SENTENCES, LANGUAGES)))
-    assert found["count"] == SENTENCES
-    assert (found["low"], found["high"]) == pytest.approx((low, high), abs=0.05 * (high - low))  # Monte Carlo
-    low, high = bounds(change, base.tokens, list(rows[:, None]))
-    assert found["high"] - found["low"] > 1.5 * (high - low)
+    tokens, answers, _ = scores(0)
+    test = EvaluationSet("conversation", "t", 1, from_fields(ROWS, "t"), [], [])
+    results = Results({}, tuple(loss_rows({"test": test}, answers, seed=0)[1]))
+    found = results.get("loss", "difference")
+    nats = {name: np.array([row["nats"] for row in own["test"]]) for name, own in answers.items()}
+    assert results.get("loss", "base").value == pytest.approx(nats["base"].sum() / tokens.sum())
+    change, rows = nats["adapted"] - nats["base"], np.arange(COUNT)
+    low, high = bounds(change, tokens, list(rows.reshape(SENTENCES, LANGUAGES)))
+    assert (found.n, found.groups) == (COUNT, SENTENCES)
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.05 * (high - low))  # Monte Carlo
+    low, high = bounds(change, tokens, list(rows[:, None]))
+    assert found.high - found.low > 1.5 * (high - low)
 
 
 def test_accuracy_of_a_language_resamples_groups():
-    base, adapted = scores(1)
-    count = len(base.nats)
-    groups = [f"group={n // LANGUAGES}" for n in range(count)]
-    questions = Questions([None] * count, [0] * count, ["eng_Latn", "deu_Latn"] * (count // 2), groups)
-    found = compare(base, adapted, groups, questions, 0)["accuracy_by_language"]["deu_Latn"]
-    assert found["questions"] == count // 2
-    assert found["gain"]["count"] == SENTENCES
-    own = np.arange(1, count, 2)
-    change = adapted.correct - base.correct
-    low, high = bounds(change, np.ones(count), list(own.reshape(SENTENCES, -1)))
-    assert (found["gain"]["low"], found["gain"]["high"]) == pytest.approx(
-        (low, high), abs=0.05 * (high - low)
-    )
+    right = scores(1)[2]
+    answers = {
+        name: {"test": [{"sums": [0.0, -1.0] if r else [-1.0, 0.0], "counts": [1, 1]} for r in own]}
+        for name, own in zip(("base", "adapted"), right, strict=True)
+    }
+    test = evaluation_set(from_fields(ROWS, "t"))
+    results = Results({}, tuple(choice_rows({"test": test}, answers, seed=0, pivot=None)[1]))
+    found = results.get("accuracy", "difference", "deu_Latn")
+    assert (found.n, found.groups) == (COUNT // 2, SENTENCES)
+    change, own = right[1] - right[0], np.arange(1, COUNT, 2)
+    low, high = bounds(change, np.ones(COUNT), list(own.reshape(SENTENCES, -1)))
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.05 * (high - low))
+
+
+def held_out(rows: list[dict]) -> list[Record]:
+    return [Record(row, "held.jsonl", number) for number, row in enumerate(rows, 1)]
 
 
 def test_a_record_over_the_limit_leaves_its_group_to_the_others(tokenizer):
-    rows = [
-        {"prompt": "a" * length, "completion": "b", "premise": n // 2}
-        for n, length in enumerate((3, 90, 4, 5))
-    ]
-    test = [Record(row, str(Path("held.jsonl")), n) for n, row in enumerate(rows, 1)]
+    test = held_out(
+        [
+            {"prompt": "a" * length, "completion": "b", "premise": n // 2}
+            for n, length in enumerate((3, 90, 4, 5))
+        ]
+    )
     examples, dropped = make_examples(test, tokenizer, max_tokens=40, too_long="drop")
     assert dropped == 1
-    assert example_groups(examples, test, "premise") == ["premise=0", "premise=1", "premise=1"]
-    assert len(set(example_groups(examples, test, "group"))) == 3
+    measured = {example.where for example in examples}
+    whole, beside, why = held_out_sets(test, [], group="premise", max_tokens=40, measured=measured)
+    assert (beside, why) == (None, "")
+    assert whole.groups == ["premise=0", "premise=1", "premise=1"]
+    whole, _, _ = held_out_sets(test, [], group="group", max_tokens=40, measured=measured)
+    assert len(set(whole.groups)) == 3
+
+
+def test_the_loss_is_that_of_the_tokens_that_training_counts(model, tokenizer):
+    rows = [{"prompt": "a" * 9, "completion": "bc" * n, "language": "en"} for n in (2, 30)]
+    test = held_out(rows)
+    whole, _, _ = held_out_sets(test, [], group="group", max_tokens=40, measured={r.where for r in test})
+    examples, _ = make_examples(test, tokenizer, max_tokens=40, too_long="truncate")
+    told = answer(model, tokenizer, whole, generate=None)
+    assert [row["tokens"] for row in told] == [example.trained_count for example in examples]
+    results = evaluate({"base": model}, tokenizer, whole)
+    total = sum(row["nats"] for row in told) / sum(row["tokens"] for row in told)
+    assert results.get("loss", "base").value == pytest.approx(total)
+
+
+def test_labels_without_fixed_answers_leave_the_loss():
+    rows = [{"prompt": f"q{n}", "completion": f"free {n}", "label": "x"} for n in range(3)]
+    test = held_out(rows)
+    whole, beside, why = held_out_sets(
+        test, [], group="group", max_tokens=9, measured={r.where for r in test}
+    )
+    assert (whole.kind, len(whole.records), beside) == ("conversation", 3, None)
+    assert why.startswith("Accuracy is not measured: ")

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from mlx_hybrid.errors import ConfigError, MlxHybridError
-from mlx_hybrid.evaluation.harness import continuations, find_tasks, short_results
+from mlx_hybrid.evaluation.harness import continuations, find_tasks, task_results
+from mlx_hybrid.evaluation.results import Results, by_model
 from mlx_hybrid.report.result_tables import result_tables
 
 REQUESTS = [([5, 9, 3], [7]), ([5], [9, 3, 7, 2]), ([1, 2, 3, 4, 5, 6], [8, 8]), ([2, 2], [2, 2, 2])]
@@ -61,9 +62,10 @@ def test_a_continuation_longer_than_the_context_is_refused(model):
 
 def test_results_become_rows():
     whole = {"results": {"t": {"alias": "t", "acc,none": 0.5, "acc_stderr,none": 0.1}}, "versions": {"t": 3}}
-    (table,) = result_tables(
-        {"harness": "lm-eval", "lm_eval": {"base": short_results(whole), "adapted": short_results(whole)}}
-    )
+    whole["n-samples"] = {"t": {"original": 30, "effective": 20}}
+    rows = [row for model in ("base", "adapted") for row in by_model(task_results(whole), model)]
+    assert [(row.metric, row.n) for row in rows] == [("t acc", 20)] * 2
+    (table,) = result_tables(Results({"harness": "lm-eval"}, tuple(rows)))
     assert table.columns == ("task and metric", "base", "adapted")
     assert table.rows == [("t acc", "0.500 [0.304, 0.696]", "0.500 [0.304, 0.696]")]
 

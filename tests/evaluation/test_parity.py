@@ -4,30 +4,33 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlx_hybrid.errors import DataError
-from mlx_hybrid.evaluation.metrics.parity import directional_balance, parity, parity_intervals
+from mlx_hybrid.evaluation.metrics.parity import parity
 
 VALUES = {"eng_Latn": 0.9, "swh_Latn": 0.5, "hau_Latn": 0.6, "tha_Thai": 0.7}
 
 
+def spread(values: dict[str, float], **more) -> dict[str, float]:
+    """The measures of one value a language."""
+    lists = {name: [value] for name, value in values.items()}
+    told = parity(lists, {name: [name] for name in values}, seed=0, samples=20, **more)
+    return {name: own.value for name, own in told.items()}
+
+
 def test_measures_against_numpy():
-    result = parity(VALUES, pivot="eng_Latn")
+    result = spread(VALUES, pivot="eng_Latn")
     column = np.array(list(VALUES.values()))
     assert result["mean"] == pytest.approx(column.mean())
     assert result["standard_deviation"] == pytest.approx(np.std(column))
     assert result["range"] == pytest.approx(0.4)
-    assert (result["worst"], result["worst_language"], result["best_language"]) == (
-        0.5,
-        "swh_Latn",
-        "eng_Latn",
-    )
+    assert result["worst"] == 0.5
     assert result["gap_to_pivot"] == pytest.approx(0.9 - 0.6)
 
 
 @given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=12), st.booleans())
 def test_measures_of_any_values_are_numpys(values, higher):
     names = [f"l{n}" for n in range(len(values))]
-    told = parity(dict(zip(names, values)), pivot="l0", higher_is_better=higher)
-    assert told["worst"] == (min if higher else max)(values)
+    told = spread(dict(zip(names, values)), pivot="l0", higher_is_better=higher)
+    assert told["worst"] == pytest.approx((min if higher else max)(values))
     assert told["range"] == pytest.approx(np.ptp(values))
     assert told["standard_deviation"] == pytest.approx(np.std(values), abs=1e-9)
     if len(values) > 1:
@@ -37,26 +40,27 @@ def test_measures_of_any_values_are_numpys(values, higher):
 
 def test_languages_that_no_draw_holds_together_have_no_width():
     names = [f"l{n}" for n in range(30)]
-    told = parity_intervals({n: [1.0] for n in names}, {n: [n] for n in names}, seed=0, samples=200)
-    assert told["mean"]["low"] == told["mean"]["value"] == told["mean"]["high"] == 1
+    told = parity({n: [1.0] for n in names}, {n: [n] for n in names}, seed=0, samples=200)
+    assert told["mean"].low == told["mean"].value == told["mean"].high == 1
 
 
 def test_a_measure_to_be_kept_low_turns_worst_and_gap_round():
-    result = parity(VALUES, pivot="eng_Latn", higher_is_better=False)
-    assert (result["worst"], result["worst_language"]) == (0.9, "eng_Latn")
+    result = spread(VALUES, pivot="eng_Latn", higher_is_better=False)
+    assert result["worst"] == 0.9
     assert result["gap_to_pivot"] == pytest.approx(-0.3)
 
 
 def test_one_language_and_no_pivot():
-    result = parity({"swh_Latn": 0.5}, pivot="swh_Latn")
-    assert (result["range"], result["standard_deviation"], result["gap_to_pivot"]) == (0, 0, None)
-    assert parity(VALUES, pivot="deu_Latn")["gap_to_pivot"] is None
+    result = spread({"swh_Latn": 0.5}, pivot="swh_Latn")
+    assert (result["range"], result["standard_deviation"]) == (0, 0)
+    assert "gap_to_pivot" not in result
+    assert "gap_to_pivot" not in spread(VALUES, pivot="deu_Latn")
 
 
 @pytest.mark.parametrize("values", [{}, {"swh_Latn": float("nan")}])
 def test_no_language_and_no_number_are_errors(values):
     with pytest.raises(DataError):
-        parity(values)
+        spread(values)
 
 
 def test_intervals_resample_translations_together():
@@ -64,29 +68,22 @@ def test_intervals_resample_translations_together():
     shared = rng.integers(2, size=300).astype(float)
     values = {"a": shared, "b": shared}
     groups = {"a": np.arange(300), "b": np.arange(300)}
-    together = parity_intervals(values, groups, seed=1, pivot="a")
-    assert together["range"]["high"] == 0
-    apart = parity_intervals(values, {"a": np.arange(300), "b": np.arange(300) + 300}, seed=1, pivot="a")
-    assert apart["range"]["high"] > 0.05
-    assert together["mean"]["value"] == pytest.approx(shared.mean())
-    assert apart["gap_to_pivot"]["low"] < 0 < apart["gap_to_pivot"]["high"]
+    together = parity(values, groups, seed=1, pivot="a")
+    assert together["range"].high == 0
+    apart = parity(values, {"a": np.arange(300), "b": np.arange(300) + 300}, seed=1, pivot="a")
+    assert apart["range"].high > 0.05
+    assert together["mean"].value == pytest.approx(shared.mean())
+    assert apart["gap_to_pivot"].low < 0 < apart["gap_to_pivot"].high
 
 
 def test_an_empty_language_is_named():
     with pytest.raises(DataError, match="No examples in b"):
-        parity_intervals({"a": [1.0], "b": []}, {"a": [0], "b": []}, seed=0)
+        parity({"a": [1.0], "b": []}, {"a": [0], "b": []}, seed=0)
 
 
-def test_directional_balance():
-    values = {
-        ("en", "sw"): 30.0,
-        ("sw", "en"): 35.0,
-        ("en", "de"): 50.0,
-        ("de", "en"): 48.0,
-        ("en", "th"): 9.0,
-    }
-    result = directional_balance(values, pivot="en")
-    assert result["languages"] == {"de": 2.0, "sw": -5.0}
-    assert (result["mean"], result["mean_size"]) == (-1.5, 3.5)
-    with pytest.raises(DataError, match="both directions with fr"):
-        directional_balance(values, pivot="fr")
+def test_sizes_weigh_the_values_of_a_language():
+    told = parity(
+        {"a": [6.0, 2.0], "b": [3.0]}, {"a": [0, 1], "b": [2]}, sizes={"a": [1.0, 3.0], "b": [1.0]}, seed=0
+    )
+    assert told["mean"].value == pytest.approx((8 / 4 + 3) / 2)
+    assert told["range"].value == pytest.approx(1)

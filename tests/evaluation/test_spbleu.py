@@ -10,7 +10,7 @@ from sacrebleu.tokenizers.tokenizer_spm import SPM_MODELS
 
 from mlx_hybrid.evaluation.evaluate import evaluate
 from mlx_hybrid.evaluation.metrics import spbleu
-from mlx_hybrid.evaluation.metrics.translation import score_spbleu
+from mlx_hybrid.evaluation.metrics.chrf import intervals, score_directions, sentence_statistics, signature
 from mlx_hybrid.evaluation.sets import evaluation_set, from_fields
 from mlx_hybrid.report.result_tables import result_tables
 from mlx_hybrid.report.tables import joined
@@ -99,31 +99,36 @@ def translated(model, tokenizer):
 def test_it_is_that_of_sacrebleu(pieces, place, others):
     place.write_bytes(pieces)
     columns = [REFERENCES, *others]
-    result = score_spbleu(HYPOTHESES, columns, seed=0)
+    table = sentence_statistics(HYPOTHESES, columns, spbleu.bleu())
+    scored = score_directions([("en", "sw")] * 4, list("abcd"), table, seed=0, metric=spbleu.bleu())
+    result = intervals([scored], None)["chrf"]
     wanted = sacrebleu.corpus_bleu(HYPOTHESES, columns, tokenize="flores200").score
-    assert result["spbleu"]["value"] == pytest.approx(wanted)
-    assert result["spbleu"]["low"] < wanted < result["spbleu"]["high"]
+    assert result.value == pytest.approx(wanted)
+    assert result.low < wanted < result.high
     assert wanted != pytest.approx(sacrebleu.corpus_bleu(HYPOTHESES, columns).score, abs=1)
-    assert "tok:flores200" in result["spbleu_signature"]
+    assert "tok:flores200" in signature(spbleu.bleu(), len(columns))
 
 
 def test_evaluate_gives_it_for_each_direction(pieces, place, translated):
     place.write_bytes(pieces)
     results = translated()
     wanted = sacrebleu.corpus_bleu(HYPOTHESES, [REFERENCES], tokenize="flores200").score
-    own = results["models"]["adapted"]
-    assert [row["spbleu"]["value"] for row in own["directions"].values()] == pytest.approx([wanted] * 2)
-    assert own["mean_spbleu"] == pytest.approx(wanted)
-    assert "spbleu_missing" not in own
-    assert ("spBLEU, mean over directions", f"{wanted:.1f}", f"{wanted:.1f}", "–") in result_tables(results)[
-        0
-    ].rows
+    names = results.languages("spbleu")
+    assert len(names) == 2
+    assert [results.get("spbleu", "adapted", name).value for name in names] == pytest.approx([wanted] * 2)
+    assert results.get("spbleu", "adapted").value == pytest.approx(wanted)
+    assert results.facts["notes"] == []
+    assert "tok:flores200" in results.facts["signatures"]["spbleu"]
+    row = next(row for row in result_tables(results)[0].rows if row[0] == "spBLEU, mean over directions")
+    assert row[1] == row[2]
+    assert row[1].startswith(f"{wanted:.1f} [")
+    assert row[3] == "–"
 
 
 def test_without_it_a_line_says_so_and_the_rest_comes_out(place, proxy, translated):
     results = translated()
     assert proxy == []
-    assert results["models"]["base"]["mean_chrf"]["value"] > 10
+    assert results.get("chrf", "base").value > 10
     text = joined(result_tables(results))
     assert text.count("spBLEU") == 1
     assert (

@@ -15,7 +15,7 @@ from scene import changed, everything, examples, material  # noqa: E402
 
 from mlx_hybrid.cli import finetune, main  # noqa: E402, F401
 from mlx_hybrid.config import TrainConfig  # noqa: E402
-from mlx_hybrid.evaluation import held_out  # noqa: E402, F401
+from mlx_hybrid.evaluation import evaluate  # noqa: E402, F401
 from mlx_hybrid.models import adapted  # noqa: E402, F401
 from mlx_hybrid.publish import card  # noqa: E402, F401
 from mlx_hybrid.report import run_page  # noqa: E402, F401

@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mlx_hybrid.errors import ConfigError, nearest
 from mlx_hybrid.evaluation.benchmarks.rows import SPLITS
@@ -26,6 +27,13 @@ class Choice:
     folder: Path | None = None
 
 
+def choice(languages: Sequence[str], *, folder: Path | None, **more: Any) -> Choice:
+    """A Choice from options of a command. Raises ConfigError where the local copy is no folder."""
+    if folder is not None and not folder.is_dir():
+        raise ConfigError(f"--from {folder}: no such folder.")
+    return Choice(languages=tuple(languages), folder=folder, **more)
+
+
 def splits_of(task: Task) -> tuple[str, ...]:
     """The splits that a task has, in the order train, dev, test."""
     own = {*SPLITS[task.source], *(("test",) if task.test_source else ())}
@@ -43,9 +51,14 @@ def chosen_splits(task: Task, names: Sequence[str]) -> tuple[str, ...]:
 
 def split_records(name: str, split: str, choice: Choice) -> list[dict]:
     return build_records(
-        name, split, choice.languages, folder=choice.folder, shots=shots_of(split, choice), seed=choice.seed,
+        name,
+        split,
+        choice.languages,
+        folder=choice.folder,
+        shots=shots_of(split, choice),
+        seed=choice.seed,
         english_prompts=choice.english_prompts,
-    )  # fmt: skip
+    )
 
 
 def shots_of(split: str, choice: Choice) -> int:
@@ -91,10 +104,14 @@ def describe(task: Task, directory: Path, choice: Choice, parts: dict[str, list[
     told = read_json(path) if path.exists() else {"format": FORMAT, "splits": {}}
     for split, records in parts.items():
         told["splits"][split] = {
-            "task": task.name, "version": task.version, "file": FILES[split], "records": len(records),
+            "task": task.name,
+            "version": task.version,
+            "file": FILES[split],
+            "records": len(records),
             "languages": sorted({str(record["language"]) for record in records}),
-            "shots": shots_of(split, choice), "seed": choice.seed,
+            "shots": shots_of(split, choice),
+            "seed": choice.seed,
             "english_prompts": choice.english_prompts,
-        }  # fmt: skip
+        }
     write_json(path, told)
     return told

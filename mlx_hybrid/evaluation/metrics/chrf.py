@@ -1,62 +1,51 @@
-"""chrF++ of resampled corpora: a corpus score is a function of summed sentence statistics, so resampling needs no text.
+"""Corpus scores of resampled corpora: sacrebleu makes one of summed sentence statistics, so resampling needs no text.
 
 chrF with character n-grams up to 6, word n-grams up to 2 and β = 2. Popović 2017, https://aclanthology.org/W17-4770.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from mlx_hybrid.evaluation.metrics.intervals import Interval, interval_of
 from mlx_hybrid.evaluation.metrics.parity import MEASURES, measures
 
-ORDERS = 8  # 6 of characters, 2 of words
-BETA_SQUARED = 4.0
 RESAMPLES = 1_000
 Pair = tuple[str, str]  # source and target language
 
 
-def sentence_statistics(hypotheses: Sequence[str], columns: Sequence[Sequence[str]]) -> np.ndarray:
-    """(sentences, 8 · 3) counts of n-grams in the hypothesis, in its best reference, and in both, as sacrebleu counts
-    them; `columns` holds each set of references whole."""
+def chrf() -> Any:
+    """sacrebleu's chrF++."""
     from sacrebleu.metrics import CHRF
 
-    return np.array(CHRF(word_order=2)._extract_corpus_statistics(hypotheses, columns))
+    return CHRF(word_order=2)
 
 
-def chrf_signature(references: int) -> str:
+def sentence_statistics(
+    hypotheses: Sequence[str], columns: Sequence[Sequence[str]], metric: Any = None
+) -> np.ndarray:
+    """What a corpus score is summed from, a row a sentence, as sacrebleu counts it; of chrF++ (sentences, 8 · 3) counts
+    of n-grams in the hypothesis, in its best reference, and in both. `columns` holds each set of references whole."""
+    return np.array((metric or chrf())._extract_corpus_statistics(hypotheses, columns))
+
+
+def signature(metric: Any, references: int) -> str:
     """How sacrebleu names these settings, with so many references a sentence."""
-    from sacrebleu.metrics import CHRF
-
-    metric = CHRF(word_order=2)
     metric.corpus_score(["a"], [["a"]] * references)  # before which it knows no number of references
     return str(metric.get_signature())
 
 
-def corpus_score(sums: np.ndarray) -> np.ndarray:
-    """chrF++ from 0 to 100 of summed statistics (…, 8 · 3).
-
-    F = (1 + β²) P R / (β² P + R), where P and R are means of the precisions and recalls of the orders that both sides
-    have; 0 where nothing matches.
-    """
-    found, wanted, match = np.moveaxis(
-        np.asarray(sums, np.float64).reshape(*sums.shape[:-1], ORDERS, 3), -1, 0
-    )
-    both = (found > 0) & (wanted > 0)
-    orders = np.maximum(both.sum(-1), 1)
-    precision, recall = (
-        np.divide(match, side, out=np.zeros_like(match), where=both).sum(-1) / orders
-        for side in (found, wanted)
-    )
-    below = BETA_SQUARED * precision + recall
-    above = 100 * (1 + BETA_SQUARED) * precision * recall
-    return np.divide(above, below, out=np.zeros_like(below), where=below > 0)
+def corpus_score(sums: np.ndarray, metric: Any = None) -> np.ndarray:
+    """The score from 0 to 100 of summed statistics (…, counts), chrF++ unless another metric is given."""
+    own = metric or chrf()
+    return np.apply_along_axis(lambda row: own._compute_score_from_stats(row.tolist()).score, -1, sums)
 
 
 @dataclass(frozen=True)
 class Directions:
-    """chrF++ of each direction, as observed (1, directions) and over resampled groups (samples, directions)."""
+    """A corpus score of each direction, as observed (1, directions) and over resampled groups (samples, directions)."""
 
     pairs: list[Pair]
     observed: np.ndarray
@@ -65,7 +54,12 @@ class Directions:
 
 
 def score_directions(
-    pairs: Sequence[Pair], groups: Sequence[str], statistics: np.ndarray, *, seed: int
+    pairs: Sequence[Pair],
+    groups: Sequence[str],
+    statistics: np.ndarray,
+    *,
+    seed: int,
+    metric: Any = None,
 ) -> Directions:
     """Of one direction, group and row of statistics a sentence; a group is drawn in all its directions at once.
 
@@ -80,9 +74,11 @@ def score_directions(
     drawn = [weights[:, place[own]] for own in rows.values()]
     whole = np.all([own.sum(1) > 0 for own in drawn], axis=0)
     tables = [statistics[own] for own in rows.values()]
-    scores = [corpus_score(own[whole] @ table) for own, table in zip(drawn, tables)]
-    observed = np.stack([corpus_score(table.sum(0, keepdims=True)) for table in tables], 1)
-    return Directions(list(rows), observed, np.stack(scores, 1) if whole.any() else observed, len(names))
+    observed = np.stack([corpus_score(table.sum(0, keepdims=True), metric) for table in tables], 1)
+    if not whole.any():
+        return Directions(list(rows), observed, observed, len(names))
+    scores = [corpus_score(own[whole] @ table, metric) for own, table in zip(drawn, tables)]
+    return Directions(list(rows), observed, np.stack(scores, 1), len(names))
 
 
 def intervals(

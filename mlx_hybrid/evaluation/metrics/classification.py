@@ -1,7 +1,6 @@
-"""Which option is chosen, and how often that is right, per language and with intervals."""
+"""Which option is chosen, and how often that is right, with intervals."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 
 import numpy as np
 
@@ -52,28 +51,6 @@ def macro_f1(
     np.add.at(counts, (place, kinds.reshape(-1)), 1)
     drawn = _macro_f1(pairs, resampled_sums(counts, np.random.default_rng(seed), samples))
     return interval_of(float(_macro_f1(pairs, counts.sum(0)[None])[0]), drawn, len(counts))
-
-
-def by_language(
-    chosen: Sequence[int],
-    answers: Sequence[int],
-    languages: Sequence[str],
-    *,
-    seed: int,
-    groups: Sequence | None = None,
-) -> dict[str, dict]:
-    """Accuracy and macro-F1 of each language."""
-    chosen, answers, languages = np.asarray(chosen), np.asarray(answers), np.asarray(languages)
-    table = {}
-    for language in sorted(set(languages.tolist())):
-        inside = np.flatnonzero(languages == language)
-        own = None if groups is None else [groups[i] for i in inside]
-        table[language] = {
-            "count": len(inside),
-            "accuracy": asdict(accuracy(chosen[inside], answers[inside], seed=seed, groups=own)),
-            "macro_f1": asdict(macro_f1(chosen[inside], answers[inside], seed=seed, groups=own)),
-        }
-    return table
 
 
 def _pair(chosen: Sequence[int], answers: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

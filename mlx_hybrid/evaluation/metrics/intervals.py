@@ -5,14 +5,14 @@ drawing the counts instead of the indices gives the same distribution and takes 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 
 from mlx_hybrid.errors import DataError
 
 LEVEL = 0.95
-MCNEMAR, SIGN_FLIP = "McNemar", "sign flips of groups"
+MCNEMAR, SIGN_FLIP = "mcnemar_p", "sign_flip_p"
 DRAWS_AT_ONCE = 1 << 22  # bounds the memory of one block of resamples to some tens of MB
 
 
@@ -26,9 +26,6 @@ class Interval:
     level: float
     count: int
     """How many units were resampled: values, or groups where groups were given."""
-
-    def as_dict(self) -> dict:
-        return asdict(self)
 
 
 def bootstrap_mean(
@@ -155,11 +152,11 @@ def sign_flip(a_correct: Sequence[bool], b_correct: Sequence[bool], groups: Sequ
     return min(1.0, float(chance[np.abs(sums) >= abs(int(changes.sum()))].sum()))
 
 
-def paired_test(a_correct: Sequence[bool], b_correct: Sequence[bool], groups: Sequence) -> dict:
-    """`p` that both are right as often, and the `test` it is of: MCNEMAR where no group repeats, else SIGN_FLIP."""
+def paired_test(a_correct: Sequence[bool], b_correct: Sequence[bool], groups: Sequence) -> tuple[str, float]:
+    """The test that fits, MCNEMAR where no group repeats, else SIGN_FLIP, and its p that both are right as often."""
     if len({str(group) for group in groups}) == len(groups):
-        return {"test": MCNEMAR, "p": mcnemar(a_correct, b_correct)}
-    return {"test": SIGN_FLIP, "p": sign_flip(a_correct, b_correct, groups)}
+        return MCNEMAR, mcnemar(a_correct, b_correct)
+    return SIGN_FLIP, sign_flip(a_correct, b_correct, groups)
 
 
 def interval_of(value: float, drawn: np.ndarray, count: int) -> Interval:

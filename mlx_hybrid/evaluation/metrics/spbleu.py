@@ -1,15 +1,23 @@
-"""The SentencePiece model that spBLEU splits words with: from where sacrebleu keeps it, and fetched there on request.
+"""spBLEU by sacrebleu: its SentencePiece model from where sacrebleu keeps it, and fetched there on request.
 
 BLEU over these pieces: Goyal et al. 2022, https://aclanthology.org/2022.tacl-1.30.
 """
 
 import os
 from pathlib import Path
+from typing import Any
 
 from mlx_hybrid.files import write_bytes
 
 TOKENIZER = "flores200"
 SECONDS = 20  # without an answer, before a download is given up
+
+
+def bleu() -> Any:
+    """sacrebleu's BLEU over the pieces; its tokenizer must be there."""
+    from sacrebleu.metrics import BLEU
+
+    return BLEU(tokenize=TOKENIZER)
 
 
 def tokenizer_path() -> Path:

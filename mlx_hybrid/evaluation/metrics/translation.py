@@ -1,26 +1,23 @@
 """Translations: written greedily, scored by chrF++ and spBLEU, their parity and the balance of directions."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from mlx_hybrid.errors import DataError
 from mlx_hybrid.evaluation.metrics.chrf import (
-    Directions,
-    chrf_signature,
+    chrf,
     intervals,
-    measure_name,
     score_directions,
     sentence_statistics,
+    signature,
 )
-from mlx_hybrid.evaluation.metrics.intervals import bootstrap_statistic
-from mlx_hybrid.evaluation.metrics.parity import MEASURES, directional_balance, parity
-from mlx_hybrid.evaluation.metrics.spbleu import TOKENIZER, missing_tokenizer
+from mlx_hybrid.evaluation.metrics.intervals import Interval
+from mlx_hybrid.evaluation.metrics.spbleu import bleu, missing_tokenizer
+from mlx_hybrid.evaluation.results import ALL, DIFFERENCE, Row, by_model
 from mlx_hybrid.evaluation.sets import EvaluationSet, language_code, references
 
-RESAMPLES = 1_000
 MOST_TOKENS = 256  # of one translation
 
 
@@ -32,79 +29,56 @@ def directions_of(examples: EvaluationSet) -> list[tuple[str, str]]:
     ]
 
 
-def translated(examples: EvaluationSet, texts: list[str], *, seed: int) -> Directions:
-    """chrF++ of each direction, as it is and over resampled groups."""
-    return score_directions(
-        directions_of(examples), examples.groups, statistics_of(examples, texts), seed=seed
-    )
-
-
-def statistics_of(examples: EvaluationSet, texts: list[str]) -> np.ndarray:
-    """What chrF++ is made of, a row a record."""
-    columns = reference_columns(texts, [references(record) for record in examples.records])
-    return sentence_statistics(texts, columns)
-
-
-def translation(
-    examples: EvaluationSet, texts: list[str], scored: Directions, *, seed: int, pivot: str | None
-) -> dict:
-    """chrF++ of each direction, its parity out of and into the pivot, their balance; spBLEU, or why not."""
-    own = {name: asdict(value) for name, value in intervals([scored], pivot).items()}
-    places, groups, missing = directions_of(examples), examples.groups, missing_tokenizer()
-    signature = chrf_signature(len(references(examples.records[0])))
-    directions: dict[str, dict] = {}
-    for pair in scored.pairs:
-        rows = [number for number, place in enumerate(places) if place == pair]
-        wrote, name = [texts[n] for n in rows], ">".join(pair)
-        directions[name] = {
-            "count": len(rows), "empty": sum(not text.strip() for text in wrote), "chrf": own[f"chrf@{name}"],
-            "chrf_signature": signature,
-        }  # fmt: skip
+def translation_rows(
+    parts: Mapping[str, EvaluationSet], answers: Mapping[str, dict], *, seed: int, pivot: str | None
+) -> tuple[dict, list[Row]]:
+    """chrF++ and spBLEU of each direction, their parity out of and into the pivot and their balance; of two models what
+    the second has more. Facts name sacrebleu's settings and say why spBLEU is missing."""
+    test, missing = parts["test"], missing_tokenizer()
+    texts = {name: [row["text"] for row in own["test"]] for name, own in answers.items()}
+    pairs, groups = directions_of(test), test.groups
+    scored = {n: score_directions(pairs, groups, statistics_of(test, t), seed=seed) for n, t in texts.items()}
+    sizes = {ALL: len(pairs)} | {">".join(pair): pairs.count(pair) for pair in sorted(set(pairs))}
+    rows: list[Row] = []
+    for name, own in scored.items():
+        told = figure_rows(intervals([own], pivot), sizes) + empty_rows(pairs, texts[name])
         if not missing:
-            columns = reference_columns(wrote, [references(examples.records[n]) for n in rows])
-            directions[name] |= score_spbleu(wrote, columns, seed=seed, groups=[groups[n] for n in rows])
-    result: dict[str, Any] = {"count": len(texts), "directions": directions, "mean_chrf": own["chrf"]}
-    if missing:
-        result["spbleu_missing"] = missing
-    else:
-        result["mean_spbleu"] = float(np.mean([row["spbleu"]["value"] for row in directions.values()]))
-    values = {pair: float(scored.observed[0, number]) for number, pair in enumerate(scored.pairs)}
-    for name, prefix, side in (("parity_from_pivot", "chrf_out", 0), ("parity_to_pivot", "chrf_in", 1)):
-        if languages := {pair[1 - side]: value for pair, value in values.items() if pair[side] == pivot}:
-            bounds = {m: own[key] for m in MEASURES if (key := measure_name(prefix, m)) in own}
-            result[name] = parity(languages) | {"intervals": bounds}
-    if "balance" in own:
-        bounds = {key: own[name] for key, name in (("mean", "balance"), ("mean_size", "balance_size"))}
-        bounds["languages"] = {n.partition("@")[2]: row for n, row in own.items() if n.startswith("balance@")}
-        result["balance"] = directional_balance(values, pivot=pivot) | {"intervals": bounds}
-    return result
+            table = statistics_of(test, texts[name], bleu())
+            spbleu = score_directions(pairs, groups, table, seed=seed, metric=bleu())
+            told += figure_rows(intervals([spbleu], None), sizes, "spbleu")
+        rows += by_model(told, name)
+    if len(scored) == 2:
+        before, after = scored.values()
+        rows += by_model(figure_rows(intervals([after], pivot, minus=[before]), sizes), DIFFERENCE)
+    metrics = {"chrf": chrf()} | ({} if missing else {"spbleu": bleu()})
+    count = len(references(test.records[0]))
+    signatures = {name: signature(metric, count) for name, metric in metrics.items()}
+    return {"signatures": signatures, "notes": [missing] if missing else []}, rows
 
 
-def translation_difference(before: Directions, after: Directions, *, pivot: str | None) -> dict:
-    """After minus before in chrF++ over the same draws, the mean over directions and each of them."""
-    own = {name: asdict(value) for name, value in intervals([after], pivot, minus=[before]).items()}
-    names = [">".join(pair) for pair in after.pairs]
-    return {"chrf": own["chrf"], "directions": {name: {"chrf": own[f"chrf@{name}"]} for name in names}}
+def figure_rows(figures: Mapping[str, Interval], sizes: Mapping[str, int], metric: str = "chrf") -> list[Row]:
+    """Rows of `direction_measures`; a language or direction stands behind the @."""
+    rows = []
+    for figure, value in figures.items():
+        name, _, language = figure.partition("@")
+        n = sizes.get(language or ALL, value.count)
+        rows.append(Row.of(name.replace("chrf", metric), value, n, language or ALL))
+    return rows
 
 
-def score_spbleu(
-    hypotheses: Sequence[str],
-    columns: Sequence[Sequence[str]],
-    *,
-    seed: int,
-    groups: Sequence[str] | None = None,
-) -> dict[str, Any]:
-    """Corpus spBLEU, 0 to 100, with its interval over groups, and sacrebleu's signature."""
-    from sacrebleu.metrics import BLEU
+def empty_rows(pairs: list[tuple[str, str]], texts: list[str]) -> list[Row]:
+    """How many translations of each direction are empty, which score zero."""
+    rows = []
+    for pair in sorted(set(pairs)):
+        own = [text for text, other in zip(texts, pairs, strict=True) if other == pair]
+        rows.append(Row("empty", ">".join(pair), value=sum(not text.strip() for text in own), n=len(own)))
+    return rows
 
-    bleu = BLEU(tokenize=TOKENIZER)
-    table = np.array(bleu._extract_corpus_statistics(hypotheses, columns))
 
-    def corpus(index: np.ndarray) -> float:
-        return bleu._compute_score_from_stats(table[index].sum(0).tolist()).score
-
-    own = bootstrap_statistic(corpus, len(table), seed=seed, samples=RESAMPLES, groups=groups)
-    return {"spbleu": asdict(own), "spbleu_signature": str(bleu.get_signature())}
+def statistics_of(examples: EvaluationSet, texts: list[str], metric: Any = None) -> np.ndarray:
+    """What a corpus score is made of, a row a record: of chrF++, or of another metric of sacrebleu."""
+    columns = reference_columns(texts, [references(record) for record in examples.records])
+    return sentence_statistics(texts, columns, metric)
 
 
 def reference_columns(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> list[list[str]]:

@@ -1,0 +1,178 @@
+"""Choices between answers as rows: accuracy, macro-F1, calibration, parity, robustness, and what an adapter changed."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from mlx_hybrid.evaluation.answers import label_scores
+from mlx_hybrid.evaluation.benchmarks.variants import REAL_VARIANTS
+from mlx_hybrid.evaluation.metrics import calibration
+from mlx_hybrid.evaluation.metrics.classification import accuracy, choose, macro_f1, tied
+from mlx_hybrid.evaluation.metrics.intervals import (
+    Interval,
+    bootstrap_mean,
+    bootstrap_statistic,
+    paired_bootstrap,
+    paired_test,
+)
+from mlx_hybrid.evaluation.metrics.parity import parity
+from mlx_hybrid.evaluation.results import DIFFERENCE, Row, by_model
+from mlx_hybrid.evaluation.sets import EvaluationSet
+
+ECE_RESAMPLES = 500
+PARITY_RESAMPLES = 2_000
+VARIANT = "variant:"
+
+
+def choice_rows(
+    parts: Mapping[str, EvaluationSet], answers: Mapping[str, dict], *, seed: int, pivot: str | None
+) -> tuple[dict, list[Row]]:
+    """Facts and rows of every model, and of the second less the first."""
+    test, dev = parts["test"], parts.get("dev")
+    rows: list[Row] = []
+    scoring, bins, right = {}, {}, {}
+    for name, own in answers.items():
+        scoring[name] = choose_scoring(dev, own.get("dev"))
+        normalised = scoring[name]["normalised"]
+        scores = label_scores(test, own["test"], normalised=normalised)
+        right[name] = (choose(scores) == test.answers).astype(float)
+        bins[name] = calibration.reliability(*calibration.confidence(scores, test.answers))
+        told = accuracy_rows(test, scores, seed=seed) + parity_rows(test, right[name], seed=seed, pivot=pivot)
+        told += calibration_rows(test, scores, 1.0, "", seed=seed)
+        if dev:
+            dev_scores = label_scores(dev, own["dev"], normalised=normalised)
+            temperature = calibration.fit_temperature(dev_scores, dev.answers)
+            told.append(Row("temperature", value=temperature, n=len(dev.records)))
+            told += calibration_rows(test, scores, temperature, "_scaled", seed=seed)
+        told += real_variants(test, right[name], seed=seed)
+        told += variant_rows(parts, own, right[name], normalised=normalised, seed=seed)
+        rows += by_model(told, name)
+    if len(right) == 2:
+        rows += by_model(difference_rows(test, *right.values(), seed=seed), DIFFERENCE)
+    return {"labels": test.labels, "scoring": scoring, "reliability": bins}, rows
+
+
+def choose_scoring(dev: EvaluationSet | None, rows: list[dict] | None) -> dict:
+    """Whether to divide by length: what is right more often on the development set; sums where neither is."""
+    if dev is None or rows is None:
+        return {"normalised": False, "chosen_on": "default"}
+    right = [(choose(label_scores(dev, rows, normalised=n)) == dev.answers).mean() for n in (False, True)]
+    told = {"sum": float(right[0]), "normalised": float(right[1])}
+    return {"normalised": bool(right[1] > right[0]), "chosen_on": "dev", "dev_accuracy": told}
+
+
+def accuracy_rows(test: EvaluationSet, scores: np.ndarray, *, seed: int) -> list[Row]:
+    """Accuracy and macro-F1 of the whole and of each language, and how many rows had no single best option."""
+    chosen, wanted, groups = choose(scores), test.answers, np.array(test.groups)
+    rows = []
+    for language, own in test.places():
+        for metric, measure in (("accuracy", accuracy), ("macro_f1", macro_f1)):
+            value = measure(chosen[own], wanted[own], seed=seed, groups=groups[own])
+            rows.append(Row.of(metric, value, len(own), language))
+    return [*rows, Row("ties", value=tied(scores), n=len(scores))]
+
+
+def parity_rows(test: EvaluationSet, right: np.ndarray, *, seed: int, pivot: str | None) -> list[Row]:
+    """How evenly accuracy is spread over languages."""
+    groups = np.array(test.groups)
+    places = dict(test.places()[1:])
+    spread = parity(
+        {name: right[own] for name, own in places.items()},
+        {name: groups[own] for name, own in places.items()},
+        seed=seed,
+        pivot=pivot,
+        samples=PARITY_RESAMPLES,
+    )
+    return [Row.of(f"accuracy_{name}", value, len(right)) for name, value in spread.items()]
+
+
+def calibration_rows(
+    test: EvaluationSet, scores: np.ndarray, temperature: float, suffix: str, *, seed: int
+) -> list[Row]:
+    """NLL, Brier score and ECE at a temperature, of the whole and of each language."""
+    sure, correct = calibration.confidence(scores, test.answers, temperature)
+    means = {
+        "nll": calibration.negative_log_likelihood(scores, test.answers, temperature),
+        "brier": calibration.brier(scores, test.answers, temperature),
+    }
+    groups, rows = np.array(test.groups), []
+    for language, own in test.places():
+        for metric, values in means.items():
+            value = bootstrap_mean(values[own], seed=seed, groups=groups[own])
+            rows.append(Row.of(metric + suffix, value, len(own), language))
+        value = ece_interval(sure[own], correct[own], seed=seed, groups=groups[own])
+        rows.append(Row.of("ece" + suffix, value, len(own), language))
+        mass = calibration.expected_calibration_error(sure[own], correct[own], mass="mass")
+        rows.append(Row("ece_mass" + suffix, language, value=mass, n=len(own)))
+    return rows
+
+
+def ece_interval(
+    confidences: np.ndarray, correct: np.ndarray, *, seed: int, groups: Sequence | None = None
+) -> Interval:
+    """ECE and its bootstrap interval over groups; of few examples both lie above the true error (Kumar et al. 2019,
+    section 4)."""
+    return bootstrap_statistic(
+        lambda index: calibration.expected_calibration_error(confidences[index], correct[index]),
+        len(correct),
+        seed=seed,
+        samples=ECE_RESAMPLES,
+        groups=groups,
+    )
+
+
+def difference_rows(test: EvaluationSet, before: np.ndarray, after: np.ndarray, *, seed: int) -> list[Row]:
+    """After minus before, right answers (records,) on the same records, and p that both are right as often."""
+    groups, rows = np.array(test.groups), []
+    for language, own in test.places():
+        gain = paired_bootstrap(before[own], after[own], seed=seed, groups=groups[own])
+        test_name, p = paired_test(before[own] > 0, after[own] > 0, groups[own])
+        rows.append(Row.of("accuracy", gain, len(own), language))
+        rows.append(Row(test_name, language, value=p, n=len(own), groups=gain.count))
+    return rows
+
+
+def variant_rows(
+    parts: Mapping[str, EvaluationSet], answers: dict, right: np.ndarray, *, normalised: bool, seed: int
+) -> list[Row]:
+    """Accuracy lost to each variant over the records that it changes, and how many these are."""
+    test = parts["test"]
+    place = {record.where: number for number, record in enumerate(test.records)}
+    rows = []
+    for part, examples in parts.items():
+        if not part.startswith(VARIANT):
+            continue
+        name = part.removeprefix(VARIANT)
+        scores = label_scores(examples, answers[part], normalised=normalised)
+        varied = (choose(scores) == examples.answers).astype(float)
+        plain = right[[place[record.where] for record in examples.records]]
+        changed = np.array([r.fields != test.records[place[r.where]].fields for r in examples.records])
+        groups = np.array(examples.groups)
+        for language, own in examples.places():
+            rows.append(Row("changed", language, name, int(changed[own].sum()), n=len(own)))
+            if changed[own].any():
+                own = own[changed[own]]
+                drop = paired_bootstrap(varied[own], plain[own], seed=seed, groups=groups[own])
+                rows.append(Row.of("drop", drop, len(own), language, name))
+    return rows
+
+
+def real_variants(test: EvaluationSet, right: np.ndarray, *, seed: int) -> list[Row]:
+    """Drop from a language to the same sentences in its other script, where the set holds both; a sentence that is
+    asked about more than once counts by its mean."""
+    languages, groups = np.array(test.languages), np.array(test.groups)
+    rows = []
+    for language, others in REAL_VARIANTS.items():
+        for name, other in others.items():
+            own = [mean_by_group(groups[languages == l], right[languages == l]) for l in (language, other)]
+            shared = sorted(own[0].keys() & own[1].keys())
+            if shared:
+                columns = [[table[group] for group in shared] for table in own]
+                drop = paired_bootstrap(columns[1], columns[0], seed=seed)
+                rows.append(Row("changed", variant=name, value=len(shared), n=len(shared)))
+                rows.append(Row.of("drop", drop, len(shared), variant=name))
+    return rows
+
+
+def mean_by_group(groups: np.ndarray, values: np.ndarray) -> dict[str, float]:
+    return {str(group): float(values[groups == group].mean()) for group in np.unique(groups)}
