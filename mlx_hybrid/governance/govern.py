@@ -121,13 +121,9 @@ def describe_alarms(alarms: Sequence[str], config: GovernanceConfig) -> str:
 def copy_lines(sources: Sequence[Source], ledger: Ledger, folder: Path, *, redacts: bool) -> None:
     """Every line to one of the two files, with what was decided under `_gov`."""
     with (folder / "kept.jsonl").open("wb") as kept, (folder / "rejected.jsonl").open("wb") as rejected:
-        lines = read_sources(sources)
-        for index, (number, line, raw) in enumerate(lines):
-            if index >= len(ledger.decisions):
-                break
-            decision = ledger.decisions[index]
-            note = note_of(f"{sources[number].name}:{line}", ledger.languages[index], decision)
-            if decision:
+        for item, (number, line, raw) in zip(ledger.items, read_sources(sources)):
+            note = note_of(f"{sources[number].name}:{line}", item.language, item.decision)
+            if item.decision:
                 write_rejected(rejected, raw, note)
             else:
-                write_kept(kept, raw, note, ledger.flags.get(index, ()), redacts)
+                write_kept(kept, raw, note, item.flags, redacts)

@@ -8,7 +8,7 @@ import numpy as np
 
 from mlx_hybrid.config import GovernanceConfig
 from mlx_hybrid.governance.checks.language import Finding
-from mlx_hybrid.governance.checks.translations import Pair, check_pairs
+from mlx_hybrid.governance.checks.translations import check_pairs
 from mlx_hybrid.governance.duplicates.minhash import NGRAM, NGRAM_UNSPACED
 from mlx_hybrid.governance.duplicates.near import find_conflicts, find_near_duplicates
 from mlx_hybrid.governance.inspection import Inspected, Inspection, read_said
@@ -20,51 +20,36 @@ FEWEST = 5  # losses below this are told, not stopped for: a share of three reco
 
 
 class Ledger:
-    """Decisions, flags and fingerprints by record number; about 700 bytes and the normalised text for each."""
+    """What is left of every record, by its number; about 700 bytes and the normalised text for each."""
 
     def __init__(self, config: GovernanceConfig) -> None:
         self.config = config
         self.stages = active_stages(config)
-        self.languages: list[str] = []
-        self.decisions: list[Decision | None] = []
-        self.flags: dict[int, tuple[Finding, ...]] = {}
-        self.exact: list[bytes] = []
-        self.said: list[bytes] = []
-        self.licences: list[str] = []
-        self.pairs: dict[int, Pair] = {}
+        self.items: list[Inspection] = []
         self.keys: list[np.ndarray] = []
         self.small: list[np.ndarray] = []
+
+    @property
+    def decisions(self) -> list[Decision | None]:
+        """Why each record goes, or None for one that stays."""
+        return [item.decision for item in self.items]
 
     def add(self, inspected: Inspected) -> None:
         """Append consecutive records."""
         for item in inspected.items:
-            self.add_one(item)
+            item.language, item.licence = sys.intern(item.language), sys.intern(item.licence)
+        self.items += inspected.items
         self.keys.append(inspected.keys)
         self.small.append(inspected.small)
 
-    def add_one(self, item: Inspection) -> None:
-        index = len(self.decisions)
-        self.languages.append(sys.intern(item.language))
-        self.decisions.append(item.decision)
-        self.licences.append(sys.intern(item.licence))
-        self.exact.append(item.exact)
-        self.said.append(item.said if item.decision is None else b"")
-        if item.flags:
-            self.flags[index] = item.flags
-        if item.pair and item.decision is None:
-            self.pairs[index] = item.pair
-
-    def flag(self, index: int, finding: Finding) -> None:
-        self.flags[index] = (*self.flags.get(index, ()), finding)
-
     def alive(self) -> list[int]:
-        return [index for index, decision in enumerate(self.decisions) if decision is None]
+        return [index for index, item in enumerate(self.items) if item.decision is None]
 
     def by_language(self) -> dict[str, list[int]]:
         """The records still in, by language, in order."""
         result: dict[str, list[int]] = {}
         for index in self.alive():
-            result.setdefault(self.languages[index], []).append(index)
+            result.setdefault(self.items[index].language, []).append(index)
         return result
 
     def decide(self, where: Callable[[int], str]) -> None:
@@ -74,90 +59,90 @@ class Ledger:
             self.decide_exact(where)
         if "near" in self.stages:
             self.decide_near(where)
+            self.flag_conflicts(where)
 
     def decide_parallel(self) -> None:
-        rows = sorted(self.pairs)
-        for index, (rejection, flag) in zip(rows, check_pairs([self.pairs[row] for row in rows])):
+        rows = [index for index in self.alive() if self.items[index].pair]
+        for index, (rejection, flag) in zip(rows, check_pairs([self.items[row].pair for row in rows])):
             if rejection:
-                self.decisions[index] = Decision("parallel", *rejection)
+                self.items[index].decision = Decision("parallel", *rejection)
             elif flag:
-                self.flag(index, flag)
+                self.items[index].flags += (flag,)
 
     def decide_exact(self, where: Callable[[int], str]) -> None:
         first: dict[bytes, int] = {}
         for index in self.alive():
-            earlier = first.setdefault(self.exact[index], index)
+            earlier = first.setdefault(self.items[index].exact, index)
             if earlier != index:
                 name = where(earlier)
-                self.decisions[index] = Decision("exact", "exact_dup", f"same as {name}", name)
+                self.items[index].decision = Decision("exact", "exact_dup", f"same as {name}", name)
 
     def decide_near(self, where: Callable[[int], str]) -> None:
         for language, rows in self.by_language().items():
             n = NGRAM_UNSPACED if is_unspaced(language[-4:]) else NGRAM
-            said = [self.said[row] for row in rows]
+            items = [self.items[row] for row in rows]
             keys, small = gather(self.keys, rows), gather(self.small, rows)
             removed, protected = find_near_duplicates(
-                lambda i, said=said: read_said(said[i]), keys, small, n, self.config.near_threshold
+                lambda i, items=items: read_said(items[i].said), keys, small, n, self.config.near_threshold
             )
             for i, match in removed.items():
                 name = where(rows[match.kept])
                 detail = f"near_dup of {name}, {match.similarity}"
-                self.decisions[rows[i]] = Decision("near", "near_dup", detail, name)
+                items[i].decision = Decision("near", "near_dup", detail, name)
             for i, (other, detail) in protected.items():
-                self.flag(rows[i], Finding("near_dup_kept", f"{where(rows[other])}: {detail}"))
-        self.flag_conflicts(where)
+                items[i].flags += (Finding("near_dup_kept", f"{where(rows[other])}: {detail}"),)
 
     def flag_conflicts(self, where: Callable[[int], str]) -> None:
         for rows in self.by_language().values():
-            prompts, answers = zip(*(halves_of(self.said[row]) for row in rows))
+            prompts, answers = zip(*(halves_of(self.items[row].said) for row in rows))
             for i, earlier in find_conflicts(prompts, answers).items():
                 if i != earlier:
-                    self.flag(
-                        rows[i], Finding("prompt_conflict", f"{where(rows[earlier])} answers otherwise")
-                    )
+                    told = f"{where(rows[earlier])} answers otherwise"
+                    self.items[rows[i]].flags += (Finding("prompt_conflict", told),)
 
     def counts(self) -> Counts:
         """How many records each (stage, language, reason) took; what stays is under ("kept", language, "")."""
-        counted: Counts = Counter()
-        for language, decision in zip(self.languages, self.decisions):
-            counted[(decision.stage, language, decision.reason) if decision else ("kept", language, "")] += 1
-        return Counter(dict(sorted(counted.items(), key=lambda item: order_of(item[0]))))
+        counted = Counter(
+            (item.decision.stage, item.language, item.decision.reason)
+            if item.decision
+            else ("kept", item.language, "")
+            for item in self.items
+        )
+        return Counter(dict(sorted(counted.items(), key=lambda pair: order_of(pair[0]))))
 
     def flag_counts(self) -> Counter[tuple[str, str]]:
         """How many kept records carry each flag, by language."""
         counted: Counter[tuple[str, str]] = Counter()
-        for index, flags in sorted(self.flags.items()):
-            if self.decisions[index] is None:
-                counted.update({(self.languages[index], flag.reason): 1 for flag in flags})
+        for item in self.items:
+            if item.decision is None:
+                counted.update({(item.language, flag.reason) for flag in item.flags})
         return counted
 
     def alarms(self) -> list[str]:
         """Languages that one stage would take too much of, each as a sentence."""
-        counts, config = self.counts(), self.config
-        before = Counter(self.languages)
-        structure = sum(count for (stage, _, _), count in counts.items() if stage == "structure")
+        counts = self.counts()
         told = []
-        if structure >= FEWEST and structure > config.max_reject_share * len(self.languages):
-            told.append(f"structure would take {structure} of {len(self.languages)} records")
-        for language, total in sorted(before.items()):
+        structure = sum(count for (stage, _, _), count in counts.items() if stage == "structure")
+        if self.is_too_much(structure, len(self.items)):
+            told.append(f"structure would take {structure} of {len(self.items)} records")
+        for language, total in sorted(Counter(item.language for item in self.items).items()):
             entering = total
             for stage in STAGES:
                 reasons = Counter({r: c for (s, l, r), c in counts.items() if s == stage and l == language})
                 lost = reasons.total()
                 avoidable = lost - sum(reasons[reason] for reason in ASKED_FOR)
-                if (
-                    stage != "structure"
-                    and avoidable >= FEWEST
-                    and avoidable > config.max_reject_share * entering
-                ):
-                    reason = max(reasons, key=lambda reason: (reasons[reason], reason))
+                if stage != "structure" and self.is_too_much(avoidable, entering):
+                    most = max(reasons, key=lambda reason: (reasons[reason], reason))
                     told.append(
-                        f"{stage} would take {lost} of {entering} {language} records, most for {reason}"
+                        f"{stage} would take {lost} of {entering} {language} records, most for {most}"
                     )
                 entering -= lost
-            if total >= config.min_kept > entering:
+            if total >= self.config.min_kept > entering:
                 told.append(f"{language} would be left with {entering} of {total} records")
         return told
+
+    def is_too_much(self, lost: int, of: int) -> bool:
+        return lost >= FEWEST and lost > self.config.max_reject_share * of
 
 
 def halves_of(said: bytes) -> tuple[bytes, bytes]:

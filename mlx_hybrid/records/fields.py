@@ -1,13 +1,15 @@
-"""The fields of a record: which of the three kinds they make, and what keeps them from being a record."""
+"""The fields of a record: which of the three kinds they make, what keeps them from being a record, what they say."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 SCALARS = ("language", "label", "id", "group", "source", "licence")
-MAX_DEPTH = (
-    64  # of what a tool call or a tool holds; Python's own limit on functions that call themselves is 1,000
-)
-ROLES = ("system", "user", "assistant", "tool")
+# Of what a tool call or a tool holds; Python's own limit on functions that call themselves is 1,000.
+MAX_DEPTH = 64
+MAY_FOLLOW = {"system": (None,), "user": (None, "system", "assistant"), "assistant": ("user", "tool")}
+"""The roles, and those that each may come after; a tool's turn follows its call."""
+ROLES = (*MAY_FOLLOW, "tool")
 
 
 class NotARecord(ValueError):
@@ -73,12 +75,9 @@ def check_messages(messages: Any) -> None:
 
 def may_follow(role: str, previous: dict[str, Any]) -> bool:
     """Whether a turn of that role may come after `previous`, which is empty before the first."""
-    before = previous.get("role")
     if role == "tool":
-        return before == "tool" or bool(previous.get("tool_calls"))
-    return before in {
-        "system": (None,), "user": (None, "system", "assistant"), "assistant": ("user", "tool")
-    }[role]  # fmt: skip
+        return previous.get("role") == "tool" or bool(previous.get("tool_calls"))
+    return previous.get("role") in MAY_FOLLOW[role]
 
 
 def check_turn(turn: Any, place: int) -> None:
@@ -109,6 +108,76 @@ def is_deep(value: Any) -> bool:
         ]
         level, depth = [value for values in inside for value in values], depth + 1
     return bool(level)
+
+
+def turns_of(fields: dict[str, Any]) -> list[dict[str, Any]]:
+    """The conversation as role and content; empty for plain text."""
+    if kind_of(fields) == "messages":
+        return fields["messages"]
+    if kind_of(fields) == "text":
+        return []
+    question, answer = fields["prompt"], fields["completion"]
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+
+
+def content_of(fields: dict[str, Any]) -> str:
+    """The text that is checked and compared: what was said, without roles, template or system turn."""
+    return fields["text"] if kind_of(fields) == "text" else said(turns_of(fields))
+
+
+def prompt_of(fields: dict[str, Any]) -> str:
+    """Everything before the last assistant turn, without the system turn; empty for plain text."""
+    return said(turns_of(fields)[:-1])
+
+
+def completion_of(fields: dict[str, Any]) -> str:
+    """The last assistant turn, or the whole text."""
+    return fields["text"] if kind_of(fields) == "text" else turns_of(fields)[-1].get("content") or ""
+
+
+def said(turns: list[dict[str, Any]]) -> str:
+    return "\n".join(turn.get("content") or "" for turn in turns if turn["role"] != "system")
+
+
+def over_texts(fields: dict, change: Callable[[str, str], str]) -> dict:
+    """A copy of a record with `change(text, place)` for every text that is searched: the system turn's and the values
+    of tool calls too."""
+    clean = dict(fields)
+    for key in ("text", "prompt", "completion", "source_text"):
+        if isinstance(fields.get(key), str):
+            clean[key] = change(fields[key], key)
+    if isinstance(fields.get("messages"), list):
+        clean["messages"] = [
+            over_turn(turn, f"messages.{number}", change) for number, turn in enumerate(fields["messages"])
+        ]
+    return clean
+
+
+def over_turn(turn: dict, place: str, change: Callable[[str, str], str]) -> dict:
+    clean = dict(turn)
+    if isinstance(turn.get("content"), str):
+        clean["content"] = change(turn["content"], f"{place}.content")
+    if turn.get("tool_calls"):
+        clean["tool_calls"] = over_values(turn["tool_calls"], f"{place}.tool_calls", change)
+    return clean
+
+
+def over_values(value: Any, place: str, change: Callable[[str, str], str], *, opens: bool = True) -> Any:
+    """Every string, key and number inside, those of arguments that are JSON in a string too; the rest as it is."""
+    if isinstance(value, dict):
+        return {change(key, place): over_values(v, place, change, opens=opens) for key, v in value.items()}
+    if isinstance(value, list):
+        return [over_values(inner, place, change, opens=opens) for inner in value]
+    if isinstance(value, int) and not isinstance(value, bool):
+        changed = change(str(value), place)
+        return value if changed == str(value) else changed
+    if not isinstance(value, str):
+        return value
+    inside = json_inside(value) if opens else None
+    if inside is None:
+        return change(value, place)
+    changed = over_values(inside, place, change, opens=False)
+    return value if changed == inside else json.dumps(changed, ensure_ascii=False)
 
 
 def json_inside(text: str) -> dict | list | None:

@@ -15,7 +15,15 @@ from typing import IO, Any
 
 from mlx_hybrid.errors import ConfigError, DataError
 from mlx_hybrid.models.base import first_line
-from mlx_hybrid.records.fields import NotARecord, check_fields, kind_of
+from mlx_hybrid.records.fields import (
+    NotARecord,
+    check_fields,
+    completion_of,
+    content_of,
+    kind_of,
+    prompt_of,
+    turns_of,
+)
 
 MAX_LINE_BYTES = 1 << 28  # a line beyond this is a file without line ends, not a record
 TABLES = (".csv", ".tsv", ".xlsx", ".ods")
@@ -55,31 +63,18 @@ class Record:
         """The class of a classification record, or None."""
         return self.fields.get("label")
 
+    # What is said in a record is decided in fields.py.
     def turns(self) -> list[dict[str, Any]]:
-        """The conversation as role and content; empty for plain text."""
-        if self.kind == "messages":
-            return self.fields["messages"]
-        if self.kind == "prompt":
-            return [
-                {"role": "user", "content": self.fields["prompt"]},
-                {"role": "assistant", "content": self.fields["completion"]},
-            ]
-        return []
+        return turns_of(self.fields)
 
     def content(self) -> str:
-        """The text that is checked and compared: what was said, without roles, template or system turn."""
-        if self.kind == "text":
-            return self.fields["text"]
-        return "\n".join(turn.get("content") or "" for turn in self.turns() if turn["role"] != "system")
+        return content_of(self.fields)
 
     def prompt(self) -> str:
-        """Everything before the last assistant turn, without the system turn; empty for plain text."""
-        turns = [turn for turn in self.turns()[:-1] if turn["role"] != "system"]
-        return "\n".join(turn.get("content") or "" for turn in turns)
+        return prompt_of(self.fields)
 
     def completion(self) -> str:
-        """The last assistant turn, or the whole text."""
-        return self.fields["text"] if self.kind == "text" else self.turns()[-1].get("content") or ""
+        return completion_of(self.fields)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ tags or drop them from older turns cannot shift the mask.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mlx_hybrid.errors import DataError
@@ -70,8 +70,7 @@ def make_examples(
 
 
 def cut(example: Example, max_tokens: int) -> Example:
-    tokens, trained = example.tokens[:max_tokens], example.trained[:max_tokens]
-    return Example(tokens, trained, example.where, example.language, example.text_bytes)
+    return replace(example, tokens=example.tokens[:max_tokens], trained=example.trained[:max_tokens])
 
 
 def describe_long(long: list[str], max_tokens: int) -> str:
@@ -93,26 +92,17 @@ def make_example(record: Record, tokenizer: Any) -> Example:
 
 def record_segments(record: Record, tokenizer: Any) -> list[Segment]:
     """The record's text in the model's template, cut where training begins and ends."""
-    if record.kind == "text":
-        return [
-            Segment(tokenizer.bos_token or "", False),
-            Segment(record.fields["text"] + end_text(tokenizer), True),
-        ]
+    begin, end = tokenizer.bos_token or "", tokenizer.eos_token or ""
     turns = record.turns()
-    if getattr(tokenizer, "chat_template", None) is None and not getattr(
-        tokenizer, "has_chat_template", False
-    ):
-        if len(turns) != 2:
-            raise DataError(
-                f"{record.where}: the model has no chat template, so only prompt and completion can be used."
-            )
-        prompt = (tokenizer.bos_token or "") + turns[0]["content"]
-        return [Segment(prompt, False), Segment(turns[1]["content"] + end_text(tokenizer), True)]
-    return conversation_segments(record, turns, tokenizer)
-
-
-def end_text(tokenizer: Any) -> str:
-    return tokenizer.eos_token or ""
+    if record.kind == "text":
+        return [Segment(begin, False), Segment(record.fields["text"] + end, True)]
+    if getattr(tokenizer, "chat_template", None) or getattr(tokenizer, "has_chat_template", False):
+        return conversation_segments(record, turns, tokenizer)
+    if len(turns) != 2:
+        raise DataError(
+            f"{record.where}: the model has no chat template, so only prompt and completion can be used."
+        )
+    return [Segment(begin + turns[0]["content"], False), Segment(turns[1]["content"] + end, True)]
 
 
 def conversation_segments(record: Record, turns: list[dict], tokenizer: Any) -> list[Segment]:
@@ -152,11 +142,8 @@ def end_markers(tokenizer: Any) -> list[str]:
     """Texts of the tokens that end a turn."""
     ids = getattr(tokenizer, "eos_token_ids", None) or [tokenizer.eos_token_id]
     ids = [ids] if isinstance(ids, int) else ids
-    return [
-        m
-        for m in {tokenizer.eos_token, *(tokenizer.convert_ids_to_tokens(i) for i in ids if i is not None)}
-        if m
-    ]
+    named = {tokenizer.eos_token, *(tokenizer.convert_ids_to_tokens(i) for i in ids if i is not None)}
+    return [marker for marker in named if marker]
 
 
 def content_spans(turns: list[dict], text: str, render: Callable, where: str) -> dict[int, tuple[int, int]]:

@@ -73,13 +73,13 @@ def govern_records(
     if alarms and stop:
         raise DataError(describe_alarms(alarms, config))
     kept, rejected, flags = [], [], []
-    for index, (record, decision) in enumerate(zip(records, ledger.decisions, strict=True)):
-        if decision:
-            rejected.append(Rejection(record, ledger.languages[index], *decision))
+    for record, item in zip(records, ledger.items, strict=True):
+        if item.decision:
+            rejected.append(Rejection(record, item.language, *item.decision))
             continue
         redacted = redact_fields(record.fields) if config.redact else record.fields
         kept.append(Record(redacted, record.path, record.line))
-        flags.append(ledger.flags.get(index, ()))
+        flags.append(item.flags)
     return Governed(kept, rejected, flags, ledger.counts(), alarms)
 
 

@@ -79,9 +79,9 @@ def parallel() -> None:
             for i in range(len(target))
         ]
         config = GovernanceConfig(only=("parallel",), max_reject_share=1.0)
-        ledger = judged(records, config)
-        gone = {i for i, decision in enumerate(ledger.decisions) if decision}
-        flagged = gone | set(ledger.flags)
+        items = judged(records, config).items
+        gone = {i for i, item in enumerate(items) if item.decision}
+        flagged = gone | {i for i, item in enumerate(items) if item.flags}
         rate = {
             kind: sum(i in gone for i, k in enumerate(kinds) if k == kind) / kinds.count(kind)
             for kind in set(kinds)

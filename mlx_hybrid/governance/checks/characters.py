@@ -19,17 +19,13 @@ CLASSES = (
     (SYMBOL, r"\p{S}"),
     (BROKEN, r"[[\p{Cc}\p{Co}\p{Cn}\p{Cs}\uFFFD]--[\t\n\r]]"),
 )
-NAMES = {
-    "Latn": "Latin", "Cyrl": "Cyrillic", "Arab": "Arabic", "Hani": "Han", "Deva": "Devanagari", "Beng": "Bengali",
-    "Ethi": "Ethiopic", "Grek": "Greek", "Hebr": "Hebrew", "Hira": "Hiragana", "Kana": "Katakana", "Hang": "Hangul",
-    "Thai": "Thai", "Laoo": "Lao", "Khmr": "Khmer", "Mymr": "Myanmar", "Tibt": "Tibetan", "Geor": "Georgian",
-    "Armn": "Armenian", "Gujr": "Gujarati", "Guru": "Gurmukhi", "Orya": "Oriya", "Sinh": "Sinhala", "Taml": "Tamil",
-    "Telu": "Telugu", "Knda": "Kannada", "Mlym": "Malayalam", "Thaa": "Thaana", "Olck": "Ol_Chiki",
-    "Tfng": "Tifinagh", "Nkoo": "Nko", "Cans": "Canadian_Aboriginal", "Cher": "Cherokee", "Mong": "Mongolian",
-    "Syrc": "Syriac", "Java": "Javanese", "Bali": "Balinese", "Yiii": "Yi", "Vaii": "Vai", "Bopo": "Bopomofo",
-    "Copt": "Coptic", "Tglg": "Tagalog", "Mtei": "Meetei_Mayek", "Lana": "Tai_Tham", "Sund": "Sundanese",
-}  # fmt: skip
-SCRIPT_CODES = ("Zyyy", "Zzzz", *NAMES)  # common and inherited; a script of its own that has no name here
+SCRIPT_CODES = (
+    *("Zyyy", "Zzzz"),  # common and inherited; a script of its own that is not named here
+    *("Latn", "Cyrl", "Arab", "Hani", "Deva", "Beng", "Ethi", "Grek", "Hebr", "Hira", "Kana", "Hang"),
+    *("Thai", "Laoo", "Khmr", "Mymr", "Tibt", "Geor", "Armn", "Gujr", "Guru", "Orya", "Sinh", "Taml"),
+    *("Telu", "Knda", "Mlym", "Thaa", "Olck", "Tfng", "Nkoo", "Cans", "Cher", "Mong", "Syrc", "Java"),
+    *("Bali", "Yiii", "Vaii", "Bopo", "Copt", "Tglg", "Mtei", "Lana", "Sund"),
+)
 HAN = SCRIPT_CODES.index("Hani")
 
 
@@ -45,8 +41,8 @@ def tables() -> tuple[np.ndarray, np.ndarray]:
     for number, pattern in CLASSES:
         fill(classes, regex.finditer(f"{pattern}+", text, regex.V1), number)
     fill(scripts, regex.finditer(r"[^\p{Script=Zyyy}\p{Script=Zinh}\p{Cn}\p{Co}]+", text, regex.V1), 1)
-    for number, name in enumerate(NAMES.values(), start=2):
-        fill(scripts, regex.finditer(rf"\p{{Script={name}}}+", text, regex.V1), number)
+    for number, code in enumerate(SCRIPT_CODES[2:], start=2):
+        fill(scripts, regex.finditer(rf"\p{{Script={code}}}+", text, regex.V1), number)
     return classes, scripts
 
 
@@ -75,9 +71,8 @@ class Batch:
             han = beyond & (self.points < 0x32400)
             self.classes[beyond], self.scripts[beyond] = BROKEN, 0
             self.classes[han], self.scripts[han] = LETTER, HAN
-            self.classes[beyond & (self.points >= 0xE0000) & (self.points < 0xE0200)] = (
-                OTHER  # tags, variants
-            )
+            tags = beyond & (self.points >= 0xE0000) & (self.points < 0xE0200)  # and variants
+            self.classes[tags] = OTHER
         self.owners = np.repeat(np.arange(len(texts)), self.lengths)
 
     def count(self, values: np.ndarray, kinds: int) -> np.ndarray:

@@ -1,13 +1,12 @@
 """Personal data and secrets: found by shape and checksum, told by kind, count and offset, never by content."""
 
-import json
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import regex
 
 from mlx_hybrid.governance.checks.language import Finding
-from mlx_hybrid.records.fields import json_inside
+from mlx_hybrid.records.fields import over_texts
 
 
 class Span(NamedTuple):
@@ -138,44 +137,3 @@ def redact(text: str) -> str:
 def redact_fields(fields: dict) -> dict:
     """A record's fields with every text that is trained on redacted; identifiers and metadata stay."""
     return over_texts(fields, lambda text, _: redact(text))
-
-
-def over_texts(fields: dict, change: Callable[[str, str], str]) -> dict:
-    """A copy of a record with `change(text, place)` for every text that is searched: the system turn's and the values
-    of tool calls too."""
-    clean = dict(fields)
-    for key in ("text", "prompt", "completion", "source_text"):
-        if isinstance(fields.get(key), str):
-            clean[key] = change(fields[key], key)
-    if isinstance(fields.get("messages"), list):
-        clean["messages"] = [
-            over_turn(turn, f"messages.{number}", change) for number, turn in enumerate(fields["messages"])
-        ]
-    return clean
-
-
-def over_turn(turn: dict, place: str, change: Callable[[str, str], str]) -> dict:
-    clean = dict(turn)
-    if isinstance(turn.get("content"), str):
-        clean["content"] = change(turn["content"], f"{place}.content")
-    if turn.get("tool_calls"):
-        clean["tool_calls"] = over_values(turn["tool_calls"], f"{place}.tool_calls", change)
-    return clean
-
-
-def over_values(value: Any, place: str, change: Callable[[str, str], str], *, opens: bool = True) -> Any:
-    """Every string, key and number inside, those of arguments that are JSON in a string too; the rest as it is."""
-    if isinstance(value, dict):
-        return {change(key, place): over_values(v, place, change, opens=opens) for key, v in value.items()}
-    if isinstance(value, list):
-        return [over_values(inner, place, change, opens=opens) for inner in value]
-    if isinstance(value, int) and not isinstance(value, bool):
-        changed = change(str(value), place)
-        return value if changed == str(value) else changed
-    if not isinstance(value, str):
-        return value
-    inside = json_inside(value) if opens else None
-    if inside is None:
-        return change(value, place)
-    changed = over_values(inside, place, change, opens=False)
-    return value if changed == inside else json.dumps(changed, ensure_ascii=False)

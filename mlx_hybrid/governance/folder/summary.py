@@ -14,15 +14,15 @@ def summarise(curated: Curated, config: GovernanceConfig) -> dict[str, Any]:
     """Counts by stage, language and reason; languages before and after; flags; licences; examples by place."""
     ledger = curated.ledger
     counts = ledger.counts()
-    before = Counter(ledger.languages)
+    before = Counter(item.language for item in ledger.items)
     kept = Counter({language: count for (stage, language, _), count in counts.items() if stage == "kept"})
     tree = to_tree(config)
     del tree["workers"]
     return {
         "format": 1,
-        "records": len(ledger.decisions),
+        "records": len(ledger.items),
         "kept": kept.total(),
-        "rejected": len(ledger.decisions) - kept.total(),
+        "rejected": len(ledger.items) - kept.total(),
         "languages": [
             {"language": name, "before": total, "kept": kept[name]} for name, total in sorted(before.items())
         ],
@@ -45,9 +45,7 @@ def summarise(curated: Curated, config: GovernanceConfig) -> dict[str, Any]:
 
 def licences(ledger: Ledger) -> dict[str, int]:
     """Kept records by their licence; those that state none under "not stated"."""
-    names = [
-        name or "not stated" for name, decision in zip(ledger.licences, ledger.decisions) if decision is None
-    ]
+    names = [item.licence or "not stated" for item in ledger.items if item.decision is None]
     return dict(sorted(Counter(names).items()))
 
 
@@ -56,9 +54,8 @@ def examples(curated: Curated) -> list[dict[str, str]]:
     seen: Counter[tuple[str, str]] = Counter()
     shown = []
     for index, decision in enumerate(curated.ledger.decisions):
-        if decision is None:
-            continue
-        seen[decision[:2]] += 1
-        if seen[decision[:2]] <= EXAMPLES:
+        if decision:
+            seen[decision[:2]] += 1
+        if decision and seen[decision[:2]] <= EXAMPLES:
             shown.append({"where": curated.where(index), **decision._asdict()})
     return sorted(shown, key=lambda item: (item["stage"], item["reason"]))
