@@ -1,6 +1,11 @@
-"""The dataset card (Hugging Face README) and the Croissant description of a governed folder."""
+"""The dataset card (README.md), the page (report.html) and the Croissant description of a governed folder.
 
+The first two are made from the templates beside this file.
+"""
+
+import json
 from collections import Counter
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -9,75 +14,63 @@ import yaml
 from mlx_hybrid.records.languages import TWO_LETTERS
 
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
-TERMS = (
-    "citeAs", "column", "extract", "field", "fileProperty", "fileObject", "fileSet", "format", "includes",
-    "isLiveDataset", "jsonPath", "key", "md5", "parentField", "path", "recordSet", "references", "regex", "repeated",
-    "replace", "separator", "source", "subField", "transform",
-)  # fmt: skip
-CROISSANT = "http://mlcommons.org/croissant/1.0"
+HERE = Path(__file__).parent
 
 
 def dataset_card(summary: dict[str, Any]) -> str:
     """A card with the metadata the Hub reads and what a reader must know: sources, rules, losses, limits."""
-    languages = [row for row in summary["languages"] if row["kept"]]
-    tags = sorted({card_code(row["language"]) for row in languages} - {"und"})
+    languages = [row["language"] for row in summary["languages"] if row["kept"]]
     front = {
-        "language": tags,
+        "language": sorted({card_code(language) for language in languages} - {"und"}),
         "annotations_creators": ["no-annotation"],
         "size_categories": [size_category(summary["kept"])],
         "configs": [{"config_name": "default", "data_files": "kept.jsonl"}],
         "tags": ["mlx-hybrid", "governed"],
     }
+    text = yaml.safe_dump(front, sort_keys=False, allow_unicode=True)
+    return render("card.md.jinja", summary, front=text, language_rows=rows_of(summary["languages"]))
+
+
+def report_page(summary: dict[str, Any]) -> str:
+    """One page, no script and nothing fetched; the same summary gives the same bytes."""
+    flags: Counter[str] = Counter()
+    for row in summary["flags"]:
+        flags[row["flag"]] += row["records"]
+    page = render(
+        "page.html.jinja",
+        summary,
+        shares=[(*row.values(), row["kept"] / max(row["before"], 1)) for row in summary["languages"]],
+        by_language=rows_of(summary["counts"]),
+        flagged=sorted(flags.items()),
+        shown=[(e["where"], e["reason"], e["detail"]) for e in summary["examples"]],
+        settings=[(key, str(value)) for key, value in summary["config"].items()],
+    )
+    return page.encode("utf-8", "backslashreplace").decode(
+        "utf-8"
+    )  # half a surrogate pair, from a name or a code
+
+
+def render(template: str, summary: dict[str, Any], **values: Any) -> str:
+    """A template filled with a summary, the tables that both have, and other values."""
+    from jinja2 import Environment
+
+    html = template.endswith(".html.jinja")
+    made = Environment(autoescape=html, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+    made.filters["cell"] = lambda value: str(value).replace("|", "\\|")
     reasons: Counter[tuple[str, str]] = Counter()
     for row in summary["counts"]:
         reasons[(row["stage"], row["reason"])] += row["records"]
-    return "\n".join(
-        [
-            "---",
-            yaml.safe_dump(front, sort_keys=False, allow_unicode=True).strip(),
-            "---",
-            "",
-            "# Governed records",
-            "",
-            f"{summary['kept']} of {summary['records']} records, checked with `mlx-hybrid govern`. Every record that "
-            "was set aside stands in `rejected.jsonl` with its reason; `manifest.json` holds the hash of every file.",
-            "",
-            "## Sources",
-            "",
-            *table(
-                ("file", "records", "sha256"),
-                [(s["path"], s["records"], s["sha256"]) for s in summary["sources"]],
-            ),
-            "",
-            "## Languages",
-            "",
-            *table(("language", "before", "kept"), [tuple(row.values()) for row in summary["languages"]]),
-            "",
-            "## Set aside",
-            "",
-            *table(("stage", "reason", "records"), [(*key, count) for key, count in sorted(reasons.items())]),
-            "",
-            "## Licences",
-            "",
-            *table(("licence", "records"), list(summary["licences"].items())),
-            "",
-            "## Limits",
-            "",
-            "No label, no person and no judgement of truth went into this. Toxicity and bias were not checked. "
-            "Personal data was looked for by shape only: names and addresses are not found.",
-            "",
-        ]
-    )
+    tables = {
+        "reasons": [(*key, count) for key, count in sorted(reasons.items())],
+        "licence_rows": list(summary["licences"].items()),
+        "source_rows": [(s["path"], s["records"], s["sha256"]) for s in summary["sources"]],
+    }
+    source = (HERE / template).read_text(encoding="utf-8")
+    return made.from_string(source).render(summary | tables | values)
 
 
-def table(heads: tuple[str, ...], rows: list[tuple]) -> list[str]:
-    """A Markdown table; `none` where it has no rows."""
-    if not rows:
-        return ["none"]
-    lines = [f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}"]
-    return lines + [
-        f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in row)} |" for row in rows
-    ]
+def rows_of(rows: list[dict[str, Any]]) -> list[tuple]:
+    return [tuple(row.values()) for row in rows]
 
 
 def card_code(language: str) -> str:
@@ -93,11 +86,8 @@ def size_category(records: int) -> str:
 def croissant(path: Path, sha256: str, summary: dict[str, Any]) -> dict[str, Any]:
     """Croissant 1.0 JSON-LD of `kept.jsonl` with one field for each key that its records have in common."""
     fields = common_fields(path)
-    return {
-        "@context": context(),
-        "@type": "sc:Dataset",
-        "conformsTo": CROISSANT,
-        "name": "governed-records",
+    skeleton = json.loads((HERE / "croissant.json").read_text(encoding="utf-8"))
+    return skeleton | {
         "description": f"{summary['kept']} of {summary['records']} records, checked with mlx-hybrid govern.",
         "version": "1.0.0",
         "license": sorted(set(summary["licences"])),
@@ -134,30 +124,9 @@ def croissant(path: Path, sha256: str, summary: dict[str, Any]) -> dict[str, Any
 
 def common_fields(path: Path) -> list[str]:
     """Plain text keys that every one of the first thousand records has."""
-    import json
-    from itertools import islice
-
     common: dict[str, None] | None = None
     with path.open(encoding="utf-8") as file:
         for line in islice(file, 1000):
             own = {key: None for key, value in json.loads(line).items() if isinstance(value, str)}
             common = own if common is None else {key: None for key in common if key in own}
     return list(common or ())
-
-
-def context() -> dict[str, Any]:
-    """The JSON-LD context that the Croissant 1.0 specification prescribes."""
-    terms: dict[str, Any] = {name: f"cr:{name}" for name in TERMS}
-    terms["conformsTo"] = "dct:conformsTo"
-    terms["data"] = {"@id": "cr:data", "@type": "@json"}
-    terms["dataType"] = {"@id": "cr:dataType", "@type": "@vocab"}
-    terms["examples"] = {"@id": "cr:examples", "@type": "@json"}
-    return {
-        "@language": "en",
-        "@vocab": "https://schema.org/",
-        "cr": "http://mlcommons.org/croissant/",
-        "dct": "http://purl.org/dc/terms/",
-        "rai": "http://mlcommons.org/croissant/RAI/",
-        "sc": "https://schema.org/",
-        **terms,
-    }

@@ -16,8 +16,7 @@ from mlx_hybrid.config import GovernanceConfig, to_tree
 from mlx_hybrid.errors import ConfigError, DataError
 from mlx_hybrid.files import sha256_of, write_json
 from mlx_hybrid.governance.curated import Curated
-from mlx_hybrid.governance.folder.card import croissant, dataset_card
-from mlx_hybrid.governance.folder.page import report_page
+from mlx_hybrid.governance.folder.card import croissant, dataset_card, report_page
 from mlx_hybrid.governance.folder.summary import summarise
 from mlx_hybrid.governance.inspection import describe_engine
 from mlx_hybrid.governance.stages import active_stages
