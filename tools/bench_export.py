@@ -38,10 +38,14 @@ from mlx_hybrid.models.base import BUNDLED_FOLDER, fingerprint  # noqa: E402
 
 WIDTH, MLP, KEYS, VOCABULARY = 4096, 14336, 1024, 128256
 SHAPES = {  # outputs, inputs
-    "self_attn.q_proj": (WIDTH, WIDTH), "self_attn.k_proj": (KEYS, WIDTH), "self_attn.v_proj": (KEYS, WIDTH),
-    "self_attn.o_proj": (WIDTH, WIDTH), "mlp.gate_proj": (MLP, WIDTH), "mlp.up_proj": (MLP, WIDTH),
+    "self_attn.q_proj": (WIDTH, WIDTH),
+    "self_attn.k_proj": (KEYS, WIDTH),
+    "self_attn.v_proj": (KEYS, WIDTH),
+    "self_attn.o_proj": (WIDTH, WIDTH),
+    "mlp.gate_proj": (MLP, WIDTH),
+    "mlp.up_proj": (MLP, WIDTH),
     "mlp.down_proj": (WIDTH, MLP),
-}  # fmt: skip
+}
 SECONDS, BYTES = 60, 6e9
 BLOCK = 1 << 24  # random numbers drawn; weights repeat them, which no step of an export notices
 
@@ -63,11 +67,23 @@ def write_base(folder: Path, layers: int) -> Path:
         return {name: repeated(block, shape) if len(shape) == 2 else mx.ones(shape, mx.bfloat16)}
 
     write_shards(folder, {name: 2 * math.prod(shape) for name, shape in shapes.items()}, made, "pt")
-    write_json(folder / "config.json", {
-        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": WIDTH, "num_hidden_layers": layers,
-        "intermediate_size": MLP, "num_attention_heads": 32, "num_key_value_heads": 8, "rms_norm_eps": 1e-5,
-        "vocab_size": VOCABULARY, "tie_word_embeddings": False, "rope_theta": 5e5, "dtype": "bfloat16",
-    })  # fmt: skip
+    write_json(
+        folder / "config.json",
+        {
+            "model_type": "llama",
+            "architectures": ["LlamaForCausalLM"],
+            "hidden_size": WIDTH,
+            "num_hidden_layers": layers,
+            "intermediate_size": MLP,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 8,
+            "rms_norm_eps": 1e-5,
+            "vocab_size": VOCABULARY,
+            "tie_word_embeddings": False,
+            "rope_theta": 5e5,
+            "dtype": "bfloat16",
+        },
+    )
     for path in BUNDLED_FOLDER.glob("tokenizer*"):
         shutil.copy(path, folder)
     return folder
@@ -91,9 +107,12 @@ def write_adapter(folder: Path, base: Path, method: str, layers: int) -> Path:
             mx.eval(leaves)
     mx.save_safetensors(str(folder / WEIGHTS_FILE), leaves, metadata={"format": "mlx"})
     own = {
-        "method": method, "adapter": to_tree(config), "seed": 0, "modules": modules,
+        "method": method,
+        "adapter": to_tree(config),
+        "seed": 0,
+        "modules": modules,
         "base": {"id": base.name, "fingerprint": fingerprint(base)},
-    }  # fmt: skip
+    }
     write_json(folder / CONFIG_FILE, {"format": FORMAT, "fine_tune_type": "hybrid", "mlx_hybrid": own})
     return folder
 
@@ -121,11 +140,13 @@ def measure(adapter: Path, base: Path, out: Path, to: str) -> dict:
         sys.exit(f"{adapter.name}: nothing was exported.")
     report = json.loads(printed)
     return {
-        "seconds": time.perf_counter() - began, "cpu": used.ru_utime + used.ru_stime,
-        "peak": used.ru_maxrss * (1 if sys.platform == "darwin" else 1024), "report": report,
+        "seconds": time.perf_counter() - began,
+        "cpu": used.ru_utime + used.ru_stime,
+        "peak": used.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+        "report": report,
         "written": sum(path.stat().st_size for path in out.rglob("*") if path.is_file()),
         "passed": os.waitstatus_to_exitcode(status) == 0 and report["passed"],
-    }  # fmt: skip
+    }
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -35,24 +35,23 @@ def shared(function: Callable) -> Callable:
 @click.argument("run", metavar="RUN")
 @click.option("--to", type=click.Choice(FORMS), required=True, help="What to make.")
 @click.option(
-    "--base", type=click.Choice(["original", "dequantised"]),
+    "--base",
+    type=click.Choice(["original", "dequantised"]),
     help="Which weights to export for, when the base is quantised.  [default: original where it is at hand]",
-)  # fmt: skip
+)
 @click.option("--base-id", metavar="MODEL", help="The original 16-bit model: Hub id or folder.")
 @click.option("--model", metavar="MODEL", help="The base it was trained on, where it has moved.")
 @click.option(
     "--rank", type=click.IntRange(1), help="lora: rank; truncates if too low.  [default: exact, or else 64]"
 )
 @click.option(
-    "--tolerance", type=click.FloatRange(0, 1),
+    "--tolerance",
+    type=click.FloatRange(0, 1),
     help="lora: largest relative error of a layer, where it is truncated.  [default: 0.05]",
-)  # fmt: skip
+)
 @click.option("--requantise", is_flag=True, help="merged: " + REQUANTISE)
 @shared
-def export(
-    run: str, to: str, output: Path, base: str | None, base_id: str | None, model: str | None, rank: int | None,
-    tolerance: float | None, requantise: bool, force: bool, as_json: bool,
-) -> None:  # fmt: skip
+def export(run: str, to: str, output: Path, as_json: bool, **options: Any) -> None:
     """Write RUN's adapter for another library, and check that it does the same there.
 
     \b
@@ -75,11 +74,7 @@ def export(
     from mlx_hybrid.export.export import Options
     from mlx_hybrid.export.export import export as write
 
-    options = Options(
-        base=base, base_id=base_id, model=model, rank=rank, tolerance=tolerance, requantise=requantise,
-        force=force,
-    )  # fmt: skip
-    show(write(run, to, output, options), as_json, command("push", output, "OWNER/NAME"))
+    show(write(run, to, output, Options(**options)), as_json, command("push", output, "OWNER/NAME"))
 
 
 def show(report: "Report", as_json: bool, then: str) -> None:

@@ -45,6 +45,19 @@ class Source:
             f"{module}.{leaf}": value for module, parts in leaves.items() for leaf, value in parts.items()
         }
 
+    @property
+    def changed(self) -> set[str]:
+        """The base's tensors that training changed."""
+        return {f"{module}.weight" for module in self.modules} | self.trained.keys()
+
+    def check_names(self, weights: ModelWeights) -> None:
+        """Raise ConfigError where a changed tensor has another name in `weights`: MLX renames some as it loads."""
+        if absent := sorted(self.changed.difference(weights.names())):
+            raise ConfigError(
+                f"{weights.folder}: holds no {absent[0]}, which was trained; this architecture's names differ between "
+                "MLX and Hugging Face, which cannot be carried yet."
+            )
+
     def layer(self, module: str, weights: ModelWeights) -> HybridLinear:
         """The adapted layer on the weight (out, in) of `weights`, as stored or unpacked to float32.
 
@@ -52,8 +65,6 @@ class Source:
         Raises ConfigError where the weight is missing or has another shape than the adapter's.
         """
         weight = weights.unpacked(f"{module}.weight")
-        if weight.ndim != 2:
-            raise experts_stay(module)
         unitary = last_part(module) in self.info.adapter.unitary
         try:
             return layer_on(bare(weight), self.info.adapter, self.leaves[module], unitary=unitary)

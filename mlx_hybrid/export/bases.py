@@ -1,6 +1,5 @@
 """Which weights an export is computed for: the original 16-bit model, or a dequantised copy written beside it."""
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from mlx_hybrid.publish.usage import BESIDE
 LARGEST_ROUNDING = 0.35
 """‖W − W_packed‖ / ‖W‖ above which a model is not the one that was packed: 4 bits give 0.09, 2 bits about 0.3, another
 model 1.4."""
-CARD_BASE = re.compile(r"^base_model:\s*(?:\n\s*-\s*)?[\"']?([^\s\"']+)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -35,7 +33,11 @@ def choose_original(source: Source, wanted: str | None, base_id: str | None) -> 
     Raises ConfigError for options that contradict each other, and for a model that is not the original.
     """
     if wanted == "dequantised":
-        return refuse_pointless(source, base_id)
+        if base_id:
+            raise ConfigError("--base dequantised uses the base it was trained on; leave out --base-id.")
+        if not source.base.packed:
+            raise ConfigError(f"{source.base.folder}: is not quantised; leave out --base.")
+        return None
     if base_id:
         return check_original(source, find_model(base_id), base_id)
     if not source.base.packed:
@@ -51,21 +53,21 @@ def choose_original(source: Source, wanted: str | None, base_id: str | None) -> 
     return check_original(source, folder, named) if folder else None
 
 
-def refuse_pointless(source: Source, base_id: str | None) -> None:
-    if base_id:
-        raise ConfigError("--base dequantised uses the base it was trained on; leave out --base-id.")
-    if not source.base.packed:
-        raise ConfigError(f"{source.base.folder}: is not quantised; leave out --base.")
-
-
 def card_base(folder: Path) -> str | None:
-    """`base_model` in the front matter of the model card."""
+    """The model that the card in `folder` names as its base."""
+    import yaml
+    from huggingface_hub import ModelCard
+
     card = folder / "README.md"
-    if not card.is_file():
+    if not card.is_file() or not (text := card.read_text(encoding="utf-8", errors="replace")).startswith(
+        "---"
+    ):
         return None
-    parts = card.read_text(encoding="utf-8", errors="replace").split("---", 2)
-    found = CARD_BASE.search(parts[1]) if len(parts) == 3 else None
-    return found.group(1) if found else None
+    try:
+        named = ModelCard(text, ignore_metadata_errors=True).data.base_model
+    except (ValueError, TypeError, yaml.YAMLError):
+        return None
+    return named[0] if isinstance(named, list) and named else named or None
 
 
 def on_this_machine(name: str | None) -> Path | None:
@@ -89,7 +91,7 @@ def check_original(source: Source, folder: Path, name: str) -> ExportBase:
     weights = ModelWeights(folder)
     if weights.packed:
         raise ConfigError(f"{name}: is quantised itself; name the 16-bit model it was made from.")
-    check_names(source, weights)
+    source.check_names(weights)
     for module in sample(source):
         key = f"{module}.weight"
         trained, given = source.base.dense(key, mx.float32), weights.dense(key, mx.float32)
@@ -107,17 +109,6 @@ def check_original(source: Source, folder: Path, name: str) -> ExportBase:
     return ExportBase(weights, "original", label)
 
 
-def check_names(source: Source, weights: ModelWeights) -> None:
-    """Raise ConfigError where an adapted layer has no weight of its name: MLX calls it otherwise than the file."""
-    known = set(weights.names())
-    for module in source.modules:
-        if f"{module}.weight" not in known:
-            raise ConfigError(
-                f"{weights.folder}: holds no {module}.weight; this architecture's names differ between MLX and "
-                "Hugging Face, which cannot be carried yet."
-            )
-
-
 def sample(source: Source) -> list[str]:
     """First, middle and last module; for `full`, the like among matrices."""
     names = list(source.modules) or [n for n in source.base.names() if n.endswith("proj.weight")]
@@ -129,6 +120,6 @@ def dequantised_beside(source: Source, folder: Path) -> ExportBase:
     """Write the training base, unpacked to bf16, into `folder`/base and export for it."""
     target = folder / BESIDE
     target.mkdir(parents=True)
-    check_names(source, source.base)
+    source.check_names(source.base)
     write_dense(source.base, target)
     return ExportBase(ModelWeights(target), "dequantised", BESIDE)

@@ -241,11 +241,11 @@ def judge_survival(
     report: Report, source: Source, weights: ModelWeights, folder: Path, way_out: str = ""
 ) -> None:
     survival = measure_survival(source, weights, folder)
-    report.checks["survival"] = survival.tree()
-    if survival.share < SURVIVES:
+    report.checks["survival"] = survival
+    if survival["surviving_share"] < SURVIVES:
         report.faults.append(
-            f"only {100 * survival.share:.0f} % of the update survives in the stored weights (worst "
-            f"{survival.worst[0]}: {100 * survival.worst[1]:.0f} %){way_out}"
+            f"only {100 * survival['surviving_share']:.0f} % of the update survives in the stored weights (worst "
+            f"{survival['worst_module']}: {100 * survival['worst_surviving_share']:.0f} %){way_out}"
         )
 
 

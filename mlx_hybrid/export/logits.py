@@ -62,14 +62,9 @@ def compare(ours: np.ndarray, our_base: np.ndarray, theirs: np.ndarray, their_ba
 
 def mean_kl(reference: np.ndarray, other: np.ndarray) -> float:
     """Mean KL(reference ‖ other) in nats a token, from logits."""
-    p, q = log_softmax(reference), log_softmax(other)
+    wide = (logits.astype(np.float64) for logits in (reference, other))
+    p, q = (logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True) for logits in wide)
     return float((np.exp(p) * (p - q)).sum(axis=-1).mean())
-
-
-def log_softmax(logits: np.ndarray) -> np.ndarray:
-    logits = logits.astype(np.float64)
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
 def probe_tokens(folder: Path) -> np.ndarray:

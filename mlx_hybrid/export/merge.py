@@ -1,11 +1,10 @@
 """The adapter inside the weights: W' = W Rᵀ + s (A B)ᵀ, written tensor by tensor with the base's own names."""
 
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 
-from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.export.adapter import Source
 from mlx_hybrid.export.lora import random_rows
 from mlx_hybrid.export.weights import (
@@ -19,35 +18,6 @@ from mlx_hybrid.files import write_json
 
 ROUNDING = 1e-2
 """bf16 keeps 8 bits: a product of merged weights is off by 2⁻⁹ of its largest entry, and never by 1 %."""
-
-
-@dataclass
-class Survival:
-    """How much of the update is left in the stored weights: ⟨Ŵ − W, Δ⟩ / ‖Δ‖², by module and over all."""
-
-    modules: dict[str, float] = field(default_factory=dict)
-    kept: float = 0.0
-    whole: float = 0.0
-
-    def add(self, name: str, base: mx.array, merged: mx.array, stored: mx.array) -> None:
-        update = merged - base
-        kept = float(mx.sum((stored - base) * update))
-        whole = float(mx.sum(mx.square(update)))
-        self.kept, self.whole = self.kept + kept, self.whole + whole
-        if whole:
-            self.modules[name] = kept / whole
-
-    @property
-    def share(self) -> float:
-        return self.kept / self.whole if self.whole else 1.0
-
-    @property
-    def worst(self) -> tuple[str, float]:
-        return min(self.modules.items(), key=lambda item: item[1], default=("", 1.0))
-
-    def tree(self) -> dict:
-        name, share = self.worst
-        return {"surviving_share": self.share, "worst_module": name, "worst_surviving_share": share}
 
 
 def write_merged(
@@ -78,12 +48,8 @@ def write_merged(
 
 def changed_names(source: Source, weights: ModelWeights) -> dict[str, None]:
     """Tensors that training changed, in file order. Raises ConfigError for one that `weights` does not hold."""
-    wanted = {f"{module}.weight" for module in source.modules} | source.trained.keys()
-    if absent := sorted(wanted.difference(weights.names())):
-        raise ConfigError(
-            f"{weights.folder}: holds no {absent[0]}, which was trained; this architecture's names differ between "
-            "MLX and Hugging Face, which cannot be carried yet."
-        )
+    wanted = source.changed
+    source.check_names(weights)
     return dict.fromkeys(name for name in weights.names() if name in wanted)
 
 
@@ -107,13 +73,21 @@ def as_stored(name: str, merged: mx.array, weights: ModelWeights, requantise: bo
     return dict(zip((name, f"{module}.scales", f"{module}.biases"), parts, strict=False))
 
 
-def measure_survival(source: Source, weights: ModelWeights, folder: Path) -> Survival:
-    """How much of the update the written model holds."""
-    written, survival = ModelWeights(folder), Survival()
+def measure_survival(source: Source, weights: ModelWeights, folder: Path) -> dict[str, Any]:
+    """How much of the update the written model holds, ⟨Ŵ − W, Δ⟩ / ‖Δ‖²: over all, and of the worst module."""
+    written, kept, whole = ModelWeights(folder), {}, {}
     for name in changed_names(source, weights):
         base, merged = base_and_merged(source, weights, name)
-        survival.add(name.removesuffix(".weight"), base, merged, written.dense(name, mx.float32))
-    return survival
+        module, update = name.removesuffix(".weight"), merged - base
+        kept[module] = float(mx.sum((written.dense(name, mx.float32) - base) * update))
+        whole[module] = float(mx.sum(mx.square(update)))
+    shares = {module: kept[module] / size for module, size in whole.items() if size}
+    worst = min(shares, key=shares.get, default="")
+    return {
+        "surviving_share": sum(kept.values()) / sum(whole.values()) if shares else 1.0,
+        "worst_module": worst,
+        "worst_surviving_share": shares.get(worst, 1.0),
+    }
 
 
 def check_merged(source: Source, weights: ModelWeights, folder: Path) -> list[str]:

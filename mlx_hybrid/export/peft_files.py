@@ -24,13 +24,12 @@ SUFFIXES = {
     "OFT": ("oft_R.weight",),
     "HRA": ("hra_u",),
 }
-DROPPED = ("lora_dropout", "module_dropout")
 HARMLESS = (
-    "task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision",
-    "inference_mode", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "init_weights",
-    "init_lora_weights", "eva_config", "megatron_core", "qalora_group_size", "eps", "num_cayley_neumann_terms", "r",
-    *DROPPED,
-)  # fmt: skip
+    *("task_type", "peft_type", "peft_version", "auto_mapping", "base_model_name_or_path", "revision"),
+    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "r"),
+    *("inference_mode", "init_weights", "init_lora_weights", "eva_config", "lora_dropout", "module_dropout"),
+    *("megatron_core", "qalora_group_size", "eps", "num_cayley_neumann_terms"),
+)
 """Keys that change nothing at inference, or that are read elsewhere in this module."""
 MEANT = {
     "LORA": ("lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern"),
@@ -53,11 +52,6 @@ class PeftFolder:
     @property
     def modules(self) -> list[str]:
         return list(self.tensors)
-
-    def lora(self, module: str) -> tuple[np.ndarray, np.ndarray]:
-        """A (in, r), B (r, out) of a LORA module, its scale folded into B."""
-        a, b = (self.tensors[module][suffix].astype(np.float64) for suffix in SUFFIXES["LORA"])
-        return a.T, self.lora_scale(module) * b.T
 
     def lora_scale(self, module: str) -> float:
         """alpha / r, or alpha / √r with rsLoRA; patterns override both, by PEFT's rule."""
@@ -173,26 +167,42 @@ def write_peft(
     }
     save_file(flat, str(folder / WEIGHTS_FILE), metadata={"format": "pt"})
     tree = {
-        "peft_type": kind, "task_type": "CAUSAL_LM", "inference_mode": True, "bias": "none",
-        "peft_version": PEFT_VERSION, "target_modules": targets, **settings,
-    }  # fmt: skip
-    write_json(folder / CONFIG_FILE, tree)
+        "peft_type": kind,
+        "task_type": "CAUSAL_LM",
+        "inference_mode": True,
+        "bias": "none",
+        "peft_version": PEFT_VERSION,
+        "target_modules": targets,
+    }
+    write_json(folder / CONFIG_FILE, tree | settings)
 
 
 def lora_settings(rank: int, base: str) -> dict:
     """Config of a LoRA that any server reads alike: one rank, scale 1, no patterns."""
     return {
-        "base_model_name_or_path": base, "r": rank, "lora_alpha": rank, "lora_dropout": 0.0,
-        "use_rslora": False, "use_dora": False, "init_lora_weights": True, "fan_in_fan_out": False,
-    }  # fmt: skip
+        "base_model_name_or_path": base,
+        "r": rank,
+        "lora_alpha": rank,
+        "lora_dropout": 0.0,
+        "use_rslora": False,
+        "use_dora": False,
+        "init_lora_weights": True,
+        "fan_in_fan_out": False,
+    }
 
 
 def oft_settings(block_size: int, base: str) -> dict:
     """Config of an exact OFT v2: the Neumann default, when the key is absent, turns the other way."""
     return {
-        "base_model_name_or_path": base, "r": 0, "oft_block_size": block_size, "use_cayley_neumann": False,
-        "block_share": False, "coft": False, "module_dropout": 0.0, "init_weights": True,
-    }  # fmt: skip
+        "base_model_name_or_path": base,
+        "r": 0,
+        "oft_block_size": block_size,
+        "use_cayley_neumann": False,
+        "block_share": False,
+        "coft": False,
+        "module_dropout": 0.0,
+        "init_weights": True,
+    }
 
 
 def target_names(modules: list[str], weight_names: list[str]) -> list[str]:

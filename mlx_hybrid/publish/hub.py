@@ -65,7 +65,7 @@ def push(
     Files that the Hub has already are not sent again, so after a failure the same call goes on where it broke off.
     Raises ConfigError where the Hub refuses (token, rights, a public repository in place of a private one), and
     MlxHybridError where it cannot be reached.
-    """  # fmt: skip
+    """
     from huggingface_hub import HfApi
 
     api = HfApi(endpoint=hub_endpoint(), token=token)
@@ -168,5 +168,5 @@ def refusal(repo: str, status: int) -> ConfigError:
         403: "the token may not write there; use one with write access to it, or another owner",
         404: "the Hub knows no such place for this token; check the owner's name",
         413: "the Hub finds a file too large",
-    }  # fmt: skip
+    }
     return ConfigError(f"{repo}: {words.get(status, 'the Hub refuses')} ({status}).")

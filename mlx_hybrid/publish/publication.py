@@ -14,18 +14,19 @@ from mlx_hybrid.run import Run, list_runs
 
 CARD = "README.md"
 ALLOWED = (
-    "adapter_config.json", "adapters.safetensors", "adapter_model.safetensors", "config.json", "generation_config.json",
-    "model.safetensors", "model.safetensors.index.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model",
-    "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "chat_template.jinja",
-    "export.json", "LICENSE", "LICENSE.txt", "NOTICE", "NOTICE.txt",
-)  # fmt: skip
+    *("adapters.safetensors", "adapter_model.safetensors", "adapter_config.json", "export.json"),
+    *("model.safetensors", "model.safetensors.index.json", "config.json", "generation_config.json"),
+    *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json"),
+    *("added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "chat_template.jinja"),
+    *("LICENSE", "LICENSE.txt", "NOTICE", "NOTICE.txt"),
+)
 SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 FOLDER = re.compile(r"lora|oft-\d+|base")
 VOCABULARY = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "merges.txt")
 PRIVATE = (
     (re.compile(rb"/(?:Users|home)/[^/\s\"'\\]+/|[A-Za-z]:\\\\?Users\\"), "the path of a home folder"),
     (re.compile(rb"\bhf_[A-Za-z0-9]{20,}|\bsk-[A-Za-z0-9_-]{20,}"), "something like an access token"),
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,10 @@ def plan(directory: Path, repo: str, *, run: Run | None = None) -> Publication:
         refuse_private(name, path)
     refuse_private_text(CARD, text.encode())
     left = sorted(
-        str(path.relative_to(directory)) for path in directory.rglob("*")
+        str(path.relative_to(directory))
+        for path in directory.rglob("*")
         if path.is_file() and path not in files.values() and str(path.relative_to(directory)) != CARD
-    )  # fmt: skip
+    )
     return Publication(files | {CARD: text.encode()}, text, own, tuple(left))
 
 

@@ -55,14 +55,28 @@ MISTAKES = {
     "no run": (["export", "nowhere", "--to", "peft", "-o", "out"], 2, "No run"),
     "no form": (["export", "last", "-o", "out"], 2, "--to"),
     "no folder": (["import", "nowhere", "-o", "out"], 2, "no such folder"),
-    "packed LoRA": (["export", "last", "--to", "peft", "--requantise", "-o", "out"], 2,
-                    "--requantise is for --to merged; leave it out with --to peft."),
-    "packed original": (["export", "last", "--to", "merged", "--requantise", "--base-id", "x", "-o", "out"], 2,
-                        "packs the base that was trained on"),
-    "rank of a model": (["export", "last", "--to", "merged", "--rank", "8", "-o", "out"], 2, "--rank is for --to lora"),
-    "base of mlx-lm": (["export", "last", "--to", "mlx-lm", "--base", "original", "-o", "out"], 2, "--base is for"),
+    "packed LoRA": (
+        ["export", "last", "--to", "peft", "--requantise", "-o", "out"],
+        2,
+        "--requantise is for --to merged; leave it out with --to peft.",
+    ),
+    "packed original": (
+        ["export", "last", "--to", "merged", "--requantise", "--base-id", "x", "-o", "out"],
+        2,
+        "packs the base that was trained on",
+    ),
+    "rank of a model": (
+        ["export", "last", "--to", "merged", "--rank", "8", "-o", "out"],
+        2,
+        "--rank is for --to lora",
+    ),
+    "base of mlx-lm": (
+        ["export", "last", "--to", "mlx-lm", "--base", "original", "-o", "out"],
+        2,
+        "--base is for",
+    ),
     "no PEFT": (["import", ".", "-o", "out"], 2, "no PEFT adapter there"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", MISTAKES)
@@ -112,9 +126,15 @@ def test_a_run_is_named_by_path_by_name_or_as_the_last(run, tmp_path, monkeypatc
 def test_what_an_import_names_next_works(tmp_path):
     """The base lies beside the PEFT files, and our adapters hold no paths."""
     first = invoke(
-        "export", trained("lora", "llama", packed=True), "--to", "peft", "--model", packed_base("llama"), "-o",
+        "export",
+        trained("lora", "llama", packed=True),
+        "--to",
+        "peft",
+        "--model",
+        packed_base("llama"),
+        "-o",
         tmp_path / "peft",
-    )  # fmt: skip
+    )
     assert first.exit_code == 0, first.output
     done = invoke("import", tmp_path / "peft", "-o", tmp_path / "my adapter")
     words = shlex.split(done.stdout.splitlines()[-1].removeprefix("Next: mlx-hybrid chat "))

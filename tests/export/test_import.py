@@ -43,8 +43,10 @@ def made_by_peft(folder, kind: str, size: float = 0.05, architecture: str = "lla
 CARRIED = {
     "lora": ("Lora", {"r": 6, "lora_alpha": 12}),
     "rslora": ("Lora", {"r": 6, "lora_alpha": 12, "use_rslora": True}),
-    "patterns": ("Lora", {"r": 4, "rank_pattern": {"q_proj": 7, "layers.1.mlp.up_proj": 2},
-                          "alpha_pattern": {"down_proj": 3}}),
+    "patterns": (
+        "Lora",
+        {"r": 4, "rank_pattern": {"q_proj": 7, "layers.1.mlp.up_proj": 2}, "alpha_pattern": {"down_proj": 3}},
+    ),
     "some modules": ("Lora", {"r": 4, "target_modules": ["q_proj", "down_proj"], "layers_to_transform": [1]}),
     "oft": ("OFT", {"oft_block_size": 16, "use_cayley_neumann": False}),
     "oft far": ("OFT", {"oft_block_size": 16, "use_cayley_neumann": False, "size": 0.4}),
@@ -53,7 +55,7 @@ CARRIED = {
     "oft neumann": ("OFT", {"oft_block_size": 8, "use_cayley_neumann": True, "size": 0.002}),
     "hra": ("HRA", {"r": 6}),
     "hra orthogonal": ("HRA", {"r": 6, "apply_GS": True}),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", CARRIED)

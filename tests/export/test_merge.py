@@ -228,9 +228,11 @@ def test_a_merged_export_can_be_packed_again(tmp_path, method):
 def test_a_dense_base_has_nothing_to_pack_again(tmp_path):
     with pytest.raises(ConfigError, match="is not quantised; leave out --requantise"):
         export(
-            str(trained("hybrid", "qwen3")), "merged", tmp_path / "out",
+            str(trained("hybrid", "qwen3")),
+            "merged",
+            tmp_path / "out",
             Options(model=folder_of("qwen3"), requantise=True),
-        )  # fmt: skip
+        )
     assert not (tmp_path / "out").exists()
 
 

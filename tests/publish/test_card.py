@@ -18,31 +18,41 @@ def interval(value, half=0.1):
 
 
 HELD_OUT = {
-    "format": 1, "records": 40, "questions": 20, "seed": 0,
+    "format": 1,
+    "records": 40,
+    "questions": 20,
+    "seed": 0,
     "loss_nats_per_token": {"base": 2.5, "adapted": 1.25, "difference": interval(-1.25)},
     "accuracy": {"base": interval(0.3), "adapted": interval(0.6), "gain": interval(0.3)},
     "accuracy_by_language": {
         "swh_Latn": {"questions": 35, "base": interval(0.3), "adapted": interval(0.7), "gain": interval(0.4)},
         "hau_Latn": {"base": interval(0.3), "adapted": interval(0.35), "gain": interval(0.05)},
     },
-}  # fmt: skip
+}
 
 
 def task(accuracy, ece):
     return {
-        "count": 90, "accuracy": interval(accuracy), "macro_f1": interval(accuracy),
+        "count": 90,
+        "accuracy": interval(accuracy),
+        "macro_f1": interval(accuracy),
         "languages": {"yor_Latn": {"count": 30, "accuracy": interval(accuracy)}},
-        "calibration": {"before": {"ece_width": interval(ece), "nll_nats": interval(1.0), "brier": interval(0.5)}},
-    }  # fmt: skip
+        "calibration": {
+            "before": {"ece_width": interval(ece), "nll_nats": interval(1.0), "brier": interval(0.5)}
+        },
+    }
 
 
 SIB = {
-    "format": 1, "task": "sib200", "kind": "classification", "records": 90,
+    "format": 1,
+    "task": "sib200",
+    "kind": "classification",
+    "records": 90,
     "models": {"tiny": task(0.25, 0.3), "trial": task(0.75, 0.1)},
     "differences": {
         "trial - tiny": {"accuracy": interval(0.5), "languages": {"yor_Latn": {"accuracy": interval(0.5)}}}
     },
-}  # fmt: skip
+}
 
 
 @pytest.fixture
@@ -80,14 +90,21 @@ def test_the_card_tells_method_data_results_and_limits(measured_run):
     text = model_card(run_facts(measured_run), "me/trial")
     assert ModelCard(text).data.language == ["ha", "sw", "yo"]
     for line in (
-        "| method | `hybrid` |", "| reflections | 8 |", "| steps | 40 |",
-        "90 to train, 10 to choose the best step, 20 held out", "kept 120 records and set 7 aside",
+        "| method | `hybrid` |",
+        "| reflections | 8 |",
+        "| steps | 40 |",
+        "90 to train, 10 to choose the best step, 20 held out",
+        "kept 120 records and set 7 aside",
         "| near_dup | 4 |",
         "| held-out records | swh_Latn | accuracy | 0.300 [0.200, 0.400] | 0.700 [0.600, 0.800] "
         "| +0.400 [+0.300, +0.500] | 35 |",
-        "### Calibration", "| sib200 | all | expected calibration error | 0.300", "includes zero for hau_Latn:",
-        "mlx-hybrid chat me/trial", "mlx-hybrid export me/trial --to peft", "vllm serve ./trial-merged",
-    ):  # fmt: skip
+        "### Calibration",
+        "| sib200 | all | expected calibration error | 0.300",
+        "includes zero for hau_Latn:",
+        "mlx-hybrid chat me/trial",
+        "mlx-hybrid export me/trial --to peft",
+        "vllm serve ./trial-merged",
+    ):
         assert line in text, line
     assert "Calibration was not measured" not in text
 
@@ -113,10 +130,13 @@ def test_what_was_not_measured_is_said(run):
 def test_the_manifest_beside_the_data_is_on_the_card(measured_run, tmp_path, monkeypatch):
     data = tmp_path / "governed"
     data.mkdir()
-    write_json(data / "manifest.json", {
-        "tool": "mlx-hybrid govern",
-        "counts": [{"stage": "near", "language": "swh_Latn", "reason": "near_dup", "records": 5}],
-    })  # fmt: skip
+    write_json(
+        data / "manifest.json",
+        {
+            "tool": "mlx-hybrid govern",
+            "counts": [{"stage": "near", "language": "swh_Latn", "reason": "near_dup", "records": 5}],
+        },
+    )
     write_json(data / "report.json", {"languages": [{"language": "zul_Latn", "before": 12, "kept": 9}]})
     config = (measured_run.path / "config.yaml").read_text().replace("- samples", f"- {data}")
     (measured_run.path / "config.yaml").write_text(config)
@@ -146,9 +166,14 @@ def export_report(run, **changes):
 
     digest = hashlib.sha256((run.adapter / "adapters.safetensors").read_bytes()).hexdigest()
     return {
-        "format": 1, "to": "peft", "kind": "lora", "adapter": {"name": run.name, "method": "hybrid", "sha256": digest},
-        "base": {"id": "someone/tiny"}, "rank": 24, **changes,
-    }  # fmt: skip
+        "format": 1,
+        "to": "peft",
+        "kind": "lora",
+        "adapter": {"name": run.name, "method": "hybrid", "sha256": digest},
+        "base": {"id": "someone/tiny"},
+        "rank": 24,
+        **changes,
+    }
 
 
 def write_export(folder, report):

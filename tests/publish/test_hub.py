@@ -55,8 +55,11 @@ def test_a_run_is_published_private_with_its_card(hub, mine):
     assert done.exit_code == 0, done.output
     assert hub.repos["me/trial"]["private"]
     assert set(files(hub)) == {
-        "adapter_config.json", "adapters.safetensors", "evaluation/held-out.json", "README.md"
-    }  # fmt: skip
+        "adapter_config.json",
+        "adapters.safetensors",
+        "evaluation/held-out.json",
+        "README.md",
+    }
     assert files(hub)["adapters.safetensors"] == (mine / "adapter" / "adapters.safetensors").read_bytes()
     assert files(hub)["README.md"].decode().startswith("---\nlibrary_name: mlx\n")
     assert done.stdout == f"{hub.url}/me/trial\n"
@@ -214,9 +217,13 @@ def test_only_known_files_of_a_folder_are_taken(mine, tmp_path, base_folder):
     (folder / "secret" / "config.json").write_text("{}")
     publication = plan(folder, "me/model")
     assert set(publication.files) == {
-        "config.json", "model.safetensors", "model.safetensors.index.json", "tokenizer.json", "tokenizer_config.json",
+        "config.json",
+        "model.safetensors",
+        "model.safetensors.index.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
         "README.md",
-    }  # fmt: skip
+    }
     assert {".env", "secret/config.json", "data.jsonl"} <= set(publication.left_out)
 
 

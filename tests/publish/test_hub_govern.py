@@ -44,11 +44,15 @@ def data(cached, tmp_path):
         pyarrow.Table.from_pylist([{"text": LINES["fr"], "language": "fr"}]), tmp_path / "fr.parquet"
     )
     cached.add_repo("me/data")
-    cached.repos["me/data"] |= {"commits": [FIRST], "files": {
-        "data/train.jsonl": rows(en=LINES["en"]) + b"{broken\n",
-        "data/more.jsonl.gz": gzip.compress(rows(de=LINES["de"])),
-        "fr.parquet": (tmp_path / "fr.parquet").read_bytes(), "README.md": b"# Data",
-    }}  # fmt: skip
+    cached.repos["me/data"] |= {
+        "commits": [FIRST],
+        "files": {
+            "data/train.jsonl": rows(en=LINES["en"]) + b"{broken\n",
+            "data/more.jsonl.gz": gzip.compress(rows(de=LINES["de"])),
+            "fr.parquet": (tmp_path / "fr.parquet").read_bytes(),
+            "README.md": b"# Data",
+        },
+    }
     return cached
 
 
