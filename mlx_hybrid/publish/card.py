@@ -8,7 +8,7 @@ from typing import Any
 from mlx_hybrid.evaluation.results import ALL
 from mlx_hybrid.files import HUB_ID, write_text
 from mlx_hybrid.publish.facts import Facts, run_facts
-from mlx_hybrid.publish.results import eval_results, measured_on, results_table
+from mlx_hybrid.publish.results import NAMES, eval_results
 from mlx_hybrid.publish.usage import render, usage
 from mlx_hybrid.run import Run
 
@@ -34,6 +34,12 @@ TRAIN_KEYS = (
     "clip",
     "max_tokens",
 )
+SHIFTS = {
+    "trained_base": "leaving the base that was trained on",
+    "truncation": "truncating the rank",
+    "rounding": "rounding the weights",
+}
+"""What takes the files of an export away from the adapter, by the check that measures it."""
 INFO_KEYS = (("step", "steps"), ("best_step", "step kept"), ("seed", "seed"), ("seconds", "seconds"))
 
 
@@ -91,7 +97,6 @@ def metadata(facts: Facts) -> Any:
 def sections(facts: Facts) -> dict[str, Any]:
     """What card.md.jinja asks beyond the usage."""
     info, results = facts.info, facts.results
-    calibration = [row for row in results if row.metric in CALIBRATION]
     return {
         "config": facts.config,
         "info": info,
@@ -101,9 +106,11 @@ def sections(facts: Facts) -> dict[str, Any]:
         "adapter_rows": adapter_rows(facts.adapter) if facts.adapter and facts.method != "full" else [],
         "train_keys": TRAIN_KEYS,
         "info_keys": INFO_KEYS,
-        "measured_on": measured_on(facts.export),
-        "results": results_table([row for row in results if row not in calibration]) if results else [],
-        "calibration": results_table(calibration) if calibration else [],
+        "metric_names": NAMES,
+        "shifts": SHIFTS,
+        "checks": facts.export.get("checks", {}),
+        "figures": [row for row in results if row.metric not in CALIBRATION],
+        "calibration": [row for row in results if row.metric in CALIBRATION],
         "unsettled": sorted({row.language for row in results if row.language != ALL and row.is_open}),
         "has_ece": any(row.metric == "ece" for row in results),
     }

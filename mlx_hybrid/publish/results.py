@@ -77,35 +77,6 @@ def shown(results: Results) -> Iterator[Measured]:
                 yield Measured(results.facts["task"], own, old, change)
 
 
-def results_table(rows: list[Measured]) -> list[str]:
-    """Rows as a Markdown table."""
-    lines = [
-        "| set | language | metric | base | this model | difference [95 % interval] | records |",
-        "|---|---|---|--:|--:|--:|--:|",
-    ]
-    for row in rows:
-        cells = (
-            row.task,
-            row.language,
-            NAMES[row.metric],
-            show(row.base),
-            show(row.adapted),
-            show(row.difference, signed=True),
-            str(row.adapted.n),
-        )
-        lines.append("| " + " | ".join(cells) + " |")
-    return lines
-
-
-def show(row: Row | None, *, signed: bool = False) -> str:
-    """A value with its interval where it has one."""
-    if row is None:
-        return "–"
-    sign = "+" if signed else ""
-    bounds = "" if row.low is None else f" [{row.low:{sign}.3f}, {row.high:{sign}.3f}]"
-    return f"{row.value:{sign}.3f}{bounds}"
-
-
 def eval_results(rows: list[Measured]) -> list[Any]:
     """Rows as the Hub's EvalResults; the interval and the base stand in `metric_args`.
 
@@ -143,21 +114,3 @@ def arguments(row: Measured) -> dict:
 
 def bounds(row: Row) -> dict[str, float]:
     return {} if row.low is None else {"low": round(row.low, 6), "high": round(row.high, 6)}
-
-
-CHANGES = {
-    "trained_base": "leaving the base that was trained on", "truncation": "truncating the rank",
-    "rounding": "rounding the weights",
-}  # fmt: skip
-
-
-def measured_on(export: dict) -> str:
-    """Which model the results are of, where the files of an export are not quite it; nothing where they are."""
-    checks = export.get("checks", {})
-    changes = [
-        f"{name} {checks[key]['kl_nats_per_token']:.2g}" for key, name in CHANGES.items() if checks.get(key)
-    ]
-    text = "Measured with the adapter on the base it was trained on."
-    text += f" These files differ from that, KL in nats a token: {', '.join(changes)}." if changes else ""
-    text += f" **Their own check failed**: {'; '.join(export['faults'][:3])}." if export.get("faults") else ""
-    return text if changes or export.get("faults") else ""
