@@ -8,8 +8,11 @@ import mlx.nn as nn
 from mlx_lm.models import llama
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.utils import quantize_model, save_model
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer as Pieces
+from tokenizers import decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
+
+from mlx_hybrid.models.tokenizer import Tokenizer
 
 VOCABULARY = 264  # 256 bytes and 4 special tokens, rounded up to a multiple of 8
 CHATML = (
@@ -55,27 +58,31 @@ def base_linear(mode: str = "", *, bias: bool = False, d_in: int = 64, d_out: in
     return layer
 
 
-def byte_tokenizer(template: str | None = CHATML) -> PreTrainedTokenizerFast:
-    """Every byte is a token, and four special ones."""
+def byte_tokenizer(template: str | None = CHATML, *, begins: bool = False) -> PreTrainedTokenizerFast:
+    """Every byte is a token, and four special ones; one that `begins` puts <s> before a text."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {letter: index for index, letter in enumerate(letters)}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer = Pieces(models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
-    return finish(tokenizer, template)
+    fast = finish(tokenizer, template)
+    if begins:
+        start = [("<s>", fast.bos_token_id)]
+        fast.backend_tokenizer.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=start)
+    return fast
 
 
 def spaced_tokenizer(template: str | None = CHATML) -> PreTrainedTokenizerFast:
     """Letters as a unigram model whose every text gets a leading space, like SentencePiece's in its Llama 2 setting."""
     pieces = [("<unk>", -20.0), ("▁", -2.0), ("\n", -2.0), ("▁yes", -1.0), ("▁no", -1.0)]
     pieces += [(chr(code), -3.0) for code in range(33, 127)]
-    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=0, byte_fallback=False))
+    tokenizer = Pieces(models.Unigram(pieces, unk_id=0, byte_fallback=False))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always", split=False)
     tokenizer.decoder = decoders.Metaspace(prepend_scheme="always", split=False)
     return finish(tokenizer, template, unk_token="<unk>")
 
 
-def finish(tokenizer: Tokenizer, template: str | None, **tokens: str) -> PreTrainedTokenizerFast:
+def finish(tokenizer: Pieces, template: str | None, **tokens: str) -> PreTrainedTokenizerFast:
     tokenizer.add_special_tokens(["<pad>", "<s>", "<|im_end|>", "<|im_start|>"])
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="<|im_end|>", **tokens
@@ -84,8 +91,8 @@ def finish(tokenizer: Tokenizer, template: str | None, **tokens: str) -> PreTrai
     return fast
 
 
-def wrapped(tokenizer: PreTrainedTokenizerFast) -> TokenizerWrapper:
-    return TokenizerWrapper(tokenizer)
+def wrapped(tokenizer: PreTrainedTokenizerFast, **settings) -> Tokenizer:
+    return Tokenizer(TokenizerWrapper(tokenizer), **settings)
 
 
 def write_model(folder: Path, mode: str = "", **changes) -> Path:

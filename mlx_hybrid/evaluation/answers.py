@@ -13,7 +13,8 @@ from mlx_hybrid.errors import ConfigError, MlxHybridError
 from mlx_hybrid.evaluation.metrics import calibration
 from mlx_hybrid.evaluation.metrics.classification import choose
 from mlx_hybrid.evaluation.scoring import score_options, sequence_nll
-from mlx_hybrid.evaluation.sets import EvaluationSet, byte_counts, item, prompt_and_ending, references
+from mlx_hybrid.evaluation.sets import EvaluationSet, byte_counts, item, references
+from mlx_hybrid.records.template import question_tokens
 
 FORMAT = 1
 BLOCK = 1024  # examples answered between two writes
@@ -63,21 +64,20 @@ def answer(model: Any, tokenizer: Any, examples: EvaluationSet, *, generate: Cal
         scores = score_options(model, items)
         return [{"sums": s[:, 0].tolist(), "counts": s[:, 1].astype(int).tolist()} for s in scores]
     if examples.kind == "text":
-        tokens = [text_tokens(record.fields["text"], tokenizer) for record in examples.records]
+        tokens = [tokenizer.continued(record.fields["text"]) for record in examples.records]
         return [{"nats": value} for value, _ in likelihoods(model, tokens)]
     if examples.kind == "conversation":
         from mlx_hybrid.records.template import make_examples
 
-        made, _ = make_examples(
-            examples.records, tokenizer, max_tokens=examples.max_tokens, too_long="truncate"
-        )
+        limit = {"max_tokens": examples.max_tokens, "too_long": "truncate"}
+        made = make_examples(examples.records, tokenizer, **limit).examples
         told = likelihoods(model, [own.tokens for own in made], [own.trained for own in made])
         return [{"nats": value, "tokens": count} for value, count in told]
     if generate is None:
         raise ConfigError("Translations need a generator.")
-    prompts = [prompt_and_ending(record, tokenizer)[0] for record in examples.records]
-    encoded = [list(tokenizer.encode(prompt, add_special_tokens=False)) for prompt in prompts]
-    return [{"text": text} for text in generate(model, encoded)]
+    asked = [question_tokens(record, tokenizer) for record in examples.records]
+    return [{"text": text} for text in generate(model, asked)]
+
 
 
 def likelihoods(model: Any, tokens: list, masks: list | None = None) -> list[tuple[float, int]]:
@@ -86,16 +86,6 @@ def likelihoods(model: Any, tokens: list, masks: list | None = None) -> list[tup
     if not np.all(np.isfinite(nats)):
         raise MlxHybridError("The likelihood of a text is not finite: the model's weights hold NaN or inf.")
     return list(zip(nats.tolist(), counts.astype(int).tolist(), strict=True))
-
-
-def text_tokens(text: str, tokenizer: Any) -> list[int]:
-    """A text after the beginning-of-text token, else the end-of-text token, so that all of it is predicted."""
-    first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-    if first is None:
-        raise ConfigError(
-            "The tokenizer has neither a beginning-of-text nor an end-of-text token to start a text from."
-        )
-    return [first, *tokenizer.encode(text, add_special_tokens=False)]
 
 
 def fingerprint_of(parts: Mapping[str, EvaluationSet], identity: str) -> str:

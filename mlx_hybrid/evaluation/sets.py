@@ -10,7 +10,7 @@ from mlx_hybrid.errors import DataError, nearest
 from mlx_hybrid.evaluation.benchmarks.tasks import fill_prompt, load_task, task_files
 from mlx_hybrid.evaluation.benchmarks.variants import VARIANTS, apply_variant
 from mlx_hybrid.evaluation.results import ALL
-from mlx_hybrid.evaluation.scoring import OptionItem, tokenise_options
+from mlx_hybrid.evaluation.scoring import OptionItem
 from mlx_hybrid.records.languages import UnknownLanguage, parse_language
 from mlx_hybrid.records.record import Record
 from mlx_hybrid.records.split import group_key, group_of
@@ -134,19 +134,10 @@ def options_of(records: Sequence[Record], known: Sequence[Record]) -> list[dict[
 
 
 def item(record: Record, options: dict[str, str], tokenizer: Any) -> OptionItem:
-    """The record's prompt, rendered as in training, and each answer with what ends an assistant turn."""
-    prompt, ending = prompt_and_ending(record, tokenizer)
-    return tokenise_options(tokenizer, prompt, [answer.strip() + ending for answer in options.values()])
+    """The record's prompt as chat would send it, and each answer as it would be trained, with its end."""
+    from mlx_hybrid.records.template import answers_to
 
-
-def prompt_and_ending(record: Record, tokenizer: Any) -> tuple[str, str]:
-    """The text before the last assistant turn and what the template puts after its content."""
-    from mlx_hybrid.records.template import record_segments
-
-    segments = record_segments(record, tokenizer)
-    last = max(number for number, segment in enumerate(segments) if segment.trained)
-    ending = segments[last].text[len(record.completion().strip()) :]
-    return "".join(segment.text for segment in segments[:last]), ending
+    return OptionItem(*answers_to(record, [answer.strip() for answer in options.values()], tokenizer))
 
 
 def byte_counts(examples: EvaluationSet) -> np.ndarray:

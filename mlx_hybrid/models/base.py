@@ -67,6 +67,8 @@ def read_tokenizer(folder: Path, name: str) -> Any:
         raise ConfigError(f"{name}: no tokenizer in the folder; it needs tokenizer.json or the like.")
     from mlx_lm.utils import load_config, load_tokenizer
 
+    from mlx_hybrid.models.tokenizer import Tokenizer
+
     trust = {"trust_remote_code": False}  # without a word, transformers would ask in a terminal
     try:
         tokenizer = load_tokenizer(folder, trust, eos_token_ids=load_config(folder).get("eos_token_id"))
@@ -74,7 +76,9 @@ def read_tokenizer(folder: Path, name: str) -> Any:
         raise ConfigError(f"{name}: cannot be loaded ({first_line(error)}).") from error
     if end := unnamed_end(tokenizer, folder):
         tokenizer.add_eos_token(end)
-    return tokenizer
+    config = load_config(folder)
+    rows = config.get("vocab_size") or config.get("text_config", {}).get("vocab_size")
+    return Tokenizer(tokenizer, vocabulary=rows)
 
 
 def find_model(name: str) -> Path:

@@ -68,38 +68,12 @@ class Piece:
     finish: Finish | None = None
 
 
-def chat_tokens(tokenizer: Any, messages: list[dict]) -> list[int]:
-    """A conversation in the model's template, up to where the answer begins.
-
-    Raises ConfigError where the model has no template, or its template refuses the conversation.
-    """
-    if not tokenizer.has_chat_template:
-        raise ConfigError(
-            "The model has no chat template, so it cannot chat; `mlx-hybrid generate --raw` continues a text with it."
-        )
-    try:
-        return list(tokenizer.apply_chat_template(messages, add_generation_prompt=True))
-    except Exception as error:  # templates raise whatever their author chose
-        roles = ", ".join(message["role"] for message in messages)
-        raise ConfigError(f"The model's chat template refuses the turns {roles} ({error}).") from None
-
-
-def raw_tokens(tokenizer: Any, text: str) -> list[int]:
-    """Text to be continued, begun as training begins plain text."""
-    start = tokenizer.bos_token or ""
-    text = text if start and text.startswith(start) else start + text
-    tokens = list(tokenizer.encode(text, add_special_tokens=False))
-    if not tokens:
-        raise ConfigError("The prompt is empty, and this model needs at least one token to continue.")
-    return tokens
-
-
 def prompt_tokens(tokenizer: Any, text: str, *, system: str | None = None, raw: bool = False) -> list[int]:
     """One prompt as tokens: a user's message in the template, or with `raw` text to be continued."""
     if raw:
-        return raw_tokens(tokenizer, text)
+        return tokenizer.continued(text)
     start = [{"role": "system", "content": system}] if system else []
-    return chat_tokens(tokenizer, [*start, {"role": "user", "content": text}])
+    return tokenizer.ask([*start, {"role": "user", "content": text}])
 
 
 def room_for_answer(prompt_tokens: int, context: int, asked: int) -> int:

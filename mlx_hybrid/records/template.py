@@ -1,15 +1,17 @@
-"""From records to tokens and a mask of the trained ones.
+"""From a record to the tokens it trains: every answer that is asked as it was trained, and nothing else.
 
-Every assistant turn is trained, its end-of-turn token too, and nothing else; of plain text, every token. Where a turn
-stands in the rendered conversation is found with sentinels in place of contents, so that templates that add thinking
-tags or drop them from older turns cannot shift the mask.
+An answer is trained where rendered(the turns before it, generation prompt) is a prefix of the rendered conversation:
+training then begins where chat will let the model begin, and ends with the template's end of turn. Of plain text every
+token is trained. `Tokenizer` (models/tokenizer.py) says how texts begin and end.
 """
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mlx_hybrid.errors import DataError
+from mlx_hybrid.records.conversation import answer_spans, conversation, is_trained, plain_turn, without_ends
+from mlx_hybrid.records.masking import Masked, SetAside, closed, text_tokens, tokenise
 from mlx_hybrid.records.record import Record
 
 SHOWN_FAULTS = 5
@@ -24,6 +26,10 @@ class Example:
     where: str
     language: str
     text_bytes: int
+    context_answers: int = 0
+    """Answers that are context only: the template writes them otherwise than it asks for them."""
+    unwritten: tuple[str, ...] = ()
+    """What the template leaves out: reasoning, tools, system turn."""
 
     @property
     def trained_count(self) -> int:
@@ -31,46 +37,51 @@ class Example:
         return sum(self.trained[1:])
 
 
-@dataclass(frozen=True)
-class Segment:
-    """A stretch of rendered text, trained or not."""
+@dataclass
+class Tokenised:
+    """The examples of some records, and what became of the others."""
 
-    text: str
-    trained: bool
+    examples: list[Example] = field(default_factory=list)
+    long: list[str] = field(default_factory=list)
+    aside: list[tuple[str, str]] = field(default_factory=list)
+    """(where, why) of records that cannot be trained as they would be asked."""
 
 
 def make_examples(
     records: Iterable[Record], tokenizer: Any, *, max_tokens: int, too_long: str = "error"
-) -> tuple[list[Example], int]:
-    """Examples of `records`, and how many were over `max_tokens`: dropped or cut as `too_long` says.
+) -> Tokenised:
+    """Examples of `records`; those over `max_tokens` are dropped or cut as `too_long` says, those that cannot be masked
+    are set aside with their reason.
 
-    Raises one DataError that gathers every record without a trained token and, where `too_long` is error, too long.
+    Raises DataError for records that are too long where `too_long` is error, and for a token beyond the embedding.
     """
-    examples, faults, long = [], [], []
+    made = Tokenised()
     for record in records:
         try:
             example = make_example(record, tokenizer)
-            if len(example.tokens) > max_tokens:
-                long.append(f"{example.where} ({len(example.tokens)} tokens)")
-                if too_long != "truncate":
-                    continue
-                example = cut(example, max_tokens)
-            if not example.trained_count:
-                raise DataError(f"{record.where}: no token is left to train on.")
-            examples.append(example)
+        except SetAside as why:
+            made.aside.append((record.where, str(why)))
+            continue
         except DataError as error:
-            faults.append(str(error))
-    more = [f"… and {len(faults) - SHOWN_FAULTS} more records."] if len(faults) > SHOWN_FAULTS else []
-    told = faults[:SHOWN_FAULTS] + more
-    if long and too_long == "error":
-        told.append(describe_long(long, max_tokens))
-    if told:
-        raise DataError(" ".join(told))
-    return examples, len(long)
+            raise DataError(f"{record.where}: {error}") from None
+        if len(example.tokens) > max_tokens:
+            made.long.append(f"{example.where} ({len(example.tokens)} tokens)")
+            if too_long != "truncate":
+                continue
+            example = cut(example, max_tokens)
+            if not example.trained_count:
+                made.aside.append((record.where, f"no token is left to train on within {max_tokens}"))
+                continue
+        made.examples.append(example)
+    if made.long and too_long == "error":
+        raise DataError(describe_long(made.long, max_tokens))
+    return made
 
 
 def cut(example: Example, max_tokens: int) -> Example:
-    return replace(example, tokens=example.tokens[:max_tokens], trained=example.trained[:max_tokens])
+    """The first tokens; a cut text or answer gets no end."""
+    tokens, trained = example.tokens[:max_tokens], example.trained[:max_tokens]
+    return replace(example, tokens=tokens, trained=trained)
 
 
 def describe_long(long: list[str], max_tokens: int) -> str:
@@ -83,148 +94,85 @@ def describe_long(long: list[str], max_tokens: int) -> str:
 
 
 def make_example(record: Record, tokenizer: Any) -> Example:
-    """One record as tokens and mask."""
-    segments = record_segments(record, tokenizer)
-    tokens, trained = tokenise_segments(segments, tokenizer)
-    text_bytes = sum(len(s.text.encode()) for s in segments if s.trained)
-    return Example(tokens, trained, record.where, record.language or "", text_bytes)
+    """One record as tokens and mask.
+
+    Raises SetAside with the reason why it cannot be trained, and DataError for a token beyond the model's embedding.
+    """
+    turns = [plain_turn(turn) for turn in record.turns()]
+    wanted = [n for n, turn in enumerate(record.turns()) if is_trained(turn)]
+    if turns and not wanted:
+        raise SetAside("every answer is marked as not to be trained (weight, train or training)")
+    if not turns:
+        made = text_tokens(record.fields["text"], tokenizer)
+    elif tokenizer.has_chat_template:
+        made = conversation(record, turns, wanted, tokenizer)
+    else:
+        made = completion(turns, tokenizer)
+    tokenizer.checked(made.tokens)
+    if not any(made.trained[1:]):
+        raise SetAside("no token is left to train on")
+    return Example(
+        made.tokens,
+        made.trained,
+        record.where,
+        record.language or "",
+        made.text_bytes,
+        len(wanted) - made.answers if turns else 0,
+        made.unwritten,
+    )
 
 
-def record_segments(record: Record, tokenizer: Any) -> list[Segment]:
-    """The record's text in the model's template, cut where training begins and ends."""
-    begin, end = tokenizer.bos_token or "", tokenizer.eos_token or ""
-    turns = record.turns()
+def asked_tokens(record: Record, tokenizer: Any) -> list[int]:
+    """What chat would send before the record's first trained token; nothing for plain text."""
     if record.kind == "text":
-        return [Segment(begin, False), Segment(record.fields["text"] + end, True)]
-    if getattr(tokenizer, "chat_template", None) or getattr(tokenizer, "has_chat_template", False):
-        return conversation_segments(record, turns, tokenizer)
-    if len(turns) != 2:
-        raise DataError(
-            f"{record.where}: the model has no chat template, so only prompt and completion can be used."
+        return []
+    turns = [plain_turn(turn) for turn in record.turns()]
+    if not tokenizer.has_chat_template:
+        return tokenizer.continued(turns[0]["content"])
+    wanted = [n for n, turn in enumerate(record.turns()) if is_trained(turn)]
+    full = tokenizer.render(turns, tools=record.fields.get("tools"))
+    spans = answer_spans(turns, wanted, full, tokenizer, record.fields.get("tools"))
+    return tokenizer.ask(turns[: spans[0][0]], tools=record.fields.get("tools"))
+
+
+def question_tokens(record: Record, tokenizer: Any) -> list[int]:
+    """What chat would send before the record's last answer."""
+    turns = [plain_turn(turn) for turn in record.turns()[:-1]]
+    if not tokenizer.has_chat_template:
+        return tokenizer.continued(turns[-1]["content"])
+    return tokenizer.ask(turns, tools=record.fields.get("tools"))
+
+
+def answers_to(record: Record, answers: Iterable[str], tokenizer: Any) -> tuple[list[int], list[list[int]]]:
+    """What is asked before the record's last answer, and each of some answers in its place, with its end, as tokens.
+
+    Raises DataError where the template does not write an answer as it asks for it.
+    """
+    *before, last = [plain_turn(turn) for turn in record.turns()]
+    asked = question_tokens(record, tokenizer)
+    found = []
+    for answer in answers:
+        turns = [*before, {**last, "content": answer}]
+        if tokenizer.has_chat_template:
+            made = conversation(record, turns, [len(before)], tokenizer)
+        else:
+            made = completion(turns, tokenizer)
+        begin = made.trained.index(True)
+        if made.tokens[:begin] != asked:
+            raise DataError(f"{record.where}: the answer {answer!r} does not follow its question as asked.")
+        end = len(made.trained) - made.trained[::-1].index(True)
+        found.append(tokenizer.checked(made.tokens)[begin:end])
+    return asked, found
+
+
+def completion(turns: list[dict], tokenizer: Any) -> Masked:
+    """Prompt and completion for a model without a chat template."""
+    if len(turns) != 2 or not all(isinstance(turn.get("content"), str) for turn in turns):
+        raise SetAside(
+            "the model has no chat template, so only a prompt and a completion of text can be used"
         )
-    return [Segment(begin + turns[0]["content"], False), Segment(turns[1]["content"] + end, True)]
-
-
-def conversation_segments(record: Record, turns: list[dict], tokenizer: Any) -> list[Segment]:
-    render = renderer(tokenizer, record.fields.get("tools"), record.where)
-    text = render(turns)
-    spans = content_spans(turns, text, render, record.where)
-    ends = end_markers(tokenizer)
-    segments, cursor = [], 0
-    for number, turn in enumerate(turns):
-        if turn["role"] != "assistant":
-            continue
-        begin, end = spans.get(number) or opening(turns, number, text, render, record.where)
-        gap = text[end : min((b for b, _ in spans.values() if b >= end), default=len(text))]
-        marker = min((m for m in ends if m in gap), key=gap.index, default=None)
-        end += gap.index(marker) + len(marker) if marker else 0
-        segments += [Segment(text[cursor:begin], False), Segment(text[begin:end], True)]
-        cursor = end
-    return [s for s in [*segments, Segment(text[cursor:], False)] if s.text]
-
-
-def renderer(tokenizer: Any, tools: Any, where: str) -> Callable[..., str]:
-    def render(turns: list[dict], opened: bool = False) -> str:
-        """The conversation as text; `opened`, with the beginning of an answer."""
-        try:
-            return tokenizer.apply_chat_template(
-                turns, tools=tools, tokenize=False, add_generation_prompt=opened
-            )
-        except Exception as error:  # templates raise whatever their author chose
-            raise DataError(
-                f"{where}: the model's chat template refuses the conversation ({error})."
-            ) from None
-
-    return render
-
-
-def end_markers(tokenizer: Any) -> list[str]:
-    """Texts of the tokens that end a turn."""
-    ids = getattr(tokenizer, "eos_token_ids", None) or [tokenizer.eos_token_id]
-    ids = [ids] if isinstance(ids, int) else ids
-    named = {tokenizer.eos_token, *(tokenizer.convert_ids_to_tokens(i) for i in ids if i is not None)}
-    return [marker for marker in named if marker]
-
-
-def content_spans(turns: list[dict], text: str, render: Callable, where: str) -> dict[int, tuple[int, int]]:
-    """Where contents stand in `text`, by turn: or only the assistant's, where others are rewritten."""
-    spoken = [number for number, turn in enumerate(turns) if turn.get("content")]
-    answers = [number for number in spoken if turns[number]["role"] == "assistant"]
-    for numbers in (spoken, answers):
-        spans = sentinel_spans(turns, numbers, text, render)
-        if spans is not None:
-            return spans
-    return search_spans(turns, answers, text, where)
-
-
-def sentinel_spans(
-    turns: list[dict], numbers: list[int], text: str, render: Callable
-) -> dict[int, tuple[int, int]] | None:
-    """Where the contents of some turns stand in `text`, or None where the template does more than insert them, stripped
-    or not."""
-    marks = {number: f"\u2045{number}\u2046" for number in numbers}
-    frame = render([{**turn, "content": marks.get(n, turn.get("content"))} for n, turn in enumerate(turns)])
-    if any(frame.count(mark) != 1 for mark in marks.values()):
-        return None
-    for clean in (str, str.strip):
-        pieces, spans, cursor, rest = [], {}, 0, frame
-        for number, mark in marks.items():
-            content = clean(turns[number]["content"])
-            before, _, rest = rest.partition(mark)
-            cursor += len(before)
-            spans[number] = (cursor, cursor + len(content))
-            cursor += len(content)
-            pieces += [before, content]
-        if "".join(pieces) + rest == text:
-            return spans
-    return None
-
-
-def search_spans(turns: list[dict], answers: list[int], text: str, where: str) -> dict[int, tuple[int, int]]:
-    """Where the assistant's contents stand, for templates that write some anew; where each has one place only."""
-    spans, cursor = {}, 0
-    for number in answers:
-        content = turns[number]["content"].strip()
-        if text.count(content, cursor) != 1:
-            raise DataError(
-                f"{where}: the model's chat template changes the text of turn {number + 1}, so it cannot be masked."
-            )
-        begin = text.index(content, cursor)
-        cursor = begin + len(content)
-        spans[number] = (begin, cursor)
-    return spans
-
-
-def opening(turns: list[dict], number: int, text: str, render: Callable, where: str) -> tuple[int, int]:
-    """Where an answer without content, a tool call, begins: after the turns before it and an answer's opening."""
-    before = render(turns[:number], opened=True)
-    if not text.startswith(before):
-        raise DataError(
-            f"{where}: the model's chat template does not show where turn {number + 1} begins, so it cannot be masked."
-        )
-    return len(before), len(before)
-
-
-def tokenise_segments(segments: list[Segment], tokenizer: Any) -> tuple[list[int], list[bool]]:
-    """Tokens and mask. Segments are tokenised one by one, as generation meets them, where that spells the same text;
-    where it does not (tokenizers that add a leading space), the whole is tokenised and tokens are placed by offset."""
-    encode = lambda text: tokenizer.encode(text, add_special_tokens=False)  # noqa: E731
-    parts = [encode(segment.text) for segment in segments]
-    tokens = [token for part in parts for token in part]
-    text = "".join(segment.text for segment in segments)
-    whole = encode(text)
-    if tokens == whole or tokenizer.decode(tokens) == tokenizer.decode(whole):
-        trained = [s.trained for s, part in zip(segments, parts, strict=True) for _ in part]
-        return tokens, trained
-    return whole, trained_by_offset(segments, text, tokenizer)
-
-
-def trained_by_offset(segments: list[Segment], text: str, tokenizer: Any) -> list[bool]:
-    inner = tokenizer if callable(tokenizer) else tokenizer._tokenizer  # mlx-lm's wrapper cannot be called
-    offsets = inner(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-    spans, cursor = [], 0
-    for segment in segments:
-        if segment.trained:
-            spans.append((cursor, cursor + len(segment.text)))
-        cursor += len(segment.text)
-    return [any(begin <= (a + b) / 2 < end for begin, end in spans) and b > a for a, b in offsets]
+    prompt, answer = turns[0]["content"], without_ends(turns[1]["content"], tokenizer)
+    parts = [(prompt, False), (answer, True)]
+    return closed(
+        *tokenise(parts, tokenizer, asked=tokenizer.continued(prompt)), tokenizer, len(answer.encode())
+    )

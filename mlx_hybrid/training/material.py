@@ -48,10 +48,10 @@ def tokenised(config: Config, split: Split, tokenizer: Any) -> tuple[list[list[A
 
     limit = {"max_tokens": config.train.max_tokens, "too_long": config.train.too_long}
     made = [make_examples(part, tokenizer, **limit) for part in (split.train, split.valid, split.test)]
-    sets = [examples for examples, _ in made]
-    if not sets[0]:
-        raise DataError(f"Every training record is over train.max_tokens ({config.train.max_tokens}).")
-    return sets, sum(count for _, count in made)
+    if not made[0].examples:
+        why = made[0].aside[0][1] if made[0].aside else f"over train.max_tokens ({config.train.max_tokens})"
+        raise DataError(f"No training record is left: {why}.")
+    return [part.examples for part in made], sum(len(part.long) for part in made)
 
 
 def end_of_answers(split: Split, material: Material) -> Iterator[Note]:

@@ -1,0 +1,187 @@
+"""The tokenizer of a model, and the one place that says how its texts begin and end.
+
+A text begins, once, with what the tokenizer itself adds (a BOS token, or nothing) or what the chat template writes. A trained document or answer ends with the EOS token, or with the template's end of turn, once.
+"""
+
+import datetime
+import re
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any, Literal
+
+from mlx_lm.tokenizer_utils import TokenizerWrapper
+
+from mlx_hybrid.errors import ConfigError, DataError
+
+MARK = "\ufdd0"
+"""Stands inside a control token that is to be read as plain text; Unicode keeps it out of every text."""
+NOW = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
+THINKING = ("<think>", "</think>")
+"""Control tokens of some families that an answer's own text may hold."""
+
+
+class Tokenizer(TokenizerWrapper):
+    """mlx-lm's tokenizer with the template settings of a run.
+
+    `options` go to the chat template (`enable_thinking`), `system: fold` puts a system turn into the first user turn,
+    `date` is what a template that writes the date is told, `vocabulary` is the number of embedding rows: a token beyond
+    them would be read from foreign memory.
+    """
+
+    options: Mapping[str, Any] = {}
+    system: Literal["keep", "fold"] = "keep"
+    date: datetime.date | None = None
+    vocabulary: int | None = None
+
+    def __init__(self, wrapped: TokenizerWrapper, **settings: Any) -> None:
+        self.__dict__.update(wrapped.__dict__)
+        for name, value in settings.items():
+            super().__setattr__(name, value)
+
+    # beginnings and ends
+
+    @cached_property
+    def _begin(self) -> list[int]:
+        bare = self._encode("a")
+        whole = list(self._tokenizer.encode("a", add_special_tokens=True))
+        starts = [i for i in range(len(whole)) if whole[i : i + len(bare)] == bare]
+        return whole[: starts[0]] if starts else []
+
+    def begun(self, tokens: list[int]) -> list[int]:
+        """The tokens with what the tokenizer puts before a text, unless it stands there."""
+        start = self._begin
+        return tokens if tokens[: len(start)] == start else [*start, *tokens]
+
+    def document(self, text: str) -> list[int]:
+        """A whole text as it is trained: begun, and ended with EOS; ends that the text has itself are not doubled."""
+        return self.ended(self.begun(self._encode(text)))
+
+    def ended(self, tokens: list[int]) -> list[int]:
+        """The tokens with one EOS token at their end."""
+        end = self.eos_token_id
+        if end is None:
+            return tokens
+        while tokens and tokens[-1] == end:
+            tokens = tokens[:-1]
+        return [*tokens, end]
+
+    def continued(self, text: str) -> list[int]:
+        """Text that the model is to go on with: begun, not ended. Raises ConfigError for no token at all."""
+        tokens = self.checked(self.begun(self._encode(text)))
+        if not tokens:
+            raise ConfigError("The prompt is empty, and this model needs at least one token to continue.")
+        return tokens
+
+    @property
+    def end_markers(self) -> list[str]:
+        """The texts of the tokens that end a turn or a document."""
+        ids = {*self.eos_token_ids, self.eos_token_id} - {None}
+        return [text for text in map(self.convert_ids_to_tokens, sorted(ids)) if text]
+
+    # conversations
+
+    def ask(self, messages: Sequence[dict], *, tools: Any = None, **options: Any) -> list[int]:
+        """A conversation as tokens, up to where the answer begins.
+
+        Raises ConfigError for a model without a template, or one whose template refuses the conversation.
+        """
+        if not self.has_chat_template:
+            raise ConfigError(
+                "The model has no chat template, so it cannot chat; `mlx-hybrid generate --raw` continues a text."
+            )
+        text = self.render(messages, tools=tools, opened=True, **options)
+        return self.checked(self.begun(self.tokens_of(text)))
+
+    def render(
+        self, messages: Sequence[dict], *, tools: Any = None, opened: bool = False, **options: Any
+    ) -> str:
+        """A conversation as the template writes it; `opened`, with the beginning of an answer.
+
+        Control tokens in the turns' own texts carry a MARK, so that `tokens_of` reads them as text. Raises ConfigError
+        where the template refuses.
+        """
+        turns = [self._as_text(turn) for turn in self._folded(messages)]
+        named = {**self.options, **options}
+        try:
+            if self._chat_template is not None:
+                return self._chat_template(turns, tools=tools, add_generation_prompt=opened, **named)
+            return self._tokenizer.apply_chat_template(
+                turns,
+                tools=tools,
+                chat_template=self._template(tools),
+                tokenize=False,
+                add_generation_prompt=opened,
+                **named,
+            )
+        except Exception as error:  # templates raise whatever their author chose
+            roles = ", ".join(str(message.get("role")) for message in messages)
+            way = "; `--set model.system=fold` puts it into the first user turn" if "system" in roles else ""
+            raise ConfigError(
+                f"The model's chat template refuses the turns {roles} ({error}){way}."
+            ) from None
+
+    def _template(self, tools: Any) -> str | None:
+        """The template's text, with the run's date where it asks for today's."""
+        if not self.date:
+            return None
+        text = self._tokenizer.get_chat_template(None, tools)
+        return NOW.sub(lambda call: repr(self.date.strftime(call[2])), text)
+
+    def tokens_of(self, text: str) -> list[int]:
+        """Tokens of rendered text; a control token that carries a MARK is read as text.
+
+        Raises ConfigError where the tokenizer cannot spell it so.
+        """
+        if MARK not in text:
+            return self._encode(text)
+        tokens = [token for part in text.split(MARK) for token in self._encode(part)]
+        if self.decode(tokens) != text.replace(MARK, ""):
+            found = next(name for name in self.control_tokens if name[0] + MARK + name[1:] in text)
+            raise ConfigError(
+                f"The text holds the control token {found}, which this tokenizer cannot read as text."
+            )
+        return tokens
+
+    def checked(self, tokens: list[int]) -> list[int]:
+        """The tokens. Raises DataError for an id beyond the model's embedding, with the token's text."""
+        if self.vocabulary and tokens and max(tokens) >= self.vocabulary:
+            beyond = next(token for token in tokens if token >= self.vocabulary)
+            raise DataError(
+                f"the token {self.convert_ids_to_tokens(beyond)!r} has the id {beyond}, but the model's embedding has "
+                f"{self.vocabulary} rows; leave it out of the text, or use the model's own tokenizer."
+            )
+        return tokens
+
+    @cached_property
+    def control_tokens(self) -> list[str]:
+        """The special tokens that text must not become, the longest first."""
+        added = getattr(self._tokenizer, "added_tokens_decoder", {})
+        names = {t.content for t in added.values() if t.special and len(t.content) > 1}
+        return sorted(names, key=len, reverse=True)
+
+    def _encode(self, text: str) -> list[int]:
+        return list(self._tokenizer.encode(text, add_special_tokens=False))
+
+    def _folded(self, messages: Sequence[dict]) -> Sequence[dict]:
+        if self.system != "fold" or len(messages) < 2 or messages[0].get("role") != "system":
+            return messages
+        system, first, *rest = messages
+        return [{**first, "content": f"{system['content']}\n\n{first.get('content') or ''}"}, *rest]
+
+    def _as_text(self, value: Any, key: str = "") -> Any:
+        """A copy of a turn in which every control token is marked as text."""
+        if isinstance(value, str):
+            return value if key in ("role", "type") else self.marked(value)
+        if isinstance(value, dict):
+            return {name: self._as_text(part, name) for name, part in value.items()}
+        if isinstance(value, list):
+            return [self._as_text(part, key) for part in value]
+        return value
+
+    def marked(self, text: str) -> str:
+        """The text with a MARK inside every control token."""
+        for name in self.control_tokens:
+            if name in text and name not in THINKING:
+                self.checked([self.convert_tokens_to_ids(name)])
+                text = text.replace(name, name[0] + MARK + name[1:])
+        return text

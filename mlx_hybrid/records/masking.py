@@ -1,0 +1,70 @@
+"""Text in parts, trained or not, as tokens and a mask of the trained ones."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from mlx_hybrid.errors import DataError
+
+
+class SetAside(DataError):
+    """A record that cannot be trained as it would be asked; its reason names no place."""
+
+
+@dataclass(frozen=True)
+class Masked:
+    """Tokens, which of them are trained, the bytes of their text, how many answers they are, what was left out."""
+
+    tokens: list[int]
+    trained: list[bool]
+    text_bytes: int
+    answers: int = 1
+    unwritten: tuple[str, ...] = ()
+
+
+def text_tokens(text: str, tokenizer: Any) -> Masked:
+    """Plain text: trained from its first token on, but for what the tokenizer puts before it."""
+    tokens = tokenizer.document(text)
+    begin = len(tokenizer.begun([]))
+    return Masked(tokens, [i >= begin for i in range(len(tokens))], len(text.encode()))
+
+
+def closed(tokens: list[int], trained: list[bool], tokenizer: Any, size: int, **more: Any) -> Masked:
+    """Tokens whose last answer gets the EOS token that its template does not write."""
+    ended = tokenizer.ended(tokens)
+    return Masked(ended, [*trained, True][: len(ended)], size, **more)
+
+
+def tokenise(
+    parts: list[tuple[str, bool]], tokenizer: Any, *, asked: list[int]
+) -> tuple[list[int], list[bool]]:
+    """Tokens and mask of text in parts, trained or not, of which the first is asked as the tokens `asked`.
+
+    Parts are tokenised one by one, as generation meets them, where that spells the same text; where it does not
+    (tokenizers that put a space before every text), the whole is tokenised and its tokens are placed by offset. Raises
+    SetAside where the tokens before the first answer are then not those that are asked.
+    """
+    pieces = [asked, *(tokenizer.tokens_of(text) for text, _ in parts[1:])]
+    tokens = [token for piece in pieces for token in piece]
+    text = "".join(text for text, _ in parts)
+    whole = tokenizer.begun(tokenizer.tokens_of(text))
+    if tokens == whole or tokenizer.decode(tokens) == tokenizer.decode(whole):
+        trained = [kept for (_, kept), piece in zip(parts, pieces, strict=True) for _ in piece]
+        return tokens, trained
+    trained = by_offset(parts, text, tokenizer, len(whole))
+    if len(trained) != len(whole) or whole[: len(asked)] != asked or trained.index(True) != len(asked):
+        raise SetAside("its tokens cannot be parted where the answer begins")
+    return whole, trained
+
+
+def by_offset(parts: list[tuple[str, bool]], text: str, tokenizer: Any, length: int) -> list[bool]:
+    """The mask of the whole text's tokens, by where they stand in it."""
+    offsets = tokenizer._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)[
+        "offset_mapping"
+    ]
+    spans, cursor = [], 0
+    for part, kept in parts:
+        if kept:
+            spans.append((cursor, cursor + len(part)))
+        cursor += len(part)
+    mask = [any(begin <= (a + b) / 2 < end for begin, end in spans) and b > a for a, b in offsets]
+    return [False] * (length - len(mask)) + mask
