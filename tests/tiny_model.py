@@ -38,6 +38,8 @@ def write_base(
     mx.random.seed(3)
     model = llama.Model(llama.ModelArgs.from_dict(values))
     model.apply(lambda leaf: leaf * 3)
+    silent = mx.array([vocabulary - len(SPECIAL), *range(vocabulary - 3, vocabulary)])
+    model.model.embed_tokens.weight[silent] *= 0.01  # an answer holds no control token but its end
     if endless:
         model.lm_head.weight[values["eos_token_id"]] = 0
     save_model(folder, model)

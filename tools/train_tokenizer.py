@@ -100,9 +100,15 @@ def write_fast_tokenizer(model: Path, output: Path, context: int) -> None:
         {"type": "ByteFallback"},
         {"type": "Fuse"},
     ]
+    begin, text = {"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}
+    begins = {  # every text was pretrained after <s>
+        "type": "TemplateProcessing", "single": [begin, text],
+        "pair": [begin, text, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {"<s>": {"id": "<s>", "ids": [processor.piece_to_id("<s>")], "tokens": ["<s>"]}},
+    }  # fmt: skip
     tokenizer = {
         "version": "1.0", "truncation": None, "padding": None, "added_tokens": added,
-        "normalizer": space, "pre_tokenizer": None, "post_processor": None,
+        "normalizer": space, "pre_tokenizer": None, "post_processor": begins,
         "decoder": {"type": "Sequence", "decoders": decoders},
         "model": {"type": "Unigram", "unk_id": 0, "vocab": pieces, "byte_fallback": True},
     }  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Any
 
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.files import read_json, write_json
-from mlx_hybrid.models.generate import Piece, PromptCache, Sampling, chat_tokens, room_for_answer, stream
+from mlx_hybrid.models.generate import Piece, PromptCache, Sampling, room_for_answer, stream
 from mlx_hybrid.models.pair import Pair
 
 FORMAT = 1
@@ -43,7 +43,7 @@ class Conversation:
         """Put a system prompt first, or take it away. Raises ConfigError where the template takes none."""
         if text:
             probe = [{"role": "user", "content": "?"}]
-            chat_tokens(self.pair.tokenizer, [{"role": "system", "content": text}, *probe])
+            self.pair.tokenizer.ask([{"role": "system", "content": text}, *probe])
         self.system = text
 
     def ask(self, text: str, stopped: Callable[[], bool] = lambda: False) -> Iterator[Piece]:
@@ -83,7 +83,7 @@ class Conversation:
         reserve = min(self.sampling.max_tokens, self.pair.context // ANSWER_SHARE)
         heads = [i for i, m in enumerate(messages) if m["role"] == "user"]
         for first in [0, *(i for i in heads if i > 0)]:
-            tokens = chat_tokens(self.pair.tokenizer, [*start, *messages[first:]])
+            tokens = self.pair.tokenizer.ask([*start, *messages[first:]])
             if len(tokens) + reserve <= self.pair.context:
                 return tokens, first
         raise ConfigError(

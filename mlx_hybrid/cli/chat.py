@@ -35,11 +35,11 @@ def chat(
     from mlx_hybrid.chat.conversation import Conversation
     from mlx_hybrid.chat.lines import Lines
     from mlx_hybrid.chat.repl import COMMANDS, Repl
-    from mlx_hybrid.models.generate import Sampling, chat_tokens
+    from mlx_hybrid.models.generate import Sampling
 
     sampling = Sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
     pair = open_and_tell(target, context=context, base_name=base_model)
-    chat_tokens(pair.tokenizer, [{"role": "user", "content": "?"}])
+    pair.tokenizer.ask([{"role": "user", "content": "?"}])
     conversation = Conversation(pair, sampling, system)
     if saved:
         conversation.load(saved)

@@ -55,7 +55,7 @@ def serve(
         mlx-hybrid serve last --cors https://example.org
     """
     from mlx_hybrid.cli.generate import open_and_tell
-    from mlx_hybrid.models.generate import Sampling, chat_tokens
+    from mlx_hybrid.models.generate import Sampling
     from mlx_hybrid.serve.engine import Engine
     from mlx_hybrid.serve.guard import Policy
     from mlx_hybrid.serve.server import Server
@@ -71,7 +71,7 @@ def serve(
     if not pair.tokenizer.has_chat_template:
         click.echo("The model has no chat template: only /v1/completions will answer.", err=True)
     else:
-        chat_tokens(pair.tokenizer, [{"role": "user", "content": "?"}])
+        pair.tokenizer.ask([{"role": "user", "content": "?"}])
     engine = Engine(pair, active=active, waiting=waiting)
     server = Server(engine, policy, port, log=lambda text: click.echo(text, err=True))
     click.echo(f"Models: {', '.join(engine.models)}. Page: {server.url}/", err=True)

@@ -16,6 +16,7 @@ from mlx_hybrid.errors import ConfigError, DataError
 MARK = "\ufdd0"
 """Stands inside a control token that is to be read as plain text; Unicode keeps it out of every text."""
 NOW = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
+RESERVED = {"messages", "tools", "chat_template", "tokenize", "add_generation_prompt", "documents"}
 THINKING = ("<think>", "</think>")
 """Control tokens of some families that an answer's own text may hold."""
 
@@ -101,7 +102,7 @@ class Tokenizer(TokenizerWrapper):
         where the template refuses.
         """
         turns = [self._as_text(turn) for turn in self._folded(messages)]
-        named = {**self.options, **options}
+        named = {**self.options, **self.known(options)}
         try:
             if self._chat_template is not None:
                 return self._chat_template(turns, tools=tools, add_generation_prompt=opened, **named)
@@ -126,6 +127,17 @@ class Tokenizer(TokenizerWrapper):
             return None
         text = self._tokenizer.get_chat_template(None, tools)
         return NOW.sub(lambda call: repr(self.date.strftime(call[2])), text)
+
+    def known(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The options. Raises ConfigError for one that the chat template does not know, and would not honour."""
+        text = self._tokenizer.get_chat_template() if options and self._chat_template is None else ""
+        unknown = [name for name in options if text and not re.search(rf"\b{re.escape(name)}\b", text)]
+        if unknown or RESERVED & set(options):
+            name = (unknown or sorted(RESERVED & set(options)))[0]
+            raise ConfigError(
+                f"The model's chat template has no option {name}; leave it out of model.template."
+            )
+        return options
 
     def tokens_of(self, text: str) -> list[int]:
         """Tokens of rendered text; a control token that carries a MARK is read as text.

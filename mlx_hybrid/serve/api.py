@@ -13,7 +13,7 @@ from mlx_hybrid.models.generate import Sampling
 
 MOST_STOPS = 4
 COMMON = {"model", "max_tokens", "temperature", "top_p", "seed", "stop", "stream", "stream_options"}
-CHAT = COMMON | {"messages", "max_completion_tokens"}
+CHAT = COMMON | {"messages", "max_completion_tokens", "chat_template_kwargs"}
 TEXT = COMMON | {"prompt"}
 NEUTRAL: dict[str, tuple] = {
     "n": (1,), "best_of": (1,), "echo": (False,), "suffix": ("",), "frequency_penalty": (0,), "presence_penalty": (0,),
@@ -53,6 +53,8 @@ class Asked:
     stop: tuple[str, ...]
     stream: bool
     usage: bool
+    template: dict[str, Any]
+    """Options of the chat template, such as `enable_thinking`."""
 
 
 def parse(body: Any, *, chat: bool, models: list[str], defaults: Sampling) -> Asked:
@@ -68,16 +70,28 @@ def parse(body: Any, *, chat: bool, models: list[str], defaults: Sampling) -> As
     return Asked(
         parse_model(body, models), parse_messages(body) if chat else parse_prompt(body), sampling, exact,
         parse_stop(body.get("stop", [])), flag(body, "stream"), bool(options.get("include_usage")),
+        parse_template(body.get("chat_template_kwargs", {})),
     )  # fmt: skip
 
 
 def refuse_unknown(body: dict, known: set[str]) -> None:
     for key, value in body.items():
-        if key in known or key in LABELS or value in NEUTRAL.get(key, ()):
+        if key in known or key in LABELS or any(same(value, neutral) for neutral in NEUTRAL.get(key, ())):
             continue
         if key in NEUTRAL:
             raise ApiError(400, f"{key} is not supported here; leave it out.", "unsupported_parameter", key)
         raise ApiError(400, f'No parameter "{key}"; {nearest(key, known)}', "unknown_parameter", key)
+
+
+def same(value: Any, other: Any) -> bool:
+    """Whether two JSON values are one: Python takes 0 for false and 1 for true."""
+    return isinstance(value, bool) == isinstance(other, bool) and value == other
+
+
+def parse_template(options: Any) -> dict[str, Any]:
+    if not isinstance(options, dict):
+        raise ApiError(400, "chat_template_kwargs must be an object.", "invalid_type", "chat_template_kwargs")
+    return options
 
 
 def parse_model(body: dict, models: list[str]) -> str:

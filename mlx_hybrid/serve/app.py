@@ -18,8 +18,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from mlx_hybrid.errors import ConfigError
-from mlx_hybrid.models.generate import Piece, chat_tokens, raw_tokens
+from mlx_hybrid.errors import ConfigError, DataError
+from mlx_hybrid.models.generate import Piece
 from mlx_hybrid.serve.api import ApiError, Asked, Reply, StopText, parse, usage
 from mlx_hybrid.serve.engine import Busy, Closed, Engine, Job
 from mlx_hybrid.serve.guard import SILENCE_SECONDS, Guard, Ledger, Policy
@@ -122,11 +122,13 @@ class Answers:
         )
 
     async def tokens(self, asked: Asked) -> list[int]:
-        make = raw_tokens if isinstance(asked.content, str) else chat_tokens
+        tokenizer, content = self.pair.tokenizer, asked.content
         try:
             async with self.tokenising:  # tokenizers are not made for several threads
-                return await asyncio.to_thread(make, self.pair.tokenizer, asked.content)
-        except ConfigError as error:
+                if isinstance(content, str):
+                    return await asyncio.to_thread(tokenizer.continued, content)
+                return await asyncio.to_thread(tokenizer.ask, content, **asked.template)
+        except (ConfigError, DataError) as error:
             raise ApiError(400, str(error)) from None
 
     def room(self, asked: Asked, prompt: int) -> int:

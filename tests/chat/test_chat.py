@@ -6,7 +6,7 @@ import pytest
 
 from mlx_hybrid.chat.conversation import Conversation, read_messages
 from mlx_hybrid.errors import ConfigError
-from mlx_hybrid.models.generate import Sampling, chat_tokens, stream
+from mlx_hybrid.models.generate import Sampling, stream
 from mlx_hybrid.records.record import load_records
 
 SHORT = Sampling(max_tokens=12)
@@ -17,7 +17,7 @@ def say(conversation, text):
 
 
 def fresh_answer(pair, messages, sampling=SHORT):
-    tokens = chat_tokens(pair.tokenizer, messages)
+    tokens = pair.tokenizer.ask(messages)
     return "".join(piece.text for piece in stream(pair.model, pair.tokenizer, tokens, sampling))
 
 

@@ -12,7 +12,7 @@ import pytest
 from openai import APIStatusError, AuthenticationError, BadRequestError, NotFoundError, OpenAI, RateLimitError
 from tiny_model import write_base
 
-from mlx_hybrid.models.generate import Sampling, chat_tokens, raw_tokens, stream
+from mlx_hybrid.models.generate import Sampling, stream
 from mlx_hybrid.models.pair import open_pair
 from mlx_hybrid.serve.api import StopText
 from mlx_hybrid.serve.engine import Engine
@@ -80,7 +80,7 @@ def test_base_and_adapted_are_two_models(server, client, pair):
     for name, model in (("trial", pair.model), ("tiny", pair.base())):
         reply = client.chat.completions.create(model=name, messages=HELLO, max_tokens=20)
         answers[name] = reply.choices[0].message.content
-        assert answers[name] == local(model, pair, chat_tokens(pair.tokenizer, HELLO), max_tokens=20)
+        assert answers[name] == local(model, pair, pair.tokenizer.ask(HELLO), max_tokens=20)
         assert reply.model == name
         assert reply.usage.total_tokens == reply.usage.prompt_tokens + reply.usage.completion_tokens
     assert answers["trial"] != answers["tiny"]
@@ -104,7 +104,7 @@ def test_a_stream_says_the_same_piece_by_piece(client):
 
 def test_completions_continue_raw_text(client, pair):
     reply = client.completions.create(model="tiny", prompt="abc", max_tokens=9)
-    assert reply.choices[0].text == local(pair.base(), pair, raw_tokens(pair.tokenizer, "abc"), max_tokens=9)
+    assert reply.choices[0].text == local(pair.base(), pair, pair.tokenizer.continued("abc"), max_tokens=9)
     events = client.completions.create(model="tiny", prompt=["abc"], max_tokens=9, stream=True)
     assert "".join(event.choices[0].text for event in events) == reply.choices[0].text
 
@@ -126,7 +126,7 @@ def test_seeds_repeat_while_others_are_answered_and_conversations_go_on(client, 
     assert len(set(results.values())) > 2
     messages = [*HELLO, {"role": "assistant", "content": alone}, {"role": "user", "content": "more"}]
     reply = client.chat.completions.create(model="trial", messages=messages, max_tokens=9)
-    expected = local(pair.model, pair, chat_tokens(pair.tokenizer, messages), max_tokens=9)
+    expected = local(pair.model, pair, pair.tokenizer.ask(messages), max_tokens=9)
     assert reply.choices[0].message.content == expected
 
 

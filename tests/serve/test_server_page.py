@@ -9,7 +9,6 @@ from browser import OVERFLOWING, needs_chromium
 from test_server import local, serving
 from tiny_model import write_base, write_run
 
-from mlx_hybrid.models.generate import chat_tokens
 from mlx_hybrid.models.pair import open_pair
 
 pytestmark = [pytest.mark.slow, needs_chromium]
@@ -59,7 +58,7 @@ def test_base_and_adapted_answer_side_by_side(browser, pair):
         browser.set("max_tokens", "20")
         browser.type("hello <b>you</b>")
         browser.until(f"{ANSWERS}.length === 2")
-        tokens = chat_tokens(pair.tokenizer, [{"role": "user", "content": "hello <b>you</b>"}])
+        tokens = pair.tokenizer.ask([{"role": "user", "content": "hello <b>you</b>"}])
         expected = [local(model, pair, tokens, max_tokens=20) for model in (pair.model, pair.base())]
         assert browser.see(ANSWERS) == expected
         assert expected[0] != expected[1]
@@ -108,7 +107,7 @@ def test_an_answer_comes_piece_by_piece_and_can_be_stopped(browser, long):
             {"role": "user", "content": "hello"}, {"role": "assistant", "content": answers[0]},
             {"role": "user", "content": "more"},
         ]  # fmt: skip
-        read = len(chat_tokens(long.tokenizer, talk))
+        read = len(long.tokenizer.ask(talk))
         assert any(f" {read} + 5 tokens" in line for line in server.lines)
 
 
