@@ -13,8 +13,12 @@ from mlx_hybrid.errors import DataError
 @click.command()
 @click.argument("file", metavar="FILE")
 @click.option("--model", default="bundled", show_default=True, help="Hub id or folder of the base model.")
-@click.option("--show", type=click.IntRange(min=1), help="Show so many records.  [default: 3; with --json all]")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="A setting, as model.system=fold.")
+@click.option(
+    "--show", type=click.IntRange(min=1), help="Show so many records.  [default: 3; with --json all]"
+)
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="A setting, as model.system=fold."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a record.")
 def records(file: str, model: str, show: int | None, overrides: tuple[str, ...], as_json: bool) -> None:
     """Show records as the model will see them, the trained tokens marked.
@@ -41,7 +45,9 @@ def records(file: str, model: str, show: int | None, overrides: tuple[str, ...],
             raise DataError(f"{item.where}: {item.detail} ({item.reason}).")
         one = shown(item, tokenizer)
         kinds[item.shape] = kinds.get(item.shape, 0) + 1
-        click.echo(json.dumps(asdict(one), ensure_ascii=False) if as_json else picture(item.where, one, tokenizer))
+        click.echo(
+            json.dumps(asdict(one), ensure_ascii=False) if as_json else picture(item.where, one, tokenizer)
+        )
     if not kinds:
         raise DataError(f"{file}: holds no record.")
     click.echo(f"Read as: {', '.join(f'{name} ({count})' for name, count in kinds.items())}.", err=True)

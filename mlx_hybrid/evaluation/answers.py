@@ -79,7 +79,6 @@ def answer(model: Any, tokenizer: Any, examples: EvaluationSet, *, generate: Cal
     return [{"text": text} for text in generate(model, asked)]
 
 
-
 def likelihoods(model: Any, tokens: list, masks: list | None = None) -> list[tuple[float, int]]:
     """Nats and count of the tokens predicted in each sequence."""
     nats, counts = sequence_nll(model, tokens, masks)

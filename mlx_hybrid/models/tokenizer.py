@@ -1,6 +1,7 @@
 """The tokenizer of a model, and the one place that says how its texts begin and end.
 
-A text begins, once, with what the tokenizer itself adds (a BOS token, or nothing) or what the chat template writes. A trained document or answer ends with the EOS token, or with the template's end of turn, once.
+A text begins, once, with what the tokenizer itself adds (a BOS token, or nothing) or what the chat template writes. A
+trained document or answer ends, once, with the EOS token or the template's end of turn.
 """
 
 import datetime

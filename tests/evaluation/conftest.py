@@ -6,6 +6,7 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 from mlx_lm.models import gemma2, llama
+from toys import byte_tokenizer, wrapped
 
 SIZES = {"hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 96, "num_attention_heads": 4}
 
@@ -71,8 +72,14 @@ class MergingTokenizer:
 
 
 @pytest.fixture(scope="session")
-def tokenizer() -> MergingTokenizer:
+def merging() -> MergingTokenizer:
     return MergingTokenizer()
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    """Bytes, begun with <s>, for a model without a chat template."""
+    return wrapped(byte_tokenizer(None, begins=True))
 
 
 @pytest.fixture(scope="session")

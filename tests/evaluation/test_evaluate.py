@@ -62,7 +62,7 @@ def loop_accuracy(model, tokenizer, records: list[dict]) -> float:
         prompt = tokenizer.encode("<s>" + record["messages"][0]["content"], add_special_tokens=False)
         scores = {}
         for label, answer in ANSWERS[record["language"]].items():
-            tokens = prompt + tokenizer.encode(answer + "</s>", add_special_tokens=False)
+            tokens = prompt + tokenizer.encode(answer + "<|im_end|>", add_special_tokens=False)
             logits = np.array(model(mx.array([tokens]))[0], np.float64)
             logp = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
             scores[label] = sum(logp[t - 1, tokens[t]] for t in range(len(prompt), len(tokens)))
@@ -192,7 +192,7 @@ def test_text_is_measured_in_bits_per_byte(model, other_model, tokenizer):
     )
     total = 0.0
     for text in texts:
-        tokens = [256, *tokenizer.encode(text, add_special_tokens=False)]
+        tokens = [257, *tokenizer.encode(text, add_special_tokens=False)]
         logits = np.array(model(mx.array([tokens]))[0], np.float64)
         logp = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
         total -= sum(logp[t - 1, tokens[t]] for t in range(1, len(tokens)))

@@ -92,7 +92,8 @@ def test_a_record_over_the_limit_leaves_its_group_to_the_others(tokenizer):
             for n, length in enumerate((3, 90, 4, 5))
         ]
     )
-    examples, dropped = make_examples(test, tokenizer, max_tokens=40, too_long="drop")
+    made = make_examples(test, tokenizer, max_tokens=40, too_long="drop")
+    examples, dropped = made.examples, len(made.long)
     assert dropped == 1
     measured = {example.where for example in examples}
     whole, beside, why = held_out_sets(test, [], group="premise", max_tokens=40, measured=measured)
@@ -106,7 +107,7 @@ def test_the_loss_is_that_of_the_tokens_that_training_counts(model, tokenizer):
     rows = [{"prompt": "a" * 9, "completion": "bc" * n, "language": "en"} for n in (2, 30)]
     test = held_out(rows)
     whole, _, _ = held_out_sets(test, [], group="group", max_tokens=40, measured={r.where for r in test})
-    examples, _ = make_examples(test, tokenizer, max_tokens=40, too_long="truncate")
+    examples = make_examples(test, tokenizer, max_tokens=40, too_long="truncate").examples
     told = answer(model, tokenizer, whole, generate=None)
     assert [row["tokens"] for row in told] == [example.trained_count for example in examples]
     results = evaluate({"base": model}, tokenizer, whole)
