@@ -16,11 +16,8 @@ from mlx_hybrid.errors import DataError
 @click.option(
     "--show", type=click.IntRange(min=1), help="Show so many records.  [default: 3; with --json all]"
 )
-@click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="A setting, as model.system=fold."
-)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a record.")
-def records(file: str, model: str, show: int | None, overrides: tuple[str, ...], as_json: bool) -> None:
+def records(file: str, model: str, show: int | None, as_json: bool) -> None:
     """Show records as the model will see them, the trained tokens marked.
 
     Trained text stands in colour, or between ⟦ ⟧ where the output has none. With --json: the tokens, which of them are
@@ -29,22 +26,20 @@ def records(file: str, model: str, show: int | None, overrides: tuple[str, ...],
     \b
     Examples:
         mlx-hybrid records chats.jsonl --model mlx-community/Qwen3-0.6B-4bit
-        mlx-hybrid records chats.jsonl --show 1 --set model.template.enable_thinking=false
+        mlx-hybrid records chats.jsonl --show 1
         mlx-hybrid records chats.jsonl --json > tokens.jsonl
     """
-    from mlx_hybrid.config import load_config
-    from mlx_hybrid.models.base import tokenizer_of
+    from mlx_hybrid.models.base import load_tokenizer_of
     from mlx_hybrid.records.record import read_records
     from mlx_hybrid.records.shown import shown
 
-    config = load_config(None, overrides, {"model": model})
-    tokenizer = tokenizer_of(config.model)
+    tokenizer = load_tokenizer_of(model)
     kinds: dict[str, int] = {}
     for item in islice(read_records(file), show or (None if as_json else 3)):
         if not hasattr(item, "fields"):
             raise DataError(f"{item.where}: {item.detail} ({item.reason}).")
         one = shown(item, tokenizer)
-        kinds[item.shape] = kinds.get(item.shape, 0) + 1
+        kinds[item.kind] = kinds.get(item.kind, 0) + 1
         click.echo(
             json.dumps(asdict(one), ensure_ascii=False) if as_json else picture(item.where, one, tokenizer)
         )
@@ -55,16 +50,13 @@ def records(file: str, model: str, show: int | None, overrides: tuple[str, ...],
 
 def picture(where: str, one: Any, tokenizer: Any) -> str:
     """The record as text, its trained stretches marked."""
-    from mlx_hybrid.chat.printable import printable
+    from mlx_hybrid.chat.printable import Printable
     from mlx_hybrid.records.shown import stretches
 
     if one.set_aside:
         return f"{where}  set aside: {one.set_aside}\n"
-    colour = click.get_text_stream("stdout").isatty()
-    text = "".join(
-        (click.style(printable(part), fg="green", bold=True) if colour else f"⟦{printable(part)}⟧")
-        if trained
-        else printable(part)
-        for part, trained in stretches(one.tokens, one.trained, tokenizer)
-    )
+    plain, colour = Printable(), click.get_text_stream("stdout").isatty()
+    parts = [(plain(part), flag) for part, flag in stretches(one.tokens, one.trained, tokenizer)]
+    mark = (lambda part: click.style(part, fg="green", bold=True)) if colour else "⟦{}⟧".format
+    text = "".join(mark(part) if flag else part for part, flag in parts)
     return f"{where}  {len(one.tokens)} tokens, {sum(one.trained)} trained\n{text}\n"

@@ -1,0 +1,51 @@
+"""`records`: a record as the model will see it."""
+
+import json
+
+from click.testing import CliRunner
+
+from mlx_hybrid.cli import main
+from mlx_hybrid.models.base import load_tokenizer_of
+
+
+def run(tmp_path, rows, *options):
+    path = tmp_path / "chats.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return CliRunner().invoke(main, ["records", str(path), *options])
+
+
+CHAT = {
+    "id": "a",
+    "messages": [{"role": "user", "content": "Hujambo?"}, {"role": "assistant", "content": "Sijambo."}],
+}
+UNTRAINED = {
+    "messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y", "train": False}]
+}
+
+
+def test_the_trained_text_is_marked(tmp_path):
+    result = run(tmp_path, [CHAT, UNTRAINED])
+    assert result.exit_code == 0, result.output
+    assert "Hujambo?" in result.stdout
+    assert "⟦Sijambo.<|end|>⟧" in result.stdout
+    assert "set aside: every answer is marked" in result.stdout
+    assert "messages (2)" in result.stderr
+
+
+def test_as_json_the_tokens_are_those_of_training_and_of_chat(tmp_path):
+    result = run(tmp_path, [CHAT, UNTRAINED], "--json")
+    first, second = map(json.loads, result.stdout.splitlines())
+    tokenizer = load_tokenizer_of("bundled")
+    assert first["id"] == "a"
+    begin = first["trained"].index(1)
+    assert first["asked"] == first["tokens"][:begin] == tokenizer.ask(CHAT["messages"][:1])
+    trained = [t for t, flag in zip(first["tokens"], first["trained"], strict=True) if flag]
+    assert tokenizer.decode(trained) == "Sijambo.<|end|>"
+    assert (second["tokens"], first["set_aside"]) == ([], None)
+    assert "marked" in second["set_aside"]
+
+
+def test_a_line_that_is_no_record_is_named(tmp_path):
+    result = run(tmp_path, [{"question": "?"}])
+    assert result.exit_code == 3
+    assert "chats.jsonl:1" in result.stderr
