@@ -6,7 +6,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,3 +117,18 @@ def replace_directory(temporary: Path, directory: Path) -> None:
         os.replace(directory, old)
     os.replace(temporary, directory)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def render(template: Path, values: dict[str, Any], **filters: Callable) -> str:
+    """A Jinja template filled in; what goes into HTML is escaped. It may include others of its folder."""
+    from jinja2 import Environment, FileSystemLoader
+
+    environment = Environment(
+        loader=FileSystemLoader(template.parent),
+        autoescape=".html" in template.name,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= filters
+    return environment.get_template(template.name).render(values)

@@ -9,7 +9,7 @@ from mlx_hybrid.evaluation.results import ALL
 from mlx_hybrid.files import HUB_ID, write_text
 from mlx_hybrid.publish.facts import Facts, run_facts
 from mlx_hybrid.publish.results import NAMES, eval_results
-from mlx_hybrid.publish.usage import render, usage
+from mlx_hybrid.publish.usage import fill, usage
 from mlx_hybrid.run import Run
 
 HEAD = "---\n{{ card_data }}\n---\n\n{{ body }}"
@@ -47,7 +47,7 @@ def model_card(facts: Facts, repo: str) -> str:
     """The card's text, with the metadata that the Hub reads."""
     from huggingface_hub import ModelCard
 
-    body = render("card.md.jinja", usage(facts, repo) | sections(facts))
+    body = fill("card.md.jinja", usage(facts, repo) | sections(facts))
     text = str(ModelCard.from_template(metadata(facts), template_str=HEAD, body=body))
     return text + "\n" + MARK.format(digest(text)) + "\n"
 

@@ -1,9 +1,10 @@
 """How to load what was made: the head of a model card, and the README of an export."""
 
 import shlex
-from functools import cache
+from pathlib import Path
 from typing import Any
 
+from mlx_hybrid.files import render
 from mlx_hybrid.models.base import BUNDLED
 from mlx_hybrid.publish.facts import Facts
 
@@ -26,26 +27,12 @@ WHAT = {
 
 def readme(name: str, export: dict) -> str:
     """The README of an export in the folder `name`, from its report."""
-    return render("use.md.jinja", usage(Facts.of_export(name, export)))
+    return fill("use.md.jinja", usage(Facts.of_export(name, export)))
 
 
-@cache
-def templates() -> Any:
-    from jinja2 import Environment, PackageLoader
-
-    environment = Environment(
-        loader=PackageLoader("mlx_hybrid", "publish"),
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["sh"] = shlex.quote
-    return environment
-
-
-def render(template: str, values: dict[str, Any]) -> str:
+def fill(template: str, values: dict[str, Any]) -> str:
     """A template of this folder, filled in."""
-    return templates().get_template(template).render(values).rstrip() + "\n"
+    return render(Path(__file__).with_name(template), values, sh=shlex.quote).rstrip() + "\n"
 
 
 def usage(facts: Facts, repo: str = "") -> dict[str, Any]:

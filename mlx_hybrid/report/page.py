@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mlx_hybrid.files import render
 from mlx_hybrid.report.tables import Table
 
 TEMPLATE = Path(__file__).with_name("page.html")
@@ -31,10 +32,5 @@ Section = tuple[str, Sequence[Part]]
 
 def page(title: str, sections: Sequence[Section]) -> str:
     """A whole page; the same parts give the same bytes."""
-    from jinja2 import Environment
-
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["base64"] = lambda content: b64encode(content).decode()
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        title=title, sections=sections
-    )
+    values = {"title": title, "sections": sections}
+    return render(TEMPLATE, values, base64=lambda content: b64encode(content).decode())

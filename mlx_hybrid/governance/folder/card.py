@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from mlx_hybrid.files import render
 from mlx_hybrid.records.languages import TWO_LETTERS
 
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
@@ -28,7 +29,7 @@ def dataset_card(summary: dict[str, Any]) -> str:
         "tags": ["mlx-hybrid", "governed"],
     }
     text = yaml.safe_dump(front, sort_keys=False, allow_unicode=True)
-    return render("card.md.jinja", summary, front=text, language_rows=rows_of(summary["languages"]))
+    return fill("card.md.jinja", summary, front=text, language_rows=rows_of(summary["languages"]))
 
 
 def report_page(summary: dict[str, Any]) -> str:
@@ -36,7 +37,7 @@ def report_page(summary: dict[str, Any]) -> str:
     flags: Counter[str] = Counter()
     for row in summary["flags"]:
         flags[row["flag"]] += row["records"]
-    page = render(
+    page = fill(
         "page.html.jinja",
         summary,
         shares=[(*row.values(), row["kept"] / max(row["before"], 1)) for row in summary["languages"]],
@@ -50,13 +51,8 @@ def report_page(summary: dict[str, Any]) -> str:
     )  # half a surrogate pair, from a name or a code
 
 
-def render(template: str, summary: dict[str, Any], **values: Any) -> str:
+def fill(template: str, summary: dict[str, Any], **values: Any) -> str:
     """A template filled with a summary, the tables that both have, and other values."""
-    from jinja2 import Environment
-
-    html = template.endswith(".html.jinja")
-    made = Environment(autoescape=html, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
-    made.filters["cell"] = lambda value: str(value).replace("|", "\\|")
     reasons: Counter[tuple[str, str]] = Counter()
     for row in summary["counts"]:
         reasons[(row["stage"], row["reason"])] += row["records"]
@@ -65,8 +61,9 @@ def render(template: str, summary: dict[str, Any], **values: Any) -> str:
         "licence_rows": list(summary["licences"].items()),
         "source_rows": [(s["path"], s["records"], s["sha256"]) for s in summary["sources"]],
     }
-    source = (HERE / template).read_text(encoding="utf-8")
-    return made.from_string(source).render(summary | tables | values)
+    return render(
+        HERE / template, summary | tables | values, cell=lambda value: str(value).replace("|", "\\|")
+    )
 
 
 def rows_of(rows: list[dict[str, Any]]) -> list[tuple]:
