@@ -20,8 +20,8 @@ from mlx_hybrid.config import (
 )
 from mlx_hybrid.config.checks import AT_LEAST, AT_MOST, get_key
 from mlx_hybrid.config.reading import parse_scalar
+from mlx_hybrid.config.recipes import recipe_path, recipes, summary
 from mlx_hybrid.errors import ConfigError
-from mlx_hybrid.recipes_folder import recipe_path, recipes, summary
 
 
 def refused(message: str, overrides: tuple[str, ...] = (), **values) -> None:

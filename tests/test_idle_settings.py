@@ -9,8 +9,8 @@ from toys import tiny_llama
 from mlx_hybrid.adapters.attach import attach
 from mlx_hybrid.config import PRESETS, dump_config, load_config, load_run_config
 from mlx_hybrid.config.idle import idle_settings
+from mlx_hybrid.config.recipes import recipe_path, recipes
 from mlx_hybrid.errors import ConfigError
-from mlx_hybrid.recipes_folder import recipe_path, recipes
 
 REFUSED = [
     ("full", "adapter.layers=2", "train.learning_rate acts"),

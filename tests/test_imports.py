@@ -33,7 +33,7 @@ LAYERS = (  # from the top; a room imports only what stands below it
     ("models",),
     ("adapters",),
     ("run",),
-    ("config", "recipes_folder"),
+    ("config",),
     ("files",),
     ("errors",),
 )

@@ -114,7 +114,7 @@ def compare(
         mlx-hybrid compare mine.yaml --methods lora,hra,hybrid --lrs 1e-3,3e-3 --budget params -o comparison
         mlx-hybrid compare mine.yaml --methods lora --governance steps --noise 0.3 -o governed
     """
-    from mlx_hybrid.recipes_folder import recipe_path
+    from mlx_hybrid.config.recipes import recipe_path
     from mlx_hybrid.study.cells import Listener, Stopped
     from mlx_hybrid.study.pages import as_text, write_study
     from mlx_hybrid.study.plan import Plan, governance_settings

@@ -11,6 +11,7 @@ import click
 from mlx_hybrid.cli.commands import command, given_options
 from mlx_hybrid.cli.options import method_option
 from mlx_hybrid.config import Config
+from mlx_hybrid.config.recipes import run_config
 from mlx_hybrid.errors import MemoryLimitError
 
 GIGA = 1e9
@@ -45,7 +46,6 @@ def estimate(
         mlx-hybrid estimate my-run.yaml --memory 16
         mlx-hybrid estimate --probe
     """
-    from mlx_hybrid.cli.finetune import resolve
     from mlx_hybrid.training.memory.estimate import USABLE, memory_limit
     from mlx_hybrid.training.memory.estimate import estimate as estimate_memory
     from mlx_hybrid.training.memory.shape import model_shape
@@ -54,7 +54,7 @@ def estimate(
     given = {key: value for key, value in given.items() if value is not None}
     if model and not data and not config:
         given["data.paths"] = []
-    settings = resolve(config, given, overrides)
+    settings = run_config(config, overrides, given)
     shape = model_shape(settings)
     load_of, source = batch_of(settings, shape)
     load = load_of(settings)

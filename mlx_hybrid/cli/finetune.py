@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlx_hybrid.cli.options import method_option
-from mlx_hybrid.config import Config, dump_config, load_config, load_run_config
+from mlx_hybrid.config import Config, dump_config, load_config
+from mlx_hybrid.config.recipes import recipe_path, run_config
 from mlx_hybrid.errors import INTERRUPTED, ConfigError
 from mlx_hybrid.jobs.stopping import StopRequest
 
@@ -75,7 +76,7 @@ def finetune(
         if resume:
             settings, run = resumed(resume, config, given, overrides, output)
         else:
-            settings, run = resolve(config, given, overrides), None
+            settings, run = run_config(config, overrides, given), None
         if dry_run:
             from mlx_hybrid.jobs.finetune import plan
 
@@ -113,24 +114,10 @@ def show_job(settings: Config, ranks: "Ranks", as_json: bool, **how: Any) -> Non
         display.next_commands()
 
 
-def resolve(config: str | None, given: dict, overrides: tuple[str, ...]) -> Config:
-    """The configuration of a new run: a file, a recipe, or the quickstart when nothing is named."""
-    from mlx_hybrid.recipes_folder import recipe_path
-
-    if (
-        config is None
-        and "data.paths" not in given
-        and not any(o.startswith("data.paths=") for o in overrides)
-    ):
-        config = "quickstart"
-    return load_run_config(recipe_path(config) if config else None, overrides, given)
-
-
 def continued(name: str, config: str | None, given: dict, overrides: tuple[str, ...]) -> dict:
     """Settings of a run that goes on from an adapter. Raises ConfigError for others that were asked for."""
     from mlx_hybrid.config import read_yaml
     from mlx_hybrid.models.adapted import find_adapter
-    from mlx_hybrid.recipes_folder import recipe_path
     from mlx_hybrid.training.continuation import settings_of
 
     asked = {key: f"--{key}" for key in ("method",) if key in given}

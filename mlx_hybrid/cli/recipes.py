@@ -13,11 +13,11 @@ def recipes(ctx: click.Context) -> None:
         mlx-hybrid recipes
         mlx-hybrid recipes show quickstart
     """
-    from mlx_hybrid import recipes_folder
+    from mlx_hybrid.config import recipes as recipe_files
 
     if ctx.invoked_subcommand is None:
-        for name, path in recipes_folder.recipes().items():
-            click.echo(f"{name:<24} {recipes_folder.summary(path)}")
+        for name, path in recipe_files.recipes().items():
+            click.echo(f"{name:<24} {recipe_files.summary(path)}")
         click.echo("Next: mlx-hybrid recipes show quickstart")
 
 
@@ -30,6 +30,6 @@ def show_recipe(name: str) -> None:
     Example:
         mlx-hybrid recipes show quickstart > mine.yaml
     """
-    from mlx_hybrid.recipes_folder import recipe_path
+    from mlx_hybrid.config.recipes import recipe_path
 
     click.echo(recipe_path(name).read_text(encoding="utf-8"), nl=False)

@@ -11,7 +11,7 @@ import pytest
 
 from mlx_hybrid.cli import COMMANDS, Commands, main
 from mlx_hybrid.config import load_config
-from mlx_hybrid.recipes_folder import recipes
+from mlx_hybrid.config.recipes import recipes
 
 PROJECT = Path(__file__).resolve().parents[2]
 HEAVY = ("mlx", "mlx_lm", "transformers", "torch", "numpy", "rich", "huggingface_hub")

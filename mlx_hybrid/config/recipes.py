@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+from mlx_hybrid.config.idle import load_run_config
+from mlx_hybrid.config.settings import Config
 from mlx_hybrid.errors import ConfigError, nearest
 
-PACKAGE = Path(__file__).parent
+PACKAGE = Path(__file__).parents[1]
 
 
 def recipes() -> dict[str, Path]:
@@ -31,3 +33,13 @@ def summary(path: Path) -> str:
     """A recipe's first comment line: what it does."""
     first = path.read_text(encoding="utf-8").splitlines()[0]
     return first.removeprefix("#").strip()
+
+
+def run_config(name: str | None, overrides: tuple[str, ...] = (), values: dict | None = None) -> Config:
+    """The settings of a new run: of a YAML file or a recipe, with overrides and values; of the quickstart where neither
+    it nor data are named. Raises ConfigError as `load_run_config` does."""
+    values = values or {}
+    data = "data.paths" in values or any(override.startswith("data.paths=") for override in overrides)
+    if name is None and not data:
+        name = "quickstart"
+    return load_run_config(recipe_path(name) if name else None, overrides, values)

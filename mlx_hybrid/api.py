@@ -1,0 +1,178 @@
+"""The Python API (docs/python.md): what the commands do, as functions.
+
+`import mlx_hybrid` gives every name here, and loads nothing of it before a name is used.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlx_hybrid.adapters.attach import Attached
+from mlx_hybrid.adapters.attach import attach as attach_adapter
+from mlx_hybrid.adapters.layer import HybridLinear as HybridLinear
+from mlx_hybrid.config import GovernanceConfig, build, build_config
+from mlx_hybrid.config.recipes import run_config
+from mlx_hybrid.errors import ConfigError, nearest
+from mlx_hybrid.errors import MlxHybridError as MlxHybridError
+from mlx_hybrid.run import Run
+from mlx_hybrid.run import find_run as find_run
+
+if TYPE_CHECKING:
+    import mlx.nn as nn
+
+    from mlx_hybrid.evaluation.results import Row
+    from mlx_hybrid.export.verdict import Report
+    from mlx_hybrid.jobs.finetune import JobEvent
+
+Names = str | Path | Sequence[str | Path]
+
+
+def load(name: str, *, base_model: str | None = None) -> tuple["nn.Module", Any]:
+    """Load (model, tokenizer), ready to answer, with the adapter on where `name` has one.
+
+    `name` is a run (path, name or "last"), an adapter (folder or Hub id) or a model (folder, Hub id or "bundled");
+    `base_model` is the base to put an adapter on where it is not where the adapter says. Raises ConfigError for what
+    cannot be found, and MlxHybridError for an adapter that changes no logit.
+    """
+    from mlx_hybrid.models.pair import open_pair
+
+    pair = open_pair(str(name), base_name=base_model)
+    return pair.model, pair.tokenizer
+
+
+def attach(model: "nn.Module", method: str = "hybrid", *, seed: int = 0, **adapter: Any) -> Attached:
+    """Freeze `model` and put a fresh adapter on its linear layers, in place, to be trained by a loop of your own.
+
+    Each layer becomes y = (x R) Wᵀ + s · x A B + bias and equals its base until it is trained: x (…, in), W (out, in),
+    R (in, in) orthogonal, A (in, r), B (r, out). `adapter` are settings of that group, as targets=["q_proj"]. B starts
+    from zero: starts from a gradient take records, and belong to `finetune`. Raises ConfigError for an unknown method
+    or setting, and for a target that the model lacks.
+    """
+    config = build_config({"method": method, "adapter": adapter}, "attach").adapter
+    config = replace(config, start="zeros") if config.from_gradient else config
+    return attach_adapter(model, config, method=method, seed=seed)
+
+
+def finetune(
+    model: str | None = None,
+    data: Names | Mapping[str, Any] | None = None,
+    method: str | None = None,
+    output: str | Path | None = None,
+    *,
+    config: str | Path | None = None,
+    on_event: Callable[["JobEvent"], None] = lambda event: None,
+    **settings: Any,
+) -> Run:
+    """Govern the records of `data`, train an adapter on `model`, and measure it against its base; the run.
+
+    `data` is paths, or settings of that group; `config` is a YAML file or a recipe's name, without it and data the
+    quickstart; `settings` are its keys, as seed=1 or train={"epochs": 2}. `on_event` gets every event of the job as it
+    comes (mlx_hybrid.jobs.finetune). Raises ConfigError, DataError, MemoryLimitError or MlxHybridError;
+    a run that broke off can be gone on with.
+    """
+    from mlx_hybrid.jobs import finetune as job
+
+    group = data if isinstance(data, Mapping) or data is None else {"paths": paths_of(data)}
+    given = flat({"model": model, "method": method, "data": group, **settings})
+    given = {key: value for key, value in given.items() if value is not None}
+    chosen = run_config(str(config) if config else None, values=given)
+    run = None
+    for event in job.finetune(chosen, output=Path(output) if output else None):
+        run = event.run if isinstance(event, job.Prepared) else run
+        on_event(event)
+    return run
+
+
+def govern(paths: Names, output: str | Path | None = None, *, replace: bool = False, **settings: Any) -> dict:
+    """Check raw records; keep, flag or reject each with a reason, into the new folder `output`. Returns the summary.
+
+    Without `output` nothing is written, and the summary says what would be decided. `replace` takes the place of a
+    folder that govern made; `settings` are those of the governance group, as languages=["sw"] or redact=True. Raises
+    ConfigError for settings and paths, DataError where a language would lose too much.
+    """
+    from mlx_hybrid.governance.folder.summary import summarise
+    from mlx_hybrid.governance.govern import govern_files
+    from mlx_hybrid.models.base import is_offline
+
+    config = build(GovernanceConfig, settings, "govern", "governance.")
+    folder = Path(output) if output else None
+    return summarise(
+        govern_files(paths_of(paths), folder, config, replace=replace, offline=is_offline()), config
+    )
+
+
+def evaluate(
+    name: str,
+    *,
+    on: str | Path | None = None,
+    task: str | None = None,
+    output: str | Path | None = None,
+    tell: Callable[[str], None] = lambda text: None,
+    **options: Any,
+) -> list["Row"]:
+    """Measure a run beside its base, or a model: one row a figure, with its 95 % interval.
+
+    On the records of `on`, a file or folder, on the benchmark `task`, or on what the run held back; results are written
+    to `output`, or to the run's evaluation/. `options` are those of the command (docs/evaluation.md), as limit=100,
+    dev="none" or baseline=False. Raises ConfigError for options that have nothing to act on, DataError for records.
+    """
+    from mlx_hybrid.evaluation.first_format import from_first_format
+    from mlx_hybrid.jobs.evaluate import DEFAULTS, measure
+
+    if unknown := [key for key in options if key not in DEFAULTS]:
+        raise ConfigError(f'evaluate: no option "{unknown[0]}"; {nearest(unknown[0], DEFAULTS)}')
+    asked = DEFAULTS | {"path": Path(on) if on else None, "name": task} | options
+    told = measure(str(name), Path(output) if output else None, asked, tell)
+    return list(from_first_format(told.results).rows)
+
+
+def export(name: str, to: str, output: str | Path, **options: Any) -> "Report":
+    """Write the adapter `name`, as `load` takes it, to the new folder `output` for another library, and check it there.
+
+    `to` is peft, merged, lora, mlx-lm or gguf-lora; `options` are those of the command (docs/export.md), as rank=64.
+    Raises ConfigError for what cannot be said in that form, and ExportMismatch where the export does something else
+    than the adapter; nothing is written then.
+    """
+    from mlx_hybrid.export.export import Options
+    from mlx_hybrid.export.export import export as write
+
+    return write(str(name), to, Path(output), Options(**options))
+
+
+def generate(
+    model: "str | Path | tuple[nn.Module, Any]",
+    prompt: str | Sequence[Mapping[str, str]],
+    *,
+    system: str | None = None,
+    raw: bool = False,
+    **sampling: Any,
+) -> str:
+    """The answer to one prompt, a user's message or a list of messages, of a name or of what `load` gave.
+
+    `raw` continues the text without the chat template; `sampling` are max_tokens (512, or what the context leaves),
+    temperature (0: the likeliest token), top_p and seed. Raises ConfigError for a prompt over the context.
+    """
+    from mlx_hybrid.models.generate import Sampling, chat_tokens, prompt_tokens, room_for_answer, stream
+    from mlx_hybrid.models.pair import context_limit
+
+    net, tokenizer = model if isinstance(model, tuple) else load(str(model))
+    if isinstance(prompt, str):
+        tokens = prompt_tokens(tokenizer, prompt, system=system, raw=raw)
+    else:
+        tokens = chat_tokens(tokenizer, list(prompt))
+    asked = Sampling(**sampling)
+    room = room_for_answer(len(tokens), context_limit(net, tokenizer), asked.max_tokens)
+    return "".join(piece.text for piece in stream(net, tokenizer, tokens, replace(asked, max_tokens=room)))
+
+
+def paths_of(names: Names) -> list[str]:
+    return [str(name) for name in ([names] if isinstance(names, str | Path) else names)]
+
+
+def flat(settings: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Settings by their whole keys: {"train": {"epochs": 2}} as {"train.epochs": 2}."""
+    values: dict[str, Any] = {}
+    for key, value in settings.items():
+        values |= flat(value, f"{above}{key}.") if isinstance(value, Mapping) else {f"{above}{key}": value}
+    return values
