@@ -84,21 +84,28 @@ def finetune(
     return run
 
 
-def govern(paths: Names, output: str | Path | None = None, *, replace: bool = False, **settings: Any) -> dict:
+def govern(
+    paths: Names,
+    output: str | Path | None = None,
+    *,
+    replace: bool = False,
+    progress: Callable[[int], None] = lambda records: None,
+    **settings: Any,
+) -> dict:
     """Check raw records; keep, flag or reject each with a reason, into the new folder `output`. Returns the summary.
 
     Without `output` nothing is written, and the summary says what would be decided. `replace` takes the place of a
-    folder that govern made; `settings` are those of the governance group, as languages=["sw"] or redact=True. Raises
-    ConfigError for settings and paths, DataError where a language would lose too much.
+    folder that govern made; `progress` gets the number of records read; `settings` are those of the governance group,
+    as languages=["sw"] or redact=True. Raises ConfigError for settings and paths, DataError where a language would lose
+    too much.
     """
     from mlx_hybrid.governance.folder.summary import summarise
     from mlx_hybrid.governance.govern import govern_files
-    from mlx_hybrid.models.base import is_offline
 
     config = build(GovernanceConfig, settings, "govern", "governance.")
     folder = Path(output) if output else None
     return summarise(
-        govern_files(paths_of(paths), folder, config, replace=replace, offline=is_offline()), config
+        govern_files(paths_of(paths), folder, config, replace=replace, progress=progress), config
     )
 
 

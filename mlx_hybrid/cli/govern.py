@@ -9,7 +9,6 @@ import click
 
 from mlx_hybrid.cli.commands import command, given_options
 from mlx_hybrid.cli.options import listed
-from mlx_hybrid.config import GovernanceConfig, build
 from mlx_hybrid.errors import ConfigError, DataError
 
 
@@ -76,21 +75,18 @@ def records(
         mlx-hybrid govern verify clean
         mlx-hybrid govern forget clean --id user-17
     """
-    from mlx_hybrid.governance.folder.summary import summarise
-    from mlx_hybrid.governance.govern import govern_files
+    from mlx_hybrid import api
 
     if (output is None) is not dry_run:
         raise ConfigError("name a folder with -o DIR, or say --dry-run to write nothing; one of the two.")
     given = {key: value for key, value in settings.items() if value not in (None, ())}
-    config = build(GovernanceConfig, given, "options", "governance.")
-    result = govern_files(paths, output, config, replace=replace, progress=Progress())
-    summary = summarise(result, config)
+    summary = api.govern(paths, output, replace=replace, progress=Progress(), **given)
     if as_json:
         click.echo(json.dumps({**summary, "output": str(output) if output else None}, ensure_ascii=False))
     else:
         show(summary)
-    if result.alarms:
-        raise DataError(f"Governing these for good would stop: {'; '.join(result.alarms)}.")
+    if summary["alarms"]:
+        raise DataError(f"Governing these for good would stop: {'; '.join(summary['alarms'])}.")
     if not as_json:
         click.echo(
             command("govern", *paths, "-o", "clean", *given_options("dry_run"))
