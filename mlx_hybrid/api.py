@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import mlx.nn as nn
 
     from mlx_hybrid.evaluation.results import Row
-    from mlx_hybrid.export.verdict import Report
+    from mlx_hybrid.exports.checks import Report
     from mlx_hybrid.jobs.finetune import JobEvent
 
 Names = str | Path | Sequence[str | Path]
@@ -124,14 +124,15 @@ def evaluate(
     to `output`, or to the run's evaluation/. `options` are those of the command (docs/evaluation.md), as limit=100,
     dev="none" or baseline=False. Raises ConfigError for options that have nothing to act on, DataError for records.
     """
-    from mlx_hybrid.evaluation.first_format import from_first_format
-    from mlx_hybrid.jobs.evaluate import DEFAULTS, measure
+    from mlx_hybrid.jobs.evaluate import Request, measure
 
-    if unknown := [key for key in options if key not in DEFAULTS]:
-        raise ConfigError(f'evaluate: no option "{unknown[0]}"; {nearest(unknown[0], DEFAULTS)}')
-    asked = DEFAULTS | {"path": Path(on) if on else None, "name": task} | options
-    told = measure(str(name), Path(output) if output else None, asked, tell)
-    return list(from_first_format(told.results).rows)
+    named = [field.name for field in fields(Request)]
+    if unknown := [key for key in options if key not in named]:
+        raise ConfigError(f'evaluate: no option "{unknown[0]}"; {nearest(unknown[0], named)}')
+    path, folder = (Path(place) if place else None for place in (on, output))
+    return list(
+        measure(Request(target=str(name), path=path, name=task, output=folder, **options), tell).results.rows
+    )
 
 
 def export(name: str, to: str, output: str | Path, **options: Any) -> "Report":
@@ -141,8 +142,8 @@ def export(name: str, to: str, output: str | Path, **options: Any) -> "Report":
     Raises ConfigError for what cannot be said in that form, and ExportMismatch where the export does something else
     than the adapter; nothing is written then.
     """
-    from mlx_hybrid.export.export import Options
-    from mlx_hybrid.export.export import export as write
+    from mlx_hybrid.exports.export import Options
+    from mlx_hybrid.exports.export import export as write
 
     return write(str(name), to, Path(output), Options(**options))
 

@@ -73,7 +73,9 @@ def test_attach_changes_nothing_yet_and_gives_every_method_something_to_learn(ti
     model, _ = mlx_hybrid.load(tiny[1])
     tokens = mx.array([[2, 3, 4, 5]])
     plain = model(tokens)
-    attached = mlx_hybrid.attach(model, method, targets=["q_proj", "o_proj", "gate_proj", "up_proj"], unitary=unitary)
+    attached = mlx_hybrid.attach(
+        model, method, targets=["q_proj", "o_proj", "gate_proj", "up_proj"], unitary=unitary
+    )
     assert attached.trainable > 0
     assert mx.abs(model(tokens) - plain).max().item() <= 1e-5 * mx.abs(plain).max().item()
     gradients = mx.grad(lambda leaves: (model.update(leaves), model(tokens).square().sum())[1])(

@@ -24,7 +24,7 @@ LAYERS = (  # from the top; a room imports only what stands below it
     ("study",),
     ("api",),
     ("jobs",),
-    ("export", "report", "serve", "chat"),
+    ("exports", "report", "serve", "chat"),
     ("publish",),
     ("evaluation",),
     ("training",),

@@ -32,7 +32,7 @@ from mlx_hybrid.adapters.plans import layer_plan  # noqa: E402
 from mlx_hybrid.adapters.store import CONFIG_FILE, FORMAT, WEIGHTS_FILE  # noqa: E402
 from mlx_hybrid.adapters.targets import last_part  # noqa: E402
 from mlx_hybrid.config import build_config, to_tree  # noqa: E402
-from mlx_hybrid.export.weights import write_shards  # noqa: E402
+from mlx_hybrid.exports.weights import write_shards  # noqa: E402
 from mlx_hybrid.files import write_json  # noqa: E402
 from mlx_hybrid.models.base import BUNDLED_FOLDER, fingerprint  # noqa: E402
 

@@ -32,7 +32,7 @@ from transformers import PreTrainedTokenizerFast  # noqa: E402
 
 from mlx_hybrid.evaluation.benchmarks.tasks import build_records  # noqa: E402
 from mlx_hybrid.evaluation.sets import evaluation_set, from_fields, item  # noqa: E402
-from mlx_hybrid.export.weights import ModelWeights, write_dense  # noqa: E402
+from mlx_hybrid.exports.weights import ModelWeights, write_dense  # noqa: E402
 from mlx_hybrid.models.base import load_base  # noqa: E402
 from mlx_hybrid.records.record import Record  # noqa: E402
 

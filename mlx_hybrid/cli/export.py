@@ -10,7 +10,7 @@ import click
 from mlx_hybrid.cli.commands import command
 
 if TYPE_CHECKING:
-    from mlx_hybrid.export.checks import Report
+    from mlx_hybrid.exports.checks import Report
 
 FORMS = ("peft", "merged", "lora", "mlx-lm", "gguf-lora")
 REQUANTISE = "pack again as the base was; refused if the update is lost."
@@ -71,8 +71,8 @@ def export(run: str, to: str, output: Path, as_json: bool, **options: Any) -> No
         mlx-hybrid export last --to merged --requantise -o my-model-4bit
         mlx-hybrid export last --to lora --rank 64 -o my-lora
     """
-    from mlx_hybrid.export.export import Options
-    from mlx_hybrid.export.export import export as write
+    from mlx_hybrid.exports.export import Options
+    from mlx_hybrid.exports.export import export as write
 
     show(write(run, to, output, Options(**options)), as_json, command("push", output, "OWNER/NAME"))
 

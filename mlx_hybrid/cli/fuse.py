@@ -24,7 +24,7 @@ def fuse(run: str, output: Path, requantise: bool, model: str | None, force: boo
         mlx-hybrid fuse last -o my-model
         mlx-hybrid fuse last --requantise -o my-model-4bit
     """
-    from mlx_hybrid.export.export import fuse as write
+    from mlx_hybrid.exports.export import fuse as write
 
     report = write(run, output, requantise=requantise, force=force, model=model)
     show(report, as_json, command("chat", output))

@@ -24,7 +24,7 @@ def import_(peft_dir: Path, output: Path, base: str | None, force: bool, as_json
         mlx-hybrid import my-peft-lora -o my-adapter
         mlx-hybrid import my-peft-lora --base Qwen/Qwen3-0.6B -o my-adapter
     """
-    from mlx_hybrid.export.peft_import import import_peft
+    from mlx_hybrid.exports.peft_import import import_peft
 
     report = import_peft(peft_dir, output, base=base, force=force)
     where = ("--base-model", report.base_folder) if report.base_folder else ()

@@ -20,7 +20,7 @@ from mlx_hybrid.adapters.start import apply_start, sketch_gradients
 from mlx_hybrid.adapters.store import load_adapter, save_adapter
 from mlx_hybrid.config import build_config
 from mlx_hybrid.errors import ConfigError
-from mlx_hybrid.export.adapter import open_source
+from mlx_hybrid.exports.adapter import open_source
 from mlx_hybrid.models.base import fingerprint
 
 ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}

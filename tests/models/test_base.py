@@ -11,7 +11,7 @@ import sentencepiece
 from tolerances import LOGITS
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from mlx_hybrid.export.weights import ModelWeights, write_dense
+from mlx_hybrid.exports.weights import ModelWeights, write_dense
 from mlx_hybrid.models.base import BUNDLED_FOLDER, load_base
 
 PROJECT = Path(__file__).resolve().parents[2]

@@ -13,7 +13,7 @@ from mlx_hybrid.adapters.store import AdapterInfo, read_adapter_config, read_wei
 from mlx_hybrid.adapters.targets import last_part
 from mlx_hybrid.config import AdapterConfig
 from mlx_hybrid.errors import ConfigError
-from mlx_hybrid.export.weights import ModelWeights
+from mlx_hybrid.exports.weights import ModelWeights
 from mlx_hybrid.models.adapted import find_adapter, own_name
 from mlx_hybrid.models.base import find_model, fingerprint
 

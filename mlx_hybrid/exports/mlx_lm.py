@@ -12,8 +12,8 @@ import numpy as np
 
 from mlx_hybrid.adapters.store import CONFIG_FILE, WEIGHTS_FILE
 from mlx_hybrid.adapters.targets import layer_index, within_layer
-from mlx_hybrid.export.lora import pad_rank
-from mlx_hybrid.export.peft import Forms, update_fault
+from mlx_hybrid.exports.lora import pad_rank
+from mlx_hybrid.exports.peft import Forms, update_fault
 from mlx_hybrid.files import write_json
 
 

@@ -19,23 +19,23 @@ from mlx_hybrid.adapters.store import save_adapter
 from mlx_hybrid.adapters.targets import last_part, layer_index
 from mlx_hybrid.config import AdapterConfig
 from mlx_hybrid.errors import ConfigError
-from mlx_hybrid.export.adapter import layer_on, open_source
-from mlx_hybrid.export.checks import Report, check_peft_logits, new_folder, unpacked
-from mlx_hybrid.export.oft import (
+from mlx_hybrid.exports.adapter import layer_on, open_source
+from mlx_hybrid.exports.checks import Report, check_peft_logits, new_folder, unpacked
+from mlx_hybrid.exports.oft import (
     block_of,
     butterfly_leaves,
     inverse_cayley,
     nearest_rotation,
     skew,
 )
-from mlx_hybrid.export.peft_files import (
+from mlx_hybrid.exports.peft_files import (
     CONFIG_FILE,
     NEUMANN_DEFECT,
     WEIGHTS_FILE,
     PeftFolder,
     read_peft,
 )
-from mlx_hybrid.export.weights import ModelWeights
+from mlx_hybrid.exports.weights import ModelWeights
 from mlx_hybrid.files import sha256_of
 from mlx_hybrid.models.base import is_named, load_base
 

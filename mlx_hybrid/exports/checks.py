@@ -12,8 +12,8 @@ import numpy as np
 
 from mlx_hybrid.adapters.store import load_adapter
 from mlx_hybrid.errors import ConfigError, MlxHybridError
-from mlx_hybrid.export.adapter import Source
-from mlx_hybrid.export.logits import (
+from mlx_hybrid.exports.adapter import Source
+from mlx_hybrid.exports.logits import (
     INSTALL,
     Comparison,
     compare,
@@ -24,7 +24,7 @@ from mlx_hybrid.export.logits import (
     torch_available,
     torch_logits,
 )
-from mlx_hybrid.export.weights import ModelWeights, write_dense
+from mlx_hybrid.exports.weights import ModelWeights, write_dense
 from mlx_hybrid.files import new_directory, write_json
 
 FORMAT = 1

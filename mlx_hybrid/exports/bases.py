@@ -6,8 +6,8 @@ from pathlib import Path
 import mlx.core as mx
 
 from mlx_hybrid.errors import ConfigError
-from mlx_hybrid.export.adapter import Source
-from mlx_hybrid.export.weights import ModelWeights, write_dense
+from mlx_hybrid.exports.adapter import Source
+from mlx_hybrid.exports.weights import ModelWeights, write_dense
 from mlx_hybrid.models.base import find_model
 from mlx_hybrid.publish.usage import BESIDE
 

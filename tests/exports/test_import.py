@@ -7,10 +7,10 @@ import pytest
 from hf_bases import METHODS, dense_base, greedy, one_thread, packed_base, trained  # noqa: F401
 
 from mlx_hybrid.errors import ConfigError
-from mlx_hybrid.export.checks import ExportMismatch
-from mlx_hybrid.export.export import Options, export
-from mlx_hybrid.export.peft_files import read_peft, write_peft
-from mlx_hybrid.export.peft_import import import_peft
+from mlx_hybrid.exports.checks import ExportMismatch
+from mlx_hybrid.exports.export import Options, export
+from mlx_hybrid.exports.peft_files import read_peft, write_peft
+from mlx_hybrid.exports.peft_import import import_peft
 
 pytestmark = [
     pytest.mark.peft,
@@ -134,7 +134,7 @@ def test_a_broken_file_is_named(tmp_path):
 
 def test_a_file_that_says_another_thing_than_it_does_is_found(tmp_path, monkeypatch):
     """The check is real: leaves that were carried wrongly do not pass it."""
-    from mlx_hybrid.export import peft_import
+    from mlx_hybrid.exports import peft_import
 
     made_by_peft(tmp_path / "peft", "HRA", r=4)
     right = peft_import.PeftFolder.reflections

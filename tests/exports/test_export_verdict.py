@@ -3,8 +3,8 @@
 import pytest
 from hf_bases import SIZES, dense_base, one_thread, trained  # noqa: F401
 
-from mlx_hybrid.export.export import Options, export
-from mlx_hybrid.export.logits import Comparison
+from mlx_hybrid.exports.export import Options, export
+from mlx_hybrid.exports.logits import Comparison
 
 pytestmark = [pytest.mark.peft, pytest.mark.usefixtures("one_thread")]
 

@@ -15,8 +15,8 @@ from threadpoolctl import threadpool_limits
 from mlx_hybrid.adapters.butterfly import dense_block_size
 from mlx_hybrid.adapters.layer import HybridLinear
 from mlx_hybrid.errors import ConfigError
-from mlx_hybrid.export.adapter import Source, bare, layer_on
-from mlx_hybrid.export.lora import (
+from mlx_hybrid.exports.adapter import Source, bare, layer_on
+from mlx_hybrid.exports.lora import (
     Factors,
     base_product,
     cut_factors,
@@ -29,8 +29,8 @@ from mlx_hybrid.export.lora import (
     reflection_span,
     truncated_form,
 )
-from mlx_hybrid.export.oft import factor_rotations, oft_form, rotate_factor
-from mlx_hybrid.export.peft_files import (
+from mlx_hybrid.exports.oft import factor_rotations, oft_form, rotate_factor
+from mlx_hybrid.exports.peft_files import (
     PeftFolder,
     lora_settings,
     oft_settings,
@@ -38,8 +38,8 @@ from mlx_hybrid.export.peft_files import (
     target_names,
     write_peft,
 )
-from mlx_hybrid.export.peft_import import carry
-from mlx_hybrid.export.weights import ModelWeights
+from mlx_hybrid.exports.peft_import import carry
+from mlx_hybrid.exports.weights import ModelWeights
 
 TOLERANCE = 2e-5
 """float32 factors of a float64 form: 1e-7 a term, times the condition of a balanced pair."""

@@ -6,7 +6,7 @@ import pytest
 from mlx_lm.utils import load_config, load_tokenizer
 from tiny_model import write_base, write_run
 
-from mlx_hybrid.export.export import Options, export, fuse
+from mlx_hybrid.exports.export import Options, export, fuse
 from mlx_hybrid.models.adapted import load_any
 
 END = "<|end|>"

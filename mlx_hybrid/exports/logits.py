@@ -12,7 +12,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_hybrid.errors import ConfigError
-from mlx_hybrid.export.weights import ModelWeights
+from mlx_hybrid.exports.weights import ModelWeights
 
 INSTALL = "pip install 'mlx-hybrid[peft]'"
 PROMPTS = (

@@ -26,11 +26,11 @@ from mlx_hybrid.adapters.attach import attach
 from mlx_hybrid.adapters.store import load_adapter, save_adapter
 from mlx_hybrid.config import build_config
 from mlx_hybrid.errors import ConfigError
-from mlx_hybrid.export.adapter import open_source
-from mlx_hybrid.export.checks import ExportMismatch
-from mlx_hybrid.export.export import SURVIVES, Options, export, fuse
-from mlx_hybrid.export.merge import check_merged, write_merged
-from mlx_hybrid.export.weights import ModelWeights
+from mlx_hybrid.exports.adapter import open_source
+from mlx_hybrid.exports.checks import ExportMismatch
+from mlx_hybrid.exports.export import SURVIVES, Options, export, fuse
+from mlx_hybrid.exports.merge import check_merged, write_merged
+from mlx_hybrid.exports.weights import ModelWeights
 from mlx_hybrid.models.base import load_base
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -76,7 +76,7 @@ def test_merged_keeps_biases_and_every_other_tensor(tmp_path):
 
 
 def test_large_models_are_written_in_shards_with_an_index(tmp_path, monkeypatch):
-    monkeypatch.setattr("mlx_hybrid.export.weights.Planned", lambda size: SimpleNamespace(nbytes=1 << 30))
+    monkeypatch.setattr("mlx_hybrid.exports.weights.Planned", lambda size: SimpleNamespace(nbytes=1 << 30))
     export(str(trained("lora", "qwen3")), "merged", tmp_path / "out", Options(model=folder_of("qwen3")))
     index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
     files = set(index["weight_map"].values())

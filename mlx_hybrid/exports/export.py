@@ -5,20 +5,20 @@ from pathlib import Path
 
 from mlx_hybrid.adapters.store import WEIGHTS_FILE
 from mlx_hybrid.errors import ConfigError
-from mlx_hybrid.export.adapter import Source, open_source
-from mlx_hybrid.export.bases import ExportBase, choose_original, dequantised_beside
-from mlx_hybrid.export.checks import (
+from mlx_hybrid.exports.adapter import Source, open_source
+from mlx_hybrid.exports.bases import ExportBase, choose_original, dequantised_beside
+from mlx_hybrid.exports.checks import (
     Report,
     check_merged_logits,
     check_mlx_logits,
     check_peft_logits,
     new_folder,
 )
-from mlx_hybrid.export.merge import check_merged, measure_survival, write_merged
-from mlx_hybrid.export.mlx_lm import check_mlx_lm, load_stock, write_mlx_lm
-from mlx_hybrid.export.peft import Forms, check_written, make_forms, write_lora, write_pair
-from mlx_hybrid.export.peft_import import attach_written
-from mlx_hybrid.export.weights import ModelWeights, end_of_answers
+from mlx_hybrid.exports.merge import check_merged, measure_survival, write_merged
+from mlx_hybrid.exports.mlx_lm import check_mlx_lm, load_stock, write_mlx_lm
+from mlx_hybrid.exports.peft import Forms, check_written, make_forms, write_lora, write_pair
+from mlx_hybrid.exports.peft_import import attach_written
+from mlx_hybrid.exports.weights import ModelWeights, end_of_answers
 from mlx_hybrid.files import sha256_of, write_text
 from mlx_hybrid.models.base import fingerprint
 from mlx_hybrid.publish.usage import is_folder, readme, vllm_rank

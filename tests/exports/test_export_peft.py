@@ -18,13 +18,13 @@ from hf_bases import (
 )
 
 from mlx_hybrid.errors import ConfigError
-from mlx_hybrid.export.adapter import open_source
-from mlx_hybrid.export.checks import ExportMismatch
-from mlx_hybrid.export.export import Options, export
-from mlx_hybrid.export.lora import lora_form
-from mlx_hybrid.export.peft import check_written, make_forms
-from mlx_hybrid.export.peft_files import PREFIX, read_peft
-from mlx_hybrid.export.weights import ModelWeights
+from mlx_hybrid.exports.adapter import open_source
+from mlx_hybrid.exports.checks import ExportMismatch
+from mlx_hybrid.exports.export import Options, export
+from mlx_hybrid.exports.lora import lora_form
+from mlx_hybrid.exports.peft import check_written, make_forms
+from mlx_hybrid.exports.peft_files import PREFIX, read_peft
+from mlx_hybrid.exports.weights import ModelWeights
 
 pytestmark = [pytest.mark.peft, pytest.mark.usefixtures("one_thread")]
 
@@ -227,8 +227,8 @@ def test_names_the_base_lacks_are_detected(tmp_path):
 
 
 def test_a_failed_check_writes_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr("mlx_hybrid.export.logits.Comparison.TOLERANCE", 0.0)
-    monkeypatch.setattr("mlx_hybrid.export.logits.Comparison.ROOM", 0.0)
+    monkeypatch.setattr("mlx_hybrid.exports.logits.Comparison.TOLERANCE", 0.0)
+    monkeypatch.setattr("mlx_hybrid.exports.logits.Comparison.ROOM", 0.0)
     with pytest.raises(ExportMismatch, match="logits differ") as caught:
         exported(tmp_path, "hybrid")
     assert caught.value.exit_code == 3
@@ -248,7 +248,7 @@ def test_a_taken_place_is_refused(tmp_path):
 
 
 def test_without_pytorch_the_algebra_is_checked(tmp_path, monkeypatch):
-    monkeypatch.setattr("mlx_hybrid.export.checks.torch_available", lambda: False)
+    monkeypatch.setattr("mlx_hybrid.exports.checks.torch_available", lambda: False)
     report, _, _ = exported(tmp_path, "hybrid-boft")
     assert report.checks["logits"] is None
     assert any("pip install 'mlx-hybrid[peft]'" in note for note in report.notes)

@@ -5,9 +5,9 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_hybrid.export.adapter import Source
-from mlx_hybrid.export.lora import random_rows
-from mlx_hybrid.export.weights import (
+from mlx_hybrid.exports.adapter import Source
+from mlx_hybrid.exports.lora import random_rows
+from mlx_hybrid.exports.weights import (
     ModelWeights,
     copy_companions,
     refuse_layout,

@@ -13,7 +13,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_hybrid.errors import ConfigError
-from mlx_hybrid.export.oft import block_of, cayley, skew
+from mlx_hybrid.exports.oft import block_of, cayley, skew
 from mlx_hybrid.files import read_json, write_json
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"

@@ -15,8 +15,8 @@ from mlx_hybrid.adapters.experts import is_experts
 from mlx_hybrid.adapters.store import save_adapter
 from mlx_hybrid.config import build_config
 from mlx_hybrid.errors import ConfigError
-from mlx_hybrid.export.export import Options, export
-from mlx_hybrid.export.weights import ModelWeights, write_dense
+from mlx_hybrid.exports.export import Options, export
+from mlx_hybrid.exports.weights import ModelWeights, write_dense
 from mlx_hybrid.files import read_json, write_json
 from mlx_hybrid.models.base import load_base
 

@@ -10,7 +10,7 @@ import numpy as np
 from mlx_hybrid.adapters.butterfly import LARGEST_SKEW, dense_block_size
 from mlx_hybrid.adapters.layer import HybridLinear
 from mlx_hybrid.errors import ConfigError
-from mlx_hybrid.export.lora import float64
+from mlx_hybrid.exports.lora import float64
 
 NEAR_MINUS_ONE = 1e-3  # |1 + eigenvalue| below which the Cayley form loses float32's digits
 POLAR_STEPS = 6  # Newton–Schulz is quadratic: 1e-6 to float64's rounding in two, the rest is margin
