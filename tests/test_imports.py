@@ -39,7 +39,6 @@ LAYERS = (  # from the top; a room imports only what stands below it
 )
 WAITING = {
     "jobs": {"cli"},
-    "report": {"study"},
     "run": {"training", "models"},
 }
 """Arrows that still point upwards."""

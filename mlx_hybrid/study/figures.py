@@ -1,7 +1,5 @@
 """The figures of one cell: what was measured of its model, and what its training took."""
 
-from dataclasses import replace
-
 import numpy as np
 from safetensors import safe_open
 
@@ -18,13 +16,7 @@ NO_MEASURES = ("changed", "empty", "ties", "temperature")
 
 def figures(results: Results) -> dict[Key, Row]:
     """Every measure of one model."""
-    table = {key_of(row): row for row in results.rows if row.metric not in NO_MEASURES}
-    mean = table.get(("spbleu", ALL, ""))
-    if mean and mean.low is None:  # as wide as if all directions moved together
-        own = [row for row in table.values() if row.metric == "spbleu" and row.low is not None]
-        low, high = np.mean([(row.low, row.high) for row in own], 0).tolist()
-        table[key_of(mean)] = replace(mean, low=low, high=high)
-    return table
+    return {key_of(row): row for row in results.rows if row.metric not in NO_MEASURES}
 
 
 def key_of(row: Row) -> Key:
