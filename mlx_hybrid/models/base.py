@@ -32,7 +32,7 @@ def load_base(name: str, *, tokenizer: Any = None) -> BaseModel:
 
     On the CPU every floating leaf becomes float32, since half precision is slow and inexact there, and packed layers
     get a faster product. A `tokenizer` that was read already is not read again. Raises ConfigError for a folder
-    without config or weights, or an id that cannot be had.
+    without config or weights, an id that cannot be had, and weights that are no numbers.
     """
     folder = find_model(name)
     if tokenizer is None:
@@ -51,7 +51,22 @@ def load_base(name: str, *, tokenizer: Any = None) -> BaseModel:
         model.set_dtype(mx.float32)
         use_fast_products(model)
     model.eval()
+    if broken := not_finite(model):
+        raise ConfigError(
+            f"{name}: the weights {broken} hold NaN or inf, so nothing can be computed with this model."
+        )
     return BaseModel(model, tokenizer, config, folder, identity(name, folder))
+
+
+def not_finite(model: Any) -> str | None:
+    """The first weights, by name, that hold a value that is no number."""
+    import mlx.core as mx
+    from mlx.utils import tree_flatten
+
+    for name, leaf in tree_flatten(model.parameters()):
+        if mx.issubdtype(leaf.dtype, mx.floating) and not mx.all(mx.isfinite(leaf)).item():
+            return name
+    return None
 
 
 def load_tokenizer_of(name: str) -> Any:
