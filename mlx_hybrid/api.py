@@ -161,14 +161,14 @@ def generate(
     `raw` continues the text without the chat template; `sampling` are max_tokens (512, or what the context leaves),
     temperature (0: the likeliest token), top_p and seed. Raises ConfigError for a prompt over the context.
     """
-    from mlx_hybrid.models.generate import Sampling, chat_tokens, prompt_tokens, room_for_answer, stream
+    from mlx_hybrid.models.generate import Sampling, prompt_tokens, room_for_answer, stream
     from mlx_hybrid.models.pair import context_limit
 
     net, tokenizer = model if isinstance(model, tuple) else load(str(model))
     if isinstance(prompt, str):
         tokens = prompt_tokens(tokenizer, prompt, system=system, raw=raw)
     else:
-        tokens = chat_tokens(tokenizer, list(prompt))
+        tokens = tokenizer.ask([dict(turn) for turn in prompt])
     asked = Sampling(**sampling)
     room = room_for_answer(len(tokens), context_limit(net, tokenizer), asked.max_tokens)
     return "".join(piece.text for piece in stream(net, tokenizer, tokens, replace(asked, max_tokens=room)))
