@@ -1,14 +1,25 @@
-"""Log-likelihoods of chosen tokens, without ever making the logits of the others."""
+"""Log-likelihoods of chosen tokens, without ever keeping the logits of the others."""
 
+import math
 from collections.abc import Sequence
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
+from mlx.utils import tree_flatten
 
+from mlx_hybrid.adapters.frozen import on_cpu
 from mlx_hybrid.models.head import split_head
 from mlx_hybrid.training.packing import keeps_keys_alone
 
-LOGITS_AT_ONCE = 1 << 25  # floats of one (positions, vocabulary) block: 128 MB
+LOGITS_AT_ONCE = 1 << 25  # floats of one block of whole logits: 128 MB
+ENTRIES_AT_ONCE = (
+    1 << 22
+)  # floats of one block where a head comes in parts: 16 MB, which the cache of a CPU holds
+ROWS_AT_ONCE = (
+    1024  # hidden states of one head product: enough for a product's full speed, and 4 MB at 1024 wide
+)
+SUMMED_AT_ONCE = 1 << 18  # floats of one sum of exponentials: 1 MB
 
 
 class Forward:
@@ -18,81 +29,99 @@ class Forward:
     smaller batches.
     """
 
-    def __init__(self, model):
+    def __init__(self, model: nn.Module):
         self.body, self.head = split_head(model, tolerance=0.0) or (model, _as_is)
-        logits = self.head(self.body(mx.array([[0]])))
-        self.positions, self.exact = max(1, LOGITS_AT_ONCE // logits.shape[-1]), logits.dtype == mx.float32
-        self.most_tokens = self.positions if self.head is _as_is else float("inf")
+        hidden = self.body(mx.array([[0]]))[0]
+        logits = self.head(hidden)
+        self.vocabulary, self.exact = logits.shape[-1], logits.dtype == mx.float32
+        self.positions = max(1, LOGITS_AT_ONCE // self.vocabulary)
+        self.most_tokens = self.positions if self.head is _as_is else math.inf
+        self.least_tokens = least_tokens(model)
+        apart = self.head is not _as_is and self.head.comes_apart(hidden)
+        self.part = self.head.part if apart else None
+        self.prefix_layers = len(model.layers) if keeps_keys_alone(model) else 0
 
-    def log_likelihoods(
-        self, tokens: np.ndarray, rows: np.ndarray, columns: np.ndarray, targets: np.ndarray, cache=None
-    ) -> np.ndarray:
-        """log p(targets[i] | tokens[rows[i], : columns[i] + 1]), (n,), from tokens (batch, length)."""
-        picked = self.body(mx.array(tokens), cache=cache)[mx.array(rows), mx.array(columns)]
-        wanted = mx.array(targets)[:, None]
-        out = []
-        for start in range(0, len(targets), self.positions):
-            block = slice(start, start + self.positions)
-            logits = self.head(picked[block]).astype(mx.float32)
-            chosen = mx.take_along_axis(logits, wanted[block], axis=1)[:, 0]
-            out.append(np.array(chosen - mx.logsumexp(logits, axis=1)))
-        return np.concatenate(out)
+    def log_likelihoods(self, hidden: mx.array, rows: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        """log p(targets[i]) after the hidden state rows[i] of `hidden` (m, d); (n,) in float64, one product a row."""
+        out = np.empty(len(targets))
+        size = self.positions if self.part is None else ROWS_AT_ONCE
+        for start in range(0, hidden.shape[0], size):
+            block = hidden[start : start + size]
+            own = np.flatnonzero((rows >= start) & (rows < start + size))
+            out[own] = self._block(block, rows[own] - start, targets[own])
+        return out
+
+    def _block(self, hidden: mx.array, rows: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        total, chosen = np.full(hidden.shape[0], -np.inf), np.full(len(targets), np.nan)
+        width = self.vocabulary if self.part is None else max(1, ENTRIES_AT_ONCE // hidden.shape[0])
+        for first in range(0, self.vocabulary, width):
+            last = min(first + width, self.vocabulary)
+            head = self.head if self.part is None else self.part(first, last)
+            logits = head(hidden).astype(mx.float32)
+            own = np.flatnonzero((targets >= first) & (targets < last))
+            picked = logits[mx.array(rows[own]), mx.array(targets[own] - first)] if len(own) else []
+            with np.errstate(invalid="ignore"):  # the caller names what is not finite
+                total = np.logaddexp(total, log_sum_exp(logits))
+            chosen[own] = np.array(picked)
+        return chosen - total[rows]
+
+
+class Sums:
+    """Sums of log-likelihoods, whose hidden states wait until there are enough for one product with the head."""
+
+    def __init__(self, forward: Forward, count: int):
+        self.forward, self.values, self.waiting, self.held = forward, np.zeros(count), [], 0
+
+    def add(self, hidden: mx.array, rows: Sequence, targets: Sequence, slots: Sequence) -> None:
+        """Add log p(targets[i]) after the state rows[i] of `hidden` (m, d) to the sum slots[i]."""
+        mx.eval(hidden)
+        moved = np.array(rows, np.int64) + self.held
+        self.waiting.append((hidden, moved, np.array(targets, np.int64), np.array(slots, np.int64)))
+        self.held += hidden.shape[0]
+        if self.held >= ROWS_AT_ONCE:
+            self.flush()
+
+    def flush(self) -> np.ndarray:
+        """The sums so far, nothing waiting any more."""
+        if self.waiting:
+            hidden, rows, targets, slots = zip(*self.waiting)
+            terms = self.forward.log_likelihoods(
+                mx.concatenate(hidden), np.concatenate(rows), np.concatenate(targets)
+            )
+            np.add.at(self.values, np.concatenate(slots), terms)
+        self.waiting, self.held = [], 0
+        return self.values
+
+
+def log_sum_exp(logits: mx.array) -> np.ndarray:
+    """Over the last axis of (n, V), float64.
+
+    On the CPU by NumPy: MLX's exponential is not vectorised there (12 ns a term, against 1), and its float32 sum of
+    262,144 terms is off by 3e-4.
+    """
+    if not on_cpu():
+        return np.array(mx.logsumexp(logits, axis=-1), np.float64)
+    values = np.asarray(logits)
+    tops = values.max(axis=1)
+    sums = np.empty(len(values))
+    size = max(1, SUMMED_AT_ONCE // values.shape[1])
+    room = np.empty((size, values.shape[1]), np.float32)
+    with np.errstate(invalid="ignore"):
+        for start in range(0, len(values), size):
+            block = values[start : start + size]
+            part = np.subtract(block, tops[start : start + size, None], out=room[: len(block)])
+            sums[start : start + size] = np.exp(part, out=part).sum(axis=1)
+        return tops + np.log(sums)
+
+
+def least_tokens(model: nn.Module) -> int:
+    """How many tokens a batch needs for the products' full speed; a packed weight is unpacked once a batch."""
+    packed = any(name.endswith(".scales") for name, _ in tree_flatten(model.parameters()))
+    return 512 if on_cpu() and not packed else 2048
 
 
 def _as_is(logits: mx.array) -> mx.array:
     return logits
-
-
-class PrefixCache:
-    """One layer's keys and values of right-padded prompts, then of several continuations of each.
-
-    mlx-lm asks a cache for its `offset`, for `update_and_fetch` and for `make_mask`. In the first pass this
-    one only remembers; `branch` then repeats the rows, each continuing where its own prompt ends, so that the
-    pads in between are neither seen nor counted as positions.
-    """
-
-    def __init__(self):
-        self.keys = self.values = None
-        self.offset: int | mx.array = 0
-
-    def branch(self, rows: np.ndarray, lengths: np.ndarray) -> "PrefixCache":
-        """A cache of len(rows) rows: row i continues prompt rows[i], of lengths[i] tokens."""
-        other, index, longest = PrefixCache(), mx.array(rows), int(lengths.max())
-        other.keys, other.values = self.keys[index, :, :longest], self.values[index, :, :longest]
-        other.offset = mx.array(lengths)
-        return other
-
-    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        if self.keys is None:
-            self.keys, self.values = keys, values
-            return keys, values
-        return mx.concatenate([self.keys, keys], 2), mx.concatenate([self.values, values], 2)
-
-    def make_mask(self, count: int, return_array: bool = False, window_size: int | None = None):
-        """Causal over the prompt and the continuation; (rows, 1, count, keys) once branched."""
-        if self.keys is not None:
-            return _branch_mask(self.offset, self.keys.shape[2], count, window_size)
-        if not return_array and not (window_size and count > window_size):
-            return "causal"
-        distance = mx.arange(count)[:, None] - mx.arange(count)[None]
-        return (distance >= 0) & (distance < (window_size or count))
-
-
-def _branch_mask(ends: mx.array, prompt: int, count: int, window_size: int | None) -> mx.array:
-    """Which of `prompt` + `count` keys each of `count` queries sees, where row i's prompt ends at ends[i]."""
-    ends, places, steps = ends[:, None], mx.arange(prompt)[None], mx.arange(count)[None]
-    real = mx.concatenate([places < ends, mx.ones((len(ends), count), mx.bool_)], 1)
-    keys = mx.concatenate([mx.broadcast_to(places, (len(ends), prompt)), ends + steps], 1)
-    distance = (ends + steps)[:, :, None] - keys[:, None]
-    mask = (distance >= 0) & real[:, None]
-    if window_size:
-        mask = mask & (distance < window_size)
-    return mask[:, None]
-
-
-def prefix_caches(model) -> list[PrefixCache] | None:
-    """One PrefixCache a layer, or None for a model whose layers keep more than keys and values."""
-    return [PrefixCache() for _ in model.layers] if keeps_keys_alone(model) else None
 
 
 def pad_right(sequences: Sequence[Sequence[int]]) -> np.ndarray:
@@ -103,12 +132,22 @@ def pad_right(sequences: Sequence[Sequence[int]]) -> np.ndarray:
     return padded
 
 
-def batches_by_length(lengths: Sequence[int], batch_tokens: float) -> list[np.ndarray]:
-    """Indices in batches of like length, each at most `batch_tokens` with its padding, or one sequence."""
+def batches_by_length(
+    lengths: Sequence[int], batch_tokens: float, least: float = math.inf
+) -> list[np.ndarray]:
+    """Indices in batches of like length, each at most `batch_tokens` with its padding, or one sequence.
+
+    A batch of `least` tokens ends where the next sequence would be over a tenth padding.
+    """
     order = np.argsort(np.asarray(lengths), kind="stable")[::-1]
     batches, start = [], 0
     while start < len(order):
-        size = max(1, int(batch_tokens // max(1, lengths[order[start]])))
-        batches.append(order[start : start + size])
-        start += size
+        longest = max(1, lengths[order[start]])
+        end = start + max(1, int(batch_tokens // longest))
+        enough = start + math.ceil(least / longest) if least < math.inf else end
+        while enough < min(end, len(order)) and lengths[order[enough]] >= 0.9 * longest:
+            enough += 1
+        end = min(end, enough)
+        batches.append(order[start:end])
+        start = end
     return batches

@@ -1,7 +1,8 @@
 """How likely a model finds each of several continuations, and whole texts.
 
-Sums are of natural logarithms, in float64 from float32 terms, so that a score depends on what else was in its
-batch only by the rounding of the matrix products.
+Each distinct position meets the head once: what several options begin with is one position, and so is the end of the
+prompt. Beginnings that prompts share run once too. Sums are of natural logarithms, in float64, so that a score depends
+on what else was in its batch only by the rounding of the matrix products.
 """
 
 import math
@@ -9,11 +10,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import mlx.core as mx
 import numpy as np
 
 from mlx_hybrid.errors import DataError, MlxHybridError
-from mlx_hybrid.evaluation.forward import Forward, batches_by_length, pad_right, prefix_caches
+from mlx_hybrid.evaluation.forward import Forward, Sums, batches_by_length, pad_right
+from mlx_hybrid.evaluation.prefix import (
+    LEAST_SHARED,
+    branch,
+    common_length,
+    run_sequences,
+    shared_beginnings,
+)
 from mlx_hybrid.models.head import evaluating
+
+KEYS_AT_ONCE = 1 << 14  # keys of one layer that options continue in one pass
+
+ROWS_AT_FULL_SPEED = 64  # of a product on the CPU, nearly
+TRIAL_TOKENS = 1024  # all of the trial in one pass
+
+Prefix = Literal["auto", "shared", "plain"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +48,7 @@ def tokenise_options(tokenizer, prompt: str, options: Sequence[str]) -> OptionIt
     prompt.
     """
     joint = [_encode(tokenizer, prompt + option) for option in options]
-    shared = _common_prefix([_encode(tokenizer, prompt), *joint])
+    shared = common_length([_encode(tokenizer, prompt), *joint])
     if shared == 0:
         raise DataError("The prompt has no token to start from; give it text or a beginning-of-text token.")
     for option, tokens in zip(options, joint):
@@ -42,18 +58,14 @@ def tokenise_options(tokenizer, prompt: str, options: Sequence[str]) -> OptionIt
 
 
 def score_options(
-    model,
-    items: Sequence[OptionItem],
-    *,
-    batch_tokens: int = 8192,
-    prefix: Literal["auto", "shared", "plain"] = "auto",
+    model, items: Sequence[OptionItem], *, batch_tokens: int = 8192, prefix: Prefix = "auto"
 ) -> list[np.ndarray]:
     """For each item an array (options, 2): summed log-likelihood and token count of each option.
 
-    Σₜ log p(oₜ | prompt, o₁ … oₜ₋₁). `shared` runs each prompt once and lets its options branch from the
-    cached keys and values; `plain` runs every option with its prompt; `auto` is `shared` where a small trial
-    gives the same scores. Raises DataError on an item without prompt or option, MlxHybridError on a score
-    that is not finite.
+    Σₜ log p(oₜ | prompt, o₁ … oₜ₋₁). `shared` runs each prompt once, and once what many prompts begin with, and
+    lets the options branch from the cached keys and values; `plain` runs every option with its prompt; `auto` is
+    `shared` where a small trial gives the same scores. Raises DataError on an item without prompt or option,
+    MlxHybridError on a score that is not finite.
     """
     items = list(items)
     for number, item in enumerate(items):
@@ -63,14 +75,15 @@ def score_options(
         return []
     with evaluating(model):
         forward = Forward(model)
-        branching = prefix != "plain" and _can_share(forward, model)
+        branching = prefix != "plain" and _can_share(forward)
         if prefix == "shared" and not branching:
             raise MlxHybridError(
                 "This model's options cannot branch from a cached prompt; leave prefix at auto."
             )
         score = _score_shared if branching else _score_plain
-        terms = score(forward, model, items, min(batch_tokens, forward.most_tokens))
-    return [_sums(number, item, sums) for number, (item, sums) in enumerate(zip(items, terms))]
+        sums = score(forward, items, min(batch_tokens, forward.most_tokens))
+    ends = np.cumsum([len(item.options) for item in items])[:-1]
+    return [_scores(number, item, own) for number, (item, own) in enumerate(zip(items, np.split(sums, ends)))]
 
 
 def sequence_nll(
@@ -84,23 +97,17 @@ def sequence_nll(
 
     `masks` marks the tokens to predict; None marks all. The first token follows nothing and never counts.
     """
-    sums, counts = np.zeros(len(token_lists)), np.zeros(len(token_lists), np.int64)
     masks = [None] * len(token_lists) if masks is None else masks
     wanted = [_columns(tokens, mask) for tokens, mask in zip(token_lists, masks)]
-    if not len(token_lists):
-        return sums, counts
+    counts = np.array([len(columns) for columns in wanted], np.int64)
+    if not counts.any():
+        return np.zeros(len(counts)), counts
     with evaluating(model):
         forward = Forward(model)
-        for batch in batches_by_length([len(t) for t in token_lists], min(batch_tokens, forward.most_tokens)):
-            rows = np.repeat(np.arange(len(batch)), [len(wanted[i]) for i in batch])
-            if not len(rows):
-                continue
-            columns = np.concatenate([wanted[i] for i in batch])
-            tokens = pad_right([token_lists[i] for i in batch])
-            terms = forward.log_likelihoods(tokens[:, :-1], rows, columns - 1, tokens[rows, columns])
-            np.subtract.at(sums, batch[rows], terms.astype(np.float64))
-            np.add.at(counts, batch[rows], 1)
-    return sums, counts
+        sums = _sequence_sums(
+            forward, token_lists, wanted, min(batch_tokens, forward.most_tokens), share=True
+        )
+    return -sums, counts
 
 
 def bits_per_byte(nll: np.ndarray, byte_counts: np.ndarray) -> float:
@@ -115,15 +122,6 @@ def _encode(tokenizer, text: str) -> list[int]:
     return list(tokenizer.encode(text, add_special_tokens=False))
 
 
-def _common_prefix(sequences: Sequence[Sequence[int]]) -> int:
-    length = 0
-    for column in zip(*sequences):
-        if len(set(column)) > 1:
-            break
-        length += 1
-    return length
-
-
 def _columns(tokens: Sequence[int], mask: Sequence[int] | None) -> np.ndarray:
     marked = np.ones(len(tokens), bool) if mask is None else np.asarray(mask, bool)
     if len(marked) != len(tokens):
@@ -131,74 +129,144 @@ def _columns(tokens: Sequence[int], mask: Sequence[int] | None) -> np.ndarray:
     return np.flatnonzero(marked[1:]) + 1
 
 
-def _can_share(forward: Forward, model) -> bool:
-    """Whether branching from cached prompts of unequal length scores two options as running them whole does.
+def _can_share(forward: Forward) -> bool:
+    """Whether branching from cached prompts of unequal length, themselves branched from a beginning that they share,
+    scores options as running them whole does.
 
     Not where layers keep more than keys and values (state-space models), or take no mask per row.
     """
-    if prefix_caches(model) is None:
+    if not forward.prefix_layers:
         return False
-    items = [OptionItem([0, 1, 2], [[1, 2], [2, 0, 1]]), OptionItem([2], [[1, 1]])]
+    start = [0, 1, 2, 0] * (LEAST_SHARED // 4)
+    prompts = ([0, 1, 2], [2], [1, 0])
+    items = [OptionItem([*start, *own], [[1, 2], [2, 0, 1]]) for own in prompts] + [OptionItem([2], [[0, 2]])]
     try:
-        shared = _score_shared(forward, model, items, 64)
+        shared = _score_shared(forward, items, TRIAL_TOKENS)
     except (ValueError, TypeError, AttributeError, IndexError):
         return False
-    plain = _score_plain(forward, model, items, 64)
     tolerance = 1e-3 if forward.exact else 0.1
-    return bool(np.allclose(np.concatenate(shared), np.concatenate(plain), rtol=0, atol=tolerance))
+    return bool(np.allclose(shared, _score_plain(forward, items, TRIAL_TOKENS), rtol=0, atol=tolerance))
 
 
-def _score_plain(forward: Forward, model, items: list[OptionItem], batch_tokens: float) -> list[list[float]]:
-    """Summed log-likelihoods per item and option, every option run with its prompt."""
-    pairs = [(i, o) for i, item in enumerate(items) for o in range(len(item.options))]
-    sequences = [items[i].prompt + items[i].options[o] for i, o in pairs]
-    masks = [[0] * len(items[i].prompt) + [1] * len(items[i].options[o]) for i, o in pairs]
-    sums, _ = sequence_nll(model, sequences, masks, batch_tokens=batch_tokens)
-    scores = [[0.0] * len(item.options) for item in items]
-    for (i, o), value in zip(pairs, sums):
-        scores[i][o] = -value
-    return scores
+def _score_plain(forward: Forward, items: list[OptionItem], batch_tokens: float) -> np.ndarray:
+    """Summed log-likelihood of every option of every item, each run with its prompt."""
+    pairs = [(item.prompt, option) for item in items for option in item.options]
+    wanted = [len(prompt) + np.arange(len(option)) for prompt, option in pairs]
+    return _sequence_sums(forward, [p + o for p, o in pairs], wanted, batch_tokens, share=False)
 
 
-def _score_shared(forward: Forward, model, items: list[OptionItem], batch_tokens: float) -> list[list[float]]:
-    """As `_score_plain`, each prompt run once."""
-    scores: list[list[float]] = [[]] * len(items)
-    for batch in batches_by_length([len(item.prompt) for item in items], batch_tokens):
-        for i, values in zip(batch, _score_batch(forward, model, [items[i] for i in batch], batch_tokens)):
-            scores[i] = values
-    return scores
+def _sequence_sums(
+    forward: Forward, sequences: Sequence, wanted: list[np.ndarray], batch_tokens: float, *, share: bool
+) -> np.ndarray:
+    """Summed log-likelihood of the tokens at the wanted columns of each sequence."""
+    asked = np.array([i for i, columns in enumerate(wanted) if len(columns)])
+    fed = [list(sequences[i][: wanted[i][-1]]) for i in asked]
+    apart = [(0, list(range(len(fed))))]
+    groups = shared_beginnings(fed, [int(wanted[i][0]) - 1 for i in asked]) if share else apart
+    if groups[0][0] and not _can_share(forward):
+        groups = apart
+    sums = Sums(forward, len(sequences))
+    for run in run_sequences(forward, fed, groups, batch_tokens):
+        own = asked[run.members]
+        counts = [len(wanted[i]) for i in own]
+        rows = np.repeat(np.arange(len(own)), counts)
+        places = np.concatenate([wanted[i] - 1 - skipped for i, skipped in zip(own, run.skipped)])
+        targets = np.concatenate([np.asarray(sequences[i])[wanted[i]] for i in own])
+        hidden = run.hidden[mx.array(rows), mx.array(places)]
+        sums.add(hidden, np.arange(len(rows)), targets, own[rows])
+    return sums.flush()
 
 
-def _score_batch(forward: Forward, model, items: list[OptionItem], batch_tokens: float) -> list[list[float]]:
-    """First tokens from the prompts' last hidden states, the rest from branches of their caches."""
-    caches = prefix_caches(model)
-    prompts = pad_right([item.prompt for item in items])
-    rows = np.array([i for i, item in enumerate(items) for _ in item.options])
-    options = [option for item in items for option in item.options]
-    lengths = np.array([len(item.prompt) for item in items])
-    firsts = np.array([option[0] for option in options])
-    sums = forward.log_likelihoods(prompts, rows, lengths[rows] - 1, firsts, caches).astype(np.float64)
-    longer = [i for i, option in enumerate(options) if len(option) > 1]
-    size = max(1, int(batch_tokens // (prompts.shape[1] + max(len(option) for option in options))))
-    for start in range(0, len(longer), size):
-        part = longer[start : start + size]
-        branches = [cache.branch(rows[part], lengths[rows[part]]) for cache in caches]
-        sums[part] += _continue(forward, branches, [options[i] for i in part])
-    ends = np.cumsum([len(item.options) for item in items])[:-1]
-    return [list(part) for part in np.split(sums, ends)]
+def _score_shared(forward: Forward, items: list[OptionItem], batch_tokens: float) -> np.ndarray:
+    """As `_score_plain`, what prompts and options share run once."""
+    slots = np.cumsum([0, *(len(item.options) for item in items)])
+    sums = Sums(forward, slots[-1])
+    stems = [_stem(item.options) for item in items]
+    fed = [item.prompt + stem for item, stem in zip(items, stems)]
+    ends = [len(item.prompt) - 1 for item in items]
+    for run in run_sequences(forward, fed, shared_beginnings(fed, ends), batch_tokens, kept=True):
+        own = [items[i] for i in run.members]
+        nodes, passes = _Nodes(own, slots[run.members]), []
+        for row, i in enumerate(run.members):
+            reach = range(len(stems[i]) + 1)
+            nodes.reached(row, [tuple(stems[i][:depth]) for depth in reach])
+            start = len(items[i].prompt) - 1 - run.skipped[row]
+            passes += [(row, start + depth) for depth in reach]
+        rows, columns = np.array(passes).T
+        hidden = [run.hidden[mx.array(rows), mx.array(columns)]]
+        lengths = np.array([len(fed[i]) for i in run.members]) - run.skipped
+        hidden += _continue(
+            forward, run.caches, nodes, [stems[i] for i in run.members], lengths, batch_tokens
+        )
+        sums.add(mx.concatenate(hidden), *nodes.terms())
+    return sums.flush()
 
 
-def _continue(forward: Forward, branches: list, options: list[list[int]]) -> np.ndarray:
-    """Summed log-likelihood of each option's tokens after its first."""
-    tokens = pad_right(options)
-    counts = [len(option) - 1 for option in options]
-    rows = np.repeat(np.arange(len(options)), counts)
-    columns = np.concatenate([np.arange(count) for count in counts])
-    terms = forward.log_likelihoods(tokens[:, :-1], rows, columns, tokens[rows, columns + 1], branches)
-    return np.bincount(rows, weights=terms.astype(np.float64), minlength=len(options))
+def _continue(
+    forward: Forward, caches: list, nodes: "_Nodes", stems: list, lengths: np.ndarray, batch_tokens: float
+) -> list[mx.array]:
+    """Hidden states of the beginnings of options that the prompts' pass did not reach, in the order of `nodes`."""
+    paths = [(row, tail) for row, item in enumerate(nodes.items) for tail in _tails(item.options, stems[row])]
+    lengths_of_tails = [len(tail) for _, tail in paths]
+    longest = max(lengths_of_tails, default=0)
+    size = max(1, int(min(batch_tokens, KEYS_AT_ONCE) // (caches[0].keys.shape[2] + longest)))
+    alike = batches_by_length(lengths_of_tails, longest * len(paths), ROWS_AT_FULL_SPEED)
+    hidden = []
+    for batch in (own[start : start + size] for own in alike for start in range(0, len(own), size)):
+        part = [paths[n] for n in batch]
+        owners = np.array([row for row, _ in part])
+        states = forward.body(
+            mx.array(pad_right([tail for _, tail in part])), cache=branch(caches, owners, lengths[owners])
+        )
+        places = []
+        for place, (row, tail) in enumerate(part):
+            fresh = nodes.reached(row, [(*stems[row], *tail[:depth]) for depth in range(1, len(tail) + 1)])
+            places += [(place, depth) for depth in fresh]
+        rows, columns = np.array(places).T
+        hidden.append(states[mx.array(rows), mx.array(columns)])
+        mx.eval(hidden[-1])
+    return hidden
 
 
-def _sums(number: int, item: OptionItem, values: list[float]) -> np.ndarray:
+class _Nodes:
+    """The distinct beginnings of each item's options, numbered as their hidden states come."""
+
+    def __init__(self, items: list[OptionItem], slots: np.ndarray):
+        self.items, self.slots = items, slots
+        self.numbers: dict[tuple, int] = {}
+
+    def reached(self, row: int, beginnings: list[tuple]) -> list[int]:
+        """Number those that are new; their places in `beginnings`."""
+        fresh = [place for place, own in enumerate(beginnings) if (row, own) not in self.numbers]
+        for place in fresh:
+            self.numbers[row, beginnings[place]] = len(self.numbers)
+        return fresh
+
+    def terms(self) -> tuple[list[int], list[int], list[int]]:
+        """(number of the beginning, token after it, slot of its option) of every token of every option."""
+        found = [
+            (self.numbers[row, tuple(option[:depth])], token, self.slots[row] + place)
+            for row, item in enumerate(self.items)
+            for place, option in enumerate(item.options)
+            for depth, token in enumerate(option)
+        ]
+        return tuple(zip(*found))
+
+
+def _stem(options: Sequence[list[int]]) -> list[int]:
+    """What all options begin with, the last token of each left out."""
+    return options[0][: common_length([option[:-1] for option in options])]
+
+
+def _tails(options: Sequence[list[int]], stem: list[int]) -> list[list[int]]:
+    """What is fed after the stem, so that every token of every option is predicted: the options without their last
+    token, none that another one begins with."""
+    tails = sorted({tuple(option[len(stem) : -1]) for option in options} - {()})
+    follows = [*tails[1:], ()]
+    return [list(tail) for tail, after in zip(tails, follows) if after[: len(tail)] != tail]
+
+
+def _scores(number: int, item: OptionItem, values: np.ndarray) -> np.ndarray:
     if not np.all(np.isfinite(values)):
         raise MlxHybridError(
             f"The log-likelihood of item {number} is not finite: the weights hold NaN or inf."

@@ -12,6 +12,8 @@ from mlx.utils import tree_flatten, tree_unflatten
 SAME_LOGITS = 1e-4  # float32 rounding of two orders of the same products
 BODIES = ("model", "backbone", "transformer")  # what the families of mlx-lm call it
 
+PRODUCTS = (nn.Linear, nn.QuantizedLinear, nn.Embedding, nn.QuantizedEmbedding)
+
 HiddenStates = Callable[..., mx.array]
 
 
@@ -23,11 +25,45 @@ class Head:
 
     def __init__(self, owner: nn.Module, body: str):
         self.owner, self.body, self.used, self.vocabulary = owner, body, set(), 0
+        self.product = ""
 
     def __call__(self, hidden: mx.array) -> mx.array:
         shell = copy.copy(self.owner)
         shell[self.body] = Passed(self.owner[self.body], self.used)
         return shell(hidden)
+
+    def part(self, first: int, last: int) -> HiddenStates:
+        """Hidden states (…, d) → the logits of the entries `first` to `last` alone, as one product with those rows.
+
+        Only where `comes_apart`, which also makes known which product it is.
+        """
+        shell, name = copy.copy(self.owner), self.product
+        if name in self.used:
+            cut = {name: rows_of(self.owner[self.body][name], first, last)}
+            shell[self.body] = Passed(self.owner[self.body], set(), cut)
+        else:
+            shell[name] = rows_of(self.owner[name], first, last)
+            shell[self.body] = Passed(self.owner[self.body], set())
+        return shell
+
+    def comes_apart(self, hidden: mx.array) -> bool:
+        """Whether parts of the entries give the logits of all, tried on `hidden` (n, d).
+
+        So it is where the head is one linear layer or tied embedding, and what else it does is done to each entry
+        alone.
+        """
+        whole = self(hidden)
+        tied = {name: self.owner[self.body][name] for name in self.used}
+        sources = {**tied, **{name: part for name, part in self.owner.items() if name != self.body}}
+        products = [name for name, part in sources.items() if isinstance(part, PRODUCTS)]
+        if len(products) != 1 or sources[products[0]].weight.shape[0] != whole.shape[-1]:
+            return False
+        self.product, middle = products[0], whole.shape[-1] // 2
+        parts = [self.part(0, middle)(hidden), self.part(middle, whole.shape[-1])(hidden)]
+        gap = mx.max(mx.abs(mx.concatenate(parts, -1).astype(mx.float32) - whole.astype(mx.float32)))
+        size = mx.max(mx.abs(whole.astype(mx.float32)))
+        tolerance = SAME_LOGITS if whole.dtype == mx.float32 else float(mx.finfo(whole.dtype).eps)
+        return float(gap) <= tolerance * max(1.0, float(size))
 
     def leaves(self) -> dict[str, mx.array]:
         """Trainable arrays that the logits depend on, other than through the hidden states."""
@@ -62,19 +98,31 @@ class Head:
 
 
 class Passed:
-    """Stands for a body that has run: called with hidden states, it gives them back. Remembers which parts are used."""
+    """Stands for a body that has run: called with hidden states, it gives them back. Remembers which parts are used,
+    and gives others in place of those `cut`."""
 
-    def __init__(self, body: nn.Module, used: set[str]):
-        self._body, self._used = body, used
+    def __init__(self, body: nn.Module, used: set[str], cut: dict[str, nn.Module] | None = None):
+        self._body, self._used, self._cut = body, used, cut or {}
 
     def __call__(self, hidden: mx.array, *_: Any, **__: Any) -> mx.array:
         return hidden
 
     def __getattr__(self, name: str) -> Any:
+        if name in self._cut:
+            return self._cut[name]
         part = getattr(self._body, name)
         if isinstance(part, nn.Module):
             self._used.add(name)
         return part
+
+
+def rows_of(layer: nn.Module, first: int, last: int) -> nn.Module:
+    """A linear layer or embedding of some of its entries alone."""
+    part = copy.copy(layer)
+    for name in ("weight", "scales", "biases", "bias"):
+        if name in layer:
+            part[name] = layer[name][first:last]
+    return part
 
 
 def find_parts(model: nn.Module) -> tuple[HiddenStates, Head, mx.array] | None:

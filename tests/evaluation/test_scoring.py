@@ -4,12 +4,15 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
+from architectures import ARCHITECTURES, tiny
 from mlx_lm.models import llama
 from mlx_lm.models.cache import KVCache, make_prompt_cache
+from toys import VOCABULARY
 
 from mlx_hybrid.adapters.frozen import use_fast_products
 from mlx_hybrid.errors import DataError, MlxHybridError
-from mlx_hybrid.evaluation.forward import Forward
+from mlx_hybrid.evaluation.forward import Forward, batches_by_length, log_sum_exp, pad_right
+from mlx_hybrid.evaluation.prefix import shared_beginnings
 from mlx_hybrid.evaluation.scoring import (
     OptionItem,
     bits_per_byte,
@@ -21,11 +24,25 @@ from mlx_hybrid.evaluation.scoring import (
 TOLERANCE = 1e-5  # the bound that a score may move by
 
 
-def draw_items(seed: int, count: int = 12) -> list[OptionItem]:
+def draw_items(seed: int, count: int = 12, vocabulary: int = 320) -> list[OptionItem]:
     """Prompts of 1 to 23 tokens, with 1 to 5 options of 1 to 4 tokens."""
     rng = np.random.default_rng(seed)
-    draw = lambda most: rng.integers(320, size=rng.integers(1, most + 1)).tolist()  # noqa: E731
+    draw = lambda most: rng.integers(vocabulary, size=rng.integers(1, most + 1)).tolist()  # noqa: E731
     return [OptionItem(draw(23), [draw(4) for _ in range(rng.integers(1, 6))]) for _ in range(count)]
+
+
+def draw_task(seed: int, count: int = 14, vocabulary: int = 320) -> list[OptionItem]:
+    """Prompts that begin with one of two instructions or with none, options that begin alike or begin one another."""
+    rng = np.random.default_rng(seed)
+    shared = [rng.integers(vocabulary, size=size).tolist() for size in (17, 40)]
+    items = draw_items(seed + 1, count, vocabulary)
+    for place, item in enumerate(items):
+        start = (*shared, [])[place % 3]
+        longer = [[*item.options[0], 5], [*item.options[0], 7, 8]] if place % 2 else []
+        stem = [3, 1] if place % 4 > 1 else []
+        options = [stem + option for option in item.options + longer]
+        items[place] = OptionItem(start + item.prompt, options)
+    return items
 
 
 def loop_scores(model, item: OptionItem) -> np.ndarray:
@@ -51,6 +68,86 @@ def test_scores_equal_a_plain_loop(name, prefix, request):
     items = draw_items(1)
     for item, scores in zip(items, score_options(model, items, prefix=prefix)):
         np.testing.assert_allclose(scores, loop_scores(model, item), atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("mode", ["", "4-bit"], ids=["dense", "4-bit"])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_each_architecture_scores_shared_beginnings_as_a_plain_loop_does(name, mode):
+    model, items = tiny(name, mode), draw_task(11, vocabulary=VOCABULARY)
+    plain = score_options(model, items, prefix="plain")
+    for i, scores in enumerate(score_options(model, items)):
+        np.testing.assert_allclose(scores, plain[i], atol=TOLERANCE)
+        if not mode:
+            np.testing.assert_allclose(scores, loop_scores(model, items[i]), atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("name", ["model", "windowed_model"])
+def test_shared_beginnings_are_exact_whatever_the_batch_or_order(name, request):
+    model, items = request.getfixturevalue(name), draw_task(12)
+    expected = [loop_scores(model, item) for item in items]
+    for seed, batch_tokens in enumerate((1, 90, 700, 100_000)):
+        order = np.random.default_rng(seed).permutation(len(items))
+        scores = score_options(model, [items[i] for i in order], batch_tokens=batch_tokens, prefix="shared")
+        for i, own in zip(order, scores):
+            np.testing.assert_allclose(own, expected[i], atol=TOLERANCE)
+
+
+def test_each_position_meets_the_head_once_and_each_beginning_the_body(model, monkeypatch):
+    items = [OptionItem([*range(30), n], [[7, 1], [7, 2, 3], [7, 2], [9]]) for n in range(40, 45)]
+    monkeypatch.setattr("mlx_hybrid.evaluation.scoring._can_share", lambda forward: True)
+    rows, tokens = [], []
+    product = Forward.log_likelihoods
+    monkeypatch.setattr(
+        Forward,
+        "log_likelihoods",
+        lambda self, hidden, *rest: rows.append(len(hidden)) or product(self, hidden, *rest),
+    )
+    monkeypatch.setattr(
+        "mlx_hybrid.evaluation.prefix.pad_right",
+        lambda own: tokens.append(sum(map(len, own))) or pad_right(own),
+    )
+    monkeypatch.setattr(
+        "mlx_hybrid.evaluation.scoring.pad_right",
+        lambda own: tokens.append(sum(map(len, own))) or pad_right(own),
+    )
+    score_options(model, items)
+    assert sum(rows) == 5 * 3  # after the prompt, after 7, after 7 2
+    assert sum(tokens) == 30 + 5 * 1 + 5 * 2
+
+
+def test_a_head_comes_in_parts_and_a_sum_over_them_is_that_over_all(monkeypatch):
+    for name, mode in (("llama", ""), ("mistral", ""), ("gemma3_text", "4-bit"), ("mistral", "4-bit")):
+        model, items = tiny(name, mode), draw_task(13, 6, VOCABULARY)
+        whole = score_options(model, items)
+        monkeypatch.setattr("mlx_hybrid.evaluation.forward.ENTRIES_AT_ONCE", 700)
+        assert Forward(model).part is not None
+        for scores, expected in zip(score_options(model, items), whole):
+            np.testing.assert_allclose(scores, expected, atol=TOLERANCE)
+        monkeypatch.undo()
+
+
+def test_sums_of_exponentials_are_exact_over_many_entries():
+    logits = 5 * np.random.default_rng(0).standard_normal((3, 1 << 18)).astype(np.float32)
+    exact = np.logaddexp.reduce(logits.astype(np.float64), axis=1)
+    np.testing.assert_allclose(log_sum_exp(mx.array(logits)), exact, atol=1e-6)
+
+
+def test_beginnings_are_shared_where_it_saves_most():
+    first, second = list(range(20)), list(range(30))
+    sequences = [[*first, 90], [*second, 91, 92], [*second, 91, 93], [1, 2], [*first, 94]]
+    assert shared_beginnings(sequences, [len(s) - 1 for s in sequences]) == [(20, [0, 1, 2, 4]), (0, [3])]
+    most = [len(s) - 1 for s in sequences]
+    many = [*sequences, *([[*second, 91, n] for n in range(6)])]
+    assert (31, [1, 2, 5, 6, 7, 8, 9, 10]) in shared_beginnings(many, [*most, *[31] * 6])
+    assert shared_beginnings([[1, 2, 3], [1, 2, 4]], [2, 2]) == [(0, [0, 1])]
+    assert shared_beginnings([], []) == []
+
+
+def test_batches_of_like_length_hold_little_padding():
+    lengths = [10, 100, 95, 11, 50, 98]
+    batches = batches_by_length(lengths, 1000, 100)
+    assert [sorted(batch.tolist()) for batch in batches] == [[1, 2, 5], [3, 4], [0]]
+    assert sorted(np.concatenate(batches_by_length(lengths, 100)).tolist()) == list(range(6))
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 40, 100_000])
@@ -191,6 +288,19 @@ def test_sequence_nll_equals_a_plain_loop(model):
         terms = [-logp[t - 1, tokens[t]] for t in range(1, len(tokens)) if mask[t]]
         np.testing.assert_allclose(sums[i], sum(terms), atol=TOLERANCE)
         assert counts[i] == len(terms)
+
+
+@pytest.mark.parametrize("name", ["model", "windowed_model", "capped_model"])
+def test_sequence_nll_is_the_same_where_sequences_share_a_beginning(name, request):
+    model, rng = request.getfixturevalue(name), np.random.default_rng(9)
+    start = rng.integers(320, size=25).tolist()
+    sequences = [start + rng.integers(320, size=n).tolist() for n in (4, 9, 0, 2)] + [start[:7]]
+    masks = [[0] * min(len(s), 26) + [1] * (len(s) - 26) for s in sequences]
+    sums, counts = sequence_nll(model, sequences, masks)
+    for i, (tokens, mask) in enumerate(zip(sequences, masks)):
+        alone = sequence_nll(model, [tokens], [mask])
+        np.testing.assert_allclose((sums[i], counts[i]), (alone[0][0], alone[1][0]), atol=TOLERANCE)
+    assert counts.tolist() == [3, 8, 0, 1, 0]
 
 
 def test_sequence_nll_without_masks_counts_all_but_the_first(model):
