@@ -77,38 +77,36 @@ def study_figures(summary: dict) -> dict[str, tuple[Any, str]]:
     def against(cost: str) -> dict[str, tuple[Row, Row]]:
         return {method: (rows.get(cost, method), rows.get(metric, method)) for method in summary["methods"]}
 
+    cost, size = against("train_seconds"), against("trainable")
     drawn: dict[str, tuple[Any, str]] = {
         "frontier": (
-            figures.frontier(against("train_seconds"), base, "training, seconds", name),
+            figures.frontier(cost, base, "training, seconds", name),
             f"Figure 2. Cost and quality: {name} against training time, bars being 95 % intervals.",
         ),
         "parameters": (
-            figures.frontier(against("trainable"), base, "trainable parameters", name),
+            figures.frontier(size, base, "trainable parameters", name),
             f"{word} against trainable parameters.",
         ),
     }
     if rows.languages(metric):
-        drawn["languages"] = (
-            figures.by_language(rows, metric, name),
-            f"{word} by {'direction' if metric == 'chrf' else 'language'}, bars being 95 % intervals.",
+        names = "direction" if metric == "chrf" else "language"
+        caption = f"{word} by {names}, bars being 95 % intervals."
+        drawn["languages"] = (figures.by_language(rows, metric, name), caption)
+    curves, bins, mixing = summary["curves"], summary["reliability"], summary["mixing"]
+    if any(len(line) > 1 for lines in curves.values() for line in lines):
+        figure = figures.lines(curves, "step", "validation loss, nats per token")
+        drawn["curves"] = (figure, "Validation loss, a line a seed.")
+    if bins:
+        caption = (
+            "Reliability without temperature scaling, first seed; a dot's area is its share of the examples."
         )
-    if any(len(line) > 1 for lines in summary["curves"].values() for line in lines):
-        drawn["curves"] = (
-            figures.lines(summary["curves"], "step", "validation loss, nats per token"),
-            "Validation loss, a line a seed.",
+        drawn["reliability"] = (figures.reliability(bins), caption)
+    if mixing:
+        figure = figures.mixing_by_layer({m: (row["modules"], row["value"]) for m, row in mixing.items()})
+        caption = (
+            "λ of each layer, the share of its step that the rotation takes: mean over training and seeds."
         )
-    if summary["reliability"]:
-        drawn["reliability"] = (
-            figures.reliability(summary["reliability"]),
-            "Reliability without temperature scaling, first seed; a dot's area is its share of the examples.",
-        )
-    if summary["mixing"]:
-        drawn["mixing"] = (
-            figures.mixing_by_layer(
-                {m: (row["modules"], row["value"]) for m, row in summary["mixing"].items()}
-            ),
-            "λ of each layer, the share of its step that the rotation takes: mean over training and seeds.",
-        )
+        drawn["mixing"] = (figure, caption)
     return drawn
 
 

@@ -109,9 +109,8 @@ def check_plan(plan: Plan) -> None:
             raise ConfigError(f'--methods: unknown method "{method}"; {nearest(method, PRESETS)}')
     if len(set(plan.methods)) < len(plan.methods):
         raise ConfigError("--methods names one method twice.")
-    for rate in plan.rates:
-        if rate <= 0:
-            raise ConfigError(f"--lrs: a learning rate must be above zero, not {rate:g}.")
+    if low := [rate for rate in plan.rates if rate <= 0]:
+        raise ConfigError(f"--lrs: a learning rate must be above zero, not {low[0]:g}.")
     if plan.budget not in BUDGETS:
         raise ConfigError(f'--budget: unknown budget "{plan.budget}"; {nearest(plan.budget, BUDGETS)}')
     if not 0 <= plan.noise <= 0.5:
@@ -123,11 +122,8 @@ def check_plan(plan: Plan) -> None:
 
 def check_adapter(plan: Plan) -> None:
     """What a method's preset decides must not be fixed by the source: then all methods would be one."""
-    adapter = read_yaml(plan.source).get("adapter") or {}
-    keys = {
-        *adapter,
-        *(o.partition("=")[0].removeprefix("adapter.") for o in plan.overrides if "adapter." in o),
-    }
+    given = (o.partition("=")[0].removeprefix("adapter.") for o in plan.overrides if "adapter." in o)
+    keys = {*(read_yaml(plan.source).get("adapter") or {}), *given}
     if fixed := sorted(keys & BY_METHOD):
         raise ConfigError(
             f"adapter.{fixed[0]} is set for every method, so they would not be themselves; leave it to the methods."

@@ -63,22 +63,22 @@ def marking(summary: dict, name: str = "difference", governance: str = "") -> Ce
 
 def reading(summary: dict) -> str:
     """How every figure is to be read."""
-    count = len(summary["seeds"])
-    seeds = (
-        f"Means over {count} seeds," if count > 1 else "One seed, so no variation of training is measured;"
-    )
-    over = "seeds and " if count > 1 else ""
-    marks = setting = ""
-    if len(summary["methods"]) > 1:
-        marks = f"* differs from {summary['reference']} (p < {LEVEL:g}, Holm over the methods). "
-    if len(summary["governance"]) > 1:
-        setting = f" All but Table V is of the first governance setting, {summary['governance'][0]}."
+    count, records = len(summary["seeds"]), summary["records"]
+    lead, over = f"Means over {count} seeds,", "seeds and "
+    if count == 1:
+        lead, over = "One seed, so no variation of training is measured;", ""
     limit = f"; at most {summary['limit']} records a language" if summary["limit"] else ""
-    return (
-        f"{seeds} ± half the 95 % interval over {over}{summary['records']} test records{limit}, "
-        "and no ± where that is unknown or of no width. "
-        f"{marks}The base has no seeds.{setting}"
-    )
+    sentences = [
+        f"{lead} ± half the 95 % interval over {over}{records} test records{limit}, and no ± where that is unknown or "
+        "of no width."
+    ]
+    if len(summary["methods"]) > 1:
+        sentences.append(f"* differs from {summary['reference']} (p < {LEVEL:g}, Holm over the methods).")
+    sentences.append("The base has no seeds.")
+    if len(summary["governance"]) > 1:
+        first = summary["governance"][0]
+        sentences.append(f"All but Table V is of the first governance setting, {first}.")
+    return " ".join(sentences)
 
 
 def study_tables(summary: dict) -> list[Table]:
