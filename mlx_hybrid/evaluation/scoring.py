@@ -40,23 +40,6 @@ class OptionItem:
     options: list[list[int]]
 
 
-def tokenise_options(tokenizer, prompt: str, options: Sequence[str]) -> OptionItem:
-    """Prompt and option tokenised jointly, split at the longest token prefix they all share with the prompt.
-
-    Where an option merges with the end of the prompt into one token, that token belongs to the option. The
-    split never reaches into the options, so their lengths stay comparable. Raises DataError on an empty option or
-    prompt.
-    """
-    joint = [_encode(tokenizer, prompt + option) for option in options]
-    shared = common_length([_encode(tokenizer, prompt), *joint])
-    if shared == 0:
-        raise DataError("The prompt has no token to start from; give it text or a beginning-of-text token.")
-    for option, tokens in zip(options, joint):
-        if len(tokens) == shared:
-            raise DataError(f'Option "{option}" adds no token to its prompt.')
-    return OptionItem(joint[0][:shared] if joint else [], [tokens[shared:] for tokens in joint])
-
-
 def score_options(
     model, items: Sequence[OptionItem], *, batch_tokens: int = 8192, prefix: Prefix = "auto"
 ) -> list[np.ndarray]:
@@ -116,10 +99,6 @@ def bits_per_byte(nll: np.ndarray, byte_counts: np.ndarray) -> float:
     if total <= 0:
         raise DataError("Bits per byte need at least one byte of text.")
     return float(np.sum(nll)) / (math.log(2) * total)
-
-
-def _encode(tokenizer, text: str) -> list[int]:
-    return list(tokenizer.encode(text, add_special_tokens=False))
 
 
 def _columns(tokens: Sequence[int], mask: Sequence[int] | None) -> np.ndarray:

@@ -49,33 +49,6 @@ def capped_model() -> gemma2.Model:
     return model
 
 
-class MergingTokenizer:
-    """Bytes, except that some strings are one token, as after merges; the first in the list wins."""
-
-    bos_token, bos_token_id, chat_template = "<s>", 256, None
-    eos_token, eos_token_id, eos_token_ids = "</s>", 257, {257}
-    pieces = ("<s>", "</s>", "e n", " no", "not", "ab")
-
-    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        tokens = [self.bos_token_id] if add_special_tokens else []
-        while text:
-            piece = next((p for p in self.pieces if text.startswith(p)), None)
-            tokens += [256 + self.pieces.index(piece)] if piece else list(text[0].encode())
-            text = text[len(piece or text[0]) :]
-        return tokens
-
-    def decode(self, tokens: list[int]) -> str:
-        parts = [
-            bytes([t]) if t < 256 else self.pieces[(t - 256) % len(self.pieces)].encode() for t in tokens
-        ]
-        return b"".join(parts).decode("utf-8", "replace")
-
-
-@pytest.fixture(scope="session")
-def merging() -> MergingTokenizer:
-    return MergingTokenizer()
-
-
 @pytest.fixture(scope="session")
 def tokenizer():
     """Bytes, begun with <s>, for a model without a chat template."""

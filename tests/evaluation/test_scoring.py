@@ -18,7 +18,6 @@ from mlx_hybrid.evaluation.scoring import (
     bits_per_byte,
     score_options,
     sequence_nll,
-    tokenise_options,
 )
 
 TOLERANCE = 1e-5  # the bound that a score may move by
@@ -247,34 +246,11 @@ def test_weights_with_nan_are_named(model):
         model.load_weights([(name, weight)], strict=False)
 
 
-def test_an_option_keeps_the_token_that_merges_with_the_prompt(merging):
-    prompt, options = "The answe", ["r", " not", " no"]
-    item = tokenise_options(merging, prompt, options)
-    whole = merging.encode(prompt, add_special_tokens=False)
-    assert item.prompt == whole[:-1]
-    for option, tokens in zip(options, item.options):
-        assert item.prompt + tokens == merging.encode(prompt + option, add_special_tokens=False)
-    assert merging.decode(item.options[1]) == "e not"
-
-
-def test_the_split_does_not_reach_into_options_that_start_alike(merging):
-    item = tokenise_options(merging, "Topic: ", ["science", "scientific"])
-    assert merging.decode(item.prompt) == "Topic: "
-    assert [len(option) for option in item.options] == [7, 10]
-
-
-def test_an_option_that_begins_another_is_scored_as_its_beginning(model, merging):
-    item = tokenise_options(merging, "Topic: ", ["scien", "science"])
+def test_an_option_that_begins_another_is_scored_as_its_beginning(model):
+    item = OptionItem(list(b"Topic: "), [list(b"scien"), list(b"science")])
     short, long = score_options(model, [item])[0]
     assert long[0] < short[0] < 0
     assert (short[1], long[1]) == (5, 7)
-
-
-def test_nothing_to_score_is_an_error(merging):
-    with pytest.raises(DataError, match='Option "" adds no token'):
-        tokenise_options(merging, "x", ["y", ""])
-    with pytest.raises(DataError, match="no token to start from"):
-        tokenise_options(merging, "", ["y"])
 
 
 def test_sequence_nll_equals_a_plain_loop(model):
