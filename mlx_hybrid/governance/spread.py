@@ -1,12 +1,14 @@
 """Lines of files to inspections, in order, on one process or spread over several."""
 
-import multiprocessing
+import contextlib
 import os
+import pickle
 import signal
+import subprocess
+import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from subprocess import PIPE
 from typing import Any
 
 from mlx_hybrid.config import GovernanceConfig
@@ -50,53 +52,87 @@ def workers_for(config: GovernanceConfig, size: int) -> int:
 def inspect_lines(
     sources: Sequence[Source], config: GovernanceConfig, size: int
 ) -> Iterator[tuple[Places, Inspected]]:
-    """Inspect the lines of all sources, `size` bytes in all, chunk by chunk in order, each with the lines' places."""
+    """Inspect the lines of all sources, `size` bytes in all, chunk by chunk in order, each with the lines' places.
+
+    Raises MlxHybridError when a worker ends early.
+    """
     chunks = in_chunks(read_sources(sources))
     names = [source.name for source in sources]
     inspector = Inspector(
         config
     )  # here too when others work: a setting that cannot be is told before they start
-    workers = workers_for(config, size)
-    if workers == 1:
+    most = workers_for(config, size)
+    if most == 1:
         for chunk in chunks:
             yield places_of(chunk), inspector.inspect(parse_chunk(chunk, names))
         return
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(
-        workers, mp_context=context, initializer=start_worker, initargs=(config, names)
-    )
-    waiting: deque[tuple[Places, Future[Inspected]]] = deque()
+    workers: list[Worker] = []
+    waiting: deque[tuple[Places, Worker]] = deque()
     try:
         for chunk in chunks:
-            waiting.append((places_of(chunk), pool.submit(inspect_chunk, chunk)))
-            if len(waiting) > 2 * workers:
-                yield finished(*waiting.popleft())
-        while waiting:
-            yield finished(*waiting.popleft())
-    except BrokenProcessPool:
+            done = None
+            if len(workers) < most:
+                workers.append(Worker(config, names))
+                worker = workers[-1]
+            else:
+                places, worker = waiting.popleft()
+                done = places, worker.receive()
+            worker.send(chunk)
+            waiting.append((places_of(chunk), worker))
+            if done:
+                yield done
+        for places, worker in waiting:
+            yield places, worker.receive()
+    except (BrokenPipeError, EOFError, pickle.UnpicklingError):
         raise MlxHybridError(
             "A worker process ended early, most likely for want of memory; run again with governance.workers 1 "
-            '(--workers 1). A script of your own must call this under `if __name__ == "__main__":`.'
+            "(--workers 1)."
         ) from None
     finally:
-        pool.shutdown(cancel_futures=True)
+        for worker in workers:
+            worker.end()
 
 
-def finished(places: Places, future: "Future[Inspected]") -> tuple[Places, Inspected]:
-    return places, future.result()
+class Worker:
+    """A process that inspects one chunk at a time.
+
+    Not one of `multiprocessing`, whose children run the caller's script anew unless it guards itself against that.
+    """
+
+    def __init__(self, config: GovernanceConfig, names: list[str]) -> None:
+        code = (
+            f"import sys; sys.path[:] = {sys.path!r}; from mlx_hybrid.governance.spread import work; work()"
+        )
+        self.process = subprocess.Popen([sys.executable, "-c", code], stdin=PIPE, stdout=PIPE)
+        self.send((config, names))
+
+    def send(self, value: Any) -> None:
+        pickle.dump(value, self.process.stdin)
+        self.process.stdin.flush()
+
+    def receive(self) -> Inspected:
+        return pickle.load(self.process.stdout)
+
+    def end(self) -> None:
+        self.process.kill()
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
+        self.process.stdout.close()
+        self.process.wait()
 
 
-WORKER: dict[str, Any] = {}
-
-
-def start_worker(config: GovernanceConfig, names: list[str]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C and ends the pool
-    WORKER["inspector"] = Inspector(config)
-    WORKER["names"] = names
-
-
-def inspect_chunk(chunk: list[Line]) -> Inspected:
-    return WORKER["inspector"].inspect(parse_chunk(chunk, WORKER["names"]))
+def work() -> None:
+    """Inspect the chunks that come in on stdin until there are no more; what libraries print goes to stderr."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process hears Ctrl-C and ends its workers
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    with contextlib.suppress(EOFError):
+        config, names = pickle.load(sys.stdin.buffer)
+        inspector = Inspector(config)
+        while True:
+            chunk = pickle.load(sys.stdin.buffer)
+            pickle.dump(inspector.inspect(parse_chunk(chunk, names)), answers)
+            answers.flush()
 
 
 def places_of(chunk: list[Line]) -> Places:

@@ -11,6 +11,7 @@ import pytest
 
 from mlx_hybrid.config import GovernanceConfig
 from mlx_hybrid.errors import DataError
+from mlx_hybrid.files import sha256_of
 from mlx_hybrid.governance.checks.language import Finding
 from mlx_hybrid.governance.checks.personal import redact_fields
 from mlx_hybrid.governance.govern import describe_alarms
@@ -110,3 +111,7 @@ def raw(tmp_path: Path) -> Path:
         },
     ]
     return write_jsonl(tmp_path / "raw.jsonl", good + faults)
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {path.name: sha256_of(path) for path in folder.iterdir()}

@@ -110,3 +110,25 @@ def test_patience_without_a_record_to_validate_on_is_refused(folder):
     with pytest.raises(ConfigError, match=r"train.patience is 3, .* set data.valid_share or data.valid"):
         check_patience(config, data.split)
     check_patience(load_config(None, ("train.patience=3",)), prepared(folder).split)
+
+
+def test_governance_starts_the_processes_that_are_asked_for(folder, monkeypatch):
+    from mlx_hybrid.governance import spread
+
+    asked = []
+    workers_for = spread.workers_for
+    monkeypatch.setattr(
+        spread, "workers_for", lambda config, size: asked.append(workers_for(config, size)) or 1
+    )
+    prepared(folder, "governance.workers=7")
+    assert asked == [7]
+
+
+def test_files_of_two_kinds_train_together_under_their_own_names(folder, tmp_path):
+    (tmp_path / "more").mkdir()
+    plain = tmp_path / "more" / "plain.jsonl"
+    plain.write_text(json.dumps({"text": TEXTS["en"][2], "language": "en"}) + "\n")
+    names = [str(folder / "train.jsonl"), str(plain)]
+    config = load_config(None, ("data.valid_share=0", "data.test_share=0"), {"data.paths": names})
+    data = prepare(config, find_sources(config.data))
+    assert [record.where for record in data.split.train][-2:] == [f"{names[0]}:5", f"{plain}:1"]

@@ -9,7 +9,7 @@ from typing import IO, Any
 from mlx_hybrid.governance.checks.language import Finding
 from mlx_hybrid.governance.checks.personal import redact_fields
 from mlx_hybrid.governance.stages import Decision
-from mlx_hybrid.records.record import Fault, Record, load_records
+from mlx_hybrid.records.record import Fault, Record
 
 
 def note_of(where: str, language: str, decision: Decision | None) -> dict[str, Any]:
@@ -20,11 +20,11 @@ def note_of(where: str, language: str, decision: Decision | None) -> dict[str, A
 
 def load_kept(path: Path) -> list[Record]:
     """Read the records of a `kept.jsonl`, each under the place it came from and as it was, without `_gov`."""
-    return [as_it_was(record) for record in load_records(path)]
+    with path.open("rb") as file:
+        return [as_it_was(json.loads(line)) for line in file]
 
 
-def as_it_was(record: Record) -> Record:
-    fields = dict(record.fields)
+def as_it_was(fields: dict[str, Any]) -> Record:
     name, _, line = fields.pop("_gov")["where"].rpartition(":")
     return Record(fields, name, int(line))
 
