@@ -115,10 +115,8 @@ def note_base(report: Report, source: Source) -> None:
             f"The base is the local folder {base}, which has no name on the Hub: whoever loads this gives it by path."
         )
     if end := end_of_answers(source.base.folder):
-        report.facts |= {"end_of_answers": end.text, "end_ids": end.ids}
-        report.notes.append(
-            f"Answers end with {end.text}: README.md says how programs are told to stop there."
-        )
+        report.facts["end_of_answers"], report.facts["end_ids"] = end
+        report.notes.append(f"Answers end with {end[0]}: README.md says how programs are told to stop there.")
 
 
 def make_peft(source: Source, folder: Path, options: Options) -> Report:

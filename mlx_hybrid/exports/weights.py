@@ -206,30 +206,24 @@ def copy_companions(source: Path, target: Path) -> None:
             if path.is_file() and not (target / path.name).exists():
                 shutil.copyfile(path, target / path.name)
     if end := end_of_answers(source):
-        name_end(target, end)
+        name_ends(target, end[1])
 
 
-@dataclass(frozen=True)
-class End:
-    """A token that ends answers beyond those that are named; `ids` are all of them."""
+def end_of_answers(folder: Path) -> tuple[str, list[int]] | None:
+    """The token that ends answers in `folder` where its settings do not name it, and the ids of all that end them.
 
-    text: str
-    ids: list[int]
-
-
-def end_of_answers(folder: Path) -> End | None:
-    """The unnamed end of the model in `folder`; None where there is none, or no tokenizer to see it with."""
+    None where they do, and where there is no tokenizer to see it with.
+    """
     try:
         tokenizer = read_tokenizer(folder, str(folder))
     except ConfigError:
         return None
-    text = unnamed_end(tokenizer, folder)
-    if not text:
+    if not (text := unnamed_end(tokenizer, folder)):
         return None
-    return End(text, [*named_ends(tokenizer, folder), tokenizer.convert_tokens_to_ids(text)])
+    return text, [*named_ends(tokenizer, folder), tokenizer.convert_tokens_to_ids(text)]
 
 
-def name_end(folder: Path, end: End) -> None:
+def name_ends(folder: Path, ids: list[int]) -> None:
     """Name all ends in the model's generation settings, which are made where it has none."""
     path = folder / GENERATION
     if path.is_file():
@@ -237,4 +231,4 @@ def name_end(folder: Path, end: End) -> None:
     else:
         config = read_json(folder / "config.json")
         tree = {key: config[key] for key in ("bos_token_id", "pad_token_id") if key in config}
-    write_json(path, tree | {"eos_token_id": end.ids})
+    write_json(path, tree | {"eos_token_id": ids})
