@@ -12,8 +12,8 @@ from mlx_hybrid.adapters.layer import HybridLinear
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.exports.lora import float64
 
-NEAR_MINUS_ONE = 1e-3  # |1 + eigenvalue| below which the Cayley form loses float32's digits
-POLAR_STEPS = 6  # Newton–Schulz is quadratic: 1e-6 to float64's rounding in two, the rest is margin
+LARGEST_Q = 2e3  # ‖Q‖ = √2 tan(θ/2) of one turn θ: beyond it the Cayley form loses float32's digits
+POLAR_STEPS = 3  # Newton–Schulz is quadratic: 1e-5 is 1e-10 after one step and float64's rounding after two
 
 
 def oft_form(layer: HybridLinear, name: str) -> np.ndarray:
@@ -84,11 +84,14 @@ def inverse_cayley(rotation: np.ndarray, name: str) -> np.ndarray:
     """The triangle (…, B(B−1)/2) of Q = (I + R)⁻¹(I − R)."""
     size = rotation.shape[-1]
     identity = np.eye(size)
-    if np.linalg.svd(identity + rotation, compute_uv=False).min() < NEAR_MINUS_ONE:
+    try:
+        q = np.linalg.solve(identity + rotation, identity - rotation)
+    except np.linalg.LinAlgError:  # an eigenvalue of −1, exactly
+        q = np.full_like(rotation, np.inf)
+    if not np.linalg.norm(q, axis=(-2, -1)).max() <= LARGEST_Q:
         raise ConfigError(
             f"{name}: its rotation turns some direction by half a circle, which OFT cannot say; use --to merged."
         )
-    q = np.linalg.solve(identity + rotation, identity - rotation)
     q = 0.5 * (q - q.swapaxes(-1, -2))
     rows, columns = np.triu_indices(size, 1)
     return q[..., rows, columns]

@@ -13,7 +13,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_hybrid.errors import ConfigError
-from mlx_hybrid.exports.oft import block_of, cayley, skew
+from mlx_hybrid.exports.oft import block_of, skew
 from mlx_hybrid.files import read_json, write_json
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
@@ -62,13 +62,20 @@ class PeftFolder:
             raise ConfigError(f"{self.folder}: {module} has rank {stored}, but the config says {rank}.")
         return float(alpha / np.sqrt(rank)) if self.config.get("use_rslora") else float(alpha / rank)
 
-    def rotation(self, module: str) -> np.ndarray:
-        """R as dense blocks (in/B, B, B) of an OFT module, as PEFT turns an activation: x R."""
-        triangle = self.tensors[module]["oft_R.weight"].astype(np.float64)
-        q = skew(triangle, block_of(triangle.shape[-1]))
-        if not self.config.get("use_cayley_neumann", True):  # PEFT's default when the key is absent
-            return cayley(q)
-        return neumann(q, self.config.get("num_cayley_neumann_terms", 5))
+    def neumann_rotation(self, module: str) -> np.ndarray:
+        """What an OFT module with `use_cayley_neumann` turns an activation by, x R, as dense blocks (in/B, B, B).
+
+        PEFT's truncated series for (I + Q)(I − Q)⁻¹: I + 2Q + 2Q² + … with the last power counted once.
+        """
+        triangle, terms = self.tensors[module]["oft_R.weight"], self.config.get("num_cayley_neumann_terms", 5)
+        q = skew(triangle.astype(np.float64), block_of(triangle.shape[-1]))
+        power, result = q, np.broadcast_to(np.eye(q.shape[-1]), q.shape) + min(terms - 1, 1) * 2 * q
+        if terms < 3:
+            return result
+        for _ in range(2, max(terms - 1, 3)):
+            power = power @ q
+            result += 2 * power
+        return result + power @ q
 
     def reflections(self, module: str) -> np.ndarray:
         """U (in, k) of an HRA module with R = H₀ H₁ … in column order for x R.
@@ -79,21 +86,6 @@ class PeftFolder:
         if self.config.get("apply_GS"):
             u, _ = np.linalg.qr(u)  # Gram–Schmidt; reflections in orthogonal directions commute
         return u[:, ::-1] / np.linalg.norm(u[:, ::-1], axis=0)
-
-
-def neumann(q: np.ndarray, terms: int) -> np.ndarray:
-    """PEFT's truncated series for (I + Q)(I − Q)⁻¹: I + 2Q + 2Q² + … with the last power counted once."""
-    result = np.broadcast_to(np.eye(q.shape[-1]), q.shape).copy()
-    if terms > 1:
-        result += 2 * q
-    if terms > 2:
-        power = q @ q
-        result += 2 * power
-        for _ in range(3, terms - 1):
-            power = power @ q
-            result += 2 * power
-        result += power @ q
-    return result
 
 
 def read_peft(folder: Path) -> PeftFolder:

@@ -119,7 +119,7 @@ def oft_triangle(part: PeftFolder, module: str) -> np.ndarray:
     """The triangle of the exact Cayley map; a Neumann file's rotation is converted where it is one."""
     if not part.config.get("use_cayley_neumann", True):
         return part.tensors[module]["oft_R.weight"]
-    rotation = part.rotation(module)
+    rotation = part.neumann_rotation(module)
     identity = np.eye(rotation.shape[-1])
     defect = float(np.abs(rotation @ rotation.swapaxes(-1, -2) - identity).max())
     if defect > NEUMANN_DEFECT:

@@ -181,7 +181,7 @@ def test_neumann_formula_is_that_of_peft():
     )
     theirs = layer._cayley_batch(torch.from_numpy(triangle), 8, True, 5).numpy()
     folder = read_peft_of(triangle)
-    assert np.abs(folder.rotation("m") - theirs).max() <= 1e-6
+    assert np.abs(folder.neumann_rotation("m") - theirs).max() <= 1e-6
 
 
 def read_peft_of(triangle):
