@@ -13,7 +13,7 @@ from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.exports.lora import float64
 
 LARGEST_Q = 2e3  # ‖Q‖ = √2 tan(θ/2) of one turn θ: beyond it the Cayley form loses float32's digits
-POLAR_STEPS = 3  # Newton–Schulz is quadratic: 1e-5 is 1e-10 after one step and float64's rounding after two
+POLAR_STEPS = 2  # Newton–Schulz is quadratic: 1e-5 is 1e-10 after one step and float64's rounding after two
 
 
 def oft_form(layer: HybridLinear, name: str) -> np.ndarray:
