@@ -19,13 +19,9 @@ class Printable:
     def filter(self, character: str) -> str:
         """The character, or nothing where it is control or part of a sequence."""
         if character == ESCAPE:
-            self.state = "escape" if self.state != "string" else "string-escape"
+            self.state = "escape" if self.state != "string" else "string_escape"
             return ""
-        handler = {
-            "text": self.in_text, "escape": self.in_escape, "csi": self.in_csi, "intermediate": self.in_intermediate,
-            "string": self.in_string, "string-escape": self.in_string_escape,
-        }[self.state]  # fmt: skip
-        return handler(character)
+        return getattr(self, f"in_{self.state}")(character)
 
     def in_text(self, character: str) -> str:
         if character == "\x9b":

@@ -1,6 +1,7 @@
 """`chat`: talk to a run or a model."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -18,9 +19,13 @@ from mlx_hybrid.cli.options import base_model_option, sampling_options
 @base_model_option
 @click.option("--load", "saved", type=click.Path(path_type=Path), help="Go on with a saved conversation.")
 def chat(
-    target: str, system: str, max_tokens: int, temperature: float, top_p: float, seed: int | None,
-    context: int | None, base_model: str | None, saved: Path | None,
-) -> None:  # fmt: skip
+    target: str,
+    system: str,
+    context: int | None,
+    base_model: str | None,
+    saved: Path | None,
+    **sampling: Any,
+) -> None:
     """Talk to a run or a model.
 
     In a terminal, /help tells the commands: /base puts the base's answer beside. Through a pipe, each line is one
@@ -37,10 +42,10 @@ def chat(
     from mlx_hybrid.chat.repl import COMMANDS, Repl
     from mlx_hybrid.models.generate import Sampling
 
-    sampling = Sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
+    asked = Sampling(**sampling)
     pair = open_and_tell(target, context=context, base_name=base_model)
     pair.tokenizer.ask([{"role": "user", "content": "?"}])
-    conversation = Conversation(pair, sampling, system)
+    conversation = Conversation(pair, asked, system)
     if saved:
         conversation.load(saved)
     lines = Lines(COMMANDS)

@@ -59,9 +59,13 @@ class Display:
         )
         if self.talk.is_terminal:
             self.progress = Progress(
-                TextColumn("[bold]train"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-                TextColumn("{task.fields[facts]}"), console=self.talk,
-            )  # fmt: skip
+                TextColumn("[bold]train"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[facts]}"),
+                console=self.talk,
+            )
             self.task = self.progress.add_task(
                 "train", total=event.steps, completed=event.first_step, facts=""
             )

@@ -31,9 +31,15 @@ GIGA = 1e9
 @click.option("--probe", "probes", is_flag=True, help="Also run the longest batch in a process of its own.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def estimate(
-    config: str | None, model: str | None, data: tuple[str, ...], method: str | None, overrides: tuple[str, ...],
-    memory: float | None, probes: bool, as_json: bool,
-) -> None:  # fmt: skip
+    config: str | None,
+    model: str | None,
+    data: tuple[str, ...],
+    method: str | None,
+    overrides: tuple[str, ...],
+    memory: float | None,
+    probes: bool,
+    as_json: bool,
+) -> None:
     """Say what memory a run needs, what makes it up, and the smallest change that fits.
 
     Only config.json and the headers of the weight files are read; of a model on the Hub nothing else is fetched.
@@ -61,10 +67,15 @@ def estimate(
     limit = int(memory * GIGA * USABLE) if memory else memory_limit()
     found = estimate_memory(shape, load, settings)
     result: dict[str, Any] = {
-        "format": 1, "batch": {"rows": load.rows, "tokens": load.tokens, "targets": load.targets},
-        "batch_from": source, "bytes": found.items, "peak_bytes": found.peak, "cache_bytes": found.cache,
-        "limit_bytes": limit, "fits": found.needed <= limit,
-    }  # fmt: skip
+        "format": 1,
+        "batch": {"rows": load.rows, "tokens": load.tokens, "targets": load.targets},
+        "batch_from": source,
+        "bytes": found.items,
+        "peak_bytes": found.peak,
+        "cache_bytes": found.cache,
+        "limit_bytes": limit,
+        "fits": found.needed <= limit,
+    }
     if not result["fits"]:
         from mlx_hybrid.training.memory.estimate import way_out
 

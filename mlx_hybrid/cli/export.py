@@ -71,10 +71,10 @@ def export(run: str, to: str, output: Path, as_json: bool, **options: Any) -> No
         mlx-hybrid export last --to merged --requantise -o my-model-4bit
         mlx-hybrid export last --to lora --rank 64 -o my-lora
     """
-    from mlx_hybrid.exports.export import Options
-    from mlx_hybrid.exports.export import export as write
+    from mlx_hybrid import api
 
-    show(write(run, to, output, Options(**options)), as_json, command("push", output, "OWNER/NAME"))
+    report = api.export(run, to, output, **options)
+    show(report, as_json, command("push", output, "OWNER/NAME"))
 
 
 def show(report: "Report", as_json: bool, then: str) -> None:

@@ -44,10 +44,20 @@ MAX_MINUTES = "train.max_minutes"
 @click.option("--dry-run", is_flag=True, help="Check everything but the weights, show it, and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def finetune(
-    config: str | None, model: str | None, data: tuple[str, ...], method: str | None, output: Path | None,
-    overrides: tuple[str, ...], start: str | None, resume: str | None, max_time: float | None, allow_changed_data: bool,
-    force: bool, dry_run: bool, as_json: bool,
-) -> None:  # fmt: skip
+    config: str | None,
+    model: str | None,
+    data: tuple[str, ...],
+    method: str | None,
+    output: Path | None,
+    overrides: tuple[str, ...],
+    start: str | None,
+    resume: str | None,
+    max_time: float | None,
+    allow_changed_data: bool,
+    force: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
     """Govern the records, train an adapter, and measure it against the base.
 
     CONFIG is a YAML file or the name of a recipe. Without one, and without --data, the quickstart recipe runs on

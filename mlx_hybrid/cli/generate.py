@@ -29,10 +29,16 @@ DEFAULT_TOKENS = 512
 @base_model_option
 @click.option("--json", "as_json", is_flag=True, help="Print the answer and its circumstances as JSON.")
 def generate(
-    target: str, prompt: str | None, max_tokens: int | None, temperature: float, top_p: float,
-    seed: int | None,
-    system: str | None, raw: bool, base: bool, base_model: str | None, as_json: bool,
-) -> None:  # fmt: skip
+    target: str,
+    prompt: str | None,
+    system: str | None,
+    raw: bool,
+    base: bool,
+    base_model: str | None,
+    as_json: bool,
+    max_tokens: int | None,
+    **sampling: Any,
+) -> None:
     """Answer one prompt, from the argument or from standard input.
 
     RUN is a run's path or name, `last`, or an adapter's folder or Hub id; MODEL is a folder or a Hub id.
@@ -48,30 +54,29 @@ def generate(
 
     if raw and system:
         raise ConfigError("--raw sends the text as it is, so --system has no place; put it into the prompt.")
-    sampling = Sampling(
-        max_tokens=DEFAULT_TOKENS if max_tokens is None else max_tokens,
-        temperature=temperature,
-        top_p=top_p,
-        seed=seed,
-    ).with_seed()
+    most = DEFAULT_TOKENS if max_tokens is None else max_tokens
+    asked = Sampling(max_tokens=most, **sampling).with_seed()
     text = read_prompt(prompt)
     pair = open_and_tell(target, base=base, base_name=base_model)
     tokens = prompt_tokens(pair.tokenizer, text, system=system, raw=raw)
-    room = room_for_answer(len(tokens), pair.context, sampling.max_tokens)
+    room = room_for_answer(len(tokens), pair.context, most)
     if max_tokens is not None and room < max_tokens:
         raise ConfigError(
             f"--max-tokens: {max_tokens}, but the context of {pair.context:,} leaves {room} for the answer."
         )
     model = pair.base() if base else pair.model
-    answer, piece = show_answer(
-        model, pair.tokenizer, tokens, replace(sampling, max_tokens=room), quiet=as_json
-    )
+    answer, piece = show_answer(model, pair.tokenizer, tokens, replace(asked, max_tokens=room), quiet=as_json)
     if as_json:
         facts = {
-            "format": 1, "model": pair.base_name if base else pair.loaded.name,
-            "adapted_modules": 0 if base else pair.loaded.modules, "text": answer, "finish_reason": piece.finish,
-            "prompt_tokens": len(tokens), "answer_tokens": piece.count, "settings": asdict(sampling),
-        }  # fmt: skip
+            "format": 1,
+            "model": pair.base_name if base else pair.loaded.name,
+            "adapted_modules": 0 if base else pair.loaded.modules,
+            "text": answer,
+            "finish_reason": piece.finish,
+            "prompt_tokens": len(tokens),
+            "answer_tokens": piece.count,
+            "settings": asdict(asked),
+        }
         click.echo(json.dumps(facts, ensure_ascii=False))
     if piece.finish == "interrupted":
         raise SystemExit(INTERRUPTED)

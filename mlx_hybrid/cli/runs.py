@@ -67,11 +67,19 @@ def run_facts(run: "Run") -> dict:
 
     info = run.info()
     facts = {
-        "run": run.name, "path": str(run.path), "status": run.status(), "method": info.get("method", ""),
-        "base": info.get("base", {}).get("id", ""), "started": info.get("started", ""),
-        "step": run.step(), "best_step": info.get("best_step"), "seconds": info.get("seconds"),
-        "error": info.get("error"), "base_accuracy": None, "accuracy": None,
-    }  # fmt: skip
+        "run": run.name,
+        "path": str(run.path),
+        "status": run.status(),
+        "method": info.get("method", ""),
+        "base": info.get("base", {}).get("id", ""),
+        "started": info.get("started", ""),
+        "step": run.step(),
+        "best_step": info.get("best_step"),
+        "seconds": info.get("seconds"),
+        "error": info.get("error"),
+        "base_accuracy": None,
+        "accuracy": None,
+    }
     held_out = run.path / "evaluation" / "held-out.json"
     if held_out.is_file():
         results = read_results(held_out)

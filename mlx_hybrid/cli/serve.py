@@ -41,9 +41,18 @@ SHORTEST_KEY = 8
     "--waiting", type=click.IntRange(1), default=16, show_default=True, help="Requests that may wait."
 )
 def serve(
-    target: str, host: str, port: int, api_key_file: Path | None, cors: tuple[str, ...], context: int | None,
-    base_model: str | None, max_tokens: int, max_body: int, active: int, waiting: int,
-) -> None:  # fmt: skip
+    target: str,
+    host: str,
+    port: int,
+    api_key_file: Path | None,
+    cors: tuple[str, ...],
+    context: int | None,
+    base_model: str | None,
+    max_tokens: int,
+    max_body: int,
+    active: int,
+    waiting: int,
+) -> None:
     """Serve a run or a model over an OpenAI-compatible API, with a chat page at /.
 
     A run is served under two ids, its own name and its base's. Ctrl-C ends it.

@@ -67,7 +67,9 @@ def measure(request: Request, tell: Tell) -> Told:
 
     Everything that can be refused is refused before a model is loaded. Raises ConfigError or DataError.
     """
-    run = run_of(request.target)
+    from mlx_hybrid.models.adapted import run_named
+
+    run = run_named(request.target)
     folder = request.output or (run.path / "evaluation" if run else None)
     if request.examples and folder is None:
         raise ConfigError("--examples needs a folder to write to; give -o.")
@@ -213,15 +215,6 @@ def check_temperature(request: Request, run: Any, pair: Any) -> None:
         raise ConfigError(
             f"--save-temperature: {request.target} is on the Hub; download the adapter and name its folder."
         )
-
-
-def run_of(target: str) -> Any:
-    """The run that `target` names, as `load_any` understands it; None for an adapter folder or a model."""
-    from mlx_hybrid.run import LAST, find_run
-
-    folder = Path(target)
-    named = not folder.is_dir() and target != "bundled" and "/" not in target
-    return find_run(target) if (folder / "run.json").is_file() or target == LAST or named else None
 
 
 def find_questions(request: Request, run: Any) -> Any:

@@ -32,18 +32,24 @@ class Loaded:
         return f"{self.name}: adapter on {self.modules} modules, logits change by up to {self.change:.3g}"
 
 
+def run_named(name: str) -> Run | None:
+    """The run that a name means; None where it means an adapter or a model. Raises ConfigError for a run that is not
+    here: a name that is no folder, no Hub id and not `bundled` is a run's."""
+    folder = Path(name)
+    bare = not folder.is_dir() and name != BUNDLED and "/" not in name
+    return find_run(name) if (folder / "run.json").is_file() or name == LAST or bare else None
+
+
 def load_any(name: str, *, base_name: str | None = None) -> Loaded:
     """A run (path, name, or `last`), an adapter (folder or Hub id), or a plain model.
 
     `base_name` is the base to put an adapter on, in place of the one it names. Raises ConfigError for what cannot be
     found, and for a `base_name` beside a plain model.
     """
-    folder = Path(name)
-    named = not folder.is_dir() and name != BUNDLED and "/" not in name
-    if (folder / "run.json").is_file() or name == LAST or named:
-        return load_run(find_run(name), base_name=base_name)
+    if run := run_named(name):
+        return load_run(run, base_name=base_name)
     if adapter := adapter_folder(name):
-        return load_adapted(adapter, base_name, name=folder.name)
+        return load_adapted(adapter, base_name, name=own_name(adapter, name))
     if base_name:
         raise ConfigError(f"{name}: is a model, not an adapter, so --base-model has no place.")
     base = load_base(name)
@@ -115,10 +121,10 @@ def own_name(folder: Path, asked_for: str) -> str:
 
 
 def find_adapter(name: str) -> tuple[Path, str | None]:
-    """The adapter's folder, and the base that the run's config names."""
-    folder = Path(name)
-    if not (folder / "run.json").is_file() and (adapter := adapter_folder(name)):
+    """The adapter's folder, and the base that the run's config names. Raises ConfigError for a name without one."""
+    run = run_named(name)
+    if run is None and (adapter := adapter_folder(name)):
         return adapter, None
-    run = find_run(name if name == LAST or not folder.is_dir() else str(folder))
+    run = run or find_run(name)
     run.check_adapter()
     return run.adapter, run.config_here().model

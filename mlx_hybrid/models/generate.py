@@ -139,7 +139,7 @@ def stream(
     """Answer a prompt piece by piece; the last piece carries the reason for the end.
 
     `stopped` is asked between tokens and between stretches of the prompt.
-    """  # fmt: skip
+    """
     from mlx_lm import stream_generate
 
     cache = cache or PromptCache(model)
@@ -152,9 +152,14 @@ def stream(
 
     try:
         for piece in stream_generate(
-            model, tokenizer, rest, max_tokens=sampling.max_tokens, sampler=make_sampler(sampling),
-            prompt_cache=layers, prompt_progress_callback=progress,
-        ):  # fmt: skip
+            model,
+            tokenizer,
+            rest,
+            max_tokens=sampling.max_tokens,
+            sampler=make_sampler(sampling),
+            prompt_cache=layers,
+            prompt_progress_callback=progress,
+        ):
             if piece.generation_tokens > count:
                 read.append(piece.token)
             count = piece.generation_tokens

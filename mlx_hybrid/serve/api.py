@@ -16,11 +16,24 @@ COMMON = {"model", "max_tokens", "temperature", "top_p", "seed", "stop", "stream
 CHAT = COMMON | {"messages", "max_completion_tokens", "chat_template_kwargs"}
 TEXT = COMMON | {"prompt"}
 NEUTRAL: dict[str, tuple] = {
-    "n": (1,), "best_of": (1,), "echo": (False,), "suffix": ("",), "frequency_penalty": (0,), "presence_penalty": (0,),
-    "logprobs": (False,), "top_logprobs": (0,), "logit_bias": ({},), "tools": ([],), "functions": ([],),
-    "tool_choice": ("none", "auto"), "parallel_tool_calls": (True, False), "response_format": ({"type": "text"},),
-    "modalities": (["text"],), "service_tier": ("auto", "default"), "store": (False,),
-}  # fmt: skip
+    "n": (1,),
+    "best_of": (1,),
+    "echo": (False,),
+    "suffix": ("",),
+    "frequency_penalty": (0,),
+    "presence_penalty": (0,),
+    "logprobs": (False,),
+    "top_logprobs": (0,),
+    "logit_bias": ({},),
+    "tools": ([],),
+    "functions": ([],),
+    "tool_choice": ("none", "auto"),
+    "parallel_tool_calls": (True, False),
+    "response_format": ({"type": "text"},),
+    "modalities": (["text"],),
+    "service_tier": ("auto", "default"),
+    "store": (False,),
+}
 """Values that ask for nothing; any other is refused."""
 LABELS = {"user", "metadata", "safety_identifier", "prompt_cache_key"}
 """Keys that are for the operator's books and change no answer."""
@@ -68,10 +81,15 @@ def parse(body: Any, *, chat: bool, models: list[str], defaults: Sampling) -> As
         raise ApiError(400, "stream_options takes include_usage.", param="stream_options")
     sampling, exact = parse_sampling(body, defaults)
     return Asked(
-        parse_model(body, models), parse_messages(body) if chat else parse_prompt(body), sampling, exact,
-        parse_stop(body.get("stop", [])), flag(body, "stream"), bool(options.get("include_usage")),
+        parse_model(body, models),
+        parse_messages(body) if chat else parse_prompt(body),
+        sampling,
+        exact,
+        parse_stop(body.get("stop", [])),
+        flag(body, "stream"),
+        bool(options.get("include_usage")),
         parse_template(body.get("chat_template_kwargs", {})),
-    )  # fmt: skip
+    )
 
 
 def refuse_unknown(body: dict, known: set[str]) -> None:
