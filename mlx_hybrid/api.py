@@ -49,8 +49,9 @@ def attach(model: "nn.Module", method: str = "hybrid", *, seed: int = 0, **adapt
     from zero: starts from a gradient take records, and belong to `finetune`. Raises ConfigError for an unknown method
     or setting, and for a target that the model lacks.
     """
-    config = build_config({"method": method, "adapter": adapter}, "attach").adapter
-    config = replace(config, start="zeros") if config.from_gradient else config
+    config = build_config({"method": method, "adapter": {"start": "zeros", **adapter}}, "attach").adapter
+    if config.from_gradient:
+        raise ConfigError("attach: a start from the gradient takes records; leave it out, or use finetune.")
     return attach_adapter(model, config, method=method, seed=seed)
 
 

@@ -88,6 +88,8 @@ def test_attach_changes_nothing_yet_and_gives_every_method_something_to_learn(ti
     ("call", "error", "said"),
     [
         (lambda: api.load("no-such-run"), ConfigError, "no-such-run"),
+        (lambda: api.attach(None, "lora", start="gradient"), ConfigError, "takes records"),
+        (lambda: api.attach(None, "lore"), ConfigError, 'did you mean "lora"'),
         (
             lambda: api.finetune(model="bundled", data="nowhere.jsonl"),
             (ConfigError, DataError),
