@@ -15,11 +15,9 @@ from importlib import metadata
 from pathlib import Path
 
 from mlx_hybrid import __version__
-from mlx_hybrid.config import Config, dump_config, load_config
+from mlx_hybrid.config import BUNDLED, Config, dump_config, load_config
 from mlx_hybrid.errors import ConfigError, nearest
 from mlx_hybrid.files import read_json, write_json, write_text
-from mlx_hybrid.models.base import BUNDLED
-from mlx_hybrid.training.events import Event, NotFinite, Orthogonality, Trained, Validated
 
 FORMAT = 1
 PLACE = "place.json"
@@ -133,12 +131,10 @@ class Run:
         with (self.path / "log.txt").open("a", encoding="utf-8") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
-    def record(self, event: Event) -> None:
-        """Append an event's numbers to metrics.jsonl, units in the keys."""
-        row = metrics_row(event)
-        if row:
-            with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+    def add_metrics(self, row: dict) -> None:
+        """Append a row to metrics.jsonl, units in its keys."""
+        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
 
     def metrics(self) -> list[dict]:
         """The rows so far; of a line that a kill cut off, nothing."""
@@ -156,32 +152,6 @@ class Run:
         for path in self.path.rglob(".*.tmp"):
             if path.is_file():
                 path.unlink()
-
-    def keep_batches(self, event: NotFinite) -> Path:
-        """Write the batches that gave no number to `not-finite.json`, to be looked at."""
-        path = self.path / "not-finite.json"
-        batches = [{"records": list(b.where), "tokens": b.tokens.tolist()} for b in event.batches]
-        write_json(path, {"format": FORMAT, "step": event.step, "batches": batches})
-        return path
-
-
-def metrics_row(event: Event) -> dict | None:
-    if isinstance(event, Trained):
-        return {
-            "step": event.step, "loss_nats_per_token": round(event.loss, 6), **event.rates,
-            "gradient_norm": round(event.gradient_norm, 6), "tokens_per_second": round(event.tokens_per_second, 1),
-            "trained_tokens": event.trained_tokens, "peak_memory_gb": round(event.peak_memory_gb, 4),
-            "seconds": round(event.seconds, 3), "mixing": [round(v, 4) for v in event.mixing],
-        }  # fmt: skip
-    if isinstance(event, Orthogonality):
-        return {"step": event.step, "rotation_defect": event.defect}
-    if isinstance(event, Validated):
-        row = {"step": event.step, "valid_loss_nats_per_token": round(event.loss, 6), "best": event.best}
-        if any(event.by_language):
-            losses = {name or "undeclared": round(loss, 6) for name, loss in event.by_language.items()}
-            row["valid_loss_nats_per_token_by_language"] = losses
-        return row
-    return None
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -256,11 +226,20 @@ def machine() -> dict:
     import mlx.core as mx
 
     device = mx.device_info().get("device_name", "") if mx.default_device() == mx.Device(mx.gpu) else "CPU"
+    versions = {name: metadata.version(name) for name in ("mlx", "mlx-lm", "numpy")}
     return {
-        "system": platform.system(), "machine": platform.machine(), "python": platform.python_version(),
-        "device": device, "cores": os.cpu_count(),
-        "versions": {"mlx-hybrid": __version__} | {n: metadata.version(n) for n in ("mlx", "mlx-lm", "numpy")},
-    }  # fmt: skip
+        "system": platform.system(),
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "device": device,
+        "cores": os.cpu_count(),
+        "versions": {"mlx-hybrid": __version__} | versions,
+    }
+
+
+def memory_bytes() -> int:
+    """Memory of this machine."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 @contextmanager

@@ -59,8 +59,7 @@ def another(value):
 
 CHOICES = {"method": "boft", "adapter.orthogonal": "butterfly", "adapter.start": "lora-ga", "adapter.mixing": "off",
            "adapter.reflection_start": "gradient",
-           "train.schedule": "linear", "train.too_long": "drop", "train.compile": "on",
-           "train.packing": "auto"}  # fmt: skip
+           "train.schedule": "linear", "train.too_long": "drop", "train.compile": "on"}  # fmt: skip
 
 
 @pytest.mark.parametrize("key", leaves(Config))

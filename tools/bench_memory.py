@@ -3,8 +3,7 @@
 python tools/bench_memory.py [--limit 0.15] [--only METHOD]
 
 Widths, depths, vocabularies, batches, lengths, methods, packed and dense bases, with and without recomputed
-activations. Every peak is that of the gradient start and two steps, in a process of its own; with packed rows that of
-the start and the trainer's own steps over RECORDS records of uneven length.
+activations. Every peak is that of the gradient start and two steps, in a process of its own.
 """
 
 import argparse
@@ -28,15 +27,14 @@ from mlx_lm.utils import quantize_model, save_model  # noqa: E402
 from mlx_hybrid.config import Config, build_config  # noqa: E402
 from mlx_hybrid.models.base import BUNDLED_FOLDER, load_base  # noqa: E402
 from mlx_hybrid.records.template import Example  # noqa: E402
-from mlx_hybrid.training.loop import train  # noqa: E402
-from mlx_hybrid.training.material import Material, attach_adapter, start_from_examples  # noqa: E402
-from mlx_hybrid.training.memory.estimate import Load, estimate, largest_load  # noqa: E402
+from mlx_hybrid.training.batches import make_batch  # noqa: E402
+from mlx_hybrid.training.memory.estimate import Load, estimate  # noqa: E402
 from mlx_hybrid.training.memory.limits import set_limits  # noqa: E402
 from mlx_hybrid.training.memory.shape import model_shape  # noqa: E402
-from mlx_hybrid.training.probe import probe  # noqa: E402
-from mlx_hybrid.training.progress import Progress  # noqa: E402
+from mlx_hybrid.training.setup import Setup, attach_adapter, start_from_gradient  # noqa: E402
+from mlx_hybrid.training.step import compiles, make_step  # noqa: E402
 
-RECORDS = 80
+STEPS = 2  # the second has moments to update
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,6 @@ class Case:
     pairs: int = 2
     mlp: int = 3
     learnt: int = 2  # one token in so many is a target
-    packing: bool = False  # `tokens` are then the median of log-normal lengths
 
 
 CASES = [
@@ -79,12 +76,6 @@ CASES = [
     Case("full", 256, 4, 8000, 2, 128),
     Case("full", 128, 4, 2000, 4, 192, recompute=True),
     Case("full", 128, 2, 48000, 4, 256, learnt=1),
-    Case("lora", 128, 4, 2000, 8, 48, packing=True),
-    Case("lora", 256, 6, 8000, 16, 32, bits=4, packing=True, heads=8),
-    Case("lora", 256, 4, 2000, 8, 64, packing=True, recompute=True),
-    Case("hybrid", 256, 4, 2000, 8, 48, packing=True),
-    Case("hybrid", 128, 8, 500, 16, 40, packing=True, mlp=4),
-    Case("hybrid-boft", 256, 4, 8000, 8, 48, bits=4, packing=True),
 ]
 
 
@@ -109,10 +100,7 @@ def write_base(case: Case, folder: Path) -> None:
 def settings(case: Case, folder: Path) -> Config:
     tree = {
         "model": str(folder), "method": case.method,
-        "train": {
-            "batch_size": case.records, "grad_checkpoint": case.recompute, "epochs": 1.0,
-            "packing": "auto" if case.packing else "off",
-        },
+        "train": {"batch_size": case.records, "grad_checkpoint": case.recompute},
     }  # fmt: skip
     return build_config(tree, "bench_memory")
 
@@ -123,43 +111,38 @@ def measure(case: Case) -> tuple[int, int]:
         write_base(case, Path(name))
         mx.clear_cache()
         config = settings(case, Path(name))
-        shape = model_shape(config)
-        if case.packing:
-            examples = uneven_examples(case)
-            load, peak = largest_load(shape, examples, config), apart(training_peak, config, examples)
-        else:
-            load = Load(case.records, case.tokens, case.records * case.tokens // case.learnt)
-            peak = probe(config, load)
-        return estimate(shape, load, config).peak, peak
+        load = Load(case.records, case.tokens, case.records * case.tokens // case.learnt)
+        return estimate(model_shape(config), load, config).peak, apart(measured_peak, config, load)
 
 
-def uneven_examples(case: Case) -> list[Example]:
+def random_examples(load: Load, vocabulary: int) -> list[Example]:
+    """A record of each row's size; its last tokens are trained."""
     rng = np.random.default_rng(0)
-    sizes = rng.lognormal(np.log(case.tokens), 0.7, RECORDS).astype(int).clip(4, 8 * case.tokens).tolist()
+    length, learnt = load.tokens + 1, -(-load.targets // load.rows)
+    trained = [i >= length - learnt for i in range(length)]
     return [
-        Example(
-            rng.integers(0, case.vocabulary, n + 1).tolist(), [i % case.learnt == 1 for i in range(n + 1)], f"r:{i}",
-            "", n,
-        )
-        for i, n in enumerate(sizes)
-    ]  # fmt: skip
+        Example(rng.integers(0, vocabulary, length).tolist(), trained, f"r:{row}", "", length)
+        for row in range(load.rows)
+    ]
 
 
-def training_peak(config: Config, examples: list[Example]) -> int:
-    """Bytes at the peak of a whole run, begun with the base in memory; to be called in a process of its own."""
+def measured_peak(config: Config, load: Load) -> int:
+    """Bytes at the peak of the gradient start and two steps, begun with the base in memory."""
     base = load_base(config.model)
     set_limits()
-    material = Material(base, None, examples, [], [])
-    attach_adapter(config, material)
-    mx.eval(base.model.parameters(), material.optimizer.state)
+    examples = random_examples(load, base.config["vocab_size"])
+    setup = Setup(base, None, examples, [], [])
+    attach_adapter(config, setup)
+    mx.eval(base.model.parameters(), setup.optimizer.state)
     mx.clear_cache()
     mx.reset_peak_memory()
-    for _ in start_from_examples(config, material):
+    for _ in start_from_gradient(config, setup):
         pass
-    for _ in train(
-        base.model, material.optimizer, examples, [], config.train, seed=config.seed, progress=Progress()
-    ):
-        pass
+    base.model.train()
+    compiled = compiles(config.train.compile)
+    step = make_step(base.model, setup.optimizer, accumulate=1, compiled=compiled)
+    for _ in range(STEPS):
+        step([make_batch(examples)])
     return mx.get_peak_memory()
 
 
@@ -169,7 +152,6 @@ def main() -> None:
     )
     parser.add_argument("--limit", type=float, default=0.15)
     parser.add_argument("--only", help="a method")
-    parser.add_argument("--packing", action="store_true", help="packed rows alone")
     arguments = parser.parse_args()
     print(
         "| method | base | width × layers | vocabulary | batch × tokens | recomputed "
@@ -178,16 +160,15 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|---|---|")
     worst = 0.0
     for case in CASES:
-        if arguments.only not in (None, case.method) or arguments.packing > case.packing:
+        if arguments.only not in (None, case.method):
             continue
         guess, peak = measure(case)
         off = guess / peak - 1
         worst = max(worst, abs(off))
         base = f"{case.bits} bits" if case.bits else "float32"
-        batch = f"{case.records} × {case.tokens}{' packed' if case.packing else ''}"
         print(
             f"| {case.method} | {base} | {case.width} × {case.layers} | {case.vocabulary:,} | "
-            f"{batch} | {'yes' if case.recompute else 'no'} | "
+            f"{case.records} × {case.tokens} | {'yes' if case.recompute else 'no'} | "
             f"{guess / 1e6:.1f} | {peak / 1e6:.1f} | {100 * off:+.1f} % |",
             flush=True,
         )

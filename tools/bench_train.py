@@ -48,12 +48,7 @@ PEER, SORTED = (
     "mlx_lm.lora",
     "mlx_lm.lora, sorted by length",
 )  # as it means to: it sorts chats by their number of keys
-SIDES = {  # what is measured beside the peer: (method, packing, least ratio asked for)
-    "lora": ("lora", "off", 1.5),
-    "hybrid": ("hybrid", "off", 1.3),
-    "lora, packed rows": ("lora", "auto", None),
-    "hybrid, packed rows": ("hybrid", "auto", None),
-}
+SIDES = {"lora": 1.5, "hybrid": 1.3}  # what is measured beside the peer, and the least ratio asked for
 RATE, RANK, WARM = 1e-4, 16, 1
 
 
@@ -106,14 +101,13 @@ def fresh_model(packed: bool, name: str):
     return model
 
 
-def ours(side: str, examples: list[Example], arguments: argparse.Namespace, packed: bool) -> float:
+def ours(method: str, examples: list[Example], arguments: argparse.Namespace, packed: bool) -> float:
     """Trained tokens a second of this project's loop, batches made within the time."""
     mx.clear_cache()
-    method, packing, _ = SIDES[side]
     model = fresh_model(packed, arguments.model)
 
     def settings(steps: int):
-        options = {"steps": steps, "batch_size": arguments.batch, "report_every": steps, "packing": packing}
+        options = {"steps": steps, "batch_size": arguments.batch, "report_every": steps}
         tree = {"method": method, "adapter": {"start": "zeros"}, "train": options}
         return build_config(tree, "bench_train")
 
@@ -199,7 +193,7 @@ def main() -> None:
 def print_rows(what: str, speeds: dict[str, list[float]]) -> None:
     for label, values in speeds.items():
         ratios = [value / other for value, other in zip(values, speeds[PEER], strict=True)]
-        asked = SIDES[label][2] if label in SIDES else None
+        asked = SIDES.get(label)
         spread = f"{min(ratios):.2f} – {max(ratios):.2f}" if label != PEER else ""
         print(
             f"| {what} | {label} | {statistics.median(values):.1f} | {statistics.median(ratios):.2f} | {spread} | "

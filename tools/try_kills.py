@@ -33,7 +33,7 @@ from run_differences import compare, compare_progress, differences, newest  # no
 
 from mlx_hybrid.cli import main as command_line  # noqa: E402
 from mlx_hybrid.jobs import finetune as job  # noqa: E402
-from mlx_hybrid.training import checkpoint, loop, recording  # noqa: E402
+from mlx_hybrid.training import loop, recording  # noqa: E402
 from mlx_hybrid.training.optimizer import BranchOptimizer  # noqa: E402
 
 PRELOADED = [  # by the process that attempts are forked from, after this file itself
@@ -41,7 +41,7 @@ PRELOADED = [  # by the process that attempts are forked from, after this file i
     "mlx_lm.models.llama", "mlx_lm.utils", "matplotlib.backends.backend_svg", "mlx_hybrid.cli.finetune",
     "mlx_hybrid.cli.display", "mlx_hybrid.publish.card", "mlx_hybrid.models.adapted",
     "mlx_hybrid.evaluation.held_out", "mlx_hybrid.report.run_page", "mlx_hybrid.report.figures",
-    "mlx_hybrid.training.memory.estimate", "mlx_hybrid.training.memory.shape", "mlx_hybrid.training.worker",
+    "mlx_hybrid.training.memory.estimate", "mlx_hybrid.training.memory.shape",
 ]  # fmt: skip
 MOST_PHASES, SOON = 40, 0.05  # phases that one attempt is let begin, and seconds after the last of them
 TESTS = Path(__file__).parents[1] / "tests"
@@ -54,8 +54,8 @@ RUNS = {
     "hybrid-boft, accumulated": (
         "method=hybrid-boft", "adapter.start_records=4", "train.accumulate=2", "train.save_every=2",
     ),
-    "lora, packed, with dropout and patience": (
-        "method=lora", "train.packing=auto", "adapter.dropout=0.1", "train.patience=3", "train.learning_rate=0.03",
+    "lora, with dropout and patience": (
+        "method=lora", "adapter.dropout=0.1", "train.patience=3", "train.learning_rate=0.03",
     ),
 }  # fmt: skip
 PHASES = [
@@ -64,9 +64,9 @@ PHASES = [
     "measuring the adapter", "writing pages",
 ]  # fmt: skip
 MARKS = [  # what begins each phase
-    (job, "prepare"), (job, "load_material"), (job, "score_base"), (job, "attach_adapter"), (job, "gradient_start"),
-    (checkpoint, "load_checkpoint"), (BranchOptimizer, "set_rate"), (loop, "validate"), (recording, "save_best"),
-    (checkpoint, "save_checkpoint"), (job, "finish"), (job, "write_pages"),
+    (job, "prepare"), (job, "load_setup"), (job, "score_base"), (job, "attach_adapter"), (job, "start_from_gradient"),
+    (job, "load_checkpoint"), (BranchOptimizer, "set_rate"), (loop, "validate"), (recording, "save_best"),
+    (recording, "save_checkpoint"), (job, "finish"), (job, "write_pages"),
 ]  # fmt: skip
 
 
@@ -87,14 +87,14 @@ def attempt(arguments: list[str], said: Path, phase, begun, restored) -> None:
     """In a process of its own: the command, telling its phase, how many it began, and the step it went on from."""
     for number, (owner, name) in enumerate(MARKS, 1):
         setattr(owner, name, marked(getattr(owner, name), number, phase, begun))
-    load_checkpoint = checkpoint.load_checkpoint
+    load_checkpoint = job.load_checkpoint
 
     def load_and_tell(*given):
         progress = load_checkpoint(*given)
         restored.value = progress.step
         return progress
 
-    checkpoint.load_checkpoint = load_and_tell
+    job.load_checkpoint = load_and_tell
     with said.open("w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)

@@ -52,10 +52,10 @@ class Display:
 
     def started(self, event: Started) -> None:
         where = f" from step {event.first_step}" if event.first_step else ""
-        ranks = f", by {event.ranks} ranks" if event.ranks > 1 else ""
+        machines = f", by {event.machines} machines" if event.machines > 1 else ""
         self.note(
             f"Training {event.trainable:,} parameters on {event.modules} modules, "
-            f"{event.steps} steps over {event.records} records{where}{ranks}."
+            f"{event.steps} steps over {event.records} records{where}{machines}."
         )
         if self.talk.is_terminal:
             self.progress = Progress(

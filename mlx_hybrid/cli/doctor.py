@@ -38,7 +38,7 @@ def examine() -> tuple[dict, list[str]]:
     from mlx_hybrid.governance.checks.engines import fasttext_distribution
     from mlx_hybrid.models.base import BUNDLED_FOLDER, check_folder, is_offline
     from mlx_hybrid.models.blas import prefer_openblas
-    from mlx_hybrid.run import machine, runs_root
+    from mlx_hybrid.run import machine, memory_bytes, runs_root
 
     prefer_openblas()
     about = machine()
@@ -69,12 +69,6 @@ def distributed_backends() -> list[str]:
     import mlx.core as mx
 
     return [name for name in ("ring", "jaccl", "mpi", "nccl") if mx.distributed.is_available(name)]
-
-
-def memory_bytes() -> int:
-    import os
-
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def openblas_loaded() -> bool:

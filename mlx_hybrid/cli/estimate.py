@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,6 @@ GIGA = 1e9
 @click.option(
     "--memory", type=click.FloatRange(min=0.001), metavar="GB", help="Of another machine than this one."
 )
-@click.option("--probe", "probes", is_flag=True, help="Also run the longest batch in a process of its own.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def estimate(
     config: str | None,
@@ -37,7 +37,6 @@ def estimate(
     method: str | None,
     overrides: tuple[str, ...],
     memory: float | None,
-    probes: bool,
     as_json: bool,
 ) -> None:
     """Say what memory a run needs, what makes it up, and the smallest change that fits.
@@ -50,10 +49,9 @@ def estimate(
         mlx-hybrid estimate
         mlx-hybrid estimate --model mlx-community/Qwen3-0.6B-4bit --set train.batch_size=4
         mlx-hybrid estimate my-run.yaml --memory 16
-        mlx-hybrid estimate --probe
     """
-    from mlx_hybrid.training.memory.estimate import USABLE, memory_limit
     from mlx_hybrid.training.memory.estimate import estimate as estimate_memory
+    from mlx_hybrid.training.memory.fit import USABLE, memory_limit, way_out
     from mlx_hybrid.training.memory.shape import model_shape
 
     given = {"model": model, "method": method, "data.paths": list(data) or None}
@@ -62,13 +60,13 @@ def estimate(
         given["data.paths"] = []
     settings = run_config(config, overrides, given)
     shape = model_shape(settings)
-    load_of, source = batch_of(settings, shape)
+    load_of, source = batch_of(settings)
     load = load_of(settings)
     limit = int(memory * GIGA * USABLE) if memory else memory_limit()
     found = estimate_memory(shape, load, settings)
     result: dict[str, Any] = {
         "format": 1,
-        "batch": {"rows": load.rows, "tokens": load.tokens, "targets": load.targets},
+        "batch": asdict(load),
         "batch_from": source,
         "bytes": found.items,
         "peak_bytes": found.peak,
@@ -77,36 +75,30 @@ def estimate(
         "fits": found.needed <= limit,
     }
     if not result["fits"]:
-        from mlx_hybrid.training.memory.estimate import way_out
-
         result["change"] = way_out(shape, load_of, settings, limit)
-    if probes:
-        from mlx_hybrid.training.probe import probe
-
-        result["measured_peak_bytes"] = probe(settings, load)
     click.echo(json.dumps(result) if as_json else as_text(result))
     if not result["fits"]:
         raise SystemExit(MemoryLimitError.exit_code)
     if not as_json:
-        same_run = [*([config] if config else []), *given_options("memory", "probes", "as_json")]
+        same_run = [*([config] if config else []), *given_options("memory", "as_json")]
         click.echo(f"Next: {command('finetune', *same_run)}")
 
 
-def batch_of(settings: Config, shape: Any) -> tuple[Callable[[Config], Any], str]:
+def batch_of(settings: Config) -> tuple[Callable[[Config], Any], str]:
     """What gives the largest batch under some settings, of the records where they and the tokenizer are here, else of
     the settings' limits; and which of the two."""
     from mlx_hybrid.training.memory.estimate import largest_load, widest_load
 
     if not settings.data.paths or not tokenizer_here(settings.model):
-        return partial(widest_load, shape), "train.max_tokens"
+        return widest_load, "train.max_tokens"
     from mlx_hybrid.models.base import load_tokenizer_of
     from mlx_hybrid.records.files import find_sources
     from mlx_hybrid.training.data import prepare
-    from mlx_hybrid.training.material import tokenised
+    from mlx_hybrid.training.setup import tokenised
 
     data = prepare(settings, find_sources(settings.data))
     sets, _ = tokenised(settings, data.split, load_tokenizer_of(settings.model))
-    return partial(largest_load, shape, sets[0]), "the records"
+    return partial(largest_load, sets[0]), "the records"
 
 
 def tokenizer_here(model: str) -> bool:
@@ -126,12 +118,8 @@ def as_text(result: dict[str, Any]) -> str:
         "Of logits and one layer's backward the larger counts; the update comes after both.",
         f"May be used: {result['limit_bytes'] / GIGA:.3f} GB.",
     ]
-    if "measured_peak_bytes" in result:
-        measured = result["measured_peak_bytes"]
-        off = 100 * (result["peak_bytes"] / measured - 1)
-        lines.append(f"Measured peak: {measured / GIGA:.3f} GB; the estimate is off by {off:+.0f} %.")
     if not result["fits"]:
-        from mlx_hybrid.training.memory.estimate import as_options
+        from mlx_hybrid.training.memory.fit import as_options
 
         lines.append(f"It will not fit. The smallest change that does: {as_options(result['change'])}")
     return "\n".join(lines)

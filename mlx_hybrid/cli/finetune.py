@@ -3,7 +3,7 @@
 import json
 from contextlib import chdir
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -12,9 +12,6 @@ from mlx_hybrid.config import Config, dump_config, load_config
 from mlx_hybrid.config.recipes import recipe_path, run_config
 from mlx_hybrid.errors import INTERRUPTED, ConfigError
 from mlx_hybrid.jobs.stopping import StopRequest
-
-if TYPE_CHECKING:
-    from mlx_hybrid.training.distributed import Ranks
 
 MAX_MINUTES = "train.max_minutes"
 
@@ -74,44 +71,50 @@ def finetune(
     """
     from mlx_hybrid.training.distributed import join
 
-    given = {"model": model, "method": method, "data.paths": list(data) or None}
-    given |= {"data.allow_changed": allow_changed_data or None, MAX_MINUTES: max_time}
+    given = {
+        "model": model,
+        "method": method,
+        "data.paths": list(data) or None,
+        "data.allow_changed": allow_changed_data or None,
+        MAX_MINUTES: max_time,
+    }
     given = {key: value for key, value in given.items() if value is not None}
-    with join() as ranks:
-        if not ranks.leads:
-            follow(ranks)
-            return
-        if start:
-            given |= continued(start, config, given, overrides)
-        if resume:
-            settings, run = resumed(resume, config, given, overrides, output)
-        else:
-            settings, run = run_config(config, overrides, given), None
-        if dry_run:
-            from mlx_hybrid.jobs.finetune import plan
+    world = join()
+    if start:
+        given |= continued(start, config, given, overrides)
+    if resume:
+        settings, run = resumed(resume, config, given, overrides, output)
+    else:
+        settings, run = run_config(config, overrides, given), None
+    if dry_run:
+        from mlx_hybrid.jobs.finetune import plan
 
-            show_plan(plan(settings, ranks=ranks, force=force), settings, as_json)
-        else:
-            show_job(settings, ranks, as_json, output=output, resume=run, force=force)
+        planned = plan(settings, world=world, force=force)
+        if world.first:
+            show_plan(planned, settings, as_json)
+    elif world.first:
+        show_job(settings, as_json, output=output, resume=run, force=force, world=world)
+    else:
+        follow_first(settings, resume=run, force=force, world=world)
 
 
-def follow(ranks: "Ranks") -> None:
-    """Do another rank's job, in silence."""
-    from mlx_hybrid.training.worker import work
+def follow_first(settings: Config, **how: Any) -> None:
+    """Run the job of a machine that is not the first, in silence."""
+    from mlx_hybrid.jobs import finetune as job
 
     with StopRequest(lambda text: None) as stop:
-        work(ranks, stop)
+        for _ in job.finetune(settings, stop=stop, **how):
+            pass
 
 
-def show_job(settings: Config, ranks: "Ranks", as_json: bool, **how: Any) -> None:
+def show_job(settings: Config, as_json: bool, **how: Any) -> None:
     """Run the job and show what happens."""
     from mlx_hybrid.cli.display import Display
     from mlx_hybrid.jobs import finetune as job
 
     with Display(as_json=as_json) as display, StopRequest(display.note, stepping=False) as stop:
-        ranks.heed(stop)
         try:
-            for event in job.finetune(settings, stop=stop, ranks=ranks, **how):
+            for event in job.finetune(settings, stop=stop, **how):
                 display.show(event)
                 stop.follow(event)
         except KeyboardInterrupt:
@@ -128,7 +131,7 @@ def continued(name: str, config: str | None, given: dict, overrides: tuple[str, 
     """Settings of a run that goes on from an adapter. Raises ConfigError for others that were asked for."""
     from mlx_hybrid.config import read_yaml
     from mlx_hybrid.models.adapted import find_adapter
-    from mlx_hybrid.training.continuation import settings_of
+    from mlx_hybrid.training.setup import settings_of_adapter
 
     asked = {key: f"--{key}" for key in ("method",) if key in given}
     asked |= {key: f"--set {key}" for key in (o.partition("=")[0] for o in overrides)}
@@ -137,7 +140,7 @@ def continued(name: str, config: str | None, given: dict, overrides: tuple[str, 
     if fixed:
         raise ConfigError(f"--from goes on with the adapter as it is; leave out {fixed[0]}.")
     folder, model = find_adapter(name)
-    return settings_of(folder, name, given.get("model") or model)
+    return settings_of_adapter(folder, name, given.get("model") or model)
 
 
 def resumed(

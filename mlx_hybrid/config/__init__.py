@@ -8,6 +8,7 @@ from mlx_hybrid.config.convert import build
 from mlx_hybrid.config.idle import load_run_config
 from mlx_hybrid.config.reading import build_config, dump_config, load_config, read_yaml, to_tree
 from mlx_hybrid.config.settings import (
+    BUNDLED,
     PRESETS,
     AdapterConfig,
     Config,
@@ -17,6 +18,7 @@ from mlx_hybrid.config.settings import (
 )
 
 __all__ = [
+    "BUNDLED",
     "PRESETS",
     "AdapterConfig",
     "Config",

@@ -11,6 +11,9 @@ from mlx_hybrid.config.convert import build
 from mlx_hybrid.config.settings import PRESETS, Config
 from mlx_hybrid.errors import ConfigError, nearest
 
+REMOVED = (("train", "packing"),)
+"""Settings that config.yaml of older runs holds, and that act on nothing any more."""
+
 
 def load_config(
     path: Path | None = None, overrides: tuple[str, ...] = (), values: dict | None = None
@@ -94,6 +97,9 @@ def read_yaml(path: Path) -> dict:
         return {}
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: must hold keys and values at the top, as in recipes/quickstart.yaml.")
+    for group, key in REMOVED:
+        if isinstance(tree.get(group), dict):
+            tree[group].pop(key, None)
     return tree
 
 

@@ -3,6 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+BUNDLED = "bundled"
+"""The model that comes with the package."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterConfig:
@@ -79,9 +82,6 @@ class TrainConfig:
     """Longest record, in tokens."""
     too_long: Literal["error", "drop", "truncate"] = "error"
     """What to do with a record over `max_tokens`."""
-    packing: Literal["off", "auto"] = "off"
-    """Several records in a row, each blind to the others; auto does so where the model gives the same logits, and
-    otherwise, like off, batches similar lengths."""
     grad_checkpoint: bool = False
     """Recompute activations in the backward pass: slower, far less memory."""
     validate_every: int = 0
@@ -160,7 +160,7 @@ class GovernanceConfig:
 class Config:
     """One run."""
 
-    model: str = "bundled"
+    model: str = BUNDLED
     """Hub id or folder of any model that mlx-lm loads; `bundled` is the small model that comes with the package."""
     method: str = "hybrid"
     """Preset of `adapter`: lora, lora-ga, dora, hra, boft, hybrid, hybrid-boft, hybrid-unitary, or full."""

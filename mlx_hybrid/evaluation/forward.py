@@ -9,8 +9,7 @@ import numpy as np
 from mlx.utils import tree_flatten
 
 from mlx_hybrid.adapters.frozen import on_cpu
-from mlx_hybrid.models.head import split_head
-from mlx_hybrid.training.packing import keeps_keys_alone
+from mlx_hybrid.models.head import keeps_keys_alone, split_head
 
 LOGITS_AT_ONCE = 1 << 25  # floats of one block of whole logits: 128 MB
 ENTRIES_AT_ONCE = (

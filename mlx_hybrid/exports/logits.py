@@ -1,6 +1,5 @@
 """The same tokens through MLX and through stock transformers + PEFT, on the same float32 weights."""
 
-import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ import numpy as np
 
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.exports.weights import ModelWeights
+from mlx_hybrid.run import memory_bytes
 
 INSTALL = "pip install 'mlx-hybrid[peft]'"
 PROMPTS = (
@@ -197,4 +197,4 @@ def available_bytes() -> float:
     for line in lines:
         if line.startswith("MemAvailable:"):
             return 1024.0 * float(line.split()[1])
-    return 0.6 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return 0.6 * memory_bytes()

@@ -5,25 +5,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mlx_hybrid.adapters.attach import check_attach
 from mlx_hybrid.config import Config, to_tree
 from mlx_hybrid.errors import ConfigError, DataError
+from mlx_hybrid.models.adapted import find_adapter
 from mlx_hybrid.models.base import check_local, load_tokenizer_of
 from mlx_hybrid.records.files import Sources, find_sources
 from mlx_hybrid.records.split import Split
-from mlx_hybrid.run import Run, check_place, create_run, discard, run_place, writing
+from mlx_hybrid.run import Run, check_place, create_run, discard, machine, run_place, writing
+from mlx_hybrid.training.checkpoint import load_checkpoint
 from mlx_hybrid.training.data import check_manifests, check_patience, note_data, prepare
-from mlx_hybrid.training.distributed import ONE, RankLost, Ranks, check_divisible
+from mlx_hybrid.training.distributed import ALONE, MachineLost, World, check_divisible
 from mlx_hybrid.training.events import Event, Interrupted, Note, Started
-from mlx_hybrid.training.material import (
-    Material,
-    attach_adapter,
-    end_of_answers,
-    gradient_start,
-    how_to_need_less,
-    load_material,
-)
+from mlx_hybrid.training.loop import align, total_steps, train
+from mlx_hybrid.training.memory.fit import check_fits, how_to_need_less
+from mlx_hybrid.training.memory.limits import running_out
 from mlx_hybrid.training.progress import Progress
 from mlx_hybrid.training.recording import begin_run, handle, note_end, way_on
+from mlx_hybrid.training.setup import (
+    Setup,
+    attach_adapter,
+    check_base_of_start,
+    data_notes,
+    hash_examples,
+    load_setup,
+    start_from_adapter,
+    start_from_gradient,
+    tokenised,
+)
 
 if TYPE_CHECKING:
     from mlx_hybrid.evaluation.results import Results
@@ -69,18 +78,19 @@ def finetune(
     resume: Run | None = None,
     stop: Callable[[], bool] = lambda: False,
     force: bool = False,
-    ranks: Ranks = ONE,
+    world: World = ALONE,
 ) -> Iterator[JobEvent]:
     """Run the whole job in a new run directory, or go on in an interrupted one.
 
-    `force` loads what will probably not fit in memory. Of several `ranks` this is the first; the others follow it
-    (training/worker.py). Raises ConfigError, DataError, MemoryLimitError, RankLost or MlxHybridError; whatever was
-    saved before stays.
+    `force` loads what will probably not fit in memory. In a `world` of several machines the first one does all of it;
+    the others take its steps with it, and write and yield nothing. Raises ConfigError, DataError, MemoryLimitError,
+    MachineLost or MlxHybridError; whatever was saved before stays.
     """
-    check_divisible(config.train.batch_size, ranks)
-    sources = find_sources(config.data)
-    manifests = [] if config.data.allow_changed else check_manifests(sources)
-    check_local(config.model)
+    sources, manifests = find_data(config, world)
+    if not world.first:
+        for _ in follow(config, sources, resume=resume, stop=stop, force=force, world=world):
+            pass
+        return
     path = output or run_place(config)
     made = [] if resume else check_place(config, path)
     run = resume or create_run(config, path)
@@ -91,22 +101,29 @@ def finetune(
                 check_patience(config, data.split)
                 note_data(config, run, data, manifests)
             yield Prepared(run, **data.counts, **data.sizes)
-            from mlx_hybrid.training.memory.limits import running_out
-
-            material = load_material(config, data.split, ranks=ranks.size, force=force)
+            setup = load_setup(config, data.split, machines=world.size, force=force)
+            begin_run(config, run, setup, sources, resume=resume is not None, machines=world.size)
             with running_out(
-                lambda: how_to_need_less(config, material.train, ranks=ranks.size) + way_on(run)
+                lambda: how_to_need_less(config, setup.train, machines=world.size) + way_on(run)
             ):
                 yield from train_and_evaluate(
-                    config, run, data.split, sources, material,
-                    resume=resume is not None, stop=stop, force=force, ranks=ranks,
-                )  # fmt: skip
+                    config, run, data.split, setup, resume=resume is not None, stop=stop, world=world
+                )
         except BaseException as error:
             if resume is None and not worth_keeping(run, error):
                 discard(made)
             elif resume is None or not isinstance(error, ConfigError | DataError):
                 note_end(run, error)
             raise
+
+
+def find_data(config: Config, world: World) -> tuple[Sources, list[str]]:
+    """The files of a job and the hashes of their manifests, with what can be refused before any work."""
+    check_divisible(config.train.batch_size, world.size)
+    sources = find_sources(config.data)
+    manifests = [] if config.data.allow_changed else check_manifests(sources)
+    check_local(config.model)
+    return sources, manifests
 
 
 def worth_keeping(run: Run, error: BaseException) -> bool:
@@ -119,61 +136,124 @@ def train_and_evaluate(
     config: Config,
     run: Run,
     split: Split,
-    sources: Sources,
-    material: Material,
+    setup: Setup,
     *,
     resume: bool,
     stop: Callable[[], bool],
-    force: bool,
-    ranks: Ranks,
+    world: World,
 ) -> Iterator[JobEvent]:
-    from mlx_hybrid.adapters.attach import check_attach
-    from mlx_hybrid.training.loop import total_steps
-    from mlx_hybrid.training.worker import announce
-
-    begin_run(config, run, material, sources, resume=resume, ranks=ranks.size)
-    announce(ranks, config, material, force=force)
-    if material.too_long:
-        done = "dropped" if config.train.too_long == "drop" else "cut"
-        yield Note(
-            f"Over train.max_tokens ({config.train.max_tokens}) and {done}: {material.too_long} records."
-        )
-    yield from end_of_answers(split, material)
-    check_attach(material.base.model, config.adapter, method=config.method)
-    held_out = yield from ask_base(config, run, split, material)
-    attached = attach_adapter(config, material)
-    progress = yield from starting_point(config, run, material, resume=resume, ranks=ranks.size)
+    yield from data_notes(config, split, setup)
+    check_attach(setup.base.model, config.adapter, method=config.method)
+    held_out = yield from ask_base(config, run, split, setup)
+    attached = attach_adapter(config, setup)
+    progress, captured = yield from starting_point(config, run if resume else None, setup, world)
+    if captured:
+        run.update(captured_gradient_energy={name: round(share, 4) for name, share in captured.items()})
+    if resume:
+        run.forget_after(progress.step)
     yield Started(
-        total_steps(config.train, len(material.train)), progress.step, len(attached.modules),
-        attached.trainable, len(material.train), ranks.size,
-    )  # fmt: skip
-    ended = yield from train_run(config, run, material, progress, stop=stop, ranks=ranks)
-    if ended:
-        yield from finish(config, run, material, held_out)
+        total_steps(config.train, len(setup.train)),
+        progress.step,
+        len(attached.modules),
+        attached.trainable,
+        len(setup.train),
+        world.size,
+    )
+    try:
+        for event in steps(config, setup, progress, stop=stop, world=world):
+            handle(event, config, run, setup, progress)
+            yield event
+            if isinstance(event, Interrupted):
+                return
+    except MachineLost as lost:
+        raise MachineLost(f"{lost}{way_on(run)}") from None
+    yield from finish(config, run, setup, held_out)
+
+
+def follow(
+    config: Config,
+    sources: Sources,
+    *,
+    resume: Run | None,
+    stop: Callable[[], bool],
+    force: bool,
+    world: World,
+) -> Iterator[JobEvent]:
+    """The first machine's steps, each on this one's part of the batch."""
+    setup = load_setup(config, prepare(config, sources).split, machines=world.size, force=force)
+    with running_out(lambda: how_to_need_less(config, setup.train, machines=world.size)):
+        attach_adapter(config, setup)
+        progress, _ = yield from starting_point(config, resume, setup, world)
+        yield from steps(config, setup, progress, stop=stop, world=world)
+
+
+def starting_point(
+    config: Config, resume: Run | None, setup: Setup, world: World
+) -> Generator[Note, None, tuple[Progress, dict[str, float]]]:
+    """Give the adapter the values that training starts from: of a checkpoint, an adapter, or the first gradient.
+
+    Returns where the run stands, and the share of the gradient that each start holds.
+    """
+    if resume:
+        return load_checkpoint(resume.checkpoints, setup.base.model, setup.optimizer), {}
+    if config.start_from:
+        start_from_adapter(config, setup.base, find_adapter(config.start_from)[0])
+        yield Note(f"Going on from {config.start_from}.")
+        return Progress(), {}
+    return Progress(), (yield from start_from_gradient(config, setup, machines=world.size))
+
+
+def steps(
+    config: Config, setup: Setup, progress: Progress, *, stop: Callable[[], bool], world: World
+) -> Iterator[Event]:
+    """Train to the end, from the same place on every machine. Raises ConfigError where one is not like the first."""
+    if world.size > 1:
+        world.check_alike(
+            {
+                "settings": to_tree(config),
+                "records": hash_examples(setup.train, setup.valid),
+                "base model": setup.base.identity["fingerprint"],
+                "versions": machine()["versions"],
+                "checkpoint": progress.step,
+            }
+        )
+    align(setup.base.model, setup.optimizer, world)
+    yield from train(
+        setup.base.model,
+        setup.optimizer,
+        setup.train,
+        setup.valid,
+        config.train,
+        seed=config.seed,
+        progress=progress,
+        stop=stop,
+        temperature=config.data.temperature,
+        world=world,
+    )
 
 
 def ask_base(
-    config: Config, run: Run, split: Split, material: Material
+    config: Config, run: Run, split: Split, setup: Setup
 ) -> "Generator[Note, None, dict[str, EvaluationSet]]":
     """Keep the base's answers to the held-out records in the run; the sets asked, none where nothing is measured."""
     from mlx_hybrid.evaluation.answers import collect
     from mlx_hybrid.evaluation.evaluate import held_out_sets, parts_of
 
-    if not config.evaluate or not material.test:
+    if not config.evaluate or not setup.test:
         return {}
     test, trained, why = held_out_sets(
         split.test,
         split.train,
         group=config.data.group,
         max_tokens=config.train.max_tokens,
-        measured={example.where for example in material.test},
+        measured={example.where for example in setup.test},
     )
     if why:
         yield Note(why)
-    yield Note(f"Scoring the base on {len(material.test)} held-out records.")
+    yield Note(f"Scoring the base on {len(setup.test)} held-out records.")
     parts = parts_of(test, trained=trained, seed=config.seed)
-    path, identity = answers_of(run) / "base.answers.jsonl", material.base.identity["fingerprint"]
-    collect(material.base.model, material.base.tokenizer, parts, path, name="base", identity=identity)
+    path, identity = answers_of(run) / "base.answers.jsonl", setup.base.identity["fingerprint"]
+    collect(setup.base.model, setup.base.tokenizer, parts, path, name="base", identity=identity)
     return parts
 
 
@@ -182,57 +262,8 @@ def answers_of(run: Run) -> Path:
     return run.path / "evaluation" / "answers" / "held-out"
 
 
-def starting_point(
-    config: Config, run: Run, material: Material, *, resume: bool, ranks: int
-) -> Generator[Note, None, Progress]:
-    """Give the adapter the values that training starts from: of a checkpoint, an adapter, or the first gradient."""
-    if resume:
-        from mlx_hybrid.training.checkpoint import load_checkpoint
-
-        progress = load_checkpoint(run.checkpoints, material.base.model, material.optimizer)
-        run.forget_after(progress.step)
-        return progress
-    if config.start_from:
-        from mlx_hybrid.models.adapted import find_adapter
-        from mlx_hybrid.training.continuation import load_start
-
-        load_start(config, material.base, find_adapter(config.start_from)[0])
-        yield Note(f"Going on from {config.start_from}.")
-    elif config.adapter.from_gradient:
-        yield from gradient_start(config, run, material, ranks=ranks)
-    return Progress()
-
-
-def train_run(
-    config: Config,
-    run: Run,
-    material: Material,
-    progress: Progress,
-    *,
-    stop: Callable[[], bool],
-    ranks: Ranks,
-) -> Generator[Event, None, bool]:
-    """Train and write down what happens; whether it came to its end, unless a stop was asked for."""
-    from mlx_hybrid.training.loop import train
-    from mlx_hybrid.training.worker import begin
-
-    try:
-        begin(ranks, material, progress)
-        for event in train(
-            material.base.model, material.optimizer, material.train, material.valid, config.train,
-            seed=config.seed, progress=progress, stop=stop, temperature=config.data.temperature, ranks=ranks,
-        ):  # fmt: skip
-            handle(event, config, run, material, progress)
-            yield event
-            if isinstance(event, Interrupted):
-                return False
-    except RankLost as lost:
-        raise RankLost(f"{lost}{way_on(run)}") from None
-    return True
-
-
 def finish(
-    config: Config, run: Run, material: Material, held_out: "dict[str, EvaluationSet]"
+    config: Config, run: Run, setup: Setup, held_out: "dict[str, EvaluationSet]"
 ) -> Iterator[JobEvent]:
     """Load the best adapter onto a fresh base, as a user will, and measure it."""
     from mlx_hybrid.adapters.attach import settle
@@ -241,12 +272,12 @@ def finish(
     from mlx_hybrid.models.adapted import load_run
     from mlx_hybrid.models.base import load_base
 
-    tokenizer, fingerprint = material.base.tokenizer, material.base.identity["fingerprint"]
-    material.base = material.optimizer = None
+    tokenizer, fingerprint = setup.base.tokenizer, setup.base.identity["fingerprint"]
+    setup.base = setup.optimizer = None
     loaded = load_run(run, base_name=config.model, tokenizer=tokenizer)
     yield AdapterReady(run.adapter, loaded.modules, loaded.change)
     if held_out:
-        yield Note(f"Scoring the adapter on {len(material.test)} held-out records.")
+        yield Note(f"Scoring the adapter on {len(setup.test)} held-out records.")
         (answers_of(run) / "adapted.answers.jsonl").unlink(missing_ok=True)  # of a call that was killed here
         results = evaluate(
             {"base": lambda: load_base(config.model).model, "adapted": settle(loaded.model)},
@@ -272,26 +303,18 @@ def write_pages(run: Run) -> None:
     write_card(run)
 
 
-def plan(config: Config, *, ranks: Ranks = ONE, force: bool = False) -> dict:
+def plan(config: Config, *, world: World = ALONE, force: bool = False) -> dict:
     """What a run would do, without doing it: the resolved config, the sizes of the data, and the tokens of it.
 
     Reads the model's config, tokenizer and headers, and raises what the run itself would.
     """
-    from mlx_hybrid.models.adapted import find_adapter
-    from mlx_hybrid.training.continuation import check_base_of_start
-    from mlx_hybrid.training.material import check_fits, tokenised
-
-    check_divisible(config.train.batch_size, ranks)
-    sources = find_sources(config.data)
-    if not config.data.allow_changed:
-        check_manifests(sources)
-    check_local(config.model)
+    sources, _ = find_data(config, world)
     data = prepare(config, sources)
     check_patience(config, data.split)
     sets, too_long = tokenised(config, data.split, load_tokenizer_of(config.model))
     if config.start_from:
         check_base_of_start(config, find_adapter(config.start_from)[0])
-    check_fits(config, sets[0], ranks=ranks.size, force=force)
+    check_fits(config, sets[0], machines=world.size, force=force)
     lengths = [len(example.tokens) for example in sets[0]]
     return {
         "config": to_tree(config),

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mlx_hybrid.config import BUNDLED
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.files import HUB_ID
 from mlx_hybrid.models.answer_end import unnamed_end
 
-BUNDLED = "bundled"
 BUNDLED_FOLDER = Path(__file__).parents[1] / "base"
 TOKENIZERS = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken", "tekken.json", "*.py")
 

@@ -173,3 +173,11 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 def few_tokens() -> mx.array:
     return mx.array([list(range(2, 10))])
+
+
+def keeps_keys_alone(model: nn.Module) -> bool:
+    """Whether each layer remembers nothing but the keys and values of the tokens before, or of a window of them."""
+    from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
+
+    caches = make_prompt_cache(model)
+    return all(type(c) is KVCache or (type(c) is RotatingKVCache and c.keep == 0) for c in caches)

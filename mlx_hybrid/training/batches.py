@@ -1,16 +1,14 @@
 """Batches of similar length, few shapes, and an order that a seed and a step fix."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from mlx_hybrid.records.template import Example
-from mlx_hybrid.training.language_shares import epoch_records
 
 POOL = 64
 """Batches' worth of shuffled records that are sorted by length together: padding stays small, order stays random."""
-LONGEST_ROW = 4  # of packed records, times the longest: attention grows with the square of a row
 LARGEST_CHUNK, SMALLEST_CHUNK = 1024, 64
 CHUNK_BYTES = 1 << 26
 
@@ -21,9 +19,8 @@ class Batch:
 
     `positions` (p,) index the flattened (n·t) hidden states that predict `targets` (p,); `weights` (p,) is 1 for a real
     target and 0 for padding. `attention` is not needed: padding is on the right of causal attention. `owners` says
-    which of the examples each real target belongs to, and `where` and `languages` are theirs. Where rows hold several
-    records (packing.py), `segments` (n, t) says which one each token is of. Where several ranks take a step together
-    (ranks.py), `part` holds this one's records.
+    which of the examples each real target belongs to, and `where` and `languages` are theirs. Where several machines
+    take a step together (distributed.py), `part` holds this one's records.
     """
 
     tokens: np.ndarray
@@ -33,7 +30,6 @@ class Batch:
     where: tuple[str, ...]
     languages: tuple[str, ...]
     owners: np.ndarray
-    segments: np.ndarray | None = None
     part: "Batch | None" = None
 
     @property
@@ -96,12 +92,7 @@ def chunk_size(vocabulary: int) -> int:
 
 
 def epoch_order(
-    lengths: np.ndarray,
-    batch_size: int,
-    seed: int,
-    epoch: int,
-    records: np.ndarray | None = None,
-    pool: int = POOL,
+    lengths: np.ndarray, batch_size: int, seed: int, epoch: int, records: np.ndarray | None = None
 ) -> list[np.ndarray]:
     """Indices of each batch of one epoch: shuffled, sorted by length within pools, batches shuffled again.
 
@@ -110,8 +101,8 @@ def epoch_order(
     rng = np.random.default_rng((seed, epoch))
     order = rng.permutation(len(lengths) if records is None else records)
     batches = []
-    for begin in range(0, len(order), batch_size * pool):
-        near = order[begin : begin + batch_size * pool]
+    for begin in range(0, len(order), batch_size * POOL):
+        near = order[begin : begin + batch_size * POOL]
         near = near[np.argsort(lengths[near], kind="stable")]
         batches += [near[i : i + batch_size] for i in range(0, len(near), batch_size)]
     return [batches[i] for i in rng.permutation(len(batches))]
@@ -124,13 +115,11 @@ def training_batches(
     seed: int,
     begin: int = 0,
     temperature: float = 1.0,
-    pool: int = POOL,
     lay_out: Callable[[list[Example]], Batch] = make_batch,
 ) -> Iterator[Batch]:
     """Batches without end, epoch after epoch; `begin` skips as many, so that a resumed run goes on where it was.
 
-    `temperature` over 1 lifts small languages (language_shares.py); an epoch holds as many records as ever.
-    `pool` is how many batches' worth of records are sorted by length together; 1 for a `lay_out` that packs rows.
+    `temperature` over 1 lifts small languages (`language_quotas`); an epoch holds as many records as ever.
     """
     lengths = np.array([len(e.tokens) for e in examples])
     languages = [e.language for e in examples]
@@ -138,9 +127,44 @@ def training_batches(
     epoch, skip = divmod(begin, per_epoch)
     while True:
         records = epoch_records(languages, temperature, seed, epoch)
-        for picked in epoch_order(lengths, batch_size, seed, epoch, records, pool)[skip:]:
+        for picked in epoch_order(lengths, batch_size, seed, epoch, records)[skip:]:
             yield lay_out([examples[i] for i in picked])
         epoch, skip = epoch + 1, 0
+
+
+def language_quotas(counts: dict[str, int], temperature: float) -> dict[str, int]:
+    """Records of each language in one epoch: n^(1/T) / Σ n^(1/T) of the total, which stays what it is.
+
+    Rounded by largest remainders, at least one each where there is room for it.
+    """
+    total = sum(counts.values())
+    names = sorted(counts)
+    weights = np.array([counts[name] for name in names], dtype=np.float64) ** (1 / temperature)
+    exact = total * weights / weights.sum()
+    quotas = np.maximum(np.floor(exact).astype(int), 1)
+    order = np.argsort(-(exact - np.floor(exact)), kind="stable")
+    for index in order[: max(0, total - int(quotas.sum()))]:
+        quotas[index] += 1
+    return dict(zip(names, quotas.tolist(), strict=True))
+
+
+def epoch_records(languages: Sequence[str], temperature: float, seed: int, epoch: int) -> np.ndarray:
+    """Indices of one epoch's records: every record once at T = 1, else each language's quota of its own.
+
+    A language's records are walked round in one shuffled order from epoch to epoch, so that in the long run each of
+    them comes equally often. A function of seed and epoch alone.
+    """
+    if temperature == 1:
+        return np.arange(len(languages))
+    names = np.array(languages)
+    members = {name: np.flatnonzero(names == name) for name in sorted(set(languages))}
+    quotas = language_quotas({name: len(own) for name, own in members.items()}, temperature)
+    picked = []
+    for number, (name, own) in enumerate(members.items()):
+        walk = np.random.default_rng((seed, number)).permutation(own)
+        begin = epoch * quotas[name]
+        picked.append(walk[np.arange(begin, begin + quotas[name]) % len(own)])
+    return np.concatenate(picked)
 
 
 def start_batches(examples: list[Example], *, count: int, batch_size: int, seed: int) -> list[list[Example]]:

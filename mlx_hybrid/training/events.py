@@ -21,7 +21,7 @@ class Started:
     modules: int
     trainable: int
     records: int
-    ranks: int = 1
+    machines: int = 1
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from mlx_hybrid.adapters.attach import hybrid_layers, refold, rotation_defect
 from mlx_hybrid.adapters.store import adapter_state, set_state
 from mlx_hybrid.config import TrainConfig
 from mlx_hybrid.records.template import Example
-from mlx_hybrid.training.batches import POOL, Batch, length_bucket, make_batch, own_width, training_batches
-from mlx_hybrid.training.distributed import ONE, LayOut, RankLost, Ranks
+from mlx_hybrid.training.batches import Batch, length_bucket, make_batch, own_width, training_batches
+from mlx_hybrid.training.distributed import ALONE, LayOut, MachineLost, World
 from mlx_hybrid.training.events import (
     CheckpointDue,
     Event,
@@ -25,20 +25,22 @@ from mlx_hybrid.training.events import (
     NotFinite,
     Orthogonality,
 )
-from mlx_hybrid.training.guards import (
+from mlx_hybrid.training.optimizer import BranchOptimizer, schedule
+from mlx_hybrid.training.progress import (
     PATIENCE,
     TIME,
+    Progress,
+    Window,
+    add,
+    add_time,
     ending,
-    is_finite,
     no_number,
     out_of_patience,
     out_of_time,
+    report,
     spike,
     worse_than_base,
 )
-from mlx_hybrid.training.optimizer import BranchOptimizer, schedule
-from mlx_hybrid.training.packing import make_packed_batch, packs_exactly
-from mlx_hybrid.training.progress import Progress, Window, add, add_time, report
 from mlx_hybrid.training.step import compiles, make_step
 from mlx_hybrid.training.validation import validate
 
@@ -75,44 +77,46 @@ def train(
     progress: Progress,
     stop: Callable[[], bool] = lambda: False,
     temperature: float = 1.0,
-    ranks: Ranks = ONE,
+    world: World = ALONE,
 ) -> Iterator[Event]:
     """Train from `progress.step` to the end, yielding one event for each thing worth knowing.
 
     `progress` is kept up to date, so that whoever handles CheckpointDue can save it; a run that a guard ended stays
-    ended. `temperature` shifts the languages' shares (batches.py). Of several `ranks` each computes its part of every
-    batch, and all yield the same events. Raises MlxHybridError when the loss stops being a number, and RankLost when
-    a rank is gone, after CheckpointDue where it went between two steps.
+    ended. `temperature` shifts the languages' shares (batches.py). Each machine of a `world` computes its part of every
+    batch, and all yield the same events. Raises MlxHybridError when the loss stops being a number, and MachineLost when
+    a machine is gone, after CheckpointDue where it went between two steps.
     """
     steps = total_steps(config, len(examples))
     validate_every, save_every = intervals(config, steps)
     refold_every = steps_between_refolds(model)
     rate = schedule(config.schedule, steps, config.warmup)
-    lay_out, pool = yield from layout(model, config, ranks)
+    compiled = compiles(config.compile)
     batches = training_batches(
-        examples, batch_size=config.batch_size, seed=seed, begin=progress.step * config.accumulate,
-        temperature=temperature, pool=pool, lay_out=ranks.split(lay_out),
-    )  # fmt: skip
-    model.train()
-    step = make_step(
-        model, optimizer, accumulate=config.accumulate, compiled=compiles(config.compile), ranks=ranks
+        examples,
+        batch_size=config.batch_size,
+        seed=seed,
+        begin=progress.step * config.accumulate,
+        temperature=temperature,
+        lay_out=world.share(layout(compiled)),
     )
+    model.train()
+    step = make_step(model, optimizer, accumulate=config.accumulate, compiled=compiled, world=world)
     if held_back and math.isinf(progress.base_loss) and not progress.step:
-        yield validate(model, held_back, config, progress, ranks)
+        yield validate(model, held_back, config, progress, world)
     while not progress.over(steps):
         begun = time.monotonic()
         optimizer.set_rate(rate(progress.step))
-        mx.random.seed(step_seed(seed, progress.step, ranks.rank))
+        mx.random.seed(step_seed(seed, progress.step, world.index))
         group = [next(batches) for _ in range(config.accumulate)]
         result = yield from saved_when_lost(progress, step, group)
         yield from count_step(progress, optimizer, group, result)
         if progress.step % CACHE_EVERY == 0:
             mx.clear_cache()
-        if progress.due(refold_every, steps) and ranks.any(refold(model) > 0):
-            align(model, optimizer, ranks)
+        if progress.due(refold_every, steps) and world.any(refold(model) > 0):
+            align(model, optimizer, world)
         add_time(progress, time.monotonic() - begun)
         limit = 0 if progress.over(steps) else config.max_minutes
-        if limit and ranks.any(out_of_time(progress, limit)):
+        if limit and world.any(out_of_time(progress, limit)):
             progress.ended = TIME
         if progress.due(config.report_every, steps):
             yield report(progress, steps, optimizer.rates(rate(progress.step - 1)))
@@ -120,15 +124,15 @@ def train(
         if progress.due(validate_every, steps):
             yield from orthogonality(model, progress.step)
             if held_back:
-                yield validate(model, held_back, config, progress, ranks)
+                yield validate(model, held_back, config, progress, world)
             if held_back and not progress.over(steps) and out_of_patience(progress, config.patience):
                 progress.ended = PATIENCE
-        if (yield from stopped(progress, steps, stop, ranks)):
+        if (yield from stopped(progress, steps, stop, world)):
             return
         if progress.due(save_every, steps):
             yield CheckpointDue(progress.step)
             if not progress.over(steps):
-                align(model, optimizer, ranks)
+                align(model, optimizer, world)
     if progress.ended:
         yield ending(progress)
     if not progress.beats_base:
@@ -136,16 +140,9 @@ def train(
     yield Finished(progress.step, progress.seconds)
 
 
-def layout(model: nn.Module, config: TrainConfig, ranks: Ranks) -> Generator[Note, None, tuple[LayOut, int]]:
-    """How records become a batch, and how many batches' worth of them are sorted by length together."""
-    bucket = length_bucket if compiles(config.compile) else own_width
-    plain = partial(make_batch, bucket=bucket)
-    if config.packing != "auto":
-        return plain, POOL
-    if not ranks.any(not packs_exactly(model)):
-        return partial(make_packed_batch, bucket=bucket), 1
-    yield Note("Records are not packed: this model would mix them; similar lengths are batched instead.")
-    return plain, POOL
+def layout(compiled: bool) -> LayOut:
+    """How records become a batch: in few widths where each new one is compiled, else as wide as the longest."""
+    return partial(make_batch, bucket=length_bucket if compiled else own_width)
 
 
 def count_step(
@@ -154,7 +151,7 @@ def count_step(
     """Count what a step gave, and tell a loss that stands out. Raises MlxHybridError for one that is no number."""
     loss, count, norm, lam = (value.tolist() for value in result)
     progress.step += 1
-    if not is_finite(loss, norm):
+    if not (math.isfinite(loss) and math.isfinite(norm)):
         yield NotFinite(progress.step, tuple(group))
         raise no_number(group, progress.step, optimizer.rate_settings())
     add(progress.window, (loss, int(count)), norm, lam[: len(optimizer.shared())], group)
@@ -178,10 +175,10 @@ def orthogonality(model: nn.Module, step: int) -> Iterator[Event]:
 
 
 def stopped(
-    progress: Progress, steps: int, stop: Callable[[], bool], ranks: Ranks
+    progress: Progress, steps: int, stop: Callable[[], bool], world: World
 ) -> Generator[Event, None, bool]:
-    """Whether any rank was asked to stop, with steps still to go; the state is saved then."""
-    asked = yield from saved_when_lost(progress, ranks.any, stop())
+    """Whether any machine was asked to stop, with steps still to go; the state is saved then."""
+    asked = yield from saved_when_lost(progress, world.any, stop())
     if not asked or progress.over(steps):
         return False
     yield CheckpointDue(progress.step)
@@ -195,28 +192,23 @@ def steps_between_refolds(model: nn.Module) -> int:
     return 1 if butterfly else RENORMALISE_EVERY
 
 
-def step_seed(seed: int, step: int, rank: int = 0) -> int:
-    """The seed of one step's dropout: a resumed run draws what an unbroken one would, and no two ranks the same."""
-    return ((seed << 32) + (rank << 48) + step) % (1 << 64)
+def step_seed(seed: int, step: int, machine: int = 0) -> int:
+    """The seed of one step's dropout: a resumed run draws what an unbroken one would, and no two machines the same."""
+    return ((seed << 32) + (machine << 48) + step) % (1 << 64)
 
 
 def saved_when_lost(progress: Progress, ask: Callable, *given: Any) -> Generator[CheckpointDue, None, Any]:
-    """ask(*given) between two steps: should a rank be lost over it, the state is whole and is saved first."""
+    """ask(*given) between two steps: should a machine be lost over it, the state is whole and is saved first."""
     try:
         return ask(*given)
-    except RankLost:
+    except MachineLost:
         yield CheckpointDue(progress.step)
         raise
 
 
-def align(model: nn.Module, optimizer: BranchOptimizer, ranks: Ranks) -> None:
-    """Give every rank the first one's adapter and moments: chips of two kinds round differently, and may fold at
+def align(model: nn.Module, optimizer: BranchOptimizer, world: World) -> None:
+    """Give every machine the first one's adapter and moments: chips of two kinds round differently, and may fold at
     different steps."""
-    if ranks.size == 1:
-        return
-    adapter, state = adapter_state(model), dict(tree_flatten(optimizer.state))
-    names = [sorted(adapter), sorted(state)]
-    arrays = iter(ranks.of_first([*(adapter[n] for n in names[0]), *(state[n] for n in names[1])]))
-    if not ranks.leads:
-        set_state(model, dict(zip(names[0], arrays)), "the first rank's adapter")
-        optimizer.put_state(dict(zip(names[1], arrays)))
+    if world.size > 1:
+        set_state(model, world.of_first(adapter_state(model)), "the first machine's adapter")
+        optimizer.put_state(world.of_first(dict(tree_flatten(optimizer.state))))

@@ -9,7 +9,6 @@ from jaxtyping import Float, Int
 from mlx_hybrid.adapters.formed import formed
 from mlx_hybrid.models.head import split_head
 from mlx_hybrid.training.batches import chunk_size
-from mlx_hybrid.training.packing import packed_caches
 
 Leaves = dict[str, mx.array]
 LogitsOf = Callable[[mx.array, Leaves], mx.array]
@@ -24,9 +23,12 @@ def target_losses(
 
 
 def loss_and_slopes(
-    head: LogitsOf, hidden: Float[mx.array, "p d"], targets: Int[mx.array, " p"], weights: Float[mx.array, " p"],
+    head: LogitsOf,
+    hidden: Float[mx.array, "p d"],
+    targets: Int[mx.array, " p"],
+    weights: Float[mx.array, " p"],
     leaves: Leaves,
-) -> tuple[Float[mx.array, ""], Float[mx.array, "p d"], Leaves]:  # fmt: skip
+) -> tuple[Float[mx.array, ""], Float[mx.array, "p d"], Leaves]:
     """Σ weight · −log p(target), and its gradients for `hidden` and the head's leaves: softmax less one at the target,
     back through the head.
 
@@ -49,9 +51,13 @@ def loss_and_slopes(
 
 
 def loss_in_chunks(
-    head: LogitsOf, hidden: Float[mx.array, "p d"], targets: Int[mx.array, " p"],
-    weights: Float[mx.array, " p"], size: int, leaves: Leaves,
-) -> Float[mx.array, ""]:  # fmt: skip
+    head: LogitsOf,
+    hidden: Float[mx.array, "p d"],
+    targets: Int[mx.array, " p"],
+    weights: Float[mx.array, " p"],
+    size: int,
+    leaves: Leaves,
+) -> Float[mx.array, ""]:
     """Σ weight · −log p(target), its gradients for `hidden` and for the head's `leaves` taken in the forward pass,
     `size` targets at a time.
 
@@ -83,19 +89,16 @@ def loss_in_chunks(
 
 
 def make_loss(model: nn.Module) -> Callable[..., mx.array]:
-    """loss_sum(tokens, positions, targets, weights, segments=None): Σ weight · −log p(target).
+    """loss_sum(tokens, positions, targets, weights): Σ weight · −log p(target).
 
     Not the mean: sums add across micro-batches of unequal length, means do not. Only the hidden states of trained
     targets meet the head, in chunks: (batch, tokens, vocabulary) never exists.
-    With `segments`, rows hold several records (packing.py).
     """
     split = split_head(model)
 
-    def whole_logits(
-        tokens: mx.array, positions: mx.array, targets: mx.array, weights: mx.array,
-        segments: mx.array | None = None,
-    ) -> mx.array:  # fmt: skip
-        logits = outputs(model, model, tokens, segments)
+    def whole_logits(tokens: mx.array, positions: mx.array, targets: mx.array, weights: mx.array) -> mx.array:
+        with formed(model):
+            logits = model(tokens)
         picked = logits.reshape(-1, logits.shape[-1])[positions].astype(mx.float32)
         return mx.sum(nn.losses.cross_entropy(picked, targets) * weights)
 
@@ -104,24 +107,13 @@ def make_loss(model: nn.Module) -> Callable[..., mx.array]:
     body, head = split
     size = chunk_size(head.vocabulary)
 
-    def chunked(
-        tokens: mx.array, positions: mx.array, targets: mx.array, weights: mx.array,
-        segments: mx.array | None = None,
-    ) -> mx.array:  # fmt: skip
-        hidden = outputs(model, body, tokens, segments)
+    def chunked(tokens: mx.array, positions: mx.array, targets: mx.array, weights: mx.array) -> mx.array:
+        with formed(model):
+            hidden = body(tokens)
         hidden = hidden.reshape(-1, hidden.shape[-1])[positions]
         return loss_in_chunks(head.with_leaves, hidden, targets, weights, size, head.leaves())
 
     return chunked
-
-
-def outputs(
-    model: nn.Module, part: Callable[..., mx.array], tokens: mx.array, segments: mx.array | None
-) -> mx.array:
-    """What the model, or its body, makes of tokens (n, t); the records of a row see only themselves."""
-    cache = {} if segments is None else {"cache": packed_caches(model, segments)}
-    with formed(model):
-        return part(tokens, **cache)
 
 
 def make_target_losses(model: nn.Module) -> Callable[..., mx.array]:

@@ -1,4 +1,8 @@
-"""AdamW with a rate for each branch, clipping, schedules, and mixed steps."""
+"""AdamW with a rate for each branch, clipping, schedules, and mixed steps.
+
+Mixing: λ_ℓ ∈ [0.1, 0.9] is the share of layer ℓ's step that its orthogonal branch takes. Steps are mixed, not weights:
+a convex mix of I and R is a contraction, while a mixed step leaves R orthogonal and costs nothing in the forward pass.
+"""
 
 import math
 from collections.abc import Callable
@@ -6,13 +10,15 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 import mlx.nn as nn
+from jaxtyping import Bool, Float
 from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
 from mlx_hybrid.adapters.attach import hybrid_layers
 from mlx_hybrid.adapters.layer import LOW_RANK_LEAVES, ORTHOGONAL_LEAVES
-from mlx_hybrid.adapters.mixing import shares, update_norms
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
+SMALLEST_SHARE, LARGEST_SHARE = 0.1, 0.9
+EMA = 0.9  # of the gradient norms that λ follows
 RATES = {"rest": "learning_rate", "orthogonal": "orthogonal_learning_rate"}
 """The setting that each group of leaves has its peak rate from."""
 
@@ -66,9 +72,15 @@ class StepFactors:
 
 
 def adamw_step(
-    leaf: mx.array, m: mx.array, v: mx.array, gradient: mx.array, by: StepFactors, *, rate: mx.array,
+    leaf: mx.array,
+    m: mx.array,
+    v: mx.array,
+    gradient: mx.array,
+    by: StepFactors,
+    *,
+    rate: mx.array,
     decay: float,
-) -> tuple[mx.array, mx.array, mx.array]:  # fmt: skip
+) -> tuple[mx.array, mx.array, mx.array]:
     """(θ, m, v) after one AdamW step with bias correction on g = scale · `gradient`.
 
         m ← β₁ m + (1 − β₁) g      v ← β₂ v + (1 − β₂) g²
@@ -93,9 +105,15 @@ class BranchOptimizer:
     """
 
     def __init__(
-        self, model: nn.Module, *, learning_rate: float, orthogonal_learning_rate: float, weight_decay: float,
-        clip: float, mixing: str,
-    ):  # fmt: skip
+        self,
+        model: nn.Module,
+        *,
+        learning_rate: float,
+        orthogonal_learning_rate: float,
+        weight_decay: float,
+        clip: float,
+        mixing: str,
+    ):
         self.peaks = {"rest": learning_rate, "orthogonal": orthogonal_learning_rate}
         self.weight_decay, self.clip, self.mixing = weight_decay, clip, mixing
         self.clock = {"step": mx.array(0), **{name: mx.array(peak) for name, peak in self.peaks.items()}}
@@ -160,10 +178,14 @@ class BranchOptimizer:
             orthogonal = leaf_name(name) in ORTHOGONAL_LEAVES
             rate = self.clock["orthogonal" if orthogonal else "rest"]
             leaves[name], moments["m"][name], moments["v"][name] = adamw_step(
-                leaf, moments["m"][name], moments["v"][name], gradients[name], by,
+                leaf,
+                moments["m"][name],
+                moments["v"][name],
+                gradients[name],
+                by,
                 rate=factors[name] * rate if name in factors else rate,
                 decay=self.weight_decay if name in self.decayed else 0.0,
-            )  # fmt: skip
+            )
         model.update(tree_unflatten(list(leaves.items())))
         for kind, flat in moments.items():
             self.moments[kind] = tree_unflatten(list(flat.items()))
@@ -206,3 +228,23 @@ def branch_norms(squares: dict[str, mx.array], layers: list[str], leaves: tuple[
 def clip_scale(norm: mx.array, limit: float) -> mx.array:
     """What gradients of this norm are multiplied by, so that it is at most `limit`; 1 where `limit` is 0."""
     return mx.minimum(1.0, limit / (norm + 1e-12)) if limit else mx.ones_like(norm)
+
+
+def update_norms(
+    average: Float[mx.array, "2 layers"], norms: Float[mx.array, "2 layers"], started: Bool[mx.array, ""]
+) -> Float[mx.array, "2 layers"]:
+    """EMA of the branches' gradient norms, begun at the first value."""
+    return mx.where(started, EMA * average + (1 - EMA) * norms, norms)
+
+
+def shares(norms: Float[mx.array, "2 layers"]) -> Float[mx.array, " layers"]:
+    """λ (layers,) from the norms (2, layers) of the orthogonal and the low-rank branch.
+
+    λ_ℓ = g_o / (g_o + g_r), each g first divided by its mean over the layers, so that branches of different scale are
+    commensurate; ½ where both are zero.
+    """
+    mean = mx.mean(norms, axis=1, keepdims=True)
+    relative = mx.where(mean > 0, norms / mx.maximum(mean, 1e-30), 0.0)
+    total = relative[0] + relative[1]
+    share = mx.where(total > 0, relative[0] / mx.maximum(total, 1e-30), 0.5)
+    return mx.clip(share, SMALLEST_SHARE, LARGEST_SHARE)

@@ -3,56 +3,78 @@
 import contextlib
 import dataclasses
 import time
+from pathlib import Path
 
 import numpy as np
 
-from mlx_hybrid.adapters.store import read_adapter_config
+from mlx_hybrid.adapters.store import read_adapter_config, save_adapter
 from mlx_hybrid.adapters.targets import last_part
 from mlx_hybrid.config import Config, dump_config
 from mlx_hybrid.errors import ConfigError, MlxHybridError
-from mlx_hybrid.files import write_text
+from mlx_hybrid.files import write_json, write_text
 from mlx_hybrid.records.files import Sources
-from mlx_hybrid.run import Run, machine
-from mlx_hybrid.training.events import CheckpointDue, Event, Finished, Interrupted, Note, NotFinite, Validated
-from mlx_hybrid.training.material import Material, hash_examples
+from mlx_hybrid.run import FORMAT, Run, machine
+from mlx_hybrid.training.checkpoint import save_checkpoint
+from mlx_hybrid.training.events import (
+    CheckpointDue,
+    Event,
+    Finished,
+    Interrupted,
+    Note,
+    NotFinite,
+    Orthogonality,
+    Trained,
+    Validated,
+)
 from mlx_hybrid.training.progress import Progress
+from mlx_hybrid.training.setup import Setup, hash_examples
 
 
 def begin_run(
-    config: Config, run: Run, material: Material, sources: Sources, *, resume: bool, ranks: int
+    config: Config, run: Run, setup: Setup, sources: Sources, *, resume: bool, machines: int
 ) -> None:
     """Write run.json; a resumed run must have the config, but for its time limit, and the data it was begun with."""
-    files = (*sources.train, *sources.valid, *sources.test)
-    data_hash = hash_examples(material.train, material.valid, material.test)
+    data_hash = hash_examples(setup.train, setup.valid, setup.test)
     if resume:
-        if untimed(run.config()) != untimed(config):
-            raise ConfigError(
-                f"{run.path}: its config.yaml is not the configuration asked for; resume takes none of its own."
-            )
-        if run.info().get("data_hash") != data_hash:
-            raise ConfigError(f"{run.path}: the data changed since the run began; start a new run.")
+        check_same_run(config, run, data_hash)
         run.drop_unfinished()
         if run.config() != config:
             run.log(f"train.max_minutes is {config.train.max_minutes:g} from now on")
             write_text(run.path / "config.yaml", dump_config(config))
-        run.update(status="running", error=None, ranks=ranks)
+        run.update(status="running", error=None, machines=machines)
         return
     run.update(
-        status="running", started=time.strftime("%Y-%m-%dT%H:%M:%S"), method=config.method, seed=config.seed,
-        base=material.base.identity, data_hash=data_hash, data=[file.path.name for file in files],
-        records={"train": len(material.train), "valid": len(material.valid), "test": len(material.test)},
-        machine=machine(), ranks=ranks,
-    )  # fmt: skip
+        status="running",
+        started=time.strftime("%Y-%m-%dT%H:%M:%S"),
+        method=config.method,
+        seed=config.seed,
+        base=setup.base.identity,
+        data_hash=data_hash,
+        data=[file.path.name for file in (*sources.train, *sources.valid, *sources.test)],
+        records={"train": len(setup.train), "valid": len(setup.valid), "test": len(setup.test)},
+        machine=machine(),
+        machines=machines,
+    )
+
+
+def check_same_run(config: Config, run: Run, data_hash: str) -> None:
+    """Raise ConfigError where a run would go on with other settings or data."""
+    if untimed(run.config()) != untimed(config):
+        raise ConfigError(
+            f"{run.path}: its config.yaml is not the configuration asked for; resume takes none of its own."
+        )
+    if run.info().get("data_hash") != data_hash:
+        raise ConfigError(f"{run.path}: the data changed since the run began; start a new run.")
 
 
 def untimed(config: Config) -> Config:
     return dataclasses.replace(config, train=dataclasses.replace(config.train, max_minutes=0.0))
 
 
-def handle(event: Event, config: Config, run: Run, material: Material, progress: Progress) -> None:
+def handle(event: Event, config: Config, run: Run, setup: Setup, progress: Progress) -> None:
     """Write what an event calls for. Raises MlxHybridError where the disk does not take it."""
     try:
-        write_event(event, config, run, material, progress)
+        write_event(event, config, run, setup, progress)
     except (OSError, RuntimeError, MlxHybridError) as error:  # RuntimeError is MLX's word for a failed write
         told = (
             str(error) if isinstance(error, MlxHybridError) else f"{run.path}: cannot be written ({error})."
@@ -63,44 +85,79 @@ def handle(event: Event, config: Config, run: Run, material: Material, progress:
         ) from error
 
 
-def write_event(event: Event, config: Config, run: Run, material: Material, progress: Progress) -> None:
-    from mlx_hybrid.training.checkpoint import save_checkpoint
-
-    run.record(event)
-    if isinstance(event, Validated):
-        run.log(f"step {event.step}: validation loss {event.loss:.4f}{event.standing}")
-        if event.best:
-            save_best(config, run, material, progress)
-    if isinstance(event, Note):
-        run.log(event.text)
-    if isinstance(event, NotFinite):
-        run.log(f"step {event.step}: not a number; its batches are in {run.keep_batches(event).name}")
-    if isinstance(event, CheckpointDue):
-        save_checkpoint(
-            run.checkpoints,
-            material.base.model,
-            material.optimizer,
-            progress,
-            keep=config.train.keep_checkpoints,
-        )
-    if isinstance(event, Interrupted):
-        run.update(status="interrupted", step=event.step)
-    if isinstance(event, Finished):
-        if not material.valid:
-            save_best(config, run, material, progress)
-        run.update(
-            step=event.step, seconds=round(event.seconds, 1), best_step=progress.best_step or event.step,
-            ended=progress.ended or "steps", beats_base=progress.beats_base,
-        )  # fmt: skip
+def write_event(event: Event, config: Config, run: Run, setup: Setup, progress: Progress) -> None:
+    if row := metrics_row(event):
+        run.add_metrics(row)
+    match event:
+        case Validated():
+            run.log(f"step {event.step}: validation loss {event.loss:.4f}{event.standing}")
+            if event.best:
+                save_best(config, run, setup, progress)
+        case Note():
+            run.log(event.text)
+        case NotFinite():
+            run.log(f"step {event.step}: not a number; its batches are in {keep_batches(run, event).name}")
+        case CheckpointDue():
+            keep = config.train.keep_checkpoints
+            save_checkpoint(run.checkpoints, setup.base.model, setup.optimizer, progress, keep=keep)
+        case Interrupted():
+            run.update(status="interrupted", step=event.step)
+        case Finished():
+            if not setup.valid:
+                save_best(config, run, setup, progress)
+            run.update(
+                step=event.step,
+                seconds=round(event.seconds, 1),
+                best_step=progress.best_step or event.step,
+                ended=progress.ended or "steps",
+                beats_base=progress.beats_base,
+            )
 
 
-def save_best(config: Config, run: Run, material: Material, progress: Progress) -> None:
-    from mlx_hybrid.adapters.store import save_adapter
+def metrics_row(event: Event) -> dict | None:
+    """What metrics.jsonl keeps of an event, units in the keys."""
+    match event:
+        case Trained():
+            return {
+                "step": event.step,
+                "loss_nats_per_token": round(event.loss, 6),
+                **event.rates,
+                "gradient_norm": round(event.gradient_norm, 6),
+                "tokens_per_second": round(event.tokens_per_second, 1),
+                "trained_tokens": event.trained_tokens,
+                "peak_memory_gb": round(event.peak_memory_gb, 4),
+                "seconds": round(event.seconds, 3),
+                "mixing": [round(share, 4) for share in event.mixing],
+            }
+        case Orthogonality():
+            return {"step": event.step, "rotation_defect": event.defect}
+        case Validated():
+            row = {"step": event.step, "valid_loss_nats_per_token": round(event.loss, 6), "best": event.best}
+            if any(event.by_language):
+                losses = {name or "undeclared": round(loss, 6) for name, loss in event.by_language.items()}
+                row["valid_loss_nats_per_token_by_language"] = losses
+            return row
+    return None
 
+
+def keep_batches(run: Run, event: NotFinite) -> Path:
+    """Write the batches that gave no number to `not-finite.json`, to be looked at."""
+    path = run.path / "not-finite.json"
+    batches = [{"records": list(b.where), "tokens": b.tokens.tolist()} for b in event.batches]
+    write_json(path, {"format": FORMAT, "step": event.step, "batches": batches})
+    return path
+
+
+def save_best(config: Config, run: Run, setup: Setup, progress: Progress) -> None:
     save_adapter(
-        material.base.model, run.adapter, config=config.adapter, method=config.method,
-        base=material.base.identity, seed=config.seed, extra={"step": progress.step},
-    )  # fmt: skip
+        setup.base.model,
+        run.adapter,
+        config=config.adapter,
+        method=config.method,
+        base=setup.base.identity,
+        seed=config.seed,
+        extra={"step": progress.step},
+    )
 
 
 def note_end(run: Run, error: BaseException) -> None:

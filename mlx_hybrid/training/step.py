@@ -10,7 +10,7 @@ from mlx.utils import tree_map
 from mlx_hybrid.adapters.frozen import on_cpu
 from mlx_hybrid.adapters.start import check_started
 from mlx_hybrid.training.batches import Batch
-from mlx_hybrid.training.distributed import ONE, Ranks
+from mlx_hybrid.training.distributed import ALONE, World
 from mlx_hybrid.training.loss import make_loss
 from mlx_hybrid.training.optimizer import BranchOptimizer
 
@@ -18,18 +18,17 @@ WEIGHTS = 3  # their place in what `arrays` gives
 
 
 def arrays(batch: Batch) -> tuple[mx.array, ...]:
-    """(tokens, positions, targets, weights), and the segments of packed rows, of what this rank is to compute."""
+    """(tokens, positions, targets, weights) of what this machine is to compute."""
     batch = batch.part or batch
-    parts = (batch.tokens, batch.positions, batch.targets, batch.weights, batch.segments)
-    return tuple(mx.array(part) for part in parts if part is not None)
+    return tuple(mx.array(part) for part in (batch.tokens, batch.positions, batch.targets, batch.weights))
 
 
 def make_step(
-    model: nn.Module, optimizer: BranchOptimizer, *, accumulate: int, compiled: bool, ranks: Ranks = ONE
+    model: nn.Module, optimizer: BranchOptimizer, *, accumulate: int, compiled: bool, world: World = ALONE
 ) -> Callable:
     """step(batches) → (loss sum, trained tokens, gradient norm, λ), one optimiser step over `accumulate` batches.
 
-    Losses and token counts are summed over the batches and the ranks, and divided once. Raises MlxHybridError for an
+    Losses and token counts are summed over the batches and the machines, and divided once. Raises MlxHybridError for an
     adapter that has yet to start from the gradient.
     """
     check_started(model)
@@ -54,7 +53,7 @@ def make_step(
         return optimizer.step(model, gradients, count)
 
     def step(batches: list[Batch]) -> tuple[mx.array, mx.array, mx.array, mx.array]:
-        if accumulate == 1 and ranks.size == 1:
+        if accumulate == 1 and world.size == 1:
             result = whole(*arrays(batches[0]))
         else:
             loss, count, gradients = part(*arrays(batches[0]))
@@ -63,8 +62,8 @@ def make_step(
                 loss, count = loss + more_loss, count + more_count
                 gradients = tree_map(mx.add, gradients, more)
                 mx.eval(loss, count, gradients)
-            loss, count, gradients = ranks.total((loss, count, gradients))
-            result = (loss, count, *update(gradients, count))
+            loss, count = world.sum(mx.stack([loss, count]))
+            result = (loss, count, *update(world.mean_gradients(gradients), count / world.size))
         mx.eval(state, result)
         return result
 

@@ -25,7 +25,7 @@ from mlx_hybrid.adapters.store import (
 from mlx_hybrid.config import Config
 from mlx_hybrid.errors import ConfigError, MlxHybridError
 from mlx_hybrid.models.base import BaseModel
-from mlx_hybrid.training.continuation import load_start
+from mlx_hybrid.training.setup import start_from_adapter
 
 BASE = {"id": "tiny", "fingerprint": "0"}
 
@@ -176,7 +176,7 @@ def test_full_weights_of_a_gpu_are_loaded_on_the_cpu_and_gone_on_from(tmp_path):
     load_adapter(model, tmp_path / "full")
     attach(going_on, adapter("full"), method="full")
     config = replace(Config(), method="full", adapter=adapter("full"), start_from=str(tmp_path / "full"))
-    load_start(config, BaseModel(going_on, None, {}, tmp_path, BASE), tmp_path / "full")
+    start_from_adapter(config, BaseModel(going_on, None, {}, tmp_path, BASE), tmp_path / "full")
     for name, leaf in [*tree_flatten(model.parameters()), *tree_flatten(going_on.parameters())]:
         assert leaf.dtype == mx.float32, name
         assert mx.array_equal(leaf, wanted[name].astype(mx.float32)), name

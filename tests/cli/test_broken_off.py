@@ -12,6 +12,7 @@ from mlx_hybrid.files import new_directory
 from mlx_hybrid.jobs import finetune as job
 from mlx_hybrid.run import Run, create_run, writing
 from mlx_hybrid.training.events import Trained
+from mlx_hybrid.training.recording import metrics_row
 
 STEP = Trained(1, 2, 1.0, {"learning_rate": 1e-3}, 1.0, 10, 5, 1.0, 0.1, (), 1.0)
 
@@ -23,7 +24,7 @@ def breaks(monkeypatch):
     def set_up(error: BaseException, *, step: bool = False, checkpoint: bool = False) -> None:
         def train(config, run, *_, **__):
             if step:
-                run.record(STEP)
+                run.add_metrics(metrics_row(STEP))
             if checkpoint:
                 (run.checkpoints / "step-0000001").mkdir(parents=True)
             yield STEP

@@ -7,6 +7,7 @@ import pytest
 from mlx_lm.utils import load_tokenizer
 from toys import CHATML, byte_tokenizer, write_model
 
+from mlx_hybrid.config import build_config
 from mlx_hybrid.models.adapted import load_any
 from mlx_hybrid.models.answer_end import unnamed_end
 from mlx_hybrid.models.base import load_base, load_tokenizer_of
@@ -14,7 +15,7 @@ from mlx_hybrid.models.generate import Sampling, prompt_tokens, stream
 from mlx_hybrid.records.record import Record
 from mlx_hybrid.records.split import Split
 from mlx_hybrid.records.template import make_example
-from mlx_hybrid.training.material import Material, end_of_answers
+from mlx_hybrid.training.setup import Setup, data_notes
 
 END, PAD = "<|im_end|>", "<pad>"
 ENDS = {
@@ -88,10 +89,10 @@ def test_generation_stops_there(tmp_path):
 )
 def test_training_says_so(case, said, tmp_path):
     base = load_base(str(base_like(tmp_path / "base", ENDS[case][0])))
-    material = Material(base, None, [], [], [])
+    setup, config = Setup(base, None, [], [], []), build_config({}, "test")
     pair = Record({"prompt": "Hujambo?", "completion": "Sijambo"}, "data.jsonl", 1)
     text = Record({"text": "Habari ya asubuhi"}, "data.jsonl", 2)
-    notes = [note.text for note in end_of_answers(Split([pair, text], [], []), material)]
+    notes = [note.text for note in data_notes(config, Split([pair, text], [], []), setup)]
     assert len(notes) == bool(said)
     assert all(said in note for note in notes)
-    assert not list(end_of_answers(Split([text], [], []), material))
+    assert not list(data_notes(config, Split([text], [], []), setup))

@@ -3,32 +3,22 @@
 import json
 from dataclasses import replace
 from functools import partial
-from itertools import islice
+from pathlib import Path
 
 import mlx.core as mx
-import numpy as np
 import pytest
 from toys import write_model
 
 from mlx_hybrid.config import build_config
-from mlx_hybrid.errors import ConfigError, MemoryLimitError, MlxHybridError
+from mlx_hybrid.errors import ConfigError, MemoryLimitError
 from mlx_hybrid.records.template import Example
-from mlx_hybrid.training.batches import training_batches
-from mlx_hybrid.training.material import check_fits
-from mlx_hybrid.training.memory import estimate as module
+from mlx_hybrid.training.memory import fit
 from mlx_hybrid.training.memory import shape as shapes
-from mlx_hybrid.training.memory.estimate import (
-    Load,
-    estimate,
-    largest_load,
-    packed_loads,
-    way_out,
-    widest_load,
-)
+from mlx_hybrid.training.memory.estimate import Load, estimate, largest_load, widest_load
+from mlx_hybrid.training.memory.fit import check_fits, smaller, way_out
 from mlx_hybrid.training.memory.shape import UnknownShapeError, first_known, model_shape, write_holes
-from mlx_hybrid.training.packing import make_packed_batch
-from mlx_hybrid.training.probe import probe, random_examples
 
+TOOLS = Path(__file__).resolve().parents[2] / "tools"
 LOAD = Load(4, 96, 200)
 
 
@@ -92,9 +82,12 @@ def test_every_item_grows_with_what_it_is_made_of(larger):
 
 
 @pytest.mark.parametrize(("method", "recompute"), [("hybrid", False), ("lora", True)])
-def test_the_estimate_is_near_the_measured_peak(method, recompute, larger, default_install):
+def test_the_estimate_is_near_the_measured_peak(method, recompute, larger, default_install, monkeypatch):
+    monkeypatch.syspath_prepend(str(TOOLS))
+    from bench_memory import apart, measured_peak
+
     settings = config(larger, method, grad_checkpoint=recompute)
-    guess, peak = estimate(model_shape(settings), LOAD, settings).peak, probe(settings, LOAD)
+    guess, peak = estimate(model_shape(settings), LOAD, settings).peak, apart(measured_peak, settings, LOAD)
     assert guess == pytest.approx(peak, rel=0.15)
 
 
@@ -127,54 +120,18 @@ def records_of(*sizes: tuple[int, int]) -> list[Example]:
 def test_the_largest_load_is_the_longest_records_and_the_most_targets(larger):
     records = records_of((9, 8), (50, 2), (20, 19))
     settings = config(larger, batch_size=2, max_tokens=65)
-    shape = model_shape(settings)
-    assert largest_load(shape, records, settings) == Load(2, 49, 27)
-    assert largest_load(shape, records, config(larger, batch_size=2, max_tokens=31)) == Load(2, 30, 27)
-    assert widest_load(shape, settings) == Load(2, 64, 128)
-    assert widest_load(shape, config(larger, batch_size=6, max_tokens=65, packing="auto")) == Load(
-        2, 256, 384
-    )
-    made = random_examples(Load(2, 49, 27), 100)
-    assert [len(e.tokens) for e in made] == [50, 50]
-    assert sum(e.trained_count for e in made) == 28
+    assert largest_load(records, settings) == Load(2, 49, 27)
+    assert largest_load(records, config(larger, batch_size=2, max_tokens=31)) == Load(2, 30, 27)
+    assert widest_load(settings) == Load(2, 64, 128)
 
 
-@pytest.mark.parametrize("method", ["lora", "hybrid"])  # hybrid starts from the gradient of padded batches
-def test_packed_rows_count_as_the_trainer_lays_them_out(method, larger):
-    rng = np.random.default_rng(0)
-    records = records_of(
-        *((n, n // 2) for n in rng.lognormal(3.5, 0.8, 60).astype(int).clip(4, 200).tolist())
-    )
-    settings = config(larger, method, batch_size=5, epochs=2.0, packing="auto")
-    batches = islice(
-        training_batches(records, batch_size=5, seed=0, pool=1, lay_out=make_packed_batch), 2 * 12
-    )
-    loads = packed_loads(records, settings)
-    made = {(*batch.tokens.shape, batch.trained) for batch in batches}
-    assert made <= {(load.rows, load.tokens, load.targets) for load in loads}
-    assert (len(made) == len(loads)) == (method == "lora")
-    shape = model_shape(settings)
-    largest = largest_load(shape, records, settings)
-    assert estimate(shape, largest, settings).peak == max(
-        estimate(shape, load, settings).peak for load in loads
-    )
-    padded = largest_load(shape, records, config(larger, method, batch_size=5, epochs=2.0))
-    assert (largest.rows < padded.rows) == (method == "lora")
-
-
-def test_a_model_that_does_not_pack_counts_padded_records(larger):
-    settings = config(larger, "lora", packing="auto")
-    shape = model_shape(settings)
-    assert shape.packs
-    records = records_of((30, 9), (10, 4), (10, 4), (10, 4))
-    assert largest_load(shape, records, settings) == Load(1, 56, 21)
-    assert largest_load(replace(shape, packs=False), records, settings) == Load(4, 29, 21)
+RECORDS = records_of(*[(97, 50)] * 4)
 
 
 def test_the_smallest_change_that_fits_is_named(larger):
     settings = config(larger)
     shape = model_shape(settings)
-    load_of = partial(largest_load, shape, random_examples(LOAD, 200))
+    load_of = partial(largest_load, RECORDS)
     need = estimate(shape, load_of(settings), settings).needed
     recomputed = estimate(shape, LOAD, config(larger, grad_checkpoint=True)).needed
     assert way_out(shape, load_of, settings, need - 1) == "train.grad_checkpoint=true"
@@ -182,32 +139,25 @@ def test_the_smallest_change_that_fits_is_named(larger):
     assert "train.batch_size=" in words
     assert "train.accumulate=" in words
     assert way_out(shape, load_of, settings, 1000) == ""
-    changes = [change for change, _ in module.smaller(settings, LOAD.tokens)]
+    changes = [change for change, _ in smaller(settings, LOAD.tokens)]
     assert len(changes) == len(set(changes))
     assert changes[-1].endswith("train.too_long=truncate")
 
 
 def test_a_run_that_cannot_fit_is_refused_with_the_way_out(larger, monkeypatch):
     settings = config(larger)
-    records = random_examples(LOAD, 200)
-    check_fits(settings, records)
+    check_fits(settings, RECORDS)
     shape = model_shape(settings)
-    need = estimate(shape, largest_load(shape, records, settings), settings).needed
-    monkeypatch.setattr(module, "memory_limit", lambda: need - 1)
+    need = estimate(shape, largest_load(RECORDS, settings), settings).needed
+    monkeypatch.setattr(fit, "memory_limit", lambda: need - 1)
     with pytest.raises(
         MemoryLimitError, match=r"may be used here; what fits: --set train.grad_checkpoint=true"
     ) as error:
-        check_fits(settings, records)
+        check_fits(settings, RECORDS)
     assert error.value.exit_code == 4
-    monkeypatch.setattr(module, "memory_limit", lambda: 1)
+    monkeypatch.setattr(fit, "memory_limit", lambda: 1)
     with pytest.raises(MemoryLimitError, match="a smaller base, or one of 4 bits"):
-        check_fits(settings, records)
-
-
-def test_a_probe_that_dies_says_what_it_said(larger, default_install):
-    broken = replace(config(larger), model="/nowhere/at-all")
-    with pytest.raises(MlxHybridError, match=r"The probe ended with code 1 .*no such folder"):
-        probe(broken, LOAD)
+        check_fits(settings, RECORDS)
 
 
 def test_an_unfamiliar_config_is_an_error_of_its_own():

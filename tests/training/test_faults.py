@@ -11,12 +11,11 @@ from pathlib import Path
 import pytest
 from pages import no_pages
 
-from mlx_hybrid.adapters import start as gradient_start
 from mlx_hybrid.config import build_config, to_tree
 from mlx_hybrid.errors import MemoryLimitError, MlxHybridError
 from mlx_hybrid.jobs import finetune as job
 from mlx_hybrid.run import Run
-from mlx_hybrid.training import checkpoint, loop
+from mlx_hybrid.training import checkpoint, loop, setup
 from mlx_hybrid.training.checkpoint import checkpoints
 from mlx_hybrid.training.memory.limits import running_out
 
@@ -152,7 +151,7 @@ def test_memory_that_runs_out_at_the_start_leaves_no_run(config, tmp_path, monke
         raise RuntimeError(NO_MEMORY["of memory"])
         yield
 
-    monkeypatch.setattr(gradient_start, "sketch_gradients", sketch)
+    monkeypatch.setattr(setup, "sketch_gradients", sketch)
     path = tmp_path / "run"
     hybrid = build_config(to_tree(config) | {"method": "lora-ga", "adapter": {}}, "test")
     with pytest.raises(MemoryLimitError, match=r"Memory ran out .*what needs less: --set train\.\S+=.*\.$"):

@@ -15,9 +15,8 @@ from mlx_hybrid.training.events import (
     Trained,
     Validated,
 )
-from mlx_hybrid.training.guards import SETTLING, out_of_patience, out_of_time, spike
 from mlx_hybrid.training.loop import train
-from mlx_hybrid.training.progress import LossLevel, Progress
+from mlx_hybrid.training.progress import SETTLING, LossLevel, Progress, out_of_patience, out_of_time, spike
 
 BATCHES = [make_batch(examples(2))]
 RATE = "train.learning_rate"

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mlx_hybrid.training.language_shares import epoch_records, language_quotas
+from mlx_hybrid.training.batches import epoch_records, language_quotas
 
 COUNTS = {"en": 900, "sw": 90, "yo": 10}
 LANGUAGES = [name for name, count in COUNTS.items() for _ in range(count)]

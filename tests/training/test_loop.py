@@ -16,7 +16,6 @@ from toys import VOCABULARY
 from mlx_hybrid.adapters.attach import hybrid_layers
 from mlx_hybrid.errors import MlxHybridError
 from mlx_hybrid.training.batches import length_bucket, make_batch
-from mlx_hybrid.training.distributed import ONE
 from mlx_hybrid.training.events import (
     CheckpointDue,
     Finished,
@@ -295,20 +294,11 @@ def test_nothing_is_told_of_shares_where_mixing_is_off():
 
 @pytest.mark.parametrize(("compiled", "widths"), [("off", "own"), ("on", "buckets")])
 def test_only_a_compiled_step_pads_to_few_widths(compiled, widths):
-    lay_out, _ = exhaust(layout(nn.Module(), changed(compile=compiled), ONE))
+    lay_out = layout(compiles(compiled))
     records = [e for e in examples() if len(e.tokens) > 18][:2]
     longest = max(len(e.tokens) for e in records) - 1
     assert lay_out(records).tokens.shape[1] == (longest if widths == "own" else length_bucket(longest))
     assert longest != length_bucket(longest)
-
-
-def exhaust(generator):
-    """What a generator returns."""
-    while True:
-        try:
-            next(generator)
-        except StopIteration as end:
-            return end.value
 
 
 def test_a_run_that_does_not_beat_its_base_says_so():

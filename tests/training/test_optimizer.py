@@ -10,9 +10,15 @@ from tolerances import ADAM, ROUNDING
 from toys import tiny_llama
 
 from mlx_hybrid.adapters.attach import attach, hybrid_layers
-from mlx_hybrid.adapters.mixing import LARGEST_SHARE, SMALLEST_SHARE
 from mlx_hybrid.config import build_config
-from mlx_hybrid.training.optimizer import BranchOptimizer, clip_scale, leaf_name, schedule
+from mlx_hybrid.training.optimizer import (
+    LARGEST_SHARE,
+    SMALLEST_SHARE,
+    BranchOptimizer,
+    clip_scale,
+    leaf_name,
+    schedule,
+)
 
 ROTATIONS = ("house_u", "oft_q")
 

@@ -97,7 +97,7 @@ def held_back(config: Config, sources: Sources, data_hash: str) -> Split:
     """The split of a run's records, made again. Raises DataError where it does not come out as it was trained on."""
     from mlx_hybrid.models.base import load_tokenizer_of
     from mlx_hybrid.training.data import prepare
-    from mlx_hybrid.training.material import hash_examples, tokenised
+    from mlx_hybrid.training.setup import hash_examples, tokenised
 
     split = prepare(config, sources).split
     if (

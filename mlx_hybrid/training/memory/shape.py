@@ -46,8 +46,6 @@ class ModelShape:
     """Bytes of one activation."""
     unpacks_head: bool
     """Whether a packed head is dequantised whole for a product, as on the CPU."""
-    packs: bool
-    """Whether the records of a batch may be packed into rows."""
     head_gradient_bytes: int
     """Bytes of the gradients of the head's leaves, summed in float32; 0 where it is frozen."""
     chunks_logits: bool
@@ -143,7 +141,6 @@ def measure(model: Any, settings: dict, config: Config) -> ModelShape:
     from mlx_hybrid.adapters.frozen import on_cpu
     from mlx_hybrid.adapters.layer import linear_shape
     from mlx_hybrid.models.head import find_parts
-    from mlx_hybrid.training.packing import may_pack
 
     settings = settings | settings.get("text_config", {})
     base = byte_count(model.parameters())
@@ -153,7 +150,6 @@ def measure(model: Any, settings: dict, config: Config) -> ModelShape:
         if mx.issubdtype(value.dtype, mx.floating)
     ]
     mlp = [layer_outputs(layer, settings) for layer in model.layers]
-    packs = may_pack(model)
     attach(model, config.adapter, method=config.method, seed=config.seed)
     parts = find_parts(model)
     head = parts[1] if parts else None
@@ -173,7 +169,6 @@ def measure(model: Any, settings: dict, config: Config) -> ModelShape:
         outputs=sum(d_out for _, d_out in adapted),
         activation_bytes=min((dtype.size for dtype in dtypes), default=4),
         unpacks_head=on_cpu() and head is not None and head.packed(),
-        packs=packs,
         head_gradient_bytes=4 * sum(leaf.size for leaf in head.leaves().values()) if head else 0,
         chunks_logits=head is not None,
     )

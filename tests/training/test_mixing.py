@@ -4,7 +4,7 @@ import mlx.core as mx
 import pytest
 from jaxtyping import TypeCheckError
 
-from mlx_hybrid.adapters.mixing import EMA, LARGEST_SHARE, SMALLEST_SHARE, shares, update_norms
+from mlx_hybrid.training.optimizer import EMA, LARGEST_SHARE, SMALLEST_SHARE, shares, update_norms
 
 
 def test_equal_norms_share_equally():

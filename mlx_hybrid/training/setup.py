@@ -1,0 +1,181 @@
+"""What a training loop needs: the base, the adapter on it with its start, the optimiser, and the examples."""
+
+import hashlib
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlx_hybrid.adapters.attach import Attached, attach
+from mlx_hybrid.adapters.start import (
+    SketchPass,
+    apply_start,
+    scale_to_inputs,
+    sketch_columns,
+    sketch_gradients,
+)
+from mlx_hybrid.adapters.store import AdapterInfo, in_dtype_of, read_adapter_config, read_weights, set_state
+from mlx_hybrid.config import Config, to_tree
+from mlx_hybrid.errors import ConfigError, DataError
+from mlx_hybrid.models.answer_end import unnamed_end
+from mlx_hybrid.models.base import BaseModel, base_of, fingerprint, load_base, load_tokenizer_of
+from mlx_hybrid.records.split import Split
+from mlx_hybrid.records.template import Example, make_examples
+from mlx_hybrid.training.batches import make_batch, start_batches
+from mlx_hybrid.training.events import Note
+from mlx_hybrid.training.loss import make_loss
+from mlx_hybrid.training.memory.fit import check_fits
+from mlx_hybrid.training.memory.limits import checkpoint_layers, set_limits
+from mlx_hybrid.training.memory.shape import local_folder
+from mlx_hybrid.training.optimizer import BranchOptimizer
+from mlx_hybrid.training.step import arrays
+
+
+@dataclass
+class Setup:
+    """Everything a training loop needs; the optimiser comes with the adapter."""
+
+    base: BaseModel
+    optimizer: BranchOptimizer | None
+    train: list[Example]
+    valid: list[Example]
+    test: list[Example]
+    too_long: int = 0
+
+
+def load_setup(config: Config, split: Split, *, machines: int = 1, force: bool = False) -> Setup:
+    """Examples, then the model. Raises DataError for records that cannot be tokenised as asked, and MemoryLimitError,
+    before a weight is read, for a run that cannot fit, unless forced. Each of `machines` has its part of a batch."""
+    tokenizer = load_tokenizer_of(config.model)
+    sets, too_long = tokenised(config, split, tokenizer)
+    check_fits(config, sets[0], machines=machines, force=force)
+    base = load_base(config.model, tokenizer=tokenizer)
+    set_limits()
+    return Setup(base, None, *sets, too_long=too_long)
+
+
+def tokenised(config: Config, split: Split, tokenizer: Any) -> tuple[list[list[Example]], int]:
+    """Examples of the three sets, and how many records were dropped or cut for length."""
+    limit = {"max_tokens": config.train.max_tokens, "too_long": config.train.too_long}
+    made = [make_examples(part, tokenizer, **limit) for part in (split.train, split.valid, split.test)]
+    if not made[0].examples:
+        why = made[0].aside[0][1] if made[0].aside else f"over train.max_tokens ({config.train.max_tokens})"
+        raise DataError(f"No training record is left: {why}.")
+    return [part.examples for part in made], sum(len(part.long) for part in made)
+
+
+def hash_examples(*sets: list[Example]) -> str:
+    """sha256 over the tokens of the training, validation and test examples, in order."""
+    digest = hashlib.sha256()
+    for part in sets:
+        for example in part:
+            digest.update(repr((example.tokens, example.trained)).encode())
+        digest.update(b"|")
+    return digest.hexdigest()
+
+
+def data_notes(config: Config, split: Split, setup: Setup) -> Iterator[Note]:
+    """What there is to say of the examples: records too long, and answers that end otherwise than the model says."""
+    if setup.too_long:
+        done = "dropped" if config.train.too_long == "drop" else "cut"
+        yield Note(f"Over train.max_tokens ({config.train.max_tokens}) and {done}: {setup.too_long} records.")
+    if any(record.kind != "text" for record in split.train):
+        yield from end_of_answers(setup.base)
+
+
+def end_of_answers(base: BaseModel) -> Iterator[Note]:
+    """Says so where the chat template ends an answer otherwise than the model's settings say, or with no token."""
+    end = unnamed_end(base.tokenizer, base.path)
+    if end:
+        yield Note(
+            f"Answers end with {end}, which the model's settings do not name as an end. It is trained, and chat, "
+            "generate, serve, evaluate and whole-model exports stop there; other programs must be told."
+        )
+    elif end == "":
+        yield Note(
+            "The model's chat template ends an answer with no token, so where to stop is not learnt: answers will run "
+            "to their limit. A template that closes the turn with a token mends it."
+        )
+
+
+def attach_adapter(config: Config, setup: Setup) -> Attached:
+    """Put a fresh adapter on the base and make its optimiser."""
+    model, settings = setup.base.model, config.train
+    attached = attach(model, config.adapter, method=config.method, seed=config.seed)
+    if settings.grad_checkpoint:
+        checkpoint_layers(model)
+    setup.optimizer = BranchOptimizer(
+        model,
+        learning_rate=settings.learning_rate,
+        orthogonal_learning_rate=settings.orthogonal_learning_rate,
+        weight_decay=settings.weight_decay,
+        clip=settings.clip,
+        mixing=config.adapter.mixing,
+    )
+    return attached
+
+
+def start_from_gradient(
+    config: Config, setup: Setup, *, machines: int = 1
+) -> Generator[Note, None, dict[str, float]]:
+    """Start from the gradient of some training records (adapters/start.py); the share of its energy that each low-rank
+    start holds is returned, nothing where no branch starts so. Batches are those of one of `machines`."""
+    adapter, size = config.adapter, config.train.batch_size // machines
+    if not adapter.from_gradient:
+        return {}
+    groups = start_batches(setup.train, count=adapter.start_records, batch_size=size, seed=config.seed)
+    batches = [arrays(make_batch(group)) for group in groups]
+    for step in sketch_gradients(
+        setup.base.model,
+        make_loss,
+        batches,
+        columns=sketch_columns(adapter),
+        passes=adapter.start_passes,
+        seed=config.seed,
+    ):
+        if isinstance(step, SketchPass):
+            yield Note(f"Gradient of {sum(map(len, groups))} records, pass {step.number} of {step.passes}.")
+    captured = apply_start(setup.base.model, step)
+    scale_to_inputs(setup.base.model, make_loss, batches)
+    if captured:
+        mean = sum(captured.values()) / len(captured)
+        yield Note(
+            f"The start holds {100 * mean:.0f} % of the gradient's energy, on average over {len(captured)} modules."
+        )
+    return captured
+
+
+def settings_of_adapter(folder: Path, name: str, model: str | None) -> dict[str, Any]:
+    """What a run that goes on from the adapter in `folder` must have, by key."""
+    info = read_adapter_config(folder)
+    wanted = base_of(name, info.base["id"], model, "--model")
+    adapter = {f"adapter.{key}": value for key, value in to_tree(info.adapter).items()}
+    return {"start_from": name, "method": info.method, "model": wanted} | adapter
+
+
+def start_from_adapter(config: Config, base: BaseModel, folder: Path) -> None:
+    """Put the adapter in `folder` into the attached model of `base`.
+
+    Raises ConfigError for an adapter of another base, method or shape.
+    """
+    info = read_adapter_config(folder)
+    check_base(config, info, base.identity["fingerprint"], base.path)
+    if (info.method, info.adapter) != (config.method, config.adapter):
+        raise ConfigError(
+            f"{config.start_from}: is a {info.method} adapter of other settings; start_from goes on with its own."
+        )
+    set_state(base.model, in_dtype_of(base.model, info, read_weights(folder)), config.start_from)
+
+
+def check_base_of_start(config: Config, adapter: Path) -> None:
+    """Raise what `start_from_adapter` would of the base, where its weights are on this machine."""
+    info, folder = read_adapter_config(adapter), local_folder(config.model)
+    if folder:
+        check_base(config, info, fingerprint(folder), folder)
+
+
+def check_base(config: Config, info: AdapterInfo, found: str, place: Path) -> None:
+    if info.base.get("fingerprint") != found:
+        raise ConfigError(
+            f"{config.start_from}: was trained on {info.base.get('id')}, whose weights are not those of {place}."
+        )
