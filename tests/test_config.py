@@ -260,6 +260,13 @@ def test_a_group_with_all_its_keys_left_out_is_the_default(tmp_path):
     assert load_config(path) == load_config()
 
 
+def test_a_setting_that_older_runs_name_is_left_out(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("train:\n  packing: auto\n  steps: 3\n")
+    assert load_config(path) == build_config({"train": {"steps": 3}}, "test")
+    refused('unknown key "train.packing"', ("train.packing=off",))
+
+
 def test_an_empty_file_is_the_default(tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text("# nothing\n")

@@ -81,9 +81,9 @@ def test_no_weight_is_read(run, copy, records, settings):
 def test_what_cannot_fit_is_refused_unless_forced(
     run, quantised_folder, records, settings, tmp_path, monkeypatch
 ):
-    from mlx_hybrid.training.memory import estimate
+    from mlx_hybrid.training.memory import fit
 
-    monkeypatch.setattr(estimate, "memory_limit", lambda: 1_000_000)
+    monkeypatch.setattr(fit, "memory_limit", lambda: 1_000_000)
     asked = [
         "finetune",
         "--model",

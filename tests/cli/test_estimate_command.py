@@ -3,7 +3,7 @@
 import json
 
 from mlx_hybrid.cli.commands import command
-from mlx_hybrid.training.memory import estimate as module
+from mlx_hybrid.training.memory import fit as module
 
 
 def test_it_lists_what_memory_goes_to(run, quantised_folder, records, settings):

@@ -108,7 +108,7 @@ def test_two_machines_train_as_one(name, folders):
     """Losses, λ, validations, folds and the last state are those of one machine, and the same on both to the bit."""
     one, two = (told(folder, name) for folder in folders)
     assert two == told(folders[1], name, 1)
-    assert len(one["told"]) == len(two["told"]) == 5
+    assert len(one["told"]) == len(two["told"]) == 6
     for mine, theirs in zip(one["told"], two["told"], strict=True):
         assert theirs == pytest.approx(mine, rel=ROUNDING)
     ends = [saved(folder, name) for folder in folders]
