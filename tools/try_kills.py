@@ -40,7 +40,7 @@ PRELOADED = [  # by the process that attempts are forked from, after this file i
     "try_kills", "transformers.models.auto.tokenization_auto", "transformers.tokenization_utils_tokenizers",
     "mlx_lm.models.llama", "mlx_lm.utils", "matplotlib.backends.backend_svg", "mlx_hybrid.cli.finetune",
     "mlx_hybrid.cli.display", "mlx_hybrid.publish.card", "mlx_hybrid.models.adapted",
-    "mlx_hybrid.evaluation.held_out", "mlx_hybrid.report.run_page", "mlx_hybrid.report.figures",
+    "mlx_hybrid.evaluation.evaluate", "mlx_hybrid.report.run_page", "mlx_hybrid.report.figures",
     "mlx_hybrid.training.memory.estimate", "mlx_hybrid.training.memory.shape",
 ]  # fmt: skip
 MOST_PHASES, SOON = 40, 0.05  # phases that one attempt is let begin, and seconds after the last of them
@@ -64,7 +64,7 @@ PHASES = [
     "measuring the adapter", "writing pages",
 ]  # fmt: skip
 MARKS = [  # what begins each phase
-    (job, "prepare"), (job, "load_setup"), (job, "score_base"), (job, "attach_adapter"), (job, "start_from_gradient"),
+    (job, "prepare"), (job, "load_setup"), (job, "ask_base"), (job, "attach_adapter"), (job, "start_from_gradient"),
     (job, "load_checkpoint"), (BranchOptimizer, "set_rate"), (loop, "validate"), (recording, "save_best"),
     (recording, "save_checkpoint"), (job, "finish"), (job, "write_pages"),
 ]  # fmt: skip

@@ -37,7 +37,7 @@ def finetune(run, folder, data, output, settings, *more):
 
 @pytest.mark.parametrize(
     ("module", "name"),
-    [(job, "prepare"), (job, "load_material"), (answers, "answer"), (job, "gradient_start")],
+    [(job, "prepare"), (job, "load_setup"), (answers, "answer"), (job, "start_from_gradient")],
 )
 def test_before_the_first_step(module, name, press, run, quantised_folder, records, settings, tmp_path):
     press(module, name)
@@ -68,7 +68,7 @@ def test_a_resumed_run_keeps_its_checkpoint(press, run, quantised_folder, record
     cut = Run(tmp_path / "cut")
     press(answers, "answer", 3)  # after the two sets that the base answered
     finetune(run, quantised_folder, records, cut.path, settings)
-    press(job, "load_material")
+    press(job, "load_setup")
     done = run("finetune", "--resume", cut.path)
     assert done.exit_code == 130
     assert done.stdout == f"mlx-hybrid finetune --resume {cut.path}\n"
@@ -90,7 +90,7 @@ def test_steps_are_ended_and_nothing_follows_the_last():
 
 
 def test_json_says_that_it_was_interrupted(press, run, quantised_folder, records, settings, tmp_path):
-    press(job, "load_material")
+    press(job, "load_setup")
     done = finetune(run, quantised_folder, records, tmp_path / "trained", settings, "--json")
     assert done.exit_code == 130
     assert json.loads(done.stdout.splitlines()[-1])["status"] == "interrupted"
