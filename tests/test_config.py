@@ -260,13 +260,6 @@ def test_a_group_with_all_its_keys_left_out_is_the_default(tmp_path):
     assert load_config(path) == load_config()
 
 
-def test_a_setting_that_older_runs_name_is_left_out(tmp_path):
-    path = tmp_path / "config.yaml"
-    path.write_text("train:\n  packing: auto\n  steps: 3\n")
-    assert load_config(path) == build_config({"train": {"steps": 3}}, "test")
-    refused('unknown key "train.packing"', ("train.packing=off",))
-
-
 def test_an_empty_file_is_the_default(tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text("# nothing\n")
@@ -285,7 +278,13 @@ def test_settings_that_are_gone_load_where_they_did_nothing(tmp_path):
     for text in ("outliers: 'off'\n  profile: chat", "outliers: off", "profile: chat\n  redact: true"):
         path.write_text(f"governance:\n  {text}\n")
         assert load_config(path).governance.redact is ("redact" in text)
-    for key, value in (("outliers", "flag"), ("profile", "web")):
-        path.write_text(f"governance: {{{key}: {value}}}\n")
-        with pytest.raises(ConfigError, match=rf"config.yaml: governance.{key} is gone; leave it out"):
+    path.write_text("train:\n  packing: off\n  steps: 3\n")
+    assert load_config(path) == build_config({"train": {"steps": 3}}, "test")
+    for group, key, value in (
+        ("governance", "outliers", "flag"),
+        ("governance", "profile", "web"),
+        ("train", "packing", "auto"),
+    ):
+        path.write_text(f"{group}: {{{key}: {value}}}\n")
+        with pytest.raises(ConfigError, match=rf"config.yaml: {group}.{key} is gone; leave it out"):
             load_config(path)

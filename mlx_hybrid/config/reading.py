@@ -11,9 +11,6 @@ from mlx_hybrid.config.convert import build
 from mlx_hybrid.config.settings import PRESETS, Config
 from mlx_hybrid.errors import ConfigError, nearest
 
-REMOVED = (("train", "packing"),)
-"""Settings that config.yaml of older runs holds, and that act on nothing any more."""
-
 
 def load_config(
     path: Path | None = None, overrides: tuple[str, ...] = (), values: dict | None = None
@@ -61,21 +58,24 @@ def build_config(tree: dict, where: str) -> Config:
     return config
 
 
-RETIRED = {"outliers": ("off", False), "profile": ("chat",)}
-"""Settings of `governance` that older files name and that are gone, with the values at which they did nothing."""
+RETIRED = {
+    ("governance", "outliers"): ("off", False),
+    ("governance", "profile"): ("chat",),
+    ("train", "packing"): ("off", False),
+}
+"""Settings that older files name and that are gone, with the values at which they did nothing."""
 
 
 def without_retired(tree: dict, where: str) -> dict:
     """The tree without settings that are gone; ConfigError for one that did something."""
-    governance = tree.get("governance")
-    if not isinstance(governance, dict):
-        return tree
-    for key, idle in RETIRED.items():
-        if governance.get(key, idle[0]) not in idle:
-            raise ConfigError(
-                f"{where}: governance.{key} is gone; leave it out (docs/decisions.md says why)."
-            )
-    return {**tree, "governance": {key: v for key, v in governance.items() if key not in RETIRED}}
+    for (group, key), idle in RETIRED.items():
+        given = tree.get(group)
+        if not isinstance(given, dict) or key not in given:
+            continue
+        if given[key] not in idle:
+            raise ConfigError(f"{where}: {group}.{key} is gone; leave it out (docs/decisions.md says why).")
+        tree = {**tree, group: {name: value for name, value in given.items() if name != key}}
+    return tree
 
 
 def automatic(tree: dict) -> dict:
@@ -97,9 +97,6 @@ def read_yaml(path: Path) -> dict:
         return {}
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: must hold keys and values at the top, as in recipes/quickstart.yaml.")
-    for group, key in REMOVED:
-        if isinstance(tree.get(group), dict):
-            tree[group].pop(key, None)
     return tree
 
 

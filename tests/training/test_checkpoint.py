@@ -182,7 +182,7 @@ def test_a_save_that_fails_leaves_the_checkpoints_as_they_were(saved, monkeypatc
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoint_module, "write_json", full_disk)
-    with pytest.raises(MlxHybridError, match="No space left"):
+    with pytest.raises(MlxHybridError, match="the disk is full"):
         save_checkpoint(folder, *pair, Progress(step=4))
     monkeypatch.undo()
     fresh = material("hybrid", layers=1, seed=9)
