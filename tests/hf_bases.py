@@ -118,7 +118,7 @@ def trained(
     chosen = {"targets": list(targets)}
     chosen |= {"unitary": ["o_proj", "down_proj"]} if method == "hybrid-unitary" else {}
     config = build_config({"method": method, "adapter": SETTINGS[method] | chosen}, "test")
-    attach(base.model, config.adapter, method=method, seed=seed)
+    attach(base.model, config.adapter, seed=seed)
     perturb(base.model, seed)
     refold(base.model)
     folder = root() / "-".join((method, base_folder.name, str(seed), *targets))
@@ -133,8 +133,8 @@ def perturb(model, seed: int) -> None:
     random = np.random.default_rng(seed)
     for layer in hybrid_layers(model).values():
         for leaf in ("lora_a0", "lora_b0"):
-            if leaf in layer:
-                layer[leaf] = normal(random, layer[leaf].shape, 0.2)
+            if leaf in layer.leaves():
+                layer.put_leaves({leaf: normal(random, layer.leaves()[leaf].shape, 0.2)})
     changed = []
     for name, value in tree_flatten(model.trainable_parameters()):
         size = TRAINED * (2.0 if name.endswith("oft_q") else 1.0)

@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import math
-import typing
 from pathlib import Path
 
 import pytest
@@ -12,13 +11,18 @@ import yaml
 from mlx_hybrid.config import (
     PRESETS,
     AdapterConfig,
+    ButterflyConfig,
     Config,
+    HouseholderConfig,
+    LowRankConfig,
     build_config,
     dump_config,
     load_config,
+    merge,
     to_tree,
 )
-from mlx_hybrid.config.checks import AT_LEAST, AT_MOST, get_key
+from mlx_hybrid.config.convert import field_types, groups_of
+from mlx_hybrid.config.idle import get_key
 from mlx_hybrid.config.reading import parse_scalar
 from mlx_hybrid.config.recipes import recipe_path, recipes, summary
 from mlx_hybrid.errors import ConfigError
@@ -31,17 +35,31 @@ def refused(message: str, overrides: tuple[str, ...] = (), **values) -> None:
     assert "\n" not in str(error.value)
 
 
-def leaves(kind: type, prefix: str = "") -> list[str]:
-    hints = typing.get_type_hints(kind)
-    return [
-        name
-        for field in dataclasses.fields(kind)
-        for name in (
-            leaves(hints[field.name], f"{prefix}{field.name}.")
-            if dataclasses.is_dataclass(hints[field.name])
-            else [prefix + field.name]
-        )
-    ]
+def settings(kind: type, prefix: str = "") -> dict[str, dataclasses.Field]:
+    """Every setting that can be given, by its dotted key; those of each kind of a group."""
+    found = {}
+    hints = field_types(kind)
+    for field in dataclasses.fields(kind):
+        groups = groups_of(hints[field.name])
+        found |= {} if groups else {prefix + field.name: field}
+        for group in groups:
+            found |= settings(group, f"{prefix}{field.name}.")
+    return found
+
+
+SETTINGS = settings(Config)
+LEAST = {key: field.metadata["least"] for key, field in SETTINGS.items() if field.metadata}
+MOST = {key: f.metadata["most"] for key, f in SETTINGS.items() if f.metadata.get("most", math.inf) < math.inf}
+BUTTERFLY = ("adapter.rotation.block_size", "adapter.rotation.factors")
+
+
+def company(key: str) -> tuple[str, ...]:
+    """What has to be set beside a setting for it to have a place."""
+    if key in BUTTERFLY:
+        return ("adapter.rotation.kind=butterfly",)
+    if key == "adapter.low_rank.magnitude":
+        return ("method=dora", "adapter.low_rank.magnitude=false")
+    return ("train.steps=5",) if key == "train.epochs" else ()
 
 
 def another(value):
@@ -57,23 +75,24 @@ def another(value):
     return "other"
 
 
-CHOICES = {"method": "boft", "adapter.orthogonal": "butterfly", "adapter.start": "lora-ga", "adapter.mixing": "off",
-           "adapter.reflection_start": "gradient",
-           "train.schedule": "linear", "train.too_long": "drop", "train.compile": "on"}  # fmt: skip
+CHOICES = {
+    "method": "boft",
+    "adapter.rotation.kind": "butterfly",
+    "adapter.rotation.start": "gradient",
+    "adapter.low_rank.start": "lora-ga",
+    "adapter.mixing": "off",
+    "train.schedule": "linear",
+    "train.too_long": "drop",
+    "train.compile": "on",
+}
 
 
-@pytest.mark.parametrize("key", leaves(Config))
+@pytest.mark.parametrize("key", SETTINGS)
 def test_every_setting_arrives_and_survives_the_round_trip(key, tmp_path):
-    default = get_key(Config(), key)
+    default = get_key(load_config(None, company(key)), key)
     value = CHOICES.get(key, another(default))
-    company = ("adapter.orthogonal=none", "adapter.start=zeros") if key == "adapter.magnitude" else ()
-    config = load_config(
-        None,
-        (
-            *company,
-            f"{key}={yaml.safe_dump(value, default_flow_style=True).split(chr(10))[0]}",
-        ),
-    )
+    text = yaml.safe_dump(value, default_flow_style=True).split("\n")[0]
+    config = load_config(None, (*company(key), f"{key}={text}"))
     got = get_key(config, key)
     assert got == (tuple(value) if isinstance(value, list) else value) != default
     path = tmp_path / "config.yaml"
@@ -81,16 +100,12 @@ def test_every_setting_arrives_and_survives_the_round_trip(key, tmp_path):
     assert load_config(path) == config
 
 
-@pytest.mark.parametrize("key", leaves(Config))
+@pytest.mark.parametrize("key", SETTINGS)
 def test_every_setting_is_explained_where_it_is_defined(key):
     name = key.split(".")[-1]
-    text = (
-        (Path(__file__).parents[1] / "mlx_hybrid" / "config" / "settings.py")
-        .read_text(encoding="utf-8")
-        .splitlines()
-    )
-    explained = {a.split(":")[0].strip() for a, b in itertools.pairwise(text) if b.startswith('    """')}
-    assert name in explained
+    source = Path(__file__).parents[1] / "mlx_hybrid" / "config" / "settings.py"
+    lines = itertools.pairwise(source.read_text(encoding="utf-8").splitlines())
+    assert name in {a.split(":")[0].strip() for a, b in lines if b.startswith('    """')}
 
 
 @pytest.mark.parametrize("name", recipes())
@@ -103,13 +118,50 @@ def test_every_recipe_parses_and_opens_with_what_it_does(name):
 
 @pytest.mark.parametrize("method", PRESETS)
 def test_every_preset_builds_and_fills_what_is_left_out(method):
-    config = build_config({"method": method}, "test")
-    for key, value in PRESETS[method].items():
-        assert getattr(config.adapter, key) == value
+    tree = to_tree(build_config({"method": method}, "test").adapter)
+    assert merge(tree, PRESETS[method]) == tree
     if method != "full":
-        assert build_config({"method": method, "adapter": {"alpha": 3}}, "test").adapter.alpha == 3.0
-        kept = build_config({"method": method, "adapter": {"mixing": "fixed"}}, "test").adapter
-        assert kept.mixing == "fixed"
+        kept = build_config({"method": method, "adapter": {"layers": 2}}, "test").adapter
+        assert to_tree(kept) == tree | {"layers": 2}
+    if tree["low_rank"]:
+        given = {"method": method, "adapter": {"low_rank": {"alpha": 3}}}
+        assert to_tree(build_config(given, "test").adapter.low_rank) == tree["low_rank"] | {"alpha": 3.0}
+
+
+def adapter_with(*overrides: str) -> AdapterConfig:
+    return load_config(None, overrides).adapter
+
+
+def test_a_branch_is_sized_left_out_added_or_of_another_kind():
+    assert adapter_with("adapter.rotation.reflections=4").rotation == HouseholderConfig(reflections=4)
+    assert adapter_with("adapter.low_rank.rank=16").low_rank == LowRankConfig(rank=16, start="gradient")
+    assert adapter_with("adapter.rotation=null").rotation is None
+    assert adapter_with("adapter.rotation.kind=butterfly").rotation == ButterflyConfig()
+    sized = adapter_with("adapter.rotation={kind: butterfly, block_size: 4}", "adapter.rotation.factors=2")
+    assert sized.rotation == ButterflyConfig(block_size=4, factors=2)
+    added = adapter_with("method=hra", "adapter.low_rank.rank=4")
+    assert (added.rotation, added.low_rank) == (HouseholderConfig(reflections=16), LowRankConfig(rank=4))
+    turned = adapter_with("method=lora", "adapter.rotation.kind=householder")
+    assert turned.rotation == HouseholderConfig()
+
+
+def test_a_method_beside_a_file_decides_the_branches_and_the_file_their_sizes(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "adapter: {rotation: {kind: householder, reflections: 4}, low_rank: {rank: 2, alpha: 4}}\n"
+    )
+    for method, rotation, low_rank in (
+        ("hybrid", HouseholderConfig(reflections=4), LowRankConfig(rank=2, alpha=4.0, start="gradient")),
+        ("hra", HouseholderConfig(reflections=4), None),
+        ("lora", None, LowRankConfig(rank=2, alpha=4.0)),
+        ("boft", ButterflyConfig(), None),
+        ("full", None, None),
+    ):
+        adapter = load_config(path, (), {"method": method}).adapter
+        assert (adapter.rotation, adapter.low_rank) == (rotation, low_rank)
+    path.write_text("adapter: {rotation: {reflektions: 4}}\n")
+    with pytest.raises(ConfigError, match="reflektions"):
+        load_config(path, (), {"method": "boft"})
 
 
 @pytest.mark.parametrize(
@@ -117,7 +169,7 @@ def test_every_preset_builds_and_fills_what_is_left_out(method):
     [
         ({"trian": {}}, 'unknown key "trian"; did you mean "train"?'),
         ({"train.epoch": 2}, 'unknown key "train.epoch"; did you mean "epochs"?'),
-        ({"adapter.rnk": 2}, 'unknown key "adapter.rnk"; did you mean "rank"?'),
+        ({"adapter.rnk": 2}, 'unknown key "adapter.rnk"; did you mean "low_rank.rank"?'),
         ({"method": "hybird"}, 'unknown method "hybird"; did you mean "hybrid"?'),
         ({"method": ["lora"]}, "unknown method"),
         ({"method": {"a": 1}}, "unknown method"),
@@ -126,8 +178,8 @@ def test_every_preset_builds_and_fills_what_is_left_out(method):
         ({"train": 5}, "train must be a group of keys"),
         ({"name": "a/b"}, 'name "a/b" cannot be a run'),
         ({"name": "last"}, 'name "last" cannot be a run'),
-        ({"adapter.orthogonal": "cayley"}, '"cayley" is not one of none, householder, butterfly'),
-        ({"adapter.orthogonal": ["none"]}, "is not one of none, householder, butterfly"),
+        ({"adapter.rotation.kind": "cayley"}, '"cayley" is not one of householder, butterfly'),
+        ({"adapter.rotation.kind": ["none"]}, "is not one of householder, butterfly"),
         ({"train.steps": 1.5}, "train.steps: must be a whole number, not 1.5"),
         ({"train.steps": True}, "train.steps: must be a whole number, not True"),
         ({"train.steps": "many"}, "train.steps: must be a whole number"),
@@ -137,16 +189,19 @@ def test_every_preset_builds_and_fills_what_is_left_out(method):
         ({"train.steps.most": 2}, "train.steps is a whole number, without keys of its own such as most"),
         ({"data.paths": {"a": 1}}, "data.paths: must be a list"),
         ({"data.paths": [["a"]]}, "data.paths: must be text"),
-        ({"adapter.reflections": 7}, "reflections come in pairs; use 8"),
-        ({"method": "boft", "adapter.reflection_start": "gradient"}, "reflection_start gradient needs .* householder"),
-        ({"adapter.block_size": 7}, "adapter.block_size must be even, not 7"),
-        ({"adapter.start_passes": 3}, "adapter.start_passes must be even"),
-        ({"adapter.start": "lora-ga", "adapter.rank": 0}, "start lora-ga needs a low-rank branch"),
-        ({"adapter.unitary": ["o_proj"], "adapter.orthogonal": "none"}, "adapter.unitary needs an orthogonal branch"),
-        ({"method": "hra", "adapter.orthogonal": "none"}, "nothing to train"),
-        ({"method": "full", "adapter.rank": 4}, "method full trains the weights themselves"),
-        ({"adapter.magnitude": True}, r"adapter.magnitude \(DoRA\) needs a low-rank branch"),
-        ({"adapter.alpha": math.nan}, "adapter.alpha: must be a finite number"),
+        ({"adapter.rotation": 7}, "adapter.rotation must be a group of keys or null, not 7"),
+        ({"adapter.low_rank.rnk": 7}, 'unknown key "adapter.low_rank.rnk"; did you mean "rank"?'),
+        ({"adapter.rotation.factors": 2}, "it belongs to adapter.rotation.kind butterfly, and this is householder"),
+        ({"adapter.rotation.reflections": 7}, "reflections come in pairs; use 8"),
+        ({"method": "boft", "adapter.rotation.start": "gradient"}, "belongs to adapter.rotation.kind householder"),
+        ({"method": "boft", "adapter.rotation.block_size": 7}, "adapter.rotation.block_size must be even, not 7"),
+        ({"adapter.sketch.passes": 3}, "adapter.sketch.passes must be even"),
+        ({"method": "hra", "adapter.low_rank.start": "lora-ga"}, "adapter.low_rank.rank adds one"),
+        ({"adapter.unitary": ["o_proj"], "adapter.rotation": None}, "adapter.unitary needs an orthogonal branch"),
+        ({"method": "hra", "adapter.rotation": None}, "nothing to train"),
+        ({"method": "full", "adapter.low_rank.rank": 4}, "method full trains the weights themselves"),
+        ({"adapter.low_rank.magnitude": True}, r"adapter.low_rank.magnitude \(DoRA\) needs a low-rank branch"),
+        ({"adapter.low_rank.alpha": math.nan}, "adapter.low_rank.alpha: must be a finite number"),
         ({"train.learning_rate": math.inf}, "train.learning_rate: must be a finite number"),
     ],
 )  # fmt: skip
@@ -154,22 +209,20 @@ def test_what_cannot_be_is_refused_in_one_sentence(values, message):
     refused(message, **values)
 
 
-@pytest.mark.parametrize("key", AT_LEAST)
+@pytest.mark.parametrize("key", LEAST)
 def test_lower_bounds(key):
-    refused(f"{key} must be at least {AT_LEAST[key]}", (f"{key}={AT_LEAST[key] - 1}",))
+    refused(f"{key} must be at least {LEAST[key]}", (*company(key), f"{key}={LEAST[key] - 1}"))
 
 
-@pytest.mark.parametrize("key", AT_MOST)
+@pytest.mark.parametrize("key", MOST)
 def test_upper_bounds(key):
-    refused(f"{key} must be at most {AT_MOST[key]}", (f"{key}={AT_MOST[key] + 1}",))
+    refused(f"{key} must be at most {MOST[key]}", (f"{key}={MOST[key] + 1}",))
 
 
-@pytest.mark.parametrize("key", sorted({*AT_LEAST, *AT_MOST} - {"adapter.reflections"}))
+@pytest.mark.parametrize("key", LEAST)
 def test_the_bounds_themselves_are_allowed(key):
-    for bounds in (AT_LEAST, AT_MOST):
-        if key in bounds and key != "adapter.rank":
-            company = ("train.steps=5",) if key == "train.epochs" else ()
-            assert get_key(load_config(None, (*company, f"{key}={bounds[key]}")), key) == bounds[key]
+    for bound in {LEAST[key], MOST.get(key, LEAST[key])}:
+        assert get_key(load_config(None, (*company(key), f"{key}={bound}")), key) == bound
 
 
 def test_no_epochs_and_no_steps_train_nothing():
@@ -202,7 +255,7 @@ def test_values_of_overrides_are_yaml_and_numbers_look_like_numbers(text, value)
 
 
 @pytest.mark.parametrize(
-    "override", ["evaluate.limit=2", "evalute=2", "train.steps=many", "adapter.start=ones"]
+    "override", ["evaluate.limit=2", "evalute=2", "train.steps=many", "adapter.low_rank.start=ones"]
 )
 def test_what_is_wrong_with_an_override_names_it_and_not_the_file(override, tmp_path):
     path = tmp_path / "config.yaml"
@@ -210,7 +263,8 @@ def test_what_is_wrong_with_an_override_names_it_and_not_the_file(override, tmp_
     with pytest.raises(ConfigError) as error:
         load_config(path, (override,))
     assert str(error.value).startswith(f"--set {override}: ")
-    assert load_config(path, ("adapter.block_size=auto",)).adapter.block_size == 0
+    found = load_config(None, ("method=boft", "adapter.rotation.block_size=auto"))
+    assert found.adapter.rotation.block_size == 0
 
 
 def test_later_settings_win(tmp_path):
@@ -264,7 +318,7 @@ def test_an_empty_file_is_the_default(tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text("# nothing\n")
     assert load_config(path) == load_config()
-    assert load_config().adapter == AdapterConfig(**PRESETS["hybrid"])
+    assert load_config().adapter == AdapterConfig()
 
 
 def test_a_config_cannot_be_changed_after_the_fact():

@@ -1,37 +1,36 @@
 """Settings that do nothing under a method: refused where asked for, and never in the way of a file that has to load."""
 
-import dataclasses
-
 import pytest
+import yaml
 from mlx.utils import tree_flatten
 from toys import tiny_llama
 
 from mlx_hybrid.adapters.attach import attach
-from mlx_hybrid.config import PRESETS, dump_config, load_config, load_run_config
-from mlx_hybrid.config.idle import idle_settings
+from mlx_hybrid.config import PRESETS, dump_config, load_config, load_run_config, override_tree
+from mlx_hybrid.config.idle import get_key, idle_settings
 from mlx_hybrid.config.recipes import recipe_path, recipes
 from mlx_hybrid.errors import ConfigError
 
 REFUSED = [
     ("full", "adapter.layers=2", "train.learning_rate acts"),
     ("full", "adapter.targets=[q_proj]", "every weight is trained"),
-    ("full", "adapter.dropout=0.1", "every weight is trained"),
-    ("full", "adapter.alpha=8", "every weight is trained"),
-    ("full", "adapter={alpha: 8}", "every weight is trained"),
+    ("full", "adapter.low_rank.dropout=0.1", "every weight is trained"),
+    ("full", "adapter.low_rank.alpha=8", "every weight is trained"),
+    ("full", "adapter={low_rank: {alpha: 8}}", "every weight is trained"),
     ("full", "train.orthogonal_learning_rate=1e-3", "train.learning_rate acts"),
     ("hra", "train.learning_rate=1e-3", "train.orthogonal_learning_rate acts"),
     ("hra", "train.learning_rate=5e-4", "train.orthogonal_learning_rate acts"),
-    ("boft", "train.weight_decay=0.1", "adapter.rank"),
-    ("boft", "adapter.dropout=0.1", "adapter.rank"),
-    ("hra", "adapter.alpha=8", "adapter.rank"),
-    ("hra", "adapter.start_records=8", "adapter.start is zeros"),
-    ("lora", "adapter.start_passes=2", "adapter.start is zeros"),
+    ("boft", "train.weight_decay=0.1", "adapter.low_rank.rank"),
+    ("boft", "adapter.low_rank.dropout=0.1", "adapter.low_rank.rank adds one"),
+    ("hra", "adapter.low_rank.alpha=8", "adapter.low_rank.rank adds one"),
+    ("hra", "adapter.sketch.records=8", "adapter.rotation.start"),
+    ("lora", "adapter.sketch.passes=2", "adapter.low_rank.start"),
     ("lora", "train.orthogonal_learning_rate=1e-3", "train.learning_rate acts"),
-    ("lora", "adapter.reflections=4", "adapter.rank acts"),
-    ("dora", "adapter.block_size=4", "adapter.rank acts"),
+    ("lora", "adapter.rotation.reflections=4", "adapter.rotation.kind adds one"),
+    ("dora", "adapter.rotation.block_size=4", "adapter.rotation.kind adds one"),
     ("lora", "adapter.mixing=gradient", "two branches"),
-    ("hybrid-boft", "adapter.reflections=32", "adapter.block_size and adapter.factors act"),
-    ("hybrid", "adapter.factors=3", "adapter.reflections acts"),
+    ("hybrid-boft", "adapter.rotation.reflections=32", "this is butterfly"),
+    ("hybrid", "adapter.rotation.factors=3", "this is householder"),
 ]
 
 
@@ -47,11 +46,7 @@ def test_an_override_that_would_do_nothing_is_refused_with_what_acts(method, ove
 @pytest.mark.parametrize(("method", "override", "acts"), [r for r in REFUSED if "5e-4" not in r[1]])
 def test_so_is_a_value_of_a_file_that_is_not_the_usual_one(method, override, acts, tmp_path):
     path = tmp_path / "mine.yaml"
-    given, _, value = override.partition("=")
-    group, _, key = given.partition(".")
-    path.write_text(
-        f"method: {method}\n{group}: {{{key}: {value}}}\n" if key else f"method: {method}\n{group}: {value}\n"
-    )
+    path.write_text(yaml.safe_dump({"method": method, **override_tree((override,))}))
     with pytest.raises(ConfigError, match=f"{path}: .* would do nothing") as error:
         load_run_config(path)
     assert acts in str(error.value)
@@ -64,8 +59,7 @@ def test_every_recipe_serves_every_method(name, method):
     config = load_run_config(recipe_path(name), (), {"method": method})
     usual = load_config(None, (), {"method": method})
     for key in idle_settings(config):
-        group, _, last = key.partition(".")
-        assert getattr(getattr(config, group), last) == getattr(getattr(usual, group), last)
+        assert get_key(config, key) == get_key(usual, key)
     assert config.train.batch_size == load_config(recipe_path(name)).train.batch_size
 
 
@@ -89,7 +83,7 @@ def test_the_config_of_a_run_is_taken_as_it_is(tmp_path):
 
 
 def test_values_that_ask_for_nothing_and_options_that_make_a_setting_act_are_taken(tmp_path):
-    assert load_run_config(None, ("adapter.mixing=off", "adapter.start=zeros"), {"method": "lora"})
+    assert load_run_config(None, ("adapter.mixing=off", "adapter.low_rank.start=zeros"), {"method": "lora"})
     assert load_run_config(None, ("train.weight_decay=0",), {"method": "hra"})
     path = tmp_path / "mine.yaml"
     path.write_text("method: lora\ntrain: {orthogonal_learning_rate: 1e-3}\n")
@@ -105,21 +99,35 @@ LEAVES = {
 
 
 @pytest.mark.parametrize("method", LEAVES)
-def test_settings_said_to_act_change_what_is_trained_and_idle_ones_do_not(method):
-    """Against the adapter itself: its leaves and their shapes, under another value of each size."""
-    usual = load_config(None, (), {"method": method})
+def test_rates_said_to_act_have_leaves_and_idle_ones_have_none(method):
+    """Against the adapter itself."""
+    usual, model = load_config(None, (), {"method": method}), tiny_llama()
+    attach(model, usual.adapter)
+    leaves = {name.rsplit(".", 1)[-1] for name, _ in tree_flatten(model.trainable_parameters())}
+    assert leaves == LEAVES[method]
+    idle = idle_settings(usual)
+    assert ("train.learning_rate" in idle) == ("lora_a" not in leaves)
+    assert ("train.orthogonal_learning_rate" in idle) == (not leaves & {"house_u", "oft_q"})
 
-    def attached(**changes) -> dict[str, list[int]]:
+
+SIZES = {
+    "rotation.reflections=4": ("hra", "hybrid"),
+    "rotation.block_size=4": ("boft",),
+    "rotation.factors=2": ("boft",),
+    "low_rank.rank=4": ("hra", "boft", "lora", "hybrid"),
+}
+
+
+@pytest.mark.parametrize("method", LEAVES)
+@pytest.mark.parametrize("size", SIZES)
+def test_a_size_changes_what_is_trained_or_is_refused(size, method):
+    def attached(*overrides: str) -> dict[str, list[int]]:
         model = tiny_llama()
-        attach(model, dataclasses.replace(usual.adapter, **changes), method=method)
+        attach(model, load_run_config(None, overrides, {"method": method}).adapter)
         return {name: leaf.shape for name, leaf in tree_flatten(model.trainable_parameters())}
 
-    plain = attached()
-    assert {name.rsplit(".", 1)[-1] for name in plain} == LEAVES[method]
-    idle = idle_settings(usual)
-    for key, value in (("reflections", 4), ("block_size", 4), ("factors", 2)):
-        changed = attached(**{key: value}) != plain
-        assert changed == (f"adapter.{key}" not in idle), key
-    rates = {"train.learning_rate": "lora_a", "train.orthogonal_learning_rate": ("house_u", "oft_q")}
-    for key, leaves in rates.items():
-        assert (key in idle) == (not any(name.endswith(leaves) for name in plain)), key
+    if method not in SIZES[size]:
+        with pytest.raises(ConfigError, match="would do nothing"):
+            attached(f"adapter.{size}")
+    else:
+        assert attached(f"adapter.{size}") != attached()

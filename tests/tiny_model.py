@@ -70,7 +70,7 @@ def write_run(folder: Path, base: Path, *, method: str = "hybrid") -> Run:
     folder.mkdir(parents=True)
     config = load_config(None, (), {"model": str(base), "method": method, "data.paths": ["samples"]})
     loaded = load_base(str(base))
-    attach(loaded.model, config.adapter, method=method)
+    attach(loaded.model, config.adapter)
     disturb(loaded.model)
     run = Run(folder)
     save_adapter(

@@ -124,9 +124,9 @@ def random_leaves(config, name: str, shape: tuple[int, int]) -> dict[str, mx.arr
     layer = HybridLinear(linear, plan, mx.random.key(0))
     return {
         leaf: value + 0.02 * mx.random.normal(value.shape)
-        for leaf, value in layer.items()
-        if isinstance(value, mx.array) and leaf != "oft_base"
-    } | ({"oft_base": layer.oft_base} if "oft_base" in layer else {})
+        for leaf, value in layer.leaves().items()
+        if leaf != "oft_base"
+    } | {leaf: value for leaf, value in layer.leaves().items() if leaf == "oft_base"}
 
 
 def measure(adapter: Path, base: Path, out: Path, to: str) -> dict:

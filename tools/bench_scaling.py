@@ -68,7 +68,7 @@ def full_batch(point: dict[str, int]) -> Batch:
 def prepare(method: str, point: dict[str, int]) -> tuple[nn.Module, BranchOptimizer]:
     model = make_model(point)
     config = build_config({"method": method, "adapter": {"start": "zeros"}}, "bench_scaling").adapter
-    attach(model, config, method=method, seed=0)
+    attach(model, config, seed=0)
     optimizer = BranchOptimizer(
         model,
         learning_rate=1e-4,

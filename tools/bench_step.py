@@ -85,12 +85,12 @@ class Bench:
         sizes = {"rank": RANK} if method == "lora" else {}
         config = build_config({"method": method, "adapter": {**sizes, **changes}}, "bench").adapter
         model = self.model()
-        attach(model, config, method=method)
+        attach(model, config)
         for index, layer in enumerate(hybrid_layers(model).values()):
-            layer.mark_started()
+            layer.started = True
             for leaf in ("lora_a0", "lora_b0"):  # as large as a start from the gradient makes them
-                if leaf in layer:
-                    layer[leaf] = mx.random.normal(layer[leaf].shape, key=mx.random.key(index)) / 32
+                if (start := layer.leaves().get(leaf)) is not None:
+                    layer.put_leaves({leaf: mx.random.normal(start.shape, key=mx.random.key(index)) / 32})
         optimizer = BranchOptimizer(
             model,
             learning_rate=1e-4,

@@ -112,7 +112,7 @@ def ours(method: str, examples: list[Example], arguments: argparse.Namespace, pa
         return build_config(tree, "bench_train")
 
     adapter = settings(WARM).adapter
-    attach(model, adapter, method=method, seed=0)
+    attach(model, adapter, seed=0)
     optimizer = BranchOptimizer(
         model, learning_rate=RATE, orthogonal_learning_rate=RATE, weight_decay=0.0, clip=1.0, mixing=adapter.mixing
     )  # fmt: skip

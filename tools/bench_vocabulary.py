@@ -69,7 +69,7 @@ def trainer(vocabulary: int):
 
     config = build_config({"method": "lora", "adapter": {"rank": RANK}}, "bench").adapter
     model = make_model(vocabulary)
-    attach(model, config, method="lora")
+    attach(model, config)
     optimizer = BranchOptimizer(
         model, learning_rate=1e-4, orthogonal_learning_rate=1e-4, weight_decay=0.0, clip=1.0, mixing="off"
     )

@@ -6,13 +6,12 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
-from mlx_hybrid.adapters.butterfly import LARGEST_SKEW
 from mlx_hybrid.adapters.dora import DoraLinear
-from mlx_hybrid.adapters.experts import HybridExperts, is_experts
+from mlx_hybrid.adapters.experts import HybridExperts
 from mlx_hybrid.adapters.frozen import on_cpu
-from mlx_hybrid.adapters.layer import HybridLinear, LayerPlan
-from mlx_hybrid.adapters.plans import plan_layers
-from mlx_hybrid.adapters.targets import find_targets, natural_order, unitary_names
+from mlx_hybrid.adapters.layer import HybridLinear, Rotation
+from mlx_hybrid.adapters.plans import LayerPlan, plan_layers
+from mlx_hybrid.adapters.targets import find_targets, is_experts, natural_order
 from mlx_hybrid.config import AdapterConfig
 from mlx_hybrid.errors import ConfigError
 
@@ -30,8 +29,9 @@ class Attached:
         return f"{len(self.modules)} modules, {self.trainable:,} trainable of {self.total:,} ({share:.2f} %)"
 
 
-def attach(model: nn.Module, config: AdapterConfig, *, method: str, seed: int = 0) -> Attached:
-    """Freeze the model and wrap its target modules in fresh adapters; `full` dequantises and unfreezes it instead.
+def attach(model: nn.Module, config: AdapterConfig, *, seed: int = 0) -> Attached:
+    """Freeze the model and wrap its target modules in fresh adapters; without branches, as `full` has
+    none, dequantise and unfreeze it instead.
 
     Raises ConfigError for a target or unitary name that the model lacks, and for a block size that does not divide.
     """
@@ -40,14 +40,13 @@ def attach(model: nn.Module, config: AdapterConfig, *, method: str, seed: int = 
             "The model already carries an adapter; load the base afresh, or fuse the adapter first."
         )
     total = parameter_count(model)
-    if method == "full":
+    if config.full:
         dequantise(model)
         model.unfreeze()
         return Attached(("all",), trainable_count(model), total)
     targets = find_targets(model, config)
-    unitary = unitary_names(config, targets)
+    plans = plan_layers(targets, config)
     keys = mx.random.split(mx.random.key(seed), len(targets))
-    plans = plan_layers(targets, config, unitary)
     model.freeze()
     wrapped = [
         (name, layer_class(module, plans[name])(module, plans[name], key))
@@ -57,17 +56,16 @@ def attach(model: nn.Module, config: AdapterConfig, *, method: str, seed: int = 
     return Attached(tuple(targets), trainable_count(model), total)
 
 
-def check_attach(model: nn.Module, config: AdapterConfig, *, method: str) -> None:
+def check_attach(model: nn.Module, config: AdapterConfig) -> None:
     """Raise what `attach` would for a target, unitary name or block size, and change nothing."""
-    if method != "full":
-        targets = find_targets(model, config)
-        plan_layers(targets, config, unitary_names(config, targets))
+    if not config.full:
+        plan_layers(find_targets(model, config), config)
 
 
 def layer_class(module: nn.Module, plan: LayerPlan) -> type[HybridLinear]:
     if is_experts(module):
         return HybridExperts
-    return DoraLinear if plan.magnitude else HybridLinear
+    return DoraLinear if plan.low_rank and plan.low_rank.magnitude else HybridLinear
 
 
 def hybrid_layers(model: nn.Module) -> dict[str, HybridLinear]:
@@ -76,34 +74,34 @@ def hybrid_layers(model: nn.Module) -> dict[str, HybridLinear]:
     return dict(sorted(found, key=lambda item: natural_order(item[0])))
 
 
+def rotations(model: nn.Module) -> list[Rotation]:
+    """Every adapted layer's rotation, in the model's order."""
+    return [layer.rotation for layer in hybrid_layers(model).values() if layer.rotation is not None]
+
+
 def refold(model: nn.Module) -> int:
-    """Keep every rotation exact between steps, with one look at the device; how many layers folded."""
-    layers = [layer for layer in hybrid_layers(model).values() if layer.plan.orthogonal != "none"]
-    reach = mx.stack([layer.reach() for layer in layers]).tolist() if layers else []
-    due = [
-        far > LARGEST_SKEW or layer.plan.orthogonal == "householder"
-        for layer, far in zip(layers, reach, strict=True)
-    ]
-    return sum(layer.refold(force=True) for layer, now in zip(layers, due, strict=True) if now)
+    """Keep every rotation exact between steps, with one look at the device; how many folded."""
+    found = rotations(model)
+    reaches = mx.stack([rotation.reach() for rotation in found]).tolist() if found else []
+    return sum(rotation.refold(reach) for rotation, reach in zip(found, reaches, strict=True))
 
 
 def rotation_defect(model: nn.Module) -> float | None:
     """The largest |R Rᵀ − I| of any adapted layer; None where no layer rotates."""
-    layers = [layer for layer in hybrid_layers(model).values() if layer.plan.orthogonal != "none"]
-    return max((layer.rotation_defect() for layer in layers), default=None)
+    return max((rotation.defect() for rotation in rotations(model)), default=None)
 
 
 def settle(model: nn.Module) -> nn.Module:
     """Form every rotation once, for inference."""
     model.eval()
-    for layer in hybrid_layers(model).values():
-        layer.settle()
+    for rotation in rotations(model):
+        rotation.settle()
     return model
 
 
 def unsettle(model: nn.Module) -> nn.Module:
-    for layer in hybrid_layers(model).values():
-        layer.unsettle()
+    for rotation in rotations(model):
+        rotation.unsettle()
     return model
 
 

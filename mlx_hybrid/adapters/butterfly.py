@@ -1,79 +1,110 @@
-"""Rotations as pure functions: Householder chains and butterfly products of Cayley blocks.
+"""Rotations made of butterfly factors, whose blocks are Cayley maps of skew-symmetric matrices.
 
-Everything is a matmul, so every step runs on the GPU; factorisations from `mx.linalg` exist on the CPU stream only
-and have no gradient. Row-vector convention: an activation `x` (…, d) is rotated as `x R`.
+    R = F_{m−1} … F₀,  F_i = Cayley(Q_i) · base_i in blocks (b, b) that mix half-blocks 2^i apart
+
+The product is block-diagonal with dense blocks of B = b·2^(m−1): they are composed once a step, and one batched
+product is left on the activations. Liu et al. 2023 (BOFT), arXiv 2311.06243.
 """
 
 import math
 from functools import cache
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 from jaxtyping import Float
 
 CAYLEY_TERMS = 5  # doublings: 32 terms of the series, 1e-7 for ‖Q‖₂ ≤ 0.5
-ROWS = 512  # of a (d, d) product that are alive at once
 LARGEST_SKEW = 0.5  # ‖Q‖₂ beyond which a factor is folded away; the series is exact to float32 below it
 
 
-@mx.custom_function
-def invert_upper(m: Float[mx.array, "*batch k k"]) -> Float[mx.array, "*batch k k"]:
-    """Inverse of upper-triangular `m` (…, k, k) by recursive 2×2 blocks.
+class Butterfly(nn.Module):
+    """R of m factors: `oft_q` (m, in/b, b(b−1)/2) is trained, `oft_base` (m, in/b, b, b) holds what was folded."""
 
-    [[A, B], [0, C]]⁻¹ = [[A⁻¹, −A⁻¹ B C⁻¹], [0, C⁻¹]], log₂ k levels of matmuls. Exact to rounding where a nilpotent
-    series blows up: ≤ 2.3e-6 at k = 32 with columns correlated 0.9. Gradient: dM = −M⁻ᵀ G M⁻ᵀ.
-    """
-    *batch, k, _ = m.shape
-    size = 1 << max(0, (k - 1).bit_length())
-    if size != k:  # pad to a power of two with ones on the diagonal
-        width = [(0, 0)] * len(batch) + [(0, size - k)] * 2
-        m = mx.pad(m, width) + mx.diag(mx.concatenate([mx.zeros(k), mx.ones(size - k)]))
-    blocks = mx.expand_dims(1 / mx.diagonal(m, axis1=-2, axis2=-1), (-1, -2))
-    width = 1
-    while width < size:
-        pairs = size // (2 * width)
-        grid = m.reshape(*batch, pairs, 2, width, pairs, 2, width)
-        upper = mx.diagonal(grid[..., :, 0, :, :, 1, :], axis1=-4, axis2=-2)
-        upper = mx.moveaxis(upper, -1, -3)
-        first, second = blocks[..., 0::2, :, :], blocks[..., 1::2, :, :]
-        corner = -(first @ upper @ second)
-        top = mx.concatenate([first, corner], axis=-1)
-        bottom = mx.concatenate([mx.zeros_like(corner), second], axis=-1)
-        blocks = mx.concatenate([top, bottom], axis=-2)
-        width *= 2
-    return blocks[..., 0, :k, :k]
+    leaves = ("oft_q", "oft_base")
+    refold_every = 1
+    """Steps all of one sign take ‖Q‖₂ beyond the series' reach within ten."""
 
+    def __init__(self, d_in: int, block_size: int, factors: int):
+        super().__init__()
+        blocks = d_in // block_size
+        self.oft_q = mx.zeros((factors, blocks, triangle_size(block_size)))
+        self.oft_base = mx.broadcast_to(mx.eye(block_size), (factors, blocks, block_size, block_size)) + 0
+        self._dense = None
+        self.freeze(keys=["oft_base"])
 
-@invert_upper.vjp
-def invert_upper_vjp(m: mx.array, cotangent: mx.array, inverse: mx.array) -> mx.array:
-    transposed = mx.swapaxes(inverse, -1, -2)
-    return mx.triu(-(transposed @ cotangent @ transposed))
+    @staticmethod
+    def parameter_count(d_in: int, block_size: int, factors: int) -> int:
+        return factors * d_in * (block_size - 1) // 2
 
+    @property
+    def block_size(self) -> int:
+        return self.oft_base.shape[-1]
 
-def householder_core(u: Float[mx.array, "d k"]) -> Float[mx.array, "k k"]:
-    """T (k, k) with H₀ H₁ … H_{k−1} = I − U T Uᵀ, H_i = I − 2 uᵢuᵢᵀ/‖uᵢ‖², for the columns of U (d, k).
+    @property
+    def dense_size(self) -> int:
+        """B of the dense blocks."""
+        return dense_block_size(self.block_size, len(self.oft_base))
 
-    Compact WY: T = (½ diag(UᵀU) + strict-upper(UᵀU))⁻¹. Columns need not be of unit length.
-    Yuan et al. 2024 (HRA), arXiv 2405.17484; Joffrain et al. 2006 for the UT transform.
-    """
-    return core_of_gram(u.T @ u)
+    def rotate(self, x: mx.array) -> mx.array:
+        """x R (…, in)."""
+        dense = self.dense_blocks() if self._dense is None else self._dense
+        return rotate_blocks(x, dense.astype(x.dtype))
 
+    def rotate_beside(self, x: mx.array, down: mx.array) -> tuple[mx.array, mx.array]:
+        """x R (…, in) and x A (…, r)."""
+        return self.rotate(x), x @ down
 
-def core_of_gram(gram: Float[mx.array, "*batch k k"]) -> Float[mx.array, "*batch k k"]:
-    """T of `householder_core` from UᵀU (…, k, k)."""
-    return invert_upper(mx.triu(gram, 1) + 0.5 * gram * mx.eye(gram.shape[-1]))
+    def merge(self, weight: mx.array) -> mx.array:
+        """W Rᵀ (…, out, in) in float32."""
+        return rotate_blocks(weight, mx.swapaxes(self.dense_blocks(), -1, -2))
 
+    def matrix(self) -> mx.array:
+        """R (in, in), dense. To look at: merging goes by blocks."""
+        return rotate_blocks(mx.eye(self.oft_base.shape[1] * self.block_size), self.dense_blocks())
 
-def householder_matrix(u: Float[mx.array, "d k"]) -> Float[mx.array, "d d"]:
-    """R = I − U T Uᵀ (d, d), dense; for merging and for tests."""
-    return mx.eye(u.shape[0]) - u @ householder_core(u) @ u.T
+    def factors(self) -> mx.array:
+        """The factors' blocks (m, in/b, b, b): Cayley(Q) · base."""
+        return cayley(skew(self.oft_q, self.block_size)) @ self.oft_base
 
+    def dense_blocks(self) -> mx.array:
+        """R as dense blocks (in/B, B, B)."""
+        # forming them anew in the backward pass costs less than keeping
+        return mx.checkpoint(self._compose)(self.oft_q, self.oft_base)
 
-def paired_reflections(d: int, k: int, key: mx.array) -> Float[mx.array, "{d} {k}"]:
-    """U (d, k) of unit columns in equal pairs, so that R = I: each reflection is undone by the next."""
-    half = mx.random.normal((d, k // 2), key=key)
-    half = half / mx.linalg.norm(half, axis=0, keepdims=True)
-    return mx.repeat(half, 2, axis=1)
+    def _compose(self, q: mx.array, base: mx.array) -> mx.array:
+        return compose_butterfly(cayley(skew(q, self.block_size)) @ base)
+
+    def defect(self) -> float:
+        """max |R Rᵀ − I| over the dense blocks."""
+        return defect(self.dense_blocks())
+
+    def reach(self) -> mx.array:
+        """An upper bound of the largest ‖Q‖₂ among the blocks."""
+        return skew_norm(self.oft_q)
+
+    def refold(self, reach: float | None = None) -> bool:
+        """Fold Q into `oft_base` where its `reach` (read anew if None) is beyond the series; whether it was.
+
+        R does not change, beyond one Newton–Schulz step towards orthogonality. Called between steps. Adam's moments
+        stay as they are: after a fold Q restarts at 0, where its tangent space is the same up to the fold's rotation.
+        """
+        if (self.reach().item() if reach is None else reach) <= LARGEST_SKEW:
+            return False
+        self.oft_base = nearest_rotation(self.factors())
+        self.oft_q = mx.zeros_like(self.oft_q)
+        return True
+
+    def settle(self) -> None:
+        """Form R once; to follow the leaves again, `unsettle`."""
+        self._dense = self.dense_blocks()
+
+    @property
+    def settled(self) -> bool:
+        return self._dense is not None
+
+    def unsettle(self) -> None:
+        self._dense = None
 
 
 def skew(q: Float[mx.array, "*batch t"], size: int) -> Float[mx.array, "*batch {size} {size}"]:
@@ -198,14 +229,6 @@ def nearest_rotation(r: Float[mx.array, "*batch b b"]) -> Float[mx.array, "*batc
 def defect(r: Float[mx.array, "*batch b b"]) -> float:
     """max |R Rᵀ − I| over blocks (…, b, b)."""
     return float(mx.max(mx.abs(r @ mx.swapaxes(r, -1, -2) - mx.eye(r.shape[-1]))))
-
-
-def householder_defect(u: Float[mx.array, "d k"]) -> float:
-    """max |R Rᵀ − I| for R = I − U T Uᵀ: of U (T Uᵀ U Tᵀ − T − Tᵀ) Uᵀ, by rows, so that no (d, d) is formed."""
-    core = householder_core(u)
-    thin = u @ (core @ (u.T @ u) @ core.T - core - core.T)
-    parts = (mx.max(mx.abs(thin[i : i + ROWS] @ u.T)).item() for i in range(0, u.shape[0], ROWS))
-    return max(parts)
 
 
 def dense_block_size(block_size: int, factors: int) -> int:

@@ -4,7 +4,8 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_hybrid.adapters.frozen import dense_weight, frozen_matmul
-from mlx_hybrid.adapters.layer import HybridLinear, LayerPlan
+from mlx_hybrid.adapters.layer import HybridLinear
+from mlx_hybrid.adapters.plans import LayerPlan
 
 
 class DoraLinear(HybridLinear):
@@ -23,16 +24,15 @@ class DoraLinear(HybridLinear):
 
     def __call__(self, x: mx.array) -> mx.array:
         y = frozen_matmul(x, self.linear)
-        low = (self.dropout(x) @ self.lora_a.astype(x.dtype)) @ self.lora_b.astype(x.dtype)
-        y = (y + (self.plan.scale * low).astype(y.dtype)) * (self.m / self.row_norms()).astype(y.dtype)
+        y = y + self.low_rank.leave(self.low_rank.enter(x)).astype(y.dtype)
+        y = y * (self.m / self.row_norms()).astype(y.dtype)
         return y + self.linear.bias if "bias" in self.linear else y
 
     def row_norms(self) -> mx.array:
         """‖W + s (A B)ᵀ‖ of each row, (out,), in float32 and without a gradient."""
-        a, b, s = mx.stop_gradient(self.lora_a), mx.stop_gradient(self.lora_b), self.plan.scale
-        dtype = getattr(self.linear, "scales", self.linear.weight).dtype
-        dtype = dtype if mx.issubdtype(dtype, mx.floating) else mx.float32
-        projected = frozen_matmul(a.T.astype(dtype), self.linear).astype(mx.float32)
+        a, b = mx.stop_gradient(self.low_rank.lora_a), mx.stop_gradient(self.low_rank.lora_b)
+        s = self.low_rank.scale
+        projected = frozen_matmul(a.T.astype(self.weight_dtype()), self.linear).astype(mx.float32)
         cross = mx.sum(b * projected, axis=0)
         square = mx.sum(b * ((a.T @ a) @ b), axis=0)
         return mx.sqrt(mx.maximum(self._squares + 2 * s * cross + s * s * square, 1e-12))

@@ -35,8 +35,12 @@ class Dropout(nn.Module):
         self._share = share
         self.masks = Masks()
 
+    @property
+    def acts(self) -> bool:
+        return self.training and self._share > 0
+
     def __call__(self, x: mx.array) -> mx.array:
-        if not self.training or self._share == 0:
+        if not self.acts:
             return x
         keep = 1 - self._share
         return mx.random.bernoulli(keep, x.shape, key=self.masks.key()) * x * (1 / keep)

@@ -7,13 +7,8 @@ no index, so the rotation costs and stores what it does on one dense layer; the 
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_hybrid.adapters.butterfly import householder_core
-from mlx_hybrid.adapters.layer import HybridLinear, linear_shape, reflect
-
-
-def is_experts(module: nn.Module) -> bool:
-    """Whether a module is a stack of linear experts, dense or quantised (mlx-lm's SwitchLinear)."""
-    return hasattr(type(module), "num_experts") and hasattr(module, "weight") and module.weight.ndim == 3
+from mlx_hybrid.adapters.frozen import linear_shape
+from mlx_hybrid.adapters.layer import HybridLinear
 
 
 class HybridExperts(HybridLinear):
@@ -24,20 +19,14 @@ class HybridExperts(HybridLinear):
 
     def __call__(self, x: mx.array, indices: mx.array, sorted_indices: bool = False) -> mx.array:
         """x (…, n, in) and `indices` (…), as `SwitchLinear` takes them, to (…, n, out)."""
-        y = self.linear(self._rotate(x), indices, sorted_indices)
-        if not self._plan.rank:
+        rotated = x if self.rotation is None else self.rotation.rotate(x)
+        y, low_rank = self.linear(rotated, indices, sorted_indices), self.low_rank
+        if low_rank is None:
             return y
-        low = self.dropout(x)
-        for side in (self.down(), self.up()):
+        low = low_rank.dropout(x)
+        for side in (low_rank.down(), low_rank.up()):
             low = mx.gather_mm(low, side.astype(x.dtype), rhs_indices=indices, sorted_indices=sorted_indices)
-        return y + (self._plan.scale * low).astype(y.dtype)
-
-    def _rotate(self, x: mx.array) -> mx.array:
-        if self._plan.orthogonal != "householder":
-            return super()._rotate(x)
-        core = householder_core(self.house_u) if self._settled is None else self._settled
-        u = self.house_u.astype(x.dtype)
-        return reflect(x, x @ u, core.astype(x.dtype), u)
+        return y + (low_rank.scale * low).astype(y.dtype)
 
     def fuse(self, dequantize: bool = True) -> nn.Module:
         """The experts as plain ones; dequantised, since a small update vanishes in the grid of packed weights."""

@@ -11,38 +11,36 @@ from contextlib import contextmanager
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_hybrid.adapters.attach import hybrid_layers
-from mlx_hybrid.adapters.butterfly import core_of_gram
-from mlx_hybrid.adapters.layer import HybridLinear
+from mlx_hybrid.adapters.attach import rotations
+from mlx_hybrid.adapters.householder import Householder, core_of_gram
 
 
 @contextmanager
 def formed(model: nn.Module) -> Iterator[None]:
     """Within it the layers' forward passes use cores formed together, and gradients flow through them."""
-    layers = layers_to_form(model)
+    chains = chains_to_form(model)
     try:
-        form_cores(layers)
+        form_cores(chains)
         yield
     finally:
-        for layer in layers:
-            layer.unsettle()
+        for chain in chains:
+            chain.unsettle()
 
 
-def layers_to_form(model: nn.Module) -> list[HybridLinear]:
+def chains_to_form(model: nn.Module) -> list[Householder]:
     """None where activations are recomputed: what runs again in the backward pass gets gradients for what it is given,
     not for what it finds formed."""
     if any(getattr(type(layer), "recomputes", False) for layer in model.layers):
         return []
-    layers = hybrid_layers(model).values()
-    return [layer for layer in layers if layer.plan.orthogonal == "householder" and not layer.settled]
+    return [r for r in rotations(model) if isinstance(r, Householder) and not r.settled]
 
 
-def form_cores(layers: list[HybridLinear]) -> None:
+def form_cores(chains: list[Householder]) -> None:
     """T of every chain of reflections."""
     by_length = defaultdict(list)
-    for layer in layers:
-        by_length[layer.plan.reflections].append(layer)
+    for chain in chains:
+        by_length[chain.house_u.shape[1]].append(chain)
     for group in by_length.values():
-        cores = core_of_gram(mx.stack([layer.house_u.T @ layer.house_u for layer in group]))
-        for layer, core in zip(group, cores, strict=True):
-            layer.settle(core)
+        cores = core_of_gram(mx.stack([chain.house_u.T @ chain.house_u for chain in group]))
+        for chain, core in zip(group, cores, strict=True):
+            chain.settle(core)

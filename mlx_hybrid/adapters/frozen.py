@@ -30,6 +30,14 @@ def dense_weight(layer: nn.Module, dtype: mx.Dtype | None = None) -> mx.array:
     )
 
 
+def linear_shape(linear: nn.Module) -> tuple[int, int]:
+    """(in, out) of a linear layer, or of each of stacked experts; packed or not."""
+    out, packed = linear.weight.shape[-2:]
+    if hasattr(linear, "scales"):
+        return packed * 32 // linear.bits, out
+    return packed, out
+
+
 def frozen_matmul(x: mx.array, layer: nn.Module) -> mx.array:
     """x Wᵀ (…, out) without the bias, for a Linear, QuantizedLinear, Embedding or QuantizedEmbedding.
 

@@ -1,71 +1,104 @@
 """What each adapted layer carries, from the settings and the layer's sizes."""
 
-import dataclasses
 import math
+from dataclasses import dataclass, replace
 
 import mlx.nn as nn
 
-from mlx_hybrid.adapters.butterfly import dense_block_size, nearest_blocks
-from mlx_hybrid.adapters.layer import LayerPlan, fits_butterfly, linear_shape
+from mlx_hybrid.adapters.butterfly import Butterfly, dense_block_size, nearest_blocks
+from mlx_hybrid.adapters.frozen import linear_shape
+from mlx_hybrid.adapters.householder import Householder
 from mlx_hybrid.adapters.targets import last_part, unitary_names
-from mlx_hybrid.config import AdapterConfig
+from mlx_hybrid.config import AdapterConfig, ButterflyConfig, HouseholderConfig, LowRankConfig
 from mlx_hybrid.errors import ConfigError
 
 AUTO_BLOCK = 8  # the block size that `block_size: auto` asks for, where it divides
 
 
-def plan_layers(
-    targets: dict[str, nn.Module], config: AdapterConfig, unitary: set[str] | None = None
-) -> dict[str, LayerPlan]:
+@dataclass(frozen=True)
+class LayerPlan:
+    """What one layer carries."""
+
+    rotation: HouseholderConfig | ButterflyConfig | None = None
+    low_rank: LowRankConfig | None = None
+
+    @property
+    def from_gradient(self) -> bool:
+        """Whether either branch starts from the gradient (start.py)."""
+        return any(branch.from_gradient for branch in (self.rotation, self.low_rank) if branch)
+
+    def parameter_count(self, d_in: int, d_out: int, experts: int = 1) -> int:
+        """Trainable entries: k·in, or m·in·(b−1)/2, plus r·(in + out) for each expert, and out with magnitudes."""
+        count = 0
+        if isinstance(self.rotation, HouseholderConfig):
+            count += Householder.parameter_count(d_in, self.rotation.reflections)
+        elif self.rotation:
+            count += Butterfly.parameter_count(d_in, self.rotation.block_size, self.rotation.factors)
+        if self.low_rank:
+            count += experts * self.low_rank.rank * (d_in + d_out) + self.low_rank.magnitude * d_out
+        return count
+
+
+def plan_layers(targets: dict[str, nn.Module], config: AdapterConfig) -> dict[str, LayerPlan]:
     """What each module carries. Raises ConfigError for sizes that do not fit one of them."""
-    alone = unitary_names(config, targets) if unitary is None else unitary
+    alone = unitary_names(config, targets)
+    shapes = {name: linear_shape(module) for name, module in targets.items()}
     plans = {
-        name: layer_plan(config, linear_shape(module)[0], unitary=last_part(name) in alone)
-        for name, module in targets.items()
+        name: layer_plan(config, d_in, unitary=last_part(name) in alone) for name, (d_in, _) in shapes.items()
     }
-    check_blocks(targets, plans)
+    common = math.gcd(*(d_in for d_in, _ in shapes.values()))
+    for name, shape in shapes.items():
+        check_fit(name, plans[name], *shape, common=common)
     return plans
 
 
 def layer_plan(config: AdapterConfig, d_in: int, *, unitary: bool = False) -> LayerPlan:
-    """What one layer of `d_in` inputs carries; a unitary one carries the rotation alone.
-
-    A block size of 0 becomes what `nearest_blocks` finds for this layer; none is left as 0.
-    """
-    names = {f.name for f in dataclasses.fields(LayerPlan)}
-    values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name in names}
-    values["offsets"] = config.start == "lora-ga" and not unitary
-    if config.orthogonal == "butterfly" and not config.block_size:
-        block, factors = nearest_blocks(d_in, AUTO_BLOCK, config.factors)
-        values |= {"block_size": block, "factors": factors}
-    return LayerPlan(**(values | ({"rank": 0, "start": "zeros"} if unitary else {})))
+    """What one layer of `d_in` inputs carries; a unitary one carries the rotation alone."""
+    return LayerPlan(fit_blocks(config.rotation, d_in), None if unitary else config.low_rank)
 
 
-def check_blocks(targets: dict[str, nn.Module], plans: dict[str, LayerPlan]) -> None:
-    """Raise ConfigError where a dense block does not divide a layer's inputs, or reflections outnumber them."""
-    common = math.gcd(*(linear_shape(module)[0] for module in targets.values()))
-    for name, module in targets.items():
-        plan, (d_in, d_out) = plans[name], linear_shape(module)
-        if plan.orthogonal == "butterfly" and not fits_butterfly(d_in, plan):
-            raise ConfigError(block_fault(name, d_in, plan, common))
-        if plan.orthogonal == "householder" and plan.reflections > d_in:
-            raise ConfigError(
-                f"adapter.reflections: {plan.reflections} is more than the {d_in} inputs of {name}."
-            )
-        if plan.rank > min(d_in, d_out):
-            raise ConfigError(f"adapter.rank: {plan.rank} is more than {name} of {d_in} × {d_out} can use.")
+def fit_blocks(
+    rotation: HouseholderConfig | ButterflyConfig | None, d_in: int
+) -> HouseholderConfig | ButterflyConfig | None:
+    """The rotation with a block size of 0 as what `nearest_blocks` finds for `d_in`; none is left as 0."""
+    if not isinstance(rotation, ButterflyConfig) or rotation.block_size:
+        return rotation
+    block, factors = nearest_blocks(d_in, AUTO_BLOCK, rotation.factors)
+    return replace(rotation, block_size=block, factors=factors) if block else rotation
 
 
-def block_fault(name: str, d_in: int, plan: LayerPlan, common: int) -> str:
+def check_fit(name: str, plan: LayerPlan, d_in: int, d_out: int, *, common: int = 0) -> None:
+    """Raise ConfigError where dense blocks do not divide a layer's inputs, or there are more reflections than inputs or
+    more columns than the layer can use. `common` divides the inputs of all layers."""
+    rotation, low_rank = plan.rotation, plan.low_rank
+    if isinstance(rotation, HouseholderConfig) and rotation.reflections > d_in:
+        raise ConfigError(
+            f"adapter.rotation.reflections: {rotation.reflections} is more than the {d_in} inputs of {name}."
+        )
+    if isinstance(rotation, ButterflyConfig) and not divides(rotation, d_in):
+        raise ConfigError(block_fault(name, d_in, rotation, common or d_in))
+    if low_rank and low_rank.rank > min(d_in, d_out):
+        raise ConfigError(
+            f"adapter.low_rank.rank: {low_rank.rank} is more than {name} of {d_in} × {d_out} can use."
+        )
+
+
+def divides(rotation: ButterflyConfig, d_in: int) -> bool:
+    return bool(rotation.block_size) and d_in % dense_block_size(rotation.block_size, rotation.factors) == 0
+
+
+def block_fault(name: str, d_in: int, rotation: ButterflyConfig, common: int) -> str:
     """What is wrong with a butterfly's blocks on a layer, and the nearest that are not."""
     if d_in % 2:
-        return f"adapter.orthogonal butterfly: the {d_in} inputs of {name} have no even divisor; use householder."
-    dense = dense_block_size(plan.block_size, plan.factors)
+        return (
+            f"adapter.rotation butterfly: the {d_in} inputs of {name} have no even divisor; use householder."
+        )
+    dense = dense_block_size(rotation.block_size, rotation.factors)
     way = "block_size auto finds blocks for each layer"
-    block, factors = nearest_blocks(common, plan.block_size, plan.factors)
+    block, factors = nearest_blocks(common, rotation.block_size, rotation.factors)
     if block:
         way = f"block_size {block} with factors {factors} divides every layer's, and {way}"
     return (
-        f"adapter.block_size {plan.block_size} with {plan.factors} factors makes blocks of {dense}, which do not "
-        f"divide the {d_in} inputs of {name}; {way}."
+        f"adapter.rotation.block_size {rotation.block_size} with {rotation.factors} factors makes blocks of {dense}, "
+        f"which do not divide the {d_in} inputs of {name}; {way}."
     )

@@ -14,10 +14,10 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
 from mlx_hybrid.adapters.attach import hybrid_layers, layer_class
-from mlx_hybrid.adapters.frozen import dense_weight
-from mlx_hybrid.adapters.layer import HybridLinear, LayerPlan, linear_shape
-from mlx_hybrid.adapters.reflection_start import gradient_reflections
-from mlx_hybrid.config import AdapterConfig
+from mlx_hybrid.adapters.frozen import dense_weight, linear_shape
+from mlx_hybrid.adapters.layer import HybridLinear, LowRank
+from mlx_hybrid.adapters.plans import LayerPlan
+from mlx_hybrid.config import AdapterConfig, HouseholderConfig, LowRankConfig
 from mlx_hybrid.errors import MlxHybridError
 
 HELD_OUT = 16  # columns of the first pass that measure what the others miss
@@ -65,12 +65,12 @@ def sketch_gradients(
     `make_loss(model)` gives a summed loss of one batch. The adapters are taken off meanwhile, so G is the gradient
     of the base; the model is in training mode (some kernels have no gradient outside it) without dropout.
     """
-    layers = {name: layer for name, layer in hybrid_layers(model).items() if layer.plan.needs_gradient}
+    layers = {name: layer for name, layer in hybrid_layers(model).items() if layer.plan.from_gradient}
     probes = attach_probes(model, layers, columns)
     try:
         keys = mx.random.split(mx.random.key(seed), max(1, len(probes)))
         sides = {
-            name: mx.random.normal((*probe.lora_a.shape[:-1], probe.plan.rank + HELD_OUT), key=key)
+            name: mx.random.normal(probe_shape(probe), key=key)
             for (name, probe), key in zip(probes.items(), keys, strict=True)
         }
         for number in range(1, passes + 1):
@@ -89,12 +89,18 @@ def sketch_gradients(
     yield {name: factorise(sides[name], products[name], held_out[name]) for name in products}
 
 
+def probe_shape(probe: HybridLinear) -> tuple[int, ...]:
+    """Of the first pass's columns (…, in, k + HELD_OUT)."""
+    *stack, d_in, k = probe.low_rank.lora_a.shape
+    return (*stack, d_in, k + HELD_OUT)
+
+
 def attach_probes(model: nn.Module, layers: dict[str, HybridLinear], columns: int) -> dict[str, HybridLinear]:
     """Replace the adapters by plain low-rank branches of `columns`, or as many as a layer can have, at scale 1."""
     probes = {}
     for name, layer in layers.items():
         rank = min(columns, *linear_shape(layer.linear))
-        plan = LayerPlan(orthogonal="none", rank=rank, alpha=float(rank), rslora=False)
+        plan = LayerPlan(low_rank=LowRankConfig(rank=rank, alpha=float(rank), rslora=False))
         probes[name] = layer_class(layer.linear, plan)(layer.linear, plan, mx.random.key(0))
     model.update_modules(tree_unflatten(list(probes.items())))
     return probes
@@ -113,12 +119,16 @@ def probe_pass(
     for name, probe in probes.items():
         k, (d_in, d_out) = sides[name].shape[-1], linear_shape(probe.linear)
         stack = sides[name].shape[:-2]
-        probe.lora_a = sides[name] if forward else mx.zeros((*stack, d_in, k))
-        probe.lora_b = mx.zeros((*stack, k, d_out)) if forward else transposed(sides[name])
+        a, b = (
+            (sides[name], mx.zeros((*stack, k, d_out)))
+            if forward
+            else (mx.zeros((*stack, d_in, k)), transposed(sides[name]))
+        )
+        probe.put_leaves({"lora_a": a, "lora_b": b})
     leaf = "lora_b" if forward else "lora_a"
     model.freeze()
     for probe in probes.values():
-        probe.unfreeze(keys=[leaf], recurse=False)
+        probe.unfreeze(keys=[leaf])
     model.train()
     gradient = nn.value_and_grad(model, make_loss(model))
     total = None
@@ -127,7 +137,7 @@ def probe_pass(
         total = part if total is None else tree_map(mx.add, total, part)
         mx.eval(total)
     flat = dict(tree_flatten(total))
-    found = {name: flat[f"{name}.{leaf}"] for name in probes}
+    found = {name: flat[f"{name}.low_rank.{leaf}"] for name in probes}
     return {name: transposed(value) for name, value in found.items()} if forward else found
 
 
@@ -151,22 +161,22 @@ def factorise(left: mx.array, product: mx.array, held_out: mx.array) -> Gradient
     )
 
 
-def start_from_gradient(layer: HybridLinear, factors: GradientFactors) -> None:
-    """Set a fresh layer's low-rank leaves; its output stays the base's, to the bit.
+def start_from_gradient(low_rank: LowRank, factors: GradientFactors) -> None:
+    """Set the leaves of a fresh layer's low-rank branch; its output stays the base's, to the bit.
 
     `gradient`: A = V_r, B = 0. `lora-ga`: A₀ = V_r and B₀ = U_{r+1…2r}ᵀ, both × out^¼/√γ, and offsets of zero: the
     first step of plain SGD on ΔA, ΔB is then the best rank-2r approximation of the dense step.
     """
-    rank = layer.plan.rank
+    rank = low_rank.rank
     directions = pad_columns(factors.v, rank)
-    if not layer.plan.offsets:
-        layer.lora_a = directions
-        layer.lora_b = mx.zeros_like(layer.lora_b)
+    if not low_rank.offsets:
+        low_rank.lora_a = directions
+        low_rank.lora_b = mx.zeros_like(low_rank.lora_b)
         return
-    d_out = layer.lora_b.shape[-1]
+    d_out = low_rank.lora_b.shape[-1]
     size = d_out**0.25 / STABLE_GAMMA**0.5
-    layer.lora_a0 = size * directions
-    layer.lora_b0 = size * transposed(pad_columns(factors.u[..., rank:], rank))
+    low_rank.lora_a0 = size * directions
+    low_rank.lora_b0 = size * transposed(pad_columns(factors.u[..., rank:], rank))
 
 
 def turn_along_gradient(layer: HybridLinear, factors: GradientFactors) -> None:
@@ -175,8 +185,8 @@ def turn_along_gradient(layer: HybridLinear, factors: GradientFactors) -> None:
     p = factors.sigma[..., None] * (transposed(factors.u) @ weight)
     d_in = p.shape[-1]
     v = mx.moveaxis(factors.v, -2, 0).reshape(d_in, -1)
-    layer.house_u = gradient_reflections(layer.house_u, v, p.reshape(-1, d_in))
-    mx.eval(layer.house_u)
+    layer.rotation.turn_along(v, p.reshape(-1, d_in))
+    mx.eval(layer.rotation.house_u)
 
 
 def pad_columns(matrix: mx.array, count: int) -> mx.array:
@@ -191,15 +201,19 @@ def check_started(model: nn.Module) -> None:
     if waiting:
         raise MlxHybridError(
             f"{waiting[0]} is to start from the gradient and has not ({len(waiting)} modules in all): run "
-            "sketch_gradients and apply_start before training, or set adapter.start zeros and reflection_start random."
+            "sketch_gradients and apply_start before training, or set adapter.low_rank.start zeros and "
+            "adapter.rotation.start random."
         )
 
 
 def sketch_columns(config: AdapterConfig) -> int:
     """Columns of a sketch that serves every start the settings ask for, and the oversampling."""
-    low_rank = 2 * config.rank if config.start != "zeros" else 0
-    turned = 2 * config.reflections if config.reflection_start == "gradient" else 0
-    return max(low_rank, turned) + config.start_oversampling
+    low_rank, rotation = config.low_rank, config.rotation
+    columns = 2 * low_rank.rank if low_rank and low_rank.from_gradient else 0
+    turned = (
+        2 * rotation.reflections if isinstance(rotation, HouseholderConfig) and rotation.from_gradient else 0
+    )
+    return max(columns, turned) + config.sketch.oversampling
 
 
 class InputWatch(nn.Module):
@@ -215,7 +229,7 @@ class InputWatch(nn.Module):
     def __call__(self, x: mx.array, *rest: mx.array, **named: object) -> mx.array:
         flat = x.reshape(-1, x.shape[-1]).astype(mx.float32)
         self._square = self._square + mx.sum(mx.mean(mx.square(flat), axis=-1))
-        self._seen = self._seen + mx.sum(mx.square(flat @ self.layer.lora_a), axis=-2, keepdims=True)
+        self._seen = self._seen + mx.sum(mx.square(flat @ self.layer.low_rank.lora_a), axis=-2, keepdims=True)
         self._count += flat.shape[0]
         mx.eval(self._square, self._seen)
         return self.layer(x, *rest, **named)
@@ -234,7 +248,11 @@ def scale_to_inputs(
     A leading direction of the gradient sees activations 12 to 63 times as large as a random one on a pretrained
     model, and one step of Adam on B moves the layer's output in proportion. B is zero, so the output stays.
     """
-    aligned = {n: m for n, m in hybrid_layers(model).items() if m.plan.rank and m.plan.start == "gradient"}
+    aligned = {
+        name: layer
+        for name, layer in hybrid_layers(model).items()
+        if layer.plan.low_rank and layer.plan.low_rank.start == "gradient"
+    }
     watched = {name: InputWatch(layer) for name, layer in aligned.items()}
     if not watched:
         return
@@ -247,7 +265,8 @@ def scale_to_inputs(
         model.update_modules(tree_unflatten(list(aligned.items())))
     for name, watch in watched.items():
         if watch._count:
-            aligned[name].lora_a = aligned[name].lora_a * watch.scale()
+            low_rank = aligned[name].low_rank
+            low_rank.lora_a = low_rank.lora_a * watch.scale()
     mx.eval(model.parameters())
 
 
@@ -257,11 +276,12 @@ def apply_start(model: nn.Module, factors: dict[str, GradientFactors]) -> dict[s
     for name, layer in hybrid_layers(model).items():
         if name not in factors:
             continue
-        layer.mark_started()
-        if layer.plan.turned_by_gradient:
+        layer.started = True
+        rotation, low_rank = layer.plan.rotation, layer.plan.low_rank
+        if rotation and rotation.from_gradient:
             turn_along_gradient(layer, factors[name])
-        if layer.plan.rank and layer.plan.start != "zeros":
-            start_from_gradient(layer, factors[name])
-            captured[name] = factors[name].captured(layer.plan.rank * (2 if layer.plan.offsets else 1))
+        if low_rank and low_rank.from_gradient:
+            start_from_gradient(layer.low_rank, factors[name])
+            captured[name] = factors[name].captured(layer.low_rank.down().shape[-1])
     mx.eval(model.parameters())
     return captured

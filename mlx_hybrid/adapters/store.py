@@ -14,13 +14,13 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from mlx_hybrid.adapters.attach import attach, hybrid_layers
 from mlx_hybrid.adapters.experts import HybridExperts
-from mlx_hybrid.adapters.layer import STATE_LEAVES
 from mlx_hybrid.adapters.targets import within_layer
-from mlx_hybrid.config import AdapterConfig, build, to_tree
+from mlx_hybrid.config import AdapterConfig, build, from_format_1, to_tree
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.files import new_directory
 
-FORMAT = 1
+FORMAT = 2
+READABLE = (1, 2)  # 1 has the settings of the adapter in one flat group
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapters.safetensors"
 PROBE = list(range(5, 37))
 
@@ -38,11 +38,14 @@ class AdapterInfo:
 
 
 def adapter_state(model: nn.Module) -> dict[str, mx.array]:
-    """Every tensor an adapter needs: the trainable leaves, and the folded bases of its rotations."""
-    state = dict(tree_flatten(model.trainable_parameters()))
-    for name, layer in hybrid_layers(model).items():
-        state |= {f"{name}.{leaf}": layer[leaf] for leaf in STATE_LEAVES if leaf in layer}
-    return state
+    """Every tensor an adapter needs, by the name it is saved under: that of the layer and of the leaf. Of a model that
+    trains whole, its trainable parameters."""
+    layers = hybrid_layers(model)
+    if not layers:
+        return dict(tree_flatten(model.trainable_parameters()))
+    return {
+        f"{name}.{leaf}": value for name, layer in layers.items() for leaf, value in layer.leaves().items()
+    }
 
 
 def save_adapter(
@@ -67,11 +70,11 @@ def config_tree(
     model: nn.Module, *, config: AdapterConfig, method: str, base: dict, seed: int, extra: dict
 ) -> dict:
     layers = hybrid_layers(model)
-    stacked = any(
-        isinstance(layer, HybridExperts) for layer in layers.values()
-    )  # mlx-lm's leaves lie otherwise
-    plain = config.orthogonal == "none" and config.start != "lora-ga" and not stacked
-    kind = "full" if method == "full" else "dora" if config.magnitude else "lora" if plain else "hybrid"
+    # mlx-lm's leaves of experts lie otherwise
+    stacked = any(isinstance(layer, HybridExperts) for layer in layers.values())
+    kind = "full" if config.full else "hybrid"
+    if config.low_rank and not config.rotation and config.low_rank.start != "lora-ga" and not stacked:
+        kind = "dora" if config.low_rank.magnitude else "lora"
     tree = {
         "format": FORMAT,
         "fine_tune_type": kind,
@@ -79,12 +82,11 @@ def config_tree(
         "model": base.get("id", ""),
     }
     if kind in ("lora", "dora"):
-        plan = next(iter(layers.values())).plan
-        parameters = {"rank": plan.rank, "scale": plan.scale, "dropout": plan.dropout}
+        low_rank = next(iter(layers.values())).low_rank
+        parameters = {"rank": low_rank.rank, "scale": low_rank.scale, "dropout": config.low_rank.dropout}
         tree["lora_parameters"] = parameters | {"keys": sorted({within_layer(name) for name in layers})}
-    tree["mlx_hybrid"] = {
-        "method": method, "adapter": to_tree(config), "base": base, "seed": seed, "modules": list(layers), **extra,
-    }  # fmt: skip
+    own = {"method": method, "adapter": to_tree(config), "base": base, "seed": seed}
+    tree["mlx_hybrid"] = {**own, "modules": list(layers), **extra}
     return tree
 
 
@@ -100,12 +102,14 @@ def read_adapter_config(directory: Path) -> AdapterInfo:
     own = tree.get("mlx_hybrid") if isinstance(tree, dict) else None
     if not isinstance(own, dict):
         raise ConfigError(f"{path}: not an mlx-hybrid adapter; `mlx-hybrid import` takes PEFT folders.")
-    if tree.get("format") != FORMAT:
-        raise ConfigError(f"{path}: format {tree.get('format')}, but this version reads format {FORMAT}.")
+    if tree.get("format") not in READABLE:
+        raise ConfigError(
+            f"{path}: format {tree.get('format')}, but this version reads formats up to {FORMAT}."
+        )
     known = ("method", "adapter", "base", "seed", "modules")
     if missing := [key for key in known if key not in own]:
         raise ConfigError(f"{path}: mlx_hybrid.{missing[0]} is missing.")
-    adapter = build(AdapterConfig, own["adapter"], str(path), "adapter.")
+    adapter = build(AdapterConfig, from_format_1(own["adapter"]), str(path), "adapter.")
     extra = {k: v for k, v in own.items() if k not in known}
     return AdapterInfo(own["method"], adapter, own["base"], own["seed"], tuple(own["modules"]), extra)
 
@@ -127,7 +131,7 @@ def load_adapter(model: nn.Module, directory: Path) -> AdapterInfo:
     """
     info = read_adapter_config(directory)
     weights = read_weights(directory)
-    attach(model, info.adapter, method=info.method, seed=info.seed)
+    attach(model, info.adapter, seed=info.seed)
     set_state(model, in_dtype_of(model, info, weights), str(directory / WEIGHTS_FILE))
     return info
 
@@ -135,7 +139,7 @@ def load_adapter(model: nn.Module, directory: Path) -> AdapterInfo:
 def in_dtype_of(model: nn.Module, info: AdapterInfo, weights: dict[str, mx.array]) -> dict[str, mx.array]:
     """The weights of `full` in the dtypes that the attached model has: they are the base's own, half precision on a
     GPU and float32 on the CPU. Leaves of an adapter are float32 everywhere, and stay as they are."""
-    if info.method != "full":
+    if not info.adapter.full:
         return weights
     wanted = adapter_state(model)
     return {
@@ -162,9 +166,12 @@ def set_state(model: nn.Module, weights: dict[str, mx.array], where: str) -> Non
         raise ConfigError(
             f"{where}: does not fit this model and adapter: {shown} ({len(faults)} faults in all)."
         )
-    model.update(tree_unflatten(list(weights.items())))
-    for layer in hybrid_layers(model).values():
-        layer.mark_started()
+    layers = hybrid_layers(model)
+    for name, layer in layers.items():
+        layer.put_leaves({leaf: weights[f"{name}.{leaf}"] for leaf in layer.leaves()})
+        layer.started = True
+    if not layers:
+        model.update(tree_unflatten(list(weights.items())))
     mx.eval(model.parameters())
 
 

@@ -2,7 +2,6 @@
 
 import mlx.nn as nn
 
-from mlx_hybrid.adapters.experts import is_experts
 from mlx_hybrid.config import AdapterConfig
 from mlx_hybrid.errors import ConfigError, nearest
 
@@ -11,6 +10,11 @@ ROUTERS = ("gate", "router", "shared_expert_gate", "gate_up_router")
 OUTSIDE = ("lm_head", "embed_tokens", "wte")
 EXPERTS = "experts"
 """The target that stands for every stack of MoE experts: r·(in + out) entries for each expert, so only when named."""
+
+
+def is_experts(module: nn.Module) -> bool:
+    """Whether a module is a stack of linear experts, dense or quantised (mlx-lm's SwitchLinear)."""
+    return hasattr(type(module), "num_experts") and hasattr(module, "weight") and module.weight.ndim == 3
 
 
 def find_targets(model: nn.Module, config: AdapterConfig) -> dict[str, nn.Module]:
@@ -35,8 +39,10 @@ def find_targets(model: nn.Module, config: AdapterConfig) -> dict[str, nn.Module
 
 def refuse_experts(name: str, module: nn.Module, config: AdapterConfig) -> None:
     """Raise ConfigError for experts that cannot carry what the settings ask."""
-    if config.magnitude:
-        raise ConfigError(f"adapter.magnitude: {name} is a stack of experts, which DoRA does not take.")
+    if config.low_rank and config.low_rank.magnitude:
+        raise ConfigError(
+            f"adapter.low_rank.magnitude: {name} is a stack of experts, which DoRA does not take."
+        )
     if getattr(module, "global_scale", None) is not None:
         raise ConfigError(
             f"adapter.targets: {name} is packed with a global scale, and cannot be unpacked to fuse."

@@ -5,15 +5,30 @@ at the door: inner functions take plain values.
 """
 
 from mlx_hybrid.config.convert import build
+from mlx_hybrid.config.formats import from_format_1
 from mlx_hybrid.config.idle import load_run_config
-from mlx_hybrid.config.reading import build_config, dump_config, load_config, read_yaml, to_tree
+from mlx_hybrid.config.reading import (
+    build_config,
+    dump_config,
+    load_config,
+    merge,
+    nested,
+    override_tree,
+    read_settings,
+    to_tree,
+)
 from mlx_hybrid.config.settings import (
     BUNDLED,
     PRESETS,
     AdapterConfig,
+    ButterflyConfig,
     Config,
     DataConfig,
     GovernanceConfig,
+    HouseholderConfig,
+    LowRankConfig,
+    RotationConfig,
+    SketchConfig,
     TrainConfig,
 )
 
@@ -21,15 +36,24 @@ __all__ = [
     "BUNDLED",
     "PRESETS",
     "AdapterConfig",
+    "ButterflyConfig",
     "Config",
     "DataConfig",
     "GovernanceConfig",
+    "HouseholderConfig",
+    "LowRankConfig",
+    "RotationConfig",
+    "SketchConfig",
     "TrainConfig",
     "build",
     "build_config",
     "dump_config",
+    "from_format_1",
     "load_config",
     "load_run_config",
-    "read_yaml",
+    "merge",
+    "nested",
+    "override_tree",
+    "read_settings",
     "to_tree",
 ]

@@ -13,39 +13,87 @@ NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "
 
 
 def build(kind: type, tree: dict, where: str, prefix: str) -> Any:
-    """A dataclass from a mapping, every key known and every value of its field's type."""
-    fields = {f.name: f for f in dataclasses.fields(kind)}
+    """A dataclass from a mapping, every key known and every value of its field's type.
+
+    Raises ConfigError that says where, which key, and the nearest known one.
+    """
+    hints = field_types(kind)
+    for key in tree:
+        if key not in hints:
+            raise ConfigError(f'{where}: unknown key "{prefix}{key}"; {nearest_key(str(key), kind)}')
+    values = {key: convert(value, hints[key], where, f"{prefix}{key}") for key, value in tree.items()}
+    try:
+        return kind(**values)
+    except ConfigError as error:  # of the group's own bounds
+        raise ConfigError(f"{where}: {prefix}{error}") from None
+
+
+def field_types(kind: type) -> dict[str, Any]:
     hints = typing.get_type_hints(kind)
-    values = {}
-    for key, value in tree.items():
-        if key not in fields:
-            raise ConfigError(f'{where}: unknown key "{prefix}{key}"; {nearest(str(key), fields)}')
-        hint = hints[key]
-        if dataclasses.is_dataclass(hint):
-            value = {} if value is None else value  # a group whose keys are all commented out
-            if not isinstance(value, dict):
-                raise ConfigError(f"{where}: {prefix}{key} must be a group of keys, not {value!r}.")
-            values[key] = build(hint, value, where, f"{prefix}{key}.")
-        else:
-            values[key] = convert(value, hint, f"{where}: {prefix}{key}")
-    return kind(**values)
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
 
 
-def convert(value: Any, hint: Any, where: str) -> Any:
+def groups_of(hint: Any) -> list[type]:
+    """The groups of keys that a field may hold, one for each kind of a union."""
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    return [option for option in options if dataclasses.is_dataclass(option)]
+
+
+def nearest_key(word: str, kind: type) -> str:
+    """The nearest key of a group, or of the groups in it."""
+    own = field_types(kind)
+    inner = {
+        key: f"{name}.{key}" for name, hint in own.items() for g in groups_of(hint) for key in field_types(g)
+    }
+    said = nearest(word, [*own, *inner])
+    found = next((key for key in inner if key not in own and said == f'did you mean "{key}"?'), None)
+    if found:
+        return f'did you mean "{inner[found]}"?'
+    return said if said.startswith("did") else nearest(word, own)
+
+
+def convert(value: Any, hint: Any, where: str, key: str) -> Any:
     """`value` as the type a field declares, or a ConfigError."""
+    if groups_of(hint):
+        return convert_group(value, hint, where, key)
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
         value = {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value  # YAML 1.1
         if value not in arguments:
-            raise ConfigError(f'{where}: "{value}" is not one of {", ".join(arguments)}.')
+            raise ConfigError(f'{where}: {key}: "{value}" is not one of {", ".join(arguments)}.')
         return value
     if origin is tuple:
         items = [value] if isinstance(value, str) else value
         if not isinstance(items, list | tuple):
-            raise ConfigError(f"{where}: must be a list, not {value!r}.")
-        return tuple(convert(item, arguments[0], where) for item in items)
-    if isinstance(hint, types.UnionType):
-        raise TypeError(f"{where}: config fields have one type each")
+            raise ConfigError(f"{where}: {key}: must be a list, not {value!r}.")
+        return tuple(convert(item, arguments[0], where, key) for item in items)
+    return convert_scalar(value, hint, f"{where}: {key}")
+
+
+def convert_group(value: Any, hint: Any, where: str, key: str) -> Any:
+    """A group of keys, of several the one that `kind` names; null is none where that may be, else an empty group."""
+    options = groups_of(hint)
+    may_be_none = isinstance(hint, types.UnionType)
+    if value is None:
+        return None if may_be_none else options[0]()
+    if not isinstance(value, dict):
+        raise ConfigError(
+            f"{where}: {key} must be a group of keys{' or null' if may_be_none else ''}, not {value!r}."
+        )
+    kinds = {getattr(option, "kind", ""): option for option in options}
+    named = value.get("kind", next(iter(kinds)))
+    if not isinstance(named, str) or named not in kinds:
+        raise ConfigError(f'{where}: {key}.kind: "{named}" is not one of {", ".join(kinds)}.')
+    kind = kinds[named]
+    for name in value.keys() - field_types(kind).keys():
+        if other := next((n for n, option in kinds.items() if name in field_types(option)), None):
+            raise ConfigError(
+                f"{where}: {key}.{name} would do nothing: it belongs to {key}.kind {other}, and this is {named}."
+            )
+    return build(kind, value, where, f"{key}.")
+
+
+def convert_scalar(value: Any, hint: Any, where: str) -> Any:
     if hint is float and isinstance(value, int | str) and not isinstance(value, bool):
         with contextlib.suppress(ValueError):
             value = float(value)

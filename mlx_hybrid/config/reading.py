@@ -6,10 +6,13 @@ from typing import Any
 
 import yaml
 
-from mlx_hybrid.config.checks import check
-from mlx_hybrid.config.convert import build
-from mlx_hybrid.config.settings import PRESETS, Config
+from mlx_hybrid.config.convert import build, field_types, groups_of
+from mlx_hybrid.config.formats import from_format_1, without_retired
+from mlx_hybrid.config.settings import PRESETS, AdapterConfig, Config
 from mlx_hybrid.errors import ConfigError, nearest
+
+OPENS = {"rotation": "kind", "low_rank": "rank"}
+"""The key that adds a branch where the method has none."""
 
 
 def load_config(
@@ -17,31 +20,81 @@ def load_config(
 ) -> Config:
     """A config from a YAML file, then `--set key=value` overrides, then plain `values` from options.
 
-    Raises ConfigError with the file, the key and the nearest known key.
+    A method asked for beside a file decides which branches there are, and the file sizes those that it has too.
+    Raises ConfigError with the file, or the override, the key and the nearest known key.
     """
-    tree = read_yaml(path) if path else {}
-    override_tree(overrides, tree)
-    for key, value in (values or {}).items():
-        set_key(tree, key, value)
-    return build_config(tree, str(path) if path else "options")
+    file = read_settings(path) if path else {}
+    trees = [override_tree((override,)) for override in overrides]
+    options = merge({}, *(nested(key, value) for key, value in (values or {}).items()))
+    where = str(path) if path else "options"
+    try:
+        return assemble(file, [*trees, options], where)
+    except ConfigError:
+        for count, override in enumerate(overrides):  # the first one that makes it go wrong is named
+            blame = where if not count else f"--set {overrides[count - 1]}"
+            assemble(file, [*trees[:count], options], blame)
+            where = f"--set {override}"
+        assemble(file, [*trees, options], where)
+        raise
 
 
-def override_tree(overrides: tuple[str, ...], tree: dict | None = None) -> dict:
-    """`tree` with `--set key=value` overrides set in it. Raises ConfigError that names the override."""
-    tree = {} if tree is None else tree
+def assemble(file: dict, trees: list[dict], where: str) -> Config:
+    asked = merge(file, *trees).get("method", "hybrid")
+    if file and asked != file.get("method", "hybrid") and isinstance(asked, str) and asked in PRESETS:
+        file = {**file, "adapter": suited(file.get("adapter"), asked)}
+    return build_config(merge(file, *trees), where)
+
+
+def suited(adapter: Any, method: str) -> Any:
+    """A file's settings of its adapter as sizes of the branches that `method` has: what belongs to others goes."""
+    if not isinstance(adapter, dict):
+        return adapter
+    kept = {key: value for key, value in adapter.items() if key not in OPENS or isinstance(value, dict)}
+    for branch in OPENS.keys() & kept.keys():
+        usual = PRESETS[method][branch] or {}
+        groups = groups_of(field_types(AdapterConfig)[branch])
+        own = [field_types(g) for g in groups if usual and getattr(g, "kind", None) == usual.get("kind")]
+        others = {key for group in groups for key in field_types(group)}.difference(*own)
+        kept[branch] = {k: v for k, v in kept[branch].items() if k not in others and k != "kind"}
+    return kept
+
+
+def override_tree(overrides: tuple[str, ...]) -> dict:
+    """The settings of `--set key=value` overrides. Raises ConfigError that names one that cannot be read."""
+    trees = []
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key:
             raise ConfigError(f"--set {override}: write key=value, as in --set train.epochs=2.")
         try:
-            value = parse_scalar(text)
+            trees.append(nested(key, parse_scalar(text)))
         except yaml.YAMLError:
             raise ConfigError(f"--set {override}: {text} is not a YAML value; quote it.") from None
-        alone: dict = {}
-        set_key(alone, key, value)
-        build(Config, automatic(alone), f"--set {override}", "")  # so that what is wrong with it names it
-        set_key(tree, key, value)
-    return tree
+    return merge({}, *trees)
+
+
+def nested(key: str, value: Any) -> dict:
+    """`{"a": {"b": value}}` of `a.b`, in format 2."""
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return in_format_2(value)
+
+
+def in_format_2(tree: dict) -> dict:
+    return {**tree, "adapter": from_format_1(tree["adapter"])} if "adapter" in tree else tree
+
+
+def merge(base: dict, *others: dict) -> dict:
+    """Each of the others on top of those before, group by group; another `kind` replaces its group whole."""
+    merged = dict(base)
+    for key, value in ((key, value) for over in others for key, value in over.items()):
+        under = merged.get(key)
+        both = isinstance(value, dict) and isinstance(under, dict)
+        if both and value.get("kind", under.get("kind")) == under.get("kind", value.get("kind")):
+            merged[key] = merge(under, value)
+        else:
+            merged[key] = value
+    return merged
 
 
 def build_config(tree: dict, where: str) -> Config:
@@ -49,41 +102,34 @@ def build_config(tree: dict, where: str) -> Config:
     method = tree.get("method", "hybrid")
     if not isinstance(method, str) or method not in PRESETS:
         raise ConfigError(f'{where}: unknown method "{method}"; {nearest(str(method), PRESETS)}')
-    if not isinstance(tree.get("adapter") or {}, dict):
+    adapter = in_format_2(tree).get("adapter") or {}
+    if not isinstance(adapter, dict):
         raise ConfigError(f"{where}: adapter must be a mapping of keys to values.")
-    adapter = {**PRESETS[method], **(tree.get("adapter") or {})}
-    tree = without_retired({**tree, "adapter": adapter}, where)
-    config = build(Config, automatic(tree), where, "")
-    check(config, where)
-    return config
-
-
-RETIRED = {
-    ("governance", "outliers"): ("off", False),
-    ("governance", "profile"): ("chat",),
-    ("train", "packing"): ("off", False),
-}
-"""Settings that older files name and that are gone, with the values at which they did nothing."""
-
-
-def without_retired(tree: dict, where: str) -> dict:
-    """The tree without settings that are gone; ConfigError for one that did something."""
-    for (group, key), idle in RETIRED.items():
-        given = tree.get(group)
-        if not isinstance(given, dict) or key not in given:
-            continue
-        if given[key] not in idle:
-            raise ConfigError(f"{where}: {group}.{key} is gone; leave it out (docs/decisions.md says why).")
-        tree = {**tree, group: {name: value for name, value in given.items() if name != key}}
-    return tree
+    adapter = {key: value for key, value in adapter.items() if key not in OPENS or value != {}}
+    for branch, opens in OPENS.items():
+        given = adapter.get(branch)
+        if PRESETS[method][branch] is None and isinstance(given, dict) and opens not in given:
+            acts = "every weight is trained, and train.learning_rate acts"
+            if method != "full":
+                acts = f"it has no such branch, and adapter.{branch}.{opens} adds one"
+            key = f"adapter.{branch}.{next(iter(given))}"
+            raise ConfigError(f"{where}: {key} would do nothing with method {method}: {acts}.")
+    return build(Config, automatic({**tree, "adapter": merge(PRESETS[method], adapter)}), where, "")
 
 
 def automatic(tree: dict) -> dict:
-    """The tree with `adapter.block_size: auto` as the 0 that stands for it."""
-    adapter = tree.get("adapter")
-    if isinstance(adapter, dict) and adapter.get("block_size") == "auto":
-        return {**tree, "adapter": {**adapter, "block_size": 0}}
+    """The tree with `adapter.rotation.block_size: auto` as the 0 that stands for it."""
+    rotation = tree["adapter"].get("rotation")
+    if isinstance(rotation, dict) and rotation.get("block_size") == "auto":
+        return merge(tree, {"adapter": {"rotation": {"block_size": 0}}})
     return tree
+
+
+def read_settings(path: Path) -> dict:
+    """A YAML file's settings in format 2, whatever it was written in. Raises ConfigError for a setting that is gone and
+    that did something, outside a run's folder."""
+    tree = without_retired(read_yaml(path), "" if path.with_name("run.json").is_file() else str(path))
+    return in_format_2(tree)
 
 
 def read_yaml(path: Path) -> dict:
@@ -131,26 +177,11 @@ def parse_scalar(text: str) -> Any:
     return value
 
 
-def set_key(tree: dict, key: str, value: Any) -> None:
-    *parents, last = key.split(".")
-    for parent in parents:
-        tree = tree.setdefault(parent, {})
-        if not isinstance(tree, dict):
-            raise ConfigError(f"--set {key}: {parent} is a value, not a group of keys.")
-    tree[last] = value
-
-
-def to_tree(config: Any) -> dict:
+def to_tree(config: Any) -> Any:
     """Plain values in the order of the fields, tuples as lists."""
-    return {
-        f.name: to_tree(value)
-        if dataclasses.is_dataclass(value)
-        else list(value)
-        if isinstance(value, tuple)
-        else value
-        for f in dataclasses.fields(config)
-        for value in [getattr(config, f.name)]
-    }
+    if dataclasses.is_dataclass(config):
+        return {field.name: to_tree(getattr(config, field.name)) for field in dataclasses.fields(config)}
+    return list(config) if isinstance(config, tuple) else config
 
 
 def dump_config(config: Config) -> str:

@@ -1,107 +1,221 @@
 """Every setting, its default and its meaning."""
 
-from dataclasses import dataclass, field
-from typing import Any, Literal
+import math
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, Literal
+
+from mlx_hybrid.errors import ConfigError
+
+
+def bounded(default: Any, least: float, most: float = math.inf) -> Any:
+    """A field whose values lie between two bounds."""
+    return field(default=default, metadata={"least": least, "most": most})
+
+
+class Bounded:
+    """A group of settings that checks its bounds; subclasses add what else cannot be."""
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError that begins with the key, for `build` to say of which group and file."""
+        for setting in fields(self):  # type: ignore[arg-type]
+            value, bounds = getattr(self, setting.name), setting.metadata
+            if bounds and not value >= bounds["least"]:
+                raise ConfigError(f"{setting.name} must be at least {bounds['least']}, not {value}.")
+            if bounds and value > bounds["most"]:
+                raise ConfigError(f"{setting.name} must be at most {bounds['most']}, not {value}.")
 
 BUNDLED = "bundled"
 """The model that comes with the package."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdapterConfig:
-    """What is trained. Left out, a value comes from the preset that `method` names (docs/method.md)."""
+class HouseholderConfig(Bounded):
+    """A rotation by reflections (HRA, arXiv 2405.17484)."""
 
-    orthogonal: Literal["none", "householder", "butterfly"] = "householder"
-    """Which orthogonal branch rotates a layer's input."""
-    reflections: int = 8
-    """Householder: how many reflections, an even number."""
-    reflection_start: Literal["random", "gradient"] = "random"
-    """Householder: where the pairs of reflections start; `gradient` puts them along the gradient (docs/method.md)."""
-    block_size: int = 8
-    """Butterfly: features rotated together by one factor, an even number; 0 or `auto` picks for each layer."""
-    factors: int = 4
-    """Butterfly: how many factors; the dense block is block_size · 2^(factors − 1) and must divide the inputs."""
-    rank: int = 8
-    """Columns of the low-rank update; 0 leaves it out."""
+    kind: Literal["householder"] = "householder"
+    """Which rotation it is."""
+    reflections: int = bounded(8, 2)
+    """How many reflections, an even number."""
+    start: Literal["random", "gradient"] = "random"
+    """Where the pairs of reflections start; `gradient` puts them along the gradient (docs/method.md)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.reflections % 2:
+            raise ConfigError(
+                f"reflections is {self.reflections}, but reflections come in pairs; use {self.reflections + 1}."
+            )
+
+    @property
+    def from_gradient(self) -> bool:
+        return self.start == "gradient"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ButterflyConfig(Bounded):
+    """A rotation by butterfly factors of Cayley blocks (BOFT, arXiv 2311.06243)."""
+
+    kind: Literal["butterfly"] = "butterfly"
+    """Which rotation it is."""
+    block_size: int = bounded(8, 0)
+    """Features rotated together by one factor, an even number; 0 or `auto` picks for each layer."""
+    factors: int = bounded(4, 1)
+    """How many factors; the dense block is block_size · 2^(factors − 1) and must divide the inputs."""
+
+    from_gradient: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.block_size % 2:
+            raise ConfigError(f"block_size must be even, not {self.block_size}.")
+
+
+RotationConfig = HouseholderConfig | ButterflyConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class LowRankConfig(Bounded):
+    """A low-rank update s · x A B (LoRA, arXiv 2106.09685)."""
+
+    rank: int = bounded(8, 1)
+    """Columns of A."""
     alpha: float = 16.0
-    """Low-rank scale: s = alpha / √rank with rslora, else alpha / rank."""
+    """Scale: s = alpha / √rank with rslora, else alpha / rank."""
     rslora: bool = True
     """Rank-stabilised scale (Kalajdzievski 2023, arXiv 2312.03732)."""
-    start: Literal["zeros", "gradient", "lora-ga"] = "gradient"
-    """Where the low-rank update starts: at zero, with A along the gradient, or as LoRA-GA (docs/method.md)."""
-    start_records: int = 64
-    """Training records that a start from the gradient is taken from."""
-    start_passes: int = 4
-    """Passes over those records: 2 finds fast-decaying gradients, 4 slow ones too; an even number."""
-    start_oversampling: int = 16
-    """Columns of the sketch beyond twice the rank."""
-    dropout: float = 0.0
-    """Dropout on the input of the low-rank update."""
+    start: Literal["zeros", "gradient", "lora-ga"] = "zeros"
+    """Where the update starts: at zero, with A along the gradient, or as LoRA-GA (docs/method.md)."""
+    dropout: float = bounded(0.0, 0, 0.9)
+    """Dropout on the input of the update."""
     magnitude: bool = False
-    """Train each output's magnitude apart (DoRA); a baseline, without an orthogonal branch."""
+    """Train each output's magnitude apart (DoRA); a baseline, from zeros and without a rotation."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.magnitude and self.start != "zeros":
+            raise ConfigError(
+                f"magnitude (DoRA) needs a low-rank branch from zeros, and start is {self.start}."
+            )
+
+    @property
+    def from_gradient(self) -> bool:
+        return self.start != "zeros"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SketchConfig(Bounded):
+    """How the gradient is sketched for the branches that start along it."""
+
+    records: int = bounded(64, 1)
+    """Training records that it is taken from."""
+    passes: int = bounded(4, 2)
+    """Passes over those records: 2 finds fast-decaying gradients, 4 slow ones too; an even number."""
+    oversampling: int = bounded(16, 0)
+    """Columns of the sketch beyond twice the rank."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.passes % 2:
+            raise ConfigError(f"passes must be even, not {self.passes}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterConfig(Bounded):
+    """What is trained. Left out, a value comes from the preset that `method` names (docs/method.md)."""
+
+    rotation: HouseholderConfig | ButterflyConfig | None = field(default_factory=HouseholderConfig)
+    """The orthogonal branch, which rotates a layer's input: `kind` and its sizes, or null."""
+    low_rank: LowRankConfig | None = field(default_factory=lambda: LowRankConfig(start="gradient"))
+    """The low-rank branch, or null."""
+    sketch: SketchConfig = field(default_factory=SketchConfig)
+    """The start from the gradient, for the branches whose `start` asks for it."""
     mixing: Literal["gradient", "fixed", "off"] = "gradient"
     """How a layer's step is shared between its two branches: by gradient norms, half and half, or not at all."""
     unitary: tuple[str, ...] = ()
     """Sub-layers that carry the rotation alone, so that they keep their singular values."""
     targets: tuple[str, ...] = ("dense",)
     """Modules to adapt, by the last part of their name; `dense` is all dense projections, `experts` the MoE experts."""
-    layers: int = 0
+    layers: int = bounded(0, 0)
     """Adapt the last N transformer layers; 0 is all."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.unitary and not self.rotation:
+            raise ConfigError("unitary needs an orthogonal branch; set adapter.rotation.kind.")
+        if self.low_rank and self.low_rank.magnitude and self.rotation:
+            raise ConfigError(
+                "low_rank.magnitude (DoRA) needs a low-rank branch and no orthogonal one; use method dora."
+            )
+
+    @property
+    def full(self) -> bool:
+        """Whether there is no branch at all: the weights themselves are trained, as `method: full` says."""
+        return not self.rotation and not self.low_rank
+
+    @property
+    def mixed(self) -> bool:
+        """Whether a layer's step is shared between two branches."""
+        return bool(self.rotation and self.low_rank) and self.mixing != "off"
 
     @property
     def from_gradient(self) -> bool:
         """Whether any branch starts from the gradient of some training records."""
-        return self.start != "zeros" or self.reflection_start != "random"
+        return any(branch.from_gradient for branch in (self.rotation, self.low_rank) if branch)
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
+class TrainConfig(Bounded):
     """How it is trained."""
 
-    epochs: float = 3.0
+    epochs: float = bounded(3.0, 0)
     """Passes over the training data; ignored when `steps` is set."""
-    steps: int = 0
+    steps: int = bounded(0, 0)
     """Optimiser steps; 0 lets `epochs` decide."""
-    batch_size: int = 8
+    batch_size: int = bounded(8, 1)
     """Records in one forward pass."""
-    accumulate: int = 1
+    accumulate: int = bounded(1, 1)
     """Forward passes in one optimiser step."""
-    learning_rate: float = 5e-4
+    learning_rate: float = bounded(5e-4, 0)
     """Peak learning rate of the low-rank branch, and of all weights with `full`."""
-    orthogonal_learning_rate: float = 1e-4
+    orthogonal_learning_rate: float = bounded(1e-4, 0)
     """Peak learning rate of the orthogonal branch."""
-    warmup: float = 0.05
+    warmup: float = bounded(0.05, 0, 1)
     """Share of the steps in which the rate rises from zero."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """How the rate falls after the warm-up."""
-    weight_decay: float = 0.0
+    weight_decay: float = bounded(0.0, 0)
     """AdamW's decay of the low-rank factors A and B, and of the weight matrices with `full`; nothing else decays."""
-    clip: float = 1.0
+    clip: float = bounded(1.0, 0)
     """Largest norm of the whole gradient; 0 does not clip."""
-    max_tokens: int = 1024
+    max_tokens: int = bounded(1024, 2)
     """Longest record, in tokens."""
     too_long: Literal["error", "drop", "truncate"] = "error"
     """What to do with a record over `max_tokens`."""
     grad_checkpoint: bool = False
     """Recompute activations in the backward pass: slower, far less memory."""
-    validate_every: int = 0
+    validate_every: int = bounded(0, 0)
     """Steps between validations; 0 is ten times a run."""
-    report_every: int = 10
+    report_every: int = bounded(10, 1)
     """Steps between reports."""
-    save_every: int = 0
+    save_every: int = bounded(0, 0)
     """Steps between checkpoints; 0 saves at each validation."""
-    keep_checkpoints: int = 2
+    keep_checkpoints: int = bounded(2, 1)
     """Checkpoints kept, the newest ones; with one, a disk that fails while it is replaced leaves none."""
-    patience: int = 0
+    patience: int = bounded(0, 0)
     """Stop after this many validations in a row without a lower loss; 0 never does."""
-    max_minutes: float = 0.0
+    max_minutes: float = bounded(0.0, 0)
     """Stop training after so many minutes of steps, over all resumptions, and finish as usual; 0 sets no limit."""
     compile: Literal["auto", "on", "off"] = "auto"
     """Compile the training step; auto does on a GPU (on the CPU each fused kernel costs a run of the C++ compiler)."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.epochs and not self.steps:
+            raise ConfigError("epochs and train.steps are both 0, so nothing would be trained.")
+
 
 @dataclass(frozen=True, kw_only=True)
-class DataConfig:
+class DataConfig(Bounded):
     """Where the records are and how they are split."""
 
     paths: tuple[str, ...] = ()
@@ -110,13 +224,13 @@ class DataConfig:
     """Files to validate on; empty holds back `valid_share` of the records."""
     test: tuple[str, ...] = ()
     """Files to evaluate on; empty holds back `test_share` of the records."""
-    valid_share: float = 0.1
+    valid_share: float = bounded(0.1, 0, 0.5)
     """Share of records held back to choose the best adapter."""
-    test_share: float = 0.1
+    test_share: float = bounded(0.1, 0, 0.5)
     """Share of records held back to measure base against adapter."""
     group: str = "group"
     """Records with the same value under this key are held back together (translations, one premise)."""
-    temperature: float = 1.0
+    temperature: float = bounded(1.0, 0.1)
     """Share of a language in training: n^(1/temperature) of its n records; 1 leaves them as they are, 5 lifts small
     languages, a large value makes all equal (α of the literature is 1/temperature)."""
     allow_changed: bool = False
@@ -124,7 +238,7 @@ class DataConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GovernanceConfig:
+class GovernanceConfig(Bounded):
     """Which checks the records pass before training (docs/governance.md)."""
 
     enabled: bool = True
@@ -157,7 +271,7 @@ class GovernanceConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(Bounded):
     """One run."""
 
     model: str = BUNDLED
@@ -166,7 +280,7 @@ class Config:
     """Preset of `adapter`: lora, lora-ga, dora, hra, boft, hybrid, hybrid-boft, hybrid-unitary, or full."""
     name: str = ""
     """Name of the run; empty makes one from the method and the time."""
-    seed: int = 0
+    seed: int = bounded(0, 0, 2**32 - 1)
     """Seed of every random choice."""
     start_from: str = ""
     """Adapter to go on from: a run, or an adapter's folder or Hub id; empty starts anew."""
@@ -177,22 +291,42 @@ class Config:
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.name in (".", "..", "last") or set(self.name) & set("/\\"):
+            raise ConfigError(f'name "{self.name}" cannot be a run\'s; use a plain word, or -o for a path.')
+        if self.method == "full" and not self.adapter.full:
+            raise ConfigError("method full trains the weights themselves; leave adapter out.")
+        if self.method != "full" and self.adapter.full:
+            raise ConfigError("nothing to train: adapter.rotation and adapter.low_rank are both null.")
+
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "lora": {"orthogonal": "none", "rank": 16, "start": "zeros", "mixing": "off"},
-    "lora-ga": {"orthogonal": "none", "rank": 16, "start": "lora-ga", "mixing": "off"},
-    "dora": {"orthogonal": "none", "rank": 16, "start": "zeros", "magnitude": True, "mixing": "off"},
-    "hra": {"orthogonal": "householder", "reflections": 16, "rank": 0, "start": "zeros", "mixing": "off"},
+    "lora": {"rotation": None, "low_rank": {"rank": 16}, "mixing": "off"},
+    "lora-ga": {"rotation": None, "low_rank": {"rank": 16, "start": "lora-ga"}, "mixing": "off"},
+    "dora": {"rotation": None, "low_rank": {"rank": 16, "magnitude": True}, "mixing": "off"},
+    "hra": {"rotation": {"kind": "householder", "reflections": 16}, "low_rank": None, "mixing": "off"},
     "boft": {
-        "orthogonal": "butterfly", "block_size": 8, "factors": 4, "rank": 0, "start": "zeros", "mixing": "off",
+        "rotation": {"kind": "butterfly", "block_size": 8, "factors": 4},
+        "low_rank": None,
+        "mixing": "off",
     },
-    "hybrid": {"orthogonal": "householder", "reflections": 8, "rank": 8, "start": "gradient", "mixing": "gradient"},
+    "hybrid": {
+        "rotation": {"kind": "householder", "reflections": 8},
+        "low_rank": {"rank": 8, "start": "gradient"},
+        "mixing": "gradient",
+    },
     "hybrid-boft": {
-        "orthogonal": "butterfly", "block_size": 8, "factors": 4, "rank": 8, "start": "lora-ga", "mixing": "gradient",
+        "rotation": {"kind": "butterfly", "block_size": 8, "factors": 4},
+        "low_rank": {"rank": 8, "start": "lora-ga"},
+        "mixing": "gradient",
     },
     "hybrid-unitary": {
-        "orthogonal": "householder", "reflections": 8, "rank": 8, "start": "gradient", "mixing": "gradient",
-        "unitary": ("o_proj", "down_proj"),
+        "rotation": {"kind": "householder", "reflections": 8},
+        "low_rank": {"rank": 8, "start": "gradient"},
+        "mixing": "gradient",
+        "unitary": ["o_proj", "down_proj"],
     },
-    "full": {"orthogonal": "none", "rank": 0, "start": "zeros", "mixing": "off"},
-}  # fmt: skip
+    "full": {"rotation": None, "low_rank": None, "mixing": "off"},
+}
+"""What each method sets of `adapter`, before a file and options."""

@@ -7,7 +7,8 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_hybrid.adapters.attach import layer_class
-from mlx_hybrid.adapters.layer import HybridLinear, linear_shape
+from mlx_hybrid.adapters.frozen import linear_shape
+from mlx_hybrid.adapters.layer import HybridLinear
 from mlx_hybrid.adapters.plans import layer_plan
 from mlx_hybrid.adapters.store import AdapterInfo, read_adapter_config, read_weights
 from mlx_hybrid.adapters.targets import last_part
@@ -35,7 +36,13 @@ class Source:
     @property
     def full(self) -> bool:
         """Whether the model's own weights were trained, without an adapter."""
-        return self.info.method == "full"
+        return self.info.adapter.full
+
+    @property
+    def magnitudes(self) -> bool:
+        """Whether each output's magnitude was trained apart (DoRA)."""
+        low_rank = self.info.adapter.low_rank
+        return low_rank is not None and low_rank.magnitude
 
     @property
     def trained(self) -> dict[str, mx.array]:
@@ -88,10 +95,11 @@ def layer_on(
     """An adapted layer on a linear one, with these leaves. Raises ValueError for one of another shape."""
     plan = layer_plan(config, linear_shape(linear)[0], unitary=unitary)
     layer = layer_class(linear, plan)(linear, plan, mx.random.key(0))
+    fresh = layer.leaves()
     for leaf, value in leaves.items():
-        if leaf in layer and layer[leaf].shape != value.shape:
+        if leaf in fresh and fresh[leaf].shape != value.shape:
             raise ValueError(f"{leaf} of {tuple(value.shape)}")
-        layer[leaf] = value
+    layer.put_leaves(leaves)
     layer.eval()
     return layer
 
@@ -117,7 +125,7 @@ def open_source(name: str, *, model: str | None = None) -> Source:
     base = ModelWeights(base_folder)
     if stacked := [module for module in info.modules if is_stack(module, leaves, base)]:
         raise experts_stay(stacked[0])
-    missing = [module for module in info.modules if module not in leaves and info.method != "full"]
+    missing = [module for module in info.modules if module not in leaves and not info.adapter.full]
     if missing:
         raise ConfigError(f"{folder}: holds no tensor of {missing[0]} ({len(missing)} modules in all).")
     return Source(folder, info, leaves, base, own_name(folder, name))

@@ -206,7 +206,7 @@ def make_merged(source: Source, folder: Path, options: Options) -> Report:
 
 def make_mlx_lm(source: Source, folder: Path, options: Options) -> Report:
     """An adapter for stock mlx-lm where it is exactly a LoRA, else a fused model."""
-    forms = None if source.info.adapter.magnitude else make_forms(source, source.base)
+    forms = None if source.magnitudes else make_forms(source, source.base)
     if forms is None or forms.oft:
         return make_fused(source, folder, options, to="mlx-lm")
     base = ExportBase(source.base, "trained", source.info.base["id"])

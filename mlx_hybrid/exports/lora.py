@@ -9,7 +9,9 @@ import zlib
 import mlx.core as mx
 import numpy as np
 
-from mlx_hybrid.adapters.butterfly import rotate_blocks
+from mlx_hybrid.adapters.butterfly import Butterfly, rotate_blocks
+from mlx_hybrid.adapters.dora import DoraLinear
+from mlx_hybrid.adapters.householder import Householder
 from mlx_hybrid.adapters.layer import HybridLinear
 from mlx_hybrid.errors import ConfigError
 
@@ -26,7 +28,7 @@ Factors = tuple[np.ndarray, np.ndarray]
 
 def is_exact(layer: HybridLinear) -> bool:
     """Whether the layer is a LoRA of small rank: a butterfly has full rank."""
-    return layer.plan.orthogonal != "butterfly" and not layer.plan.magnitude
+    return not isinstance(layer, DoraLinear) and not isinstance(layer.rotation, Butterfly)
 
 
 def lora_form(layer: HybridLinear, span_product: np.ndarray | None = None) -> Factors:
@@ -36,11 +38,11 @@ def lora_form(layer: HybridLinear, span_product: np.ndarray | None = None) -> Fa
     (thin QR) it is A' = Q, B' = −(C T Cᵀ) QᵀWᵀ: the near-cancelling columns of U meet only in float64.
     `span_product` is QᵀWᵀ (k, out), where it is at hand. Raises ConfigError for DoRA.
     """
-    if layer.plan.magnitude:
+    if isinstance(layer, DoraLinear):
         raise ConfigError("DoRA's magnitudes are no LoRA; use --to merged, which takes them along.")
     a, b = low_rank_factors(layer)
-    if layer.plan.orthogonal == "householder":
-        q, core = reflection_core(float64(layer.house_u))
+    if isinstance(layer.rotation, Householder):
+        q, core = reflection_core(float64(layer.rotation.house_u))
         product = base_product(layer, q.T) if span_product is None else span_product
         a, b = np.concatenate([q, a], axis=1), np.concatenate([core @ product, b], axis=0)
     return refactor(a, b)
@@ -48,9 +50,9 @@ def lora_form(layer: HybridLinear, span_product: np.ndarray | None = None) -> Fa
 
 def reflection_span(layer: HybridLinear) -> np.ndarray:
     """Qᵀ (k, in), orthonormal rows that span the reflections; none for another layer."""
-    if layer.plan.orthogonal != "householder":
+    if not isinstance(layer.rotation, Householder):
         return np.zeros((0, layer.linear.weight.shape[1]))
-    return reflection_core(float64(layer.house_u))[0].T
+    return reflection_core(float64(layer.rotation.house_u))[0].T
 
 
 def low_rank_factors(layer: HybridLinear) -> Factors:
@@ -59,13 +61,14 @@ def low_rank_factors(layer: HybridLinear) -> Factors:
     A start A₀, B₀ is frozen and the leaves are offsets: s·(AB − A₀B₀) = s·[ΔA, A₀]·[B₀ + ΔB; ΔB], of rank 2r.
     """
     d_out, d_in = layer.linear.weight.shape
-    if not layer.plan.rank:
+    low_rank = layer.low_rank
+    if low_rank is None:
         return np.zeros((d_in, 0)), np.zeros((0, d_out))
-    a, b = float64(layer.lora_a), float64(layer.lora_b)
-    if "lora_a0" in layer:
-        a0, b0 = float64(layer.lora_a0), float64(layer.lora_b0)
+    a, b = float64(low_rank.lora_a), float64(low_rank.lora_b)
+    if low_rank.offsets:
+        a0, b0 = float64(low_rank.lora_a0), float64(low_rank.lora_b0)
         a, b = np.concatenate([a, a0], axis=1), np.concatenate([b0 + b, b], axis=0)
-    return a, layer.plan.scale * b
+    return a, low_rank.scale * b
 
 
 def reflection_core(u: np.ndarray) -> Factors:

@@ -7,7 +7,7 @@ activation by x R, R = (I − Q)(I + Q)⁻¹: the same sense as here. Everything
 import mlx.core as mx
 import numpy as np
 
-from mlx_hybrid.adapters.butterfly import LARGEST_SKEW, dense_block_size
+from mlx_hybrid.adapters.butterfly import LARGEST_SKEW, Butterfly
 from mlx_hybrid.adapters.layer import HybridLinear
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.exports.lora import float64
@@ -21,29 +21,28 @@ def oft_form(layer: HybridLinear, name: str) -> np.ndarray:
 
     Raises ConfigError where a block turns by half a circle: an eigenvalue of −1 has no Cayley form.
     """
-    plan = layer.plan
-    base = np.array(layer.oft_base)
-    if plan.factors == 1 and np.array_equal(base, np.broadcast_to(np.eye(plan.block_size), base.shape)):
-        return np.array(layer.oft_q)[0]
-    return inverse_cayley(dense_rotation(layer), name).astype(np.float32)
+    rotation = layer.rotation
+    base = np.array(rotation.oft_base)
+    if len(base) == 1 and np.array_equal(base, np.broadcast_to(np.eye(rotation.block_size), base.shape)):
+        return np.array(rotation.oft_q)[0]
+    return inverse_cayley(dense_rotation(rotation), name).astype(np.float32)
 
 
-def dense_rotation(layer: HybridLinear) -> np.ndarray:
+def dense_rotation(rotation: Butterfly) -> np.ndarray:
     """R as dense blocks (in/B, B, B) in float64."""
-    plan, factors = layer.plan, factor_rotations(layer)
-    size = dense_block_size(plan.block_size, plan.factors)
-    count = factors.shape[1] * plan.block_size // size
-    blocks = factors.reshape(plan.factors, count, -1, plan.block_size, plan.block_size)
+    factors, b, size = factor_rotations(rotation), rotation.block_size, rotation.dense_size
+    count = factors.shape[1] * b // size
+    blocks = factors.reshape(len(factors), count, -1, b, b)
     product = np.broadcast_to(np.eye(size), (count, size, size))
-    for level in reversed(range(plan.factors)):
+    for level in reversed(range(len(factors))):
         product = rotate_factor(product, blocks[level], level)
     return product
 
 
-def factor_rotations(layer: HybridLinear) -> np.ndarray:
+def factor_rotations(rotation: Butterfly) -> np.ndarray:
     """The butterfly's factors (m, in/b, b, b), orthogonal to float64: the folded base is stored in float32."""
-    skews = skew(float64(layer.oft_q), layer.plan.block_size)
-    return cayley(skews) @ nearest_rotation(float64(layer.oft_base))
+    skews = skew(float64(rotation.oft_q), rotation.block_size)
+    return cayley(skews) @ nearest_rotation(float64(rotation.oft_base))
 
 
 def rotate_factor(rows: np.ndarray, blocks: np.ndarray, level: int) -> np.ndarray:

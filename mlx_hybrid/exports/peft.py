@@ -12,7 +12,8 @@ import mlx.core as mx
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from mlx_hybrid.adapters.butterfly import dense_block_size
+from mlx_hybrid.adapters.butterfly import Butterfly
+from mlx_hybrid.adapters.householder import Householder
 from mlx_hybrid.adapters.layer import HybridLinear
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.exports.adapter import Source, bare, layer_on
@@ -119,11 +120,12 @@ def form_and_probe(layer: HybridLinear, module: str) -> tuple[Factors, Probe]:
 
 def turned(layer: HybridLinear, x: np.ndarray) -> np.ndarray:
     """x R in float64, one reflection or one factor after another, where the export goes through compact forms."""
-    if layer.plan.orthogonal == "householder":
-        for u in float64(layer.house_u).T:
+    rotation = layer.rotation
+    if isinstance(rotation, Householder):
+        for u in float64(rotation.house_u).T:
             x = x - np.outer(x @ u, 2 * u / (u @ u))
-    elif layer.plan.orthogonal == "butterfly":
-        for level, factor in reversed(list(enumerate(factor_rotations(layer)))):
+    elif isinstance(rotation, Butterfly):
+        for level, factor in reversed(list(enumerate(factor_rotations(rotation)))):
             x = rotate_factor(x, factor, level)
     return x
 
@@ -136,8 +138,7 @@ def low_rank_product(layer: HybridLinear, x: np.ndarray) -> np.ndarray:
 def add_rotation(forms: Forms, layer: HybridLinear, module: str) -> None:
     triangle = oft_form(layer, module)
     if np.any(triangle):
-        size = dense_block_size(layer.plan.block_size, layer.plan.factors)
-        forms.oft.setdefault(size, {})[module] = triangle
+        forms.oft.setdefault(layer.rotation.dense_size, {})[module] = triangle
 
 
 def write_lora(

@@ -4,7 +4,7 @@ Tensors are taken over to the last bit where a layer here says the same with the
 are folded into B, in float64, and rotations beyond the series' reach into a stored base.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,10 @@ import numpy as np
 from mlx.utils import tree_unflatten
 
 from mlx_hybrid.adapters.attach import attach, hybrid_layers
-from mlx_hybrid.adapters.layer import linear_shape
+from mlx_hybrid.adapters.frozen import linear_shape
 from mlx_hybrid.adapters.store import save_adapter
 from mlx_hybrid.adapters.targets import last_part, layer_index
-from mlx_hybrid.config import AdapterConfig
+from mlx_hybrid.config import AdapterConfig, ButterflyConfig, HouseholderConfig, LowRankConfig, RotationConfig
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.exports.adapter import layer_on, open_source
 from mlx_hybrid.exports.checks import Report, check_peft_logits, new_folder, unpacked
@@ -49,16 +49,16 @@ class Carried:
     """Settings and leaves of our adapter, by module."""
 
     method: str
-    settings: dict[str, Any]
-    leaves: Leaves = field(default_factory=dict)
+    leaves: Leaves
+    rotation: RotationConfig | None = None
+    low_rank: LowRankConfig | None = None
 
     def config(self) -> AdapterConfig:
-        return AdapterConfig(**self.settings, start="zeros", mixing="off")
+        return AdapterConfig(rotation=self.rotation, low_rank=self.low_rank, mixing="off")
 
     def add(self, other: "Carried", method: str) -> None:
         """Put a low-rank branch beside this rotation."""
-        low_rank = {key: value for key, value in other.settings.items() if key != "orthogonal"}
-        self.method, self.settings = method, self.settings | low_rank
+        self.method, self.low_rank = method, other.low_rank
         for module, parts in other.leaves.items():
             self.leaves.setdefault(module, {}).update(parts)
 
@@ -101,9 +101,9 @@ def carry_lora(part: PeftFolder) -> Carried:
             b = (scales[module] * b.astype(np.float64)).astype(np.float32)
             a, b = np.pad(a, ((0, 0), (0, rank - a.shape[1]))), np.pad(b, ((0, rank - len(b)), (0, 0)))
         leaves[module] = {"lora_a": contiguous(a), "lora_b": contiguous(b)}
-    plain = {"alpha": float(part.config["lora_alpha"]), "rslora": bool(part.config.get("use_rslora"))}
-    settings = {"alpha": float(rank), "rslora": False} if patterned else plain
-    return Carried("lora", {"orthogonal": "none", "rank": rank, **settings}, leaves)
+    alpha, rslora = float(part.config["lora_alpha"]), bool(part.config.get("use_rslora"))
+    scale = {"alpha": float(rank), "rslora": False} if patterned else {"alpha": alpha, "rslora": rslora}
+    return Carried("lora", leaves, low_rank=LowRankConfig(rank=rank, **scale))
 
 
 def carry_oft(part: PeftFolder) -> Carried:
@@ -111,8 +111,7 @@ def carry_oft(part: PeftFolder) -> Carried:
     triangles = {module: oft_triangle(part, module) for module in part.modules}
     size = max(block_of(t.shape[-1]) for t in triangles.values())
     leaves = {m: butterfly_leaves(in_blocks_of(size, t, part, m), m) for m, t in triangles.items()}
-    settings = {"orthogonal": "butterfly", "block_size": size, "factors": 1, "rank": 0}
-    return Carried("boft", settings, leaves)
+    return Carried("boft", leaves, rotation=ButterflyConfig(block_size=size, factors=1))
 
 
 def oft_triangle(part: PeftFolder, module: str) -> np.ndarray:
@@ -161,7 +160,7 @@ def carry_hra(part: PeftFolder) -> Carried:
         if not np.abs(part.tensors[module]["hra_u"]).max(axis=0).min() > 0:
             raise ConfigError(f"{part.folder}: {module} has a reflection of length zero.")
         leaves[module] = {"house_u": contiguous(part.reflections(module))}
-    return Carried("hra", {"orthogonal": "householder", "reflections": max(count), "rank": 0}, leaves)
+    return Carried("hra", leaves, rotation=HouseholderConfig(reflections=max(count)))
 
 
 CARRIERS = {"LORA": carry_lora, "OFT": carry_oft, "HRA": carry_hra}
@@ -182,18 +181,19 @@ def attach_carried(model: Any, carried: Carried, where: str) -> AdapterConfig:
             raise ConfigError(f"{where}: adapts {module}, which the base does not have as a linear layer.")
     config = adapter_config(model, carried)
     fit_blocks(modules, carried, where)
-    attach(model, config, method=carried.method)
+    attach(model, config)
     for module, layer in hybrid_layers(model).items():
         parts = carried.leaves.get(module, {})
-        if layer.plan.rank and "lora_a" not in parts:
-            layer.lora_a = mx.zeros_like(layer.lora_a)
+        fresh = layer.leaves()
+        if layer.low_rank is not None and "lora_a" not in parts:
+            parts = parts | {"lora_a": mx.zeros_like(fresh["lora_a"])}
         for leaf, value in parts.items():
-            if value.shape != layer[leaf].shape:
+            if value.shape != fresh[leaf].shape:
                 raise ConfigError(
-                    f"{where}: {module} has a {leaf} of {value.shape} and the base needs {layer[leaf].shape}; this is "
+                    f"{where}: {module} has a {leaf} of {value.shape} and the base needs {fresh[leaf].shape}; this is "
                     "another base."
                 )
-            layer[leaf] = value
+        layer.put_leaves(parts)
     mx.eval(model.parameters())
     return config
 
@@ -220,7 +220,7 @@ def fit_blocks(modules: dict, carried: Carried, where: str) -> None:
 
     Raises ConfigError where blocks do not divide a layer's inputs.
     """
-    size = carried.settings.get("block_size")
+    size = carried.rotation.block_size if isinstance(carried.rotation, ButterflyConfig) else 0
     for module, parts in carried.leaves.items() if size else ():
         d_in, _ = linear_shape(modules[module])
         if d_in % size:

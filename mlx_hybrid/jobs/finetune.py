@@ -143,7 +143,7 @@ def train_and_evaluate(
     world: World,
 ) -> Iterator[JobEvent]:
     yield from data_notes(config, split, setup)
-    check_attach(setup.base.model, config.adapter, method=config.method)
+    check_attach(setup.base.model, config.adapter)
     held_out = yield from ask_base(config, run, split, setup)
     attached = attach_adapter(config, setup)
     progress, captured = yield from starting_point(config, run if resume else None, setup, world)

@@ -92,7 +92,7 @@ def load_adapted(directory: Path, base_name: str | None, *, name: str, tokenizer
         raise MlxHybridError(
             f"{directory}: the adapter changes no logit, so it was never trained or does not apply."
         )
-    modules = len(hybrid_layers(base.model)) or int(trainable_count(base.model) > 0 and info.method == "full")
+    modules = len(hybrid_layers(base.model)) or int(trainable_count(base.model) > 0 and info.adapter.full)
     mx.clear_cache()
     return Loaded(base.model, base.tokenizer, modules, change, name, base.identity, source, directory)
 

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from mlx_hybrid.config import to_tree
 from mlx_hybrid.evaluation.results import ALL
 from mlx_hybrid.files import HUB_ID, write_text
 from mlx_hybrid.publish.facts import Facts, run_facts
@@ -103,7 +104,7 @@ def sections(facts: Facts) -> dict[str, Any]:
         "machine": info.get("machine", {}),
         "governed": info.get("governance"),
         "packed": facts.base.get("quantization") or {},
-        "adapter_rows": adapter_rows(facts.adapter) if facts.adapter and facts.method != "full" else [],
+        "adapter_rows": adapter_rows(facts.adapter) if facts.adapter and not facts.adapter.full else [],
         "train_keys": TRAIN_KEYS,
         "info_keys": INFO_KEYS,
         "metric_names": NAMES,
@@ -118,12 +119,11 @@ def sections(facts: Facts) -> dict[str, Any]:
 
 def adapter_rows(adapter: Any) -> list[tuple[str, Any]]:
     """The settings that matter for the branches that are on."""
-    keys = ["orthogonal"]
-    keys += {"householder": ["reflections"], "butterfly": ["block_size", "factors"]}.get(
-        adapter.orthogonal, []
-    )
-    keys += ["rank", "alpha", "rslora", "start", "dropout"] if adapter.rank else []
-    keys += ["mixing"] if adapter.rank and adapter.orthogonal != "none" else []
-    keys += ["unitary"] if adapter.unitary else []
-    values = {key: getattr(adapter, key) for key in keys}
-    return [(k.replace("_", " "), ", ".join(v) if isinstance(v, tuple) else v) for k, v in values.items()]
+    rotation, low_rank = adapter.rotation, adapter.low_rank
+    values: dict[str, Any] = {"rotation": rotation.kind if rotation else "none"}
+    for branch in (rotation, low_rank):
+        sizes = to_tree(branch) if branch else {}
+        values |= {key: value for key, value in sizes.items() if key not in ("kind", "magnitude")}
+    values |= {"mixing": adapter.mixing} if rotation and low_rank else {}
+    values |= {"unitary": ", ".join(adapter.unitary)} if adapter.unitary else {}
+    return [(key.replace("_", " "), value) for key, value in values.items()]

@@ -102,8 +102,8 @@ def lora_rank(facts: Facts) -> int:
     adapter = facts.adapter
     if adapter is None:
         return VLLM_RANKS[0]
-    if adapter.orthogonal == "butterfly":
+    rotation, low_rank = adapter.rotation, adapter.low_rank
+    if rotation and rotation.kind == "butterfly":
         return 64
-    return adapter.rank * (2 if adapter.start == "lora-ga" else 1) + (
-        adapter.reflections if adapter.orthogonal == "householder" else 0
-    )
+    rank = low_rank.rank * (2 if low_rank.start == "lora-ga" else 1) if low_rank else 0
+    return rank + (rotation.reflections if rotation else 0)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from mlx_hybrid.config import PRESETS, Config, build_config, to_tree
+from mlx_hybrid.config import PRESETS, Config, build_config, merge, nested, to_tree
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.run import Run
 
@@ -14,22 +14,23 @@ FAR_OFF = 0.1  # a method farther from the budget than this share cannot be call
 
 
 def knobs(method: str) -> Iterable[dict[str, int]]:
-    """Sizes that a method may take, from its preset's shape."""
+    """Sizes of the branches that a method may take, from its preset's shape."""
     preset = PRESETS[method]
+    rotation, low_rank = preset["rotation"], preset["low_rank"]
     if method == "full":
         raise ConfigError("--budget params: full trains every weight, so its parameters cannot be matched.")
-    if preset["rank"] == 0 and preset["orthogonal"] == "butterfly":
-        return [{"block_size": b, "factors": m} for b in BLOCKS for m in FACTORS]
-    if preset["rank"] == 0:
-        return [{"reflections": k} for k in range(2, MOST_RANK + 1, 2)]
-    if preset["orthogonal"] == "householder":
-        return [{"rank": n, "reflections": n} for n in range(2, MOST_RANK + 1, 2)]
-    return [{"rank": r} for r in range(1, MOST_RANK + 1)]
+    if not low_rank and rotation["kind"] == "butterfly":
+        return [{"rotation.block_size": b, "rotation.factors": m} for b in BLOCKS for m in FACTORS]
+    if not low_rank:
+        return [{"rotation.reflections": k} for k in range(2, MOST_RANK + 1, 2)]
+    if rotation and rotation["kind"] == "householder":
+        return [{"low_rank.rank": n, "rotation.reflections": n} for n in range(2, MOST_RANK + 1, 2)]
+    return [{"low_rank.rank": r} for r in range(1, MOST_RANK + 1)]
 
 
 def count_parameters(model: Any, config: Config) -> int | None:
     """Trainable entries that a config puts on a fresh base; None where its sizes do not fit a layer."""
-    from mlx_hybrid.adapters.layer import linear_shape
+    from mlx_hybrid.adapters.frozen import linear_shape
     from mlx_hybrid.adapters.plans import plan_layers
     from mlx_hybrid.adapters.targets import find_targets
 
@@ -68,9 +69,8 @@ def matched_sizes(model: Any, configs: Mapping[str, Config]) -> dict[str, dict[s
 
 
 def resized(config: Config, sizes: dict[str, int]) -> Config:
-    tree = to_tree(config)
-    tree["adapter"] |= sizes
-    return build_config(tree, "--budget params")
+    given = (nested(f"adapter.{key}", size) for key, size in sizes.items())
+    return build_config(merge(to_tree(config), *given), "--budget params")
 
 
 def seconds_a_step(run: Run) -> float:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mlx_hybrid.config import PRESETS, Config, dump_config, load_config, read_yaml
+from mlx_hybrid.config import PRESETS, Config, dump_config, load_config, override_tree, read_settings
 from mlx_hybrid.errors import ConfigError, nearest
 from mlx_hybrid.evaluation.evaluate import PIVOT
 from mlx_hybrid.evaluation.sets import language_code
@@ -14,7 +14,6 @@ from mlx_hybrid.governance.stages import STAGES, unused_settings
 BUDGETS = ("steps", "params", "time")
 ADDED = ("language", "quality", "exact", "near")
 """Stages that `--governance steps` adds one at a time, after the structure and Unicode checks that always run."""
-BY_METHOD = frozenset(key for preset in PRESETS.values() for key in preset)
 
 
 @dataclass(frozen=True)
@@ -122,12 +121,20 @@ def check_plan(plan: Plan) -> None:
 
 def check_adapter(plan: Plan) -> None:
     """What a method's preset decides must not be fixed by the source: then all methods would be one."""
-    given = (o.partition("=")[0].removeprefix("adapter.") for o in plan.overrides if "adapter." in o)
-    keys = {*(read_yaml(plan.source).get("adapter") or {}), *given}
-    if fixed := sorted(keys & BY_METHOD):
+    given = settings_in(read_settings(plan.source).get("adapter") or {})
+    for override in plan.overrides:
+        given |= settings_in(override_tree((override,)).get("adapter") or {})
+    decided = {key for preset in PRESETS.values() for key in settings_in(preset)}
+    if fixed := sorted(given & decided):
         raise ConfigError(
             f"adapter.{fixed[0]} is set for every method, so they would not be themselves; leave it to the methods."
         )
+
+
+def settings_in(tree: dict, prefix: str = "") -> set[str]:
+    """The dotted keys of a group and of the groups in it."""
+    inner = [settings_in(value, f"{prefix}{key}.") for key, value in tree.items() if isinstance(value, dict)]
+    return {f"{prefix}{key}" for key, value in tree.items() if not isinstance(value, dict)}.union(*inner)
 
 
 def governance_settings(asked: tuple[str, ...]) -> tuple[str, ...]:

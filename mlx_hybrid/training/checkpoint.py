@@ -29,7 +29,7 @@ def save_checkpoint(
     directory = folder / f"step-{progress.step:07d}"
     with new_directory(directory) as fresh:
         mx.save_safetensors(str(fresh / "adapter.safetensors"), adapter_state(model))
-        state = dict(tree_flatten(optimizer.state))
+        state = {saved_name(name): value for name, value in tree_flatten(optimizer.state)}
         mx.save_safetensors(str(fresh / "optimizer.safetensors"), state)
         write_json(fresh / "progress.json", {"format": FORMAT, **dataclasses.asdict(progress)})
     kept = checkpoints(folder)[-keep:]
@@ -51,6 +51,11 @@ def load_checkpoint(folder: Path, model: nn.Module, optimizer: BranchOptimizer) 
     raise ConfigError(f"{folder.parent}: {found}.")
 
 
+def saved_name(name: str) -> str:
+    """A leaf's name as adapters.safetensors has it too: that of its layer and its own, without its branch."""
+    return name.replace(".rotation.", ".").replace(".low_rank.", ".")
+
+
 def restore(directory: Path, model: nn.Module, optimizer: BranchOptimizer) -> Progress:
     saved = read_json(directory / "progress.json")
     if saved.pop("format", None) != FORMAT:
@@ -58,8 +63,8 @@ def restore(directory: Path, model: nn.Module, optimizer: BranchOptimizer) -> Pr
     weights = mx.load(str(directory / "adapter.safetensors"))
     state = mx.load(str(directory / "optimizer.safetensors"))
     set_state(model, weights, str(directory / "adapter.safetensors"))
-    expected = {name for name, _ in tree_flatten(optimizer.state)}
-    if expected != set(state):
+    names = {saved_name(name): name for name, _ in tree_flatten(optimizer.state)}
+    if names.keys() != state.keys():
         raise ConfigError("its optimiser state belongs to another configuration")
-    optimizer.put_state(state)
+    optimizer.put_state({names[name]: value for name, value in state.items()})
     return progress_from(saved)

@@ -10,7 +10,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from mlx_hybrid.adapters.attach import hybrid_layers, refold, rotation_defect
+from mlx_hybrid.adapters.attach import refold, rotation_defect, rotations
 from mlx_hybrid.adapters.store import adapter_state, set_state
 from mlx_hybrid.config import TrainConfig
 from mlx_hybrid.records.template import Example
@@ -48,8 +48,6 @@ CACHE_EVERY = 50
 """Steps between returns of unused buffers: lengths vary, and the cache would keep one of each."""
 MOST_DEFECT = 1e-5
 """Largest |R Rᵀ − I| that rounding should leave of a rotation."""
-RENORMALISE_EVERY = 10
-"""Steps between renormalisations of reflections, whose lengths matter to rounding alone."""
 
 
 def total_steps(config: TrainConfig, examples: int) -> int:
@@ -187,9 +185,8 @@ def stopped(
 
 
 def steps_between_refolds(model: nn.Module) -> int:
-    """1 where there is a butterfly: steps all of one sign take ‖Q‖₂ beyond the series' reach within ten."""
-    butterfly = any(layer.plan.orthogonal == "butterfly" for layer in hybrid_layers(model).values())
-    return 1 if butterfly else RENORMALISE_EVERY
+    """As often as the rotation that needs it most."""
+    return min((rotation.refold_every for rotation in rotations(model)), default=10)
 
 
 def step_seed(seed: int, step: int, machine: int = 0) -> int:

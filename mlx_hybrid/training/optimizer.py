@@ -120,7 +120,7 @@ class BranchOptimizer:
         leaves = model.trainable_parameters()
         self.moments = {name: tree_map(lambda leaf: mx.zeros(leaf.shape), leaves) for name in ("m", "v")}
         adapted = hybrid_layers(model)
-        self.mixed = [n for n, m in adapted.items() if m.plan.rank and m.plan.orthogonal != "none"]
+        self.mixed = [n for n, m in adapted.items() if m.low_rank is not None and m.rotation is not None]
         self.decayed = {n for n, leaf in tree_flatten(leaves) if is_decayed(n, leaf, adapted=bool(adapted))}
         groups = {
             "orthogonal" if leaf_name(n) in ORTHOGONAL_LEAVES else "rest" for n, _ in tree_flatten(leaves)
@@ -196,7 +196,10 @@ class BranchOptimizer:
         if not self.mixed or self.mixing != "gradient":
             return mx.full((max(1, len(self.mixed)),), 0.5)
         norms = mx.stack(
-            [branch_norms(squares, self.mixed, leaves) for leaves in (ORTHOGONAL_LEAVES, LOW_RANK_LEAVES)]
+            [
+                branch_norms(squares, [f"{n}.{branch}" for n in self.mixed])
+                for branch in ("rotation", "low_rank")
+            ]
         )
         self.mix["norms"] = update_norms(self.mix["norms"], norms / count, self.mix["started"])
         self.mix["started"] = mx.array(True)
@@ -207,8 +210,8 @@ class BranchOptimizer:
             return {}
         factors = {}
         for index, name in enumerate(self.mixed):
-            factors |= {f"{name}.{leaf}": 2 * lam[index] for leaf in ORTHOGONAL_LEAVES}
-            factors |= {f"{name}.{leaf}": 2 * (1 - lam[index]) for leaf in LOW_RANK_LEAVES}
+            factors |= {f"{name}.rotation.{leaf}": 2 * lam[index] for leaf in ORTHOGONAL_LEAVES}
+            factors |= {f"{name}.low_rank.{leaf}": 2 * (1 - lam[index]) for leaf in LOW_RANK_LEAVES}
         return factors
 
 
@@ -218,11 +221,11 @@ def sum_of_squares(gradient: mx.array) -> mx.array:
     return mx.inner(flat, flat)
 
 
-def branch_norms(squares: dict[str, mx.array], layers: list[str], leaves: tuple[str, ...]) -> mx.array:
-    """Frobenius norm of each layer's gradient over some of its leaves, (layers,)."""
-    return mx.sqrt(
-        mx.stack([sum(squares[f"{n}.{leaf}"] for leaf in leaves if f"{n}.{leaf}" in squares) for n in layers])
-    )
+def branch_norms(squares: dict[str, mx.array], branches: list[str]) -> mx.array:
+    """Frobenius norm of the gradient of each layer's branch, (layers,)."""
+    leaves = (*ORTHOGONAL_LEAVES, *LOW_RANK_LEAVES)
+    found = [[squares[f"{n}.{leaf}"] for leaf in leaves if f"{n}.{leaf}" in squares] for n in branches]
+    return mx.sqrt(mx.stack([sum(parts) for parts in found]))
 
 
 def clip_scale(norm: mx.array, limit: float) -> mx.array:

@@ -180,7 +180,7 @@ def mixing(run: Run) -> tuple[list[str], list[int], np.ndarray]:
     """Modules with both branches, the steps reported, and λ (modules, steps); empty where nothing is mixed."""
     info = read_adapter_config(run.adapter)
     config = info.adapter
-    if config.mixing != "gradient" or not config.rank or config.orthogonal == "none":
+    if config.mixing != "gradient" or not config.mixed:
         return [], [], np.empty((0, 0))
     modules = [name for name in info.modules if last_part(name) not in config.unitary]
     rows = [row for row in run.metrics() if len(row.get("mixing", [])) == len(modules)]

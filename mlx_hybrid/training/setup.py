@@ -101,7 +101,7 @@ def end_of_answers(base: BaseModel) -> Iterator[Note]:
 def attach_adapter(config: Config, setup: Setup) -> Attached:
     """Put a fresh adapter on the base and make its optimiser."""
     model, settings = setup.base.model, config.train
-    attached = attach(model, config.adapter, method=config.method, seed=config.seed)
+    attached = attach(model, config.adapter, seed=config.seed)
     if settings.grad_checkpoint:
         checkpoint_layers(model)
     setup.optimizer = BranchOptimizer(
@@ -123,14 +123,14 @@ def start_from_gradient(
     adapter, size = config.adapter, config.train.batch_size // machines
     if not adapter.from_gradient:
         return {}
-    groups = start_batches(setup.train, count=adapter.start_records, batch_size=size, seed=config.seed)
+    groups = start_batches(setup.train, count=adapter.sketch.records, batch_size=size, seed=config.seed)
     batches = [arrays(make_batch(group)) for group in groups]
     for step in sketch_gradients(
         setup.base.model,
         make_loss,
         batches,
         columns=sketch_columns(adapter),
-        passes=adapter.start_passes,
+        passes=adapter.sketch.passes,
         seed=config.seed,
     ):
         if isinstance(step, SketchPass):

@@ -7,23 +7,29 @@ from mlx.utils import tree_flatten
 from toys import MODES, base_linear
 
 from mlx_hybrid.adapters.frozen import dense_weight, use_fast_products
-from mlx_hybrid.adapters.layer import HybridLinear, LayerPlan
+from mlx_hybrid.adapters.layer import HybridLinear
+from mlx_hybrid.adapters.plans import LayerPlan
+from mlx_hybrid.config import ButterflyConfig, HouseholderConfig, LowRankConfig
 
 BASES = ["", *MODES]
 BASE_IDS = ["dense", *MODES]
 D_IN, D_OUT = 64, 96
 BLOCK = 8
 
+LORA, LORA_GA = LowRankConfig(rank=4), LowRankConfig(rank=4, start="lora-ga")
+SCALE = 8.0  # α/√r
+CHAIN, FACTORS = HouseholderConfig(reflections=6), ButterflyConfig(block_size=BLOCK, factors=3)
 PLANS = {
-    "lora": LayerPlan(orthogonal="none", rank=4),
-    "lora-ga": LayerPlan(orthogonal="none", rank=4, offsets=True),
-    "hra": LayerPlan(orthogonal="householder", reflections=6),
-    "boft": LayerPlan(orthogonal="butterfly", block_size=BLOCK, factors=3),
-    "hybrid": LayerPlan(orthogonal="householder", reflections=6, rank=4),
-    "hybrid-boft": LayerPlan(orthogonal="butterfly", block_size=BLOCK, factors=3, rank=4, offsets=True),
-    "unitary": LayerPlan(orthogonal="butterfly", block_size=BLOCK, factors=4),
+    "lora": LayerPlan(None, LORA),
+    "lora-ga": LayerPlan(None, LORA_GA),
+    "hra": LayerPlan(CHAIN),
+    "boft": LayerPlan(FACTORS),
+    "hybrid": LayerPlan(CHAIN, LORA),
+    "hybrid-boft": LayerPlan(FACTORS, LORA_GA),
+    "unitary": LayerPlan(ButterflyConfig(block_size=BLOCK, factors=4)),
 }
-ROTATING = [name for name, plan in PLANS.items() if plan.orthogonal != "none"]
+ROTATING = [name for name, plan in PLANS.items() if plan.rotation]
+REFLECTING = [name for name, plan in PLANS.items() if plan.rotation == CHAIN]
 
 
 class Wrapped(nn.Module):
@@ -50,10 +56,9 @@ def shaken(mode: str, method: str, bias: bool = False, size: float = 0.05) -> Hy
     """A layer whose every leaf has moved, the frozen starts of LoRA-GA too."""
     layer = fresh(mode, method, bias)
     for index, name in enumerate(("house_u", "oft_q", "lora_a", "lora_b", "lora_a0", "lora_b0")):
-        if name in layer:
-            layer[name] = layer[name] + size * mx.random.normal(
-                layer[name].shape, key=mx.random.key(20 + index)
-            )
+        if (leaf := layer.leaves().get(name)) is not None:
+            step = size * mx.random.normal(leaf.shape, key=mx.random.key(20 + index))
+            layer.put_leaves({name: leaf + step})
     mx.eval(layer.parameters())
     return layer
 
@@ -64,8 +69,7 @@ def inputs(rows: int = 24) -> mx.array:
 
 def leaves(layer: HybridLinear) -> dict[str, np.ndarray]:
     """The adapter's tensors in float64."""
-    names = ("house_u", "oft_q", "oft_base", "lora_a", "lora_b", "lora_a0", "lora_b0")
-    return {name: np.array(layer[name], dtype=np.float64) for name in names if name in layer}
+    return {name: np.array(leaf, dtype=np.float64) for name, leaf in layer.leaves().items()}
 
 
 def weight(layer: HybridLinear) -> np.ndarray:

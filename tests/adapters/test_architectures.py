@@ -14,10 +14,11 @@ from test_attach import TOKENS, adapter, gap
 from tolerances import EFFECT, IDENTITY, LOGITS
 
 from mlx_hybrid.adapters.attach import attach, dequantise, fuse, hybrid_layers
-from mlx_hybrid.adapters.experts import HybridExperts, is_experts
-from mlx_hybrid.adapters.layer import linear_shape
+from mlx_hybrid.adapters.experts import HybridExperts
+from mlx_hybrid.adapters.frozen import linear_shape
 from mlx_hybrid.adapters.start import apply_start, sketch_gradients
 from mlx_hybrid.adapters.store import load_adapter, save_adapter
+from mlx_hybrid.adapters.targets import is_experts
 from mlx_hybrid.config import build_config
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.exports.adapter import open_source
@@ -73,7 +74,7 @@ def check_saved(model, config, fresh, stepped: mx.array, folder: Path) -> None:
 def test_an_architecture_is_adapted_trained_saved_and_fused(name, mode, tmp_path):
     config, model = adapter("hybrid", start="zeros"), tiny(name, mode)
     plain = model(TOKENS)
-    attached = attach(model, config, method="hybrid")
+    attached = attach(model, config)
     assert {module.rsplit(".", 1)[-1] for module in attached.modules} == ADAPTED[name]
     assert close(model(TOKENS), plain, 4 * IDENTITY)  # seven layers deep, twice
     before = one_step(model)
@@ -89,7 +90,7 @@ def test_an_architecture_is_adapted_trained_saved_and_fused(name, mode, tmp_path
 @each_architecture
 def test_the_gradient_start_reaches_every_layer(name, mode):
     model = tiny(name, mode)
-    attach(model, adapter("hybrid-boft", block_size=8, factors=2), method="hybrid-boft")
+    attach(model, adapter("hybrid-boft", block_size=8, factors=2))
     plain = tiny(name, mode)(TOKENS)
     *_, factors = sketch_gradients(model, loss_of, [(TOKENS,)], columns=24, passes=2, seed=0)
     captured = apply_start(model, factors)
@@ -119,7 +120,7 @@ def test_experts_are_adapted_when_named(name, mode, orthogonal, rank, tmp_path):
         tiny(name, mode),
     )
     plain = model(TOKENS)
-    attach(model, config, method="hybrid")
+    attach(model, config)
     stacks = {n: m for n, m in hybrid_layers(model).items() if isinstance(m, HybridExperts)}
     assert len(stacks) == (3 if name == "qwen3_moe" else 6)
     assert not any(re.search(r"(gate|router)$", module) for module in hybrid_layers(model))
@@ -146,7 +147,7 @@ def fresh_weight(stack: HybridExperts) -> mx.array:
 def test_many_tokens_are_sorted_by_expert_and_answer_the_same(mode):
     """mlx-lm sorts from 64 indices on, and hands the experts rows in another shape."""
     model = tiny("qwen3_moe", mode)
-    attach(model, experts_adapter(start="zeros"), method="hybrid")
+    attach(model, experts_adapter(start="zeros"))
     for _ in range(3):
         one_step(model)
     long = mx.array([list(range(3, 63))])
@@ -158,7 +159,7 @@ def test_many_tokens_are_sorted_by_expert_and_answer_the_same(mode):
 def test_experts_start_from_their_own_gradients(start, mode):
     model = tiny("qwen3_moe", mode)
     plain = model(TOKENS)
-    attach(model, experts_adapter(orthogonal="none", start=start), method="hybrid")
+    attach(model, experts_adapter(orthogonal="none", start=start))
     *_, factors = sketch_gradients(model, loss_of, [(TOKENS,)], columns=24, passes=4, seed=0)
     captured = apply_start(model, factors)
     assert close(model.eval()(TOKENS), plain, IDENTITY)
@@ -188,10 +189,10 @@ def dense_gradients(mode: str) -> dict[str, mx.array]:
 
 def test_experts_are_left_alone_unless_named():
     model = tiny("qwen3_moe")
-    attach(model, adapter("lora"), method="lora")
+    attach(model, adapter("lora"))
     assert not any(isinstance(layer, HybridExperts) for layer in hybrid_layers(model).values())
     named = tiny("qwen3_moe")
-    attached = attach(named, adapter("lora", targets=["gate_proj"]), method="lora")
+    attached = attach(named, adapter("lora", targets=["gate_proj"]))
     assert any("switch_mlp" in module for module in attached.modules)
 
 
@@ -207,17 +208,17 @@ def test_experts_are_left_alone_unless_named():
 )
 def test_what_carries_no_adapter_is_refused_with_the_reason(name, changes, message):
     with pytest.raises(ConfigError, match=message):
-        attach(tiny(name), adapter("hybrid", **changes), method="hybrid")
+        attach(tiny(name), adapter("hybrid", **changes))
 
 
 def test_dora_and_global_scales_are_refused_on_experts():
     with pytest.raises(ConfigError, match="a stack of experts, which DoRA does not take"):
-        attach(tiny("qwen3_moe"), adapter("dora", targets=["experts"]), method="dora")
+        attach(tiny("qwen3_moe"), adapter("dora", targets=["experts"]))
     model = tiny("qwen3_moe")
     stack = model.model.layers[1].mlp.switch_mlp
     stack.up_proj = stack.up_proj.to_quantized(16, 4, mode="nvfp4", global_scale=True)
     with pytest.raises(ConfigError, match="packed with a global scale"):
-        attach(model, adapter("lora", targets=["experts"]), method="lora")
+        attach(model, adapter("lora", targets=["experts"]))
 
 
 def test_an_adapter_on_experts_is_not_exported(tmp_path):
@@ -225,7 +226,7 @@ def test_an_adapter_on_experts_is_not_exported(tmp_path):
     save_model(tmp_path / "base", model)
     tree = {"model_type": "qwen3_moe", **COMMON, **ARCHITECTURES["qwen3_moe"]}
     (tmp_path / "base" / "config.json").write_text(json.dumps(tree))
-    attach(model, config, method="hybrid")
+    attach(model, config)
     base = {"id": "tiny", "fingerprint": fingerprint(tmp_path / "base")}
     save_adapter(model, tmp_path / "adapter", config=config, method="hybrid", base=base, seed=0)
     with pytest.raises(

@@ -10,9 +10,11 @@ from toys import MODES, base_linear
 
 from mlx_hybrid.adapters.dora import DoraLinear
 from mlx_hybrid.adapters.frozen import dense_weight
-from mlx_hybrid.adapters.layer import LayerPlan
+from mlx_hybrid.adapters.plans import LayerPlan
+from mlx_hybrid.config import LowRankConfig
 
-PLAN = LayerPlan(orthogonal="none", rank=4, magnitude=True)
+PLAN = LayerPlan(low_rank=LowRankConfig(rank=4, magnitude=True))
+SCALE = 8.0  # α/√r
 AFFINE = ["", *(mode for mode in MODES if mode.startswith("affine"))]
 
 
@@ -22,7 +24,7 @@ def fresh(mode: str, *, bias: bool = False) -> DoraLinear:
 
 def trained(mode: str, *, bias: bool = False) -> DoraLinear:
     layer = fresh(mode, bias=bias)
-    layer.lora_b = 0.1 * mx.random.normal(layer.lora_b.shape)
+    layer.low_rank.lora_b = 0.1 * mx.random.normal(layer.low_rank.lora_b.shape)
     layer.m = layer.m * (1 + 0.1 * mx.random.normal(layer.m.shape))
     return layer
 
@@ -43,8 +45,8 @@ def test_a_fresh_layer_is_its_base(mode, bias):
 def test_it_is_the_definition_in_float64_and_fuses_to_itself(mode):
     layer, x = trained(mode, bias=True), mx.random.normal((20, 64))
     weight = np.array(dense_weight(layer.linear, mx.float32), dtype=np.float64)
-    a, b, m = (np.array(v, dtype=np.float64) for v in (layer.lora_a, layer.lora_b, layer.m))
-    adapted = weight + PLAN.scale * (a @ b).T
+    a, b, m = (np.array(v, dtype=np.float64) for v in layer.leaves().values())
+    adapted = weight + SCALE * (a @ b).T
     adapted *= (m / np.linalg.norm(adapted, axis=1))[:, None]
     expected = np.array(x, dtype=np.float64) @ adapted.T + np.array(layer.linear.bias)
     assert np.abs(np.array(layer(x)) - expected).max() <= ROUNDING * np.abs(expected).max()
@@ -55,8 +57,8 @@ def test_it_is_the_definition_in_float64_and_fuses_to_itself(mode):
 @pytest.mark.parametrize("mode", ["", "affine-4", "affine-8"])
 def test_it_equals_mlx_lm_s_where_that_works(mode):
     layer, x = trained(mode), mx.random.normal((20, 64))
-    peer = DoRALinear.from_base(layer.linear, r=PLAN.rank, scale=PLAN.scale)
-    peer.lora_a, peer.lora_b, peer.m = layer.lora_a, layer.lora_b, layer.m
+    peer = DoRALinear.from_base(layer.linear, r=4, scale=SCALE)
+    peer.update(layer.leaves())
     assert mx.max(mx.abs(peer(x) - layer(x))) <= ROUNDING * mx.max(mx.abs(layer(x)))
 
 

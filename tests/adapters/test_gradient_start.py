@@ -63,7 +63,7 @@ def adapted(mode: str, start: str, orthogonal: str = "none"):
         },
         "t",
     ).adapter
-    attach(model, config, method="hybrid")
+    attach(model, config)
     return model
 
 
@@ -145,7 +145,7 @@ def test_an_adapter_that_has_not_started_does_not_train(changes, tmp_path):
 
     def attached():
         model = model_of("")
-        attach(model, config, method="hybrid")
+        attach(model, config)
         return model, BranchOptimizer(
             model, learning_rate=1e-3, orthogonal_learning_rate=1e-3, weight_decay=0.0, clip=1.0, mixing="off"
         )
@@ -175,8 +175,9 @@ def test_the_first_step_of_lora_ga_is_the_best_of_its_rank(mode):
         flat = dict(tree_flatten(gradients))
         total = flat if total is None else {name: total[name] + value for name, value in flat.items()}
     for name, layer in hybrid_layers(model).items():
-        a, b = total[f"{name}.lora_a"], total[f"{name}.lora_b"]
-        first_order = -rate * layer.plan.scale * (layer.lora_a0 @ b + a @ layer.lora_b0).T
+        a, b = total[f"{name}.low_rank.lora_a"], total[f"{name}.low_rank.lora_b"]
+        low_rank = layer.low_rank
+        first_order = -rate * low_rank.scale * (low_rank.lora_a0 @ b + a @ low_rank.lora_b0).T
         step = np.array(first_order, dtype=np.float64)
         sigma = np.linalg.svd(exact[name], compute_uv=False)
         best = math.sqrt(np.square(sigma[: 2 * RANK]).sum() / np.square(sigma).sum())
@@ -189,13 +190,13 @@ def test_the_first_step_of_lora_ga_is_the_best_of_its_rank(mode):
 def test_a_scaled_start_sees_activations_as_a_random_one_does():
     model = adapted("", "gradient")
     apply_start(model, sketch(model, passes=2)[-1])
-    before = {name: np.array(layer.lora_a) for name, layer in hybrid_layers(model).items()}
+    before = {name: np.array(layer.low_rank.lora_a) for name, layer in hybrid_layers(model).items()}
     logits = np.array(model(TOKENS))
     inputs = inputs_of(model, TOKENS[:, :-1])
     scale_to_inputs(model, make_loss, BATCHES)
     assert np.array_equal(np.array(model(TOKENS)), logits)
     for name, layer in hybrid_layers(model).items():
-        x, a = inputs[name], np.array(layer.lora_a, dtype=np.float64)
+        x, a = inputs[name], np.array(layer.low_rank.lora_a, dtype=np.float64)
         seen = np.sqrt(np.square(x @ a).mean(axis=0))
         assert np.allclose(seen, np.sqrt(np.square(x).mean() / 3), rtol=1e-3)  # Σ in float32 over 156 rows
         unit = before[name] / np.linalg.norm(before[name], axis=0)

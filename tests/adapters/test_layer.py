@@ -1,6 +1,7 @@
 """Every kind of base × every method × every property that the method promises."""
 
 import math
+from dataclasses import replace
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -16,7 +17,9 @@ from table import (
     D_IN,
     D_OUT,
     PLANS,
+    REFLECTING,
     ROTATING,
+    SCALE,
     Wrapped,
     base,
     bias,
@@ -30,14 +33,16 @@ from table import (
 from tolerances import DEFECT, EFFECT, IDENTITY, NUMERIC_GRADIENT, ROUNDING, SINGULAR, TORCH_GRADIENT
 
 from mlx_hybrid.adapters.attach import refold
-from mlx_hybrid.adapters.butterfly import householder_core
-from mlx_hybrid.adapters.layer import HybridLinear, LayerPlan
+from mlx_hybrid.adapters.householder import householder_core
+from mlx_hybrid.adapters.layer import HybridLinear
+from mlx_hybrid.adapters.plans import LayerPlan
 from mlx_hybrid.training.loop import steps_between_refolds
 
 TRAINABLE = {
     "lora": {"lora_a", "lora_b"}, "lora-ga": {"lora_a", "lora_b"}, "hra": {"house_u"}, "boft": {"oft_q"},
     "hybrid": {"house_u", "lora_a", "lora_b"}, "hybrid-boft": {"oft_q", "lora_a", "lora_b"}, "unitary": {"oft_q"},
 }  # fmt: skip
+BRANCH = {"house_u": "rotation", "oft_q": "rotation", "lora_a": "low_rank", "lora_b": "low_rank"}
 COUNTS = {  # k·in; m·(in/b)·b(b−1)/2; r·(in + out)
     "lora": 4 * (64 + 96), "lora-ga": 4 * (64 + 96), "hra": 6 * 64, "boft": 3 * 8 * 28,
     "hybrid": 6 * 64 + 4 * (64 + 96), "hybrid-boft": 3 * 8 * 28 + 4 * (64 + 96), "unitary": 4 * 8 * 28,
@@ -64,7 +69,7 @@ def test_a_fresh_layer_is_its_base(mode, method, with_bias):
     plain, ours = base(mode, with_bias), fresh(mode, method, with_bias)
     for rows in (3, 24):  # packed weights are read as they are, or dequantised
         x = inputs(rows)
-        if PLANS[method].orthogonal == "householder":
+        if method in REFLECTING:
             assert close(ours(x), plain(x), IDENTITY)
         else:
             assert mx.array_equal(ours(x), plain(x))
@@ -76,7 +81,7 @@ def test_a_fresh_layer_is_its_base(mode, method, with_bias):
 def test_the_layer_is_its_equation(mode, method, with_bias):
     layer, x = shaken(mode, method, with_bias), inputs()
     wide = np.array(x, dtype=np.float64)
-    exact = reference.layer(leaves(layer), wide, weight(layer), bias(layer), PLANS[method].scale, BLOCK)
+    exact = reference.layer(leaves(layer), wide, weight(layer), bias(layer), SCALE, BLOCK)
     assert close(layer(x), mx.array(exact.astype(np.float32)), ROUNDING)
     assert not close(layer(x), base(mode, with_bias)(x), EFFECT)
 
@@ -119,11 +124,11 @@ def test_steps_move_the_leaves_and_nothing_else(mode, method, with_bias):
     for _ in range(2):
         _, gradients = gradient(x)
         assert {name for name, _ in tree_flatten(gradients)} == {
-            f"layer.{leaf}" for leaf in TRAINABLE[method]
+            f"layer.{BRANCH[leaf]}.{leaf}" for leaf in TRAINABLE[method]
         }
         optimizer.update(model, gradients)
     after = tensors(model)
-    moved = {name.removeprefix("layer.") for name in before if not mx.array_equal(before[name], after[name])}
+    moved = {name.rsplit(".", 1)[-1] for name in before if not mx.array_equal(before[name], after[name])}
     assert moved == TRAINABLE[method]
 
 
@@ -139,59 +144,59 @@ def test_the_count_of_parameters_is_the_formula(mode, method):
 @pytest.mark.parametrize("size", [0.03, 0.08])
 def test_the_rotation_is_orthogonal_with_determinant_one(method, size):
     layer = shaken("", method, size=size)
-    rotation = np.array(layer.rotation(), dtype=np.float64)
+    rotation = np.array(layer.rotation.matrix(), dtype=np.float64)
     assert np.abs(rotation @ rotation.T - np.eye(D_IN)).max() <= DEFECT
-    assert layer.rotation_defect() <= DEFECT
+    assert layer.rotation.defect() <= DEFECT
     assert np.linalg.det(rotation) == pytest.approx(1, abs=D_IN * DEFECT)
     assert np.abs(rotation - np.eye(D_IN)).max() > 0.05
     assert np.abs(rotation - reference.rotation(leaves(layer), D_IN, BLOCK)).max() <= ROUNDING
 
 
-@each_method
+@each_rotation
 def test_settled_it_answers_the_same(method):
     layer, x = shaken("affine-4", method), inputs()
     before = layer(x)
-    layer.settle()
+    layer.rotation.settle()
+    assert layer.rotation.settled
     assert mx.array_equal(layer(x), before)
-    if method in ROTATING:
-        for name in ("house_u", "oft_q"):
-            if name in layer:
-                layer[name] = layer[name] + mx.random.normal(layer[name].shape)
-    layer.unsettle()
-    assert close(layer(x), before, EFFECT) == (method not in ROTATING)  # the rotation is formed anew
+    for name in ("house_u", "oft_q"):
+        if name in layer.rotation:
+            layer.rotation[name] = layer.rotation[name] + mx.random.normal(layer.rotation[name].shape)
+    layer.rotation.unsettle()
+    assert not close(layer(x), before, EFFECT)  # the rotation is formed anew
 
 
-@each_method
-@pytest.mark.parametrize("force", [False, True])
-def test_refolding_changes_no_output(method, force):
+@each_rotation
+@pytest.mark.parametrize("reach", [None, math.inf])
+def test_refolding_changes_no_output(method, reach):
     layer, x = shaken("affine-4", method), inputs()
     before = layer(x)
-    folded = layer.refold(force=force)
-    assert folded == (force and PLANS[method].orthogonal == "butterfly")
+    folded = layer.rotation.refold(reach)
+    assert folded == (reach is not None and method not in REFLECTING)
     assert close(layer(x), before, ROUNDING)
     assert not close(layer(x), base("affine-4")(x), EFFECT)
     if folded:
-        assert largest(layer.oft_q) == 0
-        assert largest(layer.oft_base - mx.eye(BLOCK)) > 0.05
+        assert largest(layer.rotation.oft_q) == 0
+        assert largest(layer.rotation.oft_base - mx.eye(BLOCK)) > 0.05
 
 
 def test_reflections_are_renormalised_and_far_blocks_folded():
-    layer = shaken("", "hra")
-    layer.house_u = 3 * layer.house_u
-    layer.refold()
-    assert mx.allclose(mx.linalg.norm(layer.house_u, axis=0), mx.ones(6), atol=ROUNDING)
-    layer = fresh("", "boft")
-    layer.oft_q = 0.5 * mx.random.normal(layer.oft_q.shape)
-    assert layer.refold()
-    assert not layer.refold()
+    chain = shaken("", "hra").rotation
+    chain.house_u = 3 * chain.house_u
+    chain.refold()
+    assert mx.allclose(mx.linalg.norm(chain.house_u, axis=0), mx.ones(6), atol=ROUNDING)
+    butterfly = fresh("", "boft").rotation
+    butterfly.oft_q = 0.5 * mx.random.normal(butterfly.oft_q.shape)
+    assert butterfly.refold()
+    assert not butterfly.refold()
 
 
 def test_householder_and_low_rank_are_one_lora():
     """A' = [U, A] (in, k + r), B' = [−T Uᵀ Wᵀ; s B]."""
     layer, x = shaken("affine-4", "hybrid", True), inputs()
-    w, u = mx.array(weight(layer).astype(np.float32)), layer.house_u
-    down = mx.concatenate([u, layer.lora_a], axis=1)
-    up = mx.concatenate([-householder_core(u) @ u.T @ w.T, PLANS["hybrid"].scale * layer.lora_b], axis=0)
+    w, u = mx.array(weight(layer).astype(np.float32)), layer.rotation.house_u
+    down = mx.concatenate([u, layer.low_rank.lora_a], axis=1)
+    up = mx.concatenate([-householder_core(u) @ u.T @ w.T, SCALE * layer.low_rank.lora_b], axis=0)
     plain = base("affine-4", True)(x)
     assert close(plain + x @ down @ up, layer(x), ROUNDING)
     assert not close(plain, layer(x), EFFECT)
@@ -199,14 +204,7 @@ def test_householder_and_low_rank_are_one_lora():
 
 @each_rotation
 def test_a_rotation_alone_keeps_the_singular_values_through_training(method):
-    plan = PLANS[method]
-    plan = LayerPlan(
-        orthogonal=plan.orthogonal,
-        reflections=plan.reflections,
-        block_size=plan.block_size,
-        factors=plan.factors,
-    )
-    layer = HybridLinear(base("affine-4"), plan, mx.random.key(1))
+    layer = HybridLinear(base("affine-4"), LayerPlan(PLANS[method].rotation), mx.random.key(1))
     before = np.linalg.svd(weight(layer), compute_uv=False)
     train(layer, steps=40, rate=2e-2, refold_every=10)
     merged = np.array(layer.merged_weight(), dtype=np.float64)
@@ -225,9 +223,9 @@ def test_the_rotation_stays_one_over_a_thousand_hard_steps(method):
     every, worst = steps_between_refolds(Wrapped(layer)), 0.0
     for _ in range(20):  # AdamW starts anew each time, with steps of one sign: the hardest
         train(layer, steps=50, rate=HARD_RATE, refold_every=every)
-        worst = max(worst, layer.rotation_defect())
+        worst = max(worst, layer.rotation.defect())
     assert worst <= DEFECT
-    assert largest(layer.rotation() - mx.eye(D_IN)) > 0.2
+    assert largest(layer.rotation.matrix() - mx.eye(D_IN)) > 0.2
 
 
 def train(layer: HybridLinear, *, steps: int, rate: float, refold_every: int) -> None:
@@ -246,12 +244,10 @@ def train(layer: HybridLinear, *, steps: int, rate: float, refold_every: int) ->
 @pytest.mark.parametrize("method", ["lora", "hybrid", "hybrid-boft"])
 def test_dropout_falls_on_the_low_rank_branch_in_training_only(method):
     plan = PLANS[method]
-    dropped = LayerPlan(**{**vars(plan), "dropout": 0.5})
+    dropped = replace(plan, low_rank=replace(plan.low_rank, dropout=0.5))
     layer, x = HybridLinear(base(""), dropped, mx.random.key(5)), inputs()
     plain = shaken("", method)
-    for name, value in plain.items():
-        if isinstance(value, mx.array):
-            layer[name] = value
+    layer.put_leaves(plain.leaves())
     layer.eval()
     assert close(layer(x), plain(x), ROUNDING)
     layer.train()
@@ -259,9 +255,10 @@ def test_dropout_falls_on_the_low_rank_branch_in_training_only(method):
     mean = mx.mean(mx.stack([layer(x) for _ in range(400)]), axis=0)
     spread = mx.std(mx.stack([layer(x) for _ in range(50)]), axis=0)
     assert largest(mean - plain(x)) <= 6 * largest(spread) / math.sqrt(400)
-    layer.lora_b = mx.zeros_like(layer.lora_b)
-    if "lora_b0" in layer:
-        layer.lora_a = mx.zeros_like(layer.lora_a)
+    low_rank = layer.low_rank
+    low_rank.lora_b = mx.zeros_like(low_rank.lora_b)
+    if low_rank.offsets:
+        low_rank.lora_a = mx.zeros_like(low_rank.lora_a)
     assert mx.array_equal(layer(x), layer(x))  # the rotation is never dropped
 
 
@@ -271,7 +268,8 @@ def projected(method: str) -> tuple[HybridLinear, mx.array, np.ndarray, dict]:
     direction = np.random.default_rng(3).normal(size=(24, D_OUT))
     model, goal = Wrapped(layer), mx.array(direction.astype(np.float32))
     _, gradients = nn.value_and_grad(model, lambda x: mx.sum(model(x) * goal))(x)
-    return layer, x, direction, gradients["layer"]
+    found = {name.rsplit(".", 1)[-1]: value for name, value in tree_flatten(gradients["layer"])}
+    return layer, x, direction, found
 
 
 @each_method
@@ -284,7 +282,7 @@ def test_gradients_equal_central_differences(method):
 
         def total(leaf, name=name):
             changed = {**values, name: leaf}
-            y = reference.layer(changed, wide, weight(layer), None, PLANS[method].scale, BLOCK)
+            y = reference.layer(changed, wide, weight(layer), None, SCALE, BLOCK)
             return float((y * direction).sum())
 
         numeric = [reference.central_difference(total, values[name], entry) for entry in entries]
@@ -304,9 +302,7 @@ def test_gradients_equal_autograd_of_pytorch(method):
     if "lora_a" in theirs:
         a, b = theirs["lora_a"], theirs["lora_b"]
         a0, b0 = theirs.get("lora_a0", torch.zeros_like(a)), theirs.get("lora_b0", torch.zeros_like(b))
-        y = y + PLANS[method].scale * torch.tensor(np.array(x, dtype=np.float64)) @ (
-            (a + a0) @ (b + b0) - a0 @ b0
-        )
+        y = y + SCALE * torch.tensor(np.array(x, dtype=np.float64)) @ ((a + a0) @ (b + b0) - a0 @ b0)
     (y * torch.tensor(direction)).sum().backward()
     for name in TRAINABLE[method]:
         exact = theirs[name].grad.numpy()

@@ -16,26 +16,22 @@ from tolerances import (
     TORCH_GRADIENT,
 )
 
-from mlx_hybrid.adapters import butterfly as orthogonal
+from mlx_hybrid.adapters import householder
 from mlx_hybrid.adapters.butterfly import (
     LARGEST_SKEW,
     cayley,
     compose_butterfly,
     defect,
     dense_block_size,
-    householder_core,
-    householder_defect,
-    householder_matrix,
-    invert_upper,
     nearest_blocks,
     nearest_rotation,
-    paired_reflections,
     rotate_blocks,
     rotate_factor,
     skew,
     skew_norm,
     triangle_size,
 )
+from mlx_hybrid.adapters.householder import Householder, householder_core, invert_upper, paired_reflections
 
 
 def triangles(norm: float, *shape: int, size: int, seed: int = 0) -> np.ndarray:
@@ -51,6 +47,10 @@ def columns(d: int, k: int, correlation: float, seed: int = 0) -> np.ndarray:
     shared = rng.normal(size=(d, 1))
     mixed = np.sqrt(correlation) * shared + np.sqrt(1 - correlation) * rng.normal(size=(d, k))
     return mixed * rng.uniform(0.5, 2.0, size=k)
+
+
+def householder_matrix(u: mx.array) -> mx.array:
+    return Householder(u).matrix()
 
 
 def single(values: np.ndarray) -> mx.array:
@@ -122,13 +122,13 @@ def test_householder_equals_the_product_of_reflections(k, correlation):
 
 @pytest.mark.parametrize("stretch", [1.0, 1.01])
 def test_the_thin_defect_is_the_dense_one(stretch, monkeypatch):
-    monkeypatch.setattr(orthogonal, "ROWS", 24)  # three pieces of 64
+    monkeypatch.setattr(householder, "ROWS", 24)  # three pieces of 64
     u = single(columns(64, 6, 0.3))
     if stretch != 1:  # no longer the core of these reflections
         exact = householder_core(u)
-        monkeypatch.setattr(orthogonal, "householder_core", lambda _: stretch * exact)
+        monkeypatch.setattr(householder, "householder_core", lambda _: stretch * exact)
     dense = defect(householder_matrix(u) if stretch == 1 else mx.eye(64) - stretch * (u @ exact @ u.T))
-    assert abs(householder_defect(u) - dense) <= CAYLEY
+    assert abs(Householder(u).defect() - dense) <= CAYLEY
     assert (dense > EFFECT) == (stretch != 1)
 
 
@@ -138,7 +138,7 @@ def test_the_defect_of_a_wide_layer_needs_no_square_matrix():
     mx.eval(u)
     mx.reset_peak_memory()
     before = mx.get_active_memory()
-    assert householder_defect(u) <= DEFECT
+    assert Householder(u).defect() <= DEFECT
     assert mx.get_peak_memory() - before < 4 * d * d / 2  # bytes; half of one float32 square
 
 

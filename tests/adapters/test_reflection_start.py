@@ -10,9 +10,13 @@ from test_gradient_start import BATCHES, TOKENS, dense_gradients, make_loss, mod
 from tolerances import IDENTITY, NUMERIC_GRADIENT, ROUNDING
 
 from mlx_hybrid.adapters.attach import attach, hybrid_layers
-from mlx_hybrid.adapters.butterfly import householder_matrix, paired_reflections
 from mlx_hybrid.adapters.frozen import dense_weight
-from mlx_hybrid.adapters.reflection_start import gradient_reflections, leading_planes
+from mlx_hybrid.adapters.householder import (
+    Householder,
+    gradient_reflections,
+    leading_planes,
+    paired_reflections,
+)
 from mlx_hybrid.adapters.start import apply_start, sketch_columns, sketch_gradients
 from mlx_hybrid.config import build_config
 
@@ -53,7 +57,7 @@ def test_reflections_along_the_gradient_start_at_the_identity():
     v, p = drawn(6)
     random = paired_reflections(48, K, mx.random.key(0))
     u = gradient_reflections(random, single(v), single(p))
-    assert mx.max(mx.abs(householder_matrix(u) - mx.eye(48))).item() <= IDENTITY
+    assert mx.max(mx.abs(Householder(u).matrix() - mx.eye(48))).item() <= IDENTITY
     assert mx.allclose(mx.linalg.norm(u, axis=0), mx.ones(K), atol=ROUNDING)
     assert mx.max(mx.abs(u - random)).item() > 0.1
 
@@ -71,7 +75,7 @@ def started(mode: str, reflection_start: str, **changes):
     tree = {"reflections": K, "rank": 0, "start": "zeros", "reflection_start": reflection_start, **changes}
     config = build_config({"method": "hra", "adapter": tree}, "test").adapter
     model = model_of(mode)
-    attach(model, config, method="hra")
+    attach(model, config)
     if reflection_start == "gradient":
         *_, factors = sketch_gradients(
             model, make_loss, BATCHES, columns=sketch_columns(config), passes=4, seed=0
@@ -82,7 +86,11 @@ def started(mode: str, reflection_start: str, **changes):
         _, gradients = nn.value_and_grad(model, make_loss(model))(*batch)
         flat = dict(tree_flatten(gradients))
         total = {name: total.get(name, 0) + value for name, value in flat.items()}
-    return model, {name.rsplit(".", 1)[0]: value for name, value in total.items() if name.endswith("house_u")}
+    return model, {
+        name.removesuffix(".rotation.house_u"): value
+        for name, value in total.items()
+        if name.endswith("house_u")
+    }
 
 
 @each_mode
@@ -114,8 +122,8 @@ def test_a_low_rank_branch_from_zeros_stays_as_drawn():
     drawn, _ = started("", "random", rank=4, start="zeros")
     for name, layer in hybrid_layers(turned).items():
         plain = hybrid_layers(drawn)[name]
-        assert mx.array_equal(layer.lora_a, plain.lora_a)
-        assert not mx.allclose(layer.house_u, plain.house_u)
+        assert mx.array_equal(layer.low_rank.lora_a, plain.low_rank.lora_a)
+        assert not mx.allclose(layer.rotation.house_u, plain.rotation.house_u)
 
 
 def test_experts_share_the_planes_of_all():
@@ -124,19 +132,19 @@ def test_experts_share_the_planes_of_all():
     ).adapter
     model = tiny("qwen3_moe")
     plain = model(TOKENS)
-    attach(model, config, method="hybrid")
+    attach(model, config)
     *_, factors = sketch_gradients(model, make_loss, [(TOKENS,)], columns=32, passes=4, seed=0)
-    before = {name: layer.house_u for name, layer in hybrid_layers(model).items()}
+    before = {name: layer.rotation.house_u for name, layer in hybrid_layers(model).items()}
     apply_start(model, factors)
     for name, layer in hybrid_layers(model).items():
         weights, f = np.array(layer.linear.weight, dtype=np.float64), factors[name]
         parts = [np.array(part, dtype=np.float64) for part in (f.u, f.sigma, f.v)]
         whole = sum((v * s) @ (u.T @ w) for u, s, v, w in zip(*parts, weights))
-        s, u = (whole - whole.T) / 2, np.array(layer.house_u, dtype=np.float64)
+        s, u = (whole - whole.T) / 2, np.array(layer.rotation.house_u, dtype=np.float64)
         sigma = np.linalg.svd(s, compute_uv=False)
         assert np.square(s @ u[:, ::2]).sum() == pytest.approx(
             np.square(sigma[:8:2]).sum(), rel=NUMERIC_GRADIENT
         )
-        assert not mx.allclose(layer.house_u, before[name])
+        assert not mx.allclose(layer.rotation.house_u, before[name])
     gap = mx.max(mx.abs(model.eval()(TOKENS) - plain)).item()
     assert gap <= IDENTITY * mx.max(mx.abs(plain)).item() * 4

@@ -7,8 +7,9 @@ from mlx.utils import tree_flatten
 from tolerances import EFFECT, LOGITS, ROUNDING
 from toys import tiny_llama
 
-from mlx_hybrid.adapters.attach import attach, hybrid_layers, settle, unsettle
+from mlx_hybrid.adapters.attach import attach, hybrid_layers, rotations, settle, unsettle
 from mlx_hybrid.adapters.formed import formed
+from mlx_hybrid.adapters.layer import TRAINED_LEAVES
 from mlx_hybrid.config import build_config
 
 TOKENS = mx.array([[3, 9, 4, 12, 7, 30], [8, 2, 5, 1, 17, 11]])
@@ -17,14 +18,13 @@ TOKENS = mx.array([[3, 9, 4, 12, 7, 30], [8, 2, 5, 1, 17, 11]])
 def turned(method: str, **changes):
     """A model whose every branch is away from its start."""
     model = tiny_llama()
-    attach(model, build_config({"method": method, "adapter": changes}, "t").adapter, method=method)
+    attach(model, build_config({"method": method, "adapter": changes}, "t").adapter)
     for seed, layer in enumerate(hybrid_layers(model).values()):
-        layer.mark_started()
-        for leaf in ("house_u", "oft_q", "lora_a", "lora_b"):
-            if leaf in layer:
-                layer[leaf] = layer[leaf] + 0.05 * mx.random.normal(
-                    layer[leaf].shape, key=mx.random.key(seed)
-                )
+        layer.started = True
+        for leaf, value in layer.leaves().items():
+            if leaf in TRAINED_LEAVES:
+                step = 0.05 * mx.random.normal(value.shape, key=mx.random.key(seed))
+                layer.put_leaves({leaf: value + step})
     return model
 
 
@@ -45,7 +45,7 @@ def value_and_gradients(model, together: bool):
         ("hra", {}),
         ("hybrid", {"unitary": ["o_proj"]}),
         ("boft", {}),
-        ("hybrid-boft", {"block_size": 4}),
+        ("hybrid-boft", {"rotation": {"block_size": 4}}),
         ("lora", {}),
     ],
 )
@@ -59,27 +59,25 @@ def test_together_is_the_same_as_apart(method, changes):
         size = mx.max(mx.abs(gradient)).item()
         assert size > 0, name
         assert mx.max(mx.abs(gradients[name] - gradient)).item() <= LOGITS * size, name
-    assert not any(layer.settled for layer in hybrid_layers(model).values())
+    assert not any(rotation.settled for rotation in rotations(model))
 
 
 def test_chains_of_unequal_length_are_formed_each_with_their_own():
     model = turned("hra")
-    first, second, *_ = hybrid_layers(model).values()
+    first, second, *_ = rotations(model)
     second.house_u = second.house_u[:, :4]
-    object.__setattr__(second, "_plan", first.plan.__class__(orthogonal="householder", reflections=4))
     with formed(model):
-        assert first._settled.shape == (first.plan.reflections,) * 2
-        assert second._settled.shape == (4, 4)
+        assert first._core.shape == (16, 16)
+        assert second._core.shape == (4, 4)
 
 
 def test_rotations_settled_for_inference_stay_settled_and_as_they_were():
     model = settle(turned("hybrid-boft"))
     before = model(TOKENS)
-    layers = list(hybrid_layers(model).values())
-    for layer in layers:
-        layer.oft_q = layer.oft_q * 2
+    for rotation in rotations(model):
+        rotation.oft_q = rotation.oft_q * 2
     with formed(model):
         assert mx.array_equal(model(TOKENS), before)
-    assert all(layer.settled for layer in layers)
+    assert all(rotation.settled for rotation in rotations(model))
     unsettle(model)
     assert mx.max(mx.abs(model(TOKENS) - before)).item() > EFFECT

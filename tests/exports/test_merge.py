@@ -98,7 +98,7 @@ def mixture(tmp_path):
     (folder / "config.json").write_text(json.dumps(tree))
     base = load_base(str(folder))
     config = build_config({"method": "hybrid", "adapter": {"targets": ["q_proj", "v_proj"]}}, "test").adapter
-    attach(base.model, config, method="hybrid")
+    attach(base.model, config)
     perturb(base.model, 5)
     save_adapter(base.model, tmp_path / "adapter", config=config, method="hybrid", base=base.identity, seed=5)
     return tmp_path / "adapter", str(folder)
@@ -293,7 +293,7 @@ def test_full_fine_tuning_is_merged(tmp_path, dtype):
 
     base = load_base(folder_of("qwen3", packed=True))
     config = build_config({"method": "full"}, "test").adapter
-    attach(base.model, config, method="full")
+    attach(base.model, config)
     random = np.random.default_rng(0)
     moved = [
         (k, v + mx.array((0.02 * random.standard_normal(v.shape)).astype(np.float32)))

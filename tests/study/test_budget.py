@@ -28,7 +28,7 @@ def config(method: str) -> Config:
 def test_the_count_is_that_of_the_attached_model(method):
     own = config(method)
     counted = count_parameters(tiny_llama(), own)
-    assert counted == attach(tiny_llama(), own.adapter, method=method).trainable
+    assert counted == attach(tiny_llama(), own.adapter).trainable
 
 
 def test_sizes_come_as_near_as_they_can():
@@ -45,7 +45,7 @@ def test_sizes_come_as_near_as_they_can():
 def test_what_cannot_be_matched_is_refused():
     with pytest.raises(ConfigError, match="full trains every weight"):
         matched_sizes(tiny_llama(), {"lora": config("lora"), "full": config("full")})
-    small = resized(config("lora"), {"rank": 1})
+    small = resized(config("lora"), {"low_rank.rank": 1})
     with pytest.raises(ConfigError, match="no size of hybrid comes within 10%"):
         matched_sizes(tiny_llama(), {"lora": small, "hybrid": config("hybrid")})
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mlx_hybrid.config import AdapterConfig
+from mlx_hybrid.config import AdapterConfig, LowRankConfig
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.study.plan import (
     ADDED,
@@ -32,11 +32,15 @@ def plan(source: Path, **changes) -> Plan:
 
 
 def test_a_cell_is_its_methods_preset_at_its_rate_and_seed(source):
-    made = plan(source).config(Cell("hybrid", "own", 2e-3, 5), {"data.paths": ["there"]}, {"rank": 4})
+    made = plan(source).config(
+        Cell("hybrid", "own", 2e-3, 5), {"data.paths": ["there"]}, {"low_rank.rank": 4}
+    )
     assert (made.method, made.seed, made.evaluate) == ("hybrid", 5, False)
     assert made.train.learning_rate == 2e-3
     assert made.train.orthogonal_learning_rate == 5e-4
-    assert made.adapter == AdapterConfig(rank=4, targets=("q_proj",), dropout=0.1)
+    assert made.adapter == AdapterConfig(
+        low_rank=LowRankConfig(rank=4, start="gradient", dropout=0.1), targets=("q_proj",)
+    )
     assert made.data.paths == ("there",)
 
 
@@ -74,7 +78,7 @@ def test_governance_in_steps_adds_one_stage_at_a_time(source):
         ({"budget": "parms"}, '"params"'),
         ({"noise": 0.8}, "between 0 and 0.5"),
         ({"governance": ("langauge",)}, '"language"'),
-        ({"overrides": ("adapter.rank=3",)}, "adapter.rank is set for every method"),
+        ({"overrides": ("adapter.rank=3",)}, "adapter.low_rank.rank is set for every method"),
     ],
     ids=["method", "twice", "rate", "budget", "noise", "governance", "rank"],
 )

@@ -50,7 +50,7 @@ def material(
     """(model, optimizer) with a fresh adapter, started as its config says."""
     model = use_fast_products(tiny_llama(mode, num_hidden_layers=1))
     config = build_config({"method": method, "adapter": changes}, "test").adapter
-    attach(model, config, method=method, seed=seed)
+    attach(model, config, seed=seed)
     if config.start != "zeros":
         start(model, config.rank, seed)
     if settings.grad_checkpoint:

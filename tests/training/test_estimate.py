@@ -45,7 +45,7 @@ def test_weights_are_counted_exactly_and_none_is_read(method, quantised_folder):
     assert mx.get_active_memory() - before < 200_000
     base = load_base(str(quantised_folder)).model
     assert shape.base_bytes == shapes.byte_count(base.parameters())
-    attach(base, settings.adapter, method=method, seed=0)
+    attach(base, settings.adapter, seed=0)
     assert shape.trainable_bytes == shapes.byte_count(base.trainable_parameters())
     assert shape.base_bytes + shape.adapter_bytes == shapes.byte_count(base.parameters())
 

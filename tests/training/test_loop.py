@@ -13,7 +13,7 @@ from test_loss import exact
 from tolerances import ADAM, DEFECT, LOGITS, ROUNDING
 from toys import VOCABULARY
 
-from mlx_hybrid.adapters.attach import hybrid_layers
+from mlx_hybrid.adapters.attach import rotations
 from mlx_hybrid.errors import MlxHybridError
 from mlx_hybrid.training.batches import length_bucket, make_batch
 from mlx_hybrid.training.events import (
@@ -112,7 +112,7 @@ def test_records_are_learnt_by_heart(method, mode):
     reports = of_kind(run(model, optimizer, settings, records=examples(4, longest=12), held_back=[]), Trained)
     assert reports[0].loss < 1.2 * CHANCE
     assert reports[-1].loss < 0.6 * CHANCE
-    assert all(layer.rotation_defect() <= DEFECT for layer in hybrid_layers(model).values())
+    assert all(rotation.defect() <= DEFECT for rotation in rotations(model))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -120,10 +120,10 @@ def test_every_run_tells_how_orthogonal_its_rotations_are(method):
     model, optimizer = material(method)
     events = run(model, optimizer, changed(steps=6, validate_every=3), held_back=[])
     seen = of_kind(events, Orthogonality)
-    turned = [layer for layer in hybrid_layers(model).values() if layer.plan.orthogonal != "none"]
+    turned = rotations(model)
     assert [e.step for e in seen] == ([3, 6] if turned else [])
     if turned:
-        dense = [np.array(layer.rotation(), np.float64) for layer in turned]
+        dense = [np.array(rotation.matrix(), np.float64) for rotation in turned]
         exact = max(np.abs(r @ r.T - np.eye(len(r))).max() for r in dense)
         assert max(np.abs(r - np.eye(len(r))).max() for r in dense) > 100 * DEFECT
         assert seen[-1].defect == pytest.approx(exact, abs=DEFECT / 10)

@@ -44,7 +44,7 @@ def exact(model, examples) -> float:
 
 def adapted(mode: str = "", method: str = "hybrid", **changes):
     model = use_fast_products(tiny_llama(mode, **changes))
-    attach(model, build_config({"method": method}, "t").adapter, method=method)
+    attach(model, build_config({"method": method}, "t").adapter)
     for index, (_, leaf) in enumerate(tree_flatten(model.trainable_parameters())):
         leaf += 0.02 * mx.random.normal(leaf.shape, key=mx.random.key(index))
     return model
@@ -138,9 +138,9 @@ def test_a_model_that_does_not_come_apart_is_taken_whole():
 
 def test_dropout_does_not_hide_that_the_head_can_be_split():
     model = tiny_llama()
-    attach(model, build_config({"method": "lora", "adapter": {"dropout": 0.5}}, "t").adapter, method="lora")
+    attach(model, build_config({"method": "lora", "adapter": {"dropout": 0.5}}, "t").adapter)
     for layer in model.layers:
-        layer.self_attn.q_proj.lora_b += 1.0
+        layer.self_attn.q_proj.low_rank.lora_b += 1.0
     model.train()
     assert split_head(model) is not None
     assert model.training
@@ -149,14 +149,14 @@ def test_dropout_does_not_hide_that_the_head_can_be_split():
 def on_head(model, method: str = "lora"):
     """With adapters on the head too, which are not at their zeros."""
     targets = {"targets": ["dense", "lm_head"]}
-    attach(model, build_config({"method": method, "adapter": targets}, "t").adapter, method=method)
+    attach(model, build_config({"method": method, "adapter": targets}, "t").adapter)
     for index, (_, leaf) in enumerate(tree_flatten(model.trainable_parameters())):
         leaf += 0.02 * mx.random.normal(leaf.shape, key=mx.random.key(index))
     return model
 
 
 def whole_model(model):
-    attach(model, build_config({"method": "full"}, "t").adapter, method="full")
+    attach(model, build_config({"method": "full"}, "t").adapter)
     return model
 
 

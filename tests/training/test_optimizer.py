@@ -25,7 +25,7 @@ ROTATIONS = ("house_u", "oft_q")
 
 def adapted(method: str = "hybrid", **changes):
     model = tiny_llama()
-    attach(model, build_config({"method": method, "adapter": changes}, "t").adapter, method=method)
+    attach(model, build_config({"method": method, "adapter": changes}, "t").adapter)
     return model
 
 
@@ -93,7 +93,7 @@ def test_several_steps_are_those_of_pytorch():
 def test_each_branch_has_its_rate_and_rotations_are_never_decayed():
     model = adapted("hybrid")
     for layer in hybrid_layers(model).values():
-        layer.lora_b = layer.lora_b + 1.0
+        layer.low_rank.lora_b = layer.low_rank.lora_b + 1.0
     before = flat(model)
     still = tree_map(mx.zeros_like, model.trainable_parameters())
     moved = displacement(model, still, weight_decay=0.5, mixing="off")

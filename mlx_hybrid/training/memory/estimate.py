@@ -72,7 +72,7 @@ def estimate(shape: ModelShape, load: Load, config: Config) -> Estimate:
     size, tokens = shape.activation_bytes, load.rows * length_bucket(load.tokens)
     scores = load.rows * shape.heads * length_bucket(load.tokens) ** 2 * size
     kept = tokens * (STREAM * shape.width + MLP * shape.mlp_outputs) * size
-    if config.adapter.magnitude:
+    if config.adapter.low_rank and config.adapter.low_rank.magnitude:
         kept += tokens * shape.outputs / shape.layers * size  # what each magnitude scales
     layer = tokens * LAYER_MLP * shape.mlp_outputs * size + LAYER_SCORES * scores
     if config.train.grad_checkpoint:
@@ -116,7 +116,7 @@ def logits_bytes(shape: ModelShape, load: Load) -> float:
 
 def gradients_alive(shape: ModelShape, config: Config) -> float:
     """Gradients that are there while activations still are: of one layer for adapters, of a head that trains whole."""
-    if config.method == "full":
+    if config.adapter.full:
         return float(shape.head_gradient_bytes)
     return 0.2 * shape.trainable_bytes
 
@@ -126,6 +126,6 @@ def sketch_bytes(shape: ModelShape, config: Config) -> float:
     from mlx_hybrid.adapters.start import sketch_columns
 
     adapter = config.adapter
-    if config.method == "full" or not adapter.from_gradient:
+    if not adapter.from_gradient:
         return 0.0
     return max(0.0, SKETCH * sketch_columns(adapter) * shape.widest * 4 - shape.trainable_bytes)

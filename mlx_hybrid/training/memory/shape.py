@@ -138,8 +138,7 @@ def measure(model: Any, settings: dict, config: Config) -> ModelShape:
     from mlx.utils import tree_flatten
 
     from mlx_hybrid.adapters.attach import attach, hybrid_layers, trainable_count
-    from mlx_hybrid.adapters.frozen import on_cpu
-    from mlx_hybrid.adapters.layer import linear_shape
+    from mlx_hybrid.adapters.frozen import linear_shape, on_cpu
     from mlx_hybrid.models.head import find_parts
 
     settings = settings | settings.get("text_config", {})
@@ -150,7 +149,7 @@ def measure(model: Any, settings: dict, config: Config) -> ModelShape:
         if mx.issubdtype(value.dtype, mx.floating)
     ]
     mlp = [layer_outputs(layer, settings) for layer in model.layers]
-    attach(model, config.adapter, method=config.method, seed=config.seed)
+    attach(model, config.adapter, seed=config.seed)
     parts = find_parts(model)
     head = parts[1] if parts else None
     after = byte_count(model.parameters())
