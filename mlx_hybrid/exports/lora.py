@@ -144,7 +144,7 @@ def pad_rank(factors: Factors, rank: int) -> Factors:
 def dense_update(layer: HybridLinear) -> mx.array:
     """(R − I) Wᵀ + s A B as one matrix (in, out) in float32; for layers that are no LoRA."""
     weight = layer.linear.weight.astype(mx.float32)
-    blocks = layer.dense_blocks()
+    blocks = layer.rotation.dense_blocks()
     turned = rotate_blocks(weight, mx.swapaxes(blocks - mx.eye(blocks.shape[-1]), -1, -2)).T
     a, b = low_rank_factors(layer)
     return turned + mx.array((a @ b).astype(np.float32))

@@ -26,10 +26,10 @@ SETTINGS = [  # (extra arguments, exit code, words of the message)
     (["--set", "method=hybird"], 2, ['unknown method "hybird"', 'did you mean "hybrid"']),
     (["--method", "hybird"], 2, ['unknown method "hybird"', 'did you mean "hybrid"']),
     (["--set", "train.epochs"], 2, ["write key=value"]),
-    (["--set", "adapter.rank=-1"], 2, ["adapter.rank must be at least 0"]),
-    (["--set", "adapter.reflections=7"], 2, ["come in pairs", "use 8"]),
+    (["--set", "adapter.low_rank.rank=-1"], 2, ["adapter.low_rank.rank must be at least 1"]),
+    (["--set", "adapter.rotation.reflections=7"], 2, ["come in pairs", "use 8"]),
     (
-        ["--method", "boft", "--set", "adapter.factors=7"],
+        ["--method", "boft", "--set", "adapter.rotation.factors=7"],
         2,
         ["do not divide the 128 inputs", "block_size 8 with factors 4"],
     ),
@@ -37,9 +37,9 @@ SETTINGS = [  # (extra arguments, exit code, words of the message)
     (["--set", "adapter.unitary=[o_prj]"], 2, ['no adapted module "o_prj"', 'did you mean "o_proj"']),
     (["--method", "lora", "--set", "adapter.unitary=[o_proj]"], 2, ["needs an orthogonal branch"]),
     (
-        ["--method", "boft", "--set", "adapter.reflections=32"],
+        ["--method", "boft", "--set", "adapter.rotation.reflections=32"],
         2,
-        ["--set adapter.reflections would do nothing"],
+        ["adapter.rotation.reflections would do nothing", "this is butterfly"],
     ),
     (["--method", "hra", "--set", "train.learning_rate=1e-3"], 2, ["train.orthogonal_learning_rate acts"]),
     (
@@ -143,7 +143,7 @@ def test_what_is_no_model_is_refused_before_the_records_are_read(model, run, rec
 def test_a_block_size_is_refused_before_the_base_is_scored(
     run, quantised_folder, records, settings, tmp_path
 ):
-    more = ("--method", "hybrid-boft", "--set", "adapter.factors=7")
+    more = ("--method", "hybrid-boft", "--set", "adapter.rotation.factors=7")
     result = run(
         "finetune", "--model", quantised_folder, "--data", records, "-o", tmp_path / "bad", *settings, *more
     )

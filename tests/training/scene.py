@@ -51,8 +51,8 @@ def material(
     model = use_fast_products(tiny_llama(mode, num_hidden_layers=1))
     config = build_config({"method": method, "adapter": changes}, "test").adapter
     attach(model, config, seed=seed)
-    if config.start != "zeros":
-        start(model, config.rank, seed)
+    if config.from_gradient:
+        start(model, config.low_rank.rank, seed)
     if settings.grad_checkpoint:
         checkpoint_layers(model)
     optimizer = BranchOptimizer(

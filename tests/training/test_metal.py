@@ -1,6 +1,7 @@
 """The nearest to a Metal test that runs anywhere: a whole training step holds no primitive that Metal lacks."""
 
 import io
+import math
 import re
 
 import mlx.core as mx
@@ -8,7 +9,7 @@ import pytest
 from mlx.utils import tree_flatten
 from scene import METHODS, changed, examples, material
 
-from mlx_hybrid.adapters.attach import hybrid_layers
+from mlx_hybrid.adapters.attach import rotations
 from mlx_hybrid.training import loop
 from mlx_hybrid.training.batches import make_batch
 from mlx_hybrid.training.step import make_step
@@ -54,8 +55,8 @@ def test_a_training_step_holds_nothing_that_metal_lacks(method, settings, monkey
     batches = [make_batch(examples(2, seed=s)) for s in range(settings.accumulate)]
     monkeypatch.setattr(loop.mx, "eval", lambda *_: None)
     outputs = step(batches)
-    for layer in hybrid_layers(model).values():
-        layer.refold(force=True)
+    for rotation in rotations(model):
+        rotation.refold(math.inf)
     leaves = [v for _, v in tree_flatten([model.trainable_parameters(), model.parameters(), optimizer.state])]
     found = primitives(*outputs, *leaves)
     assert {"Matmul", "Sqrt"} <= found
