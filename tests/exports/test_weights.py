@@ -11,8 +11,8 @@ from mlx_lm.utils import save_model
 from tiny_model import write_tokenizer
 
 from mlx_hybrid.adapters.attach import attach
-from mlx_hybrid.adapters.experts import is_experts
 from mlx_hybrid.adapters.store import save_adapter
+from mlx_hybrid.adapters.targets import is_experts
 from mlx_hybrid.config import build_config
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.exports.export import Options, export
@@ -122,7 +122,7 @@ def test_experts_as_transformers_stores_them_are_carried(tmp_path, family):
     write_json(base / "config.json", tree | tree["rope_parameters"] | MIXTURES[family][0])
     loaded = load_base(str(base))
     config = build_config({"method": "hybrid", "adapter": {"targets": ["q_proj", "v_proj"]}}, "test").adapter
-    attach(loaded.model, config, method="hybrid")
+    attach(loaded.model, config)
     perturb(loaded.model, 5)
     adapter = tmp_path / "adapter"
     save_adapter(loaded.model, adapter, config=config, method="hybrid", base=loaded.identity, seed=5)
