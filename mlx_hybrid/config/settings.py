@@ -24,6 +24,7 @@ class Bounded:
             if bounds and value > bounds["most"]:
                 raise ConfigError(f"{setting.name} must be at most {bounds['most']}, not {value}.")
 
+
 BUNDLED = "bundled"
 """The model that comes with the package."""
 
