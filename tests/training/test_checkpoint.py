@@ -201,4 +201,4 @@ def test_a_half_written_folder_is_never_taken_for_a_checkpoint(saved):
         json.loads((folder / "step-0000003" / "progress.json").read_text())["format"]
         == checkpoint_module.FORMAT
     )
-    assert store.FORMAT == 1
+    assert store.FORMAT == 2
