@@ -64,7 +64,7 @@ def answer(model: Any, tokenizer: Any, examples: EvaluationSet, *, generate: Cal
         scores = score_options(model, items)
         return [{"sums": s[:, 0].tolist(), "counts": s[:, 1].astype(int).tolist()} for s in scores]
     if examples.kind == "text":
-        tokens = [tokenizer.continued(record.fields["text"]) for record in examples.records]
+        tokens = [text_tokens(record.fields["text"], tokenizer) for record in examples.records]
         return [{"nats": value} for value, _ in likelihoods(model, tokens)]
     if examples.kind == "conversation":
         from mlx_hybrid.records.template import make_examples
@@ -77,6 +77,13 @@ def answer(model: Any, tokenizer: Any, examples: EvaluationSet, *, generate: Cal
         raise ConfigError("Translations need a generator.")
     asked = [question_tokens(record, tokenizer) for record in examples.records]
     return [{"text": text} for text in generate(model, asked)]
+
+
+def text_tokens(text: str, tokenizer: Any) -> list[int]:
+    """A text as the tokenizer begins it, else after the BOS or the EOS token, so that all of it is predicted."""
+    tokens = tokenizer.continued(text)
+    first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    return tokens if tokenizer.begun([]) or first is None else [first, *tokens]
 
 
 def likelihoods(model: Any, tokens: list, masks: list | None = None) -> list[tuple[float, int]]:

@@ -1,16 +1,18 @@
 """Tasks of EleutherAI's lm-evaluation-harness on an MLX model, through its Python API.
 
-The harness asks for the log-likelihood of a continuation after a context and whether it is the greedy one, for that
-of whole texts, and for generations. https://github.com/EleutherAI/lm-evaluation-harness
+A bridge of our own and not `mlx_lm.evaluate.MLXLM`: that one gives −inf to an empty context without a beginning-of-text
+token, leaves the first token of a text out of its likelihood, and scores the wrong tokens where a continuation merges
+with its context. https://github.com/EleutherAI/lm-evaluation-harness
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mlx_hybrid.errors import ConfigError, MlxHybridError
+from mlx_hybrid.evaluation.answers import text_tokens
 from mlx_hybrid.evaluation.first_format import task_rows
 from mlx_hybrid.evaluation.forward import Forward, batches_by_length, pad_right
 from mlx_hybrid.evaluation.results import Row
@@ -43,22 +45,34 @@ def find_tasks(names: Sequence[str], folder: Path | None = None) -> Any:
 
 
 def evaluate_tasks(
-    model: Any, tokenizer: Any, names: Sequence[str], manager: Any, *, limit: int = 0, seed: int = 0,
-    context: int = 1 << 20, samples: bool = False,
-) -> dict:  # fmt: skip
+    model: Any,
+    tokenizer: Any,
+    names: Sequence[str],
+    manager: Any,
+    *,
+    limit: int = 0,
+    seed: int = 0,
+    context: int = 1 << 20,
+    samples: bool = False,
+) -> dict:
     """What `lm_eval.simple_evaluate` returns, each example's answer under `samples` too where asked.
 
     Raises MlxHybridError for whatever fails inside the harness: a data set out of reach, a broken template.
     """
     import lm_eval
 
-    asked = harness_model(model, tokenizer, context)
+    seeds = ("random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_random_seed")
     try:
         return lm_eval.simple_evaluate(
-            asked, tasks=list(names), task_manager=manager, limit=limit or None, random_seed=seed,
-            numpy_random_seed=seed, torch_random_seed=seed, fewshot_random_seed=seed, bootstrap_iters=1000,
-            log_samples=samples, verbosity="ERROR",
-        )  # fmt: skip
+            harness_model(model, tokenizer, context),
+            tasks=list(names),
+            task_manager=manager,
+            limit=limit or None,
+            bootstrap_iters=1000,
+            log_samples=samples,
+            verbosity="ERROR",
+            **dict.fromkeys(seeds, seed),
+        )
     except MlxHybridError:
         raise
     except Exception as error:  # the harness, its data sets and templates each have errors of their own
@@ -71,32 +85,27 @@ def harness_model(model: Any, tokenizer: Any, context: int = 1 << 20) -> Any:
     from lm_eval.api.model import TemplateLM
 
     class Bridge(TemplateLM):
-        @property
-        def eot_token_id(self) -> int:
-            return tokenizer.eos_token_id
+        eot_token_id = tokenizer.eos_token_id
+        prefix_token_id = eot_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+        tokenizer_name = str(getattr(tokenizer, "name_or_path", ""))
 
-        @property
-        def prefix_token_id(self) -> int:
-            return tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-
-        @property
-        def tokenizer_name(self) -> str:
-            return str(getattr(tokenizer, "name_or_path", ""))
-
-        def tok_encode(self, string: str, **_: Any) -> list[int]:
-            return list(tokenizer.encode(string, add_special_tokens=False))
+        def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
+            """A context begins as the tokenizer begins texts, unless the task's words have that already."""
+            tokens = list(tokenizer.encode(string, add_special_tokens=False))
+            return tokens if add_special_tokens is False else tokenizer.begun(tokens)
 
         def _loglikelihood_tokens(self, requests: Sequence, **_: Any) -> list[tuple[float, bool]]:
             return continuations(model, [(before, after) for _, before, after in requests], context)
 
         def loglikelihood_rolling(self, requests: Sequence, **_: Any) -> list[float]:
-            tokens = [[self.prefix_token_id, *self.tok_encode(request.args[0])] for request in requests]
+            tokens = [text_tokens(request.args[0], tokenizer) for request in requests]
             refuse_longer(tokens, context)
             return [-float(value) for value in sequence_nll(model, tokens)[0]]
 
         def generate_until(self, requests: Sequence, **_: Any) -> list[str]:
             return [
-                generate(model, tokenizer, self.tok_encode, *request.args, context) for request in requests
+                generate(model, tokenizer, self.tok_encode(request.args[0]), request.args[1], context)
+                for request in requests
             ]
 
         def apply_chat_template(self, chat_history: list, add_generation_prompt: bool = True) -> str:
@@ -118,56 +127,48 @@ def continuations(
 ) -> list[tuple[float, bool]]:
     """Σ log p of each continuation after its context in nats, and whether it is what greedy decoding gives.
 
-    Contexts longer than the model takes lose their beginning, as in the harness's own models.
+    Contexts longer than the model takes lose their beginning, as in the harness's own models. Raises MlxHybridError
+    for a continuation that has no token of its own, as where it merges with its context.
     """
     import mlx.core as mx
 
-    if not requests:
-        return []
     refuse_longer([[0, *after] for _, after in requests], context)
+    if not all(after for _, after in requests):
+        raise MlxHybridError("A continuation has no token of its own: it merges with its context.")
     pairs = [((before + after)[-context:], len(after)) for before, after in requests]
     results: list[tuple[float, bool]] = [(0.0, False)] * len(pairs)
     with evaluating(model):
         forward = Forward(model)
-        for batch in batches_by_length(
-            [len(tokens) for tokens, _ in pairs], min(BATCH_TOKENS, forward.most_tokens)
-        ):
+        most = min(BATCH_TOKENS, forward.most_tokens)
+        for batch in batches_by_length([len(tokens) for tokens, _ in pairs], most) if pairs else ():
             tokens = pad_right([pairs[i][0] for i in batch])
             hidden = forward.body(mx.array(tokens[:, :-1]))
             for row, i in enumerate(batch):
                 length, count = len(pairs[i][0]), pairs[i][1]
-                logits = forward.head(hidden[row, length - 1 - count : length - 1][None])[0].astype(
-                    mx.float32
-                )
+                own = hidden[row, length - 1 - count : length - 1]
+                logits = forward.head(own[None])[0].astype(mx.float32)
                 wanted = mx.array(tokens[row, length - count : length])
                 log_p = mx.take_along_axis(logits, wanted[:, None], 1)[:, 0] - mx.logsumexp(logits, 1)
                 greedy = mx.all(mx.argmax(logits, 1) == wanted).item()
-                total = float(np.array(log_p, np.float64).sum())
-                if not np.isfinite(total):
-                    raise MlxHybridError(
-                        "A log-likelihood is not finite: the model's weights hold NaN or inf."
-                    )
-                results[i] = (total, bool(greedy))
+                results[i] = float(np.array(log_p, np.float64).sum()), bool(greedy)
+    if not np.all(np.isfinite([total for total, _ in results])):
+        raise MlxHybridError("A log-likelihood is not finite: the model's weights hold NaN or inf.")
     return results
 
 
-def generate(
-    model: Any, tokenizer: Any, encode: Callable[[str], list[int]], prompt: str, settings: dict, context: int
-) -> str:
+def generate(model: Any, tokenizer: Any, prompt: list[int], settings: dict, context: int) -> str:
     """Greedy text until a stop string, the end of the turn, or `max_gen_toks`."""
     from mlx_lm import stream_generate
 
     if settings.get("do_sample") or float(settings.get("temperature") or 0) > 0:
         raise ConfigError("This task asks for sampled text; only greedy generation is offered here.")
     stops = settings.get("until") or []
-    stops = [stops] if isinstance(stops, str) else list(stops)
+    stops = [stops] if isinstance(stops, str) else [stop for stop in stops if stop]
     most = int(settings.get("max_gen_toks", 256))
     text = ""
-    for piece in stream_generate(
-        model, tokenizer, encode(prompt)[-max(1, context - most) :], max_tokens=most
-    ):
+    for piece in stream_generate(model, tokenizer, prompt[-max(1, context - most) :], max_tokens=most):
         text += piece.text
-        if found := [text.index(stop) for stop in stops if stop and stop in text]:
+        if found := [text.index(stop) for stop in stops if stop in text]:
             return text[: min(found)]
     return text
 
@@ -187,11 +188,19 @@ def sample_rows(whole: dict) -> list[dict]:
 
     An answer is a text, or a continuation's log-likelihood in nats and whether it is the greedy one.
     """
+    keys = {
+        "id": "doc_id",
+        "record": "doc",
+        "target": "target",
+        "filter": "filter",
+        "answers": "filtered_resps",
+    }
     return [
         {
-            "task": task, "id": row["doc_id"], "record": row["doc"], "target": row["target"], "filter": row["filter"],
-            "answers": row["filtered_resps"], **{name: row[name] for name in row["metrics"]},
+            "task": task,
+            **{name: row[key] for name, key in keys.items()},
+            **{m: row[m] for m in row["metrics"]},
         }
         for task, rows in whole["samples"].items()
         for row in rows
-    ]  # fmt: skip
+    ]

@@ -5,8 +5,9 @@ import math
 from pathlib import Path
 
 import pytest
-from toys import byte_tokenizer, write_model
+from toys import byte_tokenizer, wrapped, write_model
 
+from mlx_hybrid.evaluation.harness import harness_model
 from mlx_hybrid.evaluation.results import Results, Row, read_results
 
 pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install -e '.[lm-eval]'")
@@ -157,6 +158,18 @@ def test_generated_texts_are_those_of_evaluate(run, folder, harness):
         got = [row["answers"][0].strip() for row in examples(folder, model, "own_answers")]
         assert got == [row["text"] for row in answers[model]]
         assert any(got)
+
+
+@pytest.mark.parametrize("begins", [True, False])
+def test_contexts_begin_once_as_the_tokenizer_begins_texts(begins):
+    tokenizer = wrapped(byte_tokenizer(None, begins=begins))
+    own = harness_model(None, tokenizer)
+    bare = tokenizer.encode("up", add_special_tokens=False)
+    start = [tokenizer.bos_token_id] if begins else []
+    assert own.tok_encode("up") == [*start, *bare]
+    assert own.tok_encode("<s>up") == [tokenizer.bos_token_id, *bare]
+    assert own.tok_encode("up", add_special_tokens=False) == bare
+    assert own._encode_pair("up", " there")[0] == [*start, *bare]
 
 
 def test_what_is_told_and_kept(folder, harness):

@@ -60,6 +60,11 @@ def test_a_continuation_longer_than_the_context_is_refused(model):
         continuations(model, [([5], list(range(9)))], 8)
 
 
+def test_a_continuation_that_merges_with_its_context_is_refused(model):
+    with pytest.raises(MlxHybridError, match="no token of its own"):
+        continuations(model, [([5, 9], [])])
+
+
 def test_results_become_rows():
     whole = {"results": {"t": {"alias": "t", "acc,none": 0.5, "acc_stderr,none": 0.1}}, "versions": {"t": 3}}
     whole["n-samples"] = {"t": {"original": 30, "effective": 20}}
