@@ -11,6 +11,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import date
 from importlib import metadata
 from pathlib import Path
 
@@ -120,6 +121,11 @@ class Run:
 
     def info(self) -> dict:
         return read_json(self.path / "run.json")
+
+    def template_date(self) -> date | None:
+        """The date that its chat template was told; it stays the run's, whatever day it is."""
+        told = self.info().get("template_date")
+        return date.fromisoformat(told) if told else None
 
     def update(self, **values: object) -> None:
         """Change keys of run.json, whole or not at all."""

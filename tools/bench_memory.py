@@ -26,7 +26,7 @@ from mlx_lm.utils import quantize_model, save_model  # noqa: E402
 
 from mlx_hybrid.config import Config, build_config  # noqa: E402
 from mlx_hybrid.models.base import BUNDLED_FOLDER, load_base  # noqa: E402
-from mlx_hybrid.records.template import Example  # noqa: E402
+from mlx_hybrid.records.template import Example, Tokenised  # noqa: E402
 from mlx_hybrid.training.batches import make_batch  # noqa: E402
 from mlx_hybrid.training.memory.estimate import Load, estimate  # noqa: E402
 from mlx_hybrid.training.memory.limits import set_limits  # noqa: E402
@@ -131,7 +131,7 @@ def measured_peak(config: Config, load: Load) -> int:
     base = load_base(config.model)
     set_limits()
     examples = random_examples(load, base.config["vocab_size"])
-    setup = Setup(base, None, examples, [], [])
+    setup = Setup(base, None, [Tokenised(examples), Tokenised(), Tokenised()])
     attach_adapter(config, setup)
     mx.eval(base.model.parameters(), setup.optimizer.state)
     mx.clear_cache()

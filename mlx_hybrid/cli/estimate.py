@@ -97,8 +97,8 @@ def batch_of(settings: Config) -> tuple[Callable[[Config], Any], str]:
     from mlx_hybrid.training.setup import tokenised
 
     data = prepare(settings, find_sources(settings.data))
-    sets, _ = tokenised(settings, data.split, load_tokenizer_of(settings.model))
-    return partial(largest_load, sets[0]), "the records"
+    made = tokenised(settings, data.split, load_tokenizer_of(settings.model))
+    return partial(largest_load, made[0].examples), "the records"
 
 
 def tokenizer_here(model: str) -> bool:

@@ -100,6 +100,8 @@ def ask(request: Request, run: Any, folder: Path | None, tell: Tell) -> tuple[st
     if folder is None:
         tell("Results are not kept, and a stop loses them; -o DIR keeps them.")
     pair = open_target(request, tell)
+    if run:
+        pair.tokenizer.date = run.template_date()
     models = models_of(pair, request.baseline)
     check_temperature(request, run, pair)
     limit, seed, most = request.limit, request.seed, request.max_tokens or MOST_TOKENS
@@ -236,7 +238,11 @@ def find_questions(request: Request, run: Any) -> Any:
         return questions.from_task(request.name, request.split, part, request.dev, known)
     if request.path:
         return questions.from_path(request.path, request.dev, known, config.data.group if config else "group")
-    own = questions.from_run(config, request.dev, known, run.info().get("data_hash", "")) if config else None
+    own = (
+        questions.from_run(config, request.dev, known, run.info().get("data_identity", ""))
+        if config
+        else None
+    )
     if own is None:
         raise ConfigError(
             "Nothing to measure on: give --on with a file or folder, or --task with a benchmark."

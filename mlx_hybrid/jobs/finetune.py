@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,8 +27,8 @@ from mlx_hybrid.training.setup import (
     Setup,
     attach_adapter,
     check_base_of_start,
+    data_identity,
     data_notes,
-    hash_examples,
     load_setup,
     start_from_adapter,
     start_from_gradient,
@@ -101,7 +102,8 @@ def finetune(
                 check_patience(config, data.split)
                 note_data(config, run, data, manifests)
             yield Prepared(run, **data.counts, **data.sizes)
-            setup = load_setup(config, data.split, machines=world.size, force=force)
+            day = (resume.template_date() if resume else None) or date.today()
+            setup = load_setup(config, data.split, date=day, machines=world.size, force=force)
             begin_run(config, run, setup, sources, resume=resume is not None, machines=world.size)
             with running_out(
                 lambda: how_to_need_less(config, setup.train, machines=world.size) + way_on(run)
@@ -211,7 +213,7 @@ def steps(
         world.check_alike(
             {
                 "settings": to_tree(config),
-                "records": hash_examples(setup.train, setup.valid),
+                "records": data_identity((setup.train, setup.valid), setup.base.tokenizer),
                 "base model": setup.base.identity["fingerprint"],
                 "versions": machine()["versions"],
                 "checkpoint": progress.step,
@@ -311,14 +313,18 @@ def plan(config: Config, *, world: World = ALONE, force: bool = False) -> dict:
     sources, _ = find_data(config, world)
     data = prepare(config, sources)
     check_patience(config, data.split)
-    sets, too_long = tokenised(config, data.split, load_tokenizer_of(config.model))
+    made = tokenised(config, data.split, load_tokenizer_of(config.model))
     if config.start_from:
         check_base_of_start(config, find_adapter(config.start_from)[0])
-    check_fits(config, sets[0], machines=world.size, force=force)
-    lengths = [len(example.tokens) for example in sets[0]]
+    check_fits(config, made[0].examples, machines=world.size, force=force)
+    lengths = [len(example.tokens) for example in made[0].examples]
     return {
         "config": to_tree(config),
         "records": data.counts,
         "split": data.sizes,
-        "tokens": {"train": sum(lengths), "longest": max(lengths), "too_long": too_long},
+        "tokens": {
+            "train": sum(lengths),
+            "longest": max(lengths),
+            "too_long": sum(len(part.long) for part in made),
+        },
     }

@@ -5,6 +5,7 @@ trained document or answer ends, once, with the EOS token or the template's end 
 """
 
 import datetime
+import json
 import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -79,6 +80,13 @@ class Tokenizer(TokenizerWrapper):
         """The texts of the tokens that end a turn or a document."""
         ids = {*self.eos_token_ids, self.eos_token_id} - {None}
         return [text for text in map(self.convert_ids_to_tokens, sorted(ids)) if text]
+
+    @property
+    def identity(self) -> str:
+        """What decides which tokens a record becomes: vocabulary, beginnings and ends, template and its options."""
+        template = getattr(self._tokenizer, "chat_template", None)
+        facts = [len(self), self._begin, self.end_markers, template, dict(self.options), self.system]
+        return json.dumps(facts, sort_keys=True, default=str)
 
     # conversations
 

@@ -5,8 +5,10 @@ training then begins where chat will let the model begin, and ends with the temp
 token is trained. `Tokenizer` (models/tokenizer.py) says how texts begin and end.
 """
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from typing import Any
 
 from mlx_hybrid.errors import DataError
@@ -30,6 +32,8 @@ class Example:
     """Answers that are context only: the template writes them otherwise than it asks for them."""
     unwritten: tuple[str, ...] = ()
     """What the template leaves out: reasoning, tools, system turn."""
+    digest: str = ""
+    """sha256 of the record's fields: what a run is known by, whatever date its template writes."""
 
     @property
     def trained_count(self) -> int:
@@ -119,6 +123,7 @@ def make_example(record: Record, tokenizer: Any) -> Example:
         made.text_bytes,
         len(wanted) - made.answers if turns else 0,
         made.unwritten,
+        sha256(json.dumps(record.fields, sort_keys=True).encode()).hexdigest(),
     )
 
 

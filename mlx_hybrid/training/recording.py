@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import json
 import time
 from pathlib import Path
 
@@ -27,14 +28,14 @@ from mlx_hybrid.training.events import (
     Validated,
 )
 from mlx_hybrid.training.progress import Progress
-from mlx_hybrid.training.setup import Setup, hash_examples
+from mlx_hybrid.training.setup import Setup, data_identity
 
 
 def begin_run(
     config: Config, run: Run, setup: Setup, sources: Sources, *, resume: bool, machines: int
 ) -> None:
     """Write run.json; a resumed run must have the config, but for its time limit, and the data it was begun with."""
-    data_hash = hash_examples(setup.train, setup.valid, setup.test)
+    data_hash = data_identity((setup.train, setup.valid, setup.test), setup.base.tokenizer)
     if resume:
         check_same_run(config, run, data_hash)
         run.drop_unfinished()
@@ -49,12 +50,17 @@ def begin_run(
         method=config.method,
         seed=config.seed,
         base=setup.base.identity,
-        data_hash=data_hash,
+        data_identity=data_hash,
+        template_date=setup.base.tokenizer.date.isoformat(),
         data=[file.path.name for file in (*sources.train, *sources.valid, *sources.test)],
         records={"train": len(setup.train), "valid": len(setup.valid), "test": len(setup.test)},
         machine=machine(),
         machines=machines,
     )
+    if setup.aside:
+        rows = ({"where": where, "why": why} for where, why in setup.aside)
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        write_text(run.path / "set-aside.jsonl", text)
 
 
 def check_same_run(config: Config, run: Run, data_hash: str) -> None:
@@ -63,7 +69,7 @@ def check_same_run(config: Config, run: Run, data_hash: str) -> None:
         raise ConfigError(
             f"{run.path}: its config.yaml is not the configuration asked for; resume takes none of its own."
         )
-    if run.info().get("data_hash") != data_hash:
+    if run.info().get("data_identity") != data_hash:
         raise ConfigError(f"{run.path}: the data changed since the run began; start a new run.")
 
 

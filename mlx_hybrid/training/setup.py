@@ -1,8 +1,10 @@
 """What a training loop needs: the base, the adapter on it with its start, the optimiser, and the examples."""
 
 import hashlib
-from collections.abc import Generator, Iterator
+from collections import Counter
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from mlx_hybrid.errors import ConfigError, DataError
 from mlx_hybrid.models.answer_end import unnamed_end
 from mlx_hybrid.models.base import BaseModel, base_of, fingerprint, load_base, load_tokenizer_of
 from mlx_hybrid.records.split import Split
-from mlx_hybrid.records.template import Example, make_examples
+from mlx_hybrid.records.template import Example, Tokenised, make_examples
 from mlx_hybrid.training.batches import make_batch, start_batches
 from mlx_hybrid.training.events import Note
 from mlx_hybrid.training.loss import make_loss
@@ -37,48 +39,78 @@ class Setup:
 
     base: BaseModel
     optimizer: BranchOptimizer | None
-    train: list[Example]
-    valid: list[Example]
-    test: list[Example]
-    too_long: int = 0
+    made: list[Tokenised]
+    """The records to train on, to validate with and to test."""
+
+    @property
+    def train(self) -> list[Example]:
+        return self.made[0].examples
+
+    @property
+    def valid(self) -> list[Example]:
+        return self.made[1].examples
+
+    @property
+    def test(self) -> list[Example]:
+        return self.made[2].examples
+
+    @property
+    def aside(self) -> list[tuple[str, str]]:
+        """(where, why) of every record that cannot be trained as it would be asked."""
+        return [item for part in self.made for item in part.aside]
 
 
-def load_setup(config: Config, split: Split, *, machines: int = 1, force: bool = False) -> Setup:
-    """Examples, then the model. Raises DataError for records that cannot be tokenised as asked, and MemoryLimitError,
-    before a weight is read, for a run that cannot fit, unless forced. Each of `machines` has its part of a batch."""
+def load_setup(
+    config: Config, split: Split, *, date: date | None = None, machines: int = 1, force: bool = False
+) -> Setup:
+    """Examples, then the model. `date` is the one that a chat template may write.
+
+    Raises DataError for records that cannot be tokenised as asked, and MemoryLimitError, before a weight is read, for a
+    run that cannot fit, unless forced. Each of `machines` has its part of a batch.
+    """
     tokenizer = load_tokenizer_of(config.model)
-    sets, too_long = tokenised(config, split, tokenizer)
-    check_fits(config, sets[0], machines=machines, force=force)
+    tokenizer.date = date
+    made = tokenised(config, split, tokenizer)
+    check_fits(config, made[0].examples, machines=machines, force=force)
     base = load_base(config.model, tokenizer=tokenizer)
     set_limits()
-    return Setup(base, None, *sets, too_long=too_long)
+    return Setup(base, None, made)
 
 
-def tokenised(config: Config, split: Split, tokenizer: Any) -> tuple[list[list[Example]], int]:
-    """Examples of the three sets, and how many records were dropped or cut for length."""
+def tokenised(config: Config, split: Split, tokenizer: Any) -> list[Tokenised]:
+    """The records to train on, to validate with and to test, as examples."""
     limit = {"max_tokens": config.train.max_tokens, "too_long": config.train.too_long}
     made = [make_examples(part, tokenizer, **limit) for part in (split.train, split.valid, split.test)]
     if not made[0].examples:
         why = made[0].aside[0][1] if made[0].aside else f"over train.max_tokens ({config.train.max_tokens})"
         raise DataError(f"No training record is left: {why}.")
-    return [part.examples for part in made], sum(len(part.long) for part in made)
+    return made
 
 
-def hash_examples(*sets: list[Example]) -> str:
-    """sha256 over the tokens of the training, validation and test examples, in order."""
-    digest = hashlib.sha256()
-    for part in sets:
-        for example in part:
-            digest.update(repr((example.tokens, example.trained)).encode())
-        digest.update(b"|")
+def data_identity(sets: Iterable[list[Example]], tokenizer: Any) -> str:
+    """sha256 over the records of some sets, in order, and what decides their tokens; no date is part of it."""
+    digest = hashlib.sha256(tokenizer.identity.encode())
+    for examples in sets:
+        digest.update("".join(["|", *(example.digest for example in examples)]).encode())
     return digest.hexdigest()
 
 
 def data_notes(config: Config, split: Split, setup: Setup) -> Iterator[Note]:
-    """What there is to say of the examples: records too long, and answers that end otherwise than the model says."""
-    if setup.too_long:
+    """What there is to say of the examples: records too long or set aside, what their template leaves out, and answers
+    that end otherwise than the model says."""
+    if long := sum(len(part.long) for part in setup.made):
         done = "dropped" if config.train.too_long == "drop" else "cut"
-        yield Note(f"Over train.max_tokens ({config.train.max_tokens}) and {done}: {setup.too_long} records.")
+        yield Note(f"Over train.max_tokens ({config.train.max_tokens}) and {done}: {long} records.")
+    if setup.aside:
+        where, why = setup.aside[0]
+        yield Note(f"Set aside, listed in set-aside.jsonl: {len(setup.aside)} records; {where}: {why}.")
+    left_out = Counter(part for example in setup.train for part in example.unwritten)
+    for part, count in left_out.items():
+        yield Note(f"The chat template does not write {part}, which is not trained: {count} records.")
+    if context := sum(example.context_answers for example in setup.train):
+        yield Note(
+            f"{context} older answers are context only: the template writes them otherwise than it asks for them."
+        )
     if any(record.kind != "text" for record in split.train):
         yield from end_of_answers(setup.base)
 

@@ -62,7 +62,7 @@ def test_resuming_elsewhere_is_resuming(run, settings, home, elsewhere):
     done = run("finetune", "--resume", "../home/runs/cut")
     assert done.exit_code == 0, done.stderr
     assert adapter(Run(cut)) == adapter(whole)
-    assert Run(cut).info()["data_hash"] == whole.info()["data_hash"]
+    assert Run(cut).info()["data_identity"] == whole.info()["data_identity"]
     assert str(cut) in done.stdout
     assert Path.cwd() == away
     assert not list(away.iterdir())

@@ -74,13 +74,13 @@ def from_path(path: Path, dev: str, known: list[Record], group: str = "group") -
     return make(name, load_records([test]), dev_records(dev, beside), known, group)
 
 
-def from_run(config: Config, dev: str, known: list[Record], data_hash: str) -> Questions | None:
+def from_run(config: Config, dev: str, known: list[Record], identity: str) -> Questions | None:
     """The test files that a run's data names, else the records that it held back; None where it did neither."""
     sources = find_sources(config.data)
     if sources.test:
         dev_set = dev_records(dev, sources.valid)
         return make("test", load_records(sources.test), dev_set, known, config.data.group)
-    split = held_back(config, sources, data_hash)
+    split = held_back(config, sources, identity)
     if not split.test:
         return None
     kinds = [kind_of(record) for record in split.test]
@@ -93,20 +93,24 @@ def from_run(config: Config, dev: str, known: list[Record], data_hash: str) -> Q
     return replace(own, note=note if left else "")
 
 
-def held_back(config: Config, sources: Sources, data_hash: str) -> Split:
-    """The split of a run's records, made again. Raises DataError where it does not come out as it was trained on."""
+def held_back(config: Config, sources: Sources, identity: str) -> Split:
+    """The split of a run's records, made again.
+
+    Raises DataError where the records are not those with the `identity` that the run noted; older runs noted none.
+    """
     from mlx_hybrid.models.base import load_tokenizer_of
     from mlx_hybrid.training.data import prepare
-    from mlx_hybrid.training.setup import hash_examples, tokenised
+    from mlx_hybrid.training.setup import data_identity, tokenised
 
     split = prepare(config, sources).split
-    if (
-        split.test
-        and hash_examples(*tokenised(config, split, load_tokenizer_of(config.model))[0]) != data_hash
-    ):
-        raise DataError(
-            "The run's data changed since it was trained, so what it held back is not known; name records with --on."
-        )
+    if split.test and identity:
+        tokenizer = load_tokenizer_of(config.model)
+        sets = (part.examples for part in tokenised(config, split, tokenizer))
+        if data_identity(sets, tokenizer) != identity:
+            raise DataError(
+                "The run's data changed since it was trained, so what it held back is not known; "
+                "name records with --on."
+            )
     return split
 
 
