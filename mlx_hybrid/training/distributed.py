@@ -15,6 +15,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
+from mlx.utils import tree_map
 
 from mlx_hybrid.errors import ConfigError, MlxHybridError
 from mlx_hybrid.records.template import Example
@@ -57,9 +58,10 @@ class World:
         return flag if self.size == 1 else self.sum(mx.array([int(flag)])).item() > 0
 
     def mean_gradients(self, gradients: dict) -> dict:
-        """(Σ over machines) / machines of every leaf."""
+        """(Σ over machines) / machines of every leaf, added up in float32."""
         if self.size == 1:
             return gradients
+        gradients = tree_map(lambda leaf: leaf.astype(mx.float32), gradients)
         return self.exchange(lambda tree: nn.average_gradients(tree, self.group), gradients)
 
     def of_first(self, arrays: dict[str, mx.array]) -> dict[str, mx.array]:
