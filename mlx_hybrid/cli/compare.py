@@ -110,12 +110,13 @@ def compare(
 
     \b
     Examples:
-        mlx-hybrid compare quickstart --methods lora,hybrid --seeds 3 -o comparison
+        mlx-hybrid task sib200 --shots 96 --dev 16 -o data/sib200
+        mlx-hybrid compare compare-sib200 --methods lora,hybrid --seeds 3 -o comparison
         mlx-hybrid compare mine.yaml --methods lora,hra,hybrid --lrs 1e-3,3e-3 --budget params -o comparison
         mlx-hybrid compare mine.yaml --methods lora --governance steps --noise 0.3 -o governed
     """
     from mlx_hybrid.config.recipes import recipe_path
-    from mlx_hybrid.study.cells import Listener, Stopped
+    from mlx_hybrid.study.cells import Stopped
     from mlx_hybrid.study.pages import as_text, write_study
     from mlx_hybrid.study.plan import Plan, governance_settings
     from mlx_hybrid.study.study import run_study
@@ -125,7 +126,7 @@ def compare(
     plan = Plan(source=recipe_path(config), values={k: v for k, v in values.items() if v}, **terms)
     try:
         with StopRequest(talk) as stop:
-            summary = run_study(plan, output, Listener(talk, stop), workers=workers)
+            summary = run_study(plan, output, stop, workers=workers)
     except Stopped as stopped:
         talk(str(stopped))
         raise SystemExit(INTERRUPTED) from None

@@ -1,7 +1,6 @@
 """Differences between the columns of a comparison, paired by seed and, where examples allow it, by example."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from mlx_hybrid.evaluation.metrics.intervals import bootstrap_mean, bootstrap_ra
 from mlx_hybrid.evaluation.results import ALL, Results, Row
 from mlx_hybrid.study.figures import Key, figures
 from mlx_hybrid.study.plan import Plan
-from mlx_hybrid.study.seeds import SeedMean, difference_over_seeds, example_error, holm
+from mlx_hybrid.study.seeds import difference_over_seeds, example_error, holm
 
 PAIRED = {"accuracy": "right", "nll": "nll_nats", "bits_per_byte": "nats"}
 """Metric: the column of examples that it is made of."""
@@ -66,24 +65,23 @@ def difference(
     old: Sequence[dict],
     new: Sequence[dict],
     error: float | None = None,
-) -> dict:
+) -> dict[str, float]:
     """After minus before over the seeds; `old` and `new` are the columns of examples, `error` is the standard error
     over examples where that is known already.
 
     Where a metric is a mean of examples these are paired; for others the errors of both sides add, which is wider than
     need be. Where nothing is known over examples there is no p: seeds alone say too little.
     """
-    values = [[row.value for row in side] for side in (before, after)]
     metric, language, _ = key
+    sides = [errors_of(side) for side in (before, after)]
     if error is None and PAIRED.get(metric) in old[0]:
         error = paired_error(old, new, PAIRED[metric], language)
-    if error is None:
-        sides = [errors_of(side) for side in (before, after)]
-        if not all(sides):
-            told = plain(difference_over_seeds(*values))
-            return {name: value for name, value in told.items() if name != "p"}
+    elif error is None and all(sides):
         error = float(np.sqrt(sum(np.mean(np.square(side)) for side in sides)))
-    return plain(difference_over_seeds(*values, error))
+    change = difference_over_seeds([row.value for row in before], [row.value for row in after], error or 0.0)
+    if error is None:
+        del change["p"]
+    return change
 
 
 def paired_error(old: Sequence[dict], new: Sequence[dict], column: str, language: str = ALL) -> float:
@@ -92,24 +90,22 @@ def paired_error(old: Sequence[dict], new: Sequence[dict], column: str, language
     inside = [n for n, name in enumerate(examples["language"]) if language in (ALL, name)]
     sides = [np.mean([r[column] for r in side], 0) for side in (new, old)]
     change = (sides[0] - sides[1])[inside]
-    groups = [examples["group"][n] for n in inside]
+    resampling = {"seed": 0, "samples": RESAMPLES, "groups": [examples["group"][n] for n in inside]}
     if column == "nats":
-        sizes = np.array(examples["bytes"], float)[inside]
-        own = bootstrap_ratio(change / np.log(2), sizes, seed=0, samples=RESAMPLES, groups=groups)
+        own = bootstrap_ratio(change / np.log(2), np.array(examples["bytes"], float)[inside], **resampling)
     else:
-        own = bootstrap_mean(change, seed=0, samples=RESAMPLES, groups=groups)
+        own = bootstrap_mean(change, **resampling)
     return example_error(own.low, own.high)
 
 
 def direction_errors(old: Sequence[Results], new: Sequence[Results], pivot: str) -> dict[Key, float]:
     """Standard errors over examples of the differences in chrF++, each side a mean over seeds, on the same draws."""
-    sides = [[directions_from(r.facts["examples"]) for r in side] for side in (old, new)]
-    changes = intervals(sides[1], pivot, minus=sides[0])
-    parts = {name: name.partition("@") for name in changes}
-    return {
-        (metric, language or ALL, ""): example_error(changes[name].low, changes[name].high)
-        for name, (metric, _, language) in parts.items()
-    }
+    before, after = ([directions_from(r.facts["examples"]) for r in side] for side in (old, new))
+    errors = {}
+    for name, change in intervals(after, pivot, minus=before).items():
+        metric, _, language = name.partition("@")
+        errors[metric, language or ALL, ""] = example_error(change.low, change.high)
+    return errors
 
 
 def directions_from(examples: dict) -> Directions:
@@ -118,25 +114,17 @@ def directions_from(examples: dict) -> Directions:
     return score_directions(pairs, examples["group"], table, seed=0)
 
 
-def adjust(rows: list[dict], key: str) -> None:
-    """Add `p_holm` to the differences under `key` that have a p."""
+def adjust(rows: list[dict], name: str) -> None:
+    """Add `p_holm` to the differences of this name that have a p."""
     families: dict[tuple, list[dict]] = {}
     for row in rows:
-        if "p" in row.get(key, {}):
-            family = *row_key(row), (row["model"] if key == "governed" else row["governance"])
-            families.setdefault(family, []).append(row)
+        if "p" in row.get(name, {}):
+            family = *row_key(row), row["model" if name == "governed" else "governance"]
+            families.setdefault(family, []).append(row[name])
     for family in families.values():
-        adjusted = holm({str(number): row[key]["p"] for number, row in enumerate(family)})
-        for number, row in enumerate(family):
-            row[key]["p_holm"] = adjusted[str(number)]
+        for change, p in zip(family, holm([change["p"] for change in family]), strict=True):
+            change["p_holm"] = p
 
 
 def errors_of(own: Sequence[Row]) -> list[float]:
     return [example_error(f.low, f.high) for f in own if f.low is not None]
-
-
-def plain(mean: SeedMean) -> dict[str, Any]:
-    row = asdict(mean)
-    if row["p"] is None:
-        del row["p"]
-    return row

@@ -3,6 +3,7 @@
 import json
 import shutil
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -13,20 +14,10 @@ from mlx_hybrid.evaluation.benchmarks.questions import chosen_pivot, chosen_vari
 from mlx_hybrid.evaluation.metrics.translation import MOST_TOKENS
 from mlx_hybrid.evaluation.results import ALL, Results
 from mlx_hybrid.files import read_json, write_json, write_text
+from mlx_hybrid.jobs.stopping import StopRequest
 from mlx_hybrid.run import Run, writing
+from mlx_hybrid.study import cells
 from mlx_hybrid.study.budget import matched_sizes, matched_steps
-from mlx_hybrid.study.cells import (
-    Listener,
-    Measuring,
-    Work,
-    best_loss,
-    is_measured,
-    measure_run,
-    measured,
-    open_base,
-    run_ahead,
-    train_cell,
-)
 from mlx_hybrid.study.data import evaluation_sets, freeze_data
 from mlx_hybrid.study.figures import figures, footprint
 from mlx_hybrid.study.plan import Cell, Plan, check_plan, final_cells
@@ -34,14 +25,13 @@ from mlx_hybrid.study.summary import SUMMARY_FILE, governed_counts, summarise
 
 FORMAT = 1
 PLAN_FILE = "plan.json"
-CELLS_FILE = "cells.jsonl"
 
 
-def run_study(plan: Plan, directory: Path, listener: Listener, *, workers: int = 1) -> dict:
+def run_study(plan: Plan, directory: Path, stop: StopRequest, *, workers: int = 1) -> dict:
     """Train and measure every cell of the plan in `directory`, and return the summary that is written there.
 
-    Raises Stopped after a stop, and the same call goes on from the cell it stopped in; ConfigError for a plan that
-    would not compare like with like, or a folder of another one.
+    `stop` hears of the course and may ask for a stop. Raises Stopped after one, and the same call goes on from the cell
+    it stopped in; ConfigError for a plan that would not compare like with like, or a folder of another one.
     """
     check_plan(plan)
     if workers > 1 and plan.budget == "time":
@@ -52,7 +42,7 @@ def run_study(plan: Plan, directory: Path, listener: Listener, *, workers: int =
     with writing(Run(directory)):
         new = keep_terms(plan, directory)
         try:
-            study = Study(plan, directory, listener, workers)
+            study = Study(plan, directory, stop, workers)
         except BaseException:
             if new:  # the same folder takes the command once it is put right
                 (directory / PLAN_FILE).unlink(missing_ok=True)
@@ -79,9 +69,9 @@ def keep_terms(plan: Plan, directory: Path) -> bool:
 class Study:
     """The course of one comparison."""
 
-    def __init__(self, plan: Plan, directory: Path, listener: Listener, workers: int):
+    def __init__(self, plan: Plan, directory: Path, stop: StopRequest, workers: int):
         config = plan.base()
-        self.directory, self.listener, self.workers = directory, listener, workers
+        self.directory, self.stop, self.workers = directory, stop, workers
         self.model_name = config.model
         self.rates = plan.rates or (config.train.learning_rate,)
         self.data, self.manifests = freeze_data(config, directory / "data", noise=plan.noise)
@@ -92,35 +82,46 @@ class Study:
         self.plan = replace(plan, variants=variants, pivot=pivot)
         if plan.max_tokens and test.kind != "translation":
             raise ConfigError(f"--max-tokens is for translations; the test records are {test.kind}.")
-        self.measuring = Measuring(test, dev, variants, plan.limit, pivot, plan.max_tokens or MOST_TOKENS)
-        self.sizes: dict[str, dict[str, int]] = {}
+        tokens = plan.max_tokens or MOST_TOKENS
+        self.measuring = cells.Measuring(test, dev, variants, plan.limit, pivot, tokens)
+        self.sizes: dict[str, dict[str, Any]] = {}
 
     def run(self) -> dict:
         """Every cell trained and measured, and the summary of them."""
-        self.listener.tell(f"Base: {self.model_name}")
-        folder = self.directory / "base"
-        base = measured(folder, lambda: open_base(self.model_name), self.measuring, self.listener)
-        self.sizes = self.match_parameters()
+        self.stop.tell(f"Base: {self.model_name}")
+        load = lambda: cells.open_base(self.model_name)  # noqa: E731
+        base = cells.measured(self.directory / "base", load, self.measuring, self.stop)
+        if self.plan.budget == "params":
+            configs = {m: self.config(self.plan.first(m, self.rates[0])) for m in self.plan.methods}
+            self.sizes = matched_sizes(load()[0], configs)
         chosen, grid = self.choose_rates()
-        cells = final_cells(self.plan, chosen, self.match_time(chosen))
-        run_ahead([self.work(cell, self.measuring) for cell in cells], self.workers, self.listener)
-        results: dict[Cell, Results] = {}
-        begun, fresh = time.monotonic(), 0
-        for number, cell in enumerate(cells, 1):
-            done = is_measured(self.run_of(cell))
-            before = " (done before)" if done else ""
-            self.listener.tell(f"Cell {number} of {len(cells)}: {cell.name}{before}")
-            results[cell] = measure_run(self.train(cell), self.model_name, self.measuring, self.listener)
-            self.write_cells(results)
-            fresh += not done
-            if fresh and number < len(cells):
-                left = (time.monotonic() - begun) / fresh * (len(cells) - number)
-                self.listener.tell(f"  about {left / 60:.0f} minutes left")
+        steps: dict[str, int] = {}
+        if self.plan.budget == "time":
+            steps = matched_steps({m: self.run_of(self.plan.first(m, rate)) for m, rate in chosen.items()})
+        results = self.measure_all(final_cells(self.plan, chosen, steps))
         told = {"grid": grid, "chosen": chosen, "sizes": self.sizes, "governed": self.count_governed()}
-        runs = {cell: self.run_of(cell) for cell in cells}
+        runs = {cell: self.run_of(cell) for cell in results}
         summary = summarise(self.plan, base, results, runs, **told)
         write_json(self.directory / SUMMARY_FILE, summary)
         return summary
+
+    def measure_all(self, grid: list[Cell]) -> dict[Cell, Results]:
+        """Results of every cell, in the order given."""
+        self.run_ahead(grid, self.measuring)
+        results: dict[Cell, Results] = {}
+        begun, fresh = time.monotonic(), 0
+        for number, cell in enumerate(grid, 1):
+            done = cells.is_measured(self.run_of(cell))
+            before = " (done before)" if done else ""
+            self.stop.tell(f"Cell {number} of {len(grid)}: {cell.name}{before}")
+            run = self.train(cell)
+            results[cell] = cells.measure_run(run, self.model_name, self.measuring, self.stop)
+            self.write_cells(results)
+            fresh += not done
+            if fresh and number < len(grid):
+                left = (time.monotonic() - begun) / fresh * (len(grid) - number)
+                self.stop.tell(f"  about {left / 60:.0f} minutes left")
+        return results
 
     def write_cells(self, results: dict[Cell, Results]) -> None:
         """One line a cell that is done, with its whole figures, to be read while others train."""
@@ -129,61 +130,46 @@ class Study:
             rows = [*figures(own).values(), *footprint(self.run_of(cell)).values()]
             whole = {row.metric: row.value for row in rows if row.language == ALL and not row.variant}
             lines.append(json.dumps(asdict(cell) | whole) + "\n")
-        write_text(self.directory / CELLS_FILE, "".join(lines))
+        write_text(self.directory / "cells.jsonl", "".join(lines))
 
     def run_of(self, cell: Cell) -> Run:
         return Run(self.directory / "cells" / cell.name)
 
+    def run_ahead(self, grid: Iterable[Cell], measuring: cells.Measuring | None) -> None:
+        works = {cell.name: (self.run_of(cell), self.config(cell)) for cell in grid}
+        cells.run_ahead(works, measuring, self.workers, self.stop)
+
     def train(self, cell: Cell) -> Run:
         """The cell's finished run, which names the manifests of what its copied data was governed by."""
-        run = train_cell(self.run_of(cell), self.config(cell), self.listener)
+        run = self.run_of(cell)
+        cells.train_cell(run, self.config(cell), self.stop)
         run.update(data_manifests=self.manifests)
         return run
 
     def config(self, cell: Cell) -> Config:
         return self.plan.config(cell, self.data, self.sizes.get(cell.method, {}))
 
-    def work(self, cell: Cell, measuring: Measuring | None = None) -> Work:
-        return Work(cell.name, self.run_of(cell), self.config(cell), measuring)
-
     def count_governed(self) -> dict[str, dict[str, int]]:
         """What each governance setting keeps, where there are several, or faults are planted."""
-        plan, told = self.plan, {}
-        if plan.noise or len(plan.governance) > 1:
-            for name in plan.governance:
-                config = self.config(Cell(plan.reference, name, self.rates[0], 0))
-                told[name] = governed_counts(config, self.directory / "data")
-        return told
-
-    def match_parameters(self) -> dict[str, dict[str, int]]:
-        """Adapter sizes of each method, where parameters are the budget."""
-        if self.plan.budget != "params":
+        plan = self.plan
+        if not plan.noise and len(plan.governance) == 1:
             return {}
-        model, _, _ = open_base(self.model_name)
-        return matched_sizes(
-            model, {m: self.config(self.plan.first(m, self.rates[0])) for m in self.plan.methods}
-        )
+        configs = {n: self.config(Cell(plan.reference, n, self.rates[0], 0)) for n in plan.governance}
+        return {name: governed_counts(own, self.directory / "data") for name, own in configs.items()}
 
     def choose_rates(self) -> tuple[dict[str, float], list[dict[str, Any]]]:
         """The rate of least validation loss of each method, and every loss; nothing of the test set is looked at."""
         methods = self.plan.methods
         if len(self.rates) == 1 and self.plan.budget != "time":
             return dict.fromkeys(methods, self.rates[0]), []
-        cells = [self.plan.first(method, rate) for method in methods for rate in self.rates]
-        run_ahead([self.work(cell) for cell in cells], self.workers, self.listener)
-        losses: dict[Cell, float] = {}
-        for number, cell in enumerate(cells, 1):
-            self.listener.tell(f"Learning rate {number} of {len(cells)}: {cell.name}")
-            losses[cell] = best_loss(self.train(cell))
-        best = {method: min((c for c in cells if c.method == method), key=losses.get) for method in methods}
-        grid = [
-            {"method": cell.method, "rate": cell.rate, "valid_loss_nats_per_token": loss}
-            for cell, loss in losses.items()
-        ]
-        return {method: cell.rate for method, cell in best.items()}, grid
-
-    def match_time(self, chosen: dict[str, float]) -> dict[str, int]:
-        """Steps of each method, where time is the budget."""
-        if self.plan.budget != "time":
-            return {}
-        return matched_steps({m: self.run_of(self.plan.first(m, rate)) for m, rate in chosen.items()})
+        tried = [self.plan.first(method, rate) for method in methods for rate in self.rates]
+        self.run_ahead(tried, None)
+        grid, chosen = [], {}
+        for number, cell in enumerate(tried, 1):
+            self.stop.tell(f"Learning rate {number} of {len(tried)}: {cell.name}")
+            loss = cells.best_loss(self.train(cell))
+            grid.append({"method": cell.method, "rate": cell.rate, "valid_loss_nats_per_token": loss})
+        for method in methods:
+            own = (row for row in grid if row["method"] == method)
+            chosen[method] = min(own, key=lambda row: row["valid_loss_nats_per_token"])["rate"]
+        return chosen, grid

@@ -12,7 +12,7 @@ from mlx_hybrid.records.files import Sources
 from mlx_hybrid.records.record import as_source, load_records
 from mlx_hybrid.run import Run
 from mlx_hybrid.study.data import FILES
-from mlx_hybrid.study.differences import Column, add_differences, errors_of, plain
+from mlx_hybrid.study.differences import Column, add_differences, errors_of
 from mlx_hybrid.study.figures import Key, figures, footprint
 from mlx_hybrid.study.plan import Cell, Plan
 from mlx_hybrid.study.seeds import mean_over_seeds
@@ -28,18 +28,20 @@ def summarise(
     plan: Plan, base: Results, results: Mapping[Cell, Results], runs: Mapping[Cell, Run], **facts: object
 ) -> dict:
     """The plan's terms, `facts`, one row a method, governance setting and metric, and what the figures need."""
-    columns: dict[Column, list[Cell]] = {}
-    for cell in results:
-        columns.setdefault((cell.method, cell.governance), []).append(cell)
-    tables = {column: [results[cell] for cell in cells] for column, cells in columns.items()}
+    tables: dict[Column, list[Results]] = {}
+    trained: dict[Column, list[Run]] = {}
+    for cell, own in results.items():
+        tables.setdefault((cell.method, cell.governance), []).append(own)
+        trained.setdefault((cell.method, cell.governance), []).append(runs[cell])
     rows = base_rows(base)
     for column, own in tables.items():
         rows += mean_rows(column, [figures(r) for r in own])
-        rows += mean_rows(column, [footprint(runs[cell]) for cell in columns[column]])
+        rows += mean_rows(column, [footprint(run) for run in trained[column]])
     add_differences(rows, tables, base, plan)
-    first = {method: columns[method, plan.governance[0]] for method in plan.methods}
-    own_runs = {method: [runs[cell] for cell in cells] for method, cells in first.items()}
-    answers = {BASE: base} | {method: results[cells[0]] for method, cells in first.items()}
+    own_runs = {method: trained[method, plan.governance[0]] for method in plan.methods}
+    answers = {BASE: base} | {method: tables[method, plan.governance[0]][0] for method in plan.methods}
+    bins = {name: own.facts.get("reliability", {}).get("model") for name, own in answers.items()}
+    notes = [note for own in (base, *results.values()) for note in own.facts.get("notes", [])]
     return {
         "format": FORMAT,
         **{key: base.facts[key] for key in ASKED},
@@ -53,38 +55,33 @@ def summarise(
         "noise": plan.noise,
         "variants": list(plan.variants),
         **facts,
-        "notes": notes([base, *results.values()]),
+        "notes": list(dict.fromkeys(notes)),
         "mixing": {m: row for m, own in own_runs.items() if (row := mean_mixing(own))},
         "curves": {method: curves(own) for method, own in own_runs.items()},
-        "reliability": reliability(answers),
+        "reliability": {name: own for name, own in bins.items() if own},
         "rows": rows,
     }
 
 
 def base_rows(base: Results) -> list[dict]:
     """The base as it is: it has no seed, so its interval is over examples alone."""
-    rows = []
-    for own in figures(base).values():
-        low, high = (own.value, own.value) if own.low is None else (own.low, own.high)
-        rows.append(asdict(own) | {"low": low, "high": high, "model": BASE, "governance": "", "seeds": 0})
-    return rows
+    marks = {"model": BASE, "governance": "", "seeds": 0}
+    rows = [asdict(own) | marks for own in figures(base).values()]
+    return [
+        row if row["low"] is not None else row | dict.fromkeys(("low", "high"), row["value"]) for row in rows
+    ]
 
 
 def mean_rows(column: Column, tables: Sequence[Mapping[Key, Row]]) -> list[dict]:
     """A row a metric that all seeds have, with every seed's value."""
-    method, governance = column
     rows = []
     for key in (key for key in tables[0] if all(key in table for table in tables)):
         own = [table[key] for table in tables]
         values = [row.value for row in own]
-        mean = plain(mean_over_seeds(values, errors_of(own)))
-        rows.append(asdict(own[0]) | {"model": method, "governance": governance, **mean, "values": values})
+        mean = mean_over_seeds(values, errors_of(own))
+        del mean["p"]  # that the mean is zero, which nobody asks
+        rows.append(asdict(own[0]) | dict(zip(("model", "governance"), column)) | mean | {"values": values})
     return rows
-
-
-def notes(results: Sequence[Results]) -> list[str]:
-    """What a figure is missing for, each told once."""
-    return list(dict.fromkeys(note for own in results for note in own.facts.get("notes", [])))
 
 
 def governed_counts(config: Config, data: Path) -> dict[str, int]:
@@ -108,9 +105,3 @@ def curves(runs: Sequence[Run]) -> list[list]:
     """Validation loss by step, one line a seed."""
     key = "valid_loss_nats_per_token"
     return [[(row["step"], row[key]) for row in run.metrics() if key in row] for run in runs]
-
-
-def reliability(answers: Mapping[str, Results]) -> dict[str, list]:
-    """Bins of the reliability diagram of each model, where it chose between answers."""
-    bins = {name: own.facts.get("reliability", {}).get("model") for name, own in answers.items()}
-    return {name: own for name, own in bins.items() if own}

@@ -8,9 +8,10 @@ import pytest
 from mlx_hybrid.config import Config, load_config
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.evaluation.results import Row
+from mlx_hybrid.jobs.stopping import StopRequest
 from mlx_hybrid.run import Run, create_run
 from mlx_hybrid.study import cells
-from mlx_hybrid.study.cells import RESULTS, Listener, Stopped, best_loss, measured, train_cell
+from mlx_hybrid.study.cells import RESULTS, Stopped, best_loss, measured, train_cell
 from mlx_hybrid.study.figures import figures
 from mlx_hybrid.training.events import Finished, Interrupted
 
@@ -25,6 +26,7 @@ class Job:
         self.calls.append("resume" if resume else "new")
         run = resume or create_run(config, output)
         (run.checkpoints / "step-0000003").mkdir(parents=True, exist_ok=True)
+        (run.checkpoints / "step-0000003" / "progress.json").write_text("{}")
         run.update(status="interrupted" if self.interrupt else "finished")
         yield Interrupted(3) if self.interrupt else Finished(3, 1.0)
 
@@ -33,9 +35,9 @@ class Job:
 def train(monkeypatch):
     """Train one cell by a job."""
 
-    def trained(run: Run, config: Config, job: Job) -> Run:
+    def trained(run: Run, config: Config, job: Job) -> None:
         monkeypatch.setattr(cells, "finetune", job)
-        return train_cell(run, config, Listener())
+        train_cell(run, config, StopRequest(print))
 
     return trained
 
@@ -47,7 +49,8 @@ def config() -> Config:
 
 def test_a_cell_is_trained_once(config, tmp_path, train):
     job, run = Job(), Run(tmp_path / "lora" / "own" / "cell")
-    assert train(run, config, job).info()["status"] == "finished"
+    train(run, config, job)
+    assert run.info()["status"] == "finished"
     train(run, config, job)
     assert job.calls == ["new"]
 
@@ -90,7 +93,7 @@ def test_a_cell_that_an_older_version_measured_is_read_as_it_is(tmp_path):
     old = {"format": 1, "kind": "text", "task": "adapt", "version": 1, "records": 4}
     old |= {"models": {"model": model}, "differences": {}, "examples": {"nats": [1.0, 2.0]}}
     (tmp_path / RESULTS).write_text(json.dumps(old))
-    results = measured(tmp_path, lambda: pytest.fail("loaded a model"), None, Listener())
+    results = measured(tmp_path, lambda: pytest.fail("loaded a model"), None, StopRequest(print))
     assert figures(results) == {
         ("bits_per_byte", "all", ""): Row("bits_per_byte", "all", "", 1.5, 1.4, 1.6, 4, 4)
     }
