@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from mlx_hybrid.cli.commands import command
 from mlx_hybrid.jobs.finetune import AdapterReady, Evaluated, JobEvent, Prepared
@@ -24,8 +23,6 @@ class Display:
         self.run: Any = None
         self.interrupted = self.trained_to_the_end = False
         self.results: Results | None = None
-        self.valid: Validated | None = None
-        self.last: Trained | None = None
 
     def __enter__(self) -> "Display":
         return self
@@ -72,7 +69,6 @@ class Display:
             self.progress.start()
 
     def trained(self, event: Trained) -> None:
-        self.last = event
         facts = f"loss {event.loss:.3f}  {event.tokens_per_second:,.0f} tokens/s  peak {event.peak_memory_gb:.2f} GB"
         if self.progress:
             self.progress.update(self.task, completed=event.step, facts=facts)
@@ -81,14 +77,11 @@ class Display:
             self.note(f"step {event.step}/{event.steps}  {facts}  ETA {left:.0f} s")
 
     def validated(self, event: Validated) -> None:
-        self.valid = event if event.best or self.valid is None else self.valid
         self.note(f"step {event.step}  validation loss {event.loss:.3f}{event.standing}")
 
     def stopped(self, event: Interrupted) -> None:
         self.stop_bar()
-        self.interrupted = True
-        self.note(f"Stopped after step {event.step}; everything is saved. Go on with:")
-        self.out.print(command("finetune", "--resume", self.run.path), soft_wrap=True)
+        self.go_on(f"Stopped after step {event.step}; everything is saved. Go on with:")
 
     def broken_off(self) -> None:
         """After a second Ctrl-C, or one before or after the steps."""
@@ -98,11 +91,14 @@ class Display:
             self.note(
                 "Stopped before the first checkpoint: nothing is kept. Start again with the same command."
             )
-            return
-        if self.trained_to_the_end:
-            self.note(f"Stopped while measuring; the adapter is trained, in {self.run.adapter}. Go on with:")
+        elif self.trained_to_the_end:
+            self.go_on(f"Stopped while measuring; the adapter is trained, in {self.run.adapter}. Go on with:")
         else:
-            self.note("Stopped at once. From the last checkpoint, go on with:")
+            self.go_on("Stopped at once. From the last checkpoint, go on with:")
+
+    def go_on(self, text: str) -> None:
+        self.interrupted = True
+        self.note(text)
         self.out.print(command("finetune", "--resume", self.run.path), soft_wrap=True)
 
     def finished(self, event: Finished) -> None:
@@ -115,7 +111,7 @@ class Display:
 
     def evaluated(self, event: Evaluated) -> None:
         self.results = event.results
-        self.out.print(results_table(event.results))
+        self.out.print(held_out_table(event.results), soft_wrap=True)
 
     def stop_bar(self) -> None:
         if self.progress:
@@ -152,22 +148,18 @@ HANDLERS = {
 }
 
 
-def results_table(results: "Results") -> Table:
-    """Base beside adapter, and the difference with its 95 % interval."""
-    from mlx_hybrid.evaluation.results import ADAPTED, ALL, BASE, DIFFERENCE
+def held_out_table(results: "Results") -> str:
+    """Base beside adapter, and what the adapter is beyond it."""
+    from mlx_hybrid.evaluation.results import ADAPTED, ALL, DIFFERENCE, Row
+    from mlx_hybrid.report.tables import interval, pivot, plain
+
+    def cell(row: Row | None) -> str:
+        return interval(row) if row is None or row.model == DIFFERENCE else f"{row.value:.3f}"
 
     loss, accuracy = results.get("loss", ADAPTED), results.get("accuracy", ADAPTED)
     records, labelled = loss.n if loss else results.facts["records"], accuracy.n if accuracy else 0
-    table = Table(title=f"Held out: {records} records, {labelled} of them labelled")
-    for column in ("", "base", "adapter", "difference [95 % interval]"):
-        table.add_column(column, justify="left" if not column else "right", no_wrap=True)
-    for metric, label in (("loss", "loss, nats per token"), ("accuracy", "accuracy")):
-        languages = results.languages(metric) if metric == "accuracy" else []
-        for name in (ALL, *languages):
-            rows = [results.get(metric, model, name) for model in (BASE, ADAPTED, DIFFERENCE)]
-            if all(rows):
-                before, after, change = rows
-                interval = f"{change.value:+.3f} [{change.low:+.3f}, {change.high:+.3f}]"
-                first = label if name == ALL else f"  {name}"
-                table.add_row(first, f"{before.value:.3f}", f"{after.value:.3f}", interval)
-    return table
+    lines = [("loss, nats per token", "loss", ALL, ""), ("accuracy", "accuracy", ALL, "")]
+    lines += [(f"  {name}", "accuracy", name, "") for name in results.languages("accuracy")]
+    title = f"Held out: {records} records, {labelled} of them labelled"
+    note = "The difference stands with its 95 % interval."
+    return "\n".join(map(plain, pivot(title, "", lines, results, cell, note)))

@@ -1,22 +1,16 @@
 """Figures, drawn by matplotlib without a display. Every mean is drawn with its 95 % interval."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from io import BytesIO
-from typing import TYPE_CHECKING
+from typing import Any
 
+import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from mlx_hybrid.adapters.targets import last_part, layer_index
 from mlx_hybrid.evaluation.results import BASE, Results, Row
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#6a3d9a", "#7f7f7f")
 """Okabe and Ito's, told apart by most colour-blind readers. https://jfly.uni-koeln.de/color/"""
@@ -35,49 +29,46 @@ STYLE = {
     "svg.hashsalt": "mlx-hybrid",
     "figure.facecolor": "white",
 }
+styled = matplotlib.rc_context(STYLE)
 
 
-@contextmanager
-def drawing() -> Iterator[Callable[..., Figure]]:
-    """Our style, and the class of figures."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context(STYLE):
-        yield lambda width, height: Figure(figsize=(width, height), layout="constrained")
+def new_figure(width: float, height: float) -> Figure:
+    return Figure(figsize=(width, height), layout="constrained")
 
 
+@styled
 def image(figure: Figure, kind: str = "svg") -> bytes:
     """`svg` or `png` bytes; the same figure gives the same SVG."""
-    import matplotlib
-
     stream = BytesIO()
-    with matplotlib.rc_context(STYLE):
-        metadata = {"Date": None} if kind == "svg" else None
-        figure.savefig(stream, format=kind, dpi=160, metadata=metadata)
+    figure.savefig(stream, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else None)
     return stream.getvalue()
 
 
+@styled
 def frontier(points: Mapping[str, tuple[Row, Row]], base: Row | None, x_name: str, y_name: str) -> Figure:
     """Quality against cost, name → (cost, quality); the base is a band."""
-    with drawing() as make:
-        figure = make(6.4, 4.2)
-        axes = figure.subplots()
-        if base:
-            axes.axhspan(base.low, base.high, color=GREY, alpha=0.15, lw=0)
-            axes.axhline(base.value, color=GREY, lw=1, ls="--", label="base")
-        for (name, (cost, quality)), colour, marker in zip(points.items(), COLOURS, MARKERS):
-            look = {"fmt": marker, "color": colour, "capsize": 2, "lw": 1, "ms": 6, "label": name}
-            axes.errorbar(cost.value, quality.value, xerr=reach(cost), yerr=reach(quality), **look)
-        axes.set(xlabel=x_name, ylabel=y_name)
-        # Few seeds have bars that would squeeze the points.
-        most = max(cost.value for cost, _ in points.values())
-        axes.set_xlim(0, min(axes.get_xlim()[1], 2 * most))
-        if axes.get_xlim()[1] >= 10_000:
-            axes.xaxis.set_major_formatter("{x:,.0f}")
-            axes.locator_params(axis="x", nbins=5)
-        beside(axes)
-        return figure
+    figure = new_figure(6.4, 4.2)
+    axes = figure.subplots()
+    if base:
+        axes.axhspan(base.low, base.high, color=GREY, alpha=0.15, lw=0)
+        axes.axhline(base.value, color=GREY, lw=1, ls="--", label="base")
+    for number, (name, (cost, quality)) in enumerate(points.items()):
+        bars = {"xerr": reach(cost), "yerr": reach(quality), "capsize": 2, "lw": 1, "ms": 6, "ls": "none"}
+        axes.errorbar(cost.value, quality.value, label=name, **bars, **look(number))
+    axes.set(xlabel=x_name, ylabel=y_name)
+    # Few seeds have bars that would squeeze the points.
+    most = max(cost.value for cost, _ in points.values())
+    axes.set_xlim(0, min(axes.get_xlim()[1], 2 * most))
+    if axes.get_xlim()[1] >= 10_000:
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+        axes.locator_params(axis="x", nbins=5)
+    beside(axes)
+    return figure
+
+
+def look(number: int) -> dict[str, Any]:
+    """Colour and marker of one of several."""
+    return {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
 
 
 def beside(axes: Axes) -> None:
@@ -85,122 +76,109 @@ def beside(axes: Axes) -> None:
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 
 
-def reach(row: Row) -> list[list[float]]:
-    """Lengths of the error bars below and above; none where the interval is not known."""
-    if row.low is None or row.high is None:
-        return [[0.0], [0.0]]
-    return [[max(0.0, row.value - row.low)], [max(0.0, row.high - row.value)]]
+def reach(*rows: Row) -> list[list[float]]:
+    """Lengths of the error bars below and above each; none where the interval is not known."""
+    bounds = [(row.value, row.value) if row.low is None else (row.low, row.high) for row in rows]
+    below = [max(0.0, row.value - low) for row, (low, _) in zip(rows, bounds)]
+    return [below, [max(0.0, high - row.value) for row, (_, high) in zip(rows, bounds)]]
 
 
+@styled
 def by_language(results: Results, metric: str, name: str) -> Figure:
     """A row a language and a mark a model."""
     languages, models = sorted(results.languages(metric)), results.models
-    with drawing() as make:
-        figure = make(6.4, 0.8 + 0.13 * len(languages) * (len(models) + 2))
-        axes = figure.subplots()
-        step = 0.8 / len(models)
-        for number, model in enumerate(models):
-            cycle = number - (BASE in models)  # so that a method has one colour in every figure
-            look = {"color": COLOURS[cycle % len(COLOURS)], "fmt": MARKERS[cycle % len(MARKERS)]}
-            if model == BASE:
-                look = {"color": GREY, "fmt": "|"}
-            for place, language in enumerate(languages):
-                if row := results.get(metric, model, language):
-                    height = place - 0.4 + step * (number + 0.5)
-                    label = model if place == 0 else None
-                    axes.errorbar(row.value, height, xerr=reach(row), lw=1, ms=4, label=label, **look)
-        axes.set_yticks(range(len(languages)), languages)
-        axes.set_ylim(len(languages) - 0.5, -0.5)
-        axes.set_xlabel(name)
-        axes.set_xlim(
-            left=max(0.0, axes.get_xlim()[0])
-        )  # no measure is below zero, though an interval may be
-        beside(axes)
-        return figure
+    figure = new_figure(6.4, 0.8 + 0.13 * len(languages) * (len(models) + 2))
+    axes = figure.subplots()
+    for number, model in enumerate(models):
+        rows = {place: results.get(metric, model, own) for place, own in enumerate(languages)}
+        rows = {place - 0.4 + 0.8 / len(models) * (number + 0.5): row for place, row in rows.items() if row}
+        # A method has one colour in every figure.
+        own = {"color": GREY, "marker": "|"} if model == BASE else look(number - (BASE in models))
+        bars = {"xerr": reach(*rows.values()), "lw": 1, "ms": 4, "ls": "none"}
+        axes.errorbar([row.value for row in rows.values()], list(rows), label=model, **bars, **own)
+    axes.set_yticks(range(len(languages)), languages)
+    axes.set_ylim(len(languages) - 0.5, -0.5)
+    axes.set_xlabel(name)
+    axes.set_xlim(left=max(0.0, axes.get_xlim()[0]))  # no measure is below zero, though an interval may be
+    beside(axes)
+    return figure
 
 
+@styled
 def lines(table: Mapping[str, Sequence[Sequence[tuple[float, float]]]], x_name: str, y_name: str) -> Figure:
     """Name → lines of one colour, one a seed."""
-    with drawing() as make:
-        figure = make(6.4, 3.6)
-        axes = figure.subplots()
-        for number, (name, several) in enumerate(table.items()):
-            colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
-            for place, line in enumerate(several):
-                label = name if place == 0 else None
-                axes.plot(
-                    *np.reshape(line, (-1, 2)).T,
-                    color=colour,
-                    lw=1.3,
-                    marker=marker,
-                    ms=3,
-                    alpha=0.85,
-                    label=label,
-                )
-        axes.set(xlabel=x_name, ylabel=y_name)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        if len(table) > 1:
-            beside(axes)
-        return figure
+    figure = new_figure(6.4, 3.6)
+    axes = figure.subplots()
+    for number, (name, several) in enumerate(table.items()):
+        for place, line in enumerate(several):
+            label = {} if place else {"label": name}
+            axes.plot(*np.reshape(line, (-1, 2)).T, lw=1.3, ms=3, alpha=0.85, **label, **look(number))
+    axes.set(xlabel=x_name, ylabel=y_name)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    if len(table) > 1:
+        beside(axes)
+    return figure
 
 
+@styled
 def reliability(table: Mapping[str, Sequence[dict]]) -> Figure:
     """Accuracy against confidence by bin, one panel a model; a dot's area is its share of the examples."""
-    with drawing() as make:
-        columns = min(4, len(table))
-        rows = -(-len(table) // columns)
-        figure = make(1.9 * columns + 0.4, 1.9 * rows + 0.4)
-        panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-        for panel in panels.flat[len(table) :]:
-            panel.set_visible(False)
-        for panel, (name, bins) in zip(panels.flat, table.items()):
-            sure, right, counts = (
-                np.array([row[key] for row in bins]) for key in ("confidence", "accuracy", "count")
-            )
-            panel.plot([0, 1], [0, 1], color=GREY, lw=1, ls="--")
-            panel.plot(sure, right, color=COLOURS[0], lw=1)
-            panel.scatter(sure, right, color=COLOURS[0], s=6 + 150 * counts / counts.sum(), alpha=0.8)
-            ticks = {"xlim": (0, 1), "ylim": (0, 1), "xticks": (0, 0.5, 1), "yticks": (0, 0.5, 1)}
-            panel.set(title=name, aspect="equal", **ticks)
-        for panel in panels.flat[max(0, len(table) - columns) : len(table)]:
-            panel.tick_params(labelbottom=True)  # the lowest of its column
-        figure.supxlabel("confidence", fontsize=9)
-        figure.supylabel("accuracy", fontsize=9)
-        return figure
+    columns = min(4, len(table))
+    rows = -(-len(table) // columns)
+    figure = new_figure(1.9 * columns + 0.4, 1.9 * rows + 0.4)
+    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    for panel in panels[len(table) :]:
+        panel.set_visible(False)
+    for panel, (name, bins) in zip(panels, table.items()):
+        sure, right, counts = (
+            np.array([row[key] for row in bins]) for key in ("confidence", "accuracy", "count")
+        )
+        panel.plot([0, 1], [0, 1], color=GREY, lw=1, ls="--")
+        panel.plot(sure, right, color=COLOURS[0], lw=1)
+        panel.scatter(sure, right, color=COLOURS[0], s=6 + 150 * counts / counts.sum(), alpha=0.8)
+        ticks = {"xlim": (0, 1), "ylim": (0, 1), "xticks": (0, 0.5, 1), "yticks": (0, 0.5, 1)}
+        panel.set(title=name, aspect="equal", **ticks)
+    for panel in panels[max(0, len(table) - columns) : len(table)]:
+        panel.tick_params(labelbottom=True)  # the lowest of its column
+    figure.supxlabel("confidence", fontsize=9)
+    figure.supylabel("accuracy", fontsize=9)
+    return figure
 
 
+@styled
 def mixing_by_layer(table: Mapping[str, tuple[Sequence[str], Sequence[float]]]) -> Figure:
     """Name → (modules, λ of each), a panel each: transformer layers across, kinds of projection down."""
-    with drawing() as make:
-        grids = {name: layer_grid(modules, values) for name, (modules, values) in table.items()}
-        layers = max(len(grid[1]) for grid in grids.values())
-        height = 0.7 + sum(0.8 + 0.3 * len(kinds) for kinds, _, _ in grids.values())
-        figure = make(max(4.8, 2.2 + 0.52 * layers), height)
-        panels = figure.subplots(len(grids), 1, squeeze=False)
-        for panel, (name, (kinds, indices, values)) in zip(panels[:, 0], grids.items()):
-            heat(figure, panel, values)
-            panel.set_yticks(range(len(kinds)), kinds)
-            panel.set_xticks(range(len(indices)), [str(index) for index in indices])
-            panel.set(title=name, xlabel="transformer layer")
-            if len(indices) <= 16:
-                write_values(panel, values)
-        return figure
+    grids = {name: layer_grid(modules, values) for name, (modules, values) in table.items()}
+    layers = max(len(indices) for _, indices, _ in grids.values())
+    height = 0.7 + sum(0.8 + 0.3 * len(kinds) for kinds, _, _ in grids.values())
+    figure = new_figure(max(4.8, 2.2 + 0.52 * layers), height)
+    panels = figure.subplots(len(grids), 1, squeeze=False)
+    for panel, (name, (kinds, indices, values)) in zip(panels[:, 0], grids.items()):
+        heat(figure, panel, values)
+        panel.set_yticks(range(len(kinds)), kinds)
+        panel.set_xticks(range(len(indices)), map(str, indices))
+        panel.set(title=name, xlabel="transformer layer")
+        # Each cell's number in it; NaN is an empty cell.
+        for row, column in np.argwhere(~np.isnan(values)) if len(indices) <= 16 else ():
+            value = values[row, column]
+            ink = "white" if abs(value - 0.5) > 0.28 else "black"
+            panel.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color=ink)
+    return figure
 
 
+@styled
 def mixing_by_step(modules: Sequence[str], steps: Sequence[int], values: np.ndarray) -> Figure:
     """λ over training, values (modules, steps): a row a transformer layer, the mean of its modules."""
     places = np.array([layer_of(name) for name in modules])
-    layers = sorted(set(places.tolist()))
-    means = np.array([values[places == layer].mean(0) for layer in layers])
-    with drawing() as make:
-        figure = make(6.4, 1.2 + 0.14 * max(8, len(layers)))
-        panel = figure.subplots()
-        heat(figure, panel, means)
-        panel.set_yticks(range(len(layers)), [str(layer) for layer in layers], fontsize=7)
-        shown = np.unique(np.linspace(0, len(steps) - 1, min(8, len(steps))).round().astype(int))
-        panel.set_xticks(shown, [str(steps[place]) for place in shown])
-        panel.set(xlabel="step", ylabel="transformer layer")
-        return figure
+    layers = np.unique(places)
+    figure = new_figure(6.4, 1.2 + 0.14 * max(8, len(layers)))
+    panel = figure.subplots()
+    heat(figure, panel, np.array([values[places == layer].mean(0) for layer in layers]))
+    panel.set_yticks(range(len(layers)), map(str, layers), fontsize=7)
+    shown = np.unique(np.linspace(0, len(steps) - 1, min(8, len(steps))).round().astype(int))
+    panel.set_xticks(shown, [str(steps[place]) for place in shown])
+    panel.set(xlabel="step", ylabel="transformer layer")
+    return figure
 
 
 def layer_of(module: str) -> int:
@@ -213,14 +191,6 @@ def heat(figure: Figure, panel: Axes, values: np.ndarray) -> None:
     shown = panel.imshow(values, cmap="PuOr", vmin=0.1, vmax=0.9, aspect="auto", interpolation="nearest")
     panel.grid(visible=False)
     figure.colorbar(shown, ax=panel, label="λ, share of the rotation")
-
-
-def write_values(panel: Axes, values: np.ndarray) -> None:
-    """Each cell's number in it; NaN is an empty cell."""
-    for row, column in np.argwhere(~np.isnan(values)):
-        value = values[row, column]
-        ink = "white" if abs(value - 0.5) > 0.28 else "black"
-        panel.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color=ink)
 
 
 def layer_grid(modules: Sequence[str], values: Sequence[float]) -> tuple[list[str], list[int], np.ndarray]:

@@ -80,12 +80,12 @@ def quality_note(results: Results) -> str:
     """How the figures came about, and what is missing."""
     tests = [(results.get(metric, DIFFERENCE), name) for metric, name in TESTS.items()]
     notes = [f"The difference in accuracy: p = {row.value:.2g} ({name})." for row, name in tests if row]
-    rules = {model: bool(own.get("normalised")) for model, own in results.facts.get("scoring", {}).items()}
-    words = {model: "sums divided by length" if rule else "plain sums" for model, rule in rules.items()}
+    scoring = results.facts.get("scoring", {})
+    words = {m: "sums divided by length" if r.get("normalised") else "plain sums" for m, r in scoring.items()}
     if len(set(words.values())) == 1:
-        words = {"": next(iter(words.values()))}
-    if words:
-        told = ", ".join(f"{word} ({model})" if model else word for model, word in words.items())
+        notes.append(f"Scores are {next(iter(words.values()))} of log-likelihoods.")
+    elif words:
+        told = ", ".join(f"{word} ({model})" for model, word in words.items())
         notes.append(f"Scores are {told} of log-likelihoods.")
     return " ".join([*notes, *results.facts.get("notes", [])])
 
@@ -105,11 +105,8 @@ def parity(main: str) -> list[Line]:
 
 def variants(results: Results) -> list[Line]:
     """A line a variant, with the number of records that it changes."""
-    lines = []
-    for name in results.variants("drop"):
-        own = next(row for row in results.rows if (row.metric, row.variant) == ("drop", name))
-        lines.append((f"{name}, {own.n} records", "drop", ALL, name))
-    return lines
+    counts = {row.variant: row.n for row in results.rows if (row.metric, row.language) == ("drop", ALL)}
+    return [(f"{name}, {count} records", "drop", ALL, name) for name, count in counts.items()]
 
 
 def with_worst(results: Results) -> Cell:

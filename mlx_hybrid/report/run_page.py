@@ -1,11 +1,11 @@
 """A run's report.html: what was trained, how it went, what it measured."""
 
-import dataclasses
+from dataclasses import replace
 from pathlib import Path
 from statistics import median_high
 from typing import Any
 
-from mlx_hybrid.config import dump_config
+from mlx_hybrid.config import Config, dump_config
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.evaluation.results import read_results
 from mlx_hybrid.files import write_text
@@ -34,24 +34,23 @@ def run_page(run: Run) -> str:
         ("", [what, facts(run, info)]),
         ("Training", [Picture(figures.image(figure), caption) for figure, caption in draw(run)]),
         ("Results", results(run)),
-        ("Configuration", [Code(shareable(run))]),
+        ("Configuration", [Code(shareable(config))]),
     ]
     return page(run.name, sections)
 
 
-def shareable(run: Run) -> str:
+def shareable(config: Config) -> str:
     """The configuration with names in place of paths, which say more of this machine than of the run."""
-    config = run.config()
-    names = {key: tuple(map(last_name, getattr(config.data, key))) for key in ("paths", "valid", "test")}
-    data = dataclasses.replace(config.data, **names)
-    against = tuple(map(last_name, config.governance.against))
-    governance = dataclasses.replace(config.governance, against=against)
-    model, start = last_name(config.model), last_name(config.start_from)
-    shown = dataclasses.replace(config, data=data, governance=governance, model=model, start_from=start)
-    return dump_config(shown)
+    data, governance = config.data, config.governance
+    data = replace(data, **{key: last_name(getattr(data, key)) for key in ("paths", "valid", "test")})
+    governance = replace(governance, against=last_name(governance.against))
+    names = {key: last_name(getattr(config, key)) for key in ("model", "start_from")}
+    return dump_config(replace(config, data=data, governance=governance, **names))
 
 
-def last_name(path: str) -> str:
+def last_name(path: str | tuple[str, ...]) -> str | tuple[str, ...]:
+    if isinstance(path, tuple):
+        return tuple(map(last_name, path))
     return Path(path).name if path.startswith(("/", "~", ".")) else path
 
 

@@ -1,10 +1,11 @@
 """A table of text once, shown as Markdown or plain text, and by page.html as HTML; and how a figure is written."""
 
-import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from mlx_hybrid.evaluation.results import ALL, DIFFERENCE, Results, Row
+from rich.cells import cell_len, set_cell_size
+
+from mlx_hybrid.evaluation.results import DIFFERENCE, Results, Row
 
 MISSING = "–"
 DIGITS = {"chrf": 1, "spbleu": 1, "balance": 1}
@@ -52,19 +53,17 @@ def pivot(
     return [Table(title, (first, *results.columns), rows, note)] if rows else []
 
 
-def by_language(metric: str, results: Results, *, whole: bool = False) -> list[Line]:
-    """A line a language, or direction; the whole first where asked for."""
-    names = [*([ALL] if whole else []), *results.languages(metric)]
-    return [(name, metric, name, "") for name in names]
+def by_language(metric: str, results: Results) -> list[Line]:
+    """A line a language, or direction."""
+    return [(name, metric, name, "") for name in results.languages(metric)]
 
 
 def markdown(table: Table) -> str:
     """A heading, the table and its note."""
-    lines = [f"### {table.title}", "", *([table.note, ""] if table.note else [])]
-    rule = ["---", *["--:"] * (len(table.columns) - 1)]
-    lines += [f"| {' | '.join(map(escape_cell, row))} |" for row in (table.columns, *table.rows)]
-    lines.insert(len(lines) - len(table.rows), f"|{'|'.join(rule)}|")
-    return "\n".join(lines) + "\n"
+    names, *rows = (f"| {' | '.join(map(escape_cell, row))} |" for row in (table.columns, *table.rows))
+    rule = "|".join(["---", *["--:"] * (len(table.columns) - 1)])
+    note = [table.note, ""] if table.note else []
+    return "\n".join([f"### {table.title}", "", *note, names, f"|{rule}|", *rows, ""])
 
 
 def escape_cell(text: str) -> str:
@@ -72,25 +71,15 @@ def escape_cell(text: str) -> str:
 
 
 def plain(table: Table) -> str:
-    """Columns of even width for a terminal or a pipe."""
-    widths = [max(map(width, column)) for column in zip(table.columns, *table.rows)]
+    """Columns of even width for a terminal or a pipe, whatever the script."""
+    rows = (table.columns, *table.rows)
+    widths = [max(map(cell_len, column)) for column in zip(*rows)]
     lines = [table.title]
-    for row in (table.columns, *table.rows):
-        cells = [pad(cell, size, right=number > 0) for number, (cell, size) in enumerate(zip(row, widths))]
+    for first, *others in rows:
+        cells = [set_cell_size(first, widths[0])]
+        cells += [" " * (size - cell_len(cell)) + cell for cell, size in zip(others, widths[1:])]
         lines.append("  ".join(cells).rstrip())
     return "\n".join([*lines, *([table.note] if table.note else [])])
-
-
-def width(text: str) -> int:
-    """Columns of a terminal that the text takes."""
-    return sum(
-        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text
-    )
-
-
-def pad(text: str, size: int, *, right: bool) -> str:
-    space = " " * (size - width(text))
-    return space + text if right else text + space
 
 
 def joined(tables: Sequence[Table]) -> str:

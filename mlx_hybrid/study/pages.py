@@ -1,12 +1,12 @@
 """A comparison's files: report.html, report.md, results.csv and figures as SVG and PNG."""
 
 import csv
+from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
-from typing import Any
 
 from mlx_hybrid.errors import ConfigError
-from mlx_hybrid.evaluation.results import BASE, Row
+from mlx_hybrid.evaluation.results import BASE
 from mlx_hybrid.files import read_json, write_text
 from mlx_hybrid.report import figures
 from mlx_hybrid.report.page import Picture, page
@@ -42,16 +42,16 @@ def write_study(summary: dict, directory: Path) -> Path:
     """Write every file of a comparison from its summary; the page's path."""
     folder = directory / "figures"
     folder.mkdir(parents=True, exist_ok=True)
-    pictures = {}
-    for name, (figure, caption) in study_figures(summary).items():
-        pictures[name] = Picture(figures.image(figure), caption)
-        (folder / f"{name}.svg").write_bytes(pictures[name].svg)
+    title = f"{', '.join(summary['methods'])} on {summary['task']} v{summary['version']}"
+    tables, pictures, shown = study_tables(summary), [], []
+    for name, figure, caption in study_figures(summary):
+        pictures.append(Picture(figures.image(figure), caption))
+        (folder / f"{name}.svg").write_bytes(pictures[-1].svg)
         (folder / f"{name}.png").write_bytes(figures.image(figure, "png"))
-    tables = study_tables(summary)
-    sections = [("", [reading(summary)]), ("Figures", list(pictures.values())), ("Tables", tables)]
-    write_text(directory / "report.html", page(title(summary), sections))
-    parts = [f"# {title(summary)}\n", reading(summary) + "\n", *map(markdown, tables)]
-    parts += [f"![{p.caption}](figures/{name}.svg)\n\n{p.caption}\n" for name, p in pictures.items()]
+        shown.append(f"![{caption}](figures/{name}.svg)\n\n{caption}\n")
+    sections = [("", [reading(summary)]), ("Figures", pictures), ("Tables", tables)]
+    write_text(directory / "report.html", page(title, sections))
+    parts = [f"# {title}\n", reading(summary) + "\n", *map(markdown, tables), *shown]
     write_text(directory / "report.md", "\n".join(parts))
     write_text(directory / "results.csv", csv_text(summary))
     return directory / "report.html"
@@ -62,52 +62,38 @@ def as_text(summary: dict) -> str:
     return f"{reading(summary)}\n\n{joined(study_tables(summary))}"
 
 
-def title(summary: dict) -> str:
-    return f"{', '.join(summary['methods'])} on {summary['task']} v{summary['version']}"
-
-
-def study_figures(summary: dict) -> dict[str, tuple[Any, str]]:
-    """Name → (figure, caption), as far as there is something to draw."""
+def study_figures(summary: dict) -> Iterator[tuple[str, figures.Figure, str]]:
+    """(name, figure, caption), as far as there is something to draw."""
     rows = rows_of(summary)
     metric = main_metric(rows)
     word = TITLES[metric]
     name = NAMES.get(metric, word)
-    base = rows.get(metric, BASE)
-
-    def against(cost: str) -> dict[str, tuple[Row, Row]]:
-        return {method: (rows.get(cost, method), rows.get(metric, method)) for method in summary["methods"]}
-
-    cost, size = against("train_seconds"), against("trainable")
-    drawn: dict[str, tuple[Any, str]] = {
-        "frontier": (
-            figures.frontier(cost, base, "training, seconds", name),
-            f"Figure 2. Cost and quality: {name} against training time, bars being 95 % intervals.",
-        ),
-        "parameters": (
-            figures.frontier(size, base, "trainable parameters", name),
-            f"{word} against trainable parameters.",
-        ),
-    }
+    frontier = f"Figure 2. Cost and quality: {name} against training time, bars being 95 % intervals."
+    for file, cost, label, caption in (
+        ("frontier", "train_seconds", "training, seconds", frontier),
+        ("parameters", "trainable", "trainable parameters", f"{word} against trainable parameters."),
+    ):
+        points = {m: (rows.get(cost, m), rows.get(metric, m)) for m in summary["methods"]}
+        yield file, figures.frontier(points, rows.get(metric, BASE), label, name), caption
     if rows.languages(metric):
         names = "direction" if metric == "chrf" else "language"
         caption = f"{word} by {names}, bars being 95 % intervals."
-        drawn["languages"] = (figures.by_language(rows, metric, name), caption)
+        yield "languages", figures.by_language(rows, metric, name), caption
     curves, bins, mixing = summary["curves"], summary["reliability"], summary["mixing"]
     if any(len(line) > 1 for lines in curves.values() for line in lines):
         figure = figures.lines(curves, "step", "validation loss, nats per token")
-        drawn["curves"] = (figure, "Validation loss, a line a seed.")
+        yield "curves", figure, "Validation loss, a line a seed."
     if bins:
         caption = (
             "Reliability without temperature scaling, first seed; a dot's area is its share of the examples."
         )
-        drawn["reliability"] = (figures.reliability(bins), caption)
+        yield "reliability", figures.reliability(bins), caption
     if mixing:
-        figure = figures.mixing_by_layer({m: (row["modules"], row["value"]) for m, row in mixing.items()})
+        shares = {method: (own["modules"], own["value"]) for method, own in mixing.items()}
         caption = (
             "λ of each layer, the share of its step that the rotation takes: mean over training and seeds."
         )
-        drawn["mixing"] = (figure, caption)
-    return drawn
+        yield "mixing", figures.mixing_by_layer(shares), caption
 
 
 def csv_text(summary: dict) -> str:

@@ -63,35 +63,28 @@ def marking(summary: dict, name: str = "difference", governance: str = "") -> Ce
 
 def reading(summary: dict) -> str:
     """How every figure is to be read."""
-    count, records = len(summary["seeds"]), summary["records"]
+    count, records, settings = len(summary["seeds"]), summary["records"], summary["governance"]
     lead, over = f"Means over {count} seeds,", "seeds and "
     if count == 1:
         lead, over = "One seed, so no variation of training is measured;", ""
     limit = f"; at most {summary['limit']} records a language" if summary["limit"] else ""
-    sentences = [
+    several = f"* differs from {summary['reference']} (p < {LEVEL:g}, Holm over the methods). "
+    governed = f" All but Table V is of the first governance setting, {settings[0]}."
+    return (
         f"{lead} ± half the 95 % interval over {over}{records} test records{limit}, and no ± where that is unknown or "
-        "of no width."
-    ]
-    if len(summary["methods"]) > 1:
-        sentences.append(f"* differs from {summary['reference']} (p < {LEVEL:g}, Holm over the methods).")
-    sentences.append("The base has no seeds.")
-    if len(summary["governance"]) > 1:
-        first = summary["governance"][0]
-        sentences.append(f"All but Table V is of the first governance setting, {first}.")
-    return " ".join(sentences)
+        f"of no width. {several if len(summary['methods']) > 1 else ''}The base has no seeds."
+        f"{governed if len(settings) > 1 else ''}"
+    )
 
 
 def study_tables(summary: dict) -> list[Table]:
-    """II to VI and the learning rates, as far as there are figures for them."""
+    """II to VI, numbered as in the paper, and the learning rates, as far as there are figures for them."""
     rows, cell = rows_of(summary), marking(summary)
-    tables = [numbered(table) for table in result_tables(rows, cell)]
+    tables = []
+    for table in result_tables(rows, cell):
+        title = table.title.partition(":")[0]
+        tables.append(replace(table, title=f"Table {NUMBERS[title]}. {title}"))
     return [*tables, *governance(summary), *footprint(summary, rows, cell), *rates(summary)]
-
-
-def numbered(table: Table) -> Table:
-    """With the number that the table has in the paper."""
-    title = table.title.partition(":")[0]
-    return replace(table, title=f"Table {NUMBERS[title]}. {title}")
 
 
 def governance(summary: dict) -> list[Table]:
@@ -101,11 +94,9 @@ def governance(summary: dict) -> list[Table]:
     metric = main_metric(rows_of(summary))
     lines = []
     for name in summary["governance"]:
-        own, rows = summary["governed"].get(name, {}), rows_of(summary, name)
-        cell = marking(summary, "governed", name)
-        kept = f"{own['kept']} of {own['records']}" if own else MISSING
-        caught, lost = found_and_lost(own) if own.get("planted") else (MISSING, MISSING)
-        lines.append((name, kept, caught, lost, *(cell(rows.get(metric, m)) for m in summary["methods"])))
+        rows, cell = rows_of(summary, name), marking(summary, "governed", name)
+        counts = counted(summary["governed"].get(name, {}))
+        lines.append((name, *counts, *(cell(rows.get(metric, m)) for m in summary["methods"])))
     note = (
         f"{metric.replace('_', ' ')} after training on what each setting keeps; * differs from "
         f"{summary['governance'][0]} with the same method."
@@ -114,11 +105,15 @@ def governance(summary: dict) -> list[Table]:
     return [Table("Table V. Governance", columns, lines, note)]
 
 
-def found_and_lost(own: dict) -> tuple[str, str]:
-    """Of the planted records those set aside, and of the others."""
-    others, others_kept = own["records"] - own["planted"], own["kept"] - own["planted_kept"]
-    found = own["planted"] - own["planted_kept"]
-    return f"{found} of {own['planted']}", f"{others - others_kept} of {others}"
+def counted(own: dict) -> tuple[str, str, str]:
+    """Of all records those kept, of the planted ones and of the others those set aside."""
+    if not own:
+        return MISSING, MISSING, MISSING
+    kept, found = f"{own['kept']} of {own['records']}", own["planted"] - own["planted_kept"]
+    if not own["planted"]:
+        return kept, MISSING, MISSING
+    lost, others = own["records"] - own["kept"] - found, own["records"] - own["planted"]
+    return kept, f"{found} of {own['planted']}", f"{lost} of {others}"
 
 
 def footprint(summary: dict, rows: Results, cell: Cell) -> list[Table]:
