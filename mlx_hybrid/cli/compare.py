@@ -1,41 +1,35 @@
 """`compare`: methods side by side over seeds."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
 from mlx_hybrid.cli.commands import command
+from mlx_hybrid.cli.options import PATH, listed
 from mlx_hybrid.errors import INTERRUPTED, ConfigError
 from mlx_hybrid.jobs.stopping import StopRequest
 
 
-def names(text: str | None) -> tuple[str, ...]:
-    """What stands between commas."""
-    return tuple(name.strip() for name in (text or "").split(",") if name.strip())
-
-
-def rates(text: str | None) -> tuple[float, ...]:
+def rates(ctx: click.Context, option: click.Parameter, value: tuple[str, ...]) -> tuple[float, ...]:
+    """Numbers as `listed` takes names, in order."""
     try:
-        return tuple(sorted({float(name) for name in names(text)}))
+        return tuple(sorted({float(name) for name in listed(ctx, option, value)}))
     except ValueError:
-        raise ConfigError(f"--lrs {text}: write numbers with commas between, as 1e-3,3e-3.") from None
-
-
-def parsed(read: Callable[[str | None], tuple]) -> Callable:
-    """A callback of an option whose value has commas."""
-    return lambda ctx, option, value: read(value)
+        raise ConfigError(
+            f"--lrs {','.join(value)}: write numbers with commas between, as 1e-3,3e-3."
+        ) from None
 
 
 @click.command()
 @click.argument("config", metavar="CONFIG")
 @click.option(
     "--methods",
-    default="lora,hybrid",
+    multiple=True,
+    default=["lora,hybrid"],
     show_default=True,
-    callback=parsed(names),
+    callback=listed,
     help="With commas; the first is the reference.",
 )
 @click.option(
@@ -44,15 +38,17 @@ def parsed(read: Callable[[str | None], tuple]) -> Callable:
 @click.option(
     "--lrs",
     "rates",
-    callback=parsed(rates),
+    multiple=True,
+    callback=rates,
     help="Learning rates to choose from, as 1e-3,3e-3.  [default: the config's own]",
 )
 @click.option(
     "--governance",
-    default="own",
+    multiple=True,
+    default=["own"],
     show_default=True,
     metavar="SETTINGS",
-    callback=parsed(names),
+    callback=listed,
     help="own, off, on, a stage, or steps: each stage added to those before.",
 )
 @click.option(
@@ -62,9 +58,17 @@ def parsed(read: Callable[[str | None], tuple]) -> Callable:
     show_default=True,
     help="What the methods have equal: steps alone, parameters too, or training time.",
 )
-@click.option("--noise", type=float, default=0.0, help="Share of faults to plant in the training records.")
 @click.option(
-    "--variants", callback=parsed(names), help="Spellings to test: names with commas between, or `all`."
+    "--noise",
+    type=click.FloatRange(0, 0.5),
+    default=0.0,
+    help="Share of faults to plant in the training records.",
+)
+@click.option(
+    "--variants",
+    multiple=True,
+    callback=listed,
+    help="Spellings to test: names with commas between, or `all`.",
 )
 @click.option(
     "--limit", type=click.IntRange(min=0), default=0, help="Most test records a language.  [default: all]"
@@ -85,12 +89,7 @@ def parsed(read: Callable[[str | None], tuple]) -> Callable:
 )
 @click.option("--allow-changed-data", is_flag=True, help="Train on governed files that changed since.")
 @click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    required=True,
-    metavar="DIR",
-    help="Folder; an unfinished one goes on.",
+    "-o", "--output", type=PATH, required=True, metavar="DIR", help="Folder; an unfinished one goes on."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def compare(

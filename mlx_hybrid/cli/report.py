@@ -6,17 +6,14 @@ from pathlib import Path
 import click
 
 from mlx_hybrid.cli.commands import command
+from mlx_hybrid.cli.options import PATH
 from mlx_hybrid.errors import ConfigError
 
 
 @click.command()
 @click.argument("target", metavar="RUN|COMPARISON")
 @click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Write the page of a run there.  [default: in the run]",
+    "-o", "--output", type=PATH, metavar="FILE", help="Write the page of a run there.  [default: in the run]"
 )
 def report(target: str, output: Path | None) -> None:
     """Make one self-contained page of a run, or the page, tables and figures of a comparison.

@@ -41,11 +41,9 @@ class Measuring:
     """The evaluation that every cell gets, with one seed: all answer the same questions."""
 
     test: EvaluationSet
-    dev: EvaluationSet | None
-    variants: tuple[str, ...]
-    limit: int
-    pivot: str
     max_tokens: int
+    asked: dict[str, Any]
+    """dev, variants, limit and pivot, as `evaluate` takes them."""
 
 
 Works = Mapping[str, tuple[Run, Config]]
@@ -163,27 +161,27 @@ def measured(
             raise Stopped(f"Stopped in {folder}; answers are saved, and the same command goes on.")
         stop.tell(f"  measured {done} of {total}")
 
+    def generate(own: Any, prompts: list[list[int]]) -> list[str]:
+        return greedy(own, tokenizer, max_tokens=measuring.max_tokens)(prompts)
+
     results = evaluate(
         {"model": model},
         tokenizer,
         measuring.test,
-        dev=measuring.dev,
-        variants=measuring.variants,
-        limit=measuring.limit,
-        pivot=measuring.pivot,
+        **measuring.asked,
         directory=folder / "answers",
         identities={"model": str(identity)},
-        generate=lambda own, prompts: greedy(own, tokenizer, max_tokens=measuring.max_tokens)(prompts),
+        generate=generate,
         progress=progress,
     )
-    results.facts["examples"] = columns(folder, measuring, results)
+    results.facts["examples"] = columns(folder, measuring.test, results)
     write_results(path, results)
     return results
 
 
-def columns(folder: Path, measuring: Measuring, results: Results) -> dict[str, list]:
+def columns(folder: Path, test: EvaluationSet, results: Results) -> dict[str, list]:
     """What comparisons need of every test record, as columns."""
-    test = limited(measuring.test, measuring.limit, results.facts["seed"])
+    test = limited(test, results.facts["limit"], results.facts["seed"])
     scoring = results.facts.get("scoring", {}).get("model", {})
     answers = answers_to_test(folder / "answers" / "model.answers.jsonl")
     rows = example_rows(test, answers, normalised=scoring.get("normalised", False))

@@ -57,9 +57,11 @@ def read_parts(config: Config, sources: Sources) -> list[list[dict]]:
         train = load_records(sources.train)
     else:
         records, kept, copies = governed(config, sources.train)
-        split = split_records(kept, valid, test, config.data, config.seed)
+        split, key = split_records(kept, valid, test, config.data, config.seed), config.data.group
         held = [*([] if valid else split.valid), *([] if test else split.test)]
-        train = apart_from(held, records, copies, config.data.group)
+        groups, places = {group_of(record, key) for record in held}, {record.where for record in held}
+        own = (r for r in records if group_of(r, key) not in groups)
+        train = [record for record in own if original(record.where, copies) not in places]
         valid, test = split.valid, split.test
     if not valid or not test:
         raise DataError(
@@ -81,24 +83,15 @@ def governed(config: Config, files: Sequence[Source]) -> tuple[list[Record], lis
     with TemporaryDirectory() as scratch:
         curated = govern_files(files, Path(scratch), config.governance)
         kept = load_kept(Path(scratch) / "kept.jsonl")
-    decisions = enumerate(curated.ledger.decisions)
-    return (
-        records,
-        kept,
-        {curated.where(i): decision.match for i, decision in decisions if decision and decision.match},
-    )
+    matches = {n: own.match for n, own in enumerate(curated.ledger.decisions) if own and own.match}
+    return records, kept, {curated.where(n): match for n, match in matches.items()}
 
 
-def apart_from(held: list[Record], records: list[Record], copies: dict[str, str], key: str) -> list[Record]:
-    """The records that share no group with one that is held back, and are no copy of one."""
-    groups, places = {group_of(record, key) for record in held}, {record.where for record in held}
-
-    def source(where: str) -> str:
-        while where in copies:  # a copy of a copy
-            where = copies[where]
-        return where
-
-    return [r for r in records if group_of(r, key) not in groups and source(r.where) not in places]
+def original(where: str, copies: dict[str, str]) -> str:
+    """The place of what a record is a copy of, perhaps by way of other copies; its own where it is none."""
+    while where in copies:
+        where = copies[where]
+    return where
 
 
 def evaluation_sets(directory: Path, group: str = "group") -> tuple[EvaluationSet, EvaluationSet | None]:

@@ -82,8 +82,8 @@ class Study:
         self.plan = replace(plan, variants=variants, pivot=pivot)
         if plan.max_tokens and test.kind != "translation":
             raise ConfigError(f"--max-tokens is for translations; the test records are {test.kind}.")
-        tokens = plan.max_tokens or MOST_TOKENS
-        self.measuring = cells.Measuring(test, dev, variants, plan.limit, pivot, tokens)
+        asked = {"dev": dev, "variants": variants, "limit": plan.limit, "pivot": pivot}
+        self.measuring = cells.Measuring(test, plan.max_tokens or MOST_TOKENS, asked)
         self.sizes: dict[str, dict[str, Any]] = {}
 
     def run(self) -> dict:

@@ -14,8 +14,7 @@ from pages import no_pages
 from tolerances import LOGITS
 
 from mlx_hybrid.cli import main
-from mlx_hybrid.cli.compare import names, rates
-from mlx_hybrid.errors import ConfigError
+from mlx_hybrid.cli.compare import rates
 
 SETTINGS = (
     "governance.enabled=false", "train.steps=3", "train.batch_size=4", "train.report_every=1", "train.validate_every=2",
@@ -258,8 +257,9 @@ def test_texts_are_compared_in_bits_per_byte(folder, tmp_path):
         (("--set", "adapter.rank=2"), "adapter.low_rank.rank is set for every method"),
         (("--data", "nowhere.jsonl"), "nowhere.jsonl is not there"),
         (("--max-tokens", "9"), "--max-tokens is for translations"),
+        (("--methods", "lora,hra", "--workers", "2", "--budget", "time"), "--workers"),
     ],
-    ids=["method", "rate", "governance", "variant", "script", "pivot", "rank", "data", "tokens"],
+    ids=["method", "rate", "governance", "variant", "script", "pivot", "rank", "data", "tokens", "time"],
 )
 def test_bad_input_is_one_sentence(arguments, words, folder, tmp_path):
     result = compare(folder, tmp_path / "out", *arguments)
@@ -268,12 +268,20 @@ def test_bad_input_is_one_sentence(arguments, words, folder, tmp_path):
     assert result.stderr.count("\n") == 1
 
 
-def test_lists_on_the_command_line():
-    assert names(" lora, hybrid ,") == ("lora", "hybrid")
-    assert rates("5e-3,1e-3,5e-3") == (1e-3, 5e-3)
-    assert rates(None) == ()
-    with pytest.raises(ConfigError, match="write numbers"):
-        rates("a")
+@pytest.mark.parametrize(
+    ("option", "value", "words"), [("--budget", "parms", "'params'"), ("--noise", "0.8", "0<=x<=0.5")]
+)
+def test_an_option_out_of_range_names_the_range(option, value, words, folder, tmp_path):
+    result = compare(folder, tmp_path / "out", option, value)
+    assert result.exit_code == 2
+    assert words in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "taken"), [(("5e-3,1e-3,", "5e-3"), (1e-3, 5e-3)), ((), ())], ids=["sorted, each once", "none"]
+)
+def test_rates_on_the_command_line(given, taken):
+    assert rates(None, None, given) == taken
 
 
 def test_cells_at_a_time_give_the_same_figures(folder, tmp_path, done, default_install):
@@ -301,9 +309,3 @@ def test_a_cell_that_fails_in_its_process_ends_the_comparison_with_its_reason(
     )  # fmt: skip
     assert result.exit_code == 2
     assert "nowhere" in result.stderr
-
-
-def test_a_budget_of_time_is_measured_one_cell_at_a_time(folder, tmp_path):
-    result = compare(folder, tmp_path, "--methods", "lora,hra", "--workers", 2, "--budget", "time")
-    assert result.exit_code == 2
-    assert "--workers" in result.stderr
