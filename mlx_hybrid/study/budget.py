@@ -1,6 +1,6 @@
 """What methods are made equal in: optimiser steps as they are, trainable parameters, or training time."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from mlx_hybrid.config import PRESETS, Config, build_config, merge, nested, to_tree
@@ -13,19 +13,20 @@ FACTORS = range(1, 7)
 FAR_OFF = 0.1  # a method farther from the budget than this share cannot be called matched
 
 
-def knobs(method: str) -> Iterable[dict[str, int]]:
+def knobs(method: str) -> list[dict[str, int]]:
     """Sizes of the branches that a method may take, from its preset's shape."""
-    preset = PRESETS[method]
-    rotation, low_rank = preset["rotation"], preset["low_rank"]
-    if method == "full":
-        raise ConfigError("--budget params: full trains every weight, so its parameters cannot be matched.")
-    if not low_rank and rotation["kind"] == "butterfly":
+    rotation, low_rank = PRESETS[method]["rotation"], PRESETS[method]["low_rank"]
+    if not rotation and not low_rank:
+        raise ConfigError(
+            f"--budget params: {method} trains every weight, so its parameters cannot be matched."
+        )
+    reflects = bool(rotation) and rotation["kind"] == "householder"
+    if not low_rank and not reflects:
         return [{"rotation.block_size": b, "rotation.factors": m} for b in BLOCKS for m in FACTORS]
-    if not low_rank:
-        return [{"rotation.reflections": k} for k in range(2, MOST_RANK + 1, 2)]
-    if rotation and rotation["kind"] == "householder":
-        return [{"low_rank.rank": n, "rotation.reflections": n} for n in range(2, MOST_RANK + 1, 2)]
-    return [{"low_rank.rank": r} for r in range(1, MOST_RANK + 1)]
+    names = ["low_rank.rank"] if low_rank else []
+    names += ["rotation.reflections"] if reflects else []
+    step = 2 if reflects else 1
+    return [dict.fromkeys(names, size) for size in range(step, MOST_RANK + 1, step)]
 
 
 def count_parameters(model: Any, config: Config) -> int | None:
@@ -73,15 +74,8 @@ def resized(config: Config, sizes: dict[str, int]) -> Config:
     return build_config(merge(to_tree(config), *given), "--budget params")
 
 
-def seconds_a_step(run: Run) -> float:
-    rows = [row for row in run.metrics() if "seconds" in row]
-    if not rows:
-        raise ConfigError(f"{run.path}: has no timed step, so its training time is not known.")
-    return rows[-1]["seconds"] / rows[-1]["step"]
-
-
 def matched_steps(runs: Mapping[str, Run]) -> dict[str, int]:
     """Steps of each method that take as long as the first method's run, by the speed of its own run here."""
-    first = next(iter(runs.values()))
-    seconds = [row for row in first.metrics() if "seconds" in row][-1]["seconds"]
-    return {method: max(1, round(seconds / seconds_a_step(run))) for method, run in runs.items()}
+    last = {method: [row for row in run.metrics() if "seconds" in row][-1] for method, run in runs.items()}
+    whole = next(iter(last.values()))["seconds"]
+    return {method: max(1, round(whole / row["seconds"] * row["step"])) for method, row in last.items()}

@@ -8,13 +8,15 @@ import numpy as np
 from mlx_hybrid.evaluation.metrics.chrf import Directions, intervals, score_directions
 from mlx_hybrid.evaluation.metrics.intervals import bootstrap_mean, bootstrap_ratio
 from mlx_hybrid.evaluation.results import ALL, Results, Row
-from mlx_hybrid.study.figures import Key, figures
 from mlx_hybrid.study.plan import Plan
 from mlx_hybrid.study.seeds import difference_over_seeds, example_error, holm
 
 PAIRED = {"accuracy": "right", "nll": "nll_nats", "bits_per_byte": "nats"}
 """Metric: the column of examples that it is made of."""
+NO_MEASURES = ("changed", "empty", "ties", "temperature")
+"""Rows that say how a model was measured."""
 RESAMPLES = 2_000
+Key = tuple[str, str, str]  # metric, language, variant
 Column = tuple[str, str]  # method, governance
 
 
@@ -44,6 +46,11 @@ def row_key(row: Mapping[str, Any]) -> Key:
     return row["metric"], row["language"], row["variant"]
 
 
+def figures(results: Results) -> dict[Key, Row]:
+    """Every measure of one model."""
+    return {(r.metric, r.language, r.variant): r for r in results.rows if r.metric not in NO_MEASURES}
+
+
 def differences(old: Sequence[Results], new: Sequence[Results], pivot: str) -> dict[Key, dict]:
     """New minus old results by metric, over the seeds that both have and the metrics that all have."""
     count = min(len(old), len(new))
@@ -52,31 +59,22 @@ def differences(old: Sequence[Results], new: Sequence[Results], pivot: str) -> d
     shared = [key for key in after[0] if all(key in table for table in (*before, *after))]
     errors = direction_errors(old, new, pivot) if new[0].facts["kind"] == "translation" else {}
     sides = [r.facts["examples"] for r in old], [r.facts["examples"] for r in new]
+    for key in shared:
+        if key not in errors and PAIRED.get(key[0]) in sides[0][0]:
+            errors[key] = paired_error(*sides, PAIRED[key[0]], key[1])
     return {
-        key: difference(key, [t[key] for t in before], [t[key] for t in after], *sides, errors.get(key))
-        for key in shared
+        key: difference([t[key] for t in before], [t[key] for t in after], errors.get(key)) for key in shared
     }
 
 
-def difference(
-    key: Key,
-    before: Sequence[Row],
-    after: Sequence[Row],
-    old: Sequence[dict],
-    new: Sequence[dict],
-    error: float | None = None,
-) -> dict[str, float]:
-    """After minus before over the seeds; `old` and `new` are the columns of examples, `error` is the standard error
-    over examples where that is known already.
+def difference(before: Sequence[Row], after: Sequence[Row], error: float | None = None) -> dict[str, float]:
+    """After minus before over the seeds; `error` is the standard error over examples where they can be paired.
 
-    Where a metric is a mean of examples these are paired; for others the errors of both sides add, which is wider than
-    need be. Where nothing is known over examples there is no p: seeds alone say too little.
+    Where they cannot, the errors of both sides add, which is wider than need be. Where nothing is known over examples
+    there is no p: seeds alone say too little.
     """
-    metric, language, _ = key
     sides = [errors_of(side) for side in (before, after)]
-    if error is None and PAIRED.get(metric) in old[0]:
-        error = paired_error(old, new, PAIRED[metric], language)
-    elif error is None and all(sides):
+    if error is None and all(sides):
         error = float(np.sqrt(sum(np.mean(np.square(side)) for side in sides)))
     change = difference_over_seeds([row.value for row in before], [row.value for row in after], error or 0.0)
     if error is None:

@@ -116,9 +116,8 @@ def check_plan(plan: Plan) -> None:
 
 def check_adapter(plan: Plan) -> None:
     """What a method's preset decides must not be fixed by the source: then all methods would be one."""
-    given = settings_in(read_settings(plan.source).get("adapter") or {})
-    for override in plan.overrides:
-        given |= settings_in(override_tree((override,)).get("adapter") or {})
+    trees = (read_settings(plan.source), *(override_tree((override,)) for override in plan.overrides))
+    given = set().union(*(settings_in(tree.get("adapter") or {}) for tree in trees))
     decided = {key for preset in PRESETS.values() for key in settings_in(preset)}
     if fixed := sorted(given & decided):
         raise ConfigError(

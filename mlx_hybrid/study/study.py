@@ -19,9 +19,9 @@ from mlx_hybrid.run import Run, writing
 from mlx_hybrid.study import cells
 from mlx_hybrid.study.budget import matched_sizes, matched_steps
 from mlx_hybrid.study.data import evaluation_sets, freeze_data
-from mlx_hybrid.study.figures import figures, footprint
+from mlx_hybrid.study.differences import figures
 from mlx_hybrid.study.plan import Cell, Plan, check_plan, final_cells
-from mlx_hybrid.study.summary import SUMMARY_FILE, governed_counts, summarise
+from mlx_hybrid.study.summary import SUMMARY_FILE, footprint, governed_counts, summarise
 
 FORMAT = 1
 PLAN_FILE = "plan.json"

@@ -1,19 +1,23 @@
 """Cells to means over seeds, intervals and differences: everything that a comparison's tables and figures show."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 
+from mlx_hybrid.adapters.layer import STATE_LEAVES
+from mlx_hybrid.adapters.targets import last_part
 from mlx_hybrid.config import Config
-from mlx_hybrid.evaluation.results import BASE, Results, Row
+from mlx_hybrid.evaluation.results import ALL, BASE, Results, Row
+from mlx_hybrid.files import read_header
 from mlx_hybrid.records.files import Sources
 from mlx_hybrid.records.record import as_source, load_records
 from mlx_hybrid.run import Run
 from mlx_hybrid.study.data import FILES
-from mlx_hybrid.study.differences import Column, add_differences, errors_of
-from mlx_hybrid.study.figures import Key, figures, footprint
+from mlx_hybrid.study.differences import Column, Key, add_differences, errors_of, figures
 from mlx_hybrid.study.plan import Cell, Plan
 from mlx_hybrid.study.seeds import mean_over_seeds
 from mlx_hybrid.training.data import apart_from_held_out, governed
@@ -82,6 +86,20 @@ def mean_rows(column: Column, tables: Sequence[Mapping[Key, Row]]) -> list[dict]
         del mean["p"]  # that the mean is zero, which nobody asks
         rows.append(asdict(own[0]) | dict(zip(("model", "governance"), column)) | mean | {"values": values})
     return rows
+
+
+def footprint(run: Run) -> dict[Key, Row]:
+    """Trainable parameters, peak memory, seconds a step, tokens a second, seconds of training."""
+    rows = [row for row in run.metrics() if "seconds" in row]
+    shapes = read_header(run.adapter / "adapters.safetensors").shapes
+    values = {
+        "trainable": sum(math.prod(s) for name, s in shapes.items() if last_part(name) not in STATE_LEAVES),
+        "peak_memory_gb": max(row["peak_memory_gb"] for row in rows),
+        "step_seconds": rows[-1]["seconds"] / rows[-1]["step"],
+        "tokens_per_second": median(row["tokens_per_second"] for row in rows),
+        "train_seconds": rows[-1]["seconds"],
+    }
+    return {(name, ALL, ""): Row(name, value=value) for name, value in values.items()}
 
 
 def governed_counts(config: Config, data: Path) -> dict[str, int]:

@@ -12,7 +12,7 @@ from mlx_hybrid.jobs.stopping import StopRequest
 from mlx_hybrid.run import Run, create_run
 from mlx_hybrid.study import cells
 from mlx_hybrid.study.cells import RESULTS, Stopped, best_loss, measured, train_cell
-from mlx_hybrid.study.figures import figures
+from mlx_hybrid.study.differences import figures
 from mlx_hybrid.training.events import Finished, Interrupted
 
 

@@ -33,8 +33,10 @@ def key(metric: str) -> tuple[str, str, str]:
     return metric, ALL, ""
 
 
-def figure(right: np.ndarray) -> Row:
-    return Row.of("accuracy", bootstrap_mean(right, seed=0, samples=500, groups=GROUPS), 200)
+def answered(right: np.ndarray) -> Results:
+    """Results of one cell."""
+    row = Row.of("accuracy", bootstrap_mean(right, seed=0, samples=500, groups=GROUPS), 200)
+    return Results({"kind": "classification", "examples": result(right)}, (row,))
 
 
 def fixed(value: float, low: float | None = None, high: float | None = None) -> Row:
@@ -48,9 +50,8 @@ def draws(*shares: float) -> list[np.ndarray]:
 
 
 def test_a_method_against_itself_differs_by_nothing():
-    right = draws(0.6, 0.7)
-    sides = [figure(r) for r in right], [result(r) for r in right]
-    change = difference(key("accuracy"), sides[0], sides[0], sides[1], sides[1])
+    own = [answered(right) for right in draws(0.6, 0.7)]
+    change = differences(own, own, "eng_Latn")[key("accuracy")]
     assert (change["value"], change["low"], change["high"], change["p"]) == (0, 0, 0, 1)
 
 
@@ -62,10 +63,9 @@ def test_one_seed_is_the_paired_bootstrap():
 
 
 def test_pairing_sees_what_separate_intervals_do_not():
-    old, new = draws(0.50, 0.50, 0.51), draws(0.56, 0.57, 0.57)
-    examples = [result(r) for r in old], [result(r) for r in new]
-    paired = difference(key("accuracy"), [figure(r) for r in old], [figure(r) for r in new], *examples)
-    apart = difference(key("range"), *[[fixed(0.1, 0.0, 0.2)] * 3] * 2, *examples)
+    old, new = (map(answered, draws(*shares)) for shares in ((0.50, 0.50, 0.51), (0.56, 0.57, 0.57)))
+    paired = differences(list(old), list(new), "eng_Latn")[key("accuracy")]
+    apart = difference(*[[fixed(0.1, 0.0, 0.2)] * 3] * 2)
     assert paired["p"] < 0.05
     assert apart["p"] == 1
 
@@ -79,11 +79,11 @@ def null_figure(rng: np.random.Generator, answers: np.ndarray) -> Row:
 
 
 def test_without_a_gain_the_macro_f1_of_translations_rejects_near_its_level():
-    rng, rejected, rows = np.random.default_rng(0), [], [{}]
+    rng, rejected = np.random.default_rng(0), []
     for _ in range(200):
         answers = np.repeat(rng.integers(2, size=60), 8)
         sides = [[null_figure(rng, answers)] for _ in range(2)]
-        rejected.append(difference(key("macro_f1"), *sides, rows, rows)["p"] < 0.05)
+        rejected.append(difference(*sides)["p"] < 0.05)
     assert (
         np.mean(rejected) < 0.12
     )  # 0.05, a bootstrap of 60 groups being a little narrow; of examples alone 0.47
@@ -97,18 +97,15 @@ def test_one_language_is_compared_by_its_own_examples():
     assert paired_error([result(before)], [result(after)], "right", "deu_Latn") > 0
 
 
+def compared(metric: str, method: str, change: dict) -> dict:
+    """A row of a summary with its difference."""
+    names = {"metric": metric, "language": ALL, "variant": "", "model": method, "governance": "own"}
+    return names | {"difference": change}
+
+
 def test_p_is_adjusted_over_the_methods_of_one_measure():
-    rows = [
-        {
-            "metric": metric,
-            "language": ALL,
-            "variant": "",
-            "model": method,
-            "governance": "own",
-            "difference": {"p": p},
-        }
-        for metric, method, p in (("accuracy", "a", 0.02), ("accuracy", "b", 0.03), ("nll", "a", 0.02))
-    ]
+    families = (("accuracy", "a", 0.02), ("accuracy", "b", 0.03), ("nll", "a", 0.02))
+    rows = [compared(metric, method, {"p": p}) for metric, method, p in families]
     adjust(rows, "difference")
     assert [row["difference"]["p_holm"] for row in rows] == pytest.approx([0.04, 0.04, 0.02])
 
@@ -154,11 +151,10 @@ def test_translations_are_compared_on_the_same_draws():
 
 def test_without_anything_known_over_examples_there_is_no_p():
     sides = [[fixed(value) for value in values] for values in ((0.1, 0.1), (0.2, 0.2))]
-    change = difference(("ece", "x", ""), *sides, *[[result(draws(0.5)[0])] * 2] * 2)
+    change = difference(*sides)
     assert change["value"] == pytest.approx(0.1)
     assert "p" not in change
-    row = {"metric": "ece", "language": "x", "variant": "", "model": "a", "governance": "own"}
-    rows = [row | {"difference": change}]
+    rows = [compared("ece", "a", change)]
     adjust(rows, "difference")
     assert "p_holm" not in rows[0]["difference"]
 
