@@ -154,8 +154,7 @@ def mixing_by_layer(table: Mapping[str, tuple[Sequence[str], Sequence[float]]]) 
     figure = new_figure(max(4.8, 2.2 + 0.52 * layers), height)
     panels = figure.subplots(len(grids), 1, squeeze=False)
     for panel, (name, (kinds, indices, values)) in zip(panels[:, 0], grids.items()):
-        heat(figure, panel, values)
-        panel.set_yticks(range(len(kinds)), kinds)
+        heat(figure, panel, values, kinds)
         panel.set_xticks(range(len(indices)), map(str, indices))
         panel.set(title=name, xlabel="transformer layer")
         # Each cell's number in it; NaN is an empty cell.
@@ -173,8 +172,7 @@ def mixing_by_step(modules: Sequence[str], steps: Sequence[int], values: np.ndar
     layers = np.unique(places)
     figure = new_figure(6.4, 1.2 + 0.14 * max(8, len(layers)))
     panel = figure.subplots()
-    heat(figure, panel, np.array([values[places == layer].mean(0) for layer in layers]))
-    panel.set_yticks(range(len(layers)), map(str, layers), fontsize=7)
+    heat(figure, panel, np.array([values[places == layer].mean(0) for layer in layers]), layers)
     shown = np.unique(np.linspace(0, len(steps) - 1, min(8, len(steps))).round().astype(int))
     panel.set_xticks(shown, [str(steps[place]) for place in shown])
     panel.set(xlabel="step", ylabel="transformer layer")
@@ -187,9 +185,10 @@ def layer_of(module: str) -> int:
     return -1 if index is None else index
 
 
-def heat(figure: Figure, panel: Axes, values: np.ndarray) -> None:
+def heat(figure: Figure, panel: Axes, values: np.ndarray, rows: Sequence) -> None:
     shown = panel.imshow(values, cmap="PuOr", vmin=0.1, vmax=0.9, aspect="auto", interpolation="nearest")
     panel.grid(visible=False)
+    panel.set_yticks(range(len(rows)), map(str, rows), fontsize=7)
     figure.colorbar(shown, ax=panel, label="λ, share of the rotation")
 
 

@@ -1,7 +1,7 @@
 """One HTML page that needs nothing else: no script, no font, nothing fetched. Its looks are in page.html."""
 
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,11 +26,11 @@ class Code:
 
 Part = str | Table | Picture | Code
 """A string is a paragraph."""
-Section = tuple[str, Sequence[Part]]
+Section = tuple[str, Iterable[Part]]
 """A heading, empty for none, and what stands under it."""
 
 
-def page(title: str, sections: Sequence[Section]) -> str:
+def page(title: str, sections: Iterable[Section]) -> str:
     """A whole page; the same parts give the same bytes."""
     values = {"title": title, "sections": sections}
     return render(TEMPLATE, values, base64=lambda content: b64encode(content).decode())
