@@ -91,9 +91,7 @@ class Plan:
         config = self.config(Cell("lora", "own", 1e-3, 0), {}, {})
         terms = {
             "config": hashlib.sha256(dump_config(config).encode()).hexdigest(),
-            "budget": self.budget,
-            "noise": self.noise,
-            "limit": self.limit,
+            **{key: getattr(self, key) for key in ("budget", "noise", "limit")},
             "variants": list(self.variants),
             "pivot": language_code(self.pivot or PIVOT),
         }

@@ -26,6 +26,7 @@ from mlx_hybrid.training.recording import mixing
 FORMAT = 2
 SUMMARY_FILE = "summary.json"
 ASKED = ("task", "version", "kind", "records", "languages")
+PLANNED = ("pivot", "limit", "methods", "governance", "reference", "budget", "noise", "variants")
 
 
 def summarise(
@@ -49,15 +50,8 @@ def summarise(
     return {
         "format": FORMAT,
         **{key: base.facts[key] for key in ASKED},
-        "pivot": plan.pivot,
-        "limit": plan.limit,
-        "methods": list(plan.methods),
-        "governance": list(plan.governance),
-        "reference": plan.reference,
+        **{key: getattr(plan, key) for key in PLANNED},
         "seeds": list(range(plan.seeds)),
-        "budget": plan.budget,
-        "noise": plan.noise,
-        "variants": list(plan.variants),
         **facts,
         "notes": list(dict.fromkeys(notes)),
         "mixing": {m: row for m, own in own_runs.items() if (row := mean_mixing(own))},

@@ -95,7 +95,7 @@ def governance(summary: dict) -> list[Table]:
     lines = []
     for name in summary["governance"]:
         rows, cell = rows_of(summary, name), marking(summary, "governed", name)
-        counts = counted(summary["governed"].get(name, {}))
+        counts = counted(summary["governed"][name])
         lines.append((name, *counts, *(cell(rows.get(metric, m)) for m in summary["methods"])))
     note = (
         f"{metric.replace('_', ' ')} after training on what each setting keeps; * differs from "
@@ -107,8 +107,6 @@ def governance(summary: dict) -> list[Table]:
 
 def counted(own: dict) -> tuple[str, str, str]:
     """Of all records those kept, of the planted ones and of the others those set aside."""
-    if not own:
-        return MISSING, MISSING, MISSING
     kept, found = f"{own['kept']} of {own['records']}", own["planted"] - own["planted_kept"]
     if not own["planted"]:
         return kept, MISSING, MISSING
@@ -118,11 +116,10 @@ def counted(own: dict) -> tuple[str, str, str]:
 
 def footprint(summary: dict, rows: Results, cell: Cell) -> list[Table]:
     reference = summary["reference"]
-    sizes = [
-        f"{method} {', '.join(f'{key} {value}' for key, value in own.items())}"
-        for method, own in summary["sizes"].items()
-        if own
-    ]
+    named = {
+        method: ", ".join(f"{k} {v}" for k, v in own.items()) for method, own in summary["sizes"].items()
+    }
+    sizes = [f"{method} {own}" for method, own in named.items() if own]
     note = {
         "steps": "Every method takes the same steps.",
         "params": f"Sizes are those nearest in parameters to {reference}: {'; '.join(sizes)}.",

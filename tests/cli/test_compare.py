@@ -16,15 +16,16 @@ from tolerances import LOGITS
 from mlx_hybrid.cli import main
 from mlx_hybrid.cli.compare import rates
 
-SETTINGS = (
-    "governance.enabled=false", "train.steps=3", "train.batch_size=4", "train.report_every=1", "train.validate_every=2",
-    "adapter.start_records=4", "train.learning_rate=4e-3", "train.orthogonal_learning_rate=1e-3",
-)  # fmt: skip
+STEPS = {"steps": 3, "batch_size": 4, "report_every": 1, "validate_every": 2}
+SETTINGS = {
+    "governance": {"enabled": False},
+    "adapter": {"sketch": {"records": 4}},
+    "train": STEPS | {"learning_rate": 4e-3, "orthogonal_learning_rate": 1e-3},
+}
 
 
 def compare(folder: Path, output: Path, *more: object) -> Result:
-    settings = [part for setting in SETTINGS for part in ("--set", setting)]
-    arguments = ["compare", folder / "source.yaml", *settings, "-o", output, *more]
+    arguments = ["compare", folder / "source.yaml", "-o", output, *more]
     with no_pages():
         return CliRunner().invoke(main, [str(a) for a in arguments])
 
@@ -36,7 +37,7 @@ def folder(tmp_path_factory, quantised_folder) -> Path:
     copy = write_sib200(folder / "copy", 7)
     arguments = ("task", "sib200", "--from", copy, "--languages", "en,de", "-o", folder / "sib")
     assert CliRunner().invoke(main, [str(a) for a in arguments]).exit_code == 0
-    source = {"model": str(quantised_folder), "data": {"paths": [str(folder / "sib")]}}
+    source = SETTINGS | {"model": str(quantised_folder), "data": {"paths": [str(folder / "sib")]}}
     (folder / "source.yaml").write_text(json.dumps(source))
     return folder
 
@@ -58,7 +59,7 @@ def rows(output: Path) -> list[dict]:
 def test_every_file_is_there_and_the_last_line_is_a_command(done):
     output, result = done
     assert result.exit_code == 0, result.stderr
-    assert {
+    files = {
         "report.html",
         "report.md",
         "results.csv",
@@ -67,7 +68,8 @@ def test_every_file_is_there_and_the_last_line_is_a_command(done):
         "cells.jsonl",
         "cells",
         "base",
-    } <= {path.name for path in output.iterdir()}
+    }
+    assert files <= {path.name for path in output.iterdir()}
     figures = {path.name for path in (output / "figures").iterdir()}
     for name in ("frontier", "parameters", "languages", "curves", "reliability", "mixing"):
         assert {f"{name}.svg", f"{name}.png"} <= figures
@@ -78,9 +80,8 @@ def test_every_file_is_there_and_the_last_line_is_a_command(done):
     assert "Table V." not in result.stdout
     assert "over seeds alone" not in result.stdout
     cells = [json.loads(line) for line in (output / "cells.jsonl").read_text().splitlines()]
-    assert [(own["method"], own["seed"]) for own in cells] == [
-        (m, s) for s in (0, 1) for m in ("lora", "hybrid")
-    ]
+    expected = [(m, s) for s in (0, 1) for m in ("lora", "hybrid")]
+    assert [(own["method"], own["seed"]) for own in cells] == expected
     assert all({"accuracy", "nll", "trainable", "train_seconds"} <= set(own) for own in cells)
 
 
@@ -130,10 +131,11 @@ def test_a_lost_cell_alone_is_made_again_and_comes_out_the_same(done, folder, tm
     assert result.exit_code == 0, result.stderr
     assert result.stderr.count("(done before)") == 3
     after = json.loads((output / "summary.json").read_text())
-    accuracy = [
+    losses = (
         [r["values"] for r in s["rows"] if r["metric"] == "nll" and r["seeds"]] for s in (before, after)
-    ]
-    assert accuracy[0] == accuracy[1]
+    )
+    old, new = losses
+    assert old == new
 
 
 def test_other_terms_are_refused_in_the_same_folder(done, folder):
@@ -217,10 +219,8 @@ def test_translations_fill_table_three_with_intervals(folder, tmp_path):
     output = tmp_path / "out"
     result = compare_on(make, folder, output, "--max-tokens", 8)
     assert result.exit_code == 0, result.stderr
-    for words in (
-        "Table III. Parity", "Table III b. chrF++ by direction", "Of chrF++.", "spBLEU is left out",
-        "eng_Latn>deu_Latn",
-    ):  # fmt: skip
+    titles = ("Table III. Parity", "Table III b. chrF++ by direction")
+    for words in (*titles, "Of chrF++.", "spBLEU is left out", "eng_Latn>deu_Latn"):
         assert words in result.stdout
     told = [row for row in rows(output) if row["metric"].startswith(("chrf", "balance"))]
     assert {"chrf", "chrf_out", "chrf_in", "balance", "balance_size"} <= {row["metric"] for row in told}
@@ -228,9 +228,8 @@ def test_translations_fill_table_three_with_intervals(folder, tmp_path):
     assert all(row["difference_p_holm"] for row in compared)
     assert "chrF++ by direction" in (output / "report.md").read_text()
     answers = (output / "base" / "answers" / "model.answers.jsonl").read_text().splitlines()[1:]
-    assert all(
-        len(json.loads(row)["text"].encode()) <= 3 * 8 for row in answers
-    )  # a byte may be shown as three
+    # A byte may be shown as three.
+    assert all(len(json.loads(row)["text"].encode()) <= 3 * 8 for row in answers)
 
 
 def test_texts_are_compared_in_bits_per_byte(folder, tmp_path):
@@ -303,9 +302,7 @@ def test_cells_at_a_time_give_the_same_figures(folder, tmp_path, done, default_i
 def test_a_cell_that_fails_in_its_process_ends_the_comparison_with_its_reason(
     folder, tmp_path, default_install
 ):
-    result = compare(
-        folder, tmp_path, "--methods", "lora,boft", "--seeds", 1, "--workers", 2, "--limit", 5,
-        "--set", "adapter.targets=[nowhere]",
-    )  # fmt: skip
+    asked = ("--methods", "lora,boft", "--seeds", 1, "--workers", 2, "--limit", 5)
+    result = compare(folder, tmp_path, *asked, "--set", "adapter.targets=[nowhere]")
     assert result.exit_code == 2
     assert "nowhere" in result.stderr

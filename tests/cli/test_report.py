@@ -14,36 +14,32 @@ def row(model: str, metric: str, language: str = "all") -> dict:
     return own | ({"governance": "", "seeds": 0} if model == "base" else {"governance": "own", "seeds": 2})
 
 
+LINES = [row("base", "accuracy"), row("lora", "accuracy"), row("lora", "accuracy", "eng_Latn")]
 SUMMARY = {
     "format": 2,
     "task": "made-up",
     "version": 1,
     "kind": "classification",
     "records": 9,
-    "languages": ["eng_Latn"],
-    "pivot": "eng_Latn",
     "limit": 0,
+    "noise": 0,
     "methods": ["lora"],
     "governance": ["own"],
     "reference": "lora",
     "seeds": [0, 1],
     "budget": "steps",
-    "noise": 0,
+    "languages": ["eng_Latn"],
+    "pivot": "eng_Latn",
     "variants": [],
     "grid": [],
+    "notes": [],
     "chosen": {"lora": 1e-3},
     "sizes": {},
     "governed": {},
-    "notes": [],
     "mixing": {},
-    "curves": {"lora": [[[1, 2.0], [2, 1.0]]]},
     "reliability": {},
-    "rows": [
-        row("base", "accuracy"),
-        row("lora", "accuracy"),
-        row("lora", "accuracy", "eng_Latn"),
-        *(row("lora", metric) for metric in METRICS),
-    ],
+    "curves": {"lora": [[[1, 2.0], [2, 1.0]]]},
+    "rows": LINES + [row("lora", metric) for metric in METRICS],
 }
 
 

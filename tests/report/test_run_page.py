@@ -19,31 +19,20 @@ def run(tmp_path) -> Run:
     )
     run = create_run(config, tmp_path / "run <1>")
     run.update(status="finished", step=4, best_step=4, seed=0, records={"train": 9}, base={"id": "tiny"})
-    rows = [
-        {
-            "step": 2,
-            "loss_nats_per_token": 2.0,
-            "seconds": 1.0,
-            "peak_memory_gb": 0.1,
-            "tokens_per_second": 50.0,
-        },
-        {"step": 4, "valid_loss_nats_per_token": 1.5, "best": True},
-        {
-            "step": 4,
-            "loss_nats_per_token": 1.0,
-            "seconds": 2.0,
-            "peak_memory_gb": 0.2,
-            "tokens_per_second": 60.0,
-        },
-    ]
+    keys = ("step", "loss_nats_per_token", "seconds", "peak_memory_gb", "tokens_per_second")
+    rows = [dict(zip(keys, values)) for values in ((2, 2.0, 1.0, 0.1, 50.0), (4, 1.0, 2.0, 0.2, 60.0))]
+    rows.insert(1, {"step": 4, "valid_loss_nats_per_token": 1.5, "best": True})
     (run.path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (run.path / "evaluation").mkdir()
     gain = {"value": 0.1, "low": -0.05, "high": 0.2}
     side = {"value": 0.5, "low": 0.4, "high": 0.6}
     held_out = {
-        "records": 9, "questions": 9, "accuracy": {"base": side, "adapted": side, "gain": gain},
-        "accuracy_by_language": {}, "loss_nats_per_token": {"base": 2.0, "adapted": 1.0, "difference": gain},
-    }  # fmt: skip
+        "records": 9,
+        "questions": 9,
+        "accuracy": {"base": side, "adapted": side, "gain": gain},
+        "accuracy_by_language": {},
+        "loss_nats_per_token": {"base": 2.0, "adapted": 1.0, "difference": gain},
+    }
     (run.path / "evaluation" / "held-out.json").write_text(json.dumps(held_out))
     (run.path / "evaluation" / "other.json").write_text("{}")
     return run

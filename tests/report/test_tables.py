@@ -39,9 +39,10 @@ def test_plain_columns_are_even_in_wide_scripts():
     [
         ([[2.0, 0.0], [0.0, 1.0]], [0, 1], "none fits (0.0001)"),
         ([[2.0, 0.0], [0.0, 1.0]], [1, 0], "none fits (1e+04)"),
-        ([[0.0, 0.0]], [0], "1"), ([[3.0, 0.0], [3.0, 0.0], [0.0, 3.0]], [0, 1, 1], "4.33"),
+        ([[0.0, 0.0]], [0], "1"),
+        ([[3.0, 0.0], [3.0, 0.0], [0.0, 3.0]], [0, 1, 1], "4.33"),
     ],
-)  # fmt: skip
+)
 def test_a_temperature_where_the_fit_stopped_is_none(scores, answers, shown):
     assert temperature(fit_temperature(np.array(scores), answers)) == shown
     assert temperature(None) == "–"

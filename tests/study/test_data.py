@@ -9,14 +9,13 @@ from mlx_hybrid.config import Config, load_config
 from mlx_hybrid.study.data import freeze_data
 from mlx_hybrid.study.plan import governance_values
 
-NOUNS = (
-    "school", "bakery", "station", "library", "market", "harbour", "museum", "garden", "office", "theatre", "bridge",
-    "church",
-)  # fmt: skip
+NOUNS = ("school", "mill", "barn", "shop", "farm", "port", "pier", "bank", "hall", "zoo", "museum", "church")
 ENDINGS = (
-    "stood empty while heavy rain fell over the northern valley", "opened two hours late because a water pipe burst",
-    "welcomed forty children from the village across the lake", "will be painted green before the summer festival",
-)  # fmt: skip
+    "stood empty while heavy rain fell over the northern valley",
+    "opened two hours late because a water pipe burst",
+    "welcomed forty children from the village across the lake",
+    "will be painted green before the summer festival",
+)
 
 
 def row(number: int, text: str, **more) -> dict:

@@ -30,14 +30,8 @@ NOUNS = [
 @pytest.fixture
 def clean() -> list[dict]:
     return [
-        {
-            "id": f"{language}{n}",
-            "group": n,
-            "language": language,
-            "prompt": text.format(noun),
-            "completion": f"{n}",
-        }
-        for language, text in TEXTS.items()
+        {"id": f"{code}{n}", "group": n, "language": code, "prompt": text.format(noun), "completion": f"{n}"}
+        for code, text in TEXTS.items()
         for n, noun in enumerate(NOUNS)
     ]
 
@@ -53,9 +47,11 @@ def test_the_share_is_of_the_whole_and_every_kind_is_there(clean):
 def test_the_same_seed_plants_the_same_and_the_clean_records_stay(clean):
     assert plant_noise(clean, 0.3, seed=1) == plant_noise(clean, 0.3, seed=1)
     assert plant_noise(clean, 0.3, seed=1) != plant_noise(clean, 0.3, seed=2)
-    kept = [record for record in plant_noise(clean, 0.3, seed=1) if "planted" not in record]
-    assert sorted(kept, key=lambda r: r["id"]) == sorted(clean, key=lambda r: r["id"])
-    assert len(plant_noise(clean, 0.0, seed=1)) == len(clean)
+    assert [record for record in plant_noise(clean, 0.3, seed=1) if "planted" not in record] == clean
+    assert plant_noise(clean, 0.0, seed=1) == clean
+    assert (
+        plant_noise(clean, 0.4, seed=0)[: len(clean)] == clean
+    )  # so governance keeps a record, not its copies
 
 
 def test_planted_records_are_worse_than_clean_ones_to_governance(clean):
@@ -69,28 +65,17 @@ def test_planted_records_are_worse_than_clean_ones_to_governance(clean):
 
 def test_a_fault_is_one_in_every_planted_record(clean):
     ascii_only = [r | {"prompt": r["prompt"].encode("ascii", "ignore").decode()} for r in clean]
-    for records, missing in (
-        (clean, set()),
-        (ascii_only, {"mojibake"}),
-        (clean[:10], {"language", "mojibake"}),
-    ):
+    english = clean[:10]
+    for records, missing in ((clean, set()), (ascii_only, {"mojibake"}), (english, {"language", "mojibake"})):
         texts = {record["prompt"] for record in records}
         planted = [r for r in plant_noise(records, 0.5, seed=0) if "planted" in r]
         assert {record["planted"] for record in planted} == {*KINDS} - missing
         assert not [r for r in planted if r["planted"] != "language" and r["prompt"] in texts]
 
 
-def test_of_a_record_and_its_copies_governance_keeps_the_record(clean):
-    mixed = plant_noise(clean, 0.4, seed=0)
-    assert mixed[: len(clean)] == clean
-
-
 def test_chat_records_keep_their_answer():
     turns = [{"role": "user", "content": "What is this? A tree."}, {"role": "assistant", "content": "plant"}]
-    records = [
-        {"id": "a", "language": "en", "messages": turns},
-        {"id": "b", "language": "de", "messages": turns},
-    ]
+    records = [{"id": code, "language": code, "messages": turns} for code in ("en", "de")]
     for record in plant_noise(records, 0.5, seed=0):
         assert record["messages"][-1]["content"] == "plant"
         assert asked(record)
