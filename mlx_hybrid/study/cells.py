@@ -1,7 +1,7 @@
 """One cell of a comparison: train a run or go on with it, and measure it. What is done is not done again."""
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -46,27 +46,25 @@ class Measuring:
     """dev, variants, limit and pivot, as `evaluate` takes them."""
 
 
-Works = Mapping[str, tuple[Run, Config]]
-"""Cells by name, each with the folder of its run."""
-
-
-def run_ahead(works: Works, measuring: Measuring | None, workers: int, stop: StopRequest) -> None:
+def run_ahead(
+    works: Sequence[tuple[Run, Config]], measuring: Measuring | None, workers: int, stop: StopRequest
+) -> None:
     """Do what is not done yet in processes of their own, `workers` at a time: on a CPU each keeps one core busy.
 
     Without `measuring` training is all there is to do. Whoever goes over the cells afterwards finds their files. Raises
     what the first cell that failed did; Stopped after a stop, when every cell has saved where it stands.
     """
     done = is_measured if measuring else is_trained
-    works = {name: own for name, own in works.items() if not done(own[0])}
+    works = [(run, config) for run, config in works if not done(run)]
     if workers == 1 or len(works) < 2:
         return
     context = get_context("spawn")  # a fork of a process that has used MLX hangs
     with ProcessPoolExecutor(workers, context, initializer=prefer_openblas) as pool:
-        running = {pool.submit(run_one, *own, measuring): name for name, own in works.items()}
+        running = {pool.submit(run_one, run, config, measuring): run for run, config in works}
         try:
             for number, future in enumerate(as_completed(running), 1):
                 future.result()
-                stop.tell(f"  {number} of {len(works)} done: {running[future]}")
+                stop.tell(f"  {number} of {len(works)} done: {running[future].path}")
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise

@@ -21,12 +21,14 @@ from mlx_hybrid.training.data import check_manifests
 FILES = ("train.jsonl", "valid.jsonl", "test.jsonl")
 
 
-def freeze_data(config: Config, directory: Path, *, noise: float) -> tuple[dict[str, Any], list[str]]:
+def freeze_data(
+    config: Config, directory: Path, *, noise: float, begun: bool = False
+) -> tuple[dict[str, Any], list[str]]:
     """Copy the config's records into `directory`, with planted faults in training; the config values that name the
     copies, and the sha256 of the manifest of every governed file copied from.
 
-    What is there already is kept: a comparison that goes on uses the records it began with. Raises ConfigError where
-    the source's records are not those that were copied, DataError for a governed file that changed since it was signed.
+    A comparison that has begun goes on with the records it began with. Raises ConfigError where the source's are others
+    by now, DataError for a governed file that changed since it was signed.
     """
     sources = find_sources(config.data)
     manifests = [] if config.data.allow_changed else check_manifests(sources)
@@ -37,7 +39,7 @@ def freeze_data(config: Config, directory: Path, *, noise: float) -> tuple[dict[
     for name, rows in zip(FILES, parts, strict=True):
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         path = directory / name
-        if path.exists() and path.read_text(encoding="utf-8") != text:
+        if begun and path.exists() and path.read_text(encoding="utf-8") != text:
             raise ConfigError(
                 f"{path}: the data changed since the comparison began; use a new folder with -o."
             )

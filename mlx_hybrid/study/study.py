@@ -1,7 +1,6 @@
 """Methods trained alike and measured alike, over seeds; each cell is a run of its own and is never done twice."""
 
 import json
-import shutil
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, replace
@@ -40,51 +39,40 @@ def run_study(plan: Plan, directory: Path, stop: StopRequest, *, workers: int = 
         )
     directory.mkdir(parents=True, exist_ok=True)
     with writing(Run(directory)):
-        new = keep_terms(plan, directory)
-        try:
-            study = Study(plan, directory, stop, workers)
-        except BaseException:
-            if new:  # the same folder takes the command once it is put right
-                (directory / PLAN_FILE).unlink(missing_ok=True)
-                shutil.rmtree(directory / "data", ignore_errors=True)
-            raise
-        return study.run()
+        return Study(plan, directory, stop, workers).run()
 
 
-def keep_terms(plan: Plan, directory: Path) -> bool:
-    """Whether the folder is new; refuse to go on in one on other terms."""
-    path, terms = directory / PLAN_FILE, plan.terms()
-    if path.exists():
-        old = read_json(path)["terms"]
-        if changed := [key for key in {**old, **terms} if old.get(key) != terms.get(key)]:
-            raise ConfigError(
-                f"{directory}: its comparison has another {changed[0]}; use a new folder with -o. Methods, "
-                "seeds, rates and governance may be added."
-            )
-        return False
-    write_json(path, {"format": FORMAT, "terms": terms})
-    return True
+def check_terms(plan: Plan, path: Path) -> None:
+    """Refuse to go on in a folder of a comparison on other terms."""
+    old, new = read_json(path)["terms"], plan.terms()
+    if changed := [key for key in {**old, **new} if old.get(key) != new.get(key)]:
+        raise ConfigError(
+            f"{path.parent}: its comparison has another {changed[0]}; use a new folder with -o. Methods, "
+            "seeds, rates and governance may be added."
+        )
 
 
 class Study:
-    """The course of one comparison."""
+    """The course of one comparison, which has begun once its plan.json is written."""
 
     def __init__(self, plan: Plan, directory: Path, stop: StopRequest, workers: int):
-        config = plan.base()
+        path, config = directory / PLAN_FILE, plan.base()
         self.directory, self.stop, self.workers = directory, stop, workers
         self.model_name = config.model
         self.rates = plan.rates or (config.train.learning_rate,)
-        self.data, self.manifests = freeze_data(config, directory / "data", noise=plan.noise)
-        told = read_json(directory / PLAN_FILE) | {"data_manifests": self.manifests}
-        write_json(directory / PLAN_FILE, told)
+        begun = path.exists()
+        if begun:
+            check_terms(plan, path)
+        self.data, self.manifests = freeze_data(config, directory / "data", noise=plan.noise, begun=begun)
         test, dev = evaluation_sets(directory / "data", config.data.group)
         variants, pivot = tuple(chosen_variants(plan.variants, test)), chosen_pivot(plan.pivot, test)
-        self.plan = replace(plan, variants=variants, pivot=pivot)
         if plan.max_tokens and test.kind != "translation":
             raise ConfigError(f"--max-tokens is for translations; the test records are {test.kind}.")
+        self.plan = replace(plan, variants=variants, pivot=pivot)
         asked = {"dev": dev, "variants": variants, "limit": plan.limit, "pivot": pivot}
         self.measuring = cells.Measuring(test, plan.max_tokens or MOST_TOKENS, asked)
         self.sizes: dict[str, dict[str, Any]] = {}
+        write_json(path, {"format": FORMAT, "terms": plan.terms(), "data_manifests": self.manifests})
 
     def run(self) -> dict:
         """Every cell trained and measured, and the summary of them."""
@@ -136,7 +124,7 @@ class Study:
         return Run(self.directory / "cells" / cell.name)
 
     def run_ahead(self, grid: Iterable[Cell], measuring: cells.Measuring | None) -> None:
-        works = {cell.name: (self.run_of(cell), self.config(cell)) for cell in grid}
+        works = [(self.run_of(cell), self.config(cell)) for cell in grid]
         cells.run_ahead(works, measuring, self.workers, self.stop)
 
     def train(self, cell: Cell) -> Run:
