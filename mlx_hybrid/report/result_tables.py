@@ -3,7 +3,7 @@
 from mlx_hybrid.evaluation.metrics.calibration import INVERSE_TEMPERATURES
 from mlx_hybrid.evaluation.metrics.chrf import measure_name
 from mlx_hybrid.evaluation.results import ALL, DIFFERENCE, Results, Row
-from mlx_hybrid.report.tables import MISSING, Cell, Line, Table, by_language, interval, pivot
+from mlx_hybrid.report.tables import Cell, Line, Table, by_language, interval, pivot
 
 SCALED = ", after temperature scaling"
 CALIBRATION = {
@@ -125,10 +125,8 @@ def with_worst(results: Results) -> Cell:
     return cell
 
 
-def temperature(value: float | None) -> str:
+def temperature(value: float) -> str:
     """A fitted temperature; none fits where the fit stopped at its bounds."""
-    if value is None:
-        return MISSING
     low, high = (1 / bound for bound in reversed(INVERSE_TEMPERATURES))
     return f"{value:.3g}" if low * 1.01 < value < high / 1.01 else f"none fits ({value:.3g})"
 

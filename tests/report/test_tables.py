@@ -45,7 +45,6 @@ def test_plain_columns_are_even_in_wide_scripts():
 )
 def test_a_temperature_where_the_fit_stopped_is_none(scores, answers, shown):
     assert temperature(fit_temperature(np.array(scores), answers)) == shown
-    assert temperature(None) == "–"
 
 
 @pytest.mark.parametrize(
