@@ -97,7 +97,8 @@ class Run:
 
         files = {key: tuple(map(found, getattr(config.data, key))) for key in ("paths", "valid", "test")}
         data = dataclasses.replace(config.data, **files)
-        return dataclasses.replace(config, model=found(config.model), data=data)
+        model = dataclasses.replace(config.model, name=found(config.model.name))
+        return dataclasses.replace(config, model=model, data=data)
 
     def status(self) -> str:
         """As run.json has it; `stopped` for a run whose process went without a word."""

@@ -77,6 +77,8 @@ def another(value):
 
 CHOICES = {
     "method": "boft",
+    "model.template": {"enable_thinking": False},
+    "model.system": "fold",
     "adapter.rotation.kind": "butterfly",
     "adapter.rotation.start": "gradient",
     "adapter.low_rank.start": "lora-ga",

@@ -128,7 +128,7 @@ def random_examples(load: Load, vocabulary: int) -> list[Example]:
 
 def measured_peak(config: Config, load: Load) -> int:
     """Bytes at the peak of the gradient start and two steps, begun with the base in memory."""
-    base = load_base(config.model)
+    base = load_base(config.model.name)
     set_limits()
     examples = random_examples(load, base.config["vocab_size"])
     setup = Setup(base, None, [Tokenised(examples), Tokenised(), Tokenised()])

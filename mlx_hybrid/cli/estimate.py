@@ -89,15 +89,15 @@ def batch_of(settings: Config) -> tuple[Callable[[Config], Any], str]:
     the settings' limits; and which of the two."""
     from mlx_hybrid.training.memory.estimate import largest_load, widest_load
 
-    if not settings.data.paths or not tokenizer_here(settings.model):
+    if not settings.data.paths or not tokenizer_here(settings.model.name):
         return widest_load, "train.max_tokens"
-    from mlx_hybrid.models.base import load_tokenizer_of
+    from mlx_hybrid.models.base import tokenizer_for
     from mlx_hybrid.records.files import find_sources
     from mlx_hybrid.training.data import prepare
     from mlx_hybrid.training.setup import tokenised
 
     data = prepare(settings, find_sources(settings.data))
-    made = tokenised(settings, data.split, load_tokenizer_of(settings.model))
+    made = tokenised(settings, data.split, tokenizer_for(settings.model))
     return partial(largest_load, made[0].examples), "the records"
 
 

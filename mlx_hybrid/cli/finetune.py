@@ -129,13 +129,13 @@ def show_job(settings: Config, as_json: bool, **how: Any) -> None:
 
 def continued(name: str, config: str | None, given: dict, overrides: tuple[str, ...]) -> dict:
     """Settings of a run that goes on from an adapter. Raises ConfigError for others that were asked for."""
-    from mlx_hybrid.config import read_yaml
+    from mlx_hybrid.config import read_settings
     from mlx_hybrid.models.adapted import find_adapter
     from mlx_hybrid.training.setup import settings_of_adapter
 
     asked = {key: f"--{key}" for key in ("method",) if key in given}
     asked |= {key: f"--set {key}" for key in (o.partition("=")[0] for o in overrides)}
-    asked |= {key: f"{config}: {key}" for key in (read_yaml(recipe_path(config)) if config else {})}
+    asked |= {key: f"{config}: {key}" for key in (read_settings(recipe_path(config)) if config else {})}
     fixed = [told for key, told in asked.items() if key == "method" or key.split(".")[0] == "adapter"]
     if fixed:
         raise ConfigError(f"--from goes on with the adapter as it is; leave out {fixed[0]}.")

@@ -16,8 +16,11 @@ from mlx_hybrid.errors import DataError
 @click.option(
     "--show", type=click.IntRange(min=1), help="Show so many records.  [default: 3; with --json all]"
 )
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="A setting, as model.system=fold."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a record.")
-def records(file: str, model: str, show: int | None, as_json: bool) -> None:
+def records(file: str, model: str, show: int | None, overrides: tuple[str, ...], as_json: bool) -> None:
     """Show records as the model will see them, the trained tokens marked.
 
     Trained text stands in colour, or between ⟦ ⟧ where the output has none. With --json: the tokens, which of them are
@@ -26,14 +29,15 @@ def records(file: str, model: str, show: int | None, as_json: bool) -> None:
     \b
     Examples:
         mlx-hybrid records chats.jsonl --model mlx-community/Qwen3-0.6B-4bit
-        mlx-hybrid records chats.jsonl --show 1
+        mlx-hybrid records chats.jsonl --show 1 --set model.template.enable_thinking=false
         mlx-hybrid records chats.jsonl --json > tokens.jsonl
     """
-    from mlx_hybrid.models.base import load_tokenizer_of
+    from mlx_hybrid.config import load_config
+    from mlx_hybrid.models.base import tokenizer_for
     from mlx_hybrid.records.record import read_records
     from mlx_hybrid.records.shown import shown
 
-    tokenizer = load_tokenizer_of(model)
+    tokenizer = tokenizer_for(load_config(None, overrides, {"model": model}).model)
     kinds: dict[str, int] = {}
     for item in islice(read_records(file), show or (None if as_json else 3)):
         if not hasattr(item, "fields"):

@@ -57,6 +57,10 @@ def convert(value: Any, hint: Any, where: str, key: str) -> Any:
     if groups_of(hint):
         return convert_group(value, hint, where, key)
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is dict:
+        if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
+            raise ConfigError(f"{where}: {key}: must be a group of names and values, not {value!r}.")
+        return dict(value)
     if origin is Literal:
         value = {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value  # YAML 1.1
         if value not in arguments:

@@ -81,7 +81,11 @@ def nested(key: str, value: Any) -> dict:
 
 
 def in_format_2(tree: dict) -> dict:
-    return {**tree, "adapter": from_format_1(tree["adapter"])} if "adapter" in tree else tree
+    """The tree with its adapter's branches as groups, and its model's name in the model's group."""
+    changed = {"adapter": from_format_1(tree["adapter"])} if "adapter" in tree else {}
+    if isinstance(tree.get("model"), str):
+        changed["model"] = {"name": tree["model"]}
+    return {**tree, **changed}
 
 
 def merge(base: dict, *others: dict) -> dict:
@@ -102,7 +106,8 @@ def build_config(tree: dict, where: str) -> Config:
     method = tree.get("method", "hybrid")
     if not isinstance(method, str) or method not in PRESETS:
         raise ConfigError(f'{where}: unknown method "{method}"; {nearest(str(method), PRESETS)}')
-    adapter = in_format_2(tree).get("adapter") or {}
+    tree = in_format_2(tree)
+    adapter = tree.get("adapter") or {}
     if not isinstance(adapter, dict):
         raise ConfigError(f"{where}: adapter must be a mapping of keys to values.")
     adapter = {key: value for key, value in adapter.items() if key not in OPENS or value != {}}

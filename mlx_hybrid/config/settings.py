@@ -272,11 +272,23 @@ class GovernanceConfig(Bounded):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ModelConfig(Bounded):
+    """The base, and how conversations are written for it; `model: NAME` is short for `model: {name: NAME}`."""
+
+    name: str = BUNDLED
+    """Hub id or folder of any model that mlx-lm loads; `bundled` is the small model that comes with the package."""
+    template: dict[str, Any] = field(default_factory=dict)
+    """Options of the chat template, as `{enable_thinking: false}`; chat, serve and evaluate of the run use them too."""
+    system: Literal["keep", "fold"] = "keep"
+    """A system turn stays one, or goes into the first user turn, for templates that know none."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config(Bounded):
     """One run."""
 
-    model: str = BUNDLED
-    """Hub id or folder of any model that mlx-lm loads; `bundled` is the small model that comes with the package."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """The base model, by name, and its chat template's options."""
     method: str = "hybrid"
     """Preset of `adapter`: lora, lora-ga, dora, hra, boft, hybrid, hybrid-boft, hybrid-unitary, or full."""
     name: str = ""

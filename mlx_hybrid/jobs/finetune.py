@@ -10,7 +10,7 @@ from mlx_hybrid.adapters.attach import check_attach
 from mlx_hybrid.config import Config, to_tree
 from mlx_hybrid.errors import ConfigError, DataError
 from mlx_hybrid.models.adapted import find_adapter
-from mlx_hybrid.models.base import check_local, load_tokenizer_of
+from mlx_hybrid.models.base import check_local, tokenizer_for
 from mlx_hybrid.records.files import Sources, find_sources
 from mlx_hybrid.records.split import Split
 from mlx_hybrid.run import Run, check_place, create_run, discard, machine, run_place, writing
@@ -103,7 +103,7 @@ def finetune(
                 note_data(config, run, data, manifests)
             yield Prepared(run, **data.counts, **data.sizes)
             day = (resume.template_date() if resume else None) or date.today()
-            setup = load_setup(config, data.split, date=day, machines=world.size, force=force)
+            setup = load_setup(config, data.split, day=day, machines=world.size, force=force)
             begin_run(config, run, setup, sources, resume=resume is not None, machines=world.size)
             with running_out(
                 lambda: how_to_need_less(config, setup.train, machines=world.size) + way_on(run)
@@ -124,7 +124,7 @@ def find_data(config: Config, world: World) -> tuple[Sources, list[str]]:
     check_divisible(config.train.batch_size, world.size)
     sources = find_sources(config.data)
     manifests = [] if config.data.allow_changed else check_manifests(sources)
-    check_local(config.model)
+    check_local(config.model.name)
     return sources, manifests
 
 
@@ -276,13 +276,13 @@ def finish(
 
     tokenizer, fingerprint = setup.base.tokenizer, setup.base.identity["fingerprint"]
     setup.base = setup.optimizer = None
-    loaded = load_run(run, base_name=config.model, tokenizer=tokenizer)
+    loaded = load_run(run, base_name=config.model.name, tokenizer=tokenizer)
     yield AdapterReady(run.adapter, loaded.modules, loaded.change)
     if held_out:
         yield Note(f"Scoring the adapter on {len(setup.test)} held-out records.")
         (answers_of(run) / "adapted.answers.jsonl").unlink(missing_ok=True)  # of a call that was killed here
         results = evaluate(
-            {"base": lambda: load_base(config.model).model, "adapted": settle(loaded.model)},
+            {"base": lambda: load_base(config.model.name).model, "adapted": settle(loaded.model)},
             tokenizer,
             held_out["test"],
             trained=held_out.get("trained"),
@@ -313,7 +313,7 @@ def plan(config: Config, *, world: World = ALONE, force: bool = False) -> dict:
     sources, _ = find_data(config, world)
     data = prepare(config, sources)
     check_patience(config, data.split)
-    made = tokenised(config, data.split, load_tokenizer_of(config.model))
+    made = tokenised(config, data.split, tokenizer_for(config.model))
     if config.start_from:
         check_base_of_start(config, find_adapter(config.start_from)[0])
     check_fits(config, made[0].examples, machines=world.size, force=force)

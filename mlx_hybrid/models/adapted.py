@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_hybrid.errors import ConfigError, MlxHybridError
-from mlx_hybrid.models.base import BUNDLED, base_of, fetch, is_hub_id, load_base
+from mlx_hybrid.models.base import BUNDLED, base_of, fetch, is_hub_id, load_base, with_template
 from mlx_hybrid.run import LAST, Run, find_run
 
 PEFT_WEIGHTS = "adapter_model.safetensors"
@@ -59,7 +59,7 @@ def load_any(name: str, *, base_name: str | None = None) -> Loaded:
 def load_run(run: Run, *, base_name: str | None = None, tokenizer: Any = None) -> Loaded:
     """The best adapter of a run on its base, with the base's `tokenizer` where it was read already."""
     run.check_adapter()
-    model = run.config_here().model
+    model = run.config_here().model.name
     local = "/" not in model or run.info().get("base", {}).get("id", model) != model
     if not base_name and local and model != BUNDLED and not Path(model).expanduser().is_dir():
         raise ConfigError(
@@ -87,6 +87,7 @@ def load_adapted(directory: Path, base_name: str | None, *, name: str, tokenizer
         )
     plain = probe_logits(base.model)
     info = load_adapter(base.model, directory)
+    with_template(base.tokenizer, info.extra, base.tokenizer.date)
     change = logit_change(plain, base.model)
     if change == 0.0:
         raise MlxHybridError(
@@ -127,4 +128,4 @@ def find_adapter(name: str) -> tuple[Path, str | None]:
         return adapter, None
     run = run or find_run(name)
     run.check_adapter()
-    return run.adapter, run.config_here().model
+    return run.adapter, run.config_here().model.name

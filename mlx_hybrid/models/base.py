@@ -4,10 +4,11 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
-from mlx_hybrid.config import BUNDLED
+from mlx_hybrid.config import BUNDLED, ModelConfig
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.files import HUB_ID
 from mlx_hybrid.models.answer_end import unnamed_end
@@ -67,6 +68,22 @@ def not_finite(model: Any) -> str | None:
         if mx.issubdtype(leaf.dtype, mx.floating) and not mx.all(mx.isfinite(leaf)).item():
             return name
     return None
+
+
+def tokenizer_for(model: ModelConfig, day: date | None = None) -> Any:
+    """A model's tokenizer with the template settings of a run, told the date `day` where its template asks for one.
+
+    Raises ConfigError as `load_base` does, and for an option that the chat template does not know.
+    """
+    tokenizer = load_tokenizer_of(model.name)
+    return with_template(tokenizer, {"template": model.template, "system": model.system}, day)
+
+
+def with_template(tokenizer: Any, settings: dict[str, Any], day: date | None = None) -> Any:
+    """The tokenizer with an adapter's `template` options and `system` turn, where it has them."""
+    tokenizer.options = tokenizer.known(settings.get("template", {}))
+    tokenizer.system, tokenizer.date = settings.get("system", "keep"), day
+    return tokenizer
 
 
 def load_tokenizer_of(name: str) -> Any:

@@ -139,7 +139,11 @@ class Tokenizer(TokenizerWrapper):
 
     def known(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
         """The options. Raises ConfigError for one that the chat template does not know, and would not honour."""
-        text = self._tokenizer.get_chat_template() if options and self._chat_template is None else ""
+        if not options:
+            return options
+        if not self.has_chat_template:
+            raise ConfigError("The model has no chat template, so model.template has nothing to set.")
+        text = self._tokenizer.get_chat_template() if self._chat_template is None else ""
         unknown = [name for name in options if text and not re.search(rf"\b{re.escape(name)}\b", text)]
         if unknown or RESERVED & set(options):
             name = (unknown or sorted(RESERVED & set(options)))[0]

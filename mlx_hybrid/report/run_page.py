@@ -30,7 +30,7 @@ def write_run_page(run: Run, path: Path | None = None) -> Path:
 
 def run_page(run: Run) -> str:
     info, config = run.info(), run.config()
-    base = info.get("base", {}).get("id", config.model)
+    base = info.get("base", {}).get("id", config.model.name)
     what = f"{config.method} on {base}, {info.get('status', 'of unknown state')}."
     settings = yaml.safe_dump(shareable(to_tree(config)), sort_keys=False, allow_unicode=True)
     sections = [

@@ -75,7 +75,7 @@ def run_one(run: Run, config: Config, measuring: Measuring | None) -> None:
     with StopRequest(lambda text: None) as stop:
         train_cell(run, config, stop)
         if measuring:
-            measure_run(run, config.model, measuring, stop)
+            measure_run(run, config.model.name, measuring, stop)
 
 
 def train_cell(run: Run, config: Config, stop: StopRequest) -> None:

@@ -58,7 +58,7 @@ class Study:
     def __init__(self, plan: Plan, directory: Path, stop: StopRequest, workers: int):
         path, config = directory / PLAN_FILE, plan.base()
         self.directory, self.stop, self.workers = directory, stop, workers
-        self.model_name = config.model
+        self.model_name = config.model.name
         self.rates = plan.rates or (config.train.learning_rate,)
         begun = path.exists()
         if begun:

@@ -162,7 +162,7 @@ def save_best(config: Config, run: Run, setup: Setup, progress: Progress) -> Non
         method=config.method,
         base=setup.base.identity,
         seed=config.seed,
-        extra={"step": progress.step},
+        extra={"step": progress.step, "template": config.model.template, "system": config.model.system},
     )
 
 

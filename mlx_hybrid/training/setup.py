@@ -20,7 +20,7 @@ from mlx_hybrid.adapters.store import AdapterInfo, in_dtype_of, read_adapter_con
 from mlx_hybrid.config import Config, to_tree
 from mlx_hybrid.errors import ConfigError, DataError
 from mlx_hybrid.models.answer_end import unnamed_end
-from mlx_hybrid.models.base import BaseModel, base_of, fingerprint, load_base, load_tokenizer_of
+from mlx_hybrid.models.base import BaseModel, base_of, fingerprint, load_base, tokenizer_for
 from mlx_hybrid.records.split import Split
 from mlx_hybrid.records.template import Example, Tokenised, make_examples
 from mlx_hybrid.training.batches import make_batch, start_batches
@@ -61,18 +61,17 @@ class Setup:
 
 
 def load_setup(
-    config: Config, split: Split, *, date: date | None = None, machines: int = 1, force: bool = False
+    config: Config, split: Split, *, day: date | None = None, machines: int = 1, force: bool = False
 ) -> Setup:
-    """Examples, then the model. `date` is the one that a chat template may write.
+    """Examples, then the model. `day` is the date that a chat template may write.
 
     Raises DataError for records that cannot be tokenised as asked, and MemoryLimitError, before a weight is read, for a
     run that cannot fit, unless forced. Each of `machines` has its part of a batch.
     """
-    tokenizer = load_tokenizer_of(config.model)
-    tokenizer.date = date
+    tokenizer = tokenizer_for(config.model, day)
     made = tokenised(config, split, tokenizer)
     check_fits(config, made[0].examples, machines=machines, force=force)
-    base = load_base(config.model, tokenizer=tokenizer)
+    base = load_base(config.model.name, tokenizer=tokenizer)
     set_limits()
     return Setup(base, None, made)
 
@@ -182,7 +181,8 @@ def settings_of_adapter(folder: Path, name: str, model: str | None) -> dict[str,
     info = read_adapter_config(folder)
     wanted = base_of(name, info.base["id"], model, "--model")
     adapter = {f"adapter.{key}": value for key, value in to_tree(info.adapter).items()}
-    return {"start_from": name, "method": info.method, "model": wanted} | adapter
+    template = {f"model.{key}": info.extra[key] for key in ("template", "system") if info.extra.get(key)}
+    return {"start_from": name, "method": info.method, "model.name": wanted} | template | adapter
 
 
 def start_from_adapter(config: Config, base: BaseModel, folder: Path) -> None:
@@ -201,7 +201,7 @@ def start_from_adapter(config: Config, base: BaseModel, folder: Path) -> None:
 
 def check_base_of_start(config: Config, adapter: Path) -> None:
     """Raise what `start_from_adapter` would of the base, where its weights are on this machine."""
-    info, folder = read_adapter_config(adapter), local_folder(config.model)
+    info, folder = read_adapter_config(adapter), local_folder(config.model.name)
     if folder:
         check_base(config, info, fingerprint(folder), folder)
 

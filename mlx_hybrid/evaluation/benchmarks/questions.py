@@ -98,13 +98,13 @@ def held_back(config: Config, sources: Sources, identity: str) -> Split:
 
     Raises DataError where the records are not those with the `identity` that the run noted; older runs noted none.
     """
-    from mlx_hybrid.models.base import load_tokenizer_of
+    from mlx_hybrid.models.base import tokenizer_for
     from mlx_hybrid.training.data import prepare
     from mlx_hybrid.training.setup import data_identity, tokenised
 
     split = prepare(config, sources).split
     if split.test and identity:
-        tokenizer = load_tokenizer_of(config.model)
+        tokenizer = tokenizer_for(config.model)
         sets = (part.examples for part in tokenised(config, split, tokenizer))
         if data_identity(sets, tokenizer) != identity:
             raise DataError(

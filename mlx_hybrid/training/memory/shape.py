@@ -54,11 +54,11 @@ class ModelShape:
 
 def model_shape(config: Config) -> ModelShape:
     """The shape of a run's model with its adapter. Raises ConfigError for a model that cannot be had or built."""
-    folder = local_folder(config.model)
+    folder = local_folder(config.model.name)
     if folder:
         return shape_of(folder, config)
     with tempfile.TemporaryDirectory() as folder:
-        return shape_of(stand_in(config.model, Path(folder)), config)
+        return shape_of(stand_in(config.model.name, Path(folder)), config)
 
 
 def local_folder(model: str) -> Path | None:
@@ -124,7 +124,7 @@ def shape_of(folder: Path, config: Config) -> ModelShape:
     try:
         model, settings = load_model(folder, lazy=True)
     except (ValueError, KeyError, OSError, RuntimeError) as error:
-        raise ConfigError(f"{config.model}: cannot be read ({first_line(error)}).") from None
+        raise ConfigError(f"{config.model.name}: cannot be read ({first_line(error)}).") from None
     if on_cpu():
         import mlx.core as mx
 
