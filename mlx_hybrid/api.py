@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mlx_hybrid.adapters.attach import Attached
 from mlx_hybrid.adapters.attach import attach as attach_adapter
 from mlx_hybrid.adapters.layer import HybridLinear as HybridLinear
-from mlx_hybrid.config import GovernanceConfig, build, build_config
+from mlx_hybrid.config import PRESETS, GovernanceConfig, build, build_config, merge
 from mlx_hybrid.config.recipes import run_config
 from mlx_hybrid.errors import ConfigError, nearest
 from mlx_hybrid.errors import MlxHybridError as MlxHybridError
@@ -49,10 +49,11 @@ def attach(model: "nn.Module", method: str = "hybrid", *, seed: int = 0, **adapt
     from zero: starts from a gradient take records, and belong to `finetune`. Raises ConfigError for an unknown method
     or setting, and for a target that the model lacks.
     """
-    config = build_config({"method": method, "adapter": {"start": "zeros", **adapter}}, "attach").adapter
+    usual = {"low_rank": {"start": "zeros"}} if PRESETS.get(method, {}).get("low_rank") else {}
+    config = build_config({"method": method, "adapter": merge(usual, adapter)}, "attach").adapter
     if config.from_gradient:
         raise ConfigError("attach: a start from the gradient takes records; leave it out, or use finetune.")
-    return attach_adapter(model, config, method=method, seed=seed)
+    return attach_adapter(model, config, seed=seed)
 
 
 def finetune(

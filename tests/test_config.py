@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import json
 import math
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from mlx_hybrid.config import (
     to_tree,
 )
 from mlx_hybrid.config.convert import field_types, groups_of
+from mlx_hybrid.config.formats import MOVED, from_format_1
 from mlx_hybrid.config.idle import get_key
 from mlx_hybrid.config.reading import parse_scalar
 from mlx_hybrid.config.recipes import recipe_path, recipes, summary
@@ -321,6 +323,49 @@ def test_an_empty_file_is_the_default(tmp_path):
     path.write_text("# nothing\n")
     assert load_config(path) == load_config()
     assert load_config().adapter == AdapterConfig()
+
+
+FORMAT_1 = [
+    ({"rank": 4, "alpha": 8}, {"low_rank": {"rank": 4, "alpha": 8}}),
+    ({"rank": 0, "alpha": 8, "targets": ["q_proj"]}, {"low_rank": None, "targets": ["q_proj"]}),
+    ({"orthogonal": "none", "reflections": 8, "factors": 4}, {"rotation": None}),
+    ({"orthogonal": "butterfly", "reflections": 8, "factors": 2}, {"rotation": {"kind": "butterfly", "factors": 2}}),
+    ({"reflections": 4, "reflection_start": "gradient"}, {"rotation": {"reflections": 4, "start": "gradient"}}),
+    ({"start_records": 32, "start": "lora-ga"}, {"sketch": {"records": 32}, "low_rank": {"start": "lora-ga"}}),
+    ({"magnitude": True, "dropout": 0.1}, {"low_rank": {"magnitude": True, "dropout": 0.1}}),
+    ({"low_rank": {"rank": 4}, "mixing": "off"}, {"low_rank": {"rank": 4}, "mixing": "off"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("flat", "tree"), FORMAT_1)
+def test_settings_of_format_1_are_read_from_files_and_options(flat, tree, tmp_path):
+    assert from_format_1(flat) == tree
+    path = tmp_path / "old.yaml"
+    method = "dora" if "magnitude" in flat else "hybrid"
+    for given in (flat, tree):
+        path.write_text(yaml.safe_dump({"method": method, "adapter": given}))
+        overrides = (f"adapter={json.dumps(given)}",)
+        assert load_config(path) == load_config(None, overrides, {"method": method})
+        assert load_config(path).adapter == build_config({"method": method, "adapter": tree}, "t").adapter
+
+
+@pytest.mark.parametrize("method", PRESETS)
+def test_a_whole_config_of_format_1_is_its_method_s(method, tmp_path):
+    """As runs wrote it: every value, those of no use too."""
+    adapter = build_config({"method": method}, "test").adapter
+    rotation, low_rank = to_tree(adapter.rotation) or {"kind": "none"}, to_tree(adapter.low_rank)
+    flat = {old: {"rotation": rotation, "low_rank": low_rank or {"rank": 0}}[group][key]
+            for old, (group, key) in MOVED.items() if group != "sketch"
+            and key in {"rotation": rotation, "low_rank": low_rank or {"rank": 0}}[group]}  # fmt: skip
+    idle = {"reflections": 8, "reflection_start": "random", "block_size": 8, "factors": 4, "alpha": 16.0}
+    rest = {
+        key: value for key, value in to_tree(adapter).items() if key not in ("rotation", "low_rank", "sketch")
+    }
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        yaml.safe_dump({"method": method, "adapter": idle | flat | rest, "train": {"packing": "off"}})
+    )
+    assert load_config(path) == load_config(None, (), {"method": method})
 
 
 def test_a_config_cannot_be_changed_after_the_fact():

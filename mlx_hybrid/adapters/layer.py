@@ -16,8 +16,15 @@ from mlx_hybrid.adapters.butterfly import Butterfly
 from mlx_hybrid.adapters.dropout import Dropout
 from mlx_hybrid.adapters.frozen import dense_weight, frozen_matmul, linear_shape
 from mlx_hybrid.adapters.householder import Householder
-from mlx_hybrid.adapters.plans import LayerPlan, check_fit, fit_blocks
-from mlx_hybrid.config import ButterflyConfig, HouseholderConfig, LowRankConfig
+from mlx_hybrid.adapters.plans import LayerPlan, check_fit, layer_plan
+from mlx_hybrid.config import (
+    AdapterConfig,
+    HouseholderConfig,
+    LowRankConfig,
+    RotationConfig,
+    build,
+    to_tree,
+)
 from mlx_hybrid.errors import ConfigError
 
 ORTHOGONAL_LEAVES = ("house_u", "oft_q")
@@ -105,8 +112,8 @@ class HybridLinear(nn.Module):
         cls,
         linear: nn.Module,
         *,
-        rotation: HouseholderConfig | ButterflyConfig | None = HouseholderConfig(),  # noqa: B008
-        low_rank: LowRankConfig | None = LowRankConfig(),  # noqa: B008
+        rotation: RotationConfig | dict | None = HouseholderConfig(),
+        low_rank: LowRankConfig | dict | None = LowRankConfig(),
         seed: int = 0,
     ) -> "HybridLinear":
         """Put a hybrid adapter on one `nn.Linear` or `nn.QuantizedLinear`.
@@ -117,18 +124,21 @@ class HybridLinear(nn.Module):
         orthogonal at every step; s is α/√r (rsLoRA, arXiv 2312.03732). The base is frozen and used as it is, packed or
         not; `trainable_parameters()` are the branches' own, in float32, and the fresh layer equals its base.
 
-            layer = HybridLinear.from_base(nn.Linear(64, 64), rotation=ButterflyConfig(), low_rank=None)
+            layer = HybridLinear.from_base(linear, rotation={"kind": "butterfly", "block_size": 8}, low_rank=None)
             layer(x), layer.rotation.defect(), layer.fuse()
 
-        The defaults have the sizes of the `hybrid` preset, k = 8 and r = 8. Its low-rank branch starts along the
-        gradient of some records, which takes the whole model (adapters/start.py), and here from zeros.
-        Raises ConfigError where the sizes do not fit the layer, or `linear` is no linear layer.
+        The branches take the settings of `adapter.rotation` and `adapter.low_rank`, or None for no such branch. The
+        defaults have the sizes of the `hybrid` preset, k = 8 and r = 8; its low-rank branch starts along a gradient,
+        which takes the whole model (adapters/start.py), and here from zeros.
+        Raises ConfigError for settings that do not fit the layer, and for a `linear` that is no linear layer.
         """
         if not isinstance(linear, nn.Linear | nn.QuantizedLinear):
-            raise ConfigError(f"from_base: a {type(linear).__name__} is no linear layer.")
-        if low_rank and low_rank.magnitude:
-            raise ConfigError("from_base: magnitudes (DoRA) come with method dora of attach.")
-        plan = LayerPlan(fit_blocks(rotation, linear_shape(linear)[0]), low_rank)
+            raise ConfigError(f"from_base: {type(linear).__name__} is no linear layer.")
+        given = {"rotation": to_tree(rotation), "low_rank": to_tree(low_rank)}
+        config = build(AdapterConfig, given, "from_base", "")
+        if config.full or (config.low_rank and config.low_rank.magnitude):
+            raise ConfigError("from_base: needs a rotation or a low-rank branch, without magnitudes (DoRA).")
+        plan = layer_plan(config, linear_shape(linear)[0])
         check_fit("the layer", plan, *linear_shape(linear))
         return cls(linear, plan, mx.random.key(seed))
 
@@ -194,9 +204,7 @@ class HybridLinear(nn.Module):
         return dtype if mx.issubdtype(dtype, mx.floating) else mx.float32
 
 
-def make_rotation(
-    config: HouseholderConfig | ButterflyConfig | None, d_in: int, key: mx.array
-) -> Rotation | None:
+def make_rotation(config: RotationConfig | None, d_in: int, key: mx.array) -> Rotation | None:
     """A fresh rotation of `d_in` features, R = I."""
     if isinstance(config, HouseholderConfig):
         return Householder.start(d_in, config.reflections, key)

@@ -9,7 +9,7 @@ from mlx_hybrid.adapters.butterfly import Butterfly, dense_block_size, nearest_b
 from mlx_hybrid.adapters.frozen import linear_shape
 from mlx_hybrid.adapters.householder import Householder
 from mlx_hybrid.adapters.targets import last_part, unitary_names
-from mlx_hybrid.config import AdapterConfig, ButterflyConfig, HouseholderConfig, LowRankConfig
+from mlx_hybrid.config import AdapterConfig, ButterflyConfig, HouseholderConfig, LowRankConfig, RotationConfig
 from mlx_hybrid.errors import ConfigError
 
 AUTO_BLOCK = 8  # the block size that `block_size: auto` asks for, where it divides
@@ -19,7 +19,7 @@ AUTO_BLOCK = 8  # the block size that `block_size: auto` asks for, where it divi
 class LayerPlan:
     """What one layer carries."""
 
-    rotation: HouseholderConfig | ButterflyConfig | None = None
+    rotation: RotationConfig | None = None
     low_rank: LowRankConfig | None = None
 
     @property
@@ -57,9 +57,7 @@ def layer_plan(config: AdapterConfig, d_in: int, *, unitary: bool = False) -> La
     return LayerPlan(fit_blocks(config.rotation, d_in), None if unitary else config.low_rank)
 
 
-def fit_blocks(
-    rotation: HouseholderConfig | ButterflyConfig | None, d_in: int
-) -> HouseholderConfig | ButterflyConfig | None:
+def fit_blocks(rotation: RotationConfig | None, d_in: int) -> RotationConfig | None:
     """The rotation with a block size of 0 as what `nearest_blocks` finds for `d_in`; none is left as 0."""
     if not isinstance(rotation, ButterflyConfig) or rotation.block_size:
         return rotation

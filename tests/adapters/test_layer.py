@@ -36,6 +36,8 @@ from mlx_hybrid.adapters.attach import refold
 from mlx_hybrid.adapters.householder import householder_core
 from mlx_hybrid.adapters.layer import HybridLinear
 from mlx_hybrid.adapters.plans import LayerPlan
+from mlx_hybrid.config import ButterflyConfig
+from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.training.loop import steps_between_refolds
 
 TRAINABLE = {
@@ -260,6 +262,44 @@ def test_dropout_falls_on_the_low_rank_branch_in_training_only(method):
     if low_rank.offsets:
         low_rank.lora_a = mx.zeros_like(low_rank.lora_a)
     assert mx.array_equal(layer(x), layer(x))  # the rotation is never dropped
+
+
+@each_base
+@each_bias
+def test_one_layer_is_adapted_by_hand_with_the_sizes_of_the_preset(mode, with_bias):
+    plain, x = base(mode, with_bias), inputs()
+    layer = HybridLinear.from_base(plain)
+    assert close(layer(x), plain(x), IDENTITY)
+    shapes = {name: leaf.shape for name, leaf in layer.leaves().items()}
+    assert shapes == {"house_u": (D_IN, 8), "lora_a": (D_IN, 8), "lora_b": (8, D_OUT)}
+    wide = HybridLinear.from_base(plain, rotation={"kind": "butterfly", "factors": 2}, low_rank={"rank": 4})
+    assert wide.rotation.dense_size == 16
+    assert mx.array_equal(wide(x), plain(x))
+    assert HybridLinear.from_base(plain, rotation=ButterflyConfig(), low_rank=None).low_rank is None
+    other = HybridLinear.from_base(plain, seed=1)
+    assert not mx.array_equal(other.low_rank.lora_a, layer.low_rank.lora_a)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rotation": {"reflections": 3}}, "reflections come in pairs; use 4"),
+        ({"rotation": {"reflections": 66}}, "66 is more than the 64 inputs of the layer"),
+        (
+            {"rotation": {"kind": "butterfly", "block_size": 12}},
+            "block_size 8 with factors 4 divides|block_size",
+        ),
+        ({"low_rank": {"rank": 100}}, "100 is more than the layer of 64 × 96 can use"),
+        ({"low_rank": {"rnk": 4}}, 'did you mean "rank"'),
+        ({"rotation": None, "low_rank": None}, "needs a rotation or a low-rank branch"),
+        ({"rotation": None, "low_rank": {"magnitude": True}}, "without magnitudes"),
+    ],
+)
+def test_what_does_not_fit_one_layer_is_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
+        HybridLinear.from_base(base(""), **options)
+    with pytest.raises(ConfigError, match="Embedding is no linear layer"):
+        HybridLinear.from_base(nn.Embedding(8, 64))
 
 
 def projected(method: str) -> tuple[HybridLinear, mx.array, np.ndarray, dict]:

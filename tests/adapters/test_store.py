@@ -108,11 +108,41 @@ def test_saving_again_replaces_and_a_failed_save_leaves_the_old(tmp_path, monkey
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(store.json, "dumps", full_disk)
-    with pytest.raises(MlxHybridError, match="No space left"):
+    with pytest.raises(MlxHybridError, match="the disk is full"):
         save_adapter(model, folder, config=adapter("lora"), method="lora", base=BASE, seed=0)
     monkeypatch.undo()
     assert read_adapter_config(folder).method == "hybrid"
     load_adapter(model_of(), folder)
+
+
+FLAT = {
+    "lora": {"orthogonal": "none", "rank": 16, "start": "zeros", "mixing": "off"},
+    "dora": {"orthogonal": "none", "rank": 16, "start": "zeros", "mixing": "off", "magnitude": True},
+    "hra": {"orthogonal": "householder", "reflections": 16, "rank": 0, "start": "zeros", "mixing": "off"},
+    "hybrid": {"orthogonal": "householder", "reflections": 8, "rank": 8, "start": "gradient"},
+    "hybrid-boft": {"orthogonal": "butterfly", "block_size": 8, "factors": 4, "rank": 8, "start": "lora-ga"},
+    "full": {"orthogonal": "none", "rank": 0, "start": "zeros", "mixing": "off"},
+}
+USUAL_FLAT = {
+    "reflections": 8, "reflection_start": "random", "block_size": 8, "factors": 4, "alpha": 16.0, "rslora": True,
+    "start_records": 64, "start_passes": 4, "start_oversampling": 16, "dropout": 0.0, "magnitude": False,
+    "mixing": "gradient", "unitary": [], "targets": ["dense"], "layers": 0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("method", FLAT)
+def test_an_adapter_of_format_1_loads(method, tmp_path):
+    """Its settings were one flat group with every value; its tensors had the names they have."""
+    model = saved(tmp_path / "adapter", method)
+    path = tmp_path / "adapter" / "adapter_config.json"
+    own = json.loads(path.read_text())["mlx_hybrid"]
+    change_config(path.parent, format=1, mlx_hybrid=own | {"adapter": USUAL_FLAT | FLAT[method]})
+    fresh = model_of()
+    info = load_adapter(fresh, path.parent)
+    assert info.adapter == adapter(method)
+    assert mx.array_equal(fresh.eval()(TOKENS), model(TOKENS))
+    names = {name.rsplit(".", 1)[-1] for name in mx.load(str(path.with_name("adapters.safetensors")))}
+    assert names <= {"house_u", "oft_q", "oft_base", "lora_a", "lora_b", "lora_a0", "lora_b0", "m", "weight"}
 
 
 def change_config(folder, **values) -> None:
