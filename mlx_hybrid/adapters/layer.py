@@ -34,6 +34,8 @@ STATE_LEAVES = ("oft_base", "lora_a0", "lora_b0")
 TRAINED_LEAVES = (*ORTHOGONAL_LEAVES, *LOW_RANK_LEAVES, *MAGNITUDE_LEAVES)
 
 Rotation = Householder | Butterfly
+USUAL_ROTATION, USUAL_LOW_RANK = HouseholderConfig(), LowRankConfig()
+"""What `from_base` puts on a layer: the sizes of the `hybrid` preset."""
 
 
 class LowRank(nn.Module):
@@ -112,8 +114,8 @@ class HybridLinear(nn.Module):
         cls,
         linear: nn.Module,
         *,
-        rotation: RotationConfig | dict | None = HouseholderConfig(),
-        low_rank: LowRankConfig | dict | None = LowRankConfig(),
+        rotation: RotationConfig | dict | None = USUAL_ROTATION,
+        low_rank: LowRankConfig | dict | None = USUAL_LOW_RANK,
         seed: int = 0,
     ) -> "HybridLinear":
         """Put a hybrid adapter on one `nn.Linear` or `nn.QuantizedLinear`.
