@@ -1,7 +1,7 @@
 """What a model answers to the examples of an evaluation, kept in a file as it comes, so that it can go on later."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -12,8 +12,10 @@ import numpy as np
 from mlx_hybrid.errors import ConfigError, MlxHybridError
 from mlx_hybrid.evaluation.metrics import calibration
 from mlx_hybrid.evaluation.metrics.classification import choose
+from mlx_hybrid.evaluation.results import Results
 from mlx_hybrid.evaluation.scoring import score_options, sequence_nll
 from mlx_hybrid.evaluation.sets import EvaluationSet, byte_counts, item, references
+from mlx_hybrid.files import write_text
 from mlx_hybrid.records.template import question_tokens
 
 FORMAT = 1
@@ -163,6 +165,19 @@ def example_rows(test: EvaluationSet, answers: list[dict], *, normalised: bool) 
         {"id": record.fields.get("id", record.where), "language": language, "group": group, **row}
         for record, language, group, row in places
     ]
+
+
+def write_examples(start: Path, answers: Path, test: EvaluationSet, results: Results) -> None:
+    """`NAME.MODEL.examples.jsonl` beside the results; `start` is their path without an ending."""
+    for model in results.models:
+        normalised = results.facts.get("scoring", {}).get(model, {}).get("normalised", False)
+        rows = example_rows(test, answers_to_test(answers / f"{model}.answers.jsonl"), normalised=normalised)
+        write_lines(start.with_name(f"{start.name}.{model}.examples.jsonl"), rows)
+
+
+def write_lines(path: Path, rows: Iterable[dict]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows))
 
 
 def choices_made(test: EvaluationSet, answers: list[dict], normalised: bool) -> list[dict]:

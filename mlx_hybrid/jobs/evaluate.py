@@ -1,7 +1,6 @@
 """Measure a run beside its base, or a model: questions, models, answers, files."""
 
-import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.evaluation.results import ADAPTED, BASE, Results, Row, by_model, write_results
-from mlx_hybrid.files import read_json, write_json, write_text
+from mlx_hybrid.files import read_json, write_json
 
 OF_A_TASK = ("split", "languages", "english_prompts", "folder")
 WITH_HARNESS = (
@@ -87,26 +86,39 @@ def measure(request: Request, tell: Tell) -> Told:
 
 def ask(request: Request, run: Any, folder: Path | None, tell: Tell) -> tuple[str, Results]:
     """Questions of our own: a task, a file, or what the run held back."""
-    from mlx_hybrid.evaluation.benchmarks.questions import chosen_pivot, chosen_variants, settings_hash
+    from mlx_hybrid.evaluation.answers import write_examples
+    from mlx_hybrid.evaluation.benchmarks import questions as own
+    from mlx_hybrid.evaluation.benchmarks.folders import choice
     from mlx_hybrid.evaluation.evaluate import evaluate
     from mlx_hybrid.evaluation.metrics.translation import MOST_TOKENS, greedy
+    from mlx_hybrid.evaluation.sets import limited
+    from mlx_hybrid.models.pair import open_pair
 
-    questions = find_questions(request, run)
+    part = choice(
+        request.languages, seed=request.seed, english_prompts=request.english_prompts, folder=request.folder
+    )
+    questions = own.find_questions(run, request.path, request.name, request.split, request.dev, part)
     if questions.note:
         tell(questions.note)
-    variants = chosen_variants(request.variants, questions.test)
-    pivot = chosen_pivot(request.pivot, questions.test)
+    variants = own.chosen_variants(request.variants, questions.test)
+    pivot = own.chosen_pivot(request.pivot, questions.test)
     check_kind(request, questions, tell)
     if folder is None:
         tell("Results are not kept, and a stop loses them; -o DIR keeps them.")
-    pair = open_target(request, tell)
+    pair = open_pair(request.target, base_name=request.base_model)
+    tell(pair.loaded.describe())
     if run:
         pair.tokenizer.date = run.template_date()
     models = models_of(pair, request.baseline)
-    check_temperature(request, run, pair)
+    if request.save_temperature and not pair.adapted:
+        raise ConfigError(f"--save-temperature: {request.target} has no adapter to keep it in.")
+    if request.save_temperature and run is None and not Path(request.target).is_dir():
+        raise ConfigError(
+            f"--save-temperature: {request.target} is on the Hub; download the adapter and name its folder."
+        )
     limit, seed, most = request.limit, request.seed, request.max_tokens or MOST_TOKENS
     name = f"{questions.name}-limit-{limit}" if limit else questions.name
-    mark = settings_hash(questions, limit=limit, seed=seed, variants=variants, most_tokens=most)
+    mark = own.settings_hash(questions, limit=limit, seed=seed, variants=variants, most_tokens=most)
     answers = folder / "answers" / f"{name}-{mark}" if folder else None
     results = evaluate(
         models,
@@ -124,7 +136,7 @@ def ask(request: Request, run: Any, folder: Path | None, tell: Tell) -> tuple[st
     )
     results = replace(results, facts=results.facts | {"model": pair.loaded.name, "base": pair.loaded.base})
     if request.examples and folder and answers:
-        write_examples(folder / name, answers, questions.test, results)
+        write_examples(folder / name, answers, limited(questions.test, limit, seed), results)
     if request.save_temperature:
         value = save_temperature(pair.loaded.adapter, results)
         tell(f"Temperature {value:.3g} is stored in {pair.loaded.adapter / 'adapter_config.json'}.")
@@ -135,7 +147,9 @@ def ask_harness(request: Request, run: Any, folder: Path | None, tell: Tell) -> 
     """Tasks of lm-evaluation-harness, base beside adapted."""
     from importlib.metadata import version
 
+    from mlx_hybrid.evaluation.answers import write_lines
     from mlx_hybrid.evaluation.harness import evaluate_tasks, find_tasks, sample_rows, task_results
+    from mlx_hybrid.models.pair import open_pair
 
     tasks = request.lm_tasks or ()
     if not tasks:
@@ -145,7 +159,8 @@ def ask_harness(request: Request, run: Any, folder: Path | None, tell: Tell) -> 
     manager = find_tasks(tasks, request.lm_folder)
     if folder is None:
         tell("Results are not kept; -o DIR keeps them.")
-    pair = open_target(request, tell)
+    pair = open_pair(request.target, base_name=request.base_model)
+    tell(pair.loaded.describe())
     name, rows, versions = f"lm-eval-{'-'.join(tasks)[:60]}", list[Row](), {}
     for label, model in models_of(pair, request.baseline).items():
         tell(f"{label}: {', '.join(tasks)}")
@@ -163,16 +178,9 @@ def ask_harness(request: Request, run: Any, folder: Path | None, tell: Tell) -> 
         versions = whole.get("versions", {})
         if request.examples and folder:
             write_lines(folder / f"{name}.{label}.examples.jsonl", sample_rows(whole))
-    facts = {
-        "task": ", ".join(tasks),
-        "harness": f"lm-eval {version('lm-eval')}",
-        "versions": versions,
-        "seed": request.seed,
-        "limit": request.limit,
-        "model": pair.loaded.name,
-        "base": pair.loaded.base,
-    }
-    return name, Results(facts, tuple(rows))
+    facts = {"task": ", ".join(tasks), "harness": f"lm-eval {version('lm-eval')}", "versions": versions}
+    facts |= {"seed": request.seed, "limit": request.limit}
+    return name, Results(facts | {"model": pair.loaded.name, "base": pair.loaded.base}, tuple(rows))
 
 
 def refuse_idle(given: dict[str, str]) -> None:
@@ -207,58 +215,6 @@ def check_kind(request: Request, questions: Any, tell: Tell) -> None:
         tell(failed)
 
 
-def check_temperature(request: Request, run: Any, pair: Any) -> None:
-    """Raise ConfigError where there is no adapter on this machine to keep a temperature in."""
-    if not request.save_temperature:
-        return
-    if not pair.adapted:
-        raise ConfigError(f"--save-temperature: {request.target} has no adapter to keep it in.")
-    if run is None and not Path(request.target).is_dir():
-        raise ConfigError(
-            f"--save-temperature: {request.target} is on the Hub; download the adapter and name its folder."
-        )
-
-
-def find_questions(request: Request, run: Any) -> Any:
-    """From --on, --task, or the run's own test files."""
-    from mlx_hybrid.evaluation.benchmarks import questions
-    from mlx_hybrid.evaluation.benchmarks.folders import choice
-
-    if request.path and request.name:
-        raise ConfigError("--on and --task both say what to measure on; give one.")
-    config = run.config_here() if run else None
-    known = questions.training_records(config) if config else []
-    if request.name:
-        part = choice(
-            request.languages,
-            seed=request.seed,
-            english_prompts=request.english_prompts,
-            folder=request.folder,
-        )
-        return questions.from_task(request.name, request.split, part, request.dev, known)
-    if request.path:
-        return questions.from_path(request.path, request.dev, known, config.data.group if config else "group")
-    own = (
-        questions.from_run(config, request.dev, known, run.info().get("data_identity", ""))
-        if config
-        else None
-    )
-    if own is None:
-        raise ConfigError(
-            "Nothing to measure on: give --on with a file or folder, or --task with a benchmark."
-        )
-    return own
-
-
-def open_target(request: Request, tell: Tell) -> Any:
-    """The model asked for, and the base under it."""
-    from mlx_hybrid.models.pair import open_pair
-
-    pair = open_pair(request.target, base_name=request.base_model)
-    tell(pair.loaded.describe())
-    return pair
-
-
 def models_of(pair: Any, baseline: bool | None) -> dict[str, Any]:
     """The base first, so that differences are adapted minus base; without it where `baseline` is False.
 
@@ -280,23 +236,6 @@ def identities(pair: Any) -> dict[str, str]:
         return {"model": base}
     weights = sha256((pair.loaded.adapter / "adapters.safetensors").read_bytes()).hexdigest()
     return {BASE: base, ADAPTED: f"{base} {weights}"}
-
-
-def write_examples(start: Path, answers: Path, test: Any, results: Results) -> None:
-    """`NAME.MODEL.examples.jsonl` beside the results; `start` is their path without an ending."""
-    from mlx_hybrid.evaluation.answers import answers_to_test, example_rows
-    from mlx_hybrid.evaluation.sets import limited
-
-    test = limited(test, results.facts["limit"], results.facts["seed"])
-    for model in results.models:
-        normalised = results.facts.get("scoring", {}).get(model, {}).get("normalised", False)
-        rows = example_rows(test, answers_to_test(answers / f"{model}.answers.jsonl"), normalised=normalised)
-        write_lines(start.with_name(f"{start.name}.{model}.examples.jsonl"), rows)
-
-
-def write_lines(path: Path, rows: Iterable[dict]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows))
 
 
 def save_temperature(adapter: Path, results: Results) -> float:

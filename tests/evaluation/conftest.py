@@ -14,9 +14,14 @@ SIZES = {"hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 96, "nu
 def tiny_llama(**changes) -> llama.Model:
     mx.random.seed(7)
     values = {
-        **SIZES, "model_type": "llama", "num_key_value_heads": 2, "rms_norm_eps": 1e-5, "vocab_size": 320,
-        "tie_word_embeddings": True, **changes,
-    }  # fmt: skip
+        **SIZES,
+        "model_type": "llama",
+        "num_key_value_heads": 2,
+        "rms_norm_eps": 1e-5,
+        "vocab_size": 320,
+        "tie_word_embeddings": True,
+        **changes,
+    }
     model = llama.Model(llama.ModelArgs.from_dict(values))
     mx.eval(model.parameters())
     return model
@@ -42,8 +47,15 @@ def windowed_model() -> llama.Model:
 def capped_model() -> gemma2.Model:
     """Caps its logits after the head."""
     mx.random.seed(7)
-    values = {**SIZES, "model_type": "gemma2", "head_dim": 16, "num_key_value_heads": 2, "rms_norm_eps": 1e-5,
-              "vocab_size": 320, "final_logit_softcapping": 2.0}  # fmt: skip
+    values = {
+        **SIZES,
+        "model_type": "gemma2",
+        "head_dim": 16,
+        "num_key_value_heads": 2,
+        "rms_norm_eps": 1e-5,
+        "vocab_size": 320,
+        "final_logit_softcapping": 2.0,
+    }
     model = gemma2.Model(gemma2.ModelArgs.from_dict(values))
     mx.eval(model.parameters())
     return model

@@ -77,10 +77,15 @@ def test_ece_on_the_edges_of_bins_is_guos(pairs, bins):
 @pytest.mark.parametrize(
     "scores",
     [
-        [[0.0, 0.0, 0.0]], [[1e4, -1e4, 0.0]], [[-1e4, -1e4 - 1, -2e4]], [[3.0, -np.inf, 1.0]], [[5.0]],
-        [[700.0, 701.0], [-745.0, 0.0]], [[1e-300, 0.0]],
+        [[0.0, 0.0, 0.0]],
+        [[1e4, -1e4, 0.0]],
+        [[-1e4, -1e4 - 1, -2e4]],
+        [[3.0, -np.inf, 1.0]],
+        [[5.0]],
+        [[700.0, 701.0], [-745.0, 0.0]],
+        [[1e-300, 0.0]],
     ],
-)  # fmt: skip
+)
 def test_probabilities_of_extreme_scores_are_scipys(scores):
     scores = np.array(scores)
     wanted = special.log_softmax(scores, axis=1)

@@ -98,9 +98,13 @@ def test_languages_are_kept_apart():
 
 def test_two_models_with_dev_and_variants(model, other_model, tokenizer, test_set, dev_set):
     result = evaluate(
-        {"base": model, "adapted": lambda: other_model}, tokenizer, test_set,
-        dev=dev_set, variants=["umlaut-spelling", "no-diacritics"], pivot="deu_Latn",
-    )  # fmt: skip
+        {"base": model, "adapted": lambda: other_model},
+        tokenizer,
+        test_set,
+        dev=dev_set,
+        variants=["umlaut-spelling", "no-diacritics"],
+        pivot="deu_Latn",
+    )
     json.dumps(result.tree(), allow_nan=False)
     base, adapted, gain = (result.get("accuracy", name) for name in ("base", "adapted", "difference"))
     assert gain.value == pytest.approx(adapted.value - base.value)

@@ -58,10 +58,13 @@ def loop_scores(model, item: OptionItem) -> np.ndarray:
 @pytest.mark.parametrize(
     ("name", "prefix"),
     [
-        ("model", "shared"), ("model", "plain"), ("windowed_model", "shared"), ("windowed_model", "plain"),
+        ("model", "shared"),
+        ("model", "plain"),
+        ("windowed_model", "shared"),
+        ("windowed_model", "plain"),
         ("capped_model", "auto"),
     ],
-)  # fmt: skip
+)
 def test_scores_equal_a_plain_loop(name, prefix, request):
     model = request.getfixturevalue(name)
     items = draw_items(1)
@@ -173,9 +176,15 @@ def test_scores_of_a_quantised_model_do_not_move_either():
 
 def tiny_quantised():
     values = {
-        "model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 128, "vocab_size": 320,
-        "num_attention_heads": 2, "rms_norm_eps": 1e-5, "tie_word_embeddings": True,
-    }  # fmt: skip
+        "model_type": "llama",
+        "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "intermediate_size": 128,
+        "vocab_size": 320,
+        "num_attention_heads": 2,
+        "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": True,
+    }
     model = llama.Model(llama.ModelArgs.from_dict(values))
     nn.quantize(model, 64, 4)
     return model

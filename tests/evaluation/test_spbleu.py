@@ -16,13 +16,17 @@ from mlx_hybrid.report.result_tables import result_tables
 from mlx_hybrid.report.tables import joined
 
 REFERENCES = [
-    "Nyumba kubwa iko karibu na mto mrefu.", "Watoto wanasoma vitabu shuleni.", "Mvua itanyesha kesho asubuhi.",
+    "Nyumba kubwa iko karibu na mto mrefu.",
+    "Watoto wanasoma vitabu shuleni.",
+    "Mvua itanyesha kesho asubuhi.",
     "Tunakwenda sokoni kununua matunda.",
-]  # fmt: skip
+]
 HYPOTHESES = [
-    "Nyumba kubwa karibu na mto mrefu.", "Mtoto anasoma kitabu shuleni.", "Mvua ilinyesha jana asubuhi.",
+    "Nyumba kubwa karibu na mto mrefu.",
+    "Mtoto anasoma kitabu shuleni.",
+    "Mvua ilinyesha jana asubuhi.",
     "Tunakwenda sokoni kununua matunda.",
-]  # fmt: skip
+]
 
 
 @pytest.fixture(scope="module")
@@ -81,12 +85,15 @@ def translated(model, tokenizer):
     """A call for the results of `evaluate` on two directions, whatever the models would write."""
     rows = [
         {
-            "id": f"{n}-{a}", "group": str(n), "language": b, "source_language": a,
+            "id": f"{n}-{a}",
+            "group": str(n),
+            "language": b,
+            "source_language": a,
             "messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": reference}],
         }
         for a, b in (("en", "sw"), ("sw", "en"))
         for n, reference in enumerate(REFERENCES)
-    ]  # fmt: skip
+    ]
     test = evaluation_set(from_fields(rows, "made"))
     return lambda: evaluate(
         {"base": model, "adapted": model}, tokenizer, test, generate=lambda _, prompts: HYPOTHESES * 2

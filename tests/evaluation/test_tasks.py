@@ -73,8 +73,9 @@ def test_english_prompts_in_every_language(folder):
 def test_xnli_train_and_dev_share_no_premise_and_languages_share_the_split(folder):
     groups = {
         (split, code): {record["group"] for record in build_records("xnli", split, [code], folder=folder)}
-        for split in ("train", "dev") for code in ("en", "sw")
-    }  # fmt: skip
+        for split in ("train", "dev")
+        for code in ("en", "sw")
+    }
     assert not groups["train", "en"] & groups["dev", "en"]
     assert len(groups["train", "en"]) == 32
     assert len(groups["dev", "en"]) == 8
@@ -84,9 +85,10 @@ def test_xnli_train_and_dev_share_no_premise_and_languages_share_the_split(folde
 
 def test_shots_are_drawn_by_seed_language_and_premise(folder):
     draw = lambda *codes, shots=32, seed=1: [  # noqa: E731
-        r for r in build_records("xnli", "train", codes, folder=folder, shots=shots, seed=seed)
+        r
+        for r in build_records("xnli", "train", codes, folder=folder, shots=shots, seed=seed)
         if r["language"] == "eng_Latn"
-    ]  # fmt: skip
+    ]
     assert draw("en") == draw("en", "sw") == draw("sw", "en")
     assert draw("en") != draw("en", seed=2)
     assert len(draw("en")) == 32
@@ -152,9 +154,13 @@ def test_misaligned_languages_are_named(folder, row):
 
 @pytest.mark.parametrize(
     ("task", "split", "path"),
-    [("flores", "test", "flores200/dev/swh_Latn.txt"), ("ntrex", "train", "ntrex128/swh_Latn.txt"),
-     ("xnli", "test", "xnli/test.sw.jsonl"), ("adapt", "test", "flores200/dev/swh_Latn.txt")],
-)  # fmt: skip
+    [
+        ("flores", "test", "flores200/dev/swh_Latn.txt"),
+        ("ntrex", "train", "ntrex128/swh_Latn.txt"),
+        ("xnli", "test", "xnli/test.sw.jsonl"),
+        ("adapt", "test", "flores200/dev/swh_Latn.txt"),
+    ],
+)
 def test_a_line_less_in_one_language_is_named(folder, task, split, path):
     lines = (folder / path).read_text().splitlines()
     write(folder / path, "\n".join(lines[:-1]) + "\n")

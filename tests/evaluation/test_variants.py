@@ -23,7 +23,7 @@ SENTENCES = {
     "amh_Ethi": "ተማሪዎቹ ትናንት ወደ ትምህርት ቤት ሄዱ።",
     "tha_Thai": "เมื่อวานนี้ฉันไปตลาดกับเพื่อน",
     "zho_Hans": "2024年，他在ABC公司工作了3年(全职)。",
-}  # fmt: skip
+}
 EXPECTED = {
     ("no-diacritics", "eng_Latn"): "The Cafe on Thursday served naive customers without complaint.",
     ("no-diacritics", "yor_Latn"): "Omo naa lo si ile iwe ni aaro yii.",
@@ -42,7 +42,7 @@ EXPECTED = {
     ("ta-marbuta", "arb_Arab"): "ذهبتُ إلى المدرسه في أول يوم وقابلت صديقي على الطريق.",
     ("no-harakat", "arb_Arab"): "ذهبت إلى المدرسة في أول يوم وقابلت صديقي على الطريق.",
     ("full-width", "zho_Hans"): "２０２４年，他在ＡＢＣ公司工作了３年（全职）。",
-}  # fmt: skip
+}
 PAIRS = [(name, language) for language in SENTENCES for name in variants_for(language)]
 
 

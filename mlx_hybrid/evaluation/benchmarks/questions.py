@@ -25,6 +25,7 @@ from mlx_hybrid.evaluation.sets import (
 from mlx_hybrid.records.files import SUFFIXES, Sources, find_sources
 from mlx_hybrid.records.record import File, Record, load_records, read_records
 from mlx_hybrid.records.split import Split
+from mlx_hybrid.run import Run
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,27 @@ class Questions:
     dev: EvaluationSet | None
     note: str = ""
     """What is not measured."""
+
+
+def find_questions(
+    run: Run | None, path: Path | None, name: str | None, split: str, dev: str, part: Choice
+) -> Questions:
+    """Of a benchmark by its name, a file or folder, or what a run's data holds. Raises ConfigError for two of these, or
+    none."""
+    if path and name:
+        raise ConfigError("--on and --task both say what to measure on; give one.")
+    config = run.config_here() if run else None
+    known = training_records(config) if config else []
+    if name:
+        return from_task(name, split, part, dev, known)
+    if path:
+        return from_path(path, dev, known, config.data.group if config else "group")
+    own = from_run(config, dev, known, run.info().get("data_identity", "")) if run and config else None
+    if own is None:
+        raise ConfigError(
+            "Nothing to measure on: give --on with a file or folder, or --task with a benchmark."
+        )
+    return own
 
 
 def from_task(name: str, split: str, choice: Choice, dev_split: str, known: list[Record]) -> Questions:

@@ -14,20 +14,22 @@ import numpy as np
 
 from mlx_hybrid.errors import ConfigError, DataError, nearest
 from mlx_hybrid.files import write_text
+from mlx_hybrid.records.languages import parse_language
 
 XNLI_FILES = {
-    "arb_Arab": "ar", "bul_Cyrl": "bg", "deu_Latn": "de", "ell_Grek": "el", "eng_Latn": "en", "spa_Latn": "es",
-    "fra_Latn": "fr", "hin_Deva": "hi", "rus_Cyrl": "ru", "swh_Latn": "sw", "tha_Thai": "th", "tur_Latn": "tr",
-    "urd_Arab": "ur", "vie_Latn": "vi", "zho_Hans": "zh",
-}  # fmt: skip
+    str(parse_language(code)): code
+    for code in ["ar", "bg", "de", "el", "en", "es", "fr", "hi", "ru", "sw", "th", "tr", "ur", "vi", "zh"]
+}
 XNLI_LABELS = ("entailment", "neutral", "contradiction")
 XNLI_DEV_SHARE = 0.2  # of the premises of XNLI dev; the rest is the training split
 XNLI_SPLIT_SEED = 20
 NTREX_DEV_LINES = 97
 SPLITS = {
-    "xnli": ("train", "dev", "test"), "sib200": ("train", "dev", "test"), "flores200": ("test",),
+    "xnli": ("train", "dev", "test"),
+    "sib200": ("train", "dev", "test"),
+    "flores200": ("test",),
     "ntrex128": ("train", "dev"),
-}  # fmt: skip
+}
 PLACES = {"flores200": "flores200/dev/<code>.txt", "ntrex128": "ntrex128/<code>.txt"}
 HUB = {"xnli": "facebook/xnli", "sib200": "Davlan/sib200"}
 
@@ -145,8 +147,11 @@ def read_ntrex(folder: Path, split: str, language: str, skip: int) -> list[Row]:
 
 
 READERS: dict[str, Callable[[Path, str, str, int], list[Row]]] = {
-    "xnli": read_xnli, "sib200": read_sib200, "flores200": read_flores, "ntrex128": read_ntrex,
-}  # fmt: skip
+    "xnli": read_xnli,
+    "sib200": read_sib200,
+    "flores200": read_flores,
+    "ntrex128": read_ntrex,
+}
 
 
 def fetch(source: str, split: str, languages: Sequence[str]) -> Path:

@@ -135,26 +135,46 @@ def classification_record(task: Task, row: Row, language: str, prompts: str) -> 
     options = task.options(prompts)
     prompt = fill_prompt(task, prompts, row.fields)
     return {
-        "id": f"{row.key}-{language}", "group": row.group, "language": language, "label": row.label,
-        "messages": [{"role": "user", "content": prompt}, {"role": "assistant", "content": options[row.label]}],
-        "options": options, "fields": row.fields, "task": task.name, "version": task.version, "prompts": prompts,
-    }  # fmt: skip
+        "id": f"{row.key}-{language}",
+        "group": row.group,
+        "language": language,
+        "label": row.label,
+        "messages": [
+            {"role": "user", "content": prompt},
+            {"role": "assistant", "content": options[row.label]},
+        ],
+        "options": options,
+        "fields": row.fields,
+        "task": task.name,
+        "version": task.version,
+        "prompts": prompts,
+    }
 
 
 def translation_record(task: Task, row: Row, source: str, target: str, reference: str) -> dict:
     prompt = task.prompt.format(target=task.names[target], text=row.fields["text"])
     return {
-        "id": f"{row.key}-{source}>{target}", "group": row.group, "language": target, "source_language": source,
+        "id": f"{row.key}-{source}>{target}",
+        "group": row.group,
+        "language": target,
+        "source_language": source,
         "messages": [{"role": "user", "content": prompt}, {"role": "assistant", "content": reference}],
-        "fields": row.fields, "task": task.name, "version": task.version, "prompts": target,
-    }  # fmt: skip
+        "fields": row.fields,
+        "task": task.name,
+        "version": task.version,
+        "prompts": target,
+    }
 
 
 def text_record(task: Task, row: Row, language: str, prompts: str) -> dict:
     return {
-        "id": f"{row.key}-{language}", "group": row.group, "language": language, "text": row.fields["text"],
-        "task": task.name, "version": task.version,
-    }  # fmt: skip
+        "id": f"{row.key}-{language}",
+        "group": row.group,
+        "language": language,
+        "text": row.fields["text"],
+        "task": task.name,
+        "version": task.version,
+    }
 
 
 def fill_prompt(task: Task, prompts: str, fields: dict[str, str]) -> str:

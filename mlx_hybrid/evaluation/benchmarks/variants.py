@@ -22,8 +22,7 @@ NUKTA = "\u093c"
 TATWEEL = "\u0640"
 TONOS = "\u0301"
 TURKIC = frozenset({"tur", "azj"})
-SINGLE = {"đ": "d", "Đ": "D", "ł": "l", "Ł": "L", "ø": "o", "Ø": "O", "ħ": "h", "Ħ": "H", "ɓ": "b", "Ɓ": "B",
-          "ɗ": "d", "Ɗ": "D", "ƙ": "k", "Ƙ": "K", "ƴ": "y", "Ƴ": "Y"}  # fmt: skip
+SINGLE = dict(zip("đĐłŁøØħĦɓƁɗƊƙƘƴƳ", "dDlLoOhHbBdDkKyY", strict=True))
 UMLAUTS = {"ä": "ae", "ö": "oe", "ü": "ue", "Ä": "Ae", "Ö": "Oe", "Ü": "Ue", "ß": "ss"}
 ALEF = dict.fromkeys("أإآٱ", "ا")
 YA = {"ى": "ي"}

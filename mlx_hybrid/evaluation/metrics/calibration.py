@@ -67,10 +67,13 @@ def reliability(
         low, high = (number / bins, (number + 1) / bins) if mass == "width" else (values.min(), values.max())
         rows.append(
             {
-                "low": float(low), "high": float(high), "count": int(inside.sum()),
-                "confidence": float(values.mean()), "accuracy": float(correct[inside].mean()),
+                "low": float(low),
+                "high": float(high),
+                "count": int(inside.sum()),
+                "confidence": float(values.mean()),
+                "accuracy": float(correct[inside].mean()),
             }
-        )  # fmt: skip
+        )
     return rows
 
 

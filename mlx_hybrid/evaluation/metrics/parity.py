@@ -58,8 +58,12 @@ def measures(
         gap = table[:, pivot] - np.delete(table, pivot, axis=1).mean(1)
         gap = gap if higher_is_better else -gap
     columns = (
-        table.mean(1), table.min(1) if higher_is_better else table.max(1), np.ptp(table, axis=1), table.std(1), gap
-    )  # fmt: skip
+        table.mean(1),
+        table.min(1) if higher_is_better else table.max(1),
+        np.ptp(table, axis=1),
+        table.std(1),
+        gap,
+    )
     return dict(zip(MEASURES, columns))
 
 
