@@ -12,15 +12,8 @@ from mlx_hybrid.files import read_json, write_json
 
 OF_A_TASK = ("split", "languages", "english_prompts", "folder")
 WITH_HARNESS = (
-    "target",
-    "base_model",
-    "baseline",
-    "limit",
-    "seed",
-    "examples",
-    "lm_tasks",
-    "lm_folder",
-    "output",
+    *("target", "base_model", "baseline", "limit", "seed", "examples"),
+    *("lm_tasks", "lm_folder", "output", "as_json"),
 )
 Tell = Callable[[str], None]
 
@@ -186,7 +179,7 @@ def ask_harness(request: Request, run: Any, folder: Path | None, tell: Tell) -> 
 def refuse_idle(given: dict[str, str]) -> None:
     """Raise ConfigError where an option that was given, name → how it is written, has nothing to act on."""
     if "lm_tasks" in given:
-        if idle := [written for name, written in given.items() if name not in (*WITH_HARNESS, "as_json")]:
+        if idle := [written for name, written in given.items() if name not in WITH_HARNESS]:
             raise ConfigError(f"--lm-eval brings its own tasks and settings; leave out {', '.join(idle)}.")
     elif "lm_folder" in given:
         raise ConfigError("--lm-eval-tasks is a folder for --lm-eval, which names the tasks.")
