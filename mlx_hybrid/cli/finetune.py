@@ -10,7 +10,7 @@ import click
 from mlx_hybrid.cli.options import method_option
 from mlx_hybrid.config import Config, dump_config, load_config
 from mlx_hybrid.config.recipes import recipe_path, run_config
-from mlx_hybrid.errors import INTERRUPTED, ConfigError
+from mlx_hybrid.errors import INTERRUPTED, ConfigError, DataError
 from mlx_hybrid.jobs.stopping import StopRequest
 
 MAX_MINUTES = "train.max_minutes"
@@ -58,7 +58,8 @@ def finetune(
     """Govern the records, train an adapter, and measure it against the base.
 
     CONFIG is a YAML file or the name of a recipe. Without one, and without --data, the quickstart recipe runs on
-    the bundled model and sample records.
+    the bundled model and sample records. A run whose adapter does not beat its base on the validation records is kept,
+    says so in its last line, and ends with exit code 3.
 
     \b
     Examples:
@@ -93,7 +94,8 @@ def finetune(
         if world.first:
             show_plan(planned, settings, as_json)
     elif world.first:
-        show_job(settings, as_json, output=output, resume=run, force=force, world=world)
+        strict = bool(config or data or resume or start)
+        show_job(settings, as_json, strict=strict, output=output, resume=run, force=force, world=world)
     else:
         follow_first(settings, resume=run, force=force, world=world)
 
@@ -107,8 +109,8 @@ def follow_first(settings: Config, **how: Any) -> None:
             pass
 
 
-def show_job(settings: Config, as_json: bool, **how: Any) -> None:
-    """Run the job and show what happens."""
+def show_job(settings: Config, as_json: bool, *, strict: bool, **how: Any) -> None:
+    """Run the job and show what happens; a `strict` one ends with 3 where no adapter beats its base."""
     from mlx_hybrid.cli.display import Display
     from mlx_hybrid.jobs import finetune as job
 
@@ -125,6 +127,8 @@ def show_job(settings: Config, as_json: bool, **how: Any) -> None:
         raise SystemExit(INTERRUPTED)
     if not as_json:
         display.next_commands()
+    if strict and not display.beats_base:
+        raise SystemExit(DataError.exit_code)
 
 
 def continued(name: str, config: str | None, given: dict, overrides: tuple[str, ...]) -> dict:

@@ -186,6 +186,10 @@ class TrainConfig(Bounded):
     """How the rate falls after the warm-up."""
     weight_decay: float = bounded(0.0, 0)
     """AdamW's decay of the low-rank factors A and B, and of the weight matrices with `full`; nothing else decays."""
+    prompt_weight: float = bounded(0.08, 0, 1)
+    """What the loss of a prompt's token counts beside an answer's; it holds the model to what it knows. 0 is none."""
+    prompt_share: float = bounded(0.25, 0, 1)
+    """Share of the prompts' tokens that such a loss is taken of, drawn anew each epoch."""
     clip: float = bounded(1.0, 0)
     """Largest norm of the whole gradient; 0 does not clip."""
     max_tokens: int = bounded(1024, 2)

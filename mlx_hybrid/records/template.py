@@ -32,6 +32,8 @@ class Example:
     """Answers that are context only: the template writes them otherwise than it asks for them."""
     unwritten: tuple[str, ...] = ()
     """What the template leaves out: reasoning, tools, system turn."""
+    weights: tuple[float, ...] = ()
+    """What each token's loss counts, where some of the prompt is learnt a little too; 1 or 0 by `trained` otherwise."""
     digest: str = ""
     """sha256 of the record's fields: what a run is known by, whatever date its template writes."""
 
@@ -123,7 +125,7 @@ def make_example(record: Record, tokenizer: Any) -> Example:
         made.text_bytes,
         len(wanted) - made.answers if turns else 0,
         made.unwritten,
-        sha256(json.dumps(record.fields, sort_keys=True).encode()).hexdigest(),
+        digest=sha256(json.dumps(record.fields, sort_keys=True).encode()).hexdigest(),
     )
 
 

@@ -58,6 +58,7 @@ def facts(run: Run, info: dict) -> Table:
     lines = [
         ("records", ", ".join(f"{count:,} {part}" for part, count in records.items())),
         ("steps", f"{info.get('step', 0):,}, the best at {info.get('best_step', MISSING)}"),
+        ("beats its base", "no, on the validation records" if info.get("beats_base") is False else ""),
         ("training time", f"{rows[-1]['seconds']:.0f} s" if rows else MISSING),
         ("peak memory", f"{max(r['peak_memory_gb'] for r in rows):.2f} GB" if rows else MISSING),
         ("speed", f"{median_high(r['tokens_per_second'] for r in rows):,.0f} tokens/s" if rows else MISSING),

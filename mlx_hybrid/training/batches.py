@@ -1,7 +1,7 @@
 """Batches of similar length, few shapes, and an order that a seed and a step fix."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,10 +17,10 @@ CHUNK_BYTES = 1 << 26
 class Batch:
     """Token ids (n, t), and where the trained targets stand.
 
-    `positions` (p,) index the flattened (n·t) hidden states that predict `targets` (p,); `weights` (p,) is 1 for a real
-    target and 0 for padding. `attention` is not needed: padding is on the right of causal attention. `owners` says
-    which of the examples each real target belongs to, and `where` and `languages` are theirs. Where several machines
-    take a step together (distributed.py), `part` holds this one's records.
+    `positions` (p,) index the flattened (n·t) hidden states that predict `targets` (p,); `weights` (p,) is 1 for an
+    answer's target, less for a prompt's, and 0 for padding. `attention` is not needed: padding is on the right of
+    causal attention. `owners` says which of the examples each real target belongs to, and `where` and `languages` are
+    theirs. Where several machines take a step together (distributed.py), `part` holds this one's records.
     """
 
     tokens: np.ndarray
@@ -35,6 +35,11 @@ class Batch:
     @property
     def trained(self) -> int:
         return len(self.owners)
+
+    @property
+    def answers(self) -> int:
+        """Targets that are an answer's."""
+        return int(np.sum(self.weights == 1))
 
 
 def length_bucket(length: int) -> int:
@@ -52,27 +57,47 @@ def make_batch(examples: list[Example], bucket: Callable[[int], int] = length_bu
     """Right-padded tokens of some examples, as wide as `bucket` makes the longest; a pad is never a target."""
     length = bucket(max(len(e.tokens) for e in examples) - 1)
     tokens = np.zeros((len(examples), length), dtype=np.int32)
-    positions, targets, owners = [], [], []
+    positions, targets, owners, weights = [], [], [], []
     for row, example in enumerate(examples):
         inputs = example.tokens[:-1]
         tokens[row, : len(inputs)] = inputs
-        for index, is_target in enumerate(example.trained[1:]):
-            if is_target:
+        for index, weight in enumerate((example.weights or example.trained)[1:]):
+            if weight:
                 positions.append(row * length + index)
                 targets.append(example.tokens[index + 1])
                 owners.append(row)
+                weights.append(float(weight))
     size = target_bucket(len(positions))
     padding = size - len(positions)
-    weights = np.concatenate([np.ones(len(positions)), np.zeros(padding)]).astype(np.float32)
     return Batch(
         tokens,
         np.array(positions + [0] * padding, dtype=np.int32),
         np.array(targets + [0] * padding, dtype=np.int32),
-        weights,
+        np.array(weights + [0.0] * padding, dtype=np.float32),
         tuple(e.where for e in examples),
         tuple(e.language for e in examples),
         np.array(owners, dtype=np.int32),
     )
+
+
+@dataclass(frozen=True)
+class PromptLoss:
+    """A small loss on some of the prompt's tokens, which holds the model to the text it knows.
+
+    The loss of a random `share` of the tokens that are no target counts `weight` times a target's. Without it a few
+    labels' tokens are all that holds the model in place.
+    """
+
+    weight: float = 0.0
+    share: float = 0.0
+
+    def on(self, example: Example, draw: tuple[int, ...]) -> Example:
+        """The example with the weights of its tokens, drawn anew for each `draw`."""
+        if not self.weight or all(example.trained[1:]):
+            return example
+        picked = np.random.default_rng(draw).random(len(example.tokens)) < self.share
+        weights = np.where(example.trained, 1.0, np.where(picked, self.weight, 0.0))
+        return replace(example, weights=tuple(weights.tolist()))
 
 
 def target_bucket(count: int) -> int:
@@ -115,6 +140,7 @@ def training_batches(
     seed: int,
     begin: int = 0,
     temperature: float = 1.0,
+    prompt: PromptLoss = PromptLoss(),
     lay_out: Callable[[list[Example]], Batch] = make_batch,
 ) -> Iterator[Batch]:
     """Batches without end, epoch after epoch; `begin` skips as many, so that a resumed run goes on where it was.
@@ -128,7 +154,7 @@ def training_batches(
     while True:
         records = epoch_records(languages, temperature, seed, epoch)
         for picked in epoch_order(lengths, batch_size, seed, epoch, records)[skip:]:
-            yield lay_out([examples[i] for i in picked])
+            yield lay_out([prompt.on(examples[i], (seed, epoch, int(i))) for i in picked])
         epoch, skip = epoch + 1, 0
 
 

@@ -14,7 +14,14 @@ from mlx_hybrid.adapters.attach import refold, rotation_defect, rotations
 from mlx_hybrid.adapters.store import adapter_state, set_state
 from mlx_hybrid.config import TrainConfig
 from mlx_hybrid.records.template import Example
-from mlx_hybrid.training.batches import Batch, length_bucket, make_batch, own_width, training_batches
+from mlx_hybrid.training.batches import (
+    Batch,
+    PromptLoss,
+    length_bucket,
+    make_batch,
+    own_width,
+    training_batches,
+)
 from mlx_hybrid.training.distributed import ALONE, LayOut, MachineLost, World
 from mlx_hybrid.training.events import (
     CheckpointDue,
@@ -95,6 +102,7 @@ def train(
         seed=seed,
         begin=progress.step * config.accumulate,
         temperature=temperature,
+        prompt=PromptLoss(config.prompt_weight, config.prompt_share),
         lay_out=world.share(layout(compiled)),
     )
     model.train()
@@ -152,8 +160,8 @@ def count_step(
     if not (math.isfinite(loss) and math.isfinite(norm)):
         yield NotFinite(progress.step, tuple(group))
         raise no_number(group, progress.step, optimizer.rate_settings())
-    add(progress.window, (loss, int(count)), norm, lam[: len(optimizer.shared())], group)
-    mean = loss / max(1, count)
+    add(progress.window, (loss, count), norm, lam[: len(optimizer.shared())], group)
+    mean = loss / max(1e-9, count)
     warning = spike(progress.level, mean, group, progress.step, optimizer.rate_settings())
     if warning:
         yield warning

@@ -25,6 +25,7 @@ class Window:
     """Sums since the last report."""
 
     loss: float = 0.0
+    weight: float = 0.0
     trained: int = 0
     tokens: int = 0
     norm: float = 0.0
@@ -78,10 +79,13 @@ def progress_from(saved: dict) -> Progress:
     return Progress(**(saved | nested))
 
 
-def add(window: Window, losses: tuple[float, int], norm: float, lam: list[float], group: list[Batch]) -> None:
-    """Count one step: its (summed loss, trained tokens), gradient norm and λ of each layer that shares its step."""
+def add(
+    window: Window, losses: tuple[float, float], norm: float, lam: list[float], group: list[Batch]
+) -> None:
+    """Count one step: its (summed loss, summed weights), gradient norm and λ of each layer that shares its step."""
     window.loss += losses[0]
-    window.trained += losses[1]
+    window.weight += losses[1]
+    window.trained += sum(batch.answers for batch in group)
     window.tokens += sum(int(batch.tokens.size) for batch in group)
     window.norm = norm
     window.mixing = lam
@@ -98,7 +102,7 @@ def report(progress: Progress, steps: int, rates: dict[str, float]) -> Trained:
     return Trained(
         step=progress.step,
         steps=steps,
-        loss=window.loss / max(1, window.trained),
+        loss=window.loss / max(1e-9, window.weight),
         rates=rates,
         gradient_norm=window.norm,
         tokens=window.tokens,

@@ -23,7 +23,7 @@ from mlx_hybrid.models.answer_end import unnamed_end
 from mlx_hybrid.models.base import BaseModel, base_of, fingerprint, load_base, tokenizer_for
 from mlx_hybrid.records.split import Split
 from mlx_hybrid.records.template import Example, Tokenised, make_examples
-from mlx_hybrid.training.batches import make_batch, start_batches
+from mlx_hybrid.training.batches import PromptLoss, make_batch, start_batches
 from mlx_hybrid.training.events import Note
 from mlx_hybrid.training.loss import make_loss
 from mlx_hybrid.training.memory.fit import check_fits
@@ -155,6 +155,8 @@ def start_from_gradient(
     if not adapter.from_gradient:
         return {}
     groups = start_batches(setup.train, count=adapter.sketch.records, batch_size=size, seed=config.seed)
+    prompt = PromptLoss(config.train.prompt_weight, config.train.prompt_share)
+    groups = [[prompt.on(e, (config.seed, 0, n)) for n, e in enumerate(group)] for group in groups]
     batches = [arrays(make_batch(group)) for group in groups]
     for step in sketch_gradients(
         setup.base.model,

@@ -8,6 +8,7 @@ import pytest
 
 from mlx_hybrid.records.template import Example
 from mlx_hybrid.training.batches import (
+    PromptLoss,
     epoch_order,
     length_bucket,
     make_batch,
@@ -22,6 +23,38 @@ def example(length: int, trained_from: int = 1, name: str = "") -> Example:
     """Tokens length + 1 … 2·length, the last ones trained."""
     tokens = list(range(length + 1, 2 * length + 1))
     return Example(tokens, [i >= trained_from for i in range(length)], name or f"r:{length}", "", length)
+
+
+def test_a_prompt_counts_a_little_on_some_of_its_tokens():
+    held = PromptLoss(0.25, 0.5)
+    long = example(400, 390)
+    drawn = held.on(long, (0, 0, 7))
+    weights = np.array(drawn.weights)
+    assert set(weights[:390].tolist()) == {0.0, 0.25}
+    assert (weights[390:] == 1).all()
+    assert abs((weights[:390] > 0).mean() - 0.5) < 0.1  # four standard deviations of 390 draws
+    assert drawn == held.on(long, (0, 0, 7)) != held.on(long, (0, 1, 7))
+    batch = make_batch([drawn, example(12, 2)])
+    assert (batch.answers, batch.trained) == (20, 20 + int((weights[1:390] > 0).sum()))
+    assert batch.weights.sum() == pytest.approx(20 + 0.25 * (weights[1:390] > 0).sum())
+    text = example(9, 0)
+    assert PromptLoss().on(long, (0,)) is long
+    assert held.on(text, (0,)) is text
+
+
+def test_prompts_are_drawn_by_seed_and_epoch():
+    records = [example(30, 25, f"r:{n}") for n in range(6)]
+
+    def weights(**more):
+        batches = training_batches(records, batch_size=6, seed=1, prompt=PromptLoss(0.1, 0.5), **more)
+        return [
+            np.sort(batch.weights).tolist() + batch.targets.tolist() for batch in itertools.islice(batches, 2)
+        ]
+
+    first, second = weights()
+    assert first != second
+    assert weights() == [first, second]
+    assert weights(begin=1)[0] == second
 
 
 def lengths(count: int, seed: int = 0) -> np.ndarray:

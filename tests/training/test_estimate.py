@@ -119,9 +119,13 @@ def records_of(*sizes: tuple[int, int]) -> list[Example]:
 
 def test_the_largest_load_is_the_longest_records_and_the_most_targets(larger):
     records = records_of((9, 8), (50, 2), (20, 19))
-    settings = config(larger, batch_size=2, max_tokens=65)
+    settings = config(larger, batch_size=2, max_tokens=65, prompt_weight=0.0)
     assert largest_load(records, settings) == Load(2, 49, 27)
-    assert largest_load(records, config(larger, batch_size=2, max_tokens=31)) == Load(2, 30, 27)
+    assert largest_load(records, replace(settings, train=replace(settings.train, max_tokens=31))) == Load(
+        2, 30, 27
+    )
+    held = replace(settings, train=replace(settings.train, prompt_weight=0.1, prompt_share=0.5))
+    assert largest_load(records, held) == Load(2, 49, 19 + 2 + round(0.5 * 47))
     assert widest_load(settings) == Load(2, 64, 128)
 
 
