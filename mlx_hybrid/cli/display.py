@@ -130,13 +130,6 @@ class Display:
     def beats_base(self) -> bool:
         """Whether the adapter is better than none on the validation records; also where there were none."""
         return not (self.run and self.run.path.is_dir()) or self.run.info().get("beats_base", True)
-        if not self.beats_base:
-            self.out.print("No adapter of this run beats its base on the validation records.", soft_wrap=True)
-
-    @property
-    def beats_base(self) -> bool:
-        """Whether the run's adapter is better than none on its validation records; also of a run without any."""
-        return not (self.run and self.run.path.is_dir()) or self.run.info().get("beats_base", True)
 
     def summary(self) -> dict:
         kept = self.run if self.run and self.run.path.is_dir() else None
