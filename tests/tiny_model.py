@@ -85,8 +85,8 @@ def write_run(folder: Path, base: Path, *, method: str = "hybrid") -> Run:
     return run
 
 
-def disturb(model: llama.Model) -> None:
+def disturb(model: llama.Model, size: float = 0.2) -> None:
     mx.random.seed(7)
-    moved = [(k, v + 0.2 * mx.random.normal(v.shape)) for k, v in tree_flatten(model.trainable_parameters())]
+    moved = [(k, v + size * mx.random.normal(v.shape)) for k, v in tree_flatten(model.trainable_parameters())]
     model.update(tree_unflatten(moved))
     mx.eval(model.parameters())

@@ -14,10 +14,11 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from mlx_hybrid.adapters.attach import attach, hybrid_layers
 from mlx_hybrid.adapters.experts import HybridExperts
+from mlx_hybrid.adapters.stock import is_stock, our_leaves, stock_modules, stock_settings
 from mlx_hybrid.adapters.targets import within_layer
 from mlx_hybrid.config import AdapterConfig, build, from_format_1, to_tree
 from mlx_hybrid.errors import ConfigError
-from mlx_hybrid.files import new_directory
+from mlx_hybrid.files import new_directory, read_header
 
 FORMAT = 2
 READABLE = (1, 2)  # 1 has the settings of the adapter in one flat group
@@ -35,6 +36,15 @@ class AdapterInfo:
     seed: int
     modules: tuple[str, ...]
     extra: dict
+    stock: bool = False
+    """Whether stock mlx-lm wrote it, which keeps no fingerprint of the base."""
+
+    def check_base(self, found: str, place: Path, name: object, way_out: str = "") -> None:
+        """Raise ConfigError where the weights at `place`, of fingerprint `found`, are not those it was trained on."""
+        if not self.stock and self.base.get("fingerprint") != found:
+            raise ConfigError(
+                f"{name}: was trained on {self.base.get('id')}, whose weights are not those of {place}{way_out}."
+            )
 
 
 def adapter_state(model: nn.Module) -> dict[str, mx.array]:
@@ -91,14 +101,10 @@ def config_tree(
 
 
 def read_adapter_config(directory: Path) -> AdapterInfo:
-    """What an adapter folder holds. Raises ConfigError for a folder that is none, or of another format."""
-    path = directory / CONFIG_FILE
-    try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-    except OSError:
-        raise ConfigError(f"{directory}: no adapter there ({CONFIG_FILE} is missing).") from None
-    except ValueError as error:
-        raise ConfigError(f"{path}: not JSON ({error}).") from None
+    """What an adapter folder holds, ours or stock mlx-lm's. Raises ConfigError for any other, or another format."""
+    tree, path = read_tree(directory), directory / CONFIG_FILE
+    if is_stock(tree):
+        return read_stock(directory, tree)
     own = tree.get("mlx_hybrid") if isinstance(tree, dict) else None
     if not isinstance(own, dict):
         raise ConfigError(f"{path}: not an mlx-hybrid adapter; `mlx-hybrid import` takes PEFT folders.")
@@ -114,14 +120,34 @@ def read_adapter_config(directory: Path) -> AdapterInfo:
     return AdapterInfo(own["method"], adapter, own["base"], own["seed"], tuple(own["modules"]), extra)
 
 
+def read_stock(directory: Path, tree: dict) -> AdapterInfo:
+    kind, where = tree.get("fine_tune_type", "lora"), str(directory / CONFIG_FILE)
+    names = list(read_header(directory / WEIGHTS_FILE).shapes)
+    modules = stock_modules(kind, names, where)
+    settings = stock_settings(tree, kind, modules, where)
+    return AdapterInfo(kind, settings, {"id": tree.get("model") or ""}, 0, modules, {}, stock=True)
+
+
+def read_tree(directory: Path) -> object:
+    path = directory / CONFIG_FILE
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise ConfigError(f"{directory}: no adapter there ({CONFIG_FILE} is missing).") from None
+    except ValueError as error:
+        raise ConfigError(f"{path}: not JSON ({error}).") from None
+
+
 def read_weights(directory: Path) -> dict[str, mx.array]:
+    """The tensors of an adapter folder, as our layers hold them."""
     path = directory / WEIGHTS_FILE
     if not path.is_file():
         raise ConfigError(f"{directory}: {WEIGHTS_FILE} is missing.")
     try:
-        return mx.load(str(path))
+        weights = mx.load(str(path))
     except RuntimeError as error:
         raise ConfigError(f"{path}: cannot be read, perhaps cut off ({error}).") from None
+    return our_leaves(weights) if is_stock(read_tree(directory)) else weights
 
 
 def load_adapter(model: nn.Module, directory: Path) -> AdapterInfo:
@@ -130,22 +156,26 @@ def load_adapter(model: nn.Module, directory: Path) -> AdapterInfo:
     Raises ConfigError listing every tensor that is missing, unexpected, or of another shape or dtype.
     """
     info = read_adapter_config(directory)
-    weights = read_weights(directory)
-    attach(model, info.adapter, seed=info.seed)
-    set_state(model, in_dtype_of(model, info, weights), str(directory / WEIGHTS_FILE))
+    try:
+        attach(model, info.adapter, seed=info.seed)
+    except ConfigError as error:
+        raise ConfigError(f"{directory}: {error}") from None
+    put_adapter(model, info, directory)
     return info
 
 
-def in_dtype_of(model: nn.Module, info: AdapterInfo, weights: dict[str, mx.array]) -> dict[str, mx.array]:
-    """The weights of `full` in the dtypes that the attached model has: they are the base's own, half precision on a
-    GPU and float32 on the CPU. Leaves of an adapter are float32 everywhere, and stay as they are."""
-    if not info.adapter.full:
-        return weights
-    wanted = adapter_state(model)
-    return {
-        k: v.astype(wanted[k].dtype) if k in wanted and both_float(v, wanted[k]) else v
-        for k, v in weights.items()
-    }
+def put_adapter(model: nn.Module, info: AdapterInfo, directory: Path) -> None:
+    """Load the tensors of `directory` into a model on which its adapter was attached.
+
+    Those of `full` take the dtypes that the model has: they are the base's own, half precision on a GPU and float32 on
+    the CPU. What a stock folder leaves out stays as it is: mlx-lm stores what it trained alone.
+    """
+    weights, own = read_weights(directory), adapter_state(model)
+    if info.adapter.full:
+        weights = {
+            k: v.astype(own[k].dtype) if k in own and both_float(v, own[k]) else v for k, v in weights.items()
+        }
+    set_state(model, own | weights if info.stock else weights, str(directory / WEIGHTS_FILE))
 
 
 def both_float(*values: mx.array) -> bool:

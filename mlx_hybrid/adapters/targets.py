@@ -53,7 +53,7 @@ def is_meant(target: str, name: str, module: nn.Module) -> bool:
     """Whether a target of the settings names this module; `dense` leaves out routers, heads and experts."""
     if target == "dense":
         return last_part(name) not in (*ROUTERS, *OUTSIDE) and not is_experts(module)
-    return is_experts(module) if target == EXPERTS else last_part(name) == target
+    return is_experts(module) if target == EXPERTS else ends_with(name, target)
 
 
 def refuse_unsupported(model: nn.Module, target: str, found: dict) -> None:
@@ -64,19 +64,19 @@ def refuse_unsupported(model: nn.Module, target: str, found: dict) -> None:
         return
     if target == EXPERTS:
         raise ConfigError("adapter.targets: the model has no experts; leave them out.")
-    kinds = {last_part(n): type(m).__name__ for n, m in model.named_modules() if n}
-    if target == "lm_head" and target not in kinds:
+    kind = next((type(m).__name__ for n, m in model.named_modules() if ends_with(n, target)), "")
+    if target == "lm_head" and not kind:
         raise ConfigError(
             "adapter.targets: the model has no lm_head: its head is its embedding, which is no target."
         )
-    if "Embedding" in kinds.get(target, ""):
+    if "Embedding" in kind:
         raise ConfigError(
             f"adapter.targets: {target} is an embedding, a table without a product to rotate or add to; "
             "method full trains it."
         )
-    if target in kinds:
+    if kind:
         raise ConfigError(
-            f"adapter.targets: {target} is a {kinds[target]}, and only linear layers and experts carry adapters."
+            f"adapter.targets: {target} is a {kind}, and only linear layers and experts carry adapters."
         )
     linear = (nn.Linear, nn.QuantizedLinear)
     known = {last_part(n) for n, m in model.named_modules() if isinstance(m, linear) or is_experts(m)}
@@ -101,6 +101,11 @@ def unitary_names(config: AdapterConfig, targets: dict[str, nn.Module]) -> set[s
         if name not in known:
             raise ConfigError(f'adapter.unitary: no adapted module "{name}"; {nearest(name, known)}')
     return set(config.unitary)
+
+
+def ends_with(name: str, target: str) -> bool:
+    """Whether a module's name is `target`, or its last parts are."""
+    return name == target or name.endswith(f".{target}")
 
 
 def last_part(name: str) -> str:

@@ -135,7 +135,7 @@ class AdapterConfig(Bounded):
     unitary: tuple[str, ...] = ()
     """Sub-layers that carry the rotation alone, so that they keep their singular values."""
     targets: tuple[str, ...] = ("dense",)
-    """Modules to adapt, by the last part of their name; `dense` is all dense projections, `experts` the MoE experts."""
+    """Modules to adapt, by the end of their name; `dense` is all dense projections, `experts` the MoE experts."""
     layers: int = bounded(0, 0)
     """Adapt the last N transformer layers; 0 is all."""
 

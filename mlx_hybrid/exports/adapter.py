@@ -1,6 +1,6 @@
 """What is exported: an adapter with the weights it was trained on, layer by layer."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import mlx.core as mx
@@ -16,7 +16,7 @@ from mlx_hybrid.config import AdapterConfig
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.exports.weights import ModelWeights
 from mlx_hybrid.models.adapted import find_adapter, own_name
-from mlx_hybrid.models.base import find_model, fingerprint
+from mlx_hybrid.models.base import base_of, find_model, fingerprint, identity
 
 
 @dataclass(frozen=True)
@@ -112,12 +112,11 @@ def open_source(name: str, *, model: str | None = None) -> Source:
     """
     folder, base_name = find_adapter(name)
     info = read_adapter_config(folder)
-    base_folder = find_model(model or base_name or info.base["id"])
-    if fingerprint(base_folder) != info.base.get("fingerprint"):
-        raise ConfigError(
-            f"{folder}: was trained on {info.base.get('id')}, whose weights are not those of {base_folder}; name the "
-            "right base with --model."
-        )
+    base_name = base_of(name, info.base["id"], model or base_name, "--model")
+    base_folder = find_model(base_name)
+    info.check_base(fingerprint(base_folder), base_folder, folder, "; name the right base with --model")
+    if info.stock:
+        info = replace(info, base=identity(base_name, base_folder))
     leaves: dict[str, dict[str, mx.array]] = {}
     for key, value in read_weights(folder).items():
         module, _, leaf = key.rpartition(".")

@@ -20,6 +20,7 @@ from mlx_hybrid.exports.peft import Forms, check_written, make_forms, write_lora
 from mlx_hybrid.exports.peft_import import attach_written
 from mlx_hybrid.exports.weights import ModelWeights, end_of_answers
 from mlx_hybrid.files import sha256_of, write_text
+from mlx_hybrid.models.adapted import UNCHECKED
 from mlx_hybrid.models.base import fingerprint
 from mlx_hybrid.publish.usage import is_folder, readme, vllm_rank
 
@@ -101,6 +102,8 @@ def fuse(
 
 def finish(report: Report, source: Source, folder: Path, directory: Path, *, force: bool) -> None:
     """Write the README and the report. Raises ExportMismatch for faults."""
+    if source.info.stock:
+        report.notes.append(f"{source.name}: {UNCHECKED}.")
     if not any(folder.glob("model*.safetensors")):
         note_base(report, source)
     write_text(folder / "README.md", readme(directory.name, report.tree()))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from mlx_hybrid.adapters.attach import check_attach
 from mlx_hybrid.config import Config, to_tree
 from mlx_hybrid.errors import ConfigError, DataError
-from mlx_hybrid.models.adapted import find_adapter
+from mlx_hybrid.models.adapted import UNCHECKED, find_adapter
 from mlx_hybrid.models.base import check_local, tokenizer_for
 from mlx_hybrid.records.files import Sources, find_sources
 from mlx_hybrid.records.split import Split
@@ -199,8 +199,8 @@ def starting_point(
     if resume:
         return load_checkpoint(resume.checkpoints, setup.base.model, setup.optimizer), {}
     if config.start_from:
-        start_from_adapter(config, setup.base, find_adapter(config.start_from)[0])
-        yield Note(f"Going on from {config.start_from}.")
+        info = start_from_adapter(config, setup.base, find_adapter(config.start_from)[0])
+        yield Note(f"Going on from {config.start_from}." + (f" {UNCHECKED}." if info.stock else ""))
         return Progress(), {}
     return Progress(), (yield from start_from_gradient(config, setup, machines=world.size))
 

@@ -8,13 +8,14 @@ from mlx_hybrid.errors import ConfigError, MlxHybridError
 from mlx_hybrid.models.base import BUNDLED, base_of, fetch, is_hub_id, load_base, with_template
 from mlx_hybrid.run import LAST, Run, find_run
 
+UNCHECKED = "mlx-lm keeps no fingerprint of the base, so whether this is the one it was trained on could not be checked"
 PEFT_WEIGHTS = "adapter_model.safetensors"
 
 
 @dataclass(frozen=True)
 class Loaded:
     """A model ready to run. `modules` counts adapted layers; `change` is max |Δ logit| on a fixed probe; `source` is
-    what `load_base` was asked for, `adapter` the adapter's folder."""
+    what `load_base` was asked for, `adapter` the adapter's folder, and `stock` whether mlx-lm wrote that."""
 
     model: Any
     tokenizer: Any
@@ -24,12 +25,14 @@ class Loaded:
     base: dict
     source: str = ""
     adapter: Path | None = None
+    stock: bool = False
 
     def describe(self) -> str:
         """One line that says what is on."""
         if not self.modules:
             return f"{self.name}: no adapter"
-        return f"{self.name}: adapter on {self.modules} modules, logits change by up to {self.change:.3g}"
+        line = f"{self.name}: adapter on {self.modules} modules, logits change by up to {self.change:.3g}"
+        return f"{line}. {UNCHECKED}" if self.stock else line
 
 
 def run_named(name: str) -> Run | None:
@@ -78,15 +81,12 @@ def load_adapted(directory: Path, base_name: str | None, *, name: str, tokenizer
     from mlx_hybrid.adapters.attach import hybrid_layers, trainable_count
     from mlx_hybrid.adapters.store import load_adapter, logit_change, probe_logits, read_adapter_config
 
-    wanted = read_adapter_config(directory).base
-    source = base_of(name, wanted["id"], base_name, "--base-model")
+    info = read_adapter_config(directory)
+    source = base_of(name, info.base["id"], base_name, "--base-model")
     base = load_base(source, tokenizer=tokenizer)
-    if wanted.get("fingerprint") != base.identity["fingerprint"]:
-        raise ConfigError(
-            f"{directory}: was trained on {wanted.get('id')}, whose weights are not those of {base.path}."
-        )
+    info.check_base(base.identity["fingerprint"], base.path, directory)
     plain = probe_logits(base.model)
-    info = load_adapter(base.model, directory)
+    load_adapter(base.model, directory)
     with_template(base.tokenizer, info.extra, base.tokenizer.date)
     change = logit_change(plain, base.model)
     if change == 0.0:
@@ -95,7 +95,9 @@ def load_adapted(directory: Path, base_name: str | None, *, name: str, tokenizer
         )
     modules = len(hybrid_layers(base.model)) or int(trainable_count(base.model) > 0 and info.adapter.full)
     mx.clear_cache()
-    return Loaded(base.model, base.tokenizer, modules, change, name, base.identity, source, directory)
+    return Loaded(
+        base.model, base.tokenizer, modules, change, name, base.identity, source, directory, info.stock
+    )
 
 
 def adapter_folder(name: str) -> Path | None:

@@ -140,7 +140,9 @@ def base_of(name: str, named: str, given: str | None, option: str) -> str:
 
     Raises ConfigError, with the option that says where it is, for a local folder that is not here.
     """
-    if not given and "/" not in named and named != BUNDLED and not Path(named).is_dir():
+    if not given and not named:
+        raise ConfigError(f"{name}: does not say which base it was trained on; name it with {option}.")
+    if not given and named != BUNDLED and not is_hub_id(named) and not Path(named).expanduser().is_dir():
         raise ConfigError(f"{name}: was trained on the local folder {named}; say with {option} where it is.")
     return given or named
 

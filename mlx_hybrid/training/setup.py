@@ -16,7 +16,7 @@ from mlx_hybrid.adapters.start import (
     sketch_columns,
     sketch_gradients,
 )
-from mlx_hybrid.adapters.store import AdapterInfo, in_dtype_of, read_adapter_config, read_weights, set_state
+from mlx_hybrid.adapters.store import AdapterInfo, put_adapter, read_adapter_config
 from mlx_hybrid.config import Config, to_tree
 from mlx_hybrid.errors import ConfigError, DataError
 from mlx_hybrid.models.answer_end import unnamed_end
@@ -187,29 +187,23 @@ def settings_of_adapter(folder: Path, name: str, model: str | None) -> dict[str,
     return {"start_from": name, "method": info.method, "model.name": wanted} | template | adapter
 
 
-def start_from_adapter(config: Config, base: BaseModel, folder: Path) -> None:
-    """Put the adapter in `folder` into the attached model of `base`.
+def start_from_adapter(config: Config, base: BaseModel, folder: Path) -> AdapterInfo:
+    """Put the adapter in `folder` into the attached model of `base`, and return what it says of itself.
 
     Raises ConfigError for an adapter of another base, method or shape.
     """
     info = read_adapter_config(folder)
-    check_base(config, info, base.identity["fingerprint"], base.path)
+    info.check_base(base.identity["fingerprint"], base.path, config.start_from)
     if (info.method, info.adapter) != (config.method, config.adapter):
         raise ConfigError(
             f"{config.start_from}: is a {info.method} adapter of other settings; start_from goes on with its own."
         )
-    set_state(base.model, in_dtype_of(base.model, info, read_weights(folder)), config.start_from)
+    put_adapter(base.model, info, folder)
+    return info
 
 
 def check_base_of_start(config: Config, adapter: Path) -> None:
     """Raise what `start_from_adapter` would of the base, where its weights are on this machine."""
     info, folder = read_adapter_config(adapter), local_folder(config.model.name)
     if folder:
-        check_base(config, info, fingerprint(folder), folder)
-
-
-def check_base(config: Config, info: AdapterInfo, found: str, place: Path) -> None:
-    if info.base.get("fingerprint") != found:
-        raise ConfigError(
-            f"{config.start_from}: was trained on {info.base.get('id')}, whose weights are not those of {place}."
-        )
+        info.check_base(fingerprint(folder), folder, config.start_from)
