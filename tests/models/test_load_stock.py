@@ -61,7 +61,6 @@ def write_stock(folder, model, kind="lora", *, layers=16, keys=None, base="", **
         ("llama", "", "dora", {}, 14),
         ("llama", "affine-4", "dora", {"layers": 1, "keys": ["self_attn.q_proj"]}, 1),
         ("llama", "", "full", {"layers": 1}, 0),
-        ("llama", "affine-4", "full", {}, 0),
     ],
 )
 def test_the_logits_are_those_of_mlx_lm(name, mode, kind, how, modules, tmp_path):
