@@ -164,7 +164,10 @@ def stream(
                 read.append(piece.token)
             count = piece.generation_tokens
             interrupted = piece.finish_reason is None and stopped()
-            yield Piece(piece.text, piece.token, count, "interrupted" if interrupted else piece.finish_reason)
+            text = piece.text
+            if piece.finish_reason == "length":
+                text = text.rstrip("\ufffd")  # the first bytes of a character that was cut
+            yield Piece(text, piece.token, count, "interrupted" if interrupted else piece.finish_reason)
             if interrupted:
                 break
     except Stopped:

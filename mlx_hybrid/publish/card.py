@@ -103,7 +103,7 @@ def sections(facts: Facts) -> dict[str, Any]:
         "info": info,
         "machine": info.get("machine", {}),
         "governed": info.get("governance"),
-        "packed": facts.base.get("quantization") or {},
+        "packed": packing(facts.base.get("quantization") or {}),
         "adapter_rows": adapter_rows(facts.adapter) if facts.adapter and not facts.adapter.full else [],
         "train_keys": TRAIN_KEYS,
         "info_keys": INFO_KEYS,
@@ -127,3 +127,27 @@ def adapter_rows(adapter: Any) -> list[tuple[str, Any]]:
     values |= {"mixing": adapter.mixing} if rotation and low_rank else {}
     values |= {"unitary": ", ".join(adapter.unitary)} if adapter.unitary else {}
     return [(key.replace("_", " "), value) for key, value in values.items()]
+
+
+def packing(quantization: dict) -> str:
+    """How the base's weights are packed, those packed otherwise by name of their last part."""
+    own = [
+        (name.rpartition(".")[2], value)
+        for name, value in quantization.items()
+        if isinstance(value, dict | bool)
+    ]
+    kinds: dict[str, set[str]] = {}
+    for name, value in own:
+        said = (
+            f"{value['bits']} bits, groups of {value['group_size']}"
+            if isinstance(value, dict)
+            else "not packed"
+        )
+        kinds.setdefault(said, set()).add(name)
+    usual = (
+        f"{quantization['bits']} bits, groups of {quantization['group_size']}"
+        if "bits" in quantization
+        else ""
+    )
+    others = [f"{', '.join(sorted(names))}: {said}" for said, names in kinds.items() if said != usual]
+    return "; ".join(filter(None, [usual, *others]))

@@ -1,11 +1,13 @@
 """Sampling, prompts, caches, the base beside its adapter, and text made safe for a terminal."""
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_model import write_base, write_run
+from toys import VOCABULARY, byte_tokenizer, wrapped
 
 from mlx_hybrid.adapters.store import probe_logits
 from mlx_hybrid.chat.printable import Printable
@@ -155,3 +157,24 @@ def test_nothing_but_text_comes_out(text):
     shown = Printable()(text)
     assert not set(shown) & set("\x1b\x07\x9b\x9c\x18")
     assert shown.count("\n") == text.count("\n")
+
+
+class Always(nn.Module):
+    """A model that says one token whatever it reads."""
+
+    def __init__(self, token: int):
+        super().__init__()
+        self.layers, self._token = [], token
+
+    def __call__(self, tokens, cache=None):
+        return mx.broadcast_to(mx.arange(VOCABULARY) == self._token, (*tokens.shape, VOCABULARY)).astype(
+            mx.float32
+        )
+
+
+@pytest.mark.parametrize("letter", ["é", "z"])
+def test_a_cut_answer_ends_with_a_whole_character(letter):
+    tokenizer = wrapped(byte_tokenizer())
+    first_byte = tokenizer.encode(letter, add_special_tokens=False)[0]
+    text, last = answer(Always(first_byte), tokenizer, [3], max_tokens=1)
+    assert (text, last.finish) == ({"é": "", "z": "z"}[letter], "length")

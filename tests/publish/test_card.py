@@ -7,7 +7,7 @@ from huggingface_hub import ModelCard
 
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.files import read_json, write_json
-from mlx_hybrid.publish.card import is_made, model_card, write_card
+from mlx_hybrid.publish.card import is_made, model_card, packing, write_card
 from mlx_hybrid.publish.facts import run_facts
 from mlx_hybrid.publish.publication import plan
 from mlx_hybrid.run import Run
@@ -261,3 +261,11 @@ def test_the_page_tells_no_place(measured_run):
     text = model_card(run_facts(measured_run), "me/trial")
     assert str(measured_run.path.parent) not in text
     assert json.dumps(read_json(measured_run.adapter / "adapter_config.json")).count("/tmp") == 0
+
+
+def test_mixed_bits_are_said_as_they_are():
+    packed = {"bits": 4, "group_size": 32, "mode": "affine"}
+    assert packing(packed) == "4 bits, groups of 32"
+    mixed = packed | {"model.embed_tokens": {"bits": 8, "group_size": 32}, "lm_head": False}
+    assert packing(mixed) == "4 bits, groups of 32; embed_tokens: 8 bits, groups of 32; lm_head: not packed"
+    assert packing({}) == ""
