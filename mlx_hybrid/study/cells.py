@@ -133,12 +133,12 @@ def measure_run(run: Run, model: str, measuring: Measuring, stop: StopRequest) -
 
     def load() -> tuple[Any, Any, dict]:
         loaded = load_run(run, base_name=model)
-        weights = sha256_of(run.adapter / "adapters.safetensors")
-        return (
-            settle(loaded.model),
-            loaded.tokenizer,
-            {"base": loaded.base["fingerprint"], "adapter": weights},
-        )
+        loaded.tokenizer.date = run.template_date()
+        identity = {
+            "base": loaded.base["fingerprint"],
+            "adapter": sha256_of(run.adapter / "adapters.safetensors"),
+        }
+        return settle(loaded.model), loaded.tokenizer, identity
 
     return measured(run.path / "evaluation", load, measuring, stop)
 

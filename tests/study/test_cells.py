@@ -2,6 +2,9 @@
 
 import json
 from collections.abc import Iterator
+from datetime import date
+from hashlib import sha256
+from types import SimpleNamespace
 
 import pytest
 
@@ -98,3 +101,17 @@ def test_a_cell_that_an_older_version_measured_is_read_as_it_is(tmp_path):
         ("bits_per_byte", "all", ""): Row("bits_per_byte", "all", "", 1.5, 1.4, 1.6, 4, 4)
     }
     assert results.facts["examples"] == {"nats": [1.0, 2.0]}
+
+
+def test_a_cell_is_asked_on_the_date_that_its_template_was_told(config, tmp_path, monkeypatch):
+    run = create_run(config, tmp_path / "cell")
+    run.update(template_date="2026-01-02")
+    run.adapter.mkdir()
+    (run.adapter / "adapters.safetensors").write_bytes(b"")
+    loaded = SimpleNamespace(model=None, tokenizer=SimpleNamespace(), base={"fingerprint": "b"})
+    monkeypatch.setattr(cells, "load_run", lambda run, base_name: loaded)
+    monkeypatch.setattr(cells, "settle", lambda model: model)
+    monkeypatch.setattr(cells, "measured", lambda folder, load, *_: load())
+    _, tokenizer, identity = cells.measure_run(run, "base", None, None)
+    assert tokenizer.date == date(2026, 1, 2)
+    assert identity == {"base": "b", "adapter": sha256().hexdigest()}
