@@ -145,37 +145,39 @@ def reliability(table: Mapping[str, Sequence[dict]]) -> Figure:
     return figure
 
 
-@styled
 def mixing_by_layer(table: Mapping[str, tuple[Sequence[str], Sequence[float]]]) -> Figure:
     """Name → (modules, λ of each), a panel each: transformer layers across, kinds of projection down."""
     grids = {name: layer_grid(modules, values) for name, (modules, values) in table.items()}
-    layers = max(len(indices) for _, indices, _ in grids.values())
-    height = 0.7 + sum(0.8 + 0.3 * len(kinds) for kinds, _, _ in grids.values())
-    figure = new_figure(max(4.8, 2.2 + 0.52 * layers), height)
-    panels = figure.subplots(len(grids), 1, squeeze=False)
-    for panel, (name, (kinds, indices, values)) in zip(panels[:, 0], grids.items()):
-        heat(figure, panel, values, kinds)
-        panel.set_xticks(range(len(indices)), map(str, indices))
-        panel.set(title=name, xlabel="transformer layer")
-        # Each cell's number in it; NaN is an empty cell.
-        for row, column in np.argwhere(~np.isnan(values)) if len(indices) <= 16 else ():
-            value = values[row, column]
-            ink = "white" if abs(value - 0.5) > 0.28 else "black"
-            panel.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color=ink)
-    return figure
+    return heat_maps(grids, "transformer layer", "")
 
 
-@styled
 def mixing_by_step(modules: Sequence[str], steps: Sequence[int], values: np.ndarray) -> Figure:
     """λ over training, values (modules, steps): a row a transformer layer, the mean of its modules."""
     places = np.array([layer_of(name) for name in modules])
     layers = np.unique(places)
-    figure = new_figure(6.4, 1.2 + 0.14 * max(8, len(layers)))
-    panel = figure.subplots()
-    heat(figure, panel, np.array([values[places == layer].mean(0) for layer in layers]), layers)
-    shown = np.unique(np.linspace(0, len(steps) - 1, min(8, len(steps))).round().astype(int))
-    panel.set_xticks(shown, [str(steps[place]) for place in shown])
-    panel.set(xlabel="step", ylabel="transformer layer")
+    means = np.array([values[places == layer].mean(0) for layer in layers])
+    return heat_maps({"": (layers, steps, means)}, "step", "transformer layer")
+
+
+@styled
+def heat_maps(maps: Mapping[str, tuple[Sequence, Sequence, np.ndarray]], x_name: str, y_name: str) -> Figure:
+    """Name → (names of the rows, of the columns, λ), a panel each; NaN is an empty cell. Few columns have numbers."""
+    columns = max(len(names) for _, names, _ in maps.values())
+    height = 0.7 + sum(0.8 + 0.3 * len(names) for names, _, _ in maps.values())
+    figure = new_figure(max(4.8, 2.2 + 0.52 * min(16, columns)), height)
+    panels = figure.subplots(len(maps), 1, squeeze=False)
+    for panel, (title, (rows, names, values)) in zip(panels[:, 0], maps.items()):
+        shown = panel.imshow(values, cmap="PuOr", vmin=0.1, vmax=0.9, aspect="auto", interpolation="nearest")
+        figure.colorbar(shown, ax=panel, label="λ, share of the rotation")
+        panel.grid(visible=False)
+        ticks = np.unique(np.linspace(0, len(names) - 1, min(16, len(names))).round().astype(int))
+        panel.set_xticks(ticks, [str(names[place]) for place in ticks])
+        panel.set_yticks(range(len(rows)), map(str, rows), fontsize=7)
+        panel.set(title=title, xlabel=x_name, ylabel=y_name)
+        for row, column in np.argwhere(~np.isnan(values)) if len(names) <= 16 else ():
+            value = values[row, column]
+            ink = "white" if abs(value - 0.5) > 0.28 else "black"
+            panel.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color=ink)
     return figure
 
 
@@ -183,13 +185,6 @@ def layer_of(module: str) -> int:
     """The transformer layer of a module; -1 for one outside them."""
     index = layer_index(module)
     return -1 if index is None else index
-
-
-def heat(figure: Figure, panel: Axes, values: np.ndarray, rows: Sequence) -> None:
-    shown = panel.imshow(values, cmap="PuOr", vmin=0.1, vmax=0.9, aspect="auto", interpolation="nearest")
-    panel.grid(visible=False)
-    panel.set_yticks(range(len(rows)), map(str, rows), fontsize=7)
-    figure.colorbar(shown, ax=panel, label="λ, share of the rotation")
 
 
 def layer_grid(modules: Sequence[str], values: Sequence[float]) -> tuple[list[str], list[int], np.ndarray]:
