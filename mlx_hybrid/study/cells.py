@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_hybrid.adapters.attach import settle
-from mlx_hybrid.config import Config
+from mlx_hybrid.config import Config, ModelConfig
 from mlx_hybrid.errors import INTERRUPTED, ConfigError, MlxHybridError
 from mlx_hybrid.evaluation.answers import answers_to_test, example_rows
 from mlx_hybrid.evaluation.evaluate import evaluate
@@ -20,7 +20,7 @@ from mlx_hybrid.files import sha256_of
 from mlx_hybrid.jobs.finetune import finetune
 from mlx_hybrid.jobs.stopping import StopRequest
 from mlx_hybrid.models.adapted import load_run
-from mlx_hybrid.models.base import load_base
+from mlx_hybrid.models.base import load_base, tokenizer_for
 from mlx_hybrid.models.blas import prefer_openblas
 from mlx_hybrid.run import Run
 from mlx_hybrid.training.events import Interrupted, Validated
@@ -122,9 +122,9 @@ def best_loss(run: Run) -> float:
     return min(losses)
 
 
-def open_base(model: str) -> tuple[Any, Any, dict]:
-    """A base, with its tokenizer and its hash."""
-    base = load_base(model)
+def open_base(model: ModelConfig) -> tuple[Any, Any, dict]:
+    """A base, with its tokenizer, which asks as the cells do, and its hash."""
+    base = load_base(model.name, tokenizer=tokenizer_for(model))
     return base.model, base.tokenizer, {"base": base.identity["fingerprint"]}
 
 

@@ -58,7 +58,7 @@ class Study:
     def __init__(self, plan: Plan, directory: Path, stop: StopRequest, workers: int):
         path, config = directory / PLAN_FILE, plan.base()
         self.directory, self.stop, self.workers = directory, stop, workers
-        self.model_name = config.model.name
+        self.model = config.model
         self.rates = plan.rates or (config.train.learning_rate,)
         begun = path.exists()
         if begun:
@@ -76,8 +76,8 @@ class Study:
 
     def run(self) -> dict:
         """Every cell trained and measured, and the summary of them."""
-        self.stop.tell(f"Base: {self.model_name}")
-        load = lambda: cells.open_base(self.model_name)  # noqa: E731
+        self.stop.tell(f"Base: {self.model.name}")
+        load = lambda: cells.open_base(self.model)  # noqa: E731
         base = cells.measured(self.directory / "base", load, self.measuring, self.stop)
         if self.plan.budget == "params":
             configs = {m: self.config(self.plan.first(m, self.rates[0])) for m in self.plan.methods}
@@ -103,7 +103,7 @@ class Study:
             before = " (done before)" if done else ""
             self.stop.tell(f"Cell {number} of {len(grid)}: {cell.name}{before}")
             run = self.train(cell)
-            results[cell] = cells.measure_run(run, self.model_name, self.measuring, self.stop)
+            results[cell] = cells.measure_run(run, self.model.name, self.measuring, self.stop)
             self.write_cells(results)
             fresh += not done
             if fresh and number < len(grid):

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from mlx_hybrid.config import Config, load_config
+from mlx_hybrid.config import Config, ModelConfig, load_config
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.evaluation.results import Row
 from mlx_hybrid.jobs.stopping import StopRequest
@@ -115,3 +115,12 @@ def test_a_cell_is_asked_on_the_date_that_its_template_was_told(config, tmp_path
     _, tokenizer, identity = cells.measure_run(run, "base", None, None)
     assert tokenizer.date == date(2026, 1, 2)
     assert identity == {"base": "b", "adapter": sha256().hexdigest()}
+
+
+def test_the_base_is_asked_with_the_template_of_the_cells(monkeypatch):
+    opened = {"model": None, "identity": {"fingerprint": "b"}}
+    monkeypatch.setattr(
+        cells, "load_base", lambda _, tokenizer: SimpleNamespace(tokenizer=tokenizer, **opened)
+    )
+    _, tokenizer, identity = cells.open_base(ModelConfig(system="fold"))
+    assert (tokenizer.system, identity) == ("fold", {"base": "b"})
