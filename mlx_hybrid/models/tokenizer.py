@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, Literal
 
 from mlx_lm.tokenizer_utils import TokenizerWrapper
@@ -18,6 +19,7 @@ from mlx_hybrid.errors import ConfigError, DataError
 MARK = "\ufdd0"
 """Stands inside a control token that is to be read as plain text; Unicode keeps it out of every text."""
 NOW = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
+NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 RESERVED = {"messages", "tools", "chat_template", "tokenize", "add_generation_prompt", "documents"}
 THINKING = ("<think>", "</think>")
 """Control tokens of some families that an answer's own text may hold."""
@@ -31,7 +33,7 @@ class Tokenizer(TokenizerWrapper):
     them would be read from foreign memory.
     """
 
-    options: Mapping[str, Any] = {}
+    options: Mapping[str, Any] = NO_OPTIONS
     system: Literal["keep", "fold"] = "keep"
     date: datetime.date | None = None
     vocabulary: int | None = None
@@ -90,7 +92,9 @@ class Tokenizer(TokenizerWrapper):
 
     # conversations
 
-    def ask(self, messages: Sequence[dict], *, tools: Any = None, **options: Any) -> list[int]:
+    def ask(
+        self, messages: Sequence[dict], *, tools: Any = None, options: Mapping[str, Any] = NO_OPTIONS
+    ) -> list[int]:
         """A conversation as tokens, up to where the answer begins.
 
         Raises ConfigError for a model without a template, or one whose template refuses the conversation.
@@ -99,11 +103,16 @@ class Tokenizer(TokenizerWrapper):
             raise ConfigError(
                 "The model has no chat template, so it cannot chat; `mlx-hybrid generate --raw` continues a text."
             )
-        text = self.render(messages, tools=tools, opened=True, **options)
+        text = self.render(messages, tools=tools, opened=True, options=options)
         return self.checked(self.begun(self.tokens_of(text)))
 
     def render(
-        self, messages: Sequence[dict], *, tools: Any = None, opened: bool = False, **options: Any
+        self,
+        messages: Sequence[dict],
+        *,
+        tools: Any = None,
+        opened: bool = False,
+        options: Mapping[str, Any] = NO_OPTIONS,
     ) -> str:
         """A conversation as the template writes it; `opened`, with the beginning of an answer.
 

@@ -127,7 +127,7 @@ class Answers:
             async with self.tokenising:  # tokenizers are not made for several threads
                 if isinstance(content, str):
                     return await asyncio.to_thread(tokenizer.continued, content)
-                return await asyncio.to_thread(tokenizer.ask, content, **asked.template)
+                return await asyncio.to_thread(tokenizer.ask, content, options=asked.template)
         except (ConfigError, DataError) as error:
             raise ApiError(400, str(error)) from None
 

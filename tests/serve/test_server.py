@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 from openai import APIStatusError, AuthenticationError, BadRequestError, NotFoundError, OpenAI, RateLimitError
-from tiny_model import write_base
+from tiny_model import TEMPLATE, write_base
 
 from mlx_hybrid.models.generate import Sampling, stream
 from mlx_hybrid.models.pair import open_pair
@@ -157,6 +157,11 @@ def test_text_that_may_begin_a_stop_string_is_held_back():
         ({"max_tokens": 500}, "context is 256 tokens"),
         ({"max_tokens": 5, "max_completion_tokens": 6}, "differ"),
         ({"n": 2}, "n is not supported"),
+        ({"n": True}, "n is not supported"),
+        ({"logprobs": 0}, "logprobs is not supported"),
+        ({"chat_template_kwargs": {"enable_thinking": False}}, "has no option enable_thinking"),
+        ({"chat_template_kwargs": {"tools": []}}, "has no option tools"),
+        ({"chat_template_kwargs": [1]}, "must be an object"),
         ({"tools": [{"type": "function"}]}, "tools is not supported"),
         ({"temprature": 1}, 'did you mean "temperature"'),
         ({"adapters": "/etc"}, 'No parameter "adapters"'),
@@ -185,6 +190,20 @@ def test_parameters_that_ask_for_nothing_pass(client):
         model="trial", messages=parts, max_completion_tokens=3, n=1, presence_penalty=0, user="me", tools=[],
         response_format={"type": "text"}, logit_bias={}, store=False,
     )  # fmt: skip
+
+
+def test_a_request_sets_options_of_the_chat_template(tmp_path):
+    ends = "{% if add_generation_prompt %}{{ '<|assistant|>' }}"
+    template = TEMPLATE.replace(ends, ends + "{% if brief is defined and brief %}##{% endif %}")
+    pair = open_pair(str(write_base(tmp_path / "tiny", template=template)))
+    with serving(pair) as server, talking(server) as client:
+        asked = {"model": next(iter(server.engine.models)), "messages": HELLO, "max_tokens": 2}
+        used = [
+            client.chat.completions.create(**asked, extra_body={"chat_template_kwargs": options}).usage
+            for options in ({}, {"brief": False}, {"brief": True})
+        ]
+    plain, off, on = (usage.prompt_tokens for usage in used)
+    assert (off, on) == (plain, plain + 2)
 
 
 @pytest.mark.parametrize("name", ["nothing", "/etc/passwd", "../tiny", "tria"])
