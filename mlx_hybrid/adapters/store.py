@@ -39,6 +39,12 @@ class AdapterInfo:
     stock: bool = False
     """Whether stock mlx-lm wrote it, which keeps no fingerprint of the base."""
 
+    @property
+    def conversations(self) -> dict:
+        """The chat template's options and the fate of a system turn, where they are not the usual."""
+        told = {"template": self.extra.get("template"), "system": self.extra.get("system", "keep")}
+        return {key: value for key, value in told.items() if value and value != "keep"}
+
     def check_base(self, found: str, place: Path, name: object, way_out: str = "") -> None:
         """Raise ConfigError where the weights at `place`, of fingerprint `found`, are not those it was trained on."""
         if not self.stock and self.base.get("fingerprint") != found:

@@ -261,6 +261,8 @@ def begin(
     """A report with what is exported, for which base, in how many modules."""
     digest = sha256_of(source.folder / WEIGHTS_FILE)
     adapter = {"name": source.name, "method": source.info.method, "sha256": digest}
+    if source.info.conversations:
+        adapter["conversations"] = source.info.conversations
     weights = {"id": base.id, "kind": base.kind, "fingerprint": fingerprint(base.weights.folder)}
     size = {"modules": len(forms.modules), "rank": forms.rank, "exact": forms.exact} if forms else {}
     return Report(to, kind, adapter, weights, size)

@@ -87,7 +87,7 @@ def load_adapted(directory: Path, base_name: str | None, *, name: str, tokenizer
     info.check_base(base.identity["fingerprint"], base.path, directory)
     plain = probe_logits(base.model)
     load_adapter(base.model, directory)
-    with_template(base.tokenizer, info.extra, base.tokenizer.date)
+    with_template(base.tokenizer, info.conversations, base.tokenizer.date)
     change = logit_change(plain, base.model)
     if change == 0.0:
         raise MlxHybridError(

@@ -29,13 +29,16 @@ class Facts:
     results: list[Measured] = field(default_factory=list)
     manifests: list[dict] = field(default_factory=list)
     export: dict = field(default_factory=dict)
+    template: dict = field(default_factory=dict)
+    """How conversations were written: `template` options and the `system` turn, where they are not the usual."""
 
     @classmethod
     def of_export(cls, name: str, export: dict) -> "Facts":
         """Facts of an export from its report."""
         method = export.get("adapter", {}).get("method", "")
         form = WHOLE.get(export.get("kind", "")) or export["to"]
-        return cls(name, form, method, export.get("base", {}), export=export)
+        template = export.get("adapter", {}).get("conversations", {})
+        return cls(name, form, method, export.get("base", {}), export=export, template=template)
 
     @property
     def base_id(self) -> str:
@@ -67,7 +70,14 @@ def adapter_facts(folder: Path, name: str) -> Facts:
     from mlx_hybrid.adapters.store import read_adapter_config
 
     info = read_adapter_config(folder)
-    return Facts(name, method=info.method, base=info.base, modules=len(info.modules), adapter=info.adapter)
+    return Facts(
+        name,
+        method=info.method,
+        base=info.base,
+        modules=len(info.modules),
+        adapter=info.adapter,
+        template=info.conversations,
+    )
 
 
 def manifests(config: Config) -> list[dict]:

@@ -46,6 +46,7 @@ def usage(facts: Facts, repo: str = "") -> dict[str, Any]:
         "facts": facts,
         "form": facts.form,
         "method": facts.method,
+        "conversations": facts.template,
         "export": facts.export,
         "order": facts.export.get("load_order", []),
         "what": WHAT.get(facts.form, "An adapter for MLX"),

@@ -183,7 +183,7 @@ def settings_of_adapter(folder: Path, name: str, model: str | None) -> dict[str,
     info = read_adapter_config(folder)
     wanted = base_of(name, info.base["id"], model, "--model")
     adapter = {f"adapter.{key}": value for key, value in to_tree(info.adapter).items()}
-    template = {f"model.{key}": info.extra[key] for key in ("template", "system") if info.extra.get(key)}
+    template = {f"model.{key}": value for key, value in info.conversations.items()}
     return {"start_from": name, "method": info.method, "model.name": wanted} | template | adapter
 
 

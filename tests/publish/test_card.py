@@ -8,7 +8,7 @@ from huggingface_hub import ModelCard
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.files import read_json, write_json
 from mlx_hybrid.publish.card import is_made, model_card, packing, write_card
-from mlx_hybrid.publish.facts import run_facts
+from mlx_hybrid.publish.facts import Facts, run_facts
 from mlx_hybrid.publish.publication import plan
 from mlx_hybrid.run import Run
 
@@ -269,3 +269,19 @@ def test_mixed_bits_are_said_as_they_are():
     mixed = packed | {"model.embed_tokens": {"bits": 8, "group_size": 32}, "lm_head": False}
     assert packing(mixed) == "4 bits, groups of 32; embed_tokens: 8 bits, groups of 32; lm_head: not packed"
     assert packing({}) == ""
+
+
+def test_how_conversations_were_written_is_said_where_it_is_used(run):
+    facts = run_facts(run)
+    assert "chat_template_kwargs" not in model_card(facts, "")
+    facts.template = {"template": {"enable_thinking": False}, "system": "fold"}
+    text = model_card(facts, "")
+    assert "`enable_thinking: false`" in text
+    assert "before the first user turn" in text
+    export = {
+        "to": "peft",
+        "kind": "lora",
+        "base": {"id": "a/b"},
+        "adapter": {"conversations": facts.template},
+    }
+    assert Facts.of_export("x", export).template == facts.template
