@@ -39,7 +39,11 @@ def parsed_call(call: dict) -> dict:
 
 
 def is_trained(turn: dict) -> bool:
-    """Whether a turn is an answer, and not marked as one not to learn from."""
+    """Whether a turn is an answer that says something, and not marked as one not to learn from."""
+    if not any(
+        turn.get(key) for key in ("content", "tool_calls", "reasoning_content", "thinking", "reasoning")
+    ):
+        return False
     marks = [turn.get("weight"), turn.get("train"), turn.get("training")]
     return turn["role"] == "assistant" and not any(mark is not None and not mark for mark in marks)
 

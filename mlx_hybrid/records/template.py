@@ -107,7 +107,7 @@ def make_example(record: Record, tokenizer: Any) -> Example:
     turns = [plain_turn(turn) for turn in record.turns()]
     wanted = [n for n, turn in enumerate(record.turns()) if is_trained(turn)]
     if turns and not wanted:
-        raise SetAside("every answer is marked as not to be trained (weight, train or training)")
+        raise SetAside("every answer is empty, or marked as not to be trained (weight, train or training)")
     if not turns:
         made = text_tokens(record.fields["text"], tokenizer)
     elif tokenizer.has_chat_template:
@@ -174,7 +174,11 @@ def answers_to(record: Record, answers: Iterable[str], tokenizer: Any) -> tuple[
 
 def completion(turns: list[dict], tokenizer: Any) -> Masked:
     """Prompt and completion for a model without a chat template."""
-    if len(turns) != 2 or not all(isinstance(turn.get("content"), str) for turn in turns):
+    if (
+        len(turns) != 2
+        or not all(isinstance(turn.get("content"), str) for turn in turns)
+        or turns[1].get("tool_calls")
+    ):
         raise SetAside(
             "the model has no chat template, so only a prompt and a completion of text can be used"
         )

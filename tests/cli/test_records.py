@@ -28,7 +28,7 @@ def test_the_trained_text_is_marked(tmp_path):
     assert result.exit_code == 0, result.output
     assert "Hujambo?" in result.stdout
     assert "⟦Sijambo.<|end|>⟧" in result.stdout
-    assert "set aside: every answer is marked" in result.stdout
+    assert "set aside: every answer is empty, or marked" in result.stdout
     assert "messages (2)" in result.stderr
 
 

@@ -253,3 +253,19 @@ def test_records_with_nothing_left_to_train_are_set_aside(tokenizer):
     assert [where for where, _ in made.aside] == [f"data.jsonl:{n}" for n in range(1, 5)]
     assert "no token is left to train on" in made.aside[0][1]
     assert "marked as not to be trained" in made.aside[3][1]
+
+
+@pytest.mark.parametrize("template", ["chatml", "none"])
+@pytest.mark.parametrize("content", ["", None])
+def test_an_answer_that_says_nothing_is_not_trained(template, content):
+    tokenizer = wrapped(byte_tokenizer(TEMPLATES[template]))
+    made = make_examples(
+        [record([USER, {"role": "assistant", "content": content}])], tokenizer, max_tokens=512
+    )
+    assert "every answer is empty" in made.aside[0][1]
+
+
+def test_a_tool_call_without_a_template_is_set_aside():
+    call = {"role": "assistant", "content": None, "tool_calls": [CALL]}
+    made = make_examples([record([USER, call])], wrapped(byte_tokenizer(None)), max_tokens=512)
+    assert "no chat template" in made.aside[0][1]

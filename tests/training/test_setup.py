@@ -48,5 +48,5 @@ def test_a_changed_record_or_setting_changes_the_identity(other):
 
 
 def test_records_that_are_all_set_aside_stop_the_run_with_their_reason():
-    with pytest.raises(DataError, match="No training record is left: every answer is marked"):
+    with pytest.raises(DataError, match="No training record is left: every answer is empty, or marked"):
         identity(replace(chats(weight=0)))
