@@ -1,4 +1,4 @@
-"""How the bundled base's text is cut, spelt and chosen (tools/)."""
+"""How the bundled base's text is cut, spelt and chosen (tools/base/)."""
 
 import math
 import random
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tools" / "base"))
 
 from corpus import PIECE_BYTES, monotonic, pieces
 from pretrain_data import answers_weighed, encode

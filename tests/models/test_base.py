@@ -102,7 +102,7 @@ def test_it_is_small_quantised_and_alone(base):
 
 def test_the_card_names_data_licences_and_command():
     card = (BUNDLED_FOLDER / "README.md").read_text(encoding="utf-8")
-    for words in ("CC BY-SA 4.0", "tools/pretrain_base.py", "bits per byte", "commonvoice", "never"):
+    for words in ("CC BY-SA 4.0", "tools/base/pretrain_base.py", "bits per byte", "commonvoice", "never"):
         assert words in card
     assert "Attribution-ShareAlike 4.0 International" in (BUNDLED_FOLDER / "LICENSE").read_text()
     assert "CC BY-SA" in (PROJECT / "NOTICE").read_text() or "ShareAlike" in (PROJECT / "NOTICE").read_text()

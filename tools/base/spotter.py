@@ -1,4 +1,4 @@
-"""Find the topic of a line by the words of the project's list (tools/lexicon/) that stand in it."""
+"""Find the topic of a line by the words of the project's list (tools/base/lexicon/) that stand in it."""
 
 import csv
 import random

@@ -1,7 +1,7 @@
 """Write the bundled base's model card from its measures and the text's manifest.
 
-python tools/measure_base.py mlx_hybrid/base -o measures.json
-python tools/base_card.py measures.json --tokens 8.2 --command "…" -o mlx_hybrid/base/README.md
+python tools/base/measure_base.py mlx_hybrid/base -o measures.json
+python tools/base/base_card.py measures.json --tokens 8.2 --command "…" -o mlx_hybrid/base/README.md
 """
 
 import argparse
@@ -39,7 +39,7 @@ needs about 3.0.
 {bits}
 
 Mean over the 16 languages with more than 1 MB of text: **{mean:.2f}**. Yoruba, Hausa and Amharic are nearly unseen on purpose: they are the
-languages to adapt to. `python tools/measure_base.py mlx_hybrid/base --what bits --lines 100` repeats these measures.
+languages to adapt to. `python tools/base/measure_base.py mlx_hybrid/base --what bits --lines 100` repeats these measures.
 
 {more}
 ## Training
@@ -52,7 +52,7 @@ annealed to a rate of zero on a mix with more translations and instructions, and
 ```
 
 The text is public and allows redistribution with attribution and share-alike. Translations are TICO-19 and NTREX-128 lines 1–500 (not
-for Yoruba, Hausa, Amharic). Instructions, the word list and the topic names in `tools/lexicon/` were written for this project. XNLI, FLORES and
+for Yoruba, Hausa, Amharic). Instructions, the word list and the topic names in `tools/base/lexicon/` were written for this project. XNLI, FLORES and
 SIB-200 never entered.
 
 | language | source | repository | licence | lines | bytes |

@@ -32,7 +32,7 @@ SENTENCE_END = re.compile(r"(?<=[.!?…।؟۔])\s+|(?<=[。！？])")
 
 def data_root() -> Path:
     """The folder of development data: `MLX_HYBRID_DATA`, else `../shared/data` beside the project."""
-    default = Path(__file__).resolve().parents[2] / "shared" / "data"
+    default = Path(__file__).resolve().parents[3] / "shared" / "data"
     root = Path(os.environ.get("MLX_HYBRID_DATA", default))
     if not (root / "text").is_dir():
         raise SystemExit(

@@ -1,6 +1,6 @@
 """Measure the bundled base like a base, in one command.
 
-    python tools/measure_base.py mlx_hybrid/base [--what bits sib adapt translate] [-o measures.json]
+    python tools/base/measure_base.py mlx_hybrid/base [--what bits sib adapt translate] [-o measures.json]
 
 bits: bits per byte on FLORES dev, for each of the 19 languages, of the shipped weights.
 sib: SIB-200 test accuracy after full fine-tuning of the dequantised weights with 32 and 160 records a language in 8

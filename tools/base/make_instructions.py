@@ -1,11 +1,11 @@
 """Instruction records for the bundled base, made from the project's own word list and chats and from pretraining text.
 
-    python tools/make_instructions.py -o ~/base-instructions.jsonl
+    python tools/base/make_instructions.py -o ~/base-instructions.jsonl
 
 Three kinds: the topic of a few words, of a sentence or of its keywords, the word in another language, and the bundled
 chats. A line of text has a topic where at least two concepts of one topic occur in it, twice as many as of any other;
-from such lines a classifier learns to name the rest (topic_teacher.py). The word list (tools/lexicon/) was written for
-this project; no benchmark sentence is read.
+from such lines a classifier learns to name the rest (topic_teacher.py). The word list (tools/base/lexicon/) was written
+for this project; no benchmark sentence is read.
 """
 
 import argparse

@@ -1,10 +1,10 @@
 r"""Pretrain the bundled base: a small multilingual causal language model in Qwen3 or Llama shape.
 
-    python tools/make_instructions.py -o instructions.jsonl
-    python tools/pretrain_base.py train --instructions instructions.jsonl              # until stopped; resumes
-    python tools/pretrain_base.py anneal --instructions instructions.jsonl --instruction-share 0.35 \
+    python tools/base/make_instructions.py -o instructions.jsonl
+    python tools/base/pretrain_base.py train --instructions instructions.jsonl              # until stopped; resumes
+    python tools/base/pretrain_base.py anneal --instructions instructions.jsonl --instruction-share 0.35 \
         --parallel 0.15 --minutes 22 -o annealed                                       # decay, then a HF folder
-    python tools/build_base.py annealed --tokenizer mlx_hybrid/base -o mlx_hybrid/base  # quantise
+    python tools/base/build_base.py annealed --tokenizer mlx_hybrid/base -o mlx_hybrid/base  # quantise
 
 `train` holds the learning rate constant, so it may be stopped and resumed for as long as there is time;
 where the state is gone, `--begin FOLDER` goes on from released weights (`mlx_lm.convert -d` makes them floats).
@@ -12,7 +12,7 @@ where the state is gone, `--begin FOLDER` goes on from released weights (`mlx_lm
 text, and writes the model. Matrices are trained by Muon, the rest by AdamW. Runs on CPU (bf16 autocast) and CUDA.
 On a CPU two processes of one thread read a quarter more than one of two threads; the gradients are averaged:
 
-    OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 tools/pretrain_base.py train ...
+    OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 tools/base/pretrain_base.py train ...
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Turn a pretrained Hugging Face folder into the bundled base: MLX weights, quantised, with its tokenizer.
 
-    python tools/build_base.py ~/base-annealed --tokenizer mlx_hybrid/base -o mlx_hybrid/base --bits 4
+    python tools/base/build_base.py ~/base-annealed --tokenizer mlx_hybrid/base -o mlx_hybrid/base --bits 4
 
 Prints the bits per byte on FLORES dev before and after quantising.
 """

@@ -1,6 +1,6 @@
 """Train the bundled base's tokenizer: SentencePiece unigram with byte fallback over 19 languages.
 
-    python tools/train_tokenizer.py -o mlx_hybrid/base
+    python tools/base/train_tokenizer.py -o mlx_hybrid/base
 
 Writes `tokenizer.model` (SentencePiece) and `tokenizer.json` + `tokenizer_config.json` for
 PreTrainedTokenizerFast. transformers' LlamaTokenizer would read the unigram model as BPE, so the class is
