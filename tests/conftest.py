@@ -27,7 +27,7 @@ os.environ |= {  # read when the libraries are imported
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
-pytest_plugins = ["browser", "data_marker", "pytester"]
+pytest_plugins = ["browser", "data_marker", "pytester", "real_models"]
 
 
 @pytest.fixture(autouse=True)
