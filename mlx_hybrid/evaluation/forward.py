@@ -1,5 +1,6 @@
 """Log-likelihoods of chosen tokens, without ever keeping the logits of the others."""
 
+import copy
 import math
 from collections.abc import Sequence
 
@@ -36,9 +37,16 @@ class Forward:
         self.positions = max(1, LOGITS_AT_ONCE // self.vocabulary)
         self.most_tokens = self.positions if self.head is _as_is else math.inf
         self.least_tokens = least_tokens(model)
-        apart = self.head is not _as_is and self.head.comes_apart(hidden)
+        apart = self.head is not _as_is and self.head.comes_apart(hidden, logits)
         self.part = self.head.part if apart else None
         self.prefix_layers = len(model.layers) if keeps_keys_alone(model) else 0
+
+    def narrow(self, entries: int) -> "Forward":
+        """The same with the first entries alone, where the head comes in parts: for trials."""
+        other = copy.copy(self)
+        if self.part is not None:
+            other.vocabulary = min(entries, self.vocabulary)
+        return other
 
     def log_likelihoods(self, hidden: mx.array, rows: np.ndarray, targets: np.ndarray) -> np.ndarray:
         """log p(targets[i]) after the hidden state rows[i] of `hidden` (m, d); (n,) in float64, one product a row."""
@@ -114,9 +122,10 @@ def log_sum_exp(logits: mx.array) -> np.ndarray:
 
 
 def least_tokens(model: nn.Module) -> int:
-    """How many tokens a batch needs for the products' full speed; a packed weight is unpacked once a batch."""
+    """How many tokens a batch needs for the products' full speed; a packed weight is unpacked once a batch, in the time
+    that 75 tokens take."""
     packed = any(name.endswith(".scales") for name, _ in tree_flatten(model.parameters()))
-    return 512 if on_cpu() and not packed else 2048
+    return (768 if packed else 512) if on_cpu() else 2048
 
 
 def _as_is(logits: mx.array) -> mx.array:

@@ -24,10 +24,9 @@ from mlx_hybrid.evaluation.prefix import (
 )
 from mlx_hybrid.models.head import evaluating
 
-KEYS_AT_ONCE = 1 << 14  # keys of one layer that options continue in one pass
+KEYS_AT_ONCE = 1 << 15  # keys of one layer that options continue in one pass
 
-ROWS_AT_FULL_SPEED = 64  # of a product on the CPU, nearly
-TRIAL_TOKENS = 1024  # all of the trial in one pass
+TRIAL_TOKENS, TRIAL_ENTRIES = 1024, 64  # all of the trial in one pass, and little of the head
 
 Prefix = Literal["auto", "shared", "plain"]
 
@@ -117,8 +116,9 @@ def _can_share(forward: Forward) -> bool:
     if not forward.prefix_layers:
         return False
     start = [0, 1, 2, 0] * (LEAST_SHARED // 4)
-    prompts = ([0, 1, 2], [2], [1, 0])
+    prompts = ([0, 1, 2], [2], [1, 0], [1], [0, 2, 2], [2, 0])  # enough rows for quick products
     items = [OptionItem([*start, *own], [[1, 2], [2, 0, 1]]) for own in prompts] + [OptionItem([2], [[0, 2]])]
+    forward = forward.narrow(TRIAL_ENTRIES)
     try:
         shared = _score_shared(forward, items, TRIAL_TOKENS)
     except (ValueError, TypeError, AttributeError, IndexError):
@@ -189,7 +189,7 @@ def _continue(
     lengths_of_tails = [len(tail) for _, tail in paths]
     longest = max(lengths_of_tails, default=0)
     size = max(1, int(min(batch_tokens, KEYS_AT_ONCE) // (caches[0].keys.shape[2] + longest)))
-    alike = batches_by_length(lengths_of_tails, longest * len(paths), ROWS_AT_FULL_SPEED)
+    alike = batches_by_length(lengths_of_tails, longest * len(paths), forward.least_tokens // 8)
     hidden = []
     for batch in (own[start : start + size] for own in alike for start in range(0, len(own), size)):
         part = [paths[n] for n in batch]
