@@ -12,7 +12,7 @@ from mlx_hybrid.cli import main
 PROJECT = Path(__file__).resolve().parents[1]
 SHORTER = {
     "finetune": ["--set", "train.steps=1", "--set", "train.batch_size=2", "--set", "data.valid_share=0.001",
-                 "--set", "data.test_share=0.01", "--set", "adapter.start_records=1"],
+                 "--set", "data.test_share=0.01", "--set", "adapter.sketch.records=1"],
     "generate": ["--max-tokens", "8"],
 }  # fmt: skip
 

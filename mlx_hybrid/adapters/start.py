@@ -119,12 +119,10 @@ def probe_pass(
     for name, probe in probes.items():
         k, (d_in, d_out) = sides[name].shape[-1], linear_shape(probe.linear)
         stack = sides[name].shape[:-2]
-        a, b = (
-            (sides[name], mx.zeros((*stack, k, d_out)))
-            if forward
-            else (mx.zeros((*stack, d_in, k)), transposed(sides[name]))
-        )
-        probe.put_leaves({"lora_a": a, "lora_b": b})
+        if forward:
+            probe.put_leaves({"lora_a": sides[name], "lora_b": mx.zeros((*stack, k, d_out))})
+        else:
+            probe.put_leaves({"lora_a": mx.zeros((*stack, d_in, k)), "lora_b": transposed(sides[name])})
     leaf = "lora_b" if forward else "lora_a"
     model.freeze()
     for probe in probes.values():

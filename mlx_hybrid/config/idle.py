@@ -17,16 +17,7 @@ from mlx_hybrid.config.settings import Config, SketchConfig
 from mlx_hybrid.errors import ConfigError
 
 SKETCH = tuple(f"adapter.sketch.{field.name}" for field in dataclasses.fields(SketchConfig))
-UNUSED_BY_FULL = (
-    *(
-        "train.orthogonal_learning_rate",
-        "adapter.mixing",
-        "adapter.unitary",
-        "adapter.targets",
-        "adapter.layers",
-    ),
-    *SKETCH,
-)
+UNUSED_BY_FULL = (*SKETCH, *(f"adapter.{key}" for key in ("mixing", "unitary", "targets", "layers")))
 HARMLESS = {"train.weight_decay": 0.0, "adapter.mixing": "off", "adapter.layers": 0, "adapter.unitary": ()}
 """Values that ask for nothing, so that nothing is what they get."""
 
@@ -57,7 +48,8 @@ def idle_settings(config: Config) -> dict[str, str]:
     """Why a setting does nothing under the method of `config`, and what acts, by its key."""
     adapter = config.adapter
     if adapter.full:
-        return dict.fromkeys(UNUSED_BY_FULL, "every weight is trained, and train.learning_rate acts")
+        keys = ("train.orthogonal_learning_rate", *UNUSED_BY_FULL)
+        return dict.fromkeys(keys, "every weight is trained, and train.learning_rate acts")
     idle = {}
     if not adapter.low_rank:
         idle["train.learning_rate"] = "there is no low-rank branch; train.orthogonal_learning_rate acts"
@@ -68,9 +60,7 @@ def idle_settings(config: Config) -> dict[str, str]:
         why = "nothing starts from a gradient; adapter.low_rank.start and adapter.rotation.start make it"
         idle |= dict.fromkeys(SKETCH, why)
     if not (adapter.low_rank and adapter.rotation):
-        idle["adapter.mixing"] = (
-            "steps are shared between two branches, adapter.rotation and adapter.low_rank"
-        )
+        idle["adapter.mixing"] = "it takes two branches, adapter.rotation and adapter.low_rank"
     return idle
 
 

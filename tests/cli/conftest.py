@@ -57,7 +57,7 @@ def settings() -> list[str]:
     return [
         "--set", "governance.enabled=false", "--set", "train.steps=12", "--set", "train.batch_size=8",
         "--set", "train.report_every=4", "--set", "train.validate_every=6", "--set", "data.test_share=0.2",
-        "--set", "adapter.start_records=8", "--set", "train.learning_rate=2e-3",
+        "--set", "adapter.sketch.records=8", "--set", "train.learning_rate=2e-3",
         "--set", "train.orthogonal_learning_rate=2e-3",
     ]  # fmt: skip
 

@@ -253,7 +253,7 @@ def test_texts_are_compared_in_bits_per_byte(folder, tmp_path):
         (("--variants", "lowr"), 'Unknown variant "lowr"'),
         (("--variants", "tatweel"), "applies to none of deu_Latn, eng_Latn"),
         (("--pivot", "sw"), "no test record is in swh_Latn"),
-        (("--set", "adapter.rank=2"), "adapter.low_rank.rank is set for every method"),
+        (("--set", "adapter.low_rank.rank=2"), "adapter.low_rank.rank is set for every method"),
         (("--data", "nowhere.jsonl"), "nowhere.jsonl is not there"),
         (("--max-tokens", "9"), "--max-tokens is for translations"),
         (("--methods", "lora,hra", "--workers", "2", "--budget", "time"), "--workers"),

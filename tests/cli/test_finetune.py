@@ -25,7 +25,7 @@ PROJECTIONS = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "
 
 
 SHORT = [
-    "--method", "lora", "--set", "train.steps=1", "--set", "adapter.start=zeros", "--set", "evaluate=false",
+    "--method", "lora", "--set", "train.steps=1", "--set", "adapter.low_rank.start=zeros", "--set", "evaluate=false",
 ]  # fmt: skip
 
 

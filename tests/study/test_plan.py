@@ -76,7 +76,7 @@ def test_governance_in_steps_adds_one_stage_at_a_time(source):
         ({"methods": ("lora", "lora")}, "twice"),
         ({"rates": (0.0,)}, "above zero"),
         ({"governance": ("langauge",)}, '"language"'),
-        ({"overrides": ("adapter.rank=3",)}, "adapter.low_rank.rank is set for every method"),
+        ({"overrides": ("adapter.low_rank.rank=3",)}, "adapter.low_rank.rank is set for every method"),
     ],
     ids=["method", "twice", "rate", "governance", "rank"],
 )
