@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from mlx_hybrid.evaluation.results import Row
     from mlx_hybrid.exports.checks import Report
-    from mlx_hybrid.jobs.finetune import JobEvent
+    from mlx_hybrid.jobs.events import JobEvent
 
 Names = str | Path | Sequence[str | Path]
 

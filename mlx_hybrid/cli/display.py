@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mlx_hybrid.cli.commands import command
-from mlx_hybrid.jobs.finetune import AdapterReady, Evaluated, JobEvent, Prepared
+from mlx_hybrid.jobs.events import AdapterReady, Evaluated, JobEvent, Prepared
 from mlx_hybrid.training.events import Finished, Interrupted, Note, Started, Trained, Validated
 
 if TYPE_CHECKING:

@@ -71,7 +71,7 @@ def measure(request: Request, tell: Tell) -> Told:
     if path:
         write_results(path, results)
     if run and request.output is None:
-        from mlx_hybrid.jobs.finetune import write_pages
+        from mlx_hybrid.jobs.held_out import write_pages
 
         write_pages(run)
     return Told(results, path, run.path if run else None)

@@ -1,14 +1,14 @@
 """The main job, composed once: govern → train → evaluate. It yields events; the command line shows them."""
 
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mlx_hybrid.adapters.attach import check_attach
 from mlx_hybrid.config import Config, to_tree
 from mlx_hybrid.errors import ConfigError, DataError
+from mlx_hybrid.jobs.events import JobEvent, Prepared
+from mlx_hybrid.jobs.held_out import ask_base, finish
 from mlx_hybrid.models.adapted import UNCHECKED, find_adapter
 from mlx_hybrid.models.base import check_local, tokenizer_for
 from mlx_hybrid.records.files import Sources, find_sources
@@ -34,42 +34,6 @@ from mlx_hybrid.training.setup import (
     start_from_gradient,
     tokenised,
 )
-
-if TYPE_CHECKING:
-    from mlx_hybrid.evaluation.results import Results
-    from mlx_hybrid.evaluation.sets import EvaluationSet
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """The data has been read; `reasons` counts what governance set aside, `run`/data/rejected.jsonl holds it."""
-
-    run: Run
-    kept: int
-    rejected: int
-    reasons: dict[str, int]
-    train: int
-    valid: int
-    test: int
-
-
-@dataclass(frozen=True)
-class AdapterReady:
-    """The best adapter was put on a fresh base, and changes its logits by up to `change`."""
-
-    path: Path
-    modules: int
-    change: float
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    """Base against adapter on the held-out records (docs/evaluation.md)."""
-
-    results: "Results"
-
-
-JobEvent = Event | Prepared | AdapterReady | Evaluated
 
 
 def finetune(
@@ -232,77 +196,6 @@ def steps(
         temperature=config.data.temperature,
         world=world,
     )
-
-
-def ask_base(
-    config: Config, run: Run, split: Split, setup: Setup
-) -> "Generator[Note, None, dict[str, EvaluationSet]]":
-    """Keep the base's answers to the held-out records in the run; the sets asked, none where nothing is measured."""
-    from mlx_hybrid.evaluation.answers import collect
-    from mlx_hybrid.evaluation.evaluate import held_out_sets, parts_of
-
-    if not config.evaluate or not setup.test:
-        return {}
-    test, trained, why = held_out_sets(
-        split.test,
-        split.train,
-        group=config.data.group,
-        max_tokens=config.train.max_tokens,
-        measured={example.where for example in setup.test},
-    )
-    if why:
-        yield Note(why)
-    yield Note(f"Scoring the base on {len(setup.test)} held-out records.")
-    parts = parts_of(test, trained=trained, seed=config.seed)
-    path, identity = answers_of(run) / "base.answers.jsonl", setup.base.identity["fingerprint"]
-    collect(setup.base.model, setup.base.tokenizer, parts, path, name="base", identity=identity)
-    return parts
-
-
-def answers_of(run: Run) -> Path:
-    """Where the answers to the held-out records are kept."""
-    return run.path / "evaluation" / "answers" / "held-out"
-
-
-def finish(
-    config: Config, run: Run, setup: Setup, held_out: "dict[str, EvaluationSet]"
-) -> Iterator[JobEvent]:
-    """Load the best adapter onto a fresh base, as a user will, and measure it."""
-    from mlx_hybrid.adapters.attach import settle
-    from mlx_hybrid.evaluation.evaluate import evaluate
-    from mlx_hybrid.evaluation.results import write_results
-    from mlx_hybrid.models.adapted import load_run
-    from mlx_hybrid.models.base import load_base
-
-    tokenizer, fingerprint = setup.base.tokenizer, setup.base.identity["fingerprint"]
-    setup.base = setup.optimizer = None
-    loaded = load_run(run, base_name=config.model.name, tokenizer=tokenizer)
-    yield AdapterReady(run.adapter, loaded.modules, loaded.change)
-    if held_out:
-        yield Note(f"Scoring the adapter on {len(setup.test)} held-out records.")
-        (answers_of(run) / "adapted.answers.jsonl").unlink(missing_ok=True)  # of a call that was killed here
-        results = evaluate(
-            {"base": lambda: load_base(config.model.name).model, "adapted": settle(loaded.model)},
-            tokenizer,
-            held_out["test"],
-            trained=held_out.get("trained"),
-            seed=config.seed,
-            directory=answers_of(run),
-            identities={"base": fingerprint},
-        )
-        write_results(run.path / "evaluation" / "held-out.json", results)
-        yield Evaluated(results)
-    run.update(status="finished")
-    write_pages(run)
-
-
-def write_pages(run: Run) -> None:
-    """The page to read and the draft of a model card, from what the run wrote down."""
-    from mlx_hybrid.publish.card import write_card
-    from mlx_hybrid.report.run_page import write_run_page
-
-    write_run_page(run)
-    write_card(run)
 
 
 def plan(config: Config, *, world: World = ALONE, force: bool = False) -> dict:

@@ -7,8 +7,9 @@ import pytest
 
 from mlx_hybrid.evaluation.results import Results, Row
 from mlx_hybrid.jobs import finetune as job
+from mlx_hybrid.jobs.events import Evaluated, Prepared
 from mlx_hybrid.run import Run
-from mlx_hybrid.training.events import Interrupted
+from mlx_hybrid.training.events import Interrupted, Note
 
 RESULTS = Results(
     {"records": 9},
@@ -28,7 +29,7 @@ def events(monkeypatch, tmp_path):
     Run(path).update(status="finished")
 
     def play(*more):
-        prepared = job.Prepared(Run(path), 9, 0, {}, 7, 1, 1)
+        prepared = Prepared(Run(path), 9, 0, {}, 7, 1, 1)
         monkeypatch.setattr(job, "finetune", lambda *_, **__: iter([prepared, *more]))
         return path
 
@@ -36,7 +37,7 @@ def events(monkeypatch, tmp_path):
 
 
 def test_the_next_command_can_be_pasted(events, run):
-    path = events(job.Evaluated(RESULTS))
+    path = events(Evaluated(RESULTS))
     result = run("finetune")
     assert f"Run saved in {path}." in result.stdout
     assert shlex.split(result.stdout.splitlines()[-1]) == ["mlx-hybrid", "chat", str(path)]
@@ -50,7 +51,7 @@ def test_the_resume_command_can_be_pasted(events, run):
 
 
 def test_json_is_alone_on_stdout(events, run):
-    path = events(job.Evaluated(RESULTS))
+    path = events(Evaluated(RESULTS))
     result = run("finetune", "--json")
     told = {"format": 1, "run": str(path), "status": "finished", "results": RESULTS.tree()}
     assert json.loads(result.stdout) == told
@@ -59,5 +60,5 @@ def test_json_is_alone_on_stdout(events, run):
 
 
 def test_lines_are_not_broken_for_a_file(events, run):
-    events(job.Note("word " * 40))
+    events(Note("word " * 40))
     assert "word " * 40 in run("finetune").stderr

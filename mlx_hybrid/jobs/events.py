@@ -1,0 +1,40 @@
+"""What the main job has to tell beside the events of training."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlx_hybrid.evaluation.results import Results
+from mlx_hybrid.run import Run
+from mlx_hybrid.training.events import Event
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The data has been read; `reasons` counts what governance set aside, `run`/data/rejected.jsonl holds it."""
+
+    run: Run
+    kept: int
+    rejected: int
+    reasons: dict[str, int]
+    train: int
+    valid: int
+    test: int
+
+
+@dataclass(frozen=True)
+class AdapterReady:
+    """The best adapter was put on a fresh base, and changes its logits by up to `change`."""
+
+    path: Path
+    modules: int
+    change: float
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """Base against adapter on the held-out records (docs/evaluation.md)."""
+
+    results: Results
+
+
+JobEvent = Event | Prepared | AdapterReady | Evaluated

@@ -1,0 +1,78 @@
+"""A run's held-out records: the base's answers before training, the adapter's after it, and both compared."""
+
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+from mlx_hybrid.adapters.attach import settle
+from mlx_hybrid.config import Config
+from mlx_hybrid.evaluation.answers import collect
+from mlx_hybrid.evaluation.evaluate import evaluate, held_out_sets, parts_of
+from mlx_hybrid.evaluation.results import write_results
+from mlx_hybrid.evaluation.sets import EvaluationSet
+from mlx_hybrid.jobs.events import AdapterReady, Evaluated, JobEvent
+from mlx_hybrid.models.adapted import load_run
+from mlx_hybrid.models.base import load_base
+from mlx_hybrid.records.split import Split
+from mlx_hybrid.run import Run
+from mlx_hybrid.training.events import Note
+from mlx_hybrid.training.setup import Setup
+
+
+def ask_base(
+    config: Config, run: Run, split: Split, setup: Setup
+) -> Generator[Note, None, dict[str, EvaluationSet]]:
+    """Keep the base's answers to the held-out records in the run; the sets asked, none where nothing is measured."""
+    if not config.evaluate or not setup.test:
+        return {}
+    test, trained, why = held_out_sets(
+        split.test,
+        split.train,
+        group=config.data.group,
+        max_tokens=config.train.max_tokens,
+        measured={example.where for example in setup.test},
+    )
+    if why:
+        yield Note(why)
+    yield Note(f"Scoring the base on {len(setup.test)} held-out records.")
+    parts = parts_of(test, trained=trained, seed=config.seed)
+    path, identity = answers_of(run) / "base.answers.jsonl", setup.base.identity["fingerprint"]
+    collect(setup.base.model, setup.base.tokenizer, parts, path, name="base", identity=identity)
+    return parts
+
+
+def answers_of(run: Run) -> Path:
+    """Where the answers to the held-out records are kept."""
+    return run.path / "evaluation" / "answers" / "held-out"
+
+
+def finish(config: Config, run: Run, setup: Setup, held_out: dict[str, EvaluationSet]) -> Iterator[JobEvent]:
+    """Load the best adapter onto a fresh base, as a user will, and measure it."""
+    tokenizer, fingerprint = setup.base.tokenizer, setup.base.identity["fingerprint"]
+    setup.base = setup.optimizer = None
+    loaded = load_run(run, base_name=config.model.name, tokenizer=tokenizer)
+    yield AdapterReady(run.adapter, loaded.modules, loaded.change)
+    if held_out:
+        yield Note(f"Scoring the adapter on {len(setup.test)} held-out records.")
+        (answers_of(run) / "adapted.answers.jsonl").unlink(missing_ok=True)  # of a call that was killed here
+        results = evaluate(
+            {"base": lambda: load_base(config.model.name).model, "adapted": settle(loaded.model)},
+            tokenizer,
+            held_out["test"],
+            trained=held_out.get("trained"),
+            seed=config.seed,
+            directory=answers_of(run),
+            identities={"base": fingerprint},
+        )
+        write_results(run.path / "evaluation" / "held-out.json", results)
+        yield Evaluated(results)
+    run.update(status="finished")
+    write_pages(run)
+
+
+def write_pages(run: Run) -> None:
+    """The page to read and the draft of a model card, from what the run wrote down."""
+    from mlx_hybrid.publish.card import write_card
+    from mlx_hybrid.report.run_page import write_run_page
+
+    write_run_page(run)
+    write_card(run)
