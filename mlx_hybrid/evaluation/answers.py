@@ -14,11 +14,12 @@ from mlx_hybrid.evaluation.metrics import calibration
 from mlx_hybrid.evaluation.metrics.classification import choose
 from mlx_hybrid.evaluation.results import Results
 from mlx_hybrid.evaluation.scoring import score_options, sequence_nll
-from mlx_hybrid.evaluation.sets import EvaluationSet, byte_counts, item, references
+from mlx_hybrid.evaluation.sets import EvaluationSet, item, references
 from mlx_hybrid.files import write_text
 from mlx_hybrid.records.template import question_tokens
 
 FORMAT = 1
+TEXTS = "as the tokenizer begins them"  # answers to texts of older files have no bytes
 BLOCK = 1024  # examples answered between two writes
 
 
@@ -59,15 +60,18 @@ def collect(
 
 
 def answer(model: Any, tokenizer: Any, examples: EvaluationSet, *, generate: Callable | None) -> list[dict]:
-    """One dictionary a record: `sums` and `counts` of its options, `nats` of its text or of its trained `tokens`, or
-    the `text` generated."""
+    """One dictionary a record: `sums` and `counts` of its options, `nats` of the predicted `bytes` of its text or of
+    its trained `tokens`, or the `text` generated."""
     if examples.kind == "classification":
         items = [item(r, o, tokenizer) for r, o in zip(examples.records, examples.options, strict=True)]
         scores = score_options(model, items)
         return [{"sums": s[:, 0].tolist(), "counts": s[:, 1].astype(int).tolist()} for s in scores]
     if examples.kind == "text":
-        tokens = [text_tokens(record.fields["text"], tokenizer) for record in examples.records]
-        return [{"nats": value} for value, _ in likelihoods(model, tokens)]
+        texts = [record.fields["text"] for record in examples.records]
+        tokens = [tokenizer.continued(text) for text in texts]
+        sizes = [predicted_bytes(*own, tokenizer) for own in zip(texts, tokens, strict=True)]
+        told = likelihoods(model, tokens)
+        return [{"nats": nats, "bytes": size} for (nats, _), size in zip(told, sizes, strict=True)]
     if examples.kind == "conversation":
         from mlx_hybrid.records.template import make_examples
 
@@ -81,11 +85,16 @@ def answer(model: Any, tokenizer: Any, examples: EvaluationSet, *, generate: Cal
     return [{"text": text} for text in generate(model, asked)]
 
 
-def text_tokens(text: str, tokenizer: Any) -> list[int]:
-    """A text as the tokenizer begins it, else after the BOS or the EOS token, so that all of it is predicted."""
-    tokens = tokenizer.continued(text)
-    first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-    return tokens if tokenizer.begun([]) or first is None else [first, *tokens]
+def predicted_bytes(text: str, tokens: list[int], tokenizer: Any) -> int:
+    """UTF-8 bytes of what is predicted of a text: all, but those of its first token where nothing begins it."""
+    whole = len(text.encode())
+    if tokenizer.begun([]):
+        return whole
+    first, piece = tokenizer.decode(tokens[:1]), tokenizer.convert_ids_to_tokens(tokens[0])
+    if text.startswith(first):
+        return whole - len(first.encode())
+    # part of a letter: byte-level pieces have a sign a byte, byte fallback writes <0xE4>
+    return whole - (1 if piece.startswith("<0x") else min(whole, len(piece)))
 
 
 def likelihoods(model: Any, tokens: list, masks: list | None = None) -> list[tuple[float, int]]:
@@ -100,6 +109,7 @@ def fingerprint_of(parts: Mapping[str, EvaluationSet], identity: str) -> str:
     digest = sha256(identity.encode())
     for name, part in parts.items():
         content = [[record.fields for record in part.records], part.options, part.task, part.version]
+        content += [TEXTS] if part.kind == "text" else []
         digest.update(json.dumps([name, content], sort_keys=True).encode())
     return digest.hexdigest()
 
@@ -155,8 +165,7 @@ def example_rows(test: EvaluationSet, answers: list[dict], *, normalised: bool) 
     if test.kind == "classification":
         own = choices_made(test, answers, normalised)
     elif test.kind == "text":
-        sizes = byte_counts(test)
-        own = [{"nats": row["nats"], "bytes": int(size)} for row, size in zip(answers, sizes, strict=True)]
+        own = [{"nats": row["nats"], "bytes": row["bytes"]} for row in answers]
     else:
         pairs = zip(test.records, answers, strict=True)
         own = [{"text": row["text"], "references": references(record)} for record, row in pairs]

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from mlx_hybrid.errors import ConfigError, MlxHybridError
-from mlx_hybrid.evaluation.answers import text_tokens
 from mlx_hybrid.evaluation.first_format import task_rows
 from mlx_hybrid.evaluation.forward import Forward, batches_by_length, pad_right
 from mlx_hybrid.evaluation.results import Row
@@ -92,13 +91,16 @@ def harness_model(model: Any, tokenizer: Any, context: int = 1 << 20) -> Any:
         def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
             """A context begins as the tokenizer begins texts, unless the task's words have that already."""
             tokens = list(tokenizer.encode(string, add_special_tokens=False))
-            return tokens if add_special_tokens is False else tokenizer.begun(tokens)
+            return tokenizer.checked(tokens if add_special_tokens is False else tokenizer.begun(tokens))
 
         def _loglikelihood_tokens(self, requests: Sequence, **_: Any) -> list[tuple[float, bool]]:
             return continuations(model, [(before, after) for _, before, after in requests], context)
 
         def loglikelihood_rolling(self, requests: Sequence, **_: Any) -> list[float]:
-            tokens = [text_tokens(request.args[0], tokenizer) for request in requests]
+            tokens = [tokenizer.continued(request.args[0]) for request in requests]
+            if not tokenizer.begun([]):
+                # lm-eval's own Hugging Face model predicts the first token too, after BOS or EOS; `evaluate` does not
+                tokens = [[self.prefix_token_id, *own] for own in tokens]
             refuse_longer(tokens, context)
             return [-float(value) for value in sequence_nll(model, tokens)[0]]
 

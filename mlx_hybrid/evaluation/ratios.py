@@ -4,20 +4,22 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from mlx_hybrid.errors import DataError
 from mlx_hybrid.evaluation.metrics.intervals import bootstrap_ratio
 from mlx_hybrid.evaluation.metrics.parity import parity
 from mlx_hybrid.evaluation.results import DIFFERENCE, Row, by_model
-from mlx_hybrid.evaluation.sets import EvaluationSet, byte_counts
+from mlx_hybrid.evaluation.sets import EvaluationSet
 
 
 def text_rows(
     parts: Mapping[str, EvaluationSet], answers: Mapping[str, dict], *, seed: int, pivot: str | None
 ) -> tuple[dict, list[Row]]:
-    """Bits per byte of UTF-8 and their parity; lower is better."""
-    test, sizes = parts["test"], byte_counts(parts["test"])
-    bits = {name: nats_of(own["test"]) / np.log(2) for name, own in answers.items()}
+    """Bits per predicted byte of UTF-8 and their parity; lower is better."""
+    test = parts["test"]
+    bits, sizes = columns(answers, "test", "bytes")
+    bits = {name: nats / np.log(2) for name, nats in bits.items()}
     rows = ratio_rows("bits_per_byte", test, bits, sizes, seed=seed)
-    places, groups = dict(test.places()[1:]), np.array(test.groups)
+    places, groups = dict(predicted(test, sizes)[1:]), np.array(test.groups)
     for name, values in bits.items():
         spread = parity(
             {language: values[own] for language, own in places.items()},
@@ -40,27 +42,38 @@ def loss_rows(
     **_: object,
 ) -> tuple[dict, list[Row]]:
     """Nats per trained token, as training and validation count them."""
-    nats = {name: nats_of(own[part]) for name, own in answers.items()}
+    return {}, ratio_rows("loss", parts[part], *columns(answers, part, "tokens"), seed=seed)
+
+
+def columns(answers: Mapping[str, dict], part: str, size: str) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Nats of each model, (records,), and the sizes of what they are of, the same for all."""
+    nats = {name: np.array([row["nats"] for row in own[part]]) for name, own in answers.items()}
     first = next(iter(answers.values()))[part]
-    tokens = np.array([row["tokens"] for row in first], np.float64)
-    return {}, ratio_rows("loss", parts[part], nats, tokens, seed=seed)
+    return nats, np.array([row[size] for row in first], np.float64)
 
 
 def ratio_rows(
     metric: str, test: EvaluationSet, sums: Mapping[str, np.ndarray], sizes: np.ndarray, *, seed: int
 ) -> list[Row]:
     """Σ sums / Σ sizes of each model and of the second less the first, of the whole and of each language."""
-    columns = dict(sums)
+    table = dict(sums)
     if len(sums) == 2:
         before, after = sums.values()
-        columns[DIFFERENCE] = after - before
+        table[DIFFERENCE] = after - before
     groups, rows = np.array(test.groups), []
-    for name, values in columns.items():
-        for language, own in test.places():
+    for name, values in table.items():
+        for language, own in predicted(test, sizes):
             value = bootstrap_ratio(values[own], sizes[own], seed=seed, groups=groups[own])
             rows += by_model([Row.of(metric, value, len(own), language)], name)
     return rows
 
 
-def nats_of(answers: list[dict]) -> np.ndarray:
-    return np.array([row["nats"] for row in answers])
+def predicted(test: EvaluationSet, sizes: np.ndarray) -> list[tuple[str, np.ndarray]]:
+    """The places of `all` and of each language, without records of which nothing is predicted."""
+    places = [(language, own[sizes[own] > 0]) for language, own in test.places()]
+    if empty := [language for language, own in places if not len(own)]:
+        raise DataError(
+            f"Nothing is predicted of the records in {', '.join(empty)}: their texts are one token each, and this "
+            "tokenizer puts none before them; leave them out or give longer texts."
+        )
+    return places

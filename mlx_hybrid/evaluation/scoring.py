@@ -5,7 +5,6 @@ prompt. Beginnings that prompts share run once too. Sums are of natural logarith
 on what else was in its batch only by the rounding of the matrix products.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -90,14 +89,6 @@ def sequence_nll(
             forward, token_lists, wanted, min(batch_tokens, forward.most_tokens), share=True
         )
     return -sums, counts
-
-
-def bits_per_byte(nll: np.ndarray, byte_counts: np.ndarray) -> float:
-    """Σ nll / (ln 2 · Σ bytes): comparable across tokenizers. Raises DataError when there is no byte."""
-    total = float(np.sum(byte_counts))
-    if total <= 0:
-        raise DataError("Bits per byte need at least one byte of text.")
-    return float(np.sum(nll)) / (math.log(2) * total)
 
 
 def _columns(tokens: Sequence[int], mask: Sequence[int] | None) -> np.ndarray:

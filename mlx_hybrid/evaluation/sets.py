@@ -75,7 +75,8 @@ def evaluation_set(
     kinds = {kind_of(record) for record in records}
     if len(kinds) > 1:
         raise DataError(
-            f"Records of different kinds cannot be evaluated together: {', '.join(sorted(kinds))}."
+            f"Records of different kinds cannot be evaluated together: {', '.join(sorted(kinds))}; "
+            "write each kind to a file of its own and evaluate the files one by one with --on."
         )
     kind = kinds.pop()
     tasks = {(str(r.fields.get("task", "records")), int(r.fields.get("version", 1))) for r in records}
@@ -138,11 +139,6 @@ def item(record: Record, options: dict[str, str], tokenizer: Any) -> OptionItem:
     from mlx_hybrid.records.template import answers_to
 
     return OptionItem(*answers_to(record, [answer.strip() for answer in options.values()], tokenizer))
-
-
-def byte_counts(examples: EvaluationSet) -> np.ndarray:
-    """UTF-8 bytes of each text."""
-    return np.array([len(record.fields["text"].encode()) for record in examples.records], np.float64)
 
 
 def references(record: Record) -> list[str]:

@@ -86,6 +86,10 @@ def paired_error(old: Sequence[dict], new: Sequence[dict], column: str, language
     """Standard error over resampled groups of the mean difference, each example's averaged over seeds first."""
     examples = new[0]
     inside = [n for n, name in enumerate(examples["language"]) if language in (ALL, name)]
+    if column == "nats":
+        inside = [
+            n for n in inside if examples["bytes"][n]
+        ]  # of a text of one token nothing may be predicted
     sides = [np.mean([r[column] for r in side], 0) for side in (new, old)]
     change = (sides[0] - sides[1])[inside]
     resampling = {"seed": 0, "samples": RESAMPLES, "groups": [examples["group"][n] for n in inside]}

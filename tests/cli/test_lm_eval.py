@@ -76,7 +76,7 @@ def folder(run, tmp_path_factory) -> Path:
     """A run, and its results from the harness and from `evaluate`."""
     folder, made = tmp_path_factory.mktemp("lm-eval"), rows()
     model = write_model(folder / "model")
-    byte_tokenizer(TEMPLATE).save_pretrained(model)
+    byte_tokenizer(TEMPLATE, begins=True).save_pretrained(model)
     data = write_lines(folder / "rows.jsonl", made)
     (folder / "tasks").mkdir()
     for name, text in TASKS.items():

@@ -6,9 +6,11 @@ from dataclasses import replace
 import mlx.core as mx
 import numpy as np
 import pytest
+from toys import byte_tokenizer, wrapped
 
 from mlx_hybrid.config import Config, DataConfig
 from mlx_hybrid.errors import ConfigError, DataError
+from mlx_hybrid.evaluation.answers import answer, example_rows
 from mlx_hybrid.evaluation.benchmarks import questions as question_files
 from mlx_hybrid.evaluation.choices import accuracy_rows, real_variants
 from mlx_hybrid.evaluation.evaluate import evaluate, held_out_sets
@@ -61,8 +63,8 @@ def loop_accuracy(model, tokenizer, records: list[dict]) -> float:
     for record in records:
         prompt = tokenizer.encode("<s>" + record["messages"][0]["content"], add_special_tokens=False)
         scores = {}
-        for label, answer in ANSWERS[record["language"]].items():
-            tokens = prompt + tokenizer.encode(answer + "<|im_end|>", add_special_tokens=False)
+        for label, own in ANSWERS[record["language"]].items():
+            tokens = prompt + tokenizer.encode(own + "<|im_end|>", add_special_tokens=False)
             logits = np.array(model(mx.array([tokens]))[0], np.float64)
             logp = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
             scores[label] = sum(logp[t - 1, tokens[t]] for t in range(len(prompt), len(tokens)))
@@ -208,6 +210,35 @@ def test_text_is_measured_in_bits_per_byte(model, other_model, tokenizer):
     assert result.get("bits_per_byte_worst", "base").value == pytest.approx(max(languages))
 
 
+@pytest.mark.parametrize("text", ["habari", "été", "中文"])
+def test_nothing_is_forced_before_a_text(text, model, tokenizer):
+    """A first token that follows nothing counts neither as nats nor as bytes; here every token is a byte."""
+    bare = wrapped(byte_tokenizer(None))
+    examples = evaluation_set(from_fields([{"text": text}, {"text": "abab"}], "t"))
+    row, _ = answer(model, bare, examples, generate=None)
+    tokens = bare.encode(text, add_special_tokens=False)
+    logits = np.array(model(mx.array([tokens]))[0], np.float64)
+    logp = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
+    assert row["nats"] == pytest.approx(-sum(logp[t - 1, tokens[t]] for t in range(1, len(tokens))), abs=1e-4)
+    assert row["bytes"] == len(text.encode()) - 1
+    begun, _ = answer(model, tokenizer, examples, generate=None)
+    assert begun["bytes"] == len(text.encode())
+    assert example_rows(examples, [row, row], normalised=False)[0]["bytes"] == row["bytes"]
+
+
+def test_a_text_of_which_nothing_is_predicted_does_not_count(model):
+    bare = wrapped(byte_tokenizer(None))
+    texts = [{"text": text, "language": "en"} for text in ("a", "abab", "some more")]
+    whole, rest = (
+        evaluate({"base": model}, bare, evaluation_set(from_fields(own, "t"))).get("bits_per_byte", "base")
+        for own in (texts, texts[1:])
+    )
+    assert whole == rest
+    alone = evaluation_set(from_fields([*texts, {"text": "x", "language": "de"}], "t"))
+    with pytest.raises(DataError, match="Nothing is predicted of the records in deu_Latn"):
+        evaluate({"base": model}, bare, alone)
+
+
 def test_translations_are_those_a_callable_gives(model, tokenizer):
     rows = [
         {
@@ -286,7 +317,10 @@ def test_real_variants_count_every_question_on_a_sentence():
     ("rows", "message"),
     [
         ([], "No records"),
-        ([*labelled(2), {"text": "x"}], "different kinds"),
+        (
+            [*labelled(2), {"text": "x"}],
+            "different kinds.*: classification, text; write each",
+        ),
         ([labelled(9)[0] | {"label": "good"}, *labelled(9)], "is answered"),
         (labelled(1)[:1], "1 options"),
         (labelled(2, options={"good": "a", "fine": "b"}), 'label "bad" is not among'),

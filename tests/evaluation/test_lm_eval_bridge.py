@@ -1,13 +1,15 @@
 """The arithmetic of the bridge to lm-evaluation-harness; tests/cli/test_lm_eval.py runs the harness itself."""
 
 import sys
+from types import SimpleNamespace
 
 import mlx.core as mx
 import numpy as np
 import pytest
+from toys import byte_tokenizer, wrapped
 
-from mlx_hybrid.errors import ConfigError, MlxHybridError
-from mlx_hybrid.evaluation.harness import continuations, find_tasks, task_results
+from mlx_hybrid.errors import ConfigError, DataError, MlxHybridError
+from mlx_hybrid.evaluation.harness import continuations, find_tasks, harness_model, task_results
 from mlx_hybrid.evaluation.results import Results, by_model
 from mlx_hybrid.report.result_tables import result_tables
 
@@ -63,6 +65,23 @@ def test_a_continuation_longer_than_the_context_is_refused(model):
 def test_a_continuation_that_merges_with_its_context_is_refused(model):
     with pytest.raises(MlxHybridError, match="no token of its own"):
         continuations(model, [([5, 9], [])])
+
+
+@pytest.mark.parametrize("begins", [True, False])
+def test_rolling_likelihoods_follow_one_token_as_in_the_harness_s_own_model(begins, model):
+    pytest.importorskip("lm_eval")
+    tokenizer = wrapped(byte_tokenizer(None, begins=begins))
+    bare = tokenizer.encode("up there", add_special_tokens=False)
+    got = harness_model(model, tokenizer).loglikelihood_rolling([SimpleNamespace(args=("up there",))])
+    assert got == [pytest.approx(alone(model, [tokenizer.bos_token_id], bare)[0], abs=1e-4)]
+
+
+def test_tokens_beyond_the_embedding_are_refused():
+    pytest.importorskip("lm_eval")
+    tokenizer = wrapped(byte_tokenizer(None))
+    tokenizer.vocabulary = 257
+    with pytest.raises(DataError, match="embedding has 257 rows"):
+        harness_model(None, tokenizer).tok_encode("<s>up")
 
 
 def test_results_become_rows():

@@ -15,7 +15,6 @@ from mlx_hybrid.evaluation.forward import Forward, batches_by_length, log_sum_ex
 from mlx_hybrid.evaluation.prefix import shared_beginnings
 from mlx_hybrid.evaluation.scoring import (
     OptionItem,
-    bits_per_byte,
     score_options,
     sequence_nll,
 )
@@ -293,9 +292,3 @@ def test_sequence_nll_without_masks_counts_all_but_the_first(model):
     assert sequence_nll(model, [])[0].shape == (0,)
     with pytest.raises(DataError, match="2 marks for 3 tokens"):
         sequence_nll(model, [[1, 2, 3]], [[1, 1]])
-
-
-def test_bits_per_byte_of_a_uniform_model_over_bytes_is_eight():
-    assert bits_per_byte(np.full(3, 10 * math.log(256)), np.full(3, 10)) == pytest.approx(8)
-    with pytest.raises(DataError):
-        bits_per_byte(np.zeros(1), np.zeros(1))

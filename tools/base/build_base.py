@@ -21,7 +21,7 @@ from mlx_lm.utils import load_model, quantize_model, save_model  # noqa: E402
 from transformers import PreTrainedTokenizerFast  # noqa: E402
 
 from mlx_hybrid.adapters.attach import dequantise  # noqa: E402
-from mlx_hybrid.evaluation.scoring import bits_per_byte, sequence_nll  # noqa: E402
+from mlx_hybrid.evaluation.scoring import sequence_nll  # noqa: E402
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 GENERATION = {"bos_token_id": 1, "eos_token_id": [2, 7], "pad_token_id": 3}
@@ -34,7 +34,7 @@ def flores_bits(model, tokenizer, lines: int, languages: list[str]) -> dict[str,
         texts = flores_lines(data_root(), language)[:lines]
         ids = [[1, *tokenizer.encode(text, add_special_tokens=False)] for text in texts]
         nll, _ = sequence_nll(model, ids)
-        result[language] = bits_per_byte(nll, [len(text.encode()) for text in texts])
+        result[language] = float(nll.sum()) / math.log(2) / sum(len(text.encode()) for text in texts)
     return result
 
 
