@@ -8,8 +8,9 @@ import mlx.core as mx
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.exports.adapter import Source
 from mlx_hybrid.exports.weights import ModelWeights, write_dense
-from mlx_hybrid.models.base import find_model
+from mlx_hybrid.models.base import find_model, is_hub_id
 from mlx_hybrid.publish.usage import BESIDE
+from mlx_hybrid.training.memory.shape import cached_folder
 
 LARGEST_ROUNDING = 0.35
 """‖W − W_packed‖ / ‖W‖ above which a model is not the one that was packed: 4 bits give 0.09, 2 bits about 0.3, another
@@ -59,9 +60,8 @@ def card_base(folder: Path) -> str | None:
     from huggingface_hub import ModelCard
 
     card = folder / "README.md"
-    if not card.is_file() or not (text := card.read_text(encoding="utf-8", errors="replace")).startswith(
-        "---"
-    ):
+    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+    if not text.startswith("---"):
         return None
     try:
         named = ModelCard(text, ignore_metadata_errors=True).data.base_model
@@ -72,18 +72,9 @@ def card_base(folder: Path) -> str | None:
 
 def on_this_machine(name: str | None) -> Path | None:
     """The folder of a model that needs no download."""
-    if not name:
-        return None
-    if Path(name).is_dir():
+    if name and Path(name).is_dir():
         return Path(name)
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        folder = Path(snapshot_download(name, local_files_only=True))
-    except (HfHubHTTPError, LocalEntryNotFoundError, ValueError, OSError):
-        return None
-    return folder if list(folder.glob("model*.safetensors")) else None
+    return cached_folder(name) if name and is_hub_id(name) else None
 
 
 def check_original(source: Source, folder: Path, name: str) -> ExportBase:

@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +14,19 @@ import numpy as np
 from mlx_hybrid.adapters.store import load_adapter
 from mlx_hybrid.errors import ConfigError, MlxHybridError
 from mlx_hybrid.exports.adapter import Source
-from mlx_hybrid.exports.logits import (
-    INSTALL,
-    Comparison,
-    compare,
-    fits_in_memory,
-    mean_kl,
-    mlx_logits,
-    probe_tokens,
-    torch_available,
-    torch_logits,
-)
+from mlx_hybrid.exports.logits import Comparison, compare, mean_kl, mlx_logits, probe_tokens, torch_logits
 from mlx_hybrid.exports.weights import ModelWeights, write_dense
 from mlx_hybrid.files import new_directory, write_json
+from mlx_hybrid.run import memory_bytes
 
 FORMAT = 1
 REPORT_FILE = "export.json"
 SHOWN = 3
+INSTALL = "pip install 'mlx-hybrid[peft]'"
+BYTES_A_PARAMETER, USABLE = (
+    6,
+    0.6,
+)  # float32 weights and room for activations; the share of memory others leave
 
 Adapt = Callable[[Any], None]
 """Puts an adapter on a loaded model."""
@@ -105,7 +102,7 @@ def own_logits(report: Report, source: Source, weights: ModelWeights) -> Own | N
 
     That cost is the KL from the packed base to the weights exported for: something to know, without a pass mark.
     """
-    if not fits_in_memory(weights):
+    if weights.parameter_count() * BYTES_A_PARAMETER > USABLE * memory_bytes():
         skip(report, "Logits were not compared: the model in float32 does not fit in memory.")
         return None
     tokens = probe_tokens(weights.folder)
@@ -117,7 +114,7 @@ def own_logits(report: Report, source: Source, weights: ModelWeights) -> Own | N
 
 
 def with_adapter(source: Source) -> Adapt:
-    """Puts our adapter on a model by our own loader."""
+    """Put our adapter on a model by our own loader."""
     return lambda model: load_adapter(model, source.folder)
 
 
@@ -208,9 +205,10 @@ def note_rounding(report: Report, own: Own, merged: np.ndarray) -> None:
 
 
 def with_torch(report: Report) -> bool:
-    if not torch_available():
+    available = all(find_spec(name) for name in ("torch", "peft"))
+    if not available:
         skip(report, f"Logits were not compared with PyTorch, which is not installed: {INSTALL}")
-    return torch_available()
+    return available
 
 
 def skip(report: Report, why: str) -> None:

@@ -1,6 +1,8 @@
 """Take an adapter out of MLX: each export is written aside, checked, and only then put in its place."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from mlx_hybrid.adapters.store import WEIGHTS_FILE
@@ -16,7 +18,7 @@ from mlx_hybrid.exports.checks import (
 )
 from mlx_hybrid.exports.merge import check_merged, measure_survival, write_merged
 from mlx_hybrid.exports.mlx_lm import check_mlx_lm, load_stock, write_mlx_lm
-from mlx_hybrid.exports.peft import Forms, check_written, make_forms, write_lora, write_pair
+from mlx_hybrid.exports.peft import Forms, check_written, make_forms, write_forms, write_lora
 from mlx_hybrid.exports.peft_import import attach_written
 from mlx_hybrid.exports.weights import ModelWeights, end_of_answers
 from mlx_hybrid.files import sha256_of, write_text
@@ -55,6 +57,9 @@ class Options:
     force: bool = False
 
 
+Maker = Callable[[Source, Path, Options], Report]
+
+
 def refuse_unused(to: str, options: Options) -> None:
     """Raise ConfigError for an option that would change nothing."""
     for field, forms in TAKEN.items():
@@ -79,10 +84,7 @@ def export(name: str, to: str, directory: Path, options: Options | None = None) 
     source = open_source(name, model=options.model)
     if source.full and to != "merged":
         raise ConfigError(f"{name}: method full has no adapter; use --to merged.")
-    with new_folder(directory) as folder:
-        report = MAKERS[to](source, folder, options)
-        finish(report, source, folder, directory, force=options.force)
-    return report
+    return write(source, MAKERS[to], directory, options)
 
 
 def fuse(
@@ -93,21 +95,21 @@ def fuse(
     Packing again rounds small updates away; the surviving share is measured, and under 90 % refused (ExportMismatch,
     exit code 3) unless `force`. Raises ConfigError where the base is not packed.
     """
-    source = open_source(name, model=model)
+    options = Options(requantise=requantise, force=force)
+    return write(open_source(name, model=model), make_fused, directory, options)
+
+
+def write(source: Source, make: Maker, directory: Path, options: Options) -> Report:
+    """Fill the folder, its README and the report. Raises ExportMismatch for faults."""
     with new_folder(directory) as folder:
-        report = make_fused(source, folder, Options(requantise=requantise))
-        finish(report, source, folder, directory, force=force)
+        report = make(source, folder, options)
+        if source.info.stock:
+            report.notes.append(f"{source.name}: {UNCHECKED}.")
+        if not any(folder.glob("model*.safetensors")):
+            note_base(report, source)
+        write_text(folder / "README.md", readme(directory.name, report.tree()))
+        report.finish(folder, directory, force=options.force)
     return report
-
-
-def finish(report: Report, source: Source, folder: Path, directory: Path, *, force: bool) -> None:
-    """Write the README and the report. Raises ExportMismatch for faults."""
-    if source.info.stock:
-        report.notes.append(f"{source.name}: {UNCHECKED}.")
-    if not any(folder.glob("model*.safetensors")):
-        note_base(report, source)
-    write_text(folder / "README.md", readme(directory.name, report.tree()))
-    report.finish(folder, directory, force=force)
 
 
 def note_base(report: Report, source: Source) -> None:
@@ -122,18 +124,19 @@ def note_base(report: Report, source: Source) -> None:
         report.notes.append(f"Answers end with {end[0]}: README.md says how programs are told to stop there.")
 
 
-def make_peft(source: Source, folder: Path, options: Options) -> Report:
-    """One LoRA where that is exact, else one OFT a block size and a LoRA."""
+def make_peft(source: Source, folder: Path, options: Options, *, to: str = "peft") -> Report:
+    """One LoRA where that is exact, else one OFT a block size and a LoRA; llama.cpp's converter reads the former."""
     base = export_base(source, folder, options)
     forms = make_forms(source, base.weights)
-    report = begin("peft", source, base, forms)
-    adapters = [folder]
+    if forms.oft and to == "gguf-lora":
+        raise ConfigError(
+            f"{source.name}: a rotation by butterfly has full rank, so no LoRA equals it; use --to merged and convert "
+            "that model to GGUF."
+        )
+    report = begin(to, source, base, forms)
+    adapters = write_forms(forms, base.weights, folder, base.id)
     if forms.oft:
-        names = write_pair(forms, base.weights, folder, base.id)
-        report.kind, report.facts["load_order"] = "oft and lora", names
-        adapters = [folder / name for name in names]
-    else:
-        write_lora(forms, base.weights, folder, base.id)
+        report.kind, report.facts["load_order"] = "oft and lora", [adapter.name for adapter in adapters]
     report.faults += check_written(forms, base.weights, adapters)
     check_peft_logits(report, source, base.weights, adapters)
     return report
@@ -166,31 +169,14 @@ def make_lora(source: Source, folder: Path, options: Options) -> Report:
 
 def judge_truncation(report: Report, forms: Forms, options: Options, full: str) -> None:
     """Figures and faults of a LoRA under the adapter's own rank, which `full` tells."""
-    worst = max(forms.errors, key=forms.errors.get)
-    report.kind = "truncated lora"
-    report.facts["relative_error"] = dict(sorted(forms.errors.items()))
+    report.kind, report.facts["relative_error"] = "truncated lora", dict(sorted(forms.errors.items()))
     tolerance = LOSS if options.tolerance is None else options.tolerance
-    if forms.errors[worst] > tolerance:
+    worst, error = max(forms.errors.items(), key=lambda item: item[1])
+    if error > tolerance:
         report.faults.append(
-            f"at rank {options.rank or RANK} {worst} loses {100 * forms.errors[worst]:.0f} % of its update, and "
+            f"at rank {options.rank or RANK} {worst} loses {100 * error:.0f} % of its update, and "
             f"{100 * tolerance:.0f} % are allowed ({full})"
         )
-
-
-def make_gguf_lora(source: Source, folder: Path, options: Options) -> Report:
-    """The LoRA in the layout llama.cpp's converter reads; only where it is exact."""
-    base = export_base(source, folder, options)
-    forms = make_forms(source, base.weights)
-    if forms.oft:
-        raise ConfigError(
-            f"{source.name}: a rotation by butterfly has full rank, so no LoRA equals it; use --to merged and convert "
-            "that model to GGUF."
-        )
-    report = begin("gguf-lora", source, base, forms)
-    write_lora(forms, base.weights, folder, base.id)
-    report.faults += check_written(forms, base.weights, [folder])
-    check_peft_logits(report, source, base.weights, [folder])
-    return report
 
 
 def make_merged(source: Source, folder: Path, options: Options) -> Report:
@@ -241,8 +227,7 @@ def make_fused(source: Source, folder: Path, options: Options, *, to: str = "fus
 def judge_survival(
     report: Report, source: Source, weights: ModelWeights, folder: Path, way_out: str = ""
 ) -> None:
-    survival = measure_survival(source, weights, folder)
-    report.checks["survival"] = survival
+    survival = report.checks["survival"] = measure_survival(source, weights, folder)
     if survival["surviving_share"] < SURVIVES:
         report.faults.append(
             f"only {100 * survival['surviving_share']:.0f} % of the update survives in the stored weights (worst "
@@ -268,10 +253,10 @@ def begin(
     return Report(to, kind, adapter, weights, size)
 
 
-MAKERS = {
+MAKERS: dict[str, Maker] = {
     "peft": make_peft,
     "merged": make_merged,
     "lora": make_lora,
     "mlx-lm": make_mlx_lm,
-    "gguf-lora": make_gguf_lora,
+    "gguf-lora": partial(make_peft, to="gguf-lora"),
 }

@@ -1,8 +1,7 @@
 """The same tokens through MLX and through stock transformers + PEFT, on the same float32 weights."""
 
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,7 @@ import numpy as np
 
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.exports.weights import ModelWeights
-from mlx_hybrid.run import memory_bytes
 
-INSTALL = "pip install 'mlx-hybrid[peft]'"
 PROMPTS = (
     "The river rose in the night, and by morning the bridge was gone.",
     "La ciudad despierta despacio; los mercados abren antes del amanecer.",
@@ -22,7 +19,6 @@ PROMPTS = (
     "今天早上下了一场小雨，街上的人都撑着伞。",
 )
 LENGTH = 24  # tokens of a prompt: enough for every position-dependent part, cheap on a CPU
-BYTES_A_PARAMETER = 6  # float32 weights, and room for loading and activations
 
 
 @dataclass(frozen=True)
@@ -85,59 +81,37 @@ def probe_tokens(folder: Path) -> np.ndarray:
     return random
 
 
-@contextmanager
-def on_the_cpu() -> Iterator[None]:
-    """MLX on the CPU in float32, where sums are as exact as in the library it is compared with."""
-    device = mx.default_device()
-    mx.set_default_device(mx.cpu)
-    try:
-        yield
-    finally:
-        mx.set_default_device(device)
-        mx.clear_cache()
-
-
 def mlx_logits(folder: Path, tokens: np.ndarray, adapt: Callable[[Any], None] | None = None) -> tuple:
-    """Logits (prompts, tokens, vocabulary) of the model in `folder` as it is, and after `adapt` has changed it."""
+    """Logits (prompts, tokens, vocabulary) of the model in `folder` as it is, and after `adapt` has changed it.
+
+    In float32 on the CPU, where sums are as exact as in the library they are compared with.
+    """
     from mlx_lm.utils import load_model
 
     from mlx_hybrid.adapters.frozen import use_fast_products
 
-    with on_the_cpu():
+    with mx.stream(mx.cpu):
         try:
             model, _ = load_model(folder)
         except (ValueError, KeyError, RuntimeError) as error:
             raise ConfigError(f"{folder}: mlx-lm cannot load it ({error}).") from error
         model.set_dtype(mx.float32)
         use_fast_products(model)
-        model.eval()
-        plain = forward(model, tokens)
-        if adapt is None:
-            return plain, plain
-        adapt(model)
-        model.eval()
-        return plain, forward(model, tokens)
+        plain = adapted = forward(model, tokens)
+        if adapt:
+            adapt(model)
+            adapted = forward(model, tokens)
+        return plain, adapted
 
 
 def forward(model: Any, tokens: np.ndarray) -> np.ndarray:
-    return np.array(model(mx.array(tokens.astype(np.int32))).astype(mx.float32))
-
-
-def torch_available() -> bool:
-    from importlib.util import find_spec
-
-    return all(find_spec(name) for name in ("torch", "peft"))
+    return np.array(model.eval()(mx.array(tokens.astype(np.int32))).astype(mx.float32))
 
 
 def torch_logits(
     folder: Path, tokens: np.ndarray, adapters: list[Path]
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Logits of stock transformers on `folder`, those with the PEFT `adapters` on, and keys that did not fit.
-
-    Raises ConfigError when PyTorch or PEFT is not installed.
-    """
-    if not torch_available():
-        raise ConfigError(f"PyTorch and PEFT are needed to compare logits: {INSTALL}")
+    """Logits of stock transformers on `folder`, those with the PEFT `adapters` on, and keys that did not fit."""
     import torch
 
     with warnings.catch_warnings():
@@ -145,8 +119,7 @@ def torch_logits(
         model, faults = load_torch(folder)
         ids = torch.from_numpy(tokens.astype(np.int64))
         with torch.no_grad():
-            base = model(ids).logits.float().numpy()
-            adapted = base
+            base = adapted = model(ids).logits.float().numpy()
             if adapters:
                 model = put_on(model, adapters)
                 adapted = model(ids).logits.float().numpy()
@@ -183,18 +156,3 @@ def put_on(model: Any, adapters: list[Path]) -> Any:
         mixed.load_adapter(path, adapter_name=path.name)
     mixed.set_adapter([path.name for path in adapters])
     return mixed.eval()
-
-
-def fits_in_memory(weights: ModelWeights) -> bool:
-    """Whether a float32 copy of the model can be held."""
-    return weights.parameter_count() * BYTES_A_PARAMETER < available_bytes()
-
-
-def available_bytes() -> float:
-    """Memory that can be used without swapping; on a Mac, where none is reported, 60 % of what is built in."""
-    info = Path("/proc/meminfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    for line in lines:
-        if line.startswith("MemAvailable:"):
-            return 1024.0 * float(line.split()[1])
-    return 0.6 * memory_bytes()

@@ -12,7 +12,7 @@ import mlx.core as mx
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from mlx_hybrid.adapters.butterfly import Butterfly
+from mlx_hybrid.adapters.butterfly import Butterfly, rotate_factor
 from mlx_hybrid.adapters.householder import Householder
 from mlx_hybrid.adapters.layer import HybridLinear
 from mlx_hybrid.errors import ConfigError
@@ -30,15 +30,8 @@ from mlx_hybrid.exports.lora import (
     reflection_span,
     truncated_form,
 )
-from mlx_hybrid.exports.oft import factor_rotations, oft_form, rotate_factor
-from mlx_hybrid.exports.peft_files import (
-    PeftFolder,
-    lora_settings,
-    oft_settings,
-    read_peft,
-    target_names,
-    write_peft,
-)
+from mlx_hybrid.exports.oft import factor_rotations, in_float64, oft_form
+from mlx_hybrid.exports.peft_files import PeftFolder, lora_settings, oft_settings, read_peft, write_peft
 from mlx_hybrid.exports.peft_import import carry
 from mlx_hybrid.exports.weights import ModelWeights
 
@@ -94,8 +87,8 @@ def make_forms(source: Source, weights: ModelWeights, rank: int | None = None) -
                 shorten = partial(cut_factors, factors) if is_exact(layer) else partial(truncated_form, layer)
                 factors, forms.errors[module] = shorten(rank)
                 probe = Probe(probe.x, np.zeros_like(probe.x), (probe.x @ factors[0]) @ factors[1])
-            elif not is_exact(layer):
-                add_rotation(forms, layer, module)
+            elif not is_exact(layer) and np.any(triangle := oft_form(layer, module)):
+                forms.oft.setdefault(layer.rotation.dense_size, {})[module] = triangle
             forms.probes[module] = probe
             if factors[0].shape[1]:
                 forms.lora[module] = factors
@@ -126,19 +119,13 @@ def turned(layer: HybridLinear, x: np.ndarray) -> np.ndarray:
             x = x - np.outer(x @ u, 2 * u / (u @ u))
     elif isinstance(rotation, Butterfly):
         for level, factor in reversed(list(enumerate(factor_rotations(rotation)))):
-            x = rotate_factor(x, factor, level)
+            x = in_float64(rotate_factor, x, factor, level)
     return x
 
 
 def low_rank_product(layer: HybridLinear, x: np.ndarray) -> np.ndarray:
     a, b = low_rank_factors(layer)
     return (x @ a) @ b
-
-
-def add_rotation(forms: Forms, layer: HybridLinear, module: str) -> None:
-    triangle = oft_form(layer, module)
-    if np.any(triangle):
-        forms.oft.setdefault(layer.rotation.dense_size, {})[module] = triangle
 
 
 def write_lora(
@@ -150,21 +137,24 @@ def write_lora(
     for module, factors in forms.lora.items():
         a, b = pad_rank(factors, rank)
         tensors[module] = {"lora_A.weight": a.T, "lora_B.weight": b.T}
-    targets = target_names(list(tensors), weights.names())
-    write_peft(folder, "LORA", lora_settings(rank, base_id), tensors, targets)
+    write_peft(folder, "LORA", lora_settings(rank, base_id), tensors, weights.names())
 
 
-def write_pair(forms: Forms, weights: ModelWeights, folder: Path, base_id: str) -> list[str]:
-    """One stock OFT v2 adapter per block size and the LoRA, each in a folder of its name; the names in load order."""
+def write_forms(forms: Forms, weights: ModelWeights, folder: Path, base_id: str) -> list[Path]:
+    """The LoRA in `folder`; or, with rotations, one stock OFT v2 adapter per block size and the LoRA, each in a folder
+    of its name. The adapters' folders, in the order to load them."""
+    if not forms.oft:
+        write_lora(forms, weights, folder, base_id)
+        return [folder]
+    folders = []
     for size, triangles in sorted(forms.oft.items()):
+        folders.append(folder / f"oft-{size}")
         tensors = {module: {"oft_R.weight": triangle} for module, triangle in triangles.items()}
-        targets = target_names(list(tensors), weights.names())
-        write_peft(folder / f"oft-{size}", "OFT", oft_settings(size, base_id), tensors, targets)
-    names = [f"oft-{size}" for size in sorted(forms.oft)]
+        write_peft(folders[-1], "OFT", oft_settings(size, base_id), tensors, weights.names())
     if forms.lora:
-        write_lora(forms, weights, folder / "lora", base_id)
-        names.append("lora")
-    return names
+        folders.append(folder / "lora")
+        write_lora(forms, weights, folders[-1], base_id)
+    return folders
 
 
 def check_written(forms: Forms, weights: ModelWeights, folders: list[Path]) -> list[str]:

@@ -12,8 +12,9 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
+from mlx_hybrid.adapters.butterfly import skew
 from mlx_hybrid.errors import ConfigError
-from mlx_hybrid.exports.oft import block_of, skew
+from mlx_hybrid.exports.oft import block_of, in_float64
 from mlx_hybrid.files import read_json, write_json
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
@@ -37,7 +38,6 @@ MEANT = {
     "HRA": ("apply_GS",),
 }
 STARTS_THAT_CHANGE_THE_BASE = ("pissa", "olora", "loftq", "corda", "lora_ga")
-NEUMANN_DEFECT = 1e-5  # beyond it a Neumann rotation is not orthogonal, and no rotation of ours equals it
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class PeftFolder:
         PEFT's truncated series for (I + Q)(I − Q)⁻¹: I + 2Q + 2Q² + … with the last power counted once.
         """
         triangle, terms = self.tensors[module]["oft_R.weight"], self.config.get("num_cayley_neumann_terms", 5)
-        q = skew(triangle.astype(np.float64), block_of(triangle.shape[-1]))
+        q = in_float64(skew, triangle, block_of(triangle.shape[-1]))
         power, result = q, np.broadcast_to(np.eye(q.shape[-1]), q.shape) + min(terms - 1, 1) * 2 * q
         if terms < 3:
             return result
@@ -146,7 +146,7 @@ def pattern_value(patterns: dict | None, module: str, default: float) -> float:
 
 
 def write_peft(
-    folder: Path, kind: str, settings: dict, tensors: Mapping[str, dict], targets: list[str]
+    folder: Path, kind: str, settings: dict, tensors: Mapping[str, dict], weight_names: list[str]
 ) -> None:
     """Write one adapter; `tensors` maps module → suffix → float32 array, `settings` is what is special to it."""
     from safetensors.numpy import save_file
@@ -158,43 +158,23 @@ def write_peft(
         for suffix, value in parts.items()
     }
     save_file(flat, str(folder / WEIGHTS_FILE), metadata={"format": "pt"})
-    tree = {
-        "peft_type": kind,
-        "task_type": "CAUSAL_LM",
-        "inference_mode": True,
-        "bias": "none",
-        "peft_version": PEFT_VERSION,
-        "target_modules": targets,
-    }
+    tree = {"peft_type": kind, "task_type": "CAUSAL_LM", "inference_mode": True, "bias": "none"}
+    tree |= {"peft_version": PEFT_VERSION, "target_modules": target_names(list(tensors), weight_names)}
     write_json(folder / CONFIG_FILE, tree | settings)
 
 
 def lora_settings(rank: int, base: str) -> dict:
     """Config of a LoRA that any server reads alike: one rank, scale 1, no patterns."""
-    return {
-        "base_model_name_or_path": base,
-        "r": rank,
-        "lora_alpha": rank,
-        "lora_dropout": 0.0,
-        "use_rslora": False,
-        "use_dora": False,
-        "init_lora_weights": True,
-        "fan_in_fan_out": False,
-    }
+    off = dict.fromkeys(("use_rslora", "use_dora", "fan_in_fan_out"), False)
+    sizes = {"r": rank, "lora_alpha": rank, "lora_dropout": 0.0, "init_lora_weights": True}
+    return {"base_model_name_or_path": base} | sizes | off
 
 
 def oft_settings(block_size: int, base: str) -> dict:
     """Config of an exact OFT v2: the Neumann default, when the key is absent, turns the other way."""
-    return {
-        "base_model_name_or_path": base,
-        "r": 0,
-        "oft_block_size": block_size,
-        "use_cayley_neumann": False,
-        "block_share": False,
-        "coft": False,
-        "module_dropout": 0.0,
-        "init_weights": True,
-    }
+    off = dict.fromkeys(("use_cayley_neumann", "block_share", "coft"), False)
+    sizes = {"r": 0, "oft_block_size": block_size, "module_dropout": 0.0, "init_weights": True}
+    return {"base_model_name_or_path": base} | sizes | off
 
 
 def target_names(modules: list[str], weight_names: list[str]) -> list[str]:

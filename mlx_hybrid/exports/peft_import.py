@@ -13,33 +13,23 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_unflatten
 
-from mlx_hybrid.adapters.attach import attach, hybrid_layers
+from mlx_hybrid.adapters.attach import attach
+from mlx_hybrid.adapters.butterfly import skew
 from mlx_hybrid.adapters.frozen import linear_shape
-from mlx_hybrid.adapters.store import save_adapter
+from mlx_hybrid.adapters.store import adapter_state, save_adapter, set_state
 from mlx_hybrid.adapters.targets import last_part, layer_index
 from mlx_hybrid.config import AdapterConfig, ButterflyConfig, HouseholderConfig, LowRankConfig, RotationConfig
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.exports.adapter import layer_on, open_source
 from mlx_hybrid.exports.checks import Report, check_peft_logits, new_folder, unpacked
-from mlx_hybrid.exports.oft import (
-    block_of,
-    butterfly_leaves,
-    inverse_cayley,
-    nearest_rotation,
-    skew,
-)
-from mlx_hybrid.exports.peft_files import (
-    CONFIG_FILE,
-    NEUMANN_DEFECT,
-    WEIGHTS_FILE,
-    PeftFolder,
-    read_peft,
-)
+from mlx_hybrid.exports.oft import block_of, butterfly_leaves, in_float64, inverse_cayley, polar
+from mlx_hybrid.exports.peft_files import CONFIG_FILE, WEIGHTS_FILE, PeftFolder, read_peft
 from mlx_hybrid.exports.weights import ModelWeights
 from mlx_hybrid.files import sha256_of
 from mlx_hybrid.models.base import is_named, load_base
 
 REPORT_FILE = "import.json"
+NEUMANN_DEFECT = 1e-5  # beyond it a Neumann rotation is not orthogonal, and no rotation of ours equals it
 
 Leaves = dict[str, dict[str, mx.array]]
 
@@ -126,7 +116,7 @@ def oft_triangle(part: PeftFolder, module: str) -> np.ndarray:
             f"{part.folder}: {module} was trained with use_cayley_neumann, whose series is off a rotation by "
             f"{defect:.1g} there (at most {NEUMANN_DEFECT:g} can be carried); merge it in PEFT instead."
         )
-    return inverse_cayley(nearest_rotation(rotation), module).astype(np.float32)
+    return inverse_cayley(polar(rotation), module).astype(np.float32)
 
 
 def in_blocks_of(size: int, triangle: np.ndarray, part: PeftFolder, module: str) -> np.ndarray:
@@ -139,7 +129,7 @@ def in_blocks_of(size: int, triangle: np.ndarray, part: PeftFolder, module: str)
         raise ConfigError(
             f"{part.folder}: {module} has blocks of {small} and others of {size}, which fit no common size."
         )
-    q, wide = skew(triangle, small), np.zeros((len(triangle) // each, size, size))
+    q, wide = in_float64(skew, triangle, small), np.zeros((len(triangle) // each, size, size))
     for index, block in enumerate(q):
         start = index % each * small
         wide[index // each, start : start + small, start : start + small] = block
@@ -180,21 +170,10 @@ def attach_carried(model: Any, carried: Carried, where: str) -> AdapterConfig:
         if not isinstance(modules.get(module), nn.Linear | nn.QuantizedLinear):
             raise ConfigError(f"{where}: adapts {module}, which the base does not have as a linear layer.")
     config = adapter_config(model, carried)
-    fit_blocks(modules, carried, where)
+    share_blocks(modules, carried)
     attach(model, config)
-    for module, layer in hybrid_layers(model).items():
-        parts = carried.leaves.get(module, {})
-        fresh = layer.leaves()
-        if layer.low_rank is not None and "lora_a" not in parts:
-            parts = parts | {"lora_a": mx.zeros_like(fresh["lora_a"])}
-        for leaf, value in parts.items():
-            if value.shape != fresh[leaf].shape:
-                raise ConfigError(
-                    f"{where}: {module} has a {leaf} of {value.shape} and the base needs {fresh[leaf].shape}; this is "
-                    "another base."
-                )
-        layer.put_leaves(parts)
-    mx.eval(model.parameters())
+    given = {f"{m}.{leaf}": value for m, parts in carried.leaves.items() for leaf, value in parts.items()}
+    set_state(model, adapter_state(model) | given, where)
     return config
 
 
@@ -215,31 +194,13 @@ def adapter_config(model: Any, carried: Carried) -> AdapterConfig:
     return replace(carried.config(), targets=targets, layers=layers)
 
 
-def fit_blocks(modules: dict, carried: Carried, where: str) -> None:
-    """Store each block of a layer, where `block_share` stores one for all.
-
-    Raises ConfigError where blocks do not divide a layer's inputs.
-    """
+def share_blocks(modules: dict, carried: Carried) -> None:
+    """Store each block of a layer, where `block_share` stores one for all."""
     size = carried.rotation.block_size if isinstance(carried.rotation, ButterflyConfig) else 0
     for module, parts in carried.leaves.items() if size else ():
-        d_in, _ = linear_shape(modules[module])
-        if d_in % size:
-            raise ConfigError(
-                f"{where}: blocks of {size} do not divide the {d_in} inputs of {module}; this is another base."
-            )
         if parts["oft_q"].shape[1] == 1:
-            for leaf in ("oft_q", "oft_base"):
-                parts[leaf] = mx.concatenate([parts[leaf]] * (d_in // size), axis=1)
-
-
-def save_carried(
-    model: Any, folder: Path, carried: Carried, config: AdapterConfig, base: dict, parts: list
-) -> None:
-    """Write the adapter folder, with what it was made from."""
-    origin = [{"kind": part.kind, "sha256": sha256_of(part.folder / WEIGHTS_FILE)} for part in parts]
-    save_adapter(
-        model, folder, config=config, method=carried.method, base=base, seed=0, extra={"imported": origin}
-    )
+            count = linear_shape(modules[module])[0] // size
+            parts |= {leaf: mx.concatenate([parts[leaf]] * count, axis=1) for leaf in ("oft_q", "oft_base")}
 
 
 def import_peft(peft: Path, directory: Path, *, base: str | None = None, force: bool = False) -> Report:
@@ -257,7 +218,9 @@ def import_peft(peft: Path, directory: Path, *, base: str | None = None, force: 
     with new_folder(directory) as folder:
         loaded = load_base(name)
         config = attach_carried(loaded.model, carried, str(peft))
-        save_carried(loaded.model, folder, carried, config, loaded.identity, parts)
+        origin = [{"kind": part.kind, "sha256": sha256_of(part.folder / WEIGHTS_FILE)} for part in parts]
+        told = {"method": carried.method, "base": loaded.identity, "seed": 0, "extra": {"imported": origin}}
+        save_adapter(loaded.model, folder, config=config, **told)
         del loaded
         source = open_source(str(folder), model=name)
         kind = " and ".join(part.kind for part in parts)

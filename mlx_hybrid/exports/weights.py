@@ -3,8 +3,8 @@
 import math
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import mlx.core as mx
 from mlx_lm.utils import make_shards
@@ -19,25 +19,10 @@ GENERATION = "generation_config.json"
 """transformers, vLLM and mlx-lm read ends from it before config.json."""
 PACKED_PARTS = ("scales", "biases")
 COMPANIONS = (
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.*",
-    "merges.txt",
-    "*.tiktoken",
-    "*.jinja",
-    GENERATION,
-    "LICENSE*",
-    "NOTICE*",
+    *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.tiktoken"),
+    *("*.jinja", GENERATION, "LICENSE*", "NOTICE*"),
 )
 """What a model folder holds beside config and weights, and a copy of it should too."""
-
-
-@dataclass(frozen=True)
-class Planned:
-    """A tensor to come, as `make_shards` asks of it."""
-
-    nbytes: int
 
 
 class ModelWeights:
@@ -51,13 +36,13 @@ class ModelWeights:
         self.config = read_json(folder / "config.json")
         self.files: dict[str, Path] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
-        self.for_mlx: set[str] = set()
+        self.for_mlx: dict[str, Path] = {}
         for path in sorted(folder.glob("model*.safetensors")):
             header = read_header(path)
-            self.files |= dict.fromkeys(header.shapes, path)
+            own = dict.fromkeys(header.shapes, path)
+            self.files |= own
             self.shapes |= header.shapes
-            if header.metadata.get("format") != "pt":
-                self.for_mlx |= header.shapes.keys()
+            self.for_mlx |= own if header.metadata.get("format") != "pt" else {}
 
     @property
     def packed(self) -> bool:
@@ -66,7 +51,9 @@ class ModelWeights:
 
     def names(self) -> list[str]:
         """Tensors as a dense model has them, in file order."""
-        return [name for name in self.files if not self._is_part(name)]
+        packed = {name.removesuffix("scales") for name in self.files if name.endswith(".scales")}
+        parts = {f"{module}{part}" for module in packed for part in PACKED_PARTS}
+        return [name for name in self.files if name not in parts]
 
     def read(self, name: str) -> mx.array:
         """One stored tensor as it is."""
@@ -90,9 +77,7 @@ class ModelWeights:
         value, *packed = self.parts(name).values()
         if not packed:
             return value
-        packed = [
-            part.astype(mx.float32) if mx.issubdtype(part.dtype, mx.floating) else part for part in packed
-        ]
+        packed = [p.astype(mx.float32) if mx.issubdtype(p.dtype, mx.floating) else p for p in packed]
         packing = self.packing(name.removesuffix(".weight"))
         return mx.dequantize(value, *packed, **packing).astype(mx.float32)
 
@@ -115,9 +100,7 @@ class ModelWeights:
         `experts`, …), and orders a convolution's dimensions its own way; transformers does neither. A file says by its
         `format` who wrote it: mlx-lm says `mlx`, transformers `pt`.
         """
-        return next(
-            (name for name in self.files if name in self.for_mlx and len(self.shapes[name]) > 2), None
-        )
+        return next((name for name in self.for_mlx if len(self.shapes[name]) > 2), None)
 
     def packing(self, module: str) -> dict:
         """group_size, bits and mode of a packed module."""
@@ -126,18 +109,10 @@ class ModelWeights:
         chosen = {**stored, **own} if isinstance(own, dict) else stored
         if "bits" not in chosen:
             raise ConfigError(f"{self.folder}/config.json: does not say how {module} is quantised.")
-        return {
-            "group_size": chosen["group_size"],
-            "bits": chosen["bits"],
-            "mode": chosen.get("mode", "affine"),
-        }
+        return {"mode": "affine"} | {k: chosen[k] for k in ("group_size", "bits", "mode") if k in chosen}
 
     def parameter_count(self) -> int:
         return sum(self.dense_size(name) for name in self.names())
-
-    def _is_part(self, name: str) -> bool:
-        module, _, part = name.rpartition(".")
-        return part in PACKED_PARTS and f"{module}.scales" in self.files
 
 
 def write_shards(
@@ -147,7 +122,7 @@ def write_shards(
 
     One file is in memory at a time. `form` is who reads it: `pt` is Hugging Face's layout, `mlx` that of MLX alone.
     """
-    shards = make_shards({name: Planned(size) for name, size in sizes.items()}, SHARD_GB)
+    shards = make_shards({name: SimpleNamespace(nbytes=size) for name, size in sizes.items()}, SHARD_GB)
     total, places = 0, {}
     for index, names in enumerate(shards, 1):
         stored: dict[str, mx.array] = {}

@@ -248,7 +248,7 @@ def test_a_taken_place_is_refused(tmp_path):
 
 
 def test_without_pytorch_the_algebra_is_checked(tmp_path, monkeypatch):
-    monkeypatch.setattr("mlx_hybrid.exports.checks.torch_available", lambda: False)
+    monkeypatch.setattr("mlx_hybrid.exports.checks.find_spec", lambda name: None)
     report, _, _ = exported(tmp_path, "hybrid-boft")
     assert report.checks["logits"] is None
     assert any("pip install 'mlx-hybrid[peft]'" in note for note in report.notes)

@@ -76,7 +76,9 @@ def test_merged_keeps_biases_and_every_other_tensor(tmp_path):
 
 
 def test_large_models_are_written_in_shards_with_an_index(tmp_path, monkeypatch):
-    monkeypatch.setattr("mlx_hybrid.exports.weights.Planned", lambda size: SimpleNamespace(nbytes=1 << 30))
+    monkeypatch.setattr(
+        "mlx_hybrid.exports.weights.SimpleNamespace", lambda nbytes: SimpleNamespace(nbytes=1 << 30)
+    )
     export(str(trained("lora", "qwen3")), "merged", tmp_path / "out", Options(model=folder_of("qwen3")))
     index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
     files = set(index["weight_map"].values())
