@@ -76,7 +76,7 @@ def test_any_text_comes_back_to_the_byte(pair, text):
 @pytest.mark.data
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_ids_equal_sentencepiece_in_every_language(language, pair, data_root, monkeypatch):
-    monkeypatch.syspath_prepend(str(PROJECT / "tools"))
+    monkeypatch.syspath_prepend(str(PROJECT / "tools" / "base"))
     from corpus import flores_lines
 
     same_ids(pair, flores_lines(data_root, language)[:300])
@@ -125,7 +125,7 @@ def transformers_bits(folder: Path, tokenizer, lines: list[str]) -> float:
 @pytest.mark.peft
 def test_the_card_s_bits_per_byte_are_those_of_the_shipped_weights(base, data_root, tmp_path, monkeypatch):
     """By another library, and on two lines by the tool that the card was made with."""
-    monkeypatch.syspath_prepend(str(PROJECT / "tools"))
+    monkeypatch.syspath_prepend(str(PROJECT / "tools" / "base"))
     from build_base import flores_bits
     from corpus import flores_lines
 
