@@ -106,9 +106,7 @@ def govern(
 
     config = build(GovernanceConfig, settings, "govern", "governance.")
     folder = Path(output) if output else None
-    return summarise(
-        govern_files(paths_of(paths), folder, config, replace=replace, progress=progress), config
-    )
+    return summarise(govern_files(paths_of(paths), folder, config, replace=replace, progress=progress))
 
 
 def evaluate(

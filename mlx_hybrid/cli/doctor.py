@@ -35,7 +35,7 @@ def examine() -> tuple[dict, list[str]]:
     import shutil
 
     from mlx_hybrid.errors import ConfigError
-    from mlx_hybrid.governance.checks.engines import fasttext_distribution
+    from mlx_hybrid.governance.checks.fasttext import fasttext_distribution
     from mlx_hybrid.models.base import BUNDLED_FOLDER, check_folder, is_offline
     from mlx_hybrid.models.blas import prefer_openblas
     from mlx_hybrid.run import machine, memory_bytes, runs_root

@@ -4,28 +4,22 @@ The first pass parses and inspects, spread over processes; the stages that compa
 copies each line, untouched but for what was decided on it, to `kept.jsonl` or `rejected.jsonl`.
 """
 
-import dataclasses
-from array import array
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
-from itertools import chain
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from mlx_hybrid.config import GovernanceConfig
 from mlx_hybrid.errors import ConfigError, DataError
 from mlx_hybrid.files import new_directory, sha256_of
-from mlx_hybrid.governance.curated import Curated
-from mlx_hybrid.governance.folder.lines import note_of, write_kept, write_rejected
-from mlx_hybrid.governance.folder.manifest import write_outputs
-from mlx_hybrid.governance.inspection import Inspected
+from mlx_hybrid.governance.folder.lines import write_kept, write_rejected
+from mlx_hybrid.governance.folder.manifest import describe_file, write_outputs
+from mlx_hybrid.governance.inspection import Inspection
 from mlx_hybrid.governance.ledger import Ledger
-from mlx_hybrid.governance.spread import Places, inspect_lines, read_sources
+from mlx_hybrid.governance.spread import inspect_lines, read_sources
 from mlx_hybrid.governance.stages import Decision
 from mlx_hybrid.records.files import find_files
-from mlx_hybrid.records.record import File, Source, another_kind
+from mlx_hybrid.records.record import File, Source, another_kind, is_kept
 
 
 def govern_files(
@@ -35,7 +29,7 @@ def govern_files(
     *,
     replace: bool = False,
     progress: Callable[[int], None] = lambda records: None,
-) -> Curated:
+) -> Ledger:
     """Govern files into the new folder `output`, or, with None, only say what would be decided.
 
     The same input and config give the same bytes whatever `config.workers` is. Raises ConfigError for settings and
@@ -46,16 +40,19 @@ def govern_files(
     if output:
         check_place(output, replace=replace)
     with new_directory(output) if output else nullcontext() as folder:
-        curated = decide(sources, config, progress)
+        ledger = decide(sources, config, progress)
         if folder is None:
-            return curated
-        if curated.alarms:
-            raise DataError(describe_alarms(curated.alarms, config))
-        copy_lines(sources, curated.ledger, folder, redacts=config.redact)
-        check_unchanged(sources, curated.sources)
-        curated = dataclasses.replace(curated, output=output)
-        write_outputs(folder, curated, config)
-    return curated
+            return ledger
+        if ledger.alarms:
+            raise DataError(describe_alarms(ledger.alarms, config))
+        copy_lines(sources, ledger, folder)
+        for source, before in zip(sources, ledger.sources):
+            if sha256_of(source.path) != before["sha256"]:
+                raise DataError(
+                    f"{source.name}: changed while it was read; nothing was written. Run it again."
+                )
+        write_outputs(folder, ledger)
+    return ledger
 
 
 def check_place(output: Path, *, replace: bool) -> None:
@@ -68,45 +65,28 @@ def check_place(output: Path, *, replace: bool) -> None:
         raise ConfigError(f"{output}: was not made by govern, so it is not replaced; name another folder.")
 
 
-def decide(sources: Sequence[Source], config: GovernanceConfig, progress: Callable[[int], None]) -> Curated:
+def decide(sources: Sequence[Source], config: GovernanceConfig, progress: Callable[[int], None]) -> Ledger:
     """Inspect every line, then compare."""
-    described = [describe_source(source) for source in sources]
-    ledger = Ledger(config)
-    numbers = array("q")  # source and line of each record, flat: a list of pairs takes ten times the memory
-    kinds: dict[int, str] = {}
-    names = [source.name for source in sources]
-    total = sum(source["bytes"] for source in described)
-    for chunk, inspected in inspect_lines(sources, config, total):
-        keep_one_kind(chunk, inspected, kinds)
-        ledger.add(inspected)
-        numbers.extend(chain.from_iterable(chunk))
-        progress(len(numbers) // 2)
-    places = np.frombuffer(numbers, np.int64).reshape(-1, 2)
-    for number, source in enumerate(described):
-        source["records"] = int((places[:, 0] == number).sum())
-
-    def where(index: int) -> str:
-        return f"{names[places[index, 0]]}:{places[index, 1]}"
-
-    ledger.decide(where)
-    return Curated(ledger, described, where, ledger.alarms())
+    described = [describe_file(source.path, source.name) for source in sources]
+    ledger = Ledger(config, described)
+    kinds: dict[str, str] = {}
+    several = {source.name for source in sources if is_kept(source.path)}
+    for items in inspect_lines(sources, config, sum(source["bytes"] for source in described)):
+        keep_one_kind((item for item in items if item.path not in several), kinds)
+        ledger.add(items)
+        progress(len(ledger.items))
+    ledger.decide()
+    records = Counter(item.path for item in ledger.items)
+    for source, told in zip(sources, described):
+        told |= {"revision": source.revision} if source.revision else {}
+        told["records"] = records[source.name]
+    return ledger
 
 
-def describe_source(source: Source) -> dict[str, Any]:
-    told = {"path": source.name, "bytes": source.path.stat().st_size, "sha256": sha256_of(source.path)}
-    return told | ({"revision": source.revision} if source.revision else {})
-
-
-def check_unchanged(sources: Sequence[Source], described: list[dict[str, Any]]) -> None:
-    for source, before in zip(sources, described):
-        if sha256_of(source.path) != before["sha256"]:
-            raise DataError(f"{source.name}: changed while it was read; nothing was written. Run it again.")
-
-
-def keep_one_kind(chunk: Places, inspected: Inspected, kinds: dict[int, str]) -> None:
+def keep_one_kind(items: Iterable[Inspection], kinds: dict[str, str]) -> None:
     """A file holds records of the kind of its first; others are set aside."""
-    for (source, _), item in zip(chunk, inspected.items):
-        if item.kind and (other := another_kind(item.kind, kinds.setdefault(source, item.kind))):
+    for item in items:
+        if item.kind and (other := another_kind(item.kind, kinds.setdefault(item.path, item.kind))):
             item.decision, item.flags = Decision("structure", "mixed_kinds", other), ()
 
 
@@ -118,12 +98,11 @@ def describe_alarms(alarms: Sequence[str], config: GovernanceConfig) -> str:
     )
 
 
-def copy_lines(sources: Sequence[Source], ledger: Ledger, folder: Path, *, redacts: bool) -> None:
+def copy_lines(sources: Sequence[Source], ledger: Ledger, folder: Path) -> None:
     """Every line to one of the two files, with what was decided under `_gov`."""
     with (folder / "kept.jsonl").open("wb") as kept, (folder / "rejected.jsonl").open("wb") as rejected:
-        for item, (number, line, raw) in zip(ledger.items, read_sources(sources)):
-            note = note_of(f"{sources[number].name}:{line}", item.language, item.decision)
+        for item, (*_, raw) in zip(ledger.items, read_sources(sources)):
             if item.decision:
-                write_rejected(rejected, raw, note)
+                write_rejected(rejected, raw, item)
             else:
-                write_kept(kept, raw, note, item.flags, redacts)
+                write_kept(kept, raw, item, redacts=ledger.config.redact)

@@ -13,25 +13,22 @@ from typing import Any
 
 from mlx_hybrid.config import GovernanceConfig
 from mlx_hybrid.errors import MlxHybridError
-from mlx_hybrid.governance.inspection import Inspected, Inspector
-from mlx_hybrid.records.record import Fault, Record, Source, parse_line, read_lines
+from mlx_hybrid.governance.inspection import Inspection, Inspector
+from mlx_hybrid.records.record import Fault, Source, parse_line, read_lines
 
 CHUNK = 1024
-CHUNK_BYTES = 4 << 20
+CHUNK_BYTES = 1 << 20
 SPREAD_FROM = 4 << 20  # bytes of input from which processes are worth their start
 MOST_WORKERS = 8  # that are started unasked; the main process keeps no more of them busy
-Line = tuple[int, int, bytes | Fault]  # source number, line number, the line
-Places = list[tuple[int, int]]
+Line = tuple[str, int, bytes | Fault]  # name of the file, line number, the line
 
 
 def read_sources(sources: Sequence[Source]) -> Iterator[Line]:
-    for number, source in enumerate(sources):
-        for line, raw in read_lines(source):
-            yield number, line, raw
+    return ((source.name, number, raw) for source in sources for number, raw in read_lines(source))
 
 
 def in_chunks(lines: Iterator[Line]) -> Iterator[list[Line]]:
-    """Up to 1,024 lines or 4 MB at a time."""
+    """Up to 1,024 lines or a megabyte at a time."""
     chunk: list[Line] = []
     size = 0
     for line in lines:
@@ -51,38 +48,33 @@ def workers_for(config: GovernanceConfig, size: int) -> int:
 
 def inspect_lines(
     sources: Sequence[Source], config: GovernanceConfig, size: int
-) -> Iterator[tuple[Places, Inspected]]:
-    """Inspect the lines of all sources, `size` bytes in all, chunk by chunk in order, each with the lines' places.
+) -> Iterator[list[Inspection]]:
+    """Inspect the lines of all sources, `size` bytes in all, chunk by chunk in order.
 
     Raises MlxHybridError when a worker ends early.
     """
     chunks = in_chunks(read_sources(sources))
-    names = [source.name for source in sources]
-    inspector = Inspector(
-        config
-    )  # here too when others work: a setting that cannot be is told before they start
+    # Here too when others work: a setting that cannot be is told before they start.
+    inspector = Inspector(config)
     most = workers_for(config, size)
     if most == 1:
-        for chunk in chunks:
-            yield places_of(chunk), inspector.inspect(parse_chunk(chunk, names))
+        yield from (inspect(chunk, inspector) for chunk in chunks)
         return
     workers: list[Worker] = []
-    waiting: deque[tuple[Places, Worker]] = deque()
+    busy: deque[Worker] = deque()
     try:
         for chunk in chunks:
-            done = None
             if len(workers) < most:
-                workers.append(Worker(config, names))
-                worker = workers[-1]
+                worker, done = Worker(config), []
+                workers.append(worker)
             else:
-                places, worker = waiting.popleft()
-                done = places, worker.receive()
+                worker = busy.popleft()
+                done = worker.receive()
             worker.send(chunk)
-            waiting.append((places_of(chunk), worker))
-            if done:
-                yield done
-        for places, worker in waiting:
-            yield places, worker.receive()
+            busy.append(worker)
+            yield done
+        for worker in busy:
+            yield worker.receive()
     except (BrokenPipeError, EOFError, pickle.UnpicklingError):
         raise MlxHybridError(
             "A worker process ended early, most likely for want of memory; run again with governance.workers 1 "
@@ -99,18 +91,17 @@ class Worker:
     Not one of `multiprocessing`, whose children run the caller's script anew unless it guards itself against that.
     """
 
-    def __init__(self, config: GovernanceConfig, names: list[str]) -> None:
-        code = (
-            f"import sys; sys.path[:] = {sys.path!r}; from mlx_hybrid.governance.spread import work; work()"
-        )
+    def __init__(self, config: GovernanceConfig) -> None:
+        start = f"import sys; sys.path[:] = {sys.path!r}"
+        code = f"{start}; from mlx_hybrid.governance.spread import work; work()"
         self.process = subprocess.Popen([sys.executable, "-c", code], stdin=PIPE, stdout=PIPE)
-        self.send((config, names))
+        self.send(config)
 
     def send(self, value: Any) -> None:
         pickle.dump(value, self.process.stdin)
         self.process.stdin.flush()
 
-    def receive(self) -> Inspected:
+    def receive(self) -> list[Inspection]:
         return pickle.load(self.process.stdout)
 
     def end(self) -> None:
@@ -127,19 +118,13 @@ def work() -> None:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     with contextlib.suppress(EOFError):
-        config, names = pickle.load(sys.stdin.buffer)
-        inspector = Inspector(config)
+        inspector = Inspector(pickle.load(sys.stdin.buffer))
         while True:
-            chunk = pickle.load(sys.stdin.buffer)
-            pickle.dump(inspector.inspect(parse_chunk(chunk, names)), answers)
+            pickle.dump(inspect(pickle.load(sys.stdin.buffer), inspector), answers)
             answers.flush()
 
 
-def places_of(chunk: list[Line]) -> Places:
-    return [(source, line) for source, line, _ in chunk]
-
-
-def parse_chunk(chunk: list[Line], names: list[str]) -> list[Record | Fault]:
-    return [
-        raw if isinstance(raw, Fault) else parse_line(raw, names[source], line) for source, line, raw in chunk
-    ]
+def inspect(chunk: list[Line], inspector: Inspector) -> list[Inspection]:
+    return inspector.inspect(
+        [raw if isinstance(raw, Fault) else parse_line(raw, name, number) for name, number, raw in chunk]
+    )

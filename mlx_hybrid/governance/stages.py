@@ -31,6 +31,13 @@ STAGE_OF = {
 ASKED_FOR = ("lang_not_allowed", "licence_not_allowed")  # what the person excluded is no loss to warn of
 
 
+class Finding(NamedTuple):
+    """What one rule says of one record: a reason code and the numbers behind it."""
+
+    reason: str
+    detail: str = ""
+
+
 class Decision(NamedTuple):
     """Why a record goes: the stage, a reason code, the numbers, and the record it repeats or leaks."""
 

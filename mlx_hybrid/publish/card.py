@@ -76,7 +76,7 @@ def metadata(facts: Facts) -> Any:
     """What the Hub reads. Results are the adapter's: files that failed their check carry none."""
     from huggingface_hub import ModelCardData
 
-    from mlx_hybrid.governance.folder.card import card_code
+    from mlx_hybrid.records.languages import card_code
 
     results = [] if facts.export.get("faults") else facts.results
     paths = facts.config.data.paths if facts.config else ()

@@ -84,7 +84,7 @@ def eval_results(rows: list[Measured]) -> list[Any]:
     """
     from huggingface_hub import EvalResult
 
-    from mlx_hybrid.governance.folder.card import card_code
+    from mlx_hybrid.records.languages import card_code
 
     return [
         EvalResult(

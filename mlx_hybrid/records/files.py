@@ -10,12 +10,11 @@ from mlx_hybrid.config import DataConfig
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.files import HUB_ID
 from mlx_hybrid.models.base import hub_endpoint, hub_reason, is_offline
-from mlx_hybrid.records.record import File, Source, as_source, check_file
+from mlx_hybrid.records.record import KEPT, File, Source, as_source, check_file, is_kept
 
 SAMPLES = "samples"
 SAMPLE_FOLDER = Path(__file__).parents[1] / "base" / "samples"
 SAMPLE_FILES = ("topics.jsonl", "translation.jsonl", "dirty.jsonl")
-KEPT = "kept.jsonl"
 SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 """What is read of a folder or a data set; a file that is named is read whatever it is called."""
 FILES = (*SUFFIXES, ".json", ".ndjson", ".csv", ".tsv", ".txt", ".gz", ".zip", ".yaml", ".yml")
@@ -129,7 +128,7 @@ def data_set(name: str) -> re.Match | None:
 
 def folder_files(folder: Path) -> list[Path]:
     """The records of a folder: of one that `govern` made, what it kept."""
-    if (folder / "manifest.json").is_file() and (folder / KEPT).is_file():
+    if (folder / KEPT).is_file() and is_kept(folder / KEPT):
         return [folder / KEPT]
     files = sorted(p for p in folder.rglob("*") if p.name.endswith(SUFFIXES) and p.is_file())
     if not files:

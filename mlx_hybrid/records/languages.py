@@ -78,6 +78,12 @@ def scripts_of(code: str) -> frozenset[str]:
     return frozenset(seen for script in SCRIPTS.get(code, []) for seen in SEEN_AS.get(script, [script]))
 
 
+def card_code(language: str) -> str:
+    """`sw` for `swh_Latn`: the Hub wants ISO 639-1 where there is one."""
+    code = language.split("_")[0]
+    return next((two for two, three in TWO_LETTERS.items() if three == code), code)
+
+
 @lru_cache(1024)
 def relatives_of(code: str) -> frozenset[str]:
     """The language itself and those that short texts do not tell apart from it."""

@@ -26,6 +26,7 @@ from mlx_hybrid.records.fields import (
 )
 
 MAX_LINE_BYTES = 1 << 28  # a line beyond this is a file without line ends, not a record
+KEPT = "kept.jsonl"
 TABLES = (".csv", ".tsv", ".xlsx", ".ods")
 
 
@@ -173,15 +174,20 @@ def open_lines(path: Path) -> IO[bytes]:
 
 
 def read_file(source: Source) -> Iterator[Record | Fault]:
-    """The records and faults of one file; all records of a file are of the kind of its first."""
-    kind = ""
+    """The records and faults of one file; all records of a file are of the kind of its first, but for kept ones."""
+    kind, several = "", is_kept(source.path)
     for number, raw in read_lines(source):
         item = raw if isinstance(raw, Fault) else parse_line(raw, source.name, number)
-        if isinstance(item, Record):
+        if isinstance(item, Record) and not several:
             kind = kind or item.kind
             if other := another_kind(item.kind, kind):
                 item = Fault(source.name, number, "mixed_kinds", other, raw)
         yield item
+
+
+def is_kept(path: Path) -> bool:
+    """Whether govern wrote the file: its records are of as many kinds as the files they came from."""
+    return path.name == KEPT and path.with_name("manifest.json").is_file()
 
 
 def another_kind(kind: str, first: str) -> str:

@@ -83,10 +83,10 @@ def governed(config: Config, files: Sequence[Source]) -> tuple[list[Record], lis
         return records, records, {}
     records = [line for line in read_records(files) if isinstance(line, Record)]
     with TemporaryDirectory() as scratch:
-        curated = govern_files(files, Path(scratch), config.governance)
+        ledger = govern_files(files, Path(scratch), config.governance)
         kept = load_kept(Path(scratch) / "kept.jsonl")
-    matches = {n: own.match for n, own in enumerate(curated.ledger.decisions) if own and own.match}
-    return records, kept, {curated.where(n): match for n, match in matches.items()}
+    gone = [item for item in ledger.items if item.decision and item.decision.match]
+    return records, kept, {item.where: item.decision.match for item in gone}
 
 
 def original(where: str, copies: dict[str, str]) -> str:

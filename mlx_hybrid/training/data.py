@@ -95,8 +95,8 @@ def govern_into(
     from mlx_hybrid.governance.folder.lines import load_kept
     from mlx_hybrid.governance.govern import govern_files
 
-    curated = govern_files(files, folder, config)
-    return load_kept(folder / "kept.jsonl"), curated.reasons
+    ledger = govern_files(files, folder, config)
+    return load_kept(folder / "kept.jsonl"), ledger.reasons
 
 
 def note_data(config: Config, run: Run, data: Data, manifests: list[str]) -> None:

@@ -12,11 +12,11 @@ import pytest
 from mlx_hybrid.config import GovernanceConfig
 from mlx_hybrid.errors import DataError
 from mlx_hybrid.files import sha256_of
-from mlx_hybrid.governance.checks.language import Finding
 from mlx_hybrid.governance.checks.personal import redact_fields
 from mlx_hybrid.governance.govern import describe_alarms
 from mlx_hybrid.governance.inspection import Inspector
 from mlx_hybrid.governance.ledger import Ledger
+from mlx_hybrid.governance.stages import Finding
 from mlx_hybrid.records.record import Fault, Record
 
 SENTENCES = {
@@ -69,10 +69,9 @@ def govern_records(
     """The stages on records that stand in no file."""
     ledger = Ledger(config)
     ledger.add(Inspector(config).inspect(records))
-    ledger.decide(lambda index: records[index].where)
-    alarms = ledger.alarms()
-    if alarms and stop:
-        raise DataError(describe_alarms(alarms, config))
+    ledger.decide()
+    if ledger.alarms and stop:
+        raise DataError(describe_alarms(ledger.alarms, config))
     kept, rejected, flags = [], [], []
     for record, item in zip(records, ledger.items, strict=True):
         if item.decision:
@@ -81,7 +80,7 @@ def govern_records(
         redacted = redact_fields(record.fields) if config.redact else record.fields
         kept.append(Record(redacted, record.path, record.line))
         flags.append(item.flags)
-    return Governed(kept, rejected, flags, ledger.counts(), alarms)
+    return Governed(kept, rejected, flags, ledger.counts, ledger.alarms)
 
 
 def write_jsonl(path: Path, rows: list) -> Path:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_hybrid.config import GovernanceConfig
-from mlx_hybrid.governance.duplicates.minhash import band_keys, gram_hashes, normalise, sketch
+from mlx_hybrid.governance.duplicates.minhash import band_keys, gram_hashes, normalise, signatures
 from mlx_hybrid.governance.duplicates.similarity import Likeness, grams, jaccard, shared_characters
 from mlx_hybrid.records.record import Record, parse_line
 
@@ -49,16 +49,16 @@ def test_signatures_estimate_the_jaccard():
         one = words(rng, 25)
         other = [word if rng.random() < 0.9 else words(rng, 1)[0] for word in one]
         texts = [" ".join(one), " ".join(other)]
-        signatures = sketch(texts, 5)
+        minima = signatures(texts, 5)
         exact = jaccard(grams(texts[0], 5), grams(texts[1], 5))
-        errors.append((signatures[0] == signatures[1]).mean() - exact)
+        errors.append((minima[0] == minima[1]).mean() - exact)
     assert abs(np.mean(errors)) < 0.02  # unbiased
     assert np.std(errors) < 0.06  # √(J(1−J)/120) is at most 0.046
 
 
 def test_bands_meet_exactly_when_six_minima_do():
-    signatures = sketch([normalise(text) for text in SENTENCES.values()] * 2, 5)
-    keys = band_keys(signatures)
+    minima = signatures([normalise(text) for text in SENTENCES.values()] * 2, 5)
+    keys = band_keys(minima)
     assert (keys[:12] == keys[12:]).all()
     assert len(np.unique(keys[:12])) == keys[:12].size
 

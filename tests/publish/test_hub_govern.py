@@ -10,7 +10,7 @@ from huggingface_hub import constants
 from test_hub import hub  # noqa: F401
 
 from mlx_hybrid.cli import main
-from mlx_hybrid.governance.checks.engines import LID_176, bundled_lid176
+from mlx_hybrid.governance.checks.fasttext import LID_176, bundled_lid176
 
 FIRST, SECOND = "1" * 40, "2" * 40
 LINES = {

@@ -8,6 +8,7 @@ import pytest
 from mlx_hybrid.config import load_config
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.records.files import find_sources
+from mlx_hybrid.records.record import load_records
 from mlx_hybrid.training.data import check_patience, prepare
 
 QUESTION = "Which topic is this about: science, travel, politics, sports or health?"
@@ -132,3 +133,19 @@ def test_files_of_two_kinds_train_together_under_their_own_names(folder, tmp_pat
     config = load_config(None, ("data.valid_share=0", "data.test_share=0"), {"data.paths": names})
     data = prepare(config, find_sources(config.data))
     assert [record.where for record in data.split.train][-2:] == [f"{names[0]}:5", f"{plain}:1"]
+
+
+def test_governed_records_of_two_kinds_train_together(folder, tmp_path):
+    """A `kept.jsonl` holds what was kept of several files, each of a kind of its own."""
+    from mlx_hybrid.governance.govern import govern_files
+
+    plain = tmp_path / "plain.jsonl"
+    plain.write_text(json.dumps({"text": TEXTS["en"][2], "language": "en"}) + "\n")
+    config = load_config(
+        None, ("data.valid_share=0", "data.test_share=0"), {"data.paths": [str(tmp_path / "out")]}
+    )
+    kept = govern_files([folder / "train.jsonl", plain], tmp_path / "out", config.governance)
+    assert {item.kind for item in kept.kept()} == {"messages", "text"}
+    data = prepare(config, find_sources(config.data))
+    assert (data.kept, data.reasons) == (len(list(kept.kept())), {})
+    assert len(load_records(tmp_path / "out" / "kept.jsonl")) == data.kept

@@ -51,12 +51,12 @@ def judged(records: list[Record], config: GovernanceConfig) -> Ledger:
     """What the stages decide on records, in this process and without a file."""
     ledger = Ledger(config)
     ledger.add(Inspector(config).inspect(records))
-    ledger.decide(lambda index: records[index].where)
+    ledger.decide()
     return ledger
 
 
 def rejected(records: list[Record], config: GovernanceConfig) -> list[Record]:
-    return [record for record, decision in zip(records, judged(records, config).decisions) if decision]
+    return [record for record, item in zip(records, judged(records, config).items) if item.decision]
 
 
 def show(title: str, heads: list[str], rows: list[list]) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 
 from mlx_hybrid.governance.checks.characters import HAN, SCRIPT_CODES, Batch, letters_only
 from mlx_hybrid.governance.checks.engines import Engine
+from mlx_hybrid.governance.stages import Finding
 from mlx_hybrid.records.languages import (
     SEEN_AS,
     Language,
@@ -33,13 +34,6 @@ HALF = 0.5
 MIXED_SHARE = 0.2
 MAX_PARTS = 8
 UNDETERMINED = Language("und", "Zyyy")
-
-
-class Finding(NamedTuple):
-    """What one rule says of one record: a reason code and the numbers behind it."""
-
-    reason: str
-    detail: str = ""
 
 
 class Verdict(NamedTuple):

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from mlx_hybrid.governance.duplicates.minhash import gram_hashes, normalise
+from mlx_hybrid.governance.duplicates.minhash import distinct_grams, normalise
 from mlx_hybrid.governance.stages import Decision
 from mlx_hybrid.records.record import Record
 
@@ -18,60 +18,47 @@ FEW_SHARE, FEW_COUNT = 0.5, 3  # or, of few texts, in more than half; three may 
 
 
 class EvaluationIndex:
-    """The 13-grams of evaluation texts, and which texts each belongs to."""
+    """Which evaluation texts hold each 13-gram: `owners` (grams, texts), sparse; `sizes` are the grams of each text."""
 
     def __init__(self, records: Iterable[Record], threshold: float) -> None:
         self.threshold = threshold
-        self.names: list[str] = []
-        self.whole: dict[str, int] = {}
-        texts: list[str] = []
-        for record in records:
-            for text in parts_of(record):
-                self.whole.setdefault(text, len(texts))
-                texts.append(text)
-                self.names.append(record.where)
-        grams, owners = distinct_grams(texts)
-        order = np.lexsort((owners, grams))
-        grams, owners = grams[order], owners[order]
-        self.grams, counts = np.unique(grams, return_counts=True)
+        parts = [(text, record.where) for record in records for text in parts_of(record)]
+        texts, self.names = [text for text, _ in parts], [name for _, name in parts]
+        self.whole = dict(reversed(parts))
+        grams, owners = long_grams(texts)
+        self.grams, places, counts = np.unique(grams, return_inverse=True, return_counts=True)
         few = max(FEW_COUNT, FEW_SHARE * len(texts))
         common = counts > max(min(TEMPLATE_COUNT, few), TEMPLATE_SHARE * len(texts))
-        keep = np.repeat(~common, counts)
-        self.grams, self.counts = self.grams[~common], counts[~common]
-        self.owners = owners[keep]
-        self.first = np.concatenate([[0], np.cumsum(self.counts)[:-1]]).astype(np.int64)
-        self.sizes = np.bincount(self.owners, minlength=len(texts)) if len(texts) else np.zeros(0, np.int64)
+        kept = ~common[places]
+        self.sizes = np.bincount(owners[kept], minlength=len(texts))
+        self.owners = incidence(places[kept], owners[kept], (len(self.grams), len(texts)))
 
     def find(self, texts: Sequence[str]) -> list[Decision | None]:
         """For each text the evaluation text it holds, or None."""
-        if not texts or not self.names:
-            return [None] * len(texts)
         plain = [normalise(text) for text in texts]
-        grams, holders = distinct_grams(plain)
-        places = np.minimum(np.searchsorted(self.grams, grams), max(len(self.grams) - 1, 0))
-        hits = np.flatnonzero(self.grams[places] == grams) if len(self.grams) else np.zeros(0, np.int64)
-        best = self.best(holders[hits], places[hits])
-        return [self.decide(text, *best.get(row, (0, 0.0))) for row, text in enumerate(plain)]
+        grams, rows = long_grams(plain)
+        places = np.searchsorted(self.grams, grams)
+        known = np.searchsorted(self.grams, grams, "right") > places
+        shared = incidence(rows[known], places[known], (len(texts), len(self.grams))) @ self.owners
+        best: dict[int, tuple[float, str]] = {}
+        shared = shared.tocoo()
+        shares = shared.data / self.sizes[shared.col]
+        for i in np.lexsort((shared.col, -shares)).tolist():
+            best.setdefault(int(shared.row[i]), (float(shares[i]), self.names[shared.col[i]]))
+        best |= {row: (1.0, self.whole[text]) for row, text in enumerate(plain) if text in self.whole}
+        return [self.decide(*best.get(row, (0.0, ""))) for row in range(len(texts))]
 
-    def best(self, holders: np.ndarray, places: np.ndarray) -> dict[int, tuple[int, float]]:
-        """For each row with a hit, the evaluation text it holds most of, and how much."""
-        counts = self.counts[places]
-        offsets = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        owners = self.owners[np.repeat(self.first[places], counts) + offsets]
-        pairs, shared = np.unique(np.repeat(holders, counts) * len(self.names) + owners, return_counts=True)
-        held, owner = np.divmod(pairs, len(self.names))
-        shares = shared / self.sizes[owner]
-        order = np.lexsort((owner, -shares, held))
-        first = np.unique(held[order], return_index=True)[1]
-        return {int(held[i]): (int(owner[i]), float(shares[i])) for i in order[first]}
-
-    def decide(self, text: str, owner: int, share: float) -> Decision | None:
-        if text in self.whole:
-            owner, share = self.whole[text], 1.0
+    def decide(self, share: float, name: str) -> Decision | None:
         if share < self.threshold:
             return None
-        name = self.names[owner]
         return Decision("overlap", "eval_leak", f"holds {share:.2f} of {name}", name)
+
+
+def incidence(rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]):
+    """A sparse matrix with a one at each (row, column)."""
+    from scipy.sparse import csr_array
+
+    return csr_array((np.ones(len(rows), np.int32), (rows, columns)), shape)
 
 
 def parts_of(record: Record) -> list[str]:
@@ -81,12 +68,8 @@ def parts_of(record: Record) -> list[str]:
     return long or [normalise(record.content())]
 
 
-def distinct_grams(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+def long_grams(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """The distinct 13-grams of each text as (hash, row) pairs; texts under 25 characters give none."""
-    rows = [i for i, text in enumerate(texts) if len(text) >= LEAST_CHARACTERS]
-    if not rows:
-        return np.zeros(0, np.uint32), np.zeros(0, np.int64)
-    grams, starts = gram_hashes([texts[i] for i in rows], NGRAM)
-    owners = np.repeat(np.array(rows, np.int64), np.diff(starts))
-    keys = np.unique((owners.astype(np.uint64) << np.uint64(32)) | grams)
-    return (keys & np.uint64(0xFFFFFFFF)).astype(np.uint32), (keys >> np.uint64(32)).astype(np.int64)
+    grams, rows = distinct_grams(texts, NGRAM)
+    long = np.array([len(text) >= LEAST_CHARACTERS for text in texts], bool)[rows]
+    return grams[long], rows[long]

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import regex
 
-from mlx_hybrid.governance.checks.language import Finding
+from mlx_hybrid.governance.stages import Finding
 from mlx_hybrid.records.fields import over_texts
 
 

@@ -21,8 +21,8 @@ from mlx_hybrid.governance.checks.characters import (
     SYMBOL,
     Batch,
 )
-from mlx_hybrid.governance.checks.language import Finding
 from mlx_hybrid.governance.checks.mojibake import find_mojibake
+from mlx_hybrid.governance.stages import Finding
 from mlx_hybrid.records.languages import UNSPACED
 
 MAX_CHECKED = 20_000  # characters of a text that the rules look at

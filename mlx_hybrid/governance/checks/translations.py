@@ -5,14 +5,16 @@ source is `source_text` when it is there, else the prompt.
 """
 
 import math
+import unicodedata
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import regex
 
-from mlx_hybrid.governance.checks.language import Finding
 from mlx_hybrid.governance.duplicates.minhash import normalise
+from mlx_hybrid.governance.stages import Finding
 from mlx_hybrid.records.languages import UnknownLanguage, parse_language
 from mlx_hybrid.records.record import Record
 
@@ -27,7 +29,7 @@ class Pair(NamedTuple):
     languages: str
     log_ratio: float
     copy: bool
-    numbers: str
+    flags: tuple[Finding, ...] = ()
 
 
 def read_pair(record: Record) -> Pair | None:
@@ -42,13 +44,13 @@ def read_pair(record: Record) -> Pair | None:
     own = record.fields.get("source_text")
     source, target = own if isinstance(own, str) else record.prompt(), record.completion()
     ratio = math.log((len(target) + 1) / (len(source) + 1))
-    copied = normalise(source) == normalise(target)
-    return Pair(names, ratio, copied, numbers_differ(source, target))
+    differs = numbers_differ(source, target)
+    flags = (Finding("number_mismatch", differs),) if differs else ()
+    return Pair(names, ratio, normalise(source) == normalise(target), flags)
 
 
 def numbers_differ(source: str, target: str) -> str:
     """Says so when the source holds numbers of two digits or more and the target none of them, in any digits."""
-    import unicodedata
 
     def values(text: str) -> set[str]:
         runs = NUMBER.findall(text)
@@ -58,25 +60,23 @@ def numbers_differ(source: str, target: str) -> str:
     return f"none of {len(wanted)} numbers" if wanted and not wanted & values(target) else ""
 
 
-def check_pairs(pairs: Sequence[Pair | None]) -> list[tuple[Finding | None, Finding | None]]:
-    """Rejection and flag of each pair. z = 0.6745 (x − median) / MAD of the log ratio, by language pair."""
-    by_languages: dict[str, list[int]] = {}
-    for i, pair in enumerate(pairs):
-        if pair:
-            by_languages.setdefault(pair.languages, []).append(i)
-    result: list[tuple[Finding | None, Finding | None]] = [(None, None)] * len(pairs)
-    for names, rows in by_languages.items():
-        ratios = np.array([pairs[i].log_ratio for i in rows])
-        middle = float(np.median(ratios))
-        spread = max(float(np.median(np.abs(ratios - middle))), 0.05)
-        for i, ratio in zip(rows, ratios):
-            z = 0.6745 * (ratio - middle) / spread
-            reject = Finding("copy_source", "the target is the source") if pairs[i].copy else None
-            if reject is None and len(rows) >= LEAST_PAIRS and abs(z) > FAR:
-                reject = Finding(
-                    "length_ratio",
-                    f"{math.exp(ratio):.2f}, usual {math.exp(middle):.2f} for {names}, z {z:.1f}",
-                )
-            flag = Finding("number_mismatch", pairs[i].numbers) if pairs[i].numbers else None
-            result[i] = (reject, flag)
-    return result
+def check_pairs(pairs: Sequence[Pair]) -> list[tuple[Finding | None, tuple[Finding, ...]]]:
+    """Rejection and flags of each pair. z = 0.6745 (x − median) / MAD of the log ratio, by language pair."""
+    ratios = defaultdict(list)
+    for pair in pairs:
+        ratios[pair.languages].append(pair.log_ratio)
+    usual = {}
+    for names, values in ratios.items():
+        middle = float(np.median(values))
+        usual[names] = len(values), middle, max(float(np.median(np.abs(np.array(values) - middle))), 0.05)
+    return [(check_pair(pair, *usual[pair.languages]), pair.flags) for pair in pairs]
+
+
+def check_pair(pair: Pair, count: int, middle: float, spread: float) -> Finding | None:
+    if pair.copy:
+        return Finding("copy_source", "the target is the source")
+    z = 0.6745 * (pair.log_ratio - middle) / spread
+    if count < LEAST_PAIRS or abs(z) <= FAR:
+        return None
+    told = f"{math.exp(pair.log_ratio):.2f}, usual {math.exp(middle):.2f} for {pair.languages}, z {z:.1f}"
+    return Finding("length_ratio", told)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import regex
 
-from mlx_hybrid.governance.duplicates.minhash import BANDS, gram_hashes
+from mlx_hybrid.governance.duplicates.minhash import BANDS, SKETCH, distinct_grams, gram_hashes
 from mlx_hybrid.governance.duplicates.similarity import Likeness, Similarity
 
 BUCKET = (
@@ -45,14 +45,16 @@ class Match(NamedTuple):
 
 
 def find_near_duplicates(
-    said: Callable[[int], Said], keys: np.ndarray, small: np.ndarray, n: int, threshold: float
+    said: Callable[[int], Said], sketches: Sequence[bytes], n: int, threshold: float
 ) -> tuple[dict[int, Match], dict[int, tuple[int, str]]]:
     """Removed records with the kept one they match, and protected ones with the near match that a guard let stand.
 
-    `keys` (records, 20) and `small` (records, 120), the low bytes of the signatures, are in the order of the
-    records; the earlier of two is kept. Cost: linear in the records that share a band.
+    The sketches are in the order of the records; the earlier of two is kept. Cost: linear in the records that share a
+    band.
     """
-    groups, count = shared_buckets(keys)
+    table = np.frombuffer(b"".join(sketches), SKETCH)
+    small = table["small"]
+    groups, count = shared_buckets(table["keys"])
     active = np.flatnonzero((groups >= 0).any(axis=1)).tolist()
     template = Template([said(index).whole for index in spread(active, TEMPLATE_SAMPLE)])
     likeness = Likeness(n, threshold)
@@ -89,12 +91,8 @@ class Template:
     """Stretches of 20 characters that stand in 20 or more of the texts: instructions, not content."""
 
     def __init__(self, texts: Sequence[str]) -> None:
-        grams, starts = (
-            gram_hashes(texts, TEMPLATE_NGRAM) if texts else (np.zeros(0, np.uint32), np.zeros(1, int))
-        )
-        owners = np.repeat(np.arange(len(starts) - 1, dtype=np.uint64), np.diff(starts))
-        distinct, _ = run_lengths(np.sort((owners << np.uint64(32)) | grams))
-        values, counts = run_lengths(np.sort(distinct.astype(np.uint32)))
+        grams, _ = distinct_grams(texts, TEMPLATE_NGRAM)
+        values, counts = np.unique(grams, return_counts=True)
         self.grams = values[counts >= TEMPLATE_COUNT]
         self.strip = lru_cache(16_384)(self.strip_text)
 
@@ -112,26 +110,15 @@ class Template:
         return rest if len(rest) >= LEAST_CONTENT else text
 
 
-def run_lengths(ordered: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The distinct values of a sorted array and how often each occurs; several times faster than `np.unique`."""
-    first = np.flatnonzero(np.concatenate([np.ones(len(ordered[:1]), bool), ordered[1:] != ordered[:-1]]))
-    return ordered[first], np.diff(np.concatenate([first, [len(ordered)]]))
-
-
 def shared_buckets(keys: np.ndarray) -> tuple[np.ndarray, int]:
     """For each record and band the number of its bucket, −1 where no other record is in it; and how many there are."""
     groups = np.full(keys.shape, -1, np.int32)
     total = 0
-    for band in range(BANDS if len(keys) else 0):
-        order = np.argsort(keys[:, band], kind="stable")
-        ordered = keys[order, band]
-        same = ordered[1:] == ordered[:-1]
-        first = np.concatenate([[True], ~same])
-        shared = np.concatenate([same, [False]]) | ~first
-        opens = first & shared
-        numbers = np.cumsum(opens) - 1 + total
-        groups[order[shared], band] = numbers[shared]
-        total += int(opens.sum())
+    for band in range(BANDS):
+        _, inverse, counts = np.unique(keys[:, band], return_inverse=True, return_counts=True)
+        shared = counts > 1
+        groups[:, band] = np.where(shared, np.cumsum(shared) - 1 + total, -1)[inverse]
+        total += int(shared.sum())
     return groups, total
 
 
@@ -187,13 +174,13 @@ def alike(one: str, other: str, likeness: Likeness, *, strict: bool = False) -> 
     return likeness.strict(one, other) >= likeness.threshold if strict else bool(likeness.near(one, other))
 
 
-def find_conflicts(prompts: Sequence[bytes], answers: Sequence[bytes]) -> dict[int, int]:
+def find_conflicts(turns: Sequence[tuple[bytes, bytes]]) -> dict[int, int]:
     """Records whose prompt stood before with another answer, each with the first record of that prompt."""
     first: dict[bytes, int] = {}
     conflicts: dict[int, int] = {}
-    for index, (prompt, answer) in enumerate(zip(prompts, answers)):
+    for index, (prompt, answer) in enumerate(turns):
         earlier = first.setdefault(prompt, index) if prompt else index
-        if answers[earlier] != answer:
+        if turns[earlier][1] != answer:
             conflicts[index] = earlier
             conflicts.setdefault(earlier, index)
     return conflicts

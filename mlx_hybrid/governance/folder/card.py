@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
-from mlx_hybrid.files import render
-from mlx_hybrid.records.languages import TWO_LETTERS
+from mlx_hybrid.files import render, sha256_of
+from mlx_hybrid.records.languages import card_code
 
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 HERE = Path(__file__).parent
@@ -37,6 +37,7 @@ def report_page(summary: dict[str, Any]) -> str:
     flags: Counter[str] = Counter()
     for row in summary["flags"]:
         flags[row["flag"]] += row["records"]
+    # Half a surrogate pair may stand in a name or a code.
     page = fill(
         "page.html.jinja",
         summary,
@@ -46,9 +47,7 @@ def report_page(summary: dict[str, Any]) -> str:
         shown=[(e["where"], e["reason"], e["detail"]) for e in summary["examples"]],
         settings=[(key, str(value)) for key, value in summary["config"].items()],
     )
-    return page.encode("utf-8", "backslashreplace").decode(
-        "utf-8"
-    )  # half a surrogate pair, from a name or a code
+    return page.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def fill(template: str, summary: dict[str, Any], **values: Any) -> str:
@@ -70,53 +69,30 @@ def rows_of(rows: list[dict[str, Any]]) -> list[tuple]:
     return [tuple(row.values()) for row in rows]
 
 
-def card_code(language: str) -> str:
-    """`sw` for `swh_Latn`: the Hub wants ISO 639-1 where there is one."""
-    code = language.split("_")[0]
-    return next((two for two, three in TWO_LETTERS.items() if three == code), code)
-
-
 def size_category(records: int) -> str:
     return next((name for bound, name in SIZES if records < bound), "n>1M")
 
 
-def croissant(path: Path, sha256: str, summary: dict[str, Any]) -> dict[str, Any]:
+def croissant(path: Path, summary: dict[str, Any]) -> dict[str, Any]:
     """Croissant 1.0 JSON-LD of `kept.jsonl` with one field for each key that its records have in common."""
-    fields = common_fields(path)
-    skeleton = json.loads((HERE / "croissant.json").read_text(encoding="utf-8"))
-    return skeleton | {
-        "description": f"{summary['kept']} of {summary['records']} records, checked with mlx-hybrid govern.",
-        "version": "1.0.0",
-        "license": sorted(set(summary["licences"])),
-        "inLanguage": sorted(card_code(row["language"]) for row in summary["languages"] if row["kept"]),
-        "distribution": [
-            {
-                "@type": "cr:FileObject",
-                "@id": "kept",
-                "name": "kept.jsonl",
-                "contentUrl": "kept.jsonl",
-                "encodingFormat": "application/jsonlines",
-                "sha256": sha256,
-            }
-        ],
-        "recordSet": [
-            {
-                "@type": "cr:RecordSet",
-                "@id": "records",
-                "name": "records",
-                "field": [
-                    {
-                        "@type": "cr:Field",
-                        "@id": f"records/{key}",
-                        "name": key,
-                        "dataType": "sc:Text",
-                        "source": {"fileObject": {"@id": "kept"}, "extract": {"column": key}},
-                    }
-                    for key in fields
-                ],
-            }
-        ],
-    }
+    tree = json.loads((HERE / "croissant.json").read_text(encoding="utf-8"))
+    tree["description"] = (
+        f"{summary['kept']} of {summary['records']} records, checked with mlx-hybrid govern."
+    )
+    tree["license"] = sorted(set(summary["licences"]))
+    tree["inLanguage"] = sorted(card_code(row["language"]) for row in summary["languages"] if row["kept"])
+    tree["distribution"][0]["sha256"] = sha256_of(path)
+    tree["recordSet"][0]["field"] = [
+        {
+            "@type": "cr:Field",
+            "@id": f"records/{key}",
+            "name": key,
+            "dataType": "sc:Text",
+            "source": {"fileObject": {"@id": "kept"}, "extract": {"column": key}},
+        }
+        for key in common_fields(path)
+    ]
+    return tree
 
 
 def common_fields(path: Path) -> list[str]:

@@ -2,20 +2,12 @@
 
 import base64
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from mlx_hybrid.governance.checks.language import Finding
 from mlx_hybrid.governance.checks.personal import redact_fields
-from mlx_hybrid.governance.stages import Decision
+from mlx_hybrid.governance.inspection import Inspection
 from mlx_hybrid.records.record import Fault, Record
-
-
-def note_of(where: str, language: str, decision: Decision | None) -> dict[str, Any]:
-    """What `_gov` says of a line: its place, its language and, of one set aside, why."""
-    note = {"where": where, "language": language}
-    return note | {key: value for key, value in decision._asdict().items() if value} if decision else note
 
 
 def load_kept(path: Path) -> list[Record]:
@@ -29,29 +21,29 @@ def as_it_was(fields: dict[str, Any]) -> Record:
     return Record(fields, name, int(line))
 
 
-def write_kept(
-    file: IO[bytes], raw: bytes, note: dict[str, Any], flags: Sequence[Finding], redacts: bool
-) -> None:
-    if flags:
-        note["flags"] = [finding._asdict() for finding in flags]
+def write_kept(file: IO[bytes], raw: bytes, item: Inspection, *, redacts: bool) -> None:
+    note: dict[str, Any] = {"where": item.where, "language": item.language}
+    if item.flags:
+        note["flags"] = [finding._asdict() for finding in item.flags]
     if redacts and (clean := redact_fields(fields := json.loads(raw))) != fields:
-        raw = json.dumps(clean, ensure_ascii=False).encode("utf-8", "surrogatepass")
+        raw = as_json(clean, "surrogatepass")
         note["edits"] = ["redacted"]
     file.write(with_note(raw, note))
 
 
-def write_rejected(file: IO[bytes], raw: bytes | Fault, note: dict[str, Any]) -> None:
+def write_rejected(file: IO[bytes], raw: bytes | Fault, item: Inspection) -> None:
+    """Write the line and why it goes; one that is no record as text under `raw`, or base64 where it is no text."""
+    told = {key: value for key, value in item.decision._asdict().items() if value}
+    note = {"where": item.where, "language": item.language, **told}
     line = raw.raw if isinstance(raw, Fault) else raw
-    if note["stage"] != "structure" or note["reason"] == "mixed_kinds":
+    if item.decision.stage != "structure" or item.decision.reason == "mixed_kinds":
         file.write(with_note(line, note))
         return
     try:
-        whole: dict[str, Any] = {"raw": line.decode("utf-8")}
+        whole = {"raw": line.decode("utf-8")}
     except UnicodeDecodeError:
         whole = {"raw_base64": base64.b64encode(line).decode()}
-    file.write(
-        json.dumps({**whole, "_gov": note}, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
-    )
+    file.write(as_json({**whole, "_gov": note}) + b"\n")
 
 
 def with_note(raw: bytes, note: dict[str, Any]) -> bytes:
@@ -60,10 +52,9 @@ def with_note(raw: bytes, note: dict[str, Any]) -> bytes:
     if b'"_gov"' in line:
         fields = json.loads(line)
         fields.pop("_gov", None)
-        line = json.dumps(fields, ensure_ascii=False).encode("utf-8", "surrogatepass")
-    return (
-        line[:-1].rstrip()
-        + b', "_gov": '
-        + json.dumps(note, ensure_ascii=False).encode("utf-8", "backslashreplace")
-        + b"}\n"
-    )
+        line = as_json(fields, "surrogatepass")
+    return line[:-1].rstrip() + b', "_gov": ' + as_json(note) + b"}\n"
+
+
+def as_json(value: dict[str, Any], surrogates: str = "backslashreplace") -> bytes:
+    return json.dumps(value, ensure_ascii=False).encode("utf-8", surrogates)

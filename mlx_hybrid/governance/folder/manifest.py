@@ -12,51 +12,42 @@ from pathlib import Path
 from typing import Any
 
 from mlx_hybrid import __version__
-from mlx_hybrid.config import GovernanceConfig, to_tree
 from mlx_hybrid.errors import ConfigError, DataError
 from mlx_hybrid.files import sha256_of, write_json
-from mlx_hybrid.governance.curated import Curated
+from mlx_hybrid.governance.checks.engines import load_engine
 from mlx_hybrid.governance.folder.card import croissant, dataset_card, report_page
 from mlx_hybrid.governance.folder.summary import summarise
-from mlx_hybrid.governance.inspection import describe_engine
-from mlx_hybrid.governance.stages import active_stages
+from mlx_hybrid.governance.ledger import Ledger
 
 FORMAT = 1
 DATA = ("kept.jsonl", "rejected.jsonl")
 PACKAGES = ("numpy", "regex", "ftfy", "phonenumbers", "pyarrow")
 
 
-def write_outputs(folder: Path, curated: Curated, config: GovernanceConfig) -> None:
+def write_outputs(folder: Path, ledger: Ledger) -> None:
     """Reports, cards and, last, the manifest that hashes them all."""
-    summary = summarise(curated, config)
+    summary = summarise(ledger)
     write_json(folder / "report.json", summary)
     (folder / "report.html").write_text(report_page(summary), encoding="utf-8")
     (folder / "README.md").write_text(dataset_card(summary), encoding="utf-8")
-    write_json(
-        folder / "croissant.json", croissant(folder / "kept.jsonl", sha256_of(folder / "kept.jsonl"), summary)
-    )
-    write_json(
-        folder / "manifest.json", {**describe(curated, config, summary), "outputs": describe_files(folder)}
-    )
-
-
-def describe(curated: Curated, config: GovernanceConfig, summary: dict[str, Any]) -> dict[str, Any]:
-    tree = to_tree(config)
-    del tree["workers"]
-    return {
+    write_json(folder / "croissant.json", croissant(folder / "kept.jsonl", summary))
+    tree = summary["config"]
+    manifest = {
         "format": FORMAT,
         "tool": "mlx-hybrid govern",
         "versions": versions(),
         "config": tree,
         "config_sha256": hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest(),
-        "stages": list(active_stages(config)),
-        "engine": describe_engine(config),
-        "inputs": curated.sources,
-        "parents": parents([source["path"] for source in curated.sources]),
-        "against": [describe_file(Path(path), path) for path in config.against],
+        "stages": list(ledger.stages),
+        "engine": load_engine(tree["engine"]).describe() if "language" in ledger.stages else None,
+        "inputs": ledger.sources,
+        "parents": parents([source["path"] for source in ledger.sources]),
+        "against": [describe_file(Path(path), path) for path in tree["against"]],
         "counts": summary["counts"],
         "flags": summary["flags"],
+        "outputs": describe_files(folder),
     }
+    write_json(folder / "manifest.json", manifest)
 
 
 def versions() -> dict[str, str]:
@@ -74,26 +65,19 @@ def describe_file(path: Path, name: str) -> dict[str, Any]:
 
 
 def describe_files(folder: Path) -> list[dict[str, Any]]:
-    files = sorted(path for path in folder.iterdir() if path.name != "manifest.json")
-    return [
-        {**describe_file(path, path.name), **({"lines": count_lines(path)} if path.name in DATA else {})}
-        for path in files
-    ]
-
-
-def count_lines(path: Path) -> int:
-    with path.open("rb") as file:
-        return sum(1 for _ in file)
+    told = []
+    for path in sorted(path for path in folder.iterdir() if path.name != "manifest.json"):
+        told.append(describe_file(path, path.name))
+        if path.name in DATA:
+            with path.open("rb") as file:
+                told[-1]["lines"] = sum(1 for _ in file)
+    return told
 
 
 def parents(paths: Sequence[str]) -> list[dict[str, str]]:
     """Manifests beside the inputs: the links of the chain back to the first source."""
-    found = []
-    for path in paths:
-        manifest = Path(path).parent / "manifest.json"
-        if manifest.is_file() and Path(path).name in DATA:
-            found.append({"path": str(manifest), "sha256": sha256_of(manifest)})
-    return found
+    found = [Path(path).parent / "manifest.json" for path in paths if Path(path).name in DATA]
+    return [{"path": str(path), "sha256": sha256_of(path)} for path in found if path.is_file()]
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -140,7 +124,6 @@ def check_source(path: Path) -> str | None:
         return None
     manifest = read_manifest(folder)
     output = next((output for output in manifest["outputs"] if output["path"] == path.name), None)
-    problem = compare(folder, output) if output else ""
-    if problem:
+    if output and (problem := compare(folder, output)):
         raise DataError(f"{folder}: {problem}. Govern the sources again, or pass --allow-changed-data.")
     return sha256_of(folder / "manifest.json") if output else None

@@ -3,59 +3,49 @@
 from collections import Counter
 from typing import Any
 
-from mlx_hybrid.config import GovernanceConfig, to_tree
-from mlx_hybrid.governance.curated import Curated
+from mlx_hybrid.config import to_tree
 from mlx_hybrid.governance.ledger import Ledger
 
 EXAMPLES = 3
 
 
-def summarise(curated: Curated, config: GovernanceConfig) -> dict[str, Any]:
+def summarise(ledger: Ledger) -> dict[str, Any]:
     """Counts by stage, language and reason; languages before and after; flags; licences; examples by place."""
-    ledger = curated.ledger
-    counts = ledger.counts()
-    before = Counter(item.language for item in ledger.items)
-    kept = Counter({language: count for (stage, language, _), count in counts.items() if stage == "kept"})
-    tree = to_tree(config)
+    kept = list(ledger.kept())
+    before, after = (Counter(item.language for item in items) for items in (ledger.items, kept))
+    flags = Counter(pair for item in kept for pair in {(item.language, flag.reason) for flag in item.flags})
+    tree = to_tree(ledger.config)
     del tree["workers"]
     return {
         "format": 1,
         "records": len(ledger.items),
-        "kept": kept.total(),
-        "rejected": len(ledger.items) - kept.total(),
+        "kept": len(kept),
+        "rejected": len(ledger.items) - len(kept),
         "languages": [
-            {"language": name, "before": total, "kept": kept[name]} for name, total in sorted(before.items())
+            {"language": name, "before": total, "kept": after[name]} for name, total in sorted(before.items())
         ],
         "counts": [
             {"stage": stage, "language": language, "reason": reason, "records": count}
-            for (stage, language, reason), count in counts.items()
+            for (stage, language, reason), count in ledger.counts.items()
             if stage != "kept"
         ],
         "flags": [
             {"flag": reason, "language": language, "records": count}
-            for (language, reason), count in sorted(ledger.flag_counts().items())
+            for (language, reason), count in sorted(flags.items())
         ],
-        "licences": licences(ledger),
-        "examples": examples(curated),
+        "licences": dict(sorted(Counter(item.licence or "not stated" for item in kept).items())),
+        "examples": examples(ledger),
         "config": tree,
-        "sources": curated.sources,
-        "alarms": curated.alarms,
+        "sources": ledger.sources,
+        "alarms": ledger.alarms,
     }
 
 
-def licences(ledger: Ledger) -> dict[str, int]:
-    """Kept records by their licence; those that state none under "not stated"."""
-    names = [item.licence or "not stated" for item in ledger.items if item.decision is None]
-    return dict(sorted(Counter(names).items()))
-
-
-def examples(curated: Curated) -> list[dict[str, str]]:
+def examples(ledger: Ledger) -> list[dict[str, str]]:
     """The first three records of each reason, by place and numbers, without their text."""
-    seen: Counter[tuple[str, str]] = Counter()
-    shown = []
-    for index, decision in enumerate(curated.ledger.decisions):
-        if decision:
-            seen[decision[:2]] += 1
-        if decision and seen[decision[:2]] <= EXAMPLES:
-            shown.append({"where": curated.where(index), **decision._asdict()})
-    return sorted(shown, key=lambda item: (item["stage"], item["reason"]))
+    shown: dict[tuple[str, str], list[dict[str, str]]] = {}
+    for item in ledger.items:
+        if item.decision:
+            rows = shown.setdefault(item.decision[:2], [])
+            rows += [{"where": item.where, **item.decision._asdict()}] if len(rows) < EXAMPLES else []
+    return [row for key in sorted(shown) for row in shown[key]]
