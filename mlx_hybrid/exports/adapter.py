@@ -18,6 +18,12 @@ from mlx_hybrid.exports.weights import ModelWeights
 from mlx_hybrid.models.adapted import find_adapter, own_name
 from mlx_hybrid.models.base import base_of, find_model, fingerprint, identity
 
+EXPERTS_STAY = (
+    "MLX stacks a layer's experts into one weight, which PEFT and transformers store otherwise, so an adapter on "
+    "experts cannot be exported or fused yet; chat, serve and evaluate run it, and one trained without experts among "
+    "adapter.targets can be exported."
+)
+
 
 @dataclass(frozen=True)
 class Source:
@@ -39,18 +45,10 @@ class Source:
         return self.info.adapter.full
 
     @property
-    def magnitudes(self) -> bool:
-        """Whether each output's magnitude was trained apart (DoRA)."""
-        low_rank = self.info.adapter.low_rank
-        return low_rank is not None and low_rank.magnitude
-
-    @property
     def trained(self) -> dict[str, mx.array]:
         """Whole tensors that full fine-tuning changed, by name; none of an adapter."""
         leaves = self.leaves if self.full else {}
-        return {
-            f"{module}.{leaf}": value for module, parts in leaves.items() for leaf, value in parts.items()
-        }
+        return {f"{name}.{leaf}": value for name, parts in leaves.items() for leaf, value in parts.items()}
 
     @property
     def changed(self) -> set[str]:
@@ -122,23 +120,11 @@ def open_source(name: str, *, model: str | None = None) -> Source:
         module, _, leaf = key.rpartition(".")
         leaves.setdefault(module, {})[leaf] = value
     base = ModelWeights(base_folder)
-    if stacked := [module for module in info.modules if is_stack(module, leaves, base)]:
-        raise experts_stay(stacked[0])
+    for module in info.modules:
+        update = leaves.get(module, {}).get("lora_a")
+        if len(base.shapes.get(f"{module}.weight", ())) > 2 or (update is not None and update.ndim > 2):
+            raise ConfigError(f"{module}: {EXPERTS_STAY}")
     missing = [module for module in info.modules if module not in leaves and not info.adapter.full]
     if missing:
         raise ConfigError(f"{folder}: holds no tensor of {missing[0]} ({len(missing)} modules in all).")
     return Source(folder, info, leaves, base, own_name(folder, name))
-
-
-def is_stack(module: str, leaves: dict[str, dict[str, mx.array]], base: ModelWeights) -> bool:
-    """Whether an adapted module is a stack of experts, by its own leaves or by the base's weight."""
-    update = leaves.get(module, {}).get("lora_a")
-    return len(base.shapes.get(f"{module}.weight", (0, 0))) > 2 or (update is not None and update.ndim > 2)
-
-
-def experts_stay(module: str) -> ConfigError:
-    return ConfigError(
-        f"{module}: MLX stacks a layer's experts into one weight, which PEFT and transformers store otherwise, so an "
-        "adapter on experts cannot be exported or fused yet; chat, serve and evaluate run it, and one trained without "
-        "experts among adapter.targets can be exported."
-    )

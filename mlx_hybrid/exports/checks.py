@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,10 +23,8 @@ FORMAT = 1
 REPORT_FILE = "export.json"
 SHOWN = 3
 INSTALL = "pip install 'mlx-hybrid[peft]'"
-BYTES_A_PARAMETER, USABLE = (
-    6,
-    0.6,
-)  # float32 weights and room for activations; the share of memory others leave
+BYTES_A_PARAMETER = 6  # float32 weights, and room for loading and activations
+USABLE = 0.6  # share of the memory that other programs leave
 
 Adapt = Callable[[Any], None]
 """Puts an adapter on a loaded model."""
@@ -87,11 +85,9 @@ def new_folder(directory: Path) -> Iterator[Path]:
         yield folder
 
 
-@dataclass(frozen=True)
-class Own:
-    """Logits of the adapter by our own loader, on the weights that an export is compared on."""
+class Own(NamedTuple):
+    """Logits of the base, and of the adapter by our own loader, on the weights that an export is compared on."""
 
-    weights: ModelWeights
     tokens: np.ndarray
     base: np.ndarray
     adapted: np.ndarray
@@ -105,17 +101,12 @@ def own_logits(report: Report, source: Source, weights: ModelWeights) -> Own | N
     if weights.parameter_count() * BYTES_A_PARAMETER > USABLE * memory_bytes():
         skip(report, "Logits were not compared: the model in float32 does not fit in memory.")
         return None
-    tokens = probe_tokens(weights.folder)
-    base, adapted = mlx_logits(weights.folder, tokens, with_adapter(source))
+    tokens, adapt = probe_tokens(weights.folder), lambda model: load_adapter(model, source.folder)
+    base, adapted = mlx_logits(weights.folder, tokens, adapt)
     if source.base.packed and weights.folder != source.base.folder:
-        _, trained = mlx_logits(source.base.folder, tokens, with_adapter(source))
+        _, trained = mlx_logits(source.base.folder, tokens, adapt)
         report.checks["trained_base"] = {"kl_nats_per_token": mean_kl(trained, adapted)}
-    return Own(weights, tokens, base, adapted)
-
-
-def with_adapter(source: Source) -> Adapt:
-    """Put our adapter on a model by our own loader."""
-    return lambda model: load_adapter(model, source.folder)
+    return Own(tokens, base, adapted)
 
 
 def check_peft_logits(
@@ -127,11 +118,8 @@ def check_peft_logits(
     ours = own.adapted
     if cut:
         _, ours = mlx_logits(weights.folder, own.tokens, cut)
-        report.checks["truncation"] = {
-            "kl_nats_per_token": mean_kl(own.adapted, ours),
-            "difference_logit": float(np.abs(own.adapted - ours).max()),
-            "effect_logit": float(np.abs(own.adapted - own.base).max()),
-        }
+        effect = {"effect_logit": float(np.abs(own.adapted - own.base).max())}
+        report.checks["truncation"] = loss_of(own.adapted, ours) | effect
     if with_torch(report):
         their_base, theirs, faults = torch_logits(weights.folder, own.tokens, adapters)
         report.faults += faults
@@ -143,21 +131,21 @@ def check_merged_logits(report: Report, source: Source, weights: ModelWeights, f
     if (own := own_logits(report, source, weights)) is None:
         return
     merged, _ = mlx_logits(folder, own.tokens)
-    note_rounding(report, own, merged)
+    report.checks["rounding"] = loss_of(own.adapted, merged)
     if with_torch(report):
         theirs, _, faults = torch_logits(folder, own.tokens, [])
         report.faults += faults
         result = compare(merged, own.base, theirs, own.base)
         if not result.passed:  # perhaps the libraries differ on this architecture without any adapter
-            result = dataclasses.replace(result, base_difference=base_difference(own))
+            result = dataclasses.replace(result, base_difference=base_difference(weights, own.tokens))
         record(report, result)
 
 
-def base_difference(own: Own) -> float:
+def base_difference(weights: ModelWeights, tokens: np.ndarray) -> float:
     """max |Δ logit| between the libraries on the base itself."""
-    with unpacked(own.weights) as folder:
-        ours, _ = mlx_logits(folder, own.tokens)
-        theirs, _, _ = torch_logits(folder, own.tokens, [])
+    with unpacked(weights) as folder:
+        ours, _ = mlx_logits(folder, tokens)
+        theirs, _, _ = torch_logits(folder, tokens, [])
     return float(np.abs(ours - theirs).max())
 
 
@@ -182,7 +170,7 @@ def check_mlx_logits(
     if exact:
         record(report, compare(own.adapted, own.base, theirs, own.base), "mlx-lm")
     else:
-        note_rounding(report, own, theirs)
+        report.checks["rounding"] = loss_of(own.adapted, theirs)
 
 
 def record(report: Report, result: Comparison, what: str = "transformers and PEFT") -> None:
@@ -196,12 +184,10 @@ def record(report: Report, result: Comparison, what: str = "transformers and PEF
         )
 
 
-def note_rounding(report: Report, own: Own, merged: np.ndarray) -> None:
-    """How far the stored dtype takes the model from adapter and base side by side."""
-    report.checks["rounding"] = {
-        "difference_logit": float(np.abs(own.adapted - merged).max()),
-        "kl_nats_per_token": mean_kl(own.adapted, merged),
-    }
+def loss_of(adapted: np.ndarray, other: np.ndarray) -> dict[str, float]:
+    """How far other logits are from those of adapter and base side by side."""
+    difference = float(np.abs(adapted - other).max())
+    return {"difference_logit": difference, "kl_nats_per_token": mean_kl(adapted, other)}
 
 
 def with_torch(report: Report) -> bool:

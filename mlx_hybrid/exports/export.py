@@ -195,7 +195,8 @@ def make_merged(source: Source, folder: Path, options: Options) -> Report:
 
 def make_mlx_lm(source: Source, folder: Path, options: Options) -> Report:
     """An adapter for stock mlx-lm where it is exactly a LoRA, else a fused model."""
-    forms = None if source.magnitudes else make_forms(source, source.base)
+    low_rank = source.info.adapter.low_rank
+    forms = None if low_rank and low_rank.magnitude else make_forms(source, source.base)
     if forms is None or forms.oft:
         return make_fused(source, folder, options, to="mlx-lm")
     base = ExportBase(source.base, "trained", source.info.base["id"])

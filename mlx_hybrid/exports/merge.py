@@ -30,7 +30,8 @@ def write_merged(
     """
     if not for_mlx:
         refuse_layout(weights)
-    changed = changed_names(source, weights)
+    source.check_names(weights)
+    changed = source.changed
 
     def stored(name: str) -> dict[str, mx.array]:
         if name in changed:
@@ -44,13 +45,6 @@ def write_merged(
     else:
         write_dense_config(weights.config, folder)
     copy_companions(weights.folder, folder)
-
-
-def changed_names(source: Source, weights: ModelWeights) -> dict[str, None]:
-    """Tensors that training changed, in file order. Raises ConfigError for one that `weights` does not hold."""
-    wanted = source.changed
-    source.check_names(weights)
-    return dict.fromkeys(name for name in weights.names() if name in wanted)
 
 
 def base_and_merged(source: Source, weights: ModelWeights, name: str) -> tuple[mx.array, mx.array]:
@@ -76,7 +70,7 @@ def as_stored(name: str, merged: mx.array, weights: ModelWeights, requantise: bo
 def measure_survival(source: Source, weights: ModelWeights, folder: Path) -> dict[str, Any]:
     """How much of the update the written model holds, ⟨Ŵ − W, Δ⟩ / ‖Δ‖²: over all, and of the worst module."""
     written, kept, whole = ModelWeights(folder), {}, {}
-    for name in changed_names(source, weights):
+    for name in filter(source.changed.__contains__, weights.names()):
         base, merged = base_and_merged(source, weights, name)
         module, update = name.removesuffix(".weight"), merged - base
         kept[module] = float(mx.sum((written.dense(name, mx.float32) - base) * update))

@@ -41,9 +41,8 @@ def test_export_prints_its_check_and_the_next_command(tmp_path):
 
 def test_export_then_import_then_fuse_as_json(tmp_path):
     base = dense_base("llama")
-    first = invoke(
-        "export", trained("hra", "llama"), "--to", "peft", "--model", base, "-o", tmp_path / "peft", "--json"
-    )
+    words = ("--to", "peft", "--model", base, "-o", tmp_path / "peft", "--json")
+    first = invoke("export", trained("hra", "llama"), *words)
     assert json.loads(first.stdout)["checks"]["logits"]["passed"]
     second = invoke("import", tmp_path / "peft", "--base", base, "-o", tmp_path / "ours", "--json")
     assert json.loads(second.stdout)["kind"] == "LORA"
@@ -52,40 +51,23 @@ def test_export_then_import_then_fuse_as_json(tmp_path):
 
 
 MISTAKES = {
-    "no run": (["export", "nowhere", "--to", "peft", "-o", "out"], 2, "No run"),
-    "no form": (["export", "last", "-o", "out"], 2, "--to"),
-    "no folder": (["import", "nowhere", "-o", "out"], 2, "no such folder"),
-    "packed LoRA": (
-        ["export", "last", "--to", "peft", "--requantise", "-o", "out"],
-        2,
-        "--requantise is for --to merged; leave it out with --to peft.",
-    ),
-    "packed original": (
-        ["export", "last", "--to", "merged", "--requantise", "--base-id", "x", "-o", "out"],
-        2,
-        "packs the base that was trained on",
-    ),
-    "rank of a model": (
-        ["export", "last", "--to", "merged", "--rank", "8", "-o", "out"],
-        2,
-        "--rank is for --to lora",
-    ),
-    "base of mlx-lm": (
-        ["export", "last", "--to", "mlx-lm", "--base", "original", "-o", "out"],
-        2,
-        "--base is for",
-    ),
-    "no PEFT": (["import", ".", "-o", "out"], 2, "no PEFT adapter there"),
+    "export nowhere --to peft": "No run",
+    "export last": "--to",
+    "import nowhere": "no such folder",
+    "export last --to peft --requantise": "--requantise is for --to merged; leave it out with --to peft.",
+    "export last --to merged --requantise --base-id x": "packs the base that was trained on",
+    "export last --to merged --rank 8": "--rank is for --to lora",
+    "export last --to mlx-lm --base original": "--base is for",
+    "import .": "no PEFT adapter there",
 }
 
 
 @pytest.mark.parametrize("case", MISTAKES)
 def test_mistakes_are_explained(tmp_path, monkeypatch, case):
     monkeypatch.chdir(tmp_path)
-    arguments, code, text = MISTAKES[case]
-    result = invoke(*arguments)
-    assert result.exit_code == code
-    assert text in result.output
+    result = invoke(*case.split(), "-o", "out")
+    assert result.exit_code == 2
+    assert MISTAKES[case] in result.output
 
 
 @pytest.mark.parametrize("verb", [("fuse",), ("export", "--to", "merged")], ids=["fuse", "export"])
@@ -125,16 +107,8 @@ def test_a_run_is_named_by_path_by_name_or_as_the_last(run, tmp_path, monkeypatc
 
 def test_what_an_import_names_next_works(tmp_path):
     """The base lies beside the PEFT files, and our adapters hold no paths."""
-    first = invoke(
-        "export",
-        trained("lora", "llama", packed=True),
-        "--to",
-        "peft",
-        "--model",
-        packed_base("llama"),
-        "-o",
-        tmp_path / "peft",
-    )
+    adapter, base = trained("lora", "llama", packed=True), packed_base("llama")
+    first = invoke("export", adapter, "--to", "peft", "--model", base, "-o", tmp_path / "peft")
     assert first.exit_code == 0, first.output
     done = invoke("import", tmp_path / "peft", "-o", tmp_path / "my adapter")
     words = shlex.split(done.stdout.splitlines()[-1].removeprefix("Next: mlx-hybrid chat "))
@@ -164,14 +138,6 @@ def test_a_base_that_has_a_name_or_lies_beside_is_called_by_it(tmp_path):
     for base in ("owner/model", BUNDLED, BESIDE):
         assert not is_folder(base)
     assert (place_of("out", "owner/model"), place_of("out", BESIDE)) == ("owner/model", "out/base")
-    result = invoke(
-        "export",
-        trained("lora", "llama"),
-        "--to",
-        "merged",
-        "--model",
-        dense_base("llama"),
-        "-o",
-        tmp_path / "m",
-    )
+    adapter, base = trained("lora", "llama"), dense_base("llama")
+    result = invoke("export", adapter, "--to", "merged", "--model", base, "-o", tmp_path / "m")
     assert "local folder" not in result.stderr

@@ -20,6 +20,7 @@ from hf_bases import (
     perturb,
     trained,
 )
+from mlx_lm import load
 from tiny_model import write_tokenizer
 
 from mlx_hybrid.adapters.attach import attach
@@ -44,12 +45,7 @@ PROMPT = [5, 9, 40, 17]
 @pytest.mark.parametrize("packed", [False, True], ids=["dense", "4-bit"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_merged_loads_in_transformers(tmp_path, architecture, packed):
-    method = "hybrid-boft" if packed else "hybrid"
-    model = folder_of(architecture, packed=packed)
-    report = export(
-        str(trained(method, architecture, packed=packed)), "merged", tmp_path / "out", Options(model=model)
-    )
-
+    report, _, _ = exported(tmp_path, "hybrid-boft" if packed else "hybrid", architecture, packed=packed)
     assert report.checks["logits"]["difference_logit"] <= SAME_LOGITS
     assert report.checks["logits"]["effect_logit"] >= 100 * report.checks["logits"]["difference_logit"]
     assert report.checks["rounding"]["kl_nats_per_token"] <= BF16_KL
@@ -64,11 +60,16 @@ def test_merged_loads_in_transformers(tmp_path, architecture, packed):
     assert (tmp_path / "out" / "tokenizer.json").is_file()
 
 
+def exported(tmp_path, method, architecture, to="merged", *, packed=False, **options):
+    """An export with the adapter and the base it is of."""
+    adapter, base = trained(method, architecture, packed=packed), folder_of(architecture, packed=packed)
+    return export(str(adapter), to, tmp_path / "out", Options(model=base, **options)), adapter, base
+
+
 def test_merged_keeps_biases_and_every_other_tensor(tmp_path):
-    model = folder_of("llama")
-    export(str(trained("hybrid", "llama")), "merged", tmp_path / "out", Options(model=model))
+    _, adapter, base = exported(tmp_path, "hybrid", "llama")
     merged, original = ModelWeights(tmp_path / "out"), ModelWeights(dense_base("llama"))
-    source = open_source(str(trained("hybrid", "llama")), model=model)
+    source = open_source(str(adapter), model=base)
     for name in original.files:
         same = mx.array_equal(merged.read(name), original.read(name).astype(mx.bfloat16))
         assert bool(same) == (name.removesuffix(".weight") not in source.modules), name
@@ -79,7 +80,7 @@ def test_large_models_are_written_in_shards_with_an_index(tmp_path, monkeypatch)
     monkeypatch.setattr(
         "mlx_hybrid.exports.weights.SimpleNamespace", lambda nbytes: SimpleNamespace(nbytes=1 << 30)
     )
-    export(str(trained("lora", "qwen3")), "merged", tmp_path / "out", Options(model=folder_of("qwen3")))
+    exported(tmp_path, "lora", "qwen3")
     index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
     files = set(index["weight_map"].values())
     assert len(files) > 3
@@ -107,16 +108,13 @@ def mixture(tmp_path):
 
 
 def test_stacked_experts_are_fused_for_mlx_alone(mixture, tmp_path):
-    from mlx_lm import load
-
     adapter, base = mixture
     with pytest.raises(ConfigError, match=r"stacked experts.*make a model for MLX with fuse"):
         export(str(adapter), "merged", tmp_path / "merged", Options(model=base))
     report = fuse(str(adapter), tmp_path / "out", model=base)
     assert report.kind == "fused model for MLX"
     assert "MLX alone reads it" in (tmp_path / "out" / "README.md").read_text()
-    model, _ = load(str(tmp_path / "out"))
-    model.set_dtype(mx.float32)
+    model = stock(tmp_path / "out")
     ours, plain = logits(adapted_model(base, adapter)), logits(load_base(base).model)
     assert np.abs(logits(model) - ours).max() < 0.1 * np.abs(ours - plain).max()
 
@@ -125,28 +123,21 @@ def test_stacked_experts_are_fused_for_mlx_alone(mixture, tmp_path):
 @pytest.mark.parametrize("packed", [False, True], ids=["dense", "4-bit"])
 def test_stock_mlx_lm_says_the_same(tmp_path, method, packed):
     """`mlx_lm.load(base, adapter_path=...)` on the exact LoRA form."""
-    from mlx_lm import load
-
-    adapter, base = trained(method, "qwen3", packed=packed), folder_of("qwen3", packed=packed)
-    report = export(str(adapter), "mlx-lm", tmp_path / "out", Options(model=base))
+    report, adapter, base = exported(tmp_path, method, "qwen3", "mlx-lm", packed=packed)
     assert report.checks["logits"]["difference_logit"] <= SAME_LOGITS
 
-    model, _ = load(base, adapter_path=str(tmp_path / "out"))
-    model.set_dtype(mx.float32)
+    model = stock(base, tmp_path / "out")
     assert greedy(model, PROMPT, 12) == greedy_ours(base, adapter, PROMPT, 12)
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["dense", "4-bit"])
 def test_stock_mlx_lm_applies_a_trained_head(tmp_path, packed):
     """`lm_head` lies outside the layers, and needs its whole name among mlx-lm's keys."""
-    from mlx_lm import load
-
     adapter = trained("hybrid", "llama", packed=packed, targets=("v_proj", "lm_head"))
     base = folder_of("llama", packed=packed)
     report = export(str(adapter), "mlx-lm", tmp_path / "out", Options(model=base))
     assert report.checks["logits"]["difference_logit"] <= SAME_LOGITS
-    model, _ = load(base, adapter_path=str(tmp_path / "out"))
-    model.set_dtype(mx.float32)
+    model = stock(base, tmp_path / "out")
     assert type(model.lm_head).__name__ == "LoRALinear"
     np.testing.assert_allclose(logits(model), logits(adapted_model(base, adapter)), atol=SAME_LOGITS)
     model.lm_head = model.lm_head.linear
@@ -157,42 +148,34 @@ def test_stock_mlx_lm_applies_a_trained_head(tmp_path, packed):
 @pytest.mark.parametrize("packed", [False, True], ids=["dense", "4-bit"])
 def test_stock_mlx_lm_loads_a_lora_run_as_it_is(packed, targets):
     """A plain `lora` adapter is mlx-lm's own format, without any export."""
-    from mlx_lm import load
-
     adapter = trained("lora", "llama", packed=packed, targets=targets)
     base = folder_of("llama", packed=packed)
-    model, _ = load(base, adapter_path=str(adapter))
-    model.set_dtype(mx.float32)
+    model = stock(base, adapter)
     ours = greedy_ours(base, adapter, PROMPT, 12)
     assert greedy(model, PROMPT, 12) == ours
     assert ours != greedy_ours(base, None, PROMPT, 12)
 
 
 def test_mlx_lm_takes_a_butterfly_as_a_fused_model(tmp_path):
-    report = export(
-        str(trained("boft", "llama")), "mlx-lm", tmp_path / "out", Options(model=folder_of("llama"))
-    )
+    report, _, _ = exported(tmp_path, "boft", "llama", "mlx-lm")
     assert report.kind == "fused model"
     assert (tmp_path / "out" / "model.safetensors").is_file()
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_fused_is_the_adapter_up_to_rounding(tmp_path, method):
-    from mlx_lm import load
-
     adapter, base = trained(method, "phi3", packed=True), folder_of("phi3", packed=True)
     report = fuse(str(adapter), tmp_path / "out", model=base)
     assert report.checks["rounding"]["kl_nats_per_token"] <= BF16_KL
-    model, _ = load(str(tmp_path / "out"))
+    model = stock(tmp_path / "out")
     assert not hasattr(model.layers[0].mlp.down_proj, "scales")
 
 
 def test_packing_again_measures_what_survives(tmp_path):
     """Weights sit on the 4-bit grid: a small update rounds back to it."""
     base = folder_of("llama", packed=True)
-    large = fuse(
-        str(trained("hybrid", "llama", packed=True)), tmp_path / "large", requantise=True, model=base
-    )
+    adapter = str(trained("hybrid", "llama", packed=True))
+    large = fuse(adapter, tmp_path / "large", requantise=True, model=base)
     assert 0.9 <= large.checks["survival"]["surviving_share"] <= 1.1
     config = json.loads((tmp_path / "large" / "config.json").read_text())
     assert config["quantization"]["bits"] == 4
@@ -210,32 +193,28 @@ def test_packing_again_measures_what_survives(tmp_path):
 @pytest.mark.parametrize("method", ["hybrid", "boft"])
 def test_a_merged_export_can_be_packed_again(tmp_path, method):
     """The folder is MLX's: stock mlx-lm loads it packed, with the survivors of the update in it."""
-    from mlx_lm import load
-
-    adapter, base = trained(method, "qwen3", packed=True), folder_of("qwen3", packed=True)
-    report = export(str(adapter), "merged", tmp_path / "out", Options(model=base, requantise=True))
+    report, adapter, base = exported(tmp_path, method, "qwen3", packed=True, requantise=True)
     assert (report.to, report.kind) == ("merged", "fused model for MLX")
     assert report.checks["survival"]["surviving_share"] >= SURVIVES
     assert "MLX alone reads" in (tmp_path / "out" / "README.md").read_text()
 
-    packed, _ = load(str(tmp_path / "out"))
-    plain, _ = load(base)
+    packed, plain = stock(tmp_path / "out"), stock(base)
     assert packed.layers[0].mlp.down_proj.bits == 4
-    for model in (packed, plain):
-        model.set_dtype(mx.float32)
     ours, adapted = logits(packed), logits(adapted_model(base, adapter))
     assert np.abs(ours - adapted).max() < 0.3 * np.abs(adapted - logits(plain)).max()
 
 
 def test_a_dense_base_has_nothing_to_pack_again(tmp_path):
     with pytest.raises(ConfigError, match="is not quantised; leave out --requantise"):
-        export(
-            str(trained("hybrid", "qwen3")),
-            "merged",
-            tmp_path / "out",
-            Options(model=folder_of("qwen3"), requantise=True),
-        )
+        exported(tmp_path, "hybrid", "qwen3", requantise=True)
     assert not (tmp_path / "out").exists()
+
+
+def stock(folder, adapter=None):
+    """A model, with an adapter, as stock mlx-lm loads it; in float32."""
+    model, _ = load(str(folder), adapter_path=adapter and str(adapter))
+    model.set_dtype(mx.float32)
+    return model
 
 
 def logits(model) -> np.ndarray:
@@ -263,8 +242,7 @@ def shrink(adapter, folder, factor: float):
 @pytest.mark.parametrize("packed", [False, True], ids=["dense", "4-bit"])
 def test_magnitudes_are_merged(tmp_path, packed):
     """DoRA divides by row norms, so its weights are no sum; merged they are in transformers what they are here."""
-    adapter, base = trained("dora", "llama", packed=packed), folder_of("llama", packed=packed)
-    report = export(str(adapter), "merged", tmp_path / "out", Options(model=base))
+    report, adapter, base = exported(tmp_path, "dora", "llama", packed=packed)
     assert report.checks["logits"]["difference_logit"] <= SAME_LOGITS
     assert report.checks["rounding"]["kl_nats_per_token"] <= BF16_KL
     plain = np.abs(logits(adapted_model(base, adapter)) - logits(load_base(base).model)).max()

@@ -60,10 +60,7 @@ MIXTURES = {
     "gpt_oss": (EXPERTS | {"head_dim": 16}, "mlp.experts"),
     "llama4": ({"text_config": COMMON | LLAMA4}, "feed_forward.experts"),
     "gemma4_text": (GEMMA4, "experts.switch_glu"),
-    "phixtral": (
-        {"num_vocab": 99, "model_dim": 64, "num_heads": 4, "num_layers": 2, "rotary_dim": 8},
-        "moe.switch_mlp",
-    ),
+    "phixtral": (PHIXTRAL, "moe.switch_mlp"),
 }
 
 
