@@ -54,10 +54,10 @@ def task(
         mlx-hybrid task xnli --from benchmarks --languages en,fr -o data/xnli
         mlx-hybrid task flores --languages en,ha -o data/flores
     """
-    from mlx_hybrid.evaluation.benchmarks.folders import choice, write_task
+    from mlx_hybrid.evaluation.benchmarks.folders import Choice, write_task
 
-    part = choice(
-        split_names(languages),
+    part = Choice(
+        languages=split_names(languages),
         seed=seed,
         english_prompts=english_prompts,
         folder=folder,

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -38,18 +37,18 @@ def collect(
 
     Raises ConfigError where `path` was written for other examples or another `identity` of the weights.
     """
+    import mlx.nn as nn
+
     fingerprint = fingerprint_of(parts, identity)
     answers = read_answers(path, fingerprint)
     total = sum(len(part.records) for part in parts.values())
     done = sum(len(answers.get(part, [])) for part in parts)
-    if done < total and not _is_model(model):
+    if done < total and not isinstance(model, nn.Module):
         model = model()
     for part, examples in parts.items():
         own = answers.setdefault(part, [])
         for start in range(len(own), len(examples.records), BLOCK):
-            block = slice(start, start + BLOCK)
-            options = examples.options[block] if examples.options else []
-            asked = replace(examples, records=examples.records[block], options=options)
+            asked = examples.part(range(start, min(start + BLOCK, len(examples.records))))
             rows = answer(model, tokenizer, asked, generate=generate)
             append_answers(path, fingerprint, part, rows)
             own += rows
@@ -206,9 +205,3 @@ def choices_made(test: EvaluationSet, answers: list[dict], normalised: bool) -> 
         }
         for n in range(len(wanted))
     ]
-
-
-def _is_model(model: Any) -> bool:
-    import mlx.nn as nn
-
-    return isinstance(model, nn.Module)

@@ -1,6 +1,6 @@
 """Choices between answers as rows: accuracy, macro-F1, calibration, parity, robustness, and what an adapter changed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -8,19 +8,11 @@ from mlx_hybrid.evaluation.answers import label_scores
 from mlx_hybrid.evaluation.benchmarks.variants import REAL_VARIANTS
 from mlx_hybrid.evaluation.metrics import calibration
 from mlx_hybrid.evaluation.metrics.classification import accuracy, choose, macro_f1, tied
-from mlx_hybrid.evaluation.metrics.intervals import (
-    Interval,
-    bootstrap_mean,
-    bootstrap_statistic,
-    paired_bootstrap,
-    paired_test,
-)
+from mlx_hybrid.evaluation.metrics.intervals import bootstrap_mean, paired_bootstrap, paired_test
 from mlx_hybrid.evaluation.metrics.parity import parity
 from mlx_hybrid.evaluation.results import DIFFERENCE, Row, by_model
 from mlx_hybrid.evaluation.sets import EvaluationSet
 
-ECE_RESAMPLES = 500
-PARITY_RESAMPLES = 2_000
 VARIANT = "variant:"
 
 
@@ -37,7 +29,9 @@ def choice_rows(
         scores = label_scores(test, own["test"], normalised=normalised)
         right[name] = (choose(scores) == test.answers).astype(float)
         bins[name] = calibration.reliability(*calibration.confidence(scores, test.answers))
-        told = accuracy_rows(test, scores, seed=seed) + parity_rows(test, right[name], seed=seed, pivot=pivot)
+        told = accuracy_rows(test, scores, seed=seed)
+        spread = parity(right[name], test.languages, test.groups, seed=seed, pivot=pivot)
+        told += [Row.of(f"accuracy_{measure}", value, len(scores)) for measure, value in spread.items()]
         told += calibration_rows(test, scores, 1.0, "", seed=seed)
         if dev:
             dev_scores = label_scores(dev, own["dev"], normalised=normalised)
@@ -72,20 +66,6 @@ def accuracy_rows(test: EvaluationSet, scores: np.ndarray, *, seed: int) -> list
     return [*rows, Row("ties", value=tied(scores), n=len(scores))]
 
 
-def parity_rows(test: EvaluationSet, right: np.ndarray, *, seed: int, pivot: str | None) -> list[Row]:
-    """How evenly accuracy is spread over languages."""
-    groups = np.array(test.groups)
-    places = dict(test.places()[1:])
-    spread = parity(
-        {name: right[own] for name, own in places.items()},
-        {name: groups[own] for name, own in places.items()},
-        seed=seed,
-        pivot=pivot,
-        samples=PARITY_RESAMPLES,
-    )
-    return [Row.of(f"accuracy_{name}", value, len(right)) for name, value in spread.items()]
-
-
 def calibration_rows(
     test: EvaluationSet, scores: np.ndarray, temperature: float, suffix: str, *, seed: int
 ) -> list[Row]:
@@ -100,25 +80,11 @@ def calibration_rows(
         for metric, values in means.items():
             value = bootstrap_mean(values[own], seed=seed, groups=groups[own])
             rows.append(Row.of(metric + suffix, value, len(own), language))
-        value = ece_interval(sure[own], correct[own], seed=seed, groups=groups[own])
+        value = calibration.ece_interval(sure[own], correct[own], seed=seed, groups=groups[own])
         rows.append(Row.of("ece" + suffix, value, len(own), language))
         mass = calibration.expected_calibration_error(sure[own], correct[own], mass="mass")
         rows.append(Row("ece_mass" + suffix, language, value=mass, n=len(own)))
     return rows
-
-
-def ece_interval(
-    confidences: np.ndarray, correct: np.ndarray, *, seed: int, groups: Sequence | None = None
-) -> Interval:
-    """ECE and its bootstrap interval over groups; of few examples both lie above the true error (Kumar et al. 2019,
-    section 4)."""
-    return bootstrap_statistic(
-        lambda index: calibration.expected_calibration_error(confidences[index], correct[index]),
-        len(correct),
-        seed=seed,
-        samples=ECE_RESAMPLES,
-        groups=groups,
-    )
 
 
 def difference_rows(test: EvaluationSet, before: np.ndarray, after: np.ndarray, *, seed: int) -> list[Row]:

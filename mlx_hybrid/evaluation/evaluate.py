@@ -7,19 +7,12 @@ from typing import Any
 
 from mlx_hybrid.errors import ConfigError, DataError, nearest
 from mlx_hybrid.evaluation.answers import collect
-from mlx_hybrid.evaluation.benchmarks.variants import VARIANTS
+from mlx_hybrid.evaluation.benchmarks.variants import VARIANTS, variants_for
 from mlx_hybrid.evaluation.choices import VARIANT, choice_rows
 from mlx_hybrid.evaluation.metrics.translation import translation_rows
 from mlx_hybrid.evaluation.ratios import loss_rows, text_rows
 from mlx_hybrid.evaluation.results import Results
-from mlx_hybrid.evaluation.sets import (
-    EvaluationSet,
-    applies,
-    evaluation_set,
-    language_code,
-    limited,
-    varied,
-)
+from mlx_hybrid.evaluation.sets import EvaluationSet, evaluation_set, language_code, limited, varied
 from mlx_hybrid.records.record import Record
 from mlx_hybrid.records.split import group_key
 
@@ -60,7 +53,7 @@ def evaluate(
     """
     pivot = language_code(pivot) if pivot else None
     parts = parts_of(test, dev=dev, trained=trained, variants=variants, seed=seed, limit=limit)
-    test, answers = parts["test"], {}
+    test, answers, asking = parts["test"], {}, {"generate": generate, "progress": progress}
     for name, model in models.items():
         path = directory / f"{name}.answers.jsonl" if directory else None
         answers[name] = collect(
@@ -70,8 +63,7 @@ def evaluate(
             path,
             name=name,
             identity=(identities or {}).get(name, ""),
-            generate=generate,
-            progress=progress,
+            **asking,
         )
     facts, rows = ROWS[test.kind](parts, answers, seed=seed, pivot=pivot)
     rows += loss_rows(parts, answers, seed=seed, part="trained")[1] if trained else []
@@ -137,12 +129,11 @@ def check_variant(name: str, languages: set[str]) -> None:
     """Raise ConfigError for a variant that is not known, or that none of the languages has."""
     if name not in VARIANTS:
         raise ConfigError(f'Unknown variant "{name}"; {nearest(name, VARIANTS)}')
-    if not any(applies(name, language) for language in languages):
+    if not any(name in variants_for(language) for language in languages):
         raise ConfigError(f'Variant "{name}" applies to none of {", ".join(sorted(languages))}.')
 
 
 def varied_part(test: EvaluationSet, name: str, seed: int) -> EvaluationSet:
     """The records of the languages that a variant applies to, spelt its way."""
-    keep = [n for n, language in enumerate(test.languages) if applies(name, language)]
-    records = [varied(test.records[n], name, seed) for n in keep]
-    return replace(test, records=records, options=[test.options[n] for n in keep])
+    own = test.part(n for n, language in enumerate(test.languages) if name in variants_for(language))
+    return replace(own, records=[varied(record, name, seed) for record in own.records])

@@ -5,42 +5,43 @@ from typing import Any
 
 from mlx_hybrid.evaluation.metrics.chrf import measure_name
 from mlx_hybrid.evaluation.metrics.intervals import MCNEMAR, SIGN_FLIP
+from mlx_hybrid.evaluation.metrics.parity import MEASURES
 from mlx_hybrid.evaluation.results import ADAPTED, ALL, BASE, DIFFERENCE, Results, Row, by_model
 
+FIGURES = ("accuracy", "macro_f1", "bits_per_byte", "chrf", "spbleu", "empty")
 CALIBRATION = {"nll": "nll_nats", "brier": "brier", "ece": "ece_width", "ece_mass": "ece_mass"}
-SPREAD = ("mean", "worst", "range", "standard_deviation", "gap_to_pivot")
+HELD_OUT = ("loss_nats_per_token", "accuracy", "accuracy_by_language")
+SIDES = {"base": BASE, "adapted": ADAPTED, "gain": DIFFERENCE, "difference": DIFFERENCE}
 
 
 def from_first_format(tree: dict[str, Any]) -> Results | None:
     """The rows of `held-out.json`, of `evaluate`, or of `evaluate --lm-eval`; None for anything else."""
+    nested = ("format", "models", "differences", "lm_eval", *HELD_OUT)
+    facts = {key: value for key, value in tree.items() if key not in nested}
     if "accuracy_by_language" in tree or "loss_nats_per_token" in tree:
-        return Results(held_out_facts(tree), tuple(held_out(tree)))
+        kind = "classification" if "accuracy" in tree else "conversation"
+        facts |= {"task": "held-out records", "version": 1, "limit": 0, "kind": kind}
+        return Results(facts, tuple(held_out(tree)))
     if "lm_eval" in tree:
-        return Results(facts(tree, "lm_eval"), tuple(harness(tree["lm_eval"])))
-    kind = {"classification": classification, "text": language_modelling, "translation": translation}
-    if "models" not in tree or tree.get("kind") not in kind:
+        told = [
+            by_model(task_rows(task, own), model)
+            for model, tasks in tree["lm_eval"].items()
+            for task, own in tasks.items()
+        ]
+        return Results(facts, tuple(row for rows in told for row in rows))
+    models = tree.get("models")
+    if models is None or tree.get("kind") not in ("classification", "text", "translation"):
         return None
-    rows = [row for name, own in tree["models"].items() for row in by_model(kind[tree["kind"]](own), name)]
-    for own in tree.get("differences", {}).values():
-        rows += by_model(difference(own), DIFFERENCE)
-    return Results(facts(tree, "models", "differences") | told(tree["models"]), tuple(rows))
-
-
-def facts(tree: dict, *nested: str) -> dict:
-    return {key: value for key, value in tree.items() if key not in ("format", *nested)}
-
-
-def told(models: dict) -> dict:
-    """What is said of models beside their figures."""
-    missing = [own["spbleu_missing"] for own in models.values() if "spbleu_missing" in own]
-    bins = {
-        name: own["calibration"]["before"]["reliability"]
-        for name, own in models.items()
-        if "reliability" in own.get("calibration", {}).get("before", {})
+    sides = [*models.items(), *((DIFFERENCE, own) for own in tree.get("differences", {}).values())]
+    rows = [row for name, own in sides for row in by_model(of_model(own), name)]
+    notes = [own["spbleu_missing"] for own in models.values() if "spbleu_missing" in own]
+    before = {name: own.get("calibration", {}).get("before", {}) for name, own in models.items()}
+    beside = {
+        "notes": list(dict.fromkeys(notes)),
+        "reliability": {name: own["reliability"] for name, own in before.items() if "reliability" in own},
+        "scoring": {name: own["scoring"] for name, own in models.items() if "scoring" in own},
     }
-    scoring = {name: own["scoring"] for name, own in models.items() if "scoring" in own}
-    own = {"notes": list(dict.fromkeys(missing)), "reliability": bins, "scoring": scoring}
-    return {key: value for key, value in own.items() if value}
+    return Results(facts | {key: value for key, value in beside.items() if value}, tuple(rows))
 
 
 def figure(metric: str, value: Any, n: int = 0, language: str = ALL, variant: str = "") -> Row:
@@ -52,94 +53,57 @@ def figure(metric: str, value: Any, n: int = 0, language: str = ALL, variant: st
     return Row(metric, language, variant, value["value"], *bounds, n or groups, groups)
 
 
-def held_out_facts(tree: dict) -> dict:
-    return facts(tree, "loss_nats_per_token", "accuracy", "accuracy_by_language") | {
-        "task": "held-out records",
-        "version": 1,
-        "limit": 0,
-        "kind": "classification" if "accuracy" in tree else "conversation",
-    }
-
-
 def held_out(tree: dict) -> Iterator[Row]:
-    sides = {"base": BASE, "adapted": ADAPTED, "gain": DIFFERENCE, "difference": DIFFERENCE}
     places = [("loss", ALL, tree.get("loss_nats_per_token"), tree["records"])]
     places.append(("accuracy", ALL, tree.get("accuracy"), tree.get("questions", 0)))
     for language, own in tree.get("accuracy_by_language", {}).items():
         places.append(("accuracy", language or "und", own, own.get("questions", 0)))
     for metric, language, own, n in places:
         for key, value in (own or {}).items():
-            if key in sides:
-                yield from by_model([figure(metric, value, n, language)], sides[key])
+            if key in SIDES:
+                yield from by_model([figure(metric, value, n, language)], SIDES[key])
 
 
-def classification(own: dict) -> Iterator[Row]:
+def of_model(own: dict) -> Iterator[Row]:
+    """What was told of one model or difference, whatever it was asked."""
     count = own.get("count", 0)
-    for language, table in {ALL: own, **own.get("languages", {})}.items():
-        for metric in ("accuracy", "macro_f1"):
-            if metric in table:
-                yield figure(metric, table[metric], table.get("count", 0), language)
-    for state, suffix in (("before", ""), ("after", "_scaled")):
-        whole = own["calibration"].get(state, {})
-        for language, table in {ALL: whole, **whole.get("languages", {})}.items():
-            n = count if language == ALL else own["languages"].get(language, {}).get("count", 0)
-            known = {metric: key for metric, key in CALIBRATION.items() if key in table}
-            yield from (figure(metric + suffix, table[key], n, language) for metric, key in known.items())
-    if own["calibration"].get("temperature") is not None:
-        yield figure("temperature", own["calibration"]["temperature"])
-    yield from spread("accuracy", own.get("parity", {}), count)
+    places = own.get("languages", {}) | own.get("directions", {})
+    for language, table in {ALL: own, **places}.items():
+        n = table.get("count", 0)
+        yield from (figure(metric, table[metric], n, language) for metric in FIGURES if metric in table)
+        if "test" in table:  # without it a p took translations for independent
+            yield figure(MCNEMAR if table["test"] == "McNemar" else SIGN_FLIP, table["p"], 0, language)
+    for metric in ("chrf", "spbleu"):
+        if f"mean_{metric}" in own:
+            yield figure(metric, own[f"mean_{metric}"], count)
+    yield from calibration(own.get("calibration", {}), count, places)
+    main = "accuracy" if "accuracy" in own else "bits_per_byte"
+    for key, prefix in (("parity", main), ("parity_from_pivot", "chrf_out"), ("parity_to_pivot", "chrf_in")):
+        spread = own.get(key, {}) | own.get(key, {}).get("intervals", {})
+        for measure in (name for name in MEASURES if spread.get(name) is not None):
+            name = f"{prefix}_{measure}" if key == "parity" else measure_name(prefix, measure)
+            yield figure(name, spread[measure], count)
     for name, whole in own.get("variants", {}).items():
         for language, table in {ALL: whole, **whole.get("languages", {})}.items():
             changed = table.get("changed", table["records"])
             yield Row("changed", language, name, changed, n=table["records"])
             if "drop" in table:
                 yield figure("drop", table["drop"], changed, language, name)
-
-
-def spread(metric: str, own: dict, n: int) -> Iterator[Row]:
-    for name in SPREAD:
-        value = own.get("intervals", {}).get(name, own.get(name))
-        if value is not None:
-            yield figure(f"{metric}_{name}", value, n)
-
-
-def language_modelling(own: dict) -> Iterator[Row]:
-    for language, table in {ALL: own, **own["languages"]}.items():
-        yield figure("bits_per_byte", table["bits_per_byte"], table.get("count", 0), language)
-    yield from spread("bits_per_byte", own["parity"], own["count"])
-
-
-def translation(own: dict) -> Iterator[Row]:
-    count = own.get("count", 0)
-    yield figure("chrf", own["mean_chrf"], count)
-    if "mean_spbleu" in own:
-        yield figure("spbleu", own["mean_spbleu"], count)
-    for name, table in own["directions"].items():
-        for metric in ("chrf", "spbleu", "empty"):
-            if metric in table:
-                yield figure(metric, table[metric], table["count"], name)
-    for metric, key in (("chrf_out", "parity_from_pivot"), ("chrf_in", "parity_to_pivot")):
-        for name, value in own.get(key, {}).get("intervals", {}).items():
-            yield figure(measure_name(metric, name), value, count)
     if balance := own.get("balance", {}).get("intervals"):
         yield figure("balance", balance["mean"], count)
         yield figure("balance_size", balance["mean_size"], count)
         yield from (figure("balance", value, 0, name) for name, value in balance["languages"].items())
 
 
-def difference(own: dict) -> Iterator[Row]:
-    for language, table in {ALL: own, **own.get("languages", {}), **own.get("directions", {})}.items():
-        for metric in ("accuracy", "macro_f1", "bits_per_byte", "chrf"):
-            if metric in table:
-                yield figure(metric, table[metric], 0, language)
-        if "test" in table:  # without it a p took translations for independent
-            name = MCNEMAR if table["test"] == "McNemar" else SIGN_FLIP
-            yield figure(name, table["p"], 0, language)
-
-
-def harness(models: dict) -> Iterator[Row]:
-    for model, tasks in models.items():
-        yield from by_model((row for task, own in tasks.items() for row in task_rows(task, own)), model)
+def calibration(own: dict, count: int, places: dict) -> Iterator[Row]:
+    for state, suffix in (("before", ""), ("after", "_scaled")):
+        whole = own.get(state) or {}
+        for language, table in {ALL: whole, **whole.get("languages", {})}.items():
+            n = count if language == ALL else places.get(language, {}).get("count", 0)
+            known = {metric: key for metric, key in CALIBRATION.items() if key in table}
+            yield from (figure(metric + suffix, table[key], n, language) for metric, key in known.items())
+    if own.get("temperature") is not None:
+        yield figure("temperature", own["temperature"])
 
 
 def task_rows(task: str, own: dict[str, Any], n: int = 0) -> Iterator[Row]:

@@ -190,19 +190,10 @@ def sample_rows(whole: dict) -> list[dict]:
 
     An answer is a text, or a continuation's log-likelihood in nats and whether it is the greedy one.
     """
-    keys = {
-        "id": "doc_id",
-        "record": "doc",
-        "target": "target",
-        "filter": "filter",
-        "answers": "filtered_resps",
-    }
+    keys = ("doc_id", "doc", "target", "filter", "filtered_resps")
+    names = ("id", "record", "target", "filter", "answers")
     return [
-        {
-            "task": task,
-            **{name: row[key] for name, key in keys.items()},
-            **{m: row[m] for m in row["metrics"]},
-        }
+        {"task": task, **dict(zip(names, (row[key] for key in keys))), **{m: row[m] for m in row["metrics"]}}
         for task, rows in whole["samples"].items()
         for row in rows
     ]

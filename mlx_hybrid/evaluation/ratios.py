@@ -19,17 +19,13 @@ def text_rows(
     bits, sizes = columns(answers, "test", "bytes")
     bits = {name: nats / np.log(2) for name, nats in bits.items()}
     rows = ratio_rows("bits_per_byte", test, bits, sizes, seed=seed)
-    places, groups = dict(predicted(test, sizes)[1:]), np.array(test.groups)
+    own = sizes > 0
+    languages, groups = np.array(test.languages)[own], np.array(test.groups)[own]
     for name, values in bits.items():
         spread = parity(
-            {language: values[own] for language, own in places.items()},
-            {language: groups[own] for language, own in places.items()},
-            sizes={language: sizes[own] for language, own in places.items()},
-            seed=seed,
-            pivot=pivot,
-            higher_is_better=False,
+            values[own], languages, groups, sizes=sizes[own], seed=seed, pivot=pivot, higher_is_better=False
         )
-        rows += by_model((Row.of(f"bits_per_byte_{m}", v, len(values)) for m, v in spread.items()), name)
+        rows += by_model((Row.of(f"bits_per_byte_{m}", v, int(own.sum())) for m, v in spread.items()), name)
     return {}, rows
 
 

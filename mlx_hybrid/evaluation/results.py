@@ -42,6 +42,11 @@ class Row:
         return cls(metric, language, variant, own.value, own.low, own.high, n, own.count)
 
     @property
+    def key(self) -> tuple[str, str, str]:
+        """What the figure is of: metric, language, variant."""
+        return self.metric, self.language, self.variant
+
+    @property
     def settled(self) -> bool:
         """Whether the interval leaves out zero."""
         return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
@@ -76,11 +81,11 @@ class Results:
 
     def get(self, metric: str, model: str, language: str = ALL, variant: str = "") -> Row | None:
         """The row of one figure, if it was measured."""
-        return self._index.get((metric, model, language, variant))
+        return self._index.get((model, metric, language, variant))
 
     @cached_property
-    def _index(self) -> dict[tuple[str, str, str, str], Row]:
-        return {(r.metric, r.model, r.language, r.variant): r for r in reversed(self.rows)}
+    def _index(self) -> dict[tuple[str, ...], Row]:
+        return {(row.model, *row.key): row for row in reversed(self.rows)}
 
     def has(self, metric: str) -> bool:
         """Whether any figure of this metric was measured."""

@@ -14,13 +14,7 @@ import numpy as np
 
 from mlx_hybrid.errors import DataError, MlxHybridError
 from mlx_hybrid.evaluation.forward import Forward, Sums, batches_by_length, pad_right
-from mlx_hybrid.evaluation.prefix import (
-    LEAST_SHARED,
-    branch,
-    common_length,
-    run_sequences,
-    shared_beginnings,
-)
+from mlx_hybrid.evaluation.prefix import LEAST_SHARED, branch, common_length, run_sequences, shared_beginnings
 from mlx_hybrid.models.head import evaluating
 
 KEYS_AT_ONCE = 1 << 15  # keys of one layer that options continue in one pass

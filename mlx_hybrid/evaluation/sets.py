@@ -1,6 +1,6 @@
 """An evaluation set from records: what is asked, and what the right answer is."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from mlx_hybrid.errors import DataError, nearest
 from mlx_hybrid.evaluation.benchmarks.tasks import fill_prompt, load_task, task_files
-from mlx_hybrid.evaluation.benchmarks.variants import VARIANTS, apply_variant
+from mlx_hybrid.evaluation.benchmarks.variants import apply_variant, variants_for
 from mlx_hybrid.evaluation.results import ALL
 from mlx_hybrid.evaluation.scoring import OptionItem
 from mlx_hybrid.records.languages import UnknownLanguage, parse_language
@@ -51,6 +51,12 @@ class EvaluationSet:
     def answers(self) -> np.ndarray:
         """Index of each record's label among `labels`."""
         return np.array([self.labels.index(str(record.label)) for record in self.records])
+
+    def part(self, kept: Iterable[int]) -> "EvaluationSet":
+        """The records at some places alone."""
+        kept = list(kept)
+        options = [self.options[n] for n in kept] if self.options else []
+        return replace(self, records=[self.records[n] for n in kept], options=options)
 
     def places(self) -> list[tuple[str, np.ndarray]]:
         """`all` with the place of every record, then each language with those of its own."""
@@ -106,10 +112,9 @@ def kind_of(record: Record) -> Kind:
 
 
 def options_of(records: Sequence[Record], known: Sequence[Record]) -> list[dict[str, str]]:
+    """The answers that each record may choose from, label → answer."""
     seen: dict[tuple, dict[str, str]] = {}
-    for record in [*known, *records]:
-        if record.label is None or record.kind == "text" or "options" in record.fields:
-            continue
+    for record in labelled([*known, *records]):
         own, answer = seen.setdefault(_place(record), {}), record.completion().strip()
         if own.setdefault(str(record.label), answer) != answer:
             raise DataError(
@@ -161,9 +166,7 @@ def limited(examples: EvaluationSet, limit: int, seed: int) -> EvaluationSet:
         taken[stream] = taken.get(stream, 0) + 1
         if taken[stream] <= limit:
             kept.append(number)
-    kept.sort()
-    options = [examples.options[number] for number in kept] if examples.options else []
-    return replace(examples, records=[examples.records[number] for number in kept], options=options)
+    return examples.part(sorted(kept))
 
 
 def varied(record: Record, name: str, seed: int) -> Record:
@@ -172,7 +175,7 @@ def varied(record: Record, name: str, seed: int) -> Record:
     A language that the variant does not apply to keeps its record; so does a text with nothing to change.
     """
     language = language_code(record.fields.get("source_language") or record.language)
-    if not applies(name, language):
+    if name not in variants_for(language):
         return record
     spell = lambda text: apply_variant(name, text, language, seed=seed)  # noqa: E731
     fields = record.fields
@@ -194,10 +197,6 @@ def language_code(language: str | None) -> str:
         return str(parse_language(language)) if language else "und"
     except UnknownLanguage:
         return language
-
-
-def applies(name: str, language: str) -> bool:
-    return name in VARIANTS and VARIANTS[name].applies_to(language)
 
 
 def _place(record: Record) -> tuple:

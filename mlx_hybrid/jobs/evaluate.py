@@ -81,14 +81,17 @@ def ask(request: Request, run: Any, folder: Path | None, tell: Tell) -> tuple[st
     """Questions of our own: a task, a file, or what the run held back."""
     from mlx_hybrid.evaluation.answers import write_examples
     from mlx_hybrid.evaluation.benchmarks import questions as own
-    from mlx_hybrid.evaluation.benchmarks.folders import choice
+    from mlx_hybrid.evaluation.benchmarks.folders import Choice
     from mlx_hybrid.evaluation.evaluate import evaluate
     from mlx_hybrid.evaluation.metrics.translation import MOST_TOKENS, greedy
     from mlx_hybrid.evaluation.sets import limited
     from mlx_hybrid.models.pair import open_pair
 
-    part = choice(
-        request.languages, seed=request.seed, english_prompts=request.english_prompts, folder=request.folder
+    part = Choice(
+        languages=request.languages,
+        seed=request.seed,
+        english_prompts=request.english_prompts,
+        folder=request.folder,
     )
     questions = own.find_questions(run, request.path, request.name, request.split, request.dev, part)
     if questions.note:

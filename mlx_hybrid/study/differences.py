@@ -48,7 +48,7 @@ def row_key(row: Mapping[str, Any]) -> Key:
 
 def figures(results: Results) -> dict[Key, Row]:
     """Every measure of one model."""
-    return {(r.metric, r.language, r.variant): r for r in results.rows if r.metric not in NO_MEASURES}
+    return {r.key: r for r in results.rows if r.metric not in NO_MEASURES}
 
 
 def differences(old: Sequence[Results], new: Sequence[Results], pivot: str) -> dict[Key, dict]:

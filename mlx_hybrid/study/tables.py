@@ -55,7 +55,7 @@ def marking(summary: dict, name: str = "difference", governance: str = "") -> Ce
             return MISSING
         places = PLACES.get(row.metric.partition("_")[0], 3)
         spread = f" ± {(row.high - row.low) / 2:,.{places}f}" if row.high > row.low else ""
-        mark = MARK if (row.model, row.metric, row.language, row.variant) in marked else ""
+        mark = MARK if (row.model, *row.key) in marked else ""
         return f"{row.value:,.{places}f}{spread}{mark}"
 
     return cell

@@ -183,6 +183,18 @@ def test_answers_must_fit():
         c.reliability(np.array([]), np.array([]))
 
 
+def test_the_interval_of_ece_is_that_of_resampled_examples():
+    confidences, correct = c.confidence(*draw(5))
+    own = c.ece_interval(confidences, correct, seed=0, samples=2_000)
+    rng = np.random.default_rng(1)
+    drawn = []
+    for _ in range(1_000):
+        index = rng.integers(600, size=600)
+        drawn.append(c.expected_calibration_error(confidences[index], correct[index]))
+    assert own.value == pytest.approx(c.expected_calibration_error(confidences, correct))
+    assert (own.low, own.high) == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.005)
+
+
 def test_a_language_is_calibrated_as_its_records_alone():
     scores, answers = draw(2, rows=90)
     rows = [

@@ -317,10 +317,7 @@ def test_real_variants_count_every_question_on_a_sentence():
     ("rows", "message"),
     [
         ([], "No records"),
-        (
-            [*labelled(2), {"text": "x"}],
-            "different kinds.*: classification, text; write each",
-        ),
+        ([*labelled(2), {"text": "x"}], "different kinds.*: classification, text; write each"),
         ([labelled(9)[0] | {"label": "good"}, *labelled(9)], "is answered"),
         (labelled(1)[:1], "1 options"),
         (labelled(2, options={"good": "a", "fine": "b"}), 'label "bad" is not among'),

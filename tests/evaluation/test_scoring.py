@@ -13,11 +13,7 @@ from mlx_hybrid.adapters.frozen import use_fast_products
 from mlx_hybrid.errors import DataError, MlxHybridError
 from mlx_hybrid.evaluation.forward import Forward, batches_by_length, log_sum_exp, pad_right
 from mlx_hybrid.evaluation.prefix import shared_beginnings
-from mlx_hybrid.evaluation.scoring import (
-    OptionItem,
-    score_options,
-    sequence_nll,
-)
+from mlx_hybrid.evaluation.scoring import OptionItem, score_options, sequence_nll
 
 TOLERANCE = 1e-5  # the bound that a score may move by
 

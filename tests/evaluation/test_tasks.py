@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mlx_hybrid.errors import ConfigError, DataError
-from mlx_hybrid.evaluation.benchmarks.rows import HUB, read_rows
+from mlx_hybrid.evaluation.benchmarks.rows import read_rows
 from mlx_hybrid.evaluation.benchmarks.tasks import build_records, load_task, task_files
 from mlx_hybrid.records.languages import parse_language
 
@@ -209,7 +209,7 @@ def test_the_hub_is_asked_for_the_originals_only(folder, monkeypatch, tmp_path):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HOME", str(tmp_path / "cache"))
     for _ in range(2):  # the second time finds the copy
         assert len(build_records("sib200", "train", ["en"])) == 20
-    assert asked == [(HUB["sib200"], "data/eng_Latn/train.tsv", "dataset")]
+    assert asked == [("Davlan/sib200", "data/eng_Latn/train.tsv", "dataset")]
     with pytest.raises(ConfigError, match=r"has flores200/dev/<code>\.txt with --from"):
         build_records("flores", "test", ["sw"])
     monkeypatch.setitem(sys.modules, "pyarrow", None)

@@ -8,14 +8,13 @@ from pathlib import Path
 
 from mlx_hybrid.config import Config
 from mlx_hybrid.errors import ConfigError, DataError
-from mlx_hybrid.evaluation.benchmarks.folders import Choice, split_records, splits_of
+from mlx_hybrid.evaluation.benchmarks.folders import Choice
 from mlx_hybrid.evaluation.benchmarks.tasks import load_task, task_files
-from mlx_hybrid.evaluation.benchmarks.variants import VARIANTS
+from mlx_hybrid.evaluation.benchmarks.variants import VARIANTS, variants_for
 from mlx_hybrid.evaluation.evaluate import PIVOT, check_variant
 from mlx_hybrid.evaluation.metrics.translation import directions_of
 from mlx_hybrid.evaluation.sets import (
     EvaluationSet,
-    applies,
     evaluation_set,
     from_fields,
     kind_of,
@@ -64,19 +63,17 @@ def from_task(name: str, split: str, choice: Choice, dev_split: str, known: list
     """A split of a benchmark. Another of its splits is the development set: `auto` is dev where there is one, `none`
     is none."""
     task = load_task(name)
-    if split not in splits_of(task):
-        raise ConfigError(f'Task {name} has no split "{split}"; it has {", ".join(splits_of(task))}.')
+    if split not in task.splits:
+        raise ConfigError(f'Task {name} has no split "{split}"; it has {", ".join(task.splits)}.')
     if dev_split == "auto":
-        dev_split = "dev" if "dev" in splits_of(task) and split != "dev" else "none"
+        dev_split = "dev" if "dev" in task.splits and split != "dev" else "none"
     if dev_split == split:
         raise ConfigError(
             f"--dev {dev_split} is the test set itself; a temperature fitted there says nothing."
         )
-    test = from_fields(split_records(name, split, choice), f"{name}-{split}")
-    dev = (
-        []
-        if dev_split == "none"
-        else from_fields(split_records(name, dev_split, choice), f"{name}-{dev_split}")
+    test, dev = (
+        [] if own == "none" else from_fields(choice.records(name, own), f"{name}-{own}")
+        for own in (split, dev_split)
     )
     return make(name if split == "test" else f"{name}-{split}", test, dev, known)
 
@@ -197,7 +194,7 @@ def chosen_variants(asked: Sequence[str], test: EvaluationSet) -> list[str]:
         raise ConfigError(f"--variants are measured on classification tasks; these records are {test.kind}.")
     languages = set(test.languages)
     if list(asked) == ["all"]:
-        return [name for name in VARIANTS if any(applies(name, language) for language in languages)]
+        return [name for name in VARIANTS if any(name in variants_for(language) for language in languages)]
     for name in asked:
         check_variant(name, languages)
     return list(asked)

@@ -1,12 +1,11 @@
 """Rows of the benchmarks, from local copies or the Hub, checked to say the same in every language.
 
-Layouts under the folder: `xnli/<split>.<lang>.jsonl`, `sib200/<code>/<split>.tsv`, `flores200/dev/<code>.txt`,
-`ntrex128/<code>.txt`. Languages are FLORES codes (`swh_Latn`) throughout.
+Languages are FLORES codes (`swh_Latn`) throughout.
 """
 
 import csv
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from mlx_hybrid.errors import ConfigError, DataError, nearest
 from mlx_hybrid.files import write_text
 from mlx_hybrid.records.languages import parse_language
 
-XNLI_FILES = {
+XNLI_CODES = {
     str(parse_language(code)): code
     for code in ["ar", "bg", "de", "el", "en", "es", "fr", "hi", "ru", "sw", "th", "tr", "ur", "vi", "zh"]
 }
@@ -24,14 +23,52 @@ XNLI_LABELS = ("entailment", "neutral", "contradiction")
 XNLI_DEV_SHARE = 0.2  # of the premises of XNLI dev; the rest is the training split
 XNLI_SPLIT_SEED = 20
 NTREX_DEV_LINES = 97
-SPLITS = {
-    "xnli": ("train", "dev", "test"),
-    "sib200": ("train", "dev", "test"),
-    "flores200": ("test",),
-    "ntrex128": ("train", "dev"),
+SIB_HEADER = "index_id\tcategory\ttext"
+PARSERS: dict[str, Callable[[str], dict]] = {
+    ".jsonl": json.loads,
+    ".tsv": lambda line: dict(
+        zip(SIB_HEADER.split("\t"), next(csv.reader([line], delimiter="\t")), strict=True)
+    ),
+    ".txt": lambda line: {"text": line.strip()},
 }
-PLACES = {"flores200": "flores200/dev/<code>.txt", "ntrex128": "ntrex128/<code>.txt"}
-HUB = {"xnli": "facebook/xnli", "sib200": "Davlan/sib200"}
+XNLI_GROUP = 3  # rows with one premise
+
+
+@dataclass(frozen=True)
+class Source:
+    """A benchmark: the file of each split under a folder, with a {code} for the language, and what its rows hold."""
+
+    key: str  # what the ids of its rows begin with
+    files: dict[str, str]
+    columns: tuple[str, ...] = ("", "", "text")  # a row's number, its label, its texts
+    fault: str = "empty, so the lines after it may be misaligned with other languages"
+    hub: tuple[str, str] = (
+        "",
+        "",
+    )  # the original's repository, where it has a plain format, and a file there
+
+
+SOURCES = {
+    "xnli": Source(
+        "xnli",
+        {
+            use: f"xnli/{file}.{{code}}.jsonl"
+            for use, file in (("train", "dev"), ("dev", "dev"), ("test", "test"))
+        },
+        ("id", "label", "premise", "hypothesis"),
+        "not an XNLI row with id, premise, hypothesis and label",
+        ("facebook/xnli", "{code}/{split}-00000-of-00001.parquet"),
+    ),
+    "sib200": Source(
+        "sib200",
+        {split: f"sib200/{{code}}/{split}.tsv" for split in ("train", "dev", "test")},
+        ("index_id", "category", "text"),
+        "not an index, a category and a text between tabs",
+        ("Davlan/sib200", "data/{code}/{split}.tsv"),
+    ),
+    "flores200": Source("flores", {"test": "flores200/dev/{code}.txt"}),  # its dev set is a test set here
+    "ntrex128": Source("ntrex", dict.fromkeys(("train", "dev"), "ntrex128/{code}.txt")),
+}
 
 
 @dataclass(frozen=True)
@@ -45,7 +82,7 @@ class Row:
 
 
 def read_rows(
-    source: str,
+    name: str,
     split: str,
     languages: Sequence[str],
     folder: Path | None,
@@ -58,108 +95,100 @@ def read_rows(
     Raises ConfigError on an unknown split or a missing file, DataError where rows are misaligned between languages or
     carry a label not in `labels`.
     """
-    if split not in SPLITS[source]:
-        raise ConfigError(f'{source} has no split "{split}"; it has {", ".join(SPLITS[source])}.')
-    if folder is None:
-        folder = fetch(source, split, languages)
-    read = READERS[source]
-    rows = {language: read(folder, split, language, skip) for language in languages}
-    check_labels(source, rows, labels)
-    check_aligned(source, split, rows)
+    if split not in SOURCES[name].files:
+        raise ConfigError(f'{name} has no split "{split}"; it has {", ".join(SOURCES[name].files)}.')
+    folder = fetch(name, split, languages) if folder is None else folder
+    whole = {language: list(rows_of(name, split, language, folder)) for language in languages}
+    rows = {language: part_of(name, split, own, skip) for language, own in whole.items()}
+    for language, own in rows.items():
+        if odd := next((row for row in own if labels and row.label not in labels), None):
+            raise DataError(
+                f'{name} {language}: row {odd.key} has the unknown label "{odd.label}"; '
+                f"{nearest(str(odd.label), labels)}"
+            )
+    check_aligned(name, split, rows)
     return rows
 
 
-def check_labels(source: str, rows: dict[str, list[Row]], labels: Sequence[str]) -> None:
-    for language, own in rows.items():
-        for row in own:
-            if labels and row.label not in labels:
-                raise DataError(
-                    f'{source} {language}: row {row.key} has the unknown label "{row.label}"; '
-                    f"{nearest(str(row.label), labels)}"
-                )
-
-
-def check_aligned(source: str, split: str, rows: dict[str, list[Row]]) -> None:
+def check_aligned(name: str, split: str, rows: dict[str, list[Row]]) -> None:
     """Every language holds the same keys, with the same label and group."""
-    first, *others = rows
-    reference = {row.key: (row.group, row.label) for row in rows[first]}
+    tables = {language: {row.key: (row.group, row.label) for row in own} for language, own in rows.items()}
+    first, *others = tables
     for language in others:
-        own = {row.key: (row.group, row.label) for row in rows[language]}
-        odd = sorted(reference.keys() ^ own.keys()) or sorted(k for k, v in own.items() if v != reference[k])
+        odd = sorted({key for key, _ in tables[first].items() ^ tables[language].items()})
         if odd:
             raise DataError(
-                f"{source} {split}: {language} and {first} are misaligned at {len(odd)} rows, the first being "
+                f"{name} {split}: {language} and {first} are misaligned at {len(odd)} rows, the first being "
                 f"{odd[0]}; get both files from one release."
             )
 
 
-def read_xnli(folder: Path, split: str, language: str, skip: int) -> list[Row]:
-    """Test, or the share of dev that `split` names, by premise: three rows in a row have one."""
-    file = "test" if split == "test" else "dev"
-    path = folder / "xnli" / f"{file}.{_known(language, XNLI_FILES, 'XNLI')}.jsonl"
-    rows, premises = [], {}
-    for number, line in enumerate(_lines(path), 1):
-        try:
-            record = json.loads(line)
-            key, fields = int(record["id"]), {name: record[name] for name in ("premise", "hypothesis")}
-        except (ValueError, KeyError, TypeError):
-            raise DataError(
-                f"{path}:{number}: not an XNLI row with id, premise, hypothesis and label."
-            ) from None
-        group = f"xnli-{file}-{key // 3}"
-        if premises.setdefault(group, fields["premise"]) != fields["premise"]:
-            raise DataError(
-                f"{path}:{number}: its premise is not that of its group of three, so rows are misaligned."
-            )
-        rows.append(Row(f"xnli-{file}-{key}", group, fields, record.get("label")))
-    if split == "test":
-        return rows
-    held_back = _held_back(sorted({row.group for row in rows}))
-    return [row for row in rows if (row.group in held_back) == (split == "dev")]
+def code_of(name: str, language: str) -> str:
+    """The benchmark's own name of a language."""
+    if name == "xnli" and language not in XNLI_CODES:
+        raise ConfigError(f"XNLI has no {language}; {nearest(language, XNLI_CODES)}")
+    return XNLI_CODES[language] if name == "xnli" else language
 
 
-def read_sib200(folder: Path, split: str, language: str, skip: int) -> list[Row]:
-    path = folder / "sib200" / language / f"{split}.tsv"
-    if not path.exists() and (held := sorted(p.parent.name for p in path.parents[1].glob(f"*/{split}.tsv"))):
-        raise ConfigError(
-            f"{path}: not in this copy; --languages with a {split} split here: {', '.join(held)}."
-        )
-    rows = []
-    for number, columns in enumerate(csv.reader(_lines(path), delimiter="\t"), 1):
-        if number == 1 and columns == ["index_id", "category", "text"]:
+def rows_of(name: str, split: str, language: str, folder: Path) -> Iterator[Row]:
+    """The rows of one file. Raises DataError with file and line for one that is none."""
+    source, grouped = SOURCES[name], name == "xnli"
+    path = folder / source.files[split].format(code=code_of(name, language))
+    key = f"{source.key}-{path.name.partition('.')[0]}" if grouped else source.key
+    numbered, label, *columns = source.columns
+    premises: dict[str, str] = {}
+    for line, raw in enumerate(lines_of(path, source.files[split], split, folder), 1):
+        if raw == SIB_HEADER:
             continue
-        if len(columns) != 3 or not columns[2].strip():
-            raise DataError(f"{path}:{number}: not an index, a category and a text between tabs.")
-        key = f"sib200-{columns[0]}"
-        rows.append(Row(key, key, {"text": columns[2]}, columns[1]))
+        try:
+            row = PARSERS[path.suffix](raw)
+            texts = {column: row[column] for column in columns}
+            number = row[numbered] if numbered else line
+            group = f"{key}-{int(number) // XNLI_GROUP if grouped else number}"
+            if not all(text.strip() for text in texts.values()):
+                raise ValueError
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise DataError(f"{path}:{line}: {source.fault}.") from None
+        if grouped and premises.setdefault(group, texts["premise"]) != texts["premise"]:
+            raise DataError(
+                f"{path}:{line}: its premise is not that of its group of three, so rows are misaligned."
+            )
+        yield Row(f"{key}-{number}", group, texts, row.get(label))
+
+
+def lines_of(path: Path, pattern: str, split: str, folder: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: not UTF-8.") from None
+    except OSError as error:
+        start, end = pattern.split("{code}")
+        found = (str(other.relative_to(folder)) for other in folder.glob(f"{start}*{end}"))
+        held = sorted(name.removeprefix(start).removesuffix(end) for name in found)
+        way = f"; --languages with a {split} split here: {', '.join(held)}" if held else ""
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}){way}.") from None
+
+
+def part_of(name: str, split: str, rows: list[Row], skip: int) -> list[Row]:
+    """The rows of a split: of XNLI dev whole premises, the same in every language whatever the user's seed; of NTREX
+    the last lines to develop and all but those after `skip` to train."""
+    if name == "ntrex128":
+        return rows[-NTREX_DEV_LINES:] if split == "dev" else rows[skip:-NTREX_DEV_LINES]
+    if name == "xnli" and split != "test":
+        groups = sorted({row.group for row in rows})
+        order = np.random.default_rng(XNLI_SPLIT_SEED).permutation(len(groups))
+        held_back = {groups[i] for i in order[: round(XNLI_DEV_SHARE * len(groups))]}
+        return [row for row in rows if (row.group in held_back) == (split == "dev")]
     return rows
 
 
-def read_flores(folder: Path, split: str, language: str, skip: int) -> list[Row]:
-    """FLORES dev, which is a test set here."""
-    return _numbered(folder / "flores200" / "dev" / f"{language}.txt", "flores")
-
-
-def read_ntrex(folder: Path, split: str, language: str, skip: int) -> list[Row]:
-    """All but the last lines after `skip` to train, the last to develop."""
-    rows = _numbered(folder / "ntrex128" / f"{language}.txt", "ntrex")
-    return rows[-NTREX_DEV_LINES:] if split == "dev" else rows[skip:-NTREX_DEV_LINES]
-
-
-READERS: dict[str, Callable[[Path, str, str, int], list[Row]]] = {
-    "xnli": read_xnli,
-    "sib200": read_sib200,
-    "flores200": read_flores,
-    "ntrex128": read_ntrex,
-}
-
-
-def fetch(source: str, split: str, languages: Sequence[str]) -> Path:
+def fetch(name: str, split: str, languages: Sequence[str]) -> Path:
     """The files of one split from the original's Hub repository, laid out like a local copy; the folder they are in."""
-    if source not in HUB:
-        raise ConfigError(
-            f"{source} has no plain copy on the Hub; name a folder that has {PLACES[source]} with --from."
-        )
+    source = SOURCES[name]
+    repository, pattern = source.hub
+    if not repository:
+        place = next(iter(source.files.values())).format(code="<code>")
+        raise ConfigError(f"{name} has no plain copy on the Hub; name a folder that has {place} with --from.")
     from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -167,23 +196,21 @@ def fetch(source: str, split: str, languages: Sequence[str]) -> Path:
 
     folder = Path(constants.HF_HOME) / "mlx-hybrid" / "tasks"
     for language in languages:
-        if source == "sib200":
-            target, name = folder / "sib200" / language / f"{split}.tsv", f"data/{language}/{split}.tsv"
-        else:
-            file, code = ("test" if split == "test" else "dev"), _known(language, XNLI_FILES, "XNLI")
-            target = folder / "xnli" / f"{file}.{code}.jsonl"
-            name = f"{code}/{'test' if file == 'test' else 'validation'}-00000-of-00001.parquet"
-        if not target.exists():
-            try:
-                path = Path(hf_hub_download(HUB[source], name, repo_type="dataset", endpoint=hub_endpoint()))
-            except (HfHubHTTPError, ValueError, OSError) as error:
-                raise ConfigError(
-                    f"{HUB[source]}: {name} is not to be had from the Hub ({hub_reason(error)}); name a folder that "
-                    f"has it with --from."
-                ) from None
-            text = path.read_text(encoding="utf-8") if source == "sib200" else _xnli_from_parquet(path)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            write_text(target, text)
+        code = code_of(name, language)
+        target = folder / source.files[split].format(code=code)
+        if target.exists():
+            continue
+        file = pattern.format(code=code, split="validation" if target.name.startswith("dev.") else split)
+        try:
+            path = Path(hf_hub_download(repository, file, repo_type="dataset", endpoint=hub_endpoint()))
+        except (HfHubHTTPError, ValueError, OSError) as error:
+            raise ConfigError(
+                f"{repository}: {file} is not to be had from the Hub ({hub_reason(error)}); name a folder that "
+                f"has it with --from."
+            ) from None
+        text = _xnli_from_parquet(path) if name == "xnli" else path.read_text(encoding="utf-8")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_text(target, text)
     return folder
 
 
@@ -197,36 +224,3 @@ def _xnli_from_parquet(path: Path) -> str:
         for number, row in enumerate(parquet.read_table(path).to_pylist())
     ]
     return "\n".join(lines) + "\n"
-
-
-def _held_back(groups: list[str]) -> set[str]:
-    """The premises of the development split: the same in every language, whatever the user's seed."""
-    order = np.random.default_rng(XNLI_SPLIT_SEED).permutation(len(groups))
-    return {groups[i] for i in order[: round(XNLI_DEV_SHARE * len(groups))]}
-
-
-def _numbered(path: Path, name: str) -> list[Row]:
-    rows = []
-    for number, line in enumerate(_lines(path), 1):
-        if not line.strip():
-            raise DataError(
-                f"{path}:{number}: empty, so the lines after it may be misaligned with other languages."
-            )
-        rows.append(Row(f"{name}-{number}", f"{name}-{number}", {"text": line.strip()}))
-    return rows
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}).") from None
-    except UnicodeDecodeError:
-        raise DataError(f"{path}: not UTF-8.") from None
-    return text.removesuffix("\n").split("\n")
-
-
-def _known(language: str, table: dict[str, str], name: str) -> str:
-    if language not in table:
-        raise ConfigError(f"{name} has no {language}; {nearest(language, table)}")
-    return table[language]

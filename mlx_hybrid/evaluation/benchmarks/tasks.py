@@ -15,7 +15,7 @@ import numpy as np
 import yaml
 
 from mlx_hybrid.errors import ConfigError, DataError, nearest
-from mlx_hybrid.evaluation.benchmarks.rows import Row, read_rows
+from mlx_hybrid.evaluation.benchmarks.rows import SOURCES, Row, read_rows
 from mlx_hybrid.records.languages import UnknownLanguage, parse_language
 
 PACKAGE = Path(__file__).resolve().parents[2]
@@ -41,6 +41,12 @@ class Task:
     def languages(self) -> list[str]:
         """Codes with a prompt or a name; empty means any that the source has."""
         return list(self.prompts or self.names)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """In the order train, dev, test."""
+        own = {*SOURCES[self.source].files, *(["test"] if self.test_source else [])}
+        return tuple(split for split in ("train", "dev", "test") if split in own)
 
     def options(self, language: str) -> dict[str, str]:
         return dict(zip(self.labels, self.prompts[language]["options"], strict=True))
@@ -80,22 +86,24 @@ def build_records(
     task = load_task(name)
     codes = resolve_languages(task, languages)
     source = task.test_source if split == "test" and task.test_source else task.source
-    reading = list(dict.fromkeys([task.pivot, *codes])) if task.kind == "translation" else codes
+    translates = task.kind == "translation"
+    reading = list(dict.fromkeys([task.pivot, *codes])) if translates else codes
     rows = read_rows(source, split, reading, folder, labels=task.labels, skip=task.skip)
-    records = []
-    for language in codes:
-        if task.kind == "translation":
-            if language != task.pivot:
-                for pair in ((task.pivot, language), (language, task.pivot)):
-                    drawn = draw(rows[pair[0]], shots, seed, ">".join(pair))
-                    targets = {row.key: row.fields["text"] for row in rows[pair[1]]}
-                    records += [translation_record(task, row, *pair, targets[row.key]) for row in drawn]
-            continue
+    if not translates:
         make = classification_record if task.kind == "classification" else text_record
-        prompts = task.pivot if english_prompts else language
-        records += [make(task, row, language, prompts) for row in draw(rows[language], shots, seed, language)]
-    if not records:
+        return [
+            make(task, row, language, task.pivot if english_prompts else language)
+            for language in codes
+            for row in draw(rows[language], shots, seed, language)
+        ]
+    others = [code for code in codes if code != task.pivot]
+    if not others:
         raise ConfigError(f"Task {name} needs a language other than its pivot, {task.pivot}.")
+    records = []
+    for pair in (pair for code in others for pair in ((task.pivot, code), (code, task.pivot))):
+        targets = {row.key: row.fields["text"] for row in rows[pair[1]]}
+        drawn = draw(rows[pair[0]], shots, seed, ">".join(pair))
+        records += [translation_record(task, row, *pair, targets[row.key]) for row in drawn]
     return records
 
 
@@ -133,48 +141,39 @@ def draw(rows: Sequence[Row], shots: int, seed: int, stream: str) -> list[Row]:
 
 def classification_record(task: Task, row: Row, language: str, prompts: str) -> dict:
     options = task.options(prompts)
-    prompt = fill_prompt(task, prompts, row.fields)
     return {
-        "id": f"{row.key}-{language}",
-        "group": row.group,
-        "language": language,
         "label": row.label,
-        "messages": [
-            {"role": "user", "content": prompt},
-            {"role": "assistant", "content": options[row.label]},
-        ],
         "options": options,
-        "fields": row.fields,
-        "task": task.name,
-        "version": task.version,
-        "prompts": prompts,
+        **asked(task, row, language, language, prompts, options[row.label]),
     }
 
 
 def translation_record(task: Task, row: Row, source: str, target: str, reference: str) -> dict:
-    prompt = task.prompt.format(target=task.names[target], text=row.fields["text"])
-    return {
-        "id": f"{row.key}-{source}>{target}",
-        "group": row.group,
-        "language": target,
-        "source_language": source,
-        "messages": [{"role": "user", "content": prompt}, {"role": "assistant", "content": reference}],
-        "fields": row.fields,
-        "task": task.name,
-        "version": task.version,
-        "prompts": target,
-    }
+    return {"source_language": source, **asked(task, row, target, f"{source}>{target}", target, reference)}
 
 
 def text_record(task: Task, row: Row, language: str, prompts: str) -> dict:
+    return {"text": row.fields["text"], **named(task, row, language, language)}
+
+
+def named(task: Task, row: Row, language: str, end: str) -> dict:
     return {
-        "id": f"{row.key}-{language}",
+        "id": f"{row.key}-{end}",
         "group": row.group,
         "language": language,
-        "text": row.fields["text"],
         "task": task.name,
         "version": task.version,
     }
+
+
+def asked(task: Task, row: Row, language: str, end: str, prompts: str, answer: str) -> dict:
+    """A conversation in the words of the language `prompts`, and the texts that it is made of."""
+    turns = [
+        {"role": "user", "content": fill_prompt(task, prompts, row.fields)},
+        {"role": "assistant", "content": answer},
+    ]
+    own = {"messages": turns, "fields": row.fields, "prompts": prompts}
+    return {**named(task, row, language, end), **own}
 
 
 def fill_prompt(task: Task, prompts: str, fields: dict[str, str]) -> str:

@@ -7,7 +7,7 @@ own: traditional Chinese and romanised Arabic (REAL_VARIANTS).
 """
 
 import unicodedata
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -31,6 +31,7 @@ JOINING = frozenset("بتثجحخسشصضطظعغفقكلمنهيپچکگی")  #
 WIDE = {chr(code): chr(code + 0xFEE0) for code in range(0x21, 0x7F)}
 TONES = {"vie": frozenset("\u0300\u0301\u0303\u0309\u0323"), "yor": frozenset("\u0300\u0301\u0304")}
 OPEN_PAIRS = ("oa", "oe", "uy")  # the vowels whose tone mark has an old and a new place
+Rewrite = Callable[[str, np.random.Generator, str], str]  # of a text, by chance, in a language
 KEYS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
 NEIGHBOUR = {row[i]: row[i - 1] + row[min(i + 1, len(row) - 1)] for row in KEYS for i in range(1, len(row))}
 NOISY_WORDS = 0.05  # share of words with one slip
@@ -41,7 +42,7 @@ STRETCHED_WORDS = 0.1  # share of words with a tatweel
 class Variant:
     """A rewriting, for the scripts and the ISO 639-3 languages it means something in; empty means any."""
 
-    rewrite: Callable[[str, np.random.Generator, str], str]
+    rewrite: Rewrite
     scripts: frozenset[str] = frozenset()
     languages: frozenset[str] = frozenset()
 
@@ -71,12 +72,12 @@ def variants_for(language: str) -> list[str]:
     return [name for name, variant in VARIANTS.items() if variant.applies_to(language)]
 
 
-def _mapped(table: dict[str, str]) -> Callable[[str, np.random.Generator, str], str]:
+def _mapped(table: dict[str, str]) -> Rewrite:
     codes = str.maketrans(table)
     return lambda text, rng, language: unicodedata.normalize("NFC", text).translate(codes)
 
 
-def _normal(form: str) -> Callable[[str, np.random.Generator, str], str]:
+def _normal(form: str) -> Rewrite:
     return lambda text, rng, language: unicodedata.normalize(form, text)
 
 
@@ -86,30 +87,25 @@ def _without_marks(text: str, rng: np.random.Generator, language: str) -> str:
     return unicodedata.normalize("NFC", "".join(SINGLE.get(c, c) for c in bare))
 
 
-def _without(marks: Collection[str]) -> Callable[[str, np.random.Generator, str], str]:
+def _without(marks: Mapping[str, Collection[str]]) -> Rewrite:
+    """Without the marks of a language, or those of any under an empty code."""
+
     def rewrite(text: str, rng: np.random.Generator, language: str) -> str:
+        own = marks.get(language[:3]) or marks[""]
         parts = unicodedata.normalize("NFD", text)
-        return unicodedata.normalize("NFC", "".join(c for c in parts if c not in marks))
+        return unicodedata.normalize("NFC", "".join(c for c in parts if c not in own))
 
     return rewrite
 
 
-def _without_tones(text: str, rng: np.random.Generator, language: str) -> str:
-    return _without(TONES[language[:3]])(text, rng, language)
+def _cased(change: Callable[[str], str], turkic: dict[str, str]) -> Rewrite:
+    """Lower or upper case, where Turkic languages keep i and ı apart."""
 
+    def rewrite(text: str, rng: np.random.Generator, language: str) -> str:
+        text = unicodedata.normalize("NFC", text)
+        return change(text.translate(str.maketrans(turkic)) if language[:3] in TURKIC else text)
 
-def _lower(text: str, rng: np.random.Generator, language: str) -> str:
-    text = unicodedata.normalize("NFC", text)
-    if language[:3] in TURKIC:
-        text = text.replace("İ", "i").replace("I", "ı")
-    return text.lower()
-
-
-def _upper(text: str, rng: np.random.Generator, language: str) -> str:
-    text = unicodedata.normalize("NFC", text)
-    if language[:3] in TURKIC:
-        text = text.replace("i", "İ").replace("ı", "I")
-    return text.upper()
+    return rewrite
 
 
 def _tatweel(text: str, rng: np.random.Generator, language: str) -> str:
@@ -182,8 +178,8 @@ def _by_word(text: str, rewrite: Callable[[str], str]) -> str:
 VARIANTS = {
     "nfd": Variant(_normal("NFD")),
     "nfc": Variant(_normal("NFC")),
-    "lower": Variant(_lower, CASED),
-    "upper": Variant(_upper, CASED),
+    "lower": Variant(_cased(str.lower, {"İ": "i", "I": "ı"}), CASED),
+    "upper": Variant(_cased(str.upper, {"i": "İ", "ı": "I"}), CASED),
     "no-diacritics": Variant(_without_marks, frozenset({"Latn"})),
     "full-width": Variant(_mapped(WIDE), frozenset({"Hans", "Hant", "Jpan"})),
     "alef": Variant(_mapped(ALEF), frozenset({"Arab"}), frozenset({"arb", "ary", "arz"})),
@@ -191,11 +187,11 @@ VARIANTS = {
     "ta-marbuta": Variant(_mapped({"ة": "ه"}), frozenset({"Arab"}), frozenset({"arb", "ary", "arz"})),
     "no-harakat": Variant(_mapped(HARAKAT), frozenset({"Arab"})),
     "tatweel": Variant(_tatweel, frozenset({"Arab"})),
-    "no-nukta": Variant(_without(NUKTA), frozenset({"Deva"})),
-    "no-tonos": Variant(_without(TONOS), frozenset({"Grek"})),
+    "no-nukta": Variant(_without({"": NUKTA}), frozenset({"Deva"})),
+    "no-tonos": Variant(_without({"": TONOS}), frozenset({"Grek"})),
     "dotless-i": Variant(_mapped({"ı": "i", "İ": "I"}), frozenset({"Latn"}), TURKIC),
     "umlaut-spelling": Variant(_mapped(UMLAUTS), frozenset({"Latn"}), frozenset({"deu"})),
     "tone-place": Variant(_tone_place, frozenset({"Latn"}), frozenset({"vie"})),
-    "no-tone": Variant(_without_tones, frozenset({"Latn"}), frozenset({"vie", "yor"})),
+    "no-tone": Variant(_without(TONES), frozenset({"Latn"}), frozenset({"vie", "yor"})),
     "keyboard": Variant(_keyboard, frozenset({"Latn", "Cyrl", "Grek", "Arab", "Deva", "Ethi"})),
 }

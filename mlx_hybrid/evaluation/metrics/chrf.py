@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from mlx_hybrid.evaluation.metrics.intervals import Interval, interval_of
-from mlx_hybrid.evaluation.metrics.parity import MEASURES, measures
+from mlx_hybrid.evaluation.metrics.intervals import Interval, drawn_counts, group_places, interval_of
+from mlx_hybrid.evaluation.metrics.parity import measures
 
 RESAMPLES = 1_000
 Pair = tuple[str, str]  # source and target language
@@ -54,31 +54,25 @@ class Directions:
 
 
 def score_directions(
-    pairs: Sequence[Pair],
-    groups: Sequence[str],
-    statistics: np.ndarray,
-    *,
-    seed: int,
-    metric: Any = None,
+    pairs: Sequence[Pair], groups: Sequence[str], statistics: np.ndarray, *, seed: int, metric: Any = None
 ) -> Directions:
     """Of one direction, group and row of statistics a sentence; a group is drawn in all its directions at once.
 
     Two models with the same sentences and seed get the same draws, so their scores can be subtracted. Draws in which a
     direction gets no sentence are left out; where no other are, the intervals have no width.
     """
-    names, place = np.unique(np.asarray([str(group) for group in groups]), return_inverse=True)
-    weights = np.random.default_rng(seed).multinomial(
-        len(names), np.full(len(names), 1 / len(names)), size=RESAMPLES
-    )
+    place = group_places(groups)
+    count = place.max() + 1
+    weights = drawn_counts(count, seed=seed, samples=RESAMPLES)
     rows = {pair: [n for n, own in enumerate(pairs) if own == pair] for pair in sorted(set(pairs))}
     drawn = [weights[:, place[own]] for own in rows.values()]
     whole = np.all([own.sum(1) > 0 for own in drawn], axis=0)
     tables = [statistics[own] for own in rows.values()]
     observed = np.stack([corpus_score(table.sum(0, keepdims=True), metric) for table in tables], 1)
     if not whole.any():
-        return Directions(list(rows), observed, observed, len(names))
+        return Directions(list(rows), observed, observed, count)
     scores = [corpus_score(own[whole] @ table, metric) for own, table in zip(drawn, tables)]
-    return Directions(list(rows), observed, np.stack(scores, 1), len(names))
+    return Directions(list(rows), observed, np.stack(scores, 1), count)
 
 
 def intervals(
@@ -111,7 +105,7 @@ def direction_measures(scores: np.ndarray, pairs: Sequence[Pair], pivot: str | N
     for name, side in (("chrf_out", 0), ("chrf_in", 1)):
         if own := [value for pair, value in column.items() if pair[side] == pivot]:
             spread = measures(np.stack(own, 1), None)
-            told |= {measure_name(name, m): spread[m] for m in MEASURES if spread[m] is not None}
+            told |= {measure_name(name, measure): values for measure, values in spread.items()}
     gaps = {
         target: value - column[target, pivot]
         for (source, target), value in column.items()

@@ -5,13 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mlx_hybrid.errors import DataError
-from mlx_hybrid.evaluation.metrics.intervals import (
-    Interval,
-    bootstrap_mean,
-    group_places,
-    interval_of,
-    resampled_sums,
-)
+from mlx_hybrid.evaluation.metrics.intervals import Interval, bootstrap, bootstrap_mean
 
 
 def choose(scores: np.ndarray) -> np.ndarray:
@@ -21,45 +15,32 @@ def choose(scores: np.ndarray) -> np.ndarray:
 
 def tied(scores: np.ndarray) -> int:
     """How many rows have more than one highest score."""
-    scores = np.asarray(scores)
     return int(((scores == scores.max(1, keepdims=True)).sum(1) > 1).sum())
 
 
-def accuracy(
-    chosen: Sequence[int], answers: Sequence[int], *, seed: int, groups: Sequence | None = None
-) -> Interval:
+def accuracy(chosen: Sequence[int], answers: Sequence[int], **resampling) -> Interval:
     """Share of right answers, by examples or resampled by group. Raises DataError when there are none."""
-    return bootstrap_mean(_pair(chosen, answers)[2], seed=seed, groups=groups)
+    chosen, answers = _pair(chosen, answers)
+    return bootstrap_mean(chosen == answers, **resampling)
 
 
-def macro_f1(
-    chosen: Sequence[int],
-    answers: Sequence[int],
-    *,
-    seed: int,
-    samples: int = 10_000,
-    groups: Sequence | None = None,
-) -> Interval:
+def macro_f1(chosen: Sequence[int], answers: Sequence[int], **resampling) -> Interval:
     """Mean over classes of F1 = 2 TP / (2 TP + FP + FN), of the classes that are an answer or are chosen.
 
     The interval resamples examples, or whole groups, with the counts of (answer, choice) pairs in each.
     """
-    chosen, answers, _ = _pair(chosen, answers)
+    chosen, answers = _pair(chosen, answers)
     pairs, kinds = np.unique(np.stack([answers, chosen], 1), axis=0, return_inverse=True)
-    place = group_places(len(answers), groups)
-    counts = np.zeros((place.max() + 1, len(pairs)))
-    np.add.at(counts, (place, kinds.reshape(-1)), 1)
-    drawn = _macro_f1(pairs, resampled_sums(counts, np.random.default_rng(seed), samples))
-    return interval_of(float(_macro_f1(pairs, counts.sum(0)[None])[0]), drawn, len(counts))
+    table = np.eye(len(pairs))[kinds.reshape(-1)]
+    return bootstrap(table, lambda counts: _macro_f1(pairs, counts), **resampling)
 
 
-def _pair(chosen: Sequence[int], answers: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    chosen, answers = np.asarray(chosen), np.asarray(answers)
+def _pair(chosen: Sequence[int], answers: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     if len(chosen) != len(answers):
         raise DataError(f"{len(chosen)} choices for {len(answers)} answers.")
     if not len(answers):
         raise DataError("Accuracy needs at least one example.")
-    return chosen, answers, (chosen == answers).astype(np.float64)
+    return np.asarray(chosen), np.asarray(answers)
 
 
 def _macro_f1(pairs: np.ndarray, counts: np.ndarray) -> np.ndarray:

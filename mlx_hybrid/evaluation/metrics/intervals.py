@@ -1,4 +1,4 @@
-"""How far a mean can be trusted: bootstrap intervals, the exact McNemar test and its form for groups.
+"""How far a figure can be trusted: bootstrap intervals, and an exact test of paired answers.
 
 Resampling n values with replacement draws how often each distinct value comes up, which is a multinomial:
 drawing the counts instead of the indices gives the same distribution and takes no time on accuracies.
@@ -23,112 +23,57 @@ class Interval:
     value: float
     low: float
     high: float
-    level: float
     count: int
     """How many units were resampled: values, or groups where groups were given."""
 
 
-def bootstrap_mean(
-    values: Sequence[float],
+def bootstrap(
+    table: np.ndarray,
+    statistic: Callable[[np.ndarray], np.ndarray],
     *,
     seed: int,
     samples: int = 10_000,
     groups: Sequence | None = None,
 ) -> Interval:
-    """Mean of `values` (n,) and its percentile bootstrap interval.
+    """A statistic of the sums of the columns of `table` (n, columns), with its percentile bootstrap interval.
 
-    With `groups` (n labels) whole groups are resampled, the mean being Σ values / Σ sizes of those drawn:
-    right where values in one group (translations of a sentence, one premise) are not independent. One unit
-    alone gives an interval of width zero. Raises DataError on no values or a value that is not finite.
+    `statistic` takes (samples, columns). With `groups` (n labels) whole groups are resampled: right where values in one
+    group (translations of a sentence, one premise) are not independent. One unit alone gives an interval of width zero.
+    Raises DataError on no values or a value that is not finite.
 
     Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13.
     """
-    values = _finite(values)
-    totals, sizes = _by_group(values, groups)
-    means = _resampled_means(totals, sizes, np.random.default_rng(seed), samples)
-    return interval_of(float(values.mean()), means, len(totals))
+    if not table.size:
+        raise DataError("No values: a mean and its interval need at least one.")
+    bad = np.flatnonzero(~np.isfinite(table).all(1))
+    if bad.size:
+        raise DataError(
+            f"Value {bad[0]} of {len(table)} is {table[bad[0]][0]}, and an interval needs finite ones."
+        )
+    sums = sums_by_group(table, groups)
+    drawn = statistic(resampled_sums(sums, np.random.default_rng(seed), samples))
+    return interval_of(float(statistic(sums.sum(0, keepdims=True))[0]), drawn, len(sums))
 
 
-def paired_bootstrap(
-    a: Sequence[float],
-    b: Sequence[float],
-    *,
-    seed: int,
-    samples: int = 10_000,
-    groups: Sequence | None = None,
-) -> Interval:
+def bootstrap_ratio(numerators: Sequence[float], denominators: Sequence[float], **resampling) -> Interval:
+    """Σ numerators / Σ denominators (bits per byte, loss per token); resampling as in `bootstrap`."""
+    numerators, denominators = np.asarray(numerators, np.float64), np.asarray(denominators, np.float64)
+    if len(numerators) != len(denominators) or not np.all(denominators > 0):
+        raise DataError("A ratio needs one denominator above zero for every numerator.")
+    return bootstrap(np.stack([numerators, denominators], 1), lambda s: s[:, 0] / s[:, 1], **resampling)
+
+
+def bootstrap_mean(values: Sequence[float], **resampling) -> Interval:
+    """Mean of `values` (n,), of groups Σ values / Σ sizes; resampling as in `bootstrap`."""
+    return bootstrap_ratio(values, np.ones(len(values)), **resampling)
+
+
+def paired_bootstrap(a: Sequence[float], b: Sequence[float], **resampling) -> Interval:
     """Mean of b − a over the same n examples, and its interval; above zero, b is better.
 
     Koehn 2004, https://aclanthology.org/W04-3250. Raises DataError where the lengths differ.
     """
-    a, b = _finite(a), _finite(b)
-    if len(a) != len(b):
-        raise DataError(
-            f"A paired comparison needs as many examples on both sides, not {len(a)} and {len(b)}."
-        )
-    return bootstrap_mean(b - a, seed=seed, samples=samples, groups=groups)
-
-
-def bootstrap_ratio(
-    numerators: Sequence[float],
-    denominators: Sequence[float],
-    *,
-    seed: int,
-    samples: int = 10_000,
-    groups: Sequence | None = None,
-) -> Interval:
-    """Σ numerators / Σ denominators (bits per byte, loss per token) over resampled examples or groups."""
-    numerators, denominators = _finite(numerators), _finite(denominators)
-    if len(numerators) != len(denominators) or not np.all(denominators > 0):
-        raise DataError("A ratio needs one denominator above zero for every numerator.")
-    totals, _ = _by_group(numerators, groups)
-    sizes, _ = _by_group(denominators, groups)
-    means = _resampled_means(totals, sizes, np.random.default_rng(seed), samples)
-    return interval_of(float(numerators.sum() / denominators.sum()), means, len(totals))
-
-
-def bootstrap_statistic(
-    statistic: Callable[[np.ndarray], float],
-    count: int,
-    *,
-    seed: int,
-    samples: int = 1_000,
-    groups: Sequence | None = None,
-) -> Interval:
-    """Interval of any statistic of `count` examples, or of whole groups of them; `statistic` takes an array of
-    indices."""
-    if count == 0:
-        raise DataError("No values: a mean and its interval need at least one.")
-    place = group_places(count, groups)
-    sizes = np.bincount(place)
-    order, ends, units = np.argsort(place, kind="stable"), np.cumsum(sizes), len(sizes)
-
-    def members(own: np.ndarray) -> np.ndarray:
-        """The examples of the groups drawn, one after the other."""
-        first = np.repeat(ends[own] - np.cumsum(sizes[own]), sizes[own])
-        return order[first + np.arange(sizes[own].sum())]
-
-    rng = np.random.default_rng(seed)
-    drawn = np.array([statistic(members(rng.integers(units, size=units))) for _ in range(samples)])
-    return interval_of(float(statistic(np.arange(count))), drawn, units)
-
-
-def mcnemar(a_correct: Sequence[bool], b_correct: Sequence[bool]) -> float:
-    """Two-sided p of the exact McNemar test on paired right-or-wrong answers.
-
-    With x and y examples that only a, only b answers rightly, p = min(1, 2 P(Bin(x + y, ½) ≤ min(x, y)));
-    1 where the two never disagree. McNemar 1947, https://doi.org/10.1007/BF02295996.
-    """
-    changes = _paired(a_correct, b_correct)
-    only_a, only_b = int((changes < 0).sum()), int((changes > 0).sum())
-    count = only_a + only_b
-    if count == 0:
-        return 1.0
-    tail, term = 0, 1
-    for k in range(min(only_a, only_b) + 1):
-        tail += term
-        term = term * (count - k) // (k + 1)
-    return min(1.0, tail / (1 << (count - 1)))  # integers, so exact for any count
+    return bootstrap_mean(_change(a, b), **resampling)
 
 
 def sign_flip(a_correct: Sequence[bool], b_correct: Sequence[bool], groups: Sequence) -> float:
@@ -136,10 +81,11 @@ def sign_flip(a_correct: Sequence[bool], b_correct: Sequence[bool], groups: Sequ
 
     With d_g = Σ (b − a) over the examples of group g, p = P(|Σ s_g d_g| ≥ |Σ d_g|) over signs s_g = ±1, all 2^groups
     of them: without a true gain a group may as well have come out the other way round. Sums of whole numbers have their
-    distribution by convolution, so nothing is drawn. It is McNemar's test where each example is its own group, and 1
-    where the two never differ. Yeh 2000, https://aclanthology.org/C00-2137. Raises DataError where the lengths differ.
+    distribution by convolution, so nothing is drawn. Where each example is its own group it is McNemar's exact test (1947,
+    https://doi.org/10.1007/BF02295996); where the two never differ it is 1. Yeh 2000, https://aclanthology.org/C00-2137.
+    Raises DataError where the lengths differ.
     """
-    changes, _ = _by_group(_finite(_paired(a_correct, b_correct)), groups)
+    changes = sums_by_group(_change(a_correct, b_correct)[:, None], groups)[:, 0]
     sizes = np.abs(changes[changes != 0]).astype(int)
     whole = int(sizes.sum())
     chance = np.zeros(whole + 1)  # of each sum over the groups that keep their sign
@@ -153,60 +99,37 @@ def sign_flip(a_correct: Sequence[bool], b_correct: Sequence[bool], groups: Sequ
 
 
 def paired_test(a_correct: Sequence[bool], b_correct: Sequence[bool], groups: Sequence) -> tuple[str, float]:
-    """The test that fits, MCNEMAR where no group repeats, else SIGN_FLIP, and its p that both are right as often."""
-    if len({str(group) for group in groups}) == len(groups):
-        return MCNEMAR, mcnemar(a_correct, b_correct)
-    return SIGN_FLIP, sign_flip(a_correct, b_correct, groups)
+    """p that both are right as often, and its name: MCNEMAR where no group repeats, else SIGN_FLIP."""
+    alone = len({str(group) for group in groups}) == len(groups)
+    return MCNEMAR if alone else SIGN_FLIP, sign_flip(a_correct, b_correct, groups)
 
 
 def interval_of(value: float, drawn: np.ndarray, count: int) -> Interval:
     """The central LEVEL of the resampled values around the observed one."""
-    tail = (1 - LEVEL) / 2
-    low, high = np.quantile(drawn, [tail, 1 - tail])
-    return Interval(value, float(low), float(high), LEVEL, count)
+    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(value, float(low), float(high), count)
 
 
-def _paired(a_correct: Sequence[bool], b_correct: Sequence[bool]) -> np.ndarray:
-    """1 where only b is right, −1 where only a is, else 0."""
-    a, b = np.asarray(a_correct, bool), np.asarray(b_correct, bool)
-    if a.shape != b.shape:
-        raise DataError(f"A paired test needs the same examples on both sides, not {len(a)} and {len(b)}.")
-    return b.astype(int) - a
+def drawn_counts(units: int, *, seed: int, samples: int) -> np.ndarray:
+    """How often each unit comes up in each resample, (samples, units)."""
+    return np.random.default_rng(seed).multinomial(units, np.full(units, 1 / units), size=samples)
 
 
-def _finite(values: Sequence[float]) -> np.ndarray:
-    array = np.asarray(values, np.float64).reshape(-1)
-    if array.size == 0:
-        raise DataError("No values: a mean and its interval need at least one.")
-    bad = np.flatnonzero(~np.isfinite(array))
-    if bad.size:
-        raise DataError(
-            f"Value {bad[0]} of {array.size} is {array[bad[0]]}, and an interval needs finite ones."
-        )
-    return array
-
-
-def _by_group(values: np.ndarray, groups: Sequence | None) -> tuple[np.ndarray, np.ndarray]:
-    """Sum and size of each group; each value is its own where `groups` is None."""
-    index = group_places(len(values), groups)
-    return np.bincount(index, weights=values), np.bincount(index).astype(np.float64)
-
-
-def group_places(count: int, groups: Sequence | None) -> np.ndarray:
-    """Number of each value's group, (count,); each value is its own where `groups` is None."""
+def sums_by_group(table: np.ndarray, groups: Sequence | None) -> np.ndarray:
+    """Sums of the rows of each group, (groups, columns); each row is its own where `groups` is None."""
     if groups is None:
-        return np.arange(count)
-    if len(groups) != count:
-        raise DataError(f"{len(groups)} groups for {count} values.")
+        return table
+    if len(groups) != len(table):
+        raise DataError(f"{len(groups)} groups for {len(table)} values.")
+    place = group_places(groups)
+    sums = np.zeros((place.max(initial=-1) + 1, table.shape[1]))
+    np.add.at(sums, place, table)
+    return sums
+
+
+def group_places(groups: Sequence) -> np.ndarray:
+    """Number of each value's group, (n,)."""
     return np.unique(np.asarray([str(group) for group in groups]), return_inverse=True)[1]
-
-
-def _resampled_means(
-    totals: np.ndarray, sizes: np.ndarray, rng: np.random.Generator, samples: int
-) -> np.ndarray:
-    """Σ totals / Σ sizes over resampled units, (samples,)."""
-    drawn = resampled_sums(np.stack([totals, sizes], 1), rng, samples)
-    return drawn[:, 0] / drawn[:, 1]
 
 
 def resampled_sums(table: np.ndarray, rng: np.random.Generator, samples: int) -> np.ndarray:
@@ -222,3 +145,13 @@ def resampled_sums(table: np.ndarray, rng: np.random.Generator, samples: int) ->
             index = rng.integers(len(table), size=(size, len(table)))
             sums.append(np.stack([column[index].sum(1) for column in table.T], 1))
     return np.concatenate(sums)
+
+
+def _change(a: Sequence[float], b: Sequence[float]) -> np.ndarray:
+    """b − a of each example."""
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    if a.shape != b.shape:
+        raise DataError(
+            f"A paired comparison needs the same examples on both sides, not {len(a)} and {len(b)}."
+        )
+    return b - a
