@@ -5,6 +5,7 @@ from pathlib import Path
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 from mlx_lm.models import llama
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.utils import quantize_model, save_model
@@ -23,6 +24,13 @@ MODES = {  # mode: (bits, group size)
     "affine-3": ("affine", 3, 64), "affine-4": ("affine", 4, 64), "affine-8": ("affine", 8, 64),
     "mxfp4": ("mxfp4", 4, 32), "nvfp4": ("nvfp4", 4, 16), "mxfp8": ("mxfp8", 8, 32),
 }  # fmt: skip
+
+
+def log_likelihoods(model: nn.Module, tokens: list[int]) -> np.ndarray:
+    """log p of each token but the first after those before it: one plain pass, in float64 after the logits."""
+    logits = np.array(model(mx.array([tokens]))[0].astype(mx.float32), np.float64)[:-1]
+    log_p = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
+    return log_p[np.arange(len(log_p)), np.array(tokens[1:], int)]
 
 
 def llama_config(**changes) -> dict:

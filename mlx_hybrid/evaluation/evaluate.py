@@ -56,15 +56,8 @@ def evaluate(
     test, answers, asking = parts["test"], {}, {"generate": generate, "progress": progress}
     for name, model in models.items():
         path = directory / f"{name}.answers.jsonl" if directory else None
-        answers[name] = collect(
-            model,
-            tokenizer,
-            parts,
-            path,
-            name=name,
-            identity=(identities or {}).get(name, ""),
-            **asking,
-        )
+        identity = (identities or {}).get(name, "")
+        answers[name] = collect(model, tokenizer, parts, path, name=name, identity=identity, **asking)
     facts, rows = ROWS[test.kind](parts, answers, seed=seed, pivot=pivot)
     rows += loss_rows(parts, answers, seed=seed, part="trained")[1] if trained else []
     asked = {

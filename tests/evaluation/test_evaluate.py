@@ -3,10 +3,9 @@ import math
 import shutil
 from dataclasses import replace
 
-import mlx.core as mx
 import numpy as np
 import pytest
-from toys import byte_tokenizer, wrapped
+from toys import byte_tokenizer, log_likelihoods, wrapped
 
 from mlx_hybrid.config import Config, DataConfig
 from mlx_hybrid.errors import ConfigError, DataError
@@ -65,9 +64,7 @@ def loop_accuracy(model, tokenizer, records: list[dict]) -> float:
         scores = {}
         for label, own in ANSWERS[record["language"]].items():
             tokens = prompt + tokenizer.encode(own + "<|im_end|>", add_special_tokens=False)
-            logits = np.array(model(mx.array([tokens]))[0], np.float64)
-            logp = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
-            scores[label] = sum(logp[t - 1, tokens[t]] for t in range(len(prompt), len(tokens)))
+            scores[label] = log_likelihoods(model, tokens)[len(prompt) - 1 :].sum()
         right += max(scores, key=scores.get) == record["label"]
     return right / len(records)
 
@@ -199,9 +196,7 @@ def test_text_is_measured_in_bits_per_byte(model, other_model, tokenizer):
     total = 0.0
     for text in texts:
         tokens = [257, *tokenizer.encode(text, add_special_tokens=False)]
-        logits = np.array(model(mx.array([tokens]))[0], np.float64)
-        logp = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
-        total -= sum(logp[t - 1, tokens[t]] for t in range(1, len(tokens)))
+        total -= log_likelihoods(model, tokens).sum()
     expected = total / math.log(2) / sum(len(text.encode()) for text in texts)
     assert result.get("bits_per_byte", "base").value == pytest.approx(expected, abs=1e-5)
     gain = result.get("bits_per_byte", "difference").value
@@ -217,9 +212,7 @@ def test_nothing_is_forced_before_a_text(text, model, tokenizer):
     examples = evaluation_set(from_fields([{"text": text}, {"text": "abab"}], "t"))
     row, _ = answer(model, bare, examples, generate=None)
     tokens = bare.encode(text, add_special_tokens=False)
-    logits = np.array(model(mx.array([tokens]))[0], np.float64)
-    logp = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
-    assert row["nats"] == pytest.approx(-sum(logp[t - 1, tokens[t]] for t in range(1, len(tokens))), abs=1e-4)
+    assert row["nats"] == pytest.approx(-log_likelihoods(model, tokens).sum(), abs=1e-4)
     assert row["bytes"] == len(text.encode()) - 1
     begun, _ = answer(model, tokenizer, examples, generate=None)
     assert begun["bytes"] == len(text.encode())

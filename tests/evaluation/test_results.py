@@ -18,25 +18,18 @@ def row(metric: str, value: float, model: str, n: int, language: str = "all", va
 
 
 def calibration(value: float) -> dict:
-    table = {
-        "nll_nats": interval(value),
-        "brier": interval(value),
-        "ece_width": interval(value),
-        "ece_mass": 0.5,
-    }
+    table = dict.fromkeys(("nll_nats", "brier", "ece_width"), interval(value)) | {"ece_mass": 0.5}
     return table | {"reliability": [{"low": 0.0, "count": 1}], "languages": {"swh_Latn": table}}
 
 
-HELD_OUT = {
-    "format": 1,
+HEAD = {"format": 1, "version": 1, "seed": 0, "limit": 0}
+SIDES = {"base": interval(0.3), "adapted": interval(0.6), "gain": interval(0.3)}
+HELD_OUT = HEAD | {
     "records": 40,
     "questions": 30,
-    "seed": 0,
     "loss_nats_per_token": {"base": 2.5, "adapted": 1.25, "difference": interval(-1.25)},
-    "accuracy": {"base": interval(0.3), "adapted": interval(0.6), "gain": interval(0.3)},
-    "accuracy_by_language": {
-        "swh_Latn": {"questions": 25, "base": interval(0.3), "adapted": interval(0.7), "gain": interval(0.4)}
-    },
+    "accuracy": SIDES,
+    "accuracy_by_language": {"swh_Latn": SIDES | {"questions": 25, "gain": interval(0.4)}},
 }
 MODEL = {
     "count": 90,
@@ -45,12 +38,7 @@ MODEL = {
     "macro_f1": interval(0.4),
     "scoring": {"normalised": True},
     "languages": {"swh_Latn": {"count": 45, "accuracy": interval(0.6), "macro_f1": interval(0.7)}},
-    "parity": {
-        "mean": 0.5,
-        "worst": 0.4,
-        "worst_language": "swh_Latn",
-        "intervals": {"worst": interval(0.4)},
-    },
+    "parity": {"mean": 0.5, "worst": 0.4, "worst_language": "sw", "intervals": {"worst": interval(0.4)}},
     "calibration": {"before": calibration(0.2), "after": calibration(0.1), "temperature": 2.0},
     "variants": {
         "lower": {
@@ -62,71 +50,44 @@ MODEL = {
         "traditional": {"of": "zho_Hans", "as": "zho_Hant", "records": 8, "drop": interval(0.1)},
     },
 }
-CHOICES = {
-    "format": 1,
+CHANGE = {
+    "accuracy": interval(0.2),
+    "test": "sign flips of groups",
+    "p": 0.01,
+    "languages": {"swh_Latn": {"accuracy": interval(0.1), "test": "McNemar", "p": 0.5}},
+}
+CHOICES = HEAD | {
     "task": "sib200",
-    "version": 1,
     "kind": "classification",
-    "seed": 0,
-    "limit": 0,
     "records": 90,
     "languages": ["swh_Latn"],
     "labels": ["a"],
     "models": {"base": MODEL, "adapted": MODEL},
-    "differences": {
-        "adapted - base": {
-            "accuracy": interval(0.2),
-            "test": "sign flips of groups",
-            "p": 0.01,
-            "languages": {"swh_Latn": {"accuracy": interval(0.1), "test": "McNemar", "p": 0.5}},
-        }
-    },
+    "differences": {"adapted - base": CHANGE},
 }
+BALANCE = {"mean": interval(2.0), "mean_size": interval(3.0), "languages": {"swh_Latn": interval(2.0)}}
 DIRECTION = {"count": 10, "empty": 1, "chrf": interval(30.0), "spbleu": interval(9.0), "chrf_signature": "s"}
-TRANSLATIONS = {
-    "format": 1,
+TRANSLATED = {
+    "count": 20,
+    "mean_chrf": interval(31.0),
+    "mean_spbleu": 9.5,
+    "directions": {"eng_Latn>swh_Latn": DIRECTION},
+    "parity_from_pivot": {"mean": 30.0, "intervals": {"mean": interval(30.0), "worst": interval(29.0)}},
+    "balance": {"intervals": BALANCE},
+}
+TRANSLATIONS = HEAD | {
     "task": "flores",
-    "version": 1,
     "kind": "translation",
-    "seed": 0,
-    "limit": 0,
     "records": 20,
-    "models": {
-        "model": {
-            "count": 20,
-            "mean_chrf": interval(31.0),
-            "mean_spbleu": 9.5,
-            "directions": {"eng_Latn>swh_Latn": DIRECTION},
-            "parity_from_pivot": {
-                "mean": 30.0,
-                "intervals": {"mean": interval(30.0), "worst": interval(29.0)},
-            },
-            "balance": {
-                "intervals": {
-                    "mean": interval(2.0),
-                    "mean_size": interval(3.0),
-                    "languages": {"swh_Latn": interval(2.0)},
-                }
-            },
-        }
-    },
+    "models": {"model": TRANSLATED},
 }
-TEXTS = {
-    "format": 1,
-    "task": "adapt",
-    "version": 1,
-    "kind": "text",
-    "records": 4,
-    "models": {
-        "base": {
-            "count": 4,
-            "bits_per_byte": interval(1.5),
-            "parity": {"mean": 1.5, "worst": 1.6},
-            "languages": {"swh_Latn": {"count": 2, "bytes": 90, "bits_per_byte": interval(1.4)}},
-        }
-    },
-    "differences": {},
+READ = {
+    "count": 4,
+    "bits_per_byte": interval(1.5),
+    "parity": {"mean": 1.5, "worst": 1.6},
+    "languages": {"swh_Latn": {"count": 2, "bytes": 90, "bits_per_byte": interval(1.4)}},
 }
+TEXTS = HEAD | {"task": "adapt", "kind": "text", "records": 4, "models": {"base": READ}, "differences": {}}
 HARNESS = {
     "format": 1,
     "harness": "lm-eval 0.4.13",

@@ -7,7 +7,7 @@ import pytest
 from architectures import ARCHITECTURES, tiny
 from mlx_lm.models import llama
 from mlx_lm.models.cache import KVCache, make_prompt_cache
-from toys import VOCABULARY
+from toys import VOCABULARY, log_likelihoods
 
 from mlx_hybrid.adapters.frozen import use_fast_products
 from mlx_hybrid.errors import DataError, MlxHybridError
@@ -40,14 +40,16 @@ def draw_task(seed: int, count: int = 14, vocabulary: int = 320) -> list[OptionI
 
 
 def loop_scores(model, item: OptionItem) -> np.ndarray:
-    """One forward pass an option, token by token, in float64 after the logits."""
-    rows = []
-    for option in item.options:
-        logits = np.array(model(mx.array([item.prompt + option]))[0].astype(mx.float32), np.float64)
-        logp = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
-        start = len(item.prompt) - 1
-        rows.append((sum(logp[start + t, token] for t, token in enumerate(option)), len(option)))
-    return np.array(rows)
+    """One forward pass an option."""
+    start = len(item.prompt) - 1
+    sums = [log_likelihoods(model, item.prompt + option)[start:].sum() for option in item.options]
+    return np.array([sums, [len(option) for option in item.options]]).T
+
+
+def check(model, items: list[OptionItem], scores: list[np.ndarray]) -> None:
+    """The scores are those of a plain loop."""
+    for item, own in zip(items, scores, strict=True):
+        np.testing.assert_allclose(own, loop_scores(model, item), atol=TOLERANCE)
 
 
 @pytest.mark.parametrize(
@@ -63,8 +65,7 @@ def loop_scores(model, item: OptionItem) -> np.ndarray:
 def test_scores_equal_a_plain_loop(name, prefix, request):
     model = request.getfixturevalue(name)
     items = draw_items(1)
-    for item, scores in zip(items, score_options(model, items, prefix=prefix)):
-        np.testing.assert_allclose(scores, loop_scores(model, item), atol=TOLERANCE)
+    check(model, items, score_options(model, items, prefix=prefix))
 
 
 @pytest.mark.parametrize("mode", ["", "4-bit"], ids=["dense", "4-bit"])
@@ -81,12 +82,9 @@ def test_each_architecture_scores_shared_beginnings_as_a_plain_loop_does(name, m
 @pytest.mark.parametrize("name", ["model", "windowed_model"])
 def test_shared_beginnings_are_exact_whatever_the_batch_or_order(name, request):
     model, items = request.getfixturevalue(name), draw_task(12)
-    expected = [loop_scores(model, item) for item in items]
     for seed, batch_tokens in enumerate((1, 90, 700, 100_000)):
-        order = np.random.default_rng(seed).permutation(len(items))
-        scores = score_options(model, [items[i] for i in order], batch_tokens=batch_tokens, prefix="shared")
-        for i, own in zip(order, scores):
-            np.testing.assert_allclose(own, expected[i], atol=TOLERANCE)
+        moved = [items[i] for i in np.random.default_rng(seed).permutation(len(items))]
+        check(model, moved, score_options(model, moved, batch_tokens=batch_tokens, prefix="shared"))
 
 
 def test_each_position_meets_the_head_once_and_each_beginning_the_body(model, monkeypatch):
@@ -94,19 +92,11 @@ def test_each_position_meets_the_head_once_and_each_beginning_the_body(model, mo
     monkeypatch.setattr("mlx_hybrid.evaluation.scoring._can_share", lambda forward: True)
     rows, tokens = [], []
     product = Forward.log_likelihoods
-    monkeypatch.setattr(
-        Forward,
-        "log_likelihoods",
-        lambda self, hidden, *rest: rows.append(len(hidden)) or product(self, hidden, *rest),
-    )
-    monkeypatch.setattr(
-        "mlx_hybrid.evaluation.prefix.pad_right",
-        lambda own: tokens.append(sum(map(len, own))) or pad_right(own),
-    )
-    monkeypatch.setattr(
-        "mlx_hybrid.evaluation.scoring.pad_right",
-        lambda own: tokens.append(sum(map(len, own))) or pad_right(own),
-    )
+    counted = lambda self, hidden, *rest: rows.append(len(hidden)) or product(self, hidden, *rest)  # noqa: E731
+    monkeypatch.setattr(Forward, "log_likelihoods", counted)
+    for room in ("prefix", "scoring"):
+        padded = lambda own: tokens.append(sum(map(len, own))) or pad_right(own)  # noqa: E731
+        monkeypatch.setattr(f"mlx_hybrid.evaluation.{room}.pad_right", padded)
     score_options(model, items)
     assert sum(rows) == 5 * 3  # after the prompt, after 7, after 7 2
     assert sum(tokens) == 30 + 5 * 1 + 5 * 2
@@ -200,8 +190,7 @@ def test_only_a_model_that_does_not_come_apart_computes_all_logits(model, capped
     assert Forward(model).most_tokens == Forward(capped_model).most_tokens == math.inf
     whole, items = Whole(model), draw_items(6, 3)
     assert Forward(whole).most_tokens < math.inf
-    for item, scores in zip(items, score_options(whole, items, prefix="plain")):
-        np.testing.assert_allclose(scores, loop_scores(model, item), atol=TOLERANCE)
+    check(model, items, score_options(whole, items, prefix="plain"))
 
 
 def test_a_model_without_masks_per_row_cannot_share(capped_model):
@@ -216,8 +205,7 @@ def test_a_model_that_caches_more_than_keys_is_scored_plainly(model, monkeypatch
     monkeypatch.setattr(type(model), "make_cache", lambda self: [Other() for _ in self.layers])
     assert type(make_prompt_cache(model)[0]) is Other
     items = draw_items(4, 3)
-    for item, scores in zip(items, score_options(model, items)):
-        np.testing.assert_allclose(scores, loop_scores(model, item), atol=TOLERANCE)
+    check(model, items, score_options(model, items))
     with pytest.raises(MlxHybridError, match="cannot branch"):
         score_options(model, items, prefix="shared")
 
@@ -263,10 +251,8 @@ def test_sequence_nll_equals_a_plain_loop(model):
     masks = [rng.integers(2, size=len(s)).tolist() for s in sequences]
     sums, counts = sequence_nll(model, sequences, masks, batch_tokens=31)
     for i, (tokens, mask) in enumerate(zip(sequences, masks)):
-        logits = np.array(model(mx.array([tokens]))[0], np.float64)
-        logp = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
-        terms = [-logp[t - 1, tokens[t]] for t in range(1, len(tokens)) if mask[t]]
-        np.testing.assert_allclose(sums[i], sum(terms), atol=TOLERANCE)
+        terms = -log_likelihoods(model, tokens)[np.array(mask[1:], bool)]
+        np.testing.assert_allclose(sums[i], terms.sum(), atol=TOLERANCE)
         assert counts[i] == len(terms)
 
 

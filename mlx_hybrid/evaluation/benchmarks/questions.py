@@ -8,19 +8,13 @@ from pathlib import Path
 
 from mlx_hybrid.config import Config
 from mlx_hybrid.errors import ConfigError, DataError
+from mlx_hybrid.evaluation import sets
 from mlx_hybrid.evaluation.benchmarks.folders import Choice
 from mlx_hybrid.evaluation.benchmarks.tasks import load_task, task_files
 from mlx_hybrid.evaluation.benchmarks.variants import VARIANTS, variants_for
 from mlx_hybrid.evaluation.evaluate import PIVOT, check_variant
 from mlx_hybrid.evaluation.metrics.translation import directions_of
-from mlx_hybrid.evaluation.sets import (
-    EvaluationSet,
-    evaluation_set,
-    from_fields,
-    kind_of,
-    labelled,
-    language_code,
-)
+from mlx_hybrid.evaluation.sets import EvaluationSet, evaluation_set, kind_of, labelled, language_code
 from mlx_hybrid.records.files import SUFFIXES, Sources, find_sources
 from mlx_hybrid.records.record import File, Record, load_records, read_records
 from mlx_hybrid.records.split import Split
@@ -72,7 +66,7 @@ def from_task(name: str, split: str, choice: Choice, dev_split: str, known: list
             f"--dev {dev_split} is the test set itself; a temperature fitted there says nothing."
         )
     test, dev = (
-        [] if own == "none" else from_fields(choice.records(name, own), f"{name}-{own}")
+        [] if own == "none" else sets.from_fields(choice.records(name, own), f"{name}-{own}")
         for own in (split, dev_split)
     )
     return make(name if split == "test" else f"{name}-{split}", test, dev, known)
@@ -224,7 +218,6 @@ def settings_hash(
         [[record.fields for record in part.records], part.options] if part else None
         for part in (questions.test, questions.dev)
     ]
-    content = [limit, seed if limit or variants else 0, variants, parts]
-    if questions.test.kind == "translation":
-        content.append(most_tokens)
+    most = [most_tokens] if questions.test.kind == "translation" else []
+    content = [limit, seed if limit or variants else 0, variants, parts, *most]
     return sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:8]

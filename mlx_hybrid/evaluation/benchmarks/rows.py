@@ -19,16 +19,15 @@ XNLI_CODES = {
     str(parse_language(code)): code
     for code in ["ar", "bg", "de", "el", "en", "es", "fr", "hi", "ru", "sw", "th", "tr", "ur", "vi", "zh"]
 }
+XNLI_DEV = "xnli/dev.{code}.jsonl"
 XNLI_LABELS = ("entailment", "neutral", "contradiction")
 XNLI_DEV_SHARE = 0.2  # of the premises of XNLI dev; the rest is the training split
 XNLI_SPLIT_SEED = 20
 NTREX_DEV_LINES = 97
-SIB_HEADER = "index_id\tcategory\ttext"
+SIB_COLUMNS = ("index_id", "category", "text")
 PARSERS: dict[str, Callable[[str], dict]] = {
     ".jsonl": json.loads,
-    ".tsv": lambda line: dict(
-        zip(SIB_HEADER.split("\t"), next(csv.reader([line], delimiter="\t")), strict=True)
-    ),
+    ".tsv": lambda line: dict(zip(SIB_COLUMNS, next(csv.reader([line], delimiter="\t")), strict=True)),
     ".txt": lambda line: {"text": line.strip()},
 }
 XNLI_GROUP = 3  # rows with one premise
@@ -45,16 +44,13 @@ class Source:
     hub: tuple[str, str] = (
         "",
         "",
-    )  # the original's repository, where it has a plain format, and a file there
+    )  # the original's repository, where it is in a plain format, and a file there
 
 
 SOURCES = {
     "xnli": Source(
         "xnli",
-        {
-            use: f"xnli/{file}.{{code}}.jsonl"
-            for use, file in (("train", "dev"), ("dev", "dev"), ("test", "test"))
-        },
+        {"train": XNLI_DEV, "dev": XNLI_DEV, "test": "xnli/test.{code}.jsonl"},
         ("id", "label", "premise", "hypothesis"),
         "not an XNLI row with id, premise, hypothesis and label",
         ("facebook/xnli", "{code}/{split}-00000-of-00001.parquet"),
@@ -62,7 +58,7 @@ SOURCES = {
     "sib200": Source(
         "sib200",
         {split: f"sib200/{{code}}/{split}.tsv" for split in ("train", "dev", "test")},
-        ("index_id", "category", "text"),
+        SIB_COLUMNS,
         "not an index, a category and a text between tabs",
         ("Davlan/sib200", "data/{code}/{split}.tsv"),
     ),
@@ -138,7 +134,7 @@ def rows_of(name: str, split: str, language: str, folder: Path) -> Iterator[Row]
     numbered, label, *columns = source.columns
     premises: dict[str, str] = {}
     for line, raw in enumerate(lines_of(path, source.files[split], split, folder), 1):
-        if raw == SIB_HEADER:
+        if raw == "\t".join(SIB_COLUMNS):
             continue
         try:
             row = PARSERS[path.suffix](raw)
@@ -165,8 +161,12 @@ def lines_of(path: Path, pattern: str, split: str, folder: Path) -> list[str]:
         start, end = pattern.split("{code}")
         found = (str(other.relative_to(folder)) for other in folder.glob(f"{start}*{end}"))
         held = sorted(name.removeprefix(start).removesuffix(end) for name in found)
-        way = f"; --languages with a {split} split here: {', '.join(held)}" if held else ""
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}){way}.") from None
+        why = (
+            f"not in this copy; --languages with a {split} split here: {', '.join(held)}"
+            if held
+            else error.strerror
+        )
+        raise ConfigError(f"{path}: cannot be read: {why}.") from None
 
 
 def part_of(name: str, split: str, rows: list[Row], skip: int) -> list[Row]:

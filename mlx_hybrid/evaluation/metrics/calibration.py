@@ -8,7 +8,6 @@ set are DataErrors. Everything is float64.
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import optimize, special
 
 from mlx_hybrid.errors import DataError
 from mlx_hybrid.evaluation.metrics.intervals import Interval, bootstrap
@@ -19,7 +18,8 @@ INVERSE_TEMPERATURES = (1e-4, 1e4)  # where the fit stops when the best is at ze
 
 def log_probabilities(scores: np.ndarray, temperature: float = 1.0) -> np.ndarray:
     """log softmax(scores / temperature), (n, options)."""
-    return special.log_softmax(check_scores(scores) / temperature, axis=1)
+    scores = check_scores(scores) / temperature
+    return scores - np.logaddexp.reduce(scores, axis=1, keepdims=True)
 
 
 def negative_log_likelihood(
@@ -101,6 +101,8 @@ def fit_temperature(scores: np.ndarray, answers: Sequence[int]) -> float:
     the top score no finite T is best, and where scores tell against the answers none is either: the fit is then 1e-4
     or 1e4. Where no score differs, T = 1. Fit it on a development set, never on the test set.
     """
+    from scipy import optimize
+
     answers, scores = check_answers(scores, answers), check_scores(scores)
     scores = scores - scores.max(1, keepdims=True)
     finite = np.where(np.isfinite(scores), scores, 0.0)
@@ -111,7 +113,7 @@ def fit_temperature(scores: np.ndarray, answers: Sequence[int]) -> float:
         raise DataError("An answer has a score of −inf, so no temperature gives it a likelihood.")
 
     def slope(log: float) -> float:
-        return float(((special.softmax(scores * np.exp(log), axis=1) * finite).sum(1) - wanted).mean())
+        return float(((np.exp(log_probabilities(scores, np.exp(-log))) * finite).sum(1) - wanted).mean())
 
     low, high = np.log(INVERSE_TEMPERATURES)
     if slope(high) <= 0 or slope(low) >= 0:

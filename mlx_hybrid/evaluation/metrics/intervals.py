@@ -81,9 +81,11 @@ def sign_flip(a_correct: Sequence[bool], b_correct: Sequence[bool], groups: Sequ
 
     With d_g = Σ (b − a) over the examples of group g, p = P(|Σ s_g d_g| ≥ |Σ d_g|) over signs s_g = ±1, all 2^groups
     of them: without a true gain a group may as well have come out the other way round. Sums of whole numbers have their
-    distribution by convolution, so nothing is drawn. Where each example is its own group it is McNemar's exact test (1947,
-    https://doi.org/10.1007/BF02295996); where the two never differ it is 1. Yeh 2000, https://aclanthology.org/C00-2137.
-    Raises DataError where the lengths differ.
+    distribution by convolution, so nothing is drawn. Where each example is its own group it is the exact test of
+    McNemar 1947, https://doi.org/10.1007/BF02295996; where the two never differ it is 1. Raises DataError where the
+    lengths differ.
+
+    Yeh 2000, https://aclanthology.org/C00-2137.
     """
     changes = sums_by_group(_change(a_correct, b_correct)[:, None], groups)[:, 0]
     sizes = np.abs(changes[changes != 0]).astype(int)
