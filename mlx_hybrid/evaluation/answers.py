@@ -105,6 +105,7 @@ def likelihoods(model: Any, tokens: list, masks: list | None = None) -> list[tup
 
 
 def fingerprint_of(parts: Mapping[str, EvaluationSet], identity: str) -> str:
+    """What differs where other examples are asked, or by other weights."""
     digest = sha256(identity.encode())
     for name, part in parts.items():
         content = [[record.fields for record in part.records], part.options, part.task, part.version]

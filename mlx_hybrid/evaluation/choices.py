@@ -7,7 +7,7 @@ import numpy as np
 from mlx_hybrid.evaluation.answers import label_scores
 from mlx_hybrid.evaluation.benchmarks.variants import REAL_VARIANTS
 from mlx_hybrid.evaluation.metrics import calibration
-from mlx_hybrid.evaluation.metrics.classification import accuracy, choose, macro_f1, tied
+from mlx_hybrid.evaluation.metrics.classification import choose, macro_f1, tied
 from mlx_hybrid.evaluation.metrics.intervals import bootstrap_mean, paired_bootstrap, paired_test
 from mlx_hybrid.evaluation.metrics.parity import parity
 from mlx_hybrid.evaluation.results import DIFFERENCE, Row, by_model
@@ -58,11 +58,10 @@ def choose_scoring(dev: EvaluationSet | None, rows: list[dict] | None) -> dict:
 def accuracy_rows(test: EvaluationSet, scores: np.ndarray, *, seed: int) -> list[Row]:
     """Accuracy and macro-F1 of the whole and of each language, and how many rows had no single best option."""
     chosen, wanted, groups = choose(scores), test.answers, np.array(test.groups)
-    rows = []
+    rows = mean_rows(test, "accuracy", chosen == wanted, seed=seed)
     for language, own in test.places():
-        for metric, measure in (("accuracy", accuracy), ("macro_f1", macro_f1)):
-            value = measure(chosen[own], wanted[own], seed=seed, groups=groups[own])
-            rows.append(Row.of(metric, value, len(own), language))
+        value = macro_f1(chosen[own], wanted[own], seed=seed, groups=groups[own])
+        rows.append(Row.of("macro_f1", value, len(own), language))
     return [*rows, Row("ties", value=tied(scores), n=len(scores))]
 
 
@@ -75,11 +74,9 @@ def calibration_rows(
         "nll": calibration.negative_log_likelihood(scores, test.answers, temperature),
         "brier": calibration.brier(scores, test.answers, temperature),
     }
-    groups, rows = np.array(test.groups), []
+    rows = [row for m, values in means.items() for row in mean_rows(test, m + suffix, values, seed=seed)]
+    groups = np.array(test.groups)
     for language, own in test.places():
-        for metric, values in means.items():
-            value = bootstrap_mean(values[own], seed=seed, groups=groups[own])
-            rows.append(Row.of(metric + suffix, value, len(own), language))
         value = calibration.ece_interval(sure[own], correct[own], seed=seed, groups=groups[own])
         rows.append(Row.of("ece" + suffix, value, len(own), language))
         mass = calibration.expected_calibration_error(sure[own], correct[own], mass="mass")
@@ -89,12 +86,10 @@ def calibration_rows(
 
 def difference_rows(test: EvaluationSet, before: np.ndarray, after: np.ndarray, *, seed: int) -> list[Row]:
     """After minus before, right answers (records,) on the same records, and p that both are right as often."""
-    groups, rows = np.array(test.groups), []
+    groups, rows = np.array(test.groups), mean_rows(test, "accuracy", after - before, seed=seed)
     for language, own in test.places():
-        gain = paired_bootstrap(before[own], after[own], seed=seed, groups=groups[own])
         test_name, p = paired_test(before[own] > 0, after[own] > 0, groups[own])
-        rows.append(Row.of("accuracy", gain, len(own), language))
-        rows.append(Row(test_name, language, value=p, n=len(own), groups=gain.count))
+        rows.append(Row(test_name, language, value=p, n=len(own), groups=len(set(groups[own]))))
     return rows
 
 
@@ -105,22 +100,34 @@ def variant_rows(
     test = parts["test"]
     place = {record.where: number for number, record in enumerate(test.records)}
     rows = []
-    for part, examples in parts.items():
-        if not part.startswith(VARIANT):
-            continue
-        name = part.removeprefix(VARIANT)
+    for part in (part for part in parts if part.startswith(VARIANT)):
+        examples, name = parts[part], part.removeprefix(VARIANT)
         scores = label_scores(examples, answers[part], normalised=normalised)
-        varied = (choose(scores) == examples.answers).astype(float)
-        plain = right[[place[record.where] for record in examples.records]]
-        changed = np.array([r.fields != test.records[place[r.where]].fields for r in examples.records])
-        groups = np.array(examples.groups)
+        plain = [place[record.where] for record in examples.records]
+        lost = right[plain] - (choose(scores) == examples.answers)
+        changed = [
+            record.fields != test.records[n].fields for record, n in zip(examples.records, plain, strict=True)
+        ]
         for language, own in examples.places():
-            rows.append(Row("changed", language, name, int(changed[own].sum()), n=len(own)))
-            if changed[own].any():
-                own = own[changed[own]]
-                drop = paired_bootstrap(varied[own], plain[own], seed=seed, groups=groups[own])
-                rows.append(Row.of("drop", drop, len(own), language, name))
+            rows.append(Row("changed", language, name, int(np.array(changed)[own].sum()), n=len(own)))
+        kept = np.flatnonzero(changed)
+        rows += (
+            mean_rows(examples.part(kept), "drop", lost[kept], seed=seed, variant=name) if len(kept) else []
+        )
     return rows
+
+
+def mean_rows(
+    test: EvaluationSet, metric: str, values: np.ndarray, *, seed: int, variant: str = ""
+) -> list[Row]:
+    """The mean of one value a record, of the whole and of each language."""
+    groups = np.array(test.groups)
+    return [
+        Row.of(
+            metric, bootstrap_mean(values[own], seed=seed, groups=groups[own]), len(own), language, variant
+        )
+        for language, own in test.places()
+    ]
 
 
 def real_variants(test: EvaluationSet, right: np.ndarray, *, seed: int) -> list[Row]:

@@ -168,17 +168,17 @@ def test_an_option_that_is_not_there_has_no_weight():
 
 
 @pytest.mark.parametrize(
-    "bad", [[[np.nan, 1]], [[np.inf, 1]], [[-np.inf, -np.inf]], np.zeros((0, 2)), [1.0, 2.0]]
+    ("scores", "answers"),
+    [
+        *((bad, [0]) for bad in ([[np.nan, 1]], [[np.inf, 1]], [[-np.inf, -np.inf]])),
+        *((bad, [0] * len(bad)) for bad in (np.zeros((0, 2)), [1.0, 2.0])),
+        *((np.zeros((1, 2)), answers) for answers in ([0, 1], [2], [-1])),
+    ],
 )
-def test_scores_without_probabilities_are_errors(bad):
-    with pytest.raises(DataError):
-        c.negative_log_likelihood(np.array(bad), [0] * len(bad))
-
-
-def test_answers_must_fit():
-    for answers in ([0, 1], [2], [-1]):
+def test_scores_without_probabilities_and_answers_that_do_not_fit_are_errors(scores, answers):
+    for measure in (c.negative_log_likelihood, c.brier):
         with pytest.raises(DataError):
-            c.brier(np.zeros((1, 2)), answers)
+            measure(np.array(scores), answers)
     with pytest.raises(DataError):
         c.reliability(np.array([]), np.array([]))
 

@@ -108,9 +108,8 @@ def test_measures_are_those_of_parity_and_balance():
 
 def test_a_mean_and_its_interval():
     pairs, groups, hypotheses, references = example()
-    own = intervals(
-        [score_directions(pairs, groups, sentence_statistics(hypotheses, [references]), seed=0)], "en"
-    )
+    statistics = sentence_statistics(hypotheses, [references])
+    own = intervals([score_directions(pairs, groups, statistics, seed=0)], "en")
     assert own["chrf"].low < own["chrf"].value < own["chrf"].high
     assert own["chrf"].count == 30
     widths = [v.high - v.low for name, v in own.items() if name.startswith("chrf@")]
@@ -137,12 +136,6 @@ def test_differences_are_paired():
 def test_one_sentence_a_direction_has_an_interval_of_no_width():
     pairs = [("en", f"x{n}") for n in range(30)]  # no draw holds all thirty groups
     hypotheses, columns = pairs_of_texts(0, 30)
-    own = intervals(
-        [
-            score_directions(
-                pairs, [str(n) for n in range(30)], sentence_statistics(hypotheses, columns), seed=0
-            )
-        ],
-        "en",
-    )
+    groups, statistics = [str(n) for n in range(30)], sentence_statistics(hypotheses, columns)
+    own = intervals([score_directions(pairs, groups, statistics, seed=0)], "en")
     assert own["chrf"].low == own["chrf"].value == own["chrf"].high

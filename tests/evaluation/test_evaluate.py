@@ -13,7 +13,7 @@ from mlx_hybrid.evaluation.answers import answer, example_rows
 from mlx_hybrid.evaluation.benchmarks import questions as question_files
 from mlx_hybrid.evaluation.choices import accuracy_rows, real_variants
 from mlx_hybrid.evaluation.evaluate import evaluate, held_out_sets
-from mlx_hybrid.evaluation.sets import evaluation_set, from_fields, limited, varied
+from mlx_hybrid.evaluation.sets import EvaluationSet, evaluation_set, from_fields, limited, varied
 from mlx_hybrid.records.record import Record
 from mlx_hybrid.records.split import split_records
 from mlx_hybrid.report.result_tables import result_tables
@@ -22,38 +22,43 @@ from mlx_hybrid.study.data import evaluation_sets
 ANSWERS = {"deu_Latn": {"good": "gut", "bad": "schlecht"}, "swh_Latn": {"good": "nzuri", "bad": "mbaya"}}
 
 
+CHOICE = {"prompt": "q", "completion": "a", "label": "a", "options": {"a": "a", "b": "b"}}
+
+
 def labelled(count: int = 24, **more) -> list[dict]:
     """Two languages, parallel by group."""
+    texts = {"deu_Latn": "Über {} schöne Bücher", "swh_Latn": "Vitabu {} vizuri"}
     rows = []
     for language, answers in ANSWERS.items():
         for n in range(count):
             label = ("good", "bad")[(n * 7 + 3) % 5 % 2]
-            text = f"Über {n} schöne Bücher" if language == "deu_Latn" else f"Vitabu {n} vizuri"
             turns = [
-                {"role": "user", "content": f"Wie? {text}: "},
+                {"role": "user", "content": f"Wie? {texts[language].format(n)}: "},
                 {"role": "assistant", "content": answers[label]},
             ]
-            rows.append(
-                {
-                    "id": f"{n}-{language}",
-                    "group": n,
-                    "language": language,
-                    "label": label,
-                    "messages": turns,
-                    **more,
-                }
-            )
+            own = {
+                "id": f"{n}-{language}",
+                "group": n,
+                "language": language,
+                "label": label,
+                "messages": turns,
+            }
+            rows.append(own | more)
     return rows
+
+
+def made(rows: list[dict], **more) -> EvaluationSet:
+    return evaluation_set(from_fields(rows, "t"), **more)
 
 
 @pytest.fixture
 def test_set():
-    return evaluation_set(from_fields(labelled(), "test.jsonl"))
+    return made(labelled())
 
 
 @pytest.fixture
 def dev_set():
-    return evaluation_set(from_fields(labelled(10), "dev.jsonl"))
+    return made(labelled(10))
 
 
 def loop_accuracy(model, tokenizer, records: list[dict]) -> float:
@@ -80,17 +85,8 @@ def test_accuracy_is_that_of_a_plain_loop(model, tokenizer, test_set):
 
 
 def test_languages_are_kept_apart():
-    rows = [
-        {
-            "prompt": "q",
-            "completion": "a",
-            "label": "a",
-            "options": {"a": "a", "b": "b"},
-            "language": language,
-        }
-        for language in ("sw", "sw", "ha", "ha")
-    ]
-    told = accuracy_rows(evaluation_set(from_fields(rows, "t")), np.eye(2)[[0, 0, 1, 0]], seed=0)
+    rows = [CHOICE | {"language": language} for language in ("sw", "sw", "ha", "ha")]
+    told = accuracy_rows(made(rows), np.eye(2)[[0, 0, 1, 0]], seed=0)
     own = [(row.language, row.n, row.value) for row in told if row.metric == "accuracy"]
     assert own == [("all", 4, 0.75), ("hau_Latn", 2, 0.5), ("swh_Latn", 2, 1.0)]
 
@@ -183,16 +179,14 @@ def test_languages_have_one_spelling():
     rows = [{"text": "x", "language": code} for code in ("sw", "swh_Latn", "zh-Hant-TW", "??")] + [
         {"text": "x"}
     ]
-    languages = evaluation_set(from_fields(rows, "t")).languages
+    languages = made(rows).languages
     assert languages == ["swh_Latn", "swh_Latn", "zho_Hant", "??", "und"]
 
 
 def test_text_is_measured_in_bits_per_byte(model, other_model, tokenizer):
     texts = ["habari ya asubuhi", "guten Morgen", "abab"]
     rows = [{"text": text, "language": "swh_Latn" if n else "deu_Latn"} for n, text in enumerate(texts)]
-    result = evaluate(
-        {"base": model, "other": other_model}, tokenizer, evaluation_set(from_fields(rows, "t")), pivot=None
-    )
+    result = evaluate({"base": model, "other": other_model}, tokenizer, made(rows), pivot=None)
     total = 0.0
     for text in texts:
         tokens = [257, *tokenizer.encode(text, add_special_tokens=False)]
@@ -209,7 +203,7 @@ def test_text_is_measured_in_bits_per_byte(model, other_model, tokenizer):
 def test_nothing_is_forced_before_a_text(text, model, tokenizer):
     """A first token that follows nothing counts neither as nats nor as bytes; here every token is a byte."""
     bare = wrapped(byte_tokenizer(None))
-    examples = evaluation_set(from_fields([{"text": text}, {"text": "abab"}], "t"))
+    examples = made([{"text": text}, {"text": "abab"}])
     row, _ = answer(model, bare, examples, generate=None)
     tokens = bare.encode(text, add_special_tokens=False)
     assert row["nats"] == pytest.approx(-log_likelihoods(model, tokens).sum(), abs=1e-4)
@@ -223,11 +217,10 @@ def test_a_text_of_which_nothing_is_predicted_does_not_count(model):
     bare = wrapped(byte_tokenizer(None))
     texts = [{"text": text, "language": "en"} for text in ("a", "abab", "some more")]
     whole, rest = (
-        evaluate({"base": model}, bare, evaluation_set(from_fields(own, "t"))).get("bits_per_byte", "base")
-        for own in (texts, texts[1:])
+        evaluate({"base": model}, bare, made(own)).get("bits_per_byte", "base") for own in (texts, texts[1:])
     )
     assert whole == rest
-    alone = evaluation_set(from_fields([*texts, {"text": "x", "language": "de"}], "t"))
+    alone = made([*texts, {"text": "x", "language": "de"}])
     with pytest.raises(DataError, match="Nothing is predicted of the records in deu_Latn"):
         evaluate({"base": model}, bare, alone)
 
@@ -249,7 +242,7 @@ def test_translations_are_those_a_callable_gives(model, tokenizer):
         prompts.extend(tokenizer.decode(own) for own in tokens)
         return ["ONE SMALL HOUSE", "TWO RED BIRDS", "one", "TWO"]
 
-    examples = evaluation_set(from_fields(rows, "t"))
+    examples = made(rows)
     result = evaluate({"base": model}, tokenizer, examples, generate=generate)
     assert prompts[0] == "<s>Translate: one small house"
     assert result.get("chrf", "base", "eng_Latn>swh_Latn").value == pytest.approx(100)
@@ -278,7 +271,7 @@ def test_real_variants_are_compared_by_sentence(model, tokenizer):
     rows = labelled(8)
     for row in rows:
         row["language"] = {"deu_Latn": "zho_Hans", "swh_Latn": "zho_Hant"}[row["language"]]
-    result = evaluate({"base": model}, tokenizer, evaluation_set(from_fields(rows, "t")))
+    result = evaluate({"base": model}, tokenizer, made(rows))
     drop = result.get("drop", "base", variant="traditional")
     assert drop.n == 8
     simplified, traditional = (
@@ -289,19 +282,12 @@ def test_real_variants_are_compared_by_sentence(model, tokenizer):
 
 def test_real_variants_count_every_question_on_a_sentence():
     rows = [
-        {
-            "language": language,
-            "group": group,
-            "prompt": "q",
-            "completion": "a",
-            "label": "a",
-            "options": {"a": "a", "b": "b"},
-        }
+        CHOICE | {"language": language, "group": group}
         for language in ("zho_Hans", "zho_Hant")
         for group in ("one", "one", "one", "two", "two", "two")
     ]
     right = np.array([1, 1, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0], float)
-    drop = real_variants(evaluation_set(from_fields(rows, "t")), right, seed=0)[-1]
+    drop = real_variants(made(rows), right, seed=0)[-1]
     assert (drop.metric, drop.variant, drop.groups) == ("drop", "traditional", 2)
     assert drop.value == pytest.approx(right[:6].mean() - right[6:].mean())
 
@@ -318,7 +304,7 @@ def test_real_variants_count_every_question_on_a_sentence():
 )
 def test_records_that_cannot_be_evaluated_are_named(rows, message):
     with pytest.raises(DataError, match=message):
-        evaluation_set(from_fields(rows, "t"))
+        made(rows)
 
 
 def test_a_label_never_seen_in_training_is_named():
@@ -330,7 +316,7 @@ def test_a_label_never_seen_in_training_is_named():
 def test_unknown_variants_and_variants_of_texts_are_named(model, tokenizer, test_set):
     with pytest.raises(ConfigError, match='did you mean "keyboard"'):
         evaluate({"base": model}, tokenizer, test_set, variants=["keybord"])
-    texts = evaluation_set(from_fields([{"text": "x"}], "t"))
+    texts = made([{"text": "x"}])
     with pytest.raises(ConfigError, match="classification"):
         evaluate({"base": model}, tokenizer, texts, variants=["lower"])
 
@@ -351,7 +337,7 @@ def test_records_without_a_group_are_each_their_own():
     for row in rows[:4]:
         row["group"] = None
     rows[4]["group"] = "None"
-    assert partition(evaluation_set(from_fields(rows, "t")).groups) == [0, 1, 2, 3, 4, 5]
+    assert partition(made(rows).groups) == [0, 1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize("test_file", [True, False], ids=["a file of the run's data", "a file of --on"])
@@ -389,11 +375,4 @@ def test_a_comparison_groups_by_the_key_of_its_data(tmp_path):
 
 
 def test_a_key_that_no_record_has_leaves_group():
-    assert partition(evaluation_set(from_fields(labelled(3), "t"), group="premise").groups) == [
-        0,
-        1,
-        2,
-        0,
-        1,
-        2,
-    ]
+    assert partition(made(labelled(3), group="premise").groups) == [0, 1, 2, 0, 1, 2]

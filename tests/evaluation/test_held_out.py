@@ -14,17 +14,8 @@ from mlx_hybrid.records.template import make_examples
 
 SENTENCES, LANGUAGES = 25, 4
 COUNT = SENTENCES * LANGUAGES
-ROWS = [
-    {
-        "prompt": "q",
-        "completion": "a",
-        "label": "a",
-        "options": {"a": "a", "b": "b"},
-        "group": n // LANGUAGES,
-        "language": ("eng_Latn", "deu_Latn")[n % 2],
-    }
-    for n in range(COUNT)
-]
+CHOICE = {"prompt": "q", "completion": "a", "label": "a", "options": {"a": "a", "b": "b"}}
+ROWS = [CHOICE | {"group": n // LANGUAGES, "language": ("eng_Latn", "deu_Latn")[n % 2]} for n in range(COUNT)]
 
 
 def scores(seed: int) -> tuple[np.ndarray, dict[str, dict], np.ndarray]:

@@ -17,15 +17,10 @@ def folder(tmp_path: Path) -> Path:
     """Forty premises of XNLI dev, one of test, twenty rows of SIB-200, lines of NTREX and FLORES."""
     for code in ("en", "sw"):
         for file, premises in (("dev", 40), ("test", 1)):
-            rows = [
-                {
-                    "id": i,
-                    "premise": f"P{i // 3} {code}",
-                    "hypothesis": f"H{i} {code}",
-                    "label": XNLI_LABELS[i % 3],
-                }
-                for i in range(3 * premises)
+            texts = [
+                {"premise": f"P{i // 3} {code}", "hypothesis": f"H{i} {code}"} for i in range(3 * premises)
             ]
+            rows = [{"id": i, **own, "label": XNLI_LABELS[i % 3]} for i, own in enumerate(texts)]
             write(tmp_path / f"xnli/{file}.{code}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     for code in ("eng_Latn", "swh_Latn", "hau_Latn"):
         rows = [f"{i}\t{('sports', 'health')[i % 2]}\tText {i} {code}" for i in range(20)]
@@ -180,13 +175,9 @@ def test_a_line_less_in_one_language_is_named(folder, task, split, path):
 def test_broken_rows_are_named_by_file_and_line(folder, path, text, message):
     write(folder / path, text)
     task = {"xnli": "xnli", "sib200": "sib200", "flores200": "flores"}[path.split("/")[0]]
+    split, languages = "train" if task == "sib200" else "test", ["en", "sw"][: 1 + (task == "flores")]
     with pytest.raises(DataError, match=message):
-        build_records(
-            task,
-            "train" if task == "sib200" else "test",
-            ["en", "sw"][: 1 + (task == "flores")],
-            folder=folder,
-        )
+        build_records(task, split, languages, folder=folder)
 
 
 def test_a_premise_that_leaves_its_group_is_named(folder):

@@ -3,12 +3,12 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from hashlib import sha256
 from pathlib import Path
 
 from mlx_hybrid.config import Config
 from mlx_hybrid.errors import ConfigError, DataError
 from mlx_hybrid.evaluation import sets
+from mlx_hybrid.evaluation.answers import fingerprint_of
 from mlx_hybrid.evaluation.benchmarks.folders import Choice
 from mlx_hybrid.evaluation.benchmarks.tasks import load_task, task_files
 from mlx_hybrid.evaluation.benchmarks.variants import VARIANTS, variants_for
@@ -214,10 +214,7 @@ def settings_hash(
     questions: Questions, *, limit: int, seed: int, variants: list[str], most_tokens: int
 ) -> str:
     """Eight letters that differ where another question is asked, so that answers kept before are not mistaken."""
-    parts = [
-        [[record.fields for record in part.records], part.options] if part else None
-        for part in (questions.test, questions.dev)
-    ]
-    most = [most_tokens] if questions.test.kind == "translation" else []
-    content = [limit, seed if limit or variants else 0, variants, parts, *most]
-    return sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:8]
+    most = most_tokens if questions.test.kind == "translation" else None
+    asked = json.dumps([limit, seed if limit or variants else 0, variants, most])
+    parts = {"test": questions.test} | ({"dev": questions.dev} if questions.dev else {})
+    return fingerprint_of(parts, asked)[:8]

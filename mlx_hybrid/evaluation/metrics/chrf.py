@@ -62,7 +62,7 @@ def score_directions(
     direction gets no sentence are left out; where no other are, the intervals have no width.
     """
     place = group_places(groups)
-    count = place.max() + 1
+    count = int(place.max()) + 1
     weights = drawn_counts(count, seed=seed, samples=RESAMPLES)
     rows = {pair: [n for n, own in enumerate(pairs) if own == pair] for pair in sorted(set(pairs))}
     drawn = [weights[:, place[own]] for own in rows.values()]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mlx_hybrid.errors import DataError
-from mlx_hybrid.evaluation.metrics.intervals import Interval, bootstrap, bootstrap_mean
+from mlx_hybrid.evaluation.metrics.intervals import Interval, bootstrap
 
 
 def choose(scores: np.ndarray) -> np.ndarray:
@@ -18,29 +18,18 @@ def tied(scores: np.ndarray) -> int:
     return int(((scores == scores.max(1, keepdims=True)).sum(1) > 1).sum())
 
 
-def accuracy(chosen: Sequence[int], answers: Sequence[int], **resampling) -> Interval:
-    """Share of right answers, by examples or resampled by group. Raises DataError when there are none."""
-    chosen, answers = _pair(chosen, answers)
-    return bootstrap_mean(chosen == answers, **resampling)
-
-
 def macro_f1(chosen: Sequence[int], answers: Sequence[int], **resampling) -> Interval:
     """Mean over classes of F1 = 2 TP / (2 TP + FP + FN), of the classes that are an answer or are chosen.
 
     The interval resamples examples, or whole groups, with the counts of (answer, choice) pairs in each.
     """
-    chosen, answers = _pair(chosen, answers)
-    pairs, kinds = np.unique(np.stack([answers, chosen], 1), axis=0, return_inverse=True)
-    table = np.eye(len(pairs))[kinds.reshape(-1)]
-    return bootstrap(table, lambda counts: _macro_f1(pairs, counts), **resampling)
-
-
-def _pair(chosen: Sequence[int], answers: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     if len(chosen) != len(answers):
         raise DataError(f"{len(chosen)} choices for {len(answers)} answers.")
     if not len(answers):
-        raise DataError("Accuracy needs at least one example.")
-    return np.asarray(chosen), np.asarray(answers)
+        raise DataError("Macro-F1 needs at least one example.")
+    pairs, kinds = np.unique(np.stack([answers, chosen], 1), axis=0, return_inverse=True)
+    table = np.eye(len(pairs))[kinds.reshape(-1)]
+    return bootstrap(table, lambda counts: _macro_f1(pairs, counts), **resampling)
 
 
 def _macro_f1(pairs: np.ndarray, counts: np.ndarray) -> np.ndarray:
