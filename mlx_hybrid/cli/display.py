@@ -124,7 +124,10 @@ class Display:
         self.out.print(f"Run saved in {path}. Next:", soft_wrap=True)
         self.out.print(f"  {command('chat', path)}", soft_wrap=True)
         if not self.beats_base:
-            self.out.print("No adapter of this run beats its base on the validation records.", soft_wrap=True)
+            self.out.print(
+                "No adapter of this run beats the model it began with on the validation records.",
+                soft_wrap=True,
+            )
 
     @property
     def beats_base(self) -> bool:

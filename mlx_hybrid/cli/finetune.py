@@ -94,7 +94,7 @@ def finetune(
         if world.first:
             show_plan(planned, settings, as_json)
     elif world.first:
-        strict = bool(config or data or resume or start)
+        strict = not start and bool(config or data or resume)
         show_job(settings, as_json, strict=strict, output=output, resume=run, force=force, world=world)
     else:
         follow_first(settings, resume=run, force=force, world=world)

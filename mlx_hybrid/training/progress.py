@@ -168,6 +168,6 @@ def ending(progress: Progress) -> Note:
 def worse_than_base(progress: Progress) -> Note:
     """That no adapter of the run beat its base, as a sentence."""
     return Note(
-        f"No adapter of this run beats its base on the validation records: loss {progress.best_loss:.3f} at step "
-        f"{progress.best_step} against {progress.base_loss:.3f} without one. Lower the learning rates, or add records."
+        f"No adapter of this run beats the model it began with on the validation records: loss {progress.best_loss:.3f} "
+        f"at step {progress.best_step} against {progress.base_loss:.3f}. Lower the learning rates, or add records."
     )

@@ -309,7 +309,9 @@ def test_a_run_that_does_not_beat_its_base_says_so():
         model, optimizer = material("hybrid")
         progress = Progress(base_loss=base_loss)
         events = run(model, optimizer, changed(steps=4), progress=progress)
-        notes[base_loss] = [e.text for e in of_kind(events, Note) if "beats its base" in e.text]
+        notes[base_loss] = [
+            e.text for e in of_kind(events, Note) if "beats the model it began with" in e.text
+        ]
         assert progress.beats_base == (not notes[base_loss])
     assert "against 0.001" in notes[1e-3][0]
     assert not notes[math.inf]
