@@ -168,6 +168,7 @@ def ending(progress: Progress) -> Note:
 def worse_than_base(progress: Progress) -> Note:
     """That no adapter of the run beat its base, as a sentence."""
     return Note(
-        f"No adapter of this run beats the model it began with on the validation records: loss {progress.best_loss:.3f} "
-        f"at step {progress.best_step} against {progress.base_loss:.3f}. Lower the learning rates, or add records."
+        "No adapter of this run beats the model it began with on the validation records: loss "
+        f"{progress.best_loss:.3f} at step {progress.best_step} against {progress.base_loss:.3f}. "
+        "Lower the learning rates, or add records."
     )
