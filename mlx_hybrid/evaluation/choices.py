@@ -111,9 +111,8 @@ def variant_rows(
         for language, own in examples.places():
             rows.append(Row("changed", language, name, int(np.array(changed)[own].sum()), n=len(own)))
         kept = np.flatnonzero(changed)
-        rows += (
-            mean_rows(examples.part(kept), "drop", lost[kept], seed=seed, variant=name) if len(kept) else []
-        )
+        if len(kept):
+            rows += mean_rows(examples.part(kept), "drop", lost[kept], seed=seed, variant=name)
     return rows
 
 
@@ -121,13 +120,11 @@ def mean_rows(
     test: EvaluationSet, metric: str, values: np.ndarray, *, seed: int, variant: str = ""
 ) -> list[Row]:
     """The mean of one value a record, of the whole and of each language."""
-    groups = np.array(test.groups)
-    return [
-        Row.of(
-            metric, bootstrap_mean(values[own], seed=seed, groups=groups[own]), len(own), language, variant
-        )
-        for language, own in test.places()
-    ]
+    groups, rows = np.array(test.groups), []
+    for language, own in test.places():
+        value = bootstrap_mean(values[own], seed=seed, groups=groups[own])
+        rows.append(Row.of(metric, value, len(own), language, variant))
+    return rows
 
 
 def real_variants(test: EvaluationSet, right: np.ndarray, *, seed: int) -> list[Row]:

@@ -13,12 +13,10 @@ from mlx_hybrid.adapters.frozen import on_cpu
 from mlx_hybrid.models.head import keeps_keys_alone, split_head
 
 LOGITS_AT_ONCE = 1 << 25  # floats of one block of whole logits: 128 MB
-ENTRIES_AT_ONCE = (
-    1 << 22
-)  # floats of one block where a head comes in parts: 16 MB, which the cache of a CPU holds
-ROWS_AT_ONCE = (
-    1024  # hidden states of one head product: enough for a product's full speed, and 4 MB at 1024 wide
-)
+# floats of one block where a head comes in parts: 16 MB, which the cache of a CPU holds
+ENTRIES_AT_ONCE = 1 << 22
+# hidden states of one head product: enough for a product's full speed, and 4 MB at 1024 wide
+ROWS_AT_ONCE = 1024
 SUMMED_AT_ONCE = 1 << 18  # floats of one sum of exponentials: 1 MB
 
 

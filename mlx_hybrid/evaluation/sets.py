@@ -124,17 +124,14 @@ def options_of(records: Sequence[Record], known: Sequence[Record]) -> list[dict[
     trained = {str(record.label) for record in known if record.label is not None}
     options = []
     for record in records:
-        label, own = str(record.label), record.fields.get("options") or seen[_place(record)]
+        where, label = record.where, str(record.label)
+        own = record.fields.get("options") or seen[_place(record)]
         if trained and label not in trained:
-            raise DataError(
-                f'{record.where}: label "{label}" never stood in training; {nearest(label, trained)}'
-            )
+            raise DataError(f'{where}: label "{label}" never stood in training; {nearest(label, trained)}')
         if label not in own:
-            raise DataError(
-                f'{record.where}: label "{label}" is not among its options; {nearest(label, own)}'
-            )
+            raise DataError(f'{where}: label "{label}" is not among its options; {nearest(label, own)}')
         if not 2 <= len(own) <= MOST_OPTIONS:
-            raise DataError(f"{record.where}: {len(own)} options; a choice is between 2 and {MOST_OPTIONS}.")
+            raise DataError(f"{where}: {len(own)} options; a choice is between 2 and {MOST_OPTIONS}.")
         options.append(dict(own))
     return options
 

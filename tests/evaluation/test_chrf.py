@@ -106,31 +106,26 @@ def test_measures_are_those_of_parity_and_balance():
     assert not {"chrf_out", "balance"} & direction_measures(own.observed, own.pairs, "fr").keys()
 
 
-def test_a_mean_and_its_interval():
+def test_means_differences_and_their_intervals_are_paired():
     pairs, groups, hypotheses, references = example()
-    statistics = sentence_statistics(hypotheses, [references])
-    own = intervals([score_directions(pairs, groups, statistics, seed=0)], "en")
+    better = [r if n % 7 == 0 else h for n, (h, r) in enumerate(zip(hypotheses, references))]
+    before, after = (
+        score_directions(pairs, groups, sentence_statistics(texts, [references]), seed=0)
+        for texts in (hypotheses, better)
+    )
+    own = intervals([before], "en")
     assert own["chrf"].low < own["chrf"].value < own["chrf"].high
     assert own["chrf"].count == 30
     widths = [v.high - v.low for name, v in own.items() if name.startswith("chrf@")]
     assert own["chrf"].high - own["chrf"].low < min(widths)  # the mean of four is surer than each
-
-
-def test_differences_are_paired():
-    pairs, groups, hypotheses, references = example()
-    better = [r if n % 7 == 0 else h for n, (h, r) in enumerate(zip(hypotheses, references))]
-    sides = [
-        score_directions(pairs, groups, sentence_statistics(texts, [references]), seed=0)
-        for texts in (hypotheses, better)
-    ]
-    apart = intervals([sides[1]], "en")["chrf"]
-    change = intervals([sides[1]], "en", minus=[sides[0]])["chrf"]
+    apart = intervals([after], "en")["chrf"]
+    change = intervals([after], "en", minus=[before])["chrf"]
     assert change.low > 0
     assert change.high - change.low < apart.high - apart.low
-    same = intervals([sides[0]], "en", minus=[sides[0]])["chrf"]
+    same = intervals([before], "en", minus=[before])["chrf"]
     assert (same.value, same.low, same.high) == (0, 0, 0)
-    mean = intervals(sides, "en")["chrf"].value
-    assert mean == pytest.approx((apart.value + intervals([sides[0]], "en")["chrf"].value) / 2)
+    mean = intervals([before, after], "en")["chrf"].value
+    assert mean == pytest.approx((apart.value + own["chrf"].value) / 2)
 
 
 def test_one_sentence_a_direction_has_an_interval_of_no_width():

@@ -36,14 +36,8 @@ def labelled(count: int = 24, **more) -> list[dict]:
                 {"role": "user", "content": f"Wie? {texts[language].format(n)}: "},
                 {"role": "assistant", "content": answers[label]},
             ]
-            own = {
-                "id": f"{n}-{language}",
-                "group": n,
-                "language": language,
-                "label": label,
-                "messages": turns,
-            }
-            rows.append(own | more)
+            place = {"id": f"{n}-{language}", "group": n, "language": language}
+            rows.append({**place, "label": label, "messages": turns, **more})
     return rows
 
 
@@ -227,13 +221,8 @@ def test_a_text_of_which_nothing_is_predicted_does_not_count(model):
 
 def test_translations_are_those_a_callable_gives(model, tokenizer):
     rows = [
-        {
-            "prompt": f"Translate: {text}",
-            "completion": text.upper(),
-            "language": target,
-            "source_language": source,
-        }
-        for source, target in (("eng_Latn", "swh_Latn"), ("swh_Latn", "eng_Latn"))
+        {"prompt": f"Translate: {text}", "completion": text.upper(), "language": b, "source_language": a}
+        for a, b in (("eng_Latn", "swh_Latn"), ("swh_Latn", "eng_Latn"))
         for text in ("one small house", "two red birds")
     ]
     prompts = []
@@ -269,8 +258,8 @@ def test_variants_rewrite_fields_by_the_task_and_other_records_whole():
 
 def test_real_variants_are_compared_by_sentence(model, tokenizer):
     rows = labelled(8)
-    for row in rows:
-        row["language"] = {"deu_Latn": "zho_Hans", "swh_Latn": "zho_Hant"}[row["language"]]
+    for n, row in enumerate(rows):
+        row["language"] = ("zho_Hans", "zho_Hant")[n // 8]
     result = evaluate({"base": model}, tokenizer, made(rows))
     drop = result.get("drop", "base", variant="traditional")
     assert drop.n == 8

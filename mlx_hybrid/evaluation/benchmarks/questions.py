@@ -47,9 +47,7 @@ def find_questions(
         return from_path(path, dev, known, config.data.group if config else "group")
     own = from_run(config, dev, known, run.info().get("data_identity", "")) if run and config else None
     if own is None:
-        raise ConfigError(
-            "Nothing to measure on: give --on with a file or folder, or --task with a benchmark."
-        )
+        raise ConfigError("Nothing to measure on: give --on (a file or folder) or --task (a benchmark).")
     return own
 
 
@@ -62,9 +60,7 @@ def from_task(name: str, split: str, choice: Choice, dev_split: str, known: list
     if dev_split == "auto":
         dev_split = "dev" if "dev" in task.splits and split != "dev" else "none"
     if dev_split == split:
-        raise ConfigError(
-            f"--dev {dev_split} is the test set itself; a temperature fitted there says nothing."
-        )
+        raise ConfigError(f"--dev {dev_split} is the test set itself; a temperature from it says nothing.")
     test, dev = (
         [] if own == "none" else sets.from_fields(choice.records(name, own), f"{name}-{own}")
         for own in (split, dev_split)
@@ -200,13 +196,11 @@ def chosen_pivot(asked: str | None, test: EvaluationSet) -> str:
     if not asked:
         return PIVOT
     code = language_code(asked)
-    own = set(test.languages)
+    own = sorted(set(test.languages))
     if test.kind == "translation":
-        own = {code for pair in directions_of(test) for code in pair}
+        own = sorted({code for pair in directions_of(test) for code in pair})
     if code not in own:
-        raise ConfigError(
-            f"--pivot {asked}: no test record is in {code}; there are {', '.join(sorted(own))}."
-        )
+        raise ConfigError(f"--pivot {asked}: no test record is in {code}; there are {', '.join(own)}.")
     return code
 
 

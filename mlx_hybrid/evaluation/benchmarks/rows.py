@@ -146,9 +146,7 @@ def rows_of(name: str, split: str, language: str, folder: Path) -> Iterator[Row]
         except (ValueError, KeyError, TypeError, AttributeError):
             raise DataError(f"{path}:{line}: {source.fault}.") from None
         if grouped and premises.setdefault(group, texts["premise"]) != texts["premise"]:
-            raise DataError(
-                f"{path}:{line}: its premise is not that of its group of three, so rows are misaligned."
-            )
+            raise DataError(f"{path}:{line}: its premise is not that of its group; rows are misaligned.")
         yield Row(f"{key}-{number}", group, texts, row.get(label))
 
 

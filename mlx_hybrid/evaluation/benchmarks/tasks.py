@@ -118,9 +118,7 @@ def resolve_languages(task: Task, languages: Sequence[str]) -> list[str]:
         except UnknownLanguage as error:
             raise ConfigError(f"{str(error).rstrip('.')}{'' if str(error).endswith('?') else '.'}") from None
         if task.languages and code not in task.languages:
-            raise ConfigError(
-                f"Task {task.name} has no {language} ({code}); it has {', '.join(task.languages)}."
-            )
+            raise ConfigError(f"{task.name} has no {language} ({code}); it has {', '.join(task.languages)}.")
         codes.append(code)
     return list(dict.fromkeys(codes))
 

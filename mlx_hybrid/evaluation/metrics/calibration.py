@@ -124,14 +124,10 @@ def fit_temperature(scores: np.ndarray, answers: Sequence[int]) -> float:
 def check_scores(scores: np.ndarray) -> np.ndarray:
     scores = np.asarray(scores, np.float64)
     if scores.ndim != 2 or not scores.size:
-        raise DataError(
-            "Calibration needs at least one example with options, as an (examples, options) array."
-        )
+        raise DataError("Calibration needs at least one example with options, an (examples, options) array.")
     bad = np.flatnonzero(np.isnan(scores).any(1) | (scores == np.inf).any(1) | (scores == -np.inf).all(1))
     if bad.size:
-        raise DataError(
-            f"Example {bad[0]} has scores {scores[bad[0]].tolist()}, which give no probabilities."
-        )
+        raise DataError(f"Example {bad[0]} has scores {scores[bad[0]].tolist()} that give no probabilities.")
     return scores
 
 

@@ -47,9 +47,7 @@ def bootstrap(
         raise DataError("No values: a mean and its interval need at least one.")
     bad = np.flatnonzero(~np.isfinite(table).all(1))
     if bad.size:
-        raise DataError(
-            f"Value {bad[0]} of {len(table)} is {table[bad[0]][0]}, and an interval needs finite ones."
-        )
+        raise DataError(f"Value {bad[0]} is {table[bad[0]][0]}, and an interval needs finite ones.")
     sums = sums_by_group(table, groups)
     drawn = statistic(resampled_sums(sums, np.random.default_rng(seed), samples))
     return interval_of(float(statistic(sums.sum(0, keepdims=True))[0]), drawn, len(sums))
@@ -153,7 +151,5 @@ def _change(a: Sequence[float], b: Sequence[float]) -> np.ndarray:
     """b − a of each example."""
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if a.shape != b.shape:
-        raise DataError(
-            f"A paired comparison needs the same examples on both sides, not {len(a)} and {len(b)}."
-        )
+        raise DataError(f"A paired test needs the same examples on both sides, not {len(a)} and {len(b)}.")
     return b - a

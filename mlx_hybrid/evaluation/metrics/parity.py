@@ -48,9 +48,7 @@ def parity(
     spread = observed
     if whole.any():
         spread = measures((drawn @ totals)[whole] / counts[whole], place, higher_is_better)
-    return {
-        name: interval_of(float(observed[name][0]), column, len(totals)) for name, column in spread.items()
-    }
+    return {name: interval_of(float(observed[name][0]), own, len(totals)) for name, own in spread.items()}
 
 
 def measures(table: np.ndarray, pivot: int | None, higher_is_better: bool = True) -> dict[str, np.ndarray]:

@@ -6,13 +6,7 @@ from typing import Any
 import numpy as np
 
 from mlx_hybrid.errors import DataError
-from mlx_hybrid.evaluation.metrics.chrf import (
-    chrf,
-    intervals,
-    score_directions,
-    sentence_statistics,
-    signature,
-)
+from mlx_hybrid.evaluation.metrics import chrf
 from mlx_hybrid.evaluation.metrics.intervals import Interval
 from mlx_hybrid.evaluation.metrics.spbleu import bleu, missing_tokenizer
 from mlx_hybrid.evaluation.results import ALL, DIFFERENCE, Row, by_model
@@ -37,22 +31,24 @@ def translation_rows(
     test, missing = parts["test"], missing_tokenizer()
     texts = {name: [row["text"] for row in own["test"]] for name, own in answers.items()}
     pairs, groups = directions_of(test), test.groups
-    scored = {n: score_directions(pairs, groups, statistics_of(test, t), seed=seed) for n, t in texts.items()}
+    scored = {
+        n: chrf.score_directions(pairs, groups, statistics_of(test, t), seed=seed) for n, t in texts.items()
+    }
     sizes = {ALL: len(pairs)} | {">".join(pair): pairs.count(pair) for pair in sorted(set(pairs))}
     rows: list[Row] = []
     for name, own in scored.items():
-        told = figure_rows(intervals([own], pivot), sizes) + empty_rows(pairs, texts[name])
+        told = figure_rows(chrf.intervals([own], pivot), sizes) + empty_rows(pairs, texts[name])
         if not missing:
             table = statistics_of(test, texts[name], bleu())
-            spbleu = score_directions(pairs, groups, table, seed=seed, metric=bleu())
-            told += figure_rows(intervals([spbleu], None), sizes, "spbleu")
+            spbleu = chrf.score_directions(pairs, groups, table, seed=seed, metric=bleu())
+            told += figure_rows(chrf.intervals([spbleu], None), sizes, "spbleu")
         rows += by_model(told, name)
     if len(scored) == 2:
         before, after = scored.values()
-        rows += by_model(figure_rows(intervals([after], pivot, minus=[before]), sizes), DIFFERENCE)
-    metrics = {"chrf": chrf()} | ({} if missing else {"spbleu": bleu()})
+        rows += by_model(figure_rows(chrf.intervals([after], pivot, minus=[before]), sizes), DIFFERENCE)
+    metrics = {"chrf": chrf.chrf()} | ({} if missing else {"spbleu": bleu()})
     count = len(references(test.records[0]))
-    signatures = {name: signature(metric, count) for name, metric in metrics.items()}
+    signatures = {name: chrf.signature(metric, count) for name, metric in metrics.items()}
     return {"signatures": signatures, "notes": [missing] if missing else []}, rows
 
 
@@ -78,7 +74,7 @@ def empty_rows(pairs: list[tuple[str, str]], texts: list[str]) -> list[Row]:
 def statistics_of(examples: EvaluationSet, texts: list[str], metric: Any = None) -> np.ndarray:
     """What a corpus score is made of, a row a record: of chrF++, or of another metric of sacrebleu."""
     columns = reference_columns(texts, [references(record) for record in examples.records])
-    return sentence_statistics(texts, columns, metric)
+    return chrf.sentence_statistics(texts, columns, metric)
 
 
 def reference_columns(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> list[list[str]]:
@@ -104,8 +100,7 @@ def greedy(
     def generate(prompts: list[list[int]]) -> list[str]:
         from mlx_lm.generate import batch_generate
 
-        return [
-            text.strip() for text in batch_generate(model, tokenizer, prompts, max_tokens=max_tokens).texts
-        ]
+        texts = batch_generate(model, tokenizer, prompts, max_tokens=max_tokens).texts
+        return [text.strip() for text in texts]
 
     return generate
