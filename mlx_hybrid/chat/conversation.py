@@ -33,17 +33,13 @@ class Conversation:
 
     def __init__(self, pair: Pair, sampling: Sampling | None = None, system: str = "") -> None:
         self.pair, self.sampling = pair, sampling or Sampling()
-        self.system, self.messages = "", []
-        self.turn = Turn()
+        self.messages, self.turn = [], Turn()
         self._caches: dict[int, PromptCache] = {}
-        if system:
-            self.set_system(system)
+        self.set_system(system)
 
     def set_system(self, text: str) -> None:
         """Put a system prompt first, or take it away. Raises ConfigError where the template takes none."""
-        if text:
-            probe = [{"role": "user", "content": "?"}]
-            self.pair.tokenizer.ask([{"role": "system", "content": text}, *probe])
+        self.pair.tokenizer.ask([*system_turn(text), {"role": "user", "content": "?"}])
         self.system = text
 
     def ask(self, text: str, stopped: Callable[[], bool] = lambda: False) -> Iterator[Piece]:
@@ -79,11 +75,9 @@ class Conversation:
 
     def fit(self, messages: list[dict]) -> tuple[list[int], int]:
         """Tokens of the newest messages that leave room for an answer, and how many of the oldest had to go."""
-        start = [{"role": "system", "content": self.system}] if self.system else []
         reserve = min(self.sampling.max_tokens, self.pair.context // ANSWER_SHARE)
-        heads = [i for i, m in enumerate(messages) if m["role"] == "user"]
-        for first in [0, *(i for i in heads if i > 0)]:
-            tokens = self.pair.tokenizer.ask([*start, *messages[first:]])
+        for first in [0, *(i for i, m in enumerate(messages) if i and m["role"] == "user")]:
+            tokens = self.pair.tokenizer.ask([*system_turn(self.system), *messages[first:]])
             if len(tokens) + reserve <= self.pair.context:
                 return tokens, first
         raise ConfigError(
@@ -101,7 +95,7 @@ class Conversation:
             "format": FORMAT,
             "model": self.pair.loaded.name,
             "settings": dataclasses.asdict(self.sampling),
-            "messages": ([{"role": "system", "content": self.system}] if self.system else []) + self.messages,
+            "messages": system_turn(self.system) + self.messages,
         }
         try:
             write_json(path, tree)
@@ -116,6 +110,10 @@ class Conversation:
         self.messages, self.turn = messages[bool(system) :], Turn()
 
 
+def system_turn(text: str) -> list[dict]:
+    return [{"role": "system", "content": text}] if text else []
+
+
 def read_messages(path: Path) -> list[dict]:
     """The messages of a saved conversation, or of a file with one record."""
     tree = read_json(path)
@@ -123,14 +121,12 @@ def read_messages(path: Path) -> list[dict]:
     if not isinstance(messages, list):
         raise ConfigError(f'{path}: not a saved conversation; it has no list under "messages".')
     for number, message in enumerate(messages, 1):
-        check_message(message, f"{path}: message {number}", first=number == 1)
+        where = f"{path}: message {number}"
+        if not isinstance(message, dict) or not isinstance(message.get("content"), str):
+            raise ConfigError(f'{where} has no text under "content".')
+        role = message.get("role")
+        if role not in ROLES or (role == "system" and number > 1):
+            raise ConfigError(
+                f"{where} has the role {role!r}; system may come first, then user and assistant."
+            )
     return [{"role": m["role"], "content": m["content"]} for m in messages]
-
-
-def check_message(message: Any, where: str, *, first: bool) -> None:
-    """Raise ConfigError unless it is a role with text, and system only at the beginning."""
-    if not isinstance(message, dict) or not isinstance(message.get("content"), str):
-        raise ConfigError(f'{where} has no text under "content".')
-    role = message.get("role")
-    if role not in ROLES or (role == "system" and not first):
-        raise ConfigError(f"{where} has the role {role!r}; system may come first, then user and assistant.")

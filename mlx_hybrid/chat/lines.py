@@ -3,7 +3,9 @@
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
+from types import ModuleType
 
 from mlx_hybrid.errors import ConfigError
 
@@ -17,7 +19,6 @@ class Lines:
 
     def __init__(self, commands: Sequence[str] = ()) -> None:
         self.interactive = sys.stdin.isatty() and sys.stdout.isatty()
-        self.commands = commands
         if self.interactive:
             use_readline(commands)
 
@@ -76,22 +77,16 @@ def use_readline(commands: Sequence[str]) -> None:
     readline.set_completer(lambda text, i: [*(c for c in commands if text and c.startswith(text)), None][i])
     libedit = "libedit" in (readline.__doc__ or "")
     readline.parse_and_bind("bind ^I rl_complete" if libedit else "tab: complete")
-    path = history_file()
-    if path is None:
-        return
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch(mode=0o600)
-        readline.read_history_file(path)
-    except OSError:
-        return
-    readline.set_history_length(KEPT_LINES)
-    atexit.register(write_history, readline, path)
+    if path := history_file():
+        with suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch(mode=0o600)
+            readline.read_history_file(path)
+            readline.set_history_length(KEPT_LINES)
+            atexit.register(write_history, readline, path)
 
 
-def write_history(readline: object, path: Path) -> None:
-    try:
+def write_history(readline: ModuleType, path: Path) -> None:
+    with suppress(OSError):
         readline.write_history_file(path)
         path.chmod(0o600)
-    except OSError:
-        pass

@@ -3,8 +3,9 @@
 ESCAPE = "\x1b"
 KEPT = "\n\t"
 STRING_STARTS = "]PX^_"  # OSC, DCS, SOS, PM, APC: run to BEL or ST (ECMA-48, 5.6)
-STRING_ENDS = "\x07\x9c\x18\x1a"
-C1_STRINGS = "\x9d\x90\x98\x9e\x9f"
+STRING_ENDS = "\x07\x9c\x18\x1a\n"  # a newline too: an unfinished one must not swallow the rest of an answer
+C1_STARTS = {"\x9b": "csi"} | dict.fromkeys("\x9d\x90\x98\x9e\x9f", "string")
+FINAL = {"csi": "\x40", "intermediate": "\x30"}  # from here to ~ a character ends its sequence
 
 
 class Printable:
@@ -18,53 +19,25 @@ class Printable:
 
     def filter(self, character: str) -> str:
         """The character, or nothing where it is control or part of a sequence."""
+        state, self.state = self.state, "text"
         if character == ESCAPE:
-            self.state = "escape" if self.state != "string" else "string_escape"
+            self.state = "string_escape" if state == "string" else "escape"
             return ""
-        return getattr(self, f"in_{self.state}")(character)
-
-    def in_text(self, character: str) -> str:
-        if character == "\x9b":
-            self.state = "csi"
-        elif character in C1_STRINGS:
-            self.state = "string"
-        elif character in KEPT or not is_control(character):
-            return character
-        return ""
-
-    def in_escape(self, character: str) -> str:
-        if character == "[":
-            self.state = "csi"
-        elif character in STRING_STARTS:
-            self.state = "string"
-        elif "\x20" <= character <= "\x2f":
-            self.state = "intermediate"
-        else:
-            self.state = "text"
-            return "" if "\x30" <= character <= "\x7e" else self.in_text(character)
-        return ""
-
-    def in_csi(self, character: str) -> str:
-        if "\x20" <= character <= "\x3f":
+        if state == "string":
+            self.state = "text" if character in STRING_ENDS else "string"
+            return "\n" if character == "\n" else ""
+        if state == "string_escape" and character == "\\":
             return ""
-        self.state = "text"
-        return "" if "\x40" <= character <= "\x7e" else self.in_text(character)
-
-    def in_intermediate(self, character: str) -> str:
-        if "\x20" <= character <= "\x2f":
+        if state in ("escape", "string_escape"):
+            if character == "[" or character in STRING_STARTS:
+                self.state = "csi" if character == "[" else "string"
+                return ""
+            state = "intermediate"
+        if state in FINAL and "\x20" <= character <= "\x7e":
+            self.state = state if character < FINAL[state] else "text"
             return ""
-        self.state = "text"
-        return "" if "\x30" <= character <= "\x7e" else self.in_text(character)
-
-    def in_string(self, character: str) -> str:
-        """A newline ends it too: an unfinished sequence must not swallow the rest of an answer."""
-        if character in STRING_ENDS or character == "\n":
-            self.state = "text"
-        return "\n" if character == "\n" else ""
-
-    def in_string_escape(self, character: str) -> str:
-        self.state = "text"
-        return "" if character == "\\" else self.in_escape(character)
+        self.state = C1_STARTS.get(character, "text")
+        return character if self.state == "text" and (character in KEPT or not is_control(character)) else ""
 
 
 def is_control(character: str) -> bool:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from mlx_hybrid.chat.conversation import Conversation
+from mlx_hybrid.chat.conversation import Conversation, Turn
 from mlx_hybrid.chat.lines import Lines
 from mlx_hybrid.chat.printable import Printable
 from mlx_hybrid.errors import INTERRUPTED, ConfigError, MlxHybridError, nearest
@@ -22,10 +22,6 @@ HELP = """\
 A line that begins with // is sent with one slash. \"\"\" begins and ends a message of several lines.
 Ctrl-C stops an answer."""
 COMMANDS = ("/base", "/system", "/set", "/save", "/load", "/clear", "/help", "/exit")
-
-
-class Leave(Exception):
-    """The person is done."""
 
 
 class Interrupts:
@@ -54,18 +50,20 @@ class Interrupts:
 class Repl:
     """A conversation in a terminal, or line by line through a pipe, where only answers go to stdout."""
 
-    def __init__(self, conversation: Conversation, lines: Lines) -> None:
-        self.conversation, self.lines = conversation, lines
+    def __init__(self, conversation: Conversation) -> None:
+        self.conversation, self.lines = conversation, Lines(COMMANDS)
         self.base_always, self.told = False, 0
         self.saved: set[Path] = set()
 
     def run(self) -> None:
         """Until the end of input or /exit. Through a pipe, the first error ends it."""
+        if self.lines.interactive:
+            self.note("/help for the commands, Ctrl-D to leave.")
         for line in self.lines:
+            if line.rstrip() == "/exit":
+                return
             try:
                 self.obey(line)
-            except Leave:
-                return
             except KeyboardInterrupt:
                 if not self.lines.interactive:
                     raise
@@ -76,25 +74,15 @@ class Repl:
                 self.note(f"Error: {error}")
 
     def obey(self, line: str) -> None:
-        if line.startswith("//"):
-            self.answer(line[1:])
-        elif line.startswith("/"):
+        """A command, or one turn and the base's answer after it where that is on."""
+        if line.startswith("/") and not line.startswith("//"):
             name, _, rest = line.partition(" ")
-            self.command(name, rest.strip())
-        elif line.strip():
-            self.answer(line)
-
-    def command(self, name: str, rest: str) -> None:
-        if name not in COMMANDS:
-            raise ConfigError(f'No command "{name}"; {nearest(name, COMMANDS)}')
-        if rest and name in ("/clear", "/help", "/exit"):
-            raise ConfigError(f"{name} stands alone; to send a message with a slash, begin it with two.")
-        getattr(self, f"do_{name[1:]}")(rest)
-
-    def answer(self, text: str) -> None:
-        """One turn, and the base's answer after it where that is on."""
-        finished = self.show(self.conversation.ask, text)
-        if finished and self.base_always:
+            if name not in COMMANDS:
+                raise ConfigError(f'No command "{name}"; {nearest(name, COMMANDS)}')
+            if rest.strip() and name in ("/clear", "/help", "/exit"):
+                raise ConfigError(f"{name} stands alone; to send a message with a slash, begin it with two.")
+            getattr(self, f"do_{name[1:]}")(rest.strip())
+        elif line.strip() and self.show(self.conversation.ask, line.removeprefix("/")) and self.base_always:
             self.base_answer()
 
     def base_answer(self) -> None:
@@ -106,31 +94,27 @@ class Repl:
         safe = Printable()
         with Interrupts() as stopped:
             for piece in ask(*arguments, stopped):
-                self.write(safe(piece.text))
-        self.write("\n")
-        return self.tell(self.conversation.turn.finish)
-
-    def write(self, text: str) -> None:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-
-    def tell(self, finish: str) -> bool:
-        """Notices after an answer; whether it came to its end."""
+                print(safe(piece.text), end="", flush=True)
+        print(flush=True)
         turn = self.conversation.turn
+        self.tell(turn)
+        return turn.finish != "interrupted"
+
+    def tell(self, turn: Turn) -> None:
+        """Notices after an answer."""
         if turn.forgotten > self.told:
             self.note(f"The context is full: the first {turn.forgotten} messages are no longer seen.")
         self.told = turn.forgotten
-        if finish == "interrupted":
+        if turn.finish == "interrupted":
             self.note("Stopped.")
             if not self.lines.interactive:
                 raise SystemExit(INTERRUPTED)
-        elif finish == "stop" and turn.answer_tokens == 1:
+        elif turn.finish == "stop" and turn.answer_tokens == 1:
             self.note("The model ended its answer at once.")
         elif turn.full:
             self.note("The answer ended because the context is full.")
-        elif finish == "length":
+        elif turn.finish == "length":
             self.note(f"The answer reached max_tokens ({self.conversation.sampling.max_tokens}).")
-        return finish != "interrupted"
 
     def note(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
@@ -155,7 +139,7 @@ class Repl:
         conversation = self.conversation
         name, _, value = rest.partition(" ")
         if name and not value.strip():
-            raise ConfigError(f"/set {name} needs a value, as: /set {name} {SAMPLES.get(name, '1')}")
+            raise ConfigError(f"/set {name} needs a value, as: /set {name} 1")
         if name:
             conversation.sampling = conversation.sampling.with_text(name, value.strip())
         for key, current in dataclasses.asdict(conversation.sampling).items():
@@ -186,9 +170,3 @@ class Repl:
 
     def do_help(self, rest: str) -> None:
         self.note(HELP)
-
-    def do_exit(self, rest: str) -> None:
-        raise Leave
-
-
-SAMPLES = {"max_tokens": "512", "temperature": "0.7", "top_p": "0.95", "seed": "1"}

@@ -69,28 +69,19 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)
-        except MlxHybridError as error:
-            if ctx.params.get("debug"):
-                raise
-            click.echo(f"Error: {error}", err=True)
-            ctx.exit(error.exit_code)
         except KeyboardInterrupt:
             click.echo("Stopped; what was written before is whole.", err=True)
             ctx.exit(INTERRUPTED)
         except BrokenPipeError:  # the reader of a pipe went away
             sys.stderr.close()
             ctx.exit(1)
-        except OSError as error:  # a full disk, a folder that went away
+        except (MlxHybridError, OSError) as error:  # OSError: a full disk, a folder that went away
             if ctx.params.get("debug"):
                 raise
-            click.echo(f"Error: {os_error(error)}", err=True)
-            ctx.exit(1)
-
-
-def os_error(error: OSError) -> str:
-    """What the system refused, and where."""
-    where = f"{error.filename}: " if error.filename else ""
-    return f"{where}{error.strerror or error}."
+            where = f"{error.filename}: " if getattr(error, "filename", None) else ""
+            told = error if isinstance(error, MlxHybridError) else f"{where}{error.strerror or error}."
+            click.echo(f"Error: {told}", err=True)
+            ctx.exit(getattr(error, "exit_code", 1))
 
 
 def check_alone(command: str | None) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from mlx_hybrid.cli.generate import DEFAULT_TOKENS, open_and_tell
-from mlx_hybrid.cli.options import base_model_option, sampling_options
+from mlx_hybrid.cli.options import PATH, base_model_option, context_option, sampling_options
 
 
 @click.command()
@@ -14,17 +14,11 @@ from mlx_hybrid.cli.options import base_model_option, sampling_options
 @click.option("--system", default="", help="System prompt.")
 @click.option("--max-tokens", type=int, default=DEFAULT_TOKENS, show_default=True, help="Longest answer.")
 @sampling_options
-@click.option("--seed", type=int, help="Same seed, same answers.  [default: a fresh one each time]")
-@click.option("--context", type=int, help="Use less of the context, in tokens.  [default: the model's]")
+@context_option
 @base_model_option
-@click.option("--load", "saved", type=click.Path(path_type=Path), help="Go on with a saved conversation.")
+@click.option("--load", "saved", type=PATH, help="Go on with a saved conversation.")
 def chat(
-    target: str,
-    system: str,
-    context: int | None,
-    base_model: str | None,
-    saved: Path | None,
-    **sampling: Any,
+    target: str, system: str, context: int | None, base_model: str | None, saved: Path | None, **sampling: Any
 ) -> None:
     """Talk to a run or a model.
 
@@ -38,17 +32,12 @@ def chat(
         printf 'Hello!\\nAnd in Hausa?\\n' | mlx-hybrid chat last
     """
     from mlx_hybrid.chat.conversation import Conversation
-    from mlx_hybrid.chat.lines import Lines
-    from mlx_hybrid.chat.repl import COMMANDS, Repl
+    from mlx_hybrid.chat.repl import Repl
     from mlx_hybrid.models.generate import Sampling
 
     asked = Sampling(**sampling)
     pair = open_and_tell(target, context=context, base_name=base_model)
-    pair.tokenizer.ask([{"role": "user", "content": "?"}])
     conversation = Conversation(pair, asked, system)
     if saved:
         conversation.load(saved)
-    lines = Lines(COMMANDS)
-    if lines.interactive:
-        click.echo("/help for the commands, Ctrl-D to leave.", err=True)
-    Repl(conversation, lines).run()
+    Repl(conversation).run()

@@ -19,13 +19,10 @@ def doctor(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"facts": facts, "problems": problems}, ensure_ascii=False))
     else:
-        for key, value in facts.items():
-            click.echo(f"{key:<16} {value}")
-        for problem in problems:
-            click.echo(f"Problem: {problem}")
-        click.echo(
-            "Next: mlx-hybrid finetune" if not problems else "Mend the problems, then: mlx-hybrid doctor"
-        )
+        lines = [f"{key:<16} {value}" for key, value in facts.items()]
+        lines += [f"Problem: {problem}" for problem in problems]
+        lines += ["Mend the problems, then: mlx-hybrid doctor" if problems else "Next: mlx-hybrid finetune"]
+        click.echo("\n".join(lines))
     if problems:
         raise SystemExit(3)
 
@@ -34,24 +31,27 @@ def examine() -> tuple[dict, list[str]]:
     """Facts and problems."""
     import shutil
 
+    import mlx.core as mx
+
     from mlx_hybrid.errors import ConfigError
     from mlx_hybrid.governance.checks.fasttext import fasttext_distribution
     from mlx_hybrid.models.base import BUNDLED_FOLDER, check_folder, is_offline
-    from mlx_hybrid.models.blas import prefer_openblas
     from mlx_hybrid.run import machine, memory_bytes, runs_root
 
-    prefer_openblas()
     about = machine()
-    facts = {key: about[key] for key in ("system", "machine", "python", "device", "cores")} | about[
-        "versions"
-    ]
-    facts["memory_gb"] = round(memory_bytes() / 1e9, 1)
-    facts["openblas"] = "yes" if openblas_loaded() else "no"
-    facts["distributed"] = ", ".join(distributed_backends()) or "none"
-    facts["fasttext"] = fasttext_distribution() or "none"
-    facts["offline"] = "yes" if is_offline() else "no"
-    facts["runs"] = str(runs_root())
-    facts["free_disk_gb"] = round(shutil.disk_usage(Path.cwd()).free / 1e9, 1)
+    backends = [name for name in ("ring", "jaccl", "mpi", "nccl") if mx.distributed.is_available(name)]
+    maps = Path("/proc/self/maps")
+    facts = {
+        **{key: about[key] for key in ("system", "machine", "python", "device", "cores")},
+        **about["versions"],
+        "memory_gb": round(memory_bytes() / 1e9, 1),
+        "openblas": "yes" if maps.exists() and "openblas" in maps.read_text() else "no",
+        "distributed": ", ".join(backends) or "none",
+        "fasttext": fasttext_distribution() or "none",
+        "offline": "yes" if is_offline() else "no",
+        "runs": str(runs_root()),
+        "free_disk_gb": round(shutil.disk_usage(Path.cwd()).free / 1e9, 1),
+    }
     problems = []
     try:
         check_folder(BUNDLED_FOLDER, "the bundled base")
@@ -62,15 +62,3 @@ def examine() -> tuple[dict, list[str]]:
     if facts["system"] == "Linux" and facts["device"] == "CPU" and facts["openblas"] == "no":
         facts["hint"] = "training is several times faster with OpenBLAS: apt install libopenblas0-pthread"
     return facts, problems
-
-
-def distributed_backends() -> list[str]:
-    """How several machines may train together here (docs/distributed.md)."""
-    import mlx.core as mx
-
-    return [name for name in ("ring", "jaccl", "mpi", "nccl") if mx.distributed.is_available(name)]
-
-
-def openblas_loaded() -> bool:
-    maps = Path("/proc/self/maps")
-    return maps.exists() and "openblas" in maps.read_text()

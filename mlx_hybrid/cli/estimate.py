@@ -4,14 +4,13 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import click
 
 from mlx_hybrid.cli.commands import command, given_options
-from mlx_hybrid.cli.options import method_option
-from mlx_hybrid.config import Config
+from mlx_hybrid.cli.options import run_options, run_values
+from mlx_hybrid.config import BUNDLED, Config
 from mlx_hybrid.config.recipes import run_config
 from mlx_hybrid.errors import MemoryLimitError
 
@@ -19,25 +18,11 @@ GIGA = 1e9
 
 
 @click.command()
-@click.argument("config", required=False, metavar="[CONFIG]")
-@click.option("--model", help="Hub id or folder of the base model.  [default: the recipe's]")
-@click.option("--data", multiple=True, metavar="PATH", help="Records, whose longest batch then counts.")
-@method_option
-@click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any setting, as train.batch_size=4."
-)
-@click.option(
-    "--memory", type=click.FloatRange(min=0.001), metavar="GB", help="Of another machine than this one."
-)
+@run_options
+@click.option("--memory", type=click.FloatRange(min=0.001), metavar="GB", help="Of another machine.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def estimate(
-    config: str | None,
-    model: str | None,
-    data: tuple[str, ...],
-    method: str | None,
-    overrides: tuple[str, ...],
-    memory: float | None,
-    as_json: bool,
+    config: str | None, overrides: tuple[str, ...], memory: float | None, as_json: bool, **options: Any
 ) -> None:
     """Say what memory a run needs, what makes it up, and the smallest change that fits.
 
@@ -54,10 +39,9 @@ def estimate(
     from mlx_hybrid.training.memory.fit import USABLE, memory_limit, way_out
     from mlx_hybrid.training.memory.shape import model_shape
 
-    given = {"model": model, "method": method, "data.paths": list(data) or None}
-    given = {key: value for key, value in given.items() if value is not None}
-    if model and not data and not config:
-        given["data.paths"] = []
+    given = run_values(**options)
+    if "model" in given and not config:
+        given.setdefault("data.paths", [])
     settings = run_config(config, overrides, given)
     shape = model_shape(settings)
     load_of, source = batch_of(settings)
@@ -87,25 +71,19 @@ def estimate(
 def batch_of(settings: Config) -> tuple[Callable[[Config], Any], str]:
     """What gives the largest batch under some settings, of the records where they and the tokenizer are here, else of
     the settings' limits; and which of the two."""
-    from mlx_hybrid.training.memory.estimate import largest_load, widest_load
-
-    if not settings.data.paths or not tokenizer_here(settings.model.name):
-        return widest_load, "train.max_tokens"
-    from mlx_hybrid.models.base import tokenizer_for
+    from mlx_hybrid.models.base import is_named, tokenizer_for
     from mlx_hybrid.records.files import find_sources
     from mlx_hybrid.training.data import prepare
+    from mlx_hybrid.training.memory.estimate import largest_load, widest_load
+    from mlx_hybrid.training.memory.shape import cached_folder
     from mlx_hybrid.training.setup import tokenised
 
+    model = settings.model.name
+    if not settings.data.paths or (model != BUNDLED and is_named(model) and not cached_folder(model)):
+        return widest_load, "train.max_tokens"
     data = prepare(settings, find_sources(settings.data))
     made = tokenised(settings, data.split, tokenizer_for(settings.model))
     return partial(largest_load, made[0].examples), "the records"
-
-
-def tokenizer_here(model: str) -> bool:
-    from mlx_hybrid.models.base import BUNDLED
-    from mlx_hybrid.training.memory.shape import cached_folder
-
-    return model == BUNDLED or Path(model).expanduser().is_dir() or bool(cached_folder(model))
 
 
 def as_text(result: dict[str, Any]) -> str:

@@ -6,14 +6,7 @@ from typing import Any
 import click
 
 from mlx_hybrid.cli.commands import command, given_parameters
-from mlx_hybrid.cli.options import (
-    PATH,
-    base_model_option,
-    benchmark_copy,
-    benchmark_languages,
-    english_prompts_option,
-    split_names,
-)
+from mlx_hybrid.cli.options import COUNT, PATH, base_model_option, benchmark_options, split_names
 
 
 @click.command()
@@ -29,34 +22,20 @@ from mlx_hybrid.cli.options import (
     metavar="PATH|SPLIT|none",
     help="Development set, for the temperature and the choice of scoring; never the test set.",
 )
-@benchmark_languages
-@benchmark_copy
-@english_prompts_option
+@benchmark_options
 @click.option("--variants", help="Spellings to test: names with commas between, or `all`.")
-@click.option(
-    "--baseline/--no-baseline", default=None, help="Measure the base beside the adapter.  [default: on]"
-)
-@click.option(
-    "--limit", type=click.IntRange(min=0), default=0, help="Most records a language.  [default: all]"
-)
-@click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of limit, variants, intervals."
-)
+@click.option("--baseline/--no-baseline", default=None, help="Measure the base too.  [default: on]")
+@click.option("--limit", type=COUNT, default=0, help="Most records a language.  [default: all]")
+@click.option("--seed", type=COUNT, default=0, show_default=True, help="Of limit, variants, intervals.")
 @click.option("--pivot", help="Language the others are held against.  [default: eng_Latn]")
 @click.option("--max-tokens", type=click.IntRange(min=1), help="Of one translation.  [default: 256]")
 @click.option("--spbleu", is_flag=True, help="Fetch spBLEU's tokenizer where it is not here yet.")
 @click.option("--examples", is_flag=True, help="Write every record's answer beside the results.")
+@click.option("--save-temperature", is_flag=True, help="Store the fitted temperature with the adapter.")
+@click.option("--lm-eval", "lm_tasks", metavar="TASKS", help="Tasks of lm-evaluation-harness, as a,b.")
+@click.option("--lm-eval-tasks", "lm_folder", type=PATH, help="Folder with YAML tasks for --lm-eval.")
 @click.option(
-    "--save-temperature", is_flag=True, help="Store the fitted temperature in the adapter's config."
-)
-@click.option(
-    "--lm-eval", "lm_tasks", metavar="TASKS", help="Tasks of lm-evaluation-harness, commas between."
-)
-@click.option(
-    "--lm-eval-tasks", "lm_folder", type=PATH, help="Folder with YAML tasks of your own for --lm-eval."
-)
-@click.option(
-    "-o", "--output", type=PATH, metavar="DIR", help="Folder of results.  [default: the run's evaluation/]"
+    "-o", "--output", type=PATH, metavar="DIR", help="For results.  [default: the run's evaluation/]"
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 def evaluate(as_json: bool, **options: Any) -> None:
@@ -78,10 +57,9 @@ def evaluate(as_json: bool, **options: Any) -> None:
     from mlx_hybrid.report.tables import joined
 
     refuse_idle({parameter.name: parameter.opts[0] for parameter in given_parameters()})
-    for name in ("languages", "variants"):
-        options[name] = split_names(options[name])
-    if options["lm_tasks"] is not None:
-        options["lm_tasks"] = split_names(options["lm_tasks"])
+    for name in ("languages", "variants", "lm_tasks"):
+        if name != "lm_tasks" or options[name] is not None:
+            options[name] = split_names(options[name])
     told = measure(Request(**options), lambda text: click.echo(text, err=True))
     if as_json:
         click.echo(json.dumps(told.results.tree(), ensure_ascii=False))
@@ -89,13 +67,11 @@ def evaluate(as_json: bool, **options: Any) -> None:
     click.echo(joined(result_tables(told.results)))
     if told.path:
         click.echo(f"Results in {told.path}.")
-    click.echo(f"Next: {then(options['target'], told, options['base_model'])}")
-
-
-def then(target: str, told: Any, base_name: str | None) -> str:
-    """The command to go on with: a run's page, or training on from an adapter or a model."""
+    target, base = options["target"], options["base_model"]
     if told.run:
-        return command("report", told.run)
-    if "adapted" not in told.results.models:
-        return command("finetune", "--model", target)
-    return command("finetune", "--from", target, *(["--model", base_name] if base_name else []))
+        words = ["report", told.run]
+    elif "adapted" in told.results.models:
+        words = ["finetune", "--from", target, *(["--model", base] if base else [])]
+    else:
+        words = ["finetune", "--model", target]
+    click.echo(f"Next: {command(*words)}")

@@ -1,34 +1,31 @@
 """`export`: an adapter for another library, checked there."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from mlx_hybrid.cli.commands import command
+from mlx_hybrid.cli.options import PATH, together
 
 if TYPE_CHECKING:
     from mlx_hybrid.exports.checks import Report
 
 FORMS = ("peft", "merged", "lora", "mlx-lm", "gguf-lora")
+DIVERGENCES = {
+    "rounding": "rounding to the stored dtype",
+    "trained_base": "from the quantised base it was trained on",
+    "truncation": "truncation",
+}
 REQUANTISE = "pack again as the base was; refused if the update is lost."
-
-
-def shared(function: Callable) -> Callable:
-    """Options that `export`, `import` and `fuse` have alike."""
-    for option in (
-        click.option("--json", "as_json", is_flag=True, help="Print the report as JSON."),
-        click.option(
-            "--force", is_flag=True, help="Write even where the check fails; the report still says so."
-        ),
-        click.option(
-            "-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder to create."
-        ),
-    ):
-        function = option(function)
-    return function
+shared = together(
+    click.option("-o", "--output", type=PATH, required=True, help="Folder to create."),
+    click.option("--force", is_flag=True, help="Write even where the check fails; the report still says so."),
+    click.option("--json", "as_json", is_flag=True, help="Print the report as JSON."),
+)
+"""Options that `export`, `import` and `fuse` have alike."""
+moved_base = click.option("--model", metavar="MODEL", help="The base it was trained on, where it has moved.")
 
 
 @click.command()
@@ -40,14 +37,12 @@ def shared(function: Callable) -> Callable:
     help="Which weights to export for, when the base is quantised.  [default: original where it is at hand]",
 )
 @click.option("--base-id", metavar="MODEL", help="The original 16-bit model: Hub id or folder.")
-@click.option("--model", metavar="MODEL", help="The base it was trained on, where it has moved.")
+@moved_base
 @click.option(
-    "--rank", type=click.IntRange(1), help="lora: rank; truncates if too low.  [default: exact, or else 64]"
+    "--rank", type=click.IntRange(1), help="lora: truncates if too low.  [default: exact, or else 64]"
 )
 @click.option(
-    "--tolerance",
-    type=click.FloatRange(0, 1),
-    help="lora: largest relative error of a layer, where it is truncated.  [default: 0.05]",
+    "--tolerance", type=click.FloatRange(0, 1), help="lora: largest error a layer.  [default: 0.05]"
 )
 @click.option("--requantise", is_flag=True, help="merged: " + REQUANTISE)
 @shared
@@ -84,9 +79,7 @@ def show(report: "Report", as_json: bool, then: str) -> None:
     if as_json:
         click.echo(json.dumps(report.tree(), ensure_ascii=False))
     else:
-        for line in lines(report):
-            click.echo(line)
-        click.echo(f"Next: {then}")
+        click.echo("\n".join([*lines(report), f"Next: {then}"]))
     if not report.passed:
         raise SystemExit(3)
 
@@ -96,31 +89,19 @@ def lines(report: "Report") -> list[str]:
     facts, checks = report.facts, report.checks
     size = [f"{facts['modules']} modules"] if "modules" in facts else []
     size += [f"rank {facts['rank']}"] if facts.get("rank") else []
-    shown = [f"{report.directory}: {report.kind}{', ' if size else ''}{', '.join(size)}"]
-    shown.append(f"base: {report.base['id']}{kind_of(report.base)}")
-    logits, survival = checks.get("logits"), checks.get("survival")
-    if logits:
+    kind = f" ({report.base['kind']})" if "kind" in report.base else ""
+    shown = [f"{report.directory}: {', '.join([report.kind, *size])}", f"base: {report.base['id']}{kind}"]
+    if logits := checks.get("logits"):
         shown.append(
             f"check: logits differ by at most {logits['difference_logit']:.2g} (base alone "
             f"{logits['base_difference_logit']:.2g}), and the adapter changes them by {logits['effect_logit']:.3g}"
         )
+    for check, told in DIVERGENCES.items():
+        if check in checks:
+            shown.append(f"{told}: KL {checks[check]['kl_nats_per_token']:.2g} nats a token")
     if "truncation" in checks:
-        shown.append(f"truncation: KL {checks['truncation']['kl_nats_per_token']:.2g} nats a token")
-        shown += [
-            f"  {name}: {100 * error:.1f} % of the update lost"
-            for name, error in facts["relative_error"].items()
-        ]
-    if survival:
+        lost = facts["relative_error"].items()
+        shown += [f"  {name}: {100 * error:.1f} % of the update lost" for name, error in lost]
+    if survival := checks.get("survival"):
         shown.append(f"update kept by the stored weights: {100 * survival['surviving_share']:.1f} %")
-    if "rounding" in checks:
-        shown.append(
-            f"rounding to the stored dtype: KL {checks['rounding']['kl_nats_per_token']:.2g} nats a token"
-        )
-    if "trained_base" in checks:
-        kl = checks["trained_base"]["kl_nats_per_token"]
-        shown.append(f"from the quantised base it was trained on: KL {kl:.2g} nats a token")
     return shown + [f"FAILED: {fault}" for fault in report.faults]
-
-
-def kind_of(base: dict) -> str:
-    return f" ({base['kind']})" if "kind" in base else ""

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from mlx_hybrid.cli.options import method_option
+from mlx_hybrid.cli.options import PATH, run_options, run_values
 from mlx_hybrid.config import Config, dump_config, load_config
 from mlx_hybrid.config.recipes import recipe_path, run_config
 from mlx_hybrid.errors import INTERRUPTED, ConfigError, DataError
@@ -17,16 +17,8 @@ MAX_MINUTES = "train.max_minutes"
 
 
 @click.command()
-@click.argument("config", required=False, metavar="[CONFIG]")
-@click.option("--model", help="Hub id or folder of the base model.  [default: the recipe's]")
-@click.option(
-    "--data", multiple=True, metavar="PATH", help="JSONL file, folder or Hub data set; may be repeated."
-)
-@method_option
-@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="RUN", help="Folder of the run.")
-@click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any setting, as train.epochs=2."
-)
+@run_options
+@click.option("-o", "--output", type=PATH, metavar="RUN", help="Folder of the run.")
 @click.option(
     "--from", "start", metavar="RUN", help="Go on from this run's or folder's adapter, as a new run."
 )
@@ -34,7 +26,7 @@ MAX_MINUTES = "train.max_minutes"
     "--resume", is_flag=False, flag_value="last", metavar="[RUN]", help="Go on with an interrupted run."
 )
 @click.option(
-    "--max-time", type=float, metavar="MINUTES", help="Stop training after so long, and finish as usual."
+    "--max-time", type=float, metavar="MINUTES", help="Stop training after so long; finish as usual."
 )
 @click.option("--allow-changed-data", is_flag=True, help="Train on governed files that changed since.")
 @click.option("--force", is_flag=True, help="Start even where memory will probably not do.")
@@ -42,9 +34,6 @@ MAX_MINUTES = "train.max_minutes"
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def finetune(
     config: str | None,
-    model: str | None,
-    data: tuple[str, ...],
-    method: str | None,
     output: Path | None,
     overrides: tuple[str, ...],
     start: str | None,
@@ -54,6 +43,7 @@ def finetune(
     force: bool,
     dry_run: bool,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Govern the records, train an adapter, and measure it against the base.
 
@@ -70,43 +60,29 @@ def finetune(
         mlx-hybrid finetune --resume last
         mlx-hybrid finetune --resume last --max-time 30
     """
+    from mlx_hybrid.jobs import finetune as job
     from mlx_hybrid.training.distributed import join
 
-    given = {
-        "model": model,
-        "method": method,
-        "data.paths": list(data) or None,
-        "data.allow_changed": allow_changed_data or None,
-        MAX_MINUTES: max_time,
-    }
-    given = {key: value for key, value in given.items() if value is not None}
-    world = join()
+    given = run_values(**options) | ({} if max_time is None else {MAX_MINUTES: max_time})
+    given |= {"data.allow_changed": True} if allow_changed_data else {}
+    world, run = join(), None
     if start:
         given |= continued(start, config, given, overrides)
     if resume:
         settings, run = resumed(resume, config, given, overrides, output)
     else:
-        settings, run = run_config(config, overrides, given), None
+        settings = run_config(config, overrides, given)
     if dry_run:
-        from mlx_hybrid.jobs.finetune import plan
-
-        planned = plan(settings, world=world, force=force)
+        planned = job.plan(settings, world=world, force=force)
         if world.first:
             show_plan(planned, settings, as_json)
     elif world.first:
-        strict = not start and bool(config or data or resume)
+        strict = not start and bool(config or options["data"] or resume)
         show_job(settings, as_json, strict=strict, output=output, resume=run, force=force, world=world)
-    else:
-        follow_first(settings, resume=run, force=force, world=world)
-
-
-def follow_first(settings: Config, **how: Any) -> None:
-    """Run the job of a machine that is not the first, in silence."""
-    from mlx_hybrid.jobs import finetune as job
-
-    with StopRequest(lambda text: None) as stop:
-        for _ in job.finetune(settings, stop=stop, **how):
-            pass
+    else:  # the other machines take their part in silence
+        with StopRequest(lambda text: None) as stop:
+            for _ in job.finetune(settings, stop=stop, resume=run, force=force, world=world):
+                pass
 
 
 def show_job(settings: Config, as_json: bool, *, strict: bool, **how: Any) -> None:
@@ -179,10 +155,8 @@ def show_plan(plan: dict, settings: Config, as_json: bool) -> None:
     click.echo(dump_config(settings), nl=False)
     records, split = plan["records"], plan["split"]
     reasons = ", ".join(f"{reason} {count}" for reason, count in records["reasons"].items())
-    click.echo(
-        f"# records: {records['kept']} kept, {records['rejected']} rejected{f' ({reasons})' if reasons else ''}"
-    )
+    reasons, tokens = reasons and f" ({reasons})", plan["tokens"]
+    click.echo(f"# records: {records['kept']} kept, {records['rejected']} rejected{reasons}")
     click.echo(f"# split: {split['train']} train, {split['valid']} valid, {split['test']} test")
-    tokens = plan["tokens"]
     told = f"# tokens: {tokens['train']} in training, the longest record {tokens['longest']}"
     click.echo(f"{told}; {tokens['too_long']} too long" if tokens["too_long"] else told)

@@ -1,19 +1,20 @@
 """`fuse`: an adapter merged into its base."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from mlx_hybrid.cli.commands import command
-from mlx_hybrid.cli.export import REQUANTISE, shared, show
+from mlx_hybrid.cli.export import REQUANTISE, moved_base, shared, show
 
 
 @click.command()
 @click.argument("run", metavar="RUN")
 @click.option("--requantise", is_flag=True, help=REQUANTISE.capitalize())
-@click.option("--model", metavar="MODEL", help="The base it was trained on, where it has moved.")
+@moved_base
 @shared
-def fuse(run: str, output: Path, requantise: bool, model: str | None, force: bool, as_json: bool) -> None:
+def fuse(run: str, output: Path, as_json: bool, **options: Any) -> None:
     """Merge RUN's adapter into the base it was trained on, as a model for MLX.
 
     The result is bf16: packed weights round small updates away. RUN is a run's name or path, `last`, or an adapter
@@ -26,5 +27,4 @@ def fuse(run: str, output: Path, requantise: bool, model: str | None, force: boo
     """
     from mlx_hybrid.exports.export import fuse as write
 
-    report = write(run, output, requantise=requantise, force=force, model=model)
-    show(report, as_json, command("chat", output))
+    show(write(run, output, **options), as_json, command("chat", output))

@@ -22,7 +22,6 @@ DEFAULT_TOKENS = 512
 @click.argument("prompt", required=False, metavar="[PROMPT|-]")
 @click.option("--max-tokens", type=int, help="Longest answer.  [default: 512, or what the context leaves]")
 @sampling_options
-@click.option("--seed", type=int, help="Same seed, same answer.  [default: a fresh one]")
 @click.option("--system", help="System prompt.")
 @click.option("--raw", is_flag=True, help="Continue the text, without the chat template.")
 @click.option("--base", is_flag=True, help="Leave the adapter off.")
@@ -125,8 +124,6 @@ def open_and_tell(
     pair = open_pair(target, context=context, base_name=base_name)
     if base and not pair.adapted:
         raise ConfigError(f"{target} has no adapter, so --base changes nothing; leave it out.")
-    click.echo(
-        f"{pair.base_name}: the base of {pair.loaded.name}, no adapter." if base else pair.describe(),
-        err=True,
-    )
+    told = f"{pair.base_name}: the base of {pair.loaded.name}, no adapter." if base else pair.describe()
+    click.echo(told, err=True)
     return pair

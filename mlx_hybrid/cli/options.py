@@ -1,6 +1,7 @@
 """Options that several commands share."""
 
 from collections.abc import Callable
+from functools import reduce
 from pathlib import Path
 
 import click
@@ -8,10 +9,13 @@ import click
 from mlx_hybrid.config import PRESETS
 from mlx_hybrid.errors import nearest
 
+PATH = click.Path(path_type=Path)
+COUNT = click.IntRange(min=0)
+
 
 def listed(ctx: click.Context, option: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
     """`a,b` and repeated options alike."""
-    return tuple(part.strip() for item in value for part in item.split(",") if part.strip())
+    return split_names(",".join(value))
 
 
 def split_names(text: str | None) -> tuple[str, ...]:
@@ -28,35 +32,54 @@ class Method(click.Choice):
         return value
 
 
-PATH = click.Path(path_type=Path)
-benchmark_copy = click.option(
-    "--from",
-    "folder",
-    type=PATH,
-    envvar="MLX_HYBRID_DATA",
-    help="Local copy of the benchmarks.  [default: $MLX_HYBRID_DATA, else the Hub]",
-)
-benchmark_languages = click.option(
-    "--languages", default="", help="Codes with commas between, as en,sw,ha.  [default: all]"
-)
-english_prompts_option = click.option(
-    "--english-prompts", is_flag=True, help="Ask in English whatever the language."
-)
+def together(*parameters: Callable) -> Callable:
+    """Several options as one decorator, in this order."""
+    return lambda command: reduce(lambda made, parameter: parameter(made), reversed(parameters), command)
+
+
+method_option = click.option("--method", type=Method(list(PRESETS)), help="What to train.  [default: hybrid]")
 base_model_option = click.option(
     "--base-model", metavar="MODEL", help="Put the adapter on this base.  [default: the one it names]"
 )
-method_option = click.option("--method", type=Method(list(PRESETS)), help="What to train.  [default: hybrid]")
+context_option = click.option(
+    "--context", type=int, help="Use less of the context, in tokens.  [default: the model's]"
+)
+run_options = together(
+    click.argument("config", required=False, metavar="[CONFIG]"),
+    click.option("--model", help="Hub id or folder of the base model.  [default: the recipe's]"),
+    click.option(
+        "--data", multiple=True, metavar="PATH", help="JSONL file, folder or Hub data set; repeatable."
+    ),
+    method_option,
+    click.option(
+        "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="A setting, as train.epochs=2."
+    ),
+)
+"""What a run is of."""
+benchmark_options = together(
+    click.option("--languages", default="", help="Codes with commas between, as en,sw,ha.  [default: all]"),
+    click.option(
+        "--from",
+        "folder",
+        type=PATH,
+        envvar="MLX_HYBRID_DATA",
+        help="Local copy of the benchmarks.  [default: $MLX_HYBRID_DATA, else the Hub]",
+    ),
+    click.option("--english-prompts", is_flag=True, help="Ask in English whatever the language."),
+)
+sampling_options = together(
+    click.option(
+        "--temperature", type=float, default=0.0, show_default=True, help="0 takes the likeliest token."
+    ),
+    click.option(
+        "--top-p", type=float, default=1.0, show_default=True, help="Sample among the likeliest tokens."
+    ),
+    click.option("--seed", type=int, help="Same seed, same answers.  [default: a fresh one each time]"),
+)
+"""How tokens are chosen, alike wherever an answer is made."""
 
 
-def sampling_options(command: Callable) -> Callable:
-    """How tokens are chosen, alike wherever an answer is made."""
-    for option in (
-        click.option(
-            "--top-p", type=float, default=1.0, show_default=True, help="Sample among the likeliest tokens."
-        ),
-        click.option(
-            "--temperature", type=float, default=0.0, show_default=True, help="0 takes the likeliest token."
-        ),
-    ):
-        command = option(command)
-    return command
+def run_values(model: str | None, data: tuple[str, ...], method: str | None) -> dict:
+    """The settings that `run_options` gave."""
+    values = {"model": model, "method": method, "data.paths": list(data) or None}
+    return {key: value for key, value in values.items() if value is not None}

@@ -7,39 +7,26 @@ from pathlib import Path
 
 import click
 
-from mlx_hybrid.cli.options import base_model_option
+from mlx_hybrid.cli.options import PATH, base_model_option, context_option
 from mlx_hybrid.errors import ConfigError
 
 KEY_VARIABLE = "MLX_HYBRID_API_KEY"
 SHORTEST_KEY = 8
+PORT, SOME = click.IntRange(0, 65535), click.IntRange(1)
 
 
 @click.command()
 @click.argument("target", metavar="RUN|MODEL")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option(
-    "--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 takes a free one."
-)
-@click.option(
-    "--api-key-file", type=click.Path(path_type=Path), help=f"File with the key.  [default: ${KEY_VARIABLE}]"
-)
-@click.option(
-    "--cors", multiple=True, metavar="ORIGIN", help="A web origin whose pages may call; may be repeated."
-)
-@click.option("--context", type=int, help="Use less of the context, in tokens.  [default: the model's]")
+@click.option("--port", type=PORT, default=8080, show_default=True, help="0 takes a free one.")
+@click.option("--api-key-file", type=PATH, help=f"File with the key.  [default: ${KEY_VARIABLE}]")
+@click.option("--cors", multiple=True, metavar="ORIGIN", help="A web origin that may call; may be repeated.")
+@context_option
 @base_model_option
-@click.option(
-    "--max-tokens", type=int, default=512, show_default=True, help="Answers to requests that name none."
-)
-@click.option(
-    "--max-body", type=click.IntRange(1), default=1024, show_default=True, help="Longest request, in KiB."
-)
-@click.option(
-    "--active", type=click.IntRange(1), default=4, show_default=True, help="Answers made side by side."
-)
-@click.option(
-    "--waiting", type=click.IntRange(1), default=16, show_default=True, help="Requests that may wait."
-)
+@click.option("--max-tokens", type=int, default=512, show_default=True, help="Where a request names none.")
+@click.option("--max-body", type=SOME, default=1024, show_default=True, help="Longest request, in KiB.")
+@click.option("--active", type=SOME, default=4, show_default=True, help="Answers made side by side.")
+@click.option("--waiting", type=SOME, default=16, show_default=True, help="Requests that may wait.")
 def serve(
     target: str,
     host: str,
@@ -50,8 +37,7 @@ def serve(
     base_model: str | None,
     max_tokens: int,
     max_body: int,
-    active: int,
-    waiting: int,
+    **queue: int,
 ) -> None:
     """Serve a run or a model over an OpenAI-compatible API, with a chat page at /.
 
@@ -69,9 +55,8 @@ def serve(
     from mlx_hybrid.serve.guard import Policy
     from mlx_hybrid.serve.server import Server
 
-    policy = Policy(
-        host, read_key(api_key_file), check_origins(cors), max_body << 10, Sampling(max_tokens=max_tokens)
-    )
+    check_origins(cors)
+    policy = Policy(host, read_key(api_key_file), cors, max_body << 10, Sampling(max_tokens=max_tokens))
     if not policy.local and not policy.api_key:
         raise ConfigError(
             f"--host {host} is open to others, so it needs a key: --api-key-file, or ${KEY_VARIABLE}."
@@ -81,7 +66,7 @@ def serve(
         click.echo("The model has no chat template: only /v1/completions will answer.", err=True)
     else:
         pair.tokenizer.ask([{"role": "user", "content": "?"}])
-    engine = Engine(pair, active=active, waiting=waiting)
+    engine = Engine(pair, **queue)
     server = Server(engine, policy, port, log=lambda text: click.echo(text, err=True))
     click.echo(f"Models: {', '.join(engine.models)}. Page: {server.url}/", err=True)
     click.echo(f"{server.url}/v1")
@@ -114,8 +99,7 @@ def read_key(path: Path | None) -> str:
     return key
 
 
-def check_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
+def check_origins(origins: tuple[str, ...]) -> None:
     for origin in origins:
         if origin == "*" or not origin.startswith(("http://", "https://")) or origin.count("/") != 2:
             raise ConfigError(f"--cors: {origin!r} is not one origin, as https://example.org is.")
-    return origins

@@ -2,47 +2,25 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
 from mlx_hybrid.cli.commands import command
-from mlx_hybrid.cli.options import (
-    PATH,
-    benchmark_copy,
-    benchmark_languages,
-    english_prompts_option,
-    split_names,
-)
+from mlx_hybrid.cli.options import COUNT, PATH, benchmark_options, split_names
 
 
 @click.command()
 @click.argument("name")
 @click.option("--split", "splits", multiple=True, help="train, dev or test; may be repeated.  [default: all]")
-@click.option(
-    "--shots", type=click.IntRange(min=0), default=0, help="Training records a language.  [default: all]"
-)
-@click.option(
-    "--dev", type=click.IntRange(min=0), default=0, help="Development records a language.  [default: all]"
-)
-@click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Which shots are drawn."
-)
-@benchmark_languages
-@benchmark_copy
-@english_prompts_option
+@click.option("--shots", type=COUNT, default=0, help="Training records a language.  [default: all]")
+@click.option("--dev", type=COUNT, default=0, help="Development records a language.  [default: all]")
+@click.option("--seed", type=COUNT, default=0, show_default=True, help="Which shots are drawn.")
+@benchmark_options
 @click.option("-o", "--output", type=PATH, required=True, metavar="DIR", help="Folder to write.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was written as JSON.")
 def task(
-    name: str,
-    splits: tuple[str, ...],
-    shots: int,
-    dev: int,
-    seed: int,
-    languages: str,
-    folder: Path | None,
-    english_prompts: bool,
-    output: Path,
-    as_json: bool,
+    name: str, splits: tuple[str, ...], languages: str, output: Path, as_json: bool, **chosen: Any
 ) -> None:
     """Make a benchmark into records: train.jsonl, valid.jsonl and test.jsonl.
 
@@ -56,22 +34,12 @@ def task(
     """
     from mlx_hybrid.evaluation.benchmarks.folders import Choice, write_task
 
-    part = Choice(
-        languages=split_names(languages),
-        seed=seed,
-        english_prompts=english_prompts,
-        folder=folder,
-        shots=shots,
-        dev=dev,
-    )
-    told = write_task(name, output, part, splits)
+    told = write_task(name, output, Choice(languages=split_names(languages), **chosen), splits)
     if as_json:
         click.echo(json.dumps(told, ensure_ascii=False))
         return
     for split, row in told["splits"].items():
         codes = ", ".join(row["languages"])
         click.echo(f"{output / row['file']}  {split}: {row['records']} records in {codes}")
-    trains = "train" in told["splits"]
-    click.echo(
-        f"Next: {command('finetune', '--data', output) if trains else command('evaluate', 'last', '--on', output)}"
-    )
+    words = ("finetune", "--data") if "train" in told["splits"] else ("evaluate", "last", "--on")
+    click.echo(f"Next: {command(*words, output)}")

@@ -5,7 +5,7 @@ https://platform.openai.com/docs/api-reference/chat and /completions.
 
 import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mlx_hybrid.errors import ConfigError, nearest
@@ -70,25 +70,34 @@ class Asked:
     """Options of the chat template, such as `enable_thinking`."""
 
 
+def refusal(param: str, message: str, code: str = "invalid_type") -> ApiError:
+    """A request that is wrong in `param`, which `message` goes on about."""
+    return ApiError(400, f"{param}{message}", code, param)
+
+
 def parse(body: Any, *, chat: bool, models: list[str], defaults: Sampling) -> Asked:
     """A request body as what to do. Raises ApiError for what cannot be done, naming the parameter."""
     if not isinstance(body, dict):
         raise ApiError(400, "The body must be a JSON object.")
     body = {key: value for key, value in body.items() if value is not None}
     refuse_unknown(body, CHAT if chat else TEXT)
-    options = body.get("stream_options", {})
+    options, template = body.get("stream_options", {}), body.get("chat_template_kwargs", {})
     if not isinstance(options, dict) or not set(options) <= {"include_usage", "include_obfuscation"}:
-        raise ApiError(400, "stream_options takes include_usage.", param="stream_options")
+        raise refusal("stream_options", " takes include_usage.", "invalid_value")
+    if not isinstance(template, dict):
+        raise refusal("chat_template_kwargs", " must be an object.")
+    if not isinstance(stream := body.get("stream", False), bool):
+        raise refusal("stream", " must be true or false.")
     sampling, exact = parse_sampling(body, defaults)
     return Asked(
-        parse_model(body, models),
-        parse_messages(body) if chat else parse_prompt(body),
-        sampling,
-        exact,
-        parse_stop(body.get("stop", [])),
-        flag(body, "stream"),
-        bool(options.get("include_usage")),
-        parse_template(body.get("chat_template_kwargs", {})),
+        model=parse_model(body.get("model"), models),
+        content=parse_messages(body.get("messages")) if chat else parse_prompt(body.get("prompt")),
+        sampling=sampling,
+        exact=exact,
+        stop=parse_stop(body.get("stop", [])),
+        stream=stream,
+        usage=bool(options.get("include_usage")),
+        template=template,
     )
 
 
@@ -97,7 +106,7 @@ def refuse_unknown(body: dict, known: set[str]) -> None:
         if key in known or key in LABELS or any(same(value, neutral) for neutral in NEUTRAL.get(key, ())):
             continue
         if key in NEUTRAL:
-            raise ApiError(400, f"{key} is not supported here; leave it out.", "unsupported_parameter", key)
+            raise refusal(key, " is not supported here; leave it out.", "unsupported_parameter")
         raise ApiError(400, f'No parameter "{key}"; {nearest(key, known)}', "unknown_parameter", key)
 
 
@@ -106,162 +115,117 @@ def same(value: Any, other: Any) -> bool:
     return isinstance(value, bool) == isinstance(other, bool) and value == other
 
 
-def parse_template(options: Any) -> dict[str, Any]:
-    if not isinstance(options, dict):
-        raise ApiError(400, "chat_template_kwargs must be an object.", "invalid_type", "chat_template_kwargs")
-    return options
-
-
-def parse_model(body: dict, models: list[str]) -> str:
-    name = body.get("model")
+def parse_model(name: Any, models: list[str]) -> str:
     if name is None:
-        raise ApiError(400, f"model is missing; this server has {', '.join(models)}.", "missing", "model")
+        raise refusal("model", f" is missing; this server has {', '.join(models)}.", "missing")
     if name not in models:
-        raise ApiError(
-            404, f"No model {name!r} here; {nearest(str(name), models)}", "model_not_found", "model"
-        )
+        told = f"No model {name!r} here; {nearest(str(name), models)}"
+        raise ApiError(404, told, "model_not_found", "model")
     return name
 
 
 def parse_sampling(body: dict, defaults: Sampling) -> tuple[Sampling, bool]:
-    values = {key: number(body, key) for key in ("temperature", "top_p") if key in body}
-    limits = [key for key in ("max_tokens", "max_completion_tokens") if key in body]
-    if len(limits) == 2 and body[limits[0]] != body[limits[1]]:
-        raise ApiError(400, "max_tokens and max_completion_tokens differ; give one.", param="max_tokens")
-    values |= {"max_tokens": number(body, limits[0], int)} if limits else {}
-    values |= {"seed": number(body, "seed", int)} if "seed" in body else {}
+    kinds = {
+        "temperature": float,
+        "top_p": float,
+        "seed": int,
+        "max_tokens": int,
+        "max_completion_tokens": int,
+    }
+    values = {key: number(body, key, kind) for key, kind in kinds.items() if key in body}
+    limit = values.pop("max_completion_tokens", values.get("max_tokens"))
+    if limit != values.get("max_tokens", limit):
+        raise refusal("max_tokens", " and max_completion_tokens differ; give one.", "invalid_value")
+    values |= {} if limit is None else {"max_tokens": limit}
     try:
-        return Sampling(
-            **({"max_tokens": defaults.max_tokens, "temperature": defaults.temperature} | values)
-        ), bool(limits)
+        return replace(defaults, **values), limit is not None
     except ConfigError as error:
         raise ApiError(400, str(error), param=str(error).split()[0]) from None
 
 
-def number(body: dict, key: str, kind: type = float) -> Any:
+def number(body: dict, key: str, kind: type) -> Any:
     value = body[key]
     if isinstance(value, bool) or not isinstance(value, int if kind is int else int | float):
-        raise ApiError(400, f"{key} must be a number.", "invalid_type", key)
+        raise refusal(key, " must be a number.")
     try:
         return kind(value)
     except OverflowError:
-        raise ApiError(400, f"{key} is too large.", param=key) from None
-
-
-def flag(body: dict, key: str) -> bool:
-    value = body.get(key, False)
-    if not isinstance(value, bool):
-        raise ApiError(400, f"{key} must be true or false.", "invalid_type", key)
-    return value
+        raise refusal(key, " is too large.", "invalid_value") from None
 
 
 def parse_stop(stop: Any) -> tuple[str, ...]:
     stops = [stop] if isinstance(stop, str) else stop
-    if (
-        not isinstance(stops, list)
-        or len(stops) > MOST_STOPS
-        or not all(isinstance(s, str) and s for s in stops)
-    ):
-        raise ApiError(400, f"stop must be a string or up to {MOST_STOPS} of them, none empty.", param="stop")
+    whole = isinstance(stops, list) and all(isinstance(stop, str) and stop for stop in stops)
+    if not whole or len(stops) > MOST_STOPS:
+        told = f" must be a string or up to {MOST_STOPS} of them, none empty."
+        raise refusal("stop", told, "invalid_value")
     return tuple(stops)
 
 
-def parse_prompt(body: dict) -> str:
-    prompt = body.get("prompt")
+def parse_prompt(prompt: Any) -> str:
     if isinstance(prompt, list) and len(prompt) == 1:
         prompt = prompt[0]
-    if not isinstance(prompt, str):
-        raise ApiError(400, "prompt must be one string.", "invalid_type", "prompt")
-    return real_text(prompt, "prompt")
+    return real_text(prompt, "prompt", "one string")
 
 
-def parse_messages(body: dict) -> list[dict]:
-    messages = body.get("messages")
+def parse_messages(messages: Any) -> list[dict]:
     if not isinstance(messages, list) or not messages:
-        raise ApiError(400, "messages must be a list with at least one message.", param="messages")
+        raise refusal("messages", " must be a list with at least one message.", "invalid_value")
     return [parse_message(message, f"messages[{i}]") for i, message in enumerate(messages)]
 
 
 def parse_message(message: Any, where: str) -> dict:
     if not isinstance(message, dict):
-        raise ApiError(400, f"{where} must be an object.", "invalid_type", where)
-    role = message.get("role")
+        raise refusal(where, " must be an object.")
+    role, content = message.get("role"), message.get("content")
     if role not in ROLES:
-        raise ApiError(400, f"{where}.role: {role!r} is none of {', '.join(ROLES)}.", param=f"{where}.role")
-    extra = [key for key, value in message.items() if value and key not in ("role", "content")]
-    if extra:
-        raise ApiError(
-            400, f"{where}.{extra[0]} is not supported.", "unsupported_parameter", f"{where}.{extra[0]}"
-        )
-    return {"role": ROLES[role], "content": parse_content(message.get("content"), f"{where}.content")}
+        raise refusal(f"{where}.role", f": {role!r} is none of {', '.join(ROLES)}.", "invalid_value")
+    for key, value in message.items():
+        if value and key not in ("role", "content"):
+            raise refusal(f"{where}.{key}", " is not supported.", "unsupported_parameter")
+    if isinstance(content, list) and all(isinstance(p, dict) and p.get("type") == "text" for p in content):
+        texts = [part.get("text") for part in content]
+        content = "".join(texts) if all(isinstance(text, str) for text in texts) else None
+    kind = "text; images, audio and files are not understood"
+    return {"role": ROLES[role], "content": real_text(content, f"{where}.content", kind)}
 
 
-def parse_content(content: Any, where: str) -> str:
-    """Text, or the texts of a list of parts."""
-    if isinstance(content, str):
-        return real_text(content, where)
-    if isinstance(content, list) and all(
-        isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
-        for part in content
-    ):
-        return real_text("".join(part["text"] for part in content), where)
-    raise ApiError(
-        400, f"{where} must be text; images, audio and files are not understood.", "invalid_type", where
-    )
-
-
-def real_text(text: str, where: str) -> str:
-    """The text, unless it holds half of a surrogate pair, which is no character."""
+def real_text(text: Any, where: str, kind: str) -> str:
+    """The text, unless it is none, or holds half of a surrogate pair, which is no character."""
+    if not isinstance(text, str):
+        raise refusal(where, f" must be {kind}.")
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise ApiError(400, f"{where} is not valid Unicode.", "invalid_type", where) from None
+        raise refusal(where, " is not valid Unicode.") from None
     return text
 
 
-@dataclass
 class Reply:
     """The frame that every body about one answer carries."""
 
-    model: str
-    chat: bool
-
-    def __post_init__(self) -> None:
-        self.id = ("chatcmpl-" if self.chat else "cmpl-") + uuid.uuid4().hex
-        self.created = int(time.time())
-
-    def frame(self, kind: str, choices: list[dict], **more: Any) -> dict:
-        return {
-            "id": self.id,
-            "object": kind,
-            "created": self.created,
-            "model": self.model,
-            "choices": choices,
-            **more,
+    def __init__(self, model: str, *, chat: bool, streamed: bool) -> None:
+        self.chat, kind = chat, "chat.completion.chunk" if streamed else "chat.completion"
+        self.frame = {
+            "id": ("chatcmpl-" if chat else "cmpl-") + uuid.uuid4().hex,
+            "object": kind if chat else "text_completion",
+            "created": int(time.time()),
+            "model": model,
         }
+
+    def body(self, inner: dict, finish: str | None, **more: Any) -> dict:
+        choice = {"index": 0, **inner, "logprobs": None, "finish_reason": finish}
+        return {**self.frame, "choices": [choice], **more}
 
     def whole(self, text: str, finish: str, usage: dict) -> dict:
         """The answer in one body."""
-        inner = (
-            {"message": {"role": "assistant", "content": text, "refusal": None}}
-            if self.chat
-            else {"text": text}
-        )
-        choice = {"index": 0, **inner, "logprobs": None, "finish_reason": finish}
-        return self.frame("chat.completion" if self.chat else "text_completion", [choice], usage=usage)
+        message = {"role": "assistant", "content": text, "refusal": None}
+        return self.body({"message": message} if self.chat else {"text": text}, finish, usage=usage)
 
     def chunk(self, text: str | None, finish: str | None = None, *, first: bool = False) -> dict:
         """One event of a stream."""
-        if self.chat:
-            delta = ({"role": "assistant"} if first else {}) | ({"content": text} if text is not None else {})
-            inner: dict = {"delta": delta}
-        else:
-            inner = {"text": text or ""}
-        choice = {"index": 0, **inner, "logprobs": None, "finish_reason": finish}
-        return self.frame("chat.completion.chunk" if self.chat else "text_completion", [choice])
-
-    def usage_chunk(self, usage: dict) -> dict:
-        return self.frame("chat.completion.chunk" if self.chat else "text_completion", [], usage=usage)
+        delta = ({"role": "assistant"} if first else {}) | ({} if text is None else {"content": text})
+        return self.body({"delta": delta} if self.chat else {"text": text or ""}, finish)
 
 
 def usage(prompt_tokens: int, answer_tokens: int) -> dict:
@@ -282,17 +246,11 @@ class StopText:
         """What can be sent now."""
         if self.found:
             return ""
-        text = self.held + piece
-        places = [at for stop in self.stops if (at := text.find(stop)) >= 0]
-        if places:
-            self.found, self.held = True, ""
+        text, self.held = self.held + piece, ""
+        if places := [at for stop in self.stops if (at := text.find(stop)) >= 0]:
+            self.found = True
             return text[: min(places)]
-        keep = max(
-            (k for stop in self.stops for k in range(1, len(stop)) if text.endswith(stop[:k])), default=0
-        )
-        self.held = text[len(text) - keep :]
-        return text[: len(text) - keep]
-
-    def rest(self) -> str:
-        """What was held back when the answer ended otherwise."""
-        return "" if self.found else self.held
+        begun = [k for stop in self.stops for k in range(1, len(stop)) if text.endswith(stop[:k])]
+        sent = len(text) - max(begun, default=0)
+        self.held = text[sent:]
+        return text[:sent]

@@ -21,10 +21,11 @@ from starlette.routing import Route
 from mlx_hybrid.errors import ConfigError, DataError
 from mlx_hybrid.models.generate import Piece
 from mlx_hybrid.serve.api import ApiError, Asked, Reply, StopText, parse, usage
-from mlx_hybrid.serve.engine import Busy, Closed, Engine, Job
+from mlx_hybrid.serve.engine import Engine, Job
 from mlx_hybrid.serve.guard import SILENCE_SECONDS, Guard, Ledger, Policy
 
 PAGE = Path(__file__).with_name("page.html")
+CHAT = "/v1/chat/completions"
 LOOK_SECONDS = 0.5  # so often it is seen whether the client still waits
 
 Text = tuple[str, str | None, int]
@@ -39,14 +40,11 @@ def make_app(engine: Engine, policy: Policy, log: Callable[[str], None]) -> Star
         Route("/health", answers.health),
         Route("/v1/models", answers.models),
         Route("/v1/models/{name:path}", answers.model),
-        Route("/v1/chat/completions", answers.chat, methods=["POST"]),
-        Route("/v1/completions", answers.text, methods=["POST"]),
+        Route(CHAT, answers.complete, methods=["POST"]),
+        Route("/v1/completions", answers.complete, methods=["POST"]),
     ]
-    app = Starlette(
-        routes=routes,
-        middleware=[Middleware(Ledger, policy, log), Middleware(Guard, policy)],
-        exception_handlers={HTTPException: nothing_here},
-    )
+    passed = [Middleware(Ledger, policy, log), Middleware(Guard, policy)]
+    app = Starlette(routes=routes, middleware=passed, exception_handlers={HTTPException: nothing_here})
     app.router.redirect_slashes = False
     return app
 
@@ -70,9 +68,8 @@ class Answers:
         return JSONResponse({"status": "ok"})
 
     async def models(self, request: Request) -> Response:
-        return JSONResponse(
-            {"object": "list", "data": [self.model_card(name) for name in self.engine.models]}
-        )
+        cards = [self.model_card(name) for name in self.engine.models]
+        return JSONResponse({"object": "list", "data": cards})
 
     async def model(self, request: Request) -> Response:
         name = request.path_params["name"]
@@ -91,35 +88,28 @@ class Answers:
             "context": self.pair.context,
         }
 
-    async def chat(self, request: Request) -> Response:
-        """Answer a conversation."""
-        return await self.complete(request, chat=True)
+    async def complete(self, request: Request) -> Response:
+        """Answer a conversation or continue a text.
 
-    async def text(self, request: Request) -> Response:
-        """Continue a text."""
-        return await self.complete(request, chat=False)
-
-    async def complete(self, request: Request, *, chat: bool) -> Response:
-        """Queue what is asked. The status waits for the first token, so that a failure before it has its own."""
-        asked = parse(
-            await read_json(request),
-            chat=chat,
-            models=list(self.engine.models),
-            defaults=self.policy.defaults,
-        )
+        The status waits for the first token, so that a failure before it has its own.
+        """
+        chat = request.url.path == CHAT
+        body, models = await read_json(request), list(self.engine.models)
+        asked = parse(body, chat=chat, models=models, defaults=self.policy.defaults)
         tokens = await self.tokens(asked)
         sampling = dataclasses.replace(asked.sampling, max_tokens=self.room(asked, len(tokens)))
         pieces: asyncio.Queue[Piece | Exception] = asyncio.Queue()
-        job = request.state.job = self.submit(Job(asked.model, tokens, sampling, deliver_to(pieces)))
-        texts, reply = self.texts(job, asked, self.pieces(job, pieces, request)), Reply(asked.model, chat)
+        job = request.state.job = Job(asked.model, tokens, sampling, deliver_to(pieces))
+        self.engine.submit(job)
+        texts = self.texts(job, asked, self.pieces(job, pieces, request))
+        reply = Reply(asked.model, chat=chat, streamed=asked.stream)
         if not asked.stream:
             parts = [part async for part in texts]
             text, (_, finish, count) = "".join(part for part, _, _ in parts), parts[-1]
             return JSONResponse(reply.whole(text, finish, usage(len(tokens), count)))
         events = self.events(await anext(texts), texts, reply, len(tokens) if asked.usage else None)
-        return StreamingResponse(
-            events, media_type="text/event-stream", headers={"Cache-Control": "no-store"}
-        )
+        unkept = {"Cache-Control": "no-store"}
+        return StreamingResponse(events, media_type="text/event-stream", headers=unkept)
 
     async def tokens(self, asked: Asked) -> list[int]:
         tokenizer, content = self.pair.tokenizer, asked.content
@@ -134,23 +124,11 @@ class Answers:
     def room(self, asked: Asked, prompt: int) -> int:
         """Tokens that the answer may have. Raises ApiError for a prompt that leaves too few."""
         context, most = self.pair.context, asked.sampling.max_tokens
-        room = context - prompt
+        room, wanted = context - prompt, most if asked.exact else "at least 1"
         if room < 1 or (asked.exact and room < most):
-            raise ApiError(
-                400,
-                f"The context is {context} tokens; the prompt has {prompt}, and the answer was to have "
-                f"{most if asked.exact else 'at least 1'}.",
-                "context_length_exceeded",
-            )
+            told = f"The context is {context} tokens; the prompt has {prompt}, and the answer was to have {wanted}."
+            raise ApiError(400, told, "context_length_exceeded")
         return min(room, most)
-
-    def submit(self, job: Job) -> Job:
-        try:
-            return self.engine.submit(job)
-        except Busy as error:
-            raise ApiError(429, str(error), "overloaded") from None
-        except Closed as error:
-            raise ApiError(503, str(error), "closing") from None
 
     async def pieces(self, job: Job, queue: asyncio.Queue, request: Request) -> AsyncIterator[Piece]:
         """The job's pieces as they come. Raises ClientDisconnect when the client has left."""
@@ -164,8 +142,8 @@ class Answers:
                 piece = await asyncio.wait_for(queue.get(), LOOK_SECONDS)
             except TimeoutError:
                 continue
-            if isinstance(piece, Closed):
-                raise ApiError(503, str(piece), "closing")
+            if isinstance(piece, ApiError):
+                raise piece
             if isinstance(piece, Exception):
                 self.log(f"error: {type(piece).__name__}: {piece}")
                 raise ApiError(500, "The model failed on this request; the server's log says how.", "failed")
@@ -179,11 +157,11 @@ class Answers:
         async for piece in pieces:
             text = until(piece.text)
             if until.found:
-                job.cancel()
+                job.cancelled.set()
                 yield text, "stop", piece.count
                 return
             if piece.finish:
-                yield text + until.rest(), piece.finish, piece.count
+                yield text + until.held, piece.finish, piece.count
             elif text:
                 yield text, None, piece.count
 
@@ -203,7 +181,7 @@ class Answers:
         _, finish, count = last
         yield event(reply.chunk(None, finish))
         if prompt is not None:
-            yield event(reply.usage_chunk(usage(prompt, count)))
+            yield event({**reply.frame, "choices": [], "usage": usage(prompt, count)})
         yield "data: [DONE]\n\n"
 
 
@@ -214,8 +192,7 @@ def event(value: dict) -> str:
 async def read_json(request: Request) -> object:
     try:
         async with asyncio.timeout(SILENCE_SECONDS):
-            data = await request.body()
-        return json.loads(data)
+            return await request.json()
     except TimeoutError:
         raise ApiError(408, f"The body did not come within {SILENCE_SECONDS:g} s.", "timeout") from None
     except (ValueError, RecursionError):

@@ -6,19 +6,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from mlx_hybrid.errors import MlxHybridError
 from mlx_hybrid.models.generate import Piece, Sampling, stream
 from mlx_hybrid.models.pair import Pair
+from mlx_hybrid.serve.api import ApiError
 
 KEPT_PROMPTS = 8
-
-
-class Busy(MlxHybridError):
-    """No more requests fit into the queue."""
-
-
-class Closed(MlxHybridError):
-    """The server is going down."""
 
 
 @dataclass(eq=False)
@@ -30,10 +22,7 @@ class Job:
     sampling: Sampling
     deliver: Callable[[Piece | Exception], None]
     cancelled: threading.Event = field(default_factory=threading.Event)
-
-    def cancel(self) -> None:
-        """Nobody wants the rest."""
-        self.cancelled.set()
+    """Nobody wants the rest."""
 
 
 class SharedPrompts:
@@ -70,16 +59,16 @@ class Engine:
         self.changed = threading.Condition()
         self.closed = False
 
-    def submit(self, job: Job) -> Job:
-        """Queue a job. Raises Busy when the queue is full, Closed when the server is going down."""
+    def submit(self, job: Job) -> None:
+        """Queue a job. Raises ApiError when the queue is full, and when the server is going down."""
         with self.changed:
             if self.closed:
-                raise Closed("The server is going down.")
+                raise closing()
             if len(self.waiting) >= self.most_waiting:
-                raise Busy(f"{len(self.waiting)} requests are waiting already; try again in a moment.")
+                told = f"{len(self.waiting)} requests are waiting already; try again in a moment."
+                raise ApiError(429, told, "overloaded")
             self.waiting.append(job)
             self.changed.notify()
-        return job
 
     def run(self) -> None:
         """Work until `close`."""
@@ -87,9 +76,7 @@ class Engine:
 
         with wired_limit(self.pair.model):
             while self.admit():
-                for entry in list(self.active):
-                    if not self.advance(*entry):
-                        self.active.remove(entry)
+                self.active = [entry for entry in self.active if self.advance(*entry)]
 
     def admit(self) -> bool:
         """Start waiting jobs while there is room; sleeps with nothing to do. False once closed."""
@@ -105,11 +92,9 @@ class Engine:
         return True
 
     def pieces(self, job: Job) -> Iterator[Piece]:
-        model = self.models[job.model]
+        model, stopped = self.models[job.model], job.cancelled.is_set
         cache = SharedPrompts(self.prompts, job.model, model)
-        return stream(
-            model, self.pair.tokenizer, job.tokens, job.sampling, cache=cache, stopped=job.cancelled.is_set
-        )
+        return stream(model, self.pair.tokenizer, job.tokens, job.sampling, cache=cache, stopped=stopped)
 
     def advance(self, job: Job, pieces: Iterator[Piece]) -> bool:
         """One more token of a job; whether there is more to come. An error ends this job alone."""
@@ -122,13 +107,17 @@ class Engine:
         return piece.finish is None
 
     def close(self) -> None:
-        """End `run` after the current token; jobs that were not done get Closed."""
+        """End `run` after the current token; jobs that were not done are told so."""
         with self.changed:
             self.closed = True
             for job in [*self.waiting, *(job for job, _ in self.active)]:
-                job.deliver(Closed("The server is going down."))
+                job.deliver(closing())
             self.waiting.clear()
             self.changed.notify_all()
+
+
+def closing() -> ApiError:
+    return ApiError(503, "The server is going down.", "closing")
 
 
 def named_models(pair: Pair) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from mlx_hybrid.serve.api import ApiError
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 SILENCE_SECONDS = 30  # a client that neither sends nor reads for so long is let go
 CLIENT_LEFT = 499  # of the log alone, as nginx writes it
+FAILED = ApiError(500, "The server failed on this request; its log says how.", "failed")
 ADVICE = {429: {"Retry-After": "1"}, 401: {"WWW-Authenticate": "Bearer"}}
 
 
@@ -45,8 +46,7 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
-        self.check_host(headers)
-        self.check_origin(headers)
+        self.check_source(headers)
         if scope["method"] == "OPTIONS":
             await preflight(headers)(scope, receive, send)
             return
@@ -56,28 +56,21 @@ class Guard:
             self.check_body(headers)
         await self.app(scope, receive, send)
 
-    def check_host(self, headers: Headers) -> None:
+    def check_source(self, headers: Headers) -> None:
         """A server for this machine answers only to its own names: a web page must not reach it under another (DNS
-        rebinding)."""
-        name = urlsplit(f"//{headers.get('host', '')}").hostname
-        if self.policy.local and name not in LOOPBACK:
+        rebinding). Pages of other origins may not call, unless named."""
+        host, origin = headers.get("host", ""), headers.get("origin")
+        if self.policy.local and urlsplit(f"//{host}").hostname not in LOOPBACK:
             raise ApiError(403, "This server answers only to localhost.", "wrong_host")
-
-    def check_origin(self, headers: Headers) -> None:
-        """Pages of other origins may not call, unless named."""
-        origin = headers.get("origin")
-        own = origin and urlsplit(origin).netloc == headers.get("host")
-        if origin and not own and origin not in self.policy.origins:
-            raise ApiError(
-                403, "Pages of this origin may not call this server; --cors allows one.", "wrong_origin"
-            )
+        if origin and urlsplit(origin).netloc != host and origin not in self.policy.origins:
+            told = "Pages of this origin may not call this server; --cors allows one."
+            raise ApiError(403, told, "wrong_origin")
 
     def check_key(self, headers: Headers) -> None:
         key, given = self.policy.api_key, headers.get("authorization", "")
         if key and not hmac.compare_digest(given.encode(), f"Bearer {key}".encode()):
-            raise ApiError(
-                401, "The API key is missing or wrong; send it as a bearer token.", "invalid_api_key"
-            )
+            told = "The API key is missing or wrong; send it as a bearer token."
+            raise ApiError(401, told, "invalid_api_key")
 
     def check_body(self, headers: Headers) -> None:
         """By its headers: the server reads no further than the length they give."""
@@ -94,10 +87,9 @@ def preflight(headers: Headers) -> Response:
     """What a browser asks before it lets a page of another origin call."""
     if "origin" not in headers:
         raise ApiError(405, "OPTIONS is for browsers that ask for another origin.", "method_not_allowed")
-    asked = headers.get("access-control-request-headers", "content-type")
     allowed = {
         "Access-Control-Allow-Methods": "GET, POST",
-        "Access-Control-Allow-Headers": asked,
+        "Access-Control-Allow-Headers": headers.get("access-control-request-headers", "content-type"),
         "Access-Control-Max-Age": "600",
     }
     return Response(status_code=204, headers=allowed)
@@ -127,23 +119,18 @@ class Ledger:
         except (ClientDisconnect, TimeoutError):
             status = status or CLIENT_LEFT
         except Exception as error:  # a fault here must not look like a lost connection
-            if status:
+            if status or not isinstance(error, ApiError):
                 self.log(f"error: {type(error).__name__}: {error}")
+            if status:
                 raise
-            await self.problem(error)(scope, receive, reply)
+            told = error if isinstance(error, ApiError) else FAILED
+            await JSONResponse(told.body(), told.status, ADVICE.get(told.status))(scope, receive, reply)
         finally:
-            state = scope["state"]
+            state, seconds = scope["state"], time.monotonic() - began
             if "job" in state:
-                state["job"].cancel()
-            self.log(
-                f"{scope['method']} {scope['path']!a} {status} {time.monotonic() - began:.2f} s{state.get('note', '')}"
-            )
-
-    def problem(self, error: Exception) -> Response:
-        if not isinstance(error, ApiError):
-            self.log(f"error: {type(error).__name__}: {error}")
-            error = ApiError(500, "The server failed on this request; its log says how.", "failed")
-        return JSONResponse(error.body(), error.status, ADVICE.get(error.status))
+                state["job"].cancelled.set()
+            note = state.get("note", "")
+            self.log(f"{scope['method']} {scope['path']!a} {status} {seconds:.2f} s{note}")
 
     def add_headers(self, headers: MutableHeaders, origin: str | None) -> None:
         headers["X-Content-Type-Options"] = "nosniff"

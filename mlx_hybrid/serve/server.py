@@ -44,9 +44,8 @@ class Server:
         try:
             self.socket = socket.create_server((policy.host, port), family=family, backlog=128)
         except OSError as error:
-            raise ConfigError(
-                f"{policy.host}:{port} cannot be listened on ({error.strerror}); choose another --port."
-            ) from None
+            told = f"{policy.host}:{port} cannot be listened on ({error.strerror}); choose another --port."
+            raise ConfigError(told) from None
         self.address = self.socket.getsockname()[:2]
         host = f"[{policy.host}]" if family == socket.AF_INET6 else policy.host
         self.url = f"http://{host}:{self.address[1]}"
