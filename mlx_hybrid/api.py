@@ -8,15 +8,12 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlx_hybrid.adapters.attach import Attached
-from mlx_hybrid.adapters.attach import attach as attach_adapter
+from mlx_hybrid.adapters import attach as adapters
 from mlx_hybrid.adapters.layer import HybridLinear as HybridLinear
 from mlx_hybrid.config import PRESETS, GovernanceConfig, build, build_config, merge
 from mlx_hybrid.config.recipes import run_config
-from mlx_hybrid.errors import ConfigError, nearest
-from mlx_hybrid.errors import MlxHybridError as MlxHybridError
-from mlx_hybrid.run import Run
-from mlx_hybrid.run import find_run as find_run
+from mlx_hybrid.errors import ConfigError, MlxHybridError, nearest  # noqa: F401
+from mlx_hybrid.run import Run, find_run  # noqa: F401
 
 if TYPE_CHECKING:
     import mlx.nn as nn
@@ -41,7 +38,7 @@ def load(name: str, *, base_model: str | None = None) -> tuple["nn.Module", Any]
     return pair.model, pair.tokenizer
 
 
-def attach(model: "nn.Module", method: str = "hybrid", *, seed: int = 0, **adapter: Any) -> Attached:
+def attach(model: "nn.Module", method: str = "hybrid", *, seed: int = 0, **adapter: Any) -> adapters.Attached:
     """Freeze `model` and put a fresh adapter on its linear layers, in place, to be trained by a loop of your own.
 
     Each layer becomes y = (x R) Wᵀ + s · x A B + bias and equals its base until it is trained: x (…, in), W (out, in),
@@ -53,7 +50,7 @@ def attach(model: "nn.Module", method: str = "hybrid", *, seed: int = 0, **adapt
     config = build_config({"method": method, "adapter": merge(usual, adapter)}, "attach").adapter
     if config.from_gradient:
         raise ConfigError("attach: a start from the gradient takes records; leave it out, or use finetune.")
-    return attach_adapter(model, config, seed=seed)
+    return adapters.attach(model, config, seed=seed)
 
 
 def finetune(
@@ -78,8 +75,7 @@ def finetune(
     group = data if isinstance(data, Mapping) or data is None else {"paths": paths_of(data)}
     given = flat({"model": model, "method": method, "data": group, **settings})
     given = {key: value for key, value in given.items() if value is not None}
-    chosen = run_config(str(config) if config else None, values=given)
-    run = None
+    chosen, run = run_config(str(config) if config else None, values=given), None
     for event in job.finetune(chosen, output=Path(output) if output else None):
         run = event.run if isinstance(event, job.Prepared) else run
         on_event(event)
@@ -130,9 +126,8 @@ def evaluate(
     if unknown := [key for key in options if key not in named]:
         raise ConfigError(f'evaluate: no option "{unknown[0]}"; {nearest(unknown[0], named)}')
     path, folder = (Path(place) if place else None for place in (on, output))
-    return list(
-        measure(Request(target=str(name), path=path, name=task, output=folder, **options), tell).results.rows
-    )
+    request = Request(target=str(name), path=path, name=task, output=folder, **options)
+    return list(measure(request, tell).results.rows)
 
 
 def export(name: str, to: str, output: str | Path, **options: Any) -> "Report":
@@ -142,10 +137,9 @@ def export(name: str, to: str, output: str | Path, **options: Any) -> "Report":
     Raises ConfigError for what cannot be said in that form, and ExportMismatch where the export does something else
     than the adapter; nothing is written then.
     """
-    from mlx_hybrid.exports.export import Options
-    from mlx_hybrid.exports.export import export as write
+    from mlx_hybrid.exports import export as exports
 
-    return write(str(name), to, Path(output), Options(**options))
+    return exports.export(str(name), to, Path(output), exports.Options(**options))
 
 
 def generate(

@@ -71,10 +71,9 @@ class Run:
 
     def check_adapter(self) -> None:
         """Raise ConfigError for a run that has no adapter yet, with the way on."""
-        if self.adapter.is_dir():
-            return
-        way = f"; go on with --resume {shlex.quote(str(self.path))}" if self.checkpoints.is_dir() else ""
-        raise ConfigError(f"{self.path}: the run has no adapter yet (status: {self.status()}){way}.")
+        if not self.adapter.is_dir():
+            way = f"; go on with --resume {shlex.quote(str(self.path))}" if self.checkpoints.is_dir() else ""
+            raise ConfigError(f"{self.path}: the run has no adapter yet (status: {self.status()}){way}.")
 
     def config(self) -> Config:
         return load_config(self.path / "config.yaml")
@@ -96,9 +95,8 @@ class Run:
             return str(folder / name) if named else name
 
         files = {key: tuple(map(found, getattr(config.data, key))) for key in ("paths", "valid", "test")}
-        data = dataclasses.replace(config.data, **files)
         model = dataclasses.replace(config.model, name=found(config.model.name))
-        return dataclasses.replace(config, model=model, data=data)
+        return dataclasses.replace(config, model=model, data=dataclasses.replace(config.data, **files))
 
     def status(self) -> str:
         """As run.json has it; `stopped` for a run whose process went without a word."""
@@ -156,9 +154,8 @@ class Run:
 
     def drop_unfinished(self) -> None:
         """Remove the files that a kill left half written; folders go when they are written again."""
-        for path in self.path.rglob(".*.tmp"):
-            if path.is_file():
-                path.unlink()
+        for path in filter(Path.is_file, self.path.rglob(".*.tmp")):
+            path.unlink()
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -178,9 +175,8 @@ def create_run(config: Config, output: Path | None) -> Run:
         write_text(path / "config.yaml", dump_config(config))
         write_json(path / PLACE, {"format": FORMAT, "folder": str(Path.cwd())})
     except OSError as error:
-        raise ConfigError(
-            f"{path}: cannot be written ({error.strerror}); choose another place with -o."
-        ) from None
+        told = f"{path}: cannot be written ({error.strerror}); choose another place with -o."
+        raise ConfigError(told) from None
     return Run(path)
 
 
@@ -209,17 +205,14 @@ def find_run(name: str) -> Run:
     """A run by path, by name under the runs folder, or `last`. Raises ConfigError naming the nearest run."""
     if (Path(name) / "run.json").is_file():
         return Run(Path(name))
-    runs = list_runs()
-    if name == LAST:
-        if not runs:
-            raise ConfigError(f"No run in {runs_root()} yet; `mlx-hybrid finetune` makes one.")
-        return runs[-1]
-    for run in runs:
-        if run.name == name:
-            return run
-    known = [run.name for run in runs]
-    hint = nearest(name, known) if known else f"{runs_root()} holds no run."
-    raise ConfigError(f'No run "{name}"; {hint}')
+    runs = {run.name: run for run in list_runs()}
+    if name == LAST and not runs:
+        raise ConfigError(f"No run in {runs_root()} yet; `mlx-hybrid finetune` makes one.")
+    name = list(runs)[-1] if name == LAST else name
+    if name not in runs:
+        hint = nearest(name, runs) if runs else f"{runs_root()} holds no run."
+        raise ConfigError(f'No run "{name}"; {hint}')
+    return runs[name]
 
 
 def list_runs() -> list[Run]:
@@ -256,9 +249,8 @@ def writing(run: Run) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ConfigError(
-                f"{run.path}: another process is writing there; wait for it, or use another name."
-            ) from None
+            told = f"{run.path}: another process is writing there; wait for it, or use another name."
+            raise ConfigError(told) from None
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()

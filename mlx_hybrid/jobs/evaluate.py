@@ -59,6 +59,7 @@ def measure(request: Request, tell: Tell) -> Told:
 
     Everything that can be refused is refused before a model is loaded. Raises ConfigError or DataError.
     """
+    from mlx_hybrid.jobs.held_out import write_pages
     from mlx_hybrid.models.adapted import run_named
 
     run = run_named(request.target)
@@ -71,8 +72,6 @@ def measure(request: Request, tell: Tell) -> Told:
     if path:
         write_results(path, results)
     if run and request.output is None:
-        from mlx_hybrid.jobs.held_out import write_pages
-
         write_pages(run)
     return Told(results, path, run.path if run else None)
 
@@ -87,12 +86,8 @@ def ask(request: Request, run: Any, folder: Path | None, tell: Tell) -> tuple[st
     from mlx_hybrid.evaluation.sets import limited
     from mlx_hybrid.models.pair import open_pair
 
-    part = Choice(
-        languages=request.languages,
-        seed=request.seed,
-        english_prompts=request.english_prompts,
-        folder=request.folder,
-    )
+    copy = {"english_prompts": request.english_prompts, "folder": request.folder}
+    part = Choice(languages=request.languages, seed=request.seed, **copy)
     questions = own.find_questions(run, request.path, request.name, request.split, request.dev, part)
     if questions.note:
         tell(questions.note)
@@ -109,9 +104,8 @@ def ask(request: Request, run: Any, folder: Path | None, tell: Tell) -> tuple[st
     if request.save_temperature and not pair.adapted:
         raise ConfigError(f"--save-temperature: {request.target} has no adapter to keep it in.")
     if request.save_temperature and run is None and not Path(request.target).is_dir():
-        raise ConfigError(
-            f"--save-temperature: {request.target} is on the Hub; download the adapter and name its folder."
-        )
+        way = "is on the Hub; download the adapter and name its folder."
+        raise ConfigError(f"--save-temperature: {request.target} {way}")
     limit, seed, most = request.limit, request.seed, request.max_tokens or MOST_TOKENS
     name = f"{questions.name}-limit-{limit}" if limit else questions.name
     mark = own.settings_hash(questions, limit=limit, seed=seed, variants=variants, most_tokens=most)
@@ -134,8 +128,11 @@ def ask(request: Request, run: Any, folder: Path | None, tell: Tell) -> tuple[st
     if request.examples and folder and answers:
         write_examples(folder / name, answers, limited(questions.test, limit, seed), results)
     if request.save_temperature:
-        value = save_temperature(pair.loaded.adapter, results)
-        tell(f"Temperature {value:.3g} is stored in {pair.loaded.adapter / 'adapter_config.json'}.")
+        path = pair.loaded.adapter / "adapter_config.json"
+        tree, fitted = read_json(path), results.get("temperature", ADAPTED)
+        tree["mlx_hybrid"]["temperature"] = fitted.value  # what the scores of whole answers are divided by
+        write_json(path, tree)
+        tell(f"Temperature {fitted.value:.3g} is stored in {path}.")
     return name, results
 
 
@@ -147,7 +144,7 @@ def ask_harness(request: Request, run: Any, folder: Path | None, tell: Tell) -> 
     from mlx_hybrid.evaluation.harness import evaluate_tasks, find_tasks, sample_rows, task_results
     from mlx_hybrid.models.pair import open_pair
 
-    tasks = request.lm_tasks or ()
+    tasks = request.lm_tasks
     if not tasks:
         raise ConfigError("--lm-eval: name a task, or several with commas between.")
     if request.lm_folder is not None and not request.lm_folder.is_dir():
@@ -160,16 +157,9 @@ def ask_harness(request: Request, run: Any, folder: Path | None, tell: Tell) -> 
     name, rows, versions = f"lm-eval-{'-'.join(tasks)[:60]}", list[Row](), {}
     for label, model in models_of(pair, request.baseline).items():
         tell(f"{label}: {', '.join(tasks)}")
-        whole = evaluate_tasks(
-            model() if label == BASE else model,
-            pair.tokenizer,
-            tasks,
-            manager,
-            limit=request.limit,
-            seed=request.seed,
-            context=pair.context,
-            samples=request.examples,
-        )
+        settings = {"limit": request.limit, "seed": request.seed, "samples": request.examples}
+        net = model() if label == BASE else model
+        whole = evaluate_tasks(net, pair.tokenizer, tasks, manager, context=pair.context, **settings)
         rows += by_model(task_results(whole), label)
         versions = whole.get("versions", {})
         if request.examples and folder:
@@ -187,9 +177,8 @@ def refuse_idle(given: dict[str, str]) -> None:
     elif "lm_folder" in given:
         raise ConfigError("--lm-eval-tasks is a folder for --lm-eval, which names the tasks.")
     elif "name" not in given and (idle := [given[name] for name in OF_A_TASK if name in given]):
-        raise ConfigError(
-            f"Without --task there is nothing that {', '.join(idle)} could choose; leave it out."
-        )
+        told = f"Without --task there is nothing that {', '.join(idle)} could choose; leave it out."
+        raise ConfigError(told)
 
 
 def check_kind(request: Request, questions: Any, tell: Tell) -> None:
@@ -204,9 +193,8 @@ def check_kind(request: Request, questions: Any, tell: Tell) -> None:
         if given and kind != "translation":
             raise ConfigError(f"{option} is for translations; these records are {kind}.")
     if request.save_temperature and (questions.dev is None or kind != "classification"):
-        raise ConfigError(
-            "--save-temperature needs a classification with a development set; name one with --dev."
-        )
+        needs = "a classification with a development set; name one with --dev."
+        raise ConfigError(f"--save-temperature needs {needs}")
     if request.spbleu and (failed := fetch_tokenizer(offline=is_offline())):
         tell(failed)
 
@@ -219,9 +207,8 @@ def models_of(pair: Any, baseline: bool | None) -> dict[str, Any]:
     if pair.adapted:
         return ({} if baseline is False else {BASE: pair.base}) | {ADAPTED: pair.model}
     if baseline is not None:
-        raise ConfigError(
-            f"--{'' if baseline else 'no-'}baseline: {pair.loaded.name} has no adapter beside it."
-        )
+        option = "--baseline" if baseline else "--no-baseline"
+        raise ConfigError(f"{option}: {pair.loaded.name} has no adapter beside it.")
     return {"model": pair.model}
 
 
@@ -232,13 +219,3 @@ def identities(pair: Any) -> dict[str, str]:
         return {"model": base}
     weights = sha256((pair.loaded.adapter / "adapters.safetensors").read_bytes()).hexdigest()
     return {BASE: base, ADAPTED: f"{base} {weights}"}
-
-
-def save_temperature(adapter: Path, results: Results) -> float:
-    """Keep `mlx_hybrid.temperature` in the adapter's config: what the scores of whole answers are divided by."""
-    path = adapter / "adapter_config.json"
-    tree = read_json(path)
-    fitted = results.get("temperature", ADAPTED)
-    tree["mlx_hybrid"]["temperature"] = fitted.value if fitted else None
-    write_json(path, tree)
-    return tree["mlx_hybrid"]["temperature"]

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Generator, Iterator
 from datetime import date
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from mlx_hybrid.adapters.attach import check_attach
 from mlx_hybrid.config import Config, to_tree
@@ -68,15 +70,15 @@ def finetune(
             yield Prepared(run, **data.counts, **data.sizes)
             day = (resume.template_date() if resume else None) or date.today()
             setup = load_setup(config, data.split, day=day, machines=world.size, force=force)
-            begin_run(config, run, setup, sources, resume=resume is not None, machines=world.size)
-            with running_out(
-                lambda: how_to_need_less(config, setup.train, machines=world.size) + way_on(run)
-            ):
+            begin_run(config, run, setup, sources, resume=bool(resume), machines=world.size)
+            less = partial(how_to_need_less, config, setup.train, machines=world.size)
+            with running_out(lambda: less() + way_on(run)):
                 yield from train_and_evaluate(
-                    config, run, data.split, setup, resume=resume is not None, stop=stop, world=world
+                    config, run, data.split, setup, resume=bool(resume), stop=stop, world=world
                 )
         except BaseException as error:
-            if resume is None and not worth_keeping(run, error):
+            measured = isinstance(error, Exception) and (run.path / "metrics.jsonl").exists()
+            if resume is None and not measured and not run.checkpoints.is_dir():
                 discard(made)
             elif resume is None or not isinstance(error, ConfigError | DataError):
                 note_end(run, error)
@@ -92,41 +94,24 @@ def find_data(config: Config, world: World) -> tuple[Sources, list[str]]:
     return sources, manifests
 
 
-def worth_keeping(run: Run, error: BaseException) -> bool:
-    """Whether a run that broke off got far enough to be looked at or gone on with."""
-    measured = isinstance(error, Exception) and (run.path / "metrics.jsonl").exists()
-    return measured or run.checkpoints.is_dir()
-
-
 def train_and_evaluate(
-    config: Config,
-    run: Run,
-    split: Split,
-    setup: Setup,
-    *,
-    resume: bool,
-    stop: Callable[[], bool],
-    world: World,
+    config: Config, run: Run, split: Split, setup: Setup, *, resume: bool, **how: Any
 ) -> Iterator[JobEvent]:
+    """Measure the base, train as `steps` does, and measure the best adapter beside it."""
     yield from data_notes(config, split, setup)
     check_attach(setup.base.model, config.adapter)
     held_out = yield from ask_base(config, run, split, setup)
     attached = attach_adapter(config, setup)
-    progress, captured = yield from starting_point(config, run if resume else None, setup, world)
+    machines, records = how["world"].size, len(setup.train)
+    progress, captured = yield from starting_point(config, run if resume else None, setup, machines)
     if captured:
         run.update(captured_gradient_energy={name: round(share, 4) for name, share in captured.items()})
     if resume:
         run.forget_after(progress.step)
-    yield Started(
-        total_steps(config.train, len(setup.train)),
-        progress.step,
-        len(attached.modules),
-        attached.trainable,
-        len(setup.train),
-        world.size,
-    )
+    steps_in_all, modules = total_steps(config.train, records), len(attached.modules)
+    yield Started(steps_in_all, progress.step, modules, attached.trainable, records, machines)
     try:
-        for event in steps(config, setup, progress, stop=stop, world=world):
+        for event in steps(config, setup, progress, **how):
             handle(event, config, run, setup, progress)
             yield event
             if isinstance(event, Interrupted):
@@ -137,24 +122,19 @@ def train_and_evaluate(
 
 
 def follow(
-    config: Config,
-    sources: Sources,
-    *,
-    resume: Run | None,
-    stop: Callable[[], bool],
-    force: bool,
-    world: World,
+    config: Config, sources: Sources, *, resume: Run | None, force: bool, **how: Any
 ) -> Iterator[JobEvent]:
     """The first machine's steps, each on this one's part of the batch."""
-    setup = load_setup(config, prepare(config, sources).split, machines=world.size, force=force)
-    with running_out(lambda: how_to_need_less(config, setup.train, machines=world.size)):
+    machines = how["world"].size
+    setup = load_setup(config, prepare(config, sources).split, machines=machines, force=force)
+    with running_out(partial(how_to_need_less, config, setup.train, machines=machines)):
         attach_adapter(config, setup)
-        progress, _ = yield from starting_point(config, resume, setup, world)
-        yield from steps(config, setup, progress, stop=stop, world=world)
+        progress, _ = yield from starting_point(config, resume, setup, machines)
+        yield from steps(config, setup, progress, **how)
 
 
 def starting_point(
-    config: Config, resume: Run | None, setup: Setup, world: World
+    config: Config, resume: Run | None, setup: Setup, machines: int
 ) -> Generator[Note, None, tuple[Progress, dict[str, float]]]:
     """Give the adapter the values that training starts from: of a checkpoint, an adapter, or the first gradient.
 
@@ -166,7 +146,7 @@ def starting_point(
         info = start_from_adapter(config, setup.base, find_adapter(config.start_from)[0])
         yield Note(f"Going on from {config.start_from}." + (f" {UNCHECKED}." if info.stock else ""))
         return Progress(), {}
-    return Progress(), (yield from start_from_gradient(config, setup, machines=world.size))
+    return Progress(), (yield from start_from_gradient(config, setup, machines=machines))
 
 
 def steps(
@@ -174,15 +154,14 @@ def steps(
 ) -> Iterator[Event]:
     """Train to the end, from the same place on every machine. Raises ConfigError where one is not like the first."""
     if world.size > 1:
-        world.check_alike(
-            {
-                "settings": to_tree(config),
-                "records": data_identity((setup.train, setup.valid), setup.base.tokenizer),
-                "base model": setup.base.identity["fingerprint"],
-                "versions": machine()["versions"],
-                "checkpoint": progress.step,
-            }
-        )
+        alike = {
+            "settings": to_tree(config),
+            "records": data_identity((setup.train, setup.valid), setup.base.tokenizer),
+            "base model": setup.base.identity["fingerprint"],
+            "versions": machine()["versions"],
+            "checkpoint": progress.step,
+        }
+        world.check_alike(alike)
     align(setup.base.model, setup.optimizer, world)
     yield from train(
         setup.base.model,
@@ -211,13 +190,6 @@ def plan(config: Config, *, world: World = ALONE, force: bool = False) -> dict:
         check_base_of_start(config, find_adapter(config.start_from)[0])
     check_fits(config, made[0].examples, machines=world.size, force=force)
     lengths = [len(example.tokens) for example in made[0].examples]
-    return {
-        "config": to_tree(config),
-        "records": data.counts,
-        "split": data.sizes,
-        "tokens": {
-            "train": sum(lengths),
-            "longest": max(lengths),
-            "too_long": sum(len(part.long) for part in made),
-        },
-    }
+    long = sum(len(part.long) for part in made)
+    tokens = {"train": sum(lengths), "longest": max(lengths), "too_long": long}
+    return {"config": to_tree(config), "records": data.counts, "split": data.sizes, "tokens": tokens}

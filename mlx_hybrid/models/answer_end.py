@@ -17,7 +17,8 @@ def unnamed_end(tokenizer: Any, folder: Path) -> str | None:
     there; None where one is named, or there is no template to see it in.
     """
     after = after_answer(tokenizer)
-    if after is None or any(end in after for end in texts(tokenizer, named_ends(tokenizer, folder))):
+    ends = (tokenizer.convert_ids_to_tokens(end) for end in named_ends(tokenizer, folder))
+    if after is None or any(end and end in after for end in ends):
         return None
     added = getattr(tokenizer, "added_tokens_decoder", {}).values()
     for group in ([t.content for t in added if t.special], [t.content for t in added]):
@@ -43,7 +44,3 @@ def named_ends(tokenizer: Any, folder: Path) -> list[int]:
     named = load_config(folder).get("eos_token_id")
     named = named if isinstance(named, list) else [named]
     return list(dict.fromkeys(i for i in (*named, tokenizer.eos_token_id) if i is not None))
-
-
-def texts(tokenizer: Any, ids: list[int]) -> list[str]:
-    return [text for text in (tokenizer.convert_ids_to_tokens(i) for i in ids) if text]

@@ -14,6 +14,7 @@ from mlx_hybrid.files import HUB_ID
 from mlx_hybrid.models.answer_end import unnamed_end
 
 BUNDLED_FOLDER = Path(__file__).parents[1] / "base"
+FILES = ["*.json", "tokenizer.model", "*.tiktoken", "*.txt", "*.jsonl", "*.jinja", "*.py"]
 TOKENIZERS = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken", "tekken.json", "*.py")
 
 
@@ -38,6 +39,8 @@ def load_base(name: str, *, tokenizer: Any = None) -> BaseModel:
     folder = find_model(name)
     if tokenizer is None:
         tokenizer = read_tokenizer(folder, name)
+    import mlx.core as mx
+    from mlx.utils import tree_flatten
     from mlx_lm.utils import load_model
 
     from mlx_hybrid.adapters.frozen import on_cpu, use_fast_products
@@ -47,27 +50,14 @@ def load_base(name: str, *, tokenizer: Any = None) -> BaseModel:
     except (ValueError, KeyError, OSError, RuntimeError) as error:
         raise ConfigError(f"{name}: cannot be loaded ({first_line(error)}).") from error
     if on_cpu():
-        import mlx.core as mx
-
         model.set_dtype(mx.float32)
         use_fast_products(model)
     model.eval()
-    if broken := not_finite(model):
-        raise ConfigError(
-            f"{name}: the weights {broken} hold NaN or inf, so nothing can be computed with this model."
-        )
-    return BaseModel(model, tokenizer, config, folder, identity(name, folder))
-
-
-def not_finite(model: Any) -> str | None:
-    """The first weights, by name, that hold a value that is no number."""
-    import mlx.core as mx
-    from mlx.utils import tree_flatten
-
-    for name, leaf in tree_flatten(model.parameters()):
+    for weights, leaf in tree_flatten(model.parameters()):
         if mx.issubdtype(leaf.dtype, mx.floating) and not mx.all(mx.isfinite(leaf)).item():
-            return name
-    return None
+            fault = "hold NaN or inf, so nothing can be computed with this model."
+            raise ConfigError(f"{name}: the weights {weights} {fault}")
+    return BaseModel(model, tokenizer, config, folder, identity(name, folder))
 
 
 def tokenizer_for(model: ModelConfig, day: date | None = None) -> Any:
@@ -161,22 +151,12 @@ def fetch(repo: str, *, weights: bool = True) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    patterns = [
-        "*.json",
-        *(["*.safetensors"] if weights else []),
-        "tokenizer.model",
-        "*.tiktoken",
-        "*.txt",
-        "*.jsonl",
-        "*.jinja",
-        "*.py",
-    ]
+    wanted = [*FILES, "*.safetensors"] if weights else FILES
     try:
-        return Path(snapshot_download(repo, allow_patterns=patterns, endpoint=hub_endpoint()))
+        return Path(snapshot_download(repo, allow_patterns=wanted, endpoint=hub_endpoint()))
     except (HfHubHTTPError, LocalEntryNotFoundError, ValueError, OSError) as error:
-        raise ConfigError(
-            f"{repo}: no such folder here, and not to be had from the Hub ({hub_reason(error)})."
-        ) from None
+        told = f"no such folder here, and not to be had from the Hub ({hub_reason(error)})."
+        raise ConfigError(f"{repo}: {told}") from None
 
 
 def hub_reason(error: Exception) -> str:
@@ -197,9 +177,8 @@ def check_folder(folder: Path, name: str) -> Path:
     if not (folder / "config.json").is_file():
         raise ConfigError(f"{name}: no config.json there, so it is not a model folder.")
     if not list(folder.glob("*.safetensors")):
-        raise ConfigError(
-            f"{name}: no .safetensors weights in the folder; other weight formats are not read."
-        )
+        told = "no .safetensors weights in the folder; other weight formats are not read."
+        raise ConfigError(f"{name}: {told}")
     try:
         json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except ValueError as error:
@@ -209,16 +188,10 @@ def check_folder(folder: Path, name: str) -> Path:
 
 def identity(name: str, folder: Path) -> dict:
     """What a run records of its base: the id, and a hash of config and weight headers."""
-    folder_name = (
-        BUNDLED if name == BUNDLED else name if not Path(name).exists() else Path(name).resolve().name
-    )
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return {
-        "id": folder_name,
-        "fingerprint": fingerprint(folder),
-        "quantization": config.get("quantization"),
-        "model_type": config.get("model_type"),
-    }
+    local = name != BUNDLED and Path(name).exists()
+    of_base = {"id": Path(name).resolve().name if local else name, "fingerprint": fingerprint(folder)}
+    return of_base | {key: config.get(key) for key in ("quantization", "model_type")}
 
 
 def fingerprint(folder: Path) -> str:

@@ -4,6 +4,7 @@ import dataclasses
 import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any, Literal
 
 from mlx_hybrid.errors import ConfigError, nearest
@@ -25,7 +26,15 @@ class Sampling:
     """Same seed, same answer; none draws a fresh one for each answer."""
 
     def __post_init__(self) -> None:
-        check(self)
+        """Raise ConfigError for a value out of bounds."""
+        if self.max_tokens < 1:
+            raise ConfigError(f"max_tokens must be at least 1, not {self.max_tokens}.")
+        if not 0 <= self.temperature <= 5:
+            raise ConfigError(f"temperature must be between 0 and 5, not {self.temperature:g}.")
+        if not 0 < self.top_p <= 1:
+            raise ConfigError(f"top_p must be above 0 and at most 1, not {self.top_p:g}.")
+        if self.seed is not None and not 0 <= self.seed < 1 << 63:
+            raise ConfigError(f"seed must be between 0 and 2^63 − 1, not {self.seed}.")
 
     def with_seed(self) -> "Sampling":
         """A copy with a seed drawn where none was given, so that the answer can be had again."""
@@ -44,18 +53,6 @@ class Sampling:
         except ValueError:
             raise ConfigError(f"{name}: {text!r} is not a number.") from None
         return dataclasses.replace(self, **{name: value})
-
-
-def check(sampling: Sampling) -> None:
-    """Raise ConfigError for a value out of bounds."""
-    if sampling.max_tokens < 1:
-        raise ConfigError(f"max_tokens must be at least 1, not {sampling.max_tokens}.")
-    if not 0 <= sampling.temperature <= 5:
-        raise ConfigError(f"temperature must be between 0 and 5, not {sampling.temperature:g}.")
-    if not 0 < sampling.top_p <= 1:
-        raise ConfigError(f"top_p must be above 0 and at most 1, not {sampling.top_p:g}.")
-    if sampling.seed is not None and not 0 <= sampling.seed < 1 << 63:
-        raise ConfigError(f"seed must be between 0 and 2^63 − 1, not {sampling.seed}.")
 
 
 @dataclass(frozen=True)
@@ -79,9 +76,8 @@ def prompt_tokens(tokenizer: Any, text: str, *, system: str | None = None, raw: 
 def room_for_answer(prompt_tokens: int, context: int, asked: int) -> int:
     """Tokens the answer may have. Raises ConfigError where the prompt leaves none."""
     if prompt_tokens >= context:
-        raise ConfigError(
-            f"The prompt has {prompt_tokens:,} tokens, but the context is {context:,}; shorten the prompt."
-        )
+        told = f"The prompt has {prompt_tokens:,} tokens, but the context is {context:,}; shorten the prompt."
+        raise ConfigError(told)
     return min(asked, context - prompt_tokens)
 
 
@@ -96,31 +92,18 @@ class PromptCache:
 
         The cache is out until `keep`: an answer that breaks off in the middle leaves none behind.
         """
-        from mlx_lm.models.cache import make_prompt_cache
+        from mlx_lm.models.cache import make_prompt_cache, trim_prompt_cache
 
-        shared = min(common_prefix(self.tokens, tokens), len(tokens) - 1)
-        layers = self.cut(len(self.tokens) - shared) if shared else None
+        same = takewhile(lambda pair: pair[0] == pair[1], zip(self.tokens, tokens))
+        shared = min(len(list(same)), len(tokens) - 1)
+        layers, surplus = self.layers, len(self.tokens) - shared
         self.layers, self.tokens = None, []
-        if layers is None:
-            return make_prompt_cache(self.model), tokens
-        return layers, tokens[shared:]
-
-    def cut(self, surplus: int) -> list[Any] | None:
-        """The layers without their last tokens, or None where they cannot be cut (sliding windows, recurrent state)."""
-        from mlx_lm.models.cache import can_trim_prompt_cache, trim_prompt_cache
-
-        if self.layers is None or not surplus:
-            return self.layers
-        if not can_trim_prompt_cache(self.layers):
-            return None
-        return self.layers if trim_prompt_cache(self.layers, surplus) == surplus else None
+        if shared and trim_prompt_cache(layers, surplus) == surplus:  # 0 for sliding windows, recurrent state
+            return layers, tokens[shared:]
+        return make_prompt_cache(self.model), tokens
 
     def keep(self, layers: list[Any], tokens: list[int]) -> None:
         self.layers, self.tokens = layers, tokens
-
-
-def common_prefix(a: list[int], b: list[int]) -> int:
-    return next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
 
 
 class Stopped(Exception):
@@ -151,15 +134,9 @@ def stream(
             raise Stopped
 
     try:
-        for piece in stream_generate(
-            model,
-            tokenizer,
-            rest,
-            max_tokens=sampling.max_tokens,
-            sampler=make_sampler(sampling),
-            prompt_cache=layers,
-            prompt_progress_callback=progress,
-        ):
+        sampler, most = make_sampler(sampling), sampling.max_tokens
+        how = {"prompt_cache": layers, "prompt_progress_callback": progress}
+        for piece in stream_generate(model, tokenizer, rest, max_tokens=most, sampler=sampler, **how):
             if piece.generation_tokens > count:
                 read.append(piece.token)
             count = piece.generation_tokens

@@ -37,13 +37,12 @@ class Head:
 
         Only where `comes_apart`, which also makes known which product it is.
         """
-        shell, name = copy.copy(self.owner), self.product
-        if name in self.used:
-            cut = {name: rows_of(self.owner[self.body][name], first, last)}
-            shell[self.body] = Passed(self.owner[self.body], set(), cut)
-        else:
-            shell[name] = rows_of(self.owner[name], first, last)
-            shell[self.body] = Passed(self.owner[self.body], set())
+        shell, name, body = copy.copy(self.owner), self.product, self.owner[self.body]
+        tied = name in self.used
+        cut = rows_of((body if tied else shell)[name], first, last)
+        shell[self.body] = Passed(body, set(), {name: cut} if tied else None)
+        if not tied:
+            shell[name] = cut
         return shell
 
     def comes_apart(self, hidden: mx.array, whole: mx.array) -> bool:
@@ -59,13 +58,9 @@ class Head:
             return False
         self.product, last = products[0], whole.shape[-1]
         cuts = [(first, min(first + 8, last)) for first in (0, last // 2, max(0, last - 8))]
-        gap = max(
-            mx.max(mx.abs((self.part(*cut)(hidden) - whole[..., slice(*cut)]).astype(mx.float32))).item()
-            for cut in cuts
-        )
-        size = mx.max(mx.abs(whole.astype(mx.float32)))
+        gaps = [largest(self.part(*cut)(hidden) - whole[..., slice(*cut)]) for cut in cuts]
         tolerance = SAME_LOGITS if whole.dtype == mx.float32 else float(mx.finfo(whole.dtype).eps)
-        return gap <= tolerance * max(1.0, float(size))
+        return max(gaps) <= tolerance * max(1.0, largest(whole))
 
     def leaves(self) -> dict[str, mx.array]:
         """Trainable arrays that the logits depend on, other than through the hidden states."""
@@ -80,12 +75,9 @@ class Head:
 
         Known once the head has been called.
         """
-        used = tuple(f"{self.body}.{name}." for name in self.used)
-        return {
-            name: leaf
-            for name, leaf in tree_flatten(tree)
-            if not name.startswith(f"{self.body}.") or name.startswith(used)
-        }
+        body, used = f"{self.body}.", tuple(f"{self.body}.{name}." for name in self.used)
+        leaves = tree_flatten(tree)
+        return {name: leaf for name, leaf in leaves if not name.startswith(body) or name.startswith(used)}
 
     def with_leaves(self, hidden: mx.array, leaves: dict[str, mx.array]) -> mx.array:
         """Logits with other arrays in place of `leaves()`, so that gradients are taken for them."""
@@ -157,9 +149,12 @@ def split_head(model: nn.Module, tolerance: float = SAME_LOGITS) -> tuple[Hidden
         whole = model(few_tokens())[0]
     if split.shape != whole.shape:
         return None
-    gap = mx.max(mx.abs(split.astype(mx.float32) - whole.astype(mx.float32)))
-    size = mx.max(mx.abs(whole.astype(mx.float32)))
-    return (body, head) if float(gap) <= tolerance * max(1.0, float(size)) else None
+    gap = largest(split.astype(mx.float32) - whole.astype(mx.float32))
+    return (body, head) if gap <= tolerance * max(1.0, largest(whole)) else None
+
+
+def largest(values: mx.array) -> float:
+    return mx.max(mx.abs(values.astype(mx.float32))).item()
 
 
 @contextmanager

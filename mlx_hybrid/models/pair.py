@@ -6,6 +6,7 @@ from typing import Any
 
 from mlx_hybrid.errors import ConfigError, MlxHybridError
 from mlx_hybrid.models.adapted import Loaded, load_any
+from mlx_hybrid.models.base import load_base
 
 SAME = 1e-2  # settled rotations round differently: the change may move by this share of itself
 NO_LIMIT = 1 << 20  # tokenizers without a limit of their own give numbers beyond any context
@@ -60,21 +61,16 @@ def open_pair(name: str, *, context: int | None = None, base_name: str | None = 
     loaded = load_any(name, base_name=base_name)
     settle(loaded.model)
     mx.eval(loaded.model.parameters())
-    return Pair(loaded, choose_context(context_limit(loaded.model, loaded.tokenizer), context))
-
-
-def choose_context(limit: int, asked: int | None) -> int:
-    if asked is None:
-        return limit
-    if not 16 <= asked <= limit:
-        raise ConfigError(f"--context: {asked}, but this model takes 16 to {limit} tokens.")
-    return asked
+    limit = context_limit(loaded.model, loaded.tokenizer)
+    if context is not None and not 16 <= context <= limit:
+        raise ConfigError(f"--context: {context}, but this model takes 16 to {limit} tokens.")
+    return Pair(loaded, limit if context is None else context)
 
 
 def context_limit(model: Any, tokenizer: Any) -> int:
     """Most tokens that the model was made for, by its config or else its tokenizer."""
-    values = vars(getattr(model, "args", None)) if hasattr(getattr(model, "args", None), "__dict__") else {}
-    values = values | (values.get("text_config") or {})
+    values = dict(getattr(getattr(model, "args", None), "__dict__", {}))
+    values |= values.get("text_config") or {}
     limit = values.get("max_position_embeddings") or getattr(tokenizer, "model_max_length", None) or NO_LIMIT
     return int(min(limit, NO_LIMIT))
 
@@ -87,8 +83,6 @@ def find_base(loaded: Loaded) -> Any:
     if not loaded.modules:
         return loaded.model
     if not hybrid_layers(loaded.model):
-        from mlx_hybrid.models.base import load_base
-
         return load_base(loaded.source).model
     base = without_adapter(loaded.model)
     change = logit_change(probe_logits(base), loaded.model)
@@ -111,19 +105,16 @@ def without_adapter(model: Any) -> Any:
     def view(value: Any) -> Any:
         if isinstance(value, HybridLinear):
             return value.linear
+        if isinstance(value, nn.Module) and id(value) not in seen:
+            seen[id(value)] = copied = copy.copy(value)
+            for key, child in value.items():
+                dict.__setitem__(copied, key, view(child))
+            parts = {key: view(part) for key, part in vars(value).items() if isinstance(part, nn.Module)}
+            copied.__dict__.update(parts)
         if isinstance(value, nn.Module):
-            if id(value) not in seen:
-                seen[id(value)] = copied = copy.copy(value)
-                for key, child in value.items():
-                    dict.__setitem__(copied, key, view(child))
-                for key, child in vars(value).items():
-                    if isinstance(child, nn.Module):
-                        copied.__dict__[key] = view(child)
             return seen[id(value)]
         if isinstance(value, list | tuple):
             return type(value)(view(child) for child in value)
-        if isinstance(value, dict):
-            return {key: view(child) for key, child in value.items()}
-        return value
+        return {key: view(child) for key, child in value.items()} if isinstance(value, dict) else value
 
     return view(model)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from acting import acting
+from acting import acting, sets
 from click.testing import CliRunner, Result
 from pages import no_pages
 
@@ -54,12 +54,29 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def settings() -> list[str]:
     """A run of a few seconds."""
-    return [
-        "--set", "governance.enabled=false", "--set", "train.steps=12", "--set", "train.batch_size=8",
-        "--set", "train.report_every=4", "--set", "train.validate_every=6", "--set", "data.test_share=0.2",
-        "--set", "adapter.sketch.records=8", "--set", "train.learning_rate=2e-3",
-        "--set", "train.orthogonal_learning_rate=2e-3",
-    ]  # fmt: skip
+    return sets(
+        "governance.enabled=false", "train.steps=12", "train.batch_size=8", "train.report_every=4",
+        "train.validate_every=6", "data.test_share=0.2", "adapter.sketch.records=8", "train.learning_rate=2e-3",
+        "train.orthogonal_learning_rate=2e-3",
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def lora(settings: list[str]) -> list[str]:
+    """The same of a method that every format takes."""
+    return [*acting(settings, "lora"), "--method", "lora"]
+
+
+@pytest.fixture
+def finetune(quantised_folder: Path, records: Path, tmp_path: Path):
+    """Call `finetune`, on the tiny model, the records and `tmp_path`/trained unless told otherwise."""
+
+    def call(
+        *more: object, model=quantised_folder, data=records, output=tmp_path / "trained", **how
+    ) -> Result:
+        return command("finetune", "--model", model, "--data", data, "-o", output, *more, **how)
+
+    return call
 
 
 class Finished(NamedTuple):

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+from acting import refused
 
 from mlx_hybrid.config import build_config
 from mlx_hybrid.errors import MlxHybridError
@@ -47,9 +48,7 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
 )
 def test_without_a_step_nothing_is_left(error, code, breaks, run, records, tmp_path):
     breaks(error)
-    result = finetune(run, records, tmp_path / "new" / "deep" / "first")
-    assert result.exit_code == code
-    assert "Traceback" not in result.stderr
+    refused(finetune(run, records, tmp_path / "new" / "deep" / "first"), code)
     assert not list(tmp_path.iterdir())
 
 
@@ -82,20 +81,16 @@ def test_resuming_a_run_at_work_leaves_it_alone(run, records, tmp_path):
     at_work = create_run(build_config(tree, "test"), tmp_path / "first")
     at_work.update(status="running")
     at_work.checkpoints.mkdir()
+    files = lambda: {path.name: path.read_bytes() for path in at_work.path.iterdir() if path.is_file()}  # noqa: E731
     with writing(at_work):
-        before = {path.name: path.read_bytes() for path in at_work.path.iterdir() if path.is_file()}
-        result = run("finetune", "--resume", at_work.path)
-        after = {path.name: path.read_bytes() for path in at_work.path.iterdir() if path.is_file()}
-    assert result.exit_code == 2
-    assert "another process is writing there" in result.stderr
+        before, result, after = files(), run("finetune", "--resume", at_work.path), files()
+    refused(result, 2, "another process is writing there")
     assert before == after
 
 
 def test_resuming_before_the_first_checkpoint_says_so(run, tmp_path):
     create_run(build_config({}, "test"), tmp_path / "first").update(status="running")
-    result = run("finetune", "--resume", tmp_path / "first")
-    assert result.exit_code == 2
-    assert "stopped before its first checkpoint" in result.stderr
+    refused(run("finetune", "--resume", tmp_path / "first"), 2, "stopped before its first checkpoint")
 
 
 @pytest.mark.parametrize("error", [FULL, RuntimeError("[write] Unable to write 1055 bytes to file.")])

@@ -31,49 +31,37 @@ def press(monkeypatch):
     return arm
 
 
-def finetune(run, folder, data, output, settings, *more):
-    return run("finetune", "--model", folder, "--data", data, "-o", output, *settings, *more)
-
-
 @pytest.mark.parametrize(
     ("module", "name"),
     [(job, "prepare"), (job, "load_setup"), (answers, "answer"), (job, "start_from_gradient")],
 )
-def test_before_the_first_step(module, name, press, run, quantised_folder, records, settings, tmp_path):
+def test_before_the_first_step(module, name, press, finetune, settings, tmp_path):
     press(module, name)
-    done = finetune(run, quantised_folder, records, tmp_path / "trained", settings)
+    done = finetune(*settings)
     assert done.exit_code == 130
     assert "nothing is kept. Start again with the same command." in done.stderr
     assert "step " not in done.stderr.replace("first checkpoint", "")
     assert not list(tmp_path.iterdir())
 
 
-def test_in_the_last_scoring(press, run, quantised_folder, records, settings, tmp_path):
-    whole, cut = Run(tmp_path / "whole"), Run(tmp_path / "cut")
-    assert finetune(run, quantised_folder, records, whole.path, settings).exit_code == 0
+def test_in_the_last_scoring_and_again_when_it_is_resumed(press, run, finished, finetune, settings, tmp_path):
+    whole, cut = Run(finished("hybrid").path), Run(tmp_path / "trained")
     press(answers, "answer", 3)  # after the two sets that the base answered
-    done = finetune(run, quantised_folder, records, cut.path, settings)
+    done = finetune(*settings, "--method", "hybrid")
     assert done.exit_code == 130
     assert f"the adapter is trained, in {cut.adapter}" in done.stderr
     assert done.stdout == f"mlx-hybrid finetune --resume {cut.path}\n"
     assert cut.info()["status"] == "interrupted"
     assert not (cut.path / "evaluation" / "held-out.json").exists()
+    press(job, "load_setup")
+    done = run("finetune", "--resume", cut.path)
+    assert (done.exit_code, cut.info()["status"]) == (130, "interrupted")
+    assert done.stdout == f"mlx-hybrid finetune --resume {cut.path}\n"
+    assert list(cut.checkpoints.iterdir())
     assert run("finetune", "--resume", cut.path).exit_code == 0
     assert cut.info()["status"] == "finished"
     for name in ("adapter/adapters.safetensors", "evaluation/held-out.json"):
         assert (cut.path / name).read_bytes() == (whole.path / name).read_bytes()
-
-
-def test_a_resumed_run_keeps_its_checkpoint(press, run, quantised_folder, records, settings, tmp_path):
-    cut = Run(tmp_path / "cut")
-    press(answers, "answer", 3)  # after the two sets that the base answered
-    finetune(run, quantised_folder, records, cut.path, settings)
-    press(job, "load_setup")
-    done = run("finetune", "--resume", cut.path)
-    assert done.exit_code == 130
-    assert done.stdout == f"mlx-hybrid finetune --resume {cut.path}\n"
-    assert cut.info()["status"] == "interrupted"
-    assert list(cut.checkpoints.iterdir())
 
 
 def test_steps_are_ended_and_nothing_follows_the_last():
@@ -89,9 +77,9 @@ def test_steps_are_ended_and_nothing_follows_the_last():
             stop.follow(Finished(10, 1.0))
 
 
-def test_json_says_that_it_was_interrupted(press, run, quantised_folder, records, settings, tmp_path):
+def test_json_says_that_it_was_interrupted(press, finetune, settings):
     press(job, "load_setup")
-    done = finetune(run, quantised_folder, records, tmp_path / "trained", settings, "--json")
+    done = finetune(*settings, "--json")
     assert done.exit_code == 130
     assert json.loads(done.stdout.splitlines()[-1])["status"] == "interrupted"
 

@@ -2,9 +2,13 @@
 
 import json
 import shutil
+from functools import partial
 
+import mlx.core as mx
 import pytest
+from acting import plain, refused, sets
 
+from mlx_hybrid.training.memory import fit
 from mlx_hybrid.training.memory.shape import write_holes
 
 
@@ -21,18 +25,12 @@ def without(pattern):
     return spoil
 
 
-def another_kind(folder):
-    path = folder / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_type": "abacus"}))
+def with_config(**changes):
+    def spoil(folder):
+        path = folder / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
-
-def other_sizes(folder):
-    path = folder / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"intermediate_size": 4096}))
-
-
-def nothing(folder):
-    pass
+    return spoil
 
 
 @pytest.mark.parametrize(
@@ -42,74 +40,52 @@ def nothing(folder):
         (without("*.safetensors"), [], 2, "no .safetensors weights"),
         (without("config.json"), [], 2, "no config.json there"),
         (without("tokenizer*"), [], 2, "no tokenizer in the folder"),
-        (another_kind, [], 2, "abacus"),
-        (other_sizes, [], 2, "cannot be"),
-        (nothing, ["adapter.targets=[q_prj]"], 2, 'did you mean "q_proj"?'),
-        (nothing, ["adapter.unitary=[o_prj]"], 2, "o_prj"),
-        (nothing, ["method=hybrid-boft", "adapter.factors=7"], 2, "block"),
-        (nothing, ["train.max_tokens=8"], 3, "train.max_tokens"),
+        (with_config(model_type="abacus"), [], 2, "abacus"),
+        (with_config(intermediate_size=4096), [], 2, "cannot be"),
+        (without("nothing"), ["adapter.targets=[q_prj]"], 2, 'did you mean "q_proj"?'),
+        (without("nothing"), ["adapter.unitary=[o_prj]"], 2, "o_prj"),
+        (without("nothing"), ["method=hybrid-boft", "adapter.factors=7"], 2, "block"),
+        (without("nothing"), ["train.max_tokens=8"], 3, "train.max_tokens"),
     ],
 )
-def test_the_same_words_as_the_run(spoil, more, code, words, run, copy, records, settings, tmp_path):
+def test_the_same_words_as_the_run(spoil, more, code, words, finetune, copy, settings, tmp_path):
     spoil(copy)
-    given = [word for setting in more for word in ("--set", setting)]
-    asked = ["finetune", "--model", copy, "--data", records, "-o", tmp_path / "trained", *settings, *given]
-    dry, real = run(*asked, "--dry-run"), run(*asked)
-    assert dry.exit_code == real.exit_code == code, dry.output
-    assert words in dry.stderr
+    dry, real = (finetune(*settings, *sets(*more), *how, model=copy) for how in (["--dry-run"], []))
+    refused(dry, code, words)
+    assert real.exit_code == code
     assert dry.stderr.splitlines()[-1] == real.stderr.splitlines()[-1]
     assert not (tmp_path / "trained").exists()
 
 
-def test_no_weight_is_read(run, copy, records, settings):
-    import mlx.core as mx
-
+def test_no_weight_is_read(finetune, copy, settings):
     weights = mx.load(str(copy / "model.safetensors"))
     names = {mx.float16: "F16", mx.bfloat16: "BF16", mx.float32: "F32", mx.uint32: "U32", mx.uint8: "U8"}
     holes = {
         k: {"dtype": names[v.dtype], "shape": list(v.shape), "size": v.nbytes} for k, v in weights.items()
     }
     write_holes(copy / "model.safetensors", holes)
-    asked = ["finetune", "--model", copy, "--data", records, *settings, "--dry-run"]
-    done = run(*asked, "--json")
+    asked = partial(finetune, *settings, "--dry-run", model=copy)
+    done = asked("--json")
     assert done.exit_code == 0, done.stderr
     tokens = json.loads(done.stdout)["tokens"]
     assert tokens["longest"] <= tokens["train"]
-    assert f"# tokens: {tokens['train']} in training" in run(*asked).stdout
+    assert f"# tokens: {tokens['train']} in training" in asked().stdout
 
 
-def test_what_cannot_fit_is_refused_unless_forced(
-    run, quantised_folder, records, settings, tmp_path, monkeypatch
-):
-    from mlx_hybrid.training.memory import fit
-
+def test_what_cannot_fit_is_refused_unless_forced(finetune, settings, tmp_path, monkeypatch):
     monkeypatch.setattr(fit, "memory_limit", lambda: 1_000_000)
-    asked = [
-        "finetune",
-        "--model",
-        quantised_folder,
-        "--data",
-        records,
-        "-o",
-        tmp_path / "trained",
-        *settings,
-    ]
-    dry, real = run(*asked, "--dry-run"), run(*asked)
-    assert dry.exit_code == real.exit_code == 4
-    assert "--force" in dry.stderr
+    dry, real = finetune(*settings, "--dry-run"), finetune(*settings)
+    for done in (dry, real):
+        refused(done, 4, "--force")
     assert dry.stderr.splitlines()[-1] == real.stderr.splitlines()[-1]
-    assert run(*asked, "--dry-run", "--force").exit_code == 0
+    assert not (tmp_path / "trained").exists()
+    assert finetune(*settings, "--dry-run", "--force").exit_code == 0
+    assert finetune(*settings, "--force").exit_code == 0
 
 
-def test_another_base_than_the_start_had(run, quantised_folder, copy, records, settings, tmp_path):
-    plain = [
-        word for pair in zip(settings[::2], settings[1::2]) if "adapter." not in pair[1] for word in pair
-    ]
-    first = tmp_path / "first"
-    assert run("finetune", "--model", quantised_folder, "--data", records, "-o", first, *plain).exit_code == 0
-    onward = ["finetune", "--data", records, "--from", first, *plain, "--dry-run"]
+def test_another_base_than_the_start_had(run, finished, copy, records, settings):
+    first = finished("hybrid").path
+    onward = ["finetune", "--data", records, "--from", first, *plain(settings), "--dry-run"]
     assert run(*onward).exit_code == 0
     (copy / "config.json").write_text((copy / "config.json").read_text() + "\n")
-    refused = run(*onward, "--model", copy)
-    assert refused.exit_code == 2
-    assert "whose weights are not those of" in refused.stderr
+    refused(run(*onward, "--model", copy), 2, "whose weights are not those of")

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from acting import acting
+from acting import refused
 
 from mlx_hybrid.config import load_config
 from mlx_hybrid.jobs import finetune as job
@@ -53,9 +53,8 @@ def test_resuming_elsewhere_is_resuming(run, settings, home, elsewhere):
     assert begin(run, settings).exit_code == 0
     whole = Run(home / "runs" / "first")
     cut = home / "runs" / "cut"
-    for _ in job.finetune(
-        load_config(whole.path / "config.yaml"), output=Path("runs/cut"), stop=lambda: True
-    ):
+    config = load_config(whole.path / "config.yaml")
+    for _ in job.finetune(config, output=Path("runs/cut"), stop=lambda: True):
         pass
     assert Run(cut).info()["status"] == "interrupted"
     away = elsewhere()
@@ -68,29 +67,24 @@ def test_resuming_elsewhere_is_resuming(run, settings, home, elsewhere):
     assert not list(away.iterdir())
 
 
-def test_a_trained_run_is_used_from_elsewhere(run, settings, home, elsewhere):
+def test_a_trained_run_is_used_from_elsewhere(run, lora, home, elsewhere):
     rows = (home / "records.jsonl").read_text().splitlines(keepends=True)
     (home / "test.jsonl").write_text("".join(rows[:30]))
     (home / "records.jsonl").write_text("".join(rows[30:]))
-    assert (
-        begin(run, acting(settings, "lora"), "--set", "data.test=[test.jsonl]", "--method", "lora").exit_code
-        == 0
-    )
+    assert begin(run, lora, "--set", "data.test=[test.jsonl]").exit_code == 0
     away, first = elsewhere(), home / "runs" / "first"
     assert load_any(str(first)).change > 1e-3
     for arguments in (
         ["generate", first, "so river", "--max-tokens", "2"],
         ["evaluate", first],
         ["export", first, "--to", "mlx-lm", "-o", away / "out"],
-        ["finetune", "--from", first, "--data", home / "records.jsonl", "-o", away / "second",
-         *acting(settings, "lora")],
-    ):  # fmt: skip
+        ["finetune", "--from", first, "--data", home / "records.jsonl", "-o", away / "second", *lora[:-2]],
+    ):
         done = run(*arguments)
         assert done.exit_code == 0, f"{arguments}: {done.output}"
     assert json.loads((first / "evaluation" / "test.json").read_text())["records"] == 30
-    refused = run("evaluate", first, "--on", "../home/records.jsonl")
-    assert refused.exit_code == 3
-    assert "records to evaluate on were trained on" in refused.stderr
+    on_its_own = run("evaluate", first, "--on", "../home/records.jsonl")
+    refused(on_its_own, 3, "records to evaluate on were trained on")
 
 
 def test_a_project_that_moved_is_used_from_its_own_folder(run, settings, home, tmp_path, monkeypatch):
@@ -99,13 +93,11 @@ def test_a_project_that_moved_is_used_from_its_own_folder(run, settings, home, t
     monkeypatch.chdir(moved)
     assert load_any("runs/first").change > 1e-3
     monkeypatch.chdir(tmp_path)
-    lost = run("generate", moved / "runs" / "first", "so river")
-    assert lost.exit_code == 2
-    assert "models/tiny" in lost.stderr
+    refused(run("generate", moved / "runs" / "first", "so river"), 2, "models/tiny")
 
 
-def test_where_it_was_begun_never_leaves(run, settings, home, elsewhere):
-    assert begin(run, acting(settings, "lora"), "--method", "lora", pages=True).exit_code == 0
+def test_where_it_was_begun_never_leaves(run, lora, home, elsewhere):
+    assert begin(run, lora, pages=True).exit_code == 0
     first, away = home / "runs" / "first", elsewhere()
     assert json.loads((first / PLACE).read_text())["folder"] == str(home)
     published = plan(first, "me/first")

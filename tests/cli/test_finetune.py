@@ -7,16 +7,18 @@ import signal
 import subprocess
 import sys
 import time
+from hashlib import sha256
 from pathlib import Path
 
 import mlx.core as mx
 import pytest
-from acting import acting
+from acting import refused, sets
 
 from mlx_hybrid.adapters.attach import hybrid_layers
 from mlx_hybrid.config import load_config
 from mlx_hybrid.evaluation.results import read_results
 from mlx_hybrid.jobs import finetune as job
+from mlx_hybrid.models import base as base_model
 from mlx_hybrid.models.adapted import load_any
 from mlx_hybrid.run import Run
 
@@ -24,13 +26,7 @@ METHODS = ["lora", "lora-ga", "dora", "hra", "boft", "hybrid", "hybrid-boft", "h
 PROJECTIONS = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 
 
-SHORT = [
-    "--method", "lora", "--set", "train.steps=1", "--set", "adapter.low_rank.start=zeros", "--set", "evaluate=false",
-]  # fmt: skip
-
-
-def finetune(run, folder: Path, data: Path, output: Path, settings: list[str], *more: object):
-    return run("finetune", "--model", folder, "--data", data, "-o", output, *settings, *more)
+SHORT = sets("train.steps=1", "adapter.low_rank.start=zeros", "evaluate=false")
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -48,16 +44,8 @@ def test_every_method_trains_saves_and_loads(method, finished):
 
 def test_a_run_leaves_everything_it_promises(finished):
     output, said = finished("hybrid")
-    names = {path.name for path in output.iterdir()}
-    assert {
-        "config.yaml",
-        "run.json",
-        "metrics.jsonl",
-        "adapter",
-        "checkpoints",
-        "evaluation",
-        "log.txt",
-    } <= names
+    files = {"config.yaml", "run.json", "metrics.jsonl", "log.txt"}
+    assert files | {"adapter", "checkpoints", "evaluation"} <= {path.name for path in output.iterdir()}
     info = json.loads((output / "run.json").read_text())
     assert info["status"] == "finished"
     assert info["base"]["fingerprint"]
@@ -71,13 +59,10 @@ def test_a_run_leaves_everything_it_promises(finished):
     assert said.rstrip().endswith(f"mlx-hybrid chat {output}")
 
 
-def test_the_tokenizer_is_read_once(run, quantised_folder, records, settings, tmp_path, monkeypatch):
-    from mlx_hybrid.models import base as base_model
-
+def test_the_tokenizer_is_read_once(finetune, lora, tmp_path, monkeypatch):
     read, real = [], base_model.read_tokenizer
     monkeypatch.setattr(base_model, "read_tokenizer", lambda *given: read.append(given) or real(*given))
-    short = [*acting(settings, "lora"), *SHORT]
-    assert finetune(run, quantised_folder, records, tmp_path / "trained", short).exit_code == 0
+    assert finetune(*lora, *SHORT).exit_code == 0
     assert len(read) == 1
     load_any(str(tmp_path / "trained"))
     assert len(read) == 2
@@ -96,24 +81,20 @@ def test_a_lora_run_loads_in_stock_mlx_lm(finished, quantised_folder):
     assert said[0] == said[1] != said[2]
 
 
-def test_the_same_seed_gives_the_same_bytes_and_another_does_not(
-    finished, run, quantised_folder, records, settings, tmp_path
-):
+def test_the_same_seed_gives_the_same_bytes_and_another_does_not(finished, finetune, settings, tmp_path):
     for seed in ("0", "4"):
-        more = ("--set", f"seed={seed}")
-        assert finetune(run, quantised_folder, records, tmp_path / seed, settings, *more).exit_code == 0
+        assert finetune(*settings, *sets(f"seed={seed}"), output=tmp_path / seed).exit_code == 0
     runs = (finished("hybrid").path, tmp_path / "0", tmp_path / "4")
     weights = [(path / "adapter" / "adapters.safetensors").read_bytes() for path in runs]
     assert weights[0] == weights[1] != weights[2]
 
 
-def test_a_dry_run_shows_the_plan_and_writes_nothing(run, quantised_folder, records, settings, tmp_path):
-    output = tmp_path / "trained"
-    result = finetune(run, quantised_folder, records, output, settings, "--dry-run")
+def test_a_dry_run_shows_the_plan_and_writes_nothing(finetune, settings, tmp_path):
+    result = finetune(*settings, "--dry-run")
     assert result.exit_code == 0
     assert "method: hybrid" in result.output
     assert "# split:" in result.output
-    assert not output.exists()
+    assert not (tmp_path / "trained").exists()
 
 
 def test_interrupt_saves_and_resume_equals_never_stopping(
@@ -121,7 +102,7 @@ def test_interrupt_saves_and_resume_equals_never_stopping(
 ):
     """Ctrl-C in a real process: exit 130, the resume command printed, and the resumed run ends bit for bit the same."""
     settings = [s.replace("steps=12", "steps=60").replace("every=6", "every=30") for s in settings]
-    settings += ["--set", "evaluate=false"]
+    settings += sets("evaluate=false")
     base = ["finetune", "--model", str(quantised_folder), "--data", str(records), *settings]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert run(*base, "-o", whole).exit_code == 0
@@ -139,13 +120,9 @@ def test_interrupt_saves_and_resume_equals_never_stopping(
 
 
 def command(*arguments: str) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-m", "mlx_hybrid", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONWARNINGS": "ignore"},
-    )
+    quiet, pipe = os.environ | {"PYTHONWARNINGS": "ignore"}, subprocess.PIPE
+    words = [sys.executable, "-m", "mlx_hybrid", *arguments]
+    return subprocess.Popen(words, stdout=pipe, stderr=pipe, text=True, env=quiet)
 
 
 def finish(process: subprocess.Popen, code: int) -> str:
@@ -166,22 +143,9 @@ def test_resume_takes_no_other_settings(run, finished):
     assert run("finetune", "--resume", finished("hybrid").path, "--method", "lora").exit_code == 2
 
 
-def test_a_resumed_run_may_have_another_time_limit(run, quantised_folder, records, settings, tmp_path):
+def test_a_resumed_run_may_have_another_time_limit(run, finished, tmp_path):
     """Nothing else changes: the end is that of a run never stopped, to the bit."""
-    base = [
-        "--model",
-        quantised_folder,
-        "--data",
-        records,
-        *acting(settings, "lora"),
-        "--set",
-        "evaluate=false",
-        "--method",
-        "lora",
-    ]
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    assert run("finetune", *base, "-o", whole).exit_code == 0
-    stops = iter([False, False, True])
+    whole, cut, stops = finished("lora").path, tmp_path / "cut", iter([False, False, True])
     for _ in job.finetune(load_config(whole / "config.yaml"), output=cut, stop=lambda: next(stops)):
         pass
     late = tmp_path / "late"
@@ -201,32 +165,20 @@ def test_a_run_is_finished_when_its_card_is_written(run, finished, tmp_path):
     assert not (output / "README.md").exists()
     assert run("finetune", "--resume", output, pages=True).exit_code == 0
     assert (output / "report.html").is_file()
-    again = run("finetune", "--resume", output)
-    assert again.exit_code == 2
-    assert "is finished" in again.stderr
+    refused(run("finetune", "--resume", output), 2, "is finished")
 
 
-def test_governed_data_that_changed_is_refused_unless_allowed(
-    run, quantised_folder, records, settings, tmp_path
+def test_a_run_names_the_manifest_of_its_data_and_refuses_what_changed(
+    run, finetune, records, lora, tmp_path
 ):
     folder, output = tmp_path / "governed", tmp_path / "trained"
-    settings = [*acting(settings, "lora"), *SHORT]
     assert run("govern", records, "-o", folder).exit_code == 0
     kept = folder / "kept.jsonl"
-    kept.write_bytes(kept.read_bytes()[:-1] + b" \n")
-    refused = finetune(run, quantised_folder, kept, output, settings)
-    assert refused.exit_code == 3
-    assert "--allow-changed-data" in refused.stderr
-    assert not output.exists()
-    assert finetune(run, quantised_folder, kept, output, settings, "--allow-changed-data").exit_code == 0
-
-
-def test_a_run_names_the_manifest_of_its_data(run, quantised_folder, records, settings, tmp_path):
-    import hashlib
-
-    folder, output = tmp_path / "governed", tmp_path / "trained"
-    settings = [*acting(settings, "lora"), *SHORT]
-    assert run("govern", records, "-o", folder).exit_code == 0
-    assert finetune(run, quantised_folder, folder / "kept.jsonl", output, settings).exit_code == 0
-    digest = hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()
+    assert finetune(*lora, *SHORT, data=kept).exit_code == 0
+    digest = sha256((folder / "manifest.json").read_bytes()).hexdigest()
     assert json.loads((output / "run.json").read_text())["data_manifests"] == [digest]
+    shutil.rmtree(output)
+    kept.write_bytes(kept.read_bytes()[:-1] + b" \n")
+    refused(finetune(*lora, *SHORT, data=kept), 3, "--allow-changed-data")
+    assert not output.exists()
+    assert finetune(*lora, *SHORT, "--allow-changed-data", data=kept).exit_code == 0

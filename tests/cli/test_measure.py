@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from acting import refused, sets
 from benchmark import write_sib200
 
 from mlx_hybrid.cli.commands import command
@@ -28,10 +29,8 @@ def task_folder(run, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def measurable(run, quantised_folder, task_folder) -> Path:
     output = task_folder.parent / "trained"
-    result = run(
-        "finetune", "--model", quantised_folder, "--data", task_folder, "-o", output, "--method", "lora",
-        "--set", "governance.enabled=false", "--set", "train.steps=6", "--set", "evaluate=false",
-    )  # fmt: skip
+    of_run = ("--model", quantised_folder, "--data", task_folder, "-o", output, "--method", "lora")
+    result = run("finetune", *of_run, *sets("governance.enabled=false", "train.steps=6", "evaluate=false"))
     assert result.exit_code == 0, result.stderr
     return output
 
@@ -40,6 +39,11 @@ def measurable(run, quantised_folder, task_folder) -> Path:
 def trained(measurable, tmp_path) -> Path:
     """A copy of the one run, to be written in."""
     return Path(shutil.copytree(measurable, tmp_path / "trained"))
+
+
+def write_lines(path: Path, rows: list[dict]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
 
 
 def lines(path: Path) -> list[dict]:
@@ -62,9 +66,8 @@ def test_a_task_becomes_three_files_that_finetune_takes(run, task_folder):
 
 
 def test_task_ends_with_the_next_command(run, copy, tmp_path):
-    result = run(
-        "task", "sib200", "--from", copy, "--languages", "en", "--split", "test", "-o", tmp_path / "x"
-    )
+    asked = ("--from", copy, "--languages", "en", "--split", "test", "-o", tmp_path / "x")
+    result = run("task", "sib200", *asked)
     assert result.output.splitlines()[-1] == f"Next: mlx-hybrid evaluate last --on {tmp_path / 'x'}"
     assert not (tmp_path / "x" / "train.jsonl").exists()
 
@@ -94,28 +97,17 @@ def test_misaligned_rows_are_named(run, copy, tmp_path):
     path = copy / "sib200" / "deu_Latn" / "test.tsv"
     path.write_text("\n".join(path.read_text().splitlines()[:-1]) + "\n")
     result = run("task", "sib200", "--from", copy, "--languages", "en,de", "-o", tmp_path / "out")
-    assert result.exit_code == 3
-    assert "misaligned at 1 rows, the first being sib200-213" in result.stderr
+    refused(result, 3, "misaligned at 1 rows, the first being sib200-213")
 
 
 def test_nothing_is_written_over(run, copy, task_folder):
     result = run("task", "sib200", "--from", copy, "--languages", "en", "-o", task_folder)
-    assert result.exit_code == 2
-    assert "exists already" in result.stderr
+    refused(result, 2, "exists already")
 
 
 def test_a_run_is_measured_beside_its_base_on_its_own_test_files(run, trained):
-    result = run(
-        "evaluate",
-        trained,
-        "--limit",
-        5,
-        "--variants",
-        "lower,nfd",
-        "--examples",
-        "--save-temperature",
-        pages=True,
-    )
+    asked = ("--limit", 5, "--variants", "lower,nfd", "--examples", "--save-temperature")
+    result = run("evaluate", trained, *asked, pages=True)
     assert result.exit_code == 0, result.stderr
     results = read_results(trained / "evaluation" / "test-limit-5.json")
     assert results.columns == ["base", "adapted", "difference"]
@@ -149,34 +141,25 @@ def test_a_run_without_test_files_is_measured_on_what_it_held_back(run, finished
     assert printed(own).facts["scoring"]["adapted"]["chosen_on"] == "dev"
 
 
-def test_held_back_records_of_two_kinds_are_measured_as_far_as_they_are_choices(
-    run, quantised_folder, tmp_path
-):
-    rows = [
-        {"prompt": f"{n} up?", "completion": ("yes", "no")[n % 2], "label": str(n % 2)} for n in range(30)
-    ]
-    rows += [{"prompt": f"say {n}", "completion": f"{n}"} for n in range(30)]
-    data = tmp_path / "rows.jsonl"
-    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    result = run(
-        "finetune", "--model", quantised_folder, "--data", data, "-o", tmp_path / "run", "--method", "lora", "--set",
-        "governance.enabled=false", "--set", "train.steps=1", "--set", "data.test_share=0.3", "--set", "evaluate=false",
-    )  # fmt: skip
+def test_held_back_records_of_two_kinds_are_measured_as_far_as_they_are_choices(run, finetune, tmp_path):
+    answers = ("yes", "no")
+    rows = [{"prompt": f"{n} up?", "completion": answers[n % 2], "label": str(n % 2)} for n in range(30)]
+    data = write_lines(
+        tmp_path / "rows.jsonl", rows + [{"prompt": f"say {n}", "completion": f"{n}"} for n in range(30)]
+    )
+    settings = sets("governance.enabled=false", "train.steps=1", "data.test_share=0.3", "evaluate=false")
+    result = finetune("--method", "lora", *settings, data=data)
     assert result.exit_code == 0, result.stderr
-    result = run("evaluate", tmp_path / "run", "--json", "--no-baseline")
+    result = run("evaluate", tmp_path / "trained", "--json", "--no-baseline")
     assert result.exit_code == 0, result.stderr
     told = json.loads(result.stdout)
     assert told["kind"] == "classification"
     left = 18 - told["records"]
     assert left > 0
-    assert (
-        f"the {told['records']} of kind classification are measured, {left} of others are not"
-        in result.stderr
-    )
+    said = f"the {told['records']} of kind classification are measured, {left} of others are not"
+    assert said in result.stderr
     data.write_text(data.read_text().replace("29 up", "30 up"))
-    result = run("evaluate", tmp_path / "run")
-    assert result.exit_code == 3
-    assert "data changed since it was trained" in result.stderr
+    refused(run("evaluate", tmp_path / "trained"), 3, "data changed since it was trained")
 
 
 def test_a_second_call_answers_nothing_anew(run, trained):
@@ -185,10 +168,8 @@ def test_a_second_call_answers_nothing_anew(run, trained):
     assert "answers" in first.stderr
     assert "answers" not in second.stderr
     assert json.loads(first.stdout) == json.loads(second.stdout)
-    assert (
-        "temperature"
-        not in json.loads((trained / "adapter" / "adapter_config.json").read_text())["mlx_hybrid"]
-    )
+    config = json.loads((trained / "adapter" / "adapter_config.json").read_text())
+    assert "temperature" not in config["mlx_hybrid"]
 
 
 def test_an_adapter_folder_is_trained_on_from_and_a_model_anew(
@@ -206,10 +187,8 @@ def test_an_adapter_folder_is_trained_on_from_and_a_model_anew(
 
 
 def test_a_model_is_measured_on_a_task(run, model_folder, copy, tmp_path):
-    result = run(
-        "evaluate", model_folder, "--task", "sib200", "--from", copy, "--languages", "en", "--limit", 3, "--json",
-        "-o", tmp_path / "results",
-    )  # fmt: skip
+    asked = ("--task", "sib200", "--from", copy, "--languages", "en", "--limit", 3, "--json")
+    result = run("evaluate", model_folder, *asked, "-o", tmp_path / "results")
     assert result.exit_code == 0, result.stderr
     told = json.loads(result.stdout)
     assert (told["format"], told["task"], told["records"]) == (2, "sib200", 3)
@@ -224,10 +203,8 @@ def test_a_model_is_measured_on_a_task(run, model_folder, copy, tmp_path):
 def test_a_development_set_can_be_left_out_or_named(where, run, trained, task_folder, tmp_path):
     on = ("--on", task_folder) if where == "folder" else ()
     valid, one = task_folder / "valid.jsonl", tmp_path / "one.jsonl"
-    rows = [
-        row for row in lines(valid) if row["label"] == "sports"
-    ]  # right always or never, not in a seventh
-    one.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    # right always or never, not in a seventh
+    write_lines(one, [row for row in lines(valid) if row["label"] == "sports"])
     told = []
     for dev in ("none", "auto", valid, one):
         result = run("evaluate", trained, *on, "--dev", dev, "--no-baseline", "--json", "-o", tmp_path)
@@ -237,33 +214,22 @@ def test_a_development_set_can_be_left_out_or_named(where, run, trained, task_fo
     assert none["chosen_on"] == "default"
     assert auto == named != other
     result = run("evaluate", trained, *on, "--dev", tmp_path / "nowhere.jsonl")
-    assert result.exit_code == 2
-    assert "nowhere.jsonl: no such file" in result.stderr
+    refused(result, 2, "nowhere.jsonl: no such file")
 
 
-def test_text_is_measured_in_bits_per_byte(run, model_folder, tmp_path):
-    path = tmp_path / "texts.jsonl"
-    path.write_text(
-        "".join(json.dumps({"text": f"Text number {n}.", "language": "en"}) + "\n" for n in range(4))
-    )
+def test_text_is_measured_in_bits_per_byte_and_what_it_cannot_use_is_refused(run, model_folder, tmp_path):
+    path = write_lines(tmp_path / "texts.jsonl", [{"text": f"Text number {n}."} for n in range(4)])
     result = run("evaluate", model_folder, "--on", path)
     assert result.exit_code == 0, result.stderr
     assert "Bits per byte" in result.output
     assert "Results are not kept" in result.stderr
-
-
-def test_what_a_measurement_of_text_cannot_use_is_refused(run, model_folder, tmp_path):
-    path = tmp_path / "texts.jsonl"
-    path.write_text("".join(json.dumps({"text": f"Text number {n}."}) + "\n" for n in range(4)))
     for arguments, words in (
         (("--dev", path), "--dev: 4 of its records are of the test set"),
         (("--dev", shutil.copy(path, tmp_path / "dev.jsonl")), "--dev is for choices between answers"),
         (("--variants", "nfd"), "--variants are measured on classification"),
         (("--pivot", "en"), "--pivot en: no test record is in eng_Latn; there are und."),
     ):
-        result = run("evaluate", model_folder, "--on", path, *arguments)
-        assert result.exit_code == 2, result.stderr
-        assert words in result.stderr
+        refused(run("evaluate", model_folder, "--on", path, *arguments), 2, words)
 
 
 def test_a_pivot_may_be_spelt_any_way(run, model_folder, copy):
@@ -287,12 +253,9 @@ def test_a_pivot_may_be_spelt_any_way(run, model_folder, copy):
 
 
 def test_a_label_never_seen_in_training_is_one_sentence(run, finished, tmp_path):
-    other = tmp_path / "other.jsonl"
     row = {"language": "en", "label": "sideways", "prompt": "no bread", "completion": "sideways"}
-    other.write_text(json.dumps(row) + "\n")
-    result = run("evaluate", finished("hybrid").path, "--on", other)
-    assert result.exit_code == 3
-    assert 'label "sideways" never stood in training' in result.stderr
+    result = run("evaluate", finished("hybrid").path, "--on", write_lines(tmp_path / "other.jsonl", [row]))
+    refused(result, 3, 'label "sideways" never stood in training')
 
 
 @pytest.mark.parametrize(
@@ -326,7 +289,5 @@ def test_a_label_never_seen_in_training_is_one_sentence(run, finished, tmp_path)
 def test_options_that_cannot_be_are_one_sentence(arguments, words, run, model_folder, copy, monkeypatch):
     monkeypatch.setenv("MLX_HYBRID_DATA", str(copy))
     result = run("evaluate", model_folder, *arguments)
-    assert result.exit_code == 2, result.stderr
-    assert words in result.stderr
-    assert "Traceback" not in result.stderr
+    refused(result, 2, words)
     assert " answers" not in result.stderr  # nothing was measured first

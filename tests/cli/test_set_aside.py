@@ -3,8 +3,9 @@
 import json
 
 import pytest
-from acting import acting
+from acting import refused, sets
 
+from mlx_hybrid.governance import govern
 from mlx_hybrid.publish.publication import plan
 from mlx_hybrid.run import Run
 
@@ -22,21 +23,12 @@ def dirty(records, tmp_path):
     return path
 
 
-def finetune(run, folder, data, output, settings, *more):
-    governed = [
-        "--set",
-        "governance.enabled=true",
-        "--set",
-        "governance.only=[exact]",
-        "--set",
-        "train.steps=2",
-    ]
-    return run("finetune", "--model", folder, "--data", data, "-o", output, *settings, *governed, *more)
+GOVERNED = sets("governance.enabled=true", "governance.only=[exact]", "train.steps=2")
 
 
-def test_the_run_holds_them_as_govern_would(run, quantised_folder, dirty, settings, tmp_path):
+def test_the_run_holds_them_as_govern_would(run, finetune, dirty, settings, tmp_path):
     output = tmp_path / "trained"
-    done = finetune(run, quantised_folder, dirty, output, settings)
+    done = finetune(*settings, *GOVERNED, data=dirty)
     assert done.exit_code == 0, done.stderr
     assert f"Set aside, each with its reason: {output / 'data' / 'rejected.jsonl'}" in done.stderr
     assert run("govern", dirty, "-o", tmp_path / "clean", "--only", "exact").exit_code == 0
@@ -50,12 +42,9 @@ def test_the_run_holds_them_as_govern_would(run, quantised_folder, dirty, settin
     assert run("govern", "verify", output / "data").exit_code == 0
 
 
-def test_nothing_of_them_is_published_or_exported(run, quantised_folder, dirty, settings, tmp_path):
+def test_nothing_of_them_is_published_or_exported(run, finetune, dirty, lora, tmp_path):
     output = tmp_path / "trained"
-    assert (
-        finetune(run, quantised_folder, dirty, output, acting(settings, "lora"), "--method", "lora").exit_code
-        == 0
-    )
+    assert finetune(*lora, *GOVERNED, data=dirty).exit_code == 0
     published = plan(output, "me/trained")
     for name in ("kept.jsonl", "rejected.jsonl", "manifest.json"):
         assert f"data/{name}" in published.left_out
@@ -74,11 +63,7 @@ def test_nothing_of_them_is_published_or_exported(run, quantised_folder, dirty, 
     assert not [path for path in left if MARK.encode() in path.read_bytes()]
 
 
-def test_a_file_that_changes_meanwhile_is_no_evidence(
-    run, quantised_folder, dirty, settings, tmp_path, monkeypatch
-):
-    from mlx_hybrid.governance import govern
-
+def test_a_file_that_changes_meanwhile_is_no_evidence(finetune, dirty, settings, tmp_path, monkeypatch):
     copy = govern.copy_lines
 
     def copy_and_change(*arguments, **options):
@@ -86,7 +71,5 @@ def test_a_file_that_changes_meanwhile_is_no_evidence(
         dirty.write_text(dirty.read_text().replace(MARK, "other"))
 
     monkeypatch.setattr(govern, "copy_lines", copy_and_change)
-    done = finetune(run, quantised_folder, dirty, tmp_path / "trained", settings)
-    assert done.exit_code == 3
-    assert "changed while it was read" in done.stderr
+    refused(finetune(*settings, *GOVERNED, data=dirty), 3, "changed while it was read")
     assert not (tmp_path / "trained").exists()

@@ -22,7 +22,7 @@ from mlx_hybrid.models.generate import (
     room_for_answer,
     stream,
 )
-from mlx_hybrid.models.pair import choose_context, open_pair
+from mlx_hybrid.models.pair import open_pair
 
 
 def answer(model, tokenizer, tokens, **settings):
@@ -66,12 +66,12 @@ def test_raw_text_begins_as_training_does(pair):
     assert pair.tokenizer.decode(pair.tokenizer.continued("<s>abc")) == "<s>abc"
 
 
-def test_a_prompt_beyond_the_context_is_refused():
+def test_a_prompt_beyond_the_context_is_refused(base_folder):
     assert room_for_answer(10, 16, 100) == 6
     with pytest.raises(ConfigError, match="shorten the prompt"):
         room_for_answer(16, 16, 1)
     with pytest.raises(ConfigError, match="16 to 256"):
-        choose_context(256, 512)
+        open_pair(str(base_folder), context=512)
 
 
 def test_a_cache_is_cut_to_what_is_shared(pair):
