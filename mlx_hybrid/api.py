@@ -127,7 +127,8 @@ def evaluate(
         raise ConfigError(f'evaluate: no option "{unknown[0]}"; {nearest(unknown[0], named)}')
     path, folder = (Path(place) if place else None for place in (on, output))
     request = Request(target=str(name), path=path, name=task, output=folder, **options)
-    return list(measure(request, tell).results.rows)
+    results, _, _ = measure(request, tell)
+    return list(results.rows)
 
 
 def export(name: str, to: str, output: str | Path, **options: Any) -> "Report":

@@ -4,7 +4,9 @@ import dataclasses
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 
 from mlx_hybrid.chat.conversation import Conversation, Turn
 from mlx_hybrid.chat.lines import Lines
@@ -24,27 +26,30 @@ Ctrl-C stops an answer."""
 COMMANDS = ("/base", "/system", "/set", "/save", "/load", "/clear", "/help", "/exit")
 
 
-class Interrupts:
-    """Ctrl-C while an answer runs asks it to stop; a second one breaks it off."""
+@contextmanager
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C inside asks an answer to stop, which the function tells; a second one breaks it off."""
+    asked = Event()
 
-    def __init__(self) -> None:
-        self.asked = False
-
-    def __call__(self) -> bool:
-        return self.asked
-
-    def __enter__(self) -> "Interrupts":
-        self.asked = False
-        self.old = signal.signal(signal.SIGINT, self.handle)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGINT, self.old)
-
-    def handle(self, number: int, frame: object) -> None:
-        if self.asked:
+    def handle(number: int, frame: object) -> None:
+        if asked.is_set():
             raise KeyboardInterrupt
-        self.asked = True
+        asked.set()
+
+    old = signal.signal(signal.SIGINT, handle)
+    try:
+        yield asked.is_set
+    finally:
+        signal.signal(signal.SIGINT, old)
+
+
+def printed(pieces: Iterator[Piece]) -> Iterator[Piece]:
+    """The pieces, each printed as it comes, made safe for a terminal."""
+    safe = Printable()
+    for piece in pieces:
+        print(safe(piece.text), end="", flush=True)
+        yield piece
+    print(flush=True)
 
 
 class Repl:
@@ -91,11 +96,9 @@ class Repl:
 
     def show(self, ask: Callable[..., Iterator[Piece]], *arguments: str) -> bool:
         """Print an answer as it comes; whether it came to its end."""
-        safe = Printable()
-        with Interrupts() as stopped:
-            for piece in ask(*arguments, stopped):
-                print(safe(piece.text), end="", flush=True)
-        print(flush=True)
+        with interruptible() as stopped:
+            for _ in printed(ask(*arguments, stopped)):
+                pass
         turn = self.conversation.turn
         self.tell(turn)
         return turn.finish != "interrupted"

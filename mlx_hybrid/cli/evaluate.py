@@ -60,17 +60,17 @@ def evaluate(as_json: bool, **options: Any) -> None:
     for name in ("languages", "variants", "lm_tasks"):
         if name != "lm_tasks" or options[name] is not None:
             options[name] = split_names(options[name])
-    told = measure(Request(**options), lambda text: click.echo(text, err=True))
+    results, path, run = measure(Request(**options), lambda text: click.echo(text, err=True))
     if as_json:
-        click.echo(json.dumps(told.results.tree(), ensure_ascii=False))
+        click.echo(json.dumps(results.tree(), ensure_ascii=False))
         return
-    click.echo(joined(result_tables(told.results)))
-    if told.path:
-        click.echo(f"Results in {told.path}.")
+    click.echo(joined(result_tables(results)))
+    if path:
+        click.echo(f"Results in {path}.")
     target, base = options["target"], options["base_model"]
-    if told.run:
-        words = ["report", told.run]
-    elif "adapted" in told.results.models:
+    if run:
+        words = ["report", run]
+    elif "adapted" in results.models:
         words = ["finetune", "--from", target, *(["--model", base] if base else [])]
     else:
         words = ["finetune", "--model", target]

@@ -11,7 +11,6 @@ from mlx_hybrid.cli.options import base_model_option, sampling_options
 from mlx_hybrid.errors import INTERRUPTED, ConfigError
 
 if TYPE_CHECKING:
-    from mlx_hybrid.models.generate import Piece, Sampling
     from mlx_hybrid.models.pair import Pair
 
 DEFAULT_TOKENS = 512
@@ -49,7 +48,8 @@ def generate(
         mlx-hybrid generate last --base --json "Name three rivers."
         mlx-hybrid generate mlx-community/Qwen3-0.6B-4bit --raw "Once upon a time"
     """
-    from mlx_hybrid.models.generate import Sampling, prompt_tokens, room_for_answer
+    from mlx_hybrid.chat.repl import interruptible, printed
+    from mlx_hybrid.models.generate import Sampling, prompt_tokens, room_for_answer, stream
 
     if raw and system:
         raise ConfigError("--raw sends the text as it is, so --system has no place; put it into the prompt.")
@@ -60,45 +60,27 @@ def generate(
     tokens = prompt_tokens(pair.tokenizer, text, system=system, raw=raw)
     room = room_for_answer(len(tokens), pair.context, most)
     if max_tokens is not None and room < max_tokens:
-        raise ConfigError(
-            f"--max-tokens: {max_tokens}, but the context of {pair.context:,} leaves {room} for the answer."
-        )
+        told = f"but the context of {pair.context:,} leaves {room} for the answer."
+        raise ConfigError(f"--max-tokens: {max_tokens}, {told}")
     model = pair.base() if base else pair.model
-    answer, piece = show_answer(model, pair.tokenizer, tokens, replace(asked, max_tokens=room), quiet=as_json)
+    with interruptible() as stopped:
+        pieces = stream(model, pair.tokenizer, tokens, replace(asked, max_tokens=room), stopped=stopped)
+        pieces = list(pieces if as_json else printed(pieces))
+    last = pieces[-1]
     if as_json:
         facts = {
             "format": 1,
             "model": pair.base_name if base else pair.loaded.name,
             "adapted_modules": 0 if base else pair.loaded.modules,
-            "text": answer,
-            "finish_reason": piece.finish,
+            "text": "".join(piece.text for piece in pieces),
+            "finish_reason": last.finish,
             "prompt_tokens": len(tokens),
-            "answer_tokens": piece.count,
+            "answer_tokens": last.count,
             "settings": asdict(asked),
         }
         click.echo(json.dumps(facts, ensure_ascii=False))
-    if piece.finish == "interrupted":
+    if last.finish == "interrupted":
         raise SystemExit(INTERRUPTED)
-
-
-def show_answer(
-    model: Any, tokenizer: Any, tokens: list[int], sampling: "Sampling", *, quiet: bool
-) -> tuple[str, "Piece"]:
-    """Stream an answer to stdout, made safe for a terminal; the whole text as the model gave it, and the last piece."""
-    from mlx_hybrid.chat.printable import Printable
-    from mlx_hybrid.chat.repl import Interrupts
-    from mlx_hybrid.models.generate import stream
-
-    answer, safe = [], Printable()
-    with Interrupts() as stopped:
-        for piece in stream(model, tokenizer, tokens, sampling, stopped=stopped):
-            answer.append(piece.text)
-            if not quiet:
-                click.echo(safe(piece.text), nl=False)
-                sys.stdout.flush()
-    if not quiet:
-        click.echo()
-    return "".join(answer), piece
 
 
 def read_prompt(prompt: str | None) -> str:

@@ -55,12 +55,13 @@ def serve(
     from mlx_hybrid.serve.guard import Policy
     from mlx_hybrid.serve.server import Server
 
-    check_origins(cors)
+    for origin in cors:
+        if not origin.startswith(("http://", "https://")) or origin.count("/") != 2:
+            raise ConfigError(f"--cors: {origin!r} is not one origin, as https://example.org is.")
     policy = Policy(host, read_key(api_key_file), cors, max_body << 10, Sampling(max_tokens=max_tokens))
     if not policy.local and not policy.api_key:
-        raise ConfigError(
-            f"--host {host} is open to others, so it needs a key: --api-key-file, or ${KEY_VARIABLE}."
-        )
+        told = f"is open to others, so it needs a key: --api-key-file, or ${KEY_VARIABLE}."
+        raise ConfigError(f"--host {host} {told}")
     pair = open_and_tell(target, context=context, base_name=base_model)
     if not pair.tokenizer.has_chat_template:
         click.echo("The model has no chat template: only /v1/completions will answer.", err=True)
@@ -70,13 +71,8 @@ def serve(
     server = Server(engine, policy, port, log=lambda text: click.echo(text, err=True))
     click.echo(f"Models: {', '.join(engine.models)}. Page: {server.url}/", err=True)
     click.echo(f"{server.url}/v1")
-    run(engine, server)
-
-
-def run(engine: "Engine", server: "Server") -> None:  # noqa: F821
-    """Generate here, listen beside, until Ctrl-C or SIGTERM."""
-    listener = threading.Thread(target=server.run, daemon=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    listener = threading.Thread(target=server.run, daemon=True)
     listener.start()
     try:
         engine.run()
@@ -97,9 +93,3 @@ def read_key(path: Path | None) -> str:
     if (key or path) and not (len(key) >= SHORTEST_KEY and key.isascii() and key.isprintable()):
         raise ConfigError(f"The API key must have at least {SHORTEST_KEY} printable ASCII characters.")
     return key
-
-
-def check_origins(origins: tuple[str, ...]) -> None:
-    for origin in origins:
-        if origin == "*" or not origin.startswith(("http://", "https://")) or origin.count("/") != 2:
-            raise ConfigError(f"--cors: {origin!r} is not one origin, as https://example.org is.")

@@ -45,17 +45,8 @@ class Request:
     output: Path | None = None
 
 
-@dataclass(frozen=True)
-class Told:
-    """Results, where they were written, and the run they are of."""
-
-    results: Results
-    path: Path | None
-    run: Path | None
-
-
-def measure(request: Request, tell: Tell) -> Told:
-    """Results of the request, written where there is a folder for them: the run's own, or the one named.
+def measure(request: Request, tell: Tell) -> tuple[Results, Path | None, Path | None]:
+    """Results of the request, the file they were written to, if any, and the folder of the run they are of.
 
     Everything that can be refused is refused before a model is loaded. Raises ConfigError or DataError.
     """
@@ -73,7 +64,7 @@ def measure(request: Request, tell: Tell) -> Told:
         write_results(path, results)
     if run and request.output is None:
         write_pages(run)
-    return Told(results, path, run.path if run else None)
+    return results, path, run.path if run else None
 
 
 def ask(request: Request, run: Any, folder: Path | None, tell: Tell) -> tuple[str, Results]:

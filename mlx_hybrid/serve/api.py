@@ -11,6 +11,8 @@ from typing import Any
 from mlx_hybrid.errors import ConfigError, nearest
 from mlx_hybrid.models.generate import Sampling
 
+NUMBERS = dict.fromkeys(("temperature", "top_p"), float)
+NUMBERS |= dict.fromkeys(("seed", "max_tokens", "max_completion_tokens"), int)
 MOST_STOPS = 4
 COMMON = {"model", "max_tokens", "temperature", "top_p", "seed", "stop", "stream", "stream_options"}
 CHAT = COMMON | {"messages", "max_completion_tokens", "chat_template_kwargs"}
@@ -125,14 +127,7 @@ def parse_model(name: Any, models: list[str]) -> str:
 
 
 def parse_sampling(body: dict, defaults: Sampling) -> tuple[Sampling, bool]:
-    kinds = {
-        "temperature": float,
-        "top_p": float,
-        "seed": int,
-        "max_tokens": int,
-        "max_completion_tokens": int,
-    }
-    values = {key: number(body, key, kind) for key, kind in kinds.items() if key in body}
+    values = {key: number(body, key, kind) for key, kind in NUMBERS.items() if key in body}
     limit = values.pop("max_completion_tokens", values.get("max_tokens"))
     if limit != values.get("max_tokens", limit):
         raise refusal("max_tokens", " and max_completion_tokens differ; give one.", "invalid_value")
@@ -228,12 +223,8 @@ class Reply:
         return self.body({"delta": delta} if self.chat else {"text": text or ""}, finish)
 
 
-def usage(prompt_tokens: int, answer_tokens: int) -> dict:
-    return {
-        "prompt_tokens": prompt_tokens,
-        "completion_tokens": answer_tokens,
-        "total_tokens": prompt_tokens + answer_tokens,
-    }
+def usage(prompt: int, answer: int) -> dict:
+    return {"prompt_tokens": prompt, "completion_tokens": answer, "total_tokens": prompt + answer}
 
 
 class StopText:

@@ -20,7 +20,7 @@ from starlette.routing import Route
 
 from mlx_hybrid.errors import ConfigError, DataError
 from mlx_hybrid.models.generate import Piece
-from mlx_hybrid.serve.api import ApiError, Asked, Reply, StopText, parse, usage
+from mlx_hybrid.serve.api import ApiError, Asked, Reply, StopText, parse, parse_model, usage
 from mlx_hybrid.serve.engine import Engine, Job
 from mlx_hybrid.serve.guard import SILENCE_SECONDS, Guard, Ledger, Policy
 
@@ -72,10 +72,9 @@ class Answers:
         return JSONResponse({"object": "list", "data": cards})
 
     async def model(self, request: Request) -> Response:
-        name = request.path_params["name"]
-        if name not in self.engine.models:
-            raise ApiError(404, f"No model {name!r} here; see /v1/models.", "model_not_found", "model")
-        return JSONResponse(self.model_card(name))
+        return JSONResponse(
+            self.model_card(parse_model(request.path_params["name"], list(self.engine.models)))
+        )
 
     def model_card(self, name: str) -> dict:
         adapted = self.pair.adapted and self.engine.models[name] is self.pair.model

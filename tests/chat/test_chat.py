@@ -92,6 +92,8 @@ def test_an_answer_ends_with_the_context(pair):
 
 def test_stopping_keeps_what_was_said_and_the_next_turn_is_right(pair):
     conversation = Conversation(pair, SHORT)
+    list(conversation.ask("hello", lambda: True))  # while the prompt is read: the turn is dropped
+    assert (conversation.turn.finish, conversation.messages) == ("interrupted", [])
     seen = []
     seen.extend(conversation.ask("hello", lambda: len(seen) >= 2))
     assert conversation.turn.finish == "interrupted"
@@ -100,19 +102,10 @@ def test_stopping_keeps_what_was_said_and_the_next_turn_is_right(pair):
     assert fresh_answer(pair, conversation.messages[:3]) == conversation.messages[3]["content"]
 
 
-def test_stopping_while_the_prompt_is_read_drops_the_turn(pair):
-    conversation = Conversation(pair, SHORT)
-    list(conversation.ask("hello", lambda: True))
-    assert conversation.turn.finish == "interrupted"
-    assert conversation.messages == []
-
-
 def test_seeded_answers_repeat_and_seeds_differ(pair):
-    sampling = Sampling(max_tokens=12, temperature=1.0, seed=4)
-    first = say(Conversation(pair, sampling), "hello")
-    assert say(Conversation(pair, sampling), "hello") == first
-    other = Sampling(max_tokens=12, temperature=1.0, seed=5)
-    assert say(Conversation(pair, other), "hello") != first
+    samplings = [Sampling(max_tokens=12, temperature=1.0, seed=seed) for seed in (4, 4, 5)]
+    first, again, other = (say(Conversation(pair, sampling), "hello") for sampling in samplings)
+    assert first == again != other
 
 
 def test_save_and_load_go_on_where_it_was(pair, tmp_path):

@@ -19,14 +19,16 @@ WORDS = [
 ]  # fmt: skip
 
 
-def command(*arguments: object, pages: bool = False) -> Result:
+def command(*arguments: object, pages: bool = False, code: int | None = None) -> Result:
     with nullcontext() if pages else no_pages():
-        return CliRunner().invoke(main, [str(a) for a in arguments])
+        done = CliRunner().invoke(main, [str(a) for a in arguments])
+    assert code in (None, done.exit_code), done.output
+    return done
 
 
 @pytest.fixture(scope="session")
 def run():
-    """Call mlx-hybrid in this process; a Result with output (stdout), stderr and exit_code."""
+    """Call mlx-hybrid in this process; a Result with output (stdout), stderr and exit_code, which `code` checks."""
     return command
 
 
@@ -95,9 +97,8 @@ def finished(
     def train(method: str) -> Finished:
         done = command(
             "finetune", "--model", quantised_folder, "--data", records, "-o", folder / method,
-            *acting(settings, method), "--method", method,
+            *acting(settings, method), "--method", method, code=0,
         )  # fmt: skip
-        assert done.exit_code == 0, done.stderr
         return Finished(folder / method, done.stdout)
 
     return train

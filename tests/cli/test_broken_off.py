@@ -36,8 +36,8 @@ def breaks(monkeypatch):
     return set_up
 
 
-def finetune(run, records: Path, output: Path):
-    return run("finetune", "--data", records, "-o", output, "--set", "governance.enabled=false")
+def finetune(run, records: Path, output: Path, **how):
+    return run("finetune", "--data", records, "-o", output, "--set", "governance.enabled=false", **how)
 
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
@@ -70,8 +70,7 @@ def test_after_a_step_a_fault_is_written_down(breaks, run, records, tmp_path):
 
 def test_a_second_interrupt_after_a_checkpoint_can_be_gone_on_with(breaks, run, records, tmp_path):
     breaks(KeyboardInterrupt(), step=True, checkpoint=True)
-    result = finetune(run, records, tmp_path / "first")
-    assert result.exit_code == 130
+    result = finetune(run, records, tmp_path / "first", code=130)
     assert result.stdout == f"mlx-hybrid finetune --resume {tmp_path / 'first'}\n"
     assert Run(tmp_path / "first").info()["status"] == "interrupted"
 

@@ -37,8 +37,7 @@ def press(monkeypatch):
 )
 def test_before_the_first_step(module, name, press, finetune, settings, tmp_path):
     press(module, name)
-    done = finetune(*settings)
-    assert done.exit_code == 130
+    done = finetune(*settings, code=130)
     assert "nothing is kept. Start again with the same command." in done.stderr
     assert "step " not in done.stderr.replace("first checkpoint", "")
     assert not list(tmp_path.iterdir())
@@ -47,8 +46,7 @@ def test_before_the_first_step(module, name, press, finetune, settings, tmp_path
 def test_in_the_last_scoring_and_again_when_it_is_resumed(press, run, finished, finetune, settings, tmp_path):
     whole, cut = Run(finished("hybrid").path), Run(tmp_path / "trained")
     press(answers, "answer", 3)  # after the two sets that the base answered
-    done = finetune(*settings, "--method", "hybrid")
-    assert done.exit_code == 130
+    done = finetune(*settings, "--method", "hybrid", code=130)
     assert f"the adapter is trained, in {cut.adapter}" in done.stderr
     assert done.stdout == f"mlx-hybrid finetune --resume {cut.path}\n"
     assert cut.info()["status"] == "interrupted"
@@ -79,14 +77,12 @@ def test_steps_are_ended_and_nothing_follows_the_last():
 
 def test_json_says_that_it_was_interrupted(press, finetune, settings):
     press(job, "load_setup")
-    done = finetune(*settings, "--json")
-    assert done.exit_code == 130
+    done = finetune(*settings, "--json", code=130)
     assert json.loads(done.stdout.splitlines()[-1])["status"] == "interrupted"
 
 
 def test_govern_leaves_nothing_half_written(press, run, records, tmp_path):
     press(curate, "copy_lines")
-    done = run("govern", records, "-o", tmp_path / "clean")
-    assert done.exit_code == 130
+    done = run("govern", records, "-o", tmp_path / "clean", code=130)
     assert done.stderr == "Stopped; what was written before is whole.\n"
     assert not list(tmp_path.iterdir())

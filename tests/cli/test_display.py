@@ -45,8 +45,7 @@ def test_the_next_command_can_be_pasted(events, run):
 
 def test_the_resume_command_can_be_pasted(events, run):
     path = events(Interrupted(3))
-    result = run("finetune")
-    assert result.exit_code == 130
+    result = run("finetune", code=130)
     assert shlex.split(result.stdout) == ["mlx-hybrid", "finetune", "--resume", str(path)]
 
 

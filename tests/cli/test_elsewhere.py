@@ -58,8 +58,7 @@ def test_resuming_elsewhere_is_resuming(run, settings, home, elsewhere):
         pass
     assert Run(cut).info()["status"] == "interrupted"
     away = elsewhere()
-    done = run("finetune", "--resume", "../home/runs/cut")
-    assert done.exit_code == 0, done.stderr
+    done = run("finetune", "--resume", "../home/runs/cut", code=0)
     assert adapter(Run(cut)) == adapter(whole)
     assert Run(cut).info()["data_identity"] == whole.info()["data_identity"]
     assert str(cut) in done.stdout

@@ -8,8 +8,7 @@ from mlx_hybrid.cli.commands import command
 
 
 def test_it_lists_what_memory_goes_to(run, quantised_folder, records, settings):
-    result = run("estimate", "--model", quantised_folder, "--data", records, *settings)
-    assert result.exit_code == 0, result.stderr
+    result = run("estimate", "--model", quantised_folder, "--data", records, *settings, code=0)
     for item in ("base", "optimiser", "activations", "attention scores", "logits", "Peak:", "May be used:"):
         assert item in result.output
     assert "from the records: 8 rows" in result.output
@@ -40,8 +39,7 @@ def test_a_misspelt_method_names_the_nearest(run):
 
 
 def test_what_will_not_fit_exits_4_and_names_the_change(run, quantised_folder):
-    result = run("estimate", "--model", quantised_folder, "--memory", "0.03")
-    assert result.exit_code == 4
+    result = run("estimate", "--model", quantised_folder, "--memory", "0.03", code=4)
     assert "It will not fit. The smallest change that does: --set train." in result.output
     tree = json.loads(run("estimate", "--model", quantised_folder, "--memory", "0.03", "--json").output)
     assert not tree["fits"]

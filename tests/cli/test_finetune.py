@@ -90,8 +90,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not(finished, finet
 
 
 def test_a_dry_run_shows_the_plan_and_writes_nothing(finetune, settings, tmp_path):
-    result = finetune(*settings, "--dry-run")
-    assert result.exit_code == 0
+    result = finetune(*settings, "--dry-run", code=0)
     assert "method: hybrid" in result.output
     assert "# split:" in result.output
     assert not (tmp_path / "trained").exists()

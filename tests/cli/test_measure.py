@@ -107,8 +107,7 @@ def test_nothing_is_written_over(run, copy, task_folder):
 
 def test_a_run_is_measured_beside_its_base_on_its_own_test_files(run, trained):
     asked = ("--limit", 5, "--variants", "lower,nfd", "--examples", "--save-temperature")
-    result = run("evaluate", trained, *asked, pages=True)
-    assert result.exit_code == 0, result.stderr
+    result = run("evaluate", trained, *asked, pages=True, code=0)
     results = read_results(trained / "evaluation" / "test-limit-5.json")
     assert results.columns == ["base", "adapted", "difference"]
     assert results.facts["records"] == 10
@@ -128,8 +127,7 @@ def test_a_run_is_measured_beside_its_base_on_its_own_test_files(run, trained):
 
 def test_a_run_without_test_files_is_measured_on_what_it_held_back(run, finished, tmp_path):
     path = finished("hybrid").path
-    result = run("evaluate", path, "--dev", "none", "--json", "-o", tmp_path)
-    assert result.exit_code == 0, result.stderr
+    result = run("evaluate", path, "--dev", "none", "--json", "-o", tmp_path, code=0)
     told, kept = printed(result), read_results(path / "evaluation" / "held-out.json")
     held = json.loads((path / "run.json").read_text())["records"]["test"]
     assert told.facts["records"] == kept.facts["records"] == held
@@ -148,10 +146,8 @@ def test_held_back_records_of_two_kinds_are_measured_as_far_as_they_are_choices(
         tmp_path / "rows.jsonl", rows + [{"prompt": f"say {n}", "completion": f"{n}"} for n in range(30)]
     )
     settings = sets("governance.enabled=false", "train.steps=1", "data.test_share=0.3", "evaluate=false")
-    result = finetune("--method", "lora", *settings, data=data)
-    assert result.exit_code == 0, result.stderr
-    result = run("evaluate", tmp_path / "trained", "--json", "--no-baseline")
-    assert result.exit_code == 0, result.stderr
+    result = finetune("--method", "lora", *settings, data=data, code=0)
+    result = run("evaluate", tmp_path / "trained", "--json", "--no-baseline", code=0)
     told = json.loads(result.stdout)
     assert told["kind"] == "classification"
     left = 18 - told["records"]
@@ -181,15 +177,13 @@ def test_an_adapter_folder_is_trained_on_from_and_a_model_anew(
         (adapter, (*based, "--no-baseline"), ("--from", adapter, "--model", quantised_folder)),
         (quantised_folder, (), ("--model", quantised_folder)),
     ):
-        result = run("evaluate", target, *more, "--on", task_folder, "--limit", 1, "--dev", "none")
-        assert result.exit_code == 0, result.stderr
+        result = run("evaluate", target, *more, "--on", task_folder, "--limit", 1, "--dev", "none", code=0)
         assert result.stdout.splitlines()[-1] == f"Next: {command('finetune', *words)}"
 
 
 def test_a_model_is_measured_on_a_task(run, model_folder, copy, tmp_path):
     asked = ("--task", "sib200", "--from", copy, "--languages", "en", "--limit", 3, "--json")
-    result = run("evaluate", model_folder, *asked, "-o", tmp_path / "results")
-    assert result.exit_code == 0, result.stderr
+    result = run("evaluate", model_folder, *asked, "-o", tmp_path / "results", code=0)
     told = json.loads(result.stdout)
     assert (told["format"], told["task"], told["records"]) == (2, "sib200", 3)
     assert told["languages"] == ["eng_Latn"]
@@ -219,8 +213,7 @@ def test_a_development_set_can_be_left_out_or_named(where, run, trained, task_fo
 
 def test_text_is_measured_in_bits_per_byte_and_what_it_cannot_use_is_refused(run, model_folder, tmp_path):
     path = write_lines(tmp_path / "texts.jsonl", [{"text": f"Text number {n}."} for n in range(4)])
-    result = run("evaluate", model_folder, "--on", path)
-    assert result.exit_code == 0, result.stderr
+    result = run("evaluate", model_folder, "--on", path, code=0)
     assert "Bits per byte" in result.output
     assert "Results are not kept" in result.stderr
     for arguments, words in (

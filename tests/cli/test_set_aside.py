@@ -28,8 +28,7 @@ GOVERNED = sets("governance.enabled=true", "governance.only=[exact]", "train.ste
 
 def test_the_run_holds_them_as_govern_would(run, finetune, dirty, settings, tmp_path):
     output = tmp_path / "trained"
-    done = finetune(*settings, *GOVERNED, data=dirty)
-    assert done.exit_code == 0, done.stderr
+    done = finetune(*settings, *GOVERNED, data=dirty, code=0)
     assert f"Set aside, each with its reason: {output / 'data' / 'rejected.jsonl'}" in done.stderr
     assert run("govern", dirty, "-o", tmp_path / "clean", "--only", "exact").exit_code == 0
     lines = Run(output).rejected.read_bytes()
@@ -52,8 +51,7 @@ def test_nothing_of_them_is_published_or_exported(run, finetune, dirty, lora, tm
     sent = [data if isinstance(data, bytes) else data.read_bytes() for data in published.files.values()]
     assert not [data for data in sent if MARK.encode() in data]
     exported = tmp_path / "export"
-    done = run("export", output, "--to", "mlx-lm", "-o", exported)
-    assert done.exit_code == 0, done.output
+    run("export", output, "--to", "mlx-lm", "-o", exported, code=0)
     (exported / "rejected.jsonl").write_bytes(Run(output).rejected.read_bytes())
     assert "rejected.jsonl" in plan(exported, "me/trained").left_out
     (exported / "rejected.jsonl").unlink()

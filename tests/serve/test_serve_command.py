@@ -23,19 +23,15 @@ from mlx_hybrid.cli import main
         (["--context", "100000"], "16 to 256"),
         (["--max-tokens", "0"], "at least 1"),
         (["--port", "99999"], "65535"),
+        (["--api-key-file", "key"], "at least 8"),
     ],
 )
-def test_what_cannot_be_honoured_is_refused(run, arguments, said):
+def test_what_cannot_be_honoured_is_refused(run, arguments, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "key").write_text("short\n")
     done = CliRunner().invoke(main, ["serve", str(run.path), *arguments])
     assert (done.exit_code, done.stdout) == (2, "")
     assert said in done.stderr
-
-
-def test_a_key_must_not_be_guessable(run, tmp_path):
-    (tmp_path / "key").write_text("short\n")
-    done = CliRunner().invoke(main, ["serve", str(run.path), "--api-key-file", str(tmp_path / "key")])
-    assert done.exit_code == 2
-    assert "at least 8" in done.stderr
     assert "short" not in done.stderr
 
 
