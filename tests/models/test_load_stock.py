@@ -123,10 +123,10 @@ def folders(base):
     }
 
 
-def invoke(*arguments, code=0):
+def invoke(*arguments):
     with no_pages():
         done = CliRunner().invoke(main, [str(a) for a in arguments])
-    assert done.exit_code == code, done.output
+    assert done.exit_code == 0, done.output
     return done
 
 
@@ -146,8 +146,7 @@ def test_every_command_takes_it_and_says_what_is_not_checked(kind, base, folders
     said.append(invoke("export", folder, "--to", form, "-o", tmp_path / "out").stderr)
     settings = ["train.steps=1", "train.learning_rate=0", "evaluate=false", "governance.enabled=false"]
     more = [word for setting in settings for word in ("--set", setting)]
-    onward = ("finetune", "--from", folder, "--data", data, "-o", tmp_path / "run", *more)
-    said.append(invoke(*onward, code=3).stderr)  # nothing moved, so nothing beats the base
+    said.append(invoke("finetune", "--from", folder, "--data", data, "-o", tmp_path / "run", *more).stderr)
     assert all(UNCHECKED in " ".join(line.split()) for line in said)
     if kind == "lora":
         stock = load_adapters(load_model(base)[0], str(tmp_path / "out"))
