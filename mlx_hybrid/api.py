@@ -87,22 +87,25 @@ def govern(
     output: str | Path | None = None,
     *,
     replace: bool = False,
+    map: Sequence[str] = (),
     progress: Callable[[int], None] = lambda records: None,
     **settings: Any,
 ) -> dict:
     """Check raw records; keep, flag or reject each with a reason, into the new folder `output`. Returns the summary.
 
     Without `output` nothing is written, and the summary says what would be decided. `replace` takes the place of a
-    folder that govern made; `progress` gets the number of records read; `settings` are those of the governance group,
-    as languages=["sw"] or redact=True. Raises ConfigError for settings and paths, DataError where a language would lose
-    too much.
+    folder that govern made; `map` says what keys are read as, as ["question=prompt"]; `progress` gets the number of
+    records read; `settings` are those of the governance group, as languages=["sw"] or redact=True. Raises ConfigError
+    for settings and paths, DataError where a language would lose too much.
     """
     from mlx_hybrid.governance.folder.summary import summarise
     from mlx_hybrid.governance.govern import govern_files
 
     config = build(GovernanceConfig, settings, "govern", "governance.")
     folder = Path(output) if output else None
-    return summarise(govern_files(paths_of(paths), folder, config, replace=replace, progress=progress))
+    return summarise(
+        govern_files(paths_of(paths), folder, config, replace=replace, renames=map, progress=progress)
+    )
 
 
 def evaluate(

@@ -42,6 +42,7 @@ class Display:
         self.run = event.run
         reasons = ", ".join(f"{reason} {count}" for reason, count in event.reasons.items())
         tail = f"; {event.rejected} set aside ({reasons})" if event.rejected else ""
+        self.note(event.read_as)
         self.note(f"Records: {event.kept} kept{tail}.")
         if event.rejected and event.run.rejected.is_file():
             self.note(f"Set aside, each with its reason: {event.run.rejected}")

@@ -6,12 +6,13 @@ from typing import Any
 import click
 
 from mlx_hybrid.cli.commands import command, given_parameters
-from mlx_hybrid.cli.options import COUNT, PATH, base_model_option, benchmark_options, split_names
+from mlx_hybrid.cli.options import COUNT, PATH, base_model_option, benchmark_options, map_option, split_names
 
 
 @click.command()
 @click.argument("target", metavar="RUN|MODEL")
-@click.option("--on", "path", type=PATH, help="JSONL file, or a folder with test.jsonl and valid.jsonl.")
+@click.option("--on", "path", type=PATH, help="File of records, or a folder with test and valid files.")
+@map_option
 @click.option("--task", "name", help="A benchmark: xnli, sib200, flores, ntrex or adapt.")
 @click.option("--split", default="test", show_default=True, help="Split of the task to measure on.")
 @base_model_option

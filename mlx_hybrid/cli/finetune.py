@@ -56,6 +56,7 @@ def finetune(
         mlx-hybrid finetune
         mlx-hybrid finetune --data records.jsonl --method lora
         mlx-hybrid finetune --model mlx-community/Qwen3-0.6B-4bit --data folder --set train.epochs=2
+        mlx-hybrid finetune --data pairs.csv --map question=prompt,answer=completion
         mlx-hybrid finetune --from last --data more.jsonl
         mlx-hybrid finetune --resume last
         mlx-hybrid finetune --resume last --max-time 30
@@ -156,6 +157,7 @@ def show_plan(plan: dict, settings: Config, as_json: bool) -> None:
     records, split = plan["records"], plan["split"]
     reasons = ", ".join(f"{reason} {count}" for reason, count in records["reasons"].items())
     reasons, tokens = reasons and f" ({reasons})", plan["tokens"]
+    click.echo(f"# {plan['read_as']}")
     click.echo(f"# records: {records['kept']} kept, {records['rejected']} rejected{reasons}")
     click.echo(f"# split: {split['train']} train, {split['valid']} valid, {split['test']} test")
     told = f"# tokens: {tokens['train']} in training, the longest record {tokens['longest']}"

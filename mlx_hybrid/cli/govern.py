@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from mlx_hybrid.cli.commands import command, given_options
-from mlx_hybrid.cli.options import listed
+from mlx_hybrid.cli.options import listed, map_option
 from mlx_hybrid.errors import ConfigError, DataError
 
 
@@ -36,6 +36,7 @@ def govern() -> None:
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="DIR", help="Folder to create.")
 @click.option("--dry-run", is_flag=True, help="Print what would be decided and write nothing.")
 @click.option("--replace", is_flag=True, help="Replace DIR when govern made it.")
+@map_option
 @click.option(
     "--languages", multiple=True, callback=listed, metavar="CODES", help="Keep only these, as sw,ha."
 )
@@ -59,10 +60,11 @@ def records(
     output: Path | None,
     dry_run: bool,
     replace: bool,
+    renames: tuple[str, ...],
     as_json: bool,
     **settings: Any,
 ) -> None:
-    """Check the records of JSONL or Parquet files or Hub data sets; keep, flag or reject each with a reason.
+    """Check the records of files, folders or Hub data sets; keep, flag or reject each with a reason.
 
     DIR gets kept.jsonl, rejected.jsonl (untouched, each with its reason), manifest.json (the hash of every file),
     report.html, report.json, a dataset card and its Croissant description.
@@ -80,7 +82,7 @@ def records(
     if (output is None) is not dry_run:
         raise ConfigError("name a folder with -o DIR, or say --dry-run to write nothing; one of the two.")
     given = {key: value for key, value in settings.items() if value not in (None, ())}
-    summary = api.govern(paths, output, replace=replace, progress=Progress(), **given)
+    summary = api.govern(paths, output, replace=replace, map=renames, progress=Progress(), **given)
     if as_json:
         click.echo(json.dumps({**summary, "output": str(output) if output else None}, ensure_ascii=False))
     else:
@@ -170,7 +172,10 @@ class Progress:
 
 
 def show(summary: dict[str, Any]) -> None:
-    """The table of losses by stage, language and reason, and one line of totals."""
+    """What was read as what, the table of losses by stage, language and reason, and one line of totals."""
+    from mlx_hybrid.records.shapes import describe_read
+
+    click.echo(describe_read((source["path"], source["shapes"]) for source in summary["sources"]))
     rows = [("stage", "language", "reason", "records")]
     rows += [(row["stage"], row["language"], row["reason"], str(row["records"])) for row in summary["counts"]]
     rows += [("flag", row["language"], row["flag"], str(row["records"])) for row in summary["flags"]]

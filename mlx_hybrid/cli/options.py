@@ -44,12 +44,21 @@ base_model_option = click.option(
 context_option = click.option(
     "--context", type=int, help="Use less of the context, in tokens.  [default: the model's]"
 )
+map_option = click.option(
+    "--map",
+    "renames",
+    multiple=True,
+    callback=listed,
+    metavar="THEIRS=OURS",
+    help="What keys are read as: question=prompt,answer=completion.",
+)
 run_options = together(
     click.argument("config", required=False, metavar="[CONFIG]"),
     click.option("--model", help="Hub id or folder of the base model.  [default: the recipe's]"),
     click.option(
-        "--data", multiple=True, metavar="PATH", help="JSONL file, folder or Hub data set; repeatable."
+        "--data", multiple=True, metavar="PATH", help="File of records, folder or Hub data set; repeatable."
     ),
+    map_option,
     method_option,
     click.option(
         "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="A setting, as train.epochs=2."
@@ -79,7 +88,10 @@ sampling_options = together(
 """How tokens are chosen, alike wherever an answer is made."""
 
 
-def run_values(model: str | None, data: tuple[str, ...], method: str | None) -> dict:
+def run_values(
+    model: str | None, data: tuple[str, ...], renames: tuple[str, ...], method: str | None
+) -> dict:
     """The settings that `run_options` gave."""
     values = {"model": model, "method": method, "data.paths": list(data) or None}
+    values["data.map"] = list(renames) or None
     return {key: value for key, value in values.items() if value is not None}

@@ -1,18 +1,20 @@
 """`records`: a record as the model will see it."""
 
 import json
+import sys
 from dataclasses import asdict
-from itertools import islice
 from typing import Any
 
 import click
 
+from mlx_hybrid.cli.options import map_option
 from mlx_hybrid.errors import DataError
 
 
 @click.command()
 @click.argument("file", metavar="FILE")
 @click.option("--model", default="bundled", show_default=True, help="Hub id or folder of the base model.")
+@map_option
 @click.option(
     "--show", type=click.IntRange(min=1), help="Show so many records.  [default: 3; with --json all]"
 )
@@ -20,7 +22,14 @@ from mlx_hybrid.errors import DataError
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="A setting, as model.system=fold."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a record.")
-def records(file: str, model: str, show: int | None, overrides: tuple[str, ...], as_json: bool) -> None:
+def records(
+    file: str,
+    model: str,
+    renames: tuple[str, ...],
+    show: int | None,
+    overrides: tuple[str, ...],
+    as_json: bool,
+) -> None:
     """Show records as the model will see them, the trained tokens marked.
 
     Trained text stands in colour, or between ⟦ ⟧ where the output has none. With --json: the tokens, which of them are
@@ -34,22 +43,28 @@ def records(file: str, model: str, show: int | None, overrides: tuple[str, ...],
     """
     from mlx_hybrid.config import load_config
     from mlx_hybrid.models.base import tokenizer_for
-    from mlx_hybrid.records.record import read_records
+    from mlx_hybrid.records.files import find_files
+    from mlx_hybrid.records.record import read_records, shapes_of
     from mlx_hybrid.records.shown import shown
 
-    tokenizer = tokenizer_for(load_config(None, overrides, {"model": model}).model)
-    kinds: dict[str, int] = {}
-    for item in islice(read_records(file), show or (None if as_json else 3)):
+    config = load_config(None, overrides, {"model": model})
+    tokenizer = tokenizer_for(config.model)
+    seen: list[Any] = []
+    most = show or (sys.maxsize if as_json else 3)
+    for number, item in enumerate(read_records(find_files([file], "FILE", (*config.data.map, *renames)))):
+        if number >= most:
+            seen.append(item)
+            continue
         if not hasattr(item, "fields"):
             raise DataError(f"{item.where}: {item.detail} ({item.reason}).")
         one = shown(item, tokenizer)
-        kinds[item.kind] = kinds.get(item.kind, 0) + 1
+        seen.append(item)
         click.echo(
             json.dumps(asdict(one), ensure_ascii=False) if as_json else picture(item.where, one, tokenizer)
         )
-    if not kinds:
+    if not seen:
         raise DataError(f"{file}: holds no record.")
-    click.echo(f"Read as: {', '.join(f'{name} ({count})' for name, count in kinds.items())}.", err=True)
+    click.echo(shapes_of(item for item in seen if hasattr(item, "shape")), err=True)
 
 
 def picture(where: str, one: Any, tokenizer: Any) -> str:

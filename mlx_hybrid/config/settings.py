@@ -224,7 +224,10 @@ class DataConfig(Bounded):
     """Where the records are and how they are split."""
 
     paths: tuple[str, ...] = ()
-    """JSONL files, a folder with train/valid/test.jsonl, or a Hub data set; `samples` is the bundled data."""
+    """Files of records (docs/formats.md), a folder with train/valid/test files, or a Hub data set; `samples` is the
+    bundled data."""
+    map: tuple[str, ...] = ()
+    """Keys of the records by the names they are read under, as question=prompt,answer=completion."""
     valid: tuple[str, ...] = ()
     """Files to validate on; empty holds back `valid_share` of the records."""
     test: tuple[str, ...] = ()

@@ -19,7 +19,8 @@ from mlx_hybrid.governance.ledger import Ledger
 from mlx_hybrid.governance.spread import inspect_lines, read_sources
 from mlx_hybrid.governance.stages import Decision
 from mlx_hybrid.records.files import find_files
-from mlx_hybrid.records.record import File, Source, another_kind, is_kept
+from mlx_hybrid.records.lines import File, Source
+from mlx_hybrid.records.record import another_kind, is_kept
 
 
 def govern_files(
@@ -28,15 +29,16 @@ def govern_files(
     config: GovernanceConfig,
     *,
     replace: bool = False,
+    renames: Sequence[str] = (),
     progress: Callable[[int], None] = lambda records: None,
 ) -> Ledger:
     """Govern files into the new folder `output`, or, with None, only say what would be decided.
 
-    The same input and config give the same bytes whatever `config.workers` is. Raises ConfigError for settings and
-    paths, DataError when a small language would suffer (a dry run returns the alarms instead), MlxHybridError when the
-    disk is full.
+    `renames` say what keys are read as, as question=prompt. The same input and config give the same bytes whatever
+    `config.workers` is. Raises ConfigError for settings and paths, DataError when a small language would suffer (a dry
+    run returns the alarms instead), MlxHybridError when the disk is full.
     """
-    sources = find_files(files)
+    sources = find_files(files, renames=renames)
     if output:
         check_place(output, replace=replace)
     with new_directory(output) if output else nullcontext() as folder:
@@ -77,9 +79,12 @@ def decide(sources: Sequence[Source], config: GovernanceConfig, progress: Callab
         progress(len(ledger.items))
     ledger.decide()
     records = Counter(item.path for item in ledger.items)
+    shapes = Counter((item.path, item.shape) for item in ledger.items if item.shape)
     for source, told in zip(sources, described):
         told |= {"revision": source.revision} if source.revision else {}
+        told |= {"map": source.renames} if source.renames else {}
         told["records"] = records[source.name]
+        told["shapes"] = {shape: n for (path, shape), n in sorted(shapes.items()) if path == source.name}
     return ledger
 
 
@@ -101,8 +106,9 @@ def describe_alarms(alarms: Sequence[str], config: GovernanceConfig) -> str:
 def copy_lines(sources: Sequence[Source], ledger: Ledger, folder: Path) -> None:
     """Every line to one of the two files, with what was decided under `_gov`."""
     with (folder / "kept.jsonl").open("wb") as kept, (folder / "rejected.jsonl").open("wb") as rejected:
-        for item, (*_, raw) in zip(ledger.items, read_sources(sources)):
+        renames = {source.name: source.renames for source in sources}
+        for item, (name, _, raw) in zip(ledger.items, read_sources(sources)):
             if item.decision:
                 write_rejected(rejected, raw, item)
             else:
-                write_kept(kept, raw, item, redacts=ledger.config.redact)
+                write_kept(kept, raw, item, redacts=ledger.config.redact, renames=renames[name])

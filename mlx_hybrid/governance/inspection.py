@@ -15,7 +15,8 @@ from mlx_hybrid.governance.duplicates.near import Said
 from mlx_hybrid.governance.stages import Decision, Finding, active_stages
 from mlx_hybrid.records.fields import calls_and_tools
 from mlx_hybrid.records.languages import parse_language
-from mlx_hybrid.records.record import Fault, Record, load_records
+from mlx_hybrid.records.lines import Fault, as_source
+from mlx_hybrid.records.record import Record, load_records
 
 
 @dataclass(slots=True)
@@ -27,6 +28,7 @@ class Inspection:
     kind: str = ""
     language: str = str(UNDETERMINED)
     licence: str = ""
+    shape: str = ""
     decision: Decision | None = None
     flags: tuple[Finding, ...] = ()
     exact: bytes = b""
@@ -49,9 +51,10 @@ class Inspection:
 class Inspector:
     """The per-record stages under one config."""
 
-    def __init__(self, config: GovernanceConfig) -> None:
+    def __init__(self, config: GovernanceConfig, renames: dict[str, str] | None = None) -> None:
+        self.renames = renames or {}
         self.stages = active_stages(config)
-        held = load_records(config.against) if config.against else []
+        held = load_records([as_source(name, renames) for name in config.against])
         self.index = EvaluationIndex(held, config.overlap_threshold) if held else None
         self.licences = config.licences
         self.allowed = frozenset(parse_language(code).code for code in config.languages)
@@ -122,7 +125,7 @@ def begin(line: Record | Fault) -> Inspection:
         decision = Decision("structure", line.reason, line.detail)
         return Inspection(line.path, line.line, decision=decision)
     licence = str(line.fields.get("licence") or "")
-    return Inspection(line.path, line.line, line.kind, licence=licence)
+    return Inspection(line.path, line.line, line.kind, licence=licence, shape=line.shape)
 
 
 def check_turns(record: Record) -> Finding | None:

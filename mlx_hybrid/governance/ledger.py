@@ -32,7 +32,8 @@ class Ledger:
     def add(self, items: list[Inspection]) -> None:
         """Append consecutive records."""
         for item in items:
-            item.path, item.language, item.licence = map(sys.intern, (item.path, item.language, item.licence))
+            for name in ("path", "language", "licence", "shape"):
+                setattr(item, name, sys.intern(getattr(item, name)))
         self.items += items
 
     def kept(self) -> Iterator[Inspection]:

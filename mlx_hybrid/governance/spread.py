@@ -14,7 +14,8 @@ from typing import Any
 from mlx_hybrid.config import GovernanceConfig
 from mlx_hybrid.errors import MlxHybridError
 from mlx_hybrid.governance.inspection import Inspection, Inspector
-from mlx_hybrid.records.record import Fault, Source, parse_line, read_lines
+from mlx_hybrid.records.lines import Fault, Source, read_lines
+from mlx_hybrid.records.record import parse_line
 
 CHUNK = 1024
 CHUNK_BYTES = 1 << 20
@@ -55,7 +56,8 @@ def inspect_lines(
     """
     chunks = in_chunks(read_sources(sources))
     # Here too when others work: a setting that cannot be is told before they start.
-    inspector = Inspector(config)
+    renames = sources[0].renames if sources else {}  # one setting for all files of a call
+    inspector = Inspector(config, renames)
     most = workers_for(config, size)
     if most == 1:
         yield from (inspect(chunk, inspector) for chunk in chunks)
@@ -65,7 +67,7 @@ def inspect_lines(
     try:
         for chunk in chunks:
             if len(workers) < most:
-                worker, done = Worker(config), []
+                worker, done = Worker(config, renames), []
                 workers.append(worker)
             else:
                 worker = busy.popleft()
@@ -91,11 +93,11 @@ class Worker:
     Not one of `multiprocessing`, whose children run the caller's script anew unless it guards itself against that.
     """
 
-    def __init__(self, config: GovernanceConfig) -> None:
+    def __init__(self, config: GovernanceConfig, renames: dict[str, str]) -> None:
         start = f"import sys; sys.path[:] = {sys.path!r}"
         code = f"{start}; from mlx_hybrid.governance.spread import work; work()"
         self.process = subprocess.Popen([sys.executable, "-c", code], stdin=PIPE, stdout=PIPE)
-        self.send(config)
+        self.send((config, renames))
 
     def send(self, value: Any) -> None:
         pickle.dump(value, self.process.stdin)
@@ -118,7 +120,7 @@ def work() -> None:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     with contextlib.suppress(EOFError):
-        inspector = Inspector(pickle.load(sys.stdin.buffer))
+        inspector = Inspector(*pickle.load(sys.stdin.buffer))
         while True:
             pickle.dump(inspect(pickle.load(sys.stdin.buffer), inspector), answers)
             answers.flush()
@@ -126,5 +128,8 @@ def work() -> None:
 
 def inspect(chunk: list[Line], inspector: Inspector) -> list[Inspection]:
     return inspector.inspect(
-        [raw if isinstance(raw, Fault) else parse_line(raw, name, number) for name, number, raw in chunk]
+        [
+            raw if isinstance(raw, Fault) else parse_line(raw, name, number, inspector.renames)
+            for name, number, raw in chunk
+        ]
     )

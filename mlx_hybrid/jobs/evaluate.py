@@ -24,6 +24,7 @@ class Request:
 
     target: str
     path: Path | None = None
+    renames: tuple[str, ...] = ()
     name: str | None = None
     split: str = "test"
     dev: str = "auto"
@@ -79,7 +80,8 @@ def ask(request: Request, run: Any, folder: Path | None, tell: Tell) -> tuple[st
 
     copy = {"english_prompts": request.english_prompts, "folder": request.folder}
     part = Choice(languages=request.languages, seed=request.seed, **copy)
-    questions = own.find_questions(run, request.path, request.name, request.split, request.dev, part)
+    named = (request.path, request.name, request.split, request.dev)
+    questions = own.find_questions(run, *named, part, request.renames)
     if questions.note:
         tell(questions.note)
     variants = own.chosen_variants(request.variants, questions.test)
@@ -167,6 +169,8 @@ def refuse_idle(given: dict[str, str]) -> None:
             raise ConfigError(f"--lm-eval brings its own tasks and settings; leave out {', '.join(idle)}.")
     elif "lm_folder" in given:
         raise ConfigError("--lm-eval-tasks is a folder for --lm-eval, which names the tasks.")
+    elif "renames" in given and "path" not in given:
+        raise ConfigError("--map names the keys of the records of --on, which is not given.")
     elif "name" not in given and (idle := [given[name] for name in OF_A_TASK if name in given]):
         told = f"Without --task there is nothing that {', '.join(idle)} could choose; leave it out."
         raise ConfigError(told)

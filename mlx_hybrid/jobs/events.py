@@ -19,6 +19,8 @@ class Prepared:
     train: int
     valid: int
     test: int
+    read_as: str = ""
+    """Which files were read as what, in one sentence."""
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ def finetune(
             if resume is None:
                 check_patience(config, data.split)
                 note_data(config, run, data, manifests)
-            yield Prepared(run, **data.counts, **data.sizes)
+            yield Prepared(run, **data.counts, **data.sizes, read_as=data.read_as)
             day = (resume.template_date() if resume else None) or date.today()
             setup = load_setup(config, data.split, day=day, machines=world.size, force=force)
             begin_run(config, run, setup, sources, resume=bool(resume), machines=world.size)
@@ -192,4 +192,5 @@ def plan(config: Config, *, world: World = ALONE, force: bool = False) -> dict:
     lengths = [len(example.tokens) for example in made[0].examples]
     long = sum(len(part.long) for part in made)
     tokens = {"train": sum(lengths), "longest": max(lengths), "too_long": long}
-    return {"config": to_tree(config), "records": data.counts, "split": data.sizes, "tokens": tokens}
+    records = {"records": data.counts, "read_as": data.read_as, "split": data.sizes}
+    return {"config": to_tree(config), **records, "tokens": tokens}

@@ -10,6 +10,7 @@ MAX_DEPTH = 64
 MAY_FOLLOW = {"system": (None,), "user": (None, "system", "assistant"), "assistant": ("user", "tool")}
 """The roles, and those that each may come after; a tool's turn follows its call."""
 ROLES = (*MAY_FOLLOW, "tool")
+REASONING = ("reasoning_content", "thinking", "reasoning")
 
 
 class NotARecord(ValueError):
@@ -33,8 +34,7 @@ def check_fields(fields: Any) -> None:
         value = fields.get(key)
         if isinstance(value, dict | list) or (key == "language" and not isinstance(value, str | None)):
             raise NotARecord("bad_field", f"{key} must be a plain value, not {type(value).__name__}")
-    if is_deep(fields.get("tools")):
-        raise NotARecord("bad_field", f"tools are nested more than {MAX_DEPTH} deep")
+    check_objects(fields.get("tools"), "bad_field", "tools")
     if "messages" in fields:
         check_messages(fields["messages"])
     elif "prompt" in fields and "completion" in fields:
@@ -46,10 +46,7 @@ def check_fields(fields: Any) -> None:
         if not fields["text"].strip():
             raise NotARecord("empty", "the text is empty")
     else:
-        half = next((key for key in ("prompt", "completion") if key in fields), None)
-        wanted = {"prompt": "completion", "completion": "prompt"}.get(half or "")
-        detail = f"{half} without {wanted}" if half else "none of messages, prompt + completion, text"
-        raise NotARecord("no_known_keys", detail)
+        raise NotARecord("no_known_keys", "none of messages, prompt + completion, text")
 
 
 def check_strings(fields: dict[str, Any], *keys: str) -> None:
@@ -85,8 +82,7 @@ def check_turn(turn: Any, place: int) -> None:
         role = turn.get("role") if isinstance(turn, dict) else turn
         raise NotARecord("bad_roles", f"turn {place} has role {role!r:.40}; known: {', '.join(ROLES)}")
     content, calls = turn.get("content"), turn.get("tool_calls")
-    if is_deep(calls):
-        raise NotARecord("bad_content", f"turn {place} has tool calls nested more than {MAX_DEPTH} deep")
+    check_objects(calls, "bad_content", f"the tool calls of turn {place}")
     if content is None and turn["role"] == "assistant" and calls:
         return
     if not isinstance(content, str):
@@ -95,6 +91,17 @@ def check_turn(turn: Any, place: int) -> None:
         )
     if turn["role"] == "assistant" and not content.strip() and not calls:
         raise NotARecord("empty_completion", f"turn {place}, the assistant's, is empty")
+
+
+def check_objects(value: Any, reason: str, what: str) -> None:
+    """Tools, or the calls of them: nothing, or a list of objects."""
+    if is_deep(value):
+        raise NotARecord(reason, f"{what} are nested more than {MAX_DEPTH} deep")
+    named = isinstance(value, list) and all(
+        isinstance(item, dict) and isinstance(item.get("function", item), dict) for item in value
+    )
+    if value and not named:
+        raise NotARecord(reason, f"{what} must be a list of objects")
 
 
 def is_deep(value: Any) -> bool:
@@ -155,8 +162,9 @@ def over_texts(fields: dict, change: Callable[[str, str], str]) -> dict:
 
 def over_turn(turn: dict, place: str, change: Callable[[str, str], str]) -> dict:
     clean = dict(turn)
-    if isinstance(turn.get("content"), str):
-        clean["content"] = change(turn["content"], f"{place}.content")
+    for key in ("content", *REASONING):
+        if isinstance(turn.get(key), str):
+            clean[key] = change(turn[key], f"{place}.{key}")
     if turn.get("tool_calls"):
         clean["tool_calls"] = over_values(turn["tool_calls"], f"{place}.tool_calls", change)
     return clean

@@ -1,23 +1,33 @@
 """From the names a person gives (files, folders, data sets of the Hub) to files of records, each by its use."""
 
+import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 from mlx_hybrid.config import DataConfig
-from mlx_hybrid.errors import ConfigError
+from mlx_hybrid.errors import ConfigError, nearest
 from mlx_hybrid.files import HUB_ID
 from mlx_hybrid.models.base import hub_endpoint, hub_reason, is_offline
-from mlx_hybrid.records.record import KEPT, File, Source, as_source, check_file, is_kept
+from mlx_hybrid.records.lines import PACKED_NAMES, File, Source, as_source
+from mlx_hybrid.records.record import KEPT, check_source, is_kept
+from mlx_hybrid.records.shapes import TARGETS
 
 SAMPLES = "samples"
 SAMPLE_FOLDER = Path(__file__).parents[1] / "base" / "samples"
 SAMPLE_FILES = ("topics.jsonl", "translation.jsonl", "dirty.jsonl")
-SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
+PACKINGS = ("", *PACKED_NAMES)
+SUFFIXES = (*(f"{name}{packed}" for name in (".jsonl", ".ndjson") for packed in PACKINGS), ".parquet")
 """What is read of a folder or a data set; a file that is named is read whatever it is called."""
-FILES = (*SUFFIXES, ".json", ".ndjson", ".csv", ".tsv", ".txt", ".gz", ".zip", ".yaml", ".yml")
+TABLES = tuple(f"{name}{packed}" for name in (".json", ".csv", ".tsv") for packed in PACKINGS)
+"""What is read of one that has none of those: beside them such a file tells of the data, and is none."""
+DESCRIPTIONS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "manifest.json")
+SAVED = "state.json"
+"""Beside the Arrow files of a set that `datasets` saved."""
+FILES = (*SUFFIXES, *TABLES, ".arrow", ".txt", ".gz", ".zip", ".yaml", ".yml")
 """Endings of file names: one that is not there is a slip of the pen, and no business of the Hub."""
 SPLITS = {"train": "train", "valid": "valid", "validation": "valid", "dev": "valid", "test": "test"}
 """What the first word of a file's name says of its use, as in train.jsonl or data/validation-00000-of-00001.parquet."""
@@ -43,6 +53,7 @@ def find_sources(config: DataConfig) -> Sources:
         raise ConfigError(
             "No data: give --data with JSONL files, a folder, or a Hub data set (or data.paths)."
         )
+    renames = read_renames(config.map, "data.map")
     found = [by_use(name) for name in config.paths]
     train, valid, test = (
         tuple(source for sources in found for source in getattr(sources, use))
@@ -51,18 +62,39 @@ def find_sources(config: DataConfig) -> Sources:
     valid = files_of(config.valid, "data.valid") + valid
     test = files_of(config.test, "data.test") + test
     refuse_twice((*train, *valid, *test))
-    return Sources(train, valid, test)
+    return Sources(*(checked(files, renames) for files in (train, valid, test)))
 
 
-def find_files(names: Sequence[File], key: str = "PATH") -> tuple[Source, ...]:
+def checked(files: Iterable[Source], renames: dict[str, str]) -> tuple[Source, ...]:
+    """The files with the names their keys are read under. Raises ConfigError for one that cannot be read, or of which
+    no record has a known shape."""
+    found = tuple(replace(source, renames=renames) if renames else source for source in files)
+    for source in found:
+        check_source(source)
+    return found
+
+
+def read_renames(pairs: Sequence[str], key: str = "--map") -> dict[str, str]:
+    """`question=prompt,answer=completion` as their keys by ours. Raises ConfigError for a name that is not ours."""
+    renames = {}
+    for pair in (pair.strip() for item in pairs for pair in item.split(",") if pair.strip()):
+        theirs, equals, ours = (part.strip() for part in pair.partition("="))
+        if not equals or not theirs:
+            raise ConfigError(f"{key} {pair}: write THEIRS=OURS, as in question=prompt,answer=completion.")
+        if ours not in TARGETS:
+            turned = f"turn it round: {ours}={theirs}." if theirs in TARGETS else nearest(ours, TARGETS)
+            raise ConfigError(f'{key} {pair}: "{ours}" is no key that is read; {turned}')
+        renames[theirs] = ours
+    return renames
+
+
+def find_files(names: Sequence[File], key: str = "PATH", renames: Sequence[str] = ()) -> tuple[Source, ...]:
     """Find the files behind names, whatever their use; raises ConfigError as `find_sources`, naming `key`."""
     if not names:
-        raise ConfigError("no records named; give at least one JSONL or Parquet file.")
+        raise ConfigError("no records named; give at least one file of records.")
     files = files_of(names, key)
-    for source in files:
-        check_file(source.path)
     refuse_twice(files)
-    return files
+    return checked(files, read_renames(renames))
 
 
 def files_of(names: Iterable[File], key: str) -> tuple[Source, ...]:
@@ -95,20 +127,45 @@ def by_use(name: str) -> Sources:
     folder = Path(name).expanduser()
     if folder.is_file() or str(name) == SAMPLES:
         return Sources(tuple(files))
-    told = [file for file in files if use_of(file.path)]
-    told = [
-        file for file in told if file.path.parent == folder or file.path.parent.name == file.revision
-    ] or told
-    uses = {use: tuple(file for file in told if use_of(file.path) == use) for use in SPLITS.values()}
+    told = told_uses(files, folder)
     if not told:
         return Sources(tuple(files))
-    if not uses["train"]:
-        raise ConfigError(f"{name}: has {told[0].path.name} but no train file; name the files to train on.")
-    return Sources(**uses)
+    if "train" not in told:
+        first = next(iter(told.values()))[0].path.name
+        raise ConfigError(f"{name}: has {first} but no train file; name the files to train on.")
+    return Sources(**told)
 
 
-def use_of(path: Path) -> str | None:
-    return SPLITS.get(re.split(r"[-_.]", path.name.lower())[0])
+def in_folder(folder: Path) -> Sources:
+    """The files of a folder to evaluate on: those for test and validation, or a whole set that `datasets` saved.
+
+    Raises ConfigError for a folder without a test file.
+    """
+    files = behind(folder, "--on")
+    told = told_uses(files, folder)
+    if (folder / SAVED).is_file() and not told:
+        return Sources(test=tuple(files))
+    if "test" not in told:
+        raise ConfigError(f"{folder}: no test file in the folder; name the file itself.")
+    return Sources(**told)
+
+
+def told_uses(files: Sequence[Source], folder: Path) -> dict[str, tuple[Source, ...]]:
+    """The files that say what they are for, by use; those at the top of the folder or data set, where there are any."""
+    told = [file for file in files if use_of(file, folder)]
+    top = [file for file in told if file.path.parent == folder or file.path.parent.name == file.revision]
+    uses: dict[str, tuple[Source, ...]] = {}
+    for file in top or told:
+        use = use_of(file, folder)
+        uses[use] = (*uses.get(use, ()), file)
+    return uses
+
+
+def use_of(source: Source, folder: Path) -> str | None:
+    """The use that a file's name tells, or that of the folder in `folder` that it was saved in."""
+    path = source.path
+    told = path.parent if path.suffix == ".arrow" and path.parent != folder else path
+    return SPLITS.get(re.split(r"[-_.]", told.name.lower())[0])
 
 
 def refuse_twice(files: Sequence[Source]) -> None:
@@ -130,10 +187,29 @@ def folder_files(folder: Path) -> list[Path]:
     """The records of a folder: of one that `govern` made, what it kept."""
     if (folder / KEPT).is_file() and is_kept(folder / KEPT):
         return [folder / KEPT]
-    files = sorted(p for p in folder.rglob("*") if p.name.endswith(SUFFIXES) and p.is_file())
+    files = [path for state in sorted(folder.rglob(SAVED)) for path in saved_files(state)]
+    files = files or records_among(sorted(path for path in folder.rglob("*") if path.is_file()))
     if not files:
-        raise ConfigError(f"{folder}: no .jsonl file in the folder.")
+        raise ConfigError(f"{folder}: no .jsonl file in the folder, nor another that holds records.")
     return files
+
+
+def saved_files(state: Path) -> list[Path]:
+    """The Arrow files of a set that `datasets` saved, in their order."""
+    try:
+        listed = json.loads(state.read_text(encoding="utf-8"))["_data_files"]
+        return [state.parent / file["filename"] for file in listed]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def records_among(files: list[Any]) -> list[Any]:
+    """Of paths or names those that hold records: JSONL and Parquet, else arrays and tables."""
+    for endings in (SUFFIXES, TABLES):
+        found = [f for f in files if str(f).endswith(endings) and Path(f).name not in DESCRIPTIONS]
+        if found:
+            return found
+    return []
 
 
 def fetch_data(repo: str, pattern: str) -> list[Source]:
@@ -148,7 +224,7 @@ def fetch_data(repo: str, pattern: str) -> list[Source]:
             names = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
         else:
             names = HfApi(endpoint=hub_endpoint()).list_repo_files(repo, repo_type="dataset")
-        names = sorted(name for name in names if name.endswith(SUFFIXES))
+        names = records_among(sorted(names))
         wanted = [name for name in names if not pattern or fnmatch(name, pattern)]
         if wanted and not is_offline():
             folder = Path(snapshot_download(repo, **where, allow_patterns=wanted))
@@ -157,7 +233,7 @@ def fetch_data(repo: str, pattern: str) -> list[Source]:
             f"{repo}: no such file or folder here, and no data set to be had from the Hub ({hub_reason(error)})."
         ) from None
     if not names:
-        raise ConfigError(f"{repo}: the data set holds no JSONL or Parquet files.")
+        raise ConfigError(f"{repo}: the data set holds no file of records (JSONL, Parquet, JSON, CSV).")
     if not wanted:
         raise ConfigError(f"{repo}: none of its files is {pattern}; it has {', '.join(names[:5])}.")
     return [Source(f"{repo}:{name}", folder / name, folder.name) for name in wanted]

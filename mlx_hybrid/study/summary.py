@@ -100,7 +100,7 @@ def governed_counts(config: Config, data: Path) -> dict[str, int]:
     """What a cell's governance keeps of the training records, and of those the planted ones."""
     train, valid, test = (as_source(data / name) for name in FILES)
     records = load_records(train)
-    kept, _ = governed(apart_from_held_out(config, Sources((train,), (valid,), (test,))), (train,))
+    kept, *_ = governed(apart_from_held_out(config, Sources((train,), (valid,), (test,))), (train,))
     planted = [sum("planted" in r.fields for r in part) for part in (records, kept)]
     return {"records": len(records), "kept": len(kept), "planted": planted[0], "planted_kept": planted[1]}
 

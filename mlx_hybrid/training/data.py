@@ -10,7 +10,9 @@ from typing import Any
 from mlx_hybrid.config import Config, GovernanceConfig
 from mlx_hybrid.errors import ConfigError, DataError
 from mlx_hybrid.records.files import Sources
-from mlx_hybrid.records.record import Record, Source, load_records, read_records
+from mlx_hybrid.records.lines import Source
+from mlx_hybrid.records.record import Record, load_records, read_records, shapes_of
+from mlx_hybrid.records.shapes import describe_read
 from mlx_hybrid.records.split import Split, split_records
 from mlx_hybrid.run import Run
 
@@ -22,6 +24,8 @@ class Data:
     split: Split
     kept: int
     reasons: dict[str, int]
+    read_as: str
+    """Which files were read as what, in one sentence."""
 
     @property
     def counts(self) -> dict[str, Any]:
@@ -47,9 +51,9 @@ def prepare(config: Config, sources: Sources, folder: Path | None = None) -> Dat
 
     What governance decided stays in `folder`, where one is given, as `govern` writes it.
     """
-    records, reasons = governed(apart_from_held_out(config, sources), sources.train, folder)
+    records, reasons, read_as = governed(apart_from_held_out(config, sources), sources.train, folder)
     valid, test = load_records(sources.valid), load_records(sources.test)
-    return Data(split_records(records, valid, test, config.data, config.seed), len(records), reasons)
+    return Data(split_records(records, valid, test, config.data, config.seed), len(records), reasons, read_as)
 
 
 def check_patience(config: Config, split: Split) -> None:
@@ -74,29 +78,32 @@ def apart_from_held_out(config: Config, sources: Sources) -> Config:
 
 def governed(
     config: Config, files: Sequence[Source], folder: Path | None = None
-) -> tuple[list[Record], dict[str, int]]:
-    """Records to use, and how many were set aside for each reason; without governance any fault is an error."""
+) -> tuple[list[Record], dict[str, int], str]:
+    """Records to use, how many were set aside for each reason, and what was read as what; without governance any fault
+    is an error."""
     if not config.governance.enabled:
-        return load_records(files), {}
+        records = load_records(files)
+        return records, {}, shapes_of(records)
     if not any(isinstance(line, Record) for line in read_records(files)):
         load_records(files)  # which says what is wrong with the lines, if there are any
         raise DataError(f"{', '.join(file.name for file in files)}: no record in there.")
     with nullcontext(folder) if folder else tempfile.TemporaryDirectory(prefix="governed-") as place:
-        records, reasons = govern_into(Path(place), config.governance, files)
+        records, reasons, read_as = govern_into(Path(place), config.governance, files)
     if not records:
         told = ", ".join(f"{reason} {count}" for reason, count in reasons.items())
         raise DataError(f"Governance kept none of the records ({told}).")
-    return records, reasons
+    return records, reasons, read_as
 
 
 def govern_into(
     folder: Path, config: GovernanceConfig, files: Sequence[Source]
-) -> tuple[list[Record], dict[str, int]]:
+) -> tuple[list[Record], dict[str, int], str]:
     from mlx_hybrid.governance.folder.lines import load_kept
     from mlx_hybrid.governance.govern import govern_files
 
     ledger = govern_files(files, folder, config)
-    return load_kept(folder / "kept.jsonl"), ledger.reasons
+    seen = [(source["path"], source["shapes"]) for source in ledger.sources]
+    return load_kept(folder / "kept.jsonl"), ledger.reasons, describe_read(seen)
 
 
 def note_data(config: Config, run: Run, data: Data, manifests: list[str]) -> None:

@@ -29,7 +29,7 @@ def test_the_trained_text_is_marked(tmp_path):
     assert "Hujambo?" in result.stdout
     assert "⟦Sijambo.<|end|>⟧" in result.stdout
     assert "set aside: every answer is empty, or marked" in result.stdout
-    assert "messages (2)" in result.stderr
+    assert "chats.jsonl as messages (2 records)" in result.stderr
 
 
 def test_as_json_the_tokens_are_those_of_training_and_of_chat(tmp_path):
@@ -47,5 +47,17 @@ def test_as_json_the_tokens_are_those_of_training_and_of_chat(tmp_path):
 
 def test_a_line_that_is_no_record_is_named(tmp_path):
     result = run(tmp_path, [{"question": "?"}])
+    assert result.exit_code == 2
+    assert "chats.jsonl:1: no record of a known shape has question" in result.stderr
+    result = run(tmp_path, [CHAT, {"question": "?"}])
     assert result.exit_code == 3
-    assert "chats.jsonl:1" in result.stderr
+    assert "chats.jsonl:2" in result.stderr
+
+
+def test_keys_of_ones_own_are_shown_as_they_are_read(tmp_path):
+    result = run(
+        tmp_path, [{"q": "Hujambo?", "a": "Sijambo."}] * 9, "--map", "q=prompt,a=completion", "--show", "1"
+    )
+    assert result.exit_code == 0, result.output
+    assert result.stdout.count("⟦Sijambo.<|end|>⟧") == 1
+    assert "prompts and completions (9 records)" in result.stderr

@@ -15,8 +15,9 @@ from mlx_hybrid.evaluation.benchmarks.variants import VARIANTS, variants_for
 from mlx_hybrid.evaluation.evaluate import PIVOT, check_variant
 from mlx_hybrid.evaluation.metrics.translation import directions_of
 from mlx_hybrid.evaluation.sets import EvaluationSet, evaluation_set, kind_of, labelled, language_code
-from mlx_hybrid.records.files import SUFFIXES, Sources, find_sources
-from mlx_hybrid.records.record import File, Record, load_records, read_records
+from mlx_hybrid.records.files import FILES, Sources, find_sources, in_folder, read_renames
+from mlx_hybrid.records.lines import File, as_source
+from mlx_hybrid.records.record import Record, load_records, read_records
 from mlx_hybrid.records.split import Split
 from mlx_hybrid.run import Run
 
@@ -33,7 +34,13 @@ class Questions:
 
 
 def find_questions(
-    run: Run | None, path: Path | None, name: str | None, split: str, dev: str, part: Choice
+    run: Run | None,
+    path: Path | None,
+    name: str | None,
+    split: str,
+    dev: str,
+    part: Choice,
+    renames: Sequence[str] = (),
 ) -> Questions:
     """Of a benchmark by its name, a file or folder, or what a run's data holds. Raises ConfigError for two of these, or
     none."""
@@ -44,7 +51,7 @@ def find_questions(
     if name:
         return from_task(name, split, part, dev, known)
     if path:
-        return from_path(path, dev, known, config.data.group if config else "group")
+        return from_path(path, dev, known, config.data.group if config else "group", renames)
     own = from_run(config, dev, known, run.info().get("data_identity", "")) if run and config else None
     if own is None:
         raise ConfigError("Nothing to measure on: give --on (a file or folder) or --task (a benchmark).")
@@ -68,19 +75,21 @@ def from_task(name: str, split: str, choice: Choice, dev_split: str, known: list
     return make(name if split == "test" else f"{name}-{split}", test, dev, known)
 
 
-def from_path(path: Path, dev: str, known: list[Record], group: str = "group") -> Questions:
-    """A JSONL file, or a folder with test.jsonl. `dev` is a file, `none`, or `auto`: the folder's valid.jsonl; `group`
-    is the `data.group` of the run that is measured."""
-    name, test, beside = path.name, path, []
+def from_path(
+    path: Path, dev: str, known: list[Record], group: str = "group", renames: Sequence[str] = ()
+) -> Questions:
+    """A file of records, or a folder with a test file. `dev` is a file, `none`, or `auto`: the folder's validation
+    file; `group` is the `data.group` of the run that is measured, `renames` say what keys are read as."""
+    keys = read_renames(renames)
+    files: Sources = Sources(test=(as_source(path),))
     if path.is_dir():
-        test = path / "test.jsonl"
-        if not test.is_file():
-            raise ConfigError(f"{path}: no test.jsonl in the folder; name the file itself.")
-        beside = [path / "valid.jsonl"] if (path / "valid.jsonl").is_file() else []
+        files = in_folder(path)
     elif not path.is_file():
         raise ConfigError(f"{path}: no such file or folder.")
-    name = next((name.removesuffix(s) for s in SUFFIXES if name.endswith(s)), name)
-    return make(name, load_records([test]), dev_records(dev, beside), known, group)
+    test, beside = ([replace(file, renames=keys) for file in part] for part in (files.test, files.valid))
+    name = path.name
+    name = next((name.removesuffix(s) for s in FILES if name.lower().endswith(s)), name)
+    return make(name, load_records(test), dev_records(dev, beside, keys), known, group)
 
 
 def from_run(config: Config, dev: str, known: list[Record], identity: str) -> Questions | None:
@@ -123,7 +132,7 @@ def held_back(config: Config, sources: Sources, identity: str) -> Split:
     return split
 
 
-def dev_records(dev: str, beside: Sequence[File]) -> list[Record]:
+def dev_records(dev: str, beside: Sequence[File], renames: dict[str, str] | None = None) -> list[Record]:
     """Of the file that `dev` names; `auto` takes the files beside the test set, `none` none."""
     if dev == "none":
         return []
@@ -131,7 +140,7 @@ def dev_records(dev: str, beside: Sequence[File]) -> list[Record]:
         return load_records(beside) if beside else []
     if not Path(dev).is_file():
         raise ConfigError(f"--dev {dev}: no such file.")
-    return load_records([Path(dev)])
+    return load_records([as_source(Path(dev), renames)])
 
 
 def training_records(config: Config) -> list[Record]:

@@ -11,7 +11,8 @@ from typing import Any
 from mlx_hybrid.errors import DataError
 from mlx_hybrid.files import new_directory, sha256_of, write_json
 from mlx_hybrid.governance.folder.manifest import DATA, describe_files, verify
-from mlx_hybrid.records.record import as_source, parse_line, read_lines
+from mlx_hybrid.records.lines import as_source, read_lines
+from mlx_hybrid.records.record import parse_line
 
 KEPT, REJECTED = DATA
 

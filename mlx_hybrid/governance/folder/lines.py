@@ -7,7 +7,9 @@ from typing import IO, Any
 
 from mlx_hybrid.governance.checks.personal import redact_fields
 from mlx_hybrid.governance.inspection import Inspection
-from mlx_hybrid.records.record import Fault, Record
+from mlx_hybrid.records.lines import Fault
+from mlx_hybrid.records.record import Record
+from mlx_hybrid.records.shapes import as_record, renamed
 
 
 def load_kept(path: Path) -> list[Record]:
@@ -21,13 +23,22 @@ def as_it_was(fields: dict[str, Any]) -> Record:
     return Record(fields, name, int(line))
 
 
-def write_kept(file: IO[bytes], raw: bytes, item: Inspection, *, redacts: bool) -> None:
+def write_kept(
+    file: IO[bytes], raw: bytes, item: Inspection, *, redacts: bool, renames: dict[str, str]
+) -> None:
+    """Write the line, as it is where it needs no change, else its fields in the form that is trained on."""
     note: dict[str, Any] = {"where": item.where, "language": item.language}
     if item.flags:
         note["flags"] = [finding._asdict() for finding in item.flags]
-    if redacts and (clean := redact_fields(fields := json.loads(raw))) != fields:
-        raw = as_json(clean, "surrogatepass")
+    row = json.loads(raw)
+    fields, shape = as_record(renamed(row, renames))
+    clean = redact_fields(fields) if redacts else fields
+    if fields is not row:
+        note["shape"] = shape
+    if clean != fields:
         note["edits"] = ["redacted"]
+    if fields is not row or clean != fields:
+        raw = as_json(clean, "surrogatepass")
     file.write(with_note(raw, note))
 
 
