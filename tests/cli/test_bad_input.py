@@ -91,8 +91,10 @@ def test_records(line, bad, tmp_path):
         ),
         ("none.jsonl", "", 3, ["none.jsonl: no record in there"], []),
         ("broken.jsonl", "{a\n{b\n", 3, ["2 lines are no records", "broken.jsonl:1: not JSON"], []),
-        ("array.json", '[\n{"text": "a"},\n', 3, ["array.json:1: not one JSON object a line"], []),
-        ("table.csv", "prompt,completion\nhi,hello\n", 2, ["table.csv: is a table", "Parquet"], []),
+        ("array.json", '[\n{"text": "a"},\n', 3, ["kept none", "broken_file 1"], []),
+        ("table.xlsx", "PK", 2, ["table.xlsx: is a zip archive or a spreadsheet", "CSV"], []),
+        ("pairs.csv", "question,answer\nhi,you\n", 2, ["csv:2", "--map question=prompt,answer=completion"], []),
+        ("dpo.jsonl", '{"prompt": "a", "chosen": "b", "rejected": "c"}', 2, ["preference pairs"], []),
         ("absent.jsonl", None, 2, ["absent.jsonl"], []),
     ],
 )  # fmt: skip
