@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import mlx.core as mx
 import pytest
@@ -26,7 +25,6 @@ from mlx_hybrid.models.adapted import UNCHECKED, load_any
 from mlx_hybrid.models.pair import open_pair
 
 PARAMETERS = {"rank": 4, "dropout": 0.0, "scale": 20.0}
-REAL = Path(os.environ.get("MLX_HYBRID_MODELS", Path.home() / "models")) / "smollm2-135m"
 
 
 def write_stock(folder, model, kind="lora", *, layers=16, keys=None, base="", **changes):
@@ -146,7 +144,8 @@ def test_every_command_takes_it_and_says_what_is_not_checked(kind, base, folders
     said.append(invoke("export", folder, "--to", form, "-o", tmp_path / "out").stderr)
     settings = ["train.steps=1", "train.learning_rate=0", "evaluate=false", "governance.enabled=false"]
     more = [word for setting in settings for word in ("--set", setting)]
-    said.append(invoke("finetune", "--from", folder, "--data", data, "-o", tmp_path / "run", *more).stderr)
+    go_on = ("finetune", "--from", folder, "--data", data, "-o", tmp_path / "run", *more)
+    said.append(invoke(*go_on).stderr)
     assert all(UNCHECKED in " ".join(line.split()) for line in said)
     if kind == "lora":
         stock = load_adapters(load_model(base)[0], str(tmp_path / "out"))
@@ -171,21 +170,19 @@ def test_the_base_is_the_one_it_names_or_the_one_given(base, folders, tmp_path):
 
 
 @pytest.mark.real
-@pytest.mark.slow
-@pytest.mark.skipif(not REAL.is_dir(), reason=f"no model at {REAL}")
 @pytest.mark.parametrize("kind", ["lora", "dora"])
-def test_what_mlx_lm_trained_on_a_pretrained_model(kind, tmp_path):
+def test_what_mlx_lm_trained_on_a_pretrained_model(kind, smollm2, tmp_path):
     for name in ("train", "valid"):
         rows = [{"text": f"The number after {i} is {i + 1}."} for i in range(4)]
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    places = ["--model", REAL, "--data", tmp_path, "--adapter-path", tmp_path / "stock"]
+    places = ["--model", smollm2, "--data", tmp_path, "--adapter-path", tmp_path / "stock"]
     words = f"--fine-tune-type {kind} --iters 3 --batch-size 2 --num-layers 4 --val-batches 1 --learning-rate 1e-3"
     options = [*map(str, places), *words.split()]
     quick = os.environ | {
         "MLX_DISABLE_COMPILE": "1"
     }  # each fused kernel costs a run of the C++ compiler on the CPU
     subprocess.run([sys.executable, "-m", "mlx_lm", "lora", "--train", *options], check=True, env=quick)
-    loaded, (theirs, _) = load_any(str(tmp_path / "stock")), load_model(REAL)
+    loaded, (theirs, _) = load_any(str(tmp_path / "stock")), load_model(smollm2)
     theirs.set_dtype(mx.float32)
     theirs = load_adapters(theirs, str(tmp_path / "stock"))
     assert loaded.change > EFFECT
