@@ -107,8 +107,9 @@ def test_every_setting_arrives_and_survives_the_round_trip(key, tmp_path):
 @pytest.mark.parametrize("key", SETTINGS)
 def test_every_setting_is_explained_where_it_is_defined(key):
     name = key.split(".")[-1]
-    source = Path(__file__).parents[1] / "mlx_hybrid" / "config" / "settings.py"
-    lines = itertools.pairwise(source.read_text(encoding="utf-8").splitlines())
+    folder = Path(__file__).parents[1] / "mlx_hybrid" / "config"
+    text = "".join((folder / file).read_text(encoding="utf-8") for file in ("adapter.py", "settings.py"))
+    lines = itertools.pairwise(text.splitlines())
     assert name in {a.split(":")[0].strip() for a, b in lines if b.startswith('    """')}
 
 

@@ -4,6 +4,15 @@ Configs are frozen, keyword-only and strict: an unknown key is an error that nam
 at the door: inner functions take plain values.
 """
 
+from mlx_hybrid.config.adapter import (
+    PRESETS,
+    AdapterConfig,
+    ButterflyConfig,
+    HouseholderConfig,
+    LowRankConfig,
+    RotationConfig,
+    SketchConfig,
+)
 from mlx_hybrid.config.convert import build
 from mlx_hybrid.config.formats import from_format_1
 from mlx_hybrid.config.idle import load_run_config
@@ -17,21 +26,7 @@ from mlx_hybrid.config.reading import (
     read_settings,
     to_tree,
 )
-from mlx_hybrid.config.settings import (
-    BUNDLED,
-    PRESETS,
-    AdapterConfig,
-    ButterflyConfig,
-    Config,
-    DataConfig,
-    GovernanceConfig,
-    HouseholderConfig,
-    LowRankConfig,
-    ModelConfig,
-    RotationConfig,
-    SketchConfig,
-    TrainConfig,
-)
+from mlx_hybrid.config.settings import BUNDLED, Config, DataConfig, GovernanceConfig, ModelConfig, TrainConfig
 
 __all__ = [
     "BUNDLED",

@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from mlx_hybrid.config.adapter import SketchConfig
 from mlx_hybrid.config.reading import (
     build_config,
     load_config,
@@ -13,7 +14,7 @@ from mlx_hybrid.config.reading import (
     read_settings,
     to_tree,
 )
-from mlx_hybrid.config.settings import Config, SketchConfig
+from mlx_hybrid.config.settings import Config
 from mlx_hybrid.errors import ConfigError
 
 SKETCH = tuple(f"adapter.sketch.{field.name}" for field in dataclasses.fields(SketchConfig))

@@ -6,9 +6,10 @@ from typing import Any
 
 import yaml
 
+from mlx_hybrid.config.adapter import PRESETS, AdapterConfig
 from mlx_hybrid.config.convert import build, field_types, groups_of
 from mlx_hybrid.config.formats import from_format_1, without_retired
-from mlx_hybrid.config.settings import PRESETS, AdapterConfig, Config
+from mlx_hybrid.config.settings import Config
 from mlx_hybrid.errors import ConfigError, nearest
 
 OPENS = {"rotation": "kind", "low_rank": "rank"}

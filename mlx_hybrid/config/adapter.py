@@ -1,0 +1,173 @@
+"""The settings of an adapter: its branches, how they start, and what each method's preset makes of them."""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from mlx_hybrid.config.bounds import Bounded, bounded
+from mlx_hybrid.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class HouseholderConfig(Bounded):
+    """A rotation by reflections (HRA, arXiv 2405.17484)."""
+
+    kind: Literal["householder"] = "householder"
+    """Which rotation it is."""
+    reflections: int = bounded(8, 2)
+    """How many reflections, an even number."""
+    start: Literal["random", "gradient"] = "random"
+    """Where the pairs of reflections start; `gradient` puts them along the gradient (docs/method.md)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.reflections % 2:
+            raise ConfigError(
+                f"reflections is {self.reflections}, but reflections come in pairs; use {self.reflections + 1}."
+            )
+
+    @property
+    def from_gradient(self) -> bool:
+        return self.start == "gradient"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ButterflyConfig(Bounded):
+    """A rotation by butterfly factors of Cayley blocks (BOFT, arXiv 2311.06243)."""
+
+    kind: Literal["butterfly"] = "butterfly"
+    """Which rotation it is."""
+    block_size: int = bounded(8, 0)
+    """Features rotated together by one factor, an even number; 0 or `auto` picks for each layer."""
+    factors: int = bounded(4, 1)
+    """How many factors; the dense block is block_size · 2^(factors − 1) and must divide the inputs."""
+
+    from_gradient: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.block_size % 2:
+            raise ConfigError(f"block_size must be even, not {self.block_size}.")
+
+
+RotationConfig = HouseholderConfig | ButterflyConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class LowRankConfig(Bounded):
+    """A low-rank update s · x A B (LoRA, arXiv 2106.09685)."""
+
+    rank: int = bounded(8, 1)
+    """Columns of A."""
+    alpha: float = 16.0
+    """Scale: s = alpha / √rank with rslora, else alpha / rank."""
+    rslora: bool = True
+    """Rank-stabilised scale (Kalajdzievski 2023, arXiv 2312.03732)."""
+    start: Literal["zeros", "gradient", "lora-ga"] = "zeros"
+    """Where the update starts: at zero, with A along the gradient, or as LoRA-GA (docs/method.md)."""
+    dropout: float = bounded(0.0, 0, 0.9)
+    """Dropout on the input of the update."""
+    magnitude: bool = False
+    """Train each output's magnitude apart (DoRA); a baseline, from zeros and without a rotation."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.magnitude and self.start != "zeros":
+            raise ConfigError(
+                f"magnitude (DoRA) needs a low-rank branch from zeros, and start is {self.start}."
+            )
+
+    @property
+    def from_gradient(self) -> bool:
+        return self.start != "zeros"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SketchConfig(Bounded):
+    """How the gradient is sketched for the branches that start along it."""
+
+    records: int = bounded(64, 1)
+    """Training records that it is taken from."""
+    passes: int = bounded(4, 2)
+    """Passes over those records: 2 finds fast-decaying gradients, 4 slow ones too; an even number."""
+    oversampling: int = bounded(16, 0)
+    """Columns of the sketch beyond twice the rank."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.passes % 2:
+            raise ConfigError(f"passes must be even, not {self.passes}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterConfig(Bounded):
+    """What is trained. Left out, a value comes from the preset that `method` names (docs/method.md)."""
+
+    rotation: HouseholderConfig | ButterflyConfig | None = field(default_factory=HouseholderConfig)
+    """The orthogonal branch, which rotates a layer's input: `kind` and its sizes, or null."""
+    low_rank: LowRankConfig | None = field(default_factory=lambda: LowRankConfig(start="gradient"))
+    """The low-rank branch, or null."""
+    sketch: SketchConfig = field(default_factory=SketchConfig)
+    """The start from the gradient, for the branches whose `start` asks for it."""
+    mixing: Literal["gradient", "fixed", "off"] = "gradient"
+    """How a layer's step is shared between its two branches: by gradient norms, half and half, or not at all."""
+    unitary: tuple[str, ...] = ()
+    """Sub-layers that carry the rotation alone, so that they keep their singular values."""
+    targets: tuple[str, ...] = ("dense",)
+    """Modules to adapt, by the end of their name; `dense` is all dense projections, `experts` the MoE experts."""
+    layers: int = bounded(0, 0)
+    """Adapt the last N transformer layers; 0 is all."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.unitary and not self.rotation:
+            raise ConfigError("unitary needs an orthogonal branch; set adapter.rotation.kind.")
+        if self.low_rank and self.low_rank.magnitude and self.rotation:
+            raise ConfigError(
+                "low_rank.magnitude (DoRA) needs a low-rank branch and no orthogonal one; use method dora."
+            )
+
+    @property
+    def full(self) -> bool:
+        """Whether there is no branch at all: the weights themselves are trained, as `method: full` says."""
+        return not self.rotation and not self.low_rank
+
+    @property
+    def mixed(self) -> bool:
+        """Whether a layer's step is shared between two branches."""
+        return bool(self.rotation and self.low_rank) and self.mixing != "off"
+
+    @property
+    def from_gradient(self) -> bool:
+        """Whether any branch starts from the gradient of some training records."""
+        return any(branch.from_gradient for branch in (self.rotation, self.low_rank) if branch)
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "lora": {"rotation": None, "low_rank": {"rank": 16}, "mixing": "off"},
+    "lora-ga": {"rotation": None, "low_rank": {"rank": 16, "start": "lora-ga"}, "mixing": "off"},
+    "dora": {"rotation": None, "low_rank": {"rank": 16, "magnitude": True}, "mixing": "off"},
+    "hra": {"rotation": {"kind": "householder", "reflections": 16}, "low_rank": None, "mixing": "off"},
+    "boft": {
+        "rotation": {"kind": "butterfly", "block_size": 8, "factors": 4},
+        "low_rank": None,
+        "mixing": "off",
+    },
+    "hybrid": {
+        "rotation": {"kind": "householder", "reflections": 8},
+        "low_rank": {"rank": 8, "start": "gradient"},
+        "mixing": "gradient",
+    },
+    "hybrid-boft": {
+        "rotation": {"kind": "butterfly", "block_size": 8, "factors": 4},
+        "low_rank": {"rank": 8, "start": "lora-ga"},
+        "mixing": "gradient",
+    },
+    "hybrid-unitary": {
+        "rotation": {"kind": "householder", "reflections": 8},
+        "low_rank": {"rank": 8, "start": "gradient"},
+        "mixing": "gradient",
+        "unitary": ["o_proj", "down_proj"],
+    },
+    "full": {"rotation": None, "low_rank": None, "mixing": "off"},
+}
+"""What each method sets of `adapter`, before a file and options."""
