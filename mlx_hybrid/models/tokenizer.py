@@ -12,6 +12,7 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Literal
 
+from jinja2 import Environment, TemplateSyntaxError, meta
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from mlx_hybrid.errors import ConfigError, DataError
@@ -20,7 +21,10 @@ MARK = "\ufdd0"
 """Stands inside a control token that is to be read as plain text; Unicode keeps it out of every text."""
 NOW = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
 NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
-RESERVED = {"messages", "tools", "chat_template", "tokenize", "add_generation_prompt", "documents"}
+RESERVED = {"messages", "tools", "documents", "add_generation_prompt", "raise_exception", "strftime_now"}
+"""What a template is told by the program itself, beside the texts of its special tokens."""
+GENERATION = re.compile(r"\{%[-+]?\s*(?:end)?generation\s*[-+]?%\}")
+"""A block of transformers that plain Jinja does not know, and that writes nothing."""
 THINKING = ("<think>", "</think>")
 """Control tokens of some families that an answer's own text may hold."""
 
@@ -57,9 +61,40 @@ class Tokenizer(TokenizerWrapper):
         start = self._begin
         return tokens if tokens[: len(start)] == start else [*start, *tokens]
 
+    def started(self, text: str) -> list[int]:
+        """Tokens of a text, begun once: BOS tokens that its author put first are its beginning, not text."""
+        return self.begun(self._encode(self.once(text)))
+
+    def once(self, text: str) -> str:
+        """A text that begins with BOS once where its author wrote it several times."""
+        rest = self._without_begin(text)
+        return text if rest == text else f"{self.bos_token}{rest}"
+
     def document(self, text: str) -> list[int]:
         """A whole text as it is trained: begun, and ended with EOS; ends that the text has itself are not doubled."""
-        return self.ended(self.begun(self._encode(text)))
+        return self.ended(self.started(self.without_ends(text, [self.eos_token])))
+
+    def bare(self, text: str) -> str:
+        """A text without the BOS and EOS that its author wrote around it."""
+        return self._without_begin(self.without_ends(text, [self.eos_token]))
+
+    def answer(self, text: str) -> str:
+        """An answer without the BOS and the ends that its author wrote around it; it gets its own end."""
+        text = self.without_ends(text, self.end_markers)
+        return self._without_begin(text) if self._begin else text
+
+    def without_ends(self, text: str, markers: Sequence[str | None]) -> str:
+        """A text without the markers at its end, and the white space around them."""
+        stripped, ends = text.rstrip(), tuple(marker for marker in markers if marker)
+        while marker := next((marker for marker in ends if stripped.endswith(marker)), None):
+            text = stripped = stripped.removesuffix(marker).rstrip()
+        return text
+
+    def _without_begin(self, text: str) -> str:
+        begin = self.bos_token
+        while begin and text.lstrip().startswith(begin):
+            text = text.lstrip().removeprefix(begin)
+        return text
 
     def ended(self, tokens: list[int]) -> list[int]:
         """The tokens with one EOS token at their end."""
@@ -72,7 +107,7 @@ class Tokenizer(TokenizerWrapper):
 
     def continued(self, text: str) -> list[int]:
         """Text that the model is to go on with: begun, not ended. Raises ConfigError for no token at all."""
-        tokens = self.checked(self.begun(self._encode(text)))
+        tokens = self.checked(self.started(text))
         if not tokens:
             raise ConfigError("The prompt is empty, and this model needs at least one token to continue.")
         return tokens
@@ -152,14 +187,28 @@ class Tokenizer(TokenizerWrapper):
             return options
         if not self.has_chat_template:
             raise ConfigError("The model has no chat template, so model.template has nothing to set.")
-        text = self._tokenizer.get_chat_template() if self._chat_template is None else ""
-        unknown = [name for name in options if text and not re.search(rf"\b{re.escape(name)}\b", text)]
-        if unknown or RESERVED & set(options):
-            name = (unknown or sorted(RESERVED & set(options)))[0]
+        known = self._template_options if self._chat_template is None else set(options) - RESERVED
+        if unknown := sorted(set(options) - known):
             raise ConfigError(
-                f"The model's chat template has no option {name}; leave it out of model.template."
+                f"The model's chat template has no option {unknown[0]}; leave it out of model.template."
             )
         return options
+
+    @cached_property
+    def _template_options(self) -> set[str]:
+        """The variables that the chat template reads and does not set itself, but for those that it is told anyway."""
+        written = self._tokenizer.chat_template
+        texts = written.values() if isinstance(written, dict) else [written]
+        found = set()
+        for text in texts:
+            try:
+                tree = Environment(extensions=["jinja2.ext.loopcontrols"]).parse(GENERATION.sub("", text))
+                found |= meta.find_undeclared_variables(tree)
+            except (
+                TemplateSyntaxError
+            ):  # a block of some other library's; its words are then all there is to go by
+                found |= set(re.findall(r"\w+", text))
+        return found - RESERVED - set(self._tokenizer.special_tokens_map) - set(Environment().globals)
 
     def tokens_of(self, text: str) -> list[int]:
         """Tokens of rendered text; a control token that carries a MARK is read as text.
@@ -197,7 +246,11 @@ class Tokenizer(TokenizerWrapper):
         return list(self._tokenizer.encode(text, add_special_tokens=False))
 
     def _folded(self, messages: Sequence[dict]) -> Sequence[dict]:
-        if self.system != "fold" or len(messages) < 2 or messages[0].get("role") != "system":
+        if (
+            self.system != "fold"
+            or len(messages) < 2
+            or [m.get("role") for m in messages[:2]] != ["system", "user"]
+        ):
             return messages
         system, first, *rest = messages
         return [{**first, "content": f"{system['content']}\n\n{first.get('content') or ''}"}, *rest]
@@ -211,6 +264,10 @@ class Tokenizer(TokenizerWrapper):
         if isinstance(value, list):
             return [self._as_text(part, key) for part in value]
         return value
+
+    def control_token_in(self, text: str) -> str | None:
+        """A control token that the text would become."""
+        return next((name for name in self.control_tokens if name in text and name not in THINKING), None)
 
     def marked(self, text: str) -> str:
         """The text with a MARK inside every control token."""

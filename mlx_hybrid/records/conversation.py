@@ -11,58 +11,87 @@ from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.records.masking import Masked, SetAside, closed, tokenise
 from mlx_hybrid.records.record import Record
 
+MARKS = ("weight", "train", "training")
+REASONING = ("reasoning_content", "thinking", "reasoning")
+YES, NO = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no")
 
-def plain_turn(turn: dict) -> dict:
-    """A turn as the template gets it: no empty keys, no marks of ours, tool arguments as a mapping."""
-    kept = {k: v for k, v in turn.items() if v is not None and k not in ("weight", "train", "training")}
-    for other in ("thinking", "reasoning"):
-        if isinstance(kept.get(other), str):
-            kept.setdefault("reasoning_content", kept.pop(other))
-    if "tool_calls" in kept:
-        kept["tool_calls"] = [parsed_call(call) for call in kept["tool_calls"]]
-        kept.setdefault("content", "")
+
+def plain_turns(record: Record, tokenizer: Any) -> tuple[list[dict], list[int]]:
+    """The turns as the template gets them, and which of them are to be trained.
+
+    Raises SetAside for a mark or a tool call that cannot be understood.
+    """
+    turns = [plain_turn(turn, place, tokenizer) for place, turn in enumerate(record.turns(), start=1)]
+    answers = [place for place, turn in enumerate(turns) if turn["role"] == "assistant"]
+    marked = [place for place in answers if is_marked(record.turns()[place], place + 1)]
+    return turns, [place for place in marked if says_something(turns[place])]
+
+
+def plain_turn(turn: dict, place: int, tokenizer: Any) -> dict:
+    """A turn without empty keys, marks of ours and ends of its author's; reasoning under each of its names, so that a
+    template finds it, and tool calls in OpenAI's form."""
+    kept = {key: value for key, value in turn.items() if value not in (None, []) and key not in MARKS}
+    reasoning = next((kept[name] for name in REASONING if isinstance(kept.get(name), str)), "")
+    if reasoning:
+        kept |= dict.fromkeys(REASONING, reasoning)
+    if calls := plain_calls(kept.pop("tool_calls", []), place):
+        kept = {"content": "", **kept, "tool_calls": calls}
+    if turn["role"] == "assistant" and kept.get("content"):
+        kept["content"] = tokenizer.answer(kept["content"])
     return kept
 
 
-def parsed_call(call: dict) -> dict:
-    """A tool call whose arguments are a mapping, parsed once where they were written as a JSON string."""
-    function = call.get("function", call)
-    arguments = function.get("arguments")
-    if not isinstance(arguments, str):
-        return call
+def plain_calls(calls: Any, place: int) -> list[dict]:
+    """Tool calls in OpenAI's form, arguments as a mapping: parsed once where they were written as a JSON string."""
+    calls = json_value(calls)
+    if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
+        raise SetAside(f"turn {place} has tool_calls that are no list of calls")
+    found = []
+    for call in calls:
+        function = call.get("function", {key: call[key] for key in ("name", "arguments") if key in call})
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            raise SetAside(f"turn {place} has a tool call without the name of its function")
+        arguments = json_value(function.get("arguments") or {})
+        if not isinstance(arguments, dict):
+            raise SetAside(f"turn {place} calls {function['name']} with arguments that are no JSON object")
+        rest = {key: value for key, value in call.items() if key not in ("name", "arguments")}
+        found.append({"type": "function", **rest, "function": {**function, "arguments": arguments}})
+    return found
+
+
+def json_value(value: Any) -> Any:
+    """What a string says in JSON; a blank one is an empty object, and one that is no JSON stays a string."""
+    if not isinstance(value, str):
+        return value
     try:
-        arguments = json.loads(arguments)
-    except ValueError:
-        return call
-    function = {**function, "arguments": arguments}
-    return {**call, "function": function} if "function" in call else function
+        return json.loads(value) if value.strip() else {}
+    except (ValueError, RecursionError):
+        return value
 
 
-def is_trained(turn: dict) -> bool:
-    """Whether a turn is an answer that says something, and not marked as one not to learn from."""
-    if not any(
-        turn.get(key) for key in ("content", "tool_calls", "reasoning_content", "thinking", "reasoning")
-    ):
-        return False
-    marks = [turn.get("weight"), turn.get("train"), turn.get("training")]
-    return turn["role"] == "assistant" and not any(mark is not None and not mark for mark in marks)
+def tools_of(record: Record) -> Any:
+    """The tools that a conversation is told of, or None. Raises SetAside for what is no list of them."""
+    tools = json_value(record.fields.get("tools")) or None
+    if tools is not None and not (isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools)):
+        raise SetAside("its tools are no list of JSON objects")
+    return tools
 
 
-def without_ends(text: str, tokenizer: Any) -> str:
-    """An answer without the ends that its author wrote into it; it gets its own."""
-    stripped = text.rstrip()
-    for marker in tokenizer.end_markers:
-        while stripped.endswith(marker):
-            text = stripped = stripped.removesuffix(marker).rstrip()
-    return text
+def is_marked(turn: dict, place: int) -> bool:
+    """Whether an answer's marks, if it has any, say that it is to be trained. Raises SetAside for other values."""
+    marks = {key: str(turn[key]).strip().lower() for key in MARKS if turn.get(key) is not None}
+    if odd := next((key for key, value in marks.items() if value not in (*YES, *NO)), None):
+        raise SetAside(f"turn {place} has {odd} {turn[odd]!r:.20}, which is neither 0 nor 1")
+    return not any(value in NO for value in marks.values())
+
+
+def says_something(turn: dict) -> bool:
+    return any(turn.get(key) for key in ("content", "tool_calls", "reasoning_content"))
 
 
 def conversation(record: Record, turns: list[dict], wanted: list[int], tokenizer: Any) -> Masked:
     """A conversation in the model's template, with the answers `wanted` trained as far as they are asked for."""
-    for turn in turns:
-        if turn["role"] == "assistant" and turn.get("content"):
-            turn["content"] = without_ends(turn["content"], tokenizer)
-    tools = record.fields.get("tools")
+    tools = tools_of(record)
     try:
         full = tokenizer.render(turns, tools=tools)
         spans = answer_spans(turns, wanted, full, tokenizer, tools)
@@ -80,21 +109,30 @@ def conversation(record: Record, turns: list[dict], wanted: list[int], tokenizer
     except ConfigError as error:
         raise SetAside(str(error)) from None
     size = sum(len(text.encode()) for text, kept in parts if kept)
-    facts = {"answers": len(spans), "unwritten": unwritten(turns, tools, full, tokenizer)}
+    facts = {"answers": len(spans), "unwritten": unwritten(turns, tools, full, spans, tokenizer)}
     if open_ended:
         return closed(tokens, trained, tokenizer, size, **facts)
     return Masked(tokens, trained, size, **facts)
 
 
-def unwritten(turns: list[dict], tools: Any, full: str, tokenizer: Any) -> tuple[str, ...]:
+def unwritten(
+    turns: list[dict], tools: Any, full: str, spans: list[tuple[int, int, int]], tokenizer: Any
+) -> tuple[str, ...]:
     """What of a conversation its template leaves out, in words."""
-    last = turns[-1].get("reasoning_content")
-    parts = {
-        "reasoning": last.strip() if isinstance(last, str) else "",
-        "the tools": tools[0].get("function", tools[0]).get("name", "") if tools else "",
-        "the system turn": turns[0].get("content", "").strip() if turns[0]["role"] == "system" else "",
-    }
-    return tuple(name for name, text in parts.items() if text and tokenizer.marked(text) not in full)
+    missing = {}
+    for number, begin, end in spans:
+        if tokenizer.marked(reasoning_of(turns[number])) not in full[begin:end]:
+            missing["reasoning" if number == len(turns) - 1 else "the reasoning of older answers"] = True
+    missing["the tools"] = bool(tools) and tokenizer.render(turns) == full
+    system = turns[0].get("content", "").strip() if turns[0]["role"] == "system" else ""
+    missing["the system turn"] = tokenizer.marked(system) not in full
+    return tuple(name for name, is_missing in missing.items() if is_missing)
+
+
+def reasoning_of(turn: dict) -> str:
+    """An answer's reasoning, of its own key or of a <think> block."""
+    inline = (turn.get("content") or "").rpartition("</think>")[0].rpartition("<think>")[2]
+    return (turn.get("reasoning_content") or inline).strip()
 
 
 def answer_spans(
@@ -106,20 +144,35 @@ def answer_spans(
         asked = tokenizer.render(turns[:number], tools=tools, opened=True)
         if full.startswith(asked):
             end = answer_end(turns, number, full, len(asked), tokenizer, tools)
-            names = [
-                call.get("function", call).get("name", "") for call in turns[number].get("tool_calls", [])
-            ]
-            if not all(text in full[len(asked) : end] for text in (said(turns[number], tokenizer), *names)):
-                kind = "leaves out the tool call" if names else "changes the text"
-                raise SetAside(f"the chat template {kind} of turn {number + 1}")
+            if said(turns[number], tokenizer) not in full[len(asked) : end]:
+                raise SetAside(f"the chat template changes or leaves out the text of turn {number + 1}")
+            if leaves_out_a_call(turns[: number + 1], tokenizer, tools):
+                raise SetAside(f"the chat template leaves out a tool call of turn {number + 1}")
             spans.append((number, len(asked), end))
     if not spans:
+        way = "model.template, or model.system=fold" if turns[0]["role"] == "system" else "model.template"
         raise SetAside(
             "the chat template does not write the answers as it asks for them "
-            f"(it asks with {tokenizer.render(turns[: wanted[-1]], tools=tools, opened=True)[-40:]!r}); "
-            "see model.template"
+            f"(it asks with {tokenizer.render(turns[: wanted[-1]], tools=tools, opened=True)[-40:]!r}); see {way}"
         )
     return spans
+
+
+def leaves_out_a_call(turns: list[dict], tokenizer: Any, tools: Any) -> bool:
+    """Whether the template writes the last of `turns` no otherwise without one of its tool calls."""
+    *before, last = turns
+    calls = last.get("tool_calls", [])
+    whole = tokenizer.render(turns, tools=tools) if calls else ""
+    for place in range(len(calls)):
+        fewer = {**last, "tool_calls": calls[:place] + calls[place + 1 :]}
+        if len(calls) == 1:
+            del fewer["tool_calls"]
+        try:
+            if tokenizer.render([*before, fewer], tools=tools) == whole:
+                return True
+        except ConfigError:  # refused without the call, so the call counts
+            continue
+    return False
 
 
 def answer_end(turns: list[dict], number: int, full: str, begin: int, tokenizer: Any, tools: Any) -> int:

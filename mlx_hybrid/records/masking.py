@@ -23,9 +23,11 @@ class Masked:
 
 def text_tokens(text: str, tokenizer: Any) -> Masked:
     """Plain text: trained from its first token on, but for what the tokenizer puts before it."""
-    tokens = tokenizer.document(text)
+    bare, tokens = tokenizer.bare(text), tokenizer.document(text)
+    if not bare.strip():
+        raise SetAside("the text is empty but for its beginning and end")
     begin = len(tokenizer.begun([]))
-    return Masked(tokens, [i >= begin for i in range(len(tokens))], len(text.encode()))
+    return Masked(tokens, [i >= begin for i in range(len(tokens))], len(bare.encode()))
 
 
 def closed(tokens: list[int], trained: list[bool], tokenizer: Any, size: int, **more: Any) -> Masked:

@@ -12,7 +12,7 @@ from hashlib import sha256
 from typing import Any
 
 from mlx_hybrid.errors import DataError
-from mlx_hybrid.records.conversation import answer_spans, conversation, is_trained, plain_turn, without_ends
+from mlx_hybrid.records.conversation import answer_spans, conversation, plain_turns, tools_of
 from mlx_hybrid.records.masking import Masked, SetAside, closed, text_tokens, tokenise
 from mlx_hybrid.records.record import Record
 
@@ -104,8 +104,7 @@ def make_example(record: Record, tokenizer: Any) -> Example:
 
     Raises SetAside with the reason why it cannot be trained, and DataError for a token beyond the model's embedding.
     """
-    turns = [plain_turn(turn) for turn in record.turns()]
-    wanted = [n for n, turn in enumerate(record.turns()) if is_trained(turn)]
+    turns, wanted = plain_turns(record, tokenizer)
     if turns and not wanted:
         raise SetAside("every answer is empty, or marked as not to be trained (weight, train or training)")
     if not turns:
@@ -113,7 +112,7 @@ def make_example(record: Record, tokenizer: Any) -> Example:
     elif tokenizer.has_chat_template:
         made = conversation(record, turns, wanted, tokenizer)
     else:
-        made = completion(turns, tokenizer)
+        made = completion(turns, tools_of(record), tokenizer)
     tokenizer.checked(made.tokens)
     if not any(made.trained[1:]):
         raise SetAside("no token is left to train on")
@@ -133,21 +132,20 @@ def asked_tokens(record: Record, tokenizer: Any) -> list[int]:
     """What chat would send before the record's first trained token; nothing for plain text."""
     if record.kind == "text":
         return []
-    turns = [plain_turn(turn) for turn in record.turns()]
+    turns, wanted = plain_turns(record, tokenizer)
     if not tokenizer.has_chat_template:
         return tokenizer.continued(turns[0]["content"])
-    wanted = [n for n, turn in enumerate(record.turns()) if is_trained(turn)]
-    full = tokenizer.render(turns, tools=record.fields.get("tools"))
-    spans = answer_spans(turns, wanted, full, tokenizer, record.fields.get("tools"))
-    return tokenizer.ask(turns[: spans[0][0]], tools=record.fields.get("tools"))
+    tools = tools_of(record)
+    spans = answer_spans(turns, wanted, tokenizer.render(turns, tools=tools), tokenizer, tools)
+    return tokenizer.ask(turns[: spans[0][0]], tools=tools)
 
 
 def question_tokens(record: Record, tokenizer: Any) -> list[int]:
     """What chat would send before the record's last answer."""
-    turns = [plain_turn(turn) for turn in record.turns()[:-1]]
+    turns = plain_turns(record, tokenizer)[0][:-1]
     if not tokenizer.has_chat_template:
         return tokenizer.continued(turns[-1]["content"])
-    return tokenizer.ask(turns, tools=record.fields.get("tools"))
+    return tokenizer.ask(turns, tools=tools_of(record))
 
 
 def answers_to(record: Record, answers: Iterable[str], tokenizer: Any) -> tuple[list[int], list[list[int]]]:
@@ -155,7 +153,7 @@ def answers_to(record: Record, answers: Iterable[str], tokenizer: Any) -> tuple[
 
     Raises DataError where the template does not write an answer as it asks for it.
     """
-    *before, last = [plain_turn(turn) for turn in record.turns()]
+    *before, last = plain_turns(record, tokenizer)[0]
     asked = question_tokens(record, tokenizer)
     found = []
     for answer in answers:
@@ -163,7 +161,7 @@ def answers_to(record: Record, answers: Iterable[str], tokenizer: Any) -> tuple[
         if tokenizer.has_chat_template:
             made = conversation(record, turns, [len(before)], tokenizer)
         else:
-            made = completion(turns, tokenizer)
+            made = completion(turns, None, tokenizer)
         begin = made.trained.index(True)
         if made.tokens[:begin] != asked:
             raise DataError(f"{record.where}: the answer {answer!r} does not follow its question as asked.")
@@ -172,7 +170,7 @@ def answers_to(record: Record, answers: Iterable[str], tokenizer: Any) -> tuple[
     return asked, found
 
 
-def completion(turns: list[dict], tokenizer: Any) -> Masked:
+def completion(turns: list[dict], tools: Any, tokenizer: Any) -> Masked:
     """Prompt and completion for a model without a chat template."""
     if (
         len(turns) != 2
@@ -182,8 +180,19 @@ def completion(turns: list[dict], tokenizer: Any) -> Masked:
         raise SetAside(
             "the model has no chat template, so only a prompt and a completion of text can be used"
         )
-    prompt, answer = turns[0]["content"], without_ends(turns[1]["content"], tokenizer)
-    parts = [(prompt, False), (answer, True)]
+    prompt, answer = (turn["content"] for turn in turns)
+    for text in (tokenizer.bare(prompt), answer):
+        if found := tokenizer.control_token_in(text):
+            raise SetAside(
+                f"its text holds the control token {found}, which a model without a chat template would not read as "
+                "text; a record with `text` may hold it"
+            )
+    parts = [(tokenizer.once(prompt), False), (answer, True)]
+    asked = tokenizer.continued(prompt)
+    left_out = {"reasoning": turns[1].get("reasoning_content"), "the tools": tools}
     return closed(
-        *tokenise(parts, tokenizer, asked=tokenizer.continued(prompt)), tokenizer, len(answer.encode())
+        *tokenise(parts, tokenizer, asked=asked),
+        tokenizer,
+        len(answer.encode()),
+        unwritten=tuple(name for name, value in left_out.items() if value),
     )

@@ -38,10 +38,11 @@ SET_ASIDE = {
     ("none", "two answers"): "no chat template",
     ("none", "weights"): "no chat template",
     ("none", "a tool call"): "no chat template",
-    ("chatml", "a tool call"): "leaves out the tool call of turn 2",
-    ("folds", "a tool call"): "leaves out the tool call of turn 2",
-    ("thinks", "a tool call"): "leaves out the tool call of turn 2",
-    ("always thinks", "a tool call"): "leaves out the tool call of turn 2",
+    ("none", "ends and control tokens"): "control token <|im_",
+    ("chatml", "a tool call"): "leaves out a tool call of turn 2",
+    ("folds", "a tool call"): "leaves out a tool call of turn 2",
+    ("thinks", "a tool call"): "leaves out a tool call of turn 2",
+    ("always thinks", "a tool call"): "leaves out a tool call of turn 2",
     ("no end", "a tool call"): "does not show where turn 2 ends",
 }
 CALLED = {
@@ -201,7 +202,7 @@ def test_a_token_beyond_the_embedding_is_refused_by_its_text():
 def test_a_template_that_changes_what_the_assistant_says_is_refused(filter):
     tokenizer = wrapped(byte_tokenizer(CHATML.replace("m['content']", f"m['content'] | {filter}")))
     made = make_examples([record(SHAPES["plain"])], tokenizer, max_tokens=512)
-    assert made.aside == [("data.jsonl:3", "the chat template changes the text of turn 2")]
+    assert made.aside == [("data.jsonl:3", "the chat template changes or leaves out the text of turn 2")]
 
 
 def test_a_template_that_refuses_says_why():
