@@ -19,8 +19,19 @@ ROLE_OF = {theirs: ours for ours, names in ROLES.items() for theirs in names}
 CALLS = ("function_call", "tool_call")
 PREFERENCES = (("chosen", "rejected"), ("preferred_output", "non_preferred_output"))
 NEAR = {
-    "prompt": ("question", "query", "input", "instruction", "user", "human", "problem", "request", "source"),
-    "completion": ("answer", "response", "output", "reply", "assistant", "target", "solution", "label"),
+    "prompt": (
+        "question",
+        "q",
+        "query",
+        "input",
+        "instruction",
+        "user",
+        "human",
+        "problem",
+        "request",
+        "source",
+    ),
+    "completion": ("answer", "a", "response", "output", "reply", "assistant", "target", "solution", "label"),
     "messages": ("dialog", "dialogue", "chat", "turns", "history"),
     "text": ("content", "body", "document", "article", "story", "passage", "sentence"),
 }
