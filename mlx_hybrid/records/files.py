@@ -162,10 +162,14 @@ def told_uses(files: Sequence[Source], folder: Path) -> dict[str, tuple[Source, 
 
 
 def use_of(source: Source, folder: Path) -> str | None:
-    """The use that a file's name tells, or that of the folder in `folder` that it was saved in."""
+    """The use that a file's name tells; of Arrow files also later words (`name-train.arrow`), or the folder in `folder`
+    that they were saved in."""
     path = source.path
-    told = path.parent if path.suffix == ".arrow" and path.parent != folder else path
-    return SPLITS.get(re.split(r"[-_.]", told.name.lower())[0])
+    words = re.split(r"[-_.]", path.name.lower())
+    if path.suffix != ".arrow":
+        return SPLITS.get(words[0])
+    words += [] if path.parent == folder else re.split(r"[-_.]", path.parent.name.lower())
+    return next((SPLITS[word] for word in words if word in SPLITS), None)
 
 
 def refuse_twice(files: Sequence[Source]) -> None:
@@ -188,6 +192,7 @@ def folder_files(folder: Path) -> list[Path]:
     if (folder / KEPT).is_file() and is_kept(folder / KEPT):
         return [folder / KEPT]
     files = [path for state in sorted(folder.rglob(SAVED)) for path in saved_files(state)]
+    files = files or sorted(path for path in folder.rglob("*.arrow") if not path.name.startswith("cache-"))
     files = files or records_among(sorted(path for path in folder.rglob("*") if path.is_file()))
     if not files:
         raise ConfigError(f"{folder}: no .jsonl file in the folder, nor another that holds records.")

@@ -65,7 +65,11 @@ class Shape(NamedTuple):
 
 def from_messages(fields: dict[str, Any], key: str = "messages") -> dict[str, Any]:
     """Turns under any key, in any spelling of roles, a system turn beside them put first."""
-    turns = as_turns(fields[key])
+    turns = as_turns(fields[key], key)
+    if role_of(turns[-1] if turns else None) != "assistant" and any(
+        set(pair) <= fields.keys() for pair in PREFERENCES
+    ):
+        refuse_preference(fields)
     system = fields.get("system")
     leads = turns and isinstance(turns[0], dict) and turns[0].get("role") == "system"
     if isinstance(system, str) and system.strip() and not leads:
@@ -266,7 +270,7 @@ def unknown(fields: dict[str, Any]) -> str:
         if here in fields:
             return f"{here} without {missing} ({told_keys(fields)})"
     for key in fields:
-        if close := difflib.get_close_matches(key.lower(), sorted(KEYS), n=1, cutoff=0.75):
+        if close := difflib.get_close_matches(key.lower(), sorted(KEYS), n=1, cutoff=0.8):
             return f'{told_keys(fields)}; did you mean "{close[0]}" by "{key}"? --map {key}={close[0]}'
     return (
         f"{told_keys(fields)}: none of messages, conversations, prompt + completion, instruction + output, text; "

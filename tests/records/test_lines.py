@@ -182,6 +182,17 @@ def test_a_folder_that_datasets_saved_is_read_by_its_splits(tmp_path):
     assert not one.test
 
 
+def test_so_are_the_arrow_files_of_its_cache(tmp_path):
+    for name in ("faq-train.arrow", "faq-test.arrow", "cache-12.arrow"):
+        (tmp_path / name).write_bytes(FORMATS["a.arrow"])
+    (tmp_path / "dataset_info.json").write_text("{}")
+    found = find_sources(DataConfig(paths=(str(tmp_path),)))
+    assert [source.path.name for source in (*found.train, *found.test)] == [
+        "faq-train.arrow",
+        "faq-test.arrow",
+    ]
+
+
 def test_arrays_and_tables_of_a_folder_are_read_where_there_is_no_jsonl(tmp_path):
     (tmp_path / "train.json").write_bytes(FORMATS["a.json"])
     (tmp_path / "test.csv").write_bytes(FORMATS["a.csv"])

@@ -137,6 +137,9 @@ def test_every_shape_becomes_one_of_the_three_kinds(shape, row, fields):
     [
         ({"prompt": "a", "chosen": "b", "rejected": "c"}, "preference", "preference pairs, which are not trained yet"),
         ({"chosen": [ASK, SAY], "rejected": [ASK, SAY]}, "preference", "preference pairs"),
+        ({"conversations": sharegpt(("human", "x")), "chosen": {}, "rejected": {}}, "preference", "preference pairs"),
+        ({"messages": [ASK], "chosen": [SAY], "rejected": [SAY]}, "preference", "preference pairs"),
+        ({"conversation": "x"}, "bad_content", "conversation must be a list of turns, not a string"),
         ({"input": {}, "preferred_output": [], "non_preferred_output": []}, "preference", "preference pairs"),
         ({"question": "a", "answer": "b"}, "no_known_keys", "completion: --map question=prompt,answer=completion"),
         ({"prompt": "a", "response": "b"}, "no_known_keys", "--map response=completion"),
