@@ -108,12 +108,13 @@ def decide_exact(items: Iterator[Inspection]) -> None:
 def decide_near(items: list[Inspection], n: int, threshold: float) -> None:
     """Of the records of one language take those that repeat an earlier one; flag those that a guard let stand."""
     sketches = [item.sketch for item in items]
-    removed, protected = find_near_duplicates(lambda i: read_said(items[i].said), sketches, n, threshold)
-    for i, match in removed.items():
-        name = items[match.kept].where
-        items[i].decision = Decision("near", "near_dup", f"near_dup of {name}, {match.similarity}", name)
-    for i, (other, detail) in protected.items():
-        items[i].flags += (Finding("near_dup_kept", f"{items[other].where}: {detail}"),)
+    found = find_near_duplicates(lambda i: read_said(items[i].said), sketches, n, threshold)
+    for i, earlier, similarity, guard in found:
+        name = items[earlier].where
+        if guard:
+            items[i].flags += (Finding("near_dup_kept", f"{name}: {similarity}, but {guard}"),)
+        else:
+            items[i].decision = Decision("near", "near_dup", f"near_dup of {name}, {similarity}", name)
 
 
 def flag_conflicts(items: list[Inspection]) -> None:

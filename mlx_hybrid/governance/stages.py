@@ -8,16 +8,8 @@ from mlx_hybrid.errors import ConfigError, nearest
 from mlx_hybrid.records.languages import UnknownLanguage, parse_language
 
 STAGES = (
-    "structure",
-    "unicode",
-    "language",
-    "quality",
-    "licence",
-    "personal",
-    "overlap",
-    "parallel",
-    "exact",
-    "near",
+    *("structure", "unicode", "language", "quality", "licence"),
+    *("personal", "overlap", "parallel", "exact", "near"),
 )
 STAGE_OF = {
     "languages": "language",
@@ -52,8 +44,8 @@ def active_stages(config: GovernanceConfig) -> tuple[str, ...]:
 
     Raises ConfigError for a stage, language or share that does not exist, and for a setting whose stage does not run.
     """
-    for key, names in (("only", config.only), ("skip", config.skip)):
-        for name in names:
+    for key in ("only", "skip"):
+        for name in getattr(config, key):
             if name not in STAGES:
                 raise ConfigError(f'governance.{key}: unknown stage "{name}"; {nearest(name, STAGES)}')
     for name in config.languages:
@@ -68,10 +60,8 @@ def active_stages(config: GovernanceConfig) -> tuple[str, ...]:
     for key in ("workers", "min_kept"):
         if getattr(config, key) < 0:
             raise ConfigError(f"governance.{key} must be at least 0, not {getattr(config, key)}.")
-    chosen = config.only or STAGES
-    active = tuple(
-        name for name in STAGES if name == "structure" or (name in chosen and name not in config.skip)
-    )
+    wanted = {*(config.only or STAGES)} - {*config.skip} | {"structure"}
+    active = tuple(name for name in STAGES if name in wanted)
     for key, default in unused_settings(active).items():
         if getattr(config, key) != default:
             raise ConfigError(

@@ -11,6 +11,7 @@ from mlx_hybrid.files import HUB_ID, write_text
 from mlx_hybrid.publish.facts import Facts, run_facts
 from mlx_hybrid.publish.results import NAMES, eval_results
 from mlx_hybrid.publish.usage import fill, usage
+from mlx_hybrid.records.languages import card_code
 from mlx_hybrid.run import Run
 
 HEAD = "---\n{{ card_data }}\n---\n\n{{ body }}"
@@ -23,25 +24,6 @@ LIBRARIES = {
     "merged": "transformers",
     "model": "transformers",
 }
-CALIBRATION = ("ece", "nll", "brier")
-TRAIN_KEYS = (
-    "batch_size",
-    "accumulate",
-    "learning_rate",
-    "orthogonal_learning_rate",
-    "schedule",
-    "warmup",
-    "weight_decay",
-    "clip",
-    "max_tokens",
-)
-SHIFTS = {
-    "trained_base": "leaving the base that was trained on",
-    "truncation": "truncating the rank",
-    "rounding": "rounding the weights",
-}
-"""What takes the files of an export away from the adapter, by the check that measures it."""
-INFO_KEYS = (("step", "steps"), ("best_step", "step kept"), ("seed", "seed"), ("seconds", "seconds"))
 
 
 def model_card(facts: Facts, repo: str) -> str:
@@ -76,8 +58,6 @@ def metadata(facts: Facts) -> Any:
     """What the Hub reads. Results are the adapter's: files that failed their check carry none."""
     from huggingface_hub import ModelCardData
 
-    from mlx_hybrid.records.languages import card_code
-
     results = [] if facts.export.get("faults") else facts.results
     paths = facts.config.data.paths if facts.config else ()
     relation = "finetune" if facts.form in ("merged", "mlx", "model") else "adapter"
@@ -97,23 +77,11 @@ def metadata(facts: Facts) -> Any:
 
 def sections(facts: Facts) -> dict[str, Any]:
     """What card.md.jinja asks beyond the usage."""
-    info, results = facts.info, facts.results
     return {
-        "config": facts.config,
-        "info": info,
-        "machine": info.get("machine", {}),
-        "governed": info.get("governance"),
         "packed": packing(facts.base.get("quantization") or {}),
         "adapter_rows": adapter_rows(facts.adapter) if facts.adapter and not facts.adapter.full else [],
-        "train_keys": TRAIN_KEYS,
-        "info_keys": INFO_KEYS,
         "metric_names": NAMES,
-        "shifts": SHIFTS,
-        "checks": facts.export.get("checks", {}),
-        "figures": [row for row in results if row.metric not in CALIBRATION],
-        "calibration": [row for row in results if row.metric in CALIBRATION],
-        "unsettled": sorted({row.language for row in results if row.language != ALL and row.is_open}),
-        "has_ece": any(row.metric == "ece" for row in results),
+        "unsettled": sorted({row.language for row in facts.results if row.language != ALL and row.is_open}),
     }
 
 
@@ -131,23 +99,18 @@ def adapter_rows(adapter: Any) -> list[tuple[str, Any]]:
 
 def packing(quantization: dict) -> str:
     """How the base's weights are packed, those packed otherwise by name of their last part."""
-    own = [
-        (name.rpartition(".")[2], value)
-        for name, value in quantization.items()
-        if isinstance(value, dict | bool)
-    ]
-    kinds: dict[str, set[str]] = {}
-    for name, value in own:
-        said = (
+
+    def told(value: dict | bool) -> str:
+        return (
             f"{value['bits']} bits, groups of {value['group_size']}"
             if isinstance(value, dict)
             else "not packed"
         )
-        kinds.setdefault(said, set()).add(name)
-    usual = (
-        f"{quantization['bits']} bits, groups of {quantization['group_size']}"
-        if "bits" in quantization
-        else ""
-    )
+
+    usual = told(quantization) if "bits" in quantization else ""
+    kinds: dict[str, set[str]] = {}
+    for name, value in quantization.items():
+        if isinstance(value, dict | bool):
+            kinds.setdefault(told(value), set()).add(name.rpartition(".")[2])
     others = [f"{', '.join(sorted(names))}: {said}" for said, names in kinds.items() if said != usual]
     return "; ".join(filter(None, [usual, *others]))

@@ -49,10 +49,8 @@ class Facts:
     @property
     def languages(self) -> list[str]:
         named = {row.language for row in self.results if row.of_language}
-        named |= {
-            row["language"] for manifest in self.manifests for row in manifest["languages"] if row["kept"]
-        }
-        return sorted(named - {"und"})
+        governed = [row for manifest in self.manifests for row in manifest["languages"] if row["kept"]]
+        return sorted(named | {row["language"] for row in governed} - {"und"})
 
 
 def run_facts(run: Run) -> Facts:
@@ -70,29 +68,18 @@ def adapter_facts(folder: Path, name: str) -> Facts:
     from mlx_hybrid.adapters.store import read_adapter_config
 
     info = read_adapter_config(folder)
-    return Facts(
-        name,
-        method=info.method,
-        base=info.base,
-        modules=len(info.modules),
-        adapter=info.adapter,
-        template=info.conversations,
-    )
+    count = len(info.modules)
+    return Facts(name, "adapter", info.method, info.base, count, info.adapter, template=info.conversations)
 
 
 def manifests(config: Config) -> list[dict]:
-    """Manifests that lie beside the training data, each with its hash."""
+    """Manifests that lie beside the training data, each with its hash and, from the report beside it, the records of
+    each language."""
     found = {}
     for name in config.data.paths:
-        for folder in (Path(name), Path(name).parent):
-            path = folder / "manifest.json"
-            if path.is_file() and str(read_json(path).get("tool", "")).startswith("mlx-hybrid"):
-                found[path.resolve()] = read_manifest(path)
+        for folder in (Path(name).resolve(), Path(name).resolve().parent):
+            path, report = folder / "manifest.json", folder / "report.json"
+            if path.is_file() and str((own := read_json(path)).get("tool", "")).startswith("mlx-hybrid"):
+                languages = read_json(report).get("languages", []) if report.is_file() else []
+                found[path] = own | {"sha256": sha256_of(path), "languages": languages}
     return list(found.values())
-
-
-def read_manifest(path: Path) -> dict:
-    """A manifest with its hash and, from the report beside it, the records of each language."""
-    report = path.with_name("report.json")
-    languages = read_json(report).get("languages", []) if report.is_file() else []
-    return read_json(path) | {"sha256": sha256_of(path), "languages": languages}

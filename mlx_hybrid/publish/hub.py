@@ -1,7 +1,7 @@
 """Talk with the Hugging Face Hub: one repository, one commit, carried on where it broke off."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +11,21 @@ from mlx_hybrid.publish.publication import Publication
 
 ATTEMPTS = 4
 FIRST_WAIT_SECONDS = 2.0
-PASSING = (408, 409, 412, 429, 500, 502, 503, 504)
-"""Statuses that another attempt may get past: overload, a fault, somebody else's commit in between."""
+SILENCE = 0
+PASSING = {
+    SILENCE: "cannot be reached or hung up",
+    **dict.fromkeys((408, 500, 502, 503, 504), "has a fault"),
+    409: "reports a conflict with another change",
+    412: "was changed by another commit",
+    429: "asks to slow down",
+}
+"""What another attempt may get past, by status: overload, a fault, somebody else's commit in between."""
+REFUSALS = {
+    401: "the Hub does not know the token; `hf auth login` stores another",
+    403: "the token may not write there; use one with write access to it, or another owner",
+    404: "the Hub knows no such place for this token; check the owner's name",
+    413: "the Hub finds a file too large",
+}
 
 
 @dataclass(frozen=True)
@@ -45,10 +58,9 @@ def find_token() -> str:
 
     if is_offline():
         raise ConfigError("Offline: nothing is pushed; leave out --offline (and HF_HUB_OFFLINE).")
-    token = get_token()
-    if not token:
-        raise ConfigError("No Hugging Face token here; `hf auth login` stores one, or set HF_TOKEN.")
-    return token
+    if token := get_token():
+        return token
+    raise ConfigError("No Hugging Face token here; `hf auth login` stores one, or set HF_TOKEN.")
 
 
 def push(
@@ -66,11 +78,18 @@ def push(
     Raises ConfigError where the Hub refuses (token, rights, a public repository in place of a private one), and
     MlxHybridError where it cannot be reached.
     """
-    from huggingface_hub import HfApi
+    from huggingface_hub import CommitOperationAdd, HfApi
+
+    def commit() -> Any:  # content that is there already makes none; the client takes no list twice
+        files = publication.files.items()
+        operations = [
+            CommitOperationAdd(name, data if isinstance(data, bytes) else str(data)) for name, data in files
+        ]
+        return api.create_commit(repo, operations, commit_message=message)
 
     api = HfApi(endpoint=hub_endpoint(), token=token)
     created = attempt(lambda: ensure_repo(api, repo, private), repo, tell)
-    info = attempt(lambda: commit(api, publication, repo, message), repo, tell)
+    info = attempt(commit, repo, tell)
     return Pushed(repo, f"{api.endpoint}/{repo}", info.oid, private, created)
 
 
@@ -87,86 +106,42 @@ def ensure_repo(api: Any, repo: str, private: bool) -> bool:
     if private and not info.private:
         raise ConfigError(f"{repo}: exists and is public; --public pushes to it, or choose another name.")
     if info.private and not private:
-        raise ConfigError(
-            f"{repo}: exists and is private; leave out --public, or open it in its settings first."
-        )
+        told = "leave out --public, or open it in its settings first"
+        raise ConfigError(f"{repo}: exists and is private; {told}.")
     return False
-
-
-def commit(api: Any, publication: Publication, repo: str, message: str) -> Any:
-    """One commit with every file; content that is there already makes none."""
-    from huggingface_hub import CommitOperationAdd
-
-    operations = [
-        CommitOperationAdd(name, source if isinstance(source, bytes) else str(source))
-        for name, source in publication.files.items()
-    ]
-    return api.create_commit(repo, operations, commit_message=message)
 
 
 def attempt(action: Callable[[], Any], repo: str, tell: Callable[[str], None]) -> Any:
     """Do it, and again after a while where the fault may pass."""
     from huggingface_hub.errors import HTTPError
 
-    wait = FIRST_WAIT_SECONDS
-    for left in reversed(range(ATTEMPTS)):
+    for number in range(ATTEMPTS):
         try:
             return action()
         except (HTTPError, OSError, RuntimeError, ValueError) as error:
             status = status_of(error)
-            if status is None and not is_network(error):
+            if status is None:
                 raise MlxHybridError(f"{repo}: the push failed ({first_line(error)}).") from error
-            if status is not None and status not in PASSING:
-                raise refusal(repo, status) from None
-            if not left:
-                raise MlxHybridError(
-                    f"{repo}: the Hub {reason(status)}; what was uploaded stays there, and the same command goes on."
-                ) from None
-            tell(f"The Hub {reason(status)}; trying again in {wait:.0f} s.")
+            if status not in PASSING:
+                raise ConfigError(f"{repo}: {REFUSALS.get(status, 'the Hub refuses')} ({status}).") from None
+            reason = f"{PASSING[status]} ({status})" if status else PASSING[SILENCE]
+        if number < ATTEMPTS - 1:
+            wait = FIRST_WAIT_SECONDS * 2**number
+            tell(f"The Hub {reason}; trying again in {wait:.0f} s.")
             time.sleep(wait)
-            wait *= 2
-    raise AssertionError("unreachable")
+    raise MlxHybridError(
+        f"{repo}: the Hub {reason}; what was uploaded stays there, and the same command goes on."
+    )
 
 
-def causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def status_of(error: Exception) -> int | None:
-    """The HTTP status behind an error, or None."""
-    for cause in causes(error):
-        response = getattr(cause, "response", None)
-        if getattr(response, "status_code", None):
-            return response.status_code
-    return None
-
-
-def is_network(error: Exception) -> bool:
-    """A lost connection or silence, beneath whatever the client wraps it in."""
+def status_of(error: BaseException | None) -> int | None:
+    """The HTTP status behind an error, whatever the client wraps it in; SILENCE for a lost connection, or None."""
     from huggingface_hub.errors import HTTPError
 
-    return any(isinstance(cause, HTTPError | ConnectionError | TimeoutError) for cause in causes(error))
-
-
-def reason(status: int | None) -> str:
-    if status is None:
-        return "cannot be reached or hung up"
-    words = {
-        429: "asks to slow down",
-        409: "reports a conflict with another change",
-        412: "was changed by another commit",
-    }
-    return f"{words.get(status, 'has a fault')} ({status})"
-
-
-def refusal(repo: str, status: int) -> ConfigError:
-    """Why the Hub says no, without a word of what was sent."""
-    words = {
-        401: "the Hub does not know the token; `hf auth login` stores another",
-        403: "the token may not write there; use one with write access to it, or another owner",
-        404: "the Hub knows no such place for this token; check the owner's name",
-        413: "the Hub finds a file too large",
-    }
-    return ConfigError(f"{repo}: {words.get(status, 'the Hub refuses')} ({status}).")
+    silent = False
+    while error is not None:
+        if status := getattr(getattr(error, "response", None), "status_code", None):
+            return status
+        silent = silent or isinstance(error, HTTPError | ConnectionError | TimeoutError)
+        error = error.__cause__ or error.__context__
+    return SILENCE if silent else None

@@ -58,22 +58,18 @@ def plan(directory: Path, repo: str, *, run: Run | None = None) -> Publication:
         run = Run(directory)
         facts = run_facts(run)
         files = {path.name: path for path in allowed(run.adapter)}
-        files |= {
-            f"evaluation/{path.name}": path for path in sorted((directory / "evaluation").glob("*.json"))
-        }
+        results = sorted((directory / "evaluation").glob("*.json"))
+        files |= {f"evaluation/{path.name}": path for path in results}
     else:
         files = {str(path.relative_to(directory)): path for path in allowed(directory)}
         facts = folder_facts(directory, files, run)
     text, own = choose_card(directory, facts, repo)
-    for name, path in files.items():
-        refuse_private(name, path)
-    refuse_private_text(CARD, text.encode())
-    left = sorted(
-        str(path.relative_to(directory))
-        for path in directory.rglob("*")
-        if path.is_file() and path not in files.values() and str(path.relative_to(directory)) != CARD
-    )
-    return Publication(files | {CARD: text.encode()}, text, own, tuple(left))
+    files |= {CARD: text.encode()}
+    for name, source in files.items():
+        refuse_private(name, source)
+    others = {path for path in directory.rglob("*") if path.is_file()} - {*files.values(), directory / CARD}
+    left = sorted(str(path.relative_to(directory)) for path in others)
+    return Publication(files, text, own, tuple(left))
 
 
 def allowed(directory: Path) -> Iterator[Path]:
@@ -102,6 +98,7 @@ def folder_facts(directory: Path, files: dict[str, Path], run: Run | None) -> Fa
     if export:
         own = Facts.of_export(directory.name, export)
         facts.export, facts.form, facts.method = export, own.form, own.method or facts.method
+        facts.template = own.template or facts.template
     elif not adapted:
         facts.form = "peft" if "adapter_model.safetensors" in files else "model"
     return facts
@@ -128,28 +125,20 @@ def choose_card(directory: Path, facts: Facts, repo: str) -> tuple[str, bool]:
     return model_card(facts, repo), False
 
 
-def refuse_private(name: str, path: Path) -> None:
+def refuse_private(name: str, source: Path | bytes) -> None:
     """Raise ConfigError for a file that says where it was made, or holds a token. Of weights the header is read; a
     vocabulary is the base's own and may hold any string."""
-    if path.suffix == ".safetensors":
-        header = read_header(path)
-        refuse_private_text(
-            name, json.dumps([header.metadata, list(header.shapes)], ensure_ascii=False).encode()
-        )
-    elif path.name not in VOCABULARY:
-        refuse_private_text(name, path.read_bytes())
-
-
-def refuse_private_text(name: str, data: bytes) -> None:
-    home = str(Path.home())
-    patterns = PRIVATE + (
-        ((re.compile(re.escape(home.encode()) + rb"/"), "the path of your home folder"),)
-        if home != "/"
-        else ()
-    )
-    for pattern, what in patterns:
+    if isinstance(source, bytes):
+        data = source
+    elif source.suffix == ".safetensors":
+        header = read_header(source)
+        data = json.dumps([header.metadata, list(header.shapes)], ensure_ascii=False).encode()
+    else:
+        data = b"" if source.name in VOCABULARY else source.read_bytes()
+    home = re.escape(str(Path.home()).rstrip("/").encode())
+    own = [(re.compile(home + b"/"), "the path of your home folder")] if home else []
+    for pattern, what in (*PRIVATE, *own):
         if found := pattern.search(data):
-            line = data[: found.start()].count(b"\n") + 1
-            raise ConfigError(
-                f"{name}, line {line}: holds {what}, which would be published; take it out first."
-            )
+            line = data.count(b"\n", 0, found.start()) + 1
+            told = f"{name}, line {line}: holds {what}"
+            raise ConfigError(f"{told}, which would be published; take it out first.")

@@ -1,6 +1,7 @@
 """What a run measured, as rows for its model card: one for each set, language and metric, with intervals."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.evaluation.metrics.intervals import LEVEL
 from mlx_hybrid.evaluation.results import ALL, DIFFERENCE, Results, Row, read_results
+from mlx_hybrid.records.languages import card_code
 
 NAMES = {
     "loss": "loss, nats per token",
@@ -56,12 +58,9 @@ def measured(folder: Path) -> list[Measured]:
     """Every figure that a card shows, from the results files of an evaluation folder."""
     found: list[Measured] = []
     for path in sorted(folder.glob("*.json")):
-        try:
+        with suppress(ConfigError):
             results = read_results(path)
-        except ConfigError:
-            continue
-        if "harness" not in results.facts and results.models:
-            found += shown(results)
+            found += shown(results) if "harness" not in results.facts and results.models else ()
     return found
 
 
@@ -83,8 +82,6 @@ def eval_results(rows: list[Measured]) -> list[Any]:
     https://github.com/huggingface/hub-docs/blob/main/modelcard.md
     """
     from huggingface_hub import EvalResult
-
-    from mlx_hybrid.records.languages import card_code
 
     return [
         EvalResult(

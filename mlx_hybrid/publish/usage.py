@@ -14,15 +14,6 @@ BESIDE = "base"
 """Folder of a dequantised base in an export, and what the export's config calls it."""
 ELSEWHERE = "path/to/"
 BUNDLED_PATH = """"$(python -c 'import mlx_hybrid.models.base as m; print(m.BUNDLED_FOLDER)')\""""
-WHAT = {
-    "merged": "A model with its adapter merged in",
-    "model": "A model",
-    "mlx": "A model for MLX with its adapter merged in",
-    "peft": "An adapter in PEFT's format",
-    "lora": "A LoRA",
-    "mlx-lm": "An adapter for mlx-lm",
-    "gguf-lora": "A LoRA for llama.cpp's converter",
-}
 
 
 def readme(name: str, export: dict) -> str:
@@ -42,14 +33,8 @@ def usage(facts: Facts, repo: str = "") -> dict[str, Any]:
     place = place_of(name, base)
     beside = base == BESIDE
     in_repo = f'"{repo}", subfolder="{BESIDE}"'
-    return {
+    return vars(facts) | {
         "facts": facts,
-        "form": facts.form,
-        "method": facts.method,
-        "conversations": facts.template,
-        "export": facts.export,
-        "order": facts.export.get("load_order", []),
-        "what": WHAT.get(facts.form, "An adapter for MLX"),
         "base_text": base_text(facts),
         "repo": repo,
         "name": name,

@@ -49,16 +49,10 @@ def quality() -> None:
             total[kind] += 1
             caught[kind] += bool(found)
     rows.append(["all", *(sum(row[column] for row in rows) for column in (1, 2, 3))])
-    show(
-        "Quality, rejected lines of FLORES dev",
-        ["language", "lines", "rejected", "of these really mojibake"],
-        rows,
-    )
-    show(
-        "Quality, planted faults",
-        ["fault", "planted", "caught"],
-        [[k, total[k], f"{caught[k] / total[k]:.2%}"] for k in total],
-    )
+    heads = ["language", "lines", "rejected", "of these really mojibake"]
+    show("Quality, rejected lines of FLORES dev", heads, rows)
+    rows = [[kind, count, f"{caught[kind] / count:.2%}"] for kind, count in total.items()]
+    show("Quality, planted faults", ["fault", "planted", "caught"], rows)
 
 
 def broken(lines: list[str]) -> list[bool]:

@@ -22,43 +22,28 @@ def language() -> None:
         for code, lines in texts.items():
             declared = parse_language(code)
             started = time.process_time()
-            found = [
-                engine.codes[i] for i in engine.predict([letters_only(line) for line in lines]).argmax(1)
-            ]
+            best = engine.predict([letters_only(line) for line in lines]).argmax(1)
+            found = [engine.codes[i] for i in best]
             seconds = time.process_time() - started
             exact = sum(top == declared.code for top in found) / len(lines)
             related = sum(top in relatives_of(declared.code) for top in found) / len(lines)
             verdicts = check_languages(lines, [code] * len(lines), engine)
             wrong = sum(verdict.reject is not None for verdict in verdicts)
-            swaps = [
-                rng.choice([c for c in others if parse_language(c).code != declared.code])
-                for _ in lines[::10]
-            ]
+            wrong_ones = [c for c in others if parse_language(c).code != declared.code]
+            swaps = [rng.choice(wrong_ones) for _ in lines[::10]]
             swapped = [texts[other][i] for i, other in zip(range(0, len(lines), 10), swaps)]
-            caught = sum(
-                v.reject is not None for v in check_languages(swapped, [code] * len(swapped), engine)
-            )
-            rows.append(
-                [
-                    code,
-                    exact,
-                    related,
-                    f"{wrong / len(lines):.2%}",
-                    f"{caught}/{len(swapped)}",
-                    int(len(lines) / seconds),
-                ]
-            )
+            verdicts = check_languages(swapped, [code] * len(swapped), engine)
+            caught = sum(verdict.reject is not None for verdict in verdicts)
+            shares = f"{wrong / len(lines):.2%}", f"{caught}/{len(swapped)}"
+            rows.append([code, exact, related, *shares, int(len(lines) / seconds)])
             if code not in VARIANTS:
                 totals.update(exact=exact, related=related)
             if code != "arb_Latn":
                 totals.update(wrong=wrong, lines=len(lines), caught=caught, swapped=len(swapped))
-        rows.append([
-            "all", totals["exact"] / 19, totals["related"] / 19, f"{totals['wrong'] / totals['lines']:.3%}",
-            f"{totals['caught'] / totals['swapped']:.2%}", "",
-        ])  # fmt: skip
+        shares = f"{totals['wrong'] / totals['lines']:.3%}", f"{totals['caught'] / totals['swapped']:.2%}"
+        rows.append(["all", totals["exact"] / 19, totals["related"] / 19, *shares, ""])
         heads = ["language", "accuracy", "with relatives", "false rejects", "swaps caught", "texts/s"]
-        show(
-            f"Language, {name}: FLORES dev; `all` leaves arb_Latn out of rejects, variants out of accuracy",
-            heads,
-            rows,
+        title = (
+            f"Language, {name}: FLORES dev; `all` leaves arb_Latn out of rejects, variants out of accuracy"
         )
+        show(title, heads, rows)

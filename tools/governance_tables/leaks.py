@@ -24,10 +24,8 @@ def overlap() -> None:
         kind = kinds[number % 4]
         other = rng.choice(train)[1]
         noisy = vary(text, "char2", [], rng, False)
-        made = {
-            "exact": text, "inside": f"{other} {text} {other[::-1]}", "upper": f"Translate this: {text.upper()}",
-            "noisy": f"{other} {noisy} {other}",
-        }[kind]  # fmt: skip
+        inside, upper = f"{other} {text} {other[::-1]}", f"Translate this: {text.upper()}"
+        made = dict(zip(kinds, (text, inside, upper, f"{other} {noisy} {other}")))[kind]
         leaks.append((code, made, kind))
     records = [Record({"text": text, "language": code}, "train", i) for i, (code, text) in enumerate(train)]
     records += [
@@ -61,44 +59,22 @@ def parallel() -> None:
     for code, target in texts.items():
         if code == "eng_Latn":
             continue
-        kinds = [
-            "half" if i % 20 == 0 else "copy" if i % 20 == 1 else "shifted" if i % 20 == 2 else "good"
-            for i in range(len(target))
-        ]
-        records = [
-            Record(
-                {
-                    "prompt": source[i],
-                    "completion": translate(source, target, i, kinds[i]) or "x",
-                    "language": code,
-                    "source_language": "en",
-                },
-                code,
-                i,
-            )
-            for i in range(len(target))
-        ]
-        config = GovernanceConfig(only=("parallel",), max_reject_share=1.0)
-        items = judged(records, config).items
-        gone = {i for i, item in enumerate(items) if item.decision}
-        flagged = gone | {i for i, item in enumerate(items) if item.flags}
-        rate = {
-            kind: sum(i in gone for i, k in enumerate(kinds) if k == kind) / kinds.count(kind)
-            for kind in set(kinds)
-        }
-        told = sum(i in flagged for i, k in enumerate(kinds) if k == "shifted") / kinds.count("shifted")
-        rows.append(
-            [
-                code,
-                f"{rate['good']:.2%}",
-                f"{rate['copy']:.0%}",
-                f"{rate['half']:.0%}",
-                f"{rate['shifted']:.0%}",
-                f"{told:.0%}",
-            ]
-        )
-    show("Parallel, NTREX-128 en → X, a twentieth of each fault",
-         ["target", "good rejected", "copies", "halves", "misaligned", "misaligned, with flags"], rows)  # fmt: skip
+        kinds = [{0: "half", 1: "copy", 2: "shifted"}.get(i % 20, "good") for i in range(len(target))]
+        records = []
+        for i, kind in enumerate(kinds):
+            turns = {"prompt": source[i], "completion": translate(source, target, i, kind) or "x"}
+            records.append(Record({**turns, "language": code, "source_language": "en"}, code, i))
+        items = judged(records, GovernanceConfig(only=("parallel",), max_reject_share=1.0)).items
+        gone, flagged = Counter(), Counter()
+        for item, kind in zip(items, kinds):
+            gone[kind] += bool(item.decision)
+            flagged[kind] += bool(item.decision or item.flags)
+        share = {kind: gone[kind] / kinds.count(kind) for kind in kinds}
+        told = flagged["shifted"] / kinds.count("shifted")
+        rest = [f"{rate:.0%}" for rate in (share["copy"], share["half"], share["shifted"], told)]
+        rows.append([code, f"{share['good']:.2%}", *rest])
+    heads = ["target", "good rejected", "copies", "halves", "misaligned", "misaligned, with flags"]
+    show("Parallel, NTREX-128 en → X, a twentieth of each fault", heads, rows)
 
 
 def translate(source: list[str], target: list[str], i: int, kind: str) -> str:

@@ -33,12 +33,13 @@ def near(size: int = 100_000) -> None:
     records, copies, templates = near_set(size)
     similar = {copy for copy, (original, _) in copies.items() if alike(records[copy], records[original])}
     rows = []
-    for name, method in (
-        ("ours, J 0.8", ours(0.8)),
-        ("ours, J 0.7", ours(0.7)),
-        ("datasketch", datasketch),
-        ("datatrove", datatrove),
-    ):
+    methods = {
+        "ours, J 0.8": ours(0.8),
+        "ours, J 0.7": ours(0.7),
+        "datasketch": datasketch,
+        "datatrove": datatrove,
+    }
+    for name, method in methods.items():
         before = time.process_time()
         removed = method(records)
         if removed is None:
@@ -62,23 +63,19 @@ def near(size: int = 100_000) -> None:
 
 
 def ours(threshold: float):
-    def run(records: list[tuple[str, str]]) -> set[int]:
-        config = GovernanceConfig(only=("exact", "near"), near_threshold=threshold, max_reject_share=1.0)
-        return {record.line for record in rejected(as_records(records), config)}
+    config = GovernanceConfig(only=("exact", "near"), near_threshold=threshold, max_reject_share=1.0)
+
+    def run(texts: list[tuple[str, str]]) -> set[int]:
+        records = [Record({"text": t, "language": code}, "bench", i) for i, (code, t) in enumerate(texts)]
+        return {record.line for record in rejected(records, config)}
 
     return run
-
-
-def as_records(records: list[tuple[str, str]]) -> list[Record]:
-    return [
-        Record({"text": text, "language": code}, "bench", line) for line, (code, text) in enumerate(records)
-    ]
 
 
 def datasketch(records: list[tuple[str, str]]) -> set[int] | None:
     """Word 5-grams, 14 bands of 8, Jaccard of the signatures at 0.7, as its users run it."""
     try:
-        from datasketch import MinHash, MinHashLSH
+        from datasketch import LeanMinHash, MinHash, MinHashLSH
     except ImportError:
         return None
     index = MinHashLSH(params=(14, 8), num_perm=112)
@@ -87,20 +84,11 @@ def datasketch(records: list[tuple[str, str]]) -> set[int] | None:
         words = text.lower().split()
         sketch = MinHash(num_perm=112)
         sketch.update_batch([" ".join(words[i : i + 5]).encode() for i in range(max(1, len(words) - 4))])
-        if any(sketch.jaccard(kept) >= 0.7 for _, kept in (pair for pair in index.query(sketch))):
+        if any(sketch.jaccard(kept) >= 0.7 for _, kept in index.query(sketch)):
             removed.add(line)
         else:
-            index.insert((line, Hashed(sketch)), sketch, check_duplication=False)
+            index.insert((line, LeanMinHash(sketch)), sketch, check_duplication=False)
     return removed
-
-
-class Hashed:
-    """A signature that can stand in a key."""
-
-    def __new__(cls, sketch):
-        from datasketch import LeanMinHash
-
-        return LeanMinHash(sketch)
 
 
 def datatrove(records: list[tuple[str, str]]) -> set[int] | None:

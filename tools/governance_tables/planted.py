@@ -31,14 +31,9 @@ def vary(text: str, kind: str, words: list[str], rng: random.Random, unspaced: b
     join = ("" if unspaced else " ").join
     pool = list("".join(words)) if unspaced else words
     if kind == "norm":
-        return rng.choice(
-            [
-                text.upper(),
-                text.rstrip(".!?。") + " !",
-                "\u200b".join(text.split(" ")[:2]) + " " + " ".join(text.split(" ")[2:]),
-                text.replace(" ", "  ") + "  ",
-            ]
-        )
+        words = text.split(" ")
+        joined = "\u200b".join(words[:2]) + " " + " ".join(words[2:])
+        return rng.choice([text.upper(), text.rstrip(".!?。") + " !", joined, text.replace(" ", "  ") + "  "])
     if kind in ("wsub1", "wsub10"):
         for _ in range(1 if kind == "wsub1" else max(1, len(parts) // 10)):
             parts[rng.randrange(len(parts))] = rng.choice(pool)

@@ -29,32 +29,18 @@ def whole(sizes: tuple[int, ...] = (100_000,)) -> None:
                 seconds, spent = time.perf_counter() - started, processor_seconds() - spent
                 kept = sum(1 for _ in result.kept())
                 digest = json.loads((output / "manifest.json").read_text())["outputs"][2]["sha256"][:12]
-                rows.append(
-                    [
-                        size,
-                        workers,
-                        f"{seconds:.1f}",
-                        f"{spent:.1f}",
-                        int(size / seconds),
-                        f"{peak_mb():.0f}",
-                        kept,
-                        digest,
-                    ]
-                )
-    show(
-        "Whole pass",
-        [
-            "records",
-            "workers",
-            "seconds",
-            "processor s",
-            "records/s",
-            "peak MB of the main process",
-            "kept",
-            "kept.jsonl",
-        ],
-        rows,
-    )
+                rates = f"{seconds:.1f}", f"{spent:.1f}", int(size / seconds), f"{peak_mb():.0f}"
+                rows.append([size, workers, *rates, kept, digest])
+    heads = [
+        "records",
+        "workers",
+        "seconds",
+        "processor s",
+        "records/s",
+        "peak MB of the main process",
+        "kept",
+    ]
+    show("Whole pass", [*heads, "kept.jsonl"], rows)
 
 
 def write_records(path: Path, size: int) -> None:

@@ -36,19 +36,14 @@ def tables() -> tuple[np.ndarray, np.ndarray]:
 
     # A private-use character stands in for each surrogate: `regex` cannot scan half a pair.
     text = "".join(chr(0xE000 if 0xD800 <= point < 0xE000 else point) for point in range(TABLE_SIZE))
-    classes = np.zeros(TABLE_SIZE, np.uint8)
-    scripts = np.zeros(TABLE_SIZE, np.uint8)
-    for number, pattern in CLASSES:
-        fill(classes, regex.finditer(f"{pattern}+", text, regex.V1), number)
-    fill(scripts, regex.finditer(r"[^\p{Script=Zyyy}\p{Script=Zinh}\p{Cn}\p{Co}]+", text, regex.V1), 1)
-    for number, code in enumerate(SCRIPT_CODES[2:], start=2):
-        fill(scripts, regex.finditer(rf"\p{{Script={code}}}+", text, regex.V1), number)
+    named = [(number, rf"\p{{Script={code}}}") for number, code in enumerate(SCRIPT_CODES)][2:]
+    own = (1, r"[^\p{Script=Zyyy}\p{Script=Zinh}\p{Cn}\p{Co}]")
+    classes, scripts = np.zeros((2, TABLE_SIZE), np.uint8)
+    for table, patterns in ((classes, CLASSES), (scripts, [own, *named])):
+        for number, pattern in patterns:
+            for match in regex.finditer(f"{pattern}+", text, regex.V1):
+                table[match.start() : match.end()] = number
     return classes, scripts
-
-
-def fill(table: np.ndarray, matches, number: int) -> None:
-    for match in matches:
-        table[match.start() : match.end()] = number
 
 
 class Batch:
@@ -79,10 +74,6 @@ class Batch:
         """How often each of `kinds` values occurs in each text, (texts, kinds)."""
         flat = np.bincount(self.owners * kinds + values, minlength=len(self.texts) * kinds)
         return flat.reshape(len(self.texts), kinds)
-
-    def sums(self, values: np.ndarray) -> np.ndarray:
-        """Sum of `values` (n,) over each text, (texts,)."""
-        return np.bincount(self.owners, weights=values, minlength=len(self.texts))
 
     def class_counts(self) -> np.ndarray:
         return self.count(self.classes, 8)

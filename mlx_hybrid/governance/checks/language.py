@@ -6,7 +6,7 @@ counts three): n ≥ 40 and p < 0.2 rejects; 15 ≤ n < 40 also needs another la
 is looked at.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -40,26 +40,35 @@ class Verdict(NamedTuple):
     """The language a record is filed under, why it is rejected (or None), and its flags."""
 
     language: Language
-    reject: Finding | None
+    reject: Finding | None = None
     flags: tuple[Finding, ...] = ()
 
 
 class Evidence(NamedTuple):
-    """One text: letters, share of each script among them, and the engine's probabilities."""
+    """One text: letters, share of each script among them, the engine's probabilities, and the likeliest of both."""
 
     letters: float
     scripts: np.ndarray
     probabilities: np.ndarray
+    script: str
+    top: str
+    top_p: float
+
+    @property
+    def is_clear(self) -> bool:
+        return self.letters >= SOME_LETTERS and self.top_p >= CONFIDENT
 
 
-def gather_evidence(texts: Sequence[str], engine: Engine) -> list[Evidence]:
+def gather_evidence(texts: Sequence[str], engine: Engine) -> Iterator[Evidence]:
     """Letters, scripts and probabilities of each text."""
     counts = Batch(texts).script_counts()[:, 1:].astype(np.float64)
     counts[:, HAN - 1] *= 3
     letters = counts.sum(axis=1)
-    probabilities = engine.predict([letters_only(text) for text in texts])
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    return [Evidence(*row) for row in zip(letters.tolist(), shares, probabilities)]
+    shares = counts / np.maximum(letters[:, None], 1)
+    found = engine.predict([letters_only(text) for text in texts])
+    for count, scripts, row in zip(letters.tolist(), shares, found):
+        script, top = SCRIPT_CODES[1 + int(scripts.argmax())], engine.codes[int(row.argmax())]
+        yield Evidence(count, scripts, row, script, top, float(row.max()))
 
 
 def check_languages(
@@ -73,24 +82,19 @@ def check_languages(
     short = [text[:4000] for text in texts]
     evidence = gather_evidence(short, engine)
     verdicts = [check_one(item, code, engine, allowed) for item, code in zip(evidence, declared)]
-    doubtful = [
-        i
-        for i, v in enumerate(verdicts)
-        if v.reject and v.reject.reason == "lang_mismatch" and "\n" in short[i]
-    ]
-    for i in doubtful:
+    for i, (language, reject, _) in enumerate(verdicts):
+        if not reject or reject.reason != "lang_mismatch" or "\n" not in short[i]:
+            continue
         parts = [part for part in short[i].split("\n") if len(part) >= SOME_LETTERS][:MAX_PARTS]
-        checked = [check_one(item, declared[i], engine, allowed) for item in gather_evidence(parts, engine)]
-        if any(v.reject is None and not v.flags for v in checked):
-            verdicts[i] = Verdict(
-                verdicts[i].language, None, (Finding("lang_mixed", verdicts[i].reject.detail),)
-            )
+        checked = (check_one(item, declared[i], engine, allowed) for item in gather_evidence(parts, engine))
+        if any(not part.reject and not part.flags for part in checked):
+            verdicts[i] = Verdict(language, flags=(Finding("lang_mixed", reject.detail),))
     return verdicts
 
 
 def check_one(evidence: Evidence, declared: str | None, engine: Engine, allowed: Collection[str]) -> Verdict:
     if declared is None:
-        return label(evidence, engine, allowed)
+        return label(evidence, allowed)
     try:
         language = parse_language(declared)
     except UnknownLanguage as error:
@@ -103,31 +107,32 @@ def check_one(evidence: Evidence, declared: str | None, engine: Engine, allowed:
 def verify(evidence: Evidence, language: Language, engine: Engine) -> Verdict:
     """Whether a text can be in its declared language."""
     if evidence.letters < LEAST_LETTERS:
-        return Verdict(language, None, (Finding("lang_undetermined", "hardly any letters"),))
-    top = engine.codes[int(evidence.probabilities.argmax())]
-    top_p = float(evidence.probabilities.max())
-    seen = SCRIPT_CODES[1 + int(evidence.scripts.argmax())]
-    expected = frozenset(SEEN_AS.get(language.script, [language.script]))
-    if not language.declared:
-        expected = scripts_of(language.code)
-    own = script_share(evidence.scripts, expected)
+        return Verdict(language, flags=(Finding("lang_undetermined", "hardly any letters"),))
+    looks = f"looks like {evidence.top}, p {evidence.top_p:.2f}"
+    expected = scripts_of(language.code)
+    if language.declared:
+        expected = frozenset(SEEN_AS.get(language.script, [language.script]))
+    own = float(sum(evidence.scripts[SCRIPT_CODES.index(s) - 1] for s in expected if s in SCRIPT_CODES))
     if expected - {"Zyyy"} and own < OWN_SCRIPT:
-        romanised = seen == "Latn" and not language.declared
-        told = f"{1 - own:.0%} of the letters are in other scripts, most in {seen}; looks like {top}, p {top_p:.2f}"
-        return other_script(evidence, language, top_p, romanised, f"declared {language}, but {told}")
-    columns = columns_of(engine, language.code, expected | {seen})
+        told = f"{1 - own:.0%} of the letters are in other scripts, most in {evidence.script}; {looks}"
+        detail = f"declared {language}, but {told}"
+        if evidence.script != "Latn" or language.declared:
+            return Verdict(language, Finding("script_mismatch", detail))
+        if evidence.is_clear:
+            return Verdict(language, Finding("lang_mismatch", detail))
+        # It may be the language in Latin letters, which no engine knows well.
+        return Verdict(language, flags=(Finding("lang_romanised", detail),))
+    columns = columns_of(engine, language.code, expected | {evidence.script})
     if not columns:
-        return Verdict(language, None, (Finding("lang_not_checked", f"the engine does not know {language}"),))
+        return Verdict(language, flags=(Finding("lang_not_checked", f"the engine does not know {language}"),))
     p = float(evidence.probabilities[list(columns)].sum())
     flags = mixed_scripts(evidence)
-    if p >= POSSIBLE or own < HALF or top in relatives_of(language.code):
-        return Verdict(language, None, flags)
-    detail = (
-        f"declared {language}, p {p:.2f}; looks like {top}, p {top_p:.2f}; {evidence.letters:.0f} letters"
-    )
-    if evidence.letters >= ENOUGH_LETTERS or (evidence.letters >= SOME_LETTERS and top_p >= CONFIDENT):
+    if p >= POSSIBLE or own < HALF or evidence.top in relatives_of(language.code):
+        return Verdict(language, flags=flags)
+    detail = f"declared {language}, p {p:.2f}; {looks}; {evidence.letters:.0f} letters"
+    if evidence.letters >= ENOUGH_LETTERS or evidence.is_clear:
         return Verdict(language, Finding("lang_mismatch", detail))
-    return Verdict(language, None, (Finding("lang_undetermined", detail), *flags))
+    return Verdict(language, flags=(Finding("lang_undetermined", detail), *flags))
 
 
 @lru_cache(4096)
@@ -139,41 +144,21 @@ def columns_of(engine: Engine, code: str, scripts: frozenset[str]) -> tuple[int,
     return tuple(i for i, known in enumerate(engine.codes) if known in relatives)
 
 
-def other_script(
-    evidence: Evidence, language: Language, top_p: float, romanised: bool, detail: str
-) -> Verdict:
-    """Wrong unless it may be the language in Latin letters, which no engine knows well."""
-    if not romanised:
-        return Verdict(language, Finding("script_mismatch", detail))
-    if evidence.letters >= SOME_LETTERS and top_p >= CONFIDENT:
-        return Verdict(language, Finding("lang_mismatch", detail))
-    return Verdict(language, None, (Finding("lang_romanised", detail),))
-
-
-def label(evidence: Evidence, engine: Engine, allowed: Collection[str]) -> Verdict:
+def label(evidence: Evidence, allowed: Collection[str]) -> Verdict:
     """The language of a text that declares none; undetermined rather than guessed."""
-    top = int(evidence.probabilities.argmax())
-    p = float(evidence.probabilities[top])
-    if evidence.letters < SOME_LETTERS or p < CONFIDENT or engine.codes[top] == "zxx":
-        return Verdict(UNDETERMINED, None, (Finding("lang_undetermined", f"best p {p:.2f}"),))
-    language = Language(engine.codes[top], SCRIPT_CODES[1 + int(evidence.scripts.argmax())])
-    if language.script == "Hani":
-        language = parse_language(language.code)
+    top, p = evidence.top, evidence.top_p
+    if not evidence.is_clear or top == "zxx":
+        return Verdict(UNDETERMINED, flags=(Finding("lang_undetermined", f"best p {p:.2f}"),))
+    language = parse_language(top) if evidence.script == "Hani" else Language(top, evidence.script)
     if allowed and language.code not in allowed:
         return Verdict(language, Finding("lang_not_allowed", f"looks like {language}, p {p:.2f}"))
-    return Verdict(language, None, mixed_scripts(evidence))
-
-
-def script_share(shares: np.ndarray, expected: frozenset[str]) -> float:
-    """Share of the letters that stand in one of the expected scripts."""
-    return float(sum(shares[SCRIPT_CODES.index(script) - 1] for script in expected if script in SCRIPT_CODES))
+    return Verdict(language, flags=mixed_scripts(evidence))
 
 
 def mixed_scripts(evidence: Evidence) -> tuple[Finding, ...]:
     """A tag, not a fault: a second script with a fifth of the letters, as where two languages are mixed."""
-    order = np.argsort(-evidence.scripts)
-    second = float(evidence.scripts[order[1]])
-    names = {SCRIPT_CODES[1 + int(i)] for i in order[:2]}
-    if second < MIXED_SHARE or names <= {"Hani", "Hira", "Kana", "Hang"}:
+    first, second = np.argsort(-evidence.scripts)[:2]
+    share, names = float(evidence.scripts[second]), {SCRIPT_CODES[1 + first], SCRIPT_CODES[1 + second]}
+    if share < MIXED_SHARE or names <= {"Hani", "Hira", "Kana", "Hang"}:
         return ()
-    return (Finding("script_mixed", f"{second:.0%} {SCRIPT_CODES[1 + int(order[1])]}"),)
+    return (Finding("script_mixed", f"{share:.0%} {SCRIPT_CODES[1 + second]}"),)

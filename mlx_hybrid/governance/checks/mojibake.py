@@ -4,7 +4,7 @@ UTF-8 that was read as cp1251 or gbk looks like letters of a real script, so tha
 written back in that encoding it is UTF-8 again, which text that is really Russian or Chinese never is.
 """
 
-from collections.abc import Iterable, Set
+from collections.abc import Set
 
 import numpy as np
 
@@ -35,12 +35,9 @@ def find_mojibake(text: str, scripts: Set[str]) -> str | None:
         return None
     if badness.is_bad(text):
         return "cp1252"
-    found = next((codec for codec in codecs_for(scripts) if is_misread(text, codec)), None)
+    codecs = (codec for script in sorted(scripts & CODECS.keys()) for codec in CODECS[script])
+    found = next((codec for codec in codecs if is_misread(text, codec)), None)
     return found or ("gbk" if "Hani" in scripts and is_nowhere_written(text) else None)
-
-
-def codecs_for(scripts: Set[str]) -> Iterable[str]:
-    return (codec for script in sorted(scripts & CODECS.keys()) for codec in CODECS[script])
 
 
 def is_misread(text: str, codec: str) -> bool:

@@ -1,6 +1,7 @@
 """Personal data and secrets: found by shape and checksum, told by kind, count and offset, never by content."""
 
-from collections.abc import Callable, Iterator
+import ipaddress
+from collections.abc import Callable
 from typing import NamedTuple
 
 import regex
@@ -58,8 +59,6 @@ def is_iban(text: str) -> bool:
 
 def is_public_ip(text: str) -> bool:
     """An address that can point at somebody: not one of a private, loopback, documentation or multicast net."""
-    import ipaddress
-
     try:
         return ipaddress.ip_address(text).is_global
     except ValueError:
@@ -98,18 +97,11 @@ def find_personal(text: str) -> list[Span]:
         return []
     taken: list[Span] = []
     for kind, pattern, confirms in KINDS:
-        for span in candidates(text, kind, pattern, confirms):
-            if all(span.end <= other.start or span.start >= other.end for other in taken):
-                taken.append(span)
+        for match in pattern.finditer(text):
+            free = all(match.end() <= other.start or match.start() >= other.end for other in taken)
+            if free and confirms(match[0]):
+                taken.append(Span(kind, match.start(), match.end()))
     return sorted(taken, key=lambda span: span.start)
-
-
-def candidates(
-    text: str, kind: str, pattern: regex.Pattern, confirms: Callable[[str], bool]
-) -> Iterator[Span]:
-    for match in pattern.finditer(text):
-        if confirms(match[0]):
-            yield Span(kind, match.start(), match.end())
 
 
 def flags(fields: dict) -> tuple[Finding, ...]:

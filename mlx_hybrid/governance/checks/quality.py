@@ -5,7 +5,7 @@ Thresholds are those at which clean sentences in 22 languages and scripts lose f
 """
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import regex
@@ -37,9 +37,8 @@ REPEATED = 0.5
 SUSPECT = 0.6  # a text half of whose 10-grams come back compresses to less
 LONG_TOKEN = 60
 TAGS = 3
-RULERS = np.array(
-    [ord(c) for c in " \t\n\r-=_*#~.·•─━═│+|"], np.uint32
-)  # lines and tables drawn in characters
+# Space, and what lines and tables are drawn with.
+RULERS = np.array([ord(c) for c in " \t\n\r-=_*#~.·•─━═│+|"], np.uint32)
 CODE = regex.compile(r"```.*?(?:```|\Z)|`[^`\n]+`", regex.DOTALL)
 TAG = regex.compile(r"</?[a-zA-Z][^<>]{0,200}>|&(?:[a-zA-Z]{2,8}|#x?[0-9a-fA-F]{1,6});")
 WIKI = regex.compile(r"\{\{|\[\[|'''")
@@ -52,56 +51,44 @@ LINK = regex.compile(r"https?://|www\.|data:[a-z]+/")
 
 def check_unicode(batch: Batch) -> list[Finding | None]:
     """Control, private-use, unassigned, surrogate and replacement characters: a text that was damaged."""
-    broken = batch.count((batch.classes == BROKEN).astype(np.int64), 2)[:, 1]
-    return [describe_broken(text, int(count)) if count else None for text, count in zip(batch.texts, broken)]
-
-
-def describe_broken(text: str, count: int) -> Finding:
-    import unicodedata
-
-    bad = next(
-        c
-        for c in text
-        if (unicodedata.category(c) in ("Cc", "Cs", "Co", "Cn") and c not in "\t\n\r") or c == "�"
-    )
-    reason = "bad_unicode" if "\ud800" <= bad <= "\udfff" or bad == "�" else "control_chars"
-    return Finding(reason, f"{count} damaged characters, the first U+{ord(bad):04X} at {text.index(bad)}")
+    found: list[Finding | None] = [None] * len(batch.texts)
+    places = np.flatnonzero(batch.classes == BROKEN)
+    owners, firsts, counts = np.unique(batch.owners[places], return_index=True, return_counts=True)
+    for owner, place, count in zip(owners, places[firsts], counts):
+        point = int(batch.points[place])
+        reason = "bad_unicode" if 0xD800 <= point < 0xE000 or point == 0xFFFD else "control_chars"
+        told = f"{count} damaged characters, the first U+{point:04X} at {place - batch.starts[owner]}"
+        found[owner] = Finding(reason, told)
+    return found
 
 
 def check_quality(batch: Batch) -> list[list[Finding]]:
     """Every rule that each text breaks."""
-    prose = without_code(batch)
-    scripts = batch.script_counts() > 0
-    shares = zip(letter_counts(batch), *prose_shares(prose), longest_runs(prose))
+    prose = batch
+    if any(
+        "`" in text for text in batch.texts
+    ):  # in code blocks symbols, tags and long tokens are meant to be
+        prose = Batch([CODE.sub(" ", text) for text in batch.texts])
+    rows = zip(batch.texts, prose.texts, batch.script_counts() > 0, letter_counts(batch), *measure(prose))
     found = []
-    for i, (letters, letter_share, symbol_share, run) in enumerate(shares):
-        findings = []
-        if letters < LEAST_LETTERS:
-            findings.append(Finding("no_text", f"{letters:.0f} letters"))
-        elif letter_share < LETTER_SHARE:
-            findings.append(Finding("low_letter_ratio", f"{letter_share:.2f} of the characters are letters"))
-        if symbol_share > SYMBOL_SHARE:
-            findings.append(Finding("symbol_heavy", f"{symbol_share:.2f} of the characters are symbols"))
-        if run >= RUN:
-            findings.append(Finding("char_run", f"one character {run} times in a row"))
-        text, plain = batch.texts[i], prose.texts[i]
-        seen = {SCRIPT_CODES[k] for k in np.flatnonzero(scripts[i]) if k > 1}
-        found_here = (
-            repetition(text),
-            markup(plain),
-            menu(plain),
-            long_token(plain, seen),
-            mojibake(text, seen),
-        )
-        found.append(findings + [finding for finding in found_here if finding])
+    for text, plain, scripts, *measured in rows:
+        seen = {SCRIPT_CODES[k] for k in np.flatnonzero(scripts) if k > 1}
+        rules = (repetition(text), markup(plain), menu(plain), long_token(plain, seen), mojibake(text, seen))
+        found.append([*check_measured(*measured), *(finding for finding in rules if finding)])
     return found
 
 
-def without_code(batch: Batch) -> Batch:
-    """The texts without code blocks, in which symbols, tags and long tokens are meant to be."""
-    if not any("`" in text for text in batch.texts):
-        return batch
-    return Batch([CODE.sub(" ", text) for text in batch.texts])
+def check_measured(
+    letters: int, letter_share: float, symbol_share: float, longest_run: int
+) -> Iterator[Finding]:
+    if letters < LEAST_LETTERS:
+        yield Finding("no_text", f"{letters} letters")
+    elif letter_share < LETTER_SHARE:
+        yield Finding("low_letter_ratio", f"{letter_share:.2f} of the characters are letters")
+    if symbol_share > SYMBOL_SHARE:
+        yield Finding("symbol_heavy", f"{symbol_share:.2f} of the characters are symbols")
+    if longest_run >= RUN:
+        yield Finding("char_run", f"one character {longest_run} times in a row")
 
 
 def letter_counts(batch: Batch) -> np.ndarray:
@@ -109,44 +96,25 @@ def letter_counts(batch: Batch) -> np.ndarray:
     return classes[:, LETTER] + classes[:, MARK]
 
 
-def prose_shares(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
-    """Letters and symbols as shares of what is neither space nor a drawn line; a Han letter counts three."""
+def measure(batch: Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each text the letters and the symbols as shares of what is neither space nor a drawn line, a Han letter
+    counting three, and the longest run of one character that draws no line."""
+    starts = np.ones(len(batch.points), bool)
+    starts[1:] = (batch.points[1:] != batch.points[:-1]) | (batch.owners[1:] != batch.owners[:-1])
+    places = np.flatnonzero(starts)
+    owners, points = batch.owners[places], batch.points[places]
+    runs = np.diff(np.append(places, len(batch.points)))
+    drawn = np.isin(points, RULERS[4:]) & ((runs >= 3) | (points == ord("|")))
+    lines = np.bincount(owners[drawn], weights=runs[drawn], minlength=len(batch.texts))
+    longest = np.zeros(len(batch.texts), np.int64)
+    np.maximum.at(longest, owners, np.where(np.isin(points, RULERS), 0, runs))
     classes = batch.class_counts().astype(np.float64)
-    lines = batch.sums(ruler_lengths(batch))
     extra = 2.0 * batch.script_counts()[:, HAN]
     visible = np.maximum(batch.lengths - classes[:, SPACE] - lines + extra, 1)
     symbols = classes[:, PUNCTUATION] + classes[:, SYMBOL] - lines
     told = visible >= LEAST_VISIBLE
     letters = np.where(told, letter_counts(batch) + extra, visible)
-    return letters / visible, np.where(told, symbols / visible, 0)
-
-
-def runs_of(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
-    """Where runs of one character begin, and their lengths."""
-    starts = np.ones(len(batch.points), bool)
-    starts[1:] = (batch.points[1:] != batch.points[:-1]) | (batch.owners[1:] != batch.owners[:-1])
-    places = np.flatnonzero(starts)
-    return places, np.diff(np.concatenate([places, [len(batch.points)]]))
-
-
-def ruler_lengths(batch: Batch) -> np.ndarray:
-    """At the first character of a drawn line its length, elsewhere 0; (n,)."""
-    lengths = np.zeros(len(batch.points))
-    if len(batch.points):
-        places, runs = runs_of(batch)
-        drawn = np.isin(batch.points[places], RULERS[4:]) & ((runs >= 3) | (batch.points[places] == ord("|")))
-        lengths[places[drawn]] = runs[drawn]
-    return lengths
-
-
-def longest_runs(batch: Batch) -> np.ndarray:
-    """The longest run of one character in each text, those that draw lines left out."""
-    longest = np.zeros(len(batch.texts), np.int64)
-    if len(batch.points):
-        places, runs = runs_of(batch)
-        runs[np.isin(batch.points[places], RULERS)] = 0
-        np.maximum.at(longest, batch.owners[places], runs)
-    return longest
+    return letters / visible, np.where(told, symbols / visible, 0), longest
 
 
 def repetition(text: str) -> Finding | None:
@@ -193,8 +161,3 @@ def long_token(text: str, scripts: set[str]) -> Finding | None:
 def mojibake(text: str, scripts: set[str]) -> Finding | None:
     codec = find_mojibake(text, scripts)
     return Finding("mojibake", f"UTF-8 that was read as {codec}") if codec else None
-
-
-def checked(texts: Sequence[str]) -> list[str]:
-    """The part of each text that the rules look at."""
-    return [text[:MAX_CHECKED] for text in texts]

@@ -1,6 +1,6 @@
 """Which records say what another has said: near-duplicates inside one language, and prompts with two answers."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -10,9 +10,8 @@ import regex
 from mlx_hybrid.governance.duplicates.minhash import BANDS, SKETCH, distinct_grams, gram_hashes
 from mlx_hybrid.governance.duplicates.similarity import Likeness, Similarity
 
-BUCKET = (
-    50  # kept records of one bucket that are compared; a template fills a bucket, a duplicate shares many
-)
+# Kept records of one bucket that are compared: a template fills a bucket, a duplicate shares many.
+BUCKET = 50
 MARGIN = 0.12  # three standard deviations of the estimate from 120 hashes at 0.8
 LOOSE_MARGIN = 0.3  # as far below the threshold the n-grams of texts may be that reach it by characters
 MOST_CHECKED = 16  # candidates that are compared exactly, the likeliest first
@@ -37,49 +36,36 @@ class Said(NamedTuple):
         return f"{self.prompt}\n{self.completion}" if self.prompt else self.completion
 
 
-class Match(NamedTuple):
-    """The earlier, kept record that a later one repeats."""
-
-    kept: int
-    similarity: Similarity
-
-
 def find_near_duplicates(
     said: Callable[[int], Said], sketches: Sequence[bytes], n: int, threshold: float
-) -> tuple[dict[int, Match], dict[int, tuple[int, str]]]:
-    """Removed records with the kept one they match, and protected ones with the near match that a guard let stand.
+) -> Iterator[tuple[int, int, Similarity, str]]:
+    """Each record that is near an earlier, kept one, with that one, how alike they are, and why it stays all the same;
+    empty where it goes.
 
-    The sketches are in the order of the records; the earlier of two is kept. Cost: linear in the records that share a
-    band.
+    The sketches are in the order of the records. Cost: linear in the records that share a band.
     """
     table = np.frombuffer(b"".join(sketches), SKETCH)
-    small = table["small"]
     groups, count = shared_buckets(table["keys"])
     active = np.flatnonzero((groups >= 0).any(axis=1)).tolist()
     template = Template([said(index).whole for index in spread(active, TEMPLATE_SAMPLE)])
     likeness = Likeness(n, threshold)
     buckets: list[list[int]] = [[] for _ in range(count)]
-    removed: dict[int, Match] = {}
-    protected: dict[int, tuple[int, str]] = {}
-
     for index in active:
         own = [group for group in groups[index].tolist() if group >= 0]
         candidates = sorted({other for group in own for other in buckets[group]})
-        match = None
-        for other, similarity in best_matches(index, candidates, small, said, likeness):
+        found = None
+        for other, similarity in best_matches(index, candidates, table["small"], said, likeness):
             guard = what_differs(said(index), said(other), likeness, template)
-            if guard is None:
-                match = Match(other, similarity)
+            if found is None or not guard:
+                found = index, other, similarity, guard
+            if not guard:
                 break
-            protected.setdefault(index, (other, f"{similarity}, but {guard}"))
-        if match:
-            removed[index] = match
-            protected.pop(index, None)
-            continue
-        for group in own:
-            if len(buckets[group]) < BUCKET:
-                buckets[group].append(index)
-    return removed, protected
+        if found:
+            yield found
+        if not found or found[-1]:
+            for group in own:
+                if len(buckets[group]) < BUCKET:
+                    buckets[group].append(index)
 
 
 def spread(items: list[int], most: int) -> list[int]:
@@ -101,9 +87,9 @@ class Template:
         if not len(self.grams) or len(text) < TEMPLATE_NGRAM:
             return text
         grams, _ = gram_hashes([text], TEMPLATE_NGRAM)
-        places = np.minimum(np.searchsorted(self.grams, grams), len(self.grams) - 1)
+        known = np.searchsorted(self.grams, grams, "right") > np.searchsorted(self.grams, grams)
         covered = np.zeros(len(text), bool)
-        for place in np.flatnonzero(self.grams[places] == grams):
+        for place in np.flatnonzero(known):
             covered[place : place + TEMPLATE_NGRAM] = True
         rest = "".join(" " if hidden else letter for letter, hidden in zip(text, covered))
         rest = " ".join(rest.split())
@@ -132,26 +118,22 @@ def best_matches(
     estimates = (small[candidates] == small[index]).mean(axis=1)
     found = []
     for i in np.argsort(-estimates, kind="stable")[:MOST_CHECKED].tolist():
-        short = likeness.threshold - estimates[i]
         other = said(candidates[i]).whole
-        if short <= MARGIN or (short <= LOOSE_MARGIN and likeness.may_share(len(text), len(other))):
-            similarity = likeness.near(text, other)
-            if similarity:
-                found.append((candidates[i], similarity))
+        margin = LOOSE_MARGIN if likeness.may_share(len(text), len(other)) else MARGIN
+        if likeness.threshold - estimates[i] <= margin and (similarity := likeness.near(text, other)):
+            found.append((candidates[i], similarity))
     return sorted(found, key=lambda pair: (-pair[1].grams, pair[0]))
 
 
-def what_differs(one: Said, other: Said, likeness: Likeness, template: Template) -> str | None:
-    """Why two near-duplicates both stay: other labels, calls, numbers, answers, questions, or a template in common.
+def what_differs(one: Said, other: Said, likeness: Likeness, template: Template) -> str:
+    """Why two near-duplicates both stay: other labels, calls, numbers, answers, questions, or a template in common;
+    empty where nothing speaks for that.
 
     Answers, and what stands beside a template, must share their n-grams: what training teaches is held more strictly.
     """
-    if one.label != other.label:
-        return "the labels differ"
-    if one.calls != other.calls:
-        return "the tool calls differ"
-    if one.tools != other.tools:
-        return "the tools differ"
+    for field, name in (("label", "labels"), ("calls", "tool calls"), ("tools", "tools")):
+        if getattr(one, field) != getattr(other, field):
+            return f"the {name} differ"
     if sorted(NUMBER.findall(one.whole)) != sorted(NUMBER.findall(other.whole)):
         return "the numbers differ"
     if one.prompt or other.prompt:
@@ -162,7 +144,7 @@ def what_differs(one: Said, other: Said, likeness: Likeness, template: Template)
     contents = template.strip(one.whole), template.strip(other.whole)
     if contents != (one.whole, other.whole) and not alike(*contents, likeness, strict=True):
         return "what they share is a template"
-    return None
+    return ""
 
 
 def alike(one: str, other: str, likeness: Likeness, *, strict: bool = False) -> bool:
