@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_hybrid.errors import ConfigError
@@ -209,6 +209,7 @@ def test_conversations_of_two_shapes_stand_in_one_file(tmp_path):
 WORD = st.text(min_size=1, max_size=8).filter(str.strip)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(WORD, WORD), min_size=1, max_size=4), st.sampled_from(["gpt", "assistant", "model"])
 )
