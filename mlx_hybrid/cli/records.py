@@ -59,9 +59,12 @@ def records(
             raise DataError(f"{item.where}: {item.detail} ({item.reason}).")
         one = shown(item, tokenizer)
         seen.append(item)
-        click.echo(
-            json.dumps(asdict(one), ensure_ascii=False) if as_json else picture(item.where, one, tokenizer)
-        )
+        if as_json:
+            fields = asdict(one)
+            del fields["left_out"]
+            click.echo(json.dumps(fields, ensure_ascii=False))
+        else:
+            click.echo(picture(item.where, one, tokenizer))
     if not seen:
         raise DataError(f"{file}: holds no record.")
     click.echo(shapes_of(item for item in seen if hasattr(item, "shape")), err=True)
@@ -78,4 +81,5 @@ def picture(where: str, one: Any, tokenizer: Any) -> str:
     parts = [(plain(part), flag) for part, flag in stretches(one.tokens, one.trained, tokenizer)]
     mark = (lambda part: click.style(part, fg="green", bold=True)) if colour else "⟦{}⟧".format
     text = "".join(mark(part) if flag else part for part, flag in parts)
-    return f"{where}  {len(one.tokens)} tokens, {sum(one.trained)} trained\n{text}\n"
+    missing = f"; the chat template does not write {one.left_out}" if one.left_out else ""
+    return f"{where}  {len(one.tokens)} tokens, {sum(one.trained)} trained{missing}\n{text}\n"

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from mlx_hybrid.errors import DataError
 from mlx_hybrid.records.record import Record
 from mlx_hybrid.records.template import SetAside, asked_tokens, make_example
 
@@ -16,6 +17,8 @@ class Shown:
     trained: list[int]
     asked: list[int]
     set_aside: str | None = None
+    left_out: str = ""
+    """What of the record the template does not write, in words; no part of the JSON."""
 
 
 def shown(record: Record, tokenizer: Any) -> Shown:
@@ -24,8 +27,11 @@ def shown(record: Record, tokenizer: Any) -> Shown:
         example = make_example(record, tokenizer)
     except SetAside as why:
         return Shown(record.id, [], [], [], str(why))
+    except DataError as error:
+        raise DataError(f"{record.where}: {error}") from None
     asked = asked_tokens(record, tokenizer)
-    return Shown(record.id, example.tokens, [int(flag) for flag in example.trained], asked)
+    trained = [int(flag) for flag in example.trained]
+    return Shown(record.id, example.tokens, trained, asked, left_out=", ".join(example.unwritten))
 
 
 def stretches(tokens: list[int], trained: list[int], tokenizer: Any) -> list[tuple[str, bool]]:

@@ -45,6 +45,14 @@ def test_as_json_the_tokens_are_those_of_training_and_of_chat(tmp_path):
     assert "marked" in second["set_aside"]
 
 
+def test_what_the_template_leaves_out_stands_beside_the_record_and_not_in_its_json(tmp_path):
+    row = {"messages": [CHAT["messages"][0], CHAT["messages"][1] | {"thinking": "Salamu."}]}
+    assert "5 trained; the chat template does not write reasoning\n" in run(tmp_path, [row]).stdout
+    assert set(json.loads(run(tmp_path, [row], "--json").stdout)) == {
+        "id", "tokens", "trained", "asked", "set_aside"
+    }  # fmt: skip
+
+
 def test_a_line_that_is_no_record_is_named(tmp_path):
     result = run(tmp_path, [{"question": "?"}])
     assert result.exit_code == 2
