@@ -18,6 +18,8 @@ from mlx_hybrid.records.languages import parse_language
 from mlx_hybrid.records.lines import Fault, as_source
 from mlx_hybrid.records.record import Record, load_records
 
+REPEATS = Finding("answer_is_prompt", "the answer repeats the prompt")
+
 
 @dataclass(slots=True)
 class Inspection:
@@ -85,7 +87,9 @@ class Inspector:
         self.check_languages(items, records, texts)
         if "quality" in self.stages:
             for item, record, findings in zip(items, records, quality.check_quality(batch)):
-                item.reject("quality", *findings, check_turns(record))
+                prompt = record.prompt().strip()
+                repeats = prompt and prompt == record.completion().strip()
+                item.reject("quality", *findings, REPEATS if repeats else None)
         for item, record in zip(items, records):
             licence = record.fields.get("licence")
             if self.licences and licence not in self.licences:
@@ -126,12 +130,6 @@ def begin(line: Record | Fault) -> Inspection:
         return Inspection(line.path, line.line, decision=decision)
     licence = str(line.fields.get("licence") or "")
     return Inspection(line.path, line.line, line.kind, licence=licence, shape=line.shape)
-
-
-def check_turns(record: Record) -> Finding | None:
-    prompt = record.prompt().strip()
-    repeats = prompt and prompt == record.completion().strip()
-    return Finding("answer_is_prompt", "the answer repeats the prompt") if repeats else None
 
 
 def sketch_all(items: list[Inspection]) -> None:

@@ -96,7 +96,7 @@ def test_a_pattern_chooses_files_and_a_new_revision_is_read(data, tmp_path):
         ("me/nothing", "me/nothing: no such file or folder here, and no data set to be had from the Hub"),
         ("me/data:other/*.jsonl", "none of its files is other/*.jsonl; it has data/more.jsonl.gz"),
         ("me/data.jsonl", "PATH: me/data.jsonl is not there."),
-        ("me/empty", "me/empty: the data set holds no JSONL or Parquet files."),
+        ("me/empty", "me/empty: the data set holds no file of records (JSONL, Parquet, JSON, CSV)."),
     ],
 )
 def test_what_is_no_data_set_is_named(name, words, data):

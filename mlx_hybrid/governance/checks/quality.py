@@ -10,17 +10,8 @@ from collections.abc import Iterator
 import numpy as np
 import regex
 
-from mlx_hybrid.governance.checks.characters import (
-    BROKEN,
-    HAN,
-    LETTER,
-    MARK,
-    PUNCTUATION,
-    SCRIPT_CODES,
-    SPACE,
-    SYMBOL,
-    Batch,
-)
+from mlx_hybrid.governance.checks import characters
+from mlx_hybrid.governance.checks.characters import Batch
 from mlx_hybrid.governance.checks.mojibake import find_mojibake
 from mlx_hybrid.governance.stages import Finding
 from mlx_hybrid.records.languages import UNSPACED
@@ -52,7 +43,7 @@ LINK = regex.compile(r"https?://|www\.|data:[a-z]+/")
 def check_unicode(batch: Batch) -> list[Finding | None]:
     """Control, private-use, unassigned, surrogate and replacement characters: a text that was damaged."""
     found: list[Finding | None] = [None] * len(batch.texts)
-    places = np.flatnonzero(batch.classes == BROKEN)
+    places = np.flatnonzero(batch.classes == characters.BROKEN)
     owners, firsts, counts = np.unique(batch.owners[places], return_index=True, return_counts=True)
     for owner, place, count in zip(owners, places[firsts], counts):
         point = int(batch.points[place])
@@ -72,7 +63,7 @@ def check_quality(batch: Batch) -> list[list[Finding]]:
     rows = zip(batch.texts, prose.texts, batch.script_counts() > 0, letter_counts(batch), *measure(prose))
     found = []
     for text, plain, scripts, *measured in rows:
-        seen = {SCRIPT_CODES[k] for k in np.flatnonzero(scripts) if k > 1}
+        seen = {characters.SCRIPT_CODES[k] for k in np.flatnonzero(scripts) if k > 1}
         rules = (repetition(text), markup(plain), menu(plain), long_token(plain, seen), mojibake(text, seen))
         found.append([*check_measured(*measured), *(finding for finding in rules if finding)])
     return found
@@ -93,7 +84,7 @@ def check_measured(
 
 def letter_counts(batch: Batch) -> np.ndarray:
     classes = batch.class_counts()
-    return classes[:, LETTER] + classes[:, MARK]
+    return classes[:, characters.LETTER] + classes[:, characters.MARK]
 
 
 def measure(batch: Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -109,9 +100,9 @@ def measure(batch: Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     longest = np.zeros(len(batch.texts), np.int64)
     np.maximum.at(longest, owners, np.where(np.isin(points, RULERS), 0, runs))
     classes = batch.class_counts().astype(np.float64)
-    extra = 2.0 * batch.script_counts()[:, HAN]
-    visible = np.maximum(batch.lengths - classes[:, SPACE] - lines + extra, 1)
-    symbols = classes[:, PUNCTUATION] + classes[:, SYMBOL] - lines
+    extra = 2.0 * batch.script_counts()[:, characters.HAN]
+    visible = np.maximum(batch.lengths - classes[:, characters.SPACE] - lines + extra, 1)
+    symbols = classes[:, characters.PUNCTUATION] + classes[:, characters.SYMBOL] - lines
     told = visible >= LEAST_VISIBLE
     letters = np.where(told, letter_counts(batch) + extra, visible)
     return letters / visible, np.where(told, symbols / visible, 0), longest

@@ -24,12 +24,17 @@ def dataset_card(summary: dict[str, Any]) -> str:
     front = {
         "language": sorted({card_code(language) for language in languages} - {"und"}),
         "annotations_creators": ["no-annotation"],
-        "size_categories": [size_category(summary["kept"])],
+        "size_categories": [next((name for most, name in SIZES if summary["kept"] < most), "n>1M")],
         "configs": [{"config_name": "default", "data_files": "kept.jsonl"}],
         "tags": ["mlx-hybrid", "governed"],
     }
     text = yaml.safe_dump(front, sort_keys=False, allow_unicode=True)
-    return fill("card.md.jinja", summary, front=text, language_rows=rows_of(summary["languages"]))
+    return fill(
+        "card.md.jinja",
+        summary,
+        front=text,
+        language_rows=[tuple(row.values()) for row in summary["languages"]],
+    )
 
 
 def report_page(summary: dict[str, Any]) -> str:
@@ -42,7 +47,7 @@ def report_page(summary: dict[str, Any]) -> str:
         "page.html.jinja",
         summary,
         shares=[(*row.values(), row["kept"] / max(row["before"], 1)) for row in summary["languages"]],
-        by_language=rows_of(summary["counts"]),
+        by_language=[tuple(row.values()) for row in summary["counts"]],
         flagged=sorted(flags.items()),
         shown=[(e["where"], e["reason"], e["detail"]) for e in summary["examples"]],
         settings=[(key, str(value)) for key, value in summary["config"].items()],
@@ -63,14 +68,6 @@ def fill(template: str, summary: dict[str, Any], **values: Any) -> str:
     return render(
         HERE / template, summary | tables | values, cell=lambda value: str(value).replace("|", "\\|")
     )
-
-
-def rows_of(rows: list[dict[str, Any]]) -> list[tuple]:
-    return [tuple(row.values()) for row in rows]
-
-
-def size_category(records: int) -> str:
-    return next((name for bound, name in SIZES if records < bound), "n>1M")
 
 
 def croissant(path: Path, summary: dict[str, Any]) -> dict[str, Any]:

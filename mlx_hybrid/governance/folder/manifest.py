@@ -13,7 +13,7 @@ from typing import Any
 
 from mlx_hybrid import __version__
 from mlx_hybrid.errors import ConfigError, DataError
-from mlx_hybrid.files import sha256_of, write_json
+from mlx_hybrid.files import read_json, sha256_of, write_json
 from mlx_hybrid.governance.checks.engines import load_engine
 from mlx_hybrid.governance.folder.card import croissant, dataset_card, report_page
 from mlx_hybrid.governance.folder.summary import summarise
@@ -83,12 +83,9 @@ def parents(paths: Sequence[str]) -> list[dict[str, str]]:
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a governed folder. Raises ConfigError where there is none that can be read."""
     path = folder / "manifest.json"
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{folder}: holds no manifest.json, so it was not made by govern.") from None
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot be read ({' '.join(str(error).split())}).") from None
+    if not path.exists():
+        raise ConfigError(f"{folder}: holds no manifest.json, so it was not made by govern.")
+    manifest = read_json(path)
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT or "outputs" not in manifest:
         raise ConfigError(f"{path}: is no govern manifest of format {FORMAT}.")
     return manifest
