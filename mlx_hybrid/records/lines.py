@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from mlx_hybrid.errors import ConfigError
-from mlx_hybrid.models.base import first_line
+from mlx_hybrid.records.arrow import ARROW_FILE, ARROW_STREAM, PARQUET, table_rows
 from mlx_hybrid.records.fields import SCALARS
 
 MAX_LINE_BYTES = 1 << 28  # a line beyond this is a file without line ends, not a record
 BOM = b"\xef\xbb\xbf"
-ZSTD, ARROW_FILE, ARROW_STREAM, PARQUET = b"\x28\xb5\x2f\xfd", b"ARROW1", b"\xff\xff\xff\xff", b"PAR1"
+ZSTD = b"\x28\xb5\x2f\xfd"
 PACKED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
 PACKED_NAMES = (".gz", ".bz2", ".xz", ".zst")
 NEEDS = {
@@ -142,7 +142,7 @@ def zstd_errors() -> tuple[type[Exception], ...]:
 def lines_of(source: Source) -> Lines:
     path = source.path
     if first_bytes(path).startswith((PARQUET, ARROW_FILE, ARROW_STREAM)):
-        return enumerate(map(line_of, table_rows(path)), start=1)
+        return enumerate(map(line_of, table_rows(path, first_bytes(path))), start=1)
     with open_file(path) as file:
         start = file.readline(1000)
     if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
@@ -249,54 +249,3 @@ def line_of(row: Any) -> bytes:
         return json.dumps(row, ensure_ascii=False, default=str).encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
         return json.dumps(row, default=str).encode()
-
-
-def table_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a Parquet or Arrow file without its empty values, a batch at a time."""
-    import pyarrow
-
-    try:
-        for batch in batches(path):
-            types = {column.name: column.type for column in batch.schema}
-            for row in batch.to_pylist():
-                yield {k: without_padding(v, types[k]) for k, v in row.items() if v is not None}
-    except (pyarrow.ArrowException, OSError) as error:
-        kind = "Parquet" if first_bytes(path).startswith(PARQUET) else "Arrow"
-        raise ConfigError(f"{path}: is no {kind} file that can be read ({first_line(error)}).") from None
-
-
-def batches(path: Path) -> Iterator[Any]:
-    import pyarrow
-
-    head = first_bytes(path)
-    if head.startswith(PARQUET):
-        from pyarrow import parquet
-
-        yield from parquet.ParquetFile(path).iter_batches(4096)
-        return
-    with pyarrow.memory_map(str(path)) as file:
-        if head.startswith(ARROW_FILE):
-            reader = pyarrow.ipc.open_file(file)
-            yield from (reader.get_batch(number) for number in range(reader.num_record_batches))
-        else:
-            yield from pyarrow.ipc.open_stream(file)
-
-
-def without_padding(value: Any, kind: Any) -> Any:
-    """A value without the nulls of fields that other rows have: Arrow writes every field of a struct in every row.
-
-    A field that is null in all rows, as the default in a schema, has Arrow's type `null`, and stays.
-    """
-    from pyarrow import types
-
-    if value is None or not types.is_nested(kind):
-        return value
-    if types.is_struct(kind):
-        return {
-            item.name: without_padding(value[item.name], item.type)
-            for item in kind
-            if value[item.name] is not None or types.is_null(item.type)
-        }
-    if types.is_map(kind):
-        return {str(key): without_padding(inner, kind.item_type) for key, inner in value}
-    return [without_padding(inner, kind.value_type) for inner in value] if isinstance(value, list) else value

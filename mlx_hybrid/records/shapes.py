@@ -1,13 +1,13 @@
 """From what people have on disk to `messages`, `prompt` + `completion` or `text`: one pure function, `as_record`."""
 
 import ast
-import difflib
 import json
 import re
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from mlx_hybrid.records.fields import SCALARS, NotARecord
+from mlx_hybrid.records.unknown import unknown
 
 ROLES = {
     "system": ("system", "developer"),
@@ -18,24 +18,6 @@ ROLES = {
 ROLE_OF = {theirs: ours for ours, names in ROLES.items() for theirs in names}
 CALLS = ("function_call", "tool_call")
 PREFERENCES = (("chosen", "rejected"), ("preferred_output", "non_preferred_output"))
-NEAR = {
-    "prompt": (
-        "question",
-        "q",
-        "query",
-        "input",
-        "instruction",
-        "user",
-        "human",
-        "problem",
-        "request",
-        "source",
-    ),
-    "completion": ("answer", "a", "response", "output", "reply", "assistant", "target", "solution", "label"),
-    "messages": ("dialog", "dialogue", "chat", "turns", "history"),
-    "text": ("content", "body", "document", "article", "story", "passage", "sentence"),
-}
-"""Names that others give to our keys: what `--map` is proposed for, never what is read unasked."""
 CALL = re.compile(r"<tool_call>\s*(.*?)\s*</tool_call>", re.DOTALL)
 RESPONSE = re.compile(r"\s*</?tool_response>\s*")
 
@@ -51,7 +33,7 @@ def as_record(row: dict[str, Any]) -> tuple[dict[str, Any], str]:
     for shape in SHAPES:
         if all(key in fields for key in shape.keys):
             return with_tools(shape.convert(fields)), shape.name
-    raise NotARecord("no_known_keys", unknown(fields))
+    raise NotARecord("no_known_keys", unknown(fields, KEYS))
 
 
 class Shape(NamedTuple):
@@ -254,33 +236,6 @@ def call_written_out(turn: dict[str, Any]) -> dict[str, Any]:
     if not calls or not all(isinstance(call, dict) for call in calls):
         return turn
     return {**turn, "content": CALL.sub("", content).strip() or None, "tool_calls": calls_in(calls, 0)}
-
-
-def unknown(fields: dict[str, Any]) -> str:
-    """Which keys a row of no known shape has, and how the nearest shape is reached."""
-    found = {
-        ours: ours if ours in fields else next((key for key in fields if key.lower() in theirs), None)
-        for ours, theirs in NEAR.items()
-    }
-    for wanted in (("prompt", "completion"), ("messages",), ("text",)):
-        if all(found[key] for key in wanted):
-            renames = ",".join(f"{found[key]}={key}" for key in wanted if found[key] != key)
-            return f"{told_keys(fields)}; the nearest shape is {' + '.join(wanted)}: --map {renames}"
-    for here, missing in (("prompt", "completion"), ("completion", "prompt")):
-        if here in fields:
-            return f"{here} without {missing} ({told_keys(fields)})"
-    for key in fields:
-        if close := difflib.get_close_matches(key.lower(), sorted(KEYS), n=1, cutoff=0.8):
-            return f'{told_keys(fields)}; did you mean "{close[0]}" by "{key}"? --map {key}={close[0]}'
-    return (
-        f"{told_keys(fields)}: none of messages, conversations, prompt + completion, instruction + output, text; "
-        "name yours with --map THEIRS=OURS"
-    )
-
-
-def told_keys(fields: dict[str, Any]) -> str:
-    shown = ", ".join(str(key)[:40] for key in list(fields)[:8]) or "no keys"
-    return f"no record of a known shape has {shown}"
 
 
 TARGETS = sorted({*KEYS, *SCALARS, "input", "system", "history", "tools", "task"} - {"chosen", "rejected"})
