@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mlx_hybrid.errors import DataError, nearest
+from mlx_hybrid.errors import ConfigError, DataError, nearest
 from mlx_hybrid.evaluation.benchmarks.tasks import fill_prompt, load_task, task_files
 from mlx_hybrid.evaluation.benchmarks.variants import apply_variant, variants_for
 from mlx_hybrid.evaluation.results import ALL
@@ -137,10 +137,16 @@ def options_of(records: Sequence[Record], known: Sequence[Record]) -> list[dict[
 
 
 def item(record: Record, options: dict[str, str], tokenizer: Any) -> OptionItem:
-    """The record's prompt as chat would send it, and each answer as it would be trained, with its end."""
+    """The record's prompt as chat would send it, and each answer as it would be trained, with its end.
+
+    Raises DataError that names the record where the chat template refuses it.
+    """
     from mlx_hybrid.records.template import answers_to
 
-    return OptionItem(*answers_to(record, [answer.strip() for answer in options.values()], tokenizer))
+    try:
+        return OptionItem(*answers_to(record, [answer.strip() for answer in options.values()], tokenizer))
+    except ConfigError as error:
+        raise DataError(f"{record.where}: {error}") from None
 
 
 def references(record: Record) -> list[str]:

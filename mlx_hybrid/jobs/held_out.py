@@ -24,6 +24,7 @@ def ask_base(
     """Keep the base's answers to the held-out records in the run; the sets asked, none where nothing is measured."""
     if not config.evaluate or not setup.test:
         return {}
+    split = split.without({where for where, _ in setup.aside})
     test, trained, why = held_out_sets(
         split.test,
         split.train,

@@ -1,7 +1,7 @@
 """Records to training, validation and test sets that share no group."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from mlx_hybrid.config import DataConfig
@@ -16,6 +16,11 @@ class Split:
     train: list[Record]
     valid: list[Record]
     test: list[Record]
+
+    def without(self, places: Collection[str]) -> "Split":
+        """The split without the records that stand at some places."""
+        parts = (self.train, self.valid, self.test)
+        return Split(*([record for record in part if record.where not in places] for part in parts))
 
 
 def split_records(

@@ -102,7 +102,9 @@ def data_notes(config: Config, split: Split, setup: Setup) -> Iterator[Note]:
         yield Note(f"Over train.max_tokens ({config.train.max_tokens}) and {done}: {long} records.")
     if setup.aside:
         where, why = setup.aside[0]
-        yield Note(f"Set aside, listed in set-aside.jsonl: {len(setup.aside)} records; {where}: {why}.")
+        yield Note(
+            f"Set aside, listed in set-aside.jsonl: {len(setup.aside)} records; {where}: {why.rstrip('.')}."
+        )
     left_out = Counter(part for example in setup.train for part in example.unwritten)
     for part, count in left_out.items():
         yield Note(f"The chat template does not write {part}, which is not trained: {count} records.")

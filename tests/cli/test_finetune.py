@@ -13,6 +13,8 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 from acting import refused, sets
+from chat_templates import TEMPLATES
+from toys import byte_tokenizer, write_model
 
 from mlx_hybrid.adapters.attach import hybrid_layers
 from mlx_hybrid.config import load_config
@@ -181,3 +183,31 @@ def test_a_run_names_the_manifest_of_its_data_and_refuses_what_changed(
     refused(finetune(*lora, *SHORT, data=kept), 3, "--allow-changed-data")
     assert not output.exists()
     assert finetune(*lora, *SHORT, "--allow-changed-data", data=kept).exit_code == 0
+
+
+def test_records_that_the_template_refuses_are_set_aside_everywhere(run, tmp_path):
+    model = write_model(tmp_path / "strict")
+    byte_tokenizer(TEMPLATES["strict"]).save_pretrained(model)
+    rows = []
+    for number in range(60):
+        answer = ("yes", "no")[number % 2]
+        turns = [{"role": "user", "content": f"{number}?"}, {"role": "assistant", "content": answer}]
+        system = [{"role": "system", "content": "Be brief."}] if number % 3 == 0 else []
+        rows.append({"messages": system + turns, "label": answer, "language": "en"})
+    data, out = tmp_path / "r.jsonl", tmp_path / "run"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = ["--set", "train.steps=4", "--set", "governance.enabled=false", "--method", "lora"]
+    done = run("finetune", "--model", model, "--data", data, "-o", out, *options)
+    assert done.exit_code == 0, done.stderr
+    aside = [json.loads(line) for line in (out / "set-aside.jsonl").read_text().splitlines()]
+    assert len(aside) == 20
+    assert "model.system=fold" in aside[0]["why"]
+    held = read_results(out / "evaluation" / "held-out.json")
+    again = run("evaluate", out, "--json")
+    assert again.exit_code == 0, again.stderr
+    measured = [row["n"] for row in json.loads(again.stdout)["rows"] if row["metric"] == "accuracy"]
+    assert set(measured) == {held.get("accuracy", "adapted").n}
+    assert 0 < measured[0] < 7
+    lone = run("evaluate", model, "--on", data)
+    assert lone.exit_code == 3
+    assert "r.jsonl:1: The model's chat template refuses" in lone.stderr

@@ -121,15 +121,16 @@ def held_back(config: Config, sources: Sources, identity: str) -> Split:
     from mlx_hybrid.training.setup import data_identity, tokenised
 
     split = prepare(config, sources).split
-    if split.test and identity:
-        tokenizer = tokenizer_for(config.model)
-        sets = (part.examples for part in tokenised(config, split, tokenizer))
-        if data_identity(sets, tokenizer) != identity:
-            raise DataError(
-                "The run's data changed since it was trained, so what it held back is not known; "
-                "name records with --on."
-            )
-    return split
+    if not split.test:
+        return split
+    tokenizer = tokenizer_for(config.model)
+    made = tokenised(config, split, tokenizer)
+    if identity and data_identity((part.examples for part in made), tokenizer) != identity:
+        raise DataError(
+            "The run's data changed since it was trained, so what it held back is not known; "
+            "name records with --on."
+        )
+    return split.without({where for part in made for where, _ in part.aside})
 
 
 def dev_records(dev: str, beside: Sequence[File], renames: dict[str, str] | None = None) -> list[Record]:
