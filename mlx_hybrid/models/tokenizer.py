@@ -138,7 +138,10 @@ class Tokenizer(TokenizerWrapper):
             raise ConfigError(
                 "The model has no chat template, so it cannot chat; `mlx-hybrid generate --raw` continues a text."
             )
-        text = self.render(messages, tools=tools, opened=True, options=options)
+        return self.opened(self.render(messages, tools=tools, opened=True, options=options))
+
+    def opened(self, text: str) -> list[int]:
+        """Tokens of a conversation that was rendered up to where an answer begins."""
         return self.checked(self.begun(self.tokens_of(text)))
 
     def render(

@@ -104,8 +104,7 @@ def conversation(record: Record, turns: list[dict], wanted: list[int], tokenizer
         )
         if not open_ended:
             parts.append((full[cursor:], False))
-        asked = tokenizer.ask(turns[: spans[0][0]], tools=tools)
-        tokens, trained = tokenise(parts, tokenizer, asked=asked)
+        tokens, trained = tokenise(parts, tokenizer, asked=tokenizer.opened(full[: spans[0][1]]))
     except ConfigError as error:
         raise SetAside(str(error)) from None
     size = sum(len(text.encode()) for text, kept in parts if kept)
