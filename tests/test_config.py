@@ -80,6 +80,7 @@ def another(value):
 CHOICES = {
     "method": "boft",
     "model.template": {"enable_thinking": False},
+    "governance.rules": {"menu": False},
     "model.system": "fold",
     "adapter.rotation.kind": "butterfly",
     "adapter.rotation.start": "gradient",

@@ -106,6 +106,8 @@ class GovernanceConfig(Bounded):
     """Run only these stages (docs/governance.md names them)."""
     skip: tuple[str, ...] = ()
     """Leave out these stages."""
+    rules: dict[str, Any] = field(default_factory=dict)
+    """Rules switched off or with a limit of your own, as `{menu: off, long_token.limit: 80}`."""
     engine: str = "py3langid"
     """Language identification: `py3langid`, or `fasttext:MODEL` with a path, a preset or a Hub id."""
     near_threshold: float = 0.8

@@ -1,6 +1,6 @@
 """What can be said of a record without looking at the others: the part of the work that is spread over processes."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 from mlx_hybrid.config import GovernanceConfig
@@ -12,6 +12,7 @@ from mlx_hybrid.governance.checks.overlap import EvaluationIndex
 from mlx_hybrid.governance.checks.translations import Pair, read_pair
 from mlx_hybrid.governance.duplicates.minhash import exact_key, ngram_of, normalise, sketches
 from mlx_hybrid.governance.duplicates.near import Said
+from mlx_hybrid.governance.rules import in_force
 from mlx_hybrid.governance.stages import Decision, Finding, active_stages
 from mlx_hybrid.records.fields import calls_and_tools
 from mlx_hybrid.records.languages import parse_language
@@ -42,9 +43,9 @@ class Inspection:
     def where(self) -> str:
         return f"{self.path}:{self.line}"
 
-    def reject(self, stage: str, *findings: Finding | None) -> None:
-        """The first stage that objects decides; all its findings are told."""
-        found = [finding for finding in findings if finding]
+    def reject(self, rules: Container[str], stage: str, *findings: Finding | None) -> None:
+        """The first stage of which a rule in force objects decides; all its findings are told."""
+        found = [finding for finding in findings if finding and finding.reason in rules]
         if found and self.decision is None:
             more = (f"{finding.reason}: {finding.detail}" for finding in found[1:])
             self.decision = Decision(stage, found[0].reason, "; ".join([found[0].detail, *more]))
@@ -56,6 +57,7 @@ class Inspector:
     def __init__(self, config: GovernanceConfig, renames: dict[str, str] | None = None) -> None:
         self.renames = renames or {}
         self.stages = active_stages(config)
+        self.rules = in_force(config.rules)
         held = load_records([as_source(name, renames) for name in config.against])
         self.index = EvaluationIndex(held, config.overlap_threshold) if held else None
         self.licences = config.licences
@@ -70,12 +72,15 @@ class Inspector:
         contents = [record.content() for record in records]
         self.check_texts(whole, records, [text[: quality.MAX_CHECKED] for text in contents])
         left = [row for row in zip(whole, records, contents) if row[0].decision is None]
-        found = self.index.find([content for *_, content in left]) if self.index else [None] * len(left)
+        leaks = self.index and "eval_leak" in self.rules
+        found = self.index.find([content for *_, content in left]) if leaks else [None] * len(left)
         for (item, record, content), item.decision in zip(left, found):
             if item.decision is None:
                 self.remember(item, record, content)
         if "near" in self.stages:
             sketch_all([item for item in whole if item.decision is None])
+        for item in whole:
+            item.flags = tuple(flag for flag in item.flags if flag.reason in self.rules)
         return items
 
     def check_texts(self, items: list[Inspection], records: list[Record], texts: list[str]) -> None:
@@ -83,17 +88,19 @@ class Inspector:
         batch = Batch(texts)
         if "unicode" in self.stages:
             for item, finding in zip(items, quality.check_unicode(batch)):
-                item.reject("unicode", finding)
+                item.reject(self.rules, "unicode", finding)
         self.check_languages(items, records, texts)
         if "quality" in self.stages:
             for item, record, findings in zip(items, records, quality.check_quality(batch)):
                 prompt = record.prompt().strip()
                 repeats = prompt and prompt == record.completion().strip()
-                item.reject("quality", *findings, REPEATS if repeats else None)
+                item.reject(self.rules, "quality", *findings, REPEATS if repeats else None)
         for item, record in zip(items, records):
             licence = record.fields.get("licence")
             if self.licences and licence not in self.licences:
-                item.reject("licence", Finding("licence_not_allowed", str(licence or "none stated")))
+                item.reject(
+                    self.rules, "licence", Finding("licence_not_allowed", str(licence or "none stated"))
+                )
             if "personal" in self.stages and item.decision is None:
                 item.flags += personal.flags(record.fields)
 
@@ -106,7 +113,7 @@ class Inspector:
         for item, verdict in zip(items, check_languages(texts, codes, self.engine, self.allowed)):
             item.language = str(verdict.language)
             item.flags += verdict.flags
-            item.reject("language", verdict.reject)
+            item.reject(self.rules, "language", verdict.reject)
 
     def remember(self, item: Inspection, record: Record, content: str) -> None:
         """What the later stages compare: an exact key within the language, and what was said, normalised.

@@ -10,6 +10,7 @@ from mlx_hybrid.governance.checks.translations import check_pairs
 from mlx_hybrid.governance.duplicates.minhash import ngram_of
 from mlx_hybrid.governance.duplicates.near import find_conflicts, find_near_duplicates
 from mlx_hybrid.governance.inspection import Inspection, read_said
+from mlx_hybrid.governance.rules import in_force
 from mlx_hybrid.governance.stages import ASKED_FOR, STAGES, Decision, Finding, active_stages
 
 FEWEST = 5  # losses below this are told, not stopped for: a share of three records says nothing
@@ -24,7 +25,7 @@ class Ledger:
 
     def __init__(self, config: GovernanceConfig, sources: Sequence[dict[str, Any]] = ()) -> None:
         self.config, self.sources = config, sources
-        self.stages = active_stages(config)
+        self.stages, self.rules = active_stages(config), in_force(config.rules)
         self.items: list[Inspection] = []
         self.counts: Counter[tuple[str, str, str]] = Counter()
         self.alarms: list[str] = []
@@ -48,17 +49,20 @@ class Ledger:
         """Run the stages that compare records, and count."""
         translations = [item for item in self.kept() if item.pair]
         for item, (finding, flags) in zip(translations, check_pairs([item.pair for item in translations])):
-            item.reject("parallel", finding)
+            item.reject(self.rules, "parallel", finding)
             item.flags += flags
-        if "exact" in self.stages:
+        if "exact" in self.stages and "exact_dup" in self.rules:
             decide_exact(self.kept())
         if "near" in self.stages:
             by_language = defaultdict(list)
             for item in self.kept():
                 by_language[item.language].append(item)
             for language, items in by_language.items():
-                decide_near(items, ngram_of(language), self.config.near_threshold)
+                if "near_dup" in self.rules:
+                    decide_near(items, ngram_of(language), self.config.near_threshold)
                 flag_conflicts([item for item in items if item.decision is None])
+        for item in self.kept():
+            item.flags = tuple(flag for flag in item.flags if flag.reason in self.rules)
         counted = Counter(map(key_of, self.items))
         self.counts = Counter(dict(sorted(counted.items(), key=lambda pair: order_of(*pair[0]))))
         self.alarms = list(self.find_alarms())

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from mlx_hybrid.config import GovernanceConfig
 from mlx_hybrid.errors import ConfigError, nearest
+from mlx_hybrid.governance.rules import in_force
 from mlx_hybrid.records.languages import UnknownLanguage, parse_language
 
 STAGES = (
@@ -60,6 +61,7 @@ def active_stages(config: GovernanceConfig) -> tuple[str, ...]:
     for key in ("workers", "min_kept"):
         if getattr(config, key) < 0:
             raise ConfigError(f"governance.{key} must be at least 0, not {getattr(config, key)}.")
+    in_force(config.rules)
     wanted = {*(config.only or STAGES)} - {*config.skip} | {"structure"}
     active = tuple(name for name in STAGES if name in wanted)
     for key, default in unused_settings(active).items():
