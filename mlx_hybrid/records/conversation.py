@@ -4,15 +4,16 @@ An answer begins after rendered(the turns before it, generation prompt), where t
 conversation, and ends with the template's end of turn.
 """
 
-import json
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from mlx_hybrid.errors import ConfigError
+from mlx_hybrid.records.fields import REASONING, from_json
 from mlx_hybrid.records.masking import Masked, SetAside, closed, tokenise
 from mlx_hybrid.records.record import Record
 
 MARKS = ("weight", "train", "training")
-REASONING = ("reasoning_content", "thinking", "reasoning")
 YES, NO = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no")
 
 
@@ -21,10 +22,12 @@ def plain_turns(record: Record, tokenizer: Any) -> tuple[list[dict], list[int]]:
 
     Raises SetAside for a mark or a tool call that cannot be understood.
     """
-    turns = [plain_turn(turn, place, tokenizer) for place, turn in enumerate(record.turns(), start=1)]
+    told = record.turns()
+    turns = [plain_turn(turn, place, tokenizer) for place, turn in enumerate(told, start=1)]
     answers = [place for place, turn in enumerate(turns) if turn["role"] == "assistant"]
-    marked = [place for place in answers if is_marked(record.turns()[place], place + 1)]
-    return turns, [place for place in marked if says_something(turns[place])]
+    marked = [place for place in answers if is_marked(told[place], place + 1)]
+    says = ("content", "tool_calls", "reasoning_content")
+    return turns, [place for place in marked if any(turns[place].get(key) for key in says)]
 
 
 def plain_turn(turn: dict, place: int, tokenizer: Any) -> dict:
@@ -43,7 +46,7 @@ def plain_turn(turn: dict, place: int, tokenizer: Any) -> dict:
 
 def plain_calls(calls: Any, place: int) -> list[dict]:
     """Tool calls in OpenAI's form, arguments as a mapping: parsed once where they were written as a JSON string."""
-    calls = json_value(calls)
+    calls = from_json(calls)
     if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
         raise SetAside(f"turn {place} has tool_calls that are no list of calls")
     found = []
@@ -51,7 +54,9 @@ def plain_calls(calls: Any, place: int) -> list[dict]:
         function = call.get("function", {key: call[key] for key in ("name", "arguments") if key in call})
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
             raise SetAside(f"turn {place} has a tool call without the name of its function")
-        arguments = json_value(function.get("arguments") or {})
+        arguments = from_json(function.get("arguments"))
+        if arguments is None or (isinstance(arguments, str) and not arguments.strip()):
+            arguments = {}
         if not isinstance(arguments, dict):
             raise SetAside(f"turn {place} calls {function['name']} with arguments that are no JSON object")
         rest = {key: value for key, value in call.items() if key not in ("name", "arguments")}
@@ -59,19 +64,9 @@ def plain_calls(calls: Any, place: int) -> list[dict]:
     return found
 
 
-def json_value(value: Any) -> Any:
-    """What a string says in JSON; a blank one is an empty object, and one that is no JSON stays a string."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value) if value.strip() else {}
-    except (ValueError, RecursionError):
-        return value
-
-
-def tools_of(record: Record) -> Any:
+def tools_of(record: Record) -> list[dict] | None:
     """The tools that a conversation is told of, or None. Raises SetAside for what is no list of them."""
-    tools = json_value(record.fields.get("tools")) or None
+    tools = from_json(record.fields.get("tools")) or None
     if tools is not None and not (isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools)):
         raise SetAside("its tools are no list of JSON objects")
     return tools
@@ -85,122 +80,126 @@ def is_marked(turn: dict, place: int) -> bool:
     return not any(value in NO for value in marks.values())
 
 
-def says_something(turn: dict) -> bool:
-    return any(turn.get(key) for key in ("content", "tool_calls", "reasoning_content"))
+@dataclass(frozen=True)
+class Conversation:
+    """Turns, and the tools they are told of, as a model's template writes them."""
 
+    turns: list[dict]
+    tools: list[dict] | None
+    tokenizer: Any
 
-def conversation(record: Record, turns: list[dict], wanted: list[int], tokenizer: Any) -> Masked:
-    """A conversation in the model's template, with the answers `wanted` trained as far as they are asked for."""
-    tools = tools_of(record)
-    try:
-        full = tokenizer.render(turns, tools=tools)
-        spans = answer_spans(turns, wanted, full, tokenizer, tools)
-        parts, cursor = [], 0
-        for _, begin, end in spans:
-            parts += [(full[cursor:begin], False), (full[begin:end], True)]
-            cursor = end
-        open_ended = spans[-1][0] == len(turns) - 1 and not parts[-1][0].endswith(
-            tuple(tokenizer.end_markers)
-        )
-        if not open_ended:
-            parts.append((full[cursor:], False))
-        tokens, trained = tokenise(parts, tokenizer, asked=tokenizer.opened(full[: spans[0][1]]))
-    except ConfigError as error:
-        raise SetAside(str(error)) from None
-    size = sum(len(text.encode()) for text, kept in parts if kept)
-    facts = {"answers": len(spans), "unwritten": unwritten(turns, tools, full, spans, tokenizer)}
-    if open_ended:
-        return closed(tokens, trained, tokenizer, size, **facts)
-    return Masked(tokens, trained, size, **facts)
+    def written(self, end: int | None = None, *, opened: bool = False) -> str:
+        """The turns up to `end`, or all, in the template; `opened`, with the beginning of an answer."""
+        return self.tokenizer.render(self.turns[:end], tools=self.tools, opened=opened)
 
+    @cached_property
+    def full(self) -> str:
+        return self.written()
 
-def unwritten(
-    turns: list[dict], tools: Any, full: str, spans: list[tuple[int, int, int]], tokenizer: Any
-) -> tuple[str, ...]:
-    """What of a conversation its template leaves out, in words."""
-    missing = {}
-    for number, begin, end in spans:
-        if tokenizer.marked(reasoning_of(turns[number])) not in full[begin:end]:
-            missing["reasoning" if number == len(turns) - 1 else "the reasoning of older answers"] = True
-    missing["the tools"] = bool(tools) and tokenizer.render(turns) == full
-    system = turns[0].get("content", "").strip() if turns[0]["role"] == "system" else ""
-    missing["the system turn"] = tokenizer.marked(system) not in full
-    return tuple(name for name, is_missing in missing.items() if is_missing)
+    def masked(self, wanted: list[int]) -> Masked:
+        """The tokens, with the answers `wanted` trained as far as they are asked for."""
+        try:
+            spans, full = self.spans(wanted), self.full
+            parts, cursor = [], 0
+            for _, begin, end in spans:
+                parts += [(full[cursor:begin], False), (full[begin:end], True)]
+                cursor = end
+            is_last, ends = spans[-1][0] == len(self.turns) - 1, tuple(self.tokenizer.end_markers)
+            open_ended = is_last and not parts[-1][0].endswith(ends)
+            if not open_ended:
+                parts.append((full[cursor:], False))
+            asked = self.tokenizer.opened(full[: spans[0][1]])
+            tokens, trained = tokenise(parts, self.tokenizer, asked=asked)
+            facts = {"answers": len(spans), "unwritten": self.unwritten(spans)}
+        except ConfigError as error:
+            raise SetAside(str(error)) from None
+        size = sum(len(text.encode()) for text, kept in parts if kept)
+        if open_ended:
+            return closed(tokens, trained, self.tokenizer, size, **facts)
+        return Masked(tokens, trained, size, **facts)
+
+    def spans(self, wanted: list[int]) -> list[tuple[int, int, int]]:
+        """(turn, begin, end) in the rendered text of every wanted answer that is written as it is asked for."""
+        full, spans = self.full, []
+        for number in wanted:
+            asked = self.written(number, opened=True)
+            if full.startswith(asked):
+                end = self.end_of(number, len(asked))
+                if self.said(number) not in full[len(asked) : end]:
+                    raise SetAside(f"the chat template changes or leaves out the text of turn {number + 1}")
+                if self.leaves_out_a_call(number):
+                    raise SetAside(f"the chat template leaves out a tool call of turn {number + 1}")
+                spans.append((number, len(asked), end))
+        if not spans:
+            has_system = self.turns[0]["role"] == "system"
+            way = "model.template, or model.system=fold" if has_system else "model.template"
+            raise SetAside(
+                "the chat template does not write the answers as it asks for them "
+                f"(it asks with {self.written(wanted[-1], opened=True)[-40:]!r}); see {way}"
+            )
+        return spans
+
+    def end_of(self, number: int, begin: int) -> int:
+        """Where the answer that begins at `begin` ends, with its end of turn where the template writes one."""
+        bound = self.next_turn(number, begin)
+        markers = self.tokenizer.end_markers
+        ends = [(at, -len(m)) for m in markers if (at := self.full.find(m, begin, bound)) >= 0]
+        if ends:
+            at, length = min(ends)
+            return at - length
+        content = self.said(number)
+        at = self.full.rfind(content, begin, bound) if content else -1
+        if at < 0:
+            raise SetAside(f"the chat template does not show where turn {number + 1} ends")
+        return at + len(content)
+
+    def next_turn(self, number: int, begin: int) -> int:
+        """Where the text after a turn begins, at the latest."""
+        if number == len(self.turns) - 1:
+            return len(self.full)
+        after = self.written(number + 1)
+        if self.full.startswith(after):
+            return len(after)
+        later = range(number + 1, len(self.turns))
+        content = next((self.said(place) for place in later if self.turns[place].get("content")), "")
+        at = self.full.find(content, begin + len(self.said(number))) if content else -1
+        return at if at >= 0 else len(self.full)
+
+    def said(self, number: int) -> str:
+        """What of an answer every template must write: its content after the reasoning."""
+        content = self.turns[number].get("content") or ""
+        return self.tokenizer.marked(content.rpartition("</think>")[2].strip())
+
+    def leaves_out_a_call(self, number: int) -> bool:
+        """Whether the template writes a turn no otherwise without one of its tool calls."""
+        turn, before = self.turns[number], self.turns[:number]
+        calls = turn.get("tool_calls", [])
+        whole = self.written(number + 1) if calls else ""
+        for place in range(len(calls)):
+            fewer = {**turn, "tool_calls": calls[:place] + calls[place + 1 :]}
+            if len(calls) == 1:
+                del fewer["tool_calls"]
+            try:
+                if self.tokenizer.render([*before, fewer], tools=self.tools) == whole:
+                    return True
+            except ConfigError:  # refused without the call, so the call counts
+                continue
+        return False
+
+    def unwritten(self, spans: list[tuple[int, int, int]]) -> tuple[str, ...]:
+        """What the template leaves out, in words."""
+        missing = {}
+        for number, begin, end in spans:
+            if self.tokenizer.marked(reasoning_of(self.turns[number])) not in self.full[begin:end]:
+                last = number == len(self.turns) - 1
+                missing["reasoning" if last else "the reasoning of older answers"] = True
+        missing["the tools"] = bool(self.tools) and self.tokenizer.render(self.turns) == self.full
+        system = self.turns[0].get("content", "").strip() if self.turns[0]["role"] == "system" else ""
+        missing["the system turn"] = self.tokenizer.marked(system) not in self.full
+        return tuple(name for name, is_missing in missing.items() if is_missing)
 
 
 def reasoning_of(turn: dict) -> str:
     """An answer's reasoning, of its own key or of a <think> block."""
     inline = (turn.get("content") or "").rpartition("</think>")[0].rpartition("<think>")[2]
     return (turn.get("reasoning_content") or inline).strip()
-
-
-def answer_spans(
-    turns: list[dict], wanted: list[int], full: str, tokenizer: Any, tools: Any
-) -> list[tuple[int, int, int]]:
-    """(turn, begin, end) in the rendered text of every wanted answer that is written as it is asked for."""
-    spans = []
-    for number in wanted:
-        asked = tokenizer.render(turns[:number], tools=tools, opened=True)
-        if full.startswith(asked):
-            end = answer_end(turns, number, full, len(asked), tokenizer, tools)
-            if said(turns[number], tokenizer) not in full[len(asked) : end]:
-                raise SetAside(f"the chat template changes or leaves out the text of turn {number + 1}")
-            if leaves_out_a_call(turns[: number + 1], tokenizer, tools):
-                raise SetAside(f"the chat template leaves out a tool call of turn {number + 1}")
-            spans.append((number, len(asked), end))
-    if not spans:
-        way = "model.template, or model.system=fold" if turns[0]["role"] == "system" else "model.template"
-        raise SetAside(
-            "the chat template does not write the answers as it asks for them "
-            f"(it asks with {tokenizer.render(turns[: wanted[-1]], tools=tools, opened=True)[-40:]!r}); see {way}"
-        )
-    return spans
-
-
-def leaves_out_a_call(turns: list[dict], tokenizer: Any, tools: Any) -> bool:
-    """Whether the template writes the last of `turns` no otherwise without one of its tool calls."""
-    *before, last = turns
-    calls = last.get("tool_calls", [])
-    whole = tokenizer.render(turns, tools=tools) if calls else ""
-    for place in range(len(calls)):
-        fewer = {**last, "tool_calls": calls[:place] + calls[place + 1 :]}
-        if len(calls) == 1:
-            del fewer["tool_calls"]
-        try:
-            if tokenizer.render([*before, fewer], tools=tools) == whole:
-                return True
-        except ConfigError:  # refused without the call, so the call counts
-            continue
-    return False
-
-
-def answer_end(turns: list[dict], number: int, full: str, begin: int, tokenizer: Any, tools: Any) -> int:
-    """Where the answer that begins at `begin` ends, with its end of turn where the template writes one."""
-    bound = next_turn(turns, number, full, begin, tokenizer, tools)
-    found = [full.find(marker, begin, bound) for marker in tokenizer.end_markers]
-    ends = [(at, -len(m)) for at, m in zip(found, tokenizer.end_markers, strict=True) if at >= 0]
-    if ends:
-        at, length = min(ends)
-        return at - length
-    content = said(turns[number], tokenizer)
-    at = full.rfind(content, begin, bound) if content else -1
-    if at < 0:
-        raise SetAside(f"the chat template does not show where turn {number + 1} ends")
-    return at + len(content)
-
-
-def said(turn: dict, tokenizer: Any) -> str:
-    """What of an answer every template must write: its content after the reasoning."""
-    return tokenizer.marked((turn.get("content") or "").rpartition("</think>")[2].strip())
-
-
-def next_turn(turns: list[dict], number: int, full: str, begin: int, tokenizer: Any, tools: Any) -> int:
-    """Where the text after a turn begins, at the latest."""
-    if number == len(turns) - 1:
-        return len(full)
-    after = tokenizer.render(turns[: number + 1], tools=tools)
-    if full.startswith(after):
-        return len(after)
-    content = next((said(turn, tokenizer) for turn in turns[number + 1 :] if turn.get("content")), "")
-    at = full.find(content, begin + len(said(turns[number], tokenizer))) if content else -1
-    return at if at >= 0 else len(full)

@@ -55,14 +55,22 @@ def find_sources(config: DataConfig) -> Sources:
         )
     renames = read_renames(config.map, "data.map")
     found = [by_use(name) for name in config.paths]
-    train, valid, test = (
-        tuple(source for sources in found for source in getattr(sources, use))
-        for use in ("train", "valid", "test")
+    train = tuple(source for sources in found for source in sources.train)
+    valid = files_of(config.valid, "data.valid") + tuple(
+        source for sources in found for source in sources.valid
     )
-    valid = files_of(config.valid, "data.valid") + valid
-    test = files_of(config.test, "data.test") + test
+    test = files_of(config.test, "data.test") + tuple(source for sources in found for source in sources.test)
     refuse_twice((*train, *valid, *test))
     return Sources(*(checked(files, renames) for files in (train, valid, test)))
+
+
+def find_files(names: Sequence[File], key: str = "PATH", renames: Sequence[str] = ()) -> tuple[Source, ...]:
+    """Find the files behind names, whatever their use; raises ConfigError as `find_sources`, naming `key`."""
+    if not names:
+        raise ConfigError("no records named; give at least one file of records.")
+    files = files_of(names, key)
+    refuse_twice(files)
+    return checked(files, read_renames(renames))
 
 
 def checked(files: Iterable[Source], renames: dict[str, str]) -> tuple[Source, ...]:
@@ -88,19 +96,9 @@ def read_renames(pairs: Sequence[str], key: str = "--map") -> dict[str, str]:
     return renames
 
 
-def find_files(names: Sequence[File], key: str = "PATH", renames: Sequence[str] = ()) -> tuple[Source, ...]:
-    """Find the files behind names, whatever their use; raises ConfigError as `find_sources`, naming `key`."""
-    if not names:
-        raise ConfigError("no records named; give at least one file of records.")
-    files = files_of(names, key)
-    refuse_twice(files)
-    return checked(files, read_renames(renames))
-
-
 def files_of(names: Iterable[File], key: str) -> tuple[Source, ...]:
-    return tuple(
-        source for name in names for source in ([name] if isinstance(name, Source) else behind(name, key))
-    )
+    found = ([name] if isinstance(name, Source) else behind(name, key) for name in names)
+    return tuple(source for sources in found for source in sources)
 
 
 def behind(name: str | Path, key: str) -> list[Source]:
@@ -112,7 +110,8 @@ def behind(name: str | Path, key: str) -> list[Source]:
         return [as_source(path)]
     if str(name) == SAMPLES:
         return [as_source(SAMPLE_FOLDER / file) for file in SAMPLE_FILES]
-    if match := data_set(str(name)):
+    match = DATA_SET.fullmatch(str(name))
+    if match and (match[2] or not str(name).lower().endswith(FILES)):
         return fetch_data(match[1], match[2] or "")
     raise ConfigError(f"{key}: {name} is not there.")
 
@@ -123,17 +122,12 @@ def by_use(name: str) -> Sources:
 
     Raises ConfigError for a folder that validates or tests on files but has none to train on.
     """
-    files = behind(name, "data.paths")
-    folder = Path(name).expanduser()
-    if folder.is_file() or str(name) == SAMPLES:
-        return Sources(tuple(files))
-    told = told_uses(files, folder)
-    if not told:
-        return Sources(tuple(files))
-    if "train" not in told:
+    files, path = tuple(behind(name, "data.paths")), Path(name).expanduser()
+    told = {} if path.is_file() or name == SAMPLES else told_uses(files, path)
+    if told and "train" not in told:
         first = next(iter(told.values()))[0].path.name
         raise ConfigError(f"{name}: has {first} but no train file; name the files to train on.")
-    return Sources(**told)
+    return Sources(**(told or {"train": files}))
 
 
 def in_folder(folder: Path) -> Sources:
@@ -141,10 +135,8 @@ def in_folder(folder: Path) -> Sources:
 
     Raises ConfigError for a folder without a test file.
     """
-    files = behind(folder, "--on")
-    told = told_uses(files, folder)
-    if (folder / SAVED).is_file() and not told:
-        return Sources(test=tuple(files))
+    files = tuple(behind(folder, "--on"))
+    told = told_uses(files, folder) or ({"test": files} if (folder / SAVED).is_file() else {})
     if "test" not in told:
         raise ConfigError(f"{folder}: no test file in the folder; name the file itself.")
     return Sources(**told)
@@ -179,12 +171,6 @@ def refuse_twice(files: Sequence[Source]) -> None:
         if source.path.resolve() in seen:
             raise ConfigError(f"{source.name}: is named twice; name each file once, for one use.")
         seen.add(source.path.resolve())
-
-
-def data_set(name: str) -> re.Match | None:
-    """The id and the pattern of a name that can only be a data set on the Hub."""
-    match = DATA_SET.fullmatch(name)
-    return match if match and (match[2] or not name.lower().endswith(FILES)) else None
 
 
 def folder_files(folder: Path) -> list[Path]:
@@ -234,11 +220,11 @@ def fetch_data(repo: str, pattern: str) -> list[Source]:
         if wanted and not is_offline():
             folder = Path(snapshot_download(repo, **where, allow_patterns=wanted))
     except (HTTPError, HFValidationError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        raise ConfigError(
-            f"{repo}: no such file or folder here, and no data set to be had from the Hub ({hub_reason(error)})."
-        ) from None
-    if not names:
-        raise ConfigError(f"{repo}: the data set holds no file of records (JSONL, Parquet, JSON, CSV).")
+        why = f"no such file or folder here, and no data set to be had from the Hub ({hub_reason(error)})"
+        raise ConfigError(f"{repo}: {why}.") from None
     if not wanted:
-        raise ConfigError(f"{repo}: none of its files is {pattern}; it has {', '.join(names[:5])}.")
+        none = f"none of its files is {pattern}; it has {', '.join(names[:5])}"
+        raise ConfigError(
+            f"{repo}: {none if names else 'the data set holds no file of records (JSONL, Parquet, JSON, CSV)'}."
+        )
     return [Source(f"{repo}:{name}", folder / name, folder.name) for name in wanted]

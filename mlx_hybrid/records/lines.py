@@ -15,6 +15,7 @@ import sys
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ class Fault:
     line: int
     reason: str
     detail: str
-    raw: bytes
+    raw: bytes = b""
 
     @property
     def where(self) -> str:
@@ -74,6 +75,7 @@ def check_file(path: Path) -> None:
     """Raise ConfigError unless `path` is a regular file that can be opened, and that what is installed can read."""
     try:
         mode = path.stat().st_mode
+        head = first_bytes(path) if stat.S_ISREG(mode) else b""
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file.") from None
     except (OSError, ValueError) as error:
@@ -84,20 +86,12 @@ def check_file(path: Path) -> None:
         raise ConfigError(
             f"{path}: is a pipe or device, which cannot be read twice; save it to a file first."
         )
-    try:
-        head = first_bytes(path)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}).") from None
     if head.startswith(b"PK\x03\x04") or path.suffix.lower() in (".xlsx", ".ods"):
         raise ConfigError(f"{path}: is a zip archive or a spreadsheet; unpack it, or save it as CSV.")
     for magic, (module, extra) in NEEDS.items():
-        if head.startswith(magic):
-            try:
-                __import__(module)
-            except ImportError:
-                raise ConfigError(
-                    f"{path}: needs {module}: pip install 'mlx-hybrid[{extra}]' (or pip install {module})."
-                ) from None
+        if head.startswith(magic) and not find_spec(module):
+            way = f"pip install 'mlx-hybrid[{extra}]' (or pip install {module})"
+            raise ConfigError(f"{path}: needs {module}: {way}.")
 
 
 def first_bytes(path: Path) -> bytes:
@@ -122,16 +116,16 @@ def read_lines(source: Source) -> Lines:
     The rows of a table and the elements of a JSON array are lines, each as a JSON object. They are numbered from 1;
     those of CSV by the line they begin on, as in JSONL.
     """
-    number, path = 0, source.path
+    number = 0
     try:
         for number, raw in lines_of(source):
             yield number, raw
     except (EOFError, OSError, zlib.error, lzma.LZMAError, csv.Error, *zstd_errors()) as error:
         detail = f"the file breaks off here ({error})"
-        yield number + 1, Fault(source.name, number + 1, "broken_file", detail, b"")
+        yield number + 1, Fault(source.name, number + 1, "broken_file", detail)
     except UnicodeDecodeError as error:
-        detail = f"not UTF-8 at byte {error.start} of {path.name}"
-        yield number + 1, Fault(source.name, number + 1, "bad_encoding", detail, b"")
+        detail = f"not UTF-8 at byte {error.start} of {source.path.name}"
+        yield number + 1, Fault(source.name, number + 1, "bad_encoding", detail)
 
 
 def zstd_errors() -> tuple[type[Exception], ...]:
@@ -140,18 +134,18 @@ def zstd_errors() -> tuple[type[Exception], ...]:
 
 
 def lines_of(source: Source) -> Lines:
-    path = source.path
-    if first_bytes(path).startswith((PARQUET, ARROW_FILE, ARROW_STREAM)):
-        return enumerate(map(line_of, table_rows(path, first_bytes(path))), start=1)
+    path, head = source.path, first_bytes(source.path)
+    if head.startswith((PARQUET, ARROW_FILE, ARROW_STREAM)):
+        return enumerate(map(line_of, table_rows(path, head)), start=1)
     with open_file(path) as file:
-        start = file.readline(1000)
-    if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        start = file.read(2)
+    if start in (b"\xff\xfe", b"\xfe\xff"):
         detail = f"UTF-16; convert it with: iconv -f utf-16 -t utf-8 {path}"
         return iter([(1, Fault(source.name, 1, "bad_encoding", detail, start))])
     endings = [ending.lower() for ending in path.suffixes if ending.lower() not in PACKED_NAMES]
     if endings[-1:] in ([".csv"], [".tsv"]):
         return cells_of(source, tabs=endings[-1] == ".tsv")
-    return values_of(source) if is_one_value(path) else plain_lines(source)
+    return elements_of(source) if is_array(path) else plain_lines(source)
 
 
 def plain_lines(source: Source) -> Lines:
@@ -159,65 +153,48 @@ def plain_lines(source: Source) -> Lines:
         number = 0
         while raw := file.readline(MAX_LINE_BYTES):
             number += 1
-            if number == 1:
-                raw = raw.removeprefix(BOM)
             if len(raw) >= MAX_LINE_BYTES and not raw.endswith(b"\n"):
                 detail = f"a line over {MAX_LINE_BYTES >> 20} MB; write one object a line"
                 yield number, Fault(source.name, number, "line_too_long", detail, raw[:1000])
                 return
-            raw = raw.rstrip(b"\r\n")
+            raw = raw.removeprefix(BOM if number == 1 else b"").rstrip(b"\r\n")
             if raw.strip():
                 yield number, raw
 
 
-def is_one_value(path: Path) -> bool:
-    """Whether a file is a JSON array, an object that holds one, or objects over several lines: no JSONL."""
+def is_array(path: Path) -> bool:
+    """Whether a file is one JSON array, and no JSONL of which each line is a list."""
     with open_file(path) as file:
-        first = next((line for line in file if line.removeprefix(BOM).strip()), b"").removeprefix(BOM).strip()
-        if first[:1] not in (b"[", b"{"):
+        first = next((line for line in file if line.removeprefix(BOM).strip()), b"").removeprefix(BOM)
+        if not first.lstrip().startswith(b"["):
             return False
         try:
-            value = json.loads(first)
+            json.loads(first)
         except (ValueError, RecursionError):
-            return first[:1] == b"[" or first == b"{"
-        alone = not any(line.strip() for line in file)
-    return alone and (isinstance(value, list) or inside(value) is not None)
+            return True
+        return not any(line.strip() for line in file)
 
 
-def values_of(source: Source) -> Lines:
-    """The elements of an array, or the objects that stand in a file one after another."""
+def elements_of(source: Source) -> Lines:
+    """The elements of an array, up to where it is no JSON any more."""
     with open_file(source.path) as file:
         text = file.read().decode("utf-8-sig")
-    decoder, number = json.JSONDecoder(), 0
-    at = BETWEEN.match(text).end()
-    array = text.startswith("[", at)
-    at = BETWEEN.match(text, at + array).end()
-    while at < len(text) and not (array and text[at] == "]"):
+    decoder, number, at = json.JSONDecoder(), 0, BETWEEN.match(text, text.index("[") + 1).end()
+    while at < len(text) and text[at] != "]":
         number += 1
         try:
             value, at = decoder.raw_decode(text, at)
         except (ValueError, RecursionError) as error:
-            detail = f"not JSON from here on: {getattr(error, 'msg', error)}, line {text.count(chr(10), 0, at) + 1}"
+            line = text.count("\n", 0, at) + 1
+            detail = f"not JSON from here on: {getattr(error, 'msg', error)}, line {line}"
             raw = text[at : at + 1000].encode("utf-8", "replace")
             yield number, Fault(source.name, number, "bad_json", detail, raw)
             return
-        rows = None if array else inside(value)
-        for place, row in enumerate([value] if rows is None else rows):
-            yield number + place, line_of(row)
-        number += len(rows or [0]) - 1
+        yield number, line_of(value)
         at = BETWEEN.match(text, at).end()
-    if array and at == len(text):
-        yield number + 1, Fault(source.name, number + 1, "broken_file", "the array has no end", b"")
-
-
-def inside(value: Any) -> list[dict] | None:
-    """The records that an object such as {"data": […]} wraps; None where it is a record itself."""
-    if not isinstance(value, dict) or not any(
-        key in value for key in ("data", "train", "records", "rows", "examples")
-    ):
-        return None
-    lists = [item for item in value.values() if isinstance(item, list) and item]
-    return lists[0] if len(lists) == 1 and all(isinstance(row, dict) for row in lists[0]) else None
+    if text[at + 1 :].strip() or at == len(text):
+        detail = "there is more after the array" if at < len(text) else "the array has no end"
+        yield number + 1, Fault(source.name, number + 1, "broken_file", detail)
 
 
 def cells_of(source: Source, *, tabs: bool) -> Lines:
@@ -226,9 +203,8 @@ def cells_of(source: Source, *, tabs: bool) -> Lines:
     with open_file(source.path) as file:
         head = file.peek(1 << 16).partition(b"\n")[0].decode("utf-8", "replace")
         delimiter = "\t" if tabs else max(",;\t|", key=head.count)
-        rows = csv.reader(
-            io.TextIOWrapper(file, "utf-8-sig", "surrogateescape", newline=""), delimiter=delimiter
-        )
+        text = io.TextIOWrapper(file, "utf-8-sig", "surrogateescape", newline="")
+        rows = csv.reader(text, delimiter=delimiter)
         header = [name.strip() for name in next(rows, [])]
         begins = rows.line_num + 1
         for cells in rows:

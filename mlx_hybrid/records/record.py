@@ -5,6 +5,7 @@ of them may carry `language`, `label`, `id`, `group`, `source` and `licence`; ot
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from mlx_hybrid.errors import ConfigError, DataError
-from mlx_hybrid.records.fields import (
-    NotARecord,
-    check_fields,
-    completion_of,
-    content_of,
-    kind_of,
-    prompt_of,
-    turns_of,
-)
+from mlx_hybrid.records.fields import NotARecord, check_fields
 from mlx_hybrid.records.lines import Fault, File, Source, as_source, check_file, read_lines
 from mlx_hybrid.records.shapes import as_record, describe_read, renamed
 
@@ -48,7 +41,9 @@ class Record:
     @property
     def kind(self) -> str:
         """`messages`, `prompt` or `text`."""
-        return kind_of(self.fields)
+        return (
+            "messages" if "messages" in self.fields else "prompt" if "completion" in self.fields else "text"
+        )
 
     @property
     def id(self) -> str:
@@ -66,18 +61,28 @@ class Record:
         """The class of a classification record, or None."""
         return self.fields.get("label")
 
-    # What is said in a record is decided in fields.py.
     def turns(self) -> list[dict[str, Any]]:
-        return turns_of(self.fields)
+        """The conversation as role and content; empty for plain text."""
+        if self.kind == "prompt":
+            pairs = (("user", self.fields["prompt"]), ("assistant", self.fields["completion"]))
+            return [{"role": role, "content": text} for role, text in pairs]
+        return self.fields.get("messages", [])
 
     def content(self) -> str:
-        return content_of(self.fields)
+        """The text that is checked and compared: what was said, without roles, template or system turn."""
+        return self.fields["text"] if self.kind == "text" else said(self.turns())
 
     def prompt(self) -> str:
-        return prompt_of(self.fields)
+        """Everything before the last assistant turn, without the system turn; empty for plain text."""
+        return said(self.turns()[:-1])
 
     def completion(self) -> str:
-        return completion_of(self.fields)
+        """The last assistant turn, or the whole text."""
+        return self.fields["text"] if self.kind == "text" else self.turns()[-1].get("content") or ""
+
+
+def said(turns: list[dict[str, Any]]) -> str:
+    return "\n".join(turn.get("content") or "" for turn in turns if turn["role"] != "system")
 
 
 def read_records(files: Iterable[File] | File) -> Iterator[Record | Fault]:
@@ -98,20 +103,14 @@ def load_records(paths: Iterable[File] | File) -> list[Record]:
     faults: list[Fault] = []
     for item in read_records(paths):
         (records if isinstance(item, Record) else faults).append(item)
-    if faults:
-        raise DataError(describe_faults(faults))
-    return records
-
-
-def describe_faults(faults: list[Fault]) -> str:
-    counts: dict[str, int] = {}
-    for fault in faults:
-        counts[fault.reason] = counts.get(fault.reason, 0) + 1
-    kinds = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
+    if not faults:
+        return records
+    counts = sorted(Counter(fault.reason for fault in faults).items())
+    kinds = ", ".join(f"{count} {reason}" for reason, count in counts)
     shown = "".join(f"\n  {fault.where}: {fault.detail} ({fault.reason})" for fault in faults[:5])
     more = f"\n  and {len(faults) - 5} more" if len(faults) > 5 else ""
     lines = "1 line is no record" if len(faults) == 1 else f"{len(faults)} lines are no records"
-    return f"{lines}: {kinds}.{shown}{more}\nMend them, or let `mlx-hybrid govern` set them aside."
+    raise DataError(f"{lines}: {kinds}.{shown}{more}\nMend them, or let `mlx-hybrid govern` set them aside.")
 
 
 def check_source(source: Source) -> None:
@@ -128,10 +127,9 @@ def check_source(source: Source) -> None:
 
 def shapes_of(records: Iterable[Record]) -> str:
     """What was read as what, in one sentence."""
-    seen: dict[str, dict[str, int]] = {}
+    seen: dict[str, Counter[str]] = {}
     for record in records:
-        shapes = seen.setdefault(record.path, {})
-        shapes[record.shape] = shapes.get(record.shape, 0) + 1
+        seen.setdefault(record.path, Counter())[record.shape] += 1
     return describe_read(seen.items())
 
 
@@ -168,18 +166,15 @@ def parse_line(raw: bytes, path: str, line: int, renames: Mapping[str, str] = NO
         if isinstance(value, dict):
             value, shape = as_record(renamed(value, renames))
         check_fields(value)
+        return Record(value, path, line, shape)
     except UnicodeDecodeError as error:
-        return Fault(path, line, "bad_encoding", f"not UTF-8 at byte {error.start}", raw)
+        reason, detail = "bad_encoding", f"not UTF-8 at byte {error.start}"
     except NotARecord as error:
-        return Fault(path, line, error.reason, str(error), raw)
+        reason, detail = error.reason, str(error)
     except json.JSONDecodeError as error:
-        several = raw.strip() in (b"[", b"{")
-        detail = (
-            "not one JSON object a line, but JSON over several lines"
-            if several
-            else f"not JSON: {error.msg} at column {error.colno}"
-        )
-        return Fault(path, line, "bad_json", detail, raw)
+        reason, detail = "bad_json", f"not JSON: {error.msg} at column {error.colno}"
+        if raw.strip() in (b"[", b"{"):
+            detail = "not one JSON object a line, but JSON over several lines"
     except (ValueError, RecursionError) as error:
-        return Fault(path, line, "bad_json", f"not JSON that can be read ({error})", raw)
-    return Record(value, path, line, shape)
+        reason, detail = "bad_json", f"not JSON that can be read ({error})"
+    return Fault(path, line, reason, detail, raw)

@@ -1,6 +1,7 @@
 """A record as the model will see it: its tokens, which are trained, and what would be asked before them."""
 
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 from mlx_hybrid.errors import DataError
@@ -24,21 +25,16 @@ class Shown:
 def shown(record: Record, tokenizer: Any) -> Shown:
     """The record as training takes it. Raises DataError for a token beyond the model's embedding."""
     try:
-        example = make_example(record, tokenizer)
+        made = make_example(record, tokenizer)
     except SetAside as why:
         return Shown(record.id, [], [], [], str(why))
     except DataError as error:
         raise DataError(f"{record.where}: {error}") from None
-    asked = asked_tokens(record, tokenizer)
-    trained = [int(flag) for flag in example.trained]
-    return Shown(record.id, example.tokens, trained, asked, left_out=", ".join(example.unwritten))
+    trained, asked = [int(flag) for flag in made.trained], asked_tokens(record, tokenizer)
+    return Shown(record.id, made.tokens, trained, asked, left_out=", ".join(made.unwritten))
 
 
 def stretches(tokens: list[int], trained: list[int], tokenizer: Any) -> list[tuple[str, bool]]:
     """The tokens as text, in stretches that are trained or not."""
-    found: list[tuple[list[int], bool]] = []
-    for token, flag in zip(tokens, trained, strict=True):
-        if not found or found[-1][1] != bool(flag):
-            found.append(([], bool(flag)))
-        found[-1][0].append(token)
-    return [(tokenizer.decode(part), flag) for part, flag in found]
+    runs = groupby(zip(tokens, trained, strict=True), lambda pair: bool(pair[1]))
+    return [(tokenizer.decode([token for token, _ in run]), flag) for flag, run in runs]

@@ -1,7 +1,8 @@
 """Records to training, validation and test sets that share no group."""
 
 import random
-from collections.abc import Callable, Collection, Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from mlx_hybrid.config import DataConfig
@@ -31,20 +32,21 @@ def split_records(
     Records that share a value under `data.group` (translations of a sentence, one premise) stay together, so that no
     held-back record has its twin in training. Raises DataError when nothing is left to train on.
     """
-    groups: dict[str, list[Record]] = {}
-    for record in records:
-        groups.setdefault(group_of(record, config.group), []).append(record)
-    order = sorted(groups)
+    sizes = Counter(group_of(record, config.group) for record in records)
+    order = sorted(sizes)
     random.Random(seed).shuffle(order)
-    held_valid = [] if valid else take(order, groups, config.valid_share * len(records))
-    held_test = [] if test else take(order, groups, config.test_share * len(records))
-    train = restore_order(records, order, groups)
+    held_valid = set() if valid else take(order, sizes, config.valid_share * len(records))
+    held_test = set() if test else take(order, sizes, config.test_share * len(records))
+
+    def part(names: Collection[str]) -> list[Record]:
+        return [record for record in records if group_of(record, config.group) in names]
+
+    train = part(set(order))
     if not train:
         raise DataError(
             f"No record is left to train on: all {len(records)} are held back; lower data.valid_share."
         )
-    pick: Callable = lambda held: restore_order(records, held, groups)  # noqa: E731
-    return Split(train, valid or pick(held_valid), test or pick(held_test))
+    return Split(train, valid or part(held_valid), test or part(held_test))
 
 
 def group_of(record: Record, key: str) -> str:
@@ -58,16 +60,11 @@ def group_key(records: Sequence[Record], key: str) -> str:
     return key if any(record.fields.get(key) is not None for record in records) else "group"
 
 
-def take(order: list[str], groups: dict[str, list[Record]], wanted: float) -> list[str]:
+def take(order: list[str], sizes: dict[str, int], wanted: float) -> set[str]:
     """Remove groups from the end of `order` until they hold `wanted` records, leaving at least one."""
-    taken, count = [], 0
+    taken, count = set(), 0
     while count < wanted and len(order) > 1:
         group = order.pop()
-        taken.append(group)
-        count += len(groups[group])
+        taken.add(group)
+        count += sizes[group]
     return taken
-
-
-def restore_order(records: list[Record], names: list[str], groups: dict[str, list[Record]]) -> list[Record]:
-    chosen = {id(record) for name in names for record in groups[name]}
-    return [record for record in records if id(record) in chosen]

@@ -12,7 +12,7 @@ from hashlib import sha256
 from typing import Any
 
 from mlx_hybrid.errors import DataError
-from mlx_hybrid.records.conversation import answer_spans, conversation, plain_turns, tools_of
+from mlx_hybrid.records.conversation import Conversation, plain_turns, tools_of
 from mlx_hybrid.records.masking import Masked, SetAside, closed, text_tokens, tokenise
 from mlx_hybrid.records.record import Record
 
@@ -65,22 +65,25 @@ def make_examples(
     for record in records:
         try:
             example = make_example(record, tokenizer)
+            if len(example.tokens) > max_tokens:
+                made.long.append(f"{example.where} ({len(example.tokens)} tokens)")
+                if too_long != "truncate":
+                    continue
+                example = cut(example, max_tokens)
+                if not example.trained_count:
+                    raise SetAside(f"no token is left to train on within {max_tokens}")
+            made.examples.append(example)
         except SetAside as why:
             made.aside.append((record.where, str(why)))
-            continue
         except DataError as error:
             raise DataError(f"{record.where}: {error}") from None
-        if len(example.tokens) > max_tokens:
-            made.long.append(f"{example.where} ({len(example.tokens)} tokens)")
-            if too_long != "truncate":
-                continue
-            example = cut(example, max_tokens)
-            if not example.trained_count:
-                made.aside.append((record.where, f"no token is left to train on within {max_tokens}"))
-                continue
-        made.examples.append(example)
     if made.long and too_long == "error":
-        raise DataError(describe_long(made.long, max_tokens))
+        shown = ", ".join(made.long[:SHOWN_FAULTS]) + (" …" if len(made.long) > SHOWN_FAULTS else "")
+        count = "1 record is" if len(made.long) == 1 else f"{len(made.long)} records are"
+        raise DataError(
+            f"{count} over the limit of {max_tokens} tokens: {shown}; "
+            "raise train.max_tokens, or set train.too_long to drop or truncate."
+        )
     return made
 
 
@@ -88,15 +91,6 @@ def cut(example: Example, max_tokens: int) -> Example:
     """The first tokens; a cut text or answer gets no end."""
     tokens, trained = example.tokens[:max_tokens], example.trained[:max_tokens]
     return replace(example, tokens=tokens, trained=trained)
-
-
-def describe_long(long: list[str], max_tokens: int) -> str:
-    shown = ", ".join(long[:SHOWN_FAULTS]) + (" …" if len(long) > SHOWN_FAULTS else "")
-    count = "1 record is" if len(long) == 1 else f"{len(long)} records are"
-    return (
-        f"{count} over the limit of {max_tokens} tokens: {shown}; "
-        "raise train.max_tokens, or set train.too_long to drop or truncate."
-    )
 
 
 def make_example(record: Record, tokenizer: Any) -> Example:
@@ -107,12 +101,10 @@ def make_example(record: Record, tokenizer: Any) -> Example:
     turns, wanted = plain_turns(record, tokenizer)
     if turns and not wanted:
         raise SetAside("every answer is empty, or marked as not to be trained (weight, train or training)")
-    if not turns:
-        made = text_tokens(record.fields["text"], tokenizer)
-    elif tokenizer.has_chat_template:
-        made = conversation(record, turns, wanted, tokenizer)
+    if turns:
+        made = masked(turns, wanted, tools_of(record), tokenizer)
     else:
-        made = completion(turns, tools_of(record), tokenizer)
+        made = text_tokens(record.fields["text"], tokenizer)
     tokenizer.checked(made.tokens)
     if not any(made.trained[1:]):
         raise SetAside("no token is left to train on")
@@ -130,14 +122,11 @@ def make_example(record: Record, tokenizer: Any) -> Example:
 
 def asked_tokens(record: Record, tokenizer: Any) -> list[int]:
     """What chat would send before the record's first trained token; nothing for plain text."""
-    if record.kind == "text":
-        return []
     turns, wanted = plain_turns(record, tokenizer)
-    if not tokenizer.has_chat_template:
-        return tokenizer.continued(turns[0]["content"])
-    tools = tools_of(record)
-    spans = answer_spans(turns, wanted, tokenizer.render(turns, tools=tools), tokenizer, tools)
-    return tokenizer.ask(turns[: spans[0][0]], tools=tools)
+    if turns and tokenizer.has_chat_template:
+        first = Conversation(turns, tools_of(record), tokenizer).spans(wanted)[0][0]
+        return tokenizer.ask(turns[:first], tools=tools_of(record))
+    return tokenizer.continued(turns[0]["content"]) if turns else []
 
 
 def question_tokens(record: Record, tokenizer: Any) -> list[int]:
@@ -154,14 +143,10 @@ def answers_to(record: Record, answers: Iterable[str], tokenizer: Any) -> tuple[
     Raises DataError where the template does not write an answer as it asks for it.
     """
     *before, last = plain_turns(record, tokenizer)[0]
-    asked = question_tokens(record, tokenizer)
+    asked, tools = question_tokens(record, tokenizer), tools_of(record)
     found = []
     for answer in answers:
-        turns = [*before, {**last, "content": answer}]
-        if tokenizer.has_chat_template:
-            made = conversation(record, turns, [len(before)], tokenizer)
-        else:
-            made = completion(turns, None, tokenizer)
+        made = masked([*before, {**last, "content": answer}], [len(before)], tools, tokenizer)
         begin = made.trained.index(True)
         if made.tokens[:begin] != asked:
             raise DataError(f"{record.where}: the answer {answer!r} does not follow its question as asked.")
@@ -170,29 +155,23 @@ def answers_to(record: Record, answers: Iterable[str], tokenizer: Any) -> tuple[
     return asked, found
 
 
-def completion(turns: list[dict], tools: Any, tokenizer: Any) -> Masked:
-    """Prompt and completion for a model without a chat template."""
-    if (
-        len(turns) != 2
-        or not all(isinstance(turn.get("content"), str) for turn in turns)
-        or turns[1].get("tool_calls")
-    ):
+def masked(turns: list[dict], wanted: list[int], tools: list[dict] | None, tokenizer: Any) -> Masked:
+    """A conversation in the model's chat template; for a model without one, a prompt and its completion as they are."""
+    if tokenizer.has_chat_template:
+        return Conversation(turns, tools, tokenizer).masked(wanted)
+    texts = [turn.get("content") for turn in turns]
+    if len(turns) != 2 or not all(isinstance(text, str) for text in texts) or turns[1].get("tool_calls"):
         raise SetAside(
             "the model has no chat template, so only a prompt and a completion of text can be used"
         )
-    prompt, answer = (turn["content"] for turn in turns)
-    for text in (tokenizer.bare(prompt), answer):
-        if found := tokenizer.control_token_in(text):
-            raise SetAside(
-                f"its text holds the control token {found}, which a model without a chat template would not read as "
-                "text; a record with `text` may hold it"
-            )
+    prompt, answer = texts
+    if found := tokenizer.control_token_in(tokenizer.bare(prompt)) or tokenizer.control_token_in(answer):
+        raise SetAside(
+            f"its text holds the control token {found}, which a model without a chat template would not read as "
+            "text; a record with `text` may hold it"
+        )
     parts = [(tokenizer.once(prompt), False), (answer, True)]
-    asked = tokenizer.continued(prompt)
+    made = tokenise(parts, tokenizer, asked=tokenizer.continued(prompt))
     left_out = {"reasoning": turns[1].get("reasoning_content"), "the tools": tools}
-    return closed(
-        *tokenise(parts, tokenizer, asked=asked),
-        tokenizer,
-        len(answer.encode()),
-        unwritten=tuple(name for name, value in left_out.items() if value),
-    )
+    missing = tuple(name for name, value in left_out.items() if value)
+    return closed(*made, tokenizer, len(answer.encode()), unwritten=missing)
