@@ -55,30 +55,34 @@ def find_sources(config: DataConfig) -> Sources:
         )
     renames = read_renames(config.map, "data.map")
     found = [by_use(name) for name in config.paths]
-    train = tuple(source for sources in found for source in sources.train)
-    valid = files_of(config.valid, "data.valid") + tuple(
-        source for sources in found for source in sources.valid
-    )
-    test = files_of(config.test, "data.test") + tuple(source for sources in found for source in sources.test)
-    refuse_twice((*train, *valid, *test))
-    return Sources(*(checked(files, renames) for files in (train, valid, test)))
+    named = {"train": (), "valid": config.valid, "test": config.test}
+    parts = {use: files_of(names, f"data.{use}") for use, names in named.items()}
+    for use in parts:
+        parts[use] += [source for sources in found for source in getattr(sources, use)]
+    return Sources(*checked(parts.values(), renames))
 
 
 def find_files(names: Sequence[File], key: str = "PATH", renames: Sequence[str] = ()) -> tuple[Source, ...]:
     """Find the files behind names, whatever their use; raises ConfigError as `find_sources`, naming `key`."""
     if not names:
         raise ConfigError("no records named; give at least one file of records.")
-    files = files_of(names, key)
-    refuse_twice(files)
-    return checked(files, read_renames(renames))
+    return checked([files_of(names, key)], read_renames(renames))[0]
 
 
-def checked(files: Iterable[Source], renames: dict[str, str]) -> tuple[Source, ...]:
-    """The files with the names their keys are read under. Raises ConfigError for one that cannot be read, or of which
-    no record has a known shape."""
-    found = tuple(replace(source, renames=renames) if renames else source for source in files)
-    for source in found:
-        check_source(source)
+def checked(parts: Iterable[Sequence[Source]], renames: dict[str, str]) -> list[tuple[Source, ...]]:
+    """The files of each part, with the names their keys are read under.
+
+    Raises ConfigError for one that cannot be read, of which no record has a known shape, or that is named twice: its
+    records would repeat, or be tested on what they taught.
+    """
+    found = [tuple(replace(file, renames=renames) if renames else file for file in part) for part in parts]
+    seen: set[Path] = set()
+    for file in (file for part in found for file in part):
+        if file.path.resolve() in seen:
+            raise ConfigError(f"{file.name}: is named twice; name each file once, for one use.")
+        seen.add(file.path.resolve())
+    for file in (file for part in found for file in part):
+        check_source(file)
     return found
 
 
@@ -96,9 +100,9 @@ def read_renames(pairs: Sequence[str], key: str = "--map") -> dict[str, str]:
     return renames
 
 
-def files_of(names: Iterable[File], key: str) -> tuple[Source, ...]:
+def files_of(names: Iterable[File], key: str) -> list[Source]:
     found = ([name] if isinstance(name, Source) else behind(name, key) for name in names)
-    return tuple(source for sources in found for source in sources)
+    return [source for sources in found for source in sources]
 
 
 def behind(name: str | Path, key: str) -> list[Source]:
@@ -144,33 +148,22 @@ def in_folder(folder: Path) -> Sources:
 
 def told_uses(files: Sequence[Source], folder: Path) -> dict[str, tuple[Source, ...]]:
     """The files that say what they are for, by use; those at the top of the folder or data set, where there are any."""
-    told = [file for file in files if use_of(file, folder)]
-    top = [file for file in told if file.path.parent == folder or file.path.parent.name == file.revision]
+    told = [(file, use) for file in files if (use := use_of(file.path, folder))]
+    top = [(f, use) for f, use in told if f.path.parent == folder or f.path.parent.name == f.revision]
     uses: dict[str, tuple[Source, ...]] = {}
-    for file in top or told:
-        use = use_of(file, folder)
+    for file, use in top or told:
         uses[use] = (*uses.get(use, ()), file)
     return uses
 
 
-def use_of(source: Source, folder: Path) -> str | None:
+def use_of(path: Path, folder: Path) -> str | None:
     """The use that a file's name tells; of Arrow files also later words (`name-train.arrow`), or the folder in `folder`
     that they were saved in."""
-    path = source.path
     words = re.split(r"[-_.]", path.name.lower())
     if path.suffix != ".arrow":
         return SPLITS.get(words[0])
     words += [] if path.parent == folder else re.split(r"[-_.]", path.parent.name.lower())
     return next((SPLITS[word] for word in words if word in SPLITS), None)
-
-
-def refuse_twice(files: Sequence[Source]) -> None:
-    """Raise ConfigError for a file that would be read twice: its records repeat, or are tested on what they taught."""
-    seen: set[Path] = set()
-    for source in files:
-        if source.path.resolve() in seen:
-            raise ConfigError(f"{source.name}: is named twice; name each file once, for one use.")
-        seen.add(source.path.resolve())
 
 
 def folder_files(folder: Path) -> list[Path]:

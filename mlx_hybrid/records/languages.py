@@ -23,20 +23,15 @@ class UnknownLanguage(ValueError):
     """A string that is no language code."""
 
 
-def read_table() -> dict[str, list[list[str]]]:
-    """The rows of languages.tsv by their ISO 639-3 code: its two-letter codes, other codes that stand for it
-    (macrolanguages, retired ones), the scripts it is written in, the usual one first, and the one language of those
-    that short texts do not tell apart."""
-    text = Path(__file__).with_name("languages.tsv").read_text(encoding="utf-8")
-    rows = [[cell.split() for cell in line.split("\t")] for line in text.splitlines()[1:]]
-    return {row[0][0]: [*row[1:], *[[]] * (5 - len(row))] for row in rows}
-
-
-TABLE = read_table()
-TWO_LETTERS = {short: code for code, (shorts, *_) in TABLE.items() for short in shorts}
-OTHERS = {other: code for code, (_, others, *_) in TABLE.items() for other in others}
-SCRIPTS = {code: scripts for code, (_, _, scripts, _) in TABLE.items()}
-CLOSE = {code: close[0] for code, (*_, close) in TABLE.items() if close}
+LINES = Path(__file__).with_name("languages.tsv").read_text(encoding="utf-8").splitlines()[1:]
+TABLE = [(*(cell.split() for cell in line.split("\t")), [], [], [], [])[:5] for line in LINES]
+"""Of each language its ISO 639-3 code, its two-letter codes, other codes that stand for it (macrolanguages, retired
+ones), the scripts it is written in, the usual one first, and the one language of those that short texts do not tell
+apart."""
+TWO_LETTERS = {short: code for (code,), shorts, *_ in TABLE for short in shorts}
+OTHERS = {other: code for (code,), _, others, *_ in TABLE for other in others}
+SCRIPTS = {code: scripts for (code,), _, _, scripts, _ in TABLE}
+CLOSE = {code: close[0] for (code,), *_, close in TABLE if close}
 EAST_ASIAN = ("Hans", "Hant", "Hani", "Jpan", "Hira", "Kana")
 UNSPACED = frozenset({*EAST_ASIAN, "Thai", "Laoo", "Khmr", "Mymr", "Tibt", "Yiii", "Java", "Bali"})
 SEEN_AS = {"Hans": ["Hani"], "Hant": ["Hani"], "Jpan": ["Hani", "Hira", "Kana"], "Kore": ["Hang", "Hani"]}
@@ -66,11 +61,7 @@ def parse_language(text: str) -> Language:
         script = ""
     if not script and code in ("zho", "yue") and TRADITIONAL.search(text):
         script = "Hant"
-    return Language(code, script or usual_script(code), bool(script))
-
-
-def usual_script(code: str) -> str:
-    return SCRIPTS.get(code, ["Zyyy"])[0]
+    return Language(code, script or SCRIPTS.get(code, ["Zyyy"])[0], bool(script))
 
 
 def scripts_of(code: str) -> frozenset[str]:

@@ -59,14 +59,8 @@ def tokenise(
 
 
 def by_offset(parts: list[tuple[str, bool]], text: str, tokenizer: Any, length: int) -> list[bool]:
-    """The mask of the whole text's tokens, by where they stand in it."""
-    offsets = tokenizer._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)[
-        "offset_mapping"
-    ]
-    spans, cursor = [], 0
-    for part, kept in parts:
-        if kept:
-            spans.append((cursor, cursor + len(part)))
-        cursor += len(part)
-    mask = [any(begin <= (a + b) / 2 < end for begin, end in spans) and b > a for a, b in offsets]
+    """The mask of the whole text's tokens, by where their middles stand in it."""
+    spelt = tokenizer._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    kept = [flag for part, flag in parts for _ in part]
+    mask = [b > a and kept[(a + b) // 2] for a, b in spelt["offset_mapping"]]
     return [False] * (length - len(mask)) + mask
