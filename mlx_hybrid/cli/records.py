@@ -2,7 +2,6 @@
 
 import json
 import sys
-from dataclasses import asdict
 from typing import Any
 
 import click
@@ -45,7 +44,7 @@ def records(
     from mlx_hybrid.models.base import tokenizer_for
     from mlx_hybrid.records.files import find_files
     from mlx_hybrid.records.record import read_records, shapes_of
-    from mlx_hybrid.records.shown import shown
+    from mlx_hybrid.records.template import shown
 
     config = load_config(None, overrides, {"model": model})
     tokenizer = tokenizer_for(config.model)
@@ -57,29 +56,27 @@ def records(
             continue
         if not hasattr(item, "fields"):
             raise DataError(f"{item.where}: {item.detail} ({item.reason}).")
-        one = shown(item, tokenizer)
+        one, left_out = shown(item, tokenizer)
         seen.append(item)
         if as_json:
-            fields = asdict(one)
-            del fields["left_out"]
-            click.echo(json.dumps(fields, ensure_ascii=False))
+            click.echo(json.dumps(one, ensure_ascii=False))
         else:
-            click.echo(picture(item.where, one, tokenizer))
+            click.echo(picture(item.where, one, left_out, tokenizer))
     if not seen:
         raise DataError(f"{file}: holds no record.")
     click.echo(shapes_of(item for item in seen if hasattr(item, "shape")), err=True)
 
 
-def picture(where: str, one: Any, tokenizer: Any) -> str:
+def picture(where: str, one: dict[str, Any], left_out: str, tokenizer: Any) -> str:
     """The record as text, its trained stretches marked."""
     from mlx_hybrid.chat.printable import Printable
-    from mlx_hybrid.records.shown import stretches
+    from mlx_hybrid.records.template import stretches
 
-    if one.set_aside:
-        return f"{where}  set aside: {one.set_aside}\n"
+    if one["set_aside"]:
+        return f"{where}  set aside: {one['set_aside']}\n"
     plain, colour = Printable(), click.get_text_stream("stdout").isatty()
-    parts = [(plain(part), flag) for part, flag in stretches(one.tokens, one.trained, tokenizer)]
+    parts = [(plain(part), flag) for part, flag in stretches(one["tokens"], one["trained"], tokenizer)]
     mark = (lambda part: click.style(part, fg="green", bold=True)) if colour else "⟦{}⟧".format
     text = "".join(mark(part) if flag else part for part, flag in parts)
-    missing = f"; the chat template does not write {one.left_out}" if one.left_out else ""
-    return f"{where}  {len(one.tokens)} tokens, {sum(one.trained)} trained{missing}\n{text}\n"
+    missing = f"; the chat template does not write {left_out}" if left_out else ""
+    return f"{where}  {len(one['tokens'])} tokens, {sum(one['trained'])} trained{missing}\n{text}\n"

@@ -41,10 +41,8 @@ def batches(path: Path, head: bytes) -> Iterator[Any]:
 
 
 def without_padding(value: Any, kind: Any) -> Any:
-    """A value without the nulls of fields that other rows have: Arrow writes every field of a struct in every row.
-
-    A field that is null in all rows, as the default in a schema, has Arrow's type `null`, and stays.
-    """
+    """A value without the nulls that Arrow writes for fields of other rows; one null in all rows has type `null`, and
+    stays."""
     from pyarrow import types
 
     if value is None or not types.is_nested(kind):

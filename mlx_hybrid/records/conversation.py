@@ -1,9 +1,10 @@
 """Which tokens of a conversation are trained: the answers that its template writes as it asks for them.
 
-An answer begins after rendered(the turns before it, generation prompt), where that is a prefix of the rendered
-conversation, and ends with the template's end of turn.
+An answer begins where rendered(turns before it, generation prompt), a prefix of rendered(all), ends, and goes to the
+end of its turn.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,10 +19,7 @@ YES, NO = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no")
 
 
 def plain_turns(record: Record, tokenizer: Any) -> tuple[list[dict], list[int]]:
-    """The turns as the template gets them, and which of them are to be trained.
-
-    Raises SetAside for a mark or a tool call that cannot be understood.
-    """
+    """The turns as the template gets them, and which are to be trained; SetAside for odd marks and calls."""
     told = record.turns()
     turns = [plain_turn(turn, place, tokenizer) for place, turn in enumerate(told, start=1)]
     answers = [place for place, turn in enumerate(turns) if turn["role"] == "assistant"]
@@ -109,7 +107,7 @@ class Conversation:
             if not open_ended:
                 parts.append((full[cursor:], False))
             asked = self.tokenizer.opened(full[: spans[0][1]])
-            tokens, trained = tokenise(parts, self.tokenizer, asked=asked)
+            tokens, trained = tokenise(parts, self.tokenizer, asked)
             facts = {"answers": len(spans), "unwritten": self.unwritten(spans)}
         except ConfigError as error:
             raise SetAside(str(error)) from None
@@ -131,11 +129,10 @@ class Conversation:
                     raise SetAside(f"the chat template leaves out a tool call of turn {number + 1}")
                 spans.append((number, len(asked), end))
         if not spans:
-            has_system = self.turns[0]["role"] == "system"
-            way = "model.template, or model.system=fold" if has_system else "model.template"
+            way = ", or model.system=fold" if self.turns[0]["role"] == "system" else ""
             raise SetAside(
                 "the chat template does not write the answers as it asks for them "
-                f"(it asks with {self.written(wanted[-1], opened=True)[-40:]!r}); see {way}"
+                f"(it asks with {self.written(wanted[-1], opened=True)[-40:]!r}); see model.template{way}"
             )
         return spans
 
@@ -174,32 +171,26 @@ class Conversation:
         """Whether the template writes a turn no otherwise without one of its tool calls."""
         turn, before = self.turns[number], self.turns[:number]
         calls = turn.get("tool_calls", [])
-        whole = self.written(number + 1) if calls else ""
         for place in range(len(calls)):
-            fewer = {**turn, "tool_calls": calls[:place] + calls[place + 1 :]}
-            if len(calls) == 1:
-                del fewer["tool_calls"]
-            try:
-                if self.tokenizer.render([*before, fewer], tools=self.tools) == whole:
+            rest = {"tool_calls": calls[:place] + calls[place + 1 :]} if len(calls) > 1 else {}
+            fewer = {key: value for key, value in turn.items() if key != "tool_calls"} | rest
+            with suppress(ConfigError):  # refused without the call, so the call counts
+                if self.tokenizer.render([*before, fewer], tools=self.tools) == self.written(number + 1):
                     return True
-            except ConfigError:  # refused without the call, so the call counts
-                continue
         return False
 
     def unwritten(self, spans: list[tuple[int, int, int]]) -> tuple[str, ...]:
         """What the template leaves out, in words."""
         missing = {}
         for number, begin, end in spans:
-            if self.tokenizer.marked(reasoning_of(self.turns[number])) not in self.full[begin:end]:
+            thought = (
+                (self.turns[number].get("content") or "").rpartition("</think>")[0].rpartition("<think>")[2]
+            )
+            reasoning = (self.turns[number].get("reasoning_content") or thought).strip()
+            if self.tokenizer.marked(reasoning) not in self.full[begin:end]:
                 last = number == len(self.turns) - 1
                 missing["reasoning" if last else "the reasoning of older answers"] = True
         missing["the tools"] = bool(self.tools) and self.tokenizer.render(self.turns) == self.full
         system = self.turns[0].get("content", "").strip() if self.turns[0]["role"] == "system" else ""
         missing["the system turn"] = self.tokenizer.marked(system) not in self.full
         return tuple(name for name, is_missing in missing.items() if is_missing)
-
-
-def reasoning_of(turn: dict) -> str:
-    """An answer's reasoning, of its own key or of a <think> block."""
-    inline = (turn.get("content") or "").rpartition("</think>")[0].rpartition("<think>")[2]
-    return (turn.get("reasoning_content") or inline).strip()

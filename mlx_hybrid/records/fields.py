@@ -94,12 +94,8 @@ def is_deep(value: Any) -> bool:
     """Whether lists and objects stand in one another more than 64 deep."""
     level = [value]
     for _ in range(MAX_DEPTH + 1):
-        level = [
-            inner
-            for item in level
-            if isinstance(item, dict | list)
-            for inner in (item.values() if isinstance(item, dict) else item)
-        ]
+        nested = [item for item in level if isinstance(item, dict | list)]
+        level = [inner for item in nested for inner in (item.values() if isinstance(item, dict) else item)]
     return bool(level)
 
 
@@ -114,27 +110,19 @@ def from_json(value: Any) -> Any:
     return value if is_deep(found) else found
 
 
-def over_texts(fields: dict, change: Callable[[str, str], str]) -> dict:
-    """A copy of a record with `change(text, place)` for every text that is searched: the system turn's and the values
-    of tool calls too."""
-    clean = over_strings(fields, ("text", "prompt", "completion", "source_text"), "", change)
-    if isinstance(fields.get("messages"), list):
-        clean["messages"] = [
-            over_turn(turn, f"messages.{number}.", change) for number, turn in enumerate(fields["messages"])
-        ]
+def over_texts(fields: dict, change: Callable[[str, str], str], place: str = "") -> dict:
+    """A copy of a record, or of the turn at a place in it, with `change(text, place)` for every text that is searched:
+    the system turn's and the values of tool calls too."""
+    clean = dict(fields)
+    for key in ("content", *REASONING) if place else ("text", "prompt", "completion", "source_text"):
+        if isinstance(fields.get(key), str):
+            clean[key] = change(fields[key], f"{place}{key}")
+    if place and fields.get("tool_calls"):
+        clean["tool_calls"] = over_values(fields["tool_calls"], f"{place}tool_calls", change)
+    elif isinstance(fields.get("messages"), list):
+        turns = enumerate(fields["messages"])
+        clean["messages"] = [over_texts(turn, change, f"messages.{number}.") for number, turn in turns]
     return clean
-
-
-def over_turn(turn: dict, place: str, change: Callable[[str, str], str]) -> dict:
-    clean = over_strings(turn, ("content", *REASONING), place, change)
-    if turn.get("tool_calls"):
-        clean["tool_calls"] = over_values(turn["tool_calls"], f"{place}tool_calls", change)
-    return clean
-
-
-def over_strings(fields: dict, keys: tuple[str, ...], place: str, change: Callable[[str, str], str]) -> dict:
-    texts = {key: fields[key] for key in keys if isinstance(fields.get(key), str)}
-    return fields | {key: change(text, f"{place}{key}") for key, text in texts.items()}
 
 
 def over_values(value: Any, place: str, change: Callable[[str, str], str], *, opens: bool = True) -> Any:
@@ -156,10 +144,8 @@ def over_values(value: Any, place: str, change: Callable[[str, str], str], *, op
 
 
 def calls_and_tools(fields: dict[str, Any]) -> tuple[str, str]:
-    """The tool calls of the last turn, and what they were made with (`tools`, the calls before), each in one form.
-
-    Keys in order, arguments parsed, the calls' own ids left out; empty where there is none.
-    """
+    """The tool calls of the last turn, and what they were made with (`tools`, the calls before), each in one form:
+    keys in order, arguments parsed, the calls' own ids left out; empty where there is none."""
     calls = [without_ids(turn.get("tool_calls")) for turn in fields.get("messages", [])] or [None]
     given = [fields.get("tools") or None, *calls[:-1]]
     return canonical(calls[-1]), canonical(given if any(given) else None)

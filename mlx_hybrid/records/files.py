@@ -45,14 +45,10 @@ class Sources:
 
 
 def find_sources(config: DataConfig) -> Sources:
-    """Find the files that `data` names, those of a folder or data set by their use.
-
-    Raises ConfigError for a name that is not there, a folder without records, and a file that is named twice.
-    """
+    """Find the files that `data` names, those of a folder or data set by their use; ConfigError where one is not there
+    or has no records."""
     if not config.paths:
-        raise ConfigError(
-            "No data: give --data with JSONL files, a folder, or a Hub data set (or data.paths)."
-        )
+        raise ConfigError("No data: give --data with files, a folder, or a Hub data set (or data.paths).")
     renames = read_renames(config.map, "data.map")
     found = [by_use(name) for name in config.paths]
     named = {"train": (), "valid": config.valid, "test": config.test}
@@ -70,18 +66,14 @@ def find_files(names: Sequence[File], key: str = "PATH", renames: Sequence[str] 
 
 
 def checked(parts: Iterable[Sequence[Source]], renames: dict[str, str]) -> list[tuple[Source, ...]]:
-    """The files of each part, with the names their keys are read under.
-
-    Raises ConfigError for one that cannot be read, of which no record has a known shape, or that is named twice: its
-    records would repeat, or be tested on what they taught.
-    """
+    """The files of each part, with the names their keys are read under. Raises ConfigError for one that cannot be read,
+    has no record of a known shape, or is named twice: its records would repeat, or be tested on what they taught."""
     found = [tuple(replace(file, renames=renames) if renames else file for file in part) for part in parts]
     seen: set[Path] = set()
     for file in (file for part in found for file in part):
         if file.path.resolve() in seen:
             raise ConfigError(f"{file.name}: is named twice; name each file once, for one use.")
         seen.add(file.path.resolve())
-    for file in (file for part in found for file in part):
         check_source(file)
     return found
 
@@ -121,11 +113,7 @@ def behind(name: str | Path, key: str) -> list[Source]:
 
 
 def by_use(name: str) -> Sources:
-    """The files behind a name; those of a folder or data set by what they are called, all of them training where none
-    says anything.
-
-    Raises ConfigError for a folder that validates or tests on files but has none to train on.
-    """
+    """The files behind a name; those of a folder or data set by what they are called, all training where none says."""
     files, path = tuple(behind(name, "data.paths")), Path(name).expanduser()
     told = {} if path.is_file() or name == SAMPLES else told_uses(files, path)
     if told and "train" not in told:
@@ -135,10 +123,7 @@ def by_use(name: str) -> Sources:
 
 
 def in_folder(folder: Path) -> Sources:
-    """The files of a folder to evaluate on: those for test and validation, or a whole set that `datasets` saved.
-
-    Raises ConfigError for a folder without a test file.
-    """
+    """The files of a folder to evaluate on: those for test and validation, or a whole set that `datasets` saved."""
     files = tuple(behind(folder, "--on"))
     told = told_uses(files, folder) or ({"test": files} if (folder / SAVED).is_file() else {})
     if "test" not in told:

@@ -34,6 +34,7 @@ SCRIPTS = {code: scripts for (code,), _, _, scripts, _ in TABLE}
 CLOSE = {code: close[0] for (code,), *_, close in TABLE if close}
 EAST_ASIAN = ("Hans", "Hant", "Hani", "Jpan", "Hira", "Kana")
 UNSPACED = frozenset({*EAST_ASIAN, "Thai", "Laoo", "Khmr", "Mymr", "Tibt", "Yiii", "Java", "Bali"})
+"""Scripts that are written without spaces between words."""
 SEEN_AS = {"Hans": ["Hani"], "Hant": ["Hani"], "Jpan": ["Hani", "Hira", "Kana"], "Kore": ["Hang", "Hani"]}
 CODE = re.compile(
     r"([a-z]{2,3})(?:[-_]([a-z]{4}))?(?:[-_](?:[a-z]{2}|\d{3}))?(?:[-_][a-z0-9]+)*", re.IGNORECASE
@@ -43,11 +44,8 @@ TRADITIONAL = re.compile(r"[-_](tw|hk|mo)\b", re.IGNORECASE)
 
 @lru_cache(4096)
 def parse_language(text: str) -> Language:
-    """`sw`, `swa`, `swh`, `sw-KE`, `sw_Latn`, `swh_Latn`, `zh-Hant-TW` as a Language.
-
-    A three-letter code that is not in the table is taken as ISO 639-3 with an unknown script (`Zyyy`). Raises
-    UnknownLanguage with the nearest known code.
-    """
+    """`sw`, `swa`, `swh`, `sw-KE`, `sw_Latn`, `swh_Latn`, `zh-Hant-TW` as a Language, three letters that are not in the
+    table as ISO 639-3 with an unknown script (`Zyyy`). Raises UnknownLanguage with the nearest known code."""
     match = CODE.fullmatch(text.strip())
     if not match:
         raise UnknownLanguage(f'"{text}" is no language code; write one as sw, swh or swh_Latn.')
@@ -79,8 +77,3 @@ def card_code(language: str) -> str:
 def relatives_of(code: str) -> frozenset[str]:
     """The language itself and those that short texts do not tell apart from it."""
     return frozenset({code, *(other for other, close in CLOSE.items() if close == CLOSE.get(code))})
-
-
-def is_unspaced(script: str) -> bool:
-    """Whether a script is written without spaces between words."""
-    return script in UNSPACED

@@ -28,11 +28,9 @@ BOM = b"\xef\xbb\xbf"
 ZSTD = b"\x28\xb5\x2f\xfd"
 PACKED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
 PACKED_NAMES = (".gz", ".bz2", ".xz", ".zst")
-NEEDS = {
-    ZSTD: ("zstandard", "zstd"),
-    **dict.fromkeys((PARQUET, ARROW_FILE, ARROW_STREAM), ("pyarrow", "parquet")),
-}
-"""The module that reads a file with these first bytes, and the extra it comes with."""
+TABLES = (PARQUET, ARROW_FILE, ARROW_STREAM)
+NEEDS = ((ZSTD, "zstandard", "zstd"), (TABLES, "pyarrow", "parquet"))
+"""First bytes of a file, the module that reads it, and the extra that the module comes with."""
 BETWEEN = re.compile(r"[\s,]*")
 
 
@@ -83,12 +81,10 @@ def check_file(path: Path) -> None:
     if stat.S_ISDIR(mode):
         raise ConfigError(f"{path}: is a folder; name its files, as in {path}/*.jsonl.")
     if not stat.S_ISREG(mode):
-        raise ConfigError(
-            f"{path}: is a pipe or device, which cannot be read twice; save it to a file first."
-        )
+        raise ConfigError(f"{path}: is a pipe or device, which is not read twice; save it to a file.")
     if head.startswith(b"PK\x03\x04") or path.suffix.lower() in (".xlsx", ".ods"):
         raise ConfigError(f"{path}: is a zip archive or a spreadsheet; unpack it, or save it as CSV.")
-    for magic, (module, extra) in NEEDS.items():
+    for magic, module, extra in NEEDS:
         if head.startswith(magic) and not find_spec(module):
             way = f"pip install 'mlx-hybrid[{extra}]' (or pip install {module})"
             raise ConfigError(f"{path}: needs {module}: {way}.")
@@ -111,18 +107,14 @@ def open_file(path: Path) -> io.BufferedReader:
 
 
 def read_lines(source: Source) -> Lines:
-    """Numbered lines that are not blank, without their line ends; a Fault ends a file that cannot be read on.
-
-    The rows of a table and the elements of a JSON array are lines, each as a JSON object. They are numbered from 1;
-    those of CSV by the line they begin on, as in JSONL.
-    """
+    """Lines that are not blank, numbered from 1, without their ends; a Fault ends a file that cannot be read on. Rows
+    and elements of an array are lines, each as a JSON object; rows of CSV have the number of the line they begin on."""
     number = 0
     try:
         for number, raw in lines_of(source):
             yield number, raw
     except (EOFError, OSError, zlib.error, lzma.LZMAError, csv.Error, *zstd_errors()) as error:
-        detail = f"the file breaks off here ({error})"
-        yield number + 1, Fault(source.name, number + 1, "broken_file", detail)
+        yield number + 1, Fault(source.name, number + 1, "broken_file", f"the file breaks off here ({error})")
     except UnicodeDecodeError as error:
         detail = f"not UTF-8 at byte {error.start} of {source.path.name}"
         yield number + 1, Fault(source.name, number + 1, "bad_encoding", detail)
@@ -135,7 +127,7 @@ def zstd_errors() -> tuple[type[Exception], ...]:
 
 def lines_of(source: Source) -> Lines:
     path, head = source.path, first_bytes(source.path)
-    if head.startswith((PARQUET, ARROW_FILE, ARROW_STREAM)):
+    if head.startswith(TABLES):
         return enumerate(map(line_of, table_rows(path, head)), start=1)
     with open_file(path) as file:
         start = file.read(2)
@@ -185,10 +177,9 @@ def elements_of(source: Source) -> Lines:
         try:
             value, at = decoder.raw_decode(text, at)
         except (ValueError, RecursionError) as error:
-            line = text.count("\n", 0, at) + 1
-            detail = f"not JSON from here on: {getattr(error, 'msg', error)}, line {line}"
+            place = f"{getattr(error, 'msg', error)}, line {text.count(chr(10), 0, at) + 1}"
             raw = text[at : at + 1000].encode("utf-8", "replace")
-            yield number, Fault(source.name, number, "bad_json", detail, raw)
+            yield number, Fault(source.name, number, "bad_json", f"not JSON from here on: {place}", raw)
             return
         yield number, line_of(value)
         at = BETWEEN.match(text, at).end()

@@ -36,22 +36,18 @@ def closed(tokens: list[int], trained: list[bool], tokenizer: Any, size: int, **
     return Masked(ended, [*trained, True][: len(ended)], size, **more)
 
 
-def tokenise(
-    parts: list[tuple[str, bool]], tokenizer: Any, *, asked: list[int]
-) -> tuple[list[int], list[bool]]:
+def tokenise(parts: list[tuple[str, bool]], tokenizer: Any, asked: list[int]) -> tuple[list[int], list[bool]]:
     """Tokens and mask of text in parts, trained or not, of which the first is asked as the tokens `asked`.
 
-    Parts are tokenised one by one, as generation meets them, where that spells the same text; where it does not
-    (tokenizers that put a space before every text), the whole is tokenised and its tokens are placed by offset. Raises
-    SetAside where the tokens before the first answer are then not those that are asked.
+    Parts are tokenised one by one, as generation meets them. Where that spells another text (some tokenizers put a
+    space before every text) the whole's tokens are placed by offset; SetAside if they do not begin with those asked.
     """
     pieces = [asked, *(tokenizer.tokens_of(text) for text, _ in parts[1:])]
     tokens = [token for piece in pieces for token in piece]
     text = "".join(text for text, _ in parts)
     whole = tokenizer.begun(tokenizer.tokens_of(text))
     if tokens == whole or tokenizer.decode(tokens) == tokenizer.decode(whole):
-        trained = [kept for (_, kept), piece in zip(parts, pieces, strict=True) for _ in piece]
-        return tokens, trained
+        return tokens, [kept for (_, kept), piece in zip(parts, pieces, strict=True) for _ in piece]
     trained = by_offset(parts, text, tokenizer, len(whole))
     if len(trained) != len(whole) or whole[: len(asked)] != asked or trained.index(True) != len(asked):
         raise SetAside("its tokens cannot be parted where the answer begins")

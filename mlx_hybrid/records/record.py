@@ -6,10 +6,9 @@ of them may carry `language`, `label`, `id`, `group`, `source` and `licence`; ot
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from mlx_hybrid.errors import ConfigError, DataError
@@ -18,7 +17,6 @@ from mlx_hybrid.records.lines import Fault, File, Source, as_source, check_file,
 from mlx_hybrid.records.shapes import as_record, describe_read, renamed
 
 KEPT = "kept.jsonl"
-NO_RENAMES: Mapping[str, str] = MappingProxyType({})
 UNKNOWN = frozenset({"no_known_keys", "not_object", "preference", "bad_content"})
 """Reasons that, where they hold for every line of a file, say that the file is of another shape."""
 
@@ -88,8 +86,7 @@ def said(turns: list[dict[str, Any]]) -> str:
 def read_records(files: Iterable[File] | File) -> Iterator[Record | Fault]:
     """Stream files of records in order: of JSONL one line is in memory at a time, of a table a batch, of an array all.
 
-    Raises ConfigError, before the first is given, for a path that is missing, a folder, a pipe or not readable, and for
-    a file of which no line has a known shape.
+    Raises ConfigError, before the first is given, for a file that `check_source` refuses.
     """
     sources = [as_source(file) for file in ([files] if isinstance(files, File) else files)]
     for source in sources:
@@ -158,13 +155,13 @@ def another_kind(kind: str, first: str) -> str:
     return f"a {kind} record in a file of {first} records; keep text and conversations in files of their own"
 
 
-def parse_line(raw: bytes, path: str, line: int, renames: Mapping[str, str] = NO_RENAMES) -> Record | Fault:
+def parse_line(raw: bytes, path: str, line: int, renames: dict[str, str] | None = None) -> Record | Fault:
     """One line as a Record, its keys renamed first, or the Fault that says why it is none."""
     shape = ""
     try:
         value = json.loads(raw.decode("utf-8"))
         if isinstance(value, dict):
-            value, shape = as_record(renamed(value, renames))
+            value, shape = as_record(renamed(value, renames or {}))
         check_fields(value)
         return Record(value, path, line, shape)
     except UnicodeDecodeError as error:

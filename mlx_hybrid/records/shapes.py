@@ -2,11 +2,11 @@
 
 import ast
 from collections.abc import Callable, Iterable
+from difflib import get_close_matches
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from mlx_hybrid.records.fields import SCALARS, NotARecord, from_json
-from mlx_hybrid.records.unknown import unknown
 
 ROLES = {
     "system": ("system", "developer"),
@@ -24,28 +24,25 @@ TITLES = {
     "alpaca": "alpaca instructions",
     "text": "plain text",
 }
+NEAR = {
+    "prompt": "question q query input instruction user human problem request source",
+    "completion": "answer a response output reply assistant target solution label",
+    "messages": "dialog dialogue chat turns history",
+    "text": "content body document article story passage sentence",
+}
+"""Names that others give to our keys: what `--map` is proposed for, never what is read unasked."""
 
 
 def as_record(row: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    """The fields of a row in one of the three kinds, the row itself where it is in one already, and its shape's name.
-
-    Raises NotARecord for preference pairs and for a row of no known shape, with the nearest one.
-    """
+    """The fields of a row in one of the three kinds, the row itself where it is in one already, and its shape's name;
+    NotARecord for preference pairs and for no known shape."""
     fields = row
     if any(key in row and row[key] is None for key in KEYS):
         fields = {key: value for key, value in row.items() if value is not None or key not in KEYS}
-    for shape in SHAPES:
-        if all(key in fields for key in shape.keys):
-            return with_tools(shape.convert(fields)), shape.name
+    for name, keys, convert in SHAPES:
+        if all(key in fields for key in keys):
+            return with_tools(convert(fields)), name
     raise NotARecord("no_known_keys", unknown(fields))
-
-
-class Shape(NamedTuple):
-    """A way to write records: its name, the keys it is told by, and what it becomes."""
-
-    name: str
-    keys: tuple[str, ...]
-    convert: Callable[[dict[str, Any]], dict[str, Any]]
 
 
 def from_messages(fields: dict[str, Any], key: str = "messages") -> dict[str, Any]:
@@ -96,23 +93,21 @@ def from_alpaca(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def refuse_preference(fields: dict[str, Any]) -> dict[str, Any]:
-    raise NotARecord(
-        "preference",
-        "preference pairs, which are not trained yet; keep the preferred answers alone, each as a completion",
-    )
+    way = "keep the preferred answers alone, each as a completion"
+    raise NotARecord("preference", f"preference pairs, which are not trained yet; {way}")
 
 
-SHAPES = (
-    Shape("messages", ("messages",), from_messages),
-    Shape("sharegpt", ("conversations",), partial(from_messages, key="conversations")),
-    Shape("sharegpt", ("conversation",), partial(from_messages, key="conversation")),
-    *(Shape("preference", keys, refuse_preference) for keys in PREFERENCES),
-    Shape("prompt", ("prompt", "completion"), from_prompt),
-    Shape("alpaca", ("instruction", "output"), from_alpaca),
-    Shape("text", ("text",), lambda row: row),
+SHAPES: tuple[tuple[str, tuple[str, ...], Callable[[dict], dict]], ...] = (
+    ("messages", ("messages",), from_messages),
+    ("sharegpt", ("conversations",), partial(from_messages, key="conversations")),
+    ("sharegpt", ("conversation",), partial(from_messages, key="conversation")),
+    *(("preference", keys, refuse_preference) for keys in PREFERENCES),
+    ("prompt", ("prompt", "completion"), from_prompt),
+    ("alpaca", ("instruction", "output"), from_alpaca),
+    ("text", ("text",), lambda row: row),
 )
-"""The first that a row has all keys of is its shape."""
-KEYS = frozenset(key for shape in SHAPES for key in shape.keys)
+"""Name, keys and what a row of them becomes; the first that a row has all keys of is its shape."""
+KEYS = frozenset(key for _, keys, _ in SHAPES for key in keys)
 TARGETS = sorted({*KEYS, *SCALARS, "input", "system", "history", "tools", "task"} - {"chosen", "rejected"})
 
 
@@ -195,6 +190,31 @@ def calls_in(written: Any, place: int) -> list[dict[str, Any]]:
     if not all(isinstance(call, dict) for call in calls):
         raise NotARecord("bad_content", f"turn {place} has a function call that is no JSON object")
     return [call if "function" in call else {"type": "function", "function": call} for call in calls]
+
+
+def unknown(fields: dict[str, Any]) -> str:
+    """Which keys a row of no known shape has, and how the nearest shape is reached."""
+    told = (
+        f"no record of a known shape has {', '.join(str(key)[:40] for key in list(fields)[:8]) or 'no keys'}"
+    )
+    found = {
+        ours: next(
+            (key for key in fields if get_close_matches(key.lower(), [ours, *names.split()], cutoff=0.8)),
+            None,
+        )
+        for ours, names in NEAR.items()
+    }
+    for wanted in (("prompt", "completion"), ("messages",), ("text",)):
+        if all(found[key] for key in wanted):
+            renames = ",".join(f"{found[key]}={key}" for key in wanted if found[key] != key)
+            return f"{told}; the nearest shape is {' + '.join(wanted)}: --map {renames}"
+    for here, missing in (("prompt", "completion"), ("completion", "prompt")):
+        if here in fields:
+            return f"{here} without {missing} ({told})"
+    return (
+        f"{told}: none of messages, conversations, prompt + completion, instruction + output, text; "
+        "name yours with --map THEIRS=OURS"
+    )
 
 
 def renamed(row: dict[str, Any], renames: dict[str, str]) -> dict[str, Any]:

@@ -27,11 +27,8 @@ class Split:
 def split_records(
     records: list[Record], valid: list[Record], test: list[Record], config: DataConfig, seed: int
 ) -> Split:
-    """Hold back whole groups for validation and test where no files were named for them.
-
-    Records that share a value under `data.group` (translations of a sentence, one premise) stay together, so that no
-    held-back record has its twin in training. Raises DataError when nothing is left to train on.
-    """
+    """Hold back whole groups for validation and test where no files were named for them: records that share a value
+    under `data.group` (translations of a sentence, one premise), so that none has its twin in training."""
     sizes = Counter(group_of(record, config.group) for record in records)
     order = sorted(sizes)
     random.Random(seed).shuffle(order)
@@ -43,9 +40,8 @@ def split_records(
 
     train = part(set(order))
     if not train:
-        raise DataError(
-            f"No record is left to train on: all {len(records)} are held back; lower data.valid_share."
-        )
+        all_held = f"all {len(records)} are held back; lower data.valid_share"
+        raise DataError(f"No record is left to train on: {all_held}.")
     return Split(train, valid or part(held_valid), test or part(held_test))
 
 

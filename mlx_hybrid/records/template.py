@@ -1,22 +1,19 @@
-"""From a record to the tokens it trains: every answer that is asked as it was trained, and nothing else.
+"""From a record to the tokens it trains: every answer as it is asked for (conversation.py), of plain text every token.
 
-An answer is trained where rendered(the turns before it, generation prompt) is a prefix of the rendered conversation:
-training then begins where chat will let the model begin, and ends with the template's end of turn. Of plain text every
-token is trained. `Tokenizer` (models/tokenizer.py) says how texts begin and end.
+`Tokenizer` (models/tokenizer.py) says how texts begin and end.
 """
 
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
+from itertools import groupby
 from typing import Any
 
 from mlx_hybrid.errors import DataError
 from mlx_hybrid.records.conversation import Conversation, plain_turns, tools_of
 from mlx_hybrid.records.masking import Masked, SetAside, closed, text_tokens, tokenise
 from mlx_hybrid.records.record import Record
-
-SHOWN_FAULTS = 5
 
 
 @dataclass(frozen=True)
@@ -56,11 +53,8 @@ class Tokenised:
 def make_examples(
     records: Iterable[Record], tokenizer: Any, *, max_tokens: int, too_long: str = "error"
 ) -> Tokenised:
-    """Examples of `records`; those over `max_tokens` are dropped or cut as `too_long` says, those that cannot be masked
-    are set aside with their reason.
-
-    Raises DataError for records that are too long where `too_long` is error, and for a token beyond the embedding.
-    """
+    """Examples of `records`; those over `max_tokens` are dropped or cut, or with `too_long: error` a DataError; those
+    that cannot be masked are set aside with their reason."""
     made = Tokenised()
     for record in records:
         try:
@@ -78,7 +72,7 @@ def make_examples(
         except DataError as error:
             raise DataError(f"{record.where}: {error}") from None
     if made.long and too_long == "error":
-        shown = ", ".join(made.long[:SHOWN_FAULTS]) + (" …" if len(made.long) > SHOWN_FAULTS else "")
+        shown = ", ".join(made.long[:5]) + (" …" if len(made.long) > 5 else "")
         count = "1 record is" if len(made.long) == 1 else f"{len(made.long)} records are"
         raise DataError(
             f"{count} over the limit of {max_tokens} tokens: {shown}; "
@@ -94,10 +88,7 @@ def cut(example: Example, max_tokens: int) -> Example:
 
 
 def make_example(record: Record, tokenizer: Any) -> Example:
-    """One record as tokens and mask.
-
-    Raises SetAside with the reason why it cannot be trained, and DataError for a token beyond the model's embedding.
-    """
+    """One record as tokens and mask; SetAside if it cannot be trained, DataError for a token beyond the embedding."""
     turns, wanted = plain_turns(record, tokenizer)
     if turns and not wanted:
         raise SetAside("every answer is empty, or marked as not to be trained (weight, train or training)")
@@ -105,11 +96,10 @@ def make_example(record: Record, tokenizer: Any) -> Example:
         made = masked(turns, wanted, tools_of(record), tokenizer)
     else:
         made = text_tokens(record.fields["text"], tokenizer)
-    tokenizer.checked(made.tokens)
     if not any(made.trained[1:]):
         raise SetAside("no token is left to train on")
     return Example(
-        made.tokens,
+        tokenizer.checked(made.tokens),
         made.trained,
         record.where,
         record.language or "",
@@ -132,16 +122,14 @@ def asked_tokens(record: Record, tokenizer: Any) -> list[int]:
 def question_tokens(record: Record, tokenizer: Any) -> list[int]:
     """What chat would send before the record's last answer."""
     turns = plain_turns(record, tokenizer)[0][:-1]
-    if not tokenizer.has_chat_template:
-        return tokenizer.continued(turns[-1]["content"])
-    return tokenizer.ask(turns, tools=tools_of(record))
+    if tokenizer.has_chat_template:
+        return tokenizer.ask(turns, tools=tools_of(record))
+    return tokenizer.continued(turns[-1]["content"])
 
 
 def answers_to(record: Record, answers: Iterable[str], tokenizer: Any) -> tuple[list[int], list[list[int]]]:
-    """What is asked before the record's last answer, and each of some answers in its place, with its end, as tokens.
-
-    Raises DataError where the template does not write an answer as it asks for it.
-    """
+    """What is asked before the record's last answer, and each of some answers in its place, with its end, as tokens;
+    DataError where the template does not write one as it asks for it."""
     *before, last = plain_turns(record, tokenizer)[0]
     asked, tools = question_tokens(record, tokenizer), tools_of(record)
     found = []
@@ -161,9 +149,7 @@ def masked(turns: list[dict], wanted: list[int], tools: list[dict] | None, token
         return Conversation(turns, tools, tokenizer).masked(wanted)
     texts = [turn.get("content") for turn in turns]
     if len(turns) != 2 or not all(isinstance(text, str) for text in texts) or turns[1].get("tool_calls"):
-        raise SetAside(
-            "the model has no chat template, so only a prompt and a completion of text can be used"
-        )
+        raise SetAside("the model has no chat template, so only a prompt and its answer as text can be used")
     prompt, answer = texts
     if found := tokenizer.control_token_in(tokenizer.bare(prompt)) or tokenizer.control_token_in(answer):
         raise SetAside(
@@ -171,7 +157,26 @@ def masked(turns: list[dict], wanted: list[int], tools: list[dict] | None, token
             "text; a record with `text` may hold it"
         )
     parts = [(tokenizer.once(prompt), False), (answer, True)]
-    made = tokenise(parts, tokenizer, asked=tokenizer.continued(prompt))
+    made = tokenise(parts, tokenizer, tokenizer.continued(prompt))
     left_out = {"reasoning": turns[1].get("reasoning_content"), "the tools": tools}
     missing = tuple(name for name, value in left_out.items() if value)
     return closed(*made, tokenizer, len(answer.encode()), unwritten=missing)
+
+
+def shown(record: Record, tokenizer: Any) -> tuple[dict[str, Any], str]:
+    """The record as training takes it, by the keys of `records --json`, and what the template does not write of it."""
+    told = {"id": record.id, "tokens": [], "trained": [], "asked": [], "set_aside": None}
+    try:
+        made = make_example(record, tokenizer)
+    except SetAside as why:
+        return told | {"set_aside": str(why)}, ""
+    except DataError as error:
+        raise DataError(f"{record.where}: {error}") from None
+    trained, asked = [int(flag) for flag in made.trained], asked_tokens(record, tokenizer)
+    return told | {"tokens": made.tokens, "trained": trained, "asked": asked}, ", ".join(made.unwritten)
+
+
+def stretches(tokens: list[int], trained: list[int], tokenizer: Any) -> list[tuple[str, bool]]:
+    """The tokens as text, in stretches that are trained or not."""
+    runs = groupby(zip(tokens, trained, strict=True), lambda pair: bool(pair[1]))
+    return [(tokenizer.decode([token for token, _ in run]), flag) for flag, run in runs]

@@ -16,8 +16,8 @@ from pyarrow import parquet
 from mlx_hybrid.config import DataConfig
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.records.files import find_sources
-from mlx_hybrid.records.lines import Fault
-from mlx_hybrid.records.record import load_records, read_records
+from mlx_hybrid.records.lines import Fault, as_source
+from mlx_hybrid.records.record import load_records, read_file, read_records
 
 ROWS = [
     {"prompt": 'Far, "really"?', "completion": "Ten\nminutes.\r\nOr nine."},
@@ -97,8 +97,12 @@ def test_every_file_gives_the_same_records(name, tmp_path):
     [
         ("cut.json", json.dumps(ROWS).encode()[:-1], [None, None, None, "broken_file"]),
         ("torn.json", json.dumps(ROWS, indent=1).encode()[:-20], [None, None, "bad_json"]),
+        ("torn.jsonl.gz", gzip.compress(JSONL * 999)[:-40], ["broken_file"]),
+        ("more.json", b'[{"text": "a"},\n{"text": "b"}]\n{}', [None, None, "broken_file"]),
+        ("lists.jsonl", b'[{"text": "a"}]\n[{"text": "b"}]', ["not_object", "not_object"]),
         ("torn.jsonl.xz", lzma.compress(JSONL * 999)[:-40], ["broken_file"]),
         ("torn.jsonl.bz2", bz2.compress(JSONL)[:-9], ["broken_file"]),
+        ("wide.jsonl", JSONL.decode().encode("utf-16"), ["bad_encoding"]),
         ("wide.csv", cells().decode().encode("utf-16"), ["bad_encoding"]),
         ("latin.csv", "prompt,completion\na,é\nb,c\n".encode("latin-1"), ["bad_encoding", None]),
         ("long.csv", b"prompt,completion\na,b,c\nd,e\n", ["bad_row", None]),
@@ -107,9 +111,10 @@ def test_every_file_gives_the_same_records(name, tmp_path):
 )  # fmt: skip
 def test_what_cannot_be_read_is_a_fault_with_its_place(name, raw, reasons, tmp_path):
     (tmp_path / name).write_bytes(raw)
-    items = list(read_records(tmp_path / name))
+    items = list(read_file(as_source(tmp_path / name)))
     found = [item.reason if isinstance(item, Fault) else None for item in items]
     assert found[-len(reasons) :] == reasons
+    assert not name.startswith("wide") or "iconv" in items[0].detail
     assert not any("language" in item.fields for item in items if not isinstance(item, Fault))
 
 
@@ -179,15 +184,16 @@ def test_a_folder_that_datasets_saved_is_read_by_its_splits(tmp_path):
     assert not one.test
 
 
+def names(part):
+    return [source.path.name for source in part]
+
+
 def test_so_are_the_arrow_files_of_its_cache(tmp_path):
     for name in ("faq-train.arrow", "faq-test.arrow", "cache-12.arrow"):
         (tmp_path / name).write_bytes(FORMATS["a.arrow"])
     (tmp_path / "dataset_info.json").write_text("{}")
     found = find_sources(DataConfig(paths=(str(tmp_path),)))
-    assert [source.path.name for source in (*found.train, *found.test)] == [
-        "faq-train.arrow",
-        "faq-test.arrow",
-    ]
+    assert (names(found.train), names(found.test)) == (["faq-train.arrow"], ["faq-test.arrow"])
 
 
 def test_arrays_and_tables_of_a_folder_are_read_where_there_is_no_jsonl(tmp_path):
@@ -195,7 +201,6 @@ def test_arrays_and_tables_of_a_folder_are_read_where_there_is_no_jsonl(tmp_path
     (tmp_path / "test.csv").write_bytes(FORMATS["a.csv"])
     (tmp_path / "dataset_infos.json").write_text("{}")
     found = find_sources(DataConfig(paths=(str(tmp_path),)))
-    assert [source.path.name for source in (*found.train, *found.test)] == ["train.json", "test.csv"]
+    assert (names(found.train), names(found.test)) == (["train.json"], ["test.csv"])
     (tmp_path / "more.jsonl").write_bytes(JSONL)
-    found = find_sources(DataConfig(paths=(str(tmp_path),)))
-    assert [source.path.name for source in found.train] == ["more.jsonl"]
+    assert names(find_sources(DataConfig(paths=(str(tmp_path),))).train) == ["more.jsonl"]

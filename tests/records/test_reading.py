@@ -1,14 +1,15 @@
 """Lines in, records or faults out, each with its place; never a traceback."""
 
-import gzip
 import json
 import os
 import stat
 
+import pyarrow
 import pytest
 from governance.conftest import write_jsonl
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pyarrow import parquet
 
 from mlx_hybrid.errors import ConfigError, DataError
 from mlx_hybrid.records.record import Fault, Record, load_records, parse_line, read_records
@@ -99,60 +100,42 @@ def test_a_file_holds_one_kind(tmp_path):
     assert items[1].reason == "mixed_kinds"
 
 
-def test_lines_are_counted_with_blank_ones_and_gzip_reads_alike(tmp_path):
-    raw = b'\xef\xbb\xbf{"text": "one"}\r\n\n   \n{"text": "two"}'
-    (tmp_path / "a.jsonl").write_bytes(raw)
-    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(raw))
-    plain, packed = (load_records(tmp_path / name) for name in ("a.jsonl", "a.jsonl.gz"))
-    assert [record.line for record in plain] == [1, 4]
-    assert [record.fields for record in plain] == [record.fields for record in packed]
-
-
-def test_a_torn_gzip_keeps_what_could_be_read(tmp_path):
-    packed = gzip.compress(b"".join(b'{"text": "%d"}\n' % i for i in range(5000)))
-    path = tmp_path / "torn.jsonl.gz"
-    path.write_bytes(packed[: len(packed) // 2])
-    items = list(read_records(path))
-    assert items[-1].reason == "broken_file"
-    assert isinstance(items[0], Record)
-
-
-def test_utf16_is_one_fault_with_a_way_out(tmp_path):
-    path = tmp_path / "wide.jsonl"
-    path.write_bytes('{"text": "x"}\n{"text": "y"}\n'.encode("utf-16"))
-    (fault,) = read_records(path)
-    assert fault.reason == "bad_encoding"
-    assert "iconv" in fault.detail
+def test_lines_are_counted_with_blank_ones(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "one"}\r\n\n   \n{"text": "two"}')
+    assert [(record.line, record.content()) for record in load_records(tmp_path / "a.jsonl")] == [
+        (1, "one"),
+        (4, "two"),
+    ]
 
 
 def test_the_strict_reader_gathers_faults(tmp_path):
     path = write_jsonl(tmp_path / "a.jsonl", ["x"] * 7 + [{"text": "fine"}, {"text": 1}])
     with pytest.raises(DataError) as error:
         load_records(path)
-    assert "7 bad_json" in str(error.value)
-    assert f"{path}:1" in str(error.value)
-    assert f"{path}:6" not in str(error.value)
-    assert "3 more" in str(error.value)
+    told = str(error.value)
+    assert [mark in told for mark in ("7 bad_json", f"{path}:1", "3 more", f"{path}:6")] == [
+        True,
+        True,
+        True,
+        False,
+    ]
 
 
 def test_paths_that_cannot_be_read(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(ConfigError, match="no such file"):
-        read_records(tmp_path / "none.jsonl")
-    with pytest.raises(ConfigError, match="folder"):
-        read_records([tmp_path])
-    with pytest.raises(ConfigError, match="pipe"):
-        read_records(tmp_path / "pipe")
-    with pytest.raises(ConfigError):
-        read_records("a\0b")
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
-def test_an_unreadable_file(tmp_path):
-    path = write_jsonl(tmp_path / "a.jsonl", [{"text": "x"}])
-    path.chmod(stat.S_IWUSR)
-    with pytest.raises(ConfigError, match="cannot be read"):
-        read_records(path)
+    for path, told in (
+        ("none.jsonl", "no such file"),
+        (".", "folder"),
+        ("pipe", "pipe"),
+        ("a\0b", "cannot be read"),
+    ):
+        with pytest.raises(ConfigError, match=told):
+            read_records(tmp_path / path)
+    (tmp_path / "locked.jsonl").write_text("{}")
+    (tmp_path / "locked.jsonl").chmod(stat.S_IWUSR)
+    if os.geteuid():  # root reads everything
+        with pytest.raises(ConfigError, match="cannot be read"):
+            read_records(tmp_path / "locked.jsonl")
 
 
 JSON = st.recursive(
@@ -188,14 +171,16 @@ def test_fuzzed_lines_are_never_lost(tmp_path_factory, lines):
 
 
 def test_parquet_is_read_row_by_row(tmp_path):
-    import pyarrow
-    from pyarrow import parquet
-
-    rows = [{"text": "one", "language": None}, {"text": "two", "language": "en"}]
-    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
-    records = load_records(tmp_path / "a.parquet")
-    assert [record.fields for record in records] == [{"text": "one"}, rows[1]]
-    assert records[1].where == f"{tmp_path / 'a.parquet'}:2"
-    (tmp_path / "b.parquet").write_bytes(b"PAR1 is not enough")
-    with pytest.raises(ConfigError, match=r"b.parquet: is no Parquet file"):
-        load_records(tmp_path / "b.parquet")
+    path, rows = (
+        tmp_path / "a.parquet",
+        [{"text": "one", "language": None}, {"text": "two", "language": "en"}],
+    )
+    parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    records = load_records(path)
+    assert [(record.fields, record.where) for record in records] == [
+        ({"text": "one"}, f"{path}:1"),
+        (rows[1], f"{path}:2"),
+    ]
+    path.write_bytes(b"PAR1 is not enough")
+    with pytest.raises(ConfigError, match=r"a.parquet: is no Parquet file"):
+        load_records(path)

@@ -47,47 +47,34 @@ def read_dirty():
     """The lines of the dirty file: the id where there is one, and the record or None."""
     lines = (SAMPLES / "dirty.jsonl").read_bytes().decode("utf-8").split("\n")
     assert lines.pop() == ""
-    items = []
     for line in lines:
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            record = None
         found = re.match(r'\{"id": "([^"]+)"', line)
-        items.append((found[1] if found else None, record))
-    return items
+        try:
+            yield found and found[1], json.loads(line)
+        except json.JSONDecodeError:
+            yield found and found[1], None
 
 
 def content(record):
     """What a record is about: the sentence after the instruction."""
     user = record["messages"][0]["content"]
-    if record["id"].startswith("translation-"):
-        return user.split(": ", 1)[1]
-    return user.split("\n", 1)[-1]
+    return user.split(": ", 1)[1] if record["id"].startswith("translation-") else user.split("\n", 1)[-1]
 
 
-def grams(text, size):
-    """The character n-grams of the case-folded words of a text."""
-    text = " ".join(re.findall(r"\w+", unicodedata.normalize("NFC", text).casefold()))
+def grams(record):
+    """The character n-grams of the case-folded words of a record's content."""
+    size = 3 if record["language"] == "zh" else 5
+    text = " ".join(re.findall(r"\w+", unicodedata.normalize("NFC", content(record)).casefold()))
     return {text[i : i + size] for i in range(max(1, len(text) - size + 1))}
 
 
 def jaccard(a, b):
-    """Shared n-grams over all n-grams."""
-    both = len(a & b)
-    return both / (len(a) + len(b) - both)
-
-
-def similarity(a, b):
-    """How alike the contents of two records of one language are."""
-    size = 3 if a["language"] == "zh" else 5
-    return jaccard(grams(content(a), size), grams(content(b), size))
+    return len(a & b) / len(a | b)
 
 
 def closest(records, language):
     """The highest similarity between the contents of two records of a language, with their ids."""
-    size = 3 if language == "zh" else 5
-    sets = [(r["id"], grams(content(r), size)) for r in records if r["language"] == language]
+    sets = [(record["id"], grams(record)) for record in records if record["language"] == language]
     return max((jaccard(a, b), i, j) for (i, a), (j, b) in combinations(sets, 2))
 
 
@@ -116,59 +103,45 @@ def test_no_near_duplicates(name, language):
     assert score < 0.5, (first, second)
 
 
-def test_topic_counts():
-    records = read("topics")
-    counts = Counter((r["language"], r["label"]) for r in records)
-    assert counts == {(language, topic): 12 for language in LANGUAGES for topic in TOPICS}
-
-
 def test_topics_are_parallel():
-    groups = {}
-    for record in read("topics"):
+    records, groups = read("topics"), {}
+    for record in records:
         number = record["group"].removeprefix("topic-")
         assert record["id"] == f"topic-{record['language']}-{number}"
         groups.setdefault(record["group"], []).append(record)
     assert len(groups) == 72
     for group in groups.values():
-        assert [r["language"] for r in group] == list(LANGUAGES)
-        assert len({r["label"] for r in group}) == 1
+        assert [record["language"] for record in group] == list(LANGUAGES)
+        assert len({record["label"] for record in group}) == 1
+    counts = Counter((record["language"], record["label"]) for record in records)
+    assert counts == {(language, topic): 12 for language in LANGUAGES for topic in TOPICS}
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_topic_instructions_name_the_answers(language):
-    records = [r for r in read("topics") if r["language"] == language]
-    instructions = {r["messages"][0]["content"].split("\n")[0] for r in records}
-    answers = {r["label"]: r["messages"][1]["content"] for r in records}
-    assert len(instructions) == 1
+    records = [record for record in read("topics") if record["language"] == language]
+    (instruction,) = {record["messages"][0]["content"].split("\n")[0] for record in records}
+    answers = {record["label"]: record["messages"][1]["content"] for record in records}
     assert set(answers) == set(TOPICS)
     assert len(set(answers.values())) == len(TOPICS)
-    assert all(r["messages"][1]["content"] == answers[r["label"]] for r in records)
-    assert all(answer in next(iter(instructions)) for answer in answers.values())
-
-
-def test_topic_sentence_lengths():
-    for record in read("topics"):
+    assert all(answers[record["label"]] == record["messages"][1]["content"] for record in records)
+    assert all(answer in instruction for answer in answers.values())
+    for record in records:
         sentence = content(record)
         assert "\n" not in sentence
-        if record["language"] == "zh":
-            assert 12 <= len(sentence) <= 50, record["id"]
-        else:
-            assert 8 <= len(sentence.split()) <= 25, record["id"]
+        low, high, size = (12, 50, len(sentence)) if language == "zh" else (8, 25, len(sentence.split()))
+        assert low <= size <= high, record["id"]
 
 
 def test_translation_directions():
-    pairs = Counter()
-    groups = Counter()
+    pairs, groups = Counter(), Counter()
     for record in read("translation"):
         _, source, target, number = record["id"].split("-")
         assert record["language"] == target
         assert record["group"] == f"translation-{number}"
-        assert "en" in (source, target)
         pairs[source, target] += 1
         groups[record["group"]] += 1
-    others = LANGUAGES[1:]
-    expected = {("en", other): 15 for other in others} | {(other, "en"): 15 for other in others}
-    assert pairs == expected
+    assert pairs == {pair: 15 for other in LANGUAGES[1:] for pair in (("en", other), (other, "en"))}
     assert groups == {f"translation-{n:03d}": 7 for n in range(1, 31)}
 
 
@@ -189,7 +162,7 @@ def test_instruction_counts():
 
 
 def test_dirty_counts():
-    items = read_dirty()
+    items = list(read_dirty())
     ids = [name for name, _ in items if name]
     faults = Counter(name.split("-")[1] for name in ids if name.startswith("dirty-"))
     assert len(items) == 160
@@ -217,12 +190,11 @@ def test_dirty_copies_follow_what_they_copy():
         if record is None:
             continue
         same = [r for r in earlier if r["language"] == record["language"]]
-        if name.startswith("dirty-duplicate"):
-            assert any(r["messages"] == record["messages"] for r in same), name
-        else:
-            assert all(r["messages"] != record["messages"] for r in same), name
+        assert any(r["messages"] == record["messages"] for r in same) == name.startswith("dirty-duplicate"), (
+            name
+        )
         if name.startswith("dirty-near"):
-            assert max(similarity(r, record) for r in same) >= 0.6, name
+            assert max(jaccard(grams(r), grams(record)) for r in same) >= 0.6, name
         if name.startswith("raw-"):
             earlier.append(record)
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 import regex
 
-from mlx_hybrid.records.languages import is_unspaced
+from mlx_hybrid.records.languages import UNSPACED
 
 BANDS, ROWS = 20, 6
 HASHES = BANDS * ROWS
@@ -45,7 +45,7 @@ def exact_key(text: str) -> bytes:
 
 def ngram_of(language: str) -> int:
     """Characters of an n-gram: 3 in scripts without spaces."""
-    return 3 if is_unspaced(language[-4:]) else 5
+    return 3 if language[-4:] in UNSPACED else 5
 
 
 def gram_hashes(texts: Sequence[str], n: int) -> tuple[np.ndarray, np.ndarray]:
