@@ -76,6 +76,16 @@ def read_header(path: Path) -> Header:
         raise ConfigError(f"{path}: not a safetensors file, or cut off ({error}).") from None
 
 
+def read_tensors(path: Path) -> dict[str, Any]:
+    """The tensors of a safetensors file, each read when used. Raises ConfigError for a broken one."""
+    import mlx.core as mx
+
+    try:
+        return mx.load(str(path))
+    except RuntimeError as error:
+        raise ConfigError(f"{path}: cannot be read, perhaps cut off ({error}).") from None
+
+
 @contextmanager
 def new_directory(directory: Path) -> Iterator[Path]:
     """Yield a fresh folder that takes the place of `directory` when the block ends well, and goes when it does not.

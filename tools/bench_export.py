@@ -10,7 +10,6 @@ float32 copy of the model fits in memory, which takes far longer: the last colum
 
 import argparse
 import json
-import math
 import os
 import shutil
 import subprocess
@@ -66,7 +65,7 @@ def write_base(folder: Path, layers: int) -> Path:
         shape = shapes[name]
         return {name: repeated(block, shape) if len(shape) == 2 else mx.ones(shape, mx.bfloat16)}
 
-    write_shards(folder, {name: 2 * math.prod(shape) for name, shape in shapes.items()}, made, "pt")
+    write_shards(folder, shapes, made, "pt")
     write_json(
         folder / "config.json",
         {

@@ -18,7 +18,7 @@ from mlx_hybrid.adapters.stock import is_stock, our_leaves, stock_modules, stock
 from mlx_hybrid.adapters.targets import within_layer
 from mlx_hybrid.config import AdapterConfig, build, from_format_1, to_tree
 from mlx_hybrid.errors import ConfigError
-from mlx_hybrid.files import new_directory, read_header
+from mlx_hybrid.files import new_directory, read_header, read_tensors
 
 FORMAT = 2
 READABLE = (1, 2)  # 1 has the settings of the adapter in one flat group
@@ -149,10 +149,7 @@ def read_weights(directory: Path) -> dict[str, mx.array]:
     path = directory / WEIGHTS_FILE
     if not path.is_file():
         raise ConfigError(f"{directory}: {WEIGHTS_FILE} is missing.")
-    try:
-        weights = mx.load(str(path))
-    except RuntimeError as error:
-        raise ConfigError(f"{path}: cannot be read, perhaps cut off ({error}).") from None
+    weights = read_tensors(path)
     return our_leaves(weights) if is_stock(read_tree(directory)) else weights
 
 

@@ -1,10 +1,12 @@
 """What is exported: an adapter with the weights it was trained on, layer by layer."""
 
+import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 
 from mlx_hybrid.adapters.attach import layer_class
 from mlx_hybrid.adapters.frozen import linear_shape
@@ -23,6 +25,7 @@ EXPERTS_STAY = (
     "experts cannot be exported or fused yet; chat, serve and evaluate run it, and one trained without experts among "
     "adapter.targets can be exported."
 )
+ROWS = 2  # random rows: a wrong factor escapes them with probability zero
 
 
 @dataclass(frozen=True)
@@ -40,28 +43,24 @@ class Source:
         return self.info.modules
 
     @property
-    def full(self) -> bool:
-        """Whether the model's own weights were trained, without an adapter."""
-        return self.info.adapter.full
-
-    @property
     def trained(self) -> dict[str, mx.array]:
         """Whole tensors that full fine-tuning changed, by name; none of an adapter."""
-        leaves = self.leaves if self.full else {}
+        leaves = self.leaves if self.info.adapter.full else {}
         return {f"{name}.{leaf}": value for name, parts in leaves.items() for leaf, value in parts.items()}
 
-    @property
-    def changed(self) -> set[str]:
-        """The base's tensors that training changed."""
-        return {f"{module}.weight" for module in self.modules} | self.trained.keys()
-
-    def check_names(self, weights: ModelWeights) -> None:
-        """Raise ConfigError where a changed tensor has another name in `weights`: MLX renames some as it loads."""
-        if absent := sorted(self.changed.difference(weights.names())):
+    def changed(self, weights: ModelWeights) -> list[str]:
+        """The tensors of `weights` that training changed. Raises ConfigError where one has another name there: MLX
+        renames some as it loads."""
+        names, changed = (
+            weights.names(),
+            {f"{module}.weight" for module in self.modules} | self.trained.keys(),
+        )
+        if absent := sorted(changed.difference(names)):
             raise ConfigError(
                 f"{weights.folder}: holds no {absent[0]}, which was trained; this architecture's names differ between "
                 "MLX and Hugging Face, which cannot be carried yet."
             )
+        return [name for name in names if name in changed]
 
     def layer(self, module: str, weights: ModelWeights) -> HybridLinear:
         """The adapted layer on the weight (out, in) of `weights`, as stored or unpacked to float32.
@@ -70,21 +69,16 @@ class Source:
         Raises ConfigError where the weight is missing or has another shape than the adapter's.
         """
         weight = weights.unpacked(f"{module}.weight")
+        linear = nn.Linear(*weight.shape[::-1], bias=False)
+        linear.weight = weight
         unitary = last_part(module) in self.info.adapter.unitary
         try:
-            return layer_on(bare(weight), self.info.adapter, self.leaves[module], unitary=unitary)
+            return layer_on(linear, self.info.adapter, self.leaves[module], unitary=unitary)
         except ValueError as error:
             raise ConfigError(
                 f"{weights.folder}: {module} is {tuple(weight.shape)} there, which does not fit the adapter's "
                 f"{error}; this is another model."
             ) from None
-
-
-def bare(weight: mx.array) -> nn.Linear:
-    """A linear layer of this weight (out, in), without a bias."""
-    linear = nn.Linear(*weight.shape[::-1], bias=False)
-    linear.weight = weight
-    return linear
 
 
 def layer_on(
@@ -98,8 +92,7 @@ def layer_on(
         if leaf in fresh and fresh[leaf].shape != value.shape:
             raise ValueError(f"{leaf} of {tuple(value.shape)}")
     layer.put_leaves(leaves)
-    layer.eval()
-    return layer
+    return layer.eval()
 
 
 def open_source(name: str, *, model: str | None = None) -> Source:
@@ -111,15 +104,14 @@ def open_source(name: str, *, model: str | None = None) -> Source:
     folder, base_name = find_adapter(name)
     info = read_adapter_config(folder)
     base_name = base_of(name, info.base["id"], model or base_name, "--model")
-    base_folder = find_model(base_name)
-    info.check_base(fingerprint(base_folder), base_folder, folder, "; name the right base with --model")
+    base = ModelWeights(find_model(base_name))
+    info.check_base(fingerprint(base.folder), base.folder, folder, "; name the right base with --model")
     if info.stock:
-        info = replace(info, base=identity(base_name, base_folder))
+        info = replace(info, base=identity(base_name, base.folder))
     leaves: dict[str, dict[str, mx.array]] = {}
     for key, value in read_weights(folder).items():
         module, _, leaf = key.rpartition(".")
         leaves.setdefault(module, {})[leaf] = value
-    base = ModelWeights(base_folder)
     for module in info.modules:
         update = leaves.get(module, {}).get("lora_a")
         if len(base.shapes.get(f"{module}.weight", ())) > 2 or (update is not None and update.ndim > 2):
@@ -128,3 +120,8 @@ def open_source(name: str, *, model: str | None = None) -> Source:
     if missing:
         raise ConfigError(f"{folder}: holds no tensor of {missing[0]} ({len(missing)} modules in all).")
     return Source(folder, info, leaves, base, own_name(folder, name))
+
+
+def random_rows(name: str, d_in: int) -> np.ndarray:
+    """Rows (ROWS, in) to try a layer on, the same for the same name."""
+    return np.random.default_rng(zlib.crc32(name.encode())).standard_normal((ROWS, d_in))

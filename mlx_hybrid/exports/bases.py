@@ -57,15 +57,11 @@ def choose_original(source: Source, wanted: str | None, base_id: str | None) -> 
 def card_base(folder: Path) -> str | None:
     """The model that the card in `folder` names as its base."""
     import yaml
-    from huggingface_hub import ModelCard
+    from huggingface_hub import metadata_load
 
-    card = folder / "README.md"
-    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
-    if not text.startswith("---"):
-        return None
     try:
-        named = ModelCard(text, ignore_metadata_errors=True).data.base_model
-    except (ValueError, TypeError, yaml.YAMLError):
+        named = (metadata_load(folder / "README.md") or {}).get("base_model")
+    except (OSError, ValueError, AttributeError, yaml.YAMLError):
         return None
     return named[0] if isinstance(named, list) and named else named or None
 
@@ -82,9 +78,9 @@ def check_original(source: Source, folder: Path, name: str) -> ExportBase:
     weights = ModelWeights(folder)
     if weights.packed:
         raise ConfigError(f"{name}: is quantised itself; name the 16-bit model it was made from.")
-    source.check_names(weights)
-    for module in sample(source):
-        key = f"{module}.weight"
+    matrices = [name for name in source.changed(weights) if len(weights.shapes[name]) == 2]
+    for key in {matrices[0], matrices[len(matrices) // 2], matrices[-1]} if matrices else ():
+        module = key.removesuffix(".weight")
         trained, given = source.base.dense(key, mx.float32), weights.dense(key, mx.float32)
         if trained.shape != given.shape:
             raise ConfigError(
@@ -100,17 +96,10 @@ def check_original(source: Source, folder: Path, name: str) -> ExportBase:
     return ExportBase(weights, "original", label)
 
 
-def sample(source: Source) -> list[str]:
-    """First, middle and last module; for `full`, the like among matrices."""
-    names = list(source.modules) or [n for n in source.base.names() if n.endswith("proj.weight")]
-    names = [name.removesuffix(".weight") for name in names]
-    return sorted({names[0], names[len(names) // 2], names[-1]}) if names else []
-
-
 def dequantised_beside(source: Source, folder: Path) -> ExportBase:
     """Write the training base, unpacked to bf16, into `folder`/base and export for it."""
     target = folder / BESIDE
     target.mkdir(parents=True)
-    source.check_names(source.base)
+    source.changed(source.base)  # refused before anything is written
     write_dense(source.base, target)
     return ExportBase(ModelWeights(target), "dequantised", BESIDE)

@@ -1,20 +1,22 @@
 """What an export did and how it was checked on logits: printed, and kept beside it as `export.json`."""
 
 import dataclasses
+import math
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from mlx_hybrid.adapters.store import load_adapter
 from mlx_hybrid.errors import ConfigError, MlxHybridError
 from mlx_hybrid.exports.adapter import Source
-from mlx_hybrid.exports.logits import Comparison, compare, mean_kl, mlx_logits, probe_tokens, torch_logits
+from mlx_hybrid.exports.logits import Comparison, loss_of, mlx_logits, probe_tokens, torch_logits
 from mlx_hybrid.exports.weights import ModelWeights, write_dense
 from mlx_hybrid.files import new_directory, write_json
 from mlx_hybrid.run import memory_bytes
@@ -26,7 +28,7 @@ INSTALL = "pip install 'mlx-hybrid[peft]'"
 BYTES_A_PARAMETER = 6  # float32 weights, and room for loading and activations
 USABLE = 0.6  # share of the memory that other programs leave
 
-Adapt = Callable[[Any], None]
+Adapt = Callable[[Any], Any]
 """Puts an adapter on a loaded model."""
 
 
@@ -57,12 +59,9 @@ class Report:
         return not self.faults
 
     def tree(self) -> dict:
-        return {
-            "format": FORMAT,
-            **{key: getattr(self, key) for key in ("to", "kind", "adapter", "base")},
-            **self.facts,
-            **{key: getattr(self, key) for key in ("checks", "passed", "faults")},
-        }
+        what, found = ("to", "kind", "adapter", "base"), ("checks", "passed", "faults")
+        values = {key: getattr(self, key) for key in (*what, *found)}
+        return {"format": FORMAT} | {key: values[key] for key in what} | self.facts | values
 
     def finish(self, folder: Path, directory: Path, *, force: bool, name: str = REPORT_FILE) -> None:
         """Keep the report in `folder`, which is to become `directory`. Raises ExportMismatch for faults."""
@@ -75,6 +74,28 @@ class Report:
                 "--force writes it all the same."
             )
 
+    def compare(self, result: Comparison, what: str = "transformers and PEFT") -> None:
+        """Keep a comparison of logits, and its faults."""
+        self.checks["logits"] = result.tree()
+        if result.effect == 0.0:
+            self.faults.append("the adapter changes no logit")
+        if not result.passed:
+            self.faults.append(
+                f"logits differ from {what} by up to {result.difference:.2g} (without the adapter "
+                f"{result.base_difference:.2g}; the adapter changes them by {result.effect:.2g})"
+            )
+
+    def skip_logits(self, why: str) -> None:
+        self.notes.append(why)
+        self.checks["logits"] = None
+
+    def with_torch(self) -> bool:
+        """Whether logits can be compared with PyTorch's; says so where not."""
+        available = all(find_spec(name) for name in ("torch", "peft"))
+        if not available:
+            self.skip_logits(f"Logits were not compared with PyTorch, which is not installed: {INSTALL}")
+        return available
+
 
 @contextmanager
 def new_folder(directory: Path) -> Iterator[Path]:
@@ -85,68 +106,45 @@ def new_folder(directory: Path) -> Iterator[Path]:
         yield folder
 
 
-class Own(NamedTuple):
-    """Logits of the base, and of the adapter by our own loader, on the weights that an export is compared on."""
-
-    tokens: np.ndarray
-    base: np.ndarray
-    adapted: np.ndarray
-
-
-def own_logits(report: Report, source: Source, weights: ModelWeights) -> Own | None:
-    """The logits to compare with, and what leaving the base that was trained on costs; None without the memory.
-
-    That cost is the KL from the packed base to the weights exported for: something to know, without a pass mark.
-    """
-    if weights.parameter_count() * BYTES_A_PARAMETER > USABLE * memory_bytes():
-        skip(report, "Logits were not compared: the model in float32 does not fit in memory.")
-        return None
-    tokens, adapt = probe_tokens(weights.folder), lambda model: load_adapter(model, source.folder)
-    base, adapted = mlx_logits(weights.folder, tokens, adapt)
-    if source.base.packed and weights.folder != source.base.folder:
-        _, trained = mlx_logits(source.base.folder, tokens, adapt)
-        report.checks["trained_base"] = {"kl_nats_per_token": mean_kl(trained, adapted)}
-    return Own(tokens, base, adapted)
-
-
-def check_peft_logits(
-    report: Report, source: Source, weights: ModelWeights, adapters: list[Path], cut: Adapt | None = None
+def check_logits(
+    report: Report,
+    source: Source,
+    weights: ModelWeights,
+    *,
+    merged: Path | None = None,
+    adapters: list[Path] | None = None,
+    adapt: Adapt | None = None,
+    loss: str = "",
 ) -> None:
-    """Ours against stock PEFT on the weights exported for; `cut` puts a truncated LoRA on, to be what is compared."""
-    if (own := own_logits(report, source, weights)) is None:
+    """Our adapter on `weights` against what was written for them: the `merged` model, or what `adapt` puts on them; and
+    that, where `adapters` (none for a merged model) are given, against stock transformers and PEFT.
+
+    What the written one loses to ours is the check `loss`; without that name it has to be the same. What leaving a
+    packed base costs, KL from it to the weights exported for, is something to know, without a pass mark.
+    """
+    if sum(map(math.prod, weights.dense_shapes().values())) * BYTES_A_PARAMETER > USABLE * memory_bytes():
+        report.skip_logits("Logits were not compared: the model in float32 does not fit in memory.")
         return
-    ours = own.adapted
-    if cut:
-        _, ours = mlx_logits(weights.folder, own.tokens, cut)
-        effect = {"effect_logit": float(np.abs(own.adapted - own.base).max())}
-        report.checks["truncation"] = loss_of(own.adapted, ours) | effect
-    if with_torch(report):
-        their_base, theirs, faults = torch_logits(weights.folder, own.tokens, adapters)
-        report.faults += faults
-        record(report, compare(ours, own.base, theirs, their_base))
-
-
-def check_merged_logits(report: Report, source: Source, weights: ModelWeights, folder: Path) -> None:
-    """The merged model in both libraries, and what rounding to its dtype changes."""
-    if (own := own_logits(report, source, weights)) is None:
+    tokens, own = probe_tokens(weights.folder), partial(load_adapter, directory=source.folder)
+    base, ours = mlx_logits(weights.folder, tokens, own)
+    if source.base.packed and weights.folder != source.base.folder:
+        cost = loss_of(mlx_logits(source.base.folder, tokens, own)[1], ours)
+        report.checks["trained_base"] = {"kl_nats_per_token": cost["kl_nats_per_token"]}
+    written = mlx_logits(merged or weights.folder, tokens, adapt)[1] if merged or adapt else ours
+    if loss:
+        report.checks[loss] = loss_of(ours, written) | {"effect_logit": float(np.abs(ours - base).max())}
+    elif adapt:
+        report.compare(Comparison.of(ours, base, written, base), "mlx-lm")
+    if adapters is None or not report.with_torch():
         return
-    merged, _ = mlx_logits(folder, own.tokens)
-    report.checks["rounding"] = loss_of(own.adapted, merged)
-    if with_torch(report):
-        theirs, _, faults = torch_logits(folder, own.tokens, [])
-        report.faults += faults
-        result = compare(merged, own.base, theirs, own.base)
-        if not result.passed:  # perhaps the libraries differ on this architecture without any adapter
-            result = dataclasses.replace(result, base_difference=base_difference(weights, own.tokens))
-        record(report, result)
-
-
-def base_difference(weights: ModelWeights, tokens: np.ndarray) -> float:
-    """max |Δ logit| between the libraries on the base itself."""
-    with unpacked(weights) as folder:
-        ours, _ = mlx_logits(folder, tokens)
-        theirs, _, _ = torch_logits(folder, tokens, [])
-    return float(np.abs(ours - theirs).max())
+    their_base, theirs, faults = torch_logits(merged or weights.folder, tokens, adapters)
+    report.faults += faults
+    result = Comparison.of(written, base, theirs, base if merged else their_base)
+    if merged and not result.passed:  # perhaps the libraries differ on this architecture without any adapter
+        with unpacked(weights) as folder:
+            pair = mlx_logits(folder, tokens)[0], torch_logits(folder, tokens, [])[0]
+        result = dataclasses.replace(result, base_difference=float(np.abs(pair[0] - pair[1]).max()))
+    report.compare(result)
 
 
 @contextmanager
@@ -158,45 +156,3 @@ def unpacked(weights: ModelWeights) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="mlx-hybrid-") as name:
         write_dense(weights, Path(name))
         yield Path(name)
-
-
-def check_mlx_logits(
-    report: Report, source: Source, folder: Path, adapt: Adapt | None, *, exact: bool
-) -> None:
-    """Ours against `folder` as stock mlx-lm loads it, all on the base that was trained on."""
-    if (own := own_logits(report, source, source.base)) is None:
-        return
-    _, theirs = mlx_logits(folder, own.tokens, adapt)
-    if exact:
-        record(report, compare(own.adapted, own.base, theirs, own.base), "mlx-lm")
-    else:
-        report.checks["rounding"] = loss_of(own.adapted, theirs)
-
-
-def record(report: Report, result: Comparison, what: str = "transformers and PEFT") -> None:
-    report.checks["logits"] = result.tree()
-    if result.effect == 0.0:
-        report.faults.append("the adapter changes no logit")
-    if not result.passed:
-        report.faults.append(
-            f"logits differ from {what} by up to {result.difference:.2g} (without the adapter "
-            f"{result.base_difference:.2g}; the adapter changes them by {result.effect:.2g})"
-        )
-
-
-def loss_of(adapted: np.ndarray, other: np.ndarray) -> dict[str, float]:
-    """How far other logits are from those of adapter and base side by side."""
-    difference = float(np.abs(adapted - other).max())
-    return {"difference_logit": difference, "kl_nats_per_token": mean_kl(adapted, other)}
-
-
-def with_torch(report: Report) -> bool:
-    available = all(find_spec(name) for name in ("torch", "peft"))
-    if not available:
-        skip(report, f"Logits were not compared with PyTorch, which is not installed: {INSTALL}")
-    return available
-
-
-def skip(report: Report, why: str) -> None:
-    report.notes.append(why)
-    report.checks["logits"] = None

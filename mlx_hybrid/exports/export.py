@@ -1,24 +1,16 @@
 """Take an adapter out of MLX: each export is written aside, checked, and only then put in its place."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from mlx_hybrid.adapters.store import WEIGHTS_FILE
 from mlx_hybrid.errors import ConfigError
+from mlx_hybrid.exports import checks, merge, peft
 from mlx_hybrid.exports.adapter import Source, open_source
 from mlx_hybrid.exports.bases import ExportBase, choose_original, dequantised_beside
-from mlx_hybrid.exports.checks import (
-    Report,
-    check_merged_logits,
-    check_mlx_logits,
-    check_peft_logits,
-    new_folder,
-)
-from mlx_hybrid.exports.merge import check_merged, measure_survival, write_merged
-from mlx_hybrid.exports.mlx_lm import check_mlx_lm, load_stock, write_mlx_lm
-from mlx_hybrid.exports.peft import Forms, check_written, make_forms, write_forms, write_lora
+from mlx_hybrid.exports.checks import Report
+from mlx_hybrid.exports.mlx_lm import write_mlx_lm
 from mlx_hybrid.exports.peft_import import attach_written
 from mlx_hybrid.exports.weights import ModelWeights, end_of_answers
 from mlx_hybrid.files import sha256_of, write_text
@@ -38,7 +30,7 @@ TAKEN = {
     "tolerance": ("lora",),
     "requantise": ("merged",),
 }
-"""The forms that an option has a meaning for."""
+"""The forms that an option has a meaning for; `fuse` is given none but its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,13 +49,10 @@ class Options:
     force: bool = False
 
 
-Maker = Callable[[Source, Path, Options], Report]
-
-
 def refuse_unused(to: str, options: Options) -> None:
     """Raise ConfigError for an option that would change nothing."""
     for field, forms in TAKEN.items():
-        if getattr(options, field) != getattr(Options, field) and to not in forms:
+        if getattr(options, field) != getattr(Options, field) and to not in (*forms, "fuse"):
             flag = "--" + field.replace("_", "-")
             raise ConfigError(f"{flag} is for --to {' or '.join(forms)}; leave it out with --to {to}.")
     if options.requantise and (options.base or options.base_id):
@@ -82,27 +71,10 @@ def export(name: str, to: str, directory: Path, options: Options | None = None) 
     options = options or Options()
     refuse_unused(to, options)
     source = open_source(name, model=options.model)
-    if source.full and to != "merged":
+    if source.info.adapter.full and to not in ("merged", "fuse"):
         raise ConfigError(f"{name}: method full has no adapter; use --to merged.")
-    return write(source, MAKERS[to], directory, options)
-
-
-def fuse(
-    name: str, directory: Path, *, requantise: bool = False, force: bool = False, model: str | None = None
-) -> Report:
-    """Merge the adapter into the base it was trained on, as a model for MLX: bf16, or packed again as the base was.
-
-    Packing again rounds small updates away; the surviving share is measured, and under 90 % refused (ExportMismatch,
-    exit code 3) unless `force`. Raises ConfigError where the base is not packed.
-    """
-    options = Options(requantise=requantise, force=force)
-    return write(open_source(name, model=model), make_fused, directory, options)
-
-
-def write(source: Source, make: Maker, directory: Path, options: Options) -> Report:
-    """Fill the folder, its README and the report. Raises ExportMismatch for faults."""
-    with new_folder(directory) as folder:
-        report = make(source, folder, options)
+    with checks.new_folder(directory) as folder:
+        report = MAKERS[to](source, folder, options)
         if source.info.stock:
             report.notes.append(f"{source.name}: {UNCHECKED}.")
         if not any(folder.glob("model*.safetensors")):
@@ -110,6 +82,16 @@ def write(source: Source, make: Maker, directory: Path, options: Options) -> Rep
         write_text(folder / "README.md", readme(directory.name, report.tree()))
         report.finish(folder, directory, force=options.force)
     return report
+
+
+def fuse(name: str, directory: Path, **options: bool | str | None) -> Report:
+    """Merge the adapter into the base it was trained on, as a model for MLX: bf16, or packed again as the base was.
+
+    `options` are requantise, force and model. Packing again rounds small updates away; the surviving share is
+    measured, and under 90 % refused (ExportMismatch, exit code 3) unless `force`. Raises ConfigError where the base is
+    not packed.
+    """
+    return export(name, "fuse", directory, Options(**options))
 
 
 def note_base(report: Report, source: Source) -> None:
@@ -127,18 +109,18 @@ def note_base(report: Report, source: Source) -> None:
 def make_peft(source: Source, folder: Path, options: Options, *, to: str = "peft") -> Report:
     """One LoRA where that is exact, else one OFT a block size and a LoRA; llama.cpp's converter reads the former."""
     base = export_base(source, folder, options)
-    forms = make_forms(source, base.weights)
+    forms = peft.make_forms(source, base.weights)
     if forms.oft and to == "gguf-lora":
         raise ConfigError(
             f"{source.name}: a rotation by butterfly has full rank, so no LoRA equals it; use --to merged and convert "
             "that model to GGUF."
         )
-    report = begin(to, source, base, forms)
-    adapters = write_forms(forms, base.weights, folder, base.id)
+    report = begin(to, source, base, "lora", forms)
+    adapters = peft.write_forms(forms, base.weights, folder, base.id)
     if forms.oft:
         report.kind, report.facts["load_order"] = "oft and lora", [adapter.name for adapter in adapters]
-    report.faults += check_written(forms, base.weights, adapters)
-    check_peft_logits(report, source, base.weights, adapters)
+    report.faults += peft.check_written(forms, base.weights, adapters)
+    checks.check_logits(report, source, base.weights, adapters=adapters)
     return report
 
 
@@ -146,37 +128,32 @@ def make_lora(source: Source, folder: Path, options: Options) -> Report:
     """One LoRA at a rank that vLLM takes: exact, or the nearest where a rotation has full rank or `options.rank` is
     under that of the adapter. A rank above it is padded with zeros."""
     base = export_base(source, folder, options)
-    forms = make_forms(source, base.weights)
+    forms = peft.make_forms(source, base.weights)
+    full = "a rotation by butterfly has full rank" if forms.oft else f"it is exact at rank {forms.rank}"
     cut = bool(forms.oft) or 0 < (options.rank or 0) < forms.rank
     if options.tolerance is not None and not cut:
         raise ConfigError(
             f"{source.name}: is exactly a LoRA of rank {forms.rank}, so --tolerance has nothing to act on; leave it "
             "out, or ask for a lower --rank."
         )
-    full = "a rotation by butterfly has full rank" if forms.oft else f"it is exact at rank {forms.rank}"
     if cut:
-        forms = make_forms(source, base.weights, options.rank or RANK)
-    report = begin("lora", source, base, forms)
-    report.facts["rank"] = vllm_rank(max(forms.rank, options.rank or 0))
-    write_lora(forms, base.weights, folder, base.id, report.facts["rank"])
-    report.faults += check_written(forms, base.weights, [folder])
+        forms = peft.make_forms(source, base.weights, options.rank or RANK)
+    report = begin("lora", source, base, "truncated lora" if cut else "lora", forms)
+    rank = report.facts["rank"] = vllm_rank(max(forms.rank, options.rank or 0))
+    peft.write_lora(forms, base.weights, folder, base.id, rank)
+    report.faults += peft.check_written(forms, base.weights, [folder])
     if cut:
-        judge_truncation(report, forms, options, full)
-    adapt = (lambda model: attach_written(model, folder)) if cut else None
-    check_peft_logits(report, source, base.weights, [folder], adapt)
+        report.facts["relative_error"] = dict(sorted(forms.errors.items()))
+        tolerance = LOSS if options.tolerance is None else options.tolerance
+        worst, error = max(forms.errors.items(), key=lambda item: item[1])
+        if error > tolerance:
+            report.faults.append(
+                f"at rank {options.rank or RANK} {worst} loses {100 * error:.0f} % of its update, and "
+                f"{100 * tolerance:.0f} % are allowed ({full})"
+            )
+    less = {"adapt": partial(attach_written, folder=folder), "loss": "truncation"} if cut else {}
+    checks.check_logits(report, source, base.weights, adapters=[folder], **less)
     return report
-
-
-def judge_truncation(report: Report, forms: Forms, options: Options, full: str) -> None:
-    """Figures and faults of a LoRA under the adapter's own rank, which `full` tells."""
-    report.kind, report.facts["relative_error"] = "truncated lora", dict(sorted(forms.errors.items()))
-    tolerance = LOSS if options.tolerance is None else options.tolerance
-    worst, error = max(forms.errors.items(), key=lambda item: item[1])
-    if error > tolerance:
-        report.faults.append(
-            f"at rank {options.rank or RANK} {worst} loses {100 * error:.0f} % of its update, and "
-            f"{100 * tolerance:.0f} % are allowed ({full})"
-        )
 
 
 def make_merged(source: Source, folder: Path, options: Options) -> Report:
@@ -185,25 +162,27 @@ def make_merged(source: Source, folder: Path, options: Options) -> Report:
         return make_fused(source, folder, options, to="merged")
     original = choose_original(source, options.base, options.base_id)
     base = original or ExportBase(source.base, "dequantised", source.info.base["id"])
-    report = begin("merged", source, base, kind="merged model")
-    write_merged(source, base.weights, folder)
+    report = begin("merged", source, base, "merged model")
+    merge.write_merged(source, base.weights, folder)
     judge_survival(report, source, base.weights, folder)
-    report.faults += check_merged(source, base.weights, folder)
-    check_merged_logits(report, source, base.weights, folder)
+    report.faults += merge.check_merged(source, base.weights, folder)
+    checks.check_logits(report, source, base.weights, merged=folder, adapters=[], loss="rounding")
     return report
 
 
 def make_mlx_lm(source: Source, folder: Path, options: Options) -> Report:
     """An adapter for stock mlx-lm where it is exactly a LoRA, else a fused model."""
+    from mlx_lm.tuner.utils import load_adapters
+
     low_rank = source.info.adapter.low_rank
-    forms = None if low_rank and low_rank.magnitude else make_forms(source, source.base)
+    forms = None if low_rank and low_rank.magnitude else peft.make_forms(source, source.base)
     if forms is None or forms.oft:
         return make_fused(source, folder, options, to="mlx-lm")
-    base = ExportBase(source.base, "trained", source.info.base["id"])
-    report = begin("mlx-lm", source, base, forms)
-    write_mlx_lm(forms, folder, base_id=base.id, layers=source.base.config.get("num_hidden_layers", 0))
-    report.faults += check_mlx_lm(forms, folder)
-    check_mlx_logits(report, source, source.base.folder, lambda model: load_stock(model, folder), exact=True)
+    base = trained_base(source)
+    report = begin("mlx-lm", source, base, "lora", forms)
+    layers = source.base.config.get("num_hidden_layers", 0)
+    report.faults += write_mlx_lm(forms, folder, base_id=base.id, layers=layers)
+    checks.check_logits(report, source, source.base, adapt=lambda model: load_adapters(model, str(folder)))
     return report
 
 
@@ -213,22 +192,20 @@ def make_fused(source: Source, folder: Path, options: Options, *, to: str = "fus
     requantise = options.requantise
     if requantise and not source.base.packed:
         raise ConfigError(f"{source.base.folder}: is not quantised; leave out --requantise.")
-    base = ExportBase(source.base, "trained", source.info.base["id"])
     for_mlx = requantise or source.base.stack() is not None
-    report = begin(to, source, base, kind="fused model for MLX" if for_mlx else "fused model")
-    write_merged(source, source.base, folder, requantise=requantise, for_mlx=for_mlx)
-    way_out = "; without --requantise all of it does" if requantise else ""
-    judge_survival(report, source, source.base, folder, way_out)
+    report = begin(to, source, trained_base(source), "fused model for MLX" if for_mlx else "fused model")
+    merge.write_merged(source, source.base, folder, requantise=requantise, for_mlx=for_mlx)
+    judge_survival(report, source, source.base, folder, "; without --requantise all of it does" * requantise)
     if not requantise:
-        report.faults += check_merged(source, source.base, folder)
-    check_mlx_logits(report, source, folder, None, exact=False)
+        report.faults += merge.check_merged(source, source.base, folder)
+    checks.check_logits(report, source, source.base, merged=folder, loss="rounding")
     return report
 
 
 def judge_survival(
     report: Report, source: Source, weights: ModelWeights, folder: Path, way_out: str = ""
 ) -> None:
-    survival = report.checks["survival"] = measure_survival(source, weights, folder)
+    survival = report.checks["survival"] = merge.measure_survival(source, weights, folder)
     if survival["surviving_share"] < SURVIVES:
         report.faults.append(
             f"only {100 * survival['surviving_share']:.0f} % of the update survives in the stored weights (worst "
@@ -237,27 +214,29 @@ def judge_survival(
 
 
 def export_base(source: Source, folder: Path, options: Options) -> ExportBase:
-    original = choose_original(source, options.base, options.base_id)
-    return original or dequantised_beside(source, folder)
+    return choose_original(source, options.base, options.base_id) or dequantised_beside(source, folder)
 
 
-def begin(
-    to: str, source: Source, base: ExportBase, forms: Forms | None = None, kind: str = "lora"
-) -> Report:
+def trained_base(source: Source) -> ExportBase:
+    return ExportBase(source.base, "trained", source.info.base["id"])
+
+
+def begin(to: str, source: Source, base: ExportBase, kind: str, forms: peft.Forms | None = None) -> Report:
     """A report with what is exported, for which base, in how many modules."""
     digest = sha256_of(source.folder / WEIGHTS_FILE)
     adapter = {"name": source.name, "method": source.info.method, "sha256": digest}
     if source.info.conversations:
         adapter["conversations"] = source.info.conversations
     weights = {"id": base.id, "kind": base.kind, "fingerprint": fingerprint(base.weights.folder)}
-    size = {"modules": len(forms.modules), "rank": forms.rank, "exact": forms.exact} if forms else {}
+    size = {"modules": len(forms.modules), "rank": forms.rank, "exact": not forms.errors} if forms else {}
     return Report(to, kind, adapter, weights, size)
 
 
-MAKERS: dict[str, Maker] = {
+MAKERS = {
     "peft": make_peft,
     "merged": make_merged,
     "lora": make_lora,
     "mlx-lm": make_mlx_lm,
     "gguf-lora": partial(make_peft, to="gguf-lora"),
+    "fuse": make_fused,
 }

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_hybrid.errors import ConfigError
-from mlx_hybrid.exports.weights import ModelWeights
+from mlx_hybrid.files import read_json
 
 PROMPTS = (
     "The river rose in the night, and by morning the bridge was gone.",
@@ -35,6 +35,14 @@ class Comparison:
     ROOM = 4.0  # the libraries may already differ on the base by more; the adapter may add a little to that
     PROOF = 100.0  # how many times larger the effect must then be to be seen through it
 
+    @classmethod
+    def of(
+        cls, ours: np.ndarray, our_base: np.ndarray, theirs: np.ndarray, their_base: np.ndarray
+    ) -> "Comparison":
+        """Figures from logits (prompts, tokens, vocabulary)."""
+        pairs = ((ours, theirs), (our_base, their_base), (ours, our_base), (ours, np.zeros_like(ours)))
+        return cls(*(float(np.abs(first - second).max()) for first, second in pairs))
+
     @property
     def passed(self) -> bool:
         within = self.difference <= self.TOLERANCE * max(1.0, self.largest)
@@ -42,46 +50,36 @@ class Comparison:
         return bool(within or (explained and self.effect >= self.PROOF * self.difference))
 
     def tree(self) -> dict:
-        names = ("difference", "base_difference", "effect", "largest")
-        return {f"{name}_logit": getattr(self, name) for name in names} | {"passed": self.passed}
+        return {f"{name}_logit": value for name, value in asdict(self).items()} | {"passed": self.passed}
 
 
-def compare(ours: np.ndarray, our_base: np.ndarray, theirs: np.ndarray, their_base: np.ndarray) -> Comparison:
-    """Figures from logits (prompts, tokens, vocabulary)."""
-    return Comparison(
-        difference=float(np.abs(ours - theirs).max()),
-        base_difference=float(np.abs(our_base - their_base).max()),
-        effect=float(np.abs(ours - our_base).max()),
-        largest=float(np.abs(ours).max()),
-    )
-
-
-def mean_kl(reference: np.ndarray, other: np.ndarray) -> float:
-    """Mean KL(reference ‖ other) in nats a token, from logits."""
+def loss_of(reference: np.ndarray, other: np.ndarray) -> dict[str, float]:
+    """How far logits are from a reference: max |Δ|, and the mean KL(reference ‖ other) in nats a token."""
     wide = (logits.astype(np.float64) for logits in (reference, other))
     p, q = (logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True) for logits in wide)
-    return float((np.exp(p) * (p - q)).sum(axis=-1).mean())
+    kl = float((np.exp(p) * (p - q)).sum(axis=-1).mean())
+    return {"difference_logit": float(np.abs(reference - other).max()), "kl_nats_per_token": kl}
 
 
 def probe_tokens(folder: Path) -> np.ndarray:
     """Token ids (prompts, tokens): fixed sentences where the folder has a tokenizer, else fixed random ids."""
-    config = ModelWeights(folder).config
+    config = read_json(folder / "config.json")
     vocabulary = config.get("vocab_size") or config.get("text_config", {}).get("vocab_size", 256)
-    random = np.random.default_rng(0).integers(0, vocabulary, (len(PROMPTS), LENGTH))
+    tokens = np.random.default_rng(0).integers(0, vocabulary, (len(PROMPTS), LENGTH))
     try:
         from transformers import AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(folder)
         rows = [tokenizer(text, add_special_tokens=True)["input_ids"] for text in PROMPTS]
     except (OSError, ValueError, KeyError, ImportError):
-        return random
-    for row, ids in zip(random, rows, strict=True):
+        return tokens
+    for row, ids in zip(tokens, rows, strict=True):
         ids = [i for i in ids if i < vocabulary][:LENGTH]
         row[: len(ids)] = ids
-    return random
+    return tokens
 
 
-def mlx_logits(folder: Path, tokens: np.ndarray, adapt: Callable[[Any], None] | None = None) -> tuple:
+def mlx_logits(folder: Path, tokens: np.ndarray, adapt: Callable[[Any], Any] | None = None) -> tuple:
     """Logits (prompts, tokens, vocabulary) of the model in `folder` as it is, and after `adapt` has changed it.
 
     In float32 on the CPU, where sums are as exact as in the library they are compared with.
@@ -90,6 +88,9 @@ def mlx_logits(folder: Path, tokens: np.ndarray, adapt: Callable[[Any], None] | 
 
     from mlx_hybrid.adapters.frozen import use_fast_products
 
+    def forward() -> np.ndarray:
+        return np.array(model.eval()(mx.array(tokens.astype(np.int32))).astype(mx.float32))
+
     with mx.stream(mx.cpu):
         try:
             model, _ = load_model(folder)
@@ -97,51 +98,38 @@ def mlx_logits(folder: Path, tokens: np.ndarray, adapt: Callable[[Any], None] | 
             raise ConfigError(f"{folder}: mlx-lm cannot load it ({error}).") from error
         model.set_dtype(mx.float32)
         use_fast_products(model)
-        plain = adapted = forward(model, tokens)
+        plain = adapted = forward()
         if adapt:
             adapt(model)
-            adapted = forward(model, tokens)
+            adapted = forward()
         return plain, adapted
-
-
-def forward(model: Any, tokens: np.ndarray) -> np.ndarray:
-    return np.array(model.eval()(mx.array(tokens.astype(np.int32))).astype(mx.float32))
 
 
 def torch_logits(
     folder: Path, tokens: np.ndarray, adapters: list[Path]
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Logits of stock transformers on `folder`, those with the PEFT `adapters` on, and keys that did not fit."""
-    import torch
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        model, faults = load_torch(folder)
-        ids = torch.from_numpy(tokens.astype(np.int64))
-        with torch.no_grad():
-            base = adapted = model(ids).logits.float().numpy()
-            if adapters:
-                model = put_on(model, adapters)
-                adapted = model(ids).logits.float().numpy()
-    return base, adapted, faults
-
-
-def load_torch(folder: Path) -> tuple[Any, list[str]]:
-    """The model in float32, and the names that were missing or not expected."""
+    """Logits of stock transformers on `folder` in float32, those with the PEFT `adapters` on, and names that were
+    missing or not expected."""
     import torch
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    try:
-        model, info = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, output_loading_info=True, local_files_only=True
-        )
-    except (ValueError, KeyError, OSError, RuntimeError) as error:
-        raise ConfigError(f"{folder}: transformers cannot load it ({error}).") from error
-    faults = [f"transformers lacks {name}" for name in sorted(info["missing_keys"])]
-    faults += [f"transformers does not know {name}" for name in sorted(info["unexpected_keys"])]
-    return model.eval(), faults
+    ids = torch.from_numpy(tokens.astype(np.int64))
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        try:
+            model, info = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=torch.float32, output_loading_info=True, local_files_only=True
+            )
+        except (ValueError, KeyError, OSError, RuntimeError) as error:
+            raise ConfigError(f"{folder}: transformers cannot load it ({error}).") from error
+        faults = [f"transformers lacks {name}" for name in sorted(info["missing_keys"])]
+        faults += [f"transformers does not know {name}" for name in sorted(info["unexpected_keys"])]
+        base = adapted = model.eval()(ids).logits.numpy()
+        if adapters:
+            adapted = put_on(model, adapters).eval()(ids).logits.numpy()
+    return base, adapted, faults
 
 
 def put_on(model: Any, adapters: list[Path]) -> Any:
@@ -150,9 +138,9 @@ def put_on(model: Any, adapters: list[Path]) -> Any:
 
     first = adapters[0]
     if len(adapters) == 1:
-        return PeftModel.from_pretrained(model, first).eval()
+        return PeftModel.from_pretrained(model, first)
     mixed = PeftMixedModel(model, PeftConfig.from_pretrained(first), first.name)
     for path in adapters:
         mixed.load_adapter(path, adapter_name=path.name)
     mixed.set_adapter([path.name for path in adapters])
-    return mixed.eval()
+    return mixed

@@ -4,23 +4,21 @@ Row vectors: a LoRA adds x A B with A (in, r), B (r, out), the scale folded into
 product with the base weight, which is float32 on orthonormal vectors, so nothing cancels.
 """
 
-import zlib
-
 import mlx.core as mx
 import numpy as np
 
-from mlx_hybrid.adapters.butterfly import Butterfly, rotate_blocks
+from mlx_hybrid.adapters.butterfly import Butterfly, rotate_blocks, rotate_factor
 from mlx_hybrid.adapters.dora import DoraLinear
 from mlx_hybrid.adapters.householder import Householder
 from mlx_hybrid.adapters.layer import HybridLinear
 from mlx_hybrid.errors import ConfigError
+from mlx_hybrid.exports import oft
 
 NULL = 1e-7  # singular values below this share of the largest are under float32's resolution of the update
 FLOOR = 1e-12  # an update this small is the rounding of an untrained layer
 BALANCED = 1e-6  # float32 factors of a balanced pair are orthogonal and equal in norm to about 1e-7
 DENSE_SVD = 1024  # up to this many rows a full SVD is quicker than sketching
 CHUNK = 1 << 20  # weights converted at once: 4 MiB in float32, which stays in the cache
-ROWS = 2  # random rows: a wrong factor escapes them with probability zero
 OVERSAMPLE, POWER_ITERATIONS = 16, 4  # Halko et al. 2011, arXiv 0909.4061: enough for slowly falling spectra
 
 Factors = tuple[np.ndarray, np.ndarray]
@@ -31,28 +29,35 @@ def is_exact(layer: HybridLinear) -> bool:
     return not isinstance(layer, DoraLinear) and not isinstance(layer.rotation, Butterfly)
 
 
-def lora_form(layer: HybridLinear, span_product: np.ndarray | None = None) -> Factors:
-    """A' (in, q), B' (q, out) with x A' B' equal to all the layer adds to its base; q = 0 where that is nothing.
+def lora_form(layer: HybridLinear, x: np.ndarray) -> tuple[Factors, np.ndarray]:
+    """A' (in, q), B' (q, out) with x A' B' equal to all the layer adds to its base but a butterfly's turn; and, worked
+    out apart, what it so adds to rows x (n, in).
 
     Householder is exactly a LoRA: x R Wᵀ = x Wᵀ − x U T Uᵀ Wᵀ, so A' = [U, A] and B' = [−T Uᵀ Wᵀ; s B]. With U = Q C
-    (thin QR) it is A' = Q, B' = −(C T Cᵀ) QᵀWᵀ: the near-cancelling columns of U meet only in float64.
-    `span_product` is QᵀWᵀ (k, out), where it is at hand. Raises ConfigError for DoRA.
+    (thin QR) it is A' = Q, B' = −(C T Cᵀ) QᵀWᵀ: the near-cancelling columns of U meet only in float64, and the weight
+    is read once for both results. Raises ConfigError for DoRA.
     """
     if isinstance(layer, DoraLinear):
         raise ConfigError("DoRA's magnitudes are no LoRA; use --to merged, which takes them along.")
     a, b = low_rank_factors(layer)
+    added = (x @ a) @ b
     if isinstance(layer.rotation, Householder):
         q, core = reflection_core(float64(layer.rotation.house_u))
-        product = base_product(layer, q.T) if span_product is None else span_product
-        a, b = np.concatenate([q, a], axis=1), np.concatenate([core @ product, b], axis=0)
-    return refactor(a, b)
+        span, turn = np.split(base_product(layer, np.concatenate([q.T, turned(layer, x) - x])), [q.shape[1]])
+        a, b, added = np.concatenate([q, a], axis=1), np.concatenate([core @ span, b]), added + turn
+    return refactor(a, b), added
 
 
-def reflection_span(layer: HybridLinear) -> np.ndarray:
-    """Qᵀ (k, in), orthonormal rows that span the reflections; none for another layer."""
-    if not isinstance(layer.rotation, Householder):
-        return np.zeros((0, layer.linear.weight.shape[1]))
-    return reflection_core(float64(layer.rotation.house_u))[0].T
+def turned(layer: HybridLinear, x: np.ndarray) -> np.ndarray:
+    """x R in float64, one reflection or one factor after another, where the export goes through compact forms."""
+    rotation = layer.rotation
+    if isinstance(rotation, Householder):
+        for u in float64(rotation.house_u).T:
+            x = x - np.outer(x @ u, 2 * u / (u @ u))
+    elif isinstance(rotation, Butterfly):
+        for level, factor in reversed(list(enumerate(oft.factor_rotations(rotation)))):
+            x = oft.in_float64(rotate_factor, x, factor, level)
+    return x
 
 
 def low_rank_factors(layer: HybridLinear) -> Factors:
@@ -67,7 +72,7 @@ def low_rank_factors(layer: HybridLinear) -> Factors:
     a, b = float64(low_rank.lora_a), float64(low_rank.lora_b)
     if low_rank.offsets:
         a0, b0 = float64(low_rank.lora_a0), float64(low_rank.lora_b0)
-        a, b = np.concatenate([a, a0], axis=1), np.concatenate([b0 + b, b], axis=0)
+        a, b = np.concatenate([a, a0], axis=1), np.concatenate([b0 + b, b])
     return a, low_rank.scale * b
 
 
@@ -75,15 +80,12 @@ def reflection_core(u: np.ndarray) -> Factors:
     """Q (d, k) orthonormal and M (k, k) with H₀ H₁ … H_{k−1} = I + Q M Qᵀ for the columns of U (d, k)."""
     q, c = np.linalg.qr(u)
     gram = c.T @ c
-    core = np.linalg.inv(np.triu(gram, 1) + np.diag(0.5 * np.diag(gram)))
-    return q, -c @ core @ c.T
+    return q, -c @ np.linalg.inv(np.triu(gram, 1) + np.diag(0.5 * np.diag(gram))) @ c.T
 
 
 def base_product(layer: HybridLinear, rows: np.ndarray) -> np.ndarray:
     """`rows` (n, in) times Wᵀ: (n, out), in float32 whatever W is stored as, some outputs at a time."""
     weight, x = layer.linear.weight, mx.array(rows.astype(np.float32))
-    if not np.any(rows):
-        return np.zeros((len(rows), weight.shape[0]))
     step = max(1, CHUNK // weight.shape[1])
     parts = [x @ weight[i : i + step].astype(mx.float32).T for i in range(0, weight.shape[0], step)]
     return float64(mx.concatenate(parts, axis=1))
@@ -92,8 +94,8 @@ def base_product(layer: HybridLinear, rows: np.ndarray) -> np.ndarray:
 def refactor(a: np.ndarray, b: np.ndarray) -> Factors:
     """The same product A B from balanced factors without null directions.
 
-    Thin QR of both factors and an SVD of the small core, A' = U√S and B' = √S Vᵀ. Columns have one sign and fall in
-    size. Factors that are so already are returned as they are, so exporting an import gives the same bytes.
+    Thin QR of both factors and an SVD of the small core, A' = U√S and B' = √S Vᵀ, the largest entry of each column of
+    A' positive. Factors that are so already stay as they are, so exporting an import gives the same bytes.
     """
     kept = (np.abs(a).max(axis=0, initial=0) > 0) & (np.abs(b).max(axis=1, initial=0) > 0)
     a, b = a[:, kept], b[kept]
@@ -104,15 +106,9 @@ def refactor(a: np.ndarray, b: np.ndarray) -> Factors:
     u, s, vt = np.linalg.svd(ra @ rb.T)
     count = int(np.sum(s > max(NULL * s[0], FLOOR)))
     root = np.sqrt(s[:count])
-    return canonical_sign(qa @ (u[:, :count] * root), (root[:, None] * vt[:count]) @ qb.T)
-
-
-def canonical_sign(a: np.ndarray, b: np.ndarray) -> Factors:
-    """The largest entry of each column of A positive."""
-    if a.shape[1] == 0:
-        return a, b
-    sign = np.sign(largest_entries(a))
-    return a * sign, b * sign[:, None]
+    a, b = qa @ (u[:, :count] * root), (root[:, None] * vt[:count]) @ qb.T
+    sign = np.sign(largest_entries(a)) if count else 1
+    return a * sign, (b.T * sign).T
 
 
 def largest_entries(a: np.ndarray) -> np.ndarray:
@@ -120,18 +116,11 @@ def largest_entries(a: np.ndarray) -> np.ndarray:
 
 
 def is_balanced(a: np.ndarray, b: np.ndarray) -> bool:
-    """Whether AᵀA = BBᵀ, diagonal and falling, to float32's rounding, with the canonical sign."""
-    norm_a, norm_b = np.linalg.norm(a, axis=0), np.linalg.norm(b, axis=1)
-    unit_a, unit_b = a / norm_a, b / norm_b[:, None]
-    identity = np.eye(a.shape[1])
-    return bool(
-        np.abs(unit_a.T @ unit_a - identity).max() < BALANCED
-        and np.abs(unit_b @ unit_b.T - identity).max() < BALANCED
-        and np.abs(norm_a / norm_b - 1).max() < BALANCED
-        and np.all(np.diff(norm_a) <= BALANCED * norm_a[0])
-        and norm_a[-1] ** 2 > NULL * norm_a[0] ** 2
-        and np.all(largest_entries(a) > 0)
-    )
+    """Whether AᵀA = BBᵀ, diagonal and falling, to float32's rounding, with the sign of `refactor`."""
+    sizes = np.linalg.norm(a, axis=0)
+    scaled = [gram / np.outer(sizes, sizes) - np.eye(len(sizes)) for gram in (a.T @ a, b @ b.T)]
+    falling = np.all(np.diff(sizes) <= BALANCED * sizes[0]) and sizes[-1] ** 2 > NULL * sizes[0] ** 2
+    return bool(np.abs(scaled).max() < 2 * BALANCED and falling and np.all(largest_entries(a) > 0))
 
 
 def pad_rank(factors: Factors, rank: int) -> Factors:
@@ -141,55 +130,43 @@ def pad_rank(factors: Factors, rank: int) -> Factors:
     return np.pad(a, ((0, 0), (0, more))), np.pad(b, ((0, more), (0, 0)))
 
 
-def dense_update(layer: HybridLinear) -> mx.array:
-    """(R − I) Wᵀ + s A B as one matrix (in, out) in float32; for layers that are no LoRA."""
-    weight = layer.linear.weight.astype(mx.float32)
-    blocks = layer.rotation.dense_blocks()
-    turned = rotate_blocks(weight, mx.swapaxes(blocks - mx.eye(blocks.shape[-1]), -1, -2)).T
-    a, b = low_rank_factors(layer)
-    return turned + mx.array((a @ b).astype(np.float32))
-
-
-def truncated_form(layer: HybridLinear, rank: int) -> tuple[Factors, float]:
-    """The LoRA of `rank` nearest to what the layer adds, and its relative error ‖Δ − A B‖_F / ‖Δ‖_F."""
-    update = np.array(dense_update(layer))
-    norm = float(np.linalg.norm(update))
-    if norm == 0.0:
-        return (np.zeros((update.shape[0], 0)), np.zeros((0, update.shape[1]))), 0.0
+def cut_form(layer: HybridLinear, x: np.ndarray, rank: int) -> tuple[Factors, float]:
+    """The LoRA of at most `rank` nearest to what the layer adds (Eckart–Young), and its relative error
+    ‖Δ − A B‖_F / ‖Δ‖_F: the first columns of balanced factors where the layer is a LoRA, else of an SVD."""
+    if is_exact(layer):
+        (a, b), _ = lora_form(layer, x)
+        energy = np.sum(a**2, axis=0) * np.sum(b**2, axis=1)
+        lost = energy[rank:].sum() / energy.sum() if energy.any() else 0.0
+        return (a[:, :rank], b[:rank]), float(np.sqrt(lost))
+    update = dense_update(layer)
     u, s, vt = truncated_svd(update, min(rank, *update.shape))
     root = np.sqrt(s.astype(np.float64))
     a, b = refactor(u * root, root[:, None] * vt)
-    error = float(np.linalg.norm(update - (a @ b).astype(np.float32))) / norm
-    return (a, b), error
+    norm = float(np.linalg.norm(update))
+    return (a, b), float(np.linalg.norm(update - (a @ b).astype(np.float32))) / norm if norm else 0.0
 
 
-def cut_factors(factors: Factors, rank: int) -> tuple[Factors, float]:
-    """The first `rank` columns of balanced factors, which is the nearest product of that rank (Eckart–Young), and its
-    relative error (Σ_{i>rank} σᵢ² / Σ σᵢ²)^½, with σᵢ = ‖aᵢ‖ ‖bᵢ‖."""
-    a, b = factors
-    energy = np.sum(a**2, axis=0) * np.sum(b**2, axis=1)
-    lost = float(energy[rank:].sum() / energy.sum()) if energy.any() else 0.0
-    return (a[:, :rank], b[:rank]), float(np.sqrt(lost))
+def dense_update(layer: HybridLinear) -> np.ndarray:
+    """(R − I) Wᵀ + s A B as one matrix (in, out) in float32; of a butterfly."""
+    weight, blocks = layer.linear.weight.astype(mx.float32), layer.rotation.dense_blocks()
+    turn = rotate_blocks(weight, mx.swapaxes(blocks - mx.eye(blocks.shape[-1]), -1, -2)).T
+    a, b = low_rank_factors(layer)
+    return np.array(turn) + (a @ b).astype(np.float32)
 
 
 def truncated_svd(matrix: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The leading `rank` singular triplets; by a sketch and power iterations for large matrices."""
-    if min(matrix.shape) <= DENSE_SVD:
-        u, s, vt = np.linalg.svd(matrix, full_matrices=False)
-        return u[:, :rank], s[:rank], vt[:rank]
-    width = min(rank + OVERSAMPLE, *matrix.shape)
-    sketch = np.random.default_rng(0).standard_normal((matrix.shape[1], width)).astype(np.float32)
-    for _ in range(POWER_ITERATIONS):
+    span = np.eye(len(matrix), dtype=np.float32)
+    if min(matrix.shape) > DENSE_SVD:
+        width = min(rank + OVERSAMPLE, *matrix.shape)
+        sketch = np.random.default_rng(0).standard_normal((matrix.shape[1], width)).astype(np.float32)
+        for _ in range(POWER_ITERATIONS):
+            span, _ = np.linalg.qr(matrix @ sketch)
+            sketch, _ = np.linalg.qr(matrix.T @ span)
         span, _ = np.linalg.qr(matrix @ sketch)
-        sketch, _ = np.linalg.qr(matrix.T @ span)
-    span, _ = np.linalg.qr(matrix @ sketch)
-    u, s, vt = np.linalg.svd(span.T @ matrix, full_matrices=False)
+        matrix = span.T @ matrix
+    u, s, vt = np.linalg.svd(matrix, full_matrices=False)
     return (span @ u)[:, :rank], s[:rank], vt[:rank]
-
-
-def random_rows(name: str, d_in: int) -> np.ndarray:
-    """Rows (ROWS, in) to try a layer on, the same for the same name."""
-    return np.random.default_rng(zlib.crc32(name.encode())).standard_normal((ROWS, d_in))
 
 
 def float64(value: mx.array) -> np.ndarray:

@@ -5,15 +5,9 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_hybrid.exports.adapter import Source
-from mlx_hybrid.exports.lora import random_rows
-from mlx_hybrid.exports.weights import (
-    ModelWeights,
-    copy_companions,
-    refuse_layout,
-    write_dense_config,
-    write_shards,
-)
+from mlx_hybrid.exports import weights as files
+from mlx_hybrid.exports.adapter import Source, random_rows
+from mlx_hybrid.exports.weights import ModelWeights
 from mlx_hybrid.files import write_json
 
 ROUNDING = 1e-2
@@ -29,22 +23,20 @@ def write_merged(
     unless the model is `for_mlx`, and for a layer that `weights` does not hold.
     """
     if not for_mlx:
-        refuse_layout(weights)
-    source.check_names(weights)
-    changed = source.changed
+        files.refuse_layout(weights)
+    changed = set(source.changed(weights))
 
     def stored(name: str) -> dict[str, mx.array]:
         if name in changed:
             return as_stored(name, base_and_merged(source, weights, name)[1], weights, requantise)
         return weights.parts(name) if requantise else {name: weights.dense(name, mx.bfloat16)}
 
-    sizes = {name: weights.dense_size(name) * mx.bfloat16.size for name in weights.names()}
-    write_shards(folder, sizes, stored, "mlx" if for_mlx else "pt")
+    files.write_shards(folder, weights.dense_shapes(), stored, "mlx" if for_mlx else "pt")
     if requantise:
         write_json(folder / "config.json", weights.config)
     else:
-        write_dense_config(weights.config, folder)
-    copy_companions(weights.folder, folder)
+        files.write_dense_config(weights.config, folder)
+    files.copy_companions(weights.folder, folder)
 
 
 def base_and_merged(source: Source, weights: ModelWeights, name: str) -> tuple[mx.array, mx.array]:
@@ -69,16 +61,18 @@ def as_stored(name: str, merged: mx.array, weights: ModelWeights, requantise: bo
 
 def measure_survival(source: Source, weights: ModelWeights, folder: Path) -> dict[str, Any]:
     """How much of the update the written model holds, ⟨Ŵ − W, Δ⟩ / ‖Δ‖²: over all, and of the worst module."""
-    written, kept, whole = ModelWeights(folder), {}, {}
-    for name in filter(source.changed.__contains__, weights.names()):
+    written, shares, kept, whole = ModelWeights(folder), {}, 0.0, 0.0
+    for name in source.changed(weights):
         base, merged = base_and_merged(source, weights, name)
-        module, update = name.removesuffix(".weight"), merged - base
-        kept[module] = float(mx.sum((written.dense(name, mx.float32) - base) * update))
-        whole[module] = float(mx.sum(mx.square(update)))
-    shares = {module: kept[module] / size for module, size in whole.items() if size}
+        update = merged - base
+        size = float(mx.sum(mx.square(update)))
+        held = float(mx.sum((written.dense(name, mx.float32) - base) * update))
+        kept, whole = kept + held, whole + size
+        if size:
+            shares[name.removesuffix(".weight")] = held / size
     worst = min(shares, key=shares.get, default="")
     return {
-        "surviving_share": sum(kept.values()) / sum(whole.values()) if shares else 1.0,
+        "surviving_share": kept / whole if shares else 1.0,
         "worst_module": worst,
         "worst_surviving_share": shares.get(worst, 1.0),
     }
@@ -86,12 +80,12 @@ def measure_survival(source: Source, weights: ModelWeights, folder: Path) -> dic
 
 def check_merged(source: Source, weights: ModelWeights, folder: Path) -> list[str]:
     """Read a bf16 merged folder back: its names and shapes against the base, each adapted layer on random rows."""
-    written = ModelWeights(folder)
-    faults = [f"{name} is missing" for name in weights.names() if name not in written.files]
+    written, shapes = ModelWeights(folder), weights.dense_shapes()
+    faults = [f"{name} is missing" for name in shapes if name not in written.files]
     faults += [f"{name} is not in the base" for name in written.files if name not in weights.files]
-    for name in written.files:
-        if name in weights.files and written.shapes[name] != weights.dense_shape(name):
-            faults.append(f"{name} is {written.shapes[name]}, not {weights.dense_shape(name)}")
+    for name, shape in written.shapes.items():
+        if shape != shapes.get(name, shape):
+            faults.append(f"{name} is {shape}, not {shapes[name]}")
     for module in [] if faults else source.modules:
         layer = source.layer(module, weights)
         layer.linear.weight = layer.linear.weight.astype(mx.float32)

@@ -5,49 +5,38 @@ start at zero there, so they may be left out.
 """
 
 from pathlib import Path
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
 from mlx_hybrid.adapters.store import CONFIG_FILE, WEIGHTS_FILE
 from mlx_hybrid.adapters.targets import layer_index, within_layer
+from mlx_hybrid.exports.adapter import random_rows
 from mlx_hybrid.exports.lora import pad_rank
 from mlx_hybrid.exports.peft import Forms, update_fault
 from mlx_hybrid.files import write_json
 
 
-def write_mlx_lm(forms: Forms, folder: Path, *, base_id: str, layers: int) -> None:
-    """Write the exact LoRA of `forms`, made on the base's own weights; `layers` is how many the model has."""
+def write_mlx_lm(forms: Forms, folder: Path, *, base_id: str, layers: int) -> list[str]:
+    """Write the exact LoRA of `forms`, made on the base's own weights, for a model of so many `layers`, and read it
+    back: modules that do not add to random rows what their layers do."""
     tensors = {}
     for module, factors in forms.lora.items():
         a, b = pad_rank(factors, forms.rank)
         tensors[f"{module}.lora_a"] = mx.array(a.astype(np.float32))
         tensors[f"{module}.lora_b"] = mx.array(b.astype(np.float32))
     mx.save_safetensors(str(folder / WEIGHTS_FILE), tensors, metadata={"format": "mlx"})
-    indices = [index for module in forms.lora if (index := layer_index(module)) is not None]
+    first = min((index for m in forms.lora if (index := layer_index(m)) is not None), default=0)
     parameters = {"rank": forms.rank, "scale": 1.0, "dropout": 0.0}
     tree = {
         "fine_tune_type": "lora",
         "model": base_id,
-        "num_layers": layers - min(indices, default=0),
+        "num_layers": layers - first,
         "lora_parameters": parameters | {"keys": sorted({within_layer(m) for m in forms.lora})},
     }
     write_json(folder / CONFIG_FILE, tree)
-
-
-def load_stock(model: Any, folder: Path) -> None:
-    """Put the folder on a model by mlx-lm's own loader."""
-    from mlx_lm.tuner.utils import load_adapters
-
-    load_adapters(model, str(folder))
-
-
-def check_mlx_lm(forms: Forms, folder: Path) -> list[str]:
-    """Read the folder back; modules that do not add to random rows what their layers do."""
     stored, faults = mx.load(str(folder / WEIGHTS_FILE)), []
     for module in forms.lora:
-        probe = forms.probes[module]
         a, b = (np.array(stored[f"{module}.{leaf}"], dtype=np.float64) for leaf in ("lora_a", "lora_b"))
-        faults += update_fault(module, (probe.x @ a) @ b, probe.added)
+        faults += update_fault(module, (random_rows(module, len(a)) @ a) @ b, forms.probes[module][1])
     return faults

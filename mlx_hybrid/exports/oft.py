@@ -11,19 +11,16 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_hybrid.adapters.butterfly import LARGEST_SKEW, Butterfly, compose_butterfly, nearest_rotation, skew
-from mlx_hybrid.adapters.layer import HybridLinear
 from mlx_hybrid.errors import ConfigError
-from mlx_hybrid.exports.lora import float64
 
 LARGEST_Q = 2e3  # ‖Q‖ = √2 tan(θ/2) of one turn θ: beyond it the Cayley form loses float32's digits
 
 
-def oft_form(layer: HybridLinear, name: str) -> np.ndarray:
+def oft_form(rotation: Butterfly, name: str) -> np.ndarray:
     """Triangles (in/B, B(B−1)/2) of a butterfly's dense blocks, B = b·2^(m−1), in float32.
 
     Raises ConfigError where a block turns by half a circle: an eigenvalue of −1 has no Cayley form.
     """
-    rotation = layer.rotation
     base = np.array(rotation.oft_base)
     if len(base) == 1 and np.array_equal(base, np.broadcast_to(np.eye(rotation.block_size), base.shape)):
         return np.array(rotation.oft_q)[0]
@@ -32,8 +29,8 @@ def oft_form(layer: HybridLinear, name: str) -> np.ndarray:
 
 def factor_rotations(rotation: Butterfly) -> np.ndarray:
     """The butterfly's factors (m, in/b, b, b), orthogonal to float64: the folded base is stored in float32."""
-    skews = in_float64(skew, float64(rotation.oft_q), rotation.block_size)
-    return cayley(skews) @ polar(float64(rotation.oft_base))
+    q, base = (np.array(value, dtype=np.float64) for value in (rotation.oft_q, rotation.oft_base))
+    return rotation_of(q) @ polar(base)
 
 
 def in_float64(function: Callable, *values: Any) -> np.ndarray:
@@ -43,16 +40,26 @@ def in_float64(function: Callable, *values: Any) -> np.ndarray:
         return np.array(function(*wide))
 
 
-def cayley(q: np.ndarray) -> np.ndarray:
-    """R = (I − Q)(I + Q)⁻¹; the factors commute, so the order of the solve is free."""
+def skew_of(triangle: np.ndarray) -> np.ndarray:
+    """Q (…, B, B) of triangles (…, B(B−1)/2)."""
+    return in_float64(skew, triangle, block_of(triangle))
+
+
+def block_of(triangle: np.ndarray) -> int:
+    """B of triangles of B(B−1)/2 entries."""
+    return (1 + int(np.sqrt(1 + 8 * triangle.shape[-1]))) // 2
+
+
+def rotation_of(triangle: np.ndarray) -> np.ndarray:
+    """R = (I − Q)(I + Q)⁻¹ (…, B, B); the factors commute, so the order of the solve is free."""
+    q = skew_of(triangle)
     identity = np.eye(q.shape[-1])
     return np.linalg.solve(identity + q, identity - q)
 
 
 def inverse_cayley(rotation: np.ndarray, name: str) -> np.ndarray:
     """The triangle (…, B(B−1)/2) of Q = (I + R)⁻¹(I − R)."""
-    size = rotation.shape[-1]
-    identity = np.eye(size)
+    identity = np.eye(rotation.shape[-1])
     try:
         q = np.linalg.solve(identity + rotation, identity - rotation)
     except np.linalg.LinAlgError:  # an eigenvalue of −1, exactly
@@ -62,8 +69,7 @@ def inverse_cayley(rotation: np.ndarray, name: str) -> np.ndarray:
             f"{name}: its rotation turns some direction by half a circle, which OFT cannot say; use --to merged."
         )
     q = 0.5 * (q - q.swapaxes(-1, -2))
-    rows, columns = np.triu_indices(size, 1)
-    return q[..., rows, columns]
+    return q[..., *np.triu_indices(q.shape[-1], 1)]
 
 
 def polar(blocks: np.ndarray) -> np.ndarray:
@@ -78,21 +84,10 @@ def butterfly_leaves(triangle: np.ndarray, name: str) -> dict[str, mx.array]:
     Beyond ‖Q‖₂ = 0.5, where the layer's series stops being exact, R goes into the base and only what float32 lost
     of it into Q, so that `oft_form` finds the triangle again to its last bit.
     """
-    size = block_of(triangle.shape[-1])
-    if np.linalg.norm(triangle.astype(np.float64), axis=-1).max(initial=0) <= LARGEST_SKEW:
-        return leaves(triangle, np.broadcast_to(np.eye(size), (len(triangle), size, size)))
-    rotation = cayley(in_float64(skew, triangle, size))
-    stored = rotation.astype(np.float32)
-    return leaves(inverse_cayley(rotation @ polar(stored).swapaxes(-1, -2), name), stored)
-
-
-def leaves(triangle: np.ndarray, base: np.ndarray) -> dict[str, mx.array]:
-    return {
-        "oft_q": mx.array(triangle.astype(np.float32))[None],
-        "oft_base": mx.array(base.astype(np.float32))[None],
-    }
-
-
-def block_of(entries: int) -> int:
-    """B from B(B−1)/2."""
-    return (1 + int(np.sqrt(1 + 8 * entries))) // 2
+    size = block_of(triangle)
+    base = np.broadcast_to(np.eye(size, dtype=np.float32), (len(triangle), size, size))
+    if np.linalg.norm(triangle.astype(np.float64), axis=-1).max(initial=0) > LARGEST_SKEW:
+        rotation = rotation_of(triangle)
+        base = rotation.astype(np.float32)
+        triangle = inverse_cayley(rotation @ polar(base).swapaxes(-1, -2), name)
+    return {"oft_q": mx.array(triangle.astype(np.float32))[None], "oft_base": mx.array(base)[None]}

@@ -1,30 +1,24 @@
 """PEFT adapter folders as files: `adapter_config.json` and `adapter_model.safetensors`, written and read.
 
 Written here by hand rather than through PEFT, so that an export needs neither PyTorch nor PEFT. The conventions were
-measured against stock PEFT 0.21 and are held by tests/export.
+measured against stock PEFT 0.21 and are held by tests/exports.
 """
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
 
-from mlx_hybrid.adapters.butterfly import skew
 from mlx_hybrid.errors import ConfigError
-from mlx_hybrid.exports.oft import block_of, in_float64
-from mlx_hybrid.files import read_json, write_json
+from mlx_hybrid.exports import oft
+from mlx_hybrid.files import read_json, read_tensors, write_json
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 PEFT_VERSION = "0.21.2"
-SUFFIXES = {
-    "LORA": ("lora_A.weight", "lora_B.weight"),
-    "OFT": ("oft_R.weight",),
-    "HRA": ("hra_u",),
-}
+SUFFIXES = {"LORA": ("lora_A.weight", "lora_B.weight"), "OFT": ("oft_R.weight",), "HRA": ("hra_u",)}
 HARMLESS = (
     *("task_type", "peft_type", "peft_version", "auto_mapping", "base_model_name_or_path", "revision"),
     *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "r"),
@@ -49,10 +43,6 @@ class PeftFolder:
     config: dict
     tensors: dict[str, dict[str, np.ndarray]]
 
-    @property
-    def modules(self) -> list[str]:
-        return list(self.tensors)
-
     def lora_scale(self, module: str) -> float:
         """alpha / r, or alpha / √r with rsLoRA; patterns override both, by PEFT's rule."""
         rank = pattern_value(self.config.get("rank_pattern"), module, self.config["r"])
@@ -62,14 +52,22 @@ class PeftFolder:
             raise ConfigError(f"{self.folder}: {module} has rank {stored}, but the config says {rank}.")
         return float(alpha / np.sqrt(rank)) if self.config.get("use_rslora") else float(alpha / rank)
 
-    def neumann_rotation(self, module: str) -> np.ndarray:
-        """What an OFT module with `use_cayley_neumann` turns an activation by, x R, as dense blocks (in/B, B, B).
+    def factors(self, module: str) -> tuple[np.ndarray, np.ndarray]:
+        """A (in, r) and B (r, out) of a LoRA in float64, its scale in B."""
+        a, b = (self.tensors[module][suffix].astype(np.float64).T for suffix in SUFFIXES["LORA"])
+        return a, self.lora_scale(module) * b
 
-        PEFT's truncated series for (I + Q)(I − Q)⁻¹: I + 2Q + 2Q² + … with the last power counted once.
+    def rotation(self, module: str) -> np.ndarray:
+        """What an OFT turns an activation by, x R, as dense blocks (in/B, B, B) in float64; one block where shared.
+
+        With `use_cayley_neumann` it is PEFT's truncated series for (I + Q)(I − Q)⁻¹, which turns the other way:
+        I + 2Q + 2Q² + … with the last power counted once.
         """
         triangle, terms = self.tensors[module]["oft_R.weight"], self.config.get("num_cayley_neumann_terms", 5)
-        q = in_float64(skew, triangle, block_of(triangle.shape[-1]))
-        power, result = q, np.broadcast_to(np.eye(q.shape[-1]), q.shape) + min(terms - 1, 1) * 2 * q
+        if not self.config.get("use_cayley_neumann", True):
+            return oft.rotation_of(triangle)
+        power = q = oft.skew_of(triangle)
+        result = np.eye(q.shape[-1]) + min(terms - 1, 1) * 2 * q
         if terms < 3:
             return result
         for _ in range(2, max(terms - 1, 3)):
@@ -95,12 +93,6 @@ def read_peft(folder: Path) -> PeftFolder:
     if kind not in SUFFIXES:
         what = "not a PEFT adapter" if kind is None else f"a {kind} adapter"
         raise ConfigError(f"{folder}: {what}; LORA, OFT and HRA can be carried exactly.")
-    refuse_settings(folder, kind, config)
-    return PeftFolder(folder, kind, config, read_tensors(folder, kind))
-
-
-def refuse_settings(folder: Path, kind: str, config: dict) -> None:
-    """Raise ConfigError for a setting that changes the outputs in a way this project's layers do not."""
     start = config.get("init_lora_weights", True)
     if isinstance(start, str) and start.lower().startswith(STARTS_THAT_CHANGE_THE_BASE):
         raise ConfigError(
@@ -109,32 +101,27 @@ def refuse_settings(folder: Path, kind: str, config: dict) -> None:
         )
     for key, value in config.items():
         empty = value in (None, False, {}, [], "none", "")
-        if key not in HARMLESS and key not in MEANT[kind] and not empty:
+        if key not in (*HARMLESS, *MEANT[kind]) and not empty:
             raise ConfigError(f"{folder}: {key} is {value!r}, which cannot be carried exactly.")
+    return PeftFolder(folder, kind, config, tensors_by_module(folder, SUFFIXES[kind], kind))
 
 
-def read_tensors(folder: Path, kind: str) -> dict[str, dict[str, np.ndarray]]:
-    """Tensors by module, each module with all that its kind needs and no tensor over."""
+def tensors_by_module(folder: Path, suffixes: tuple[str, ...], kind: str) -> dict[str, dict[str, np.ndarray]]:
+    """Each module with all that its kind needs, and no tensor over."""
     path = folder / WEIGHTS_FILE
     if not path.is_file():
         raise ConfigError(f"{folder}: {WEIGHTS_FILE} is missing (pickled .bin files are not read).")
-    try:
-        stored = mx.load(str(path))
-    except RuntimeError as error:
-        raise ConfigError(f"{path}: cannot be read, perhaps cut off ({error}).") from None
     tensors: dict[str, dict[str, np.ndarray]] = {}
-    for key in sorted(stored):
-        suffix = next((s for s in SUFFIXES[kind] if key.endswith(f".{s}")), None)
+    for key, stored in sorted(read_tensors(path).items()):
+        suffix = next((s for s in suffixes if key.endswith(f".{s}")), None)
         if suffix is None or not key.startswith(PREFIX):
             raise ConfigError(f"{path}: {key} is not a tensor of a {kind} adapter, so it cannot be carried.")
-        module = key.removeprefix(PREFIX).removesuffix(f".{suffix}")
-        value = np.array(stored[key].astype(mx.float32))
+        value = np.array(stored.astype(mx.float32))
         if not np.isfinite(value).all():
             raise ConfigError(f"{path}: {key} holds values that are not finite.")
-        tensors.setdefault(module, {})[suffix] = value
+        tensors.setdefault(key.removeprefix(PREFIX).removesuffix(f".{suffix}"), {})[suffix] = value
     for module, parts in tensors.items():
-        missing = [s for s in SUFFIXES[kind] if s not in parts]
-        if missing:
+        if missing := [s for s in suffixes if s not in parts]:
             raise ConfigError(f"{path}: {module} lacks {missing[0]}.")
     return tensors
 
@@ -146,9 +133,13 @@ def pattern_value(patterns: dict | None, module: str, default: float) -> float:
 
 
 def write_peft(
-    folder: Path, kind: str, settings: dict, tensors: Mapping[str, dict], weight_names: list[str]
+    folder: Path, kind: str, base: str, tensors: dict[str, dict], weight_names: list[str], size: int
 ) -> None:
-    """Write one adapter; `tensors` maps module → suffix → float32 array, `settings` is what is special to it."""
+    """Write one adapter for `base`, which has the weights of `weight_names`: `tensors` by module and suffix.
+
+    `size` is the one rank of a LoRA, whose scale is 1, or the block size of an exact OFT. Settings that change an
+    output are never left to defaults: without its key, an OFT turns the other way.
+    """
     from safetensors.numpy import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -159,27 +150,20 @@ def write_peft(
     }
     save_file(flat, str(folder / WEIGHTS_FILE), metadata={"format": "pt"})
     tree = {"peft_type": kind, "task_type": "CAUSAL_LM", "inference_mode": True, "bias": "none"}
-    tree |= {"peft_version": PEFT_VERSION, "target_modules": target_names(list(tensors), weight_names)}
-    write_json(folder / CONFIG_FILE, tree | settings)
+    tree |= {"peft_version": PEFT_VERSION, "target_modules": target_names(tensors, weight_names)}
+    tree["base_model_name_or_path"] = base
+    if kind == "LORA":
+        tree |= {"r": size, "lora_alpha": size, "lora_dropout": 0.0, "init_lora_weights": True}
+        off = ("use_rslora", "use_dora", "fan_in_fan_out")
+    else:
+        tree |= {"r": 0, "oft_block_size": size, "module_dropout": 0.0, "init_weights": True}
+        off = ("use_cayley_neumann", "block_share", "coft")
+    write_json(folder / CONFIG_FILE, tree | dict.fromkeys(off, False))
 
 
-def lora_settings(rank: int, base: str) -> dict:
-    """Config of a LoRA that any server reads alike: one rank, scale 1, no patterns."""
-    off = dict.fromkeys(("use_rslora", "use_dora", "fan_in_fan_out"), False)
-    sizes = {"r": rank, "lora_alpha": rank, "lora_dropout": 0.0, "init_lora_weights": True}
-    return {"base_model_name_or_path": base} | sizes | off
-
-
-def oft_settings(block_size: int, base: str) -> dict:
-    """Config of an exact OFT v2: the Neumann default, when the key is absent, turns the other way."""
-    off = dict.fromkeys(("use_cayley_neumann", "block_share", "coft"), False)
-    sizes = {"r": 0, "oft_block_size": block_size, "module_dropout": 0.0, "init_weights": True}
-    return {"base_model_name_or_path": base} | sizes | off
-
-
-def target_names(modules: list[str], weight_names: list[str]) -> list[str]:
+def target_names(modules: dict[str, dict], weight_names: list[str]) -> list[str]:
     """`target_modules`: last parts where they name exactly these modules of the base, else full names."""
-    ends = sorted({module.rpartition(".")[2] for module in modules})
+    ends = {module.rpartition(".")[2] for module in modules}
     holders = {name.removesuffix(".weight") for name in weight_names if name.endswith(".weight")}
     named = {holder for holder in holders if holder.rpartition(".")[2] in ends}
-    return ends if named == set(modules) else sorted(modules)
+    return sorted(ends if named == modules.keys() else modules)

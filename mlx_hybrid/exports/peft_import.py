@@ -4,7 +4,7 @@ Tensors are taken over to the last bit where a layer here says the same with the
 are folded into B, in float64, and rotations beyond the series' reach into a stored base.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,15 @@ import numpy as np
 from mlx.utils import tree_unflatten
 
 from mlx_hybrid.adapters.attach import attach
-from mlx_hybrid.adapters.butterfly import skew
 from mlx_hybrid.adapters.frozen import linear_shape
 from mlx_hybrid.adapters.store import adapter_state, save_adapter, set_state
 from mlx_hybrid.adapters.targets import last_part, layer_index
-from mlx_hybrid.config import AdapterConfig, ButterflyConfig, HouseholderConfig, LowRankConfig, RotationConfig
+from mlx_hybrid.config import AdapterConfig, ButterflyConfig, HouseholderConfig, LowRankConfig
 from mlx_hybrid.errors import ConfigError
+from mlx_hybrid.exports import oft
 from mlx_hybrid.exports.adapter import layer_on, open_source
-from mlx_hybrid.exports.checks import Report, check_peft_logits, new_folder, unpacked
-from mlx_hybrid.exports.oft import block_of, butterfly_leaves, in_float64, inverse_cayley, polar
+from mlx_hybrid.exports.checks import Report, check_logits, new_folder, unpacked
+from mlx_hybrid.exports.lora import pad_rank
 from mlx_hybrid.exports.peft_files import CONFIG_FILE, WEIGHTS_FILE, PeftFolder, read_peft
 from mlx_hybrid.exports.weights import ModelWeights
 from mlx_hybrid.files import sha256_of
@@ -31,26 +31,8 @@ from mlx_hybrid.models.base import is_named, load_base
 REPORT_FILE = "import.json"
 NEUMANN_DEFECT = 1e-5  # beyond it a Neumann rotation is not orthogonal, and no rotation of ours equals it
 
-Leaves = dict[str, dict[str, mx.array]]
-
-
-@dataclass
-class Carried:
-    """Settings and leaves of our adapter, by module."""
-
-    method: str
-    leaves: Leaves
-    rotation: RotationConfig | None = None
-    low_rank: LowRankConfig | None = None
-
-    def config(self) -> AdapterConfig:
-        return AdapterConfig(rotation=self.rotation, low_rank=self.low_rank, mixing="off")
-
-    def add(self, other: "Carried", method: str) -> None:
-        """Put a low-rank branch beside this rotation."""
-        self.method, self.low_rank = method, other.low_rank
-        for module, parts in other.leaves.items():
-            self.leaves.setdefault(module, {}).update(parts)
+Carried = tuple[AdapterConfig, dict[str, dict[str, mx.array]]]
+"""Settings and leaves of our adapter, by module."""
 
 
 def find_parts(directory: Path) -> list[PeftFolder]:
@@ -73,55 +55,56 @@ def find_parts(directory: Path) -> list[PeftFolder]:
 
 def carry(parts: list[PeftFolder]) -> Carried:
     """Our settings and leaves for the parts. The rotation comes first: W Rᵀ + s B A, as PEFT applies them."""
-    first, *rest = (CARRIERS[part.kind](part) for part in parts)
-    for other in rest:
-        first.add(other, "hybrid-boft")
-    return first
+    config, leaves = CARRIERS[parts[0].kind](parts[0])
+    for part in parts[1:]:
+        other, more = carry_lora(part)
+        config = replace(config, low_rank=other.low_rank)
+        for module, own in more.items():
+            leaves.setdefault(module, {}).update(own)
+    return config, leaves
 
 
 def carry_lora(part: PeftFolder) -> Carried:
     """A and B transposed. Where rank or scale differ by module, ranks are padded and scales folded into B."""
     rank = max(len(tensors["lora_A.weight"]) for tensors in part.tensors.values())
-    scales = {module: part.lora_scale(module) for module in part.modules}
     patterned = bool(part.config.get("rank_pattern") or part.config.get("alpha_pattern"))
-    leaves: Leaves = {}
+    leaves = {}
     for module, tensors in part.tensors.items():
-        a, b = tensors["lora_A.weight"].T, tensors["lora_B.weight"].T
-        if patterned:
-            b = (scales[module] * b.astype(np.float64)).astype(np.float32)
-            a, b = np.pad(a, ((0, 0), (0, rank - a.shape[1]))), np.pad(b, ((0, rank - len(b)), (0, 0)))
+        scaled = part.factors(module)  # checks the rank, too
+        plain = tensors["lora_A.weight"].T, tensors["lora_B.weight"].T
+        a, b = pad_rank(scaled, rank) if patterned else plain
         leaves[module] = {"lora_a": contiguous(a), "lora_b": contiguous(b)}
     alpha, rslora = float(part.config["lora_alpha"]), bool(part.config.get("use_rslora"))
     scale = {"alpha": float(rank), "rslora": False} if patterned else {"alpha": alpha, "rslora": rslora}
-    return Carried("lora", leaves, low_rank=LowRankConfig(rank=rank, **scale))
+    return AdapterConfig(rotation=None, low_rank=LowRankConfig(rank=rank, **scale), mixing="off"), leaves
 
 
 def carry_oft(part: PeftFolder) -> Carried:
     """One butterfly factor per dense block. Raises ConfigError for a Neumann file that is no rotation."""
-    triangles = {module: oft_triangle(part, module) for module in part.modules}
-    size = max(block_of(t.shape[-1]) for t in triangles.values())
-    leaves = {m: butterfly_leaves(in_blocks_of(size, t, part, m), m) for m, t in triangles.items()}
-    return Carried("boft", leaves, rotation=ButterflyConfig(block_size=size, factors=1))
+    triangles = {module: oft_triangle(part, module) for module in part.tensors}
+    size = max(oft.block_of(triangle) for triangle in triangles.values())
+    leaves = {m: oft.butterfly_leaves(in_blocks_of(size, t, part, m), m) for m, t in triangles.items()}
+    rotation = ButterflyConfig(block_size=size, factors=1)
+    return AdapterConfig(rotation=rotation, low_rank=None, mixing="off"), leaves
 
 
 def oft_triangle(part: PeftFolder, module: str) -> np.ndarray:
     """The triangle of the exact Cayley map; a Neumann file's rotation is converted where it is one."""
     if not part.config.get("use_cayley_neumann", True):
         return part.tensors[module]["oft_R.weight"]
-    rotation = part.neumann_rotation(module)
-    identity = np.eye(rotation.shape[-1])
-    defect = float(np.abs(rotation @ rotation.swapaxes(-1, -2) - identity).max())
+    rotation = part.rotation(module)
+    defect = float(np.abs(rotation @ rotation.swapaxes(-1, -2) - np.eye(rotation.shape[-1])).max())
     if defect > NEUMANN_DEFECT:
         raise ConfigError(
             f"{part.folder}: {module} was trained with use_cayley_neumann, whose series is off a rotation by "
             f"{defect:.1g} there (at most {NEUMANN_DEFECT:g} can be carried); merge it in PEFT instead."
         )
-    return inverse_cayley(polar(rotation), module).astype(np.float32)
+    return oft.inverse_cayley(oft.polar(rotation), module).astype(np.float32)
 
 
 def in_blocks_of(size: int, triangle: np.ndarray, part: PeftFolder, module: str) -> np.ndarray:
     """The same rotation as a triangle of blocks of `size`; the Cayley map of a block diagonal is one too."""
-    small = block_of(triangle.shape[-1])
+    small = oft.block_of(triangle)
     if small == size:
         return triangle
     each = size // small
@@ -129,12 +112,9 @@ def in_blocks_of(size: int, triangle: np.ndarray, part: PeftFolder, module: str)
         raise ConfigError(
             f"{part.folder}: {module} has blocks of {small} and others of {size}, which fit no common size."
         )
-    q, wide = in_float64(skew, triangle, small), np.zeros((len(triangle) // each, size, size))
-    for index, block in enumerate(q):
-        start = index % each * small
-        wide[index // each, start : start + small, start : start + small] = block
-    rows, columns = np.triu_indices(size, 1)
-    return wide[:, rows, columns].astype(np.float32)
+    q, wide = oft.skew_of(triangle), np.zeros((len(triangle) // each, each, small, each, small))
+    wide[:, range(each), :, range(each)] = q.reshape(-1, each, small, small).swapaxes(0, 1)
+    return wide.reshape(-1, size, size)[:, *np.triu_indices(size, 1)].astype(np.float32)
 
 
 def carry_hra(part: PeftFolder) -> Carried:
@@ -145,15 +125,16 @@ def carry_hra(part: PeftFolder) -> Carried:
             f"{part.folder}: {sorted(count)[0]} reflections turn space inside out, and here they come in pairs; "
             "convert it to LoRA in PEFT."
         )
-    leaves: Leaves = {}
-    for module in part.modules:
-        if not np.abs(part.tensors[module]["hra_u"]).max(axis=0).min() > 0:
+    for module, tensors in part.tensors.items():
+        if not np.abs(tensors["hra_u"]).max(axis=0).min() > 0:
             raise ConfigError(f"{part.folder}: {module} has a reflection of length zero.")
-        leaves[module] = {"house_u": contiguous(part.reflections(module))}
-    return Carried("hra", leaves, rotation=HouseholderConfig(reflections=max(count)))
+    leaves = {module: {"house_u": contiguous(part.reflections(module))} for module in part.tensors}
+    rotation = HouseholderConfig(reflections=max(count))
+    return AdapterConfig(rotation=rotation, low_rank=None, mixing="off"), leaves
 
 
 CARRIERS = {"LORA": carry_lora, "OFT": carry_oft, "HRA": carry_hra}
+METHODS = {"LORA": "lora", "OFT": "boft", "HRA": "hra"}
 
 
 def contiguous(value: np.ndarray) -> mx.array:
@@ -165,42 +146,27 @@ def attach_carried(model: Any, carried: Carried, where: str) -> AdapterConfig:
 
     Raises ConfigError for a module that the base lacks, or has in another shape.
     """
-    modules = dict(model.named_modules())
-    for module in carried.leaves:
+    (config, leaves), modules = carried, dict(model.named_modules())
+    for module, parts in leaves.items():
         if not isinstance(modules.get(module), nn.Linear | nn.QuantizedLinear):
             raise ConfigError(f"{where}: adapts {module}, which the base does not have as a linear layer.")
-    config = adapter_config(model, carried)
-    share_blocks(modules, carried)
+        if "oft_q" in parts and parts["oft_q"].shape[1] == 1:  # `block_share` stores one block for all
+            count = linear_shape(modules[module])[0] // config.rotation.block_size
+            parts |= {leaf: mx.concatenate([parts[leaf]] * count, axis=1) for leaf in ("oft_q", "oft_base")}
+    first = min((index for module in leaves if (index := layer_index(module)) is not None), default=0)
+    targets = tuple(sorted({last_part(module) for module in leaves}))
+    config = replace(config, targets=targets, layers=max(0, len(model.layers) - first) if first else 0)
     attach(model, config)
-    given = {f"{m}.{leaf}": value for m, parts in carried.leaves.items() for leaf, value in parts.items()}
+    given = {f"{module}.{leaf}": value for module, parts in leaves.items() for leaf, value in parts.items()}
     set_state(model, adapter_state(model) | given, where)
     return config
 
 
 def attach_written(model: Any, folder: Path) -> None:
     """Put the PEFT adapter in `folder` on a loaded base, by module, as ranks may be padded beyond a layer's size."""
-    carried, modules = carry(find_parts(folder)), dict(model.named_modules())
-    config = carried.config()
-    layers = [(name, layer_on(modules[name], config, leaves)) for name, leaves in carried.leaves.items()]
+    (config, leaves), modules = carry(find_parts(folder)), dict(model.named_modules())
+    layers = [(name, layer_on(modules[name], config, own)) for name, own in leaves.items()]
     model.update_modules(tree_unflatten(layers))
-
-
-def adapter_config(model: Any, carried: Carried) -> AdapterConfig:
-    """Targets by last part, and the last N layers where the first ones are not adapted."""
-    indices = [index for module in carried.leaves if (index := layer_index(module)) is not None]
-    first = min(indices, default=0)
-    targets = tuple(sorted({last_part(module) for module in carried.leaves}))
-    layers = max(0, len(model.layers) - first) if first else 0
-    return replace(carried.config(), targets=targets, layers=layers)
-
-
-def share_blocks(modules: dict, carried: Carried) -> None:
-    """Store each block of a layer, where `block_share` stores one for all."""
-    size = carried.rotation.block_size if isinstance(carried.rotation, ButterflyConfig) else 0
-    for module, parts in carried.leaves.items() if size else ():
-        if parts["oft_q"].shape[1] == 1:
-            count = linear_shape(modules[module])[0] // size
-            parts |= {leaf: mx.concatenate([parts[leaf]] * count, axis=1) for leaf in ("oft_q", "oft_base")}
 
 
 def import_peft(peft: Path, directory: Path, *, base: str | None = None, force: bool = False) -> Report:
@@ -215,19 +181,20 @@ def import_peft(peft: Path, directory: Path, *, base: str | None = None, force: 
     parts = find_parts(peft)
     name = base or named_base(peft, parts)
     carried = carry(parts)
+    method = "hybrid-boft" if len(parts) > 1 else METHODS[parts[0].kind]
     with new_folder(directory) as folder:
         loaded = load_base(name)
         config = attach_carried(loaded.model, carried, str(peft))
         origin = [{"kind": part.kind, "sha256": sha256_of(part.folder / WEIGHTS_FILE)} for part in parts]
-        told = {"method": carried.method, "base": loaded.identity, "seed": 0, "extra": {"imported": origin}}
+        told = {"method": method, "base": loaded.identity, "seed": 0, "extra": {"imported": origin}}
         save_adapter(loaded.model, folder, config=config, **told)
         del loaded
         source = open_source(str(folder), model=name)
         kind = " and ".join(part.kind for part in parts)
-        adapter = {"name": directory.name, "method": source.info.method}
-        report = Report("mlx", kind, adapter, source.info.base, {"modules": len(carried.leaves)})
+        adapter = {"name": directory.name, "method": method}
+        report = Report("mlx", kind, adapter, source.info.base, {"modules": len(carried[1])})
         with unpacked(source.base) as dense:
-            check_peft_logits(report, source, ModelWeights(dense), [part.folder for part in parts])
+            check_logits(report, source, ModelWeights(dense), adapters=[part.folder for part in parts])
         report.base_folder = "" if is_named(name) else name
         report.finish(folder, directory, force=force, name=REPORT_FILE)
     return report

@@ -73,7 +73,7 @@ class ModelWeights:
         return self.unpacked(name).astype(dtype)
 
     def unpacked(self, name: str) -> mx.array:
-        """One tensor as it is stored, or dequantised to float32. The arithmetic is float32, whatever the scales are."""
+        """One tensor as it is stored, or dequantised in float32, whatever the scales are."""
         value, *packed = self.parts(name).values()
         if not packed:
             return value
@@ -88,10 +88,6 @@ class ModelWeights:
         if f"{module}.scales" not in self.files:
             return shape
         return (*shape[:-1], shape[-1] * 32 // self.packing(module)["bits"])
-
-    def dense_size(self, name: str) -> int:
-        """Entries of `dense(name)`."""
-        return math.prod(self.dense_shape(name))
 
     def stack(self) -> str | None:
         """A tensor of three or more dimensions in MLX's own layout, if there is one.
@@ -111,18 +107,20 @@ class ModelWeights:
             raise ConfigError(f"{self.folder}/config.json: does not say how {module} is quantised.")
         return {"mode": "affine"} | {k: chosen[k] for k in ("group_size", "bits", "mode") if k in chosen}
 
-    def parameter_count(self) -> int:
-        return sum(self.dense_size(name) for name in self.names())
+    def dense_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes by the names of a dense model."""
+        return {name: self.dense_shape(name) for name in self.names()}
 
 
 def write_shards(
-    folder: Path, sizes: dict[str, int], tensors: Callable[[str], dict[str, mx.array]], form: str
+    folder: Path, shapes: dict[str, tuple], tensors: Callable[[str], dict[str, mx.array]], form: str
 ) -> None:
-    """Write what `tensors` gives for each name of `sizes`, in bytes, as files of about 2 GiB with an index.
+    """Write what `tensors` gives for each name of `shapes`, as files of about 2 GiB of bf16 with an index.
 
     One file is in memory at a time. `form` is who reads it: `pt` is Hugging Face's layout, `mlx` that of MLX alone.
     """
-    shards = make_shards({name: SimpleNamespace(nbytes=size) for name, size in sizes.items()}, SHARD_GB)
+    sizes = {name: SimpleNamespace(nbytes=2 * math.prod(shape)) for name, shape in shapes.items()}
+    shards = make_shards(sizes, SHARD_GB)
     total, places = 0, {}
     for index, names in enumerate(shards, 1):
         stored: dict[str, mx.array] = {}
@@ -130,9 +128,8 @@ def write_shards(
             made = tensors(name)
             mx.eval(list(made.values()))
             stored |= made
-        file = (
-            f"model-{index:05d}-of-{len(shards):05d}.safetensors" if len(shards) > 1 else "model.safetensors"
-        )
+        part = f"-{index:05d}-of-{len(shards):05d}" if len(shards) > 1 else ""
+        file = f"model{part}.safetensors"
         mx.save_safetensors(str(folder / file), stored, metadata={"format": form})
         total += sum(value.nbytes for value in stored.values())
         places |= dict.fromkeys(stored, file)
@@ -145,8 +142,7 @@ def write_shards(
 def write_dense(weights: ModelWeights, folder: Path, dtype: mx.Dtype = mx.bfloat16) -> None:
     """The model as an ordinary Hugging Face folder, unpacked. Raises ConfigError as `refuse_layout` does."""
     refuse_layout(weights)
-    sizes = {name: weights.dense_size(name) * dtype.size for name in weights.names()}
-    write_shards(folder, sizes, lambda name: {name: weights.dense(name, dtype)}, "pt")
+    write_shards(folder, weights.dense_shapes(), lambda name: {name: weights.dense(name, dtype)}, "pt")
     write_dense_config(weights.config, folder, dtype)
     copy_companions(weights.folder, folder)
 
@@ -181,7 +177,9 @@ def copy_companions(source: Path, target: Path) -> None:
             if path.is_file() and not (target / path.name).exists():
                 shutil.copyfile(path, target / path.name)
     if end := end_of_answers(source):
-        name_ends(target, end[1])
+        path, config = target / GENERATION, read_json(target / "config.json")
+        known = {key: config[key] for key in ("bos_token_id", "pad_token_id") if key in config}
+        write_json(path, (read_json(path) if path.is_file() else known) | {"eos_token_id": end[1]})
 
 
 def end_of_answers(folder: Path) -> tuple[str, list[int]] | None:
@@ -196,14 +194,3 @@ def end_of_answers(folder: Path) -> tuple[str, list[int]] | None:
     if not (text := unnamed_end(tokenizer, folder)):
         return None
     return text, [*named_ends(tokenizer, folder), tokenizer.convert_tokens_to_ids(text)]
-
-
-def name_ends(folder: Path, ids: list[int]) -> None:
-    """Name all ends in the model's generation settings, which are made where it has none."""
-    path = folder / GENERATION
-    if path.is_file():
-        tree = read_json(path)
-    else:
-        config = read_json(folder / "config.json")
-        tree = {key: config[key] for key in ("bos_token_id", "pad_token_id") if key in config}
-    write_json(path, tree | {"eos_token_id": ids})

@@ -9,7 +9,7 @@ from mlx_hybrid.config import to_tree
 from mlx_hybrid.evaluation.results import ALL
 from mlx_hybrid.files import HUB_ID, write_text
 from mlx_hybrid.publish.facts import Facts, run_facts
-from mlx_hybrid.publish.results import NAMES, eval_results
+from mlx_hybrid.publish.results import NAMES, eval_result
 from mlx_hybrid.publish.usage import fill, usage
 from mlx_hybrid.records.languages import card_code
 from mlx_hybrid.run import Run
@@ -17,20 +17,24 @@ from mlx_hybrid.run import Run
 HEAD = "---\n{{ card_data }}\n---\n\n{{ body }}"
 MARK = "<!-- made by mlx-hybrid; while this line fits the text above it, the card is made anew: sha256 {} -->"
 MADE = re.compile(r"\n<!-- made by mlx-hybrid;[^>]*sha256 (\w+) -->\n?\Z")
-LIBRARIES = {
-    "adapter": "mlx",
-    "mlx-lm": "mlx",
-    "mlx": "mlx",
-    "merged": "transformers",
-    "model": "transformers",
-}
+LIBRARIES = {"merged": "transformers", "model": "transformers"} | dict.fromkeys(
+    ("adapter", "mlx-lm", "mlx"), "mlx"
+)
+WHOLE = ("merged", "mlx", "model")
 
 
 def model_card(facts: Facts, repo: str) -> str:
     """The card's text, with the metadata that the Hub reads."""
     from huggingface_hub import ModelCard
 
-    body = fill("card.md.jinja", usage(facts, repo) | sections(facts))
+    unsettled = {r.adapted.language for r in facts.results if r.difference and not r.difference.settled}
+    known = {
+        "packed": packing(facts.base.get("quantization") or {}),
+        "adapter_rows": adapter_rows(facts.adapter) if facts.adapter and not facts.adapter.full else [],
+        "metric_names": NAMES,
+        "unsettled": sorted(unsettled - {ALL}),
+    }
+    body = fill("card.md.jinja", usage(facts, repo) | known)
     text = str(ModelCard.from_template(metadata(facts), template_str=HEAD, body=body))
     return text + "\n" + MARK.format(digest(text)) + "\n"
 
@@ -60,7 +64,7 @@ def metadata(facts: Facts) -> Any:
 
     results = [] if facts.export.get("faults") else facts.results
     paths = facts.config.data.paths if facts.config else ()
-    relation = "finetune" if facts.form in ("merged", "mlx", "model") else "adapter"
+    relation = "finetune" if facts.form in WHOLE else "adapter"
     tags = ("mlx-hybrid", facts.method, "lora" if facts.form in ("peft", "lora") else "")
     return ModelCardData(
         language=sorted({card_code(language) for language in facts.languages}) or None,
@@ -71,27 +75,16 @@ def metadata(facts: Facts) -> Any:
         datasets=[path for path in paths if HUB_ID.fullmatch(path) and not Path(path).exists()] or None,
         tags=[tag for tag in tags if tag],
         model_name=facts.name if results else None,
-        eval_results=eval_results(results) or None,
+        eval_results=[eval_result(row) for row in results] or None,
     )
-
-
-def sections(facts: Facts) -> dict[str, Any]:
-    """What card.md.jinja asks beyond the usage."""
-    return {
-        "packed": packing(facts.base.get("quantization") or {}),
-        "adapter_rows": adapter_rows(facts.adapter) if facts.adapter and not facts.adapter.full else [],
-        "metric_names": NAMES,
-        "unsettled": sorted({row.language for row in facts.results if row.language != ALL and row.is_open}),
-    }
 
 
 def adapter_rows(adapter: Any) -> list[tuple[str, Any]]:
     """The settings that matter for the branches that are on."""
     rotation, low_rank = adapter.rotation, adapter.low_rank
     values: dict[str, Any] = {"rotation": rotation.kind if rotation else "none"}
-    for branch in (rotation, low_rank):
-        sizes = to_tree(branch) if branch else {}
-        values |= {key: value for key, value in sizes.items() if key not in ("kind", "magnitude")}
+    for branch in filter(None, (rotation, low_rank)):
+        values |= {key: value for key, value in to_tree(branch).items() if key not in ("kind", "magnitude")}
     values |= {"mixing": adapter.mixing} if rotation and low_rank else {}
     values |= {"unitary": ", ".join(adapter.unitary)} if adapter.unitary else {}
     return [(key.replace("_", " "), value) for key, value in values.items()]
@@ -101,11 +94,8 @@ def packing(quantization: dict) -> str:
     """How the base's weights are packed, those packed otherwise by name of their last part."""
 
     def told(value: dict | bool) -> str:
-        return (
-            f"{value['bits']} bits, groups of {value['group_size']}"
-            if isinstance(value, dict)
-            else "not packed"
-        )
+        packed = isinstance(value, dict)
+        return f"{value['bits']} bits, groups of {value['group_size']}" if packed else "not packed"
 
     usual = told(quantization) if "bits" in quantization else ""
     kinds: dict[str, set[str]] = {}

@@ -15,11 +15,14 @@ WHOLE = {"fused model": "merged", "fused model for MLX": "mlx"}
 
 @dataclass
 class Facts:
-    """What a card can say; what is not known is left out."""
+    """What a card can say; what is not known is left out.
+
+    `form` is adapter, peft, lora, mlx-lm, gguf-lora, merged, mlx (a model MLX alone reads) or model; `template` how
+    conversations were written, `template` options and the `system` turn, where they are not the usual.
+    """
 
     name: str
     form: str = "adapter"
-    """adapter, peft, lora, mlx-lm, gguf-lora, merged, mlx (a model MLX alone reads) or model."""
     method: str = ""
     base: dict = field(default_factory=dict)
     modules: int = 0
@@ -30,15 +33,14 @@ class Facts:
     manifests: list[dict] = field(default_factory=list)
     export: dict = field(default_factory=dict)
     template: dict = field(default_factory=dict)
-    """How conversations were written: `template` options and the `system` turn, where they are not the usual."""
 
-    @classmethod
-    def of_export(cls, name: str, export: dict) -> "Facts":
-        """Facts of an export from its report."""
-        method = export.get("adapter", {}).get("method", "")
-        form = WHOLE.get(export.get("kind", "")) or export["to"]
-        template = export.get("adapter", {}).get("conversations", {})
-        return cls(name, form, method, export.get("base", {}), export=export, template=template)
+    def take_export(self, export: dict) -> "Facts":
+        """These facts with those of an export's report, which go before its run's."""
+        adapter, self.export = export.get("adapter", {}), export
+        self.form = WHOLE.get(export.get("kind", "")) or export["to"]
+        self.method = adapter.get("method") or self.method
+        self.template = adapter.get("conversations") or self.template
+        return self
 
     @property
     def base_id(self) -> str:
@@ -48,9 +50,9 @@ class Facts:
 
     @property
     def languages(self) -> list[str]:
-        named = {row.language for row in self.results if row.of_language}
-        governed = [row for manifest in self.manifests for row in manifest["languages"] if row["kept"]]
-        return sorted(named | {row["language"] for row in governed} - {"und"})
+        named = {row.adapted.language for row in self.results if row.of_language}
+        governed = {row["language"] for m in self.manifests for row in m["languages"] if row["kept"]}
+        return sorted(named | governed - {"und"})
 
 
 def run_facts(run: Run) -> Facts:
@@ -58,8 +60,7 @@ def run_facts(run: Run) -> Facts:
     run.check_adapter()
     facts = adapter_facts(run.adapter, run.name)
     facts.config, facts.info = run.config(), run.info()
-    facts.results = measured(run.path / "evaluation")
-    facts.manifests = manifests(run.config_here())
+    facts.results, facts.manifests = measured(run.path / "evaluation"), manifests(run.config_here())
     return facts
 
 

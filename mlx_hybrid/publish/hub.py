@@ -14,10 +14,10 @@ FIRST_WAIT_SECONDS = 2.0
 SILENCE = 0
 PASSING = {
     SILENCE: "cannot be reached or hung up",
-    **dict.fromkeys((408, 500, 502, 503, 504), "has a fault"),
-    409: "reports a conflict with another change",
-    412: "was changed by another commit",
-    429: "asks to slow down",
+    **{status: f"has a fault ({status})" for status in (408, 500, 502, 503, 504)},
+    409: "reports a conflict with another change (409)",
+    412: "was changed by another commit (412)",
+    429: "asks to slow down (429)",
 }
 """What another attempt may get past, by status: overload, a fault, somebody else's commit in between."""
 REFUSALS = {
@@ -26,6 +26,8 @@ REFUSALS = {
     404: "the Hub knows no such place for this token; check the owner's name",
     413: "the Hub finds a file too large",
 }
+
+Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -64,13 +66,7 @@ def find_token() -> str:
 
 
 def push(
-    publication: Publication,
-    repo: str,
-    *,
-    token: str,
-    private: bool = True,
-    message: str = "Upload with mlx-hybrid",
-    tell: Callable[[str], None] = lambda _: None,
+    publication: Publication, repo: str, *, token: str, private: bool, message: str, tell: Tell
 ) -> Pushed:
     """Create the repository where it is missing, upload, and commit all files at once.
 
@@ -82,10 +78,10 @@ def push(
 
     def commit() -> Any:  # content that is there already makes none; the client takes no list twice
         files = publication.files.items()
-        operations = [
+        added = [
             CommitOperationAdd(name, data if isinstance(data, bytes) else str(data)) for name, data in files
         ]
-        return api.create_commit(repo, operations, commit_message=message)
+        return api.create_commit(repo, added, commit_message=message)
 
     api = HfApi(endpoint=hub_endpoint(), token=token)
     created = attempt(lambda: ensure_repo(api, repo, private), repo, tell)
@@ -106,12 +102,13 @@ def ensure_repo(api: Any, repo: str, private: bool) -> bool:
     if private and not info.private:
         raise ConfigError(f"{repo}: exists and is public; --public pushes to it, or choose another name.")
     if info.private and not private:
-        told = "leave out --public, or open it in its settings first"
-        raise ConfigError(f"{repo}: exists and is private; {told}.")
+        raise ConfigError(
+            f"{repo}: exists and is private; leave out --public, or open it in its settings first."
+        )
     return False
 
 
-def attempt(action: Callable[[], Any], repo: str, tell: Callable[[str], None]) -> Any:
+def attempt(action: Callable[[], Any], repo: str, tell: Tell) -> Any:
     """Do it, and again after a while where the fault may pass."""
     from huggingface_hub.errors import HTTPError
 
@@ -124,13 +121,12 @@ def attempt(action: Callable[[], Any], repo: str, tell: Callable[[str], None]) -
                 raise MlxHybridError(f"{repo}: the push failed ({first_line(error)}).") from error
             if status not in PASSING:
                 raise ConfigError(f"{repo}: {REFUSALS.get(status, 'the Hub refuses')} ({status}).") from None
-            reason = f"{PASSING[status]} ({status})" if status else PASSING[SILENCE]
         if number < ATTEMPTS - 1:
             wait = FIRST_WAIT_SECONDS * 2**number
-            tell(f"The Hub {reason}; trying again in {wait:.0f} s.")
+            tell(f"The Hub {PASSING[status]}; trying again in {wait:.0f} s.")
             time.sleep(wait)
     raise MlxHybridError(
-        f"{repo}: the Hub {reason}; what was uploaded stays there, and the same command goes on."
+        f"{repo}: the Hub {PASSING[status]}; what was uploaded stays there, and the same command goes on."
     )
 
 
@@ -138,10 +134,10 @@ def status_of(error: BaseException | None) -> int | None:
     """The HTTP status behind an error, whatever the client wraps it in; SILENCE for a lost connection, or None."""
     from huggingface_hub.errors import HTTPError
 
-    silent = False
+    silent = None
     while error is not None:
         if status := getattr(getattr(error, "response", None), "status_code", None):
             return status
-        silent = silent or isinstance(error, HTTPError | ConnectionError | TimeoutError)
+        silent = SILENCE if isinstance(error, HTTPError | ConnectionError | TimeoutError) else silent
         error = error.__cause__ or error.__context__
-    return SILENCE if silent else None
+    return silent

@@ -31,19 +31,16 @@ PRIVATE = (
 
 @dataclass(frozen=True)
 class Publication:
-    """Files by their path in the repository; those named in `left_out` stay here."""
+    """Files by their path in the repository, and the card: a person's own or made here. `left_out` stays here."""
 
     files: dict[str, Path | bytes]
     card: str
     card_is_own: bool
-    """The card was written by a person, not by mlx-hybrid."""
     left_out: tuple[str, ...]
 
     def sizes(self) -> dict[str, int]:
-        return {
-            name: len(source) if isinstance(source, bytes) else source.stat().st_size
-            for name, source in self.files.items()
-        }
+        files = self.files.items()
+        return {n: len(data) if isinstance(data, bytes) else data.stat().st_size for n, data in files}
 
 
 def plan(directory: Path, repo: str, *, run: Run | None = None) -> Publication:
@@ -63,11 +60,14 @@ def plan(directory: Path, repo: str, *, run: Run | None = None) -> Publication:
     else:
         files = {str(path.relative_to(directory)): path for path in allowed(directory)}
         facts = folder_facts(directory, files, run)
-    text, own = choose_card(directory, facts, repo)
+    card = directory / CARD
+    text = card.read_text(encoding="utf-8") if card.is_file() else ""
+    own = text.startswith("---") and not is_made(text)  # without a head it is the few lines an export leaves
+    text = text if own else model_card(facts, repo)
     files |= {CARD: text.encode()}
     for name, source in files.items():
         refuse_private(name, source)
-    others = {path for path in directory.rglob("*") if path.is_file()} - {*files.values(), directory / CARD}
+    others = {path for path in directory.rglob("*") if path.is_file()} - {*files.values(), card}
     left = sorted(str(path.relative_to(directory)) for path in others)
     return Publication(files, text, own, tuple(left))
 
@@ -88,41 +88,24 @@ def folder_facts(directory: Path, files: dict[str, Path], run: Run | None) -> Fa
     if not any(name.endswith(".safetensors") for name in files):
         raise ConfigError(f"{directory}: holds no run, adapter, export or model to publish.")
     export = read_json(directory / "export.json") if "export.json" in files else {}
-    adapted = "adapters.safetensors" in files and not export
-    if run := run or find_origin(export):
+    form = "peft" if "adapter_model.safetensors" in files else "model"
+    if run := run or find_origin(export.get("adapter", {})):
         facts = run_facts(run)
-    elif adapted:
+        facts.form = facts.form if "adapters.safetensors" in files else form
+    elif "adapters.safetensors" in files and not export:
         facts = adapter_facts(directory, directory.name)
     else:
-        facts = Facts(directory.name)
-    if export:
-        own = Facts.of_export(directory.name, export)
-        facts.export, facts.form, facts.method = export, own.form, own.method or facts.method
-        facts.template = own.template or facts.template
-    elif not adapted:
-        facts.form = "peft" if "adapter_model.safetensors" in files else "model"
-    return facts
+        facts = Facts(directory.name, form)
+    return facts.take_export(export) if export else facts
 
 
-def find_origin(export: dict) -> Run | None:
-    """The run an export came from, when it is still here: same name, same weights."""
-    adapter = export.get("adapter", {})
+def find_origin(adapter: dict) -> Run | None:
+    """The run an exported adapter came from, when it is still here: same name, same weights."""
     for run in list_runs():
         weights = run.adapter / "adapters.safetensors"
         if run.name == adapter.get("name") and weights.is_file():
             return run if sha256_of(weights) == adapter.get("sha256") else None
     return None
-
-
-def choose_card(directory: Path, facts: Facts, repo: str) -> tuple[str, bool]:
-    """A card that a person wrote or changed stays; any other is made from the facts. Without metadata at its head a
-    README is no card: the few lines an export leaves."""
-    path = directory / CARD
-    if path.is_file():
-        text = path.read_text(encoding="utf-8")
-        if text.startswith("---") and not is_made(text):
-            return text, True
-    return model_card(facts, repo), False
 
 
 def refuse_private(name: str, source: Path | bytes) -> None:

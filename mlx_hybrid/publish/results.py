@@ -2,9 +2,8 @@
 
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.evaluation.metrics.intervals import LEVEL
@@ -22,12 +21,10 @@ NAMES = {
     "brier": "Brier score",
 }
 BY_LANGUAGE = ("accuracy", "bits_per_byte", "chrf")
-
 CLASSIFICATION = ("accuracy", "macro_f1", "ece", "brier")
 
 
-@dataclass(frozen=True)
-class Measured:
+class Measured(NamedTuple):
     """One figure of the adapted model on one set, beside the base's and what the adapter changed, where known."""
 
     task: str
@@ -36,22 +33,9 @@ class Measured:
     difference: Row | None = None
 
     @property
-    def is_open(self) -> bool:
-        """Whether there is a difference whose interval holds zero."""
-        return self.difference is not None and not self.difference.settled
-
-    @property
-    def metric(self) -> str:
-        return self.adapted.metric
-
-    @property
-    def language(self) -> str:
-        return self.adapted.language
-
-    @property
     def of_language(self) -> bool:
         """Whether it is of one language, neither of the whole nor of a direction."""
-        return self.language != ALL and ">" not in self.language
+        return self.adapted.language != ALL and ">" not in self.adapted.language
 
 
 def measured(folder: Path) -> list[Measured]:
@@ -76,37 +60,30 @@ def shown(results: Results) -> Iterator[Measured]:
                 yield Measured(results.facts["task"], own, old, change)
 
 
-def eval_results(rows: list[Measured]) -> list[Any]:
-    """Rows as the Hub's EvalResults; the interval and the base stand in `metric_args`.
+def eval_result(row: Measured) -> Any:
+    """A row as the Hub's EvalResult; the interval and the base stand in `metric_args`.
 
     https://github.com/huggingface/hub-docs/blob/main/modelcard.md
     """
     from huggingface_hub import EvalResult
 
-    return [
-        EvalResult(
-            task_type="text-classification" if row.metric in CLASSIFICATION else "text-generation",
-            dataset_type=row.task.replace(" ", "-"),
-            dataset_name=row.task,
-            dataset_config=None if row.language == ALL else row.language,
-            dataset_args={"language": card_code(row.language)} if row.of_language else None,
-            metric_type=row.metric,
-            metric_name=NAMES[row.metric],
-            metric_value=round(row.adapted.value, 6),
-            metric_args=arguments(row),
-        )
-        for row in rows
-    ]
-
-
-def arguments(row: Measured) -> dict:
-    values: dict[str, Any] = {"records": row.adapted.n}
-    values |= {"level": LEVEL, **bounds(row.adapted)} if row.adapted.low is not None else {}
+    own, language = row.adapted, row.adapted.language
+    known: dict[str, Any] = {"records": own.n} | ({"level": LEVEL, **bounds(own)} if bounds(own) else {})
     if row.base:
-        values["base"] = round(row.base.value, 6)
+        known["base"] = round(row.base.value, 6)
     if row.difference:
-        values["difference"] = {"value": round(row.difference.value, 6), **bounds(row.difference)}
-    return values
+        known["difference"] = {"value": round(row.difference.value, 6), **bounds(row.difference)}
+    return EvalResult(
+        task_type="text-classification" if own.metric in CLASSIFICATION else "text-generation",
+        dataset_type=row.task.replace(" ", "-"),
+        dataset_name=row.task,
+        dataset_config=None if language == ALL else language,
+        dataset_args={"language": card_code(language)} if row.of_language else None,
+        metric_type=own.metric,
+        metric_name=NAMES[own.metric],
+        metric_value=round(own.value, 6),
+        metric_args=known,
+    )
 
 
 def bounds(row: Row) -> dict[str, float]:

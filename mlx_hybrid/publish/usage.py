@@ -18,7 +18,7 @@ BUNDLED_PATH = """"$(python -c 'import mlx_hybrid.models.base as m; print(m.BUND
 
 def readme(name: str, export: dict) -> str:
     """The README of an export in the folder `name`, from its report."""
-    return fill("use.md.jinja", usage(Facts.of_export(name, export)))
+    return fill("use.md.jinja", usage(Facts(name).take_export(export)))
 
 
 def fill(template: str, values: dict[str, Any]) -> str:
@@ -29,7 +29,7 @@ def fill(template: str, values: dict[str, Any]) -> str:
 def usage(facts: Facts, repo: str = "") -> dict[str, Any]:
     """What use.md.jinja asks; without a `repo` the files are in a local folder of the facts' name."""
     name = repo.split("/")[-1] or facts.name
-    base = facts.export.get("base", facts.base).get("id", "")
+    base = (facts.export or vars(facts)).get("base", {}).get("id", "")
     place = place_of(name, base)
     beside = base == BESIDE
     in_repo = f'"{repo}", subfolder="{BESIDE}"'
@@ -55,13 +55,10 @@ def base_text(facts: Facts) -> str:
     """What a reader is told of the base; nothing where none is known."""
     if facts.base_id:
         return f"[{facts.base_id}](https://huggingface.co/{facts.base_id})"
-    if not (name := facts.base.get("id", "")):
-        return ""
-    known = {
-        BUNDLED: "the small model that comes with mlx-hybrid",
-        BESIDE: "the unpacked base beside it",
-    }
-    return known.get(name, f"a model named `{name}`, which is not on the Hub")
+    name = facts.base.get("id", "")
+    elsewhere = f"a model named `{name}`, which is not on the Hub" if name else ""
+    known = {BUNDLED: "the small model that comes with mlx-hybrid", BESIDE: "the unpacked base beside it"}
+    return known.get(name, elsewhere)
 
 
 def is_folder(base: str) -> bool:
@@ -82,13 +79,10 @@ def vllm_rank(rank: int) -> int:
 
 
 def lora_rank(facts: Facts) -> int:
-    """Rank of the adapter as one LoRA: reflections add theirs, `lora-ga` doubles its own."""
-    if "rank" in facts.export:
-        return int(facts.export["rank"])
-    adapter = facts.adapter
-    if adapter is None:
-        return VLLM_RANKS[0]
-    rotation, low_rank = adapter.rotation, adapter.low_rank
+    """Rank of the adapter as one LoRA: reflections add theirs, `lora-ga` doubles its own; 64 of a butterfly."""
+    if "rank" in facts.export or facts.adapter is None:
+        return int(facts.export.get("rank", VLLM_RANKS[0]))
+    rotation, low_rank = facts.adapter.rotation, facts.adapter.low_rank
     if rotation and rotation.kind == "butterfly":
         return 64
     rank = low_rank.rank * (2 if low_rank.start == "lora-ga" else 1) if low_rank else 0

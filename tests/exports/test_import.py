@@ -1,15 +1,16 @@
 """PEFT adapters, made by PEFT itself, do the same here; what cannot be carried is refused with the reason."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hf_bases import METHODS, dense_base, greedy, one_thread, packed_base, trained  # noqa: F401
 
 from mlx_hybrid.errors import ConfigError
+from mlx_hybrid.exports import peft_files
 from mlx_hybrid.exports.checks import ExportMismatch
 from mlx_hybrid.exports.export import Options, export
-from mlx_hybrid.exports.peft_files import read_peft, write_peft
 from mlx_hybrid.exports.peft_import import import_peft
 
 pytestmark = [
@@ -134,11 +135,9 @@ def test_a_broken_file_is_named(tmp_path):
 
 def test_a_file_that_says_another_thing_than_it_does_is_found(tmp_path, monkeypatch):
     """The check is real: leaves that were carried wrongly do not pass it."""
-    from mlx_hybrid.exports import peft_import
-
     made_by_peft(tmp_path / "peft", "HRA", r=4)
-    right = peft_import.PeftFolder.reflections
-    monkeypatch.setattr(peft_import.PeftFolder, "reflections", lambda self, m: right(self, m)[:, ::-1])
+    right = peft_files.PeftFolder.reflections
+    monkeypatch.setattr(peft_files.PeftFolder, "reflections", lambda self, m: right(self, m)[:, ::-1])
     with pytest.raises(ExportMismatch, match="logits differ from transformers and PEFT"):
         import_peft(tmp_path / "peft", tmp_path / "ours", base=str(dense_base("llama")))
 
@@ -180,14 +179,5 @@ def test_neumann_formula_is_that_of_peft():
         r=2, n_elements=28, block_size=8, in_features=16, use_cayley_neumann=True, num_cayley_neumann_terms=5
     )
     theirs = layer._cayley_batch(torch.from_numpy(triangle), 8, True, 5).numpy()
-    folder = read_peft_of(triangle)
-    assert np.abs(folder.neumann_rotation("m") - theirs).max() <= 1e-6
-
-
-def read_peft_of(triangle):
-    import tempfile
-    from pathlib import Path
-
-    with tempfile.TemporaryDirectory() as name:
-        write_peft(Path(name), "OFT", {"oft_block_size": 8}, {"m": {"oft_R.weight": triangle}}, ["m"])
-        return read_peft(Path(name))
+    folder = peft_files.PeftFolder(Path(), "OFT", {}, {"m": {"oft_R.weight": triangle}})
+    assert np.abs(folder.rotation("m") - theirs).max() <= 1e-6

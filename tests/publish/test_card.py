@@ -284,4 +284,4 @@ def test_how_conversations_were_written_is_said_where_it_is_used(run):
         "base": {"id": "a/b"},
         "adapter": {"conversations": facts.template},
     }
-    assert Facts.of_export("x", export).template == facts.template
+    assert Facts("x").take_export(export).template == facts.template
