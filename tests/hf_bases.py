@@ -113,18 +113,21 @@ def trained(
     method: str, architecture: str, *, packed: bool = False, seed: int = 5, targets: tuple = ("dense",)
 ) -> Path:
     """An adapter folder with every leaf away from its start."""
-    base_folder = Path(folder_of(architecture, packed=packed))
-    base = load_base(str(base_folder))
+    base = folder_of(architecture, packed=packed)
     chosen = {"targets": list(targets)}
     chosen |= {"unitary": ["o_proj", "down_proj"]} if method == "hybrid-unitary" else {}
-    config = build_config({"method": method, "adapter": SETTINGS[method] | chosen}, "test")
-    attach(base.model, config.adapter, seed=seed)
-    perturb(base.model, seed)
-    refold(base.model)
-    folder = root() / "-".join((method, base_folder.name, str(seed), *targets))
-    save_adapter(
-        base.model, folder, config=config.adapter, method=method, base=base.identity, seed=seed, extra={}
-    )
+    folder = root() / "-".join((method, Path(base).name, str(seed), *targets))
+    return adapter_on(base, folder, method, seed, **SETTINGS[method] | chosen)
+
+
+def adapter_on(base: str, folder: Path, method: str = "hybrid", seed: int = 5, **settings) -> Path:
+    """The same on any base."""
+    loaded = load_base(base)
+    config = build_config({"method": method, "adapter": settings}, "test").adapter
+    attach(loaded.model, config, seed=seed)
+    perturb(loaded.model, seed)
+    refold(loaded.model)
+    save_adapter(loaded.model, folder, config=config, method=method, base=loaded.identity, seed=seed)
     return folder
 
 

@@ -39,21 +39,16 @@ class Source:
     name: str
 
     @property
-    def modules(self) -> tuple[str, ...]:
-        return self.info.modules
-
-    @property
     def trained(self) -> dict[str, mx.array]:
         """Whole tensors that full fine-tuning changed, by name; none of an adapter."""
         leaves = self.leaves if self.info.adapter.full else {}
         return {f"{name}.{leaf}": value for name, parts in leaves.items() for leaf, value in parts.items()}
 
     def changed(self, weights: ModelWeights) -> list[str]:
-        """The tensors of `weights` that training changed. Raises ConfigError where one has another name there: MLX
-        renames some as it loads."""
+        """The tensors of `weights` that training changed; MLX renames some as it loads, which is refused."""
         names, changed = (
             weights.names(),
-            {f"{module}.weight" for module in self.modules} | self.trained.keys(),
+            {f"{module}.weight" for module in self.info.modules} | self.trained.keys(),
         )
         if absent := sorted(changed.difference(names)):
             raise ConfigError(
@@ -63,11 +58,7 @@ class Source:
         return [name for name in names if name in changed]
 
     def layer(self, module: str, weights: ModelWeights) -> HybridLinear:
-        """The adapted layer on the weight (out, in) of `weights`, as stored or unpacked to float32.
-
-        The weight is read when first used; for a plain LoRA never.
-        Raises ConfigError where the weight is missing or has another shape than the adapter's.
-        """
+        """The adapted layer on its weight (out, in) of `weights`, read when first used; for a plain LoRA never."""
         weight = weights.unpacked(f"{module}.weight")
         linear = nn.Linear(*weight.shape[::-1], bias=False)
         linear.weight = weight
@@ -96,10 +87,9 @@ def layer_on(
 
 
 def open_source(name: str, *, model: str | None = None) -> Source:
-    """The adapter of a run (path, name or `last`), of a folder or of a Hub id, with the base it was trained on.
+    """The adapter of a run (path, name or `last`), a folder or a Hub id, with its base: `model` where that has moved.
 
-    `model` names that base where it has moved. Raises ConfigError for no adapter, for another base, and for an adapter
-    on MoE experts.
+    Raises ConfigError for no adapter, for another base, and for an adapter on MoE experts.
     """
     folder, base_name = find_adapter(name)
     info = read_adapter_config(folder)

@@ -31,7 +31,6 @@ def choose_original(source: Source, wanted: str | None, base_id: str | None) -> 
 
     A base that is not packed is its own original. For a packed one: `base_id`, else what the run or the card of the
     base names, which is used without being asked for only when it is already on this machine.
-    Raises ConfigError for options that contradict each other, and for a model that is not the original.
     """
     if wanted == "dequantised":
         if base_id:

@@ -40,8 +40,8 @@ class ExportMismatch(MlxHybridError):
 
 @dataclass
 class Report:
-    """`checks` are figures and verdicts by name, `faults` what failed, `notes` lines for a person. `directory` and
-    `base_folder`, a base that has no name elsewhere, are of this machine, and not kept."""
+    """`checks` are figures and verdicts by name, `faults` what failed, `notes` lines for a person; `directory` and a
+    `base_folder` without a name elsewhere are not kept."""
 
     to: str
     kind: str
@@ -86,15 +86,8 @@ class Report:
             )
 
     def skip_logits(self, why: str) -> None:
-        self.notes.append(why)
+        self.notes.append(f"Logits were not compared{why}")
         self.checks["logits"] = None
-
-    def with_torch(self) -> bool:
-        """Whether logits can be compared with PyTorch's; says so where not."""
-        available = all(find_spec(name) for name in ("torch", "peft"))
-        if not available:
-            self.skip_logits(f"Logits were not compared with PyTorch, which is not installed: {INSTALL}")
-        return available
 
 
 @contextmanager
@@ -119,12 +112,10 @@ def check_logits(
     """Our adapter on `weights` against what was written for them: the `merged` model, or what `adapt` puts on them; and
     that, where `adapters` (none for a merged model) are given, against stock transformers and PEFT.
 
-    What the written one loses to ours is the check `loss`; without that name it has to be the same. What leaving a
-    packed base costs, KL from it to the weights exported for, is something to know, without a pass mark.
+    What is lost to ours is the check `loss`; without that name nothing may be.
     """
     if sum(map(math.prod, weights.dense_shapes().values())) * BYTES_A_PARAMETER > USABLE * memory_bytes():
-        report.skip_logits("Logits were not compared: the model in float32 does not fit in memory.")
-        return
+        return report.skip_logits(": the model in float32 does not fit in memory.")
     tokens, own = probe_tokens(weights.folder), partial(load_adapter, directory=source.folder)
     base, ours = mlx_logits(weights.folder, tokens, own)
     if source.base.packed and weights.folder != source.base.folder:
@@ -135,8 +126,10 @@ def check_logits(
         report.checks[loss] = loss_of(ours, written) | {"effect_logit": float(np.abs(ours - base).max())}
     elif adapt:
         report.compare(Comparison.of(ours, base, written, base), "mlx-lm")
-    if adapters is None or not report.with_torch():
-        return
+    if adapters is None:
+        return None
+    if not all(find_spec(name) for name in ("torch", "peft")):
+        return report.skip_logits(f" with PyTorch, which is not installed: {INSTALL}")
     their_base, theirs, faults = torch_logits(merged or weights.folder, tokens, adapters)
     report.faults += faults
     result = Comparison.of(written, base, theirs, base if merged else their_base)
@@ -144,7 +137,7 @@ def check_logits(
         with unpacked(weights) as folder:
             pair = mlx_logits(folder, tokens)[0], torch_logits(folder, tokens, [])[0]
         result = dataclasses.replace(result, base_difference=float(np.abs(pair[0] - pair[1]).max()))
-    report.compare(result)
+    return report.compare(result)
 
 
 @contextmanager

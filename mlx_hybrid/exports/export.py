@@ -35,10 +35,8 @@ TAKEN = {
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How to export. `base` is original, dequantised or None (original where it is at hand); `rank` is that of
-    a LoRA (None: the exact one, or RANK where there is none) and `tolerance` the largest relative error of a layer
-    (None: LOSS) where that rank truncates it, refused where nothing is lost; `requantise` packs a
-    merged model as its base was; `force` writes in spite of faults."""
+    """The options of the command. Without `base` it is the original where that is at hand; without `rank` the exact
+    one, or RANK where there is none; without `tolerance` LOSS, where a rank truncates."""
 
     base: str | None = None
     base_id: str | None = None
@@ -85,18 +83,12 @@ def export(name: str, to: str, directory: Path, options: Options | None = None) 
 
 
 def fuse(name: str, directory: Path, **options: bool | str | None) -> Report:
-    """Merge the adapter into the base it was trained on, as a model for MLX: bf16, or packed again as the base was.
-
-    `options` are requantise, force and model. Packing again rounds small updates away; the surviving share is
-    measured, and under 90 % refused (ExportMismatch, exit code 3) unless `force`. Raises ConfigError where the base is
-    not packed.
-    """
+    """Merge the adapter into the base it was trained on, as a model for MLX; with `requantise` packed again."""
     return export(name, "fuse", directory, Options(**options))
 
 
 def note_base(report: Report, source: Source) -> None:
-    """Say what an adapter's user has to know of its base, which is loaded from elsewhere: where it is, if it has no
-    name on the Hub, and where its answers end, if its own settings do not say so."""
+    """Say what an adapter's user has to know of a base loaded from elsewhere: where it is, and where answers end."""
     if is_folder(base := report.base["id"]):
         report.notes.append(
             f"The base is the local folder {base}, which has no name on the Hub: whoever loads this gives it by path."
@@ -125,8 +117,7 @@ def make_peft(source: Source, folder: Path, options: Options, *, to: str = "peft
 
 
 def make_lora(source: Source, folder: Path, options: Options) -> Report:
-    """One LoRA at a rank that vLLM takes: exact, or the nearest where a rotation has full rank or `options.rank` is
-    under that of the adapter. A rank above it is padded with zeros."""
+    """One LoRA at a rank that vLLM takes: exact and padded with zeros, or the nearest of a lower rank."""
     base = export_base(source, folder, options)
     forms = peft.make_forms(source, base.weights)
     full = "a rotation by butterfly has full rank" if forms.oft else f"it is exact at rank {forms.rank}"
@@ -187,8 +178,7 @@ def make_mlx_lm(source: Source, folder: Path, options: Options) -> Report:
 
 
 def make_fused(source: Source, folder: Path, options: Options, *, to: str = "fuse") -> Report:
-    """The adapter inside the base it was trained on: bf16, or packed as that base is. MLX alone reads packed weights
-    and stacked experts."""
+    """The adapter inside the base it was trained on: bf16, or packed as it is. MLX alone reads packs and stacks."""
     requantise = options.requantise
     if requantise and not source.base.packed:
         raise ConfigError(f"{source.base.folder}: is not quantised; leave out --requantise.")

@@ -80,10 +80,7 @@ def probe_tokens(folder: Path) -> np.ndarray:
 
 
 def mlx_logits(folder: Path, tokens: np.ndarray, adapt: Callable[[Any], Any] | None = None) -> tuple:
-    """Logits (prompts, tokens, vocabulary) of the model in `folder` as it is, and after `adapt` has changed it.
-
-    In float32 on the CPU, where sums are as exact as in the library they are compared with.
-    """
+    """Logits (prompts, tokens, vocabulary) of a model as it is and after `adapt`; float32 on the CPU, as in PyTorch."""
     from mlx_lm.utils import load_model
 
     from mlx_hybrid.adapters.frozen import use_fast_products
@@ -108,8 +105,7 @@ def mlx_logits(folder: Path, tokens: np.ndarray, adapt: Callable[[Any], Any] | N
 def torch_logits(
     folder: Path, tokens: np.ndarray, adapters: list[Path]
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Logits of stock transformers on `folder` in float32, those with the PEFT `adapters` on, and names that were
-    missing or not expected."""
+    """Logits of stock transformers in float32, those with the PEFT `adapters` on, and names missing or not expected."""
     import torch
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging

@@ -61,19 +61,11 @@ def turned(layer: HybridLinear, x: np.ndarray) -> np.ndarray:
 
 
 def low_rank_factors(layer: HybridLinear) -> Factors:
-    """A (in, p), B (p, out) of the low-rank branch alone, from whatever leaves the layer has; p = 0 without one.
-
-    A start A₀, B₀ is frozen and the leaves are offsets: s·(AB − A₀B₀) = s·[ΔA, A₀]·[B₀ + ΔB; ΔB], of rank 2r.
-    """
+    """A (in, p), B (p, out) of the low-rank branch alone; p = 0 without one, and 2r with a start along a gradient."""
     d_out, d_in = layer.linear.weight.shape
-    low_rank = layer.low_rank
-    if low_rank is None:
+    if layer.low_rank is None:
         return np.zeros((d_in, 0)), np.zeros((0, d_out))
-    a, b = float64(low_rank.lora_a), float64(low_rank.lora_b)
-    if low_rank.offsets:
-        a0, b0 = float64(low_rank.lora_a0), float64(low_rank.lora_b0)
-        a, b = np.concatenate([a, a0], axis=1), np.concatenate([b0 + b, b])
-    return a, low_rank.scale * b
+    return float64(layer.low_rank.down()), layer.low_rank.scale * float64(layer.low_rank.up())
 
 
 def reflection_core(u: np.ndarray) -> Factors:

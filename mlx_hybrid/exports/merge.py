@@ -19,8 +19,7 @@ def write_merged(
 ) -> None:
     """Write the model with the adapter in it: bf16 under the base's names, or packed again as the base was.
 
-    Tied heads, biases and every other tensor are the base's own. Raises ConfigError for a layout that only MLX reads,
-    unless the model is `for_mlx`, and for a layer that `weights` does not hold.
+    Every other tensor is the base's own. Raises ConfigError for a layout of MLX alone, unless the model is `for_mlx`.
     """
     if not for_mlx:
         files.refuse_layout(weights)
@@ -86,7 +85,7 @@ def check_merged(source: Source, weights: ModelWeights, folder: Path) -> list[st
     for name, shape in written.shapes.items():
         if shape != shapes.get(name, shape):
             faults.append(f"{name} is {shape}, not {shapes[name]}")
-    for module in [] if faults else source.modules:
+    for module in [] if faults else source.info.modules:
         layer = source.layer(module, weights)
         layer.linear.weight = layer.linear.weight.astype(mx.float32)
         x = mx.array(random_rows(module, layer.linear.weight.shape[1]), dtype=mx.float32)

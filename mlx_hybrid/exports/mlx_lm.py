@@ -18,8 +18,7 @@ from mlx_hybrid.files import write_json
 
 
 def write_mlx_lm(forms: Forms, folder: Path, *, base_id: str, layers: int) -> list[str]:
-    """Write the exact LoRA of `forms`, made on the base's own weights, for a model of so many `layers`, and read it
-    back: modules that do not add to random rows what their layers do."""
+    """Write the exact LoRA of `forms` for a model of so many `layers`; faults of what is read back."""
     tensors = {}
     for module, factors in forms.lora.items():
         a, b = pad_rank(factors, forms.rank)

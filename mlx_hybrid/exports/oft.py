@@ -17,10 +17,7 @@ LARGEST_Q = 2e3  # ‖Q‖ = √2 tan(θ/2) of one turn θ: beyond it the Cayley
 
 
 def oft_form(rotation: Butterfly, name: str) -> np.ndarray:
-    """Triangles (in/B, B(B−1)/2) of a butterfly's dense blocks, B = b·2^(m−1), in float32.
-
-    Raises ConfigError where a block turns by half a circle: an eigenvalue of −1 has no Cayley form.
-    """
+    """Triangles (in/B, B(B−1)/2) of a butterfly's dense blocks, B = b·2^(m−1), in float32."""
     base = np.array(rotation.oft_base)
     if len(base) == 1 and np.array_equal(base, np.broadcast_to(np.eye(rotation.block_size), base.shape)):
         return np.array(rotation.oft_q)[0]
@@ -58,7 +55,7 @@ def rotation_of(triangle: np.ndarray) -> np.ndarray:
 
 
 def inverse_cayley(rotation: np.ndarray, name: str) -> np.ndarray:
-    """The triangle (…, B(B−1)/2) of Q = (I + R)⁻¹(I − R)."""
+    """The triangle (…, B(B−1)/2) of Q = (I + R)⁻¹(I − R); half a circle, an eigenvalue of −1, has none."""
     identity = np.eye(rotation.shape[-1])
     try:
         q = np.linalg.solve(identity + rotation, identity - rotation)
@@ -73,8 +70,7 @@ def inverse_cayley(rotation: np.ndarray, name: str) -> np.ndarray:
 
 
 def polar(blocks: np.ndarray) -> np.ndarray:
-    """The orthogonal matrices nearest to almost orthogonal ones: Newton–Schulz, whose second step is float64's
-    rounding."""
+    """The orthogonal matrices nearest to almost orthogonal ones; the second step is float64's rounding."""
     return in_float64(lambda r: nearest_rotation(nearest_rotation(r)), blocks)
 
 

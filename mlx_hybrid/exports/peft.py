@@ -23,9 +23,8 @@ TOLERANCE = 2e-5
 
 @dataclass
 class Forms:
-    """What each module becomes. `lora` and `oft` (by block size) hold modules that have something to say; `probes` is
-    what the files of a module should do to its random rows x: turn them by x R − x (n, in), zero where a LoRA says all,
-    and add so much (n, out) to x R Wᵀ; `errors` are relative errors of truncated forms, empty where all are exact."""
+    """What each module becomes: `lora` and `oft` (by block size) where it has something to say, `probes` what its files
+    should do to random rows, x R − x (n, in) and what is added (n, out), and `errors` what truncation loses."""
 
     lora: dict[str, Factors] = field(default_factory=dict)
     oft: dict[int, dict[str, np.ndarray]] = field(default_factory=dict)
@@ -42,14 +41,11 @@ class Forms:
 
 
 def make_forms(source: Source, weights: ModelWeights, rank: int | None = None) -> Forms:
-    """The exact PEFT form of every module on the weights exported for, one layer in memory at a time.
-
-    With a `rank`, one LoRA of at most that rank in place of each form: the nearest.
-    """
+    """The exact PEFT form of every module on `weights`; with a `rank`, the nearest LoRA of at most that rank."""
     forms = Forms()
     # threads that wait for each other made small factorisations 50 times slower
     with threadpool_limits(1, "blas"):
-        for module in source.modules:
+        for module in source.info.modules:
             layer = source.layer(module, weights)
             x = random_rows(module, layer.linear.weight.shape[1])
             turn = np.zeros_like(x)
@@ -79,8 +75,7 @@ def write_lora(forms: Forms, weights: ModelWeights, folder: Path, base: str, ran
 
 
 def write_forms(forms: Forms, weights: ModelWeights, folder: Path, base: str) -> list[Path]:
-    """The LoRA in `folder`; or, with rotations, one stock OFT v2 adapter per block size and the LoRA, each in a folder
-    of its name. The adapters' folders, in the order to load them."""
+    """The LoRA in `folder`, or an OFT v2 a block size and the LoRA in folders of it; these, in loading order."""
     folders = []
     for size, triangles in sorted(forms.oft.items()):
         folders.append(folder / f"oft-{size}")

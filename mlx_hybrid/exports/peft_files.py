@@ -60,8 +60,7 @@ class PeftFolder:
     def rotation(self, module: str) -> np.ndarray:
         """What an OFT turns an activation by, x R, as dense blocks (in/B, B, B) in float64; one block where shared.
 
-        With `use_cayley_neumann` it is PEFT's truncated series for (I + Q)(I − Q)⁻¹, which turns the other way:
-        I + 2Q + 2Q² + … with the last power counted once.
+        With `use_cayley_neumann` it is I + 2Q + 2Q² + …, the last power once, which turns the other way.
         """
         triangle, terms = self.tensors[module]["oft_R.weight"], self.config.get("num_cayley_neumann_terms", 5)
         if not self.config.get("use_cayley_neumann", True):
@@ -76,10 +75,7 @@ class PeftFolder:
         return result + power @ q
 
     def reflections(self, module: str) -> np.ndarray:
-        """U (in, k) of an HRA module with R = H₀ H₁ … in column order for x R.
-
-        PEFT multiplies the weight, W H₀ H₁ … H_{k−1}, so an activation meets the last column first.
-        """
+        """U (in, k) of an HRA module in our order: PEFT multiplies the weight, so x meets its last column first."""
         u = self.tensors[module]["hra_u"].astype(np.float64)
         if self.config.get("apply_GS"):
             u, _ = np.linalg.qr(u)  # Gram–Schmidt; reflections in orthogonal directions commute
@@ -135,10 +131,9 @@ def pattern_value(patterns: dict | None, module: str, default: float) -> float:
 def write_peft(
     folder: Path, kind: str, base: str, tensors: dict[str, dict], weight_names: list[str], size: int
 ) -> None:
-    """Write one adapter for `base`, which has the weights of `weight_names`: `tensors` by module and suffix.
+    """Write one adapter for `base`: `tensors` by module and suffix; `size` is a LoRA's rank, or an OFT's block size.
 
-    `size` is the one rank of a LoRA, whose scale is 1, or the block size of an exact OFT. Settings that change an
-    output are never left to defaults: without its key, an OFT turns the other way.
+    Settings that change an output are never left to defaults: without its key, an OFT turns the other way.
     """
     from safetensors.numpy import save_file
 

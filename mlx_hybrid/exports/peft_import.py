@@ -36,10 +36,7 @@ Carried = tuple[AdapterConfig, dict[str, dict[str, mx.array]]]
 
 
 def find_parts(directory: Path) -> list[PeftFolder]:
-    """The adapter in `directory`, or the OFT and the LoRA in its folders, in that order.
-
-    Raises ConfigError for no adapter, for more than one of a kind, and for what cannot be carried.
-    """
+    """The adapter in `directory`, or the OFT and the LoRA in its folders, in that order."""
     if (directory / CONFIG_FILE).is_file():
         return [read_peft(directory)]
     parts = [read_peft(path.parent) for path in sorted(directory.glob(f"*/{CONFIG_FILE}"))]
@@ -142,10 +139,7 @@ def contiguous(value: np.ndarray) -> mx.array:
 
 
 def attach_carried(model: Any, carried: Carried, where: str) -> AdapterConfig:
-    """Put the carried adapter on a loaded base; modules it does not name are left without effect.
-
-    Raises ConfigError for a module that the base lacks, or has in another shape.
-    """
+    """Put the carried adapter on a loaded base; modules it does not name are left without effect."""
     (config, leaves), modules = carried, dict(model.named_modules())
     for module, parts in leaves.items():
         if not isinstance(modules.get(module), nn.Linear | nn.QuantizedLinear):
@@ -172,9 +166,7 @@ def attach_written(model: Any, folder: Path) -> None:
 def import_peft(peft: Path, directory: Path, *, base: str | None = None, force: bool = False) -> Report:
     """Write the PEFT adapter in `peft` as an adapter folder for MLX, on `base` or the base that its config names.
 
-    Both are run beside each other: stock PEFT and ours, on the same weights. Raises ConfigError, with the reason, for
-    what cannot be carried exactly, and ExportMismatch, exit code 3, when the result does not do what PEFT does (unless
-    `force`).
+    Raises ConfigError for what cannot be carried exactly, and ExportMismatch where it does not do what PEFT does.
     """
     if not peft.is_dir():
         raise ConfigError(f"{peft}: no such folder; name the one that holds adapter_config.json.")

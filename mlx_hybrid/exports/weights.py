@@ -26,10 +26,7 @@ COMPANIONS = (
 
 
 class ModelWeights:
-    """Tensors of a model folder by name, read when asked for; a packed layer is one tensor, `X.weight`.
-
-    Raises ConfigError for a name that is not there.
-    """
+    """Tensors of a model folder by name, read when asked for; a packed layer is one tensor, `X.weight`."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -90,11 +87,9 @@ class ModelWeights:
         return (*shape[:-1], shape[-1] * 32 // self.packing(module)["bits"])
 
     def stack(self) -> str | None:
-        """A tensor of three or more dimensions in MLX's own layout, if there is one.
+        """A tensor of three or more dimensions in MLX's own layout, if there is one: stacked experts, a convolution.
 
-        MLX stacks a layer's experts in one weight (E, out, in), by whatever name (`switch_mlp`, `switch_glu`,
-        `experts`, …), and orders a convolution's dimensions its own way; transformers does neither. A file says by its
-        `format` who wrote it: mlx-lm says `mlx`, transformers `pt`.
+        A file says by its `format` who wrote it: mlx-lm says `mlx`, transformers `pt`.
         """
         return next((name for name in self.for_mlx if len(self.shapes[name]) > 2), None)
 
@@ -183,10 +178,7 @@ def copy_companions(source: Path, target: Path) -> None:
 
 
 def end_of_answers(folder: Path) -> tuple[str, list[int]] | None:
-    """The token that ends answers in `folder` where its settings do not name it, and the ids of all that end them.
-
-    None where they do, and where there is no tokenizer to see it with.
-    """
+    """The token that ends answers in `folder` where its settings do not name it, and the ids of all that end them."""
     try:
         tokenizer = read_tokenizer(folder, str(folder))
     except ConfigError:

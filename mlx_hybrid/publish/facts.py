@@ -15,11 +15,8 @@ WHOLE = {"fused model": "merged", "fused model for MLX": "mlx"}
 
 @dataclass
 class Facts:
-    """What a card can say; what is not known is left out.
-
-    `form` is adapter, peft, lora, mlx-lm, gguf-lora, merged, mlx (a model MLX alone reads) or model; `template` how
-    conversations were written, `template` options and the `system` turn, where they are not the usual.
-    """
+    """What a card can say; what is not known is left out. `form` is adapter, model, mlx (which MLX alone reads) or an
+    export's; `template` how conversations were written, where that is not the usual."""
 
     name: str
     form: str = "adapter"
@@ -74,8 +71,7 @@ def adapter_facts(folder: Path, name: str) -> Facts:
 
 
 def manifests(config: Config) -> list[dict]:
-    """Manifests that lie beside the training data, each with its hash and, from the report beside it, the records of
-    each language."""
+    """Manifests beside the training data, each with its hash and, from the report beside it, records by language."""
     found = {}
     for name in config.data.paths:
         for folder in (Path(name).resolve(), Path(name).resolve().parent):

@@ -68,11 +68,9 @@ def find_token() -> str:
 def push(
     publication: Publication, repo: str, *, token: str, private: bool, message: str, tell: Tell
 ) -> Pushed:
-    """Create the repository where it is missing, upload, and commit all files at once.
+    """Create the repository where it is missing, upload what it has not, and commit all files at once.
 
-    Files that the Hub has already are not sent again, so after a failure the same call goes on where it broke off.
-    Raises ConfigError where the Hub refuses (token, rights, a public repository in place of a private one), and
-    MlxHybridError where it cannot be reached.
+    Raises ConfigError where the Hub refuses, and MlxHybridError where it cannot be reached.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
 

@@ -44,11 +44,7 @@ class Publication:
 
 
 def plan(directory: Path, repo: str, *, run: Run | None = None) -> Publication:
-    """What to publish of a run, an adapter folder, an export or a model.
-
-    Raises ConfigError for a folder that is none of them, for a file that is a link, and for one with a home path or a
-    token in it.
-    """
+    """What to publish of a run, an adapter, an export or a model. Raises ConfigError for what is none, or private."""
     if not directory.is_dir():
         raise ConfigError(f"{directory}: no such folder.")
     if (directory / "run.json").is_file():
@@ -109,8 +105,7 @@ def find_origin(adapter: dict) -> Run | None:
 
 
 def refuse_private(name: str, source: Path | bytes) -> None:
-    """Raise ConfigError for a file that says where it was made, or holds a token. Of weights the header is read; a
-    vocabulary is the base's own and may hold any string."""
+    """Raise ConfigError for a file that says where it was made, or holds a token; a vocabulary may hold any string."""
     if isinstance(source, bytes):
         data = source
     elif source.suffix == ".safetensors":

@@ -41,6 +41,16 @@ def made_by_peft(folder, kind: str, size: float = 0.05, architecture: str = "lla
     return folder
 
 
+def imported(folder, kind="Lora", base="llama", change=None, **settings):
+    """The report of importing what PEFT made, with `change` made to its config."""
+    if not (folder / "peft").exists():
+        made_by_peft(folder / "peft", kind, **settings)
+    if change:
+        path = folder / "peft" / "adapter_config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    return import_peft(folder / "peft", folder / "ours", base=str(dense_base(base)))
+
+
 CARRIED = {
     "lora": ("Lora", {"r": 6, "lora_alpha": 12}),
     "rslora": ("Lora", {"r": 6, "lora_alpha": 12, "use_rslora": True}),
@@ -62,9 +72,7 @@ CARRIED = {
 @pytest.mark.parametrize("case", CARRIED)
 def test_imported_gives_peft_logits(tmp_path, case):
     kind, settings = CARRIED[case]
-    made_by_peft(tmp_path / "peft", kind, **settings)
-    report = import_peft(tmp_path / "peft", tmp_path / "ours", base=str(dense_base("llama")))
-    logits = report.checks["logits"]
+    logits = imported(tmp_path, kind, **settings).checks["logits"]
     assert logits["difference_logit"] <= SAME_LOGITS
     assert logits["effect_logit"] >= 100 * logits["difference_logit"]
 
@@ -91,43 +99,30 @@ REFUSED = {
     "coft": ("OFT", {"oft_block_size": 16, "coft": True}, "coft"),
     "odd reflections": ("HRA", {"r": 5}, "inside out"),
     "another kind": ("Vera", {"target_modules": ["o_proj"]}, "a VERA adapter"),
+    "a start that changed the base": (
+        "Lora",
+        {"change": {"init_lora_weights": "pissa_niter_4"}},
+        "changes the base weights",
+    ),
+    "unknown": ("Lora", {"change": {"twist": 0.3}}, "twist is 0"),
 }
 
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_cannot_be_carried_is_refused(tmp_path, case):
     kind, settings, reason = REFUSED[case]
-    made_by_peft(tmp_path / "peft", kind, **settings)
     with pytest.raises(ConfigError, match=reason):
-        import_peft(tmp_path / "peft", tmp_path / "ours", base=str(dense_base("llama")))
+        imported(tmp_path, kind, **settings)
     assert not (tmp_path / "ours").exists()
 
 
-@pytest.mark.parametrize(
-    ("setting", "reason"),
-    [({"init_lora_weights": "pissa_niter_4"}, "changes the base weights"), ({"twist": 0.3}, "twist is 0")],
-    ids=["a start that changed the base", "unknown"],
-)
-def test_a_setting_that_cannot_be_carried_is_refused(setting, reason, tmp_path):
-    made_by_peft(tmp_path / "peft", "Lora")
-    path = tmp_path / "peft" / "adapter_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | setting))
-    with pytest.raises(ConfigError, match=reason):
-        import_peft(tmp_path / "peft", tmp_path / "ours", base=str(dense_base("llama")))
-
-
-def test_another_base_is_refused(tmp_path):
-    made_by_peft(tmp_path / "peft", "Lora", r=4)
+def test_what_does_not_fit_or_is_broken_is_named(tmp_path):
     with pytest.raises(ConfigError, match="which the base does not have"):
-        import_peft(tmp_path / "peft", tmp_path / "ours", base=str(dense_base("phi3")))
-
-
-def test_a_broken_file_is_named(tmp_path):
-    made_by_peft(tmp_path / "peft", "Lora", r=4)
+        imported(tmp_path, base="phi3", r=4)
     path = tmp_path / "peft" / "adapter_model.safetensors"
     path.write_bytes(path.read_bytes()[:3000])
     with pytest.raises(ConfigError, match="cut off"):
-        import_peft(tmp_path / "peft", tmp_path / "ours", base=str(dense_base("llama")))
+        imported(tmp_path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match="no PEFT adapter there"):
         import_peft(tmp_path / "empty", tmp_path / "ours", base=str(dense_base("llama")))
@@ -135,11 +130,10 @@ def test_a_broken_file_is_named(tmp_path):
 
 def test_a_file_that_says_another_thing_than_it_does_is_found(tmp_path, monkeypatch):
     """The check is real: leaves that were carried wrongly do not pass it."""
-    made_by_peft(tmp_path / "peft", "HRA", r=4)
     right = peft_files.PeftFolder.reflections
     monkeypatch.setattr(peft_files.PeftFolder, "reflections", lambda self, m: right(self, m)[:, ::-1])
     with pytest.raises(ExportMismatch, match="logits differ from transformers and PEFT"):
-        import_peft(tmp_path / "peft", tmp_path / "ours", base=str(dense_base("llama")))
+        imported(tmp_path, "HRA", r=4)
 
 
 def test_on_a_packed_base_it_is_compared_unpacked(tmp_path):

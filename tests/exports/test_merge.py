@@ -12,12 +12,12 @@ from hf_bases import (
     ARCHITECTURES,
     LOW_RANK,
     METHODS,
+    adapter_on,
     dense_base,
     folder_of,
     greedy,
     greedy_ours,
     one_thread,  # noqa: F401
-    perturb,
     trained,
 )
 from mlx_lm import load
@@ -72,7 +72,7 @@ def test_merged_keeps_biases_and_every_other_tensor(tmp_path):
     source = open_source(str(adapter), model=base)
     for name in original.files:
         same = mx.array_equal(merged.read(name), original.read(name).astype(mx.bfloat16))
-        assert bool(same) == (name.removesuffix(".weight") not in source.modules), name
+        assert bool(same) == (name.removesuffix(".weight") not in source.info.modules), name
     assert "model.layers.0.self_attn.q_proj.bias" in merged.files
 
 
@@ -88,27 +88,17 @@ def test_large_models_are_written_in_shards_with_an_index(tmp_path, monkeypatch)
     assert set(index["weight_map"]) == set(ModelWeights(dense_base("qwen3")).files)
 
 
-@pytest.fixture
-def mixture(tmp_path):
-    """A mixture of experts as mlx-lm converts it, in stacks, with an adapter on its attention: adapter, base."""
+def test_stacked_experts_are_fused_for_mlx_alone(tmp_path):
+    """A mixture of experts as mlx-lm converts it, in stacks, with an adapter on its attention."""
     from mlx_lm.utils import save_model
 
-    folder, model = tmp_path / "mixture", tiny("qwen3_moe")
-    folder.mkdir()
-    save_model(folder, model)
-    write_tokenizer(folder, None)
+    base = str(tmp_path / "mixture")
+    (tmp_path / "mixture").mkdir()
+    save_model(base, tiny("qwen3_moe"))
+    write_tokenizer(tmp_path / "mixture", None)
     tree = {"model_type": "qwen3_moe", **COMMON, **MIXTURES["qwen3_moe"]}
-    (folder / "config.json").write_text(json.dumps(tree))
-    base = load_base(str(folder))
-    config = build_config({"method": "hybrid", "adapter": {"targets": ["q_proj", "v_proj"]}}, "test").adapter
-    attach(base.model, config)
-    perturb(base.model, 5)
-    save_adapter(base.model, tmp_path / "adapter", config=config, method="hybrid", base=base.identity, seed=5)
-    return tmp_path / "adapter", str(folder)
-
-
-def test_stacked_experts_are_fused_for_mlx_alone(mixture, tmp_path):
-    adapter, base = mixture
+    (tmp_path / "mixture" / "config.json").write_text(json.dumps(tree))
+    adapter = adapter_on(base, tmp_path / "adapter", targets=["q_proj", "v_proj"])
     with pytest.raises(ConfigError, match=r"stacked experts.*make a model for MLX with fuse"):
         export(str(adapter), "merged", tmp_path / "merged", Options(model=base))
     report = fuse(str(adapter), tmp_path / "out", model=base)
@@ -261,7 +251,7 @@ def test_lost_magnitudes_are_noticed(tmp_path):
     for leaves in source.leaves.values():
         leaves["m"] = leaves["m"] * 1.05
     faults = check_merged(source, source.base, tmp_path)
-    assert len(faults) == len(source.modules)
+    assert len(faults) == len(source.info.modules)
     assert "is off by 0.0" in faults[0]
 
 
@@ -283,11 +273,8 @@ def test_full_fine_tuning_is_merged(tmp_path, dtype):
     base.model.set_dtype(dtype)
     save_adapter(base.model, tmp_path / "full", config=config, method="full", base=base.identity, seed=0)
 
-    report = export(
-        str(tmp_path / "full"), "merged", tmp_path / "out", Options(model=folder_of("qwen3", packed=True))
-    )
+    options = Options(model=folder_of("qwen3", packed=True))
+    report = export(str(tmp_path / "full"), "merged", tmp_path / "out", options)
     assert report.checks["logits"]["difference_logit"] <= SAME_LOGITS
     with pytest.raises(ConfigError, match="method full"):
-        export(
-            str(tmp_path / "full"), "peft", tmp_path / "no", Options(model=folder_of("qwen3", packed=True))
-        )
+        export(str(tmp_path / "full"), "peft", tmp_path / "no", options)

@@ -6,19 +6,15 @@ import json
 import mlx.core as mx
 import pytest
 from architectures import ARCHITECTURES, COMMON
-from hf_bases import one_thread, perturb  # noqa: F401
+from hf_bases import adapter_on, one_thread  # noqa: F401
 from mlx_lm.utils import save_model
 from tiny_model import write_tokenizer
 
-from mlx_hybrid.adapters.attach import attach
-from mlx_hybrid.adapters.store import save_adapter
 from mlx_hybrid.adapters.targets import is_experts
-from mlx_hybrid.config import build_config
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.exports.export import Options, export
 from mlx_hybrid.exports.weights import ModelWeights, write_dense
 from mlx_hybrid.files import read_json, write_json
-from mlx_hybrid.models.base import load_base
 
 EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
 LLAMA4 = EXPERTS | {
@@ -117,12 +113,7 @@ def test_experts_as_transformers_stores_them_are_carried(tmp_path, family):
     AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **sizes)).save_pretrained(base)
     tree = read_json(base / "config.json")  # mlx-lm reads some settings by older names
     write_json(base / "config.json", tree | tree["rope_parameters"] | MIXTURES[family][0])
-    loaded = load_base(str(base))
-    config = build_config({"method": "hybrid", "adapter": {"targets": ["q_proj", "v_proj"]}}, "test").adapter
-    attach(loaded.model, config)
-    perturb(loaded.model, 5)
-    adapter = tmp_path / "adapter"
-    save_adapter(loaded.model, adapter, config=config, method="hybrid", base=loaded.identity, seed=5)
+    adapter = adapter_on(str(base), tmp_path / "adapter", targets=["q_proj", "v_proj"])
     report = export(str(adapter), "merged", tmp_path / "out", Options(model=str(base)))
     assert report.checks["logits"]["passed"]
     assert ModelWeights(tmp_path / "out").shapes == ModelWeights(base).shapes

@@ -1,6 +1,8 @@
 """The model card: what the run wrote is on it, and what nobody measured is not."""
 
+import hashlib
 import json
+import shutil
 
 import pytest
 from huggingface_hub import ModelCard
@@ -57,8 +59,6 @@ SIB = {
 
 @pytest.fixture
 def measured_run(run, tmp_path):
-    import shutil
-
     folder = tmp_path / "trial"
     shutil.copytree(run.path, folder)
     own = Run(folder)
@@ -113,10 +113,8 @@ def test_an_adapter_of_a_base_on_the_hub_is_served_beside_it(measured_run):
     facts = run_facts(measured_run)
     facts.base = {**facts.base, "id": "someone/tiny-4bit"}
     text = model_card(facts, "me/trial")
-    assert (
-        "vllm serve someone/tiny-4bit --enable-lora --max-lora-rank 16 --lora-modules trial=./trial-lora"
-        in text
-    )
+    served = "vllm serve someone/tiny-4bit --enable-lora --max-lora-rank 16 --lora-modules trial=./trial-lora"
+    assert served in text
     assert ModelCard(text).data.base_model == "someone/tiny-4bit"
 
 
@@ -130,13 +128,8 @@ def test_what_was_not_measured_is_said(run):
 def test_the_manifest_beside_the_data_is_on_the_card(measured_run, tmp_path, monkeypatch):
     data = tmp_path / "governed"
     data.mkdir()
-    write_json(
-        data / "manifest.json",
-        {
-            "tool": "mlx-hybrid govern",
-            "counts": [{"stage": "near", "language": "swh_Latn", "reason": "near_dup", "records": 5}],
-        },
-    )
+    counts = [{"stage": "near", "language": "swh_Latn", "reason": "near_dup", "records": 5}]
+    write_json(data / "manifest.json", {"tool": "mlx-hybrid govern", "counts": counts})
     write_json(data / "report.json", {"languages": [{"language": "zul_Latn", "before": 12, "kept": 9}]})
     config = (measured_run.path / "config.yaml").read_text().replace("- samples", f"- {data}")
     (measured_run.path / "config.yaml").write_text(config)
@@ -162,8 +155,6 @@ def test_a_card_made_here_is_made_anew_and_one_that_was_changed_stays(measured_r
 
 
 def export_report(run, **changes):
-    import hashlib
-
     digest = hashlib.sha256((run.adapter / "adapters.safetensors").read_bytes()).hexdigest()
     return {
         "format": 1,
@@ -191,16 +182,11 @@ def test_an_export_finds_its_run_and_says_how_to_load_it(measured_run, tmp_path,
     monkeypatch.setenv("MLX_HYBRID_RUNS", str(tmp_path))
     publication = plan(write_export(tmp_path / "peft", export_report(measured_run)), "me/lora")
     data = ModelCard(publication.card).data
-    assert (data.base_model, data.library_name, data.to_dict()["base_model_relation"]) == (
-        "someone/tiny",
-        "peft",
-        "adapter",
-    )
+    relation = data.to_dict()["base_model_relation"]
+    assert (data.base_model, data.library_name, relation) == ("someone/tiny", "peft", "adapter")
     assert 'PeftModel.from_pretrained(model, "me/lora")' in publication.card
-    assert (
-        "vllm serve someone/tiny --enable-lora --max-lora-rank 32 --lora-modules lora=me/lora"
-        in publication.card
-    )
+    served = "vllm serve someone/tiny --enable-lora --max-lora-rank 32 --lora-modules lora=me/lora"
+    assert served in publication.card
     assert "mlx-hybrid import lora -o lora-mlx" in publication.card
     assert results(publication.card)
     other = export_report(measured_run, adapter={"name": "trial", "method": "hybrid", "sha256": "0"})
@@ -212,10 +198,7 @@ def test_an_export_finds_its_run_and_says_how_to_load_it(measured_run, tmp_path,
     ("changes", "said"),
     [
         ({"to": "merged"}, "vllm serve me/x\n"),
-        (
-            {"to": "peft", "kind": "oft and lora", "load_order": ["oft-8", "lora"]},
-            "adapters = ['oft-8', 'lora']",
-        ),
+        ({"kind": "oft and lora", "load_order": ["oft-8", "lora"]}, "adapters = ['oft-8', 'lora']"),
         ({"base": {"id": "base"}}, 'from_pretrained("me/x", subfolder="base", dtype='),
         (
             {"base": {"id": "base"}},
@@ -250,8 +233,6 @@ def test_results_say_which_model_they_are_of(measured_run, tmp_path):
 
 
 def test_a_run_without_an_adapter_has_no_card(measured_run):
-    import shutil
-
     shutil.rmtree(measured_run.adapter)
     with pytest.raises(ConfigError, match="no adapter yet"):
         run_facts(measured_run)
@@ -278,10 +259,5 @@ def test_how_conversations_were_written_is_said_where_it_is_used(run):
     text = model_card(facts, "")
     assert "`enable_thinking: false`" in text
     assert "before the first user turn" in text
-    export = {
-        "to": "peft",
-        "kind": "lora",
-        "base": {"id": "a/b"},
-        "adapter": {"conversations": facts.template},
-    }
+    export = {"to": "peft", "kind": "lora", "base": {}, "adapter": {"conversations": facts.template}}
     assert Facts("x").take_export(export).template == facts.template

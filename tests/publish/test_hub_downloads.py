@@ -1,8 +1,11 @@
 """What is fetched from the Hub with the real client: a pushed adapter put on its base, and a data set."""
 
+import json
+
 import mlx.core as mx
 import pytest
 from click.testing import CliRunner
+from huggingface_hub import constants
 from test_hub import hub, mine, push  # noqa: F401
 from tiny_model import write_base
 
@@ -16,8 +19,6 @@ from mlx_hybrid.records.files import find_sources
 
 @pytest.fixture
 def published(hub, mine, monkeypatch, tmp_path):  # noqa: F811
-    from huggingface_hub import constants
-
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     assert push("trial", "me/trial", "--yes").exit_code == 0
     return hub
@@ -83,3 +84,33 @@ def test_a_data_set_keeps_its_splits(published):
         assert source.path.read_bytes() == files[f"data/{part}.jsonl"]
         assert (source.name, source.revision) == (f"me/data:data/{part}.jsonl", "2" * 40)
     assert sources.valid == ()
+
+
+@pytest.fixture
+def records(tmp_path):
+    path = tmp_path / "records.jsonl"
+    rows = ({"prompt": f"What is {n}?", "completion": f"It is {n}."} for n in range(20))
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_a_dry_run_and_an_estimate_fetch_no_weights(hub, base_folder, records, monkeypatch, tmp_path):  # noqa: F811
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    hub.add_repo("me/tiny")
+    files = {path.name: path.read_bytes() for path in base_folder.iterdir()}
+    hub.repos["me/tiny"] |= {"commits": ["1" * 40], "files": files}
+
+    def call(command, *more):
+        settings = ["--model", "me/tiny", "--data", str(records), "--set", "governance.enabled=false", *more]
+        return CliRunner().invoke(main, [command, *settings])
+
+    done = call("finetune", "--dry-run")
+    assert done.exit_code == 0, done.output
+    assert "# tokens:" in done.stdout
+    wrong = call("finetune", "--dry-run", "--set", "adapter.targets=[q_prj]")
+    assert wrong.exit_code == 2
+    assert 'did you mean "q_proj"' in wrong.stderr
+    assert call("estimate").exit_code == 0
+    fetched = {path.name for path in (tmp_path / "cache").rglob("snapshots/*/*")}
+    assert "tokenizer.json" in fetched
+    assert not [name for name in fetched if name.endswith(".safetensors")]
