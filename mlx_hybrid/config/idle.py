@@ -19,7 +19,13 @@ from mlx_hybrid.errors import ConfigError
 
 SKETCH = tuple(f"adapter.sketch.{field.name}" for field in dataclasses.fields(SketchConfig))
 UNUSED_BY_FULL = (*SKETCH, *(f"adapter.{key}" for key in ("mixing", "unitary", "targets", "layers")))
-HARMLESS = {"train.weight_decay": 0.0, "adapter.mixing": "off", "adapter.layers": 0, "adapter.unitary": ()}
+HARMLESS = {
+    "train.weight_decay": 0.0,
+    "train.orthogonal_learning_rate": 0.0,
+    "adapter.mixing": "off",
+    "adapter.layers": 0,
+    "adapter.unitary": (),
+}
 """Values that ask for nothing, so that nothing is what they get."""
 
 
@@ -47,13 +53,16 @@ def load_run_config(
 
 def idle_settings(config: Config) -> dict[str, str]:
     """Why a setting does nothing under the method of `config`, and what acts, by its key."""
-    adapter = config.adapter
+    adapter, train = config.adapter, config.train
     if adapter.full:
-        keys = ("train.orthogonal_learning_rate", *UNUSED_BY_FULL)
+        keys = ("train.rates", "train.orthogonal_learning_rate", *UNUSED_BY_FULL)
         return dict.fromkeys(keys, "every weight is trained, and train.learning_rate acts")
     idle = {}
+    if train.rates == "share":
+        idle["train.orthogonal_learning_rate"] = "one rate serves all branches; train.rates leaf has two"
     if not adapter.low_rank:
-        idle["train.learning_rate"] = "there is no low-rank branch; train.orthogonal_learning_rate acts"
+        if train.rates == "leaf" and train.orthogonal_learning_rate:
+            idle["train.learning_rate"] = "there is no low-rank branch; train.orthogonal_learning_rate acts"
         idle["train.weight_decay"] = "rotations do not decay, and adapter.low_rank.rank adds what does"
     if not adapter.rotation:
         idle["train.orthogonal_learning_rate"] = "there is no orthogonal branch; train.learning_rate acts"

@@ -24,9 +24,12 @@ class TrainConfig(Bounded):
     accumulate: int = bounded(1, 1)
     """Forward passes in one optimiser step."""
     learning_rate: float = bounded(5e-4, 0)
-    """Peak learning rate of the low-rank branch, and of all weights with `full`."""
-    orthogonal_learning_rate: float = bounded(1e-4, 0)
-    """Peak learning rate of the orthogonal branch."""
+    """Peak learning rate η. Adam's first step moves each adapted layer's output by about 10 η of its size, whatever
+    method, layer and model (docs/method.md): 0.5 % at 5e-4. Of all weights with `full`, where it is Adam's own."""
+    rates: Literal["share", "leaf"] = "share"
+    """What rates mean: `share`, as above; `leaf`, Adam's own on every number, as other programs have them."""
+    orthogonal_learning_rate: float = bounded(0.0, 0)
+    """With `rates: leaf`, peak rate of the orthogonal branch; 0 is that of the low-rank one."""
     warmup: float = bounded(0.05, 0, 1)
     """Share of the steps in which the rate rises from zero."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"

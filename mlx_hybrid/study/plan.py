@@ -67,10 +67,10 @@ class Plan:
     def config(self, cell: Cell, data: dict[str, Any], sizes: dict[str, int]) -> Config:
         """The whole configuration of a cell: the plan's own, its method's preset, its rate and seed.
 
-        Both rates move together: the orthogonal one keeps its ratio to the low-rank one in the source.
+        Where the source has two rates, they move together.
         """
         train = self.base().train
-        ratio = train.orthogonal_learning_rate / train.learning_rate if train.learning_rate else 1.0
+        ratio = train.orthogonal_learning_rate / train.learning_rate if train.learning_rate else 0.0
         values = {
             **self.values,
             **data,
@@ -82,7 +82,7 @@ class Plan:
             "evaluate": False,
             "name": "",
             "train.learning_rate": cell.rate,
-            "train.orthogonal_learning_rate": cell.rate * ratio,
+            **({"train.orthogonal_learning_rate": cell.rate * ratio} if ratio else {}),
         }
         return load_config(self.source, self.overrides, values)
 

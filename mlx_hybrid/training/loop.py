@@ -176,7 +176,7 @@ def orthogonality(model: nn.Module, step: int) -> Iterator[Event]:
     if defect > MOST_DEFECT:
         yield Note(
             f"Step {step}: a rotation is {defect:.1g} from orthogonal (at most {MOST_DEFECT:g} is expected); "
-            "lower train.orthogonal_learning_rate."
+            "lower the learning rate."
         )
 
 

@@ -14,13 +14,14 @@ from jaxtyping import Bool, Float
 from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
 from mlx_hybrid.adapters.attach import hybrid_layers
-from mlx_hybrid.adapters.layer import LOW_RANK_LEAVES, ORTHOGONAL_LEAVES
+from mlx_hybrid.adapters.layer import LOW_RANK_LEAVES, MAGNITUDE_LEAVES, ORTHOGONAL_LEAVES
+from mlx_hybrid.adapters.rates import branches
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 SMALLEST_SHARE, LARGEST_SHARE = 0.1, 0.9
 EMA = 0.9  # of the gradient norms that λ follows
 RATES = {"rest": "learning_rate", "orthogonal": "orthogonal_learning_rate"}
-"""The setting that each group of leaves has its peak rate from."""
+"""The setting that each group of leaves has its peak rate from, where they are Adam's own."""
 
 
 def schedule(kind: str, steps: int, warmup: float) -> Callable[[int], float]:
@@ -99,9 +100,10 @@ def adamw_step(
 class BranchOptimizer:
     """One optimiser step over all branches.
 
-    The orthogonal leaves and the rest have a rate each; `is_decayed` says what decays. With mixing, a layer's
-    displacement under AdamW is multiplied by 2λ on its orthogonal and 2(1 − λ) on its low-rank leaves: scaling
-    gradients under Adam would do nothing. Moments are float32 whatever the leaves are.
+    The orthogonal leaves and the rest have a rate each; `is_decayed` says what decays. Each layer's displacement under
+    AdamW is multiplied by its branch's factor (adapters/rates.py) and, with mixing, by λ on its orthogonal and 1 − λ on
+    its low-rank leaves: scaling gradients under Adam would do nothing. Where rates are Adam's own, without factors, it
+    is 2λ and 2(1 − λ). Moments are float32 whatever the leaves are.
     """
 
     def __init__(
@@ -113,6 +115,7 @@ class BranchOptimizer:
         weight_decay: float,
         clip: float,
         mixing: str,
+        rates: str = "leaf",
     ):
         self.peaks = {"rest": learning_rate, "orthogonal": orthogonal_learning_rate}
         self.weight_decay, self.clip, self.mixing = weight_decay, clip, mixing
@@ -127,11 +130,19 @@ class BranchOptimizer:
         }
         self.groups = [name for name in RATES if name in groups]
         self.mix = {"norms": mx.zeros((2, max(1, len(self.mixed)))), "started": mx.array(False)}
+        self.factors: dict = {}
+        if rates == "share":
+            self.set_factors({name: dict.fromkeys(branches(layer), 1.0) for name, layer in adapted.items()})
+
+    def set_factors(self, factors: dict[str, dict[str, float]]) -> None:
+        """What the rate of each layer's branches is multiplied by from now on, by layer and branch."""
+        flat = [(f"{name}.{branch}", mx.array(x)) for name, of in factors.items() for branch, x in of.items()]
+        self.factors = tree_unflatten(flat) if flat else {}
 
     @property
     def state(self) -> list:
         """Everything a step reads and changes, for `mx.compile` and for checkpoints."""
-        return [self.clock, self.moments, self.mix]
+        return [self.clock, self.moments, self.mix, self.factors]
 
     def put_state(self, flat: dict[str, mx.array]) -> None:
         """Take arrays by the names that flattening `state` gives, in place: a compiled step holds these containers."""
@@ -169,7 +180,7 @@ class BranchOptimizer:
         squares = {name: sum_of_squares(gradient) for name, gradient in gradients.items()}
         norm = mx.sqrt(sum(squares.values())) / count
         lam = self.update_mixing(squares, count)
-        factors = self.leaf_factors(lam)
+        factors = self.branch_factors(lam)
         self.clock["step"] = self.clock["step"] + 1
         by = StepFactors.at(self.clock["step"], clip_scale(norm, self.clip) / count)
         leaves = dict(tree_flatten(model.trainable_parameters()))
@@ -183,7 +194,7 @@ class BranchOptimizer:
                 moments["v"][name],
                 gradients[name],
                 by,
-                rate=factors[name] * rate if name in factors else rate,
+                rate=factors.get(branch_of(name), 1.0) * rate,
                 decay=self.weight_decay if name in self.decayed else 0.0,
             )
         model.update(tree_unflatten(list(leaves.items())))
@@ -205,14 +216,21 @@ class BranchOptimizer:
         self.mix["started"] = mx.array(True)
         return shares(self.mix["norms"])
 
-    def leaf_factors(self, lam: mx.array) -> dict[str, mx.array]:
-        if self.mixing != "gradient":
-            return {}
-        factors = {}
-        for index, name in enumerate(self.mixed):
-            factors |= {f"{name}.rotation.{leaf}": 2 * lam[index] for leaf in ORTHOGONAL_LEAVES}
-            factors |= {f"{name}.low_rank.{leaf}": 2 * (1 - lam[index]) for leaf in LOW_RANK_LEAVES}
+    def branch_factors(self, lam: mx.array) -> dict[str, mx.array]:
+        """What the rates of branches are multiplied by, by their paths: their own factors, and their parts of a step."""
+        factors = dict(tree_flatten(self.factors))
+        whole = 1.0 if factors else 2.0
+        for index, name in enumerate(self.shared()):
+            parts = {f"{name}.rotation": lam[index], f"{name}.low_rank": 1 - lam[index]}
+            for branch, part in parts.items():
+                factors[branch] = whole * part * factors.get(branch, 1.0)
         return factors
+
+
+def branch_of(path: str) -> str:
+    """The branch that a leaf belongs to, by its path; DoRA's magnitude goes with the low-rank one."""
+    owner, leaf = path.rsplit(".", 1)
+    return f"{owner}.low_rank" if leaf in MAGNITUDE_LEAVES else owner
 
 
 def sum_of_squares(gradient: mx.array) -> mx.array:

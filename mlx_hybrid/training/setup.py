@@ -8,7 +8,10 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import mlx.nn as nn
+
 from mlx_hybrid.adapters.attach import Attached, attach
+from mlx_hybrid.adapters.rates import rate_factors, step_gains
 from mlx_hybrid.adapters.start import (
     SketchPass,
     apply_start,
@@ -31,6 +34,9 @@ from mlx_hybrid.training.memory.limits import checkpoint_layers, set_limits
 from mlx_hybrid.training.memory.shape import local_folder
 from mlx_hybrid.training.optimizer import BranchOptimizer
 from mlx_hybrid.training.step import arrays
+
+RATE_RECORDS = 16
+"""Training records that the rates' factors are measured on."""
 
 
 @dataclass
@@ -140,38 +146,52 @@ def attach_adapter(config: Config, setup: Setup) -> Attached:
     setup.optimizer = BranchOptimizer(
         model,
         learning_rate=settings.learning_rate,
-        orthogonal_learning_rate=settings.orthogonal_learning_rate,
+        orthogonal_learning_rate=settings.orthogonal_learning_rate or settings.learning_rate,
         weight_decay=settings.weight_decay,
         clip=settings.clip,
         mixing=config.adapter.mixing,
+        rates=settings.rates,
     )
     return attached
 
 
-def start_from_gradient(
-    config: Config, setup: Setup, *, machines: int = 1
-) -> Generator[Note, None, dict[str, float]]:
-    """Start from the gradient of some training records (adapters/start.py); the share of its energy that each low-rank
-    start holds is returned, nothing where no branch starts so. Batches are those of one of `machines`."""
-    adapter, size = config.adapter, config.train.batch_size // machines
-    if not adapter.from_gradient:
-        return {}
-    groups = start_batches(setup.train, count=adapter.sketch.records, batch_size=size, seed=config.seed)
+def start(config: Config, setup: Setup, *, machines: int = 1) -> Generator[Note, None, dict[str, float]]:
+    """Start the adapter and its rates from some training records (adapters/start.py, adapters/rates.py).
+
+    The share of the gradient's energy that each low-rank start holds is returned, nothing where no branch starts so.
+    Batches are those of one of `machines`.
+    """
+    adapter, model = config.adapter, setup.base.model
+    captured = {}
+    if adapter.from_gradient:
+        batches = start_arrays(config, setup, adapter.sketch.records, machines)
+        captured = yield from start_from_gradient(config, model, batches)
+    if config.train.rates == "share" and not adapter.full:
+        batches = start_arrays(config, setup, RATE_RECORDS, machines)
+        setup.optimizer.set_factors(rate_factors(step_gains(model, make_loss, batches)))
+    return captured
+
+
+def start_arrays(config: Config, setup: Setup, count: int, machines: int) -> list[tuple]:
+    """Batches of `count` training records, as a step has them."""
+    size = config.train.batch_size // machines
+    groups = start_batches(setup.train, count=count, batch_size=size, seed=config.seed)
     prompt = PromptLoss(config.train.prompt_weight, config.train.prompt_share)
     groups = [[prompt.on(e, (config.seed, 0, n)) for n, e in enumerate(group)] for group in groups]
-    batches = [arrays(make_batch(group)) for group in groups]
-    for step in sketch_gradients(
-        setup.base.model,
-        make_loss,
-        batches,
-        columns=sketch_columns(adapter),
-        passes=adapter.sketch.passes,
-        seed=config.seed,
-    ):
+    return [arrays(make_batch(group)) for group in groups]
+
+
+def start_from_gradient(
+    config: Config, model: nn.Module, batches: list[tuple]
+) -> Generator[Note, None, dict[str, float]]:
+    """Start branches along the gradient of `batches`; the share of its energy that each low-rank start holds."""
+    records, passes = sum(len(batch[0]) for batch in batches), config.adapter.sketch.passes
+    columns = sketch_columns(config.adapter)
+    for step in sketch_gradients(model, make_loss, batches, columns=columns, passes=passes, seed=config.seed):
         if isinstance(step, SketchPass):
-            yield Note(f"Gradient of {sum(map(len, groups))} records, pass {step.number} of {step.passes}.")
-    captured = apply_start(setup.base.model, step)
-    scale_to_inputs(setup.base.model, make_loss, batches)
+            yield Note(f"Gradient of {records} records, pass {step.number} of {passes}.")
+    captured = apply_start(model, step)
+    scale_to_inputs(model, make_loss, batches)
     if captured:
         mean = sum(captured.values()) / len(captured)
         yield Note(
