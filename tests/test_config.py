@@ -86,6 +86,7 @@ CHOICES = {
     "adapter.rotation.start": "gradient",
     "adapter.low_rank.start": "lora-ga",
     "adapter.mixing": "off",
+    "train.rates": "leaf",
     "train.schedule": "linear",
     "train.too_long": "drop",
     "train.compile": "on",

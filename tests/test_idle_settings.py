@@ -18,8 +18,7 @@ REFUSED = [
     ("full", "adapter.low_rank.alpha=8", "every weight is trained"),
     ("full", "adapter={low_rank: {alpha: 8}}", "every weight is trained"),
     ("full", "train.orthogonal_learning_rate=1e-3", "train.learning_rate acts"),
-    ("hra", "train.learning_rate=1e-3", "train.orthogonal_learning_rate acts"),
-    ("hra", "train.learning_rate=5e-4", "train.orthogonal_learning_rate acts"),
+    ("full", "train.rates=leaf", "train.learning_rate acts"),
     ("boft", "train.weight_decay=0.1", "adapter.low_rank.rank"),
     ("boft", "adapter.low_rank.dropout=0.1", "adapter.low_rank.rank adds one"),
     ("hra", "adapter.low_rank.alpha=8", "adapter.low_rank.rank adds one"),
@@ -43,7 +42,7 @@ def test_an_override_that_would_do_nothing_is_refused_with_what_acts(method, ove
     assert str(error.value).startswith("--set ")
 
 
-@pytest.mark.parametrize(("method", "override", "acts"), [r for r in REFUSED if "5e-4" not in r[1]])
+@pytest.mark.parametrize(("method", "override", "acts"), REFUSED)
 def test_so_is_a_value_of_a_file_that_is_not_the_usual_one(method, override, acts, tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump({"method": method, **override_tree((override,))}))
@@ -106,8 +105,23 @@ def test_rates_said_to_act_have_leaves_and_idle_ones_have_none(method):
     leaves = {name.rsplit(".", 1)[-1] for name, _ in tree_flatten(model.trainable_parameters())}
     assert leaves == LEAVES[method]
     idle = idle_settings(usual)
-    assert ("train.learning_rate" in idle) == ("lora_a" not in leaves)
-    assert ("train.orthogonal_learning_rate" in idle) == (not leaves & {"house_u", "oft_q"})
+    assert "train.learning_rate" not in idle
+    assert "train.orthogonal_learning_rate" in idle  # one rate serves all branches
+    leaf = idle_settings(load_config(None, ("train.orthogonal_learning_rate=1e-3",), {"method": method}))
+    assert ("train.learning_rate" in leaf) == ("lora_a" not in leaves)
+    assert ("train.orthogonal_learning_rate" in leaf) == (not leaves & {"house_u", "oft_q"})
+
+
+def test_two_rates_are_adams_own_in_files_and_options_that_knew_no_other(tmp_path):
+    path = tmp_path / "old.yaml"
+    path.write_text("train: {learning_rate: 5e-4, orthogonal_learning_rate: 1e-4}\n")
+    train = load_run_config(path).train
+    assert (train.rates, train.learning_rate, train.orthogonal_learning_rate) == ("leaf", 5e-4, 1e-4)
+    assert load_run_config(None, ("train.orthogonal_learning_rate=1e-4",)).train.rates == "leaf"
+    path.write_text("train: {learning_rate: 5e-4}\n")
+    assert load_run_config(path).train.rates == "share"
+    with pytest.raises(ConfigError, match="rates leaf has two"):
+        load_run_config(None, ("train.orthogonal_learning_rate=1e-4", "train.rates=share"))
 
 
 SIZES = {

@@ -31,7 +31,7 @@ from mlx_hybrid.training.batches import make_batch  # noqa: E402
 from mlx_hybrid.training.memory.estimate import Load, estimate  # noqa: E402
 from mlx_hybrid.training.memory.limits import set_limits  # noqa: E402
 from mlx_hybrid.training.memory.shape import model_shape  # noqa: E402
-from mlx_hybrid.training.setup import Setup, attach_adapter, start_from_gradient  # noqa: E402
+from mlx_hybrid.training.setup import Setup, attach_adapter, start_from_records  # noqa: E402
 from mlx_hybrid.training.step import compiles, make_step  # noqa: E402
 
 STEPS = 2  # the second has moments to update
@@ -136,7 +136,7 @@ def measured_peak(config: Config, load: Load) -> int:
     mx.eval(base.model.parameters(), setup.optimizer.state)
     mx.clear_cache()
     mx.reset_peak_memory()
-    for _ in start_from_gradient(config, setup):
+    for _ in start_from_records(config, setup):
         pass
     base.model.train()
     compiled = compiles(config.train.compile)

@@ -20,7 +20,7 @@ from mlx_hybrid.adapters.layer import LOW_RANK_LEAVES, MAGNITUDE_LEAVES, ORTHOGO
 BRANCHES = {"rotation": ORTHOGONAL_LEAVES, "low_rank": (*LOW_RANK_LEAVES, *MAGNITUDE_LEAVES)}
 """The leaves that step together."""
 USUAL_GAIN = 10.0
-"""Of LoRA's B on a pretrained model, about (14 on Gemma 3 270M, median of 126 modules): with it, rates keep the size that
+"""About that of LoRA's B on a pretrained model (14 on Gemma 3 270M, median of 126 modules): rates keep the size that
 LoRA's have, and a step at rate η moves an output by 10 η of its norm."""
 SMALL_STEP = 1e-3
 RANGE = 10.0  # a gain further than this from its branch's median is taken for that: it is of a layer that hardly acts

@@ -82,7 +82,7 @@ def nested(key: str, value: Any) -> dict:
 
 
 def in_format_2(tree: dict) -> dict:
-    """The tree with its adapter's branches as groups, its model's name in the model's group, and the kind of its rates."""
+    """The tree with its adapter's branches and its model's name in groups, and the kind of its rates."""
     changed = {"adapter": from_format_1(tree["adapter"])} if "adapter" in tree else {}
     train = tree.get("train")
     if isinstance(train, dict) and train.get("orthogonal_learning_rate"):

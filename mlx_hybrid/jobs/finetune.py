@@ -32,8 +32,8 @@ from mlx_hybrid.training.setup import (
     data_identity,
     data_notes,
     load_setup,
-    start,
     start_from_adapter,
+    start_from_records,
     tokenised,
 )
 
@@ -146,7 +146,7 @@ def starting_point(
         info = start_from_adapter(config, setup.base, find_adapter(config.start_from)[0])
         yield Note(f"Going on from {config.start_from}." + (f" {UNCHECKED}." if info.stock else ""))
         return Progress(), {}
-    return Progress(), (yield from start(config, setup, machines=machines))
+    return Progress(), (yield from start_from_records(config, setup, machines=machines))
 
 
 def steps(

@@ -100,10 +100,9 @@ def adamw_step(
 class BranchOptimizer:
     """One optimiser step over all branches.
 
-    The orthogonal leaves and the rest have a rate each; `is_decayed` says what decays. Each layer's displacement under
-    AdamW is multiplied by its branch's factor (adapters/rates.py) and, with mixing, by λ on its orthogonal and 1 − λ on
-    its low-rank leaves: scaling gradients under Adam would do nothing. Where rates are Adam's own, without factors, it
-    is 2λ and 2(1 − λ). Moments are float32 whatever the leaves are.
+    The orthogonal leaves and the rest have a rate each; `is_decayed` says what decays. The displacement under
+    AdamW is multiplied by what `branch_factors` says: scaling gradients under Adam would do nothing. Moments are
+    float32 whatever the leaves are.
     """
 
     def __init__(
@@ -217,13 +216,17 @@ class BranchOptimizer:
         return shares(self.mix["norms"])
 
     def branch_factors(self, lam: mx.array) -> dict[str, mx.array]:
-        """What the rates of branches are multiplied by, by their paths: their own factors, and their parts of a step."""
+        """What the rates of branches are multiplied by, by the branches' paths.
+
+        Each has its own factor, and its part of a step that two share: (λ, 1 − λ) / √(λ² + (1 − λ)²), since what the
+        two add to an output is uncorrelated; of Adam's own rates 2λ and 2(1 − λ).
+        """
         factors = dict(tree_flatten(self.factors))
-        whole = 1.0 if factors else 2.0
+        whole = mx.rsqrt(mx.square(lam) + mx.square(1 - lam)) if factors else 2 * mx.ones_like(lam)
         for index, name in enumerate(self.shared()):
             parts = {f"{name}.rotation": lam[index], f"{name}.low_rank": 1 - lam[index]}
             for branch, part in parts.items():
-                factors[branch] = whole * part * factors.get(branch, 1.0)
+                factors[branch] = whole[index] * part * factors.get(branch, 1.0)
         return factors
 
 

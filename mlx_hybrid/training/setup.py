@@ -155,7 +155,9 @@ def attach_adapter(config: Config, setup: Setup) -> Attached:
     return attached
 
 
-def start(config: Config, setup: Setup, *, machines: int = 1) -> Generator[Note, None, dict[str, float]]:
+def start_from_records(
+    config: Config, setup: Setup, *, machines: int = 1
+) -> Generator[Note, None, dict[str, float]]:
     """Start the adapter and its rates from some training records (adapters/start.py, adapters/rates.py).
 
     The share of the gradient's energy that each low-rank start holds is returned, nothing where no branch starts so.

@@ -55,7 +55,7 @@ def bad(finetune, tmp_path):
             ["--method", "boft", *sets("adapter.rotation.reflections=32")],
             ["adapter.rotation.reflections would do nothing", "this is butterfly"],
         ),
-        (["--method", "hra", *sets("train.learning_rate=1e-3")], ["train.orthogonal_learning_rate acts"]),
+        (["--method", "hra", *sets("train.weight_decay=1e-3")], ["adapter.low_rank.rank adds"]),
         (sets("train.patience=3", "data.valid_share=0"), ["train.patience is 3", "data.valid_share"]),
         (sets("adapter.layers=9"), ["the model has 2 layers"]),
         (["nothing-like-it"], ['No recipe "nothing-like-it"', "quickstart"]),

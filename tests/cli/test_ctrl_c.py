@@ -33,7 +33,7 @@ def press(monkeypatch):
 
 @pytest.mark.parametrize(
     ("module", "name"),
-    [(job, "prepare"), (job, "load_setup"), (answers, "answer"), (job, "start_from_gradient")],
+    [(job, "prepare"), (job, "load_setup"), (answers, "answer"), (job, "start_from_records")],
 )
 def test_before_the_first_step(module, name, press, finetune, settings, tmp_path):
     press(module, name)
