@@ -1,3 +1,4 @@
+# ruff: noqa: F403, F405
 """mlx-hybrid: fine-tune multilingual language models on your own machine.
 
 The names of `__all__` are the Python API (mlx_hybrid/api.py); it is loaded when one of them is first used.
@@ -6,19 +7,7 @@ The names of `__all__` are the Python API (mlx_hybrid/api.py); it is loaded when
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mlx_hybrid.api import (
-        HybridLinear,
-        MlxHybridError,
-        Run,
-        attach,
-        evaluate,
-        export,
-        find_run,
-        finetune,
-        generate,
-        govern,
-        load,
-    )
+    from mlx_hybrid.api import *
 
 __version__ = "0.1.0"
 __all__ = [

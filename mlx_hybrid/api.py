@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlx_hybrid.adapters import attach as adapters
 from mlx_hybrid.adapters.layer import HybridLinear as HybridLinear
-from mlx_hybrid.config import PRESETS, GovernanceConfig, build, build_config, merge
+from mlx_hybrid.config import PRESETS, GovernanceConfig, build, build_config, flat, merge
 from mlx_hybrid.config.recipes import run_config
 from mlx_hybrid.errors import ConfigError, MlxHybridError, nearest  # noqa: F401
 from mlx_hybrid.run import Run, find_run  # noqa: F401
@@ -73,9 +73,9 @@ def finetune(
     from mlx_hybrid.jobs import finetune as job
 
     group = data if isinstance(data, Mapping) or data is None else {"paths": paths_of(data)}
-    given = flat({"model": model, "method": method, "data": group, **settings})
-    given = {key: value for key, value in given.items() if value is not None}
-    chosen, run = run_config(str(config) if config else None, values=given), None
+    named = {"model": model, "method": method, "data": group}
+    given = {key: value for key, value in named.items() if value is not None} | settings
+    chosen, run = run_config(str(config) if config else None, values=flat(given)), None
     for event in job.finetune(chosen, output=Path(output) if output else None):
         run = event.run if isinstance(event, job.Prepared) else run
         on_event(event)
@@ -174,11 +174,3 @@ def generate(
 
 def paths_of(names: Names) -> list[str]:
     return [str(name) for name in ([names] if isinstance(names, str | Path) else names)]
-
-
-def flat(settings: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """Settings by their whole keys: {"train": {"epochs": 2}} as {"train.epochs": 2}."""
-    values: dict[str, Any] = {}
-    for key, value in settings.items():
-        values |= flat(value, f"{above}{key}.") if isinstance(value, Mapping) else {f"{above}{key}": value}
-    return values

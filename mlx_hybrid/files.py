@@ -102,11 +102,9 @@ def new_directory(directory: Path) -> Iterator[Path]:
         yield temporary
         replace_directory(temporary, directory)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise MlxHybridError(
-                f"{directory}: cannot be written, the disk is full; free some space."
-            ) from error
-        raise MlxHybridError(f"{directory}: cannot be written ({error.strerror or error}).") from error
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        why = ", the disk is full; free some space" if full else f" ({error.strerror or error})"
+        raise MlxHybridError(f"{directory}: cannot be written{why}.") from error
     except RuntimeError as error:
         if "Unable to write" not in str(error):  # all that mlx says of a full disk
             raise

@@ -1,7 +1,6 @@
 """The run directory: what a run writes, how it is found again, and who may write."""
 
 import contextlib
-import dataclasses
 import fcntl
 import json
 import os
@@ -11,6 +10,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import date
 from importlib import metadata
 from pathlib import Path
@@ -31,7 +31,7 @@ def runs_root() -> Path:
     return Path(os.environ.get("MLX_HYBRID_RUNS", "runs"))
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Run:
     """A run directory (docs/formats.md)."""
 
@@ -91,12 +91,12 @@ class Run:
             return config
 
         def found(name: str) -> str:
-            named = bool(name) and name != BUNDLED and (folder / name).exists()
+            named = name not in ("", BUNDLED) and (folder / name).exists()
             return str(folder / name) if named else name
 
         files = {key: tuple(map(found, getattr(config.data, key))) for key in ("paths", "valid", "test")}
-        model = dataclasses.replace(config.model, name=found(config.model.name))
-        return dataclasses.replace(config, model=model, data=dataclasses.replace(config.data, **files))
+        model = replace(config.model, name=found(config.model.name))
+        return replace(config, model=model, data=replace(config.data, **files))
 
     def status(self) -> str:
         """As run.json has it; `stopped` for a run whose process went without a word."""
@@ -109,13 +109,11 @@ class Run:
 
     def is_busy(self) -> bool:
         """Whether a process holds the run's lock."""
-        try:
-            with (self.path / "lock").open() as file:
+        with contextlib.suppress(FileNotFoundError), (self.path / "lock").open() as file:
+            try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except FileNotFoundError:
-            return False
-        except BlockingIOError:
-            return True
+            except BlockingIOError:
+                return True
         return False
 
     def info(self) -> dict:
@@ -167,16 +165,19 @@ def create_run(config: Config, output: Path | None) -> Run:
     """A new run directory with its config. Raises ConfigError for a name that exists or an unwritable place."""
     path = output or run_place(config)
     if path.exists():
-        ours = (path / "config.yaml").is_file()
-        go_on = f", or continue it with --resume {shlex.quote(str(path))}" if ours else ""
-        raise ConfigError(f"{path}: exists already; choose another name{go_on}.")
+        way = (
+            f", or continue it with --resume {shlex.quote(str(path))}"
+            if (path / "config.yaml").is_file()
+            else ""
+        )
+        raise ConfigError(f"{path}: exists already; choose another name{way}.")
     try:
         path.mkdir(parents=True)
         write_text(path / "config.yaml", dump_config(config))
         write_json(path / PLACE, {"format": FORMAT, "folder": str(Path.cwd())})
     except OSError as error:
-        told = f"{path}: cannot be written ({error.strerror}); choose another place with -o."
-        raise ConfigError(told) from None
+        why = f"cannot be written ({error.strerror})"
+        raise ConfigError(f"{path}: {why}; choose another place with -o.") from None
     return Run(path)
 
 
@@ -210,8 +211,9 @@ def find_run(name: str) -> Run:
         raise ConfigError(f"No run in {runs_root()} yet; `mlx-hybrid finetune` makes one.")
     name = list(runs)[-1] if name == LAST else name
     if name not in runs:
-        hint = nearest(name, runs) if runs else f"{runs_root()} holds no run."
-        raise ConfigError(f'No run "{name}"; {hint}')
+        raise ConfigError(
+            f'No run "{name}"; {nearest(name, runs) if runs else f"{runs_root()} holds no run."}'
+        )
     return runs[name]
 
 
@@ -227,10 +229,8 @@ def machine() -> dict:
 
     device = mx.device_info().get("device_name", "") if mx.default_device() == mx.Device(mx.gpu) else "CPU"
     versions = {name: metadata.version(name) for name in ("mlx", "mlx-lm", "numpy")}
-    return {
-        "system": platform.system(),
-        "machine": platform.machine(),
-        "python": platform.python_version(),
+    host = {"system": platform.system(), "machine": platform.machine(), "python": platform.python_version()}
+    return host | {
         "device": device,
         "cores": os.cpu_count(),
         "versions": {"mlx-hybrid": __version__} | versions,

@@ -10,33 +10,16 @@ import click
 from mlx_hybrid import __version__
 from mlx_hybrid.errors import INTERRUPTED, ConfigError, MlxHybridError, nearest
 
-COMMANDS = {
-    "finetune": "Govern, train and evaluate: the whole job.",
-    "estimate": "Say what memory a run needs, before loading a weight.",
-    "govern": "Check raw records; keep, flag or reject each with a reason.",
-    "records": "Show records as the model will see them, the trained tokens marked.",
-    "task": "Make a benchmark into records to train on and to measure with.",
-    "evaluate": "Measure a run beside its base, or a model, with intervals.",
-    "compare": "Train several methods alike and compare them over seeds.",
-    "report": "Make one page of a run or a comparison.",
-    "chat": "Talk to a run or a model.",
-    "generate": "Answer one prompt.",
-    "serve": "Serve a run over an OpenAI-compatible API on this machine.",
-    "export": "Take an adapter to PEFT, a merged model, or stock mlx-lm.",
-    "import": "Bring a PEFT adapter in.",
-    "fuse": "Merge an adapter into its base.",
-    "push": "Publish a folder on the Hugging Face Hub, after asking.",
-    "runs": "List runs, or show one.",
-    "recipes": "List the recipes, or show one.",
-    "doctor": "Say what this machine offers and what is installed.",
-}
-
+COMMANDS = (
+    *("finetune", "estimate", "govern", "records", "task", "evaluate", "compare", "report"),
+    *("chat", "generate", "serve", "export", "import", "fuse", "push", "runs", "recipes", "doctor"),
+)
 ON_RANKS = ("finetune", "doctor")  # what mlx.launch may start several of
 EVERYWHERE = ("--debug", "--offline")
 
 
 class Commands(click.Group):
-    """A group that knows its commands' names and one-line helps without importing them."""
+    """A group that knows its commands' names without importing them."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Take --debug and --offline wherever they stand before a `--`."""
@@ -57,7 +40,9 @@ class Commands(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+            formatter.write_dl(
+                [(name, self.get_command(ctx, name).help.split("\n\n")[0]) for name in COMMANDS]
+            )
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

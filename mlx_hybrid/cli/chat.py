@@ -4,19 +4,20 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click import argument, option
 
 from mlx_hybrid.cli.generate import DEFAULT_TOKENS, open_and_tell
 from mlx_hybrid.cli.options import PATH, base_model_option, context_option, sampling_options
 
 
 @click.command()
-@click.argument("target", metavar="RUN|MODEL")
-@click.option("--system", default="", help="System prompt.")
-@click.option("--max-tokens", type=int, default=DEFAULT_TOKENS, show_default=True, help="Longest answer.")
+@argument("target", metavar="RUN|MODEL")
+@option("--system", default="", help="System prompt.")
+@option("--max-tokens", type=int, default=DEFAULT_TOKENS, show_default=True, help="Longest answer.")
 @sampling_options
 @context_option
 @base_model_option
-@click.option("--load", "saved", type=PATH, help="Go on with a saved conversation.")
+@option("--load", "saved", type=PATH, help="Go on with a saved conversation.")
 def chat(
     target: str, system: str, context: int | None, base_model: str | None, saved: Path | None, **sampling: Any
 ) -> None:

@@ -1,10 +1,21 @@
-"""Commands to copy from the screen."""
+"""What commands print: results, talk beside them, and commands to copy from the screen."""
 
+import json
 import shlex
+from functools import partial
+from typing import Any
 
 import click
 
 from mlx_hybrid.cli.options import listed
+
+tell = partial(click.echo, err=True)
+"""Say something on stderr, which holds all that is no result."""
+
+
+def answer(tree: Any, as_json: bool, *lines: str) -> None:
+    """Print a result, as JSON or as lines for a person."""
+    click.echo(json.dumps(tree, ensure_ascii=False) if as_json else "\n".join(lines))
 
 
 def command(*words: object) -> str:

@@ -1,15 +1,20 @@
 """`compare`: methods side by side over seeds."""
 
-import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
+from click import argument, option
 
-from mlx_hybrid.cli.commands import command
-from mlx_hybrid.cli.options import PATH, listed
+from mlx_hybrid.cli.commands import answer, command, tell
+from mlx_hybrid.cli.options import COUNT, PATH, SOME, given_settings, listed, set_option, setting
 from mlx_hybrid.errors import INTERRUPTED, ConfigError
 from mlx_hybrid.jobs.stopping import StopRequest
+
+BUDGETS = ("steps", "params", "time")
+EQUAL = "steps alone, parameters too, or training time."
+SETTINGS = ("model__name", "data__paths", "data__allow_changed")
 
 
 def rates(ctx: click.Context, option: click.Parameter, value: tuple[str, ...]) -> tuple[float, ...]:
@@ -22,86 +27,41 @@ def rates(ctx: click.Context, option: click.Parameter, value: tuple[str, ...]) -
         ) from None
 
 
+def names(flag: str, *usual: str, **how: Any) -> Callable:
+    """An option that takes names with commas between."""
+    return option(flag, multiple=True, default=usual, show_default=bool(usual), **{"callback": listed, **how})
+
+
 @click.command()
-@click.argument("config", metavar="CONFIG")
-@click.option(
-    "--methods",
-    multiple=True,
-    default=["lora,hybrid"],
-    show_default=True,
-    callback=listed,
-    help="With commas; the first is the reference.",
+@argument("config", metavar="CONFIG")
+@names("--methods", "lora,hybrid", help="With commas; the first is the reference.")
+@option("--seeds", type=SOME, default=3, show_default=True, help="Runs of each method.")
+@names(
+    "--lrs", callback=rates, help="Learning rates to choose from, as 1e-3,3e-3.  [default: the config's own]"
 )
-@click.option(
-    "--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Runs of each method."
+@names("--governance", "own", help="own, off, on, a stage, or steps: each stage added to those before.")
+@option(
+    "--budget", type=click.Choice(BUDGETS), default="steps", show_default=True, help="What is equal; " + EQUAL
 )
-@click.option(
-    "--lrs",
-    "rates",
-    multiple=True,
-    callback=rates,
-    help="Learning rates to choose from, as 1e-3,3e-3.  [default: the config's own]",
+@option(
+    "--noise", type=click.FloatRange(0, 0.5), default=0.0, help="Share of faults to plant in the records."
 )
-@click.option(
-    "--governance",
-    multiple=True,
-    default=["own"],
-    show_default=True,
-    metavar="SETTINGS",
-    callback=listed,
-    help="own, off, on, a stage, or steps: each stage added to those before.",
+@names("--variants", help="Spellings to test: names with commas between, or `all`.")
+@option("--limit", type=COUNT, default=0, help="Most test records a language.  [default: all]")
+@option(
+    "--workers", type=SOME, default=1, show_default=True, help="Cells at a time, each a process: 1 on a GPU."
 )
-@click.option(
-    "--budget",
-    type=click.Choice(("steps", "params", "time")),
-    default="steps",
-    show_default=True,
-    help="What the methods have equal: steps alone, parameters too, or training time.",
+@option("--pivot", help="Language the others are held against.  [default: eng_Latn]")
+@option("--max-tokens", type=SOME, help="Of one translation.  [default: 256]")
+@setting("model.name", "--model", help="Base model.  [default: the config's]")
+@setting(
+    "data.paths", "--data", callback=None, metavar="PATH", help="In place of the config's; may be repeated."
 )
-@click.option(
-    "--noise",
-    type=click.FloatRange(0, 0.5),
-    default=0.0,
-    help="Share of faults to plant in the training records.",
-)
-@click.option(
-    "--variants",
-    multiple=True,
-    callback=listed,
-    help="Spellings to test: names with commas between, or `all`.",
-)
-@click.option(
-    "--limit", type=click.IntRange(min=0), default=0, help="Most test records a language.  [default: all]"
-)
-@click.option(
-    "--workers",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="Cells at a time, each a process that loads the base: one a core, on a CPU; leave 1 on a GPU.",
-)
-@click.option("--pivot", help="Language the others are held against.  [default: eng_Latn]")
-@click.option("--max-tokens", type=click.IntRange(min=1), help="Of one translation.  [default: 256]")
-@click.option("--model", help="Base model.  [default: the config's]")
-@click.option("--data", multiple=True, metavar="PATH", help="Data in place of the config's; may be repeated.")
-@click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any setting, as train.epochs=2."
-)
-@click.option("--allow-changed-data", is_flag=True, help="Train on governed files that changed since.")
-@click.option(
-    "-o", "--output", type=PATH, required=True, metavar="DIR", help="Folder; an unfinished one goes on."
-)
-@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
-def compare(
-    config: str,
-    output: Path,
-    as_json: bool,
-    workers: int,
-    model: str | None,
-    data: tuple[str, ...],
-    allow_changed_data: bool,
-    **terms: Any,
-) -> None:
+@setting("data.allow_changed", "--allow-changed-data")
+@set_option
+@option("-o", "--output", type=PATH, required=True, metavar="DIR", help="Folder; an unfinished one goes on.")
+@option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+def compare(config: str, output: Path, as_json: bool, workers: int, **terms: Any) -> None:
     """Train methods on the same data with the same steps, measure them alike, and tabulate means over seeds.
 
     Each method's learning rate is chosen on the validation records alone. Every run is kept; the same command goes on
@@ -121,22 +81,13 @@ def compare(
     from mlx_hybrid.study.study import run_study
 
     terms["governance"] = governance_settings(terms["governance"])
-    values = {"model": model, "data.paths": list(data), "data.allow_changed": allow_changed_data}
-    plan = Plan(source=recipe_path(config), values={k: v for k, v in values.items() if v}, **terms)
+    values = given_settings({name: terms.pop(name) for name in SETTINGS})
+    plan = Plan(source=recipe_path(config), values=values, **terms)
     try:
-        with StopRequest(talk) as stop:
+        with StopRequest(tell) as stop:
             summary = run_study(plan, output, stop, workers=workers)
     except Stopped as stopped:
-        talk(str(stopped))
+        tell(str(stopped))
         raise SystemExit(INTERRUPTED) from None
     page = write_study(summary, output)
-    if as_json:
-        click.echo(json.dumps(summary, ensure_ascii=False))
-        return
-    click.echo(as_text(summary))
-    click.echo(f"Page: {page}")
-    click.echo(f"Next: {command('report', output)}")
-
-
-def talk(text: str) -> None:
-    click.echo(text, err=True)
+    answer(summary, as_json, as_text(summary), f"Page: {page}", f"Next: {command('report', output)}")

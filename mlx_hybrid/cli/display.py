@@ -24,19 +24,11 @@ class Display:
         self.interrupted = self.trained_to_the_end = False
         self.results: Results | None = None
 
-    def __enter__(self) -> "Display":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop_bar()
-
     def note(self, text: str) -> None:
         self.talk.print(text, soft_wrap=not self.talk.is_terminal)
 
     def show(self, event: JobEvent) -> None:
-        handler = HANDLERS.get(type(event))
-        if handler:
-            handler(self, event)
+        HANDLERS.get(type(event), lambda *_: None)(self, event)
 
     def prepared(self, event: Prepared) -> None:
         self.run = event.run
@@ -56,21 +48,21 @@ class Display:
             f"{event.steps} steps over {event.records} records{where}{machines}."
         )
         if self.talk.is_terminal:
-            self.progress = Progress(
+            facts = TextColumn("{task.fields[facts]}")
+            columns = (
                 TextColumn("[bold]train"),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TimeRemainingColumn(),
-                TextColumn("{task.fields[facts]}"),
-                console=self.talk,
+                facts,
             )
-            self.task = self.progress.add_task(
-                "train", total=event.steps, completed=event.first_step, facts=""
-            )
+            self.progress = Progress(*columns, console=self.talk)
+            self.task = self.progress.add_task("", total=event.steps, completed=event.first_step, facts="")
             self.progress.start()
 
     def trained(self, event: Trained) -> None:
-        facts = f"loss {event.loss:.3f}  {event.tokens_per_second:,.0f} tokens/s  peak {event.peak_memory_gb:.2f} GB"
+        speed, memory = f"{event.tokens_per_second:,.0f} tokens/s", f"peak {event.peak_memory_gb:.2f} GB"
+        facts = f"loss {event.loss:.3f}  {speed}  {memory}"
         if self.progress:
             self.progress.update(self.task, completed=event.step, facts=facts)
         else:
@@ -88,10 +80,9 @@ class Display:
         """After a second Ctrl-C, or one before or after the steps."""
         self.stop_bar()
         self.interrupted = True
-        if not (self.run and self.run.path.is_dir()):
-            self.note(
-                "Stopped before the first checkpoint: nothing is kept. Start again with the same command."
-            )
+        if not self.kept:
+            told = "Stopped before the first checkpoint: nothing is kept."
+            self.note(f"{told} Start again with the same command.")
         elif self.trained_to_the_end:
             self.go_on(f"Stopped while measuring; the adapter is trained, in {self.run.adapter}. Go on with:")
         else:
@@ -117,33 +108,30 @@ class Display:
     def stop_bar(self) -> None:
         if self.progress:
             self.progress.stop()
-            self.progress = None
+        self.progress = None
 
     def next_commands(self) -> None:
         """The last lines of a finished run."""
         path = self.run.path
-        self.out.print(f"Run saved in {path}. Next:", soft_wrap=True)
-        self.out.print(f"  {command('chat', path)}", soft_wrap=True)
+        told = f"Run saved in {path}. Next:\n  {command('chat', path)}"
         if not self.beats_base:
-            self.out.print(
-                "No adapter of this run beats the model it began with on the validation records.",
-                soft_wrap=True,
-            )
+            told += "\nNo adapter of this run beats the model it began with on the validation records."
+        self.out.print(told, soft_wrap=True)
+
+    @property
+    def kept(self) -> Any:
+        """The run, unless nothing of it is kept."""
+        return self.run if self.run and self.run.path.is_dir() else None
 
     @property
     def beats_base(self) -> bool:
         """Whether the adapter is better than none on the validation records; also where there were none."""
-        return not (self.run and self.run.path.is_dir()) or self.run.info().get("beats_base", True)
+        return not self.kept or self.run.info().get("beats_base", True)
 
     def summary(self) -> dict:
-        kept = self.run if self.run and self.run.path.is_dir() else None
-        status = kept.info().get("status") if kept else "interrupted"
-        return {
-            "format": 1,
-            "run": str(kept.path) if kept else None,
-            "status": status,
-            "results": self.results.tree() if self.results else None,
-        }
+        run = str(self.run.path) if self.kept else None
+        status = self.run.info().get("status") if self.kept else "interrupted"
+        return {"format": 1, "run": run, "status": status, "results": self.results and self.results.tree()}
 
 
 HANDLERS = {

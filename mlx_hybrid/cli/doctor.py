@@ -1,13 +1,15 @@
 """`doctor`: what this machine offers, and what is installed."""
 
-import json
 from pathlib import Path
 
 import click
+from click import option
+
+from mlx_hybrid.cli.commands import answer
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+@option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def doctor(as_json: bool) -> None:
     """Say what this machine offers and whether everything needed is installed.
 
@@ -16,13 +18,10 @@ def doctor(as_json: bool) -> None:
         mlx-hybrid doctor
     """
     facts, problems = examine()
-    if as_json:
-        click.echo(json.dumps({"facts": facts, "problems": problems}, ensure_ascii=False))
-    else:
-        lines = [f"{key:<16} {value}" for key, value in facts.items()]
-        lines += [f"Problem: {problem}" for problem in problems]
-        lines += ["Mend the problems, then: mlx-hybrid doctor" if problems else "Next: mlx-hybrid finetune"]
-        click.echo("\n".join(lines))
+    lines = [f"{key:<16} {value}" for key, value in facts.items()]
+    lines += [f"Problem: {problem}" for problem in problems]
+    then = "Mend the problems, then: mlx-hybrid doctor" if problems else "Next: mlx-hybrid finetune"
+    answer({"facts": facts, "problems": problems}, as_json, *lines, then)
     if problems:
         raise SystemExit(3)
 

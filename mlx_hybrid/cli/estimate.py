@@ -1,15 +1,15 @@
 """`estimate`: the memory a run needs, before a weight is loaded."""
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from typing import Any
 
 import click
+from click import option
 
-from mlx_hybrid.cli.commands import command, given_options
-from mlx_hybrid.cli.options import run_options, run_values
+from mlx_hybrid.cli.commands import answer, command, given_options
+from mlx_hybrid.cli.options import given_settings, run_options
 from mlx_hybrid.config import BUNDLED, Config
 from mlx_hybrid.config.recipes import run_config
 from mlx_hybrid.errors import MemoryLimitError
@@ -19,8 +19,8 @@ GIGA = 1e9
 
 @click.command()
 @run_options
-@click.option("--memory", type=click.FloatRange(min=0.001), metavar="GB", help="Of another machine.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@option("--memory", type=click.FloatRange(min=0.001), metavar="GB", help="Of another machine.")
+@option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def estimate(
     config: str | None, overrides: tuple[str, ...], memory: float | None, as_json: bool, **options: Any
 ) -> None:
@@ -36,11 +36,11 @@ def estimate(
         mlx-hybrid estimate my-run.yaml --memory 16
     """
     from mlx_hybrid.training.memory.estimate import estimate as estimate_memory
-    from mlx_hybrid.training.memory.fit import USABLE, memory_limit, way_out
+    from mlx_hybrid.training.memory.fit import USABLE, as_options, memory_limit, way_out
     from mlx_hybrid.training.memory.shape import model_shape
 
-    given = run_values(**options)
-    if "model" in given and not config:
+    given = given_settings(options)
+    if "model.name" in given and not config:
         given.setdefault("data.paths", [])
     settings = run_config(config, overrides, given)
     shape = model_shape(settings)
@@ -58,14 +58,15 @@ def estimate(
         "limit_bytes": limit,
         "fits": found.needed <= limit,
     }
-    if not result["fits"]:
+    same_run = [*([config] if config else []), *given_options("memory", "as_json")]
+    if result["fits"]:
+        then = f"Next: {command('finetune', *same_run)}"
+    else:
         result["change"] = way_out(shape, load_of, settings, limit)
-    click.echo(json.dumps(result) if as_json else as_text(result))
+        then = f"It will not fit. The smallest change that does: {as_options(result['change'])}"
+    answer(result, as_json, *lines(result), then)
     if not result["fits"]:
         raise SystemExit(MemoryLimitError.exit_code)
-    if not as_json:
-        same_run = [*([config] if config else []), *given_options("memory", "as_json")]
-        click.echo(f"Next: {command('finetune', *same_run)}")
 
 
 def batch_of(settings: Config) -> tuple[Callable[[Config], Any], str]:
@@ -86,18 +87,14 @@ def batch_of(settings: Config) -> tuple[Callable[[Config], Any], str]:
     return partial(largest_load, made[0].examples), "the records"
 
 
-def as_text(result: dict[str, Any]) -> str:
-    """Items, peak and limit in GB, and what to change."""
+def lines(result: dict[str, Any]) -> list[str]:
+    """Items, peak and limit in GB."""
     batch = result["batch"]
-    lines = [f"Longest batch, from {result['batch_from']}: {batch['rows']} rows of {batch['tokens']} tokens."]
-    lines += [f"  {name:<22}{size / GIGA:>9.3f} GB" for name, size in result["bytes"].items() if size]
-    lines += [
+    shown = [f"Longest batch, from {result['batch_from']}: {batch['rows']} rows of {batch['tokens']} tokens."]
+    shown += [f"  {name:<22}{size / GIGA:>9.3f} GB" for name, size in result["bytes"].items() if size]
+    return [
+        *shown,
         f"Peak: {result['peak_bytes'] / GIGA:.3f} GB, and {result['cache_bytes'] / GIGA:.3f} GB for reuse.",
         "Of logits and one layer's backward the larger counts; the update comes after both.",
         f"May be used: {result['limit_bytes'] / GIGA:.3f} GB.",
     ]
-    if not result["fits"]:
-        from mlx_hybrid.training.memory.fit import as_options
-
-        lines.append(f"It will not fit. The smallest change that does: {as_options(result['change'])}")
-    return "\n".join(lines)

@@ -1,22 +1,22 @@
 """`evaluate`: a run or a model measured, with intervals."""
 
-import json
 from typing import Any
 
 import click
+from click import argument, option
 
-from mlx_hybrid.cli.commands import command, given_parameters
+from mlx_hybrid.cli.commands import answer, command, given_parameters, tell
 from mlx_hybrid.cli.options import COUNT, PATH, base_model_option, benchmark_options, map_option, split_names
 
 
 @click.command()
-@click.argument("target", metavar="RUN|MODEL")
-@click.option("--on", "path", type=PATH, help="File of records, or a folder with test and valid files.")
+@argument("target", metavar="RUN|MODEL")
+@option("--on", "path", type=PATH, help="File of records, or a folder with test and valid files.")
 @map_option
-@click.option("--task", "name", help="A benchmark: xnli, sib200, flores, ntrex or adapt.")
-@click.option("--split", default="test", show_default=True, help="Split of the task to measure on.")
+@option("--task", "name", help="A benchmark: xnli, sib200, flores, ntrex or adapt.")
+@option("--split", default="test", show_default=True, help="Split of the task to measure on.")
 @base_model_option
-@click.option(
+@option(
     "--dev",
     default="auto",
     show_default=True,
@@ -24,21 +24,19 @@ from mlx_hybrid.cli.options import COUNT, PATH, base_model_option, benchmark_opt
     help="Development set, for the temperature and the choice of scoring; never the test set.",
 )
 @benchmark_options
-@click.option("--variants", help="Spellings to test: names with commas between, or `all`.")
-@click.option("--baseline/--no-baseline", default=None, help="Measure the base too.  [default: on]")
-@click.option("--limit", type=COUNT, default=0, help="Most records a language.  [default: all]")
-@click.option("--seed", type=COUNT, default=0, show_default=True, help="Of limit, variants, intervals.")
-@click.option("--pivot", help="Language the others are held against.  [default: eng_Latn]")
-@click.option("--max-tokens", type=click.IntRange(min=1), help="Of one translation.  [default: 256]")
-@click.option("--spbleu", is_flag=True, help="Fetch spBLEU's tokenizer where it is not here yet.")
-@click.option("--examples", is_flag=True, help="Write every record's answer beside the results.")
-@click.option("--save-temperature", is_flag=True, help="Store the fitted temperature with the adapter.")
-@click.option("--lm-eval", "lm_tasks", metavar="TASKS", help="Tasks of lm-evaluation-harness, as a,b.")
-@click.option("--lm-eval-tasks", "lm_folder", type=PATH, help="Folder with YAML tasks for --lm-eval.")
-@click.option(
-    "-o", "--output", type=PATH, metavar="DIR", help="For results.  [default: the run's evaluation/]"
-)
-@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
+@option("--variants", help="Spellings to test: names with commas between, or `all`.")
+@option("--baseline/--no-baseline", default=None, help="Measure the base too.  [default: on]")
+@option("--limit", type=COUNT, default=0, help="Most records a language.  [default: all]")
+@option("--seed", type=COUNT, default=0, show_default=True, help="Of limit, variants, intervals.")
+@option("--pivot", help="Language the others are held against.  [default: eng_Latn]")
+@option("--max-tokens", type=click.IntRange(min=1), help="Of one translation.  [default: 256]")
+@option("--spbleu", is_flag=True, help="Fetch spBLEU's tokenizer where it is not here yet.")
+@option("--examples", is_flag=True, help="Write every record's answer beside the results.")
+@option("--save-temperature", is_flag=True, help="Store the fitted temperature with the adapter.")
+@option("--lm-eval", "lm_tasks", metavar="TASKS", help="Tasks of lm-evaluation-harness, as a,b.")
+@option("--lm-eval-tasks", "lm_folder", type=PATH, help="Folder with YAML tasks for --lm-eval.")
+@option("-o", "--output", type=PATH, metavar="DIR", help="For results.  [default: the run's evaluation/]")
+@option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 def evaluate(as_json: bool, **options: Any) -> None:
     """Measure a run beside its base, or a model, with 95 % intervals.
 
@@ -58,16 +56,10 @@ def evaluate(as_json: bool, **options: Any) -> None:
     from mlx_hybrid.report.tables import joined
 
     refuse_idle({parameter.name: parameter.opts[0] for parameter in given_parameters()})
-    for name in ("languages", "variants", "lm_tasks"):
-        if name != "lm_tasks" or options[name] is not None:
-            options[name] = split_names(options[name])
-    results, path, run = measure(Request(**options), lambda text: click.echo(text, err=True))
-    if as_json:
-        click.echo(json.dumps(results.tree(), ensure_ascii=False))
-        return
-    click.echo(joined(result_tables(results)))
-    if path:
-        click.echo(f"Results in {path}.")
+    asked_for = [name for name in ("lm_tasks",) if options[name] is not None]
+    options |= {name: split_names(options[name]) for name in ("languages", "variants", *asked_for)}
+    results, path, run = measure(Request(**options), tell)
+    place = [f"Results in {path}."] if path else []
     target, base = options["target"], options["base_model"]
     if run:
         words = ["report", run]
@@ -75,4 +67,4 @@ def evaluate(as_json: bool, **options: Any) -> None:
         words = ["finetune", "--from", target, *(["--model", base] if base else [])]
     else:
         words = ["finetune", "--model", target]
-    click.echo(f"Next: {command(*words)}")
+    answer(results.tree(), as_json, joined(result_tables(results)), *place, f"Next: {command(*words)}")

@@ -1,12 +1,12 @@
 """`export`: an adapter for another library, checked there."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click import argument, option
 
-from mlx_hybrid.cli.commands import command
+from mlx_hybrid.cli.commands import answer, command, tell
 from mlx_hybrid.cli.options import PATH, together
 
 if TYPE_CHECKING:
@@ -20,31 +20,27 @@ DIVERGENCES = {
 }
 REQUANTISE = "pack again as the base was; refused if the update is lost."
 shared = together(
-    click.option("-o", "--output", type=PATH, required=True, help="Folder to create."),
-    click.option("--force", is_flag=True, help="Write even where the check fails; the report still says so."),
-    click.option("--json", "as_json", is_flag=True, help="Print the report as JSON."),
+    option("-o", "--output", type=PATH, required=True, help="Folder to create."),
+    option("--force", is_flag=True, help="Write even where the check fails; the report still says so."),
+    option("--json", "as_json", is_flag=True, help="Print the report as JSON."),
 )
 """Options that `export`, `import` and `fuse` have alike."""
-moved_base = click.option("--model", metavar="MODEL", help="The base it was trained on, where it has moved.")
+moved_base = option("--model", metavar="MODEL", help="The base it was trained on, where it has moved.")
 
 
 @click.command()
-@click.argument("run", metavar="RUN")
-@click.option("--to", type=click.Choice(FORMS), required=True, help="What to make.")
-@click.option(
+@argument("run", metavar="RUN")
+@option("--to", type=click.Choice(FORMS), required=True, help="What to make.")
+@option(
     "--base",
     type=click.Choice(["original", "dequantised"]),
     help="Which weights to export for, when the base is quantised.  [default: original where it is at hand]",
 )
-@click.option("--base-id", metavar="MODEL", help="The original 16-bit model: Hub id or folder.")
+@option("--base-id", metavar="MODEL", help="The original 16-bit model: Hub id or folder.")
 @moved_base
-@click.option(
-    "--rank", type=click.IntRange(1), help="lora: truncates if too low.  [default: exact, or else 64]"
-)
-@click.option(
-    "--tolerance", type=click.FloatRange(0, 1), help="lora: largest error a layer.  [default: 0.05]"
-)
-@click.option("--requantise", is_flag=True, help="merged: " + REQUANTISE)
+@option("--rank", type=click.IntRange(1), help="lora: truncates if too low.  [default: exact, or else 64]")
+@option("--tolerance", type=click.FloatRange(0, 1), help="lora: largest error a layer.  [default: 0.05]")
+@option("--requantise", is_flag=True, help="merged: " + REQUANTISE)
 @shared
 def export(run: str, to: str, output: Path, as_json: bool, **options: Any) -> None:
     """Write RUN's adapter for another library, and check that it does the same there.
@@ -75,11 +71,8 @@ def export(run: str, to: str, output: Path, as_json: bool, **options: Any) -> No
 def show(report: "Report", as_json: bool, then: str) -> None:
     """Figures and the next command on stdout, remarks on stderr."""
     for note in report.notes:
-        click.echo(note, err=True)
-    if as_json:
-        click.echo(json.dumps(report.tree(), ensure_ascii=False))
-    else:
-        click.echo("\n".join([*lines(report), f"Next: {then}"]))
+        tell(note)
+    answer(report.tree(), as_json, *lines(report), f"Next: {then}")
     if not report.passed:
         raise SystemExit(3)
 
@@ -92,13 +85,11 @@ def lines(report: "Report") -> list[str]:
     kind = f" ({report.base['kind']})" if "kind" in report.base else ""
     shown = [f"{report.directory}: {', '.join([report.kind, *size])}", f"base: {report.base['id']}{kind}"]
     if logits := checks.get("logits"):
-        shown.append(
-            f"check: logits differ by at most {logits['difference_logit']:.2g} (base alone "
-            f"{logits['base_difference_logit']:.2g}), and the adapter changes them by {logits['effect_logit']:.3g}"
-        )
-    for check, told in DIVERGENCES.items():
-        if check in checks:
-            shown.append(f"{told}: KL {checks[check]['kl_nats_per_token']:.2g} nats a token")
+        ours, alone, effect = (logits[f"{key}_logit"] for key in ("difference", "base_difference", "effect"))
+        shown.append(f"check: logits differ by at most {ours:.2g} (base alone {alone:.2g}), and the adapter ")
+        shown[-1] += f"changes them by {effect:.3g}"
+    divergences = ((told, checks[check]) for check, told in DIVERGENCES.items() if check in checks)
+    shown += [f"{told}: KL {check['kl_nats_per_token']:.2g} nats a token" for told, check in divergences]
     if "truncation" in checks:
         lost = facts["relative_error"].items()
         shown += [f"  {name}: {100 * error:.1f} % of the update lost" for name, error in lost]

@@ -1,13 +1,14 @@
 """`finetune`: the whole job in one command."""
 
-import json
 from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
 import click
+from click import option
 
-from mlx_hybrid.cli.options import PATH, run_options, run_values
+from mlx_hybrid.cli.commands import answer
+from mlx_hybrid.cli.options import PATH, given_settings, run_options, setting
 from mlx_hybrid.config import Config, dump_config, load_config
 from mlx_hybrid.config.recipes import recipe_path, run_config
 from mlx_hybrid.errors import INTERRUPTED, ConfigError, DataError
@@ -18,30 +19,22 @@ MAX_MINUTES = "train.max_minutes"
 
 @click.command()
 @run_options
-@click.option("-o", "--output", type=PATH, metavar="RUN", help="Folder of the run.")
-@click.option(
-    "--from", "start", metavar="RUN", help="Go on from this run's or folder's adapter, as a new run."
-)
-@click.option(
-    "--resume", is_flag=False, flag_value="last", metavar="[RUN]", help="Go on with an interrupted run."
-)
-@click.option(
-    "--max-time", type=float, metavar="MINUTES", help="Stop training after so long; finish as usual."
-)
-@click.option("--allow-changed-data", is_flag=True, help="Train on governed files that changed since.")
-@click.option("--force", is_flag=True, help="Start even where memory will probably not do.")
-@click.option("--dry-run", is_flag=True, help="Check everything but the weights, show it, and stop.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@option("-o", "--output", type=PATH, metavar="RUN", help="Folder of the run.")
+@option("--from", "start", metavar="RUN", help="Go on from this run's or folder's adapter, as a new run.")
+@option("--resume", is_flag=False, flag_value="last", metavar="[RUN]", help="Go on with an interrupted run.")
+@setting(MAX_MINUTES, "--max-time", metavar="MINUTES", help="Stop training after so long; finish as usual.")
+@setting("data.allow_changed", "--allow-changed-data")
+@option("--force", is_flag=True, help="Start even where memory will probably not do.")
+@option("--dry-run", is_flag=True, help="Check everything but the weights, show it, and stop.")
+@option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def finetune(
     config: str | None,
     output: Path | None,
     overrides: tuple[str, ...],
     start: str | None,
     resume: str | None,
-    max_time: float | None,
-    allow_changed_data: bool,
-    force: bool,
     dry_run: bool,
+    force: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -64,9 +57,7 @@ def finetune(
     from mlx_hybrid.jobs import finetune as job
     from mlx_hybrid.training.distributed import join
 
-    given = run_values(**options) | ({} if max_time is None else {MAX_MINUTES: max_time})
-    given |= {"data.allow_changed": True} if allow_changed_data else {}
-    world, run = join(), None
+    given, world, run = given_settings(options), join(), None
     if start:
         given |= continued(start, config, given, overrides)
     if resume:
@@ -78,7 +69,7 @@ def finetune(
         if world.first:
             show_plan(planned, settings, as_json)
     elif world.first:
-        strict = not start and bool(config or options["data"] or resume)
+        strict = not start and bool(config or resume or "data.paths" in given)
         show_job(settings, as_json, strict=strict, output=output, resume=run, force=force, world=world)
     else:  # the other machines take their part in silence
         with StopRequest(lambda text: None) as stop:
@@ -91,15 +82,18 @@ def show_job(settings: Config, as_json: bool, *, strict: bool, **how: Any) -> No
     from mlx_hybrid.cli.display import Display
     from mlx_hybrid.jobs import finetune as job
 
-    with Display(as_json=as_json) as display, StopRequest(display.note, stepping=False) as stop:
+    display = Display(as_json=as_json)
+    with StopRequest(display.note, stepping=False) as stop:
         try:
             for event in job.finetune(settings, stop=stop, **how):
                 display.show(event)
                 stop.follow(event)
         except KeyboardInterrupt:
             display.broken_off()
+        finally:
+            display.stop_bar()
     if as_json:
-        click.echo(json.dumps(display.summary(), ensure_ascii=False))
+        answer(display.summary(), as_json)
     if display.interrupted:
         raise SystemExit(INTERRUPTED)
     if not as_json:
@@ -121,7 +115,7 @@ def continued(name: str, config: str | None, given: dict, overrides: tuple[str, 
     if fixed:
         raise ConfigError(f"--from goes on with the adapter as it is; leave out {fixed[0]}.")
     folder, model = find_adapter(name)
-    return settings_of_adapter(folder, name, given.get("model") or model)
+    return settings_of_adapter(folder, name, given.get("model.name") or model)
 
 
 def resumed(
@@ -150,15 +144,14 @@ def resumed(
 
 
 def show_plan(plan: dict, settings: Config, as_json: bool) -> None:
-    if as_json:
-        click.echo(json.dumps(plan, ensure_ascii=False))
-        return
-    click.echo(dump_config(settings), nl=False)
-    records, split = plan["records"], plan["split"]
+    records, tokens = plan["records"], plan["tokens"]
     reasons = ", ".join(f"{reason} {count}" for reason, count in records["reasons"].items())
-    reasons, tokens = reasons and f" ({reasons})", plan["tokens"]
-    click.echo(f"# {plan['read_as']}")
-    click.echo(f"# records: {records['kept']} kept, {records['rejected']} rejected{reasons}")
-    click.echo(f"# split: {split['train']} train, {split['valid']} valid, {split['test']} test")
-    told = f"# tokens: {tokens['train']} in training, the longest record {tokens['longest']}"
-    click.echo(f"{told}; {tokens['too_long']} too long" if tokens["too_long"] else told)
+    too_long = f"; {tokens['too_long']} too long" if tokens["too_long"] else ""
+    answer(
+        plan,
+        as_json,
+        f"{dump_config(settings)}# {plan['read_as']}",
+        f"# records: {records['kept']} kept, {records['rejected']} rejected{reasons and f' ({reasons})'}",
+        f"# split: {', '.join(f'{count} {part}' for part, count in plan['split'].items())}",
+        f"# tokens: {tokens['train']} in training, the longest record {tokens['longest']}{too_long}",
+    )

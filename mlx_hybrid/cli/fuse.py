@@ -4,14 +4,15 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click import argument, option
 
 from mlx_hybrid.cli.commands import command
 from mlx_hybrid.cli.export import REQUANTISE, moved_base, shared, show
 
 
 @click.command()
-@click.argument("run", metavar="RUN")
-@click.option("--requantise", is_flag=True, help=REQUANTISE.capitalize())
+@argument("run", metavar="RUN")
+@option("--requantise", is_flag=True, help=REQUANTISE.capitalize())
 @moved_base
 @shared
 def fuse(run: str, output: Path, as_json: bool, **options: Any) -> None:

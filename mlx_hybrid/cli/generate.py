@@ -1,12 +1,13 @@
 """`generate`: answer one prompt."""
 
-import json
 import sys
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import click
+from click import argument, option
 
+from mlx_hybrid.cli.commands import answer, tell
 from mlx_hybrid.cli.options import base_model_option, sampling_options
 from mlx_hybrid.errors import INTERRUPTED, ConfigError
 
@@ -17,15 +18,15 @@ DEFAULT_TOKENS = 512
 
 
 @click.command()
-@click.argument("target", metavar="RUN|MODEL")
-@click.argument("prompt", required=False, metavar="[PROMPT|-]")
-@click.option("--max-tokens", type=int, help="Longest answer.  [default: 512, or what the context leaves]")
+@argument("target", metavar="RUN|MODEL")
+@argument("prompt", required=False, metavar="[PROMPT|-]")
+@option("--max-tokens", type=int, help="Longest answer.  [default: 512, or what the context leaves]")
 @sampling_options
-@click.option("--system", help="System prompt.")
-@click.option("--raw", is_flag=True, help="Continue the text, without the chat template.")
-@click.option("--base", is_flag=True, help="Leave the adapter off.")
+@option("--system", help="System prompt.")
+@option("--raw", is_flag=True, help="Continue the text, without the chat template.")
+@option("--base", is_flag=True, help="Leave the adapter off.")
 @base_model_option
-@click.option("--json", "as_json", is_flag=True, help="Print the answer and its circumstances as JSON.")
+@option("--json", "as_json", is_flag=True, help="Print the answer and its circumstances as JSON.")
 def generate(
     target: str,
     prompt: str | None,
@@ -33,9 +34,7 @@ def generate(
     raw: bool,
     base: bool,
     base_model: str | None,
-    as_json: bool,
-    max_tokens: int | None,
-    **sampling: Any,
+    **how: Any,
 ) -> None:
     """Answer one prompt, from the argument or from standard input.
 
@@ -53,32 +52,27 @@ def generate(
 
     if raw and system:
         raise ConfigError("--raw sends the text as it is, so --system has no place; put it into the prompt.")
+    as_json, max_tokens = how.pop("as_json"), how.pop("max_tokens")
     most = DEFAULT_TOKENS if max_tokens is None else max_tokens
-    asked = Sampling(max_tokens=most, **sampling).with_seed()
+    asked = Sampling(max_tokens=most, **how).with_seed()
     text = read_prompt(prompt)
     pair = open_and_tell(target, base=base, base_name=base_model)
     tokens = prompt_tokens(pair.tokenizer, text, system=system, raw=raw)
     room = room_for_answer(len(tokens), pair.context, most)
-    if max_tokens is not None and room < max_tokens:
-        told = f"but the context of {pair.context:,} leaves {room} for the answer."
-        raise ConfigError(f"--max-tokens: {max_tokens}, {told}")
+    if room < (max_tokens or 0):
+        left = f"the context of {pair.context:,} leaves {room} for the answer"
+        raise ConfigError(f"--max-tokens: {max_tokens}, but {left}.")
     model = pair.base() if base else pair.model
     with interruptible() as stopped:
         pieces = stream(model, pair.tokenizer, tokens, replace(asked, max_tokens=room), stopped=stopped)
         pieces = list(pieces if as_json else printed(pieces))
     last = pieces[-1]
     if as_json:
-        facts = {
-            "format": 1,
-            "model": pair.base_name if base else pair.loaded.name,
-            "adapted_modules": 0 if base else pair.loaded.modules,
-            "text": "".join(piece.text for piece in pieces),
-            "finish_reason": last.finish,
-            "prompt_tokens": len(tokens),
-            "answer_tokens": last.count,
-            "settings": asdict(asked),
-        }
-        click.echo(json.dumps(facts, ensure_ascii=False))
+        name, modules = (pair.base_name, 0) if base else (pair.loaded.name, pair.loaded.modules)
+        facts = {"format": 1, "model": name, "adapted_modules": modules}
+        facts |= {"text": "".join(piece.text for piece in pieces), "finish_reason": last.finish}
+        facts |= {"prompt_tokens": len(tokens), "answer_tokens": last.count, "settings": asdict(asked)}
+        answer(facts, as_json)
     if last.finish == "interrupted":
         raise SystemExit(INTERRUPTED)
 
@@ -107,5 +101,5 @@ def open_and_tell(
     if base and not pair.adapted:
         raise ConfigError(f"{target} has no adapter, so --base changes nothing; leave it out.")
     told = f"{pair.base_name}: the base of {pair.loaded.name}, no adapter." if base else pair.describe()
-    click.echo(told, err=True)
+    tell(told)
     return pair

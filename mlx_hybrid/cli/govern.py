@@ -1,25 +1,28 @@
 """`govern`: raw records to data that can be signed for; `govern verify` and `govern forget` on what it made."""
 
-import json
+import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
+from click import argument, option
 
-from mlx_hybrid.cli.commands import command, given_options
-from mlx_hybrid.cli.options import listed, map_option
+from mlx_hybrid.cli.commands import answer, command, given_options
+from mlx_hybrid.cli.options import PATH, given_settings, map_option, setting, together
 from mlx_hybrid.errors import ConfigError, DataError
+
+CHECKS = ("languages", "licences", "only", "skip", "engine", "near_threshold", "redact", "max_reject_share")
+CHECKS += ("min_kept", "workers")
 
 
 class WithDefault(click.Group):
     """A group whose first word may be a path: then it is the command `records`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        helps = {"-h", "--help"} & set(args[:1])
-        if args and args[0] not in self.commands and not helps:
-            args = ["records", *args]
-        return super().parse_args(ctx, args)
+        known = not args or args[0] in (*self.commands, "-h", "--help")
+        return super().parse_args(ctx, args if known else ["records", *args])
 
     def get_help(self, ctx: click.Context) -> str:
         with click.Context(records, parent=ctx.parent, info_name="govern") as inner:
@@ -32,37 +35,23 @@ def govern() -> None:
 
 
 @govern.command()
-@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
-@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="DIR", help="Folder to create.")
-@click.option("--dry-run", is_flag=True, help="Print what would be decided and write nothing.")
-@click.option("--replace", is_flag=True, help="Replace DIR when govern made it.")
+@argument("paths", nargs=-1, required=True, metavar="PATH...")
+@option("-o", "--output", type=PATH, metavar="DIR", help="Folder to create.")
+@option("--dry-run", is_flag=True, help="Print what would be decided and write nothing.")
+@option("--replace", is_flag=True, help="Replace DIR when govern made it.")
 @map_option
-@click.option(
-    "--languages", multiple=True, callback=listed, metavar="CODES", help="Keep only these, as sw,ha."
+@setting(
+    "governance.against", callback=None, metavar="PATH", help="Evaluation file to keep out; may be repeated."
 )
-@click.option("--licences", multiple=True, callback=listed, metavar="NAMES", help="Keep only these licences.")
-@click.option(
-    "--against", multiple=True, metavar="PATH", help="Evaluation file to keep out; may be repeated."
-)
-@click.option("--only", multiple=True, callback=listed, metavar="STAGES", help="Run only these stages.")
-@click.option("--skip", multiple=True, callback=listed, metavar="STAGES", help="Leave out these stages.")
-@click.option("--engine", metavar="NAME", help="py3langid, or fasttext:MODEL (path, preset or Hub id).")
-@click.option(
-    "--near-threshold", type=float, metavar="J", help="Jaccard from which a record is a copy.  [0.8]"
-)
-@click.option("--redact", is_flag=True, default=None, help="Replace personal data and secrets by their type.")
-@click.option("--max-reject-share", type=float, metavar="SHARE", help="Most that a language may lose.  [0.3]")
-@click.option("--min-kept", type=int, metavar="N", help="Fewest records a language may be left with.  [0]")
-@click.option("--workers", type=int, metavar="N", help="Processes; 0 is one a core.  [0]")
-@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+@together(*(setting(f"governance.{name}") for name in CHECKS))
+@option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def records(
     paths: tuple[str, ...],
     output: Path | None,
     dry_run: bool,
-    replace: bool,
     renames: tuple[str, ...],
     as_json: bool,
-    **settings: Any,
+    **how: Any,
 ) -> None:
     """Check the records of files, folders or Hub data sets; keep, flag or reject each with a reason.
 
@@ -81,25 +70,20 @@ def records(
 
     if (output is None) is not dry_run:
         raise ConfigError("name a folder with -o DIR, or say --dry-run to write nothing; one of the two.")
-    given = {key: value for key, value in settings.items() if value not in (None, ())}
-    summary = api.govern(paths, output, replace=replace, map=renames, progress=Progress(), **given)
-    if as_json:
-        click.echo(json.dumps({**summary, "output": str(output) if output else None}, ensure_ascii=False))
-    else:
-        show(summary)
+    given = {key.removeprefix("governance."): value for key, value in given_settings(how).items()}
+    summary = api.govern(paths, output, map=renames, progress=Progress(), **given)
+    answer({**summary, "output": str(output) if output else None}, as_json, *lines(summary))
     if summary["alarms"]:
         raise DataError(f"Governing these for good would stop: {'; '.join(summary['alarms'])}.")
-    if not as_json:
-        click.echo(
-            command("govern", *paths, "-o", "clean", *given_options("dry_run"))
-            if dry_run
-            else command("finetune", "--data", output / "kept.jsonl")
-        )
+    if dry_run and not as_json:
+        click.echo(command("govern", *paths, "-o", "clean", *given_options("dry_run")))
+    elif not as_json:
+        click.echo(command("finetune", "--data", output / "kept.jsonl"))
 
 
 @govern.command()
-@click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
-@click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
+@argument("folder", type=PATH, metavar="DIR")
+@option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
 def verify(folder: Path, as_json: bool) -> None:
     """Hash every file of DIR again and compare with its manifest; exit 3 when one has changed.
 
@@ -110,27 +94,24 @@ def verify(folder: Path, as_json: bool) -> None:
     from mlx_hybrid.governance.folder.manifest import verify as verify_folder
 
     manifest = verify_folder(folder)
-    if as_json:
-        click.echo(json.dumps(manifest, ensure_ascii=False))
-        return
-    click.echo(f"{len(manifest['outputs'])} files are as the manifest says.")
-    click.echo(command("finetune", "--data", folder / "kept.jsonl"))
+    told = f"{len(manifest['outputs'])} files are as the manifest says."
+    answer(manifest, as_json, told, command("finetune", "--data", folder / "kept.jsonl"))
 
 
 @govern.command()
-@click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
-@click.option(
+@argument("folder", type=PATH, metavar="DIR")
+@option(
     "--id", "ids", multiple=True, required=True, metavar="ID", help="An id, or path:line; may be repeated."
 )
-@click.option(
+@option(
     "--runs",
-    type=click.Path(path_type=Path),
+    type=PATH,
     envvar="MLX_HYBRID_RUNS",
-    default=Path("runs"),
+    default="runs",
     metavar="DIR",
     help="Where runs are kept.  [runs]",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def forget(folder: Path, ids: tuple[str, ...], runs: Path, as_json: bool) -> None:
     """Remove a person's records from DIR and from the data of its runs, and list the runs that were trained on them.
 
@@ -142,19 +123,12 @@ def forget(folder: Path, ids: tuple[str, ...], runs: Path, as_json: bool) -> Non
     from mlx_hybrid.governance.folder.forgetting import forget as forget_records
 
     done = forget_records(folder, ids, runs)
-    if as_json:
-        click.echo(json.dumps(asdict(done), ensure_ascii=False))
-        return
-    click.echo(f"Removed {', '.join(f'{count} from {name}' for name, count in done.removed.items())}.")
-    for run, count in done.removed_from_runs.items():
-        click.echo(f"Removed {count} from the data that {run} keeps.")
-    for run in done.runs:
-        click.echo(f"Trained on them: {run}")
-    if not done.runs:
-        click.echo(f"No run in {runs} was trained on this folder.")
-    for run in done.other_runs:
-        click.echo(f"Another run holds such a record, and was left alone: {run}")
-    click.echo(command("govern", "verify", folder))
+    lines = [f"Removed {', '.join(f'{count} from {name}' for name, count in done.removed.items())}."]
+    lines += [f"Removed {n} from the data that {run} keeps." for run, n in done.removed_from_runs.items()]
+    lines += [f"Trained on them: {run}" for run in done.runs]
+    lines += [] if done.runs else [f"No run in {runs} was trained on this folder."]
+    lines += [f"Another run holds such a record, and was left alone: {run}" for run in done.other_runs]
+    answer(asdict(done), as_json, *lines, command("govern", "verify", folder))
 
 
 class Progress:
@@ -164,24 +138,21 @@ class Progress:
         self.shown = 0
 
     def __call__(self, records: int) -> None:
-        import sys
-
         if records - self.shown >= 20_000 and sys.stderr.isatty():
             self.shown = records
             click.echo(f"\r{records:,} records", err=True, nl=False)
 
 
-def show(summary: dict[str, Any]) -> None:
+def lines(summary: dict[str, Any]) -> Iterator[str]:
     """What was read as what, the table of losses by stage, language and reason, and one line of totals."""
     from mlx_hybrid.records.shapes import describe_read
 
-    click.echo(describe_read((source["path"], source["shapes"]) for source in summary["sources"]))
+    yield describe_read((source["path"], source["shapes"]) for source in summary["sources"])
     rows = [("stage", "language", "reason", "records")]
-    rows += [(row["stage"], row["language"], row["reason"], str(row["records"])) for row in summary["counts"]]
-    rows += [("flag", row["language"], row["flag"], str(row["records"])) for row in summary["flags"]]
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    for row in rows:
-        click.echo(f"{row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]:<{widths[2]}}  {row[3]:>8}")
-    click.echo(
-        f"{summary['kept']:,} of {summary['records']:,} records kept, {summary['rejected']:,} set aside."
-    )
+    rows += [(row["stage"], row["language"], row["reason"], row["records"]) for row in summary["counts"]]
+    rows += [("flag", row["language"], row["flag"], row["records"]) for row in summary["flags"]]
+    first, second, third = (max(len(row[column]) for row in rows) for column in range(3))
+    for stage, language, reason, count in rows:
+        yield (f"{stage:<{first}}  {language:<{second}}  {reason:<{third}}  {count:>8}")
+    kept, set_aside = f"{summary['kept']:,} of {summary['records']:,}", f"{summary['rejected']:,}"
+    yield f"{kept} records kept, {set_aside} set aside."

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import click
+from click import argument, option
 
 from mlx_hybrid.cli.commands import command
 from mlx_hybrid.cli.export import shared, show
@@ -10,8 +11,8 @@ from mlx_hybrid.cli.options import PATH
 
 
 @click.command(name="import")
-@click.argument("peft_dir", type=PATH)
-@click.option("--base", metavar="MODEL", help="Hub id or folder.  [default: the one its config names]")
+@argument("peft_dir", type=PATH)
+@option("--base", metavar="MODEL", help="Hub id or folder.  [default: the one its config names]")
 @shared
 def import_(peft_dir: Path, output: Path, base: str | None, force: bool, as_json: bool) -> None:
     """Make an adapter for MLX of the PEFT adapter in PEFT_DIR: LoRA, OFT v2, HRA, or OFT with LoRA.

@@ -3,17 +3,19 @@
 from collections.abc import Callable
 from functools import reduce
 from pathlib import Path
+from typing import Any, get_origin
 
-import click
+from click import Choice, Context, IntRange, Parameter, argument, option
+from click import Path as PathType
 
 from mlx_hybrid.config import PRESETS
 from mlx_hybrid.errors import nearest
 
-PATH = click.Path(path_type=Path)
-COUNT = click.IntRange(min=0)
+PATH = PathType(path_type=Path)
+COUNT, SOME = IntRange(min=0), IntRange(min=1)
 
 
-def listed(ctx: click.Context, option: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
+def listed(ctx: Context, asked: Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
     """`a,b` and repeated options alike."""
     return split_names(",".join(value))
 
@@ -23,10 +25,10 @@ def split_names(text: str | None) -> tuple[str, ...]:
     return tuple(name.strip() for name in (text or "").split(",") if name.strip())
 
 
-class Method(click.Choice):
+class Method(Choice):
     """A preset; a misspelt one names the nearest."""
 
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+    def convert(self, value: str, param: Parameter | None, ctx: Context | None) -> str:
         if value not in self.choices:
             self.fail(f'unknown method "{value}"; {nearest(value, PRESETS)}', param, ctx)
         return value
@@ -37,61 +39,66 @@ def together(*parameters: Callable) -> Callable:
     return lambda command: reduce(lambda made, parameter: parameter(made), reversed(parameters), command)
 
 
-method_option = click.option("--method", type=Method(list(PRESETS)), help="What to train.  [default: hybrid]")
-base_model_option = click.option(
+def setting(key: str, flag: str = "", **how: Any) -> Callable:
+    """The option of one setting, named, typed and explained as it is; `given_settings` collects what is given."""
+    from mlx_hybrid.config.explain import settings
+
+    known = settings()[key]
+    usual = "" if known.default in ((), "", False) else f"  [default: {known.default}]"
+    kind: dict[str, Any] = {"type": known.hint, "help": known.meaning + usual}
+    if known.hint is bool:
+        kind |= {"is_flag": True, "default": None}
+    elif get_origin(known.hint) is tuple:
+        kind |= {"type": str, "multiple": True, "callback": listed, "metavar": "A,B"}
+    flag = flag or f"--{key.rpartition('.')[2].replace('_', '-')}"
+    return option(flag, key.replace(".", "__"), **{**kind, **how})
+
+
+def given_settings(options: dict[str, Any]) -> dict[str, Any]:
+    """What is given of the options that `setting` made, by its key."""
+    return {name.replace("__", "."): value for name, value in options.items() if value not in (None, ())}
+
+
+base_model_option = option(
     "--base-model", metavar="MODEL", help="Put the adapter on this base.  [default: the one it names]"
 )
-context_option = click.option(
+context_option = option(
     "--context", type=int, help="Use less of the context, in tokens.  [default: the model's]"
 )
-map_option = click.option(
-    "--map",
-    "renames",
-    multiple=True,
-    callback=listed,
-    metavar="THEIRS=OURS",
-    help="What keys are read as: question=prompt,answer=completion.",
+MAP = "What keys are read as: question=prompt,answer=completion."
+map_option = option("--map", "renames", multiple=True, callback=listed, metavar="THEIRS=OURS", help=MAP)
+set_option = option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="A setting, as train.epochs=2."
 )
 run_options = together(
-    click.argument("config", required=False, metavar="[CONFIG]"),
-    click.option("--model", help="Hub id or folder of the base model.  [default: the recipe's]"),
-    click.option(
-        "--data", multiple=True, metavar="PATH", help="File of records, folder or Hub data set; repeatable."
+    argument("config", required=False, metavar="[CONFIG]"),
+    setting("model.name", "--model", help="Hub id or folder of the base model.  [default: the recipe's]"),
+    setting(
+        "data.paths",
+        "--data",
+        callback=None,
+        metavar="PATH",
+        help="File of records, folder or Hub data set; repeatable.",
     ),
-    map_option,
-    method_option,
-    click.option(
-        "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="A setting, as train.epochs=2."
-    ),
+    setting("data.map", metavar="THEIRS=OURS", help=MAP),
+    setting("method", type=Method(list(PRESETS)), help="What to train.  [default: hybrid]"),
+    set_option,
 )
 """What a run is of."""
 benchmark_options = together(
-    click.option("--languages", default="", help="Codes with commas between, as en,sw,ha.  [default: all]"),
-    click.option(
+    option("--languages", default="", help="Codes with commas between, as en,sw,ha.  [default: all]"),
+    option(
         "--from",
         "folder",
         type=PATH,
         envvar="MLX_HYBRID_DATA",
         help="Local copy of the benchmarks.  [default: $MLX_HYBRID_DATA, else the Hub]",
     ),
-    click.option("--english-prompts", is_flag=True, help="Ask in English whatever the language."),
+    option("--english-prompts", is_flag=True, help="Ask in English whatever the language."),
 )
 sampling_options = together(
-    click.option(
-        "--temperature", type=float, default=0.0, show_default=True, help="0 takes the likeliest token."
-    ),
-    click.option(
-        "--top-p", type=float, default=1.0, show_default=True, help="Sample among the likeliest tokens."
-    ),
-    click.option("--seed", type=int, help="Same seed, same answers.  [default: a fresh one each time]"),
+    option("--temperature", type=float, default=0.0, show_default=True, help="0 takes the likeliest token."),
+    option("--top-p", type=float, default=1.0, show_default=True, help="Sample among the likeliest tokens."),
+    option("--seed", type=int, help="Same seed, same answers.  [default: a fresh one each time]"),
 )
 """How tokens are chosen, alike wherever an answer is made."""
-
-
-def run_values(
-    model: str | None, data: tuple[str, ...], renames: tuple[str, ...], method: str | None
-) -> dict:
-    """The settings that `run_options` gave."""
-    values = {"model": model, "method": method, "data.paths": list(data) or None}
-    values["data.map"] = list(renames) or None
-    return {key: value for key, value in values.items() if value is not None}

@@ -1,6 +1,7 @@
 """`recipes`: list the recipes that come with the package, or show one."""
 
 import click
+from click import argument
 
 
 @click.group(invoke_without_command=True)
@@ -22,7 +23,7 @@ def recipes(ctx: click.Context) -> None:
 
 
 @recipes.command("show")
-@click.argument("name")
+@argument("name")
 def show_recipe(name: str) -> None:
     """Print a recipe; save it, change it, and run it.
 

@@ -5,22 +5,19 @@ import sys
 from typing import Any
 
 import click
+from click import argument, option
 
 from mlx_hybrid.cli.options import map_option
 from mlx_hybrid.errors import DataError
 
 
 @click.command()
-@click.argument("file", metavar="FILE")
-@click.option("--model", default="bundled", show_default=True, help="Hub id or folder of the base model.")
+@argument("file", metavar="FILE")
+@option("--model", default="bundled", show_default=True, help="Hub id or folder of the base model.")
 @map_option
-@click.option(
-    "--show", type=click.IntRange(min=1), help="Show so many records.  [default: 3; with --json all]"
-)
-@click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="A setting, as model.system=fold."
-)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a record.")
+@option("--show", type=click.IntRange(min=1), help="Show so many records.  [default: 3; with --json all]")
+@option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="A setting, as model.system=fold.")
+@option("--json", "as_json", is_flag=True, help="Print one JSON object a record.")
 def records(
     file: str,
     model: str,

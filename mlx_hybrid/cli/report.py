@@ -4,6 +4,7 @@ import shlex
 from pathlib import Path
 
 import click
+from click import argument, option
 
 from mlx_hybrid.cli.commands import command
 from mlx_hybrid.cli.options import PATH
@@ -11,8 +12,8 @@ from mlx_hybrid.errors import ConfigError
 
 
 @click.command()
-@click.argument("target", metavar="RUN|COMPARISON")
-@click.option(
+@argument("target", metavar="RUN|COMPARISON")
+@option(
     "-o", "--output", type=PATH, metavar="FILE", help="Write the page of a run there.  [default: in the run]"
 )
 def report(target: str, output: Path | None) -> None:

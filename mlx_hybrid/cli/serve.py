@@ -6,37 +6,39 @@ import threading
 from pathlib import Path
 
 import click
+from click import argument, option
 
-from mlx_hybrid.cli.options import PATH, base_model_option, context_option
+from mlx_hybrid.cli.commands import tell
+from mlx_hybrid.cli.options import PATH, SOME, base_model_option, context_option
 from mlx_hybrid.errors import ConfigError
 
 KEY_VARIABLE = "MLX_HYBRID_API_KEY"
 SHORTEST_KEY = 8
-PORT, SOME = click.IntRange(0, 65535), click.IntRange(1)
+PORT = click.IntRange(0, 65535)
 
 
 @click.command()
-@click.argument("target", metavar="RUN|MODEL")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", type=PORT, default=8080, show_default=True, help="0 takes a free one.")
-@click.option("--api-key-file", type=PATH, help=f"File with the key.  [default: ${KEY_VARIABLE}]")
-@click.option("--cors", multiple=True, metavar="ORIGIN", help="A web origin that may call; may be repeated.")
+@argument("target", metavar="RUN|MODEL")
+@option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@option("--port", type=PORT, default=8080, show_default=True, help="0 takes a free one.")
+@option("--api-key-file", type=PATH, help=f"File with the key.  [default: ${KEY_VARIABLE}]")
+@option("--cors", multiple=True, metavar="ORIGIN", help="A web origin that may call; may be repeated.")
 @context_option
 @base_model_option
-@click.option("--max-tokens", type=int, default=512, show_default=True, help="Where a request names none.")
-@click.option("--max-body", type=SOME, default=1024, show_default=True, help="Longest request, in KiB.")
-@click.option("--active", type=SOME, default=4, show_default=True, help="Answers made side by side.")
-@click.option("--waiting", type=SOME, default=16, show_default=True, help="Requests that may wait.")
+@option("--max-tokens", type=int, default=512, show_default=True, help="Where a request names none.")
+@option("--max-body", type=SOME, default=1024, show_default=True, help="Longest request, in KiB.")
+@option("--active", type=SOME, default=4, show_default=True, help="Answers made side by side.")
+@option("--waiting", type=SOME, default=16, show_default=True, help="Requests that may wait.")
 def serve(
     target: str,
     host: str,
     port: int,
     api_key_file: Path | None,
     cors: tuple[str, ...],
-    context: int | None,
-    base_model: str | None,
     max_tokens: int,
     max_body: int,
+    context: int | None,
+    base_model: str | None,
     **queue: int,
 ) -> None:
     """Serve a run or a model over an OpenAI-compatible API, with a chat page at /.
@@ -60,16 +62,16 @@ def serve(
             raise ConfigError(f"--cors: {origin!r} is not one origin, as https://example.org is.")
     policy = Policy(host, read_key(api_key_file), cors, max_body << 10, Sampling(max_tokens=max_tokens))
     if not policy.local and not policy.api_key:
-        told = f"is open to others, so it needs a key: --api-key-file, or ${KEY_VARIABLE}."
-        raise ConfigError(f"--host {host} {told}")
+        way = f"--api-key-file, or ${KEY_VARIABLE}"
+        raise ConfigError(f"--host {host} is open to others, so it needs a key: {way}.")
     pair = open_and_tell(target, context=context, base_name=base_model)
     if not pair.tokenizer.has_chat_template:
-        click.echo("The model has no chat template: only /v1/completions will answer.", err=True)
+        tell("The model has no chat template: only /v1/completions will answer.")
     else:
         pair.tokenizer.ask([{"role": "user", "content": "?"}])
     engine = Engine(pair, **queue)
-    server = Server(engine, policy, port, log=lambda text: click.echo(text, err=True))
-    click.echo(f"Models: {', '.join(engine.models)}. Page: {server.url}/", err=True)
+    server = Server(engine, policy, port, log=tell)
+    tell(f"Models: {', '.join(engine.models)}. Page: {server.url}/")
     click.echo(f"{server.url}/v1")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     listener = threading.Thread(target=server.run, daemon=True)
@@ -77,7 +79,7 @@ def serve(
     try:
         engine.run()
     except KeyboardInterrupt:
-        click.echo("Stopped.", err=True)
+        tell("Stopped.")
     finally:
         engine.close()
         server.close()

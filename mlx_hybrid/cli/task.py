@@ -1,24 +1,24 @@
 """`task`: a benchmark as records to train on and to measure with."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
+from click import argument, option
 
-from mlx_hybrid.cli.commands import command
+from mlx_hybrid.cli.commands import answer, command
 from mlx_hybrid.cli.options import COUNT, PATH, benchmark_options, split_names
 
 
 @click.command()
-@click.argument("name")
-@click.option("--split", "splits", multiple=True, help="train, dev or test; may be repeated.  [default: all]")
-@click.option("--shots", type=COUNT, default=0, help="Training records a language.  [default: all]")
-@click.option("--dev", type=COUNT, default=0, help="Development records a language.  [default: all]")
-@click.option("--seed", type=COUNT, default=0, show_default=True, help="Which shots are drawn.")
+@argument("name")
+@option("--split", "splits", multiple=True, help="train, dev or test; may be repeated.  [default: all]")
+@option("--shots", type=COUNT, default=0, help="Training records a language.  [default: all]")
+@option("--dev", type=COUNT, default=0, help="Development records a language.  [default: all]")
+@option("--seed", type=COUNT, default=0, show_default=True, help="Which shots are drawn.")
 @benchmark_options
-@click.option("-o", "--output", type=PATH, required=True, metavar="DIR", help="Folder to write.")
-@click.option("--json", "as_json", is_flag=True, help="Print what was written as JSON.")
+@option("-o", "--output", type=PATH, required=True, metavar="DIR", help="Folder to write.")
+@option("--json", "as_json", is_flag=True, help="Print what was written as JSON.")
 def task(
     name: str, splits: tuple[str, ...], languages: str, output: Path, as_json: bool, **chosen: Any
 ) -> None:
@@ -35,11 +35,9 @@ def task(
     from mlx_hybrid.evaluation.benchmarks.folders import Choice, write_task
 
     told = write_task(name, output, Choice(languages=split_names(languages), **chosen), splits)
-    if as_json:
-        click.echo(json.dumps(told, ensure_ascii=False))
-        return
-    for split, row in told["splits"].items():
-        codes = ", ".join(row["languages"])
-        click.echo(f"{output / row['file']}  {split}: {row['records']} records in {codes}")
+    lines = [
+        f"{output / row['file']}  {split}: {row['records']} records in {', '.join(row['languages'])}"
+        for split, row in told["splits"].items()
+    ]
     words = ("finetune", "--data") if "train" in told["splits"] else ("evaluate", "last", "--on")
-    click.echo(f"Next: {command(*words, output)}")
+    answer(told, as_json, *lines, f"Next: {command(*words, output)}")

@@ -19,6 +19,7 @@ from mlx_hybrid.config.idle import load_run_config
 from mlx_hybrid.config.reading import (
     build_config,
     dump_config,
+    flat,
     load_config,
     merge,
     nested,
@@ -27,30 +28,3 @@ from mlx_hybrid.config.reading import (
     to_tree,
 )
 from mlx_hybrid.config.settings import BUNDLED, Config, DataConfig, GovernanceConfig, ModelConfig, TrainConfig
-
-__all__ = [
-    "BUNDLED",
-    "PRESETS",
-    "AdapterConfig",
-    "ButterflyConfig",
-    "Config",
-    "DataConfig",
-    "GovernanceConfig",
-    "HouseholderConfig",
-    "LowRankConfig",
-    "ModelConfig",
-    "RotationConfig",
-    "SketchConfig",
-    "TrainConfig",
-    "build",
-    "build_config",
-    "dump_config",
-    "from_format_1",
-    "load_config",
-    "load_run_config",
-    "merge",
-    "nested",
-    "override_tree",
-    "read_settings",
-    "to_tree",
-]

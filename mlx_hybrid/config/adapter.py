@@ -13,17 +13,10 @@ class HouseholderConfig(Bounded):
 
     kind: Literal["householder"] = "householder"
     """Which rotation it is."""
-    reflections: int = bounded(8, 2)
+    reflections: int = bounded(8, 2, even=True)
     """How many reflections, an even number."""
     start: Literal["random", "gradient"] = "random"
     """Where the pairs of reflections start; `gradient` puts them along the gradient (docs/method.md)."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.reflections % 2:
-            raise ConfigError(
-                f"reflections is {self.reflections}, but reflections come in pairs; use {self.reflections + 1}."
-            )
 
     @property
     def from_gradient(self) -> bool:
@@ -36,17 +29,12 @@ class ButterflyConfig(Bounded):
 
     kind: Literal["butterfly"] = "butterfly"
     """Which rotation it is."""
-    block_size: int = bounded(8, 0)
+    block_size: int = bounded(8, 0, even=True)
     """Features rotated together by one factor, an even number; 0 or `auto` picks for each layer."""
     factors: int = bounded(4, 1)
     """How many factors; the dense block is block_size · 2^(factors − 1) and must divide the inputs."""
 
     from_gradient: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.block_size % 2:
-            raise ConfigError(f"block_size must be even, not {self.block_size}.")
 
 
 RotationConfig = HouseholderConfig | ButterflyConfig
@@ -87,15 +75,10 @@ class SketchConfig(Bounded):
 
     records: int = bounded(64, 1)
     """Training records that it is taken from."""
-    passes: int = bounded(4, 2)
+    passes: int = bounded(4, 2, even=True)
     """Passes over those records: 2 finds fast-decaying gradients, 4 slow ones too; an even number."""
     oversampling: int = bounded(16, 0)
     """Columns of the sketch beyond twice the rank."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.passes % 2:
-            raise ConfigError(f"passes must be even, not {self.passes}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,32 +125,23 @@ class AdapterConfig(Bounded):
         return any(branch.from_gradient for branch in (self.rotation, self.low_rank) if branch)
 
 
+def preset(rotation: dict | None = None, low_rank: dict | None = None, **more: Any) -> dict[str, Any]:
+    mixing = "gradient" if rotation and low_rank else "off"
+    return {"rotation": rotation, "low_rank": low_rank, "mixing": mixing, **more}
+
+
+BUTTERFLY = {"kind": "butterfly", "block_size": 8, "factors": 4}
+REFLECTIONS = {"kind": "householder", "reflections": 8}
+ALONG_GRADIENT = {"rank": 8, "start": "gradient"}
 PRESETS: dict[str, dict[str, Any]] = {
-    "lora": {"rotation": None, "low_rank": {"rank": 16}, "mixing": "off"},
-    "lora-ga": {"rotation": None, "low_rank": {"rank": 16, "start": "lora-ga"}, "mixing": "off"},
-    "dora": {"rotation": None, "low_rank": {"rank": 16, "magnitude": True}, "mixing": "off"},
-    "hra": {"rotation": {"kind": "householder", "reflections": 16}, "low_rank": None, "mixing": "off"},
-    "boft": {
-        "rotation": {"kind": "butterfly", "block_size": 8, "factors": 4},
-        "low_rank": None,
-        "mixing": "off",
-    },
-    "hybrid": {
-        "rotation": {"kind": "householder", "reflections": 8},
-        "low_rank": {"rank": 8, "start": "gradient"},
-        "mixing": "gradient",
-    },
-    "hybrid-boft": {
-        "rotation": {"kind": "butterfly", "block_size": 8, "factors": 4},
-        "low_rank": {"rank": 8, "start": "lora-ga"},
-        "mixing": "gradient",
-    },
-    "hybrid-unitary": {
-        "rotation": {"kind": "householder", "reflections": 8},
-        "low_rank": {"rank": 8, "start": "gradient"},
-        "mixing": "gradient",
-        "unitary": ["o_proj", "down_proj"],
-    },
-    "full": {"rotation": None, "low_rank": None, "mixing": "off"},
+    "lora": preset(None, {"rank": 16}),
+    "lora-ga": preset(None, {"rank": 16, "start": "lora-ga"}),
+    "dora": preset(None, {"rank": 16, "magnitude": True}),
+    "hra": preset({"kind": "householder", "reflections": 16}),
+    "boft": preset(BUTTERFLY),
+    "hybrid": preset(REFLECTIONS, ALONG_GRADIENT),
+    "hybrid-boft": preset(BUTTERFLY, {"rank": 8, "start": "lora-ga"}),
+    "hybrid-unitary": preset(REFLECTIONS, ALONG_GRADIENT, unitary=["o_proj", "down_proj"]),
+    "full": preset(),
 }
 """What each method sets of `adapter`, before a file and options."""

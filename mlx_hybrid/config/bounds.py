@@ -7,9 +7,9 @@ from typing import Any
 from mlx_hybrid.errors import ConfigError
 
 
-def bounded(default: Any, least: float, most: float = math.inf) -> Any:
-    """A field whose values lie between two bounds."""
-    return field(default=default, metadata={"least": least, "most": most})
+def bounded(default: Any, least: float, most: float = math.inf, *, even: bool = False) -> Any:
+    """A field whose values lie between two bounds, and come in pairs where they are `even`."""
+    return field(default=default, metadata={"least": least, "most": most, "even": even})
 
 
 class Bounded:
@@ -18,8 +18,11 @@ class Bounded:
     def __post_init__(self) -> None:
         """Raise ConfigError that begins with the key, for `build` to say of which group and file."""
         for setting in fields(self):  # type: ignore[arg-type]
-            value, bounds = getattr(self, setting.name), setting.metadata
+            name, bounds = setting.name, setting.metadata
+            value = getattr(self, name)
             if bounds and not value >= bounds["least"]:
-                raise ConfigError(f"{setting.name} must be at least {bounds['least']}, not {value}.")
+                raise ConfigError(f"{name} must be at least {bounds['least']}, not {value}.")
             if bounds and value > bounds["most"]:
-                raise ConfigError(f"{setting.name} must be at most {bounds['most']}, not {value}.")
+                raise ConfigError(f"{name} must be at most {bounds['most']}, not {value}.")
+            if bounds and bounds["even"] and value % 2:
+                raise ConfigError(f"{name} must be even, not {value}: {name} come in pairs; use {value + 1}.")

@@ -1,12 +1,14 @@
 """Settings that act on nothing under the method of a run: refused where somebody asks for one."""
 
 import dataclasses
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 from mlx_hybrid.config.adapter import SketchConfig
 from mlx_hybrid.config.reading import (
     build_config,
+    flat,
     load_config,
     merge,
     nested,
@@ -39,16 +41,16 @@ def load_run_config(
     several methods; the config.yaml of a run is taken as it is. Raises ConfigError with the setting that acts.
     """
     config = load_config(path, overrides, values)
-    idle, given = idle_settings(config), override_tree(overrides)
-    for key in idle:
-        if has_key(given, key) and get_key(config, key) != HARMLESS.get(key):
-            raise ConfigError(fault(f"--set {key}", key, config))
+    idle, given = idle_settings(config), flat(override_tree(overrides))
+    for key in (key for key in idle if key in given):
+        refuse(config, key, f"--set {key}", {})
     if path is None or path.with_name("run.json").is_file():
         return config
-    tree = read_settings(path)
-    in_file = [key for key in idle if has_key(tree, key) and key not in (values or {})]
+    in_file = [key for key in idle if key in flat(read_settings(path)) and key not in (values or {})]
     refuse_in_file(path, in_file)
-    return with_defaults(config, [key for key in in_file if not has_key(given, key)])
+    usual = build_config({"method": config.method}, "preset")
+    defaults = (nested(key, get_key(usual, key)) for key in in_file if key not in given)
+    return build_config(merge(to_tree(config), *defaults), "config")
 
 
 def idle_settings(config: Config) -> dict[str, str]:
@@ -83,34 +85,17 @@ def refuse_in_file(path: Path, keys: list[str]) -> None:
         alone = load_config(path)
     except ConfigError:
         return  # whole only with what was given beside it
-    idle, usual = idle_settings(alone), build_config({"method": alone.method}, "preset")
-    for key in keys:
-        wanted = get_key(alone, key)
-        if key in idle and wanted not in (get_key(usual, key), HARMLESS.get(key)):
-            raise ConfigError(fault(f"{path}: {key}", key, alone))
+    usual = build_config({"method": alone.method}, "preset")
+    for key in (key for key in idle_settings(alone) if key in keys):
+        refuse(alone, key, f"{path}: {key}", {key: get_key(usual, key)})
 
 
-def fault(what: str, key: str, config: Config) -> str:
-    return f"{what} would do nothing with method {config.method}: {idle_settings(config)[key]}."
-
-
-def with_defaults(config: Config, keys: list[str]) -> Config:
-    """The config with these keys as its method's preset and the defaults have them."""
-    if not keys:
-        return config
-    usual = build_config({"method": config.method}, "preset")
-    return build_config(merge(to_tree(config), *(nested(key, get_key(usual, key)) for key in keys)), "config")
+def refuse(config: Config, key: str, told: str, usual: dict[str, Any]) -> None:
+    """Raise ConfigError for an idle setting, unless its value is the usual one or asks for nothing."""
+    if get_key(config, key) not in [known[key] for known in (usual, HARMLESS) if key in known]:
+        why = idle_settings(config)[key]
+        raise ConfigError(f"{told} would do nothing with method {config.method}: {why}.")
 
 
 def get_key(config: Any, key: str) -> Any:
-    for part in key.split("."):
-        config = getattr(config, part)
-    return config
-
-
-def has_key(tree: Any, key: str) -> bool:
-    for part in key.split("."):
-        if not isinstance(tree, dict) or part not in tree:
-            return False
-        tree = tree[part]
-    return True
+    return reduce(getattr, key.split("."), config)

@@ -32,8 +32,7 @@ def load_config(
         return assemble(file, [*trees, options], where)
     except ConfigError:
         for count, override in enumerate(overrides):  # the first one that makes it go wrong is named
-            blame = where if not count else f"--set {overrides[count - 1]}"
-            assemble(file, [*trees[:count], options], blame)
+            assemble(file, [*trees[:count], options], where)
             where = f"--set {override}"
         assemble(file, [*trees, options], where)
         raise
@@ -81,6 +80,14 @@ def nested(key: str, value: Any) -> dict:
     return in_format_2(value)
 
 
+def flat(tree: dict, above: str = "") -> dict[str, Any]:
+    """A tree's settings by their whole keys: {"train": {"epochs": 2}} as {"train.epochs": 2}."""
+    values: dict[str, Any] = {}
+    for key, value in tree.items():
+        values |= flat(value, f"{above}{key}.") if isinstance(value, dict) else {f"{above}{key}": value}
+    return values
+
+
 def in_format_2(tree: dict) -> dict:
     """The tree with its adapter's branches and its model's name in groups, and the kind of its rates."""
     changed = {"adapter": from_format_1(tree["adapter"])} if "adapter" in tree else {}
@@ -126,15 +133,7 @@ def build_config(tree: dict, where: str) -> Config:
                 acts = f"it has no such branch, and adapter.{branch}.{opens} adds one"
             key = f"adapter.{branch}.{next(iter(given))}"
             raise ConfigError(f"{where}: {key} would do nothing with method {method}: {acts}.")
-    return build(Config, automatic({**tree, "adapter": merge(PRESETS[method], adapter)}), where, "")
-
-
-def automatic(tree: dict) -> dict:
-    """The tree with `adapter.rotation.block_size: auto` as the 0 that stands for it."""
-    rotation = tree["adapter"].get("rotation")
-    if isinstance(rotation, dict) and rotation.get("block_size") == "auto":
-        return merge(tree, {"adapter": {"rotation": {"block_size": 0}}})
-    return tree
+    return build(Config, {**tree, "adapter": merge(PRESETS[method], adapter)}, where, "")
 
 
 def read_settings(path: Path) -> dict:
@@ -172,21 +171,18 @@ class UniqueKeys(yaml.SafeLoader):
 
 
 def describe_yaml_error(error: Exception) -> str:
-    mark = getattr(error, "problem_mark", None)
-    if mark is None:
-        return " ".join(str(error).split())
-    return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
+    if mark := getattr(error, "problem_mark", None):
+        return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
+    return " ".join(str(error).split())
 
 
 def parse_scalar(text: str) -> Any:
     """One value of `--set` as YAML reads it, and 1e-3 as the number it looks like."""
     value = yaml.safe_load(text) if text else ""
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def to_tree(config: Any) -> Any:
