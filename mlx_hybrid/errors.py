@@ -4,7 +4,8 @@ Every message is one sentence for a person: what, where, why, and the way out.
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 INTERRUPTED = 130
 """Exit code of what Ctrl-C stopped; what was written before is whole."""
@@ -34,8 +35,9 @@ class MemoryLimitError(MlxHybridError):
     exit_code = 4
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """`did you mean "x"?`, or the known words when none is near."""
+def nearest(word: str, known: Iterable[str], others: Mapping[str, str] = MappingProxyType({})) -> str:
+    """`did you mean "x"?`, or the known words when none is near; `others` are words near to what they stand for."""
     known = sorted(known)
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f'did you mean "{close[0]}"?' if close else f"known: {', '.join(known)}."
+    meant = {**others, **{name: name for name in known}}
+    close = difflib.get_close_matches(word, sorted(meant), n=1, cutoff=0.5)
+    return f'did you mean "{meant[close[0]]}"?' if close else f"known: {', '.join(known)}."

@@ -69,7 +69,6 @@ def compare(config: str, output: Path, as_json: bool, workers: int, **terms: Any
 
     \b
     Examples:
-        mlx-hybrid task sib200 --shots 96 --dev 16 -o data/sib200
         mlx-hybrid compare compare-sib200 --methods lora,hybrid --seeds 3 -o comparison
         mlx-hybrid compare mine.yaml --methods lora,hra,hybrid --lrs 1e-3,3e-3 --budget params -o comparison
         mlx-hybrid compare mine.yaml --methods lora --governance steps --noise 0.3 -o governed

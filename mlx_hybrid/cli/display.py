@@ -1,16 +1,15 @@
 """How a job's events look: a live bar on a terminal, plain lines elsewhere. Talk goes to stderr, results to stdout."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from mlx_hybrid.cli.commands import command
 from mlx_hybrid.jobs.events import AdapterReady, Evaluated, JobEvent, Prepared
+from mlx_hybrid.report.result_tables import result_tables
+from mlx_hybrid.report.tables import joined
 from mlx_hybrid.training.events import Finished, Interrupted, Note, Started, Trained, Validated
-
-if TYPE_CHECKING:
-    from mlx_hybrid.evaluation.results import Results
 
 
 class Display:
@@ -22,15 +21,19 @@ class Display:
         self.progress: Progress | None = None
         self.run: Any = None
         self.interrupted = self.trained_to_the_end = False
-        self.results: Results | None = None
+        self.results: Any = None
 
     def note(self, text: str) -> None:
         self.talk.print(text, soft_wrap=not self.talk.is_terminal)
 
     def show(self, event: JobEvent) -> None:
-        HANDLERS.get(type(event), lambda *_: None)(self, event)
+        """Call what is named after the event; others say nothing."""
+        getattr(self, f"on_{type(event).__name__.lower()}", lambda event: None)(event)
 
-    def prepared(self, event: Prepared) -> None:
+    def on_note(self, event: Note) -> None:
+        self.note(event.text)
+
+    def on_prepared(self, event: Prepared) -> None:
         self.run = event.run
         reasons = ", ".join(f"{reason} {count}" for reason, count in event.reasons.items())
         tail = f"; {event.rejected} set aside ({reasons})" if event.rejected else ""
@@ -40,27 +43,24 @@ class Display:
             self.note(f"Set aside, each with its reason: {event.run.rejected}")
         self.note(f"Split: {event.train} to train, {event.valid} to validate, {event.test} held out.")
 
-    def started(self, event: Started) -> None:
+    def on_started(self, event: Started) -> None:
         where = f" from step {event.first_step}" if event.first_step else ""
         machines = f", by {event.machines} machines" if event.machines > 1 else ""
-        self.note(
-            f"Training {event.trainable:,} parameters on {event.modules} modules, "
-            f"{event.steps} steps over {event.records} records{where}{machines}."
-        )
+        what = f"{event.trainable:,} parameters on {event.modules} modules"
+        self.note(f"Training {what}, {event.steps} steps over {event.records} records{where}{machines}.")
         if self.talk.is_terminal:
-            facts = TextColumn("{task.fields[facts]}")
             columns = (
-                TextColumn("[bold]train"),
+                "train",
                 BarColumn(),
                 MofNCompleteColumn(),
                 TimeRemainingColumn(),
-                facts,
+                "{task.fields[facts]}",
             )
             self.progress = Progress(*columns, console=self.talk)
             self.task = self.progress.add_task("", total=event.steps, completed=event.first_step, facts="")
             self.progress.start()
 
-    def trained(self, event: Trained) -> None:
+    def on_trained(self, event: Trained) -> None:
         speed, memory = f"{event.tokens_per_second:,.0f} tokens/s", f"peak {event.peak_memory_gb:.2f} GB"
         facts = f"loss {event.loss:.3f}  {speed}  {memory}"
         if self.progress:
@@ -69,10 +69,10 @@ class Display:
             left = event.seconds / max(1, event.step) * (event.steps - event.step)
             self.note(f"step {event.step}/{event.steps}  {facts}  ETA {left:.0f} s")
 
-    def validated(self, event: Validated) -> None:
+    def on_validated(self, event: Validated) -> None:
         self.note(f"step {event.step}  validation loss {event.loss:.3f}{event.standing}")
 
-    def stopped(self, event: Interrupted) -> None:
+    def on_interrupted(self, event: Interrupted) -> None:
         self.stop_bar()
         self.go_on(f"Stopped after step {event.step}; everything is saved. Go on with:")
 
@@ -81,8 +81,7 @@ class Display:
         self.stop_bar()
         self.interrupted = True
         if not self.kept:
-            told = "Stopped before the first checkpoint: nothing is kept."
-            self.note(f"{told} Start again with the same command.")
+            self.note("Stopped before the first checkpoint: nothing is kept. The same command starts again.")
         elif self.trained_to_the_end:
             self.go_on(f"Stopped while measuring; the adapter is trained, in {self.run.adapter}. Go on with:")
         else:
@@ -93,17 +92,17 @@ class Display:
         self.note(text)
         self.out.print(command("finetune", "--resume", self.run.path), soft_wrap=True)
 
-    def finished(self, event: Finished) -> None:
+    def on_finished(self, event: Finished) -> None:
         self.stop_bar()
         self.trained_to_the_end = True
         self.note(f"Trained {event.step} steps in {event.seconds:.0f} s.")
 
-    def ready(self, event: AdapterReady) -> None:
+    def on_adapterready(self, event: AdapterReady) -> None:
         self.note(f"Adapter on {event.modules} modules; logits change by up to {event.change:.3g}.")
 
-    def evaluated(self, event: Evaluated) -> None:
+    def on_evaluated(self, event: Evaluated) -> None:
         self.results = event.results
-        self.out.print(held_out_table(event.results), soft_wrap=True)
+        self.out.print(joined(result_tables(event.results)[:2]), soft_wrap=True)
 
     def stop_bar(self) -> None:
         if self.progress:
@@ -132,33 +131,3 @@ class Display:
         run = str(self.run.path) if self.kept else None
         status = self.run.info().get("status") if self.kept else "interrupted"
         return {"format": 1, "run": run, "status": status, "results": self.results and self.results.tree()}
-
-
-HANDLERS = {
-    Note: lambda display, event: display.note(event.text),
-    Prepared: Display.prepared,
-    Started: Display.started,
-    Trained: Display.trained,
-    Validated: Display.validated,
-    Interrupted: Display.stopped,
-    Finished: Display.finished,
-    AdapterReady: Display.ready,
-    Evaluated: Display.evaluated,
-}
-
-
-def held_out_table(results: "Results") -> str:
-    """Base beside adapter, and what the adapter is beyond it."""
-    from mlx_hybrid.evaluation.results import ADAPTED, ALL, DIFFERENCE, Row
-    from mlx_hybrid.report.tables import interval, pivot, plain
-
-    def cell(row: Row | None) -> str:
-        return interval(row) if row is None or row.model == DIFFERENCE else f"{row.value:.3f}"
-
-    loss, accuracy = results.get("loss", ADAPTED), results.get("accuracy", ADAPTED)
-    records, labelled = loss.n if loss else results.facts["records"], accuracy.n if accuracy else 0
-    lines = [("loss, nats per token", "loss", ALL, ""), ("accuracy", "accuracy", ALL, "")]
-    lines += [(f"  {name}", "accuracy", name, "") for name in results.languages("accuracy")]
-    title = f"Held out: {records} records, {labelled} of them labelled"
-    note = "The difference stands with its 95 % interval."
-    return "\n".join(map(plain, pivot(title, "", lines, results, cell, note)))

@@ -48,7 +48,6 @@ def evaluate(as_json: bool, **options: Any) -> None:
     Examples:
         mlx-hybrid evaluate last --on data/sib200
         mlx-hybrid evaluate last --task sib200 --languages en,sw --variants all
-        mlx-hybrid evaluate bundled --task flores --languages en,ha --limit 50 -o results
         mlx-hybrid evaluate last --lm-eval arc_easy --limit 100
     """
     from mlx_hybrid.jobs.evaluate import Request, measure, refuse_idle

@@ -59,7 +59,6 @@ def export(run: str, to: str, output: Path, as_json: bool, **options: Any) -> No
     Examples:
         mlx-hybrid export last --to peft -o my-adapter
         mlx-hybrid export last --to merged --base-id Qwen/Qwen3-0.6B -o my-model
-        mlx-hybrid export last --to merged --requantise -o my-model-4bit
         mlx-hybrid export last --to lora --rank 64 -o my-lora
     """
     from mlx_hybrid import api

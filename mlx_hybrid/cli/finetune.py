@@ -47,11 +47,9 @@ def finetune(
     \b
     Examples:
         mlx-hybrid finetune
-        mlx-hybrid finetune --data records.jsonl --method lora
         mlx-hybrid finetune --model mlx-community/Qwen3-0.6B-4bit --data folder --set train.epochs=2
         mlx-hybrid finetune --data pairs.csv --map question=prompt,answer=completion
         mlx-hybrid finetune --from last --data more.jsonl
-        mlx-hybrid finetune --resume last
         mlx-hybrid finetune --resume last --max-time 30
     """
     from mlx_hybrid.jobs import finetune as job

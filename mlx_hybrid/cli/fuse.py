@@ -24,7 +24,6 @@ def fuse(run: str, output: Path, as_json: bool, **options: Any) -> None:
     \b
     Examples:
         mlx-hybrid fuse last -o my-model
-        mlx-hybrid fuse last --requantise -o my-model-4bit
     """
     from mlx_hybrid.exports.export import fuse as write
 

@@ -64,14 +64,13 @@ def records(
         mlx-hybrid govern raw.jsonl --dry-run
         mlx-hybrid govern raw.jsonl more.parquet -o clean --languages sw,ha --against test.jsonl
         mlx-hybrid govern verify clean
-        mlx-hybrid govern forget clean --id user-17
     """
     from mlx_hybrid import api
 
     if (output is None) is not dry_run:
         raise ConfigError("name a folder with -o DIR, or say --dry-run to write nothing; one of the two.")
     given = {key.removeprefix("governance."): value for key, value in given_settings(how).items()}
-    summary = api.govern(paths, output, map=renames, progress=Progress(), **given)
+    summary = api.govern(paths, output, map=renames, progress=progress, **given)
     answer({**summary, "output": str(output) if output else None}, as_json, *lines(summary))
     if summary["alarms"]:
         raise DataError(f"Governing these for good would stop: {'; '.join(summary['alarms'])}.")
@@ -117,7 +116,6 @@ def forget(folder: Path, ids: tuple[str, ...], runs: Path, as_json: bool) -> Non
 
     \b
     Examples:
-        mlx-hybrid govern forget clean --id user-17
         mlx-hybrid govern forget clean --id user-17 --id raw.jsonl:204
     """
     from mlx_hybrid.governance.folder.forgetting import forget as forget_records
@@ -131,16 +129,10 @@ def forget(folder: Path, ids: tuple[str, ...], runs: Path, as_json: bool) -> Non
     answer(asdict(done), as_json, *lines, command("govern", "verify", folder))
 
 
-class Progress:
+def progress(records: int) -> None:
     """The number of records read, on stderr, where somebody is looking."""
-
-    def __init__(self) -> None:
-        self.shown = 0
-
-    def __call__(self, records: int) -> None:
-        if records - self.shown >= 20_000 and sys.stderr.isatty():
-            self.shown = records
-            click.echo(f"\r{records:,} records", err=True, nl=False)
+    if sys.stderr.isatty():
+        click.echo(f"\r{records:,} records", err=True, nl=False)
 
 
 def lines(summary: dict[str, Any]) -> Iterator[str]:

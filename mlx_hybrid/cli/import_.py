@@ -21,7 +21,6 @@ def import_(peft_dir: Path, output: Path, base: str | None, force: bool, as_json
 
     \b
     Examples:
-        mlx-hybrid import my-peft-lora -o my-adapter
         mlx-hybrid import my-peft-lora --base Qwen/Qwen3-0.6B -o my-adapter
     """
     from mlx_hybrid.exports.peft_import import import_peft

@@ -5,11 +5,8 @@ from functools import reduce
 from pathlib import Path
 from typing import Any, get_origin
 
-from click import Choice, Context, IntRange, Parameter, argument, option
+from click import Context, IntRange, Parameter, argument, option
 from click import Path as PathType
-
-from mlx_hybrid.config import PRESETS
-from mlx_hybrid.errors import nearest
 
 PATH = PathType(path_type=Path)
 COUNT, SOME = IntRange(min=0), IntRange(min=1)
@@ -23,15 +20,6 @@ def listed(ctx: Context, asked: Parameter, value: tuple[str, ...]) -> tuple[str,
 def split_names(text: str | None) -> tuple[str, ...]:
     """What stands between commas."""
     return tuple(name.strip() for name in (text or "").split(",") if name.strip())
-
-
-class Method(Choice):
-    """A preset; a misspelt one names the nearest."""
-
-    def convert(self, value: str, param: Parameter | None, ctx: Context | None) -> str:
-        if value not in self.choices:
-            self.fail(f'unknown method "{value}"; {nearest(value, PRESETS)}', param, ctx)
-        return value
 
 
 def together(*parameters: Callable) -> Callable:
@@ -78,10 +66,10 @@ run_options = together(
         "--data",
         callback=None,
         metavar="PATH",
-        help="File of records, folder or Hub data set; repeatable.",
+        help="Files, folder or Hub data set; repeatable.",
     ),
     setting("data.map", metavar="THEIRS=OURS", help=MAP),
-    setting("method", type=Method(list(PRESETS)), help="What to train.  [default: hybrid]"),
+    setting("method"),
     set_option,
 )
 """What a run is of."""

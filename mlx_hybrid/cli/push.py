@@ -35,7 +35,6 @@ def push(
     \b
     Examples:
         mlx-hybrid push last me/my-adapter --dry-run
-        mlx-hybrid push last me/my-adapter
         mlx-hybrid export last --to peft -o peft && mlx-hybrid push peft me/my-lora --public
     """
     from mlx_hybrid.publish import hub

@@ -3,6 +3,9 @@
 import click
 from click import argument
 
+from mlx_hybrid.config.recipes import recipe_path, summary
+from mlx_hybrid.config.recipes import recipes as all_recipes
+
 
 @click.group(invoke_without_command=True)
 @click.pass_context
@@ -14,11 +17,9 @@ def recipes(ctx: click.Context) -> None:
         mlx-hybrid recipes
         mlx-hybrid recipes show quickstart
     """
-    from mlx_hybrid.config import recipes as recipe_files
-
     if ctx.invoked_subcommand is None:
-        for name, path in recipe_files.recipes().items():
-            click.echo(f"{name:<24} {recipe_files.summary(path)}")
+        for name, path in all_recipes().items():
+            click.echo(f"{name:<24} {summary(path)}")
         click.echo("Next: mlx-hybrid recipes show quickstart")
 
 
@@ -31,6 +32,4 @@ def show_recipe(name: str) -> None:
     Example:
         mlx-hybrid recipes show quickstart > mine.yaml
     """
-    from mlx_hybrid.config.recipes import recipe_path
-
     click.echo(recipe_path(name).read_text(encoding="utf-8"), nl=False)

@@ -1,13 +1,13 @@
 """`records`: a record as the model will see it."""
 
-import json
 import sys
 from typing import Any
 
 import click
 from click import argument, option
 
-from mlx_hybrid.cli.options import map_option
+from mlx_hybrid.cli.commands import answer, tell
+from mlx_hybrid.cli.options import SOME, map_option
 from mlx_hybrid.errors import DataError
 
 
@@ -15,7 +15,7 @@ from mlx_hybrid.errors import DataError
 @argument("file", metavar="FILE")
 @option("--model", default="bundled", show_default=True, help="Hub id or folder of the base model.")
 @map_option
-@option("--show", type=click.IntRange(min=1), help="Show so many records.  [default: 3; with --json all]")
+@option("--show", type=SOME, help="Show so many records.  [default: 3; with --json all]")
 @option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="A setting, as model.system=fold.")
 @option("--json", "as_json", is_flag=True, help="Print one JSON object a record.")
 def records(
@@ -35,7 +35,6 @@ def records(
     Examples:
         mlx-hybrid records chats.jsonl --model mlx-community/Qwen3-0.6B-4bit
         mlx-hybrid records chats.jsonl --show 1 --set model.template.enable_thinking=false
-        mlx-hybrid records chats.jsonl --json > tokens.jsonl
     """
     from mlx_hybrid.config import load_config
     from mlx_hybrid.models.base import tokenizer_for
@@ -44,24 +43,19 @@ def records(
     from mlx_hybrid.records.template import shown
 
     config = load_config(None, overrides, {"model": model})
-    tokenizer = tokenizer_for(config.model)
-    seen: list[Any] = []
+    tokenizer, seen = tokenizer_for(config.model), []
     most = show or (sys.maxsize if as_json else 3)
-    for number, item in enumerate(read_records(find_files([file], "FILE", (*config.data.map, *renames)))):
-        if number >= most:
-            seen.append(item)
+    for item in read_records(find_files([file], "FILE", (*config.data.map, *renames))):
+        seen.append(item)
+        if len(seen) > most:
             continue
         if not hasattr(item, "fields"):
             raise DataError(f"{item.where}: {item.detail} ({item.reason}).")
         one, left_out = shown(item, tokenizer)
-        seen.append(item)
-        if as_json:
-            click.echo(json.dumps(one, ensure_ascii=False))
-        else:
-            click.echo(picture(item.where, one, left_out, tokenizer))
+        answer(one, as_json, picture(item.where, one, left_out, tokenizer))
     if not seen:
         raise DataError(f"{file}: holds no record.")
-    click.echo(shapes_of(item for item in seen if hasattr(item, "shape")), err=True)
+    tell(shapes_of(item for item in seen if hasattr(item, "shape")))
 
 
 def picture(where: str, one: dict[str, Any], left_out: str, tokenizer: Any) -> str:

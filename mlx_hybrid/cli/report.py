@@ -9,6 +9,7 @@ from click import argument, option
 from mlx_hybrid.cli.commands import command
 from mlx_hybrid.cli.options import PATH
 from mlx_hybrid.errors import ConfigError
+from mlx_hybrid.run import find_run
 
 
 @click.command()
@@ -23,21 +24,16 @@ def report(target: str, output: Path | None) -> None:
     Examples:
         mlx-hybrid report last
         mlx-hybrid report comparison
-        mlx-hybrid report last -o share/report.html
     """
-    folder = Path(target)
-    if (folder / "plan.json").is_file():
+    from mlx_hybrid.report.run_page import write_run_page
+    from mlx_hybrid.study.pages import rewrite
+
+    if (Path(target) / "plan.json").is_file():
         if output:
             raise ConfigError("-o takes the page of a run; a comparison's files stay in its folder.")
-        from mlx_hybrid.study.pages import rewrite
-
-        page = rewrite(folder)
+        page = rewrite(Path(target))
         then = f"open {shlex.quote(str(page))}"
     else:
-        from mlx_hybrid.report.run_page import write_run_page
-        from mlx_hybrid.run import find_run
-
         page = write_run_page(find_run(target), output)
         then = command("evaluate", target, "--variants", "all")
-    click.echo(f"Page: {page}")
-    click.echo(f"Next: {then}")
+    click.echo(f"Page: {page}\nNext: {then}")

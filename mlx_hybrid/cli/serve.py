@@ -49,7 +49,6 @@ def serve(
     Examples:
         mlx-hybrid serve last
         MLX_HYBRID_API_KEY=… mlx-hybrid serve last --host 0.0.0.0 --port 8000
-        mlx-hybrid serve last --cors https://example.org
     """
     from mlx_hybrid.cli.generate import open_and_tell
     from mlx_hybrid.models.generate import Sampling

@@ -30,7 +30,6 @@ def task(
     Examples:
         mlx-hybrid task sib200 --shots 32 --dev 32 --languages en,sw,tr -o data/sib200
         mlx-hybrid task xnli --from benchmarks --languages en,fr -o data/xnli
-        mlx-hybrid task flores --languages en,ha -o data/flores
     """
     from mlx_hybrid.evaluation.benchmarks.folders import Choice, write_task
 

@@ -5,6 +5,7 @@ import dataclasses
 import math
 import types
 import typing
+from collections.abc import Iterator
 from typing import Any, Literal
 
 from mlx_hybrid.errors import ConfigError, nearest
@@ -20,7 +21,8 @@ def build(kind: type, tree: dict, where: str, prefix: str) -> Any:
     hints = field_types(kind)
     for key in tree:
         if key not in hints:
-            raise ConfigError(f'{where}: unknown key "{prefix}{key}"; {nearest_key(str(key), kind)}')
+            inner = {inner.rpartition(".")[2]: inner for inner in keys_in(kind)}
+            raise ConfigError(f'{where}: unknown key "{prefix}{key}"; {nearest(str(key), hints, inner)}')
     values = {key: convert(value, hints[key], where, f"{prefix}{key}") for key, value in tree.items()}
     try:
         return kind(**values)
@@ -39,17 +41,13 @@ def groups_of(hint: Any) -> list[type]:
     return [option for option in options if dataclasses.is_dataclass(option)]
 
 
-def nearest_key(word: str, kind: type) -> str:
-    """The nearest key of a group, or of the groups in it."""
-    own = field_types(kind)
-    inner = {
-        key: f"{name}.{key}" for name, hint in own.items() for g in groups_of(hint) for key in field_types(g)
-    }
-    said = nearest(word, [*own, *inner])
-    found = next((key for key in inner if key not in own and said == f'did you mean "{key}"?'), None)
-    if found:
-        return f'did you mean "{inner[found]}"?'
-    return said if said.startswith("did") else nearest(word, own)
+def keys_in(kind: type, above: str = "") -> Iterator[str]:
+    """Every key of the groups in a group, from that group on."""
+    for name, hint in field_types(kind).items():
+        for group in groups_of(hint):
+            inner = f"{above}{name}."
+            yield from (inner + key for key in field_types(group))
+            yield from keys_in(group, inner)
 
 
 def convert(value: Any, hint: Any, where: str, key: str) -> Any:

@@ -5,17 +5,8 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
+from mlx_hybrid.config import reading
 from mlx_hybrid.config.adapter import SketchConfig
-from mlx_hybrid.config.reading import (
-    build_config,
-    flat,
-    load_config,
-    merge,
-    nested,
-    override_tree,
-    read_settings,
-    to_tree,
-)
 from mlx_hybrid.config.settings import Config
 from mlx_hybrid.errors import ConfigError
 
@@ -40,17 +31,19 @@ def load_run_config(
     nothing by itself. In a file that another method was asked for, it goes back to its default, since files serve
     several methods; the config.yaml of a run is taken as it is. Raises ConfigError with the setting that acts.
     """
-    config = load_config(path, overrides, values)
-    idle, given = idle_settings(config), flat(override_tree(overrides))
+    config = reading.load_config(path, overrides, values)
+    idle, given = idle_settings(config), reading.flat(reading.override_tree(overrides))
     for key in (key for key in idle if key in given):
         refuse(config, key, f"--set {key}", {})
     if path is None or path.with_name("run.json").is_file():
         return config
-    in_file = [key for key in idle if key in flat(read_settings(path)) and key not in (values or {})]
+    in_file = [
+        key for key in idle if key in reading.flat(reading.read_settings(path)) and key not in (values or {})
+    ]
     refuse_in_file(path, in_file)
-    usual = build_config({"method": config.method}, "preset")
-    defaults = (nested(key, get_key(usual, key)) for key in in_file if key not in given)
-    return build_config(merge(to_tree(config), *defaults), "config")
+    usual = reading.build_config({"method": config.method}, "preset")
+    defaults = (reading.nested(key, get_key(usual, key)) for key in in_file if key not in given)
+    return reading.build_config(reading.merge(reading.to_tree(config), *defaults), "config")
 
 
 def idle_settings(config: Config) -> dict[str, str]:
@@ -82,10 +75,10 @@ def refuse_in_file(path: Path, keys: list[str]) -> None:
     A value that is the default or the preset's is no wish: a saved config.yaml holds every value.
     """
     try:
-        alone = load_config(path)
+        alone = reading.load_config(path)
     except ConfigError:
         return  # whole only with what was given beside it
-    usual = build_config({"method": alone.method}, "preset")
+    usual = reading.build_config({"method": alone.method}, "preset")
     for key in (key for key in idle_settings(alone) if key in keys):
         refuse(alone, key, f"{path}: {key}", {key: get_key(usual, key)})
 

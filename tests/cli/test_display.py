@@ -12,7 +12,7 @@ from mlx_hybrid.run import Run
 from mlx_hybrid.training.events import Interrupted, Note
 
 RESULTS = Results(
-    {"records": 9},
+    {"task": "held-out records", "version": 1, "records": 9},
     (
         Row("loss", value=2.0, n=9, model="base"),
         Row("loss", value=1.5, n=9, model="adapted"),
