@@ -1,10 +1,8 @@
 """Settings: strict keys, bounds, `--set`, and a round trip through YAML."""
 
 import dataclasses
-import itertools
 import json
 import math
-from pathlib import Path
 
 import pytest
 import yaml
@@ -18,15 +16,14 @@ from mlx_hybrid.config import (
     LowRankConfig,
     build_config,
     dump_config,
+    explain,
     load_config,
     merge,
     to_tree,
 )
-from mlx_hybrid.config.convert import field_types, groups_of
 from mlx_hybrid.config.formats import MOVED, from_format_1
 from mlx_hybrid.config.idle import get_key
 from mlx_hybrid.config.reading import parse_scalar
-from mlx_hybrid.config.recipes import recipe_path, recipes, summary
 from mlx_hybrid.errors import ConfigError
 
 
@@ -37,21 +34,10 @@ def refused(message: str, overrides: tuple[str, ...] = (), **values) -> None:
     assert "\n" not in str(error.value)
 
 
-def settings(kind: type, prefix: str = "") -> dict[str, dataclasses.Field]:
-    """Every setting that can be given, by its dotted key; those of each kind of a group."""
-    found = {}
-    hints = field_types(kind)
-    for field in dataclasses.fields(kind):
-        groups = groups_of(hints[field.name])
-        found |= {} if groups else {prefix + field.name: field}
-        for group in groups:
-            found |= settings(group, f"{prefix}{field.name}.")
-    return found
-
-
-SETTINGS = settings(Config)
-LEAST = {key: field.metadata["least"] for key, field in SETTINGS.items() if field.metadata}
-MOST = {key: f.metadata["most"] for key, f in SETTINGS.items() if f.metadata.get("most", math.inf) < math.inf}
+SETTINGS = explain.settings()
+BOUNDS = {key: setting.bounds for key, setting in SETTINGS.items() if setting.bounds}
+LEAST = {key: bounds["least"] for key, bounds in BOUNDS.items()}
+MOST = {key: bounds["most"] for key, bounds in BOUNDS.items() if bounds["most"] < math.inf}
 BUTTERFLY = ("adapter.rotation.block_size", "adapter.rotation.factors")
 
 
@@ -106,21 +92,9 @@ def test_every_setting_arrives_and_survives_the_round_trip(key, tmp_path):
     assert load_config(path) == config
 
 
-@pytest.mark.parametrize("key", SETTINGS)
-def test_every_setting_is_explained_where_it_is_defined(key):
-    name = key.split(".")[-1]
-    folder = Path(__file__).parents[1] / "mlx_hybrid" / "config"
-    text = "".join((folder / file).read_text(encoding="utf-8") for file in ("adapter.py", "settings.py"))
-    lines = itertools.pairwise(text.splitlines())
-    assert name in {a.split(":")[0].strip() for a, b in lines if b.startswith('    """')}
-
-
-@pytest.mark.parametrize("name", recipes())
-def test_every_recipe_parses_and_opens_with_what_it_does(name):
-    path = recipe_path(name)
-    assert isinstance(load_config(path), Config)
-    assert summary(path)
-    assert f"mlx-hybrid finetune {name}" in path.read_text(encoding="utf-8")
+def test_every_setting_is_explained_where_it_is_defined():
+    assert len(SETTINGS) > 60
+    assert all(setting.meaning.endswith(".") for setting in SETTINGS.values())
 
 
 @pytest.mark.parametrize("method", PRESETS)
@@ -154,9 +128,8 @@ def test_a_branch_is_sized_left_out_added_or_of_another_kind():
 
 def test_a_method_beside_a_file_decides_the_branches_and_the_file_their_sizes(tmp_path):
     path = tmp_path / "mine.yaml"
-    path.write_text(
-        "adapter: {rotation: {kind: householder, reflections: 4}, low_rank: {rank: 2, alpha: 4}}\n"
-    )
+    rotation = "{kind: householder, reflections: 4}"
+    path.write_text(f"adapter: {{rotation: {rotation}, low_rank: {{rank: 2, alpha: 4}}}}\n")
     for method, rotation, low_rank in (
         ("hybrid", HouseholderConfig(reflections=4), LowRankConfig(rank=2, alpha=4.0, start="gradient")),
         ("hra", HouseholderConfig(reflections=4), None),
@@ -182,7 +155,6 @@ def test_a_method_beside_a_file_decides_the_branches_and_the_file_their_sizes(tm
         ({"method": {"a": 1}}, "unknown method"),
         ({"adapter": 3}, "adapter must be a mapping"),
         ({"train": 3}, "train must be a group of keys, not 3"),
-        ({"train": 5}, "train must be a group of keys"),
         ({"name": "a/b"}, 'name "a/b" cannot be a run'),
         ({"name": "last"}, 'name "last" cannot be a run'),
         ({"adapter.rotation.kind": "cayley"}, '"cayley" is not one of householder, butterfly'),
@@ -217,23 +189,12 @@ def test_what_cannot_be_is_refused_in_one_sentence(values, message):
 
 
 @pytest.mark.parametrize("key", LEAST)
-def test_lower_bounds(key):
+def test_bounds_are_allowed_and_what_is_beyond_them_is_not(key):
     refused(f"{key} must be at least {LEAST[key]}", (*company(key), f"{key}={LEAST[key] - 1}"))
-
-
-@pytest.mark.parametrize("key", MOST)
-def test_upper_bounds(key):
-    refused(f"{key} must be at most {MOST[key]}", (f"{key}={MOST[key] + 1}",))
-
-
-@pytest.mark.parametrize("key", LEAST)
-def test_the_bounds_themselves_are_allowed(key):
+    if key in MOST:
+        refused(f"{key} must be at most {MOST[key]}", (f"{key}={MOST[key] + 1}",))
     for bound in {LEAST[key], MOST.get(key, LEAST[key])}:
         assert get_key(load_config(None, (*company(key), f"{key}={bound}")), key) == bound
-
-
-def test_no_epochs_and_no_steps_train_nothing():
-    refused("train.epochs and train.steps are both 0", ("train.epochs=0",))
 
 
 @pytest.mark.parametrize(
@@ -246,6 +207,7 @@ def test_no_epochs_and_no_steps_train_nothing():
         ("data.paths=[a", "data.paths"),
         ("name='", "name"),
         ("train..epochs=3", "unknown key"),
+        ("train.epochs=0", "train.epochs and train.steps are both 0"),
     ],
 )  # fmt: skip
 def test_an_override_that_cannot_be_read_is_refused(override, message):
@@ -315,15 +277,10 @@ def test_a_missing_or_binary_file_is_refused_by_name(tmp_path):
         load_config(tmp_path / "latin.yaml")
 
 
-def test_a_group_with_all_its_keys_left_out_is_the_default(tmp_path):
-    path = tmp_path / "a.yaml"
-    path.write_text("train:\n  # steps: 6\n")
-    assert load_config(path) == load_config()
-
-
-def test_an_empty_file_is_the_default(tmp_path):
+@pytest.mark.parametrize("text", ["train:\n  # steps: 6\n", "# nothing\n"])
+def test_a_file_without_a_value_is_the_default(text, tmp_path):
     path = tmp_path / "config.yaml"
-    path.write_text("# nothing\n")
+    path.write_text(text)
     assert load_config(path) == load_config()
     assert load_config().adapter == AdapterConfig()
 

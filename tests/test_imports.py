@@ -8,18 +8,8 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "mlx_hybrid"
-HEAVY = (
-    "mlx",
-    "mlx_lm",
-    "transformers",
-    "torch",
-    "peft",
-    "tokenizers",
-    "numpy",
-    "jaxtyping",
-    "huggingface_hub",
-    "rich",
-)
+HEAVY = {"mlx", "mlx_lm", "torch", "transformers", "peft", "jaxtyping", "tokenizers"}
+SLOW = HEAVY | {"numpy", "huggingface_hub", "rich"}
 LAYERS = (  # from the top; a room imports only what stands below it
     ("cli",),
     ("study",),
@@ -95,15 +85,7 @@ def test_torch_and_peft_are_asked_for_inside_functions_only(module):
     "module", [m for m in MODULES if room(m) in {"cli", "config", "errors", "files"}], ids=str
 )
 def test_the_command_line_imports_nothing_heavy_at_the_top(module):
-    assert not top_level(module) & {
-        "mlx",
-        "mlx_lm",
-        "torch",
-        "transformers",
-        "peft",
-        "jaxtyping",
-        "tokenizers",
-    }
+    assert not top_level(module) & HEAVY
 
 
 @pytest.mark.parametrize(
@@ -124,4 +106,4 @@ def test_the_start_is_light(code):
     )
     loaded = {name.split(".")[0] for name in done.stderr.strip().splitlines()[-1].split("|")}
     assert "mlx_hybrid" in loaded
-    assert not loaded & set(HEAVY)
+    assert not loaded & SLOW

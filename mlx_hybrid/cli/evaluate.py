@@ -6,7 +6,17 @@ import click
 from click import argument, option
 
 from mlx_hybrid.cli.commands import answer, command, given_parameters, tell
-from mlx_hybrid.cli.options import COUNT, PATH, base_model_option, benchmark_options, map_option, split_names
+from mlx_hybrid.cli.options import (
+    COUNT,
+    PATH,
+    SOME,
+    base_model_option,
+    benchmark_options,
+    map_option,
+    split_names,
+)
+
+OF_DEV = "the temperature and the choice of scoring; never the test set."
 
 
 @click.command()
@@ -16,24 +26,18 @@ from mlx_hybrid.cli.options import COUNT, PATH, base_model_option, benchmark_opt
 @option("--task", "name", help="A benchmark: xnli, sib200, flores, ntrex or adapt.")
 @option("--split", default="test", show_default=True, help="Split of the task to measure on.")
 @base_model_option
-@option(
-    "--dev",
-    default="auto",
-    show_default=True,
-    metavar="PATH|SPLIT|none",
-    help="Development set, for the temperature and the choice of scoring; never the test set.",
-)
+@option("--dev", default="auto", show_default=True, metavar="PATH|SPLIT|none", help="For " + OF_DEV)
 @benchmark_options
-@option("--variants", help="Spellings to test: names with commas between, or `all`.")
+@option("--variants", default="", callback=split_names, help="Spellings to test, as a,b, or `all`.")
 @option("--baseline/--no-baseline", default=None, help="Measure the base too.  [default: on]")
 @option("--limit", type=COUNT, default=0, help="Most records a language.  [default: all]")
 @option("--seed", type=COUNT, default=0, show_default=True, help="Of limit, variants, intervals.")
 @option("--pivot", help="Language the others are held against.  [default: eng_Latn]")
-@option("--max-tokens", type=click.IntRange(min=1), help="Of one translation.  [default: 256]")
+@option("--max-tokens", type=SOME, help="Of one translation.  [default: 256]")
 @option("--spbleu", is_flag=True, help="Fetch spBLEU's tokenizer where it is not here yet.")
 @option("--examples", is_flag=True, help="Write every record's answer beside the results.")
 @option("--save-temperature", is_flag=True, help="Store the fitted temperature with the adapter.")
-@option("--lm-eval", "lm_tasks", metavar="TASKS", help="Tasks of lm-evaluation-harness, as a,b.")
+@option("--lm-eval", "lm_tasks", callback=split_names, help="Tasks of lm-evaluation-harness, as a,b.")
 @option("--lm-eval-tasks", "lm_folder", type=PATH, help="Folder with YAML tasks for --lm-eval.")
 @option("-o", "--output", type=PATH, metavar="DIR", help="For results.  [default: the run's evaluation/]")
 @option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
@@ -55,8 +59,6 @@ def evaluate(as_json: bool, **options: Any) -> None:
     from mlx_hybrid.report.tables import joined
 
     refuse_idle({parameter.name: parameter.opts[0] for parameter in given_parameters()})
-    asked_for = [name for name in ("lm_tasks",) if options[name] is not None]
-    options |= {name: split_names(options[name]) for name in ("languages", "variants", *asked_for)}
     results, path, run = measure(Request(**options), tell)
     place = [f"Results in {path}."] if path else []
     target, base = options["target"], options["base_model"]

@@ -14,12 +14,12 @@ COUNT, SOME = IntRange(min=0), IntRange(min=1)
 
 def listed(ctx: Context, asked: Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
     """`a,b` and repeated options alike."""
-    return split_names(",".join(value))
+    return tuple(name.strip() for name in ",".join(value).split(",") if name.strip())
 
 
-def split_names(text: str | None) -> tuple[str, ...]:
+def split_names(ctx: Context, asked: Parameter, value: str | None) -> tuple[str, ...] | None:
     """What stands between commas."""
-    return tuple(name.strip() for name in (text or "").split(",") if name.strip())
+    return None if value is None else listed(ctx, asked, (value,))
 
 
 def together(*parameters: Callable) -> Callable:
@@ -74,7 +74,7 @@ run_options = together(
 )
 """What a run is of."""
 benchmark_options = together(
-    option("--languages", default="", help="Codes with commas between, as en,sw,ha.  [default: all]"),
+    option("--languages", default="", callback=split_names, help="As en,sw,ha.  [default: all]"),
     option(
         "--from",
         "folder",

@@ -7,7 +7,7 @@ import click
 from click import argument, option
 
 from mlx_hybrid.cli.commands import answer, command
-from mlx_hybrid.cli.options import COUNT, PATH, benchmark_options, split_names
+from mlx_hybrid.cli.options import COUNT, PATH, benchmark_options
 
 
 @click.command()
@@ -19,9 +19,7 @@ from mlx_hybrid.cli.options import COUNT, PATH, benchmark_options, split_names
 @benchmark_options
 @option("-o", "--output", type=PATH, required=True, metavar="DIR", help="Folder to write.")
 @option("--json", "as_json", is_flag=True, help="Print what was written as JSON.")
-def task(
-    name: str, splits: tuple[str, ...], languages: str, output: Path, as_json: bool, **chosen: Any
-) -> None:
+def task(name: str, splits: tuple[str, ...], output: Path, as_json: bool, **chosen: Any) -> None:
     """Make a benchmark into records: train.jsonl, valid.jsonl and test.jsonl.
 
     NAME is xnli, sib200, flores, ntrex or adapt. The folder is what `finetune --data` and `evaluate --on` take.
@@ -33,7 +31,7 @@ def task(
     """
     from mlx_hybrid.evaluation.benchmarks.folders import Choice, write_task
 
-    told = write_task(name, output, Choice(languages=split_names(languages), **chosen), splits)
+    told = write_task(name, output, Choice(**chosen), splits)
     lines = [
         f"{output / row['file']}  {split}: {row['records']} records in {', '.join(row['languages'])}"
         for split, row in told["splits"].items()

@@ -3,7 +3,7 @@
 import ast
 import dataclasses
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from itertools import pairwise
 from typing import Any
@@ -20,6 +20,7 @@ class Setting:
     hint: Any
     default: Any
     meaning: str
+    bounds: Mapping[str, Any]
 
 
 @cache
@@ -37,7 +38,7 @@ def walk(group: type, above: str) -> Iterator[Setting]:
                 yield from walk(kind, f"{key}.")
         else:
             default = field.default_factory() if callable(field.default_factory) else field.default
-            yield Setting(key, hint, default, texts[field.name])
+            yield Setting(key, hint, default, texts[field.name], field.metadata)
 
 
 def meanings(group: type) -> dict[str, str]:

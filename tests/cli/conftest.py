@@ -1,29 +1,19 @@
 """Records and a way to call the command line."""
 
 import json
-from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 from acting import acting, sets
-from click.testing import CliRunner, Result
-from pages import no_pages
-
-from mlx_hybrid.cli import main
+from click.testing import Result
+from commanding import command
 
 WORDS = [
     "river", "stone", "cloud", "bread", "train", "music", "garden", "winter", "letter", "candle", "window", "market",
     "bridge", "forest", "pocket",
 ]  # fmt: skip
-
-
-def command(*arguments: object, pages: bool = False, code: int | None = None) -> Result:
-    with nullcontext() if pages else no_pages():
-        done = CliRunner().invoke(main, [str(a) for a in arguments])
-    assert code in (None, done.exit_code), done.output
-    return done
 
 
 @pytest.fixture(scope="session")

@@ -157,7 +157,7 @@ def test_an_output_that_cannot_be_written_and_one_that_exists(finetune, tmp_path
 def test_an_unknown_run_names_the_nearest(run, quantised_folder, records, settings, tmp_path, monkeypatch):
     monkeypatch.setenv("MLX_HYBRID_RUNS", str(tmp_path))
     data = ["finetune", "--model", quantised_folder, "--data", records, *settings]
-    assert run(*data, *sets("name=first")).exit_code == 0
+    run(*data, *sets("name=first"), code=0)
     refused(run("runs", "frist"), 2, 'did you mean "first"')
     assert json.loads(run("runs", "last", "--json").output)["status"] == "finished"
 

@@ -50,7 +50,7 @@ def adapter(run: Run) -> bytes:
 
 
 def test_resuming_elsewhere_is_resuming(run, settings, home, elsewhere):
-    assert begin(run, settings).exit_code == 0
+    begin(run, settings, code=0)
     whole = Run(home / "runs" / "first")
     cut = home / "runs" / "cut"
     config = load_config(whole.path / "config.yaml")
@@ -70,7 +70,7 @@ def test_a_trained_run_is_used_from_elsewhere(run, lora, home, elsewhere):
     rows = (home / "records.jsonl").read_text().splitlines(keepends=True)
     (home / "test.jsonl").write_text("".join(rows[:30]))
     (home / "records.jsonl").write_text("".join(rows[30:]))
-    assert begin(run, lora, "--set", "data.test=[test.jsonl]").exit_code == 0
+    begin(run, lora, "--set", "data.test=[test.jsonl]", code=0)
     away, first = elsewhere(), home / "runs" / "first"
     assert load_any(str(first)).change > 1e-3
     for arguments in (
@@ -87,7 +87,7 @@ def test_a_trained_run_is_used_from_elsewhere(run, lora, home, elsewhere):
 
 
 def test_a_project_that_moved_is_used_from_its_own_folder(run, settings, home, tmp_path, monkeypatch):
-    assert begin(run, settings).exit_code == 0
+    begin(run, settings, code=0)
     moved = home.rename(tmp_path / "moved")
     monkeypatch.chdir(moved)
     assert load_any("runs/first").change > 1e-3
@@ -96,13 +96,13 @@ def test_a_project_that_moved_is_used_from_its_own_folder(run, settings, home, t
 
 
 def test_where_it_was_begun_never_leaves(run, lora, home, elsewhere):
-    assert begin(run, lora, pages=True).exit_code == 0
+    begin(run, lora, pages=True, code=0)
     first, away = home / "runs" / "first", elsewhere()
     assert json.loads((first / PLACE).read_text())["folder"] == str(home)
     published = plan(first, "me/first")
     assert PLACE in published.left_out
     sent = [data if isinstance(data, bytes) else data.read_bytes() for data in published.files.values()]
-    assert run("export", first, "--to", "mlx-lm", "-o", away / "out").exit_code == 0
+    run("export", first, "--to", "mlx-lm", "-o", away / "out", code=0)
     sent += [path.read_bytes() for path in (away / "out").rglob("*") if path.is_file()]
     sent += [(first / "report.html").read_bytes(), (first / "README.md").read_bytes()]
     assert not [data for data in sent if str(home).encode() in data]

@@ -64,7 +64,7 @@ def test_a_run_leaves_everything_it_promises(finished):
 def test_the_tokenizer_is_read_once(finetune, lora, tmp_path, monkeypatch):
     read, real = [], base_model.read_tokenizer
     monkeypatch.setattr(base_model, "read_tokenizer", lambda *given: read.append(given) or real(*given))
-    assert finetune(*lora, *SHORT).exit_code == 0
+    finetune(*lora, *SHORT, code=0)
     assert len(read) == 1
     load_any(str(tmp_path / "trained"))
     assert len(read) == 2
@@ -85,7 +85,7 @@ def test_a_lora_run_loads_in_stock_mlx_lm(finished, quantised_folder):
 
 def test_the_same_seed_gives_the_same_bytes_and_another_does_not(finished, finetune, settings, tmp_path):
     for seed in ("0", "4"):
-        assert finetune(*settings, *sets(f"seed={seed}"), output=tmp_path / seed).exit_code == 0
+        finetune(*settings, *sets(f"seed={seed}"), output=tmp_path / seed, code=0)
     runs = (finished("hybrid").path, tmp_path / "0", tmp_path / "4")
     weights = [(path / "adapter" / "adapters.safetensors").read_bytes() for path in runs]
     assert weights[0] == weights[1] != weights[2]
@@ -106,7 +106,7 @@ def test_interrupt_saves_and_resume_equals_never_stopping(
     settings += sets("evaluate=false")
     base = ["finetune", "--model", str(quantised_folder), "--data", str(records), *settings]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    assert run(*base, "-o", whole).exit_code == 0
+    run(*base, "-o", whole, code=0)
     process = command(*base, "-o", str(cut))
     wait_for(cut / "metrics.jsonl", process)
     process.send_signal(signal.SIGINT)
@@ -141,7 +141,7 @@ def wait_for(path: Path, process: subprocess.Popen) -> None:
 
 
 def test_resume_takes_no_other_settings(run, finished):
-    assert run("finetune", "--resume", finished("hybrid").path, "--method", "lora").exit_code == 2
+    run("finetune", "--resume", finished("hybrid").path, "--method", "lora", code=2)
 
 
 def test_a_resumed_run_may_have_another_time_limit(run, finished, tmp_path):
@@ -151,12 +151,12 @@ def test_a_resumed_run_may_have_another_time_limit(run, finished, tmp_path):
         pass
     late = tmp_path / "late"
     shutil.copytree(cut, late)
-    assert run("finetune", "--resume", cut, "--max-time", "-1").exit_code == 2
-    assert run("finetune", "--resume", cut, "--max-time", "60").exit_code == 0
+    run("finetune", "--resume", cut, "--max-time", "-1", code=2)
+    run("finetune", "--resume", cut, "--max-time", "60", code=0)
     assert Run(cut).config().train.max_minutes == 60
     name = "adapter/adapters.safetensors"
     assert (cut / name).read_bytes() == (whole / name).read_bytes()
-    assert run("finetune", "--resume", late, "--max-time", "1e-6").exit_code == 0
+    run("finetune", "--resume", late, "--max-time", "1e-6", code=0)
     assert (Run(late).info()["ended"], Run(late).step()) == ("time", 4)
 
 
@@ -164,7 +164,7 @@ def test_a_run_is_finished_when_its_card_is_written(run, finished, tmp_path):
     output = tmp_path / "killed-before-its-pages"
     shutil.copytree(finished("hybrid").path, output)
     assert not (output / "README.md").exists()
-    assert run("finetune", "--resume", output, pages=True).exit_code == 0
+    run("finetune", "--resume", output, pages=True, code=0)
     assert (output / "report.html").is_file()
     refused(run("finetune", "--resume", output), 2, "is finished")
 
@@ -173,16 +173,16 @@ def test_a_run_names_the_manifest_of_its_data_and_refuses_what_changed(
     run, finetune, records, lora, tmp_path
 ):
     folder, output = tmp_path / "governed", tmp_path / "trained"
-    assert run("govern", records, "-o", folder).exit_code == 0
+    run("govern", records, "-o", folder, code=0)
     kept = folder / "kept.jsonl"
-    assert finetune(*lora, *SHORT, data=kept).exit_code == 0
+    finetune(*lora, *SHORT, data=kept, code=0)
     digest = sha256((folder / "manifest.json").read_bytes()).hexdigest()
     assert json.loads((output / "run.json").read_text())["data_manifests"] == [digest]
     shutil.rmtree(output)
     kept.write_bytes(kept.read_bytes()[:-1] + b" \n")
     refused(finetune(*lora, *SHORT, data=kept), 3, "--allow-changed-data")
     assert not output.exists()
-    assert finetune(*lora, *SHORT, "--allow-changed-data", data=kept).exit_code == 0
+    finetune(*lora, *SHORT, "--allow-changed-data", data=kept, code=0)
 
 
 def test_records_that_the_template_refuses_are_set_aside_everywhere(run, tmp_path):
@@ -197,17 +197,13 @@ def test_records_that_the_template_refuses_are_set_aside_everywhere(run, tmp_pat
     data, out = tmp_path / "r.jsonl", tmp_path / "run"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     options = ["--set", "train.steps=4", "--set", "governance.enabled=false", "--method", "lora"]
-    done = run("finetune", "--model", model, "--data", data, "-o", out, *options)
-    assert done.exit_code == 0, done.stderr
+    run("finetune", "--model", model, "--data", data, "-o", out, *options, code=0)
     aside = [json.loads(line) for line in (out / "set-aside.jsonl").read_text().splitlines()]
     assert len(aside) == 20
     assert "model.system=fold" in aside[0]["why"]
     held = read_results(out / "evaluation" / "held-out.json")
-    again = run("evaluate", out, "--json")
-    assert again.exit_code == 0, again.stderr
+    again = run("evaluate", out, "--json", code=0)
     measured = [row["n"] for row in json.loads(again.stdout)["rows"] if row["metric"] == "accuracy"]
     assert set(measured) == {held.get("accuracy", "adapted").n}
     assert 0 < measured[0] < 7
-    lone = run("evaluate", model, "--on", data)
-    assert lone.exit_code == 3
-    assert "r.jsonl:1: The model's chat template refuses" in lone.stderr
+    refused(run("evaluate", model, "--on", data), 3, "r.jsonl:1: The model's chat template refuses")

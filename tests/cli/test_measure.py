@@ -21,8 +21,8 @@ def copy(tmp_path) -> Path:
 def task_folder(run, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("task")
     copy = write_sib200(folder / "copy")
-    result = run("task", "sib200", "--from", copy, "--languages", "en,de", "--shots", 7, "-o", folder / "sib")
-    assert result.exit_code == 0, result.stderr
+    asked = ("--languages", "en,de", "--shots", 7, "-o", folder / "sib")
+    run("task", "sib200", "--from", copy, *asked, code=0)
     return folder / "sib"
 
 
@@ -30,8 +30,8 @@ def task_folder(run, tmp_path_factory) -> Path:
 def measurable(run, quantised_folder, task_folder) -> Path:
     output = task_folder.parent / "trained"
     of_run = ("--model", quantised_folder, "--data", task_folder, "-o", output, "--method", "lora")
-    result = run("finetune", *of_run, *sets("governance.enabled=false", "train.steps=6", "evaluate=false"))
-    assert result.exit_code == 0, result.stderr
+    short = sets("governance.enabled=false", "train.steps=6", "evaluate=false")
+    run("finetune", *of_run, *short, code=0)
     return output
 
 
@@ -86,8 +86,7 @@ def test_task_ends_with_the_next_command(run, copy, tmp_path):
     ids=["task", "language", "file", "split", "shots", "no languages", "no such split"],
 )
 def test_bad_input_is_one_sentence(arguments, code, words, run, copy, tmp_path):
-    result = run("task", *arguments, "--from", copy, "-o", tmp_path / "out")
-    assert result.exit_code == code, result.stderr
+    result = run("task", *arguments, "--from", copy, "-o", tmp_path / "out", code=code)
     assert result.stderr.count("\n") == 1
     assert words.lower() in result.stderr.lower()
     assert not (tmp_path / "out").exists()
@@ -142,11 +141,10 @@ def test_a_run_without_test_files_is_measured_on_what_it_held_back(run, finished
 def test_held_back_records_of_two_kinds_are_measured_as_far_as_they_are_choices(run, finetune, tmp_path):
     answers = ("yes", "no")
     rows = [{"prompt": f"{n} up?", "completion": answers[n % 2], "label": str(n % 2)} for n in range(30)]
-    data = write_lines(
-        tmp_path / "rows.jsonl", rows + [{"prompt": f"say {n}", "completion": f"{n}"} for n in range(30)]
-    )
+    rows += [{"prompt": f"say {n}", "completion": f"{n}"} for n in range(30)]
+    data = write_lines(tmp_path / "rows.jsonl", rows)
     settings = sets("governance.enabled=false", "train.steps=1", "data.test_share=0.3", "evaluate=false")
-    result = finetune("--method", "lora", *settings, data=data, code=0)
+    finetune("--method", "lora", *settings, data=data, code=0)
     result = run("evaluate", tmp_path / "trained", "--json", "--no-baseline", code=0)
     told = json.loads(result.stdout)
     assert told["kind"] == "classification"
@@ -201,8 +199,9 @@ def test_a_development_set_can_be_left_out_or_named(where, run, trained, task_fo
     write_lines(one, [row for row in lines(valid) if row["label"] == "sports"])
     told = []
     for dev in ("none", "auto", valid, one):
-        result = run("evaluate", trained, *on, "--dev", dev, "--no-baseline", "--json", "-o", tmp_path)
-        assert result.exit_code == 0, result.stderr
+        result = run(
+            "evaluate", trained, *on, "--dev", dev, "--no-baseline", "--json", "-o", tmp_path, code=0
+        )
         told.append(json.loads(result.stdout)["scoring"]["adapted"])
     none, auto, named, other = told
     assert none["chosen_on"] == "default"

@@ -2,30 +2,24 @@
 
 import json
 
-from click.testing import CliRunner
+from commanding import command
 
-from mlx_hybrid.cli import main
 from mlx_hybrid.models.base import load_tokenizer_of
 
 
-def run(tmp_path, rows, *options):
+def run(tmp_path, rows, *options, **how):
     path = tmp_path / "chats.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return CliRunner().invoke(main, ["records", str(path), *options])
+    return command("records", path, *options, **how)
 
 
-CHAT = {
-    "id": "a",
-    "messages": [{"role": "user", "content": "Hujambo?"}, {"role": "assistant", "content": "Sijambo."}],
-}
-UNTRAINED = {
-    "messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y", "train": False}]
-}
+ASKED, ANSWERED = {"role": "user", "content": "Hujambo?"}, {"role": "assistant", "content": "Sijambo."}
+CHAT = {"id": "a", "messages": [ASKED, ANSWERED]}
+UNTRAINED = {"messages": [ASKED, ANSWERED | {"train": False}]}
 
 
 def test_the_trained_text_is_marked(tmp_path):
-    result = run(tmp_path, [CHAT, UNTRAINED])
-    assert result.exit_code == 0, result.output
+    result = run(tmp_path, [CHAT, UNTRAINED], code=0)
     assert "Hujambo?" in result.stdout
     assert "⟦Sijambo.<|end|>⟧" in result.stdout
     assert "set aside: every answer is empty, or marked" in result.stdout
@@ -54,18 +48,20 @@ def test_what_the_template_leaves_out_stands_beside_the_record_and_not_in_its_js
 
 
 def test_a_line_that_is_no_record_is_named(tmp_path):
-    result = run(tmp_path, [{"question": "?"}])
-    assert result.exit_code == 2
-    assert "chats.jsonl:1: no record of a known shape has question" in result.stderr
-    result = run(tmp_path, [CHAT, {"question": "?"}])
-    assert result.exit_code == 3
-    assert "chats.jsonl:2" in result.stderr
+    said = run(tmp_path, [{"question": "?"}], code=2).stderr
+    assert "chats.jsonl:1: no record of a known shape has question" in said
+    assert "chats.jsonl:2" in run(tmp_path, [CHAT, {"question": "?"}], code=3).stderr
 
 
 def test_keys_of_ones_own_are_shown_as_they_are_read(tmp_path):
     result = run(
-        tmp_path, [{"q": "Hujambo?", "a": "Sijambo."}] * 9, "--map", "q=prompt,a=completion", "--show", "1"
+        tmp_path,
+        [{"q": "Hujambo?", "a": "Sijambo."}] * 9,
+        "--map",
+        "q=prompt,a=completion",
+        "--show",
+        "1",
+        code=0,
     )
-    assert result.exit_code == 0, result.output
     assert result.stdout.count("⟦Sijambo.<|end|>⟧") == 1
     assert "prompts and completions (9 records)" in result.stderr

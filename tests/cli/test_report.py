@@ -15,32 +15,13 @@ def row(model: str, metric: str, language: str = "all") -> dict:
 
 
 LINES = [row("base", "accuracy"), row("lora", "accuracy"), row("lora", "accuracy", "eng_Latn")]
-SUMMARY = {
-    "format": 2,
-    "task": "made-up",
-    "version": 1,
-    "kind": "classification",
-    "records": 9,
-    "limit": 0,
-    "noise": 0,
-    "methods": ["lora"],
-    "governance": ["own"],
-    "reference": "lora",
-    "seeds": [0, 1],
-    "budget": "steps",
-    "languages": ["eng_Latn"],
-    "pivot": "eng_Latn",
-    "variants": [],
-    "grid": [],
-    "notes": [],
-    "chosen": {"lora": 1e-3},
-    "sizes": {},
-    "governed": {},
-    "mixing": {},
-    "reliability": {},
-    "curves": {"lora": [[[1, 2.0], [2, 1.0]]]},
-    "rows": LINES + [row("lora", metric) for metric in METRICS],
-}
+FACTS = {"format": 2, "task": "made-up", "version": 1, "kind": "classification", "records": 9, "limit": 0}
+TERMS = {"noise": 0, "methods": ["lora"], "governance": ["own"], "reference": "lora", "seeds": [0, 1]}
+TERMS |= {"budget": "steps", "languages": ["eng_Latn"], "pivot": "eng_Latn", "chosen": {"lora": 1e-3}}
+EMPTY = {key: [] for key in ("variants", "grid", "notes")}
+EMPTY |= {key: {} for key in ("sizes", "governed", "mixing", "reliability")}
+CURVES = {"curves": {"lora": [[[1, 2.0], [2, 1.0]]]}}
+SUMMARY = FACTS | TERMS | EMPTY | CURVES | {"rows": LINES + [row("lora", metric) for metric in METRICS]}
 
 
 def test_a_comparison_is_written_from_its_summary(run, tmp_path):
@@ -49,13 +30,12 @@ def test_a_comparison_is_written_from_its_summary(run, tmp_path):
     (tmp_path / "summary.json").write_text(json.dumps(SUMMARY | {"format": 1}))
     assert "is of an older format; the command that made" in run("report", tmp_path).stderr
     (tmp_path / "summary.json").write_text(json.dumps(SUMMARY))
-    result = run("report", tmp_path)
-    assert result.exit_code == 0, result.stderr
+    result = run("report", tmp_path, code=0)
     page = (tmp_path / "report.html").read_text()
     assert "0.600 ± 0.100" in page
     assert "<script" not in page
     assert result.stdout.splitlines()[-1].startswith("Next: ")
-    assert run("report", tmp_path, "-o", tmp_path / "x.html").exit_code == 2
+    run("report", tmp_path, "-o", tmp_path / "x.html", code=2)
 
 
 def test_csv_has_a_row_a_figure():
@@ -65,6 +45,4 @@ def test_csv_has_a_row_a_figure():
 
 
 def test_what_is_neither_is_one_sentence(run, tmp_path):
-    result = run("report", "nowhere")
-    assert result.exit_code == 2
-    assert 'No run "nowhere"' in result.stderr
+    assert 'No run "nowhere"' in run("report", "nowhere", code=2).stderr

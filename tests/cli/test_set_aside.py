@@ -30,7 +30,7 @@ def test_the_run_holds_them_as_govern_would(run, finetune, dirty, settings, tmp_
     output = tmp_path / "trained"
     done = finetune(*settings, *GOVERNED, data=dirty, code=0)
     assert f"Set aside, each with its reason: {output / 'data' / 'rejected.jsonl'}" in done.stderr
-    assert run("govern", dirty, "-o", tmp_path / "clean", "--only", "exact").exit_code == 0
+    run("govern", dirty, "-o", tmp_path / "clean", "--only", "exact", code=0)
     lines = Run(output).rejected.read_bytes()
     assert lines == (tmp_path / "clean" / "rejected.jsonl").read_bytes()
     notes = [json.loads(line)["_gov"] for line in lines.splitlines()]
@@ -38,12 +38,12 @@ def test_the_run_holds_them_as_govern_would(run, finetune, dirty, settings, tmp_
     assert lines.count(MARK.encode()) == 4
     for name in ("kept.jsonl", "report.html"):
         assert (output / "data" / name).read_bytes() == (tmp_path / "clean" / name).read_bytes()
-    assert run("govern", "verify", output / "data").exit_code == 0
+    run("govern", "verify", output / "data", code=0)
 
 
 def test_nothing_of_them_is_published_or_exported(run, finetune, dirty, lora, tmp_path):
     output = tmp_path / "trained"
-    assert finetune(*lora, *GOVERNED, data=dirty).exit_code == 0
+    finetune(*lora, *GOVERNED, data=dirty, code=0)
     published = plan(output, "me/trained")
     for name in ("kept.jsonl", "rejected.jsonl", "manifest.json"):
         assert f"data/{name}" in published.left_out

@@ -9,8 +9,8 @@ import pytest
 from acting import refused
 
 from mlx_hybrid.cli import COMMANDS, Commands, main
-from mlx_hybrid.config import load_config
-from mlx_hybrid.config.recipes import recipes
+from mlx_hybrid.config import Config, load_config
+from mlx_hybrid.config.recipes import recipes, summary
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -37,12 +37,13 @@ def test_an_unknown_command_names_the_nearest(run):
 
 
 def test_debug_and_offline_may_stand_after_the_command(run):
-    assert run("recipes", "--offline", "--debug").exit_code == 0
+    run("recipes", "--offline", "--debug", code=0)
 
 
 def test_every_recipe_is_a_valid_configuration_with_its_command(run):
     for name, path in recipes().items():
-        load_config(path)
+        assert isinstance(load_config(path), Config)
+        assert summary(path)
         assert f"mlx-hybrid finetune {name}" in path.read_text()
         assert name in run("recipes").output
         assert run("recipes", "show", name).output == path.read_text()
