@@ -1,5 +1,6 @@
 """What the repository promises of itself: sizes, rooms, words it does not say."""
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -37,3 +38,12 @@ def test_no_path_of_a_machine_is_told():
             continue
         assert "/root" + "/" not in text, path
         assert "/work" + "/" not in text, path
+
+
+def test_the_map_names_every_room_and_files_that_are_there():
+    package = PROJECT / "mlx_hybrid"
+    rows = [line.split("|") for line in (PROJECT / "docs" / "rooms.md").read_text().splitlines()]
+    named = {name for row in rows if len(row) > 3 for name in re.findall(r"`(\w+)", row[1])}
+    assert named == {path.stem for path in package.iterdir() if not path.name.startswith("__")}
+    begun = [name for row in rows if len(row) > 3 for name in re.findall(r"`(.+?)`", row[3])]
+    assert not [name for name in begun if not (package / name).is_file()]
