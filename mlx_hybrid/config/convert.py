@@ -8,6 +8,7 @@ import typing
 from collections.abc import Iterator
 from typing import Any, Literal
 
+from mlx_hybrid.config.aliases import ALIASES
 from mlx_hybrid.errors import ConfigError, nearest
 
 NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
@@ -21,8 +22,9 @@ def build(kind: type, tree: dict, where: str, prefix: str) -> Any:
     hints = field_types(kind)
     for key in tree:
         if key not in hints:
-            inner = {inner.rpartition(".")[2]: inner for inner in keys_in(kind)}
-            raise ConfigError(f'{where}: unknown key "{prefix}{key}"; {nearest(str(key), hints, inner)}')
+            others = ALIASES | {inner.rpartition(".")[2]: inner for inner in keys_in(kind)}
+            told = nearest(str(key).lower().replace("-", "_"), hints, others)
+            raise ConfigError(f'{where}: unknown key "{prefix}{key}"; {told}')
     values = {key: convert(value, hints[key], where, f"{prefix}{key}") for key, value in tree.items()}
     try:
         return kind(**values)
@@ -65,7 +67,7 @@ def convert(value: Any, hint: Any, where: str, key: str) -> Any:
             raise ConfigError(f'{where}: {key}: "{value}" is not one of {", ".join(arguments)}.')
         return value
     if origin is tuple:
-        items = [value] if isinstance(value, str) else value
+        items = [item.strip() for item in value.split(",")] if isinstance(value, str) else value
         if not isinstance(items, list | tuple):
             raise ConfigError(f"{where}: {key}: must be a list, not {value!r}.")
         return tuple(convert(item, arguments[0], where, key) for item in items)

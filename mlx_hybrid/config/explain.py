@@ -2,12 +2,14 @@
 
 import ast
 import dataclasses
+import difflib
 import inspect
 from collections.abc import Iterator, Mapping
 from functools import cache
 from itertools import pairwise
 from typing import Any
 
+from mlx_hybrid.config.aliases import ALIASES
 from mlx_hybrid.config.convert import field_types, groups_of
 from mlx_hybrid.config.settings import Config
 
@@ -49,3 +51,14 @@ def meanings(group: type) -> dict[str, str]:
         for field, text in pairwise(body)
         if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr)
     }
+
+
+def meant(word: str) -> str | None:
+    """The setting that a word means by its last part, whoever calls it so; None where nothing is near.
+
+    A setting's own name comes before others' names, and a name as it stands before one that is only near.
+    """
+    word = word.lower().strip("-").replace("-", "_").rpartition(".")[2]
+    names: Mapping[str, str] = {**ALIASES, **{key.rpartition(".")[2]: key for key in reversed(settings())}}
+    near = [word] if word in names else difflib.get_close_matches(word, names, n=1, cutoff=0.75)
+    return names[near[0]] if near else None
