@@ -12,7 +12,7 @@ from mlx_hybrid.cli.options import COUNT, PATH, SOME, given_settings, listed, se
 from mlx_hybrid.errors import INTERRUPTED, ConfigError
 from mlx_hybrid.jobs.stopping import StopRequest
 
-BUDGETS = ("steps", "params", "time")
+BUDGET = click.Choice(("steps", "params", "time"))
 EQUAL = "steps alone, parameters too, or training time."
 SETTINGS = ("model__name", "data__paths", "data__allow_changed")
 
@@ -29,34 +29,28 @@ def rates(ctx: click.Context, option: click.Parameter, value: tuple[str, ...]) -
 
 def names(flag: str, *usual: str, **how: Any) -> Callable:
     """An option that takes names with commas between."""
-    return option(flag, multiple=True, default=usual, show_default=bool(usual), **{"callback": listed, **how})
+    return option(flag, multiple=True, default=usual, show_default=bool(usual), callback=listed, **how)
 
 
 @click.command()
 @argument("config", metavar="CONFIG")
 @names("--methods", "lora,hybrid", help="With commas; the first is the reference.")
 @option("--seeds", type=SOME, default=3, show_default=True, help="Runs of each method.")
-@names(
-    "--lrs", callback=rates, help="Learning rates to choose from, as 1e-3,3e-3.  [default: the config's own]"
+@option(
+    "--lrs", "rates", multiple=True, callback=rates, help="To choose from, as 1e-3,3e-3.  [default: its own]"
 )
 @names("--governance", "own", help="own, off, on, a stage, or steps: each stage added to those before.")
-@option(
-    "--budget", type=click.Choice(BUDGETS), default="steps", show_default=True, help="What is equal; " + EQUAL
-)
-@option(
-    "--noise", type=click.FloatRange(0, 0.5), default=0.0, help="Share of faults to plant in the records."
-)
+@option("--budget", type=BUDGET, default="steps", show_default=True, help="What is equal: " + EQUAL)
+@option("--noise", type=click.FloatRange(0, 0.5), default=0.0, help="Share of faults to plant in records.")
 @names("--variants", help="Spellings to test: names with commas between, or `all`.")
 @option("--limit", type=COUNT, default=0, help="Most test records a language.  [default: all]")
 @option(
-    "--workers", type=SOME, default=1, show_default=True, help="Cells at a time, each a process: 1 on a GPU."
+    "--workers", type=SOME, default=1, show_default=True, help="Cells at a time, a process each; 1 on a GPU."
 )
 @option("--pivot", help="Language the others are held against.  [default: eng_Latn]")
 @option("--max-tokens", type=SOME, help="Of one translation.  [default: 256]")
 @setting("model.name", "--model", help="Base model.  [default: the config's]")
-@setting(
-    "data.paths", "--data", callback=None, metavar="PATH", help="In place of the config's; may be repeated."
-)
+@setting("data.paths", "--data", callback=None, metavar="PATH", help="In place of the config's; repeatable.")
 @setting("data.allow_changed", "--allow-changed-data")
 @set_option
 @option("-o", "--output", type=PATH, required=True, metavar="DIR", help="Folder; an unfinished one goes on.")
