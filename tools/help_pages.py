@@ -1,4 +1,4 @@
-"""Write docs/commands.md from the commands' own help, or with --check fail when it is stale.
+"""Write docs/commands.md and docs/settings.md from the program itself, or with --check fail when one is stale.
 
 python tools/help_pages.py [--check]
 """
@@ -9,8 +9,9 @@ from pathlib import Path
 import click
 
 from mlx_hybrid.cli import main
+from mlx_hybrid.config.explain import Setting, settings
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "commands.md"
+DOCS = Path(__file__).resolve().parents[1] / "docs"
 WIDTH = 100
 
 
@@ -37,13 +38,49 @@ def sections() -> list[str]:
     return parts
 
 
-def page() -> str:
-    return "\n".join(sections())
+def setting_rows() -> list[str]:
+    """A table a group, and the whole in the order of the files."""
+    lines = [SETTINGS_HEAD]
+    group = None
+    for one in settings().values():
+        own, _, name = one.key.rpartition(".")
+        if own != group:
+            group = own
+            lines += [
+                f"\n## {own or 'The run'}\n",
+                "| setting | default | takes | meaning |",
+                "|---|---|---|---|",
+            ]
+        lines.append(setting_row(name, one))
+    return lines
+
+
+def setting_row(name: str, one: Setting) -> str:
+    others = f" Others call it {', '.join(f'`{other}`' for other in one.others)}." if one.others else ""
+    cells = (f"`{name}`", f"`{one.usual}`", one.takes, f"{one.meaning}{others}")
+    return f"| {' | '.join(cell.replace('|', PIPE) for cell in cells)} |"
+
+
+PIPE = r"\|"
+SETTINGS_HEAD = """# Settings
+
+Generated from the program by `tools/help_pages.py`; do not edit.
+
+Each is given as `--set KEY=VALUE`, as `--set train.epochs=2`, or in a YAML file, where the key before a point is a
+group. `mlx-hybrid settings KEY` says the same in a terminal. Lists are written `a,b`. What a method sets of `adapter`
+comes before the defaults here ([the method](method.md)). `finetune --dry-run` shows what a run would take."""
+
+
+def pages() -> dict[Path, str]:
+    return {
+        DOCS / "commands.md": "\n".join(sections()),
+        DOCS / "settings.md": "\n".join([*setting_rows(), ""]),
+    }
 
 
 if __name__ == "__main__":
-    if "--check" in sys.argv:
-        if not PAGE.exists() or PAGE.read_text(encoding="utf-8") != page():
-            sys.exit(f"{PAGE} is stale: run python tools/help_pages.py")
-    else:
-        PAGE.write_text(page(), encoding="utf-8")
+    for path, text in pages().items():
+        if "--check" not in sys.argv:
+            path.write_text(text, encoding="utf-8")
+        elif not path.exists() or path.read_text(encoding="utf-8") != text:
+            sys.exit(f"{path} is stale: run python tools/help_pages.py")

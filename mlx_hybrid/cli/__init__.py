@@ -12,7 +12,19 @@ from mlx_hybrid.errors import INTERRUPTED, ConfigError, MlxHybridError, nearest
 
 COMMANDS = (
     *("finetune", "estimate", "govern", "records", "task", "evaluate", "compare", "report"),
-    *("chat", "generate", "serve", "export", "import", "fuse", "push", "runs", "recipes", "doctor"),
+    *(
+        "chat",
+        "generate",
+        "serve",
+        "export",
+        "import",
+        "fuse",
+        "push",
+        "runs",
+        "recipes",
+        "settings",
+        "doctor",
+    ),
 )
 ON_RANKS = ("finetune", "doctor")  # what mlx.launch may start several of
 EVERYWHERE = ("--debug", "--offline")
@@ -54,6 +66,8 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)
+        except click.NoSuchOption as error:
+            raise click.UsageError(named_here(error), error.ctx) from None
         except KeyboardInterrupt:
             click.echo("Stopped; what was written before is whole.", err=True)
             ctx.exit(INTERRUPTED)
@@ -67,6 +81,24 @@ class Commands(click.Group):
             told = error if isinstance(error, MlxHybridError) else f"{where}{error.strerror or error}."
             click.echo(f"Error: {told}", err=True)
             ctx.exit(getattr(error, "exit_code", 1))
+
+
+def named_here(error: click.NoSuchOption) -> str:
+    """What is wrong with an option that a command does not have: what it is called here, or where to look."""
+    from mlx_hybrid.config.aliases import ALIASES, FLAGS
+    from mlx_hybrid.config.explain import meant
+
+    told = f"No such option: {error.option_name}"
+    flags = {p.name.replace("__", "."): p.opts[-1] for p in error.ctx.command.params}
+    word = error.option_name.strip("-").replace("-", "_").lower()
+    key = meant(word) if "overrides" in flags else None
+    if word in FLAGS and FLAGS[word] in flags.values():
+        return f"{told}; did you mean {FLAGS[word]}?"
+    if key and (word in ALIASES or not error.possibilities):
+        return f"{told}; did you mean {flags.get(key) or f'--set {key}=VALUE'}?"
+    if error.possibilities:
+        return f"{told}; did you mean {' or '.join(sorted(error.possibilities))}?"
+    return f"{told}; `mlx-hybrid settings` lists what --set takes." if "overrides" in flags else f"{told}."
 
 
 def check_alone(command: str | None) -> None:

@@ -3,9 +3,12 @@
 from typing import Any
 
 from rich.console import Console
+from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from mlx_hybrid.cli.commands import command
+from mlx_hybrid.config import Config
+from mlx_hybrid.config.explain import absurd, chosen
 from mlx_hybrid.jobs.events import AdapterReady, Evaluated, JobEvent, Prepared
 from mlx_hybrid.report.result_tables import result_tables
 from mlx_hybrid.report.tables import joined
@@ -32,6 +35,19 @@ class Display:
 
     def on_note(self, event: Note) -> None:
         self.note(event.text)
+
+    def settings(self, config: Config) -> None:
+        """What the run will do, before it does: the settings that decide most, and what is not usual."""
+        told = chosen(config)
+        width = max(map(len, told))
+        lines = "\n".join(f"{key:<{width}}  {value}" for key, value in told.items())
+        title = "Settings (all with --dry-run; change any with --set KEY=VALUE)"
+        box = Panel(lines, title=title, title_align="left", expand=False)
+        self.talk.print(
+            box if self.talk.is_terminal else f"{title}:\n{lines}", soft_wrap=not self.talk.is_terminal
+        )
+        for warning in absurd(config):
+            self.note(f"Warning: {warning}")
 
     def on_prepared(self, event: Prepared) -> None:
         self.run = event.run

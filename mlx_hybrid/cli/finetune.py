@@ -7,9 +7,10 @@ from typing import Any
 import click
 from click import option
 
-from mlx_hybrid.cli.commands import answer
+from mlx_hybrid.cli.commands import answer, tell
 from mlx_hybrid.cli.options import PATH, given_settings, run_options, setting
 from mlx_hybrid.config import Config, dump_config, load_config
+from mlx_hybrid.config.explain import absurd
 from mlx_hybrid.config.recipes import recipe_path, run_config
 from mlx_hybrid.errors import INTERRUPTED, ConfigError, DataError
 from mlx_hybrid.jobs.stopping import StopRequest
@@ -81,6 +82,7 @@ def show_job(settings: Config, as_json: bool, *, strict: bool, **how: Any) -> No
     from mlx_hybrid.jobs import finetune as job
 
     display = Display(as_json=as_json)
+    display.settings(settings)
     with StopRequest(display.note, stepping=False) as stop:
         try:
             for event in job.finetune(settings, stop=stop, **how):
@@ -145,6 +147,8 @@ def show_plan(plan: dict, settings: Config, as_json: bool) -> None:
     records, tokens = plan["records"], plan["tokens"]
     reasons = ", ".join(f"{reason} {count}" for reason, count in records["reasons"].items())
     too_long = f"; {tokens['too_long']} too long" if tokens["too_long"] else ""
+    for warning in absurd(settings):
+        tell(f"Warning: {warning}")
     answer(
         plan,
         as_json,

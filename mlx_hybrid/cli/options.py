@@ -56,7 +56,11 @@ context_option = option(
 MAP = "What keys are read as: question=prompt,answer=completion."
 map_option = option("--map", "renames", multiple=True, callback=listed, metavar="THEIRS=OURS", help=MAP)
 set_option = option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="A setting, as train.epochs=2."
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Any setting; `mlx-hybrid settings` lists them.",
 )
 run_options = together(
     argument("config", required=False, metavar="[CONFIG]"),
@@ -70,6 +74,13 @@ run_options = together(
     ),
     setting("data.map", metavar="THEIRS=OURS", help=MAP),
     setting("method"),
+    setting("train.learning_rate"),
+    setting("adapter.low_rank.rank", help="Rank of the low-rank update.  [default: the method's]"),
+    setting("train.epochs", help="Passes over the training data.  [default: 3, or the recipe's]"),
+    setting("train.steps", help="Optimiser steps, in place of epochs."),
+    setting("train.batch_size"),
+    setting("train.max_tokens", help="Longest record, in tokens.  [default: 1024]"),
+    setting("adapter.targets"),
     set_option,
 )
 """What a run is of."""

@@ -44,7 +44,7 @@ RotationConfig = HouseholderConfig | ButterflyConfig
 class LowRankConfig(Bounded):
     """A low-rank update s · x A B (LoRA, arXiv 2106.09685)."""
 
-    rank: int = bounded(8, 1)
+    rank: int = bounded(8, 1, sane=512)
     """Columns of A."""
     alpha: float = 16.0
     """Scale: s = alpha / √rank with rslora, else alpha / rank."""
@@ -52,7 +52,7 @@ class LowRankConfig(Bounded):
     """Rank-stabilised scale (Kalajdzievski 2023, arXiv 2312.03732)."""
     start: Literal["zeros", "gradient", "lora-ga"] = "zeros"
     """Where the update starts: at zero, with A along the gradient, or as LoRA-GA (docs/method.md)."""
-    dropout: float = bounded(0.0, 0, 0.9)
+    dropout: float = bounded(0.0, 0, 0.9, sane=0.5)
     """Dropout on the input of the update."""
     magnitude: bool = False
     """Train each output's magnitude apart (DoRA); a baseline, from zeros and without a rotation."""

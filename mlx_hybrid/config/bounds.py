@@ -7,9 +7,12 @@ from typing import Any
 from mlx_hybrid.errors import ConfigError
 
 
-def bounded(default: Any, least: float, most: float = math.inf, *, even: bool = False) -> Any:
-    """A field whose values lie between two bounds, and come in pairs where they are `even`."""
-    return field(default=default, metadata={"least": least, "most": most, "even": even})
+def bounded(
+    default: Any, least: float, most: float = math.inf, *, even: bool = False, sane: float | None = None
+) -> Any:
+    """A field whose values lie between two bounds, and come in pairs where they are `even`; those over `sane` are
+    warned about."""
+    return field(default=default, metadata={"least": least, "most": most, "even": even, "sane": sane})
 
 
 class Bounded:

@@ -4,6 +4,8 @@ import ast
 import dataclasses
 import difflib
 import inspect
+import math
+import typing
 from collections.abc import Iterator, Mapping
 from functools import cache
 from itertools import pairwise
@@ -11,7 +13,18 @@ from typing import Any
 
 from mlx_hybrid.config.aliases import ALIASES
 from mlx_hybrid.config.convert import field_types, groups_of
+from mlx_hybrid.config.idle import idle_settings
+from mlx_hybrid.config.reading import build_config, flat, to_tree
 from mlx_hybrid.config.settings import Config
+
+KINDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    tuple: "a list, as a,b",
+}
+KINDS |= {dict: "names with values"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,11 +37,47 @@ class Setting:
     meaning: str
     bounds: Mapping[str, Any]
 
+    @property
+    def usual(self) -> str:
+        """The default, as `--set` takes it."""
+        return as_given(self.default)
+
+    @property
+    def takes(self) -> str:
+        """What values it may have."""
+        kind = typing.get_origin(self.hint) or self.hint
+        told = KINDS.get(kind) or f"one of {', '.join(typing.get_args(self.hint))}"
+        if not self.bounds:
+            return told
+        most = f" and at most {self.bounds['most']}" if math.isfinite(self.bounds["most"]) else ""
+        return f"{told}, at least {self.bounds['least']}{most}"
+
+    @property
+    def others(self) -> list[str]:
+        """What other programs call it."""
+        return [name for name, key in ALIASES.items() if key == self.key]
+
+    def facts(self) -> dict[str, Any]:
+        names = ("key", "default", "takes", "meaning", "others")
+        return {name: getattr(self, name) for name in names}
+
+
+def as_given(value: Any) -> str:
+    """A value as `--set` takes it."""
+    if isinstance(value, list | tuple):
+        return ",".join(value) or "[]"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value).lower() if isinstance(value, bool) else str(value) or '""'
+
 
 @cache
 def settings() -> dict[str, Setting]:
     """Every setting by its whole key, in the order they are written down."""
-    return {setting.key: setting for setting in walk(Config, "")}
+    found: dict[str, Setting] = {}
+    for setting in walk(Config, ""):
+        found.setdefault(setting.key, setting)
+    return found
 
 
 def walk(group: type, above: str) -> Iterator[Setting]:
@@ -62,3 +111,30 @@ def meant(word: str) -> str | None:
     names: Mapping[str, str] = {**ALIASES, **{key.rpartition(".")[2]: key for key in reversed(settings())}}
     near = [word] if word in names else difflib.get_close_matches(word, names, n=1, cutoff=0.75)
     return names[near[0]] if near else None
+
+
+def absurd(config: Config) -> list[str]:
+    """A warning for every value far beyond what ever trains well."""
+    known, found = settings(), []
+    for key, value in flat(to_tree(config)).items():
+        sane = known[key].bounds.get("sane") if key in known else None
+        if sane and value > sane:
+            found.append(
+                f"{key} is {value:g}, and beyond {sane:g} hardly anything is learnt well; is it meant?"
+            )
+    return found
+
+
+MAIN = ("model.name", "method", "data.paths", "adapter.low_rank.rank", "adapter.rotation.reflections")
+MAIN += ("adapter.targets", "train.epochs", "train.steps", "train.batch_size", "train.max_tokens")
+MAIN += ("train.learning_rate", "seed")
+
+
+def chosen(config: Config) -> dict[str, str]:
+    """The settings that decide most, and every other that is not its method's usual one, as `--set` takes them."""
+    usual = flat(to_tree(build_config({"method": config.method}, "preset")))
+    idle = {*idle_settings(config), "train.epochs" if config.train.steps else "train.steps"}
+    values = {key: value for key, value in flat(to_tree(config)).items() if key not in idle}
+    changed = [key for key, value in values.items() if value != usual.get(key) and key not in MAIN]
+    told = {key: values[key] for key in (*MAIN, *changed) if values.get(key) not in (None, [], "")}
+    return {key: as_given(value) for key, value in told.items()}

@@ -15,26 +15,26 @@ BUNDLED = "bundled"
 class TrainConfig(Bounded):
     """How it is trained."""
 
-    epochs: float = bounded(3.0, 0)
+    epochs: float = bounded(3.0, 0, sane=100)
     """Passes over the training data; ignored when `steps` is set."""
     steps: int = bounded(0, 0)
     """Optimiser steps; 0 lets `epochs` decide."""
-    batch_size: int = bounded(8, 1)
+    batch_size: int = bounded(8, 1, sane=512)
     """Records in one forward pass."""
-    accumulate: int = bounded(1, 1)
+    accumulate: int = bounded(1, 1, sane=512)
     """Forward passes in one optimiser step."""
-    learning_rate: float = bounded(5e-4, 0)
+    learning_rate: float = bounded(5e-4, 0, sane=0.05)
     """Peak learning rate η. Adam's first step moves each adapted layer's output by about 10 η of its size, whatever
     method, layer and model (docs/method.md): 0.5 % at 5e-4. Of all weights with `full`, where it is Adam's own."""
     rates: Literal["share", "leaf"] = "share"
     """What rates mean: `share`, as above; `leaf`, Adam's own on every number, as other programs have them."""
-    orthogonal_learning_rate: float = bounded(0.0, 0)
+    orthogonal_learning_rate: float = bounded(0.0, 0, sane=0.05)
     """With `rates: leaf`, peak rate of the orthogonal branch; 0 is that of the low-rank one."""
-    warmup: float = bounded(0.05, 0, 1)
+    warmup: float = bounded(0.05, 0, 1, sane=0.5)
     """Share of the steps in which the rate rises from zero."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """How the rate falls after the warm-up."""
-    weight_decay: float = bounded(0.0, 0)
+    weight_decay: float = bounded(0.0, 0, sane=1)
     """AdamW's decay of the low-rank factors A and B, and of the weight matrices with `full`; nothing else decays."""
     prompt_weight: float = bounded(0.08, 0, 1)
     """What the loss of a prompt's token counts beside an answer's; it holds the model to what it knows. 0 is none."""
@@ -42,7 +42,7 @@ class TrainConfig(Bounded):
     """Share of the prompts' tokens that such a loss is taken of, drawn anew each epoch."""
     clip: float = bounded(1.0, 0)
     """Largest norm of the whole gradient; 0 does not clip."""
-    max_tokens: int = bounded(1024, 2)
+    max_tokens: int = bounded(1024, 2, sane=131_072)
     """Longest record, in tokens."""
     too_long: Literal["error", "drop", "truncate"] = "error"
     """What to do with a record over `max_tokens`."""
