@@ -10,13 +10,14 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date
 from importlib import metadata
 from pathlib import Path
 
 from mlx_hybrid import __version__
-from mlx_hybrid.config import BUNDLED, Config, dump_config, load_config
+from mlx_hybrid.config import Config, dump_config, load_config
+from mlx_hybrid.config.recipes import found_in
 from mlx_hybrid.errors import ConfigError, nearest
 from mlx_hybrid.files import read_json, write_json, write_text
 
@@ -87,16 +88,7 @@ class Run:
     def config_here(self) -> Config:
         """The config with the model and the data as they are found from the current folder."""
         config, folder = self.config(), self.folder()
-        if folder == Path.cwd():
-            return config
-
-        def found(name: str) -> str:
-            named = name not in ("", BUNDLED) and (folder / name).exists()
-            return str(folder / name) if named else name
-
-        files = {key: tuple(map(found, getattr(config.data, key))) for key in ("paths", "valid", "test")}
-        model = replace(config.model, name=found(config.model.name))
-        return replace(config, model=model, data=replace(config.data, **files))
+        return config if folder == Path.cwd() else found_in(folder, config)
 
     def status(self) -> str:
         """As run.json has it; `stopped` for a run whose process went without a word."""

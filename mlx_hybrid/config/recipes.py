@@ -1,9 +1,11 @@
 """Recipes: YAML files that run as they are, in the repository's `recipes/` and inside the installed package."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from mlx_hybrid.config.idle import load_run_config
-from mlx_hybrid.config.settings import Config
+from mlx_hybrid.config.reading import load_config
+from mlx_hybrid.config.settings import BUNDLED, Config
 from mlx_hybrid.errors import ConfigError, nearest
 
 PACKAGE = Path(__file__).parents[1]
@@ -40,6 +42,30 @@ def run_config(name: str | None, overrides: tuple[str, ...] = (), values: dict |
     it nor data are named. Raises ConfigError as `load_run_config` does."""
     values = values or {}
     data = "data.paths" in values or any(override.startswith("data.paths=") for override in overrides)
-    if name is None and not data:
-        name = "quickstart"
-    return load_run_config(recipe_path(name) if name else None, overrides, values)
+    if name is None and data:
+        return load_run_config(None, overrides, values)
+    path = recipe_path(name or "quickstart")
+    return found_in(path.parent, load_run_config(path, overrides, values), after=Path.cwd())
+
+
+def found_in(folder: Path, config: Config, after: Path | None = None) -> Config:
+    """The config with the model and the data that stand in a folder, and not in the one it comes `after`, as they are
+    found from the current one."""
+
+    def found(name: str) -> str:
+        named = (
+            name not in ("", BUNDLED) and (folder / name).exists() and not (after and (after / name).exists())
+        )
+        return str(folder / name) if named else name
+
+    files = {key: tuple(map(found, getattr(config.data, key))) for key in ("paths", "valid", "test")}
+    model = replace(config.model, name=found(config.model.name))
+    return replace(config, model=model, data=replace(config.data, **files))
+
+
+def recipe_files(name: str) -> list[Path]:
+    """A recipe, and the records that it brings along."""
+    path = recipe_path(name)
+    config = load_config(path)
+    brought = [path.parent / own for own in (*config.data.paths, *config.data.valid, *config.data.test)]
+    return [path, *(own for own in brought if own.is_file())]
