@@ -1,6 +1,7 @@
 # make quickstart   set up and run the main job on the bundled model and samples
 # make test         set up, check the code, run every test but those on a pretrained model
 # make test-real    the tests on a pretrained model, fetched once: 93 MB, kept in ~/.cache/mlx-hybrid-tests
+# make docs         the documentation as a site in build/site; warnings are errors
 # make fix          format and mend what ruff can
 # make clean        remove the environment and caches
 
@@ -9,7 +10,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: quickstart test test-real check fix clean
+.PHONY: quickstart test test-real check docs fix clean
 .DELETE_ON_ERROR:
 
 quickstart: $(VENV)/.installed
@@ -25,6 +26,9 @@ check: $(VENV)/.tested
 	@$(RUN) tools/no_cuda.py
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+
+docs: $(VENV)/.tested
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build
 
 fix: $(VENV)/.tested
 	$(RUN) -m ruff check --fix .

@@ -8,7 +8,7 @@ import click
 from click import option
 
 from mlx_hybrid.cli.commands import answer, tell
-from mlx_hybrid.cli.options import PATH, given_settings, run_options, setting
+from mlx_hybrid.cli.options import PATH, given_settings, listed, run_options, setting
 from mlx_hybrid.config import Config, dump_config, load_config
 from mlx_hybrid.config.explain import absurd
 from mlx_hybrid.config.recipes import recipe_path, run_config
@@ -25,6 +25,9 @@ MAX_MINUTES = "train.max_minutes"
 @option("--resume", is_flag=False, flag_value="last", metavar="[RUN]", help="Go on with an interrupted run.")
 @setting(MAX_MINUTES, "--max-time", metavar="MINUTES", help="Stop training after so long; finish as usual.")
 @setting("data.allow_changed", "--allow-changed-data")
+@option(
+    "--log", "trackers", multiple=True, callback=listed, help="Tell tensorboard, trackio or wandb as it goes."
+)
 @option("--force", is_flag=True, help="Start even where memory will probably not do.")
 @option("--dry-run", is_flag=True, help="Check everything but the weights, show it, and stop.")
 @option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -34,6 +37,7 @@ def finetune(
     overrides: tuple[str, ...],
     start: str | None,
     resume: str | None,
+    trackers: tuple[str, ...],
     dry_run: bool,
     force: bool,
     as_json: bool,
@@ -69,24 +73,27 @@ def finetune(
             show_plan(planned, settings, as_json)
     elif world.first:
         strict = not start and bool(config or resume or "data.paths" in given)
-        show_job(settings, as_json, strict=strict, output=output, resume=run, force=force, world=world)
+        how = {"output": output, "resume": run, "force": force, "world": world}
+        show_job(settings, as_json, trackers, strict=strict, **how)
     else:  # the other machines take their part in silence
         with StopRequest(lambda text: None) as stop:
             for _ in job.finetune(settings, stop=stop, resume=run, force=force, world=world):
                 pass
 
 
-def show_job(settings: Config, as_json: bool, *, strict: bool, **how: Any) -> None:
+def show_job(settings: Config, as_json: bool, trackers: tuple[str, ...], *, strict: bool, **how: Any) -> None:
     """Run the job and show what happens; a `strict` one ends with 3 where no adapter beats its base."""
     from mlx_hybrid.cli.display import Display
     from mlx_hybrid.jobs import finetune as job
+    from mlx_hybrid.jobs.tracking import Tracking
 
     display = Display(as_json=as_json)
     display.settings(settings)
-    with StopRequest(display.note, stepping=False) as stop:
+    with Tracking(*trackers) as tracking, StopRequest(display.note, stepping=False) as stop:
         try:
             for event in job.finetune(settings, stop=stop, **how):
                 display.show(event)
+                tracking.follow(event)
                 stop.follow(event)
         except KeyboardInterrupt:
             display.broken_off()
