@@ -15,6 +15,9 @@ from mlx_hybrid.config.recipes import run_config
 from mlx_hybrid.errors import MemoryLimitError
 
 GIGA = 1e9
+ORDINARY = 512
+ASSUMED = f"an ordinary length of {ORDINARY} tokens, for want of records"
+BATCHES, LENGTHS = (1, 2, 4, 8, 16, 32), (256, 512, 1024, 2048, 4096)
 
 
 @click.command()
@@ -27,7 +30,7 @@ def estimate(
     """Say what memory a run needs, what makes it up, and the smallest change that fits.
 
     Only config.json and the headers of the weight files are read; of a model on the Hub nothing else is fetched.
-    Without records at hand the longest batch is one of train.max_tokens.
+    Without records at hand they are taken to be of an ordinary length, and a table says what others need.
 
     \b
     Examples:
@@ -35,6 +38,7 @@ def estimate(
         mlx-hybrid estimate --model mlx-community/Qwen3-0.6B-4bit --set train.batch_size=4
         mlx-hybrid estimate my-run.yaml --memory 16
     """
+    from mlx_hybrid.training.memory.estimate import Load
     from mlx_hybrid.training.memory.estimate import estimate as estimate_memory
     from mlx_hybrid.training.memory.fit import USABLE, as_options, memory_limit, way_out
     from mlx_hybrid.training.memory.shape import model_shape
@@ -58,6 +62,10 @@ def estimate(
         "limit_bytes": limit,
         "fits": found.needed <= limit,
     }
+    if source != "the records":
+        loads = [Load(rows, tokens, rows * tokens) for rows in BATCHES for tokens in LENGTHS]
+        needs = [estimate_memory(shape, load, settings).needed for load in loads]
+        result["table"] = [asdict(load) | {"needed_bytes": need} for load, need in zip(loads, needs)]
     same_run = [*([config] if config else []), *given_options("memory", "as_json")]
     if result["fits"]:
         then = f"Next: {command('finetune', *same_run)}"
@@ -75,16 +83,24 @@ def batch_of(settings: Config) -> tuple[Callable[[Config], Any], str]:
     from mlx_hybrid.models.base import is_named, tokenizer_for
     from mlx_hybrid.records.files import find_sources
     from mlx_hybrid.training.data import prepare
-    from mlx_hybrid.training.memory.estimate import largest_load, widest_load
+    from mlx_hybrid.training.memory.estimate import largest_load
     from mlx_hybrid.training.memory.shape import cached_folder
     from mlx_hybrid.training.setup import tokenised
 
     model = settings.model.name
     if not settings.data.paths or (model != BUNDLED and is_named(model) and not cached_folder(model)):
-        return widest_load, "train.max_tokens"
+        return ordinary_load, ASSUMED if settings.train.max_tokens > ORDINARY else "train.max_tokens"
     data = prepare(settings, find_sources(settings.data))
     made = tokenised(settings, data.split, tokenizer_for(settings.model))
     return partial(largest_load, made[0].examples), "the records"
+
+
+def ordinary_load(settings: Config) -> Any:
+    """A batch of records of an ordinary length, or of the longest that the settings allow."""
+    from mlx_hybrid.training.memory.estimate import Load
+
+    size, tokens = settings.train.batch_size, min(ORDINARY, settings.train.max_tokens) - 1
+    return Load(size, tokens, size * tokens)
 
 
 def lines(result: dict[str, Any]) -> list[str]:
@@ -92,6 +108,15 @@ def lines(result: dict[str, Any]) -> list[str]:
     batch = result["batch"]
     shown = [f"Longest batch, from {result['batch_from']}: {batch['rows']} rows of {batch['tokens']} tokens."]
     shown += [f"  {name:<22}{size / GIGA:>9.3f} GB" for name, size in result["bytes"].items() if size]
+    if "table" in result:
+        shown += ["By records a batch (down) and tokens a record (across); ! is over what may be used:"]
+        shown += ["       " + "".join(f"{tokens:>9}" for tokens in LENGTHS)]
+        needs = iter(row["needed_bytes"] for row in result["table"])
+        mark = {True: "!", False: " "}
+        for rows in BATCHES:
+            own = [next(needs) for _ in LENGTHS]
+            cells = (f"{need / GIGA:>8.2f}{mark[need > result['limit_bytes']]}" for need in own)
+            shown.append(f"  {rows:>5}{''.join(cells)}")
     return [
         *shown,
         f"Peak: {result['peak_bytes'] / GIGA:.3f} GB, and {result['cache_bytes'] / GIGA:.3f} GB for reuse.",
