@@ -97,7 +97,9 @@ class Display:
         self.stop_bar()
         self.interrupted = True
         if not self.kept:
-            self.note("Stopped before the first checkpoint: nothing is kept. The same command starts again.")
+            self.note(
+                "Stopped before the first checkpoint: nothing is kept. Start again with the same command."
+            )
         elif self.trained_to_the_end:
             self.go_on(f"Stopped while measuring; the adapter is trained, in {self.run.adapter}. Go on with:")
         else:

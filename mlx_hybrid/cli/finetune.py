@@ -16,6 +16,7 @@ from mlx_hybrid.errors import INTERRUPTED, ConfigError, DataError
 from mlx_hybrid.jobs.stopping import StopRequest
 
 MAX_MINUTES = "train.max_minutes"
+FIRST = "the first step, so that it can be gone on with"
 
 
 @click.command()
@@ -57,6 +58,7 @@ def finetune(
         mlx-hybrid finetune --from last --data more.jsonl
         mlx-hybrid finetune --resume last --max-time 30
     """
+    stop = click.get_current_context().with_resource(StopRequest(tell, "" if dry_run else FIRST))
     from mlx_hybrid.jobs import finetune as job
     from mlx_hybrid.training.distributed import join
 
@@ -74,22 +76,25 @@ def finetune(
     elif world.first:
         strict = not start and bool(config or resume or "data.paths" in given)
         how = {"output": output, "resume": run, "force": force, "world": world}
-        show_job(settings, as_json, trackers, strict=strict, **how)
+        show_job(settings, stop, as_json, trackers, strict=strict, **how)
     else:  # the other machines take their part in silence
-        with StopRequest(lambda text: None) as stop:
-            for _ in job.finetune(settings, stop=stop, resume=run, force=force, world=world):
-                pass
+        stop.tell = lambda text: None
+        for _ in job.finetune(settings, stop=stop, resume=run, force=force, world=world):
+            pass
 
 
-def show_job(settings: Config, as_json: bool, trackers: tuple[str, ...], *, strict: bool, **how: Any) -> None:
+def show_job(
+    settings: Config, stop: StopRequest, as_json: bool, trackers: tuple[str, ...], *, strict: bool, **how: Any
+) -> None:
     """Run the job and show what happens; a `strict` one ends with 3 where no adapter beats its base."""
     from mlx_hybrid.cli.display import Display
     from mlx_hybrid.jobs import finetune as job
     from mlx_hybrid.jobs.tracking import Tracking
 
     display = Display(as_json=as_json)
+    stop.tell = display.note
     display.settings(settings)
-    with Tracking(*trackers) as tracking, StopRequest(display.note, stepping=False) as stop:
+    with Tracking(*trackers) as tracking:
         try:
             for event in job.finetune(settings, stop=stop, **how):
                 display.show(event)

@@ -5,11 +5,11 @@ from collections.abc import Callable
 
 
 class StopRequest:
-    """Ctrl-C or SIGTERM asks once for a stop after the current step; a second Ctrl-C, or one between the steps and
-    all else that a job does, stops at once. `stepping` says that there are steps to end."""
+    """Ctrl-C or SIGTERM asks once for a stop after the current step, before the steps after the first, so that there
+    is something to go on from; a second one, or one after the last step, stops at once."""
 
-    def __init__(self, tell: Callable[[str], None], *, stepping: bool = True):
-        self.asked, self.tell, self.stepping, self.old = False, tell, stepping, {}
+    def __init__(self, tell: Callable[[str], None], step: str = "this step"):
+        self.asked, self.tell, self.step, self.old = False, tell, step, {}
 
     def __call__(self) -> bool:
         return self.asked
@@ -28,12 +28,12 @@ class StopRequest:
         from mlx_hybrid.training.events import Finished, Started
 
         if isinstance(event, Started | Finished):
-            self.stepping = isinstance(event, Started)
-        if self.asked and not self.stepping:
+            self.step = "this step" if isinstance(event, Started) else ""
+        if self.asked and not self.step:
             raise KeyboardInterrupt
 
     def handle(self, number: int, frame: object) -> None:
-        if self.asked or not self.stepping:
+        if self.asked or not self.step:
             raise KeyboardInterrupt
         self.asked = True
-        self.tell("Stopping after this step; once more to stop at once.")
+        self.tell(f"Stopping after {self.step}; once more to stop at once.")

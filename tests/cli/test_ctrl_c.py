@@ -35,12 +35,38 @@ def press(monkeypatch):
     ("module", "name"),
     [(job, "prepare"), (job, "load_setup"), (answers, "answer"), (job, "start_from_records")],
 )
-def test_before_the_first_step(module, name, press, finetune, settings, tmp_path):
+def test_before_the_first_step_it_is_taken_and_saved(module, name, press, finetune, run, settings, tmp_path):
     press(module, name)
     done = finetune(*settings, code=130)
+    assert (
+        "Stopping after the first step, so that it can be gone on with; once more to stop at once."
+        in done.stderr
+    )
+    assert "Stopped after step 1; everything is saved." in done.stderr
+    cut = Run(tmp_path / "trained")
+    assert (cut.info()["status"], cut.saved_step()) == ("interrupted", 1)
+    assert done.stdout == f"mlx-hybrid finetune --resume {cut.path}\n"
+
+
+def test_twice_before_the_first_step_nothing_is_kept(press, finetune, settings, tmp_path):
+    press(job, "prepare")
+    press(job, "load_setup")
+    done = finetune(*settings, code=130)
     assert "nothing is kept. Start again with the same command." in done.stderr
-    assert "step " not in done.stderr.replace("first checkpoint", "")
+    assert "Stopped after step" not in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_a_run_stopped_in_its_first_second_ends_as_one_never_stopped(
+    press, finetune, finished, run, settings, tmp_path
+):
+    press(job, "find_data")
+    finetune(*settings, code=130)
+    run("finetune", "--resume", tmp_path / "trained", code=0)
+    names = [
+        path / "adapter" / "adapters.safetensors" for path in (tmp_path / "trained", finished("hybrid").path)
+    ]
+    assert names[0].read_bytes() == names[1].read_bytes()
 
 
 def test_in_the_last_scoring_and_again_when_it_is_resumed(press, run, finished, finetune, settings, tmp_path):
@@ -64,7 +90,7 @@ def test_in_the_last_scoring_and_again_when_it_is_resumed(press, run, finished, 
 
 def test_steps_are_ended_and_nothing_follows_the_last():
     told = []
-    with StopRequest(told.append, stepping=False) as stop:
+    with StopRequest(told.append, "") as stop:
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
         stop.follow(Started(10, 0, 1, 1, 1))
