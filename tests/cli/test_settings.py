@@ -155,7 +155,7 @@ def test_the_settings_shown_make_the_same_run(tmp_path):
     [
         ("train.learning_rate=5", True),
         ("train.learning_rate=1e-3", False),
-        ("adapter.low_rank.rank=4096", True),
+        ("train.batch_size=4096", True),
     ],
 )
 def test_an_absurd_value_is_warned_about(override, warned, finetune, lora):
