@@ -52,13 +52,6 @@ def rates(ctx: click.Context, option: click.Parameter, value: tuple[str, ...]) -
     help="own, off, on, a stage, or steps: each stage added to those before.",
 )
 @click.option(
-    "--budget",
-    type=click.Choice(("steps", "params", "time")),
-    default="steps",
-    show_default=True,
-    help="What the methods have equal: steps alone, parameters too, or training time.",
-)
-@click.option(
     "--noise",
     type=click.FloatRange(0, 0.5),
     default=0.0,
@@ -105,13 +98,13 @@ def compare(
     """Train methods on the same data with the same steps, measure them alike, and tabulate means over seeds.
 
     Each method's learning rate is chosen on the validation records alone. Every run is kept; the same command goes on
-    after a stop. The folder gets report.html, report.md, results.csv and figures.
+    after a stop. The folder gets report.html, results.csv and figures.
 
     \b
     Examples:
         mlx-hybrid task sib200 --shots 96 --dev 16 -o data/sib200
         mlx-hybrid compare compare-sib200 --methods lora,hybrid --seeds 3 -o comparison
-        mlx-hybrid compare mine.yaml --methods lora,hra,hybrid --lrs 1e-3,3e-3 --budget params -o comparison
+        mlx-hybrid compare mine.yaml --methods lora,hra,hybrid --lrs 1e-3,3e-3 -o comparison
         mlx-hybrid compare mine.yaml --methods lora --governance steps --noise 0.3 -o governed
     """
     from mlx_hybrid.config.recipes import recipe_path

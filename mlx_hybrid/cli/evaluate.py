@@ -30,7 +30,6 @@ from mlx_hybrid.cli.options import COUNT, PATH, base_model_option, benchmark_opt
 @click.option("--seed", type=COUNT, default=0, show_default=True, help="Of limit, variants, intervals.")
 @click.option("--pivot", help="Language the others are held against.  [default: eng_Latn]")
 @click.option("--max-tokens", type=click.IntRange(min=1), help="Of one translation.  [default: 256]")
-@click.option("--spbleu", is_flag=True, help="Fetch spBLEU's tokenizer where it is not here yet.")
 @click.option("--examples", is_flag=True, help="Write every record's answer beside the results.")
 @click.option("--save-temperature", is_flag=True, help="Store the fitted temperature with the adapter.")
 @click.option("--lm-eval", "lm_tasks", metavar="TASKS", help="Tasks of lm-evaluation-harness, as a,b.")

@@ -70,17 +70,15 @@ def calibration_rows(
 ) -> list[Row]:
     """NLL, Brier score and ECE at a temperature, of the whole and of each language."""
     sure, correct = calibration.confidence(scores, test.answers, temperature)
-    means = {
-        "nll": calibration.negative_log_likelihood(scores, test.answers, temperature),
-        "brier": calibration.brier(scores, test.answers, temperature),
-    }
-    rows = [row for m, values in means.items() for row in mean_rows(test, m + suffix, values, seed=seed)]
+    nll = calibration.negative_log_likelihood(scores, test.answers, temperature)
+    rows = mean_rows(test, f"nll{suffix}", nll, seed=seed)
+    rows += mean_rows(test, f"brier{suffix}", calibration.brier(scores, test.answers, temperature), seed=seed)
     groups = np.array(test.groups)
     for language, own in test.places():
         value = calibration.ece_interval(sure[own], correct[own], seed=seed, groups=groups[own])
-        rows.append(Row.of("ece" + suffix, value, len(own), language))
+        rows.append(Row.of(f"ece{suffix}", value, len(own), language))
         mass = calibration.expected_calibration_error(sure[own], correct[own], mass="mass")
-        rows.append(Row("ece_mass" + suffix, language, value=mass, n=len(own)))
+        rows.append(Row(f"ece_mass{suffix}", language, value=mass, n=len(own)))
     return rows
 
 
@@ -105,13 +103,12 @@ def variant_rows(
         scores = label_scores(examples, answers[part], normalised=normalised)
         plain = [place[record.where] for record in examples.records]
         lost = right[plain] - (choose(scores) == examples.answers)
-        changed = [
-            record.fields != test.records[n].fields for record, n in zip(examples.records, plain, strict=True)
-        ]
+        own = zip(examples.records, plain)
+        changed = np.array([record.fields != test.records[n].fields for record, n in own])
         for language, own in examples.places():
-            rows.append(Row("changed", language, name, int(np.array(changed)[own].sum()), n=len(own)))
-        kept = np.flatnonzero(changed)
-        if len(kept):
+            rows.append(Row("changed", language, name, int(changed[own].sum()), n=len(own)))
+        if changed.any():
+            kept = np.flatnonzero(changed)
             rows += mean_rows(examples.part(kept), "drop", lost[kept], seed=seed, variant=name)
     return rows
 
@@ -131,18 +128,14 @@ def real_variants(test: EvaluationSet, right: np.ndarray, *, seed: int) -> list[
     """Drop from a language to the same sentences in its other script, where the set holds both; a sentence that is
     asked about more than once counts by its mean."""
     languages, groups = np.array(test.languages), np.array(test.groups)
+    means = lambda own: {g: right[own & (groups == g)].mean() for g in np.unique(groups[own])}  # noqa: E731
     rows = []
     for language, others in REAL_VARIANTS.items():
         for name, other in others.items():
-            own = [mean_by_group(groups[languages == l], right[languages == l]) for l in (language, other)]
-            shared = sorted(own[0].keys() & own[1].keys())
-            if shared:
-                columns = [[table[group] for group in shared] for table in own]
-                drop = paired_bootstrap(columns[1], columns[0], seed=seed)
+            here, there = means(languages == language), means(languages == other)
+            if shared := sorted(here.keys() & there.keys()):
+                columns = ([table[group] for group in shared] for table in (there, here))
                 rows.append(Row("changed", variant=name, value=len(shared), n=len(shared)))
+                drop = paired_bootstrap(*columns, seed=seed)
                 rows.append(Row.of("drop", drop, len(shared), variant=name))
     return rows
-
-
-def mean_by_group(groups: np.ndarray, values: np.ndarray) -> dict[str, float]:
-    return {str(group): float(values[groups == group].mean()) for group in np.unique(groups)}

@@ -38,7 +38,6 @@ class Request:
     seed: int = 0
     pivot: str | None = None
     max_tokens: int | None = None
-    spbleu: bool = False
     examples: bool = False
     save_temperature: bool = False
     lm_tasks: tuple[str, ...] | None = None
@@ -86,7 +85,7 @@ def ask(request: Request, run: Any, folder: Path | None, tell: Tell) -> tuple[st
         tell(questions.note)
     variants = own.chosen_variants(request.variants, questions.test)
     pivot = own.chosen_pivot(request.pivot, questions.test)
-    check_kind(request, questions, tell)
+    check_kind(request, questions)
     if folder is None:
         tell("Results are not kept, and a stop loses them; -o DIR keeps them.")
     pair = open_pair(request.target, base_name=request.base_model)
@@ -176,22 +175,16 @@ def refuse_idle(given: dict[str, str]) -> None:
         raise ConfigError(told)
 
 
-def check_kind(request: Request, questions: Any, tell: Tell) -> None:
-    """Raise ConfigError where an option does not fit the kind of the records; fetch what spBLEU needs."""
-    from mlx_hybrid.evaluation.metrics.spbleu import fetch_tokenizer
-    from mlx_hybrid.models.base import is_offline
-
+def check_kind(request: Request, questions: Any) -> None:
+    """Raise ConfigError where an option does not fit the kind of the records."""
     kind = questions.test.kind
     if request.dev not in ("auto", "none") and kind != "classification":
         raise ConfigError(f"--dev is for choices between answers; these records are {kind}.")
-    for option, given in (("--max-tokens", request.max_tokens), ("--spbleu", request.spbleu)):
-        if given and kind != "translation":
-            raise ConfigError(f"{option} is for translations; these records are {kind}.")
+    if request.max_tokens and kind != "translation":
+        raise ConfigError(f"--max-tokens is for translations; these records are {kind}.")
     if request.save_temperature and (questions.dev is None or kind != "classification"):
         needs = "a classification with a development set; name one with --dev."
         raise ConfigError(f"--save-temperature needs {needs}")
-    if request.spbleu and (failed := fetch_tokenizer(offline=is_offline())):
-        tell(failed)
 
 
 def models_of(pair: Any, baseline: bool | None) -> dict[str, Any]:

@@ -21,7 +21,6 @@ QUALITY = {
     "temperature": "temperature, fitted on dev",
     "bits_per_byte": "bits per byte",
     "chrf": "chrF++, mean over directions",
-    "spbleu": "spBLEU, mean over directions",
 }
 PARITY = {
     "mean": "mean",
@@ -56,7 +55,6 @@ def result_tables(results: Results, cell: Cell | None = None) -> list[Table]:
     word = TITLES.get(main, main)
     lower = "Lower is better." if main == "bits_per_byte" else ""
     tables += pivot(f"{word} by {names}", names, by_language(main, results), results, cell, lower)
-    tables += pivot("spBLEU by direction", names, by_language("spbleu", results), results, cell)
     tables += pivot("Calibration error by language", names, by_language("ece", results), results, cell)
     if len(results.languages(main)) > 1:
         note = PARITY_NOTES.get(main, "")

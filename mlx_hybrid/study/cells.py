@@ -11,7 +11,7 @@ from typing import Any
 from mlx_hybrid.adapters.attach import settle
 from mlx_hybrid.config import Config, ModelConfig
 from mlx_hybrid.errors import INTERRUPTED, ConfigError, MlxHybridError
-from mlx_hybrid.evaluation.answers import answers_to_test, example_rows
+from mlx_hybrid.evaluation.answers import example_rows
 from mlx_hybrid.evaluation.evaluate import evaluate
 from mlx_hybrid.evaluation.metrics.translation import directions_of, greedy, statistics_of
 from mlx_hybrid.evaluation.results import Results, read_results, write_results
@@ -38,12 +38,11 @@ class Stopped(MlxHybridError):
 
 @dataclass(frozen=True)
 class Measuring:
-    """The evaluation that every cell gets, with one seed: all answer the same questions."""
+    """The evaluation that every cell gets: `asked` is dev, variants, limit and pivot, as `evaluate` takes them."""
 
     test: EvaluationSet
     max_tokens: int
     asked: dict[str, Any]
-    """dev, variants, limit and pivot, as `evaluate` takes them."""
 
 
 def run_ahead(
@@ -87,9 +86,8 @@ def train_cell(run: Run, config: Config, stop: StopRequest) -> None:
 
     begun = (run.path / "run.json").is_file()
     if begun and run.config() != config:
-        raise ConfigError(
-            f"{run.path}: holds a run of other settings; use a new folder with -o, or remove it."
-        )
+        told = "holds a run of other settings; use a new folder with -o, or remove it."
+        raise ConfigError(f"{run.path}: {told}")
     if is_trained(run):
         return
     resumable = begun and run.saved_step() is not None
@@ -181,7 +179,7 @@ def columns(folder: Path, test: EvaluationSet, results: Results) -> dict[str, li
     """What comparisons need of every test record, as columns."""
     test = limited(test, results.facts["limit"], results.facts["seed"])
     scoring = results.facts.get("scoring", {}).get("model", {})
-    answers = answers_to_test(folder / "answers" / "model.answers.jsonl")
+    answers = folder / "answers" / "model.answers.jsonl"
     rows = example_rows(test, answers, normalised=scoring.get("normalised", False))
     told = {key: [row[key] for row in rows] for key in EXAMPLES if rows and key in rows[0]}
     if "right" in told:

@@ -15,10 +15,7 @@ FILES = {"train": "train.jsonl", "dev": "valid.jsonl", "test": "test.jsonl"}
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """Which part of a benchmark; `shots` draws from the training split alone, `dev` from the development split.
-
-    Raises ConfigError where the local copy is no folder.
-    """
+    """Which part of a benchmark; `shots` draws from the training split alone, `dev` from the development split."""
 
     languages: Sequence[str] = ()
     shots: int = 0
@@ -42,8 +39,7 @@ class Choice:
 
 
 def write_task(name: str, directory: Path, choice: Choice, splits: Sequence[str] = ()) -> dict:
-    """Write splits of a task, all of them for none, and return what task.json says: sizes, seeds and languages of the
-    last call for a split. Nothing that is there is replaced.
+    """Write splits of a task, all of them for none, and return what task.json says of each. Nothing is replaced.
 
     Raises ConfigError on an unknown task, split or language, a missing source or a file that exists, DataError on rows
     that cannot be used.
@@ -73,13 +69,8 @@ def write_task(name: str, directory: Path, choice: Choice, splits: Sequence[str]
     for split, records in parts.items():
         lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
         write_text(directory / FILES[split], "".join(lines))
-        told["splits"][split] = {
-            "task": task.name,
-            "version": task.version,
-            "file": FILES[split],
-            "records": len(records),
-            "languages": sorted({str(record["language"]) for record in records}),
-            **choice.told(split),
-        }
+        own = {"task": task.name, "version": task.version, "file": FILES[split], "records": len(records)}
+        own["languages"] = sorted({str(record["language"]) for record in records})
+        told["splits"][split] = own | choice.told(split)
     write_json(path, told)
     return told
