@@ -267,7 +267,6 @@ def test_a_label_never_seen_in_training_is_one_sentence(run, finished, tmp_path)
         (("--lm-eval-tasks", "x", "--on", "x"), "a folder for --lm-eval"),
         (("--on", "x", "--languages", "en", "--split", "dev"), "nothing that --split, --languages"),
         (("--task", "sib200", "--languages", "en", "--max-tokens", "9"), "--max-tokens is for translations"),
-        (("--task", "sib200", "--languages", "en", "--spbleu"), "--spbleu is for translations"),
         (("--task", "sib200", "--languages", "en", "--examples"), "--examples needs a folder"),
         (("--task", "sib200", "--languages", "en", "--variants", "tatweel"), "applies to none of eng_Latn"),
         (("--task", "sib200", "--languages", "en", "--pivot", "de"), "no test record is in deu_Latn; there are eng_L"),
@@ -275,7 +274,7 @@ def test_a_label_never_seen_in_training_is_one_sentence(run, finished, tmp_path)
     ],
     ids=[
         "nothing", "file", "both", "task", "split", "dev", "variant", "temperature", "lm-eval", "no lm-eval task",
-        "lm-eval folder", "languages of a file", "tokens of a choice", "spBLEU of a choice", "examples",
+        "lm-eval folder", "languages of a file", "tokens of a choice", "examples",
         "variant of another script", "pivot", "baseline",
     ],
 )  # fmt: skip
