@@ -74,7 +74,6 @@ benchmark_options = together(
         envvar="MLX_HYBRID_DATA",
         help="Local copy of the benchmarks.  [default: $MLX_HYBRID_DATA, else the Hub]",
     ),
-    click.option("--english-prompts", is_flag=True, help="Ask in English whatever the language."),
 )
 sampling_options = together(
     click.option(

@@ -59,13 +59,12 @@ def collect(
 
 
 def answer(model: Any, tokenizer: Any, examples: EvaluationSet, *, generate: Callable | None) -> list[dict]:
-    """One dictionary a record: `sums` and `counts` of its options, `nats` of the predicted `bytes` of its text or of
+    """One dictionary a record: `sums` of its options, `nats` of the predicted `bytes` of its text or of
     its trained `tokens`, or the `text` generated."""
     records = examples.records
     if examples.kind == "classification":
         items = [item(r, o, tokenizer) for r, o in zip(records, examples.options, strict=True)]
-        scores = score_options(model, items)
-        return [{"sums": s[:, 0].tolist(), "counts": s[:, 1].astype(int).tolist()} for s in scores]
+        return [{"sums": scores.tolist()} for scores in score_options(model, items)]
     if examples.kind == "text":
         texts = [record.fields["text"] for record in records]
         tokens = [tokenizer.continued(text) for text in texts]
@@ -137,23 +136,22 @@ def append_answers(path: Path, fingerprint: str, part: str, rows: list[dict]) ->
         file.writelines(json.dumps({"part": part, **row}, ensure_ascii=False) + "\n" for row in rows)
 
 
-def label_scores(examples: EvaluationSet, rows: list[dict], *, normalised: bool) -> np.ndarray:
-    """(records, labels) log-likelihoods, divided by their token counts where `normalised`; −inf where not an option."""
+def label_scores(examples: EvaluationSet, rows: list[dict]) -> np.ndarray:
+    """(records, labels) log-likelihoods; −inf where a label is no option."""
     scores = np.full((len(rows), len(examples.labels)), -np.inf)
     column = {label: number for number, label in enumerate(examples.labels)}
     for number, (row, options) in enumerate(zip(rows, examples.options, strict=True)):
-        values = np.array(row["sums"]) / (np.array(row["counts"]) if normalised else 1)
-        scores[number, [column[label] for label in options]] = values
+        scores[number, [column[label] for label in options]] = row["sums"]
     return scores
 
 
-def example_rows(test: EvaluationSet, path: Path, *, normalised: bool) -> list[dict]:
+def example_rows(test: EvaluationSet, path: Path) -> list[dict]:
     """One row a record of a file of answers: where it stands, and of a classification the choice, whether it is right
     and the probabilities; of a translation the texts; of a text its nats and bytes."""
     rows = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
     answers = [row for row in rows if row.pop("part", "") == "test"]
     if test.kind == "classification":
-        answers = choices_made(test, answers, normalised)
+        answers = choices_made(test, answers)
     elif test.kind == "translation":
         answers = [row | {"references": references(r)} for r, row in zip(test.records, answers)]
     places = zip(test.records, test.languages, test.groups, answers, strict=True)
@@ -163,8 +161,8 @@ def example_rows(test: EvaluationSet, path: Path, *, normalised: bool) -> list[d
     ]
 
 
-def choices_made(test: EvaluationSet, answers: list[dict], normalised: bool) -> list[dict]:
-    scores = label_scores(test, answers, normalised=normalised)
+def choices_made(test: EvaluationSet, answers: list[dict]) -> list[dict]:
+    scores = label_scores(test, answers)
     chosen, wanted = choose(scores), test.answers
     probabilities = np.exp(calibration.log_probabilities(scores))
     nll = calibration.negative_log_likelihood(scores, wanted)
@@ -184,8 +182,7 @@ def choices_made(test: EvaluationSet, answers: list[dict], normalised: bool) -> 
 def write_examples(start: Path, answers: Path, test: EvaluationSet, results: Results) -> None:
     """`NAME.MODEL.examples.jsonl` beside the results; `start` is their path without an ending."""
     for model in results.models:
-        normalised = results.facts.get("scoring", {}).get(model, {}).get("normalised", False)
-        rows = example_rows(test, answers / f"{model}.answers.jsonl", normalised=normalised)
+        rows = example_rows(test, answers / f"{model}.answers.jsonl")
         write_lines(start.with_name(f"{start.name}.{model}.examples.jsonl"), rows)
 
 

@@ -5,9 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mlx_hybrid.errors import ConfigError, DataError, nearest
+from mlx_hybrid.errors import DataError
 from mlx_hybrid.evaluation.answers import collect
-from mlx_hybrid.evaluation.benchmarks.variants import VARIANTS, variants_for
+from mlx_hybrid.evaluation.benchmarks.variants import variants_for
 from mlx_hybrid.evaluation.choices import VARIANT, choice_rows
 from mlx_hybrid.evaluation.metrics.translation import translation_rows
 from mlx_hybrid.evaluation.ratios import loss_rows, text_rows
@@ -73,13 +73,9 @@ def parts_of(
 ) -> dict[str, EvaluationSet]:
     """Every set that a model answers in an evaluation, by name.
 
-    On `dev` a classification chooses between plain and length-normalised scores, and fits its temperature; the loss
-    on the trained tokens of `trained` is measured beside; `variants` are spellings of the test set.
+    On `dev` a classification fits its temperature; the loss on the trained tokens of `trained` is measured beside;
+    `variants` are spellings of the test set.
     """
-    if variants and test.kind != "classification":
-        raise ConfigError("Variants are measured on classification tasks.")
-    for name in variants:
-        check_variant(name, set(test.languages))
     test = limited(test, limit, seed)
     parts = {"test": test}
     if test.kind == "classification":
@@ -110,14 +106,6 @@ def held_out_sets(
     except DataError as error:
         return whole, None, f"Accuracy is not measured: {error}"
     return replace(choices, task=HELD_OUT, version=1), whole if own else None, ""
-
-
-def check_variant(name: str, languages: set[str]) -> None:
-    """Raise ConfigError for a variant that is not known, or that none of the languages has."""
-    if name not in VARIANTS:
-        raise ConfigError(f'Unknown variant "{name}"; {nearest(name, VARIANTS)}')
-    if not any(name in variants_for(language) for language in languages):
-        raise ConfigError(f'Variant "{name}" applies to none of {", ".join(sorted(languages))}.')
 
 
 def varied_part(test: EvaluationSet, name: str, seed: int) -> EvaluationSet:

@@ -54,10 +54,7 @@ def evaluate_tasks(
     context: int = 1 << 20,
     samples: bool = False,
 ) -> dict:
-    """What `lm_eval.simple_evaluate` returns, each example's answer under `samples` too where asked.
-
-    Raises MlxHybridError for whatever fails inside the harness: a data set out of reach, a broken template.
-    """
+    """What `lm_eval.simple_evaluate` returns. Raises MlxHybridError for whatever fails inside the harness."""
     import lm_eval
 
     seeds = ("random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_random_seed")
@@ -111,9 +108,8 @@ def harness_model(model: Any, tokenizer: Any, context: int = 1 << 20) -> Any:
             ]
 
         def apply_chat_template(self, chat_history: list, add_generation_prompt: bool = True) -> str:
-            return tokenizer.apply_chat_template(
-                chat_history, tokenize=False, add_generation_prompt=add_generation_prompt
-            )
+            how = {"tokenize": False, "add_generation_prompt": add_generation_prompt}
+            return tokenizer.apply_chat_template(chat_history, **how)
 
     return Bridge()
 
@@ -195,10 +191,7 @@ def task_results(whole: dict) -> list[Row]:
 
 
 def sample_rows(whole: dict) -> list[dict]:
-    """One row an example and filter: the record, what was wanted, what the model answered, and its metrics.
-
-    An answer is a text, or a continuation's log-likelihood in nats and whether it is the greedy one.
-    """
+    """One row an example and filter: the record, what was wanted, what the model answered, and its metrics."""
     keys = ("doc_id", "doc", "target", "filter", "filtered_resps")
     names = ("id", "record", "target", "filter", "answers")
     return [

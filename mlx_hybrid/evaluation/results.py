@@ -65,17 +65,12 @@ class Results:
     @property
     def columns(self) -> list[str]:
         """The models and, where there are differences, `difference`."""
-        known = any(row.model == DIFFERENCE for row in self.rows)
-        return [*self.models, DIFFERENCE] if known else self.models
+        return [*self.models, *([DIFFERENCE] if any(row.model == DIFFERENCE for row in self.rows) else [])]
 
     def languages(self, metric: str) -> list[str]:
         """The languages, or directions, with a figure of this metric, in order."""
         found = dict.fromkeys(row.language for row in self.rows if row.metric == metric)
         return [name for name in found if name != ALL]
-
-    def variants(self, metric: str) -> list[str]:
-        """The variants with a figure of this metric, in order."""
-        return list(dict.fromkeys(row.variant for row in self.rows if row.metric == metric and row.variant))
 
     def get(self, metric: str, model: str, language: str = ALL, variant: str = "") -> Row | None:
         """The row of one figure, if it was measured."""

@@ -177,7 +177,7 @@ def varied(record: Record, name: str, seed: int) -> Record:
     task = fields.get("task")
     if fields.get("fields") and task in task_files():
         changed = {key: spell(text) for key, text in fields["fields"].items()}
-        turns[-2]["content"] = fill_prompt(load_task(task), fields["prompts"], changed)
+        turns[-2]["content"] = fill_prompt(load_task(task), record.language, changed)
         return replace(record, fields={**fields, "messages": turns, "fields": changed})
     place = max(number for number, turn in enumerate(turns) if turn["role"] == "user")
     turns[place]["content"] = spell(turns[place]["content"])

@@ -10,7 +10,7 @@ from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.evaluation.results import ADAPTED, BASE, Results, Row, by_model, write_results
 from mlx_hybrid.files import read_json, write_json
 
-OF_A_TASK = ("split", "languages", "english_prompts", "folder")
+OF_A_TASK = ("split", "languages", "folder")
 WITH_HARNESS = (
     *("target", "base_model", "baseline", "limit", "seed", "examples"),
     *("lm_tasks", "lm_folder", "output", "as_json"),
@@ -30,7 +30,6 @@ class Request:
     dev: str = "auto"
     languages: tuple[str, ...] = ()
     folder: Path | None = None
-    english_prompts: bool = False
     variants: tuple[str, ...] = ()
     base_model: str | None = None
     baseline: bool | None = None
@@ -77,8 +76,7 @@ def ask(request: Request, run: Any, folder: Path | None, tell: Tell) -> tuple[st
     from mlx_hybrid.evaluation.sets import limited
     from mlx_hybrid.models.pair import open_pair
 
-    copy = {"english_prompts": request.english_prompts, "folder": request.folder}
-    part = Choice(languages=request.languages, seed=request.seed, **copy)
+    part = Choice(languages=request.languages, seed=request.seed, folder=request.folder)
     named = (request.path, request.name, request.split, request.dev)
     questions = own.find_questions(run, *named, part, request.renames)
     if questions.note:
@@ -113,7 +111,7 @@ def ask(request: Request, run: Any, folder: Path | None, tell: Tell) -> tuple[st
         pivot=pivot,
         directory=answers,
         identities=identities(pair),
-        generate=lambda model, prompts: greedy(model, pair.tokenizer, max_tokens=most)(prompts),
+        generate=greedy(pair.tokenizer, most),
         progress=lambda model, done, total: tell(f"{model}: {done} of {total} answers"),
     )
     results = replace(results, facts=results.facts | {"model": pair.loaded.name, "base": pair.loaded.base})

@@ -1,7 +1,6 @@
 """Methods trained alike and measured alike, over seeds; each cell is a run of its own and is never done twice."""
 
 import json
-import time
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -83,17 +82,12 @@ class Study:
         """Results of every cell, in the order given."""
         self.run_ahead(grid, self.measuring)
         results: dict[Cell, Results] = {}
-        begun, fresh = time.monotonic(), 0
         for number, cell in enumerate(grid, 1):
             done = cells.is_measured(self.run_of(cell))
             self.stop.tell(f"Cell {number} of {len(grid)}: {cell.name}{' (done before)' if done else ''}")
             run = self.train(cell)
             results[cell] = cells.measure_run(run, self.model.name, self.measuring, self.stop)
             self.write_cells(results)
-            fresh += not done
-            if fresh and number < len(grid):
-                left = (time.monotonic() - begun) / fresh * (len(grid) - number)
-                self.stop.tell(f"  about {left / 60:.0f} minutes left")
         return results
 
     def write_cells(self, results: dict[Cell, Results]) -> None:

@@ -59,12 +59,6 @@ def test_a_classification_record(folder):
     assert record["options"] == {"entailment": "ndiyo", "neutral": "labda", "contradiction": "hapana"}
 
 
-def test_english_prompts_in_every_language(folder):
-    record = build_records("sib200", "train", ["sw"], folder=folder, english_prompts=True)[0]
-    assert record["messages"][0]["content"].startswith("Which topic")
-    assert record["messages"][1]["content"] in ("sports", "health")
-
-
 def test_xnli_train_and_dev_share_no_premise_and_languages_share_the_split(folder):
     groups = {
         (split, code): {record["group"] for record in build_records("xnli", split, [code], folder=folder)}

@@ -21,7 +21,6 @@ class Choice:
     shots: int = 0
     dev: int = 0
     seed: int = 0
-    english_prompts: bool = False
     folder: Path | None = None
 
     def __post_init__(self) -> None:
@@ -31,7 +30,7 @@ class Choice:
     def told(self, split: str) -> dict:
         """How a split is drawn."""
         shots = {"train": self.shots, "dev": self.dev}.get(split, 0)
-        return {"shots": shots, "seed": self.seed, "english_prompts": self.english_prompts}
+        return {"shots": shots, "seed": self.seed}
 
     def records(self, name: str, split: str) -> list[dict]:
         """The records of a split of a task."""

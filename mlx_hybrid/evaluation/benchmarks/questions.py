@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mlx_hybrid.config import Config
-from mlx_hybrid.errors import ConfigError, DataError
+from mlx_hybrid.errors import ConfigError, DataError, nearest
 from mlx_hybrid.evaluation import sets
 from mlx_hybrid.evaluation.answers import fingerprint_of
 from mlx_hybrid.evaluation.benchmarks.folders import Choice
 from mlx_hybrid.evaluation.benchmarks.tasks import load_task, task_files
 from mlx_hybrid.evaluation.benchmarks.variants import VARIANTS, variants_for
-from mlx_hybrid.evaluation.evaluate import PIVOT, check_variant
+from mlx_hybrid.evaluation.evaluate import PIVOT
 from mlx_hybrid.evaluation.metrics.translation import directions_of
 from mlx_hybrid.evaluation.sets import EvaluationSet, evaluation_set, kind_of, labelled, language_code
 from mlx_hybrid.records.files import FILES, Sources, find_sources, in_folder, read_renames
@@ -40,7 +40,7 @@ def find_questions(
     split: str,
     dev: str,
     part: Choice,
-    renames: Sequence[str] = (),
+    renames: Sequence[str],
 ) -> Questions:
     """Of a benchmark, a file or folder, or what a run's data holds. Raises ConfigError for two of these, or none."""
     if path and name:
@@ -183,11 +183,15 @@ def chosen_variants(asked: Sequence[str], test: EvaluationSet) -> list[str]:
     """The variants asked for, `all` being those that some language of the set has. Raises ConfigError for others."""
     if asked and test.kind != "classification":
         raise ConfigError(f"--variants are measured on classification tasks; these records are {test.kind}.")
-    languages = set(test.languages)
+    languages = sorted(set(test.languages))
+    fitting = {name for language in languages for name in variants_for(language)}
     if list(asked) == ["all"]:
-        return [name for name in VARIANTS if any(name in variants_for(language) for language in languages)]
+        return [name for name in VARIANTS if name in fitting]
     for name in asked:
-        check_variant(name, languages)
+        if name not in VARIANTS:
+            raise ConfigError(f'Unknown variant "{name}"; {nearest(name, VARIANTS)}')
+        if name not in fitting:
+            raise ConfigError(f'Variant "{name}" applies to none of {", ".join(languages)}.')
     return list(asked)
 
 

@@ -75,7 +75,6 @@ def build_records(
     folder: Path | None = None,
     shots: int = 0,
     seed: int = 0,
-    english_prompts: bool = False,
 ) -> list[dict]:
     """Records of one split of a task in `languages` (any spelling of a code; empty means all of the task).
 
@@ -91,11 +90,7 @@ def build_records(
     if translates:
         return translations(task, rows, shots, seed)
     make = classification_record if task.kind == "classification" else text_record
-    return [
-        make(task, row, language, task.pivot if english_prompts else language)
-        for language in codes
-        for row in draw(rows[language], shots, seed, language)
-    ]
+    return [make(task, row, own) for own in codes for row in draw(rows[own], shots, seed, own)]
 
 
 def translations(task: Task, rows: dict[str, list[Row]], shots: int, seed: int) -> list[dict]:
@@ -106,9 +101,10 @@ def translations(task: Task, rows: dict[str, list[Row]], shots: int, seed: int) 
     records = []
     for a, b in (pair for code in others for pair in ((task.pivot, code), (code, task.pivot))):
         targets = {row.key: row.fields["text"] for row in rows[b]}
-        for row in draw(rows[a], shots, seed, f"{a}>{b}"):
-            own = asked(task, row, b, f"{a}>{b}", b, targets[row.key])
-            records.append({"source_language": a, **own})
+        records += [
+            {"source_language": a, **asked(task, row, b, f"{a}>{b}", targets[row.key])}
+            for row in draw(rows[a], shots, seed, f"{a}>{b}")
+        ]
     return records
 
 
@@ -142,13 +138,16 @@ def draw(rows: Sequence[Row], shots: int, seed: int, stream: str) -> list[Row]:
     return [row for i in order for row in groups[names[i]]][:shots]
 
 
-def classification_record(task: Task, row: Row, language: str, prompts: str) -> dict:
-    options = task.options(prompts)
-    own = asked(task, row, language, language, prompts, options[row.label])
-    return {"label": row.label, "options": options, **own}
+def classification_record(task: Task, row: Row, language: str) -> dict:
+    options = task.options(language)
+    return {
+        "label": row.label,
+        "options": options,
+        **asked(task, row, language, language, options[row.label]),
+    }
 
 
-def text_record(task: Task, row: Row, language: str, prompts: str) -> dict:
+def text_record(task: Task, row: Row, language: str) -> dict:
     return {"text": row.fields["text"], **named(task, row, language, language)}
 
 
@@ -157,18 +156,16 @@ def named(task: Task, row: Row, language: str, end: str) -> dict:
     return {**place, "task": task.name, "version": task.version}
 
 
-def asked(task: Task, row: Row, language: str, end: str, prompts: str, answer: str) -> dict:
-    """A conversation in the words of the language `prompts`, and the texts that it is made of."""
-    turns = [
-        {"role": "user", "content": fill_prompt(task, prompts, row.fields)},
-        {"role": "assistant", "content": answer},
-    ]
-    own = {"messages": turns, "fields": row.fields, "prompts": prompts}
-    return {**named(task, row, language, end), **own}
+def asked(task: Task, row: Row, language: str, end: str, answer: str) -> dict:
+    """A conversation in the words of a language, and the texts that it is made of."""
+    prompt = {"role": "user", "content": fill_prompt(task, language, row.fields)}
+    turns = [prompt, {"role": "assistant", "content": answer}]
+    return {**named(task, row, language, end), "messages": turns, "fields": row.fields}
 
 
-def fill_prompt(task: Task, prompts: str, fields: dict[str, str]) -> str:
-    """The prompt of a record from its fields, in the words of the language `prompts`."""
+def fill_prompt(task: Task, language: str, fields: dict[str, str]) -> str:
+    """The prompt of a record from its fields, in the words of a language."""
     if task.kind == "translation":
-        return task.prompt.format(target=task.names[prompts], **fields)
-    return task.prompts[prompts]["prompt"].format(choices=", ".join(task.options(prompts).values()), **fields)
+        return task.prompt.format(target=task.names[language], **fields)
+    choices = ", ".join(task.options(language).values())
+    return task.prompts[language]["prompt"].format(choices=choices, **fields)

@@ -5,6 +5,7 @@ itself, so that an example has one variant whatever stands around it. Two real v
 traditional Chinese and romanised Arabic (REAL_VARIANTS).
 """
 
+import re
 import unicodedata
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -16,12 +17,12 @@ from mlx_hybrid.errors import ConfigError, nearest
 
 REAL_VARIANTS = {"zho_Hans": {"traditional": "zho_Hant"}, "arb_Arab": {"romanised": "arb_Latn"}}
 
-CASED = frozenset({"Latn", "Cyrl", "Grek"})
+CASED = "Latn Cyrl Grek"
 NUKTA = "\u093c"
 TATWEEL = "\u0640"
 TONOS = "\u0301"
-TURKIC = frozenset({"tur", "azj"})
-ARABIC = frozenset({"arb", "ary", "arz"})
+TURKIC = "tur azj"
+ARABIC = "arb ary arz"
 SINGLE = dict(zip("đĐłŁøØħĦɓƁɗƊƙƘƴƳ", "dDlLoOhHbBdDkKyY", strict=True))
 UMLAUTS = {"ä": "ae", "ö": "oe", "ü": "ue", "Ä": "Ae", "Ö": "Oe", "Ü": "Ue", "ß": "ss"}
 ALEF = dict.fromkeys("أإآٱ", "ا")
@@ -29,7 +30,11 @@ HARAKAT = dict.fromkeys(map(chr, [*range(0x064B, 0x0653), 0x0670]), "")
 JOINING = frozenset("بتثجحخسشصضطظعغفقكلمنهيپچکگی")  # letters that join the next one
 WIDE = {chr(code): chr(code + 0xFEE0) for code in range(0x21, 0x7F)}
 TONES = {"vie": frozenset("\u0300\u0301\u0303\u0309\u0323"), "yor": frozenset("\u0300\u0301\u0304")}
-OPEN_PAIRS = ("oa", "oe", "uy")  # the vowels whose tone mark has an old and a new place
+TONE = f"[{''.join(sorted(TONES['vie']))}]?"
+OPEN_SYLLABLE = re.compile(
+    rf"(?<!q)(o(?={TONE}[ae])|u(?={TONE}y))({TONE})([aey])({TONE})(?![\w\u0300-\u036f])", re.IGNORECASE
+)
+"""oa, oe and uy at the end of a syllable, whose tone mark has an old and a new place: hòa, hoà."""
 Rewrite = Callable[[str, np.random.Generator, str], str]  # of a text, by chance, in a language
 KEYS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
 NEIGHBOUR = {row[i]: row[i - 1] + row[min(i + 1, len(row) - 1)] for row in KEYS for i in range(1, len(row))}
@@ -42,12 +47,14 @@ class Variant:
     """A rewriting, for the scripts and the ISO 639-3 languages it means something in; empty means any."""
 
     rewrite: Rewrite
-    scripts: frozenset[str] = frozenset()
-    languages: frozenset[str] = frozenset()
+    scripts: str = ""
+    languages: str = ""
 
     def applies_to(self, language: str) -> bool:
         code, _, script = language.partition("_")
-        return (not self.scripts or script in self.scripts) and (not self.languages or code in self.languages)
+        return all(
+            not own or part in own.split() for part, own in ((script, self.scripts), (code, self.languages))
+        )
 
 
 def apply_variant(name: str, text: str, language: str, *, seed: int = 0) -> str:
@@ -104,7 +111,7 @@ def _cased(change: Callable[[str], str], turkic: dict[str, str]) -> Rewrite:
 
     def rewrite(text: str, rng: np.random.Generator, language: str) -> str:
         text = unicodedata.normalize("NFC", text)
-        return change(text.translate(str.maketrans(turkic)) if language[:3] in TURKIC else text)
+        return change(text.translate(str.maketrans(turkic)) if language[:3] in TURKIC.split() else text)
 
     return rewrite
 
@@ -120,25 +127,6 @@ def _tatweel(text: str, rng: np.random.Generator, language: str) -> str:
         return word[:place] + TATWEEL + word[place:]
 
     return _by_word(text, stretch)
-
-
-def _tone_place(text: str, rng: np.random.Generator, language: str) -> str:
-    """hoà ↔ hòa: the tone mark of oa, oe and uy moves to the other vowel, where the syllable ends with them."""
-    return _by_word(unicodedata.normalize("NFC", text), _move_tone)
-
-
-def _move_tone(word: str) -> str:
-    letters = [unicodedata.normalize("NFD", c) for c in word]
-    for i in range(len(letters) - 1):
-        pair = letters[i][0] + letters[i + 1][0]
-        final = i + 2 == len(letters) or not letters[i + 2][0].isalpha()
-        after_q = i > 0 and letters[i - 1][0].lower() == "q"
-        first, second = letters[i][1:], letters[i + 1][1:]
-        if not final or after_q or pair.lower() not in OPEN_PAIRS or bool(first) == bool(second):
-            continue
-        if (first + second) in TONES["vie"]:
-            letters[i], letters[i + 1] = letters[i][0] + second, letters[i + 1][0] + first
-    return unicodedata.normalize("NFC", "".join(letters))
 
 
 def _keyboard(text: str, rng: np.random.Generator, language: str) -> str:
@@ -176,18 +164,22 @@ VARIANTS = {
     "nfc": Variant(_normal("NFC")),
     "lower": Variant(_cased(str.lower, {"İ": "i", "I": "ı"}), CASED),
     "upper": Variant(_cased(str.upper, {"i": "İ", "ı": "I"}), CASED),
-    "no-diacritics": Variant(_plain(_bare, "NFD"), frozenset({"Latn"})),
-    "full-width": Variant(_mapped(WIDE), frozenset({"Hans", "Hant", "Jpan"})),
-    "alef": Variant(_mapped(ALEF), frozenset({"Arab"}), ARABIC),
-    "ya": Variant(_mapped({"ى": "ي"}), frozenset({"Arab"}), ARABIC),
-    "ta-marbuta": Variant(_mapped({"ة": "ه"}), frozenset({"Arab"}), ARABIC),
-    "no-harakat": Variant(_mapped(HARAKAT), frozenset({"Arab"})),
-    "tatweel": Variant(_tatweel, frozenset({"Arab"})),
-    "no-nukta": Variant(_without(NUKTA), frozenset({"Deva"})),
-    "no-tonos": Variant(_without(TONOS), frozenset({"Grek"})),
-    "dotless-i": Variant(_mapped({"ı": "i", "İ": "I"}), frozenset({"Latn"}), TURKIC),
-    "umlaut-spelling": Variant(_mapped(UMLAUTS), frozenset({"Latn"}), frozenset({"deu"})),
-    "tone-place": Variant(_tone_place, frozenset({"Latn"}), frozenset({"vie"})),
-    "no-tone": Variant(_without_tones, frozenset({"Latn"}), frozenset({"vie", "yor"})),
-    "keyboard": Variant(_keyboard, frozenset({"Latn", "Cyrl", "Grek", "Arab", "Deva", "Ethi"})),
+    "no-diacritics": Variant(_plain(_bare, "NFD"), "Latn"),
+    "full-width": Variant(_mapped(WIDE), "Hans Hant Jpan"),
+    "alef": Variant(_mapped(ALEF), "Arab", ARABIC),
+    "ya": Variant(_mapped({"ى": "ي"}), "Arab", ARABIC),
+    "ta-marbuta": Variant(_mapped({"ة": "ه"}), "Arab", ARABIC),
+    "no-harakat": Variant(_mapped(HARAKAT), "Arab"),
+    "tatweel": Variant(_tatweel, "Arab"),
+    "no-nukta": Variant(_without(NUKTA), "Deva"),
+    "no-tonos": Variant(_without(TONOS), "Grek"),
+    "dotless-i": Variant(_mapped({"ı": "i", "İ": "I"}), "Latn", TURKIC),
+    "umlaut-spelling": Variant(_mapped(UMLAUTS), "Latn", "deu"),
+    "tone-place": Variant(
+        _plain(lambda text: OPEN_SYLLABLE.sub(r"\1\4\3\2", text), "NFD"),
+        "Latn",
+        "vie",
+    ),
+    "no-tone": Variant(_without_tones, "Latn", "vie yor"),
+    "keyboard": Variant(_keyboard, "Latn Cyrl Grek Arab Deva Ethi"),
 }

@@ -83,12 +83,10 @@ def reference_columns(hypotheses: Sequence[str], references: Sequence[Sequence[s
     return [list(column) for column in zip(*references)]
 
 
-def greedy(
-    model: Any, tokenizer: Any, *, max_tokens: int = MOST_TOKENS
-) -> Callable[[list[list[int]]], list[str]]:
+def greedy(tokenizer: Any, max_tokens: int = MOST_TOKENS) -> Callable[[Any, list[list[int]]], list[str]]:
     """A generator for `evaluate`: the likeliest token each time, until the turn ends or `max_tokens`."""
 
-    def generate(prompts: list[list[int]]) -> list[str]:
+    def generate(model: Any, prompts: list[list[int]]) -> list[str]:
         from mlx_lm.generate import batch_generate
 
         texts = batch_generate(model, tokenizer, prompts, max_tokens=max_tokens).texts
