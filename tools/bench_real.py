@@ -37,7 +37,7 @@ items = [OptionItem(*item) for item in json.loads(sys.stdin.readline())]
 texts = [item.prompt + item.options[0] for item in items]
 masks = [[0] * len(item.prompt) + [1] * len(item.options[0]) for item in items]
 jobs = {
-    "options": lambda: [scores[:, 0].tolist() for scores in score_options(model, items)],
+    "options": lambda: [scores.tolist() for scores in score_options(model, items)],
     "losses": lambda: sequence_nll(model, texts, masks)[0].tolist(),
 }
 for line in sys.stdin:

@@ -12,8 +12,6 @@ from mlx_hybrid.cli.options import COUNT, PATH, SOME, given_settings, listed, se
 from mlx_hybrid.errors import INTERRUPTED, ConfigError
 from mlx_hybrid.jobs.stopping import StopRequest
 
-BUDGET = click.Choice(("steps", "params", "time"))
-EQUAL = "steps alone, parameters too, or training time."
 SETTINGS = ("model__name", "data__paths", "data__allow_changed")
 
 
@@ -40,7 +38,6 @@ def names(flag: str, *usual: str, **how: Any) -> Callable:
     "--lrs", "rates", multiple=True, callback=rates, help="To choose from, as 1e-3,3e-3.  [default: its own]"
 )
 @names("--governance", "own", help="own, off, on, a stage, or steps: each stage added to those before.")
-@option("--budget", type=BUDGET, default="steps", show_default=True, help="What is equal: " + EQUAL)
 @option("--noise", type=click.FloatRange(0, 0.5), default=0.0, help="Share of faults to plant in records.")
 @names("--variants", help="Spellings to test: names with commas between, or `all`.")
 @option("--limit", type=COUNT, default=0, help="Most test records a language.  [default: all]")
@@ -59,12 +56,12 @@ def compare(config: str, output: Path, as_json: bool, workers: int, **terms: Any
     """Train methods on the same data with the same steps, measure them alike, and tabulate means over seeds.
 
     Each method's learning rate is chosen on the validation records alone. Every run is kept; the same command goes on
-    after a stop. The folder gets report.html, report.md, results.csv and figures.
+    after a stop. The folder gets report.html, results.csv and figures.
 
     \b
     Examples:
         mlx-hybrid compare compare-sib200 --methods lora,hybrid --seeds 3 -o comparison
-        mlx-hybrid compare mine.yaml --methods lora,hra,hybrid --lrs 1e-3,3e-3 --budget params -o comparison
+        mlx-hybrid compare mine.yaml --methods lora,hra,hybrid --lrs 1e-3,3e-3 -o comparison
         mlx-hybrid compare mine.yaml --methods lora --governance steps --noise 0.3 -o governed
     """
     from mlx_hybrid.config.recipes import recipe_path

@@ -34,7 +34,6 @@ OF_DEV = "the temperature and the choice of scoring; never the test set."
 @option("--seed", type=COUNT, default=0, show_default=True, help="Of limit, variants, intervals.")
 @option("--pivot", help="Language the others are held against.  [default: eng_Latn]")
 @option("--max-tokens", type=SOME, help="Of one translation.  [default: 256]")
-@option("--spbleu", is_flag=True, help="Fetch spBLEU's tokenizer where it is not here yet.")
 @option("--examples", is_flag=True, help="Write every record's answer beside the results.")
 @option("--save-temperature", is_flag=True, help="Store the fitted temperature with the adapter.")
 @option("--lm-eval", "lm_tasks", callback=split_names, help="Tasks of lm-evaluation-harness, as a,b.")

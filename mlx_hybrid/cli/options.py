@@ -93,7 +93,6 @@ benchmark_options = together(
         envvar="MLX_HYBRID_DATA",
         help="Local copy of the benchmarks.  [default: $MLX_HYBRID_DATA, else the Hub]",
     ),
-    option("--english-prompts", is_flag=True, help="Ask in English whatever the language."),
 )
 sampling_options = together(
     option("--temperature", type=float, default=0.0, show_default=True, help="0 takes the likeliest token."),

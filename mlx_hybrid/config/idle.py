@@ -50,7 +50,7 @@ def idle_settings(config: Config) -> dict[str, str]:
     """Why a setting does nothing under the method of `config`, and what acts, by its key."""
     adapter, train = config.adapter, config.train
     if adapter.full:
-        keys = ("train.rates", "train.orthogonal_learning_rate", *UNUSED_BY_FULL)
+        keys = ("train.orthogonal_learning_rate", *UNUSED_BY_FULL)
         return dict.fromkeys(keys, "every weight is trained, and train.learning_rate acts")
     idle = {}
     if train.rates == "share":

@@ -15,7 +15,7 @@ from mlx_hybrid.evaluation.results import Results
 from mlx_hybrid.evaluation.scoring import score_options, sequence_nll
 from mlx_hybrid.evaluation.sets import EvaluationSet, item, references
 from mlx_hybrid.files import write_text
-from mlx_hybrid.records.template import question_tokens
+from mlx_hybrid.records import template
 
 FORMAT = 1
 TEXTS = "as the tokenizer begins them"  # answers to texts of older files have no bytes
@@ -31,7 +31,7 @@ def collect(
     name: str = "model",
     identity: str = "",
     generate: Callable | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Callable[[str, int, int], None] = lambda name, done, total: None,
 ) -> dict[str, list[dict]]:
     """The model's answer to every record of every part, read from `path` as far as it holds them.
 
@@ -50,37 +50,34 @@ def collect(
         for start in range(len(own), len(examples.records), BLOCK):
             asked = examples.part(range(start, min(start + BLOCK, len(examples.records))))
             rows = answer(model, tokenizer, asked, generate=generate)
-            append_answers(path, fingerprint, part, rows)
+            if path:
+                append_answers(path, fingerprint, part, rows)
             own += rows
             done += len(rows)
-            if progress:
-                progress(name, done, total)
+            progress(name, done, total)
     return answers
 
 
 def answer(model: Any, tokenizer: Any, examples: EvaluationSet, *, generate: Callable | None) -> list[dict]:
-    """One dictionary a record: `sums` and `counts` of its options, `nats` of the predicted `bytes` of its text or of
+    """One dictionary a record: `sums` of its options, `nats` of the predicted `bytes` of its text or of
     its trained `tokens`, or the `text` generated."""
+    records = examples.records
     if examples.kind == "classification":
-        items = [item(r, o, tokenizer) for r, o in zip(examples.records, examples.options, strict=True)]
-        scores = score_options(model, items)
-        return [{"sums": s[:, 0].tolist(), "counts": s[:, 1].astype(int).tolist()} for s in scores]
+        items = [item(r, o, tokenizer) for r, o in zip(records, examples.options, strict=True)]
+        return [{"sums": scores.tolist()} for scores in score_options(model, items)]
     if examples.kind == "text":
-        texts = [record.fields["text"] for record in examples.records]
+        texts = [record.fields["text"] for record in records]
         tokens = [tokenizer.continued(text) for text in texts]
-        sizes = [predicted_bytes(*own, tokenizer) for own in zip(texts, tokens, strict=True)]
-        told = likelihoods(model, tokens)
-        return [{"nats": nats, "bytes": size} for (nats, _), size in zip(told, sizes, strict=True)]
+        sizes = [predicted_bytes(*own, tokenizer) for own in zip(texts, tokens)]
+        return [{"nats": n, "bytes": size} for (n, _), size in zip(likelihoods(model, tokens), sizes)]
     if examples.kind == "conversation":
-        from mlx_hybrid.records.template import make_examples
-
         limit = {"max_tokens": examples.max_tokens, "too_long": "truncate"}
-        made = make_examples(examples.records, tokenizer, **limit).examples
+        made = template.make_examples(records, tokenizer, **limit).examples
         told = likelihoods(model, [own.tokens for own in made], [own.trained for own in made])
-        return [{"nats": value, "tokens": count} for value, count in told]
+        return [{"nats": nats, "tokens": count} for nats, count in told]
     if generate is None:
         raise ConfigError("Translations need a generator.")
-    asked = [question_tokens(record, tokenizer) for record in examples.records]
+    asked = [template.question_tokens(record, tokenizer) for record in records]
     return [{"text": text} for text in generate(model, asked)]
 
 
@@ -101,7 +98,7 @@ def likelihoods(model: Any, tokens: list, masks: list | None = None) -> list[tup
     nats, counts = sequence_nll(model, tokens, masks)
     if not np.all(np.isfinite(nats)):
         raise MlxHybridError("The likelihood of a text is not finite: the model's weights hold NaN or inf.")
-    return list(zip(nats.tolist(), counts.astype(int).tolist(), strict=True))
+    return list(zip(nats.tolist(), counts.astype(int).tolist()))
 
 
 def fingerprint_of(parts: Mapping[str, EvaluationSet], identity: str) -> str:
@@ -118,91 +115,77 @@ def read_answers(path: Path | None, fingerprint: str) -> dict[str, list[dict]]:
     """Part → answers in order; a last line cut short is dropped from the file."""
     if path is None or not path.exists():
         return {}
-    lines = path.read_text(encoding="utf-8").split("\n")
-    if lines[-1]:
-        path.write_text("\n".join(lines[:-1]) + ("\n" if lines[:-1] else ""), encoding="utf-8")
-    rows = [json.loads(line) for line in lines[:-1]]
+    *lines, cut = path.read_text(encoding="utf-8").split("\n")
+    if cut:
+        path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    rows = [json.loads(line) for line in lines]
     if rows and rows[0].get("fingerprint") != fingerprint:
-        raise ConfigError(
-            f"{path}: holds answers of other weights or to other examples; remove it or name another folder."
-        )
+        told = "holds answers of other weights or to other examples; remove it or name another folder."
+        raise ConfigError(f"{path}: {told}")
     answers: dict[str, list[dict]] = {}
     for row in rows[1:]:
         answers.setdefault(row.pop("part"), []).append(row)
     return answers
 
 
-def append_answers(path: Path | None, fingerprint: str, part: str, rows: list[dict]) -> None:
-    if path is None:
-        return
+def append_answers(path: Path, fingerprint: str, part: str, rows: list[dict]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = not path.exists() or path.stat().st_size == 0
     with path.open("a", encoding="utf-8") as file:
-        if fresh:
+        if not file.tell():
             file.write(json.dumps({"format": FORMAT, "fingerprint": fingerprint}) + "\n")
         file.writelines(json.dumps({"part": part, **row}, ensure_ascii=False) + "\n" for row in rows)
 
 
-def label_scores(examples: EvaluationSet, rows: list[dict], *, normalised: bool) -> np.ndarray:
-    """(records, labels) log-likelihoods, divided by their token counts where `normalised`; −inf where not an option."""
+def label_scores(examples: EvaluationSet, rows: list[dict]) -> np.ndarray:
+    """(records, labels) log-likelihoods; −inf where a label is no option."""
     scores = np.full((len(rows), len(examples.labels)), -np.inf)
     column = {label: number for number, label in enumerate(examples.labels)}
     for number, (row, options) in enumerate(zip(rows, examples.options, strict=True)):
-        values = np.array(row["sums"]) / (np.array(row["counts"]) if normalised else 1)
-        scores[number, [column[label] for label in options]] = values
+        scores[number, [column[label] for label in options]] = row["sums"]
     return scores
 
 
-def answers_to_test(path: Path) -> list[dict]:
-    """The answers to the test set in an answers file."""
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [row for row in rows if row.get("part") == "test"]
-
-
-def example_rows(test: EvaluationSet, answers: list[dict], *, normalised: bool) -> list[dict]:
-    """One row a record: where it stands, and of a classification the choice, whether it is right and the
-    probabilities; of a translation the texts; of a text its nats and bytes."""
+def example_rows(test: EvaluationSet, path: Path) -> list[dict]:
+    """One row a record of a file of answers: where it stands, and of a classification the choice, whether it is right
+    and the probabilities; of a translation the texts; of a text its nats and bytes."""
+    rows = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
+    answers = [row for row in rows if row.pop("part", "") == "test"]
     if test.kind == "classification":
-        own = choices_made(test, answers, normalised)
-    elif test.kind == "text":
-        own = [{"nats": row["nats"], "bytes": row["bytes"]} for row in answers]
-    else:
-        pairs = zip(test.records, answers, strict=True)
-        own = [{"text": row["text"], "references": references(record)} for record, row in pairs]
-    places = zip(test.records, test.languages, test.groups, own, strict=True)
+        answers = choices_made(test, answers)
+    elif test.kind == "translation":
+        answers = [row | {"references": references(r)} for r, row in zip(test.records, answers)]
+    places = zip(test.records, test.languages, test.groups, answers, strict=True)
     return [
         {"id": record.fields.get("id", record.where), "language": language, "group": group, **row}
         for record, language, group, row in places
     ]
 
 
-def write_examples(start: Path, answers: Path, test: EvaluationSet, results: Results) -> None:
-    """`NAME.MODEL.examples.jsonl` beside the results; `start` is their path without an ending."""
-    for model in results.models:
-        normalised = results.facts.get("scoring", {}).get(model, {}).get("normalised", False)
-        rows = example_rows(test, answers_to_test(answers / f"{model}.answers.jsonl"), normalised=normalised)
-        write_lines(start.with_name(f"{start.name}.{model}.examples.jsonl"), rows)
-
-
-def write_lines(path: Path, rows: Iterable[dict]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows))
-
-
-def choices_made(test: EvaluationSet, answers: list[dict], normalised: bool) -> list[dict]:
-    scores = label_scores(test, answers, normalised=normalised)
+def choices_made(test: EvaluationSet, answers: list[dict]) -> list[dict]:
+    scores = label_scores(test, answers)
     chosen, wanted = choose(scores), test.answers
-    log_p = calibration.log_probabilities(scores)
+    probabilities = np.exp(calibration.log_probabilities(scores))
     nll = calibration.negative_log_likelihood(scores, wanted)
+    column = {label: number for number, label in enumerate(test.labels)}
     return [
         {
             "label": test.labels[wanted[n]],
             "chosen": test.labels[chosen[n]],
             "right": bool(chosen[n] == wanted[n]),
             "nll_nats": float(nll[n]),
-            "probabilities": {
-                label: float(np.exp(log_p[n, test.labels.index(label)])) for label in test.options[n]
-            },
+            "probabilities": {label: float(probabilities[n, column[label]]) for label in options},
         }
-        for n in range(len(wanted))
+        for n, options in enumerate(test.options)
     ]
+
+
+def write_examples(start: Path, answers: Path, test: EvaluationSet, results: Results) -> None:
+    """`NAME.MODEL.examples.jsonl` beside the results; `start` is their path without an ending."""
+    for model in results.models:
+        rows = example_rows(test, answers / f"{model}.answers.jsonl")
+        write_lines(start.with_name(f"{start.name}.{model}.examples.jsonl"), rows)
+
+
+def write_lines(path: Path, rows: Iterable[dict]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows))

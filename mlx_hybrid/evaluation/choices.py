@@ -8,7 +8,7 @@ from mlx_hybrid.evaluation.answers import label_scores
 from mlx_hybrid.evaluation.benchmarks.variants import REAL_VARIANTS
 from mlx_hybrid.evaluation.metrics import calibration
 from mlx_hybrid.evaluation.metrics.classification import choose, macro_f1, tied
-from mlx_hybrid.evaluation.metrics.intervals import bootstrap_mean, paired_bootstrap, paired_test
+from mlx_hybrid.evaluation.metrics.intervals import bootstrap_mean, paired_bootstrap, sign_flip
 from mlx_hybrid.evaluation.metrics.parity import parity
 from mlx_hybrid.evaluation.results import DIFFERENCE, Row, by_model
 from mlx_hybrid.evaluation.sets import EvaluationSet
@@ -22,11 +22,9 @@ def choice_rows(
     """Facts and rows of every model, and of the second less the first."""
     test, dev = parts["test"], parts.get("dev")
     rows: list[Row] = []
-    scoring, bins, right = {}, {}, {}
+    bins, right = {}, {}
     for name, own in answers.items():
-        scoring[name] = choose_scoring(dev, own.get("dev"))
-        normalised = scoring[name]["normalised"]
-        scores = label_scores(test, own["test"], normalised=normalised)
+        scores = label_scores(test, own["test"])
         right[name] = (choose(scores) == test.answers).astype(float)
         bins[name] = calibration.reliability(*calibration.confidence(scores, test.answers))
         told = accuracy_rows(test, scores, seed=seed)
@@ -34,25 +32,16 @@ def choice_rows(
         told += [Row.of(f"accuracy_{measure}", value, len(scores)) for measure, value in spread.items()]
         told += calibration_rows(test, scores, 1.0, "", seed=seed)
         if dev:
-            dev_scores = label_scores(dev, own["dev"], normalised=normalised)
+            dev_scores = label_scores(dev, own["dev"])
             temperature = calibration.fit_temperature(dev_scores, dev.answers)
             told.append(Row("temperature", value=temperature, n=len(dev.records)))
             told += calibration_rows(test, scores, temperature, "_scaled", seed=seed)
         told += real_variants(test, right[name], seed=seed)
-        told += variant_rows(parts, own, right[name], normalised=normalised, seed=seed)
+        told += variant_rows(parts, own, right[name], seed=seed)
         rows += by_model(told, name)
     if len(right) == 2:
         rows += by_model(difference_rows(test, *right.values(), seed=seed), DIFFERENCE)
-    return {"labels": test.labels, "scoring": scoring, "reliability": bins}, rows
-
-
-def choose_scoring(dev: EvaluationSet | None, rows: list[dict] | None) -> dict:
-    """Whether to divide by length: what is right more often on the development set; sums where neither is."""
-    if dev is None or rows is None:
-        return {"normalised": False, "chosen_on": "default"}
-    right = [(choose(label_scores(dev, rows, normalised=n)) == dev.answers).mean() for n in (False, True)]
-    told = {"sum": float(right[0]), "normalised": float(right[1])}
-    return {"normalised": bool(right[1] > right[0]), "chosen_on": "dev", "dev_accuracy": told}
+    return {"labels": test.labels, "reliability": bins}, rows
 
 
 def accuracy_rows(test: EvaluationSet, scores: np.ndarray, *, seed: int) -> list[Row]:
@@ -70,17 +59,15 @@ def calibration_rows(
 ) -> list[Row]:
     """NLL, Brier score and ECE at a temperature, of the whole and of each language."""
     sure, correct = calibration.confidence(scores, test.answers, temperature)
-    means = {
-        "nll": calibration.negative_log_likelihood(scores, test.answers, temperature),
-        "brier": calibration.brier(scores, test.answers, temperature),
-    }
-    rows = [row for m, values in means.items() for row in mean_rows(test, m + suffix, values, seed=seed)]
+    nll = calibration.negative_log_likelihood(scores, test.answers, temperature)
+    rows = mean_rows(test, f"nll{suffix}", nll, seed=seed)
+    rows += mean_rows(test, f"brier{suffix}", calibration.brier(scores, test.answers, temperature), seed=seed)
     groups = np.array(test.groups)
     for language, own in test.places():
         value = calibration.ece_interval(sure[own], correct[own], seed=seed, groups=groups[own])
-        rows.append(Row.of("ece" + suffix, value, len(own), language))
-        mass = calibration.expected_calibration_error(sure[own], correct[own], mass="mass")
-        rows.append(Row("ece_mass" + suffix, language, value=mass, n=len(own)))
+        rows.append(Row.of(f"ece{suffix}", value, len(own), language))
+        mass = calibration.expected_calibration_error(sure[own], correct[own], mass=True)
+        rows.append(Row(f"ece_mass{suffix}", language, value=mass, n=len(own)))
     return rows
 
 
@@ -88,13 +75,13 @@ def difference_rows(test: EvaluationSet, before: np.ndarray, after: np.ndarray, 
     """After minus before, right answers (records,) on the same records, and p that both are right as often."""
     groups, rows = np.array(test.groups), mean_rows(test, "accuracy", after - before, seed=seed)
     for language, own in test.places():
-        test_name, p = paired_test(before[own] > 0, after[own] > 0, groups[own])
-        rows.append(Row(test_name, language, value=p, n=len(own), groups=len(set(groups[own]))))
+        p = sign_flip(before[own] > 0, after[own] > 0, groups[own])
+        rows.append(Row("sign_flip_p", language, value=p, n=len(own), groups=len(set(groups[own]))))
     return rows
 
 
 def variant_rows(
-    parts: Mapping[str, EvaluationSet], answers: dict, right: np.ndarray, *, normalised: bool, seed: int
+    parts: Mapping[str, EvaluationSet], answers: dict, right: np.ndarray, *, seed: int
 ) -> list[Row]:
     """Accuracy lost to each variant over the records that it changes, and how many these are."""
     test = parts["test"]
@@ -102,16 +89,15 @@ def variant_rows(
     rows = []
     for part in (part for part in parts if part.startswith(VARIANT)):
         examples, name = parts[part], part.removeprefix(VARIANT)
-        scores = label_scores(examples, answers[part], normalised=normalised)
+        scores = label_scores(examples, answers[part])
         plain = [place[record.where] for record in examples.records]
         lost = right[plain] - (choose(scores) == examples.answers)
-        changed = [
-            record.fields != test.records[n].fields for record, n in zip(examples.records, plain, strict=True)
-        ]
+        own = zip(examples.records, plain)
+        changed = np.array([record.fields != test.records[n].fields for record, n in own])
         for language, own in examples.places():
-            rows.append(Row("changed", language, name, int(np.array(changed)[own].sum()), n=len(own)))
-        kept = np.flatnonzero(changed)
-        if len(kept):
+            rows.append(Row("changed", language, name, int(changed[own].sum()), n=len(own)))
+        if changed.any():
+            kept = np.flatnonzero(changed)
             rows += mean_rows(examples.part(kept), "drop", lost[kept], seed=seed, variant=name)
     return rows
 
@@ -131,18 +117,14 @@ def real_variants(test: EvaluationSet, right: np.ndarray, *, seed: int) -> list[
     """Drop from a language to the same sentences in its other script, where the set holds both; a sentence that is
     asked about more than once counts by its mean."""
     languages, groups = np.array(test.languages), np.array(test.groups)
+    means = lambda own: {g: right[own & (groups == g)].mean() for g in np.unique(groups[own])}  # noqa: E731
     rows = []
     for language, others in REAL_VARIANTS.items():
         for name, other in others.items():
-            own = [mean_by_group(groups[languages == l], right[languages == l]) for l in (language, other)]
-            shared = sorted(own[0].keys() & own[1].keys())
-            if shared:
-                columns = [[table[group] for group in shared] for table in own]
-                drop = paired_bootstrap(columns[1], columns[0], seed=seed)
+            here, there = means(languages == language), means(languages == other)
+            if shared := sorted(here.keys() & there.keys()):
+                columns = ([table[group] for group in shared] for table in (there, here))
                 rows.append(Row("changed", variant=name, value=len(shared), n=len(shared)))
+                drop = paired_bootstrap(*columns, seed=seed)
                 rows.append(Row.of("drop", drop, len(shared), variant=name))
     return rows
-
-
-def mean_by_group(groups: np.ndarray, values: np.ndarray) -> dict[str, float]:
-    return {str(group): float(values[groups == group].mean()) for group in np.unique(groups)}

@@ -5,9 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mlx_hybrid.errors import ConfigError, DataError, nearest
+from mlx_hybrid.errors import DataError
 from mlx_hybrid.evaluation.answers import collect
-from mlx_hybrid.evaluation.benchmarks.variants import VARIANTS, variants_for
+from mlx_hybrid.evaluation.benchmarks.variants import variants_for
 from mlx_hybrid.evaluation.choices import VARIANT, choice_rows
 from mlx_hybrid.evaluation.metrics.translation import translation_rows
 from mlx_hybrid.evaluation.ratios import loss_rows, text_rows
@@ -31,46 +31,35 @@ def evaluate(
     tokenizer: Any,
     test: EvaluationSet,
     *,
-    dev: EvaluationSet | None = None,
-    trained: EvaluationSet | None = None,
-    variants: Sequence[str] = (),
-    seed: int = 0,
-    limit: int = 0,
     pivot: str | None = PIVOT,
     directory: Path | None = None,
     identities: Mapping[str, str] | None = None,
     generate: Callable[[Any, list[list[int]]], list[str]] | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Callable[[str, int, int], None] = lambda name, done, total: None,
+    seed: int = 0,
+    limit: int = 0,
+    **asked: Any,
 ) -> Results:
     """Measure one model, or two and what the second is beyond the first, on `test`.
 
-    `models` has a model by name, or a function that loads it. A classification chooses between plain and
-    length-normalised scores, and fits its temperature, on `dev`; without it scores are sums and calibration is that of
-    the model as it is. The loss on the trained tokens of `trained` is measured beside. `limit` is records a language.
-    With a `directory`, answers are kept there by model, and a second call with the same examples goes on where the
-    first stopped, unless `identities` (name → hash of the weights) changed. `generate` takes a model and prompts as
-    token ids and gives texts (only translations need it). `progress` hears (model, done, all).
+    `models` has a model by name, or a function that loads it; `limit` is records a language; `asked` are the other sets
+    and variants that `parts_of` takes. With a `directory`, answers are kept there by model, and a second call with the
+    same examples goes on where the first stopped, unless `identities` (name → hash of the weights) changed. `generate`
+    takes a model and prompts as token ids and gives texts (only translations need it). `progress` hears (model, done,
+    all).
     """
     pivot = language_code(pivot) if pivot else None
-    parts = parts_of(test, dev=dev, trained=trained, variants=variants, seed=seed, limit=limit)
-    test, answers, asking = parts["test"], {}, {"generate": generate, "progress": progress}
+    parts = parts_of(test, seed=seed, limit=limit, **asked)
+    test, answers, how = parts["test"], {}, {"generate": generate, "progress": progress}
     for name, model in models.items():
         path = directory / f"{name}.answers.jsonl" if directory else None
         identity = (identities or {}).get(name, "")
-        answers[name] = collect(model, tokenizer, parts, path, name=name, identity=identity, **asking)
+        answers[name] = collect(model, tokenizer, parts, path, name=name, identity=identity, **how)
     facts, rows = ROWS[test.kind](parts, answers, seed=seed, pivot=pivot)
-    rows += loss_rows(parts, answers, seed=seed, part="trained")[1] if trained else []
-    asked = {
-        "task": test.task,
-        "version": test.version,
-        "kind": test.kind,
-        "seed": seed,
-        "limit": limit,
-        "records": len(test.records),
-        "languages": sorted(set(test.languages)),
-        "pivot": pivot,
-    }
-    return Results(asked | facts, tuple(rows))
+    rows += loss_rows(parts, answers, seed=seed, part="trained")[1] if "trained" in parts else []
+    told = {"task": test.task, "version": test.version, "kind": test.kind, "seed": seed, "limit": limit}
+    told |= {"records": len(test.records), "languages": sorted(set(test.languages)), "pivot": pivot}
+    return Results(told | facts, tuple(rows))
 
 
 def parts_of(
@@ -82,11 +71,11 @@ def parts_of(
     seed: int = 0,
     limit: int = 0,
 ) -> dict[str, EvaluationSet]:
-    """Every set that a model answers in an evaluation, by name."""
-    if variants and test.kind != "classification":
-        raise ConfigError("Variants are measured on classification tasks.")
-    for name in variants:
-        check_variant(name, set(test.languages))
+    """Every set that a model answers in an evaluation, by name.
+
+    On `dev` a classification fits its temperature; the loss on the trained tokens of `trained` is measured beside;
+    `variants` are spellings of the test set.
+    """
     test = limited(test, limit, seed)
     parts = {"test": test}
     if test.kind == "classification":
@@ -104,26 +93,19 @@ def held_out_sets(
     `known` are the training records, `group` the run's `data.group`; a record that is not `measured` (by its place) was
     too long, and the others are cut at `max_tokens` as training cuts them.
     """
-    own = [record for record in test if record.where in measured]
-    key = group_key(test, group)
-    whole = EvaluationSet("conversation", HELD_OUT, 1, own, [], [], key, max_tokens)
-    asked = [record for record in test if record.label is not None and record.kind != "text"]
+    own, key = [record for record in test if record.where in measured], group_key(test, group)
+    whole = EvaluationSet("conversation", HELD_OUT, 1, own, group=key, max_tokens=max_tokens)
+    asked, labels = (
+        [record for record in part if record.label is not None and record.kind != "text"]
+        for part in (test, known)
+    )
     if not asked:
         return whole, None, ""
-    labels = [record for record in known if record.label is not None and record.kind != "text"]
     try:
         choices = evaluation_set(asked, labels, group=group)
     except DataError as error:
         return whole, None, f"Accuracy is not measured: {error}"
     return replace(choices, task=HELD_OUT, version=1), whole if own else None, ""
-
-
-def check_variant(name: str, languages: set[str]) -> None:
-    """Raise ConfigError for a variant that is not known, or that none of the languages has."""
-    if name not in VARIANTS:
-        raise ConfigError(f'Unknown variant "{name}"; {nearest(name, VARIANTS)}')
-    if not any(name in variants_for(language) for language in languages):
-        raise ConfigError(f'Variant "{name}" applies to none of {", ".join(sorted(languages))}.')
 
 
 def varied_part(test: EvaluationSet, name: str, seed: int) -> EvaluationSet:

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 
 from mlx_hybrid.errors import ConfigError, MlxHybridError
-from mlx_hybrid.evaluation.first_format import task_rows
 from mlx_hybrid.evaluation.forward import Forward, batches_by_length, pad_right
-from mlx_hybrid.evaluation.results import Row
+from mlx_hybrid.evaluation.results import ALL, Row
 from mlx_hybrid.evaluation.scoring import sequence_nll
 from mlx_hybrid.models.head import evaluating
 
 BATCH_TOKENS = 8192
+NO_METRICS = ("alias", "name", "version", "sample_len")
 
 
 def find_tasks(names: Sequence[str], folder: Path | None = None) -> Any:
@@ -54,10 +54,7 @@ def evaluate_tasks(
     context: int = 1 << 20,
     samples: bool = False,
 ) -> dict:
-    """What `lm_eval.simple_evaluate` returns, each example's answer under `samples` too where asked.
-
-    Raises MlxHybridError for whatever fails inside the harness: a data set out of reach, a broken template.
-    """
+    """What `lm_eval.simple_evaluate` returns. Raises MlxHybridError for whatever fails inside the harness."""
     import lm_eval
 
     seeds = ("random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_random_seed")
@@ -111,9 +108,8 @@ def harness_model(model: Any, tokenizer: Any, context: int = 1 << 20) -> Any:
             ]
 
         def apply_chat_template(self, chat_history: list, add_generation_prompt: bool = True) -> str:
-            return tokenizer.apply_chat_template(
-                chat_history, tokenize=False, add_generation_prompt=add_generation_prompt
-            )
+            how = {"tokenize": False, "add_generation_prompt": add_generation_prompt}
+            return tokenizer.apply_chat_template(chat_history, **how)
 
     return Bridge()
 
@@ -177,19 +173,25 @@ def generate(model: Any, tokenizer: Any, prompt: list[int], settings: dict, cont
 
 def task_results(whole: dict) -> list[Row]:
     """The metrics of every task, each with the interval of its standard error and the examples it is of."""
-    counts = whole.get("n-samples", {})
-    return [
-        row
-        for task, own in whole["results"].items()
-        for row in task_rows(task, own, counts.get(task, {}).get("effective", 0))
-    ]
+    counts, rows = whole.get("n-samples", {}), []
+    for task, own in whole["results"].items():
+        n = counts.get(task, {}).get("effective", 0)
+        for key, value in own.items():
+            metric, _, kind = key.partition(",")
+            if metric.endswith("_stderr") or key in NO_METRICS or not isinstance(value, int | float):
+                continue
+            error = own.get(f"{metric}_stderr,{kind}")
+            bounds = (
+                (value - 1.96 * error, value + 1.96 * error) if isinstance(error, float) else (None, None)
+            )
+            rows.append(
+                Row(f"{task} {metric}", ALL, "" if kind == "none" else kind, float(value), *bounds, n)
+            )
+    return rows
 
 
 def sample_rows(whole: dict) -> list[dict]:
-    """One row an example and filter: the record, what was wanted, what the model answered, and its metrics.
-
-    An answer is a text, or a continuation's log-likelihood in nats and whether it is the greedy one.
-    """
+    """One row an example and filter: the record, what was wanted, what the model answered, and its metrics."""
     keys = ("doc_id", "doc", "target", "filter", "filtered_resps")
     names = ("id", "record", "target", "filter", "answers")
     return [

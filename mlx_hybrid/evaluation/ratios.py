@@ -10,38 +10,33 @@ from mlx_hybrid.evaluation.metrics.parity import parity
 from mlx_hybrid.evaluation.results import DIFFERENCE, Row, by_model
 from mlx_hybrid.evaluation.sets import EvaluationSet
 
+Parts = Mapping[str, EvaluationSet]
+Answers = Mapping[str, dict]  # model → part → its rows
 
-def text_rows(
-    parts: Mapping[str, EvaluationSet], answers: Mapping[str, dict], *, seed: int, pivot: str | None
-) -> tuple[dict, list[Row]]:
+
+def text_rows(parts: Parts, answers: Answers, *, seed: int, pivot: str | None) -> tuple[dict, list[Row]]:
     """Bits per predicted byte of UTF-8 and their parity; lower is better."""
     test = parts["test"]
     bits, sizes = columns(answers, "test", "bytes")
     bits = {name: nats / np.log(2) for name, nats in bits.items()}
     rows = ratio_rows("bits_per_byte", test, bits, sizes, seed=seed)
     own = sizes > 0
-    languages, groups = np.array(test.languages)[own], np.array(test.groups)[own]
+    places = np.array(test.languages)[own], np.array(test.groups)[own]
     for name, values in bits.items():
-        spread = parity(
-            values[own], languages, groups, sizes=sizes[own], seed=seed, pivot=pivot, higher_is_better=False
-        )
+        how = {"sizes": sizes[own], "seed": seed, "pivot": pivot, "higher_is_better": False}
+        spread = parity(values[own], *places, **how)
         rows += by_model((Row.of(f"bits_per_byte_{m}", v, int(own.sum())) for m, v in spread.items()), name)
     return {}, rows
 
 
 def loss_rows(
-    parts: Mapping[str, EvaluationSet],
-    answers: Mapping[str, dict],
-    *,
-    seed: int,
-    part: str = "test",
-    **_: object,
+    parts: Parts, answers: Answers, *, seed: int, pivot: str | None = None, part: str = "test"
 ) -> tuple[dict, list[Row]]:
     """Nats per trained token, as training and validation count them."""
     return {}, ratio_rows("loss", parts[part], *columns(answers, part, "tokens"), seed=seed)
 
 
-def columns(answers: Mapping[str, dict], part: str, size: str) -> tuple[dict[str, np.ndarray], np.ndarray]:
+def columns(answers: Answers, part: str, size: str) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Nats of each model, (records,), and the sizes of what they are of, the same for all."""
     nats = {name: np.array([row["nats"] for row in own[part]]) for name, own in answers.items()}
     first = next(iter(answers.values()))[part]

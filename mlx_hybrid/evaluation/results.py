@@ -18,12 +18,10 @@ BASE, ADAPTED, DIFFERENCE = "base", "adapted", "difference"
 
 @dataclass(frozen=True)
 class Row:
-    """One figure with its 95 % interval; without one `low` and `high` are None.
+    """One figure with its 95 % interval, `low` and `high`, where it has one (docs/formats.md).
 
-    `language` is `all` for the whole, a code, or a direction as `eng_Latn>swh_Latn`; `variant` is the spelling of a
-    robustness figure or the filter of an lm-eval one. `n` counts the records the figure is of, `groups` those of them
-    that were resampled apart. `model` is `base`, `adapted`, `difference` (adapted − base, paired), or `model` where one
-    model stands alone.
+    `language` is `all`, a code, or a direction as `eng_Latn>swh_Latn`; `n` counts records and `groups` what was
+    resampled; `model` is `base`, `adapted`, `difference` (adapted − base, paired), or `model` where it stands alone.
     """
 
     metric: str
@@ -67,17 +65,12 @@ class Results:
     @property
     def columns(self) -> list[str]:
         """The models and, where there are differences, `difference`."""
-        known = any(row.model == DIFFERENCE for row in self.rows)
-        return [*self.models, DIFFERENCE] if known else self.models
+        return [*self.models, *([DIFFERENCE] if any(row.model == DIFFERENCE for row in self.rows) else [])]
 
     def languages(self, metric: str) -> list[str]:
         """The languages, or directions, with a figure of this metric, in order."""
         found = dict.fromkeys(row.language for row in self.rows if row.metric == metric)
         return [name for name in found if name != ALL]
-
-    def variants(self, metric: str) -> list[str]:
-        """The variants with a figure of this metric, in order."""
-        return list(dict.fromkeys(row.variant for row in self.rows if row.metric == metric and row.variant))
 
     def get(self, metric: str, model: str, language: str = ALL, variant: str = "") -> Row | None:
         """The row of one figure, if it was measured."""
@@ -110,14 +103,9 @@ def write_results(path: Path, results: Results) -> None:
 
 
 def read_results(path: Path) -> Results:
-    """The results in a file of this format or of format 1. Raises ConfigError for any other file."""
+    """The results in a file. Raises ConfigError for any other file."""
     tree = read_json(path)
-    if isinstance(tree, dict) and tree.get("format") == FORMAT and "rows" in tree:
-        facts = {key: value for key, value in tree.items() if key not in ("format", "rows")}
-        return Results(facts, tuple(Row(**row) for row in tree["rows"]))
-    from mlx_hybrid.evaluation.first_format import from_first_format
-
-    results = from_first_format(tree) if isinstance(tree, dict) else None
-    if results is None:
+    if not isinstance(tree, dict) or tree.pop("format", None) != FORMAT or "rows" not in tree:
         raise ConfigError(f"{path}: not a file of results; `mlx-hybrid evaluate` writes them.")
-    return results
+    rows = tuple(Row(**row) for row in tree.pop("rows"))
+    return Results(tree, rows)

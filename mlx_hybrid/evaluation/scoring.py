@@ -35,7 +35,7 @@ class OptionItem:
 def score_options(
     model, items: Sequence[OptionItem], *, batch_tokens: int = 8192, prefix: Prefix = "auto"
 ) -> list[np.ndarray]:
-    """For each item an array (options, 2): summed log-likelihood and token count of each option.
+    """For each item an array (options,): the summed log-likelihood of each option.
 
     Σₜ log p(oₜ | prompt, o₁ … oₜ₋₁). `shared` runs each prompt once, and once what many prompts begin with, and
     lets the options branch from the cached keys and values; `plain` runs every option with its prompt; `auto` is
@@ -57,8 +57,12 @@ def score_options(
             )
         score = _score_shared if branching else _score_plain
         sums = score(forward, items, min(batch_tokens, forward.most_tokens))
-    ends = np.cumsum([len(item.options) for item in items])[:-1]
-    return [_scores(number, item, own) for number, (item, own) in enumerate(zip(items, np.split(sums, ends)))]
+    scores = np.split(sums, np.cumsum([len(item.options) for item in items])[:-1])
+    for number, own in enumerate(scores):
+        if not np.all(np.isfinite(own)):
+            told = "is not finite: the weights hold NaN or inf."
+            raise MlxHybridError(f"The log-likelihood of item {number} {told}")
+    return scores
 
 
 def sequence_nll(
@@ -228,11 +232,3 @@ def _tails(options: Sequence[list[int]], stem: list[int]) -> list[list[int]]:
     tails = sorted({tuple(option[len(stem) : -1]) for option in options} - {()})
     follows = [*tails[1:], ()]
     return [list(tail) for tail, after in zip(tails, follows) if after[: len(tail)] != tail]
-
-
-def _scores(number: int, item: OptionItem, values: np.ndarray) -> np.ndarray:
-    if not np.all(np.isfinite(values)):
-        raise MlxHybridError(
-            f"The log-likelihood of item {number} is not finite: the weights hold NaN or inf."
-        )
-    return np.array([(value, len(option)) for value, option in zip(values, item.options)])

@@ -1,7 +1,7 @@
 """An evaluation set from records: what is asked, and what the right answer is."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -21,17 +21,14 @@ Kind = Literal["classification", "translation", "text", "conversation"]
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """Records of one kind; of a classification with the answers each may choose from, label → answer.
-
-    A conversation is measured by the loss on its trained tokens, a translation by what the model writes.
-    """
+    """Records of one kind; of a classification with the answers each may choose from, label → answer."""
 
     kind: Kind
     task: str
     version: int
     records: list[Record]
-    labels: list[str]
-    options: list[dict[str, str]]
+    labels: list[str] = field(default_factory=list)
+    options: list[dict[str, str]] = field(default_factory=list)
     group: str = "group"
     """The key under which records of one group share a value."""
     max_tokens: int = 1 << 30
@@ -68,8 +65,7 @@ class EvaluationSet:
 def evaluation_set(
     records: Sequence[Record], known: Sequence[Record] = (), *, group: str = "group"
 ) -> EvaluationSet:
-    """Of plain text, labelled or unlabelled conversations; `known` are the training records, where there are some, and
-    `group` is the run's `data.group`.
+    """Of plain text, labelled or unlabelled conversations; `known` are training records, `group` is `data.group`.
 
     Answers are those that `options` states, else those seen in the same language and task. Raises DataError on no
     record, mixed kinds, a label that `known` never shows, or one with two spellings in one language.
@@ -88,9 +84,7 @@ def evaluation_set(
     tasks = {(str(r.fields.get("task", "records")), int(r.fields.get("version", 1))) for r in records}
     task, version = tasks.pop() if len(tasks) == 1 else ("records", 1)
     key = group_key(records, group)
-    if kind != "classification":
-        return EvaluationSet(kind, task, version, list(records), [], [], key)
-    options = options_of(records, known)
+    options = options_of(records, known) if kind == "classification" else []
     labels = list(dict.fromkeys(label for own in options for label in own))
     return EvaluationSet(kind, task, version, list(records), labels, options, key)
 
@@ -113,9 +107,10 @@ def kind_of(record: Record) -> Kind:
 
 def options_of(records: Sequence[Record], known: Sequence[Record]) -> list[dict[str, str]]:
     """The answers that each record may choose from, label → answer."""
+    place = lambda record: (record.language, record.fields.get("task"))  # noqa: E731
     seen: dict[tuple, dict[str, str]] = {}
     for record in labelled([*known, *records]):
-        own, answer = seen.setdefault(_place(record), {}), record.completion().strip()
+        own, answer = seen.setdefault(place(record), {}), record.completion().strip()
         if own.setdefault(str(record.label), answer) != answer:
             raise DataError(
                 f'{record.where}: label "{record.label}" is answered "{answer}" here and "{own[str(record.label)]}" '
@@ -125,7 +120,7 @@ def options_of(records: Sequence[Record], known: Sequence[Record]) -> list[dict[
     options = []
     for record in records:
         where, label = record.where, str(record.label)
-        own = record.fields.get("options") or seen[_place(record)]
+        own = record.fields.get("options") or seen[place(record)]
         if trained and label not in trained:
             raise DataError(f'{where}: label "{label}" never stood in training; {nearest(label, trained)}')
         if label not in own:
@@ -161,15 +156,11 @@ def limited(examples: EvaluationSet, limit: int, seed: int) -> EvaluationSet:
     groups = sorted(set(own))
     order = np.random.default_rng([seed, 11]).permutation(len(groups))
     rank = {groups[group]: place for place, group in enumerate(order)}
-    taken: dict[tuple, int] = {}
-    kept = []
+    streams: dict[tuple, list[int]] = {}
     for number in sorted(range(len(own)), key=lambda n: rank[own[n]]):
         record = examples.records[number]
-        stream = (record.language, record.fields.get("source_language"))
-        taken[stream] = taken.get(stream, 0) + 1
-        if taken[stream] <= limit:
-            kept.append(number)
-    return examples.part(sorted(kept))
+        streams.setdefault((record.language, record.fields.get("source_language")), []).append(number)
+    return examples.part(sorted(n for stream in streams.values() for n in stream[:limit]))
 
 
 def varied(record: Record, name: str, seed: int) -> Record:
@@ -186,7 +177,7 @@ def varied(record: Record, name: str, seed: int) -> Record:
     task = fields.get("task")
     if fields.get("fields") and task in task_files():
         changed = {key: spell(text) for key, text in fields["fields"].items()}
-        turns[-2]["content"] = fill_prompt(load_task(task), fields["prompts"], changed)
+        turns[-2]["content"] = fill_prompt(load_task(task), record.language, changed)
         return replace(record, fields={**fields, "messages": turns, "fields": changed})
     place = max(number for number, turn in enumerate(turns) if turn["role"] == "user")
     turns[place]["content"] = spell(turns[place]["content"])
@@ -200,7 +191,3 @@ def language_code(language: str | None) -> str:
         return str(parse_language(language)) if language else "und"
     except UnknownLanguage:
         return language
-
-
-def _place(record: Record) -> tuple:
-    return record.language, record.fields.get("task")

@@ -10,7 +10,7 @@ from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.evaluation.results import ADAPTED, BASE, Results, Row, by_model, write_results
 from mlx_hybrid.files import read_json, write_json
 
-OF_A_TASK = ("split", "languages", "english_prompts", "folder")
+OF_A_TASK = ("split", "languages", "folder")
 WITH_HARNESS = (
     *("target", "base_model", "baseline", "limit", "seed", "examples"),
     *("lm_tasks", "lm_folder", "output", "as_json"),
@@ -30,7 +30,6 @@ class Request:
     dev: str = "auto"
     languages: tuple[str, ...] = ()
     folder: Path | None = None
-    english_prompts: bool = False
     variants: tuple[str, ...] = ()
     base_model: str | None = None
     baseline: bool | None = None
@@ -38,7 +37,6 @@ class Request:
     seed: int = 0
     pivot: str | None = None
     max_tokens: int | None = None
-    spbleu: bool = False
     examples: bool = False
     save_temperature: bool = False
     lm_tasks: tuple[str, ...] | None = None
@@ -78,15 +76,14 @@ def ask(request: Request, run: Any, folder: Path | None, tell: Tell) -> tuple[st
     from mlx_hybrid.evaluation.sets import limited
     from mlx_hybrid.models.pair import open_pair
 
-    copy = {"english_prompts": request.english_prompts, "folder": request.folder}
-    part = Choice(languages=request.languages, seed=request.seed, **copy)
+    part = Choice(languages=request.languages, seed=request.seed, folder=request.folder)
     named = (request.path, request.name, request.split, request.dev)
     questions = own.find_questions(run, *named, part, request.renames)
     if questions.note:
         tell(questions.note)
     variants = own.chosen_variants(request.variants, questions.test)
     pivot = own.chosen_pivot(request.pivot, questions.test)
-    check_kind(request, questions, tell)
+    check_kind(request, questions)
     if folder is None:
         tell("Results are not kept, and a stop loses them; -o DIR keeps them.")
     pair = open_pair(request.target, base_name=request.base_model)
@@ -114,7 +111,7 @@ def ask(request: Request, run: Any, folder: Path | None, tell: Tell) -> tuple[st
         pivot=pivot,
         directory=answers,
         identities=identities(pair),
-        generate=lambda model, prompts: greedy(model, pair.tokenizer, max_tokens=most)(prompts),
+        generate=greedy(pair.tokenizer, most),
         progress=lambda model, done, total: tell(f"{model}: {done} of {total} answers"),
     )
     results = replace(results, facts=results.facts | {"model": pair.loaded.name, "base": pair.loaded.base})
@@ -176,22 +173,16 @@ def refuse_idle(given: dict[str, str]) -> None:
         raise ConfigError(told)
 
 
-def check_kind(request: Request, questions: Any, tell: Tell) -> None:
-    """Raise ConfigError where an option does not fit the kind of the records; fetch what spBLEU needs."""
-    from mlx_hybrid.evaluation.metrics.spbleu import fetch_tokenizer
-    from mlx_hybrid.models.base import is_offline
-
+def check_kind(request: Request, questions: Any) -> None:
+    """Raise ConfigError where an option does not fit the kind of the records."""
     kind = questions.test.kind
     if request.dev not in ("auto", "none") and kind != "classification":
         raise ConfigError(f"--dev is for choices between answers; these records are {kind}.")
-    for option, given in (("--max-tokens", request.max_tokens), ("--spbleu", request.spbleu)):
-        if given and kind != "translation":
-            raise ConfigError(f"{option} is for translations; these records are {kind}.")
+    if request.max_tokens and kind != "translation":
+        raise ConfigError(f"--max-tokens is for translations; these records are {kind}.")
     if request.save_temperature and (questions.dev is None or kind != "classification"):
         needs = "a classification with a development set; name one with --dev."
         raise ConfigError(f"--save-temperature needs {needs}")
-    if request.spbleu and (failed := fetch_tokenizer(offline=is_offline())):
-        tell(failed)
 
 
 def models_of(pair: Any, baseline: bool | None) -> dict[str, Any]:

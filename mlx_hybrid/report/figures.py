@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mlx_hybrid.adapters.targets import last_part, layer_index
+from mlx_hybrid.adapters.targets import layer_index
 from mlx_hybrid.evaluation.results import BASE, Results, Row
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#6a3d9a", "#7f7f7f")
@@ -145,53 +145,24 @@ def reliability(table: Mapping[str, Sequence[dict]]) -> Figure:
     return figure
 
 
-def mixing_by_layer(table: Mapping[str, tuple[Sequence[str], Sequence[float]]]) -> Figure:
-    """Name → (modules, λ of each), a panel each: transformer layers across, kinds of projection down."""
-    grids = {name: layer_grid(modules, values) for name, (modules, values) in table.items()}
-    return heat_maps(grids, "transformer layer", "")
-
-
-def mixing_by_step(modules: Sequence[str], steps: Sequence[int], values: np.ndarray) -> Figure:
-    """λ over training, values (modules, steps): a row a transformer layer, the mean of its modules."""
-    places = np.array([layer_of(name) for name in modules])
-    layers = np.unique(places)
-    means = np.array([values[places == layer].mean(0) for layer in layers])
-    return heat_maps({"": (layers, steps, means)}, "step", "transformer layer")
+def by_layer(modules: Sequence[str], value: Sequence[float]) -> list[tuple[int, float]]:
+    """(transformer layer, mean of its modules' values), by layer; -1 for modules outside the layers."""
+    index = [layer_index(name) for name in modules]
+    places, values = np.array([-1 if own is None else own for own in index]), np.asarray(value)
+    return [(int(layer), values[places == layer].mean(0)) for layer in np.unique(places)]
 
 
 @styled
-def heat_maps(maps: Mapping[str, tuple[Sequence, Sequence, np.ndarray]], x_name: str, y_name: str) -> Figure:
-    """Name → (names of the rows, of the columns, λ), a panel each; NaN is an empty cell. Few columns have numbers."""
-    columns = max(len(names) for _, names, _ in maps.values())
-    height = 0.7 + sum(0.8 + 0.3 * len(names) for names, _, _ in maps.values())
-    figure = new_figure(max(4.8, 2.2 + 0.52 * min(16, columns)), height)
-    panels = figure.subplots(len(maps), 1, squeeze=False)
-    for panel, (title, (rows, names, values)) in zip(panels[:, 0], maps.items()):
-        shown = panel.imshow(values, cmap="PuOr", vmin=0.1, vmax=0.9, aspect="auto", interpolation="nearest")
-        figure.colorbar(shown, ax=panel, label="λ, share of the rotation")
-        panel.grid(visible=False)
-        ticks = np.unique(np.linspace(0, len(names) - 1, min(16, len(names))).round().astype(int))
-        panel.set_xticks(ticks, [str(names[place]) for place in ticks])
-        panel.set_yticks(range(len(rows)), map(str, rows), fontsize=7)
-        panel.set(title=title, xlabel=x_name, ylabel=y_name)
-        for row, column in np.argwhere(~np.isnan(values)) if len(names) <= 16 else ():
-            value = values[row, column]
-            ink = "white" if abs(value - 0.5) > 0.28 else "black"
-            panel.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color=ink)
+def mixing(modules: Sequence[str], steps: Sequence[int], values: np.ndarray) -> Figure:
+    """λ over training, values (modules, steps): a row a transformer layer, the mean of its modules."""
+    layers, shares = zip(*by_layer(modules, values))
+    figure = new_figure(6.4, 1.5 + 0.2 * len(layers))
+    axes = figure.subplots()
+    shown = axes.imshow(shares, cmap="PuOr", vmin=0.1, vmax=0.9, aspect="auto", interpolation="nearest")
+    figure.colorbar(shown, ax=axes, label="λ, share of the rotation")
+    ticks = np.unique(np.linspace(0, len(steps) - 1, min(10, len(steps))).round().astype(int))
+    axes.set_xticks(ticks, [str(steps[place]) for place in ticks])
+    axes.set_yticks(range(len(layers)), map(str, layers), fontsize=7)
+    axes.set(xlabel="step", ylabel="transformer layer")
+    axes.grid(visible=False)
     return figure
-
-
-def layer_of(module: str) -> int:
-    """The transformer layer of a module; -1 for one outside them."""
-    index = layer_index(module)
-    return -1 if index is None else index
-
-
-def layer_grid(modules: Sequence[str], values: Sequence[float]) -> tuple[list[str], list[int], np.ndarray]:
-    """(kinds of projection, layer numbers, (kinds, layers) values); NaN where a layer lacks a kind."""
-    places = [(last_part(name), layer_of(name)) for name in modules]
-    kinds, layers = list(dict.fromkeys(kind for kind, _ in places)), sorted({layer for _, layer in places})
-    grid = np.full((len(kinds), len(layers)), np.nan)
-    for (kind, layer), value in zip(places, values, strict=True):
-        grid[kinds.index(kind), layers.index(layer)] = value
-    return kinds, layers, grid

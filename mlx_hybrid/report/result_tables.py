@@ -21,7 +21,6 @@ QUALITY = {
     "temperature": "temperature, fitted on dev",
     "bits_per_byte": "bits per byte",
     "chrf": "chrF++, mean over directions",
-    "spbleu": "spBLEU, mean over directions",
 }
 PARITY = {
     "mean": "mean",
@@ -38,7 +37,6 @@ PARITY_NOTES = {
 TITLES = {"accuracy": "Accuracy", "bits_per_byte": "Bits per byte", "chrf": "chrF++"}
 """The measure that results are judged by first, by what they are of."""
 DROP = "Accuracy lost on the records that the spelling changes; above zero is worse."
-TESTS = {"mcnemar_p": "McNemar", "sign_flip_p": "sign flips of groups"}
 
 
 def result_tables(results: Results, cell: Cell | None = None) -> list[Table]:
@@ -56,7 +54,6 @@ def result_tables(results: Results, cell: Cell | None = None) -> list[Table]:
     word = TITLES.get(main, main)
     lower = "Lower is better." if main == "bits_per_byte" else ""
     tables += pivot(f"{word} by {names}", names, by_language(main, results), results, cell, lower)
-    tables += pivot("spBLEU by direction", names, by_language("spbleu", results), results, cell)
     tables += pivot("Calibration error by language", names, by_language("ece", results), results, cell)
     if len(results.languages(main)) > 1:
         note = PARITY_NOTES.get(main, "")
@@ -78,15 +75,8 @@ def head(facts: dict) -> str:
 
 def quality_note(results: Results) -> str:
     """How the figures came about, and what is missing."""
-    tests = [(results.get(metric, DIFFERENCE), name) for metric, name in TESTS.items()]
-    notes = [f"The difference in accuracy: p = {row.value:.2g} ({name})." for row, name in tests if row]
-    scoring = results.facts.get("scoring", {})
-    words = {m: "sums divided by length" if r.get("normalised") else "plain sums" for m, r in scoring.items()}
-    if len(set(words.values())) == 1:
-        notes.append(f"Scores are {next(iter(words.values()))} of log-likelihoods.")
-    elif words:
-        told = ", ".join(f"{word} ({model})" for model, word in words.items())
-        notes.append(f"Scores are {told} of log-likelihoods.")
+    row = results.get("sign_flip_p", DIFFERENCE)
+    notes = [f"The difference in accuracy: p = {row.value:.2g} (sign flips of groups)."] if row else []
     return " ".join([*notes, *results.facts.get("notes", [])])
 
 

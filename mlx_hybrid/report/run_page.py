@@ -79,9 +79,8 @@ def pictures(run: Run) -> Iterator[Picture]:
         yield drawn(figures.lines(curves, "step", "loss, nats per token"), "Loss by step.")
     modules, steps, shares = mixing(run) if run.adapter.is_dir() else ([], [], None)
     if modules:
-        yield drawn(figures.mixing_by_step(modules, steps, shares), "λ of each layer over training.")
-        caption = "λ of each layer: the share of its step that the rotation takes; ½ is even."
-        yield drawn(figures.mixing_by_layer({"mean over training": (modules, shares.mean(1))}), caption)
+        caption = "λ of each layer over training: the share of its step that the rotation takes; ½ is even."
+        yield drawn(figures.mixing(modules, steps, shares), caption)
 
 
 def drawn(figure: figures.Figure, caption: str) -> Picture:

@@ -1,4 +1,4 @@
-"""A table of text once, shown as Markdown or plain text, and by page.html as HTML; and how a figure is written."""
+"""A table of text once, shown as plain text, and by page.html as HTML; and how a figure is written."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from rich.cells import cell_len, set_cell_size
 from mlx_hybrid.evaluation.results import DIFFERENCE, Results, Row
 
 MISSING = "–"
-DIGITS = {"chrf": 1, "spbleu": 1, "balance": 1}
+DIGITS = {"chrf": 1, "balance": 1}
 """Of measures from 0 to 100; others have three."""
 SIGNED = ("drop", "balance")
 
@@ -56,18 +56,6 @@ def pivot(
 def by_language(metric: str, results: Results) -> list[Line]:
     """A line a language, or direction."""
     return [(name, metric, name, "") for name in results.languages(metric)]
-
-
-def markdown(table: Table) -> str:
-    """A heading, the table and its note."""
-    names, *rows = (f"| {' | '.join(map(escape_cell, row))} |" for row in (table.columns, *table.rows))
-    rule = "|".join(["---", *["--:"] * (len(table.columns) - 1)])
-    note = [table.note, ""] if table.note else []
-    return "\n".join([f"### {table.title}", "", *note, names, f"|{rule}|", *rows, ""])
-
-
-def escape_cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
 
 
 def plain(table: Table) -> str:

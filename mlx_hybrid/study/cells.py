@@ -11,7 +11,7 @@ from typing import Any
 from mlx_hybrid.adapters.attach import settle
 from mlx_hybrid.config import Config, ModelConfig
 from mlx_hybrid.errors import INTERRUPTED, ConfigError, MlxHybridError
-from mlx_hybrid.evaluation.answers import answers_to_test, example_rows
+from mlx_hybrid.evaluation.answers import example_rows
 from mlx_hybrid.evaluation.evaluate import evaluate
 from mlx_hybrid.evaluation.metrics.translation import directions_of, greedy, statistics_of
 from mlx_hybrid.evaluation.results import Results, read_results, write_results
@@ -26,8 +26,7 @@ from mlx_hybrid.run import Run
 from mlx_hybrid.training.events import Interrupted, Validated
 
 RESULTS = "comparison.json"
-EXAMPLES = ("group", "language", "right", "nll_nats", "nats", "bytes")
-"""What of every test record is kept beside the results, as far as its kind has it."""
+EXAMPLES = ("group", "language", "right", "nll_nats", "nats", "bytes")  # kept of every record that has them
 
 
 class Stopped(MlxHybridError):
@@ -38,21 +37,19 @@ class Stopped(MlxHybridError):
 
 @dataclass(frozen=True)
 class Measuring:
-    """The evaluation that every cell gets, with one seed: all answer the same questions."""
+    """The evaluation that every cell gets: `asked` is dev, variants, limit and pivot, as `evaluate` takes them."""
 
     test: EvaluationSet
     max_tokens: int
     asked: dict[str, Any]
-    """dev, variants, limit and pivot, as `evaluate` takes them."""
 
 
 def run_ahead(
     works: Sequence[tuple[Run, Config]], measuring: Measuring | None, workers: int, stop: StopRequest
 ) -> None:
-    """Do what is not done yet in processes of their own, `workers` at a time: on a CPU each keeps one core busy.
+    """Do what is not done yet in processes of their own, `workers` at a time; without `measuring` train alone.
 
-    Without `measuring` training is all there is to do. Whoever goes over the cells afterwards finds their files. Raises
-    what the first cell that failed did; Stopped after a stop, when every cell has saved where it stands.
+    Raises what the first cell that failed did; Stopped after a stop, when every cell has saved where it stands.
     """
     done = is_measured if measuring else is_trained
     works = [(run, config) for run, config in works if not done(run)]
@@ -71,7 +68,7 @@ def run_ahead(
 
 
 def run_one(run: Run, config: Config, measuring: Measuring | None) -> None:
-    """In another process, silently: train one cell and measure it. Ctrl-C reaches it as it does the first process."""
+    """Train and measure one cell in another process, silently; Ctrl-C reaches it too."""
     with StopRequest(lambda text: None) as stop:
         train_cell(run, config, stop)
         if measuring:
@@ -79,26 +76,23 @@ def run_one(run: Run, config: Config, measuring: Measuring | None) -> None:
 
 
 def train_cell(run: Run, config: Config, stop: StopRequest) -> None:
-    """Leave a finished run of `config` in the run's folder, whether it is there, half done, or not begun.
-
-    Raises Stopped after a stop, ConfigError where the folder holds a run of another config.
-    """
+    """Leave a finished run of `config` in the run's folder, whether it is there, half done, or not begun. Raises
+    Stopped after a stop, ConfigError where the folder holds a run of another config."""
     import mlx.core as mx
 
     begun = (run.path / "run.json").is_file()
     if begun and run.config() != config:
-        raise ConfigError(
-            f"{run.path}: holds a run of other settings; use a new folder with -o, or remove it."
-        )
+        told = "holds a run of other settings; use a new folder with -o, or remove it."
+        raise ConfigError(f"{run.path}: {told}")
     if is_trained(run):
         return
-    resumable = begun and run.saved_step() is not None
-    if not resumable:
+    where = {"output": None, "resume": run}
+    if not begun or run.saved_step() is None:
         shutil.rmtree(run.path, ignore_errors=True)
+        run.path.parent.mkdir(parents=True, exist_ok=True)
+        where = {"output": run.path, "resume": None}
     mx.clear_cache()
     mx.reset_peak_memory()
-    run.path.parent.mkdir(parents=True, exist_ok=True)
-    where = {"output": None, "resume": run} if resumable else {"output": run.path, "resume": None}
     for event in finetune(config, stop=stop, **where):
         if isinstance(event, Validated):
             stop.tell(f"  step {event.step}: validation loss {event.loss:.3f}")
@@ -146,8 +140,7 @@ def measure_run(run: Run, model: str, measuring: Measuring, stop: StopRequest) -
 def measured(
     folder: Path, load: Callable[[], tuple[Any, Any, dict]], measuring: Measuring, stop: StopRequest
 ) -> Results:
-    """`evaluate` on one model; the facts of its results have `examples`, columns of what comparisons between cells
-    need of every record."""
+    """`evaluate` on one model; its facts have `examples`, columns of what comparisons need of every record."""
     path = folder / RESULTS
     if path.is_file():
         return read_results(path)
@@ -159,9 +152,6 @@ def measured(
             raise Stopped(f"Stopped in {folder}; answers are saved, and the same command goes on.")
         stop.tell(f"  measured {done} of {total}")
 
-    def generate(own: Any, prompts: list[list[int]]) -> list[str]:
-        return greedy(own, tokenizer, max_tokens=measuring.max_tokens)(prompts)
-
     results = evaluate(
         {"model": model},
         tokenizer,
@@ -169,7 +159,7 @@ def measured(
         **measuring.asked,
         directory=folder / "answers",
         identities={"model": str(identity)},
-        generate=generate,
+        generate=greedy(tokenizer, measuring.max_tokens),
         progress=progress,
     )
     results.facts["examples"] = columns(folder, measuring.test, results)
@@ -178,11 +168,8 @@ def measured(
 
 
 def columns(folder: Path, test: EvaluationSet, results: Results) -> dict[str, list]:
-    """What comparisons need of every test record, as columns."""
     test = limited(test, results.facts["limit"], results.facts["seed"])
-    scoring = results.facts.get("scoring", {}).get("model", {})
-    answers = answers_to_test(folder / "answers" / "model.answers.jsonl")
-    rows = example_rows(test, answers, normalised=scoring.get("normalised", False))
+    rows = example_rows(test, folder / "answers" / "model.answers.jsonl")
     told = {key: [row[key] for row in rows] for key in EXAMPLES if rows and key in rows[0]}
     if "right" in told:
         told["right"] = list(map(int, told["right"]))

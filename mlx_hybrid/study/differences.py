@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from mlx_hybrid.evaluation.metrics.chrf import Directions, intervals, score_directions
-from mlx_hybrid.evaluation.metrics.intervals import bootstrap_mean, bootstrap_ratio
+from mlx_hybrid.evaluation.metrics.intervals import bootstrap_ratio
 from mlx_hybrid.evaluation.results import ALL, Results, Row
 from mlx_hybrid.study.plan import Plan
 from mlx_hybrid.study.seeds import difference_over_seeds, example_error, holm
@@ -85,19 +85,15 @@ def difference(before: Sequence[Row], after: Sequence[Row], error: float | None 
 def paired_error(old: Sequence[dict], new: Sequence[dict], column: str, language: str = ALL) -> float:
     """Standard error over resampled groups of the mean difference, each example's averaged over seeds first."""
     examples = new[0]
-    inside = [n for n, name in enumerate(examples["language"]) if language in (ALL, name)]
-    if column == "nats":
-        inside = [
-            n for n in inside if examples["bytes"][n]
-        ]  # of a text of one token nothing may be predicted
-    sides = [np.mean([r[column] for r in side], 0) for side in (new, old)]
-    change = (sides[0] - sides[1])[inside]
-    resampling = {"seed": 0, "samples": RESAMPLES, "groups": [examples["group"][n] for n in inside]}
-    if column == "nats":
-        own = bootstrap_ratio(change / np.log(2), np.array(examples["bytes"], float)[inside], **resampling)
-    else:
-        own = bootstrap_mean(change, **resampling)
-    return example_error(own.low, own.high)
+    after, before = (np.mean([r[column] for r in side], 0) for side in (new, old))
+    in_bits = column == "nats"
+    sizes = np.array(examples["bytes"], float) if in_bits else np.ones(len(after))
+    of_language = np.array([language in (ALL, name) for name in examples["language"]])
+    own = np.flatnonzero(of_language & (sizes > 0))  # of a text of one token nothing may be predicted
+    change = (after - before)[own] / (np.log(2) if in_bits else 1)
+    resampling = {"seed": 0, "samples": RESAMPLES, "groups": [examples["group"][n] for n in own]}
+    found = bootstrap_ratio(change, sizes[own], **resampling)
+    return example_error(found.low, found.high)
 
 
 def direction_errors(old: Sequence[Results], new: Sequence[Results], pivot: str) -> dict[Key, float]:

@@ -1,4 +1,4 @@
-"""A comparison's files: report.html, report.md, results.csv and figures as SVG and PNG."""
+"""A comparison's files: report.html, results.csv and figures as SVG and PNG."""
 
 import csv
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from mlx_hybrid.files import read_json, write_text
 from mlx_hybrid.report import figures
 from mlx_hybrid.report.page import Picture, page
 from mlx_hybrid.report.result_tables import TITLES, main_metric
-from mlx_hybrid.report.tables import joined, markdown
+from mlx_hybrid.report.tables import joined
 from mlx_hybrid.study.summary import FORMAT, SUMMARY_FILE
 from mlx_hybrid.study.tables import reading, rows_of, study_tables
 
@@ -43,16 +43,13 @@ def write_study(summary: dict, directory: Path) -> Path:
     folder = directory / "figures"
     folder.mkdir(parents=True, exist_ok=True)
     title = f"{', '.join(summary['methods'])} on {summary['task']} v{summary['version']}"
-    tables, pictures, shown = study_tables(summary), [], []
+    pictures = []
     for name, figure, caption in study_figures(summary):
         pictures.append(Picture(figures.image(figure), caption))
         (folder / f"{name}.svg").write_bytes(pictures[-1].svg)
         (folder / f"{name}.png").write_bytes(figures.image(figure, "png"))
-        shown.append(f"![{caption}](figures/{name}.svg)\n\n{caption}\n")
-    sections = [("", [reading(summary)]), ("Figures", pictures), ("Tables", tables)]
+    sections = [("", [reading(summary)]), ("Figures", pictures), ("Tables", study_tables(summary))]
     write_text(directory / "report.html", page(title, sections))
-    parts = [f"# {title}\n", reading(summary) + "\n", *map(markdown, tables), *shown]
-    write_text(directory / "report.md", "\n".join(parts))
     write_text(directory / "results.csv", csv_text(summary))
     return directory / "report.html"
 
@@ -68,13 +65,10 @@ def study_figures(summary: dict) -> Iterator[tuple[str, figures.Figure, str]]:
     metric = main_metric(rows)
     word = TITLES[metric]
     name = NAMES.get(metric, word)
-    frontier = f"Figure 2. Cost and quality: {name} against training time, bars being 95 % intervals."
-    for file, cost, label, caption in (
-        ("frontier", "train_seconds", "training, seconds", frontier),
-        ("parameters", "trainable", "trainable parameters", f"{word} against trainable parameters."),
-    ):
-        points = {m: (rows.get(cost, m), rows.get(metric, m)) for m in summary["methods"]}
-        yield file, figures.frontier(points, rows.get(metric, BASE), label, name), caption
+    points = {m: (rows.get("train_seconds", m), rows.get(metric, m)) for m in summary["methods"]}
+    figure = figures.frontier(points, rows.get(metric, BASE), "training, seconds", name)
+    caption = f"Figure 2. Cost and quality: {name} against training time, bars being 95 % intervals."
+    yield "frontier", figure, caption
     if rows.languages(metric):
         names = "direction" if metric == "chrf" else "language"
         caption = f"{word} by {names}, bars being 95 % intervals."
@@ -89,11 +83,9 @@ def study_figures(summary: dict) -> Iterator[tuple[str, figures.Figure, str]]:
         )
         yield "reliability", figures.reliability(bins), caption
     if mixing:
-        shares = {method: (own["modules"], own["value"]) for method, own in mixing.items()}
-        caption = (
-            "λ of each layer, the share of its step that the rotation takes: mean over training and seeds."
-        )
-        yield "mixing", figures.mixing_by_layer(shares), caption
+        shares = {method: [figures.by_layer(**own)] for method, own in mixing.items()}
+        figure = figures.lines(shares, "transformer layer", "λ, share of the rotation")
+        yield "mixing", figure, "λ of each layer: mean over its projections, training and seeds."
 
 
 def csv_text(summary: dict) -> str:

@@ -23,13 +23,10 @@ class Cell:
     governance: str
     rate: float
     seed: int
-    steps: int = 0
-    """Optimiser steps where the budget sets them; 0 leaves them to the config."""
 
     @property
     def name(self) -> str:
-        steps = f"-steps-{self.steps}" if self.steps else ""
-        return f"{self.method}/{self.governance}/lr-{self.rate:g}-seed-{self.seed}{steps}"
+        return f"{self.method}/{self.governance}/lr-{self.rate:g}-seed-{self.seed}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +40,6 @@ class Plan:
     seeds: int
     rates: tuple[float, ...] = ()
     governance: tuple[str, ...] = ()
-    budget: str = "steps"
     noise: float = 0.0
     limit: int = 0
     variants: tuple[str, ...] = ()
@@ -61,40 +57,30 @@ class Plan:
         return self.methods[0]
 
     def first(self, method: str, rate: float) -> Cell:
-        """The cell of the first seed and the first governance setting: what rates, sizes and steps are chosen by."""
+        """The cell of the first seed and the first governance setting: what rates are chosen by."""
         return Cell(method, self.governance[0], rate, 0)
 
-    def config(self, cell: Cell, data: dict[str, Any], sizes: dict[str, int]) -> Config:
-        """The whole configuration of a cell: the plan's own, its method's preset, its rate and seed.
-
-        Where the source has two rates, they move together.
-        """
+    def config(self, cell: Cell, data: dict[str, Any]) -> Config:
+        """The whole configuration of a cell: the plan's own, its method's preset, its rate and seed. Where the source
+        has two rates, they move together."""
         train = self.base().train
-        ratio = train.orthogonal_learning_rate / train.learning_rate if train.learning_rate else 0.0
-        values = {
-            **self.values,
-            **data,
-            **{f"adapter.{key}": value for key, value in sizes.items()},
-            **({"train.steps": cell.steps} if cell.steps else {}),
-            **governance_values(cell.governance),
-            "method": cell.method,
-            "seed": cell.seed,
-            "evaluate": False,
-            "name": "",
-            "train.learning_rate": cell.rate,
-            **({"train.orthogonal_learning_rate": cell.rate * ratio} if ratio else {}),
-        }
+        own = {"method": cell.method, "seed": cell.seed, "evaluate": False, "name": ""}
+        own["train.learning_rate"] = cell.rate
+        if train.orthogonal_learning_rate and train.learning_rate:
+            ratio = train.orthogonal_learning_rate / train.learning_rate
+            own["train.orthogonal_learning_rate"] = cell.rate * ratio
+        values = self.values | data | governance_values(cell.governance) | own
         return load_config(self.source, self.overrides, values)
 
     def terms(self) -> dict:
         """What must not change between two calls for one folder; methods, seeds, rates may."""
-        config = self.config(Cell("lora", "own", 1e-3, 0), {}, {})
+        config = dump_config(self.config(Cell("lora", "own", 1e-3, 0), {}))
         terms = {
-            "config": hashlib.sha256(dump_config(config).encode()).hexdigest(),
-            **{key: getattr(self, key) for key in ("budget", "noise", "limit")},
-            "variants": list(self.variants),
-            "pivot": language_code(self.pivot or PIVOT),
+            "config": hashlib.sha256(config.encode()).hexdigest(),
+            "noise": self.noise,
+            "limit": self.limit,
         }
+        terms |= {"variants": list(self.variants), "pivot": language_code(self.pivot or PIVOT)}
         return terms | ({"max_tokens": self.max_tokens} if self.max_tokens else {})
 
 
@@ -109,18 +95,12 @@ def check_plan(plan: Plan) -> None:
         raise ConfigError(f"--lrs: a learning rate must be above zero, not {low[0]:g}.")
     for name in plan.governance:
         governance_values(name)
-    check_adapter(plan)
-
-
-def check_adapter(plan: Plan) -> None:
-    """What a method's preset decides must not be fixed by the source: then all methods would be one."""
     trees = (read_settings(plan.source), *(override_tree((override,)) for override in plan.overrides))
     given = set().union(*(settings_in(tree.get("adapter") or {}) for tree in trees))
     decided = {key for preset in PRESETS.values() for key in settings_in(preset)}
     if fixed := sorted(given & decided):
-        raise ConfigError(
-            f"adapter.{fixed[0]} is set for every method, so they would not be themselves; leave it to the methods."
-        )
+        told = "is set for every method, so they would not be themselves; leave it to the methods."
+        raise ConfigError(f"adapter.{fixed[0]} {told}")
 
 
 def settings_in(tree: dict, prefix: str = "") -> set[str]:
@@ -137,10 +117,8 @@ def governance_settings(asked: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def governance_values(name: str) -> dict[str, Any]:
-    """Config values of a governance setting: `own` is the source's, `off`, `on`, a stage alone, or `to-STAGE`.
-
-    A comparison goes on where a language loses more than governance.max_reject_share: the planted faults are many.
-    """
+    """Config values of a governance setting: `own` is the source's, `off`, `on`, a stage alone, or `to-STAGE`. No
+    language loses too much: the planted faults are many."""
     if name == "own":
         return {}
     if name == "off":
@@ -150,19 +128,18 @@ def governance_values(name: str) -> dict[str, Any]:
         return free
     stage = name.removeprefix("to-")
     if stage not in STAGES:
-        raise ConfigError(
-            f'--governance: unknown setting "{name}"; {nearest(name, ("own", "off", "on", "steps", *STAGES))}'
-        )
+        known = nearest(name, ("own", "off", "on", "steps", *STAGES))
+        raise ConfigError(f'--governance: unknown setting "{name}"; {known}')
     stages = (*ADDED[: ADDED.index(stage) + 1], "unicode") if name != stage and stage in ADDED else (stage,)
     unused = {f"governance.{key}": value for key, value in unused_settings(stages).items()}
     return {**free, "governance.only": list(stages), **unused}
 
 
-def final_cells(plan: Plan, chosen: dict[str, float], steps: dict[str, int]) -> list[Cell]:
+def final_cells(plan: Plan, chosen: dict[str, float]) -> list[Cell]:
     """Every method, governance setting and seed at the method's chosen rate. Seeds go round first, so that a comparison
     stopped early has every method."""
     return [
-        Cell(method, governance, chosen[method], seed, steps.get(method, 0))
+        Cell(method, governance, chosen[method], seed)
         for seed in range(plan.seeds)
         for governance in plan.governance
         for method in plan.methods

@@ -1,7 +1,6 @@
 """Methods trained alike and measured alike, over seeds; each cell is a run of its own and is never done twice."""
 
 import json
-import time
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,7 +15,6 @@ from mlx_hybrid.files import read_json, write_json, write_text
 from mlx_hybrid.jobs.stopping import StopRequest
 from mlx_hybrid.run import Run, writing
 from mlx_hybrid.study import cells
-from mlx_hybrid.study.budget import matched_sizes, matched_steps
 from mlx_hybrid.study.data import evaluation_sets, freeze_data
 from mlx_hybrid.study.differences import figures
 from mlx_hybrid.study.plan import Cell, Plan, check_plan, final_cells
@@ -33,10 +31,6 @@ def run_study(plan: Plan, directory: Path, stop: StopRequest, *, workers: int = 
     it stopped in; ConfigError for a plan that would not compare like with like, or a folder of another one.
     """
     check_plan(plan)
-    if workers > 1 and plan.budget == "time":
-        raise ConfigError(
-            "--workers: cells that share the machine say nothing of --budget time; leave one of them."
-        )
     directory.mkdir(parents=True, exist_ok=True)
     with writing(Run(directory)):
         return Study(plan, directory, stop, workers).run()
@@ -46,10 +40,8 @@ def check_terms(plan: Plan, path: Path) -> None:
     """Refuse to go on in a folder of a comparison on other terms."""
     old, new = read_json(path)["terms"], plan.terms()
     if changed := [key for key in {**old, **new} if old.get(key) != new.get(key)]:
-        raise ConfigError(
-            f"{path.parent}: its comparison has another {changed[0]}; use a new folder with -o. Methods, "
-            "seeds, rates and governance may be added."
-        )
+        told = f"its comparison has another {changed[0]}; use a new folder with -o"
+        raise ConfigError(f"{path.parent}: {told}. Methods, seeds, rates and governance may be added.")
 
 
 class Study:
@@ -71,7 +63,6 @@ class Study:
         self.plan = replace(plan, variants=variants, pivot=pivot)
         asked = {"dev": dev, "variants": variants, "limit": plan.limit, "pivot": pivot}
         self.measuring = cells.Measuring(test, plan.max_tokens or MOST_TOKENS, asked)
-        self.sizes: dict[str, dict[str, Any]] = {}
         write_json(path, {"format": FORMAT, "terms": plan.terms(), "data_manifests": self.manifests})
 
     def run(self) -> dict:
@@ -79,15 +70,9 @@ class Study:
         self.stop.tell(f"Base: {self.model.name}")
         load = lambda: cells.open_base(self.model)  # noqa: E731
         base = cells.measured(self.directory / "base", load, self.measuring, self.stop)
-        if self.plan.budget == "params":
-            configs = {m: self.config(self.plan.first(m, self.rates[0])) for m in self.plan.methods}
-            self.sizes = matched_sizes(load()[0], configs)
         chosen, grid = self.choose_rates()
-        steps: dict[str, int] = {}
-        if self.plan.budget == "time":
-            steps = matched_steps({m: self.run_of(self.plan.first(m, rate)) for m, rate in chosen.items()})
-        results = self.measure_all(final_cells(self.plan, chosen, steps))
-        told = {"grid": grid, "chosen": chosen, "sizes": self.sizes, "governed": self.count_governed()}
+        results = self.measure_all(final_cells(self.plan, chosen))
+        told = {"grid": grid, "chosen": chosen, "governed": self.count_governed()}
         runs = {cell: self.run_of(cell) for cell in results}
         summary = summarise(self.plan, base, results, runs, **told)
         write_json(self.directory / SUMMARY_FILE, summary)
@@ -97,18 +82,12 @@ class Study:
         """Results of every cell, in the order given."""
         self.run_ahead(grid, self.measuring)
         results: dict[Cell, Results] = {}
-        begun, fresh = time.monotonic(), 0
         for number, cell in enumerate(grid, 1):
             done = cells.is_measured(self.run_of(cell))
-            before = " (done before)" if done else ""
-            self.stop.tell(f"Cell {number} of {len(grid)}: {cell.name}{before}")
+            self.stop.tell(f"Cell {number} of {len(grid)}: {cell.name}{' (done before)' if done else ''}")
             run = self.train(cell)
             results[cell] = cells.measure_run(run, self.model.name, self.measuring, self.stop)
             self.write_cells(results)
-            fresh += not done
-            if fresh and number < len(grid):
-                left = (time.monotonic() - begun) / fresh * (len(grid) - number)
-                self.stop.tell(f"  about {left / 60:.0f} minutes left")
         return results
 
     def write_cells(self, results: dict[Cell, Results]) -> None:
@@ -135,7 +114,7 @@ class Study:
         return run
 
     def config(self, cell: Cell) -> Config:
-        return self.plan.config(cell, self.data, self.sizes.get(cell.method, {}))
+        return self.plan.config(cell, self.data)
 
     def count_governed(self) -> dict[str, dict[str, int]]:
         """What each governance setting keeps, where there are several, or faults are planted."""
@@ -148,7 +127,7 @@ class Study:
     def choose_rates(self) -> tuple[dict[str, float], list[dict[str, Any]]]:
         """The rate of least validation loss of each method, and every loss; nothing of the test set is looked at."""
         methods = self.plan.methods
-        if len(self.rates) == 1 and self.plan.budget != "time":
+        if len(self.rates) == 1:
             return dict.fromkeys(methods, self.rates[0]), []
         tried = [self.plan.first(method, rate) for method in methods for rate in self.rates]
         self.run_ahead(tried, None)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median
 
@@ -26,7 +26,7 @@ from mlx_hybrid.training.recording import mixing
 FORMAT = 2
 SUMMARY_FILE = "summary.json"
 ASKED = ("task", "version", "kind", "records", "languages")
-PLANNED = ("pivot", "limit", "methods", "governance", "reference", "budget", "noise", "variants")
+PLANNED = ("pivot", "limit", "methods", "governance", "reference", "noise", "variants")
 
 
 def summarise(
@@ -64,10 +64,11 @@ def summarise(
 def base_rows(base: Results) -> list[dict]:
     """The base as it is: it has no seed, so its interval is over examples alone."""
     marks = {"model": BASE, "governance": "", "seeds": 0}
-    rows = [asdict(own) | marks for own in figures(base).values()]
-    return [
-        row if row["low"] is not None else row | dict.fromkeys(("low", "high"), row["value"]) for row in rows
-    ]
+    bounded = (
+        own if own.low is not None else replace(own, low=own.value, high=own.value)
+        for own in figures(base).values()
+    )
+    return [asdict(own) | marks for own in bounded]
 
 
 def mean_rows(column: Column, tables: Sequence[Mapping[Key, Row]]) -> list[dict]:

@@ -17,8 +17,7 @@ NUMBERS = {
     "Calibration error by language": "II c",
     "Parity between languages": "III",
     "chrF++ by direction": "III b",
-    "spBLEU by direction": "III c",
-    "Balance by language": "III d",
+    "Balance by language": "III c",
     "Robustness to spelling": "IV",
 }
 FOOTPRINT = {
@@ -84,7 +83,7 @@ def study_tables(summary: dict) -> list[Table]:
     for table in result_tables(rows, cell):
         title = table.title.partition(":")[0]
         tables.append(replace(table, title=f"Table {NUMBERS[title]}. {title}"))
-    return [*tables, *governance(summary), *footprint(summary, rows, cell), *rates(summary)]
+    return [*tables, *governance(summary), *footprint(rows, cell), *rates(summary)]
 
 
 def governance(summary: dict) -> list[Table]:
@@ -114,20 +113,10 @@ def counted(own: dict) -> tuple[str, str, str]:
     return kept, f"{found} of {own['planted']}", f"{lost} of {others}"
 
 
-def footprint(summary: dict, rows: Results, cell: Cell) -> list[Table]:
-    reference = summary["reference"]
-    named = {
-        method: ", ".join(f"{k} {v}" for k, v in own.items()) for method, own in summary["sizes"].items()
-    }
-    sizes = [f"{method} {own}" for method, own in named.items() if own]
-    note = {
-        "steps": "Every method takes the same steps.",
-        "params": f"Sizes are those nearest in parameters to {reference}: {'; '.join(sizes)}.",
-        "time": f"Steps are those that take as long as {reference} takes.",
-    }[summary["budget"]]
+def footprint(rows: Results, cell: Cell) -> list[Table]:
     trained = replace(rows, rows=tuple(row for row in rows.rows if row.model != BASE))
     lines = [(label, metric, ALL, "") for label, metric in FOOTPRINT.items()]
-    return pivot("Table VI. Footprint", "", lines, trained, cell, note)
+    return pivot("Table VI. Footprint", "", lines, trained, cell, "Every method takes the same steps.")
 
 
 def rates(summary: dict) -> list[Table]:

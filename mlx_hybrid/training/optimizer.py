@@ -14,8 +14,8 @@ from jaxtyping import Bool, Float
 from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
 from mlx_hybrid.adapters.attach import hybrid_layers
-from mlx_hybrid.adapters.layer import LOW_RANK_LEAVES, MAGNITUDE_LEAVES, ORTHOGONAL_LEAVES
-from mlx_hybrid.adapters.rates import branches
+from mlx_hybrid.adapters.layer import LOW_RANK_LEAVES, ORTHOGONAL_LEAVES
+from mlx_hybrid.adapters.rates import OTHERS, branch_of
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 SMALLEST_SHARE, LARGEST_SHARE = 0.1, 0.9
@@ -129,14 +129,13 @@ class BranchOptimizer:
         }
         self.groups = [name for name in RATES if name in groups]
         self.mix = {"norms": mx.zeros((2, max(1, len(self.mixed)))), "started": mx.array(False)}
-        self.factors: dict = {}
-        if rates == "share":
-            self.set_factors({name: dict.fromkeys(branches(layer), 1.0) for name, layer in adapted.items()})
+        shared = rates == "share"
+        self.factors = {in_one(branch_of(n)): mx.array(1.0) for n, _ in tree_flatten(leaves) if shared}
 
-    def set_factors(self, factors: dict[str, dict[str, float]]) -> None:
-        """What the rate of each layer's branches is multiplied by from now on, by layer and branch."""
-        flat = [(f"{name}.{branch}", mx.array(x)) for name, of in factors.items() for branch, x in of.items()]
-        self.factors = tree_unflatten(flat) if flat else {}
+    def set_factors(self, factors: dict[str, float]) -> None:
+        """What the rate of each branch is multiplied by from now on, by its path (adapters/rates.py)."""
+        given = {in_one(path): value for path, value in factors.items()}
+        self.factors = {path: mx.array(given.get(path, given.get(OTHERS, 1.0))) for path in self.factors}
 
     @property
     def state(self) -> list:
@@ -193,7 +192,7 @@ class BranchOptimizer:
                 moments["v"][name],
                 gradients[name],
                 by,
-                rate=factors.get(branch_of(name), 1.0) * rate,
+                rate=factors.get(in_one(branch_of(name)), 1.0) * rate,
                 decay=self.weight_decay if name in self.decayed else 0.0,
             )
         model.update(tree_unflatten(list(leaves.items())))
@@ -221,19 +220,18 @@ class BranchOptimizer:
         Each has its own factor, and its part of a step that two share: (λ, 1 − λ) / √(λ² + (1 − λ)²), since what the
         two add to an output is uncorrelated; of Adam's own rates 2λ and 2(1 − λ).
         """
-        factors = dict(tree_flatten(self.factors))
+        factors = dict(self.factors)
         whole = mx.rsqrt(mx.square(lam) + mx.square(1 - lam)) if factors else 2 * mx.ones_like(lam)
         for index, name in enumerate(self.shared()):
             parts = {f"{name}.rotation": lam[index], f"{name}.low_rank": 1 - lam[index]}
             for branch, part in parts.items():
-                factors[branch] = whole[index] * part * factors.get(branch, 1.0)
+                factors[in_one(branch)] = whole[index] * part * factors.get(in_one(branch), 1.0)
         return factors
 
 
-def branch_of(path: str) -> str:
-    """The branch that a leaf belongs to, by its path; DoRA's magnitude goes with the low-rank one."""
-    owner, leaf = path.rsplit(".", 1)
-    return f"{owner}.low_rank" if leaf in MAGNITUDE_LEAVES else owner
+def in_one(path: str) -> str:
+    """A path as one name, which a tree of arrays keeps whole."""
+    return path.replace(".", "/")
 
 
 def sum_of_squares(gradient: mx.array) -> mx.array:

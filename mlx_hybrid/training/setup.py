@@ -168,7 +168,7 @@ def start_from_records(
     if adapter.from_gradient:
         batches = start_arrays(config, setup, adapter.sketch.records, machines)
         captured = yield from start_from_gradient(config, model, batches)
-    if config.train.rates == "share" and not adapter.full:
+    if config.train.rates == "share":
         batches = start_arrays(config, setup, RATE_RECORDS, machines)
         setup.optimizer.set_factors(rate_factors(step_gains(model, make_loss, batches)))
     return captured

@@ -8,12 +8,12 @@ from mlx.utils import tree_flatten, tree_unflatten
 from toys import tiny_llama
 
 from mlx_hybrid.adapters.attach import attach, hybrid_layers
-from mlx_hybrid.adapters.rates import RANGE, USUAL_GAIN, rate_factors, step_gains
+from mlx_hybrid.adapters.rates import OTHERS, RANGE, USUAL_GAIN, dense_layers, rate_factors, step_gains
 from mlx_hybrid.adapters.start import apply_start, scale_to_inputs, sketch_columns, sketch_gradients
 from mlx_hybrid.config import build_config
 from mlx_hybrid.training.optimizer import BranchOptimizer
 
-METHODS = ("lora", "lora-ga", "dora", "hra", "boft", "hybrid", "hybrid-boft")
+METHODS = ("lora", "lora-ga", "dora", "hra", "boft", "hybrid", "hybrid-boft", "full")
 WIDTHS = {64: 4, 256: 8}
 STEPS = (1, 8, 32)
 RATE = 1e-4
@@ -39,6 +39,7 @@ def texts(seed: int) -> mx.array:
 def started(method: str, width: int, rates: str = "share"):
     model = tiny_llama(hidden_size=width, intermediate_size=2 * width, num_attention_heads=WIDTHS[width])
     config = build_config({"method": method, "model": "x"}, "test").adapter
+    whole = {name: layer.weight + 0 for name, layer in dense_layers(model).items()}
     attach(model, config, seed=0)
     batches = [(texts(n),) for n in range(2)]
     if config.from_gradient:
@@ -53,29 +54,29 @@ def started(method: str, width: int, rates: str = "share"):
     )  # fmt: skip
     if rates == "share":
         optimizer.set_factors(rate_factors(gains))
-    return model, optimizer, gains
+    return model, optimizer, gains, whole
 
 
 class Change(nn.Module):
     """An adapted layer that notes how far its output is from its base's."""
 
-    def __init__(self, layer):
+    def __init__(self, layer, weight):
         super().__init__()
-        self.layer = layer
+        self.layer, self._weight = layer, weight
         self._shares = []
 
     def __call__(self, x):
-        y, base = self.layer(x), self.layer.linear(x)
+        y, base = self.layer(x), x @ self._weight.T
         self._shares.append(
             mx.mean(mx.sum(mx.square(y - base), -1) / mx.sum(mx.square(base), -1)).item() ** 0.5
         )
         return y
 
 
-def change(model) -> float:
-    """By how much of its size the typical layer's output differs from the base's."""
-    layers = hybrid_layers(model)
-    watched = {name: Change(layer) for name, layer in layers.items()}
+def change(model, whole: dict[str, mx.array]) -> float:
+    """By how much of its size the typical layer's output differs from the base's, whose weights are `whole`."""
+    layers = hybrid_layers(model) or dense_layers(model)
+    watched = {name: Change(layer, whole[name]) for name, layer in layers.items()}
     model.update_modules(tree_unflatten(list(watched.items())))
     model(texts(9))
     model.update_modules(tree_unflatten(list(layers.items())))
@@ -84,7 +85,7 @@ def change(model) -> float:
 
 def changes(method: str, width: int, rates: str) -> list[float]:
     """At each of STEPS."""
-    model, optimizer, _ = started(method, width, rates)
+    model, optimizer, _, whole = started(method, width, rates)
     gradient, seen = nn.value_and_grad(model, loss_of(model)), []
     model.train()
     for step in range(1, max(STEPS) + 1):
@@ -93,7 +94,7 @@ def changes(method: str, width: int, rates: str) -> list[float]:
         optimizer.step(model, gradients, float(tokens.size))
         mx.eval(model.parameters(), optimizer.state)
         if step in STEPS:
-            seen.append(change(model))
+            seen.append(change(model, whole))
     return seen
 
 
@@ -119,7 +120,7 @@ def test_a_first_step_moves_an_output_by_ten_times_the_rate(moved):
 
 def test_gains_of_a_low_rank_branch_are_those_of_its_product():
     """s · x A sign(g) over y, in float64."""
-    model, _, _ = started("lora", 64, "leaf")
+    model, *_ = started("lora", 64, "leaf")
     batches = [(texts(n),) for n in range(2)]
     gains = step_gains(model, loss_of, batches)
     seen: dict[str, list] = {}
@@ -135,8 +136,8 @@ def test_gains_of_a_low_rank_branch_are_those_of_its_product():
         step = layer.low_rank.scale * (x @ np.array(layer.low_rank.lora_a, np.float64)) @ sign
         y = x @ np.array(layer.linear.weight, np.float64).T
         expected = np.sqrt(np.mean((step**2).sum(-1) / (y**2).sum(-1)))
-        assert gains[name]["low_rank"] == pytest.approx(expected, rel=LINEAR)
-    assert gains.keys() == layers.keys()
+        assert gains[f"{name}.low_rank"] == pytest.approx(expected, rel=LINEAR)
+    assert gains.keys() == {f"{name}.low_rank" for name in layers}
 
 
 class Inputs(nn.Module):
@@ -155,7 +156,7 @@ def both(model):
 
 
 def test_a_measurement_leaves_the_model_as_it_was():
-    model, _, _ = started("hybrid", 64)
+    model, *_ = started("hybrid", 64)
     before = {name: np.array(value) for name, value in tree_flatten(model.parameters())}
     step_gains(model, loss_of, [(texts(3),)])
     after = dict(tree_flatten(model.parameters()))
@@ -164,8 +165,7 @@ def test_a_measurement_leaves_the_model_as_it_was():
 
 
 def test_a_layer_that_hardly_acts_is_not_sped_up_without_bound():
-    gains = {"a": {"low_rank": 1e-6}, "b": {"low_rank": 5.0}, "c": {"low_rank": 20.0}, "d": {"low_rank": 0.0}}
-    factors = rate_factors(gains)
-    assert factors["a"] == {"low_rank": pytest.approx(USUAL_GAIN / (5.0 / RANGE))}
-    assert factors["b"] == {"low_rank": pytest.approx(2.0)}
-    assert factors["d"] == {}  # no gradient reaches it, and Adam leaves it alone
+    factors = rate_factors({"a.low_rank": 1e-6, "b.low_rank": 5.0, "c.low_rank": 20.0, "d.low_rank": 0.0})
+    assert factors == pytest.approx(
+        {"a.low_rank": USUAL_GAIN / (5.0 / RANGE), "b.low_rank": 2.0, "c.low_rank": 0.5, OTHERS: 2.0}
+    )  # no gradient reaches d, and Adam leaves it alone

@@ -17,9 +17,9 @@ def row(model: str, metric: str, language: str = "all") -> dict:
 LINES = [row("base", "accuracy"), row("lora", "accuracy"), row("lora", "accuracy", "eng_Latn")]
 FACTS = {"format": 2, "task": "made-up", "version": 1, "kind": "classification", "records": 9, "limit": 0}
 TERMS = {"noise": 0, "methods": ["lora"], "governance": ["own"], "reference": "lora", "seeds": [0, 1]}
-TERMS |= {"budget": "steps", "languages": ["eng_Latn"], "pivot": "eng_Latn", "chosen": {"lora": 1e-3}}
+TERMS |= {"languages": ["eng_Latn"], "pivot": "eng_Latn", "chosen": {"lora": 1e-3}}
 EMPTY = {key: [] for key in ("variants", "grid", "notes")}
-EMPTY |= {key: {} for key in ("sizes", "governed", "mixing", "reliability")}
+EMPTY |= {key: {} for key in ("governed", "mixing", "reliability")}
 CURVES = {"curves": {"lora": [[[1, 2.0], [2, 1.0]]]}}
 SUMMARY = FACTS | TERMS | EMPTY | CURVES | {"rows": LINES + [row("lora", metric) for metric in METRICS]}
 

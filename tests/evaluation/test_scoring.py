@@ -43,7 +43,7 @@ def loop_scores(model, item: OptionItem) -> np.ndarray:
     """One forward pass an option."""
     start = len(item.prompt) - 1
     sums = [log_likelihoods(model, item.prompt + option)[start:].sum() for option in item.options]
-    return np.array([sums, [len(option) for option in item.options]]).T
+    return np.array(sums)
 
 
 def check(model, items: list[OptionItem], scores: list[np.ndarray]) -> None:
@@ -220,8 +220,7 @@ def test_weights_with_nan_are_named(model):
 def test_an_option_that_begins_another_is_scored_as_its_beginning(model):
     item = OptionItem(list(b"Topic: "), [list(b"scien"), list(b"science")])
     short, long = score_options(model, [item])[0]
-    assert long[0] < short[0] < 0
-    assert (short[1], long[1]) == (5, 7)
+    assert long < short < 0
 
 
 def test_sequence_nll_equals_a_plain_loop(model):

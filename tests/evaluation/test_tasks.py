@@ -59,12 +59,6 @@ def test_a_classification_record(folder):
     assert record["options"] == {"entailment": "ndiyo", "neutral": "labda", "contradiction": "hapana"}
 
 
-def test_english_prompts_in_every_language(folder):
-    record = build_records("sib200", "train", ["sw"], folder=folder, english_prompts=True)[0]
-    assert record["messages"][0]["content"].startswith("Which topic")
-    assert record["messages"][1]["content"] in ("sports", "health")
-
-
 def test_xnli_train_and_dev_share_no_premise_and_languages_share_the_split(folder):
     groups = {
         (split, code): {record["group"] for record in build_records("xnli", split, [code], folder=folder)}
@@ -187,19 +181,17 @@ def test_a_premise_that_leaves_its_group_is_named(folder):
         read_rows("xnli", "test", ["eng_Latn"], folder)
 
 
-def test_the_hub_is_asked_for_the_originals_only(folder, monkeypatch, tmp_path):
+def test_the_hub_is_asked_for_the_originals_only(folder, monkeypatch):
     import huggingface_hub
 
     asked = []
 
     def download(repo: str, name: str, repo_type: str, endpoint: str | None) -> str:
         asked.append((repo, name, repo_type))
-        return str(folder / "sib200/eng_Latn/train.tsv")
+        return str(folder / f"sib200/eng_Latn/train{Path(name).suffix}")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HOME", str(tmp_path / "cache"))
-    for _ in range(2):  # the second time finds the copy
-        assert len(build_records("sib200", "train", ["en"])) == 20
+    assert len(build_records("sib200", "train", ["en"])) == 20
     assert asked == [("Davlan/sib200", "data/eng_Latn/train.tsv", "dataset")]
     with pytest.raises(ConfigError, match=r"has flores200/dev/<code>\.txt with --from"):
         build_records("flores", "test", ["sw"])

@@ -20,4 +20,4 @@ def test_greedy_generation_takes_the_likeliest_tokens(model, tokenizer):
         while len(tokens) < len(prompt) + 4 and tokens[-1] != tokenizer.eos_token_id:
             tokens.append(int(mx.argmax(model(mx.array([tokens]))[0, -1]).item()))
         expected.append(tokenizer.decode(tokens[len(prompt) :]).strip())
-    assert greedy(model, tokenizer, max_tokens=4)(prompts) == expected
+    assert greedy(tokenizer, 4)(model, prompts) == expected

@@ -14,10 +14,8 @@ def point(value: float, model: str = "lora") -> Row:
     return Row("accuracy", "eng_Latn", "", value, value - 0.1, value + 0.1, model=model)
 
 
-def test_a_grid_of_layers_leaves_holes_where_a_layer_lacks_a_projection():
-    kinds, layers, grid = figures.layer_grid(MODULES, [0.1, 0.5, 0.9])
-    assert (kinds, layers) == (["q_proj", "up_proj"], [0, 1])
-    np.testing.assert_equal(grid, [[0.1, 0.9], [0.5, np.nan]])
+def test_a_layer_is_the_mean_of_its_projections():
+    assert figures.by_layer([*MODULES, "head"], [0.1, 0.5, 0.9, 0.7]) == [(-1, 0.7), (0, 0.3), (1, 0.9)]
 
 
 def test_error_bars_are_lengths():
@@ -44,14 +42,13 @@ def test_every_figure_draws():
         figures.by_language(Results({}, (point(0.5, "base"), point(0.6))), "accuracy", "accuracy"),
         figures.lines({"lora": [[(1, 2.0), (2, 1.0)], []]}, "step", "loss"),
         figures.reliability({"lora": [{"confidence": 0.7, "accuracy": 0.6, "count": 4}]}),
-        figures.mixing_by_layer({"hybrid": (MODULES, [0.1, 0.5, 0.9])}),
-        figures.mixing_by_step(MODULES, [10, 20], SHARES),
+        figures.mixing(MODULES, [10, 20], SHARES),
     ]
     for figure in made:
         assert figures.image(figure, "png").startswith(b"\x89PNG")
 
 
 def test_mixing_over_training_has_a_row_a_layer_not_one_a_module():
-    (panel, _) = figures.mixing_by_step(MODULES, [10, 20], SHARES).axes
+    (panel, _) = figures.mixing(MODULES, [10, 20], SHARES).axes
     np.testing.assert_allclose(panel.images[0].get_array(), [[0.3, 0.35], [0.9, 0.8]])
     assert [label.get_text() for label in panel.get_yticklabels()] == ["0", "1"]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mlx_hybrid.config import load_config
+from mlx_hybrid.evaluation.results import Results, Row, write_results
 from mlx_hybrid.report.run_page import run_page
 from mlx_hybrid.run import Run, create_run
 
@@ -24,16 +25,10 @@ def run(tmp_path) -> Run:
     rows.insert(1, {"step": 4, "valid_loss_nats_per_token": 1.5, "best": True})
     (run.path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (run.path / "evaluation").mkdir()
-    gain = {"value": 0.1, "low": -0.05, "high": 0.2}
-    side = {"value": 0.5, "low": 0.4, "high": 0.6}
-    held_out = {
-        "records": 9,
-        "questions": 9,
-        "accuracy": {"base": side, "adapted": side, "gain": gain},
-        "accuracy_by_language": {},
-        "loss_nats_per_token": {"base": 2.0, "adapted": 1.0, "difference": gain},
-    }
-    (run.path / "evaluation" / "held-out.json").write_text(json.dumps(held_out))
+    rows = [Row("accuracy", value=0.5, low=0.4, high=0.6, model=model) for model in ("base", "adapted")]
+    rows.append(Row("accuracy", value=0.1, low=-0.05, high=0.2, model="difference"))
+    facts = {"task": "held-out records", "version": 1, "records": 9}
+    write_results(run.path / "evaluation" / "held-out.json", Results(facts, tuple(rows)))
     (run.path / "evaluation" / "other.json").write_text("{}")
     return run
 

@@ -1,4 +1,4 @@
-"""Tables as Markdown, HTML and plain text."""
+"""Tables as HTML and plain text."""
 
 import numpy as np
 import pytest
@@ -7,17 +7,9 @@ from mlx_hybrid.evaluation.metrics.calibration import fit_temperature
 from mlx_hybrid.evaluation.results import Results, Row
 from mlx_hybrid.report.page import page
 from mlx_hybrid.report.result_tables import result_tables, temperature
-from mlx_hybrid.report.tables import Table, interval, markdown, plain
+from mlx_hybrid.report.tables import Table, interval, plain
 
 TABLE = Table("A | title", ("name", "value"), [("a|b", "1.0"), ("中文", "<2>")], "Read it so.")
-
-
-def test_markdown_keeps_its_columns():
-    lines = markdown(TABLE).splitlines()
-    assert lines[0] == "### A | title"
-    rows = [line for line in lines if line.startswith("|")]
-    assert rows[1] == "|---|--:|"
-    assert rows[2] == "| a\\|b | 1.0 |"
 
 
 def test_html_escapes_and_names_rows():

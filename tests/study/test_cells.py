@@ -10,12 +10,10 @@ import pytest
 
 from mlx_hybrid.config import Config, ModelConfig, load_config
 from mlx_hybrid.errors import ConfigError
-from mlx_hybrid.evaluation.results import Row
 from mlx_hybrid.jobs.stopping import StopRequest
 from mlx_hybrid.run import Run, create_run
 from mlx_hybrid.study import cells
-from mlx_hybrid.study.cells import RESULTS, Stopped, best_loss, measured, train_cell
-from mlx_hybrid.study.differences import figures
+from mlx_hybrid.study.cells import Stopped, best_loss, train_cell
 from mlx_hybrid.training.events import Finished, Interrupted
 
 
@@ -88,19 +86,6 @@ def test_rates_are_chosen_by_the_lowest_validation_loss(tmp_path):
     rows = [{"step": s, "valid_loss_nats_per_token": loss} for s, loss in ((1, 2.0), (2, 1.0), (3, 1.5))]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert best_loss(run) == 1.0
-
-
-def test_a_cell_that_an_older_version_measured_is_read_as_it_is(tmp_path):
-    interval = {"value": 1.5, "low": 1.4, "high": 1.6, "count": 4}
-    model = {"count": 4, "bits_per_byte": interval, "parity": {}, "languages": {}}
-    old = {"format": 1, "kind": "text", "task": "adapt", "version": 1, "records": 4}
-    old |= {"models": {"model": model}, "differences": {}, "examples": {"nats": [1.0, 2.0]}}
-    (tmp_path / RESULTS).write_text(json.dumps(old))
-    results = measured(tmp_path, lambda: pytest.fail("loaded a model"), None, StopRequest(print))
-    assert figures(results) == {
-        ("bits_per_byte", "all", ""): Row("bits_per_byte", "all", "", 1.5, 1.4, 1.6, 4, 4)
-    }
-    assert results.facts["examples"] == {"nats": [1.0, 2.0]}
 
 
 def test_a_cell_is_asked_on_the_date_that_its_template_was_told(config, tmp_path, monkeypatch):

@@ -6,14 +6,7 @@ import pytest
 
 from mlx_hybrid.config import AdapterConfig, LowRankConfig
 from mlx_hybrid.errors import ConfigError
-from mlx_hybrid.study.plan import (
-    ADDED,
-    Cell,
-    Plan,
-    check_plan,
-    final_cells,
-    governance_settings,
-)
+from mlx_hybrid.study.plan import ADDED, Cell, Plan, check_plan, final_cells, governance_settings
 
 
 @pytest.fixture
@@ -32,37 +25,35 @@ def plan(source: Path, **changes) -> Plan:
 
 
 def test_a_cell_is_its_methods_preset_at_its_rate_and_seed(source):
-    made = plan(source).config(
-        Cell("hybrid", "own", 2e-3, 5), {"data.paths": ["there"]}, {"low_rank.rank": 4}
-    )
+    made = plan(source).config(Cell("hybrid", "own", 2e-3, 5), {"data.paths": ["there"]})
     assert (made.method, made.seed, made.evaluate) == ("hybrid", 5, False)
     assert made.train.learning_rate == 2e-3
     assert made.train.orthogonal_learning_rate == 5e-4
     assert made.adapter == AdapterConfig(
-        low_rank=LowRankConfig(rank=4, start="gradient", dropout=0.1), targets=("q_proj",)
+        low_rank=LowRankConfig(start="gradient", dropout=0.1), targets=("q_proj",)
     )
     assert made.data.paths == ("there",)
 
 
 def test_cells_have_names_of_their_own_and_seeds_go_round_first(source):
     own = plan(source, governance=("off", "on"))
-    cells = final_cells(own, {"lora": 1e-3, "hybrid": 5e-3}, {"hybrid": 7})
+    cells = final_cells(own, {"lora": 1e-3, "hybrid": 5e-3})
     assert len({cell.name for cell in cells}) == len(cells) == 8
     assert {cell.method for cell in cells[:2]} == {"lora", "hybrid"}
     assert all(cell.seed == 0 for cell in cells[:4])
-    assert {cell.steps for cell in cells if cell.method == "hybrid"} == {7}
+    assert {cell.rate for cell in cells if cell.method == "hybrid"} == {5e-3}
     assert own.first("lora", 1e-3).governance == "off"
 
 
 def test_the_grid_at_the_chosen_rate_is_the_first_final_cell(source):
     own = plan(source)
-    assert own.first("lora", 1e-3) == final_cells(own, {"lora": 1e-3, "hybrid": 1e-3}, {})[0]
+    assert own.first("lora", 1e-3) == final_cells(own, {"lora": 1e-3, "hybrid": 1e-3})[0]
 
 
 def test_governance_in_steps_adds_one_stage_at_a_time(source):
     names = governance_settings(("steps",))
     assert names == ("off", *(f"to-{stage}" for stage in ADDED))
-    configs = [plan(source).config(Cell("lora", name, 1e-3, 0), {}, {}).governance for name in names]
+    configs = [plan(source).config(Cell("lora", name, 1e-3, 0), {}).governance for name in names]
     assert not configs[0].enabled
     for number, config in enumerate(configs[1:], 1):
         assert set(config.only) == {"unicode", *ADDED[:number]}

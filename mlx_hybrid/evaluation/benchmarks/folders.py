@@ -15,16 +15,12 @@ FILES = {"train": "train.jsonl", "dev": "valid.jsonl", "test": "test.jsonl"}
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """Which part of a benchmark; `shots` draws from the training split alone, `dev` from the development split.
-
-    Raises ConfigError where the local copy is no folder.
-    """
+    """Which part of a benchmark; `shots` draws from the training split alone, `dev` from the development split."""
 
     languages: Sequence[str] = ()
     shots: int = 0
     dev: int = 0
     seed: int = 0
-    english_prompts: bool = False
     folder: Path | None = None
 
     def __post_init__(self) -> None:
@@ -34,7 +30,7 @@ class Choice:
     def told(self, split: str) -> dict:
         """How a split is drawn."""
         shots = {"train": self.shots, "dev": self.dev}.get(split, 0)
-        return {"shots": shots, "seed": self.seed, "english_prompts": self.english_prompts}
+        return {"shots": shots, "seed": self.seed}
 
     def records(self, name: str, split: str) -> list[dict]:
         """The records of a split of a task."""
@@ -42,8 +38,7 @@ class Choice:
 
 
 def write_task(name: str, directory: Path, choice: Choice, splits: Sequence[str] = ()) -> dict:
-    """Write splits of a task, all of them for none, and return what task.json says: sizes, seeds and languages of the
-    last call for a split. Nothing that is there is replaced.
+    """Write splits of a task, all of them for none, and return what task.json says of each. Nothing is replaced.
 
     Raises ConfigError on an unknown task, split or language, a missing source or a file that exists, DataError on rows
     that cannot be used.
@@ -73,13 +68,8 @@ def write_task(name: str, directory: Path, choice: Choice, splits: Sequence[str]
     for split, records in parts.items():
         lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
         write_text(directory / FILES[split], "".join(lines))
-        told["splits"][split] = {
-            "task": task.name,
-            "version": task.version,
-            "file": FILES[split],
-            "records": len(records),
-            "languages": sorted({str(record["language"]) for record in records}),
-            **choice.told(split),
-        }
+        own = {"task": task.name, "version": task.version, "file": FILES[split], "records": len(records)}
+        own["languages"] = sorted({str(record["language"]) for record in records})
+        told["splits"][split] = own | choice.told(split)
     write_json(path, told)
     return told

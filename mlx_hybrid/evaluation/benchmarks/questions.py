@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mlx_hybrid.config import Config
-from mlx_hybrid.errors import ConfigError, DataError
+from mlx_hybrid.errors import ConfigError, DataError, nearest
 from mlx_hybrid.evaluation import sets
 from mlx_hybrid.evaluation.answers import fingerprint_of
 from mlx_hybrid.evaluation.benchmarks.folders import Choice
 from mlx_hybrid.evaluation.benchmarks.tasks import load_task, task_files
 from mlx_hybrid.evaluation.benchmarks.variants import VARIANTS, variants_for
-from mlx_hybrid.evaluation.evaluate import PIVOT, check_variant
+from mlx_hybrid.evaluation.evaluate import PIVOT
 from mlx_hybrid.evaluation.metrics.translation import directions_of
 from mlx_hybrid.evaluation.sets import EvaluationSet, evaluation_set, kind_of, labelled, language_code
 from mlx_hybrid.records.files import FILES, Sources, find_sources, in_folder, read_renames
@@ -24,13 +24,13 @@ from mlx_hybrid.run import Run
 
 @dataclass(frozen=True)
 class Questions:
-    """A test set and, where there is one, the development set on which scoring and temperature are chosen."""
+    """A test set and, where there is one, the development set on which scoring and temperature are chosen; `note` says
+    what is not measured."""
 
     name: str
     test: EvaluationSet
     dev: EvaluationSet | None
     note: str = ""
-    """What is not measured."""
 
 
 def find_questions(
@@ -40,10 +40,9 @@ def find_questions(
     split: str,
     dev: str,
     part: Choice,
-    renames: Sequence[str] = (),
+    renames: Sequence[str],
 ) -> Questions:
-    """Of a benchmark by its name, a file or folder, or what a run's data holds. Raises ConfigError for two of these, or
-    none."""
+    """Of a benchmark, a file or folder, or what a run's data holds. Raises ConfigError for two of these, or none."""
     if path and name:
         raise ConfigError("--on and --task both say what to measure on; give one.")
     config = run.config_here() if run else None
@@ -59,8 +58,7 @@ def find_questions(
 
 
 def from_task(name: str, split: str, choice: Choice, dev_split: str, known: list[Record]) -> Questions:
-    """A split of a benchmark. Another of its splits is the development set: `auto` is dev where there is one, `none`
-    is none."""
+    """A split of a benchmark and the one that `dev_split` names, `auto` being dev where there is one."""
     task = load_task(name)
     if split not in task.splits:
         raise ConfigError(f'Task {name} has no split "{split}"; it has {", ".join(task.splits)}.')
@@ -79,13 +77,11 @@ def from_path(
     path: Path, dev: str, known: list[Record], group: str = "group", renames: Sequence[str] = ()
 ) -> Questions:
     """A file of records, or a folder with a test file. `dev` is a file, `none`, or `auto`: the folder's validation
-    file; `group` is the `data.group` of the run that is measured, `renames` say what keys are read as."""
-    keys = read_renames(renames)
-    files: Sources = Sources(test=(as_source(path),))
-    if path.is_dir():
-        files = in_folder(path)
-    elif not path.is_file():
+    file; `renames` say what keys are read as."""
+    if not path.exists():
         raise ConfigError(f"{path}: no such file or folder.")
+    keys = read_renames(renames)
+    files = in_folder(path) if path.is_dir() else Sources(test=(as_source(path),))
     test, beside = ([replace(file, renames=keys) for file in part] for part in (files.test, files.valid))
     name = path.name
     name = next((name.removesuffix(s) for s in FILES if name.lower().endswith(s)), name)
@@ -156,9 +152,10 @@ def training_records(config: Config) -> list[Record]:
 def make(
     name: str, test: list[Record], dev: list[Record], known: list[Record], group: str = "group"
 ) -> Questions:
-    """Sets whose labels must have stood in training, where the training records are of the same task and the records
-    do not state their options themselves. Raises DataError where some were trained on, ConfigError where the
-    development set holds some of the test set."""
+    """Sets whose labels must have stood in training, where that was of the same task and no options are stated.
+
+    Raises DataError where some records were trained on, ConfigError where some of the development set are tested on.
+    """
     if both := len(marks(known) & marks(test)):
         raise DataError(f"{both} of the {len(test)} records to evaluate on were trained on; name others.")
     if both := len(marks(dev) & marks(test)):
@@ -175,34 +172,32 @@ def make(
 
 
 def marks(records: list[Record]) -> set[tuple]:
-    """What each record is known by: of a benchmark its task and id, wherever it was written, else file and line,
-    whichever way the file was named."""
+    """What each record is known by: of a benchmark its task and id, wherever it was written, else file and line."""
     whole = {name: Path(name).resolve() for name in {record.path for record in records}}
     tasks = task_files()
-    return {
-        (record.fields["task"], record.id)
-        if record.fields.get("task") in tasks
-        else (whole[record.path], record.line)
-        for record in records
-    }
+    known = lambda record: record.fields.get("task") in tasks  # noqa: E731
+    return {(r.fields["task"], r.id) if known(r) else (whole[r.path], r.line) for r in records}
 
 
 def chosen_variants(asked: Sequence[str], test: EvaluationSet) -> list[str]:
-    """The variants asked for; of `all` alone those that some language of the set has. Raises ConfigError for one that
-    is not known or applies to none, or where nothing is chosen between."""
+    """The variants asked for, `all` being those that some language of the set has. Raises ConfigError for others."""
     if asked and test.kind != "classification":
         raise ConfigError(f"--variants are measured on classification tasks; these records are {test.kind}.")
-    languages = set(test.languages)
+    languages = sorted(set(test.languages))
+    fitting = {name for language in languages for name in variants_for(language)}
     if list(asked) == ["all"]:
-        return [name for name in VARIANTS if any(name in variants_for(language) for language in languages)]
+        return [name for name in VARIANTS if name in fitting]
     for name in asked:
-        check_variant(name, languages)
+        if name not in VARIANTS:
+            raise ConfigError(f'Unknown variant "{name}"; {nearest(name, VARIANTS)}')
+        if name not in fitting:
+            raise ConfigError(f'Variant "{name}" applies to none of {", ".join(languages)}.')
     return list(asked)
 
 
 def chosen_pivot(asked: str | None, test: EvaluationSet) -> str:
-    """The language that the others are held against, in one spelling; PIVOT where none is asked for, whether it is
-    there or not. Raises ConfigError for one that no record is in."""
+    """The language that the others are held against, PIVOT where none is asked for. Raises ConfigError for one that no
+    record is in."""
     if not asked:
         return PIVOT
     code = language_code(asked)

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 
 from mlx_hybrid.errors import ConfigError, DataError, nearest
-from mlx_hybrid.files import write_text
 from mlx_hybrid.records.languages import parse_language
 
 XNLI_CODES = {
@@ -27,6 +26,7 @@ NTREX_DEV_LINES = 97
 SIB_COLUMNS = ("index_id", "category", "text")
 PARSERS: dict[str, Callable[[str], dict]] = {
     ".jsonl": json.loads,
+    ".parquet": json.loads,
     ".tsv": lambda line: dict(zip(SIB_COLUMNS, next(csv.reader([line], delimiter="\t")), strict=True)),
     ".txt": lambda line: {"text": line.strip()},
 }
@@ -41,10 +41,8 @@ class Source:
     files: dict[str, str]
     columns: tuple[str, ...] = ("", "", "text")  # a row's number, its label, its texts
     fault: str = "empty, so the lines after it may be misaligned with other languages"
-    hub: tuple[str, str] = (
-        "",
-        "",
-    )  # the original's repository, where it is in a plain format, and a file there
+    hub: str = ""  # the original's repository, where it is in a plain format
+    hub_file: str = ""
 
 
 SOURCES = {
@@ -53,14 +51,16 @@ SOURCES = {
         {"train": XNLI_DEV, "dev": XNLI_DEV, "test": "xnli/test.{code}.jsonl"},
         ("id", "label", "premise", "hypothesis"),
         "not an XNLI row with id, premise, hypothesis and label",
-        ("facebook/xnli", "{code}/{split}-00000-of-00001.parquet"),
+        hub="facebook/xnli",
+        hub_file="{code}/{split}-00000-of-00001.parquet",
     ),
     "sib200": Source(
         "sib200",
         {split: f"sib200/{{code}}/{split}.tsv" for split in ("train", "dev", "test")},
         SIB_COLUMNS,
         "not an index, a category and a text between tabs",
-        ("Davlan/sib200", "data/{code}/{split}.tsv"),
+        hub="Davlan/sib200",
+        hub_file="data/{code}/{split}.tsv",
     ),
     "flores200": Source("flores", {"test": "flores200/dev/{code}.txt"}),  # its dev set is a test set here
     "ntrex128": Source("ntrex", dict.fromkeys(("train", "dev"), "ntrex128/{code}.txt")),
@@ -82,7 +82,6 @@ def read_rows(
     split: str,
     languages: Sequence[str],
     folder: Path | None,
-    *,
     labels: Sequence[str] = (),
     skip: int = 0,
 ) -> dict[str, list[Row]]:
@@ -93,15 +92,13 @@ def read_rows(
     """
     if split not in SOURCES[name].files:
         raise ConfigError(f'{name} has no split "{split}"; it has {", ".join(SOURCES[name].files)}.')
-    folder = fetch(name, split, languages) if folder is None else folder
-    whole = {language: list(rows_of(name, split, language, folder)) for language in languages}
-    rows = {language: part_of(name, split, own, skip) for language, own in whole.items()}
-    for language, own in rows.items():
+    rows = {}
+    for language in languages:
+        own = part_of(name, split, list(rows_of(name, split, language, folder)), skip)
         if odd := next((row for row in own if labels and row.label not in labels), None):
-            raise DataError(
-                f'{name} {language}: row {odd.key} has the unknown label "{odd.label}"; '
-                f"{nearest(str(odd.label), labels)}"
-            )
+            told = f'row {odd.key} has the unknown label "{odd.label}"'
+            raise DataError(f"{name} {language}: {told}; {nearest(str(odd.label), labels)}")
+        rows[language] = own
     check_aligned(name, split, rows)
     return rows
 
@@ -119,18 +116,15 @@ def check_aligned(name: str, split: str, rows: dict[str, list[Row]]) -> None:
             )
 
 
-def code_of(name: str, language: str) -> str:
-    """The benchmark's own name of a language."""
-    if name == "xnli" and language not in XNLI_CODES:
-        raise ConfigError(f"XNLI has no {language}; {nearest(language, XNLI_CODES)}")
-    return XNLI_CODES[language] if name == "xnli" else language
-
-
-def rows_of(name: str, split: str, language: str, folder: Path) -> Iterator[Row]:
+def rows_of(name: str, split: str, language: str, folder: Path | None) -> Iterator[Row]:
     """The rows of one file. Raises DataError with file and line for one that is none."""
     source, grouped = SOURCES[name], name == "xnli"
-    path = folder / source.files[split].format(code=code_of(name, language))
-    key = f"{source.key}-{path.name.partition('.')[0]}" if grouped else source.key
+    if grouped and language not in XNLI_CODES:
+        raise ConfigError(f"XNLI has no {language}; {nearest(language, XNLI_CODES)}")
+    code = XNLI_CODES[language] if grouped else language
+    file = "test" if split == "test" else "dev"
+    path = folder / source.files[split].format(code=code) if folder else fetch(source, name, split, code)
+    key = f"{source.key}-{file}" if grouped else source.key
     numbered, label, *columns = source.columns
     premises: dict[str, str] = {}
     for line, raw in enumerate(lines_of(path, source.files[split], split, folder), 1):
@@ -150,7 +144,9 @@ def rows_of(name: str, split: str, language: str, folder: Path) -> Iterator[Row]
         yield Row(f"{key}-{number}", group, texts, row.get(label))
 
 
-def lines_of(path: Path, pattern: str, split: str, folder: Path) -> list[str]:
+def lines_of(path: Path, pattern: str, split: str, folder: Path | None) -> list[str]:
+    if path.suffix == ".parquet":
+        return parquet_lines(path)
     try:
         return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except UnicodeDecodeError:
@@ -158,18 +154,43 @@ def lines_of(path: Path, pattern: str, split: str, folder: Path) -> list[str]:
     except OSError as error:
         start, end = pattern.split("{code}")
         found = (str(other.relative_to(folder)) for other in folder.glob(f"{start}*{end}"))
-        held = sorted(name.removeprefix(start).removesuffix(end) for name in found)
-        why = (
-            f"not in this copy; --languages with a {split} split here: {', '.join(held)}"
-            if held
-            else error.strerror
-        )
+        held = ", ".join(sorted(name.removeprefix(start).removesuffix(end) for name in found))
+        why = f"not in this copy; --languages with a {split} split here: {held}" if held else error.strerror
         raise ConfigError(f"{path}: cannot be read: {why}.") from None
 
 
+def parquet_lines(path: Path) -> list[str]:
+    """XNLI's rows in the Hub's file, as its JSONL has them."""
+    try:
+        from pyarrow import parquet
+    except ImportError:
+        raise ConfigError("Reading XNLI from the Hub needs pyarrow; run `pip install pyarrow`.") from None
+    rows = enumerate(parquet.read_table(path).to_pylist())
+    return [json.dumps({"id": n, **row, "label": XNLI_LABELS[row["label"]]}) for n, row in rows]
+
+
+def fetch(source: Source, name: str, split: str, code: str) -> Path:
+    """The file of a split and language in the original's Hub repository."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    from mlx_hybrid.models.base import hub_endpoint, hub_reason
+
+    if not source.hub:
+        place = source.files[split].format(code="<code>")
+        raise ConfigError(f"{name} has no plain copy on the Hub; name a folder that has {place} with --from.")
+    of_dev = name == "xnli" and split != "test"
+    file = source.hub_file.format(code=code, split="validation" if of_dev else split)
+    try:
+        return Path(hf_hub_download(source.hub, file, repo_type="dataset", endpoint=hub_endpoint()))
+    except (HfHubHTTPError, ValueError, OSError) as error:
+        told = f"{file} is not to be had from the Hub ({hub_reason(error)})"
+        raise ConfigError(f"{source.hub}: {told}; name a folder that has it with --from.") from None
+
+
 def part_of(name: str, split: str, rows: list[Row], skip: int) -> list[Row]:
-    """The rows of a split: of XNLI dev whole premises, the same in every language whatever the user's seed; of NTREX
-    the last lines to develop and all but those after `skip` to train."""
+    """The rows of a split: of XNLI dev whole premises, the same whatever the language and the user's seed; of NTREX the
+    last lines to develop and all but those after `skip` to train."""
     if name == "ntrex128":
         return rows[-NTREX_DEV_LINES:] if split == "dev" else rows[skip:-NTREX_DEV_LINES]
     if name == "xnli" and split != "test":
@@ -178,47 +199,3 @@ def part_of(name: str, split: str, rows: list[Row], skip: int) -> list[Row]:
         held_back = {groups[i] for i in order[: round(XNLI_DEV_SHARE * len(groups))]}
         return [row for row in rows if (row.group in held_back) == (split == "dev")]
     return rows
-
-
-def fetch(name: str, split: str, languages: Sequence[str]) -> Path:
-    """The files of one split from the original's Hub repository, laid out like a local copy; the folder they are in."""
-    source = SOURCES[name]
-    repository, pattern = source.hub
-    if not repository:
-        place = next(iter(source.files.values())).format(code="<code>")
-        raise ConfigError(f"{name} has no plain copy on the Hub; name a folder that has {place} with --from.")
-    from huggingface_hub import constants, hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError
-
-    from mlx_hybrid.models.base import hub_endpoint, hub_reason
-
-    folder = Path(constants.HF_HOME) / "mlx-hybrid" / "tasks"
-    for language in languages:
-        code = code_of(name, language)
-        target = folder / source.files[split].format(code=code)
-        if target.exists():
-            continue
-        file = pattern.format(code=code, split="validation" if target.name.startswith("dev.") else split)
-        try:
-            path = Path(hf_hub_download(repository, file, repo_type="dataset", endpoint=hub_endpoint()))
-        except (HfHubHTTPError, ValueError, OSError) as error:
-            raise ConfigError(
-                f"{repository}: {file} is not to be had from the Hub ({hub_reason(error)}); name a folder that "
-                f"has it with --from."
-            ) from None
-        text = _xnli_from_parquet(path) if name == "xnli" else path.read_text(encoding="utf-8")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write_text(target, text)
-    return folder
-
-
-def _xnli_from_parquet(path: Path) -> str:
-    try:
-        from pyarrow import parquet
-    except ImportError:
-        raise ConfigError("Reading XNLI from the Hub needs pyarrow; run `pip install pyarrow`.") from None
-    lines = [
-        json.dumps({"id": number, **row, "label": XNLI_LABELS[row["label"]]}, ensure_ascii=False)
-        for number, row in enumerate(parquet.read_table(path).to_pylist())
-    ]
-    return "\n".join(lines) + "\n"

@@ -75,35 +75,36 @@ def build_records(
     folder: Path | None = None,
     shots: int = 0,
     seed: int = 0,
-    english_prompts: bool = False,
 ) -> list[dict]:
     """Records of one split of a task in `languages` (any spelling of a code; empty means all of the task).
 
-    `shots` draws that many records a language, or a direction of translation; XNLI draws whole premises and cuts the
-    last. A language draws the same whatever the others are, and 64 shots hold the 32 of the same seed. `folder` None
-    fetches from the Hub.
+    `shots` draws that many records a language, or a direction of translation, by whole groups; 64 hold the 32 of the
+    same seed, whatever the other languages are. `folder` None fetches from the Hub.
     """
     task = load_task(name)
     codes = resolve_languages(task, languages)
     source = task.test_source if split == "test" and task.test_source else task.source
     translates = task.kind == "translation"
     reading = list(dict.fromkeys([task.pivot, *codes])) if translates else codes
-    rows = read_rows(source, split, reading, folder, labels=task.labels, skip=task.skip)
-    if not translates:
-        make = classification_record if task.kind == "classification" else text_record
-        return [
-            make(task, row, language, task.pivot if english_prompts else language)
-            for language in codes
-            for row in draw(rows[language], shots, seed, language)
-        ]
-    others = [code for code in codes if code != task.pivot]
+    rows = read_rows(source, split, reading, folder, task.labels, task.skip)
+    if translates:
+        return translations(task, rows, shots, seed)
+    make = classification_record if task.kind == "classification" else text_record
+    return [make(task, row, own) for own in codes for row in draw(rows[own], shots, seed, own)]
+
+
+def translations(task: Task, rows: dict[str, list[Row]], shots: int, seed: int) -> list[dict]:
+    """Records both ways between the pivot and each other language."""
+    others = [code for code in rows if code != task.pivot]
     if not others:
-        raise ConfigError(f"Task {name} needs a language other than its pivot, {task.pivot}.")
+        raise ConfigError(f"Task {task.name} needs a language other than its pivot, {task.pivot}.")
     records = []
-    for pair in (pair for code in others for pair in ((task.pivot, code), (code, task.pivot))):
-        targets = {row.key: row.fields["text"] for row in rows[pair[1]]}
-        drawn = draw(rows[pair[0]], shots, seed, ">".join(pair))
-        records += [translation_record(task, row, *pair, targets[row.key]) for row in drawn]
+    for a, b in (pair for code in others for pair in ((task.pivot, code), (code, task.pivot))):
+        targets = {row.key: row.fields["text"] for row in rows[b]}
+        records += [
+            {"source_language": a, **asked(task, row, b, f"{a}>{b}", targets[row.key])}
+            for row in draw(rows[a], shots, seed, f"{a}>{b}")
+        ]
     return records
 
 
@@ -137,45 +138,34 @@ def draw(rows: Sequence[Row], shots: int, seed: int, stream: str) -> list[Row]:
     return [row for i in order for row in groups[names[i]]][:shots]
 
 
-def classification_record(task: Task, row: Row, language: str, prompts: str) -> dict:
-    options = task.options(prompts)
+def classification_record(task: Task, row: Row, language: str) -> dict:
+    options = task.options(language)
     return {
         "label": row.label,
         "options": options,
-        **asked(task, row, language, language, prompts, options[row.label]),
+        **asked(task, row, language, language, options[row.label]),
     }
 
 
-def translation_record(task: Task, row: Row, source: str, target: str, reference: str) -> dict:
-    return {"source_language": source, **asked(task, row, target, f"{source}>{target}", target, reference)}
-
-
-def text_record(task: Task, row: Row, language: str, prompts: str) -> dict:
+def text_record(task: Task, row: Row, language: str) -> dict:
     return {"text": row.fields["text"], **named(task, row, language, language)}
 
 
 def named(task: Task, row: Row, language: str, end: str) -> dict:
-    return {
-        "id": f"{row.key}-{end}",
-        "group": row.group,
-        "language": language,
-        "task": task.name,
-        "version": task.version,
-    }
+    place = {"id": f"{row.key}-{end}", "group": row.group, "language": language}
+    return {**place, "task": task.name, "version": task.version}
 
 
-def asked(task: Task, row: Row, language: str, end: str, prompts: str, answer: str) -> dict:
-    """A conversation in the words of the language `prompts`, and the texts that it is made of."""
-    turns = [
-        {"role": "user", "content": fill_prompt(task, prompts, row.fields)},
-        {"role": "assistant", "content": answer},
-    ]
-    own = {"messages": turns, "fields": row.fields, "prompts": prompts}
-    return {**named(task, row, language, end), **own}
+def asked(task: Task, row: Row, language: str, end: str, answer: str) -> dict:
+    """A conversation in the words of a language, and the texts that it is made of."""
+    prompt = {"role": "user", "content": fill_prompt(task, language, row.fields)}
+    turns = [prompt, {"role": "assistant", "content": answer}]
+    return {**named(task, row, language, end), "messages": turns, "fields": row.fields}
 
 
-def fill_prompt(task: Task, prompts: str, fields: dict[str, str]) -> str:
-    """The prompt of a record from its fields, in the words of the language `prompts`."""
+def fill_prompt(task: Task, language: str, fields: dict[str, str]) -> str:
+    """The prompt of a record from its fields, in the words of a language."""
     if task.kind == "translation":
-        return task.prompt.format(target=task.names[prompts], **fields)
-    return task.prompts[prompts]["prompt"].format(choices=", ".join(task.options(prompts).values()), **fields)
+        return task.prompt.format(target=task.names[language], **fields)
+    choices = ", ".join(task.options(language).values())
+    return task.prompts[language]["prompt"].format(choices=choices, **fields)

@@ -1,13 +1,13 @@
 """The same text as another keyboard, habit or file would have spelt it: meaning stays, spelling moves.
 
-Each variant belongs to a script or a language and says nothing about the others: `variants_for` lists those that
-apply. All but two are rules without chance; `tatweel` and `keyboard` draw their places from a seed and the text itself,
-so that an example has one variant whatever stands around it. Two real variants are whole evaluation sets of their
-own: traditional Chinese and romanised Arabic (REAL_VARIANTS).
+Each variant belongs to a script or a language. `tatweel` and `keyboard` draw their places from a seed and the text
+itself, so that an example has one variant whatever stands around it. Two real variants are sets of their own:
+traditional Chinese and romanised Arabic (REAL_VARIANTS).
 """
 
+import re
 import unicodedata
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -17,20 +17,24 @@ from mlx_hybrid.errors import ConfigError, nearest
 
 REAL_VARIANTS = {"zho_Hans": {"traditional": "zho_Hant"}, "arb_Arab": {"romanised": "arb_Latn"}}
 
-CASED = frozenset({"Latn", "Cyrl", "Grek"})
+CASED = "Latn Cyrl Grek"
 NUKTA = "\u093c"
 TATWEEL = "\u0640"
 TONOS = "\u0301"
-TURKIC = frozenset({"tur", "azj"})
+TURKIC = "tur azj"
+ARABIC = "arb ary arz"
 SINGLE = dict(zip("đĐłŁøØħĦɓƁɗƊƙƘƴƳ", "dDlLoOhHbBdDkKyY", strict=True))
 UMLAUTS = {"ä": "ae", "ö": "oe", "ü": "ue", "Ä": "Ae", "Ö": "Oe", "Ü": "Ue", "ß": "ss"}
 ALEF = dict.fromkeys("أإآٱ", "ا")
-YA = {"ى": "ي"}
 HARAKAT = dict.fromkeys(map(chr, [*range(0x064B, 0x0653), 0x0670]), "")
 JOINING = frozenset("بتثجحخسشصضطظعغفقكلمنهيپچکگی")  # letters that join the next one
 WIDE = {chr(code): chr(code + 0xFEE0) for code in range(0x21, 0x7F)}
 TONES = {"vie": frozenset("\u0300\u0301\u0303\u0309\u0323"), "yor": frozenset("\u0300\u0301\u0304")}
-OPEN_PAIRS = ("oa", "oe", "uy")  # the vowels whose tone mark has an old and a new place
+TONE = f"[{''.join(sorted(TONES['vie']))}]?"
+OPEN_SYLLABLE = re.compile(
+    rf"(?<!q)(o(?={TONE}[ae])|u(?={TONE}y))({TONE})([aey])({TONE})(?![\w\u0300-\u036f])", re.IGNORECASE
+)
+"""oa, oe and uy at the end of a syllable, whose tone mark has an old and a new place: hòa, hoà."""
 Rewrite = Callable[[str, np.random.Generator, str], str]  # of a text, by chance, in a language
 KEYS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
 NEIGHBOUR = {row[i]: row[i - 1] + row[min(i + 1, len(row) - 1)] for row in KEYS for i in range(1, len(row))}
@@ -43,12 +47,14 @@ class Variant:
     """A rewriting, for the scripts and the ISO 639-3 languages it means something in; empty means any."""
 
     rewrite: Rewrite
-    scripts: frozenset[str] = frozenset()
-    languages: frozenset[str] = frozenset()
+    scripts: str = ""
+    languages: str = ""
 
     def applies_to(self, language: str) -> bool:
         code, _, script = language.partition("_")
-        return (not self.scripts or script in self.scripts) and (not self.languages or code in self.languages)
+        return all(
+            not own or part in own.split() for part, own in ((script, self.scripts), (code, self.languages))
+        )
 
 
 def apply_variant(name: str, text: str, language: str, *, seed: int = 0) -> str:
@@ -72,30 +78,32 @@ def variants_for(language: str) -> list[str]:
     return [name for name, variant in VARIANTS.items() if variant.applies_to(language)]
 
 
+def _plain(rewrite: Callable[[str], str], form: str = "NFC") -> Rewrite:
+    """A rule without chance, the same in every language, on a text in one Unicode form."""
+    return lambda text, rng, language: unicodedata.normalize(
+        "NFC", rewrite(unicodedata.normalize(form, text))
+    )
+
+
 def _mapped(table: dict[str, str]) -> Rewrite:
-    codes = str.maketrans(table)
-    return lambda text, rng, language: unicodedata.normalize("NFC", text).translate(codes)
+    return _plain(lambda text: text.translate(str.maketrans(table)))
 
 
 def _normal(form: str) -> Rewrite:
     return lambda text, rng, language: unicodedata.normalize(form, text)
 
 
-def _without_marks(text: str, rng: np.random.Generator, language: str) -> str:
+def _bare(text: str) -> str:
     """Base letters alone: é → e, ọ̀ → o, đ → d; the Turkish dotted İ → I."""
-    bare = "".join(c for c in unicodedata.normalize("NFD", text) if unicodedata.category(c) != "Mn")
-    return unicodedata.normalize("NFC", "".join(SINGLE.get(c, c) for c in bare))
+    return "".join(SINGLE.get(c, c) for c in text if unicodedata.category(c) != "Mn")
 
 
-def _without(marks: Mapping[str, Collection[str]]) -> Rewrite:
-    """Without the marks of a language, or those of any under an empty code."""
+def _without(marks: Collection[str]) -> Rewrite:
+    return _plain(lambda text: "".join(c for c in text if c not in marks), "NFD")
 
-    def rewrite(text: str, rng: np.random.Generator, language: str) -> str:
-        own = marks.get(language[:3]) or marks[""]
-        parts = unicodedata.normalize("NFD", text)
-        return unicodedata.normalize("NFC", "".join(c for c in parts if c not in own))
 
-    return rewrite
+def _without_tones(text: str, rng: np.random.Generator, language: str) -> str:
+    return _without(TONES[language[:3]])(text, rng, language)
 
 
 def _cased(change: Callable[[str], str], turkic: dict[str, str]) -> Rewrite:
@@ -103,7 +111,7 @@ def _cased(change: Callable[[str], str], turkic: dict[str, str]) -> Rewrite:
 
     def rewrite(text: str, rng: np.random.Generator, language: str) -> str:
         text = unicodedata.normalize("NFC", text)
-        return change(text.translate(str.maketrans(turkic)) if language[:3] in TURKIC else text)
+        return change(text.translate(str.maketrans(turkic)) if language[:3] in TURKIC.split() else text)
 
     return rewrite
 
@@ -119,25 +127,6 @@ def _tatweel(text: str, rng: np.random.Generator, language: str) -> str:
         return word[:place] + TATWEEL + word[place:]
 
     return _by_word(text, stretch)
-
-
-def _tone_place(text: str, rng: np.random.Generator, language: str) -> str:
-    """hoà ↔ hòa: the tone mark of oa, oe and uy moves to the other vowel, where the syllable ends with them."""
-    return _by_word(unicodedata.normalize("NFC", text), _move_tone)
-
-
-def _move_tone(word: str) -> str:
-    letters = [unicodedata.normalize("NFD", c) for c in word]
-    for i in range(len(letters) - 1):
-        pair = letters[i][0] + letters[i + 1][0]
-        final = i + 2 == len(letters) or not letters[i + 2][0].isalpha()
-        after_q = i > 0 and letters[i - 1][0].lower() == "q"
-        first, second = letters[i][1:], letters[i + 1][1:]
-        if not final or after_q or pair.lower() not in OPEN_PAIRS or bool(first) == bool(second):
-            continue
-        if (first + second) in TONES["vie"]:
-            letters[i], letters[i + 1] = letters[i][0] + second, letters[i + 1][0] + first
-    return unicodedata.normalize("NFC", "".join(letters))
 
 
 def _keyboard(text: str, rng: np.random.Generator, language: str) -> str:
@@ -162,13 +151,8 @@ def _keyboard(text: str, rng: np.random.Generator, language: str) -> str:
 
 def _clusters(word: str) -> list[str]:
     """Letters with the marks that belong to them."""
-    clusters: list[str] = []
-    for c in word:
-        if clusters and unicodedata.category(c).startswith("M"):
-            clusters[-1] += c
-        else:
-            clusters.append(c)
-    return clusters
+    starts = [n for n, c in enumerate(word) if not n or not unicodedata.category(c).startswith("M")]
+    return [word[start:end] for start, end in zip(starts, [*starts[1:], len(word)])]
 
 
 def _by_word(text: str, rewrite: Callable[[str], str]) -> str:
@@ -180,18 +164,22 @@ VARIANTS = {
     "nfc": Variant(_normal("NFC")),
     "lower": Variant(_cased(str.lower, {"İ": "i", "I": "ı"}), CASED),
     "upper": Variant(_cased(str.upper, {"i": "İ", "ı": "I"}), CASED),
-    "no-diacritics": Variant(_without_marks, frozenset({"Latn"})),
-    "full-width": Variant(_mapped(WIDE), frozenset({"Hans", "Hant", "Jpan"})),
-    "alef": Variant(_mapped(ALEF), frozenset({"Arab"}), frozenset({"arb", "ary", "arz"})),
-    "ya": Variant(_mapped(YA), frozenset({"Arab"}), frozenset({"arb", "ary", "arz"})),
-    "ta-marbuta": Variant(_mapped({"ة": "ه"}), frozenset({"Arab"}), frozenset({"arb", "ary", "arz"})),
-    "no-harakat": Variant(_mapped(HARAKAT), frozenset({"Arab"})),
-    "tatweel": Variant(_tatweel, frozenset({"Arab"})),
-    "no-nukta": Variant(_without({"": NUKTA}), frozenset({"Deva"})),
-    "no-tonos": Variant(_without({"": TONOS}), frozenset({"Grek"})),
-    "dotless-i": Variant(_mapped({"ı": "i", "İ": "I"}), frozenset({"Latn"}), TURKIC),
-    "umlaut-spelling": Variant(_mapped(UMLAUTS), frozenset({"Latn"}), frozenset({"deu"})),
-    "tone-place": Variant(_tone_place, frozenset({"Latn"}), frozenset({"vie"})),
-    "no-tone": Variant(_without(TONES), frozenset({"Latn"}), frozenset({"vie", "yor"})),
-    "keyboard": Variant(_keyboard, frozenset({"Latn", "Cyrl", "Grek", "Arab", "Deva", "Ethi"})),
+    "no-diacritics": Variant(_plain(_bare, "NFD"), "Latn"),
+    "full-width": Variant(_mapped(WIDE), "Hans Hant Jpan"),
+    "alef": Variant(_mapped(ALEF), "Arab", ARABIC),
+    "ya": Variant(_mapped({"ى": "ي"}), "Arab", ARABIC),
+    "ta-marbuta": Variant(_mapped({"ة": "ه"}), "Arab", ARABIC),
+    "no-harakat": Variant(_mapped(HARAKAT), "Arab"),
+    "tatweel": Variant(_tatweel, "Arab"),
+    "no-nukta": Variant(_without(NUKTA), "Deva"),
+    "no-tonos": Variant(_without(TONOS), "Grek"),
+    "dotless-i": Variant(_mapped({"ı": "i", "İ": "I"}), "Latn", TURKIC),
+    "umlaut-spelling": Variant(_mapped(UMLAUTS), "Latn", "deu"),
+    "tone-place": Variant(
+        _plain(lambda text: OPEN_SYLLABLE.sub(r"\1\4\3\2", text), "NFD"),
+        "Latn",
+        "vie",
+    ),
+    "no-tone": Variant(_without_tones, "Latn", "vie yor"),
+    "keyboard": Variant(_keyboard, "Latn Cyrl Grek Arab Deva Ethi"),
 }

@@ -48,48 +48,45 @@ def confidence(
 
 
 def reliability(
-    confidences: np.ndarray, correct: np.ndarray, *, bins: int = BINS, mass: str = "width"
+    confidences: np.ndarray, correct: np.ndarray, *, bins: int = BINS, mass: bool = False
 ) -> list[dict]:
-    """One row a bin that is not empty: its bounds, count, mean confidence and accuracy.
-
-    `width`: bin i holds confidences in (i/bins, (i+1)/bins], 0 going to the first. `mass`: as near as can be to
-    n/bins examples each; equal confidences always share a bin, so the order of the examples does not matter.
-    """
-    confidences, correct = np.asarray(confidences, np.float64), np.asarray(correct, np.float64)
-    if not len(confidences):
-        raise DataError("Calibration needs at least one example.")
-    index = _width_bins(confidences, bins) if mass == "width" else _mass_bins(confidences, bins)
-    rows = []
-    for number in np.unique(index):
-        inside = index == number
-        values = confidences[inside]
-        bounds = (number / bins, (number + 1) / bins) if mass == "width" else (values.min(), values.max())
-        rows.append(
-            {
-                "low": float(bounds[0]),
-                "high": float(bounds[1]),
-                "count": int(inside.sum()),
-                "confidence": float(values.mean()),
-                "accuracy": float(correct[inside].mean()),
-            }
-        )
-    return rows
+    """Count, mean confidence and accuracy of each bin that is not empty; `bin_of` says what a bin is."""
+    index = bin_of(confidences, bins, mass)
+    counts = np.bincount(index)
+    held = np.flatnonzero(counts)
+    sure, right = (np.bincount(index, own)[held] / counts[held] for own in (confidences, correct))
+    keys = ("count", "confidence", "accuracy")
+    return [dict(zip(keys, row)) for row in zip(counts[held].tolist(), sure.tolist(), right.tolist())]
 
 
 def expected_calibration_error(
-    confidences: np.ndarray, correct: np.ndarray, *, bins: int = BINS, mass: str = "width"
+    confidences: np.ndarray, correct: np.ndarray, *, bins: int = BINS, mass: bool = False
 ) -> float:
     """Σ_b n_b / n · |accuracy_b − confidence_b|. Guo et al. 2017, https://arxiv.org/abs/1706.04599."""
-    rows = reliability(confidences, correct, bins=bins, mass=mass)
-    count = sum(row["count"] for row in rows)
-    return sum(row["count"] * abs(row["accuracy"] - row["confidence"]) for row in rows) / count
+    gaps = np.asarray(correct, np.float64) - confidences
+    return float(np.abs(np.bincount(bin_of(confidences, bins, mass), gaps)).sum() / len(gaps))
+
+
+def bin_of(confidences: np.ndarray, bins: int, mass: bool = False) -> np.ndarray:
+    """The bin of each confidence: bin i holds those in (i/bins, (i+1)/bins], 0 going to the first.
+
+    With `mass` as near as can be to n/bins examples each, by the middle rank of each value: equal ones share a bin.
+    """
+    if not len(confidences):
+        raise DataError("Calibration needs at least one example.")
+    if not mass:
+        edges = np.searchsorted(np.linspace(0, 1, bins + 1), confidences, side="left")
+        return np.clip(edges - 1, 0, bins - 1)
+    _, inverse, counts = np.unique(confidences, return_inverse=True, return_counts=True)
+    middle = np.cumsum(counts) - (counts + 1) / 2
+    return np.minimum((middle * bins / len(confidences)).astype(np.int64), bins - 1)[inverse]
 
 
 def ece_interval(confidences: np.ndarray, correct: np.ndarray, **resampling) -> Interval:
     """ECE of equal width and its bootstrap interval; of few examples both lie above the true error (Kumar et al. 2019,
     section 4)."""
     gaps = np.asarray(correct, np.float64) - confidences
-    inside = np.eye(BINS)[_width_bins(confidences, BINS)] * gaps[:, None]
+    inside = np.eye(BINS)[bin_of(confidences, BINS)] * gaps[:, None]
     table = np.column_stack([inside, np.ones(len(gaps))])
     return bootstrap(table, lambda sums: np.abs(sums[:, :-1]).sum(1) / sums[:, -1], **resampling)
 
@@ -140,14 +137,3 @@ def check_answers(scores: np.ndarray, answers: Sequence[int]) -> np.ndarray:
     if bad.size:
         raise DataError(f"Example {bad[0]} has answer {answers[bad[0]]}, outside its {options} options.")
     return answers.astype(np.int64)
-
-
-def _width_bins(confidences: np.ndarray, bins: int) -> np.ndarray:
-    return np.clip(np.searchsorted(np.linspace(0, 1, bins + 1), confidences, side="left") - 1, 0, bins - 1)
-
-
-def _mass_bins(confidences: np.ndarray, bins: int) -> np.ndarray:
-    """By the middle rank of each distinct value."""
-    _, inverse, counts = np.unique(confidences, return_inverse=True, return_counts=True)
-    middle = np.cumsum(counts) - (counts + 1) / 2
-    return np.minimum((middle * bins / len(confidences)).astype(np.int64), bins - 1)[inverse]

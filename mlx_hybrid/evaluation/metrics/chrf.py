@@ -23,23 +23,22 @@ def chrf() -> Any:
     return CHRF(word_order=2)
 
 
-def sentence_statistics(
-    hypotheses: Sequence[str], columns: Sequence[Sequence[str]], metric: Any = None
-) -> np.ndarray:
-    """What a corpus score is summed from, a row a sentence, as sacrebleu counts it; of chrF++ (sentences, 8 · 3) counts
-    of n-grams in the hypothesis, in its best reference, and in both. `columns` holds each set of references whole."""
-    return np.array((metric or chrf())._extract_corpus_statistics(hypotheses, columns))
+def sentence_statistics(hypotheses: Sequence[str], columns: Sequence[Sequence[str]]) -> np.ndarray:
+    """What a corpus score is summed from, (sentences, 8 · 3), as sacrebleu counts it: n-grams in the hypothesis, in its
+    best reference, and in both. `columns` holds each set of references whole."""
+    return np.array(chrf()._extract_corpus_statistics(hypotheses, columns))
 
 
-def signature(metric: Any, references: int) -> str:
+def signature(references: int) -> str:
     """How sacrebleu names these settings, with so many references a sentence."""
+    metric = chrf()
     metric.corpus_score(["a"], [["a"]] * references)  # before which it knows no number of references
     return str(metric.get_signature())
 
 
-def corpus_score(sums: np.ndarray, metric: Any = None) -> np.ndarray:
-    """The score from 0 to 100 of summed statistics (…, counts), chrF++ unless another metric is given."""
-    own = metric or chrf()
+def corpus_score(sums: np.ndarray) -> np.ndarray:
+    """The score from 0 to 100 of summed statistics (…, counts)."""
+    own = chrf()
     return np.apply_along_axis(lambda row: own._compute_score_from_stats(row.tolist()).score, -1, sums)
 
 
@@ -54,7 +53,7 @@ class Directions:
 
 
 def score_directions(
-    pairs: Sequence[Pair], groups: Sequence[str], statistics: np.ndarray, *, seed: int, metric: Any = None
+    pairs: Sequence[Pair], groups: Sequence[str], statistics: np.ndarray, *, seed: int
 ) -> Directions:
     """Of one direction, group and row of statistics a sentence; a group is drawn in all its directions at once.
 
@@ -68,10 +67,10 @@ def score_directions(
     drawn = [weights[:, place[own]] for own in rows.values()]
     whole = np.all([own.sum(1) > 0 for own in drawn], axis=0)
     tables = [statistics[own] for own in rows.values()]
-    observed = np.stack([corpus_score(table.sum(0, keepdims=True), metric) for table in tables], 1)
+    observed = np.stack([corpus_score(table.sum(0, keepdims=True)) for table in tables], 1)
     if not whole.any():
         return Directions(list(rows), observed, observed, count)
-    scores = [corpus_score(own[whole] @ table, metric) for own, table in zip(drawn, tables)]
+    scores = [corpus_score(own[whole] @ table) for own, table in zip(drawn, tables)]
     return Directions(list(rows), observed, np.stack(scores, 1), count)
 
 

@@ -12,19 +12,17 @@ import numpy as np
 from mlx_hybrid.errors import DataError
 
 LEVEL = 0.95
-MCNEMAR, SIGN_FLIP = "mcnemar_p", "sign_flip_p"
 DRAWS_AT_ONCE = 1 << 22  # bounds the memory of one block of resamples to some tens of MB
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with its percentile interval, in the units of the values."""
+    """An estimate with its percentile interval, in the units of the values; `count` is of the units resampled."""
 
     value: float
     low: float
     high: float
     count: int
-    """How many units were resampled: values, or groups where groups were given."""
 
 
 def bootstrap(
@@ -37,10 +35,8 @@ def bootstrap(
 ) -> Interval:
     """A statistic of the sums of the columns of `table` (n, columns), with its percentile bootstrap interval.
 
-    `statistic` takes (samples, columns). With `groups` (n labels) whole groups are resampled: right where values in one
-    group (translations of a sentence, one premise) are not independent. One unit alone gives an interval of width zero.
-    Raises DataError on no values or a value that is not finite.
-
+    `statistic` takes (samples, columns). With `groups` (n labels) whole groups are resampled: values in one group
+    (translations of a sentence, one premise) are not independent. Raises DataError on no values, or one not finite.
     Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13.
     """
     if not table.size:
@@ -77,13 +73,9 @@ def paired_bootstrap(a: Sequence[float], b: Sequence[float], **resampling) -> In
 def sign_flip(a_correct: Sequence[bool], b_correct: Sequence[bool], groups: Sequence) -> float:
     """Two-sided p of the exact sign-flip test on paired right-or-wrong answers in groups that are not independent.
 
-    With d_g = Σ (b − a) over the examples of group g, p = P(|Σ s_g d_g| ≥ |Σ d_g|) over signs s_g = ±1, all 2^groups
-    of them: without a true gain a group may as well have come out the other way round. Sums of whole numbers have their
-    distribution by convolution, so nothing is drawn. Where each example is its own group it is the exact test of
-    McNemar 1947, https://doi.org/10.1007/BF02295996; where the two never differ it is 1. Raises DataError where the
-    lengths differ.
-
-    Yeh 2000, https://aclanthology.org/C00-2137.
+    With d_g = Σ (b − a) over the examples of group g, p = P(|Σ s_g d_g| ≥ |Σ d_g|) over all signs s_g = ±1, by
+    convolution. Where each example is its own group it is the exact test of McNemar 1947,
+    https://doi.org/10.1007/BF02295996. Yeh 2000, https://aclanthology.org/C00-2137.
     """
     changes = sums_by_group(_change(a_correct, b_correct)[:, None], groups)[:, 0]
     sizes = np.abs(changes[changes != 0]).astype(int)
@@ -96,12 +88,6 @@ def sign_flip(a_correct: Sequence[bool], b_correct: Sequence[bool], groups: Sequ
         chance = moved / 2
     sums = 2 * np.arange(whole + 1) - whole
     return min(1.0, float(chance[np.abs(sums) >= abs(int(changes.sum()))].sum()))
-
-
-def paired_test(a_correct: Sequence[bool], b_correct: Sequence[bool], groups: Sequence) -> tuple[str, float]:
-    """p that both are right as often, and its name: MCNEMAR where no group repeats, else SIGN_FLIP."""
-    alone = len({str(group) for group in groups}) == len(groups)
-    return MCNEMAR if alone else SIGN_FLIP, sign_flip(a_correct, b_correct, groups)
 
 
 def interval_of(value: float, drawn: np.ndarray, count: int) -> Interval:

@@ -1,4 +1,4 @@
-"""Translations: written greedily, scored by chrF++ and spBLEU, their parity and the balance of directions."""
+"""Translations: written greedily, scored by chrF++, its parity and the balance of directions."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -8,7 +8,6 @@ import numpy as np
 from mlx_hybrid.errors import DataError
 from mlx_hybrid.evaluation.metrics import chrf
 from mlx_hybrid.evaluation.metrics.intervals import Interval
-from mlx_hybrid.evaluation.metrics.spbleu import bleu, missing_tokenizer
 from mlx_hybrid.evaluation.results import ALL, DIFFERENCE, Row, by_model
 from mlx_hybrid.evaluation.sets import EvaluationSet, language_code, references
 
@@ -26,9 +25,9 @@ def directions_of(examples: EvaluationSet) -> list[tuple[str, str]]:
 def translation_rows(
     parts: Mapping[str, EvaluationSet], answers: Mapping[str, dict], *, seed: int, pivot: str | None
 ) -> tuple[dict, list[Row]]:
-    """chrF++ and spBLEU of each direction, their parity out of and into the pivot and their balance; of two models what
-    the second has more. Facts name sacrebleu's settings and say why spBLEU is missing."""
-    test, missing = parts["test"], missing_tokenizer()
+    """chrF++ of each direction, its parity out of and into the pivot and its balance; of two models what the second has
+    more. Facts name sacrebleu's settings."""
+    test = parts["test"]
     texts = {name: [row["text"] for row in own["test"]] for name, own in answers.items()}
     pairs, groups = directions_of(test), test.groups
     scored = {
@@ -38,27 +37,19 @@ def translation_rows(
     rows: list[Row] = []
     for name, own in scored.items():
         told = figure_rows(chrf.intervals([own], pivot), sizes) + empty_rows(pairs, texts[name])
-        if not missing:
-            table = statistics_of(test, texts[name], bleu())
-            spbleu = chrf.score_directions(pairs, groups, table, seed=seed, metric=bleu())
-            told += figure_rows(chrf.intervals([spbleu], None), sizes, "spbleu")
         rows += by_model(told, name)
     if len(scored) == 2:
         before, after = scored.values()
         rows += by_model(figure_rows(chrf.intervals([after], pivot, minus=[before]), sizes), DIFFERENCE)
-    metrics = {"chrf": chrf.chrf()} | ({} if missing else {"spbleu": bleu()})
-    count = len(references(test.records[0]))
-    signatures = {name: chrf.signature(metric, count) for name, metric in metrics.items()}
-    return {"signatures": signatures, "notes": [missing] if missing else []}, rows
+    return {"signatures": {"chrf": chrf.signature(len(references(test.records[0])))}}, rows
 
 
-def figure_rows(figures: Mapping[str, Interval], sizes: Mapping[str, int], metric: str = "chrf") -> list[Row]:
+def figure_rows(figures: Mapping[str, Interval], sizes: Mapping[str, int]) -> list[Row]:
     """Rows of `direction_measures`; a language or direction stands behind the @."""
     rows = []
     for figure, value in figures.items():
         name, _, language = figure.partition("@")
-        n = sizes.get(language or ALL, value.count)
-        rows.append(Row.of(name.replace("chrf", metric), value, n, language or ALL))
+        rows.append(Row.of(name, value, sizes.get(language or ALL, value.count), language or ALL))
     return rows
 
 
@@ -71,10 +62,10 @@ def empty_rows(pairs: list[tuple[str, str]], texts: list[str]) -> list[Row]:
     return rows
 
 
-def statistics_of(examples: EvaluationSet, texts: list[str], metric: Any = None) -> np.ndarray:
-    """What a corpus score is made of, a row a record: of chrF++, or of another metric of sacrebleu."""
+def statistics_of(examples: EvaluationSet, texts: list[str]) -> np.ndarray:
+    """What a corpus's chrF++ is made of, a row a record."""
     columns = reference_columns(texts, [references(record) for record in examples.records])
-    return chrf.sentence_statistics(texts, columns, metric)
+    return chrf.sentence_statistics(texts, columns)
 
 
 def reference_columns(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> list[list[str]]:
@@ -92,12 +83,10 @@ def reference_columns(hypotheses: Sequence[str], references: Sequence[Sequence[s
     return [list(column) for column in zip(*references)]
 
 
-def greedy(
-    model: Any, tokenizer: Any, *, max_tokens: int = MOST_TOKENS
-) -> Callable[[list[list[int]]], list[str]]:
+def greedy(tokenizer: Any, max_tokens: int = MOST_TOKENS) -> Callable[[Any, list[list[int]]], list[str]]:
     """A generator for `evaluate`: the likeliest token each time, until the turn ends or `max_tokens`."""
 
-    def generate(prompts: list[list[int]]) -> list[str]:
+    def generate(model: Any, prompts: list[list[int]]) -> list[str]:
         from mlx_lm.generate import batch_generate
 
         texts = batch_generate(model, tokenizer, prompts, max_tokens=max_tokens).texts
