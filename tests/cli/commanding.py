@@ -11,5 +11,5 @@ from mlx_hybrid.cli import main
 def command(*arguments: object, pages: bool = False, code: int | None = None) -> Result:
     with nullcontext() if pages else no_pages():
         done = CliRunner().invoke(main, [str(a) for a in arguments])
-    assert code in (None, done.exit_code), done.output or repr(done.exception)
+    assert code in (None, done.exit_code), f"{done.output}\n{done.exception!r}"
     return done
