@@ -12,7 +12,7 @@ from typing import Any
 
 from mlx_hybrid.config import flat, to_tree
 from mlx_hybrid.errors import ConfigError, nearest
-from mlx_hybrid.jobs.events import Evaluated, JobEvent, Prepared
+from mlx_hybrid.jobs.events import AdapterReady, Evaluated, JobEvent, Prepared
 from mlx_hybrid.run import Run
 from mlx_hybrid.training.recording import metrics_row
 
@@ -65,10 +65,17 @@ class Tracking(ExitStack):
                 raise ConfigError(f"--log {name}: {error}; pip install 'mlx-hybrid[{name}]'.") from None
 
     def follow(self, event: JobEvent) -> None:
-        if isinstance(event, Prepared):
-            own = self.packages.items()
-            self.logs = [self.enter_context(TRACKERS[name](package, event.run)) for name, package in own]
-        row = held_out(event) if isinstance(event, Evaluated) else metrics_row(event) or {}
+        match event:
+            case Prepared():
+                own = self.packages.items()
+                self.logs = [self.enter_context(TRACKERS[name](package, event.run)) for name, package in own]
+                return
+            case AdapterReady():
+                return
+            case Evaluated():
+                row = held_out(event)
+            case _:
+                row = metrics_row(event) or {}
         self.step = row.pop("step", self.step)
         values = {name: value for name, value in row.items() if type(value) in (int, float)}
         for log in self.logs if values else ():
