@@ -1,6 +1,9 @@
 """Put adapters on a loaded model: which modules, what each carries, and how to take the result apart again."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -9,6 +12,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 from mlx_hybrid.adapters.dora import DoraLinear
 from mlx_hybrid.adapters.experts import HybridExperts
 from mlx_hybrid.adapters.frozen import on_cpu
+from mlx_hybrid.adapters.householder import Householder, core_of_gram
 from mlx_hybrid.adapters.layer import HybridLinear, Rotation
 from mlx_hybrid.adapters.plans import LayerPlan, plan_layers
 from mlx_hybrid.adapters.targets import find_targets, is_experts, natural_order
@@ -30,15 +34,13 @@ class Attached:
 
 
 def attach(model: nn.Module, config: AdapterConfig, *, seed: int = 0) -> Attached:
-    """Freeze the model and wrap its target modules in fresh adapters; without branches, as `full` has
-    none, dequantise and unfreeze it instead.
+    """Freeze the model and wrap its targets in fresh adapters; without branches (`full`), dequantise and unfreeze it.
 
     Raises ConfigError for a target or unitary name that the model lacks, and for a block size that does not divide.
     """
     if hybrid_layers(model):
-        raise ConfigError(
-            "The model already carries an adapter; load the base afresh, or fuse the adapter first."
-        )
+        told = "The model already carries an adapter; load the base afresh, or fuse the adapter first."
+        raise ConfigError(told)
     total = parameter_count(model)
     if config.full:
         dequantise(model)
@@ -48,10 +50,9 @@ def attach(model: nn.Module, config: AdapterConfig, *, seed: int = 0) -> Attache
     plans = plan_layers(targets, config)
     keys = mx.random.split(mx.random.key(seed), len(targets))
     model.freeze()
-    wrapped = [
-        (name, layer_class(module, plans[name])(module, plans[name], key))
-        for (name, module), key in zip(targets.items(), keys, strict=True)
-    ]
+    wrapped = []
+    for (name, module), key in zip(targets.items(), keys, strict=True):
+        wrapped.append((name, layer_class(module, plans[name])(module, plans[name], key)))
     model.update_modules(tree_unflatten(wrapped))
     return Attached(tuple(targets), trainable_count(model), total)
 
@@ -99,15 +100,30 @@ def settle(model: nn.Module) -> nn.Module:
     return model
 
 
-def unsettle(model: nn.Module) -> nn.Module:
-    for rotation in rotations(model):
-        rotation.unsettle()
-    return model
+@contextmanager
+def formed(model: nn.Module) -> Iterator[None]:
+    """Within it the cores of all layers' reflections are formed together, and gradients flow through them.
+
+    Inverting one core is some fifty operations on a (k, k) matrix: chains of one length are one batch. Not where
+    activations are recomputed: what runs again gets gradients for what it is given, not for what it finds formed.
+    """
+    recomputes = any(getattr(type(layer), "recomputes", False) for layer in model.layers)
+    chains = [r for r in rotations(model) if isinstance(r, Householder) and not (r.settled or recomputes)]
+    chains.sort(key=lambda chain: chain.house_u.shape[1])
+    try:
+        for _, group in groupby(chains, key=lambda chain: chain.house_u.shape[1]):
+            alike = list(group)
+            cores = core_of_gram(mx.stack([chain.house_u.T @ chain.house_u for chain in alike]))
+            for chain, core in zip(alike, cores, strict=True):
+                chain.settle(core)
+        yield
+    finally:
+        for chain in chains:
+            chain.unsettle()
 
 
 def fuse(model: nn.Module, *, dequantize: bool = True) -> nn.Module:
-    """Replace every adapted layer by one linear layer, in place; dequantised by default, as a small update is lost
-    in the grid of packed weights."""
+    """Replace every adapted layer by one linear layer, in place; packed again only where asked."""
     fused = [(name, layer.fuse(dequantize=dequantize)) for name, layer in hybrid_layers(model).items()]
     model.update_modules(tree_unflatten(fused))
     return model

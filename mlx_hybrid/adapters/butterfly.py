@@ -6,7 +6,6 @@ The product is block-diagonal with dense blocks of B = b·2^(m−1): they are co
 product is left on the activations. Liu et al. 2023 (BOFT), arXiv 2311.06243.
 """
 
-import math
 from functools import cache
 
 import mlx.core as mx
@@ -28,14 +27,10 @@ class Butterfly(nn.Module):
     def __init__(self, d_in: int, block_size: int, factors: int):
         super().__init__()
         blocks = d_in // block_size
-        self.oft_q = mx.zeros((factors, blocks, triangle_size(block_size)))
+        self.oft_q = mx.zeros((factors, blocks, block_size * (block_size - 1) // 2))
         self.oft_base = mx.broadcast_to(mx.eye(block_size), (factors, blocks, block_size, block_size)) + 0
         self._dense = None
         self.freeze(keys=["oft_base"])
-
-    @staticmethod
-    def parameter_count(d_in: int, block_size: int, factors: int) -> int:
-        return factors * d_in * (block_size - 1) // 2
 
     @property
     def block_size(self) -> int:
@@ -59,35 +54,27 @@ class Butterfly(nn.Module):
         """W Rᵀ (…, out, in) in float32."""
         return rotate_blocks(weight, mx.swapaxes(self.dense_blocks(), -1, -2))
 
-    def matrix(self) -> mx.array:
-        """R (in, in), dense. To look at: merging goes by blocks."""
-        return rotate_blocks(mx.eye(self.oft_base.shape[1] * self.block_size), self.dense_blocks())
-
     def factors(self) -> mx.array:
         """The factors' blocks (m, in/b, b, b): Cayley(Q) · base."""
-        return cayley(skew(self.oft_q, self.block_size)) @ self.oft_base
+        return turned(self.oft_q, self.oft_base)
 
     def dense_blocks(self) -> mx.array:
-        """R as dense blocks (in/B, B, B)."""
-        # forming them anew in the backward pass costs less than keeping
-        return mx.checkpoint(self._compose)(self.oft_q, self.oft_base)
-
-    def _compose(self, q: mx.array, base: mx.array) -> mx.array:
-        return compose_butterfly(cayley(skew(q, self.block_size)) @ base)
+        """R as dense blocks (in/B, B, B), formed anew in the backward pass, which costs less than keeping them."""
+        return mx.checkpoint(lambda q, base: compose_butterfly(turned(q, base)))(self.oft_q, self.oft_base)
 
     def defect(self) -> float:
         """max |R Rᵀ − I| over the dense blocks."""
         return defect(self.dense_blocks())
 
     def reach(self) -> mx.array:
-        """An upper bound of the largest ‖Q‖₂ among the blocks."""
-        return skew_norm(self.oft_q)
+        """An upper bound of the largest ‖Q‖₂ among the blocks: for skew Q, ‖Q‖₂ ≤ ‖Q‖_F/√2 = ‖triangle‖₂."""
+        return mx.max(mx.linalg.norm(self.oft_q, axis=-1))
 
     def refold(self, reach: float | None = None) -> bool:
         """Fold Q into `oft_base` where its `reach` (read anew if None) is beyond the series; whether it was.
 
-        R does not change, beyond one Newton–Schulz step towards orthogonality. Called between steps. Adam's moments
-        stay as they are: after a fold Q restarts at 0, where its tangent space is the same up to the fold's rotation.
+        R stays, but for one Newton–Schulz step. Adam's moments stay too: Q restarts at 0, where its tangent space is
+        the same up to the fold's rotation.
         """
         if (self.reach().item() if reach is None else reach) <= LARGEST_SKEW:
             return False
@@ -107,11 +94,13 @@ class Butterfly(nn.Module):
         self._dense = None
 
 
-def skew(q: Float[mx.array, "*batch t"], size: int) -> Float[mx.array, "*batch {size} {size}"]:
-    """Skew-symmetric (…, b, b) from its strict upper triangle (…, b(b−1)/2), row by row (PEFT's order).
+def turned(q: mx.array, base: mx.array) -> mx.array:
+    return cayley(skew(q, base.shape[-1])) @ base
 
-    As a product with a (t, b²) matrix of 0 and ±1: exact, and quicker than gathering, whose gradient scatters.
-    """
+
+def skew(q: Float[mx.array, "*batch t"], size: int) -> Float[mx.array, "*batch {size} {size}"]:
+    """Skew-symmetric (…, b, b) from its strict upper triangle (…, b(b−1)/2), row by row (PEFT's order)."""
+    # a product with 0 and ±1 is exact, and quicker than gathering, whose gradient scatters
     return (q @ mx.array(skew_basis(size))).reshape(*q.shape[:-1], size, size)
 
 
@@ -130,9 +119,7 @@ def cayley(q: Float[mx.array, "*batch b b"]) -> Float[mx.array, "*batch b b"]:
     """Cayley map R = (I − Q)(I + Q)⁻¹ of skew-symmetric Q (…, b, b): orthogonal with determinant 1.
 
     (I + Q)⁻¹ is the Neumann series summed by doubling, Π_{k<5} (I + (−Q)^(2^k)): no inverse, valid to float32 for
-    ‖Q‖₂ ≤ 0.5. R(−Q) = R(Q)ᵀ, and R(0) = I to the bit. Gradient: dQ = −½ (I + R)ᵀ G (I + R)ᵀ.
-
-    Liu et al. 2023 (BOFT), arXiv 2311.06243, section 4.
+    ‖Q‖₂ ≤ 0.5. R(−Q) = R(Q)ᵀ, and R(0) = I to the bit.
     """
     identity = mx.eye(q.shape[-1])
     power = -q
@@ -145,17 +132,17 @@ def cayley(q: Float[mx.array, "*batch b b"]) -> Float[mx.array, "*batch b b"]:
 
 @cayley.vjp
 def cayley_vjp(q: mx.array, cotangent: mx.array, rotation: mx.array) -> mx.array:
+    """dQ = −½ (I + R)ᵀ G (I + R)ᵀ."""
     sides = mx.swapaxes(rotation + mx.eye(rotation.shape[-1]), -1, -2)
     return -0.5 * (sides @ cotangent @ sides)
 
 
 def rotate_factor(
     x: Float[mx.array, "*batch n d"], blocks: Float[mx.array, "*batch blocks b b"], level: int
-) -> Float[mx.array, "*batch n d"]:
+) -> mx.array:
     """Rows `x` (…, n, D) times butterfly factor `level`, blocks (…, D/b, b, b).
 
-    Factor i mixes half-blocks 2^i apart: within a chunk of b·2^i features, block t holds half-blocks t and t + 2^i
-    (the order of PEFT's BOFT). Factor 0 is plain consecutive blocks.
+    Within a chunk of b·2^level features block t holds half-blocks t and t + 2^level: the order of PEFT's BOFT.
     """
     *batch, n, width = x.shape
     b, stride = blocks.shape[-1], 1 << level
@@ -169,9 +156,8 @@ def rotate_factor(
 def compose_butterfly(factors: Float[mx.array, "m blocks b b"]) -> Float[mx.array, "groups size size"]:
     """Dense blocks (d/B, B, B), B = b·2^(m−1), of R = F_{m−1} … F₀ from its factors (m, d/b, b, b).
 
-    From F₀'s own blocks upwards: factor i joins pairs of (s, s) blocks, s = b·2^(i−1), and as the half-blocks that it
-    mixes lie one in each of a pair, only half of each of its blocks meets either. d·B·b multiplications in all, once a
-    step, and one batched product is left on the activations.
+    Factor i joins pairs of (s, s) blocks, s = b·2^(i−1), from F₀'s own upwards. The half-blocks that it mixes lie one
+    in each of a pair, so only half of each of its blocks meets either: d·B·b multiplications in all.
     """
     m, blocks, b, _ = factors.shape
     product = factors[0]
@@ -187,38 +173,23 @@ def compose_butterfly(factors: Float[mx.array, "m blocks b b"]) -> Float[mx.arra
 
 
 @mx.custom_function
-def rotate_blocks(
-    x: Float[mx.array, "*batch d"], dense: Float[mx.array, "blocks b b"]
-) -> Float[mx.array, "*batch d"]:
-    """x R for block-diagonal R: consecutive groups of B features of `x` (…, d), each times its own (B, B).
-
-    The gradient, dX = G Rᵀ and dR = Xᵀ G by blocks, brings G into groups once for both, and keeps no grouped X.
-    """
-    return ungroup(group(x, dense.shape[0]) @ dense, x.shape)
+def rotate_blocks(x: Float[mx.array, "*batch d"], dense: Float[mx.array, "blocks b b"]) -> mx.array:
+    """x R for block-diagonal R: consecutive groups of B features of `x` (…, d), each times its own (B, B)."""
+    return (group(x, dense.shape[0]) @ dense).swapaxes(0, 1).reshape(x.shape)
 
 
 @rotate_blocks.vjp
-def rotate_blocks_vjp(
-    primals: tuple[mx.array, mx.array], cotangent: mx.array, _: mx.array
-) -> tuple[mx.array, mx.array]:
+def rotate_blocks_vjp(primals: tuple, cotangent: mx.array, _: mx.array) -> tuple[mx.array, mx.array]:
+    """dX = G Rᵀ and dR = Xᵀ G by blocks; G comes into groups once for both, and no grouped X is kept."""
     x, dense = primals
     grouped, inputs = (mx.contiguous(group(a, dense.shape[0])) for a in (cotangent, x))
-    back = ungroup(grouped @ mx.swapaxes(dense, -1, -2), x.shape)
+    back = (grouped @ mx.swapaxes(dense, -1, -2)).swapaxes(0, 1).reshape(x.shape)
     return back, mx.swapaxes(inputs, -1, -2) @ grouped
 
 
 def group(x: Float[mx.array, "*batch d"], blocks: int) -> Float[mx.array, "{blocks} n b"]:
     """(…, d) as (blocks, n, d/blocks): each group of features on its own."""
     return x.reshape(-1, blocks, x.shape[-1] // blocks).swapaxes(0, 1)
-
-
-def ungroup(grouped: Float[mx.array, "blocks n b"], shape: tuple[int, ...]) -> mx.array:
-    return grouped.swapaxes(0, 1).reshape(shape)
-
-
-def skew_norm(q: Float[mx.array, "*batch t"]) -> Float[mx.array, ""]:
-    """An upper bound of max ‖Q‖₂ over all blocks: for skew Q, ‖Q‖₂ ≤ ‖Q‖_F/√2 = ‖triangle‖₂."""
-    return mx.sqrt(mx.max(mx.sum(mx.square(q), axis=-1)))
 
 
 def nearest_rotation(r: Float[mx.array, "*batch b b"]) -> Float[mx.array, "*batch b b"]:
@@ -245,8 +216,3 @@ def nearest_blocks(d: int, block_size: int, factors: int) -> tuple[int, int]:
         if b % 2 == 0 and d % b == 0:
             return b, 1
     return 0, 0
-
-
-def triangle_size(size: int) -> int:
-    """Free entries of a skew-symmetric (b, b)."""
-    return math.comb(size, 2)

@@ -1,20 +1,19 @@
 """Adapters on the experts of a mixture: one rotation shared by all of them, and a low-rank update for each.
 
-Experts are stacked: weights (E, out, in), and each token goes to those that its indices name. Rotating the input needs
-no index, so the rotation costs and stores what it does on one dense layer; the low-rank leaves are E times as many.
+Experts are stacked, (E, out, in), and each token goes to those that its indices name. Rotating the input needs no
+index, so the rotation costs what it does on one dense layer; the low-rank leaves are E times as many.
 """
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_hybrid.adapters.frozen import linear_shape
 from mlx_hybrid.adapters.layer import HybridLinear
 
 
 class HybridExperts(HybridLinear):
     """y_e = (x R) W_eᵀ + s · x (A_e B_e − A₀_e B₀_e) + bias_e for the experts e that `indices` name.
 
-    Leaves: those of a HybridLinear for R; A (E, in, r) and B (E, r, out). The router is no part of it.
+    A is (E, in, r) and B (E, r, out). The router is no part of it.
     """
 
     def __call__(self, x: mx.array, indices: mx.array, sorted_indices: bool = False) -> mx.array:
@@ -28,15 +27,7 @@ class HybridExperts(HybridLinear):
             low = mx.gather_mm(low, side.astype(x.dtype), rhs_indices=indices, sorted_indices=sorted_indices)
         return y + (low_rank.scale * low).astype(y.dtype)
 
-    def fuse(self, dequantize: bool = True) -> nn.Module:
-        """The experts as plain ones; dequantised, since a small update vanishes in the grid of packed weights."""
+    def plain(self, d_in: int, d_out: int, bias: bool) -> nn.Module:
         from mlx_lm.models.switch_layers import SwitchLinear
 
-        layer = self.linear
-        fused = SwitchLinear(*linear_shape(layer), layer.num_experts, bias="bias" in layer)
-        fused.weight = self.merged_weight().astype(self.weight_dtype())
-        if "bias" in layer:
-            fused.bias = layer.bias
-        if dequantize or not hasattr(layer, "scales"):
-            return fused
-        return fused.to_quantized(layer.group_size, layer.bits, mode=layer.mode)
+        return SwitchLinear(d_in, d_out, self.linear.num_experts, bias=bias)

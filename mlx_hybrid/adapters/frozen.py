@@ -15,27 +15,23 @@ def on_cpu() -> bool:
     return mx.default_device() == mx.Device(mx.cpu)
 
 
+def packing(layer: nn.Module) -> dict:
+    """How a layer's weight is packed, as MLX's functions take it."""
+    sizes = {"group_size": layer.group_size, "bits": layer.bits, "mode": layer.mode}
+    return {"scales": layer.scales, "biases": layer.get("biases"), **sizes}
+
+
 def dense_weight(layer: nn.Module, dtype: mx.Dtype | None = None) -> mx.array:
     """The layer's weight (out, in), dequantised where it is packed."""
     if not hasattr(layer, "scales"):
         return layer.weight
-    return mx.dequantize(
-        layer.weight,
-        scales=layer.scales,
-        biases=layer.get("biases"),
-        group_size=layer.group_size,
-        bits=layer.bits,
-        mode=layer.mode,
-        dtype=dtype,
-    )
+    return mx.dequantize(layer.weight, **packing(layer), dtype=dtype)
 
 
 def linear_shape(linear: nn.Module) -> tuple[int, int]:
     """(in, out) of a linear layer, or of each of stacked experts; packed or not."""
     out, packed = linear.weight.shape[-2:]
-    if hasattr(linear, "scales"):
-        return packed * 32 // linear.bits, out
-    return packed, out
+    return packed * 32 // linear.bits if hasattr(linear, "scales") else packed, out
 
 
 def frozen_matmul(x: mx.array, layer: nn.Module) -> mx.array:
@@ -46,42 +42,19 @@ def frozen_matmul(x: mx.array, layer: nn.Module) -> mx.array:
     """
     if not hasattr(layer, "scales"):
         return x @ layer.weight.T
-    if on_cpu() and x.size // x.shape[-1] >= DENSE_ROWS:
-        return dequantised_matmul(x, layer)
-    return mx.quantized_matmul(
-        x,
-        layer.weight,
-        scales=layer.scales,
-        biases=layer.get("biases"),
-        transpose=True,
-        group_size=layer.group_size,
-        bits=layer.bits,
-        mode=layer.mode,
-    )
-
-
-def dequantised_matmul(x: mx.array, layer: nn.Module) -> mx.array:
-    packed, scales, biases = layer.weight, layer.scales, layer.get("biases")
-
-    def weight(packed: mx.array) -> mx.array:
-        return mx.dequantize(
-            packed,
-            scales=scales,
-            biases=biases,
-            group_size=layer.group_size,
-            bits=layer.bits,
-            mode=layer.mode,
-            dtype=x.dtype,
-        )
+    how = packing(layer)
+    if not on_cpu() or x.size // x.shape[-1] < DENSE_ROWS:
+        return mx.quantized_matmul(x, layer.weight, **how, transpose=True)
+    packed = layer.weight
 
     @mx.custom_function
     def product(x: mx.array) -> mx.array:
-        return x @ weight(packed).T
+        return x @ mx.dequantize(packed, **how, dtype=x.dtype).T
 
     @product.vjp
     def product_vjp(x: mx.array, cotangent: mx.array, _: mx.array) -> mx.array:
         (late,) = mx.depends([packed], [cotangent])
-        return cotangent @ weight(late)
+        return cotangent @ mx.dequantize(late, **how, dtype=x.dtype)
 
     return product(x)
 
@@ -108,7 +81,5 @@ def use_fast_products(model: nn.Module) -> nn.Module:
     """Give every quantised layer of a model on the CPU the faster product; nothing else changes."""
     if on_cpu():
         for _, module in model.named_modules():
-            fast = FAST.get(type(module))
-            if fast is not None:
-                module.__class__ = fast
+            module.__class__ = FAST.get(type(module), type(module))
     return model

@@ -2,9 +2,7 @@
 
     R = I − U T Uᵀ,  T = (½ diag(UᵀU) + strict-upper(UᵀU))⁻¹        U (in, k),  T (k, k)
 
-Everything in a step is a matmul, so it runs on the GPU: factorisations from `mx.linalg` exist on the CPU stream only
-and have no gradient. Row-vector convention: an activation `x` (…, in) is rotated as `x R`.
-
+A step is matmuls alone: factorisations of `mx.linalg` exist on the CPU stream only and have no gradient.
 Yuan et al. 2024 (HRA), arXiv 2405.17484; Joffrain et al. 2006 for the UT transform.
 """
 
@@ -27,43 +25,21 @@ class Householder(nn.Module):
         self.house_u = u
         self._core = None
 
-    @classmethod
-    def start(cls, d_in: int, reflections: int, key: mx.array) -> "Householder":
-        """k unit columns in equal pairs, each reflection undone by the next, so that R = I."""
-        return cls(paired_reflections(d_in, reflections, key))
-
-    @staticmethod
-    def parameter_count(d_in: int, reflections: int) -> int:
-        return reflections * d_in
-
-    def core(self) -> mx.array:
-        """T, settled or formed anew."""
-        return householder_core(self.house_u) if self._core is None else self._core
-
     def rotate(self, x: mx.array) -> mx.array:
         """x R (…, in)."""
-        u = self.house_u.astype(x.dtype)
-        return self._reflect(x, x @ u, u)
+        return self.rotate_beside(x)[0]
 
-    def rotate_beside(self, x: mx.array, down: mx.array) -> tuple[mx.array, mx.array]:
-        """x R (…, in) and x A (…, r), from one product with [U, A]."""
+    def rotate_beside(self, x: mx.array, down: mx.array | None = None) -> tuple[mx.array, mx.array]:
+        """x R = x − (x U) T Uᵀ (…, in) and x A (…, r), from one product with [U, A]."""
         u, k = self.house_u.astype(x.dtype), self.house_u.shape[1]
-        both = x @ mx.concatenate([u, down], axis=1)
-        return self._reflect(x, both[..., :k], u), both[..., k:]
-
-    def _reflect(self, x: mx.array, coordinates: mx.array, u: mx.array) -> mx.array:
-        """x − (x U) T Uᵀ."""
-        return x - (coordinates @ self.core().astype(x.dtype)) @ u.T
+        both = x @ (u if down is None else mx.concatenate([u, down], axis=1))
+        core = householder_core(self.house_u) if self._core is None else self._core
+        return x - (both[..., :k] @ core.astype(x.dtype)) @ u.T, both[..., k:]
 
     def merge(self, weight: mx.array) -> mx.array:
         """W Rᵀ (…, out, in) in float32, thin products alone."""
         u = self.house_u
         return weight - ((weight @ u) @ householder_core(u).T) @ u.T
-
-    def matrix(self) -> mx.array:
-        """R (in, in), dense. To look at: merging is thin."""
-        u = self.house_u
-        return mx.eye(u.shape[0]) - u @ householder_core(u) @ u.T
 
     def defect(self) -> float:
         """max |R Rᵀ − I|, of U (T Uᵀ U Tᵀ − T − Tᵀ) Uᵀ, by rows, so that no (in, in) is formed."""
@@ -101,7 +77,7 @@ def invert_upper(m: Float[mx.array, "*batch k k"]) -> Float[mx.array, "*batch k 
     """Inverse of upper-triangular `m` (…, k, k) by recursive 2×2 blocks.
 
     [[A, B], [0, C]]⁻¹ = [[A⁻¹, −A⁻¹ B C⁻¹], [0, C⁻¹]], log₂ k levels of matmuls. Exact to rounding where a nilpotent
-    series blows up: ≤ 2.3e-6 at k = 32 with columns correlated 0.9. Gradient: dM = −M⁻ᵀ G M⁻ᵀ.
+    series blows up: ≤ 2.3e-6 at k = 32 with columns correlated 0.9.
     """
     *batch, k, _ = m.shape
     size = 1 << max(0, (k - 1).bit_length())
@@ -126,16 +102,13 @@ def invert_upper(m: Float[mx.array, "*batch k k"]) -> Float[mx.array, "*batch k 
 
 @invert_upper.vjp
 def invert_upper_vjp(m: mx.array, cotangent: mx.array, inverse: mx.array) -> mx.array:
+    """dM = −M⁻ᵀ G M⁻ᵀ."""
     transposed = mx.swapaxes(inverse, -1, -2)
     return mx.triu(-(transposed @ cotangent @ transposed))
 
 
 def householder_core(u: Float[mx.array, "d k"]) -> Float[mx.array, "k k"]:
-    """T (k, k) with H₀ H₁ … H_{k−1} = I − U T Uᵀ, H_i = I − 2 uᵢuᵢᵀ/‖uᵢ‖², for the columns of U (d, k).
-
-    Compact WY: T = (½ diag(UᵀU) + strict-upper(UᵀU))⁻¹. Columns need not be of unit length.
-    Yuan et al. 2024 (HRA), arXiv 2405.17484; Joffrain et al. 2006 for the UT transform.
-    """
+    """T (k, k) with H₀ H₁ … H_{k−1} = I − U T Uᵀ, H_i = I − 2 uᵢuᵢᵀ/‖uᵢ‖², for the columns of U (d, k)."""
     return core_of_gram(u.T @ u)
 
 
@@ -156,8 +129,7 @@ def leading_planes(
 ) -> Float[mx.array, "d planes"]:
     """Unit vectors (d, ≤ count), one in each of the leading planes of S = skew(V P) = ½(V P − Pᵀ Vᵀ).
 
-    S lives in the span of [V, Pᵀ] = Q [R_v, R_p]: S = Q C Qᵀ, C = ½(R_v R_pᵀ − R_p R_vᵀ), whose singular values come
-    in equal pairs. Thin factorisations on the CPU stream; no (d, d) is formed unless 2n ≥ d.
+    In the span of [V, Pᵀ] = Q [R_v, R_p] S is Q C Qᵀ, C = ½(R_v R_pᵀ − R_p R_vᵀ), of singular values in equal pairs.
     """
     n = v.shape[1]
     q, r = mx.linalg.qr(mx.concatenate([v, p.T], axis=1), stream=mx.cpu)
@@ -169,10 +141,8 @@ def leading_planes(
 def gradient_reflections(
     u: Float[mx.array, "d k"], v: Float[mx.array, "d n"], p: Float[mx.array, "n d"]
 ) -> Float[mx.array, "d k"]:
-    """Reflections (d, k) of unit length in equal pairs, so that R = I, along the leading planes of skew(V P).
-
-    GᵀW is V P for G = U diag(σ) Vᵀ and P = diag(σ) UᵀW. Pairs of `u` stay where there are more of them than planes.
-    """
+    """Reflections (d, k) of unit length in equal pairs, so that R = I, along the leading planes of skew(V P), where
+    GᵀW = V P. Pairs of `u` stay where there are more of them than planes."""
     k = u.shape[1]
     found = leading_planes(v, p, k // 2)
     found = found / mx.linalg.norm(found, axis=0, keepdims=True)

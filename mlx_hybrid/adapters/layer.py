@@ -2,8 +2,8 @@
 
     y = (x R) Wᵀ + s · x (A B − A₀ B₀) + bias      R orthogonal (in, in);  A (in, r), B (r, out)
 
-There is one product with the base weight, on a rotated input, so packed weights are never touched. Merged, the layer
-is W' = W Rᵀ + s (A B − A₀ B₀)ᵀ; A₀ and B₀ are zero but for the LoRA-GA start.
+The base weight is met once, on a rotated input, so packed weights are never touched. A₀ and B₀ are zero but for the
+LoRA-GA start.
 """
 
 import math
@@ -13,18 +13,10 @@ import mlx.nn as nn
 from jaxtyping import Float
 
 from mlx_hybrid.adapters.butterfly import Butterfly
-from mlx_hybrid.adapters.dropout import Dropout
 from mlx_hybrid.adapters.frozen import dense_weight, frozen_matmul, linear_shape
-from mlx_hybrid.adapters.householder import Householder
+from mlx_hybrid.adapters.householder import Householder, paired_reflections
 from mlx_hybrid.adapters.plans import LayerPlan, check_fit, layer_plan
-from mlx_hybrid.config import (
-    AdapterConfig,
-    HouseholderConfig,
-    LowRankConfig,
-    RotationConfig,
-    build,
-    to_tree,
-)
+from mlx_hybrid.config import AdapterConfig, HouseholderConfig, LowRankConfig, RotationConfig, build, to_tree
 from mlx_hybrid.errors import ConfigError
 
 ORTHOGONAL_LEAVES = ("house_u", "oft_q")
@@ -36,6 +28,34 @@ TRAINED_LEAVES = (*ORTHOGONAL_LEAVES, *LOW_RANK_LEAVES, *MAGNITUDE_LEAVES)
 Rotation = Householder | Butterfly
 USUAL_ROTATION, USUAL_LOW_RANK = HouseholderConfig(), LowRankConfig()
 """What `from_base` puts on a layer: the sizes of the `hybrid` preset."""
+
+
+class Dropout(nn.Module):
+    """Zeroes a share of the entries in training and scales the others up by as much.
+
+    A layer that runs again in the backward pass must drop what it dropped: the key of the last mask can be given back.
+    """
+
+    def __init__(self, share: float):
+        super().__init__()
+        self._share, self._given, self._last = share, None, None
+
+    @property
+    def acts(self) -> bool:
+        return self.training and self._share > 0
+
+    def give(self, key: mx.array | None) -> None:
+        self._given = key
+
+    def last(self) -> mx.array | None:
+        return self._last
+
+    def __call__(self, x: mx.array) -> mx.array:
+        if not self.acts:
+            return x
+        keep, key = 1 - self._share, self._given
+        self._last = mx.random.randint(0, 1 << 31, (2,), dtype=mx.uint32) if key is None else key
+        return mx.random.bernoulli(keep, x.shape, key=self._last) * x * (1 / keep)
 
 
 class LowRank(nn.Module):
@@ -96,6 +116,9 @@ class HybridLinear(nn.Module):
     A fresh layer equals its base: to the bit for butterfly and low rank, within 1e-6·max|y| for reflections.
     """
 
+    plain = nn.Linear
+    """What makes a layer of its kind without an adapter."""
+
     def __init__(self, linear: nn.Module, plan: LayerPlan, key: mx.array):
         super().__init__()
         self.linear = linear
@@ -122,16 +145,14 @@ class HybridLinear(nn.Module):
 
             y = (x R) Wᵀ + s · x A B + bias       x (…, in);  W (out, in);  R (in, in);  A (in, r);  B (r, out)
 
-        R is k Householder reflections (HRA, arXiv 2405.17484) or m butterfly factors (BOFT, arXiv 2311.06243),
-        orthogonal at every step; s is α/√r (rsLoRA, arXiv 2312.03732). The base is frozen and used as it is, packed or
-        not; `trainable_parameters()` are the branches' own, in float32, and the fresh layer equals its base.
+        R is k Householder reflections (HRA, arXiv 2405.17484) or m butterfly factors (BOFT, arXiv 2311.06243); s is
+        α/√r (rsLoRA, arXiv 2312.03732). The base is frozen and used as it is, packed or not; the branches are float32.
 
             layer = HybridLinear.from_base(linear, rotation={"kind": "butterfly", "block_size": 8}, low_rank=None)
             layer(x), layer.rotation.defect(), layer.fuse()
 
-        The branches take the settings of `adapter.rotation` and `adapter.low_rank`, or None for no such branch. The
-        defaults have the sizes of the `hybrid` preset, k = 8 and r = 8; its low-rank branch starts along a gradient,
-        which takes the whole model (adapters/start.py), and here from zeros.
+        `rotation` and `low_rank` are settings as under `adapter`, or None for no such branch; by default those of the
+        `hybrid` preset, but that A starts at random: along the gradient takes the whole model (adapters/start.py).
         Raises ConfigError for settings that do not fit the layer, and for a `linear` that is no linear layer.
         """
         if not isinstance(linear, nn.Linear | nn.QuantizedLinear):
@@ -182,7 +203,7 @@ class HybridLinear(nn.Module):
         return {leaf: m for m in modules for leaf in (*TRAINED_LEAVES, *STATE_LEAVES) if leaf in m}
 
     def merged_weight(self) -> mx.array:
-        """W' = W Rᵀ + s (A B − A₀ B₀)ᵀ (…, out, in) in float32, from the weight as it is, dequantised where packed."""
+        """W' = W Rᵀ + s (A B − A₀ B₀)ᵀ (…, out, in) in float32, of the dequantised weight."""
         weight = dense_weight(self.linear, mx.float32).astype(mx.float32)
         if self.rotation is not None:
             weight = self.rotation.merge(weight)
@@ -190,15 +211,14 @@ class HybridLinear(nn.Module):
 
     def fuse(self, dequantize: bool = True) -> nn.Module:
         """The layer as one linear layer; dequantised, since a small update vanishes in the grid of a packed weight."""
-        d_in, d_out = linear_shape(self.linear)
-        fused = nn.Linear(d_in, d_out, bias="bias" in self.linear)
-        fused.weight = self.merged_weight().astype(self.weight_dtype())
-        if "bias" in self.linear:
-            fused.bias = self.linear.bias
-        if dequantize or not hasattr(self.linear, "scales"):
-            return fused
         layer = self.linear
-        return nn.QuantizedLinear.from_linear(fused, layer.group_size, layer.bits, mode=layer.mode)
+        fused = self.plain(*linear_shape(layer), bias="bias" in layer)
+        fused.weight = self.merged_weight().astype(self.weight_dtype())
+        if "bias" in layer:
+            fused.bias = layer.bias
+        if dequantize or not hasattr(layer, "scales"):
+            return fused
+        return fused.to_quantized(layer.group_size, layer.bits, mode=layer.mode)
 
     def weight_dtype(self) -> mx.Dtype:
         """The type of the base's weights once unpacked."""
@@ -209,7 +229,7 @@ class HybridLinear(nn.Module):
 def make_rotation(config: RotationConfig | None, d_in: int, key: mx.array) -> Rotation | None:
     """A fresh rotation of `d_in` features, R = I."""
     if isinstance(config, HouseholderConfig):
-        return Householder.start(d_in, config.reflections, key)
+        return Householder(paired_reflections(d_in, config.reflections, key))
     return config and Butterfly(d_in, config.block_size, config.factors)
 
 

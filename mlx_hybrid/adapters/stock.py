@@ -26,11 +26,9 @@ def stock_modules(kind: str, names: list[str], where: str) -> tuple[str, ...]:
     modules = sorted({name.rpartition(".")[0] for name in names if name.endswith((".lora_a", ".lora_b"))})
     if kind == "full":
         return ()
-    missing = [f"{m}.{leaf}" for m in modules for leaf in LEAVES[kind] if f"{m}.{leaf}" not in names]
-    if missing or not modules:
-        raise ConfigError(
-            f"{where}: fine_tune_type is {kind}, but {(missing or ['every lora_a'])[0]} is missing."
-        )
+    wanted = [f"{m}.{leaf}" for m in modules for leaf in LEAVES[kind]] or ["every lora_a"]
+    if missing := [name for name in wanted if name not in names]:
+        raise ConfigError(f"{where}: fine_tune_type is {kind}, but {missing[0]} is missing.")
     return tuple(modules)
 
 
@@ -63,9 +61,9 @@ def stock_targets(modules: tuple[str, ...], keys: list[str], last: int | None) -
 
 def our_leaves(weights: dict[str, mx.array]) -> dict[str, mx.array]:
     """Tensors as our layers hold them: float32, and of stacked experts A (E, in, r), B (E, r, out)."""
-    return {
-        name: (mx.swapaxes(value, -1, -2) if value.ndim == 3 else value).astype(mx.float32)
-        if re.search(r"\.(lora_[ab]|m)$", name)
-        else value
-        for name, value in weights.items()
-    }
+
+    def ours(value: mx.array) -> mx.array:
+        return (mx.swapaxes(value, -1, -2) if value.ndim == 3 else value).astype(mx.float32)
+
+    leaf = re.compile(r"\.(lora_[ab]|m)$")
+    return {name: ours(value) if leaf.search(name) else value for name, value in weights.items()}

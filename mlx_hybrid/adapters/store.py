@@ -4,9 +4,9 @@ A pure `lora` adapter is mlx-lm's own format, so stock `mlx_lm.generate --adapte
 `hybrid` there, which mlx-lm refuses by name rather than apply in part.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -18,7 +18,7 @@ from mlx_hybrid.adapters.stock import is_stock, our_leaves, stock_modules, stock
 from mlx_hybrid.adapters.targets import within_layer
 from mlx_hybrid.config import AdapterConfig, build, from_format_1, to_tree
 from mlx_hybrid.errors import ConfigError
-from mlx_hybrid.files import new_directory, read_header, read_tensors
+from mlx_hybrid.files import new_directory, read_header, read_json, read_tensors, write_json
 
 FORMAT = 2
 READABLE = (1, 2)  # 1 has the settings of the adapter in one flat group
@@ -42,7 +42,7 @@ class AdapterInfo:
     @property
     def conversations(self) -> dict:
         """The chat template's options and the fate of a system turn, where they are not the usual."""
-        told = {"template": self.extra.get("template"), "system": self.extra.get("system", "keep")}
+        told = {key: self.extra.get(key) for key in ("template", "system")}
         return {key: value for key, value in told.items() if value and value != "keep"}
 
     def check_base(self, found: str, place: Path, name: object, way_out: str = "") -> None:
@@ -54,37 +54,29 @@ class AdapterInfo:
 
 
 def adapter_state(model: nn.Module) -> dict[str, mx.array]:
-    """Every tensor an adapter needs, by the name it is saved under: that of the layer and of the leaf. Of a model that
-    trains whole, its trainable parameters."""
+    """Every tensor an adapter needs, by the names of layer and leaf; of a model that trains whole, what trains."""
     layers = hybrid_layers(model)
     if not layers:
         return dict(tree_flatten(model.trainable_parameters()))
-    return {
-        f"{name}.{leaf}": value for name, layer in layers.items() for leaf, value in layer.leaves().items()
-    }
+    own = {name: layer.leaves() for name, layer in layers.items()}
+    return {f"{name}.{leaf}": value for name, leaves in own.items() for leaf, value in leaves.items()}
 
 
 def save_adapter(
-    model: nn.Module,
-    directory: Path,
-    *,
-    config: AdapterConfig,
-    method: str,
-    base: dict,
-    seed: int,
-    extra: dict | None = None,
+    model: nn.Module, directory: Path, *, config: AdapterConfig, extra: dict | None = None, **facts: Any
 ) -> None:
-    """Write the adapter of `model` to `directory`, replacing one that is there; a half-written one is never seen."""
-    tree = config_tree(model, config=config, method=method, base=base, seed=seed, extra=extra or {})
+    """Write the adapter of `model` to `directory`, replacing one that is there; a half-written one is never seen.
+
+    `facts` are its method, base and seed; `extra` holds what else there is to say of it.
+    """
+    tree = config_tree(model, config, facts, extra or {})
     with new_directory(directory) as folder:
         mx.save_safetensors(str(folder / WEIGHTS_FILE), adapter_state(model), metadata={"format": "mlx"})
-        text = json.dumps(tree, indent=2, ensure_ascii=False) + "\n"
-        (folder / CONFIG_FILE).write_text(text, encoding="utf-8")
+        write_json(folder / CONFIG_FILE, tree)
 
 
-def config_tree(
-    model: nn.Module, *, config: AdapterConfig, method: str, base: dict, seed: int, extra: dict
-) -> dict:
+def config_tree(model: nn.Module, config: AdapterConfig, facts: dict, extra: dict) -> dict:
+    """`adapter_config.json`: mlx-lm's keys, and our own in a group."""
     layers = hybrid_layers(model)
     # mlx-lm's leaves of experts lie otherwise
     stacked = any(isinstance(layer, HybridExperts) for layer in layers.values())
@@ -95,14 +87,13 @@ def config_tree(
         "format": FORMAT,
         "fine_tune_type": kind,
         "num_layers": len(model.layers) if kind == "full" else config.layers or len(model.layers),
-        "model": base.get("id", ""),
+        "model": facts["base"].get("id", ""),
     }
     if kind in ("lora", "dora"):
         low_rank = next(iter(layers.values())).low_rank
         parameters = {"rank": low_rank.rank, "scale": low_rank.scale, "dropout": config.low_rank.dropout}
         tree["lora_parameters"] = parameters | {"keys": sorted({within_layer(name) for name in layers})}
-    own = {"method": method, "adapter": to_tree(config), "base": base, "seed": seed}
-    tree["mlx_hybrid"] = {**own, "modules": list(layers), **extra}
+    tree["mlx_hybrid"] = {**facts, "adapter": to_tree(config), "modules": list(layers), **extra}
     return tree
 
 
@@ -112,15 +103,16 @@ def read_adapter_config(directory: Path) -> AdapterInfo:
     if is_stock(tree):
         return read_stock(directory, tree)
     own = tree.get("mlx_hybrid") if isinstance(tree, dict) else None
-    if not isinstance(own, dict):
-        raise ConfigError(f"{path}: not an mlx-hybrid adapter; `mlx-hybrid import` takes PEFT folders.")
-    if tree.get("format") not in READABLE:
-        raise ConfigError(
-            f"{path}: format {tree.get('format')}, but this version reads formats up to {FORMAT}."
-        )
     known = ("method", "adapter", "base", "seed", "modules")
-    if missing := [key for key in known if key not in own]:
-        raise ConfigError(f"{path}: mlx_hybrid.{missing[0]} is missing.")
+    fault = ""
+    if not isinstance(own, dict):
+        fault = "not an mlx-hybrid adapter; `mlx-hybrid import` takes PEFT folders"
+    elif tree.get("format") not in READABLE:
+        fault = f"format {tree.get('format')}, but this version reads formats up to {FORMAT}"
+    elif missing := [key for key in known if key not in own]:
+        fault = f"mlx_hybrid.{missing[0]} is missing"
+    if fault:
+        raise ConfigError(f"{path}: {fault}.")
     adapter = build(AdapterConfig, from_format_1(own["adapter"]), str(path), "adapter.")
     extra = {k: v for k, v in own.items() if k not in known}
     return AdapterInfo(own["method"], adapter, own["base"], own["seed"], tuple(own["modules"]), extra)
@@ -135,13 +127,9 @@ def read_stock(directory: Path, tree: dict) -> AdapterInfo:
 
 
 def read_tree(directory: Path) -> object:
-    path = directory / CONFIG_FILE
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError:
-        raise ConfigError(f"{directory}: no adapter there ({CONFIG_FILE} is missing).") from None
-    except ValueError as error:
-        raise ConfigError(f"{path}: not JSON ({error}).") from None
+    if not (directory / CONFIG_FILE).is_file():
+        raise ConfigError(f"{directory}: no adapter there ({CONFIG_FILE} is missing).")
+    return read_json(directory / CONFIG_FILE)
 
 
 def read_weights(directory: Path) -> dict[str, mx.array]:
@@ -170,19 +158,15 @@ def load_adapter(model: nn.Module, directory: Path) -> AdapterInfo:
 def put_adapter(model: nn.Module, info: AdapterInfo, directory: Path) -> None:
     """Load the tensors of `directory` into a model on which its adapter was attached.
 
-    Those of `full` take the dtypes that the model has: they are the base's own, half precision on a GPU and float32 on
-    the CPU. What a stock folder leaves out stays as it is: mlx-lm stores what it trained alone.
+    Those of `full` take the model's dtypes: half precision on a GPU, float32 on the CPU. What a stock folder leaves out
+    stays as it is: mlx-lm stores what it trained alone.
     """
     weights, own = read_weights(directory), adapter_state(model)
     if info.adapter.full:
-        weights = {
-            k: v.astype(own[k].dtype) if k in own and both_float(v, own[k]) else v for k, v in weights.items()
-        }
+        for name in weights.keys() & own.keys():
+            if all(mx.issubdtype(value.dtype, mx.floating) for value in (weights[name], own[name])):
+                weights[name] = weights[name].astype(own[name].dtype)
     set_state(model, own | weights if info.stock else weights, str(directory / WEIGHTS_FILE))
-
-
-def both_float(*values: mx.array) -> bool:
-    return all(mx.issubdtype(value.dtype, mx.floating) for value in values)
 
 
 def set_state(model: nn.Module, weights: dict[str, mx.array], where: str) -> None:
@@ -195,10 +179,8 @@ def set_state(model: nn.Module, weights: dict[str, mx.array], where: str) -> Non
         if wanted is not None and (value.shape != wanted.shape or value.dtype != wanted.dtype):
             faults.append(f"{name} is {value.shape} {value.dtype}, not {wanted.shape} {wanted.dtype}")
     if faults:
-        shown = "; ".join(faults[:5])
-        raise ConfigError(
-            f"{where}: does not fit this model and adapter: {shown} ({len(faults)} faults in all)."
-        )
+        shown = f"{'; '.join(faults[:5])} ({len(faults)} faults in all)"
+        raise ConfigError(f"{where}: does not fit this model and adapter: {shown}.")
     layers = hybrid_layers(model)
     for name, layer in layers.items():
         layer.put_leaves({leaf: weights[f"{name}.{leaf}"] for leaf in layer.leaves()})

@@ -32,21 +32,13 @@ def find_targets(model: nn.Module, config: AdapterConfig) -> dict[str, nn.Module
     names = set(layer_window(model, config.layers, chosen))
     found = {name: module for name, module in linears.items() if name in names}
     for name, module in found.items():
-        if is_experts(module):
-            refuse_experts(name, module, config)
+        if is_experts(module) and config.low_rank and config.low_rank.magnitude:
+            told = f"adapter.low_rank.magnitude: {name} is a stack of experts, which DoRA does not take."
+            raise ConfigError(told)
+        if is_experts(module) and getattr(module, "global_scale", None) is not None:
+            told = f"adapter.targets: {name} is packed with a global scale, and cannot be unpacked to fuse."
+            raise ConfigError(told)
     return found
-
-
-def refuse_experts(name: str, module: nn.Module, config: AdapterConfig) -> None:
-    """Raise ConfigError for experts that cannot carry what the settings ask."""
-    if config.low_rank and config.low_rank.magnitude:
-        raise ConfigError(
-            f"adapter.low_rank.magnitude: {name} is a stack of experts, which DoRA does not take."
-        )
-    if getattr(module, "global_scale", None) is not None:
-        raise ConfigError(
-            f"adapter.targets: {name} is packed with a global scale, and cannot be unpacked to fuse."
-        )
 
 
 def is_meant(target: str, name: str, module: nn.Module) -> bool:
@@ -58,31 +50,24 @@ def is_meant(target: str, name: str, module: nn.Module) -> bool:
 
 def refuse_unsupported(model: nn.Module, target: str, found: dict) -> None:
     """Raise ConfigError for a router, and for a target that names nothing which can carry an adapter."""
-    if target in ROUTERS:
-        raise ConfigError(f"adapter.targets: {target} is a router, which is never adapted.")
-    if found:
+    if found and target not in ROUTERS:
         return
-    if target == EXPERTS:
-        raise ConfigError("adapter.targets: the model has no experts; leave them out.")
     kind = next((type(m).__name__ for n, m in model.named_modules() if ends_with(n, target)), "")
-    if target == "lm_head" and not kind:
-        raise ConfigError(
-            "adapter.targets: the model has no lm_head: its head is its embedding, which is no target."
-        )
-    if "Embedding" in kind:
-        raise ConfigError(
-            f"adapter.targets: {target} is an embedding, a table without a product to rotate or add to; "
-            "method full trains it."
-        )
-    if kind:
-        raise ConfigError(
-            f"adapter.targets: {target} is a {kind}, and only linear layers and experts carry adapters."
-        )
-    linear = (nn.Linear, nn.QuantizedLinear)
-    known = {last_part(n) for n, m in model.named_modules() if isinstance(m, linear) or is_experts(m)}
-    raise ConfigError(
-        f'adapter.targets: the model has no module "{target}"; {nearest(target, known | {"dense"})}'
-    )
+    if target in ROUTERS:
+        fault = f"{target} is a router, which is never adapted."
+    elif target == EXPERTS:
+        fault = "the model has no experts; leave them out."
+    elif target == "lm_head" and not kind:
+        fault = "the model has no lm_head: its head is its embedding, which is no target."
+    elif "Embedding" in kind:
+        fault = f"{target} is an embedding, a table without a product to rotate; method full trains it."
+    elif kind:
+        fault = f"{target} is a {kind}, and only linear layers and experts carry adapters."
+    else:
+        linear = (nn.Linear, nn.QuantizedLinear)
+        known = {last_part(n) for n, m in model.named_modules() if isinstance(m, linear) or is_experts(m)}
+        fault = f'the model has no module "{target}"; {nearest(target, known | {"dense"})}'
+    raise ConfigError(f"adapter.targets: {fault}")
 
 
 def layer_window(model: nn.Module, last: int, chosen: dict[str, nn.Module]) -> list[str]:

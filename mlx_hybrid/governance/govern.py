@@ -12,6 +12,7 @@ from pathlib import Path
 from mlx_hybrid.config import GovernanceConfig
 from mlx_hybrid.errors import ConfigError, DataError
 from mlx_hybrid.files import new_directory, sha256_of
+from mlx_hybrid.governance.checks.personal import ALL
 from mlx_hybrid.governance.folder.lines import write_kept, write_rejected
 from mlx_hybrid.governance.folder.manifest import describe_file, write_outputs
 from mlx_hybrid.governance.inspection import Inspection
@@ -107,8 +108,9 @@ def copy_lines(sources: Sequence[Source], ledger: Ledger, folder: Path) -> None:
     """Every line to one of the two files, with what was decided under `_gov`."""
     with (folder / "kept.jsonl").open("wb") as kept, (folder / "rejected.jsonl").open("wb") as rejected:
         renames = {source.name: source.renames for source in sources}
+        redacts = [kind for kind in ALL if ledger.config.redact and f"pii_{kind}" in ledger.rules]
         for item, (name, _, raw) in zip(ledger.items, read_sources(sources)):
             if item.decision:
                 write_rejected(rejected, raw, item)
             else:
-                write_kept(kept, raw, item, redacts=ledger.config.redact, renames=renames[name])
+                write_kept(kept, raw, item, redacts=redacts, renames=renames[name])

@@ -102,7 +102,7 @@ class Inspector:
                     self.rules, "licence", Finding("licence_not_allowed", str(licence or "none stated"))
                 )
             if "personal" in self.stages and item.decision is None:
-                item.flags += personal.flags(record.fields)
+                item.flags += personal.flags(record.fields, item.language)
 
     def check_languages(self, items: list[Inspection], records: list[Record], texts: list[str]) -> None:
         codes = [record.language for record in records]

@@ -15,12 +15,11 @@ CHUNK_BYTES = 1 << 26
 
 @dataclass(frozen=True)
 class Batch:
-    """Token ids (n, t), and where the trained targets stand.
+    """Token ids (n, t), padded on the right, and where the trained targets stand.
 
     `positions` (p,) index the flattened (n·t) hidden states that predict `targets` (p,); `weights` (p,) is 1 for an
-    answer's target, less for a prompt's, and 0 for padding. `attention` is not needed: padding is on the right of
-    causal attention. `owners` says which of the examples each real target belongs to, and `where` and `languages` are
-    theirs. Where several machines take a step together (distributed.py), `part` holds this one's records.
+    answer's target, less for a prompt's, and 0 for padding. `owners` says which example each real target belongs to;
+    `where` and `languages` are the examples'. Of several machines (distributed.py), `part` holds this one's records.
     """
 
     tokens: np.ndarray
@@ -59,34 +58,34 @@ def make_batch(examples: list[Example], bucket: Callable[[int], int] = length_bu
     tokens = np.zeros((len(examples), length), dtype=np.int32)
     positions, targets, owners, weights = [], [], [], []
     for row, example in enumerate(examples):
-        inputs = example.tokens[:-1]
-        tokens[row, : len(inputs)] = inputs
-        for index, weight in enumerate((example.weights or example.trained)[1:]):
-            if weight:
-                positions.append(row * length + index)
-                targets.append(example.tokens[index + 1])
-                owners.append(row)
-                weights.append(float(weight))
-    size = target_bucket(len(positions))
-    padding = size - len(positions)
+        tokens[row, : len(example.tokens) - 1] = example.tokens[:-1]
+        own = np.array(example.weights or example.trained, dtype=np.float32)[1:]
+        (index,) = own.nonzero()
+        positions.append(row * length + index)
+        targets.append(np.array(example.tokens)[index + 1])
+        weights.append(own[index])
+        owners.append(np.full(len(index), row))
+    count = sum(map(len, owners))
+
+    def joined(parts: list[np.ndarray], dtype: type, room: int) -> np.ndarray:
+        return np.pad(np.concatenate(parts).astype(dtype), (0, room - count))
+
+    room = target_bucket(count)
     return Batch(
         tokens,
-        np.array(positions + [0] * padding, dtype=np.int32),
-        np.array(targets + [0] * padding, dtype=np.int32),
-        np.array(weights + [0.0] * padding, dtype=np.float32),
+        joined(positions, np.int32, room),
+        joined(targets, np.int32, room),
+        joined(weights, np.float32, room),
         tuple(e.where for e in examples),
         tuple(e.language for e in examples),
-        np.array(owners, dtype=np.int32),
+        joined(owners, np.int32, count),
     )
 
 
 @dataclass(frozen=True)
 class PromptLoss:
-    """A small loss on some of the prompt's tokens, which holds the model to the text it knows.
-
-    The loss of a random `share` of the tokens that are no target counts `weight` times a target's. Without it a few
-    labels' tokens are all that holds the model in place.
-    """
+    """A small loss that holds the model to the text it knows: that of a random `share` of the tokens that are no target
+    counts `weight` times a target's."""
 
     weight: float = 0.0
     share: float = 0.0
@@ -121,7 +120,7 @@ def epoch_order(
 ) -> list[np.ndarray]:
     """Indices of each batch of one epoch: shuffled, sorted by length within pools, batches shuffled again.
 
-    Every record comes once, or as often as it stands in `records`; the last batch may be smaller.
+    Every record comes as often as it stands in `records`, or once; the last batch may be smaller.
     """
     rng = np.random.default_rng((seed, epoch))
     order = rng.permutation(len(lengths) if records is None else records)
@@ -159,10 +158,7 @@ def training_batches(
 
 
 def language_quotas(counts: dict[str, int], temperature: float) -> dict[str, int]:
-    """Records of each language in one epoch: n^(1/T) / Σ n^(1/T) of the total, which stays what it is.
-
-    Rounded by largest remainders, at least one each where there is room for it.
-    """
+    """Records of each language in one epoch: n^(1/T) / Σ n^(1/T) of the total, by largest remainders, at least one."""
     total = sum(counts.values())
     names = sorted(counts)
     weights = np.array([counts[name] for name in names], dtype=np.float64) ** (1 / temperature)
@@ -177,8 +173,7 @@ def language_quotas(counts: dict[str, int], temperature: float) -> dict[str, int
 def epoch_records(languages: Sequence[str], temperature: float, seed: int, epoch: int) -> np.ndarray:
     """Indices of one epoch's records: every record once at T = 1, else each language's quota of its own.
 
-    A language's records are walked round in one shuffled order from epoch to epoch, so that in the long run each of
-    them comes equally often. A function of seed and epoch alone.
+    A language's records are walked round in one shuffled order from epoch to epoch, so that each comes equally often.
     """
     if temperature == 1:
         return np.arange(len(languages))
@@ -194,7 +189,7 @@ def epoch_records(languages: Sequence[str], temperature: float, seed: int, epoch
 
 
 def start_batches(examples: list[Example], *, count: int, batch_size: int, seed: int) -> list[list[Example]]:
-    """Some `count` records drawn by the seed, batches of like length: what a start from the gradient is taken from."""
+    """`count` records drawn by the seed, in batches of like length, that a start from the gradient is taken from."""
     picked = np.random.default_rng(seed).permutation(len(examples))[:count]
     picked = sorted(picked, key=lambda i: len(examples[i].tokens))
     return [[examples[i] for i in picked[k : k + batch_size]] for k in range(0, len(picked), batch_size)]

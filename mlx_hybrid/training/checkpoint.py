@@ -1,4 +1,7 @@
-"""Checkpoints: everything that stopping and going on needs, so that a resumed run equals one never stopped."""
+"""Checkpoints: everything that stopping and going on needs, so that a resumed run equals one never stopped.
+
+Random choices need no state: each step's are a function of the seed and its number.
+"""
 
 import dataclasses
 import shutil
@@ -22,10 +25,7 @@ KEPT = 2  # the newest, and the one before should the disk fail under it
 def save_checkpoint(
     folder: Path, model: nn.Module, optimizer: BranchOptimizer, progress: Progress, *, keep: int = KEPT
 ) -> Path:
-    """Write `folder/step-N` whole: adapter, optimiser, mixing state and progress. All but the newest `keep` go.
-
-    Random choices need no state: each step's are a function of the seed and its number.
-    """
+    """Write `folder/step-N` whole: adapter, optimiser, mixing state and progress. All but the newest `keep` go."""
     directory = folder / f"step-{progress.step:07d}"
     with new_directory(directory) as fresh:
         mx.save_safetensors(str(fresh / "adapter.safetensors"), adapter_state(model))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mlx_hybrid.config import Config, GovernanceConfig
+from mlx_hybrid.config import Config
 from mlx_hybrid.errors import ConfigError, DataError
 from mlx_hybrid.records.files import Sources
 from mlx_hybrid.records.lines import Source
@@ -35,7 +35,7 @@ class Data:
     @property
     def sizes(self) -> dict[str, int]:
         """Records of each use."""
-        return {name: len(getattr(self.split, name)) for name in ("train", "valid", "test")}
+        return {use: len(getattr(self.split, use)) for use in ("train", "valid", "test")}
 
 
 def check_manifests(sources: Sources) -> list[str]:
@@ -59,10 +59,8 @@ def prepare(config: Config, sources: Sources, folder: Path | None = None) -> Dat
 def check_patience(config: Config, split: Split) -> None:
     """Raise ConfigError where training is to stop by a validation that there is no record for."""
     if config.train.patience and not split.valid:
-        raise ConfigError(
-            f"train.patience is {config.train.patience}, but no record is held back to validate on: set "
-            "data.valid_share or data.valid, or leave train.patience out."
-        )
+        told = f"train.patience is {config.train.patience}, but no record is held back to validate on"
+        raise ConfigError(f"{told}: set data.valid_share or data.valid, or leave train.patience out.")
 
 
 def apart_from_held_out(config: Config, sources: Sources) -> Config:
@@ -81,6 +79,9 @@ def governed(
 ) -> tuple[list[Record], dict[str, int], str]:
     """Records to use, how many were set aside for each reason, and what was read as what; without governance any fault
     is an error."""
+    from mlx_hybrid.governance.folder.lines import load_kept
+    from mlx_hybrid.governance.govern import govern_files
+
     if not config.governance.enabled:
         records = load_records(files)
         return records, {}, shapes_of(records)
@@ -88,22 +89,13 @@ def governed(
         load_records(files)  # which says what is wrong with the lines, if there are any
         raise DataError(f"{', '.join(file.name for file in files)}: no record in there.")
     with nullcontext(folder) if folder else tempfile.TemporaryDirectory(prefix="governed-") as place:
-        records, reasons, read_as = govern_into(Path(place), config.governance, files)
+        ledger = govern_files(files, Path(place), config.governance)
+        records = load_kept(Path(place) / "kept.jsonl")
     if not records:
-        told = ", ".join(f"{reason} {count}" for reason, count in reasons.items())
+        told = ", ".join(f"{reason} {count}" for reason, count in ledger.reasons.items())
         raise DataError(f"Governance kept none of the records ({told}).")
-    return records, reasons, read_as
-
-
-def govern_into(
-    folder: Path, config: GovernanceConfig, files: Sequence[Source]
-) -> tuple[list[Record], dict[str, int], str]:
-    from mlx_hybrid.governance.folder.lines import load_kept
-    from mlx_hybrid.governance.govern import govern_files
-
-    ledger = govern_files(files, folder, config)
-    seen = [(source["path"], source["shapes"]) for source in ledger.sources]
-    return load_kept(folder / "kept.jsonl"), ledger.reasons, describe_read(seen)
+    read_as = describe_read([(source["path"], source["shapes"]) for source in ledger.sources])
+    return records, ledger.reasons, read_as
 
 
 def note_data(config: Config, run: Run, data: Data, manifests: list[str]) -> None:

@@ -1,7 +1,6 @@
 """Several machines that take each optimiser step together, through MLX's `mx.distributed`.
 
-Each reads the records, prepares, seeds and loads alike. They exchange sums: of gradients, of losses, and of wishes to
-stop. The first one alone writes the run.
+Each reads, prepares, seeds and loads alike; they exchange sums. The first one alone writes the run.
 """
 
 import os
@@ -49,9 +48,9 @@ class World:
 
     def sum(self, x: mx.array) -> mx.array:
         """Σ over machines."""
-        return (
-            x if self.size == 1 else self.exchange(lambda x: mx.distributed.all_sum(x, group=self.group), x)
-        )
+        if self.size == 1:
+            return x
+        return self.exchange(lambda x: mx.distributed.all_sum(x, group=self.group), x)
 
     def any(self, flag: bool) -> bool:
         """Whether it holds on any machine: the same answer on all."""
@@ -81,9 +80,8 @@ class World:
         for number, row in enumerate(others, 2):
             different = [name for name, a, b in zip(facts, first, row, strict=True) if a != b]
             if different:
-                raise ConfigError(
-                    f"Machine {number} differs from the first one in its {', '.join(different)}."
-                )
+                told = ", ".join(different)
+                raise ConfigError(f"Machine {number} differs from the first one in its {told}.")
 
     def share(self, lay_out: LayOut) -> LayOut:
         """`lay_out` whose batches also hold this machine's part: every size-th record from its own number on."""
@@ -109,11 +107,9 @@ def untrained(batch: Batch) -> Batch:
 def check_divisible(batch_size: int, machines: int) -> None:
     """Raise ConfigError for a batch that the machines cannot share evenly."""
     if batch_size % machines:
+        told = f"{batch_size}, the records of all machines together, and {machines} machines cannot share that evenly"
         near = max(1, round(batch_size / machines)) * machines
-        raise ConfigError(
-            f"train.batch_size is {batch_size}, the records of all machines together, and {machines} machines cannot "
-            f"share that evenly; use {near}."
-        )
+        raise ConfigError(f"train.batch_size is {told}; use {near}.")
 
 
 def launched() -> bool:
@@ -129,15 +125,13 @@ def join() -> World:
     """The machines that this process was started among. Raises ConfigError where they do not find each other."""
     if not launched():
         return ALONE
-    old = signal.signal(
-        signal.SIGINT, signal.SIG_DFL
-    )  # Python would not hear Ctrl-C while MLX waits for the others
+    # Python would not hear Ctrl-C while MLX waits for the others
+    old = signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         group = mx.distributed.init(strict=True)
     except RuntimeError as error:
-        raise ConfigError(
-            f"This process was started as one of several, which did not find each other ({error})."
-        ) from None
+        told = "This process was started as one of several, which did not find each other"
+        raise ConfigError(f"{told} ({error}).") from None
     finally:
         signal.signal(signal.SIGINT, old)
     if group.size() == 1 and os.environ.get("MLX_RANK", "0") != "0":

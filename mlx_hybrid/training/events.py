@@ -101,6 +101,5 @@ class Finished:
     seconds: float
 
 
-Event = (
-    Note | Started | Trained | Validated | Orthogonality | NotFinite | CheckpointDue | Interrupted | Finished
-)
+Told = Note | Started | Trained | Validated | Orthogonality
+Event = Told | NotFinite | CheckpointDue | Interrupted | Finished

@@ -13,41 +13,12 @@ from mlx.utils import tree_flatten
 from mlx_hybrid.adapters.attach import refold, rotation_defect, rotations
 from mlx_hybrid.adapters.store import adapter_state, set_state
 from mlx_hybrid.config import TrainConfig
+from mlx_hybrid.errors import MlxHybridError
 from mlx_hybrid.records.template import Example
-from mlx_hybrid.training.batches import (
-    Batch,
-    PromptLoss,
-    length_bucket,
-    make_batch,
-    own_width,
-    training_batches,
-)
+from mlx_hybrid.training import batches, events
 from mlx_hybrid.training.distributed import ALONE, LayOut, MachineLost, World
-from mlx_hybrid.training.events import (
-    CheckpointDue,
-    Event,
-    Finished,
-    Interrupted,
-    Note,
-    NotFinite,
-    Orthogonality,
-)
 from mlx_hybrid.training.optimizer import BranchOptimizer, schedule
-from mlx_hybrid.training.progress import (
-    PATIENCE,
-    TIME,
-    Progress,
-    Window,
-    add,
-    add_time,
-    ending,
-    no_number,
-    out_of_patience,
-    out_of_time,
-    report,
-    spike,
-    worse_than_base,
-)
+from mlx_hybrid.training.progress import PATIENCE, TIME, Progress, named_records
 from mlx_hybrid.training.step import compiles, make_step
 from mlx_hybrid.training.validation import validate
 
@@ -83,7 +54,7 @@ def train(
     stop: Callable[[], bool] = lambda: False,
     temperature: float = 1.0,
     world: World = ALONE,
-) -> Iterator[Event]:
+) -> Iterator[events.Event]:
     """Train from `progress.step` to the end, yielding one event for each thing worth knowing.
 
     `progress` is kept up to date, so that whoever handles CheckpointDue can save it; a run that a guard ended stays
@@ -96,13 +67,13 @@ def train(
     refold_every = steps_between_refolds(model)
     rate = schedule(config.schedule, steps, config.warmup)
     compiled = compiles(config.compile)
-    batches = training_batches(
+    groups = batches.training_batches(
         examples,
         batch_size=config.batch_size,
         seed=seed,
         begin=progress.step * config.accumulate,
         temperature=temperature,
-        prompt=PromptLoss(config.prompt_weight, config.prompt_share),
+        prompt=batches.PromptLoss(config.prompt_weight, config.prompt_share),
         lay_out=world.share(layout(compiled)),
     )
     model.train()
@@ -113,68 +84,64 @@ def train(
         begun = time.monotonic()
         optimizer.set_rate(rate(progress.step))
         mx.random.seed(step_seed(seed, progress.step, world.index))
-        group = [next(batches) for _ in range(config.accumulate)]
+        group = [next(groups) for _ in range(config.accumulate)]
         result = yield from saved_when_lost(progress, step, group)
         yield from count_step(progress, optimizer, group, result)
         if progress.step % CACHE_EVERY == 0:
             mx.clear_cache()
         if progress.due(refold_every, steps) and world.any(refold(model) > 0):
             align(model, optimizer, world)
-        add_time(progress, time.monotonic() - begun)
+        seconds = time.monotonic() - begun
+        progress.seconds += seconds
+        progress.window.seconds += seconds
         limit = 0 if progress.over(steps) else config.max_minutes
-        if limit and world.any(out_of_time(progress, limit)):
+        if limit and world.any(progress.out_of_time(limit)):
             progress.ended = TIME
         if progress.due(config.report_every, steps):
-            yield report(progress, steps, optimizer.rates(rate(progress.step - 1)))
-            progress.window = Window()
+            yield progress.report(steps, optimizer.rates(rate(progress.step - 1)))
         if progress.due(validate_every, steps):
             yield from orthogonality(model, progress.step)
             if held_back:
                 yield validate(model, held_back, config, progress, world)
-            if held_back and not progress.over(steps) and out_of_patience(progress, config.patience):
+            if held_back and not progress.over(steps) and progress.out_of_patience(config.patience):
                 progress.ended = PATIENCE
         if (yield from stopped(progress, steps, stop, world)):
             return
         if progress.due(save_every, steps):
-            yield CheckpointDue(progress.step)
+            yield events.CheckpointDue(progress.step)
             if not progress.over(steps):
                 align(model, optimizer, world)
-    if progress.ended:
-        yield ending(progress)
-    if not progress.beats_base:
-        yield worse_than_base(progress)
-    yield Finished(progress.step, progress.seconds)
+    yield from progress.verdict()
+    yield events.Finished(progress.step, progress.seconds)
 
 
 def layout(compiled: bool) -> LayOut:
     """How records become a batch: in few widths where each new one is compiled, else as wide as the longest."""
-    return partial(make_batch, bucket=length_bucket if compiled else own_width)
+    return partial(batches.make_batch, bucket=batches.length_bucket if compiled else batches.own_width)
 
 
 def count_step(
-    progress: Progress, optimizer: BranchOptimizer, group: list[Batch], result: tuple[mx.array, ...]
-) -> Iterator[Event]:
-    """Count what a step gave, and tell a loss that stands out. Raises MlxHybridError for one that is no number."""
+    progress: Progress, optimizer: BranchOptimizer, group: list[batches.Batch], result: tuple[mx.array, ...]
+) -> Iterator[events.Event]:
+    """Count what a step gave. Raises MlxHybridError, its batches told, for a loss that is no number."""
     loss, count, norm, lam = (value.tolist() for value in result)
     progress.step += 1
     if not (math.isfinite(loss) and math.isfinite(norm)):
-        yield NotFinite(progress.step, tuple(group))
-        raise no_number(group, progress.step, optimizer.rate_settings())
-    add(progress.window, (loss, count), norm, lam[: len(optimizer.shared())], group)
-    mean = loss / max(1e-9, count)
-    warning = spike(progress.level, mean, group, progress.step, optimizer.rate_settings())
-    if warning:
-        yield warning
+        yield events.NotFinite(progress.step, tuple(group))
+        raise MlxHybridError(
+            f"The loss stopped being a number at step {progress.step}, on records {named_records(group)}; "
+            f"the best adapter so far is kept. Lower {optimizer.rate_settings()}, or look at those records."
+        )
+    progress.window.add(loss, count, norm, lam[: len(optimizer.shared())], group)
 
 
-def orthogonality(model: nn.Module, step: int) -> Iterator[Event]:
+def orthogonality(model: nn.Module, step: int) -> Iterator[events.Event]:
     """How orthogonal the rotations are, where there are some; with a warning where rounding has won."""
     defect = rotation_defect(model)
-    if defect is None:
-        return
-    yield Orthogonality(step, defect)
-    if defect > MOST_DEFECT:
-        yield Note(
+    if defect is not None:
+        yield events.Orthogonality(step, defect)
+    if defect is not None and defect > MOST_DEFECT:
+        yield events.Note(
             f"Step {step}: a rotation is {defect:.1g} from orthogonal (at most {MOST_DEFECT:g} is expected); "
             "lower the learning rate."
         )
@@ -182,13 +149,13 @@ def orthogonality(model: nn.Module, step: int) -> Iterator[Event]:
 
 def stopped(
     progress: Progress, steps: int, stop: Callable[[], bool], world: World
-) -> Generator[Event, None, bool]:
+) -> Generator[events.Event, None, bool]:
     """Whether any machine was asked to stop, with steps still to go; the state is saved then."""
     asked = yield from saved_when_lost(progress, world.any, stop())
     if not asked or progress.over(steps):
         return False
-    yield CheckpointDue(progress.step)
-    yield Interrupted(progress.step)
+    yield events.CheckpointDue(progress.step)
+    yield events.Interrupted(progress.step)
     return True
 
 
@@ -202,18 +169,17 @@ def step_seed(seed: int, step: int, machine: int = 0) -> int:
     return ((seed << 32) + (machine << 48) + step) % (1 << 64)
 
 
-def saved_when_lost(progress: Progress, ask: Callable, *given: Any) -> Generator[CheckpointDue, None, Any]:
+def saved_when_lost(progress: Progress, ask: Callable, *given: Any) -> Generator[events.Event, None, Any]:
     """ask(*given) between two steps: should a machine be lost over it, the state is whole and is saved first."""
     try:
         return ask(*given)
     except MachineLost:
-        yield CheckpointDue(progress.step)
+        yield events.CheckpointDue(progress.step)
         raise
 
 
 def align(model: nn.Module, optimizer: BranchOptimizer, world: World) -> None:
-    """Give every machine the first one's adapter and moments: chips of two kinds round differently, and may fold at
-    different steps."""
+    """Give every machine the first one's adapter and moments: chips of two kinds round and fold differently."""
     if world.size > 1:
         set_state(model, world.of_first(adapter_state(model)), "the first machine's adapter")
         optimizer.put_state(world.of_first(dict(tree_flatten(optimizer.state))))

@@ -6,7 +6,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from jaxtyping import Float, Int
 
-from mlx_hybrid.adapters.formed import formed
+from mlx_hybrid.adapters.attach import formed
 from mlx_hybrid.models.head import split_head
 from mlx_hybrid.training.batches import chunk_size
 
@@ -14,12 +14,9 @@ Leaves = dict[str, mx.array]
 LogitsOf = Callable[[mx.array, Leaves], mx.array]
 
 
-def target_losses(
-    head: Callable, hidden: Float[mx.array, "p d"], targets: Int[mx.array, " p"]
-) -> Float[mx.array, " p"]:
-    """−log p(target) (p,) in float32, from hidden states (p, d)."""
-    logits = head(hidden).astype(mx.float32)  # the sum over a large vocabulary loses digits in half precision
-    return nn.losses.cross_entropy(logits, targets)
+def cross_entropy(logits: Float[mx.array, "p v"], targets: Int[mx.array, " p"]) -> Float[mx.array, " p"]:
+    """−log p(target) (p,) in float32: the sum over a large vocabulary loses digits in half precision."""
+    return nn.losses.cross_entropy(logits.astype(mx.float32), targets)
 
 
 def loss_and_slopes(
@@ -30,10 +27,7 @@ def loss_and_slopes(
     leaves: Leaves,
 ) -> tuple[Float[mx.array, ""], Float[mx.array, "p d"], Leaves]:
     """Σ weight · −log p(target), and its gradients for `hidden` and the head's leaves: softmax less one at the target,
-    back through the head.
-
-    One softmax does for all, log Σ exp being the largest logit less the log of its share: over a large vocabulary the
-    exponentials take longer than the products.
+    back through the head. One softmax does for all, log Σ exp being the largest logit less the log of its share.
     """
     targets = targets[:, None]
 
@@ -62,8 +56,7 @@ def loss_in_chunks(
     `size` targets at a time.
 
     A chunk waits for the loss and the gradients of the one before, so the logits of a few chunks are all that is alive,
-    and they are formed once: recomputing them in the backward pass takes a third more products with the head. The
-    leaves' gradients add up in float32. Hsu et al. 2024 (Liger), arXiv 2410.10989, section 3.2.
+    and they are formed once. The leaves' gradients add up in float32. Hsu et al. 2024 (Liger), arXiv 2410.10989.
     """
     names = list(leaves)
 
@@ -98,9 +91,8 @@ def make_loss(model: nn.Module) -> Callable[..., mx.array]:
 
     def whole_logits(tokens: mx.array, positions: mx.array, targets: mx.array, weights: mx.array) -> mx.array:
         with formed(model):
-            logits = model(tokens)
-        picked = logits.reshape(-1, logits.shape[-1])[positions].astype(mx.float32)
-        return mx.sum(nn.losses.cross_entropy(picked, targets) * weights)
+            logits = picked(model(tokens), positions)
+        return mx.sum(cross_entropy(logits, targets) * weights)
 
     if split is None:
         return whole_logits
@@ -109,33 +101,29 @@ def make_loss(model: nn.Module) -> Callable[..., mx.array]:
 
     def chunked(tokens: mx.array, positions: mx.array, targets: mx.array, weights: mx.array) -> mx.array:
         with formed(model):
-            hidden = body(tokens)
-        hidden = hidden.reshape(-1, hidden.shape[-1])[positions]
+            hidden = picked(body(tokens), positions)
         return loss_in_chunks(head.with_leaves, hidden, targets, weights, size, head.leaves())
 
     return chunked
 
 
+def picked(rows: Float[mx.array, "n t d"], positions: Int[mx.array, " p"]) -> Float[mx.array, "p d"]:
+    return rows.reshape(-1, rows.shape[-1])[positions]
+
+
 def make_target_losses(model: nn.Module) -> Callable[..., mx.array]:
     """losses(tokens, positions, targets): −log p of each target (p,), without gradients, to be told apart."""
     split = split_head(model)
-
-    def whole_logits(tokens: mx.array, positions: mx.array, targets: mx.array) -> mx.array:
-        logits = model(tokens)
-        return target_losses(lambda hidden: hidden, logits.reshape(-1, logits.shape[-1])[positions], targets)
-
     if split is None:
-        return whole_logits
+        return lambda tokens, positions, targets: cross_entropy(picked(model(tokens), positions), targets)
     body, head = split
     size = chunk_size(head.vocabulary)
 
     def chunked(tokens: mx.array, positions: mx.array, targets: mx.array) -> mx.array:
-        hidden = body(tokens)
-        hidden = hidden.reshape(-1, hidden.shape[-1])[positions]
-        losses = []
+        hidden, losses = picked(body(tokens), positions), []
         for begin in range(0, len(targets), size):
             part = slice(begin, begin + size)
-            losses.append(target_losses(head, hidden[part], targets[part]))
+            losses.append(cross_entropy(head(hidden[part]), targets[part]))
             mx.eval(losses[-1])
         return mx.concatenate(losses)
 

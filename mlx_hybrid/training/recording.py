@@ -15,18 +15,8 @@ from mlx_hybrid.errors import ConfigError, MlxHybridError
 from mlx_hybrid.files import write_json, write_text
 from mlx_hybrid.records.files import Sources
 from mlx_hybrid.run import FORMAT, Run, machine
+from mlx_hybrid.training import events
 from mlx_hybrid.training.checkpoint import save_checkpoint
-from mlx_hybrid.training.events import (
-    CheckpointDue,
-    Event,
-    Finished,
-    Interrupted,
-    Note,
-    NotFinite,
-    Orthogonality,
-    Trained,
-    Validated,
-)
 from mlx_hybrid.training.progress import Progress
 from mlx_hybrid.training.setup import Setup, data_identity
 
@@ -37,11 +27,7 @@ def begin_run(
     """Write run.json; a resumed run must have the config, but for its time limit, and the data it was begun with."""
     data_hash = data_identity((setup.train, setup.valid, setup.test), setup.base.tokenizer)
     if resume:
-        check_same_run(config, run, data_hash)
-        run.drop_unfinished()
-        if run.config() != config:
-            run.log(f"train.max_minutes is {config.train.max_minutes:g} from now on")
-            write_text(run.path / "config.yaml", dump_config(config))
+        go_on(config, run, data_hash)
         run.update(status="running", error=None, machines=machines)
         return
     run.update(
@@ -57,58 +43,56 @@ def begin_run(
         machine=machine(),
         machines=machines,
     )
-    if setup.aside:
-        rows = ({"where": where, "why": why} for where, why in setup.aside)
+    if rows := [{"where": where, "why": why} for where, why in setup.aside]:
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         write_text(run.path / "set-aside.jsonl", text)
 
 
-def check_same_run(config: Config, run: Run, data_hash: str) -> None:
-    """Raise ConfigError where a run would go on with other settings or data."""
-    if untimed(run.config()) != untimed(config):
-        raise ConfigError(
-            f"{run.path}: its config.yaml is not the configuration asked for; resume takes none of its own."
-        )
+def go_on(config: Config, run: Run, data_hash: str) -> None:
+    """Raise ConfigError where a run would go on with other settings or data; its time limit may be another."""
+    old, minutes = run.config(), config.train.max_minutes
+    if dataclasses.replace(old, train=dataclasses.replace(old.train, max_minutes=minutes)) != config:
+        told = "its config.yaml is not the configuration asked for; resume takes none of its own"
+        raise ConfigError(f"{run.path}: {told}.")
     if run.info().get("data_identity") != data_hash:
         raise ConfigError(f"{run.path}: the data changed since the run began; start a new run.")
+    run.drop_unfinished()
+    if old != config:
+        run.log(f"train.max_minutes is {minutes:g} from now on")
+        write_text(run.path / "config.yaml", dump_config(config))
 
 
-def untimed(config: Config) -> Config:
-    return dataclasses.replace(config, train=dataclasses.replace(config.train, max_minutes=0.0))
-
-
-def handle(event: Event, config: Config, run: Run, setup: Setup, progress: Progress) -> None:
+def handle(event: events.Event, config: Config, run: Run, setup: Setup, progress: Progress) -> None:
     """Write what an event calls for. Raises MlxHybridError where the disk does not take it."""
     try:
         write_event(event, config, run, setup, progress)
     except (OSError, RuntimeError, MlxHybridError) as error:  # RuntimeError is MLX's word for a failed write
-        told = (
-            str(error) if isinstance(error, MlxHybridError) else f"{run.path}: cannot be written ({error})."
-        )
+        ours = isinstance(error, MlxHybridError)
+        told = error if ours else f"{run.path}: cannot be written ({error})."
         raise MlxHybridError(
             f"{told} Step {progress.step} is not saved, earlier checkpoints are whole; make room, and go on with: "
             f"mlx-hybrid finetune --resume {run.path}"
         ) from error
 
 
-def write_event(event: Event, config: Config, run: Run, setup: Setup, progress: Progress) -> None:
+def write_event(event: events.Event, config: Config, run: Run, setup: Setup, progress: Progress) -> None:
     if row := metrics_row(event):
         run.add_metrics(row)
     match event:
-        case Validated():
+        case events.Validated():
             run.log(f"step {event.step}: validation loss {event.loss:.4f}{event.standing}")
             if event.best:
                 save_best(config, run, setup, progress)
-        case Note():
+        case events.Note():
             run.log(event.text)
-        case NotFinite():
+        case events.NotFinite():
             run.log(f"step {event.step}: not a number; its batches are in {keep_batches(run, event).name}")
-        case CheckpointDue():
+        case events.CheckpointDue():
             keep = config.train.keep_checkpoints
             save_checkpoint(run.checkpoints, setup.base.model, setup.optimizer, progress, keep=keep)
-        case Interrupted():
+        case events.Interrupted():
             run.update(status="interrupted", step=event.step)
-        case Finished():
+        case events.Finished():
             if not setup.valid:
                 save_best(config, run, setup, progress)
             run.update(
@@ -120,10 +104,10 @@ def write_event(event: Event, config: Config, run: Run, setup: Setup, progress: 
             )
 
 
-def metrics_row(event: Event) -> dict | None:
+def metrics_row(event: events.Event) -> dict | None:
     """What metrics.jsonl keeps of an event, units in the keys."""
     match event:
-        case Trained():
+        case events.Trained():
             return {
                 "step": event.step,
                 "loss_nats_per_token": round(event.loss, 6),
@@ -135,9 +119,9 @@ def metrics_row(event: Event) -> dict | None:
                 "seconds": round(event.seconds, 3),
                 "mixing": [round(share, 4) for share in event.mixing],
             }
-        case Orthogonality():
+        case events.Orthogonality():
             return {"step": event.step, "rotation_defect": event.defect}
-        case Validated():
+        case events.Validated():
             row = {"step": event.step, "valid_loss_nats_per_token": round(event.loss, 6), "best": event.best}
             if any(event.by_language):
                 losses = {name or "undeclared": round(loss, 6) for name, loss in event.by_language.items()}
@@ -146,7 +130,7 @@ def metrics_row(event: Event) -> dict | None:
     return None
 
 
-def keep_batches(run: Run, event: NotFinite) -> Path:
+def keep_batches(run: Run, event: events.NotFinite) -> Path:
     """Write the batches that gave no number to `not-finite.json`, to be looked at."""
     path = run.path / "not-finite.json"
     batches = [{"records": list(b.where), "tokens": b.tokens.tolist()} for b in event.batches]
@@ -168,28 +152,28 @@ def save_best(config: Config, run: Run, setup: Setup, progress: Progress) -> Non
 
 def note_end(run: Run, error: BaseException) -> None:
     """Write down how a run broke off: by a fault, or by a second Ctrl-C."""
-    failed = isinstance(error, Exception)
-    told = {"status": "failed", "error": str(error)} if failed else {"status": "interrupted"}
+    fault = {"error": str(error)} if isinstance(error, Exception) else {}
     with contextlib.suppress(OSError):  # the disk may be what failed
-        run.update(**told)
+        run.update(status="failed" if fault else "interrupted", **fault)
 
 
 def way_on(run: Run) -> str:
     """The step to go on from, and how, where there is one."""
     step = run.saved_step()
-    if step is None:
-        return ""
-    return f" Step {step} is saved; go on with: mlx-hybrid finetune --resume {run.path}"
+    return (
+        f" Step {step} is saved; go on with: mlx-hybrid finetune --resume {run.path}"
+        if step is not None
+        else ""
+    )
 
 
 def mixing(run: Run) -> tuple[list[str], list[int], np.ndarray]:
     """Modules with both branches, the steps reported, and λ (modules, steps); empty where nothing is mixed."""
     info = read_adapter_config(run.adapter)
-    config = info.adapter
-    if config.mixing != "gradient" or not config.mixed:
-        return [], [], np.empty((0, 0))
+    config, rows = info.adapter, []
     modules = [name for name in info.modules if last_part(name) not in config.unitary]
-    rows = [row for row in run.metrics() if len(row.get("mixing", [])) == len(modules)]
+    if config.mixing == "gradient" and config.mixed:
+        rows = [row for row in run.metrics() if len(row.get("mixing", [])) == len(modules)]
     if not rows:
         return [], [], np.empty((0, 0))
     return modules, [row["step"] for row in rows], np.array([row["mixing"] for row in rows]).T

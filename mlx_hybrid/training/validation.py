@@ -37,7 +37,7 @@ def validation_loss(
 ) -> tuple[float, dict[str, float]]:
     """Mean −log p over the trained tokens of held-back examples, in nats: of all, and of each language.
 
-    Several machines take the batches in turn, and all get the same means.
+    Several machines take the batches in turn.
     """
     target_losses = make_target_losses(model)
     was_training = model.training

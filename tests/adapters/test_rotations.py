@@ -7,8 +7,7 @@ from mlx.utils import tree_flatten
 from tolerances import EFFECT, LOGITS, ROUNDING
 from toys import tiny_llama
 
-from mlx_hybrid.adapters.attach import attach, hybrid_layers, rotations, settle, unsettle
-from mlx_hybrid.adapters.formed import formed
+from mlx_hybrid.adapters.attach import attach, formed, hybrid_layers, rotations, settle
 from mlx_hybrid.adapters.layer import TRAINED_LEAVES
 from mlx_hybrid.config import build_config
 
@@ -79,5 +78,6 @@ def test_rotations_settled_for_inference_stay_settled_and_as_they_were():
     with formed(model):
         assert mx.array_equal(model(TOKENS), before)
     assert all(rotation.settled for rotation in rotations(model))
-    unsettle(model)
+    for rotation in rotations(model):
+        rotation.unsettle()
     assert mx.max(mx.abs(model(TOKENS) - before)).item() > EFFECT

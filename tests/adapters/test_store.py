@@ -107,7 +107,7 @@ def test_saving_again_replaces_and_a_failed_save_leaves_the_old(tmp_path, monkey
     def full_disk(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(store.json, "dumps", full_disk)
+    monkeypatch.setattr(store, "write_json", full_disk)
     with pytest.raises(MlxHybridError, match="the disk is full"):
         save_adapter(model, folder, config=adapter("lora"), method="lora", base=BASE, seed=0)
     monkeypatch.undo()

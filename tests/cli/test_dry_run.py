@@ -60,9 +60,7 @@ def test_the_same_words_as_the_run(spoil, more, code, words, finetune, copy, set
 def test_no_weight_is_read(finetune, copy, settings):
     weights = mx.load(str(copy / "model.safetensors"))
     names = {mx.float16: "F16", mx.bfloat16: "BF16", mx.float32: "F32", mx.uint32: "U32", mx.uint8: "U8"}
-    holes = {
-        k: {"dtype": names[v.dtype], "shape": list(v.shape), "size": v.nbytes} for k, v in weights.items()
-    }
+    holes = [(name, names[value.dtype], value.shape, value.nbytes) for name, value in weights.items()]
     write_holes(copy / "model.safetensors", holes)
     asked = partial(finetune, *settings, "--dry-run", model=copy)
     done = asked("--json")

@@ -136,7 +136,7 @@ SPOILT = {
     "progress cut off": lambda f: cut_off(f / "progress.json"),
     "progress without a step": lambda f: say(f, step=None),
     "progress of another format": lambda f: say(f, format=1),
-    "progress with a crooked level": lambda f: say(f, level=3),
+    "progress with a crooked window": lambda f: say(f, window=3),
     "progress that is a list": lambda f: (f / "progress.json").write_text("[]"),
     "adapter missing": lambda f: (f / "adapter.safetensors").unlink(),
     "optimiser missing": lambda f: (f / "optimizer.safetensors").unlink(),

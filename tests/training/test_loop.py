@@ -13,7 +13,8 @@ from test_loss import exact
 from tolerances import ADAM, DEFECT, LOGITS, ROUNDING
 from toys import VOCABULARY
 
-from mlx_hybrid.adapters.attach import rotations
+from mlx_hybrid.adapters.attach import hybrid_layers, rotations
+from mlx_hybrid.adapters.frozen import linear_shape
 from mlx_hybrid.errors import MlxHybridError
 from mlx_hybrid.training.batches import length_bucket, make_batch
 from mlx_hybrid.training.checkpoint import saved_name
@@ -124,7 +125,9 @@ def test_every_run_tells_how_orthogonal_its_rotations_are(method):
     turned = rotations(model)
     assert [e.step for e in seen] == ([3, 6] if turned else [])
     if turned:
-        dense = [np.array(rotation.matrix(), np.float64) for rotation in turned]
+        layers = [layer for layer in hybrid_layers(model).values() if layer.rotation is not None]
+        eyes = [mx.eye(linear_shape(layer.linear)[0]) for layer in layers]
+        dense = [np.array(r.rotate(eye), np.float64) for r, eye in zip(turned, eyes, strict=True)]
         exact = max(np.abs(r @ r.T - np.eye(len(r))).max() for r in dense)
         assert max(np.abs(r - np.eye(len(r))).max() for r in dense) > 100 * DEFECT
         assert seen[-1].defect == pytest.approx(exact, abs=DEFECT / 10)

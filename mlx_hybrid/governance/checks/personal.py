@@ -1,11 +1,16 @@
 """Personal data and secrets: found by shape and checksum, told by kind, count and offset, never by content."""
 
 import ipaddress
-from collections.abc import Callable
-from typing import NamedTuple
+import re
+import unicodedata
+from collections.abc import Callable, Collection, Iterator
+from typing import Any, NamedTuple
 
 import regex
 
+from mlx_hybrid.governance.checks.cues import CUES, said_before
+from mlx_hybrid.governance.checks.phones import CANDIDATE, phone_length, regions_of
+from mlx_hybrid.governance.checks.secrets import secrets
 from mlx_hybrid.governance.stages import Finding
 from mlx_hybrid.records.fields import over_texts
 
@@ -18,23 +23,54 @@ class Span(NamedTuple):
     end: int
 
 
-EMAIL = regex.compile(r"(?<![\w.+-])[\w][\w.+-]{0,63}@(?:[\w-]{1,63}\.)+\p{L}{2,24}(?![\w@])")
+ALL = ("email", "phone", "card", "iban", "ip", "secret")
+ALONE, APART = r"(?<![\p{Latin}\p{N}_.-])", r"(?![\p{Latin}\p{N}_]|[.-]\p{N})"
+UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
+EMAIL = regex.compile(
+    rf"(?:(?<![\w.+'-])|(?<=[{UNSPACED}]))(?:(?![{UNSPACED}])\w(?:(?![{UNSPACED}])[\w.+'%-]){{0,63}}|[{UNSPACED}\d]{{0,31}}[{UNSPACED}])"
+    r"@(?:[\w-]{1,63}\.)+(?:[A-Za-z]{2,24}(?![A-Za-z\d_@-])|xn--[A-Za-z\d-]{2,40}|(?![A-Za-z])[\p{L}\p{M}]{2,24}(?![\w@]))"
+)
+NO_DOMAIN = regex.compile(
+    r".*\.(?:png|jpe?g|gif|svg|webp|avif|ico|bmp|pdf|css|js|ts|json|html?|txt|local|internal|lan|localdomain)|\d+\.\d.*",
+    regex.IGNORECASE,
+)
 IPV4 = regex.compile(
-    r"(?<![\d.])(?:(?:25[0-5]|2[0-4]\d|1?\d?\d)\.){3}(?:25[0-5]|2[0-4]\d|1?\d?\d)(?![\d.]*\d)"
+    r"(?<![\p{Latin}\p{N}_.=<>~^#$/-])(?<!\d[,:])(?:\d{1,3}\.){3}\d{1,3}(?!\.?[\p{Latin}\p{N}_]|-[\p{L}])|(?<=://|@)(?:\d{1,3}\.){3}\d{1,3}(?![\d.]*\d)"
 )
-IPV6 = regex.compile(r"(?<![\w:])(?:[0-9a-fA-F]{1,4}:){4,7}(?::?[0-9a-fA-F]{1,4}){1,3}(?![\w:])")
-PHONE = regex.compile(r"(?<![\w+])(?:\+|00)[1-9]\d{0,2}[ .\-/]?(?:\(?\d{1,4}\)?[ .\-/]?){2,5}\d{2,4}(?!\w)")
-CARD = regex.compile(r"(?<![\w.-])(?:4|5[1-5]|2[2-7]|3[47]|6(?:011|5))(?:[ -]?\d){11,17}(?![\w-])")
-IBAN = regex.compile(r"(?<!\w)[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,4})?(?!\w)")
-KEY = regex.compile(
-    r"(?<!\w)(?:sk-(?:proj-|ant-)?[A-Za-z0-9_-]{20,}|(?:AKIA|ASIA)[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{36,}"
-    r"|github_pat_\w{22,}|hf_[A-Za-z0-9]{30,}|xox[abprs]-[A-Za-z0-9-]{10,}|AIza[\w-]{35}"
-    r"|glpat-[\w-]{20,}|npm_[A-Za-z0-9]{36}|[rs]k_live_[A-Za-z0-9]{16,}"
-    r"|eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,})(?!\w)"
-    r"|-----BEGIN (?:[A-Z]+ )?PRIVATE KEY-----[\s\S]*?(?:-----END (?:[A-Z]+ )?PRIVATE KEY-----|\Z)"
+IPV6 = regex.compile(
+    r"(?<![\p{Latin}\p{N}_:.])(?:[0-9a-fA-F]{1,4}:{1,2}){2,8}(?:[0-9a-fA-F]{1,4})?(?![\p{Latin}\p{N}_:]|\.\d)"
 )
+VERSION, RELEASED = said_before("version", r"[^\n]{0,14}$"), said_before("released")
+CARD = regex.compile(rf"{ALONE}[2-6](?:[ -]?\d){{12,18}}{APART}")
+CARDS = regex.compile(
+    r"4(?:\d{12}|\d{15}|\d{18})|5[1-5]\d{14}|2(?:22[1-9]|2[3-9]\d|[3-6]\d\d|7[01]\d|720)\d{12}|3[47]\d{13}"
+    r"|6(?:011|4[4-9]\d|5\d\d)\d{12,15}|35(?:2[89]|[3-8]\d)\d{12,15}|62\d{14,17}|3(?:0[0-5]|[689]\d)\d{11}|220[0-4]\d{12,15}"
+)
+"""Visa, Mastercard, American Express, Discover, JCB, UnionPay, Diners and Mir, by prefix and length."""
+IBAN = regex.compile(r"(?<![\p{Latin}\p{N}_])[A-Za-z]{2}\d{2}(?:[ -]?[A-Za-z0-9]){11,30}")
+IBAN_LENGTHS = {pair[:2]: int(pair[2:]) for pair in CUES["iban"].split()}
+SOME_DIGITS, SEVEN_DIGITS = re.compile(r"\d"), re.compile(r"\d(?:\D{0,3}\d){6}")
 MAX_CHECKED = 1_000_000  # characters that are searched for flags; redaction searches all
-CARD_LENGTHS = {"4": (13, 16, 19), "5": (16,), "2": (16,), "3": (15,), "6": (16, 19)}
+SPACES, DASHES = (
+    "\u00a0\u2000-\u200b\u200e\u200f\u202a-\u202f\u2060\u2066-\u2069\u3000",
+    "\u2010-\u2015\u2212\ufe58\ufe63\uff0d",
+)
+OTHERS = regex.compile(
+    rf"(?P<space>[{SPACES}])|(?P<dash>[{DASHES}])|(?P<wide>[\uff01-\uff5e])|(?P<digit>(?![0-9])\p{{Nd}})"
+)
+
+
+def plain(text: str) -> str:
+    """The text with ASCII's digits, spaces, dashes and marks in place of others, each at the place of its own."""
+    if text.isascii():
+        return text
+    return OTHERS.sub(lambda m: plain_character(m.lastgroup, m[0]), text)
+
+
+def plain_character(kind: str, character: str) -> str:
+    if kind == "digit":
+        return str(unicodedata.digit(character))
+    return " " if kind == "space" else "-" if kind == "dash" else chr(ord(character) - 0xFEE0)
 
 
 def luhn(text: str) -> bool:
@@ -44,72 +80,81 @@ def luhn(text: str) -> bool:
     return sum(doubled) % 10 == 0
 
 
-def is_card(text: str) -> bool:
-    digits = "".join(c for c in text if c.isdigit())
-    return len(digits) in CARD_LENGTHS.get(digits[0], ()) and luhn(digits) and len(set(digits)) > 1
+def card_length(match: Any) -> int:
+    digits = match[0].replace(" ", "").replace("-", "")
+    return len(match[0]) if CARDS.fullmatch(digits) and luhn(digits) and len(set(digits)) > 1 else 0
 
 
-def is_iban(text: str) -> bool:
-    """The mod-97 check of ISO 13616."""
-    plain = text.replace(" ", "")
-    if not 15 <= len(plain) <= 34:
-        return False
-    return int("".join(str(int(c, 36)) for c in plain[4:] + plain[:4])) % 97 == 1
+def iban_length(match: Any) -> int:
+    """As many letters and digits as the country's have, where they pass the mod-97 check of ISO 13616."""
+    places = [place for place, c in enumerate(match[0]) if c not in " -"]
+    wanted = IBAN_LENGTHS.get(match[0][:2].upper(), 99)
+    if len(places) < wanted:
+        return 0
+    end = places[wanted - 1] + 1
+    code = "".join(match[0][place] for place in places[:wanted])
+    cut_short = match[0][end : end + 1].isalnum()
+    return 0 if cut_short or int("".join(str(int(c, 36)) for c in code[4:] + code[:4])) % 97 != 1 else end
 
 
-def is_public_ip(text: str) -> bool:
-    """An address that can point at somebody: not one of a private, loopback, documentation or multicast net."""
+def ip_length(match: Any) -> int:
+    """An address that can point at somebody: no version or section, and not of a private or documentation net."""
     try:
-        return ipaddress.ip_address(text).is_global
+        address = ipaddress.ip_address(match[0])
     except ValueError:
-        return False
+        return 0
+    if address.version == 6:
+        return len(match[0]) if address in ipaddress.ip_network("2000::/3") and address.is_global else 0
+    before, after = match.string[max(0, match.start() - 40) : match.start()], match.string[match.end() :][:20]
+    is_version = VERSION.search(before) or RELEASED.match(after.lstrip())
+    return len(match[0]) if address.is_global and not is_version else 0
 
 
-def is_phone(text: str) -> bool:
-    """Eight to fifteen digits (E.164), and a number that exists where `phonenumbers` is installed to say."""
-    if not 8 <= sum(c.isdigit() for c in text.removeprefix("00")) <= 15:
-        return False
-    try:
-        import phonenumbers
-    except ImportError:
-        return True
-    try:
-        number = phonenumbers.parse("+" + text.removeprefix("00").removeprefix("+"), None)
-    except phonenumbers.NumberParseException:
-        return False
-    return phonenumbers.is_possible_number(number)
+def email_length(match: Any) -> int:
+    name, _, domain = match[0].rpartition("@")
+    return 0 if name in ("git", "hg", "svn") or NO_DOMAIN.fullmatch(domain) else len(match[0])
 
 
-KINDS: tuple[tuple[str, regex.Pattern, Callable[[str], bool]], ...] = (
-    ("secret", KEY, bool),
-    ("email", EMAIL, bool),
-    ("iban", IBAN, is_iban),
-    ("card", CARD, is_card),
-    ("phone", PHONE, is_phone),
-    ("ip", IPV4, is_public_ip),
-    ("ip", IPV6, is_public_ip),
+KINDS: tuple[tuple[str, regex.Pattern, Callable[[Any], int]], ...] = (
+    ("email", EMAIL, email_length),
+    ("ip", IPV4, ip_length),
+    ("ip", IPV6, ip_length),
+    ("iban", IBAN, iban_length),
+    ("card", CARD, card_length),
 )
 
 
-def find_personal(text: str) -> list[Span]:
-    """Every span, in order and without overlaps; where two kinds claim the same text the earlier kind has it."""
-    if not any(c in text for c in "@.:+-_0") and not any(c.isdigit() for c in text):
-        return []
+def candidates(text: str, regions: tuple[str, ...]) -> Iterator[Span]:
+    """Everything that may be personal; where two claim the same text the earlier has it."""
+    yield from (Span("secret", *span) for span in secrets(text))
+    has_digits = SOME_DIGITS.search(text)
+    text = plain(text) if has_digits or "\uff20" in text else text
+    for kind, pattern, length in KINDS:
+        if "@" in text if kind == "email" else has_digits:
+            for match in pattern.finditer(text):
+                yield Span(kind, match.start(), match.start() + length(match))
+    for match in CANDIDATE.finditer(text) if has_digits and SEVEN_DIGITS.search(text) else ():
+        yield Span("phone", match.start(), match.start() + phone_length(match, regions))
+
+
+def find_personal(text: str, regions: tuple[str, ...] = ()) -> list[Span]:
+    """Every span, in order and without overlaps; telephone numbers without a country's code are of the regions."""
     taken: list[Span] = []
-    for kind, pattern, confirms in KINDS:
-        for match in pattern.finditer(text):
-            free = all(match.end() <= other.start or match.start() >= other.end for other in taken)
-            if free and confirms(match[0]):
-                taken.append(Span(kind, match.start(), match.end()))
+    for span in candidates(text, regions):
+        if span.end > span.start and all(
+            span.end <= other.start or span.start >= other.end for other in taken
+        ):
+            taken.append(span)
     return sorted(taken, key=lambda span: span.start)
 
 
-def flags(fields: dict) -> tuple[Finding, ...]:
+def flags(fields: dict, language: str = "") -> tuple[Finding, ...]:
     """One flag a kind, with the count and where each stands: the field, and the offset in it."""
     places: dict[str, list[str]] = {}
+    regions = regions_of(fields.get("language") or language)
 
     def look(text: str, name: str) -> str:
-        for span in find_personal(text[:MAX_CHECKED]):
+        for span in find_personal(text[:MAX_CHECKED], regions):
             places.setdefault(span.kind, []).append(f"{name}:{span.start}")
         return text
 
@@ -119,13 +164,15 @@ def flags(fields: dict) -> tuple[Finding, ...]:
     )
 
 
-def redact(text: str) -> str:
+def redact(text: str, regions: tuple[str, ...] = (), kinds: Collection[str] = ALL) -> str:
     """The text with `[EMAIL]`, `[PHONE]`, `[CARD]`, `[IBAN]`, `[IP]` or `[SECRET]` where one stood."""
-    for span in reversed(find_personal(text)):
-        text = f"{text[: span.start]}[{span.kind.upper()}]{text[span.end :]}"
+    for span in reversed(find_personal(text, regions)):
+        if span.kind in kinds:
+            text = f"{text[: span.start]}[{span.kind.upper()}]{text[span.end :]}"
     return text
 
 
-def redact_fields(fields: dict) -> dict:
+def redact_fields(fields: dict, language: str = "", kinds: Collection[str] = ALL) -> dict:
     """A record's fields with every text that is trained on redacted; identifiers and metadata stay."""
-    return over_texts(fields, lambda text, _: redact(text))
+    regions = regions_of(fields.get("language") or language)
+    return over_texts(fields, lambda text, _: redact(text, regions, kinds))

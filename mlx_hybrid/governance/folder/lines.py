@@ -2,6 +2,7 @@
 
 import base64
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,7 +25,7 @@ def as_it_was(fields: dict[str, Any]) -> Record:
 
 
 def write_kept(
-    file: IO[bytes], raw: bytes, item: Inspection, *, redacts: bool, renames: dict[str, str]
+    file: IO[bytes], raw: bytes, item: Inspection, *, redacts: Collection[str], renames: dict[str, str]
 ) -> None:
     """Write the line, as it is where it needs no change, else its fields in the form that is trained on."""
     note: dict[str, Any] = {"where": item.where, "language": item.language}
@@ -32,7 +33,7 @@ def write_kept(
         note["flags"] = [finding._asdict() for finding in item.flags]
     row = json.loads(raw)
     fields, shape = as_record(renamed(row, renames))
-    clean = redact_fields(fields) if redacts else fields
+    clean = redact_fields(fields, item.language, redacts) if redacts else fields
     if fields is not row:
         note["shape"] = shape
     if clean != fields:

@@ -21,7 +21,7 @@ from mlx_hybrid.governance.ledger import Ledger
 
 FORMAT = 1
 DATA = ("kept.jsonl", "rejected.jsonl")
-PACKAGES = ("numpy", "regex", "ftfy", "phonenumbers", "pyarrow")
+PACKAGES = ("numpy", "regex", "ftfy", "phonenumberslite", "pyarrow")
 
 
 def write_outputs(folder: Path, ledger: Ledger) -> None:

@@ -51,10 +51,7 @@ class Estimate:
 
 
 def largest_load(examples: list[Example], config: Config) -> Load:
-    """The batch that takes most: the longest records, with the most targets that as many have.
-
-    Records over `train.max_tokens` count as cut.
-    """
+    """The batch that takes most: the longest records, cut to `train.max_tokens`, with the most targets of as many."""
     limit, size = config.train.max_tokens, config.train.batch_size
     examples = [cut(e, limit) if len(e.tokens) > limit else e for e in examples]
     share = config.train.prompt_share if config.train.prompt_weight else 0.0
@@ -88,7 +85,8 @@ def estimate(shape: ModelShape, load: Load, config: Config) -> Estimate:
         "base": shape.base_bytes,
         "adapter": shape.adapter_bytes,
         "optimiser": 2 * shape.moment_bytes,
-        "gradients": gradients_alive(shape, config),
+        # there while activations still are: of one layer for adapters, of a head that trains whole
+        "gradients": shape.head_gradient_bytes if config.adapter.full else 0.2 * shape.trainable_bytes,
         "activations": activations,
         "attention scores": attention,
         "logits": logits_bytes(shape, load),
@@ -104,8 +102,7 @@ def estimate(shape: ModelShape, load: Load, config: Config) -> Estimate:
 
 
 def logits_bytes(shape: ModelShape, load: Load) -> float:
-    """Logits and what is made of them: of some chunks of targets, or of every token where a model does not split; the
-    gradient of a head that trains, of the newest chunk and added up, beside the one that stays."""
+    """Logits and what is made of them, of some chunks of targets or of every token, and a trained head's gradient."""
     targets, chunk = target_bucket(load.targets), chunk_size(shape.vocabulary)
     if not shape.chunks_logits:
         tokens = load.rows * length_bucket(load.tokens)
@@ -114,13 +111,6 @@ def logits_bytes(shape: ModelShape, load: Load) -> float:
     unpacked = HEAD * shape.vocabulary * shape.width * shape.activation_bytes if shape.unpacks_head else 0
     adding = HEAD_GRADIENTS * shape.head_gradient_bytes if targets > chunk else 0
     return LOGITS * alive * shape.vocabulary * 4 + unpacked + adding
-
-
-def gradients_alive(shape: ModelShape, config: Config) -> float:
-    """Gradients that are there while activations still are: of one layer for adapters, of a head that trains whole."""
-    if config.adapter.full:
-        return float(shape.head_gradient_bytes)
-    return 0.2 * shape.trainable_bytes
 
 
 def sketch_bytes(shape: ModelShape, config: Config) -> float:

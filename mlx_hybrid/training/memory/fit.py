@@ -32,10 +32,8 @@ def check_fits(config: Config, examples: list[Example], *, machines: int = 1, fo
         return  # an unfamiliar config.json: nothing can be said, which is no reason to refuse
     limit = memory_limit()
     if not force and needed > limit:
-        raise MemoryLimitError(
-            f"Training needs about {needed / 1e9:.1f} GB and {limit / 1e9:.1f} GB may be used here; "
-            f"what fits: {way(limit)}. --force tries it all the same."
-        )
+        told = f"Training needs about {needed / 1e9:.1f} GB and {limit / 1e9:.1f} GB may be used here"
+        raise MemoryLimitError(f"{told}; what fits: {way(limit)}. --force tries it all the same.")
 
 
 def how_to_need_less(config: Config, examples: list[Example], *, machines: int = 1) -> str:
@@ -69,9 +67,11 @@ def way_out(shape: ModelShape, load_of: Callable[[Config], Load], config: Config
     """The smallest change of settings that fits, as `--set` takes it; empty when none does. `load_of` gives the
     largest batch under some settings."""
     alone = replace(config, train=replace(config.train, batch_size=1))
-    for words, settings in smaller(config, load_of(alone).tokens):
+    for change in smaller(config, load_of(alone).tokens):
+        settings = replace(config, train=replace(config.train, **change))
         if estimate(shape, load_of(settings), settings).needed <= limit:
-            return words
+            words = {True: "true"}
+            return " ".join(f"train.{key}={words.get(value, value)}" for key, value in change.items())
     return ""
 
 
@@ -80,41 +80,20 @@ def as_options(change: str) -> str:
     return f"--set {' --set '.join(change.split())}" if change else "a smaller base, or one of 4 bits"
 
 
-def smaller(config: Config, longest: int) -> Iterator[tuple[str, Config]]:
-    """Changes that need less, the smallest first: those that leave the result as it is, then shorter records than the
-    `longest`, in tokens."""
+def smaller(config: Config, longest: int) -> Iterator[dict]:
+    """Changes of `train` that need less, the smallest first: those that leave the result as it is, for which smaller
+    batches are accumulated to the size they had, then shorter records than the `longest`, in tokens."""
     train = config.train
-    sizes = [train.batch_size >> n for n in range(1, train.batch_size.bit_length())]
-    if train.grad_checkpoint:
-        options = [(True, size) for size in sizes]
-    else:
-        options = [
-            (True, train.batch_size),
-            *((False, size) for size in sizes),
-            *((True, size) for size in sizes),
-        ]
-    for recompute, size in options:
-        yield changed(config, recompute, size)
+    batches = [
+        {"batch_size": size, "accumulate": train.accumulate * (train.batch_size // size)}
+        for size in (train.batch_size >> n for n in range(1, train.batch_size.bit_length()))
+    ]
+    recompute = {} if train.grad_checkpoint else {"grad_checkpoint": True}
+    if recompute:
+        yield recompute
+        yield from batches
+    yield from (recompute | batch for batch in batches)
+    least = recompute | (batches[-1] if batches else {})
     for n in range(1, 5):
         if longest >> n >= 16:
-            yield changed(config, True, 1, (longest >> n) + 1)
-
-
-def changed(config: Config, recompute: bool, size: int, max_tokens: int = 0) -> tuple[str, Config]:
-    """The change as words, and the settings with it; smaller batches are accumulated to the size they had."""
-    train, said = config.train, []
-    if recompute and not train.grad_checkpoint:
-        said.append("train.grad_checkpoint=true")
-    accumulate = train.accumulate * (train.batch_size // size)
-    if size != train.batch_size:
-        said += [f"train.batch_size={size}", f"train.accumulate={accumulate}"]
-    if max_tokens:
-        said += [f"train.max_tokens={max_tokens}", "train.too_long=truncate"]
-    train = replace(
-        train,
-        grad_checkpoint=recompute,
-        batch_size=size,
-        accumulate=accumulate,
-        max_tokens=max_tokens or train.max_tokens,
-    )
-    return " ".join(said), replace(config, train=train)
+            yield least | {"max_tokens": (longest >> n) + 1, "too_long": "truncate"}

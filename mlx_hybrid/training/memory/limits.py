@@ -1,5 +1,6 @@
 """Memory: recomputing activations, and limits that leave the machine usable."""
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -8,21 +9,12 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
-from mlx_hybrid.adapters.dropout import Replay
+from mlx_hybrid.adapters.layer import Dropout
 from mlx_hybrid.errors import MemoryLimitError
 
-Forward = Callable[..., mx.array]
-
 CACHE_LIMIT = 2 << 30
-NO_MEMORY = (
-    "Unable to allocate",
-    "Attempting to allocate",
-    "Resource limit",
-    "Insufficient Memory",
-    "out of memory",
-)
-"""What MLX's RuntimeErrors say of allocations that fail: of memory, of one buffer's size, of the number of buffers, by
-the Metal command buffer, by CUDA."""
+NO_MEMORY = re.compile("(Unable|Attempting) to allocate|Resource limit|Insufficient Memory|out of memory")
+"""What MLX's RuntimeErrors say of allocations that fail, on the CPU, by Metal and by CUDA."""
 WIRED_SHARE = 0.9  # of the recommended working set; at the limit itself macOS has panicked (mlx issue 3186)
 
 
@@ -34,7 +26,7 @@ def running_out(way_on: Callable[[], str]) -> Iterator[None]:
         yield
     except (RuntimeError, MemoryError) as error:
         said = str(error).strip()
-        if not isinstance(error, MemoryError) and not any(words in said for words in NO_MEMORY):
+        if not isinstance(error, MemoryError) and not NO_MEMORY.search(said):
             raise
         raise MemoryLimitError(f"Memory ran out ({said.rstrip('.') or 'MemoryError'}); {way_on()}") from error
 
@@ -52,7 +44,8 @@ def checkpoint_layers(model: nn.Module) -> None:
 
 def recomputed(kind: type) -> Callable[..., mx.array]:
     def call(self: nn.Module, *args: Any, **kwargs: Any) -> mx.array:
-        replay = Replay(self)
+        dropouts = [module for module in self.modules() if isinstance(module, Dropout) and module.acts]
+        keys: list[mx.array | None] = []
         given = dict(enumerate(args)) | kwargs
         moving = {name: value for name, value in given.items() if is_float(value)}
         leaves = dict(tree_flatten(self.trainable_parameters()))
@@ -60,10 +53,12 @@ def recomputed(kind: type) -> Callable[..., mx.array]:
         def forward(*values: mx.array) -> mx.array:
             inner = given | dict(zip(moving, values))
             set_leaves(self, dict(zip(leaves, values[len(moving) :], strict=True)))
-            with replay:
-                y = kind.__call__(
-                    self, *(inner[i] for i in range(len(args))), **{k: inner[k] for k in kwargs}
-                )
+            for dropout, key in zip(dropouts, keys):
+                dropout.give(key)
+            y = kind.__call__(self, *(inner[i] for i in range(len(args))), **{k: inner[k] for k in kwargs})
+            keys[:] = [dropout.last() for dropout in dropouts]
+            for dropout in dropouts:
+                dropout.give(None)
             set_leaves(self, leaves)
             return y
 
@@ -81,12 +76,9 @@ def is_float(value: Any) -> bool:
     return isinstance(value, mx.array) and mx.issubdtype(value.dtype, mx.floating)
 
 
-def recompute_late(forward: Forward) -> Forward:
+def recompute_late(forward: Callable[..., mx.array]) -> Callable[..., mx.array]:
     """`forward`, run again in the backward pass: not before its cotangent is there, and with its gradients done before
-    any of them is passed on.
-
-    Left to itself, MLX takes the gradients of all leaves after those of the inputs of all layers, and keeps every
-    layer's recomputed activations until then, which is what recomputing is to avoid.
+    any of them is passed on. Left to itself, MLX keeps all layers' recomputed activations for the leaves' gradients.
     """
     function = mx.custom_function(forward)
 
@@ -104,6 +96,5 @@ def recompute_late(forward: Forward) -> Forward:
 def set_limits() -> None:
     """Bound MLX's cache of freed buffers, and wire memory short of what the system recommends, on a GPU."""
     mx.set_cache_limit(CACHE_LIMIT)
-    info = mx.device_info()
-    if recommended := info.get("max_recommended_working_set_size"):
+    if recommended := mx.device_info().get("max_recommended_working_set_size"):
         mx.set_wired_limit(int(WIRED_SHARE * recommended))

@@ -6,13 +6,20 @@ model on the Hub only config.json and the headers are fetched; a sparse file sta
 
 import json
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
+from mlx.utils import tree_flatten
+
+from mlx_hybrid.adapters.attach import attach, hybrid_layers, trainable_count
+from mlx_hybrid.adapters.frozen import linear_shape, on_cpu
 from mlx_hybrid.config import Config
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.models.base import find_model, first_line, hub_endpoint, is_hub_id
+from mlx_hybrid.models.head import find_parts
 
 WIDTH = ("hidden_size", "n_embd", "d_model", "dim")
 HEADS = ("num_attention_heads", "n_head", "n_heads")
@@ -86,30 +93,21 @@ def stand_in(repo: str, folder: Path) -> Path:
         text = Path(api.hf_hub_download(repo, "config.json")).read_text(encoding="utf-8")
         files = api.get_safetensors_metadata(repo).files_metadata
     except (HTTPError, NotASafetensorsRepoError, ValueError, OSError) as error:
-        raise ConfigError(
-            f"{repo}: its config and headers cannot be had from the Hub: {first_line(error)}."
-        ) from None
+        told = f"{repo}: its config and headers cannot be had from the Hub: {first_line(error)}."
+        raise ConfigError(told) from None
     (folder / "config.json").write_text(text, encoding="utf-8")
-    tensors = {
-        name: {
-            "dtype": info.dtype,
-            "shape": list(info.shape),
-            "size": info.data_offsets[1] - info.data_offsets[0],
-        }
-        for file in files.values()
-        for name, info in file.tensors.items()
-    }
-    write_holes(folder / "model.safetensors", tensors)
+    tensors = [tensor for file in files.values() for tensor in file.tensors.items()]
+    sizes = [(name, t.dtype, t.shape, t.data_offsets[1] - t.data_offsets[0]) for name, t in tensors]
+    write_holes(folder / "model.safetensors", sizes)
     return folder
 
 
-def write_holes(path: Path, tensors: dict[str, dict]) -> None:
-    """A safetensors file of `size` zeros for each tensor that takes no room on the disk."""
+def write_holes(path: Path, tensors: Iterable[tuple]) -> None:
+    """A safetensors file of holes, which take no room on the disk, for tensors of (name, dtype, shape, bytes)."""
     header, end = {}, 0
-    for name, tensor in tensors.items():
-        header[name] = {key: tensor[key] for key in ("dtype", "shape")}
-        header[name]["data_offsets"] = [end, end + tensor["size"]]
-        end += tensor["size"]
+    for name, dtype, shape, size in tensors:
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [end, end + size]}
+        end += size
     text = json.dumps(header).encode()
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
@@ -117,37 +115,18 @@ def write_holes(path: Path, tensors: dict[str, dict]) -> None:
 
 
 def shape_of(folder: Path, config: Config) -> ModelShape:
+    """Sizes of the lazily loaded model in `folder`, before and after its adapter."""
     from mlx_lm.utils import load_model
-
-    from mlx_hybrid.adapters.frozen import on_cpu
 
     try:
         model, settings = load_model(folder, lazy=True)
     except (ValueError, KeyError, OSError, RuntimeError) as error:
         raise ConfigError(f"{config.model.name}: cannot be read ({first_line(error)}).") from None
     if on_cpu():
-        import mlx.core as mx
-
         model.set_dtype(mx.float32)
-    return measure(model, settings, config)
-
-
-def measure(model: Any, settings: dict, config: Config) -> ModelShape:
-    """Sizes of a lazily loaded model, before and after its adapter."""
-    import mlx.core as mx
-    from mlx.utils import tree_flatten
-
-    from mlx_hybrid.adapters.attach import attach, hybrid_layers, trainable_count
-    from mlx_hybrid.adapters.frozen import linear_shape, on_cpu
-    from mlx_hybrid.models.head import find_parts
-
     settings = settings | settings.get("text_config", {})
     base = byte_count(model.parameters())
-    dtypes = [
-        value.dtype
-        for _, value in tree_flatten(model.parameters())
-        if mx.issubdtype(value.dtype, mx.floating)
-    ]
+    dtypes = [value.dtype for _, value in tree_flatten(model.parameters())]
     mlp = [layer_outputs(layer, settings) for layer in model.layers]
     attach(model, config.adapter, seed=config.seed)
     parts = find_parts(model)
@@ -166,7 +145,7 @@ def measure(model: Any, settings: dict, config: Config) -> ModelShape:
         mlp_outputs=sum(mlp) // max(1, len(mlp)),
         widest=sum(sum(shape) for shape in adapted),
         outputs=sum(d_out for _, d_out in adapted),
-        activation_bytes=min((dtype.size for dtype in dtypes), default=4),
+        activation_bytes=min((d.size for d in dtypes if mx.issubdtype(d, mx.floating)), default=4),
         unpacks_head=on_cpu() and head is not None and head.packed(),
         head_gradient_bytes=4 * sum(leaf.size for leaf in head.leaves().values()) if head else 0,
         chunks_logits=head is not None,
@@ -174,8 +153,6 @@ def measure(model: Any, settings: dict, config: Config) -> ModelShape:
 
 
 def byte_count(tree: Any) -> int:
-    from mlx.utils import tree_flatten
-
     return sum(value.nbytes for _, value in tree_flatten(tree))
 
 
@@ -196,7 +173,6 @@ def first_known(settings: dict, names: tuple[str, ...], default: int | None = No
         if settings.get(name):
             return int(settings[name])
     if default is None:
-        raise UnknownShapeError(
-            f"config.json: none of {', '.join(names)} is there, so memory cannot be estimated."
-        )
+        told = f"none of {', '.join(names)} is there, so memory cannot be estimated"
+        raise UnknownShapeError(f"config.json: {told}.")
     return default

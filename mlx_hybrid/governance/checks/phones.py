@@ -1,0 +1,108 @@
+"""Telephone numbers, told by `phonenumbers`: with a country's code anywhere, without one in the record's regions."""
+
+from functools import lru_cache
+from itertools import chain
+from locale import locale_alias
+from typing import Any
+
+import regex
+
+from mlx_hybrid.governance.checks.cues import CUES, said_before
+from mlx_hybrid.records.languages import card_code, parse_language
+
+CANDIDATE = regex.compile(
+    r"(?<![\p{Latin}\p{N}_+])(?<!\p{N}[.,/-])\(?\+?\(?[0-9](?:[ .\-/()]{0,3}[0-9]){6,17}"
+    r"(?![\p{Latin}\p{N}_]|[.,][0-9])"
+)
+CALL, NUMBER, OTHER = (said_before(name) for name in ("call", "number", "other"))
+NO_PHONE = regex.compile(  # dates and decimals
+    r"(?:\d{1,2}[./ -]\d{1,2}[./ -](?:19|20)\d\d|(?:19|20)\d\d[./ -]\d{1,2}[./ -]\d{1,2}|\d{1,3}\.\d{5,})\b"
+)
+THOUSANDS = regex.compile(r"[1-9]\d{0,2}(?:[ .]\d{3})+")
+WINDOW = 32  # characters before a number in which a word says what it is
+WORLD = tuple(CUES["regions"].split())
+
+
+@lru_cache(1024)
+def regions_of(language: str) -> tuple[str, ...]:
+    """Where a language is spoken, by the locales that Python knows; of a tag with a region (`sw-KE`) that one."""
+    if named := regex.search(r"[-_]([A-Za-z]{2})(?=[-_]|$)", language):
+        return (named[1].upper(),)
+    try:
+        code = card_code(str(parse_language(language)))
+    except ValueError:
+        return ()
+    found = (regex.match(rf"{code}_([A-Z]{{2}})\b", locale) for locale in locale_alias.values())
+    return tuple(sorted({match[1] for match in found if match}))
+
+
+def phone_length(match: Any, regions: tuple[str, ...]) -> int:
+    """How many characters of a candidate are a telephone number; 0 for none."""
+    import phonenumbers
+
+    written = match[0]
+    if "+" in written:
+        found = phonenumbers.PhoneNumberMatcher(written, None, phonenumbers.Leniency.POSSIBLE)
+        return next((number.end for number in found if number.start <= 2), 0)
+    before = match.string[max(0, match.start() - WINDOW) : match.start()].rpartition("\n")[2]
+    said, other = last(CALL, before), last(OTHER, before)
+    if NO_PHONE.match(written) or other > said:
+        return 0
+    if written.startswith("00") and is_number(f"+{written[2:]}", "ZZ", "valid"):
+        return len(written)
+    called = said >= 0 or NUMBER.search(before)
+    found = lengths(written) if called or written[0] in "0(" else [len(written)]
+    return next(
+        (length for length in found if is_national(written[:length], regions, called=bool(called))), 0
+    )
+
+
+def is_national(written: str, regions: tuple[str, ...], *, called: bool) -> bool:
+    """Whether a number without its country's code is one of the record's regions, or of another and written so."""
+    if called:
+        return any(is_number(written, region, "valid") for region in chain(regions, WORLD))
+    opened, single = written[0] in "0(", written.isdigit()
+    groups = regex.findall(r"\d+", written)
+    if (
+        THOUSANDS.fullmatch(written)
+        or any(len(group) == 1 for group in groups[2:])
+        or (single and not opened and len(regions) > 5)
+    ):
+        return False
+    own = "mobile" if single and not opened else "valid" if single else "begun"
+    if any(is_number(written, region, own) for region in regions):
+        return True
+    return opened and not single and any(is_number(written, region, "grouped") for region in WORLD)
+
+
+@lru_cache(1 << 16)
+def is_number(written: str, region: str, how: str) -> bool:
+    """Whether `phonenumbers` holds it for a valid number there: of a mobile phone, or begun or grouped as there."""
+    import phonenumbers as phones
+
+    try:
+        number = phones.parse(written, region)
+    except phones.NumberParseException:
+        return False
+    region = region if region != "ZZ" else phones.region_code_for_number(number)
+    if not phones.is_valid_number_for_region(number, region):
+        return False
+    if how == "mobile":
+        return phones.number_type(number) == phones.PhoneNumberType.MOBILE
+    own, usual = (
+        regex.findall(r"\d+", text.replace("(0)", ""))
+        for text in (written, phones.format_number(number, phones.PhoneNumberFormat.NATIONAL))
+    )
+    own = own[1:] if own[0] in ("0", str(number.country_code)) and len(own) > 1 else own
+    own[0], usual[0] = own[0].lstrip("0"), usual[0].lstrip("0")
+    return how == "valid" or (own[:1] == usual[:1] and (how == "begun" or own == usual))
+
+
+def lengths(written: str) -> list[int]:
+    """The whole candidate, then without its last groups of digits."""
+    ends = [match.end() for match in regex.finditer(r"\d+", written)]
+    return [end for end in reversed(ends) if sum(c.isdigit() for c in written[:end]) >= 7][:4]
+
+
+def last(pattern: regex.Pattern, text: str) -> int:
+    return max((match.start() for match in pattern.finditer(text)), default=-1)
