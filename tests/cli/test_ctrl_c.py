@@ -5,6 +5,7 @@ import os
 import signal
 
 import pytest
+from acting import acting
 
 from mlx_hybrid.evaluation import answers
 from mlx_hybrid.governance import govern as curate
@@ -61,12 +62,11 @@ def test_a_run_stopped_in_its_first_second_ends_as_one_never_stopped(
     press, finetune, finished, run, settings, tmp_path
 ):
     press(job, "find_data")
-    finetune(*settings, code=130)
+    finetune(*acting(settings, "hybrid"), "--method", "hybrid", code=130)
     run("finetune", "--resume", tmp_path / "trained", code=0)
-    names = [
-        path / "adapter" / "adapters.safetensors" for path in (tmp_path / "trained", finished("hybrid").path)
-    ]
-    assert names[0].read_bytes() == names[1].read_bytes()
+    paths = (tmp_path / "trained", finished("hybrid").path)
+    cut, whole = ((path / "adapter" / "adapters.safetensors").read_bytes() for path in paths)
+    assert cut == whole
 
 
 def test_in_the_last_scoring_and_again_when_it_is_resumed(press, run, finished, finetune, settings, tmp_path):
