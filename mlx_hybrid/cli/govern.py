@@ -146,6 +146,9 @@ def forget(folder: Path, ids: tuple[str, ...], runs: Path, as_json: bool) -> Non
         click.echo(json.dumps(asdict(done), ensure_ascii=False))
         return
     click.echo(f"Removed {', '.join(f'{count} from {name}' for name, count in done.removed.items())}.")
+    if done.left:
+        shown = ", ".join(done.left[:5]) + (" …" if len(done.left) > 5 else "")
+        click.echo(f"Other lines still name them or their data; forget them by their places too: {shown}.")
     for run, count in done.removed_from_runs.items():
         click.echo(f"Removed {count} from the data that {run} keeps.")
     for run in done.runs:
