@@ -18,9 +18,8 @@ class Printable:
         self.held = ""
 
     def __call__(self, piece: str) -> str:
-        text, last = self.held + piece, None
-        for last in UNSAFE.finditer(text):
-            pass
+        text = self.held + piece
+        *_, last = [None, *UNSAFE.finditer(text)]
         whole = last.start() if last and last.end() == len(text) else len(text)
         self.held = text[whole:]
         return UNSAFE.sub("", text[:whole])

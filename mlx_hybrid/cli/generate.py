@@ -70,8 +70,8 @@ def generate(
     if as_json:
         facts = {
             "format": 1,
-            "model": pair.base_name if base else pair.loaded.name,
-            "adapted_modules": 0 if base else pair.loaded.modules,
+            "model": pair.base_name if base else pair.name,
+            "adapted_modules": 0 if base else pair.modules,
             "text": "".join(piece.text for piece in pieces),
             "finish_reason": last.finish,
             "prompt_tokens": len(tokens),
@@ -106,6 +106,6 @@ def open_and_tell(
     pair = open_pair(target, context=context, base_name=base_name)
     if base and not pair.adapted:
         raise ConfigError(f"{target} has no adapter, so --base changes nothing; leave it out.")
-    told = f"{pair.base_name}: the base of {pair.loaded.name}, no adapter." if base else pair.describe()
+    told = f"{pair.base_name}: the base of {pair.name}, no adapter." if base else pair.describe()
     click.echo(told, err=True)
     return pair

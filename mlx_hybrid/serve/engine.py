@@ -125,5 +125,5 @@ def named_models(pair: Pair) -> dict[str, Any]:
     base = pair.base_name
     if not pair.adapted:
         return {base: pair.model}
-    adapted = pair.loaded.name if pair.loaded.name != base else f"{base}-adapted"
+    adapted = pair.name if pair.name != base else f"{base}-adapted"
     return {adapted: pair.model, base: pair.base()}

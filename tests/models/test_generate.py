@@ -32,7 +32,7 @@ def answer(model, tokenizer, tokens, **settings):
 
 def test_the_base_beside_is_the_base_itself(pair, base_folder):
     assert mx.array_equal(probe_logits(pair.base()), probe_logits(load_base(str(base_folder)).model))
-    assert pair.loaded.modules == 14
+    assert pair.modules == 14
     assert mx.abs(probe_logits(pair.base()) - probe_logits(pair.model)).max() > 1e-3
     assert "adapter on 14 modules, logits change by up to" in pair.describe()
     shared = pair.model.model.layers[0].mlp.up_proj.linear
