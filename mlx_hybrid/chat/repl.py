@@ -11,6 +11,7 @@ from threading import Event
 from mlx_hybrid.chat.conversation import Conversation, Turn
 from mlx_hybrid.chat.lines import Lines
 from mlx_hybrid.chat.printable import Printable
+from mlx_hybrid.config.reading import parse_scalar
 from mlx_hybrid.errors import INTERRUPTED, ConfigError, MlxHybridError, nearest
 from mlx_hybrid.models.generate import Piece
 
@@ -140,11 +141,12 @@ class Repl:
 
     def do_set(self, rest: str) -> None:
         conversation = self.conversation
-        name, _, value = rest.partition(" ")
-        if name and not value.strip():
+        name, *value = rest.split(maxsplit=1) or [""]
+        if name and not value:
             raise ConfigError(f"/set {name} needs a value, as: /set {name} 1")
         if name:
-            conversation.sampling = conversation.sampling.with_text(name, value.strip())
+            value = None if value[0].lower() in ("none", "off") else parse_scalar(value[0])
+            conversation.sampling = conversation.sampling.with_values({name: value}, "/set")
         for key, current in dataclasses.asdict(conversation.sampling).items():
             self.note(f"{key:<12} {'a fresh one each time' if current is None else current}")
 

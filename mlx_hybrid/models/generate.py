@@ -7,32 +7,29 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any, Literal
 
-from mlx_hybrid.errors import ConfigError, nearest
+from mlx_hybrid.config.bounds import Bounded, bounded
+from mlx_hybrid.config.convert import build
+from mlx_hybrid.errors import ConfigError
 
 Finish = Literal["stop", "length", "interrupted"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sampling:
+class Sampling(Bounded):
     """How tokens are chosen."""
 
-    max_tokens: int = 512
+    max_tokens: int = bounded(512, 1)
     """Longest answer, in tokens; the room left in the context may be less."""
-    temperature: float = 0.0
+    temperature: float = bounded(0.0, 0, 5)
     """0 takes the likeliest token each time; 1 samples from the model's own distribution."""
-    top_p: float = 1.0
+    top_p: float = bounded(1.0, 1e-6, 1)
     """Sample among the likeliest tokens that together have this probability."""
     seed: int | None = None
     """Same seed, same answer; none draws a fresh one for each answer."""
 
     def __post_init__(self) -> None:
         """Raise ConfigError for a value out of bounds."""
-        if self.max_tokens < 1:
-            raise ConfigError(f"max_tokens must be at least 1, not {self.max_tokens}.")
-        if not 0 <= self.temperature <= 5:
-            raise ConfigError(f"temperature must be between 0 and 5, not {self.temperature:g}.")
-        if not 0 < self.top_p <= 1:
-            raise ConfigError(f"top_p must be above 0 and at most 1, not {self.top_p:g}.")
+        super().__post_init__()
         if self.seed is not None and not 0 <= self.seed < 1 << 63:
             raise ConfigError(f"seed must be between 0 and 2^63 − 1, not {self.seed}.")
 
@@ -40,19 +37,9 @@ class Sampling:
         """A copy with a seed drawn where none was given, so that the answer can be had again."""
         return self if self.seed is not None else dataclasses.replace(self, seed=secrets.randbits(32))
 
-    def with_text(self, name: str, text: str) -> "Sampling":
-        """A copy with one value read from text. Raises ConfigError for an unknown name or a value out of bounds."""
-        names = [f.name for f in dataclasses.fields(self)]
-        if name not in names:
-            raise ConfigError(f'No setting "{name}"; {nearest(name, names)}')
-        if name == "seed" and text.lower() in ("none", "off"):
-            return dataclasses.replace(self, seed=None)
-        kind = float if name in ("temperature", "top_p") else int
-        try:
-            value = kind(text)
-        except ValueError:
-            raise ConfigError(f"{name}: {text!r} is not a number.") from None
-        return dataclasses.replace(self, **{name: value})
+    def with_values(self, values: dict[str, Any], where: str) -> "Sampling":
+        """A copy with other values. Raises ConfigError for an unknown name, another kind, and what is out of bounds."""
+        return build(Sampling, dataclasses.asdict(self) | values, where, "")
 
 
 @dataclass(frozen=True)
@@ -76,8 +63,8 @@ def prompt_tokens(tokenizer: Any, text: str, *, system: str | None = None, raw: 
 def room_for_answer(prompt_tokens: int, context: int, asked: int) -> int:
     """Tokens the answer may have. Raises ConfigError where the prompt leaves none."""
     if prompt_tokens >= context:
-        told = f"The prompt has {prompt_tokens:,} tokens, but the context is {context:,}; shorten the prompt."
-        raise ConfigError(told)
+        told = f"has {prompt_tokens:,} tokens, but the context is {context:,}; shorten the prompt."
+        raise ConfigError(f"The prompt {told}")
     return min(asked, context - prompt_tokens)
 
 

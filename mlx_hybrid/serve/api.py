@@ -5,16 +5,15 @@ https://platform.openai.com/docs/api-reference/chat and /completions.
 
 import time
 import uuid
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 from mlx_hybrid.errors import ConfigError, nearest
 from mlx_hybrid.models.generate import Sampling
 
-NUMBERS = dict.fromkeys(("temperature", "top_p"), float)
-NUMBERS |= dict.fromkeys(("seed", "max_tokens", "max_completion_tokens"), int)
+SAMPLING = {"max_completion_tokens", *(field.name for field in fields(Sampling))}
 MOST_STOPS = 4
-COMMON = {*NUMBERS, "model", "stop", "stream", "stream_options"}
+COMMON = {*SAMPLING, "model", "stop", "stream", "stream_options"}
 CHAT = COMMON | {"messages", "chat_template_kwargs"}
 TEXT = COMMON - {"max_completion_tokens"} | {"prompt"}
 IDLE = {"n": (1,), "best_of": (1,), "tool_choice": ("none", "auto"), "parallel_tool_calls": (True, False)}
@@ -23,8 +22,9 @@ IDLE |= {
     "modalities": (["text"],),
     "service_tier": ("auto", "default"),
 }
-UNMET = ("frequency_penalty", "presence_penalty", "logprobs", "top_logprobs", "logit_bias", "store")
-IDLE |= dict.fromkeys((*UNMET, "echo", "suffix", "tools", "functions"), (0, False, "", [], {}))
+IDLE |= dict.fromkeys(("echo", "logprobs", "store"), (False,))
+IDLE |= dict.fromkeys(("frequency_penalty", "presence_penalty", "top_logprobs"), (0,))
+IDLE |= dict.fromkeys(("suffix", "logit_bias", "tools", "functions"), ("", [], {}))
 """Values that ask for nothing; any other is refused."""
 LABELS = {"user", "metadata", "safety_identifier", "prompt_cache_key"}
 """Keys that are for the operator's books and change no answer."""
@@ -113,25 +113,16 @@ def parse_model(name: Any, models: list[str]) -> str:
 
 
 def parse_sampling(body: dict, defaults: Sampling) -> tuple[Sampling, bool]:
-    values = {key: number(body, key, kind) for key, kind in NUMBERS.items() if key in body}
+    """How to sample, and whether the request names a number of tokens."""
+    values = {key: body[key] for key in SAMPLING if key in body}
     limit = values.pop("max_completion_tokens", values.get("max_tokens"))
     if limit != values.get("max_tokens", limit):
         raise refusal("max_tokens", " and max_completion_tokens differ; give one.", "invalid_value")
     values |= {} if limit is None else {"max_tokens": limit}
     try:
-        return replace(defaults, **values), limit is not None
+        return defaults.with_values(values, "The request"), limit is not None
     except ConfigError as error:
-        raise ApiError(400, str(error), param=str(error).split()[0]) from None
-
-
-def number(body: dict, key: str, kind: type) -> Any:
-    value = body[key]
-    if isinstance(value, bool) or not isinstance(value, int if kind is int else int | float):
-        raise refusal(key, " must be a number.")
-    try:
-        return kind(value)
-    except OverflowError:
-        raise refusal(key, " is too large.", "invalid_value") from None
+        raise ApiError(400, str(error), param=next(key for key in values if key in str(error))) from None
 
 
 def parse_stop(stop: Any) -> tuple[str, ...]:

@@ -1,5 +1,7 @@
 """Sampling, prompts, caches, the base beside its adapter, and text made safe for a terminal."""
 
+import math
+
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
@@ -103,22 +105,23 @@ def test_sampling_follows_temperature():
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "said"),
+    ("name", "value", "said"),
     [
-        ("temperatur", "1", 'did you mean "temperature"'),
-        ("temperature", "warm", "not a number"),
-        ("temperature", "-1", "between 0 and 5"),
-        ("temperature", "nan", "between 0 and 5"),
-        ("top_p", "0", "above 0"),
-        ("max_tokens", "0", "at least 1"),
-        ("seed", "-3", "seed"),
+        ("temperatur", 1, 'did you mean "temperature"'),
+        ("temperature", "warm", "must be a number"),
+        ("temperature", -1, "at least 0"),
+        ("temperature", math.nan, "finite"),
+        ("top_p", 0, "at least 1e-06"),
+        ("max_tokens", 0, "at least 1"),
+        ("seed", -3, "seed"),
+        ("seed", True, "whole number"),
     ],
 )
-def test_a_setting_is_honoured_or_refused(name, text, said):
+def test_a_setting_is_honoured_or_refused(name, value, said):
     with pytest.raises(ConfigError, match=said):
-        Sampling().with_text(name, text)
-    assert Sampling().with_text("seed", "7").seed == 7
-    assert Sampling(seed=7).with_text("seed", "none").seed is None
+        Sampling().with_values({name: value}, "here")
+    assert Sampling().with_values({"seed": 7}, "here").seed == 7
+    assert Sampling(seed=7).with_values({"seed": None}, "here").seed is None
 
 
 def test_no_template_no_chat(tmp_path):
