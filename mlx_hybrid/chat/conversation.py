@@ -7,7 +7,7 @@ from typing import Any
 
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.files import read_json, write_json
-from mlx_hybrid.models.generate import Piece, PromptCache, Sampling, room_for_answer, stream
+from mlx_hybrid.models.generate import Piece, Prompts, Sampling, room_for_answer, stream
 from mlx_hybrid.models.pair import Pair
 
 FORMAT = 1
@@ -33,7 +33,7 @@ class Conversation:
     def __init__(self, pair: Pair, sampling: Sampling | None = None, system: str = "") -> None:
         self.pair, self.sampling = pair, sampling or Sampling()
         self.messages, self.turn = [], Turn()
-        self._caches: dict[int, PromptCache] = {}
+        self._prompts: dict[int, Prompts] = {}
         self.set_system(system)
 
     def set_system(self, text: str) -> None:
@@ -65,9 +65,9 @@ class Conversation:
         tokens, forgotten = self.fit(messages)
         room = room_for_answer(len(tokens), self.pair.context, self.sampling.max_tokens)
         turn = self.turn = Turn(len(tokens), forgotten=forgotten)
-        cache = self._caches.setdefault(id(model), PromptCache(model))
+        prompts = self._prompts.setdefault(id(model), Prompts(model))
         sampling = dataclasses.replace(self.sampling, max_tokens=room)
-        for piece in stream(model, self.pair.tokenizer, tokens, sampling, cache=cache, stopped=stopped):
+        for piece in stream(model, self.pair.tokenizer, tokens, sampling, prompts=prompts, stopped=stopped):
             turn.answer_tokens, turn.finish = piece.count, piece.finish or ""
             turn.full = piece.finish == "length" and room < self.sampling.max_tokens
             yield piece

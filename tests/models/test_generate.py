@@ -16,15 +16,16 @@ from mlx_hybrid.chat.printable import Printable
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.models.base import load_base
 from mlx_hybrid.models.generate import (
-    PromptCache,
+    Prompts,
     Sampling,
-    keep_likeliest,
+    answers,
     make_sampler,
     prompt_tokens,
     room_for_answer,
     stream,
 )
 from mlx_hybrid.models.pair import open_pair
+from mlx_hybrid.models.sampling import cut, make_processors
 
 
 def answer(model, tokenizer, tokens, **settings):
@@ -73,27 +74,68 @@ def test_a_prompt_beyond_the_context_is_refused(base_folder):
         open_pair(str(base_folder), context=512)
 
 
-def test_a_cache_is_cut_to_what_is_shared(pair):
-    cache = PromptCache(pair.model)
+def test_what_was_read_is_taken_up_where_it_is_shared(pair):
+    prompts = Prompts(pair.model)
     first = prompt_tokens(pair.tokenizer, "the same beginning, one end")
     second = prompt_tokens(pair.tokenizer, "the same beginning, another")
-    run = lambda tokens, cache: [  # noqa: E731
-        p.token for p in stream(pair.model, pair.tokenizer, tokens, Sampling(max_tokens=8), cache=cache)
+    run = lambda tokens, prompts: [  # noqa: E731
+        p.token for p in stream(pair.model, pair.tokenizer, tokens, Sampling(max_tokens=8), prompts=prompts)
     ]
-    run(first, cache)
-    _, rest = cache.take(second)
+    run(first, prompts)
+    _, rest = prompts.take(second)
     assert 0 < len(rest) < len(second)
-    assert cache.tokens == []
-    run(first, cache)
-    assert run(second, cache) == run(second, None)
-    assert run(second, cache) == run(second, None)
+    assert run(second, prompts) == run(second, None)
+    assert run(second, prompts) == run(second, None)
+    assert len(prompts.take(second)[1]) <= 2
 
 
-def test_top_p_keeps_the_smallest_set_that_reaches_it():
-    probabilities = np.array([0.5, 0.3, 0.15, 0.05])
-    for top_p, kept in ((0.4, 1), (0.5, 1), (0.51, 2), (0.8, 2), (0.81, 3), (0.99, 4)):
-        logits = keep_likeliest(mx.array(np.log(probabilities)[None]), top_p)
-        assert int(mx.isfinite(logits).sum()) == kept, top_p
+@pytest.mark.parametrize(
+    ("how", "kept"),
+    [
+        ({"top_p": 0.4}, 1),
+        ({"top_p": 0.5}, 1),
+        ({"top_p": 0.51}, 2),
+        ({"top_p": 0.8}, 2),
+        ({"top_p": 0.81}, 3),
+        ({"top_p": 0.99}, 4),
+        ({"top_k": 3}, 3),
+        ({"top_k": 9}, 4),
+        ({"min_p": 0.31}, 2),
+        ({"min_p": 0.29}, 3),
+        ({"top_k": 2, "top_p": 0.6}, 1),  # of the two that are left, the first has 0.625
+        ({"top_p": 0.9, "min_p": 0.5}, 2),
+    ],
+)
+def test_the_cuts_keep_the_smallest_set_that_reaches_them(how, kept):
+    probabilities = np.array([0.15, 0.5, 0.05, 0.3])
+    logits = cut(mx.array(np.log(probabilities)[None]), Sampling(**how))
+    assert (
+        np.array(mx.isfinite(logits))[0].tolist() == (probabilities >= sorted(probabilities)[-kept]).tolist()
+    )
+
+
+def test_the_penalty_is_that_of_its_paper():
+    """x / θ over zero and x · θ below, once for each token seen (Keskar et al. 2019, equation 3 as it is used)."""
+    logits = np.array([[2.0, -1.0, 0.5, -3.0]])
+    (penalise,) = make_processors(Sampling(repetition_penalty=2.0), [3])
+    assert np.array(penalise(mx.array([0, 1, 0]), mx.array(logits))).tolist() == [[1.0, -2.0, 0.5, -6.0]]
+    assert make_processors(Sampling(), [3]) == []
+
+
+def test_answers_side_by_side_are_those_alone(pair):
+    """Of every length, greedy, drawn and penalised, more than there are rows; what all begin with is read once."""
+    texts = ["the same beginning " + "x" * size for size in (1, 30, 7, 90, 2, 41)]
+    prompts = [prompt_tokens(pair.tokenizer, text) for text in texts]
+    how = [Sampling(max_tokens=size) for size in (12, 3, 20)]
+    how += [Sampling(max_tokens=15, temperature=1, seed=4), Sampling(max_tokens=15, repetition_penalty=1.5)]
+    how += [Sampling(max_tokens=1)]
+    together = dict(answers(pair.model, pair.tokenizer, prompts, how, rows=3))
+    assert sorted(together) == list(range(6))
+    for number, (tokens, sampling) in enumerate(zip(prompts, how)):
+        alone = list(stream(pair.model, pair.tokenizer, tokens, sampling))
+        assert [p.token for p in together[number]] == [p.token for p in alone], number
+        assert "".join(p.text for p in together[number]) == "".join(p.text for p in alone)
+        assert together[number][-1].finish == alone[-1].finish
 
 
 def test_sampling_follows_temperature():
