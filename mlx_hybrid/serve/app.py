@@ -22,7 +22,7 @@ from mlx_hybrid.errors import ConfigError, DataError
 from mlx_hybrid.models.generate import Piece
 from mlx_hybrid.serve.api import ApiError, Asked, Reply, StopText, parse, parse_model, usage
 from mlx_hybrid.serve.engine import Engine, Job
-from mlx_hybrid.serve.guard import SILENCE_SECONDS, Guard, Ledger, Policy
+from mlx_hybrid.serve.guard import SILENCE_SECONDS, Guard, Policy
 
 PAGE = Path(__file__).with_name("page.html")
 CHAT = "/v1/chat/completions"
@@ -43,7 +43,7 @@ def make_app(engine: Engine, policy: Policy, log: Callable[[str], None]) -> Star
         Route(CHAT, answers.complete, methods=["POST"]),
         Route("/v1/completions", answers.complete, methods=["POST"]),
     ]
-    passed = [Middleware(Ledger, policy, log), Middleware(Guard, policy)]
+    passed = [Middleware(Guard, policy, log)]
     app = Starlette(routes=routes, middleware=passed, exception_handlers={HTTPException: nothing_here})
     app.router.redirect_slashes = False
     return app
