@@ -18,7 +18,7 @@ from mlx_hybrid.models.generate import Piece
 HELP = """\
 /base            what the base says to the last question; /base on shows it after every answer, /base off stops
 /system TEXT     set the system prompt; /system shows it, /system off takes it away
-/set NAME VALUE  max_tokens, temperature, top_p or seed; /set shows them
+/set NAME VALUE  how it answers: temperature, top_p, …; /set shows all
 /save FILE       write the conversation;  /load FILE goes on with one
 /clear           forget the conversation
 /help, /exit     this text; leave (as Ctrl-D)
@@ -148,7 +148,7 @@ class Repl:
             value = None if value[0].lower() in ("none", "off") else parse_scalar(value[0])
             conversation.sampling = conversation.sampling.with_values({name: value}, "/set")
         for key, current in dataclasses.asdict(conversation.sampling).items():
-            self.note(f"{key:<12} {'a fresh one each time' if current is None else current}")
+            self.note(f"{key:<19} {'a fresh one each time' if current is None else current}")
 
     def do_save(self, rest: str) -> None:
         path = path_of(rest, "/save")

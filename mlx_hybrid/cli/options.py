@@ -82,6 +82,13 @@ sampling_options = together(
     click.option(
         "--top-p", type=float, default=1.0, show_default=True, help="Sample among the likeliest tokens."
     ),
+    click.option(
+        "--top-k", type=int, default=0, help="Sample among so many of the likeliest.  [default: all]"
+    ),
+    click.option("--min-p", type=float, default=0.0, help="Least share of the likeliest one's probability."),
+    click.option(
+        "--repetition-penalty", type=float, default=1.0, help="Over 1, says less again.  [default: 1]"
+    ),
     click.option("--seed", type=int, help="Same seed, same answers.  [default: a fresh one each time]"),
 )
 """How tokens are chosen, alike wherever an answer is made."""

@@ -25,8 +25,8 @@ PORT, SOME = click.IntRange(0, 65535), click.IntRange(1)
 @base_model_option
 @click.option("--max-tokens", type=int, default=512, show_default=True, help="Where a request names none.")
 @click.option("--max-body", type=SOME, default=1024, show_default=True, help="Longest request, in KiB.")
-@click.option("--active", type=SOME, default=4, show_default=True, help="Answers made side by side.")
-@click.option("--waiting", type=SOME, default=16, show_default=True, help="Requests that may wait.")
+@click.option("--active", type=SOME, default=16, show_default=True, help="Answers made side by side.")
+@click.option("--waiting", type=SOME, default=64, show_default=True, help="Requests that may wait.")
 def serve(
     target: str,
     host: str,
