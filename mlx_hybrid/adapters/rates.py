@@ -71,18 +71,28 @@ def step_gains(
     layers = hybrid_layers(model) or dense_layers(model)
     gradient = total_gradient(model, make_loss, batches)
     watched = {name: StepWatch(layer, under(name, gradient)) for name, layer in layers.items()}
+    forward_with(watched, model, make_loss, batches)
+    return {
+        f"{name}.{branch}".rstrip("."): gain
+        for name, watch in watched.items()
+        for branch, gain in watch.gains().items()
+    }
+
+
+def forward_with(
+    watched: dict[str, nn.Module],
+    model: nn.Module,
+    make_loss: Callable[[nn.Module], Callable],
+    batches: Sequence[tuple],
+) -> None:
+    """One forward pass of the batches with these modules, each with the `layer` it watches, in their places."""
     model.update_modules(tree_unflatten(list(watched.items())))
     try:
         loss = make_loss(model)
         for batch in batches:
             mx.eval(loss(*batch))
     finally:
-        model.update_modules(tree_unflatten(list(layers.items())))
-    return {
-        f"{name}.{branch}".rstrip("."): gain
-        for name, watch in watched.items()
-        for branch, gain in watch.gains().items()
-    }
+        model.update_modules(tree_unflatten([(name, watch.layer) for name, watch in watched.items()]))
 
 
 def dense_layers(model: nn.Module) -> dict[str, nn.Module]:

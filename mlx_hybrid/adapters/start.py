@@ -17,6 +17,7 @@ from mlx_hybrid.adapters.attach import hybrid_layers, layer_class
 from mlx_hybrid.adapters.frozen import dense_weight, linear_shape
 from mlx_hybrid.adapters.layer import HybridLinear, LowRank
 from mlx_hybrid.adapters.plans import LayerPlan
+from mlx_hybrid.adapters.rates import forward_with
 from mlx_hybrid.config import AdapterConfig, HouseholderConfig, LowRankConfig
 from mlx_hybrid.errors import MlxHybridError
 
@@ -254,13 +255,7 @@ def scale_to_inputs(
     watched = {name: InputWatch(layer) for name, layer in aligned.items()}
     if not watched:
         return
-    model.update_modules(tree_unflatten(list(watched.items())))
-    try:
-        loss = make_loss(model)
-        for batch in batches:
-            mx.eval(loss(*batch))
-    finally:
-        model.update_modules(tree_unflatten(list(aligned.items())))
+    forward_with(watched, model, make_loss, batches)
     for name, watch in watched.items():
         if watch._count:
             low_rank = aligned[name].low_rank

@@ -7,7 +7,7 @@ from typing import Any
 
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.files import read_json, write_json
-from mlx_hybrid.models.generate import Piece, PromptCache, Sampling, room_for_answer, stream
+from mlx_hybrid.models.generate import Piece, Prompts, Sampling, room_for_answer, stream
 from mlx_hybrid.models.pair import Pair
 
 FORMAT = 1
@@ -17,15 +17,14 @@ ANSWER_SHARE = 4  # the part of the context that is kept free for the answer is 
 
 @dataclasses.dataclass
 class Turn:
-    """What happened in one turn, beside the text."""
+    """What happened in one turn, beside the text: `forgotten` counts the first messages, which no longer fit the
+    context, `full` is that the answer ended because the context did."""
 
     prompt_tokens: int = 0
     answer_tokens: int = 0
     finish: str = ""
     forgotten: int = 0
-    """The first messages that no longer fit the context: kept in the conversation, not seen by the model."""
     full: bool = False
-    """The answer ended because the context did."""
 
 
 class Conversation:
@@ -34,7 +33,7 @@ class Conversation:
     def __init__(self, pair: Pair, sampling: Sampling | None = None, system: str = "") -> None:
         self.pair, self.sampling = pair, sampling or Sampling()
         self.messages, self.turn = [], Turn()
-        self._caches: dict[int, PromptCache] = {}
+        self._prompts: dict[int, Prompts] = {}
         self.set_system(system)
 
     def set_system(self, text: str) -> None:
@@ -66,9 +65,9 @@ class Conversation:
         tokens, forgotten = self.fit(messages)
         room = room_for_answer(len(tokens), self.pair.context, self.sampling.max_tokens)
         turn = self.turn = Turn(len(tokens), forgotten=forgotten)
-        cache = self._caches.setdefault(id(model), PromptCache(model))
+        prompts = self._prompts.setdefault(id(model), Prompts(model))
         sampling = dataclasses.replace(self.sampling, max_tokens=room)
-        for piece in stream(model, self.pair.tokenizer, tokens, sampling, cache=cache, stopped=stopped):
+        for piece in stream(model, self.pair.tokenizer, tokens, sampling, prompts=prompts, stopped=stopped):
             turn.answer_tokens, turn.finish = piece.count, piece.finish or ""
             turn.full = piece.finish == "length" and room < self.sampling.max_tokens
             yield piece
@@ -93,7 +92,7 @@ class Conversation:
         """Write the conversation; `messages` is a record that `finetune` reads. Raises ConfigError where it cannot."""
         tree = {
             "format": FORMAT,
-            "model": self.pair.loaded.name,
+            "model": self.pair.name,
             "settings": dataclasses.asdict(self.sampling),
             "messages": system_turn(self.system) + self.messages,
         }
@@ -105,9 +104,9 @@ class Conversation:
     def load(self, path: Path) -> None:
         """Go on with a saved conversation in place of this one. Raises ConfigError for a file that holds none."""
         messages = read_messages(path)
-        system = messages[0]["content"] if messages and messages[0]["role"] == "system" else ""
-        self.set_system(system)
-        self.messages, self.turn = messages[bool(system) :], Turn()
+        system = [m["content"] for m in messages if m["role"] == "system"]
+        self.set_system("".join(system))
+        self.messages, self.turn = messages[len(system) :], Turn()
 
 
 def system_turn(text: str) -> list[dict]:
@@ -124,9 +123,7 @@ def read_messages(path: Path) -> list[dict]:
         where = f"{path}: message {number}"
         if not isinstance(message, dict) or not isinstance(message.get("content"), str):
             raise ConfigError(f'{where} has no text under "content".')
-        role = message.get("role")
-        if role not in ROLES or (role == "system" and number > 1):
-            raise ConfigError(
-                f"{where} has the role {role!r}; system may come first, then user and assistant."
-            )
+        if message.get("role") not in (ROLES if number == 1 else ROLES[1:]):
+            told = f"has the role {message.get('role')!r}; system may come first, then user and assistant."
+            raise ConfigError(f"{where} {told}")
     return [{"role": m["role"], "content": m["content"]} for m in messages]

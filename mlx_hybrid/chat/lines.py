@@ -56,17 +56,11 @@ class Lines:
                 prompt = PROMPT if prompt == PROMPT else MORE
 
 
-def history_file() -> Path | None:
-    """Where typed lines are kept: `MLX_HYBRID_HISTORY`, empty for nowhere, else in the user's state folder."""
-    named = os.environ.get("MLX_HYBRID_HISTORY")
-    if named is not None:
-        return Path(named) if named else None
-    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(state) / "mlx-hybrid" / "chat-history"
-
-
 def use_readline(commands: Sequence[str]) -> None:
-    """Line editing, completion of commands, and a history that only this user can read."""
+    """Line editing, completion of commands, and a history that only this user can read.
+
+    It is kept in `MLX_HYBRID_HISTORY`, empty for nowhere, else in the user's state folder.
+    """
     try:
         import readline
     except ImportError:  # some Pythons are built without it: lines can then be typed, not edited
@@ -77,13 +71,17 @@ def use_readline(commands: Sequence[str]) -> None:
     readline.set_completer(lambda text, i: [*(c for c in commands if text and c.startswith(text)), None][i])
     libedit = "libedit" in (readline.__doc__ or "")
     readline.parse_and_bind("bind ^I rl_complete" if libedit else "tab: complete")
-    if path := history_file():
-        with suppress(OSError):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch(mode=0o600)
-            readline.read_history_file(path)
-            readline.set_history_length(KEPT_LINES)
-            atexit.register(write_history, readline, path)
+    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+    name = os.environ.get("MLX_HYBRID_HISTORY", str(state / "mlx-hybrid" / "chat-history"))
+    if not name:
+        return
+    with suppress(OSError):
+        path = Path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o600)
+        readline.read_history_file(path)
+        readline.set_history_length(KEPT_LINES)
+        atexit.register(write_history, readline, path)
 
 
 def write_history(readline: ModuleType, path: Path) -> None:

@@ -1,45 +1,25 @@
 """Model output made safe for a terminal: escape sequences and control characters taken out, as it streams."""
 
-ESCAPE = "\x1b"
-KEPT = "\n\t"
-STRING_STARTS = "]PX^_"  # OSC, DCS, SOS, PM, APC: run to BEL or ST (ECMA-48, 5.6)
-STRING_ENDS = "\x07\x9c\x18\x1a\n"  # a newline too: an unfinished one must not swallow the rest of an answer
-C1_STARTS = {"\x9b": "csi"} | dict.fromkeys("\x9d\x90\x98\x9e\x9f", "string")
-FINAL = {"csi": "\x40", "intermediate": "\x30"}  # from here to ~ a character ends its sequence
+import re
+
+UNSAFE = re.compile(
+    r"(?:\x1b\[|\x9b)[ -?]*[@-~]?"  # control sequences (ECMA-48, 5.4)
+    # OSC, DCS, SOS, PM, APC (5.6): to BEL or ST; a newline ends one too, or it would swallow the rest of an answer
+    r"|(?:\x1b[]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x18\x1a\x1b\x9c\n]*(?:\x1b\\|[\x07\x18\x1a\x9c])?"
+    r"|\x1b[ -/]*[0-~]?"
+    r"|[^\t\n -~\xa0-\u2027\u202a-\U0010ffff]"  # the rest of C0 and C1, DEL, and separators that end a line
+)
 
 
 class Printable:
     """Filters text piece by piece; a sequence split between pieces is still seen whole."""
 
     def __init__(self) -> None:
-        self.state = "text"
+        self.held = ""
 
     def __call__(self, piece: str) -> str:
-        return "".join(kept for character in piece if (kept := self.filter(character)))
-
-    def filter(self, character: str) -> str:
-        """The character, or nothing where it is control or part of a sequence."""
-        state, self.state = self.state, "text"
-        if character == ESCAPE:
-            self.state = "string_escape" if state == "string" else "escape"
-            return ""
-        if state == "string":
-            self.state = "text" if character in STRING_ENDS else "string"
-            return "\n" if character == "\n" else ""
-        if state == "string_escape" and character == "\\":
-            return ""
-        if state in ("escape", "string_escape"):
-            if character == "[" or character in STRING_STARTS:
-                self.state = "csi" if character == "[" else "string"
-                return ""
-            state = "intermediate"
-        if state in FINAL and "\x20" <= character <= "\x7e":
-            self.state = state if character < FINAL[state] else "text"
-            return ""
-        self.state = C1_STARTS.get(character, "text")
-        return character if self.state == "text" and (character in KEPT or not is_control(character)) else ""
-
-
-def is_control(character: str) -> bool:
-    """C0, DEL and C1, and the line separators that some terminals take for one."""
-    return character < "\x20" or "\x7f" <= character <= "\x9f" or character in "\u2028\u2029"
+        text = self.held + piece
+        *_, last = [None, *UNSAFE.finditer(text)]
+        whole = last.start() if last and last.end() == len(text) else len(text)
+        self.held = text[whole:]
+        return UNSAFE.sub("", text[:whole])

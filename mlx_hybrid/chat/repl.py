@@ -11,19 +11,21 @@ from threading import Event
 from mlx_hybrid.chat.conversation import Conversation, Turn
 from mlx_hybrid.chat.lines import Lines
 from mlx_hybrid.chat.printable import Printable
+from mlx_hybrid.config.reading import parse_scalar
 from mlx_hybrid.errors import INTERRUPTED, ConfigError, MlxHybridError, nearest
 from mlx_hybrid.models.generate import Piece
 
 HELP = """\
 /base            what the base says to the last question; /base on shows it after every answer, /base off stops
 /system TEXT     set the system prompt; /system shows it, /system off takes it away
-/set NAME VALUE  max_tokens, temperature, top_p or seed; /set shows them
+/set NAME VALUE  how it answers: temperature, top_p, …; /set shows all
 /save FILE       write the conversation;  /load FILE goes on with one
 /clear           forget the conversation
 /help, /exit     this text; leave (as Ctrl-D)
 A line that begins with // is sent with one slash. \"\"\" begins and ends a message of several lines.
 Ctrl-C stops an answer."""
 COMMANDS = ("/base", "/system", "/set", "/save", "/load", "/clear", "/help", "/exit")
+ALONE = ("/clear", "/help", "/exit")
 
 
 @contextmanager
@@ -84,7 +86,7 @@ class Repl:
             name, _, rest = line.partition(" ")
             if name not in COMMANDS:
                 raise ConfigError(f'No command "{name}"; {nearest(name, COMMANDS)}')
-            if rest.strip() and name in ("/clear", "/help", "/exit"):
+            if rest.strip() and name in ALONE:
                 raise ConfigError(f"{name} stands alone; to send a message with a slash, begin it with two.")
             getattr(self, f"do_{name[1:]}")(rest.strip())
         elif line.strip() and self.show(self.conversation.ask, line.removeprefix("/")) and self.base_always:
@@ -99,9 +101,8 @@ class Repl:
         with interruptible() as stopped:
             for _ in printed(ask(*arguments, stopped)):
                 pass
-        turn = self.conversation.turn
-        self.tell(turn)
-        return turn.finish != "interrupted"
+        self.tell(self.conversation.turn)
+        return self.conversation.turn.finish != "interrupted"
 
     def tell(self, turn: Turn) -> None:
         """Notices after an answer."""
@@ -124,7 +125,7 @@ class Repl:
 
     def do_base(self, rest: str) -> None:
         if not self.conversation.pair.adapted:
-            raise ConfigError(f"{self.conversation.pair.loaded.name} has no adapter, so it is its own base.")
+            raise ConfigError(f"{self.conversation.pair.name} has no adapter, so it is its own base.")
         if rest not in ("", "on", "off"):
             raise ConfigError(f"/base takes on, off or nothing, not {rest!r}.")
         if rest:
@@ -140,16 +141,17 @@ class Repl:
 
     def do_set(self, rest: str) -> None:
         conversation = self.conversation
-        name, _, value = rest.partition(" ")
-        if name and not value.strip():
+        name, *value = rest.split(maxsplit=1) or [""]
+        if name and not value:
             raise ConfigError(f"/set {name} needs a value, as: /set {name} 1")
         if name:
-            conversation.sampling = conversation.sampling.with_text(name, value.strip())
+            value = None if value[0].lower() in ("none", "off") else parse_scalar(value[0])
+            conversation.sampling = conversation.sampling.with_values({name: value}, "/set")
         for key, current in dataclasses.asdict(conversation.sampling).items():
-            self.note(f"{key:<12} {'a fresh one each time' if current is None else current}")
+            self.note(f"{key:<19} {'a fresh one each time' if current is None else current}")
 
     def do_save(self, rest: str) -> None:
-        path = self.path(rest, "/save")
+        path = path_of(rest, "/save")
         if path.exists() and path not in self.saved:
             raise ConfigError(f"{path}: exists already; choose another name.")
         self.conversation.save(path)
@@ -157,14 +159,8 @@ class Repl:
         self.note(f"Saved {len(self.conversation.messages)} messages in {path}.")
 
     def do_load(self, rest: str) -> None:
-        path = self.path(rest, "/load")
-        self.conversation.load(path)
-        self.note(f"Loaded {len(self.conversation.messages)} messages from {path}.")
-
-    def path(self, text: str, command: str) -> Path:
-        if not text:
-            raise ConfigError(f"{command} needs a file, as: {command} talk.json")
-        return Path(text).expanduser()
+        self.conversation.load(path_of(rest, "/load"))
+        self.note(f"Loaded {len(self.conversation.messages)} messages from {rest}.")
 
     def do_clear(self, rest: str) -> None:
         self.conversation.clear()
@@ -173,3 +169,9 @@ class Repl:
 
     def do_help(self, rest: str) -> None:
         self.note(HELP)
+
+
+def path_of(text: str, command: str) -> Path:
+    if not text:
+        raise ConfigError(f"{command} needs a file, as: {command} talk.json")
+    return Path(text).expanduser()

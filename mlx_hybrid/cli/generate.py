@@ -68,7 +68,7 @@ def generate(
         pieces = list(pieces if as_json else printed(pieces))
     last = pieces[-1]
     if as_json:
-        name, modules = (pair.base_name, 0) if base else (pair.loaded.name, pair.loaded.modules)
+        name, modules = (pair.base_name, 0) if base else (pair.name, pair.modules)
         facts = {"format": 1, "model": name, "adapted_modules": modules}
         facts |= {"text": "".join(piece.text for piece in pieces), "finish_reason": last.finish}
         facts |= {"prompt_tokens": len(tokens), "answer_tokens": last.count, "settings": asdict(asked)}
@@ -100,6 +100,6 @@ def open_and_tell(
     pair = open_pair(target, context=context, base_name=base_name)
     if base and not pair.adapted:
         raise ConfigError(f"{target} has no adapter, so --base changes nothing; leave it out.")
-    told = f"{pair.base_name}: the base of {pair.loaded.name}, no adapter." if base else pair.describe()
+    told = f"{pair.base_name}: the base of {pair.name}, no adapter." if base else pair.describe()
     tell(told)
     return pair

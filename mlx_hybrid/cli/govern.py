@@ -122,6 +122,9 @@ def forget(folder: Path, ids: tuple[str, ...], runs: Path, as_json: bool) -> Non
 
     done = forget_records(folder, ids, runs)
     lines = [f"Removed {', '.join(f'{count} from {name}' for name, count in done.removed.items())}."]
+    if done.left:
+        shown = ", ".join(done.left[:5]) + (" …" if len(done.left) > 5 else "")
+        lines.append(f"Other lines still name them or their data; forget them by their places too: {shown}.")
     lines += [f"Removed {n} from the data that {run} keeps." for run, n in done.removed_from_runs.items()]
     lines += [f"Trained on them: {run}" for run in done.runs]
     lines += [] if done.runs else [f"No run in {runs} was trained on this folder."]

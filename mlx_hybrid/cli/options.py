@@ -97,6 +97,9 @@ benchmark_options = together(
 sampling_options = together(
     option("--temperature", type=float, default=0.0, show_default=True, help="0 takes the likeliest token."),
     option("--top-p", type=float, default=1.0, show_default=True, help="Sample among the likeliest tokens."),
+    option("--top-k", type=int, default=0, help="Sample among so many of the likeliest.  [default: all]"),
+    option("--min-p", type=float, default=0.0, help="Least share of the likeliest one's probability."),
+    option("--repetition-penalty", type=float, default=1.0, help="Over 1, says less again.  [default: 1]"),
     option("--seed", type=int, help="Same seed, same answers.  [default: a fresh one each time]"),
 )
 """How tokens are chosen, alike wherever an answer is made."""

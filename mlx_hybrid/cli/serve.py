@@ -27,8 +27,8 @@ PORT = click.IntRange(0, 65535)
 @base_model_option
 @option("--max-tokens", type=int, default=512, show_default=True, help="Where a request names none.")
 @option("--max-body", type=SOME, default=1024, show_default=True, help="Longest request, in KiB.")
-@option("--active", type=SOME, default=4, show_default=True, help="Answers made side by side.")
-@option("--waiting", type=SOME, default=16, show_default=True, help="Requests that may wait.")
+@option("--active", type=SOME, default=16, show_default=True, help="Answers made side by side.")
+@option("--waiting", type=SOME, default=64, show_default=True, help="Requests that may wait.")
 def serve(
     target: str,
     host: str,

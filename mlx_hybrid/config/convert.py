@@ -57,6 +57,8 @@ def convert(value: Any, hint: Any, where: str, key: str) -> Any:
     if groups_of(hint):
         return convert_group(value, hint, where, key)
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is types.UnionType:
+        return None if value is None else convert(value, arguments[0], where, key)
     if origin is dict:
         if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
             raise ConfigError(f"{where}: {key}: must be a group of names and values, not {value!r}.")
@@ -102,7 +104,7 @@ def convert_scalar(value: Any, hint: Any, where: str) -> Any:
         return 0  # what lets the program choose, wherever a number may be chosen for one
     if hint is float and isinstance(value, int | str) and not isinstance(value, bool):
         with contextlib.suppress(ValueError):
-            value = float(value)
+            value = float(str(value))  # a whole number beyond all floats is infinite, not an OverflowError
     if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{where}: must be a finite number, not {value}.")
     if hint is int and isinstance(value, float) and value.is_integer():

@@ -4,7 +4,6 @@ The first pass parses and inspects, spread over processes; the stages that compa
 copies each line, untouched but for what was decided on it, to `kept.jsonl` or `rejected.jsonl`.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -15,6 +14,7 @@ from mlx_hybrid.files import new_directory, sha256_of
 from mlx_hybrid.governance.checks.personal import ALL
 from mlx_hybrid.governance.folder.lines import write_kept, write_rejected
 from mlx_hybrid.governance.folder.manifest import describe_file, write_outputs
+from mlx_hybrid.governance.folder.summary import counted
 from mlx_hybrid.governance.inspection import Inspection
 from mlx_hybrid.governance.ledger import Ledger
 from mlx_hybrid.governance.spread import inspect_lines, read_sources
@@ -79,13 +79,10 @@ def decide(sources: Sequence[Source], config: GovernanceConfig, progress: Callab
         ledger.add(items)
         progress(len(ledger.items))
     ledger.decide()
-    records = Counter(item.path for item in ledger.items)
-    shapes = Counter((item.path, item.shape) for item in ledger.items if item.shape)
     for source, told in zip(sources, described):
         told |= {"revision": source.revision} if source.revision else {}
         told |= {"map": source.renames} if source.renames else {}
-        told["records"] = records[source.name]
-        told["shapes"] = {shape: n for (path, shape), n in sorted(shapes.items()) if path == source.name}
+    ledger.sources = counted(described, ledger.items)
     return ledger
 
 

@@ -87,7 +87,7 @@ def ask(request: Request, run: Any, folder: Path | None, tell: Tell) -> tuple[st
     if folder is None:
         tell("Results are not kept, and a stop loses them; -o DIR keeps them.")
     pair = open_pair(request.target, base_name=request.base_model)
-    tell(pair.loaded.describe())
+    tell(pair.describe())
     if run:
         pair.tokenizer.date = run.template_date()
     models = models_of(pair, request.baseline)
@@ -114,11 +114,11 @@ def ask(request: Request, run: Any, folder: Path | None, tell: Tell) -> tuple[st
         generate=greedy(pair.tokenizer, most),
         progress=lambda model, done, total: tell(f"{model}: {done} of {total} answers"),
     )
-    results = replace(results, facts=results.facts | {"model": pair.loaded.name, "base": pair.loaded.base})
+    results = replace(results, facts=results.facts | {"model": pair.name, "base": pair.identity})
     if request.examples and folder and answers:
         write_examples(folder / name, answers, limited(questions.test, limit, seed), results)
     if request.save_temperature:
-        path = pair.loaded.adapter / "adapter_config.json"
+        path = pair.adapter / "adapter_config.json"
         tree, fitted = read_json(path), results.get("temperature", ADAPTED)
         tree["mlx_hybrid"]["temperature"] = fitted.value  # what the scores of whole answers are divided by
         write_json(path, tree)
@@ -143,7 +143,7 @@ def ask_harness(request: Request, run: Any, folder: Path | None, tell: Tell) -> 
     if folder is None:
         tell("Results are not kept; -o DIR keeps them.")
     pair = open_pair(request.target, base_name=request.base_model)
-    tell(pair.loaded.describe())
+    tell(pair.describe())
     name, rows, versions = f"lm-eval-{'-'.join(tasks)[:60]}", list[Row](), {}
     for label, model in models_of(pair, request.baseline).items():
         tell(f"{label}: {', '.join(tasks)}")
@@ -156,7 +156,7 @@ def ask_harness(request: Request, run: Any, folder: Path | None, tell: Tell) -> 
             write_lines(folder / f"{name}.{label}.examples.jsonl", sample_rows(whole))
     facts = {"task": ", ".join(tasks), "harness": f"lm-eval {version('lm-eval')}", "versions": versions}
     facts |= {"seed": request.seed, "limit": request.limit}
-    return name, Results(facts | {"model": pair.loaded.name, "base": pair.loaded.base}, tuple(rows))
+    return name, Results(facts | {"model": pair.name, "base": pair.identity}, tuple(rows))
 
 
 def refuse_idle(given: dict[str, str]) -> None:
@@ -194,14 +194,14 @@ def models_of(pair: Any, baseline: bool | None) -> dict[str, Any]:
         return ({} if baseline is False else {BASE: pair.base}) | {ADAPTED: pair.model}
     if baseline is not None:
         option = "--baseline" if baseline else "--no-baseline"
-        raise ConfigError(f"{option}: {pair.loaded.name} has no adapter beside it.")
+        raise ConfigError(f"{option}: {pair.name} has no adapter beside it.")
     return {"model": pair.model}
 
 
 def identities(pair: Any) -> dict[str, str]:
     """Hashes of the weights behind each name."""
-    base = str(pair.loaded.base.get("fingerprint", ""))
+    base = str(pair.identity.get("fingerprint", ""))
     if not pair.adapted:
         return {"model": base}
-    weights = sha256((pair.loaded.adapter / "adapters.safetensors").read_bytes()).hexdigest()
+    weights = sha256((pair.adapter / "adapters.safetensors").read_bytes()).hexdigest()
     return {BASE: base, ADAPTED: f"{base} {weights}"}

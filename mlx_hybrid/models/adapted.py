@@ -12,18 +12,18 @@ UNCHECKED = "mlx-lm keeps no fingerprint of the base, so whether this is the one
 PEFT_WEIGHTS = "adapter_model.safetensors"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Loaded:
-    """A model ready to run. `modules` counts adapted layers; `change` is max |Δ logit| on a fixed probe; `source` is
-    what `load_base` was asked for, `adapter` the adapter's folder, and `stock` whether mlx-lm wrote that."""
+    """A model ready to run: `modules` counts adapted layers, `change` is max |Δ logit| on a fixed probe, `source` what
+    `load_base` was asked for, `adapter` the adapter's folder, `stock` that mlx-lm wrote it."""
 
     model: Any
     tokenizer: Any
-    modules: int
-    change: float
     name: str
-    base: dict
-    source: str = ""
+    identity: dict
+    source: str
+    modules: int = 0
+    change: float = 0.0
     adapter: Path | None = None
     stock: bool = False
 
@@ -36,18 +36,19 @@ class Loaded:
 
 
 def run_named(name: str) -> Run | None:
-    """The run that a name means; None where it means an adapter or a model. Raises ConfigError for a run that is not
-    here: a name that is no folder, no Hub id and not `bundled` is a run's."""
+    """The run that a name means; None where it means an adapter or a model.
+
+    Raises ConfigError for a run that is not here: a name that is no folder, no Hub id and not `bundled` is a run's.
+    """
     folder = Path(name)
     bare = not folder.is_dir() and name != BUNDLED and "/" not in name
     return find_run(name) if (folder / "run.json").is_file() or name == LAST or bare else None
 
 
 def load_any(name: str, *, base_name: str | None = None) -> Loaded:
-    """A run (path, name, or `last`), an adapter (folder or Hub id), or a plain model.
+    """A run (path, name, or `last`), an adapter (folder or Hub id) on its base or on `base_name`, or a plain model.
 
-    `base_name` is the base to put an adapter on, in place of the one it names. Raises ConfigError for what cannot be
-    found, and for a `base_name` beside a plain model.
+    Raises ConfigError for what cannot be found, and for a `base_name` beside a plain model.
     """
     if run := run_named(name):
         return load_run(run, base_name=base_name)
@@ -56,7 +57,7 @@ def load_any(name: str, *, base_name: str | None = None) -> Loaded:
     if base_name:
         raise ConfigError(f"{name}: is a model, not an adapter, so --base-model has no place.")
     base = load_base(name)
-    return Loaded(base.model, base.tokenizer, 0, 0.0, name, base.identity, name)
+    return Loaded(base.model, base.tokenizer, name, base.identity, name)
 
 
 def load_run(run: Run, *, base_name: str | None = None, tokenizer: Any = None) -> Loaded:
@@ -65,9 +66,8 @@ def load_run(run: Run, *, base_name: str | None = None, tokenizer: Any = None) -
     model = run.config_here().model.name
     local = "/" not in model or run.info().get("base", {}).get("id", model) != model
     if not base_name and local and model != BUNDLED and not Path(model).expanduser().is_dir():
-        raise ConfigError(
-            f"{run.path}: its base, the folder {model}, is not there from here; say with --base-model where it is."
-        )
+        told = f"its base, the folder {model}, is not there from here; say with --base-model where it is."
+        raise ConfigError(f"{run.path}: {told}")
     return load_adapted(run.adapter, base_name or model, name=run.name, tokenizer=tokenizer)
 
 
@@ -90,14 +90,12 @@ def load_adapted(directory: Path, base_name: str | None, *, name: str, tokenizer
     with_template(base.tokenizer, info.conversations, base.tokenizer.date)
     change = logit_change(plain, base.model)
     if change == 0.0:
-        raise MlxHybridError(
-            f"{directory}: the adapter changes no logit, so it was never trained or does not apply."
-        )
+        told = "the adapter changes no logit, so it was never trained or does not apply."
+        raise MlxHybridError(f"{directory}: {told}")
     modules = len(hybrid_layers(base.model)) or int(trainable_count(base.model) > 0 and info.adapter.full)
     mx.clear_cache()
-    return Loaded(
-        base.model, base.tokenizer, modules, change, name, base.identity, source, directory, info.stock
-    )
+    on = (modules, change, directory, info.stock)
+    return Loaded(base.model, base.tokenizer, name, base.identity, source, *on)
 
 
 def adapter_folder(name: str) -> Path | None:

@@ -1,8 +1,9 @@
 """Find and load a base model: the bundled one, a folder, or a Hub id."""
 
 import hashlib
-import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 from mlx_hybrid.config import BUNDLED, ModelConfig
 from mlx_hybrid.errors import ConfigError
-from mlx_hybrid.files import HUB_ID
+from mlx_hybrid.files import HUB_ID, read_json
 from mlx_hybrid.models.answer_end import unnamed_end
 
 BUNDLED_FOLDER = Path(__file__).parents[1] / "base"
@@ -30,25 +31,22 @@ class BaseModel:
 
 
 def load_base(name: str, *, tokenizer: Any = None) -> BaseModel:
-    """Load a model that mlx-lm knows, ready to train or to run.
+    """Load a model that mlx-lm knows, ready to train or to run; a `tokenizer` that was read already is not read again.
 
     On the CPU every floating leaf becomes float32, since half precision is slow and inexact there, and packed layers
-    get a faster product. A `tokenizer` that was read already is not read again. Raises ConfigError for a folder
-    without config or weights, an id that cannot be had, and weights that are no numbers.
+    get a faster product. Raises ConfigError for a folder without config or weights, an id that cannot be had, and
+    weights that are no numbers.
     """
     folder = find_model(name)
-    if tokenizer is None:
-        tokenizer = read_tokenizer(folder, name)
+    tokenizer = tokenizer or read_tokenizer(folder, name)
     import mlx.core as mx
     from mlx.utils import tree_flatten
     from mlx_lm.utils import load_model
 
     from mlx_hybrid.adapters.frozen import on_cpu, use_fast_products
 
-    try:
+    with loading(name):
         model, config = load_model(folder)
-    except (ValueError, KeyError, OSError, RuntimeError) as error:
-        raise ConfigError(f"{name}: cannot be loaded ({first_line(error)}).") from error
     if on_cpu():
         model.set_dtype(mx.float32)
         use_fast_products(model)
@@ -60,13 +58,22 @@ def load_base(name: str, *, tokenizer: Any = None) -> BaseModel:
     return BaseModel(model, tokenizer, config, folder, identity(name, folder))
 
 
+@contextmanager
+def loading(name: str) -> Iterator[None]:
+    """Raise ConfigError that names the model for what mlx-lm and transformers raise of files that they cannot read."""
+    try:
+        yield
+    except (ValueError, KeyError, OSError, RuntimeError) as error:
+        raise ConfigError(f"{name}: cannot be loaded ({first_line(error)}).") from error
+
+
 def tokenizer_for(model: ModelConfig, day: date | None = None) -> Any:
     """A model's tokenizer with the template settings of a run, told the date `day` where its template asks for one.
 
     Raises ConfigError as `load_base` does, and for an option that the chat template does not know.
     """
-    tokenizer = load_tokenizer_of(model.name)
-    return with_template(tokenizer, {"template": model.template, "system": model.system}, day)
+    settings = {"template": model.template, "system": model.system}
+    return with_template(load_tokenizer_of(model.name), settings, day)
 
 
 def with_template(tokenizer: Any, settings: dict[str, Any], day: date | None = None) -> Any:
@@ -79,8 +86,7 @@ def with_template(tokenizer: Any, settings: dict[str, Any], day: date | None = N
 def load_tokenizer_of(name: str) -> Any:
     """A model's tokenizer, without fetching its weights. Raises ConfigError as `load_base` does."""
     here = name == BUNDLED or Path(name).expanduser().exists() or not is_hub_id(name)
-    folder = find_model(name) if here else fetch(name, weights=False)
-    return read_tokenizer(folder, name)
+    return read_tokenizer(find_model(name) if here else fetch(name, weights=False), name)
 
 
 def read_tokenizer(folder: Path, name: str) -> Any:
@@ -92,13 +98,11 @@ def read_tokenizer(folder: Path, name: str) -> Any:
     from mlx_hybrid.models.tokenizer import Tokenizer
 
     trust = {"trust_remote_code": False}  # without a word, transformers would ask in a terminal
-    try:
-        tokenizer = load_tokenizer(folder, trust, eos_token_ids=load_config(folder).get("eos_token_id"))
-    except (ValueError, KeyError, OSError, RuntimeError) as error:
-        raise ConfigError(f"{name}: cannot be loaded ({first_line(error)}).") from error
+    with loading(name):
+        config = load_config(folder)
+        tokenizer = load_tokenizer(folder, trust, eos_token_ids=config.get("eos_token_id"))
     if end := unnamed_end(tokenizer, folder):
         tokenizer.add_eos_token(end)
-    config = load_config(folder)
     rows = config.get("vocab_size") or config.get("text_config", {}).get("vocab_size")
     return Tokenizer(tokenizer, vocabulary=rows)
 
@@ -179,16 +183,13 @@ def check_folder(folder: Path, name: str) -> Path:
     if not list(folder.glob("*.safetensors")):
         told = "no .safetensors weights in the folder; other weight formats are not read."
         raise ConfigError(f"{name}: {told}")
-    try:
-        json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"{name}: config.json is not JSON ({error}).") from None
+    read_json(folder / "config.json")
     return folder
 
 
 def identity(name: str, folder: Path) -> dict:
     """What a run records of its base: the id, and a hash of config and weight headers."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = read_json(folder / "config.json")
     local = name != BUNDLED and Path(name).exists()
     of_base = {"id": Path(name).resolve().name if local else name, "fingerprint": fingerprint(folder)}
     return of_base | {key: config.get(key) for key in ("quantization", "model_type")}

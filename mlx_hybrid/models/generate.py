@@ -1,58 +1,18 @@
-"""One answer: prompt to tokens, tokens to a stream of text, with a prompt cache that is reused where it fits."""
+"""Answers: one as a stream of text, or many side by side, with what was read before taken up where it fits."""
 
-import dataclasses
-import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import count, takewhile
 from typing import Any, Literal
 
-from mlx_hybrid.errors import ConfigError, nearest
+from mlx_hybrid.errors import ConfigError
+from mlx_hybrid.models.sampling import Sampling, make_processors, make_sampler
 
 Finish = Literal["stop", "length", "interrupted"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """How tokens are chosen."""
-
-    max_tokens: int = 512
-    """Longest answer, in tokens; the room left in the context may be less."""
-    temperature: float = 0.0
-    """0 takes the likeliest token each time; 1 samples from the model's own distribution."""
-    top_p: float = 1.0
-    """Sample among the likeliest tokens that together have this probability."""
-    seed: int | None = None
-    """Same seed, same answer; none draws a fresh one for each answer."""
-
-    def __post_init__(self) -> None:
-        """Raise ConfigError for a value out of bounds."""
-        if self.max_tokens < 1:
-            raise ConfigError(f"max_tokens must be at least 1, not {self.max_tokens}.")
-        if not 0 <= self.temperature <= 5:
-            raise ConfigError(f"temperature must be between 0 and 5, not {self.temperature:g}.")
-        if not 0 < self.top_p <= 1:
-            raise ConfigError(f"top_p must be above 0 and at most 1, not {self.top_p:g}.")
-        if self.seed is not None and not 0 <= self.seed < 1 << 63:
-            raise ConfigError(f"seed must be between 0 and 2^63 − 1, not {self.seed}.")
-
-    def with_seed(self) -> "Sampling":
-        """A copy with a seed drawn where none was given, so that the answer can be had again."""
-        return self if self.seed is not None else dataclasses.replace(self, seed=secrets.randbits(32))
-
-    def with_text(self, name: str, text: str) -> "Sampling":
-        """A copy with one value read from text. Raises ConfigError for an unknown name or a value out of bounds."""
-        names = [f.name for f in dataclasses.fields(self)]
-        if name not in names:
-            raise ConfigError(f'No setting "{name}"; {nearest(name, names)}')
-        if name == "seed" and text.lower() in ("none", "off"):
-            return dataclasses.replace(self, seed=None)
-        kind = float if name in ("temperature", "top_p") else int
-        try:
-            value = kind(text)
-        except ValueError:
-            raise ConfigError(f"{name}: {text!r} is not a number.") from None
-        return dataclasses.replace(self, **{name: value})
+ROWS = 64  # answers of a file that are made side by side: on a CPU a row costs half of what it does in 16
+PREFILL = 512  # tokens of prompts that are read between two tokens of the answers that are under way
+KEPT_PROMPTS = 8
+WORTH_SHARING = 8  # tokens that prompts begin with, from which on they are read once
 
 
 @dataclass(frozen=True)
@@ -76,34 +36,28 @@ def prompt_tokens(tokenizer: Any, text: str, *, system: str | None = None, raw: 
 def room_for_answer(prompt_tokens: int, context: int, asked: int) -> int:
     """Tokens the answer may have. Raises ConfigError where the prompt leaves none."""
     if prompt_tokens >= context:
-        told = f"The prompt has {prompt_tokens:,} tokens, but the context is {context:,}; shorten the prompt."
-        raise ConfigError(told)
+        told = f"has {prompt_tokens:,} tokens, but the context is {context:,}; shorten the prompt."
+        raise ConfigError(f"The prompt {told}")
     return min(asked, context - prompt_tokens)
 
 
-class PromptCache:
-    """Keys and values of tokens a model has read, so that a conversation is not read again at every turn."""
+class Prompts:
+    """What a model has read, found again by the longest common beginning."""
 
     def __init__(self, model: Any) -> None:
-        self.model, self.layers, self.tokens = model, None, []
+        from mlx_lm.models.cache import LRUPromptCache
+
+        self.model, self.store = model, LRUPromptCache(max_size=KEPT_PROMPTS)
 
     def take(self, tokens: list[int]) -> tuple[list[Any], list[int]]:
-        """The cache cut back to the longest common prefix, and the tokens still to read.
+        """A copy of the best cache, and the tokens still to read, of which there is at least one."""
+        from mlx_lm.models.cache import make_prompt_cache
 
-        The cache is out until `keep`: an answer that breaks off in the middle leaves none behind.
-        """
-        from mlx_lm.models.cache import make_prompt_cache, trim_prompt_cache
-
-        same = takewhile(lambda pair: pair[0] == pair[1], zip(self.tokens, tokens))
-        shared = min(len(list(same)), len(tokens) - 1)
-        layers, surplus = self.layers, len(self.tokens) - shared
-        self.layers, self.tokens = None, []
-        if shared and trim_prompt_cache(layers, surplus) == surplus:  # 0 for sliding windows, recurrent state
-            return layers, tokens[shared:]
-        return make_prompt_cache(self.model), tokens
+        layers, rest = self.store.fetch_nearest_cache("", tokens[:-1])
+        return (make_prompt_cache(self.model), tokens) if layers is None else (layers, [*rest, tokens[-1]])
 
     def keep(self, layers: list[Any], tokens: list[int]) -> None:
-        self.layers, self.tokens = layers, tokens
+        self.store.insert_cache("", tokens, layers)
 
 
 class Stopped(Exception):
@@ -116,7 +70,7 @@ def stream(
     tokens: list[int],
     sampling: Sampling,
     *,
-    cache: PromptCache | None = None,
+    prompts: Prompts | None = None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Iterator[Piece]:
     """Answer a prompt piece by piece; the last piece carries the reason for the end.
@@ -125,62 +79,212 @@ def stream(
     """
     from mlx_lm import stream_generate
 
-    cache = cache or PromptCache(model)
-    layers, rest = cache.take(tokens)
-    read, count, piece = list(tokens), 0, None
+    prompts = prompts or Prompts(model)
+    layers, rest = prompts.take(tokens)
+    read, said = list(tokens), 0
 
     def progress(done: int, total: int) -> None:
         if done < total and stopped():
             raise Stopped
 
+    how = {"sampler": make_sampler(sampling), "max_tokens": sampling.max_tokens, "prompt_cache": layers}
+    how["logits_processors"] = make_processors(sampling, tokens[: -len(rest)])
     try:
-        sampler, most = make_sampler(sampling), sampling.max_tokens
-        how = {"prompt_cache": layers, "prompt_progress_callback": progress}
-        for piece in stream_generate(model, tokenizer, rest, max_tokens=most, sampler=sampler, **how):
-            if piece.generation_tokens > count:
+        for piece in stream_generate(model, tokenizer, rest, prompt_progress_callback=progress, **how):
+            if piece.generation_tokens > said:
                 read.append(piece.token)
-            count = piece.generation_tokens
-            interrupted = piece.finish_reason is None and stopped()
-            text = piece.text
-            if piece.finish_reason == "length":
-                text = text.rstrip("\ufffd")  # the first bytes of a character that was cut
-            yield Piece(text, piece.token, count, "interrupted" if interrupted else piece.finish_reason)
-            if interrupted:
+            said, finish = piece.generation_tokens, piece.finish_reason
+            finish = "interrupted" if finish is None and stopped() else finish
+            yield Piece(whole_letters(piece.text, finish), piece.token, said, finish)
+            if finish == "interrupted":
                 break
     except Stopped:
         yield Piece("", -1, 0, "interrupted")
         return
-    cache.keep(layers, read)
+    prompts.keep(layers, read)
 
 
-def make_sampler(sampling: Sampling) -> Callable[[Any], Any]:
-    """Log-probabilities (1, vocabulary) to a token: temperature first, then top-p.
+def whole_letters(text: str, finish: Finish | None) -> str:
+    """The text without the first bytes of a character that was cut."""
+    return text.rstrip("\ufffd") if finish == "length" else text
 
-    Random draws have a key of their own, so answers that are made at the same time do not change each other.
+
+@dataclass
+class Row:
+    """An answer under way: its tokens so far, and what makes text of them."""
+
+    sampling: Sampling
+    text: Any
+    count: int = 0
+
+    def piece(self, token: int, finish: Finish | None) -> Piece:
+        self.count += 1
+        if finish != "stop":
+            self.text.add_token(token)
+        if finish:
+            self.text.finalize()
+        return Piece(whole_letters(self.text.last_segment, finish), token, self.count, finish)
+
+
+class Batch:
+    """Answers of one model side by side, through mlx-lm's BatchGenerator: they join and leave between two tokens.
+
+    A row's products are those it has alone, up to the rounding of another order.
     """
+
+    def __init__(self, model: Any, tokenizer: Any, *, rows: int = ROWS) -> None:
+        from mlx_lm.generate import BatchGenerator
+
+        self.chooser, self.tokenizer, self.prompts = Chooser(model), tokenizer, Prompts(model)
+        self.rows: dict[int, Row] = {}
+        self.generator = BatchGenerator(
+            self.chooser,
+            stop_tokens=[[token] for token in tokenizer.eos_token_ids],
+            sampler=self.chooser.choose,
+            completion_batch_size=rows,
+            prefill_step_size=PREFILL,
+        )
+
+    def add(self, tokens: list[int], sampling: Sampling) -> int:
+        """Take in a prompt; the number that its pieces come under."""
+        layers, rest = self.prompts.take(tokens)
+        read = tokens[: -len(rest)]
+        (number,) = self.generator.insert(
+            [rest],
+            [sampling.max_tokens],
+            [layers],
+            [read],
+            [None if sampling.temperature == 0 else make_sampler(sampling)],
+            [make_processors(sampling, [])],
+        )
+        self.rows[number] = Row(sampling, self.tokenizer.detokenizer)
+        self.chooser.plain = all(row.sampling.plain for row in self.rows.values())
+        return number
+
+    def step(self) -> Iterator[tuple[int, Piece]]:
+        """The next token of every answer whose prompt is read, after some more of the prompts that are not."""
+        for told in self.generator.next()[1]:
+            if told.uid not in self.rows:  # dropped meanwhile
+                continue
+            piece = self.rows[told.uid].piece(told.token, told.finish_reason)
+            if piece.finish:
+                self.leave(told.uid)
+                self.prompts.keep(told.prompt_cache, told.all_tokens)
+            yield told.uid, piece
+
+    def drop(self, number: int) -> None:
+        """Let an answer go whose rest nobody wants."""
+        if number in self.rows:
+            kept = self.generator.remove([number], return_prompt_caches=True).get(number)
+            self.leave(number)
+            if kept and kept[1]:
+                self.prompts.keep(*kept)
+
+    def leave(self, number: int) -> None:
+        del self.rows[number]
+        self.chooser.plain = all(row.sampling.plain for row in self.rows.values())
+
+    def close(self) -> None:
+        self.generator.close()
+
+
+class Turns:
+    """As a Batch, of a model whose caches cannot be joined: its answers get a token each in turn."""
+
+    def __init__(self, model: Any, tokenizer: Any, **_: Any) -> None:
+        self.model, self.tokenizer, self.prompts = model, tokenizer, Prompts(model)
+        self.rows: dict[int, Iterator[Piece]] = {}
+        self.numbers = count()
+
+    def add(self, tokens: list[int], sampling: Sampling) -> int:
+        number = next(self.numbers)
+        self.rows[number] = stream(self.model, self.tokenizer, tokens, sampling, prompts=self.prompts)
+        return number
+
+    def step(self) -> Iterator[tuple[int, Piece]]:
+        for number, pieces in list(self.rows.items()):
+            piece = next(pieces)
+            if piece.finish:
+                self.drop(number)
+            yield number, piece
+
+    def drop(self, number: int) -> None:
+        self.rows.pop(number, None)
+
+    def close(self) -> None:
+        self.rows.clear()
+
+
+def batch_of(model: Any, tokenizer: Any, *, rows: int = ROWS) -> Batch | Turns:
+    """What makes answers of this model side by side."""
+    from mlx_lm.models.cache import make_prompt_cache
+
+    joined = all(hasattr(layer, "merge") for layer in make_prompt_cache(model))
+    return (Batch if joined else Turns)(model, tokenizer, rows=rows)
+
+
+def answers(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[list[int]],
+    samplings: Sequence[Sampling],
+    *,
+    rows: int = ROWS,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Iterator[tuple[int, list[Piece]]]:
+    """(number of the prompt, pieces of its answer), each as it comes to its end; those under way when `stopped` are not
+    given. What all prompts begin with is read once."""
     import mlx.core as mx
+    from mlx_lm.models.cache import make_prompt_cache
 
-    if sampling.temperature == 0:
-        return lambda logprobs: mx.argmax(logprobs, axis=-1)
-    state = [mx.random.key(sampling.with_seed().seed)]
+    batch = batch_of(model, tokenizer, rows=rows)
+    pairs = zip(min(prompts), max(prompts)) if len(prompts) > 1 else ()  # what these share, all do
+    shared = [one for one, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)]
+    if len(shared) >= WORTH_SHARING:
+        layers = make_prompt_cache(model)
+        model(mx.array([shared]), cache=layers)
+        mx.eval([layer.state for layer in layers])
+        batch.prompts.keep(layers, shared)
+    waiting = iter(
+        sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+    )  # alike in length: less padding
+    under_way: dict[int, int] = {}
+    said: dict[int, list[Piece]] = {}
+    try:
+        while not stopped():
+            while len(under_way) < rows and (number := next(waiting, None)) is not None:
+                under_way[batch.add(prompts[number], samplings[number])] = number
+            if not under_way:
+                return
+            for row, piece in batch.step():
+                said.setdefault(row, []).append(piece)
+                if piece.finish:
+                    yield under_way.pop(row), said.pop(row)
+    finally:
+        batch.close()
 
-    def sample(logprobs: Any) -> Any:
-        logits = logprobs.astype(mx.float32) / sampling.temperature
-        if sampling.top_p < 1:
-            logits = keep_likeliest(logits, sampling.top_p)
-        state[0], key = mx.random.split(state[0])
-        return mx.random.categorical(logits, key=key)
 
-    return sample
+class Chooser:
+    """A model that chooses the likeliest token itself where all rows ask for that.
 
+    BatchGenerator else takes the logarithm of the sum over the vocabulary for every row, which nothing here reads, and
+    which is a quarter of a step of a large vocabulary on a CPU.
+    """
 
-def keep_likeliest(logits: Any, top_p: float) -> Any:
-    """−∞ for every token outside the smallest set whose probability reaches `top_p` (Holtzman et al. 2020,
-    arXiv 1904.09751)."""
-    import mlx.core as mx
+    def __init__(self, model: Any) -> None:
+        self.model, self.plain, self.chosen = model, True, None
 
-    ordered = mx.sort(logits, axis=-1)[..., ::-1]
-    probabilities = mx.softmax(ordered, axis=-1)
-    before = mx.cumsum(probabilities, axis=-1) - probabilities
-    last = (before < top_p).sum(axis=-1, keepdims=True) - 1
-    return mx.where(logits < mx.take_along_axis(ordered, last, axis=-1), -float("inf"), logits)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.model, name)
+
+    def __call__(self, tokens: Any, cache: Any) -> Any:
+        import mlx.core as mx
+
+        logits = self.model(tokens, cache=cache)
+        if not self.plain:
+            return logits
+        self.chosen = mx.argmax(logits[:, -1], axis=-1)
+        return mx.zeros((*tokens.shape, 1))
+
+    def choose(self, logprobs: Any) -> Any:
+        return self.chosen if logprobs.shape[-1] == 1 else logprobs.argmax(axis=-1)

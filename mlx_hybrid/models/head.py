@@ -24,8 +24,8 @@ class Head:
     """
 
     def __init__(self, owner: nn.Module, body: str):
-        self.owner, self.body, self.used, self.vocabulary = owner, body, set(), 0
-        self.product = ""
+        self.owner, self.body, self.used = owner, body, set()
+        self.vocabulary, self.product = 0, ""
 
     def __call__(self, hidden: mx.array) -> mx.array:
         shell = copy.copy(self.owner)
@@ -38,25 +38,23 @@ class Head:
         Only where `comes_apart`, which also makes known which product it is.
         """
         shell, name, body = copy.copy(self.owner), self.product, self.owner[self.body]
-        tied = name in self.used
-        cut = rows_of((body if tied else shell)[name], first, last)
-        shell[self.body] = Passed(body, set(), {name: cut} if tied else None)
-        if not tied:
-            shell[name] = cut
+        if name in self.used:
+            shell[self.body] = Passed(body, set(), {name: rows_of(body[name], first, last)})
+        else:
+            shell[self.body], shell[name] = Passed(body, set()), rows_of(shell[name], first, last)
         return shell
 
     def comes_apart(self, hidden: mx.array, whole: mx.array) -> bool:
         """Whether parts of the entries give the logits of all, tried on `hidden` (n, d) and its logits `whole` (n, V).
 
-        So it is where the head is one linear layer or tied embedding, and what else it does is done to each entry
-        alone.
+        So it is where the head is one linear layer or tied embedding, and does all else to each entry alone.
         """
-        tied = {name: self.owner[self.body][name] for name in self.used}
-        sources = {**tied, **{name: part for name, part in self.owner.items() if name != self.body}}
+        last, sources = whole.shape[-1], {name: self.owner[self.body][name] for name in self.used}
+        sources |= {name: part for name, part in self.owner.items() if name != self.body}
         products = [name for name, part in sources.items() if isinstance(part, PRODUCTS)]
-        if len(products) != 1 or sources[products[0]].weight.shape[0] != whole.shape[-1]:
+        if len(products) != 1 or sources[products[0]].weight.shape[0] != last:
             return False
-        self.product, last = products[0], whole.shape[-1]
+        self.product = products[0]
         cuts = [(first, min(first + 8, last)) for first in (0, last // 2, max(0, last - 8))]
         gaps = [largest(self.part(*cut)(hidden) - whole[..., slice(*cut)]) for cut in cuts]
         tolerance = SAME_LOGITS if whole.dtype == mx.float32 else float(mx.finfo(whole.dtype).eps)
@@ -71,10 +69,7 @@ class Head:
         return any(name.endswith(".scales") for name in self.own(self.owner.parameters()))
 
     def own(self, tree: dict) -> dict[str, mx.array]:
-        """Those of the model outside its body, and those of the parts of the body that the head uses: a tied embedding.
-
-        Known once the head has been called.
-        """
+        """Those outside the body and those of its parts that the head uses, which is known once it was called."""
         body, used = f"{self.body}.", tuple(f"{self.body}.{name}." for name in self.used)
         leaves = tree_flatten(tree)
         return {name: leaf for name, leaf in leaves if not name.startswith(body) or name.startswith(used)}
@@ -92,8 +87,8 @@ class Head:
 
 
 class Passed:
-    """Stands for a body that has run: called with hidden states, it gives them back. Remembers which parts are used,
-    and gives others in place of those `cut`."""
+    """A body that has run: gives back the hidden states that it is called with, notes which of its parts are used, and
+    gives others in place of those `cut`."""
 
     def __init__(self, body: nn.Module, used: set[str], cut: dict[str, nn.Module] | None = None):
         self._body, self._used, self._cut = body, used, cut or {}
@@ -141,16 +136,12 @@ def find_parts(model: nn.Module) -> tuple[HiddenStates, Head, mx.array] | None:
 def split_head(model: nn.Module, tolerance: float = SAME_LOGITS) -> tuple[HiddenStates, Head] | None:
     """(body, head) of a causal model, such that head(body(tokens)) is model(tokens), to the bit where `tolerance` is 0;
     None where that does not hold, tried on a few tokens."""
-    parts = find_parts(model)
-    if parts is None:
+    if (parts := find_parts(model)) is None:
         return None
-    body, head, split = parts
     with evaluating(model):
-        whole = model(few_tokens())[0]
-    if split.shape != whole.shape:
-        return None
-    gap = largest(split.astype(mx.float32) - whole.astype(mx.float32))
-    return (body, head) if gap <= tolerance * max(1.0, largest(whole)) else None
+        body, head, split, whole = *parts, model(few_tokens())[0]
+    same = split.shape == whole.shape and largest(split - whole) <= tolerance * max(1.0, largest(whole))
+    return (body, head) if same else None
 
 
 def largest(values: mx.array) -> float:

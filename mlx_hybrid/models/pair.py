@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from mlx_hybrid.errors import ConfigError, MlxHybridError
@@ -12,41 +13,48 @@ SAME = 1e-2  # settled rotations round differently: the change may move by this 
 NO_LIMIT = 1 << 20  # tokenizers without a limit of their own give numbers beyond any context
 
 
-@dataclass
-class Pair:
-    """What was asked for as `model`, and the model under it as `base`; one and the same where no adapter is on."""
+@dataclass(eq=False)
+class Pair(Loaded):
+    """What was asked for, and the base under it; `context` is the most tokens of prompt and answer together."""
 
-    loaded: Loaded
-    context: int
-    """Most tokens of prompt and answer together."""
-    _base: Any = None
-
-    @property
-    def model(self) -> Any:
-        return self.loaded.model
-
-    @property
-    def tokenizer(self) -> Any:
-        return self.loaded.tokenizer
+    context: int = NO_LIMIT
 
     @property
     def adapted(self) -> bool:
-        return self.loaded.modules > 0
+        return self.modules > 0
 
     @property
     def base_name(self) -> str:
-        return self.loaded.base["id"]
+        return self.identity["id"]
 
     def base(self) -> Any:
-        """The model without the adapter. Its weights are shared, except after full fine-tuning, which loads it anew."""
-        if self._base is None:
-            self._base = find_base(self.loaded)
+        """The model without the adapter, itself where none is on.
+
+        Its weights are shared, except after full fine-tuning, which loads it anew. Raises MlxHybridError where taking
+        the adapter off does not undo its change.
+        """
         return self._base
+
+    @cached_property
+    def _base(self) -> Any:
+        from mlx_hybrid.adapters.attach import hybrid_layers
+        from mlx_hybrid.adapters.store import logit_change, probe_logits
+
+        if not self.modules:
+            return self.model
+        if not hybrid_layers(self.model):
+            return load_base(self.source).model
+        base = without_adapter(self.model)
+        change = logit_change(probe_logits(base), self.model)
+        if abs(change - self.change) > SAME * self.change:
+            told = f"taking the adapter off changes logits by {change:.3g}, not by {self.change:.3g}"
+            raise MlxHybridError(f"{self.name}: {told}, so the base cannot be shown beside it.")
+        return base
 
     def describe(self) -> str:
         """One line that says what is loaded."""
         where = f" Base: {self.base_name}." if self.adapted else ""
-        return f"{self.loaded.describe()}.{where} Context: {self.context:,} tokens."
+        return f"{super().describe()}.{where} Context: {self.context:,} tokens."
 
 
 def open_pair(name: str, *, context: int | None = None, base_name: str | None = None) -> Pair:
@@ -59,12 +67,11 @@ def open_pair(name: str, *, context: int | None = None, base_name: str | None = 
     from mlx_hybrid.adapters.attach import settle
 
     loaded = load_any(name, base_name=base_name)
-    settle(loaded.model)
-    mx.eval(loaded.model.parameters())
+    mx.eval(settle(loaded.model).parameters())
     limit = context_limit(loaded.model, loaded.tokenizer)
     if context is not None and not 16 <= context <= limit:
         raise ConfigError(f"--context: {context}, but this model takes 16 to {limit} tokens.")
-    return Pair(loaded, limit if context is None else context)
+    return Pair(**vars(loaded), context=context or limit)
 
 
 def context_limit(model: Any, tokenizer: Any) -> int:
@@ -73,25 +80,6 @@ def context_limit(model: Any, tokenizer: Any) -> int:
     values |= values.get("text_config") or {}
     limit = values.get("max_position_embeddings") or getattr(tokenizer, "model_max_length", None) or NO_LIMIT
     return int(min(limit, NO_LIMIT))
-
-
-def find_base(loaded: Loaded) -> Any:
-    """The base of a loaded adapter. Raises MlxHybridError where taking the adapter off does not undo its change."""
-    from mlx_hybrid.adapters.attach import hybrid_layers
-    from mlx_hybrid.adapters.store import logit_change, probe_logits
-
-    if not loaded.modules:
-        return loaded.model
-    if not hybrid_layers(loaded.model):
-        return load_base(loaded.source).model
-    base = without_adapter(loaded.model)
-    change = logit_change(probe_logits(base), loaded.model)
-    if abs(change - loaded.change) > SAME * loaded.change:
-        raise MlxHybridError(
-            f"{loaded.name}: taking the adapter off changes logits by {change:.3g}, not by {loaded.change:.3g}, "
-            "so the base cannot be shown beside it."
-        )
-    return base
 
 
 def without_adapter(model: Any) -> Any:

@@ -17,16 +17,16 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from mlx_hybrid.errors import ConfigError, DataError
 
+# stands inside a control token that is to be read as plain text; Unicode keeps it out of every text
 MARK = "\ufdd0"
-"""Stands inside a control token that is to be read as plain text; Unicode keeps it out of every text."""
 NOW = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
 NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
+# what a template is told by the program itself, beside the texts of its special tokens
 RESERVED = {"messages", "tools", "documents", "add_generation_prompt", "raise_exception", "strftime_now"}
-"""What a template is told by the program itself, beside the texts of its special tokens."""
+# a block of transformers that plain Jinja does not know, and that writes nothing
 GENERATION = re.compile(r"\{%[-+]?\s*(?:end)?generation\s*[-+]?%\}")
-"""A block of transformers that plain Jinja does not know, and that writes nothing."""
+# control tokens of some families that an answer's own text may hold
 THINKING = ("<think>", "</think>")
-"""Control tokens of some families that an answer's own text may hold."""
 
 
 class Tokenizer(TokenizerWrapper):
@@ -43,9 +43,7 @@ class Tokenizer(TokenizerWrapper):
     vocabulary: int | None = None
 
     def __init__(self, wrapped: TokenizerWrapper, **settings: Any) -> None:
-        self.__dict__.update(wrapped.__dict__)
-        for name, value in settings.items():
-            super().__setattr__(name, value)
+        self.__dict__.update(wrapped.__dict__ | settings)
 
     # beginnings and ends
 
@@ -58,8 +56,7 @@ class Tokenizer(TokenizerWrapper):
 
     def begun(self, tokens: list[int]) -> list[int]:
         """The tokens with what the tokenizer puts before a text, unless it stands there."""
-        start = self._begin
-        return tokens if tokens[: len(start)] == start else [*start, *tokens]
+        return tokens if tokens[: len(self._begin)] == self._begin else [*self._begin, *tokens]
 
     def started(self, text: str) -> list[int]:
         """Tokens of a text, begun once: BOS tokens that its author put first are its beginning, not text."""
@@ -99,18 +96,15 @@ class Tokenizer(TokenizerWrapper):
     def ended(self, tokens: list[int]) -> list[int]:
         """The tokens with one EOS token at their end."""
         end = self.eos_token_id
-        if end is None:
-            return tokens
-        while tokens and tokens[-1] == end:
+        while end is not None and tokens and tokens[-1] == end:
             tokens = tokens[:-1]
-        return [*tokens, end]
+        return tokens if end is None else [*tokens, end]
 
     def continued(self, text: str) -> list[int]:
         """Text that the model is to go on with: begun, not ended. Raises ConfigError for no token at all."""
-        tokens = self.checked(self.started(text))
-        if not tokens:
-            raise ConfigError("The prompt is empty, and this model needs at least one token to continue.")
-        return tokens
+        if tokens := self.checked(self.started(text)):
+            return tokens
+        raise ConfigError("The prompt is empty, and this model needs at least one token to continue.")
 
     @property
     def end_markers(self) -> list[str]:
@@ -135,9 +129,8 @@ class Tokenizer(TokenizerWrapper):
         Raises ConfigError for a model without a template, or one whose template refuses the conversation.
         """
         if not self.has_chat_template:
-            raise ConfigError(
-                "The model has no chat template, so it cannot chat; `mlx-hybrid generate --raw` continues a text."
-            )
+            way = "`mlx-hybrid generate --raw` continues a text."
+            raise ConfigError(f"The model has no chat template, so it cannot chat; {way}")
         return self.opened(self.render(messages, tools=tools, opened=True, options=options))
 
     def opened(self, text: str) -> list[int]:
@@ -158,24 +151,17 @@ class Tokenizer(TokenizerWrapper):
         where the template refuses.
         """
         turns = [self._as_text(turn) for turn in self._folded(messages)]
-        named = {**self.options, **self.known(options)}
+        named = {**self.options, **self.known(options), "tools": tools, "add_generation_prompt": opened}
         try:
             if self._chat_template is not None:
-                return self._chat_template(turns, tools=tools, add_generation_prompt=opened, **named)
-            return self._tokenizer.apply_chat_template(
-                turns,
-                tools=tools,
-                chat_template=self._template(tools),
-                tokenize=False,
-                add_generation_prompt=opened,
-                **named,
-            )
+                return self._chat_template(turns, **named)
+            template = self._template(tools)
+            return self._tokenizer.apply_chat_template(turns, chat_template=template, tokenize=False, **named)
         except Exception as error:  # templates raise whatever their author chose
             roles = ", ".join(str(message.get("role")) for message in messages)
             way = "; `--set model.system=fold` puts it into the first user turn" if "system" in roles else ""
-            raise ConfigError(
-                f"The model's chat template refuses the turns {roles} ({error}){way}."
-            ) from None
+            told = f"The model's chat template refuses the turns {roles} ({error}){way}."
+            raise ConfigError(told) from None
 
     def _template(self, tools: Any) -> str | None:
         """The template's text, with the run's date where it asks for today's."""
@@ -192,24 +178,22 @@ class Tokenizer(TokenizerWrapper):
             raise ConfigError("The model has no chat template, so model.template has nothing to set.")
         known = self._template_options if self._chat_template is None else set(options) - RESERVED
         if unknown := sorted(set(options) - known):
-            raise ConfigError(
-                f"The model's chat template has no option {unknown[0]}; leave it out of model.template."
-            )
+            told = f"The model's chat template has no option {unknown[0]}; leave it out of model.template."
+            raise ConfigError(told)
         return options
 
     @cached_property
     def _template_options(self) -> set[str]:
         """The variables that the chat template reads and does not set itself, but for those that it is told anyway."""
         written = self._tokenizer.chat_template
-        texts = written.values() if isinstance(written, dict) else [written]
         found = set()
-        for text in texts:
+        for text in written.values() if isinstance(written, dict) else [written]:
             try:
                 tree = Environment(extensions=["jinja2.ext.loopcontrols"]).parse(GENERATION.sub("", text))
                 found |= meta.find_undeclared_variables(tree)
             except (
                 TemplateSyntaxError
-            ):  # a block of some other library's; its words are then all there is to go by
+            ):  # a block of some other library's: its words are all there is to go by
                 found |= set(re.findall(r"\w+", text))
         return found - RESERVED - set(self._tokenizer.special_tokens_map) - set(Environment().globals)
 
@@ -218,19 +202,16 @@ class Tokenizer(TokenizerWrapper):
 
         Raises ConfigError where the tokenizer cannot spell it so.
         """
-        if MARK not in text:
-            return self._encode(text)
         tokens = [token for part in text.split(MARK) for token in self._encode(part)]
-        if self.decode(tokens) != text.replace(MARK, ""):
+        if MARK in text and self.decode(tokens) != text.replace(MARK, ""):
             found = next(name for name in self.control_tokens if name[0] + MARK + name[1:] in text)
-            raise ConfigError(
-                f"The text holds the control token {found}, which this tokenizer cannot read as text."
-            )
+            told = f"holds the control token {found}, which this tokenizer cannot read as text."
+            raise ConfigError(f"The text {told}")
         return tokens
 
     def checked(self, tokens: list[int]) -> list[int]:
         """The tokens. Raises DataError for an id beyond the model's embedding, with the token's text."""
-        if self.vocabulary and tokens and max(tokens) >= self.vocabulary:
+        if self.vocabulary and max(tokens, default=0) >= self.vocabulary:
             beyond = next(token for token in tokens if token >= self.vocabulary)
             raise DataError(
                 f"the token {self.convert_ids_to_tokens(beyond)!r} has the id {beyond}, but the model's embedding has "
@@ -249,11 +230,7 @@ class Tokenizer(TokenizerWrapper):
         return list(self._tokenizer.encode(text, add_special_tokens=False))
 
     def _folded(self, messages: Sequence[dict]) -> Sequence[dict]:
-        if (
-            self.system != "fold"
-            or len(messages) < 2
-            or [m.get("role") for m in messages[:2]] != ["system", "user"]
-        ):
+        if self.system != "fold" or [m.get("role") for m in messages[:2]] != ["system", "user"]:
             return messages
         system, first, *rest = messages
         return [{**first, "content": f"{system['content']}\n\n{first.get('content') or ''}"}, *rest]

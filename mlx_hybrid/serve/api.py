@@ -5,37 +5,26 @@ https://platform.openai.com/docs/api-reference/chat and /completions.
 
 import time
 import uuid
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 from mlx_hybrid.errors import ConfigError, nearest
 from mlx_hybrid.models.generate import Sampling
 
-NUMBERS = dict.fromkeys(("temperature", "top_p"), float)
-NUMBERS |= dict.fromkeys(("seed", "max_tokens", "max_completion_tokens"), int)
+SAMPLING = {"max_completion_tokens", *(field.name for field in fields(Sampling))}
 MOST_STOPS = 4
-COMMON = {"model", "max_tokens", "temperature", "top_p", "seed", "stop", "stream", "stream_options"}
-CHAT = COMMON | {"messages", "max_completion_tokens", "chat_template_kwargs"}
-TEXT = COMMON | {"prompt"}
-NEUTRAL: dict[str, tuple] = {
-    "n": (1,),
-    "best_of": (1,),
-    "echo": (False,),
-    "suffix": ("",),
-    "frequency_penalty": (0,),
-    "presence_penalty": (0,),
-    "logprobs": (False,),
-    "top_logprobs": (0,),
-    "logit_bias": ({},),
-    "tools": ([],),
-    "functions": ([],),
-    "tool_choice": ("none", "auto"),
-    "parallel_tool_calls": (True, False),
+COMMON = {*SAMPLING, "model", "stop", "stream", "stream_options"}
+CHAT = COMMON | {"messages", "chat_template_kwargs"}
+TEXT = COMMON - {"max_completion_tokens"} | {"prompt"}
+IDLE = {"n": (1,), "best_of": (1,), "tool_choice": ("none", "auto"), "parallel_tool_calls": (True, False)}
+IDLE |= {
     "response_format": ({"type": "text"},),
     "modalities": (["text"],),
     "service_tier": ("auto", "default"),
-    "store": (False,),
 }
+IDLE |= dict.fromkeys(("echo", "logprobs", "store"), (False,))
+IDLE |= dict.fromkeys(("frequency_penalty", "presence_penalty", "top_logprobs"), (0,))
+IDLE |= dict.fromkeys(("suffix", "logit_bias", "tools", "functions"), ("", [], {}))
 """Values that ask for nothing; any other is refused."""
 LABELS = {"user", "metadata", "safety_identifier", "prompt_cache_key"}
 """Keys that are for the operator's books and change no answer."""
@@ -45,10 +34,8 @@ ROLES = {"system": "system", "developer": "system", "user": "user", "assistant":
 class ApiError(Exception):
     """An answer that is an error, with the status it is sent under."""
 
-    def __init__(
-        self, status: int, message: str, code: str = "invalid_value", param: str | None = None
-    ) -> None:
-        super().__init__(message)
+    def __init__(self, status: int, told: str, code: str = "invalid_value", param: str | None = None) -> None:
+        super().__init__(told)
         self.status, self.code, self.param = status, code, param
 
     def body(self) -> dict:
@@ -58,18 +45,17 @@ class ApiError(Exception):
 
 @dataclass(frozen=True)
 class Asked:
-    """A request, checked. `content` is a list of messages, or text to continue."""
+    """A request, checked: `content` is a list of messages or text to continue, `template` the options of the chat
+    template; where it is `exact` about the number of tokens, fewer would not do."""
 
     model: str
     content: list[dict] | str
     sampling: Sampling
     exact: bool
-    """The client named the number of tokens, so fewer would not do."""
     stop: tuple[str, ...]
     stream: bool
     usage: bool
     template: dict[str, Any]
-    """Options of the chat template, such as `enable_thinking`."""
 
 
 def refusal(param: str, message: str, code: str = "invalid_type") -> ApiError:
@@ -93,7 +79,7 @@ def parse(body: Any, *, chat: bool, models: list[str], defaults: Sampling) -> As
     sampling, exact = parse_sampling(body, defaults)
     return Asked(
         model=parse_model(body.get("model"), models),
-        content=parse_messages(body.get("messages")) if chat else parse_prompt(body.get("prompt")),
+        content=parse_content(body, chat),
         sampling=sampling,
         exact=exact,
         stop=parse_stop(body.get("stop", [])),
@@ -105,9 +91,9 @@ def parse(body: Any, *, chat: bool, models: list[str], defaults: Sampling) -> As
 
 def refuse_unknown(body: dict, known: set[str]) -> None:
     for key, value in body.items():
-        if key in known or key in LABELS or any(same(value, neutral) for neutral in NEUTRAL.get(key, ())):
+        if key in known or key in LABELS or any(same(value, idle) for idle in IDLE.get(key, ())):
             continue
-        if key in NEUTRAL:
+        if key in IDLE:
             raise refusal(key, " is not supported here; leave it out.", "unsupported_parameter")
         raise ApiError(400, f'No parameter "{key}"; {nearest(key, known)}', "unknown_parameter", key)
 
@@ -127,25 +113,16 @@ def parse_model(name: Any, models: list[str]) -> str:
 
 
 def parse_sampling(body: dict, defaults: Sampling) -> tuple[Sampling, bool]:
-    values = {key: number(body, key, kind) for key, kind in NUMBERS.items() if key in body}
+    """How to sample, and whether the request names a number of tokens."""
+    values = {key: body[key] for key in SAMPLING if key in body}
     limit = values.pop("max_completion_tokens", values.get("max_tokens"))
     if limit != values.get("max_tokens", limit):
         raise refusal("max_tokens", " and max_completion_tokens differ; give one.", "invalid_value")
     values |= {} if limit is None else {"max_tokens": limit}
     try:
-        return replace(defaults, **values), limit is not None
+        return defaults.with_values(values, "The request"), limit is not None
     except ConfigError as error:
-        raise ApiError(400, str(error), param=str(error).split()[0]) from None
-
-
-def number(body: dict, key: str, kind: type) -> Any:
-    value = body[key]
-    if isinstance(value, bool) or not isinstance(value, int if kind is int else int | float):
-        raise refusal(key, " must be a number.")
-    try:
-        return kind(value)
-    except OverflowError:
-        raise refusal(key, " is too large.", "invalid_value") from None
+        raise ApiError(400, str(error), param=next(key for key in values if key in str(error))) from None
 
 
 def parse_stop(stop: Any) -> tuple[str, ...]:
@@ -157,13 +134,13 @@ def parse_stop(stop: Any) -> tuple[str, ...]:
     return tuple(stops)
 
 
-def parse_prompt(prompt: Any) -> str:
-    if isinstance(prompt, list) and len(prompt) == 1:
-        prompt = prompt[0]
-    return real_text(prompt, "prompt", "one string")
-
-
-def parse_messages(messages: Any) -> list[dict]:
+def parse_content(body: dict, chat: bool) -> list[dict] | str:
+    """The messages of a conversation, or the text to continue."""
+    if not chat:
+        prompt = body.get("prompt")
+        only = prompt[0] if isinstance(prompt, list) and len(prompt) == 1 else prompt
+        return real_text(only, "prompt", "one string")
+    messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
         raise refusal("messages", " must be a list with at least one message.", "invalid_value")
     return [parse_message(message, f"messages[{i}]") for i, message in enumerate(messages)]
@@ -208,19 +185,19 @@ class Reply:
             "model": model,
         }
 
-    def body(self, inner: dict, finish: str | None, **more: Any) -> dict:
-        choice = {"index": 0, **inner, "logprobs": None, "finish_reason": finish}
-        return {**self.frame, "choices": [choice], **more}
+    def body(self, text: str, inner: dict, finish: str | None, **more: Any) -> dict:
+        choice = {"index": 0, **(inner if self.chat else {"text": text})}
+        return {**self.frame, "choices": [{**choice, "logprobs": None, "finish_reason": finish}], **more}
 
     def whole(self, text: str, finish: str, usage: dict) -> dict:
         """The answer in one body."""
         message = {"role": "assistant", "content": text, "refusal": None}
-        return self.body({"message": message} if self.chat else {"text": text}, finish, usage=usage)
+        return self.body(text, {"message": message}, finish, usage=usage)
 
-    def chunk(self, text: str | None, finish: str | None = None, *, first: bool = False) -> dict:
-        """One event of a stream."""
-        delta = ({"role": "assistant"} if first else {}) | ({} if text is None else {"content": text})
-        return self.body({"delta": delta} if self.chat else {"text": text or ""}, finish)
+    def chunk(self, text: str, finish: str | None = None, *, first: bool = False) -> dict:
+        """One event of a stream; the last has no text."""
+        delta = ({"role": "assistant"} if first else {}) | ({"content": text} if finish is None else {})
+        return self.body(text, {"delta": delta}, finish)
 
 
 def usage(prompt: int, answer: int) -> dict:

@@ -22,7 +22,7 @@ from mlx_hybrid.errors import ConfigError, DataError
 from mlx_hybrid.models.generate import Piece
 from mlx_hybrid.serve.api import ApiError, Asked, Reply, StopText, parse, parse_model, usage
 from mlx_hybrid.serve.engine import Engine, Job
-from mlx_hybrid.serve.guard import SILENCE_SECONDS, Guard, Ledger, Policy
+from mlx_hybrid.serve.guard import SILENCE_SECONDS, Guard, Policy
 
 PAGE = Path(__file__).with_name("page.html")
 CHAT = "/v1/chat/completions"
@@ -43,7 +43,7 @@ def make_app(engine: Engine, policy: Policy, log: Callable[[str], None]) -> Star
         Route(CHAT, answers.complete, methods=["POST"]),
         Route("/v1/completions", answers.complete, methods=["POST"]),
     ]
-    passed = [Middleware(Ledger, policy, log), Middleware(Guard, policy)]
+    passed = [Middleware(Guard, policy, log)]
     app = Starlette(routes=routes, middleware=passed, exception_handlers={HTTPException: nothing_here})
     app.router.redirect_slashes = False
     return app
@@ -72,9 +72,8 @@ class Answers:
         return JSONResponse({"object": "list", "data": cards})
 
     async def model(self, request: Request) -> Response:
-        return JSONResponse(
-            self.model_card(parse_model(request.path_params["name"], list(self.engine.models)))
-        )
+        name = parse_model(request.path_params["name"], list(self.engine.models))
+        return JSONResponse(self.model_card(name))
 
     def model_card(self, name: str) -> dict:
         adapted = self.pair.adapted and self.engine.models[name] is self.pair.model
@@ -83,7 +82,7 @@ class Answers:
             "object": "model",
             "created": self.started,
             "owned_by": "mlx-hybrid",
-            "adapted_modules": self.pair.loaded.modules if adapted else 0,
+            "adapted_modules": self.pair.modules if adapted else 0,
             "context": self.pair.context,
         }
 
@@ -100,7 +99,7 @@ class Answers:
         pieces: asyncio.Queue[Piece | Exception] = asyncio.Queue()
         job = request.state.job = Job(asked.model, tokens, sampling, deliver_to(pieces))
         self.engine.submit(job)
-        texts = self.texts(job, asked, self.pieces(job, pieces, request))
+        texts = self.texts(job, asked, pieces, request)
         reply = Reply(asked.model, chat=chat, streamed=asked.stream)
         if not asked.stream:
             parts = [part async for part in texts]
@@ -129,10 +128,12 @@ class Answers:
             raise ApiError(400, told, "context_length_exceeded")
         return min(room, most)
 
-    async def pieces(self, job: Job, queue: asyncio.Queue, request: Request) -> AsyncIterator[Piece]:
-        """The job's pieces as they come. Raises ClientDisconnect when the client has left."""
-        looked = time.monotonic()
-        while True:
+    async def texts(
+        self, job: Job, asked: Asked, queue: asyncio.Queue, request: Request
+    ) -> AsyncIterator[Text]:
+        """The job's texts as they come. Raises ClientDisconnect when the client has left."""
+        until, looked, piece = StopText(asked.stop), time.monotonic(), None
+        while piece is None or not piece.finish:
             if time.monotonic() - looked > LOOK_SECONDS:
                 looked = time.monotonic()
                 if await request.is_disconnected():
@@ -147,22 +148,13 @@ class Answers:
                 self.log(f"error: {type(piece).__name__}: {piece}")
                 raise ApiError(500, "The model failed on this request; the server's log says how.", "failed")
             request.state.note = f" {len(job.tokens)} + {piece.count} tokens"
-            yield piece
-            if piece.finish:
-                return
-
-    async def texts(self, job: Job, asked: Asked, pieces: AsyncIterator[Piece]) -> AsyncIterator[Text]:
-        until = StopText(asked.stop)
-        async for piece in pieces:
             text = until(piece.text)
             if until.found:
                 job.cancelled.set()
                 yield text, "stop", piece.count
                 return
-            if piece.finish:
-                yield text + until.held, piece.finish, piece.count
-            elif text:
-                yield text, None, piece.count
+            if text or piece.finish:
+                yield text + (until.held if piece.finish else ""), piece.finish, piece.count
 
     async def events(
         self, first: Text, texts: AsyncIterator[Text], reply: Reply, prompt: int | None
@@ -178,7 +170,7 @@ class Answers:
             yield event(error.body())
             return
         _, finish, count = last
-        yield event(reply.chunk(None, finish))
+        yield event(reply.chunk("", finish))
         if prompt is not None:
             yield event({**reply.frame, "choices": [], "usage": usage(prompt, count)})
         yield "data: [DONE]\n\n"

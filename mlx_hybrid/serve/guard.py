@@ -28,8 +28,7 @@ class Policy:
 
     host: str = "127.0.0.1"
     api_key: str = field(default="", repr=False)
-    origins: tuple[str, ...] = ()
-    """Web origins besides the server's own that may call; none by default."""
+    origins: tuple[str, ...] = ()  # web origins besides the server's own that may call
     most_bytes: int = 1 << 20
     defaults: Sampling = field(default_factory=Sampling)
 
@@ -39,41 +38,60 @@ class Policy:
 
 
 class Guard:
-    """Refuses foreign hosts and origins, missing keys and unfit bodies, before a route is looked up."""
+    """Around every request: refuses foreign hosts and origins, missing keys and unfit bodies before a route is looked
+    up, turns whatever goes wrong into an error body, drops the answer of a request that is over, and logs method, path,
+    status, seconds and token counts: never headers or text."""
 
-    def __init__(self, app: ASGIApp, policy: Policy) -> None:
-        self.app, self.policy = app, policy
+    def __init__(self, app: ASGIApp, policy: Policy, log: Callable[[str], None]) -> None:
+        self.app, self.policy, self.log = app, policy, log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = Headers(scope=scope)
-        self.check_source(headers)
-        if scope["method"] == "OPTIONS":
-            await preflight(headers)(scope, receive, send)
-            return
-        if scope["path"].startswith("/v1/"):
-            self.check_key(headers)
-        if scope["method"] == "POST":
-            self.check_body(headers)
-        await self.app(scope, receive, send)
+        began, status, headers = time.monotonic(), 0, Headers(scope=scope)
 
-    def check_source(self, headers: Headers) -> None:
+        async def reply(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                self.add_headers(MutableHeaders(scope=message), headers.get("origin"))
+            async with asyncio.timeout(SILENCE_SECONDS):
+                await send(message)
+
+        try:
+            self.check(scope, headers)
+            app = preflight(headers) if scope["method"] == "OPTIONS" else self.app
+            await app(scope, receive, reply)
+        except (ClientDisconnect, TimeoutError):
+            status = status or CLIENT_LEFT
+        except Exception as error:  # a fault here must not look like a lost connection
+            if status or not isinstance(error, ApiError):
+                self.log(f"error: {type(error).__name__}: {error}")
+            if status:
+                raise
+            told = error if isinstance(error, ApiError) else FAILED
+            await JSONResponse(told.body(), told.status, ADVICE.get(told.status))(scope, receive, reply)
+        finally:
+            state, seconds = scope.get("state", {}), time.monotonic() - began
+            if "job" in state:
+                state["job"].cancelled.set()
+            self.log(f"{scope['method']} {scope['path']!a} {status} {seconds:.2f} s{state.get('note', '')}")
+
+    def check(self, scope: Scope, headers: Headers) -> None:
         """A server for this machine answers only to its own names: a web page must not reach it under another (DNS
-        rebinding). Pages of other origins may not call, unless named."""
+        rebinding). Pages of other origins may not call, unless named. Bodies are judged by their headers: the server
+        reads no further than the length they give."""
         host, origin = headers.get("host", ""), headers.get("origin")
         if self.policy.local and urlsplit(f"//{host}").hostname not in LOOPBACK:
             raise ApiError(403, "This server answers only to localhost.", "wrong_host")
         if origin and urlsplit(origin).netloc != host and origin not in self.policy.origins:
             told = "Pages of this origin may not call this server; --cors allows one."
             raise ApiError(403, told, "wrong_origin")
-
-    def check_key(self, headers: Headers) -> None:
         key, given = self.policy.api_key, headers.get("authorization", "")
-        if key and not hmac.compare_digest(given.encode(), f"Bearer {key}".encode()):
+        asked = scope["path"].startswith("/v1/") and scope["method"] != "OPTIONS"
+        if key and asked and not hmac.compare_digest(given.encode(), f"Bearer {key}".encode()):
             told = "The API key is missing or wrong; send it as a bearer token."
             raise ApiError(401, told, "invalid_api_key")
-
-    def check_body(self, headers: Headers) -> None:
-        """By its headers: the server reads no further than the length they give."""
+        if scope["method"] != "POST":
+            return
         length, limit = headers.get("content-length", ""), self.policy.most_bytes
         if not (length.isascii() and length.isdigit()) or "transfer-encoding" in headers:
             raise ApiError(411, "Send the body with a Content-Length.", "length_required")
@@ -81,6 +99,12 @@ class Guard:
             raise ApiError(413, f"The body has {length} bytes, over the limit of {limit}.", "body_too_large")
         if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             raise ApiError(415, "Send JSON, with Content-Type: application/json.", "wrong_type")
+
+    def add_headers(self, headers: MutableHeaders, origin: str | None) -> None:
+        headers["X-Content-Type-Options"] = "nosniff"
+        if origin in self.policy.origins:
+            headers["Access-Control-Allow-Origin"] = origin
+            headers["Vary"] = "Origin"
 
 
 def preflight(headers: Headers) -> Response:
@@ -93,47 +117,3 @@ def preflight(headers: Headers) -> Response:
         "Access-Control-Max-Age": "600",
     }
     return Response(status_code=204, headers=allowed)
-
-
-class Ledger:
-    """Turns whatever goes wrong into an error body, drops the answer of a request that is over, and logs method, path,
-    status, seconds and token counts: never headers or text."""
-
-    def __init__(self, app: ASGIApp, policy: Policy, log: Callable[[str], None]) -> None:
-        self.app, self.policy, self.log = app, policy, log
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        began, status = time.monotonic(), 0
-        origin = Headers(scope=scope).get("origin")
-
-        async def reply(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                self.add_headers(MutableHeaders(scope=message), origin)
-            async with asyncio.timeout(SILENCE_SECONDS):
-                await send(message)
-
-        try:
-            await self.app(scope, receive, reply)
-        except (ClientDisconnect, TimeoutError):
-            status = status or CLIENT_LEFT
-        except Exception as error:  # a fault here must not look like a lost connection
-            if status or not isinstance(error, ApiError):
-                self.log(f"error: {type(error).__name__}: {error}")
-            if status:
-                raise
-            told = error if isinstance(error, ApiError) else FAILED
-            await JSONResponse(told.body(), told.status, ADVICE.get(told.status))(scope, receive, reply)
-        finally:
-            state, seconds = scope["state"], time.monotonic() - began
-            if "job" in state:
-                state["job"].cancelled.set()
-            note = state.get("note", "")
-            self.log(f"{scope['method']} {scope['path']!a} {status} {seconds:.2f} s{note}")
-
-    def add_headers(self, headers: MutableHeaders, origin: str | None) -> None:
-        headers["X-Content-Type-Options"] = "nosniff"
-        if origin in self.policy.origins:
-            headers["Access-Control-Allow-Origin"] = origin
-            headers["Vary"] = "Origin"

@@ -129,7 +129,7 @@ def measure_run(run: Run, model: str, measuring: Measuring, stop: StopRequest) -
         loaded = load_run(run, base_name=model)
         loaded.tokenizer.date = run.template_date()
         identity = {
-            "base": loaded.base["fingerprint"],
+            "base": loaded.identity["fingerprint"],
             "adapter": sha256_of(run.adapter / "adapters.safetensors"),
         }
         return settle(loaded.model), loaded.tokenizer, identity

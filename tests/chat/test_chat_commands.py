@@ -54,7 +54,7 @@ def test_a_drawn_seed_is_told_and_repeats_the_answer(run):
     [
         (["--max-tokens", "500", "hello"], "leaves 247 for the answer"),
         (["--max-tokens", "0", "hello"], "at least 1"),
-        (["--temperature", "9", "hello"], "between 0 and 5"),
+        (["--temperature", "9", "hello"], "temperature must be at most 5"),
         (["--raw", "--system", "x", "hello"], "--system has no place"),
         (["x" * 300], "shorten the prompt"),
         ([" "], "prompt is empty"),
@@ -96,7 +96,7 @@ def test_piped_chat_is_one_turn_a_line(run, tmp_path):
     ("line", "said"),
     [
         ("/bse", 'did you mean "/base"'),
-        ("/set heat 3", 'No setting "heat"'),
+        ("/set heat 3", 'unknown key "heat"'),
         ("/set temperature", "needs a value"),
         ("/base perhaps", "on, off or nothing"),
         ("/base", "no question yet"),

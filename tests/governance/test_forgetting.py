@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from governance.conftest import digests, read_jsonl
+from governance.conftest import SENTENCES, digests, read_jsonl, write_jsonl
 
 from mlx_hybrid.config import GovernanceConfig
 from mlx_hybrid.errors import DataError
@@ -28,7 +28,8 @@ def test_forgetting(raw, tmp_path):
         (runs / name / "run.json").write_text(json.dumps(info))
         (runs / name / "rejected.jsonl").write_text(set_aside if name != "third" else json.dumps(rows[2]))
     done = forget(out, ["fra_Latn", f"{raw}:14"], runs)
-    assert done.removed == {"kept.jsonl": 1, "rejected.jsonl": 1}
+    # Line 14 is the English sentence under another language: its kept original goes, its copy and its near copy too.
+    assert done.removed == {"kept.jsonl": 2, "rejected.jsonl": 3}
     assert done.runs == [str(runs / "first")]
     assert done.removed_from_runs == {str(runs / "first"): 2}
     assert read_jsonl(runs / "first" / "rejected.jsonl") == rows[2:]
@@ -83,3 +84,69 @@ def test_a_place_in_the_source_reaches_what_runs_keep(raw, tmp_path, older):
     assert done.other_runs == [str(runs / "second")]
     assert read_jsonl(runs / "first" / "data" / "kept.jsonl") == []
     assert len(verify(runs / "first" / "data")["forgotten"]) == 3
+
+
+MAIL = "person2@example.org"
+SAID = f"A careful pilot always checks the fuel before leaving the ground. Mail {MAIL}."
+OTHER = "The museum closes early on Mondays during the winter months, said user-22."
+LEFTOVERS = {
+    "a copy under another id": (json.dumps({"text": SAID, "id": "user-99", "language": "en"}), True),
+    "a copy under no id": (json.dumps({"text": SAID.upper()}), True),
+    "another record of theirs": (json.dumps({"prompt": "Hi", "completion": "Yes", "id": "user-2"}), True),
+    "no JSON with the id": ('{"id":"user-2","text":"person2 said', True),
+    "no JSON with the text": ('{"text": "' + SAID.replace("g", "\\u0067") + '"', True),
+    "no UTF-8 with the id": (b'{"id": "user-2", "text": "\xff"}', True),
+    "no record with the id": (json.dumps({"id": "user-2", "text": 7}), True),
+    "another's with a longer id": (json.dumps({"text": OTHER, "id": "user-22", "language": "en"}), False),
+    "another's, broken": ('{"id": "user-22"', False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", LEFTOVERS)
+@pytest.mark.parametrize("redact", [False, True])
+def test_nothing_of_a_person_is_left(case, redact, tmp_path):
+    line, goes = LEFTOVERS[case]
+    first = [
+        {"text": SAID, "id": "user-2", "language": "en"},
+        {"text": SENTENCES["deu_Latn"], "language": "de"},
+    ]
+    path = write_jsonl(tmp_path / "raw.jsonl", first)
+    with path.open("ab") as file:
+        file.write((line if isinstance(line, bytes) else line.encode()) + b"\n")
+    out = tmp_path / "out"
+    govern_files([path], out, GovernanceConfig(max_reject_share=1.0, redact=redact))
+    done = forget(out, ["user-2"], tmp_path / "runs")
+    assert sum(done.removed.values()) == 1 + goes
+    assert not done.left
+    left = b"".join(
+        (out / name).read_bytes() for name in ("kept.jsonl", "rejected.jsonl", "report.html", "README.md")
+    )
+    assert b"person2" not in left
+    assert (b"user-22" in left) == (not goes)
+    assert f"{2 - goes} of {2 - goes} records" in (out / "README.md").read_text() or not goes
+    told = json.loads((out / "report.json").read_text())
+    assert told["records"] == verify(out)["inputs"][0]["records"] == 3 - 1 - goes
+
+
+def test_lines_that_still_name_them_are_told(tmp_path):
+    rows = [
+        {"text": SAID, "id": 1, "language": "en"},
+        {"text": f"Whoever reads it, {MAIL} wrote that letter to us.", "language": "en"},
+    ]
+    govern_files([write_jsonl(tmp_path / "raw.jsonl", rows)], tmp_path / "out", FREE)
+    done = forget(tmp_path / "out", ["1"], tmp_path / "runs")
+    assert (done.removed, done.left) == ({"kept.jsonl": 1, "rejected.jsonl": 0}, ["kept.jsonl:1"])
+
+
+def test_changed_settings_and_strange_files_are_found(raw, tmp_path):
+    out = tmp_path / "out"
+    govern_files([raw], out, FREE)
+    (out / "more.jsonl").write_text("{}")
+    with pytest.raises(DataError, match=r"more\.jsonl is not in the manifest"):
+        verify(out)
+    (out / "more.jsonl").unlink()
+    manifest = json.loads((out / "manifest.json").read_text())
+    manifest["config"]["near_threshold"] = 0.7
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(DataError, match=r"the settings in manifest\.json have changed"):
+        verify(out)

@@ -1,5 +1,7 @@
 """Sampling, prompts, caches, the base beside its adapter, and text made safe for a terminal."""
 
+import math
+
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
@@ -14,15 +16,16 @@ from mlx_hybrid.chat.printable import Printable
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.models.base import load_base
 from mlx_hybrid.models.generate import (
-    PromptCache,
+    Prompts,
     Sampling,
-    keep_likeliest,
+    answers,
     make_sampler,
     prompt_tokens,
     room_for_answer,
     stream,
 )
 from mlx_hybrid.models.pair import open_pair
+from mlx_hybrid.models.sampling import cut, make_processors
 
 
 def answer(model, tokenizer, tokens, **settings):
@@ -32,7 +35,7 @@ def answer(model, tokenizer, tokens, **settings):
 
 def test_the_base_beside_is_the_base_itself(pair, base_folder):
     assert mx.array_equal(probe_logits(pair.base()), probe_logits(load_base(str(base_folder)).model))
-    assert pair.loaded.modules == 14
+    assert pair.modules == 14
     assert mx.abs(probe_logits(pair.base()) - probe_logits(pair.model)).max() > 1e-3
     assert "adapter on 14 modules, logits change by up to" in pair.describe()
     shared = pair.model.model.layers[0].mlp.up_proj.linear
@@ -71,27 +74,68 @@ def test_a_prompt_beyond_the_context_is_refused(base_folder):
         open_pair(str(base_folder), context=512)
 
 
-def test_a_cache_is_cut_to_what_is_shared(pair):
-    cache = PromptCache(pair.model)
+def test_what_was_read_is_taken_up_where_it_is_shared(pair):
+    prompts = Prompts(pair.model)
     first = prompt_tokens(pair.tokenizer, "the same beginning, one end")
     second = prompt_tokens(pair.tokenizer, "the same beginning, another")
-    run = lambda tokens, cache: [  # noqa: E731
-        p.token for p in stream(pair.model, pair.tokenizer, tokens, Sampling(max_tokens=8), cache=cache)
+    run = lambda tokens, prompts: [  # noqa: E731
+        p.token for p in stream(pair.model, pair.tokenizer, tokens, Sampling(max_tokens=8), prompts=prompts)
     ]
-    run(first, cache)
-    _, rest = cache.take(second)
+    run(first, prompts)
+    _, rest = prompts.take(second)
     assert 0 < len(rest) < len(second)
-    assert cache.tokens == []
-    run(first, cache)
-    assert run(second, cache) == run(second, None)
-    assert run(second, cache) == run(second, None)
+    assert run(second, prompts) == run(second, None)
+    assert run(second, prompts) == run(second, None)
+    assert len(prompts.take(second)[1]) <= 2
 
 
-def test_top_p_keeps_the_smallest_set_that_reaches_it():
-    probabilities = np.array([0.5, 0.3, 0.15, 0.05])
-    for top_p, kept in ((0.4, 1), (0.5, 1), (0.51, 2), (0.8, 2), (0.81, 3), (0.99, 4)):
-        logits = keep_likeliest(mx.array(np.log(probabilities)[None]), top_p)
-        assert int(mx.isfinite(logits).sum()) == kept, top_p
+@pytest.mark.parametrize(
+    ("how", "kept"),
+    [
+        ({"top_p": 0.4}, 1),
+        ({"top_p": 0.5}, 1),
+        ({"top_p": 0.51}, 2),
+        ({"top_p": 0.8}, 2),
+        ({"top_p": 0.81}, 3),
+        ({"top_p": 0.99}, 4),
+        ({"top_k": 3}, 3),
+        ({"top_k": 9}, 4),
+        ({"min_p": 0.31}, 2),
+        ({"min_p": 0.29}, 3),
+        ({"top_k": 2, "top_p": 0.6}, 1),  # of the two that are left, the first has 0.625
+        ({"top_p": 0.9, "min_p": 0.5}, 2),
+    ],
+)
+def test_the_cuts_keep_the_smallest_set_that_reaches_them(how, kept):
+    probabilities = np.array([0.15, 0.5, 0.05, 0.3])
+    logits = cut(mx.array(np.log(probabilities)[None]), Sampling(**how))
+    assert (
+        np.array(mx.isfinite(logits))[0].tolist() == (probabilities >= sorted(probabilities)[-kept]).tolist()
+    )
+
+
+def test_the_penalty_is_that_of_its_paper():
+    """x / θ over zero and x · θ below, once for each token seen (Keskar et al. 2019, equation 3 as it is used)."""
+    logits = np.array([[2.0, -1.0, 0.5, -3.0]])
+    (penalise,) = make_processors(Sampling(repetition_penalty=2.0), [3])
+    assert np.array(penalise(mx.array([0, 1, 0]), mx.array(logits))).tolist() == [[1.0, -2.0, 0.5, -6.0]]
+    assert make_processors(Sampling(), [3]) == []
+
+
+def test_answers_side_by_side_are_those_alone(pair):
+    """Of every length, greedy, drawn and penalised, more than there are rows; what all begin with is read once."""
+    texts = ["the same beginning " + "x" * size for size in (1, 30, 7, 90, 2, 41)]
+    prompts = [prompt_tokens(pair.tokenizer, text) for text in texts]
+    how = [Sampling(max_tokens=size) for size in (12, 3, 20)]
+    how += [Sampling(max_tokens=15, temperature=1, seed=4), Sampling(max_tokens=15, repetition_penalty=1.5)]
+    how += [Sampling(max_tokens=1)]
+    together = dict(answers(pair.model, pair.tokenizer, prompts, how, rows=3))
+    assert sorted(together) == list(range(6))
+    for number, (tokens, sampling) in enumerate(zip(prompts, how)):
+        alone = list(stream(pair.model, pair.tokenizer, tokens, sampling))
+        assert [p.token for p in together[number]] == [p.token for p in alone], number
+        assert "".join(p.text for p in together[number]) == "".join(p.text for p in alone)
+        assert together[number][-1].finish == alone[-1].finish
 
 
 def test_sampling_follows_temperature():
@@ -103,22 +147,23 @@ def test_sampling_follows_temperature():
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "said"),
+    ("name", "value", "said"),
     [
-        ("temperatur", "1", 'did you mean "temperature"'),
-        ("temperature", "warm", "not a number"),
-        ("temperature", "-1", "between 0 and 5"),
-        ("temperature", "nan", "between 0 and 5"),
-        ("top_p", "0", "above 0"),
-        ("max_tokens", "0", "at least 1"),
-        ("seed", "-3", "seed"),
+        ("temperatur", 1, 'did you mean "temperature"'),
+        ("temperature", "warm", "must be a number"),
+        ("temperature", -1, "at least 0"),
+        ("temperature", math.nan, "finite"),
+        ("top_p", 0, "at least 1e-06"),
+        ("max_tokens", 0, "at least 1"),
+        ("seed", -3, "seed"),
+        ("seed", True, "whole number"),
     ],
 )
-def test_a_setting_is_honoured_or_refused(name, text, said):
+def test_a_setting_is_honoured_or_refused(name, value, said):
     with pytest.raises(ConfigError, match=said):
-        Sampling().with_text(name, text)
-    assert Sampling().with_text("seed", "7").seed == 7
-    assert Sampling(seed=7).with_text("seed", "none").seed is None
+        Sampling().with_values({name: value}, "here")
+    assert Sampling().with_values({"seed": 7}, "here").seed == 7
+    assert Sampling(seed=7).with_values({"seed": None}, "here").seed is None
 
 
 def test_no_template_no_chat(tmp_path):

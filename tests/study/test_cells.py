@@ -93,7 +93,7 @@ def test_a_cell_is_asked_on_the_date_that_its_template_was_told(config, tmp_path
     run.update(template_date="2026-01-02")
     run.adapter.mkdir()
     (run.adapter / "adapters.safetensors").write_bytes(b"")
-    loaded = SimpleNamespace(model=None, tokenizer=SimpleNamespace(), base={"fingerprint": "b"})
+    loaded = SimpleNamespace(model=None, tokenizer=SimpleNamespace(), identity={"fingerprint": "b"})
     monkeypatch.setattr(cells, "load_run", lambda run, base_name: loaded)
     monkeypatch.setattr(cells, "settle", lambda model: model)
     monkeypatch.setattr(cells, "measured", lambda folder, load, *_: load())

@@ -87,9 +87,9 @@ def greedy(tokenizer: Any, max_tokens: int = MOST_TOKENS) -> Callable[[Any, list
     """A generator for `evaluate`: the likeliest token each time, until the turn ends or `max_tokens`."""
 
     def generate(model: Any, prompts: list[list[int]]) -> list[str]:
-        from mlx_lm.generate import batch_generate
+        from mlx_hybrid.models.generate import Sampling, answers
 
-        texts = batch_generate(model, tokenizer, prompts, max_tokens=max_tokens).texts
-        return [text.strip() for text in texts]
+        found = dict(answers(model, tokenizer, prompts, [Sampling(max_tokens=max_tokens)] * len(prompts)))
+        return ["".join(piece.text for piece in found[i]).strip() for i in range(len(prompts))]
 
     return generate

@@ -37,7 +37,7 @@ def dataset_card(summary: dict[str, Any]) -> str:
     )
 
 
-def report_page(summary: dict[str, Any]) -> str:
+def report_page(folder: Path, summary: dict[str, Any]) -> str:
     """One page, no script and nothing fetched; the same summary gives the same bytes."""
     flags: Counter[str] = Counter()
     for row in summary["flags"]:

@@ -2,30 +2,80 @@
 
 import base64
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
+from mlx_hybrid.errors import DataError
 from mlx_hybrid.governance.checks.personal import redact_fields
 from mlx_hybrid.governance.inspection import Inspection
+from mlx_hybrid.governance.stages import Decision, Finding
+from mlx_hybrid.records.fields import NotARecord
 from mlx_hybrid.records.lines import Fault
 from mlx_hybrid.records.record import Record
 from mlx_hybrid.records.shapes import as_record, renamed
 
 
+class Line(NamedTuple):
+    """A line of a governed folder: its bytes, what it says without `_gov`, and that note."""
+
+    raw: bytes
+    row: dict[str, Any]
+    note: dict[str, Any]
+
+    def source(self) -> str | None:
+        """The text of a line that was no record; None where it was one."""
+        if "raw_base64" in self.row:
+            return base64.b64decode(self.row["raw_base64"]).decode("utf-8", "replace")
+        return self.row["raw"] if set(self.row) == {"raw"} else None
+
+    def record(self) -> Record | None:
+        """The record that stands here, in the form that is trained on; None where it is none."""
+        path, _, line = self.note.get("where", "").rpartition(":")
+        try:
+            fields, shape = as_record(self.row)
+        except NotARecord:
+            return None
+        return Record(fields, path, int(line or 0), self.note.get("shape", shape))
+
+    def item(self) -> Inspection:
+        """What was decided on it."""
+        path, _, line = self.note["where"].rpartition(":")
+        decision = [self.note.get(name, "") for name in Decision._fields] if "stage" in self.note else None
+        record = self.record()
+        return Inspection(
+            path,
+            int(line),
+            language=self.note["language"],
+            licence=str(self.row.get("licence") or ""),
+            shape=record.shape if record else "",
+            decision=Decision(*decision) if decision else None,
+            flags=tuple(Finding(**flag) for flag in self.note.get("flags", [])),
+        )
+
+
+def read_folder_lines(path: Path, *, strict: bool = True) -> Iterator[Line]:
+    """The lines of a kept or rejected file. Raises DataError for one that is no JSON object, or passes it over."""
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, start=1):
+            try:
+                row = json.loads(raw)
+                yield Line(raw, row, row.pop("_gov", {}))
+            except (ValueError, RecursionError, AttributeError, TypeError):
+                if strict:
+                    raise DataError(
+                        f"{path}:{number}: cannot be read; restore the file and try again."
+                    ) from None
+
+
 def load_kept(path: Path) -> list[Record]:
     """Read the records of a `kept.jsonl`, each under the place it came from and as it was, without `_gov`."""
-    with path.open("rb") as file:
-        return [as_it_was(json.loads(line)) for line in file]
-
-
-def as_it_was(fields: dict[str, Any]) -> Record:
-    name, _, line = fields.pop("_gov")["where"].rpartition(":")
-    return Record(fields, name, int(line))
+    places = ((line.row, line.note["where"].rpartition(":")) for line in read_folder_lines(path))
+    return [Record(row, name, int(number)) for row, (name, _, number) in places]
 
 
 def write_kept(
-    file: IO[bytes], raw: bytes, item: Inspection, *, redacts: Collection[str], renames: dict[str, str]
+    file: IO[bytes], raw: bytes, item: Inspection, *, redacts: Collection[str], renames: Mapping[str, str]
 ) -> None:
     """Write the line, as it is where it needs no change, else its fields in the form that is trained on."""
     note: dict[str, Any] = {"where": item.where, "language": item.language}

@@ -6,17 +6,18 @@ It holds no date and no worker count: the same input, config and versions give t
 import hashlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from mlx_hybrid import __version__
 from mlx_hybrid.errors import ConfigError, DataError
-from mlx_hybrid.files import read_json, sha256_of, write_json
+from mlx_hybrid.files import new_directory, read_json, sha256_of, write_json
 from mlx_hybrid.governance.checks.engines import load_engine
 from mlx_hybrid.governance.folder.card import croissant, dataset_card, report_page
-from mlx_hybrid.governance.folder.summary import summarise
+from mlx_hybrid.governance.folder.lines import read_folder_lines
+from mlx_hybrid.governance.folder.summary import summarise, summary_of
 from mlx_hybrid.governance.ledger import Ledger
 
 FORMAT = 1
@@ -27,27 +28,51 @@ PACKAGES = ("numpy", "regex", "ftfy", "phonenumberslite", "pyarrow")
 def write_outputs(folder: Path, ledger: Ledger) -> None:
     """Reports, cards and, last, the manifest that hashes them all."""
     summary = summarise(ledger)
-    write_json(folder / "report.json", summary)
-    (folder / "report.html").write_text(report_page(summary), encoding="utf-8")
-    (folder / "README.md").write_text(dataset_card(summary), encoding="utf-8")
-    write_json(folder / "croissant.json", croissant(folder / "kept.jsonl", summary))
     tree = summary["config"]
     manifest = {
         "format": FORMAT,
         "tool": "mlx-hybrid govern",
         "versions": versions(),
         "config": tree,
-        "config_sha256": hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest(),
+        "config_sha256": hash_of(tree),
         "stages": list(ledger.stages),
         "engine": load_engine(tree["engine"]).describe() if "language" in ledger.stages else None,
-        "inputs": ledger.sources,
+        "inputs": summary["sources"],
         "parents": parents([source["path"] for source in ledger.sources]),
         "against": [describe_file(Path(path), path) for path in tree["against"]],
-        "counts": summary["counts"],
-        "flags": summary["flags"],
-        "outputs": describe_files(folder),
     }
-    write_json(folder / "manifest.json", manifest)
+    write_papers(folder, summary, manifest)
+
+
+def write_papers(folder: Path, summary: dict[str, Any], manifest: dict[str, Any]) -> None:
+    write_json(folder / "report.json", summary)
+    (folder / "report.html").write_text(report_page(folder, summary), encoding="utf-8")
+    (folder / "README.md").write_text(dataset_card(summary), encoding="utf-8")
+    write_json(folder / "croissant.json", croissant(folder / "kept.jsonl", summary))
+    told = {"counts": summary["counts"], "flags": summary["flags"], "outputs": describe_files(folder)}
+    write_json(folder / "manifest.json", manifest | told)
+
+
+def rewrite(folder: Path, change: Callable[[Path], dict[str, Any]]) -> None:
+    """Replace a governed folder by the two files that `change` writes into a new one, and papers that count them.
+
+    `change` returns what the manifest is to note of it; the new manifest names the old one as a parent.
+    """
+    manifest = verify(folder)
+    old = {"path": "manifest.json", "sha256": sha256_of(folder / "manifest.json")}
+    with new_directory(folder) as scratch:
+        noted = change(scratch)
+        items = [line.item() for name in DATA for line in read_folder_lines(scratch / name)]
+        order = {source["path"]: place for place, source in enumerate(manifest["inputs"])}
+        items.sort(key=lambda item: (order.get(item.path, 0), item.line))
+        summary = summary_of(items, manifest["config"], manifest["inputs"])
+        manifest |= {"inputs": summary["sources"], "parents": [*manifest.get("parents", []), old]}
+        manifest |= {key: [*manifest.get(key, []), value] for key, value in noted.items()}
+        write_papers(scratch, summary, manifest)
+
+
+def hash_of(tree: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
 
 def versions() -> dict[str, str]:
@@ -92,9 +117,18 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def verify(folder: Path) -> dict[str, Any]:
-    """The manifest, once every output file has the hash it records. Raises DataError naming each that has not."""
+    """The manifest, once its settings and every file have the hash it records and no other file stands beside them.
+
+    Raises DataError naming each that has not.
+    """
     manifest = read_manifest(folder)
     wrong = [problem for output in manifest["outputs"] if (problem := compare(folder, output))]
+    if manifest.get("config_sha256") != hash_of(manifest.get("config", {})):
+        wrong.append("the settings in manifest.json have changed since it was written")
+    known = {"manifest.json", ".DS_Store", *(output["path"] for output in manifest["outputs"])}
+    wrong += [
+        f"{path.name} is not in the manifest" for path in sorted(folder.iterdir()) if path.name not in known
+    ]
     if wrong:
         raise DataError(f"{folder}: {'; '.join(wrong)}. Govern the sources again, or restore the files.")
     return manifest
