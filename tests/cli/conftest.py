@@ -49,7 +49,6 @@ def settings() -> list[str]:
     return sets(
         "governance.enabled=false", "train.steps=12", "train.batch_size=8", "train.report_every=4",
         "train.validate_every=6", "data.test_share=0.2", "adapter.sketch.records=8", "train.learning_rate=2e-3",
-        "train.orthogonal_learning_rate=2e-3",
     )  # fmt: skip
 
 
