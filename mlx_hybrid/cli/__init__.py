@@ -14,6 +14,8 @@ COMMANDS = {
     "finetune": "Govern, train and evaluate: the whole job.",
     "estimate": "Say what memory a run needs, before loading a weight.",
     "govern": "Check raw records; keep, flag or reject each with a reason.",
+    "rules": "List the rules of governance: what each catches, and how much good text it takes.",
+    "rescue": "Bring records that a rule set aside back.",
     "records": "Show records as the model will see them, the trained tokens marked.",
     "task": "Make a benchmark into records to train on and to measure with.",
     "evaluate": "Measure a run beside its base, or a model, with intervals.",

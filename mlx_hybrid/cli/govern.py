@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from mlx_hybrid.cli.commands import command, given_options
-from mlx_hybrid.cli.options import listed, map_option
+from mlx_hybrid.cli.options import listed, map_option, rule_changes, rule_option
 from mlx_hybrid.errors import ConfigError, DataError
 
 
@@ -46,6 +46,7 @@ def govern() -> None:
 )
 @click.option("--only", multiple=True, callback=listed, metavar="STAGES", help="Run only these stages.")
 @click.option("--skip", multiple=True, callback=listed, metavar="STAGES", help="Leave out these stages.")
+@rule_option
 @click.option("--engine", metavar="NAME", help="py3langid, or fasttext:MODEL (path, preset or Hub id).")
 @click.option(
     "--near-threshold", type=float, metavar="J", help="Jaccard from which a record is a copy.  [0.8]"
@@ -81,7 +82,8 @@ def records(
 
     if (output is None) is not dry_run:
         raise ConfigError("name a folder with -o DIR, or say --dry-run to write nothing; one of the two.")
-    given = {key: value for key, value in settings.items() if value not in (None, ())}
+    settings["rules"] = rule_changes(settings["rules"])
+    given = {key: value for key, value in settings.items() if value not in (None, (), {})}
     summary = api.govern(paths, output, replace=replace, map=renames, progress=Progress(), **given)
     if as_json:
         click.echo(json.dumps({**summary, "output": str(output) if output else None}, ensure_ascii=False))

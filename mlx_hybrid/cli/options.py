@@ -3,11 +3,13 @@
 from collections.abc import Callable
 from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import click
+import yaml
 
 from mlx_hybrid.config import PRESETS
-from mlx_hybrid.errors import nearest
+from mlx_hybrid.errors import ConfigError, nearest
 
 PATH = click.Path(path_type=Path)
 COUNT = click.IntRange(min=0)
@@ -38,6 +40,16 @@ def together(*parameters: Callable) -> Callable:
 
 
 method_option = click.option("--method", type=Method(list(PRESETS)), help="What to train.  [default: hybrid]")
+
+
+def rule_changes(rules: tuple[str, ...]) -> dict[str, Any]:
+    """`--rule menu=off --rule long_token.limit=80` as the setting `governance.rules`."""
+    pairs = [rule.partition("=") for rule in rules]
+    if odd := [name for name, equals, value in pairs if not equals or not value.strip()]:
+        raise ConfigError(f"--rule {odd[0]}: write RULE=off or RULE.limit=NUMBER, as menu=off.")
+    return {name.strip(): yaml.safe_load(value) for name, _, value in pairs}
+
+
 base_model_option = click.option(
     "--base-model", metavar="MODEL", help="Put the adapter on this base.  [default: the one it names]"
 )
@@ -52,6 +64,13 @@ map_option = click.option(
     metavar="THEIRS=OURS",
     help="What keys are read as: question=prompt,answer=completion.",
 )
+rule_option = click.option(
+    "--rule",
+    "rules",
+    multiple=True,
+    metavar="RULE=VALUE",
+    help="Switch a rule off or move its limit, as menu=off.",
+)
 run_options = together(
     click.argument("config", required=False, metavar="[CONFIG]"),
     click.option("--model", help="Hub id or folder of the base model.  [default: the recipe's]"),
@@ -59,6 +78,7 @@ run_options = together(
         "--data", multiple=True, metavar="PATH", help="File of records, folder or Hub data set; repeatable."
     ),
     map_option,
+    rule_option,
     method_option,
     click.option(
         "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="A setting, as train.epochs=2."
@@ -95,9 +115,13 @@ sampling_options = together(
 
 
 def run_values(
-    model: str | None, data: tuple[str, ...], renames: tuple[str, ...], method: str | None
+    model: str | None,
+    data: tuple[str, ...],
+    renames: tuple[str, ...],
+    rules: tuple[str, ...],
+    method: str | None,
 ) -> dict:
     """The settings that `run_options` gave."""
     values = {"model": model, "method": method, "data.paths": list(data) or None}
-    values["data.map"] = list(renames) or None
+    values |= {"data.map": list(renames) or None, "governance.rules": rule_changes(rules) or None}
     return {key: value for key, value in values.items() if value is not None}

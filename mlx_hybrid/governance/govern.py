@@ -11,7 +11,7 @@ from pathlib import Path
 from mlx_hybrid.config import GovernanceConfig
 from mlx_hybrid.errors import ConfigError, DataError
 from mlx_hybrid.files import new_directory, sha256_of
-from mlx_hybrid.governance.checks.personal import ALL
+from mlx_hybrid.governance.checks.personal import kinds_to_redact
 from mlx_hybrid.governance.folder.lines import write_kept, write_rejected
 from mlx_hybrid.governance.folder.manifest import describe_file, write_outputs
 from mlx_hybrid.governance.folder.summary import counted
@@ -105,7 +105,7 @@ def copy_lines(sources: Sequence[Source], ledger: Ledger, folder: Path) -> None:
     """Every line to one of the two files, with what was decided under `_gov`."""
     with (folder / "kept.jsonl").open("wb") as kept, (folder / "rejected.jsonl").open("wb") as rejected:
         renames = {source.name: source.renames for source in sources}
-        redacts = [kind for kind in ALL if ledger.config.redact and f"pii_{kind}" in ledger.rules]
+        redacts = kinds_to_redact(vars(ledger.config))
         for item, (name, _, raw) in zip(ledger.items, read_sources(sources)):
             if item.decision:
                 write_rejected(rejected, raw, item)

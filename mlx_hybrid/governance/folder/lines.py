@@ -23,6 +23,10 @@ class Line(NamedTuple):
     row: dict[str, Any]
     note: dict[str, Any]
 
+    def bare(self) -> bytes:
+        """Its bytes as they were before the note."""
+        return self.raw[: self.raw.rindex(b', "_gov": ')] + b"}"
+
     def source(self) -> str | None:
         """The text of a line that was no record; None where it was one."""
         if "raw_base64" in self.row:
