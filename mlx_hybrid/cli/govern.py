@@ -47,6 +47,7 @@ def govern() -> None:
 @click.option("--only", multiple=True, callback=listed, metavar="STAGES", help="Run only these stages.")
 @click.option("--skip", multiple=True, callback=listed, metavar="STAGES", help="Leave out these stages.")
 @rule_option
+@click.option("--keep", multiple=True, callback=listed, metavar="IDS", help="Keep these whatever is found.")
 @click.option("--engine", metavar="NAME", help="py3langid, or fasttext:MODEL (path, preset or Hub id).")
 @click.option(
     "--near-threshold", type=float, metavar="J", help="Jaccard from which a record is a copy.  [0.8]"

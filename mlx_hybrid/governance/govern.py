@@ -78,6 +78,8 @@ def decide(sources: Sequence[Source], config: GovernanceConfig, progress: Callab
         keep_one_kind((item for item in items if item.path not in several), kinds)
         ledger.add(items)
         progress(len(ledger.items))
+    if missing := sorted(set(config.keep) - {item.keep for item in ledger.items}):
+        raise ConfigError(f'governance.keep: no record has the id or the place "{missing[0]}".')
     ledger.decide()
     for source, told in zip(sources, described):
         told |= {"revision": source.revision} if source.revision else {}

@@ -106,7 +106,7 @@ def decide_exact(items: Iterator[Inspection]) -> None:
     for item in items:
         earlier = first.setdefault(item.exact, item)
         if earlier is not item:
-            item.decision = Decision("exact", "exact_dup", f"same as {earlier.where}", earlier.where)
+            item.decide(Decision("exact", "exact_dup", f"same as {earlier.where}", earlier.where))
 
 
 def decide_near(items: list[Inspection], n: int, threshold: float) -> None:
@@ -118,7 +118,7 @@ def decide_near(items: list[Inspection], n: int, threshold: float) -> None:
         if guard:
             items[i].flags += (Finding("near_dup_kept", f"{name}: {similarity}, but {guard}"),)
         else:
-            items[i].decision = Decision("near", "near_dup", f"near_dup of {name}, {similarity}", name)
+            items[i].decide(Decision("near", "near_dup", f"near_dup of {name}, {similarity}", name))
 
 
 def flag_conflicts(items: list[Inspection]) -> None:

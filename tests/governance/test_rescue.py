@@ -88,6 +88,21 @@ def test_what_cannot_come_back_is_told_and_changes_nothing(out, ids, reasons, ki
     assert (out / "manifest.json").read_bytes() == before
 
 
+def test_what_is_asked_to_be_kept_is_kept_and_flagged(tmp_path):
+    path, held = write_jsonl(tmp_path / "raw.jsonl", LINES), write_jsonl(tmp_path / "held.jsonl", [LINES[0]])
+    keep = ("menu-1", "copy", f"{path}:1")
+    config = GovernanceConfig(max_reject_share=1.0, keep=keep, against=(str(held),))
+    govern_files([path], tmp_path / "out", config)
+    flags = {
+        row["_gov"]["where"][-1]: row["_gov"].get("flags", [])
+        for row in read_jsonl(tmp_path / "out" / "kept.jsonl")
+    }
+    told = {line: [flag["detail"].split(":")[0] for flag in found] for line, found in flags.items()}
+    assert told == {"1": ["eval_leak"], "2": ["menu"], "3": ["eval_leak", "exact_dup", "near_dup"], "7": []}
+    with pytest.raises(ConfigError, match='no record has the id or the place "nobody"'):
+        govern_files([path], None, GovernanceConfig(keep=("nobody",)))
+
+
 def run(*words):
     return CliRunner().invoke(main, [str(word) for word in words])
 
