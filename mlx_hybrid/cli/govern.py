@@ -1,6 +1,7 @@
 """`govern`: raw records to data that can be signed for; `govern verify` and `govern forget` on what it made."""
 
 import json
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,8 @@ def records(
         show(summary)
     if summary["alarms"]:
         raise DataError(f"Governing these for good would stop: {'; '.join(summary['alarms'])}.")
+    if not summary["kept"]:
+        raise DataError(nothing_kept(summary, output))
     if not as_json:
         click.echo(
             command("govern", *paths, "-o", "clean", *given_options("dry_run"))
@@ -161,6 +164,21 @@ def forget(folder: Path, ids: tuple[str, ...], runs: Path, as_json: bool) -> Non
     for run in done.other_runs:
         click.echo(f"Another run holds such a record, and was left alone: {run}")
     click.echo(command("govern", "verify", folder))
+
+
+def nothing_kept(summary: dict[str, Any], output: Path | None) -> str:
+    """Why no record is left, and what to do."""
+    if not summary["records"]:
+        return "There is no record in these files."
+    taken = Counter[str]()
+    for row in summary["counts"]:
+        taken[row["reason"]] += row["records"]
+    reasons = ", ".join(f"{reason} {count}" for reason, count in taken.most_common())
+    look = f"look at {output / 'report.html'}, " if output else ""
+    return (
+        f"None of the {summary['records']:,} records was kept ({reasons}): {look}see `mlx-hybrid rules "
+        f"{taken.most_common(1)[0][0]}`, and switch a rule off with --rule NAME=off."
+    )
 
 
 class Progress:

@@ -97,9 +97,9 @@ def keep_one_kind(items: Iterable[Inspection], kinds: dict[str, str]) -> None:
 
 def describe_alarms(alarms: Sequence[str], config: GovernanceConfig) -> str:
     return (
-        f"Stopped to protect small languages: {'; '.join(alarms)}. Look at the records with `mlx-hybrid govern "
-        f"--dry-run`; to go on all the same set governance.max_reject_share (now {config.max_reject_share:g}) to 1, "
-        "or leave the stage out with governance.skip."
+        f"Stopped to protect small languages, and nothing was written: {'; '.join(alarms)}. Name single records with "
+        "--keep (governance.keep), or go on all the same with --max-reject-share 1 (governance.max_reject_share, now "
+        f"{config.max_reject_share:g}), look at the report and bring back what is good with `mlx-hybrid rescue`."
     )
 
 
