@@ -11,21 +11,11 @@ from mlx_hybrid import __version__
 from mlx_hybrid.errors import INTERRUPTED, ConfigError, MlxHybridError, nearest
 
 COMMANDS = (
-    *("finetune", "estimate", "govern", "records", "task", "evaluate", "compare", "report"),
-    *(
-        "chat",
-        "generate",
-        "serve",
-        "export",
-        "import",
-        "fuse",
-        "push",
-        "runs",
-        "recipes",
-        "settings",
-        "doctor",
-    ),
+    *("finetune", "estimate", "govern", "rules", "rescue", "records", "task", "evaluate", "compare"),
+    *("report", "chat", "generate", "serve", "export", "import", "fuse", "push", "runs", "recipes"),
+    *("settings", "doctor"),
 )
+
 ON_RANKS = ("finetune", "doctor")  # what mlx.launch may start several of
 EVERYWHERE = ("--debug", "--offline")
 

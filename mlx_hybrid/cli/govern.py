@@ -1,6 +1,7 @@
 """`govern`: raw records to data that can be signed for; `govern verify` and `govern forget` on what it made."""
 
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -10,11 +11,11 @@ import click
 from click import argument, option
 
 from mlx_hybrid.cli.commands import answer, command, given_options
-from mlx_hybrid.cli.options import PATH, given_settings, map_option, setting, together
+from mlx_hybrid.cli.options import PATH, given_settings, map_option, rule_option, setting, together
 from mlx_hybrid.errors import ConfigError, DataError
 
 CHECKS = ("languages", "licences", "only", "skip", "engine", "near_threshold", "redact", "max_reject_share")
-CHECKS += ("min_kept", "workers")
+CHECKS += ("min_kept", "workers", "keep")
 
 
 class WithDefault(click.Group):
@@ -40,6 +41,7 @@ def govern() -> None:
 @option("--dry-run", is_flag=True, help="Print what would be decided and write nothing.")
 @option("--replace", is_flag=True, help="Replace DIR when govern made it.")
 @map_option
+@rule_option
 @setting(
     "governance.against", callback=None, metavar="PATH", help="Evaluation file to keep out; may be repeated."
 )
@@ -74,6 +76,8 @@ def records(
     answer({**summary, "output": str(output) if output else None}, as_json, *lines(summary))
     if summary["alarms"]:
         raise DataError(f"Governing these for good would stop: {'; '.join(summary['alarms'])}.")
+    if not summary["kept"]:
+        raise DataError(nothing_kept(summary, output))
     if dry_run and not as_json:
         click.echo(command("govern", *paths, "-o", "clean", *given_options("dry_run")))
     elif not as_json:
@@ -130,6 +134,21 @@ def forget(folder: Path, ids: tuple[str, ...], runs: Path, as_json: bool) -> Non
     lines += [] if done.runs else [f"No run in {runs} was trained on this folder."]
     lines += [f"Another run holds such a record, and was left alone: {run}" for run in done.other_runs]
     answer(asdict(done), as_json, *lines, command("govern", "verify", folder))
+
+
+def nothing_kept(summary: dict[str, Any], output: Path | None) -> str:
+    """Why no record is left, and what to do."""
+    if not summary["records"]:
+        return "There is no record in these files."
+    taken = Counter[str]()
+    for row in summary["counts"]:
+        taken[row["reason"]] += row["records"]
+    reasons = ", ".join(f"{reason} {count}" for reason, count in taken.most_common())
+    look = f"look at {output / 'report.html'}, " if output else ""
+    return (
+        f"None of the {summary['records']:,} records was kept ({reasons}): {look}see `mlx-hybrid rules "
+        f"{taken.most_common(1)[0][0]}`, and switch a rule off with --rule NAME=off."
+    )
 
 
 def progress(records: int) -> None:

@@ -5,8 +5,11 @@ from functools import reduce
 from pathlib import Path
 from typing import Any, get_origin
 
+import yaml
 from click import Context, IntRange, Parameter, argument, option
 from click import Path as PathType
+
+from mlx_hybrid.errors import ConfigError
 
 PATH = PathType(path_type=Path)
 COUNT, SOME = IntRange(min=0), IntRange(min=1)
@@ -27,6 +30,14 @@ def together(*parameters: Callable) -> Callable:
     return lambda command: reduce(lambda made, parameter: parameter(made), reversed(parameters), command)
 
 
+def rule_changes(ctx: Context, asked: Parameter, value: tuple[str, ...]) -> dict[str, Any]:
+    """`--rule menu=off --rule long_token.limit=80` as the setting `governance.rules`."""
+    pairs = [rule.partition("=") for rule in value]
+    if odd := [name for name, equals, text in pairs if not equals or not text.strip()]:
+        raise ConfigError(f"--rule {odd[0]}: write RULE=off or RULE.limit=NUMBER, as menu=off.")
+    return {name.strip(): yaml.safe_load(text) for name, _, text in pairs}
+
+
 def setting(key: str, flag: str = "", **how: Any) -> Callable:
     """The option of one setting, named, typed and explained as it is; `given_settings` collects what is given."""
     from mlx_hybrid.config.explain import settings
@@ -44,7 +55,7 @@ def setting(key: str, flag: str = "", **how: Any) -> Callable:
 
 def given_settings(options: dict[str, Any]) -> dict[str, Any]:
     """What is given of the options that `setting` made, by its key."""
-    return {name.replace("__", "."): value for name, value in options.items() if value not in (None, ())}
+    return {name.replace("__", "."): value for name, value in options.items() if value not in (None, (), {})}
 
 
 base_model_option = option(
@@ -55,6 +66,14 @@ context_option = option(
 )
 MAP = "What keys are read as: question=prompt,answer=completion."
 map_option = option("--map", "renames", multiple=True, callback=listed, metavar="THEIRS=OURS", help=MAP)
+rule_option = option(
+    "--rule",
+    "governance__rules",
+    multiple=True,
+    callback=rule_changes,
+    metavar="RULE=VALUE",
+    help="Switch a rule off or move its limit, as menu=off.",
+)
 set_option = option(
     "--set",
     "overrides",
@@ -73,6 +92,7 @@ run_options = together(
         help="Files, folder or Hub data set; repeatable.",
     ),
     setting("data.map", metavar="THEIRS=OURS", help=MAP),
+    rule_option,
     setting("method"),
     setting("train.learning_rate"),
     setting("adapter.low_rank.rank", help="Rank of the low-rank update.  [default: the method's]"),

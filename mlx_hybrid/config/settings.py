@@ -110,7 +110,9 @@ class GovernanceConfig(Bounded):
     skip: tuple[str, ...] = ()
     """Leave out these stages."""
     rules: dict[str, Any] = field(default_factory=dict)
-    """Rules switched off or with a limit of your own, as `{menu: off, long_token.limit: 80}`."""
+    """Rules switched off or with a limit of your own, as `{menu: off, long_token: {limit: 80}}`."""
+    keep: tuple[str, ...] = ()
+    """Records that are kept whatever the rules say of them, by their id or place, as raw.jsonl:17."""
     engine: str = "py3langid"
     """Language identification: `py3langid`, or `fasttext:MODEL` with a path, a preset or a Hub id."""
     near_threshold: float = 0.8

@@ -11,7 +11,7 @@ from pathlib import Path
 from mlx_hybrid.config import GovernanceConfig
 from mlx_hybrid.errors import ConfigError, DataError
 from mlx_hybrid.files import new_directory, sha256_of
-from mlx_hybrid.governance.checks.personal import ALL
+from mlx_hybrid.governance.checks.personal import kinds_to_redact
 from mlx_hybrid.governance.folder.lines import write_kept, write_rejected
 from mlx_hybrid.governance.folder.manifest import describe_file, write_outputs
 from mlx_hybrid.governance.folder.summary import counted
@@ -78,6 +78,8 @@ def decide(sources: Sequence[Source], config: GovernanceConfig, progress: Callab
         keep_one_kind((item for item in items if item.path not in several), kinds)
         ledger.add(items)
         progress(len(ledger.items))
+    if missing := sorted(set(config.keep) - {item.keep for item in ledger.items}):
+        raise ConfigError(f'governance.keep: no record has the id or the place "{missing[0]}".')
     ledger.decide()
     for source, told in zip(sources, described):
         told |= {"revision": source.revision} if source.revision else {}
@@ -95,9 +97,9 @@ def keep_one_kind(items: Iterable[Inspection], kinds: dict[str, str]) -> None:
 
 def describe_alarms(alarms: Sequence[str], config: GovernanceConfig) -> str:
     return (
-        f"Stopped to protect small languages: {'; '.join(alarms)}. Look at the records with `mlx-hybrid govern "
-        f"--dry-run`; to go on all the same set governance.max_reject_share (now {config.max_reject_share:g}) to 1, "
-        "or leave the stage out with governance.skip."
+        f"Stopped to protect small languages, and nothing was written: {'; '.join(alarms)}. Name single records with "
+        "--keep (governance.keep), or go on all the same with --max-reject-share 1 (governance.max_reject_share, now "
+        f"{config.max_reject_share:g}), look at the report and bring back what is good with `mlx-hybrid rescue`."
     )
 
 
@@ -105,7 +107,7 @@ def copy_lines(sources: Sequence[Source], ledger: Ledger, folder: Path) -> None:
     """Every line to one of the two files, with what was decided under `_gov`."""
     with (folder / "kept.jsonl").open("wb") as kept, (folder / "rejected.jsonl").open("wb") as rejected:
         renames = {source.name: source.renames for source in sources}
-        redacts = [kind for kind in ALL if ledger.config.redact and f"pii_{kind}" in ledger.rules]
+        redacts = kinds_to_redact(vars(ledger.config))
         for item, (name, _, raw) in zip(ledger.items, read_sources(sources)):
             if item.decision:
                 write_rejected(rejected, raw, item)

@@ -1,6 +1,6 @@
 """What can be said of a record without looking at the others: the part of the work that is spread over processes."""
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Sequence, Set
 from dataclasses import dataclass
 
 from mlx_hybrid.config import GovernanceConfig
@@ -38,6 +38,8 @@ class Inspection:
     said: bytes = b""
     sketch: bytes = b""
     pair: Pair | None = None
+    keep: str = ""
+    """The name by which it is asked to be kept."""
 
     @property
     def where(self) -> str:
@@ -48,7 +50,14 @@ class Inspection:
         found = [finding for finding in findings if finding and finding.reason in rules]
         if found and self.decision is None:
             more = (f"{finding.reason}: {finding.detail}" for finding in found[1:])
-            self.decision = Decision(stage, found[0].reason, "; ".join([found[0].detail, *more]))
+            self.decide(Decision(stage, found[0].reason, "; ".join([found[0].detail, *more])))
+
+    def decide(self, decision: Decision) -> None:
+        """Set the record aside, or where it is asked to be kept flag it with what was found."""
+        if self.keep:
+            self.flags += (Finding("kept_anyway", f"{decision.reason}: {decision.detail}"),)
+        else:
+            self.decision = decision
 
 
 class Inspector:
@@ -60,13 +69,13 @@ class Inspector:
         self.rules = in_force(config.rules)
         held = load_records([as_source(name, renames) for name in config.against])
         self.index = EvaluationIndex(held, config.overlap_threshold) if held else None
-        self.licences = config.licences
+        self.licences, self.keep = config.licences, frozenset(config.keep)
         self.allowed = frozenset(parse_language(code).code for code in config.languages)
         self.engine = load_engine(config.engine) if "language" in self.stages else None
 
     def inspect(self, lines: Sequence[Record | Fault]) -> list[Inspection]:
         """Run the per-record stages. Memory: some ten bytes for each character."""
-        items = [begin(line) for line in lines]
+        items = [begin(line, self.keep) for line in lines]
         records = [line for line in lines if isinstance(line, Record)]
         whole = [item for item, line in zip(items, lines) if isinstance(line, Record)]
         contents = [record.content() for record in records]
@@ -74,7 +83,9 @@ class Inspector:
         left = [row for row in zip(whole, records, contents) if row[0].decision is None]
         leaks = self.index and "eval_leak" in self.rules
         found = self.index.find([content for *_, content in left]) if leaks else [None] * len(left)
-        for (item, record, content), item.decision in zip(left, found):
+        for (item, record, content), leak in zip(left, found):
+            if leak:
+                item.decide(leak)
             if item.decision is None:
                 self.remember(item, record, content)
         if "near" in self.stages:
@@ -131,12 +142,13 @@ class Inspector:
         item.pair = read_pair(record) if "parallel" in self.stages else None
 
 
-def begin(line: Record | Fault) -> Inspection:
+def begin(line: Record | Fault, keep: Set[str] = frozenset()) -> Inspection:
     if isinstance(line, Fault):
         decision = Decision("structure", line.reason, line.detail)
         return Inspection(line.path, line.line, decision=decision)
     licence = str(line.fields.get("licence") or "")
-    return Inspection(line.path, line.line, line.kind, licence=licence, shape=line.shape)
+    name = next((name for name in (line.id, line.where) if name in keep), "")
+    return Inspection(line.path, line.line, line.kind, licence=licence, shape=line.shape, keep=name)
 
 
 def sketch_all(items: list[Inspection]) -> None:

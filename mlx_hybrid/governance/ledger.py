@@ -10,7 +10,7 @@ from mlx_hybrid.governance.checks.translations import check_pairs
 from mlx_hybrid.governance.duplicates.minhash import ngram_of
 from mlx_hybrid.governance.duplicates.near import find_conflicts, find_near_duplicates
 from mlx_hybrid.governance.inspection import Inspection, read_said
-from mlx_hybrid.governance.rules import in_force
+from mlx_hybrid.governance.rules import RULES, in_force
 from mlx_hybrid.governance.stages import ASKED_FOR, STAGES, Decision, Finding, active_stages
 
 FEWEST = 5  # losses below this are told, not stopped for: a share of three records says nothing
@@ -72,24 +72,32 @@ class Ledger:
         lost: defaultdict[tuple[str, str], Counter[str]] = defaultdict(Counter)
         for (stage, language, reason), count in self.counts.items():
             lost[stage, language][reason] = count
-        structure = sum(reasons.total() for (stage, _), reasons in lost.items() if stage == "structure")
-        if self.is_too_much(structure, len(self.items)):
-            yield f"structure would take {structure} of {len(self.items)} records"
+        structure = sum((reasons for (stage, _), reasons in lost.items() if stage == "structure"), Counter())
+        if self.is_too_much(structure.total(), len(self.items)):
+            yield f"structure would take {structure.total()} of {len(self.items)} records, {told(structure)}"
         for language, total in sorted(Counter(item.language for item in self.items).items()):
             left = total
             for stage in STAGES:
                 reasons = lost[stage, language]
                 avoidable = sum(reasons[reason] for reason in reasons if reason not in ASKED_FOR)
                 if stage != "structure" and self.is_too_much(avoidable, left):
-                    most = max(reasons, key=lambda reason: (reasons[reason], reason))
-                    told = f"{stage} would take {reasons.total()} of {left} {language} records"
-                    yield f"{told}, most for {most}"
+                    taken = f"{stage} would take {reasons.total()} of {left} {language} records"
+                    yield f"{taken}, {told(reasons)}"
                 left -= reasons.total()
             if total >= self.config.min_kept > left:
                 yield f"{language} would be left with {left} of {total} records"
 
     def is_too_much(self, lost: int, of: int) -> bool:
         return lost >= FEWEST and lost > self.config.max_reject_share * of
+
+
+def told(reasons: Counter[str]) -> str:
+    """Which rule takes how many records, what it catches, and what keeps them."""
+    parts = []
+    for reason, count in sorted(reasons.items(), key=lambda pair: (-pair[1], pair[0])):
+        catches = f": {RULES[reason].catches}; --rule {reason}=off keeps them" if reason in RULES else ""
+        parts.append(f"{reason} ({count}{catches})")
+    return f"most for {', '.join(parts)}"
 
 
 def key_of(item: Inspection) -> tuple[str, str, str]:
@@ -106,7 +114,7 @@ def decide_exact(items: Iterator[Inspection]) -> None:
     for item in items:
         earlier = first.setdefault(item.exact, item)
         if earlier is not item:
-            item.decision = Decision("exact", "exact_dup", f"same as {earlier.where}", earlier.where)
+            item.decide(Decision("exact", "exact_dup", f"same as {earlier.where}", earlier.where))
 
 
 def decide_near(items: list[Inspection], n: int, threshold: float) -> None:
@@ -118,7 +126,7 @@ def decide_near(items: list[Inspection], n: int, threshold: float) -> None:
         if guard:
             items[i].flags += (Finding("near_dup_kept", f"{name}: {similarity}, but {guard}"),)
         else:
-            items[i].decision = Decision("near", "near_dup", f"near_dup of {name}, {similarity}", name)
+            items[i].decide(Decision("near", "near_dup", f"near_dup of {name}, {similarity}", name))
 
 
 def flag_conflicts(items: list[Inspection]) -> None:

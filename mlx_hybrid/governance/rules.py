@@ -2,7 +2,7 @@
 takes what is good. `governance.rules` switches a rule off or moves its limit.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,6 +55,7 @@ def in_force(changes: Mapping[str, Any]) -> dict[str, float]:
 
     Raises ConfigError for an unknown rule, naming the nearest, and for a value that a rule cannot have.
     """
+    changes = dict(flat(changes))
     limits = {name: rule.limit or 0.0 for name, rule in RULES.items()}
     for key, value in changes.items():
         name, _, part = key.partition(".")
@@ -63,11 +64,19 @@ def in_force(changes: Mapping[str, Any]) -> dict[str, float]:
             raise ConfigError(f'governance.rules: unknown rule "{name}"; {nearest(name, RULES)}')
         if part == "limit" and rule.limit is not None and is_number(value) and value > 0:
             limits[name] = float(value)
-        elif part or value not in ("on", "off", True, False):
+        elif part or value not in ("on", "off", True, False) or is_number(value):
             ways = f"{name}: off" + (f", or {name}.limit: a number above 0" if rule.limit is not None else "")
             raise ConfigError(f"governance.rules.{key} cannot be {value!r}; write {ways}.")
     switched_off = [key for key, value in changes.items() if value in ("off", False) and "." not in key]
     return {name: limit for name, limit in limits.items() if name not in switched_off}
+
+
+def flat(changes: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """{long_token: {limit: 80}} as long_token.limit: 80."""
+    for name, value in changes.items():
+        yield from (
+            ((f"{name}.{k}", v) for k, v in value.items()) if isinstance(value, Mapping) else [(name, value)]
+        )
 
 
 def is_number(value: Any) -> bool:

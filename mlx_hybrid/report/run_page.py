@@ -11,8 +11,9 @@ from mlx_hybrid.config import to_tree
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.evaluation.results import read_results
 from mlx_hybrid.files import write_text
+from mlx_hybrid.governance.rules import RULES
 from mlx_hybrid.report import figures
-from mlx_hybrid.report.page import Code, Part, Picture, page
+from mlx_hybrid.report.page import Code, Part, Picture, Section, page
 from mlx_hybrid.report.result_tables import result_tables
 from mlx_hybrid.report.tables import MISSING, Table
 from mlx_hybrid.run import Run
@@ -35,6 +36,7 @@ def run_page(run: Run) -> str:
     settings = yaml.safe_dump(shareable(to_tree(config)), sort_keys=False, allow_unicode=True)
     sections = [
         ("", [what, facts(run, info)]),
+        *governed(info.get("governance")),
         ("Training", pictures(run)),
         ("Results", results(run)),
         ("Configuration", [Code(settings)]),
@@ -68,6 +70,18 @@ def facts(run: Run, info: dict) -> Table:
         ("versions", ", ".join(f"{name} {v}" for name, v in machine.get("versions", {}).items())),
     ]
     return Table("Facts", ("", ""), [line for line in lines if line[1]], words=True)
+
+
+def governed(counts: dict | None) -> Iterator[Section]:
+    """What governance kept and set aside, by reason; nothing for a run without it."""
+    if counts:
+        told = (
+            f"{counts['kept']:,} kept, {counts['rejected']:,} set aside; data/report.html shows their texts."
+        )
+        catches = {name: rule.catches for name, rule in RULES.items()}
+        rows = [(name, f"{count:,}", catches.get(name, "")) for name, count in counts["reasons"].items()]
+        table = Table("Set aside", ("reason", "records", "what it takes"), rows, words=True)
+        yield "Records", [told, table] if rows else [told]
 
 
 def pictures(run: Run) -> Iterator[Picture]:

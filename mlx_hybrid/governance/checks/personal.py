@@ -3,7 +3,7 @@
 import ipaddress
 import re
 import unicodedata
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import regex
@@ -11,6 +11,7 @@ import regex
 from mlx_hybrid.governance.checks.cues import CUES, said_before
 from mlx_hybrid.governance.checks.phones import CANDIDATE, phone_length, regions_of
 from mlx_hybrid.governance.checks.secrets import secrets
+from mlx_hybrid.governance.rules import in_force
 from mlx_hybrid.governance.stages import Finding
 from mlx_hybrid.records.fields import over_texts
 
@@ -162,6 +163,12 @@ def flags(fields: dict, language: str = "") -> tuple[Finding, ...]:
     return tuple(
         Finding(f"pii_{kind}", f"{len(found)} at {', '.join(found[:20])}") for kind, found in places.items()
     )
+
+
+def kinds_to_redact(config: Mapping[str, Any]) -> list[str]:
+    """The kinds that settings of governance ask to be redacted."""
+    rules = in_force(config.get("rules", {})) if config["redact"] else {}
+    return [kind for kind in ALL if f"pii_{kind}" in rules]
 
 
 def redact(text: str, regions: tuple[str, ...] = (), kinds: Collection[str] = ALL) -> str:

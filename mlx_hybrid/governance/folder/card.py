@@ -12,6 +12,8 @@ from typing import Any
 import yaml
 
 from mlx_hybrid.files import render, sha256_of
+from mlx_hybrid.governance.folder.samples import samples
+from mlx_hybrid.governance.rules import RULES
 from mlx_hybrid.records.languages import card_code
 
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
@@ -38,18 +40,24 @@ def dataset_card(summary: dict[str, Any]) -> str:
 
 
 def report_page(folder: Path, summary: dict[str, Any]) -> str:
-    """One page, no script and nothing fetched; the same summary gives the same bytes."""
-    flags: Counter[str] = Counter()
-    for row in summary["flags"]:
-        flags[row["flag"]] += row["records"]
+    """One page, no script and nothing fetched; the same lines and summary give the same bytes."""
+    texts = samples(folder, summary)
+
+    def told(rows: list[dict[str, Any]], key: str) -> list[tuple]:
+        """Name, count, rule and texts of each reason or flag, the commonest first."""
+        counts = Counter[str]()
+        for row in rows:
+            counts[row[key]] += row["records"]
+        return [(name, n, RULES.get(name), texts.get(name, ())) for name, n in counts.most_common()]
+
     # Half a surrogate pair may stand in a name or a code.
     page = fill(
         "page.html.jinja",
         summary,
         shares=[(*row.values(), row["kept"] / max(row["before"], 1)) for row in summary["languages"]],
         by_language=[tuple(row.values()) for row in summary["counts"]],
-        flagged=sorted(flags.items()),
-        shown=[(e["where"], e["reason"], e["detail"]) for e in summary["examples"]],
+        taken=told(summary["counts"], "reason"),
+        flagged=told(summary["flags"], "flag"),
         settings=[(key, str(value)) for key, value in summary["config"].items()],
     )
     return page.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Set
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -22,6 +22,10 @@ class Line(NamedTuple):
     raw: bytes
     row: dict[str, Any]
     note: dict[str, Any]
+
+    def bare(self) -> bytes:
+        """Its bytes as they were before the note."""
+        return self.raw[: self.raw.rindex(b', "_gov": ')] + b"}"
 
     def source(self) -> str | None:
         """The text of a line that was no record; None where it was one."""
@@ -54,10 +58,13 @@ class Line(NamedTuple):
         )
 
 
-def read_folder_lines(path: Path, *, strict: bool = True) -> Iterator[Line]:
-    """The lines of a kept or rejected file. Raises DataError for one that is no JSON object, or passes it over."""
+def read_folder_lines(path: Path, *, strict: bool = True, at: Set[str] | None = None) -> Iterator[Line]:
+    """The lines of a kept or rejected file, or those `at` some places. Raises DataError for one that is no JSON object,
+    or passes it over."""
     with path.open("rb") as file:
         for number, raw in enumerate(file, start=1):
+            if at is not None and place_of(raw) not in at:
+                continue
             try:
                 row = json.loads(raw)
                 yield Line(raw, row, row.pop("_gov", {}))
@@ -66,6 +73,12 @@ def read_folder_lines(path: Path, *, strict: bool = True) -> Iterator[Line]:
                     raise DataError(
                         f"{path}:{number}: cannot be read; restore the file and try again."
                     ) from None
+
+
+def place_of(raw: bytes) -> str:
+    """The place that a line's note begins with, without reading the line as JSON."""
+    told = raw.rpartition(b'"_gov": {"where": ')[2]
+    return json.loads(told[: told.find(b'", "language"') + 1] or b'""')
 
 
 def load_kept(path: Path) -> list[Record]:

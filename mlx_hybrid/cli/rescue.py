@@ -1,0 +1,42 @@
+"""`rescue`: records that a rule set aside back among those that are kept."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+from click import argument, option
+
+from mlx_hybrid.cli.commands import answer, command
+from mlx_hybrid.cli.options import PATH, listed
+from mlx_hybrid.errors import ConfigError
+
+
+@click.command()
+@argument("folder", type=PATH, metavar="DIR")
+@argument("ids", nargs=-1, metavar="[ID]...")
+@option(
+    "--reason", "reasons", multiple=True, callback=listed, metavar="NAMES", help="All that went for these."
+)
+@option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def rescue(folder: Path, ids: tuple[str, ...], reasons: tuple[str, ...], as_json: bool) -> None:
+    """Bring records that a rule set aside back into kept.jsonl of DIR, which govern made.
+
+    They are named by their id, their place as path:line, or by the reason they went for; each comes to its place
+    among the others, as it was, flagged as rescued. Report, cards and manifest are written anew.
+
+    \b
+    Examples:
+        mlx-hybrid rescue clean --reason menu
+        mlx-hybrid rescue clean user-17 raw.jsonl:204
+    """
+    from mlx_hybrid.governance.folder.rescuing import rescue as rescue_records
+
+    if not ids and not reasons:
+        raise ConfigError("name the records: with --reason NAME, or by their ids or places as path:line.")
+    done = rescue_records(folder, ids, reasons)
+    told = ", ".join(f"{count} from {reason}" for reason, count in done.records.items())
+    lines = [f"Back in kept.jsonl: {told}."]
+    if done.left:
+        more = f" and {len(done.left) - 3} more" if len(done.left) > 3 else ""
+        lines.append(f"No records, so they stay: {'; '.join(done.left[:3])}{more}.")
+    answer(asdict(done), as_json, *lines, command("finetune", "--data", folder / "kept.jsonl"))

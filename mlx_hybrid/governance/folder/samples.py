@@ -1,0 +1,103 @@
+"""Texts of a governed folder for its page: what each rule took, shortened and redacted, and what differs in pairs."""
+
+import re
+import unicodedata
+from collections.abc import Iterator
+from difflib import SequenceMatcher
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mlx_hybrid.governance.checks.personal import redact
+from mlx_hybrid.governance.checks.phones import regions_of
+from mlx_hybrid.governance.folder.lines import Line, read_folder_lines
+
+SHOWN = 3  # of each reason
+LONGEST = 3000  # characters of a text that is compared
+PAIRED = ("near_dup", "near_dup_kept", "prompt_conflict")
+WORDS = re.compile(
+    r"\s+|[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]|\w+|.", re.DOTALL
+)
+PLACE = re.compile(r"(.+?:\d+)\b")
+Parts = list[tuple[str, bool]]
+"""A text in parts, and which of them differ from the other of its pair."""
+
+
+class Sample(NamedTuple):
+    """A record that a rule took or flagged, and of a pair the other one."""
+
+    where: str
+    detail: str
+    text: Parts
+    other_where: str = ""
+    other: Parts | tuple = ()
+
+
+def samples(folder: Path, summary: dict[str, Any]) -> dict[str, list[Sample]]:
+    """Up to three records of each reason, in the order of the summary, then of the flags that tell of a pair."""
+    rows = [(row["reason"], row["where"], row["detail"], row["match"]) for row in summary["examples"]]
+    rows += flagged(folder / "kept.jsonl")
+    texts = dict(find(folder, {place for _, where, _, other in rows for place in (where, other)}))
+    found: dict[str, list[Sample]] = {}
+    for reason, where, detail, other in rows:
+        text, beside = texts.get(where, ""), texts.get(other, "")
+        parts = (
+            differing(text, beside) if reason in PAIRED and beside else ([(shortened(text, 360), False)], ())
+        )
+        sample = Sample(where, detail, parts[0], other if parts[1] else "", parts[1])
+        found.setdefault(reason, []).append(sample)
+    return found
+
+
+def flagged(path: Path) -> Iterator[tuple[str, str, str, str]]:
+    """The first kept records whose flag names another one, by that flag."""
+    left, seen = dict.fromkeys(PAIRED[1:], SHOWN), set()
+    for line in read_folder_lines(path):
+        for flag in line.note.get("flags", []):
+            other = PLACE.match(flag["detail"]) if left.get(flag["reason"]) else None
+            if other and (other[1], line.note["where"]) not in seen:
+                seen.add((line.note["where"], other[1]))
+                left[flag["reason"]] -= 1
+                yield flag["reason"], line.note["where"], flag["detail"], other[1]
+
+
+def find(folder: Path, places: set[str]) -> Iterator[tuple[str, str]]:
+    """The texts of the lines that came from these places."""
+    for name in ("kept.jsonl", "rejected.jsonl"):
+        for line in read_folder_lines(folder / name, at=places):
+            yield line.note["where"], shown_text(line)
+
+
+def shown_text(line: Line) -> str:
+    """What a line says, turn by turn, redacted, with invisible characters told by their codes."""
+    record, source = line.record(), line.source()
+    if source is not None or record is None:
+        text = source if source is not None else str(line.row)
+    else:
+        turns = [f"{turn['role']}: {said(turn)}" for turn in record.turns()]
+        text = "\n".join(turns) if turns else record.content()
+    return visible(redact(text[:LONGEST], regions_of(line.row.get("language") or line.note["language"])))
+
+
+def said(turn: dict[str, Any]) -> str:
+    return turn.get("content") or str(turn.get("tool_calls") or "")
+
+
+def visible(text: str) -> str:
+    return "".join(c if c == "\n" or unicodedata.category(c)[0] != "C" else f"\\u{ord(c):04x}" for c in text)
+
+
+def shortened(text: str, most: int) -> str:
+    """Beginning and end of a text that is longer."""
+    return text if len(text) <= most else f"{text[: most * 2 // 3]} … {text[-most // 3 :]}"
+
+
+def differing(text: str, other: str) -> tuple[Parts, Parts]:
+    """Both texts in parts that they share, shortened, and parts that differ."""
+    words, beside = WORDS.findall(text), WORDS.findall(other)
+    left, right = [], []
+    for kind, a, b, c, d in SequenceMatcher(None, words, beside, autojunk=False).get_opcodes():
+        same = kind == "equal"
+        for parts, piece in ((left, "".join(words[a:b])), (right, "".join(beside[c:d]))):
+            if piece:
+                parts.append((shortened(piece, 90) if same else piece, not same))
+    return left, right
