@@ -41,8 +41,9 @@ def given_options(*besides: str) -> list[str]:
             words.append(name)
         elif option.callback is listed:
             words += [name, ",".join(value)]
-        elif isinstance(value, dict):  # rules
-            words += [word for key, one in value.items() for word in (name, f"{key}={one}")]
+        elif isinstance(value, dict):  # rules, whose on and off YAML reads as true and false
+            said = ((key, ("off", "on")[one] if isinstance(one, bool) else one) for key, one in value.items())
+            words += [word for key, one in said for word in (name, f"{key}={one}")]
         else:
             words += [word for one in (value if option.multiple else [value]) for word in (name, str(one))]
     return words
