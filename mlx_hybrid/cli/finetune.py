@@ -7,7 +7,7 @@ from typing import Any
 import click
 from click import option
 
-from mlx_hybrid.cli.commands import answer, tell
+from mlx_hybrid.cli.commands import answer, given_parameters, tell
 from mlx_hybrid.cli.options import PATH, given_settings, listed, run_options, setting
 from mlx_hybrid.config import Config, dump_config, load_config
 from mlx_hybrid.config.explain import absurd
@@ -120,7 +120,7 @@ def continued(name: str, config: str | None, given: dict, overrides: tuple[str, 
     from mlx_hybrid.models.adapted import find_adapter
     from mlx_hybrid.training.setup import settings_of_adapter
 
-    asked = {key: f"--{key}" for key in ("method",) if key in given}
+    asked = {option.name.replace("__", "."): option.opts[-1] for option in given_parameters()}
     asked |= {key: f"--set {key}" for key in (o.partition("=")[0] for o in overrides)}
     asked |= {key: f"{config}: {key}" for key in (read_settings(recipe_path(config)) if config else {})}
     fixed = [told for key, told in asked.items() if key == "method" or key.split(".")[0] == "adapter"]

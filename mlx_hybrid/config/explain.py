@@ -133,7 +133,7 @@ MAIN += ("train.learning_rate", "seed")
 def chosen(config: Config) -> dict[str, str]:
     """The settings that decide most, and every other that is not its method's usual one, as `--set` takes them."""
     usual = flat(to_tree(build_config({"method": config.method}, "preset")))
-    idle = {*idle_settings(config), "train.epochs" if config.train.steps else "train.steps"}
+    idle = {*idle_settings(config), *([] if config.train.steps else ["train.steps"])}
     values = {key: value for key, value in flat(to_tree(config)).items() if key not in idle}
     changed = [key for key, value in values.items() if value != usual.get(key) and key not in MAIN]
     told = {key: values[key] for key in (*MAIN, *changed) if values.get(key) not in (None, [], "")}

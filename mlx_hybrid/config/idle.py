@@ -49,10 +49,11 @@ def load_run_config(
 def idle_settings(config: Config) -> dict[str, str]:
     """Why a setting does nothing under the method of `config`, and what acts, by its key."""
     adapter, train = config.adapter, config.train
+    decided = f"train.steps is {train.steps} and decides; with train.steps=0 it acts"
+    idle = {"train.epochs": decided} if train.steps else {}
     if adapter.full:
         keys = ("train.orthogonal_learning_rate", *UNUSED_BY_FULL)
-        return dict.fromkeys(keys, "every weight is trained, and train.learning_rate acts")
-    idle = {}
+        return idle | dict.fromkeys(keys, "every weight is trained, and train.learning_rate acts")
     if train.rates == "share":
         idle["train.orthogonal_learning_rate"] = "one rate serves all branches; train.rates leaf has two"
     if not adapter.low_rank:

@@ -40,7 +40,9 @@ def summary(path: Path) -> str:
 def run_config(name: str | None, overrides: tuple[str, ...] = (), values: dict | None = None) -> Config:
     """The settings of a new run: of a YAML file or a recipe, with overrides and values; of the quickstart where neither
     it nor data are named. Raises ConfigError as `load_run_config` does."""
-    values = values or {}
+    values = dict(values or {})
+    if "train.epochs" in values and values.setdefault("train.steps", 0):
+        raise ConfigError("epochs and steps both say how long to train; give one of them.")
     data = "data.paths" in values or any(override.startswith("data.paths=") for override in overrides)
     if name is None and data:
         return load_run_config(None, overrides, values)

@@ -11,6 +11,7 @@ from mlx_hybrid.config import load_config
 from mlx_hybrid.config.aliases import ALIASES
 from mlx_hybrid.config.explain import absurd, chosen, meant, settings
 from mlx_hybrid.config.idle import get_key
+from mlx_hybrid.config.recipes import run_config
 from mlx_hybrid.errors import ConfigError
 
 OPTIONS = {
@@ -162,6 +163,18 @@ def test_an_absurd_value_is_warned_about(override, warned, finetune, lora):
     said = finetune(*lora, "--set", override, "--dry-run", code=0).stderr
     assert ("Warning: " + override.partition("=")[0] in said) == warned
     assert bool(absurd(load_config(None, (override,)))) == warned
+
+
+def test_epochs_asked_for_stand_above_a_recipe_s_steps_and_both_are_too_much(run):
+    tree = run_config("classify", (), {"train.epochs": 2.0}).train
+    assert (tree.epochs, tree.steps) == (2.0, 0)
+    refused(run("finetune", "--epochs", 2, "--steps", 3, "--dry-run"), 2, "give one of them")
+    with pytest.raises(ConfigError, match=r"train\.epochs would do nothing .*train\.steps is 64 and decides"):
+        run_config("classify", ("train.epochs=2",))
+
+
+def test_an_adapter_that_is_gone_on_from_keeps_its_own_sizes(finetune, finished):
+    refused(finetune("--from", finished("lora").path, "--rank", 3), 2, "leave out --rank")
 
 
 def test_lists_may_be_written_with_commas():
