@@ -61,24 +61,28 @@ def finetune(
     *,
     config: str | Path | None = None,
     on_event: Callable[["JobEvent"], None] = lambda event: None,
+    log: Sequence[str] = (),
     **settings: Any,
 ) -> Run:
     """Govern the records of `data`, train an adapter on `model`, and measure it against its base; the run.
 
     `data` is paths, or settings of that group; `config` is a YAML file or a recipe's name, without it and data the
     quickstart; `settings` are its keys, as seed=1 or train={"epochs": 2}. `on_event` gets every event of the job as it
-    comes (mlx_hybrid.jobs.finetune). Raises ConfigError, DataError, MemoryLimitError or MlxHybridError;
-    a run that broke off can be gone on with.
+    comes (mlx_hybrid.jobs.finetune), and so do the trackers in `log`: tensorboard, trackio, wandb. Raises ConfigError,
+    DataError, MemoryLimitError or MlxHybridError; a run that broke off can be gone on with.
     """
     from mlx_hybrid.jobs import finetune as job
+    from mlx_hybrid.jobs.tracking import Tracking
 
     group = data if isinstance(data, Mapping) or data is None else {"paths": paths_of(data)}
     named = {"model": model, "method": method, "data": group}
     given = {key: value for key, value in named.items() if value is not None} | settings
     chosen, run = run_config(str(config) if config else None, values=flat(given)), None
-    for event in job.finetune(chosen, output=Path(output) if output else None):
-        run = event.run if isinstance(event, job.Prepared) else run
-        on_event(event)
+    with Tracking(*log) as tracking:
+        for event in job.finetune(chosen, output=Path(output) if output else None):
+            run = event.run if isinstance(event, job.Prepared) else run
+            tracking.follow(event)
+            on_event(event)
     return run
 
 

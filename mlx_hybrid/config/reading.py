@@ -123,7 +123,9 @@ def build_config(tree: dict, where: str) -> Config:
     tree = in_format_2(tree)
     adapter = tree.get("adapter") or {}
     if not isinstance(adapter, dict):
-        raise ConfigError(f"{where}: adapter must be a mapping of keys to values.")
+        raise ConfigError(
+            f"{where}: adapter must be a mapping of keys to values; method names what to train."
+        )
     adapter = {key: value for key, value in adapter.items() if key not in OPENS or value != {}}
     for branch, opens in OPENS.items():
         given = adapter.get(branch)
