@@ -55,8 +55,11 @@ def follow(run: Run, output: Path | None, every: int) -> Path:
     tell(
         f"Open {page}; it is written anew every {every} s while the run is at work. Ctrl-C ends this, not the run."
     )
-    while run.status() == "running":
-        reload = f'<head>\n<meta http-equiv="refresh" content="{every}">'
-        write_text(page, run_page(run).replace("<head>", reload, 1))
-        time.sleep(every)
-    return write_run_page(run, output)
+    try:
+        while run.status() == "running":
+            reload = f'<head>\n<meta http-equiv="refresh" content="{every}">'
+            write_text(page, run_page(run).replace("<head>", reload, 1))
+            time.sleep(every)
+    finally:
+        write_run_page(run, output)
+    return page
