@@ -55,6 +55,8 @@ class Tracking(ExitStack):
     def __init__(self, *names: str) -> None:
         """Raise ConfigError for a tracker that is not known or not installed."""
         super().__init__()
+        for theirs in ("WANDB_ERROR_REPORTING", "GRADIO_ANALYTICS_ENABLED"):
+            os.environ.setdefault(theirs, "false")  # nothing leaves this machine unasked
         self.packages, self.logs, self.step = {}, [], 0
         for name in names:
             if name not in TRACKERS:
