@@ -12,7 +12,7 @@ from mlx_hybrid.cli.options import PATH, together
 if TYPE_CHECKING:
     from mlx_hybrid.exports.checks import Report
 
-FORMS = ("peft", "merged", "lora", "mlx-lm", "gguf-lora")
+FORMS = ("peft", "merged", "lora", "mlx-lm", "gguf", "gguf-lora")
 DIVERGENCES = {
     "rounding": "rounding to the stored dtype",
     "trained_base": "from the quantised base it was trained on",
@@ -50,6 +50,7 @@ def export(run: str, to: str, output: Path, as_json: bool, **options: Any) -> No
     merged     a whole Hugging Face model in bf16; with --requantise a model for MLX
     lora       one LoRA of a rank that vLLM takes, truncated where it cannot be exact
     mlx-lm     an adapter that stock mlx-lm loads, else a fused model
+    gguf       a LoRA that llama.cpp, ollama and LM Studio load, where it is exact, with a Modelfile
     gguf-lora  a LoRA for llama.cpp's converter, where it is exact
 
     RUN is a run's name or path, `last`, or an adapter's folder or Hub id. Exit code 3: the check
@@ -94,4 +95,5 @@ def lines(report: "Report") -> list[str]:
         shown += [f"  {name}: {100 * error:.1f} % of the update lost" for name, error in lost]
     if survival := checks.get("survival"):
         shown.append(f"update kept by the stored weights: {100 * survival['surviving_share']:.1f} %")
+    shown += [f"{program}: {words}" for program, words in report.commands.items()]
     return shown + [f"FAILED: {fault}" for fault in report.faults]

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from mlx_hybrid.adapters.store import WEIGHTS_FILE
 from mlx_hybrid.errors import ConfigError
-from mlx_hybrid.exports import checks, merge, peft
+from mlx_hybrid.exports import checks, gguf, lora, merge, peft
 from mlx_hybrid.exports.adapter import Source, open_source
 from mlx_hybrid.exports.bases import ExportBase, choose_original, dequantised_beside
 from mlx_hybrid.exports.checks import Report
 from mlx_hybrid.exports.mlx_lm import write_mlx_lm
-from mlx_hybrid.exports.peft_import import attach_written
+from mlx_hybrid.exports.modelfile import write_modelfile
 from mlx_hybrid.exports.weights import ModelWeights, end_of_answers
 from mlx_hybrid.files import sha256_of, write_text
 from mlx_hybrid.models.adapted import UNCHECKED
@@ -22,7 +22,7 @@ SURVIVES = 0.9
 """Share of the update in the stored weights below which a merged model is not the one that was trained."""
 
 RANK, LOSS = 64, 0.05
-DENSE = ("peft", "merged", "lora", "gguf-lora")
+DENSE = ("peft", "merged", "lora", "gguf-lora", "gguf")
 TAKEN = {
     "base": DENSE,
     "base_id": DENSE,
@@ -75,7 +75,9 @@ def export(name: str, to: str, directory: Path, options: Options | None = None) 
         report = MAKERS[to](source, folder, options)
         if source.info.stock:
             report.notes.append(f"{source.name}: {UNCHECKED}.")
-        if not any(folder.glob("model*.safetensors")):
+        if to == "gguf":
+            write_modelfile(report, source, folder, directory)
+        elif not any(folder.glob("model*.safetensors")):
             note_base(report, source)
         write_text(folder / "README.md", readme(directory.name, report.tree()))
         report.finish(folder, directory, force=options.force)
@@ -142,8 +144,31 @@ def make_lora(source: Source, folder: Path, options: Options) -> Report:
                 f"at rank {options.rank or RANK} {worst} loses {100 * error:.0f} % of its update, and "
                 f"{100 * tolerance:.0f} % are allowed ({full})"
             )
-    less = {"adapt": partial(attach_written, folder=folder), "loss": "truncation"} if cut else {}
+    less = {"adapt": partial(lora.put_lora, factors=forms.lora), "loss": "truncation"} if cut else {}
     checks.check_logits(report, source, base.weights, adapters=[folder], **less)
+    return report
+
+
+def make_gguf(source: Source, folder: Path, options: Options) -> Report:
+    """A LoRA for llama.cpp, ollama and LM Studio, with a Modelfile; for the weights it was trained on unless others are
+    named, since the file that serves is not an unpacked copy."""
+    adapter = source.info.adapter
+    if (adapter.low_rank and adapter.low_rank.magnitude) or (
+        adapter.rotation and adapter.rotation.kind == "butterfly"
+    ):
+        raise ConfigError(
+            f"{source.name}: is not exactly a LoRA ({source.info.method}); --merged makes a whole GGUF."
+        )
+    named = options.base == "original" or options.base_id
+    base = choose_original(source, options.base, options.base_id) if named else trained_base(source)
+    forms = peft.make_forms(source, base.weights)
+    report = begin("gguf", source, base, "lora", forms)
+    report.base_folder = str(base.weights.folder) if base.weights.folder.is_file() else ""
+    gguf.write_adapter(forms, base.weights.config, folder / gguf.ADAPTER, source.name)
+    written = gguf.read_adapter(folder / gguf.ADAPTER, base.weights.config)
+    report.faults += peft.update_faults(forms, written)
+    adapt = partial(lora.put_lora, factors=written)
+    checks.check_logits(report, source, base.weights, what="the adapter", adapt=adapt)
     return report
 
 
@@ -173,7 +198,9 @@ def make_mlx_lm(source: Source, folder: Path, options: Options) -> Report:
     report = begin("mlx-lm", source, base, "lora", forms)
     layers = source.base.config.get("num_hidden_layers", 0)
     report.faults += write_mlx_lm(forms, folder, base_id=base.id, layers=layers)
-    checks.check_logits(report, source, source.base, adapt=lambda model: load_adapters(model, str(folder)))
+    checks.check_logits(
+        report, source, source.base, what="mlx-lm", adapt=lambda model: load_adapters(model, str(folder))
+    )
     return report
 
 
@@ -228,5 +255,6 @@ MAKERS = {
     "lora": make_lora,
     "mlx-lm": make_mlx_lm,
     "gguf-lora": partial(make_peft, to="gguf-lora"),
+    "gguf": make_gguf,
     "fuse": make_fused,
 }

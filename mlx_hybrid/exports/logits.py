@@ -11,6 +11,7 @@ import numpy as np
 
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.files import read_json
+from mlx_hybrid.models.base import checked_config
 
 PROMPTS = (
     "The river rose in the night, and by morning the bridge was gone.",
@@ -90,7 +91,7 @@ def mlx_logits(folder: Path, tokens: np.ndarray, adapt: Callable[[Any], Any] | N
 
     with mx.stream(mx.cpu):
         try:
-            model, _ = load_model(folder)
+            model, _ = load_model(folder, model_config=checked_config(folder, str(folder)))
         except (ValueError, KeyError, RuntimeError) as error:
             raise ConfigError(f"{folder}: mlx-lm cannot load it ({error}).") from error
         model.set_dtype(mx.float32)

@@ -65,6 +65,14 @@ def make_forms(source: Source, weights: ModelWeights, rank: int | None = None) -
     return forms
 
 
+def update_faults(forms: Forms, factors: dict[str, Factors]) -> list[str]:
+    """Modules whose factors, as a file of one LoRA holds them, are missing or do not add what they should."""
+    faults = [f"{module} is missing" for module in forms.lora if module not in factors]
+    for module, (a, b) in factors.items():
+        faults += update_fault(module, (random_rows(module, len(a)) @ a) @ b, forms.probes[module][1])
+    return faults
+
+
 def write_lora(forms: Forms, weights: ModelWeights, folder: Path, base: str, rank: int) -> None:
     """The LoRA of `forms`, every module padded to one rank."""
     tensors = {}

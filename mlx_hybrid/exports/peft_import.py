@@ -11,7 +11,6 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
-from mlx.utils import tree_unflatten
 
 from mlx_hybrid.adapters.attach import attach
 from mlx_hybrid.adapters.frozen import linear_shape
@@ -20,7 +19,7 @@ from mlx_hybrid.adapters.targets import last_part, layer_index
 from mlx_hybrid.config import AdapterConfig, ButterflyConfig, HouseholderConfig, LowRankConfig
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.exports import oft
-from mlx_hybrid.exports.adapter import layer_on, open_source
+from mlx_hybrid.exports.adapter import open_source
 from mlx_hybrid.exports.checks import Report, check_logits, new_folder, unpacked
 from mlx_hybrid.exports.lora import pad_rank
 from mlx_hybrid.exports.peft_files import CONFIG_FILE, WEIGHTS_FILE, PeftFolder, read_peft
@@ -154,13 +153,6 @@ def attach_carried(model: Any, carried: Carried, where: str) -> AdapterConfig:
     given = {f"{module}.{leaf}": value for module, parts in leaves.items() for leaf, value in parts.items()}
     set_state(model, adapter_state(model) | given, where)
     return config
-
-
-def attach_written(model: Any, folder: Path) -> None:
-    """Put the PEFT adapter in `folder` on a loaded base, by module, as ranks may be padded beyond a layer's size."""
-    (config, leaves), modules = carry(find_parts(folder)), dict(model.named_modules())
-    layers = [(name, layer_on(modules[name], config, own)) for name, own in leaves.items()]
-    model.update_modules(tree_unflatten(layers))
 
 
 def import_peft(peft: Path, directory: Path, *, base: str | None = None, force: bool = False) -> Report:
