@@ -51,13 +51,20 @@ class Engine:
         lib.llama_backend_init()
         for name in ("llama_model_default_params", "llama_context_default_params", "llama_batch_get_one"):
             getattr(lib, name).restype = Struct
-        for name in ("llama_model_load_from_file", "llama_init_from_model", "llama_adapter_lora_init",
-                     "llama_get_memory", "llama_model_get_vocab"):
+        for name in (
+            "llama_model_load_from_file",
+            "llama_init_from_model",
+            "llama_adapter_lora_init",
+            "llama_get_memory",
+            "llama_model_get_vocab",
+        ):
             getattr(lib, name).restype = ctypes.c_void_p
         lib.llama_get_logits_ith.restype = ctypes.POINTER(ctypes.c_float)
         lib.llama_batch_get_one.argtypes = [ctypes.POINTER(ctypes.c_int32), ctypes.c_int32]
         lib.llama_decode.argtypes = [ctypes.c_void_p, Struct]
-        self.model = self.held(lib.llama_model_load_from_file(str(model).encode(), lib.llama_model_default_params()))
+        self.model = self.held(
+            lib.llama_model_load_from_file(str(model).encode(), lib.llama_model_default_params())
+        )
         self.context = self.held(lib.llama_init_from_model(self.model, lib.llama_context_default_params()))
         vocabulary = ctypes.c_void_p(lib.llama_model_get_vocab(self.model))
         self.size = lib.llama_vocab_n_tokens(vocabulary)
@@ -111,7 +118,12 @@ def side_by_side(engine: Engine, model, prompts: list[list[int]]) -> dict[str, f
         pairs = zip(our_greedy(model, tokens, GREEDY), engine.greedy(tokens, GREEDY), strict=True)
         firsts.append(next((i for i, (a, b) in enumerate(pairs) if a != b), GREEDY))
         same += firsts[-1]
-    return {"kl_nats_per_token": float(np.mean(kls)), "worst_kl": max(kls), "same_tokens": same, "parts_at": firsts}
+    return {
+        "kl_nats_per_token": float(np.mean(kls)),
+        "worst_kl": max(kls),
+        "same_tokens": same,
+        "parts_at": firsts,
+    }
 
 
 def main() -> None:
@@ -135,8 +147,10 @@ def main() -> None:
     total = GREEDY * len(prompts)
     for name, row in found.items():
         if not arguments.json:
-            print(f"{name}: KL {row['kl_nats_per_token']:.2g} nats a token (worst prompt {row['worst_kl']:.2g}), "
-                  f"greedy {row['same_tokens']} of {total} tokens the same")
+            print(
+                f"{name}: KL {row['kl_nats_per_token']:.2g} nats a token (worst prompt {row['worst_kl']:.2g}), "
+                f"greedy {row['same_tokens']} of {total} tokens the same"
+            )
     if arguments.json:
         print(json.dumps(found))
     exact = arguments.model is not None

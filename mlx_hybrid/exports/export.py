@@ -101,7 +101,10 @@ def note_base(report: Report, source: Source) -> None:
 
 
 def make_peft(source: Source, folder: Path, options: Options, *, to: str = "peft") -> Report:
-    """One LoRA where that is exact, else one OFT a block size and a LoRA; llama.cpp's converter reads the former."""
+    """One LoRA where that is exact (with DoRA's magnitudes), else one OFT a block size and a LoRA; llama.cpp's converter
+    reads the former."""
+    if to == "gguf-lora":
+        refuse_magnitudes(source)
     base = export_base(source, folder, options)
     forms = peft.make_forms(source, base.weights)
     if forms.oft and to == "gguf-lora":
@@ -118,8 +121,17 @@ def make_peft(source: Source, folder: Path, options: Options, *, to: str = "peft
     return report
 
 
+def refuse_magnitudes(source: Source) -> None:
+    low_rank = source.info.adapter.low_rank
+    if low_rank and low_rank.magnitude:
+        raise ConfigError(
+            "DoRA's magnitudes are no LoRA; use --to merged, which takes them along, or --to peft."
+        )
+
+
 def make_lora(source: Source, folder: Path, options: Options) -> Report:
     """One LoRA at a rank that vLLM takes: exact and padded with zeros, or the nearest of a lower rank."""
+    refuse_magnitudes(source)
     base = export_base(source, folder, options)
     forms = peft.make_forms(source, base.weights)
     full = "a rotation by butterfly has full rank" if forms.oft else f"it is exact at rank {forms.rank}"

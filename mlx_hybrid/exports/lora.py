@@ -10,11 +10,9 @@ import numpy as np
 from mlx.utils import tree_unflatten
 
 from mlx_hybrid.adapters.butterfly import Butterfly, rotate_blocks, rotate_factor
-from mlx_hybrid.adapters.dora import DoraLinear
 from mlx_hybrid.adapters.householder import Householder
 from mlx_hybrid.adapters.layer import HybridLinear
 from mlx_hybrid.config import AdapterConfig, LowRankConfig
-from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.exports import oft
 from mlx_hybrid.exports.adapter import layer_on
 
@@ -29,8 +27,8 @@ Factors = tuple[np.ndarray, np.ndarray]
 
 
 def is_exact(layer: HybridLinear) -> bool:
-    """Whether the layer is a LoRA of small rank: a butterfly has full rank."""
-    return not isinstance(layer, DoraLinear) and not isinstance(layer.rotation, Butterfly)
+    """Whether the layer is a LoRA of small rank, or DoRA on one: a butterfly has full rank."""
+    return not isinstance(layer.rotation, Butterfly)
 
 
 def lora_form(layer: HybridLinear, x: np.ndarray) -> tuple[Factors, np.ndarray]:
@@ -39,10 +37,8 @@ def lora_form(layer: HybridLinear, x: np.ndarray) -> tuple[Factors, np.ndarray]:
 
     Householder is exactly a LoRA: x R Wᵀ = x Wᵀ − x U T Uᵀ Wᵀ, so A' = [U, A] and B' = [−T Uᵀ Wᵀ; s B]. With U = Q C
     (thin QR) it is A' = Q, B' = −(C T Cᵀ) QᵀWᵀ: the near-cancelling columns of U meet only in float64, and the weight
-    is read once for both results. Raises ConfigError for DoRA.
+    is read once for both results. Of DoRA it is the update inside the norm.
     """
-    if isinstance(layer, DoraLinear):
-        raise ConfigError("DoRA's magnitudes are no LoRA; use --to merged, which takes them along.")
     a, b = low_rank_factors(layer)
     added = (x @ a) @ b
     if isinstance(layer.rotation, Householder):
