@@ -18,7 +18,7 @@ DIVERGENCES = {
     "trained_base": "from the quantised base it was trained on",
     "truncation": "truncation",
 }
-REQUANTISE = "pack again as the base was; refused if the update is lost."
+REQUANTISE = "pack again as the base was; refused where the held-out loss shows the update lost."
 shared = together(
     option("-o", "--output", type=PATH, required=True, help="Folder to create."),
     option("--force", is_flag=True, help="Write even where the check fails; the report still says so."),
@@ -90,6 +90,12 @@ def lines(report: "Report") -> list[str]:
         shown[-1] += f"changes them by {effect:.3g}"
     divergences = ((told, checks[check]) for check, told in DIVERGENCES.items() if check in checks)
     shown += [f"{told}: KL {check['kl_nats_per_token']:.2g} nats a token" for told, check in divergences]
+    if bf16 := checks.get("bf16"):
+        noise = bf16["base_kl_nats_per_token"]
+        shown.append(f"in bf16: KL {bf16['kl_nats_per_token']:.2g} nats a token (the base alone {noise:.2g})")
+    if losses := checks.get("held_out_loss"):
+        told = ", ".join(f"{name} {losses[name]:.3f}" for name in ("base", "adapter", "packed"))
+        shown.append(f"held-out loss, nats a token: {told} ({losses['records']} records)")
     if "truncation" in checks:
         lost = facts["relative_error"].items()
         shown += [f"  {name}: {100 * error:.1f} % of the update lost" for name, error in lost]

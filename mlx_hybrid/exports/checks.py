@@ -132,9 +132,12 @@ def check_logits(
         return None
     if not all(find_spec(name) for name in ("torch", "peft")):
         return report.skip_logits(f" with PyTorch, which is not installed: {INSTALL}")
-    their_base, theirs, faults = torch_logits(merged or weights.folder, tokens, adapters)
-    report.faults += faults
-    result = Comparison.of(written, base, theirs, base if merged else their_base)
+    theirs = torch_logits(merged or weights.folder, tokens, adapters)
+    report.faults += theirs.faults
+    result = Comparison.of(written, base, theirs.adapted, base if merged else theirs.base)
+    if theirs.half:  # in which servers run, beside what it costs the base alone
+        noise, cost = (loss_of(*pair) for pair in zip(theirs[:2], theirs.half, strict=True))
+        report.checks["bf16"] = cost | {"base_kl_nats_per_token": noise["kl_nats_per_token"]}
     if merged and not result.passed:  # perhaps the libraries differ on this architecture without any adapter
         with unpacked(weights) as folder:
             pair = mlx_logits(folder, tokens)[0], torch_logits(folder, tokens, [])[0]

@@ -10,13 +10,14 @@ from mlx_hybrid.exports import checks, gguf, lora, merge, peft
 from mlx_hybrid.exports.adapter import Source, open_source
 from mlx_hybrid.exports.bases import ExportBase, choose_original, dequantised_beside
 from mlx_hybrid.exports.checks import Report
+from mlx_hybrid.exports.losses import held_out_losses
 from mlx_hybrid.exports.mlx_lm import write_mlx_lm
 from mlx_hybrid.exports.modelfile import write_modelfile
 from mlx_hybrid.exports.weights import ModelWeights, end_of_answers
-from mlx_hybrid.files import sha256_of, write_text
+from mlx_hybrid.files import HUB_ID, sha256_of, write_text
 from mlx_hybrid.models.adapted import UNCHECKED
 from mlx_hybrid.models.base import fingerprint
-from mlx_hybrid.publish.usage import is_folder, readme, vllm_rank
+from mlx_hybrid.publish.usage import BESIDE, is_folder, readme, vllm_rank
 
 SURVIVES = 0.9
 """Share of the update in the stored weights below which a merged model is not the one that was trained."""
@@ -101,8 +102,7 @@ def note_base(report: Report, source: Source) -> None:
 
 
 def make_peft(source: Source, folder: Path, options: Options, *, to: str = "peft") -> Report:
-    """One LoRA where that is exact (with DoRA's magnitudes), else one OFT a block size and a LoRA; llama.cpp's converter
-    reads the former."""
+    """One LoRA where that is exact, with DoRA's magnitudes, else one OFT a block size and a LoRA."""
     if to == "gguf-lora":
         refuse_magnitudes(source)
     base = export_base(source, folder, options)
@@ -113,7 +113,7 @@ def make_peft(source: Source, folder: Path, options: Options, *, to: str = "peft
             "that model to GGUF."
         )
     report = begin(to, source, base, "lora", forms)
-    adapters = peft.write_forms(forms, base.weights, folder, base.id)
+    adapters = peft.write_forms(forms, base.weights, folder, followed(base, report, folder))
     if forms.oft:
         report.kind, report.facts["load_order"] = "oft and lora", [adapter.name for adapter in adapters]
     report.faults += peft.check_written(forms, base.weights, adapters)
@@ -145,7 +145,7 @@ def make_lora(source: Source, folder: Path, options: Options) -> Report:
         forms = peft.make_forms(source, base.weights, options.rank or RANK)
     report = begin("lora", source, base, "truncated lora" if cut else "lora", forms)
     rank = report.facts["rank"] = vllm_rank(max(forms.rank, options.rank or 0))
-    peft.write_lora(forms, base.weights, folder, base.id, rank)
+    peft.write_lora(forms, base.weights, folder, followed(base, report, folder), rank)
     report.faults += peft.check_written(forms, base.weights, [folder])
     if cut:
         report.facts["relative_error"] = dict(sorted(forms.errors.items()))
@@ -224,22 +224,43 @@ def make_fused(source: Source, folder: Path, options: Options, *, to: str = "fus
     for_mlx = requantise or source.base.stack() is not None
     report = begin(to, source, trained_base(source), "fused model for MLX" if for_mlx else "fused model")
     merge.write_merged(source, source.base, folder, requantise=requantise, for_mlx=for_mlx)
-    judge_survival(report, source, source.base, folder, "; without --requantise all of it does" * requantise)
-    if not requantise:
+    if requantise:
+        whole = (
+            "without --requantise all of it does, and mlx_lm.convert -q --q-bits 8 packs that in finer steps"
+        )
+        judge_packed(report, source, folder, whole)
+    else:
+        judge_survival(report, source, source.base, folder)
         report.faults += merge.check_merged(source, source.base, folder)
     checks.check_logits(report, source, source.base, merged=folder, loss="rounding")
     return report
 
 
-def judge_survival(
-    report: Report, source: Source, weights: ModelWeights, folder: Path, way_out: str = ""
-) -> None:
+def judge_survival(report: Report, source: Source, weights: ModelWeights, folder: Path) -> None:
+    """Measure what the stored weights keep of the update; it may not be too little, where no loss says otherwise."""
     survival = report.checks["survival"] = merge.measure_survival(source, weights, folder)
     if survival["surviving_share"] < SURVIVES:
         report.faults.append(
             f"only {100 * survival['surviving_share']:.0f} % of the update survives in the stored weights (worst "
-            f"{survival['worst_module']}: {100 * survival['worst_surviving_share']:.0f} %){way_out}"
+            f"{survival['worst_module']}: {100 * survival['worst_surviving_share']:.0f} %)"
         )
+
+
+def judge_packed(report: Report, source: Source, folder: Path, way_out: str) -> None:
+    """Judge packed weights by what the tune was for, the held-out loss, where the run's records are still there, else
+    by the share of the update that survives."""
+    judge_survival(report, source, source.base, folder)
+    losses = held_out_losses(source, folder)
+    if losses and losses["adapter"] < losses["base"]:
+        report.checks["held_out_loss"] = losses
+        report.faults = []
+        kept = (losses["base"] - losses["packed"]) / (losses["base"] - losses["adapter"])
+        if kept < SURVIVES:
+            told = "held-out loss {packed:.3f} where the adapter has {adapter:.3f} and the base {base:.3f}".format(
+                **losses
+            )
+            report.faults.append(f"{told}: packing keeps {100 * max(kept, 0):.0f} % of the gain")
+    report.faults = [f"{fault}; {way_out}" for fault in report.faults]
 
 
 def export_base(source: Source, folder: Path, options: Options) -> ExportBase:
@@ -248,6 +269,16 @@ def export_base(source: Source, folder: Path, options: Options) -> ExportBase:
 
 def trained_base(source: Source) -> ExportBase:
     return ExportBase(source.base, "trained", source.info.base["id"])
+
+
+def followed(base: ExportBase, report: Report, folder: Path) -> str:
+    """What PEFT's config calls the base: its Hub id, or a path beside the adapter, where a local folder is linked."""
+    if HUB_ID.fullmatch(base.id) and not Path(base.id).exists():
+        return base.id
+    report.facts["base_path"] = BESIDE
+    if not (folder / BESIDE).exists():
+        (folder / BESIDE).symlink_to(base.weights.folder.resolve(), target_is_directory=True)
+    return BESIDE
 
 
 def begin(to: str, source: Source, base: ExportBase, kind: str, forms: peft.Forms | None = None) -> Report:

@@ -90,14 +90,14 @@ def write_lora(forms: Forms, weights: ModelWeights, folder: Path, base: str, ran
 
 def write_forms(forms: Forms, weights: ModelWeights, folder: Path, base: str) -> list[Path]:
     """The LoRA in `folder`, or an OFT v2 a block size and the LoRA in folders of it; these, in loading order."""
-    folders = []
+    folders, above = [], f"../{base}" if (folder / base).exists() else base
     for size, triangles in sorted(forms.oft.items()):
         folders.append(folder / f"oft-{size}")
         tensors = {module: {"oft_R.weight": triangle} for module, triangle in triangles.items()}
-        write_peft(folders[-1], "OFT", base, tensors, weights.names(), size)
+        write_peft(folders[-1], "OFT", above, tensors, weights.names(), size)
     if forms.lora:
         folders.append(folder / "lora" if forms.oft else folder)
-        write_lora(forms, weights, folders[-1], base, forms.rank)
+        write_lora(forms, weights, folders[-1], above if forms.oft else base, forms.rank)
     return folders
 
 

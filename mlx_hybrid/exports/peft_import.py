@@ -112,8 +112,8 @@ def note_defect(report: Report, part: PeftFolder) -> None:
         worst = max(defect_of(part.rotation(module)) for module in part.tensors)
         report.facts["neumann_defect"] = worst
         report.notes.append(
-            f"use_cayley_neumann sums a series that is off a rotation by {worst:.1g}: the adapter does what PEFT does, and "
-            "going on with training makes it a rotation."
+            f"use_cayley_neumann sums a series that is off a rotation by {worst:.1g}: the adapter does what PEFT does, "
+            "and going on with training makes it a rotation."
         )
 
 
@@ -211,4 +211,5 @@ def named_base(peft: Path, parts: list[PeftFolder]) -> str:
     name = parts[0].config.get("base_model_name_or_path")
     if not name:
         raise ConfigError(f"{peft}: does not say which base it is for; name it with --base.")
-    return str(peft / name) if (peft / name).is_dir() else name
+    beside = parts[0].folder / name
+    return str(beside) if beside.is_dir() else name

@@ -237,7 +237,7 @@ def test_magnitudes_are_merged(tmp_path, packed):
     assert report.checks["rounding"]["kl_nats_per_token"] <= BF16_KL
     plain = np.abs(logits(adapted_model(base, adapter)) - logits(load_base(base).model)).max()
     assert plain > 1000 * SAME_LOGITS
-    for to in ("peft", "lora", "gguf-lora"):
+    for to in ("lora", "gguf-lora"):
         with pytest.raises(ConfigError, match="magnitudes are no LoRA; use --to merged"):
             export(str(adapter), to, tmp_path / to, Options(model=base))
     assert export(str(adapter), "mlx-lm", tmp_path / "mlx", Options(model=base)).kind == "fused model"
