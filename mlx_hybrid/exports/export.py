@@ -17,7 +17,7 @@ from mlx_hybrid.exports.weights import ModelWeights, end_of_answers
 from mlx_hybrid.files import HUB_ID, sha256_of, write_text
 from mlx_hybrid.models.adapted import UNCHECKED
 from mlx_hybrid.models.base import fingerprint
-from mlx_hybrid.publish.usage import BESIDE, is_folder, readme, vllm_rank
+from mlx_hybrid.publish.usage import is_folder, readme, vllm_rank
 
 SURVIVES = 0.9
 """Share of the update in the stored weights below which a merged model is not the one that was trained."""
@@ -275,10 +275,10 @@ def followed(base: ExportBase, report: Report, folder: Path) -> str:
     """What PEFT's config calls the base: its Hub id, or a path beside the adapter, where a local folder is linked."""
     if HUB_ID.fullmatch(base.id) and not Path(base.id).exists():
         return base.id
-    report.facts["base_path"] = BESIDE
-    if not (folder / BESIDE).exists():
-        (folder / BESIDE).symlink_to(base.weights.folder.resolve(), target_is_directory=True)
-    return BESIDE
+    report.facts["base_path"], link = base.id, folder / base.id
+    if not link.exists():
+        link.symlink_to(base.weights.folder.resolve(), target_is_directory=True)
+    return base.id
 
 
 def begin(to: str, source: Source, base: ExportBase, kind: str, forms: peft.Forms | None = None) -> Report:

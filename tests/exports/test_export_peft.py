@@ -90,7 +90,7 @@ def test_peft_finds_the_base_by_itself_from_inside_the_folder(tmp_path, monkeypa
     exported(tmp_path, "lora", packed=packed)
     text = (tmp_path / "out" / "adapter_config.json").read_text()
     name = json.loads(text)["base_model_name_or_path"]
-    assert name == "base"
+    assert name == ("base" if packed else "llama")
     assert (tmp_path / "out" / name / "config.json").is_file()
     assert 'AutoPeftModelForCausalLM.from_pretrained(".")' in (tmp_path / "out" / "README.md").read_text()
     monkeypatch.chdir(tmp_path / "out")
