@@ -29,7 +29,8 @@ from mlx_hybrid.config import build_config
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.exports.adapter import open_source
 from mlx_hybrid.exports.checks import ExportMismatch
-from mlx_hybrid.exports.export import SURVIVES, Options, export, fuse
+from mlx_hybrid.exports.export import Options, export, fuse
+from mlx_hybrid.exports.makers import SURVIVES
 from mlx_hybrid.exports.merge import check_merged, write_merged
 from mlx_hybrid.exports.weights import ModelWeights
 from mlx_hybrid.models.base import load_base
