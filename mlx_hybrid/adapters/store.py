@@ -45,9 +45,9 @@ class AdapterInfo:
         told = {key: self.extra.get(key) for key in ("template", "system")}
         return {key: value for key, value in told.items() if value and value != "keep"}
 
-    def check_base(self, found: str, place: Path, name: object, way_out: str = "") -> None:
-        """Raise ConfigError where the weights at `place`, of fingerprint `found`, are not those it was trained on."""
-        if not self.stock and self.base.get("fingerprint") != found:
+    def check_base(self, found: tuple[str, ...], place: Path, name: object, way_out: str = "") -> None:
+        """Raise ConfigError where the base at `place`, of the fingerprints `found`, is not that it was trained on."""
+        if not self.stock and self.base.get("fingerprint") not in found:
             raise ConfigError(
                 f"{name}: was trained on {self.base.get('id')}, whose weights are not those of {place}{way_out}."
             )

@@ -12,13 +12,13 @@ from mlx_hybrid.cli.options import PATH, together
 if TYPE_CHECKING:
     from mlx_hybrid.exports.checks import Report
 
-FORMS = ("peft", "merged", "lora", "mlx-lm", "gguf-lora")
+FORMS = ("peft", "merged", "lora", "mlx-lm", "gguf", "gguf-lora")
 DIVERGENCES = {
     "rounding": "rounding to the stored dtype",
     "trained_base": "from the quantised base it was trained on",
     "truncation": "truncation",
 }
-REQUANTISE = "pack again as the base was; refused if the update is lost."
+REQUANTISE = "pack again as the base was; refused where the held-out loss shows the update lost."
 shared = together(
     option("-o", "--output", type=PATH, required=True, help="Folder to create."),
     option("--force", is_flag=True, help="Write even where the check fails; the report still says so."),
@@ -50,6 +50,7 @@ def export(run: str, to: str, output: Path, as_json: bool, **options: Any) -> No
     merged     a whole Hugging Face model in bf16; with --requantise a model for MLX
     lora       one LoRA of a rank that vLLM takes, truncated where it cannot be exact
     mlx-lm     an adapter that stock mlx-lm loads, else a fused model
+    gguf       a LoRA that llama.cpp, ollama and LM Studio load, where it is exact, with a Modelfile
     gguf-lora  a LoRA for llama.cpp's converter, where it is exact
 
     RUN is a run's name or path, `last`, or an adapter's folder or Hub id. Exit code 3: the check
@@ -89,9 +90,16 @@ def lines(report: "Report") -> list[str]:
         shown[-1] += f"changes them by {effect:.3g}"
     divergences = ((told, checks[check]) for check, told in DIVERGENCES.items() if check in checks)
     shown += [f"{told}: KL {check['kl_nats_per_token']:.2g} nats a token" for told, check in divergences]
+    if bf16 := checks.get("bf16"):
+        noise = bf16["base_kl_nats_per_token"]
+        shown.append(f"in bf16: KL {bf16['kl_nats_per_token']:.2g} nats a token (the base alone {noise:.2g})")
+    if losses := checks.get("held_out_loss"):
+        told = ", ".join(f"{name} {losses[name]:.3f}" for name in ("base", "adapter", "packed"))
+        shown.append(f"held-out loss, nats a token: {told} ({losses['records']} records)")
     if "truncation" in checks:
         lost = facts["relative_error"].items()
         shown += [f"  {name}: {100 * error:.1f} % of the update lost" for name, error in lost]
     if survival := checks.get("survival"):
         shown.append(f"update kept by the stored weights: {100 * survival['surviving_share']:.1f} %")
+    shown += [f"{program}: {words}" for program, words in report.commands.items()]
     return shown + [f"FAILED: {fault}" for fault in report.faults]

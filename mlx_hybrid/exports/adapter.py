@@ -18,7 +18,7 @@ from mlx_hybrid.config import AdapterConfig
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.exports.weights import ModelWeights
 from mlx_hybrid.models.adapted import find_adapter, own_name
-from mlx_hybrid.models.base import base_of, find_model, fingerprint, identity
+from mlx_hybrid.models.base import base_of, find_model, fingerprints, identity
 
 EXPERTS_STAY = (
     "MLX stacks a layer's experts into one weight, which PEFT and transformers store otherwise, so an adapter on "
@@ -95,7 +95,7 @@ def open_source(name: str, *, model: str | None = None) -> Source:
     info = read_adapter_config(folder)
     base_name = base_of(name, info.base["id"], model or base_name, "--model")
     base = ModelWeights(find_model(base_name))
-    info.check_base(fingerprint(base.folder), base.folder, folder, "; name the right base with --model")
+    info.check_base(fingerprints(base.folder), base.folder, folder, "; name the right base with --model")
     if info.stock:
         info = replace(info, base=identity(base_name, base.folder))
     leaves: dict[str, dict[str, mx.array]] = {}

@@ -40,8 +40,8 @@ class ExportMismatch(MlxHybridError):
 
 @dataclass
 class Report:
-    """`checks` are figures and verdicts by name, `faults` what failed, `notes` lines for a person; `directory` and a
-    `base_folder` without a name elsewhere are not kept."""
+    """`checks` are figures and verdicts by name, `faults` what failed, `notes` lines for a person, `commands` what runs
+    it, by program; these, `directory` and a `base_folder` without a name elsewhere are not kept."""
 
     to: str
     kind: str
@@ -51,6 +51,7 @@ class Report:
     checks: dict = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    commands: dict[str, str] = field(default_factory=dict)
     directory: Path = Path()
     base_folder: str = ""
 
@@ -74,7 +75,7 @@ class Report:
                 "--force writes it all the same."
             )
 
-    def compare(self, result: Comparison, what: str = "transformers and PEFT") -> None:
+    def compare(self, result: Comparison, what: str) -> None:
         """Keep a comparison of logits, and its faults."""
         self.checks["logits"] = result.tree()
         if result.effect == 0.0:
@@ -107,12 +108,13 @@ def check_logits(
     merged: Path | None = None,
     adapters: list[Path] | None = None,
     adapt: Adapt | None = None,
+    what: str = "transformers and PEFT",
     loss: str = "",
 ) -> None:
     """Our adapter on `weights` against what was written for them: the `merged` model, or what `adapt` puts on them; and
     that, where `adapters` (none for a merged model) are given, against stock transformers and PEFT.
 
-    What is lost to ours is the check `loss`; without that name nothing may be.
+    What is lost to ours is the check `loss`; without that name nothing may be, and `what` says what is compared with.
     """
     if sum(map(math.prod, weights.dense_shapes().values())) * BYTES_A_PARAMETER > USABLE * memory_bytes():
         return report.skip_logits(": the model in float32 does not fit in memory.")
@@ -125,19 +127,22 @@ def check_logits(
     if loss:
         report.checks[loss] = loss_of(ours, written) | {"effect_logit": float(np.abs(ours - base).max())}
     elif adapt:
-        report.compare(Comparison.of(ours, base, written, base), "mlx-lm")
+        report.compare(Comparison.of(ours, base, written, base), what)
     if adapters is None:
         return None
     if not all(find_spec(name) for name in ("torch", "peft")):
         return report.skip_logits(f" with PyTorch, which is not installed: {INSTALL}")
-    their_base, theirs, faults = torch_logits(merged or weights.folder, tokens, adapters)
-    report.faults += faults
-    result = Comparison.of(written, base, theirs, base if merged else their_base)
+    theirs = torch_logits(merged or weights.folder, tokens, adapters)
+    report.faults += theirs.faults
+    result = Comparison.of(written, base, theirs.adapted, base if merged else theirs.base)
+    if theirs.half:  # in which servers run, beside what it costs the base alone
+        noise, cost = (loss_of(*pair) for pair in zip(theirs[:2], theirs.half, strict=True))
+        report.checks["bf16"] = cost | {"base_kl_nats_per_token": noise["kl_nats_per_token"]}
     if merged and not result.passed:  # perhaps the libraries differ on this architecture without any adapter
         with unpacked(weights) as folder:
             pair = mlx_logits(folder, tokens)[0], torch_logits(folder, tokens, [])[0]
         result = dataclasses.replace(result, base_difference=float(np.abs(pair[0] - pair[1]).max()))
-    return report.compare(result)
+    return report.compare(result, what)
 
 
 @contextmanager

@@ -4,25 +4,17 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from mlx_hybrid.adapters.store import WEIGHTS_FILE
-from mlx_hybrid.errors import ConfigError
-from mlx_hybrid.exports import checks, merge, peft
+from mlx_hybrid.errors import ConfigError, nearest
+from mlx_hybrid.exports import checks, makers
 from mlx_hybrid.exports.adapter import Source, open_source
-from mlx_hybrid.exports.bases import ExportBase, choose_original, dequantised_beside
 from mlx_hybrid.exports.checks import Report
-from mlx_hybrid.exports.mlx_lm import write_mlx_lm
-from mlx_hybrid.exports.peft_import import attach_written
-from mlx_hybrid.exports.weights import ModelWeights, end_of_answers
-from mlx_hybrid.files import sha256_of, write_text
+from mlx_hybrid.exports.modelfile import write_modelfile
+from mlx_hybrid.exports.weights import end_of_answers
+from mlx_hybrid.files import write_text
 from mlx_hybrid.models.adapted import UNCHECKED
-from mlx_hybrid.models.base import fingerprint
-from mlx_hybrid.publish.usage import is_folder, readme, vllm_rank
+from mlx_hybrid.publish.usage import is_folder, readme
 
-SURVIVES = 0.9
-"""Share of the update in the stored weights below which a merged model is not the one that was trained."""
-
-RANK, LOSS = 64, 0.05
-DENSE = ("peft", "merged", "lora", "gguf-lora")
+DENSE = ("peft", "merged", "lora", "gguf-lora", "gguf")
 TAKEN = {
     "base": DENSE,
     "base_id": DENSE,
@@ -48,7 +40,9 @@ class Options:
 
 
 def refuse_unused(to: str, options: Options) -> None:
-    """Raise ConfigError for an option that would change nothing."""
+    """Raise ConfigError for a form that is not known, and for an option that would change nothing."""
+    if to not in MAKERS:
+        raise ConfigError(f'export: no form "{to}"; {nearest(to, MAKERS)}')
     for field, forms in TAKEN.items():
         if getattr(options, field) != getattr(Options, field) and to not in (*forms, "fuse"):
             flag = "--" + field.replace("_", "-")
@@ -75,7 +69,9 @@ def export(name: str, to: str, directory: Path, options: Options | None = None) 
         report = MAKERS[to](source, folder, options)
         if source.info.stock:
             report.notes.append(f"{source.name}: {UNCHECKED}.")
-        if not any(folder.glob("model*.safetensors")):
+        if to == "gguf":
+            write_modelfile(report, source, folder, directory)
+        elif not any(folder.glob("model*.safetensors")):
             note_base(report, source)
         write_text(folder / "README.md", readme(directory.name, report.tree()))
         report.finish(folder, directory, force=options.force)
@@ -98,135 +94,12 @@ def note_base(report: Report, source: Source) -> None:
         report.notes.append(f"Answers end with {end[0]}: README.md says how programs are told to stop there.")
 
 
-def make_peft(source: Source, folder: Path, options: Options, *, to: str = "peft") -> Report:
-    """One LoRA where that is exact, else one OFT a block size and a LoRA; llama.cpp's converter reads the former."""
-    base = export_base(source, folder, options)
-    forms = peft.make_forms(source, base.weights)
-    if forms.oft and to == "gguf-lora":
-        raise ConfigError(
-            f"{source.name}: a rotation by butterfly has full rank, so no LoRA equals it; use --to merged and convert "
-            "that model to GGUF."
-        )
-    report = begin(to, source, base, "lora", forms)
-    adapters = peft.write_forms(forms, base.weights, folder, base.id)
-    if forms.oft:
-        report.kind, report.facts["load_order"] = "oft and lora", [adapter.name for adapter in adapters]
-    report.faults += peft.check_written(forms, base.weights, adapters)
-    checks.check_logits(report, source, base.weights, adapters=adapters)
-    return report
-
-
-def make_lora(source: Source, folder: Path, options: Options) -> Report:
-    """One LoRA at a rank that vLLM takes: exact and padded with zeros, or the nearest of a lower rank."""
-    base = export_base(source, folder, options)
-    forms = peft.make_forms(source, base.weights)
-    full = "a rotation by butterfly has full rank" if forms.oft else f"it is exact at rank {forms.rank}"
-    cut = bool(forms.oft) or 0 < (options.rank or 0) < forms.rank
-    if options.tolerance is not None and not cut:
-        raise ConfigError(
-            f"{source.name}: is exactly a LoRA of rank {forms.rank}, so --tolerance has nothing to act on; leave it "
-            "out, or ask for a lower --rank."
-        )
-    if cut:
-        forms = peft.make_forms(source, base.weights, options.rank or RANK)
-    report = begin("lora", source, base, "truncated lora" if cut else "lora", forms)
-    rank = report.facts["rank"] = vllm_rank(max(forms.rank, options.rank or 0))
-    peft.write_lora(forms, base.weights, folder, base.id, rank)
-    report.faults += peft.check_written(forms, base.weights, [folder])
-    if cut:
-        report.facts["relative_error"] = dict(sorted(forms.errors.items()))
-        tolerance = LOSS if options.tolerance is None else options.tolerance
-        worst, error = max(forms.errors.items(), key=lambda item: item[1])
-        if error > tolerance:
-            report.faults.append(
-                f"at rank {options.rank or RANK} {worst} loses {100 * error:.0f} % of its update, and "
-                f"{100 * tolerance:.0f} % are allowed ({full})"
-            )
-    less = {"adapt": partial(attach_written, folder=folder), "loss": "truncation"} if cut else {}
-    checks.check_logits(report, source, base.weights, adapters=[folder], **less)
-    return report
-
-
-def make_merged(source: Source, folder: Path, options: Options) -> Report:
-    """A Hugging Face model with the adapter in it, or with `requantise` one for MLX."""
-    if options.requantise:
-        return make_fused(source, folder, options, to="merged")
-    original = choose_original(source, options.base, options.base_id)
-    base = original or ExportBase(source.base, "dequantised", source.info.base["id"])
-    report = begin("merged", source, base, "merged model")
-    merge.write_merged(source, base.weights, folder)
-    judge_survival(report, source, base.weights, folder)
-    report.faults += merge.check_merged(source, base.weights, folder)
-    checks.check_logits(report, source, base.weights, merged=folder, adapters=[], loss="rounding")
-    return report
-
-
-def make_mlx_lm(source: Source, folder: Path, options: Options) -> Report:
-    """An adapter for stock mlx-lm where it is exactly a LoRA, else a fused model."""
-    from mlx_lm.tuner.utils import load_adapters
-
-    low_rank = source.info.adapter.low_rank
-    forms = None if low_rank and low_rank.magnitude else peft.make_forms(source, source.base)
-    if forms is None or forms.oft:
-        return make_fused(source, folder, options, to="mlx-lm")
-    base = trained_base(source)
-    report = begin("mlx-lm", source, base, "lora", forms)
-    layers = source.base.config.get("num_hidden_layers", 0)
-    report.faults += write_mlx_lm(forms, folder, base_id=base.id, layers=layers)
-    checks.check_logits(report, source, source.base, adapt=lambda model: load_adapters(model, str(folder)))
-    return report
-
-
-def make_fused(source: Source, folder: Path, options: Options, *, to: str = "fuse") -> Report:
-    """The adapter inside the base it was trained on: bf16, or packed as it is. MLX alone reads packs and stacks."""
-    requantise = options.requantise
-    if requantise and not source.base.packed:
-        raise ConfigError(f"{source.base.folder}: is not quantised; leave out --requantise.")
-    for_mlx = requantise or source.base.stack() is not None
-    report = begin(to, source, trained_base(source), "fused model for MLX" if for_mlx else "fused model")
-    merge.write_merged(source, source.base, folder, requantise=requantise, for_mlx=for_mlx)
-    judge_survival(report, source, source.base, folder, "; without --requantise all of it does" * requantise)
-    if not requantise:
-        report.faults += merge.check_merged(source, source.base, folder)
-    checks.check_logits(report, source, source.base, merged=folder, loss="rounding")
-    return report
-
-
-def judge_survival(
-    report: Report, source: Source, weights: ModelWeights, folder: Path, way_out: str = ""
-) -> None:
-    survival = report.checks["survival"] = merge.measure_survival(source, weights, folder)
-    if survival["surviving_share"] < SURVIVES:
-        report.faults.append(
-            f"only {100 * survival['surviving_share']:.0f} % of the update survives in the stored weights (worst "
-            f"{survival['worst_module']}: {100 * survival['worst_surviving_share']:.0f} %){way_out}"
-        )
-
-
-def export_base(source: Source, folder: Path, options: Options) -> ExportBase:
-    return choose_original(source, options.base, options.base_id) or dequantised_beside(source, folder)
-
-
-def trained_base(source: Source) -> ExportBase:
-    return ExportBase(source.base, "trained", source.info.base["id"])
-
-
-def begin(to: str, source: Source, base: ExportBase, kind: str, forms: peft.Forms | None = None) -> Report:
-    """A report with what is exported, for which base, in how many modules."""
-    digest = sha256_of(source.folder / WEIGHTS_FILE)
-    adapter = {"name": source.name, "method": source.info.method, "sha256": digest}
-    if source.info.conversations:
-        adapter["conversations"] = source.info.conversations
-    weights = {"id": base.id, "kind": base.kind, "fingerprint": fingerprint(base.weights.folder)}
-    size = {"modules": len(forms.modules), "rank": forms.rank, "exact": not forms.errors} if forms else {}
-    return Report(to, kind, adapter, weights, size)
-
-
 MAKERS = {
-    "peft": make_peft,
-    "merged": make_merged,
-    "lora": make_lora,
-    "mlx-lm": make_mlx_lm,
-    "gguf-lora": partial(make_peft, to="gguf-lora"),
-    "fuse": make_fused,
+    "peft": makers.make_peft,
+    "merged": makers.make_merged,
+    "lora": makers.make_lora,
+    "mlx-lm": makers.make_mlx_lm,
+    "gguf-lora": partial(makers.make_peft, to="gguf-lora"),
+    "gguf": makers.make_gguf,
+    "fuse": makers.make_fused,
 }

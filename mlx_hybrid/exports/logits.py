@@ -4,13 +4,14 @@ import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 import numpy as np
 
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.files import read_json
+from mlx_hybrid.models.base import checked_config
 
 PROMPTS = (
     "The river rose in the night, and by morning the bridge was gone.",
@@ -90,7 +91,7 @@ def mlx_logits(folder: Path, tokens: np.ndarray, adapt: Callable[[Any], Any] | N
 
     with mx.stream(mx.cpu):
         try:
-            model, _ = load_model(folder)
+            model, _ = load_model(folder, model_config=checked_config(folder, str(folder)))
         except (ValueError, KeyError, RuntimeError) as error:
             raise ConfigError(f"{folder}: mlx-lm cannot load it ({error}).") from error
         model.set_dtype(mx.float32)
@@ -102,10 +103,17 @@ def mlx_logits(folder: Path, tokens: np.ndarray, adapt: Callable[[Any], Any] | N
         return plain, adapted
 
 
-def torch_logits(
-    folder: Path, tokens: np.ndarray, adapters: list[Path]
-) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Logits of stock transformers in float32, those with the PEFT `adapters` on, and names missing or not expected."""
+class TorchLogits(NamedTuple):
+    """Logits of the base and with the adapters in float32, names missing or not expected, and both in bf16."""
+
+    base: np.ndarray
+    adapted: np.ndarray
+    faults: list[str]
+    half: tuple[np.ndarray, np.ndarray] | None = None
+
+
+def torch_logits(folder: Path, tokens: np.ndarray, adapters: list[Path]) -> TorchLogits:
+    """Logits of stock transformers without and with PEFT's `adapters`."""
     import torch
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
@@ -123,9 +131,14 @@ def torch_logits(
         faults = [f"transformers lacks {name}" for name in sorted(info["missing_keys"])]
         faults += [f"transformers does not know {name}" for name in sorted(info["unexpected_keys"])]
         base = adapted = model.eval()(ids).logits.numpy()
-        if adapters:
-            adapted = put_on(model, adapters).eval()(ids).logits.numpy()
-    return base, adapted, faults
+        if not adapters:
+            return TorchLogits(base, adapted, faults)
+        model = put_on(model, adapters).eval()
+        adapted = model(ids).logits.numpy()
+        half = model.to(torch.bfloat16)(ids).logits.float().numpy()
+        with model.disable_adapter():
+            half_base = model(ids).logits.float().numpy()
+    return TorchLogits(base, adapted, faults, (half_base, half))
 
 
 def put_on(model: Any, adapters: list[Path]) -> Any:

@@ -5,14 +5,16 @@ product with the base weight, which is float32 on orthonormal vectors, so nothin
 """
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
+from mlx.utils import tree_unflatten
 
 from mlx_hybrid.adapters.butterfly import Butterfly, rotate_blocks, rotate_factor
-from mlx_hybrid.adapters.dora import DoraLinear
 from mlx_hybrid.adapters.householder import Householder
 from mlx_hybrid.adapters.layer import HybridLinear
-from mlx_hybrid.errors import ConfigError
+from mlx_hybrid.config import AdapterConfig, LowRankConfig
 from mlx_hybrid.exports import oft
+from mlx_hybrid.exports.adapter import layer_on
 
 NULL = 1e-7  # singular values below this share of the largest are under float32's resolution of the update
 FLOOR = 1e-12  # an update this small is the rounding of an untrained layer
@@ -25,8 +27,8 @@ Factors = tuple[np.ndarray, np.ndarray]
 
 
 def is_exact(layer: HybridLinear) -> bool:
-    """Whether the layer is a LoRA of small rank: a butterfly has full rank."""
-    return not isinstance(layer, DoraLinear) and not isinstance(layer.rotation, Butterfly)
+    """Whether the layer is a LoRA of small rank, or DoRA on one: a butterfly has full rank."""
+    return not isinstance(layer.rotation, Butterfly)
 
 
 def lora_form(layer: HybridLinear, x: np.ndarray) -> tuple[Factors, np.ndarray]:
@@ -35,10 +37,8 @@ def lora_form(layer: HybridLinear, x: np.ndarray) -> tuple[Factors, np.ndarray]:
 
     Householder is exactly a LoRA: x R Wᵀ = x Wᵀ − x U T Uᵀ Wᵀ, so A' = [U, A] and B' = [−T Uᵀ Wᵀ; s B]. With U = Q C
     (thin QR) it is A' = Q, B' = −(C T Cᵀ) QᵀWᵀ: the near-cancelling columns of U meet only in float64, and the weight
-    is read once for both results. Raises ConfigError for DoRA.
+    is read once for both results. Of DoRA it is the update inside the norm.
     """
-    if isinstance(layer, DoraLinear):
-        raise ConfigError("DoRA's magnitudes are no LoRA; use --to merged, which takes them along.")
     a, b = low_rank_factors(layer)
     added = (x @ a) @ b
     if isinstance(layer.rotation, Householder):
@@ -120,6 +120,20 @@ def pad_rank(factors: Factors, rank: int) -> Factors:
     a, b = factors
     more = rank - a.shape[1]
     return np.pad(a, ((0, 0), (0, more))), np.pad(b, ((0, more), (0, 0)))
+
+
+def put_lora(model: nn.Module, factors: dict[str, Factors]) -> None:
+    """Put x A B on the modules of a loaded model; ranks may be padded beyond a layer's size."""
+    modules, layers = dict(model.named_modules()), []
+    for name, pair in factors.items():
+        rank = pair[0].shape[1]
+        low_rank = LowRankConfig(rank=rank, alpha=float(rank), rslora=False)
+        leaves = {
+            key: mx.array(x.astype(np.float32)) for key, x in zip(("lora_a", "lora_b"), pair, strict=True)
+        }
+        config = AdapterConfig(rotation=None, low_rank=low_rank, mixing="off")
+        layers.append((name, layer_on(modules[name], config, leaves)))
+    model.update_modules(tree_unflatten(layers))
 
 
 def cut_form(layer: HybridLinear, x: np.ndarray, rank: int) -> tuple[Factors, float]:

@@ -11,9 +11,8 @@ import numpy as np
 
 from mlx_hybrid.adapters.store import CONFIG_FILE, WEIGHTS_FILE
 from mlx_hybrid.adapters.targets import layer_index, within_layer
-from mlx_hybrid.exports.adapter import random_rows
-from mlx_hybrid.exports.lora import pad_rank
-from mlx_hybrid.exports.peft import Forms, update_fault
+from mlx_hybrid.exports.lora import float64, pad_rank
+from mlx_hybrid.exports.peft import Forms, update_faults
 from mlx_hybrid.files import write_json
 
 
@@ -34,8 +33,7 @@ def write_mlx_lm(forms: Forms, folder: Path, *, base_id: str, layers: int) -> li
         "lora_parameters": parameters | {"keys": sorted({within_layer(m) for m in forms.lora})},
     }
     write_json(folder / CONFIG_FILE, tree)
-    stored, faults = mx.load(str(folder / WEIGHTS_FILE)), []
-    for module in forms.lora:
-        a, b = (np.array(stored[f"{module}.{leaf}"], dtype=np.float64) for leaf in ("lora_a", "lora_b"))
-        faults += update_fault(module, (random_rows(module, len(a)) @ a) @ b, forms.probes[module][1])
-    return faults
+    stored = mx.load(str(folder / WEIGHTS_FILE))
+    return update_faults(
+        forms, {m: (float64(stored[f"{m}.lora_a"]), float64(stored[f"{m}.lora_b"])) for m in forms.lora}
+    )

@@ -14,7 +14,7 @@ from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.exports.adapter import Source, random_rows
 from mlx_hybrid.exports.lora import Factors, cut_form, is_exact, lora_form, pad_rank, turned
 from mlx_hybrid.exports.oft import oft_form
-from mlx_hybrid.exports.peft_files import PeftFolder, read_peft, write_peft
+from mlx_hybrid.exports.peft_files import MAGNITUDE, PeftFolder, read_peft, write_peft
 from mlx_hybrid.exports.weights import ModelWeights
 
 TOLERANCE = 2e-5
@@ -24,12 +24,14 @@ TOLERANCE = 2e-5
 @dataclass
 class Forms:
     """What each module becomes: `lora` and `oft` (by block size) where it has something to say, `probes` what its files
-    should do to random rows, x R − x (n, in) and what is added (n, out), and `errors` what truncation loses."""
+    should do to random rows, x R − x (n, in) and what is added (n, out), `errors` what truncation loses, and
+    `magnitudes` (out,) the row norms of DoRA."""
 
     lora: dict[str, Factors] = field(default_factory=dict)
     oft: dict[int, dict[str, np.ndarray]] = field(default_factory=dict)
     probes: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
     errors: dict[str, float] = field(default_factory=dict)
+    magnitudes: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def rank(self) -> int:
@@ -58,11 +60,21 @@ def make_forms(source: Source, weights: ModelWeights, rank: int | None = None) -
                     turn = turned(layer, x) - x
                     forms.oft.setdefault(layer.rotation.dense_size, {})[module] = triangle
             forms.probes[module] = turn, added
-            if factors[0].shape[1]:
+            if "m" in layer:
+                forms.magnitudes[module] = np.array(layer.m)
+            if factors[0].shape[1] or "m" in layer:
                 forms.lora[module] = factors
     if not forms.lora and not forms.oft:
         raise ConfigError(f"{source.folder}: the adapter changes nothing, so there is nothing to export.")
     return forms
+
+
+def update_faults(forms: Forms, factors: dict[str, Factors]) -> list[str]:
+    """Modules whose factors, as a file of one LoRA holds them, are missing or do not add what they should."""
+    faults = [f"{module} is missing" for module in forms.lora if module not in factors]
+    for module, (a, b) in factors.items():
+        faults += update_fault(module, (random_rows(module, len(a)) @ a) @ b, forms.probes[module][1])
+    return faults
 
 
 def write_lora(forms: Forms, weights: ModelWeights, folder: Path, base: str, rank: int) -> None:
@@ -71,19 +83,21 @@ def write_lora(forms: Forms, weights: ModelWeights, folder: Path, base: str, ran
     for module, factors in forms.lora.items():
         a, b = pad_rank(factors, rank)
         tensors[module] = {"lora_A.weight": a.T, "lora_B.weight": b.T}
+        if module in forms.magnitudes:
+            tensors[module][MAGNITUDE] = forms.magnitudes[module]
     write_peft(folder, "LORA", base, tensors, weights.names(), rank)
 
 
 def write_forms(forms: Forms, weights: ModelWeights, folder: Path, base: str) -> list[Path]:
     """The LoRA in `folder`, or an OFT v2 a block size and the LoRA in folders of it; these, in loading order."""
-    folders = []
+    folders, above = [], f"../{base}" if (folder / base).exists() else base
     for size, triangles in sorted(forms.oft.items()):
         folders.append(folder / f"oft-{size}")
         tensors = {module: {"oft_R.weight": triangle} for module, triangle in triangles.items()}
-        write_peft(folders[-1], "OFT", base, tensors, weights.names(), size)
+        write_peft(folders[-1], "OFT", above, tensors, weights.names(), size)
     if forms.lora:
         folders.append(folder / "lora" if forms.oft else folder)
-        write_lora(forms, weights, folders[-1], base, forms.rank)
+        write_lora(forms, weights, folders[-1], above if forms.oft else base, forms.rank)
     return folders
 
 
@@ -101,6 +115,9 @@ def check_written(forms: Forms, weights: ModelWeights, folders: list[Path]) -> l
     faults += [f"{module} is not adapted" for module in sorted(written.difference(forms.modules))]
     for module in forms.modules:
         if module in written:
+            stored = next((p.tensors[module].get(MAGNITUDE) for p in parts if module in p.tensors), None)
+            if not np.array_equal(stored, forms.magnitudes.get(module)):
+                faults.append(f"{module} has other magnitudes")
             turn, added = forms.probes[module]
             own_turn, own_added = read_probe(parts, module, random_rows(module, turn.shape[1]))
             faults += update_fault(module, own_turn, turn) or update_fault(module, own_added, added)

@@ -17,6 +17,7 @@ from mlx_hybrid.files import read_json, read_tensors, write_json
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
+MAGNITUDE = "lora_magnitude_vector"
 PEFT_VERSION = "0.21.2"
 SUFFIXES = {"LORA": ("lora_A.weight", "lora_B.weight"), "OFT": ("oft_R.weight",), "HRA": ("hra_u",)}
 HARMLESS = (
@@ -27,7 +28,7 @@ HARMLESS = (
 )
 """Keys that change nothing at inference, or that are read elsewhere in this module."""
 MEANT = {
-    "LORA": ("lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern"),
+    "LORA": ("lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "use_dora"),
     "OFT": ("oft_block_size", "use_cayley_neumann", "block_share"),
     "HRA": ("apply_GS",),
 }
@@ -60,12 +61,16 @@ class PeftFolder:
     def rotation(self, module: str) -> np.ndarray:
         """What an OFT turns an activation by, x R, as dense blocks (in/B, B, B) in float64; one block where shared.
 
-        With `use_cayley_neumann` it is I + 2Q + 2Q² + …, the last power once, which turns the other way.
+        Its exact form and its series turn opposite ways.
         """
-        triangle, terms = self.tensors[module]["oft_R.weight"], self.config.get("num_cayley_neumann_terms", 5)
-        if not self.config.get("use_cayley_neumann", True):
-            return oft.rotation_of(triangle)
-        power = q = oft.skew_of(triangle)
+        triangle = self.tensors[module]["oft_R.weight"]
+        neumann = self.config.get("use_cayley_neumann", True)
+        return self.series(triangle) if neumann else oft.rotation_of(triangle)
+
+    def series(self, triangle: np.ndarray) -> np.ndarray:
+        """I + 2Q + 2Q² + …, the last power once: PEFT's `use_cayley_neumann`."""
+        power, terms = oft.skew_of(triangle), self.config.get("num_cayley_neumann_terms", 5)
+        q = power
         result = np.eye(q.shape[-1]) + min(terms - 1, 1) * 2 * q
         if terms < 3:
             return result
@@ -76,10 +81,19 @@ class PeftFolder:
 
     def reflections(self, module: str) -> np.ndarray:
         """U (in, k) of an HRA module in our order: PEFT multiplies the weight, so x meets its last column first."""
-        u = self.tensors[module]["hra_u"].astype(np.float64)
-        if self.config.get("apply_GS"):
-            u, _ = np.linalg.qr(u)  # Gram–Schmidt; reflections in orthogonal directions commute
+        u = self.tensors[module]["hra_u"]
+        u = gram_schmidt(u) if self.config.get("apply_GS") else u.astype(np.float64)
         return u[:, ::-1] / np.linalg.norm(u[:, ::-1], axis=0)
+
+
+def gram_schmidt(u: np.ndarray) -> np.ndarray:
+    """Orthonormal columns as PEFT makes them, in float32 one after another: of near pairs rounding is a large part."""
+    done: list[np.ndarray] = []
+    for column in u.T:
+        for other in done:
+            column = column - np.float32(np.dot(other.astype(np.float64), column)) * other
+        done.append(column / np.float32(np.linalg.norm(column.astype(np.float64))))
+    return np.stack(done, axis=1).astype(np.float64)
 
 
 def read_peft(folder: Path) -> PeftFolder:
@@ -99,7 +113,8 @@ def read_peft(folder: Path) -> PeftFolder:
         empty = value in (None, False, {}, [], "none", "")
         if key not in (*HARMLESS, *MEANT[kind]) and not empty:
             raise ConfigError(f"{folder}: {key} is {value!r}, which cannot be carried exactly.")
-    return PeftFolder(folder, kind, config, tensors_by_module(folder, SUFFIXES[kind], kind))
+    suffixes = (*SUFFIXES[kind], MAGNITUDE) if config.get("use_dora") else SUFFIXES[kind]
+    return PeftFolder(folder, kind, config, tensors_by_module(folder, suffixes, kind))
 
 
 def tensors_by_module(folder: Path, suffixes: tuple[str, ...], kind: str) -> dict[str, dict[str, np.ndarray]]:
@@ -153,7 +168,9 @@ def write_peft(
     else:
         tree |= {"r": 0, "oft_block_size": size, "module_dropout": 0.0, "init_weights": True}
         off = ("use_cayley_neumann", "block_share", "coft")
-    write_json(folder / CONFIG_FILE, tree | dict.fromkeys(off, False))
+    tree |= dict.fromkeys(off, False)
+    dora = any(MAGNITUDE in parts for parts in tensors.values())
+    write_json(folder / CONFIG_FILE, tree | ({"use_dora": True} if dora else {}))
 
 
 def target_names(modules: dict[str, dict], weight_names: list[str]) -> list[str]:

@@ -11,7 +11,6 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
-from mlx.utils import tree_unflatten
 
 from mlx_hybrid.adapters.attach import attach
 from mlx_hybrid.adapters.frozen import linear_shape
@@ -20,16 +19,16 @@ from mlx_hybrid.adapters.targets import last_part, layer_index
 from mlx_hybrid.config import AdapterConfig, ButterflyConfig, HouseholderConfig, LowRankConfig
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.exports import oft
-from mlx_hybrid.exports.adapter import layer_on, open_source
+from mlx_hybrid.exports.adapter import open_source
 from mlx_hybrid.exports.checks import Report, check_logits, new_folder, unpacked
 from mlx_hybrid.exports.lora import pad_rank
-from mlx_hybrid.exports.peft_files import CONFIG_FILE, WEIGHTS_FILE, PeftFolder, read_peft
+from mlx_hybrid.exports.peft_files import CONFIG_FILE, MAGNITUDE, WEIGHTS_FILE, PeftFolder, read_peft
 from mlx_hybrid.exports.weights import ModelWeights
 from mlx_hybrid.files import sha256_of
 from mlx_hybrid.models.base import is_named, load_base
 
 REPORT_FILE = "import.json"
-NEUMANN_DEFECT = 1e-5  # beyond it a Neumann rotation is not orthogonal, and no rotation of ours equals it
+NEUMANN_DEFECT = 1e-5  # up to it a Neumann file is a rotation to what float32 holds
 
 Carried = tuple[AdapterConfig, dict[str, dict[str, mx.array]]]
 """Settings and leaves of our adapter, by module."""
@@ -71,32 +70,51 @@ def carry_lora(part: PeftFolder) -> Carried:
         plain = tensors["lora_A.weight"].T, tensors["lora_B.weight"].T
         a, b = pad_rank(scaled, rank) if patterned else plain
         leaves[module] = {"lora_a": contiguous(a), "lora_b": contiguous(b)}
+        if MAGNITUDE in tensors:
+            leaves[module]["m"] = contiguous(tensors[MAGNITUDE])
     alpha, rslora = float(part.config["lora_alpha"]), bool(part.config.get("use_rslora"))
     scale = {"alpha": float(rank), "rslora": False} if patterned else {"alpha": alpha, "rslora": rslora}
-    return AdapterConfig(rotation=None, low_rank=LowRankConfig(rank=rank, **scale), mixing="off"), leaves
+    low_rank = LowRankConfig(rank=rank, magnitude=bool(part.config.get("use_dora")), **scale)
+    return AdapterConfig(rotation=None, low_rank=low_rank, mixing="off"), leaves
 
 
 def carry_oft(part: PeftFolder) -> Carried:
-    """One butterfly factor per dense block. Raises ConfigError for a Neumann file that is no rotation."""
-    triangles = {module: oft_triangle(part, module) for module in part.tensors}
+    """One butterfly factor per dense block."""
+    triangles = {module: tensors["oft_R.weight"] for module, tensors in part.tensors.items()}
     size = max(oft.block_of(triangle) for triangle in triangles.values())
-    leaves = {m: oft.butterfly_leaves(in_blocks_of(size, t, part, m), m) for m, t in triangles.items()}
+    wide = {module: in_blocks_of(size, triangle, part, module) for module, triangle in triangles.items()}
+    if part.config.get("use_cayley_neumann", True):
+        leaves = {module: neumann_leaves(part.series(triangle), module) for module, triangle in wide.items()}
+    else:
+        leaves = {module: oft.butterfly_leaves(triangle, module) for module, triangle in wide.items()}
     rotation = ButterflyConfig(block_size=size, factors=1)
     return AdapterConfig(rotation=rotation, low_rank=None, mixing="off"), leaves
 
 
-def oft_triangle(part: PeftFolder, module: str) -> np.ndarray:
-    """The triangle of the exact Cayley map; a Neumann file's rotation is converted where it is one."""
-    if not part.config.get("use_cayley_neumann", True):
-        return part.tensors[module]["oft_R.weight"]
-    rotation = part.rotation(module)
-    defect = float(np.abs(rotation @ rotation.swapaxes(-1, -2) - np.eye(rotation.shape[-1])).max())
-    if defect > NEUMANN_DEFECT:
-        raise ConfigError(
-            f"{part.folder}: {module} was trained with use_cayley_neumann, whose series is off a rotation by "
-            f"{defect:.1g} there (at most {NEUMANN_DEFECT:g} can be carried); merge it in PEFT instead."
+def neumann_leaves(blocks: np.ndarray, module: str) -> dict[str, mx.array]:
+    """Leaves of the rotation that is nearest to PEFT's truncated series; where that is off one, the series' own matrix
+    in the place of a folded rotation, so that the layer computes what PEFT does."""
+    if defect_of(blocks) <= NEUMANN_DEFECT:
+        return oft.butterfly_leaves(oft.inverse_cayley(oft.polar(blocks), module).astype(np.float32), module)
+    size = blocks.shape[-1]
+    still = np.zeros((len(blocks), size * (size - 1) // 2), dtype=np.float32)
+    return {"oft_q": mx.array(still)[None], "oft_base": mx.array(blocks.astype(np.float32))[None]}
+
+
+def defect_of(blocks: np.ndarray) -> float:
+    """max |R Rᵀ − I| over blocks."""
+    return float(np.abs(blocks @ blocks.swapaxes(-1, -2) - np.eye(blocks.shape[-1])).max())
+
+
+def note_defect(report: Report, part: PeftFolder) -> None:
+    """State how far the series of a Neumann file is from a rotation."""
+    if part.kind == "OFT" and part.config.get("use_cayley_neumann", True):
+        worst = max(defect_of(part.rotation(module)) for module in part.tensors)
+        report.facts["neumann_defect"] = worst
+        report.notes.append(
+            f"use_cayley_neumann sums a series that is off a rotation by {worst:.1g}: the adapter does what PEFT does, "
+            "and going on with training makes it a rotation."
         )
-    return oft.inverse_cayley(oft.polar(rotation), module).astype(np.float32)
 
 
 def in_blocks_of(size: int, triangle: np.ndarray, part: PeftFolder, module: str) -> np.ndarray:
@@ -156,13 +174,6 @@ def attach_carried(model: Any, carried: Carried, where: str) -> AdapterConfig:
     return config
 
 
-def attach_written(model: Any, folder: Path) -> None:
-    """Put the PEFT adapter in `folder` on a loaded base, by module, as ranks may be padded beyond a layer's size."""
-    (config, leaves), modules = carry(find_parts(folder)), dict(model.named_modules())
-    layers = [(name, layer_on(modules[name], config, own)) for name, own in leaves.items()]
-    model.update_modules(tree_unflatten(layers))
-
-
 def import_peft(peft: Path, directory: Path, *, base: str | None = None, force: bool = False) -> Report:
     """Write the PEFT adapter in `peft` as an adapter folder for MLX, on `base` or the base that its config names.
 
@@ -174,6 +185,7 @@ def import_peft(peft: Path, directory: Path, *, base: str | None = None, force: 
     name = base or named_base(peft, parts)
     carried = carry(parts)
     method = "hybrid-boft" if len(parts) > 1 else METHODS[parts[0].kind]
+    method = "dora" if parts[0].config.get("use_dora") else method
     with new_folder(directory) as folder:
         loaded = load_base(name)
         config = attach_carried(loaded.model, carried, str(peft))
@@ -185,6 +197,8 @@ def import_peft(peft: Path, directory: Path, *, base: str | None = None, force: 
         kind = " and ".join(part.kind for part in parts)
         adapter = {"name": directory.name, "method": method}
         report = Report("mlx", kind, adapter, source.info.base, {"modules": len(carried[1])})
+        for part in parts:
+            note_defect(report, part)
         with unpacked(source.base) as dense:
             check_logits(report, source, ModelWeights(dense), adapters=[part.folder for part in parts])
         report.base_folder = "" if is_named(name) else name
@@ -197,4 +211,5 @@ def named_base(peft: Path, parts: list[PeftFolder]) -> str:
     name = parts[0].config.get("base_model_name_or_path")
     if not name:
         raise ConfigError(f"{peft}: does not say which base it is for; name it with --base.")
-    return str(peft / name) if (peft / name).is_dir() else name
+    beside = parts[0].folder / name
+    return str(beside) if beside.is_dir() else name

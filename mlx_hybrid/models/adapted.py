@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_hybrid.errors import ConfigError, MlxHybridError
-from mlx_hybrid.models.base import BUNDLED, base_of, fetch, is_hub_id, load_base, with_template
+from mlx_hybrid.models.base import BUNDLED, base_of, fetch, fingerprints, is_hub_id, load_base, with_template
 from mlx_hybrid.run import LAST, Run, find_run
 
 UNCHECKED = "mlx-lm keeps no fingerprint of the base, so whether this is the one it was trained on could not be checked"
@@ -84,7 +84,7 @@ def load_adapted(directory: Path, base_name: str | None, *, name: str, tokenizer
     info = read_adapter_config(directory)
     source = base_of(name, info.base["id"], base_name, "--base-model")
     base = load_base(source, tokenizer=tokenizer)
-    info.check_base(base.identity["fingerprint"], base.path, directory)
+    info.check_base(fingerprints(base.path), base.path, directory)
     plain = probe_logits(base.model)
     load_adapter(base.model, directory)
     with_template(base.tokenizer, info.conversations, base.tokenizer.date)

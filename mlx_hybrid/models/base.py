@@ -13,6 +13,7 @@ from mlx_hybrid.config import BUNDLED, ModelConfig
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.files import HUB_ID, read_json
 from mlx_hybrid.models.answer_end import unnamed_end
+from mlx_hybrid.models.keys import check_keys, forward_keys, mended
 
 BUNDLED_FOLDER = Path(__file__).parents[1] / "base"
 FILES = ["*.json", "tokenizer.model", "*.tiktoken", "*.txt", "*.jsonl", "*.jinja", "*.py"]
@@ -45,8 +46,9 @@ def load_base(name: str, *, tokenizer: Any = None) -> BaseModel:
 
     from mlx_hybrid.adapters.frozen import on_cpu, use_fast_products
 
+    settings = checked_config(folder, name)
     with loading(name):
-        model, config = load_model(folder)
+        model, config = load_model(folder, model_config=settings)
     if on_cpu():
         model.set_dtype(mx.float32)
         use_fast_products(model)
@@ -188,16 +190,39 @@ def check_folder(folder: Path, name: str) -> Path:
 
 
 def identity(name: str, folder: Path) -> dict:
-    """What a run records of its base: the id, and a hash of config and weight headers."""
+    """What a run records of its base: the id, and a hash of weights and config."""
     config = read_json(folder / "config.json")
     local = name != BUNDLED and Path(name).exists()
     of_base = {"id": Path(name).resolve().name if local else name, "fingerprint": fingerprint(folder)}
     return of_base | {key: config.get(key) for key in ("quantization", "model_type")}
 
 
+def checked_config(folder: Path, name: str) -> dict:
+    """config.json in the words that mlx-lm reads. Raises ConfigError for a key that it would silently leave out."""
+    config = read_json(folder / "config.json")
+    check_keys(config, name)
+    return mended(config)
+
+
 def fingerprint(folder: Path) -> str:
-    """sha256 over config.json and, of each weight file, its size, header, and first and last 64 KiB."""
-    digest = hashlib.sha256((folder / "config.json").read_bytes())
+    """sha256 over the keys of config.json that change the forward pass and, of each weight file, its size, header, and
+    first and last 64 KiB."""
+    keys = forward_keys(read_json(folder / "config.json"))
+    return old_fingerprint(folder) if keys is None else digest_of(folder, keys.encode())
+
+
+def old_fingerprint(folder: Path) -> str:
+    """The same over the bytes of config.json, as runs kept it before."""
+    return digest_of(folder, (folder / "config.json").read_bytes())
+
+
+def fingerprints(folder: Path) -> tuple[str, str]:
+    """Those by which an adapter may know this base."""
+    return fingerprint(folder), old_fingerprint(folder)
+
+
+def digest_of(folder: Path, config: bytes) -> str:
+    digest = hashlib.sha256(config)
     for path in sorted(folder.glob("model*.safetensors")):
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")

@@ -17,7 +17,7 @@ from mlx_hybrid.run import Run
 HEAD = "---\n{{ card_data }}\n---\n\n{{ body }}"
 MARK = "<!-- made by mlx-hybrid; while this line fits the text above it, the card is made anew: sha256 {} -->"
 MADE = re.compile(r"\n<!-- made by mlx-hybrid;[^>]*sha256 (\w+) -->\n?\Z")
-LIBRARIES = {"merged": "transformers", "model": "transformers"} | dict.fromkeys(
+LIBRARIES = {"merged": "transformers", "model": "transformers", "gguf": "gguf"} | dict.fromkeys(
     ("adapter", "mlx-lm", "mlx"), "mlx"
 )
 WHOLE = ("merged", "mlx", "model")
@@ -64,7 +64,7 @@ def metadata(facts: Facts) -> Any:
 
     results = [] if facts.export.get("faults") else facts.results
     paths = facts.config.data.paths if facts.config else ()
-    relation = "finetune" if facts.form in WHOLE else "adapter"
+    relation = "finetune" if facts.form in WHOLE or facts.export.get("merged") else "adapter"
     tags = ("mlx-hybrid", facts.method, "lora" if facts.form in ("peft", "lora") else "")
     return ModelCardData(
         language=sorted({card_code(language) for language in facts.languages}) or None,

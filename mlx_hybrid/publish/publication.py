@@ -18,10 +18,12 @@ ALLOWED = (
     *("model.safetensors", "model.safetensors.index.json", "config.json", "generation_config.json"),
     *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json"),
     *("added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "chat_template.jinja"),
-    *("LICENSE", "LICENSE.txt", "NOTICE", "NOTICE.txt"),
+    *("LICENSE", "LICENSE.txt", "NOTICE", "NOTICE.txt", "adapter.gguf", "model.gguf", "Modelfile"),
 )
 SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 FOLDER = re.compile(r"lora|oft-\d+|base")
+GENERAL = 4096
+"""Bytes of a GGUF file that hold what it says of itself, before the vocabulary."""
 VOCABULARY = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "merges.txt")
 PRIVATE = (
     (re.compile(rb"/(?:Users|home)/[^/\s\"'\\]+/|[A-Za-z]:\\\\?Users\\"), "the path of a home folder"),
@@ -81,7 +83,7 @@ def allowed(directory: Path) -> Iterator[Path]:
 
 def folder_facts(directory: Path, files: dict[str, Path], run: Run | None) -> Facts:
     """Facts of a folder that is no run: from its export report, its adapter config, and the run it came from."""
-    if not any(name.endswith(".safetensors") for name in files):
+    if not any(name.endswith((".safetensors", ".gguf")) for name in files):
         raise ConfigError(f"{directory}: holds no run, adapter, export or model to publish.")
     export = read_json(directory / "export.json") if "export.json" in files else {}
     form = "peft" if "adapter_model.safetensors" in files else "model"
@@ -111,6 +113,9 @@ def refuse_private(name: str, source: Path | bytes) -> None:
     elif source.suffix == ".safetensors":
         header = read_header(source)
         data = json.dumps([header.metadata, list(header.shapes)], ensure_ascii=False).encode()
+    elif source.suffix == ".gguf":
+        with source.open("rb") as file:
+            data = file.read(GENERAL)
     else:
         data = b"" if source.name in VOCABULARY else source.read_bytes()
     home = re.escape(str(Path.home()).rstrip("/").encode())

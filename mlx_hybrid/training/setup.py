@@ -23,7 +23,7 @@ from mlx_hybrid.adapters.store import AdapterInfo, put_adapter, read_adapter_con
 from mlx_hybrid.config import Config, to_tree
 from mlx_hybrid.errors import ConfigError, DataError
 from mlx_hybrid.models.answer_end import unnamed_end
-from mlx_hybrid.models.base import BaseModel, base_of, fingerprint, load_base, tokenizer_for
+from mlx_hybrid.models.base import BaseModel, base_of, fingerprints, load_base, tokenizer_for
 from mlx_hybrid.records.split import Split
 from mlx_hybrid.records.template import Example, Tokenised, make_examples
 from mlx_hybrid.training.batches import PromptLoss, make_batch, start_batches
@@ -217,7 +217,7 @@ def start_from_adapter(config: Config, base: BaseModel, folder: Path) -> Adapter
     Raises ConfigError for an adapter of another base, method or shape.
     """
     info = read_adapter_config(folder)
-    info.check_base(base.identity["fingerprint"], base.path, config.start_from)
+    info.check_base(fingerprints(base.path), base.path, config.start_from)
     if (info.method, info.adapter) != (config.method, config.adapter):
         raise ConfigError(
             f"{config.start_from}: is a {info.method} adapter of other settings; start_from goes on with its own."
@@ -230,4 +230,4 @@ def check_base_of_start(config: Config, adapter: Path) -> None:
     """Raise what `start_from_adapter` would of the base, where its weights are on this machine."""
     info, folder = read_adapter_config(adapter), local_folder(config.model.name)
     if folder:
-        info.check_base(fingerprint(folder), folder, config.start_from)
+        info.check_base(fingerprints(folder), folder, config.start_from)

@@ -63,6 +63,48 @@ def test_peft_gives_our_logits(tmp_path, method, architecture, packed):
         check_half_precision(tmp_path / "out")
 
 
+@pytest.mark.parametrize("packed", [False, True], ids=["dense", "4-bit"])
+def test_dora_is_carried_with_its_magnitudes(tmp_path, packed):
+    report, source, weights = exported(tmp_path, "dora", packed=packed)
+    logits = report.checks["logits"]
+    assert logits["difference_logit"] <= SAME_LOGITS
+    assert logits["effect_logit"] >= PROOF * logits["difference_logit"]
+    assert json.loads((tmp_path / "out" / "adapter_config.json").read_text())["use_dora"] is True
+    tamper(tmp_path / "out", lambda t: {k: v * (1.01 if "magnitude" in k else 1) for k, v in t.items()})
+    faults = check_written(make_forms(source, weights), weights, [tmp_path / "out"])
+    assert len(faults) == len(source.info.modules)
+
+
+def test_bf16_is_told_beside_the_noise_of_the_base(tmp_path):
+    exported(tmp_path, "hybrid")
+    bf16 = json.loads((tmp_path / "out" / "export.json").read_text())["checks"]["bf16"]
+    assert 0 < bf16["kl_nats_per_token"] < 0.1
+    assert 0 < bf16["base_kl_nats_per_token"] < 0.1
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("packed", [False, True], ids=["dense", "4-bit"])
+def test_peft_finds_the_base_by_itself_from_inside_the_folder(tmp_path, monkeypatch, packed):
+    from peft import AutoPeftModelForCausalLM
+
+    exported(tmp_path, "lora", packed=packed)
+    text = (tmp_path / "out" / "adapter_config.json").read_text()
+    name = json.loads(text)["base_model_name_or_path"]
+    assert name == ("base" if packed else "llama")
+    assert (tmp_path / "out" / name / "config.json").is_file()
+    assert 'AutoPeftModelForCausalLM.from_pretrained(".")' in (tmp_path / "out" / "README.md").read_text()
+    monkeypatch.chdir(tmp_path / "out")
+    model = AutoPeftModelForCausalLM.from_pretrained(".")
+    assert any("lora" in name for name, _ in model.named_parameters())
+
+
+def test_the_parts_of_a_pair_find_the_base_above_them(tmp_path):
+    exported(tmp_path, "hybrid-boft")
+    for part in (tmp_path / "out").glob("*/adapter_config.json"):
+        name = json.loads(part.read_text())["base_model_name_or_path"]
+        assert (part.parent / name / "config.json").is_file()
+
+
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # PEFT asks transformers by an older name
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("method", ["hybrid", "hybrid-boft"])

@@ -35,7 +35,9 @@ def made_by_peft(folder, kind: str, size: float = 0.05, architecture: str = "lla
     torch.manual_seed(3)
     with torch.no_grad():
         for name, value in model.named_parameters():
-            if any(part in name for part in ("lora_", "oft_R", "hra_u")):
+            if "magnitude" in name:  # lengths of rows
+                value.mul_(1 + size * torch.randn_like(value))
+            elif any(part in name for part in ("lora_", "oft_R", "hra_u")):
                 value.add_(size * torch.randn_like(value))
     model.save_pretrained(folder)
     return folder
@@ -64,6 +66,8 @@ CARRIED = {
     "oft by count": ("OFT", {"r": 4, "oft_block_size": 0, "use_cayley_neumann": False}),
     "oft shared": ("OFT", {"oft_block_size": 16, "use_cayley_neumann": False, "block_share": True}),
     "oft neumann": ("OFT", {"oft_block_size": 8, "use_cayley_neumann": True, "size": 0.002}),
+    "oft neumann far": ("OFT", {"oft_block_size": 16, "size": 0.01}),
+    "dora": ("Lora", {"r": 6, "lora_alpha": 12, "use_dora": True}),
     "hra": ("HRA", {"r": 6}),
     "hra orthogonal": ("HRA", {"r": 6, "apply_GS": True}),
 }
@@ -91,11 +95,15 @@ def test_imported_lora_is_stock_mlx_lm_too(tmp_path):
     assert greedy(model, [5, 9, 40], 10) == greedy_ours(base, tmp_path / "ours", [5, 9, 40], 10)
 
 
+def test_what_a_series_lacks_of_a_rotation_is_stated(tmp_path):
+    report = imported(tmp_path, "OFT", oft_block_size=16, size=0.01)
+    assert 1e-6 < report.facts["neumann_defect"] < 1e-2
+    assert any("off a rotation by" in note for note in report.notes)
+
+
 REFUSED = {
-    "dora": ("Lora", {"use_dora": True}, "use_dora"),
     "bias": ("Lora", {"lora_bias": True}, "lora_bias"),
     "saved modules": ("Lora", {"modules_to_save": ["lm_head"]}, "modules_to_save"),
-    "neumann": ("OFT", {"oft_block_size": 16, "use_cayley_neumann": True}, "off a rotation by"),
     "coft": ("OFT", {"oft_block_size": 16, "coft": True}, "coft"),
     "odd reflections": ("HRA", {"r": 5}, "inside out"),
     "another kind": ("Vera", {"target_modules": ["o_proj"]}, "a VERA adapter"),

@@ -29,7 +29,8 @@ from mlx_hybrid.config import build_config
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.exports.adapter import open_source
 from mlx_hybrid.exports.checks import ExportMismatch
-from mlx_hybrid.exports.export import SURVIVES, Options, export, fuse
+from mlx_hybrid.exports.export import Options, export, fuse
+from mlx_hybrid.exports.makers import SURVIVES
 from mlx_hybrid.exports.merge import check_merged, write_merged
 from mlx_hybrid.exports.weights import ModelWeights
 from mlx_hybrid.models.base import load_base
@@ -237,7 +238,7 @@ def test_magnitudes_are_merged(tmp_path, packed):
     assert report.checks["rounding"]["kl_nats_per_token"] <= BF16_KL
     plain = np.abs(logits(adapted_model(base, adapter)) - logits(load_base(base).model)).max()
     assert plain > 1000 * SAME_LOGITS
-    for to in ("peft", "lora", "gguf-lora"):
+    for to in ("lora", "gguf-lora"):
         with pytest.raises(ConfigError, match="magnitudes are no LoRA; use --to merged"):
             export(str(adapter), to, tmp_path / to, Options(model=base))
     assert export(str(adapter), "mlx-lm", tmp_path / "mlx", Options(model=base)).kind == "fused model"

@@ -150,3 +150,21 @@ def test_changed_settings_and_strange_files_are_found(raw, tmp_path):
     (out / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(DataError, match=r"the settings in manifest\.json have changed"):
         verify(out)
+
+
+@pytest.mark.parametrize(
+    ("line", "goes"),
+    [
+        ('{"id": 17, "text": "A', 1),
+        ('{"id": "17", "text": "A', 1),
+        ('{"id": 170, "text": "17', 0),
+        ('{"n": 5, "text": "17', 0),
+    ],
+)
+def test_a_number_is_an_id_where_one_stands(line, goes, tmp_path):
+    path = write_jsonl(tmp_path / "raw.jsonl", [{"text": SAID, "id": 17, "language": "en"}, line])
+    govern_files([path], tmp_path / "out", FREE)
+    assert forget(tmp_path / "out", ["17"], tmp_path / "runs").removed == {
+        "kept.jsonl": 1,
+        "rejected.jsonl": goes,
+    }

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import phonenumbers
 import pytest
 from governance.conftest import SENTENCES, chat_record, govern_records, read_jsonl, write_jsonl
 
@@ -47,6 +48,28 @@ def test_sentences_hold_nothing_personal(text):
 )
 def test_a_languages_regions(language, regions):
     assert regions_of(language) == regions
+
+
+SPOKEN = """
+    US:en GB:en-GB FR:fr DE:de ES:es IT:it NL:nl SE:sv DK:da GR:el RO:ro HU:hu TR:tr RU:ru UA:uk IN:hi PK:ur BD:bn ID:id
+    VN:vi TH:th CN:zh TW:zh-TW JP:ja KR:ko ZA:af NG:ha KE:sw TZ:sw ET:am EG:ar MA:ar SA:ar IR:fa IL:he BR:pt MX:es CO:es
+"""
+EXAMPLES = [
+    (pair.split(":")[1], phonenumbers.example_number_for_type(pair[:2], kind))
+    for pair in SPOKEN.split()
+    for kind in (phonenumbers.PhoneNumberType.MOBILE, phonenumbers.PhoneNumberType.FIXED_LINE)
+]
+
+
+@pytest.mark.parametrize(("before", "floor"), [("", 0.95), ("tel: ", 1)])
+@pytest.mark.parametrize("written", ["NATIONAL", "INTERNATIONAL", "E164"])
+def test_the_numbering_plans_own_examples_are_found_whole(before, floor, written):
+    found = []
+    for language, number in EXAMPLES:
+        shown = phonenumbers.format_number(number, getattr(phonenumbers.PhoneNumberFormat, written))
+        text = f"{before}{shown} x"
+        found.append(redact(text, regions_of(language)) == f"{before}[PHONE] x")
+    assert sum(found) >= floor * len(found)
 
 
 def test_every_luhn_number_of_a_network_is_a_card_and_no_other():

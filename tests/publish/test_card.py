@@ -8,6 +8,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from mlx_hybrid.errors import ConfigError
+from mlx_hybrid.evaluation.results import Results, Row, write_results
 from mlx_hybrid.files import read_json, write_json
 from mlx_hybrid.publish.card import is_made, model_card, packing, write_card
 from mlx_hybrid.publish.facts import Facts, run_facts
@@ -15,46 +16,32 @@ from mlx_hybrid.publish.publication import plan
 from mlx_hybrid.run import Run
 
 
-def interval(value, half=0.1):
-    return {"value": value, "low": value - half, "high": value + half, "level": 0.95, "count": 20}
+def figure(model, metric, value, language="all", n=20, half=0.1):
+    return Row(metric, language, "", value, value - half, value + half, n, n, model)
 
 
-HELD_OUT = {
-    "format": 1,
-    "records": 40,
-    "questions": 20,
-    "seed": 0,
-    "loss_nats_per_token": {"base": 2.5, "adapted": 1.25, "difference": interval(-1.25)},
-    "accuracy": {"base": interval(0.3), "adapted": interval(0.6), "gain": interval(0.3)},
-    "accuracy_by_language": {
-        "swh_Latn": {"questions": 35, "base": interval(0.3), "adapted": interval(0.7), "gain": interval(0.4)},
-        "hau_Latn": {"base": interval(0.3), "adapted": interval(0.35), "gain": interval(0.05)},
-    },
-}
+def beside(metric, base, adapted, language="all", n=20):
+    """The base's figure, the adapter's and the difference."""
+    figures = (("base", base), ("adapted", adapted), ("difference", adapted - base))
+    return [figure(model, metric, value, language, n) for model, value in figures]
 
 
-def task(accuracy, ece):
-    return {
-        "count": 90,
-        "accuracy": interval(accuracy),
-        "macro_f1": interval(accuracy),
-        "languages": {"yor_Latn": {"count": 30, "accuracy": interval(accuracy)}},
-        "calibration": {
-            "before": {"ece_width": interval(ece), "nll_nats": interval(1.0), "brier": interval(0.5)}
-        },
-    }
-
-
-SIB = {
-    "format": 1,
-    "task": "sib200",
-    "kind": "classification",
-    "records": 90,
-    "models": {"tiny": task(0.25, 0.3), "trial": task(0.75, 0.1)},
-    "differences": {
-        "trial - tiny": {"accuracy": interval(0.5), "languages": {"yor_Latn": {"accuracy": interval(0.5)}}}
-    },
-}
+HELD_OUT = [
+    Row("loss", value=2.5, n=20, model="base"),
+    Row("loss", value=1.25, n=20, model="adapted"),
+    figure("difference", "loss", -1.25),
+    *beside("accuracy", 0.3, 0.6),
+    *beside("accuracy", 0.3, 0.7, "swh_Latn", 35),
+    *beside("accuracy", 0.3, 0.35, "hau_Latn"),
+]
+SIB = [
+    *beside("accuracy", 0.25, 0.75),
+    *beside("macro_f1", 0.25, 0.75),
+    *beside("accuracy", 0.25, 0.75, "yor_Latn", 30),
+    *beside("ece", 0.3, 0.1),
+    *beside("nll", 1.0, 1.0),
+    *beside("brier", 0.5, 0.5),
+]
 
 
 @pytest.fixture
@@ -64,8 +51,8 @@ def measured_run(run, tmp_path):
     own = Run(folder)
     own.update(governance={"kept": 120, "rejected": 7, "reasons": {"near_dup": 4, "lang_mismatch": 3}})
     (folder / "evaluation").mkdir()
-    write_json(folder / "evaluation" / "held-out.json", HELD_OUT)
-    write_json(folder / "evaluation" / "sib200.json", SIB)
+    for name, task, rows in (("held-out", "held-out records", HELD_OUT), ("sib200", "sib200", SIB)):
+        write_results(folder / "evaluation" / f"{name}.json", Results({"task": task}, tuple(rows)))
     return own
 
 
@@ -77,7 +64,7 @@ def test_every_result_is_an_eval_result_with_its_interval(measured_run):
     found = results(model_card(run_facts(measured_run), "me/trial"))
     swahili = found["held-out records", "swh_Latn", "accuracy"]
     assert swahili.metric_value == 0.7
-    assert swahili.metric_args["records"] == 35  # not the 20 groups of its interval
+    assert swahili.metric_args["records"] == 35
     assert swahili.metric_args["low"] == pytest.approx(0.6)
     assert swahili.metric_args["base"] == pytest.approx(0.3)
     assert swahili.dataset_args == {"language": "sw"}

@@ -19,6 +19,7 @@ NO_PHONE = regex.compile(  # dates and decimals
     r"(?:\d{1,2}[./ -]\d{1,2}[./ -](?:19|20)\d\d|(?:19|20)\d\d[./ -]\d{1,2}[./ -]\d{1,2}|\d{1,3}\.\d{5,})\b"
 )
 THOUSANDS = regex.compile(r"[1-9]\d{0,2}(?:[ .]\d{3})+")
+WIDE = 5  # regions of a language from which a number must look more like one
 WINDOW = 32  # characters before a number in which a word says what it is
 WORLD = tuple(CUES["regions"].split())
 
@@ -61,18 +62,16 @@ def is_national(written: str, regions: tuple[str, ...], *, called: bool) -> bool
     """Whether a number without its country's code is one of the record's regions, or of another and written so."""
     if called:
         return any(is_number(written, region, "valid") for region in chain(regions, WORLD))
-    opened, single = written[0] in "0(", written.isdigit()
-    groups = regex.findall(r"\d+", written)
-    if (
-        THOUSANDS.fullmatch(written)
-        or any(len(group) == 1 for group in groups[2:])
-        or (single and not opened and len(regions) > 5)
-    ):
+    opened, groups, wide = written[0] in "0(", regex.findall(r"\d+", written), len(regions) > WIDE
+    pairs = all(len(group) == 2 for group in groups) and len(regions) > 1
+    if THOUSANDS.fullmatch(written) or any(len(group) == 1 for group in groups[2:]) or (pairs and not opened):
         return False
-    own = "mobile" if single and not opened else "valid" if single else "begun"
-    if any(is_number(written, region, own) for region in regions):
-        return True
-    return opened and not single and any(is_number(written, region, "grouped") for region in WORLD)
+    if len(groups) == 1:
+        how = "valid" if opened else "mobile" if len(written) >= 10 and not wide else ""
+        return any(is_number(written, region, how) for region in regions if how)
+    how = "grouped" if wide and not opened else "begun"
+    own = any(is_number(written, region, how) for region in regions)
+    return own or (opened and any(is_number(written, region, "grouped") for region in WORLD))
 
 
 @lru_cache(1 << 16)
@@ -99,9 +98,9 @@ def is_number(written: str, region: str, how: str) -> bool:
 
 
 def lengths(written: str) -> list[int]:
-    """The whole candidate, then without its last groups of digits."""
+    """The whole candidate, then without last groups of digits, up to four of them."""
     ends = [match.end() for match in regex.finditer(r"\d+", written)]
-    return [end for end in reversed(ends) if sum(c.isdigit() for c in written[:end]) >= 7][:4]
+    return [end for end in reversed(ends) if sum(c.isdigit() for c in written[end:]) <= 4 and end >= 7]
 
 
 def last(pattern: regex.Pattern, text: str) -> int:

@@ -23,8 +23,8 @@ NAMED = regex.compile(
     regex.IGNORECASE,
 )
 PLACEHOLDER = regex.compile(
-    r"[*x•.…_-]+|.*[<>{}$%].*|.*(?:your|example|placeholder|change.?me|redacted|secret_?here|env|getpass|input|null|none|true).*|"
-    r"(?:password|passwd|secret|token|string|str|text|required|optional)",
+    r"[*x•.…_-]+|.*[<>{}$%].*|.*(?:your[_ -]|placeholder|change.?me|redacted|environ|getenv|getpass|process\.).*|"
+    r"(?:input|null|none|true|false|password|passwd|secret|token|string|str|text|required|optional|example)\W*",
     regex.IGNORECASE,
 )
 LONG = re.compile(r"[A-Za-z0-9/+_-]{16}|BEGIN ")

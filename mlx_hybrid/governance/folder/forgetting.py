@@ -9,11 +9,10 @@ from pathlib import Path
 from mlx_hybrid.errors import DataError
 from mlx_hybrid.files import sha256_of, write_bytes
 from mlx_hybrid.governance.checks.personal import find_personal, redact
-from mlx_hybrid.governance.folder.lines import Line, read_folder_lines
-from mlx_hybrid.governance.folder.manifest import DATA, rewrite, verify
+from mlx_hybrid.governance.folder.lines import DATA, KEPT, REJECTED, Line, read_folder_lines
+from mlx_hybrid.governance.folder.manifest import rewrite, verify
 from mlx_hybrid.records.record import Record, parse_line
 
-KEPT, REJECTED = DATA
 ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})|\\([nt\"])")
 SHORTEST = 20  # characters of a text that is looked for inside lines that are no records
 
@@ -32,36 +31,31 @@ class Forgotten:
 
 @dataclass
 class Wanted:
-    """What tells the records to be forgotten: ids and places, what they say, and the personal data in it."""
+    """What tells the records to be forgotten: ids, places, what they say, and the personal data in it."""
 
     ids: set[str]
     places: set[str] = field(default_factory=set)
-    texts: dict[str, str] = field(default_factory=dict)
-    """What was said, by its digest."""
+    texts: set[str] = field(default_factory=set)
     personal: set[str] = field(default_factory=set)
 
     def learn(self, line: Line) -> None:
         """Take in what a line says that has one of the ids."""
-        own = names_of(line)
-        if own.isdisjoint(self.ids):
-            return
-        self.places |= {line.note["where"]} if "where" in line.note else set()
-        if line.note.get("reason") == "exact_dup":
-            self.places.add(line.note["match"])
-        if text := text_of(line):
-            self.texts[digest_of(text)] = flat(text)
+        if not names_of(line).isdisjoint(self.ids):
+            self.places |= {line.note["match"]} if line.note.get("reason") == "exact_dup" else set()
+            text = text_of(line)
+            self.texts |= {flat(text)} - {""}
             self.personal |= {text[span.start : span.end] for span in find_personal(text)}
 
-    def holds(self, line: Line, *, places: bool = True) -> bool:
+    def holds(self, line: Line, *, by_place: bool = True) -> bool:
         """Whether a line is one of the records, a copy of one, or names or says one without being a record."""
-        source = line.source()
-        if source is not None:
-            plain = ESCAPE.sub(lambda m: chr(int(m[1], 16)) if m[1] else " ", source)
-            said = any(text in flat(plain) for text in self.texts.values() if len(text) >= SHORTEST)
-            return said or mentions(plain, self.ids) or not names_of(line).isdisjoint(self.ids)
-        if places and not {line.note.get("where"), line.note.get("match")}.isdisjoint(self.places):
+        if not names_of(line).isdisjoint(self.ids):
             return True
-        return not names_of(line).isdisjoint(self.ids) or digest_of(text_of(line)) in self.texts
+        if line.source is None:
+            places = {line.note.get("where"), line.note.get("match")} if by_place else set()
+            return not places.isdisjoint(self.places) or flat(text_of(line)) in self.texts
+        plain = ESCAPE.sub(lambda m: chr(int(m[1], 16)) if m[1] else " ", line.source)
+        said = any(text in flat(plain) for text in self.texts if len(text) >= SHORTEST)
+        return said or mentions(plain, self.ids)
 
 
 def forget(folder: Path, ids: Sequence[str], runs: Path) -> Forgotten:
@@ -71,18 +65,12 @@ def forget(folder: Path, ids: Sequence[str], runs: Path) -> Forgotten:
     """
     manifest, wanted = verify(folder), Wanted(set(ids))
     hashes = [sha256_of(folder / "manifest.json"), *(parent["sha256"] for parent in manifest["parents"])]
-    for name in DATA:
-        for line in read_folder_lines(folder / name):
-            wanted.learn(line)
-    for name in DATA:
-        same = (line for line in read_folder_lines(folder / name) if wanted.holds(line))
-        wanted.places |= {line.note["where"] for line in same if "where" in line.note}
+    for _, line in both(folder):
+        wanted.learn(line)
+    wanted.places |= {line.note["where"] for _, line in both(folder) if wanted.holds(line)}
     removed = cut(folder, wanted)
     marks = {*ids, *wanted.personal}
-    lines = (
-        (name, n, line) for name in DATA for n, line in enumerate(read_folder_lines(folder / name), start=1)
-    )
-    left = [f"{name}:{n}" for name, n, line in lines if mentions(line.raw.decode("utf-8", "replace"), marks)]
+    left = [place for place, line in both(folder) if mentions(line.raw.decode("utf-8", "replace"), marks)]
     found = {path.parent: path.read_text("utf-8", "replace") for path in sorted(runs.glob("*/run.json"))}
     trained = [run for run, text in found.items() if any(digest in text for digest in hashes)]
     from_runs = {str(run): count for run in trained if (count := forget_in_run(run, wanted))}
@@ -90,7 +78,14 @@ def forget(folder: Path, ids: Sequence[str], runs: Path) -> Forgotten:
     return Forgotten(removed, [str(run) for run in trained], from_runs, others, left)
 
 
-def cut(folder: Path, wanted: Wanted, *, places: bool = True) -> dict[str, int]:
+def both(folder: Path) -> Iterator[tuple[str, Line]]:
+    """The lines of both files, each with its place in them."""
+    for name in DATA:
+        for number, line in enumerate(read_folder_lines(folder / name), start=1):
+            yield f"{name}:{number}", line
+
+
+def cut(folder: Path, wanted: Wanted, *, by_place: bool = True) -> dict[str, int]:
     """Take the records out of both files of a governed folder, and count its papers anew; how many went from each.
 
     The manifest notes hashes of the ids, not the ids. Raises DataError, and changes nothing, where none is there.
@@ -101,14 +96,13 @@ def cut(folder: Path, wanted: Wanted, *, places: bool = True) -> dict[str, int]:
         for name in DATA:
             with (scratch / name).open("wb") as file:
                 for line in read_folder_lines(folder / name):
-                    gone = wanted.holds(line, places=places)
+                    gone = wanted.holds(line, by_place=by_place)
                     removed[name] += gone
                     file.write(b"" if gone else line.raw)
         if not any(removed.values()):
             told = ", ".join(sorted(wanted.ids))
             raise DataError(f"{folder}: no record has the id {told}; nothing was changed.")
-        hashes = sorted(hashlib.sha256(name.encode()).hexdigest() for name in wanted.ids)
-        return {"forgotten": {"ids_sha256": hashes, "records": removed}}
+        return {"forgotten": {"ids_sha256": hashes_of(wanted.ids), "records": removed}}
 
     rewrite(folder, change)
     return removed
@@ -116,12 +110,12 @@ def cut(folder: Path, wanted: Wanted, *, places: bool = True) -> dict[str, int]:
 
 def forget_in_run(run: Path, wanted: Wanted) -> int:
     """Take the records out of what a run keeps of its data; how many there were."""
-    if not (count := sum(in_run(run, wanted))):
-        return 0
-    if (run / "data" / "manifest.json").is_file():
-        return sum(cut(run / "data", wanted, places=False).values())
-    left = (line.raw for line in read_folder_lines(run / REJECTED) if not wanted.holds(line, places=False))
-    write_bytes(run / REJECTED, b"".join(left))
+    count = sum(in_run(run, wanted))
+    if count and (run / "data" / "manifest.json").is_file():
+        return sum(cut(run / "data", wanted, by_place=False).values())
+    if count:
+        lines = read_folder_lines(run / REJECTED)
+        write_bytes(run / REJECTED, b"".join(l.raw for l in lines if not wanted.holds(l, by_place=False)))
     return count
 
 
@@ -132,7 +126,11 @@ def in_run(run: Path, wanted: Wanted) -> Iterator[bool]:
     """
     for path in (run / "data" / KEPT, run / "data" / REJECTED, run / REJECTED):
         if path.is_file():
-            yield from (wanted.holds(line, places=False) for line in read_folder_lines(path, strict=False))
+            yield from (wanted.holds(line, by_place=False) for line in read_folder_lines(path, strict=False))
+
+
+def hashes_of(names: Sequence[str] | set[str]) -> list[str]:
+    return sorted(hashlib.sha256(name.encode()).hexdigest() for name in names)
 
 
 def names_of(line: Line) -> set[str]:
@@ -143,8 +141,10 @@ def names_of(line: Line) -> set[str]:
 
 
 def record_of(line: Line) -> Record | None:
-    source = line.source()
-    item = parse_line(source.encode("utf-8", "surrogatepass"), "", 0) if source is not None else line.record()
+    """The record of a line, also of one that was none under the settings it was governed with."""
+    if line.source is None:
+        return line.record()
+    item = parse_line(line.source.encode("utf-8", "surrogatepass"), "", 0)
     return item if isinstance(item, Record) else None
 
 
@@ -158,10 +158,10 @@ def flat(text: str) -> str:
     return " ".join(redact(text).casefold().split())
 
 
-def digest_of(text: str) -> str:
-    return hashlib.sha256(flat(text).encode("utf-8", "surrogatepass")).hexdigest() if text.strip() else ""
-
-
 def mentions(text: str, names: set[str]) -> bool:
-    """Whether one of the names stands in a text, not as part of a longer one."""
-    return any(re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", text) for name in names if name in text)
+    """Whether one of the names stands in a text, not as part of a longer one; a short one or a number, as an id."""
+    for name in (name for name in names if name in text):
+        before = "" if len(name) > 4 and not name.isdigit() else r"""id["']?\s*[:=]\s*["']?"""
+        if re.search(rf"(?<![\w-]){before}{re.escape(name)}(?![\w-])", text):
+            return True
+    return False

@@ -15,6 +15,8 @@ from mlx_hybrid.records.lines import Fault
 from mlx_hybrid.records.record import Record
 from mlx_hybrid.records.shapes import as_record, renamed
 
+DATA = KEPT, REJECTED = ("kept.jsonl", "rejected.jsonl")
+
 
 class Line(NamedTuple):
     """A line of a governed folder: its bytes, what it says without `_gov`, and that note."""
@@ -27,6 +29,7 @@ class Line(NamedTuple):
         """Its bytes as they were before the note."""
         return self.raw[: self.raw.rindex(b', "_gov": ')] + b"}"
 
+    @property
     def source(self) -> str | None:
         """The text of a line that was no record; None where it was one."""
         if "raw_base64" in self.row:

@@ -16,12 +16,11 @@ from mlx_hybrid.errors import ConfigError, DataError
 from mlx_hybrid.files import new_directory, read_json, sha256_of, write_json
 from mlx_hybrid.governance.checks.engines import load_engine
 from mlx_hybrid.governance.folder.card import croissant, dataset_card, report_page
-from mlx_hybrid.governance.folder.lines import read_folder_lines
+from mlx_hybrid.governance.folder.lines import DATA, KEPT, read_folder_lines
 from mlx_hybrid.governance.folder.summary import summarise, summary_of
 from mlx_hybrid.governance.ledger import Ledger
 
 FORMAT = 1
-DATA = ("kept.jsonl", "rejected.jsonl")
 PACKAGES = ("numpy", "regex", "ftfy", "phonenumberslite", "pyarrow")
 
 
@@ -48,7 +47,7 @@ def write_papers(folder: Path, summary: dict[str, Any], manifest: dict[str, Any]
     write_json(folder / "report.json", summary)
     (folder / "report.html").write_text(report_page(folder, summary), encoding="utf-8")
     (folder / "README.md").write_text(dataset_card(summary), encoding="utf-8")
-    write_json(folder / "croissant.json", croissant(folder / "kept.jsonl", summary))
+    write_json(folder / "croissant.json", croissant(folder / KEPT, summary))
     told = {"counts": summary["counts"], "flags": summary["flags"], "outputs": describe_files(folder)}
     write_json(folder / "manifest.json", manifest | told)
 

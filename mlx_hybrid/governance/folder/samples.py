@@ -69,7 +69,7 @@ def find(folder: Path, places: set[str]) -> Iterator[tuple[str, str]]:
 
 def shown_text(line: Line) -> str:
     """What a line says, turn by turn, redacted, with invisible characters told by their codes."""
-    record, source = line.record(), line.source()
+    record, source = line.record(), line.source
     if source is not None or record is None:
         text = source if source is not None else str(line.row)
     else:

@@ -18,7 +18,7 @@ from mlx_hybrid.adapters.attach import attach, hybrid_layers, trainable_count
 from mlx_hybrid.adapters.frozen import linear_shape, on_cpu
 from mlx_hybrid.config import Config
 from mlx_hybrid.errors import ConfigError
-from mlx_hybrid.models.base import find_model, first_line, hub_endpoint, is_hub_id
+from mlx_hybrid.models.base import checked_config, find_model, first_line, hub_endpoint, is_hub_id
 from mlx_hybrid.models.head import find_parts
 
 WIDTH = ("hidden_size", "n_embd", "d_model", "dim")
@@ -119,7 +119,7 @@ def shape_of(folder: Path, config: Config) -> ModelShape:
     from mlx_lm.utils import load_model
 
     try:
-        model, settings = load_model(folder, lazy=True)
+        model, settings = load_model(folder, lazy=True, model_config=checked_config(folder, str(folder)))
     except (ValueError, KeyError, OSError, RuntimeError) as error:
         raise ConfigError(f"{config.model.name}: cannot be read ({first_line(error)}).") from None
     if on_cpu():

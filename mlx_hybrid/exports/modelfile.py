@@ -1,0 +1,110 @@
+"""ollama's `Modelfile` for an export: the base, the adapter, and the chat template in Go's language."""
+
+import os
+import re
+from contextlib import suppress
+from pathlib import Path
+from shlex import quote
+from typing import Any
+
+from mlx_hybrid.errors import ConfigError
+from mlx_hybrid.exports import gguf
+from mlx_hybrid.exports.adapter import Source
+from mlx_hybrid.exports.checks import Report
+from mlx_hybrid.exports.weights import GENERATION
+from mlx_hybrid.files import read_json, write_text
+from mlx_hybrid.models.base import read_tokenizer, with_template
+
+S, U, A, V = ("\u2045system\u2046", "\u2045first\u2046", "\u2045answer\u2046", "\u2045second\u2046")
+"""Turns that no template changes."""
+UNSAID = "{{ .Prompt }}"
+"""The template of a model without one: the prompt as it is."""
+
+
+def write_modelfile(report: Report, source: Source, folder: Path, directory: Path) -> None:
+    """Write the Modelfile of `folder`, which is to become `directory`, and what runs the export in two programs."""
+    tokenizer = with_template(read_tokenizer(source.base.folder, source.name), source.info.conversations)
+    generation = source.base.folder / GENERATION
+    settings = read_json(generation) if generation.is_file() else {}
+    own, base = next(folder.glob("*.gguf")), report.base_folder
+    place = os.path.relpath(base, folder) if base else f"path/to/{Path(report.base['id']).name}.gguf"
+    adapter = f"./{own.name}" if own.name == gguf.ADAPTER else None
+    text, templated = modelfile(
+        tokenizer, settings, base=place if adapter else f"./{own.name}", adapter=adapter
+    )
+    write_text(folder / "Modelfile", text)
+    if not templated:
+        report.notes.append(
+            "Modelfile has no TEMPLATE: Go's language cannot say this one, so ollama takes the base's own."
+        )
+    if adapter and not base:
+        report.notes.append(
+            f"{place} stands in Modelfile for the base's GGUF file: write where it is, or name it with --base-id."
+        )
+    name, made = re.sub(r"[^a-z0-9._-]+", "-", directory.name.lower()), directory / own.name
+    loads = f"{base or place} --lora {quote(str(made))}" if adapter else quote(str(made))
+    report.commands["ollama"] = (
+        f"ollama create {name} -f {quote(str(directory / 'Modelfile'))} && ollama run {name}"
+    )
+    report.commands["llama.cpp"] = f"llama-cli -m {loads}"
+
+
+def modelfile(tokenizer: Any, settings: dict, *, base: str, adapter: str | None = None) -> tuple[str, bool]:
+    """The text of a Modelfile, and whether the template is in it; `settings` are the model's own for generation."""
+    lines = [f"FROM {base}", *([f"ADAPTER {adapter}"] if adapter else [])]
+    template = go_template(tokenizer) if tokenizer.has_chat_template else UNSAID
+    lines += [f'TEMPLATE """{template}"""'] if template is not None else []
+    lines += [f'PARAMETER stop "{end}"' for end in tokenizer.end_markers]
+    lines += [f"PARAMETER temperature {settings['temperature']}"] if "temperature" in settings else []
+    return "\n".join(lines) + "\n", template is not None
+
+
+def go_template(tokenizer: Any) -> str | None:
+    """The chat template in Go's language, from what it writes around the turns of a conversation.
+
+    None where that depends on more than a turn's place: ollama then takes the template of the base's own file.
+    """
+    user, answer, second = (
+        {"role": r, "content": c} for r, c in (("user", U), ("assistant", A), ("user", V))
+    )
+    begin = "".join(map(tokenizer.convert_ids_to_tokens, tokenizer.begun([])))  # the engine writes it itself
+    try:
+        opened = tokenizer.render([user, answer, second], opened=True).removeprefix(begin)
+        head, between, turn, opening = pieces(opened, U, A, V)
+        end = pieces(tokenizer.render([user, answer]), A)[1]
+        before = turn.removeprefix(end)
+        if not turn.startswith(end) or not head.endswith(before):
+            return None
+        default = head.removesuffix(before)
+    except (ConfigError, ValueError):
+        return None
+    system, first = default, ""
+    with suppress(ConfigError, ValueError):  # a template without a place for a system turn
+        told = tokenizer.render([{"role": "system", "content": S}, user], opened=True).removeprefix(begin)
+        start, middle, _ = pieces(told, S, U)
+        if middle.endswith(before):
+            own = f"{start}{{{{ .System }}}}{middle.removesuffix(before)}"
+            system = f"{{{{ if .System }}}}{own}{{{{ else }}}}{default}{{{{ end }}}}"
+        elif start == before:  # it stands in the first user turn
+            first = f'{{{{ if $system }}}}{{{{ $system }}}}{middle}{{{{ $system = "" }}}}{{{{ end }}}}'
+    if between != opening:
+        opening = (
+            f"{{{{ if eq (len (slice $.Messages $i)) 1 }}}}{opening}{{{{ else }}}}{between}{{{{ end }}}}"
+        )
+    text = (
+        f"{{{{ $system := .System }}}}{system}{{{{ range $i, $_ := .Messages }}}}"
+        f'{{{{ if eq .Role "user" }}}}{before}{first}{{{{ .Content }}}}{opening}'
+        f'{{{{ else if eq .Role "assistant" }}}}{{{{ .Content }}}}{end}{{{{ end }}}}{{{{ end }}}}'
+    )
+    return None if '"""' in text else text
+
+
+def pieces(text: str, *marks: str) -> list[str]:
+    """The text between the marks, each of which stands in it once. Raises ValueError where one does not."""
+    found = []
+    for mark in marks:
+        if text.count(mark) != 1:
+            raise ValueError(mark)
+        before, _, text = text.partition(mark)
+        found.append(before)
+    return [*found, text]

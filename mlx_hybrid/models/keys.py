@@ -1,0 +1,113 @@
+"""The keys of config.json: transformers' newer ones in the words that mlx-lm reads, none that matters left unread."""
+
+import inspect
+import json
+from typing import Any
+
+from mlx_hybrid.errors import ConfigError
+
+NEUTRAL: dict[str, tuple] = {
+    **dict.fromkeys(("rope_theta", "rope_local_base_freq"), (10000,)),
+    **dict.fromkeys(("partial_rotary_factor", "rotary_pct", "logit_scale", "logits_scaling"), (1,)),
+    **dict.fromkeys(("embedding_multiplier", "residual_multiplier", "scale_emb"), (1,)),
+    **dict.fromkeys(("rope_scaling", "attention_multiplier", "query_pre_attn_scalar", "scale_depth"), ()),
+    **dict.fromkeys(("attn_logit_softcapping", "final_logit_softcapping", "clip_qkv", "alibi"), ()),
+    **dict.fromkeys(("qk_norm", "use_qk_norm", "qk_layernorm", "use_parallel_residual", "parallel_attn"), ()),
+    **dict.fromkeys(("no_rope_layers", "no_rope_layer_interval", "attn_temperature_tuning"), ()),
+    **dict.fromkeys(("attention_chunk_size", "sliding_window", "layer_types", "head_dim"), ()),
+    "hidden_act": ("silu", "swish"),
+}
+"""Keys that change a forward pass, and the values with which they do not, beside none at all."""
+GATED = ("llama", "mistral", "qwen2", "qwen3", "phi3", "smollm3")
+"""Families whose classes have the activation of `hidden_act` above written into them."""
+SLIDING, FULL = "sliding_attention", "full_attention"
+
+
+def mended(config: dict[str, Any]) -> dict[str, Any]:
+    """The config with what transformers 5 keeps elsewhere under the names that mlx-lm reads as well."""
+    new = dict(config)
+    if isinstance(inner := config.get("text_config"), dict):
+        new["text_config"] = mended(inner)
+    rope = config.get("rope_parameters")
+    if isinstance(rope, dict):
+        main = rope.get(FULL, rope)
+        for key in ("rope_theta", "partial_rotary_factor"):
+            if key in main:
+                new.setdefault(key, main[key])
+        if main.get("rope_type", "default") != "default":
+            scaling = {k: v for k, v in main.items() if k not in ("rope_theta", "partial_rotary_factor")}
+            new["rope_scaling"] = new.get("rope_scaling") or scaling
+        if "rope_theta" in rope.get(SLIDING, {}):
+            new.setdefault("rope_local_base_freq", rope[SLIDING]["rope_theta"])
+    kinds = config.get("layer_types") or []
+    if SLIDING in kinds and FULL in kinds:
+        every = kinds.index(FULL) + 1
+        if kinds == [FULL if (i + 1) % every == 0 else SLIDING for i in range(len(kinds))]:
+            new.setdefault("sliding_window_pattern", every)
+    for key, other in (("dtype", "torch_dtype"), ("torch_dtype", "dtype")):
+        if key in config:
+            new.setdefault(other, config[key])
+    return new
+
+
+def read_keys(config: dict[str, Any]) -> dict[str, Any] | None:
+    """The keys that the model's class reads, with their defaults; None for a model that mlx-lm does not know."""
+    from mlx_lm.utils import _get_classes
+
+    try:
+        _, arguments = _get_classes(config)
+    except (KeyError, ValueError):
+        return None
+    return {name: field.default for name, field in inspect.signature(arguments).parameters.items()}
+
+
+def check_keys(config: dict[str, Any], where: str) -> None:
+    """Raise ConfigError for a key that changes the forward pass and that the model's class does not read."""
+    if isinstance(config.get("text_config"), dict):
+        return check_keys(config["text_config"], where)
+    known, new = read_keys(config), mended(config)
+    rope = config.get("rope_parameters") or {}
+    own = rope.get(FULL, rope).get("rope_theta", new.get("rope_theta"))
+    if own != new.get("rope_theta"):
+        told = f"says rope_theta {new['rope_theta']} and rope_parameters {own}"
+        raise ConfigError(f"{where}: config.json {told}; take the wrong one out.")
+    for key in new if known else ():
+        if key in NEUTRAL and key not in known and matters(key, new, known):
+            raise ConfigError(
+                f"{where}: config.json says {key} {new[key]!r}, which mlx-lm's {config.get('model_type')} does not "
+                "read, so it would compute something else; take the key out to run the model without it."
+            )
+    return None
+
+
+def matters(key: str, config: dict[str, Any], known: dict[str, Any]) -> bool:
+    """Whether an unread key changes what is computed."""
+    value, kind = config[key], config.get("model_type")
+    width, heads = config.get("hidden_size", 0), config.get("num_attention_heads", 1)
+    if not value or value in NEUTRAL[key] or (key == "hidden_act" and kind not in GATED):
+        return False
+    if key == "head_dim":
+        return value != width // heads
+    if key == "query_pre_attn_scalar":
+        return value != config.get("head_dim", width // heads)
+    windows = config.get("layer_types") or [SLIDING]
+    if key == "layer_types":
+        return set(value) != {FULL} and "sliding_window_pattern" not in (known.keys() & config.keys())
+    if key == "sliding_window":
+        used = config.get("use_sliding_window", True) and SLIDING in windows
+        return used and value < config.get("max_position_embeddings", value)
+    return True
+
+
+def forward_keys(config: dict[str, Any]) -> str | None:
+    """What decides the forward pass besides the weights, as text: the keys that the model's class reads and that are
+    not at their defaults, and how weights are packed. None for a model that mlx-lm does not know."""
+    known, new = read_keys(config), mended(config)
+    if known is None:
+        return None
+    packing = config.get("quantization") or config.get("quantization_config")
+    told = {key: new[key] for key, default in known.items() if key in new and new[key] != default}
+    if not told.get("rope_scaling"):
+        told.pop("max_position_embeddings", None)  # a limit, then, and no part of the arithmetic
+    # 10000 and 10000.0 are one number
+    return json.dumps(json.loads(json.dumps([told, packing]), parse_int=float), sort_keys=True)

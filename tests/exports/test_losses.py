@@ -1,0 +1,74 @@
+"""Packed weights are judged by the held-out loss of the run, and by the share of the update where there is none."""
+
+import mlx.core as mx
+import mlx.nn as nn
+import pytest
+from hf_bases import one_thread, packed_base, trained  # noqa: F401
+from test_merge import shrink
+
+from mlx_hybrid.exports.adapter import open_source
+from mlx_hybrid.exports.checks import ExportMismatch
+from mlx_hybrid.exports.export import fuse
+from mlx_hybrid.exports.losses import held_out_losses
+from mlx_hybrid.models.base import load_base
+
+ROWS = {"base": 2.0, "adapter": 1.0, "records": 20}
+
+
+@pytest.fixture
+def small(tmp_path):
+    """An update so small that rounding takes more than a tenth of it."""
+    return shrink(trained("lora", "llama", packed=True), tmp_path / "small", 0.02)
+
+
+@pytest.mark.parametrize(
+    ("losses", "fault"),
+    [
+        (ROWS | {"packed": 1.05}, None),
+        (ROWS | {"packed": 0.9}, None),
+        (
+            ROWS | {"packed": 1.8},
+            r"the base 2.000: packing keeps 20 % of the gain; without --requantise all of it",
+        ),
+        (ROWS | {"packed": 2.5}, r"packing keeps 0 % of the gain; .*--q-bits 8"),
+        (None, r"only \d+ % of the update survives .*; without --requantise"),
+        ({"base": 1.0, "adapter": 1.5, "packed": 1.2, "records": 20}, r"only \d+ % of the update survives"),
+    ],
+)
+def test_the_loss_says_whether_packing_lost_the_tune(small, tmp_path, monkeypatch, losses, fault):
+    monkeypatch.setattr("mlx_hybrid.exports.export.held_out_losses", lambda source, folder: losses)
+    model = str(packed_base("llama"))
+    if fault:
+        with pytest.raises(ExportMismatch, match=fault):
+            fuse(str(small), tmp_path / "out", requantise=True, model=model)
+        return
+    report = fuse(str(small), tmp_path / "out", requantise=True, model=model)
+    assert report.checks["survival"]["surviving_share"] < 0.9
+    assert report.checks["held_out_loss"] == losses
+
+
+def test_losses_are_of_what_the_run_held_out(run, base_folder):
+    """The base's own, against cross-entropy of whole rows; the base in place of a packed model has the same."""
+    losses = held_out_losses(open_source(str(run.path)), base_folder)
+    assert losses["packed"] == losses["base"] != losses["adapter"]
+    assert losses["records"] > 5
+
+    from mlx_hybrid.evaluation.benchmarks.questions import held_back
+    from mlx_hybrid.records.files import find_sources
+    from mlx_hybrid.records.template import make_examples
+
+    base, config = load_base(str(base_folder)), run.config_here()
+    test = held_back(config, find_sources(config.data), "").test
+    nats = count = 0
+    for example in make_examples(test, base.tokenizer, max_tokens=4096).examples:
+        tokens, wanted = mx.array([example.tokens]), mx.array(example.trained[1:])
+        each = nn.losses.cross_entropy(base.model(tokens[:, :-1])[0], tokens[0, 1:])
+        nats, count = nats + (each * wanted).sum().item(), count + wanted.sum().item()
+    assert losses["base"] == pytest.approx(nats / count, rel=1e-4)
+
+
+def test_records_that_are_gone_leave_the_share_to_judge(small):
+    assert (
+        held_out_losses(open_source(str(small), model=str(packed_base("llama"))), packed_base("llama"))
+        is None
+    )

@@ -1,0 +1,163 @@
+"""A GGUF base, and an adapter on it, in llama.cpp itself against our own forward pass on the same blocks.
+
+python tools/check_gguf.py BASE.gguf [--adapter ADAPTER.gguf --ours RUN] [--model FOLDER] [--prompts FILE] [--json]
+
+Needs the wheel `xllamacpp` (pip install xllamacpp), whose library is called through ctypes. Prints, for the base alone
+and with the adapter, the mean KL from ours to llama.cpp's in nats a token and how many greedy tokens are the same.
+`--model` names the weights for our side, as a folder, where BASE.gguf holds them in float32. On quantised files
+llama.cpp rounds activations to 8 bits, which is the base's own KL. Exit 1 beyond 1e-5 in float32; on quantised files,
+where the adapter's KL is more than the base's own, or greedy tokens part where the base's do not.
+"""
+
+import argparse
+import ctypes
+import json
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+from mlx_hybrid.models.blas import prefer_openblas
+
+prefer_openblas()
+
+import mlx.core as mx  # noqa: E402
+import numpy as np  # noqa: E402
+
+from mlx_hybrid.adapters.store import load_adapter  # noqa: E402
+from mlx_hybrid.exports.logits import PROMPTS, loss_of  # noqa: E402
+from mlx_hybrid.models.adapted import find_adapter  # noqa: E402
+from mlx_hybrid.models.base import load_base  # noqa: E402
+
+GREEDY = 30  # tokens spoken after each prompt
+FLOAT32_KL = 1e-5
+
+
+class Struct(ctypes.Structure):
+    """A struct of llama.cpp, passed by value without being looked into; larger than any of them."""
+
+    _fields_ = [("raw", ctypes.c_uint32 * 128)]
+
+
+class Engine:
+    """llama.cpp with one model, token by token."""
+
+    def __init__(self, model: Path):
+        found = find_spec("xllamacpp")
+        if not found:
+            sys.exit("xllamacpp is not installed: pip install xllamacpp")
+        self.lib = lib = ctypes.CDLL(str(next(Path(found.origin).parent.glob("xllamacpp*.so"))))
+        self.log = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)(lambda *_: None)
+        lib.llama_log_set(self.log, None)
+        lib.llama_backend_init()
+        for name in ("llama_model_default_params", "llama_context_default_params", "llama_batch_get_one"):
+            getattr(lib, name).restype = Struct
+        for name in (
+            "llama_model_load_from_file",
+            "llama_init_from_model",
+            "llama_adapter_lora_init",
+            "llama_get_memory",
+            "llama_model_get_vocab",
+        ):
+            getattr(lib, name).restype = ctypes.c_void_p
+        lib.llama_get_logits_ith.restype = ctypes.POINTER(ctypes.c_float)
+        lib.llama_batch_get_one.argtypes = [ctypes.POINTER(ctypes.c_int32), ctypes.c_int32]
+        lib.llama_decode.argtypes = [ctypes.c_void_p, Struct]
+        self.model = self.held(
+            lib.llama_model_load_from_file(str(model).encode(), lib.llama_model_default_params())
+        )
+        self.context = self.held(lib.llama_init_from_model(self.model, lib.llama_context_default_params()))
+        vocabulary = ctypes.c_void_p(lib.llama_model_get_vocab(self.model))
+        self.size = lib.llama_vocab_n_tokens(vocabulary)
+
+    @staticmethod
+    def held(pointer: int | None) -> ctypes.c_void_p:
+        if not pointer:
+            sys.exit("llama.cpp cannot load the file.")
+        return ctypes.c_void_p(pointer)
+
+    def put_on(self, adapter: Path) -> None:
+        own = self.held(self.lib.llama_adapter_lora_init(self.model, str(adapter).encode()))
+        pointers, scales = (ctypes.c_void_p * 1)(own.value), (ctypes.c_float * 1)(1.0)
+        if self.lib.llama_set_adapters_lora(self.context, pointers, ctypes.c_size_t(1), scales):
+            sys.exit("llama.cpp cannot put the adapter on.")
+
+    def logits(self, tokens: list[int]) -> np.ndarray:
+        """Logits (tokens, vocabulary), from a fresh memory."""
+        self.lib.llama_memory_clear(ctypes.c_void_p(self.lib.llama_get_memory(self.context)), True)
+        return np.stack([self.step(token) for token in tokens])
+
+    def step(self, token: int) -> np.ndarray:
+        batch = self.lib.llama_batch_get_one((ctypes.c_int32 * 1)(token), 1)
+        if self.lib.llama_decode(self.context, batch):
+            sys.exit("llama.cpp cannot decode.")
+        row = self.lib.llama_get_logits_ith(self.context, -1)
+        return np.ctypeslib.as_array(row, (self.size,)).copy()
+
+    def greedy(self, tokens: list[int], count: int) -> list[int]:
+        spoken = [int(self.logits(tokens)[-1].argmax())]
+        while len(spoken) < count:
+            spoken.append(int(self.step(spoken[-1]).argmax()))
+        return spoken
+
+
+def our_greedy(model, tokens: list[int], count: int) -> list[int]:
+    from mlx_lm.models.cache import make_prompt_cache
+
+    cache, spoken, given = make_prompt_cache(model), [], tokens
+    while len(spoken) < count:
+        spoken.append(int(mx.argmax(model(mx.array([given]), cache=cache)[0, -1])))
+        given = spoken[-1:]
+    return spoken
+
+
+def side_by_side(engine: Engine, model, prompts: list[list[int]]) -> dict[str, float]:
+    kls, same, firsts = [], 0, []
+    for tokens in prompts:
+        ours = np.array(model(mx.array([tokens]))[0].astype(mx.float32))
+        kls.append(loss_of(ours, engine.logits(tokens)[:, : ours.shape[1]])["kl_nats_per_token"])
+        pairs = zip(our_greedy(model, tokens, GREEDY), engine.greedy(tokens, GREEDY), strict=True)
+        firsts.append(next((i for i, (a, b) in enumerate(pairs) if a != b), GREEDY))
+        same += firsts[-1]
+    return {
+        "kl_nats_per_token": float(np.mean(kls)),
+        "worst_kl": max(kls),
+        "same_tokens": same,
+        "parts_at": firsts,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("base", type=Path)
+    parser.add_argument("--adapter", type=Path, help="The exported file.")
+    parser.add_argument("--ours", help="The run or adapter that was exported.")
+    parser.add_argument("--model", help="Our side's weights.  [default: BASE.gguf itself]")
+    parser.add_argument("--prompts", type=Path, help="A file with a prompt a line.")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    texts = arguments.prompts.read_text("utf-8").splitlines() if arguments.prompts else PROMPTS
+    base = load_base(arguments.model or str(arguments.base))
+    prompts = [list(base.tokenizer.started(text)) for text in texts]
+    engine = Engine(arguments.base)
+    found = {"base": side_by_side(engine, base.model, prompts)}
+    if arguments.adapter:
+        load_adapter(base.model, find_adapter(arguments.ours)[0])
+        engine.put_on(arguments.adapter)
+        found["adapter"] = side_by_side(engine, base.model.eval(), prompts)
+    total = GREEDY * len(prompts)
+    for name, row in found.items():
+        if not arguments.json:
+            print(
+                f"{name}: KL {row['kl_nats_per_token']:.2g} nats a token (worst prompt {row['worst_kl']:.2g}), "
+                f"greedy {row['same_tokens']} of {total} tokens the same"
+            )
+    if arguments.json:
+        print(json.dumps(found))
+    exact = arguments.model is not None
+    kls = [row["kl_nats_per_token"] for row in found.values()]
+    fine = max(kls) <= FLOAT32_KL if exact else kls[-1] <= max(kls[0], FLOAT32_KL)
+    sys.exit(0 if fine else 1)
+
+
+if __name__ == "__main__":
+    main()
