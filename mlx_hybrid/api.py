@@ -152,28 +152,35 @@ def export(name: str, to: str, output: str | Path, **options: Any) -> "Report":
 
 def generate(
     model: "str | Path | tuple[nn.Module, Any]",
-    prompt: str | Sequence[Mapping[str, str]],
+    prompt: str | Sequence[Mapping[str, str]] | Sequence[str],
     *,
     system: str | None = None,
     raw: bool = False,
     **sampling: Any,
-) -> str:
-    """The answer to one prompt, a user's message or a list of messages, of a name or of what `load` gave.
+) -> str | list[str]:
+    """The answer to one prompt, a user's message or a list of messages, of a name or of what `load` gave; to a list of
+    texts, that of each, made side by side.
 
     `raw` continues the text without the chat template; `sampling` are max_tokens (512, or what the context leaves),
-    temperature (0: the likeliest token), top_p and seed. Raises ConfigError for a prompt over the context.
+    temperature (0: the likeliest token), top_p, top_k, min_p, repetition_penalty and seed. Raises ConfigError for a
+    prompt over the context.
     """
-    from mlx_hybrid.models.generate import Sampling, prompt_tokens, room_for_answer, stream
+    from mlx_hybrid.models.generate import Sampling, answers, prompt_tokens, room_for_answer
     from mlx_hybrid.models.pair import context_limit
 
     net, tokenizer = model if isinstance(model, tuple) else load(str(model))
-    if isinstance(prompt, str):
-        tokens = prompt_tokens(tokenizer, prompt, system=system, raw=raw)
-    else:
-        tokens = tokenizer.ask([dict(turn) for turn in prompt])
-    asked = Sampling(**sampling)
-    room = room_for_answer(len(tokens), context_limit(net, tokenizer), asked.max_tokens)
-    return "".join(piece.text for piece in stream(net, tokenizer, tokens, replace(asked, max_tokens=room)))
+    many = not isinstance(prompt, str) and all(isinstance(one, str) for one in prompt)
+    prompts = [
+        prompt_tokens(tokenizer, one, system=system, raw=raw)
+        if isinstance(one, str)
+        else tokenizer.ask([dict(turn) for turn in one])
+        for one in (prompt if many else [prompt])
+    ]
+    asked, context = Sampling(**sampling), context_limit(net, tokenizer)
+    how = [replace(asked, max_tokens=room_for_answer(len(p), context, asked.max_tokens)) for p in prompts]
+    made = dict(answers(net, tokenizer, prompts, how))
+    texts = ["".join(piece.text for piece in made[i]) for i in range(len(prompts))]
+    return texts if many else texts[0]
 
 
 def paths_of(names: Names) -> list[str]:

@@ -133,6 +133,8 @@ def dequantise(model: nn.Module) -> None:
     """Every packed layer as a dense one, in place."""
     from mlx_lm.utils import dequantize_model
 
+    packed = {name: module for name, module in model.named_modules() if hasattr(module, "dense")}
+    model.update_modules(tree_unflatten([(name, module.unpacked_layer()) for name, module in packed.items()]))
     for _, module in model.named_modules():  # mlx-lm matches the plain classes by type
         for base in (nn.QuantizedLinear, nn.QuantizedEmbedding):
             if isinstance(module, base):

@@ -23,9 +23,17 @@ def packing(layer: nn.Module) -> dict:
 
 def dense_weight(layer: nn.Module, dtype: mx.Dtype | None = None) -> mx.array:
     """The layer's weight (out, in), dequantised where it is packed."""
-    if not hasattr(layer, "scales"):
-        return layer.weight
-    return mx.dequantize(layer.weight, **packing(layer), dtype=dtype)
+    return unpacked(layer, layer.weight, dtype) if hasattr(layer, "scales") else layer.weight
+
+
+def unpacked(layer: nn.Module, codes: mx.array, dtype: mx.Dtype | None) -> mx.array:
+    """The weight of a packed layer from its codes; a layer of another packing than MLX's knows how itself."""
+    if hasattr(layer, "dense"):
+        return layer.dense(codes).astype(dtype or mx.float32)
+    how = packing(layer)
+    if dtype == mx.float32 and how["biases"] is not None:  # MLX computes in the scales' type
+        how |= {part: how[part].astype(dtype) for part in ("scales", "biases")}
+    return mx.dequantize(codes, **how, dtype=dtype)
 
 
 def linear_shape(linear: nn.Module) -> tuple[int, int]:
@@ -42,19 +50,23 @@ def frozen_matmul(x: mx.array, layer: nn.Module) -> mx.array:
     """
     if not hasattr(layer, "scales"):
         return x @ layer.weight.T
-    how = packing(layer)
+    if "_unpacked" in layer:
+        return x @ layer["_unpacked"].T
     if not on_cpu() or x.size // x.shape[-1] < DENSE_ROWS:
-        return mx.quantized_matmul(x, layer.weight, **how, transpose=True)
+        if hasattr(layer, "product"):
+            return layer.product(x).astype(x.dtype)
+        y = mx.quantized_matmul(x, layer.weight, **packing(layer), transpose=True)
+        return y.astype(x.dtype)  # a GGUF file's scales may be wider than the activations
     packed = layer.weight
 
     @mx.custom_function
     def product(x: mx.array) -> mx.array:
-        return x @ mx.dequantize(packed, **how, dtype=x.dtype).T
+        return x @ unpacked(layer, packed, x.dtype).T
 
     @product.vjp
     def product_vjp(x: mx.array, cotangent: mx.array, _: mx.array) -> mx.array:
         (late,) = mx.depends([packed], [cotangent])
-        return cotangent @ mx.dequantize(late, **how, dtype=x.dtype)
+        return cotangent @ unpacked(layer, late, x.dtype)
 
     return product(x)
 
@@ -83,3 +95,13 @@ def use_fast_products(model: nn.Module) -> nn.Module:
         for _, module in model.named_modules():
             module.__class__ = FAST.get(type(module), type(module))
     return model
+
+
+def unpack(model: nn.Module, most_bytes: float) -> None:
+    """Keep the weights of a packed model on the CPU unpacked beside it, for answers and scores, where they take no more
+    than so many bytes: unpacking takes as long as multiplying by 100 rows, and packed products of a few rows longer."""
+    packed = [module for _, module in model.named_modules() if type(module) in FAST.values()]
+    shapes = [linear_shape(module) for module in packed]
+    if on_cpu() and sum(4 * inner * outer for inner, outer in shapes) <= most_bytes:
+        for module in packed:
+            module["_unpacked"] = dense_weight(module, mx.float32)

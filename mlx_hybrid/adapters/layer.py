@@ -175,7 +175,7 @@ class HybridLinear(nn.Module):
         y = frozen_matmul(rotated, self.linear)
         if low is not None:
             y = y + self.low_rank.leave(low).astype(y.dtype)
-        return y + self.linear.bias if "bias" in self.linear else y
+        return y + self.linear.bias.astype(y.dtype) if "bias" in self.linear else y
 
     def _enter(self, x: mx.array) -> tuple[mx.array, mx.array | None]:
         """x R and x A: one product with [U, A] for reflections, where dropout leaves the input alone."""
@@ -216,7 +216,9 @@ class HybridLinear(nn.Module):
         fused.weight = self.merged_weight().astype(self.weight_dtype())
         if "bias" in layer:
             fused.bias = layer.bias
-        if dequantize or not hasattr(layer, "scales"):
+        if (
+            dequantize or not hasattr(layer, "scales") or hasattr(layer, "dense")
+        ):  # MLX cannot pack as GGUF does
             return fused
         return fused.to_quantized(layer.group_size, layer.bits, mode=layer.mode)
 

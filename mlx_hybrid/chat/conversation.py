@@ -119,11 +119,15 @@ def read_messages(path: Path) -> list[dict]:
     messages = tree.get("messages") if isinstance(tree, dict) else None
     if not isinstance(messages, list):
         raise ConfigError(f'{path}: not a saved conversation; it has no list under "messages".')
+    return checked_messages(messages, f"{path}: ")
+
+
+def checked_messages(messages: list, where: str) -> list[dict]:
+    """The messages, of text alone. Raises ConfigError that names one that is none."""
     for number, message in enumerate(messages, 1):
-        where = f"{path}: message {number}"
         if not isinstance(message, dict) or not isinstance(message.get("content"), str):
-            raise ConfigError(f'{where} has no text under "content".')
+            raise ConfigError(f'{where}message {number} has no text under "content".')
         if message.get("role") not in (ROLES if number == 1 else ROLES[1:]):
             told = f"has the role {message.get('role')!r}; system may come first, then user and assistant."
-            raise ConfigError(f"{where} {told}")
+            raise ConfigError(f"{where}message {number} {told}")
     return [{"role": m["role"], "content": m["content"]} for m in messages]

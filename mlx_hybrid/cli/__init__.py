@@ -16,6 +16,7 @@ COMMANDS = (
     *("settings", "doctor"),
 )
 
+COMPUTE = ("finetune", "evaluate", "compare", "chat", "generate", "serve")
 ON_RANKS = ("finetune", "doctor")  # what mlx.launch may start several of
 EVERYWHERE = ("--debug", "--offline")
 
@@ -114,10 +115,12 @@ def main(offline: bool, debug: bool) -> None:
         mlx-hybrid finetune --model mlx-community/Qwen3-0.6B-4bit --data my-records.jsonl
         mlx-hybrid chat last
     """
-    check_alone(click.get_current_context().invoked_subcommand)
+    command = click.get_current_context().invoked_subcommand
+    check_alone(command)
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    from mlx_hybrid.models.blas import prefer_openblas
+    from mlx_hybrid.models.blas import prefer_openblas, slow_products
 
-    prefer_openblas()
+    if not prefer_openblas() and command in COMPUTE and (told := slow_products()):
+        click.echo(told, err=True)

@@ -35,16 +35,16 @@ def examine() -> tuple[dict, list[str]]:
     from mlx_hybrid.errors import ConfigError
     from mlx_hybrid.governance.checks.fasttext import fasttext_distribution
     from mlx_hybrid.models.base import BUNDLED_FOLDER, check_folder, is_offline
+    from mlx_hybrid.models.blas import WAY, answering_library
     from mlx_hybrid.run import machine, memory_bytes, runs_root
 
     about = machine()
     backends = [name for name in ("ring", "jaccl", "mpi", "nccl") if mx.distributed.is_available(name)]
-    maps = Path("/proc/self/maps")
     facts = {
         **{key: about[key] for key in ("system", "machine", "python", "device", "cores")},
         **about["versions"],
         "memory_gb": round(memory_bytes() / 1e9, 1),
-        "openblas": "yes" if maps.exists() and "openblas" in maps.read_text() else "no",
+        "blas": answering_library(),
         "distributed": ", ".join(backends) or "none",
         "fasttext": fasttext_distribution() or "none",
         "offline": "yes" if is_offline() else "no",
@@ -58,6 +58,6 @@ def examine() -> tuple[dict, list[str]]:
         problems.append(str(error))
     if facts["system"] == "Darwin" and facts["device"] == "CPU":
         problems.append("MLX does not see the GPU; install mlx for Apple Silicon, with a native Python.")
-    if facts["system"] == "Linux" and facts["device"] == "CPU" and facts["openblas"] == "no":
-        facts["hint"] = "training is several times faster with OpenBLAS: apt install libopenblas0-pthread"
+    if facts["system"] == "Linux" and facts["device"] == "CPU" and "mlx_cpu" in facts["blas"]:
+        facts["hint"] = f"training is several times faster with a fast BLAS: {WAY}"
     return facts, problems

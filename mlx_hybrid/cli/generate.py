@@ -1,31 +1,35 @@
 """`generate`: answer one prompt."""
 
 import sys
+from contextlib import nullcontext
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from click import argument, option
 
 from mlx_hybrid.cli.commands import answer, tell
-from mlx_hybrid.cli.options import base_model_option, sampling_options
+from mlx_hybrid.cli.options import PATH, base_model_option, sampling_options
 from mlx_hybrid.errors import INTERRUPTED, ConfigError
 
 if TYPE_CHECKING:
     from mlx_hybrid.models.pair import Pair
 
 DEFAULT_TOKENS = 512
+LONGEST_NAME = 1000  # of a file; longer prompts are prompts
 
 
 @click.command()
 @argument("target", metavar="RUN|MODEL")
-@argument("prompt", required=False, metavar="[PROMPT|-]")
+@argument("prompt", required=False, metavar="[PROMPT|FILE|-]")
 @option("--max-tokens", type=int, help="Longest answer.  [default: 512, or what the context leaves]")
 @sampling_options
 @option("--system", help="System prompt.")
 @option("--raw", is_flag=True, help="Continue the text, without the chat template.")
 @option("--base", is_flag=True, help="Leave the adapter off.")
 @base_model_option
+@option("-o", "--output", type=PATH, metavar="FILE", help="New file for the answers to a file's prompts.")
 @option("--json", "as_json", is_flag=True, help="Print the answer and its circumstances as JSON.")
 def generate(
     target: str,
@@ -34,34 +38,48 @@ def generate(
     raw: bool,
     base: bool,
     base_model: str | None,
+    output: Path | None,
     **how: Any,
 ) -> None:
-    """Answer one prompt, from the argument or from standard input.
+    """Answer one prompt, from the argument or from standard input, or all prompts of a file side by side.
 
-    RUN is a run's path or name, `last`, or an adapter's folder or Hub id; MODEL is a folder or a Hub id.
+    RUN is a run's path or name, `last`, or an adapter's folder or Hub id; MODEL is a folder or a Hub id. FILE is text
+    with a prompt a line, or .jsonl with `prompt` or `messages`; its answers are lines of JSON, in its order.
 
     \b
     Examples:
         mlx-hybrid generate last "Translate to Swahili: Where is the station?"
         mlx-hybrid generate last --temperature 0.7 --seed 1 < question.txt
         mlx-hybrid generate last --base --json "Name three rivers."
+        mlx-hybrid generate last questions.txt -o answers.jsonl
         mlx-hybrid generate mlx-community/Qwen3-0.6B-4bit --raw "Once upon a time"
     """
     from mlx_hybrid.chat.repl import interruptible, printed
-    from mlx_hybrid.models.generate import Sampling, prompt_tokens, room_for_answer, stream
+    from mlx_hybrid.jobs.generate import answers_to, read_prompts, room_for
+    from mlx_hybrid.models.generate import Sampling, prompt_tokens, stream
 
     if raw and system:
         raise ConfigError("--raw sends the text as it is, so --system has no place; put it into the prompt.")
     as_json, max_tokens = how.pop("as_json"), how.pop("max_tokens")
-    most = DEFAULT_TOKENS if max_tokens is None else max_tokens
-    asked = Sampling(max_tokens=most, **how).with_seed()
+    exact = max_tokens is not None
+    asked = Sampling(max_tokens=max_tokens if exact else DEFAULT_TOKENS, **how).with_seed()
+    if prompt and Path(prompt).suffix and len(prompt) < LONGEST_NAME and Path(prompt).is_file():
+        prompts = read_prompts(Path(prompt), system, raw)
+        if output and output.exists():
+            raise ConfigError(f"{output}: exists already; choose another name.")
+        pair = open_and_tell(target, base=base, base_name=base_model)
+        to = output.open("x", encoding="utf-8") if output else nullcontext(sys.stdout)
+        with interruptible() as stopped, to as out:
+            for line in answers_to(pair, prompts, asked, base, exact=exact, stopped=stopped, tell=progress):
+                print(line, file=out, flush=True)
+            tell("")
+            raise SystemExit(INTERRUPTED if stopped() else 0)
+    if output:
+        raise ConfigError("-o is for the answers to a file of prompts; the answer to one goes to stdout.")
     text = read_prompt(prompt)
     pair = open_and_tell(target, base=base, base_name=base_model)
     tokens = prompt_tokens(pair.tokenizer, text, system=system, raw=raw)
-    room = room_for_answer(len(tokens), pair.context, most)
-    if room < (max_tokens or 0):
-        left = f"the context of {pair.context:,} leaves {room} for the answer"
-        raise ConfigError(f"--max-tokens: {max_tokens}, but {left}.")
+    room = room_for(tokens, pair, asked.max_tokens, exact=exact)
     model = pair.base() if base else pair.model
     with interruptible() as stopped:
         pieces = stream(model, pair.tokenizer, tokens, replace(asked, max_tokens=room), stopped=stopped)
@@ -75,6 +93,10 @@ def generate(
         answer(facts, as_json)
     if last.finish == "interrupted":
         raise SystemExit(INTERRUPTED)
+
+
+def progress(text: str) -> None:
+    click.echo(f"\r{text} ", nl=False, err=True)
 
 
 def read_prompt(prompt: str | None) -> str:

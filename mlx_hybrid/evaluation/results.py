@@ -103,9 +103,14 @@ def write_results(path: Path, results: Results) -> None:
 
 
 def read_results(path: Path) -> Results:
-    """The results in a file. Raises ConfigError for any other file."""
+    """The results in a file, a run's own of format 1 too. Raises ConfigError for any other file."""
+    from mlx_hybrid.evaluation.first_format import from_first_format
+
     tree = read_json(path)
-    if not isinstance(tree, dict) or tree.pop("format", None) != FORMAT or "rows" not in tree:
+    if isinstance(tree, dict) and tree.get("format") == FORMAT and "rows" in tree:
+        facts = {key: value for key, value in tree.items() if key not in ("format", "rows")}
+        return Results(facts, tuple(Row(**row) for row in tree["rows"]))
+    results = from_first_format(tree) if isinstance(tree, dict) else None
+    if results is None:
         raise ConfigError(f"{path}: not a file of results; `mlx-hybrid evaluate` writes them.")
-    rows = tuple(Row(**row) for row in tree.pop("rows"))
-    return Results(tree, rows)
+    return results

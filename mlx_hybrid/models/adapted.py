@@ -6,6 +6,7 @@ from typing import Any
 
 from mlx_hybrid.errors import ConfigError, MlxHybridError
 from mlx_hybrid.models.base import BUNDLED, base_of, fetch, fingerprints, is_hub_id, load_base, with_template
+from mlx_hybrid.models.gguf.file import OLLAMA, is_gguf_name
 from mlx_hybrid.run import LAST, Run, find_run
 
 UNCHECKED = "mlx-lm keeps no fingerprint of the base, so whether this is the one it was trained on could not be checked"
@@ -41,7 +42,8 @@ def run_named(name: str) -> Run | None:
     Raises ConfigError for a run that is not here: a name that is no folder, no Hub id and not `bundled` is a run's.
     """
     folder = Path(name)
-    bare = not folder.is_dir() and name != BUNDLED and "/" not in name
+    model = folder.exists() or name == BUNDLED or is_gguf_name(name)
+    bare = not model and "/" not in name
     return find_run(name) if (folder / "run.json").is_file() or name == LAST or bare else None
 
 
@@ -65,8 +67,9 @@ def load_run(run: Run, *, base_name: str | None = None, tokenizer: Any = None) -
     run.check_adapter()
     model = run.config_here().model.name
     local = "/" not in model or run.info().get("base", {}).get("id", model) != model
-    if not base_name and local and model != BUNDLED and not Path(model).expanduser().is_dir():
-        told = f"its base, the folder {model}, is not there from here; say with --base-model where it is."
+    named = model == BUNDLED or model.startswith(OLLAMA)
+    if not base_name and local and not named and not Path(model).expanduser().exists():
+        told = f"its base, {model}, is not there from here; say with --base-model where it is."
         raise ConfigError(f"{run.path}: {told}")
     return load_adapted(run.adapter, base_name or model, name=run.name, tokenizer=tokenizer)
 

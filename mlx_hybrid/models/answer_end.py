@@ -39,8 +39,8 @@ def after_answer(tokenizer: Any) -> str | None:
 
 def named_ends(tokenizer: Any, folder: Path) -> list[int]:
     """Ids of the tokens that config, generation settings and tokenizer name as ends, in that order."""
-    from mlx_lm.utils import load_config
+    from mlx_hybrid.models.gguf.config import config_of
 
-    named = load_config(folder).get("eos_token_id")
+    named = config_of(folder).get("eos_token_id")
     named = named if isinstance(named, list) else [named]
     return list(dict.fromkeys(i for i in (*named, tokenizer.eos_token_id) if i is not None))

@@ -1,7 +1,8 @@
-"""Find and load a base model: the bundled one, a folder, or a Hub id."""
+"""Find and load a base model: the bundled one, a folder, a GGUF file, or a Hub id."""
 
 import hashlib
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from mlx_hybrid.config import BUNDLED, ModelConfig
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.files import HUB_ID, read_json
 from mlx_hybrid.models.answer_end import unnamed_end
+from mlx_hybrid.models.gguf.config import config_of, readable
+from mlx_hybrid.models.gguf.file import OLLAMA, is_gguf_name, ollama_file, only_gguf, open_gguf
 from mlx_hybrid.models.keys import check_keys, forward_keys, mended
 
 BUNDLED_FOLDER = Path(__file__).parents[1] / "base"
@@ -42,16 +45,11 @@ def load_base(name: str, *, tokenizer: Any = None) -> BaseModel:
     tokenizer = tokenizer or read_tokenizer(folder, name)
     import mlx.core as mx
     from mlx.utils import tree_flatten
-    from mlx_lm.utils import load_model
 
-    from mlx_hybrid.adapters.frozen import on_cpu, use_fast_products
+    from mlx_hybrid.adapters.frozen import use_fast_products
 
-    settings = checked_config(folder, name)
-    with loading(name):
-        model, config = load_model(folder, model_config=settings)
-    if on_cpu():
-        model.set_dtype(mx.float32)
-        use_fast_products(model)
+    model, config = load_weights(folder, name)
+    use_fast_products(model)
     model.eval()
     for weights, leaf in tree_flatten(model.parameters()):
         if mx.issubdtype(leaf.dtype, mx.floating) and not mx.all(mx.isfinite(leaf)).item():
@@ -67,6 +65,24 @@ def loading(name: str) -> Iterator[None]:
         yield
     except (ValueError, KeyError, OSError, RuntimeError) as error:
         raise ConfigError(f"{name}: cannot be loaded ({first_line(error)}).") from error
+
+
+def load_weights(place: Path, name: str, *, lazy: bool = False) -> tuple[Any, dict]:
+    """The model in a folder or a GGUF file, and its config; `lazy`, without reading a weight."""
+    import mlx.core as mx
+    from mlx_lm.utils import load_model
+
+    from mlx_hybrid.adapters.frozen import on_cpu
+    from mlx_hybrid.models.gguf.load import build
+
+    if place.is_file():
+        return build(open_gguf(place), lazy=lazy)
+    settings = checked_config(place, name)
+    with loading(name):
+        model, config = load_model(place, lazy=lazy, model_config=settings)
+    if on_cpu():
+        model.set_dtype(mx.float32)
+    return model, config
 
 
 def tokenizer_for(model: ModelConfig, day: date | None = None) -> Any:
@@ -92,16 +108,23 @@ def load_tokenizer_of(name: str) -> Any:
 
 
 def read_tokenizer(folder: Path, name: str) -> Any:
-    """The tokenizer in `folder`, which ends answers where the model's config says, or else its chat template."""
+    """The tokenizer in `folder`, which ends answers where the model's config says, or else its chat template; of a
+    GGUF file, from its metadata."""
+    if folder.is_file():
+        from mlx_hybrid.models.gguf.tokenizer import write_companions
+
+        with tempfile.TemporaryDirectory() as beside:
+            write_companions(open_gguf(folder), Path(beside))
+            return read_tokenizer(Path(beside), name)
     if not any(next(folder.glob(pattern), None) for pattern in TOKENIZERS):
         raise ConfigError(f"{name}: no tokenizer in the folder; it needs tokenizer.json or the like.")
-    from mlx_lm.utils import load_config, load_tokenizer
+    from mlx_lm.utils import load_tokenizer
 
     from mlx_hybrid.models.tokenizer import Tokenizer
 
     trust = {"trust_remote_code": False}  # without a word, transformers would ask in a terminal
     with loading(name):
-        config = load_config(folder)
+        config = config_of(folder)
         tokenizer = load_tokenizer(folder, trust, eos_token_ids=config.get("eos_token_id"))
     if end := unnamed_end(tokenizer, folder):
         tokenizer.add_eos_token(end)
@@ -110,16 +133,19 @@ def read_tokenizer(folder: Path, name: str) -> Any:
 
 
 def find_model(name: str) -> Path:
-    """The folder of a model's files, fetched from the Hub when `name` is an id and not there already."""
+    """The folder of a model's files, fetched from the Hub when `name` is an id and not there already; or its GGUF
+    file."""
     if name == BUNDLED:
         return check_folder(BUNDLED_FOLDER, "the bundled base")
+    if name.startswith(OLLAMA):
+        return readable(ollama_file(name), name)
     if not name.strip():
         raise ConfigError("The model's name is empty; give a folder, a Hub id, or bundled.")
     folder = Path(name).expanduser()
     if folder.is_dir():
-        return check_folder(folder, name)
-    if folder.is_file():
-        raise ConfigError(f"{name}: is a file; name the folder that holds config.json and the weights.")
+        return readable(file, name) if (file := only_gguf(folder, name)) else check_folder(folder, name)
+    if folder.is_file() or is_gguf_name(name):
+        return readable(folder, name)
     if not is_hub_id(name):
         raise ConfigError(f"{name}: no such folder, and not a Hub id of the form owner/name.")
     return check_folder(fetch(name), name)
@@ -138,14 +164,16 @@ def base_of(name: str, named: str, given: str | None, option: str) -> str:
     """
     if not given and not named:
         raise ConfigError(f"{name}: does not say which base it was trained on; name it with {option}.")
-    if not given and named != BUNDLED and not is_hub_id(named) and not Path(named).expanduser().is_dir():
-        raise ConfigError(f"{name}: was trained on the local folder {named}; say with {option} where it is.")
+    if not given and not is_named(named) and not Path(named).expanduser().exists():
+        kind = "file" if is_gguf_name(named) else "folder"
+        raise ConfigError(f"{name}: was trained on the local {kind} {named}; say with {option} where it is.")
     return given or named
 
 
 def is_named(name: str) -> bool:
-    """Whether `name` says the same from every folder: the bundled model, or a Hub id that is no folder here."""
-    return name == BUNDLED or (is_hub_id(name) and not Path(name).exists())
+    """Whether `name` says the same from every folder: the bundled model, one of ollama's, or a Hub id that is no folder
+    here."""
+    return name == BUNDLED or name.startswith(OLLAMA) or (is_hub_id(name) and not Path(name).exists())
 
 
 def is_hub_id(name: str) -> bool:
@@ -190,7 +218,16 @@ def check_folder(folder: Path, name: str) -> Path:
 
 
 def identity(name: str, folder: Path) -> dict:
-    """What a run records of its base: the id, and a hash of weights and config."""
+    """What a run records of its base: the id, and a hash of weights and config; of a GGUF file, where it says so, the
+    Hub id of the model that was packed."""
+    if folder.is_file():
+        file, own = open_gguf(folder), name if name.startswith(OLLAMA) else folder.name
+        of_base = {
+            "id": own,
+            "fingerprint": fingerprint(folder),
+            "model_type": config_of(folder)["model_type"],
+        }
+        return of_base | ({"original": file.original} if file.original else {})
     config = read_json(folder / "config.json")
     local = name != BUNDLED and Path(name).exists()
     of_base = {"id": Path(name).resolve().name if local else name, "fingerprint": fingerprint(folder)}
@@ -206,7 +243,10 @@ def checked_config(folder: Path, name: str) -> dict:
 
 def fingerprint(folder: Path) -> str:
     """sha256 over the keys of config.json that change the forward pass and, of each weight file, its size, header, and
-    first and last 64 KiB."""
+    first and last 64 KiB; of a GGUF file, the whole of every weight."""
+    if folder.is_file():
+        keys = forward_keys(config_of(folder))
+        return hashlib.sha256(f"{keys} {open_gguf(folder).fingerprint()}".encode()).hexdigest()
     keys = forward_keys(read_json(folder / "config.json"))
     return old_fingerprint(folder) if keys is None else digest_of(folder, keys.encode())
 
@@ -216,9 +256,10 @@ def old_fingerprint(folder: Path) -> str:
     return digest_of(folder, (folder / "config.json").read_bytes())
 
 
-def fingerprints(folder: Path) -> tuple[str, str]:
+def fingerprints(folder: Path) -> tuple[str, ...]:
     """Those by which an adapter may know this base."""
-    return fingerprint(folder), old_fingerprint(folder)
+    found = fingerprint(folder)
+    return (found,) if folder.is_file() else (found, old_fingerprint(folder))
 
 
 def digest_of(folder: Path, config: bytes) -> str:

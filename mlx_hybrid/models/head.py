@@ -108,9 +108,8 @@ class Passed:
 def rows_of(layer: nn.Module, first: int, last: int) -> nn.Module:
     """A linear layer or embedding of some of its entries alone."""
     part = copy.copy(layer)
-    for name in ("weight", "scales", "biases", "bias"):
-        if name in layer:
-            part[name] = layer[name][first:last]
+    for name in [name for name, value in layer.items() if isinstance(value, mx.array)]:
+        part[name] = layer[name][first:last]
     return part
 
 

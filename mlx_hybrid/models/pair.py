@@ -8,8 +8,10 @@ from typing import Any
 from mlx_hybrid.errors import ConfigError, MlxHybridError
 from mlx_hybrid.models.adapted import Loaded, load_any
 from mlx_hybrid.models.base import load_base
+from mlx_hybrid.run import memory_bytes
 
 SAME = 1e-2  # settled rotations round differently: the change may move by this share of itself
+UNPACKED_SHARE = 0.25  # of the machine's memory, that weights may take that are unpacked once
 NO_LIMIT = 1 << 20  # tokenizers without a limit of their own give numbers beyond any context
 
 
@@ -65,9 +67,11 @@ def open_pair(name: str, *, context: int | None = None, base_name: str | None = 
     import mlx.core as mx
 
     from mlx_hybrid.adapters.attach import settle
+    from mlx_hybrid.adapters.frozen import unpack
 
     loaded = load_any(name, base_name=base_name)
-    mx.eval(settle(loaded.model).parameters())
+    unpack(loaded.model, UNPACKED_SHARE * memory_bytes())
+    mx.eval(settle(loaded.model))
     limit = context_limit(loaded.model, loaded.tokenizer)
     if context is not None and not 16 <= context <= limit:
         raise ConfigError(f"--context: {context}, but this model takes 16 to {limit} tokens.")

@@ -3,6 +3,7 @@
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
+from mlx.utils import tree_flatten
 from tolerances import LOGITS, ROUNDING
 from toys import MODES, base_linear, tiny_llama
 
@@ -11,6 +12,7 @@ from mlx_hybrid.adapters.frozen import (
     FastQuantizedLinear,
     dense_weight,
     frozen_matmul,
+    unpack,
     use_fast_products,
 )
 
@@ -49,6 +51,18 @@ def test_a_model_with_fast_products_gives_the_same_logits(mode):
     fast = use_fast_products(model)
     assert mx.max(mx.abs(fast(tokens) - plain)).item() <= LOGITS
     assert any(isinstance(m, FastQuantizedLinear) for _, m in fast.named_modules())
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_unpacked_once_the_logits_are_the_same_and_nothing_is_saved(mode):
+    model, tokens = use_fast_products(tiny_llama(mode)), mx.array([[3, 5, 8]])
+    plain, names = model(tokens), dict(tree_flatten(model.parameters())).keys()
+    unpack(model, 1e3)  # too little for these weights
+    assert not any("_unpacked" in module for _, module in model.named_modules())
+    unpack(model, 1e9)
+    assert any("_unpacked" in module for _, module in model.named_modules())
+    assert mx.max(mx.abs(model(tokens) - plain)).item() <= LOGITS
+    assert dict(tree_flatten(model.parameters())).keys() == names
 
 
 def test_fast_layers_keep_their_bias():

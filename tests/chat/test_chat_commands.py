@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 from tiny_model import write_base
 
+import mlx_hybrid
 from mlx_hybrid.cli import main
 
 SHORT = ["--max-tokens", "12"]
@@ -47,6 +48,49 @@ def test_a_drawn_seed_is_told_and_repeats_the_answer(run):
     first = json.loads(call(*arguments).stdout)
     again = json.loads(call(*arguments, "--seed", first["settings"]["seed"]).stdout)
     assert again == first
+
+
+def test_a_file_of_prompts_is_answered_side_by_side(run, tmp_path):
+    turn = {"role": "user", "content": "hello"}
+    rows = [
+        {"prompt": "hello"},
+        {"messages": [turn, {"role": "assistant", "content": "old"}]},
+        {"prompt": "bye"},
+    ]
+    (tmp_path / "asked.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    (tmp_path / "asked.txt").write_text("hello\n\nhello\nbye\n")
+    alone = [
+        json.loads(call("generate", run.path, text, *SHORT, "--json").stdout) for text in ("hello", "bye")
+    ]
+    expected = [(a["text"], a["finish_reason"], a["answer_tokens"]) for a in (alone[0], *alone)]
+    for name in ("asked.jsonl", "asked.txt"):
+        done = call("generate", run.path, tmp_path / name, *SHORT, "-o", tmp_path / f"{name}.out")
+        assert done.exit_code == 0, done.output
+        assert "3 of 3 answers" in done.stderr
+        lines = [json.loads(line) for line in (tmp_path / f"{name}.out").read_text().splitlines()]
+        assert [(a["text"], a["finish_reason"], a["answer_tokens"]) for a in lines] == expected
+        assert lines[1]["messages"] == [turn]
+    assert mlx_hybrid.generate(run.path, ["hello", "bye"], max_tokens=12) == [a["text"] for a in alone]
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "said"),
+    [
+        ("{}\n", [], "asked.jsonl:1: is no JSON object with `prompt` or `messages`"),
+        ('{"prompt": "a"}\n{"messages": []}\n', [], "asked.jsonl:2: "),
+        ('{"messages": [{"role": "user", "content": "a"}]}\n', ["--raw"], "--raw continues a text"),
+        ("\n", [], "holds no prompt"),
+        ('{"prompt": "' + "x" * 300 + '"}\n', [], "asked.jsonl:1: The prompt has"),
+        ('{"prompt": "a"}\n', ["-o", "asked.jsonl"], "exists already"),
+        ('{"messages": [7]}\n', [], "asked.jsonl:1: "),
+    ],
+)
+def test_a_file_that_holds_no_prompts_is_refused(run, tmp_path, monkeypatch, text, options, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "asked.jsonl").write_text(text)
+    done = call("generate", run.path, "asked.jsonl", *options)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert said in done.stderr
 
 
 @pytest.mark.parametrize(

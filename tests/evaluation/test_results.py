@@ -23,6 +23,33 @@ def test_rows_are_written_one_a_line_and_read_back(tmp_path):
     assert json.loads(text) == results.tree()
 
 
+def interval(value: float) -> dict:
+    return {"value": value, "low": value - 0.1, "high": value + 0.1, "count": 20}
+
+
+def test_a_run_s_scores_of_format_1_become_rows(tmp_path):
+    sides = {"base": interval(0.3), "adapted": interval(0.6), "gain": interval(0.3)}
+    write_json(tmp_path / "held-out.json", {
+        "format": 1,
+        "seed": 3,
+        "records": 40,
+        "questions": 30,
+        "loss_nats_per_token": {"base": 2.5, "adapted": 1.25, "difference": interval(-1.25)},
+        "accuracy": sides,
+        "accuracy_by_language": {"swh_Latn": sides | {"questions": 25, "gain": interval(0.4)}},
+    })  # fmt: skip
+    results = read_results(tmp_path / "held-out.json")
+    assert (results.facts["task"], results.facts["seed"]) == ("held-out records", 3)
+    assert results.models == ["base", "adapted"]
+    for own in (
+        Row("loss", value=1.25, n=40, model="adapted"),
+        row("loss", -1.25, "difference", 40),
+        row("accuracy", 0.3, "base", 30),
+        row("accuracy", 0.4, "difference", 25, "swh_Latn"),
+    ):
+        assert results.get(own.metric, own.model, own.language) == own
+
+
 @pytest.mark.parametrize("tree", [{}, [], {"format": 2}, {"models": {}}, {"format": 1, "rows": []}])
 def test_other_files_are_refused(tree, tmp_path):
     write_json(tmp_path / "other.json", tree)

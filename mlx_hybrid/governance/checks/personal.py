@@ -28,15 +28,18 @@ ALL = ("email", "phone", "card", "iban", "ip", "secret")
 ALONE, APART = r"(?<![\p{Latin}\p{N}_.-])", r"(?![\p{Latin}\p{N}_]|[.-]\p{N})"
 UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
 EMAIL = regex.compile(
-    rf"(?:(?<![\w.+'-])|(?<=[{UNSPACED}]))(?:(?![{UNSPACED}])\w(?:(?![{UNSPACED}])[\w.+'%-]){{0,63}}|[{UNSPACED}\d]{{0,31}}[{UNSPACED}])"
-    r"@(?:[\w-]{1,63}\.)+(?:[A-Za-z]{2,24}(?![A-Za-z\d_@-])|xn--[A-Za-z\d-]{2,40}|(?![A-Za-z])[\p{L}\p{M}]{2,24}(?![\w@]))"
+    rf"(?:(?<![\w.+'-])|(?<=[{UNSPACED}]))"
+    rf"(?:(?![{UNSPACED}])\w(?:(?![{UNSPACED}])[\w.+'%-]){{0,63}}|[{UNSPACED}\d]{{0,31}}[{UNSPACED}])@(?:[\w-]{{1,63}}\.)+"
+    r"(?:[A-Za-z]{2,24}(?![A-Za-z\d_@-])|xn--[A-Za-z\d-]{2,40}|(?![A-Za-z])[\p{L}\p{M}]{2,24}(?![\w@]))"
 )
 NO_DOMAIN = regex.compile(
     r".*\.(?:png|jpe?g|gif|svg|webp|avif|ico|bmp|pdf|css|js|ts|json|html?|txt|local|internal|lan|localdomain)|\d+\.\d.*",
     regex.IGNORECASE,
 )
+QUAD = r"(?:\d{1,3}\.){3}\d{1,3}"
 IPV4 = regex.compile(
-    r"(?<![\p{Latin}\p{N}_.=<>~^#$/-])(?<!\d[,:])(?:\d{1,3}\.){3}\d{1,3}(?!\.?[\p{Latin}\p{N}_]|-[\p{L}])|(?<=://|@)(?:\d{1,3}\.){3}\d{1,3}(?![\d.]*\d)"
+    rf"(?<![\p{{Latin}}\p{{N}}_.=<>~^#$/-])(?<!\d[,:]){QUAD}(?!\.?[\p{{Latin}}\p{{N}}_]|-\p{{L}})"
+    rf"|(?<=://|@){QUAD}(?![\d.]*\d)"
 )
 IPV6 = regex.compile(
     r"(?<![\p{Latin}\p{N}_:.])(?:[0-9a-fA-F]{1,4}:{1,2}){2,8}(?:[0-9a-fA-F]{1,4})?(?![\p{Latin}\p{N}_:]|\.\d)"
@@ -52,26 +55,17 @@ IBAN = regex.compile(r"(?<![\p{Latin}\p{N}_])[A-Za-z]{2}\d{2}(?:[ -]?[A-Za-z0-9]
 IBAN_LENGTHS = {pair[:2]: int(pair[2:]) for pair in CUES["iban"].split()}
 SOME_DIGITS, SEVEN_DIGITS = re.compile(r"\d"), re.compile(r"\d(?:\D{0,3}\d){6}")
 MAX_CHECKED = 1_000_000  # characters that are searched for flags; redaction searches all
-SPACES, DASHES = (
-    "\u00a0\u2000-\u200b\u200e\u200f\u202a-\u202f\u2060\u2066-\u2069\u3000",
-    "\u2010-\u2015\u2212\ufe58\ufe63\uff0d",
+SPACES = "\u00a0\u200b\u200e\u200f\u2060\u3000" + "".join(
+    map(chr, (*range(0x2000, 0x200B), *range(0x202A, 0x2030)))
 )
-OTHERS = regex.compile(
-    rf"(?P<space>[{SPACES}])|(?P<dash>[{DASHES}])|(?P<wide>[\uff01-\uff5e])|(?P<digit>(?![0-9])\p{{Nd}})"
-)
-
-
-def plain(text: str) -> str:
-    """The text with ASCII's digits, spaces, dashes and marks in place of others, each at the place of its own."""
-    if text.isascii():
-        return text
-    return OTHERS.sub(lambda m: plain_character(m.lastgroup, m[0]), text)
-
-
-def plain_character(kind: str, character: str) -> str:
-    if kind == "digit":
-        return str(unicodedata.digit(character))
-    return " " if kind == "space" else "-" if kind == "dash" else chr(ord(character) - 0xFEE0)
+DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63"
+PLAIN = {
+    **{ord(c): str(unicodedata.digit(c)) for c in map(chr, range(0x80, 0x1FC00)) if c.isdecimal()},
+    **{code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)},
+    **dict.fromkeys(map(ord, SPACES), " "),
+    **dict.fromkeys(map(ord, DASHES), "-"),
+}
+"""ASCII's digits, marks, spaces and dashes in place of those of other scripts and widths, one for one."""
 
 
 def luhn(text: str) -> bool:
@@ -129,7 +123,7 @@ def candidates(text: str, regions: tuple[str, ...]) -> Iterator[Span]:
     """Everything that may be personal; where two claim the same text the earlier has it."""
     yield from (Span("secret", *span) for span in secrets(text))
     has_digits = SOME_DIGITS.search(text)
-    text = plain(text) if has_digits or "\uff20" in text else text
+    text = text.translate(PLAIN) if has_digits or "\uff20" in text else text
     for kind, pattern, length in KINDS:
         if "@" in text if kind == "email" else has_digits:
             for match in pattern.finditer(text):

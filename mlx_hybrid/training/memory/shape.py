@@ -18,7 +18,7 @@ from mlx_hybrid.adapters.attach import attach, hybrid_layers, trainable_count
 from mlx_hybrid.adapters.frozen import linear_shape, on_cpu
 from mlx_hybrid.config import Config
 from mlx_hybrid.errors import ConfigError
-from mlx_hybrid.models.base import checked_config, find_model, first_line, hub_endpoint, is_hub_id
+from mlx_hybrid.models.base import find_model, first_line, hub_endpoint, is_hub_id, load_weights
 from mlx_hybrid.models.head import find_parts
 
 WIDTH = ("hidden_size", "n_embd", "d_model", "dim")
@@ -116,14 +116,7 @@ def write_holes(path: Path, tensors: Iterable[tuple]) -> None:
 
 def shape_of(folder: Path, config: Config) -> ModelShape:
     """Sizes of the lazily loaded model in `folder`, before and after its adapter."""
-    from mlx_lm.utils import load_model
-
-    try:
-        model, settings = load_model(folder, lazy=True, model_config=checked_config(folder, str(folder)))
-    except (ValueError, KeyError, OSError, RuntimeError) as error:
-        raise ConfigError(f"{config.model.name}: cannot be read ({first_line(error)}).") from None
-    if on_cpu():
-        model.set_dtype(mx.float32)
+    model, settings = load_weights(folder, config.model.name, lazy=True)
     settings = settings | settings.get("text_config", {})
     base = byte_count(model.parameters())
     dtypes = [value.dtype for _, value in tree_flatten(model.parameters())]
@@ -145,7 +138,7 @@ def shape_of(folder: Path, config: Config) -> ModelShape:
         mlp_outputs=sum(mlp) // max(1, len(mlp)),
         widest=sum(sum(shape) for shape in adapted),
         outputs=sum(d_out for _, d_out in adapted),
-        activation_bytes=min((d.size for d in dtypes if mx.issubdtype(d, mx.floating)), default=4),
+        activation_bytes=4 if on_cpu() else min(d.size for d in dtypes if mx.issubdtype(d, mx.floating)),
         unpacks_head=on_cpu() and head is not None and head.packed(),
         head_gradient_bytes=4 * sum(leaf.size for leaf in head.leaves().values()) if head else 0,
         chunks_logits=head is not None,

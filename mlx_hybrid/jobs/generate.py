@@ -1,0 +1,88 @@
+"""Answers to all prompts of a file, side by side."""
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from mlx_hybrid.chat.conversation import checked_messages
+from mlx_hybrid.errors import ConfigError, DataError
+from mlx_hybrid.models.generate import Sampling, answers, room_for_answer
+from mlx_hybrid.models.pair import Pair
+
+Prompt = tuple[str, str | list[dict]]
+"""Where it stands, and the text to continue or the messages to answer."""
+
+
+def read_prompts(path: Path, system: str | None, raw: bool) -> list[Prompt]:
+    """Every prompt of a file of text or .jsonl, without an answer that it has already. Raises ConfigError."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as UTF-8 text ({error}).") from None
+    prompts: list[Prompt] = []
+    first = [{"role": "system", "content": system}] if system else []
+    for number, line in enumerate(lines, 1):
+        place, asked = f"{path}:{number}", line
+        if not line.strip():
+            continue
+        if path.suffix == ".jsonl":
+            try:
+                row = json.loads(line)
+                asked = row.get("messages") or row["prompt"]
+            except (ValueError, KeyError, AttributeError):
+                raise ConfigError(f"{place}: is no JSON object with `prompt` or `messages`.") from None
+        if isinstance(asked, list):
+            asked = checked_messages(asked, f"{place}: ")
+            asked = asked[:-1] if asked[-1]["role"] == "assistant" else asked
+        elif not raw:
+            asked = [*first, {"role": "user", "content": asked}]
+        if raw is not isinstance(asked, str):
+            raise ConfigError(f"{place}: --raw continues a text, and these are messages.")
+        prompts.append((place, asked))
+    if not prompts:
+        raise ConfigError(f"{path}: holds no prompt.")
+    return prompts
+
+
+def room_for(tokens: list[int], pair: Pair, most: int, *, exact: bool) -> int:
+    """Tokens that an answer may have. Raises ConfigError where an `exact` wish has no room."""
+    room = room_for_answer(len(tokens), pair.context, most)
+    if exact and room < most:
+        told = f"but the context of {pair.context:,} leaves {room} for the answer."
+        raise ConfigError(f"--max-tokens: {most}, {told}")
+    return room
+
+
+def answers_to(
+    pair: Pair,
+    prompts: list[Prompt],
+    sampling: Sampling,
+    base: bool = False,
+    *,
+    exact: bool,
+    stopped: Callable[[], bool],
+    tell: Callable[[str], None],
+) -> Iterator[str]:
+    """Lines of JSON in the order of the prompts, each as soon as those before it are there."""
+    tokenizer, tokens, how = pair.tokenizer, [], []
+    for place, prompt in prompts:
+        try:
+            tokens.append(tokenizer.continued(prompt) if isinstance(prompt, str) else tokenizer.ask(prompt))
+            room = room_for(tokens[-1], pair, sampling.max_tokens, exact=exact)
+        except (ConfigError, DataError) as error:
+            raise ConfigError(f"{place}: {error}") from None
+        how.append(dataclasses.replace(sampling, max_tokens=room))
+    model, waiting, written, began = pair.base() if base else pair.model, {}, 0, time.monotonic()
+    for number, pieces in answers(model, tokenizer, tokens, how, stopped=stopped):
+        waiting[number] = pieces
+        done = written + len(waiting)
+        left = (time.monotonic() - began) / done * (len(prompts) - done)
+        tell(f"{done} of {len(prompts)} answers, {left:.0f} s left")
+        while written in waiting:
+            pieces, prompt = waiting.pop(written), prompts[written][1]
+            facts = {"prompt" if isinstance(prompt, str) else "messages": prompt}
+            facts |= {"text": "".join(piece.text for piece in pieces), "finish_reason": pieces[-1].finish}
+            yield json.dumps(facts | {"answer_tokens": pieces[-1].count}, ensure_ascii=False)
+            written += 1
