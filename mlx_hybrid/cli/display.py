@@ -1,5 +1,6 @@
 """How a job's events look: a live bar on a terminal, plain lines elsewhere. Talk goes to stderr, results to stdout."""
 
+import math
 from typing import Any
 
 from rich.console import Console
@@ -24,6 +25,7 @@ class Display:
         self.progress: Progress | None = None
         self.run: Any = None
         self.interrupted = self.trained_to_the_end = False
+        self.base_loss = math.inf
         self.results: Any = None
 
     def note(self, text: str) -> None:
@@ -86,7 +88,10 @@ class Display:
             self.note(f"step {event.step}/{event.steps}  {facts}  ETA {left:.0f} s")
 
     def on_validated(self, event: Validated) -> None:
-        self.note(f"step {event.step}  validation loss {event.loss:.3f}{event.standing}")
+        self.base_loss = self.base_loss if event.step else event.loss
+        above = ", above the base's" if event.step and event.best and event.loss >= self.base_loss else ""
+        standing = event.standing.replace(")", f"{above})")
+        self.note(f"step {event.step}  validation loss {event.loss:.3f}{standing}")
 
     def on_interrupted(self, event: Interrupted) -> None:
         self.stop_bar()

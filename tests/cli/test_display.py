@@ -9,7 +9,7 @@ from mlx_hybrid.evaluation.results import Results, Row
 from mlx_hybrid.jobs import finetune as job
 from mlx_hybrid.jobs.events import Evaluated, Prepared
 from mlx_hybrid.run import Run
-from mlx_hybrid.training.events import Interrupted, Note
+from mlx_hybrid.training.events import Interrupted, Note, Validated
 
 RESULTS = Results(
     {"task": "held-out records", "version": 1, "records": 9},
@@ -56,6 +56,19 @@ def test_json_is_alone_on_stdout(events, run):
     assert json.loads(result.stdout) == told
     assert "loss, nats per token" in result.stderr
     assert "-0.500 [-0.600, -0.400]" in result.stderr
+
+
+def test_a_loss_above_the_base_s_is_not_called_best_without_saying_so(events, run):
+    validated = [
+        Validated(step, loss, best) for step, loss, best in ((0, 2.0, False), (5, 3.0, True), (9, 1.5, True))
+    ]
+    events(*validated)
+    told = [line for line in run("finetune").stderr.splitlines() if "validation loss" in line]
+    assert told == [
+        "step 0  validation loss 2.000 (base)",
+        "step 5  validation loss 3.000 (best so far, above the base's)",
+        "step 9  validation loss 1.500 (best so far)",
+    ]
 
 
 def test_lines_are_not_broken_for_a_file(events, run):
