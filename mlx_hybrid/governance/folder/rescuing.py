@@ -1,7 +1,6 @@
 """Records that a rule set aside back among those that are kept, by their reason or their id."""
 
 import io
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from heapq import merge
@@ -22,7 +21,7 @@ from mlx_hybrid.records.record import Record, parse_line
 class Rescued:
     """How many records came back for each reason, and those that stay because they are none, with what is wrong."""
 
-    records: Counter[str] = field(default_factory=Counter)
+    records: dict[str, int] = field(default_factory=dict)
     left: list[str] = field(default_factory=list)
 
 
@@ -45,7 +44,7 @@ def rescue(folder: Path, ids: Sequence[str], reasons: Sequence[str]) -> Rescued:
         if not isinstance(found := parse_line(raw, item.path, item.line, maps.get(item.path)), Record):
             done.left.append(f"{item.where}: {found.detail}")
             return b""
-        done.records[reason] += 1
+        done.records[reason] = done.records.get(reason, 0) + 1
         item.decision, item.flags = None, (Finding("rescued", f"{reason}: {line.note.get('detail', '')}"),)
         write_kept(file := io.BytesIO(), raw, item, redacts=redacts, renames=maps.get(item.path, {}))
         return file.getvalue()
