@@ -10,7 +10,7 @@ from typing import Any
 from mlx_hybrid.errors import ConfigError, DataError, nearest
 from mlx_hybrid.governance.checks.personal import kinds_to_redact
 from mlx_hybrid.governance.folder.forgetting import hashes_of, names_of
-from mlx_hybrid.governance.folder.lines import KEPT, REJECTED, Line, read_folder_lines, write_kept
+from mlx_hybrid.governance.folder.lines import KEPT, REJECTED, Line, maps_of, read_folder_lines, write_kept
 from mlx_hybrid.governance.folder.manifest import rewrite, verify
 from mlx_hybrid.governance.rules import RULES
 from mlx_hybrid.governance.stages import Finding
@@ -31,14 +31,14 @@ def rescue(folder: Path, ids: Sequence[str], reasons: Sequence[str]) -> Rescued:
     Raises ConfigError for a reason that there is not, DataError where no record comes back; nothing is changed then.
     """
     manifest, done, known = verify(folder), Rescued(), set()
-    maps = {source["path"]: source.get("map", {}) for source in manifest["inputs"]}
+    maps = maps_of(manifest["inputs"])
     redacts = kinds_to_redact(manifest["config"])
 
     def back(line: Line) -> bytes:
         """The line as a kept one; empty where it stays."""
         reason, item = line.note["reason"], line.item()
         known.add(reason)
-        if reason not in reasons and names_of(line).isdisjoint(ids):
+        if reason not in reasons and names_of(line, maps).isdisjoint(ids):
             return b""
         raw = line.bare() if line.source is None else line.source.encode("utf-8", "surrogatepass")
         if not isinstance(found := parse_line(raw, item.path, item.line, maps.get(item.path)), Record):
