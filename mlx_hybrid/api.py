@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -110,6 +110,18 @@ def govern(
     return summarise(
         govern_files(paths_of(paths), folder, config, replace=replace, renames=map, progress=progress)
     )
+
+
+def rescue(folder: str | Path, ids: Names = (), *, reasons: Names = ()) -> dict:
+    """Bring records that governance set aside back into the kept ones of `folder`, which `govern` made.
+
+    They are named by their ids or places (`path:line`), or by the reasons they went for, as "menu". Returns how many
+    came back for each reason (`records`), and what stays because it is no record (`left`). Raises ConfigError for a
+    reason that there is not, DataError where nothing comes back.
+    """
+    from mlx_hybrid.governance.folder import rescuing
+
+    return asdict(rescuing.rescue(Path(folder), paths_of(ids), paths_of(reasons)))
 
 
 def evaluate(

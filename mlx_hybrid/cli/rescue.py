@@ -1,6 +1,5 @@
 """`rescue`: records that a rule set aside back among those that are kept."""
 
-from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -29,14 +28,14 @@ def rescue(folder: Path, ids: tuple[str, ...], reasons: tuple[str, ...], as_json
         mlx-hybrid rescue clean --reason menu
         mlx-hybrid rescue clean user-17 raw.jsonl:204
     """
-    from mlx_hybrid.governance.folder.rescuing import rescue as rescue_records
+    from mlx_hybrid import api
 
     if not ids and not reasons:
         raise ConfigError("name the records: with --reason NAME, or by their ids or places as path:line.")
-    done = rescue_records(folder, ids, reasons)
-    told = ", ".join(f"{count} from {reason}" for reason, count in done.records.items())
+    done = api.rescue(folder, ids, reasons=reasons)
+    told = ", ".join(f"{count} from {reason}" for reason, count in done["records"].items())
     lines = [f"Back in kept.jsonl: {told}."]
-    if done.left:
-        more = f" and {len(done.left) - 3} more" if len(done.left) > 3 else ""
-        lines.append(f"No records, so they stay: {'; '.join(done.left[:3])}{more}.")
-    answer(asdict(done), as_json, *lines, command("finetune", "--data", folder / "kept.jsonl"))
+    if left := done["left"]:
+        more = f" and {len(left) - 3} more" if len(left) > 3 else ""
+        lines.append(f"No records, so they stay: {'; '.join(left[:3])}{more}.")
+    answer(done, as_json, *lines, command("finetune", "--data", folder / "kept.jsonl"))

@@ -91,7 +91,7 @@ ELSEWHERE = {
     "optimizer",
     "train",
 }
-ELSEWHERE |= {"optimizer_config", "config", "data", "model", "clear_cache_threshold"}
+ELSEWHERE |= {"optimizer_config", "config", "data", "model", "clear_cache_threshold", "trust_remote_code"}
 
 
 def test_what_mlx_lm_and_transformers_call_it_is_known():

@@ -168,3 +168,19 @@ def test_a_number_is_an_id_where_one_stands(line, goes, tmp_path):
         "kept.jsonl": 1,
         "rejected.jsonl": goes,
     }
+
+
+def test_copies_are_found_under_the_keys_of_their_file(tmp_path):
+    rows = [
+        {"q": "What does a pilot do?", "a": SAID, "id": n, "language": code}
+        for n, code in (("p-1", "en"), ("p-2", "sw"))
+    ]
+    govern_files(
+        [write_jsonl(tmp_path / "raw.jsonl", rows)],
+        tmp_path / "out",
+        FREE,
+        renames=("q=prompt,a=completion",),
+    )
+    assert "What does a pilot do?" in (tmp_path / "out" / "report.html").read_text()
+    done = forget(tmp_path / "out", ["p-1"], tmp_path / "runs")
+    assert done.removed == {"kept.jsonl": 1, "rejected.jsonl": 1}

@@ -6,6 +6,7 @@ import pytest
 from click.testing import CliRunner
 from governance.conftest import SENTENCES, read_jsonl, write_jsonl
 
+import mlx_hybrid
 from mlx_hybrid.cli import main
 from mlx_hybrid.config import GovernanceConfig
 from mlx_hybrid.errors import ConfigError, DataError
@@ -69,6 +70,13 @@ def test_a_rescued_record_is_redacted_and_renamed_as_others_are(tmp_path):
     row = read_jsonl(tmp_path / "out" / "kept.jsonl")[0]
     assert row["completion"] == f"Ask [EMAIL]. {MENU}"
     assert (row["_gov"]["edits"], row["_gov"]["where"]) == (["redacted"], f"{path}:1")
+
+
+def test_python_does_what_the_command_does(out):
+    assert mlx_hybrid.rescue(out, "menu-1", reasons=["exact_dup", "bad_json"]) == {
+        "records": {"menu": 1, "exact_dup": 1},
+        "left": [f"{out.parent / 'raw.jsonl'}:4: not JSON: Expecting value at column 1"],
+    }
 
 
 @pytest.mark.parametrize(

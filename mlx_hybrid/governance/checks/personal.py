@@ -45,13 +45,17 @@ IPV6 = regex.compile(
     r"(?<![\p{Latin}\p{N}_:.])(?:[0-9a-fA-F]{1,4}:{1,2}){2,8}(?:[0-9a-fA-F]{1,4})?(?![\p{Latin}\p{N}_:]|\.\d)"
 )
 VERSION, RELEASED = said_before("version", r"[^\n]{0,14}$"), said_before("released")
-CARD = regex.compile(rf"{ALONE}[2-6](?:[ -]?\d){{12,18}}{APART}")
+ADDRESS, RESOLVERS = (
+    said_before("address"),
+    ("8.8.8.8", "8.8.4.4", "1.1.1.1", "1.0.0.1", "9.9.9.9", "4.2.2.2"),
+)
+CARD = regex.compile(rf"{ALONE}[2-6](?:[ .-]?\d){{12,18}}{APART}")
 CARDS = regex.compile(
     r"4(?:\d{12}|\d{15}|\d{18})|5[1-5]\d{14}|2(?:22[1-9]|2[3-9]\d|[3-6]\d\d|7[01]\d|720)\d{12}|3[47]\d{13}"
     r"|6(?:011|4[4-9]\d|5\d\d)\d{12,15}|35(?:2[89]|[3-8]\d)\d{12,15}|62\d{14,17}|3(?:0[0-5]|[689]\d)\d{11}|220[0-4]\d{12,15}"
 )
 """Visa, Mastercard, American Express, Discover, JCB, UnionPay, Diners and Mir, by prefix and length."""
-IBAN = regex.compile(r"(?<![\p{Latin}\p{N}_])[A-Za-z]{2}\d{2}(?:[ -]?[A-Za-z0-9]){11,30}")
+IBAN = regex.compile(r"(?<![\p{Latin}\p{N}_])[A-Za-z]{2}\d{2}(?:[ .-]?[A-Za-z0-9]){11,30}")
 IBAN_LENGTHS = {pair[:2]: int(pair[2:]) for pair in CUES["iban"].split()}
 SOME_DIGITS, SEVEN_DIGITS = re.compile(r"\d"), re.compile(r"\d(?:\D{0,3}\d){6}")
 MAX_CHECKED = 1_000_000  # characters that are searched for flags; redaction searches all
@@ -76,13 +80,13 @@ def luhn(text: str) -> bool:
 
 
 def card_length(match: Any) -> int:
-    digits = match[0].replace(" ", "").replace("-", "")
+    digits = re.sub(r"\D", "", match[0])
     return len(match[0]) if CARDS.fullmatch(digits) and luhn(digits) and len(set(digits)) > 1 else 0
 
 
 def iban_length(match: Any) -> int:
     """As many letters and digits as the country's have, where they pass the mod-97 check of ISO 13616."""
-    places = [place for place, c in enumerate(match[0]) if c not in " -"]
+    places = [place for place, c in enumerate(match[0]) if c.isalnum()]
     wanted = IBAN_LENGTHS.get(match[0][:2].upper(), 99)
     if len(places) < wanted:
         return 0
@@ -101,7 +105,10 @@ def ip_length(match: Any) -> int:
     if address.version == 6:
         return len(match[0]) if address in ipaddress.ip_network("2000::/3") and address.is_global else 0
     before, after = match.string[max(0, match.start() - 40) : match.start()], match.string[match.end() :][:20]
-    is_version = VERSION.search(before) or RELEASED.match(after.lstrip())
+    like = all(int(part) < 32 for part in match[0].split(".")) and match[0] not in RESOLVERS
+    is_version = (
+        VERSION.search(before) or RELEASED.match(after.lstrip()) or (like and not ADDRESS.search(before))
+    )
     return len(match[0]) if address.is_global and not is_version else 0
 
 

@@ -19,6 +19,7 @@ NO_PHONE = regex.compile(  # dates and decimals
     r"(?:\d{1,2}[./ -]\d{1,2}[./ -](?:19|20)\d\d|(?:19|20)\d\d[./ -]\d{1,2}[./ -]\d{1,2}|\d{1,3}\.\d{5,})\b"
 )
 THOUSANDS = regex.compile(r"[1-9]\d{0,2}(?:[ .]\d{3})+")
+MOST_GROUPS = 6
 WIDE = 5  # regions of a language from which a number must look more like one
 WINDOW = 32  # characters before a number in which a word says what it is
 WORLD = tuple(CUES["regions"].split())
@@ -64,7 +65,8 @@ def is_national(written: str, regions: tuple[str, ...], *, called: bool) -> bool
         return any(is_number(written, region, "valid") for region in chain(regions, WORLD))
     opened, groups, wide = written[0] in "0(", regex.findall(r"\d+", written), len(regions) > WIDE
     pairs = all(len(group) == 2 for group in groups) and len(regions) > 1
-    if THOUSANDS.fullmatch(written) or any(len(group) == 1 for group in groups[2:]) or (pairs and not opened):
+    odd = len(groups) > MOST_GROUPS or any(len(group) == 1 for group in groups[2:])
+    if odd or THOUSANDS.fullmatch(written) or (pairs and not opened):
         return False
     if len(groups) == 1:
         how = "valid" if opened else "mobile" if len(written) >= 10 and not wide else ""

@@ -9,7 +9,15 @@ from pathlib import Path
 from mlx_hybrid.errors import DataError
 from mlx_hybrid.files import sha256_of, write_bytes
 from mlx_hybrid.governance.checks.personal import find_personal, redact
-from mlx_hybrid.governance.folder.lines import DATA, KEPT, REJECTED, Line, read_folder_lines
+from mlx_hybrid.governance.folder.lines import (
+    DATA,
+    KEPT,
+    REJECTED,
+    Line,
+    Maps,
+    maps_of,
+    read_folder_lines,
+)
 from mlx_hybrid.governance.folder.manifest import rewrite, verify
 from mlx_hybrid.records.record import Record, parse_line
 
@@ -34,25 +42,26 @@ class Wanted:
     """What tells the records to be forgotten: ids, places, what they say, and the personal data in it."""
 
     ids: set[str]
+    maps: Maps
     places: set[str] = field(default_factory=set)
     texts: set[str] = field(default_factory=set)
     personal: set[str] = field(default_factory=set)
 
     def learn(self, line: Line) -> None:
         """Take in what a line says that has one of the ids."""
-        if not names_of(line).isdisjoint(self.ids):
+        if not names_of(line, self.maps).isdisjoint(self.ids):
             self.places |= {line.note["match"]} if line.note.get("reason") == "exact_dup" else set()
-            text = text_of(line)
+            text = text_of(line, self.maps)
             self.texts |= {flat(text)} - {""}
             self.personal |= {text[span.start : span.end] for span in find_personal(text)}
 
     def holds(self, line: Line, *, by_place: bool = True) -> bool:
         """Whether a line is one of the records, a copy of one, or names or says one without being a record."""
-        if not names_of(line).isdisjoint(self.ids):
+        if not names_of(line, self.maps).isdisjoint(self.ids):
             return True
         if line.source is None:
             places = {line.note.get("where"), line.note.get("match")} if by_place else set()
-            return not places.isdisjoint(self.places) or flat(text_of(line)) in self.texts
+            return not places.isdisjoint(self.places) or flat(text_of(line, self.maps)) in self.texts
         plain = ESCAPE.sub(lambda m: chr(int(m[1], 16)) if m[1] else " ", line.source)
         said = any(text in flat(plain) for text in self.texts if len(text) >= SHORTEST)
         return said or mentions(plain, self.ids)
@@ -63,7 +72,8 @@ def forget(folder: Path, ids: Sequence[str], runs: Path) -> Forgotten:
 
     Raises DataError when no record has any of the ids.
     """
-    manifest, wanted = verify(folder), Wanted(set(ids))
+    manifest = verify(folder)
+    wanted = Wanted(set(ids), maps_of(manifest["inputs"]))
     hashes = [sha256_of(folder / "manifest.json"), *(parent["sha256"] for parent in manifest["parents"])]
     for _, line in both(folder):
         wanted.learn(line)
@@ -133,23 +143,23 @@ def hashes_of(names: Sequence[str] | set[str]) -> list[str]:
     return sorted(hashlib.sha256(name.encode()).hexdigest() for name in names)
 
 
-def names_of(line: Line) -> set[str]:
+def names_of(line: Line, maps: Maps) -> set[str]:
     """What a record may be called by: its id and `path:line`."""
-    record = record_of(line)
+    record = record_of(line, maps)
     own = record.fields.get("id") if record else line.row.get("id")
     return {str(name) for name in (own, line.note.get("where")) if name is not None}
 
 
-def record_of(line: Line) -> Record | None:
+def record_of(line: Line, maps: Maps) -> Record | None:
     """The record of a line, also of one that was none under the settings it was governed with."""
     if line.source is None:
-        return line.record()
+        return line.record(maps)
     item = parse_line(line.source.encode("utf-8", "surrogatepass"), "", 0)
     return item if isinstance(item, Record) else None
 
 
-def text_of(line: Line) -> str:
-    record = record_of(line)
+def text_of(line: Line, maps: Maps) -> str:
+    record = record_of(line, maps)
     return record.content() if record else ""
 
 

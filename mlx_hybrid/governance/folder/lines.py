@@ -2,8 +2,9 @@
 
 import base64
 import json
-from collections.abc import Collection, Iterator, Mapping, Set
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any, NamedTuple
 
 from mlx_hybrid.errors import DataError
@@ -16,6 +17,11 @@ from mlx_hybrid.records.record import Record
 from mlx_hybrid.records.shapes import as_record, renamed
 
 DATA = KEPT, REJECTED = ("kept.jsonl", "rejected.jsonl")
+
+
+Maps = Mapping[str, dict[str, str]]
+"""Of each file of a folder what its keys are read as."""
+NO_MAPS: Maps = MappingProxyType({})
 
 
 class Line(NamedTuple):
@@ -36,20 +42,20 @@ class Line(NamedTuple):
             return base64.b64decode(self.row["raw_base64"]).decode("utf-8", "replace")
         return self.row["raw"] if set(self.row) == {"raw"} else None
 
-    def record(self) -> Record | None:
+    def record(self, maps: Maps = NO_MAPS) -> Record | None:
         """The record that stands here, in the form that is trained on; None where it is none."""
         path, _, line = self.note.get("where", "").rpartition(":")
         try:
-            fields, shape = as_record(self.row)
+            fields, shape = as_record(renamed(self.row, maps.get(path, {})))
         except NotARecord:
             return None
         return Record(fields, path, int(line or 0), self.note.get("shape", shape))
 
-    def item(self) -> Inspection:
+    def item(self, maps: Maps = NO_MAPS) -> Inspection:
         """What was decided on it."""
         path, _, line = self.note["where"].rpartition(":")
         decision = [self.note.get(name, "") for name in Decision._fields] if "stage" in self.note else None
-        record = self.record()
+        record = self.record(maps)
         return Inspection(
             path,
             int(line),
@@ -61,12 +67,18 @@ class Line(NamedTuple):
         )
 
 
-def read_folder_lines(path: Path, *, strict: bool = True, at: Set[str] | None = None) -> Iterator[Line]:
-    """The lines of a kept or rejected file, or those `at` some places. Raises DataError for one that is no JSON object,
-    or passes it over."""
+def read_folder_lines(
+    path: Path, *, strict: bool = True, at: Set[str] | None = None, holding: Sequence[bytes] = ()
+) -> Iterator[Line]:
+    """The lines of a kept or rejected file, or those `at` some places or `holding` some bytes.
+
+    Raises DataError for one that is no JSON object, or passes it over.
+    """
     with path.open("rb") as file:
         for number, raw in enumerate(file, start=1):
             if at is not None and place_of(raw) not in at:
+                continue
+            if holding and not any(mark in raw for mark in holding):
                 continue
             try:
                 row = json.loads(raw)
@@ -82,6 +94,10 @@ def place_of(raw: bytes) -> str:
     """The place that a line's note begins with, without reading the line as JSON."""
     told = raw.rpartition(b'"_gov": {"where": ')[2]
     return json.loads(told[: told.find(b'", "language"') + 1] or b'""')
+
+
+def maps_of(sources: Sequence[dict[str, Any]]) -> Maps:
+    return {source["path"]: source.get("map", {}) for source in sources}
 
 
 def load_kept(path: Path) -> list[Record]:

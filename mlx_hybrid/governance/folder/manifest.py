@@ -16,7 +16,7 @@ from mlx_hybrid.errors import ConfigError, DataError
 from mlx_hybrid.files import new_directory, read_json, sha256_of, write_json
 from mlx_hybrid.governance.checks.engines import load_engine
 from mlx_hybrid.governance.folder.card import croissant, dataset_card, report_page
-from mlx_hybrid.governance.folder.lines import DATA, KEPT, read_folder_lines
+from mlx_hybrid.governance.folder.lines import DATA, KEPT, maps_of, read_folder_lines
 from mlx_hybrid.governance.folder.summary import summarise, summary_of
 from mlx_hybrid.governance.ledger import Ledger
 
@@ -61,7 +61,8 @@ def rewrite(folder: Path, change: Callable[[Path], dict[str, Any]]) -> None:
     old = {"path": "manifest.json", "sha256": sha256_of(folder / "manifest.json")}
     with new_directory(folder) as scratch:
         noted = change(scratch)
-        items = [line.item() for name in DATA for line in read_folder_lines(scratch / name)]
+        maps = maps_of(manifest["inputs"])
+        items = [line.item(maps) for name in DATA for line in read_folder_lines(scratch / name)]
         order = {source["path"]: place for place, source in enumerate(manifest["inputs"])}
         items.sort(key=lambda item: (order.get(item.path, 0), item.line))
         summary = summary_of(items, manifest["config"], manifest["inputs"])

@@ -1,7 +1,6 @@
 """Records that a rule set aside back among those that are kept, by their reason or their id."""
 
 import io
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from heapq import merge
@@ -11,7 +10,7 @@ from typing import Any
 from mlx_hybrid.errors import ConfigError, DataError, nearest
 from mlx_hybrid.governance.checks.personal import kinds_to_redact
 from mlx_hybrid.governance.folder.forgetting import hashes_of, names_of
-from mlx_hybrid.governance.folder.lines import KEPT, REJECTED, Line, read_folder_lines, write_kept
+from mlx_hybrid.governance.folder.lines import KEPT, REJECTED, Line, maps_of, read_folder_lines, write_kept
 from mlx_hybrid.governance.folder.manifest import rewrite, verify
 from mlx_hybrid.governance.rules import RULES
 from mlx_hybrid.governance.stages import Finding
@@ -22,7 +21,7 @@ from mlx_hybrid.records.record import Record, parse_line
 class Rescued:
     """How many records came back for each reason, and those that stay because they are none, with what is wrong."""
 
-    records: Counter[str] = field(default_factory=Counter)
+    records: dict[str, int] = field(default_factory=dict)
     left: list[str] = field(default_factory=list)
 
 
@@ -32,20 +31,20 @@ def rescue(folder: Path, ids: Sequence[str], reasons: Sequence[str]) -> Rescued:
     Raises ConfigError for a reason that there is not, DataError where no record comes back; nothing is changed then.
     """
     manifest, done, known = verify(folder), Rescued(), set()
-    maps = {source["path"]: source.get("map", {}) for source in manifest["inputs"]}
+    maps = maps_of(manifest["inputs"])
     redacts = kinds_to_redact(manifest["config"])
 
     def back(line: Line) -> bytes:
         """The line as a kept one; empty where it stays."""
         reason, item = line.note["reason"], line.item()
         known.add(reason)
-        if reason not in reasons and names_of(line).isdisjoint(ids):
+        if reason not in reasons and names_of(line, maps).isdisjoint(ids):
             return b""
         raw = line.bare() if line.source is None else line.source.encode("utf-8", "surrogatepass")
         if not isinstance(found := parse_line(raw, item.path, item.line, maps.get(item.path)), Record):
             done.left.append(f"{item.where}: {found.detail}")
             return b""
-        done.records[reason] += 1
+        done.records[reason] = done.records.get(reason, 0) + 1
         item.decision, item.flags = None, (Finding("rescued", f"{reason}: {line.note.get('detail', '')}"),)
         write_kept(file := io.BytesIO(), raw, item, redacts=redacts, renames=maps.get(item.path, {}))
         return file.getvalue()

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from mlx_hybrid.governance.checks.personal import redact
 from mlx_hybrid.governance.checks.phones import regions_of
-from mlx_hybrid.governance.folder.lines import Line, read_folder_lines
+from mlx_hybrid.governance.folder.lines import DATA, KEPT, Line, Maps, maps_of, read_folder_lines
 
 SHOWN = 3  # of each reason
 LONGEST = 3000  # characters of a text that is compared
@@ -35,8 +35,10 @@ class Sample(NamedTuple):
 def samples(folder: Path, summary: dict[str, Any]) -> dict[str, list[Sample]]:
     """Up to three records of each reason, in the order of the summary, then of the flags that tell of a pair."""
     rows = [(row["reason"], row["where"], row["detail"], row["match"]) for row in summary["examples"]]
-    rows += flagged(folder / "kept.jsonl")
-    texts = dict(find(folder, {place for _, where, _, other in rows for place in (where, other)}))
+    rows += flagged(folder / KEPT)
+    places = {place for _, where, _, other in rows for place in (where, other)}
+    lines = [line for name in DATA for line in read_folder_lines(folder / name, at=places)]
+    texts = {line.note["where"]: shown_text(line, maps_of(summary["sources"])) for line in lines}
     found: dict[str, list[Sample]] = {}
     for reason, where, detail, other in rows:
         text, beside = texts.get(where, ""), texts.get(other, "")
@@ -51,7 +53,7 @@ def samples(folder: Path, summary: dict[str, Any]) -> dict[str, list[Sample]]:
 def flagged(path: Path) -> Iterator[tuple[str, str, str, str]]:
     """The first kept records whose flag names another one, by that flag."""
     left, seen = dict.fromkeys(PAIRED[1:], SHOWN), set()
-    for line in read_folder_lines(path):
+    for line in read_folder_lines(path, holding=[f'"reason": "{reason}"'.encode() for reason in left]):
         for flag in line.note.get("flags", []):
             other = PLACE.match(flag["detail"]) if left.get(flag["reason"]) else None
             if other and (other[1], line.note["where"]) not in seen:
@@ -60,16 +62,9 @@ def flagged(path: Path) -> Iterator[tuple[str, str, str, str]]:
                 yield flag["reason"], line.note["where"], flag["detail"], other[1]
 
 
-def find(folder: Path, places: set[str]) -> Iterator[tuple[str, str]]:
-    """The texts of the lines that came from these places."""
-    for name in ("kept.jsonl", "rejected.jsonl"):
-        for line in read_folder_lines(folder / name, at=places):
-            yield line.note["where"], shown_text(line)
-
-
-def shown_text(line: Line) -> str:
+def shown_text(line: Line, maps: Maps) -> str:
     """What a line says, turn by turn, redacted, with invisible characters told by their codes."""
-    record, source = line.record(), line.source
+    record, source = line.record(maps), line.source
     if source is not None or record is None:
         text = source if source is not None else str(line.row)
     else:
