@@ -236,6 +236,17 @@ def test_what_is_wrong_with_an_override_names_it_and_not_the_file(override, tmp_
     assert found.adapter.rotation.block_size == 0
 
 
+def test_what_is_wrong_with_an_option_is_not_blamed_on_the_file(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("method: lora\n")
+    for overrides in ((), ("train.steps=3",)):
+        with pytest.raises(ConfigError, match=r"^options: adapter\.low_rank\.rank must be at least 1"):
+            load_config(path, overrides, {"adapter.low_rank.rank": 0})
+    path.write_text("method: lora\ntrain: {stepz: 1}\n")
+    with pytest.raises(ConfigError, match=r"config\.yaml: unknown key"):
+        load_config(path, (), {"adapter.low_rank.rank": 2})
+
+
 def test_later_settings_win(tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text("method: lora\nseed: 1\ntrain: {epochs: 1}\n")

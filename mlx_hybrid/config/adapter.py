@@ -45,7 +45,7 @@ class LowRankConfig(Bounded):
     """A low-rank update s · x A B (LoRA, arXiv 2106.09685)."""
 
     rank: int = bounded(8, 1, sane=512)
-    """Columns of A."""
+    """Rank of the update, the columns of A: more can learn more, and takes more memory."""
     alpha: float = 16.0
     """Scale: s = alpha / √rank with rslora, else alpha / rank."""
     rslora: bool = True

@@ -1,6 +1,7 @@
 """YAML and `--set` into a Config, and back."""
 
 import dataclasses
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,9 @@ def load_config(
     try:
         return assemble(file, [*trees, options], where)
     except ConfigError:
+        with suppress(ConfigError):  # what is whole without the options is not to blame
+            assemble(file, trees, where)
+            where, overrides = "options", ()
         for count, override in enumerate(overrides):  # the first one that makes it go wrong is named
             assemble(file, [*trees[:count], options], where)
             where = f"--set {override}"
