@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.models.gguf.blocks import FIELDS, PLAIN
 from mlx_hybrid.models.gguf.file import GgufFile, open_gguf
@@ -130,6 +132,8 @@ def rope_scaling(file: GgufFile) -> dict[str, Any] | None:
             f"{name}_factor": file.numbers(f"rope_factors_{name}.weight") for name in ("long", "short")
         }
         return {"type": "longrope", "original_max_position_embeddings": original} | factors
+    if "rope_freqs.weight" in file.tensors:
+        return llama3_scaling(file)
     factor = file.about("rope.scaling.factor", file.about("rope.scale_linear", 1.0))
     if kind == "none" and factor == 1.0:
         return None
@@ -138,3 +142,21 @@ def rope_scaling(file: GgufFile) -> dict[str, Any] | None:
     scaling = {"type": "linear" if kind == "none" else kind, "factor": factor}
     scaling["rope_type"] = scaling["type"]
     return scaling | ({"original_max_position_embeddings": original} if kind == "yarn" else {})
+
+
+def llama3_scaling(file: GgufFile) -> dict[str, Any]:
+    """The settings of Llama 3 that make the factors which the file holds. Raises ConfigError for other factors."""
+    from mlx_lm.models.rope_utils import initialize_rope
+
+    factors, base = np.array(file.numbers("rope_freqs.weight")), file.about("rope.freq_base", 10000.0)
+    found = {
+        "rope_type": "llama3",
+        "factor": float(factors.max()),
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+    }
+    found |= {"original_max_position_embeddings": 8192}
+    made = initialize_rope(2 * len(factors), base, False, found)._freqs
+    if not np.allclose(made, base ** (np.arange(len(factors)) / len(factors)) * factors, rtol=1e-5):
+        raise ConfigError(f"{file.path}: its rope_freqs.weight are not Llama 3's, and are not read.")
+    return found

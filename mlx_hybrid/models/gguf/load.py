@@ -15,13 +15,19 @@ from mlx_hybrid.errors import ConfigError, nearest
 from mlx_hybrid.models.gguf.blocks import BITS, FIELDS, PACKED, plain, unpack
 from mlx_hybrid.models.gguf.config import model_config
 from mlx_hybrid.models.gguf.file import GgufFile, Tensor
-from mlx_hybrid.models.gguf.names import gguf_name, is_reordered, mlx_name, rows_from_gguf, rows_to_gguf
+from mlx_hybrid.models.gguf.names import (
+    gguf_name,
+    is_reordered,
+    is_shifted,
+    mlx_name,
+    rows_from_gguf,
+    rows_to_gguf,
+)
 from mlx_hybrid.models.gguf.packed import PackedEmbedding, PackedLinear
 
 GROUP = 32
-FACTORS = "rope_freqs.weight"
-PLACELESS = (FACTORS, "rope_factors_long.weight", "rope_factors_short.weight")
-"""What the settings or the rotary positions are made from."""
+PLACELESS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
+"""What settings are made from."""
 
 
 def build(file: GgufFile, *, lazy: bool = False) -> tuple[nn.Module, dict[str, Any]]:
@@ -50,8 +56,6 @@ def build(file: GgufFile, *, lazy: bool = False) -> tuple[nn.Module, dict[str, A
         else:
             layers[path][leaf] = parts["weight"]
     model.update_modules(tree_unflatten(list(layers.items())))
-    if FACTORS in file.tensors:
-        stretch_positions(model, file, config)
     if config["model_type"] == "gemma3_text":
         scale_exactly(model.model.embed_tokens, config["hidden_size"])
     if not on_cpu():
@@ -75,6 +79,18 @@ def read_parts(file: GgufFile, tensor: Tensor, *, lazy: bool = False) -> dict[st
         parts = {name: value.reshape(tensor.shape) for name, value in parts.items()}
     mx.eval([] if lazy else parts)
     return parts
+
+
+def read_dense(file: GgufFile, tensor: Tensor) -> mx.array:
+    """A tensor unpacked to float32 as a Hugging Face folder has it: rows in its order, Gemma's norms less 1."""
+    parts = read_parts(file, tensor)
+    plain_place = nn.Linear(1, 1, bias=False)
+    value = (
+        dense_weight(held_as(plain_place, tensor.kind, parts), mx.float32)
+        if "scales" in parts
+        else parts["weight"]
+    )
+    return value.astype(mx.float32) - is_shifted(file.architecture, tensor.name)
 
 
 def arrays_of(tensor: Tensor, rows: np.ndarray) -> dict[str, mx.array]:
@@ -114,26 +130,6 @@ def held_as(module: nn.Module, kind: str, parts: dict[str, mx.array]) -> nn.Modu
         layer[name] = value
     layer.freeze()
     return layer
-
-
-class Positions(nn.Module):
-    """Rotary positions whose frequencies the file divides by factors of its own, as Llama 3's long context does."""
-
-    def __init__(self, dims: int, periods: mx.array):
-        super().__init__()
-        self.dims, self._periods = dims, periods
-
-    def __call__(self, x: mx.array, offset: int = 0) -> mx.array:
-        settings = {"traditional": False, "base": None, "scale": 1.0, "offset": offset}
-        return mx.fast.rope(x, self.dims, freqs=self._periods, **settings)
-
-
-def stretch_positions(model: nn.Module, file: GgufFile, config: dict[str, Any]) -> None:
-    dims = config["head_dim"]
-    periods = config["rope_theta"] ** (mx.arange(0, dims, 2) / dims) * mx.array(file.numbers(FACTORS))
-    for layer in model.layers:
-        if isinstance(layer.self_attn.rope, nn.RoPE):  # SmolLM3 has layers without any
-            layer.self_attn.rope = Positions(dims, periods)
 
 
 def scale_exactly(embedding: nn.Module, width: int) -> None:
