@@ -30,8 +30,12 @@ def test_a_run_on_a_gguf_file_finishes(run, gguf, records, settings, tmp_path):
     run("finetune", "--resume", "run", "--steps", "16", code=None)
     loaded = load_any("run")
     assert loaded.change > 0
-    assert "tiny.gguf" in run("generate", "run", "no river", "--max-tokens", "3", code=0).output or True
-    run("evaluate", "run", "--on", records, "--limit", "4", code=0)
+    run("generate", "run", "no river", "--max-tokens", "3", code=0)
+    other = tmp_path / "other.jsonl"
+    other.write_text(
+        "".join(json.dumps({"prompt": f"so {i} is it", "completion": "up"}) + "\n" for i in range(4))
+    )
+    run("evaluate", "run", "--on", other, "--output", "measured", code=0)
     run("export", "run", "--to", "peft", "-o", "peft", code=0)
     report = json.loads((tmp_path / "peft" / "export.json").read_text())
     assert report["base"]["kind"] == "dequantised"
