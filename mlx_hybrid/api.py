@@ -34,7 +34,7 @@ def load(name: str, *, base_model: str | None = None) -> tuple["nn.Module", Any]
     """
     from mlx_hybrid.models.pair import open_pair
 
-    pair = open_pair(str(name), base_name=base_model)
+    pair = open_pair(str(name), base_name=base_model, compact=True)
     return pair.model, pair.tokenizer
 
 

@@ -100,7 +100,7 @@ def use_fast_products(model: nn.Module) -> nn.Module:
 def unpack(model: nn.Module, most_bytes: float) -> None:
     """Keep the weights of a packed model on the CPU unpacked beside it, for answers and scores, where they take no more
     than so many bytes: unpacking takes as long as multiplying by 100 rows, and packed products of a few rows longer."""
-    packed = [module for _, module in model.named_modules() if type(module) in FAST.values()]
+    packed = [module for _, module in model.named_modules() if isinstance(module, tuple(FAST.values()))]
     shapes = [linear_shape(module) for module in packed]
     if on_cpu() and sum(4 * inner * outer for inner, outer in shapes) <= most_bytes:
         for module in packed:

@@ -5,18 +5,26 @@ from pathlib import Path
 import click
 from click import option
 
-from mlx_hybrid.cli.commands import answer
+from mlx_hybrid.cli.commands import answer, command
 
 
 @click.command()
+@click.argument("model", required=False)
 @option("--json", "as_json", is_flag=True, help="Print as JSON.")
-def doctor(as_json: bool) -> None:
+def doctor(model: str | None, as_json: bool) -> None:
     """Say what this machine offers and whether everything needed is installed.
 
+    With a GGUF file as MODEL, or ollama:NAME, say instead how its weights are held.
+
     \b
-    Example:
+    Examples:
         mlx-hybrid doctor
+        mlx-hybrid doctor model.gguf
     """
+    if model:
+        weights = held_weights(model)
+        then = f"Next: {command('finetune', '--model', model)}"
+        return answer({"model": model, "weights": weights}, as_json, *held_lines(weights), then)
     facts, problems = examine()
     lines = [f"{key:<16} {value}" for key, value in facts.items()]
     lines += [f"Problem: {problem}" for problem in problems]
@@ -24,6 +32,34 @@ def doctor(as_json: bool) -> None:
     answer({"facts": facts, "problems": problems}, as_json, *lines, then)
     if problems:
         raise SystemExit(3)
+    return None
+
+
+def held_weights(name: str) -> list[dict]:
+    """How each type of tensor of a GGUF file is held. Raises ConfigError for another model."""
+    from mlx_hybrid.errors import ConfigError
+    from mlx_hybrid.models.base import find_model
+    from mlx_hybrid.models.gguf.file import open_gguf
+    from mlx_hybrid.models.gguf.load import holdings
+
+    path = find_model(name)
+    if not path.is_file():
+        raise ConfigError(f"{name}: is a folder; doctor says how the weights of a GGUF file are held.")
+    return holdings(open_gguf(path))
+
+
+def held_lines(weights: list[dict]) -> list[str]:
+    """The same as lines, and what the file's values take in memory."""
+    stored, held = (sum(row[key] for row in weights) / 1e6 for key in ("file_bytes", "bytes"))
+    lines = [
+        f"  {row['type']:<5}{row['tensors']:>4} tensors, {row['file_bytes'] / 1e6:,.1f} MB in the file, "
+        f"{row['bytes'] / 1e6:,.1f} MB in memory: {row['held']}"
+        for row in weights
+    ]
+    return [
+        *lines,
+        f"Weights: {stored:,.1f} MB in the file, {held:,.1f} MB in memory, each value exactly as it is.",
+    ]
 
 
 def examine() -> tuple[dict, list[str]]:

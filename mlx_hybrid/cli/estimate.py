@@ -9,6 +9,7 @@ import click
 from click import option
 
 from mlx_hybrid.cli.commands import answer, command, given_options
+from mlx_hybrid.cli.doctor import held_lines, held_weights
 from mlx_hybrid.cli.options import given_settings, run_options
 from mlx_hybrid.config import BUNDLED, Config
 from mlx_hybrid.config.recipes import run_config
@@ -41,7 +42,7 @@ def estimate(
     from mlx_hybrid.training.memory.estimate import Load
     from mlx_hybrid.training.memory.estimate import estimate as estimate_memory
     from mlx_hybrid.training.memory.fit import USABLE, as_options, memory_limit, way_out
-    from mlx_hybrid.training.memory.shape import model_shape
+    from mlx_hybrid.training.memory.shape import local_folder, model_shape
 
     given = given_settings(options)
     if "model.name" in given and not config:
@@ -62,6 +63,8 @@ def estimate(
         "limit_bytes": limit,
         "fits": found.needed <= limit,
     }
+    if (place := local_folder(settings.model.name)) and place.is_file():
+        result["held"] = held_weights(settings.model.name)
     if source != "the records":
         loads = [Load(rows, tokens, rows * tokens) for rows in BATCHES for tokens in LENGTHS]
         needs = [estimate_memory(shape, load, settings).needed for load in loads]
@@ -72,7 +75,7 @@ def estimate(
     else:
         result["change"] = way_out(shape, load_of, settings, limit)
         then = f"It will not fit. The smallest change that does: {as_options(result['change'])}"
-    answer(result, as_json, *lines(result), then)
+    answer(result, as_json, *(held_lines(result["held"]) if "held" in result else ()), *lines(result), then)
     if not result["fits"]:
         raise SystemExit(MemoryLimitError.exit_code)
 

@@ -16,7 +16,7 @@ from mlx_hybrid.adapters.store import AdapterInfo, read_adapter_config, read_wei
 from mlx_hybrid.adapters.targets import last_part
 from mlx_hybrid.config import AdapterConfig
 from mlx_hybrid.errors import ConfigError
-from mlx_hybrid.exports.weights import ModelWeights
+from mlx_hybrid.exports.weights import ModelWeights, weights_of
 from mlx_hybrid.models.adapted import find_adapter, own_name
 from mlx_hybrid.models.base import base_of, find_model, fingerprints, identity
 
@@ -94,7 +94,7 @@ def open_source(name: str, *, model: str | None = None) -> Source:
     folder, base_name = find_adapter(name)
     info = read_adapter_config(folder)
     base_name = base_of(name, info.base["id"], model or base_name, "--model")
-    base = ModelWeights(find_model(base_name))
+    base = weights_of(find_model(base_name))
     info.check_base(fingerprints(base.folder), base.folder, folder, "; name the right base with --model")
     if info.stock:
         info = replace(info, base=identity(base_name, base.folder))

@@ -10,8 +10,8 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_hybrid.errors import ConfigError
-from mlx_hybrid.files import read_json
-from mlx_hybrid.models.base import checked_config
+from mlx_hybrid.models.base import load_weights, read_tokenizer
+from mlx_hybrid.models.gguf.config import config_of
 
 PROMPTS = (
     "The river rose in the night, and by morning the bridge was gone.",
@@ -64,15 +64,13 @@ def loss_of(reference: np.ndarray, other: np.ndarray) -> dict[str, float]:
 
 def probe_tokens(folder: Path) -> np.ndarray:
     """Token ids (prompts, tokens): fixed sentences where the folder has a tokenizer, else fixed random ids."""
-    config = read_json(folder / "config.json")
+    config = config_of(folder)
     vocabulary = config.get("vocab_size") or config.get("text_config", {}).get("vocab_size", 256)
     tokens = np.random.default_rng(0).integers(0, vocabulary, (len(PROMPTS), LENGTH))
     try:
-        from transformers import AutoTokenizer
-
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        rows = [tokenizer(text, add_special_tokens=True)["input_ids"] for text in PROMPTS]
-    except (OSError, ValueError, KeyError, ImportError):
+        tokenizer = read_tokenizer(folder, str(folder))
+        rows = [tokenizer.started(text) for text in PROMPTS]
+    except ConfigError:
         return tokens
     for row, ids in zip(tokens, rows, strict=True):
         ids = [i for i in ids if i < vocabulary][:LENGTH]
@@ -82,19 +80,15 @@ def probe_tokens(folder: Path) -> np.ndarray:
 
 def mlx_logits(folder: Path, tokens: np.ndarray, adapt: Callable[[Any], Any] | None = None) -> tuple:
     """Logits (prompts, tokens, vocabulary) of a model as it is and after `adapt`; float32 on the CPU, as in PyTorch."""
-    from mlx_lm.utils import load_model
-
     from mlx_hybrid.adapters.frozen import use_fast_products
 
     def forward() -> np.ndarray:
         return np.array(model.eval()(mx.array(tokens.astype(np.int32))).astype(mx.float32))
 
     with mx.stream(mx.cpu):
-        try:
-            model, _ = load_model(folder, model_config=checked_config(folder, str(folder)))
-        except (ValueError, KeyError, RuntimeError) as error:
-            raise ConfigError(f"{folder}: mlx-lm cannot load it ({error}).") from error
-        model.set_dtype(mx.float32)
+        model, _ = load_weights(folder, str(folder))
+        if folder.is_dir():
+            model.set_dtype(mx.float32)
         use_fast_products(model)
         plain = adapted = forward()
         if adapt:

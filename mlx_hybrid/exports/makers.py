@@ -126,6 +126,7 @@ def make_mlx_lm(source: Source, folder: Path, options: "Options") -> Report:
     """An adapter for stock mlx-lm where it is exactly a LoRA, else a fused model."""
     from mlx_lm.tuner.utils import load_adapters
 
+    refuse_gguf(source, "mlx-lm does not read", "fuse makes a model that it reads")
     low_rank = source.info.adapter.low_rank
     forms = None if low_rank and low_rank.magnitude else peft.make_forms(source, source.base)
     if forms is None or forms.oft:
@@ -140,11 +141,18 @@ def make_mlx_lm(source: Source, folder: Path, options: "Options") -> Report:
     return report
 
 
+def refuse_gguf(source: Source, why: str, way_out: str) -> None:
+    if source.base.folder.is_file():
+        raise ConfigError(f"{source.base.folder}: is a GGUF file, which {why}; {way_out}.")
+
+
 def make_fused(source: Source, folder: Path, options: "Options", *, to: str = "fuse") -> Report:
     """The adapter inside the base it was trained on: bf16, or packed as it is. MLX alone reads packs and stacks."""
     requantise = options.requantise
     if requantise and not source.base.packed:
         raise ConfigError(f"{source.base.folder}: is not quantised; leave out --requantise.")
+    if requantise:
+        refuse_gguf(source, "MLX does not pack", "leave out --requantise, or use --to gguf")
     for_mlx = requantise or source.base.stack() is not None
     report = begin(to, source, trained_base(source), "fused model for MLX" if for_mlx else "fused model")
     merge.write_merged(source, source.base, folder, requantise=requantise, for_mlx=for_mlx)

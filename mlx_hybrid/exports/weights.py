@@ -13,6 +13,11 @@ from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.files import read_header, read_json, write_json
 from mlx_hybrid.models.answer_end import named_ends, unnamed_end
 from mlx_hybrid.models.base import read_tokenizer
+from mlx_hybrid.models.gguf.config import config_of
+from mlx_hybrid.models.gguf.file import open_gguf
+from mlx_hybrid.models.gguf.load import read_dense
+from mlx_hybrid.models.gguf.names import mlx_name
+from mlx_hybrid.models.gguf.tokenizer import write_tokenizer
 
 SHARD_GB = 2
 GENERATION = "generation_config.json"
@@ -107,6 +112,30 @@ class ModelWeights:
         return {name: self.dense_shape(name) for name in self.names()}
 
 
+class GgufWeights(ModelWeights):
+    """Tensors of a GGUF file under Hugging Face's names and in its layout, unpacked to float32."""
+
+    packed = True
+
+    def __init__(self, path: Path):
+        self.folder, self.file = path, open_gguf(path)
+        self.config, self.for_mlx = config_of(path), {}
+        named = {mlx_name(self.file.architecture, name): t for name, t in self.file.tensors.items()}
+        self.tensors = {name: tensor for name, tensor in named.items() if name}
+        self.files = dict.fromkeys(self.tensors, path)
+        self.shapes = {name: tensor.shape for name, tensor in self.tensors.items()}
+
+    def read(self, name: str) -> mx.array:
+        if name not in self.tensors:
+            raise ConfigError(f"{self.folder}: holds no tensor {name}.")
+        return read_dense(self.file, self.tensors[name])
+
+
+def weights_of(place: Path) -> ModelWeights:
+    """The tensors of a model folder or a GGUF file."""
+    return GgufWeights(place) if place.is_file() else ModelWeights(place)
+
+
 def write_shards(
     folder: Path, shapes: dict[str, tuple], tensors: Callable[[str], dict[str, mx.array]], form: str
 ) -> None:
@@ -167,6 +196,8 @@ def write_dense_config(config: dict, folder: Path, dtype: mx.Dtype = mx.bfloat16
 
 def copy_companions(source: Path, target: Path) -> None:
     """Tokenizer, generation settings and licences; the settings name the token that ends answers, if none did."""
+    if source.is_file():
+        write_tokenizer(open_gguf(source), target)
     for pattern in COMPANIONS:
         for path in source.glob(pattern):
             if path.is_file() and not (target / path.name).exists():

@@ -12,7 +12,7 @@ from typing import Any
 
 from mlx_hybrid.config import BUNDLED, ModelConfig
 from mlx_hybrid.errors import ConfigError
-from mlx_hybrid.files import HUB_ID, read_json
+from mlx_hybrid.files import HUB_ID, read_json, write_json
 from mlx_hybrid.models.answer_end import unnamed_end
 from mlx_hybrid.models.gguf.config import config_of, readable
 from mlx_hybrid.models.gguf.file import OLLAMA, is_gguf_name, ollama_file, only_gguf, open_gguf
@@ -111,10 +111,11 @@ def read_tokenizer(folder: Path, name: str) -> Any:
     """The tokenizer in `folder`, which ends answers where the model's config says, or else its chat template; of a
     GGUF file, from its metadata."""
     if folder.is_file():
-        from mlx_hybrid.models.gguf.tokenizer import write_companions
+        from mlx_hybrid.models.gguf.tokenizer import write_tokenizer
 
         with tempfile.TemporaryDirectory() as beside:
-            write_companions(open_gguf(folder), Path(beside))
+            write_tokenizer(open_gguf(folder), Path(beside))
+            write_json(Path(beside) / "config.json", config_of(folder))
             return read_tokenizer(Path(beside), name)
     if not any(next(folder.glob(pattern), None) for pattern in TOKENIZERS):
         raise ConfigError(f"{name}: no tokenizer in the folder; it needs tokenizer.json or the like.")

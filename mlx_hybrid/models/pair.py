@@ -59,8 +59,11 @@ class Pair(Loaded):
         return f"{super().describe()}.{where} Context: {self.context:,} tokens."
 
 
-def open_pair(name: str, *, context: int | None = None, base_name: str | None = None) -> Pair:
-    """Load a run, an adapter or a model, ready to answer.
+def open_pair(
+    name: str, *, context: int | None = None, base_name: str | None = None, compact: bool = False
+) -> Pair:
+    """Load a run, an adapter or a model, ready to answer; `compact`, a GGUF file's weights in no more memory than they
+    need.
 
     Raises ConfigError for what cannot be found, and for a context longer than the model's.
     """
@@ -70,7 +73,8 @@ def open_pair(name: str, *, context: int | None = None, base_name: str | None = 
     from mlx_hybrid.adapters.frozen import unpack
 
     loaded = load_any(name, base_name=base_name)
-    unpack(loaded.model, UNPACKED_SHARE * memory_bytes())
+    if not (compact and hasattr(loaded.model, "weight_of")):
+        unpack(loaded.model, UNPACKED_SHARE * memory_bytes())
     mx.eval(settle(loaded.model))
     limit = context_limit(loaded.model, loaded.tokenizer)
     if context is not None and not 16 <= context <= limit:

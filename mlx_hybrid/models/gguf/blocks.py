@@ -15,12 +15,12 @@ FIELDS = {
     "Q5_1": [("d", "<f2"), ("m", "<f2"), ("qh", "u1", 4), ("qs", "u1", 16)],
     "Q8_0": [("d", "<f2"), ("qs", "u1", 32)],
     "Q2_K": [("scales", "u1", 16), ("qs", "u1", 64), ("d", "<f2"), ("dmin", "<f2")],
-    "Q3_K": [("hmask", "u1", 32), ("qs", "u1", 64), ("scales", "u1", 12), ("d", "<f2")],
+    "Q3_K": [("qh", "u1", 32), ("qs", "u1", 64), ("scales", "u1", 12), ("d", "<f2")],
     "Q4_K": [("d", "<f2"), ("dmin", "<f2"), ("scales", "u1", 12), ("qs", "u1", 128)],
     "Q5_K": [("d", "<f2"), ("dmin", "<f2"), ("scales", "u1", 12), ("qh", "u1", 32), ("qs", "u1", 128)],
-    "Q6_K": [("ql", "u1", 128), ("qh", "u1", 64), ("scales", "i1", 16), ("d", "<f2")],
+    "Q6_K": [("qs", "u1", 128), ("qh", "u1", 64), ("scales", "i1", 16), ("d", "<f2")],
 }
-"""What a block holds, in order."""
+"""What a block holds, in order; `qs` are the lower bits of its codes, and `qh` the upper ones."""
 BITS = {kind: int(kind[1]) for kind in FIELDS}
 PLAIN = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
 """Formats of single numbers; NumPy has no bfloat16, which is the upper half of a float32."""
@@ -49,22 +49,14 @@ def plain(kind: str, rows: np.ndarray) -> np.ndarray:
 
 def codes(kind: str, block: np.ndarray) -> np.ndarray:
     """The codes of blocks, one a byte and in the order of the weights."""
-    match kind:
-        case "Q8_0":
-            return block["qs"] ^ 128  # signed, here from 0 on
-        case "Q4_0" | "Q4_1":
-            return planes(block["qs"], 16, 4)
-        case "Q5_0" | "Q5_1":
-            return planes(block["qs"], 16, 4) | planes(block["qh"], 1, 1) << 4
-        case "Q4_K":
-            return planes(block["qs"], 32, 4)
-        case "Q5_K":
-            return planes(block["qs"], 32, 4) | planes(block["qh"], 32, 1) << 4
-        case "Q6_K":
-            return planes(block["ql"], 64, 4) | planes(block["qh"], 32, 2) << 4
-        case "Q3_K":
-            return planes(block["qs"], 32, 2) | planes(block["hmask"], 32, 1) << 2
-    return planes(block["qs"], 32, 2)
+    if kind == "Q8_0":
+        return block["qs"] ^ 128  # signed, here from 0 on
+    bits = {"Q2_K": 2, "Q3_K": 2}.get(kind, 4)
+    chunk = 64 if kind == "Q6_K" else 32 if "K" in kind else 16
+    low = planes(block["qs"], chunk, bits)
+    if "qh" not in block.dtype.names:
+        return low
+    return low | planes(block["qh"], 32 if "K" in kind else 1, BITS[kind] - bits) << bits
 
 
 def affine(kind: str, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -2,6 +2,7 @@
 
 import importlib
 from collections import Counter
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -12,16 +13,17 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from mlx_hybrid.adapters.frozen import FastQuantizedEmbedding, FastQuantizedLinear, dense_weight, on_cpu
 from mlx_hybrid.errors import ConfigError, nearest
+from mlx_hybrid.models.gguf import names
 from mlx_hybrid.models.gguf.blocks import BITS, FIELDS, PACKED, plain, unpack
 from mlx_hybrid.models.gguf.config import model_config
 from mlx_hybrid.models.gguf.file import GgufFile, Tensor
-from mlx_hybrid.models.gguf.names import gguf_name, is_reordered, mlx_name, rows_from_gguf, rows_to_gguf
 from mlx_hybrid.models.gguf.packed import PackedEmbedding, PackedLinear
 
 GROUP = 32
-FACTORS = "rope_freqs.weight"
-PLACELESS = (FACTORS, "rope_factors_long.weight", "rope_factors_short.weight")
-"""What the settings or the rotary positions are made from."""
+EMBEDDING = "token_embd.weight"
+PLACELESS = {"rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"}
+"""What settings are made from."""
+LEAVES = nn.Linear | nn.QuantizedLinear | nn.RMSNorm | nn.Embedding | nn.QuantizedEmbedding
 
 
 def build(file: GgufFile, *, lazy: bool = False) -> tuple[nn.Module, dict[str, Any]]:
@@ -30,35 +32,42 @@ def build(file: GgufFile, *, lazy: bool = False) -> tuple[nn.Module, dict[str, A
     `model.weight_of(name)` gives any tensor of the file unpacked. Raises ConfigError for a tensor too many or too few.
     """
     config = model_config(file)
-    module = importlib.import_module(f"mlx_lm.models.{config['model_type']}")
-    model = module.Model(module.ModelArgs.from_dict(config))
+    kind = importlib.import_module(f"mlx_lm.models.{config['model_type']}")
+    model = kind.Model(kind.ModelArgs.from_dict(config))
     if config["tie_word_embeddings"] and "lm_head" in model:
         model.tie_word_embeddings = True
         model.pop("lm_head")
-    wanted = {name: gguf_name(file.architecture, name) for name, _ in tree_flatten(model.parameters())}
-    if missing := [name for name in wanted.values() if name not in file.tensors]:
-        raise ConfigError(f"{file.path}: holds no tensor {missing[0]}, which the model needs.")
-    if extra := file.tensors.keys() - wanted.values() - {*PLACELESS}:
-        raise ConfigError(f"{file.path}: holds {sorted(extra)[0]}, which the model has no place for.")
-    modules = dict(model.named_modules())
-    layers: dict[str, nn.Module] = {}
-    for name, own in sorted(wanted.items(), key=lambda item: (not item[0].endswith(".weight"), item[0])):
+    modules, layers = dict(model.named_modules()), {}
+    for name, tensor in places(file, model).items():
         path, _, leaf = name.rpartition(".")
-        parts = read_parts(file, file.tensors[own], lazy=lazy)
+        parts = read_parts(file, tensor, lazy=lazy)
         if leaf == "weight":
-            layers[path] = held_as(modules[path], file.tensors[own].kind, parts)
+            layers[path] = held_as(modules[path], tensor.kind, parts)
         else:
             layers[path][leaf] = parts["weight"]
     model.update_modules(tree_unflatten(list(layers.items())))
-    if FACTORS in file.tensors:
-        stretch_positions(model, file, config)
-    if config["model_type"] == "gemma3_text":
-        scale_exactly(model.model.embed_tokens, config["hidden_size"])
-    if not on_cpu():
-        keep_types(model)
+    keep_types(model, config)
     model.weight_of = partial(weight_of, model, file)
     mx.clear_cache()
     return model, config
+
+
+def places(file: GgufFile, model: nn.Module) -> dict[str, Tensor]:
+    """The tensor of each of the model's parameters, weights first. Raises ConfigError where one is missing, is of
+    another shape, or is left over."""
+    found = {}
+    for name, value in sorted(tree_flatten(model.parameters()), key=lambda item: item[0].endswith(".bias")):
+        own = names.gguf_name(file.architecture, name)
+        if own not in file.tensors:
+            raise ConfigError(f"{file.path}: holds no tensor {own or name}, which the model needs.")
+        found[name] = file.tensors[own]
+        if found[name].shape != value.shape:
+            raise ConfigError(
+                f"{file.path}: {own} is {found[name].shape}, but the model needs {value.shape}."
+            )
+    if extra := file.tensors.keys() - {tensor.name for tensor in found.values()} - PLACELESS:
+        raise ConfigError(f"{file.path}: holds {min(extra)}, which the model has no place for.")
+    return found
 
 
 def read_parts(file: GgufFile, tensor: Tensor, *, lazy: bool = False) -> dict[str, mx.array]:
@@ -70,96 +79,75 @@ def read_parts(file: GgufFile, tensor: Tensor, *, lazy: bool = False) -> dict[st
         rows = tensor.size // tensor.row
         parts = {name: mx.zeros((rows, *value.shape[1:]), value.dtype) for name, value in parts.items()}
     if heads := reordered_heads(file, tensor.name):
-        parts = {name: rows_from_gguf(value, heads) for name, value in parts.items()}
+        parts = {name: names.rows_from_gguf(value, heads) for name, value in parts.items()}
     if len(tensor.shape) == 1:
         parts = {name: value.reshape(tensor.shape) for name, value in parts.items()}
     mx.eval([] if lazy else parts)
     return parts
 
 
+def read_dense(file: GgufFile, tensor: Tensor) -> mx.array:
+    """A tensor unpacked to float32 as a Hugging Face folder has it: rows in its order, Gemma's norms less 1."""
+    layer = held_as(nn.Linear(1, 1, bias=False), tensor.kind, read_parts(file, tensor))
+    value = dense_weight(layer, mx.float32).astype(mx.float32)
+    return value - 1 if names.is_shifted(file.architecture, tensor.name) else value
+
+
 def arrays_of(tensor: Tensor, rows: np.ndarray) -> dict[str, mx.array]:
     """The arrays of some rows. On a GPU scales and biases of products, which MLX casts, become float16 where that loses
     nothing."""
     if tensor.kind not in FIELDS:
-        rows = rows.reshape(-1, rows.size) if len(tensor.shape) == 1 else rows
-        value = mx.array(plain(tensor.kind, rows))
+        value = mx.array(plain(tensor.kind, rows if len(tensor.shape) > 1 else rows.reshape(-1, rows.size)))
         half = mx.bfloat16 if tensor.kind == "BF16" else value.dtype
         return {"weight": value.astype(mx.float32 if on_cpu() else half)}
     parts = unpack(tensor.kind, rows)
-    if not on_cpu() and "K" not in tensor.kind and tensor.name != "token_embd.weight":
+    if not on_cpu() and "K" not in tensor.kind and tensor.name != EMBEDDING:
         half = {name: parts[name].astype(np.float16) for name in ("scales", "biases")}
-        if all(np.array_equal(half[name], parts[name]) for name in half):
-            parts |= half
+        parts |= half if all(np.array_equal(half[name], parts[name]) for name in half) else {}
     return {name: mx.array(value) for name, value in parts.items()}
 
 
 def held_as(module: nn.Module, kind: str, parts: dict[str, mx.array]) -> nn.Module:
     """The layer in the place of `module` that holds these parts. A norm's weight stays the file's own, Gemma's too,
     where MLX would subtract 1 and add it again."""
-    embedding = isinstance(module, nn.Embedding)
+    weight, embedding = parts["weight"], isinstance(module, nn.Embedding)
     if kind not in FIELDS:
-        vector = parts["weight"].ndim == 1
-        layer = nn.RMSNorm(parts["weight"].shape[0], module.eps) if vector else module
-        layer.weight = parts["weight"]
+        layer = module if weight.ndim > 1 else nn.RMSNorm(weight.size, getattr(module, "eps", 0.0))
+        layer.weight = weight
         return layer
-    if kind in PACKED:
-        make = PackedEmbedding if embedding else PackedLinear
-    else:
-        make = FastQuantizedEmbedding if embedding else FastQuantizedLinear
-    layer = make.__new__(make)
+    packed = (
+        (PackedLinear, PackedEmbedding) if kind in PACKED else (FastQuantizedLinear, FastQuantizedEmbedding)
+    )
+    layer = packed[embedding].__new__(packed[embedding])
     nn.Module.__init__(layer)
     layer.group_size, layer.bits, layer.mode = 16 if kind in PACKED else GROUP, BITS[kind], "affine"
-    layer.num_embeddings, layer.dims = parts["weight"].shape[0], parts["weight"].shape[1] * 32 // BITS[kind]
+    layer.num_embeddings, layer.dims = weight.shape[0], weight.shape[1] * 32 // BITS[kind]
     for name, value in parts.items():
         layer[name] = value
     layer.freeze()
     return layer
 
 
-class Positions(nn.Module):
-    """Rotary positions whose frequencies the file divides by factors of its own, as Llama 3's long context does."""
-
-    def __init__(self, dims: int, periods: mx.array):
-        super().__init__()
-        self.dims, self._periods = dims, periods
-
-    def __call__(self, x: mx.array, offset: int = 0) -> mx.array:
-        settings = {"traditional": False, "base": None, "scale": 1.0, "offset": offset}
-        return mx.fast.rope(x, self.dims, freqs=self._periods, **settings)
-
-
-def stretch_positions(model: nn.Module, file: GgufFile, config: dict[str, Any]) -> None:
-    dims = config["head_dim"]
-    periods = config["rope_theta"] ** (mx.arange(0, dims, 2) / dims) * mx.array(file.numbers(FACTORS))
-    for layer in model.layers:
-        if isinstance(layer.self_attn.rope, nn.RoPE):  # SmolLM3 has layers without any
-            layer.self_attn.rope = Positions(dims, periods)
+def keep_types(model: nn.Module, config: dict[str, Any]) -> None:
+    """Let the embeddings of Gemma 3 be scaled by √width, which MLX alone rounds to bfloat16; and on a GPU, give the
+    output of each layer its input's type, bfloat16 from the embeddings on, whatever type the weights have."""
+    if config["model_type"] == "gemma3_text":
+        scale = config["hidden_size"] ** 0.5
+        exact = scale / mx.array(scale, mx.bfloat16).item()
+        then(model.model.embed_tokens, lambda x, y: y * exact)
+    for _, module in [] if on_cpu() else model.named_modules():
+        if isinstance(module, LEAVES):
+            then(
+                module, lambda x, y: y.astype(x.dtype if mx.issubdtype(x.dtype, mx.floating) else mx.bfloat16)
+            )
 
 
-def scale_exactly(embedding: nn.Module, width: int) -> None:
-    """Undo that MLX rounds √width, which Gemma 3 scales its embeddings by, to bfloat16, as no other program does."""
-    own, scale = type(embedding), width**0.5
-    exact = scale / mx.array(scale, mx.bfloat16).item()
-    embedding.__class__ = type(
-        own.__name__, (own,), {"__call__": lambda self, x: own.__call__(self, x) * exact}
+def then(module: nn.Module, change: Callable[[mx.array, mx.array], mx.array]) -> None:
+    """Change what a layer makes of x, in place."""
+    own = type(module)
+    module.__class__ = type(
+        own.__name__, (own,), {"__call__": lambda self, x: change(x, own.__call__(self, x))}
     )
-
-
-def keep_types(model: nn.Module) -> None:
-    """On a GPU, let activations be bfloat16 whatever the weights are: each layer's output has its input's type."""
-    for _, module in model.named_modules():
-        if isinstance(
-            module, nn.Linear | nn.QuantizedLinear | nn.RMSNorm | nn.Embedding | nn.QuantizedEmbedding
-        ):
-            own = type(module)
-            own_call = own.__call__
-
-            def call(self: nn.Module, x: mx.array, own_call: Any = own_call) -> mx.array:
-                return own_call(self, x).astype(
-                    x.dtype if mx.issubdtype(x.dtype, mx.floating) else mx.bfloat16
-                )
-
-            module.__class__ = type(own.__name__, (own,), {"__call__": call})
 
 
 def weight_of(model: nn.Module, file: GgufFile, name: str) -> mx.array:
@@ -167,22 +155,20 @@ def weight_of(model: nn.Module, file: GgufFile, name: str) -> mx.array:
     `gguf.dequantize` gives. Raises ConfigError for a name that the file does not hold."""
     if name not in file.tensors:
         raise ConfigError(f'{file.path}: holds no tensor "{name}"; {nearest(name, file.tensors)}')
-    found = mlx_name(file.architecture, name)
-    if found is None:
+    if name in PLACELESS:
         return mx.array(file.numbers(name))
-    path, _, leaf = found.rpartition(".")
+    path, _, leaf = names.mlx_name(file.architecture, name).rpartition(".")
     module = model
     for part in path.split("."):
         module = module[int(part)] if part.isdigit() else module[part]
     module = module.get("linear", module)  # under an adapter
-    value = dense_weight(module, mx.float32) if leaf == "weight" else module[leaf]
-    value = value.astype(mx.float32)
-    return rows_to_gguf(value, heads) if (heads := reordered_heads(file, name)) else value
+    value = (dense_weight(module, mx.float32) if leaf == "weight" else module[leaf]).astype(mx.float32)
+    return names.rows_to_gguf(value, heads) if (heads := reordered_heads(file, name)) else value
 
 
 def reordered_heads(file: GgufFile, name: str) -> int | None:
     """The heads in whose rows a tensor is reordered; None for one that is not."""
-    if not is_reordered(file.architecture, name):
+    if not names.is_reordered(file.architecture, name):
         return None
     heads = file.about("attention.head_count")
     return file.about("attention.head_count_kv", heads) if ".attn_k." in name else heads

@@ -10,7 +10,6 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.files import write_json
-from mlx_hybrid.models.gguf.config import model_config
 from mlx_hybrid.models.gguf.file import GgufFile
 
 CONTROL, USER_DEFINED = 3, 4
@@ -40,13 +39,13 @@ WHOLE_WORDS = ("llama3", "llama-v3", "llama-bpe", "falcon3", "pixtral", "tekken"
 """Ways that take a piece which is in the vocabulary whole, whatever the merges say, and begin with BOS."""
 
 
-def write_companions(file: GgufFile, folder: Path) -> None:
-    """config.json and the files of the tokenizer. Raises ConfigError for a tokenizer that is not read."""
-    about, config = file.tokenizer, model_config(file)
+def write_tokenizer(file: GgufFile, folder: Path) -> None:
+    """The files of the tokenizer. Raises ConfigError for one that is not read."""
+    about = file.tokenizer
     tokens, ids = about("tokens"), {name: about(f"{key}_token_id") for name, key in SPECIAL.items()}
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": config["max_position_embeddings"],
+        "model_max_length": file.about("context_length"),
         "clean_up_tokenization_spaces": False,
         "chat_template": file.metadata.get("tokenizer.chat_template"),
     }
@@ -58,7 +57,6 @@ def write_companions(file: GgufFile, folder: Path) -> None:
     except Exception as error:  # the library knows no other kind
         raise ConfigError(f"{file.path}: its tokenizer is damaged ({error}).") from error
     write_json(folder / "tokenizer_config.json", settings)
-    write_json(folder / "config.json", config)
 
 
 def tokenizer_of(file: GgufFile) -> Tokenizer:

@@ -5,7 +5,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
-from making import blocks
+from gguf_files import blocks
 
 from mlx_hybrid.adapters.attach import dequantise
 from mlx_hybrid.adapters.frozen import dense_weight, frozen_matmul
@@ -85,7 +85,7 @@ def test_numbers_that_are_no_blocks_stay_as_they_are(kind):
 )
 def test_on_a_gpu_scales_are_halved_where_that_is_exact(kind, dtype, monkeypatch, tmp_path):
     """And the activations' type is kept, whatever the weights' is."""
-    from making import write_gguf
+    from gguf_files import write_gguf
 
     from mlx_hybrid.adapters import frozen
     from mlx_hybrid.models.gguf import file, load

@@ -4,7 +4,7 @@ import gguf
 import mlx.core as mx
 import numpy as np
 import pytest
-from making import HEADS, KV, LAYERS, SIZE, VOCABULARY, WIDTH, shapes, write_gguf
+from gguf_files import HEADS, KV, LAYERS, SIZE, VOCABULARY, WIDTH, shapes, write_gguf
 
 import mlx_hybrid
 from mlx_hybrid.errors import ConfigError
@@ -88,14 +88,14 @@ def test_logits_are_those_of_transformers(family, tmp_path):
 
 
 @pytest.mark.peft
-def test_llama_3s_factors_stretch_its_positions(tmp_path):
-    """transformers makes of its settings the factors that the file holds."""
+def test_llama_3s_factors_become_its_settings(tmp_path):
+    """transformers makes the factors from its settings; from others no settings are guessed."""
     import torch
     from transformers import LlamaConfig
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
     rope = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-            "original_max_position_embeddings": 64, "rope_theta": 10000.0}  # fmt: skip
+            "original_max_position_embeddings": 8192, "rope_theta": 10000.0}  # fmt: skip
     config = LlamaConfig(head_dim=SIZE, hidden_size=WIDTH, num_attention_heads=HEADS, rope_parameters=rope)
     usual = 10000.0 ** -(np.arange(0, SIZE, 2) / SIZE)
     factors = usual / ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))[0].numpy()
@@ -107,7 +107,12 @@ def test_llama_3s_factors_stretch_its_positions(tmp_path):
         raw.seek(tensor.start)
         raw.write(factors.astype("<f4").tobytes())
     want = reference("llama", dense, rope_parameters=rope)
-    assert np.abs(np.array(build(file)[0](mx.array(TOKENS))) - want).max() < 1e-4 * np.abs(want).max()
+    model, settings = build(file)
+    assert np.abs(np.array(model(mx.array(TOKENS))) - want).max() < 1e-4 * np.abs(want).max()
+    assert settings["rope_scaling"]["factor"] == 8.0
+    write_gguf(path, extra={"rope_freqs.weight": (SIZE // 2,)})
+    with pytest.raises(ConfigError, match=r"x.gguf: its rope_freqs.weight are not Llama 3's"):
+        load_base(str(path))
 
 
 @pytest.mark.parametrize(

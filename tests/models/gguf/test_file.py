@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from making import write_gguf
+from gguf_files import write_gguf
 
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.models.base import find_model

@@ -1,0 +1,74 @@
+"""A run on a GGUF file, from training to the exports; and what doctor and estimate say of one."""
+
+import json
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from acting import refused
+from gguf_files import write_gguf
+
+from mlx_hybrid.models.adapted import load_any
+
+PACKED = {f"blk.{i}.ffn_down.weight": "Q6_K" for i in (0, 1)} | {"token_embd.weight": "Q6_K"}
+
+
+@pytest.fixture
+def gguf(tmp_path, monkeypatch):
+    """A tiny model whose head and some of whose layers stay packed, named from its own folder."""
+    write_gguf(tmp_path / "tiny.gguf", kind="Q4_K", kinds=PACKED)
+    monkeypatch.chdir(tmp_path)
+    return "tiny.gguf"
+
+
+@pytest.mark.peft
+def test_a_run_on_a_gguf_file_finishes(run, gguf, records, settings, tmp_path):
+    begun = run("finetune", "--model", gguf, "--data", records, "--output", "run", *settings)
+    assert begun.exit_code in (0, 3), begun.output
+    base = json.loads((tmp_path / "run" / "run.json").read_text())["base"]
+    assert base["id"] == "tiny.gguf"
+    run("finetune", "--resume", "run", "--steps", "16", code=None)
+    loaded = load_any("run")
+    assert loaded.change > 0
+    run("generate", "run", "no river", "--max-tokens", "3", code=0)
+    other = tmp_path / "other.jsonl"
+    other.write_text(
+        "".join(json.dumps({"prompt": f"so {i} is it", "completion": "up"}) + "\n" for i in range(4))
+    )
+    run("evaluate", "run", "--on", other, "--output", "measured", code=0)
+    run("export", "run", "--to", "peft", "-o", "peft", code=0)
+    report = json.loads((tmp_path / "peft" / "export.json").read_text())
+    assert report["base"]["kind"] == "dequantised"
+    assert (tmp_path / "peft" / "base" / "tokenizer.json").is_file()
+    run("fuse", "run", "-o", "fused", code=0)
+    tokens = mx.array([[5, 9, 77]])
+    want, got = loaded.model(tokens), load_any("fused").model(tokens)
+    assert np.abs(np.array(want - got)).max() < 0.02 * np.abs(np.array(want)).max()
+    refused(run("export", "run", "--to", "mlx-lm", "-o", "x"), 2, "tiny.gguf: is a GGUF file, which mlx-lm")
+    refused(run("fuse", "run", "--requantise", "-o", "x"), 2, "tiny.gguf: is a GGUF file, which MLX does not")
+    write_gguf(tmp_path / "tiny.gguf", kind="Q4_K", kinds={**PACKED, "blk.0.ffn_up.weight": "Q8_0"})
+    refused(run("generate", "run", "no river"), 2, "tiny.gguf")
+
+
+def test_doctor_and_estimate_say_how_weights_are_held(run, gguf):
+    said = run("doctor", gguf, code=0).output
+    assert "Q4_K" in said
+    assert "4 bits in groups of 32, float32 scales and biases" in said
+    assert "as it is packed, unpacked a layer at a time" in said
+    rows = json.loads(run("doctor", gguf, "--json", code=0).output)["weights"]
+    assert {row["type"] for row in rows} == {"Q4_K", "Q6_K", "F32"}
+    estimate = json.loads(run("estimate", "--model", gguf, "--json", code=0).output)
+    assert estimate["held"] == rows
+    assert estimate["bytes"]["base"] == sum(row["bytes"] for row in rows)
+    refused(run("doctor", "bundled"), 2, "bundled: is a folder")
+
+
+@pytest.mark.parametrize(
+    "words", [["finetune", "--data", "r.jsonl", "--model"], ["chat"], ["serve"], ["doctor"]]
+)
+def test_a_bad_file_is_refused_before_anything_is_written(words, run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "r.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' * 20)
+    (tmp_path / "bad.gguf").write_bytes(b"GGUF\x03\0\0\0" + bytes(9))
+    refused(run(*words, "bad.gguf"), 2, "bad.gguf: is cut off or damaged")
+    assert {path.name for path in tmp_path.iterdir()} == {"r.jsonl", "bad.gguf"}
