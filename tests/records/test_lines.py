@@ -35,8 +35,8 @@ def cells(delimiter=",", **how) -> bytes:
     return text.getvalue().encode()
 
 
-def arrow(new) -> bytes:
-    table, sink = pyarrow.Table.from_pylist(ROWS), pyarrow.BufferOutputStream()
+def arrow(new, rows=ROWS) -> bytes:
+    table, sink = pyarrow.Table.from_pylist(rows), pyarrow.BufferOutputStream()
     with new(sink, table.schema) as writer:
         writer.write_table(table)
     return sink.getvalue().to_pybytes()
@@ -118,19 +118,20 @@ def test_what_cannot_be_read_is_a_fault_with_its_place(name, raw, reasons, tmp_p
     assert not any("language" in item.fields for item in items if not isinstance(item, Fault))
 
 
-def test_zip_archives_and_missing_extras_are_told(tmp_path, monkeypatch):
-    (tmp_path / "a.jsonl.zip").write_bytes(b"PK\x03\x04rest")
-    (tmp_path / "a.zst").write_bytes(FORMATS["a.jsonl.zst"])
-    (tmp_path / "a.parquet").write_bytes(FORMATS["a.parquet"])
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("a.jsonl.zip", "is a zip archive or a spreadsheet"),
+        ("a.jsonl.zst", r"needs zstandard: pip install 'mlx-hybrid\[zstd\]'"),
+        ("a.parquet", r"needs pyarrow: pip install 'mlx-hybrid\[parquet\]'"),
+    ],
+)
+def test_zip_archives_and_missing_extras_are_told(name, told, tmp_path, monkeypatch):
+    (tmp_path / name).write_bytes(FORMATS.get(name, b"PK\x03\x04rest"))
     for module in ("zstandard", "pyarrow"):
         monkeypatch.setitem(sys.modules, module, None)
-    for name, told in [
-        ("a.jsonl.zip", "is a zip archive or a spreadsheet"),
-        ("a.zst", r"needs zstandard: pip install 'mlx-hybrid\[zstd\]'"),
-        ("a.parquet", r"needs pyarrow: pip install 'mlx-hybrid\[parquet\]'"),
-    ]:
-        with pytest.raises(ConfigError, match=told):
-            read_records(tmp_path / name)
+    with pytest.raises(ConfigError, match=told):
+        read_records(tmp_path / name)
 
 
 def test_nulls_that_arrow_adds_are_left_out_and_a_records_own_stay(tmp_path):
@@ -162,12 +163,7 @@ def saved(folder, rows):
     folder.mkdir(parents=True)
     files = [f"data-0000{part}-of-00002.arrow" for part in (1, 0)]
     for name, part in zip((*files, "cache-1.arrow"), (rows[:1], rows[1:], rows)):
-        table = pyarrow.Table.from_pylist(part)
-        with (
-            pyarrow.OSFile(str(folder / name), "wb") as sink,
-            pyarrow.ipc.new_stream(sink, table.schema) as writer,
-        ):
-            writer.write_table(table)
+        (folder / name).write_bytes(arrow(pyarrow.ipc.new_stream, part))
     (folder / "state.json").write_text(json.dumps({"_data_files": [{"filename": name} for name in files]}))
     (folder / "dataset_info.json").write_text("{}")
 

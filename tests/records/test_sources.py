@@ -22,28 +22,23 @@ def paths(sources: tuple[Source, ...]) -> tuple:
 
 def test_files_folders_and_splits_are_found(tmp_path):
     plain, folder, split = tmp_path / "a.jsonl", tmp_path / "many", tmp_path / "split"
-    touch(plain, folder / "x.jsonl", folder / "deep" / "y.jsonl.gz", folder / "notes.md")
-    touch(split / "train.jsonl", split / "valid.jsonl")
-    touch(tmp_path / "b.jsonl")
-    sources = find_sources(
-        DataConfig(paths=(str(plain), str(folder), str(split)), test=(str(tmp_path / "b.jsonl"),))
-    )
     train = (plain, folder / "deep" / "y.jsonl.gz", folder / "x.jsonl", split / "train.jsonl")
-    assert paths(sources.train) == train
-    assert paths(sources.valid) == (split / "valid.jsonl",)
-    assert paths(sources.test) == (tmp_path / "b.jsonl",)
+    touch(*train, folder / "notes.md", split / "valid.jsonl", tmp_path / "b.jsonl")
+    named = tuple(map(str, (plain, folder, split)))
+    sources = find_sources(DataConfig(paths=named, test=(str(tmp_path / "b.jsonl"),)))
+    found = [paths(part) for part in (sources.train, sources.valid, sources.test)]
+    assert found == [train, (split / "valid.jsonl",), (tmp_path / "b.jsonl",)]
 
 
 def test_files_are_used_as_their_names_say(tmp_path):
-    folder = tmp_path / "data"
     names = (
         "train-00000-of-00001.jsonl",
         "validation-00000-of-00001.parquet",
         "test.jsonl.gz",
         "notes.jsonl",
     )
-    touch(*(folder / "data" / name for name in names))
-    sources = find_sources(DataConfig(paths=(str(folder),)))
+    touch(*(tmp_path / "data" / name for name in names))
+    sources = find_sources(DataConfig(paths=(str(tmp_path),)))
     parts = ([path.name for path in paths(part)] for part in (sources.train, sources.valid, sources.test))
     assert list(parts) == [[names[0]], [names[1]], [names[2]]]
 

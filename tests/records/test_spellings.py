@@ -11,11 +11,7 @@ from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.records.record import Record
 from mlx_hybrid.records.template import asked_tokens, make_example, make_examples, question_tokens
 
-TWO = {
-    "role": "assistant",
-    "content": "yes",
-    "tool_calls": [CALL, {"function": {"name": "i", "arguments": {}}}],
-}
+TWO = {"content": "yes", "tool_calls": [CALL, {"function": {"name": "i", "arguments": {}}}]}
 ODD_ANSWERS = {
     "a string mark": ({"content": "yes", "weight": "0"}, "marked as not to be trained"),
     "a float mark": ({"content": "yes", "weight": 0.0}, "marked as not to be trained"),
@@ -58,15 +54,10 @@ def test_a_tool_call_is_trained_the_same_however_it_is_written(call, written):
 @pytest.mark.parametrize("ends", [END, END * 2, f" {END} {END}\n"])
 def test_older_answers_with_their_ends_are_asked_after_as_they_are_trained(ends):
     tokenizer = wrapped(byte_tokenizer(TEMPLATES["thinks"]), options={"enable_thinking": False})
-    turns = [
-        USER,
-        {"role": "assistant", "content": f"no{ends}"},
-        AGAIN,
-        {"role": "assistant", "content": "yes"},
-    ]
-    example = make_example(record(turns), tokenizer)
-    assert example.tokens[: example.trained.index(True)] == asked_tokens(record(turns), tokenizer)
-    assert asked_tokens(record(turns), tokenizer) == question_tokens(record(turns), tokenizer)
+    item = record([USER, ("assistant", f"no{ends}"), AGAIN, ("assistant", "yes")])
+    example = make_example(item, tokenizer)
+    asked = asked_tokens(item, tokenizer)
+    assert example.tokens[: example.trained.index(True)] == asked == question_tokens(item, tokenizer)
 
 
 @pytest.mark.parametrize("key", ["reasoning_content", "thinking", "reasoning"])
@@ -80,6 +71,8 @@ def test_reasoning_is_found_under_whatever_name_the_template_reads(key, reads):
 
 
 UNWRITTEN = {
+    "nothing": ("thinks", {}, SHAPES["reasoning in its key"], ()),
+    "reasoning in its key": ("chatml", {}, SHAPES["reasoning in its key"], ("reasoning",)),
     "older reasoning": (
         "chatml", {}, [USER, {"role": "assistant", "content": "no", "thinking": "hm."}, *SHAPES["plain"]],
         ("the reasoning of older answers",)),

@@ -143,14 +143,6 @@ def test_thinking_is_asked_for_as_it_is_trained():
     assert "model.template" in made.aside[0][1]
 
 
-def test_reasoning_that_the_template_leaves_out_is_said():
-    written = make_example(
-        record(SHAPES["reasoning in its key"]), wrapped(byte_tokenizer(TEMPLATES["thinks"]))
-    )
-    left_out = make_example(record(SHAPES["reasoning in its key"]), wrapped(byte_tokenizer()))
-    assert (written.unwritten, left_out.unwritten) == ((), ("reasoning",))
-
-
 def test_a_system_turn_can_be_folded_into_the_first_user_turn():
     tokenizer = wrapped(byte_tokenizer(TEMPLATES["strict"]), system="fold")
     example = make_example(record(SHAPES["system"]), tokenizer)
@@ -165,13 +157,6 @@ def test_a_tokenizer_that_adds_a_leading_space(completion):
     example = make_example(record(turns), tokenizer)
     assert [piece.strip() for piece in pieces(example, tokenizer)] == [completion + END, "yes no" + END]
     assert example.tokens[: example.trained.index(True)] == asked_tokens(record(turns), tokenizer)
-
-
-def test_a_prompt_and_its_completion_without_a_template():
-    tokenizer = wrapped(byte_tokenizer(None))
-    example = make_example(Record({"prompt": "2 + 2 =", "completion": f" 4{END}"}, "d", 1), tokenizer)
-    assert tokenizer.decode(example.tokens) == f"2 + 2 = 4{END}"
-    assert pieces(example, tokenizer) == [f" 4{END}"]
 
 
 @pytest.mark.parametrize("own", ["{}", "<s>{}", "{}<|im_end|>", "<s>{}<|im_end|>"])
@@ -229,10 +214,7 @@ def test_answers_are_scored_as_they_are_trained():
 
 
 def test_too_long_is_an_error_a_drop_or_a_cut(tokenizer):
-    long, short = (
-        record([("user", "u"), ("assistant", "x" * 50)], 1),
-        record([("user", "u"), ("assistant", "y")], 2),
-    )
+    long, short = (record([("user", "u"), ("assistant", text)], n) for n, text in ((1, "x" * 50), (2, "y")))
     limit = len(make_example(short, tokenizer).tokens) + 2
     with pytest.raises(
         DataError, match=rf"1 record is over the limit of {limit} tokens: data.jsonl:1 .*; raise"
@@ -257,16 +239,12 @@ def test_records_with_nothing_left_to_train_are_set_aside(tokenizer):
 
 
 @pytest.mark.parametrize("template", ["chatml", "none"])
-@pytest.mark.parametrize("content", ["", None])
-def test_an_answer_that_says_nothing_is_not_trained(template, content):
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [({"content": ""}, "every answer is empty"), ({"content": None}, "every answer is empty"),
+     ({"content": None, "tool_calls": [CALL]}, {"none": "no chat template", "chatml": "leaves out a tool call"})],
+)  # fmt: skip
+def test_an_answer_that_says_nothing_is_not_trained(template, answer, why):
     tokenizer = wrapped(byte_tokenizer(TEMPLATES[template]))
-    made = make_examples(
-        [record([USER, {"role": "assistant", "content": content}])], tokenizer, max_tokens=512
-    )
-    assert "every answer is empty" in made.aside[0][1]
-
-
-def test_a_tool_call_without_a_template_is_set_aside():
-    call = {"role": "assistant", "content": None, "tool_calls": [CALL]}
-    made = make_examples([record([USER, call])], wrapped(byte_tokenizer(None)), max_tokens=512)
-    assert "no chat template" in made.aside[0][1]
+    made = make_examples([record([USER, {"role": "assistant", **answer}])], tokenizer, max_tokens=512)
+    assert (why if isinstance(why, str) else why[template]) in made.aside[0][1]
