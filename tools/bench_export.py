@@ -24,7 +24,7 @@ prefer_openblas()
 
 import mlx.core as mx  # noqa: E402
 import mlx.nn as nn  # noqa: E402
-from bench_vocabulary import apart  # noqa: E402
+from bench_memory import apart  # noqa: E402
 
 from mlx_hybrid.adapters.layer import HybridLinear  # noqa: E402
 from mlx_hybrid.adapters.plans import layer_plan  # noqa: E402

@@ -8,6 +8,7 @@ activations. Every peak is that of the gradient start and two steps, in a proces
 
 import argparse
 import json
+import multiprocessing
 import shutil
 import sys
 import tempfile
@@ -20,7 +21,6 @@ prefer_openblas()
 
 import mlx.core as mx  # noqa: E402
 import numpy as np  # noqa: E402
-from bench_vocabulary import apart  # noqa: E402
 from mlx_lm.models import llama  # noqa: E402
 from mlx_lm.utils import quantize_model, save_model  # noqa: E402
 
@@ -35,6 +35,12 @@ from mlx_hybrid.training.setup import Setup, attach_adapter, start_from_records 
 from mlx_hybrid.training.step import compiles, make_step  # noqa: E402
 
 STEPS = 2  # the second has moments to update
+
+
+def apart(function, *arguments):
+    """In a process of its own, with OpenBLAS where there is one."""
+    with multiprocessing.get_context("spawn").Pool(1, initializer=prefer_openblas) as pool:
+        return pool.apply(function, arguments)
 
 
 @dataclass(frozen=True)
