@@ -1,18 +1,20 @@
 """A GGUF base, and an adapter on it, in llama.cpp itself against our own forward pass on the same blocks.
 
-python tools/check_gguf.py BASE.gguf [--adapter ADAPTER.gguf --ours RUN] [--model FOLDER] [--prompts FILE] [--json]
+python tools/check_gguf.py BASE.gguf [--adapter ADAPTER.gguf --ours RUN] [--float32 FOLDER] [--prompts FILE] [--json]
 
 Needs the wheel `xllamacpp` (pip install xllamacpp), whose library is called through ctypes. Prints, for the base alone
 and with the adapter, the mean KL from ours to llama.cpp's in nats a token and how many greedy tokens are the same.
-`--model` names the weights for our side, as a folder, where BASE.gguf holds them in float32. On quantised files
-llama.cpp rounds activations to 8 bits, which is the base's own KL. Exit 1 beyond 1e-5 in float32; on quantised files,
-where the adapter's KL is more than the base's own, or greedy tokens part where the base's do not.
+`--float32` puts the weights of a model folder, in float32, in the place of the file's. On quantised files llama.cpp
+rounds activations to 8 bits, which is the base's own KL. Exit 1 beyond 1e-5 in float32, and on quantised files where
+the adapter's KL is more than the base's own.
 """
 
 import argparse
 import ctypes
 import json
 import sys
+import tempfile
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -24,7 +26,9 @@ import mlx.core as mx  # noqa: E402
 import numpy as np  # noqa: E402
 
 from mlx_hybrid.adapters.store import load_adapter  # noqa: E402
+from mlx_hybrid.exports.gguf.model import encoded, write_file  # noqa: E402
 from mlx_hybrid.exports.logits import PROMPTS, loss_of  # noqa: E402
+from mlx_hybrid.exports.weights import GgufWeights, ModelWeights  # noqa: E402
 from mlx_hybrid.models.adapted import find_adapter  # noqa: E402
 from mlx_hybrid.models.base import load_base  # noqa: E402
 
@@ -100,6 +104,20 @@ class Engine:
         return spoken
 
 
+def in_float32(base: Path, folder: Path, path: Path) -> Path:
+    """The file `base` with the weights of a model folder, in float32."""
+    named, weights = GgufWeights(base), ModelWeights(folder)
+    parts = []
+    for name, tensor in named.tensors.items():
+
+        def value(name: str = name) -> np.ndarray:
+            return np.array(weights.dense(name, mx.float32))
+
+        parts.append((tensor, "F32", partial(encoded, named, value, "F32")))
+    write_file(path, named.file, parts)
+    return path
+
+
 def our_greedy(model, tokens: list[int], count: int) -> list[int]:
     from mlx_lm.models.cache import make_prompt_cache
 
@@ -131,14 +149,18 @@ def main() -> None:
     parser.add_argument("base", type=Path)
     parser.add_argument("--adapter", type=Path, help="The exported file.")
     parser.add_argument("--ours", help="The run or adapter that was exported.")
-    parser.add_argument("--model", help="Our side's weights.  [default: BASE.gguf itself]")
+    parser.add_argument("--float32", metavar="FOLDER", help="A model folder, for its weights.")
     parser.add_argument("--prompts", type=Path, help="A file with a prompt a line.")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     texts = arguments.prompts.read_text("utf-8").splitlines() if arguments.prompts else PROMPTS
-    base = load_base(arguments.model or str(arguments.base))
+    base = load_base(arguments.float32 or str(arguments.base))
     prompts = [list(base.tokenizer.started(text)) for text in texts]
-    engine = Engine(arguments.base)
+    with tempfile.TemporaryDirectory() as folder:
+        file = arguments.base
+        if arguments.float32:
+            file = in_float32(arguments.base, Path(arguments.float32), Path(folder) / "float32.gguf")
+        engine = Engine(file)
     found = {"base": side_by_side(engine, base.model, prompts)}
     if arguments.adapter:
         load_adapter(base.model, find_adapter(arguments.ours)[0])
@@ -153,7 +175,7 @@ def main() -> None:
             )
     if arguments.json:
         print(json.dumps(found))
-    exact = arguments.model is not None
+    exact = arguments.float32 is not None
     kls = [row["kl_nats_per_token"] for row in found.values()]
     fine = max(kls) <= FLOAT32_KL if exact else kls[-1] <= max(kls[0], FLOAT32_KL)
     sys.exit(0 if fine else 1)

@@ -41,6 +41,8 @@ moved_base = option("--model", metavar="MODEL", help="The base it was trained on
 @option("--rank", type=click.IntRange(1), help="lora: truncates if too low.  [default: exact, or else 64]")
 @option("--tolerance", type=click.FloatRange(0, 1), help="lora: largest error a layer.  [default: 0.05]")
 @option("--requantise", is_flag=True, help="merged: " + REQUANTISE)
+@option("--merged", is_flag=True, help="gguf: a whole model, its changed tensors packed in their own type.")
+@option("--f16", is_flag=True, help="gguf --merged: the changed tensors in F16.")
 @shared
 def export(run: str, to: str, output: Path, as_json: bool, **options: Any) -> None:
     """Write RUN's adapter for another library, and check that it does the same there.
@@ -61,6 +63,7 @@ def export(run: str, to: str, output: Path, as_json: bool, **options: Any) -> No
         mlx-hybrid export last --to peft -o my-adapter
         mlx-hybrid export last --to merged --base-id Qwen/Qwen3-0.6B -o my-model
         mlx-hybrid export last --to lora --rank 64 -o my-lora
+        mlx-hybrid export last --to gguf -o my-gguf
     """
     from mlx_hybrid import api
 

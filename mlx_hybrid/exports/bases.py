@@ -7,7 +7,7 @@ import mlx.core as mx
 
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.exports.adapter import Source
-from mlx_hybrid.exports.weights import ModelWeights, write_dense
+from mlx_hybrid.exports.weights import ModelWeights, weights_of, write_dense
 from mlx_hybrid.models.base import find_model, is_hub_id
 from mlx_hybrid.publish.usage import BESIDE
 from mlx_hybrid.training.memory.shape import cached_folder
@@ -72,10 +72,10 @@ def on_this_machine(name: str | None) -> Path | None:
     return cached_folder(name) if name and is_hub_id(name) else None
 
 
-def check_original(source: Source, folder: Path, name: str) -> ExportBase:
+def check_original(source: Source, folder: Path, name: str, *, gguf: bool = False) -> ExportBase:
     """Raise ConfigError unless the model in `folder` has the adapted layers, and is what the base was packed from."""
-    weights = ModelWeights(folder)
-    if weights.packed:
+    weights = weights_of(folder)
+    if weights.packed and not gguf:
         raise ConfigError(f"{name}: is quantised itself; name the 16-bit model it was made from.")
     matrices = [name for name in source.changed(weights) if len(weights.shapes[name]) == 2]
     for key in {matrices[0], matrices[len(matrices) // 2], matrices[-1]} if matrices else ():

@@ -14,18 +14,25 @@ from typing import Any
 import numpy as np
 
 from mlx_hybrid.adapters.store import load_adapter
-from mlx_hybrid.errors import ConfigError, MlxHybridError
+from mlx_hybrid.errors import ConfigError, DataError, MlxHybridError
+from mlx_hybrid.evaluation.benchmarks.questions import held_back
+from mlx_hybrid.evaluation.scoring import sequence_nll
 from mlx_hybrid.exports.adapter import Source
 from mlx_hybrid.exports.logits import Comparison, loss_of, mlx_logits, probe_tokens, torch_logits
 from mlx_hybrid.exports.weights import ModelWeights, write_dense
 from mlx_hybrid.files import new_directory, write_json
-from mlx_hybrid.run import memory_bytes
+from mlx_hybrid.models.base import load_base, tokenizer_for
+from mlx_hybrid.records.files import find_sources
+from mlx_hybrid.records.template import make_examples
+from mlx_hybrid.run import Run, memory_bytes
 
 FORMAT = 1
 REPORT_FILE = "export.json"
 SHOWN = 3
 INSTALL = "pip install 'mlx-hybrid[peft]'"
 BYTES_A_PARAMETER = 6  # float32 weights, and room for loading and activations
+MOST = 200
+"""Held-out records that are measured: the loss of so many is known to a few per cent."""
 USABLE = 0.6  # share of the memory that other programs leave
 
 Adapt = Callable[[Any], Any]
@@ -154,3 +161,37 @@ def unpacked(weights: ModelWeights) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="mlx-hybrid-") as name:
         write_dense(weights, Path(name))
         yield Path(name)
+
+
+def held_out_losses(source: Source, base: Path, packed: Path) -> dict[str, float] | None:
+    """Loss, nats a token, of `base`, the adapter on it and the `packed` model on what the adapter's run held out.
+
+    None for an adapter outside of a run, and where the records are no longer there or have changed.
+    """
+    folder = source.folder.resolve().parent
+    if not (folder / "run.json").is_file():
+        return None
+    run, trained = Run(folder), str(source.base.folder)
+    config = run.config_here()
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, name=trained))
+    try:
+        split = held_back(config, find_sources(config.data), run.info().get("data_identity", ""))
+    except (ConfigError, DataError):
+        return None
+    limit = {"max_tokens": config.train.max_tokens, "too_long": config.train.too_long}
+    tokenizer = tokenizer_for(config.model)
+    examples = make_examples((split.test or split.valid)[:MOST], tokenizer, **limit).examples
+    if not examples:
+        return None
+    model = load_base(str(base), tokenizer=tokenizer).model
+    found = {"base": mean_loss(model, examples)}
+    load_adapter(model, source.folder)
+    found["adapter"] = mean_loss(model.eval(), examples)
+    del model
+    found["packed"] = mean_loss(load_base(str(packed), tokenizer=tokenizer).model, examples)
+    return found | {"records": len(examples)}
+
+
+def mean_loss(model: Any, examples: list) -> float:
+    nats, counts = sequence_nll(model, [e.tokens for e in examples], [e.trained for e in examples])
+    return float(nats.sum() / counts.sum())

@@ -8,7 +8,7 @@ from mlx_hybrid.errors import ConfigError, nearest
 from mlx_hybrid.exports import checks, makers
 from mlx_hybrid.exports.adapter import Source, open_source
 from mlx_hybrid.exports.checks import Report
-from mlx_hybrid.exports.modelfile import write_modelfile
+from mlx_hybrid.exports.gguf.modelfile import write_modelfile
 from mlx_hybrid.exports.weights import end_of_answers
 from mlx_hybrid.files import write_text
 from mlx_hybrid.models.adapted import UNCHECKED
@@ -21,6 +21,8 @@ TAKEN = {
     "rank": ("lora",),
     "tolerance": ("lora",),
     "requantise": ("merged",),
+    "merged": ("gguf",),
+    "f16": ("gguf",),
 }
 """The forms that an option has a meaning for; `fuse` is given none but its own."""
 
@@ -36,6 +38,8 @@ class Options:
     rank: int | None = None
     tolerance: float | None = None
     requantise: bool = False
+    merged: bool = False
+    f16: bool = False
     force: bool = False
 
 
@@ -47,6 +51,8 @@ def refuse_unused(to: str, options: Options) -> None:
         if getattr(options, field) != getattr(Options, field) and to not in (*forms, "fuse"):
             flag = "--" + field.replace("_", "-")
             raise ConfigError(f"{flag} is for --to {' or '.join(forms)}; leave it out with --to {to}.")
+    if options.f16 and not options.merged:
+        raise ConfigError("--f16 is for the whole model that --merged makes; leave it out.")
     if options.requantise and (options.base or options.base_id):
         raise ConfigError(
             "--requantise packs the base that was trained on; leave out --base and --base-id, or leave out "

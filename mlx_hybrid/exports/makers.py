@@ -4,17 +4,20 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from mlx_hybrid.adapters.store import WEIGHTS_FILE
 from mlx_hybrid.errors import ConfigError
-from mlx_hybrid.exports import checks, gguf, lora, merge, peft
+from mlx_hybrid.exports import checks, lora, merge, peft
 from mlx_hybrid.exports.adapter import Source
-from mlx_hybrid.exports.bases import ExportBase, choose_original, dequantised_beside
+from mlx_hybrid.exports.bases import ExportBase, check_original, choose_original, dequantised_beside
 from mlx_hybrid.exports.checks import Report
-from mlx_hybrid.exports.losses import held_out_losses
+from mlx_hybrid.exports.gguf.adapter import ADAPTER, read_adapter, write_adapter
+from mlx_hybrid.exports.gguf.model import MODEL, write_model
 from mlx_hybrid.exports.mlx_lm import write_mlx_lm
-from mlx_hybrid.exports.weights import ModelWeights
+from mlx_hybrid.exports.weights import GgufWeights, ModelWeights
 from mlx_hybrid.files import HUB_ID, sha256_of
-from mlx_hybrid.models.base import fingerprint
+from mlx_hybrid.models.base import find_model, fingerprint
 from mlx_hybrid.publish.usage import vllm_rank
 
 if TYPE_CHECKING:
@@ -87,7 +90,9 @@ def make_lora(source: Source, folder: Path, options: "Options") -> Report:
 
 def make_gguf(source: Source, folder: Path, options: "Options") -> Report:
     """A LoRA for llama.cpp, ollama and LM Studio, with a Modelfile; for the weights it was trained on unless others are
-    named, since the file that serves is not an unpacked copy."""
+    named, since the file that serves is not an unpacked copy. With `merged`, a whole GGUF model."""
+    if options.merged:
+        return make_gguf_model(source, folder, options)
     adapter = source.info.adapter
     if (adapter.low_rank and adapter.low_rank.magnitude) or (
         adapter.rotation and adapter.rotation.kind == "butterfly"
@@ -95,17 +100,46 @@ def make_gguf(source: Source, folder: Path, options: "Options") -> Report:
         raise ConfigError(
             f"{source.name}: is not exactly a LoRA ({source.info.method}); --merged makes a whole GGUF."
         )
-    named = options.base == "original" or options.base_id
-    base = choose_original(source, options.base, options.base_id) if named else trained_base(source)
+    base = served_base(source, options)
     forms = peft.make_forms(source, base.weights)
     report = begin("gguf", source, base, "lora", forms)
     report.base_folder = str(base.weights.folder) if base.weights.folder.is_file() else ""
-    gguf.write_adapter(forms, base.weights.config, folder / gguf.ADAPTER, source.name)
-    written = gguf.read_adapter(folder / gguf.ADAPTER, base.weights.config)
+    write_adapter(forms, base.weights.config, folder / ADAPTER, source.name)
+    written = read_adapter(folder / ADAPTER, base.weights.config)
     report.faults += peft.update_faults(forms, written)
     adapt = partial(lora.put_lora, factors=written)
     checks.check_logits(report, source, base.weights, what="the adapter", adapt=adapt)
     return report
+
+
+def make_gguf_model(source: Source, folder: Path, options: "Options") -> Report:
+    """The base's GGUF file with the adapter in it: changed tensors packed in their own type, or in F16."""
+    base, file = served_base(source, options), folder / MODEL
+    if not isinstance(base.weights, GgufWeights):
+        raise ConfigError(
+            f"{source.name}: --merged needs the base as a GGUF file; name it with --base-id FILE.gguf."
+        )
+    report = begin("gguf", source, base, "merged GGUF model")
+    report.facts["merged"] = True
+    rows = {
+        name: lambda name=name: np.array(merge.base_and_merged(source, base.weights, name)[1])
+        for name in source.changed(base.weights)
+    }
+    if lost := write_model(base.weights, file, rows, half=options.f16):
+        kinds = ", ".join(sorted({base.weights.tensors[name].kind for name in lost}))
+        report.notes.append(f"{len(lost)} tensors are in F16, since {kinds} is not written here.")
+    way_out = "--f16 keeps all of it in a larger file"
+    judge_packed(report, source, base.weights, GgufWeights(file), way_out)
+    checks.check_logits(report, source, base.weights, merged=file, loss="rounding")
+    return report
+
+
+def served_base(source: Source, options: "Options") -> ExportBase:
+    """The weights that a GGUF export is for: those it was trained on, or others that are named, a GGUF file as well."""
+    if options.base_id and (place := find_model(options.base_id)).is_file():
+        return check_original(source, place, options.base_id, gguf=True)
+    named = options.base == "original" or options.base_id
+    return (choose_original(source, options.base, options.base_id) if named else None) or trained_base(source)
 
 
 def make_merged(source: Source, folder: Path, options: "Options") -> Report:
@@ -116,7 +150,7 @@ def make_merged(source: Source, folder: Path, options: "Options") -> Report:
     base = original or ExportBase(source.base, "dequantised", source.info.base["id"])
     report = begin("merged", source, base, "merged model")
     merge.write_merged(source, base.weights, folder)
-    judge_survival(report, source, base.weights, folder)
+    judge_survival(report, source, base.weights, ModelWeights(folder))
     report.faults += merge.check_merged(source, base.weights, folder)
     checks.check_logits(report, source, base.weights, merged=folder, adapters=[], loss="rounding")
     return report
@@ -160,17 +194,17 @@ def make_fused(source: Source, folder: Path, options: "Options", *, to: str = "f
         whole = (
             "without --requantise all of it does, and mlx_lm.convert -q --q-bits 8 packs that in finer steps"
         )
-        judge_packed(report, source, folder, whole)
+        judge_packed(report, source, source.base, ModelWeights(folder), whole)
     else:
-        judge_survival(report, source, source.base, folder)
+        judge_survival(report, source, source.base, ModelWeights(folder))
         report.faults += merge.check_merged(source, source.base, folder)
     checks.check_logits(report, source, source.base, merged=folder, loss="rounding")
     return report
 
 
-def judge_survival(report: Report, source: Source, weights: ModelWeights, folder: Path) -> None:
+def judge_survival(report: Report, source: Source, weights: ModelWeights, written: ModelWeights) -> None:
     """Measure what the stored weights keep of the update; it may not be too little, where no loss says otherwise."""
-    survival = report.checks["survival"] = merge.measure_survival(source, weights, folder)
+    survival = report.checks["survival"] = merge.measure_survival(source, weights, written)
     if survival["surviving_share"] < SURVIVES:
         report.faults.append(
             f"only {100 * survival['surviving_share']:.0f} % of the update survives in the stored weights (worst "
@@ -178,11 +212,13 @@ def judge_survival(report: Report, source: Source, weights: ModelWeights, folder
         )
 
 
-def judge_packed(report: Report, source: Source, folder: Path, way_out: str) -> None:
+def judge_packed(
+    report: Report, source: Source, weights: ModelWeights, written: ModelWeights, way_out: str
+) -> None:
     """Judge packed weights by what the tune was for, the held-out loss, where the run's records are still there, else
     by the share of the update that survives."""
-    judge_survival(report, source, source.base, folder)
-    losses = held_out_losses(source, folder)
+    judge_survival(report, source, weights, written)
+    losses = checks.held_out_losses(source, weights.folder, written.folder)
     if losses and losses["adapter"] < losses["base"]:
         report.checks["held_out_loss"] = losses
         report.faults = []

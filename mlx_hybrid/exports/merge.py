@@ -58,9 +58,9 @@ def as_stored(name: str, merged: mx.array, weights: ModelWeights, requantise: bo
     return dict(zip((name, f"{module}.scales", f"{module}.biases"), parts, strict=False))
 
 
-def measure_survival(source: Source, weights: ModelWeights, folder: Path) -> dict[str, Any]:
+def measure_survival(source: Source, weights: ModelWeights, written: ModelWeights) -> dict[str, Any]:
     """How much of the update the written model holds, ⟨Ŵ − W, Δ⟩ / ‖Δ‖²: over all, and of the worst module."""
-    written, shares, kept, whole = ModelWeights(folder), {}, 0.0, 0.0
+    shares, kept, whole = {}, 0.0, 0.0
     for name in source.changed(weights):
         base, merged = base_and_merged(source, weights, name)
         update = merged - base

@@ -7,9 +7,8 @@ from hf_bases import one_thread, packed_base, trained  # noqa: F401
 from test_merge import shrink
 
 from mlx_hybrid.exports.adapter import open_source
-from mlx_hybrid.exports.checks import ExportMismatch
+from mlx_hybrid.exports.checks import ExportMismatch, held_out_losses
 from mlx_hybrid.exports.export import fuse
-from mlx_hybrid.exports.losses import held_out_losses
 from mlx_hybrid.models.base import load_base
 
 ROWS = {"base": 2.0, "adapter": 1.0, "records": 20}
@@ -36,7 +35,7 @@ def small(tmp_path):
     ],
 )
 def test_the_loss_says_whether_packing_lost_the_tune(small, tmp_path, monkeypatch, losses, fault):
-    monkeypatch.setattr("mlx_hybrid.exports.export.held_out_losses", lambda source, folder: losses)
+    monkeypatch.setattr("mlx_hybrid.exports.checks.held_out_losses", lambda *_: losses)
     model = str(packed_base("llama"))
     if fault:
         with pytest.raises(ExportMismatch, match=fault):
@@ -49,7 +48,7 @@ def test_the_loss_says_whether_packing_lost_the_tune(small, tmp_path, monkeypatc
 
 def test_losses_are_of_what_the_run_held_out(run, base_folder):
     """The base's own, against cross-entropy of whole rows; the base in place of a packed model has the same."""
-    losses = held_out_losses(open_source(str(run.path)), base_folder)
+    losses = held_out_losses(open_source(str(run.path)), base_folder, base_folder)
     assert losses["packed"] == losses["base"] != losses["adapter"]
     assert losses["records"] > 5
 

@@ -8,9 +8,9 @@ from shlex import quote
 from typing import Any
 
 from mlx_hybrid.errors import ConfigError
-from mlx_hybrid.exports import gguf
 from mlx_hybrid.exports.adapter import Source
 from mlx_hybrid.exports.checks import Report
+from mlx_hybrid.exports.gguf.adapter import ADAPTER
 from mlx_hybrid.exports.weights import GENERATION
 from mlx_hybrid.files import read_json, write_text
 from mlx_hybrid.models.base import read_tokenizer, with_template
@@ -28,7 +28,7 @@ def write_modelfile(report: Report, source: Source, folder: Path, directory: Pat
     settings = read_json(generation) if generation.is_file() else {}
     own, base = next(folder.glob("*.gguf")), report.base_folder
     place = os.path.relpath(base, folder) if base else f"path/to/{Path(report.base['id']).name}.gguf"
-    adapter = f"./{own.name}" if own.name == gguf.ADAPTER else None
+    adapter = f"./{own.name}" if own.name == ADAPTER else None
     text, templated = modelfile(
         tokenizer, settings, base=place if adapter else f"./{own.name}", adapter=adapter
     )

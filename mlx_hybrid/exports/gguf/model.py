@@ -1,0 +1,81 @@
+"""A GGUF model written again, with the changed tensors in the place of its own."""
+
+import struct
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
+from mlx_hybrid.exports.gguf.adapter import heads_of
+from mlx_hybrid.exports.gguf.quantise import WRITTEN, encode
+from mlx_hybrid.exports.weights import GgufWeights
+from mlx_hybrid.models.gguf.file import GgufFile, Reader, Tensor
+from mlx_hybrid.models.gguf.names import is_reordered, is_shifted, rows_to_gguf
+
+MODEL = "model.gguf"
+VERSION = 3
+
+Part = tuple[Tensor, str, Callable[[Tensor], Iterator[np.ndarray]]]
+"""A tensor, the type that it is written in, and what gives its rows of blocks."""
+
+
+def write_model(
+    weights: GgufWeights, path: Path, merged: dict[str, Callable[[], np.ndarray]], *, half: bool = False
+) -> list[str]:
+    """The file of `weights` again, with the tensors of `merged`, by MLX's name, in their own type or, with `half`, in
+    F16. The names of those whose type is not written here, and that are in F16 therefore."""
+    parts, lost, names = [], [], {tensor.name: name for name, tensor in weights.tensors.items()}
+    for tensor in weights.file.tensors.values():
+        name, kind, blocks = names.get(tensor.name), tensor.kind, weights.file.blocks
+        if name in merged:
+            kind = "F16" if kind not in WRITTEN or (half and kind != "F32") else kind
+            lost += [] if kind == tensor.kind or half else [name]
+            blocks = partial(encoded, weights, merged[name], kind)
+        parts.append((tensor, kind, blocks))
+    write_file(path, weights.file, parts)
+    return lost
+
+
+def encoded(
+    weights: GgufWeights, value: Callable[[], np.ndarray], kind: str, tensor: Tensor
+) -> Iterator[np.ndarray]:
+    """The blocks of a tensor in MLX's order of rows."""
+    rows, architecture = value(), weights.file.architecture
+    rows = rows + 1 if is_shifted(architecture, tensor.name) else rows
+    if is_reordered(architecture, tensor.name):
+        rows = rows_to_gguf(rows, heads_of(weights.config, tensor.name))
+    yield encode(kind, np.ascontiguousarray(rows.reshape(-1, rows.shape[-1]), dtype=np.float32))
+
+
+def write_file(path: Path, file: GgufFile, parts: list[Part]) -> None:
+    """A GGUF file with the metadata of another, and these tensors."""
+    align, records = int(file.metadata.get("general.alignment", 32)), list(metadata_records(file.path))
+    infos, offset = [], 0
+    for tensor, kind, _ in parts:
+        number = GGMLQuantizationType[kind]
+        block, size = GGML_QUANT_SIZES[number]
+        name, shape = tensor.name.encode(), tensor.shape[::-1]
+        sizes = struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, number, offset)
+        infos.append(struct.pack("<Q", len(name)) + name + sizes)
+        offset += -(-int(np.prod(shape)) // block * size // align) * align
+    with path.open("wb") as out:
+        out.write(struct.pack("<4sIQQ", b"GGUF", VERSION, len(parts), len(records)))
+        out.writelines([*records, *infos])
+        for tensor, _, blocks in parts:
+            out.write(bytes(-out.tell() % align))
+            for rows in blocks(tensor):
+                out.write(np.ascontiguousarray(rows).tobytes())
+        out.write(bytes(-out.tell() % align))
+
+
+def metadata_records(path: Path) -> Iterator[bytes]:
+    """Each key of a file's metadata with its value, as it is stored; but for what says that a file is split."""
+    reader = Reader(path)
+    starts = {field.offset: key for key, field in reader.fields.items() if not key.startswith("GGUF.")}
+    last = min(tensor.field.offset for tensor in reader.tensors)
+    for start, end in pairwise([*sorted(starts), last]):
+        if not starts[start].startswith("split."):
+            yield bytes(reader.data[start:end])

@@ -1,0 +1,160 @@
+"""A GGUF base under an adapter, and a whole GGUF model written from it."""
+
+import json
+import sys
+from pathlib import Path
+
+import gguf
+import mlx.core as mx
+import numpy as np
+import pytest
+from hf_bases import adapter_on, folder_of, one_thread, trained  # noqa: F401
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "models" / "gguf"))
+
+from making import HEADS, KV, write_gguf
+from test_gguf import permuted
+
+from mlx_hybrid.errors import ConfigError
+from mlx_hybrid.exports.adapter import open_source
+from mlx_hybrid.exports.checks import ExportMismatch
+from mlx_hybrid.exports.export import Options, export
+from mlx_hybrid.exports.gguf.quantise import WRITTEN, encode
+from mlx_hybrid.exports.weights import GgufWeights
+from mlx_hybrid.models.base import load_base
+
+pytestmark = [pytest.mark.peft, pytest.mark.usefixtures("one_thread")]
+
+STEP = {
+    "Q4_0": 0.09,
+    "Q4_1": 0.08,
+    "Q5_0": 0.045,
+    "Q5_1": 0.04,
+    "Q8_0": 0.006,
+    "Q4_K": 0.08,
+    "Q5_K": 0.04,
+    "Q6_K": 0.02,
+    "F16": 5e-4,
+    "BF16": 4e-3,
+    "F32": 0.0,
+}
+"""Relative error of normal weights in each format."""
+
+
+def decoded(kind, rows):
+    return gguf.dequantize(rows.view("<f4") if kind == "F32" else rows, gguf.GGMLQuantizationType[kind])
+
+
+@pytest.mark.parametrize("kind", WRITTEN)
+def test_blocks_hold_the_weights_as_gguf_reads_them(kind):
+    weights = (0.05 * np.random.default_rng(0).standard_normal((6, 512))).astype(np.float32)
+    weights[0], weights[1, :256] = (
+        0.0,
+        np.abs(weights[1, :256]) + 0.1,
+    )  # nothing at all, and nothing below zero
+    rows = encode(kind, weights)
+    back = (
+        decoded(kind, rows.view("<f2") if kind == "F16" else rows).astype(np.float32).reshape(weights.shape)
+    )
+    assert np.linalg.norm(back - weights) <= STEP[kind] * np.linalg.norm(weights)
+    assert not back[0].any()
+    again = encode(kind, back)
+    again = decoded(kind, again.view("<f2") if kind == "F16" else again).reshape(weights.shape)
+    np.testing.assert_allclose(again, back, atol=1e-6)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma3", "phi3", "qwen3"])
+def test_weights_are_those_of_the_file(tmp_path, architecture):
+    dense = write_gguf(tmp_path / "x.gguf", architecture, "Q8_0")
+    weights = GgufWeights(tmp_path / "x.gguf")
+    assert sorted(t.name for t in weights.tensors.values()) == sorted(dense)
+    for name, tensor in weights.tensors.items():
+        own = tensor.name
+        value = np.array(weights.dense(name, mx.float32))
+        if architecture == "llama" and (".attn_q." in own or ".attn_k." in own):
+            value = permuted(value, HEADS if ".attn_q." in own else KV)
+        value = value + 1 if architecture == "gemma3" and own.endswith("norm.weight") else value
+        np.testing.assert_allclose(value, dense[own], atol=1e-6)
+
+
+@pytest.fixture(params=["Q4_0", "Q4_K"])
+def tuned(request, tmp_path):
+    """A tiny GGUF model, and an adapter on it."""
+    base = tmp_path / "base.gguf"
+    write_gguf(
+        base, "llama", request.param, kinds={"token_embd.weight": "Q8_0", "blk.0.ffn_up.weight": "Q3_K"}
+    )
+    return base, adapter_on(str(base), tmp_path / "adapter")
+
+
+def logits(model):
+    return np.array(model(mx.array([[5, 9, 40, 17, 80]])).astype(mx.float32))
+
+
+def test_an_adapter_on_a_gguf_file_is_exported_for_it(tuned, tmp_path):
+    base, adapter = tuned
+    report = export(str(adapter), "gguf", tmp_path / "out", Options(model=str(base)))
+    assert report.checks["logits"]["passed"]
+    assert (
+        (tmp_path / "out" / "Modelfile").read_text().startswith("FROM ../base.gguf\nADAPTER ./adapter.gguf\n")
+    )
+    assert f"llama-cli -m {base} --lora" in report.commands["llama.cpp"]
+
+
+@pytest.mark.parametrize("half", [False, True], ids=["own types", "F16"])
+def test_a_whole_model_is_the_file_with_the_changed_tensors(tuned, tmp_path, half):
+    base, adapter = tuned
+    options = Options(model=str(base), merged=True, f16=half, force=not half)
+    report = export(str(adapter), "gguf", tmp_path / "out", options)
+    before, after = (gguf.GGUFReader(p) for p in (base, tmp_path / "out" / "model.gguf"))
+    assert {k: f.contents() for k, f in before.fields.items() if not k.startswith("GGUF.")} == {
+        k: f.contents() for k, f in after.fields.items() if not k.startswith("GGUF.")
+    }
+    source, held = open_source(str(adapter), model=str(base)), {t.name: t for t in after.tensors}
+    own = {source.base.tensors[f"{module}.weight"].name for module in source.info.modules}
+    for tensor in before.tensors:
+        there = held[tensor.name]
+        if tensor.name not in own:
+            assert np.array_equal(there.data, tensor.data)
+        else:
+            unwritten = tensor.tensor_type.name == "Q3_K"
+            assert there.tensor_type.name == ("F16" if half or unwritten else tensor.tensor_type.name)
+    assert any("Q3_K is not written here" in note for note in report.notes) != half
+    survival = report.checks["survival"]["surviving_share"]
+    assert survival == pytest.approx(1, abs=0.01 if half else 0.2)
+    model = load_base(str(base)).model
+    from mlx_hybrid.adapters.store import load_adapter
+
+    plain = logits(model)
+    load_adapter(model, adapter)
+    ours, theirs = logits(model.eval()), logits(load_base(str(tmp_path / "out" / "model.gguf")).model)
+    assert np.abs(theirs - ours).max() < (0.01 if half else 0.3) * np.abs(ours - plain).max()
+    assert (tmp_path / "out" / "Modelfile").read_text().startswith("FROM ./model.gguf\nTEMPLATE")
+    assert json.loads((tmp_path / "out" / "export.json").read_text())["merged"] is True
+
+
+def test_a_lost_update_is_refused_with_the_way_that_works(tuned, tmp_path):
+    from test_merge import shrink
+
+    base, _ = tuned
+    small = shrink(adapter_on(str(base), tmp_path / "lora", "lora"), tmp_path / "small", 0.02)
+    with pytest.raises(ExportMismatch, match=r"of the update survives .*--f16 keeps all of it"):
+        export(str(small), "gguf", tmp_path / "out", Options(model=str(base), merged=True))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_s_adapter_needs_the_gguf_file_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"needs the base as a GGUF file; name it with --base-id"):
+        export(
+            str(trained("lora", "llama")),
+            "gguf",
+            tmp_path / "out",
+            Options(model=folder_of("llama"), merged=True),
+        )
+    with pytest.raises(ConfigError, match="--f16 is for the whole model"):
+        export(
+            str(trained("lora", "llama")),
+            "gguf",
+            tmp_path / "out",
+            Options(model=folder_of("llama"), f16=True),
+        )
