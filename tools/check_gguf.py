@@ -70,6 +70,7 @@ class Engine:
             lib.llama_model_load_from_file(str(model).encode(), lib.llama_model_default_params())
         )
         self.context = self.held(lib.llama_init_from_model(self.model, lib.llama_context_default_params()))
+        lib.llama_set_n_threads(self.context, 1, 1)  # more wait for each other, turning, on a busy machine
         vocabulary = ctypes.c_void_p(lib.llama_model_get_vocab(self.model))
         self.size = lib.llama_vocab_n_tokens(vocabulary)
 

@@ -1,18 +1,13 @@
 """A GGUF base under an adapter, and a whole GGUF model written from it."""
 
 import json
-import sys
-from pathlib import Path
 
 import gguf
 import mlx.core as mx
 import numpy as np
 import pytest
+from gguf_files import HEADS, KV, write_gguf
 from hf_bases import adapter_on, folder_of, one_thread, trained  # noqa: F401
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "models" / "gguf"))
-
-from making import HEADS, KV, write_gguf
 from test_gguf import permuted
 
 from mlx_hybrid.errors import ConfigError

@@ -67,7 +67,5 @@ def test_losses_are_of_what_the_run_held_out(run, base_folder):
 
 
 def test_records_that_are_gone_leave_the_share_to_judge(small):
-    assert (
-        held_out_losses(open_source(str(small), model=str(packed_base("llama"))), packed_base("llama"))
-        is None
-    )
+    base = packed_base("llama")
+    assert held_out_losses(open_source(str(small), model=str(base)), base, base) is None
