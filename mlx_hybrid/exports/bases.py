@@ -91,7 +91,7 @@ def check_original(source: Source, folder: Path, name: str, *, gguf: bool = Fals
                 f"{name}: {module} differs from the base that was trained on by {100 * apart:.0f} % of its norm, so "
                 "this is another model."
             )
-    label = Path(name).resolve().name if Path(name).is_dir() else name
+    label = Path(name).resolve().name if Path(name).exists() else name
     return ExportBase(weights, "original", label)
 
 

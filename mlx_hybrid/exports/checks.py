@@ -91,6 +91,8 @@ class Report:
             self.faults.append(
                 f"logits differ from {what} by up to {result.difference:.2g} (without the adapter "
                 f"{result.base_difference:.2g}; the adapter changes them by {result.effect:.2g})"
+                + result.base_differs
+                * ": the two read the base itself, its config.json, differently"
             )
 
     def skip_logits(self, why: str) -> None:

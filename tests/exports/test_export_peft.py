@@ -278,6 +278,24 @@ def test_a_failed_check_writes_nothing(tmp_path, monkeypatch):
     assert json.loads((tmp_path / "out" / "export.json").read_text())["passed"] is False
 
 
+def test_a_base_that_is_read_differently_is_named_as_the_cause(tmp_path, monkeypatch):
+    """What torch is given has another base of positions."""
+    from mlx_hybrid.exports import checks
+
+    right = checks.torch_logits
+
+    def otherwise(folder, tokens, adapters):
+        shutil.copytree(folder, other := tmp_path / "other")
+        tree = json.loads((other / "config.json").read_text())
+        tree["rope_parameters"]["rope_theta"] = tree["rope_theta"] = 7.0
+        (other / "config.json").write_text(json.dumps(tree))
+        return right(other, tokens, adapters)
+
+    monkeypatch.setattr(checks, "torch_logits", otherwise)
+    with pytest.raises(ExportMismatch, match=r"the two read the base itself, its config.json, differently"):
+        exported(tmp_path, "hybrid")
+
+
 def test_a_taken_place_is_refused(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("years of work")

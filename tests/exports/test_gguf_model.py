@@ -138,6 +138,22 @@ def test_a_lost_update_is_refused_with_the_way_that_works(tuned, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_folder_s_adapter_is_made_for_a_gguf_file_that_is_named(tmp_path):
+    """The same weights in a folder and in a file."""
+    from mlx_hybrid.exports.weights import write_dense
+
+    write_gguf(tmp_path / "base.gguf", "llama", "F16")
+    (tmp_path / "folder").mkdir()
+    write_dense(GgufWeights(tmp_path / "base.gguf"), tmp_path / "folder", mx.float16)
+    adapter = adapter_on(str(tmp_path / "folder"), tmp_path / "adapter")
+    options = Options(model=str(tmp_path / "folder"), base_id=str(tmp_path / "base.gguf"))
+    report = export(str(adapter), "gguf", tmp_path / "out", options)
+    assert report.checks["logits"]["passed"]
+    assert (report.base["id"], report.base["kind"]) == ("base.gguf", "original")
+    assert str(tmp_path) not in (tmp_path / "out" / "export.json").read_text()
+    assert (tmp_path / "out" / "Modelfile").read_text().startswith("FROM ../base.gguf\n")
+
+
 def test_a_folder_s_adapter_needs_the_gguf_file_named(tmp_path):
     with pytest.raises(ConfigError, match=r"needs the base as a GGUF file; name it with --base-id"):
         export(

@@ -112,7 +112,7 @@ def held_as(module: nn.Module, kind: str, parts: dict[str, mx.array]) -> nn.Modu
     where MLX would subtract 1 and add it again."""
     weight, embedding = parts["weight"], isinstance(module, nn.Embedding)
     if kind not in FIELDS:
-        layer = module if weight.ndim > 1 else nn.RMSNorm(weight.size, getattr(module, "eps", 0.0))
+        layer = module if weight.ndim > 1 else nn.RMSNorm(weight.size, getattr(module, "eps", 1e-5))
         layer.weight = weight
         return layer
     packed = (
