@@ -153,7 +153,7 @@ def evaluate(
 def export(name: str, to: str, output: str | Path, **options: Any) -> "Report":
     """Write the adapter `name`, as `load` takes it, to the new folder `output` for another library, and check it there.
 
-    `to` is peft, merged, lora, mlx-lm, gguf or gguf-lora; `options` are those of the command (docs/export.md), as rank=64.
+    `to` is peft, merged, lora, mlx-lm, gguf or gguf-lora; `options` are those of the command (docs/export.md), rank=64.
     Raises ConfigError for what cannot be said in that form, and ExportMismatch where the export does something else
     than the adapter; nothing is written then.
     """
