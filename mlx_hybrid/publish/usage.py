@@ -6,6 +6,7 @@ from typing import Any
 
 from mlx_hybrid.files import render
 from mlx_hybrid.models.base import BUNDLED
+from mlx_hybrid.models.gguf.file import OLLAMA
 from mlx_hybrid.publish.facts import Facts
 
 VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
@@ -63,7 +64,7 @@ def base_text(facts: Facts) -> str:
 
 def is_folder(base: str) -> bool:
     """Whether an export's base is a local folder, of which only the last part is known."""
-    return "/" not in base and base not in (BUNDLED, BESIDE)
+    return "/" not in base and base not in (BUNDLED, BESIDE) and not base.startswith(OLLAMA)
 
 
 def place_of(name: str, base: str) -> str:

@@ -107,12 +107,14 @@ class Reader(GGUFReader):
             for _ in range(count):
                 start = at + 8
                 at = start + int.from_bytes(raw[at:start], "little")
+                if at > self.data.size:
+                    raise ValueError("a text goes beyond its end")
                 values.append(str(raw[start:at], "utf-8"))
         else:
-            numbers = self._get(at, self.gguf_scalar_to_np[kind], count)
-            at, values = at + numbers.nbytes, numbers.tolist()
-        if at > self.data.size:
-            raise ValueError("cut off")
+            values = self._get(at, dtype := self.gguf_scalar_to_np[kind], count).tolist()
+            at += count * np.dtype(dtype).itemsize
+            if len(values) < count:
+                raise ValueError("a list goes beyond its end")
         return at - orig_offs, [values], [0], [GGUFValueType.ARRAY]
 
 

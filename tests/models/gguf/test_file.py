@@ -26,7 +26,16 @@ def lies_of_its_type(path):
     path.write_bytes(data)
 
 
+def lies_of_its_length(path):
+    """The list of tokens as one of 2⁶⁰."""
+    data = bytearray(path.read_bytes())
+    at = data.index(b"tokenizer.ggml.tokens") + len(b"tokenizer.ggml.tokens") + 8
+    data[at : at + 8] = (1 << 60).to_bytes(8, "little")
+    path.write_bytes(data)
+
+
 BAD = {
+    "endless": ({}, lies_of_its_length, "cut off or damaged"),
     "cut off in the weights": ({}, cut, "cut off or damaged"),
     "cut off in the header": ({}, lambda path: cut(path, 900), "cut off or damaged"),
     "nearly nothing": ({}, lambda path: cut(path, 20), "cut off or damaged"),
