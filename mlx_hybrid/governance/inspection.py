@@ -7,18 +7,21 @@ from mlx_hybrid.config import GovernanceConfig
 from mlx_hybrid.governance.checks import personal, quality
 from mlx_hybrid.governance.checks.characters import Batch
 from mlx_hybrid.governance.checks.engines import load_engine
-from mlx_hybrid.governance.checks.language import UNDETERMINED, check_languages
+from mlx_hybrid.governance.checks.language import UNDETERMINED
+from mlx_hybrid.governance.checks.mojibake import find_mojibake
 from mlx_hybrid.governance.checks.overlap import EvaluationIndex
 from mlx_hybrid.governance.checks.translations import Pair, read_pair
-from mlx_hybrid.governance.duplicates.minhash import exact_key, ngram_of, normalise, sketches
+from mlx_hybrid.governance.duplicates.minhash import exact_key, names_in, ngram_of, normalise, sketches
 from mlx_hybrid.governance.duplicates.near import Said
 from mlx_hybrid.governance.rules import in_force
 from mlx_hybrid.governance.stages import Decision, Finding, active_stages
+from mlx_hybrid.governance.turns import Judged, check_records, flat, judged
 from mlx_hybrid.records.fields import calls_and_tools
 from mlx_hybrid.records.languages import parse_language
 from mlx_hybrid.records.lines import Fault, as_source
 from mlx_hybrid.records.record import Record, load_records
 
+LEAST_REPEATED = 12  # characters: who says hello is greeted
 REPEATS = Finding("answer_is_prompt", "the answer repeats the prompt")
 
 
@@ -79,7 +82,7 @@ class Inspector:
         records = [line for line in lines if isinstance(line, Record)]
         whole = [item for item, line in zip(items, lines) if isinstance(line, Record)]
         contents = [record.content() for record in records]
-        self.check_texts(whole, records, [text[: quality.MAX_CHECKED] for text in contents])
+        self.check_texts(whole, records, [judged(record) for record in records])
         left = [row for row in zip(whole, records, contents) if row[0].decision is None]
         leaks = self.index and "eval_leak" in self.rules
         found = self.index.find([content for *_, content in left]) if leaks else [None] * len(left)
@@ -94,18 +97,14 @@ class Inspector:
             item.flags = tuple(flag for flag in item.flags if flag.reason in self.rules)
         return items
 
-    def check_texts(self, items: list[Inspection], records: list[Record], texts: list[str]) -> None:
+    def check_texts(self, items: list[Inspection], records: list[Record], read: list[Judged]) -> None:
         """Unicode, language, quality, licence and personal data."""
-        batch = Batch(texts)
         if "unicode" in self.stages:
-            for item, finding in zip(items, quality.check_unicode(batch)):
+            for item, finding in zip(items, quality.check_unicode(Batch([record.text for record in read]))):
                 item.reject(self.rules, "unicode", finding)
-        self.check_languages(items, records, texts)
+        self.check_languages(items, records, read)
         if "quality" in self.stages:
-            for item, record, findings in zip(items, records, quality.check_quality(batch)):
-                prompt = record.prompt().strip()
-                repeats = prompt and prompt == record.completion().strip()
-                item.reject(self.rules, "quality", *findings, REPEATS if repeats else None)
+            self.check_quality(items, records, read)
         for item, record in zip(items, records):
             licence = record.fields.get("licence")
             if self.licences and licence not in self.licences:
@@ -115,13 +114,25 @@ class Inspector:
             if "personal" in self.stages and item.decision is None:
                 item.flags += personal.flags(record.fields, item.language)
 
-    def check_languages(self, items: list[Inspection], records: list[Record], texts: list[str]) -> None:
-        codes = [record.language for record in records]
+    def check_quality(self, items: list[Inspection], records: list[Record], read: list[Judged]) -> None:
+        turns = flat(read)
+        for (place, _), findings in zip(
+            turns, quality.check_quality([turn for _, turn in turns], self.rules)
+        ):
+            items[place].reject(self.rules, "quality", *findings)
+        for item, record, one in zip(items, records, read):
+            codec = one.asked and find_mojibake(one.asked)
+            prompt = record.prompt().strip()
+            repeats = len(prompt) >= LEAST_REPEATED and prompt == record.completion().strip()
+            misread = Finding("mojibake", f"in the question: {codec}") if codec else None
+            item.reject(self.rules, "quality", misread, REPEATS if repeats else None)
+
+    def check_languages(self, items: list[Inspection], records: list[Record], read: list[Judged]) -> None:
         if self.engine is None:
-            for item, code in zip(items, codes):
-                item.language = declared_language(code)
+            for item, record in zip(items, records):
+                item.language = declared_language(record.language)
             return
-        for item, verdict in zip(items, check_languages(texts, codes, self.engine, self.allowed)):
+        for item, verdict in zip(items, check_records(read, self.engine, self.allowed, self.rules)):
             item.language = str(verdict.language)
             item.flags += verdict.flags
             item.reject(self.rules, "language", verdict.reject)
@@ -137,7 +148,7 @@ class Inspector:
         prompt = "" if item.kind == "text" else normalise(record.prompt())
         completion = normalise(content if item.kind == "text" else record.completion())
         digests = (exact_key(text).hex() if text else "" for text in (calls, tools))
-        said = "\0".join((prompt, completion, label.replace("\0", " "), *digests))
+        said = "\0".join((prompt, completion, label.replace("\0", " "), *digests, names_in(content)))
         item.said = said.encode("utf-8", "surrogatepass")
         item.pair = read_pair(record) if "parallel" in self.stages else None
 

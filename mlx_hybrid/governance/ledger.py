@@ -136,5 +136,5 @@ def flag_conflicts(items: list[Inspection]) -> None:
 
 def halves_of(said: bytes) -> tuple[bytes, bytes]:
     """What was asked, with the tools, and what was answered, with label and calls; both empty without a question."""
-    prompt, *answer, tools = said.split(b"\0")
+    prompt, *answer, tools, _ = said.split(b"\0")
     return (prompt + b"\0" + tools, b"\0".join(answer)) if prompt else (b"", b"")

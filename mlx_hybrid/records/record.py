@@ -51,8 +51,10 @@ class Record:
 
     @property
     def language(self) -> str | None:
-        """The declared language as it was written, or None."""
-        return self.fields.get("language") or None
+        """The declared language as it was written, that of the answer where `languages` names two, or None."""
+        each = self.fields.get("languages")
+        own = each.get("answer") if isinstance(each, dict) else None
+        return own or self.fields.get("language") or None
 
     @property
     def label(self) -> Any:

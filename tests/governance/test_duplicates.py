@@ -197,8 +197,8 @@ def test_a_shared_instruction_is_not_what_makes_a_duplicate():
     pairs = [jaccard(grams(normalise(one), 5), grams(normalise(two), 5)) for one, two in pairwise(texts)]
     assert max(pairs) > 0.8  # they would go without the guard
     assert gone([text_record(text, line, language="en") for line, text in enumerate(texts)]) == {}
-    few = gone([text_record(text, line, language="en") for line, text in enumerate(texts[:15])])
-    assert few  # too few to tell a template from content
+    for few in (8, 16):
+        assert gone([text_record(text, line, language="en") for line, text in enumerate(texts[:few])]) == {}
 
 
 def test_unspaced_scripts_and_short_texts():

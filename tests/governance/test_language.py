@@ -28,6 +28,7 @@ def lid176():
         ("zh", "zho_Hans"), ("zh-TW", "zho_Hant"), ("zh-Hant-HK", "zho_Hant"), ("cmn", "zho_Hans"), ("yue", "yue_Hant"),
         ("ar", "arb_Arab"), ("arb_Latn", "arb_Latn"), ("sr-Latn", "srp_Latn"), ("sr", "srp_Cyrl"), ("no", "nob_Latn"),
         ("fa", "pes_Arab"), ("pt-BR", "por_Latn"), ("ja", "jpn_Jpan"), ("ko", "kor_Kore"), ("ktu", "ktu_Zyyy"),
+        ("iw", "heb_Hebr"), ("in-ID", "ind_Latn"), ("jw", "jav_Latn"),
     ],
 )  # fmt: skip
 def test_codes(written, meant):

@@ -6,16 +6,19 @@ import pytest
 from governance.conftest import SENTENCES
 
 from mlx_hybrid.governance.checks.characters import Batch
+from mlx_hybrid.governance.checks.material import made_of
 from mlx_hybrid.governance.checks.mojibake import find_mojibake
-from mlx_hybrid.governance.checks.quality import check_quality, check_unicode
+from mlx_hybrid.governance.checks.quality import Turn, check_quality, check_unicode
+from mlx_hybrid.governance.rules import in_force
 
 ENGLISH = SENTENCES["eng_Latn"]
 MISREAD = ["cp1251", "gbk", "latin-1", "cp1252", "koi8-r", "cp1250"]
 
 
-def reasons(text: str) -> list[str]:
-    batch = Batch([text])
-    found = [check_unicode(batch)[0], *check_quality(batch)[0]]
+def reasons(*texts: str) -> list[str]:
+    found = check_unicode(Batch(texts))
+    for findings in check_quality([Turn(text, made_of(text)) for text in texts], in_force({})):
+        found += findings
     return [finding.reason for finding in found if finding]
 
 
@@ -35,7 +38,12 @@ def test_clean_sentences_pass(code):
         ("12 34", "no_text"),
         ("abc 123 456 789 000 111 222", "low_letter_ratio"),
         ("he$$o w*r#d! @%^ &*( ~~ {}", "symbol_heavy"),
-        ("It was sooooooooooo long.", "char_run"),
+        ("It was a" + "a" * 50 + "h.", "char_run"),
+        ("хорошо" * 12, "repetition"),
+        ("T h e l i b r a r y o p e n s a t n i n e", "spaced_letters"),
+        ("M?nchen liegt sch?n an der Isar.", "mojibake"),
+        ("РПЧФПТЙФЕ, РПЦБМХКУФБ, ЬФП РТЕДМПЦЕОЙЕ.", "mojibake"),
+        ("ေမာင္ေမာင္က ေက်ာင္းသြားသည္။", "mojibake"),
         ("again and again and " * 15, "repetition"),
         ("<div><p>Hello</p></div> and more text after it", "markup"),
         ("{{Infobox|name=Pier}} '''The pier''' is reached by [[boat]].", "markup"),
@@ -58,6 +66,14 @@ def test_planted_faults(text, reason):
         "H<sub>2</sub>O and CO<sub>2</sub> are small molecules.",
         "Ça m'a coûté 5 € — « pas cher », dit-il… naïveté, œuvre, ñandú.",
         "Thanks! 👩‍👩‍👧 🇹🇿 See you all tomorrow morning.",
+        "It was sooooooooooo long!!!!!!!!!!!! ㅋㅋㅋㅋㅋㅋㅋㅋㅋㅋ 5555555555 الســــــــــــــــــلام ……………………",
+        "La la la la la la la la",
+        "Row, row, row your boat,\nGently down the stream,\nMerrily, merrily, merrily, merrily,\nLife is but a dream.\n"
+        * 3,
+        "Go to Settings > Network > Wi-Fi > Advanced and turn on the switch.",
+        "Opening hours: Mon 9-5 | Tue 9-5 | Wed 9-5 | Thu 9-8 | Fri 9-5",
+        "Das Rindfleischetikettierungsüberwachungsaufgabenübertragungsgesetz war ein Gesetz und ist keines mehr.",
+        "ကျောင်းသားများသည် ကျောင်းသို့ သွားကြသည်။ သူတို့သည် စာဖတ်ကြသည်။",
     ],
 )
 def test_what_is_meant_to_be_so(text):
@@ -73,7 +89,7 @@ def test_mojibake_in_every_script(code, codec):
 
 def test_holmium_is_a_word_in_chinese():
     assert find_mojibake("鈥是一種化學元素，原子序數為六十七，屬於稀土元素。", {"Hani"}) is None
-    assert find_mojibake("It鈥檚 late and the library is closed.", {"Hani", "Latn"}) == "gbk"
+    assert find_mojibake("It鈥檚 late and the library is closed.", {"Hani", "Latn"}).endswith("gbk")
 
 
 @pytest.mark.data
@@ -81,6 +97,5 @@ def test_flores_is_clean_but_for_its_own_mojibake(data_root):
     rejected = 0
     for path in sorted((data_root / "flores200" / "dev").glob("*.txt")):
         if path.stem != "ind_Latn":  # holds twenty lines that really were misread
-            batch = Batch(path.read_text(encoding="utf-8").splitlines()[::3])
-            rejected += sum(bool(a or b) for a, b in zip(check_unicode(batch), check_quality(batch)))
+            rejected += len(reasons(*path.read_text(encoding="utf-8").splitlines()[::3]))
     assert rejected <= 7  # 0.1 % of 6,993

@@ -7,7 +7,9 @@ from collections import Counter
 
 from governance_tables.text import flores, show
 from mlx_hybrid.governance.checks.characters import Batch
-from mlx_hybrid.governance.checks.quality import check_quality, check_unicode
+from mlx_hybrid.governance.checks.material import made_of
+from mlx_hybrid.governance.checks.quality import Turn, check_quality, check_unicode
+from mlx_hybrid.governance.rules import in_force
 
 
 def faults(text: str, rng: random.Random) -> dict[str, str]:
@@ -19,7 +21,7 @@ def faults(text: str, rng: random.Random) -> dict[str, str]:
         "control": text[:place] + "\x00" + text[place:],
         "surrogate": text[:place] + "\ud83d" + text[place:],
         "repetition": (text[:30] + " ") * 12,
-        "char run": text[:place] + rng.choice([c for c in letters if c.isalpha()]) * 12 + text[place:],
+        "char run": text[:place] + rng.choice([c for c in letters if c.isalpha()]) * 50 + text[place:],
         "symbols": "".join(
             rng.choice("!@#$%^&*()[]{}<>/\\|~+=") if rng.random() < 0.6 else c for c in letters
         ),
@@ -56,5 +58,5 @@ def quality() -> None:
 
 
 def broken(lines: list[str]) -> list[bool]:
-    batch = Batch(lines)
-    return [bool(a or b) for a, b in zip(check_unicode(batch), check_quality(batch))]
+    turns = [Turn(line, made_of(line)) for line in lines]
+    return [bool(a or b) for a, b in zip(check_unicode(Batch(lines)), check_quality(turns, in_force({})))]

@@ -12,7 +12,7 @@ import numpy as np
 
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.files import sha256_of
-from mlx_hybrid.governance.checks.langid import MAX_LETTERS
+from mlx_hybrid.governance.checks.engines import MAX_LETTERS
 from mlx_hybrid.models.base import hub_endpoint, hub_reason
 from mlx_hybrid.records.languages import UnknownLanguage, parse_language, scripts_of
 

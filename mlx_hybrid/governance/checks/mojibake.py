@@ -1,14 +1,17 @@
 """Text that was read in the wrong encoding: `ftfy` for the Western ones, and a way back for the others.
 
 UTF-8 that was read as cp1251 or gbk looks like letters of a real script, so that no rule on characters sees it. But
-written back in that encoding it is UTF-8 again, which text that is really Russian or Chinese never is.
+written back in that encoding it is UTF-8 again, which text that is really Russian or Chinese never is. One Cyrillic
+encoding read as another gives letters that Cyrillic languages seldom use; written back they are the common ones.
 """
 
 from collections.abc import Set
+from itertools import permutations
 
 import numpy as np
+import regex
 
-from mlx_hybrid.governance.checks.characters import LETTER, Batch
+from mlx_hybrid.governance.checks.characters import LETTER, SCRIPT_CODES, Batch
 
 CODECS = {
     "Cyrl": ("cp1251", "koi8-r", "cp866"),
@@ -24,20 +27,71 @@ ONE_SCRIPT = 0.8
 MANY = 6
 CHARACTER_SETS = ("gb2312", "big5hkscs", "euc_jp", "johab")  # Simplified, Traditional, Japanese, Korean
 STRANGE_SHARE = 0.1
+CYRILLIC = ("cp1251", "koi8-r", "cp866", "iso8859-5", "mac-cyrillic")
+ORDER = {
+    letter: rank for rank, letter in enumerate("оеаинтсрвлкмдпуяыьгзбчйхжшюцщэфъё")
+}  # the commonest first
+LOST = regex.compile(r"\p{L}\?\p{Ll}|(?<!\S)[¿¡]?\?\p{Ll}{2}|\p{L}\?\?\p{L}")
+ZAWGYI = regex.compile(
+    r"(?<![\u1000-\u102A\u1039\u103B-\u103F\u1050-\u1081])\u1031|\u1039(?![\u1000-\u1021])|[\u1060-\u1097]"
+)
 QUOTE = "鈥"  # what gbk makes of the first bytes of a curly quote or dash; holmium, in Chinese text
 
 
-def find_mojibake(text: str, scripts: Set[str]) -> str | None:
-    """The encoding a text was wrongly read in, or None. `scripts` are those seen in it."""
+def find_mojibake(text: str, scripts: Set[str] | None = None) -> str | None:
+    """What is wrong with the encoding of a text, or None. `scripts` are those seen in it, where that is known."""
     from ftfy import badness
 
+    if "?" in text and len(LOST.findall(text)) >= 2:
+        return "letters were lost to question marks"
     if text.isascii():
         return None
+    scripts = scripts_in(text) if scripts is None else scripts
     if badness.is_bad(text):
-        return "cp1252"
+        return told("cp1252")
+    if "Cyrl" in scripts and (pair := swapped_cyrillic(text)):
+        return "{} that was read as {}".format(*pair)
+    if "Mymr" in scripts and len(ZAWGYI.findall(text)) > 0.02 * len(text):
+        return "Burmese in Zawgyi, which is not Unicode"
+    if "Latn" in scripts and is_single_byte(text):
+        return "another alphabet that was read as latin-1"
     codecs = (codec for script in sorted(scripts & CODECS.keys()) for codec in CODECS[script])
     found = next((codec for codec in codecs if is_misread(text, codec)), None)
-    return found or ("gbk" if "Hani" in scripts and is_nowhere_written(text) else None)
+    found = found or ("gbk" if "Hani" in scripts and is_nowhere_written(text) else None)
+    return told(found) if found else None
+
+
+def scripts_in(text: str) -> set[str]:
+    found = np.flatnonzero(Batch([text]).script_counts()[0])
+    return {SCRIPT_CODES[number] for number in found if number > 1}
+
+
+def told(codec: str) -> str:
+    return f"UTF-8 that was read as {codec}"
+
+
+def swapped_cyrillic(text: str) -> tuple[str, str] | None:
+    """The encoding that a Cyrillic text was written in and the one it was read in, where they differ."""
+    own = mean_rank(text)
+    if own < 9.5:
+        return None
+    for written, read in permutations(CYRILLIC, 2):
+        back = text.encode(read, "ignore").decode(written, "ignore")
+        if len(back) > 0.9 * len(text) and 0 < mean_rank(back) < min(10, own - 2.8):
+            return written, read
+    return None
+
+
+def mean_rank(text: str) -> float:
+    """How seldom the letters of a Cyrillic text are, on average; 0 for fewer than 16 letters."""
+    ranks = [ORDER.get(c, len(ORDER)) for c in text.lower() if c.isalpha()]
+    return sum(ranks) / len(ranks) if len(ranks) >= 16 else 0.0
+
+
+def is_single_byte(text: str) -> bool:
+    """Whether most letters are of the upper half of latin-1: in no language that is written with it are they."""
+    letters = [c for c in text if c.isalpha()]
+    return len(letters) >= 8 and sum("\xc0" <= c <= "\xff" for c in letters) > 0.6 * len(letters)
 
 
 def is_misread(text: str, codec: str) -> bool:
@@ -64,9 +118,9 @@ def is_misread(text: str, codec: str) -> bool:
 def is_nowhere_written(text: str) -> bool:
     """Whether a tenth of the Han letters are missing from every national character set.
 
-    A real text fits one of the four; what comes of misreading in gbk is drawn from all that Unicode has.
+    A real text fits one of the four; what comes of misreading in gbk is drawn from all that gbk has.
     """
-    letters = "".join(c for c in text if "\u3400" <= c <= "\u9fff")
+    letters = "".join(c for c in text if "\u4e00" <= c <= "\u9fa5")
     if QUOTE in letters and len(letters) < len(text) / 4:
         return True
     missing = min(len(letters) - len(letters.encode(name, "ignore").decode(name)) for name in CHARACTER_SETS)

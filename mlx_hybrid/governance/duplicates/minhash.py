@@ -21,6 +21,9 @@ MAX_CHARACTERS = 100_000  # what of a text is compared; the exact hash covers al
 SKETCH = np.dtype([("keys", np.uint64, BANDS), ("small", np.uint8, HASHES)])
 """What is kept of a signature: a key for each band, and the low byte of each minimum."""
 PLAIN = regex.compile(r"[^\p{L}\p{M}\p{N}\p{S}]+")
+NAME = regex.compile(r"(?<=[\p{Ll}\p{N},] )\p{Lu}\p{Ll}+")
+MOST_NAMES = 50
+UNSEEN = regex.compile(r"\p{Cf}+")  # between letters it hides that two texts are one
 SEED = np.random.default_rng(20_251_217)
 FACTORS = SEED.integers(1, 1 << 32, HASHES, np.uint64).astype(np.uint32) | np.uint32(1)
 SHIFTS = SEED.integers(0, 1 << 32, HASHES, np.uint64).astype(np.uint32)
@@ -34,8 +37,14 @@ def normalise(text: str) -> str:
     """
     import unicodedata
 
-    folded = unicodedata.normalize("NFKC", text[:MAX_CHARACTERS]).casefold()
+    seen = text[:MAX_CHARACTERS] if text.isascii() else UNSEEN.sub("", text[:MAX_CHARACTERS])
+    folded = unicodedata.normalize("NFKC", seen).casefold()
     return PLAIN.sub(" ", folded.replace("i\u0307", "i").replace("ı", "i")).strip()
+
+
+def names_in(text: str) -> str:
+    """The words that a sentence writes with a capital, its first left out: names, and in German all nouns."""
+    return normalise(" ".join(dict.fromkeys(NAME.findall(text[:MAX_CHARACTERS])[:MOST_NAMES])))
 
 
 def exact_key(text: str) -> bytes:

@@ -1,14 +1,21 @@
-"""Which records say what another has said: near-duplicates inside one language, and prompts with two answers."""
+"""Which records say what another has said: near-duplicates inside one language, and prompts with two answers.
 
+Records of one template are no copies of one another: a pair that differs in names, in numbers, in a negation or in a
+question that is answered in a word stays, and so do three that differ in the same place.
+"""
+
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
+from difflib import SequenceMatcher
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 import regex
 
-from mlx_hybrid.governance.duplicates.minhash import BANDS, SKETCH, distinct_grams, gram_hashes
+from mlx_hybrid.governance.duplicates.minhash import BANDS, SKETCH
 from mlx_hybrid.governance.duplicates.similarity import Likeness, Similarity
+from mlx_hybrid.governance.words import WORDS
 
 # Kept records of one bucket that are compared: a template fills a bucket, a duplicate shares many.
 BUCKET = 50
@@ -16,24 +23,58 @@ MARGIN = 0.12  # three standard deviations of the estimate from 120 hashes at 0.
 LOOSE_MARGIN = 0.3  # as far below the threshold the n-grams of texts may be that reach it by characters
 MOST_CHECKED = 16  # candidates that are compared exactly, the likeliest first
 SHORT_ANSWER = 20
-TEMPLATE_NGRAM, TEMPLATE_COUNT, TEMPLATE_SAMPLE = 20, 20, 50_000
-LEAST_CONTENT = 4
+PAGE = 400  # characters from which a text is told by what it says, not by its date; one date line is let pass in each
+DATE_LINE = 12  # words between which what differs is one line
+TEMPLATE = "what they share is a template"
 NUMBER = regex.compile(r"\p{N}+")
 
 
 class Said(NamedTuple):
-    """What is compared of one record, normalised: the turns before the answer, the answer, its label, and digests of
-    its tool calls and of what it was given (the tools, earlier calls)."""
+    """What is compared of one record, normalised: the turns before the answer, the answer, its label, digests of its
+    tool calls and of what it was given (the tools, earlier calls), and the names in it."""
 
     prompt: str
     completion: str
     label: str = ""
     calls: str = ""
     tools: str = ""
+    names: str = ""
 
     @property
     def whole(self) -> str:
         return f"{self.prompt}\n{self.completion}" if self.prompt else self.completion
+
+
+class Copy(NamedTuple):
+    """A record that nothing tells from another, how alike they are, and where they differ: the words before and after,
+    and what each has between them; nothing where that is too little for a slot of a template."""
+
+    other: int
+    similarity: Similarity
+    before: tuple[str, ...]
+    after: tuple[str, ...]
+    own: frozenset[str]
+    theirs: frozenset[str]
+
+    def is_slot_of(self, copy: "Copy") -> bool:
+        """Whether two others differ from a record in the same place, all three unlike one another."""
+        before, after = (
+            abs(len(a) - len(b)) for a, b in ((self.before, copy.before), (self.after, copy.after))
+        )
+        near = after <= 1 and before <= (1 if self.after or copy.after else 3)
+        pairs = (self.own, self.theirs), (copy.own, copy.theirs), (self.theirs, copy.theirs)
+        return near and all(are_unlike(*pair) for pair in pairs)
+
+
+def is_filled_in(copy: Copy) -> bool:
+    """Whether two texts begin alike and then say two things, as an instruction and what it is about."""
+    said_otherwise = min(len(copy.own), len(copy.theirs)) >= 3 and not copy.own & copy.theirs
+    return said_otherwise and not copy.after and len(copy.before) >= 2 * len(copy.own)
+
+
+def are_unlike(one: frozenset[str], other: frozenset[str]) -> bool:
+    """Whether two sets of words, neither empty, share less than a third."""
+    return bool(one and other) and len(one & other) < len(one | other) / 3
 
 
 def find_near_duplicates(
@@ -46,54 +87,47 @@ def find_near_duplicates(
     """
     table = np.frombuffer(b"".join(sketches), SKETCH)
     groups, count = shared_buckets(table["keys"])
-    active = np.flatnonzero((groups >= 0).any(axis=1)).tolist()
-    template = Template([said(index).whole for index in spread(active, TEMPLATE_SAMPLE)])
     likeness = Likeness(n, threshold)
     buckets: list[list[int]] = [[] for _ in range(count)]
-    for index in active:
+    doubtful: dict[int, Copy] = {}  # would go, if no third record shows a template
+    templates: set[tuple[tuple[str, ...], tuple[str, ...]]] = set()
+    for index in np.flatnonzero((groups >= 0).any(axis=1)).tolist():
         own = [group for group in groups[index].tolist() if group >= 0]
         candidates = sorted({other for group in own for other in buckets[group]})
-        found = None
+        copies, kept = [], None
         for other, similarity in best_matches(index, candidates, table["small"], said, likeness):
-            guard = what_differs(said(index), said(other), likeness, template)
-            if found is None or not guard:
-                found = index, other, similarity, guard
-            if not guard:
-                break
-        if found:
-            yield found
-        if not found or found[-1]:
-            for group in own:
-                if len(buckets[group]) < BUCKET:
-                    buckets[group].append(index)
-
-
-def spread(items: list[int], most: int) -> list[int]:
-    """At most `most` of the items, evenly over all."""
-    return items if len(items) <= most else [items[i * len(items) // most] for i in range(most)]
-
-
-class Template:
-    """Stretches of 20 characters that stand in 20 or more of the texts: instructions, not content."""
-
-    def __init__(self, texts: Sequence[str]) -> None:
-        grams, _ = distinct_grams(texts, TEMPLATE_NGRAM)
-        values, counts = np.unique(grams, return_counts=True)
-        self.grams = values[counts >= TEMPLATE_COUNT]
-        self.strip = lru_cache(16_384)(self.strip_text)
-
-    def strip_text(self, text: str) -> str:
-        """The text without its template; the whole of it where hardly anything else is left."""
-        if not len(self.grams) or len(text) < TEMPLATE_NGRAM:
-            return text
-        grams, _ = gram_hashes([text], TEMPLATE_NGRAM)
-        known = np.searchsorted(self.grams, grams, "right") > np.searchsorted(self.grams, grams)
-        covered = np.zeros(len(text), bool)
-        for place in np.flatnonzero(known):
-            covered[place : place + TEMPLATE_NGRAM] = True
-        rest = "".join(" " if hidden else letter for letter, hidden in zip(text, covered))
-        rest = " ".join(rest.split())
-        return rest if len(rest) >= LEAST_CONTENT else text
+            guard = what_differs(said(index), said(other), likeness)
+            if guard:
+                kept = kept or (index, other, similarity, guard)
+            else:
+                copies.append(compare_words(other, similarity, said(index).whole, said(other).whole, n))
+        certain = next((copy for copy in copies if copy.other not in doubtful), None)
+        slot = [one for one in copies if any(one.is_slot_of(two) for two in copies)]
+        # In one word, or in the frames of two records, copies may differ by chance.
+        enough = len(slot) > (2 if any(len(copy.own) == 1 for copy in slot) else 1)
+        known = certain and certain.theirs and (certain.before, certain.after) in templates
+        if enough or known or (certain and is_filled_in(certain)):
+            for copy in slot or [certain]:
+                templates.add((copy.before, copy.after))
+                if first := doubtful.pop(copy.other, None):
+                    yield copy.other, first.other, first.similarity, TEMPLATE
+            yield index, copies[0].other, copies[0].similarity, TEMPLATE
+        elif certain and not certain.theirs:
+            yield index, certain.other, certain.similarity, ""
+            continue
+        elif certain:
+            doubtful[index] = certain
+        elif kept:
+            yield kept
+        for group in own:
+            if len(buckets[group]) < BUCKET:
+                buckets[group].append(index)
+    frames = Counter(
+        (copy.before, copy.after) for copy in doubtful.values() if are_unlike(copy.own, copy.theirs)
+    )
+    templates |= {frame for frame, count in frames.items() if count > 2}
+    for index, copy in doubtful.items():
+        yield index, copy.other, copy.similarity, TEMPLATE if (copy.before, copy.after) in templates else ""
 
 
 def shared_buckets(keys: np.ndarray) -> tuple[np.ndarray, int]:
@@ -125,26 +159,77 @@ def best_matches(
     return sorted(found, key=lambda pair: (-pair[1].grams, pair[0]))
 
 
-def what_differs(one: Said, other: Said, likeness: Likeness, template: Template) -> str:
-    """Why two near-duplicates both stay: other labels, calls, numbers, answers, questions, or a template in common;
-    empty where nothing speaks for that.
+def what_differs(one: Said, other: Said, likeness: Likeness) -> str:
+    """Why two near-duplicates both stay: other labels, calls, answers, numbers, questions, names, or a negation; empty
+    where nothing speaks for that.
 
-    Answers, and what stands beside a template, must share their n-grams: what training teaches is held more strictly.
+    Answers must share their n-grams: what training teaches is held more strictly. A page under another date is a copy.
     """
     for field, name in (("label", "labels"), ("calls", "tool calls"), ("tools", "tools")):
         if getattr(one, field) != getattr(other, field):
             return f"the {name} differ"
-    if sorted(NUMBER.findall(one.whole)) != sorted(NUMBER.findall(other.whole)):
+    same = one.completion == other.completion
+    if one.prompt == other.prompt != "" and not same:
+        return "the answers differ"
+    page = (same or not one.prompt) and are_one_page(one.whole, other.whole, likeness.n)
+    if not page and sorted(NUMBER.findall(one.whole)) != sorted(NUMBER.findall(other.whole)):
         return "the numbers differ"
     if one.prompt or other.prompt:
-        if not alike(one.completion, other.completion, likeness, strict=True):
+        if not same and not alike(one.completion, other.completion, likeness, strict=True):
             return "the answers differ"
-        if not alike(one.prompt, other.prompt, likeness):
+        short = len(one.completion) < SHORT_ANSWER
+        if not (is_respelt(one.prompt, other.prompt) if short else alike(one.prompt, other.prompt, likeness)):
             return "the prompts differ"
-    contents = template.strip(one.whole), template.strip(other.whole)
-    if contents != (one.whole, other.whole) and not alike(*contents, likeness, strict=True):
-        return "what they share is a template"
+    if not page:
+        names = set(one.names.split()), set(other.names.split())
+        if names[0] - names[1] and names[1] - names[0]:
+            return "the names differ"
+        if negations(one.whole, likeness.n) != negations(other.whole, likeness.n):
+            return "one of them negates"
     return ""
+
+
+def are_one_page(one: str, other: str, n: int) -> bool:
+    """Whether long texts differ in a line or two alone, as in the date under which they were printed."""
+    length = min(len(one), len(other))
+    if length < PAGE or abs(len(one) - len(other)) > DATE_LINE * 8:
+        return False
+    for text, against in ((one, other), (other, one)):
+        words, theirs = words_of(text, n), Counter(words_of(against, n))
+        strange = [place for place, word in enumerate(words) if word not in theirs]
+        lines = sum(b - a > DATE_LINE for a, b in pairwise(strange)) + 1
+        if lines > length // PAGE or len(strange) > DATE_LINE * lines:
+            return False
+    return True
+
+
+def words_of(text: str, n: int) -> list[str]:
+    """Words, or, in a script without spaces, characters."""
+    return list(text) if n == 3 else text.split()
+
+
+def negations(text: str, n: int) -> int:
+    return sum(word in WORDS["negations"] for word in words_of(text, n))
+
+
+def is_respelt(one: str, other: str) -> bool:
+    """Whether two questions have the same words, but for how some are spelt."""
+    mine, theirs = one.split(), other.split()
+    if len(mine) != len(theirs):
+        return False
+    pairs = [pair for pair in zip(mine, theirs) if pair[0] != pair[1]]
+    return len(pairs) <= 8 and all(SequenceMatcher(None, *pair).ratio() >= 0.6 for pair in pairs)
+
+
+def compare_words(other: int, similarity: Similarity, text: str, theirs: str, n: int) -> Copy:
+    mine, words = words_of(text, n), words_of(theirs, n)
+    most = min(len(mine), len(words))
+    before = next((i for i in range(most) if mine[i] != words[i]), most)
+    after = next((i for i in range(most - before) if mine[-1 - i] != words[-1 - i]), most - before)
+    slots = [frozenset(part[before : len(part) - after]) for part in (mine, words)]
+    if are_one_page(text, theirs, n):
+        slots = [frozenset(), frozenset()]
+    return Copy(other, similarity, tuple(mine[:before]), tuple(mine[len(mine) - after :]), *slots)
 
 
 def alike(one: str, other: str, likeness: Likeness, *, strict: bool = False) -> bool:
