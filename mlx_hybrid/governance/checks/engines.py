@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from mlx_hybrid.errors import ConfigError
-from mlx_hybrid.records.languages import SEEN_AS, parse_language, usual_script
+from mlx_hybrid.records.languages import SCRIPTS, SEEN_AS, parse_language
 
 MAX_LETTERS = 400  # engines are at their ceiling well before this (docs/governance.md)
 SECOND_SCRIPTS = {("srp", "Latn"), ("uzn", "Cyrl"), ("crh", "Cyrl")}
@@ -42,10 +42,9 @@ class Py3langid:
 
     def knows(self, code: str, script: str) -> bool:
         """Whether the engine was trained on this language in this script."""
-        usual = usual_script(code)
-        return code in self.codes and (
-            script in SEEN_AS.get(usual, [usual]) or (code, script) in SECOND_SCRIPTS
-        )
+        usual = SCRIPTS.get(code, ["Zyyy"])[0]
+        own = script in SEEN_AS.get(usual, [usual]) or (code, script) in SECOND_SCRIPTS
+        return own and code in self.codes
 
     def predict(self, texts: Sequence[str]) -> np.ndarray:
         from scipy.sparse import coo_array
