@@ -10,6 +10,7 @@ they are installed.
 
 import sys
 
+from governance_tables.families import families
 from governance_tables.faults import quality
 from governance_tables.languages import language
 from governance_tables.leaks import overlap, parallel
@@ -18,11 +19,11 @@ from governance_tables.whole import linear, million, whole
 
 TABLES = {
     table.__name__: table
-    for table in (language, near, quality, overlap, parallel, whole, near_small, linear, million)
+    for table in (language, near, quality, families, overlap, parallel, whole, near_small, linear, million)
 }
 LONGER = ("near_small", "linear", "million")
 
 
 if __name__ == "__main__":
-    for name in sys.argv[1:] or [name for name in TABLES if name not in LONGER]:
+    for name in [word for word in sys.argv[1:] if word != "-v"] or [name for name in TABLES if name not in LONGER]:
         TABLES[name]()

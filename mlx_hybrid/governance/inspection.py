@@ -82,7 +82,8 @@ class Inspector:
         records = [line for line in lines if isinstance(line, Record)]
         whole = [item for item, line in zip(items, lines) if isinstance(line, Record)]
         contents = [record.content() for record in records]
-        self.check_texts(whole, records, [judged(record) for record in records])
+        looks = {"unicode", "language", "quality"} & {*self.stages}
+        self.check_texts(whole, records, [judged(record) for record in records] if looks else [])
         left = [row for row in zip(whole, records, contents) if row[0].decision is None]
         leaks = self.index and "eval_leak" in self.rules
         found = self.index.find([content for *_, content in left]) if leaks else [None] * len(left)

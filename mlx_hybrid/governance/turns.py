@@ -13,12 +13,7 @@ from mlx_hybrid.governance.words import WORDS
 from mlx_hybrid.records.record import Record
 
 MISMATCHES = ("lang_mismatch", "script_mismatch")
-TRANSLATES = regex.compile(
-    "|".join(
-        regex.escape(word.replace("_", " ")) for word in sorted(WORDS["translate"] | WORDS["languages"])
-    ),
-    regex.IGNORECASE,
-)
+TRANSLATES = regex.compile("|".join(map(regex.escape, sorted(WORDS["translate"]))), regex.IGNORECASE)
 
 
 class Judged(NamedTuple):
@@ -35,10 +30,15 @@ class Judged(NamedTuple):
     declares: bool
     """Whether the record says that it is a translation."""
 
-    @property
-    def translates(self) -> bool:
-        """Whether the answer is meant to be in another language: declared, or asked for."""
-        return self.declares or any(TRANSLATES.search(turn.asked or "") for turn in self.turns)
+    def asks_for(self, language: str) -> bool:
+        """Whether the answer may be in `language`: declared, or asked for by a word for translating or its name."""
+        names = WORDS.get(f"name {language}", ())
+        asked = "\n".join(turn.asked or "" for turn in self.turns).lower()
+        return (
+            self.declares
+            or bool(TRANSLATES.search(asked))
+            or any(name.replace("_", " ") in asked for name in names)
+        )
 
 
 def judged(record: Record) -> Judged:
@@ -108,7 +108,6 @@ def combine(record: Judged, answers: list[tuple[Verdict, str]], asked: Verdict |
     determined = [verdict for verdict, _ in answers if verdict.language != UNDETERMINED]
     language = determined[0].language if determined else asked.language
     long = [verdict for verdict, text in answers if count_letters(text) >= ENOUGH_LETTERS]
-    faults = [v.reject for v in long if v.reject]
     excluded = next(
         (v.reject for v in (asked, *determined) if v.reject and v.reject.reason in ASKED_FOR), None
     )
@@ -116,12 +115,18 @@ def combine(record: Judged, answers: list[tuple[Verdict, str]], asked: Verdict |
     fault = next((v.reject for v, _ in answers if v.reject), asked.reject)
     if excluded or fault is None:
         return Verdict(language, excluded, flags)
-    if faults and not (record.translates and faults[0].reason in MISMATCHES):
-        return Verdict(language, Finding(faults[0].reason, f"an answer: {faults[0].detail}"))
-    if asked.reject and not record.translates and all(v.reject or v.flags for v in long):
+    wrong = next((v.reject for v in long if v.reject and not is_meant(record, v)), None)
+    if wrong:
+        return Verdict(language, wrong._replace(detail=f"an answer: {wrong.detail}"))
+    if asked.reject and not is_meant(record, asked) and all(v.reject or v.flags for v in long):
         return Verdict(language, asked.reject)
     return Verdict(language, None, (*flags, Finding("lang_mixed", fault.detail)))
 
 
+def is_meant(record: Judged, verdict: Verdict) -> bool:
+    """Whether words in another language are what the record asks for."""
+    return verdict.reject.reason in MISMATCHES and record.asks_for(verdict.looks)
+
+
 def count_letters(text: str) -> int:
-    return sum(c.isalpha() for c in text[:400])
+    return sum(3 if "\u2e80" < c < "\uac00" else c.isalpha() for c in text[:400])

@@ -44,11 +44,12 @@ TIGRINYA = regex.compile("[ኣቐ-ቝዀኸ]")  # letters that Amharic hardly ha
 
 
 class Verdict(NamedTuple):
-    """The language a record is filed under, why it is rejected (or None), and its flags."""
+    """The language a record is filed under, why it is rejected (or None), its flags, and what it looks like."""
 
     language: Language
     reject: Finding | None = None
     flags: tuple[Finding, ...] = ()
+    looks: str = ""
 
 
 class Evidence(NamedTuple):
@@ -95,7 +96,7 @@ def check_languages(
     short = [text[:CHECKED] for text in texts]
     judge = Judge(engine, allowed, limits)
     verdicts = [judge.check(item, code) for item, code in zip(gather_evidence(short, engine), declared)]
-    for i, (language, reject, _) in enumerate(verdicts):
+    for i, (language, reject, *_) in enumerate(verdicts):
         if not reject or reject.reason != "lang_mismatch" or "\n" not in short[i]:
             continue
         parts = [part for part in short[i].split("\n") if len(part) >= SOME_LETTERS][:MAX_PARTS]
@@ -124,7 +125,7 @@ class Judge:
             return Verdict(UNDETERMINED, Finding("lang_unknown_code", str(error)))
         if self.allowed and language.code not in self.allowed:
             return Verdict(language, Finding("lang_not_allowed", f"declared {language}"))
-        return self.verify(evidence, language)
+        return self.verify(evidence, language)._replace(looks=evidence.top)
 
     def verify(self, evidence: Evidence, language: Language) -> Verdict:
         """Whether a text can be in its declared language."""

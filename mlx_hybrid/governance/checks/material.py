@@ -9,9 +9,7 @@ from typing import NamedTuple
 
 import regex
 
-HINT = regex.compile(
-    r"[{}<>\\=;|`$_#@~*+\[\]/^%×÷]|\w,\w|\d\s*[-–]\s*\d|:\n|\n\s*[-•–\d]|\b(?:import|SELECT|git|sudo|pip|npm) "
-)
+SIGNED = frozenset("{}<>\\=;|`$_#@~*+[]/^%×÷\n")
 FENCED = regex.compile(r"(```|~~~).*?(?:\1|\Z)|`[^`\n]+`", regex.DOTALL)
 THOUGHT = regex.compile(r"<(think|thinking|reasoning|scratchpad)>.*?(?:</\1>|\Z)", regex.DOTALL)
 FORMULA = regex.compile(
@@ -32,10 +30,12 @@ TAG = regex.compile(
 )
 BULLET = regex.compile(r"(?m)^[ \t]*(?:[-*•–▪]|\d{1,3}[.)]|[a-zA-Z][.)]|#{1,6}|>)[ \t]+")
 QUOTED = regex.compile(r'"[^"\n]*"|(?<!\w)\'[^\'\n]*\'')
-SENTENCE = regex.compile(r"(?:[\p{L}\p{M}\p{N}’'-]+,?[ ]+){5}")
+SENTENCE = regex.compile(r"(?:(?<!\S)(?:\p{L}[\p{L}\p{M}’'-]*|\p{N}+)[,:]?[ ]+){5}")
 STARTS = regex.compile(
     r"""\s*(?:
-    [#]\s*(?:include|define|ifn?def|endif|pragma)\b | //|/\*|\*/|<!--|<\?|[#]!|--\s | @[\w.]+(?:\(.*\))?\s*$
+    [#]\s*(?:include|define|ifn?def|endif|pragma)\b | //|/\*|\*/|<!--|<\?|[#]!|--\s
+    | @[\w.]+(?:\(.*\))?\s*$ | template\s*< | func\s+[\w(] | package\s+\w+\s*;?\s*$
+    | type\s+\w+\s+(?:struct|interface|func|map|\[) | using\s+namespace\b
     | from\s+[\w.]+\s+import\b | import\s+(?:[\w.*]+(?:\s+as\s+\w+)?(?:\s*,\s*[\w.]+)*|\{.*|.*\sfrom\s+['"].*);?\s*$
     | (?:async\s+)?def\s+\w+\s*\( | class\s+\w+\s*(?:[:({]|extends|$) | (?:else|try|finally)\s*:?\s*[{]?\s*$
     | (?:SELECT|INSERT\s+INTO|UPDATE|DELETE\s+FROM|CREATE\s+(?:TABLE|INDEX|VIEW)|ALTER\s+TABLE|DROP\s+TABLE|FROM|WHERE
@@ -46,9 +46,10 @@ STARTS = regex.compile(
     regex.VERBOSE,
 )
 SIGNS = regex.compile(
-    r"""[;{}]\s*(?:(?://|[#]).*)?$ | ^\s*[\])}>]+[;,)]*\s*$ | ==|!=|=>|->|::|&&|\|\||\+=|-=|\*=|:=|<<|>>|\+\+|--\w
-    | \$\{\w|\$[a-z_]\w
-    | \w\.\w+\( | [\w\])]\([^()]*\)\s*[:;,]?\s*$ | ^\s*[\w.\[\]'"]+\s*(?::\s*\w+\s*)?=\s*\S
+    r"""[;{}]\s*(?:(?://|[#]).*)?$ | ^\s*[\])}>]+[;,)]*\s*$ | ==(?!\s*$)|!=|=>|->|::|&&|\|\||\+=|-=|\*=|:=|<<|>>|\+\+
+    | --\w | \$\{\w|\$[a-z_]\w | \b\w*[a-z0-9]_[a-z0-9]\w* | \b[A-Z]{2,}_[A-Z]\w* | \b[a-z]+[A-Z]\w*\b
+    | ^\s*["'].*["'][,;+)\]\s]*$
+    | \w\.\w+\( | [\w\])]\([^()]*\)\s*[:;,]?\s*$ | ^\s*[\w.\[\]'"]+\s*(?::[^=]{1,60})?=\s*[^\s=]
     | ^\s*(?:return|if|elif|for|while|with|except|case|print|puts|var|let|const|int|float|double|char|bool|string|String
         |public|private|protected|static|void|fn|func|function|struct|enum|module|end|begin)\b.*[(:=\]'"\d]
     | [\])\w][*+?]\$?$ | \\[dwsbDWS.(\[] | \[\^ | \{\d+,?\d*\} | ^\s*[.\#]?[\w-]+\s*\{ | ^\s*[\w-]+\s*:\s*[^:]*;\s*$""",
@@ -57,11 +58,13 @@ SIGNS = regex.compile(
 ROW = regex.compile(r"\s*\|.*\||[^\t\n]+(?:\t[^\t\n]*){2,}$|[\s|+:=-]{5,}$")
 CELLS = regex.compile(r"[^,;\n]{0,40}(?:[,;][^,;\n]{0,40}){2,}")
 PAIR = regex.compile(r"""\s*["']?[\w.-]+["']?\s*:\s*(?:["'\[{].*|[\d.+-]+|true|false|null|None)?,?\s*$""")
+FIGURES = regex.compile(r"(?=.*\d)(?=.*[\[\](){}=+*/^<>×÷])[\d\s()\[\]{}.,;:=+*/^<>|%×÷·√π−-]+")
+ELEMENT = regex.compile(r"\s*<[/!?a-zA-Z][^\n]*>\s*")
 ESCAPED = regex.compile(r"""\\.|"[^"\n]*"|'[^'\n]*'|\[\^?[^\]\s]*\]""")
+SOME, MOSTLY = 0.3, 0.6  # shares of lines that are code from which the short ones beside it are, and all
 BRACKETS = {")": "(", "]": "[", "}": "{"}
 PAGE = regex.compile(
-    r"html|xml|css|svg|jsx|react|angular|vue|\bdom\b|markup|web ?(?:page|site)|\btags?\b|component|template|"
-    r"code|button|form\b|webseite|seite|página|网页|標籤|标签|ページ|タグ|страниц|тег|</?\w+>",
+    r"html|xml|css|svg|jsx|react|angular|vue|markup|web ?(?:page|site)|\btags?\b|webseite|网页|ページ|страниц|</?\w+>",
     regex.IGNORECASE,
 )
 
@@ -79,8 +82,8 @@ class Made(NamedTuple):
 
 
 def made_of(text: str) -> Made:
-    """Split a text into its materials. Pure; most prose is told by one search."""
-    if not HINT.search(text):
+    """Split a text into its materials. Pure; most prose is told by the signs that it has not."""
+    if SIGNED.isdisjoint(text) and not STARTS.match(text):
         return Made(text)
     kinds = set()
 
@@ -140,14 +143,23 @@ def is_formed(text: str) -> bool:
 
 def prose_lines(lines: list[str], kinds: set[str]) -> list[str]:
     """The lines with those of code, data and tables made empty."""
-    left, before = [], ""
+    told, before = [], ""
+    if sum(bool(ELEMENT.fullmatch(line)) for line in lines) >= max(3, len(lines) / 2):
+        kinds.add("code")  # a page, or a component of one
+        lines = [line for line in lines if not ELEMENT.fullmatch(line)]
     for line, cells in zip(lines, in_columns(lines)):
-        kind = cells or kind_of(line, before)
-        if kind:
-            kinds.add(kind)
-        left.append("" if kind else line)
-        before = kind if line.strip() else before
-    return left
+        told.append(cells or kind_of(line, before))
+        before = told[-1] if line.strip() else before
+    kinds.update(filter(None, told))
+    written = [kind for kind, line in zip(told, lines) if line.strip()]
+    share = sum(map(bool, written)) / max(len(written), 1)
+    if share > MOSTLY and len(written) > 2:
+        return []
+    some = "code" in told and share > SOME
+    return [
+        line if not kind and not (some and not SENTENCE.search(line)) else ""
+        for kind, line in zip(told, lines)
+    ]
 
 
 def kind_of(line: str, before: str) -> str:
@@ -159,8 +171,10 @@ def kind_of(line: str, before: str) -> str:
         return "table"
     if STARTS.match(line):
         return "code"
+    if FIGURES.fullmatch(QUOTED.sub("0", bare.split(" #")[0])):
+        return "notation"
     if SENTENCE.search(QUOTED.sub("", bare)):
-        return "code" if before == "code" and bare[0] == "#" else ""
+        return "code" if before == "code" and bare[0] in "#*" else ""
     if PAIR.match(line):
         return "data"
     if SIGNS.search(TAG.sub("", line)) or (bare[0] in "[{(" and bare[-1] in "]}),"):

@@ -14,7 +14,7 @@ import regex
 
 from mlx_hybrid.governance.checks import characters
 from mlx_hybrid.governance.checks.characters import Batch
-from mlx_hybrid.governance.checks.material import LINK, PAGE, TAG, Made
+from mlx_hybrid.governance.checks.material import FENCED, LINK, PAGE, TAG, Made
 from mlx_hybrid.governance.checks.mojibake import find_mojibake
 from mlx_hybrid.governance.stages import Finding
 from mlx_hybrid.governance.words import WORDS
@@ -43,7 +43,7 @@ ASKS_FOR_VALUES = regex.compile(
 CHAT_MARKS = regex.compile(
     r"<\|[\w ]{1,40}\|>|<｜[^｜]{1,40}｜>|</?s>|\[/?INST\]|<</?SYS>>|<(?:bos|eos|pad|unk|(?:start|end)_of_turn)>"
 )
-TURNING = regex.compile(r"(?s)\s*(.{1,60}?)(?:[\s,.!;]*\1){5,}.{0,3}\s*")
+TURNING = regex.compile(r"([\p{L}\p{N}].{0,59}?)(?:[\s,.!;]*+\1){5,}+.{0,3}")
 ENCODED = regex.compile(r"[a-z][A-Z0-9]|[A-Z][a-z0-9]|\d[A-Za-z]")
 ASKS_FOR_CODES = regex.compile(
     r"base ?64|encod|decod|hash|hex|sha|md5|token|key|cipher|encrypt|uuid|binary", regex.IGNORECASE
@@ -118,7 +118,7 @@ def check_answer(turn: Turn, letters: int, limits: Mapping[str, float]) -> Itera
         )
     if turn.text.strip() in WORDS["placeholders"] and not ASKS_FOR_VALUES.search(turn.asked):
         yield Finding("placeholder", turn.text.strip())
-    marks = CHAT_MARKS.findall(turn.made.prose) if "<" in turn.text or "[" in turn.text else []
+    marks = CHAT_MARKS.findall(FENCED.sub(" ", turn.text)) if "<" in turn.text or "[" in turn.text else []
     if marks and not CHAT_MARKS.search(turn.asked):
         yield Finding("control_tokens", f"{len(marks)} marks of a template, the first {marks[0]}")
 
@@ -186,6 +186,7 @@ def repetition(text: str, limit: float) -> Finding | None:
 
     Of a song each line counts once, unless it is most of the song.
     """
+    text = text.strip()
     turning = TURNING.fullmatch(text) if len(text) < 2_000 else None
     if (
         turning
@@ -210,7 +211,7 @@ def repetition(text: str, limit: float) -> Finding | None:
 
 def markup(turn: Turn, limit: float) -> Finding | None:
     """Left-over HTML, or, in a text, wiki markup."""
-    prose = turn.made.prose
+    prose = FENCED.sub(" ", turn.text) if turn.asked is None else turn.made.prose
     if not any(sign in prose for sign in ("<", "&", "[[", "{{")):
         return None
     count = sum(not INLINE.match(tag[0]) for tag in TAG.finditer(prose) if is_html(tag[0]))

@@ -23,6 +23,7 @@ SKETCH = np.dtype([("keys", np.uint64, BANDS), ("small", np.uint8, HASHES)])
 PLAIN = regex.compile(r"[^\p{L}\p{M}\p{N}\p{S}]+")
 NAME = regex.compile(r"(?<=[\p{Ll}\p{N},] )\p{Lu}\p{Ll}+")
 MOST_NAMES = 50
+NOUNS = 0.25  # more words with a capital than this are no names, as in German
 UNSEEN = regex.compile(r"\p{Cf}+")  # between letters it hides that two texts are one
 SEED = np.random.default_rng(20_251_217)
 FACTORS = SEED.integers(1, 1 << 32, HASHES, np.uint64).astype(np.uint32) | np.uint32(1)
@@ -43,8 +44,10 @@ def normalise(text: str) -> str:
 
 
 def names_in(text: str) -> str:
-    """The words that a sentence writes with a capital, its first left out: names, and in German all nouns."""
-    return normalise(" ".join(dict.fromkeys(NAME.findall(text[:MAX_CHARACTERS])[:MOST_NAMES])))
+    """The words that a sentence writes with a capital, its first left out; none where nouns are written so."""
+    found = dict.fromkeys(NAME.findall(text[:MAX_CHARACTERS])[:MOST_NAMES])
+    nouns = len(found) > NOUNS * text.count(" ") > 3
+    return "" if nouns else " ".join(found).casefold()
 
 
 def exact_key(text: str) -> bytes:

@@ -168,6 +168,8 @@ def what_differs(one: Said, other: Said, likeness: Likeness) -> str:
     for field, name in (("label", "labels"), ("calls", "tool calls"), ("tools", "tools")):
         if getattr(one, field) != getattr(other, field):
             return f"the {name} differ"
+    if one.whole.replace(" ", "") == other.whole.replace(" ", ""):
+        return ""
     same = one.completion == other.completion
     if one.prompt == other.prompt != "" and not same:
         return "the answers differ"
@@ -181,10 +183,10 @@ def what_differs(one: Said, other: Said, likeness: Likeness) -> str:
         if not (is_respelt(one.prompt, other.prompt) if short else alike(one.prompt, other.prompt, likeness)):
             return "the prompts differ"
     if not page:
-        names = set(one.names.split()), set(other.names.split())
-        if names[0] - names[1] and names[1] - names[0]:
+        mine, theirs = news(one.whole, other.whole, likeness.n)
+        if mine and theirs and {*mine} <= {*one.names.split()} and {*theirs} <= {*other.names.split()}:
             return "the names differ"
-        if negations(one.whole, likeness.n) != negations(other.whole, likeness.n):
+        if len(mine) != len(theirs) and WORDS["negations"].intersection((*mine, *theirs)):
             return "one of them negates"
     return ""
 
@@ -208,17 +210,25 @@ def words_of(text: str, n: int) -> list[str]:
     return list(text) if n == 3 else text.split()
 
 
-def negations(text: str, n: int) -> int:
-    return sum(word in WORDS["negations"] for word in words_of(text, n))
+def news(one: str, other: str, n: int) -> tuple[list[str], list[str]]:
+    """The words that each text has and the other has not, under no other spelling."""
+    mine, theirs = Counter(words_of(one, n)), Counter(words_of(other, n))
+    own, others = list((mine - theirs).elements()), list((theirs - mine).elements())
+    if len(own) != len(others):
+        return own, others
+    pairs = [(word, spelt) for word, spelt in zip(own, others) if not is_like(word, spelt)]
+    return [word for word, _ in pairs], [spelt for _, spelt in pairs]
+
+
+def is_like(one: str, other: str) -> bool:
+    return SequenceMatcher(None, one, other).ratio() >= 0.6
 
 
 def is_respelt(one: str, other: str) -> bool:
     """Whether two questions have the same words, but for how some are spelt."""
     mine, theirs = one.split(), other.split()
-    if len(mine) != len(theirs):
-        return False
     pairs = [pair for pair in zip(mine, theirs) if pair[0] != pair[1]]
-    return len(pairs) <= 8 and all(SequenceMatcher(None, *pair).ratio() >= 0.6 for pair in pairs)
+    return len(mine) == len(theirs) and len(pairs) <= 8 and all(is_like(*pair) for pair in pairs)
 
 
 def compare_words(other: int, similarity: Similarity, text: str, theirs: str, n: int) -> Copy:
