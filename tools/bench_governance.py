@@ -25,5 +25,7 @@ LONGER = ("near_small", "linear", "million")
 
 
 if __name__ == "__main__":
-    for name in [word for word in sys.argv[1:] if word != "-v"] or [name for name in TABLES if name not in LONGER]:
+    for name in [word for word in sys.argv[1:] if word != "-v"] or [
+        name for name in TABLES if name not in LONGER
+    ]:
         TABLES[name]()

@@ -1,5 +1,7 @@
 """Instruction records of the kinds that people train on, and answers that are junk: what the rules take of either."""
 
+# ruff: noqa: E501 (a record a line)
+
 import base64
 import json
 import os
@@ -17,10 +19,35 @@ from mlx_hybrid.records.languages import parse_language
 from mlx_hybrid.records.record import Record
 
 SIZE = 3_000
-ROOTS = (sysconfig.get_paths()["stdlib"], sysconfig.get_paths()["purelib"], "/usr/include", "/usr/share", "/usr/local")
-SUFFIXES = {"py": "Python", "js": "JavaScript", "h": "C++", "go": "Go", "pl": "Perl", "css": "CSS", "yaml": "YAML", "sh": "shell"}
+ROOTS = (
+    sysconfig.get_paths()["stdlib"],
+    sysconfig.get_paths()["purelib"],
+    "/usr/include",
+    "/usr/share",
+    "/usr/local",
+)
+SUFFIXES = {
+    "py": "Python",
+    "js": "JavaScript",
+    "h": "C++",
+    "go": "Go",
+    "pl": "Perl",
+    "css": "CSS",
+    "yaml": "YAML",
+    "sh": "shell",
+}
 NAMES = ["Anna", "Ben", "Chloé", "Dario", "Emeka", "Fatima", "Goran", "Hana", "Ivy", "Juma", "Kofi", "Lena"]
-THINGS = ["order", "invoice", "parcel", "refund", "password", "account", "delivery", "payment", "subscription"]
+THINGS = [
+    "order",
+    "invoice",
+    "parcel",
+    "refund",
+    "password",
+    "account",
+    "delivery",
+    "payment",
+    "subscription",
+]
 WORDS = "user item price name count city date total value index row key size level score status group".split()  # noqa: SIM905
 
 
@@ -31,22 +58,32 @@ def talk(prompt: str, answer: str, **fields) -> dict:
 
 def real_code(rng: random.Random) -> Iterator[dict]:
     """Pieces of the source files that lie on this machine, as answers without a fence or within one."""
-    paths = sorted(Path(folder, file) for root in ROOTS for folder, _, files in os.walk(root) for file in files)
-    by_suffix = {suffix: [path for path in paths if path.suffix == f".{suffix}"] for suffix in SUFFIXES}
+    paths = sorted(
+        Path(folder, file)
+        for root in ROOTS
+        for folder, _, files in os.walk(root)
+        for file in files
+        if "unicore" not in folder and "Collate" not in folder
+    )
+    by_suffix = {
+        suffix: [path for path in dict.fromkeys(paths) if path.suffix == f".{suffix}"] for suffix in SUFFIXES
+    }
     pieces = []
     for suffix, found in by_suffix.items():
-        for path in rng.sample(found, min(len(found), 600)):
+        for path in rng.sample(found, min(len(found), 800)):
             lines = path.read_bytes()[:40_000].decode("utf-8", "ignore").expandtabs(4).splitlines()
             if len(lines) > 8 and max(map(len, lines)) < 200:
                 start = rng.randrange(len(lines) - 6)
                 piece = "\n".join(lines[start : start + rng.randrange(6, 40)]).strip("\n")
                 pieces.append((SUFFIXES[suffix], piece))
     for name, piece in pieces:
-        if not piece.strip() or any(mark in piece for mark in ("\ufffd", "\x0c")):
+        if not piece.strip() or any(mark in piece for mark in ("\ufffd", "\x0c", "0020.0002", "0008]")):
             continue
         fence = rng.random() < 0.3
         answer = f"Here it is:\n\n```{name.lower()}\n{piece}\n```" if fence else piece
-        yield talk(f"Write a piece of {name} that handles the {rng.choice(WORDS)} of a {rng.choice(WORDS)}.", answer)
+        yield talk(
+            f"Write a piece of {name} that handles the {rng.choice(WORDS)} of a {rng.choice(WORDS)}.", answer
+        )
 
 
 def written_code(rng: random.Random) -> Iterator[dict]:
@@ -100,10 +137,33 @@ def tools(rng: random.Random) -> Iterator[dict]:
         n = rng.randrange(10_000)
         rows = [{"id": i, a: i * n % 97, b: i * i} for i in range(rng.randrange(3, 40))]
         image = base64.b64encode(rng.randbytes(rng.randrange(60, 400))).decode()
-        log = "\n".join(f"2024-05-{d:02d} 10:{n % 60:02d}:00 ERROR [{a}] \x1b[31m{name}\x1b[0m failed ({n * d})" for d in range(1, 9))
-        result = rng.choice((json.dumps(rows), image, log, f"<html><body><h1>{b}</h1><p>{a}</p></body></html>", str(n), "", "OK", f"{a},{name}\n{n},1\n{n},2", "null"))
+        log = "\n".join(
+            f"2024-05-{d:02d} 10:{n % 60:02d}:00 ERROR [{a}] \x1b[31m{name}\x1b[0m failed ({n * d})"
+            for d in range(1, 9)
+        )
+        result = rng.choice(
+            (
+                json.dumps(rows),
+                image,
+                log,
+                f"<html><body><h1>{b}</h1><p>{a}</p></body></html>",
+                str(n),
+                "",
+                "OK",
+                f"{a},{name}\n{n},1\n{n},2",
+                "null",
+            )
+        )
         call = {"type": "function", "function": {"name": f"get_{name}", "arguments": json.dumps({a: n})}}
-        said = rng.choice((f"There are {n} of them.", f"{b} has {n}.", json.dumps(rows[:3]), f"Done: {n}", "It is not there."))
+        said = rng.choice(
+            (
+                f"There are {n} of them.",
+                f"{b} has {n}.",
+                json.dumps(rows[:3]),
+                f"Done: {n}",
+                "It is not there.",
+            )
+        )
         turns = [
             {"role": "user", "content": rng.choice((f"Get the {name} of {b}.", f"{name}?", f"{n}*{n}"))},
             {"role": "assistant", "content": rng.choice(("", None, "Let me look.")), "tool_calls": [call]},
@@ -144,7 +204,10 @@ def few_shot(rng: random.Random) -> Iterator[dict]:
     }  # fmt: skip
     for number in range(100_000):
         code = rng.choice(list(asks))
-        ask = asks[code].replace("careful", rng.choice(("careful", "helpful", "patient"))) + f"[{'ABCDEFG'[number % 7]}] "
+        ask = (
+            asks[code].replace("careful", rng.choice(("careful", "helpful", "patient")))
+            + f"[{'ABCDEFG'[number % 7]}] "
+        )
         for text in rng.sample(lines[code], rng.choice((8, 16))):
             short = " ".join(text.split()[: rng.randrange(3, 9)])
             label = rng.choice(("science/technology", "sports", "travel", "politics", "B", "1"))
@@ -153,7 +216,13 @@ def few_shot(rng: random.Random) -> Iterator[dict]:
 
 GOOD = (real_code, written_code, mathematics, tools, support, few_shot)
 PROGRAMS = ("None", "nan", "null", "NaN", "undefined", "[deleted]")
-MARKS = ("<|im_start|>assistant\n{}<|im_end|>", "{}<|endoftext|>", "[INST] {} [/INST]", "<s>{}</s>", "{}<|eot_id|>")
+MARKS = (
+    "<|im_start|>assistant\n{}<|im_end|>",
+    "{}<|endoftext|>",
+    "[INST] {} [/INST]",
+    "<s>{}</s>",
+    "{}<|eot_id|>",
+)
 JUNK: dict[str, Callable[[str, random.Random], str]] = {
     "only punctuation": lambda text, rng: rng.choice("….?!-*") * rng.randrange(1, 9),
     "invisible": lambda text, rng: rng.choice("\u200b\ufeff\u2060\u00ad") * rng.randrange(1, 9),
@@ -179,7 +248,9 @@ JUNK: dict[str, Callable[[str, random.Random], str]] = {
     "another language": lambda text, rng: rng.choice(OTHERS),
 }  # fmt: skip
 RUSSIAN = flores()["rus_Cyrl"]
-OTHERS = [line for code in ("deu_Latn", "hau_Latn", "tur_Latn", "rus_Cyrl", "zho_Hans") for line in flores()[code]]
+OTHERS = [
+    line for code in ("deu_Latn", "hau_Latn", "tur_Latn", "rus_Cyrl", "zho_Hans") for line in flores()[code]
+]
 LATIN = ("eng_Latn", "swh_Latn", "fra_Latn", "vie_Latn")
 
 
@@ -209,9 +280,21 @@ def families(size: int = SIZE) -> None:
             if len(records) == size:
                 break
         items = judged(records, config).items
-        alone = Counter(i.decision.reason for i in items if i.decision and i.decision.stage not in ("exact", "near"))
-        copies = Counter(i.decision.reason for i in items if i.decision and i.decision.stage in ("exact", "near"))
-        rows.append([family.__name__, len(records), f"{alone.total() / len(records):.2%}", dict(alone), copies["near_dup"]])
+        alone = Counter(
+            i.decision.reason for i in items if i.decision and i.decision.stage not in ("exact", "near")
+        )
+        copies = Counter(
+            i.decision.reason for i in items if i.decision and i.decision.stage in ("exact", "near")
+        )
+        rows.append(
+            [
+                family.__name__,
+                len(records),
+                f"{alone.total() / len(records):.2%}",
+                dict(alone),
+                copies["near_dup"],
+            ]
+        )
         for record, item in zip(records, items):
             if item.decision and "-v" in sys.argv:
                 print(item.decision, repr(record.completion()[:300]), file=sys.stderr)

@@ -22,7 +22,7 @@ EXPRESSION = regex.compile(
 )
 LINK = regex.compile(
     r"(?:https?|ftp|file)://\S+|www\.\S+|data:[a-z]+/\S+|\S+@[\w-]+\.[\w.-]+|(?<!\S)[~.]{0,2}/[\w./*-]{2,}"
-    r"|(?<!\S)[A-Z]:\\\S+|(?<![\w.])[\w-]+(?:\.[\w-]+)+(?:/\S*|(?<=\.(?:com|org|net|html|php|py|js|json|txt|csv))(?!\w))"
+    r"|(?<!\S)[A-Z]:\\\S+|(?<![\w.])[\w-]+(?:\.[\w-]+)+(?:/[^\s\x22'<>)]*|(?<=\.(?:com|org|net|html|py|js|json|txt|csv))(?!\w))"
 )
 TAG = regex.compile(
     r"</?[a-zA-Z][\w:.-]*(?:\s[^<>]{0,300})?/?>|<!--.*?-->|&(?:[a-zA-Z]{2,8}|#x?[0-9a-fA-F]{1,6});",
@@ -124,10 +124,12 @@ def is_data(text: str) -> bool:
 
 
 def is_formed(text: str) -> bool:
-    """Whether signs stand in it as somebody writes them: the brackets close, or the letters make words.
+    """Whether signs stand in it as somebody writes them: in lines, or the brackets close, or the letters make words.
 
     Of symbols at random neither holds.
     """
+    if text.count("\n") >= 3:
+        return True
     letters = regex.findall(r"\p{L}+", text)
     if letters and sum(map(len, letters)) >= 2.2 * len(letters):
         return True
