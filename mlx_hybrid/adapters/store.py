@@ -41,8 +41,8 @@ class AdapterInfo:
 
     @property
     def conversations(self) -> dict:
-        """The chat template's options and the fate of a system turn, where they are not the usual."""
-        told = {key: self.extra.get(key) for key in ("template", "system")}
+        """The chat template, its options and the fate of a system turn, where they are not the usual."""
+        told = {key: self.extra.get(key) for key in ("template", "system", "chat_template")}
         return {key: value for key, value in told.items() if value and value != "keep"}
 
     def check_base(self, found: tuple[str, ...], place: Path, name: object, way_out: str = "") -> None:

@@ -7,7 +7,7 @@ import click
 from click import argument, option
 
 from mlx_hybrid.cli.generate import DEFAULT_TOKENS, open_and_tell
-from mlx_hybrid.cli.options import PATH, base_model_option, context_option, sampling_options
+from mlx_hybrid.cli.options import PATH, base_model_option, context_option, sampling_options, template_option
 
 
 @click.command()
@@ -17,9 +17,16 @@ from mlx_hybrid.cli.options import PATH, base_model_option, context_option, samp
 @sampling_options
 @context_option
 @base_model_option
+@template_option
 @option("--load", "saved", type=PATH, help="Go on with a saved conversation.")
 def chat(
-    target: str, system: str, context: int | None, base_model: str | None, saved: Path | None, **sampling: Any
+    target: str,
+    system: str,
+    context: int | None,
+    base_model: str | None,
+    template: str | None,
+    saved: Path | None,
+    **sampling: Any,
 ) -> None:
     """Talk to a run or a model.
 
@@ -37,7 +44,7 @@ def chat(
     from mlx_hybrid.models.generate import Sampling
 
     asked = Sampling(**sampling)
-    pair = open_and_tell(target, context=context, base_name=base_model)
+    pair = open_and_tell(target, context=context, base_name=base_model, template=template)
     conversation = Conversation(pair, asked, system)
     if saved:
         conversation.load(saved)

@@ -10,7 +10,7 @@ import click
 from click import argument, option
 
 from mlx_hybrid.cli.commands import answer, tell
-from mlx_hybrid.cli.options import PATH, base_model_option, sampling_options
+from mlx_hybrid.cli.options import PATH, base_model_option, sampling_options, template_option
 from mlx_hybrid.errors import INTERRUPTED, ConfigError
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ LONGEST_NAME = 1000  # of a file; longer prompts are prompts
 @option("--raw", is_flag=True, help="Continue the text, without the chat template.")
 @option("--base", is_flag=True, help="Leave the adapter off.")
 @base_model_option
+@template_option
 @option("-o", "--output", type=PATH, metavar="FILE", help="New file for the answers to a file's prompts.")
 @option("--json", "as_json", is_flag=True, help="Print the answer and its circumstances as JSON.")
 def generate(
@@ -38,6 +39,7 @@ def generate(
     raw: bool,
     base: bool,
     base_model: str | None,
+    template: str | None,
     output: Path | None,
     **how: Any,
 ) -> None:
@@ -67,7 +69,7 @@ def generate(
         prompts = read_prompts(Path(prompt), system, raw)
         if output and output.exists():
             raise ConfigError(f"{output}: exists already; choose another name.")
-        pair = open_and_tell(target, base=base, base_name=base_model)
+        pair = open_and_tell(target, base=base, base_name=base_model, template=template)
         to = output.open("x", encoding="utf-8") if output else nullcontext(sys.stdout)
         with interruptible() as stopped, to as out:
             for line in answers_to(pair, prompts, asked, base, exact=exact, stopped=stopped, tell=progress):
@@ -77,7 +79,7 @@ def generate(
     if output:
         raise ConfigError("-o is for the answers to a file of prompts; the answer to one goes to stdout.")
     text = read_prompt(prompt)
-    pair = open_and_tell(target, base=base, base_name=base_model)
+    pair = open_and_tell(target, base=base, base_name=base_model, template=template)
     tokens = prompt_tokens(pair.tokenizer, text, system=system, raw=raw)
     room = room_for(tokens, pair, asked.max_tokens, exact=exact)
     model = pair.base() if base else pair.model
@@ -113,13 +115,11 @@ def read_prompt(prompt: str | None) -> str:
     return text
 
 
-def open_and_tell(
-    target: str, *, base: bool = False, context: int | None = None, base_name: str | None = None
-) -> "Pair":
-    """Load, and say on stderr what is loaded."""
+def open_and_tell(target: str, *, base: bool = False, **how: Any) -> "Pair":
+    """Load, as `open_pair` does, and say on stderr what is loaded."""
     from mlx_hybrid.models.pair import open_pair
 
-    pair = open_pair(target, context=context, base_name=base_name)
+    pair = open_pair(target, **how)
     if base and not pair.adapted:
         raise ConfigError(f"{target} has no adapter, so --base changes nothing; leave it out.")
     told = f"{pair.base_name}: the base of {pair.name}, no adapter." if base else pair.describe()

@@ -81,6 +81,22 @@ set_option = option(
     metavar="KEY=VALUE",
     help="Any setting; `mlx-hybrid settings` lists them.",
 )
+
+
+def read_template(context: Context, option: Parameter, value: str | None) -> str | None:
+    """A template's name, or what stands in its file, so that a run keeps it."""
+    from mlx_hybrid.models.templates import NAMED, template_text
+
+    return value if value is None or value in NAMED else template_text(value)
+
+
+TEMPLATE = {
+    "flag": "--template",
+    "metavar": "NAME|FILE",
+    "callback": read_template,
+    "help": "Chat template: plain, chatml, or a file with Jinja.  [default: the model's own]",
+}
+template_option = option(TEMPLATE["flag"], **{k: v for k, v in TEMPLATE.items() if k != "flag"})
 run_options = together(
     argument("config", required=False, metavar="[CONFIG]"),
     setting("model.name", "--model", help="Hub id or folder of the base model.  [default: the recipe's]"),
@@ -92,6 +108,7 @@ run_options = together(
         help="Files, folder or Hub data set; repeatable.",
     ),
     setting("data.map", metavar="THEIRS=OURS", help=MAP),
+    setting("model.chat_template", **TEMPLATE),
     rule_option,
     setting("method"),
     setting("train.learning_rate"),

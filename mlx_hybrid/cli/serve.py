@@ -9,7 +9,7 @@ import click
 from click import argument, option
 
 from mlx_hybrid.cli.commands import tell
-from mlx_hybrid.cli.options import PATH, SOME, base_model_option, context_option
+from mlx_hybrid.cli.options import PATH, SOME, base_model_option, context_option, template_option
 from mlx_hybrid.errors import ConfigError
 
 KEY_VARIABLE = "MLX_HYBRID_API_KEY"
@@ -25,6 +25,7 @@ PORT = click.IntRange(0, 65535)
 @option("--cors", multiple=True, metavar="ORIGIN", help="A web origin that may call; may be repeated.")
 @context_option
 @base_model_option
+@template_option
 @option("--max-tokens", type=int, default=512, show_default=True, help="Where a request names none.")
 @option("--max-body", type=SOME, default=1024, show_default=True, help="Longest request, in KiB.")
 @option("--active", type=SOME, default=16, show_default=True, help="Answers made side by side.")
@@ -39,6 +40,7 @@ def serve(
     max_body: int,
     context: int | None,
     base_model: str | None,
+    template: str | None,
     **queue: int,
 ) -> None:
     """Serve a run or a model over an OpenAI-compatible API, with a chat page at /.
@@ -63,7 +65,7 @@ def serve(
     if not policy.local and not policy.api_key:
         way = f"--api-key-file, or ${KEY_VARIABLE}"
         raise ConfigError(f"--host {host} is open to others, so it needs a key: {way}.")
-    pair = open_and_tell(target, context=context, base_name=base_model)
+    pair = open_and_tell(target, context=context, base_name=base_model, template=template)
     if not pair.tokenizer.has_chat_template:
         tell("The model has no chat template: only /v1/completions will answer.")
     else:

@@ -2,7 +2,7 @@
 
 OTHERS = {
     "model.name": "base_model model_name model_id model_path model_name_or_path hf_path",
-    "model.template": "chat_template chat_template_kwargs template_options",
+    "model.template": "chat_template_kwargs template_options",
     "method": "adapter fine_tune_type train_type peft_type lora_type tuner tuner_type",
     "name": "run_name experiment_name",
     "seed": "random_state random_seed",

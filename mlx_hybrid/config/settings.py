@@ -140,6 +140,9 @@ class ModelConfig(Bounded):
     """Hub id or folder of any model that mlx-lm loads; `bundled` is the small model that comes with the package."""
     template: dict[str, Any] = field(default_factory=dict)
     """Options of the chat template, as `{enable_thinking: false}`; chat, serve and evaluate of the run use them too."""
+    chat_template: str = ""
+    """A template for a base without one or in place of its own: plain, chatml, a file, or Jinja. Empty is the base's
+    own, and plain where it has none."""
     system: Literal["keep", "fold"] = "keep"
     """A system turn stays one, or goes into the first user turn, for templates that know none."""
 

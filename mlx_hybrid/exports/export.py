@@ -9,7 +9,7 @@ from mlx_hybrid.exports import checks, makers
 from mlx_hybrid.exports.adapter import Source, open_source
 from mlx_hybrid.exports.checks import Report
 from mlx_hybrid.exports.gguf.modelfile import write_modelfile
-from mlx_hybrid.exports.weights import end_of_answers
+from mlx_hybrid.exports.weights import end_of_answers, name_end
 from mlx_hybrid.files import write_text
 from mlx_hybrid.models.adapted import UNCHECKED
 from mlx_hybrid.publish.usage import is_folder, readme
@@ -73,6 +73,10 @@ def export(name: str, to: str, directory: Path, options: Options | None = None) 
         raise ConfigError(f"{name}: method full has no adapter; use --to merged.")
     with checks.new_folder(directory) as folder:
         report = MAKERS[to](source, folder, options)
+        if template := source.info.conversations.get("chat_template"):
+            write_text(folder / "chat_template.jinja", template)
+            if any(folder.glob("model*.safetensors")):
+                name_end(folder)
         if source.info.stock:
             report.notes.append(f"{source.name}: {UNCHECKED}.")
         if to == "gguf":

@@ -195,15 +195,20 @@ def write_dense_config(config: dict, folder: Path, dtype: mx.Dtype = mx.bfloat16
 
 
 def copy_companions(source: Path, target: Path) -> None:
-    """Tokenizer, generation settings and licences; the settings name the token that ends answers, if none did."""
+    """Tokenizer, generation settings and licences."""
     if source.is_file():
         write_tokenizer(open_gguf(source), target)
     for pattern in COMPANIONS:
         for path in source.glob(pattern):
             if path.is_file() and not (target / path.name).exists():
                 shutil.copyfile(path, target / path.name)
-    if end := end_of_answers(source):
-        path, config = target / GENERATION, read_json(target / "config.json")
+    name_end(target)
+
+
+def name_end(folder: Path) -> None:
+    """Have the generation settings of a model name the token that ends answers, if nothing did."""
+    if end := end_of_answers(folder):
+        path, config = folder / GENERATION, read_json(folder / "config.json")
         known = {key: config[key] for key in ("bos_token_id", "pad_token_id") if key in config}
         write_json(path, (read_json(path) if path.is_file() else known) | {"eos_token_id": end[1]})
 

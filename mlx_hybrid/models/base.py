@@ -17,6 +17,7 @@ from mlx_hybrid.models.answer_end import unnamed_end
 from mlx_hybrid.models.gguf.config import config_of, readable
 from mlx_hybrid.models.gguf.file import OLLAMA, is_gguf_name, ollama_file, only_gguf, open_gguf
 from mlx_hybrid.models.keys import check_keys, forward_keys, mended
+from mlx_hybrid.models.templates import template_text
 
 BUNDLED_FOLDER = Path(__file__).parents[1] / "base"
 FILES = ["*.json", "tokenizer.model", "*.tiktoken", "*.txt", "*.jsonl", "*.jinja", "*.py"]
@@ -90,12 +91,16 @@ def tokenizer_for(model: ModelConfig, day: date | None = None) -> Any:
 
     Raises ConfigError as `load_base` does, and for an option that the chat template does not know.
     """
-    settings = {"template": model.template, "system": model.system}
-    return with_template(load_tokenizer_of(model.name), settings, day)
+    tokenizer = load_tokenizer_of(model.name)
+    settings = {"template": model.template, "system": model.system, "chat_template": model.chat_template}
+    settings |= {} if model.chat_template or tokenizer.has_chat_template else {"chat_template": "plain"}
+    return with_template(tokenizer, settings, day)
 
 
 def with_template(tokenizer: Any, settings: dict[str, Any], day: date | None = None) -> Any:
-    """The tokenizer with an adapter's `template` options and `system` turn, where it has them."""
+    """The tokenizer with an adapter's `chat_template`, its `template` options and `system` turn, where it has them."""
+    if given := settings.get("chat_template"):
+        tokenizer.use_template(template_text(given))
     tokenizer.options = tokenizer.known(settings.get("template", {}))
     tokenizer.system, tokenizer.date = settings.get("system", "keep"), day
     return tokenizer
@@ -130,7 +135,7 @@ def read_tokenizer(folder: Path, name: str) -> Any:
     if end := unnamed_end(tokenizer, folder):
         tokenizer.add_eos_token(end)
     rows = config.get("vocab_size") or config.get("text_config", {}).get("vocab_size")
-    return Tokenizer(tokenizer, vocabulary=rows)
+    return Tokenizer(tokenizer, vocabulary=rows, folder=folder)
 
 
 def find_model(name: str) -> Path:

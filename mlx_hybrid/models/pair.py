@@ -8,6 +8,7 @@ from typing import Any
 from mlx_hybrid.errors import ConfigError, MlxHybridError
 from mlx_hybrid.models.adapted import Loaded, load_any
 from mlx_hybrid.models.base import load_base
+from mlx_hybrid.models.templates import template_text
 from mlx_hybrid.run import memory_bytes
 
 SAME = 1e-2  # settled rotations round differently: the change may move by this share of itself
@@ -60,10 +61,15 @@ class Pair(Loaded):
 
 
 def open_pair(
-    name: str, *, context: int | None = None, base_name: str | None = None, compact: bool = False
+    name: str,
+    *,
+    context: int | None = None,
+    base_name: str | None = None,
+    template: str | None = None,
+    compact: bool = False,
 ) -> Pair:
-    """Load a run, an adapter or a model, ready to answer; `compact`, a GGUF file's weights in no more memory than they
-    need.
+    """Load a run, an adapter or a model, ready to answer; with `template` in place of its own chat template; `compact`,
+    a GGUF file's weights in no more memory than they need.
 
     Raises ConfigError for what cannot be found, and for a context longer than the model's.
     """
@@ -73,6 +79,8 @@ def open_pair(
     from mlx_hybrid.adapters.frozen import unpack
 
     loaded = load_any(name, base_name=base_name)
+    if template:
+        loaded.tokenizer.use_template(template_text(template))
     if not (compact and hasattr(loaded.model, "weight_of")):
         unpack(loaded.model, UNPACKED_SHARE * memory_bytes())
     mx.eval(settle(loaded.model))

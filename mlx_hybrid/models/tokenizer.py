@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from jinja2 import Environment, TemplateSyntaxError, meta
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from mlx_hybrid.errors import ConfigError, DataError
+from mlx_hybrid.models.answer_end import unnamed_end
 
 # stands inside a control token that is to be read as plain text; Unicode keeps it out of every text
 MARK = "\ufdd0"
@@ -33,17 +35,34 @@ class Tokenizer(TokenizerWrapper):
     """mlx-lm's tokenizer with the template settings of a run.
 
     `options` go to the chat template (`enable_thinking`), `system: fold` puts a system turn into the first user turn,
-    `date` is what a template that writes the date is told, `vocabulary` is the number of embedding rows: a token beyond
-    them would be read from foreign memory.
+    `date` is what a template that writes the date is told, `given` a template in place of that in `folder`, and
+    `vocabulary` the number of embedding rows: a token beyond them would be read from foreign memory.
     """
 
     options: Mapping[str, Any] = NO_OPTIONS
     system: Literal["keep", "fold"] = "keep"
     date: datetime.date | None = None
     vocabulary: int | None = None
+    folder: Path | None = None
+    given: str = ""
 
     def __init__(self, wrapped: TokenizerWrapper, **settings: Any) -> None:
         self.__dict__.update(wrapped.__dict__ | settings)
+
+    def use_template(self, text: str) -> None:
+        """Write conversations so, and stop where it ends an answer. Raises ConfigError for a template that cannot write
+        a question and its answer, or that ends one with nothing this model has."""
+        self.__dict__ |= {"given": text, "has_chat_template": True, "_chat_template": None}
+        self._tokenizer.chat_template = text
+        turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
+        if not self.render(turns).count("!"):
+            raise ConfigError("The chat template does not write an answer; give another with --template.")
+        end = unnamed_end(self, self.folder) if self.folder else None
+        if end:
+            self.add_eos_token(end)
+        elif end == "" or not self.eos_token_ids:
+            told = "ends an answer with no token of this model's, so answers would have no end"
+            raise ConfigError(f"The chat template {told}; give another with --template.")
 
     # beginnings and ends
 
@@ -129,7 +148,7 @@ class Tokenizer(TokenizerWrapper):
         Raises ConfigError for a model without a template, or one whose template refuses the conversation.
         """
         if not self.has_chat_template:
-            way = "`mlx-hybrid generate --raw` continues a text."
+            way = "--template plain gives it one, and `mlx-hybrid generate --raw` continues a text."
             raise ConfigError(f"The model has no chat template, so it cannot chat; {way}")
         return self.opened(self.render(messages, tools=tools, opened=True, options=options))
 

@@ -146,7 +146,12 @@ def save_best(config: Config, run: Run, setup: Setup, progress: Progress) -> Non
         method=config.method,
         base=setup.base.identity,
         seed=config.seed,
-        extra={"step": progress.step, "template": config.model.template, "system": config.model.system},
+        extra={
+            "step": progress.step,
+            "template": config.model.template,
+            "system": config.model.system,
+            "chat_template": setup.base.tokenizer.given,
+        },
     )
 
 

@@ -24,6 +24,7 @@ from mlx_hybrid.config import Config, to_tree
 from mlx_hybrid.errors import ConfigError, DataError
 from mlx_hybrid.models.answer_end import unnamed_end
 from mlx_hybrid.models.base import BaseModel, base_of, fingerprints, load_base, tokenizer_for
+from mlx_hybrid.models.templates import PLAIN
 from mlx_hybrid.records.split import Split
 from mlx_hybrid.records.template import Example, Tokenised, make_examples
 from mlx_hybrid.training.batches import PromptLoss, make_batch, start_batches
@@ -119,6 +120,12 @@ def data_notes(config: Config, split: Split, setup: Setup) -> Iterator[Note]:
             f"{context} older answers are context only: the template writes them otherwise than it asks for them."
         )
     if any(record.kind != "text" for record in split.train):
+        if setup.base.tokenizer.given == PLAIN and not config.model.chat_template:
+            end = setup.base.tokenizer.eos_token
+            yield Note(
+                "The base has no chat template, so turns are written plainly, each after a line as `### User:`, "
+                f"answers ended with {end}; the adapter keeps that for chat. --template names another."
+            )
         yield from end_of_answers(setup.base)
 
 
