@@ -50,8 +50,8 @@ jobs = {
     "losses": lambda: sequence_nll(model, texts, masks)[0].tolist(),
 }
 def texts_of(*_):
-    from mlx_hybrid.models.base import load_tokenizer_of
-    tokenizer = load_tokenizer_of(sys.argv[1])
+    from mlx_lm.utils import load_tokenizer
+    tokenizer = load_tokenizer(Path(sys.argv[1]))
     try:
         from mlx_hybrid.models.generate import Sampling, answers
         from mlx_hybrid.adapters.frozen import unpack
