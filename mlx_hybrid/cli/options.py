@@ -99,7 +99,11 @@ TEMPLATE = {
 template_option = option(TEMPLATE["flag"], **{k: v for k, v in TEMPLATE.items() if k != "flag"})
 run_options = together(
     argument("config", required=False, metavar="[CONFIG]"),
-    setting("model.name", "--model", help="Hub id or folder of the base model.  [default: the recipe's]"),
+    setting(
+        "model.name",
+        "--model",
+        help="Hub id, folder or GGUF file of the base model, or ollama:NAME.  [default: the recipe's]",
+    ),
     setting(
         "data.paths",
         "--data",

@@ -42,7 +42,8 @@ class Source:
     def trained(self) -> dict[str, mx.array]:
         """Whole tensors that full fine-tuning changed, by name; none of an adapter."""
         leaves = self.leaves if self.info.adapter.full else {}
-        return {f"{name}.{leaf}": value for name, parts in leaves.items() for leaf, value in parts.items()}
+        named = {f"{name}.{leaf}": value for name, parts in leaves.items() for leaf, value in parts.items()}
+        return {name: self.base.from_model(name, value) for name, value in named.items()}
 
     def changed(self, weights: ModelWeights) -> list[str]:
         """The tensors of `weights` that training changed; MLX renames some as it loads, which is refused."""

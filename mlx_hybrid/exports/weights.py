@@ -16,7 +16,7 @@ from mlx_hybrid.models.base import read_tokenizer
 from mlx_hybrid.models.gguf.config import config_of
 from mlx_hybrid.models.gguf.file import open_gguf
 from mlx_hybrid.models.gguf.load import read_dense
-from mlx_hybrid.models.gguf.names import mlx_name
+from mlx_hybrid.models.gguf.names import is_shifted, mlx_name
 from mlx_hybrid.models.gguf.tokenizer import write_tokenizer
 
 SHARD_GB = 2
@@ -83,6 +83,10 @@ class ModelWeights:
         packing = self.packing(name.removesuffix(".weight"))
         return mx.dequantize(value, *packed, **packing).astype(mx.float32)
 
+    def from_model(self, name: str, value: mx.array) -> mx.array:
+        """A tensor of the loaded model as the base's layout has it."""
+        return value
+
     def dense_shape(self, name: str) -> tuple[int, ...]:
         """The shape of `dense(name)`."""
         shape = self.shapes[name]
@@ -129,6 +133,11 @@ class GgufWeights(ModelWeights):
         if name not in self.tensors:
             raise ConfigError(f"{self.folder}: holds no tensor {name}.")
         return read_dense(self.file, self.tensors[name])
+
+    def from_model(self, name: str, value: mx.array) -> mx.array:
+        """The norms of Gemma, which the model holds as the file does, less 1."""
+        shifted = is_shifted(self.file.architecture, self.tensors[name].name)
+        return value - 1 if shifted else value
 
 
 def weights_of(place: Path) -> ModelWeights:
