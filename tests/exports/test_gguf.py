@@ -1,6 +1,7 @@
 """An adapter as GGUF: what llama.cpp reads in it, and the Modelfile beside it."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -88,6 +89,18 @@ def test_the_command_says_how_to_run_it(tmp_path):
     assert "write where it is, or name it with --base-id" in done.stderr
     assert "llama-cli -m path/to/llama.gguf --lora adapter.gguf" in (made / "README.md").read_text()
     assert json.loads((made / "export.json").read_text())["to"] == "gguf"
+
+
+def test_a_modelfile_stops_and_samples_as_the_model_was_set(tmp_path):
+    adapter, base = tmp_path / "adapter", dense_base("llama")
+    shutil.copytree(trained("lora", "llama"), adapter)
+    tree = json.loads((adapter / "adapter_config.json").read_text())
+    tree["mlx_hybrid"]["temperature"] = 0.75
+    (adapter / "adapter_config.json").write_text(json.dumps(tree))
+    export(str(adapter), "gguf", tmp_path / "out", Options(model=str(base)))
+    text = (tmp_path / "out" / "Modelfile").read_text()
+    assert "PARAMETER temperature 0.75\n" in text
+    assert all(f'PARAMETER stop "{end}"' in text for end in load_tokenizer_of(str(base)).end_markers)
 
 
 def test_go_writes_the_turns_that_the_template_writes():

@@ -13,7 +13,7 @@ from mlx_hybrid.exports.checks import Report
 from mlx_hybrid.exports.gguf.adapter import ADAPTER
 from mlx_hybrid.exports.weights import GENERATION
 from mlx_hybrid.files import read_json, write_text
-from mlx_hybrid.models.base import read_tokenizer, with_template
+from mlx_hybrid.models.base import OLLAMA, read_tokenizer, with_template
 
 S, U, A, V = ("\u2045system\u2046", "\u2045first\u2046", "\u2045answer\u2046", "\u2045second\u2046")
 """Turns that no template changes."""
@@ -26,8 +26,11 @@ def write_modelfile(report: Report, source: Source, folder: Path, directory: Pat
     tokenizer = with_template(read_tokenizer(source.base.folder, source.name), source.info.conversations)
     generation = source.base.folder / GENERATION
     settings = read_json(generation) if generation.is_file() else {}
+    settings |= {key: value for key, value in source.info.extra.items() if key == "temperature"}
     own, base = next(folder.glob("*.gguf")), report.base_folder
     place = os.path.relpath(base, folder) if base else f"path/to/{Path(report.base['id']).name}.gguf"
+    if report.base["id"].startswith(OLLAMA):
+        place = report.base["id"].removeprefix(OLLAMA)
     adapter = f"./{own.name}" if own.name == ADAPTER else None
     text, templated = modelfile(
         tokenizer, settings, base=place if adapter else f"./{own.name}", adapter=adapter
