@@ -22,6 +22,7 @@ __all__ = [
     "generate",
     "govern",
     "load",
+    "predict",
     "rescue",
 ]
 

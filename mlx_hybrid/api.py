@@ -150,6 +150,19 @@ def evaluate(
     return list(results.rows)
 
 
+def predict(
+    name: str, rows: str | Path | Sequence[Mapping[str, Any] | str], options: Sequence[str] = (), **how: Any
+) -> list[dict]:
+    """Label records or prompts, or those of a file: `label`, its `probability`, and the `probabilities` of all options.
+
+    Options are those given, else a record's own, else the labels that the run `name` was trained on; `how` are
+    `renames`, `dev` and `base_model`, as the command has them. Raises ConfigError or DataError.
+    """
+    from mlx_hybrid.jobs import predict as job
+
+    return list(job.predict(str(name), rows, options=options, **how))
+
+
 def export(name: str, to: str, output: str | Path, **options: Any) -> "Report":
     """Write the adapter `name`, as `load` takes it, to the new folder `output` for another library, and check it there.
 

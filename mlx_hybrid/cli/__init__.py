@@ -11,8 +11,8 @@ from mlx_hybrid import __version__
 from mlx_hybrid.errors import INTERRUPTED, ConfigError, MlxHybridError, nearest
 
 COMMANDS = (
-    *("finetune", "estimate", "govern", "rules", "rescue", "records", "task", "evaluate", "compare"),
-    *("report", "chat", "generate", "serve", "export", "import", "fuse", "push", "runs", "recipes"),
+    *("finetune", "estimate", "govern", "rules", "rescue", "records", "task", "evaluate", "predict"),
+    *("compare", "report", "chat", "generate", "serve", "export", "import", "fuse", "push", "runs", "recipes"),
     *("settings", "doctor"),
 )
 

@@ -35,7 +35,6 @@ OF_DEV = "the temperature and the choice of scoring; never the test set."
 @option("--pivot", help="Language the others are held against.  [default: eng_Latn]")
 @option("--max-tokens", type=SOME, help="Of one translation.  [default: 256]")
 @option("--examples", is_flag=True, help="Write every record's answer beside the results.")
-@option("--save-temperature", is_flag=True, help="Store the fitted temperature with the adapter.")
 @option("--lm-eval", "lm_tasks", callback=split_names, help="Tasks of lm-evaluation-harness, as a,b.")
 @option("--lm-eval-tasks", "lm_folder", type=PATH, help="Folder with YAML tasks for --lm-eval.")
 @option("-o", "--output", type=PATH, metavar="DIR", help="For results.  [default: the run's evaluation/]")

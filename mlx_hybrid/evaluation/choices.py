@@ -22,7 +22,7 @@ def choice_rows(
     """Facts and rows of every model, and of the second less the first."""
     test, dev = parts["test"], parts.get("dev")
     rows: list[Row] = []
-    bins, right = {}, {}
+    bins, right, fits = {}, {}, {}
     for name, own in answers.items():
         scores = label_scores(test, own["test"])
         right[name] = (choose(scores) == test.answers).astype(float)
@@ -30,18 +30,23 @@ def choice_rows(
         told = accuracy_rows(test, scores, seed=seed)
         spread = parity(right[name], test.languages, test.groups, seed=seed, pivot=pivot)
         told += [Row.of(f"accuracy_{measure}", value, len(scores)) for measure, value in spread.items()]
-        told += calibration_rows(test, scores, 1.0, "", seed=seed)
+        told += calibration_rows(test, scores, "", seed=seed)
         if dev:
             dev_scores = label_scores(dev, own["dev"])
             temperature = calibration.fit_temperature(dev_scores, dev.answers)
             told.append(Row("temperature", value=temperature, n=len(dev.records)))
-            told += calibration_rows(test, scores, temperature, "_scaled", seed=seed)
+            told += calibration_rows(test, scores / temperature, "_scaled", seed=seed)
+            fits[name] = calibration.fit_calibration(dev_scores, dev.answers, dev.languages, dev.labels)
+            scores = fits[name].logits(scores, test.languages, test.labels)
+            told += mean_rows(test, "accuracy_calibrated", choose(scores) == test.answers, seed=seed)
+            told += calibration_rows(test, scores, "_calibrated", seed=seed)
         told += real_variants(test, right[name], seed=seed)
         told += variant_rows(parts, own, right[name], seed=seed)
         rows += by_model(told, name)
     if len(right) == 2:
         rows += by_model(difference_rows(test, *right.values(), seed=seed), DIFFERENCE)
-    return {"labels": test.labels, "reliability": bins}, rows
+    fitted = {"calibration": {name: own.tree() for name, own in fits.items()}} if fits else {}
+    return {"labels": test.labels, "reliability": bins} | fitted, rows
 
 
 def accuracy_rows(test: EvaluationSet, scores: np.ndarray, *, seed: int) -> list[Row]:
@@ -54,14 +59,12 @@ def accuracy_rows(test: EvaluationSet, scores: np.ndarray, *, seed: int) -> list
     return [*rows, Row("ties", value=tied(scores), n=len(scores))]
 
 
-def calibration_rows(
-    test: EvaluationSet, scores: np.ndarray, temperature: float, suffix: str, *, seed: int
-) -> list[Row]:
-    """NLL, Brier score and ECE at a temperature, of the whole and of each language."""
-    sure, correct = calibration.confidence(scores, test.answers, temperature)
-    nll = calibration.negative_log_likelihood(scores, test.answers, temperature)
+def calibration_rows(test: EvaluationSet, scores: np.ndarray, suffix: str, *, seed: int) -> list[Row]:
+    """NLL, Brier score and ECE of the whole and of each language."""
+    sure, correct = calibration.confidence(scores, test.answers)
+    nll = calibration.negative_log_likelihood(scores, test.answers)
     rows = mean_rows(test, f"nll{suffix}", nll, seed=seed)
-    rows += mean_rows(test, f"brier{suffix}", calibration.brier(scores, test.answers, temperature), seed=seed)
+    rows += mean_rows(test, f"brier{suffix}", calibration.brier(scores, test.answers), seed=seed)
     groups = np.array(test.groups)
     for language, own in test.places():
         value = calibration.ece_interval(sure[own], correct[own], seed=seed, groups=groups[own])

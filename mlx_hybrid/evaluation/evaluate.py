@@ -73,7 +73,7 @@ def parts_of(
 ) -> dict[str, EvaluationSet]:
     """Every set that a model answers in an evaluation, by name.
 
-    On `dev` a classification fits its temperature; the loss on the trained tokens of `trained` is measured beside;
+    On `dev` a classification is calibrated; the loss on the trained tokens of `trained` is measured beside;
     `variants` are spellings of the test set.
     """
     test = limited(test, limit, seed)

@@ -11,6 +11,7 @@ from mlx_hybrid.evaluation.benchmarks.tasks import fill_prompt, load_task, task_
 from mlx_hybrid.evaluation.benchmarks.variants import apply_variant, variants_for
 from mlx_hybrid.evaluation.results import ALL
 from mlx_hybrid.evaluation.scoring import OptionItem
+from mlx_hybrid.records.fields import from_json
 from mlx_hybrid.records.languages import UnknownLanguage, parse_language
 from mlx_hybrid.records.record import Record
 from mlx_hybrid.records.split import group_key, group_of
@@ -120,15 +121,28 @@ def options_of(records: Sequence[Record], known: Sequence[Record]) -> list[dict[
     options = []
     for record in records:
         where, label = record.where, str(record.label)
-        own = record.fields.get("options") or seen[place(record)]
+        stated = record.fields.get("options")
+        own = as_options(stated, where) if stated else seen[place(record)]
         if trained and label not in trained:
             raise DataError(f'{where}: label "{label}" never stood in training; {nearest(label, trained)}')
         if label not in own:
             raise DataError(f'{where}: label "{label}" is not among its options; {nearest(label, own)}')
-        if not 2 <= len(own) <= MOST_OPTIONS:
-            raise DataError(f"{where}: {len(own)} options; a choice is between 2 and {MOST_OPTIONS}.")
-        options.append(dict(own))
+        options.append(as_options(own, where))
     return options
+
+
+def as_options(value: Any, where: str) -> dict[str, str]:
+    """Label → answer, of such a mapping, a list of answers, or either as text. Raises DataError for anything else."""
+    value = from_json(value)
+    if isinstance(value, str):
+        value = [part.strip() for part in value.split(",") if part.strip()]
+    if isinstance(value, list):
+        value = {str(answer): answer for answer in value}
+    if not isinstance(value, dict) or not all(isinstance(own, str) and own.strip() for own in value.values()):
+        raise DataError(f"{where}: options must be a list of answers, or an answer for each label.")
+    if not 2 <= len(value) <= MOST_OPTIONS:
+        raise DataError(f"{where}: {len(value)} options; a choice is between 2 and {MOST_OPTIONS}.")
+    return dict(value)
 
 
 def item(record: Record, options: dict[str, str], tokenizer: Any) -> OptionItem:

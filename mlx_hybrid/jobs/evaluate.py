@@ -8,7 +8,6 @@ from typing import Any
 
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.evaluation.results import ADAPTED, BASE, Results, Row, by_model, write_results
-from mlx_hybrid.files import read_json, write_json
 
 OF_A_TASK = ("split", "languages", "folder")
 WITH_HARNESS = (
@@ -38,7 +37,6 @@ class Request:
     pivot: str | None = None
     max_tokens: int | None = None
     examples: bool = False
-    save_temperature: bool = False
     lm_tasks: tuple[str, ...] | None = None
     lm_folder: Path | None = None
     output: Path | None = None
@@ -71,7 +69,9 @@ def ask(request: Request, run: Any, folder: Path | None, tell: Tell) -> tuple[st
     from mlx_hybrid.evaluation.answers import write_examples
     from mlx_hybrid.evaluation.benchmarks import questions as own
     from mlx_hybrid.evaluation.benchmarks.folders import Choice
+    from mlx_hybrid.evaluation.calibrated import write_calibration
     from mlx_hybrid.evaluation.evaluate import evaluate
+    from mlx_hybrid.evaluation.metrics.calibration import Calibration
     from mlx_hybrid.evaluation.metrics.translation import MOST_TOKENS, greedy
     from mlx_hybrid.evaluation.sets import limited
     from mlx_hybrid.models.pair import open_pair
@@ -91,11 +91,6 @@ def ask(request: Request, run: Any, folder: Path | None, tell: Tell) -> tuple[st
     if run:
         pair.tokenizer.date = run.template_date()
     models = models_of(pair, request.baseline)
-    if request.save_temperature and not pair.adapted:
-        raise ConfigError(f"--save-temperature: {request.target} has no adapter to keep it in.")
-    if request.save_temperature and run is None and not Path(request.target).is_dir():
-        way = "is on the Hub; download the adapter and name its folder."
-        raise ConfigError(f"--save-temperature: {request.target} {way}")
     limit, seed, most = request.limit, request.seed, request.max_tokens or MOST_TOKENS
     name = f"{questions.name}-limit-{limit}" if limit else questions.name
     mark = own.settings_hash(questions, limit=limit, seed=seed, variants=variants, most_tokens=most)
@@ -117,12 +112,9 @@ def ask(request: Request, run: Any, folder: Path | None, tell: Tell) -> tuple[st
     results = replace(results, facts=results.facts | {"model": pair.name, "base": pair.identity})
     if request.examples and folder and answers:
         write_examples(folder / name, answers, limited(questions.test, limit, seed), results)
-    if request.save_temperature:
-        path = pair.adapter / "adapter_config.json"
-        tree, fitted = read_json(path), results.get("temperature", ADAPTED)
-        tree["mlx_hybrid"]["temperature"] = fitted.value  # what the scores of whole answers are divided by
-        write_json(path, tree)
-        tell(f"Temperature {fitted.value:.3g} is stored in {path}.")
+    fitted = results.facts.get("calibration", {}).get(ADAPTED)
+    if run and fitted and questions.trained and request.dev == "auto" and not limit:
+        write_calibration(run.adapter, Calibration(**fitted))
     return name, results
 
 
@@ -180,9 +172,6 @@ def check_kind(request: Request, questions: Any) -> None:
         raise ConfigError(f"--dev is for choices between answers; these records are {kind}.")
     if request.max_tokens and kind != "translation":
         raise ConfigError(f"--max-tokens is for translations; these records are {kind}.")
-    if request.save_temperature and (questions.dev is None or kind != "classification"):
-        needs = "a classification with a development set; name one with --dev."
-        raise ConfigError(f"--save-temperature needs {needs}")
 
 
 def models_of(pair: Any, baseline: bool | None) -> dict[str, Any]:

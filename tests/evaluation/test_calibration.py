@@ -28,12 +28,12 @@ def draw(seed: int, rows: int = 600, options: int = 4) -> tuple[np.ndarray, np.n
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
 def test_nll_and_brier_agree_with_scikit_learn(temperature):
     scores, answers = draw(0)
-    probabilities = np.exp(c.log_probabilities(scores, temperature))
-    nll = c.negative_log_likelihood(scores, answers, temperature).mean()
+    probabilities = np.exp(c.log_probabilities(scores / temperature))
+    nll = c.negative_log_likelihood(scores / temperature, answers).mean()
     assert nll == pytest.approx(sk.log_loss(answers, probabilities), rel=1e-9)
     onehot = np.eye(4)[answers]
     expected = sum(sk.brier_score_loss(onehot[:, k], probabilities[:, k]) for k in range(4))
-    assert c.brier(scores, answers, temperature).mean() == pytest.approx(expected)
+    assert c.brier(scores / temperature, answers).mean() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("bins", [1, 10, 15])
@@ -140,7 +140,7 @@ def test_equal_confidences_share_a_bin_whatever_their_order(confidences, seed):
 def test_the_fitted_temperature_is_the_optimum_scipy_finds(sharpness):
     scores, answers = draw(3)
     scores = scores * sharpness
-    nll = lambda log: c.negative_log_likelihood(scores, answers, np.exp(log)).mean()  # noqa: E731
+    nll = lambda log: c.negative_log_likelihood(scores / np.exp(log), answers).mean()  # noqa: E731
     best = optimize.minimize_scalar(nll, bounds=(-6, 6), method="bounded", options={"xatol": 1e-9}).x
     assert c.fit_temperature(scores, answers) == pytest.approx(np.exp(best), rel=1e-5)
 
@@ -148,7 +148,7 @@ def test_the_fitted_temperature_is_the_optimum_scipy_finds(sharpness):
 def test_temperature_keeps_accuracy_and_does_not_worsen_the_fit_set():
     scores, answers = draw(4)
     temperature = c.fit_temperature(scores, answers)
-    before, after = (c.confidence(scores, answers, t) for t in (1.0, temperature))
+    before, after = (c.confidence(scores / t, answers) for t in (1.0, temperature))
     np.testing.assert_array_equal(before[1], after[1])
     assert c.expected_calibration_error(*after) < c.expected_calibration_error(*before)
 
@@ -213,7 +213,7 @@ def test_a_language_is_calibrated_as_its_records_alone():
         records = [Record({**rows[n], "messages": []}, "made", int(n)) for n in which]
         options = [dict(zip("abcd", "abcd"))] * len(records)
         examples = EvaluationSet("classification", "made", 1, records, list("abcd"), options)
-        return Results({}, tuple(calibration_rows(examples, scores[which], 1.0, "", seed=0)))
+        return Results({}, tuple(calibration_rows(examples, scores[which], "", seed=0)))
 
     swahili = np.arange(0, 90, 3)
     alone, whole = table(swahili), table(np.arange(90))
@@ -223,3 +223,67 @@ def test_a_language_is_calibrated_as_its_records_alone():
         if metric != "ece_mass":
             assert within.low < within.value < within.high
             assert within.n == within.groups == len(swahili)
+
+
+def in_languages(seed: int, rows: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Scores that are too sharp, and partial to some answers, more so in one language."""
+    rng = np.random.default_rng(seed)
+    answers, languages = rng.integers(3, size=rows), rng.choice(["de", "sw"], rows).tolist()
+    honest = 2 * np.eye(3)[answers] + rng.normal(0, 1, (rows, 3))
+    partial = np.array([[0.8, 0, 0] if language == "de" else [1.6, 0, -0.5] for language in languages])
+    return 2.5 * (honest + partial), answers, languages
+
+
+def prior_and_loss(flat: np.ndarray, scores, answers, languages) -> float:
+    """What the fit makes least, record by record; a row of `flat` is −log T and the biases of de, sw and all."""
+    table, total = flat.reshape(3, 4), 0.0
+    for score, answer, language in zip(scores, answers, languages):
+        own = table[["de", "sw"].index(language)] + table[2]
+        logits = score * np.exp(own[0]) + own[1:]
+        total += special.logsumexp(logits) - logits[answer]
+    spread = np.array([[c.SPREAD_OF_LANGUAGES]] * 2 + [[c.SPREAD]])
+    return total + ((table / spread) ** 2).sum() / 2
+
+
+def test_the_fitted_calibration_is_the_optimum_that_scipy_finds():
+    scores, answers, languages = in_languages(0, 40)
+    own = c.fit_calibration(scores, answers, languages, list("abc"))
+    best = optimize.minimize(
+        prior_and_loss, np.zeros(12), (scores - scores.max(1, keepdims=True), answers, languages)
+    ).x.reshape(3, 4)
+    for place, name in enumerate(("de", "sw")):
+        assert own.temperature[name] == pytest.approx(np.exp(-(best[place] + best[2])[0]), rel=0.01)
+        assert list(own.bias[name].values()) == pytest.approx((best[place] + best[2])[1:], abs=0.01)
+    assert own.temperature["all"] == pytest.approx(np.exp(-best[2, 0]), rel=0.01)
+
+
+def test_calibration_by_language_beats_a_temperature_on_other_records_and_is_stored_as_it_is():
+    test, answers, languages = in_languages(1, 4_000)
+    dev = in_languages(2, 200)
+    own = c.fit_calibration(*dev, list("abc"))
+    logits = own.logits(test, languages, list("abc"))
+    scaled = test / c.fit_temperature(*dev[:2])
+    for measure in (c.negative_log_likelihood, c.brier):
+        assert measure(logits, answers).mean() < measure(scaled, answers).mean() - 0.02
+    errors = [c.expected_calibration_error(*c.confidence(own, answers)) for own in (logits, scaled, test)]
+    assert errors[0] < errors[1] < errors[2]
+    np.testing.assert_array_equal(c.Calibration(**own.tree()).logits(test, languages, list("abc")), logits)
+    turned = own.logits(test[:, ::-1], languages, list("cba"))
+    np.testing.assert_allclose(turned[:, ::-1], logits)
+
+
+def test_few_records_change_little_and_an_unseen_language_has_what_all_share():
+    certain = np.array([[9.0, 0.0], [0.0, 9.0]])
+    own = c.fit_calibration(certain, [0, 1], ["de", "de"], ["a", "b"])
+    assert own.temperature["de"] == pytest.approx(1, abs=0.01)
+    wrong = c.fit_calibration(certain, [1, 0], ["de", "de"], ["a", "b"])
+    assert 1 < wrong.temperature["all"] < wrong.temperature["de"] < 50
+    np.testing.assert_allclose(
+        wrong.logits(certain, ["xx", "xx"], ["a", "b"]), certain / wrong.temperature["all"], atol=1e-3
+    )
+    padded = np.array([[1.0, 0.0, -np.inf], [0.0, 2.0, 1.0]])
+    kept = c.fit_calibration(padded, [0, 1], ["de", "de"], list("abc")).logits(
+        padded, ["de", "de"], list("abc")
+    )
+    assert kept[0, 2] == -np.inf
+    assert np.isfinite(kept[:, :2]).all()

@@ -1,7 +1,7 @@
 """What `evaluate` asks: a file, a folder or a task, as a test set and its development set."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from mlx_hybrid.evaluation.evaluate import PIVOT
 from mlx_hybrid.evaluation.metrics.translation import directions_of
 from mlx_hybrid.evaluation.sets import EvaluationSet, evaluation_set, kind_of, labelled, language_code
 from mlx_hybrid.records.files import FILES, Sources, find_sources, in_folder, read_renames
-from mlx_hybrid.records.lines import File, as_source
+from mlx_hybrid.records.lines import as_source
 from mlx_hybrid.records.record import Record, load_records, read_records
 from mlx_hybrid.records.split import Split
 from mlx_hybrid.run import Run
@@ -31,6 +31,8 @@ class Questions:
     test: EvaluationSet
     dev: EvaluationSet | None
     note: str = ""
+    trained: bool = False
+    """Whether the task is the one that the run was trained on."""
 
 
 def find_questions(
@@ -48,13 +50,18 @@ def find_questions(
     config = run.config_here() if run else None
     known = training_records(config) if config else []
     if name:
-        return from_task(name, split, part, dev, known)
-    if path:
-        return from_path(path, dev, known, config.data.group if config else "group", renames)
-    own = from_run(config, dev, known, run.info().get("data_identity", "")) if run and config else None
+        own = from_task(name, split, part, dev, known)
+    elif path:
+        own = from_path(path, dev, known, config.data.group if config else "group", renames)
+    else:
+        own = from_run(config, dev, known, identity_of(run)) if run and config else None
     if own is None:
         raise ConfigError("Nothing to measure on: give --on (a file or folder) or --task (a benchmark).")
-    return own
+    tasks = {record.fields.get("task") for record in own.test.records}
+    trained = tasks <= {record.fields.get("task") for record in known}
+    if run and trained and dev == "auto" and own.dev is None and own.test.kind == "classification":
+        own = replace(own, dev=own_validation(run, own.test, known))
+    return replace(own, trained=trained)
 
 
 def from_task(name: str, split: str, choice: Choice, dev_split: str, known: list[Record]) -> Questions:
@@ -85,14 +92,14 @@ def from_path(
     test, beside = ([replace(file, renames=keys) for file in part] for part in (files.test, files.valid))
     name = path.name
     name = next((name.removesuffix(s) for s in FILES if name.lower().endswith(s)), name)
-    return make(name, load_records(test), dev_records(dev, beside, keys), known, group)
+    return make(name, load_records(test), dev_records(dev, lambda: load_records(beside), keys), known, group)
 
 
 def from_run(config: Config, dev: str, known: list[Record], identity: str) -> Questions | None:
     """The test files that a run's data names, else the records that it held back; None where it did neither."""
     sources = find_sources(config.data)
     if sources.test:
-        dev_set = dev_records(dev, sources.valid)
+        dev_set = dev_records(dev, lambda: load_records(sources.valid))
         return make("test", load_records(sources.test), dev_set, known, config.data.group)
     split = held_back(config, sources, identity)
     if not split.test:
@@ -100,24 +107,47 @@ def from_run(config: Config, dev: str, known: list[Record], identity: str) -> Qu
     kinds = [kind_of(record) for record in split.test]
     kind = "classification" if "classification" in kinds else kinds[0]
     test, valid = ([r for r in part if kind_of(r) == kind] for part in (split.test, split.valid))
-    dev_set = valid if dev == "auto" else dev_records(dev, [])
-    own = make("test", test, dev_set, split.train, config.data.group)
+    own = make("test", test, dev_records(dev, lambda: valid), split.train, config.data.group)
     left = len(split.test) - len(test)
     note = f"Of the records held back, the {len(test)} of kind {kind} are measured, {left} of others are not."
     return replace(own, note=note if left else "")
 
 
-def held_back(config: Config, sources: Sources, identity: str) -> Split:
-    """The split of a run's records, made again.
+def validation_of(run: Run) -> list[Record]:
+    """The records that a run validated with, none where they are not to be found again."""
+    config = run.config_here()
+    try:
+        sources = find_sources(config.data)
+        return (
+            load_records(sources.valid)
+            if sources.valid
+            else held_back(config, sources, identity_of(run)).valid
+        )
+    except (ConfigError, DataError):
+        return []
 
-    Raises DataError where the records are not those with the `identity` that the run noted; older runs noted none.
-    """
+
+def own_validation(run: Run, test: EvaluationSet, known: list[Record]) -> EvaluationSet | None:
+    """A run's validation records, as far as they are choices of the same task and not tested on."""
+    tasks, taken = {record.fields.get("task") for record in test.records}, marks(test.records)
+    same = [r for r in validation_of(run) if kind_of(r) == "classification" and r.fields.get("task") in tasks]
+    apart = [record for record in same if not marks([record]) & taken]
+    return evaluation_set(apart, labelled(known), group=test.group) if apart else None
+
+
+def identity_of(run: Run) -> str:
+    """What a run noted of its records; older ones noted nothing."""
+    return run.info().get("data_identity", "")
+
+
+def held_back(config: Config, sources: Sources, identity: str) -> Split:
+    """The split of a run's records, made again. Raises DataError where they are others than the run noted."""
     from mlx_hybrid.models.base import tokenizer_for
     from mlx_hybrid.training.data import prepare
     from mlx_hybrid.training.setup import data_identity, tokenised
 
     split = prepare(config, sources).split
-    if not split.test:
+    if not split.test and not split.valid:
         return split
     tokenizer = tokenizer_for(config.model)
     made = tokenised(config, split, tokenizer)
@@ -129,12 +159,12 @@ def held_back(config: Config, sources: Sources, identity: str) -> Split:
     return split.without({where for part in made for where, _ in part.aside})
 
 
-def dev_records(dev: str, beside: Sequence[File], renames: dict[str, str] | None = None) -> list[Record]:
-    """Of the file that `dev` names; `auto` takes the files beside the test set, `none` none."""
-    if dev == "none":
-        return []
-    if dev == "auto":
-        return load_records(beside) if beside else []
+def dev_records(
+    dev: str, usual: Callable[[], list[Record]], renames: dict[str, str] | None = None
+) -> list[Record]:
+    """Of the file that `dev` names; `auto` is the usual ones, `none` none."""
+    if dev in ("auto", "none"):
+        return usual() if dev == "auto" else []
     if not Path(dev).is_file():
         raise ConfigError(f"--dev {dev}: no such file.")
     return load_records([as_source(Path(dev), renames)])

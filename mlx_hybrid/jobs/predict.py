@@ -1,0 +1,175 @@
+"""Label records: which option each is, with the calibrated probability of every one."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlx_hybrid.errors import ConfigError, DataError
+from mlx_hybrid.evaluation.answers import answer, label_scores
+from mlx_hybrid.evaluation.benchmarks.questions import dev_records, training_records, validation_of
+from mlx_hybrid.evaluation.calibrated import read_calibration, write_calibration
+from mlx_hybrid.evaluation.metrics.calibration import EVERY, Calibration, fit_calibration, log_probabilities
+from mlx_hybrid.evaluation.sets import EvaluationSet, as_options, evaluation_set, kind_of, labelled
+from mlx_hybrid.files import write_text
+from mlx_hybrid.models.adapted import run_named
+from mlx_hybrid.models.pair import open_pair
+from mlx_hybrid.records.files import read_renames
+from mlx_hybrid.records.lines import Fault, as_source, check_file, line_of, read_lines
+from mlx_hybrid.records.record import Record, parse_line
+from mlx_hybrid.records.shapes import NEAR, renamed
+
+BATCH = 64  # records labelled between two writes
+ANSWER = "?"  # stands for the one that is to be chosen
+
+
+def predict(
+    target: str,
+    rows: str | Path | Sequence[Mapping[str, Any] | str],
+    *,
+    options: Sequence[str] = (),
+    renames: Sequence[str] = (),
+    dev: str = "auto",
+    base_model: str | None = None,
+    done: Sequence[dict] = (),
+    tell: Callable[[str], None] = lambda text: None,
+) -> Iterator[dict]:
+    """One row a record: its line, `label`, the `probability` of that, and those of all options.
+
+    `rows` is a file, or records or prompts themselves; `done` are rows that were written before. Options are those
+    given, else a record's own, else those the run was trained on. The calibration is the one stored, else it is fitted
+    on `dev`: a file, `none`, or the run's validation records, and then stored. Raises ConfigError or DataError, for
+    all that the records and options say before a model is loaded.
+    """
+    run = run_named(target)
+    known = training_records(run.config_here()) if run else []
+    records = list(questions(rows, read_renames(renames)))
+    if not records:
+        raise DataError("No records to label.")
+    choices = choices_of(records, options, known, target)
+    check_done(done, records, choices)
+    validation = dev_records(dev, lambda: validation_of(run) if run else [])
+    pair = open_pair(target, base_name=base_model)
+    tell(pair.loaded.describe())
+    if run:
+        pair.tokenizer.date = run.template_date()
+    labels = list(dict.fromkeys(label for own in choices for label in own))
+    asked = EvaluationSet("classification", "predict", 1, records, labels, choices)
+    calibration = read_calibration(pair.loaded.adapter) if dev == "auto" else None
+    if not calibration and (wanted := [r for r in validation if kind_of(r) == "classification"]):
+        tell(f"Calibrating on {len(wanted)} validation records.")
+        examples = evaluation_set(wanted, labelled(known))
+        scores = scores_of(pair, examples)
+        calibration = fit_calibration(scores, examples.answers, examples.languages, examples.labels)
+        if dev == "auto":
+            write_calibration(pair.loaded.adapter, calibration)
+    if not calibration or not set(labels) <= set(calibration.bias[EVERY]):
+        calibration = None
+        tell("No calibration for these options: the probabilities are the model's own.")
+    for start in range(len(done), len(records), BATCH):
+        yield from chosen(pair, asked.part(range(start, min(start + BATCH, len(records)))), calibration)
+        tell(f"{min(start + BATCH, len(records))} of {len(records)} records")
+
+
+def questions(rows: Any, renames: dict[str, str]) -> Iterator[Record]:
+    """Records of which the last answer is to be chosen. Raises ConfigError or DataError for the first that is none."""
+    if isinstance(rows, str | Path):
+        source = as_source(rows)
+        check_file(source.path)
+        name, lines = source.name, read_lines(source)
+    else:
+        told = ({"prompt": row} if isinstance(row, str) else dict(row) for row in rows)
+        name, lines = "record", enumerate(map(line_of, told), 1)
+    for number, raw in lines:
+        made = raw if isinstance(raw, Fault) else parse_line(unanswered(raw, renames), name, number)
+        if isinstance(made, Fault) and made.reason == "no_known_keys":
+            keys = list(json.loads(made.raw))
+            theirs = next((key for key in keys if key.lower() in NEAR["prompt"].split()), "THEIRS")
+            told = f"no prompt, messages or text among {', '.join(keys)}"
+            raise ConfigError(f"{made.where}: {told}; name the column with --map {theirs}=prompt.")
+        if isinstance(made, Fault):
+            raise DataError(f"{made.where}: {made.detail}.")
+        yield made
+
+
+def unanswered(raw: bytes, renames: dict[str, str]) -> bytes:
+    """A line with ANSWER where a record of its shape has one, so that it is read as any record is."""
+    try:
+        row = renamed(json.loads(raw), renames)
+    except (ValueError, AttributeError):
+        return raw
+    turns = next((row[key] for key in ("messages", "conversations", "conversation") if row.get(key)), None)
+    if isinstance(turns, list) and isinstance(turns[-1], dict):
+        if turns[-1].get("role", turns[-1].get("from")) in ("user", "human"):
+            turns.append({"role": "assistant", "content": ANSWER})
+    elif "instruction" in row:
+        row["output"] = row.get("output") or ANSWER
+    elif text := row.get("prompt") or row.get("text"):
+        row |= {"prompt": text, "completion": row.get("completion") or ANSWER}
+    return line_of(row)
+
+
+def choices_of(
+    records: Sequence[Record], given: Sequence[str], known: Sequence[Record], target: str
+) -> list[dict[str, str]]:
+    """The options of each record, label → answer."""
+    languages: dict[str | None, dict[str, str]] = {}
+    for record in (r for r in known if r.label is not None and r.kind != "text"):
+        stated = record.fields.get("options")
+        own = as_options(stated, record.where) if stated else {str(record.label): record.completion().strip()}
+        languages.setdefault(record.language, {}).update(own)
+    usual = next(iter(languages.values()), {})
+    found = []
+    for record in records:
+        own = list(given) or record.fields.get("options") or languages.get(record.language, usual)
+        if not own:
+            told = f"nothing to choose from: {target} was trained on no labels"
+            raise ConfigError(f"{record.where}: {told}; give --options a,b,c, or `options` in each record.")
+        found.append(as_options(own, record.where))
+    return found
+
+
+def check_done(done: Sequence[dict], records: Sequence[Record], choices: Sequence[dict[str, str]]) -> None:
+    """Raise ConfigError where rows that were written before are not of these records and options."""
+    pairs = zip(records, choices)
+    wanted = [(record.line, record.fields.get("id"), {*own}) for record, own in pairs]
+    found = [(row.get("line"), row.get("id"), {*row.get("probabilities", ())}) for row in done]
+    if found != wanted[: len(found)]:
+        raise ConfigError("The output holds rows of other records or options; name another file with -o.")
+
+
+def scores_of(pair: Any, examples: EvaluationSet) -> np.ndarray:
+    return label_scores(examples, answer(pair.model, pair.tokenizer, examples, generate=None))
+
+
+def chosen(pair: Any, part: EvaluationSet, calibration: Calibration | None) -> Iterator[dict]:
+    """The rows of some records."""
+    scores = scores_of(pair, part)
+    if calibration:
+        scores = calibration.logits(scores, part.languages, part.labels)
+    column = {label: number for number, label in enumerate(part.labels)}
+    for record, own, row in zip(part.records, part.options, np.exp(log_probabilities(scores))):
+        shares = {label: round(float(row[column[label]]), 6) for label in own}
+        best = max(shares, key=shares.get)
+        place = {key: record.fields[key] for key in ("id", "language") if record.fields.get(key) is not None}
+        told = {"label": best, "probability": shares[best], "probabilities": shares}
+        yield {"line": record.line, **place, **told, "calibrated": bool(calibration)}
+
+
+def read_done(output: Path) -> list[dict]:
+    """The rows of a file that a stopped call wrote; a last line that was cut short is taken out of it."""
+    if not output.exists():
+        if not output.parent.is_dir():
+            raise ConfigError(f"{output.parent}: no such folder.")
+        return []
+    *lines, cut = output.read_text(encoding="utf-8").split("\n")
+    if cut:
+        write_text(output, "".join(line + "\n" for line in lines))
+    try:
+        return [dict(json.loads(line)) for line in lines]
+    except (ValueError, TypeError):
+        raise ConfigError(
+            f"{output}: holds other lines than predict writes; name another file with -o."
+        ) from None

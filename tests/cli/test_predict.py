@@ -1,0 +1,132 @@
+"""`predict`: labels with calibrated probabilities, from files as people have them, gone on with after a stop."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from acting import refused
+from toys import log_likelihoods
+
+import mlx_hybrid
+from mlx_hybrid.evaluation.calibrated import read_calibration
+
+PROMPTS = ["no river stone", "so cloud bread", "no train music", "so garden winter"] * 20
+
+
+@pytest.fixture(scope="module")
+def trained(finished, tmp_path_factory) -> Path:
+    return Path(shutil.copytree(finished("lora").path, tmp_path_factory.mktemp("predict") / "run"))
+
+
+def write(path: Path, rows: list[dict]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def lines(text: str) -> list[dict]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_records_are_labelled_by_the_options_the_run_was_trained_on(run, finished, tmp_path):
+    trained = Path(shutil.copytree(finished("lora").path, tmp_path / "run"))
+    file = write(tmp_path / "new.jsonl", [{"id": n, "prompt": text} for n, text in enumerate(PROMPTS[:5])])
+    done = run("predict", trained, file, code=0)
+    rows = lines(done.stdout)
+    assert [(row["line"], row["id"]) for row in rows] == [(n + 1, n) for n in range(5)]
+    assert "Calibrating on" in done.stderr
+    kept = read_calibration(trained / "adapter")
+    model, tokenizer = mlx_hybrid.load(trained)
+    for row, text in zip(rows, PROMPTS):
+        assert set(row["probabilities"]) == {"up", "down"}
+        assert row["probability"] == max(row["probabilities"].values())
+        asked = tokenizer.ask([{"role": "user", "content": text}])
+        logits = []
+        for option in row["probabilities"]:
+            whole = tokenizer.render(
+                [{"role": "user", "content": text}, {"role": "assistant", "content": option}], tools=None
+            )
+            tokens = tokenizer.encode(whole, add_special_tokens=False)
+            end = max(n for n, token in enumerate(tokens) if token in tokenizer.eos_token_ids) + 1
+            nats = log_likelihoods(model, tokens[:end])[len(asked) - 1 :].sum()
+            logits.append(nats / kept.temperature["all"] + kept.bias["all"][option])
+        shares = np.exp(logits - np.logaddexp.reduce(logits))
+        assert list(row["probabilities"].values()) == pytest.approx(shares, abs=2e-3)
+    again = run("predict", trained, file, code=0)
+    assert "Calibrating on" not in again.stderr
+    assert again.stdout == done.stdout
+    plain = lines(run("predict", trained, file, "--dev", "none", code=0).stdout)
+    assert not any(row["calibrated"] for row in plain)
+
+
+def test_a_stopped_call_goes_on(run, trained, tmp_path):
+    file, output = (
+        write(tmp_path / "new.jsonl", [{"prompt": text} for text in PROMPTS]),
+        tmp_path / "out.jsonl",
+    )
+    run("predict", trained, file, "-o", output, code=0)
+    whole = output.read_text()
+    assert len(lines(whole)) == len(PROMPTS)
+    kept = whole.splitlines(keepends=True)
+    output.write_text("".join(kept[:70]) + kept[70][:9])
+    run("predict", trained, file, "-o", output, code=0)
+    assert output.read_text() == whole
+    other = write(tmp_path / "other.jsonl", [{"prompt": text} for text in PROMPTS[:3]])
+    refused(run("predict", trained, other, "-o", output), 2, "rows of other records or options")
+    output.write_text("notes\n")
+    refused(run("predict", trained, other, "-o", output), 2, "holds other lines than predict writes")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "more"),
+    [
+        ("a.csv", "question,id\nno river stone,7\n", ("--map", "question=prompt")),
+        ("a.jsonl", '{"messages": [{"role": "user", "content": "no river stone"}], "id": 7}\n', ()),
+        ("a.jsonl", '{"text": "no river stone", "id": 7, "options": ["up", "down"]}\n', ()),
+        ("a.jsonl", '{"instruction": "no river", "input": "stone", "id": 7}\n', ("--options", "down,up")),
+        ("a.json", '[{"conversations": [{"from": "human", "value": "no river stone"}], "id": 7}]', ()),
+    ],
+    ids=["csv", "messages", "text", "alpaca", "sharegpt"],
+)
+def test_files_as_people_have_them(name, text, more, run, trained, tmp_path):
+    (tmp_path / name).write_text(text)
+    (row,) = lines(run("predict", trained, tmp_path / name, *more, code=0).stdout)
+    assert str(row["id"]) == "7"
+    assert set(row["probabilities"]) == {"up", "down"}
+    assert row["calibrated"]
+
+
+def test_from_python_and_with_other_options(trained, quantised_folder):
+    row, other = mlx_hybrid.predict(trained, ["no river stone", {"prompt": "so what"}])
+    assert row["label"] in ("up", "down")
+    assert sum(other["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+    (row,) = mlx_hybrid.predict(quantised_folder, ["no river"], options=["left", "right"])
+    assert not row["calibrated"]
+
+
+@pytest.mark.parametrize(
+    ("text", "more", "code", "words"),
+    [
+        ("", (), 3, "No records to label"),
+        ('{"question": "x"}\n', (), 2, "--map question=prompt"),
+        ('{"prompt": "x"}\nnot json\n', (), 3, "a.jsonl:2: not JSON"),
+        ('{"prompt": "x", "options": ["a"]}\n', (), 3, "1 options; a choice is between 2"),
+        ('{"prompt": "x", "options": 3}\n', (), 3, "options must be a list of answers"),
+        ('{"prompt": "x"}\n', ("--options", "one"), 3, "1 options"),
+        ('{"prompt": "x"}\n', ("--dev", "nowhere.jsonl"), 2, "nowhere.jsonl: no such file"),
+        ('{"prompt": "x"}\n', ("-o", "nowhere/out.jsonl"), 2, "nowhere: no such folder"),
+    ],
+    ids=["empty", "keys", "json", "one option", "options", "one given", "dev", "output"],
+)
+def test_what_cannot_be_labelled_is_one_sentence(text, more, code, words, run, trained, tmp_path):
+    file = tmp_path / "a.jsonl"
+    file.write_text(text)
+    done = run("predict", trained, file, *more)
+    refused(done, code, words)
+    assert done.stdout == ""
+
+
+def test_a_model_without_labels_asks_for_options(run, quantised_folder, tmp_path):
+    file = write(tmp_path / "a.jsonl", [{"prompt": "x"}])
+    refused(run("predict", quantised_folder, file), 2, "was trained on no labels; give --options a,b,c")
