@@ -12,7 +12,19 @@ from mlx_hybrid.errors import INTERRUPTED, ConfigError, MlxHybridError, nearest
 
 COMMANDS = (
     *("finetune", "estimate", "govern", "rules", "rescue", "records", "task", "evaluate", "predict"),
-    *("compare", "report", "chat", "generate", "serve", "export", "import", "fuse", "push", "runs", "recipes"),
+    *(
+        "compare",
+        "report",
+        "chat",
+        "generate",
+        "serve",
+        "export",
+        "import",
+        "fuse",
+        "push",
+        "runs",
+        "recipes",
+    ),
     *("settings", "doctor"),
 )
 

@@ -8,21 +8,34 @@ import click
 from click import argument, option
 
 from mlx_hybrid.cli.commands import answer, command, tell
-from mlx_hybrid.cli.options import COUNT, PATH, SOME, given_settings, listed, set_option, setting
+from mlx_hybrid.cli.options import (
+    COUNT,
+    PATH,
+    SOME,
+    given_settings,
+    listed,
+    retain_option,
+    set_option,
+    setting,
+)
 from mlx_hybrid.errors import INTERRUPTED, ConfigError
 from mlx_hybrid.jobs.stopping import StopRequest
 
 SETTINGS = ("model__name", "data__paths", "data__allow_changed")
 
 
-def rates(ctx: click.Context, option: click.Parameter, value: tuple[str, ...]) -> tuple[float, ...]:
-    """Numbers as `listed` takes names, in order."""
-    try:
-        return tuple(sorted({float(name) for name in listed(ctx, option, value)}))
-    except ValueError:
-        raise ConfigError(
-            f"--lrs {','.join(value)}: write numbers with commas between, as 1e-3,3e-3."
-        ) from None
+def numbers(flag: str, name: str, kind: type, example: str) -> Callable:
+    """An option that takes numbers with commas between, each once and in order."""
+
+    def read(ctx: click.Context | None, given: click.Parameter | None, value: tuple[str, ...]) -> tuple:
+        try:
+            return tuple(sorted({kind(own) for own in listed(ctx, given, value)}))
+        except ValueError:
+            told = f"write numbers with commas between, as {example}."
+            raise ConfigError(f"{flag} {','.join(value)}: {told}") from None
+
+    told = f"To choose from, as {example}.  [default: its own]"
+    return option(flag, name, multiple=True, callback=read, help=told)
 
 
 def names(flag: str, *usual: str, **how: Any) -> Callable:
@@ -34,9 +47,8 @@ def names(flag: str, *usual: str, **how: Any) -> Callable:
 @argument("config", metavar="CONFIG")
 @names("--methods", "lora,hybrid", help="With commas; the first is the reference.")
 @option("--seeds", type=SOME, default=3, show_default=True, help="Runs of each method.")
-@option(
-    "--lrs", "rates", multiple=True, callback=rates, help="To choose from, as 1e-3,3e-3.  [default: its own]"
-)
+@numbers("--lrs", "rates", float, "1e-3,3e-3")
+@numbers("--batch-sizes", "batches", int, "4,8,16")
 @names("--governance", "own", help="own, off, on, a stage, or steps: each stage added to those before.")
 @option("--noise", type=click.FloatRange(0, 0.5), default=0.0, help="Share of faults to plant in records.")
 @names("--variants", help="Spellings to test: names with commas between, or `all`.")
@@ -44,6 +56,7 @@ def names(flag: str, *usual: str, **how: Any) -> Callable:
 @option(
     "--workers", type=SOME, default=1, show_default=True, help="Cells at a time, a process each; 1 on a GPU."
 )
+@retain_option
 @option("--pivot", help="Language the others are held against.  [default: eng_Latn]")
 @option("--max-tokens", type=SOME, help="Of one translation.  [default: 256]")
 @setting("model.name", "--model", help="Base model.  [default: the config's]")
@@ -55,8 +68,9 @@ def names(flag: str, *usual: str, **how: Any) -> Callable:
 def compare(config: str, output: Path, as_json: bool, workers: int, **terms: Any) -> None:
     """Train methods on the same data with the same steps, measure them alike, and tabulate means over seeds.
 
-    Each method's learning rate is chosen on the validation records alone. Every run is kept; the same command goes on
-    after a stop. The folder gets report.html, results.csv and figures.
+    Each method's learning rate and batch size are chosen on the validation records alone, in as many trials for each;
+    a grid whose end is chosen grows. Every run is kept; the same command goes on after a stop. The folder gets
+    report.html, results.csv and figures.
 
     \b
     Examples:

@@ -13,10 +13,9 @@ from mlx_hybrid.cli.options import (
     base_model_option,
     benchmark_options,
     map_option,
+    retain_option,
     split_names,
 )
-
-OF_DEV = "the temperature and the choice of scoring; never the test set."
 
 
 @click.command()
@@ -26,7 +25,13 @@ OF_DEV = "the temperature and the choice of scoring; never the test set."
 @option("--task", "name", help="A benchmark: xnli, sib200, flores, ntrex or adapt.")
 @option("--split", default="test", show_default=True, help="Split of the task to measure on.")
 @base_model_option
-@option("--dev", default="auto", show_default=True, metavar="PATH|SPLIT|none", help="For " + OF_DEV)
+@option(
+    "--dev",
+    default="auto",
+    show_default=True,
+    metavar="PATH|SPLIT|none",
+    help="What is calibrated on; never the test set.",
+)
 @benchmark_options
 @option("--variants", default="", callback=split_names, help="Spellings to test, as a,b, or `all`.")
 @option("--baseline/--no-baseline", default=None, help="Measure the base too.  [default: on]")
@@ -34,6 +39,7 @@ OF_DEV = "the temperature and the choice of scoring; never the test set."
 @option("--seed", type=COUNT, default=0, show_default=True, help="Of limit, variants, intervals.")
 @option("--pivot", help="Language the others are held against.  [default: eng_Latn]")
 @option("--max-tokens", type=SOME, help="Of one translation.  [default: 256]")
+@retain_option
 @option("--examples", is_flag=True, help="Write every record's answer beside the results.")
 @option("--lm-eval", "lm_tasks", callback=split_names, help="Tasks of lm-evaluation-harness, as a,b.")
 @option("--lm-eval-tasks", "lm_folder", type=PATH, help="Folder with YAML tasks for --lm-eval.")

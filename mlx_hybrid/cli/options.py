@@ -64,6 +64,13 @@ base_model_option = option(
 context_option = option(
     "--context", type=int, help="Use less of the context, in tokens.  [default: the model's]"
 )
+retain_option = option(
+    "--retain",
+    default="auto",
+    show_default=True,
+    metavar="PATH|none",
+    help="Text by which forgetting is measured.",
+)
 MAP = "What keys are read as: question=prompt,answer=completion."
 map_option = option("--map", "renames", multiple=True, callback=listed, metavar="THEIRS=OURS", help=MAP)
 rule_option = option(

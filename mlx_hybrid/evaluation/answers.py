@@ -145,11 +145,11 @@ def label_scores(examples: EvaluationSet, rows: list[dict]) -> np.ndarray:
     return scores
 
 
-def example_rows(test: EvaluationSet, path: Path) -> list[dict]:
+def example_rows(test: EvaluationSet, path: Path, part: str = "test") -> list[dict]:
     """One row a record of a file of answers: where it stands, and of a classification the choice, whether it is right
     and the probabilities; of a translation the texts; of a text its nats and bytes."""
     rows = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
-    answers = [row for row in rows if row.pop("part", "") == "test"]
+    answers = [row for row in rows if row.pop("part", "") == part]
     if test.kind == "classification":
         answers = choices_made(test, answers)
     elif test.kind == "translation":

@@ -10,7 +10,7 @@ from mlx_hybrid.evaluation.answers import collect
 from mlx_hybrid.evaluation.benchmarks.variants import variants_for
 from mlx_hybrid.evaluation.choices import VARIANT, choice_rows
 from mlx_hybrid.evaluation.metrics.translation import translation_rows
-from mlx_hybrid.evaluation.ratios import loss_rows, text_rows
+from mlx_hybrid.evaluation.ratios import loss_rows, retention_rows, text_rows
 from mlx_hybrid.evaluation.results import Results
 from mlx_hybrid.evaluation.sets import EvaluationSet, evaluation_set, language_code, limited, varied
 from mlx_hybrid.records.record import Record
@@ -38,6 +38,7 @@ def evaluate(
     progress: Callable[[str, int, int], None] = lambda name, done, total: None,
     seed: int = 0,
     limit: int = 0,
+    untrained: Collection[str] = (),
     **asked: Any,
 ) -> Results:
     """Measure one model, or two and what the second is beyond the first, on `test`.
@@ -57,6 +58,8 @@ def evaluate(
         answers[name] = collect(model, tokenizer, parts, path, name=name, identity=identity, **how)
     facts, rows = ROWS[test.kind](parts, answers, seed=seed, pivot=pivot)
     rows += loss_rows(parts, answers, seed=seed, part="trained")[1] if "trained" in parts else []
+    if "retention" in parts:
+        rows += retention_rows(parts, answers, seed=seed, untrained=untrained)
     told = {"task": test.task, "version": test.version, "kind": test.kind, "seed": seed, "limit": limit}
     told |= {"records": len(test.records), "languages": sorted(set(test.languages)), "pivot": pivot}
     return Results(told | facts, tuple(rows))
@@ -67,21 +70,23 @@ def parts_of(
     *,
     dev: EvaluationSet | None = None,
     trained: EvaluationSet | None = None,
+    retention: EvaluationSet | None = None,
     variants: Sequence[str] = (),
     seed: int = 0,
     limit: int = 0,
 ) -> dict[str, EvaluationSet]:
     """Every set that a model answers in an evaluation, by name.
 
-    On `dev` a classification is calibrated; the loss on the trained tokens of `trained` is measured beside;
-    `variants` are spellings of the test set.
+    On `dev` a classification is calibrated; the loss on the trained tokens of `trained` and the bits per byte of the
+    texts of `retention` are measured beside; `variants` are spellings of the test set.
     """
     test = limited(test, limit, seed)
     parts = {"test": test}
     if test.kind == "classification":
         parts |= {"dev": limited(dev, limit, seed)} if dev else {}
         parts |= {f"{VARIANT}{name}": varied_part(test, name, seed) for name in variants}
-    return parts | ({"trained": limited(trained, limit, seed)} if trained else {})
+    beside = {"trained": trained, "retention": retention}
+    return parts | {name: limited(own, limit, seed) for name, own in beside.items() if own}
 
 
 def held_out_sets(

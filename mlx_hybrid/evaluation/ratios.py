@@ -1,13 +1,13 @@
 """Likelihoods of texts and answers as rows: bits per byte of texts, nats per trained token of conversations."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
 from mlx_hybrid.errors import DataError
 from mlx_hybrid.evaluation.metrics.intervals import bootstrap_ratio
 from mlx_hybrid.evaluation.metrics.parity import parity
-from mlx_hybrid.evaluation.results import DIFFERENCE, Row, by_model
+from mlx_hybrid.evaluation.results import ALL, DIFFERENCE, RETENTION, UNTRAINED, Row, by_model
 from mlx_hybrid.evaluation.sets import EvaluationSet
 
 Parts = Mapping[str, EvaluationSet]
@@ -29,6 +29,22 @@ def text_rows(parts: Parts, answers: Answers, *, seed: int, pivot: str | None) -
     return {}, rows
 
 
+def retention_rows(
+    parts: Parts, answers: Answers, *, seed: int, untrained: Collection[str] = ()
+) -> list[Row]:
+    """Bits per byte of text outside the task: of all, of each language, and of those that were not trained."""
+    kept = parts["retention"]
+    nats, sizes = columns(answers, "retention", "bytes")
+    bits = {name: own / np.log(2) for name, own in nats.items()}
+    rows = ratio_rows("bits_per_byte", kept, bits, sizes, seed=seed, variant=RETENTION)
+    own = [n for n, language in enumerate(kept.languages) if language in untrained]
+    if own:
+        others, bits = kept.part(own), {name: values[own] for name, values in bits.items()}
+        told = ratio_rows("bits_per_byte", others, bits, sizes[own], seed=seed, variant=UNTRAINED)
+        rows += [row for row in told if row.language == ALL]
+    return rows
+
+
 def loss_rows(
     parts: Parts, answers: Answers, *, seed: int, pivot: str | None = None, part: str = "test"
 ) -> tuple[dict, list[Row]]:
@@ -44,7 +60,13 @@ def columns(answers: Answers, part: str, size: str) -> tuple[dict[str, np.ndarra
 
 
 def ratio_rows(
-    metric: str, test: EvaluationSet, sums: Mapping[str, np.ndarray], sizes: np.ndarray, *, seed: int
+    metric: str,
+    test: EvaluationSet,
+    sums: Mapping[str, np.ndarray],
+    sizes: np.ndarray,
+    *,
+    seed: int,
+    variant: str = "",
 ) -> list[Row]:
     """Σ sums / Σ sizes of each model and of the second less the first, of the whole and of each language."""
     table = dict(sums)
@@ -55,7 +77,7 @@ def ratio_rows(
     for name, values in table.items():
         for language, own in predicted(test, sizes):
             value = bootstrap_ratio(values[own], sizes[own], seed=seed, groups=groups[own])
-            rows += by_model([Row.of(metric, value, len(own), language)], name)
+            rows += by_model([Row.of(metric, value, len(own), language, variant)], name)
     return rows
 
 

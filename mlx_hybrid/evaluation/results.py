@@ -14,6 +14,7 @@ from mlx_hybrid.files import read_json, write_text
 FORMAT = 2
 ALL = "all"
 BASE, ADAPTED, DIFFERENCE = "base", "adapted", "difference"
+RETENTION, UNTRAINED = "retention", "retention-untrained"  # variants: text outside the task
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,11 @@ class Results:
         """The models and, where there are differences, `difference`."""
         return [*self.models, *([DIFFERENCE] if any(row.model == DIFFERENCE for row in self.rows) else [])]
 
-    def languages(self, metric: str) -> list[str]:
-        """The languages, or directions, with a figure of this metric, in order."""
-        found = dict.fromkeys(row.language for row in self.rows if row.metric == metric)
+    def languages(self, metric: str, variant: str = "") -> list[str]:
+        """The languages, or directions, with a figure of this metric and variant, in order."""
+        found = dict.fromkeys(
+            row.language for row in self.rows if (row.metric, row.variant) == (metric, variant)
+        )
         return [name for name in found if name != ALL]
 
     def get(self, metric: str, model: str, language: str = ALL, variant: str = "") -> Row | None:
@@ -81,8 +84,8 @@ class Results:
         return {(row.model, *row.key): row for row in reversed(self.rows)}
 
     def has(self, metric: str) -> bool:
-        """Whether any figure of this metric was measured."""
-        return any(row.metric == metric for row in self.rows)
+        """Whether any figure of this metric was measured, of no variant."""
+        return any((row.metric, row.variant) == (metric, "") for row in self.rows)
 
     def tree(self) -> dict[str, Any]:
         """As it is written: `format`, the facts, `rows`."""

@@ -37,6 +37,7 @@ class Request:
     pivot: str | None = None
     max_tokens: int | None = None
     examples: bool = False
+    retain: str = "auto"
     lm_tasks: tuple[str, ...] | None = None
     lm_folder: Path | None = None
     output: Path | None = None
@@ -69,6 +70,7 @@ def ask(request: Request, run: Any, folder: Path | None, tell: Tell) -> tuple[st
     from mlx_hybrid.evaluation.answers import write_examples
     from mlx_hybrid.evaluation.benchmarks import questions as own
     from mlx_hybrid.evaluation.benchmarks.folders import Choice
+    from mlx_hybrid.evaluation.benchmarks.retention import retention_set, untrained
     from mlx_hybrid.evaluation.calibrated import write_calibration
     from mlx_hybrid.evaluation.evaluate import evaluate
     from mlx_hybrid.evaluation.metrics.calibration import Calibration
@@ -84,6 +86,7 @@ def ask(request: Request, run: Any, folder: Path | None, tell: Tell) -> tuple[st
     variants = own.chosen_variants(request.variants, questions.test)
     pivot = own.chosen_pivot(request.pivot, questions.test)
     check_kind(request, questions)
+    kept = None if request.retain == "none" else retention_set(request.retain)
     if folder is None:
         tell("Results are not kept, and a stop loses them; -o DIR keeps them.")
     pair = open_pair(request.target, base_name=request.base_model)
@@ -93,7 +96,8 @@ def ask(request: Request, run: Any, folder: Path | None, tell: Tell) -> tuple[st
     models = models_of(pair, request.baseline)
     limit, seed, most = request.limit, request.seed, request.max_tokens or MOST_TOKENS
     name = f"{questions.name}-limit-{limit}" if limit else questions.name
-    mark = own.settings_hash(questions, limit=limit, seed=seed, variants=variants, most_tokens=most)
+    kept = kept if len(models) == 2 or request.retain != "auto" else None
+    mark = own.settings_hash(questions, kept, limit=limit, seed=seed, variants=variants, most_tokens=most)
     answers = folder / "answers" / f"{name}-{mark}" if folder else None
     results = evaluate(
         models,
@@ -101,6 +105,8 @@ def ask(request: Request, run: Any, folder: Path | None, tell: Tell) -> tuple[st
         questions.test,
         dev=questions.dev,
         variants=variants,
+        retention=kept,
+        untrained=untrained(kept, questions.known) if kept else (),
         seed=seed,
         limit=limit,
         pivot=pivot,

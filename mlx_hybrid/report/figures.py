@@ -45,8 +45,15 @@ def image(figure: Figure, kind: str = "svg") -> bytes:
 
 
 @styled
-def frontier(points: Mapping[str, tuple[Row, Row]], base: Row | None, x_name: str, y_name: str) -> Figure:
-    """Quality against cost, name → (cost, quality); the base is a band."""
+def frontier(
+    points: Mapping[str, tuple[Row, Row]],
+    base: Row | None,
+    x_name: str,
+    y_name: str,
+    *,
+    from_zero: bool = True,
+) -> Figure:
+    """Quality against cost, name → (cost, quality); the base is a band, or where there is none the lines at zero."""
     figure = new_figure(6.4, 4.2)
     axes = figure.subplots()
     if base:
@@ -56,9 +63,12 @@ def frontier(points: Mapping[str, tuple[Row, Row]], base: Row | None, x_name: st
         bars = {"xerr": reach(cost), "yerr": reach(quality), "capsize": 2, "lw": 1, "ms": 6, "ls": "none"}
         axes.errorbar(cost.value, quality.value, label=name, **bars, **look(number))
     axes.set(xlabel=x_name, ylabel=y_name)
-    # Few seeds have bars that would squeeze the points.
-    most = max(cost.value for cost, _ in points.values())
-    axes.set_xlim(0, min(axes.get_xlim()[1], 2 * most))
+    if from_zero:  # few seeds have bars that would squeeze the points
+        most = max(cost.value for cost, _ in points.values())
+        axes.set_xlim(0, min(axes.get_xlim()[1], 2 * most))
+    else:
+        axes.axhline(0, color=GREY, lw=1)
+        axes.axvline(0, color=GREY, lw=1)
     if axes.get_xlim()[1] >= 10_000:
         axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.locator_params(axis="x", nbins=5)

@@ -2,7 +2,7 @@
 
 from mlx_hybrid.evaluation.metrics.calibration import INVERSE_TEMPERATURES
 from mlx_hybrid.evaluation.metrics.chrf import measure_name
-from mlx_hybrid.evaluation.results import ALL, DIFFERENCE, Results, Row
+from mlx_hybrid.evaluation.results import ALL, DIFFERENCE, RETENTION, UNTRAINED, Results, Row
 from mlx_hybrid.report.tables import Cell, Line, Table, by_language, interval, pivot
 
 CALIBRATION = {
@@ -25,6 +25,8 @@ QUALITY = {
     "bits_per_byte": "bits per byte",
     "chrf": "chrF++, mean over directions",
 }
+KEPT = {RETENTION: "other text, bits per byte", UNTRAINED: "  of languages not trained"}
+"""What is left of the rest: above the base's bits something is forgotten."""
 PARITY = {
     "mean": "mean",
     "worst": "worst language",
@@ -39,6 +41,7 @@ PARITY_NOTES = {
 }
 TITLES = {"accuracy": "Accuracy", "bits_per_byte": "Bits per byte", "chrf": "chrF++"}
 """The measure that results are judged by first, by what they are of."""
+OTHER = "Bits per byte of text outside the task; above the base's, something is forgotten."
 DROP = "Accuracy lost on the records that the spelling changes; above zero is worse."
 
 
@@ -52,6 +55,7 @@ def result_tables(results: Results, cell: Cell | None = None) -> list[Table]:
     main = main_metric(results)
     title = "Quality and calibration" if results.has("nll") else "Quality"
     whole = [(label, metric, ALL, "") for metric, label in QUALITY.items()]
+    whole += [(label, "bits_per_byte", ALL, variant) for variant, label in KEPT.items()]
     tables = pivot(f"{title}: {head(results.facts)}", "", whole, results, cell, note)
     names = "direction" if main == "chrf" else "language"
     word = TITLES.get(main, main)
@@ -62,6 +66,10 @@ def result_tables(results: Results, cell: Cell | None = None) -> list[Table]:
         note = PARITY_NOTES.get(main, "")
         tables += pivot("Parity between languages", "", parity(main), results, cell, note)
         tables += pivot("Balance by language", "language", by_language("balance", results), results, cell)
+    kept = [
+        (name, "bits_per_byte", name, RETENTION) for name in results.languages("bits_per_byte", RETENTION)
+    ]
+    tables += pivot("Other text by language", "language", kept, results, cell, OTHER)
     tables += pivot("Robustness to spelling", "variant", variants(results), results, cell, DROP)
     return tables
 

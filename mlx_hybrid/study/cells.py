@@ -14,7 +14,7 @@ from mlx_hybrid.errors import INTERRUPTED, ConfigError, MlxHybridError
 from mlx_hybrid.evaluation.answers import example_rows
 from mlx_hybrid.evaluation.evaluate import evaluate
 from mlx_hybrid.evaluation.metrics.translation import directions_of, greedy, statistics_of
-from mlx_hybrid.evaluation.results import Results, read_results, write_results
+from mlx_hybrid.evaluation.results import RETENTION, Results, read_results, write_results
 from mlx_hybrid.evaluation.sets import EvaluationSet, limited
 from mlx_hybrid.files import sha256_of
 from mlx_hybrid.jobs.finetune import finetune
@@ -162,14 +162,17 @@ def measured(
         generate=greedy(tokenizer, measuring.max_tokens),
         progress=progress,
     )
-    results.facts["examples"] = columns(folder, measuring.test, results)
+    results.facts["examples"] = columns(folder, measuring.test, results, measuring.asked.get("retention"))
     write_results(path, results)
     return results
 
 
-def columns(folder: Path, test: EvaluationSet, results: Results) -> dict[str, list]:
-    test = limited(test, results.facts["limit"], results.facts["seed"])
-    rows = example_rows(test, folder / "answers" / "model.answers.jsonl")
+def columns(
+    folder: Path, test: EvaluationSet, results: Results, retention: EvaluationSet | None
+) -> dict[str, Any]:
+    limit, path = (results.facts["limit"], results.facts["seed"]), folder / "answers" / "model.answers.jsonl"
+    test = limited(test, *limit)
+    rows = example_rows(test, path)
     told = {key: [row[key] for row in rows] for key in EXAMPLES if rows and key in rows[0]}
     if "right" in told:
         told["right"] = list(map(int, told["right"]))
@@ -177,4 +180,8 @@ def columns(folder: Path, test: EvaluationSet, results: Results) -> dict[str, li
         told["direction"] = [">".join(pair) for pair in directions_of(test)]
         table = statistics_of(test, [row["text"] for row in rows])
         told["chrf"] = [" ".join(map(str, own)) for own in table]  # a line of the file each, not 24
+    if retention:
+        kept = limited(retention, *limit)
+        texts = example_rows(kept, path, "retention")
+        told[RETENTION] = {key: [row[key] for row in texts] for key in ("group", "language", "nats", "bytes")}
     return told

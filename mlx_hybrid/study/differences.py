@@ -58,13 +58,19 @@ def differences(old: Sequence[Results], new: Sequence[Results], pivot: str) -> d
     before, after = ([figures(r) for r in side] for side in (old, new))
     shared = [key for key in after[0] if all(key in table for table in (*before, *after))]
     errors = direction_errors(old, new, pivot) if new[0].facts["kind"] == "translation" else {}
-    sides = [r.facts["examples"] for r in old], [r.facts["examples"] for r in new]
     for key in shared:
+        sides = [[examples_of(r, key[2]) for r in side] for side in (old, new)]
         if key not in errors and PAIRED.get(key[0]) in sides[0][0]:
             errors[key] = paired_error(*sides, PAIRED[key[0]], key[1])
     return {
         key: difference([t[key] for t in before], [t[key] for t in after], errors.get(key)) for key in shared
     }
+
+
+def examples_of(results: Results, variant: str) -> dict:
+    """Columns of what a figure of this variant is made of, record by record; nothing where they are not kept."""
+    examples = results.facts["examples"]
+    return examples if not variant else examples.get(variant, {})
 
 
 def difference(before: Sequence[Row], after: Sequence[Row], error: float | None = None) -> dict[str, float]:

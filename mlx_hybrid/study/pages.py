@@ -6,7 +6,7 @@ from io import StringIO
 from pathlib import Path
 
 from mlx_hybrid.errors import ConfigError
-from mlx_hybrid.evaluation.results import BASE
+from mlx_hybrid.evaluation.results import ALL, BASE, RETENTION, Row
 from mlx_hybrid.files import read_json, write_text
 from mlx_hybrid.report import figures
 from mlx_hybrid.report.page import Picture, page
@@ -16,6 +16,7 @@ from mlx_hybrid.study.summary import FORMAT, SUMMARY_FILE
 from mlx_hybrid.study.tables import reading, rows_of, study_tables
 
 NAMES = {"accuracy": "accuracy", "bits_per_byte": "bits per byte (lower is better)"}
+BOUNDS = ("value", "low", "high")
 CHANGES = ("", "_low", "_high", "_p", "_p_holm")
 CSV_COLUMNS = (
     *("method", "governance", "metric", "language", "variant", "n", "seeds", "value", "low", "high"),
@@ -69,6 +70,14 @@ def study_figures(summary: dict) -> Iterator[tuple[str, figures.Figure, str]]:
     figure = figures.frontier(points, rows.get(metric, BASE), "training, seconds", name)
     caption = f"Figure 2. Cost and quality: {name} against training time, bars being 95 % intervals."
     yield "frontier", figure, caption
+    if metric != "bits_per_byte" and (changes := trade(summary, metric)):
+        words = ("forgetting: bits per byte of other text beyond the base's", f"gain in {name} over the base")
+        figure = figures.frontier(changes, None, *words, from_zero=False)
+        yield (
+            "forgetting",
+            figure,
+            "Gain against forgetting, both from the base; up and to the left is better.",
+        )
     if rows.languages(metric):
         names = "direction" if metric == "chrf" else "language"
         caption = f"{word} by {names}, bars being 95 % intervals."
@@ -86,6 +95,18 @@ def study_figures(summary: dict) -> Iterator[tuple[str, figures.Figure, str]]:
         shares = {method: [figures.by_layer(**own)] for method, own in mixing.items()}
         figure = figures.lines(shares, "transformer layer", "λ, share of the rotation")
         yield "mixing", figure, "λ of each layer: mean over its projections, training and seeds."
+
+
+def trade(summary: dict, metric: str) -> dict[str, tuple[Row, Row]]:
+    """What each method changes from the base on other text and on the task, as far as both were measured."""
+    changes = {
+        (row["model"], row["metric"], row["variant"]): Row(metric, **{k: row["from_base"][k] for k in BOUNDS})
+        for row in summary["rows"]
+        if (row["governance"], row["language"]) == (summary["governance"][0], ALL) and "from_base" in row
+    }
+    pairs = {m: ((m, "bits_per_byte", RETENTION), (m, metric, "")) for m in summary["methods"]}
+    known = {method: own for method, own in pairs.items() if all(key in changes for key in own)}
+    return {method: (changes[kept], changes[gain]) for method, (kept, gain) in known.items()}
 
 
 def csv_text(summary: dict) -> str:

@@ -10,6 +10,7 @@ from mlx_hybrid.errors import ConfigError, nearest
 from mlx_hybrid.evaluation.evaluate import PIVOT
 from mlx_hybrid.evaluation.sets import language_code
 from mlx_hybrid.governance.stages import STAGES, unused_settings
+from mlx_hybrid.study.tuning import Trial
 
 ADDED = ("language", "quality", "exact", "near")
 """Stages that `--governance steps` adds one at a time, after the structure and Unicode checks that always run."""
@@ -23,10 +24,13 @@ class Cell:
     governance: str
     rate: float
     seed: int
+    batch: int = 0
+    """Batch size; 0 leaves it to the config."""
 
     @property
     def name(self) -> str:
-        return f"{self.method}/{self.governance}/lr-{self.rate:g}-seed-{self.seed}"
+        batch = f"-batch-{self.batch}" if self.batch else ""
+        return f"{self.method}/{self.governance}/lr-{self.rate:g}{batch}-seed-{self.seed}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,10 +43,13 @@ class Plan:
     methods: tuple[str, ...]
     seeds: int
     rates: tuple[float, ...] = ()
+    batches: tuple[int, ...] = ()
     governance: tuple[str, ...] = ()
     noise: float = 0.0
     limit: int = 0
     variants: tuple[str, ...] = ()
+    retain: str = "auto"
+    """Text by which forgetting is measured: a file, `auto` for our own, or `none`."""
     pivot: str | None = None
     """As it was asked for; None is what `evaluate` takes, whether a record is in it or not."""
     max_tokens: int | None = None
@@ -56,19 +63,24 @@ class Plan:
         """The method that the others are held against."""
         return self.methods[0]
 
-    def first(self, method: str, rate: float) -> Cell:
+    def first(self, method: str, trial: Trial) -> Cell:
         """The cell of the first seed and the first governance setting: what rates are chosen by."""
-        return Cell(method, self.governance[0], rate, 0)
+        return Cell(method, self.governance[0], trial.rate, 0, trial.batch)
 
     def config(self, cell: Cell, data: dict[str, Any]) -> Config:
         """The whole configuration of a cell: the plan's own, its method's preset, its rate and seed. Where the source
-        has two rates, they move together."""
+        has two rates, they move together; with another batch size as many records are trained on."""
         train = self.base().train
         own = {"method": cell.method, "seed": cell.seed, "evaluate": False, "name": ""}
         own["train.learning_rate"] = cell.rate
         if train.orthogonal_learning_rate and train.learning_rate:
             ratio = train.orthogonal_learning_rate / train.learning_rate
             own["train.orthogonal_learning_rate"] = cell.rate * ratio
+        if cell.batch:
+            scale = train.batch_size / cell.batch
+            own["train.batch_size"] = cell.batch
+            own |= {f"train.{key}": round(getattr(train, key) * scale) for key in ("steps",) if train.steps}
+            own["train.validate_every"] = max(1, round(train.validate_every * scale))
         values = self.values | data | governance_values(cell.governance) | own
         return load_config(self.source, self.overrides, values)
 
@@ -81,6 +93,7 @@ class Plan:
             "limit": self.limit,
         }
         terms |= {"variants": list(self.variants), "pivot": language_code(self.pivot or PIVOT)}
+        terms |= {"retain": self.retain} if self.retain != "auto" else {}
         return terms | ({"max_tokens": self.max_tokens} if self.max_tokens else {})
 
 
@@ -93,6 +106,8 @@ def check_plan(plan: Plan) -> None:
         raise ConfigError("--methods names one method twice.")
     if low := [rate for rate in plan.rates if rate <= 0]:
         raise ConfigError(f"--lrs: a learning rate must be above zero, not {low[0]:g}.")
+    if low := [batch for batch in plan.batches if batch < 1]:
+        raise ConfigError(f"--batch-sizes: a batch has at least one record, not {low[0]}.")
     for name in plan.governance:
         governance_values(name)
     trees = (read_settings(plan.source), *(override_tree((override,)) for override in plan.overrides))
@@ -135,11 +150,11 @@ def governance_values(name: str) -> dict[str, Any]:
     return {**free, "governance.only": list(stages), **unused}
 
 
-def final_cells(plan: Plan, chosen: dict[str, float]) -> list[Cell]:
+def final_cells(plan: Plan, chosen: dict[str, Trial]) -> list[Cell]:
     """Every method, governance setting and seed at the method's chosen rate. Seeds go round first, so that a comparison
     stopped early has every method."""
     return [
-        Cell(method, governance, chosen[method], seed)
+        Cell(method, governance, chosen[method].rate, seed, chosen[method].batch)
         for seed in range(plan.seeds)
         for governance in plan.governance
         for method in plan.methods

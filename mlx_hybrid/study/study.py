@@ -9,16 +9,19 @@ from typing import Any
 from mlx_hybrid.config import Config
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.evaluation.benchmarks.questions import chosen_pivot, chosen_variants
+from mlx_hybrid.evaluation.benchmarks.retention import retention_set, untrained
 from mlx_hybrid.evaluation.metrics.translation import MOST_TOKENS
 from mlx_hybrid.evaluation.results import ALL, Results
 from mlx_hybrid.files import read_json, write_json, write_text
 from mlx_hybrid.jobs.stopping import StopRequest
+from mlx_hybrid.records.record import load_records
 from mlx_hybrid.run import Run, writing
 from mlx_hybrid.study import cells
-from mlx_hybrid.study.data import evaluation_sets, freeze_data
+from mlx_hybrid.study.data import FILES, evaluation_sets, freeze_data
 from mlx_hybrid.study.differences import figures
 from mlx_hybrid.study.plan import Cell, Plan, check_plan, final_cells
 from mlx_hybrid.study.summary import SUMMARY_FILE, footprint, governed_counts, summarise
+from mlx_hybrid.study.tuning import Trial, best, tune
 
 FORMAT = 1
 PLAN_FILE = "plan.json"
@@ -62,6 +65,9 @@ class Study:
             raise ConfigError(f"--max-tokens is for translations; the test records are {test.kind}.")
         self.plan = replace(plan, variants=variants, pivot=pivot)
         asked = {"dev": dev, "variants": variants, "limit": plan.limit, "pivot": pivot}
+        if plan.retain != "none":
+            asked["retention"] = retention_set(plan.retain)
+            asked["untrained"] = untrained(asked["retention"], load_records([directory / "data" / FILES[0]]))
         self.measuring = cells.Measuring(test, plan.max_tokens or MOST_TOKENS, asked)
         write_json(path, {"format": FORMAT, "terms": plan.terms(), "data_manifests": self.manifests})
 
@@ -70,9 +76,11 @@ class Study:
         self.stop.tell(f"Base: {self.model.name}")
         load = lambda: cells.open_base(self.model)  # noqa: E731
         base = cells.measured(self.directory / "base", load, self.measuring, self.stop)
-        chosen, grid = self.choose_rates()
+        chosen, grid = self.choose()
         results = self.measure_all(final_cells(self.plan, chosen))
-        told = {"grid": grid, "chosen": chosen, "governed": self.count_governed()}
+        told = {"grid": grid, "governed": self.count_governed()}
+        told["chosen"] = {method: trial.rate for method, trial in chosen.items()}
+        told["batches"] = {method: trial.batch for method, trial in chosen.items() if trial.batch}
         runs = {cell: self.run_of(cell) for cell in results}
         summary = summarise(self.plan, base, results, runs, **told)
         write_json(self.directory / SUMMARY_FILE, summary)
@@ -124,19 +132,22 @@ class Study:
         configs = {n: self.config(Cell(plan.reference, n, self.rates[0], 0)) for n in plan.governance}
         return {name: governed_counts(own, self.directory / "data") for name, own in configs.items()}
 
-    def choose_rates(self) -> tuple[dict[str, float], list[dict[str, Any]]]:
-        """The rate of least validation loss of each method, and every loss; nothing of the test set is looked at."""
-        methods = self.plan.methods
-        if len(self.rates) == 1:
-            return dict.fromkeys(methods, self.rates[0]), []
-        tried = [self.plan.first(method, rate) for method in methods for rate in self.rates]
-        self.run_ahead(tried, None)
-        grid, chosen = [], {}
-        for number, cell in enumerate(tried, 1):
-            self.stop.tell(f"Learning rate {number} of {len(tried)}: {cell.name}")
-            loss = cells.best_loss(self.train(cell))
-            grid.append({"method": cell.method, "rate": cell.rate, "valid_loss_nats_per_token": loss})
-        for method in methods:
-            own = (row for row in grid if row["method"] == method)
-            chosen[method] = min(own, key=lambda row: row["valid_loss_nats_per_token"])["rate"]
-        return chosen, grid
+    def choose(self) -> tuple[dict[str, Trial], list[dict[str, Any]]]:
+        """The trial of least validation loss of each method, and every loss; nothing of the test set is looked at."""
+        methods, batches = self.plan.methods, self.plan.batches
+        if len(self.rates) == 1 and len(batches) < 2:
+            return dict.fromkeys(methods, Trial(self.rates[0], *batches)), []
+        tried = tune(methods, self.rates, batches, self.losses)
+        chosen = {method: best(own) for method, own in tried.items()}
+        trials = [(method, trial, loss) for method, own in tried.items() for trial, loss in own.items()]
+        keys = ("method", "rate", "batch", "valid_loss_nats_per_token")
+        return chosen, [dict(zip(keys, (method, t.rate, t.batch, loss))) for method, t, loss in trials]
+
+    def losses(self, wanted: list[tuple[str, Trial]]) -> list[float]:
+        """The least validation loss of each trial."""
+        grid, found = [self.plan.first(method, trial) for method, trial in wanted], []
+        self.run_ahead(grid, None)
+        for number, cell in enumerate(grid, 1):
+            self.stop.tell(f"Trial {number} of {len(grid)}: {cell.name}")
+            found.append(cells.best_loss(self.train(cell)))
+        return found

@@ -15,6 +15,7 @@ NUMBERS = {
     "Accuracy by language": "II b",
     "Bits per byte by language": "II b",
     "Calibration error by language": "II c",
+    "Other text by language": "II d",
     "Parity between languages": "III",
     "chrF++ by direction": "III b",
     "Balance by language": "III c",
@@ -120,18 +121,34 @@ def footprint(rows: Results, cell: Cell) -> list[Table]:
 
 
 def rates(summary: dict) -> list[Table]:
-    """Every rate tried; a choice at the end of the grid is said to be one."""
-    grid, chosen = summary["grid"], summary["chosen"]
+    """Every trial, a line a method and batch size; a choice that is still at the end of its grid is said to be one."""
+    grid, chosen, batches = summary["grid"], summary["chosen"], summary.get("batches", {})
     if not grid:
         return []
     tried = sorted({row["rate"] for row in grid})
     lines, ends = [], []
     for method in summary["methods"]:
-        own = {row["rate"]: row["valid_loss_nats_per_token"] for row in grid if row["method"] == method}
-        cells = [f"{own[r]:.3f}{' ←' if r == chosen[method] else ''}" if r in own else MISSING for r in tried]
-        lines.append((method, *cells))
-        ends += [method] if len(tried) > 1 and chosen[method] in (tried[0], tried[-1]) else []
-    note = "Validation loss in nats per token of one seed at each rate; ← is chosen. The test set is not looked at."
+        own = {
+            (r.get("batch", 0), r["rate"]): r["valid_loss_nats_per_token"]
+            for r in grid
+            if r["method"] == method
+        }
+        best = batches.get(method, 0), chosen[method]
+        for batch in sorted({batch for batch, _ in own}):
+            found = {rate: loss for (size, rate), loss in own.items() if size == batch}
+            marks = {rate: " ←" if (batch, rate) == best else "" for rate in found}
+            cells = [f"{found[rate]:.3f}{marks[rate]}" if rate in found else MISSING for rate in tried]
+            lines.append((f"{method}, batches of {batch}" if batch else method, *cells))
+            ends += (
+                [method]
+                if batch == best[0] and len(found) > 1 and best[1] in (min(found), max(found))
+                else []
+            )
+    trials = len(grid) // len(summary["methods"])
+    note = (
+        f"Validation loss in nats per token of one seed, {trials} trials a method; ← is chosen. The test set is not "
+        "looked at, and a grid grows past an end that is chosen."
+    )
     if ends:
-        note += f" At the end of the grid: {', '.join(ends)}; a wider --lrs may do better."
+        note += f" Still at an end: {', '.join(ends)}; a wider --lrs may do better."
     return [Table("Learning rates", ("method", *(f"{rate:g}" for rate in tried)), lines, note)]

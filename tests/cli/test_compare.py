@@ -13,7 +13,7 @@ from click.testing import Result
 from commanding import command
 from tolerances import LOGITS
 
-from mlx_hybrid.cli.compare import rates
+from mlx_hybrid.cli import compare as module
 
 STEPS = {"steps": 3, "batch_size": 4, "report_every": 1, "validate_every": 2}
 SETTINGS = {
@@ -57,7 +57,7 @@ def test_every_file_is_there_and_the_last_line_is_a_command(done):
     pages, results = {"report.html", "results.csv"}, {"summary.json", "plan.json", "cells.jsonl"}
     assert pages | results | {"cells", "base"} <= {path.name for path in output.iterdir()}
     figures = {path.name for path in (output / "figures").iterdir()}
-    for name in ("frontier", "languages", "curves", "reliability", "mixing"):
+    for name in ("frontier", "forgetting", "languages", "curves", "reliability", "mixing"):
         assert {f"{name}.svg", f"{name}.png"} <= figures
     assert result.stdout.splitlines()[-1] == f"Next: mlx-hybrid report {output}"
     for title in ("Table II.", "Table II b.", "Table III.", "Table IV.", "Table VI.", "Learning rates"):
@@ -84,11 +84,23 @@ def test_no_figure_stands_without_its_interval(done):
             assert 0 <= float(row["difference_p"]) <= float(row["difference_p_holm"]) <= 1
 
 
+def test_what_was_forgotten_is_measured_beside_what_was_gained(done):
+    own = [row for row in rows(done[0]) if row["variant"].startswith("retention")]
+    assert {row["method"] for row in own} == {"base", "lora", "hybrid"}
+    assert {"all", "code", "math", "swh_Latn", "deu_Latn"} <= {row["language"] for row in own}
+    assert {row["variant"] for row in own if row["language"] == "all"} == {"retention", "retention-untrained"}
+    compared = [row for row in own if row["method"] == "hybrid" and row["language"] == "all"]
+    assert all(0 <= float(row["from_base_p"]) <= 1 for row in compared)
+    assert "other text, bits per byte" in done[1].stdout
+    assert "Table II d. Other text by language" in done[1].stdout
+
+
 def test_the_rate_is_that_of_least_validation_loss(done):
     summary = json.loads((done[0] / "summary.json").read_text())
     for method in ("lora", "hybrid"):
         own = [row for row in summary["grid"] if row["method"] == method]
-        assert len(own) == 2
+        assert 2 <= len(own) <= 6
+        assert len(own) == len(summary["grid"]) / 2  # as many trials for every method
         best = min(own, key=lambda row: row["valid_loss_nats_per_token"])["rate"]
         assert summary["chosen"][method] == best
         cells = {path.name for path in (done[0] / "cells" / method / "own").iterdir()}
@@ -196,9 +208,11 @@ def test_translations_fill_table_three_with_intervals(folder, tmp_path):
     assert {"chrf", "chrf_out", "chrf_in", "balance", "balance_size"} <= {row["metric"] for row in told}
     compared = [row for row in told if row["method"] == "hra"]
     assert all(row["difference_p_holm"] for row in compared)
-    answers = (output / "base" / "answers" / "model.answers.jsonl").read_text().splitlines()[1:]
+    kept = (output / "base" / "answers" / "model.answers.jsonl").read_text().splitlines()[1:]
+    answers = [row for row in map(json.loads, kept) if row["part"] == "test"]
     # A byte may be shown as three.
-    assert all(len(json.loads(row)["text"].encode()) <= 3 * 8 for row in answers)
+    assert answers
+    assert all(len(row["text"].encode()) <= 3 * 8 for row in answers)
 
 
 def test_texts_are_compared_in_bits_per_byte(folder, tmp_path):
@@ -207,7 +221,11 @@ def test_texts_are_compared_in_bits_per_byte(folder, tmp_path):
     result = compare_on(make, folder, output, code=0)
     assert "Table II b. Bits per byte by language" in result.stdout
     assert "Lower is better." in result.stdout
-    compared = [r for r in rows(output) if r["method"] == "hra" and r["metric"] == "bits_per_byte"]
+    compared = [
+        r
+        for r in rows(output)
+        if r["method"] == "hra" and (r["metric"], r["variant"]) == ("bits_per_byte", "")
+    ]
     assert [row["language"] for row in compared] == ["all", "deu_Latn", "eng_Latn"]
     assert all(row["difference_p_holm"] for row in compared)
 
@@ -217,6 +235,9 @@ def test_texts_are_compared_in_bits_per_byte(folder, tmp_path):
     [
         (("--methods", "lora,hybrd"), 'did you mean "hybrid"'),
         (("--lrs", "1e-3,fast"), "write numbers"),
+        (("--batch-sizes", "4,8.5"), "--batch-sizes 4,8.5: write numbers"),
+        (("--batch-sizes", "0,8"), "at least one record"),
+        (("--retain", "nowhere.jsonl"), "nowhere.jsonl: no such file"),
         (("--governance", "langage"), 'did you mean "language"'),
         (("--variants", "lowr"), 'Unknown variant "lowr"'),
         (("--variants", "tatweel"), "applies to none of deu_Latn, eng_Latn"),
@@ -239,7 +260,7 @@ def test_bad_input_is_one_sentence(arguments, words, folder, tmp_path):
     ("given", "taken"), [(("5e-3,1e-3,", "5e-3"), (1e-3, 5e-3)), ((), ())], ids=["sorted, each once", "none"]
 )
 def test_rates_on_the_command_line(given, taken):
-    assert rates(None, None, given) == taken
+    assert next(p for p in module.compare.params if p.name == "rates").callback(None, None, given) == taken
 
 
 def test_cells_at_a_time_give_the_same_figures(folder, tmp_path, done, default_install):

@@ -117,7 +117,19 @@ def own_answers(run, folder: Path, name: str, *keys: str) -> tuple[Results, dict
     """Results and answers of `evaluate` on the same rows, in other files than those of training."""
     data = write_lines(folder / f"{name}.jsonl", rows(), *keys)
     most = ("--max-tokens", 6) if "label" not in keys and "completion" in keys else ()
-    done = run("evaluate", folder / "run", "--on", data, "-o", folder / name, "--json", *most, code=0)
+    done = run(
+        "evaluate",
+        folder / "run",
+        "--on",
+        data,
+        "-o",
+        folder / name,
+        "--json",
+        "--retain",
+        "none",
+        *most,
+        code=0,
+    )
     files = sorted((folder / name / "answers").glob("*/*.answers.jsonl"))
     return printed(done.stdout), {f.name.split(".")[0]: read_lines(f)[1:] for f in files}
 

@@ -7,6 +7,7 @@ import pytest
 from mlx_hybrid.config import AdapterConfig, LowRankConfig
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.study.plan import ADDED, Cell, Plan, check_plan, final_cells, governance_settings
+from mlx_hybrid.study.tuning import Trial
 
 
 @pytest.fixture
@@ -37,17 +38,30 @@ def test_a_cell_is_its_methods_preset_at_its_rate_and_seed(source):
 
 def test_cells_have_names_of_their_own_and_seeds_go_round_first(source):
     own = plan(source, governance=("off", "on"))
-    cells = final_cells(own, {"lora": 1e-3, "hybrid": 5e-3})
+    cells = final_cells(own, {"lora": Trial(1e-3), "hybrid": Trial(5e-3, 4)})
     assert len({cell.name for cell in cells}) == len(cells) == 8
     assert {cell.method for cell in cells[:2]} == {"lora", "hybrid"}
     assert all(cell.seed == 0 for cell in cells[:4])
-    assert {cell.rate for cell in cells if cell.method == "hybrid"} == {5e-3}
-    assert own.first("lora", 1e-3).governance == "off"
+    assert {(cell.rate, cell.batch) for cell in cells if cell.method == "hybrid"} == {(5e-3, 4)}
+    assert own.first("lora", Trial(1e-3)).governance == "off"
 
 
 def test_the_grid_at_the_chosen_rate_is_the_first_final_cell(source):
     own = plan(source)
-    assert own.first("lora", 1e-3) == final_cells(own, {"lora": 1e-3, "hybrid": 1e-3})[0]
+    assert (
+        own.first("lora", Trial(1e-3)) == final_cells(own, dict.fromkeys(("lora", "hybrid"), Trial(1e-3)))[0]
+    )
+
+
+def test_another_batch_size_sees_as_many_records(source):
+    plain, twice = (
+        plan(source, overrides=("train.steps=40", "train.batch_size=8", "train.validate_every=20"))
+        .config(Cell("lora", "own", 1e-3, 0, batch), {})
+        .train
+        for batch in (0, 16)
+    )
+    assert (plain.steps, plain.batch_size, plain.validate_every) == (40, 8, 20)
+    assert (twice.steps, twice.batch_size, twice.validate_every) == (20, 16, 10)
 
 
 def test_governance_in_steps_adds_one_stage_at_a_time(source):

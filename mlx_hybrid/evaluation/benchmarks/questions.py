@@ -31,8 +31,17 @@ class Questions:
     test: EvaluationSet
     dev: EvaluationSet | None
     note: str = ""
-    trained: bool = False
-    """Whether the task is the one that the run was trained on."""
+    known: Sequence[Record] = ()
+    """What the run was trained on."""
+
+    @property
+    def tasks(self) -> set:
+        return {record.fields.get("task") for record in self.test.records}
+
+    @property
+    def trained(self) -> bool:
+        """Whether the task is the one that the run was trained on."""
+        return self.tasks <= {record.fields.get("task") for record in self.known}
 
 
 def find_questions(
@@ -57,11 +66,10 @@ def find_questions(
         own = from_run(config, dev, known, identity_of(run)) if run and config else None
     if own is None:
         raise ConfigError("Nothing to measure on: give --on (a file or folder) or --task (a benchmark).")
-    tasks = {record.fields.get("task") for record in own.test.records}
-    trained = tasks <= {record.fields.get("task") for record in known}
-    if run and trained and dev == "auto" and own.dev is None and own.test.kind == "classification":
-        own = replace(own, dev=own_validation(run, own.test, known))
-    return replace(own, trained=trained)
+    own = replace(own, known=known)
+    if run and dev == "auto" and own.dev is None and own.trained and own.test.kind == "classification":
+        own = replace(own, dev=own_validation(run, own))
+    return own
 
 
 def from_task(name: str, split: str, choice: Choice, dev_split: str, known: list[Record]) -> Questions:
@@ -127,12 +135,14 @@ def validation_of(run: Run) -> list[Record]:
         return []
 
 
-def own_validation(run: Run, test: EvaluationSet, known: list[Record]) -> EvaluationSet | None:
+def own_validation(run: Run, asked: Questions) -> EvaluationSet | None:
     """A run's validation records, as far as they are choices of the same task and not tested on."""
-    tasks, taken = {record.fields.get("task") for record in test.records}, marks(test.records)
-    same = [r for r in validation_of(run) if kind_of(r) == "classification" and r.fields.get("task") in tasks]
-    apart = [record for record in same if not marks([record]) & taken]
-    return evaluation_set(apart, labelled(known), group=test.group) if apart else None
+    taken, choices = (
+        marks(asked.test.records),
+        (r for r in validation_of(run) if kind_of(r) == "classification"),
+    )
+    own = [r for r in choices if r.fields.get("task") in asked.tasks and not marks([r]) & taken]
+    return evaluation_set(own, labelled(asked.known), group=asked.test.group) if own else None
 
 
 def identity_of(run: Run) -> str:
@@ -240,10 +250,16 @@ def chosen_pivot(asked: str | None, test: EvaluationSet) -> str:
 
 
 def settings_hash(
-    questions: Questions, *, limit: int, seed: int, variants: list[str], most_tokens: int
+    questions: Questions,
+    retention: EvaluationSet | None,
+    *,
+    limit: int,
+    seed: int,
+    variants: list[str],
+    most_tokens: int,
 ) -> str:
     """Eight letters that differ where another question is asked, so that answers kept before are not mistaken."""
     most = most_tokens if questions.test.kind == "translation" else None
     asked = json.dumps([limit, seed if limit or variants else 0, variants, most])
-    parts = {"test": questions.test} | ({"dev": questions.dev} if questions.dev else {})
-    return fingerprint_of(parts, asked)[:8]
+    parts = {"test": questions.test, "dev": questions.dev, "retention": retention}
+    return fingerprint_of({name: own for name, own in parts.items() if own}, asked)[:8]
