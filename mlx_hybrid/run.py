@@ -25,6 +25,7 @@ FORMAT = 1
 PLACE = "place.json"
 """In a run directory: the folder that the relative names of its config.yaml start from. It is never published."""
 LAST = "last"
+SAMPLES = "samples.jsonl"
 
 
 def runs_root() -> Path:
@@ -56,6 +57,11 @@ class Run:
         """What governance set aside; older runs keep it beside their adapter."""
         old = self.path / "rejected.jsonl"
         return old if old.is_file() else self.data / "rejected.jsonl"
+
+    def samples(self) -> list[dict]:
+        """What base and adapter answered to a few prompts, some of them of held-out records."""
+        path = self.path / SAMPLES
+        return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.is_file() else []
 
     @property
     def checkpoints(self) -> Path:

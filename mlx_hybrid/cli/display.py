@@ -10,8 +10,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 from mlx_hybrid.cli.commands import command
 from mlx_hybrid.config import Config
 from mlx_hybrid.config.explain import absurd, chosen
-from mlx_hybrid.jobs.events import AdapterReady, Evaluated, JobEvent, Prepared
+from mlx_hybrid.jobs.events import AdapterReady, Answered, Evaluated, JobEvent, Prepared
 from mlx_hybrid.report.result_tables import result_tables
+from mlx_hybrid.report.samples import plain_samples
 from mlx_hybrid.report.tables import joined
 from mlx_hybrid.training.events import Finished, Interrupted, Note, Started, Trained, Validated
 
@@ -126,6 +127,9 @@ class Display:
     def on_evaluated(self, event: Evaluated) -> None:
         self.results = event.results
         self.out.print(joined(result_tables(event.results)[:2]), soft_wrap=True)
+
+    def on_answered(self, event: Answered) -> None:
+        self.out.print(plain_samples(event.rows), soft_wrap=True)
 
     def stop_bar(self) -> None:
         if self.progress:

@@ -1,9 +1,12 @@
 """`runs`: list runs, or show one."""
 
+from contextlib import suppress
+
 import click
 from click import argument, option
 
 from mlx_hybrid.cli.commands import answer, command
+from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.run import Run, find_run, list_runs
 
 
@@ -32,12 +35,15 @@ def runs(name: str | None, as_json: bool) -> None:
 def run_table(facts: list[dict]) -> list[str]:
     """One line a run, within 80 columns for names up to 29 letters."""
     width = max(len("run"), *(len(fact["run"]) for fact in facts))
-    lines = [f"{'run':<{width}}  {'status':<11}  {'method':<14}  {'step':>5}  accuracy"]
+    lines = [f"{'run':<{width}}  {'status':<11}  {'method':<14}  {'loss':<9}  accuracy"]
     for fact in facts:
-        known = fact["accuracy"] is not None
-        accuracy = f"{fact['base_accuracy']:.3f} → {fact['accuracy']:.3f}" if known else ""
-        row = f"{fact['run']:<{width}}  {fact['status']:<11}  {fact['method']:<14}  {fact['step']:>5}"
-        lines.append(f"{row}  {accuracy}".rstrip())
+        gains = (
+            f"{fact[f'base_{key}']:.2f}→{fact[key]:.2f}" if fact[key] is not None else ""
+            for key in ("loss", "accuracy")
+        )
+        loss, accuracy = gains
+        row = f"{fact['run']:<{width}}  {fact['status']:<11}  {fact['method']:<14}  {loss:<9}  {accuracy}"
+        lines.append(row.rstrip())
     return lines
 
 
@@ -51,9 +57,14 @@ def next_command(run: Run, status: str) -> str:
 def run_facts(run: Run) -> dict:
     from mlx_hybrid.evaluation.results import ADAPTED, BASE, read_results
 
-    info, held_out = run.info(), run.path / "evaluation" / "held-out.json"
-    results = read_results(held_out) if held_out.is_file() else None
-    base, adapted = (results and results.get("accuracy", model) for model in (BASE, ADAPTED))
+    info, results = run.info(), None
+    with suppress(ConfigError):  # nothing was measured, or by an older version
+        results = read_results(run.path / "evaluation" / "held-out.json")
+    rows = {
+        f"{prefix}{metric}": results and results.get(metric, model)
+        for metric in ("loss", "accuracy")
+        for prefix, model in (("base_", BASE), ("", ADAPTED))
+    }
     return {
         "run": run.name,
         "path": str(run.path),
@@ -63,6 +74,5 @@ def run_facts(run: Run) -> dict:
         "started": info.get("started", ""),
         "step": run.step(),
         **{key: info.get(key) for key in ("best_step", "seconds", "error")},
-        "base_accuracy": base and base.value,
-        "accuracy": adapted and adapted.value,
+        **{key: row and row.value for key, row in rows.items()},
     }

@@ -148,6 +148,14 @@ class ModelConfig(Bounded):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReportConfig(Bounded):
+    """What is shown of a run."""
+
+    prompts: tuple[str, ...] = ()
+    """Prompts that base and adapter answer after training, side by side; empty asks three general ones."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config(Bounded):
     """One run."""
 
@@ -167,6 +175,7 @@ class Config(Bounded):
     governance: GovernanceConfig = field(default_factory=GovernanceConfig)
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -39,4 +39,11 @@ class Evaluated:
     results: Results
 
 
-JobEvent = Event | Prepared | AdapterReady | Evaluated
+@dataclass(frozen=True)
+class Answered:
+    """What base and adapter answered to a few prompts (jobs/samples.py), one row a prompt."""
+
+    rows: list[dict]
+
+
+JobEvent = Event | Prepared | AdapterReady | Evaluated | Answered

@@ -67,6 +67,7 @@ def finetune(
             if resume is None:
                 check_patience(config, data.split)
                 note_data(config, run, data, manifests)
+            run.log(f"{'going on' if resume else 'begun'}: {data.sizes['train']} records to train on")
             yield Prepared(run, **data.counts, **data.sizes, read_as=data.read_as)
             day = (resume.template_date() if resume else None) or date.today()
             setup = load_setup(config, data.split, day=day, machines=world.size, force=force)
@@ -109,6 +110,7 @@ def train_and_evaluate(
     if resume:
         run.forget_after(progress.step)
     steps_in_all, modules = total_steps(config.train, records), len(attached.modules)
+    run.log(f"training from step {progress.step} to {steps_in_all}")
     yield Started(steps_in_all, progress.step, modules, attached.trainable, records, machines)
     try:
         for event in steps(config, setup, progress, **how):

@@ -9,7 +9,8 @@ from mlx_hybrid.evaluation.answers import collect
 from mlx_hybrid.evaluation.evaluate import evaluate, held_out_sets, parts_of
 from mlx_hybrid.evaluation.results import write_results
 from mlx_hybrid.evaluation.sets import EvaluationSet
-from mlx_hybrid.jobs.events import AdapterReady, Evaluated, JobEvent
+from mlx_hybrid.jobs.events import AdapterReady, Answered, Evaluated, JobEvent
+from mlx_hybrid.jobs.samples import ask_both
 from mlx_hybrid.models.adapted import load_run
 from mlx_hybrid.models.base import load_base
 from mlx_hybrid.records.split import Split
@@ -51,6 +52,7 @@ def finish(config: Config, run: Run, setup: Setup, held_out: dict[str, Evaluatio
     tokenizer, fingerprint = setup.base.tokenizer, setup.base.identity["fingerprint"]
     setup.base = setup.optimizer = None
     loaded = load_run(run, base_name=config.model.name, tokenizer=tokenizer)
+    run.log("the best adapter is on a fresh base")
     yield AdapterReady(run.adapter, loaded.modules, loaded.change)
     if held_out:
         yield Note(f"Scoring the adapter on {len(setup.test)} held-out records.")
@@ -66,7 +68,10 @@ def finish(config: Config, run: Run, setup: Setup, held_out: dict[str, Evaluatio
         )
         write_results(run.path / "evaluation" / "held-out.json", results)
         yield Evaluated(results)
+    if config.evaluate:
+        yield Answered(ask_both(config, run, loaded, held_out["test"].records if held_out else []))
     run.update(status="finished")
+    run.log("finished")
     write_pages(run)
 
 

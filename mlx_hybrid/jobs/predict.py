@@ -52,19 +52,19 @@ def predict(
     check_done(done, records, choices)
     validation = dev_records(dev, lambda: validation_of(run) if run else [])
     pair = open_pair(target, base_name=base_model)
-    tell(pair.loaded.describe())
+    tell(pair.describe())
     if run:
         pair.tokenizer.date = run.template_date()
     labels = list(dict.fromkeys(label for own in choices for label in own))
     asked = EvaluationSet("classification", "predict", 1, records, labels, choices)
-    calibration = read_calibration(pair.loaded.adapter) if dev == "auto" else None
+    calibration = read_calibration(pair.adapter) if dev == "auto" else None
     if not calibration and (wanted := [r for r in validation if kind_of(r) == "classification"]):
         tell(f"Calibrating on {len(wanted)} validation records.")
         examples = evaluation_set(wanted, labelled(known))
         scores = scores_of(pair, examples)
         calibration = fit_calibration(scores, examples.answers, examples.languages, examples.labels)
         if dev == "auto":
-            write_calibration(pair.loaded.adapter, calibration)
+            write_calibration(pair.adapter, calibration)
     if not calibration or not set(labels) <= set(calibration.bias[EVERY]):
         calibration = None
         tell("No calibration for these options: the probabilities are the model's own.")

@@ -30,6 +30,7 @@ class Facts:
     manifests: list[dict] = field(default_factory=list)
     export: dict = field(default_factory=dict)
     template: dict = field(default_factory=dict)
+    samples: list[dict] = field(default_factory=list)
 
     def take_export(self, export: dict) -> "Facts":
         """These facts with those of an export's report, which go before its run's."""
@@ -57,6 +58,7 @@ def run_facts(run: Run) -> Facts:
     run.check_adapter()
     facts = adapter_facts(run.adapter, run.name)
     facts.config, facts.info = run.config(), run.info()
+    facts.samples = [row for row in run.samples() if row["kind"] != "held out"]
     facts.results, facts.manifests = measured(run.path / "evaluation"), manifests(run.config_here())
     return facts
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.evaluation.metrics.intervals import LEVEL
-from mlx_hybrid.evaluation.results import ALL, DIFFERENCE, Results, Row, read_results
+from mlx_hybrid.evaluation.results import ALL, DIFFERENCE, RETENTION, Results, Row, read_results
 from mlx_hybrid.records.languages import card_code
 
 NAMES = {
@@ -21,6 +21,7 @@ NAMES = {
     "brier": "Brier score",
 }
 BY_LANGUAGE = ("accuracy", "bits_per_byte", "chrf")
+OTHER, OTHER_TEXT = "text outside the task", ("bits_per_byte", ALL, RETENTION)
 CLASSIFICATION = ("accuracy", "macro_f1", "ece", "brier")
 
 
@@ -51,13 +52,13 @@ def measured(folder: Path) -> list[Measured]:
 def shown(results: Results) -> Iterator[Measured]:
     """The figures of the last model, the whole of a set before its languages."""
     *before, adapted = results.models
-    for metric in NAMES:
-        languages = results.languages(metric) if metric in BY_LANGUAGE else []
-        for language in (ALL, *languages):
-            if own := results.get(metric, adapted, language):
-                old = results.get(metric, before[0], language) if before else None
-                change = results.get(metric, DIFFERENCE, language)
-                yield Measured(results.facts["task"], own, old, change)
+    places = [(metric, ALL, "") for metric in NAMES]
+    places += [(metric, language, "") for metric in BY_LANGUAGE for language in results.languages(metric)]
+    for metric, *place in [*sorted(places, key=lambda own: list(NAMES).index(own[0])), OTHER_TEXT]:
+        if own := results.get(metric, adapted, *place):
+            old = results.get(metric, before[0], *place) if before else None
+            task = OTHER if own.variant else results.facts["task"]
+            yield Measured(task, own, old, results.get(metric, DIFFERENCE, *place))
 
 
 def eval_result(row: Measured) -> Any:

@@ -15,6 +15,7 @@ from mlx_hybrid.governance.rules import RULES
 from mlx_hybrid.report import figures
 from mlx_hybrid.report.page import Code, Part, Picture, Section, page
 from mlx_hybrid.report.result_tables import result_tables
+from mlx_hybrid.report.samples import sample_section
 from mlx_hybrid.report.tables import MISSING, Table
 from mlx_hybrid.run import Run
 from mlx_hybrid.training.recording import mixing
@@ -32,13 +33,16 @@ def write_run_page(run: Run, path: Path | None = None) -> Path:
 def run_page(run: Run) -> str:
     info, config = run.info(), run.config()
     base = info.get("base", {}).get("id", config.model.name)
-    what = f"{config.method} on {base}, {info.get('status', 'of unknown state')}."
+    what = f"{config.method} on {base}, {run.status()}."
+    if not run.is_finished() and run.status() != "running" and run.checkpoints.is_dir():
+        what += f" It stands at step {run.step()}; go on with: mlx-hybrid finetune --resume {run.name}"
     settings = yaml.safe_dump(shareable(to_tree(config)), sort_keys=False, allow_unicode=True)
     sections = [
         ("", [what, facts(run, info)]),
         *governed(info.get("governance")),
         ("Training", pictures(run)),
         ("Results", results(run)),
+        *sample_section(run),
         ("Configuration", [Code(settings)]),
     ]
     return page(run.name, sections)

@@ -91,10 +91,12 @@ def write_event(event: events.Event, config: Config, run: Run, setup: Setup, pro
             keep = config.train.keep_checkpoints
             save_checkpoint(run.checkpoints, setup.base.model, setup.optimizer, progress, keep=keep)
         case events.Interrupted():
+            run.log(f"stopped after step {event.step}, as asked")
             run.update(status="interrupted", step=event.step)
         case events.Finished():
             if not setup.valid:
                 save_best(config, run, setup, progress)
+            run.log(f"trained {event.step} steps in {event.seconds:.0f} s")
             run.update(
                 step=event.step,
                 seconds=round(event.seconds, 1),
@@ -160,6 +162,7 @@ def note_end(run: Run, error: BaseException) -> None:
     fault = {"error": str(error)} if isinstance(error, Exception) else {}
     with contextlib.suppress(OSError):  # the disk may be what failed
         run.update(status="failed" if fault else "interrupted", **fault)
+        run.log(f"broke off: {error or type(error).__name__}")
 
 
 def way_on(run: Run) -> str:

@@ -25,10 +25,15 @@ def made():
 
 def test_the_list_fits_a_terminal(made, run):
     (made("interrupted").path / "evaluation").mkdir()
-    rows = Row("accuracy", value=0.5, model="base"), Row("accuracy", value=0.75, model="adapted")
-    write_results(runs_root() / NAME / "evaluation" / "held-out.json", Results({}, rows))
+    figures = (("accuracy", 0.5, 0.75), ("loss", 2.386, 1.4))
+    rows = [
+        Row(metric, value=value, model=model)
+        for metric, *values in figures
+        for value, model in zip(values, ("base", "adapted"))
+    ]
+    write_results(runs_root() / NAME / "evaluation" / "held-out.json", Results({}, tuple(rows)))
     lines = run("runs").output.splitlines()
-    assert "0.500 → 0.750" in lines[1]
+    assert lines[1].endswith("2.39→1.40  0.50→0.75")
     assert max(map(len, lines)) <= 81
 
 

@@ -121,6 +121,8 @@ def cut(folder: Path, wanted: Wanted, *, by_place: bool = True) -> dict[str, int
 def forget_in_run(run: Path, wanted: Wanted) -> int:
     """Take the records out of what a run keeps of its data; how many there were."""
     count = sum(in_run(run, wanted))
+    for name in ("samples.jsonl", "report.html") if count else ():  # which show texts of held-out records
+        (run / name).unlink(missing_ok=True)
     if count and (run / "data" / "manifest.json").is_file():
         return sum(cut(run / "data", wanted, by_place=False).values())
     if count:
