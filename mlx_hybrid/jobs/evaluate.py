@@ -67,12 +67,12 @@ def measure(request: Request, tell: Tell) -> tuple[Results, Path | None, Path | 
 
 def ask(request: Request, run: Any, folder: Path | None, tell: Tell) -> tuple[str, Results]:
     """Questions of our own: a task, a file, or what the run held back."""
-    from mlx_hybrid.evaluation.answers import write_examples
+    from mlx_hybrid.evaluation.answers import fingerprint_of, write_examples
     from mlx_hybrid.evaluation.benchmarks import questions as own
     from mlx_hybrid.evaluation.benchmarks.folders import Choice
     from mlx_hybrid.evaluation.benchmarks.retention import retention_set, untrained
     from mlx_hybrid.evaluation.calibrated import write_calibration
-    from mlx_hybrid.evaluation.evaluate import evaluate
+    from mlx_hybrid.evaluation.evaluate import evaluate, parts_of
     from mlx_hybrid.evaluation.metrics.calibration import Calibration
     from mlx_hybrid.evaluation.metrics.translation import MOST_TOKENS, greedy
     from mlx_hybrid.evaluation.sets import limited
@@ -97,23 +97,20 @@ def ask(request: Request, run: Any, folder: Path | None, tell: Tell) -> tuple[st
     limit, seed, most = request.limit, request.seed, request.max_tokens or MOST_TOKENS
     name = f"{questions.name}-limit-{limit}" if limit else questions.name
     kept = kept if len(models) == 2 or request.retain != "auto" else None
-    mark = own.settings_hash(questions, kept, limit=limit, seed=seed, variants=variants, most_tokens=most)
+    asked = {"dev": questions.dev, "variants": variants, "retention": kept, "seed": seed, "limit": limit}
+    mark = fingerprint_of(parts_of(questions.test, **asked), str(most))[:8]
     answers = folder / "answers" / f"{name}-{mark}" if folder else None
     results = evaluate(
         models,
         pair.tokenizer,
         questions.test,
-        dev=questions.dev,
-        variants=variants,
-        retention=kept,
         untrained=untrained(kept, questions.known) if kept else (),
-        seed=seed,
-        limit=limit,
         pivot=pivot,
         directory=answers,
         identities=identities(pair),
         generate=greedy(pair.tokenizer, most),
         progress=lambda model, done, total: tell(f"{model}: {done} of {total} answers"),
+        **asked,
     )
     results = replace(results, facts=results.facts | {"model": pair.name, "base": pair.identity})
     if request.examples and folder and answers:

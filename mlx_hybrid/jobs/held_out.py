@@ -6,9 +6,10 @@ from pathlib import Path
 from mlx_hybrid.adapters.attach import settle
 from mlx_hybrid.config import Config
 from mlx_hybrid.evaluation.answers import collect
+from mlx_hybrid.evaluation.benchmarks.retention import retention_set
 from mlx_hybrid.evaluation.evaluate import evaluate, held_out_sets, parts_of
 from mlx_hybrid.evaluation.results import write_results
-from mlx_hybrid.evaluation.sets import EvaluationSet
+from mlx_hybrid.evaluation.sets import EvaluationSet, limited
 from mlx_hybrid.jobs.events import AdapterReady, Answered, Evaluated, JobEvent
 from mlx_hybrid.jobs.samples import ask_both
 from mlx_hybrid.models.adapted import load_run
@@ -17,6 +18,8 @@ from mlx_hybrid.records.split import Split
 from mlx_hybrid.run import Run
 from mlx_hybrid.training.events import Note
 from mlx_hybrid.training.setup import Setup
+
+TEXTS = 2  # of each language, by which a run measures what it forgot; `evaluate` takes all
 
 
 def ask_base(
@@ -36,7 +39,8 @@ def ask_base(
     if why:
         yield Note(why)
     yield Note(f"Scoring the base on {len(setup.test)} held-out records.")
-    parts = parts_of(test, trained=trained, seed=config.seed)
+    kept = limited(retention_set("auto"), TEXTS, config.seed)
+    parts = parts_of(test, trained=trained, retention=kept, seed=config.seed)
     path, identity = answers_of(run) / "base.answers.jsonl", setup.base.identity["fingerprint"]
     collect(setup.base.model, setup.base.tokenizer, parts, path, name="base", identity=identity)
     return parts
@@ -62,6 +66,7 @@ def finish(config: Config, run: Run, setup: Setup, held_out: dict[str, Evaluatio
             tokenizer,
             held_out["test"],
             trained=held_out.get("trained"),
+            retention=held_out["retention"],
             seed=config.seed,
             directory=answers_of(run),
             identities={"base": fingerprint},

@@ -7,7 +7,7 @@ from mlx_hybrid.adapters.attach import settle
 from mlx_hybrid.config import Config
 from mlx_hybrid.evaluation.metrics.translation import greedy
 from mlx_hybrid.files import write_text
-from mlx_hybrid.models.pair import find_base
+from mlx_hybrid.models.pair import Pair
 from mlx_hybrid.records.record import Record
 from mlx_hybrid.records.template import question_tokens
 from mlx_hybrid.run import SAMPLES, Run
@@ -29,7 +29,8 @@ def ask_both(config: Config, run: Run, loaded: Any, held_out: list[Record]) -> l
     asked += [("yours" if config.report.prompts else "general", Record(row, "prompt", 0)) for row in told]
     tokens = [question_tokens(record, loaded.tokenizer) for _, record in asked]
     generate = greedy(loaded.tokenizer, LONGEST)
-    answers = [generate(model, tokens) for model in (find_base(loaded), settle(loaded.model))]
+    adapted = settle(loaded.model)
+    answers = [generate(model, tokens) for model in (Pair(**vars(loaded)).base(), adapted)]
     rows = [
         {"kind": kind, "prompt": record.turns()[-2]["content"], "base": before, "adapted": after}
         for (kind, record), before, after in zip(asked, *answers, strict=True)

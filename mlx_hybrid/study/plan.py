@@ -79,8 +79,9 @@ class Plan:
         if cell.batch:
             scale = train.batch_size / cell.batch
             own["train.batch_size"] = cell.batch
-            own |= {f"train.{key}": round(getattr(train, key) * scale) for key in ("steps",) if train.steps}
-            own["train.validate_every"] = max(1, round(train.validate_every * scale))
+            for key in ("steps", "validate_every"):
+                steps = getattr(train, key)
+                own[f"train.{key}"] = max(1, round(steps * scale)) if steps else 0
         values = self.values | data | governance_values(cell.governance) | own
         return load_config(self.source, self.overrides, values)
 

@@ -117,7 +117,7 @@ def counted(own: dict) -> tuple[str, str, str]:
 def footprint(rows: Results, cell: Cell) -> list[Table]:
     trained = replace(rows, rows=tuple(row for row in rows.rows if row.model != BASE))
     lines = [(label, metric, ALL, "") for label, metric in FOOTPRINT.items()]
-    return pivot("Table VI. Footprint", "", lines, trained, cell, "Every method takes the same steps.")
+    return pivot("Table VI. Footprint", "", lines, trained, cell, "Every method trains on as many records.")
 
 
 def rates(summary: dict) -> list[Table]:

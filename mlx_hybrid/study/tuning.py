@@ -59,15 +59,13 @@ def beyond(tried: Tried, rates: Sequence[float], batches: Sequence[int]) -> Tria
 
 
 def between(tried: Tried) -> Trial:
-    """A trial between the best and the better of its neighbours, in rate where there are others, else in batch size."""
+    """A trial between the best and the better of its neighbours in rate; where there is none, a little above it."""
     chosen = best(tried)
     beside = [trial for trial in tried if trial.batch == chosen.batch and trial != chosen]
-    lower, higher = ([t for t in beside if (t.rate < chosen.rate) == below] for below in (True, False))
-    near = [max(lower), *([min(higher)] if higher else [])] if lower else [min(higher)] if higher else []
-    if near:
-        other = min(near, key=tried.get)
-        return Trial(rounded((chosen.rate * other.rate) ** 0.5), chosen.batch)
-    return Trial(rounded(chosen.rate * 1.25), chosen.batch)
+    below, above = ([t for t in beside if (t.rate < chosen.rate) == lower] for lower in (True, False))
+    near = sorted(below)[-1:] + sorted(above)[:1]
+    other = min(near, key=tried.get).rate if near else 1.5 * chosen.rate
+    return Trial(rounded((chosen.rate * other) ** 0.5), chosen.batch)
 
 
 def rounded(rate: float) -> float:

@@ -1,6 +1,5 @@
 """What `evaluate` asks: a file, a folder or a task, as a test set and its development set."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,7 +7,6 @@ from pathlib import Path
 from mlx_hybrid.config import Config
 from mlx_hybrid.errors import ConfigError, DataError, nearest
 from mlx_hybrid.evaluation import sets
-from mlx_hybrid.evaluation.answers import fingerprint_of
 from mlx_hybrid.evaluation.benchmarks.folders import Choice
 from mlx_hybrid.evaluation.benchmarks.tasks import load_task, task_files
 from mlx_hybrid.evaluation.benchmarks.variants import VARIANTS, variants_for
@@ -247,19 +245,3 @@ def chosen_pivot(asked: str | None, test: EvaluationSet) -> str:
     if code not in own:
         raise ConfigError(f"--pivot {asked}: no test record is in {code}; there are {', '.join(own)}.")
     return code
-
-
-def settings_hash(
-    questions: Questions,
-    retention: EvaluationSet | None,
-    *,
-    limit: int,
-    seed: int,
-    variants: list[str],
-    most_tokens: int,
-) -> str:
-    """Eight letters that differ where another question is asked, so that answers kept before are not mistaken."""
-    most = most_tokens if questions.test.kind == "translation" else None
-    asked = json.dumps([limit, seed if limit or variants else 0, variants, most])
-    parts = {"test": questions.test, "dev": questions.dev, "retention": retention}
-    return fingerprint_of({name: own for name, own in parts.items() if own}, asked)[:8]
