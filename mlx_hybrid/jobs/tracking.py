@@ -12,7 +12,7 @@ from typing import Any
 
 from mlx_hybrid.config import flat, to_tree
 from mlx_hybrid.errors import ConfigError, nearest
-from mlx_hybrid.jobs.events import AdapterReady, Evaluated, JobEvent, Prepared
+from mlx_hybrid.jobs.events import AdapterReady, Answered, Evaluated, JobEvent, Prepared
 from mlx_hybrid.run import Run
 from mlx_hybrid.training.recording import metrics_row
 
@@ -72,7 +72,7 @@ class Tracking(ExitStack):
                 own = self.packages.items()
                 self.logs = [self.enter_context(TRACKERS[name](package, event.run)) for name, package in own]
                 return
-            case AdapterReady():
+            case AdapterReady() | Answered():
                 return
             case Evaluated():
                 row = held_out(event)

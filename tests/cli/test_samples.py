@@ -8,6 +8,9 @@ from acting import sets
 
 import mlx_hybrid
 from mlx_hybrid.jobs.samples import GENERAL, LONGEST
+from mlx_hybrid.publish.card import model_card
+from mlx_hybrid.publish.facts import run_facts
+from mlx_hybrid.report.run_page import run_page
 from mlx_hybrid.report.samples import SHOWN, plain_samples, shown
 from mlx_hybrid.run import Run
 
@@ -22,16 +25,16 @@ def test_held_out_and_general_prompts_are_answered_by_both(finished, quantised_f
             assert row[name] == mlx_hybrid.generate(model, row["prompt"], max_tokens=LONGEST).strip()
     assert "Answers, base beside adapter:" in stdout
     assert shown(rows[0]["adapted"]) in stdout
-    page, card = ((path / name).read_text() for name in ("report.html", "README.md"))
+    page, card = run_page(Run(path)), model_card(run_facts(Run(path)), "owner/name")
     assert rows[0]["prompt"] in page
     assert GENERAL[0] in page
     assert GENERAL[0] in card
     assert rows[0]["prompt"] not in card  # the card is published, the records are not
 
 
-def test_one_s_own_prompts_are_asked_in_place_of_general_ones(run, finetune, settings, tmp_path):
+def test_one_s_own_prompts_are_asked_in_place_of_general_ones(finetune, lora, tmp_path):
     own = sets("train.steps=1", 'report.prompts=["Say no, please.", "Say so"]')
-    finetune(*settings, *own, "--method", "lora", code=0)
+    finetune(*lora, *own)
     rows = Run(tmp_path / "trained").samples()
     assert [(row["kind"], row["prompt"]) for row in rows[1:]] == [
         ("yours", "Say no, please."),
