@@ -128,22 +128,16 @@ def rates(summary: dict) -> list[Table]:
     tried = sorted({row["rate"] for row in grid})
     lines, ends = [], []
     for method in summary["methods"]:
-        own = {
-            (r.get("batch", 0), r["rate"]): r["valid_loss_nats_per_token"]
-            for r in grid
-            if r["method"] == method
-        }
-        best = batches.get(method, 0), chosen[method]
-        for batch in sorted({batch for batch, _ in own}):
-            found = {rate: loss for (size, rate), loss in own.items() if size == batch}
-            marks = {rate: " ←" if (batch, rate) == best else "" for rate in found}
-            cells = [f"{found[rate]:.3f}{marks[rate]}" if rate in found else MISSING for rate in tried]
+        best, own = (batches.get(method, 0), chosen[method]), {}
+        for row in (row for row in grid if row["method"] == method):
+            own.setdefault(row.get("batch", 0), {})[row["rate"]] = row["valid_loss_nats_per_token"]
+        for batch, losses in sorted(own.items()):
+            mark = {rate: " ←" if (batch, rate) == best else "" for rate in losses}
+            cells = [f"{losses[rate]:.3f}{mark[rate]}" if rate in losses else MISSING for rate in tried]
             lines.append((f"{method}, batches of {batch}" if batch else method, *cells))
-            ends += (
-                [method]
-                if batch == best[0] and len(found) > 1 and best[1] in (min(found), max(found))
-                else []
-            )
+        beside = own[best[0]]
+        if len(beside) > 1 and best[1] in (min(beside), max(beside)):
+            ends.append(method)
     trials = len(grid) // len(summary["methods"])
     note = (
         f"Validation loss in nats per token of one seed, {trials} trials a method; ← is chosen. The test set is not "
