@@ -34,7 +34,7 @@ def run_page(run: Run) -> str:
     info, config = run.info(), run.config()
     base = info.get("base", {}).get("id", config.model.name)
     what = f"{config.method} on {base}, {run.status()}."
-    if not run.is_finished() and run.status() != "running" and run.checkpoints.is_dir():
+    if run.status() not in ("finished", "running") and run.checkpoints.is_dir():
         what += f" It stands at step {run.step()}; go on with: mlx-hybrid finetune --resume {run.name}"
     settings = yaml.safe_dump(shareable(to_tree(config)), sort_keys=False, allow_unicode=True)
     sections = [

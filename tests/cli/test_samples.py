@@ -72,7 +72,7 @@ def test_the_page_of_a_stopped_run_says_how_to_go_on(finished, run, tmp_path):
     path.mkdir()
     for name in ("config.yaml", "run.json", "metrics.jsonl"):
         (path / name).write_bytes((finished("lora").path / name).read_bytes())
-    info = json.loads((path / "run.json").read_text()) | {"status": "interrupted"}
+    info = json.loads((path / "run.json").read_text()) | {"status": "interrupted", "step": 6}
     (path / "run.json").write_text(json.dumps(info))
     (path / "checkpoints" / "step-0000006").mkdir(parents=True)
     (path / "checkpoints" / "step-0000006" / "progress.json").write_text("{}")
