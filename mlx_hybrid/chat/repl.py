@@ -1,8 +1,10 @@
 """The chat loop: reads lines, shows answers as they come, obeys slash commands."""
 
 import dataclasses
+import shutil
 import signal
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,10 +47,14 @@ def interruptible() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, old)
 
 
-def printed(pieces: Iterator[Piece]) -> Iterator[Piece]:
-    """The pieces, each printed as it comes, made safe for a terminal."""
-    safe = Printable()
+def printed(pieces: Iterator[Piece], *, waiting: bool = False) -> Iterator[Piece]:
+    """The pieces, each printed as it comes, made safe for a terminal; `waiting` shows a sign until the first."""
+    safe, sign = Printable(), "… reading" if waiting else ""
+    print(sign, end="", file=sys.stderr, flush=True)
     for piece in pieces:
+        if sign:
+            print("\r" + " " * len(sign) + "\r", end="", file=sys.stderr, flush=True)
+            sign = ""
         print(safe(piece.text), end="", flush=True)
         yield piece
     print(flush=True)
@@ -99,7 +105,7 @@ class Repl:
     def show(self, ask: Callable[..., Iterator[Piece]], *arguments: str) -> bool:
         """Print an answer as it comes; whether it came to its end."""
         with interruptible() as stopped:
-            for _ in printed(ask(*arguments, stopped)):
+            for _ in printed(ask(*arguments, stopped), waiting=self.lines.interactive):
                 pass
         self.tell(self.conversation.turn)
         return self.conversation.turn.finish != "interrupted"
@@ -168,7 +174,12 @@ class Repl:
         self.note("Forgotten.")
 
     def do_help(self, rest: str) -> None:
-        self.note(HELP)
+        """Each command's meaning stays in its column where the terminal is narrow."""
+        width = shutil.get_terminal_size().columns - 1
+        for line in HELP.splitlines():
+            column = 17 if line.startswith("/") else 0
+            told = textwrap.wrap(line, max(width, 40), subsequent_indent=" " * column, drop_whitespace=True)
+            self.note("\n".join(told))
 
 
 def path_of(text: str, command: str) -> Path:

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from pathlib import Path
 
+from markdown_it import MarkdownIt
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -20,12 +21,13 @@ from starlette.routing import Route
 
 from mlx_hybrid.errors import ConfigError, DataError
 from mlx_hybrid.models.generate import Piece
-from mlx_hybrid.serve.api import ApiError, Asked, Reply, StopText, parse, parse_model, usage
+from mlx_hybrid.serve.api import ApiError, Asked, Reply, StopText, parse, parse_model, real_text, usage
 from mlx_hybrid.serve.engine import Engine, Job
 from mlx_hybrid.serve.guard import SILENCE_SECONDS, Guard, Policy
 
 PAGE = Path(__file__).with_name("page.html")
 CHAT = "/v1/chat/completions"
+MARKDOWN = MarkdownIt("js-default", {"html": False}).disable("image")
 LOOK_SECONDS = 0.5  # so often it is seen whether the client still waits
 
 Text = tuple[str, str | None, int]
@@ -42,6 +44,7 @@ def make_app(engine: Engine, policy: Policy, log: Callable[[str], None]) -> Star
         Route("/v1/models/{name:path}", answers.model),
         Route(CHAT, answers.complete, methods=["POST"]),
         Route("/v1/completions", answers.complete, methods=["POST"]),
+        Route("/v1/markdown", answers.markdown, methods=["POST"]),
     ]
     passed = [Middleware(Guard, policy, log)]
     app = Starlette(routes=routes, middleware=passed, exception_handlers={HTTPException: nothing_here})
@@ -66,6 +69,12 @@ class Answers:
 
     async def health(self, request: Request) -> Response:
         return JSONResponse({"status": "ok"})
+
+    async def markdown(self, request: Request) -> Response:
+        """An answer's Markdown as HTML for the page: no HTML of its own, no images, no scripts behind links."""
+        body = await read_json(request)
+        text = real_text(body.get("text") if isinstance(body, dict) else None, "text", "a string")
+        return JSONResponse({"html": MARKDOWN.render(text)})
 
     async def models(self, request: Request) -> Response:
         cards = [self.model_card(name) for name in self.engine.models]

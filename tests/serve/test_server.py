@@ -240,6 +240,20 @@ def test_its_own_page_may_call(server):
     assert all(address.startswith((b"data:", b"/v1/")) for address in loaded)
 
 
+def test_markdown_lets_nothing_but_text_through(server):
+    """HTML, images and scripts behind links stay text; the rest is as CommonMark and GitHub's tables have it."""
+    text = "**b** <script>x</script> [l](javascript:x) ![i](http://x/y.png) [k](https://a.b)\n\n|a|b|\n|-|-|\n|1|2|"
+    status, _, reply = request(server, path="/v1/markdown", body={"text": text})
+    html = json.loads(reply)["html"]
+    assert status == 200
+    assert "<strong>b</strong> &lt;script&gt;" in html
+    assert re.findall(r"<(\w+)[ >]", html) == [
+        *("p", "strong", "a", "a", "table", "thead", "tr", "th", "th", "tbody", "tr", "td", "td")
+    ]
+    assert "javascript" not in "".join(re.findall(r'href="([^"]*)"', html))
+    assert request(server, path="/v1/markdown", body={"text": 7})[0] == 400
+
+
 def test_a_named_origin_may_call_and_a_key_is_asked_for_and_never_logged(pair):
     key, origin = "secret-key-123", "https://app.example"
     with serving(pair, api_key=key, origins=(origin,)) as server:

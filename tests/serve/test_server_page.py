@@ -13,7 +13,7 @@ from mlx_hybrid.models.pair import open_pair
 
 pytestmark = [pytest.mark.slow, needs_chromium]
 
-TURNS = "[...document.querySelectorAll('.{}')].map(turn => turn.textContent)"
+TURNS = "[...document.querySelectorAll('.{}')].map(turn => turn.dataset.said ?? turn.textContent)"
 ANSWERS, FACTS = TURNS.format("assistant:not(.busy)"), TURNS.format("facts")
 SHOWN = "[...document.querySelectorAll('section')].filter(one => one.checkVisibility()).length"
 CLIPPED = """[...document.querySelectorAll('.turn')].filter(
@@ -73,6 +73,16 @@ def test_base_and_adapted_answer_side_by_side(browser, pair):
         assert browser.see(OVERFLOWING) == []
         if named := os.environ.get("MLX_HYBRID_SCREENSHOT"):
             browser.shoot(Path(named))
+
+        browser.click("again")
+        browser.until(f"{ANSWERS}.length === 4 && document.querySelectorAll('.facts').length === 4")
+        assert browser.see("document.querySelectorAll('.user').length") == 4
+        browser.click("edit")
+        assert browser.see("document.getElementById('text').value") == "مرحبا، كيف الحال؟"
+        assert browser.see(ANSWERS) == expected
+        browser.set("text", "")
+        browser.type("again")
+        browser.until(f"{ANSWERS}.length === 4")
 
         browser.click("both")
         assert browser.see(SHOWN) == 1
