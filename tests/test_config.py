@@ -115,7 +115,7 @@ def adapter_with(*overrides: str) -> AdapterConfig:
 
 def test_a_branch_is_sized_left_out_added_or_of_another_kind():
     assert adapter_with("adapter.rotation.reflections=4").rotation == HouseholderConfig(reflections=4)
-    assert adapter_with("adapter.low_rank.rank=16").low_rank == LowRankConfig(rank=16, start="gradient")
+    assert adapter_with("adapter.low_rank.rank=16").low_rank == LowRankConfig(rank=16)
     assert adapter_with("adapter.rotation=null").rotation is None
     assert adapter_with("adapter.rotation.kind=butterfly").rotation == ButterflyConfig()
     sized = adapter_with("adapter.rotation={kind: butterfly, block_size: 4}", "adapter.rotation.factors=2")
@@ -131,7 +131,7 @@ def test_a_method_beside_a_file_decides_the_branches_and_the_file_their_sizes(tm
     rotation = "{kind: householder, reflections: 4}"
     path.write_text(f"adapter: {{rotation: {rotation}, low_rank: {{rank: 2, alpha: 4}}}}\n")
     for method, rotation, low_rank in (
-        ("hybrid", HouseholderConfig(reflections=4), LowRankConfig(rank=2, alpha=4.0, start="gradient")),
+        ("hybrid", HouseholderConfig(reflections=4), LowRankConfig(rank=2, alpha=4.0)),
         ("hra", HouseholderConfig(reflections=4), None),
         ("lora", None, LowRankConfig(rank=2, alpha=4.0)),
         ("boft", ButterflyConfig(), None),

@@ -10,8 +10,8 @@ from click.testing import CliRunner
 from mlx_hybrid.cli import main
 
 PROJECT = Path(__file__).resolve().parents[1]
-ONE_STEP = ["--steps", "1", "--batch-size", "2", "--set", "data.valid_share=0.02", "--set", "data.test_share=0.02",
-            "--set", "adapter.sketch.records=1"]  # fmt: skip
+SHARES = ["--set", "data.valid_share=0.02", "--set", "data.test_share=0.02"]
+ONE_STEP = ["--steps", "1", "--batch-size", "2", *SHARES]
 SHORTER = {"finetune": ONE_STEP, "generate": ["--max-tokens", "8"]}
 
 

@@ -152,7 +152,7 @@ class HybridLinear(nn.Module):
             layer(x), layer.rotation.defect(), layer.fuse()
 
         `rotation` and `low_rank` are settings as under `adapter`, or None for no such branch; by default those of the
-        `hybrid` preset, but that A starts at random: along the gradient takes the whole model (adapters/start.py).
+        `hybrid` preset.
         Raises ConfigError for settings that do not fit the layer, and for a `linear` that is no linear layer.
         """
         if not isinstance(linear, nn.Linear | nn.QuantizedLinear):

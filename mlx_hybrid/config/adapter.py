@@ -87,7 +87,7 @@ class AdapterConfig(Bounded):
 
     rotation: HouseholderConfig | ButterflyConfig | None = field(default_factory=HouseholderConfig)
     """The orthogonal branch, which rotates a layer's input: `kind` and its sizes, or null."""
-    low_rank: LowRankConfig | None = field(default_factory=lambda: LowRankConfig(start="gradient"))
+    low_rank: LowRankConfig | None = field(default_factory=LowRankConfig)
     """The low-rank branch, or null."""
     sketch: SketchConfig = field(default_factory=SketchConfig)
     """The start from the gradient, for the branches whose `start` asks for it."""
@@ -132,16 +132,16 @@ def preset(rotation: dict | None = None, low_rank: dict | None = None, **more: A
 
 BUTTERFLY = {"kind": "butterfly", "block_size": 8, "factors": 4}
 REFLECTIONS = {"kind": "householder", "reflections": 8}
-ALONG_GRADIENT = {"rank": 8, "start": "gradient"}
+HALF_RANK = {"rank": 8}
 PRESETS: dict[str, dict[str, Any]] = {
     "lora": preset(None, {"rank": 16}),
     "lora-ga": preset(None, {"rank": 16, "start": "lora-ga"}),
     "dora": preset(None, {"rank": 16, "magnitude": True}),
     "hra": preset({"kind": "householder", "reflections": 16}),
     "boft": preset(BUTTERFLY),
-    "hybrid": preset(REFLECTIONS, ALONG_GRADIENT),
+    "hybrid": preset(REFLECTIONS, HALF_RANK),
     "hybrid-boft": preset(BUTTERFLY, {"rank": 8, "start": "lora-ga"}),
-    "hybrid-unitary": preset(REFLECTIONS, ALONG_GRADIENT, unitary=["o_proj", "down_proj"]),
+    "hybrid-unitary": preset(REFLECTIONS, HALF_RANK, unitary=["o_proj", "down_proj"]),
     "full": preset(),
 }
 """What each method sets of `adapter`, before a file and options."""

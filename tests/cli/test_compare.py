@@ -18,7 +18,6 @@ from mlx_hybrid.cli import compare as module
 STEPS = {"steps": 3, "batch_size": 4, "report_every": 1, "validate_every": 2}
 SETTINGS = {
     "governance": {"enabled": False},
-    "adapter": {"sketch": {"records": 4}},
     "train": STEPS | {"learning_rate": 4e-3, "orthogonal_learning_rate": 1e-3},
 }
 

@@ -30,9 +30,7 @@ def test_a_cell_is_its_methods_preset_at_its_rate_and_seed(source):
     assert (made.method, made.seed, made.evaluate) == ("hybrid", 5, False)
     assert made.train.learning_rate == 2e-3
     assert made.train.orthogonal_learning_rate == 5e-4
-    assert made.adapter == AdapterConfig(
-        low_rank=LowRankConfig(start="gradient", dropout=0.1), targets=("q_proj",)
-    )
+    assert made.adapter == AdapterConfig(low_rank=LowRankConfig(dropout=0.1), targets=("q_proj",))
     assert made.data.paths == ("there",)
 
 
