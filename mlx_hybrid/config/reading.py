@@ -32,9 +32,9 @@ def load_config(
     try:
         return assemble(file, [*trees, options], where)
     except ConfigError:
-        with suppress(ConfigError):  # what is whole without the options is not to blame
-            assemble(file, trees, where)
-            where, overrides = "options", ()
+        with suppress(ConfigError):  # a file that is whole by itself is not to blame
+            assemble(file, [], where)
+            where = "options"
         for count, override in enumerate(overrides):  # the first one that makes it go wrong is named
             assemble(file, [*trees[:count], options], where)
             where = f"--set {override}"
