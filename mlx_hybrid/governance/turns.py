@@ -31,14 +31,10 @@ class Judged(NamedTuple):
     """Whether the record says that it is a translation."""
 
     def asks_for(self, language: str) -> bool:
-        """Whether the answer may be in `language`: declared, or asked for by a word for translating or its name."""
+        """Whether an answer in `language` is asked for, by a word for translating or by its name."""
         names = WORDS.get(f"name {language}", ())
         asked = "\n".join(turn.asked or "" for turn in self.turns).lower()
-        return (
-            self.declares
-            or bool(TRANSLATES.search(asked))
-            or any(name.replace("_", " ") in asked for name in names)
-        )
+        return bool(TRANSLATES.search(asked)) or any(name.replace("_", " ") in asked for name in names)
 
 
 def judged(record: Record) -> Judged:
@@ -62,10 +58,10 @@ def judged(record: Record) -> Judged:
 
 def languages_of(fields: dict[str, Any]) -> tuple[str | None, str | None]:
     """What a record declares of its questions and of its answers."""
-    each = fields.get("languages")
+    each, source = fields.get("languages"), fields.get("source_language")
     own = fields.get("language") or None
     if not isinstance(each, dict):
-        return own, own
+        return (source if isinstance(source, str) else own), own
     return each.get("prompt") or own, each.get("answer") or own
 
 
@@ -107,7 +103,7 @@ def combine(record: Judged, answers: list[tuple[Verdict, str]], asked: Verdict |
         return answers[0][0]
     determined = [verdict for verdict, _ in answers if verdict.language != UNDETERMINED]
     language = determined[0].language if determined else asked.language
-    long = [verdict for verdict, text in answers if count_letters(text) >= ENOUGH_LETTERS]
+    long = [v for v, text in answers if count_letters(text) >= ENOUGH_LETTERS or is_gibberish(v)]
     excluded = next(
         (v.reject for v in (asked, *determined) if v.reject and v.reject.reason in ASKED_FOR), None
     )
@@ -115,12 +111,17 @@ def combine(record: Judged, answers: list[tuple[Verdict, str]], asked: Verdict |
     fault = next((v.reject for v, _ in answers if v.reject), asked.reject)
     if excluded or fault is None:
         return Verdict(language, excluded, flags)
-    wrong = next((v.reject for v in long if v.reject and not is_meant(record, v)), None)
+    wrong = next((v.reject for v in long if v.reject and (record.declares or not is_meant(record, v))), None)
     if wrong:
         return Verdict(language, wrong._replace(detail=f"an answer: {wrong.detail}"))
-    if asked.reject and not is_meant(record, asked) and all(v.reject or v.flags for v in long):
+    meant = record.declares or (asked.reject and is_meant(record, asked))
+    if asked.reject and not meant and all(v.reject or v.flags for v in long):
         return Verdict(language, asked.reject)
     return Verdict(language, None, (*flags, Finding("lang_mixed", fault.detail)))
+
+
+def is_gibberish(verdict: Verdict) -> bool:
+    return verdict.reject is not None and verdict.reject.reason == "gibberish"
 
 
 def is_meant(record: Judged, verdict: Verdict) -> bool:

@@ -264,7 +264,7 @@ def spaced_letters(text: str, limit: float) -> Finding | None:
     if (
         len(alone) < 16
         or len(alone) <= limit * len(parts)
-        or len({*alone}) > 0.8 * len(alone)
+        or len({*alone}) > 0.9 * len(alone)
         or regex.search(r"[\p{Han}\p{Hangul}\p{Kana}\p{Hira}]", text)
     ):
         return None

@@ -1,0 +1,168 @@
+"""Instruction records: each answer judged by itself and by what it is made of, and what is asked decides too."""
+
+# ruff: noqa: E501 (an answer a line)
+
+import pytest
+from governance.conftest import SENTENCES, govern_records, text_record
+
+from mlx_hybrid.config import GovernanceConfig
+from mlx_hybrid.governance.checks.material import made_of
+from mlx_hybrid.records.record import Record
+
+FREE = GovernanceConfig(max_reject_share=1.0)
+ENGLISH, SWAHILI, HINDI = (SENTENCES[code] for code in ("eng_Latn", "swh_Latn", "hin_Deva"))
+ASKED = "Tell me in a few sentences how the library by the river is run, and for whom it was built."
+
+
+def told(prompt: str, answer: str, language: str | None = "en", **fields) -> tuple[str, set[str]]:
+    """The reason for which a conversation goes, empty where it stays, and its flags."""
+    turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
+    record = Record({"messages": turns, "language": language, **fields}, "chat.jsonl", 1)
+    result = govern_records([record], FREE)
+    reasons = [rejection.reason for rejection in result.rejected]
+    return "".join(reasons), {flag.reason for flags in result.flags for flag in flags}
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        ("…", "no_text"), ("\u200b\ufeff", "no_text"), ("?!", "no_text"), ("nan", "placeholder"), ("[deleted]", "placeholder"),
+        ("<|im_start|>assistant\nIt is free.<|im_end|>", "control_tokens"), ("[INST] It is free. [/INST]", "control_tokens"),
+        ("book book book book book book book book book book", "lang_mismatch"), ("The book is here. " * 9, "repetition"),
+        ("kjhsdf qwkejh zmxnbc iuqwye lkjasd poqwei", "gibberish"), ("91837 2231 58201 77120 4410 9913", "low_letter_ratio"),
+        ("b" * 45, "lang_mismatch"), ("!" * 45, "no_text"), ("T h e l i b r a r y i s o p e n", "spaced_letters"), (ASKED, "answer_is_prompt"),
+        ("<p>It is free.</p><br/><div>Yes</div>&nbsp;", "markup"), ("Sie ist fÃ¼r alle geÃ¶ffnet.", "mojibake"),
+        (SENTENCES["deu_Latn"], "lang_mismatch"), (SENTENCES["rus_Cyrl"], "script_mismatch"),
+    ],
+)  # fmt: skip
+def test_an_answer_that_is_junk_goes_whatever_was_asked(answer, reason):
+    assert told(ASKED, answer)[0] == reason
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answer"),
+    [
+        ("Is it free?", "Yes."), ("How many?", "42"), ("Which one?", "B"), ("Thanks!", "👍"), ("Who came?", "None of them."),
+        ("What does f() return?", "None"), ("6 * 7 + 12345678", "6 * 7 + 12345678 = 12345720"), ("Sort 912, 33 and 4810", "33 912 4810"),
+        ("Factor it.", "\\[x^2 - 9 = (x - 3)(x + 3)\\]"), ("2+2?", "<think>\n2+2=4\n</think>\n\n4"),
+        ("A loop", "for (int i = 0; i < n; ++i) {\n  a[i] = b[i] + c;\n}"), ("The table", "| a | b |\n| --- | --- |\n| 1 | 2 |"),
+        ("A heading", "<Card title={name}>\n  <h1>{text}</h1>\n  <p>{more}</p>\n</Card>"), ("Who?", "<answer>Anna</answer>"),
+        ("The settings", '{"a": [1, 2, {"b": null}], "c": true}'), ("Where is it?", "Open Account > Orders > Invoice > PDF."),
+        ("Is it late?", "Noooooooooooo!!!!!!!!! 😂😂😂😂😂😂😂😂😂"), ("The pattern", r"^\d{4}-\d{2}(T\d{2}:\d{2})?$"),
+    ],
+)  # fmt: skip
+def test_an_answer_that_is_meant_to_be_so_stays(prompt, answer):
+    assert told(prompt, answer)[0] == ""
+
+
+def test_the_answer_must_be_in_the_declared_language():
+    assert told(SWAHILI, ENGLISH, "sw")[0] == "lang_mismatch"
+    assert told(ENGLISH, SWAHILI, "sw")[0] == ""
+    for prompt, fields in (
+        (f"Translate: {SWAHILI}", {}),
+        (f"{SWAHILI} Sema hivyo kwa Kiingereza.", {}),
+        (SWAHILI, {"languages": {"prompt": "sw", "answer": "en"}}),
+        (SWAHILI, {"language": "en", "source_language": "sw"}),
+    ):
+        assert told(prompt, ENGLISH, **{"language": "sw", **fields})[0] == ""
+    assert (
+        told(SWAHILI, HINDI, languages={"prompt": "sw", "answer": "en"}, language=None)[0]
+        == "script_mismatch"
+    )
+
+
+def test_code_and_addresses_are_in_no_language():
+    code = "def add(first, second):\n    return first + second\n\nprint(add(1, 2))"
+    assert told(HINDI, code, "hi")[0] == ""
+    link = text_record("Soma zaidi: https://example.org/an/article/about/the/weather/of/today", language="sw")
+    assert govern_records([link], FREE).rejected == []
+
+
+@pytest.mark.parametrize(
+    ("text", "language", "reason", "flag"),
+    [
+        ("Mujhe yeh kitab bahut pasand hai aur main ise roz padhta hoon.", "hi", "", "lang_romanised"),
+        ("Bügın keşke qaray biz qalağa bardıq, kitaphanada otyrdyq.", "kk_Latn", "", "lang_not_checked"),
+        (ENGLISH, "ny", "lang_mismatch", ""),
+        (SWAHILI, "ny", "", "lang_not_checked"),
+        (ENGLISH, "hi", "lang_mismatch", ""),
+    ],
+)
+def test_what_the_engine_does_not_know_is_told(text, language, reason, flag):
+    result = govern_records([text_record(text, language=language)], FREE)
+    assert [rejection.reason for rejection in result.rejected] == [reason][: bool(reason)]
+    assert not flag or flag in {one.reason for flags in result.flags for one in flags}
+
+
+def test_what_a_tool_gives_back_is_not_judged():
+    call = {"type": "function", "function": {"name": "shot", "arguments": "{}"}}
+    for result in (
+        "iVBORw0KGgo" * 20,
+        '[{"a": 1}, {"a": 2}]' * 9,
+        "\x1b[31mERROR\x1b[0m",
+        "<ul><li>1</li><li>2</li></ul>",
+        "",
+    ):
+        turns = [
+            {"role": "user", "content": "Take a picture of the page."},
+            {"role": "assistant", "content": "", "tool_calls": [call]},
+            {"role": "tool", "content": result},
+            {"role": "assistant", "content": "Here is the picture of it."},
+        ]
+        assert govern_records([Record({"messages": turns, "language": "en"}, "t", 1)], FREE).rejected == []
+
+
+@pytest.mark.parametrize(
+    ("text", "kinds"),
+    [
+        ("The library opens at nine.", {"prose"}), ("```py\nx = 1\n```", {"code"}), ("SELECT a FROM b WHERE c = 1;", {"code"}),
+        ("3 + 4 = 7", {"notation"}), ("So $x = 3$ holds.", {"prose", "notation"}), ('{"a": 1}\n{"a": 2}', {"data"}),
+        ("a,b,c\n1,2,3\n4,5,6", {"table"}), ("- one thing\n- another thing", {"prose", "list"}), ("<b>Bold</b>", {"prose", "markup"}),
+    ],
+)  # fmt: skip
+def test_materials(text, kinds):
+    assert made_of(text).kinds == kinds
+
+
+def test_a_contradiction_and_another_fact_are_no_copies():
+    rule = "By the rules of the town it is {}allowed to swim in the river after dark, as the sign at the gate says."
+    fact = "The capital city of {} is {}, which is also the largest city of the country and the seat of its parliament."
+    texts = [
+        rule.format(""),
+        rule.format("not "),
+        fact.format("France", "Paris"),
+        fact.format("Peru", "Lima"),
+    ]
+    assert (
+        govern_records([text_record(t, i, language="en") for i, t in enumerate(texts)], FREE).rejected == []
+    )
+    hidden = text_record(ENGLISH.replace("opens", "op\u200bens"), 2, language="en")
+    assert len(govern_records([text_record(ENGLISH, 1, language="en"), hidden], FREE).rejected) == 1
+
+
+def test_a_page_under_another_date_is_a_copy_and_a_short_record_is_none():
+    page = " ".join(
+        text
+        for code, text in SENTENCES.items()
+        if code in ("eng_Latn", "deu_Latn", "fra_Latn", "spa_Latn", "swh_Latn")
+    )
+    for text, gone in ((page, 1), (ENGLISH, 0)):
+        dated = [
+            text_record(f"Printed on {day} at 10:1{i}. {text}", i)
+            for i, day in enumerate(("3 May 2021", "17 June 2022"))
+        ]
+        config = GovernanceConfig(only=("near",), max_reject_share=1.0)
+        assert len(govern_records(dated, config).rejected) == gone
+
+
+@pytest.mark.parametrize("shots", [2, 8, 16])
+def test_few_shot_sets_stay_whole(shots):
+    ask = "Read the review of a customer and answer with one word, positive or negative, in lower case. Review: "
+    reviews = ["I loved it.", "Broke at once.", "Works well.", "Awful smell.", "Great gift!", "Too small.", "So soft.", "Not for me.",
+               "Perfect fit.", "Fine.", "Bad colour.", "It is warm.", "Never again.", "Light and quick.", "Meh.", "Just right."]  # fmt: skip
+    for fields in ({}, {"label": "x"}):
+        records = [
+            Record({"prompt": ask + r, "completion": "positive", **fields}, "d", i)
+            for i, r in enumerate(reviews[:shots])
+        ]
+        assert govern_records(records, GovernanceConfig(only=("exact", "near"))).rejected == []
