@@ -66,7 +66,7 @@ def test_the_answer_must_be_in_the_declared_language():
     ):
         assert told(prompt, ENGLISH, **{"language": "sw", **fields})[0] == ""
     assert (
-        told(SWAHILI, HINDI, languages={"prompt": "sw", "answer": "en"}, language=None)[0]
+        told(SWAHILI, SENTENCES["rus_Cyrl"], languages={"prompt": "sw", "answer": "en"}, language=None)[0]
         == "script_mismatch"
     )
 

@@ -17,8 +17,8 @@ FORMULA = regex.compile(
     regex.DOTALL,
 )
 EXPRESSION = regex.compile(
-    r"(?<![\p{L}\d])(?:[\d.,]*\d|[a-zA-Z](?![\p{L}])|[()√π∑∫])[\w().,!']*"
-    r"(?:\s*[-–−+*/×÷·^=<>≤≥≈≠→⇒%:|]+\s*(?:[\d.,]*\d|[a-zA-Z](?![\p{L}])|[()√π])[\w().,!']*)+"
+    r"(?<![\p{L}\d])(?:[\d.,]*\d|[a-zA-Z](?![\p{L}])|[()√π∑∫])[\w().,!']{0,12}"
+    r"(?:\s*[-–−+*/×÷·^=<>≤≥≈≠→⇒%:|]+\s*(?:[\d.,]*\d|[a-zA-Z](?![\p{L}])|[()√π])[\w().,!']{0,12})+"
 )
 LINK = regex.compile(
     r"(?:https?|ftp|file)://\S+|www\.\S+|data:[a-z]+/\S+|\S+@[\w-]+\.[\w.-]+|(?<!\S)[~.]{0,2}/[\w./*-]{2,}"
@@ -47,7 +47,8 @@ STARTS = regex.compile(
 )
 SIGNS = regex.compile(
     r"""[;{}]\s*(?:(?://|[#]).*)?$ | ^\s*[\])}>]+[;,)]*\s*$ | ==(?!\s*$)|!=|=>|->|::|&&|\|\||\+=|-=|\*=|:=|<<|>>|\+\+
-    | --\w | \$\{\w|\$[a-z_]\w | \b\w*[a-z0-9]_[a-z0-9]\w* | \b[A-Z]{2,}_[A-Z]\w* | \b[a-z]+[A-Z]\w*\b
+    | --\w | \$\{\w|\$[a-z_]\w | \b\w*[a-z0-9]_[a-z0-9]\w* | \b[A-Z]{2,}_[A-Z]\w*
+    | \b[a-z]{2,20}(?:[A-Z][a-z0-9]{1,15}){1,4}\b
     | ^\s*["'].*["'][,;+)\]\s]*$
     | \w\.\w+\( | [\w\])]\([^()]*\)\s*[:;,]?\s*$ | ^\s*[\w.\[\]'"]+\s*(?::[^=]{1,60})?=\s*[^\s=]
     | ^\s*(?:return|if|elif|for|while|with|except|case|print|puts|var|let|const|int|float|double|char|bool|string|String
@@ -62,6 +63,7 @@ FIGURES = regex.compile(r"(?=.*\d)(?=.*[\[\](){}=+*/^<>×÷])[\d\s()\[\]{}.,;:=+
 ELEMENT = regex.compile(r"\s*<[/!?a-zA-Z][^\n]*>\s*")
 ESCAPED = regex.compile(r"""\\.|"[^"\n]*"|'[^'\n]*'|\[\^?[^\]\s]*\]""")
 SOME, MOSTLY = 0.3, 0.6  # shares of lines that are code from which the short ones beside it are, and all
+STRANGE = regex.compile(r"([#@~&|!$%^*])(?!\1)[#@~&|!$%^*\\]")  # signs that nobody writes beside one another
 BRACKETS = {")": "(", "]": "[", "}": "{"}
 PAGE = regex.compile(
     r"html|xml|css|svg|jsx|react|angular|vue|markup|web ?(?:page|site)|\btags?\b|webseite|网页|ページ|страниц|</?\w+>",
@@ -96,9 +98,9 @@ def made_of(text: str) -> Made:
     if is_data(text):
         return Made("", frozenset({"data"}))
     prose = take("code", FENCED, text)
-    prose = take("notation", FORMULA, prose)
-    prose = LINK.sub(" ", prose)
-    if is_formed(prose):
+    formed = is_formed(prose)
+    prose = LINK.sub(" ", take("notation", FORMULA, prose) if formed else prose)
+    if formed:
         prose = "\n".join(prose_lines(prose.split("\n"), kinds))
         prose = take("notation", EXPRESSION, prose)
     prose = take("list", BULLET, prose)
@@ -130,8 +132,10 @@ def is_formed(text: str) -> bool:
     """
     if text.count("\n") >= 3:
         return True
+    if len(STRANGE.findall(text)) >= 3:
+        return False
     letters = regex.findall(r"\p{L}+", text)
-    if letters and sum(map(len, letters)) >= 2.2 * len(letters):
+    if letters and sum(map(len, letters)) >= 3 * len(letters):
         return True
     opened: list[str] = []
     plain = ESCAPED.sub("", text)
@@ -140,7 +144,7 @@ def is_formed(text: str) -> bool:
             opened.append(sign)
         elif sign in BRACKETS and (not opened or opened.pop() != BRACKETS[sign]):
             return False
-    return not opened and not regex.search(r"[#@~&\\|!$%^*]{2}[#@~&\\|!$%^*]", plain)
+    return not opened
 
 
 def prose_lines(lines: list[str], kinds: set[str]) -> list[str]:

@@ -131,7 +131,8 @@ def check_words(
         yield markup(turn, limits.get("markup", 0))
     yield menu(turn, limits.get("menu", 0))
     if turn.asked is None or not ASKS_FOR_CODES.search(turn.asked):
-        yield long_token(words, scripts, limits.get("long_token", 0))
+        written = words if turn.made.kinds & {"code", "data"} else turn.text
+        yield long_token(written, scripts, limits.get("long_token", 0))
     yield spaced_letters(words, limits.get("spaced_letters", 1))
     codec = find_mojibake(words, scripts)
     yield Finding("mojibake", codec) if codec else None
