@@ -140,7 +140,7 @@ def test_a_run_whose_base_is_elsewhere_says_how_to_name_it(run, tmp_path):
     made = create_run(build_config({"model": "models/mine"}, "test"), tmp_path / "first")
     made.update(status="finished", base={"id": "mine"})
     made.adapter.mkdir()
-    said = "the folder models/mine, is not there from here; say with --base-model"
+    said = "its base, models/mine, is not there from here; say with --base-model"
     refused(run("generate", made.path, "Hello"), 2, said)
 
 
