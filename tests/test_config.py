@@ -73,6 +73,7 @@ CHOICES = {
     "adapter.low_rank.start": "lora-ga",
     "adapter.mixing": "off",
     "train.rates": "leaf",
+    "train.average": "ema",
     "train.schedule": "linear",
     "train.too_long": "drop",
     "train.compile": "on",

@@ -18,6 +18,7 @@ REFUSED = [
     ("full", "adapter.low_rank.alpha=8", "every weight is trained"),
     ("full", "adapter={low_rank: {alpha: 8}}", "every weight is trained"),
     ("full", "train.orthogonal_learning_rate=1e-3", "train.learning_rate acts"),
+    ("full", "train.prompt_kl=0.1", "train.prompt_weight acts"),
     ("boft", "train.weight_decay=0.1", "adapter.low_rank.rank"),
     ("boft", "adapter.low_rank.dropout=0.1", "adapter.low_rank.rank adds one"),
     ("hra", "adapter.low_rank.alpha=8", "adapter.low_rank.rank adds one"),

@@ -101,6 +101,17 @@ def settle(model: nn.Module) -> nn.Module:
 
 
 @contextmanager
+def switched_off(model: nn.Module) -> Iterator[None]:
+    """Within it the model is its base: adapted layers give way to the linear ones that they hold."""
+    layers = hybrid_layers(model)
+    model.update_modules(tree_unflatten([(name, layer.linear) for name, layer in layers.items()]))
+    try:
+        yield
+    finally:
+        model.update_modules(tree_unflatten(list(layers.items())))
+
+
+@contextmanager
 def formed(model: nn.Module) -> Iterator[None]:
     """Within it the cores of all layers' reflections are formed together, and gradients flow through them.
 

@@ -43,6 +43,12 @@ moved_base = option("--model", metavar="MODEL", help="The base it was trained on
 @option("--requantise", is_flag=True, help="merged: " + REQUANTISE)
 @option("--merged", is_flag=True, help="gguf: a whole model, its changed tensors packed in their own type.")
 @option("--f16", is_flag=True, help="gguf --merged: the changed tensors in F16.")
+@option(
+    "--strength",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=1.0,
+    help="Part of the trained change: turns by as much of their angles, additions times it.  [default: 1]",
+)
 @shared
 def export(run: str, to: str, output: Path, as_json: bool, **options: Any) -> None:
     """Write RUN's adapter for another library, and check that it does the same there.
@@ -61,6 +67,7 @@ def export(run: str, to: str, output: Path, as_json: bool, **options: Any) -> No
     \b
     Examples:
         mlx-hybrid export last --to peft -o my-adapter
+        mlx-hybrid export last --to peft --strength 0.6 -o my-milder-adapter
         mlx-hybrid export last --to merged --base-id Qwen/Qwen3-0.6B -o my-model
         mlx-hybrid export last --to lora --rank 64 -o my-lora
         mlx-hybrid export last --to gguf -o my-gguf

@@ -74,9 +74,9 @@ class SketchConfig(Bounded):
     """How the gradient is sketched for the branches that start along it."""
 
     records: int = bounded(64, 1)
-    """Training records that it is taken from."""
+    """Training records that it is taken from, at most: a short run takes fewer, so that the start is a fifth of it."""
     passes: int = bounded(4, 2, even=True)
-    """Passes over those records: 2 finds fast-decaying gradients, 4 slow ones too; an even number."""
+    """Passes over them, an even number: 2 finds fast-decaying gradients, 4 slow ones too; short runs take 2."""
     oversampling: int = bounded(16, 0)
     """Columns of the sketch beyond twice the rank."""
 
@@ -91,8 +91,9 @@ class AdapterConfig(Bounded):
     """The low-rank branch, or null."""
     sketch: SketchConfig = field(default_factory=SketchConfig)
     """The start from the gradient, for the branches whose `start` asks for it."""
-    mixing: Literal["gradient", "fixed", "off"] = "gradient"
-    """How a layer's step is shared between its two branches: by gradient norms, half and half, or not at all."""
+    mixing: Literal["gradient", "fixed", "inverted", "off"] = "gradient"
+    """How a layer's step is shared between its two branches: by gradient norms, half and half, against the norms (the
+    branch of the smaller one takes more), or not at all."""
     unitary: tuple[str, ...] = ()
     """Sub-layers that carry the rotation alone, so that they keep their singular values."""
     targets: tuple[str, ...] = ("dense",)

@@ -100,8 +100,8 @@ def convert_group(value: Any, hint: Any, where: str, key: str) -> Any:
 
 
 def convert_scalar(value: Any, hint: Any, where: str) -> Any:
-    if hint is int and value == "auto":
-        return 0  # what lets the program choose, wherever a number may be chosen for one
+    if value == "auto" and (hint is int or where.endswith("train.strength")):
+        return hint(0)  # what lets the program choose, wherever a number may be chosen for one
     if hint is float and isinstance(value, int | str) and not isinstance(value, bool):
         with contextlib.suppress(ValueError):
             value = float(str(value))  # a whole number beyond all floats is infinite, not an OverflowError

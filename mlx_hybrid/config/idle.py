@@ -15,6 +15,7 @@ UNUSED_BY_FULL = (*SKETCH, *(f"adapter.{key}" for key in ("mixing", "unitary", "
 HARMLESS = {
     "train.weight_decay": 0.0,
     "train.orthogonal_learning_rate": 0.0,
+    "train.prompt_kl": 0.0,
     "adapter.mixing": "off",
     "adapter.layers": 0,
     "adapter.unitary": (),
@@ -53,7 +54,10 @@ def idle_settings(config: Config) -> dict[str, str]:
     idle = {"train.epochs": decided} if train.steps else {}
     if adapter.full:
         keys = ("train.orthogonal_learning_rate", *UNUSED_BY_FULL)
-        return idle | dict.fromkeys(keys, "every weight is trained, and train.learning_rate acts")
+        idle |= dict.fromkeys(keys, "every weight is trained, and train.learning_rate acts")
+        return idle | {"train.prompt_kl": "no base stays to diverge from; train.prompt_weight acts"}
+    if train.prompt_kl:
+        idle["train.prompt_weight"] = "train.prompt_kl takes its place"
     if train.rates == "share":
         idle["train.orthogonal_learning_rate"] = "one rate serves all branches; train.rates leaf has two"
     if not adapter.low_rank:

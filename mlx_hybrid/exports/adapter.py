@@ -13,6 +13,7 @@ from mlx_hybrid.adapters.frozen import linear_shape
 from mlx_hybrid.adapters.layer import HybridLinear
 from mlx_hybrid.adapters.plans import layer_plan
 from mlx_hybrid.adapters.store import AdapterInfo, read_adapter_config, read_weights
+from mlx_hybrid.adapters.strength import write_at_strength
 from mlx_hybrid.adapters.targets import last_part
 from mlx_hybrid.config import AdapterConfig
 from mlx_hybrid.errors import ConfigError
@@ -87,9 +88,12 @@ def layer_on(
     return layer.eval()
 
 
-def open_source(name: str, *, model: str | None = None) -> Source:
+def open_source(
+    name: str, *, model: str | None = None, strength: float = 1.0, place: Path = Path()
+) -> Source:
     """The adapter of a run (path, name or `last`), a folder or a Hub id, with its base: `model` where that has moved.
 
+    At a part of its `strength` it is written to the empty folder `place` first.
     Raises ConfigError for no adapter, for another base, and for an adapter on MoE experts.
     """
     folder, base_name = find_adapter(name)
@@ -99,6 +103,16 @@ def open_source(name: str, *, model: str | None = None) -> Source:
     info.check_base(fingerprints(base.folder), base.folder, folder, "; name the right base with --model")
     if info.stock:
         info = replace(info, base=identity(base_name, base.folder))
+    name = own_name(folder, name)
+    if strength != 1:
+
+        def before(tensor: str) -> mx.array:
+            if not tensor.endswith(".m"):
+                return base.unpacked(tensor)
+            return mx.linalg.norm(base.unpacked(tensor.removesuffix("m") + "weight"), axis=1)
+
+        write_at_strength(folder, place, strength, before)
+        folder, info = place, replace(read_adapter_config(place), base=info.base, stock=info.stock)
     leaves: dict[str, dict[str, mx.array]] = {}
     for key, value in read_weights(folder).items():
         module, _, leaf = key.rpartition(".")
@@ -110,7 +124,7 @@ def open_source(name: str, *, model: str | None = None) -> Source:
     missing = [module for module in info.modules if module not in leaves and not info.adapter.full]
     if missing:
         raise ConfigError(f"{folder}: holds no tensor of {missing[0]} ({len(missing)} modules in all).")
-    return Source(folder, info, leaves, base, own_name(folder, name))
+    return Source(folder, info, leaves, base, name)
 
 
 def random_rows(name: str, d_in: int) -> np.ndarray:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from mlx_hybrid.errors import ConfigError, nearest
 from mlx_hybrid.exports import checks, makers
@@ -40,6 +41,7 @@ class Options:
     requantise: bool = False
     merged: bool = False
     f16: bool = False
+    strength: float = 1.0
     force: bool = False
 
 
@@ -68,11 +70,18 @@ def export(name: str, to: str, directory: Path, options: Options | None = None) 
     """
     options = options or Options()
     refuse_unused(to, options)
-    source = open_source(name, model=options.model)
-    if source.info.adapter.full and to not in ("merged", "fuse"):
-        raise ConfigError(f"{name}: method full has no adapter; use --to merged.")
+    with TemporaryDirectory() as place:
+        source = open_source(name, model=options.model, strength=options.strength, place=Path(place))
+        if source.info.adapter.full and to not in ("merged", "fuse"):
+            raise ConfigError(f"{name}: method full has no adapter; use --to merged.")
+        return write_checked(source, to, directory, options)
+
+
+def write_checked(source: Source, to: str, directory: Path, options: Options) -> Report:
     with checks.new_folder(directory) as folder:
         report = MAKERS[to](source, folder, options)
+        if options.strength != 1:
+            report.facts["strength"] = options.strength
         if template := source.info.conversations.get("chat_template"):
             write_text(folder / "chat_template.jinja", template)
             if any(folder.glob("model*.safetensors")):

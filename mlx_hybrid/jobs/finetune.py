@@ -16,10 +16,10 @@ from mlx_hybrid.models.base import check_local, tokenizer_for
 from mlx_hybrid.records.files import Sources, find_sources
 from mlx_hybrid.records.split import Split
 from mlx_hybrid.run import Run, check_place, create_run, discard, machine, run_place, writing
-from mlx_hybrid.training.checkpoint import load_checkpoint
-from mlx_hybrid.training.data import check_manifests, check_patience, note_data, prepare
+from mlx_hybrid.training.checkpoint import load_checkpoint, saved_start
+from mlx_hybrid.training.data import check_held_back, check_manifests, note_data, prepare
 from mlx_hybrid.training.distributed import ALONE, MachineLost, World, check_divisible
-from mlx_hybrid.training.events import Event, Interrupted, Note, Started
+from mlx_hybrid.training.events import CheckpointDue, Event, Interrupted, Note, Started
 from mlx_hybrid.training.loop import align, total_steps, train
 from mlx_hybrid.training.memory.fit import check_fits, how_to_need_less
 from mlx_hybrid.training.memory.limits import running_out
@@ -36,6 +36,7 @@ from mlx_hybrid.training.setup import (
     start_from_records,
     tokenised,
 )
+from mlx_hybrid.training.strength import keep_at_strength
 
 
 def finetune(
@@ -65,7 +66,7 @@ def finetune(
         try:
             data = prepare(config, sources, None if resume else run.data)
             if resume is None:
-                check_patience(config, data.split)
+                check_held_back(config, data.split)
                 note_data(config, run, data, manifests)
             run.log(f"{'going on' if resume else 'begun'}: {data.sizes['train']} records to train on")
             yield Prepared(run, **data.counts, **data.sizes, read_as=data.read_as)
@@ -109,17 +110,20 @@ def train_and_evaluate(
         run.update(captured_gradient_energy={name: round(share, 4) for name, share in captured.items()})
     if resume:
         run.forget_after(progress.step)
+    else:
+        handle(CheckpointDue(0), config, run, setup, progress)  # so that no stop loses the start
     steps_in_all, modules = total_steps(config.train, records), len(attached.modules)
     run.log(f"training from step {progress.step} to {steps_in_all}")
     yield Started(steps_in_all, progress.step, modules, attached.trainable, records, machines)
     try:
-        for event in steps(config, setup, progress, **how):
+        for event in steps(config, setup, progress, start=saved_start(run.checkpoints), **how):
             handle(event, config, run, setup, progress)
             yield event
             if isinstance(event, Interrupted):
                 return
     except MachineLost as lost:
         raise MachineLost(f"{lost}{way_on(run)}") from None
+    yield from keep_at_strength(config, run, setup)
     yield from finish(config, run, setup, held_out)
 
 
@@ -132,7 +136,8 @@ def follow(
     with running_out(partial(how_to_need_less, config, setup.train, machines=machines)):
         attach_adapter(config, setup)
         progress, _ = yield from starting_point(config, resume, setup, machines)
-        yield from steps(config, setup, progress, **how)
+        start = saved_start(resume.checkpoints) if resume else None
+        yield from steps(config, setup, progress, start=start, **how)
 
 
 def starting_point(
@@ -152,7 +157,13 @@ def starting_point(
 
 
 def steps(
-    config: Config, setup: Setup, progress: Progress, *, stop: Callable[[], bool], world: World
+    config: Config,
+    setup: Setup,
+    progress: Progress,
+    *,
+    start: dict | None,
+    stop: Callable[[], bool],
+    world: World,
 ) -> Iterator[Event]:
     """Train to the end, from the same place on every machine. Raises ConfigError where one is not like the first."""
     if world.size > 1:
@@ -176,6 +187,7 @@ def steps(
         stop=stop,
         temperature=config.data.temperature,
         world=world,
+        start=start,
     )
 
 
@@ -186,7 +198,7 @@ def plan(config: Config, *, world: World = ALONE, force: bool = False) -> dict:
     """
     sources, _ = find_data(config, world)
     data = prepare(config, sources)
-    check_patience(config, data.split)
+    check_held_back(config, data.split)
     made = tokenised(config, data.split, tokenizer_for(config.model))
     if config.start_from:
         check_base_of_start(config, find_adapter(config.start_from)[0])

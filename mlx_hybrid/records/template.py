@@ -33,6 +33,7 @@ class Example:
     """What each token's loss counts, where some of the prompt is learnt a little too; 1 or 0 by `trained` otherwise."""
     digest: str = ""
     """sha256 of the record's fields: what a run is known by, whatever date its template writes."""
+    label: str = ""
 
     @property
     def trained_count(self) -> int:
@@ -107,6 +108,7 @@ def make_example(record: Record, tokenizer: Any) -> Example:
         len(wanted) - made.answers if turns else 0,
         made.unwritten,
         digest=sha256(json.dumps(record.fields, sort_keys=True).encode()).hexdigest(),
+        label=str(record.fields.get("label") or ""),
     )
 
 

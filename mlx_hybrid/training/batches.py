@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from mlx_hybrid.config import TrainConfig
 from mlx_hybrid.records.template import Example
 
 POOL = 64
@@ -90,6 +91,11 @@ class PromptLoss:
     weight: float = 0.0
     share: float = 0.0
 
+    @classmethod
+    def of(cls, config: TrainConfig) -> "PromptLoss":
+        """As the settings say; a negative weight asks for the divergence from the base (loss.py)."""
+        return cls(-config.prompt_kl or config.prompt_weight, config.prompt_share)
+
     def on(self, example: Example, draw: tuple[int, ...]) -> Example:
         """The example with the weights of its tokens, drawn anew for each `draw`."""
         if not self.weight or all(example.trained[1:]):
@@ -157,9 +163,9 @@ def training_batches(
         epoch, skip = epoch + 1, 0
 
 
-def language_quotas(counts: dict[str, int], temperature: float) -> dict[str, int]:
-    """Records of each language in one epoch: n^(1/T) / Σ n^(1/T) of the total, by largest remainders, at least one."""
-    total = sum(counts.values())
+def language_quotas(counts: dict[str, int], temperature: float, total: int = 0) -> dict[str, int]:
+    """Of each language n^(1/T) / Σ n^(1/T) of a total, or of all records, by largest remainders, at least one."""
+    total = total or sum(counts.values())
     names = sorted(counts)
     weights = np.array([counts[name] for name in names], dtype=np.float64) ** (1 / temperature)
     exact = total * weights / weights.sum()
@@ -195,8 +201,9 @@ def start_batches(examples: list[Example], *, count: int, batch_size: int, seed:
     return [[examples[i] for i in picked[k : k + batch_size]] for k in range(0, len(picked), batch_size)]
 
 
-def validation_batches(examples: list[Example], *, batch_size: int) -> Iterator[Batch]:
-    """Every example once, shortest first."""
-    order = sorted(range(len(examples)), key=lambda i: len(examples[i].tokens))
+def validation_batches(examples: list[Example], *, batch_size: int) -> Iterator[tuple[np.ndarray, Batch]]:
+    """Every example once, shortest first: where they stand among the examples, and their batch."""
+    order = np.argsort([len(example.tokens) for example in examples], kind="stable")
     for begin in range(0, len(order), batch_size):
-        yield make_batch([examples[i] for i in order[begin : begin + batch_size]])
+        places = order[begin : begin + batch_size]
+        yield places, make_batch([examples[i] for i in places])

@@ -23,20 +23,41 @@ KEPT = 2  # the newest, and the one before should the disk fail under it
 
 
 def save_checkpoint(
-    folder: Path, model: nn.Module, optimizer: BranchOptimizer, progress: Progress, *, keep: int = KEPT
+    folder: Path,
+    model: nn.Module,
+    optimizer: BranchOptimizer,
+    progress: Progress,
+    *,
+    keep: int = KEPT,
+    keep_start: bool = False,
 ) -> Path:
-    """Write `folder/step-N` whole: adapter, optimiser, mixing state and progress. All but the newest `keep` go."""
-    directory = folder / f"step-{progress.step:07d}"
+    """Write `folder/step-N` whole: adapter, optimiser, mixing state and progress. All but the newest `keep` go, and the
+    start where that is to stay; when it is written again, all others do."""
+    directory = folder / step_name(progress.step)
     with new_directory(directory) as fresh:
         mx.save_safetensors(str(fresh / "adapter.safetensors"), adapter_state(model))
         state = {saved_name(name): value for name, value in tree_flatten(optimizer.state)}
         mx.save_safetensors(str(fresh / "optimizer.safetensors"), state)
-        write_json(fresh / "progress.json", {"format": FORMAT, **dataclasses.asdict(progress)})
-    kept = checkpoints(folder)[-keep:]
+        if progress.average:
+            mx.save_safetensors(str(fresh / "average.safetensors"), progress.average)
+        told = dataclasses.asdict(dataclasses.replace(progress, average={}))
+        write_json(fresh / "progress.json", {"format": FORMAT, **told})
+    kept = checkpoints(folder)[-keep:] if progress.step else [directory]
+    kept += [folder / step_name(0)] if keep_start else []
     for old in folder.glob("step-*"):
         if old not in kept:  # also what a kill left half removed
             shutil.rmtree(old, ignore_errors=True)
     return directory
+
+
+def step_name(step: int) -> str:
+    return f"step-{step:07d}"
+
+
+def saved_start(folder: Path) -> dict[str, mx.array] | None:
+    """The adapter that training began with, where it is still kept; read when it is used."""
+    path = folder / step_name(0) / "adapter.safetensors"
+    return mx.load(str(path)) if path.is_file() else None
 
 
 def load_checkpoint(folder: Path, model: nn.Module, optimizer: BranchOptimizer) -> Progress:
@@ -67,4 +88,7 @@ def restore(directory: Path, model: nn.Module, optimizer: BranchOptimizer) -> Pr
     if names.keys() != state.keys():
         raise ConfigError("its optimiser state belongs to another configuration")
     optimizer.put_state({names[name]: value for name, value in state.items()})
-    return progress_from(saved)
+    progress = progress_from(saved)
+    if progress.averaged:
+        progress.average = mx.load(str(directory / "average.safetensors"))
+    return progress

@@ -56,11 +56,14 @@ def prepare(config: Config, sources: Sources, folder: Path | None = None) -> Dat
     return Data(split_records(records, valid, test, config.data, config.seed), len(records), reasons, read_as)
 
 
-def check_patience(config: Config, split: Split) -> None:
-    """Raise ConfigError where training is to stop by a validation that there is no record for."""
-    if config.train.patience and not split.valid:
-        told = f"train.patience is {config.train.patience}, but no record is held back to validate on"
-        raise ConfigError(f"{told}: set data.valid_share or data.valid, or leave train.patience out.")
+def check_held_back(config: Config, split: Split) -> None:
+    """Raise ConfigError where a setting is to follow from a validation that there is no record for."""
+    train = config.train
+    asked = {"patience": train.patience, "strength": not train.strength and "auto", "average": train.average}
+    for key, value in asked.items():
+        if value and value != "none" and not split.valid:
+            told = f"train.{key} is {value}, but no record is held back to validate on"
+            raise ConfigError(f"{told}: set data.valid_share or data.valid, or leave train.{key} out.")
 
 
 def apart_from_held_out(config: Config, sources: Sources) -> Config:

@@ -4,6 +4,9 @@ from dataclasses import dataclass, field
 
 from mlx_hybrid.training.batches import Batch
 
+RAW = "raw"
+"""The weights as they are, beside an average of them."""
+
 
 @dataclass(frozen=True)
 class Note:
@@ -48,7 +51,8 @@ class Trained:
 class Validated:
     """The held-back records were scored; `best` says whether the loss, in nats per token, is the lowest yet.
 
-    At step 0 it is the base's, which is never the best.
+    At step 0 it is the base's, which is never the best. `form` is what was scored: the raw weights or an average, and
+    `whole` the loss on all of the held-back records, where `loss` is that on a sample.
     """
 
     step: int
@@ -56,11 +60,22 @@ class Validated:
     best: bool
     seconds: float
     by_language: dict[str, float] = field(default_factory=dict)
+    form: str = RAW
+    whole: float | None = None
 
     @property
     def standing(self) -> str:
         """What the result stands for, in brackets for a line of text."""
-        return " (base)" if not self.step else " (best so far)" if self.best else ""
+        form = "" if self.form == RAW else f" of the average ({self.form})"
+        return f"{form} (base)" if not self.step else f"{form} (best so far)" if self.best else form
+
+
+@dataclass(frozen=True)
+class Restarted:
+    """The validation loss rose over the first steps: the run begins again, its rates at `factor` of what they were."""
+
+    step: int
+    factor: float
 
 
 @dataclass(frozen=True)
@@ -101,5 +116,5 @@ class Finished:
     seconds: float
 
 
-Told = Note | Started | Trained | Validated | Orthogonality
+Told = Note | Started | Trained | Validated | Restarted | Orthogonality
 Event = Told | NotFinite | CheckpointDue | Interrupted | Finished

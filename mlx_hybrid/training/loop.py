@@ -11,6 +11,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from mlx_hybrid.adapters.attach import refold, rotation_defect, rotations
+from mlx_hybrid.adapters.averages import averaged
 from mlx_hybrid.adapters.store import adapter_state, set_state
 from mlx_hybrid.config import TrainConfig
 from mlx_hybrid.errors import MlxHybridError
@@ -18,10 +19,18 @@ from mlx_hybrid.records.template import Example
 from mlx_hybrid.training import batches, events
 from mlx_hybrid.training.distributed import ALONE, LayOut, MachineLost, World
 from mlx_hybrid.training.optimizer import BranchOptimizer, schedule
-from mlx_hybrid.training.progress import PATIENCE, TIME, Progress, named_records
+from mlx_hybrid.training.progress import PATIENCE, TIME, Progress, named_records, still
 from mlx_hybrid.training.step import compiles, make_step
-from mlx_hybrid.training.validation import validate
+from mlx_hybrid.training.validation import Validations, validate
 
+RISE = 0.1
+"""Share of the base's validation loss by which it may rise over the first tenth of a run."""
+MOST_HALVINGS = 4
+SHORT = 10  # steps of a run that has no tenth to speak of
+AVERAGES = 30
+"""Iterates that an average takes of a run, about."""
+EMA = 0.1
+"""Memory of the exponential average, in shares of a run's steps."""
 CACHE_EVERY = 50
 """Steps between returns of unused buffers: lengths vary, and the cache would keep one of each."""
 MOST_DEFECT = 1e-5
@@ -42,6 +51,11 @@ def intervals(config: TrainConfig, steps: int) -> tuple[int, int]:
     return validate, config.save_every or validate
 
 
+def first_tenth(steps: int) -> int:
+    """The step at which a run whose loss has risen begins again."""
+    return math.ceil(steps / 10)
+
+
 def train(
     model: nn.Module,
     optimizer: BranchOptimizer,
@@ -54,32 +68,42 @@ def train(
     stop: Callable[[], bool] = lambda: False,
     temperature: float = 1.0,
     world: World = ALONE,
+    start: dict[str, mx.array] | None = None,
 ) -> Iterator[events.Event]:
     """Train from `progress.step` to the end, yielding one event for each thing worth knowing.
 
     `progress` is kept up to date, so that whoever handles CheckpointDue can save it; a run that a guard ended stays
     ended. `temperature` shifts the languages' shares (batches.py). Each machine of a `world` computes its part of every
-    batch, and all yield the same events. Raises MlxHybridError when the loss stops being a number, and MachineLost when
-    a machine is gone, after CheckpointDue where it went between two steps.
+    batch, and all yield the same events. A run that rises in its first tenth begins again at half its rates from its
+    `start`, which a resumed one is given. Raises MlxHybridError when the loss stops being a number, and MachineLost
+    when a machine is gone, after CheckpointDue where it went between two steps.
     """
     steps = total_steps(config, len(examples))
-    validate_every, save_every = intervals(config, steps)
-    refold_every = steps_between_refolds(model)
-    rate = schedule(config.schedule, steps, config.warmup)
+    plan, tenth = Validations.plan(held_back, examples, steps, config), first_tenth(steps)
+    refold_every, (_, save_every) = steps_between_refolds(model), intervals(config, steps)
     compiled = compiles(config.compile)
-    groups = batches.training_batches(
+    start = start or ({} if progress.step else dict(adapter_state(model)))
+    groups_from = partial(
+        batches.training_batches,
         examples,
         batch_size=config.batch_size,
         seed=seed,
-        begin=progress.step * config.accumulate,
         temperature=temperature,
-        prompt=batches.PromptLoss(config.prompt_weight, config.prompt_share),
+        prompt=batches.PromptLoss.of(config),
         lay_out=world.share(layout(compiled)),
     )
+    groups = groups_from(begin=progress.step * config.accumulate)
+
+    def rate(step: int) -> float:
+        return 0.5**progress.halvings * schedule(config.schedule, steps, config.warmup)(step)
+
     model.train()
-    step = make_step(model, optimizer, accumulate=config.accumulate, compiled=compiled, world=world)
+    how = {"accumulate": config.accumulate, "compiled": compiled, "hold": config.prompt_kl > 0}
+    step = make_step(model, optimizer, world=world, **how)
+    first = progress.step
+    look = partial(validations, model, plan, config, progress, steps=steps, world=world)
     if held_back and math.isinf(progress.base_loss) and not progress.step:
-        yield validate(model, held_back, config, progress, world)
+        yield from look()
     while not progress.over(steps):
         begun = time.monotonic()
         optimizer.set_rate(rate(progress.step))
@@ -87,10 +111,15 @@ def train(
         group = [next(groups) for _ in range(config.accumulate)]
         result = yield from saved_when_lost(progress, step, group)
         yield from count_step(progress, optimizer, group, result)
+        if progress.step == first + 1 and (
+            left := still((time.monotonic() - begun) * (steps - progress.step))
+        ):
+            yield events.Note(f"Step {progress.step} of {steps}{left}.")
         if progress.step % CACHE_EVERY == 0:
             mx.clear_cache()
         if progress.due(refold_every, steps) and world.any(refold(model) > 0):
             align(model, optimizer, world)
+        take_average(progress, model, config.average, steps)
         seconds = time.monotonic() - begun
         progress.seconds += seconds
         progress.window.seconds += seconds
@@ -99,20 +128,72 @@ def train(
             progress.ended = TIME
         if progress.due(config.report_every, steps):
             yield progress.report(steps, optimizer.rates(rate(progress.step - 1)))
-        if progress.due(validate_every, steps):
+        early = progress.step == tenth and steps >= SHORT
+        if progress.due(plan.every, steps) or early:
             yield from orthogonality(model, progress.step)
-            if held_back:
-                yield validate(model, held_back, config, progress, world)
-            if held_back and not progress.over(steps) and progress.out_of_patience(config.patience):
+            raw = (yield from look()) if held_back else 0.0
+            risen = early and raw > (1 + RISE) * progress.base_loss
+            if risen and start and progress.halvings < MOST_HALVINGS:
+                set_state(model, start, "the start")
+                optimizer.begin_again()
+                progress.begin_again()
+                groups = groups_from(begin=0)
+                yield from restarted(progress, tenth, raw)
+            elif held_back and not progress.over(steps) and progress.out_of_patience(config.patience):
                 progress.ended = PATIENCE
+        if progress.step == tenth:
+            start = {}
         if (yield from stopped(progress, steps, stop, world)):
             return
-        if progress.due(save_every, steps):
+        if progress.step and progress.due(save_every, steps):
             yield events.CheckpointDue(progress.step)
             if not progress.over(steps):
                 align(model, optimizer, world)
     yield from progress.verdict()
     yield events.Finished(progress.step, progress.seconds)
+
+
+def validations(
+    model: nn.Module,
+    plan: Validations,
+    config: TrainConfig,
+    progress: Progress,
+    *,
+    steps: int,
+    world: World,
+) -> Generator[events.Event, None, float]:
+    """Score the weights, and their average where there is one; the loss of the weights is returned."""
+    raw = validate(model, plan, config, progress, steps=steps, world=world)
+    yield raw
+    if progress.averaged > 1:
+        own = adapter_state(model)
+        set_state(model, progress.average, "the average")
+        yield validate(model, plan, config, progress, steps=steps, world=world, form=config.average)
+        set_state(model, own, "the weights")
+    return raw.loss
+
+
+def take_average(progress: Progress, model: nn.Module, kind: str, steps: int) -> None:
+    """Let the weights count in their average, at some thirty of the run's steps."""
+    every = max(1, steps // AVERAGES)
+    begun = progress.step > steps * {"ema": 0.1, "last": 0.75}.get(kind, math.inf)
+    if begun and progress.due(every, steps):
+        progress.averaged += 1
+        weight = 1 / progress.averaged
+        if kind == "ema":
+            weight = max(weight, 1 - math.exp(-every / (EMA * steps)))
+        state = adapter_state(model)
+        progress.average = averaged(progress.average, state, weight) if progress.average else dict(state)
+
+
+def restarted(progress: Progress, step: int, loss: float) -> Iterator[events.Event]:
+    """What there is to say of a run that begins again, and the order to keep where it stands."""
+    factor = 0.5**progress.halvings
+    yield events.Note(
+        f"Step {step}: the validation loss rose from {progress.base_loss:.3f} to {loss:.3f}, by more than "
+        f"{100 * RISE:.0f} %; the run begins again with {factor:g} of its learning rates."
+    )
+    yield events.Restarted(step, factor)
 
 
 def layout(compiled: bool) -> LayOut:

@@ -6,7 +6,8 @@ import mlx.core as mx
 import mlx.nn as nn
 from jaxtyping import Float, Int
 
-from mlx_hybrid.adapters.attach import formed
+from mlx_hybrid.adapters.attach import formed, switched_off
+from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.models.head import split_head
 from mlx_hybrid.training.batches import chunk_size
 
@@ -25,23 +26,38 @@ def loss_and_slopes(
     targets: Int[mx.array, " p"],
     weights: Float[mx.array, " p"],
     leaves: Leaves,
+    plain: Float[mx.array, "p d"] | None = None,
 ) -> tuple[Float[mx.array, ""], Float[mx.array, "p d"], Leaves]:
     """Σ weight · −log p(target), and its gradients for `hidden` and the head's leaves: softmax less one at the target,
     back through the head. One softmax does for all, log Σ exp being the largest logit less the log of its share.
+
+    Where the base's hidden states `plain` are given, a negative weight −w asks for w · KL(base ‖ p) in place of it.
     """
     targets = targets[:, None]
 
     def pull(hidden: mx.array, leaves: Leaves) -> tuple[mx.array, mx.array]:
         wide = head(hidden, leaves).astype(mx.float32)
         fixed = mx.stop_gradient(wide)
-        share = mx.softmax(fixed, axis=1)
-        normaliser = mx.max(fixed, axis=1) - mx.log(mx.max(share, axis=1))
+        share, normaliser = softmax_and_normaliser(fixed)
         losses = normaliser - mx.take_along_axis(fixed, targets, 1)[:, 0]
         slope = mx.put_along_axis(share, targets, mx.take_along_axis(share, targets, 1) - 1, 1)
-        return mx.sum(mx.sum(wide * slope, axis=1) * weights), mx.sum(losses * weights)
+        if plain is not None:
+            other = mx.stop_gradient(head(plain, leaves).astype(mx.float32))
+            kept, constant = softmax_and_normaliser(other)
+            divergence = mx.sum(kept * (other - fixed), axis=1) - constant + normaliser
+            losses = mx.where(weights < 0, divergence, losses)
+            slope = mx.where((weights < 0)[:, None], share - kept, slope)
+        sizes = mx.abs(weights)
+        return mx.sum(mx.sum(wide * slope, axis=1) * sizes), mx.sum(losses * sizes)
 
     (_, loss), slopes = mx.value_and_grad(pull, argnums=(0, 1))(hidden, leaves)
     return loss, *slopes
+
+
+def softmax_and_normaliser(logits: mx.array) -> tuple[mx.array, mx.array]:
+    """Softmax (p, v), and log Σ exp (p,)."""
+    share = mx.softmax(logits, axis=1)
+    return share, mx.max(logits, axis=1) - mx.log(mx.max(share, axis=1))
 
 
 def loss_in_chunks(
@@ -51,6 +67,7 @@ def loss_in_chunks(
     weights: Float[mx.array, " p"],
     size: int,
     leaves: Leaves,
+    plain: Float[mx.array, "p d"] | None = None,
 ) -> Float[mx.array, ""]:
     """Σ weight · −log p(target), its gradients for `hidden` and for the head's `leaves` taken in the forward pass,
     `size` targets at a time.
@@ -67,7 +84,8 @@ def loss_in_chunks(
         for begin in range(0, len(targets), size):
             part = slice(begin, begin + size)
             states = mx.depends([hidden[part]], [loss, slopes[-1], *sums])[0] if slopes else hidden[part]
-            more, slope, pulls = loss_and_slopes(head, states, targets[part], weights[part], own)
+            base = None if plain is None else plain[part]
+            more, slope, pulls = loss_and_slopes(head, states, targets[part], weights[part], own, base)
             loss, slopes = loss + more, [*slopes, slope]
             pulls = [pulls[name].astype(mx.float32) for name in names]
             sums = [a + b for a, b in zip(sums, pulls, strict=True)] if sums else pulls
@@ -81,11 +99,12 @@ def loss_in_chunks(
     return chunks([hidden, *leaves.values()])[0]
 
 
-def make_loss(model: nn.Module) -> Callable[..., mx.array]:
+def make_loss(model: nn.Module, *, hold: bool = False) -> Callable[..., mx.array]:
     """loss_sum(tokens, positions, targets, weights): Σ weight · −log p(target).
 
     Not the mean: sums add across micro-batches of unequal length, means do not. Only the hidden states of trained
-    targets meet the head, in chunks: (batch, tokens, vocabulary) never exists.
+    targets meet the head, in chunks: (batch, tokens, vocabulary) never exists. With `hold`, targets of negative weight
+    hold the model to its base, by one more forward pass with the adapter switched off.
     """
     split = split_head(model)
 
@@ -94,15 +113,21 @@ def make_loss(model: nn.Module) -> Callable[..., mx.array]:
             logits = picked(model(tokens), positions)
         return mx.sum(cross_entropy(logits, targets) * weights)
 
+    if split is None and hold:
+        raise ConfigError("train.prompt_kl: this model's head cannot be told from its body; leave it out.")
     if split is None:
         return whole_logits
     body, head = split
     size = chunk_size(head.vocabulary)
 
     def chunked(tokens: mx.array, positions: mx.array, targets: mx.array, weights: mx.array) -> mx.array:
+        plain = None
+        if hold:
+            with switched_off(model):
+                plain = mx.stop_gradient(picked(body(tokens), positions))
         with formed(model):
             hidden = picked(body(tokens), positions)
-        return loss_in_chunks(head.with_leaves, hidden, targets, weights, size, head.leaves())
+        return loss_in_chunks(head.with_leaves, hidden, targets, weights, size, head.leaves(), plain)
 
     return chunked
 

@@ -151,6 +151,11 @@ class BranchOptimizer:
                 node = node[int(part)] if isinstance(node, list) else node[part]
             node[leaf] = value
 
+    def begin_again(self) -> None:
+        """Forget every step; the rates keep their factors."""
+        steps = dict(tree_flatten([self.clock, self.moments, self.mix]))
+        self.put_state({name: mx.zeros_like(value) for name, value in steps.items()})
+
     def rates(self, factor: float) -> dict[str, float]:
         """The rates that act at this factor of their peaks, by the names of their settings."""
         return {RATES[name]: factor * self.peaks[name] for name in self.groups}
@@ -202,7 +207,7 @@ class BranchOptimizer:
 
     def update_mixing(self, squares: dict[str, mx.array], count: mx.array | float) -> mx.array:
         """λ (layers,) of this step from the squared norms of gradients over `count` tokens, before clipping."""
-        if not self.mixed or self.mixing != "gradient":
+        if not self.mixed or self.mixing not in ("gradient", "inverted"):
             return mx.full((max(1, len(self.mixed)),), 0.5)
         norms = mx.stack(
             [
@@ -212,7 +217,8 @@ class BranchOptimizer:
         )
         self.mix["norms"] = update_norms(self.mix["norms"], norms / count, self.mix["started"])
         self.mix["started"] = mx.array(True)
-        return shares(self.mix["norms"])
+        lam = shares(self.mix["norms"])
+        return 1 - lam if self.mixing == "inverted" else lam
 
     def branch_factors(self, lam: mx.array) -> dict[str, mx.array]:
         """What the rates of branches are multiplied by, by the branches' paths.

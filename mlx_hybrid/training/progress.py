@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 import mlx.core as mx
 
 from mlx_hybrid.training.batches import Batch
-from mlx_hybrid.training.events import Note, Trained
+from mlx_hybrid.training.events import RAW, Note, Trained
 
 PATIENCE, TIME = "patience", "time"
 """Why a run may end early."""
 SHOWN_RECORDS = 8
+LONG = 10.0  # seconds
 
 
 @dataclass
@@ -51,6 +52,13 @@ class Progress:
     """Validations since the best one."""
     ended: str = ""
     """Why training ended before its last step; empty while it has not."""
+    best_form: str = RAW
+    """What the best validation was of: the raw weights or their average."""
+    halvings: int = 0
+    """How often the rates were halved, because the loss rose over the first steps."""
+    averaged: int = 0
+    """Iterates in the average."""
+    average: dict[str, mx.array] = field(default_factory=dict, repr=False, compare=False)
     window: Window = field(default_factory=Window)
 
     @property
@@ -65,6 +73,25 @@ class Progress:
     def due(self, every: int, steps: int) -> bool:
         """Whether it is time for what comes every so many steps, and once more at the end."""
         return self.step % every == 0 or self.over(steps)
+
+    def note(self, loss: float, form: str) -> bool:
+        """Note a validation loss, the base's before the first step; whether it is the lowest since."""
+        if not self.step:
+            self.base_loss = loss
+            return False
+        best = loss < self.best_loss
+        if best:
+            self.best_loss, self.best_step, self.best_form = loss, self.step, form
+        if best and loss < self.base_loss:
+            self.stale = 0
+        elif form == RAW:
+            self.stale += 1
+        return best
+
+    def begin_again(self) -> None:
+        """Forget all but the base, the time used and how often this happened."""
+        fresh = Progress(base_loss=self.base_loss, seconds=self.seconds, halvings=self.halvings + 1)
+        self.__dict__.update(fresh.__dict__)
 
     def out_of_time(self, minutes: float) -> bool:
         return bool(minutes) and self.seconds >= 60 * minutes
@@ -111,6 +138,15 @@ def progress_from(saved: dict) -> Progress:
     """A Progress from its plain values. Raises TypeError for unknown ones."""
     saved.pop("level", None)  # of older versions
     return Progress(**(saved | {"window": Window(**saved.get("window", {}))}))
+
+
+def still(seconds: float) -> str:
+    """What is left of some work, in words, where that is long enough to be waited for."""
+    if seconds < LONG:
+        return ""
+    return (
+        f", some {seconds / 60:.0f} minutes left" if seconds >= 90 else f", some {seconds:.0f} seconds left"
+    )
 
 
 def named_records(group: list[Batch]) -> str:

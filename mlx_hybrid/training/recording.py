@@ -17,6 +17,7 @@ from mlx_hybrid.records.files import Sources
 from mlx_hybrid.run import FORMAT, Run, machine
 from mlx_hybrid.training import events
 from mlx_hybrid.training.checkpoint import save_checkpoint
+from mlx_hybrid.training.loop import first_tenth, total_steps
 from mlx_hybrid.training.progress import Progress
 from mlx_hybrid.training.setup import Setup, data_identity
 
@@ -80,7 +81,8 @@ def write_event(event: events.Event, config: Config, run: Run, setup: Setup, pro
         run.add_metrics(row)
     match event:
         case events.Validated():
-            run.log(f"step {event.step}: validation loss {event.loss:.4f}{event.standing}")
+            whole = "" if event.whole is None else f", {event.whole:.4f} on all records"
+            run.log(f"step {event.step}: validation loss {event.loss:.4f}{whole}{event.standing}")
             if event.best:
                 save_best(config, run, setup, progress)
         case events.Note():
@@ -88,8 +90,11 @@ def write_event(event: events.Event, config: Config, run: Run, setup: Setup, pro
         case events.NotFinite():
             run.log(f"step {event.step}: not a number; its batches are in {keep_batches(run, event).name}")
         case events.CheckpointDue():
-            keep = config.train.keep_checkpoints
-            save_checkpoint(run.checkpoints, setup.base.model, setup.optimizer, progress, keep=keep)
+            save_state(config, run, setup, progress)
+        case events.Restarted():
+            run.forget_after(0)
+            run.update(rate_factor=event.factor)
+            save_state(config, run, setup, progress)
         case events.Interrupted():
             run.log(f"stopped after step {event.step}, as asked")
             run.update(status="interrupted", step=event.step)
@@ -101,9 +106,17 @@ def write_event(event: events.Event, config: Config, run: Run, setup: Setup, pro
                 step=event.step,
                 seconds=round(event.seconds, 1),
                 best_step=progress.best_step or event.step,
+                best_form=progress.best_form,
                 ended=progress.ended or "steps",
                 beats_base=progress.beats_base,
             )
+
+
+def save_state(config: Config, run: Run, setup: Setup, progress: Progress) -> None:
+    """Write a checkpoint; that of the start stays until the run can no longer begin again."""
+    early = progress.step <= first_tenth(total_steps(config.train, len(setup.train)))
+    kept = {"keep": config.train.keep_checkpoints, "keep_start": early}
+    save_checkpoint(run.checkpoints, setup.base.model, setup.optimizer, progress, **kept)
 
 
 def metrics_row(event: events.Event) -> dict | None:
@@ -124,7 +137,14 @@ def metrics_row(event: events.Event) -> dict | None:
         case events.Orthogonality():
             return {"step": event.step, "rotation_defect": event.defect}
         case events.Validated():
-            row = {"step": event.step, "valid_loss_nats_per_token": round(event.loss, 6), "best": event.best}
+            key = (
+                "valid_loss_nats_per_token"
+                if event.form == events.RAW
+                else "valid_loss_of_average_nats_per_token"
+            )
+            row = {"step": event.step, key: round(event.loss, 6), "best": event.best}
+            if event.whole is not None:
+                row["valid_loss_of_all_records_nats_per_token"] = round(event.whole, 6)
             if any(event.by_language):
                 losses = {name or "undeclared": round(loss, 6) for name, loss in event.by_language.items()}
                 row["valid_loss_nats_per_token_by_language"] = losses
@@ -180,7 +200,7 @@ def mixing(run: Run) -> tuple[list[str], list[int], np.ndarray]:
     info = read_adapter_config(run.adapter)
     config, rows = info.adapter, []
     modules = [name for name in info.modules if last_part(name) not in config.unitary]
-    if config.mixing == "gradient" and config.mixed:
+    if config.mixing in ("gradient", "inverted") and config.mixed:
         rows = [row for row in run.metrics() if len(row.get("mixing", [])) == len(modules)]
     if not rows:
         return [], [], np.empty((0, 0))

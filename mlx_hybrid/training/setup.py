@@ -1,6 +1,7 @@
 """What a training loop needs: the base, the adapter on it with its start, the optimiser, and the examples."""
 
 import hashlib
+import time
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
@@ -29,13 +30,17 @@ from mlx_hybrid.records.split import Split
 from mlx_hybrid.records.template import Example, Tokenised, make_examples
 from mlx_hybrid.training.batches import PromptLoss, make_batch, start_batches
 from mlx_hybrid.training.events import Note
+from mlx_hybrid.training.loop import total_steps
 from mlx_hybrid.training.loss import make_loss
 from mlx_hybrid.training.memory.fit import check_fits
 from mlx_hybrid.training.memory.limits import checkpoint_layers, set_limits
 from mlx_hybrid.training.memory.shape import local_folder
 from mlx_hybrid.training.optimizer import BranchOptimizer
+from mlx_hybrid.training.progress import still
 from mlx_hybrid.training.step import arrays
 
+START_SHARE = 0.2
+"""Most of a run's record passes that its start may take."""
 RATE_RECORDS = 16
 """Training records that the rates' factors are measured on."""
 
@@ -173,32 +178,46 @@ def start_from_records(
     adapter, model = config.adapter, setup.base.model
     captured = {}
     if adapter.from_gradient:
-        batches = start_arrays(config, setup, adapter.sketch.records, machines)
-        captured = yield from start_from_gradient(config, model, batches)
+        records, passes = sketch_size(config, total_steps(config.train, len(setup.train)))
+        batches = start_arrays(config, setup, records, machines)
+        captured = yield from start_from_gradient(config, model, batches, passes)
     if config.train.rates == "share":
         batches = start_arrays(config, setup, RATE_RECORDS, machines)
         setup.optimizer.set_factors(rate_factors(step_gains(model, make_loss, batches)))
     return captured
 
 
+def sketch_size(config: Config, steps: int) -> tuple[int, int]:
+    """(records, passes) of the gradient's sketch: as they are set, or two passes over as many records as a fifth of the
+    run's record passes pays for, with the one that scales the start."""
+    sketch, train = config.adapter.sketch, config.train
+    most = int(START_SHARE * steps * train.accumulate * train.batch_size)
+    if sketch.records * (sketch.passes + 1) <= most:
+        return sketch.records, sketch.passes
+    return min(sketch.records, max(train.batch_size, most // 3)), 2
+
+
 def start_arrays(config: Config, setup: Setup, count: int, machines: int) -> list[tuple]:
     """Batches of `count` training records, as a step has them."""
     size = config.train.batch_size // machines
     groups = start_batches(setup.train, count=count, batch_size=size, seed=config.seed)
-    prompt = PromptLoss(config.train.prompt_weight, config.train.prompt_share)
+    prompt = PromptLoss.of(config.train)
+    if prompt.weight < 0:  # at the base there is no slope towards it
+        prompt = PromptLoss()
     groups = [[prompt.on(e, (config.seed, 0, n)) for n, e in enumerate(group)] for group in groups]
     return [arrays(make_batch(group)) for group in groups]
 
 
 def start_from_gradient(
-    config: Config, model: nn.Module, batches: list[tuple]
+    config: Config, model: nn.Module, batches: list[tuple], passes: int
 ) -> Generator[Note, None, dict[str, float]]:
     """Start branches along the gradient of `batches`; the share of its energy that each low-rank start holds."""
-    records, passes = sum(len(batch[0]) for batch in batches), config.adapter.sketch.passes
+    records, begun = sum(len(batch[0]) for batch in batches), time.monotonic()
     columns = sketch_columns(config.adapter)
     for step in sketch_gradients(model, make_loss, batches, columns=columns, passes=passes, seed=config.seed):
         if isinstance(step, SketchPass):
-            yield Note(f"Gradient of {records} records, pass {step.number} of {passes}.")
+            left = (time.monotonic() - begun) / step.number * (passes - step.number)
+            yield Note(f"Gradient of {records} records, pass {step.number} of {passes}{still(left)}.")
     captured = apply_start(model, step)
     scale_to_inputs(model, make_loss, batches)
     if captured:

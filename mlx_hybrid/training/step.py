@@ -24,29 +24,35 @@ def arrays(batch: Batch) -> tuple[mx.array, ...]:
 
 
 def make_step(
-    model: nn.Module, optimizer: BranchOptimizer, *, accumulate: int, compiled: bool, world: World = ALONE
+    model: nn.Module,
+    optimizer: BranchOptimizer,
+    *,
+    accumulate: int,
+    compiled: bool,
+    world: World = ALONE,
+    hold: bool = False,
 ) -> Callable:
     """step(batches) → (loss sum, trained tokens, gradient norm, λ), one optimiser step over `accumulate` batches.
 
-    Losses and token counts are summed over the batches and the machines, and divided once. Raises MlxHybridError for an
-    adapter that has yet to start from the gradient.
+    Losses and token counts are summed over the batches and the machines, and divided once; `hold` is make_loss's.
+    Raises MlxHybridError for an adapter that has yet to start from the gradient.
     """
     check_started(model)
-    loss_and_gradient = nn.value_and_grad(model, make_loss(model))
+    loss_and_gradient = nn.value_and_grad(model, make_loss(model, hold=hold))
     state = [model.state, optimizer.state, mx.random.state]
     wrap = partial(mx.compile, inputs=state, outputs=state) if compiled else lambda function: function
 
     @wrap
     def whole(*batch: mx.array) -> tuple:
         loss, gradients = loss_and_gradient(*batch)
-        count = mx.sum(batch[WEIGHTS])
+        count = mx.sum(mx.abs(batch[WEIGHTS]))
         norm, lam = optimizer.step(model, gradients, count)
         return loss, count, norm, lam
 
     @wrap
     def part(*batch: mx.array) -> tuple:
         loss, gradients = loss_and_gradient(*batch)
-        return loss, mx.sum(batch[WEIGHTS]), gradients
+        return loss, mx.sum(mx.abs(batch[WEIGHTS])), gradients
 
     @wrap
     def update(gradients: dict, count: mx.array) -> tuple:

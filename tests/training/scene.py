@@ -83,7 +83,8 @@ def run(
     return list(
         train(
             model, optimizer, records, kw.get("held_back", examples(4, seed=1)), settings,
-            seed=seed, progress=progress or Progress(), stop=stop, temperature=kw.get("temperature", 1.0),
+            seed=seed, progress=progress or Progress(), stop=stop,
+            temperature=kw.get("temperature", 1.0), start=kw.get("start"),
         )
     )  # fmt: skip
 

@@ -6,6 +6,7 @@ import random
 import numpy as np
 import pytest
 
+from mlx_hybrid.config import TrainConfig
 from mlx_hybrid.records.template import Example
 from mlx_hybrid.training.batches import (
     PromptLoss,
@@ -37,6 +38,12 @@ def test_a_prompt_counts_a_little_on_some_of_its_tokens():
     batch = make_batch([drawn, example(12, 2)])
     assert (batch.answers, batch.trained) == (20, 20 + int((weights[1:390] > 0).sum()))
     assert batch.weights.sum() == pytest.approx(20 + 0.25 * (weights[1:390] > 0).sum())
+    away = PromptLoss.of(TrainConfig(prompt_kl=0.25, prompt_share=0.5)).on(long, (0, 0, 7))
+    assert away.weights == tuple(w if w == 1 else -w for w in drawn.weights)
+    assert (make_batch([away]).answers, make_batch([away]).trained) == (
+        10,
+        10 + int((weights[1:390] > 0).sum()),
+    )
     text = example(9, 0)
     assert PromptLoss().on(long, (0,)) is long
     assert held.on(text, (0,)) is text
@@ -181,6 +188,8 @@ def test_batches_are_not_in_order_of_length():
 
 def test_validation_sees_every_example_once():
     examples = [example(int(n), name=f"r:{i}") for i, n in enumerate(lengths(21))]
-    batches = list(validation_batches(examples, batch_size=4))
+    placed = list(validation_batches(examples, batch_size=4))
+    assert all(b.where == tuple(examples[i].where for i in places) for places, b in placed)
+    batches = [batch for _, batch in placed]
     assert sorted(sum((b.where for b in batches), ())) == sorted(e.where for e in examples)
     assert [b.tokens.shape[1] for b in batches] == sorted(b.tokens.shape[1] for b in batches)

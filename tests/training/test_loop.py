@@ -8,7 +8,7 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten
-from scene import METHODS, changed, everything, examples, material, run, same, state, trained
+from scene import METHODS, SETTINGS, changed, everything, examples, material, run, same, state, trained
 from test_loss import exact
 from tolerances import ADAM, DEFECT, LOGITS, ROUNDING
 from toys import VOCABULARY
@@ -33,7 +33,7 @@ from mlx_hybrid.training.loss import make_loss
 from mlx_hybrid.training.optimizer import BranchOptimizer
 from mlx_hybrid.training.progress import Progress
 from mlx_hybrid.training.step import arrays, compiles, make_step
-from mlx_hybrid.training.validation import validation_loss
+from mlx_hybrid.training.validation import Validations, mean_loss, summed_losses, validate
 
 CHANCE = math.log(VOCABULARY)
 COMPILER = shutil.which("g++") or shutil.which("clang++") or shutil.which("c++")
@@ -148,15 +148,17 @@ def test_validation_leaves_the_run_alone_and_is_the_mean_over_tokens():
     run(model, optimizer)
     held_back = examples(7, seed=5)
     model.train()
-    loss, by_language = validation_loss(model, held_back, batch_size=3)
+    sums = summed_losses(model, held_back, batch_size=3)
     assert model.training
     model.eval()
-    assert loss == pytest.approx(
-        exact(model, held_back) / sum(e.trained_count for e in held_back), rel=ROUNDING
-    )
-    assert loss == pytest.approx(validation_loss(model, held_back[::-1], batch_size=2)[0], rel=ROUNDING)
-    assert list(by_language) == ["en", "sw"]
-    for language, value in by_language.items():
+    for (loss, count), example in zip(sums, held_back, strict=True):
+        assert count == example.trained_count
+        assert loss == pytest.approx(exact(model, [example]), rel=ROUNDING)
+    assert mean_loss(sums) == pytest.approx(exact(model, held_back) / sums[:, 1].sum(), rel=ROUNDING)
+    seen = validate(model, Validations(held_back, 1, held_back), SETTINGS, Progress(), steps=1)
+    assert seen.loss == pytest.approx(mean_loss(sums), rel=ROUNDING)
+    assert list(seen.by_language) == ["en", "sw"]
+    for language, value in seen.by_language.items():
         own = [e for e in held_back if e.language == language]
         assert value == pytest.approx(exact(model, own) / sum(e.trained_count for e in own), rel=ROUNDING)
 

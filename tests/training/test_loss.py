@@ -4,6 +4,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
+import scipy.special
 from mlx.utils import tree_flatten
 from mlx_lm.models import cohere, gemma2, granite, mistral3
 from tolerances import LOGITS, ROUNDING
@@ -203,26 +204,57 @@ def test_gradients_in_chunks_are_those_of_whole_logits(name, monkeypatch):
         assert mx.max(mx.abs(chunked[name] - gradient)).item() <= LOGITS * size, name
 
 
-def test_gradients_of_hidden_states_and_head_are_those_of_numpy_in_float64():
-    """softmax less one at the target, times the weight, and its products with W and h."""
+@pytest.mark.parametrize("held", [False, True])
+def test_gradients_of_hidden_states_and_head_are_those_of_numpy_in_float64(held):
+    """softmax less what is wanted, times the weight, and its products with W and h.
+
+    Wanted is the target, or, where a weight is negative, the distribution of the base: then the loss is KL(base ‖ p).
+    """
     rng = np.random.default_rng(0)
-    hidden, weight = rng.normal(size=(50, 8)), rng.normal(size=(30, 8))
+    hidden, weight, plain = rng.normal(size=(50, 8)), rng.normal(size=(30, 8)), rng.normal(size=(50, 8))
     targets, weights = rng.integers(0, 30, 50), rng.uniform(0.1, 1.0, 50)
-    logits = hidden @ weight.T
-    share = np.exp(logits - logits.max(1, keepdims=True))
-    share /= share.sum(1, keepdims=True)
-    slope = (share - np.eye(30)[targets]) * weights[:, None]
+    share, base = (scipy.special.softmax(h @ weight.T, axis=1) for h in (hidden, plain))
+    wanted, losses = np.eye(30)[targets], -np.log(share[np.arange(50), targets])
+    if held:
+        weights[::3] *= -1
+        wanted[::3] = base[::3]
+        losses[::3] = np.sum(base * np.log(base / share), axis=1)[::3]
+    slope = (share - wanted) * np.abs(weights)[:, None]
 
     def loss(h, w):
         given = [mx.array(x) for x in (targets, weights.astype(np.float32))]
-        return loss_module.loss_in_chunks(lambda x, own: x @ own["w"].T, h, *given, 16, {"w": w})
+        head = lambda x, own: x @ own["w"].T  # noqa: E731
+        beside = mx.array(plain.astype(np.float32)) if held else None
+        return loss_module.loss_in_chunks(head, h, *given, 16, {"w": w}, beside)
 
     given = [mx.array(x.astype(np.float32)) for x in (hidden, weight)]
     value, found = mx.value_and_grad(loss, argnums=(0, 1))(*given)
-    expected = -np.sum(weights * np.log(share[np.arange(50), targets]))
-    assert value.item() == pytest.approx(expected, rel=ROUNDING)
+    assert value.item() == pytest.approx(np.sum(np.abs(weights) * losses), rel=ROUNDING)
     for mine, exact in zip(found, (slope @ weight, slope.T @ hidden), strict=True):
         np.testing.assert_allclose(np.array(mine), exact, atol=ROUNDING * np.abs(exact).max())
+
+
+@pytest.mark.parametrize("mode", ["", "affine-4"])
+@pytest.mark.parametrize("method", ["hybrid", "hybrid-boft", "dora"])
+def test_held_to_its_base_a_model_has_no_loss_there_until_its_adapter_acts(method, mode):
+    model = use_fast_products(tiny_llama(mode))
+    attach(model, build_config({"method": method}, "t").adapter)
+    batch = list(arrays(make_batch(examples(20, 33))))
+    batch[3] = -batch[3]
+    loss = make_loss(model, hold=True)
+    assert abs(loss(*batch).item()) <= LOGITS
+    for index, (_, leaf) in enumerate(tree_flatten(model.trainable_parameters())):
+        leaf += 0.05 * mx.random.normal(leaf.shape, key=mx.random.key(index))
+    plain = np.array(use_fast_products(tiny_llama(mode))(batch[0]), np.float64)
+    ours = np.array(model(batch[0]), np.float64)
+    rows = [x.reshape(-1, VOCABULARY)[np.array(batch[1])] for x in (plain, ours)]
+    base, log_base, log_ours = (
+        scipy.special.softmax(rows[0], 1),
+        *(scipy.special.log_softmax(r, 1) for r in rows),
+    )
+    exact = np.sum(-np.array(batch[3]) * np.sum(base * (log_base - log_ours), axis=1))
+    assert loss(*batch).item() == pytest.approx(exact, rel=1e-3)
+    assert exact > 0.1
 
 
 def test_padding_neither_counts_nor_pulls():

@@ -4,7 +4,14 @@ import mlx.core as mx
 import pytest
 from jaxtyping import TypeCheckError
 
-from mlx_hybrid.training.optimizer import EMA, LARGEST_SHARE, SMALLEST_SHARE, shares, update_norms
+from mlx_hybrid.training.optimizer import (
+    EMA,
+    LARGEST_SHARE,
+    SMALLEST_SHARE,
+    BranchOptimizer,
+    shares,
+    update_norms,
+)
 
 
 def test_equal_norms_share_equally():
@@ -44,3 +51,16 @@ def test_norms_are_averaged_from_the_first_value_on():
     assert mx.array_equal(average, first)
     average = update_norms(average, second, mx.array(True))
     assert average.tolist() == [[pytest.approx(EMA * 4 + (1 - EMA) * 8)], [pytest.approx(2.0)]]
+
+
+def test_inverted_the_smaller_gradient_takes_the_larger_part():
+    norms = {f"a.{leaf}": mx.array(x) for leaf, x in (("rotation.house_u", 9.0), ("low_rank.lora_a", 1.0))}
+    norms |= {f"b.{leaf}": mx.array(x) for leaf, x in (("rotation.house_u", 1.0), ("low_rank.lora_a", 9.0))}
+    found = {}
+    for mixing in ("gradient", "inverted"):
+        optimizer = BranchOptimizer.__new__(BranchOptimizer)
+        optimizer.mixed, optimizer.mixing = ["a", "b"], mixing
+        optimizer.mix = {"norms": mx.zeros((2, 2)), "started": mx.array(False)}
+        found[mixing] = optimizer.update_mixing(norms, 1.0).tolist()
+    assert found["inverted"] == pytest.approx([1 - lam for lam in found["gradient"]])
+    assert found["gradient"][0] > 0.5 > found["inverted"][0]

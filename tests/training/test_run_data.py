@@ -9,7 +9,7 @@ from mlx_hybrid.config import load_config
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.records.files import find_sources
 from mlx_hybrid.records.record import load_records
-from mlx_hybrid.training.data import check_patience, prepare
+from mlx_hybrid.training.data import check_held_back, prepare
 
 QUESTION = "Which topic is this about: science, travel, politics, sports or health?"
 TEXTS = {
@@ -109,8 +109,8 @@ def test_patience_without_a_record_to_validate_on_is_refused(folder):
     )
     data = prepare(config, find_sources(config.data))
     with pytest.raises(ConfigError, match=r"train.patience is 3, .* set data.valid_share or data.valid"):
-        check_patience(config, data.split)
-    check_patience(load_config(None, ("train.patience=3",)), prepared(folder).split)
+        check_held_back(config, data.split)
+    check_held_back(load_config(None, ("train.patience=3",)), prepared(folder).split)
 
 
 def test_governance_starts_the_processes_that_are_asked_for(folder, monkeypatch):

@@ -54,7 +54,7 @@ def largest_load(examples: list[Example], config: Config) -> Load:
     """The batch that takes most: the longest records, cut to `train.max_tokens`, with the most targets of as many."""
     limit, size = config.train.max_tokens, config.train.batch_size
     examples = [cut(e, limit) if len(e.tokens) > limit else e for e in examples]
-    share = config.train.prompt_share if config.train.prompt_weight else 0.0
+    share = config.train.prompt_share if config.train.prompt_weight or config.train.prompt_kl else 0.0
     counts = [e.trained_count + round(share * (len(e.tokens) - 1 - e.trained_count)) for e in examples]
     targets = sum(sorted(counts, reverse=True)[:size])
     return Load(min(size, len(examples)), max(len(e.tokens) for e in examples) - 1, targets)
@@ -89,7 +89,7 @@ def estimate(shape: ModelShape, load: Load, config: Config) -> Estimate:
         "gradients": shape.head_gradient_bytes if config.adapter.full else 0.2 * shape.trainable_bytes,
         "activations": activations,
         "attention scores": attention,
-        "logits": logits_bytes(shape, load),
+        "logits": logits_bytes(shape, load) * (2 if config.train.prompt_kl else 1),  # the base's beside them
         "one layer's backward": layer,
         "update": UPDATE * shape.trainable_bytes,
         "gradient start": sketch_bytes(shape, config),
