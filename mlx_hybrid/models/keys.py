@@ -20,6 +20,7 @@ NEUTRAL: dict[str, tuple] = {
 """Keys that change a forward pass, and the values with which they do not, beside none at all."""
 GATED = ("llama", "mistral", "qwen2", "qwen3", "phi3", "smollm3")
 """Families whose classes have the activation of `hidden_act` above written into them."""
+WIDE_WINDOW = 2047  # Phi-3-mini's: texts of up to as many tokens are read alike, and these models are much used
 SLIDING, FULL = "sliding_attention", "full_attention"
 
 
@@ -95,7 +96,7 @@ def matters(key: str, config: dict[str, Any], known: dict[str, Any]) -> bool:
         return set(value) != {FULL} and "sliding_window_pattern" not in (known.keys() & config.keys())
     if key == "sliding_window":
         used = config.get("use_sliding_window", True) and SLIDING in windows
-        return used and value < config.get("max_position_embeddings", value)
+        return used and value < min(config.get("max_position_embeddings", value), WIDE_WINDOW)
     return True
 
 
