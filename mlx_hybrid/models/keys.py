@@ -20,7 +20,8 @@ NEUTRAL: dict[str, tuple] = {
 """Keys that change a forward pass, and the values with which they do not, beside none at all."""
 GATED = ("llama", "mistral", "qwen2", "qwen3", "phi3", "smollm3")
 """Families whose classes have the activation of `hidden_act` above written into them."""
-WIDE_WINDOW = 2047  # Phi-3-mini's: texts of up to as many tokens are read alike, and these models are much used
+WIDE_WINDOW = 2047
+"""Phi-3-mini's: texts of up to as many tokens are read alike, and such models are much used."""
 SLIDING, FULL = "sliding_attention", "full_attention"
 
 
