@@ -254,7 +254,10 @@ def test_texts_are_compared_in_bits_per_byte(folder, tmp_path):
 def test_bad_input_is_one_sentence(arguments, words, folder, tmp_path):
     said = compare(folder, tmp_path / "out", *arguments, code=2).stderr
     assert words in said
-    assert said.count("\n") == 1 or "Usage:" in said
+    errors = [
+        line for line in said.splitlines() if not line.startswith("No fast BLAS")
+    ]  # what a machine lacks
+    assert len(errors) == 1 or "Usage:" in said
 
 
 @pytest.mark.parametrize(
