@@ -1,6 +1,7 @@
 """A run on a GGUF file, from training to the exports; and what doctor and estimate say of one."""
 
 import json
+from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
@@ -8,6 +9,8 @@ import pytest
 from acting import refused
 from gguf_files import write_gguf
 
+from mlx_hybrid.config import load_config
+from mlx_hybrid.jobs import finetune as job
 from mlx_hybrid.models.adapted import load_any
 
 PACKED = {f"blk.{i}.ffn_down.weight": "Q6_K" for i in (0, 1)} | {"token_embd.weight": "Q6_K"}
@@ -27,7 +30,12 @@ def test_a_run_on_a_gguf_file_finishes(run, gguf, records, settings, tmp_path):
     assert begun.exit_code in (0, 3), begun.output
     base = json.loads((tmp_path / "run" / "run.json").read_text())["base"]
     assert base["id"] == "tiny.gguf"
-    run("finetune", "--resume", "run", "--steps", "16", code=None)
+    stops = iter([False, False, True])
+    for _ in job.finetune(load_config(Path("run/config.yaml")), output=Path("cut"), stop=lambda: next(stops)):
+        pass
+    assert run("finetune", "--resume", "cut").exit_code == begun.exit_code
+    cut, whole = (Path(name, "adapter", "adapters.safetensors").read_bytes() for name in ("cut", "run"))
+    assert cut == whole
     loaded = load_any("run")
     assert loaded.change > 0
     run("generate", "run", "no river", "--max-tokens", "3", code=0)
