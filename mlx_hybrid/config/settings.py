@@ -25,7 +25,7 @@ class TrainConfig(Bounded):
     """Forward passes in one optimiser step."""
     learning_rate: float = bounded(5e-4, 0, sane=0.05)
     """Peak learning rate η. Adam's first step moves each adapted layer's output by about 10 η of its size, whatever
-    method, layer and model (docs/method.md): 0.5 % at 5e-4. Of all weights with `full`, where it is Adam's own."""
+    method, layer and model (docs/method.md): 0.5 % at 5e-4."""
     rates: Literal["share", "leaf"] = "share"
     """What rates mean: `share`, as above; `leaf`, Adam's own on every number, as other programs have them."""
     orthogonal_learning_rate: float = bounded(0.0, 0, sane=0.05)
