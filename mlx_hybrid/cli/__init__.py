@@ -134,5 +134,6 @@ def main(offline: bool, debug: bool) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from mlx_hybrid.models.blas import prefer_openblas, slow_products
 
-    if not prefer_openblas() and command in COMPUTE and (told := slow_products()):
+    first = os.environ.get("MLX_RANK", "0") == "0"
+    if not prefer_openblas() and first and command in COMPUTE and (told := slow_products()):
         click.echo(told, err=True)

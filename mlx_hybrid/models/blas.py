@@ -10,10 +10,11 @@ WAY = "`apt install libopenblas0-pthread`, or `pip install 'mlx-hybrid[blas]'`"
 
 
 def prefer_openblas() -> bool:
-    """Load OpenBLAS, else pip's MKL, ahead of MLX's own BLAS; works only before `mlx.core` is imported. Whether one was
-    found."""
-    if sys.platform != "linux" or "mlx.core" in sys.modules:
+    """Load OpenBLAS, else pip's MKL, ahead of MLX's own BLAS, unless `mlx.core` is there already. Whether one is used."""
+    if sys.platform != "linux":
         return False
+    if "mlx.core" in sys.modules:
+        return any(name in answering_library() for name in ("openblas", "mkl"))
     os.environ.setdefault(
         "OPENBLAS_NUM_THREADS", "1"
     )  # two threads on two cores took 1.6 times as long a step
