@@ -10,7 +10,7 @@ WAY = "`apt install libopenblas0-pthread`, or `pip install 'mlx-hybrid[blas]'`"
 
 
 def prefer_openblas() -> bool:
-    """Load OpenBLAS, else pip's MKL, ahead of MLX's own BLAS, unless `mlx.core` is there already. Whether one is used."""
+    """Load OpenBLAS, else pip's MKL, ahead of MLX's own, unless `mlx.core` is there already. Whether one is used."""
     if sys.platform != "linux":
         return False
     if "mlx.core" in sys.modules:
