@@ -269,11 +269,30 @@ def test_rates_on_the_command_line(given, taken):
 
 def test_cells_at_a_time_give_the_same_figures(folder, tmp_path, done, default_install):
     """In processes of their own, with spawned imports: what each cell answers does not change."""
-    asked = ("--methods", "lora,hybrid", "--seeds", 1, "--lrs", "4e-3", "--variants", "lower", "--limit", 5)
+    chosen = json.loads((done[0] / "summary.json").read_text())["chosen"]
+    asked = (
+        "--methods",
+        "lora,hybrid",
+        "--seeds",
+        1,
+        "--lrs",
+        chosen["lora"],
+        "--variants",
+        "lower",
+        "--limit",
+        5,
+    )
     result = compare(folder, tmp_path / "out", *asked, "--workers", 2, code=0)
     assert "2 of 2 done" in result.stderr
-    for method in ("lora", "hybrid"):
-        cell = Path("cells") / method / "own" / "lr-0.004-seed-0" / "evaluation" / "comparison.json"
+    for method in (name for name, rate in chosen.items() if rate == chosen["lora"]):
+        cell = (
+            Path("cells")
+            / method
+            / "own"
+            / f"lr-{chosen['lora']:g}-seed-0"
+            / "evaluation"
+            / "comparison.json"
+        )
         paths = (tmp_path / "out" / cell, done[0] / cell)
         own, alone = (json.loads(path.read_text())["examples"] for path in paths)
         losses, expected = (told.pop("nll_nats") for told in (own, alone))
