@@ -24,6 +24,7 @@ os.environ |= {  # read when the libraries are imported
     "TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error",
 }  # fmt: skip
 
+import mlx.core  # noqa: E402, F401 (the commands then leave the choice of a BLAS alone, and say nothing of it)
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 

@@ -51,7 +51,7 @@ SETTINGS = (
     "train.save_every=1", "data.valid_share=0.1", "data.test_share=0.1",
 )  # fmt: skip
 RUNS = {
-    "hybrid": ("method=hybrid", "adapter.sketch.records=4"),
+    "hybrid": ("method=hybrid", "adapter.low_rank.start=gradient", "adapter.sketch.records=4"),
     "hybrid-boft, accumulated": (
         "method=hybrid-boft", "adapter.sketch.records=4", "train.accumulate=2", "train.save_every=2",
     ),

@@ -67,9 +67,12 @@ def answer(model: Any, tokenizer: Any, examples: EvaluationSet, *, generate: Cal
         return [{"sums": scores.tolist()} for scores in score_options(model, items)]
     if examples.kind == "text":
         texts = [record.fields["text"] for record in records]
-        tokens = [tokenizer.continued(text) for text in texts]
-        sizes = [predicted_bytes(*own, tokenizer) for own in zip(texts, tokens)]
-        return [{"nats": n, "bytes": size} for (n, _), size in zip(likelihoods(model, tokens), sizes)]
+        known = [bool(tokenizer.encode(text, add_special_tokens=False)) for text in texts]
+        tokens = [tokenizer.continued(text) for text, has_tokens in zip(texts, known) if has_tokens]
+        told = zip(likelihoods(model, tokens), tokens)
+        return [
+            text_answer(text, *next(told), tokenizer) if has else NOTHING for text, has in zip(texts, known)
+        ]
     if examples.kind == "conversation":
         limit = {"max_tokens": examples.max_tokens, "too_long": "truncate"}
         made = template.make_examples(records, tokenizer, **limit).examples
@@ -79,6 +82,14 @@ def answer(model: Any, tokenizer: Any, examples: EvaluationSet, *, generate: Cal
         raise ConfigError("Translations need a generator.")
     asked = [template.question_tokens(record, tokenizer) for record in records]
     return [{"text": text} for text in generate(model, asked)]
+
+
+NOTHING = {"nats": 0.0, "bytes": 0}
+"""Of a text that the tokenizer has no token of, as a small vocabulary has none of a script."""
+
+
+def text_answer(text: str, told: tuple[float, int], tokens: list[int], tokenizer: Any) -> dict:
+    return {"nats": told[0], "bytes": predicted_bytes(text, tokens, tokenizer)}
 
 
 def predicted_bytes(text: str, tokens: list[int], tokenizer: Any) -> int:

@@ -33,9 +33,12 @@ def retention_rows(
     parts: Parts, answers: Answers, *, seed: int, untrained: Collection[str] = ()
 ) -> list[Row]:
     """Bits per byte of text outside the task: of all, of each language, and of those that were not trained."""
-    kept = parts["retention"]
     nats, sizes = columns(answers, "retention", "bytes")
-    bits = {name: own / np.log(2) for name, own in nats.items()}
+    known = np.flatnonzero(sizes)  # a small vocabulary has no token of some scripts
+    if not known.size:
+        return []
+    kept, sizes = parts["retention"].part(known), sizes[known]
+    bits = {name: own[known] / np.log(2) for name, own in nats.items()}
     rows = ratio_rows("bits_per_byte", kept, bits, sizes, seed=seed, variant=RETENTION)
     own = [n for n, language in enumerate(kept.languages) if language in untrained]
     if own:

@@ -10,11 +10,12 @@ WAY = "`apt install libopenblas0-pthread`, or `pip install 'mlx-hybrid[blas]'`"
 
 
 def prefer_openblas() -> bool:
-    """Load OpenBLAS, else pip's MKL, ahead of MLX's own, unless `mlx.core` is there already. Whether one is used."""
+    """Load OpenBLAS, else pip's MKL, ahead of MLX's own BLAS. False where there is neither; once `mlx.core` is imported
+    it is too late to choose, and nothing is done."""
+    if "mlx.core" in sys.modules:
+        return True
     if sys.platform != "linux":
         return False
-    if "mlx.core" in sys.modules:
-        return any(name in answering_library() for name in ("openblas", "mkl"))
     os.environ.setdefault(
         "OPENBLAS_NUM_THREADS", "1"
     )  # two threads on two cores took 1.6 times as long a step

@@ -10,7 +10,7 @@ from mlx.utils import tree_flatten
 from mlx_lm.tuner.utils import load_adapters
 from test_attach import METHODS, TOKENS, adapter, gap, moved
 from tolerances import EFFECT, LOGITS
-from toys import tiny_llama
+from toys import tiny_llama, write_model
 
 from mlx_hybrid.adapters import store
 from mlx_hybrid.adapters.attach import attach, hybrid_layers, refold
@@ -25,7 +25,7 @@ from mlx_hybrid.adapters.store import (
 )
 from mlx_hybrid.config import Config
 from mlx_hybrid.errors import ConfigError, MlxHybridError
-from mlx_hybrid.models.base import BaseModel
+from mlx_hybrid.models.base import BaseModel, fingerprint
 from mlx_hybrid.training.setup import start_from_adapter
 
 BASE = {"id": "tiny", "fingerprint": "0"}
@@ -119,7 +119,7 @@ FLAT = {
     "lora": {"orthogonal": "none", "rank": 16, "start": "zeros", "mixing": "off"},
     "dora": {"orthogonal": "none", "rank": 16, "start": "zeros", "mixing": "off", "magnitude": True},
     "hra": {"orthogonal": "householder", "reflections": 16, "rank": 0, "start": "zeros", "mixing": "off"},
-    "hybrid": {"orthogonal": "householder", "reflections": 8, "rank": 8, "start": "gradient"},
+    "hybrid": {"orthogonal": "householder", "reflections": 8, "rank": 8, "start": "zeros"},
     "hybrid-boft": {"orthogonal": "butterfly", "block_size": 8, "factors": 4, "rank": 8, "start": "lora-ga"},
     "full": {"orthogonal": "none", "rank": 0, "start": "zeros", "mixing": "off"},
 }
@@ -201,7 +201,9 @@ def test_full_weights_of_a_gpu_are_loaded_on_the_cpu_and_gone_on_from(tmp_path):
     attach(trained, adapter("full"))
     moved(trained)
     trained.set_dtype(mx.bfloat16)
-    save_adapter(trained, tmp_path / "full", config=adapter("full"), method="full", base=BASE, seed=0)
+    folder = write_model(tmp_path / "base")
+    base = BASE | {"fingerprint": fingerprint(folder)}
+    save_adapter(trained, tmp_path / "full", config=adapter("full"), method="full", base=base, seed=0)
     wanted = dict(tree_flatten(trained.parameters()))
 
     model, going_on = model_of(), model_of()
@@ -209,7 +211,7 @@ def test_full_weights_of_a_gpu_are_loaded_on_the_cpu_and_gone_on_from(tmp_path):
     load_adapter(model, tmp_path / "full")
     attach(going_on, adapter("full"))
     config = replace(Config(), method="full", adapter=adapter("full"), start_from=str(tmp_path / "full"))
-    start_from_adapter(config, BaseModel(going_on, None, {}, tmp_path, BASE), tmp_path / "full")
+    start_from_adapter(config, BaseModel(going_on, None, {}, folder, base), tmp_path / "full")
     for name, leaf in [*tree_flatten(model.parameters()), *tree_flatten(going_on.parameters())]:
         assert leaf.dtype == mx.float32, name
         assert mx.array_equal(leaf, wanted[name].astype(mx.float32)), name

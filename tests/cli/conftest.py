@@ -48,8 +48,7 @@ def settings() -> list[str]:
     """A run of a few seconds."""
     return sets(
         "governance.enabled=false", "train.steps=12", "train.batch_size=8", "train.report_every=4",
-        "train.validate_every=6", "data.test_share=0.2", "train.learning_rate=2e-3",
-        "adapter.low_rank.start=gradient", "adapter.sketch.records=8",
+        "train.validate_every=6", "data.test_share=0.2", "train.learning_rate=4e-3",
     )  # fmt: skip
 
 

@@ -71,7 +71,7 @@ def test_a_run_stopped_in_its_first_second_ends_as_one_never_stopped(
 
 def test_in_the_last_scoring_and_again_when_it_is_resumed(press, run, finished, finetune, settings, tmp_path):
     whole, cut = Run(finished("hybrid").path), Run(tmp_path / "trained")
-    press(answers, "answer", 3)  # after the two sets that the base answered
+    press(answers, "answer", 4)  # after the three sets that the base answered
     done = finetune(*settings, "--method", "hybrid", code=130)
     assert f"the adapter is trained, in {cut.adapter}" in done.stderr
     assert done.stdout == f"mlx-hybrid finetune --resume {cut.path}\n"

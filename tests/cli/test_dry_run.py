@@ -85,5 +85,8 @@ def test_another_base_than_the_start_had(run, finished, copy, records, settings)
     first = finished("hybrid").path
     onward = ["finetune", "--data", records, "--from", first, *plain(settings), "--dry-run"]
     run(*onward, code=0)
-    (copy / "config.json").write_text((copy / "config.json").read_text() + "\n")
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"note": "of no account"}))
+    run(*onward, "--model", copy, code=0)
+    (copy / "config.json").write_text(json.dumps(config | {"rope_theta": 123.0}))
     refused(run(*onward, "--model", copy), 2, "whose weights are not those of")

@@ -139,7 +139,7 @@ def test_options_are_as_likely_as_evaluate_finds_them(run, folder, harness):
     likelihoods = {}
     for model in ("base", "adapted"):
         got = [[sum_ for sum_, _ in row["answers"]] for row in examples(folder, model, "own_choice")]
-        wanted = [row["sums"] for row in answers[model]]
+        wanted = [row["sums"] for row in answers[model] if row["part"] == "test"]
         for one, other in zip(got, wanted, strict=True):
             assert one == pytest.approx(other, abs=NATS)
         likelihoods[model] = got

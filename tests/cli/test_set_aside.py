@@ -45,7 +45,7 @@ def test_nothing_of_them_is_published_or_exported(run, finetune, dirty, lora, tm
     output = tmp_path / "trained"
     finetune(*lora, *GOVERNED, data=dirty, code=0)
     published = plan(output, "me/trained")
-    for name in ("kept.jsonl", "rejected.jsonl", "manifest.json"):
+    for name in ("kept.jsonl", "rejected.jsonl", "manifest.json", "report.html"):
         assert f"data/{name}" in published.left_out
         assert not [path for path in published.files if path.endswith(name)]
     sent = [data if isinstance(data, bytes) else data.read_bytes() for data in published.files.values()]
@@ -56,6 +56,7 @@ def test_nothing_of_them_is_published_or_exported(run, finetune, dirty, lora, tm
     assert "rejected.jsonl" in plan(exported, "me/trained").left_out
     (exported / "rejected.jsonl").unlink()
     Run(output).rejected.unlink()
+    Run(output).rejected.with_name("report.html").unlink()  # governance's, which shows examples
     left = [path for folder in (output, exported) for path in folder.rglob("*") if path.is_file()]
     assert left
     assert not [path for path in left if MARK.encode() in path.read_bytes()]

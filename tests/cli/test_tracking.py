@@ -67,13 +67,8 @@ def test_a_tracker_that_is_not_here_is_refused_before_any_work(finetune, lora, m
 
 
 def test_a_watched_page_reloads_itself_until_the_run_ends(run, finished, tmp_path, monkeypatch):
-    path, page, states = (
-        finished("lora").path,
-        tmp_path / "page.html",
-        iter(["running", "running", "finished"]),
-    )
-    monkeypatch.setattr(Run, "status", lambda self: next(states))
-    seen = []
+    path, page, seen = finished("lora").path, tmp_path / "page.html", []
+    monkeypatch.setattr(Run, "status", lambda self: "running" if len(seen) < 2 else "finished")
     monkeypatch.setattr(
         report_command.time, "sleep", lambda seconds: seen.append((seconds, page.read_text()))
     )

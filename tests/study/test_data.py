@@ -29,7 +29,10 @@ def clean(count: int = 12) -> list[dict]:
     ]
 
 
-FAULTY = [row(20 + n, f"{word} " * 60) for n, word in enumerate(("stone", "cloud", "bread", "music"))]
+FAULTY = [
+    row(20 + n, f"Tell me of {word}.", completion=f"{word} " * 60)
+    for n, word in enumerate(("stone", "cloud", "bread", "music"))
+]
 
 
 def config_of(tmp_path: Path, rows: list[dict], setting: str = "on") -> Config:
