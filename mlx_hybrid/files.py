@@ -6,7 +6,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +38,20 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_lines(path: Path, rows: Iterable[Any]) -> None:
+    """One row a line, as JSON; what JSON has no word for as text. The folder is made where it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows))
+
+
+def whole_lines(path: Path) -> list[str]:
+    """The lines of a file that grew until it was stopped; a last one that was cut short is taken out of it."""
+    *lines, cut = path.read_text(encoding="utf-8").split("\n")
+    if cut:
+        write_text(path, "".join(line + "\n" for line in lines))
+    return lines
 
 
 def read_json(path: Path) -> Any:

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_flatten, tree_map, tree_unflatten
+from mlx.utils import tree_unflatten
 
 from mlx_hybrid.adapters.attach import hybrid_layers, layer_class
 from mlx_hybrid.adapters.frozen import dense_weight, linear_shape
 from mlx_hybrid.adapters.layer import HybridLinear, LowRank
 from mlx_hybrid.adapters.plans import LayerPlan
-from mlx_hybrid.adapters.rates import forward_with
+from mlx_hybrid.adapters.rates import forward_with, total_gradient
 from mlx_hybrid.config import AdapterConfig, HouseholderConfig, LowRankConfig
 from mlx_hybrid.errors import MlxHybridError
 
@@ -128,14 +128,7 @@ def probe_pass(
     model.freeze()
     for probe in probes.values():
         probe.unfreeze(keys=[leaf])
-    model.train()
-    gradient = nn.value_and_grad(model, make_loss(model))
-    total = None
-    for batch in batches:
-        _, part = gradient(*batch)
-        total = part if total is None else tree_map(mx.add, total, part)
-        mx.eval(total)
-    flat = dict(tree_flatten(total))
+    flat = total_gradient(model, make_loss, batches)
     found = {name: flat[f"{name}.low_rank.{leaf}"] for name in probes}
     return {name: transposed(value) for name, value in found.items()} if forward else found
 

@@ -86,24 +86,18 @@ def batch_of(settings: Config) -> tuple[Callable[[Config], Any], str]:
     from mlx_hybrid.models.base import is_named, tokenizer_for
     from mlx_hybrid.records.files import find_sources
     from mlx_hybrid.training.data import prepare
-    from mlx_hybrid.training.memory.estimate import largest_load
+    from mlx_hybrid.training.memory.estimate import largest_load, widest_load
     from mlx_hybrid.training.memory.shape import cached_folder
     from mlx_hybrid.training.setup import tokenised
 
     model = settings.model.name
     if not settings.data.paths or (model != BUNDLED and is_named(model) and not cached_folder(model)):
-        return ordinary_load, ASSUMED if settings.train.max_tokens > ORDINARY else "train.max_tokens"
+        return partial(
+            widest_load, longest=ORDINARY
+        ), ASSUMED if settings.train.max_tokens > ORDINARY else "train.max_tokens"
     data = prepare(settings, find_sources(settings.data))
     made = tokenised(settings, data.split, tokenizer_for(settings.model))
     return partial(largest_load, made[0].examples), "the records"
-
-
-def ordinary_load(settings: Config) -> Any:
-    """A batch of records of an ordinary length, or of the longest that the settings allow."""
-    from mlx_hybrid.training.memory.estimate import Load
-
-    size, tokens = settings.train.batch_size, min(ORDINARY, settings.train.max_tokens) - 1
-    return Load(size, tokens, size * tokens)
 
 
 def lines(result: dict[str, Any]) -> list[str]:

@@ -1,7 +1,7 @@
 """What a model answers to the examples of an evaluation, kept in a file as it comes, so that it can go on later."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from mlx_hybrid.evaluation.metrics.classification import choose
 from mlx_hybrid.evaluation.results import Results
 from mlx_hybrid.evaluation.scoring import score_options, sequence_nll
 from mlx_hybrid.evaluation.sets import EvaluationSet, item, references
-from mlx_hybrid.files import write_text
+from mlx_hybrid.files import whole_lines, write_lines
 from mlx_hybrid.records import template
 
 FORMAT = 1
@@ -67,12 +67,12 @@ def answer(model: Any, tokenizer: Any, examples: EvaluationSet, *, generate: Cal
         return [{"sums": scores.tolist()} for scores in score_options(model, items)]
     if examples.kind == "text":
         texts = [record.fields["text"] for record in records]
-        known = [bool(tokenizer.encode(text, add_special_tokens=False)) for text in texts]
-        tokens = [tokenizer.continued(text) for text, has_tokens in zip(texts, known) if has_tokens]
-        told = zip(likelihoods(model, tokens), tokens)
-        return [
-            text_answer(text, *next(told), tokenizer) if has else NOTHING for text, has in zip(texts, known)
-        ]
+        rows = [{"nats": 0.0, "bytes": 0} for _ in texts]  # of what the vocabulary has no token of
+        known = [n for n, text in enumerate(texts) if tokenizer.encode(text, add_special_tokens=False)]
+        tokens = [tokenizer.continued(texts[n]) for n in known]
+        for n, own, (nats, _) in zip(known, tokens, likelihoods(model, tokens)):
+            rows[n] = {"nats": nats, "bytes": predicted_bytes(texts[n], own, tokenizer)}
+        return rows
     if examples.kind == "conversation":
         limit = {"max_tokens": examples.max_tokens, "too_long": "truncate"}
         made = template.make_examples(records, tokenizer, **limit).examples
@@ -82,14 +82,6 @@ def answer(model: Any, tokenizer: Any, examples: EvaluationSet, *, generate: Cal
         raise ConfigError("Translations need a generator.")
     asked = [template.question_tokens(record, tokenizer) for record in records]
     return [{"text": text} for text in generate(model, asked)]
-
-
-NOTHING = {"nats": 0.0, "bytes": 0}
-"""Of a text that the tokenizer has no token of, as a small vocabulary has none of a script."""
-
-
-def text_answer(text: str, told: tuple[float, int], tokens: list[int], tokenizer: Any) -> dict:
-    return {"nats": told[0], "bytes": predicted_bytes(text, tokens, tokenizer)}
 
 
 def predicted_bytes(text: str, tokens: list[int], tokenizer: Any) -> int:
@@ -126,10 +118,7 @@ def read_answers(path: Path | None, fingerprint: str) -> dict[str, list[dict]]:
     """Part → answers in order; a last line cut short is dropped from the file."""
     if path is None or not path.exists():
         return {}
-    *lines, cut = path.read_text(encoding="utf-8").split("\n")
-    if cut:
-        path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-    rows = [json.loads(line) for line in lines]
+    rows = [json.loads(line) for line in whole_lines(path)]
     if rows and rows[0].get("fingerprint") != fingerprint:
         told = "holds answers of other weights or to other examples; remove it or name another folder."
         raise ConfigError(f"{path}: {told}")
@@ -195,8 +184,3 @@ def write_examples(start: Path, answers: Path, test: EvaluationSet, results: Res
     for model in results.models:
         rows = example_rows(test, answers / f"{model}.answers.jsonl")
         write_lines(start.with_name(f"{start.name}.{model}.examples.jsonl"), rows)
-
-
-def write_lines(path: Path, rows: Iterable[dict]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows))

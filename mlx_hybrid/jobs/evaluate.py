@@ -8,6 +8,7 @@ from typing import Any
 
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.evaluation.results import ADAPTED, BASE, Results, Row, by_model, write_results
+from mlx_hybrid.files import write_lines
 
 OF_A_TASK = ("split", "languages", "folder")
 WITH_HARNESS = (
@@ -125,7 +126,6 @@ def ask_harness(request: Request, run: Any, folder: Path | None, tell: Tell) -> 
     """Tasks of lm-evaluation-harness, base beside adapted."""
     from importlib.metadata import version
 
-    from mlx_hybrid.evaluation.answers import write_lines
     from mlx_hybrid.evaluation.harness import evaluate_tasks, find_tasks, sample_rows, task_results
     from mlx_hybrid.models.pair import open_pair
 

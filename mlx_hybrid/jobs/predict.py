@@ -13,7 +13,7 @@ from mlx_hybrid.evaluation.benchmarks.questions import dev_records, training_rec
 from mlx_hybrid.evaluation.calibrated import read_calibration, write_calibration
 from mlx_hybrid.evaluation.metrics.calibration import EVERY, Calibration, fit_calibration, log_probabilities
 from mlx_hybrid.evaluation.sets import EvaluationSet, as_options, evaluation_set, kind_of, labelled
-from mlx_hybrid.files import write_text
+from mlx_hybrid.files import whole_lines
 from mlx_hybrid.models.adapted import run_named
 from mlx_hybrid.models.pair import open_pair
 from mlx_hybrid.records.files import read_renames
@@ -164,9 +164,7 @@ def read_done(output: Path) -> list[dict]:
         if not output.parent.is_dir():
             raise ConfigError(f"{output.parent}: no such folder.")
         return []
-    *lines, cut = output.read_text(encoding="utf-8").split("\n")
-    if cut:
-        write_text(output, "".join(line + "\n" for line in lines))
+    lines = whole_lines(output)
     try:
         return [dict(json.loads(line)) for line in lines]
     except (ValueError, TypeError):

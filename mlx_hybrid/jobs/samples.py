@@ -1,12 +1,11 @@
 """What base and adapter answer to a few prompts, side by side: of held-out records, general ones, and a user's own."""
 
-import json
 from typing import Any
 
 from mlx_hybrid.adapters.attach import settle
 from mlx_hybrid.config import Config
 from mlx_hybrid.evaluation.metrics.translation import greedy
-from mlx_hybrid.files import write_text
+from mlx_hybrid.files import write_lines
 from mlx_hybrid.models.pair import Pair
 from mlx_hybrid.records.record import Record
 from mlx_hybrid.records.template import question_tokens
@@ -35,5 +34,5 @@ def ask_both(config: Config, run: Run, loaded: Any, held_out: list[Record]) -> l
         {"kind": kind, "prompt": record.turns()[-2]["content"], "base": before, "adapted": after}
         for (kind, record), before, after in zip(asked, *answers, strict=True)
     ]
-    write_text(run.path / SAMPLES, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_lines(run.path / SAMPLES, rows)
     return rows

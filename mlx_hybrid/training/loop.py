@@ -21,7 +21,7 @@ from mlx_hybrid.training.distributed import ALONE, LayOut, MachineLost, World
 from mlx_hybrid.training.optimizer import BranchOptimizer, schedule
 from mlx_hybrid.training.progress import PATIENCE, TIME, Progress, named_records, still
 from mlx_hybrid.training.step import compiles, make_step
-from mlx_hybrid.training.validation import Validations, validate
+from mlx_hybrid.training.validation import Validations, intervals, validate
 
 RISE = 0.1
 """Share of the base's validation loss by which it may rise over the first tenth of a run."""
@@ -43,12 +43,6 @@ def total_steps(config: TrainConfig, examples: int) -> int:
         return config.steps
     micro = math.ceil(examples / config.batch_size) * config.epochs
     return max(1, round(micro / config.accumulate))
-
-
-def intervals(config: TrainConfig, steps: int) -> tuple[int, int]:
-    """(steps between validations, between checkpoints)."""
-    validate = config.validate_every or max(1, math.ceil(steps / 10))
-    return validate, config.save_every or validate
 
 
 def first_tenth(steps: int) -> int:
@@ -94,8 +88,10 @@ def train(
     )
     groups = groups_from(begin=progress.step * config.accumulate)
 
+    course = schedule(config.schedule, steps, config.warmup)
+
     def rate(step: int) -> float:
-        return 0.5**progress.halvings * schedule(config.schedule, steps, config.warmup)(step)
+        return 0.5**progress.halvings * course(step)
 
     model.train()
     how = {"accumulate": config.accumulate, "compiled": compiled, "hold": config.prompt_kl > 0}

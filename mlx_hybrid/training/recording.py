@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 import time
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from mlx_hybrid.adapters.store import read_adapter_config, save_adapter
 from mlx_hybrid.adapters.targets import last_part
 from mlx_hybrid.config import Config, dump_config
 from mlx_hybrid.errors import ConfigError, MlxHybridError
-from mlx_hybrid.files import write_json, write_text
+from mlx_hybrid.files import write_json, write_lines, write_text
 from mlx_hybrid.records.files import Sources
 from mlx_hybrid.run import FORMAT, Run, machine
 from mlx_hybrid.training import events
@@ -45,8 +44,7 @@ def begin_run(
         machines=machines,
     )
     if rows := [{"where": where, "why": why} for where, why in setup.aside]:
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        write_text(run.path / "set-aside.jsonl", text)
+        write_lines(run.path / "set-aside.jsonl", rows)
 
 
 def go_on(config: Config, run: Run, data_hash: str) -> None:

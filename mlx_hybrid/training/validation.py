@@ -27,6 +27,12 @@ FEWEST = 32  # records of a sample; where the budget is for fewer, validations a
 AT_LEAST = 3  # validations of a run: before it, half way, and at its end
 
 
+def intervals(config: TrainConfig, steps: int) -> tuple[int, int]:
+    """(steps between validations, before the budget has its say; between checkpoints)."""
+    validate = config.validate_every or max(1, math.ceil(steps / 10))
+    return validate, config.save_every or validate
+
+
 @dataclass(frozen=True)
 class Validations:
     """What a run validates with: a `sample` every so many steps, and `whole`, all of it, at both ends where it fits."""
@@ -44,7 +50,7 @@ class Validations:
         All records where they fit; else a sample of at least 32, with fewer validations where that many cost too much
         and `train.validate_every` does not ask for them.
         """
-        every = config.validate_every or max(1, math.ceil(steps / 10))
+        every, _ = intervals(config, steps)
         if not held_back or not config.validate_share:
             return cls(held_back, every, held_back)
         records = steps * config.accumulate * config.batch_size

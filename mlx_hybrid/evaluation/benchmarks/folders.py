@@ -1,13 +1,12 @@
 """A benchmark as the folder that `finetune --data` takes: train.jsonl, valid.jsonl, test.jsonl and task.json."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mlx_hybrid.errors import ConfigError, nearest
 from mlx_hybrid.evaluation.benchmarks.tasks import build_records, load_task
-from mlx_hybrid.files import read_json, write_json, write_text
+from mlx_hybrid.files import read_json, write_json, write_lines
 
 FORMAT = 1
 FILES = {"train": "train.jsonl", "dev": "valid.jsonl", "test": "test.jsonl"}
@@ -66,8 +65,7 @@ def write_task(name: str, directory: Path, choice: Choice, splits: Sequence[str]
     path = directory / "task.json"
     told = read_json(path) if path.exists() else {"format": FORMAT, "splits": {}}
     for split, records in parts.items():
-        lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
-        write_text(directory / FILES[split], "".join(lines))
+        write_lines(directory / FILES[split], records)
         own = {"task": task.name, "version": task.version, "file": FILES[split], "records": len(records)}
         own["languages"] = sorted({str(record["language"]) for record in records})
         told["splits"][split] = own | choice.told(split)

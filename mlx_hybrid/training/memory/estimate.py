@@ -60,9 +60,9 @@ def largest_load(examples: list[Example], config: Config) -> Load:
     return Load(min(size, len(examples)), max(len(e.tokens) for e in examples) - 1, targets)
 
 
-def widest_load(config: Config) -> Load:
-    """The largest batch that the settings allow, every token trained."""
-    size, tokens = config.train.batch_size, config.train.max_tokens - 1
+def widest_load(config: Config, longest: int = 1 << 30) -> Load:
+    """The largest batch that the settings allow, of records of at most `longest` tokens, every token trained."""
+    size, tokens = config.train.batch_size, min(longest, config.train.max_tokens) - 1
     return Load(size, tokens, size * tokens)
 
 
