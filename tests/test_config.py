@@ -69,7 +69,6 @@ CHOICES = {
     "governance.rules": {"menu": False},
     "model.system": "fold",
     "adapter.rotation.kind": "butterfly",
-    "adapter.rotation.start": "gradient",
     "adapter.low_rank.start": "lora-ga",
     "adapter.mixing": "off",
     "train.rates": "leaf",
@@ -173,7 +172,8 @@ def test_a_method_beside_a_file_decides_the_branches_and_the_file_their_sizes(tm
         ({"adapter.low_rank.rnk": 7}, 'unknown key "adapter.low_rank.rnk"; did you mean "rank"?'),
         ({"adapter.rotation.factors": 2}, "it belongs to adapter.rotation.kind butterfly, and this is householder"),
         ({"adapter.rotation.reflections": 7}, "reflections come in pairs; use 8"),
-        ({"method": "boft", "adapter.rotation.start": "gradient"}, "belongs to adapter.rotation.kind householder"),
+        ({"method": "boft", "adapter.rotation.reflections": 4}, "belongs to adapter.rotation.kind householder"),
+        ({"adapter.rotation.start": "gradient"}, 'unknown key "adapter.rotation.start"'),
         ({"method": "boft", "adapter.rotation.block_size": 7}, "adapter.rotation.block_size must be even, not 7"),
         ({"adapter.sketch.passes": 3}, "adapter.sketch.passes must be even"),
         ({"method": "hra", "adapter.low_rank.start": "lora-ga"}, "adapter.low_rank.rank adds one"),
@@ -302,7 +302,7 @@ FORMAT_1 = [
     ({"rank": 0, "alpha": 8, "targets": ["q_proj"]}, {"low_rank": None, "targets": ["q_proj"]}),
     ({"orthogonal": "none", "reflections": 8, "factors": 4}, {"rotation": None}),
     ({"orthogonal": "butterfly", "reflections": 8, "factors": 2}, {"rotation": {"kind": "butterfly", "factors": 2}}),
-    ({"reflections": 4, "reflection_start": "gradient"}, {"rotation": {"reflections": 4, "start": "gradient"}}),
+    ({"reflections": 4}, {"rotation": {"reflections": 4}}),
     ({"start_records": 32, "start": "lora-ga"}, {"sketch": {"records": 32}, "low_rank": {"start": "lora-ga"}}),
     ({"magnitude": True, "dropout": 0.1}, {"low_rank": {"magnitude": True, "dropout": 0.1}}),
     ({"low_rank": {"rank": 4}, "mixing": "off"}, {"low_rank": {"rank": 4}, "mixing": "off"}),
@@ -357,7 +357,13 @@ def test_settings_that_are_gone_load_where_they_did_nothing(tmp_path):
         ("governance", "outliers", "flag"),
         ("governance", "profile", "web"),
         ("train", "packing", "auto"),
+        ("adapter", "rotation.start", "gradient"),
+        ("adapter", "reflection_start", "gradient"),
     ):
-        path.write_text(f"{group}: {{{key}: {value}}}\n")
+        *outer, name = f"{group}.{key}".split(".")
+        path.write_text("".join(f"{part}: {{" for part in outer) + f"{name}: {value}" + "}" * len(outer))
+        key = key.replace("reflection_start", "rotation.start")
         with pytest.raises(ConfigError, match=rf"config.yaml: {group}.{key} is gone; leave it out"):
             load_config(path)
+    (tmp_path / "run.json").write_text("{}")
+    assert load_config(path) == load_config()

@@ -67,10 +67,6 @@ class Householder(nn.Module):
     def unsettle(self) -> None:
         self._core = None
 
-    def turn_along(self, v: mx.array, p: mx.array) -> None:
-        """Put the pairs along the gradient V P; R stays I."""
-        self.house_u = gradient_reflections(self.house_u, v, p)
-
 
 @mx.custom_function
 def invert_upper(m: Float[mx.array, "*batch k k"]) -> Float[mx.array, "*batch k k"]:
@@ -122,28 +118,3 @@ def paired_reflections(d: int, k: int, key: mx.array) -> Float[mx.array, "{d} {k
     half = mx.random.normal((d, k // 2), key=key)
     half = half / mx.linalg.norm(half, axis=0, keepdims=True)
     return mx.repeat(half, 2, axis=1)
-
-
-def leading_planes(
-    v: Float[mx.array, "d n"], p: Float[mx.array, "n d"], count: int
-) -> Float[mx.array, "d planes"]:
-    """Unit vectors (d, ≤ count), one in each of the leading planes of S = skew(V P) = ½(V P − Pᵀ Vᵀ).
-
-    In the span of [V, Pᵀ] = Q [R_v, R_p] S is Q C Qᵀ, C = ½(R_v R_pᵀ − R_p R_vᵀ), of singular values in equal pairs.
-    """
-    n = v.shape[1]
-    q, r = mx.linalg.qr(mx.concatenate([v, p.T], axis=1), stream=mx.cpu)
-    half = r[:, :n] @ r[:, n:].T
-    vectors = mx.linalg.svd(0.5 * (half - half.T), stream=mx.cpu)[0]
-    return q @ vectors[:, 0 : 2 * count : 2]
-
-
-def gradient_reflections(
-    u: Float[mx.array, "d k"], v: Float[mx.array, "d n"], p: Float[mx.array, "n d"]
-) -> Float[mx.array, "d k"]:
-    """Reflections (d, k) of unit length in equal pairs, so that R = I, along the leading planes of skew(V P), where
-    GᵀW = V P. Pairs of `u` stay where there are more of them than planes."""
-    k = u.shape[1]
-    found = leading_planes(v, p, k // 2)
-    found = found / mx.linalg.norm(found, axis=0, keepdims=True)
-    return mx.concatenate([mx.repeat(found, 2, axis=1), u], axis=1)[:, :k]

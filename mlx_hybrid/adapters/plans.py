@@ -23,8 +23,7 @@ class LayerPlan:
 
     @property
     def from_gradient(self) -> bool:
-        """Whether either branch starts from the gradient (start.py)."""
-        return any(branch and branch.from_gradient for branch in (self.rotation, self.low_rank))
+        return bool(self.low_rank and self.low_rank.from_gradient)
 
     def parameter_count(self, d_in: int, d_out: int, experts: int = 1) -> int:
         """Trainable entries: k·in, or m·in·(b−1)/2, plus r·(in + out) for each expert, and out with magnitudes."""

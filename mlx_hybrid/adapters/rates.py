@@ -9,6 +9,7 @@ With rates divided by their gain, η is a share of the output and carries over.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from statistics import median
 
 import mlx.core as mx
@@ -30,34 +31,37 @@ Gains = dict[str, float]
 """By the path of a branch, `….rotation` or `….low_rank`, or of a whole layer where every weight is trained."""
 
 
-class StepWatch(nn.Module):
-    """A layer that measures, at each call, how far a small step of each of its branches moves its output."""
+class Watch(nn.Module):
+    """A layer that adds up, over its calls, what `measure(layer, x, …)` gives beside its output."""
 
-    def __init__(self, layer: nn.Module, gradient: dict[str, mx.array]):
+    def __init__(self, layer: nn.Module, measure: Callable):
         super().__init__()
-        self.layer = layer
-        self._stepped = small_steps(layer, gradient)
-        self._squares = {branch: mx.array(0.0) for branch in self._stepped}
-        self._positions = 0
+        self.layer, self._measure, self._sums = layer, measure, {}
 
-    def __call__(self, x: mx.array, *rest: mx.array, **named: object) -> mx.array:
-        exact = x.astype(mx.float32)
-        y = self.layer(exact, *rest, **named).astype(mx.float32)
-        size = mx.maximum(mx.sum(mx.square(y), axis=-1), 1e-12)
-        at_rest = self.layer.trainable_parameters()
-        for branch, leaves in self._stepped.items():
-            self.layer.update(tree_unflatten(list(leaves.items())))
-            moved = self.layer(exact, *rest, **named).astype(mx.float32) - y
-            self._squares[branch] = self._squares[branch] + mx.sum(mx.sum(mx.square(moved), axis=-1) / size)
-            self.layer.update(at_rest)
-        self._positions += size.size
-        mx.eval(self._squares)
-        return y.astype(x.dtype)
+    def __call__(self, *given: mx.array, **named: object) -> mx.array:
+        y, found = self._measure(self.layer, *given, **named)
+        self._sums = {key: self._sums.get(key, 0.0) + value for key, value in found.items()}
+        mx.eval(self._sums)
+        return y
 
-    def gains(self) -> Gains:
-        """By the branch's path within the layer."""
-        mean = {branch: square.item() / max(1, self._positions) for branch, square in self._squares.items()}
-        return {branch: value**0.5 / SMALL_STEP for branch, value in mean.items()}
+
+def measured(
+    model: nn.Module,
+    make_loss: Callable[[nn.Module], Callable],
+    batches: Sequence[tuple],
+    measures: dict[str, Callable],
+) -> dict[str, dict[str, mx.array]]:
+    """Sums of what is measured at the layers of these names, by key, in one forward pass of the batches."""
+    modules = dict(model.named_modules())
+    watches = {name: Watch(modules[name], measure) for name, measure in measures.items()}
+    model.update_modules(tree_unflatten(list(watches.items())))
+    try:
+        loss = make_loss(model)
+        for batch in batches:
+            mx.eval(loss(*batch))
+    finally:
+        model.update_modules(tree_unflatten([(name, modules[name]) for name in watches]))
+    return {name: watch._sums for name, watch in watches.items()}
 
 
 def step_gains(
@@ -68,31 +72,32 @@ def step_gains(
     `make_loss(model)` gives a summed loss of one batch. One gradient pass and one forward pass with a second product a
     branch; the model is as it was afterwards.
     """
-    layers = hybrid_layers(model) or dense_layers(model)
     gradient = total_gradient(model, make_loss, batches)
-    watched = {name: StepWatch(layer, under(name, gradient)) for name, layer in layers.items()}
-    forward_with(watched, model, make_loss, batches)
-    return {
-        f"{name}.{branch}".rstrip("."): gain
-        for name, watch in watched.items()
-        for branch, gain in watch.gains().items()
-    }
+    layers = hybrid_layers(model) or dense_layers(model)
+    stepped = {name: small_steps(name, layer, gradient) for name, layer in layers.items()}
+    measures = {name: partial(moves, stepped[name]) for name in layers}
+    gains = {}
+    for name, sums in measured(model, make_loss, batches, measures).items():
+        for branch in stepped[name]:
+            mean = (sums[branch] / sums["positions"]).item() if sums else 0.0
+            gains[f"{name}.{branch}".rstrip(".")] = mean**0.5 / SMALL_STEP
+    return gains
 
 
-def forward_with(
-    watched: dict[str, nn.Module],
-    model: nn.Module,
-    make_loss: Callable[[nn.Module], Callable],
-    batches: Sequence[tuple],
-) -> None:
-    """One forward pass of the batches with these modules, each with the `layer` it watches, in their places."""
-    model.update_modules(tree_unflatten(list(watched.items())))
-    try:
-        loss = make_loss(model)
-        for batch in batches:
-            mx.eval(loss(*batch))
-    finally:
-        model.update_modules(tree_unflatten([(name, watch.layer) for name, watch in watched.items()]))
+def moves(
+    stepped: dict[str, dict[str, mx.array]], layer: nn.Module, x: mx.array, *rest: mx.array, **named: object
+) -> tuple:
+    """The layer's output y; Σ (‖y′ − y‖/‖y‖)² over positions, y′ with the stepped leaves of each branch."""
+    exact = x.astype(mx.float32)
+    y = layer(exact, *rest, **named).astype(mx.float32)
+    size = mx.maximum(mx.sum(mx.square(y), axis=-1), 1e-12)
+    at_rest, sums = layer.trainable_parameters(), {"positions": mx.array(size.size)}
+    for branch, leaves in stepped.items():
+        layer.update(tree_unflatten(list(leaves.items())))
+        moved = layer(exact, *rest, **named).astype(mx.float32) - y
+        sums[branch] = mx.sum(mx.sum(mx.square(moved), axis=-1) / size)
+        layer.update(at_rest)
+    return y.astype(x.dtype), sums
 
 
 def dense_layers(model: nn.Module) -> dict[str, nn.Module]:
@@ -102,11 +107,6 @@ def dense_layers(model: nn.Module) -> dict[str, nn.Module]:
         for name, layer in model.named_modules()
         if isinstance(layer, nn.Linear) and layer.trainable_parameters()
     }
-
-
-def under(name: str, flat: dict[str, mx.array]) -> dict[str, mx.array]:
-    """What lies under a name, by the rest of its path."""
-    return {path[len(name) + 1 :]: value for path, value in flat.items() if path.startswith(f"{name}.")}
 
 
 def total_gradient(
@@ -122,12 +122,12 @@ def total_gradient(
     return dict(tree_flatten(total))
 
 
-def small_steps(layer: nn.Module, gradient: dict[str, mx.array]) -> dict[str, dict[str, mx.array]]:
+def small_steps(name: str, layer: nn.Module, gradient: dict[str, mx.array]) -> dict[str, dict[str, mx.array]]:
     """θ − ε sign g of a layer's leaves, by branch and path within the layer."""
     stepped: dict[str, dict[str, mx.array]] = {}
     for path, value in tree_flatten(layer.trainable_parameters()):
-        if path in gradient:
-            step = value - SMALL_STEP * mx.sign(gradient[path])
+        if (slope := gradient.get(f"{name}.{path}")) is not None:
+            step = value - SMALL_STEP * mx.sign(slope)
             stepped.setdefault(branch_of(path), {})[path] = step.astype(value.dtype)
     return stepped
 

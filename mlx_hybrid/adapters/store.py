@@ -16,7 +16,7 @@ from mlx_hybrid.adapters.attach import attach, hybrid_layers
 from mlx_hybrid.adapters.experts import HybridExperts
 from mlx_hybrid.adapters.stock import is_stock, our_leaves, stock_modules, stock_settings
 from mlx_hybrid.adapters.targets import within_layer
-from mlx_hybrid.config import AdapterConfig, build, from_format_1, to_tree
+from mlx_hybrid.config import AdapterConfig, build, from_format_1, to_tree, without_retired
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.files import new_directory, read_header, read_json, read_tensors, write_json
 
@@ -113,7 +113,8 @@ def read_adapter_config(directory: Path) -> AdapterInfo:
         fault = f"mlx_hybrid.{missing[0]} is missing"
     if fault:
         raise ConfigError(f"{path}: {fault}.")
-    adapter = build(AdapterConfig, from_format_1(own["adapter"]), str(path), "adapter.")
+    settings = without_retired(from_format_1(own["adapter"]), above="adapter.")
+    adapter = build(AdapterConfig, settings, str(path), "adapter.")
     extra = {k: v for k, v in own.items() if k not in known}
     return AdapterInfo(own["method"], adapter, own["base"], own["seed"], tuple(own["modules"]), extra)
 

@@ -14,7 +14,7 @@ from mlx_hybrid.config.adapter import (
     SketchConfig,
 )
 from mlx_hybrid.config.convert import build
-from mlx_hybrid.config.formats import from_format_1
+from mlx_hybrid.config.formats import from_format_1, without_retired
 from mlx_hybrid.config.idle import load_run_config
 from mlx_hybrid.config.reading import (
     build_config,

@@ -1,7 +1,7 @@
 """The settings of an adapter: its branches, how they start, and what each method's preset makes of them."""
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from mlx_hybrid.config.bounds import Bounded, bounded
 from mlx_hybrid.errors import ConfigError
@@ -15,12 +15,6 @@ class HouseholderConfig(Bounded):
     """Which rotation it is."""
     reflections: int = bounded(8, 2, even=True)
     """How many reflections, an even number."""
-    start: Literal["random", "gradient"] = "random"
-    """Where the pairs of reflections start; `gradient` puts them along the gradient (docs/method.md)."""
-
-    @property
-    def from_gradient(self) -> bool:
-        return self.start == "gradient"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +27,6 @@ class ButterflyConfig(Bounded):
     """Features rotated together by one factor, an even number; 0 or `auto` picks for each layer."""
     factors: int = bounded(4, 1)
     """How many factors; the dense block is block_size · 2^(factors − 1) and must divide the inputs."""
-
-    from_gradient: ClassVar[bool] = False
 
 
 RotationConfig = HouseholderConfig | ButterflyConfig
@@ -71,7 +63,7 @@ class LowRankConfig(Bounded):
 
 @dataclass(frozen=True, kw_only=True)
 class SketchConfig(Bounded):
-    """How the gradient is sketched for the branches that start along it."""
+    """How the gradient is sketched for low-rank branches that start along it."""
 
     records: int = bounded(64, 1)
     """Training records that it is taken from, at most: a short run takes fewer, so that the start is a fifth of it."""
@@ -90,7 +82,7 @@ class AdapterConfig(Bounded):
     low_rank: LowRankConfig | None = field(default_factory=LowRankConfig)
     """The low-rank branch, or null."""
     sketch: SketchConfig = field(default_factory=SketchConfig)
-    """The start from the gradient, for the branches whose `start` asks for it."""
+    """The start from the gradient, where `low_rank.start` asks for it."""
     mixing: Literal["gradient", "fixed", "inverted", "off"] = "gradient"
     """How a layer's step is shared between its two branches: by gradient norms, half and half, against the norms (the
     branch of the smaller one takes more), or not at all."""
@@ -122,8 +114,8 @@ class AdapterConfig(Bounded):
 
     @property
     def from_gradient(self) -> bool:
-        """Whether any branch starts from the gradient of some training records."""
-        return any(branch.from_gradient for branch in (self.rotation, self.low_rank) if branch)
+        """Whether the low-rank branch starts from the gradient of some training records."""
+        return bool(self.low_rank and self.low_rank.from_gradient)
 
 
 def preset(rotation: dict | None = None, low_rank: dict | None = None, **more: Any) -> dict[str, Any]:

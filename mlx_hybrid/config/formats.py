@@ -54,20 +54,23 @@ def from_format_1(adapter: Any) -> Any:
 
 
 RETIRED = {
-    ("governance", "outliers"): ("off", False),
-    ("governance", "profile"): ("chat",),
-    ("train", "packing"): ("off", False),
+    "governance.outliers": ("off", False),
+    "governance.profile": ("chat",),
+    "train.packing": ("off", False),
+    "adapter.rotation.start": ("random",),
 }
 """Settings that older files name and that are gone, with the values at which they did nothing."""
 
 
-def without_retired(tree: dict, where: str = "") -> dict:
-    """A file's settings without those that are gone; ConfigError for one that did something, if `where` is given."""
-    for (group, key), idle in RETIRED.items():
-        given = tree.get(group)
-        if not isinstance(given, dict) or key not in given:
-            continue
-        if where and given[key] not in idle:
-            raise ConfigError(f"{where}: {group}.{key} is gone; leave it out (docs/decisions.md says why).")
-        tree = {**tree, group: {name: value for name, value in given.items() if name != key}}
-    return tree
+def without_retired(tree: Any, where: str = "", above: str = "") -> Any:
+    """Settings of format 2 without those that are gone; ConfigError for one that did something, if `where` is given."""
+    if not isinstance(tree, dict):
+        return tree
+    kept = {}
+    for name, value in tree.items():
+        key = f"{above}{name}"
+        if key not in RETIRED:
+            kept[name] = without_retired(value, where, f"{key}.")
+        elif where and value not in RETIRED[key]:
+            raise ConfigError(f"{where}: {key} is gone; leave it out (docs/decisions.md says why).")
+    return kept

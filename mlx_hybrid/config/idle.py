@@ -67,7 +67,7 @@ def idle_settings(config: Config) -> dict[str, str]:
     if not adapter.rotation:
         idle["train.orthogonal_learning_rate"] = "there is no orthogonal branch; train.learning_rate acts"
     if not adapter.from_gradient:
-        why = "nothing starts from a gradient; adapter.low_rank.start and adapter.rotation.start make it"
+        why = "nothing starts from a gradient; adapter.low_rank.start makes it"
         idle |= dict.fromkeys(SKETCH, why)
     if not (adapter.low_rank and adapter.rotation):
         idle["adapter.mixing"] = "it takes two branches, adapter.rotation and adapter.low_rank"

@@ -145,8 +145,8 @@ def build_config(tree: dict, where: str) -> Config:
 def read_settings(path: Path) -> dict:
     """A YAML file's settings in format 2, whatever it was written in. Raises ConfigError for a setting that is gone and
     that did something, outside a run's folder."""
-    tree = without_retired(read_yaml(path), "" if path.with_name("run.json").is_file() else str(path))
-    return in_format_2(tree)
+    where = "" if path.with_name("run.json").is_file() else str(path)
+    return without_retired(in_format_2(read_yaml(path)), where)
 
 
 def read_yaml(path: Path) -> dict:

@@ -105,9 +105,7 @@ def train_and_evaluate(
     held_out = yield from ask_base(config, run, split, setup)
     attached = attach_adapter(config, setup)
     machines, records = how["world"].size, len(setup.train)
-    progress, captured = yield from starting_point(config, run if resume else None, setup, machines)
-    if captured:
-        run.update(captured_gradient_energy={name: round(share, 4) for name, share in captured.items()})
+    progress = yield from starting_point(config, run if resume else None, setup, machines)
     if resume:
         run.forget_after(progress.step)
     else:
@@ -135,25 +133,26 @@ def follow(
     setup = load_setup(config, prepare(config, sources).split, machines=machines, force=force)
     with running_out(partial(how_to_need_less, config, setup.train, machines=machines)):
         attach_adapter(config, setup)
-        progress, _ = yield from starting_point(config, resume, setup, machines)
+        progress = yield from starting_point(config, resume, setup, machines)
         start = saved_start(resume.checkpoints) if resume else None
         yield from steps(config, setup, progress, start=start, **how)
 
 
 def starting_point(
     config: Config, resume: Run | None, setup: Setup, machines: int
-) -> Generator[Note, None, tuple[Progress, dict[str, float]]]:
+) -> Generator[Note, None, Progress]:
     """Give the adapter the values that training starts from: of a checkpoint, an adapter, or the first gradient.
 
-    Returns where the run stands, and the share of the gradient that each start holds.
+    Returns where the run stands.
     """
     if resume:
-        return load_checkpoint(resume.checkpoints, setup.base.model, setup.optimizer), {}
+        return load_checkpoint(resume.checkpoints, setup.base.model, setup.optimizer)
     if config.start_from:
         info = start_from_adapter(config, setup.base, find_adapter(config.start_from)[0])
         yield Note(f"Going on from {config.start_from}." + (f" {UNCHECKED}." if info.stock else ""))
-        return Progress(), {}
-    return Progress(), (yield from start_from_records(config, setup, machines=machines))
+    else:
+        yield from start_from_records(config, setup, machines=machines)
+    return Progress()
 
 
 def steps(

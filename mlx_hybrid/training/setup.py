@@ -3,7 +3,7 @@
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -13,13 +13,7 @@ import mlx.nn as nn
 
 from mlx_hybrid.adapters.attach import Attached, attach
 from mlx_hybrid.adapters.rates import rate_factors, step_gains
-from mlx_hybrid.adapters.start import (
-    SketchPass,
-    apply_start,
-    scale_to_inputs,
-    sketch_columns,
-    sketch_gradients,
-)
+from mlx_hybrid.adapters.start import apply_start, scale_to_inputs, sketch_columns, sketch_gradients
 from mlx_hybrid.adapters.store import AdapterInfo, put_adapter, read_adapter_config
 from mlx_hybrid.config import Config, to_tree
 from mlx_hybrid.errors import ConfigError, DataError
@@ -167,24 +161,17 @@ def attach_adapter(config: Config, setup: Setup) -> Attached:
     return attached
 
 
-def start_from_records(
-    config: Config, setup: Setup, *, machines: int = 1
-) -> Generator[Note, None, dict[str, float]]:
-    """Start the adapter and its rates from some training records (adapters/start.py, adapters/rates.py).
-
-    The share of the gradient's energy that each low-rank start holds is returned, nothing where no branch starts so.
-    Batches are those of one of `machines`.
-    """
-    adapter, model = config.adapter, setup.base.model
-    captured = {}
-    if adapter.from_gradient:
+def start_from_records(config: Config, setup: Setup, *, machines: int = 1) -> Iterator[Note]:
+    """Start the adapter and its rates from some training records (adapters/start.py, adapters/rates.py), in batches of
+    one of `machines`."""
+    model = setup.base.model
+    if config.adapter.from_gradient:
         records, passes = sketch_size(config, total_steps(config.train, len(setup.train)))
         batches = start_arrays(config, setup, records, machines)
-        captured = yield from start_from_gradient(config, model, batches, passes)
+        yield from start_from_gradient(config, model, batches, passes)
     if config.train.rates == "share":
         batches = start_arrays(config, setup, RATE_RECORDS, machines)
         setup.optimizer.set_factors(rate_factors(step_gains(model, make_loss, batches)))
-    return captured
 
 
 def sketch_size(config: Config, steps: int) -> tuple[int, int]:
@@ -210,22 +197,16 @@ def start_arrays(config: Config, setup: Setup, count: int, machines: int) -> lis
 
 def start_from_gradient(
     config: Config, model: nn.Module, batches: list[tuple], passes: int
-) -> Generator[Note, None, dict[str, float]]:
-    """Start branches along the gradient of `batches`; the share of its energy that each low-rank start holds."""
+) -> Iterator[Note]:
+    """Start the low-rank branches along the gradient of `batches`."""
     records, begun = sum(len(batch[0]) for batch in batches), time.monotonic()
     columns = sketch_columns(config.adapter)
     for step in sketch_gradients(model, make_loss, batches, columns=columns, passes=passes, seed=config.seed):
-        if isinstance(step, SketchPass):
-            left = (time.monotonic() - begun) / step.number * (passes - step.number)
-            yield Note(f"Gradient of {records} records, pass {step.number} of {passes}{still(left)}.")
-    captured = apply_start(model, step)
+        if isinstance(step, int):
+            left = (time.monotonic() - begun) / step * (passes - step)
+            yield Note(f"Gradient of {records} records, pass {step} of {passes}{still(left)}.")
+    apply_start(model, step)
     scale_to_inputs(model, make_loss, batches)
-    if captured:
-        mean = sum(captured.values()) / len(captured)
-        yield Note(
-            f"The start holds {100 * mean:.0f} % of the gradient's energy, on average over {len(captured)} modules."
-        )
-    return captured
 
 
 def settings_of_adapter(folder: Path, name: str, model: str | None) -> dict[str, Any]:

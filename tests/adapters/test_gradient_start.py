@@ -12,7 +12,7 @@ from toys import tiny_llama
 
 from mlx_hybrid.adapters.attach import attach, dequantise, hybrid_layers
 from mlx_hybrid.adapters.frozen import use_fast_products
-from mlx_hybrid.adapters.start import SketchPass, apply_start, scale_to_inputs, sketch_gradients
+from mlx_hybrid.adapters.start import apply_start, scale_to_inputs, sketch_gradients
 from mlx_hybrid.adapters.store import load_adapter, save_adapter
 from mlx_hybrid.config import build_config
 from mlx_hybrid.errors import MlxHybridError
@@ -25,12 +25,6 @@ BATCHES = [(TOKENS[:2],), (TOKENS[2:],)]
 
 TOP, NEXT = 0.99, 0.95
 """Shares of the energy of the true leading directions that the sketch must hold: the project's own targets."""
-
-ESTIMATE = 0.05
-"""Of the whole energy: 24 of 64 directions miss up to 0.15 of it, known to √(2/16) if it lies in one direction."""
-
-BIAS = 0.01
-"""The estimates of many sketches average to the exact energy; a fitted estimate was 0.05 to 0.1 too low."""
 
 
 def make_loss(model):
@@ -75,7 +69,7 @@ def sketch(model, passes: int = 4, seed: int = 0):
 def test_the_sketch_holds_the_leading_directions_of_the_dense_gradient(mode):
     model = adapted(mode, "lora-ga", "householder")
     *passes, factors = sketch(model)
-    assert passes == [SketchPass(n, 4) for n in (1, 2, 3, 4)]
+    assert passes == [1, 2, 3, 4]
     exact = dense_gradients(mode)
     assert set(factors) == set(exact) == set(hybrid_layers(model))
     for name, gradient in exact.items():
@@ -88,23 +82,6 @@ def test_the_sketch_holds_the_leading_directions_of_the_dense_gradient(mode):
         assert np.abs(v.T @ v - np.eye(RANK)).max() <= ROUNDING
         assert np.square(gradient @ v).sum() >= TOP * np.square(sigma[:RANK]).sum()
         assert np.square(u.T @ gradient).sum() >= NEXT * np.square(sigma[RANK : 2 * RANK]).sum()
-        whole = np.square(gradient).sum()
-        assert (1 - ESTIMATE) * whole <= found.energy <= (1 + ESTIMATE) * whole
-        share = np.square(sigma[:RANK]).sum() / whole
-        assert share * (1 - ESTIMATE) <= found.captured(RANK) <= share / (1 - ESTIMATE)
-
-
-def test_the_energy_is_estimated_without_bias():
-    exact = {name: np.square(gradient).sum() for name, gradient in dense_gradients("").items()}
-    ratios: dict[str, list[float]] = {name: [] for name in exact}
-    held = []
-    for seed in range(12):
-        for name, found in sketch(adapted("", "lora-ga"), passes=2, seed=seed)[-1].items():
-            ratios[name].append(found.energy / exact[name])
-            held.append(mx.sum(mx.square(found.sigma)).item() / exact[name])
-    assert abs(np.mean([np.mean(each) for each in ratios.values()]) - 1) <= BIAS
-    assert max(abs(np.mean(each) - 1) for each in ratios.values()) <= 3 * BIAS
-    assert np.mean(held) < 1 - 5 * BIAS  # there is something left over to estimate
 
 
 def test_the_sketch_leaves_the_adapter_as_it_was():
@@ -130,17 +107,15 @@ def test_the_sketch_depends_on_its_seed_alone():
 def test_a_started_layer_is_still_its_base_to_the_bit(start, mode):
     plain = model_of(mode)(TOKENS)
     model = adapted(mode, start)
-    captured = apply_start(model, sketch(model, passes=2)[-1])
+    factors = sketch(model, passes=2)[-1]
+    apply_start(model, factors)
     assert mx.array_equal(model(TOKENS), plain)
-    assert set(captured) == set(hybrid_layers(model))
-    assert all(0 < share <= 1 for share in captured.values())
+    assert set(factors) == set(hybrid_layers(model))
 
 
-@pytest.mark.parametrize(
-    "changes", [{"start": "lora-ga"}, {"start": "gradient"}, {"reflection_start": "gradient"}]
-)
-def test_an_adapter_that_has_not_started_does_not_train(changes, tmp_path):
-    tree = {"rank": RANK, "reflections": 4, "start": "zeros", **changes}
+@pytest.mark.parametrize("start", ["lora-ga", "gradient"])
+def test_an_adapter_that_has_not_started_does_not_train(start, tmp_path):
+    tree = {"rank": RANK, "reflections": 4, "start": start}
     config = build_config({"method": "hybrid", "adapter": tree}, "t").adapter
 
     def attached():

@@ -124,7 +124,7 @@ FLAT = {
     "full": {"orthogonal": "none", "rank": 0, "start": "zeros", "mixing": "off"},
 }
 USUAL_FLAT = {
-    "reflections": 8, "reflection_start": "random", "block_size": 8, "factors": 4, "alpha": 16.0, "rslora": True,
+    "reflections": 8, "reflection_start": "gradient", "block_size": 8, "factors": 4, "alpha": 16.0, "rslora": True,
     "start_records": 64, "start_passes": 4, "start_oversampling": 16, "dropout": 0.0, "magnitude": False,
     "mixing": "gradient", "unitary": [], "targets": ["dense"], "layers": 0,
 }  # fmt: skip
