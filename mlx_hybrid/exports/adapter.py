@@ -1,7 +1,8 @@
-"""What is exported: an adapter with the weights it was trained on, layer by layer."""
+"""What is exported: an adapter with the weights it was trained on, and which weights it is exported for."""
 
 import zlib
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import mlx.core as mx
@@ -9,23 +10,26 @@ import mlx.nn as nn
 import numpy as np
 
 from mlx_hybrid.adapters.attach import layer_class
-from mlx_hybrid.adapters.frozen import linear_shape
 from mlx_hybrid.adapters.layer import HybridLinear
 from mlx_hybrid.adapters.plans import layer_plan
 from mlx_hybrid.adapters.store import AdapterInfo, read_adapter_config, read_weights
 from mlx_hybrid.adapters.strength import write_at_strength
 from mlx_hybrid.adapters.targets import last_part
-from mlx_hybrid.config import AdapterConfig
 from mlx_hybrid.errors import ConfigError
-from mlx_hybrid.exports.weights import ModelWeights, weights_of
+from mlx_hybrid.exports.weights import ModelWeights, weights_of, write_dense
 from mlx_hybrid.models.adapted import find_adapter, own_name
-from mlx_hybrid.models.base import base_of, find_model, fingerprints, identity
+from mlx_hybrid.models.base import base_of, find_model, fingerprints, identity, is_hub_id
+from mlx_hybrid.publish.usage import BESIDE
+from mlx_hybrid.training.memory.shape import cached_folder
 
 EXPERTS_STAY = (
     "MLX stacks a layer's experts into one weight, which PEFT and transformers store otherwise, so an adapter on "
     "experts cannot be exported or fused yet; chat, serve and evaluate run it, and one trained without experts among "
     "adapter.targets can be exported."
 )
+LARGEST_ROUNDING = 0.35
+"""‖W − W_packed‖ / ‖W‖ above which a model is not the one that was packed: 4 bits give 0.09, 2 bits about 0.3, another
+model 1.4."""
 ROWS = 2  # random rows: a wrong factor escapes them with probability zero
 
 
@@ -39,7 +43,7 @@ class Source:
     base: ModelWeights
     name: str
 
-    @property
+    @cached_property
     def trained(self) -> dict[str, mx.array]:
         """Whole tensors that full fine-tuning changed, by name; none of an adapter."""
         leaves = self.leaves if self.info.adapter.full else {}
@@ -48,44 +52,32 @@ class Source:
 
     def changed(self, weights: ModelWeights) -> list[str]:
         """The tensors of `weights` that training changed; MLX renames some as it loads, which is refused."""
-        names, changed = (
-            weights.names(),
-            {f"{module}.weight" for module in self.info.modules} | self.trained.keys(),
-        )
-        if absent := sorted(changed.difference(names)):
+        changed = {f"{module}.weight" for module in self.info.modules} | self.trained.keys()
+        if absent := sorted(changed.difference(weights.shapes)):
             raise ConfigError(
                 f"{weights.folder}: holds no {absent[0]}, which was trained; this architecture's names differ between "
                 "MLX and Hugging Face, which cannot be carried yet."
             )
-        return [name for name in names if name in changed]
+        return [name for name in weights.shapes if name in changed]
 
     def layer(self, module: str, weights: ModelWeights) -> HybridLinear:
-        """The adapted layer on its weight (out, in) of `weights`, read when first used; for a plain LoRA never."""
-        weight = weights.unpacked(f"{module}.weight")
+        """The adapted layer on its weight (out, in) of `weights`, read when first used; for a plain LoRA never.
+
+        Raises ConfigError for leaves of another shape.
+        """
+        weight, config, leaves = weights.unpacked(f"{module}.weight"), self.info.adapter, self.leaves[module]
         linear = nn.Linear(*weight.shape[::-1], bias=False)
         linear.weight = weight
-        unitary = last_part(module) in self.info.adapter.unitary
-        try:
-            return layer_on(linear, self.info.adapter, self.leaves[module], unitary=unitary)
-        except ValueError as error:
-            raise ConfigError(
-                f"{weights.folder}: {module} is {tuple(weight.shape)} there, which does not fit the adapter's "
-                f"{error}; this is another model."
-            ) from None
-
-
-def layer_on(
-    linear: nn.Module, config: AdapterConfig, leaves: dict[str, mx.array], *, unitary: bool = False
-) -> HybridLinear:
-    """An adapted layer on a linear one, with these leaves. Raises ValueError for one of another shape."""
-    plan = layer_plan(config, linear_shape(linear)[0], unitary=unitary)
-    layer = layer_class(linear, plan)(linear, plan, mx.random.key(0))
-    fresh = layer.leaves()
-    for leaf, value in leaves.items():
-        if leaf in fresh and fresh[leaf].shape != value.shape:
-            raise ValueError(f"{leaf} of {tuple(value.shape)}")
-    layer.put_leaves(leaves)
-    return layer.eval()
+        plan = layer_plan(config, weight.shape[1], unitary=last_part(module) in config.unitary)
+        layer = layer_class(linear, plan)(linear, plan, mx.random.key(0))
+        for leaf, own in layer.leaves().items():
+            if leaf in leaves and leaves[leaf].shape != own.shape:
+                raise ConfigError(
+                    f"{weights.folder}: {module} is {weight.shape} there, which does not fit the adapter's {leaf} of "
+                    f"{leaves[leaf].shape}; this is another model."
+                )
+        layer.put_leaves(leaves)
+        return layer.eval()
 
 
 def open_source(
@@ -118,15 +110,101 @@ def open_source(
         module, _, leaf = key.rpartition(".")
         leaves.setdefault(module, {})[leaf] = value
     for module in info.modules:
-        update = leaves.get(module, {}).get("lora_a")
+        if module not in leaves:
+            raise ConfigError(f"{folder}: holds no tensor of {module}.")
+        update = leaves[module].get("lora_a")
         if len(base.shapes.get(f"{module}.weight", ())) > 2 or (update is not None and update.ndim > 2):
             raise ConfigError(f"{module}: {EXPERTS_STAY}")
-    missing = [module for module in info.modules if module not in leaves and not info.adapter.full]
-    if missing:
-        raise ConfigError(f"{folder}: holds no tensor of {missing[0]} ({len(missing)} modules in all).")
     return Source(folder, info, leaves, base, name)
 
 
 def random_rows(name: str, d_in: int) -> np.ndarray:
     """Rows (ROWS, in) to try a layer on, the same for the same name."""
     return np.random.default_rng(zlib.crc32(name.encode())).standard_normal((ROWS, d_in))
+
+
+@dataclass(frozen=True)
+class ExportBase:
+    """The weights an export is for. `kind` is `original`, `dequantised` or `trained`; `id` is what its config names."""
+
+    weights: ModelWeights
+    kind: str
+    id: str
+
+
+def trained_base(source: Source, kind: str = "trained") -> ExportBase:
+    return ExportBase(source.base, kind, source.info.base["id"])
+
+
+def choose_original(source: Source, wanted: str | None, base_id: str | None) -> ExportBase | None:
+    """The original model to export for; None where a dequantised copy of the training base is to be used.
+
+    A base that is not packed is its own original. For a packed one: `base_id`, else what the run or the card of the
+    base names, which is used without being asked for only when it is already on this machine.
+    """
+    folder = source.base.folder
+    if wanted == "dequantised":
+        if base_id:
+            raise ConfigError("--base dequantised uses the base it was trained on; leave out --base-id.")
+        if not source.base.packed:
+            raise ConfigError(f"{folder}: is not quantised; leave out --base.")
+        return None
+    if not source.base.packed and not base_id:
+        return trained_base(source, "original")
+    named = base_id or source.info.base.get("original") or card_base(folder)
+    if wanted and not named:
+        raise ConfigError(f"{folder}: does not say which model it was packed from; name it with --base-id.")
+    if wanted or base_id:
+        return check_original(source, find_model(named), named)
+    here = Path(named) if named and Path(named).is_dir() else is_hub_id(named) and cached_folder(named)
+    return check_original(source, here, named) if here else None
+
+
+def card_base(folder: Path) -> str:
+    """The model that the card in `folder` names as its base; nothing without one."""
+    import yaml
+    from huggingface_hub import metadata_load
+
+    try:
+        named = (metadata_load(folder / "README.md") or {}).get("base_model")
+    except (OSError, ValueError, AttributeError, yaml.YAMLError):
+        return ""
+    return named[0] if isinstance(named, list) and named else named or ""
+
+
+def check_original(source: Source, folder: Path, name: str, *, gguf: bool = False) -> ExportBase:
+    """Raise ConfigError unless the model in `folder` has the adapted layers, and is what the base was packed from."""
+    weights = weights_of(folder)
+    if weights.packed and not gguf:
+        raise ConfigError(f"{name}: is quantised itself; name the 16-bit model it was made from.")
+    matrices = [name for name in source.changed(weights) if len(weights.shapes[name]) == 2]
+    for key in {matrices[0], matrices[len(matrices) // 2], matrices[-1]} if matrices else ():
+        trained, given = source.base.dense(key), weights.dense(key)
+        if trained.shape != given.shape:
+            raise ConfigError(
+                f"{name}: {key} is {given.shape} there and {trained.shape} in the trained base."
+            )
+        apart = float(mx.linalg.norm(trained - given) / mx.linalg.norm(given))
+        if not apart <= LARGEST_ROUNDING:
+            told = f"{key} differs from the base that was trained on by {100 * apart:.0f} % of its norm"
+            raise ConfigError(f"{name}: {told}, so this is another model.")
+    label = Path(name).resolve().name if Path(name).exists() else name
+    return ExportBase(weights, "original", label)
+
+
+def export_base(source: Source, folder: Path, wanted: str | None, base_id: str | None) -> ExportBase:
+    """The original, else the training base unpacked to bf16 into `folder`/base."""
+    if original := choose_original(source, wanted, base_id):
+        return original
+    source.changed(source.base)  # refused before anything is written
+    (folder / BESIDE).mkdir(parents=True)
+    write_dense(source.base, folder / BESIDE)
+    return ExportBase(ModelWeights(folder / BESIDE), "dequantised", BESIDE)
+
+
+def served_base(source: Source, wanted: str | None, base_id: str | None) -> ExportBase:
+    """What a GGUF export is for: the weights it was trained on, or others that are named, a GGUF file as well."""
+    if base_id and (place := find_model(base_id)).is_file():
+        return check_original(source, place, base_id, gguf=True)
+    named = wanted == "original" or base_id
+    return (named and choose_original(source, wanted, base_id)) or trained_base(source)

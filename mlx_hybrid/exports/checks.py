@@ -1,11 +1,10 @@
 """What an export did and how it was checked on logits: printed, and kept beside it as `export.json`."""
 
-import dataclasses
 import math
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 
 from mlx_hybrid.adapters.store import load_adapter
 from mlx_hybrid.errors import ConfigError, DataError, MlxHybridError
-from mlx_hybrid.evaluation.benchmarks.questions import held_back
+from mlx_hybrid.evaluation.benchmarks.questions import held_back, identity_of
 from mlx_hybrid.evaluation.scoring import sequence_nll
 from mlx_hybrid.exports.adapter import Source
 from mlx_hybrid.exports.logits import Comparison, loss_of, mlx_logits, probe_tokens, torch_logits
@@ -26,17 +25,12 @@ from mlx_hybrid.records.files import find_sources
 from mlx_hybrid.records.template import make_examples
 from mlx_hybrid.run import Run, memory_bytes
 
-FORMAT = 1
-REPORT_FILE = "export.json"
 SHOWN = 3
 INSTALL = "pip install 'mlx-hybrid[peft]'"
 BYTES_A_PARAMETER = 6  # float32 weights, and room for loading and activations
 MOST = 200
 """Held-out records that are measured: the loss of so many is known to a few per cent."""
 USABLE = 0.6  # share of the memory that other programs leave
-
-Adapt = Callable[[Any], Any]
-"""Puts an adapter on a loaded model."""
 
 
 class ExportMismatch(MlxHybridError):
@@ -67,11 +61,10 @@ class Report:
         return not self.faults
 
     def tree(self) -> dict:
-        what, found = ("to", "kind", "adapter", "base"), ("checks", "passed", "faults")
-        values = {key: getattr(self, key) for key in (*what, *found)}
-        return {"format": FORMAT} | {key: values[key] for key in what} | self.facts | values
+        head = {"format": 1, "to": self.to, "kind": self.kind, "adapter": self.adapter, "base": self.base}
+        return head | self.facts | {"checks": self.checks, "passed": self.passed, "faults": self.faults}
 
-    def finish(self, folder: Path, directory: Path, *, force: bool, name: str = REPORT_FILE) -> None:
+    def finish(self, folder: Path, directory: Path, *, force: bool, name: str = "export.json") -> None:
         """Keep the report in `folder`, which is to become `directory`. Raises ExportMismatch for faults."""
         self.directory = directory
         write_json(folder / name, self.tree())
@@ -85,19 +78,12 @@ class Report:
     def compare(self, result: Comparison, what: str) -> None:
         """Keep a comparison of logits, and its faults."""
         self.checks["logits"] = result.tree()
-        if result.effect == 0.0:
-            self.faults.append("the adapter changes no logit")
+        self.faults += ["the adapter changes no logit"] if result.effect == 0 else []
         if not result.passed:
-            self.faults.append(
-                f"logits differ from {what} by up to {result.difference:.2g} (without the adapter "
-                f"{result.base_difference:.2g}; the adapter changes them by {result.effect:.2g})"
-                + result.base_differs
-                * ": the two read the base itself, its config.json, differently"
-            )
-
-    def skip_logits(self, why: str) -> None:
-        self.notes.append(f"Logits were not compared{why}")
-        self.checks["logits"] = None
+            told = f"logits differ from {what} by up to {result.difference:.2g} (without the adapter "
+            told += f"{result.base_difference:.2g}; the adapter changes them by {result.effect:.2g})"
+            why = ": the two read the base itself, its config.json, differently"
+            self.faults.append(told if result.within(result.base_difference) else told + why)
 
 
 @contextmanager
@@ -116,31 +102,35 @@ def check_logits(
     *,
     merged: Path | None = None,
     adapters: list[Path] | None = None,
-    adapt: Adapt | None = None,
-    what: str = "transformers and PEFT",
-    loss: str = "",
+    adapt: Callable[[Any], Any] | None = None,
 ) -> None:
-    """Our adapter on `weights` against what was written for them: the `merged` model, or what `adapt` puts on them; and
-    that, where `adapters` (none for a merged model) are given, against stock transformers and PEFT.
+    """Our adapter on `weights` against what was written for them: the `merged` model, or what `adapt` puts on a loaded
+    one; and that, where `adapters` (none for a merged model) are given, against stock transformers and PEFT.
 
-    What is lost to ours is the check `loss`; without that name nothing may be, and `what` says what is compared with.
+    Rounding of a merged model and truncation, which both `adapt` and `adapters` say, are measured; else all is ours.
     """
-    if sum(map(math.prod, weights.dense_shapes().values())) * BYTES_A_PARAMETER > USABLE * memory_bytes():
-        return report.skip_logits(": the model in float32 does not fit in memory.")
-    tokens, own = probe_tokens(weights.folder), partial(load_adapter, directory=source.folder)
-    base, ours = mlx_logits(weights.folder, tokens, own)
+    report.checks["logits"] = None
+    if sum(map(math.prod, weights.shapes.values())) * BYTES_A_PARAMETER > USABLE * memory_bytes():
+        report.notes.append("Logits were not compared: the model in float32 does not fit in memory.")
+        return
+    tokens = probe_tokens(weights.folder)
+    base, ours = mlx_logits(weights.folder, tokens, partial(load_adapter, directory=source.folder))
     if source.base.packed and weights.folder != source.base.folder:
-        cost = loss_of(mlx_logits(source.base.folder, tokens, own)[1], ours)
+        cost = loss_of(
+            mlx_logits(source.base.folder, tokens, partial(load_adapter, directory=source.folder))[1], ours
+        )
         report.checks["trained_base"] = {"kl_nats_per_token": cost["kl_nats_per_token"]}
     written = mlx_logits(merged or weights.folder, tokens, adapt)[1] if merged or adapt else ours
-    if loss:
-        report.checks[loss] = loss_of(ours, written) | {"effect_logit": float(np.abs(ours - base).max())}
+    if merged or (adapt and adapters):
+        lost = loss_of(ours, written) | {"effect_logit": float(np.abs(ours - base).max())}
+        report.checks["rounding" if merged else "truncation"] = lost
     elif adapt:
-        report.compare(Comparison.of(ours, base, written, base), what)
+        report.compare(Comparison.of(ours, base, written, base), "what was written")
     if adapters is None:
-        return None
+        return
     if not all(find_spec(name) for name in ("torch", "peft")):
-        return report.skip_logits(f" with PyTorch, which is not installed: {INSTALL}")
+        report.notes.append(f"Logits were not compared with PyTorch, which is not installed: {INSTALL}")
+        return
     theirs = torch_logits(merged or weights.folder, tokens, adapters)
     report.faults += theirs.faults
     result = Comparison.of(written, base, theirs.adapted, base if merged else theirs.base)
@@ -149,9 +139,9 @@ def check_logits(
         report.checks["bf16"] = cost | {"base_kl_nats_per_token": noise["kl_nats_per_token"]}
     if merged and not result.passed:  # perhaps the libraries differ on this architecture without any adapter
         with unpacked(weights) as folder:
-            pair = mlx_logits(folder, tokens)[0], torch_logits(folder, tokens, [])[0]
-        result = dataclasses.replace(result, base_difference=float(np.abs(pair[0] - pair[1]).max()))
-    return report.compare(result, what)
+            apart = mlx_logits(folder, tokens)[0] - torch_logits(folder, tokens, [])[0]
+        result = replace(result, base_difference=float(np.abs(apart).max()))
+    report.compare(result, "transformers and PEFT")
 
 
 @contextmanager
@@ -170,28 +160,26 @@ def held_out_losses(source: Source, base: Path, packed: Path) -> dict[str, float
 
     None for an adapter outside of a run, and where the records are no longer there or have changed.
     """
-    folder = source.folder.resolve().parent
-    if not (folder / "run.json").is_file():
+    run = Run(source.folder.resolve().parent)
+    if not (run.path / "run.json").is_file():
         return None
-    run, trained = Run(folder), str(source.base.folder)
     config = run.config_here()
-    config = dataclasses.replace(config, model=dataclasses.replace(config.model, name=trained))
+    config = replace(config, model=replace(config.model, name=str(source.base.folder)))
     try:
-        split = held_back(config, find_sources(config.data), run.info().get("data_identity", ""))
+        split = held_back(config, find_sources(config.data), identity_of(run))
     except (ConfigError, DataError):
         return None
+    records, tokenizer = (split.test or split.valid)[:MOST], tokenizer_for(config.model)
     limit = {"max_tokens": config.train.max_tokens, "too_long": config.train.too_long}
-    tokenizer = tokenizer_for(config.model)
-    examples = make_examples((split.test or split.valid)[:MOST], tokenizer, **limit).examples
-    if not examples:
+    if not (examples := make_examples(records, tokenizer, **limit).examples):
         return None
     model = load_base(str(base), tokenizer=tokenizer).model
-    found = {"base": mean_loss(model, examples)}
+    losses = {"base": mean_loss(model, examples)}
     load_adapter(model, source.folder)
-    found["adapter"] = mean_loss(model.eval(), examples)
+    losses["adapter"] = mean_loss(model.eval(), examples)
     del model
-    found["packed"] = mean_loss(load_base(str(packed), tokenizer=tokenizer).model, examples)
-    return found | {"records": len(examples)}
+    losses["packed"] = mean_loss(load_base(str(packed), tokenizer=tokenizer).model, examples)
+    return losses | {"records": len(examples)}
 
 
 def mean_loss(model: Any, examples: list) -> float:

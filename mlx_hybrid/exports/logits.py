@@ -2,9 +2,10 @@
 
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import mlx.core as mx
 import numpy as np
@@ -37,23 +38,19 @@ class Comparison:
     PROOF = 100.0  # how many times larger the effect must then be to be seen through it
 
     @classmethod
-    def of(
-        cls, ours: np.ndarray, our_base: np.ndarray, theirs: np.ndarray, their_base: np.ndarray
-    ) -> "Comparison":
+    def of(cls, ours: np.ndarray, our_base: np.ndarray, theirs: np.ndarray, their_base: np.ndarray) -> Self:
         """Figures from logits (prompts, tokens, vocabulary)."""
-        pairs = ((ours, theirs), (our_base, their_base), (ours, our_base), (ours, np.zeros_like(ours)))
-        return cls(*(float(np.abs(first - second).max()) for first, second in pairs))
+        apart = (ours - theirs, our_base - their_base, ours - our_base, ours)
+        return cls(*(float(np.abs(difference).max()) for difference in apart))
 
-    @property
-    def base_differs(self) -> bool:
-        """Whether the libraries already disagree without the adapter."""
-        return self.base_difference > self.TOLERANCE * max(1.0, self.largest)
+    def within(self, difference: float) -> bool:
+        return difference <= self.TOLERANCE * max(1.0, self.largest)
 
     @property
     def passed(self) -> bool:
-        within = self.difference <= self.TOLERANCE * max(1.0, self.largest)
         explained = self.difference <= self.ROOM * self.base_difference
-        return bool(within or (explained and self.effect >= self.PROOF * self.difference))
+        seen = self.effect >= self.PROOF * self.difference
+        return bool(self.within(self.difference) or (explained and seen))
 
     def tree(self) -> dict:
         return {f"{name}_logit": value for name, value in asdict(self).items()} | {"passed": self.passed}
@@ -72,14 +69,11 @@ def probe_tokens(folder: Path) -> np.ndarray:
     config = config_of(folder)
     vocabulary = config.get("vocab_size") or config.get("text_config", {}).get("vocab_size", 256)
     tokens = np.random.default_rng(0).integers(0, vocabulary, (len(PROMPTS), LENGTH))
-    try:
+    with suppress(ConfigError):
         tokenizer = read_tokenizer(folder, str(folder))
-        rows = [tokenizer.started(text) for text in PROMPTS]
-    except ConfigError:
-        return tokens
-    for row, ids in zip(tokens, rows, strict=True):
-        ids = [i for i in ids if i < vocabulary][:LENGTH]
-        row[: len(ids)] = ids
+        for row, text in zip(tokens, PROMPTS, strict=True):
+            ids = [i for i in tokenizer.started(text) if i < vocabulary][:LENGTH]
+            row[: len(ids)] = ids
     return tokens
 
 

@@ -8,13 +8,13 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_unflatten
+from mlx_lm.tuner.lora import LoRALinear
 
 from mlx_hybrid.adapters.butterfly import Butterfly, rotate_blocks, rotate_factor
 from mlx_hybrid.adapters.householder import Householder
 from mlx_hybrid.adapters.layer import HybridLinear
-from mlx_hybrid.config import AdapterConfig, LowRankConfig
+from mlx_hybrid.adapters.strength import span_of
 from mlx_hybrid.exports import oft
-from mlx_hybrid.exports.adapter import layer_on
 
 NULL = 1e-7  # singular values below this share of the largest are under float32's resolution of the update
 FLOOR = 1e-12  # an update this small is the rounding of an untrained layer
@@ -24,11 +24,6 @@ CHUNK = 1 << 20  # weights converted at once: 4 MiB in float32, which stays in t
 OVERSAMPLE, POWER_ITERATIONS = 16, 4  # Halko et al. 2011, arXiv 0909.4061: enough for slowly falling spectra
 
 Factors = tuple[np.ndarray, np.ndarray]
-
-
-def is_exact(layer: HybridLinear) -> bool:
-    """Whether the layer is a LoRA of small rank, or DoRA on one: a butterfly has full rank."""
-    return not isinstance(layer.rotation, Butterfly)
 
 
 def lora_form(layer: HybridLinear, x: np.ndarray) -> tuple[Factors, np.ndarray]:
@@ -42,9 +37,10 @@ def lora_form(layer: HybridLinear, x: np.ndarray) -> tuple[Factors, np.ndarray]:
     a, b = low_rank_factors(layer)
     added = (x @ a) @ b
     if isinstance(layer.rotation, Householder):
-        q, core = reflection_core(float64(layer.rotation.house_u))
+        q, core = span_of(float64(layer.rotation.house_u))
         span, turn = np.split(base_product(layer, np.concatenate([q.T, turned(layer, x) - x])), [q.shape[1]])
-        a, b, added = np.concatenate([q, a], axis=1), np.concatenate([core @ span, b]), added + turn
+        b = np.concatenate([(core - np.eye(len(core))) @ span, b])
+        a, added = np.concatenate([q, a], axis=1), added + turn
     return refactor(a, b), added
 
 
@@ -66,13 +62,6 @@ def low_rank_factors(layer: HybridLinear) -> Factors:
     if layer.low_rank is None:
         return np.zeros((d_in, 0)), np.zeros((0, d_out))
     return float64(layer.low_rank.down()), layer.low_rank.scale * float64(layer.low_rank.up())
-
-
-def reflection_core(u: np.ndarray) -> Factors:
-    """Q (d, k) orthonormal and M (k, k) with H₀ H₁ … H_{k−1} = I + Q M Qᵀ for the columns of U (d, k)."""
-    q, c = np.linalg.qr(u)
-    gram = c.T @ c
-    return q, -c @ np.linalg.inv(np.triu(gram, 1) + np.diag(0.5 * np.diag(gram))) @ c.T
 
 
 def base_product(layer: HybridLinear, rows: np.ndarray) -> np.ndarray:
@@ -123,23 +112,20 @@ def pad_rank(factors: Factors, rank: int) -> Factors:
 
 
 def put_lora(model: nn.Module, factors: dict[str, Factors]) -> None:
-    """Put x A B on the modules of a loaded model; ranks may be padded beyond a layer's size."""
+    """Put x A B on the modules of a loaded model."""
     modules, layers = dict(model.named_modules()), []
-    for name, pair in factors.items():
-        rank = pair[0].shape[1]
-        low_rank = LowRankConfig(rank=rank, alpha=float(rank), rslora=False)
-        leaves = {
-            key: mx.array(x.astype(np.float32)) for key, x in zip(("lora_a", "lora_b"), pair, strict=True)
-        }
-        config = AdapterConfig(rotation=None, low_rank=low_rank, mixing="off")
-        layers.append((name, layer_on(modules[name], config, leaves)))
+    for name, (a, b) in factors.items():
+        layer = LoRALinear(1, 1, r=1, scale=1.0)
+        layer.linear = modules[name]
+        layer.lora_a, layer.lora_b = (mx.array(part.astype(np.float32)) for part in (a, b))
+        layers.append((name, layer))
     model.update_modules(tree_unflatten(layers))
 
 
 def cut_form(layer: HybridLinear, x: np.ndarray, rank: int) -> tuple[Factors, float]:
     """The LoRA of at most `rank` nearest to what the layer adds (Eckart–Young), and its relative error
     ‖Δ − A B‖_F / ‖Δ‖_F: the first columns of balanced factors where the layer is a LoRA, else of an SVD."""
-    if is_exact(layer):
+    if not isinstance(layer.rotation, Butterfly):
         (a, b), _ = lora_form(layer, x)
         energy = np.sum(a**2, axis=0) * np.sum(b**2, axis=1)
         lost = energy[rank:].sum() / energy.sum() if energy.any() else 0.0

@@ -74,7 +74,7 @@ def polar(blocks: np.ndarray) -> np.ndarray:
     return in_float64(lambda r: nearest_rotation(nearest_rotation(r)), blocks)
 
 
-def butterfly_leaves(triangle: np.ndarray, name: str) -> dict[str, mx.array]:
+def leaves_of(triangle: np.ndarray, name: str) -> dict[str, mx.array]:
     """Leaves of a one-factor butterfly with the rotation of an OFT triangle (in/B, B(B−1)/2).
 
     Beyond ‖Q‖₂ = 0.5, where the layer's series stops being exact, R goes into the base and only what float32 lost

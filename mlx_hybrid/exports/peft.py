@@ -1,146 +1,228 @@
-"""Write an adapter in PEFT's formats, and read it back: one LoRA where it is exactly one, else OFT v2 beside a LoRA.
+"""PEFT adapter folders: `adapter_config.json` and `adapter_model.safetensors`, written, read and checked.
 
-Never BOFT with more than one factor, which PEFT cannot load, and never the raw leaves of a gradient start, which PEFT
-would apply to the wrong base.
+Written here by hand rather than through PEFT, so that an export needs neither PyTorch nor PEFT. The conventions were
+measured against stock PEFT 0.21 and are held by tests/exports. Never BOFT with more than one factor, which PEFT cannot
+load, and never the raw leaves of a gradient start, which PEFT would apply to the wrong base.
 """
 
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass
 from pathlib import Path
 
+import mlx.core as mx
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from mlx_hybrid.errors import ConfigError
-from mlx_hybrid.exports.adapter import Source, random_rows
-from mlx_hybrid.exports.lora import Factors, cut_form, is_exact, lora_form, pad_rank, turned
-from mlx_hybrid.exports.oft import oft_form
-from mlx_hybrid.exports.peft_files import MAGNITUDE, PeftFolder, read_peft, write_peft
+from mlx_hybrid.exports import oft
+from mlx_hybrid.exports.adapter import random_rows
+from mlx_hybrid.exports.forms import Forms, Probe, factors_probe, probe_faults
+from mlx_hybrid.exports.lora import pad_rank
 from mlx_hybrid.exports.weights import ModelWeights
+from mlx_hybrid.files import read_json, read_tensors, write_json
 
-TOLERANCE = 2e-5
-"""float32 factors of a float64 form: 1e-7 a term, times the condition of a balanced pair."""
-
-
-@dataclass
-class Forms:
-    """What each module becomes: `lora` and `oft` (by block size) where it has something to say, `probes` what its files
-    should do to random rows, x R − x (n, in) and what is added (n, out), `errors` what truncation loses, and
-    `magnitudes` (out,) the row norms of DoRA."""
-
-    lora: dict[str, Factors] = field(default_factory=dict)
-    oft: dict[int, dict[str, np.ndarray]] = field(default_factory=dict)
-    probes: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
-    errors: dict[str, float] = field(default_factory=dict)
-    magnitudes: dict[str, np.ndarray] = field(default_factory=dict)
-
-    @property
-    def rank(self) -> int:
-        return max((a.shape[1] for a, _ in self.lora.values()), default=0)
-
-    @property
-    def modules(self) -> list[str]:
-        return sorted(set(self.lora).union(*self.oft.values()))
+CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
+PREFIX = "base_model.model."
+MAGNITUDE = "lora_magnitude_vector"
+PEFT_VERSION = "0.21.2"
+SUFFIXES = {"LORA": ("lora_A.weight", "lora_B.weight"), "OFT": ("oft_R.weight",), "HRA": ("hra_u",)}
+HARMLESS = (
+    *("task_type", "peft_type", "peft_version", "auto_mapping", "base_model_name_or_path", "revision"),
+    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "r"),
+    *("inference_mode", "init_weights", "init_lora_weights", "eva_config", "lora_dropout", "module_dropout"),
+    *("megatron_core", "qalora_group_size", "eps", "num_cayley_neumann_terms"),
+)
+"""Keys that change nothing at inference, or that are read elsewhere in this module."""
+MEANT = {
+    "LORA": ("lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "use_dora"),
+    "OFT": ("oft_block_size", "use_cayley_neumann", "block_share"),
+    "HRA": ("apply_GS",),
+}
+STARTS_THAT_CHANGE_THE_BASE = ("pissa", "olora", "loftq", "corda", "lora_ga")
 
 
-def make_forms(source: Source, weights: ModelWeights, rank: int | None = None) -> Forms:
-    """The exact PEFT form of every module on `weights`; with a `rank`, the nearest LoRA of at most that rank."""
-    forms = Forms()
-    # threads that wait for each other made small factorisations 50 times slower
-    with threadpool_limits(1, "blas"):
-        for module in source.info.modules:
-            layer = source.layer(module, weights)
-            x = random_rows(module, layer.linear.weight.shape[1])
-            turn = np.zeros_like(x)
-            if rank:
-                factors, forms.errors[module] = cut_form(layer, x, rank)
-                added = (x @ factors[0]) @ factors[1]
-            else:
-                factors, added = lora_form(layer, x)
-                if not is_exact(layer) and np.any(triangle := oft_form(layer.rotation, module)):
-                    turn = turned(layer, x) - x
-                    forms.oft.setdefault(layer.rotation.dense_size, {})[module] = triangle
-            forms.probes[module] = turn, added
-            if "m" in layer:
-                forms.magnitudes[module] = np.array(layer.m)
-            if factors[0].shape[1] or "m" in layer:
-                forms.lora[module] = factors
-    if not forms.lora and not forms.oft:
-        raise ConfigError(f"{source.folder}: the adapter changes nothing, so there is nothing to export.")
-    return forms
+@dataclass(frozen=True)
+class PeftFolder:
+    """One PEFT adapter: its kind, its config, and float32 tensors by module and suffix."""
+
+    folder: Path
+    kind: str
+    config: dict
+    tensors: dict[str, dict[str, np.ndarray]]
+
+    def factors(self, module: str) -> tuple[np.ndarray, np.ndarray]:
+        """A (in, r) and B (r, out) of a LoRA in float64, with its scale in B: alpha / r, or alpha / √r with rsLoRA;
+        patterns override both, by PEFT's rule."""
+        rank = pattern_value(self.config.get("rank_pattern"), module, self.config["r"])
+        alpha = pattern_value(self.config.get("alpha_pattern"), module, self.config["lora_alpha"])
+        a, b = (self.tensors[module][suffix].astype(np.float64).T for suffix in SUFFIXES["LORA"])
+        if a.shape[1] != rank:
+            raise ConfigError(f"{self.folder}: {module} has rank {a.shape[1]}, but the config says {rank}.")
+        return a, alpha / (np.sqrt(rank) if self.config.get("use_rslora") else rank) * b
+
+    def rotation(self, module: str) -> np.ndarray:
+        """What an OFT turns an activation by, x R, as dense blocks (in/B, B, B) in float64; one block where shared.
+
+        Its exact form and its series turn opposite ways.
+        """
+        triangle = self.tensors[module]["oft_R.weight"]
+        neumann = self.config.get("use_cayley_neumann", True)
+        return self.series(triangle) if neumann else oft.rotation_of(triangle)
+
+    def series(self, triangle: np.ndarray) -> np.ndarray:
+        """I + 2Q + 2Q² + …, the last power once: PEFT's `use_cayley_neumann`."""
+        q, terms = oft.skew_of(triangle), self.config.get("num_cayley_neumann_terms", 5)
+        counts = [1, *[2] * (max(terms, 4) - 2), 1] if terms > 2 else [1, 2][:terms]
+        return sum(count * np.linalg.matrix_power(q, power) for power, count in enumerate(counts))
+
+    def reflections(self, module: str) -> np.ndarray:
+        """U (in, k) of an HRA module in our order: PEFT multiplies the weight, so x meets its last column first."""
+        u = self.tensors[module]["hra_u"]
+        u = gram_schmidt(u) if self.config.get("apply_GS") else u.astype(np.float64)
+        return u[:, ::-1] / np.linalg.norm(u[:, ::-1], axis=0)
 
 
-def update_faults(forms: Forms, factors: dict[str, Factors]) -> list[str]:
-    """Modules whose factors, as a file of one LoRA holds them, are missing or do not add what they should."""
-    faults = [f"{module} is missing" for module in forms.lora if module not in factors]
-    for module, (a, b) in factors.items():
-        faults += update_fault(module, (random_rows(module, len(a)) @ a) @ b, forms.probes[module][1])
-    return faults
+def gram_schmidt(u: np.ndarray) -> np.ndarray:
+    """Orthonormal columns as PEFT makes them, in float32 one after another: of near pairs rounding is a large part."""
+    done: list[np.ndarray] = []
+    for column in u.T:
+        for other in done:
+            column = column - np.float32(np.dot(other.astype(np.float64), column)) * other
+        done.append(column / np.float32(np.linalg.norm(column.astype(np.float64))))
+    return np.stack(done, axis=1).astype(np.float64)
 
 
-def write_lora(forms: Forms, weights: ModelWeights, folder: Path, base: str, rank: int) -> None:
-    """The LoRA of `forms`, every module padded to one rank."""
-    tensors = {}
-    for module, factors in forms.lora.items():
-        a, b = pad_rank(factors, rank)
-        tensors[module] = {"lora_A.weight": a.T, "lora_B.weight": b.T}
-        if module in forms.magnitudes:
-            tensors[module][MAGNITUDE] = forms.magnitudes[module]
-    write_peft(folder, "LORA", base, tensors, weights.names(), rank)
+def read_peft(folder: Path) -> PeftFolder:
+    """A PEFT adapter folder. Raises ConfigError, with the reason, for one that is no plain LoRA, OFT v2 or HRA."""
+    config = read_json(folder / CONFIG_FILE)
+    kind = config.get("peft_type")
+    if kind not in SUFFIXES:
+        what = "not a PEFT adapter" if kind is None else f"a {kind} adapter"
+        raise ConfigError(f"{folder}: {what}; LORA, OFT and HRA can be carried exactly.")
+    start = config.get("init_lora_weights", True)
+    if isinstance(start, str) and start.lower().startswith(STARTS_THAT_CHANGE_THE_BASE):
+        raise ConfigError(
+            f"{folder}: was started with {start}, which changes the base weights; save it in PEFT with "
+            "path_initial_model_for_weight_conversion, then import that."
+        )
+    for key, value in config.items():
+        empty = value in (None, False, {}, [], "none", "")
+        if key not in (*HARMLESS, *MEANT[kind]) and not empty:
+            raise ConfigError(f"{folder}: {key} is {value!r}, which cannot be carried exactly.")
+    suffixes = (*SUFFIXES[kind], MAGNITUDE) if config.get("use_dora") else SUFFIXES[kind]
+    return PeftFolder(folder, kind, config, tensors_by_module(folder, suffixes, kind))
 
 
-def write_forms(forms: Forms, weights: ModelWeights, folder: Path, base: str) -> list[Path]:
-    """The LoRA in `folder`, or an OFT v2 a block size and the LoRA in folders of it; these, in loading order."""
-    folders, above = [], f"../{base}" if (folder / base).exists() else base
+def tensors_by_module(folder: Path, suffixes: tuple[str, ...], kind: str) -> dict[str, dict[str, np.ndarray]]:
+    """Each module with all that its kind needs, and no tensor over."""
+    path = folder / WEIGHTS_FILE
+    if not path.is_file():
+        raise ConfigError(f"{folder}: {WEIGHTS_FILE} is missing (pickled .bin files are not read).")
+    tensors: dict[str, dict[str, np.ndarray]] = {}
+    for key, stored in sorted(read_tensors(path).items()):
+        suffix = next((s for s in suffixes if key.endswith(f".{s}")), None)
+        if suffix is None or not key.startswith(PREFIX):
+            raise ConfigError(f"{path}: {key} is not a tensor of a {kind} adapter, so it cannot be carried.")
+        value = np.array(stored.astype(mx.float32))
+        if not np.isfinite(value).all():
+            raise ConfigError(f"{path}: {key} holds values that are not finite.")
+        tensors.setdefault(key.removeprefix(PREFIX).removesuffix(f".{suffix}"), {})[suffix] = value
+    for module, parts in tensors.items():
+        if missing := [s for s in suffixes if s not in parts]:
+            raise ConfigError(f"{path}: {module} lacks {missing[0]}.")
+    return tensors
+
+
+def pattern_value(patterns: dict | None, module: str, default: float) -> float:
+    """The value whose pattern matches a module's name: the whole name or its end, by regular expression."""
+    found = (v for p, v in (patterns or {}).items() if re.fullmatch(rf"(?:.*\.)?(?:{p})", module))
+    return next(found, default)
+
+
+def write_forms(
+    forms: Forms, weights: ModelWeights, folder: Path, base: str, rank: int | None = None
+) -> list[Path]:
+    """The LoRA in `folder`, of one `rank` (the largest of any), or an OFT v2 a block size and the LoRA in folders
+    of it; these, in loading order. `base` is the base's Hub id, or its path from `folder`."""
+    rank, parts = rank or forms.rank, {}
     for size, triangles in sorted(forms.oft.items()):
-        folders.append(folder / f"oft-{size}")
         tensors = {module: {"oft_R.weight": triangle} for module, triangle in triangles.items()}
-        write_peft(folders[-1], "OFT", above, tensors, weights.names(), size)
+        parts[folder / f"oft-{size}"] = "OFT", size, tensors
     if forms.lora:
-        folders.append(folder / "lora" if forms.oft else folder)
-        write_lora(forms, weights, folders[-1], above if forms.oft else base, forms.rank)
-    return folders
+        tensors = {module: lora_tensors(forms, module, rank) for module in forms.lora}
+        parts[folder / "lora" if forms.oft else folder] = "LORA", rank, tensors
+    above = f"../{base}" if forms.oft and (folder / base).exists() else base
+    for place, (kind, size, tensors) in parts.items():
+        write_peft(place, kind, above, tensors, weights, size)
+    return list(parts)
+
+
+def lora_tensors(forms: Forms, module: str, rank: int) -> dict[str, np.ndarray]:
+    a, b = pad_rank(forms.lora[module], rank)
+    magnitude = {MAGNITUDE: forms.magnitudes[module]} if module in forms.magnitudes else {}
+    return {"lora_A.weight": a.T, "lora_B.weight": b.T} | magnitude
+
+
+def write_peft(
+    folder: Path, kind: str, base: str, tensors: dict[str, dict], weights: ModelWeights, size: int
+) -> None:
+    """Write one adapter for `base`: `tensors` by module and suffix; `size` is a LoRA's rank, or an OFT's block size.
+
+    Settings that change an output are never left to defaults: without its key, an OFT turns the other way.
+    """
+    from safetensors.numpy import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    flat = {
+        f"{PREFIX}{module}.{suffix}": np.ascontiguousarray(value, dtype=np.float32)
+        for module, parts in tensors.items()
+        for suffix, value in parts.items()
+    }
+    save_file(flat, str(folder / WEIGHTS_FILE), metadata={"format": "pt"})
+    tree = {"peft_type": kind, "task_type": "CAUSAL_LM", "inference_mode": True, "bias": "none"}
+    tree |= {"peft_version": PEFT_VERSION, "target_modules": target_names(tensors, weights)}
+    tree["base_model_name_or_path"] = base
+    if kind == "LORA":
+        tree |= {"r": size, "lora_alpha": size, "lora_dropout": 0.0, "init_lora_weights": True}
+        tree |= {"use_dora": any(MAGNITUDE in parts for parts in tensors.values())}
+        tree |= {"use_rslora": False, "fan_in_fan_out": False}
+    else:
+        tree |= {"r": 0, "oft_block_size": size, "module_dropout": 0.0, "init_weights": True}
+        tree |= {"use_cayley_neumann": False, "block_share": False, "coft": False}
+    write_json(folder / CONFIG_FILE, tree)
+
+
+def target_names(modules: dict[str, dict], weights: ModelWeights) -> list[str]:
+    """`target_modules`: last parts where they name exactly these modules of the base, else full names."""
+    ends = {module.rpartition(".")[2] for module in modules}
+    holders = {name.removesuffix(".weight") for name in weights.shapes if name.endswith(".weight")}
+    named = {holder for holder in holders if holder.rpartition(".")[2] in ends}
+    return sorted(ends if named == modules.keys() else modules)
 
 
 def check_written(forms: Forms, weights: ModelWeights, folders: list[Path]) -> list[str]:
     """Read the written folders back: faults of keys against the base, and of what each module does to its rows."""
-    parts, known, faults = [read_peft(folder) for folder in folders], set(weights.names()), []
+    parts, faults = [read_peft(folder) for folder in folders], []
     for part in parts:
         targets = part.config["target_modules"]
         for module in part.tensors:  # PEFT would leave either out with a warning
-            if f"{module}.weight" not in known:
+            if f"{module}.weight" not in weights.shapes:
                 faults.append(f"the base has no {module}")
             if module not in targets and module.rpartition(".")[2] not in targets:
                 faults.append(f"target_modules of {part.folder.name} does not name {module}")
-    written = {module for part in parts for module in part.tensors}
-    faults += [f"{module} is not adapted" for module in sorted(written.difference(forms.modules))]
-    for module in forms.modules:
-        if module in written:
-            stored = next((p.tensors[module].get(MAGNITUDE) for p in parts if module in p.tensors), None)
-            if not np.array_equal(stored, forms.magnitudes.get(module)):
+            if not np.array_equal(part.tensors[module].get(MAGNITUDE), forms.magnitudes.get(module)):
                 faults.append(f"{module} has other magnitudes")
-            turn, added = forms.probes[module]
-            own_turn, own_added = read_probe(parts, module, random_rows(module, turn.shape[1]))
-            faults += update_fault(module, own_turn, turn) or update_fault(module, own_added, added)
-        else:
-            faults.append(f"{module} is missing from {' and '.join(part.folder.name for part in parts)}")
-    return faults
+    written = {module for part in parts for module in part.tensors}
+    return faults + probe_faults(forms, {module: read_probe(parts, module) for module in written})
 
 
-def read_probe(parts: list[PeftFolder], module: str, x: np.ndarray) -> tuple[np.ndarray, np.ndarray | float]:
-    """What the files of a module do to rows x (n, in): x R − x, and what they add."""
-    turn, added = np.zeros_like(x), 0.0
+def read_probe(parts: list[PeftFolder], module: str) -> Probe:
+    """What the files of a module do to its random rows."""
+    turn, added = 0.0, 0.0
     for part in parts:
         if module in part.tensors and part.kind == "OFT":
             blocks = part.rotation(module)
-            grouped = x.reshape(len(x), len(blocks), 1, -1)
-            turn = (grouped @ blocks).reshape(x.shape) - x
+            x = random_rows(module, blocks.shape[0] * blocks.shape[1])
+            turn = (x.reshape(len(x), len(blocks), 1, -1) @ blocks).reshape(x.shape) - x
         elif module in part.tensors:
-            a, b = part.factors(module)
-            added = (x @ a) @ b
+            _, added = factors_probe(module, part.factors(module))
     return turn, added
-
-
-def update_fault(module: str, actual: np.ndarray | float, expected: np.ndarray) -> list[str]:
-    """A fault where the largest difference is not within the tolerance of the largest entry."""
-    error = float(np.abs(actual - expected).max() / max(np.abs(expected).max(), 1e-30))
-    return [] if error <= TOLERANCE else [f"{module} is off by {error:.2g} of its update"]

@@ -11,8 +11,10 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
+from scipy.linalg import block_diag
 
 from mlx_hybrid.adapters.attach import attach
+from mlx_hybrid.adapters.butterfly import defect
 from mlx_hybrid.adapters.frozen import linear_shape
 from mlx_hybrid.adapters.store import adapter_state, save_adapter, set_state
 from mlx_hybrid.adapters.targets import last_part, layer_index
@@ -22,16 +24,16 @@ from mlx_hybrid.exports import oft
 from mlx_hybrid.exports.adapter import open_source
 from mlx_hybrid.exports.checks import Report, check_logits, new_folder, unpacked
 from mlx_hybrid.exports.lora import pad_rank
-from mlx_hybrid.exports.peft_files import CONFIG_FILE, MAGNITUDE, WEIGHTS_FILE, PeftFolder, read_peft
+from mlx_hybrid.exports.peft import CONFIG_FILE, MAGNITUDE, WEIGHTS_FILE, PeftFolder, read_peft
 from mlx_hybrid.exports.weights import ModelWeights
 from mlx_hybrid.files import sha256_of
 from mlx_hybrid.models.base import is_named, load_base
 
-REPORT_FILE = "import.json"
 NEUMANN_DEFECT = 1e-5  # up to it a Neumann file is a rotation to what float32 holds
 
-Carried = tuple[AdapterConfig, dict[str, dict[str, mx.array]]]
-"""Settings and leaves of our adapter, by module."""
+Leaves = dict[str, dict[str, mx.array]]
+"""Leaves of our adapter, by module."""
+Carried = tuple[AdapterConfig, Leaves]
 
 
 def find_parts(directory: Path) -> list[PeftFolder]:
@@ -51,16 +53,16 @@ def find_parts(directory: Path) -> list[PeftFolder]:
 
 def carry(parts: list[PeftFolder]) -> Carried:
     """Our settings and leaves for the parts. The rotation comes first: W Rᵀ + s B A, as PEFT applies them."""
-    config, leaves = CARRIERS[parts[0].kind](parts[0])
-    for part in parts[1:]:
-        other, more = carry_lora(part)
-        config = replace(config, low_rank=other.low_rank)
-        for module, own in more.items():
-            leaves.setdefault(module, {}).update(own)
-    return config, leaves
+    branches, leaves = {"rotation": None, "low_rank": None}, {}
+    for part in parts:
+        branch, own = CARRIERS[part.kind](part)
+        branches["low_rank" if part.kind == "LORA" else "rotation"] = branch
+        for module, more in own.items():
+            leaves.setdefault(module, {}).update(more)
+    return AdapterConfig(**branches, mixing="off"), leaves
 
 
-def carry_lora(part: PeftFolder) -> Carried:
+def carry_lora(part: PeftFolder) -> tuple[LowRankConfig, Leaves]:
     """A and B transposed. Where rank or scale differ by module, ranks are padded and scales folded into B."""
     rank = max(len(tensors["lora_A.weight"]) for tensors in part.tensors.values())
     patterned = bool(part.config.get("rank_pattern") or part.config.get("alpha_pattern"))
@@ -74,78 +76,58 @@ def carry_lora(part: PeftFolder) -> Carried:
             leaves[module]["m"] = contiguous(tensors[MAGNITUDE])
     alpha, rslora = float(part.config["lora_alpha"]), bool(part.config.get("use_rslora"))
     scale = {"alpha": float(rank), "rslora": False} if patterned else {"alpha": alpha, "rslora": rslora}
-    low_rank = LowRankConfig(rank=rank, magnitude=bool(part.config.get("use_dora")), **scale)
-    return AdapterConfig(rotation=None, low_rank=low_rank, mixing="off"), leaves
+    return LowRankConfig(rank=rank, magnitude=bool(part.config.get("use_dora")), **scale), leaves
 
 
-def carry_oft(part: PeftFolder) -> Carried:
+def carry_oft(part: PeftFolder) -> tuple[ButterflyConfig, Leaves]:
     """One butterfly factor per dense block."""
     triangles = {module: tensors["oft_R.weight"] for module, tensors in part.tensors.items()}
     size = max(oft.block_of(triangle) for triangle in triangles.values())
-    wide = {module: in_blocks_of(size, triangle, part, module) for module, triangle in triangles.items()}
-    if part.config.get("use_cayley_neumann", True):
-        leaves = {module: neumann_leaves(part.series(triangle), module) for module, triangle in wide.items()}
-    else:
-        leaves = {module: oft.butterfly_leaves(triangle, module) for module, triangle in wide.items()}
-    rotation = ButterflyConfig(block_size=size, factors=1)
-    return AdapterConfig(rotation=rotation, low_rank=None, mixing="off"), leaves
+    leaves = {}
+    for module, triangle in triangles.items():
+        wide = in_blocks_of(size, triangle, f"{part.folder}: {module}")
+        neumann = is_neumann(part)
+        leaves[module] = neumann_leaves(part.series(wide), module) if neumann else oft.leaves_of(wide, module)
+    return ButterflyConfig(block_size=size, factors=1), leaves
+
+
+def is_neumann(part: PeftFolder) -> bool:
+    return part.kind == "OFT" and part.config.get("use_cayley_neumann", True)
 
 
 def neumann_leaves(blocks: np.ndarray, module: str) -> dict[str, mx.array]:
     """Leaves of the rotation that is nearest to PEFT's truncated series; where that is off one, the series' own matrix
     in the place of a folded rotation, so that the layer computes what PEFT does."""
-    if defect_of(blocks) <= NEUMANN_DEFECT:
-        return oft.butterfly_leaves(oft.inverse_cayley(oft.polar(blocks), module).astype(np.float32), module)
+    if oft.in_float64(defect, blocks) <= NEUMANN_DEFECT:
+        return oft.leaves_of(oft.inverse_cayley(oft.polar(blocks), module).astype(np.float32), module)
     size = blocks.shape[-1]
-    still = np.zeros((len(blocks), size * (size - 1) // 2), dtype=np.float32)
-    return {"oft_q": mx.array(still)[None], "oft_base": mx.array(blocks.astype(np.float32))[None]}
+    still = mx.zeros((1, len(blocks), size * (size - 1) // 2))
+    return {"oft_q": still, "oft_base": contiguous(blocks)[None]}
 
 
-def defect_of(blocks: np.ndarray) -> float:
-    """max |R Rᵀ − I| over blocks."""
-    return float(np.abs(blocks @ blocks.swapaxes(-1, -2) - np.eye(blocks.shape[-1])).max())
-
-
-def note_defect(report: Report, part: PeftFolder) -> None:
-    """State how far the series of a Neumann file is from a rotation."""
-    if part.kind == "OFT" and part.config.get("use_cayley_neumann", True):
-        worst = max(defect_of(part.rotation(module)) for module in part.tensors)
-        report.facts["neumann_defect"] = worst
-        report.notes.append(
-            f"use_cayley_neumann sums a series that is off a rotation by {worst:.1g}: the adapter does what PEFT does, "
-            "and going on with training makes it a rotation."
-        )
-
-
-def in_blocks_of(size: int, triangle: np.ndarray, part: PeftFolder, module: str) -> np.ndarray:
+def in_blocks_of(size: int, triangle: np.ndarray, where: str) -> np.ndarray:
     """The same rotation as a triangle of blocks of `size`; the Cayley map of a block diagonal is one too."""
     small = oft.block_of(triangle)
     if small == size:
         return triangle
     each = size // small
     if size % small or len(triangle) % each:
-        raise ConfigError(
-            f"{part.folder}: {module} has blocks of {small} and others of {size}, which fit no common size."
-        )
-    q, wide = oft.skew_of(triangle), np.zeros((len(triangle) // each, each, small, each, small))
-    wide[:, range(each), :, range(each)] = q.reshape(-1, each, small, small).swapaxes(0, 1)
-    return wide.reshape(-1, size, size)[:, *np.triu_indices(size, 1)].astype(np.float32)
+        raise ConfigError(f"{where} has blocks of {small} and others of {size}, which fit no common size.")
+    wide = [block_diag(*blocks) for blocks in oft.skew_of(triangle).reshape(-1, each, small, small)]
+    return np.array(wide, np.float32)[:, *np.triu_indices(size, 1)]
 
 
-def carry_hra(part: PeftFolder) -> Carried:
+def carry_hra(part: PeftFolder) -> tuple[HouseholderConfig, Leaves]:
     """The reflections in our order. Raises ConfigError for an odd number of them, or one without a direction."""
     count = {tensors["hra_u"].shape[1] for tensors in part.tensors.values()}
     if len(count) != 1 or max(count) % 2:
-        raise ConfigError(
-            f"{part.folder}: {sorted(count)[0]} reflections turn space inside out, and here they come in pairs; "
-            "convert it to LoRA in PEFT."
-        )
+        told = f"{min(count)} reflections turn space inside out, and here they come in pairs"
+        raise ConfigError(f"{part.folder}: {told}; convert it to LoRA in PEFT.")
     for module, tensors in part.tensors.items():
         if not np.abs(tensors["hra_u"]).max(axis=0).min() > 0:
             raise ConfigError(f"{part.folder}: {module} has a reflection of length zero.")
     leaves = {module: {"house_u": contiguous(part.reflections(module))} for module in part.tensors}
-    rotation = HouseholderConfig(reflections=max(count))
-    return AdapterConfig(rotation=rotation, low_rank=None, mixing="off"), leaves
+    return HouseholderConfig(reflections=max(count)), leaves
 
 
 CARRIERS = {"LORA": carry_lora, "OFT": carry_oft, "HRA": carry_hra}
@@ -164,7 +146,7 @@ def attach_carried(model: Any, carried: Carried, where: str) -> AdapterConfig:
             raise ConfigError(f"{where}: adapts {module}, which the base does not have as a linear layer.")
         if "oft_q" in parts and parts["oft_q"].shape[1] == 1:  # `block_share` stores one block for all
             count = linear_shape(modules[module])[0] // config.rotation.block_size
-            parts |= {leaf: mx.concatenate([parts[leaf]] * count, axis=1) for leaf in ("oft_q", "oft_base")}
+            parts |= {leaf: mx.repeat(parts[leaf], count, axis=1) for leaf in ("oft_q", "oft_base")}
     first = min((index for module in leaves if (index := layer_index(module)) is not None), default=0)
     targets = tuple(sorted({last_part(module) for module in leaves}))
     config = replace(config, targets=targets, layers=max(0, len(model.layers) - first) if first else 0)
@@ -182,7 +164,7 @@ def import_peft(peft: Path, directory: Path, *, base: str | None = None, force: 
     if not peft.is_dir():
         raise ConfigError(f"{peft}: no such folder; name the one that holds adapter_config.json.")
     parts = find_parts(peft)
-    name = base or named_base(peft, parts)
+    name = base or named_base(parts[0])
     carried = carry(parts)
     method = "hybrid-boft" if len(parts) > 1 else METHODS[parts[0].kind]
     method = "dora" if parts[0].config.get("use_dora") else method
@@ -197,19 +179,28 @@ def import_peft(peft: Path, directory: Path, *, base: str | None = None, force: 
         kind = " and ".join(part.kind for part in parts)
         adapter = {"name": directory.name, "method": method}
         report = Report("mlx", kind, adapter, source.info.base, {"modules": len(carried[1])})
-        for part in parts:
-            note_defect(report, part)
+        if is_neumann(parts[0]):
+            note_defect(report, parts[0])
         with unpacked(source.base) as dense:
             check_logits(report, source, ModelWeights(dense), adapters=[part.folder for part in parts])
         report.base_folder = "" if is_named(name) else name
-        report.finish(folder, directory, force=force, name=REPORT_FILE)
+        report.finish(folder, directory, force=force, name="import.json")
     return report
 
 
-def named_base(peft: Path, parts: list[PeftFolder]) -> str:
+def note_defect(report: Report, part: PeftFolder) -> None:
+    """State how far the series of a Neumann file is from a rotation."""
+    worst = max(float(oft.in_float64(defect, part.rotation(module))) for module in part.tensors)
+    report.facts["neumann_defect"] = worst
+    report.notes.append(
+        f"use_cayley_neumann sums a series that is off a rotation by {worst:.1g}: the adapter does what PEFT does, "
+        "and going on with training makes it a rotation."
+    )
+
+
+def named_base(part: PeftFolder) -> str:
     """The base the config names: a folder beside the adapter, another folder, or a Hub id."""
-    name = parts[0].config.get("base_model_name_or_path")
+    name = part.config.get("base_model_name_or_path")
     if not name:
-        raise ConfigError(f"{peft}: does not say which base it is for; name it with --base.")
-    beside = parts[0].folder / name
-    return str(beside) if beside.is_dir() else name
+        raise ConfigError(f"{part.folder}: does not say which base it is for; name it with --base.")
+    return str(part.folder / name) if (part.folder / name).is_dir() else name

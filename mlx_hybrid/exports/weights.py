@@ -1,10 +1,8 @@
 """The weights of a model folder, one tensor at a time, so that no model need fit in memory."""
 
-import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import mlx.core as mx
 from mlx_lm.utils import make_shards
@@ -22,40 +20,53 @@ from mlx_hybrid.models.gguf.tokenizer import write_tokenizer
 SHARD_GB = 2
 GENERATION = "generation_config.json"
 """transformers, vLLM and mlx-lm read ends from it before config.json."""
-PACKED_PARTS = ("scales", "biases")
 COMPANIONS = (
     *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.tiktoken"),
     *("*.jinja", GENERATION, "LICENSE*", "NOTICE*"),
 )
 """What a model folder holds beside config and weights, and a copy of it should too."""
+Stored = Callable[[str], dict[str, mx.array]]
+"""What is written for a tensor of a dense model: itself, or its packed parts."""
 
 
 class ModelWeights:
-    """Tensors of a model folder by name, read when asked for; a packed layer is one tensor, `X.weight`."""
+    """Tensors of a model folder by name, read when asked for; a packed layer is one tensor, `X.weight`.
+
+    `files` holds every stored tensor, `shapes` those of a dense model in file order. `stack` is a tensor of three or
+    more dimensions in MLX's own layout, if there is one: stacked experts, a convolution. A file says by its `format`
+    who wrote it: mlx-lm says `mlx`, transformers `pt`.
+    """
 
     def __init__(self, folder: Path):
-        self.folder = folder
-        self.config = read_json(folder / "config.json")
+        self.folder, self.config = folder, read_json(folder / "config.json")
         self.files: dict[str, Path] = {}
-        self.shapes: dict[str, tuple[int, ...]] = {}
-        self.for_mlx: dict[str, Path] = {}
+        stored, stacks = {}, []
         for path in sorted(folder.glob("model*.safetensors")):
             header = read_header(path)
-            own = dict.fromkeys(header.shapes, path)
-            self.files |= own
-            self.shapes |= header.shapes
-            self.for_mlx |= own if header.metadata.get("format") != "pt" else {}
+            self.files |= dict.fromkeys(header.shapes, path)
+            stored |= header.shapes
+            if header.metadata.get("format") != "pt":
+                stacks += [name for name, shape in header.shapes.items() if len(shape) > 2]
+        self.stack = stacks[0] if stacks else None
+        self.packed = any(name.endswith(".scales") for name in stored)
+        names = [name for name in stored if not name.endswith((".scales", ".biases"))]
+        self.shapes = {name: self.dense_shape(name, stored[name]) for name in names}
 
-    @property
-    def packed(self) -> bool:
-        """Whether any layer is quantised as MLX packs it."""
-        return any(name.endswith(".scales") for name in self.files)
+    def dense_shape(self, name: str, stored: tuple[int, ...]) -> tuple[int, ...]:
+        packing = self.packing(name)
+        return (*stored[:-1], stored[-1] * 32 // packing["bits"]) if packing else stored
 
-    def names(self) -> list[str]:
-        """Tensors as a dense model has them, in file order."""
-        packed = {name.removesuffix("scales") for name in self.files if name.endswith(".scales")}
-        parts = {f"{module}{part}" for module in packed for part in PACKED_PARTS}
-        return [name for name in self.files if name not in parts]
+    def packing(self, name: str) -> dict:
+        """group_size, bits and mode of a tensor that MLX packed; nothing for another."""
+        module = name.removesuffix(".weight")
+        if f"{module}.scales" not in self.files:
+            return {}
+        stored = self.config.get("quantization") or self.config.get("quantization_config") or {}
+        own = stored.get(module)
+        chosen = {"mode": "affine", **stored, **(own if isinstance(own, dict) else {})}
+        if "bits" not in chosen:
+            raise ConfigError(f"{self.folder}/config.json: does not say how {module} is quantised.")
+        return {key: chosen[key] for key in ("group_size", "bits", "mode") if key in chosen}
 
     def read(self, name: str) -> mx.array:
         """One stored tensor as it is."""
@@ -66,13 +77,8 @@ class ModelWeights:
     def parts(self, name: str) -> dict[str, mx.array]:
         """One tensor as it is stored, with its scales and biases where it is packed."""
         module = name.removesuffix(".weight")
-        packed = name.endswith(".weight") and f"{module}.scales" in self.files
-        names = [name, *(f"{module}.{part}" for part in PACKED_PARTS if packed)]
-        return {own: self.read(own) for own in names if own in self.files}
-
-    def dense(self, name: str, dtype: mx.Dtype) -> mx.array:
-        """One tensor, dequantised where it is packed, in `dtype`."""
-        return self.unpacked(name).astype(dtype)
+        packed = [own for own in (f"{module}.scales", f"{module}.biases") if own in self.files]
+        return {own: self.read(own) for own in (name, *packed)}
 
     def unpacked(self, name: str) -> mx.array:
         """One tensor as it is stored, or dequantised in float32, whatever the scales are."""
@@ -80,50 +86,24 @@ class ModelWeights:
         if not packed:
             return value
         packed = [p.astype(mx.float32) if mx.issubdtype(p.dtype, mx.floating) else p for p in packed]
-        packing = self.packing(name.removesuffix(".weight"))
-        return mx.dequantize(value, *packed, **packing).astype(mx.float32)
+        return mx.dequantize(value, *packed, **self.packing(name)).astype(mx.float32)
+
+    def dense(self, name: str, dtype: mx.Dtype = mx.float32) -> mx.array:
+        """One tensor, dequantised where it is packed, in `dtype`."""
+        return self.unpacked(name).astype(dtype)
 
     def from_model(self, name: str, value: mx.array) -> mx.array:
         """A tensor of the loaded model as the base's layout has it."""
         return value
 
-    def dense_shape(self, name: str) -> tuple[int, ...]:
-        """The shape of `dense(name)`."""
-        shape = self.shapes[name]
-        module = name.removesuffix(".weight")
-        if f"{module}.scales" not in self.files:
-            return shape
-        return (*shape[:-1], shape[-1] * 32 // self.packing(module)["bits"])
-
-    def stack(self) -> str | None:
-        """A tensor of three or more dimensions in MLX's own layout, if there is one: stacked experts, a convolution.
-
-        A file says by its `format` who wrote it: mlx-lm says `mlx`, transformers `pt`.
-        """
-        return next((name for name in self.for_mlx if len(self.shapes[name]) > 2), None)
-
-    def packing(self, module: str) -> dict:
-        """group_size, bits and mode of a packed module."""
-        stored = self.config.get("quantization") or self.config.get("quantization_config") or {}
-        own = stored.get(module)
-        chosen = {**stored, **own} if isinstance(own, dict) else stored
-        if "bits" not in chosen:
-            raise ConfigError(f"{self.folder}/config.json: does not say how {module} is quantised.")
-        return {"mode": "affine"} | {k: chosen[k] for k in ("group_size", "bits", "mode") if k in chosen}
-
-    def dense_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shapes by the names of a dense model."""
-        return {name: self.dense_shape(name) for name in self.names()}
-
 
 class GgufWeights(ModelWeights):
     """Tensors of a GGUF file under Hugging Face's names and in its layout, unpacked to float32."""
 
-    packed = True
+    packed, stack = True, None
 
     def __init__(self, path: Path):
-        self.folder, self.file = path, open_gguf(path)
-        self.config, self.for_mlx = config_of(path), {}
+        self.folder, self.file, self.config = path, open_gguf(path), config_of(path)
         named = {mlx_name(self.file.architecture, name): t for name, t in self.file.tensors.items()}
         self.tensors = {name: tensor for name, tensor in named.items() if name}
         self.files = dict.fromkeys(self.tensors, path)
@@ -136,8 +116,7 @@ class GgufWeights(ModelWeights):
 
     def from_model(self, name: str, value: mx.array) -> mx.array:
         """The norms of Gemma, which the model holds as the file does, less 1."""
-        shifted = is_shifted(self.file.architecture, self.tensors[name].name)
-        return value - 1 if shifted else value
+        return value - 1 if is_shifted(self.file.architecture, self.tensors[name].name) else value
 
 
 def weights_of(place: Path) -> ModelWeights:
@@ -145,27 +124,23 @@ def weights_of(place: Path) -> ModelWeights:
     return GgufWeights(place) if place.is_file() else ModelWeights(place)
 
 
-def write_shards(
-    folder: Path, shapes: dict[str, tuple], tensors: Callable[[str], dict[str, mx.array]], form: str
-) -> None:
-    """Write what `tensors` gives for each name of `shapes`, as files of about 2 GiB of bf16 with an index.
+def write_shards(folder: Path, shapes: dict[str, tuple], stored: Stored, form: str) -> None:
+    """Write what is `stored` for each name of `shapes`, as files of about 2 GiB of bf16 with an index.
 
     One file is in memory at a time. `form` is who reads it: `pt` is Hugging Face's layout, `mlx` that of MLX alone.
     """
-    sizes = {name: SimpleNamespace(nbytes=2 * math.prod(shape)) for name, shape in shapes.items()}
-    shards = make_shards(sizes, SHARD_GB)
+    shards = make_shards({name: mx.zeros(shape, mx.bfloat16) for name, shape in shapes.items()}, SHARD_GB)
     total, places = 0, {}
     for index, names in enumerate(shards, 1):
-        stored: dict[str, mx.array] = {}
+        tensors: dict[str, mx.array] = {}
         for name in names:
-            made = tensors(name)
-            mx.eval(list(made.values()))
-            stored |= made
+            tensors |= stored(name)
+            mx.eval(tensors)
         part = f"-{index:05d}-of-{len(shards):05d}" if len(shards) > 1 else ""
         file = f"model{part}.safetensors"
-        mx.save_safetensors(str(folder / file), stored, metadata={"format": form})
-        total += sum(value.nbytes for value in stored.values())
-        places |= dict.fromkeys(stored, file)
+        mx.save_safetensors(str(folder / file), tensors, metadata={"format": form})
+        total += sum(value.nbytes for value in tensors.values())
+        places |= dict.fromkeys(tensors, file)
         mx.clear_cache()
     if len(shards) > 1:
         tree = {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))}
@@ -173,44 +148,53 @@ def write_shards(
 
 
 def write_dense(weights: ModelWeights, folder: Path, dtype: mx.Dtype = mx.bfloat16) -> None:
-    """The model as an ordinary Hugging Face folder, unpacked. Raises ConfigError as `refuse_layout` does."""
-    refuse_layout(weights)
-    write_shards(folder, weights.dense_shapes(), lambda name: {name: weights.dense(name, dtype)}, "pt")
-    write_dense_config(weights.config, folder, dtype)
+    """The model as an ordinary Hugging Face folder, unpacked. Raises ConfigError as `write_model` does."""
+    write_model(weights, folder, lambda name: {name: weights.dense(name, dtype)}, dtype)
+
+
+def write_model(
+    weights: ModelWeights,
+    folder: Path,
+    stored: Stored,
+    dtype: mx.Dtype = mx.bfloat16,
+    *,
+    packed: bool = False,
+    for_mlx: bool = False,
+) -> None:
+    """The model with these tensors, all in `dtype` or `packed` as it was, and what lies beside its weights.
+
+    Raises ConfigError for weights that cannot be written as a Hugging Face model, unless it is `for_mlx`.
+    """
+    if not for_mlx:
+        refuse_layout(weights)
+    write_shards(folder, weights.shapes, stored, "mlx" if for_mlx else "pt")
+    tree = weights.config
+    if not packed:
+        name = str(dtype).removeprefix("mlx.core.")
+        tree = {key: value for key, value in tree.items() if not key.startswith("quantization")}
+        tree |= {key: name for key in ("torch_dtype", "dtype") if key in tree} or {"dtype": name}
+    write_json(folder / "config.json", tree)
     copy_companions(weights.folder, folder)
 
 
 def refuse_layout(weights: ModelWeights) -> None:
-    """Raise ConfigError for weights that cannot be written as a Hugging Face model by unpacking them."""
-    if stack := weights.stack():
+    if weights.stack:
         raise ConfigError(
-            f"{weights.folder}: {stack} is stored as MLX lays it out (stacked experts, or a convolution), which cannot "
-            "be written as a Hugging Face model yet; name the original model with --base-id, or make a model for MLX "
-            "with fuse."
+            f"{weights.folder}: {weights.stack} is stored as MLX lays it out (stacked experts, or a convolution), not "
+            "as Hugging Face does; name the original model with --base-id, or make a model for MLX with fuse."
         )
     if method := (weights.config.get("quantization_config") or {}).get("quant_method"):
-        raise ConfigError(
-            f"{weights.folder}: is packed by {method}, which is not unpacked here; name the 16-bit model with "
-            "--base-id."
-        )
-
-
-def write_dense_config(config: dict, folder: Path, dtype: mx.Dtype = mx.bfloat16) -> None:
-    """config.json of an unpacked copy: no quantisation, and the dtype that is stored."""
-    name = str(dtype).removeprefix("mlx.core.")
-    tree = {k: v for k, v in config.items() if k not in ("quantization", "quantization_config")}
-    tree |= {key: name for key in ("torch_dtype", "dtype") if key in config} or {"dtype": name}
-    write_json(folder / "config.json", tree)
+        told = f"is packed by {method}, which is not unpacked here; name the 16-bit model with --base-id."
+        raise ConfigError(f"{weights.folder}: {told}")
 
 
 def copy_companions(source: Path, target: Path) -> None:
     """Tokenizer, generation settings and licences."""
     if source.is_file():
         write_tokenizer(open_gguf(source), target)
-    for pattern in COMPANIONS:
-        for path in source.glob(pattern):
-            if path.is_file() and not (target / path.name).exists():
-                shutil.copyfile(path, target / path.name)
+    for path in (path for pattern in COMPANIONS for path in source.glob(pattern)):
+        if path.is_file() and not (target / path.name).exists():
+            shutil.copyfile(path, target / path.name)
     name_end(target)
 
 
@@ -228,6 +212,5 @@ def end_of_answers(folder: Path) -> tuple[str, list[int]] | None:
         tokenizer = read_tokenizer(folder, str(folder))
     except ConfigError:
         return None
-    if not (text := unnamed_end(tokenizer, folder)):
-        return None
-    return text, [*named_ends(tokenizer, folder), tokenizer.convert_tokens_to_ids(text)]
+    text = unnamed_end(tokenizer, folder)
+    return (text, [*named_ends(tokenizer, folder), tokenizer.convert_tokens_to_ids(text)]) if text else None

@@ -22,10 +22,10 @@ from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.exports.adapter import open_source
 from mlx_hybrid.exports.checks import ExportMismatch
 from mlx_hybrid.exports.export import Options, export
+from mlx_hybrid.exports.forms import make_forms
 from mlx_hybrid.exports.logits import Comparison
 from mlx_hybrid.exports.lora import lora_form
-from mlx_hybrid.exports.peft import check_written, make_forms
-from mlx_hybrid.exports.peft_files import PREFIX, read_peft
+from mlx_hybrid.exports.peft import PREFIX, check_written, read_peft
 from mlx_hybrid.exports.weights import ModelWeights
 
 pytestmark = [pytest.mark.peft, pytest.mark.usefixtures("one_thread")]
@@ -155,15 +155,9 @@ def check_half_precision(out):
     """bf16, in which servers hold a LoRA, keeps the update."""
     folder = read_peft(out)
     for module in folder.tensors:
-        a, b = factors(folder, module)
+        a, b = folder.factors(module)
         whole, half = a @ b, rounded(a) @ rounded(b)
         assert np.linalg.norm(half - whole) <= HALF_PRECISION * np.linalg.norm(whole)
-
-
-def factors(folder, module) -> tuple[np.ndarray, np.ndarray]:
-    """A (in, r) and B (r, out) of a LoRA, its scale in B."""
-    a, b = (folder.tensors[module][f"lora_{part}.weight"].astype(np.float64) for part in "AB")
-    return a.T, folder.lora_scale(module) * b.T
 
 
 def rounded(value: np.ndarray) -> np.ndarray:
@@ -330,7 +324,7 @@ def test_exact_lora_is_padded_to_a_rank_of_vllm(tmp_path, method, asked, written
 
 
 def product(folder, module) -> np.ndarray:
-    a, b = factors(read_peft(folder), module)
+    a, b = read_peft(folder).factors(module)
     return a @ b
 
 

@@ -19,7 +19,7 @@ def test_tensors_come_in_hugging_faces_layout(tmp_path):
     assert np.array_equal(np.array(weights.unpacked(product)), dense["blk.1.ffn_down.weight"])
     held = mx.array(dense["blk.1.attn_norm.weight"])
     assert mx.array_equal(weights.from_model(norm, held), weights.unpacked(norm))
-    assert weights.dense_shapes()[product] == (256, 512)
+    assert weights.shapes[product] == (256, 512)
     with pytest.raises(ConfigError, match=r"x.gguf: holds no tensor model.nothing"):
         weights.read("model.nothing")
 

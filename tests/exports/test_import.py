@@ -8,7 +8,7 @@ import pytest
 from hf_bases import METHODS, dense_base, greedy, one_thread, packed_base, trained  # noqa: F401
 
 from mlx_hybrid.errors import ConfigError
-from mlx_hybrid.exports import peft_files
+from mlx_hybrid.exports import peft as peft_files
 from mlx_hybrid.exports.checks import ExportMismatch
 from mlx_hybrid.exports.export import Options, export
 from mlx_hybrid.exports.peft_import import import_peft

@@ -35,7 +35,7 @@ def small(tmp_path):
     ],
 )
 def test_the_loss_says_whether_packing_lost_the_tune(small, tmp_path, monkeypatch, losses, fault):
-    monkeypatch.setattr("mlx_hybrid.exports.checks.held_out_losses", lambda *_: losses)
+    monkeypatch.setattr("mlx_hybrid.exports.merge.held_out_losses", lambda *_: losses)
     model = str(packed_base("llama"))
     if fault:
         with pytest.raises(ExportMismatch, match=fault):

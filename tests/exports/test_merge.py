@@ -1,7 +1,6 @@
 """Merged and fused models, and adapters for stock mlx-lm."""
 
 import json
-from types import SimpleNamespace
 
 import mlx.core as mx
 import numpy as np
@@ -30,8 +29,7 @@ from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.exports.adapter import open_source
 from mlx_hybrid.exports.checks import ExportMismatch
 from mlx_hybrid.exports.export import Options, export, fuse
-from mlx_hybrid.exports.makers import SURVIVES
-from mlx_hybrid.exports.merge import check_merged, write_merged
+from mlx_hybrid.exports.merge import SURVIVES, check_merged, write_merged
 from mlx_hybrid.exports.weights import ModelWeights
 from mlx_hybrid.models.base import load_base
 
@@ -78,9 +76,7 @@ def test_merged_keeps_biases_and_every_other_tensor(tmp_path):
 
 
 def test_large_models_are_written_in_shards_with_an_index(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        "mlx_hybrid.exports.weights.SimpleNamespace", lambda nbytes: SimpleNamespace(nbytes=1 << 30)
-    )
+    monkeypatch.setattr("mlx_hybrid.exports.weights.SHARD_GB", 0)
     exported(tmp_path, "lora", "qwen3")
     index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
     files = set(index["weight_map"].values())

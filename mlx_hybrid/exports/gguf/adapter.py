@@ -10,8 +10,8 @@ import numpy as np
 from gguf import GGUFReader, GGUFWriter
 
 from mlx_hybrid.errors import ConfigError
+from mlx_hybrid.exports.forms import Forms
 from mlx_hybrid.exports.lora import Factors, pad_rank
-from mlx_hybrid.exports.peft import Forms
 from mlx_hybrid.models.gguf.names import (
     ARCHITECTURES,
     gguf_name,
@@ -24,40 +24,37 @@ from mlx_hybrid.models.gguf.names import (
 ADAPTER = "adapter.gguf"
 
 
-def architecture_of(config: dict, where: str) -> str:
-    """What llama.cpp calls the model. Raises ConfigError for one whose names there are not known here."""
-    kind = config.get("model_type", "")
-    if kind not in ARCHITECTURES:
-        known = ", ".join(sorted(ARCHITECTURES))
-        raise ConfigError(
-            f"{where}: GGUF's names of a {kind} model are not known here, only those of {known}; --to merged and "
-            "llama.cpp's converter make a GGUF of the whole model."
-        )
-    return ARCHITECTURES[kind]
-
-
-def heads_of(config: dict, name: str) -> int:
-    """Heads of q, or of k, by the tensor's name in GGUF."""
+def heads_of(config: dict, architecture: str, name: str) -> int:
+    """The heads in whose rows llama.cpp reorders a tensor; 0 for one that it does not."""
     heads = config["num_attention_heads"]
-    return config.get("num_key_value_heads") or heads if ".attn_k." in name else heads
+    heads = config.get("num_key_value_heads") or heads if ".attn_k." in name else heads
+    return heads if is_reordered(architecture, name) else 0
 
 
 def write_adapter(forms: Forms, config: dict, path: Path, where: str) -> None:
-    """Write the LoRA of `forms` for a model of this config, in float32 and of one rank, which is alpha."""
-    writer = GGUFWriter(path, architecture := architecture_of(config, where))
+    """Write the LoRA of `forms` for a model of this config, in float32 and of one rank, which is alpha.
+
+    Raises ConfigError for a model whose names in llama.cpp are not known here.
+    """
+    kind = config.get("model_type", "")
+    if not (architecture := ARCHITECTURES.get(kind)):
+        raise ConfigError(
+            f"{where}: GGUF's names of a {kind} model are not known here, only those of "
+            f"{', '.join(sorted(ARCHITECTURES))}; make a GGUF with llama.cpp's converter from --to merged."
+        )
+    writer = GGUFWriter(path, architecture)
     writer.add_type("adapter")
     writer.add_string("adapter.type", "lora")
     writer.add_float32("adapter.lora.alpha", float(forms.rank))
     for module, factors in sorted(forms.lora.items()):
-        name = gguf_name(architecture, f"{module}.weight")
-        if name is None:
+        if (name := gguf_name(architecture, f"{module}.weight")) is None:
             raise ConfigError(
                 f"{where}: {module} has no place in llama.cpp's {architecture}; use --to merged."
             )
         a, b = (np.ascontiguousarray(part.T, dtype=np.float32) for part in pad_rank(factors, forms.rank))
-        b = rows_to_gguf(b, heads_of(config, name)) if is_reordered(architecture, name) else b
+        heads = heads_of(config, architecture, name)
         writer.add_tensor(f"{name}.lora_a", a)
-        writer.add_tensor(f"{name}.lora_b", np.ascontiguousarray(b))
+        writer.add_tensor(f"{name}.lora_b", np.ascontiguousarray(rows_to_gguf(b, heads)) if heads else b)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -72,6 +69,7 @@ def read_adapter(path: Path, config: dict) -> dict[str, Factors]:
     stored = {tensor.name: tensor.data.astype(np.float64) for tensor in reader.tensors}
     for name in (key.removesuffix(".lora_a") for key in stored if key.endswith(".lora_a")):
         a, b = stored[f"{name}.lora_a"], stored[f"{name}.lora_b"]
-        b = rows_from_gguf(b, heads_of(config, name)) if is_reordered(architecture, name) else b
+        heads = heads_of(config, architecture, name)
+        b = rows_from_gguf(b, heads) if heads else b
         factors[mlx_name(architecture, name).removesuffix(".weight")] = a.T, alpha / len(a) * b.T
     return factors

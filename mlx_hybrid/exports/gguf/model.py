@@ -1,7 +1,7 @@
 """A GGUF model written again, with the changed tensors in the place of its own."""
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -9,31 +9,35 @@ from pathlib import Path
 import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
-from mlx_hybrid.exports.gguf.adapter import heads_of
 from mlx_hybrid.exports.gguf.quantise import WRITTEN, encode
 from mlx_hybrid.exports.weights import GgufWeights
 from mlx_hybrid.models.gguf.file import GgufFile, Reader, Tensor
-from mlx_hybrid.models.gguf.names import is_reordered, is_shifted, rows_to_gguf
+from mlx_hybrid.models.gguf.load import reordered_heads
+from mlx_hybrid.models.gguf.names import is_shifted, rows_to_gguf
 
 MODEL = "model.gguf"
-VERSION = 3
 
 Part = tuple[Tensor, str, Callable[[Tensor], Iterator[np.ndarray]]]
 """A tensor, the type that it is written in, and what gives its rows of blocks."""
 
 
 def write_model(
-    weights: GgufWeights, path: Path, merged: dict[str, Callable[[], np.ndarray]], *, half: bool = False
+    weights: GgufWeights,
+    path: Path,
+    changed: Collection[str],
+    merged: Callable[[str], np.ndarray],
+    *,
+    half: bool = False,
 ) -> list[str]:
-    """The file of `weights` again, with the tensors of `merged`, by MLX's name, in their own type or, with `half`, in
-    F16. The names of those whose type is not written here, and that are in F16 therefore."""
+    """The file of `weights` again, with the `changed` tensors, by MLX's name, as `merged` gives them, in their own type
+    or, with `half`, in F16. The names of those whose type is not written here, and that are in F16 therefore."""
     parts, lost, names = [], [], {tensor.name: name for name, tensor in weights.tensors.items()}
     for tensor in weights.file.tensors.values():
         name, kind, blocks = names.get(tensor.name), tensor.kind, weights.file.blocks
-        if name in merged:
+        if name in changed:
             kind = "F16" if kind not in WRITTEN or (half and kind != "F32") else kind
             lost += [] if kind == tensor.kind or half else [name]
-            blocks = partial(encoded, weights, merged[name], kind)
+            blocks = partial(encoded, weights, partial(merged, name), kind)
         parts.append((tensor, kind, blocks))
     write_file(path, weights.file, parts)
     return lost
@@ -43,10 +47,9 @@ def encoded(
     weights: GgufWeights, value: Callable[[], np.ndarray], kind: str, tensor: Tensor
 ) -> Iterator[np.ndarray]:
     """The blocks of a tensor in MLX's order of rows."""
-    rows, architecture = value(), weights.file.architecture
-    rows = rows + 1 if is_shifted(architecture, tensor.name) else rows
-    if is_reordered(architecture, tensor.name):
-        rows = rows_to_gguf(rows, heads_of(weights.config, tensor.name))
+    rows = np.array(value()) + (1 if is_shifted(weights.file.architecture, tensor.name) else 0)
+    if heads := reordered_heads(weights.file, tensor.name):
+        rows = rows_to_gguf(rows, heads)
     yield encode(kind, np.ascontiguousarray(rows.reshape(-1, rows.shape[-1]), dtype=np.float32))
 
 
@@ -62,7 +65,7 @@ def write_file(path: Path, file: GgufFile, parts: list[Part]) -> None:
         infos.append(struct.pack("<Q", len(name)) + name + sizes)
         offset += -(-int(np.prod(shape)) // block * size // align) * align
     with path.open("wb") as out:
-        out.write(struct.pack("<4sIQQ", b"GGUF", VERSION, len(parts), len(records)))
+        out.write(struct.pack("<4sIQQ", b"GGUF", 3, len(parts), len(records)))
         out.writelines([*records, *infos])
         for tensor, _, blocks in parts:
             out.write(bytes(-out.tell() % align))

@@ -17,49 +17,41 @@ from mlx_hybrid.models.base import OLLAMA, read_tokenizer, with_template
 
 S, U, A, V = ("\u2045system\u2046", "\u2045first\u2046", "\u2045answer\u2046", "\u2045second\u2046")
 """Turns that no template changes."""
-UNSAID = "{{ .Prompt }}"
-"""The template of a model without one: the prompt as it is."""
 
 
 def write_modelfile(report: Report, source: Source, folder: Path, directory: Path) -> None:
-    """Write the Modelfile of `folder`, which is to become `directory`, and what runs the export in two programs."""
+    """Write the Modelfile of `folder`, which is to become `directory`, and what runs the export in two programs.
+
+    `stop` and `temperature` are the model's own settings for generation.
+    """
     tokenizer = with_template(read_tokenizer(source.base.folder, source.name), source.info.conversations)
     generation = source.base.folder / GENERATION
     settings = read_json(generation) if generation.is_file() else {}
-    settings |= {key: value for key, value in source.info.extra.items() if key == "temperature"}
-    own, base = next(folder.glob("*.gguf")), report.base_folder
-    place = os.path.relpath(base, folder) if base else f"path/to/{Path(report.base['id']).name}.gguf"
-    if report.base["id"].startswith(OLLAMA):
-        place = report.base["id"].removeprefix(OLLAMA)
-    adapter = f"./{own.name}" if own.name == ADAPTER else None
-    text, templated = modelfile(
-        tokenizer, settings, base=place if adapter else f"./{own.name}", adapter=adapter
-    )
-    write_text(folder / "Modelfile", text)
-    if not templated:
-        report.notes.append(
-            "Modelfile has no TEMPLATE: Go's language cannot say this one, so ollama takes the base's own."
-        )
-    if adapter and not base:
-        report.notes.append(
-            f"{place} stands in Modelfile for the base's GGUF file: write where it is, or name it with --base-id."
-        )
-    name, made = re.sub(r"[^a-z0-9._-]+", "-", directory.name.lower()), directory / own.name
-    loads = f"{base or place} --lora {quote(str(made))}" if adapter else quote(str(made))
-    report.commands["ollama"] = (
-        f"ollama create {name} -f {quote(str(directory / 'Modelfile'))} && ollama run {name}"
-    )
-    report.commands["llama.cpp"] = f"llama-cli -m {loads}"
-
-
-def modelfile(tokenizer: Any, settings: dict, *, base: str, adapter: str | None = None) -> tuple[str, bool]:
-    """The text of a Modelfile, and whether the template is in it; `settings` are the model's own for generation."""
-    lines = [f"FROM {base}", *([f"ADAPTER {adapter}"] if adapter else [])]
-    template = go_template(tokenizer) if tokenizer.has_chat_template else UNSAID
+    temperature = source.info.extra.get("temperature", settings.get("temperature"))
+    own, base = next(folder.glob("*.gguf")), report.base["id"]
+    place = f"path/to/{Path(base).name}.gguf"
+    if base.startswith(OLLAMA):
+        place = base.removeprefix(OLLAMA)
+    elif report.base_folder:
+        place = os.path.relpath(report.base_folder, folder)
+    adapter = own.name == ADAPTER
+    lines = [f"FROM {place}", f"ADAPTER ./{own.name}"] if adapter else [f"FROM ./{own.name}"]
+    template = go_template(tokenizer) if tokenizer.has_chat_template else "{{ .Prompt }}"
     lines += [f'TEMPLATE """{template}"""'] if template is not None else []
     lines += [f'PARAMETER stop "{end}"' for end in tokenizer.end_markers]
-    lines += [f"PARAMETER temperature {settings['temperature']}"] if "temperature" in settings else []
-    return "\n".join(lines) + "\n", template is not None
+    lines += [f"PARAMETER temperature {temperature}"] if temperature is not None else []
+    write_text(folder / "Modelfile", "\n".join(lines) + "\n")
+    if template is None:
+        told = "Go's language cannot say this one, so ollama takes the base's own"
+        report.notes.append(f"Modelfile has no TEMPLATE: {told}.")
+    if adapter and not report.base_folder:
+        told = "stands in Modelfile for the base's GGUF file"
+        report.notes.append(f"{place} {told}: write where it is, or name it with --base-id.")
+    name, made = re.sub(r"[^a-z0-9._-]+", "-", directory.name.lower()), quote(str(directory / own.name))
+    create = f"ollama create {name} -f {quote(str(directory / 'Modelfile'))}"
+    report.commands["ollama"] = f"{create} && ollama run {name}"
+    loads = f"{report.base_folder or place} --lora {made}" if adapter else made
+    report.commands["llama.cpp"] = f"llama-cli -m {loads}"
 
 
 def go_template(tokenizer: Any) -> str | None:
