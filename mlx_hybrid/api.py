@@ -102,7 +102,7 @@ def govern(
     records read; `settings` are those of the governance group, as languages=["sw"] or redact=True. Raises ConfigError
     for settings and paths, DataError where a language would lose too much.
     """
-    from mlx_hybrid.governance.folder.summary import summarise
+    from mlx_hybrid.governance.folder.papers import summarise
     from mlx_hybrid.governance.govern import govern_files
 
     config = build(GovernanceConfig, settings, "govern", "governance.")
@@ -119,9 +119,9 @@ def rescue(folder: str | Path, ids: Names = (), *, reasons: Names = ()) -> dict:
     came back for each reason (`records`), and what stays because it is no record (`left`). Raises ConfigError for a
     reason that there is not, DataError where nothing comes back.
     """
-    from mlx_hybrid.governance.folder import rescuing
+    from mlx_hybrid.governance.folder import changing
 
-    return asdict(rescuing.rescue(Path(folder), paths_of(ids), paths_of(reasons)))
+    return asdict(changing.rescue(Path(folder), paths_of(ids), paths_of(reasons)))
 
 
 def evaluate(

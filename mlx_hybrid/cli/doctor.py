@@ -69,7 +69,7 @@ def examine() -> tuple[dict, list[str]]:
     import mlx.core as mx
 
     from mlx_hybrid.errors import ConfigError
-    from mlx_hybrid.governance.checks.fasttext import fasttext_distribution
+    from mlx_hybrid.governance.checks.engines import fasttext_distribution
     from mlx_hybrid.models.base import BUNDLED_FOLDER, check_folder, is_offline
     from mlx_hybrid.models.blas import WAY, answering_library
     from mlx_hybrid.run import machine, memory_bytes, runs_root

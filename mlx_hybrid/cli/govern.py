@@ -58,7 +58,7 @@ def records(
     """Check the records of files, folders or Hub data sets; keep, flag or reject each with a reason.
 
     DIR gets kept.jsonl, rejected.jsonl (untouched, each with its reason), manifest.json (the hash of every file),
-    report.html, report.json, a dataset card and its Croissant description.
+    report.html, report.json and a dataset card.
 
     \b
     Examples:
@@ -122,7 +122,7 @@ def forget(folder: Path, ids: tuple[str, ...], runs: Path, as_json: bool) -> Non
     Examples:
         mlx-hybrid govern forget clean --id user-17 --id raw.jsonl:204
     """
-    from mlx_hybrid.governance.folder.forgetting import forget as forget_records
+    from mlx_hybrid.governance.folder.changing import forget as forget_records
 
     done = forget_records(folder, ids, runs)
     lines = [f"Removed {', '.join(f'{count} from {name}' for name, count in done.removed.items())}."]

@@ -126,7 +126,7 @@ class GovernanceConfig(Bounded):
     keep: tuple[str, ...] = ()
     """Records that are kept whatever the rules say of them, by their id or place, as raw.jsonl:17."""
     engine: str = "py3langid"
-    """Language identification: `py3langid`, or `fasttext:MODEL` with a path, a preset or a Hub id."""
+    """Language identification: `py3langid`, or `fasttext:MODEL` with the path of a model, or `lid.176`."""
     near_threshold: float = 0.8
     """Jaccard, of character n-grams or of the characters in shared ones, from which a record repeats another."""
     against: tuple[str, ...] = ()

@@ -12,13 +12,13 @@ from mlx_hybrid.config import GovernanceConfig
 from mlx_hybrid.errors import ConfigError, DataError
 from mlx_hybrid.files import new_directory, sha256_of
 from mlx_hybrid.governance.checks.personal import kinds_to_redact
-from mlx_hybrid.governance.folder.lines import write_kept, write_rejected
+from mlx_hybrid.governance.folder.lines import KEPT, REJECTED, write_kept, write_rejected
 from mlx_hybrid.governance.folder.manifest import describe_file, write_outputs
-from mlx_hybrid.governance.folder.summary import counted
+from mlx_hybrid.governance.folder.papers import counted
 from mlx_hybrid.governance.inspection import Inspection
 from mlx_hybrid.governance.ledger import Ledger
+from mlx_hybrid.governance.rules import Decision
 from mlx_hybrid.governance.spread import inspect_lines, read_sources
-from mlx_hybrid.governance.stages import Decision
 from mlx_hybrid.records.files import find_files
 from mlx_hybrid.records.lines import File, Source
 from mlx_hybrid.records.record import another_kind, is_kept
@@ -105,9 +105,9 @@ def describe_alarms(alarms: Sequence[str], config: GovernanceConfig) -> str:
 
 def copy_lines(sources: Sequence[Source], ledger: Ledger, folder: Path) -> None:
     """Every line to one of the two files, with what was decided under `_gov`."""
-    with (folder / "kept.jsonl").open("wb") as kept, (folder / "rejected.jsonl").open("wb") as rejected:
-        renames = {source.name: source.renames for source in sources}
-        redacts = kinds_to_redact(vars(ledger.config))
+    renames = {source.name: source.renames for source in sources}
+    redacts = kinds_to_redact(vars(ledger.config))
+    with (folder / KEPT).open("wb") as kept, (folder / REJECTED).open("wb") as rejected:
         for item, (name, _, raw) in zip(ledger.items, read_sources(sources)):
             if item.decision:
                 write_rejected(rejected, raw, item)

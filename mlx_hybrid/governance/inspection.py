@@ -1,33 +1,35 @@
 """What can be said of a record without looking at the others: the part of the work that is spread over processes."""
 
-from collections.abc import Container, Sequence, Set
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 from mlx_hybrid.config import GovernanceConfig
-from mlx_hybrid.governance.checks import personal, quality
+from mlx_hybrid.governance.checks import personal
 from mlx_hybrid.governance.checks.characters import Batch
 from mlx_hybrid.governance.checks.engines import load_engine
 from mlx_hybrid.governance.checks.language import UNDETERMINED
 from mlx_hybrid.governance.checks.mojibake import find_mojibake
 from mlx_hybrid.governance.checks.overlap import EvaluationIndex
+from mlx_hybrid.governance.checks.quality import check_quality, check_unicode
 from mlx_hybrid.governance.checks.translations import Pair, read_pair
 from mlx_hybrid.governance.duplicates.minhash import exact_key, names_in, ngram_of, normalise, sketches
 from mlx_hybrid.governance.duplicates.near import Said
-from mlx_hybrid.governance.rules import in_force
-from mlx_hybrid.governance.stages import Decision, Finding, active_stages
+from mlx_hybrid.governance.rules import Decision, Finding, active_stages, in_force
 from mlx_hybrid.governance.turns import Judged, check_records, flat, judged
 from mlx_hybrid.records.fields import calls_and_tools
-from mlx_hybrid.records.languages import parse_language
+from mlx_hybrid.records.languages import UnknownLanguage, parse_language
 from mlx_hybrid.records.lines import Fault, as_source
 from mlx_hybrid.records.record import Record, load_records
 
 LEAST_REPEATED = 12  # characters: who says hello is greeted
-REPEATS = Finding("answer_is_prompt", "the answer repeats the prompt")
 
 
 @dataclass(slots=True)
 class Inspection:
-    """Everything that the later stages need of one record; the record itself is let go."""
+    """Everything that the later stages need of one record; the record itself is let go.
+
+    `keep` is the name by which it is asked to be kept.
+    """
 
     path: str
     line: int
@@ -42,7 +44,6 @@ class Inspection:
     sketch: bytes = b""
     pair: Pair | None = None
     keep: str = ""
-    """The name by which it is asked to be kept."""
 
     @property
     def where(self) -> str:
@@ -78,89 +79,85 @@ class Inspector:
 
     def inspect(self, lines: Sequence[Record | Fault]) -> list[Inspection]:
         """Run the per-record stages. Memory: some ten bytes for each character."""
-        items = [begin(line, self.keep) for line in lines]
-        records = [line for line in lines if isinstance(line, Record)]
-        whole = [item for item, line in zip(items, lines) if isinstance(line, Record)]
-        contents = [record.content() for record in records]
+        items = [self.begin(line) for line in lines]
+        rows = [(item, line) for item, line in zip(items, lines) if isinstance(line, Record)]
         looks = {"unicode", "language", "quality"} & {*self.stages}
-        self.check_texts(whole, records, [judged(record) for record in records] if looks else [])
-        left = [row for row in zip(whole, records, contents) if row[0].decision is None]
-        leaks = self.index and "eval_leak" in self.rules
-        found = self.index.find([content for *_, content in left]) if leaks else [None] * len(left)
-        for (item, record, content), leak in zip(left, found):
-            if leak:
-                item.decide(leak)
-            if item.decision is None:
-                self.remember(item, record, content)
+        self.check_texts(rows, [judged(record) for _, record in rows] if looks else [])
+        left = [(item, record) for item, record in rows if item.decision is None]
+        if self.index and "eval_leak" in self.rules:
+            for (item, _), leak in zip(left, self.index.find([record.content() for _, record in left])):
+                if leak:
+                    item.decide(leak)
+        left = [(item, record) for item, record in left if item.decision is None]
+        for item, record in left:
+            self.remember(item, record)
         if "near" in self.stages:
-            sketch_all([item for item in whole if item.decision is None])
-        for item in whole:
+            sketch_all([item for item, _ in left])
+        for item, _ in rows:
             item.flags = tuple(flag for flag in item.flags if flag.reason in self.rules)
         return items
 
-    def check_texts(self, items: list[Inspection], records: list[Record], read: list[Judged]) -> None:
+    def begin(self, line: Record | Fault) -> Inspection:
+        if isinstance(line, Fault):
+            return Inspection(line.path, line.line, decision=Decision("structure", line.reason, line.detail))
+        licence = str(line.fields.get("licence") or "")
+        name = next((name for name in (line.id, line.where) if name in self.keep), "")
+        return Inspection(line.path, line.line, line.kind, licence=licence, shape=line.shape, keep=name)
+
+    def check_texts(self, rows: list[tuple[Inspection, Record]], read: list[Judged]) -> None:
         """Unicode, language, quality, licence and personal data."""
         if "unicode" in self.stages:
-            for item, finding in zip(items, quality.check_unicode(Batch([record.text for record in read]))):
+            for (item, _), finding in zip(rows, check_unicode(Batch([record.text for record in read]))):
                 item.reject(self.rules, "unicode", finding)
-        self.check_languages(items, records, read)
+        self.check_languages(rows, read)
         if "quality" in self.stages:
-            self.check_quality(items, records, read)
-        for item, record in zip(items, records):
+            self.check_quality(rows, read)
+        for item, record in rows:
             licence = record.fields.get("licence")
             if self.licences and licence not in self.licences:
-                item.reject(
-                    self.rules, "licence", Finding("licence_not_allowed", str(licence or "none stated"))
-                )
+                finding = Finding("licence_not_allowed", str(licence or "none stated"))
+                item.reject(self.rules, "licence", finding)
             if "personal" in self.stages and item.decision is None:
                 item.flags += personal.flags(record.fields, item.language)
 
-    def check_quality(self, items: list[Inspection], records: list[Record], read: list[Judged]) -> None:
-        turns = flat(read)
-        for (place, _), findings in zip(
-            turns, quality.check_quality([turn for _, turn in turns], self.rules)
-        ):
-            items[place].reject(self.rules, "quality", *findings)
-        for item, record, one in zip(items, records, read):
-            codec = one.asked and find_mojibake(one.asked)
-            prompt = record.prompt().strip()
-            repeats = len(prompt) >= LEAST_REPEATED and prompt == record.completion().strip()
-            misread = Finding("mojibake", f"in the question: {codec}") if codec else None
-            item.reject(self.rules, "quality", misread, REPEATS if repeats else None)
-
-    def check_languages(self, items: list[Inspection], records: list[Record], read: list[Judged]) -> None:
+    def check_languages(self, rows: list[tuple[Inspection, Record]], read: list[Judged]) -> None:
         if self.engine is None:
-            for item, record in zip(items, records):
+            for item, record in rows:
                 item.language = declared_language(record.language)
             return
-        for item, verdict in zip(items, check_records(read, self.engine, self.allowed, self.rules)):
+        for (item, _), verdict in zip(rows, check_records(read, self.engine, self.allowed, self.rules)):
             item.language = str(verdict.language)
             item.flags += verdict.flags
             item.reject(self.rules, "language", verdict.reject)
 
-    def remember(self, item: Inspection, record: Record, content: str) -> None:
+    def check_quality(self, rows: list[tuple[Inspection, Record]], read: list[Judged]) -> None:
+        turns = flat(read)
+        found = check_quality([turn for _, turn in turns], self.rules)
+        for (place, _), findings in zip(turns, found):
+            rows[place][0].reject(self.rules, "quality", *findings)
+        for (item, record), one in zip(rows, read):
+            codec = one.asked and find_mojibake(one.asked)
+            misread = Finding("mojibake", f"in the question: {codec}") if codec else None
+            prompt = record.prompt().strip()
+            repeats = len(prompt) >= LEAST_REPEATED and prompt == record.completion().strip()
+            repeated = Finding("answer_is_prompt", "the answer repeats the prompt") if repeats else None
+            item.reject(self.rules, "quality", misread, repeated)
+
+    def remember(self, item: Inspection, record: Record) -> None:
         """What the later stages compare: an exact key within the language, and what was said, normalised.
 
         Tool calls and tools are part of both: as they are in the key, by digest in what was said.
         """
-        label = "" if record.label is None else str(record.label)
+        content, label = record.content(), "" if record.label is None else str(record.label)
         calls, tools = calls_and_tools(record.fields)
         item.exact = exact_key("\0".join((item.language, content, label, calls, tools)))
-        prompt = "" if item.kind == "text" else normalise(record.prompt())
-        completion = normalise(content if item.kind == "text" else record.completion())
+        is_text = item.kind == "text"
+        prompt = "" if is_text else normalise(record.prompt())
+        completion = normalise(content if is_text else record.completion())
         digests = (exact_key(text).hex() if text else "" for text in (calls, tools))
         said = "\0".join((prompt, completion, label.replace("\0", " "), *digests, names_in(content)))
         item.said = said.encode("utf-8", "surrogatepass")
         item.pair = read_pair(record) if "parallel" in self.stages else None
-
-
-def begin(line: Record | Fault, keep: Set[str] = frozenset()) -> Inspection:
-    if isinstance(line, Fault):
-        decision = Decision("structure", line.reason, line.detail)
-        return Inspection(line.path, line.line, decision=decision)
-    licence = str(line.fields.get("licence") or "")
-    name = next((name for name in (line.id, line.where) if name in keep), "")
-    return Inspection(line.path, line.line, line.kind, licence=licence, shape=line.shape, keep=name)
 
 
 def sketch_all(items: list[Inspection]) -> None:
@@ -179,5 +176,5 @@ def declared_language(code: str | None) -> str:
     """The internal form of a declared code that no stage verifies."""
     try:
         return str(parse_language(code)) if code else str(UNDETERMINED)
-    except ValueError:
+    except UnknownLanguage:
         return str(UNDETERMINED)

@@ -2,7 +2,7 @@
 
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from mlx_hybrid.config import GovernanceConfig
@@ -10,10 +10,10 @@ from mlx_hybrid.governance.checks.translations import check_pairs
 from mlx_hybrid.governance.duplicates.minhash import ngram_of
 from mlx_hybrid.governance.duplicates.near import find_conflicts, find_near_duplicates
 from mlx_hybrid.governance.inspection import Inspection, read_said
-from mlx_hybrid.governance.rules import RULES, in_force
-from mlx_hybrid.governance.stages import ASKED_FOR, STAGES, Decision, Finding, active_stages
+from mlx_hybrid.governance.rules import ASKED_FOR, RULES, STAGES, Decision, Finding, active_stages, in_force
 
 FEWEST = 5  # losses below this are told, not stopped for: a share of three records says nothing
+Counts = Counter[tuple[str, str, str]]
 
 
 class Ledger:
@@ -27,7 +27,7 @@ class Ledger:
         self.config, self.sources = config, sources
         self.stages, self.rules = active_stages(config), in_force(config.rules)
         self.items: list[Inspection] = []
-        self.counts: Counter[tuple[str, str, str]] = Counter()
+        self.counts: Counts = Counter()
         self.alarms: list[str] = []
 
     def add(self, items: list[Inspection]) -> None:
@@ -48,31 +48,30 @@ class Ledger:
     def decide(self) -> None:
         """Run the stages that compare records, and count."""
         translations = [item for item in self.kept() if item.pair]
-        for item, (finding, flags) in zip(translations, check_pairs([item.pair for item in translations])):
+        for item, finding in zip(translations, check_pairs([item.pair for item in translations])):
             item.reject(self.rules, "parallel", finding)
-            item.flags += flags
+            item.flags += item.pair.flags
         if "exact" in self.stages and "exact_dup" in self.rules:
             decide_exact(self.kept())
-        if "near" in self.stages:
-            by_language = defaultdict(list)
-            for item in self.kept():
-                by_language[item.language].append(item)
-            for language, items in by_language.items():
-                if "near_dup" in self.rules:
-                    decide_near(items, ngram_of(language), self.config.near_threshold)
-                flag_conflicts([item for item in items if item.decision is None])
+        by_language = defaultdict(list)
+        for item in self.kept() if "near" in self.stages else ():
+            by_language[item.language].append(item)
+        for language, items in by_language.items():
+            if "near_dup" in self.rules:
+                decide_near(items, ngram_of(language), self.config.near_threshold)
+            flag_conflicts([item for item in items if item.decision is None])
         for item in self.kept():
             item.flags = tuple(flag for flag in item.flags if flag.reason in self.rules)
-        counted = Counter(map(key_of, self.items))
-        self.counts = Counter(dict(sorted(counted.items(), key=lambda pair: order_of(*pair[0]))))
+        self.counts = count(self.items)
         self.alarms = list(self.find_alarms())
 
     def find_alarms(self) -> Iterator[str]:
         """Languages that one stage would take too much of, each as a sentence."""
         lost: defaultdict[tuple[str, str], Counter[str]] = defaultdict(Counter)
-        for (stage, language, reason), count in self.counts.items():
-            lost[stage, language][reason] = count
-        structure = sum((reasons for (stage, _), reasons in lost.items() if stage == "structure"), Counter())
+        structure = Counter[str]()
+        for (stage, language, reason), number in self.counts.items():
+            lost[stage, language][reason] = number
+            structure += {reason: number} if stage == "structure" else {}
         if self.is_too_much(structure.total(), len(self.items)):
             yield f"structure would take {structure.total()} of {len(self.items)} records, {told(structure)}"
         for language, total in sorted(Counter(item.language for item in self.items).items()):
@@ -94,19 +93,21 @@ class Ledger:
 def told(reasons: Counter[str]) -> str:
     """Which rule takes how many records, what it catches, and what keeps them."""
     parts = []
-    for reason, count in sorted(reasons.items(), key=lambda pair: (-pair[1], pair[0])):
+    for reason, number in sorted(reasons.items(), key=lambda pair: (-pair[1], pair[0])):
         catches = f": {RULES[reason].catches}; --rule {reason}=off keeps them" if reason in RULES else ""
-        parts.append(f"{reason} ({count}{catches})")
+        parts.append(f"{reason} ({number}{catches})")
     return f"most for {', '.join(parts)}"
 
 
-def key_of(item: Inspection) -> tuple[str, str, str]:
-    stage, reason = item.decision[:2] if item.decision else ("kept", "")
-    return stage, item.language, reason
+def count(items: Iterable[Inspection]) -> Counts:
+    """How many records there are of each (stage, language, reason), what is kept first, then in the stages' order."""
+    found = Counter((*(item.decision or ("kept", ""))[:2], item.language) for item in items)
 
+    def order(key: tuple[str, str, str]) -> tuple[int, str, str]:
+        stage, reason, language = key
+        return STAGES.index(stage) if stage in STAGES else -1, language, reason
 
-def order_of(stage: str, language: str, reason: str) -> tuple[int, str, str]:
-    return (STAGES.index(stage) if stage in STAGES else -1, language, reason)
+    return Counter({(key[0], key[2], key[1]): found[key] for key in sorted(found, key=order)})
 
 
 def decide_exact(items: Iterator[Inspection]) -> None:

@@ -1,53 +1,62 @@
-"""The rules that judge records: rules.tsv says of each what it catches, with an example, its limit, and how often it
-takes what is good. `governance.rules` switches a rule off or moves its limit.
-"""
+"""The stages and their rules: rules.tsv says of each rule what it catches, and how often it takes what is good."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mlx_hybrid.config import GovernanceConfig
 from mlx_hybrid.errors import ConfigError, nearest
+from mlx_hybrid.records.languages import UnknownLanguage, parse_language
+
+STAGES = tuple("structure unicode language quality licence personal overlap parallel exact near".split())  # noqa: SIM905
+STAGE_OF = dict.fromkeys(("languages", "engine"), "language") | {"licences": "licence", "redact": "personal"}
+STAGE_OF |= dict.fromkeys(("against", "overlap_threshold"), "overlap") | {"near_threshold": "near"}
+"""The stage in which a setting acts."""
+ASKED_FOR = ("lang_not_allowed", "licence_not_allowed")  # what the person excluded is no loss to warn of
+
+
+class Finding(NamedTuple):
+    """What one rule says of one record: a reason code and the numbers behind it."""
+
+    reason: str
+    detail: str = ""
+
+
+class Decision(NamedTuple):
+    """Why a record goes: the stage, a reason code, the numbers, and the record it repeats or leaks."""
+
+    stage: str
+    reason: str
+    detail: str = ""
+    match: str = ""
 
 
 class Rule(NamedTuple):
-    """One row of rules.tsv. `limit` is None for a rule that compares with no number."""
+    """One row of rules.tsv. `limit` is None for a rule that compares with no number, which `counts` explains.
+
+    `materials` is what of a turn is looked at (checks/material.py), or `all`, or `record` for a rule on a record as a
+    whole. `false_rejects` is the measured share of good records that it takes (docs/governance.md).
+    """
 
     name: str
     stage: str
     rejects: bool
-    """False for a rule that only flags."""
     limit: float | None
     counts: str
-    """What the limit is a limit of."""
     materials: tuple[str, ...]
-    """What of a turn is looked at (checks/material.py), or `all`, or `record` for a rule on a record as a whole."""
     false_rejects: float | None
-    """The measured share of good records that it takes (docs/governance.md)."""
     catches: str
     example: str
 
 
-def read_rules() -> dict[str, Rule]:
-    text = Path(__file__).with_name("rules.tsv").read_text(encoding="utf-8")
-    rules = {}
-    for line in text.splitlines()[1:]:
-        name, stage, does, limit, counts, materials, rate, catches, example = line.split("\t")
-        numbers = [float(cell) if cell else None for cell in (limit, rate)]
-        rules[name] = Rule(
-            name,
-            stage,
-            does == "rejects",
-            numbers[0],
-            counts,
-            tuple(materials.split()),
-            numbers[1],
-            catches,
-            example,
-        )
-    return rules
+def read_rule(line: str) -> Rule:
+    name, stage, does, limit, counts, materials, rate, *told = line.split("\t")
+    number, share = (float(cell) if cell else None for cell in (limit, rate))
+    return Rule(name, stage, does == "rejects", number, counts, tuple(materials.split()), share, *told)
 
 
-RULES = read_rules()
+LINES = Path(__file__).with_name("rules.tsv").read_text(encoding="utf-8").splitlines()[1:]
+RULES = {rule.name: rule for rule in map(read_rule, LINES)}
 
 
 def in_force(changes: Mapping[str, Any]) -> dict[str, float]:
@@ -55,29 +64,68 @@ def in_force(changes: Mapping[str, Any]) -> dict[str, float]:
 
     Raises ConfigError for an unknown rule, naming the nearest, and for a value that a rule cannot have.
     """
-    changes = dict(flat(changes))
     limits = {name: rule.limit or 0.0 for name, rule in RULES.items()}
-    for key, value in changes.items():
+    for key, value in flat(changes).items():
         name, _, part = key.partition(".")
-        rule = RULES.get(name)
-        if not rule:
+        if name not in RULES:
             raise ConfigError(f'governance.rules: unknown rule "{name}"; {nearest(name, RULES)}')
-        if part == "limit" and rule.limit is not None and is_number(value) and value > 0:
-            limits[name] = float(value)
-        elif part or value not in ("on", "off", True, False) or is_number(value):
-            ways = f"{name}: off" + (f", or {name}.limit: a number above 0" if rule.limit is not None else "")
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        limited = RULES[name].limit is not None
+        if part == "limit" and limited and is_number and value > 0:
+            limits |= {name: float(value)} if name in limits else {}
+        elif part or is_number or value not in ("on", "off", True, False):
+            ways = f"{name}: off" + (f", or {name}.limit: a number above 0" if limited else "")
             raise ConfigError(f"governance.rules.{key} cannot be {value!r}; write {ways}.")
-    switched_off = [key for key, value in changes.items() if value in ("off", False) and "." not in key]
-    return {name: limit for name, limit in limits.items() if name not in switched_off}
+        elif value in ("off", False):
+            limits.pop(name, None)
+    return limits
 
 
-def flat(changes: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def flat(changes: Mapping[str, Any]) -> dict[str, Any]:
     """{long_token: {limit: 80}} as long_token.limit: 80."""
+    found = {}
     for name, value in changes.items():
-        yield from (
-            ((f"{name}.{k}", v) for k, v in value.items()) if isinstance(value, Mapping) else [(name, value)]
-        )
+        found |= {f"{name}.{k}": v for k, v in value.items()} if isinstance(value, Mapping) else {name: value}
+    return found
 
 
-def is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def active_stages(config: GovernanceConfig) -> tuple[str, ...]:
+    """The stages that a config runs, in order; `structure` always does, for a line that is no record stays out.
+
+    Raises ConfigError for a stage, language or share that does not exist, and for a setting whose stage does not run.
+    """
+    check_values(config)
+    wanted = {*(config.only or STAGES)} - {*config.skip} | {"structure"}
+    active = tuple(name for name in STAGES if name in wanted)
+    for key, default in unused_settings(active).items():
+        if getattr(config, key) != default:
+            raise ConfigError(
+                f"governance.{key} would do nothing, for the stage {STAGE_OF[key]} is left out: put the stage back "
+                "(governance.only, governance.skip) or drop the setting."
+            )
+    return active
+
+
+def check_values(config: GovernanceConfig) -> None:
+    for key in ("only", "skip"):
+        for name in getattr(config, key):
+            if name not in STAGES:
+                raise ConfigError(f'governance.{key}: unknown stage "{name}"; {nearest(name, STAGES)}')
+    try:
+        for name in config.languages:
+            parse_language(name)
+    except UnknownLanguage as error:
+        raise ConfigError(f"governance.languages: {error}") from None
+    for key in ("near_threshold", "overlap_threshold", "max_reject_share"):
+        if not 0 < getattr(config, key) <= 1:
+            raise ConfigError(f"governance.{key} must be above 0 and at most 1, not {getattr(config, key)}.")
+    for key in ("workers", "min_kept"):
+        if getattr(config, key) < 0:
+            raise ConfigError(f"governance.{key} must be at least 0, not {getattr(config, key)}.")
+    in_force(config.rules)
+
+
+def unused_settings(stages: Collection[str]) -> dict[str, Any]:
+    """The settings that act in none of these stages, each with its default."""
+    defaults = GovernanceConfig()
+    return {key: getattr(defaults, key) for key, stage in STAGE_OF.items() if stage not in stages}

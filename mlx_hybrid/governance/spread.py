@@ -17,8 +17,7 @@ from mlx_hybrid.governance.inspection import Inspection, Inspector
 from mlx_hybrid.records.lines import Fault, Source, read_lines
 from mlx_hybrid.records.record import parse_line
 
-CHUNK = 1024
-CHUNK_BYTES = 1 << 20
+CHUNK, CHUNK_BYTES = 1024, 1 << 20
 SPREAD_FROM = 4 << 20  # bytes of input from which processes are worth their start
 MOST_WORKERS = 8  # that are started unasked; the main process keeps no more of them busy
 Line = tuple[str, int, bytes | Fault]  # name of the file, line number, the line
@@ -55,36 +54,33 @@ def inspect_lines(
     Raises MlxHybridError when a worker ends early.
     """
     chunks = in_chunks(read_sources(sources))
-    # Here too when others work: a setting that cannot be is told before they start.
     renames = sources[0].renames if sources else {}  # one setting for all files of a call
+    # Here too when others work: a setting that cannot be is told before they start.
     inspector = Inspector(config, renames)
     most = workers_for(config, size)
     if most == 1:
         yield from (inspect(chunk, inspector) for chunk in chunks)
         return
-    workers: list[Worker] = []
     busy: deque[Worker] = deque()
-    try:
-        for chunk in chunks:
-            if len(workers) < most:
-                worker, done = Worker(config, renames), []
-                workers.append(worker)
-            else:
-                worker = busy.popleft()
-                done = worker.receive()
-            worker.send(chunk)
-            busy.append(worker)
-            yield done
-        for worker in busy:
-            yield worker.receive()
-    except (BrokenPipeError, EOFError, pickle.UnpicklingError):
-        raise MlxHybridError(
-            "A worker process ended early, most likely for want of memory; run again with governance.workers 1 "
-            "(--workers 1)."
-        ) from None
-    finally:
-        for worker in workers:
-            worker.end()
+    with contextlib.ExitStack() as stack:
+        try:
+            for chunk in chunks:
+                if len(busy) < most:
+                    worker, done = Worker(config, renames), []
+                    stack.callback(worker.end)
+                else:
+                    worker = busy.popleft()
+                    done = worker.receive()
+                worker.send(chunk)
+                busy.append(worker)
+                yield done
+            for worker in busy:
+                yield worker.receive()
+        except (BrokenPipeError, EOFError, pickle.UnpicklingError):
+            raise MlxHybridError(
+                "A worker process ended early, most likely for want of memory; run again with governance.workers 1 "
+                "(--workers 1)."
+            ) from None
 
 
 class Worker:
@@ -127,9 +123,8 @@ def work() -> None:
 
 
 def inspect(chunk: list[Line], inspector: Inspector) -> list[Inspection]:
-    return inspector.inspect(
-        [
-            raw if isinstance(raw, Fault) else parse_line(raw, name, number, inspector.renames)
-            for name, number, raw in chunk
-        ]
+    read = (
+        raw if isinstance(raw, Fault) else parse_line(raw, name, number, inspector.renames)
+        for name, number, raw in chunk
     )
+    return inspector.inspect(list(read))

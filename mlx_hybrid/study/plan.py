@@ -9,7 +9,7 @@ from mlx_hybrid.config import PRESETS, Config, dump_config, load_config, overrid
 from mlx_hybrid.errors import ConfigError, nearest
 from mlx_hybrid.evaluation.evaluate import PIVOT
 from mlx_hybrid.evaluation.sets import language_code
-from mlx_hybrid.governance.stages import STAGES, unused_settings
+from mlx_hybrid.governance.rules import STAGES, unused_settings
 from mlx_hybrid.study.tuning import Trial
 
 ADDED = ("language", "quality", "exact", "near")

@@ -68,7 +68,7 @@ def check_held_back(config: Config, split: Split) -> None:
 
 def apart_from_held_out(config: Config, sources: Sources) -> Config:
     """The config whose governance also keeps the run's own validation and test files out of training."""
-    from mlx_hybrid.governance.stages import active_stages
+    from mlx_hybrid.governance.rules import active_stages
 
     own, held_out = config.governance, (str(s.path) for s in (*sources.test, *sources.valid))
     if not own.enabled or "overlap" not in active_stages(own):

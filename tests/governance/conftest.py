@@ -16,7 +16,7 @@ from mlx_hybrid.governance.checks.personal import redact_fields
 from mlx_hybrid.governance.govern import describe_alarms
 from mlx_hybrid.governance.inspection import Inspector
 from mlx_hybrid.governance.ledger import Ledger
-from mlx_hybrid.governance.stages import Finding
+from mlx_hybrid.governance.rules import Finding
 from mlx_hybrid.records.record import Fault, Record
 
 SENTENCES = {

@@ -11,8 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_hybrid.config import GovernanceConfig
-from mlx_hybrid.governance.duplicates.minhash import band_keys, gram_hashes, normalise, signatures
-from mlx_hybrid.governance.duplicates.similarity import Likeness, grams, jaccard, shared_characters
+from mlx_hybrid.governance.duplicates.minhash import (
+    Likeness,
+    band_keys,
+    gram_hashes,
+    grams,
+    jaccard,
+    normalise,
+    shared_characters,
+    signatures,
+)
 from mlx_hybrid.records.record import Record, parse_line
 
 NEAR = GovernanceConfig(only=("exact", "near"), max_reject_share=1.0)

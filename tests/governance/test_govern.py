@@ -29,7 +29,6 @@ FILES = {
     "report.json",
     "report.html",
     "README.md",
-    "croissant.json",
 }
 
 

@@ -10,8 +10,8 @@ import mlx_hybrid
 from mlx_hybrid.cli import main
 from mlx_hybrid.config import GovernanceConfig
 from mlx_hybrid.errors import ConfigError, DataError
+from mlx_hybrid.governance.folder.changing import rescue
 from mlx_hybrid.governance.folder.manifest import verify
-from mlx_hybrid.governance.folder.rescuing import rescue
 from mlx_hybrid.governance.govern import govern_files
 from mlx_hybrid.governance.rules import RULES
 from mlx_hybrid.records.record import load_records

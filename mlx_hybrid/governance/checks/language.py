@@ -14,9 +14,8 @@ import numpy as np
 import regex
 
 from mlx_hybrid.governance.checks.characters import HAN, SCRIPT_CODES, Batch, letters_only
-from mlx_hybrid.governance.rules import in_force
-from mlx_hybrid.governance.stages import Finding
-from mlx_hybrid.governance.words import WORDS
+from mlx_hybrid.governance.rules import RULES, Finding, in_force
+from mlx_hybrid.governance.tables import WORDS
 from mlx_hybrid.records.languages import (
     SEEN_AS,
     Language,
@@ -26,15 +25,10 @@ from mlx_hybrid.records.languages import (
     scripts_of,
 )
 
-ENOUGH_LETTERS = 40
-SOME_LETTERS = 15
-LEAST_LETTERS = 3
-CONFIDENT = 0.5
+ENOUGH_LETTERS, SOME_LETTERS, LEAST_LETTERS = 40, 15, 3
+CONFIDENT, HALF = 0.5, 0.5
 SURE = 0.9  # romanised text reaches it in 0.5 % of sentences, whole sentences of another language in 97 %
-LIKE_ROMANISED = frozenset(
-    {"hau", "som", "kab"}
-)  # what romanised Hindi and Arabic look like; these must be at 0.99
-HALF = 0.5
+LIKE_ROMANISED = ("hau", "som", "kab")  # what romanised Hindi and Arabic look like; these must be at 0.99
 MAX_PARTS = 8
 CHECKED = 4_000  # letters of a text; engines are shown 400 of them
 UNDETERMINED = Language("und", "Zyyy")
@@ -55,13 +49,13 @@ class Verdict(NamedTuple):
 class Evidence(NamedTuple):
     """One text: letters, share of each script among them, the engine's probabilities, and the likeliest of both."""
 
+    text: str
     letters: float
     scripts: np.ndarray
     probabilities: np.ndarray
     script: str
     top: str
     top_p: float
-    tigrinya: bool
 
     @property
     def is_clear(self) -> bool:
@@ -77,8 +71,7 @@ def gather_evidence(texts: Sequence[str], engine: Any) -> Iterator[Evidence]:
     found = engine.predict([letters_only(text) for text in texts])
     for text, count, scripts, row in zip(texts, letters.tolist(), shares, found):
         script, top = SCRIPT_CODES[1 + int(scripts.argmax())], engine.codes[int(row.argmax())]
-        tigrinya = script == "Ethi" and bool(TIGRINYA.search(text))
-        yield Evidence(count, scripts, row, script, top, float(row.max()), tigrinya)
+        yield Evidence(text, count, scripts, row, script, top, float(row.max()))
 
 
 def check_languages(
@@ -111,10 +104,10 @@ class Judge:
 
     def __init__(self, engine: Any, allowed: Collection[str], limits: Mapping[str, float]) -> None:
         self.engine, self.allowed = engine, allowed
-        self.possible = limits.get("lang_mismatch", 0.0)
-        self.own_script = limits.get("script_mismatch", 0.0)
-        self.mixed = limits.get("script_mixed", 1.0)
-        self.gibberish = limits.get("gibberish", 2.0)
+        self.possible, self.own_script = (
+            limits.get(name, 0.0) for name in ("lang_mismatch", "script_mismatch")
+        )
+        self.mixed, self.gibberish = limits.get("script_mixed", 1.0), limits.get("gibberish", 2.0)
 
     def check(self, evidence: Evidence, declared: str | None) -> Verdict:
         if declared is None:
@@ -125,14 +118,16 @@ class Judge:
             return Verdict(UNDETERMINED, Finding("lang_unknown_code", str(error)))
         if self.allowed and language.code not in self.allowed:
             return Verdict(language, Finding("lang_not_allowed", f"declared {language}"))
-        return self.verify(evidence, language)._replace(looks=evidence.top)
+        found = self.verify(evidence, language)
+        reject = next((finding for finding in found if RULES[finding.reason].rejects), None)
+        return Verdict(language, reject, () if reject else found, evidence.top)
 
-    def verify(self, evidence: Evidence, language: Language) -> Verdict:
-        """Whether a text can be in its declared language."""
+    def verify(self, evidence: Evidence, language: Language) -> tuple[Finding, ...]:
+        """What is to be said of a text under its declared language."""
         if evidence.letters < LEAST_LETTERS:
-            return Verdict(language, flags=(Finding("lang_undetermined", "hardly any letters"),))
+            return (Finding("lang_undetermined", "hardly any letters"),)
         if nonsense := self.nonsense(evidence):
-            return Verdict(language, nonsense)
+            return (nonsense,)
         looks = f"looks like {evidence.top}, p {evidence.top_p:.2f}"
         expected = scripts_of(language.code)
         if language.declared:
@@ -140,28 +135,26 @@ class Judge:
         own = float(sum(evidence.scripts[SCRIPT_CODES.index(s) - 1] for s in expected if s in SCRIPT_CODES))
         if expected - {"Zyyy"} and own < self.own_script:
             told = f"{1 - own:.0%} of the letters are in other scripts, most in {evidence.script}; {looks}"
-            detail = f"declared {language}, but {told}"
-            if evidence.script != "Latn" or language.declared:
-                return Verdict(language, Finding("script_mismatch", detail))
-            if is_sure(evidence, self.engine):
-                return Verdict(language, Finding("lang_mismatch", detail))
-            # It may be the language in Latin letters, which no engine knows well.
-            return Verdict(language, flags=(Finding("lang_romanised", detail),))
+            reason = "script_mismatch"
+            if evidence.script == "Latn" and not language.declared:
+                # It may be the language in Latin letters, which no engine knows well.
+                reason = "lang_mismatch" if is_sure(evidence, self.engine) else "lang_romanised"
+            return (Finding(reason, f"declared {language}, but {told}"),)
         columns = columns_of(self.engine, language.code, expected | {evidence.script})
+        if not columns and is_big(evidence, language, self.engine):
+            detail = f"declared {language}, which the engine does not know; {looks}"
+            return (Finding("lang_mismatch", detail),)
         if not columns:
-            if is_big(evidence, language, self.engine):
-                detail = f"declared {language}, which the engine does not know; {looks}"
-                return Verdict(language, Finding("lang_mismatch", detail))
-            told = f"the engine does not know {language}; {looks}"
-            return Verdict(language, flags=(Finding("lang_not_checked", told),))
+            return (Finding("lang_not_checked", f"the engine does not know {language}; {looks}"),)
         p = float(evidence.probabilities[list(columns)].sum())
-        flags = self.mixed_scripts(evidence)
         if p >= self.possible or own < HALF or evidence.top in relatives_of(language.code):
-            return Verdict(language, flags=flags)
+            return self.mixed_scripts(evidence)
+        enough = evidence.letters >= ENOUGH_LETTERS or evidence.is_clear
         detail = f"declared {language}, p {p:.2f}; {looks}; {evidence.letters:.0f} letters"
-        if evidence.letters >= ENOUGH_LETTERS or evidence.is_clear:
-            return Verdict(language, Finding("lang_mismatch", detail))
-        return Verdict(language, flags=(Finding("lang_undetermined", detail), *flags))
+        return (
+            Finding("lang_mismatch" if enough else "lang_undetermined", detail),
+            *self.mixed_scripts(evidence),
+        )
 
     def label(self, evidence: Evidence) -> Verdict:
         """The language of a text that declares none; undetermined rather than guessed."""
@@ -199,15 +192,12 @@ def is_sure(evidence: Evidence, engine: Any) -> bool:
 
 def is_big(evidence: Evidence, language: Language, engine: Any) -> bool:
     """Whether a text under a code that the engine does not know is sure to be in a big language instead."""
-    top = evidence.top
-    if top not in BIG or evidence.top_p < 0.95 or evidence.letters < 25 or evidence.tigrinya:
+    top, relatives = evidence.top, relatives_of(language.code)
+    if top not in BIG or evidence.top_p < 0.95 or evidence.letters < 25 or relatives & {*engine.codes}:
         return False
-    known = relatives_of(language.code) & {*engine.codes}
-    return (
-        not known
-        and evidence.script in scripts_of(top)
-        and language.code not in WORDS[top] | relatives_of(top)
-    )
+    if evidence.script == "Ethi" and TIGRINYA.search(evidence.text):
+        return False
+    return evidence.script in scripts_of(top) and language.code not in WORDS[top] | relatives_of(top)
 
 
 @lru_cache(4096)

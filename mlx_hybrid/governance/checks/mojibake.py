@@ -9,73 +9,51 @@ from collections.abc import Set
 from itertools import permutations
 
 import numpy as np
-import regex
 
-from mlx_hybrid.governance.checks.characters import LETTER, SCRIPT_CODES, Batch
+from mlx_hybrid.governance.checks.characters import LETTER, Batch
+from mlx_hybrid.governance.tables import CUES, patterns
 
-CODECS = {
-    "Cyrl": ("cp1251", "koi8-r", "cp866"),
-    "Hani": ("gbk", "big5"),
-    "Hang": ("euc-kr",),
-    "Arab": ("cp1256",),
-    "Grek": ("cp1253",),
-    "Hebr": ("cp1255",),
-    "Latn": ("cp1250", "cp1254", "cp437"),
-}
+CODECS = [pair.split() for pair in CUES["misread"].split(", ")]
+"""Scripts as which UTF-8 is seen that was read in a codec."""
 VALID_SHARE = 0.75  # clean sentences reach 0.6 in gbk and 0.4 elsewhere, misread ones fall to 0.8
-ONE_SCRIPT = 0.8
-MANY = 6
+ONE_SCRIPT, MANY = 0.8, 6
 CHARACTER_SETS = ("gb2312", "big5hkscs", "euc_jp", "johab")  # Simplified, Traditional, Japanese, Korean
 STRANGE_SHARE = 0.1
 CYRILLIC = ("cp1251", "koi8-r", "cp866", "iso8859-5", "mac-cyrillic")
 ORDER = {
     letter: rank for rank, letter in enumerate("оеаинтсрвлкмдпуяыьгзбчйхжшюцщэфъё")
 }  # the commonest first
-LOST = regex.compile(r"\p{L}\?\p{Ll}|(?<!\S)[¿¡]?\?\p{Ll}{2}|\p{L}\?\?\p{L}")
-ZAWGYI = regex.compile(
-    r"(?<![\u1000-\u102A\u1039\u103B-\u103F\u1050-\u1081])\u1031|\u1039(?![\u1000-\u1021])|[\u1060-\u1097]"
-)
 QUOTE = "鈥"  # what gbk makes of the first bytes of a curly quote or dash; holmium, in Chinese text
+MOJIBAKE = patterns("mojibake")
 
 
 def find_mojibake(text: str, scripts: Set[str] | None = None) -> str | None:
     """What is wrong with the encoding of a text, or None. `scripts` are those seen in it, where that is known."""
     from ftfy import badness
 
-    if "?" in text and len(LOST.findall(text)) >= 2:
+    if "?" in text and len(MOJIBAKE.lost.findall(text)) >= 2:
         return "letters were lost to question marks"
     if text.isascii():
         return None
-    scripts = scripts_in(text) if scripts is None else scripts
+    scripts = next(Batch([text]).scripts_seen()) if scripts is None else scripts
     if badness.is_bad(text):
-        return told("cp1252")
+        return "UTF-8 that was read as cp1252"
     if "Cyrl" in scripts and (pair := swapped_cyrillic(text)):
         return "{} that was read as {}".format(*pair)
-    if "Mymr" in scripts and len(ZAWGYI.findall(text)) > 0.02 * len(text):
+    if "Mymr" in scripts and len(MOJIBAKE.zawgyi.findall(text)) > 0.02 * len(text):
         return "Burmese in Zawgyi, which is not Unicode"
     if "Latn" in scripts and is_single_byte(text):
         return "another alphabet that was read as latin-1"
-    codecs = (codec for script in sorted(scripts & CODECS.keys()) for codec in CODECS[script])
+    codecs = (codec for script, codec in CODECS if script in scripts)
     found = next((codec for codec in codecs if is_misread(text, codec)), None)
     found = found or ("gbk" if "Hani" in scripts and is_nowhere_written(text) else None)
-    return told(found) if found else None
-
-
-def scripts_in(text: str) -> set[str]:
-    found = np.flatnonzero(Batch([text]).script_counts()[0])
-    return {SCRIPT_CODES[number] for number in found if number > 1}
-
-
-def told(codec: str) -> str:
-    return f"UTF-8 that was read as {codec}"
+    return found and f"UTF-8 that was read as {found}"
 
 
 def swapped_cyrillic(text: str) -> tuple[str, str] | None:
     """The encoding that a Cyrillic text was written in and the one it was read in, where they differ."""
     own = mean_rank(text)
-    if own < 9.5:
-        return None
-    for written, read in permutations(CYRILLIC, 2):
+    for written, read in permutations(CYRILLIC, 2) if own >= 9.5 else ():
         back = text.encode(read, "ignore").decode(written, "ignore")
         if len(back) > 0.9 * len(text) and 0 < mean_rank(back) < min(10, own - 2.8):
             return written, read
@@ -102,10 +80,8 @@ def is_misread(text: str, codec: str) -> bool:
     """
     raw = np.frombuffer(text.encode(codec, "ignore"), np.uint8)
     high = int((raw >= 0x80).sum())
-    if high < 2:
-        return False
-    found = "".join(c for c in raw.tobytes().decode("utf-8", "ignore") if c > "\x7f")
-    if len(found.encode()) < VALID_SHARE * high:
+    found = "".join(c for c in raw.tobytes().decode("utf-8", "ignore") if c > "\x7f") if high > 1 else ""
+    if high < 2 or len(found.encode()) < VALID_SHARE * high:
         return False
     batch = Batch([found])
     letters = batch.scripts[batch.classes == LETTER]

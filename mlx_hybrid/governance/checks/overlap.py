@@ -4,11 +4,12 @@ containment = |grams(evaluation text) ∩ grams(record)| / |grams(evaluation tex
 """
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
 from mlx_hybrid.governance.duplicates.minhash import distinct_grams, normalise
-from mlx_hybrid.governance.stages import Decision
+from mlx_hybrid.governance.rules import Decision
 from mlx_hybrid.records.record import Record
 
 NGRAM = 13
@@ -28,8 +29,7 @@ class EvaluationIndex:
         grams, owners = long_grams(texts)
         self.grams, places, counts = np.unique(grams, return_inverse=True, return_counts=True)
         few = max(FEW_COUNT, FEW_SHARE * len(texts))
-        common = counts > max(min(TEMPLATE_COUNT, few), TEMPLATE_SHARE * len(texts))
-        kept = ~common[places]
+        kept = (counts <= max(min(TEMPLATE_COUNT, few), TEMPLATE_SHARE * len(texts)))[places]
         self.sizes = np.bincount(owners[kept], minlength=len(texts))
         self.owners = incidence(places[kept], owners[kept], (len(self.grams), len(texts)))
 
@@ -39,22 +39,21 @@ class EvaluationIndex:
         grams, rows = long_grams(plain)
         places = np.searchsorted(self.grams, grams)
         known = np.searchsorted(self.grams, grams, "right") > places
-        shared = incidence(rows[known], places[known], (len(texts), len(self.grams))) @ self.owners
-        best: dict[int, tuple[float, str]] = {}
-        shared = shared.tocoo()
+        shared = (incidence(rows[known], places[known], (len(texts), len(self.grams))) @ self.owners).tocoo()
         shares = shared.data / self.sizes[shared.col]
+        best: dict[int, tuple[float, str]] = {}
         for i in np.lexsort((shared.col, -shares)).tolist():
             best.setdefault(int(shared.row[i]), (float(shares[i]), self.names[shared.col[i]]))
         best |= {row: (1.0, self.whole[text]) for row, text in enumerate(plain) if text in self.whole}
-        return [self.decide(*best.get(row, (0.0, ""))) for row in range(len(texts))]
+        leaks = {
+            row: Decision("overlap", "eval_leak", f"holds {share:.2f} of {name}", name)
+            for row, (share, name) in best.items()
+            if share >= self.threshold
+        }
+        return [leaks.get(row) for row in range(len(texts))]
 
-    def decide(self, share: float, name: str) -> Decision | None:
-        if share < self.threshold:
-            return None
-        return Decision("overlap", "eval_leak", f"holds {share:.2f} of {name}", name)
 
-
-def incidence(rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]):
+def incidence(rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]) -> Any:
     """A sparse matrix with a one at each (row, column)."""
     from scipy.sparse import csr_array
 

@@ -1,18 +1,15 @@
 """Personal data and secrets: found by shape and checksum, told by kind, count and offset, never by content."""
 
 import ipaddress
-import re
 import unicodedata
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import regex
 
-from mlx_hybrid.governance.checks.cues import CUES, said_before
-from mlx_hybrid.governance.checks.phones import CANDIDATE, phone_length, regions_of
-from mlx_hybrid.governance.checks.secrets import secrets
-from mlx_hybrid.governance.rules import in_force
-from mlx_hybrid.governance.stages import Finding
+from mlx_hybrid.governance.checks.phones import PERSONAL, phone_length, regions_of
+from mlx_hybrid.governance.rules import Finding, in_force
+from mlx_hybrid.governance.tables import CUES, said_before
 from mlx_hybrid.records.fields import over_texts
 
 
@@ -25,49 +22,18 @@ class Span(NamedTuple):
 
 
 ALL = ("email", "phone", "card", "iban", "ip", "secret")
-ALONE, APART = r"(?<![\p{Latin}\p{N}_.-])", r"(?![\p{Latin}\p{N}_]|[.-]\p{N})"
-UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
-EMAIL = regex.compile(
-    rf"(?:(?<![\w.+'-])|(?<=[{UNSPACED}]))"
-    rf"(?:(?![{UNSPACED}])\w(?:(?![{UNSPACED}])[\w.+'%-]){{0,63}}|[{UNSPACED}\d]{{0,31}}[{UNSPACED}])@(?:[\w-]{{1,63}}\.)+"
-    r"(?:[A-Za-z]{2,24}(?![A-Za-z\d_@-])|xn--[A-Za-z\d-]{2,40}|(?![A-Za-z])[\p{L}\p{M}]{2,24}(?![\w@]))"
-)
-NO_DOMAIN = regex.compile(
-    r".*\.(?:png|jpe?g|gif|svg|webp|avif|ico|bmp|pdf|css|js|ts|json|html?|txt|local|internal|lan|localdomain)|\d+\.\d.*",
-    regex.IGNORECASE,
-)
-QUAD = r"(?:\d{1,3}\.){3}\d{1,3}"
-IPV4 = regex.compile(
-    rf"(?<![\p{{Latin}}\p{{N}}_.=<>~^#$/-])(?<!\d[,:]){QUAD}(?!\.?[\p{{Latin}}\p{{N}}_]|-\p{{L}})"
-    rf"|(?<=://|@){QUAD}(?![\d.]*\d)"
-)
-IPV6 = regex.compile(
-    r"(?<![\p{Latin}\p{N}_:.])(?:[0-9a-fA-F]{1,4}:{1,2}){2,8}(?:[0-9a-fA-F]{1,4})?(?![\p{Latin}\p{N}_:]|\.\d)"
-)
 VERSION, RELEASED = said_before("version", r"[^\n]{0,14}$"), said_before("released")
-ADDRESS, RESOLVERS = (
-    said_before("address"),
-    ("8.8.8.8", "8.8.4.4", "1.1.1.1", "1.0.0.1", "9.9.9.9", "4.2.2.2"),
-)
-CARD = regex.compile(rf"{ALONE}[2-6](?:[ .-]?\d){{12,18}}{APART}")
-CARDS = regex.compile(
-    r"4(?:\d{12}|\d{15}|\d{18})|5[1-5]\d{14}|2(?:22[1-9]|2[3-9]\d|[3-6]\d\d|7[01]\d|720)\d{12}|3[47]\d{13}"
-    r"|6(?:011|4[4-9]\d|5\d\d)\d{12,15}|35(?:2[89]|[3-8]\d)\d{12,15}|62\d{14,17}|3(?:0[0-5]|[689]\d)\d{11}|220[0-4]\d{12,15}"
-)
-"""Visa, Mastercard, American Express, Discover, JCB, UnionPay, Diners and Mir, by prefix and length."""
-IBAN = regex.compile(r"(?<![\p{Latin}\p{N}_])[A-Za-z]{2}\d{2}(?:[ .-]?[A-Za-z0-9]){11,30}")
+ADDRESS = said_before("address")
+RESOLVERS = ("8.8.8.8", "8.8.4.4", "1.1.1.1", "1.0.0.1", "9.9.9.9", "4.2.2.2")
 IBAN_LENGTHS = {pair[:2]: int(pair[2:]) for pair in CUES["iban"].split()}
-SOME_DIGITS, SEVEN_DIGITS = re.compile(r"\d"), re.compile(r"\d(?:\D{0,3}\d){6}")
 MAX_CHECKED = 1_000_000  # characters that are searched for flags; redaction searches all
-SPACES = "\u00a0\u200b\u200e\u200f\u2060\u3000" + "".join(
-    map(chr, (*range(0x2000, 0x200B), *range(0x202A, 0x2030)))
-)
-DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63"
+SPACES = (0xA0, *range(0x2000, 0x200C), 0x200E, 0x200F, *range(0x202A, 0x2030), 0x2060, 0x3000)
+DASHES = (*range(0x2010, 0x2016), 0x2212, 0xFE58, 0xFE63)
 PLAIN = {
     **{ord(c): str(unicodedata.digit(c)) for c in map(chr, range(0x80, 0x1FC00)) if c.isdecimal()},
     **{code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)},
-    **dict.fromkeys(map(ord, SPACES), " "),
-    **dict.fromkeys(map(ord, DASHES), "-"),
+    **dict.fromkeys(SPACES, " "),
+    **dict.fromkeys(DASHES, "-"),
 }
 """ASCII's digits, marks, spaces and dashes in place of those of other scripts and widths, one for one."""
 
@@ -80,8 +46,8 @@ def luhn(text: str) -> bool:
 
 
 def card_length(match: Any) -> int:
-    digits = re.sub(r"\D", "", match[0])
-    return len(match[0]) if CARDS.fullmatch(digits) and luhn(digits) and len(set(digits)) > 1 else 0
+    digits = regex.sub(r"\D", "", match[0])
+    return len(match[0]) if PERSONAL.cards.fullmatch(digits) and luhn(digits) and len(set(digits)) > 1 else 0
 
 
 def iban_length(match: Any) -> int:
@@ -114,28 +80,47 @@ def ip_length(match: Any) -> int:
 
 def email_length(match: Any) -> int:
     name, _, domain = match[0].rpartition("@")
-    return 0 if name in ("git", "hg", "svn") or NO_DOMAIN.fullmatch(domain) else len(match[0])
+    return 0 if name in ("git", "hg", "svn") or PERSONAL.no_domain.fullmatch(domain) else len(match[0])
 
 
 KINDS: tuple[tuple[str, regex.Pattern, Callable[[Any], int]], ...] = (
-    ("email", EMAIL, email_length),
-    ("ip", IPV4, ip_length),
-    ("ip", IPV6, ip_length),
-    ("iban", IBAN, iban_length),
-    ("card", CARD, card_length),
+    ("email", PERSONAL.email, email_length),
+    ("ip", PERSONAL.ipv4, ip_length),
+    ("ip", PERSONAL.ipv6, ip_length),
+    ("iban", PERSONAL.iban, iban_length),
+    ("card", PERSONAL.card, card_length),
 )
+
+
+def secrets(text: str) -> Iterator[tuple[int, int]]:
+    """(begin, end) of every key and password; of `password = x` the value alone."""
+    if PERSONAL.long.search(text):
+        yield from (match.span() for match in PERSONAL.key.finditer(text))
+    if "://" in text:
+        yield from (match.span() for match in PERSONAL.login.finditer(text))
+    if "earer" in text or "uthorization" in text:
+        yield from (m.span() for m in PERSONAL.bearer.finditer(text) if regex.search(r"\d", m[0]))
+    if PERSONAL.says.search(text):
+        yield from (m.span(part) for m in PERSONAL.named.finditer(text) if (part := password_part(m)))
+
+
+def password_part(match: Any) -> str:
+    """The group of a match that holds its password; empty for a type, a placeholder or the name of a variable."""
+    part = "quoted" if match["quoted"] else "bare"
+    is_word = part == "bare" and PERSONAL.a_word.fullmatch(match[part])
+    return "" if is_word or PERSONAL.placeholder.fullmatch(match[part]) else part
 
 
 def candidates(text: str, regions: tuple[str, ...]) -> Iterator[Span]:
     """Everything that may be personal; where two claim the same text the earlier has it."""
     yield from (Span("secret", *span) for span in secrets(text))
-    has_digits = SOME_DIGITS.search(text)
+    has_digits = PERSONAL.some_digits.search(text)
     text = text.translate(PLAIN) if has_digits or "\uff20" in text else text
     for kind, pattern, length in KINDS:
         if "@" in text if kind == "email" else has_digits:
             for match in pattern.finditer(text):
                 yield Span(kind, match.start(), match.start() + length(match))
-    for match in CANDIDATE.finditer(text) if has_digits and SEVEN_DIGITS.search(text) else ():
+    for match in PERSONAL.phone.finditer(text) if PERSONAL.seven_digits.search(text) else ():
         yield Span("phone", match.start(), match.start() + phone_length(match, regions))
 
 
@@ -143,10 +128,8 @@ def find_personal(text: str, regions: tuple[str, ...] = ()) -> list[Span]:
     """Every span, in order and without overlaps; telephone numbers without a country's code are of the regions."""
     taken: list[Span] = []
     for span in candidates(text, regions):
-        if span.end > span.start and all(
-            span.end <= other.start or span.start >= other.end for other in taken
-        ):
-            taken.append(span)
+        free = all(span.end <= other.start or span.start >= other.end for other in taken)
+        taken += [span] if free and span.end > span.start else []
     return sorted(taken, key=lambda span: span.start)
 
 
@@ -161,9 +144,8 @@ def flags(fields: dict, language: str = "") -> tuple[Finding, ...]:
         return text
 
     over_texts(fields, look)
-    return tuple(
-        Finding(f"pii_{kind}", f"{len(found)} at {', '.join(found[:20])}") for kind, found in places.items()
-    )
+    told = {kind: f"{len(found)} at {', '.join(found[:20])}" for kind, found in places.items()}
+    return tuple(Finding(f"pii_{kind}", detail) for kind, detail in told.items())
 
 
 def kinds_to_redact(config: Mapping[str, Any]) -> list[str]:

@@ -7,18 +7,11 @@ from typing import Any
 
 import regex
 
-from mlx_hybrid.governance.checks.cues import CUES, said_before
+from mlx_hybrid.governance.tables import CUES, patterns, said_before
 from mlx_hybrid.records.languages import card_code, parse_language
 
-CANDIDATE = regex.compile(
-    r"(?<![\p{Latin}\p{N}_+])(?<!\p{N}[.,/-])\(?\+?\(?[0-9](?:[ .\-/()]{0,3}[0-9]){6,17}"
-    r"(?![\p{Latin}\p{N}_]|[.,][0-9])"
-)
+PERSONAL = patterns("personal")
 CALL, NUMBER, OTHER = (said_before(name) for name in ("call", "number", "other"))
-NO_PHONE = regex.compile(  # dates and decimals
-    r"(?:\d{1,2}[./ -]\d{1,2}[./ -](?:19|20)\d\d|(?:19|20)\d\d[./ -]\d{1,2}[./ -]\d{1,2}|\d{1,3}\.\d{5,})\b"
-)
-THOUSANDS = regex.compile(r"[1-9]\d{0,2}(?:[ .]\d{3})+")
 MOST_GROUPS = 6
 WIDE = 5  # regions of a language from which a number must look more like one
 WINDOW = 32  # characters before a number in which a word says what it is
@@ -47,16 +40,14 @@ def phone_length(match: Any, regions: tuple[str, ...]) -> int:
         found = phonenumbers.PhoneNumberMatcher(written, None, phonenumbers.Leniency.POSSIBLE)
         return next((number.end for number in found if number.start <= 2), 0)
     before = match.string[max(0, match.start() - WINDOW) : match.start()].rpartition("\n")[2]
-    said, other = last(CALL, before), last(OTHER, before)
-    if NO_PHONE.match(written) or other > said:
+    said, other = (max((m.start() for m in cue.finditer(before)), default=-1) for cue in (CALL, OTHER))
+    if PERSONAL.no_phone.match(written) or other > said:
         return 0
     if written.startswith("00") and is_number(f"+{written[2:]}", "ZZ", "valid"):
         return len(written)
-    called = said >= 0 or NUMBER.search(before)
+    called = said >= 0 or bool(NUMBER.search(before))
     found = lengths(written) if called or written[0] in "0(" else [len(written)]
-    return next(
-        (length for length in found if is_national(written[:length], regions, called=bool(called))), 0
-    )
+    return next((length for length in found if is_national(written[:length], regions, called=called)), 0)
 
 
 def is_national(written: str, regions: tuple[str, ...], *, called: bool) -> bool:
@@ -66,13 +57,12 @@ def is_national(written: str, regions: tuple[str, ...], *, called: bool) -> bool
     opened, groups, wide = written[0] in "0(", regex.findall(r"\d+", written), len(regions) > WIDE
     pairs = all(len(group) == 2 for group in groups) and len(regions) > 1
     odd = len(groups) > MOST_GROUPS or any(len(group) == 1 for group in groups[2:])
-    if odd or THOUSANDS.fullmatch(written) or (pairs and not opened):
+    if odd or PERSONAL.thousands.fullmatch(written) or (pairs and not opened):
         return False
     if len(groups) == 1:
         how = "valid" if opened else "mobile" if len(written) >= 10 and not wide else ""
         return any(is_number(written, region, how) for region in regions if how)
-    how = "grouped" if wide and not opened else "begun"
-    own = any(is_number(written, region, how) for region in regions)
+    own = any(is_number(written, region, "grouped" if wide and not opened else "begun") for region in regions)
     return own or (opened and any(is_number(written, region, "grouped") for region in WORLD))
 
 
@@ -88,22 +78,16 @@ def is_number(written: str, region: str, how: str) -> bool:
     region = region if region != "ZZ" else phones.region_code_for_number(number)
     if not phones.is_valid_number_for_region(number, region):
         return False
-    if how == "mobile":
-        return phones.number_type(number) == phones.PhoneNumberType.MOBILE
-    own, usual = (
-        regex.findall(r"\d+", text.replace("(0)", ""))
-        for text in (written, phones.format_number(number, phones.PhoneNumberFormat.NATIONAL))
-    )
+    if how in ("valid", "mobile"):
+        return how == "valid" or phones.number_type(number) == phones.PhoneNumberType.MOBILE
+    shown = phones.format_number(number, phones.PhoneNumberFormat.NATIONAL)
+    own, usual = (regex.findall(r"\d+", text.replace("(0)", "")) for text in (written, shown))
     own = own[1:] if own[0] in ("0", str(number.country_code)) and len(own) > 1 else own
     own[0], usual[0] = own[0].lstrip("0"), usual[0].lstrip("0")
-    return how == "valid" or (own[:1] == usual[:1] and (how == "begun" or own == usual))
+    return own[:1] == usual[:1] and (how == "begun" or own == usual)
 
 
 def lengths(written: str) -> list[int]:
     """The whole candidate, then without last groups of digits, up to four of them."""
     ends = [match.end() for match in regex.finditer(r"\d+", written)]
     return [end for end in reversed(ends) if sum(c.isdigit() for c in written[end:]) <= 4 and end >= 7]
-
-
-def last(pattern: regex.Pattern, text: str) -> int:
-    return max((match.start() for match in pattern.finditer(text)), default=-1)

@@ -14,41 +14,23 @@ import regex
 
 from mlx_hybrid.governance.checks import characters
 from mlx_hybrid.governance.checks.characters import Batch
-from mlx_hybrid.governance.checks.material import FENCED, LINK, PAGE, TAG, Made
+from mlx_hybrid.governance.checks.material import MATERIAL, Made
 from mlx_hybrid.governance.checks.mojibake import find_mojibake
-from mlx_hybrid.governance.stages import Finding
-from mlx_hybrid.governance.words import WORDS
+from mlx_hybrid.governance.rules import Finding
+from mlx_hybrid.governance.tables import WORDS, patterns
 from mlx_hybrid.records.languages import UNSPACED
 
 MAX_CHECKED = 20_000  # characters of a text that the rules look at
 LEAST_VISIBLE = 16  # shares of fewer characters say nothing: “Oh, no.”
 RUN = 8
-COMPRESSED = 0.25
-COMPRESSED_FROM = 200
+COMPRESSED, COMPRESSED_FROM = 0.25, 200
 SUSPECT = 0.6  # a text half of whose 10-grams come back compresses to less
 REFRAIN = 6  # times that a line of a song may stand in it
 RULERS = np.array(
     [ord(c) for c in " \t\n\r-=_*#~.·•─━═│+|…"], np.uint32
 )  # what lines and tables are drawn with
 PICTURES = 0x1F000  # the first of the emoji
-WIKI = regex.compile(r"\{\{|\[\[|'''")
-SEPARATOR = regex.compile(r"[ \t][|»›>·•][ \t]")
-INLINE = regex.compile(r"</?(?:su[bp]|[biu]|em|strong|br)\s*/?>", regex.IGNORECASE)
-UNSEEN = regex.compile(r"[\p{C}\p{Z}\p{M}\s]+")
-NOTHING = regex.compile(r"[\p{P}]*")
-ASKS_FOR_VALUES = regex.compile(
-    r"return|output|print|value|code|python|java|sql|variable|pandas|function|none|null|nan\b|n/a|_{2}",
-    regex.IGNORECASE,
-)
-CHAT_MARKS = regex.compile(
-    r"<\|[\w ]{1,40}\|>|<｜[^｜]{1,40}｜>|</?s>|\[/?INST\]|<</?SYS>>|<(?:bos|eos|pad|unk|(?:start|end)_of_turn)>"
-)
-TURNING = regex.compile(r"([\p{L}\p{N}].{0,59}?)(?:[\s,.!;]*+\1){5,}+.{0,3}")
-ENCODED = regex.compile(r"[a-z][A-Z0-9]|[A-Z][a-z0-9]|\d[A-Za-z]")
-ASKS_FOR_CODES = regex.compile(
-    r"base ?64|encod|decod|hash|hex|sha|md5|token|key|cipher|encrypt|uuid|binary", regex.IGNORECASE
-)
-LETTER_ALONE = regex.compile(r"[^\W\d_]\p{M}*")
+QUALITY = patterns("quality")
 
 
 class Turn(NamedTuple):
@@ -57,6 +39,10 @@ class Turn(NamedTuple):
     text: str
     made: Made
     asked: str | None = None
+
+    @property
+    def is_code(self) -> bool:
+        return bool(self.made.kinds & {"code", "data"})
 
 
 def check_unicode(batch: Batch) -> list[Finding | None]:
@@ -75,27 +61,19 @@ def check_unicode(batch: Batch) -> list[Finding | None]:
 def check_quality(turns: Sequence[Turn], limits: Mapping[str, float]) -> list[list[Finding]]:
     """Every rule in force that each turn breaks."""
     batch = Batch([turn.made.words for turn in turns])
-    rows = zip(turns, batch.texts, batch.script_counts() > 0, letter_counts(batch), *measure(batch))
     found = []
-    for turn, words, scripts, *measured in rows:
-        seen = {characters.SCRIPT_CODES[k] for k in np.flatnonzero(scripts) if k > 1}
-        told = [*check_measured(turn, words, *measured, limits), *check_words(turn, words, seen, limits)]
+    for turn, words, scripts, measures in zip(turns, batch.texts, batch.scripts_seen(), measure(batch)):
+        told = [*check_measured(turn, words, measures, limits), *check_words(turn, words, scripts, limits)]
         found.append([finding for finding in told if finding and finding.reason in limits])
     return found
 
 
 def check_measured(
-    turn: Turn,
-    words: str,
-    letters: int,
-    letter_share: float,
-    symbol_share: float,
-    run: tuple[int, float],
-    limits: Mapping[str, float],
+    turn: Turn, words: str, measures: tuple, limits: Mapping[str, float]
 ) -> Iterator[Finding | None]:
-    longest, share = run
+    letters, letter_share, symbol_share, run, run_share = measures
     if turn.asked is not None:
-        yield from check_answer(turn, letters, limits)
+        yield from check_answer(turn)
         yield bare_numbers(words, turn.asked)
     elif letters < limits.get("no_text", 0) and turn.made.kinds <= {"prose", "list"}:
         yield Finding("no_text", f"{letters} letters")
@@ -103,23 +81,22 @@ def check_measured(
         yield Finding("low_letter_ratio", f"{letter_share:.2f} of the characters are letters")
     if symbol_share > limits.get("symbol_heavy", 1):
         yield Finding("symbol_heavy", f"{symbol_share:.2f} of the characters are symbols")
-    if longest >= limits.get("char_run", 0) or (
-        longest >= RUN and share > 0.6 and turn.text.strip()[0] not in WORDS["laughter"]
-    ):
-        yield Finding("char_run", f"one character {longest} times in a row")
+    drawn_out = run >= RUN and run_share > 0.6 and turn.text.strip()[0] not in WORDS["laughter"]
+    if run >= limits.get("char_run", 0) or drawn_out:
+        yield Finding("char_run", f"one character {run} times in a row")
 
 
-def check_answer(turn: Turn, letters: int, limits: Mapping[str, float]) -> Iterator[Finding | None]:
+def check_answer(turn: Turn) -> Iterator[Finding]:
     """An answer of which nothing can be learnt; a word, a number, a letter and a symbol are answers."""
-    bare = UNSEEN.sub("", turn.text)
-    if NOTHING.fullmatch(bare) and not regex.fullmatch(r"[(\[{<].*[>)\]}]", bare):
+    bare = QUALITY.unseen.sub("", turn.text)
+    if QUALITY.nothing.fullmatch(bare) and not QUALITY.bracketed.fullmatch(bare):
         yield Finding(
             "no_text", f"an answer of {bare[:20]!r}" if bare else "an answer of what cannot be seen"
         )
-    if turn.text.strip() in WORDS["placeholders"] and not ASKS_FOR_VALUES.search(turn.asked):
+    if turn.text.strip() in WORDS["placeholders"] and not QUALITY.for_values.search(turn.asked):
         yield Finding("placeholder", turn.text.strip())
-    marks = CHAT_MARKS.findall(FENCED.sub(" ", turn.text)) if "<" in turn.text or "[" in turn.text else []
-    if marks and not CHAT_MARKS.search(turn.asked):
+    marks = QUALITY.chat_marks.findall(MATERIAL.fenced.sub(" ", turn.text))
+    if marks and not QUALITY.chat_marks.search(turn.asked):
         yield Finding("control_tokens", f"{len(marks)} marks of a template, the first {marks[0]}")
 
 
@@ -127,46 +104,41 @@ def check_words(
     turn: Turn, words: str, scripts: set[str], limits: Mapping[str, float]
 ) -> Iterator[Finding | None]:
     yield repetition(words, limits.get("repetition", 1))
-    if turn.asked is None or not (turn.made.kinds & {"code", "data"} or PAGE.search(turn.asked)):
+    if turn.asked is None or not (turn.is_code or QUALITY.for_pages.search(turn.asked)):
         yield markup(turn, limits.get("markup", 0))
     yield menu(turn, limits.get("menu", 0))
-    if turn.asked is None or not ASKS_FOR_CODES.search(turn.asked):
-        written = words if turn.made.kinds & {"code", "data"} else turn.text
-        yield long_token(written, scripts, limits.get("long_token", 0))
+    if turn.asked is None or not QUALITY.for_codes.search(turn.asked):
+        yield long_token(words if turn.is_code else turn.text, scripts, limits.get("long_token", 0))
     yield spaced_letters(words, limits.get("spaced_letters", 1))
     codec = find_mojibake(words, scripts)
     yield Finding("mojibake", codec) if codec else None
 
 
-def letter_counts(batch: Batch) -> np.ndarray:
-    classes = batch.class_counts()
-    return classes[:, characters.LETTER] + classes[:, characters.MARK]
-
-
-def measure(batch: Batch) -> tuple[np.ndarray, np.ndarray, list[tuple[int, float]]]:
-    """Of each text the letters and the symbols as shares of what is neither space nor picture, a character that is
-    drawn out counting once and a Han letter three times; and the longest run, with its share of all characters."""
+def measure(batch: Batch) -> Iterator[tuple[int, float, float, int, float]]:
+    """Of each text its letters; letters and symbols as shares of what is neither space nor picture, a character that is
+    drawn out counting once and a Han letter three times; the longest run, and its share of all characters."""
     starts = np.ones(len(batch.points), bool)
     starts[1:] = (batch.points[1:] != batch.points[:-1]) | (batch.owners[1:] != batch.owners[:-1])
     places = np.flatnonzero(starts)
     owners, points, kinds = batch.owners[places], batch.points[places], batch.classes[places]
     runs = np.diff(np.append(places, len(batch.points)))
     longest = np.zeros(len(batch.texts), np.int64)
-    ruled = np.isin(points, RULERS) | (kinds == characters.DIGIT)
-    np.maximum.at(longest, owners, np.where(ruled, 0, runs))
+    np.maximum.at(longest, owners, np.where(np.isin(points, RULERS) | (kinds == characters.DIGIT), 0, runs))
     kinds = np.where((points >= PICTURES) | ((points >= 0x2600) & (points < 0x27C0)), characters.SPACE, kinds)
     counts = np.bincount(owners * 8 + kinds, minlength=len(batch.texts) * 8).reshape(-1, 8).astype(np.float64)
-    extra = 2.0 * batch.script_counts()[:, characters.HAN]
+    whole, extra = batch.class_counts(), 2.0 * batch.script_counts()[:, characters.HAN]
     visible = np.maximum(counts.sum(1) - counts[:, characters.SPACE] + extra, 1)
     letters = counts[:, characters.LETTER] + counts[:, characters.MARK] + extra
     symbols = counts[:, characters.PUNCTUATION] + counts[:, characters.SYMBOL]
-    told = batch.lengths - batch.class_counts()[:, characters.SPACE] + extra >= LEAST_VISIBLE
-    shares = longest / np.maximum(batch.lengths, 1)
-    return (
+    told = batch.lengths - whole[:, characters.SPACE] + extra >= LEAST_VISIBLE
+    columns = (
+        whole[:, characters.LETTER] + whole[:, characters.MARK],
         np.where(told, letters / visible, 1),
         np.where(told, symbols / visible, 0),
-        list(zip(longest.tolist(), shares.tolist())),
+        longest,
+        longest / np.maximum(batch.lengths, 1),
     )
+    return zip(*(column.tolist() for column in columns))
 
 
 def bare_numbers(words: str, asked: str) -> Finding | None:
@@ -175,8 +147,8 @@ def bare_numbers(words: str, asked: str) -> Finding | None:
     numbers = [part for part in parts if part.isdigit()]
     if len(numbers) < max(5, 0.7 * len(parts)) or sum(map(len, numbers)) < 3 * len(numbers):
         return None
-    values = list(map(int, numbers))
-    ordered = all(a <= b for a, b in pairwise(values)) or all(a >= b for a, b in pairwise(values))
+    pairs = list(pairwise(map(int, numbers)))
+    ordered = all(a <= b for a, b in pairs) or all(a >= b for a, b in pairs)
     if ordered or sum(number in asked for number in numbers) >= len(numbers) / 2:
         return None
     return Finding("low_letter_ratio", f"{len(numbers)} numbers and {len(parts) - len(numbers)} words")
@@ -188,16 +160,13 @@ def repetition(text: str, limit: float) -> Finding | None:
     Of a song each line counts once, unless it is most of the song.
     """
     text = text.strip()
-    turning = TURNING.fullmatch(text) if len(text) < 2_000 else None
-    if (
-        turning
-        and turning[1].strip().lower() not in WORDS["laughter"]
-        and regex.search(r"\p{L}", turning[1])
-        and len(turning[1]) > 1
-    ):
-        return Finding("repetition", f"{turning[1][:30]!r} again and again")
+    turning = QUALITY.turning.fullmatch(text) if len(text) < 2_000 else None
+    word = turning[1] if turning else ""
+    if len(word) > 1 and regex.search(r"\p{L}", word) and word.strip().lower() not in WORDS["laughter"]:
+        return Finding("repetition", f"{word[:30]!r} again and again")
     lines = text.split("\n")
-    if len(lines) >= 4 and (distinct := list(dict.fromkeys(lines))) and len(lines) <= REFRAIN * len(distinct):
+    distinct = list(dict.fromkeys(lines))
+    if 4 <= len(lines) <= REFRAIN * len(distinct):
         text = "\n".join(distinct)
     raw = text.encode("utf-8", "replace")
     ratio = len(zlib.compress(raw, 1)) / len(raw) if raw else 1.0
@@ -212,23 +181,13 @@ def repetition(text: str, limit: float) -> Finding | None:
 
 def markup(turn: Turn, limit: float) -> Finding | None:
     """Left-over HTML, or, in a text, wiki markup."""
-    prose = FENCED.sub(" ", turn.text) if turn.asked is None else turn.made.prose
+    prose = MATERIAL.fenced.sub(" ", turn.text) if turn.asked is None else turn.made.prose
     if not any(sign in prose for sign in ("<", "&", "[[", "{{")):
         return None
-    count = sum(not INLINE.match(tag[0]) for tag in TAG.finditer(prose) if is_html(tag[0]))
-    count += len(WIKI.findall(prose)) if turn.asked is None else 0
+    tags = [tag[0] for tag in MATERIAL.tag.finditer(prose) if QUALITY.html.match(tag[0])]
+    count = sum(not QUALITY.inline.match(tag) for tag in tags)
+    count += len(QUALITY.wiki.findall(prose)) if turn.asked is None else 0
     return Finding("markup", f"{count} tags, entities or wiki marks") if count >= limit > 0 else None
-
-
-def is_html(tag: str) -> bool:
-    return bool(HTML.match(tag))
-
-
-HTML = regex.compile(
-    r"&|<!--|</?(?:html|head|body|div|span|p|a|img|ul|ol|li|dl|dt|dd|table|tr|td|th|tbody|thead|h[1-6]|br|hr|font|center|"
-    r"script|style|link|meta|iframe|form|input|button|nav|footer|header|section|article|blockquote|pre|code|small|ref)\b",
-    regex.IGNORECASE,
-)
 
 
 def menu(turn: Turn, limit: float) -> Finding | None:
@@ -239,7 +198,7 @@ def menu(turn: Turn, limit: float) -> Finding | None:
     if not limit or "---" in turn.text or "code" in turn.made.kinds:
         return None
     for line in turn.text.split("\n"):
-        cells = SEPARATOR.split(line.strip())
+        cells = QUALITY.separator.split(line.strip())
         if len(cells) <= limit or line.lstrip()[0] == "|" or line.rstrip()[-1] in ".!?。":
             continue
         names = sum(len(cell) <= 40 and not regex.search(r"\d", cell) for cell in cells)
@@ -250,10 +209,9 @@ def menu(turn: Turn, limit: float) -> Finding | None:
 
 def long_token(text: str, scripts: set[str], limit: float) -> Finding | None:
     """A word of more than 60 characters that changes between capitals, small letters and digits: encoded data."""
-    if scripts & UNSPACED or not limit:
-        return None
-    for token in text.split():
-        if len(token) > limit and not LINK.search(token) and len(ENCODED.findall(token)) > 0.15 * len(token):
+    for token in text.split() if limit and not scripts & UNSPACED else ():
+        changes = len(QUALITY.encoded.findall(token)) if len(token) > limit else 0
+        if changes > 0.15 * len(token) and not MATERIAL.link.search(token):
             return Finding("long_token", f"a token of {len(token)} characters")
     return None
 
@@ -261,12 +219,8 @@ def long_token(text: str, scripts: set[str], limit: float) -> Finding | None:
 def spaced_letters(text: str, limit: float) -> Finding | None:
     """`T h e  l i b r a r y`: sixteen letters or more, each alone, in no alphabet's order."""
     parts = text.split()
-    alone = [part for part in parts if LETTER_ALONE.fullmatch(part)]
-    if (
-        len(alone) < 16
-        or len(alone) <= limit * len(parts)
-        or len({*alone}) > 0.9 * len(alone)
-        or regex.search(r"[\p{Han}\p{Hangul}\p{Kana}\p{Hira}]", text)
-    ):
+    alone = [part for part in parts if QUALITY.letter_alone.fullmatch(part)]
+    few = len(alone) < 16 or len(alone) <= limit * len(parts)
+    if few or len({*alone}) > 0.9 * len(alone) or QUALITY.east_asian.search(text):
         return None
     return Finding("spaced_letters", f"{len(alone)} letters with spaces between")

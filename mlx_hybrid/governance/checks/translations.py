@@ -14,13 +14,12 @@ import numpy as np
 import regex
 
 from mlx_hybrid.governance.duplicates.minhash import normalise
-from mlx_hybrid.governance.stages import Finding
+from mlx_hybrid.governance.rules import Finding
 from mlx_hybrid.records.languages import UnknownLanguage, parse_language
 from mlx_hybrid.records.record import Record
 
 LEAST_PAIRS = 200  # fewer do not tell how long translations between two languages are
 FAR = 3.5  # robust z: keeps 98.8–99.9 % of good pairs (docs/governance.md)
-NUMBER = regex.compile(r"\p{Nd}+")
 
 
 class Pair(NamedTuple):
@@ -53,15 +52,15 @@ def numbers_differ(source: str, target: str) -> str:
     """Says so when the source holds numbers of two digits or more and the target none of them, in any digits."""
 
     def values(text: str) -> set[str]:
-        runs = NUMBER.findall(text)
-        return {"".join(str(unicodedata.digit(c)) for c in run).lstrip("0") for run in runs if len(run) > 1}
+        runs = regex.findall(r"\p{Nd}{2,}", text)
+        return {"".join(str(unicodedata.digit(c)) for c in run).lstrip("0") for run in runs}
 
     wanted = values(source)
     return f"none of {len(wanted)} numbers" if wanted and not wanted & values(target) else ""
 
 
-def check_pairs(pairs: Sequence[Pair]) -> list[tuple[Finding | None, tuple[Finding, ...]]]:
-    """Rejection and flags of each pair. z = 0.6745 (x − median) / MAD of the log ratio, by language pair."""
+def check_pairs(pairs: Sequence[Pair]) -> list[Finding | None]:
+    """Why each pair goes. z = 0.6745 (x − median) / MAD of the log ratio, by language pair."""
     ratios = defaultdict(list)
     for pair in pairs:
         ratios[pair.languages].append(pair.log_ratio)
@@ -69,7 +68,7 @@ def check_pairs(pairs: Sequence[Pair]) -> list[tuple[Finding | None, tuple[Findi
     for names, values in ratios.items():
         middle = float(np.median(values))
         usual[names] = len(values), middle, max(float(np.median(np.abs(np.array(values) - middle))), 0.05)
-    return [(check_pair(pair, *usual[pair.languages]), pair.flags) for pair in pairs]
+    return [check_pair(pair, *usual[pair.languages]) for pair in pairs]
 
 
 def check_pair(pair: Pair, count: int, middle: float, spread: float) -> Finding | None:

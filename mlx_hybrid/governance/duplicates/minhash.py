@@ -2,13 +2,16 @@
 
 Character n-grams (5; 3 in scripts without spaces), 120 hash functions in 20 bands of 6: a pair at Jaccard J is found
 with probability 1 − (1 − J⁶)²⁰, 0.998 at 0.8, 0.92 at 0.7 and 0.62 at 0.6. A record goes only when it reaches the
-threshold (similarity.py) with a record that is *kept*, so that the reason names it; a chain of small steps never takes
+threshold with a record that is *kept*, so that the reason names it; a chain of small steps never takes
 away what differs.
 Broder 1997, https://doi.org/10.1109/SEQUEN.1997.666900.
 """
 
 import hashlib
+import unicodedata
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import regex
@@ -20,11 +23,8 @@ HASHES = BANDS * ROWS
 MAX_CHARACTERS = 100_000  # what of a text is compared; the exact hash covers all of it
 SKETCH = np.dtype([("keys", np.uint64, BANDS), ("small", np.uint8, HASHES)])
 """What is kept of a signature: a key for each band, and the low byte of each minimum."""
-PLAIN = regex.compile(r"[^\p{L}\p{M}\p{N}\p{S}]+")
-NAME = regex.compile(r"(?<=[\p{Ll}\p{N},] )\p{Lu}\p{Ll}+")
 MOST_NAMES = 50
 NOUNS = 0.25  # more words with a capital than this are no names, as in German
-UNSEEN = regex.compile(r"\p{Cf}+")  # between letters it hides that two texts are one
 SEED = np.random.default_rng(20_251_217)
 FACTORS = SEED.integers(1, 1 << 32, HASHES, np.uint64).astype(np.uint32) | np.uint32(1)
 SHIFTS = SEED.integers(0, 1 << 32, HASHES, np.uint64).astype(np.uint32)
@@ -36,16 +36,16 @@ def normalise(text: str) -> str:
 
     The Turkish i's become one, for capitals do not tell them apart elsewhere.
     """
-    import unicodedata
-
-    seen = text[:MAX_CHARACTERS] if text.isascii() else UNSEEN.sub("", text[:MAX_CHARACTERS])
-    folded = unicodedata.normalize("NFKC", seen).casefold()
-    return PLAIN.sub(" ", folded.replace("i\u0307", "i").replace("ı", "i")).strip()
+    # What cannot be seen hides between letters that two texts are one.
+    seen = text[:MAX_CHARACTERS] if text.isascii() else regex.sub(r"\p{Cf}+", "", text[:MAX_CHARACTERS])
+    folded = unicodedata.normalize("NFKC", seen).casefold().replace("i\u0307", "i").replace("ı", "i")
+    return regex.sub(r"[^\p{L}\p{M}\p{N}\p{S}]+", " ", folded).strip()
 
 
 def names_in(text: str) -> str:
     """The words that a sentence writes with a capital, its first left out; none where nouns are written so."""
-    found = dict.fromkeys(NAME.findall(text[:MAX_CHARACTERS])[:MOST_NAMES])
+    words = regex.findall(r"(?<=[\p{Ll}\p{N},] )\p{Lu}\p{Ll}+", text[:MAX_CHARACTERS])
+    found = dict.fromkeys(words[:MOST_NAMES])
     nouns = len(found) > NOUNS * text.count(" ") > 3
     return "" if nouns else " ".join(found).casefold()
 
@@ -73,10 +73,9 @@ def gram_hashes(texts: Sequence[str], n: int) -> tuple[np.ndarray, np.ndarray]:
     for offset in range(n):
         hashes = (hashes ^ points[offset : offset + total]) * MULTIPLIER
         hashes ^= hashes >> np.uint64(29)
-    ends = np.cumsum(lengths)
     inside = np.ones(len(points), bool)
     for back in range(1, n):
-        inside[ends - back] = False
+        inside[np.cumsum(lengths) - back] = False
     grams = (hashes >> np.uint64(32)).astype(np.uint32)[inside[:total]]
     starts = np.concatenate([[0], np.cumsum(lengths - n + 1)])
     return grams, starts
@@ -116,3 +115,69 @@ def band_keys(minima: np.ndarray) -> np.ndarray:
         keys = (keys ^ rows[:, :, row]) * MULTIPLIER
         keys ^= keys >> np.uint64(31)
     return keys
+
+
+class Similarity(NamedTuple):
+    """By the n-grams that two texts share, and by the characters that stand in those; 0 where `grams` already decided.
+
+    One changed word of w letters spoils w + n − 1 n-grams of a text of L, so a Jaccard of n-grams asks more of a short
+    record than of a long one: 0.8 lets (w + n − 1)/L reach 1/9, which leaves under three letters of 60. The characters
+    that stand in no shared n-gram are the w alone, at any length; their Jaccard is that of the n-grams as L grows.
+    """
+
+    grams: float
+    characters: float = 0.0
+
+    def __str__(self) -> str:
+        by_characters = f", {self.characters:.2f} by characters" if self.characters > self.grams else ""
+        return f"jaccard {self.grams:.2f}{by_characters}"
+
+
+class Likeness:
+    """Compares texts at one n and threshold, and remembers the n-grams of the last few thousand."""
+
+    def __init__(self, n: int, threshold: float) -> None:
+        self.n, self.threshold = n, threshold
+        self.grams = lru_cache(4096)(lambda text: grams(text, n))
+
+    def strict(self, one: str, other: str) -> float:
+        """The Jaccard of the n-grams."""
+        return jaccard(self.grams(one), self.grams(other))
+
+    def near(self, one: str, other: str) -> Similarity | None:
+        """How alike the texts are when either measure reaches the threshold, else None."""
+        by_grams, by_characters = self.strict(one, other), 0.0
+        if by_grams < self.threshold and self.may_share(len(one), len(other)):
+            by_characters = shared_characters(one, other, self.grams(one) & self.grams(other), self.n)
+        return Similarity(by_grams, by_characters) if max(by_grams, by_characters) >= self.threshold else None
+
+    def may_share(self, one: int, other: int) -> bool:
+        """Whether texts of these lengths can reach the threshold by characters: at most the shorter is shared."""
+        return min(one, other) >= self.threshold * max(one, other)
+
+
+def grams(text: str, n: int) -> frozenset[str]:
+    """The set of character n-grams; a shorter text is one gram."""
+    return frozenset(text[i : i + n] for i in range(max(1, len(text) - n + 1)))
+
+
+def jaccard(one: frozenset[str], other: frozenset[str]) -> float:
+    """Shared n-grams over all n-grams of two sets."""
+    shared = len(one & other)
+    return shared / (len(one) + len(other) - shared)
+
+
+def shared_characters(one: str, other: str, shared: frozenset[str], n: int) -> float:
+    """c / (|one| + |other| − c): c characters, in the text that has fewer, stand in one of the `shared` n-grams."""
+    count = min(covered(one, shared, n), covered(other, shared, n))
+    return count / max(1, len(one) + len(other) - count)
+
+
+def covered(text: str, shared: frozenset[str], n: int) -> int:
+    """How many characters of `text` stand in an n-gram of `shared`."""
+    count = end = 0
+    for start in range(len(text) - n + 1):
+        if text[start : start + n] in shared:
+            count += start + n - max(start, end)
+            end = start + n
+    return count

@@ -13,12 +13,12 @@ from typing import NamedTuple
 import numpy as np
 import regex
 
-from mlx_hybrid.governance.duplicates.minhash import BANDS, SKETCH
-from mlx_hybrid.governance.duplicates.similarity import Likeness, Similarity
-from mlx_hybrid.governance.words import WORDS
+from mlx_hybrid.governance.duplicates.minhash import BANDS, SKETCH, Likeness, Similarity
+from mlx_hybrid.governance.tables import WORDS
 
-# Kept records of one bucket that are compared: a template fills a bucket, a duplicate shares many.
-BUCKET = 50
+BUCKET = (
+    50  # kept records of one bucket that are compared: a template fills a bucket, a duplicate shares many
+)
 MARGIN = 0.12  # three standard deviations of the estimate from 120 hashes at 0.8
 LOOSE_MARGIN = 0.3  # as far below the threshold the n-grams of texts may be that reach it by characters
 MOST_CHECKED = 16  # candidates that are compared exactly, the likeliest first
@@ -26,7 +26,6 @@ SHORT_ANSWER = 20
 PAGE = 400  # characters from which a text is told by what it says, not by its date; one date line is let pass in each
 DATE_LINE = 12  # words between which what differs is one line
 TEMPLATE = "what they share is a template"
-NUMBER = regex.compile(r"\p{N}+")
 
 
 class Said(NamedTuple):
@@ -51,25 +50,21 @@ class Copy(NamedTuple):
 
     other: int
     similarity: Similarity
-    before: tuple[str, ...]
-    after: tuple[str, ...]
+    frame: tuple[tuple[str, ...], tuple[str, ...]]
     own: frozenset[str]
     theirs: frozenset[str]
 
     def is_slot_of(self, copy: "Copy") -> bool:
         """Whether two others differ from a record in the same place, all three unlike one another."""
-        before, after = (
-            abs(len(a) - len(b)) for a, b in ((self.before, copy.before), (self.after, copy.after))
-        )
-        near = after <= 1 and before <= (1 if self.after or copy.after else 3)
+        before, after = (abs(len(mine) - len(theirs)) for mine, theirs in zip(self.frame, copy.frame))
+        near = after <= 1 and before <= (1 if self.frame[1] or copy.frame[1] else 3)
         pairs = (self.own, self.theirs), (copy.own, copy.theirs), (self.theirs, copy.theirs)
         return near and all(are_unlike(*pair) for pair in pairs)
 
-
-def is_filled_in(copy: Copy) -> bool:
-    """Whether two texts begin alike and then say two things, as an instruction and what it is about."""
-    said_otherwise = min(len(copy.own), len(copy.theirs)) >= 3 and not copy.own & copy.theirs
-    return said_otherwise and not copy.after and len(copy.before) >= 2 * len(copy.own)
+    def is_filled_in(self) -> bool:
+        """Whether the two begin alike and then say two things, as an instruction and what it is about."""
+        said_otherwise = min(len(self.own), len(self.theirs)) >= 3 and not self.own & self.theirs
+        return said_otherwise and not self.frame[1] and len(self.frame[0]) >= 2 * len(self.own)
 
 
 def are_unlike(one: frozenset[str], other: frozenset[str]) -> bool:
@@ -90,14 +85,13 @@ def find_near_duplicates(
     likeness = Likeness(n, threshold)
     buckets: list[list[int]] = [[] for _ in range(count)]
     doubtful: dict[int, Copy] = {}  # would go, if no third record shows a template
-    templates: set[tuple[tuple[str, ...], tuple[str, ...]]] = set()
+    templates: set[tuple] = set()  # frames
     for index in np.flatnonzero((groups >= 0).any(axis=1)).tolist():
         own = [group for group in groups[index].tolist() if group >= 0]
         candidates = sorted({other for group in own for other in buckets[group]})
         copies, kept = [], None
         for other, similarity in best_matches(index, candidates, table["small"], said, likeness):
-            guard = what_differs(said(index), said(other), likeness)
-            if guard:
+            if guard := what_differs(said(index), said(other), likeness):
                 kept = kept or (index, other, similarity, guard)
             else:
                 copies.append(compare_words(other, similarity, said(index).whole, said(other).whole, n))
@@ -105,10 +99,10 @@ def find_near_duplicates(
         slot = [one for one in copies if any(one.is_slot_of(two) for two in copies)]
         # In one word, or in the frames of two records, copies may differ by chance.
         enough = len(slot) > (2 if any(len(copy.own) == 1 for copy in slot) else 1)
-        known = certain and certain.theirs and (certain.before, certain.after) in templates
-        if enough or known or (certain and is_filled_in(certain)):
+        known = certain and certain.theirs and certain.frame in templates
+        if enough or known or (certain and certain.is_filled_in()):
             for copy in slot or [certain]:
-                templates.add((copy.before, copy.after))
+                templates.add(copy.frame)
                 if first := doubtful.pop(copy.other, None):
                     yield copy.other, first.other, first.similarity, TEMPLATE
             yield index, copies[0].other, copies[0].similarity, TEMPLATE
@@ -122,12 +116,10 @@ def find_near_duplicates(
         for group in own:
             if len(buckets[group]) < BUCKET:
                 buckets[group].append(index)
-    frames = Counter(
-        (copy.before, copy.after) for copy in doubtful.values() if are_unlike(copy.own, copy.theirs)
-    )
+    frames = Counter(copy.frame for copy in doubtful.values() if are_unlike(copy.own, copy.theirs))
     templates |= {frame for frame, count in frames.items() if count > 2}
     for index, copy in doubtful.items():
-        yield index, copy.other, copy.similarity, TEMPLATE if (copy.before, copy.after) in templates else ""
+        yield index, copy.other, copy.similarity, TEMPLATE if copy.frame in templates else ""
 
 
 def shared_buckets(keys: np.ndarray) -> tuple[np.ndarray, int]:
@@ -171,24 +163,24 @@ def what_differs(one: Said, other: Said, likeness: Likeness) -> str:
     if one.whole.replace(" ", "") == other.whole.replace(" ", ""):
         return ""
     same = one.completion == other.completion
-    if one.prompt == other.prompt != "" and not same:
-        return "the answers differ"
     page = (same or not one.prompt) and are_one_page(one.whole, other.whole, likeness.n)
-    if not page and sorted(NUMBER.findall(one.whole)) != sorted(NUMBER.findall(other.whole)):
+    mine, theirs = (sorted(regex.findall(r"\p{N}+", text)) for text in (one.whole, other.whole))
+    asked = bool(one.prompt or other.prompt)
+    if not same and one.prompt == other.prompt != "":
+        return "the answers differ"
+    if not page and mine != theirs:
         return "the numbers differ"
-    if one.prompt or other.prompt:
-        if not same and not alike(one.completion, other.completion, likeness, strict=True):
-            return "the answers differ"
-        short = len(one.completion) < SHORT_ANSWER
-        if not (is_respelt(one.prompt, other.prompt) if short else alike(one.prompt, other.prompt, likeness)):
-            return "the prompts differ"
-    if not page:
-        mine, theirs = news(one.whole, other.whole, likeness.n)
-        if mine and theirs and {*mine} <= {*one.names.split()} and {*theirs} <= {*other.names.split()}:
-            return "the names differ"
-        if len(mine) != len(theirs) and WORDS["negations"].intersection((*mine, *theirs)):
-            return "one of them negates"
-    return ""
+    if asked and not same and not are_alike(one.completion, other.completion, likeness, strict=True):
+        return "the answers differ"
+    if asked and len(one.completion) < SHORT_ANSWER and not is_respelt(one.prompt, other.prompt):
+        return "the prompts differ"
+    if asked and len(one.completion) >= SHORT_ANSWER and not are_alike(one.prompt, other.prompt, likeness):
+        return "the prompts differ"
+    mine, theirs = news(one.whole, other.whole, likeness.n) if not page else ([], [])
+    if mine and theirs and {*mine} <= {*one.names.split()} and {*theirs} <= {*other.names.split()}:
+        return "the names differ"
+    negates = len(mine) != len(theirs) and WORDS["negations"].intersection((*mine, *theirs))
+    return "one of them negates" if negates else ""
 
 
 def are_one_page(one: str, other: str, n: int) -> bool:
@@ -197,7 +189,7 @@ def are_one_page(one: str, other: str, n: int) -> bool:
     if length < PAGE or abs(len(one) - len(other)) > DATE_LINE * 8:
         return False
     for text, against in ((one, other), (other, one)):
-        words, theirs = words_of(text, n), Counter(words_of(against, n))
+        words, theirs = words_of(text, n), {*words_of(against, n)}
         strange = [place for place, word in enumerate(words) if word not in theirs]
         lines = sum(b - a > DATE_LINE for a, b in pairwise(strange)) + 1
         if lines > length // PAGE or len(strange) > DATE_LINE * lines:
@@ -236,18 +228,16 @@ def compare_words(other: int, similarity: Similarity, text: str, theirs: str, n:
     most = min(len(mine), len(words))
     before = next((i for i in range(most) if mine[i] != words[i]), most)
     after = next((i for i in range(most - before) if mine[-1 - i] != words[-1 - i]), most - before)
-    slots = [frozenset(part[before : len(part) - after]) for part in (mine, words)]
+    slots = (frozenset(part[before : len(part) - after]) for part in (mine, words))
     if are_one_page(text, theirs, n):
-        slots = [frozenset(), frozenset()]
-    return Copy(other, similarity, tuple(mine[:before]), tuple(mine[len(mine) - after :]), *slots)
+        slots = frozenset(), frozenset()
+    return Copy(other, similarity, (tuple(mine[:before]), tuple(mine[len(mine) - after :])), *slots)
 
 
-def alike(one: str, other: str, likeness: Likeness, *, strict: bool = False) -> bool:
+def are_alike(one: str, other: str, likeness: Likeness, *, strict: bool = False) -> bool:
     """Equal, or long enough to be compared and near."""
-    if one == other:
-        return True
-    if min(len(one), len(other)) < SHORT_ANSWER:
-        return False
+    if one == other or min(len(one), len(other)) < SHORT_ANSWER:
+        return one == other
     return likeness.strict(one, other) >= likeness.threshold if strict else bool(likeness.near(one, other))
 
 

@@ -10,15 +10,13 @@ from typing import IO, Any, NamedTuple
 from mlx_hybrid.errors import DataError
 from mlx_hybrid.governance.checks.personal import redact_fields
 from mlx_hybrid.governance.inspection import Inspection
-from mlx_hybrid.governance.stages import Decision, Finding
+from mlx_hybrid.governance.rules import Decision, Finding
 from mlx_hybrid.records.fields import NotARecord
 from mlx_hybrid.records.lines import Fault
 from mlx_hybrid.records.record import Record
 from mlx_hybrid.records.shapes import as_record, renamed
 
 DATA = KEPT, REJECTED = ("kept.jsonl", "rejected.jsonl")
-
-
 Maps = Mapping[str, dict[str, str]]
 """Of each file of a folder what its keys are read as."""
 NO_MAPS: Maps = MappingProxyType({})
@@ -31,8 +29,16 @@ class Line(NamedTuple):
     row: dict[str, Any]
     note: dict[str, Any]
 
+    @property
+    def place(self) -> tuple[str, int]:
+        """The file it came from, and the line there."""
+        path, _, line = self.note.get("where", "").rpartition(":")
+        return path, int(line or 0)
+
     def bare(self) -> bytes:
-        """Its bytes as they were before the note."""
+        """Its bytes as they were before the note; of a line that was no record those it was."""
+        if self.source is not None:
+            return self.source.encode("utf-8", "surrogatepass")
         return self.raw[: self.raw.rindex(b', "_gov": ')] + b"}"
 
     @property
@@ -44,35 +50,33 @@ class Line(NamedTuple):
 
     def record(self, maps: Maps = NO_MAPS) -> Record | None:
         """The record that stands here, in the form that is trained on; None where it is none."""
-        path, _, line = self.note.get("where", "").rpartition(":")
+        path, line = self.place
         try:
             fields, shape = as_record(renamed(self.row, maps.get(path, {})))
         except NotARecord:
             return None
-        return Record(fields, path, int(line or 0), self.note.get("shape", shape))
+        return Record(fields, path, line, self.note.get("shape", shape))
 
     def item(self, maps: Maps = NO_MAPS) -> Inspection:
         """What was decided on it."""
-        path, _, line = self.note["where"].rpartition(":")
-        decision = [self.note.get(name, "") for name in Decision._fields] if "stage" in self.note else None
+        decision = Decision(*(self.note.get(name, "") for name in Decision._fields))
         record = self.record(maps)
         return Inspection(
-            path,
-            int(line),
+            *self.place,
             language=self.note["language"],
             licence=str(self.row.get("licence") or ""),
             shape=record.shape if record else "",
-            decision=Decision(*decision) if decision else None,
+            decision=decision if decision.stage else None,
             flags=tuple(Finding(**flag) for flag in self.note.get("flags", [])),
         )
 
 
 def read_folder_lines(
-    path: Path, *, strict: bool = True, at: Set[str] | None = None, holding: Sequence[bytes] = ()
+    path: Path, *, strict: bool = True, at: Set[str] | None = None, holding: Collection[bytes] = ()
 ) -> Iterator[Line]:
-    """The lines of a kept or rejected file, or those `at` some places or `holding` some bytes.
+    """The lines of a kept.jsonl or rejected.jsonl, those `at` some places or `holding` one of some bytes alone.
 
-    Raises DataError for one that is no JSON object, or passes it over.
+    Raises DataError for one that cannot be read; where it is not `strict` such a line is passed over.
     """
     with path.open("rb") as file:
         for number, raw in enumerate(file, start=1):
@@ -102,8 +106,7 @@ def maps_of(sources: Sequence[dict[str, Any]]) -> Maps:
 
 def load_kept(path: Path) -> list[Record]:
     """Read the records of a `kept.jsonl`, each under the place it came from and as it was, without `_gov`."""
-    places = ((line.row, line.note["where"].rpartition(":")) for line in read_folder_lines(path))
-    return [Record(row, name, int(number)) for row, (name, _, number) in places]
+    return [Record(line.row, *line.place) for line in read_folder_lines(path)]
 
 
 def write_kept(

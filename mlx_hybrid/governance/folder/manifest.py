@@ -7,6 +7,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,8 @@ from mlx_hybrid import __version__
 from mlx_hybrid.errors import ConfigError, DataError
 from mlx_hybrid.files import new_directory, read_json, sha256_of, write_json
 from mlx_hybrid.governance.checks.engines import load_engine
-from mlx_hybrid.governance.folder.card import croissant, dataset_card, report_page
-from mlx_hybrid.governance.folder.lines import DATA, KEPT, maps_of, read_folder_lines
-from mlx_hybrid.governance.folder.summary import summarise, summary_of
+from mlx_hybrid.governance.folder.lines import DATA, maps_of, read_folder_lines
+from mlx_hybrid.governance.folder.papers import dataset_card, report_page, summarise, summary_of
 from mlx_hybrid.governance.ledger import Ledger
 
 FORMAT = 1
@@ -25,7 +25,7 @@ PACKAGES = ("numpy", "regex", "ftfy", "phonenumberslite", "pyarrow")
 
 
 def write_outputs(folder: Path, ledger: Ledger) -> None:
-    """Reports, cards and, last, the manifest that hashes them all."""
+    """Reports, card and, last, the manifest that hashes them all."""
     summary = summarise(ledger)
     tree = summary["config"]
     manifest = {
@@ -47,7 +47,6 @@ def write_papers(folder: Path, summary: dict[str, Any], manifest: dict[str, Any]
     write_json(folder / "report.json", summary)
     (folder / "report.html").write_text(report_page(folder, summary), encoding="utf-8")
     (folder / "README.md").write_text(dataset_card(summary), encoding="utf-8")
-    write_json(folder / "croissant.json", croissant(folder / KEPT, summary))
     told = {"counts": summary["counts"], "flags": summary["flags"], "outputs": describe_files(folder)}
     write_json(folder / "manifest.json", manifest | told)
 
@@ -63,7 +62,7 @@ def rewrite(folder: Path, change: Callable[[Path], dict[str, Any]]) -> None:
         noted = change(scratch)
         maps = maps_of(manifest["inputs"])
         items = [line.item(maps) for name in DATA for line in read_folder_lines(scratch / name)]
-        order = {source["path"]: place for place, source in enumerate(manifest["inputs"])}
+        order = {path: place for place, path in enumerate(maps)}
         items.sort(key=lambda item: (order.get(item.path, 0), item.line))
         summary = summary_of(items, manifest["config"], manifest["inputs"])
         manifest |= {"inputs": summary["sources"], "parents": [*manifest.get("parents", []), old]}
@@ -78,10 +77,8 @@ def hash_of(tree: dict[str, Any]) -> str:
 def versions() -> dict[str, str]:
     found = {"mlx_hybrid": __version__, "python": ".".join(map(str, sys.version_info[:3]))}
     for name in PACKAGES:
-        try:
+        with suppress(PackageNotFoundError):
             found[name] = version(name)
-        except PackageNotFoundError:
-            continue
     return found
 
 
@@ -126,9 +123,8 @@ def verify(folder: Path) -> dict[str, Any]:
     if manifest.get("config_sha256") != hash_of(manifest.get("config", {})):
         wrong.append("the settings in manifest.json have changed since it was written")
     known = {"manifest.json", ".DS_Store", *(output["path"] for output in manifest["outputs"])}
-    wrong += [
-        f"{path.name} is not in the manifest" for path in sorted(folder.iterdir()) if path.name not in known
-    ]
+    strange = sorted({path.name for path in folder.iterdir()} - known)
+    wrong += [f"{name} is not in the manifest" for name in strange]
     if wrong:
         raise DataError(f"{folder}: {'; '.join(wrong)}. Govern the sources again, or restore the files.")
     return manifest
@@ -138,11 +134,10 @@ def compare(folder: Path, output: dict[str, Any]) -> str:
     path = folder / output["path"]
     if not path.is_file():
         return f"{output['path']} is missing"
-    if sha256_of(path) != output["sha256"]:
-        size = path.stat().st_size
-        told = f", {size} bytes instead of {output['bytes']}" if size != output["bytes"] else ""
-        return f"{output['path']} has changed since the manifest{told}"
-    return ""
+    size = path.stat().st_size
+    told = f", {size} bytes instead of {output['bytes']}" if size != output["bytes"] else ""
+    changed = sha256_of(path) != output["sha256"]
+    return f"{output['path']} has changed since the manifest{told}" if changed else ""
 
 
 def check_source(path: Path) -> str | None:
@@ -153,8 +148,11 @@ def check_source(path: Path) -> str | None:
     folder = path.parent
     if path.name not in DATA or not (folder / "manifest.json").is_file():
         return None
-    manifest = read_manifest(folder)
-    output = next((output for output in manifest["outputs"] if output["path"] == path.name), None)
-    if output and (problem := compare(folder, output)):
-        raise DataError(f"{folder}: {problem}. Govern the sources again, or pass --allow-changed-data.")
-    return sha256_of(folder / "manifest.json") if output else None
+    for output in read_manifest(folder)["outputs"]:
+        if output["path"] == path.name:
+            if problem := compare(folder, output):
+                raise DataError(
+                    f"{folder}: {problem}. Govern the sources again, or pass --allow-changed-data."
+                )
+            return sha256_of(folder / "manifest.json")
+    return None

@@ -17,7 +17,6 @@ PAIRED = ("near_dup", "near_dup_kept", "prompt_conflict")
 WORDS = re.compile(
     r"\s+|[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]|\w+|.", re.DOTALL
 )
-PLACE = re.compile(r"(.+?:\d+)\b")
 Parts = list[tuple[str, bool]]
 """A text in parts, and which of them differ from the other of its pair."""
 
@@ -42,10 +41,10 @@ def samples(folder: Path, summary: dict[str, Any]) -> dict[str, list[Sample]]:
     found: dict[str, list[Sample]] = {}
     for reason, where, detail, other in rows:
         text, beside = texts.get(where, ""), texts.get(other, "")
-        parts = (
-            differing(text, beside) if reason in PAIRED and beside else ([(shortened(text, 360), False)], ())
-        )
-        sample = Sample(where, detail, parts[0], other if parts[1] else "", parts[1])
+        sample = Sample(where, detail, [(shortened(text, 360), False)])
+        if reason in PAIRED and beside:
+            left, right = differing(text, beside)
+            sample = Sample(where, detail, left, other, right)
         found.setdefault(reason, []).append(sample)
     return found
 
@@ -54,22 +53,22 @@ def flagged(path: Path) -> Iterator[tuple[str, str, str, str]]:
     """The first kept records whose flag names another one, by that flag."""
     left, seen = dict.fromkeys(PAIRED[1:], SHOWN), set()
     for line in read_folder_lines(path, holding=[f'"reason": "{reason}"'.encode() for reason in left]):
-        for flag in line.note.get("flags", []):
-            other = PLACE.match(flag["detail"]) if left.get(flag["reason"]) else None
-            if other and (other[1], line.note["where"]) not in seen:
-                seen.add((line.note["where"], other[1]))
-                left[flag["reason"]] -= 1
-                yield flag["reason"], line.note["where"], flag["detail"], other[1]
+        where = line.note["where"]
+        for reason, detail in (tuple(flag.values()) for flag in line.note.get("flags", [])):
+            other = re.match(r"(.+?:\d+)\b", detail) if left.get(reason) else None
+            if other and (other[1], where) not in seen:
+                seen.add((where, other[1]))
+                left[reason] -= 1
+                yield reason, where, detail, other[1]
 
 
 def shown_text(line: Line, maps: Maps) -> str:
     """What a line says, turn by turn, redacted, with invisible characters told by their codes."""
-    record, source = line.record(maps), line.source
-    if source is not None or record is None:
-        text = source if source is not None else str(line.row)
-    else:
+    text, record = line.source, line.record(maps) if line.source is None else None
+    if record:
         turns = [f"{turn['role']}: {said(turn)}" for turn in record.turns()]
         text = "\n".join(turns) if turns else record.content()
+    text = str(line.row) if text is None else text
     return visible(redact(text[:LONGEST], regions_of(line.row.get("language") or line.note["language"])))
 
 

@@ -1,14 +1,16 @@
-"""A person's records out of a governed folder, and out of the runs that were trained on it."""
+"""Records out of a governed folder and of the runs that were trained on it (`forget`), or back into it (`rescue`)."""
 
 import hashlib
+import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from heapq import merge
 from pathlib import Path
 
-from mlx_hybrid.errors import DataError
+from mlx_hybrid.errors import ConfigError, DataError, nearest
 from mlx_hybrid.files import sha256_of, write_bytes
-from mlx_hybrid.governance.checks.personal import find_personal, redact
+from mlx_hybrid.governance.checks.personal import find_personal, kinds_to_redact, redact
 from mlx_hybrid.governance.folder.lines import (
     DATA,
     KEPT,
@@ -17,8 +19,10 @@ from mlx_hybrid.governance.folder.lines import (
     Maps,
     maps_of,
     read_folder_lines,
+    write_kept,
 )
 from mlx_hybrid.governance.folder.manifest import rewrite, verify
+from mlx_hybrid.governance.rules import RULES, Finding
 from mlx_hybrid.records.record import Record, parse_line
 
 ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})|\\([nt\"])")
@@ -141,7 +145,7 @@ def in_run(run: Path, wanted: Wanted) -> Iterator[bool]:
             yield from (wanted.holds(line, by_place=False) for line in read_folder_lines(path, strict=False))
 
 
-def hashes_of(names: Sequence[str] | set[str]) -> list[str]:
+def hashes_of(names: Iterable[str]) -> list[str]:
     return sorted(hashlib.sha256(name.encode()).hexdigest() for name in names)
 
 
@@ -156,7 +160,7 @@ def record_of(line: Line, maps: Maps) -> Record | None:
     """The record of a line, also of one that was none under the settings it was governed with."""
     if line.source is None:
         return line.record(maps)
-    item = parse_line(line.source.encode("utf-8", "surrogatepass"), "", 0)
+    item = parse_line(line.bare(), "", 0)
     return item if isinstance(item, Record) else None
 
 
@@ -177,3 +181,69 @@ def mentions(text: str, names: set[str]) -> bool:
         if re.search(rf"(?<![\w-]){before}{re.escape(name)}(?![\w-])", text):
             return True
     return False
+
+
+@dataclass
+class Rescued:
+    """How many records came back for each reason, and those that stay because they are none, with what is wrong."""
+
+    records: dict[str, int] = field(default_factory=dict)
+    left: list[str] = field(default_factory=list)
+
+
+def rescue(folder: Path, ids: Sequence[str], reasons: Sequence[str]) -> Rescued:
+    """Move what was set aside for these reasons, or has these ids (or `path:line`), to the kept records, in place.
+
+    Raises ConfigError for a reason that there is not, DataError where no record comes back; nothing is changed then.
+    """
+    manifest, done, known = verify(folder), Rescued(), set()
+    maps = maps_of(manifest["inputs"])
+    redacts = kinds_to_redact(manifest["config"])
+
+    def back(line: Line) -> bytes:
+        """The line as a kept one; empty where it stays."""
+        reason, item = line.note["reason"], line.item()
+        known.add(reason)
+        if reason not in reasons and names_of(line, maps).isdisjoint(ids):
+            return b""
+        raw = line.bare()
+        if not isinstance(found := parse_line(raw, item.path, item.line, maps.get(item.path)), Record):
+            done.left.append(f"{item.where}: {found.detail}")
+            return b""
+        done.records[reason] = done.records.get(reason, 0) + 1
+        item.decision, item.flags = None, (Finding("rescued", f"{reason}: {line.note.get('detail', '')}"),)
+        write_kept(file := io.BytesIO(), raw, item, redacts=redacts, renames=maps.get(item.path, {}))
+        return file.getvalue()
+
+    def place(entry: tuple[Line, bytes]) -> tuple[int, int]:
+        path, number = entry[0].place
+        return list(maps).index(path) if path in maps else 0, number
+
+    def change(scratch: Path) -> dict:
+        with (scratch / REJECTED).open("wb") as file:
+            rescued = []
+            for line in read_folder_lines(folder / REJECTED):
+                raw = back(line)
+                rescued += [(line, raw)] if raw else []
+                file.write(b"" if raw else line.raw)
+        check(folder, reasons, known, done)
+        was = ((line, line.raw) for line in read_folder_lines(folder / KEPT))
+        with (scratch / KEPT).open("wb") as file:
+            file.writelines(raw for _, raw in merge(was, rescued, key=place))
+        return {"rescued": {"reasons": list(reasons), "ids_sha256": hashes_of(ids), "records": done.records}}
+
+    rewrite(folder, change)
+    return done
+
+
+def check(folder: Path, reasons: Sequence[str], known: set[str], done: Rescued) -> None:
+    """Raise for a reason that took nothing, and where all that was found are no records."""
+    for reason in reasons:
+        if reason not in known:
+            told, some = f"no record was set aside for {reason}", ", ".join(sorted(known)) or "none"
+            if reason in RULES:
+                raise DataError(f"{folder}: {told}; there are {some}.")
+            raise ConfigError(f"--reason: {told}; {nearest(reason, {*known, *RULES})}")
+    if not done.records:
+        why = f"no record that can be trained on ({done.left[0]})" if done.left else f"not in {REJECTED}"
+        raise DataError(f"{folder}: what was asked for is {why}; nothing was changed.")
