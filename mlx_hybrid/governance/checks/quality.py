@@ -1,7 +1,7 @@
-"""Rules on single texts that need no model and no labels, with numbers behind every rejection.
+"""Rules on single texts that need no model and no labels: a function for each, under its name in rules.tsv.
 
-A text that is trained on is asked whether it is junk; of an answer it matters too what was asked. Limits stand in
-rules.tsv; clean sentences in 22 languages and scripts lose fewer than one in a thousand (docs/governance.md).
+A text that is trained on is asked whether it is junk; of an answer it matters too what was asked. Each rule gets its
+limit and returns the numbers by which a text breaks it, or nothing.
 """
 
 import zlib
@@ -27,7 +27,7 @@ COMPRESSED, COMPRESSED_FROM = 0.25, 200
 SUSPECT = 0.6  # a text half of whose 10-grams come back compresses to less
 REFRAIN = 6  # times that a line of a song may stand in it
 RULERS = np.array(
-    [ord(c) for c in " \t\n\r-=_*#~.·•─━═│+|…"], np.uint32
+    list(map(ord, " \t\n\r-=_*#~.·•─━═│+|…")), np.uint32
 )  # what lines and tables are drawn with
 PICTURES = 0x1F000  # the first of the emoji
 QUALITY = patterns("quality")
@@ -40,9 +40,25 @@ class Turn(NamedTuple):
     made: Made
     asked: str | None = None
 
+    def asks(self, pattern: regex.Pattern) -> bool:
+        return self.asked is not None and bool(pattern.search(self.asked))
+
     @property
     def is_code(self) -> bool:
         return bool(self.made.kinds & {"code", "data"})
+
+
+class Look(NamedTuple):
+    """A turn and its words; the scripts and number of their letters, and what `measure` tells of them."""
+
+    turn: Turn
+    words: str
+    scripts: set[str]
+    letters: int
+    letter_share: float
+    symbol_share: float
+    run: int
+    run_share: float
 
 
 def check_unicode(batch: Batch) -> list[Finding | None]:
@@ -61,62 +77,17 @@ def check_unicode(batch: Batch) -> list[Finding | None]:
 def check_quality(turns: Sequence[Turn], limits: Mapping[str, float]) -> list[list[Finding]]:
     """Every rule in force that each turn breaks."""
     batch = Batch([turn.made.words for turn in turns])
-    found = []
-    for turn, words, scripts, measures in zip(turns, batch.texts, batch.scripts_seen(), measure(batch)):
-        told = [*check_measured(turn, words, measures, limits), *check_words(turn, words, scripts, limits)]
-        found.append([finding for finding in told if finding and finding.reason in limits])
-    return found
+    looks = map(Look, turns, batch.texts, batch.scripts_seen(), *measure(batch))
+    rules = [(rule, limits[rule.__name__]) for rule in ON_TEXTS if rule.__name__ in limits]
+    return [
+        [Finding(rule.__name__, told) for rule, limit in rules if (told := rule(look, limit))]
+        for look in looks
+    ]
 
 
-def check_measured(
-    turn: Turn, words: str, measures: tuple, limits: Mapping[str, float]
-) -> Iterator[Finding | None]:
-    letters, letter_share, symbol_share, run, run_share = measures
-    if turn.asked is not None:
-        yield from check_answer(turn)
-        yield bare_numbers(words, turn.asked)
-    elif letters < limits.get("no_text", 0) and turn.made.kinds <= {"prose", "list"}:
-        yield Finding("no_text", f"{letters} letters")
-    elif letter_share < limits.get("low_letter_ratio", 0):
-        yield Finding("low_letter_ratio", f"{letter_share:.2f} of the characters are letters")
-    if symbol_share > limits.get("symbol_heavy", 1):
-        yield Finding("symbol_heavy", f"{symbol_share:.2f} of the characters are symbols")
-    drawn_out = run >= RUN and run_share > 0.6 and turn.text.strip()[0] not in WORDS["laughter"]
-    if run >= limits.get("char_run", 0) or drawn_out:
-        yield Finding("char_run", f"one character {run} times in a row")
-
-
-def check_answer(turn: Turn) -> Iterator[Finding]:
-    """An answer of which nothing can be learnt; a word, a number, a letter and a symbol are answers."""
-    bare = QUALITY.unseen.sub("", turn.text)
-    if QUALITY.nothing.fullmatch(bare) and not QUALITY.bracketed.fullmatch(bare):
-        yield Finding(
-            "no_text", f"an answer of {bare[:20]!r}" if bare else "an answer of what cannot be seen"
-        )
-    if turn.text.strip() in WORDS["placeholders"] and not QUALITY.for_values.search(turn.asked):
-        yield Finding("placeholder", turn.text.strip())
-    marks = QUALITY.chat_marks.findall(MATERIAL.fenced.sub(" ", turn.text))
-    if marks and not QUALITY.chat_marks.search(turn.asked):
-        yield Finding("control_tokens", f"{len(marks)} marks of a template, the first {marks[0]}")
-
-
-def check_words(
-    turn: Turn, words: str, scripts: set[str], limits: Mapping[str, float]
-) -> Iterator[Finding | None]:
-    yield repetition(words, limits.get("repetition", 1))
-    if turn.asked is None or not (turn.is_code or QUALITY.for_pages.search(turn.asked)):
-        yield markup(turn, limits.get("markup", 0))
-    yield menu(turn, limits.get("menu", 0))
-    if turn.asked is None or not QUALITY.for_codes.search(turn.asked):
-        yield long_token(words if turn.is_code else turn.text, scripts, limits.get("long_token", 0))
-    yield spaced_letters(words, limits.get("spaced_letters", 1))
-    codec = find_mojibake(words, scripts)
-    yield Finding("mojibake", codec) if codec else None
-
-
-def measure(batch: Batch) -> Iterator[tuple[int, float, float, int, float]]:
-    """Of each text its letters; letters and symbols as shares of what is neither space nor picture, a character that is
-    drawn out counting once and a Han letter three times; the longest run, and its share of all characters."""
+def measure(batch: Batch) -> Iterator[list]:
+    """Of all texts the number of letters; letters and symbols as shares of what is neither space nor picture, a
+    character that is drawn out counting once and a Han letter three times; the longest run, and its share."""
     starts = np.ones(len(batch.points), bool)
     starts[1:] = (batch.points[1:] != batch.points[:-1]) | (batch.owners[1:] != batch.owners[:-1])
     places = np.flatnonzero(starts)
@@ -124,46 +95,77 @@ def measure(batch: Batch) -> Iterator[tuple[int, float, float, int, float]]:
     runs = np.diff(np.append(places, len(batch.points)))
     longest = np.zeros(len(batch.texts), np.int64)
     np.maximum.at(longest, owners, np.where(np.isin(points, RULERS) | (kinds == characters.DIGIT), 0, runs))
-    kinds = np.where((points >= PICTURES) | ((points >= 0x2600) & (points < 0x27C0)), characters.SPACE, kinds)
-    counts = np.bincount(owners * 8 + kinds, minlength=len(batch.texts) * 8).reshape(-1, 8).astype(np.float64)
-    whole, extra = batch.class_counts(), 2.0 * batch.script_counts()[:, characters.HAN]
-    visible = np.maximum(counts.sum(1) - counts[:, characters.SPACE] + extra, 1)
-    letters = counts[:, characters.LETTER] + counts[:, characters.MARK] + extra
-    symbols = counts[:, characters.PUNCTUATION] + counts[:, characters.SYMBOL]
-    told = batch.lengths - whole[:, characters.SPACE] + extra >= LEAST_VISIBLE
-    columns = (
-        whole[:, characters.LETTER] + whole[:, characters.MARK],
-        np.where(told, letters / visible, 1),
-        np.where(told, symbols / visible, 0),
-        longest,
-        longest / np.maximum(batch.lengths, 1),
-    )
-    return zip(*(column.tolist() for column in columns))
+    pictures = (points >= PICTURES) | ((points >= 0x2600) & (points < 0x27C0))
+    kinds = np.where(pictures, characters.SPACE, kinds)
+    once = np.bincount(owners * 8 + kinds, minlength=len(batch.texts) * 8).reshape(-1, 8).T.astype(np.float64)
+    whole, extra = batch.class_counts().T, 2.0 * batch.script_counts()[:, characters.HAN]
+    visible = np.maximum(once.sum(0) - once[characters.SPACE] + extra, 1)
+    letters = once[characters.LETTER] + once[characters.MARK] + extra
+    symbols = once[characters.PUNCTUATION] + once[characters.SYMBOL]
+    told = batch.lengths - whole[characters.SPACE] + extra >= LEAST_VISIBLE
+    yield (whole[characters.LETTER] + whole[characters.MARK]).tolist()
+    yield np.where(told, letters / visible, 1).tolist()
+    yield np.where(told, symbols / visible, 0).tolist()
+    yield longest.tolist()
+    yield (longest / np.maximum(batch.lengths, 1)).tolist()
 
 
-def bare_numbers(words: str, asked: str) -> Finding | None:
-    """Five long numbers or more and hardly a word, neither in order nor out of the question."""
-    parts = words.split()
+def no_text(look: Look, limit: float) -> str:
+    if look.turn.asked is None:
+        few = look.letters < limit and look.turn.made.kinds <= {"prose", "list"}
+        return f"{look.letters} letters" if few else ""
+    bare = QUALITY.unseen.sub("", look.turn.text)
+    if not QUALITY.nothing.fullmatch(bare) or QUALITY.bracketed.fullmatch(bare):
+        return ""
+    return f"an answer of {bare[:20]!r}" if bare else "an answer of what cannot be seen"
+
+
+def placeholder(look: Look, _: float) -> str:
+    text = look.turn.text.strip()
+    is_one = look.turn.asked is not None and text in WORDS["placeholders"]
+    return text if is_one and not look.turn.asks(QUALITY.for_values) else ""
+
+
+def control_tokens(look: Look, _: float) -> str:
+    if look.turn.asked is None or look.turn.asks(QUALITY.chat_marks):
+        return ""
+    marks = QUALITY.chat_marks.findall(MATERIAL.fenced.sub(" ", look.turn.text))
+    return f"{len(marks)} marks of a template, the first {marks[0]}" if marks else ""
+
+
+def low_letter_ratio(look: Look, limit: float) -> str:
+    """Of an answer five long numbers or more and hardly a word, neither in order nor out of the question."""
+    if look.turn.asked is None:
+        return f"{look.letter_share:.2f} of the characters are letters" if look.letter_share < limit else ""
+    parts = look.words.split()
     numbers = [part for part in parts if part.isdigit()]
     if len(numbers) < max(5, 0.7 * len(parts)) or sum(map(len, numbers)) < 3 * len(numbers):
-        return None
+        return ""
     pairs = list(pairwise(map(int, numbers)))
     ordered = all(a <= b for a, b in pairs) or all(a >= b for a, b in pairs)
-    if ordered or sum(number in asked for number in numbers) >= len(numbers) / 2:
-        return None
-    return Finding("low_letter_ratio", f"{len(numbers)} numbers and {len(parts) - len(numbers)} words")
+    if ordered or sum(number in look.turn.asked for number in numbers) >= len(numbers) / 2:
+        return ""
+    return f"{len(numbers)} numbers and {len(parts) - len(numbers)} words"
 
 
-def repetition(text: str, limit: float) -> Finding | None:
-    """The same words again and again: it compresses too well, or most of its 10-grams come back.
+def symbol_heavy(look: Look, limit: float) -> str:
+    return f"{look.symbol_share:.2f} of the characters are symbols" if look.symbol_share > limit else ""
 
-    Of a song each line counts once, unless it is most of the song.
-    """
-    text = text.strip()
+
+def char_run(look: Look, limit: float) -> str:
+    drawn_out = look.run >= RUN and look.run_share > 0.6
+    laughs = drawn_out and look.turn.text.strip()[0] in WORDS["laughter"]
+    found = look.run >= limit or (drawn_out and not laughs)
+    return f"one character {look.run} times in a row" if found else ""
+
+
+def repetition(look: Look, limit: float) -> str:
+    """It compresses too well, or its 10-grams come back; of a song each line counts once, unless it is most of it."""
+    text = look.words.strip()
     turning = QUALITY.turning.fullmatch(text) if len(text) < 2_000 else None
     word = turning[1] if turning else ""
     if len(word) > 1 and regex.search(r"\p{L}", word) and word.strip().lower() not in WORDS["laughter"]:
-        return Finding("repetition", f"{word[:30]!r} again and again")
+        return f"{word[:30]!r} again and again"
     lines = text.split("\n")
     distinct = list(dict.fromkeys(lines))
     if 4 <= len(lines) <= REFRAIN * len(distinct):
@@ -171,56 +173,64 @@ def repetition(text: str, limit: float) -> Finding | None:
     raw = text.encode("utf-8", "replace")
     ratio = len(zlib.compress(raw, 1)) / len(raw) if raw else 1.0
     if ratio < COMPRESSED and len(raw) >= COMPRESSED_FROM:
-        return Finding("repetition", f"compresses to {ratio:.2f}")
+        return f"compresses to {ratio:.2f}"
     if ratio > SUSPECT or len(text) < 60:
-        return None
+        return ""
     grams = [text[i : i + 10] for i in range(len(text) - 9)]
     repeated = 1 - len(set(grams)) / len(grams)
-    return Finding("repetition", f"{repeated:.2f} of the 10-grams come back") if repeated > limit else None
+    return f"{repeated:.2f} of the 10-grams come back" if repeated > limit else ""
 
 
-def markup(turn: Turn, limit: float) -> Finding | None:
-    """Left-over HTML, or, in a text, wiki markup."""
+def markup(look: Look, limit: float) -> str:
+    turn = look.turn
+    if turn.asked is not None and (turn.is_code or turn.asks(QUALITY.for_pages)):
+        return ""
     prose = MATERIAL.fenced.sub(" ", turn.text) if turn.asked is None else turn.made.prose
     if not any(sign in prose for sign in ("<", "&", "[[", "{{")):
-        return None
+        return ""
     tags = [tag[0] for tag in MATERIAL.tag.finditer(prose) if QUALITY.html.match(tag[0])]
     count = sum(not QUALITY.inline.match(tag) for tag in tags)
     count += len(QUALITY.wiki.findall(prose)) if turn.asked is None else 0
-    return Finding("markup", f"{count} tags, entities or wiki marks") if count >= limit > 0 else None
+    return f"{count} tags, entities or wiki marks" if count >= limit else ""
 
 
-def menu(turn: Turn, limit: float) -> Finding | None:
-    """A line of links that once was a page's navigation: three separators or more between short names, and no number.
-
-    In an answer `Account > Orders > Invoice` is the way to something.
-    """
-    if not limit or "---" in turn.text or "code" in turn.made.kinds:
-        return None
-    for line in turn.text.split("\n"):
+def menu(look: Look, limit: float) -> str:
+    """Short names without a number between separators; in an answer `Account > Orders > Invoice` is a way."""
+    text = look.turn.text
+    for line in () if "---" in text or "code" in look.turn.made.kinds else text.split("\n"):
         cells = QUALITY.separator.split(line.strip())
         if len(cells) <= limit or line.lstrip()[0] == "|" or line.rstrip()[-1] in ".!?。":
             continue
         names = sum(len(cell) <= 40 and not regex.search(r"\d", cell) for cell in cells)
-        if names >= 0.75 * len(cells) and (turn.asked is None or " | " in line):
-            return Finding("menu", f"{len(cells) - 1} separators in a line")
-    return None
+        if names >= 0.75 * len(cells) and (look.turn.asked is None or " | " in line):
+            return f"{len(cells) - 1} separators in a line"
+    return ""
 
 
-def long_token(text: str, scripts: set[str], limit: float) -> Finding | None:
-    """A word of more than 60 characters that changes between capitals, small letters and digits: encoded data."""
-    for token in text.split() if limit and not scripts & UNSPACED else ():
+def long_token(look: Look, limit: float) -> str:
+    """A long word that changes between capitals, small letters and digits."""
+    if look.scripts & UNSPACED or look.turn.asks(QUALITY.for_codes):
+        return ""
+    for token in (look.words if look.turn.is_code else look.turn.text).split():
         changes = len(QUALITY.encoded.findall(token)) if len(token) > limit else 0
         if changes > 0.15 * len(token) and not MATERIAL.link.search(token):
-            return Finding("long_token", f"a token of {len(token)} characters")
-    return None
+            return f"a token of {len(token)} characters"
+    return ""
 
 
-def spaced_letters(text: str, limit: float) -> Finding | None:
+def spaced_letters(look: Look, limit: float) -> str:
     """`T h e  l i b r a r y`: sixteen letters or more, each alone, in no alphabet's order."""
-    parts = text.split()
+    parts = look.words.split()
     alone = [part for part in parts if QUALITY.letter_alone.fullmatch(part)]
     few = len(alone) < 16 or len(alone) <= limit * len(parts)
-    if few or len({*alone}) > 0.9 * len(alone) or QUALITY.east_asian.search(text):
-        return None
-    return Finding("spaced_letters", f"{len(alone)} letters with spaces between")
+    if few or len({*alone}) > 0.9 * len(alone) or QUALITY.east_asian.search(look.words):
+        return ""
+    return f"{len(alone)} letters with spaces between"
+
+
+def mojibake(look: Look, _: float) -> str:
+    return find_mojibake(look.words, look.scripts) or ""
+
+
+ON_TEXTS = (no_text, placeholder, control_tokens, low_letter_ratio, symbol_heavy, char_run, repetition)
+ON_TEXTS += (markup, menu, long_token, spaced_letters, mojibake)

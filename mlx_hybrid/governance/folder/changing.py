@@ -3,7 +3,7 @@
 import hashlib
 import io
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from heapq import merge
 from pathlib import Path
@@ -11,16 +11,8 @@ from pathlib import Path
 from mlx_hybrid.errors import ConfigError, DataError, nearest
 from mlx_hybrid.files import sha256_of, write_bytes
 from mlx_hybrid.governance.checks.personal import find_personal, kinds_to_redact, redact
-from mlx_hybrid.governance.folder.lines import (
-    DATA,
-    KEPT,
-    REJECTED,
-    Line,
-    Maps,
-    maps_of,
-    read_folder_lines,
-    write_kept,
-)
+from mlx_hybrid.governance.folder import lines
+from mlx_hybrid.governance.folder.lines import DATA, KEPT, REJECTED, Line, Maps, read_folder_lines
 from mlx_hybrid.governance.folder.manifest import rewrite, verify
 from mlx_hybrid.governance.rules import RULES, Finding
 from mlx_hybrid.records.record import Record, parse_line
@@ -53,35 +45,60 @@ class Wanted:
 
     def learn(self, line: Line) -> None:
         """Take in what a line says that has one of the ids."""
-        if not names_of(line, self.maps).isdisjoint(self.ids):
+        names, text = names_and_text(line)
+        if names & self.ids:
             self.places |= {line.note["match"]} if line.note.get("reason") == "exact_dup" else set()
-            text = text_of(line, self.maps)
             self.texts |= {flat(text)} - {""}
             self.personal |= {text[span.start : span.end] for span in find_personal(text)}
 
     def holds(self, line: Line, *, by_place: bool = True) -> bool:
         """Whether a line is one of the records, a copy of one, or names or says one without being a record."""
-        if not names_of(line, self.maps).isdisjoint(self.ids):
+        names, text = names_and_text(line)
+        if names & self.ids:
             return True
         if line.source is None:
             places = {line.note.get("where"), line.note.get("match")} if by_place else set()
-            return not places.isdisjoint(self.places) or flat(text_of(line, self.maps)) in self.texts
+            return bool(places & self.places) or flat(text) in self.texts
         plain = ESCAPE.sub(lambda m: chr(int(m[1], 16)) if m[1] else " ", line.source)
         said = any(text in flat(plain) for text in self.texts if len(text) >= SHORTEST)
         return said or mentions(plain, self.ids)
 
 
-def forget(folder: Path, ids: Sequence[str], runs: Path) -> Forgotten:
+def names_and_text(line: Line) -> tuple[set[str], str]:
+    """What a record may be called by, its id and `path:line`, and what it says; also of a line that was no record
+    under the settings it was governed with."""
+    found = line.record() if line.source is None else parse_line(line.bare(), "", 0)
+    record = found if isinstance(found, Record) else None
+    own = record.fields.get("id") if record else line.row.get("id")
+    names = {str(name) for name in (own, line.note.get("where")) if name is not None}
+    return names, record.content() if record else ""
+
+
+def flat(text: str) -> str:
+    """A text as it is compared: without case and spaces, and redacted, as kept records may be."""
+    return " ".join(redact(text).casefold().split())
+
+
+def mentions(text: str, names: set[str]) -> bool:
+    """Whether one of the names stands in a text, not as part of a longer one; a short one or a number, as an id."""
+    for name in (name for name in names if name in text):
+        before = "" if len(name) > 4 and not name.isdigit() else r"""id["']?\s*[:=]\s*["']?"""
+        if re.search(rf"(?<![\w-]){before}{re.escape(name)}(?![\w-])", text):
+            return True
+    return False
+
+
+def forget(folder: Path, ids: Collection[str], runs: Path) -> Forgotten:
     """Take the records with these ids (or `path:line`), and their copies, out of the folder and the data of its runs.
 
     Raises DataError when no record has any of the ids.
     """
     manifest = verify(folder)
-    wanted = Wanted(set(ids), maps_of(manifest["inputs"]))
+    wanted = Wanted(set(ids), lines.maps_of(manifest["inputs"]))
     hashes = [sha256_of(folder / "manifest.json"), *(parent["sha256"] for parent in manifest["parents"])]
-    for _, line in both(folder):
+    for _, line in both(folder, wanted.maps):
         wanted.learn(line)
-    wanted.places |= {line.note["where"] for _, line in both(folder) if wanted.holds(line)}
+    wanted.places |= {line.note["where"] for _, line in both(folder, wanted.maps) if wanted.holds(line)}
     removed = cut(folder, wanted)
     marks = {*ids, *wanted.personal}
     left = [place for place, line in both(folder) if mentions(line.raw.decode("utf-8", "replace"), marks)]
@@ -92,10 +109,10 @@ def forget(folder: Path, ids: Sequence[str], runs: Path) -> Forgotten:
     return Forgotten(removed, [str(run) for run in trained], from_runs, others, left)
 
 
-def both(folder: Path) -> Iterator[tuple[str, Line]]:
+def both(folder: Path, maps: Maps = lines.NO_MAPS) -> Iterator[tuple[str, Line]]:
     """The lines of both files, each with its place in them."""
     for name in DATA:
-        for number, line in enumerate(read_folder_lines(folder / name), start=1):
+        for number, line in enumerate(read_folder_lines(folder / name, maps), start=1):
             yield f"{name}:{number}", line
 
 
@@ -109,7 +126,7 @@ def cut(folder: Path, wanted: Wanted, *, by_place: bool = True) -> dict[str, int
     def change(scratch: Path) -> dict:
         for name in DATA:
             with (scratch / name).open("wb") as file:
-                for line in read_folder_lines(folder / name):
+                for line in read_folder_lines(folder / name, wanted.maps):
                     gone = wanted.holds(line, by_place=by_place)
                     removed[name] += gone
                     file.write(b"" if gone else line.raw)
@@ -130,8 +147,8 @@ def forget_in_run(run: Path, wanted: Wanted) -> int:
     if count and (run / "data" / "manifest.json").is_file():
         return sum(cut(run / "data", wanted, by_place=False).values())
     if count:
-        lines = read_folder_lines(run / REJECTED)
-        write_bytes(run / REJECTED, b"".join(l.raw for l in lines if not wanted.holds(l, by_place=False)))
+        found = read_folder_lines(run / REJECTED, wanted.maps)
+        write_bytes(run / REJECTED, b"".join(l.raw for l in found if not wanted.holds(l, by_place=False)))
     return count
 
 
@@ -141,46 +158,12 @@ def in_run(run: Path, wanted: Wanted) -> Iterator[bool]:
     A run knows records by places of its own, so that what they say decides.
     """
     for path in (run / "data" / KEPT, run / "data" / REJECTED, run / REJECTED):
-        if path.is_file():
-            yield from (wanted.holds(line, by_place=False) for line in read_folder_lines(path, strict=False))
+        found = read_folder_lines(path, wanted.maps, strict=False) if path.is_file() else ()
+        yield from (wanted.holds(line, by_place=False) for line in found)
 
 
 def hashes_of(names: Iterable[str]) -> list[str]:
     return sorted(hashlib.sha256(name.encode()).hexdigest() for name in names)
-
-
-def names_of(line: Line, maps: Maps) -> set[str]:
-    """What a record may be called by: its id and `path:line`."""
-    record = record_of(line, maps)
-    own = record.fields.get("id") if record else line.row.get("id")
-    return {str(name) for name in (own, line.note.get("where")) if name is not None}
-
-
-def record_of(line: Line, maps: Maps) -> Record | None:
-    """The record of a line, also of one that was none under the settings it was governed with."""
-    if line.source is None:
-        return line.record(maps)
-    item = parse_line(line.bare(), "", 0)
-    return item if isinstance(item, Record) else None
-
-
-def text_of(line: Line, maps: Maps) -> str:
-    record = record_of(line, maps)
-    return record.content() if record else ""
-
-
-def flat(text: str) -> str:
-    """A text as it is compared: without case and spaces, and redacted, as kept records may be."""
-    return " ".join(redact(text).casefold().split())
-
-
-def mentions(text: str, names: set[str]) -> bool:
-    """Whether one of the names stands in a text, not as part of a longer one; a short one or a number, as an id."""
-    for name in (name for name in names if name in text):
-        before = "" if len(name) > 4 and not name.isdigit() else r"""id["']?\s*[:=]\s*["']?"""
-        if re.search(rf"(?<![\w-]){before}{re.escape(name)}(?![\w-])", text):
-            return True
-    return False
 
 
 @dataclass
@@ -191,59 +174,55 @@ class Rescued:
     left: list[str] = field(default_factory=list)
 
 
-def rescue(folder: Path, ids: Sequence[str], reasons: Sequence[str]) -> Rescued:
+def rescue(folder: Path, ids: Collection[str], reasons: Collection[str]) -> Rescued:
     """Move what was set aside for these reasons, or has these ids (or `path:line`), to the kept records, in place.
 
     Raises ConfigError for a reason that there is not, DataError where no record comes back; nothing is changed then.
     """
     manifest, done, known = verify(folder), Rescued(), set()
-    maps = maps_of(manifest["inputs"])
-    redacts = kinds_to_redact(manifest["config"])
+    maps, redacts = lines.maps_of(manifest["inputs"]), kinds_to_redact(manifest["config"])
+    order = {path: place for place, path in enumerate(maps)}
 
     def back(line: Line) -> bytes:
         """The line as a kept one; empty where it stays."""
-        reason, item = line.note["reason"], line.item()
+        reason, item, raw = line.note["reason"], line.item(), line.bare()
+        renames = maps.get(item.path, {})
         known.add(reason)
-        if reason not in reasons and names_of(line, maps).isdisjoint(ids):
+        if reason not in reasons and names_and_text(line)[0].isdisjoint(ids):
             return b""
-        raw = line.bare()
-        if not isinstance(found := parse_line(raw, item.path, item.line, maps.get(item.path)), Record):
+        if not isinstance(found := parse_line(raw, item.path, item.line, renames), Record):
             done.left.append(f"{item.where}: {found.detail}")
             return b""
         done.records[reason] = done.records.get(reason, 0) + 1
         item.decision, item.flags = None, (Finding("rescued", f"{reason}: {line.note.get('detail', '')}"),)
-        write_kept(file := io.BytesIO(), raw, item, redacts=redacts, renames=maps.get(item.path, {}))
+        lines.write_kept(file := io.BytesIO(), raw, item, redacts=redacts, renames=renames)
         return file.getvalue()
 
-    def place(entry: tuple[Line, bytes]) -> tuple[int, int]:
-        path, number = entry[0].place
-        return list(maps).index(path) if path in maps else 0, number
-
     def change(scratch: Path) -> dict:
+        rescued = []
         with (scratch / REJECTED).open("wb") as file:
-            rescued = []
-            for line in read_folder_lines(folder / REJECTED):
+            for line in read_folder_lines(folder / REJECTED, maps):
                 raw = back(line)
                 rescued += [(line, raw)] if raw else []
                 file.write(b"" if raw else line.raw)
         check(folder, reasons, known, done)
         was = ((line, line.raw) for line in read_folder_lines(folder / KEPT))
         with (scratch / KEPT).open("wb") as file:
-            file.writelines(raw for _, raw in merge(was, rescued, key=place))
+            found = merge(was, rescued, key=lambda row: (order.get(row[0].place[0], 0), row[0].place[1]))
+            file.writelines(raw for _, raw in found)
         return {"rescued": {"reasons": list(reasons), "ids_sha256": hashes_of(ids), "records": done.records}}
 
     rewrite(folder, change)
     return done
 
 
-def check(folder: Path, reasons: Sequence[str], known: set[str], done: Rescued) -> None:
+def check(folder: Path, reasons: Iterable[str], known: set[str], done: Rescued) -> None:
     """Raise for a reason that took nothing, and where all that was found are no records."""
-    for reason in reasons:
-        if reason not in known:
-            told, some = f"no record was set aside for {reason}", ", ".join(sorted(known)) or "none"
-            if reason in RULES:
-                raise DataError(f"{folder}: {told}; there are {some}.")
-            raise ConfigError(f"--reason: {told}; {nearest(reason, {*known, *RULES})}")
+    for reason in (reason for reason in reasons if reason not in known):
+        told, some = f"no record was set aside for {reason}", ", ".join(sorted(known)) or "none"
+        if reason in RULES:
+            raise DataError(f"{folder}: {told}; there are {some}.")
+        raise ConfigError(f"--reason: {told}; {nearest(reason, {*known, *RULES})}")
     if not done.records:
         why = f"no record that can be trained on ({done.left[0]})" if done.left else f"not in {REJECTED}"
         raise DataError(f"{folder}: what was asked for is {why}; nothing was changed.")

@@ -23,11 +23,12 @@ NO_MAPS: Maps = MappingProxyType({})
 
 
 class Line(NamedTuple):
-    """A line of a governed folder: its bytes, what it says without `_gov`, and that note."""
+    """A line of a governed folder: its bytes, what it says without `_gov`, that note, and what keys are read as."""
 
     raw: bytes
     row: dict[str, Any]
     note: dict[str, Any]
+    maps: Maps = NO_MAPS
 
     @property
     def place(self) -> tuple[str, int]:
@@ -48,19 +49,19 @@ class Line(NamedTuple):
             return base64.b64decode(self.row["raw_base64"]).decode("utf-8", "replace")
         return self.row["raw"] if set(self.row) == {"raw"} else None
 
-    def record(self, maps: Maps = NO_MAPS) -> Record | None:
+    def record(self) -> Record | None:
         """The record that stands here, in the form that is trained on; None where it is none."""
         path, line = self.place
         try:
-            fields, shape = as_record(renamed(self.row, maps.get(path, {})))
+            fields, shape = as_record(renamed(self.row, self.maps.get(path, {})))
         except NotARecord:
             return None
         return Record(fields, path, line, self.note.get("shape", shape))
 
-    def item(self, maps: Maps = NO_MAPS) -> Inspection:
+    def item(self) -> Inspection:
         """What was decided on it."""
         decision = Decision(*(self.note.get(name, "") for name in Decision._fields))
-        record = self.record(maps)
+        record = self.record()
         return Inspection(
             *self.place,
             language=self.note["language"],
@@ -72,7 +73,12 @@ class Line(NamedTuple):
 
 
 def read_folder_lines(
-    path: Path, *, strict: bool = True, at: Set[str] | None = None, holding: Collection[bytes] = ()
+    path: Path,
+    maps: Maps = NO_MAPS,
+    *,
+    strict: bool = True,
+    at: Set[str] | None = None,
+    holding: Collection[bytes] = (),
 ) -> Iterator[Line]:
     """The lines of a kept.jsonl or rejected.jsonl, those `at` some places or `holding` one of some bytes alone.
 
@@ -86,7 +92,7 @@ def read_folder_lines(
                 continue
             try:
                 row = json.loads(raw)
-                yield Line(raw, row, row.pop("_gov", {}))
+                yield Line(raw, row, row.pop("_gov", {}), maps)
             except (ValueError, RecursionError, AttributeError, TypeError):
                 if strict:
                     raise DataError(

@@ -61,7 +61,7 @@ def rewrite(folder: Path, change: Callable[[Path], dict[str, Any]]) -> None:
     with new_directory(folder) as scratch:
         noted = change(scratch)
         maps = maps_of(manifest["inputs"])
-        items = [line.item(maps) for name in DATA for line in read_folder_lines(scratch / name)]
+        items = [line.item() for name in DATA for line in read_folder_lines(scratch / name, maps)]
         order = {path: place for place, path in enumerate(maps)}
         items.sort(key=lambda item: (order.get(item.path, 0), item.line))
         summary = summary_of(items, manifest["config"], manifest["inputs"])

@@ -5,11 +5,11 @@ import unicodedata
 from collections.abc import Iterator
 from difflib import SequenceMatcher
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from mlx_hybrid.governance.checks.personal import redact
 from mlx_hybrid.governance.checks.phones import regions_of
-from mlx_hybrid.governance.folder.lines import DATA, KEPT, Line, Maps, maps_of, read_folder_lines
+from mlx_hybrid.governance.folder.lines import DATA, KEPT, Line, maps_of, read_folder_lines
 
 SHOWN = 3  # of each reason
 LONGEST = 3000  # characters of a text that is compared
@@ -21,30 +21,22 @@ Parts = list[tuple[str, bool]]
 """A text in parts, and which of them differ from the other of its pair."""
 
 
-class Sample(NamedTuple):
-    """A record that a rule took or flagged, and of a pair the other one."""
-
-    where: str
-    detail: str
-    text: Parts
-    other_where: str = ""
-    other: Parts | tuple = ()
-
-
-def samples(folder: Path, summary: dict[str, Any]) -> dict[str, list[Sample]]:
-    """Up to three records of each reason, in the order of the summary, then of the flags that tell of a pair."""
+def samples(folder: Path, summary: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Up to three records of each reason, in the order of the summary, then of the flags that tell of a pair: of each
+    its place, the detail and its text, and of a pair the other's place and text."""
     rows = [(row["reason"], row["where"], row["detail"], row["match"]) for row in summary["examples"]]
     rows += flagged(folder / KEPT)
     places = {place for _, where, _, other in rows for place in (where, other)}
-    lines = [line for name in DATA for line in read_folder_lines(folder / name, at=places)]
-    texts = {line.note["where"]: shown_text(line, maps_of(summary["sources"])) for line in lines}
-    found: dict[str, list[Sample]] = {}
+    maps = maps_of(summary["sources"])
+    lines = [line for name in DATA for line in read_folder_lines(folder / name, maps, at=places)]
+    texts = {line.note["where"]: shown_text(line) for line in lines}
+    found: dict[str, list[dict[str, Any]]] = {}
     for reason, where, detail, other in rows:
         text, beside = texts.get(where, ""), texts.get(other, "")
-        sample = Sample(where, detail, [(shortened(text, 360), False)])
+        sample: dict[str, Any] = {"where": where, "detail": detail, "text": [(shortened(text, 360), False)]}
         if reason in PAIRED and beside:
             left, right = differing(text, beside)
-            sample = Sample(where, detail, left, other, right)
+            sample |= {"text": left, "other_where": other, "other": right}
         found.setdefault(reason, []).append(sample)
     return found
 
@@ -62,9 +54,9 @@ def flagged(path: Path) -> Iterator[tuple[str, str, str, str]]:
                 yield reason, where, detail, other[1]
 
 
-def shown_text(line: Line, maps: Maps) -> str:
+def shown_text(line: Line) -> str:
     """What a line says, turn by turn, redacted, with invisible characters told by their codes."""
-    text, record = line.source, line.record(maps) if line.source is None else None
+    text, record = line.source, line.record() if line.source is None else None
     if record:
         turns = [f"{turn['role']}: {said(turn)}" for turn in record.turns()]
         text = "\n".join(turns) if turns else record.content()
