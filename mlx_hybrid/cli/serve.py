@@ -54,9 +54,9 @@ def serve(
     """
     from mlx_hybrid.cli.generate import open_and_tell
     from mlx_hybrid.models.generate import Sampling
+    from mlx_hybrid.serve.app import Server
     from mlx_hybrid.serve.engine import Engine
     from mlx_hybrid.serve.guard import Policy
-    from mlx_hybrid.serve.server import Server
 
     for origin in cors:
         if not origin.startswith(("http://", "https://")) or origin.count("/") != 2:

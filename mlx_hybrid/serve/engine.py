@@ -1,34 +1,42 @@
 """One thread generates for many clients, their answers side by side, with a bounded queue before them."""
 
+import asyncio
 import threading
 from collections import deque
-from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
 
+from mlx_hybrid.models.adapted import Pair
 from mlx_hybrid.models.generate import Batch, Piece, Sampling, Turns, batch_of
-from mlx_hybrid.models.pair import Pair
-from mlx_hybrid.serve.api import ApiError
+from mlx_hybrid.serve.api import ApiError, need
 
 
 @dataclass(eq=False)
 class Job:
-    """One answer to make. `deliver` gets its pieces, or the error that ended it; `cancelled`, nobody wants the rest."""
+    """One answer to make, for a client that waits in the current event loop; `cancelled`, nobody wants the rest."""
 
     model: str
     tokens: list[int]
     sampling: Sampling
-    deliver: Callable[[Piece | Exception], None]
     cancelled: threading.Event = field(default_factory=threading.Event)
+    pieces: asyncio.Queue[Piece | Exception] = field(default_factory=asyncio.Queue)
+    loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
+
+    def deliver(self, piece: Piece | Exception) -> None:
+        """The next piece, or the error that ended the answer, from any thread."""
+        with suppress(RuntimeError):  # the loop is closed, and the client with it
+            self.loop.call_soon_threadsafe(self.pieces.put_nowait, piece)
 
 
 class Engine:
-    """Answers jobs for a pair of models. `run` is the only place that computes, so it belongs in the thread that
-    loaded the weights."""
+    """Answers jobs for a pair of models, by the ids that clients use; `run` belongs in the thread that loaded them."""
 
     def __init__(self, pair: Pair, *, active: int = 16, waiting: int = 64) -> None:
         self.pair, self.most_active, self.most_waiting = pair, active, waiting
-        self.models = named_models(pair)
+        base, self.models = pair.base_name, {pair.base_name: pair.base()}
+        if pair.adapted:
+            name = pair.name if pair.name != base else f"{base}-adapted"
+            self.models = {name: pair.model, **self.models}
         self.batches: dict[str, Batch | Turns] = {}
         self.waiting: deque[Job] = deque()
         self.active: dict[tuple[str, int], Job] = {}
@@ -40,9 +48,8 @@ class Engine:
         with self.changed:
             if self.closed:
                 raise closing()
-            if len(self.waiting) >= self.most_waiting:
-                told = f"{len(self.waiting)} requests are waiting already; try again in a moment."
-                raise ApiError(429, told, "overloaded")
+            told = "requests are waiting already; try again in a moment."
+            need(len(self.waiting) < self.most_waiting, str(len(self.waiting)), told, "overloaded", 429)
             self.waiting.append(job)
             self.changed.notify()
 
@@ -58,8 +65,7 @@ class Engine:
     def admit(self) -> bool:
         """Start waiting jobs while there is room; sleeps with nothing to do. False once closed."""
         with self.changed:
-            while not self.closed and not self.waiting and not self.active:
-                self.changed.wait()
+            self.changed.wait_for(lambda: self.closed or self.waiting or self.active)
             while not self.closed and self.waiting and len(self.active) < self.most_active:
                 job = self.waiting.popleft()
                 if not job.cancelled.is_set():
@@ -99,13 +105,4 @@ class Engine:
 
 
 def closing() -> ApiError:
-    return ApiError(503, "The server is going down.", "closing")
-
-
-def named_models(pair: Pair) -> dict[str, Any]:
-    """Models by the id that clients use, the adapted one first; ids are names, never paths."""
-    base = pair.base_name
-    if not pair.adapted:
-        return {base: pair.model}
-    adapted = pair.name if pair.name != base else f"{base}-adapted"
-    return {adapted: pair.model, base: pair.base()}
+    return ApiError("The server is going down.", "closing", status=503)

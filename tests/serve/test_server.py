@@ -12,12 +12,12 @@ import pytest
 from openai import APIStatusError, AuthenticationError, BadRequestError, NotFoundError, OpenAI, RateLimitError
 from tiny_model import TEMPLATE, write_base
 
+from mlx_hybrid.models.adapted import open_pair
 from mlx_hybrid.models.generate import Sampling, stream
-from mlx_hybrid.models.pair import open_pair
 from mlx_hybrid.serve.api import StopText
+from mlx_hybrid.serve.app import Server
 from mlx_hybrid.serve.engine import Engine
 from mlx_hybrid.serve.guard import Policy
-from mlx_hybrid.serve.server import Server
 
 HELLO = [{"role": "user", "content": "hello"}]
 ONE_TOKEN = {"model": "trial", "messages": HELLO, "max_tokens": 1}
@@ -151,7 +151,7 @@ def test_text_that_may_begin_a_stop_string_is_held_back():
         ({"temperature": "hot"}, "must be a number"),
         ({"temperature": 10**400}, "finite number"),
         ({"max_tokens": 0}, "at least 1"),
-        ({"max_tokens": 500}, "context is 256 tokens"),
+        ({"max_tokens": 500}, "context of 256 leaves"),
         ({"max_tokens": 5, "max_completion_tokens": 6}, "differ"),
         ({"n": 2}, "n is not supported"),
         ({"n": True}, "n is not supported"),
@@ -165,10 +165,10 @@ def test_text_that_may_begin_a_stop_string_is_held_back():
         ({"stop": [""]}, "none empty"),
         ({"stream": "yes"}, "true or false"),
         ({"messages": []}, "at least one message"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "'tool' is none of"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "'tool', which is none of"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "not understood"),
         ({"messages": [{"role": "user", "content": "\ud800"}]}, "not valid Unicode"),
-        ({"messages": [{"role": "user", "content": "x" * 300}]}, "the prompt has 304"),
+        ({"messages": [{"role": "user", "content": "x" * 300}]}, "The prompt has 304"),
     ],
 )
 def test_what_cannot_be_honoured_is_refused_by_name(server, change, said):
@@ -257,10 +257,10 @@ def test_markdown_lets_nothing_but_text_through(server):
 def test_a_named_origin_may_call_and_a_key_is_asked_for_and_never_logged(pair):
     key, origin = "secret-key-123", "https://app.example"
     with serving(pair, api_key=key, origins=(origin,)) as server:
-        status, headers, _ = request(
-            server, "OPTIONS", Origin=origin, Access_Control_Request_Headers="authorization,content-type"
-        )
-        assert status == 204
+        asked = {"Access_Control_Request_Headers": "authorization,content-type"}
+        asked |= {"Access_Control_Request_Method": "POST", "Origin": origin}
+        status, headers, _ = request(server, "OPTIONS", **asked)
+        assert status == 200
         assert headers["Access-Control-Allow-Origin"] == origin
         assert headers["Access-Control-Allow-Headers"] == "authorization,content-type"
         assert request(server, "GET", "/health")[0] == 200
@@ -324,8 +324,7 @@ def test_a_client_that_leaves_frees_its_place(endless):
     ids=["nothing", "half a head", "half a body"],
 )
 def test_a_client_that_falls_silent_is_let_go(pair, monkeypatch, said):
-    for module in ("app", "server"):
-        monkeypatch.setattr(f"mlx_hybrid.serve.{module}.SILENCE_SECONDS", 0.3)
+    monkeypatch.setattr("mlx_hybrid.serve.app.SILENCE_SECONDS", 0.3)
     with serving(pair) as server, socket.create_connection(server.address, timeout=10) as connection:
         connection.sendall(said)
         assert b"200" not in connection.recv(1000)

@@ -9,7 +9,7 @@ from browser import OVERFLOWING, needs_chromium
 from test_server import local, serving
 from tiny_model import write_base, write_run
 
-from mlx_hybrid.models.pair import open_pair
+from mlx_hybrid.models.adapted import open_pair
 
 pytestmark = [pytest.mark.slow, needs_chromium]
 
