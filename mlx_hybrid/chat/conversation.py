@@ -7,18 +7,17 @@ from typing import Any
 
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.files import read_json, write_json
-from mlx_hybrid.models.generate import Piece, Prompts, Sampling, room_for_answer, stream
-from mlx_hybrid.models.pair import Pair
+from mlx_hybrid.models.adapted import Pair
+from mlx_hybrid.models.generate import Piece, Prompts, Sampling, room_for_answer, stream, system_turn
 
-FORMAT = 1
 ROLES = ("system", "user", "assistant")
 ANSWER_SHARE = 4  # the part of the context that is kept free for the answer is at most one in so many
 
 
 @dataclasses.dataclass
 class Turn:
-    """What happened in one turn, beside the text: `forgotten` counts the first messages, which no longer fit the
-    context, `full` is that the answer ended because the context did."""
+    """What happened in one turn: `forgotten` counts the first messages, which no longer fit the context, `full` is that
+    the answer ended because the context did."""
 
     prompt_tokens: int = 0
     answer_tokens: int = 0
@@ -42,10 +41,8 @@ class Conversation:
         self.system = text
 
     def ask(self, text: str, stopped: Callable[[], bool] = lambda: False) -> Iterator[Piece]:
-        """Add a user's message and stream the answer, which then is part of the conversation.
-
-        Raises ConfigError for a message that does not fit the context alone; the conversation stays as it was.
-        """
+        """Add a user's message and stream the answer, both then part of the conversation. Raises ConfigError for a
+        message that does not fit the context alone."""
         messages = [*self.messages, {"role": "user", "content": text}]
         answer = []
         for piece in self.stream(self.pair.model, messages, stopped):
@@ -56,10 +53,10 @@ class Conversation:
 
     def ask_base(self, stopped: Callable[[], bool] = lambda: False) -> Iterator[Piece]:
         """The base's answer to the last message, after the same conversation; it is not added."""
-        last = max((i for i, m in enumerate(self.messages) if m["role"] == "user"), default=None)
-        if last is None:
+        last = [i for i, message in enumerate(self.messages) if message["role"] == "user"][-1:]
+        if not last:
             raise ConfigError("There is no question yet for the base to answer.")
-        yield from self.stream(self.pair.base(), self.messages[: last + 1], stopped)
+        yield from self.stream(self.pair.base(), self.messages[: last[0] + 1], stopped)
 
     def stream(self, model: Any, messages: list[dict], stopped: Callable[[], bool]) -> Iterator[Piece]:
         tokens, forgotten = self.fit(messages)
@@ -79,23 +76,13 @@ class Conversation:
             tokens = self.pair.tokenizer.ask([*system_turn(self.system), *messages[first:]])
             if len(tokens) + reserve <= self.pair.context:
                 return tokens, first
-        raise ConfigError(
-            f"The message has {len(tokens):,} tokens, and the context of {self.pair.context:,} needs {reserve:,} for "
-            "the answer; shorten it, or lower max_tokens."
-        )
-
-    def clear(self) -> None:
-        """Forget every turn; the system prompt stays."""
-        self.messages, self.turn = [], Turn()
+        told = f"{len(tokens):,} tokens, and the context of {self.pair.context:,} needs {reserve:,} for the answer"
+        raise ConfigError(f"The message has {told}; shorten it, or lower max_tokens.")
 
     def save(self, path: Path) -> None:
         """Write the conversation; `messages` is a record that `finetune` reads. Raises ConfigError where it cannot."""
-        tree = {
-            "format": FORMAT,
-            "model": self.pair.name,
-            "settings": dataclasses.asdict(self.sampling),
-            "messages": system_turn(self.system) + self.messages,
-        }
+        settings, messages = dataclasses.asdict(self.sampling), system_turn(self.system) + self.messages
+        tree = {"format": 1, "model": self.pair.name, "settings": settings, "messages": messages}
         try:
             write_json(path, tree)
         except OSError as error:
@@ -103,23 +90,14 @@ class Conversation:
 
     def load(self, path: Path) -> None:
         """Go on with a saved conversation in place of this one. Raises ConfigError for a file that holds none."""
-        messages = read_messages(path)
-        system = [m["content"] for m in messages if m["role"] == "system"]
-        self.set_system("".join(system))
-        self.messages, self.turn = messages[len(system) :], Turn()
-
-
-def system_turn(text: str) -> list[dict]:
-    return [{"role": "system", "content": text}] if text else []
-
-
-def read_messages(path: Path) -> list[dict]:
-    """The messages of a saved conversation, or of a file with one record."""
-    tree = read_json(path)
-    messages = tree.get("messages") if isinstance(tree, dict) else None
-    if not isinstance(messages, list):
-        raise ConfigError(f'{path}: not a saved conversation; it has no list under "messages".')
-    return checked_messages(messages, f"{path}: ")
+        tree = read_json(path)
+        messages = tree.get("messages") if isinstance(tree, dict) else None
+        if not isinstance(messages, list):
+            raise ConfigError(f'{path}: not a saved conversation; it has no list under "messages".')
+        messages = checked_messages(messages, f"{path}: ")
+        first = [m["content"] for m in messages[:1] if m["role"] == "system"]
+        self.set_system("".join(first))
+        self.messages, self.turn = messages[len(first) :], Turn()
 
 
 def checked_messages(messages: list, where: str) -> list[dict]:

@@ -60,7 +60,7 @@ def records(
 
 def picture(where: str, one: dict[str, Any], left_out: str, tokenizer: Any) -> str:
     """The record as text, its trained stretches marked."""
-    from mlx_hybrid.chat.printable import Printable
+    from mlx_hybrid.chat.terminal import Printable
     from mlx_hybrid.records.template import stretches
 
     if one["set_aside"]:

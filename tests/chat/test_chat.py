@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from mlx_hybrid.chat.conversation import Conversation, read_messages
+from mlx_hybrid.chat.conversation import Conversation
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.models.generate import Sampling, stream
 from mlx_hybrid.records.record import load_records
@@ -102,13 +102,7 @@ def test_stopping_keeps_what_was_said_and_the_next_turn_is_right(pair):
     assert fresh_answer(pair, conversation.messages[:3]) == conversation.messages[3]["content"]
 
 
-def test_seeded_answers_repeat_and_seeds_differ(pair):
-    samplings = [Sampling(max_tokens=12, temperature=1.0, seed=seed) for seed in (4, 4, 5)]
-    first, again, other = (say(Conversation(pair, sampling), "hello") for sampling in samplings)
-    assert first == again != other
-
-
-def test_save_and_load_go_on_where_it_was(pair, tmp_path):
+def test_a_saved_conversation_is_a_record_and_goes_on_where_it_was(pair, tmp_path):
     conversation = Conversation(pair, SHORT, "Be brief.")
     say(conversation, "hello")
     conversation.save(tmp_path / "talk.json")
@@ -116,15 +110,9 @@ def test_save_and_load_go_on_where_it_was(pair, tmp_path):
     again.load(tmp_path / "talk.json")
     assert (again.system, again.messages) == (conversation.system, conversation.messages)
     assert say(again, "more") == say(conversation, "more")
-
-
-def test_a_saved_conversation_is_a_record(pair, tmp_path):
-    conversation = Conversation(pair, SHORT)
-    conversation.messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-    conversation.save(tmp_path / "talk.json")
     messages = json.loads((tmp_path / "talk.json").read_text())["messages"]
     (tmp_path / "records.jsonl").write_text(json.dumps({"messages": messages}) + "\n")
-    assert load_records([tmp_path / "records.jsonl"])[0].completion() == "b"
+    assert load_records([tmp_path / "records.jsonl"])[0].completion() == conversation.messages[1]["content"]
 
 
 @pytest.mark.parametrize(
@@ -137,10 +125,10 @@ def test_a_saved_conversation_is_a_record(pair, tmp_path):
         ('{"messages": [{"role": "user", "content": "x"}, {"role": "system", "content": "y"}]}', "message 2"),
     ],
 )
-def test_what_is_no_conversation_is_refused(tmp_path, text, said):
+def test_what_is_no_conversation_is_refused(pair, tmp_path, text, said):
     (tmp_path / "talk.json").write_text(text)
     with pytest.raises(ConfigError, match=said):
-        read_messages(tmp_path / "talk.json")
+        Conversation(pair).load(tmp_path / "talk.json")
 
 
 def test_a_system_prompt_the_template_refuses_is_not_set(pair, monkeypatch):

@@ -175,13 +175,15 @@ class Terminal:
         os.close(child)
         self.text, self.seen = "", 0
 
-    def until(self, wanted, seconds=60):
-        """Read until `wanted` comes after what was seen before; everything up to its end."""
+    def until(self, wanted, nudge=lambda: None, seconds=60):
+        """Read until `wanted` comes after what was seen before; everything up to its end. Silence calls `nudge`."""
         end = time.monotonic() + seconds
         while (found := self.text.find(wanted, self.seen)) < 0:
             assert time.monotonic() < end, self.text
-            if select.select([self.fd], [], [], 0.2)[0]:
+            if select.select([self.fd], [], [], 0.3)[0]:
                 self.text += os.read(self.fd, 4096).decode(errors="replace")
+            else:
+                nudge()
         start, self.seen = self.seen, found + len(wanted)
         return self.text[start : self.seen]
 
@@ -205,10 +207,8 @@ def test_in_a_terminal_control_c_stops_the_answer_and_control_d_leaves(tmp_path,
         time.sleep(0.5)
         os.kill(terminal.program.pid, signal.SIGINT)
         assert len(terminal.until("Stopped.")) > 20
-        terminal.until("> ")
-        time.sleep(0.3)  # readline prints the prompt a moment before it listens
-        os.kill(terminal.program.pid, signal.SIGINT)
-        terminal.until("Ctrl-D or /exit leaves.")
+        # readline prints the prompt a moment before it listens
+        terminal.until("Ctrl-D or /exit leaves.", lambda: os.kill(terminal.program.pid, signal.SIGINT))
         terminal.until("> ")
         terminal.type("/cle\t\r")
         terminal.until("Forgotten.")

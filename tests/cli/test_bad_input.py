@@ -7,7 +7,7 @@ import shutil
 import pytest
 from acting import refused, sets
 
-from mlx_hybrid.chat.lines import Lines
+from mlx_hybrid.chat.terminal import Lines
 from mlx_hybrid.cli.generate import read_prompt
 from mlx_hybrid.config import build_config
 from mlx_hybrid.errors import ConfigError
