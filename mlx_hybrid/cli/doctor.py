@@ -53,7 +53,7 @@ def held_lines(weights: list[dict]) -> list[str]:
     stored, held = (sum(row[key] for row in weights) / 1e6 for key in ("file_bytes", "bytes"))
     lines = [
         f"  {row['type']:<5}{row['tensors']:>4} tensors, {row['file_bytes'] / 1e6:,.1f} MB in the file, "
-        f"{row['bytes'] / 1e6:,.1f} MB in memory: {row['held']}"
+        f"{row['bytes'] / 1e6:,.1f} MB in memory"
         for row in weights
     ]
     return [
@@ -71,7 +71,7 @@ def examine() -> tuple[dict, list[str]]:
     from mlx_hybrid.errors import ConfigError
     from mlx_hybrid.governance.checks.engines import fasttext_distribution
     from mlx_hybrid.models.base import BUNDLED_FOLDER, check_folder, is_offline
-    from mlx_hybrid.models.blas import WAY, answering_library
+    from mlx_hybrid.models.blas import WAY, loaded
     from mlx_hybrid.run import machine, memory_bytes, runs_root
 
     about = machine()
@@ -80,7 +80,7 @@ def examine() -> tuple[dict, list[str]]:
         **{key: about[key] for key in ("system", "machine", "python", "device", "cores")},
         **about["versions"],
         "memory_gb": round(memory_bytes() / 1e9, 1),
-        "blas": answering_library(),
+        "blas": loaded or "MLX's own",
         "distributed": ", ".join(backends) or "none",
         "fasttext": fasttext_distribution() or "none",
         "offline": "yes" if is_offline() else "no",
@@ -94,6 +94,6 @@ def examine() -> tuple[dict, list[str]]:
         problems.append(str(error))
     if facts["system"] == "Darwin" and facts["device"] == "CPU":
         problems.append("MLX does not see the GPU; install mlx for Apple Silicon, with a native Python.")
-    if facts["system"] == "Linux" and facts["device"] == "CPU" and "mlx_cpu" in facts["blas"]:
+    if facts["system"] == "Linux" and facts["device"] == "CPU" and not loaded:
         facts["hint"] = f"training is several times faster with a fast BLAS: {WAY}"
     return facts, problems

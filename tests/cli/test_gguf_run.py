@@ -58,11 +58,9 @@ def test_a_run_on_a_gguf_file_finishes(run, gguf, records, settings, tmp_path):
     refused(run("generate", "run", "no river"), 2, "tiny.gguf")
 
 
-def test_doctor_and_estimate_say_how_weights_are_held(run, gguf):
+def test_doctor_and_estimate_say_what_weights_take(run, gguf):
     said = run("doctor", gguf, code=0).output
     assert "Q4_K" in said
-    assert "4 bits in groups of 32, float32 scales and biases" in said
-    assert "as it is packed, unpacked a layer at a time" in said
     rows = json.loads(run("doctor", gguf, "--json", code=0).output)["weights"]
     assert {row["type"] for row in rows} == {"Q4_K", "Q6_K", "F32"}
     estimate = json.loads(run("estimate", "--model", gguf, "--json", code=0).output)

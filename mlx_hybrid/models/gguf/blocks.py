@@ -22,29 +22,25 @@ FIELDS = {
 }
 """What a block holds, in order; `qs` are the lower bits of its codes, and `qh` the upper ones."""
 BITS = {kind: int(kind[1]) for kind in FIELDS}
-PLAIN = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
+PLAIN = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 """Formats of single numbers; NumPy has no bfloat16, which is the upper half of a float32."""
-OFFSETS = {"Q4_0": 8, "Q5_0": 16, "Q8_0": 128, "Q6_K": 32, "Q3_K": 4, "Q2_K": 0}
-PACKED = ("Q6_K", "Q3_K", "Q2_K")
-"""Formats whose layers are unpacked as they are used (packed.py)."""
+OFFSETS = {"Q4_0": 8, "Q5_0": 16, "Q8_0": 128}
+PACKED = {"Q6_K": 32, "Q3_K": 4, "Q2_K": 0}
+"""Formats whose layers are unpacked as they are used (packed.py), and the offsets of their codes."""
 
 
 def unpack(kind: str, rows: np.ndarray) -> dict[str, np.ndarray]:
     """The parts of a layer from its rows of blocks, (rows, bytes) of uint8."""
     block = rows.view(np.dtype(FIELDS[kind]))
     parts = {"weight": pack(codes(kind, block).reshape(len(rows), -1), BITS[kind])}
-    if kind in PACKED:
-        found = packed_scales(kind, block)
-    else:
-        scales, biases = affine(kind, block)
-        found = {"scales": scales, "biases": biases}
+    found = (packed_scales if kind in PACKED else affine)(kind, block)
     return parts | {name: np.ascontiguousarray(value.reshape(len(rows), -1)) for name, value in found.items()}
 
 
 def plain(kind: str, rows: np.ndarray) -> np.ndarray:
     """Numbers that are no blocks, in their own type; bfloat16 as float32."""
     values = rows.view(PLAIN[kind])
-    return (values.astype(np.uint32) << 16).view(np.float32) if kind == "BF16" else values
+    return (values.astype("<u4") << 16).view("<f4") if kind == "BF16" else values
 
 
 def codes(kind: str, block: np.ndarray) -> np.ndarray:
@@ -59,15 +55,17 @@ def codes(kind: str, block: np.ndarray) -> np.ndarray:
     return low | planes(block["qh"], 32 if "K" in kind else 1, BITS[kind] - bits) << bits
 
 
-def affine(kind: str, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def affine(kind: str, block: np.ndarray) -> dict[str, np.ndarray]:
     """Scale and bias of every 32 weights, exact products in float32."""
-    d = block["d"].astype(np.float32)
+    d = scales = block["d"].astype(np.float32)
     if kind in OFFSETS:
-        return d, d * np.float32(-OFFSETS[kind])
-    if "m" in block.dtype.names:
-        return d, block["m"].astype(np.float32)
-    scales, mins = six_bits(block["scales"])
-    return d[..., None] * scales, block["dmin"].astype(np.float32)[..., None] * -mins.astype(np.float32)
+        biases = d * np.float32(-OFFSETS[kind])
+    elif "m" in block.dtype.names:
+        biases = block["m"].astype(np.float32)
+    else:
+        scales, mins = six_bits(block["scales"])
+        scales, biases = d[..., None] * scales, block["dmin"].astype("<f4")[..., None] * -mins.astype("<f4")
+    return {"scales": scales, "biases": biases}
 
 
 def packed_scales(kind: str, block: np.ndarray) -> dict[str, np.ndarray]:

@@ -25,8 +25,7 @@ WIDE_HEADS = {("gemma2", 46), ("gemma3", 62)}
 
 
 def readable(path: Path, name: str) -> Path:
-    """The file, or the first part of a split one. Raises ConfigError for one that is no model, or is of a family, a
-    format or a make that is not read."""
+    """The file, or the first part of a split one. Raises ConfigError for one that is not read."""
     file = open_gguf(path)
     if told := fault(file):
         raise ConfigError(f"{name}: {told}.")
@@ -39,15 +38,12 @@ def fault(file: GgufFile) -> str | None:
     if file.metadata.get("general.type") == "adapter" or "adapter.type" in file.metadata:
         return "is a LoRA adapter, not a model; name the model that it belongs to"
     if family not in FAMILIES:
-        told = f"is of the architecture {family or 'none'}"
-        return f"{told}, and of GGUF files only {', '.join(sorted(FAMILIES))} are read"
+        known = ", ".join(sorted(FAMILIES))
+        return f"is of the architecture {family or 'none'}, and of GGUF files only {known} are read"
     if file.about("expert_count", 0):
         return "is a mixture of experts, which is not read from a GGUF file; name its MLX folder"
-    for tensor in file.tensors.values():
-        if tensor.kind not in formats:
-            return (
-                f"{tensor.name} is {tensor.kind}, which is not read; the formats read: {', '.join(formats)}"
-            )
+    if odd := next((tensor for tensor in file.tensors.values() if tensor.kind not in formats), None):
+        return f"{odd.name} is {odd.kind}, which is not read; the formats read: {', '.join(formats)}"
     if "token_embd.weight" not in file.tensors:
         return "holds no tensor token_embd.weight, so it is no whole model"
     if not file.tokenizer("tokens"):
@@ -55,9 +51,7 @@ def fault(file: GgufFile) -> str | None:
     if missing := [key for key in SIZES if not isinstance(file.about(key), int | float)]:
         return f"does not say {family}.{missing[0]} in one number, which the model is built from"
     if family != "phi3" and head_size(file) != file.about("rope.dimension_count", head_size(file)):
-        return (
-            f"{family}.rope.dimension_count is not the size of a head, and a part alone is not rotated here"
-        )
+        return f"rotates a part of each head ({family}.rope.dimension_count), which is not read"
     return None
 
 
@@ -116,26 +110,20 @@ def model_config(file: GgufFile) -> dict[str, Any]:
 
 def rope_scaling(file: GgufFile) -> dict[str, Any] | None:
     """How a long context stretches the rotations of positions. Raises ConfigError for a way that is not read."""
-    kind, original = (
-        file.about("rope.scaling.type", "none"),
-        file.about("rope.scaling.original_context_length"),
-    )
+    kind, factor = file.about("rope.scaling.type", "none"), file.about("rope.scaling.factor")
+    original = {"original_max_position_embeddings": file.about("rope.scaling.original_context_length")}
     if "rope_factors_long.weight" in file.tensors:
-        factors = {
-            f"{name}_factor": file.numbers(f"rope_factors_{name}.weight") for name in ("long", "short")
-        }
-        return {"type": "longrope", "original_max_position_embeddings": original} | factors
+        factors = {f"{n}_factor": file.numbers(f"rope_factors_{n}.weight") for n in ("long", "short")}
+        return {"type": "longrope"} | original | factors
     if "rope_freqs.weight" in file.tensors:
         return llama3_scaling(file)
-    factor = file.about("rope.scaling.factor", file.about("rope.scale_linear", 1.0))
+    factor = factor or file.about("rope.scale_linear", 1.0)
     if kind == "none" and factor == 1.0:
         return None
     if kind not in ("none", "linear", "yarn"):
         raise ConfigError(f"{file.path}: scales its rotary positions by {kind}, which is not read.")
     kind = "linear" if kind == "none" else kind
-    return {"type": kind, "rope_type": kind, "factor": factor} | (
-        {"original_max_position_embeddings": original} if kind == "yarn" else {}
-    )
+    return {"type": kind, "rope_type": kind, "factor": factor} | (original if kind == "yarn" else {})
 
 
 def llama3_scaling(file: GgufFile) -> dict[str, Any]:
@@ -143,13 +131,8 @@ def llama3_scaling(file: GgufFile) -> dict[str, Any]:
     from mlx_lm.models.rope_utils import initialize_rope
 
     factors, base = np.array(file.numbers("rope_freqs.weight")), file.about("rope.freq_base", 10000.0)
-    found = {
-        "rope_type": "llama3",
-        "factor": float(factors.max()),
-        "low_freq_factor": 1.0,
-        "high_freq_factor": 4.0,
-    }
-    found |= {"original_max_position_embeddings": 8192}
+    found = {"rope_type": "llama3", "factor": float(factors.max()), "low_freq_factor": 1.0}
+    found |= {"high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
     made = initialize_rope(2 * len(factors), base, False, found)._freqs
     if not np.allclose(made, base ** (np.arange(len(factors)) / len(factors)) * factors, rtol=1e-5):
         raise ConfigError(f"{file.path}: its rope_freqs.weight are not Llama 3's, and are not read.")

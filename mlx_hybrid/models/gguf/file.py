@@ -18,8 +18,7 @@ from mlx_hybrid.files import HUB_ID, read_json
 from mlx_hybrid.models.gguf.blocks import plain
 
 OLLAMA = "ollama:"
-PIECE = 1 << 24
-"""Bytes of a tensor that are read at once."""
+PIECE = 1 << 24  # bytes of a tensor that are read at once
 SPLIT = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
 SOURCES = ("general.source.huggingface.repository", "general.source.repo_url", "general.repo_url")
 
@@ -48,8 +47,7 @@ class GgufFile:
     path: Path
     metadata: dict[str, Any]
     tensors: dict[str, Tensor]
-    digests: dict[str, str] = field(default_factory=dict)
-    """sha256 of the tensors that have been read."""
+    digests: dict[str, str] = field(default_factory=dict)  # sha256 of the tensors that have been read
 
     @property
     def architecture(self) -> str:
@@ -101,28 +99,21 @@ class Reader(GGUFReader):
         if raw_type != GGUFValueType.ARRAY:
             return super()._get_field_parts(orig_offs, raw_type)
         kind, count = self._get(orig_offs, np.uint32)[0], int(self._get(orig_offs + 4, np.uint64)[0])
-        at, values = orig_offs + 12, []
-        if kind == GGUFValueType.STRING:
-            raw = memoryview(self.data)
-            for _ in range(count):
-                start = at + 8
-                at = start + int.from_bytes(raw[at:start], "little")
-                if at > self.data.size:
-                    raise ValueError("a text goes beyond its end")
-                values.append(str(raw[start:at], "utf-8"))
-        else:
+        at, values, raw = orig_offs + 12, [], memoryview(self.data)
+        if kind != GGUFValueType.STRING:
             values = self._get(at, dtype := self.gguf_scalar_to_np[kind], count).tolist()
             at += count * np.dtype(dtype).itemsize
-            if len(values) < count:
-                raise ValueError("a list goes beyond its end")
+        while kind == GGUFValueType.STRING and len(values) < count and at < len(raw):
+            start = at + 8
+            at = start + int.from_bytes(raw[at:start], "little")
+            values.append(str(raw[start:at], "utf-8"))
+        if len(values) < count or at > len(raw):
+            raise ValueError("a list goes beyond its end")
         return at - orig_offs, [values], [0], [GGUFValueType.ARRAY]
 
 
 def open_gguf(path: Path) -> GgufFile:
-    """The GGUF file at `path`, of which nothing but the header is read; any part stands for the whole of a split one.
-
-    Raises ConfigError for a file that is none, is cut off, or is written in an order of bytes that is not read.
-    """
+    """The GGUF file at `path`, all parts of a split one, of which the headers are read. Raises ConfigError."""
     path = first_part(path)
     if not path.is_file():
         raise ConfigError(f"{path}: no such file.")
@@ -130,7 +121,6 @@ def open_gguf(path: Path) -> GgufFile:
 
 
 def first_part(path: Path) -> Path:
-    """The first part of a split file; `path` itself where it is no part."""
     return path.with_name(SPLIT.sub(r"-00001-of-\2.gguf", path.name))
 
 
@@ -151,9 +141,7 @@ def read_header(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     with path.open("rb") as file:
         begin = file.read(8)
     if begin[:4] != b"GGUF":
-        raise ConfigError(
-            f"{path}: is no GGUF file; name one, or the folder that holds config.json and the weights."
-        )
+        raise ConfigError(f"{path}: is no GGUF file; name one, or a folder with config.json and weights.")
     if begin[4:6] == b"\0\0":
         raise ConfigError(f"{path}: is a big-endian GGUF file, and only little-endian ones are read.")
     try:
@@ -163,17 +151,10 @@ def read_header(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             kind = re.findall(r"\d+", str(error))[-1]
             raise ConfigError(f"{path}: holds a tensor of the unknown type {kind}.") from None
         raise ConfigError(f"{path}: is cut off or damaged ({error}); fetch the file again.") from error
-    metadata = {
-        name: value if isinstance(value := part.parts[-1], list) else part.contents()
-        for name, part in read.fields.items()
-    }
-    tensors = {
-        t.name: Tensor(
-            t.name, t.tensor_type.name, tuple(t.shape.tolist()[::-1]), path, t.data_offset, t.n_bytes
-        )
-        for t in read.tensors
-    }
-    return metadata, tensors
+    fields = [(name, part.parts[-1], part) for name, part in read.fields.items()]
+    metadata = {name: own if isinstance(own, list) else part.contents() for name, own, part in fields}
+    places = [(t, (tuple(t.shape.tolist()[::-1]), path, t.data_offset, t.n_bytes)) for t in read.tensors]
+    return metadata, {t.name: Tensor(t.name, t.tensor_type.name, *place) for t, place in places}
 
 
 def is_gguf_name(name: str) -> bool:
@@ -202,8 +183,8 @@ def ollama_file(name: str) -> Path:
         blobs = {layer["mediaType"].rpartition(".")[2]: layer["digest"] for layer in layers}
         blob = root / "blobs" / blobs["model"].replace(":", "-")
     except (ConfigError, KeyError, TypeError, AttributeError):
-        told = f"ollama has no such model in {root}; `ollama list` shows those it has"
-        raise ConfigError(f"{name}: {told}.") from None
+        told = f"ollama has no such model in {root}; `ollama list` shows those it has."
+        raise ConfigError(f"{name}: {told}") from None
     if "adapter" in blobs:
         raise ConfigError(f"{name}: is a model with an adapter on it; name the model under it.")
     if not blob.is_file():

@@ -27,10 +27,8 @@ LEAVES = nn.Linear | nn.QuantizedLinear | nn.RMSNorm | nn.Embedding | nn.Quantiz
 
 
 def build(file: GgufFile, *, lazy: bool = False) -> tuple[nn.Module, dict[str, Any]]:
-    """The model and its config; `lazy`, with arrays of the right shapes that nothing was read for.
-
-    `model.weight_of(name)` gives any tensor of the file unpacked. Raises ConfigError for a tensor too many or too few.
-    """
+    """The model and its config; `lazy`, with arrays of the right shapes that nothing was read for. Its
+    `weight_of(name)` unpacks any tensor. Raises ConfigError for a tensor too many or too few."""
     config = model_config(file)
     kind = importlib.import_module(f"mlx_lm.models.{config['model_type']}")
     model = kind.Model(kind.ModelArgs.from_dict(config))
@@ -53,8 +51,7 @@ def build(file: GgufFile, *, lazy: bool = False) -> tuple[nn.Module, dict[str, A
 
 
 def places(file: GgufFile, model: nn.Module) -> dict[str, Tensor]:
-    """The tensor of each of the model's parameters, weights first. Raises ConfigError where one is missing, is of
-    another shape, or is left over."""
+    """The tensor of each parameter, weights first. Raises ConfigError for one missing, misshapen, or left over."""
     found = {}
     for name, value in sorted(tree_flatten(model.parameters()), key=lambda item: item[0].endswith(".bias")):
         own = names.gguf_name(file.architecture, name)
@@ -62,9 +59,7 @@ def places(file: GgufFile, model: nn.Module) -> dict[str, Tensor]:
             raise ConfigError(f"{file.path}: holds no tensor {own or name}, which the model needs.")
         found[name] = file.tensors[own]
         if found[name].shape != value.shape:
-            raise ConfigError(
-                f"{file.path}: {own} is {found[name].shape}, but the model needs {value.shape}."
-            )
+            raise ConfigError(f"{file.path}: {own} is {found[name].shape}, and should be {value.shape}.")
     if extra := file.tensors.keys() - {tensor.name for tensor in found.values()} - PLACELESS:
         raise ConfigError(f"{file.path}: holds {min(extra)}, which the model has no place for.")
     return found
@@ -94,8 +89,7 @@ def read_dense(file: GgufFile, tensor: Tensor) -> mx.array:
 
 
 def arrays_of(tensor: Tensor, rows: np.ndarray) -> dict[str, mx.array]:
-    """The arrays of some rows. On a GPU scales and biases of products, which MLX casts, become float16 where that loses
-    nothing."""
+    """The arrays of some rows; on a GPU scales and biases that MLX casts are float16 where that loses nothing."""
     if tensor.kind not in FIELDS:
         value = mx.array(plain(tensor.kind, rows if len(tensor.shape) > 1 else rows.reshape(-1, rows.size)))
         half = mx.bfloat16 if tensor.kind == "BF16" else value.dtype
@@ -108,24 +102,22 @@ def arrays_of(tensor: Tensor, rows: np.ndarray) -> dict[str, mx.array]:
 
 
 def held_as(module: nn.Module, kind: str, parts: dict[str, mx.array]) -> nn.Module:
-    """The layer in the place of `module` that holds these parts. A norm's weight stays the file's own, Gemma's too,
-    where MLX would subtract 1 and add it again."""
-    weight, embedding = parts["weight"], isinstance(module, nn.Embedding)
+    """The layer in the place of `module` that holds these parts. A norm's weight stays the file's own, Gemma's too."""
+    weight = parts["weight"]
     if kind not in FIELDS:
         layer = module if weight.ndim > 1 else nn.RMSNorm(weight.size, getattr(module, "eps", 1e-5))
         layer.weight = weight
         return layer
-    packed = (
-        (PackedLinear, PackedEmbedding) if kind in PACKED else (FastQuantizedLinear, FastQuantizedEmbedding)
-    )
-    layer = packed[embedding].__new__(packed[embedding])
+    linear, table = FastQuantizedLinear, FastQuantizedEmbedding
+    linear, table = (PackedLinear, PackedEmbedding) if kind in PACKED else (linear, table)
+    own = table if isinstance(module, nn.Embedding) else linear
+    layer = own.__new__(own)
     nn.Module.__init__(layer)
     layer.group_size, layer.bits, layer.mode = 16 if kind in PACKED else GROUP, BITS[kind], "affine"
     layer.num_embeddings, layer.dims = weight.shape[0], weight.shape[1] * 32 // BITS[kind]
     for name, value in parts.items():
         layer[name] = value
-    layer.freeze()
-    return layer
+    return layer.freeze()
 
 
 def keep_types(model: nn.Module, config: dict[str, Any]) -> None:
@@ -137,30 +129,28 @@ def keep_types(model: nn.Module, config: dict[str, Any]) -> None:
         then(model.model.embed_tokens, lambda x, y: y * exact)
     for _, module in [] if on_cpu() else model.named_modules():
         if isinstance(module, LEAVES):
-            then(
-                module, lambda x, y: y.astype(x.dtype if mx.issubdtype(x.dtype, mx.floating) else mx.bfloat16)
-            )
+            then(module, as_its_input)
+
+
+def as_its_input(x: mx.array, y: mx.array) -> mx.array:
+    return y.astype(x.dtype if mx.issubdtype(x.dtype, mx.floating) else mx.bfloat16)
 
 
 def then(module: nn.Module, change: Callable[[mx.array, mx.array], mx.array]) -> None:
     """Change what a layer makes of x, in place."""
     own = type(module)
-    module.__class__ = type(
-        own.__name__, (own,), {"__call__": lambda self, x: change(x, own.__call__(self, x))}
-    )
+    call = {"__call__": lambda self, x: change(x, own.__call__(self, x))}
+    module.__class__ = type(own.__name__, (own,), call)
 
 
 def weight_of(model: nn.Module, file: GgufFile, name: str) -> mx.array:
-    """A tensor of the file by its GGUF name, as the model holds it, unpacked to float32: to the bit what
-    `gguf.dequantize` gives. Raises ConfigError for a name that the file does not hold."""
+    """A tensor by its GGUF name, as the model holds it, unpacked to float32, to the bit as `gguf.dequantize` does."""
     if name not in file.tensors:
         raise ConfigError(f'{file.path}: holds no tensor "{name}"; {nearest(name, file.tensors)}')
     if name in PLACELESS:
         return mx.array(file.numbers(name))
     path, _, leaf = names.mlx_name(file.architecture, name).rpartition(".")
-    module = model
-    for part in path.split("."):
-        module = module[int(part)] if part.isdigit() else module[part]
+    module = dict(model.named_modules())[path]
     module = module.get("linear", module)  # under an adapter
     value = (dense_weight(module, mx.float32) if leaf == "weight" else module[leaf]).astype(mx.float32)
     return names.rows_to_gguf(value, heads) if (heads := reordered_heads(file, name)) else value
@@ -175,22 +165,13 @@ def reordered_heads(file: GgufFile, name: str) -> int | None:
 
 
 def holdings(file: GgufFile) -> list[dict[str, Any]]:
-    """How each type of tensor is held, with how many there are, and their bytes in the file and in memory."""
+    """How many tensors of each type there are, and their bytes in the file and in memory."""
     tensors, stored, held = Counter(), Counter(), Counter()
     for tensor in file.tensors.values():
         tensors[tensor.kind] += 1
         stored[tensor.kind] += tensor.size
         held[tensor.kind] += sum(part.nbytes for part in read_parts(file, tensor, lazy=True).values())
     return [
-        {"type": kind, "tensors": n, "file_bytes": stored[kind], "bytes": held[kind], "held": how_held(kind)}
+        {"type": kind, "tensors": n, "file_bytes": stored[kind], "bytes": held[kind]}
         for kind, n in tensors.most_common()
     ]
-
-
-def how_held(kind: str) -> str:
-    if kind in PACKED:
-        return "as it is packed, unpacked a layer at a time"
-    if kind not in FIELDS:
-        return "as it is" if kind == "F32" or not on_cpu() else "as float32, which is exact"
-    scales = "float32" if on_cpu() or "K" in kind else "float16"
-    return f"{BITS[kind]} bits in groups of {GROUP}, {scales} scales and biases"

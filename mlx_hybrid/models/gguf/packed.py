@@ -1,7 +1,5 @@
-"""Frozen layers whose weights stay as GGUF's Q6_K, Q3_K and Q2_K pack them: groups of 16, which MLX refuses.
-
-They are unpacked whenever they are used, one layer at a time, forward and backward (adapters/frozen.py).
-"""
+"""Frozen layers whose weights stay as GGUF's Q6_K, Q3_K and Q2_K pack them, in groups of 16, which MLX refuses, and are
+unpacked whenever they are used, one layer at a time, forward and backward (adapters/frozen.py)."""
 
 from typing import Any
 
@@ -9,8 +7,9 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_hybrid.adapters.frozen import FastQuantizedEmbedding, FastQuantizedLinear
+from mlx_hybrid.models.gguf.blocks import BITS, PACKED
 
-CODES_OFFSET = {6: 32, 3: 4, 2: 0}
+OFFSETS = {BITS[kind]: offset for kind, offset in PACKED.items()}
 CHUNK = 128  # codes that MLX unpacks with one scale, of 1, so that they come out as they are
 
 
@@ -22,8 +21,7 @@ class Packed(nn.Module):
         part = {name: self[name][rows] for name in ("scales", "d", "mins", "dmin") if name in self}
         width = 16 * part["scales"].shape[-1]
         ones = mx.ones((*codes.shape[:-1], width // CHUNK))
-        offset = CODES_OFFSET[self.bits]
-        whole = mx.dequantize(codes, ones, -offset * ones, group_size=CHUNK, bits=self.bits)
+        whole = mx.dequantize(codes, ones, -OFFSETS[self.bits] * ones, group_size=CHUNK, bits=self.bits)
         whole = whole.reshape(*codes.shape[:-1], -1, 16) * fine(part["scales"], part["d"])
         if "mins" in part:
             whole = whole - fine(part["mins"], part["dmin"])
@@ -41,20 +39,13 @@ class Packed(nn.Module):
         """x Wᵀ without unpacking: two products with the same codes in groups of 32, each with the scales of one half of
         every group, and with zeros in x where the other half is."""
         scales = fine(self.scales, self.d)
-        biases = -fine(self.mins, self.dmin) if "mins" in self else -CODES_OFFSET[self.bits] * scales
-        half = mx.arange(x.shape[-1]) // 16 % 2
-        settings = {"group_size": 32, "bits": self.bits}
-        first, second = (
-            mx.quantized_matmul(
-                mx.where(half == side, x, 0),
-                self.weight,
-                scales[:, side::2, 0],
-                biases[:, side::2, 0],
-                **settings,
-            )
-            for side in (0, 1)
-        )
-        return first + second
+        biases = -fine(self.mins, self.dmin) if "mins" in self else -OFFSETS[self.bits] * scales
+        half, total = mx.arange(x.shape[-1]) // 16 % 2, 0
+        for side in (0, 1):
+            own = (scales[:, side::2, 0], biases[:, side::2, 0])
+            part = mx.where(half == side, x, 0)
+            total = total + mx.quantized_matmul(part, self.weight, *own, group_size=32, bits=self.bits)
+        return total
 
 
 def fine(scales: mx.array, d: mx.array) -> mx.array:

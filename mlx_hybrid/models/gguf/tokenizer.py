@@ -1,8 +1,4 @@
-"""The tokenizer and chat template of a GGUF file, as the files of a model folder.
-
-These families have one of two kinds: byte-level BPE, with merges and a name for how texts are split before merging,
-and SentencePiece's BPE, a vocabulary with scores.
-"""
+"""The tokenizer and chat template of a GGUF file, as files of a model folder: byte-level or SentencePiece's BPE."""
 
 from pathlib import Path
 
@@ -21,9 +17,8 @@ SIGNS = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 LLAMA3 = ENDINGS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|" + SIGNS
 QWEN2 = LLAMA3.replace("{1,3}", "")
 UPPER, LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
-CASED = (
-    rf"[^\r\n\p{{L}}\p{{N}}]?{UPPER}*{LOWER}+END|[^\r\n\p{{L}}\p{{N}}]?{UPPER}+{LOWER}*END|\p{{N}}NUMBERS|"
-)
+BEFORE = r"[^\r\n\p{L}\p{N}]?"
+CASED = rf"{BEFORE}{UPPER}*{LOWER}+END|{BEFORE}{UPPER}+{LOWER}*END|\p{{N}}NUMBERS|"
 CASED += SIGNS.replace(r"+[\r\n]", r"+[\r\n/]")
 GPT4O = CASED.replace("END", f"{ENDINGS}?").replace("NUMBERS", "{1,3}")
 TEKKEN = CASED.replace("END", "").replace("NUMBERS", "")
@@ -43,12 +38,9 @@ def write_tokenizer(file: GgufFile, folder: Path) -> None:
     """The files of the tokenizer. Raises ConfigError for one that is not read."""
     about = file.tokenizer
     tokens, ids = about("tokens"), {name: about(f"{key}_token_id") for name, key in SPECIAL.items()}
-    settings = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": file.about("context_length"),
-        "clean_up_tokenization_spaces": False,
-        "chat_template": file.metadata.get("tokenizer.chat_template"),
-    }
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+    settings |= {"model_max_length": file.about("context_length")}
+    settings |= {"chat_template": file.metadata.get("tokenizer.chat_template")}
     settings |= {name: tokens[i] for name, i in ids.items() if i is not None and i < len(tokens)}
     try:
         tokenizer_of(file).save(str(folder / "tokenizer.json"))
@@ -60,28 +52,24 @@ def write_tokenizer(file: GgufFile, folder: Path) -> None:
 
 
 def tokenizer_of(file: GgufFile) -> Tokenizer:
-    about, split = file.tokenizer, file.tokenizer("pre", "default")
+    about, kind, split = file.tokenizer, file.tokenizer("model"), file.tokenizer("pre", "default")
     tokens = list(about("tokens"))
     types = about("token_type") or [1] * len(tokens)
-    if about("model") == "gpt2":
+    if kind == "gpt2":
         made = byte_level(file, tokens, split)
-    elif about("model") == "llama":
-        tokens = [
-            t.replace(" ", SPACE) if is_spaces(t) else t for t in tokens
-        ]  # GGUF spells runs of them out
+    elif kind == "llama":  # GGUF spells runs of spaces out
+        tokens = [t.replace(" ", SPACE) if is_spaces(t) else t for t in tokens]
         made = sentencepiece(file, tokens, types)
     else:
-        raise ConfigError(
-            f"{file.path}: its tokenizer is of the kind {about('model')}; gpt2 and llama are read."
-        )
-    for kind in (CONTROL, USER_DEFINED):
-        own = [
-            token for token, its in zip(tokens, types, strict=True) if its == kind and not is_spaces(token)
-        ]
-        marked = [AddedToken(token, normalized=False, special=kind == CONTROL) for token in own]
-        made.add_special_tokens(marked) if kind == CONTROL else made.add_tokens(marked)
+        raise ConfigError(f"{file.path}: its tokenizer is of the kind {kind}; gpt2 and llama are read.")
+    for marked, special, add in (
+        (CONTROL, True, made.add_special_tokens),
+        (USER_DEFINED, False, made.add_tokens),
+    ):
+        own = [t for t, kind in zip(tokens, types, strict=True) if kind == marked and not is_spaces(t)]
+        add([AddedToken(token, normalized=False, special=special) for token in own])
     begin = about("bos_token_id")
-    if begin is not None and about("add_bos_token", about("model") == "llama" or split in WHOLE_WORDS):
+    if begin is not None and about("add_bos_token", kind == "llama" or split in WHOLE_WORDS):
         token = tokens[begin]
         made.post_processor = processors.TemplateProcessing(f"{token} $A", None, [(token, begin)])
     return made
@@ -90,9 +78,7 @@ def tokenizer_of(file: GgufFile) -> Tokenizer:
 def byte_level(file: GgufFile, tokens: list[str], split: str) -> Tokenizer:
     """Byte-level BPE. Raises ConfigError for a way of splitting that is not known: its tokens would be others."""
     if split not in SPLITS:
-        raise ConfigError(
-            f"{file.path}: its tokenizer splits texts as {split} does, which is not known here."
-        )
+        raise ConfigError(f"{file.path}: its tokenizer splits texts as {split} does, which is not read.")
     pattern, merges = SPLITS[split], file.tokenizer("merges", [])
     pairs = [tuple(merge.split(" ", 1)) for merge in merges]
     made = Tokenizer(models.BPE(vocabulary(tokens), pairs, ignore_merges=split in WHOLE_WORDS))
@@ -112,9 +98,8 @@ def sentencepiece(file: GgufFile, tokens: list[str], types: list[int]) -> Tokeni
     scores = file.tokenizer("scores") or [-float(i) for i in range(len(tokens))]
     unknown = tokens[file.tokenizer("unknown_token_id", 0)]
     pairs = merges_of(tokens, scores, types)
-    made = Tokenizer(
-        models.BPE(vocabulary(tokens), pairs, unk_token=unknown, fuse_unk=True, byte_fallback=True)
-    )
+    how = {"unk_token": unknown, "fuse_unk": True, "byte_fallback": True}
+    made = Tokenizer(models.BPE(vocabulary(tokens), pairs, **how))
     made.normalizer = normalizers.Replace(" ", SPACE)
     back = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
     if file.tokenizer("add_space_prefix", True):

@@ -86,9 +86,8 @@ def ollama_has(root, name, path, kinds=("model",)):
     blob.write_bytes(path.read_bytes())
     manifest = root / "manifests" / name
     manifest.parent.mkdir(parents=True, exist_ok=True)
-    layers = [
-        {"mediaType": f"application/vnd.ollama.image.{kind}", "digest": "sha256:00ff"} for kind in kinds
-    ]
+    kinds = [f"application/vnd.ollama.image.{kind}" for kind in kinds]
+    layers = [{"mediaType": kind, "digest": "sha256:00ff"} for kind in kinds]
     manifest.write_text(json.dumps({"schemaVersion": 2, "layers": layers}))
 
 
@@ -124,9 +123,8 @@ def test_a_folder_may_hold_one_gguf_model(tmp_path):
     (tmp_path / "mmproj-x.gguf").write_bytes(b"GGUF")
     assert find_model(str(tmp_path)) == path
     write_gguf(tmp_path / "x-Q4_0.gguf", kind="Q4_0")
-    with pytest.raises(
-        ConfigError, match=r"holds several GGUF files; name one of them: x-Q4_0.gguf, x-Q8_0.gguf"
-    ):
+    several = r"holds several GGUF files; name one of them: x-Q4_0.gguf, x-Q8_0.gguf"
+    with pytest.raises(ConfigError, match=several):
         find_model(str(tmp_path))
     with pytest.raises(ConfigError, match=r"absent.gguf: no such file"):
         find_model(str(tmp_path / "absent.gguf"))

@@ -38,10 +38,8 @@ def test_names_are_those_of_the_converter(architecture):
 
 
 def test_gemma_has_a_norm_on_each_side():
-    pairs = [
-        mlx_name("gemma3", f"blk.0.{part}.weight")
-        for part in ("post_attention_norm", "ffn_norm", "post_ffw_norm")
-    ]
+    parts = ("post_attention_norm", "ffn_norm", "post_ffw_norm")
+    pairs = [mlx_name("gemma3", f"blk.0.{part}.weight") for part in parts]
     ends = ["post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm"]
     assert pairs == [f"model.layers.0.{end}.weight" for end in ends]
     assert mlx_name("llama", "blk.0.ffn_norm.weight") == "model.layers.0.post_attention_layernorm.weight"
