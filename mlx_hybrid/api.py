@@ -32,7 +32,7 @@ def load(name: str, *, base_model: str | None = None) -> tuple["nn.Module", Any]
     `base_model` is the base to put an adapter on where it is not where the adapter says. Raises ConfigError for what
     cannot be found, and MlxHybridError for an adapter that changes no logit.
     """
-    from mlx_hybrid.models.pair import open_pair
+    from mlx_hybrid.models.adapted import open_pair
 
     pair = open_pair(str(name), base_name=base_model, compact=True)
     return pair.model, pair.tokenizer
@@ -190,8 +190,8 @@ def generate(
     temperature (0: the likeliest token), top_p, top_k, min_p, repetition_penalty and seed. Raises ConfigError for a
     prompt over the context.
     """
+    from mlx_hybrid.models.adapted import context_limit
     from mlx_hybrid.models.generate import Sampling, answers, prompt_tokens, room_for_answer
-    from mlx_hybrid.models.pair import context_limit
 
     net, tokenizer = model if isinstance(model, tuple) else load(str(model))
     many = not isinstance(prompt, str) and all(isinstance(one, str) for one in prompt)

@@ -94,6 +94,6 @@ def run(tmp_path_factory: pytest.TempPathFactory, base_folder: Path):
 @pytest.fixture(scope="session")
 def pair(run):
     """That run's adapter on its base, and the base alone."""
-    from mlx_hybrid.models.pair import open_pair
+    from mlx_hybrid.models.adapted import open_pair
 
     return open_pair(str(run.path))

@@ -14,7 +14,7 @@ from mlx_hybrid.cli.options import PATH, base_model_option, sampling_options, te
 from mlx_hybrid.errors import INTERRUPTED, ConfigError
 
 if TYPE_CHECKING:
-    from mlx_hybrid.models.pair import Pair
+    from mlx_hybrid.models.adapted import Pair
 
 DEFAULT_TOKENS = 512
 LONGEST_NAME = 1000  # of a file; longer prompts are prompts
@@ -57,8 +57,8 @@ def generate(
         mlx-hybrid generate mlx-community/Qwen3-0.6B-4bit --raw "Once upon a time"
     """
     from mlx_hybrid.chat.repl import interruptible, printed
-    from mlx_hybrid.jobs.generate import answers_to, read_prompts, room_for
-    from mlx_hybrid.models.generate import Sampling, prompt_tokens, stream
+    from mlx_hybrid.jobs.generate import answers_to, read_prompts
+    from mlx_hybrid.models.generate import Sampling, prompt_tokens, room_for_answer, stream
 
     if raw and system:
         raise ConfigError("--raw sends the text as it is, so --system has no place; put it into the prompt.")
@@ -81,7 +81,7 @@ def generate(
     text = read_prompt(prompt)
     pair = open_and_tell(target, base=base, base_name=base_model, template=template)
     tokens = prompt_tokens(pair.tokenizer, text, system=system, raw=raw)
-    room = room_for(tokens, pair, asked.max_tokens, exact=exact)
+    room = room_for_answer(len(tokens), pair.context, asked.max_tokens, exact=exact)
     model = pair.base() if base else pair.model
     with interruptible() as stopped:
         pieces = stream(model, pair.tokenizer, tokens, replace(asked, max_tokens=room), stopped=stopped)
@@ -117,7 +117,7 @@ def read_prompt(prompt: str | None) -> str:
 
 def open_and_tell(target: str, *, base: bool = False, **how: Any) -> "Pair":
     """Load, as `open_pair` does, and say on stderr what is loaded."""
-    from mlx_hybrid.models.pair import open_pair
+    from mlx_hybrid.models.adapted import open_pair
 
     pair = open_pair(target, **how)
     if base and not pair.adapted:

@@ -9,13 +9,13 @@ from mlx_lm.utils import make_shards
 
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.files import read_header, read_json, write_json
-from mlx_hybrid.models.answer_end import named_ends, unnamed_end
 from mlx_hybrid.models.base import read_tokenizer
 from mlx_hybrid.models.gguf.config import config_of
 from mlx_hybrid.models.gguf.file import open_gguf
 from mlx_hybrid.models.gguf.load import read_dense
 from mlx_hybrid.models.gguf.names import is_shifted, mlx_name
 from mlx_hybrid.models.gguf.tokenizer import write_tokenizer
+from mlx_hybrid.models.templates import named_ends, unnamed_end
 
 SHARD_GB = 2
 GENERATION = "generation_config.json"

@@ -77,7 +77,7 @@ def ask(request: Request, run: Any, folder: Path | None, tell: Tell) -> tuple[st
     from mlx_hybrid.evaluation.metrics.calibration import Calibration
     from mlx_hybrid.evaluation.metrics.translation import MOST_TOKENS, greedy
     from mlx_hybrid.evaluation.sets import limited
-    from mlx_hybrid.models.pair import open_pair
+    from mlx_hybrid.models.adapted import open_pair
 
     part = Choice(languages=request.languages, seed=request.seed, folder=request.folder)
     named = (request.path, request.name, request.split, request.dev)
@@ -127,7 +127,7 @@ def ask_harness(request: Request, run: Any, folder: Path | None, tell: Tell) -> 
     from importlib.metadata import version
 
     from mlx_hybrid.evaluation.harness import evaluate_tasks, find_tasks, sample_rows, task_results
-    from mlx_hybrid.models.pair import open_pair
+    from mlx_hybrid.models.adapted import open_pair
 
     tasks = request.lm_tasks
     if not tasks:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from mlx_hybrid.chat.conversation import checked_messages
 from mlx_hybrid.errors import ConfigError, DataError
-from mlx_hybrid.models.generate import Sampling, answers, room_for_answer
-from mlx_hybrid.models.pair import Pair
+from mlx_hybrid.models.adapted import Pair
+from mlx_hybrid.models.generate import Sampling, answers, room_for_answer, system_turn
 
 Prompt = tuple[str, str | list[dict]]
 """Where it stands, and the text to continue or the messages to answer."""
@@ -22,7 +22,6 @@ def read_prompts(path: Path, system: str | None, raw: bool) -> list[Prompt]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as UTF-8 text ({error}).") from None
     prompts: list[Prompt] = []
-    first = [{"role": "system", "content": system}] if system else []
     for number, line in enumerate(lines, 1):
         place, asked = f"{path}:{number}", line
         if not line.strip():
@@ -37,22 +36,13 @@ def read_prompts(path: Path, system: str | None, raw: bool) -> list[Prompt]:
             asked = checked_messages(asked, f"{place}: ")
             asked = asked[:-1] if asked[-1]["role"] == "assistant" else asked
         elif not raw:
-            asked = [*first, {"role": "user", "content": asked}]
+            asked = [*system_turn(system), {"role": "user", "content": asked}]
         if raw is not isinstance(asked, str):
             raise ConfigError(f"{place}: --raw continues a text, and these are messages.")
         prompts.append((place, asked))
     if not prompts:
         raise ConfigError(f"{path}: holds no prompt.")
     return prompts
-
-
-def room_for(tokens: list[int], pair: Pair, most: int, *, exact: bool) -> int:
-    """Tokens that an answer may have. Raises ConfigError where an `exact` wish has no room."""
-    room = room_for_answer(len(tokens), pair.context, most)
-    if exact and room < most:
-        told = f"but the context of {pair.context:,} leaves {room} for the answer."
-        raise ConfigError(f"--max-tokens: {most}, {told}")
-    return room
 
 
 def answers_to(
@@ -70,7 +60,7 @@ def answers_to(
     for place, prompt in prompts:
         try:
             tokens.append(tokenizer.continued(prompt) if isinstance(prompt, str) else tokenizer.ask(prompt))
-            room = room_for(tokens[-1], pair, sampling.max_tokens, exact=exact)
+            room = room_for_answer(len(tokens[-1]), pair.context, sampling.max_tokens, exact=exact)
         except (ConfigError, DataError) as error:
             raise ConfigError(f"{place}: {error}") from None
         how.append(dataclasses.replace(sampling, max_tokens=room))

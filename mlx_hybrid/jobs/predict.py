@@ -14,8 +14,7 @@ from mlx_hybrid.evaluation.calibrated import read_calibration, write_calibration
 from mlx_hybrid.evaluation.metrics.calibration import EVERY, Calibration, fit_calibration, log_probabilities
 from mlx_hybrid.evaluation.sets import EvaluationSet, as_options, evaluation_set, kind_of, labelled
 from mlx_hybrid.files import whole_lines
-from mlx_hybrid.models.adapted import run_named
-from mlx_hybrid.models.pair import open_pair
+from mlx_hybrid.models.adapted import open_pair, run_named
 from mlx_hybrid.records.files import read_renames
 from mlx_hybrid.records.lines import Fault, as_source, check_file, line_of, read_lines
 from mlx_hybrid.records.record import Record, parse_line

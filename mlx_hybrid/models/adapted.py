@@ -1,22 +1,28 @@
-"""A base with its adapter on, and the proof that the adapter does something."""
+"""What a name means, a run, an adapter or a model, and that loaded, with the base beside it on the same weights."""
 
+import copy
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from mlx_hybrid.errors import ConfigError, MlxHybridError
 from mlx_hybrid.models.base import BUNDLED, base_of, fetch, fingerprints, is_hub_id, load_base, with_template
 from mlx_hybrid.models.gguf.file import OLLAMA, is_gguf_name
-from mlx_hybrid.run import LAST, Run, find_run
+from mlx_hybrid.models.templates import template_text
+from mlx_hybrid.run import LAST, Run, find_run, memory_bytes
 
 UNCHECKED = "mlx-lm keeps no fingerprint of the base, so whether this is the one it was trained on could not be checked"
+NO_LIMIT = 1 << 20  # tokenizers without a limit of their own give numbers beyond any context
 PEFT_WEIGHTS = "adapter_model.safetensors"
+UNPACKED_SHARE = 0.25  # of the machine's memory, that weights may take that are unpacked once
 
 
-@dataclass
-class Loaded:
+@dataclass(eq=False)
+class Pair:
     """A model ready to run: `modules` counts adapted layers, `change` is max |Δ logit| on a fixed probe, `source` what
-    `load_base` was asked for, `adapter` the adapter's folder, `stock` that mlx-lm wrote it."""
+    `load_base` was asked for, `adapter` the adapter's folder, `stock` that mlx-lm wrote it, `context` the most tokens
+    of prompt and answer together."""
 
     model: Any
     tokenizer: Any
@@ -27,31 +33,116 @@ class Loaded:
     change: float = 0.0
     adapter: Path | None = None
     stock: bool = False
+    context: int = 0
+
+    def __post_init__(self) -> None:
+        self.context = self.context or context_limit(self.model, self.tokenizer)
+
+    @property
+    def adapted(self) -> bool:
+        return self.modules > 0
+
+    @property
+    def base_name(self) -> str:
+        return self.identity["id"]
+
+    def base(self) -> Any:
+        """The model without the adapter, itself where none is on; the weights are shared, but for full fine-tuning."""
+        return self._base
+
+    @cached_property
+    def _base(self) -> Any:
+        from mlx_hybrid.adapters.attach import hybrid_layers
+
+        if not self.modules:
+            return self.model
+        whole = not hybrid_layers(self.model)
+        return load_base(self.source).model if whole else without_adapter(self.model)
 
     def describe(self) -> str:
-        """One line that says what is on."""
-        if not self.modules:
-            return f"{self.name}: no adapter"
-        line = f"{self.name}: adapter on {self.modules} modules, logits change by up to {self.change:.3g}"
-        return f"{line}. {UNCHECKED}" if self.stock else line
+        """One line that says what is loaded."""
+        if not self.adapted:
+            return f"{self.name}: no adapter. Context: {self.context:,} tokens."
+        line = f"{self.name}: adapter on {self.modules} modules, logits change by up to {self.change:.3g}."
+        line += f" {UNCHECKED}." if self.stock else ""
+        return f"{line} Base: {self.base_name}. Context: {self.context:,} tokens."
+
+
+def context_limit(model: Any, tokenizer: Any) -> int:
+    """Most tokens that the model was made for, by its config or else its tokenizer."""
+    values = dict(getattr(getattr(model, "args", None), "__dict__", {}))
+    values |= values.get("text_config") or {}
+    limit = values.get("max_position_embeddings") or getattr(tokenizer, "model_max_length", None) or NO_LIMIT
+    return int(min(limit, NO_LIMIT))
+
+
+def without_adapter(model: Any) -> Any:
+    """The model with every adapted layer replaced by the layer under it: shallow copies of the modules, same arrays."""
+    import mlx.nn as nn
+
+    from mlx_hybrid.adapters.layer import HybridLinear
+
+    seen: dict[int, Any] = {}
+
+    def view(value: Any) -> Any:
+        if isinstance(value, HybridLinear):
+            return value.linear
+        if isinstance(value, nn.Module) and id(value) not in seen:
+            seen[id(value)] = copied = copy.copy(value)
+            for key, child in value.items():
+                dict.__setitem__(copied, key, view(child))
+            parts = {key: view(part) for key, part in vars(value).items() if isinstance(part, nn.Module)}
+            copied.__dict__.update(parts)
+        if isinstance(value, nn.Module):
+            return seen[id(value)]
+        if isinstance(value, list | tuple):
+            return type(value)(view(child) for child in value)
+        return {key: view(child) for key, child in value.items()} if isinstance(value, dict) else value
+
+    return view(model)
 
 
 def run_named(name: str) -> Run | None:
-    """The run that a name means; None where it means an adapter or a model.
-
-    Raises ConfigError for a run that is not here: a name that is no folder, no Hub id and not `bundled` is a run's.
-    """
+    """The run that a name means, None for an adapter or a model. Raises ConfigError for a run that is not here."""
     folder = Path(name)
     model = folder.exists() or name == BUNDLED or is_gguf_name(name)
     bare = not model and "/" not in name
     return find_run(name) if (folder / "run.json").is_file() or name == LAST or bare else None
 
 
-def load_any(name: str, *, base_name: str | None = None) -> Loaded:
-    """A run (path, name, or `last`), an adapter (folder or Hub id) on its base or on `base_name`, or a plain model.
+def adapter_folder(name: str) -> Path | None:
+    """The folder of an adapter that a path or a Hub id names, else None. Raises ConfigError for a PEFT adapter."""
+    from mlx_hybrid.adapters.store import CONFIG_FILE, WEIGHTS_FILE
 
-    Raises ConfigError for what cannot be found, and for a `base_name` beside a plain model.
-    """
+    folder = Path(name)
+    if not folder.exists() and is_hub_id(name):
+        folder = fetch(name)
+    if not (folder / CONFIG_FILE).is_file():
+        return None
+    if (folder / PEFT_WEIGHTS).is_file() and not (folder / WEIGHTS_FILE).is_file():
+        raise ConfigError(f"{name}: is a PEFT adapter; `mlx-hybrid import {folder}` brings it in.")
+    return folder
+
+
+def find_adapter(name: str) -> tuple[Path, str | None]:
+    """The adapter's folder, and the base that the run's config names. Raises ConfigError for a name without one."""
+    run = run_named(name)
+    if run is None and (adapter := adapter_folder(name)):
+        return adapter, None
+    run = run or find_run(name)
+    run.check_adapter()
+    return run.adapter, run.config_here().model.name
+
+
+def own_name(folder: Path, asked_for: str) -> str:
+    """What the run of an adapter is called, whatever it was asked for by; the adapter's own name outside a run."""
+    run = folder.resolve().parent
+    return run.name if (run / "run.json").is_file() else Path(asked_for).name or folder.resolve().name
+
+
+def load_any(name: str, *, base_name: str | None = None) -> Pair:
+    """A run (path, name, or `last`), an adapter (folder or Hub id) on its base or on `base_name`, or a plain model.
+    Raises ConfigError for what cannot be found, and for a `base_name` beside a plain model."""
     if run := run_named(name):
         return load_run(run, base_name=base_name)
     if adapter := adapter_folder(name):
@@ -59,10 +150,37 @@ def load_any(name: str, *, base_name: str | None = None) -> Loaded:
     if base_name:
         raise ConfigError(f"{name}: is a model, not an adapter, so --base-model has no place.")
     base = load_base(name)
-    return Loaded(base.model, base.tokenizer, name, base.identity, name)
+    return Pair(base.model, base.tokenizer, name, base.identity, name)
 
 
-def load_run(run: Run, *, base_name: str | None = None, tokenizer: Any = None) -> Loaded:
+def open_pair(
+    name: str,
+    *,
+    context: int | None = None,
+    base_name: str | None = None,
+    template: str | None = None,
+    compact: bool = False,
+) -> Pair:
+    """As `load_any`, ready to answer; with `template` in place of its own chat template; `compact`, a GGUF file's
+    weights in no more memory than they need. Raises ConfigError for a context longer than the model's too."""
+    import mlx.core as mx
+
+    from mlx_hybrid.adapters.attach import settle
+    from mlx_hybrid.adapters.frozen import unpack
+
+    pair = load_any(name, base_name=base_name)
+    if template:
+        pair.tokenizer.use_template(template_text(template))
+    if not (compact and hasattr(pair.model, "weight_of")):
+        unpack(pair.model, UNPACKED_SHARE * memory_bytes())
+    mx.eval(settle(pair.model))
+    if context is not None and not 16 <= context <= pair.context:
+        raise ConfigError(f"--context: {context}, but this model takes 16 to {pair.context} tokens.")
+    pair.context = context or pair.context
+    return pair
+
+
+def load_run(run: Run, *, base_name: str | None = None, tokenizer: Any = None) -> Pair:
     """The best adapter of a run on its base, with the base's `tokenizer` where it was read already."""
     run.check_adapter()
     model = run.config_here().model.name
@@ -74,11 +192,8 @@ def load_run(run: Run, *, base_name: str | None = None, tokenizer: Any = None) -
     return load_adapted(run.adapter, base_name or model, name=run.name, tokenizer=tokenizer)
 
 
-def load_adapted(directory: Path, base_name: str | None, *, name: str, tokenizer: Any = None) -> Loaded:
-    """An adapter folder on its base.
-
-    Raises ConfigError for a base that is not here or another, MlxHybridError if no logit changes.
-    """
+def load_adapted(directory: Path, base_name: str | None, *, name: str, tokenizer: Any = None) -> Pair:
+    """An adapter on its base. Raises ConfigError for another base or none, MlxHybridError if no logit changes."""
     import mlx.core as mx
 
     from mlx_hybrid.adapters.attach import hybrid_layers, trainable_count
@@ -98,37 +213,4 @@ def load_adapted(directory: Path, base_name: str | None, *, name: str, tokenizer
     modules = len(hybrid_layers(base.model)) or int(trainable_count(base.model) > 0 and info.adapter.full)
     mx.clear_cache()
     on = (modules, change, directory, info.stock)
-    return Loaded(base.model, base.tokenizer, name, base.identity, source, *on)
-
-
-def adapter_folder(name: str) -> Path | None:
-    """The folder of the adapter that a path or a Hub id names; None where it names something else.
-
-    Raises ConfigError for an id that cannot be had, and for a PEFT adapter, which `import` brings in.
-    """
-    from mlx_hybrid.adapters.store import CONFIG_FILE, WEIGHTS_FILE
-
-    folder = Path(name)
-    if not folder.exists() and is_hub_id(name):
-        folder = fetch(name)
-    if not (folder / CONFIG_FILE).is_file():
-        return None
-    if (folder / PEFT_WEIGHTS).is_file() and not (folder / WEIGHTS_FILE).is_file():
-        raise ConfigError(f"{name}: is a PEFT adapter; `mlx-hybrid import {folder}` brings it in.")
-    return folder
-
-
-def own_name(folder: Path, asked_for: str) -> str:
-    """What the run of an adapter is called, whatever it was asked for by; the adapter's own name outside a run."""
-    run = folder.resolve().parent
-    return run.name if (run / "run.json").is_file() else Path(asked_for).name or folder.resolve().name
-
-
-def find_adapter(name: str) -> tuple[Path, str | None]:
-    """The adapter's folder, and the base that the run's config names. Raises ConfigError for a name without one."""
-    run = run_named(name)
-    if run is None and (adapter := adapter_folder(name)):
-        return adapter, None
-    run = run or find_run(name)
-    run.check_adapter()
-    return run.adapter, run.config_here().model.name
+    return Pair(base.model, base.tokenizer, name, base.identity, source, *on)

@@ -13,11 +13,10 @@ from typing import Any
 from mlx_hybrid.config import BUNDLED, ModelConfig
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.files import HUB_ID, read_json, write_json
-from mlx_hybrid.models.answer_end import unnamed_end
 from mlx_hybrid.models.gguf.config import config_of, readable
 from mlx_hybrid.models.gguf.file import OLLAMA, is_gguf_name, ollama_file, only_gguf, open_gguf
 from mlx_hybrid.models.keys import check_keys, forward_keys, mended
-from mlx_hybrid.models.templates import template_text
+from mlx_hybrid.models.templates import template_text, unnamed_end
 
 BUNDLED_FOLDER = Path(__file__).parents[1] / "base"
 FILES = ["*.json", "tokenizer.model", "*.tiktoken", "*.txt", "*.jsonl", "*.jinja", "*.py"]
@@ -36,12 +35,8 @@ class BaseModel:
 
 
 def load_base(name: str, *, tokenizer: Any = None) -> BaseModel:
-    """Load a model that mlx-lm knows, ready to train or to run; a `tokenizer` that was read already is not read again.
-
-    On the CPU every floating leaf becomes float32, since half precision is slow and inexact there, and packed layers
-    get a faster product. Raises ConfigError for a folder without config or weights, an id that cannot be had, and
-    weights that are no numbers.
-    """
+    """Load a model that mlx-lm knows, in float32 on the CPU; a `tokenizer` that was read already is not read again.
+    Raises ConfigError for one that is not to be had, is not whole, or has weights that are no numbers."""
     folder = find_model(name)
     tokenizer = tokenizer or read_tokenizer(folder, name)
     import mlx.core as mx
@@ -54,8 +49,7 @@ def load_base(name: str, *, tokenizer: Any = None) -> BaseModel:
     model.eval()
     for weights, leaf in tree_flatten(model.parameters()):
         if mx.issubdtype(leaf.dtype, mx.floating) and not mx.all(mx.isfinite(leaf)).item():
-            fault = "hold NaN or inf, so nothing can be computed with this model."
-            raise ConfigError(f"{name}: the weights {weights} {fault}")
+            raise ConfigError(f"{name}: the weights {weights} hold NaN or inf, so nothing can be computed.")
     return BaseModel(model, tokenizer, config, folder, identity(name, folder))
 
 
@@ -78,9 +72,9 @@ def load_weights(place: Path, name: str, *, lazy: bool = False) -> tuple[Any, di
 
     if place.is_file():
         return build(open_gguf(place), lazy=lazy)
-    settings = checked_config(place, name)
+    check_keys(own := read_json(place / "config.json"), name)
     with loading(name):
-        model, config = load_model(place, lazy=lazy, model_config=settings)
+        model, config = load_model(place, lazy=lazy, model_config=mended(own))
     if on_cpu():
         model.set_dtype(mx.float32)
     return model, config
@@ -88,9 +82,7 @@ def load_weights(place: Path, name: str, *, lazy: bool = False) -> tuple[Any, di
 
 def tokenizer_for(model: ModelConfig, day: date | None = None) -> Any:
     """A model's tokenizer with the template settings of a run, told the date `day` where its template asks for one.
-
-    Raises ConfigError as `load_base` does, and for an option that the chat template does not know.
-    """
+    Raises ConfigError as `load_base` does, and for an option that the chat template does not know."""
     tokenizer = load_tokenizer_of(model.name)
     settings = {"template": model.template, "system": model.system, "chat_template": model.chat_template}
     settings |= {} if model.chat_template or tokenizer.has_chat_template else {"chat_template": "plain"}
@@ -108,13 +100,11 @@ def with_template(tokenizer: Any, settings: dict[str, Any], day: date | None = N
 
 def load_tokenizer_of(name: str) -> Any:
     """A model's tokenizer, without fetching its weights. Raises ConfigError as `load_base` does."""
-    here = name == BUNDLED or Path(name).expanduser().exists() or not is_hub_id(name)
-    return read_tokenizer(find_model(name) if here else fetch(name, weights=False), name)
+    return read_tokenizer(find_model(name, weights=False), name)
 
 
 def read_tokenizer(folder: Path, name: str) -> Any:
-    """The tokenizer in `folder`, which ends answers where the model's config says, or else its chat template; of a
-    GGUF file, from its metadata."""
+    """The tokenizer in a folder or a GGUF file, which ends answers where the config says, or else its template."""
     if folder.is_file():
         from mlx_hybrid.models.gguf.tokenizer import write_tokenizer
 
@@ -128,9 +118,9 @@ def read_tokenizer(folder: Path, name: str) -> Any:
 
     from mlx_hybrid.models.tokenizer import Tokenizer
 
-    trust = {"trust_remote_code": False}  # without a word, transformers would ask in a terminal
     with loading(name):
         config = config_of(folder)
+        trust = {"trust_remote_code": False}  # without a word, transformers would ask in a terminal
         tokenizer = load_tokenizer(folder, trust, eos_token_ids=config.get("eos_token_id"))
     if end := unnamed_end(tokenizer, folder):
         tokenizer.add_eos_token(end)
@@ -138,9 +128,8 @@ def read_tokenizer(folder: Path, name: str) -> Any:
     return Tokenizer(tokenizer, vocabulary=rows, folder=folder)
 
 
-def find_model(name: str) -> Path:
-    """The folder of a model's files, fetched from the Hub when `name` is an id and not there already; or its GGUF
-    file."""
+def find_model(name: str, *, weights: bool = True) -> Path:
+    """The folder of a model's files, fetched from the Hub where it is not here, or its GGUF file."""
     if name == BUNDLED:
         return check_folder(BUNDLED_FOLDER, "the bundled base")
     if name.startswith(OLLAMA):
@@ -154,7 +143,7 @@ def find_model(name: str) -> Path:
         return readable(folder, name)
     if not is_hub_id(name):
         raise ConfigError(f"{name}: no such folder, and not a Hub id of the form owner/name.")
-    return check_folder(fetch(name), name)
+    return check_folder(fetch(name), name) if weights else fetch(name, weights=False)
 
 
 def check_local(name: str) -> None:
@@ -164,10 +153,7 @@ def check_local(name: str) -> None:
 
 
 def base_of(name: str, named: str, given: str | None, option: str) -> str:
-    """The base for the adapter `name`: the one `given`, else the one it names.
-
-    Raises ConfigError, with the option that says where it is, for a local folder that is not here.
-    """
+    """The base `given`, else the one `named` by the adapter. Raises ConfigError for a local one that is not here."""
     if not given and not named:
         raise ConfigError(f"{name}: does not say which base it was trained on; name it with {option}.")
     if not given and not is_named(named) and not Path(named).expanduser().exists():
@@ -177,13 +163,11 @@ def base_of(name: str, named: str, given: str | None, option: str) -> str:
 
 
 def is_named(name: str) -> bool:
-    """Whether `name` says the same from every folder: the bundled model, one of ollama's, or a Hub id that is no folder
-    here."""
+    """Whether `name` says the same from every folder, as the bundled model, ollama's and Hub ids do."""
     return name == BUNDLED or name.startswith(OLLAMA) or (is_hub_id(name) and not Path(name).exists())
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether `name` has the form owner/name."""
     return bool(HUB_ID.fullmatch(name))
 
 
@@ -217,34 +201,21 @@ def check_folder(folder: Path, name: str) -> Path:
     if not (folder / "config.json").is_file():
         raise ConfigError(f"{name}: no config.json there, so it is not a model folder.")
     if not list(folder.glob("*.safetensors")):
-        told = "no .safetensors weights in the folder; other weight formats are not read."
-        raise ConfigError(f"{name}: {told}")
+        raise ConfigError(f"{name}: no .safetensors weights in the folder; other formats are not read.")
     read_json(folder / "config.json")
     return folder
 
 
 def identity(name: str, folder: Path) -> dict:
-    """What a run records of its base: the id, and a hash of weights and config; of a GGUF file, where it says so, the
-    Hub id of the model that was packed."""
+    """What a run records of its base; of a GGUF file, the Hub id of the model that was packed too, if it says so."""
+    of_base = {"id": folder.name, "fingerprint": fingerprint(folder)}
     if folder.is_file():
-        file, own = open_gguf(folder), name if name.startswith(OLLAMA) else folder.name
-        of_base = {
-            "id": own,
-            "fingerprint": fingerprint(folder),
-            "model_type": config_of(folder)["model_type"],
-        }
-        return of_base | ({"original": file.original} if file.original else {})
-    config = read_json(folder / "config.json")
-    local = name != BUNDLED and Path(name).exists()
-    of_base = {"id": Path(name).resolve().name if local else name, "fingerprint": fingerprint(folder)}
+        original, kind = open_gguf(folder).original, config_of(folder)["model_type"]
+        of_base |= {"id": name} if name.startswith(OLLAMA) else {}
+        return of_base | {"model_type": kind} | ({"original": original} if original else {})
+    config, local = read_json(folder / "config.json"), name != BUNDLED and Path(name).exists()
+    of_base["id"] = Path(name).resolve().name if local else name
     return of_base | {key: config.get(key) for key in ("quantization", "model_type")}
-
-
-def checked_config(folder: Path, name: str) -> dict:
-    """config.json in the words that mlx-lm reads. Raises ConfigError for a key that it would silently leave out."""
-    config = read_json(folder / "config.json")
-    check_keys(config, name)
-    return mended(config)
 
 
 def fingerprint(folder: Path) -> str:
@@ -253,19 +224,15 @@ def fingerprint(folder: Path) -> str:
     if folder.is_file():
         keys = forward_keys(config_of(folder))
         return hashlib.sha256(f"{keys} {open_gguf(folder).fingerprint()}".encode()).hexdigest()
-    keys = forward_keys(read_json(folder / "config.json"))
-    return old_fingerprint(folder) if keys is None else digest_of(folder, keys.encode())
-
-
-def old_fingerprint(folder: Path) -> str:
-    """The same over the bytes of config.json, as runs kept it before."""
-    return digest_of(folder, (folder / "config.json").read_bytes())
+    config = folder / "config.json"
+    keys = forward_keys(read_json(config))
+    return digest_of(folder, config.read_bytes() if keys is None else keys.encode())
 
 
 def fingerprints(folder: Path) -> tuple[str, ...]:
-    """Those by which an adapter may know this base."""
-    found = fingerprint(folder)
-    return (found,) if folder.is_file() else (found, old_fingerprint(folder))
+    """Those by which an adapter may know this base: older runs kept the bytes of config.json in theirs."""
+    older = () if folder.is_file() else (digest_of(folder, (folder / "config.json").read_bytes()),)
+    return fingerprint(folder), *older
 
 
 def digest_of(folder: Path, config: bytes) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import count, takewhile
 from typing import Any, Literal
 
@@ -29,16 +30,20 @@ def prompt_tokens(tokenizer: Any, text: str, *, system: str | None = None, raw: 
     """One prompt as tokens: a user's message in the template, or with `raw` text to be continued."""
     if raw:
         return tokenizer.continued(text)
-    start = [{"role": "system", "content": system}] if system else []
-    return tokenizer.ask([*start, {"role": "user", "content": text}])
+    return tokenizer.ask([*system_turn(system), {"role": "user", "content": text}])
 
 
-def room_for_answer(prompt_tokens: int, context: int, asked: int) -> int:
-    """Tokens the answer may have. Raises ConfigError where the prompt leaves none."""
-    if prompt_tokens >= context:
-        told = f"has {prompt_tokens:,} tokens, but the context is {context:,}; shorten the prompt."
-        raise ConfigError(f"The prompt {told}")
-    return min(asked, context - prompt_tokens)
+def system_turn(text: str | None) -> list[dict]:
+    return [{"role": "system", "content": text}] if text else []
+
+
+def room_for_answer(prompt_tokens: int, context: int, asked: int, *, exact: bool = False) -> int:
+    """Tokens the answer may have. Raises ConfigError where the prompt leaves none, or fewer than an `exact` wish."""
+    room = context - prompt_tokens
+    if room < 1 or (exact and room < asked):
+        told = f"has {prompt_tokens:,} tokens, so the context of {context:,} leaves {max(0, room)} for the answer"
+        raise ConfigError(f"The prompt {told}; {'ask for no more' if room > 0 else 'shorten the prompt'}.")
+    return min(asked, room)
 
 
 class Prompts:
@@ -73,10 +78,7 @@ def stream(
     prompts: Prompts | None = None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Iterator[Piece]:
-    """Answer a prompt piece by piece; the last piece carries the reason for the end.
-
-    `stopped` is asked between tokens and between stretches of the prompt.
-    """
+    """Answer a prompt piece by piece; `stopped` is asked between tokens and between stretches of the prompt."""
     from mlx_lm import stream_generate
 
     prompts = prompts or Prompts(model)
@@ -98,10 +100,9 @@ def stream(
             yield Piece(whole_letters(piece.text, finish), piece.token, said, finish)
             if finish == "interrupted":
                 break
+        prompts.keep(layers, read)
     except Stopped:
         yield Piece("", -1, 0, "interrupted")
-        return
-    prompts.keep(layers, read)
 
 
 def whole_letters(text: str, finish: Finish | None) -> str:
@@ -127,38 +128,26 @@ class Row:
 
 
 class Batch:
-    """Answers of one model side by side, through mlx-lm's BatchGenerator: they join and leave between two tokens.
+    """Answers of one model side by side, through mlx-lm's BatchGenerator: they join and leave between two tokens. A
+    row's products are those it has alone, up to the rounding of another order."""
 
-    A row's products are those it has alone, up to the rounding of another order.
-    """
-
-    def __init__(self, model: Any, tokenizer: Any, *, rows: int = ROWS) -> None:
+    def __init__(self, model: Any, tokenizer: Any, rows: int) -> None:
         from mlx_lm.generate import BatchGenerator
 
-        self.chooser, self.tokenizer, self.prompts = Chooser(model), tokenizer, Prompts(model)
         self.rows: dict[int, Row] = {}
-        self.generator = BatchGenerator(
-            self.chooser,
-            stop_tokens=[[token] for token in tokenizer.eos_token_ids],
-            sampler=self.chooser.choose,
-            completion_batch_size=rows,
-            prefill_step_size=PREFILL,
-        )
+        self.tokenizer, self.prompts, chooser = tokenizer, Prompts(model), Chooser(model, self.rows)
+        ends = [[token] for token in tokenizer.eos_token_ids]
+        sizes = {"completion_batch_size": rows, "prefill_step_size": PREFILL}
+        self.generator = BatchGenerator(chooser, stop_tokens=ends, sampler=chooser.choose, **sizes)
 
     def add(self, tokens: list[int], sampling: Sampling) -> int:
         """Take in a prompt; the number that its pieces come under."""
         layers, rest = self.prompts.take(tokens)
         read = tokens[: -len(rest)]
-        (number,) = self.generator.insert(
-            [rest],
-            [sampling.max_tokens],
-            [layers],
-            [read],
-            [None if sampling.temperature == 0 else make_sampler(sampling)],
-            [make_processors(sampling, [])],
-        )
+        chosen = None if sampling.temperature == 0 else make_sampler(sampling)
+        how = ([read], [chosen], [make_processors(sampling, [])])
+        (number,) = self.generator.insert([rest], [sampling.max_tokens], [layers], *how)
         self.rows[number] = Row(sampling, self.tokenizer.detokenizer)
-        self.chooser.plain = all(row.sampling.plain for row in self.rows.values())
         return number
 
     def step(self) -> Iterator[tuple[int, Piece]]:
@@ -168,21 +157,16 @@ class Batch:
                 continue
             piece = self.rows[told.uid].piece(told.token, told.finish_reason)
             if piece.finish:
-                self.leave(told.uid)
+                del self.rows[told.uid]
                 self.prompts.keep(told.prompt_cache, told.all_tokens)
             yield told.uid, piece
 
     def drop(self, number: int) -> None:
         """Let an answer go whose rest nobody wants."""
-        if number in self.rows:
+        if self.rows.pop(number, None):
             kept = self.generator.remove([number], return_prompt_caches=True).get(number)
-            self.leave(number)
             if kept and kept[1]:
                 self.prompts.keep(*kept)
-
-    def leave(self, number: int) -> None:
-        del self.rows[number]
-        self.chooser.plain = all(row.sampling.plain for row in self.rows.values())
 
     def close(self) -> None:
         self.generator.close()
@@ -191,14 +175,12 @@ class Batch:
 class Turns:
     """As a Batch, of a model whose caches cannot be joined: its answers get a token each in turn."""
 
-    def __init__(self, model: Any, tokenizer: Any, **_: Any) -> None:
-        self.model, self.tokenizer, self.prompts = model, tokenizer, Prompts(model)
-        self.rows: dict[int, Iterator[Piece]] = {}
-        self.numbers = count()
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        self.rows, self.numbers, self.prompts = {}, count(), Prompts(model)
+        self.answer = partial(stream, model, tokenizer, prompts=self.prompts)
 
     def add(self, tokens: list[int], sampling: Sampling) -> int:
-        number = next(self.numbers)
-        self.rows[number] = stream(self.model, self.tokenizer, tokens, sampling, prompts=self.prompts)
+        self.rows[number := next(self.numbers)] = self.answer(tokens, sampling)
         return number
 
     def step(self) -> Iterator[tuple[int, Piece]]:
@@ -215,12 +197,12 @@ class Turns:
         self.rows.clear()
 
 
-def batch_of(model: Any, tokenizer: Any, *, rows: int = ROWS) -> Batch | Turns:
+def batch_of(model: Any, tokenizer: Any, *, rows: int) -> Batch | Turns:
     """What makes answers of this model side by side."""
     from mlx_lm.models.cache import make_prompt_cache
 
     joined = all(hasattr(layer, "merge") for layer in make_prompt_cache(model))
-    return (Batch if joined else Turns)(model, tokenizer, rows=rows)
+    return Batch(model, tokenizer, rows) if joined else Turns(model, tokenizer)
 
 
 def answers(
@@ -232,8 +214,7 @@ def answers(
     rows: int = ROWS,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Iterator[tuple[int, list[Piece]]]:
-    """(number of the prompt, pieces of its answer), each as it comes to its end; those under way when `stopped` are not
-    given. What all prompts begin with is read once."""
+    """(number of the prompt, its answer's pieces), each as it ends; what all prompts begin with is read once."""
     import mlx.core as mx
     from mlx_lm.models.cache import make_prompt_cache
 
@@ -241,38 +222,32 @@ def answers(
     pairs = zip(min(prompts), max(prompts)) if len(prompts) > 1 else ()  # what these share, all do
     shared = [one for one, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)]
     if len(shared) >= WORTH_SHARING:
-        layers = make_prompt_cache(model)
-        model(mx.array([shared]), cache=layers)
+        model(mx.array([shared]), cache=(layers := make_prompt_cache(model)))
         mx.eval([layer.state for layer in layers])
         batch.prompts.keep(layers, shared)
-    waiting = iter(
-        sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
-    )  # alike in length: less padding
-    under_way: dict[int, int] = {}
-    said: dict[int, list[Piece]] = {}
+    waiting = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # alike in length: less padding
+    under_way: dict[int, tuple[int, list[Piece]]] = {}
     try:
         while not stopped():
-            while len(under_way) < rows and (number := next(waiting, None)) is not None:
-                under_way[batch.add(prompts[number], samplings[number])] = number
+            while waiting and len(under_way) < rows:
+                number = waiting.pop()
+                under_way[batch.add(prompts[number], samplings[number])] = number, []
             if not under_way:
                 return
             for row, piece in batch.step():
-                said.setdefault(row, []).append(piece)
+                under_way[row][1].append(piece)
                 if piece.finish:
-                    yield under_way.pop(row), said.pop(row)
+                    yield under_way.pop(row)
     finally:
         batch.close()
 
 
 class Chooser:
-    """A model that chooses the likeliest token itself where all rows ask for that.
+    """A model that chooses the likeliest token itself where all rows ask for that: BatchGenerator else takes the
+    logarithm of the sum over the vocabulary for every row, a quarter of a step of a large vocabulary on a CPU."""
 
-    BatchGenerator else takes the logarithm of the sum over the vocabulary for every row, which nothing here reads, and
-    which is a quarter of a step of a large vocabulary on a CPU.
-    """
-
-    def __init__(self, model: Any) -> None:
-        self.model, self.plain, self.chosen = model, True, None
+    def __init__(self, model: Any, rows: dict[int, Row]) -> None:
+        self.model, self.rows, self.chosen = model, rows, None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.model, name)
@@ -281,7 +256,7 @@ class Chooser:
         import mlx.core as mx
 
         logits = self.model(tokens, cache=cache)
-        if not self.plain:
+        if not all(row.sampling.plain for row in self.rows.values()):
             return logits
         self.chosen = mx.argmax(logits[:, -1], axis=-1)
         return mx.zeros((*tokens.shape, 1))

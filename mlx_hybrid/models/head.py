@@ -11,21 +11,17 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 SAME_LOGITS = 1e-4  # float32 rounding of two orders of the same products
 BODIES = ("model", "backbone", "transformer")  # what the families of mlx-lm call it
-
 PRODUCTS = (nn.Linear, nn.QuantizedLinear, nn.Embedding, nn.QuantizedEmbedding)
 
 HiddenStates = Callable[..., mx.array]
 
 
 class Head:
-    """Hidden states (…, d) → logits (…, V): what a model does after its body, its caps and scales of logits with it.
-
-    The model's own forward pass runs, on a shallow copy whose body gives back the hidden states it is handed.
-    """
+    """Hidden states (…, d) → logits (…, V): the model's own forward pass, on a shallow copy whose body gives back the
+    hidden states it is handed."""
 
     def __init__(self, owner: nn.Module, body: str):
-        self.owner, self.body, self.used = owner, body, set()
-        self.vocabulary, self.product = 0, ""
+        self.owner, self.body, self.used, self.vocabulary, self.product = owner, body, set(), 0, ""
 
     def __call__(self, hidden: mx.array) -> mx.array:
         shell = copy.copy(self.owner)
@@ -33,10 +29,7 @@ class Head:
         return shell(hidden)
 
     def part(self, first: int, last: int) -> HiddenStates:
-        """Hidden states (…, d) → the logits of the entries `first` to `last` alone, as one product with those rows.
-
-        Only where `comes_apart`, which also makes known which product it is.
-        """
+        """Hidden states (…, d) → the logits of the entries `first` to `last` alone, where it `comes_apart`."""
         shell, name, body = copy.copy(self.owner), self.product, self.owner[self.body]
         if name in self.used:
             shell[self.body] = Passed(body, set(), {name: rows_of(body[name], first, last)})
@@ -45,10 +38,7 @@ class Head:
         return shell
 
     def comes_apart(self, hidden: mx.array, whole: mx.array) -> bool:
-        """Whether parts of the entries give the logits of all, tried on `hidden` (n, d) and its logits `whole` (n, V).
-
-        So it is where the head is one linear layer or tied embedding, and does all else to each entry alone.
-        """
+        """Whether parts of the entries give the logits `whole` (n, V) of `hidden` (n, d), by one product."""
         last, sources = whole.shape[-1], {name: self.owner[self.body][name] for name in self.used}
         sources |= {name: part for name, part in self.owner.items() if name != self.body}
         products = [name for name, part in sources.items() if isinstance(part, PRODUCTS)]
@@ -87,8 +77,7 @@ class Head:
 
 
 class Passed:
-    """A body that has run: gives back the hidden states that it is called with, notes which of its parts are used, and
-    gives others in place of those `cut`."""
+    """A body that has run: gives back the hidden states, notes which parts are used, gives others for those `cut`."""
 
     def __init__(self, body: nn.Module, used: set[str], cut: dict[str, nn.Module] | None = None):
         self._body, self._used, self._cut = body, used, cut or {}
@@ -108,14 +97,12 @@ class Passed:
 def rows_of(layer: nn.Module, first: int, last: int) -> nn.Module:
     """A linear layer or embedding of some of its entries alone."""
     part = copy.copy(layer)
-    for name in [name for name, value in layer.items() if isinstance(value, mx.array)]:
-        part[name] = layer[name][first:last]
+    part.update({name: value[first:last] for name, value in layer.items() if isinstance(value, mx.array)})
     return part
 
 
 def find_parts(model: nn.Module) -> tuple[HiddenStates, Head, mx.array] | None:
-    """(body, head, logits) of a causal model, the logits (t, V) of a few tokens yet to be computed; None for a make of
-    model that does not come apart."""
+    """(body, head, logits (t, V) of a few tokens, not computed yet); None for a model that does not come apart."""
     owner = model
     while "language_model" in owner and not any(name in owner for name in BODIES):
         owner = owner["language_model"]
@@ -133,8 +120,7 @@ def find_parts(model: nn.Module) -> tuple[HiddenStates, Head, mx.array] | None:
 
 
 def split_head(model: nn.Module, tolerance: float = SAME_LOGITS) -> tuple[HiddenStates, Head] | None:
-    """(body, head) of a causal model, such that head(body(tokens)) is model(tokens), to the bit where `tolerance` is 0;
-    None where that does not hold, tried on a few tokens."""
+    """(body, head), such that head(body(tokens)) is model(tokens), to the bit where `tolerance` is 0; else None."""
     if (parts := find_parts(model)) is None:
         return None
     with evaluating(model):

@@ -18,10 +18,8 @@ NEUTRAL: dict[str, tuple] = {
     "hidden_act": ("silu", "swish"),
 }
 """Keys that change a forward pass, and the values with which they do not, beside none at all."""
-GATED = ("llama", "mistral", "qwen2", "qwen3", "phi3", "smollm3")
-"""Families whose classes have the activation of `hidden_act` above written into them."""
-WIDE_WINDOW = 2047
-"""Phi-3-mini's: texts of up to as many tokens are read alike, and such models are much used."""
+GATED = ("llama", "mistral", "qwen2", "qwen3", "phi3", "smollm3")  # of which hidden_act is as above
+WIDE_WINDOW = 2047  # Phi-3-mini's: up to as many tokens are read alike, and such models are much used
 SLIDING, FULL = "sliding_attention", "full_attention"
 
 
@@ -71,13 +69,13 @@ def check_keys(config: dict[str, Any], where: str) -> None:
     rope = config.get("rope_parameters") or {}
     own = rope.get(FULL, rope).get("rope_theta", new.get("rope_theta"))
     if own != new.get("rope_theta"):
-        told = f"says rope_theta {new['rope_theta']} and rope_parameters {own}"
-        raise ConfigError(f"{where}: config.json {told}; take the wrong one out.")
+        told = f"says rope_theta {new['rope_theta']} and rope_parameters {own}; take the wrong one out."
+        raise ConfigError(f"{where}: config.json {told}")
     for key in new if known else ():
         if key in NEUTRAL and key not in known and matters(key, new, known):
+            told = f"says {key} {new[key]!r}, which mlx-lm's {config.get('model_type')} does not read, so it would"
             raise ConfigError(
-                f"{where}: config.json says {key} {new[key]!r}, which mlx-lm's {config.get('model_type')} does not "
-                "read, so it would compute something else; take the key out to run the model without it."
+                f"{where}: config.json {told} compute something else; take it out to allow that."
             )
     return None
 
@@ -102,8 +100,8 @@ def matters(key: str, config: dict[str, Any], known: dict[str, Any]) -> bool:
 
 
 def forward_keys(config: dict[str, Any]) -> str | None:
-    """What decides the forward pass besides the weights, as text: the keys that the model's class reads and that are
-    not at their defaults, and how weights are packed. None for a model that mlx-lm does not know."""
+    """What decides the forward pass besides the weights, as text: keys off the defaults of the model's class, and how
+    weights are packed. None for a model that mlx-lm does not know."""
     known, new = read_keys(config), mended(config)
     if known is None:
         return None

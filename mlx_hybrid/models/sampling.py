@@ -15,23 +15,15 @@ from mlx_hybrid.errors import ConfigError
 class Sampling(Bounded):
     """How tokens are chosen; penalty, temperature, top-k, top-p and min-p act in this order."""
 
-    max_tokens: int = bounded(512, 1)
-    """Longest answer, in tokens; the room left in the context may be less."""
-    temperature: float = bounded(0.0, 0, 5)
-    """0 takes the likeliest token each time; 1 samples from the model's own distribution."""
-    top_p: float = bounded(1.0, 1e-6, 1)
-    """Sample among the likeliest tokens that together have this probability."""
-    top_k: int = bounded(0, 0)
-    """Sample among so many of the likeliest tokens; 0 takes all."""
-    min_p: float = bounded(0.0, 0, 1)
-    """Sample among tokens with at least this share of the likeliest one's probability."""
-    repetition_penalty: float = bounded(1.0, 0.01, 10)
-    """Divides the logits over zero of all tokens that were read or said, and multiplies those below; 1 does nothing."""
-    seed: int | None = None
-    """Same seed, same answer; none draws a fresh one for each answer."""
+    max_tokens: int = bounded(512, 1)  # the room left in the context may be less
+    temperature: float = bounded(0.0, 0, 5)  # 0: the likeliest token; 1: the model's own distribution
+    top_p: float = bounded(1.0, 1e-6, 1)  # among the likeliest tokens that have this probability together
+    top_k: int = bounded(0, 0)  # among so many of the likeliest tokens; 0: all
+    min_p: float = bounded(0.0, 0, 1)  # among tokens with this share of the likeliest one's probability
+    repetition_penalty: float = bounded(1.0, 0.01, 10)  # on the logits of all tokens that were read or said
+    seed: int | None = None  # same seed, same answer; none draws a fresh one for each answer
 
     def __post_init__(self) -> None:
-        """Raise ConfigError for a value out of bounds."""
         super().__post_init__()
         if self.seed is not None and not 0 <= self.seed < 1 << 63:
             raise ConfigError(f"seed must be between 0 and 2^63 − 1, not {self.seed}.")
@@ -51,10 +43,7 @@ class Sampling(Bounded):
 
 
 def make_sampler(sampling: Sampling) -> Callable[[Any], Any]:
-    """Log-probabilities (1, vocabulary) to a token.
-
-    Random draws have a key of their own, so answers that are made at the same time do not change each other.
-    """
+    """Log-probabilities (1, V) to a token; draws have a key of their own, so that answers do not change each other."""
     import mlx.core as mx
 
     if sampling.temperature == 0:
@@ -63,9 +52,8 @@ def make_sampler(sampling: Sampling) -> Callable[[Any], Any]:
 
     def sample(logprobs: Any) -> Any:
         state[0], key = mx.random.split(state[0])
-        return mx.random.categorical(
-            cut(logprobs.astype(mx.float32) / sampling.temperature, sampling), key=key
-        )
+        logits = logprobs.astype(mx.float32) / sampling.temperature
+        return mx.random.categorical(cut(logits, sampling), key=key)
 
     return sample
 

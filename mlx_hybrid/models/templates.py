@@ -1,24 +1,24 @@
-"""Chat templates by name, for models that come without one."""
+"""Chat templates by name, for models without one; and the token that ends an answer in one."""
 
 from pathlib import Path
+from typing import Any
 
 from mlx_hybrid.errors import ConfigError, nearest
 
 ROLE = "{% if message['role'] not in ['system', 'user', 'assistant'] %}{{ raise_exception('unknown role') }}{% endif %}"
 PLAIN = (
-    "{% for message in messages %}"
-    + ROLE
-    + "{{ '### ' + message['role'].capitalize() + ':\n' + message['content'] }}"
+    f"{{% for message in messages %}}{ROLE}"
+    "{{ '### ' + message['role'].capitalize() + ':\n' + message['content'] }}"
     "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\n\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '### Assistant:\n' }}{% endif %}"
 )
 """Words and line breaks that every vocabulary has; an answer ends with the model's end of text."""
 CHATML = (
-    "{% for message in messages %}"
-    + ROLE
-    + "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] }}"
+    f"{{% for message in messages %}}{ROLE}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] }}"
     "{{ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+QUESTION, ANSWER = "\u2045q\u2046", "\u2045a\u2046"  # no template changes these
 NAMED = {"plain": PLAIN, "chatml": CHATML}
 
 
@@ -32,7 +32,39 @@ def template_text(name: str) -> str:
         told = f"no chat template has this name, and no file can be read there; {nearest(name, NAMED)}"
         raise ConfigError(f"--template {name}: {told}") from None
     if "{" not in text:
-        raise ConfigError(
-            f"--template {name}: the file holds no Jinja, so it writes nothing of a conversation."
-        )
+        raise ConfigError(f"--template {name}: the file holds no Jinja, so it writes no conversation.")
     return text
+
+
+def unnamed_end(tokenizer: Any, folder: Path) -> str | None:
+    """The token that ends an answer in the model's chat template where no setting names one, as `<|im_end|>`: the first
+    special token, else the first added one, after an answer. "" for none there; None where one is named, or nothing
+    is to be seen."""
+    after = after_answer(tokenizer)
+    ends = (tokenizer.convert_ids_to_tokens(end) for end in named_ends(tokenizer, folder))
+    if after is None or any(end and end in after for end in ends):
+        return None
+    added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+    for group in ([t.content for t in added if t.special], [t.content for t in added]):
+        if found := [token for token in group if token in after]:
+            return min(found, key=lambda token: (after.index(token), -len(token)))
+    return ""
+
+
+def after_answer(tokenizer: Any) -> str | None:
+    """What the template writes after a last answer; None without one, or where it refuses or rewrites a plain turn."""
+    turns = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}]
+    try:
+        text = tokenizer.apply_chat_template(turns, tokenize=False)
+    except Exception:  # templates raise whatever their author chose; records say so where it matters
+        return None
+    return text.partition(ANSWER)[2] if text.count(ANSWER) == 1 else None
+
+
+def named_ends(tokenizer: Any, folder: Path) -> list[int]:
+    """Ids of the tokens that config, generation settings and tokenizer name as ends, in that order."""
+    from mlx_hybrid.models.gguf.config import config_of
+
+    named = config_of(folder).get("eos_token_id")
+    named = named if isinstance(named, list) else [named]
+    return list(dict.fromkeys(i for i in (*named, tokenizer.eos_token_id) if i is not None))

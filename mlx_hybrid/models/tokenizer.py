@@ -1,8 +1,5 @@
-"""The tokenizer of a model, and the one place that says how its texts begin and end.
-
-A text begins, once, with what the tokenizer itself adds (a BOS token, or nothing) or what the chat template writes. A
-trained document or answer ends, once, with the EOS token or the template's end of turn.
-"""
+"""The tokenizer of a model, and the one place that says how its texts begin and end: each once, as the tokenizer (BOS,
+EOS) or the chat template (of a turn) has it."""
 
 import datetime
 import json
@@ -17,27 +14,23 @@ from jinja2 import Environment, TemplateSyntaxError, meta
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from mlx_hybrid.errors import ConfigError, DataError
-from mlx_hybrid.models.answer_end import unnamed_end
+from mlx_hybrid.models.templates import unnamed_end
 
-# stands inside a control token that is to be read as plain text; Unicode keeps it out of every text
+# stands inside a control token that is to be read as text; Unicode keeps it out of every text
 MARK = "\ufdd0"
 NOW = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
 NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 # what a template is told by the program itself, beside the texts of its special tokens
 RESERVED = {"messages", "tools", "documents", "add_generation_prompt", "raise_exception", "strftime_now"}
-# a block of transformers that plain Jinja does not know, and that writes nothing
+# a block of transformers' own, which writes nothing
 GENERATION = re.compile(r"\{%[-+]?\s*(?:end)?generation\s*[-+]?%\}")
-# control tokens of some families that an answer's own text may hold
-THINKING = ("<think>", "</think>")
+THINKING = ("<think>", "</think>")  # control tokens that an answer's own text may hold
 
 
 class Tokenizer(TokenizerWrapper):
-    """mlx-lm's tokenizer with the template settings of a run.
-
-    `options` go to the chat template (`enable_thinking`), `system: fold` puts a system turn into the first user turn,
-    `date` is what a template that writes the date is told, `given` a template in place of that in `folder`, and
-    `vocabulary` the number of embedding rows: a token beyond them would be read from foreign memory.
-    """
+    """mlx-lm's tokenizer with the template settings of a run: `options` go to the chat template, `system: fold` puts a
+    system turn into the first user turn, `date` is what a template is told, `given` a template in place of that in
+    `folder`, `vocabulary` the number of embedding rows: a token beyond them would be read from foreign memory."""
 
     options: Mapping[str, Any] = NO_OPTIONS
     system: Literal["keep", "fold"] = "keep"
@@ -50,8 +43,7 @@ class Tokenizer(TokenizerWrapper):
         self.__dict__.update(wrapped.__dict__ | settings)
 
     def use_template(self, text: str) -> None:
-        """Write conversations so, and stop where it ends an answer. Raises ConfigError for a template that cannot write
-        a question and its answer, or that ends one with nothing this model has."""
+        """Write conversations so. Raises ConfigError for a template that writes no answer, or none with an end."""
         self.__dict__ |= {"given": text, "has_chat_template": True, "_chat_template": None}
         self._tokenizer.chat_template = text
         turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
@@ -140,17 +132,12 @@ class Tokenizer(TokenizerWrapper):
 
     # conversations
 
-    def ask(
-        self, messages: Sequence[dict], *, tools: Any = None, options: Mapping[str, Any] = NO_OPTIONS
-    ) -> list[int]:
-        """A conversation as tokens, up to where the answer begins.
-
-        Raises ConfigError for a model without a template, or one whose template refuses the conversation.
-        """
+    def ask(self, messages: Sequence[dict], **how: Any) -> list[int]:
+        """A conversation as tokens, up to where the answer begins. Raises ConfigError where that cannot be."""
         if not self.has_chat_template:
             way = "--template plain gives it one, and `mlx-hybrid generate --raw` continues a text."
             raise ConfigError(f"The model has no chat template, so it cannot chat; {way}")
-        return self.opened(self.render(messages, tools=tools, opened=True, options=options))
+        return self.opened(self.render(messages, opened=True, **how))
 
     def opened(self, text: str) -> list[int]:
         """Tokens of a conversation that was rendered up to where an answer begins."""
@@ -164,30 +151,22 @@ class Tokenizer(TokenizerWrapper):
         opened: bool = False,
         options: Mapping[str, Any] = NO_OPTIONS,
     ) -> str:
-        """A conversation as the template writes it; `opened`, with the beginning of an answer.
-
-        Control tokens in the turns' own texts carry a MARK, so that `tokens_of` reads them as text. Raises ConfigError
-        where the template refuses.
-        """
+        """A conversation as the template writes it; `opened`, with the beginning of an answer. Control tokens in the
+        turns' own texts carry a MARK, for `tokens_of`. Raises ConfigError where the template refuses."""
         turns = [self._as_text(turn) for turn in self._folded(messages)]
         named = {**self.options, **self.known(options), "tools": tools, "add_generation_prompt": opened}
         try:
             if self._chat_template is not None:
                 return self._chat_template(turns, **named)
-            template = self._template(tools)
-            return self._tokenizer.apply_chat_template(turns, chat_template=template, tokenize=False, **named)
+            if self.date:  # in place of today's
+                text = self._tokenizer.get_chat_template(None, tools)
+                named["chat_template"] = NOW.sub(lambda call: repr(self.date.strftime(call[2])), text)
+            return self._tokenizer.apply_chat_template(turns, tokenize=False, **named)
         except Exception as error:  # templates raise whatever their author chose
             roles = ", ".join(str(message.get("role")) for message in messages)
             way = "; `--set model.system=fold` puts it into the first user turn" if "system" in roles else ""
             told = f"The model's chat template refuses the turns {roles} ({error}){way}."
             raise ConfigError(told) from None
-
-    def _template(self, tools: Any) -> str | None:
-        """The template's text, with the run's date where it asks for today's."""
-        if not self.date:
-            return None
-        text = self._tokenizer.get_chat_template(None, tools)
-        return NOW.sub(lambda call: repr(self.date.strftime(call[2])), text)
 
     def known(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
         """The options. Raises ConfigError for one that the chat template does not know, and would not honour."""
@@ -197,8 +176,8 @@ class Tokenizer(TokenizerWrapper):
             raise ConfigError("The model has no chat template, so model.template has nothing to set.")
         known = self._template_options if self._chat_template is None else set(options) - RESERVED
         if unknown := sorted(set(options) - known):
-            told = f"The model's chat template has no option {unknown[0]}; leave it out of model.template."
-            raise ConfigError(told)
+            told = f"has no option {unknown[0]}; leave it out of model.template."
+            raise ConfigError(f"The model's chat template {told}")
         return options
 
     @cached_property
@@ -210,39 +189,32 @@ class Tokenizer(TokenizerWrapper):
             try:
                 tree = Environment(extensions=["jinja2.ext.loopcontrols"]).parse(GENERATION.sub("", text))
                 found |= meta.find_undeclared_variables(tree)
-            except (
-                TemplateSyntaxError
-            ):  # a block of some other library's: its words are all there is to go by
+            except TemplateSyntaxError:  # a block of some other library's: its words are all there is
                 found |= set(re.findall(r"\w+", text))
         return found - RESERVED - set(self._tokenizer.special_tokens_map) - set(Environment().globals)
 
     def tokens_of(self, text: str) -> list[int]:
-        """Tokens of rendered text; a control token that carries a MARK is read as text.
-
-        Raises ConfigError where the tokenizer cannot spell it so.
-        """
+        """Tokens of rendered text, marked control tokens as text. Raises ConfigError where that cannot be spelt."""
         tokens = [token for part in text.split(MARK) for token in self._encode(part)]
         if MARK in text and self.decode(tokens) != text.replace(MARK, ""):
             found = next(name for name in self.control_tokens if name[0] + MARK + name[1:] in text)
-            told = f"holds the control token {found}, which this tokenizer cannot read as text."
-            raise ConfigError(f"The text {told}")
+            raise ConfigError(f"The text holds the control token {found}, which cannot be read as text here.")
         return tokens
 
     def checked(self, tokens: list[int]) -> list[int]:
         """The tokens. Raises DataError for an id beyond the model's embedding, with the token's text."""
         if self.vocabulary and max(tokens, default=0) >= self.vocabulary:
             beyond = next(token for token in tokens if token >= self.vocabulary)
-            raise DataError(
-                f"the token {self.convert_ids_to_tokens(beyond)!r} has the id {beyond}, but the model's embedding has "
-                f"{self.vocabulary} rows; leave it out of the text, or use the model's own tokenizer."
-            )
+            told = f"has the id {beyond}, but the model's embedding has {self.vocabulary} rows; leave it out"
+            name = self.convert_ids_to_tokens(beyond)
+            raise DataError(f"the token {name!r} {told}, or use the model's own tokenizer.")
         return tokens
 
     @cached_property
     def control_tokens(self) -> list[str]:
         """The special tokens that text must not become, the longest first."""
-        added = getattr(self._tokenizer, "added_tokens_decoder", {})
-        names = {t.content for t in added.values() if t.special and len(t.content) > 1}
+        added = getattr(self._tokenizer, "added_tokens_decoder", {}).values()
+        names = {t.content for t in added if t.special and len(t.content) > 1}
         return sorted(names, key=len, reverse=True)
 
     def _encode(self, text: str) -> list[int]:

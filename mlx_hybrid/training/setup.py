@@ -17,9 +17,8 @@ from mlx_hybrid.adapters.start import apply_start, scale_to_inputs, sketch_colum
 from mlx_hybrid.adapters.store import AdapterInfo, put_adapter, read_adapter_config
 from mlx_hybrid.config import Config, to_tree
 from mlx_hybrid.errors import ConfigError, DataError
-from mlx_hybrid.models.answer_end import unnamed_end
 from mlx_hybrid.models.base import BaseModel, base_of, fingerprints, load_base, tokenizer_for
-from mlx_hybrid.models.templates import PLAIN
+from mlx_hybrid.models.templates import PLAIN, unnamed_end
 from mlx_hybrid.records.split import Split
 from mlx_hybrid.records.template import Example, Tokenised, make_examples
 from mlx_hybrid.training.batches import PromptLoss, make_batch, start_batches

@@ -9,9 +9,9 @@ from toys import CHATML, byte_tokenizer, write_model
 
 from mlx_hybrid.config import build_config
 from mlx_hybrid.models.adapted import load_any
-from mlx_hybrid.models.answer_end import unnamed_end
 from mlx_hybrid.models.base import load_base, load_tokenizer_of
 from mlx_hybrid.models.generate import Sampling, prompt_tokens, stream
+from mlx_hybrid.models.templates import unnamed_end
 from mlx_hybrid.records.record import Record
 from mlx_hybrid.records.split import Split
 from mlx_hybrid.records.template import Tokenised, make_example

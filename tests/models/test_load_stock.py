@@ -21,8 +21,7 @@ from mlx_hybrid.adapters.attach import attach, hybrid_layers
 from mlx_hybrid.adapters.store import load_adapter, probe_logits, read_adapter_config
 from mlx_hybrid.cli import main
 from mlx_hybrid.errors import ConfigError
-from mlx_hybrid.models.adapted import UNCHECKED, load_any
-from mlx_hybrid.models.pair import open_pair
+from mlx_hybrid.models.adapted import UNCHECKED, load_any, open_pair
 
 PARAMETERS = {"rank": 4, "dropout": 0.0, "scale": 20.0}
 
@@ -139,7 +138,9 @@ def test_every_command_takes_it_and_says_what_is_not_checked(kind, base, folders
     rows = [{"prompt": f"{i} and {i}", "completion": f"{2 * i}", "language": "en"} for i in range(12)]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     said = [invoke("generate", folder, "Hello", "--max-tokens", "3").stderr]
-    said.append(invoke("evaluate", folder, "--on", data, "-o", tmp_path / "measured").stderr)
+    said.append(
+        invoke("evaluate", folder, "--on", data, "--retain", "none", "-o", tmp_path / "measured").stderr
+    )
     form = "merged" if kind == "full" else "mlx-lm"
     said.append(invoke("export", folder, "--to", form, "-o", tmp_path / "out").stderr)
     settings = ["train.steps=1", "train.learning_rate=0", "evaluate=false", "governance.enabled=false"]
@@ -155,14 +156,12 @@ def test_every_command_takes_it_and_says_what_is_not_checked(kind, base, folders
 
 def test_the_base_is_the_one_it_names_or_the_one_given(base, folders, tmp_path):
     folder = write_stock(tmp_path / "stock", load_model(base)[0], base=tmp_path / "gone")
-    with pytest.raises(
-        ConfigError, match=re.escape(f"the local folder {tmp_path / 'gone'}; say with --base-model")
-    ):
+    told = f"the local folder {tmp_path / 'gone'}; say with --base-model"
+    with pytest.raises(ConfigError, match=re.escape(told)):
         load_any(str(folder))
     assert load_any(str(folder), base_name=str(base)).modules == 14
-    (folder / "adapter_config.json").write_text(
-        (folder / "adapter_config.json").read_text().replace(str(tmp_path / "gone"), "")
-    )
+    path = folder / "adapter_config.json"
+    path.write_text(path.read_text().replace(str(tmp_path / "gone"), ""))
     with pytest.raises(
         ConfigError, match="does not say which base it was trained on; name it with --base-model"
     ):
@@ -180,7 +179,7 @@ def test_what_mlx_lm_trained_on_a_pretrained_model(kind, smollm2, tmp_path):
     options = [*map(str, places), *words.split()]
     quick = os.environ | {
         "MLX_DISABLE_COMPILE": "1"
-    }  # each fused kernel costs a run of the C++ compiler on the CPU
+    }  # on the CPU each fused kernel costs a run of the C++ compiler
     subprocess.run([sys.executable, "-m", "mlx_lm", "lora", "--train", *options], check=True, env=quick)
     loaded, (theirs, _) = load_any(str(tmp_path / "stock")), load_model(smollm2)
     theirs.set_dtype(mx.float32)

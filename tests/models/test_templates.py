@@ -4,6 +4,7 @@ import json
 
 import pytest
 from click.testing import CliRunner
+from pages import no_pages
 from tiny_model import write_base
 from toys import byte_tokenizer, wrapped
 
@@ -56,10 +57,8 @@ def test_a_template_of_ones_own_is_a_file_or_text_and_must_end_an_answer(bare, t
 def test_a_template_takes_the_place_of_the_models_own():
     tokenizer = wrapped(byte_tokenizer("{% for m in messages %}{{ m['content'] }}{% endfor %}"))
     tokenizer.use_template(CHATML)
-    assert (
-        tokenizer.render(TALK[1:])
-        == "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\nhi<|im_end|>\n"
-    )
+    talk = "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\nhi<|im_end|>\n"
+    assert tokenizer.render(TALK[1:]) == talk
 
 
 def test_a_run_on_a_base_without_one_can_be_chatted_with(bare, tmp_path, monkeypatch):
@@ -69,7 +68,8 @@ def test_a_run_on_a_base_without_one_can_be_chatted_with(bare, tmp_path, monkeyp
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     run = ["finetune", "--model", str(bare), "--data", "rows.jsonl", "-o", "run", "--set", "evaluate=false"]
     call = lambda *words, text=None: CliRunner().invoke(main, [str(w) for w in words], input=text)  # noqa: E731
-    done = call(*run, "--steps", 2, "--learning-rate", 0.005)
+    with no_pages():
+        done = call(*run, "--steps", 2, "--learning-rate", 0.005)
     assert done.exit_code == 0, done.output
     assert "turns are written plainly" in " ".join(done.output.split())
     assert "mlx-hybrid chat run" in done.output
