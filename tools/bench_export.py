@@ -11,29 +11,24 @@ float32 copy of the model fits in memory, which takes far longer: the last colum
 import argparse
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from mlx_hybrid.models.blas import prefer_openblas
+import bench
+import mlx.core as mx
+import mlx.nn as nn
 
-prefer_openblas()
-
-import mlx.core as mx  # noqa: E402
-import mlx.nn as nn  # noqa: E402
-from bench_memory import apart  # noqa: E402
-
-from mlx_hybrid.adapters.layer import HybridLinear  # noqa: E402
-from mlx_hybrid.adapters.plans import layer_plan  # noqa: E402
-from mlx_hybrid.adapters.store import CONFIG_FILE, FORMAT, WEIGHTS_FILE  # noqa: E402
-from mlx_hybrid.adapters.targets import last_part  # noqa: E402
-from mlx_hybrid.config import build_config, to_tree  # noqa: E402
-from mlx_hybrid.exports.weights import write_shards  # noqa: E402
-from mlx_hybrid.files import write_json  # noqa: E402
-from mlx_hybrid.models.base import BUNDLED_FOLDER, fingerprint  # noqa: E402
+from mlx_hybrid.adapters.layer import HybridLinear
+from mlx_hybrid.adapters.plans import layer_plan
+from mlx_hybrid.adapters.store import CONFIG_FILE, FORMAT, WEIGHTS_FILE
+from mlx_hybrid.adapters.targets import last_part
+from mlx_hybrid.config import build_config, to_tree
+from mlx_hybrid.exports.weights import write_shards
+from mlx_hybrid.files import write_json
+from mlx_hybrid.models.base import fingerprint
 
 WIDTH, MLP, KEYS, VOCABULARY = 4096, 14336, 1024, 128256
 SHAPES = {  # outputs, inputs
@@ -66,25 +61,15 @@ def write_base(folder: Path, layers: int) -> Path:
         return {name: repeated(block, shape) if len(shape) == 2 else mx.ones(shape, mx.bfloat16)}
 
     write_shards(folder, shapes, made, "pt")
-    write_json(
-        folder / "config.json",
-        {
-            "model_type": "llama",
-            "architectures": ["LlamaForCausalLM"],
-            "hidden_size": WIDTH,
-            "num_hidden_layers": layers,
-            "intermediate_size": MLP,
-            "num_attention_heads": 32,
-            "num_key_value_heads": 8,
-            "rms_norm_eps": 1e-5,
-            "vocab_size": VOCABULARY,
-            "tie_word_embeddings": False,
-            "rope_theta": 5e5,
-            "dtype": "bfloat16",
-        },
-    )
-    for path in BUNDLED_FOLDER.glob("tokenizer*"):
-        shutil.copy(path, folder)
+    sizes = {"intermediate_size": MLP, "num_attention_heads": 32, "num_key_value_heads": 8, "rope_theta": 5e5}
+    of_transformers = {
+        "architectures": ["LlamaForCausalLM"],
+        "tie_word_embeddings": False,
+        "dtype": "bfloat16",
+    }
+    config = bench.llama_config(WIDTH, layers, VOCABULARY, **sizes, **of_transformers)
+    write_json(folder / "config.json", config)
+    bench.add_tokenizer(folder)
     return folder
 
 
@@ -121,11 +106,9 @@ def random_leaves(config, name: str, shape: tuple[int, int]) -> dict[str, mx.arr
     linear.weight = mx.broadcast_to(mx.zeros(()), shape)  # never looked at
     plan = layer_plan(config, shape[1], unitary=last_part(name) in config.unitary)
     layer = HybridLinear(linear, plan, mx.random.key(0))
-    return {
-        leaf: value + 0.02 * mx.random.normal(value.shape)
-        for leaf, value in layer.leaves().items()
-        if leaf != "oft_base"
-    } | {leaf: value for leaf, value in layer.leaves().items() if leaf == "oft_base"}
+    leaves = layer.leaves()
+    moved = {leaf: v + 0.02 * mx.random.normal(v.shape) for leaf, v in leaves.items() if leaf != "oft_base"}
+    return leaves | moved
 
 
 def measure(adapter: Path, base: Path, out: Path, to: str) -> dict:
@@ -149,30 +132,26 @@ def measure(adapter: Path, base: Path, out: Path, to: str) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--methods", default="hybrid,hybrid-boft,lora-ga")
     parser.add_argument("--to", default="peft", choices=["peft", "lora", "gguf-lora", "mlx-lm"])
     parser.add_argument("--folder", type=Path, help="where the model is written  [default: a temporary one]")
     parser.add_argument("--layers", type=int, default=32)
-    arguments = parser.parse_args()
+    asked = parser.parse_args()
     met = True
-    with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
+    with tempfile.TemporaryDirectory(dir=asked.folder) as name:
         root = Path(name)
-        base = apart(write_base, root / "base", arguments.layers)
-        print("| method | modules | to | seconds | CPU seconds | peak memory, GB | written, MB | logits |")
-        print("|---|---|---|---|---|---|---|---|")
-        for method in arguments.methods.split(","):
-            adapter = apart(write_adapter, root / method, base, method, arguments.layers)
-            row = measure(adapter, base, root / f"{method}-out", arguments.to)
-            met &= row["passed"] and row["seconds"] < SECONDS and row["peak"] < BYTES
-            logits = row["report"]["checks"].get("logits")
-            print(
-                f"| {method} | {row['report']['modules']} | {arguments.to} | {row['seconds']:.0f} | {row['cpu']:.0f} | "
-                f"{row['peak'] / 1e9:.2f} | {row['written'] / 1e6:.0f} | {'compared' if logits else 'left out'} |",
-                flush=True,
-            )
+        base = bench.apart(write_base, root / "base", asked.layers)
+        measured = ("seconds", "CPU seconds", "peak memory, GB", "written, MB", "logits")
+        bench.head("method", "modules", "to", *measured)
+        for method in asked.methods.split(","):
+            adapter = bench.apart(write_adapter, root / method, base, method, asked.layers)
+            own = measure(adapter, base, root / f"{method}-out", asked.to)
+            met &= own["passed"] and own["seconds"] < SECONDS and own["peak"] < BYTES
+            modules, logits = own["report"]["modules"], own["report"]["checks"].get("logits")
+            sizes = (f"{own['peak'] / 1e9:.2f}", f"{own['written'] / 1e6:.0f}")
+            times = (f"{own['seconds']:.0f}", f"{own['cpu']:.0f}")
+            bench.row(method, modules, asked.to, *times, *sizes, "compared" if logits else "left out")
     sys.exit(not met)
 
 

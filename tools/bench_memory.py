@@ -8,39 +8,28 @@ activations. Every peak is that of the gradient start and two steps, in a proces
 
 import argparse
 import json
-import multiprocessing
-import shutil
 import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlx_hybrid.models.blas import prefer_openblas
+import bench
+import mlx.core as mx
+import numpy as np
+from mlx_lm.models import llama
+from mlx_lm.utils import quantize_model, save_model
 
-prefer_openblas()
-
-import mlx.core as mx  # noqa: E402
-import numpy as np  # noqa: E402
-from mlx_lm.models import llama  # noqa: E402
-from mlx_lm.utils import quantize_model, save_model  # noqa: E402
-
-from mlx_hybrid.config import Config, build_config  # noqa: E402
-from mlx_hybrid.models.base import BUNDLED_FOLDER, load_base  # noqa: E402
-from mlx_hybrid.records.template import Example, Tokenised  # noqa: E402
-from mlx_hybrid.training.batches import make_batch  # noqa: E402
-from mlx_hybrid.training.memory.estimate import Load, estimate  # noqa: E402
-from mlx_hybrid.training.memory.limits import set_limits  # noqa: E402
-from mlx_hybrid.training.memory.shape import model_shape  # noqa: E402
-from mlx_hybrid.training.setup import Setup, attach_adapter, start_from_records  # noqa: E402
-from mlx_hybrid.training.step import compiles, make_step  # noqa: E402
+from mlx_hybrid.config import Config, build_config
+from mlx_hybrid.models.base import load_base
+from mlx_hybrid.records.template import Example, Tokenised
+from mlx_hybrid.training.batches import make_batch
+from mlx_hybrid.training.memory.estimate import Load, estimate
+from mlx_hybrid.training.memory.limits import set_limits
+from mlx_hybrid.training.memory.shape import model_shape
+from mlx_hybrid.training.setup import Setup, attach_adapter, start_from_records
+from mlx_hybrid.training.step import compiles, make_step
 
 STEPS = 2  # the second has moments to update
-
-
-def apart(function, *arguments):
-    """In a process of its own, with OpenBLAS where there is one."""
-    with multiprocessing.get_context("spawn").Pool(1, initializer=prefer_openblas) as pool:
-        return pool.apply(function, arguments)
 
 
 @dataclass(frozen=True)
@@ -87,28 +76,16 @@ CASES = [
 
 def write_base(case: Case, folder: Path) -> None:
     """A random Llama with the bundled tokenizer's files, which nothing here reads."""
-    config = {
-        "model_type": "llama", "hidden_size": case.width, "num_hidden_layers": case.layers,
-        "intermediate_size": case.mlp * case.width, "num_attention_heads": case.heads,
-        "num_key_value_heads": case.pairs, "head_dim": case.width // case.heads, "rms_norm_eps": 1e-5,
-        "vocab_size": case.vocabulary, "tie_word_embeddings": True, "eos_token_id": 2,
-    }  # fmt: skip
+    heads = {"num_attention_heads": case.heads, "num_key_value_heads": case.pairs}
+    sizes = {"intermediate_size": case.mlp * case.width, "head_dim": case.width // case.heads}
+    config = bench.llama_config(case.width, case.layers, case.vocabulary, **heads, **sizes)
     mx.random.seed(0)
     model = llama.Model(llama.ModelArgs.from_dict(config))
     if case.bits:
         model, config = quantize_model(model, config, 64, case.bits)
     save_model(folder, model)
     (folder / "config.json").write_text(json.dumps(config))
-    for path in BUNDLED_FOLDER.glob("tokenizer*"):
-        shutil.copy(path, folder)
-
-
-def settings(case: Case, folder: Path) -> Config:
-    tree = {
-        "model": str(folder), "method": case.method,
-        "train": {"batch_size": case.records, "grad_checkpoint": case.recompute},
-    }  # fmt: skip
-    return build_config(tree, "bench_memory")
+    bench.add_tokenizer(folder)
 
 
 def measure(case: Case) -> tuple[int, int]:
@@ -116,9 +93,10 @@ def measure(case: Case) -> tuple[int, int]:
     with tempfile.TemporaryDirectory() as name:
         write_base(case, Path(name))
         mx.clear_cache()
-        config = settings(case, Path(name))
+        train = {"batch_size": case.records, "grad_checkpoint": case.recompute}
+        config = build_config({"model": name, "method": case.method, "train": train}, "bench_memory")
         load = Load(case.records, case.tokens, case.records * case.tokens // case.learnt)
-        return estimate(model_shape(config), load, config).peak, apart(measured_peak, config, load)
+        return estimate(model_shape(config), load, config).peak, bench.apart(measured_peak, config, load)
 
 
 def random_examples(load: Load, vocabulary: int) -> list[Example]:
@@ -126,10 +104,8 @@ def random_examples(load: Load, vocabulary: int) -> list[Example]:
     rng = np.random.default_rng(0)
     length, learnt = load.tokens + 1, -(-load.targets // load.rows)
     trained = [i >= length - learnt for i in range(length)]
-    return [
-        Example(rng.integers(0, vocabulary, length).tolist(), trained, f"r:{row}", "", length)
-        for row in range(load.rows)
-    ]
+    tokens = rng.integers(0, vocabulary, (load.rows, length)).tolist()
+    return [Example(own, trained, f"r:{row}", "", length) for row, own in enumerate(tokens)]
 
 
 def measured_peak(config: Config, load: Load) -> int:
@@ -153,31 +129,21 @@ def measured_peak(config: Config, load: Load) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--limit", type=float, default=0.15)
     parser.add_argument("--only", help="a method")
     arguments = parser.parse_args()
-    print(
-        "| method | base | width × layers | vocabulary | batch × tokens | recomputed "
-        "| estimated, MB | measured, MB | off |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|")
+    sizes = ("method", "base", "width × layers", "vocabulary", "batch × tokens", "recomputed")
+    bench.head(*sizes, "estimated, MB", "measured, MB", "off")
     worst = 0.0
-    for case in CASES:
-        if arguments.only not in (None, case.method):
-            continue
+    for case in (case for case in CASES if arguments.only in (None, case.method)):
         guess, peak = measure(case)
         off = guess / peak - 1
         worst = max(worst, abs(off))
-        base = f"{case.bits} bits" if case.bits else "float32"
-        print(
-            f"| {case.method} | {base} | {case.width} × {case.layers} | {case.vocabulary:,} | "
-            f"{case.records} × {case.tokens} | {'yes' if case.recompute else 'no'} | "
-            f"{guess / 1e6:.1f} | {peak / 1e6:.1f} | {100 * off:+.1f} % |",
-            flush=True,
-        )
+        base, again = f"{case.bits} bits" if case.bits else "float32", "yes" if case.recompute else "no"
+        shape, load = f"{case.width} × {case.layers}", f"{case.records} × {case.tokens}"
+        sizes = (case.method, base, shape, f"{case.vocabulary:,}", load, again)
+        bench.row(*sizes, f"{guess / 1e6:.1f}", f"{peak / 1e6:.1f}", f"{100 * off:+.1f} %")
     print(f"\nWorst: {100 * worst:.1f} %")
     sys.exit(worst > arguments.limit)
 

@@ -3,14 +3,7 @@
 import sys
 from importlib import metadata
 
-found = sorted(
-    {
-        name
-        for d in metadata.distributions()
-        if (name := (d.metadata["Name"] or "").lower()).startswith("nvidia-")
-    }
-)
+names = {(own.metadata["Name"] or "").lower() for own in metadata.distributions()}
+found = ", ".join(sorted(name for name in names if name.startswith("nvidia-")))
 if sys.platform == "linux" and found:
-    sys.exit(
-        f"CUDA libraries were installed: {', '.join(found)}. Ask pip for torch==2.13.0 in the same command."
-    )
+    sys.exit(f"CUDA libraries were installed: {found}. Ask pip for torch==2.13.0 in the same command.")

@@ -29,11 +29,10 @@ from mlx_hybrid.models.blas import prefer_openblas
 
 prefer_openblas()
 
-from run_differences import compare, compare_progress, differences, newest  # noqa: E402
-
 from mlx_hybrid.cli import main as command_line  # noqa: E402
 from mlx_hybrid.jobs import finetune as job  # noqa: E402
 from mlx_hybrid.jobs import held_out  # noqa: E402
+from mlx_hybrid.run import Run  # noqa: E402
 from mlx_hybrid.training import loop, recording  # noqa: E402
 from mlx_hybrid.training.optimizer import BranchOptimizer  # noqa: E402
 
@@ -82,6 +81,40 @@ class Outcome:
     seconds: float = 0.0
     where: Counter = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
+
+
+def newest(run: Path) -> int:
+    """The step of the newest checkpoint, 0 without one."""
+    return Run(run).saved_step() or 0
+
+
+def facts(run: Path, step: int) -> dict[str, object]:
+    """What must be the same, to the bit, in every run that stands at a step: its checkpoint, but for times."""
+    from safetensors.numpy import load_file
+
+    folder = run / f"checkpoints/step-{step:07d}"
+    saved = json.loads((folder / "progress.json").read_text())
+    arrays = {name: load_file(folder / f"{name}.safetensors") for name in ("adapter", "optimizer")}
+    found = {name: {key: own.tobytes() for key, own in part.items()} for name, part in arrays.items()}
+    return found | {"progress": saved | {"seconds": 0, "window": saved["window"] | {"seconds": 0}}}
+
+
+def facts_at_end(run: Path) -> dict[str, object]:
+    """What must be the same in every finished run: also its adapter, results, metrics and files."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    keys = ("step", "loss_nats_per_token", "valid_loss_nats_per_token", "gradient_norm", "mixing")
+    names = {str(path.relative_to(run)) for path in run.rglob("*")}
+    files = ("adapter/adapters.safetensors", "evaluation/held-out.json")
+    return {
+        **facts(run, newest(run)),
+        **{name: (run / name).read_bytes() for name in files if (run / name).exists()},
+        "metrics": [[str(row.get(key)) for key in keys] for row in rows],
+        "files": {name for name in names if not name.startswith("checkpoints/step-")},
+    }
+
+
+def compare(whole: dict[str, object], broken: dict[str, object]) -> list[str]:
+    return [f"{name} differs" for name in whole if whole[name] != broken.get(name)]
 
 
 def attempt(arguments: list[str], said: Path, phase, begun, restored) -> None:
@@ -169,38 +202,37 @@ def try_kills(
     for number, settings in itertools.cycle(enumerate(runs.values())):
         if outcome.faults or outcome.kills >= kills:
             break
-        break_run(folder / "broken", settings, folder / f"whole-{number}", outcome, draw)
-        shutil.rmtree(folder / "broken")
+        while not (outcome.faults or attempted(folder, settings, number, outcome, draw())):
+            pass
     outcome.seconds = time.monotonic() - begun
     return outcome
 
 
-def break_run(
-    broken: Path, settings: tuple[str, ...], whole: Path, outcome: Outcome,
-    draw: Callable[[], tuple[int, float] | None],
-) -> None:  # fmt: skip
-    """One run to its end, each attempt killed when `draw` says so, if it does."""
-    while True:
-        if broken.exists() and not newest(broken):
-            shutil.rmtree(broken)
-        going, when, where = Attempt(broken, settings), draw(), None
-        outcome.starts += 1
-        if when:
-            going.wait(*when)
-            where = going.kill()
-        if where:
-            outcome.kills += 1
-            outcome.where[where] += 1
-            outcome.half_written += bool(unfinished(broken) - going.unfinished)
-            outcome.faults += check_kill(going, broken, whole, where)
-        else:
-            outcome.faults += going.faults("a run that was not killed")
-        if outcome.faults:
-            return
-        if newest(broken) and recording.Run(broken).is_finished():
-            outcome.faults += compare(whole, broken)
-            outcome.ends += 1
-            return
+def attempted(
+    folder: Path, settings: tuple[str, ...], number: int, outcome: Outcome, when: tuple[int, float] | None
+) -> bool:
+    """Begin or go on with a run, and kill it `when` told. Whether it came to its end; then it is compared, and goes."""
+    broken, whole, where = folder / "broken", folder / f"whole-{number}", None
+    if broken.exists() and not newest(broken):
+        shutil.rmtree(broken)
+    going = Attempt(broken, settings)
+    outcome.starts += 1
+    if when:
+        going.wait(*when)
+        where = going.kill()
+    if where:
+        outcome.kills += 1
+        outcome.where[where] += 1
+        outcome.half_written += bool(unfinished(broken) - going.unfinished)
+        outcome.faults += check_kill(going, broken, whole, where)
+    else:
+        outcome.faults += going.faults("a run that was not killed")
+    if outcome.faults or not newest(broken) or not Run(broken).is_finished():
+        return False
+    outcome.faults += compare(facts_at_end(whole), facts_at_end(broken))
+    outcome.ends += 1
+    shutil.rmtree(broken)
+    return True
 
 
 def check_kill(going: Attempt, broken: Path, whole: Path, where: str) -> list[str]:
@@ -209,9 +241,7 @@ def check_kill(going: Attempt, broken: Path, whole: Path, where: str) -> list[st
     if going.restored.value not in (0, going.begins_at):
         faults.append(f"went on from step {going.restored.value}, not {going.begins_at}")
     if step := newest(broken):
-        name = f"checkpoints/step-{step:07d}"
-        faults += differences(whole, broken, [f"{name}/adapter.safetensors", f"{name}/optimizer.safetensors"])
-        faults += compare_progress(whole, broken, name)
+        faults += compare(facts(whole, step), facts(broken, step))
     return [f"killed at {where}: {fault}" for fault in faults]
 
 
@@ -231,9 +261,7 @@ def toy_runs(folder: Path, steps: int) -> dict[str, tuple[str, ...]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=60)
@@ -247,11 +275,9 @@ def main() -> None:
         outcome = try_kills(Path(folder), arguments.kills, arguments.seed, arguments.longest, runs)
     for phase in PHASES:
         print(f"| {phase} | {outcome.where[phase]} |")
-    print(
-        f"{outcome.kills} kills, {outcome.half_written} of them left something half written; {outcome.starts} starts, "
-        f"{outcome.ends} ends, {outcome.seconds:.0f} s: "
-        f"{'; '.join(outcome.faults) or 'equal to the unbroken runs, bit for bit'}."
-    )
+    half, seconds = f"{outcome.half_written} of them left something half written", f"{outcome.seconds:.0f} s"
+    said = "; ".join(outcome.faults) or "equal to the unbroken runs, bit for bit"
+    print(f"{outcome.kills} kills, {half}; {outcome.starts} starts, {outcome.ends} ends, {seconds}: {said}.")
     sys.exit(bool(outcome.faults))
 
 
