@@ -11,7 +11,7 @@ from mlx_hybrid.cli import main
 
 PROJECT = Path(__file__).resolve().parents[1]
 SHARES = ["--set", "data.valid_share=0.02", "--set", "data.test_share=0.02"]
-ONE_STEP = ["--steps", "1", "--batch-size", "2", *SHARES]
+ONE_STEP = ["--steps", "1", "--batch-size", "2", *SHARES, "--set", "report.prompts=[Hello]"]
 SHORTER = {"finetune": ONE_STEP, "generate": ["--max-tokens", "8"]}
 
 

@@ -1,70 +1,51 @@
-"""The command line. Command `x` stands in `cli/x.py`, which is imported when it is called: it parses, calls, prints."""
+"""The command line. A command's module is imported when it is called: it parses, makes one call, and prints."""
 
 import importlib
-import keyword
 import os
-import sys
 
 import click
 
 from mlx_hybrid import __version__
 from mlx_hybrid.errors import INTERRUPTED, ConfigError, MlxHybridError, nearest
 
-COMMANDS = (
-    *("finetune", "estimate", "govern", "rules", "rescue", "records", "task", "evaluate", "predict"),
-    *(
-        "compare",
-        "report",
-        "chat",
-        "generate",
-        "serve",
-        "export",
-        "import",
-        "fuse",
-        "push",
-        "runs",
-        "recipes",
-    ),
-    *("settings", "doctor"),
-)
-
+MODULES = {
+    "finetune": "finetune",
+    "estimate": "estimate doctor",
+    "govern": "govern rules rescue",
+    "records": "records task",
+    "evaluate": "evaluate predict compare report",
+    "generate": "generate chat serve",
+    "export": "export import fuse push",
+    "runs": "runs recipes settings",
+}
+COMMANDS = {name: module for module, names in MODULES.items() for name in names.split()}
 COMPUTE = ("finetune", "evaluate", "compare", "chat", "generate", "serve")
-ON_RANKS = ("finetune", "doctor")  # what mlx.launch may start several of
-EVERYWHERE = ("--debug", "--offline")
+LAUNCHERS = {"MLX_RANK": "mlx.launch", "OMPI_COMM_WORLD_RANK": "mpirun"}
 
 
 class Commands(click.Group):
     """A group that knows its commands' names without importing them."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Take --debug and --offline wherever they stand before a `--`."""
+        """Take --debug and --offline wherever they stand before a `--`, and keep what follows the command's name."""
         end = args.index("--") if "--" in args else len(args)
-        everywhere = [a for a in args[:end] if a in EVERYWHERE]
-        return super().parse_args(
-            ctx, everywhere + [a for a in args[:end] if a not in EVERYWHERE] + args[end:]
-        )
+        everywhere_first = sorted(args[:end], key=lambda word: word not in ("--debug", "--offline"))
+        ctx.obj = super().parse_args(ctx, [*everywhere_first, *args[end:]])
+        return ctx.obj
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
 
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+    def get_command(self, ctx: click.Context, name: str) -> click.Command:
         if name not in COMMANDS:
-            return None
-        module = f"{name}_" if keyword.iskeyword(name) else name
-        return getattr(importlib.import_module(f"mlx_hybrid.cli.{module}"), module)
+            ctx.fail(f'No command "{name}"; {nearest(name, COMMANDS)}')
+        module = importlib.import_module(f"mlx_hybrid.cli.{COMMANDS[name]}")
+        return getattr(module, "import_" if name == "import" else name)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        rows = [(name, self.get_command(ctx, name).help.split("\n\n")[0]) for name in COMMANDS]
         with formatter.section("Commands"):
-            formatter.write_dl(
-                [(name, self.get_command(ctx, name).help.split("\n\n")[0]) for name in COMMANDS]
-            )
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
-            ctx.fail(f'No command "{args[0]}"; {nearest(args[0], COMMANDS)}')
-        return super().resolve_command(ctx, args)
+            formatter.write_dl(rows)
 
     def invoke(self, ctx: click.Context) -> object:
         try:
@@ -74,9 +55,8 @@ class Commands(click.Group):
         except KeyboardInterrupt:
             click.echo("Stopped; what was written before is whole.", err=True)
             ctx.exit(INTERRUPTED)
-        except BrokenPipeError:  # the reader of a pipe went away
-            sys.stderr.close()
-            ctx.exit(1)
+        except BrokenPipeError:  # the reader of a pipe went away: click ends in silence
+            raise
         except (MlxHybridError, OSError) as error:  # OSError: a full disk, a folder that went away
             if ctx.params.get("debug"):
                 raise
@@ -91,32 +71,25 @@ def named_here(error: click.NoSuchOption) -> str:
     from mlx_hybrid.config.aliases import ALIASES, FLAGS
     from mlx_hybrid.config.explain import meant
 
-    told = f"No such option: {error.option_name}"
     flags = {p.name.replace("__", "."): p.opts[-1] for p in error.ctx.command.params}
-    word = error.option_name.strip("-").replace("-", "_").lower()
+    word, near = error.option_name.strip("-").replace("-", "_").lower(), sorted(error.possibilities or ())
     key = meant(word) if "overrides" in flags else None
-    if word in FLAGS and FLAGS[word] in flags.values():
-        return f"{told}; did you mean {FLAGS[word]}?"
-    if key and (word in ALIASES or not error.possibilities):
-        return f"{told}; did you mean {flags.get(key) or f'--set {key}=VALUE'}?"
-    if error.possibilities:
-        return f"{told}; did you mean {' or '.join(sorted(error.possibilities))}?"
-    return f"{told}; `mlx-hybrid settings` lists what --set takes." if "overrides" in flags else f"{told}."
-
-
-def check_alone(command: str | None) -> None:
-    """Refuse to run a command once for every rank that a launcher starts, unless it is made for that."""
-    launchers = {"MLX_RANK": "mlx.launch", "OMPI_COMM_WORLD_RANK": "mpirun"}
-    found = [launcher for name, launcher in launchers.items() if name in os.environ]
-    if found and command not in ON_RANKS:
-        raise ConfigError(f"{command} runs in one process; leave out {found[0]}, which is for finetune.")
+    if FLAGS.get(word) in flags.values():
+        near = [FLAGS[word]]
+    elif key and (word in ALIASES or not near):
+        near = [flags.get(key) or f"--set {key}=VALUE"]
+    where = "; `mlx-hybrid settings` lists what --set takes." if "overrides" in flags else "."
+    return f"No such option: {error.option_name}" + (
+        f"; did you mean {' or '.join(near)}?" if near else where
+    )
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="mlx-hybrid")
 @click.option("--offline", is_flag=True, help="Use nothing but what is on this machine.")
 @click.option("--debug", is_flag=True, help="Show a traceback when something fails.")
-def main(offline: bool, debug: bool) -> None:
+@click.pass_context
+def main(ctx: click.Context, offline: bool, debug: bool) -> None:
     """Fine-tune multilingual language models on your own machine.
 
     Nothing leaves it, except what you push and what you ask to be downloaded.
@@ -127,8 +100,10 @@ def main(offline: bool, debug: bool) -> None:
         mlx-hybrid finetune --model mlx-community/Qwen3-0.6B-4bit --data my-records.jsonl
         mlx-hybrid chat last
     """
-    command = click.get_current_context().invoked_subcommand
-    check_alone(command)
+    command = ctx.invoked_subcommand
+    launched = [launcher for name, launcher in LAUNCHERS.items() if name in os.environ]
+    if launched and command not in ("finetune", "doctor"):
+        raise ConfigError(f"{command} runs in one process; leave out {launched[0]}, which is for finetune.")
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -7,8 +7,6 @@ from typing import Any
 
 import click
 
-from mlx_hybrid.cli.options import listed
-
 tell = partial(click.echo, err=True)
 """Say something on stderr, which holds all that is no result."""
 
@@ -23,27 +21,22 @@ def command(*words: object) -> str:
     return shlex.join(["mlx-hybrid", *(str(word) for word in words)])
 
 
-def given_parameters() -> list[click.Parameter]:
-    """What of the running command stands on the command line."""
+def given() -> dict[str, str]:
+    """What of the running command stands on the command line: each parameter's name, and how it is written there."""
     context = click.get_current_context()
     source = click.core.ParameterSource.COMMANDLINE
-    return [p for p in context.command.params if context.get_parameter_source(p.name) is source]
+    return {
+        p.name: p.opts[-1] for p in context.command.params if context.get_parameter_source(p.name) is source
+    }
 
 
-def given_options(*besides: str) -> list[str]:
-    """The options of the running command as they were given, to repeat them in another."""
-    values, words = click.get_current_context().params, []
-    for option in given_parameters():
-        if option.name in besides or option.param_type_name != "option":
-            continue
-        value, name = values[option.name], option.opts[-1]
-        if option.is_flag:
-            words.append(name)
-        elif option.callback is listed:
-            words += [name, ",".join(value)]
-        elif isinstance(value, dict):  # rules, whose on and off YAML reads as true and false
-            said = ((key, ("off", "on")[one] if isinstance(one, bool) else one) for key, one in value.items())
-            words += [word for key, one in said for word in (name, f"{key}={one}")]
-        else:
-            words += [word for one in (value if option.multiple else [value]) for word in (name, str(one))]
-    return words
+def typed(without: str, *, takes_value: bool = False) -> list[str]:
+    """What was typed after the command but for one option, to be repeated in another command."""
+    words, kept = iter(click.get_current_context().obj), []
+    for word in words:
+        name, equals, _ = word.partition("=")
+        if name != without:
+            kept.append(word)
+        elif takes_value and not equals:
+            next(words)
+    return kept

@@ -1,10 +1,9 @@
 """How a job's events look: a live bar on a terminal, plain lines elsewhere. Talk goes to stderr, results to stdout."""
 
 import math
-from typing import Any
+import sys
 
 from rich.console import Console
-from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from mlx_hybrid.cli.commands import command
@@ -12,8 +11,7 @@ from mlx_hybrid.config import Config
 from mlx_hybrid.config.explain import absurd, chosen
 from mlx_hybrid.jobs.events import AdapterReady, Answered, Evaluated, JobEvent, Prepared
 from mlx_hybrid.report.result_tables import result_tables
-from mlx_hybrid.report.samples import plain_samples
-from mlx_hybrid.report.tables import joined
+from mlx_hybrid.report.tables import joined, one_line
 from mlx_hybrid.training.events import Finished, Interrupted, Note, Started, Trained, Validated
 
 
@@ -21,43 +19,37 @@ class Display:
     """Shows events as they come, and remembers what the last line should say."""
 
     def __init__(self, *, as_json: bool = False) -> None:
-        self.talk = Console(stderr=True, highlight=False, markup=False)
-        self.out = self.talk if as_json else Console(highlight=False, markup=False)
-        self.progress: Progress | None = None
-        self.run: Any = None
+        how = {"highlight": False, "markup": False}
+        self.talk = Console(stderr=True, soft_wrap=not sys.stderr.isatty(), **how)
+        self.out = self.talk if as_json else Console(soft_wrap=True, **how)
+        self.note = self.talk.print
+        self.bar = self.run = self.results = None
         self.interrupted = self.trained_to_the_end = False
         self.base_loss = math.inf
-        self.results: Any = None
-
-    def note(self, text: str) -> None:
-        self.talk.print(text, soft_wrap=not self.talk.is_terminal)
-
-    def show(self, event: JobEvent) -> None:
-        """Call what is named after the event; others say nothing."""
-        getattr(self, f"on_{type(event).__name__.lower()}", lambda event: None)(event)
-
-    def on_note(self, event: Note) -> None:
-        self.note(event.text)
 
     def settings(self, config: Config) -> None:
         """What the run will do, before it does: the settings that decide most, and what is not usual."""
         told = chosen(config)
         width = max(map(len, told))
-        lines = "\n".join(f"{key:<{width}}  {value}" for key, value in told.items())
-        title = "Settings (all with --dry-run; change any with --set KEY=VALUE)"
-        box = Panel(lines, title=title, title_align="left", expand=False)
-        self.talk.print(
-            box if self.talk.is_terminal else f"{title}:\n{lines}", soft_wrap=not self.talk.is_terminal
-        )
+        self.note("Settings (all with --dry-run; change any with --set KEY=VALUE):")
+        for key, value in told.items():
+            self.note(f"{key:<{width}}  {value}")
         for warning in absurd(config):
             self.note(f"Warning: {warning}")
 
+    def show(self, event: JobEvent) -> None:
+        """Call what is named after the event; of others nothing is said."""
+        getattr(self, f"on_{type(event).__name__.lower()}", lambda event: None)(event)
+
+    def on_note(self, event: Note) -> None:
+        self.note(event.text)
+
     def on_prepared(self, event: Prepared) -> None:
         self.run = event.run
-        reasons = ", ".join(f"{reason} {count}" for reason, count in event.reasons.items())
-        tail = f"; {event.rejected} set aside ({reasons})" if event.rejected else ""
         self.note(event.read_as)
-        self.note(f"Records: {event.kept} kept{tail}.")
+        reasons = ", ".join(f"{reason} {count}" for reason, count in event.reasons.items())
+        aside = f"; {event.rejected} set aside ({reasons})" if event.rejected else ""
+        self.note(f"Records: {event.kept} kept{aside}.")
         if event.rejected and event.run.rejected.is_file():
             self.note(f"Set aside, each with its reason: {event.run.rejected}")
         self.note(f"Split: {event.train} to train, {event.valid} to validate, {event.test} held out.")
@@ -75,15 +67,15 @@ class Display:
                 TimeRemainingColumn(),
                 "{task.fields[facts]}",
             )
-            self.progress = Progress(*columns, console=self.talk)
-            self.task = self.progress.add_task("", total=event.steps, completed=event.first_step, facts="")
-            self.progress.start()
+            self.bar = Progress(*columns, console=self.talk)
+            self.bar.add_task("", total=event.steps, completed=event.first_step, facts="")
+            self.bar.start()
 
     def on_trained(self, event: Trained) -> None:
         speed, memory = f"{event.tokens_per_second:,.0f} tokens/s", f"peak {event.peak_memory_gb:.2f} GB"
         facts = f"loss {event.loss:.3f}  {speed}  {memory}"
-        if self.progress:
-            self.progress.update(self.task, completed=event.step, facts=facts)
+        if self.bar:
+            self.bar.update(self.bar.task_ids[0], completed=event.step, facts=facts)
         else:
             left = event.seconds / max(1, event.step) * (event.steps - event.step)
             self.note(f"step {event.step}/{event.steps}  {facts}  ETA {left:.0f} s")
@@ -98,24 +90,6 @@ class Display:
         self.stop_bar()
         self.go_on(f"Stopped after step {event.step}; everything is saved. Go on with:")
 
-    def broken_off(self) -> None:
-        """After a second Ctrl-C, or one before or after the steps."""
-        self.stop_bar()
-        self.interrupted = True
-        if not self.kept:
-            self.note(
-                "Stopped before the first checkpoint: nothing is kept. Start again with the same command."
-            )
-        elif self.trained_to_the_end:
-            self.go_on(f"Stopped while measuring; the adapter is trained, in {self.run.adapter}. Go on with:")
-        else:
-            self.go_on("Stopped at once. From the last checkpoint, go on with:")
-
-    def go_on(self, text: str) -> None:
-        self.interrupted = True
-        self.note(text)
-        self.out.print(command("finetune", "--resume", self.run.path), soft_wrap=True)
-
     def on_finished(self, event: Finished) -> None:
         self.stop_bar()
         self.trained_to_the_end = True
@@ -126,35 +100,50 @@ class Display:
 
     def on_evaluated(self, event: Evaluated) -> None:
         self.results = event.results
-        self.out.print(joined(result_tables(event.results)[:2]), soft_wrap=True)
+        self.out.print(joined(result_tables(event.results)[:2]))
 
     def on_answered(self, event: Answered) -> None:
-        self.out.print(plain_samples(event.rows), soft_wrap=True)
+        self.out.print("Answers, base beside adapter:")
+        for row in event.rows:
+            prompt, base, adapted = (one_line(row[key]) for key in ("prompt", "base", "adapted"))
+            self.out.print(f"{row['kind']}: {prompt}\n  base     {base}\n  adapter  {adapted}")
+
+    def broken_off(self) -> None:
+        """After a second Ctrl-C, or one before or after the steps."""
+        self.interrupted = True
+        if not self.info:
+            nothing = "Stopped before the first checkpoint: nothing is kept."
+            self.note(f"{nothing} Start again with the same command.")
+        elif self.trained_to_the_end:
+            self.go_on(f"Stopped while measuring; the adapter is trained, in {self.run.adapter}. Go on with:")
+        else:
+            self.go_on("Stopped at once. From the last checkpoint, go on with:")
+
+    def go_on(self, text: str) -> None:
+        self.interrupted = True
+        self.note(text)
+        self.out.print(command("finetune", "--resume", self.run.path))
 
     def stop_bar(self) -> None:
-        if self.progress:
-            self.progress.stop()
-        self.progress = None
+        if self.bar:
+            self.bar.stop()
 
     def next_commands(self) -> None:
         """The last lines of a finished run."""
-        path = self.run.path
-        told = f"Run saved in {path}. Next:\n  {command('chat', path)}"
+        self.out.print(f"Run saved in {self.run.path}. Next:\n  {command('chat', self.run.path)}")
         if not self.beats_base:
-            told += "\nNo adapter of this run beats the model it began with on the validation records."
-        self.out.print(told, soft_wrap=True)
+            self.out.print("No adapter of this run beats the model it began with on the validation records.")
 
     @property
-    def kept(self) -> Any:
-        """The run, unless nothing of it is kept."""
-        return self.run if self.run and self.run.path.is_dir() else None
+    def info(self) -> dict:
+        """What the run says of itself; nothing where nothing of it is kept."""
+        return self.run.info() if self.run and self.run.path.is_dir() else {}
 
     @property
     def beats_base(self) -> bool:
         """Whether the adapter is better than none on the validation records; also where there were none."""
-        return not self.kept or self.run.info().get("beats_base", True)
+        return self.info.get("beats_base", True)
 
     def summary(self) -> dict:
-        run = str(self.run.path) if self.kept else None
-        status = self.run.info().get("status") if self.kept else "interrupted"
+        run, status = str(self.run.path) if self.info else None, self.info.get("status", "interrupted")
         return {"format": 1, "run": run, "status": status, "results": self.results and self.results.tree()}

@@ -5,44 +5,34 @@ from pathlib import Path
 from typing import Any
 
 import click
-from click import option
 
-from mlx_hybrid.cli.commands import answer, given_parameters, tell
-from mlx_hybrid.cli.options import PATH, given_settings, listed, run_options, setting
+from mlx_hybrid.cli import options as shared
+from mlx_hybrid.cli.commands import answer, given, tell
+from mlx_hybrid.cli.options import PATH, flag, names, option, setting
 from mlx_hybrid.config import Config, dump_config, load_config
 from mlx_hybrid.config.explain import absurd
 from mlx_hybrid.config.recipes import recipe_path, run_config
 from mlx_hybrid.errors import INTERRUPTED, ConfigError, DataError
 from mlx_hybrid.jobs.stopping import StopRequest
+from mlx_hybrid.run import Run, find_run
 
 MAX_MINUTES = "train.max_minutes"
 FIRST = "the first step, so that it can be gone on with"
 
 
 @click.command()
-@run_options
-@option("-o", "--output", type=PATH, metavar="RUN", help="Folder of the run.")
-@option("--from", "start", metavar="RUN", help="Go on from this run's or folder's adapter, as a new run.")
-@option("--resume", is_flag=False, flag_value="last", metavar="[RUN]", help="Go on with an interrupted run.")
-@setting(MAX_MINUTES, "--max-time", metavar="MINUTES", help="Stop training after so long; finish as usual.")
+@shared.run_options
+@option("-o --output", "Folder of the run.", type=PATH, metavar="RUN")
+@option("--from start", "Go on from this run's or folder's adapter, as a new run.", metavar="RUN")
+@option("--resume", "Go on with an interrupted run.", is_flag=False, flag_value="last", metavar="[RUN]")
+@setting(MAX_MINUTES, "--max-time", "Stop training after so long; finish as usual.", metavar="MINUTES")
 @setting("data.allow_changed", "--allow-changed-data")
-@option(
-    "--log", "trackers", multiple=True, callback=listed, help="Tell tensorboard, trackio or wandb as it goes."
-)
-@option("--force", is_flag=True, help="Start even where memory will probably not do.")
-@option("--dry-run", is_flag=True, help="Check everything but the weights, show it, and stop.")
-@option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@names("--log trackers", "Tell tensorboard, trackio or wandb as it goes.")
+@flag("--force", "Start even where memory will probably not do.")
+@flag("--dry-run", "Check everything but the weights, show it, and stop.")
+@shared.json_option
 def finetune(
-    config: str | None,
-    output: Path | None,
-    overrides: tuple[str, ...],
-    start: str | None,
-    resume: str | None,
-    trackers: tuple[str, ...],
-    dry_run: bool,
-    force: bool,
-    as_json: bool,
-    **options: Any,
+    config: str | None, overrides: tuple[str, ...], dry_run: bool, force: bool, as_json: bool, **options: Any
 ) -> None:
     """Govern the records, train an adapter, and measure it against the base.
 
@@ -62,41 +52,41 @@ def finetune(
     from mlx_hybrid.jobs import finetune as job
     from mlx_hybrid.training.distributed import join
 
-    given, world, run = given_settings(options), join(), None
-    if start:
-        given |= continued(start, config, given, overrides)
-    if resume:
-        settings, run = resumed(resume, config, given, overrides, output)
+    asked, world, run = shared.given_settings(options), join(), None
+    if options["start"]:
+        asked |= continued(options["start"], config, asked, overrides)
+    if options["resume"]:
+        settings, run = resumed(options["resume"], config, asked, overrides, options["output"])
     else:
-        settings = run_config(config, overrides, given)
+        settings = run_config(config, overrides, asked)
+    how = {"force": force, "world": world}
     if dry_run:
-        planned = job.plan(settings, world=world, force=force)
+        planned = job.plan(settings, **how)
         if world.first:
             show_plan(planned, settings, as_json)
-    elif world.first:
-        strict = not start and bool(config or resume or "data.paths" in given)
-        how = {"output": output, "resume": run, "force": force, "world": world}
-        show_job(settings, stop, as_json, trackers, strict=strict, **how)
+        return
+    how |= {"output": options["output"], "resume": run, "stop": stop}
+    if world.first:
+        must_gain = not options["start"] and bool(config or run or "data.paths" in asked)
+        show_job(settings, as_json, options["trackers"], must_gain, **how)
     else:  # the other machines take their part in silence
         stop.tell = lambda text: None
-        for _ in job.finetune(settings, stop=stop, resume=run, force=force, world=world):
+        for _ in job.finetune(settings, **how):
             pass
 
 
-def show_job(
-    settings: Config, stop: StopRequest, as_json: bool, trackers: tuple[str, ...], *, strict: bool, **how: Any
-) -> None:
-    """Run the job and show what happens; a `strict` one ends with 3 where no adapter beats its base."""
+def show_job(settings: Config, as_json: bool, trackers: tuple[str, ...], must_gain: bool, **how: Any) -> None:
+    """Run the job and show what happens; one that `must_gain` ends with 3 where no adapter beats its base."""
     from mlx_hybrid.cli.display import Display
     from mlx_hybrid.jobs import finetune as job
     from mlx_hybrid.jobs.tracking import Tracking
 
-    display = Display(as_json=as_json)
+    display, stop = Display(as_json=as_json), how["stop"]
     stop.tell = display.note
     display.settings(settings)
     with Tracking(*trackers) as tracking:
         try:
-            for event in job.finetune(settings, stop=stop, **how):
+            for event in job.finetune(settings, **how):
                 display.show(event)
                 tracking.follow(event)
                 stop.follow(event)
@@ -106,53 +96,46 @@ def show_job(
             display.stop_bar()
     if as_json:
         answer(display.summary(), as_json)
+    elif not display.interrupted:
+        display.next_commands()
     if display.interrupted:
         raise SystemExit(INTERRUPTED)
-    if not as_json:
-        display.next_commands()
-    if strict and not display.beats_base:
+    if must_gain and not display.beats_base:
         raise SystemExit(DataError.exit_code)
 
 
-def continued(name: str, config: str | None, given: dict, overrides: tuple[str, ...]) -> dict:
+def continued(name: str, config: str | None, asked: dict, overrides: tuple[str, ...]) -> dict:
     """Settings of a run that goes on from an adapter. Raises ConfigError for others that were asked for."""
     from mlx_hybrid.config import read_settings
     from mlx_hybrid.models.adapted import find_adapter
     from mlx_hybrid.training.setup import settings_of_adapter
 
-    asked = {option.name.replace("__", "."): option.opts[-1] for option in given_parameters()}
-    asked |= {key: f"--set {key}" for key in (o.partition("=")[0] for o in overrides)}
-    asked |= {key: f"{config}: {key}" for key in (read_settings(recipe_path(config)) if config else {})}
-    fixed = [told for key, told in asked.items() if key == "method" or key.split(".")[0] == "adapter"]
+    told = {parameter.replace("__", "."): written for parameter, written in given().items()}
+    told |= {key: f"--set {key}" for key in (o.partition("=")[0] for o in overrides)}
+    told |= {key: f"{config}: {key}" for key in (read_settings(recipe_path(config)) if config else {})}
+    fixed = [word for key, word in told.items() if key == "method" or key.split(".")[0] == "adapter"]
     if fixed:
         raise ConfigError(f"--from goes on with the adapter as it is; leave out {fixed[0]}.")
     folder, model = find_adapter(name)
-    return settings_of_adapter(folder, name, given.get("model.name") or model)
+    return settings_of_adapter(folder, name, asked.get("model.name") or model)
 
 
 def resumed(
-    name: str, config: str | None, given: dict, overrides: tuple[str, ...], output: Path | None
-) -> tuple:
-    """The run to go on with, and its own configuration: another would not be the same run.
-
-    A time limit may be given anew. Until the command ends it is in the folder the run was begun in, so that the names
-    in its config mean what they did.
-    """
-    from mlx_hybrid.run import Run, find_run
-
-    if config or given.keys() - {MAX_MINUTES} or overrides or output:
-        raise ConfigError(
-            "--resume goes on with the run's own settings; leave out CONFIG and the other options but --max-time."
-        )
+    name: str, config: str | None, asked: dict, overrides: tuple[str, ...], output: Path | None
+) -> tuple[Config, Run]:
+    """The run to go on with, and its own configuration, but for a time limit: another would not be the same run."""
+    if config or asked.keys() - {MAX_MINUTES} or overrides or output:
+        told = "leave out CONFIG and the other options but --max-time."
+        raise ConfigError(f"--resume goes on with the run's own settings; {told}")
     run = find_run(name)
     if run.is_finished():
         raise ConfigError(f"{run.path}: is finished; there is nothing to resume.")
     if not run.checkpoints.is_dir():
         raise ConfigError(f"{run.path}: stopped before its first checkpoint; start a new run.")
-    if run.folder() != Path.cwd():
+    if run.folder() != Path.cwd():  # go there until the end, so that names in the config mean what they did
         run = Run(run.path.resolve())
         click.get_current_context().with_resource(chdir(run.folder()))
-    return load_config(run.path / "config.yaml", values=given), run
+    return load_config(run.path / "config.yaml", values=asked), run
 
 
 def show_plan(plan: dict, settings: Config, as_json: bool) -> None:
@@ -161,11 +144,10 @@ def show_plan(plan: dict, settings: Config, as_json: bool) -> None:
     too_long = f"; {tokens['too_long']} too long" if tokens["too_long"] else ""
     for warning in absurd(settings):
         tell(f"Warning: {warning}")
-    answer(
-        plan,
-        as_json,
+    lines = [
         f"{dump_config(settings)}# {plan['read_as']}",
         f"# records: {records['kept']} kept, {records['rejected']} rejected{reasons and f' ({reasons})'}",
         f"# split: {', '.join(f'{count} {part}' for part, count in plan['split'].items())}",
         f"# tokens: {tokens['train']} in training, the longest record {tokens['longest']}{too_long}",
-    )
+    ]
+    answer(plan, as_json, *lines)

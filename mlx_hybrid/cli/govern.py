@@ -1,4 +1,4 @@
-"""`govern`: raw records to data that can be signed for; `govern verify` and `govern forget` on what it made."""
+"""`govern`, `rules` and `rescue`: raw records to data that can be signed for, and what is done to it later."""
 
 import sys
 from collections import Counter
@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import click
-from click import argument, option
 
-from mlx_hybrid.cli.commands import answer, command, given_options
-from mlx_hybrid.cli.options import PATH, given_settings, map_option, rule_option, setting, together
-from mlx_hybrid.errors import ConfigError, DataError
+from mlx_hybrid.cli import options as shared
+from mlx_hybrid.cli.commands import answer, command, tell, typed
+from mlx_hybrid.cli.options import PATH, flag, names, option, setting
+from mlx_hybrid.errors import ConfigError, DataError, nearest
 
 CHECKS = ("languages", "licences", "only", "skip", "engine", "near_threshold", "redact", "max_reject_share")
 CHECKS += ("min_kept", "workers", "keep")
+RUNS = {"type": PATH, "envvar": "MLX_HYBRID_RUNS", "default": "runs", "metavar": "DIR"}
 
 
 class WithDefault(click.Group):
@@ -36,25 +37,16 @@ def govern() -> None:
 
 
 @govern.command()
-@argument("paths", nargs=-1, required=True, metavar="PATH...")
-@option("-o", "--output", type=PATH, metavar="DIR", help="Folder to create.")
-@option("--dry-run", is_flag=True, help="Print what would be decided and write nothing.")
-@option("--replace", is_flag=True, help="Replace DIR when govern made it.")
-@map_option
-@rule_option
-@setting(
-    "governance.against", callback=None, metavar="PATH", help="Evaluation file to keep out; may be repeated."
-)
-@together(*(setting(f"governance.{name}") for name in CHECKS))
-@option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
-def records(
-    paths: tuple[str, ...],
-    output: Path | None,
-    dry_run: bool,
-    renames: tuple[str, ...],
-    as_json: bool,
-    **how: Any,
-) -> None:
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@option("-o --output", "Folder to create.", type=PATH, metavar="DIR")
+@flag("--dry-run", "Print what would be decided and write nothing.")
+@flag("--replace", "Replace DIR when govern made it.")
+@shared.map_option
+@shared.rule_option
+@setting("governance.against", "", "Evaluation file to keep out; may be repeated.", **shared.FILES)
+@shared.together(*(setting(f"governance.{name}") for name in CHECKS))
+@shared.json_option
+def records(paths: tuple[str, ...], output: Path | None, dry_run: bool, as_json: bool, **how: Any) -> None:
     """Check the records of files, folders or Hub data sets; keep, flag or reject each with a reason.
 
     DIR gets kept.jsonl, rejected.jsonl (untouched, each with its reason), manifest.json (the hash of every file),
@@ -65,28 +57,27 @@ def records(
         mlx-hybrid govern raw.jsonl -o clean
         mlx-hybrid govern raw.jsonl --dry-run
         mlx-hybrid govern raw.jsonl more.parquet -o clean --languages sw,ha --against test.jsonl
-        mlx-hybrid govern verify clean
     """
     from mlx_hybrid import api
 
     if (output is None) is not dry_run:
         raise ConfigError("name a folder with -o DIR, or say --dry-run to write nothing; one of the two.")
-    given = {key.removeprefix("governance."): value for key, value in given_settings(how).items()}
-    summary = api.govern(paths, output, map=renames, progress=progress, **given)
+    given = {key.removeprefix("governance."): value for key, value in shared.given_settings(how).items()}
+    given["progress"] = lambda records: sys.stderr.isatty() and tell(f"\r{records:,} records", nl=False)
+    summary = api.govern(paths, output, replace=how["replace"], map=how["renames"], **given)
     answer({**summary, "output": str(output) if output else None}, as_json, *lines(summary))
     if summary["alarms"]:
         raise DataError(f"Governing these for good would stop: {'; '.join(summary['alarms'])}.")
     if not summary["kept"]:
         raise DataError(nothing_kept(summary, output))
-    if dry_run and not as_json:
-        click.echo(command("govern", *paths, "-o", "clean", *given_options("dry_run")))
-    elif not as_json:
-        click.echo(command("finetune", "--data", output / "kept.jsonl"))
+    if not as_json:
+        again = ("govern", *typed("--dry-run"), "-o", "clean")
+        click.echo(command(*again) if dry_run else command("finetune", "--data", output / "kept.jsonl"))
 
 
 @govern.command()
-@argument("folder", type=PATH, metavar="DIR")
-@option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
+@click.argument("folder", type=PATH, metavar="DIR")
+@shared.json_option
 def verify(folder: Path, as_json: bool) -> None:
     """Hash every file of DIR again and compare with its manifest; exit 3 when one has changed.
 
@@ -102,19 +93,10 @@ def verify(folder: Path, as_json: bool) -> None:
 
 
 @govern.command()
-@argument("folder", type=PATH, metavar="DIR")
-@option(
-    "--id", "ids", multiple=True, required=True, metavar="ID", help="An id, or path:line; may be repeated."
-)
-@option(
-    "--runs",
-    type=PATH,
-    envvar="MLX_HYBRID_RUNS",
-    default="runs",
-    metavar="DIR",
-    help="Where runs are kept.  [runs]",
-)
-@option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.argument("folder", type=PATH, metavar="DIR")
+@option("--id ids", "An id, or path:line; may be repeated.", multiple=True, required=True, metavar="ID")
+@option("--runs", "Where runs are kept.", **RUNS)
+@shared.json_option
 def forget(folder: Path, ids: tuple[str, ...], runs: Path, as_json: bool) -> None:
     """Remove a person's records from DIR and from the data of its runs, and list the runs that were trained on them.
 
@@ -130,8 +112,8 @@ def forget(folder: Path, ids: tuple[str, ...], runs: Path, as_json: bool) -> Non
         shown = ", ".join(done.left[:5]) + (" …" if len(done.left) > 5 else "")
         lines.append(f"Other lines still name them or their data; forget them by their places too: {shown}.")
     lines += [f"Removed {n} from the data that {run} keeps." for run, n in done.removed_from_runs.items()]
-    lines += [f"Trained on them: {run}" for run in done.runs]
-    lines += [] if done.runs else [f"No run in {runs} was trained on this folder."]
+    none = [f"No run in {runs} was trained on this folder."]
+    lines += [f"Trained on them: {run}" for run in done.runs] or none
     lines += [f"Another run holds such a record, and was left alone: {run}" for run in done.other_runs]
     answer(asdict(done), as_json, *lines, command("govern", "verify", folder))
 
@@ -145,16 +127,8 @@ def nothing_kept(summary: dict[str, Any], output: Path | None) -> str:
         taken[row["reason"]] += row["records"]
     reasons = ", ".join(f"{reason} {count}" for reason, count in taken.most_common())
     look = f"look at {output / 'report.html'}, " if output else ""
-    return (
-        f"None of the {summary['records']:,} records was kept ({reasons}): {look}see `mlx-hybrid rules "
-        f"{taken.most_common(1)[0][0]}`, and switch a rule off with --rule NAME=off."
-    )
-
-
-def progress(records: int) -> None:
-    """The number of records read, on stderr, where somebody is looking."""
-    if sys.stderr.isatty():
-        click.echo(f"\r{records:,} records", err=True, nl=False)
+    told = f"None of the {summary['records']:,} records was kept ({reasons}): {look}see `mlx-hybrid rules "
+    return f"{told}{taken.most_common(1)[0][0]}`, and switch a rule off with --rule NAME=off."
 
 
 def lines(summary: dict[str, Any]) -> Iterator[str]:
@@ -168,5 +142,60 @@ def lines(summary: dict[str, Any]) -> Iterator[str]:
     first, second, third = (max(len(row[column]) for row in rows) for column in range(3))
     for stage, language, reason, count in rows:
         yield (f"{stage:<{first}}  {language:<{second}}  {reason:<{third}}  {count:>8}")
-    kept, set_aside = f"{summary['kept']:,} of {summary['records']:,}", f"{summary['rejected']:,}"
-    yield f"{kept} records kept, {set_aside} set aside."
+    yield f"{summary['kept']:,} of {summary['records']:,} records kept, {summary['rejected']:,} set aside."
+
+
+@click.command()
+@click.argument("names", nargs=-1, metavar="[RULE]...")
+@shared.json_option
+def rules(names: tuple[str, ...], as_json: bool) -> None:
+    """List the rules of governance: what each catches, an example, its limit, and how much good text it takes.
+
+    \b
+    Examples:
+        mlx-hybrid rules menu long_token
+        mlx-hybrid govern raw.jsonl -o clean --rule menu=off --rule long_token.limit=80
+    """
+    from mlx_hybrid.governance.rules import RULES
+
+    if unknown := [name for name in names if name not in RULES]:
+        raise ConfigError(f'unknown rule "{unknown[0]}"; {nearest(unknown[0], RULES)}')
+    shown = [RULES[name] for name in names or RULES]
+    lines = []
+    for rule in shown:
+        limit = f"limit {rule.limit:g} ({rule.counts}); " if rule.limit is not None else ""
+        rate = "not measured" if rule.false_rejects is None else f"{rule.false_rejects:.2%} of good records"
+        lines.append(f"{rule.name}  {rule.stage}, {'rejects' if rule.rejects else 'flags'}")
+        lines.append(f"    catches {rule.catches}{f', as: {rule.example}' if rule.example else ''}")
+        lines.append(f"    {limit}{f'takes {rate}' if rule.rejects else 'takes nothing'}")
+    then = command("govern", "raw.jsonl", "-o", "clean", "--rule", f"{shown[0].name}=off")
+    answer([rule._asdict() for rule in shown], as_json, *lines, then)
+
+
+@click.command()
+@click.argument("folder", type=PATH, metavar="DIR")
+@click.argument("ids", nargs=-1, metavar="[ID]...")
+@names("--reason reasons", "All that went for these.", metavar="NAMES")
+@shared.json_option
+def rescue(folder: Path, ids: tuple[str, ...], reasons: tuple[str, ...], as_json: bool) -> None:
+    """Bring records that a rule set aside back into kept.jsonl of DIR, which govern made.
+
+    They are named by their id, their place as path:line, or by the reason they went for; each comes to its place
+    among the others, as it was, flagged as rescued. Report, cards and manifest are written anew.
+
+    \b
+    Examples:
+        mlx-hybrid rescue clean --reason menu
+        mlx-hybrid rescue clean user-17 raw.jsonl:204
+    """
+    from mlx_hybrid import api
+
+    if not ids and not reasons:
+        raise ConfigError("name the records: with --reason NAME, or by their ids or places as path:line.")
+    done = api.rescue(folder, ids, reasons=reasons)
+    told = ", ".join(f"{count} from {reason}" for reason, count in done["records"].items())
+    lines = [f"Back in kept.jsonl: {told}."]
+    if left := done["left"]:
+        more = f" and {len(left) - 3} more" if len(left) > 3 else ""
+        lines.append(f"No records, so they stay: {'; '.join(left[:3])}{more}.")
+    answer(done, as_json, *lines, command("finetune", "--data", folder / "kept.jsonl"))

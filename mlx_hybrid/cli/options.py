@@ -1,18 +1,25 @@
-"""Options that several commands share."""
+"""Options that several commands share, and how an option is written."""
 
 from collections.abc import Callable
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any, get_origin
 
+import click
 import yaml
-from click import Context, IntRange, Parameter, argument, option
-from click import Path as PathType
+from click import Context, IntRange, Parameter
 
+from mlx_hybrid.config.explain import settings
 from mlx_hybrid.errors import ConfigError
 
-PATH = PathType(path_type=Path)
+PATH = click.Path(path_type=Path)
 COUNT, SOME = IntRange(min=0), IntRange(min=1)
+
+
+def option(spelt: str, told: str, **how: Any) -> Callable:
+    """click's option: how it is spelt and named, what it means, and its default, unless that is said or nothing."""
+    shown = how.get("default") not in (None, "") and "[default" not in told
+    return click.option(*spelt.split(), help=told, show_default=shown, **how)
 
 
 def listed(ctx: Context, asked: Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -20,14 +27,32 @@ def listed(ctx: Context, asked: Parameter, value: tuple[str, ...]) -> tuple[str,
     return tuple(name.strip() for name in ",".join(value).split(",") if name.strip())
 
 
-def split_names(ctx: Context, asked: Parameter, value: str | None) -> tuple[str, ...] | None:
-    """What stands between commas."""
-    return None if value is None else listed(ctx, asked, (value,))
+flag = partial(option, is_flag=True)
+names = partial(option, multiple=True, callback=listed)
 
 
 def together(*parameters: Callable) -> Callable:
     """Several options as one decorator, in this order."""
     return lambda command: reduce(lambda made, parameter: parameter(made), reversed(parameters), command)
+
+
+def setting(key: str, spelt: str = "", told: str = "", **how: Any) -> Callable:
+    """The option of one setting, named, typed and explained as it is; `given_settings` collects what is given."""
+    known, kind = settings()[key], {}
+    usual = "" if known.default in ((), "", False) else f"  [default: {known.default}]"
+    if known.hint is bool:
+        kind = {"is_flag": True, "default": None}
+    elif get_origin(known.hint) is tuple:
+        kind = {"type": str, "multiple": True, "callback": listed, "metavar": "A,B"}
+    spelt = spelt or f"--{key.rpartition('.')[2].replace('_', '-')}"
+    named = f"{spelt} {key.replace('.', '__')}"
+    return option(named, told or known.meaning + usual, **{"type": known.hint, **kind, **how})
+
+
+def given_settings(options: dict[str, Any]) -> dict[str, Any]:
+    """What is given of the options that `setting` made, by its key."""
+    values = {key: options.get(key.replace(".", "__")) for key in settings()}
+    return {key: value for key, value in values.items() if value not in (None, (), {})}
 
 
 def rule_changes(ctx: Context, asked: Parameter, value: tuple[str, ...]) -> dict[str, Any]:
@@ -38,116 +63,70 @@ def rule_changes(ctx: Context, asked: Parameter, value: tuple[str, ...]) -> dict
     return {name.strip(): yaml.safe_load(text) for name, _, text in pairs}
 
 
-def setting(key: str, flag: str = "", **how: Any) -> Callable:
-    """The option of one setting, named, typed and explained as it is; `given_settings` collects what is given."""
-    from mlx_hybrid.config.explain import settings
-
-    known = settings()[key]
-    usual = "" if known.default in ((), "", False) else f"  [default: {known.default}]"
-    kind: dict[str, Any] = {"type": known.hint, "help": known.meaning + usual}
-    if known.hint is bool:
-        kind |= {"is_flag": True, "default": None}
-    elif get_origin(known.hint) is tuple:
-        kind |= {"type": str, "multiple": True, "callback": listed, "metavar": "A,B"}
-    flag = flag or f"--{key.rpartition('.')[2].replace('_', '-')}"
-    return option(flag, key.replace(".", "__"), **{**kind, **how})
-
-
-def given_settings(options: dict[str, Any]) -> dict[str, Any]:
-    """What is given of the options that `setting` made, by its key."""
-    return {name.replace("__", "."): value for name, value in options.items() if value not in (None, (), {})}
-
-
-base_model_option = option(
-    "--base-model", metavar="MODEL", help="Put the adapter on this base.  [default: the one it names]"
-)
-context_option = option(
-    "--context", type=int, help="Use less of the context, in tokens.  [default: the model's]"
-)
-retain_option = option(
-    "--retain",
-    default="auto",
-    show_default=True,
-    metavar="PATH|none",
-    help="Text by which forgetting is measured.",
-)
-MAP = "What keys are read as: question=prompt,answer=completion."
-map_option = option("--map", "renames", multiple=True, callback=listed, metavar="THEIRS=OURS", help=MAP)
-rule_option = option(
-    "--rule",
-    "governance__rules",
-    multiple=True,
-    callback=rule_changes,
-    metavar="RULE=VALUE",
-    help="Switch a rule off or move its limit, as menu=off.",
-)
-set_option = option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Any setting; `mlx-hybrid settings` lists them.",
-)
-
-
-def read_template(context: Context, option: Parameter, value: str | None) -> str | None:
+def read_template(ctx: Context, asked: Parameter, value: str | None) -> str | None:
     """A template's name, or what stands in its file, so that a run keeps it."""
     from mlx_hybrid.models.templates import NAMED, template_text
 
     return value if value is None or value in NAMED else template_text(value)
 
 
-TEMPLATE = {
-    "flag": "--template",
-    "metavar": "NAME|FILE",
-    "callback": read_template,
-    "help": "Chat template: plain, chatml, or a file with Jinja.  [default: the model's own]",
-}
-template_option = option(TEMPLATE["flag"], **{k: v for k, v in TEMPLATE.items() if k != "flag"})
+BASE = "Hub id, folder or GGUF file of the base model, or ollama:NAME.  [default: the recipe's]"
+MAP = "What keys are read as: question=prompt,answer=completion."
+TEMPLATE = "Chat template: plain, chatml, or a file with Jinja.  [default: the model's own]"
+OTHER_BASE = "Put the adapter on this base.  [default: the one it names]"
+COPY = "Local copy of the benchmarks.  [default: $MLX_HYBRID_DATA, else the Hub]"
+RULE = "Switch a rule off or move its limit, as menu=off."
+FILES = {"callback": None, "metavar": "PATH"}  # their names may hold commas
+RULES = {"type": str, "multiple": True, "callback": rule_changes, "metavar": "RULE=VALUE"}
+OF_TEMPLATE = {"metavar": "NAME|FILE", "callback": read_template}
+
+json_option = flag("--json as_json", "Print the result as JSON.")
+set_option = option(
+    "--set overrides", "Any setting; `mlx-hybrid settings` lists them.", multiple=True, metavar="KEY=VALUE"
+)
+map_option = names("--map renames", MAP, metavar="THEIRS=OURS")
+rule_option = setting("governance.rules", "--rule", RULE, **RULES)
+base_model_option = option("--base-model", OTHER_BASE, metavar="MODEL")
 run_options = together(
-    argument("config", required=False, metavar="[CONFIG]"),
-    setting(
-        "model.name",
-        "--model",
-        help="Hub id, folder or GGUF file of the base model, or ollama:NAME.  [default: the recipe's]",
-    ),
-    setting(
-        "data.paths",
-        "--data",
-        callback=None,
-        metavar="PATH",
-        help="Files, folder or Hub data set; repeatable.",
-    ),
-    setting("data.map", metavar="THEIRS=OURS", help=MAP),
-    setting("model.chat_template", **TEMPLATE),
+    click.argument("config", required=False, metavar="[CONFIG]"),
+    setting("model.name", "--model", BASE),
+    setting("data.paths", "--data", "Files, folder or Hub data set; repeatable.", **FILES),
+    setting("data.map", "", MAP, metavar="THEIRS=OURS"),
+    setting("model.chat_template", "--template", TEMPLATE, **OF_TEMPLATE),
     rule_option,
     setting("method"),
     setting("train.learning_rate"),
-    setting("adapter.low_rank.rank", help="Rank of the low-rank update.  [default: the method's]"),
-    setting("train.epochs", help="Passes over the training data.  [default: 3, or the recipe's]"),
-    setting("train.steps", help="Optimiser steps, in place of epochs."),
+    setting("adapter.low_rank.rank", "", "Rank of the low-rank update.  [default: the method's]"),
+    setting("train.epochs", "", "Passes over the training data.  [default: 3, or the recipe's]"),
+    setting("train.steps", "", "Optimiser steps, in place of epochs."),
     setting("train.batch_size"),
-    setting("train.max_tokens", help="Longest record, in tokens.  [default: 1024]"),
+    setting("train.max_tokens", "", "Longest record, in tokens.  [default: 1024]"),
     setting("adapter.targets"),
     set_option,
 )
-"""What a run is of."""
+measured_options = together(
+    names("--variants", "Spellings to test: names with commas between, or `all`."),
+    option("--limit", "Most test records a language.  [default: all]", type=COUNT, default=0),
+    option("--pivot", "Language the others are held against.  [default: eng_Latn]"),
+    option("--max-tokens", "Of one translation.  [default: 256]", type=SOME),
+    option("--retain", "Text by which forgetting is measured.", default="auto", metavar="PATH|none"),
+)
 benchmark_options = together(
-    option("--languages", default="", callback=split_names, help="As en,sw,ha.  [default: all]"),
-    option(
-        "--from",
-        "folder",
-        type=PATH,
-        envvar="MLX_HYBRID_DATA",
-        help="Local copy of the benchmarks.  [default: $MLX_HYBRID_DATA, else the Hub]",
-    ),
+    names("--languages", "As en,sw,ha.  [default: all]"),
+    option("--from folder", COPY, type=PATH, envvar="MLX_HYBRID_DATA"),
 )
+model_options = together(
+    option("--context", "Use less of the context, in tokens.  [default: the model's]", type=int),
+    option("--base-model base_name", OTHER_BASE, metavar="MODEL"),
+    option("--template", TEMPLATE, **OF_TEMPLATE),
+)
+LOADING = ("context", "base_name", "template")
+"""How a model is loaded that makes answers; `open_and_tell` takes them."""
 sampling_options = together(
-    option("--temperature", type=float, default=0.0, show_default=True, help="0 takes the likeliest token."),
-    option("--top-p", type=float, default=1.0, show_default=True, help="Sample among the likeliest tokens."),
-    option("--top-k", type=int, default=0, help="Sample among so many of the likeliest.  [default: all]"),
-    option("--min-p", type=float, default=0.0, help="Least share of the likeliest one's probability."),
-    option("--repetition-penalty", type=float, default=1.0, help="Over 1, says less again.  [default: 1]"),
-    option("--seed", type=int, help="Same seed, same answers.  [default: a fresh one each time]"),
+    option("--temperature", "0 takes the likeliest token.  [default: 0]", type=float, default=0.0),
+    option("--top-p", "Sample among the likeliest tokens.", type=float, default=1.0),
+    option("--top-k", "Sample among so many of the likeliest.  [default: all]", type=int, default=0),
+    option("--min-p", "Least share of the likeliest one's probability.", type=float, default=0.0),
+    option("--repetition-penalty", "Over 1, says less again.  [default: 1]", type=float, default=1.0),
+    option("--seed", "Same seed, same answers.  [default: a fresh one each time]", type=int),
 )
-"""How tokens are chosen, alike wherever an answer is made."""

@@ -1,31 +1,25 @@
-"""`records`: a record as the model will see it."""
+"""`records` and `task`: a record as the model will see it, and a benchmark as records."""
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
-from click import argument, option
 
-from mlx_hybrid.cli.commands import answer, tell
-from mlx_hybrid.cli.options import SOME, map_option
+from mlx_hybrid.cli import options as shared
+from mlx_hybrid.cli.commands import answer, command, tell
+from mlx_hybrid.cli.options import COUNT, PATH, SOME, option
 from mlx_hybrid.errors import DataError
 
 
 @click.command()
-@argument("file", metavar="FILE")
-@option("--model", default="bundled", show_default=True, help="Hub id or folder of the base model.")
-@map_option
-@option("--show", type=SOME, help="Show so many records.  [default: 3; with --json all]")
-@option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="A setting, as model.system=fold.")
-@option("--json", "as_json", is_flag=True, help="Print one JSON object a record.")
-def records(
-    file: str,
-    model: str,
-    renames: tuple[str, ...],
-    show: int | None,
-    overrides: tuple[str, ...],
-    as_json: bool,
-) -> None:
+@click.argument("file", metavar="FILE")
+@option("--model", "Hub id or folder of the base model.", default="bundled")
+@shared.map_option
+@option("--show", "Show so many records.  [default: 3; with --json all]", type=SOME)
+@shared.set_option
+@shared.json_option
+def records(file: str, model: str, show: int | None, as_json: bool, **how: Any) -> None:
     """Show records as the model will see them, the trained tokens marked.
 
     Trained text stands in colour, or between ⟦ ⟧ where the output has none. With --json: the tokens, which of them are
@@ -33,8 +27,7 @@ def records(
 
     \b
     Examples:
-        mlx-hybrid records chats.jsonl --model mlx-community/Qwen3-0.6B-4bit
-        mlx-hybrid records chats.jsonl --show 1 --set model.template.enable_thinking=false
+        mlx-hybrid records chats.jsonl --model mlx-community/Qwen3-0.6B-4bit --show 1
     """
     from mlx_hybrid.config import load_config
     from mlx_hybrid.models.base import tokenizer_for
@@ -42,10 +35,10 @@ def records(
     from mlx_hybrid.records.record import read_records, shapes_of
     from mlx_hybrid.records.template import shown
 
-    config = load_config(None, overrides, {"model": model})
+    config = load_config(None, how["overrides"], {"model": model})
     tokenizer, seen = tokenizer_for(config.model), []
     most = show or (sys.maxsize if as_json else 3)
-    for item in read_records(find_files([file], "FILE", (*config.data.map, *renames))):
+    for item in read_records(find_files([file], "FILE", (*config.data.map, *how["renames"]))):
         seen.append(item)
         if len(seen) > most:
             continue
@@ -71,3 +64,32 @@ def picture(where: str, one: dict[str, Any], left_out: str, tokenizer: Any) -> s
     text = "".join(mark(part) if flag else part for part, flag in parts)
     missing = f"; the chat template does not write {left_out}" if left_out else ""
     return f"{where}  {len(one['tokens'])} tokens, {sum(one['trained'])} trained{missing}\n{text}\n"
+
+
+@click.command()
+@click.argument("name")
+@option("--split splits", "train, dev or test; may be repeated.  [default: all]", multiple=True)
+@option("--shots", "Training records a language.  [default: all]", type=COUNT, default=0)
+@option("--dev", "Development records a language.  [default: all]", type=COUNT, default=0)
+@option("--seed", "Which shots are drawn.", type=COUNT, default=0)
+@shared.benchmark_options
+@option("-o --output", "Folder to write.", type=PATH, required=True, metavar="DIR")
+@shared.json_option
+def task(name: str, splits: tuple[str, ...], output: Path, as_json: bool, **chosen: Any) -> None:
+    """Make a benchmark into records: train.jsonl, valid.jsonl and test.jsonl.
+
+    NAME is xnli, sib200, flores, ntrex or adapt. The folder is what `finetune --data` and `evaluate --on` take.
+
+    \b
+    Examples:
+        mlx-hybrid task sib200 --shots 32 --dev 32 --languages en,sw,tr -o data/sib200
+    """
+    from mlx_hybrid.evaluation.benchmarks.folders import Choice, write_task
+
+    told = write_task(name, output, Choice(**chosen), splits)
+    lines = [
+        f"{output / row['file']}  {split}: {row['records']} records in {', '.join(row['languages'])}"
+        for split, row in told["splits"].items()
+    ]
+    words = ("finetune", "--data") if "train" in told["splits"] else ("evaluate", "last", "--on")
+    answer(told, as_json, *lines, f"Next: {command(*words, output)}")

@@ -1,20 +1,24 @@
-"""A table of text once, shown as plain text, and by page.html as HTML; and how a figure is written."""
+"""Tables as text for a terminal, and with figures on one HTML page that fetches nothing; its looks are in page.html."""
 
+from base64 import b64encode
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
 
 from rich.cells import cell_len, set_cell_size
 
 from mlx_hybrid.evaluation.results import DIFFERENCE, Results, Row
+from mlx_hybrid.files import render
 
+TEMPLATE = Path(__file__).with_name("page.html")
 MISSING = "–"
-DIGITS = {"chrf": 1, "balance": 1}
-"""Of measures from 0 to 100; others have three."""
+DIGITS = {"chrf": 1, "balance": 1}  # of measures from 0 to 100; others have three
 SIGNED = ("drop", "balance")
+SHOWN = 300  # letters of a prompt or an answer
 
 Cell = Callable[[Row | None], str]
-Line = tuple[str, str, str, str]
-"""Label, metric, language, variant."""
+Line = tuple[str, str, str, str]  # label, metric, language, variant
 
 
 @dataclass(frozen=True)
@@ -29,18 +33,28 @@ class Table:
     words: bool = False
 
 
+class Picture(NamedTuple):
+    """A figure with its caption, also for those who cannot see it."""
+
+    svg: bytes
+    caption: str
+
+
+Part = str | Table | Picture
+"""A string is a paragraph."""
+Section = tuple[str, Iterable[Part]]
+"""A heading, empty for none, and what stands under it."""
+
+
 def interval(row: Row | None) -> str:
     """A value with its bounds, as `0.712 [0.690, 0.731]`."""
     if row is None:
         return MISSING
     sign = "+" if row.model == DIFFERENCE or row.metric in SIGNED else ""
     bounds = [] if row.low is None else [row.low, row.high]
-    value, *bounds = (f"{one:{sign}.{digits(row.metric)}f}" for one in (row.value, *bounds))
+    digits = DIGITS.get(row.metric.partition("_")[0], 3)
+    value, *bounds = (f"{one:{sign}.{digits}f}" for one in (row.value, *bounds))
     return f"{value} [{', '.join(bounds)}]" if bounds else value
-
-
-def digits(metric: str) -> int:
-    return DIGITS.get(metric.partition("_")[0], 3)
 
 
 def pivot(
@@ -53,9 +67,10 @@ def pivot(
     return [Table(title, (first, *results.columns), rows, note)] if rows else []
 
 
-def by_language(metric: str, results: Results) -> list[Line]:
-    """A line a language, or direction."""
-    return [(name, metric, name, "") for name in results.languages(metric)]
+def one_line(text: str) -> str:
+    """A text as one line that is safe to print."""
+    line = "".join(letter for letter in " ".join(text.split()) if letter.isprintable()) or "(nothing)"
+    return line if len(line) <= SHOWN else f"{line[:SHOWN]} …"
 
 
 def plain(table: Table) -> str:
@@ -72,3 +87,9 @@ def plain(table: Table) -> str:
 
 def joined(tables: Sequence[Table]) -> str:
     return "\n\n".join(plain(table) for table in tables)
+
+
+def page(title: str, sections: Iterable[Section]) -> str:
+    """A whole page; the same parts give the same bytes."""
+    values = {"title": title, "sections": sections}
+    return render(TEMPLATE, values, base64=lambda content: b64encode(content).decode())

@@ -9,9 +9,8 @@ from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.evaluation.results import ALL, BASE, RETENTION, Row
 from mlx_hybrid.files import read_json, write_text
 from mlx_hybrid.report import figures
-from mlx_hybrid.report.page import Picture, page
 from mlx_hybrid.report.result_tables import TITLES, main_metric
-from mlx_hybrid.report.tables import joined
+from mlx_hybrid.report.tables import Picture, joined, page
 from mlx_hybrid.study.summary import FORMAT, SUMMARY_FILE
 from mlx_hybrid.study.tables import reading, rows_of, study_tables
 
@@ -72,7 +71,7 @@ def study_figures(summary: dict) -> Iterator[tuple[str, figures.Figure, str]]:
     yield "frontier", figure, caption
     if metric != "bits_per_byte" and (changes := trade(summary, metric)):
         words = ("forgetting: bits per byte of other text beyond the base's", f"gain in {name} over the base")
-        figure = figures.frontier(changes, None, *words, from_zero=False)
+        figure = figures.frontier(changes, None, *words)
         yield (
             "forgetting",
             figure,

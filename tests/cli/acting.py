@@ -1,7 +1,11 @@
-"""Settings on the command line, and what a refused command says."""
+"""Settings on the command line, files of lines, and what a command says."""
+
+import json
+from pathlib import Path
 
 from mlx_hybrid.config import load_config
 from mlx_hybrid.config.idle import idle_settings
+from mlx_hybrid.evaluation.results import Results, Row
 
 
 def sets(*settings: str) -> list[str]:
@@ -26,3 +30,27 @@ def refused(done, code: int, *words: str) -> None:
     assert "Traceback" not in done.stderr
     for word in words:
         assert word in done.stderr
+
+
+def write_rows(path: Path, rows: list[dict]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def rows_of(source: Path | str) -> list[dict]:
+    """The rows of a file of JSON lines, or of what was printed."""
+    text = source.read_text(encoding="utf-8") if isinstance(source, Path) else source
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def losses_of(run: Path) -> list[float]:
+    """The reported training losses of a run."""
+    key = "loss_nats_per_token"
+    return [row[key] for row in rows_of(run / "metrics.jsonl") if key in row]
+
+
+def printed(result) -> Results:
+    """What `--json` printed, as it would be read from a file."""
+    tree = json.loads(result.stdout)
+    rows = tuple(Row(**row) for row in tree.pop("rows"))
+    return Results(tree, rows)

@@ -1,12 +1,11 @@
 """Records and a way to call the command line."""
 
-import json
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from acting import acting, sets
+from acting import acting, sets, write_rows
 from click.testing import Result
 from commanding import command
 
@@ -14,6 +13,8 @@ WORDS = [
     "river", "stone", "cloud", "bread", "train", "music", "garden", "winter", "letter", "candle", "window", "market",
     "bridge", "forest", "pocket",
 ]  # fmt: skip
+
+MEASURED, UNMEASURED = ("lora", "hybrid"), sets("evaluate=false")
 
 
 @pytest.fixture(scope="session")
@@ -39,8 +40,7 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
         }
         for i, (a, b) in enumerate((a, b) for a in WORDS for b in WORDS[:6] if a != b)
     ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
+    return write_rows(path, rows)
 
 
 @pytest.fixture(scope="session")
@@ -79,14 +79,14 @@ class Finished(NamedTuple):
 def finished(
     tmp_path_factory: pytest.TempPathFactory, quantised_folder: Path, records: Path, settings: list[str]
 ):
-    """The finished run of a method, trained once: to be read, not written in."""
+    """The finished run of a method, trained once: to be read, not written in. Two of them are measured."""
     folder = tmp_path_factory.mktemp("finished")
 
     @cache
     def train(method: str) -> Finished:
         done = command(
             "finetune", "--model", quantised_folder, "--data", records, "-o", folder / method,
-            *acting(settings, method), "--method", method, code=0,
+            *acting(settings, method), "--method", method, *([] if method in MEASURED else UNMEASURED), code=0,
         )  # fmt: skip
         return Finished(folder / method, done.stdout)
 

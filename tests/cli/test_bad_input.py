@@ -2,7 +2,6 @@
 
 import io
 import json
-import shutil
 
 import pytest
 from acting import refused, sets
@@ -35,47 +34,34 @@ def bad(finetune, tmp_path):
     return call
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (sets("train.learning_rat=1"), ['unknown key "train.learning_rat"', 'did you mean "learning_rate"']),
-        (sets("method=hybird"), ['unknown method "hybird"', 'did you mean "hybrid"']),
-        (["--method", "hybird"], ['unknown method "hybird"', 'did you mean "hybrid"']),
-        (sets("train.epochs"), ["write key=value"]),
-        (sets("adapter.low_rank.rank=-1"), ["adapter.low_rank.rank must be at least 1"]),
-        (sets("adapter.rotation.reflections=7"), ["come in pairs", "use 8"]),
-        (
-            ["--method", "boft", *sets("adapter.rotation.factors=7")],
-            ["do not divide the 128 inputs", "block_size 8 with factors 4"],
-        ),
-        (sets("adapter.targets=[q_prj]"), ['no module "q_prj"', 'did you mean "q_proj"']),
-        (sets("adapter.unitary=[o_prj]"), ['no adapted module "o_prj"', 'did you mean "o_proj"']),
-        (["--method", "lora", *sets("adapter.unitary=[o_proj]")], ["needs an orthogonal branch"]),
-        (
-            ["--method", "boft", *sets("adapter.rotation.reflections=32")],
-            ["adapter.rotation.reflections would do nothing", "this is butterfly"],
-        ),
-        (["--method", "hra", *sets("train.weight_decay=1e-3")], ["adapter.low_rank.rank adds"]),
-        (sets("train.patience=3", "data.valid_share=0"), ["train.patience is 3", "data.valid_share"]),
-        (sets("adapter.layers=9"), ["the model has 2 layers"]),
-        (["nothing-like-it"], ['No recipe "nothing-like-it"', "quickstart"]),
-        (["missing.yaml"], ["missing.yaml: no such file"]),
+BAD = {
+    "--set train.learning_rat=1": ['unknown key "train.learning_rat"', 'did you mean "learning_rate"'],
+    "--set method=hybird": ['unknown method "hybird"', 'did you mean "hybrid"'],
+    "--set train.epochs": ["write key=value"],
+    "--set adapter.low_rank.rank=-1": ["adapter.low_rank.rank must be at least 1"],
+    "--set adapter.rotation.reflections=7": ["come in pairs", "use 8"],
+    "--method boft --set adapter.rotation.factors=7": ["do not divide the 128 inputs", "block_size 8 with factors 4"],
+    "--method lora --set adapter.unitary=[o_proj]": ["needs an orthogonal branch"],
+    "--method boft --set adapter.rotation.reflections=32": [
+        "adapter.rotation.reflections would do nothing", "this is butterfly",
     ],
-)
-def test_settings(arguments, words, bad):
-    bad(2, words, *arguments)
+    "--method hra --set train.weight_decay=1e-3": ["adapter.low_rank.rank adds"],
+    "--set train.patience=3 --set data.valid_share=0": ["train.patience is 3", "data.valid_share"],
+    "--set adapter.layers=9": ["the model has 2 layers"],
+    "nothing-like-it": ['No recipe "nothing-like-it"', "quickstart"],
+    "missing.yaml": ["missing.yaml: no such file"],
+}  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        "{broken",
-        json.dumps({"text": "a line of text"}),
-        json.dumps(EMPTY),
-        json.dumps({"nothing": 1}),
-        "[1, 2]",
-    ],
-)
+@pytest.mark.parametrize("asked", BAD)
+def test_settings(asked, bad):
+    bad(2, BAD[asked], *asked.split())
+
+
+ODD_LINES = ["{broken", '{"text": "a line of text"}', json.dumps(EMPTY), '{"nothing": 1}', "[1, 2]"]
+
+
+@pytest.mark.parametrize("line", ODD_LINES)
 def test_records(line, bad, tmp_path):
     path = tmp_path / "records.jsonl"
     path.write_text(f"{json.dumps(GOOD)}\n{line}\n")
@@ -113,16 +99,6 @@ def test_records_dropped_for_length_are_told(finetune, records, settings, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("pattern", "words"),
-    [("*.safetensors", "no .safetensors weights"), ("tokenizer*", "no tokenizer in the folder")],
-)
-def test_a_model_folder_that_is_not_whole(pattern, words, bad, run, quantised_folder, tmp_path):
-    folder = shutil.copytree(quantised_folder, tmp_path / "model", ignore=shutil.ignore_patterns(pattern))
-    bad(2, [words], model=folder)
-    assert words in run("generate", folder, "Hello").stderr
-
-
-@pytest.mark.parametrize(
     ("model", "words"), [("", []), ("nowhere", []), ("./no/where", []), ("nobody/nothing", ["offline"])]
 )
 def test_what_is_no_model_is_refused(model, words, bad, finetune):
@@ -154,10 +130,9 @@ def test_an_output_that_cannot_be_written_and_one_that_exists(finetune, tmp_path
     assert [path.name for path in output.iterdir()] == ["precious"]
 
 
-def test_an_unknown_run_names_the_nearest(run, quantised_folder, records, settings, tmp_path, monkeypatch):
+def test_an_unknown_run_names_the_nearest(run, tmp_path, monkeypatch):
     monkeypatch.setenv("MLX_HYBRID_RUNS", str(tmp_path))
-    data = ["finetune", "--model", quantised_folder, "--data", records, *settings]
-    run(*data, *sets("name=first"), code=0)
+    create_run(build_config({"name": "first"}, "test"), None).update(status="finished")
     refused(run("runs", "frist"), 2, 'did you mean "first"')
     assert json.loads(run("runs", "last", "--json").output)["status"] == "finished"
 

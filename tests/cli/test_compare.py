@@ -13,7 +13,7 @@ from click.testing import Result
 from commanding import command
 from tolerances import LOGITS
 
-from mlx_hybrid.cli import compare as module
+from mlx_hybrid.cli import evaluate as module
 
 STEPS = {"steps": 3, "batch_size": 4, "report_every": 1, "validate_every": 2}
 SETTINGS = {
@@ -39,6 +39,7 @@ def folder(tmp_path_factory, quantised_folder) -> Path:
     return folder
 
 
+SHORT = ("--methods", "lora", "--seeds", 1, "--limit", 2, "--retain", "none", "--set", "train.steps=1")
 ASKED = ("--methods", "lora,hybrid", "--seeds", 2, "--lrs", "1e-3,4e-3", "--variants", "lower", "--limit", 5)
 
 
@@ -140,10 +141,9 @@ def test_a_folder_that_refused_its_data_takes_the_command_put_right(folder, tmp_
     output, lost = tmp_path / "out", tmp_path / "tests-only"
     lost.mkdir()
     shutil.copy(folder / "sib" / "test.jsonl", lost)
-    asked = ("--methods", "lora", "--seeds", 1, "--limit", 2)
-    refused = compare(folder, output, *asked, "--data", lost)
+    refused = compare(folder, output, *SHORT, "--data", lost)
     assert "no train file" in refused.stderr
-    compare(folder, output, *asked, "--data", folder / "sib", "--set", "train.steps=1", code=0)
+    compare(folder, output, *SHORT, "--data", folder / "sib", code=0)
 
 
 def test_governed_data_is_held_to_its_manifest_and_named_in_every_cell(folder, tmp_path):
@@ -151,7 +151,7 @@ def test_governed_data_is_held_to_its_manifest_and_named_in_every_cell(folder, t
     governed, output = tmp_path / "governed", tmp_path / "out"
     command("govern", folder / "sib" / "train.jsonl", "-o", governed, code=0)
     kept, digest = governed / "kept.jsonl", sha256((governed / "manifest.json").read_bytes()).hexdigest()
-    asked = ("--methods", "lora", "--seeds", 1, "--limit", 2, "--data", kept, "--set", "train.steps=1")
+    asked = ("--data", kept, *SHORT)
     for use in ("valid", "test"):
         asked += ("--set", f"data.{use}=[{folder}/sib/{use}.jsonl]")
     signed = kept.read_bytes()
@@ -166,8 +166,7 @@ def test_governed_data_is_held_to_its_manifest_and_named_in_every_cell(folder, t
 
 def test_governance_and_noise_fill_table_five(folder, tmp_path):
     output = tmp_path / "governed"
-    asked = ("--methods", "lora", "--seeds", 1, "--governance", "off,exact", "--noise", 0.3, "--limit", 3)
-    result = compare(folder, output, *asked, "--set", "train.steps=1", code=0)
+    result = compare(folder, output, *SHORT, "--governance", "off,exact", "--noise", 0.3, code=0)
     assert "Table V." in result.stdout
     assert "planted found  others lost" in result.stdout
     assert "All but Table V is of the first governance setting, off." in result.stdout
@@ -191,7 +190,7 @@ def compare_on(
     for name, numbers in (("train", range(8)), ("valid", range(8, 10)), ("test", range(10, 14))):
         made = [records(n, a, b) for n in numbers for a, b in (("en", "de"), ("de", "en"))]
         (data / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in made))
-    asked = ("--data", data, "--methods", "lora,hra", "--seeds", 1, "--set", "train.steps=1", *more)
+    asked = ("--methods", "lora,hra", *SHORT[2:4], *SHORT[6:], "--data", data, *more)
     return compare(folder, output, *asked, **how)
 
 
@@ -222,77 +221,54 @@ def test_texts_are_compared_in_bits_per_byte(folder, tmp_path):
     result = compare_on(make, folder, output, code=0)
     assert "Table II b. Bits per byte by language" in result.stdout
     assert "Lower is better." in result.stdout
-    compared = [
-        r
-        for r in rows(output)
-        if r["method"] == "hra" and (r["metric"], r["variant"]) == ("bits_per_byte", "")
-    ]
+    of = ("method", "metric", "variant")
+    compared = [r for r in rows(output) if [r[key] for key in of] == ["hra", "bits_per_byte", ""]]
     assert [row["language"] for row in compared] == ["all", "deu_Latn", "eng_Latn"]
     assert all(row["difference_p_holm"] for row in compared)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (("--methods", "lora,hybrd"), 'did you mean "hybrid"'),
-        (("--lrs", "1e-3,fast"), "write numbers"),
-        (("--batch-sizes", "4,8.5"), "--batch-sizes 4,8.5: write numbers"),
-        (("--batch-sizes", "0,8"), "at least one record"),
-        (("--retain", "nowhere.jsonl"), "nowhere.jsonl: no such file"),
-        (("--governance", "langage"), 'did you mean "language"'),
-        (("--variants", "lowr"), 'Unknown variant "lowr"'),
-        (("--variants", "tatweel"), "applies to none of deu_Latn, eng_Latn"),
-        (("--pivot", "sw"), "no test record is in swh_Latn"),
-        (("--set", "adapter.low_rank.rank=2"), "adapter.low_rank.rank is set for every method"),
-        (("--data", "nowhere.jsonl"), "nowhere.jsonl is not there"),
-        (("--max-tokens", "9"), "--max-tokens is for translations"),
-        (("--workers", "0"), "x>=1"),
-        (("--noise", "0.8"), "0<=x<=0.5"),
-    ],
-    ids=str,
-)
-def test_bad_input_is_one_sentence(arguments, words, folder, tmp_path):
-    said = compare(folder, tmp_path / "out", *arguments, code=2).stderr
-    assert words in said
+BAD = {
+    "--methods lora,hybrd": 'did you mean "hybrid"',
+    "--lrs 1e-3,fast": "write numbers",
+    "--batch-sizes 4,8.5": "--batch-sizes 4,8.5: write numbers",
+    "--batch-sizes 0,8": "at least one record",
+    "--retain nowhere.jsonl": "nowhere.jsonl: no such file",
+    "--governance langage": 'did you mean "language"',
+    "--variants lowr": 'Unknown variant "lowr"',
+    "--variants tatweel": "applies to none of deu_Latn, eng_Latn",
+    "--pivot sw": "no test record is in swh_Latn",
+    "--set adapter.low_rank.rank=2": "adapter.low_rank.rank is set for every method",
+    "--data nowhere.jsonl": "nowhere.jsonl is not there",
+    "--max-tokens 9": "--max-tokens is for translations",
+    "--workers 0": "x>=1",
+    "--noise 0.8": "0<=x<=0.5",
+}
+
+
+@pytest.mark.parametrize("asked", BAD)
+def test_bad_input_is_one_sentence(asked, folder, tmp_path):
+    said = compare(folder, tmp_path / "out", *asked.split(), code=2).stderr
+    assert BAD[asked] in said
     errors = [
         line for line in said.splitlines() if not line.startswith("No fast BLAS")
     ]  # what a machine lacks
     assert len(errors) == 1 or "Usage:" in said
 
 
-@pytest.mark.parametrize(
-    ("given", "taken"), [(("5e-3,1e-3,", "5e-3"), (1e-3, 5e-3)), ((), ())], ids=["sorted, each once", "none"]
-)
-def test_rates_on_the_command_line(given, taken):
-    assert next(p for p in module.compare.params if p.name == "rates").callback(None, None, given) == taken
+def test_rates_are_sorted_each_once():
+    read = next(p for p in module.compare.params if p.name == "rates").callback
+    assert read(None, None, ("5e-3,1e-3,", "5e-3")) == (1e-3, 5e-3)
+    assert read(None, None, ()) == ()
 
 
 def test_cells_at_a_time_give_the_same_figures(folder, tmp_path, done, default_install):
     """In processes of their own, with spawned imports: what each cell answers does not change."""
     chosen = json.loads((done[0] / "summary.json").read_text())["chosen"]
-    asked = (
-        "--methods",
-        "lora,hybrid",
-        "--seeds",
-        1,
-        "--lrs",
-        chosen["lora"],
-        "--variants",
-        "lower",
-        "--limit",
-        5,
-    )
+    asked = (*ASKED[:2], "--seeds", 1, "--lrs", chosen["lora"], *ASKED[6:])
     result = compare(folder, tmp_path / "out", *asked, "--workers", 2, code=0)
     assert "2 of 2 done" in result.stderr
     for method in (name for name, rate in chosen.items() if rate == chosen["lora"]):
-        cell = (
-            Path("cells")
-            / method
-            / "own"
-            / f"lr-{chosen['lora']:g}-seed-0"
-            / "evaluation"
-            / "comparison.json"
-        )
+        cell = f"cells/{method}/own/lr-{chosen['lora']:g}-seed-0/evaluation/comparison.json"
         paths = (tmp_path / "out" / cell, done[0] / cell)
         own, alone = (json.loads(path.read_text())["examples"] for path in paths)
         losses, expected = (told.pop("nll_nats") for told in (own, alone))

@@ -5,7 +5,7 @@ import os
 import signal
 
 import pytest
-from acting import acting
+from acting import sets
 
 from mlx_hybrid.evaluation import answers
 from mlx_hybrid.governance import govern as curate
@@ -13,6 +13,8 @@ from mlx_hybrid.jobs import finetune as job
 from mlx_hybrid.jobs.stopping import StopRequest
 from mlx_hybrid.run import Run
 from mlx_hybrid.training.events import Finished, Started
+
+UNMEASURED = sets("evaluate=false")
 
 
 @pytest.fixture
@@ -38,7 +40,7 @@ def press(monkeypatch):
 )
 def test_before_the_first_step_it_is_taken_and_saved(module, name, press, finetune, run, settings, tmp_path):
     press(module, name)
-    done = finetune(*settings, code=130)
+    done = finetune(*settings, *([] if name == "answer" else UNMEASURED), code=130)
     assert (
         "Stopping after the first step, so that it can be gone on with; once more to stop at once."
         in done.stderr
@@ -62,7 +64,7 @@ def test_a_run_stopped_in_its_first_second_ends_as_one_never_stopped(
     press, finetune, finished, run, settings, tmp_path
 ):
     press(job, "find_data")
-    finetune(*acting(settings, "hybrid"), "--method", "hybrid", code=130)
+    finetune(*settings, *UNMEASURED, "--method", "hybrid", code=130)
     run("finetune", "--resume", tmp_path / "trained", code=0)
     paths = (tmp_path / "trained", finished("hybrid").path)
     cut, whole = ((path / "adapter" / "adapters.safetensors").read_bytes() for path in paths)
@@ -103,7 +105,7 @@ def test_steps_are_ended_and_nothing_follows_the_last():
 
 def test_json_says_that_it_was_interrupted(press, finetune, settings):
     press(job, "load_setup")
-    done = finetune(*settings, "--json", code=130)
+    done = finetune(*settings, *UNMEASURED, "--json", code=130)
     assert json.loads(done.stdout.splitlines()[-1])["status"] == "interrupted"
 
 

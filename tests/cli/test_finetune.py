@@ -12,7 +12,7 @@ from pathlib import Path
 
 import mlx.core as mx
 import pytest
-from acting import refused, sets
+from acting import losses_of, refused, rows_of, sets, write_rows
 from chat_templates import TEMPLATES
 from toys import byte_tokenizer, write_model
 
@@ -34,8 +34,7 @@ SHORT = sets("train.steps=1", "adapter.low_rank.start=zeros", "evaluate=false")
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_trains_saves_and_loads(method, finished):
     output = finished(method).path
-    rows = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
-    losses = [row["loss_nats_per_token"] for row in rows if "loss_nats_per_token" in row]
+    losses = losses_of(output)
     assert losses[-1] < 0.8 * losses[0]
     loaded = load_any(str(output))
     assert loaded.change > 1e-3
@@ -85,7 +84,7 @@ def test_a_lora_run_loads_in_stock_mlx_lm(finished, quantised_folder):
 
 def test_the_same_seed_gives_the_same_bytes_and_another_does_not(finished, finetune, settings, tmp_path):
     for seed in ("0", "4"):
-        finetune(*settings, *sets(f"seed={seed}"), output=tmp_path / seed, code=0)
+        finetune(*settings, *sets(f"seed={seed}", "evaluate=false"), output=tmp_path / seed, code=0)
     runs = (finished("hybrid").path, tmp_path / "0", tmp_path / "4")
     weights = [(path / "adapter" / "adapters.safetensors").read_bytes() for path in runs]
     assert weights[0] == weights[1] != weights[2]
@@ -102,7 +101,7 @@ def test_interrupt_saves_and_resume_equals_never_stopping(
     run, quantised_folder, records, settings, tmp_path, default_install
 ):
     """Ctrl-C in a real process: exit 130, the resume command printed, and the resumed run ends bit for bit the same."""
-    settings = [s.replace("steps=12", "steps=60").replace("every=6", "every=30") for s in settings]
+    settings = [s.replace("steps=12", "steps=40").replace("every=6", "every=20") for s in settings]
     settings += sets("evaluate=false")
     base = ["finetune", "--model", str(quantised_folder), "--data", str(records), *settings]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
@@ -113,9 +112,9 @@ def test_interrupt_saves_and_resume_equals_never_stopping(
     output = finish(process, 130)
     assert f"mlx-hybrid finetune --resume {cut}" in output
     step = json.loads((cut / "run.json").read_text())["step"]
-    assert 0 < step < 60
+    assert 0 < step < 40
     finish(command("finetune", "--resume", str(cut)), 0)
-    final = [mx.load(str(p / "checkpoints" / "step-0000060" / "adapter.safetensors")) for p in (whole, cut)]
+    final = [mx.load(str(p / "checkpoints" / "step-0000040" / "adapter.safetensors")) for p in (whole, cut)]
     assert all(bool(mx.array_equal(final[0][name], final[1][name])) for name in final[0])
     assert final[0].keys() == final[1].keys()
 
@@ -147,7 +146,9 @@ def test_resume_takes_no_other_settings(run, finished):
 def test_a_resumed_run_may_have_another_time_limit(run, finished, tmp_path):
     """Nothing else changes: the end is that of a run never stopped, to the bit."""
     whole, cut, stops = finished("lora").path, tmp_path / "cut", iter([False, False, True])
-    for _ in job.finetune(load_config(whole / "config.yaml"), output=cut, stop=lambda: next(stops)):
+    for _ in job.finetune(
+        load_config(whole / "config.yaml", ("evaluate=false",)), output=cut, stop=lambda: next(stops)
+    ):
         pass
     late = tmp_path / "late"
     shutil.copytree(cut, late)
@@ -195,10 +196,10 @@ def test_records_that_the_template_refuses_are_set_aside_everywhere(run, tmp_pat
         system = [{"role": "system", "content": "Be brief."}] if number % 3 == 0 else []
         rows.append({"messages": system + turns, "label": answer, "language": "en"})
     data, out = tmp_path / "r.jsonl", tmp_path / "run"
-    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(data, rows)
     options = ["--set", "train.steps=4", "--set", "governance.enabled=false", "--method", "lora"]
     run("finetune", "--model", model, "--data", data, "-o", out, *options, code=0)
-    aside = [json.loads(line) for line in (out / "set-aside.jsonl").read_text().splitlines()]
+    aside = rows_of(out / "set-aside.jsonl")
     assert len(aside) == 20
     assert "model.system=fold" in aside[0]["why"]
     held = read_results(out / "evaluation" / "held-out.json")

@@ -6,7 +6,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 import pytest
-from acting import refused
+from acting import refused, sets
 from gguf_files import write_gguf
 
 from mlx_hybrid.config import load_config
@@ -26,7 +26,8 @@ def gguf(tmp_path, monkeypatch):
 
 @pytest.mark.peft
 def test_a_run_on_a_gguf_file_finishes(run, gguf, records, settings, tmp_path):
-    begun = run("finetune", "--model", gguf, "--data", records, "--output", "run", *settings)
+    short = sets("train.steps=6", "evaluate=false")
+    begun = run("finetune", "--model", gguf, "--data", records, "--output", "run", *settings, *short)
     assert begun.exit_code in (0, 3), begun.output
     base = json.loads((tmp_path / "run" / "run.json").read_text())["base"]
     assert base["id"] == "tiny.gguf"
@@ -64,7 +65,6 @@ def test_doctor_and_estimate_say_what_weights_take(run, gguf):
     rows = json.loads(run("doctor", gguf, "--json", code=0).output)["weights"]
     assert {row["type"] for row in rows} == {"Q4_K", "Q6_K", "F32"}
     estimate = json.loads(run("estimate", "--model", gguf, "--json", code=0).output)
-    assert estimate["held"] == rows
     assert estimate["bytes"]["base"] == sum(row["bytes"] for row in rows)
     refused(run("doctor", "bundled"), 2, "bundled: is a folder")
 

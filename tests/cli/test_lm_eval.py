@@ -1,15 +1,14 @@
 """`evaluate --lm-eval` through the harness itself, on local files, against what `evaluate` says of the same rows."""
 
-import json
 import math
 from pathlib import Path
 
 import pytest
-from acting import refused
+from acting import printed, refused, rows_of, sets, write_rows
 from toys import byte_tokenizer, wrapped, write_model
 
 from mlx_hybrid.evaluation.harness import harness_model
-from mlx_hybrid.evaluation.results import Results, Row, read_results
+from mlx_hybrid.evaluation.results import Results, read_results
 
 pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install -e '.[lm-eval]'")
 pytestmark = pytest.mark.filterwarnings("ignore")  # the harness's own
@@ -63,13 +62,8 @@ def rows() -> list[dict]:
     return made
 
 
-def write_lines(path: Path, made: list[dict], *keys: str) -> Path:
-    path.write_text("".join(json.dumps({k: r[k] for k in keys or r}) + "\n" for r in made))
-    return path
-
-
-def read_lines(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
+def only(made: list[dict], *keys: str) -> list[dict]:
+    return [{key: row[key] for key in keys} for row in made]
 
 
 @pytest.fixture(scope="module")
@@ -78,21 +72,17 @@ def folder(run, tmp_path_factory) -> Path:
     folder, made = tmp_path_factory.mktemp("lm-eval"), rows()
     model = write_model(folder / "model")
     byte_tokenizer(TEMPLATE, begins=True).save_pretrained(model)
-    data = write_lines(folder / "rows.jsonl", made)
+    data = write_rows(folder / "rows.jsonl", made)
     (folder / "tasks").mkdir()
     for name, text in TASKS.items():
         body = "\n".join(line.strip() for line in text.strip().splitlines())
         (folder / "tasks" / f"{name}.yaml").write_text(HEAD.format(name=name, data=data) + body + "\n")
-    own = write_lines(folder / "own.jsonl", made, "prompt", "completion", "label")
-    run(
-        "finetune", "--model", model, "--data", own, "-o", folder / "run", "--method", "lora",
-        "--set", "governance.enabled=false", "--set", "train.steps=8", "--set", "train.learning_rate=1e-2",
-        "--set", "evaluate=false", code=0,
-    )  # fmt: skip
-    done = run(
-        "evaluate", folder / "run", "--lm-eval", ",".join(TASKS), "--lm-eval-tasks", folder / "tasks", "--examples",
-        code=0,
-    )  # fmt: skip
+    own = write_rows(folder / "own.jsonl", only(made, "prompt", "completion", "label"))
+    short = sets("governance.enabled=false", "train.steps=8", "train.learning_rate=1e-2", "evaluate=false")
+    of_run = ("--model", model, "--data", own, "-o", folder / "run", "--method", "lora")
+    run("finetune", *of_run, *short, code=0)
+    tasks = ("--lm-eval", ",".join(TASKS), "--lm-eval-tasks", folder / "tasks")
+    done = run("evaluate", folder / "run", *tasks, "--examples", code=0)
     (folder / "stdout").write_text(done.stdout)
     return folder
 
@@ -102,36 +92,20 @@ def harness(folder) -> Results:
     return read_results(folder / "run/evaluation/lm-eval-own_choice-own_texts-own_answers.json")
 
 
-def printed(text: str) -> Results:
-    tree = json.loads(text)
-    return Results(tree, tuple(Row(**row) for row in tree.pop("rows")))
-
-
 def examples(folder: Path, model: str, task: str) -> list[dict]:
     name = f"lm-eval-own_choice-own_texts-own_answers.{model}.examples.jsonl"
-    kept = [row for row in read_lines(folder / "run/evaluation" / name) if row["task"] == task]
+    kept = [row for row in rows_of(folder / "run/evaluation" / name) if row["task"] == task]
     return sorted(kept, key=lambda row: row["id"])
 
 
 def own_answers(run, folder: Path, name: str, *keys: str) -> tuple[Results, dict[str, list[dict]]]:
     """Results and answers of `evaluate` on the same rows, in other files than those of training."""
-    data = write_lines(folder / f"{name}.jsonl", rows(), *keys)
+    data = write_rows(folder / f"{name}.jsonl", only(rows(), *keys))
     most = ("--max-tokens", 6) if "label" not in keys and "completion" in keys else ()
-    done = run(
-        "evaluate",
-        folder / "run",
-        "--on",
-        data,
-        "-o",
-        folder / name,
-        "--json",
-        "--retain",
-        "none",
-        *most,
-        code=0,
-    )
+    asked = ("--on", data, "-o", folder / name, "--json", "--retain", "none", *most)
+    done = run("evaluate", folder / "run", *asked, code=0)
     files = sorted((folder / name / "answers").glob("*/*.answers.jsonl"))
-    return printed(done.stdout), {f.name.split(".")[0]: read_lines(f)[1:] for f in files}
+    return printed(done), {f.name.split(".")[0]: rows_of(f)[1:] for f in files}
 
 
 def test_options_are_as_likely_as_evaluate_finds_them(run, folder, harness):
@@ -152,9 +126,9 @@ def test_options_are_as_likely_as_evaluate_finds_them(run, folder, harness):
 
 def test_texts_take_as_many_bits_as_evaluate_finds(run, folder, harness):
     made = [{"text": row["prompt"]} for row in rows()]
-    data = write_lines(folder / "texts.jsonl", made)
+    data = write_rows(folder / "texts.jsonl", made)
     done = run("evaluate", folder / "run", "--on", data, "--json", code=0)
-    results = printed(done.stdout)
+    results = printed(done)
     for model in ("base", "adapted"):
         got = harness.get("own_texts bits_per_byte", model).value
         wanted = results.get("bits_per_byte", model).value

@@ -5,11 +5,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from acting import refused, sets
+from acting import printed, refused, rows_of, sets, write_rows
 from benchmark import write_sib200
 
 from mlx_hybrid.cli.commands import command
-from mlx_hybrid.evaluation.results import Results, Row, read_results
+from mlx_hybrid.evaluation.results import read_results
 
 
 @pytest.fixture
@@ -41,24 +41,8 @@ def trained(measurable, tmp_path) -> Path:
     return Path(shutil.copytree(measurable, tmp_path / "trained"))
 
 
-def write_lines(path: Path, rows: list[dict]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-def lines(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def printed(result) -> Results:
-    """What `--json` printed, as it would be read from a file."""
-    tree = json.loads(result.stdout)
-    rows = tuple(Row(**row) for row in tree.pop("rows"))
-    return Results(tree, rows)
-
-
 def test_a_task_becomes_three_files_that_finetune_takes(run, task_folder):
-    sizes = {name: len(lines(task_folder / f"{name}.jsonl")) for name in ("train", "valid", "test")}
+    sizes = {name: len(rows_of(task_folder / f"{name}.jsonl")) for name in ("train", "valid", "test")}
     assert sizes == {"train": 14, "valid": 28, "test": 28}
     told = json.loads((task_folder / "task.json").read_text())
     assert told["splits"]["train"]["shots"] == 7
@@ -72,23 +56,23 @@ def test_task_ends_with_the_next_command(run, copy, tmp_path):
     assert not (tmp_path / "x" / "train.jsonl").exists()
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "words"),
-    [
-        (("sib20", "--languages", "en"), 2, 'Unknown task "sib20"; did you mean "sib200"?'),
-        (("sib200", "--languages", "xx"), 2, '"xx" is no language code'),
-        (("sib200", "--languages", "am"), 2, "not in this copy"),
-        (("sib200", "--languages", "en", "--split", "tests"), 2, 'did you mean "test"?'),
-        (("sib200", "--languages", "en", "--shots", "99"), 3, "99 shots were asked of eng_Latn"),
-        (("adapt",), 2, "needs --languages"),
-        (("flores", "--languages", "en,de", "--shots", "8"), 2, "--shots 8 draws from the train split"),
-    ],
-    ids=["task", "language", "file", "split", "shots", "no languages", "no such split"],
-)
-def test_bad_input_is_one_sentence(arguments, code, words, run, copy, tmp_path):
-    result = run("task", *arguments, "--from", copy, "-o", tmp_path / "out", code=code)
-    assert result.stderr.count("\n") == 1
-    assert words.lower() in result.stderr.lower()
+BAD_TASKS = {
+    "sib20 --languages en": 'unknown task "sib20"; did you mean "sib200"?',
+    "sib200 --languages xx": '"xx" is no language code',
+    "sib200 --languages am": "not in this copy",
+    "sib200 --languages en --split tests": 'did you mean "test"?',
+    "sib200 --languages en --shots 99": "99 shots were asked of eng_latn",
+    "adapt": "needs --languages",
+    "flores --languages en,de --shots 8": "--shots 8 draws from the train split",
+}
+
+
+@pytest.mark.parametrize("asked", BAD_TASKS)
+def test_a_task_that_cannot_be_is_one_sentence(asked, run, copy, tmp_path):
+    code = 3 if "99" in asked else 2
+    said = run("task", *asked.split(), "--from", copy, "-o", tmp_path / "out", code=code).stderr
+    assert said.count("\n") == 1
+    assert BAD_TASKS[asked] in said.lower()
     assert not (tmp_path / "out").exists()
 
 
@@ -113,7 +97,7 @@ def test_a_run_is_measured_beside_its_base_on_its_own_test_files(run, trained):
     change = results.get("accuracy", "difference")
     assert change.low <= change.value <= change.high
     assert {row.variant for row in results.rows if row.metric == "changed"} == {"lower", "nfd"}
-    rows = lines(trained / "evaluation" / "test-limit-5.adapted.examples.jsonl")
+    rows = rows_of(trained / "evaluation" / "test-limit-5.adapted.examples.jsonl")
     right = sum(row["right"] for row in rows) / len(rows)
     assert right == pytest.approx(results.get("accuracy", "adapted").value)
     assert sum(rows[0]["probabilities"].values()) == pytest.approx(1)
@@ -146,7 +130,7 @@ def test_held_back_records_of_two_kinds_are_measured_as_far_as_they_are_choices(
     answers = ("yes", "no")
     rows = [{"prompt": f"{n} up?", "completion": answers[n % 2], "label": str(n % 2)} for n in range(30)]
     rows += [{"prompt": f"say {n}", "completion": f"{n}"} for n in range(30)]
-    data = write_lines(tmp_path / "rows.jsonl", rows)
+    data = write_rows(tmp_path / "rows.jsonl", rows)
     settings = sets("governance.enabled=false", "train.steps=1", "data.test_share=0.3", "evaluate=false")
     finetune("--method", "lora", *settings, data=data, code=0)
     result = run("evaluate", tmp_path / "trained", "--json", "--no-baseline", code=0)
@@ -200,7 +184,7 @@ def test_a_development_set_can_be_left_out_or_named(where, run, trained, task_fo
     on = ("--on", task_folder) if where == "folder" else ()
     valid, one = task_folder / "valid.jsonl", tmp_path / "one.jsonl"
     # right always or never, not in a seventh
-    write_lines(one, [row for row in lines(valid) if row["label"] == "sports"])
+    write_rows(one, [row for row in rows_of(valid) if row["label"] == "sports"])
     told = []
     for dev in ("none", "auto", valid, one):
         result = run(
@@ -218,7 +202,7 @@ def test_a_development_set_can_be_left_out_or_named(where, run, trained, task_fo
 
 
 def test_text_is_measured_in_bits_per_byte_and_what_it_cannot_use_is_refused(run, model_folder, tmp_path):
-    path = write_lines(tmp_path / "texts.jsonl", [{"text": f"Text number {n}."} for n in range(4)])
+    path = write_rows(tmp_path / "texts.jsonl", [{"text": f"Text number {n}."} for n in range(4)])
     result = run("evaluate", model_folder, "--on", path, code=0)
     assert "Bits per byte" in result.output
     assert "Results are not kept" in result.stderr
@@ -253,38 +237,33 @@ def test_a_pivot_may_be_spelt_any_way(run, model_folder, copy):
 
 def test_a_label_never_seen_in_training_is_one_sentence(run, finished, tmp_path):
     row = {"language": "en", "label": "sideways", "prompt": "no bread", "completion": "sideways"}
-    result = run("evaluate", finished("hybrid").path, "--on", write_lines(tmp_path / "other.jsonl", [row]))
+    result = run("evaluate", finished("hybrid").path, "--on", write_rows(tmp_path / "other.jsonl", [row]))
     refused(result, 3, 'label "sideways" never stood in training')
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ((), "Nothing to measure on"),
-        (("--on", "nowhere.jsonl"), "no such file or folder"),
-        (("--task", "sib200", "--on", "x"), "give one"),
-        (("--task", "sib2000"), 'did you mean "sib200"'),
-        (("--task", "sib200", "--split", "tset"), "has no split"),
-        (("--task", "sib200", "--dev", "test"), "the test set itself"),
-        (("--task", "sib200", "--languages", "en", "--variants", "lowr"), 'did you mean "lower"'),
-        (("--lm-eval", "arc_easy", "--task", "sib200", "--pivot", "x"), "leave out --task, --pivot"),
-        (("--lm-eval", ","), "name a task"),
-        (("--lm-eval-tasks", "x", "--on", "x"), "a folder for --lm-eval"),
-        (("--on", "x", "--languages", "en", "--split", "dev"), "nothing that --split, --languages"),
-        (("--task", "sib200", "--languages", "en", "--max-tokens", "9"), "--max-tokens is for translations"),
-        (("--task", "sib200", "--languages", "en", "--examples"), "--examples needs a folder"),
-        (("--task", "sib200", "--languages", "en", "--variants", "tatweel"), "applies to none of eng_Latn"),
-        (("--task", "sib200", "--languages", "en", "--pivot", "de"), "no test record is in deu_Latn; there are eng_L"),
-        (("--task", "sib200", "--languages", "en", "--no-baseline"), "has no adapter beside it"),
-    ],
-    ids=[
-        "nothing", "file", "both", "task", "split", "dev", "variant", "lm-eval", "no lm-eval task",
-        "lm-eval folder", "languages of a file", "tokens of a choice", "examples",
-        "variant of another script", "pivot", "baseline",
-    ],
-)  # fmt: skip
-def test_options_that_cannot_be_are_one_sentence(arguments, words, run, model_folder, copy, monkeypatch):
+BAD = {
+    "": "Nothing to measure on",
+    "--on nowhere.jsonl": "no such file or folder",
+    "--task sib200 --on x": "give one",
+    "--task sib2000": 'did you mean "sib200"',
+    "--task sib200 --split tset": "has no split",
+    "--task sib200 --dev test": "the test set itself",
+    "--task sib200 --languages en --variants lowr": 'did you mean "lower"',
+    "--lm-eval arc_easy --task sib200 --pivot x": "leave out --task, --pivot",
+    "--lm-eval ,": "name a task",
+    "--lm-eval-tasks x --on x": "a folder for --lm-eval",
+    "--on x --languages en --split dev": "nothing that --split, --languages",
+    "--task sib200 --languages en --max-tokens 9": "--max-tokens is for translations",
+    "--task sib200 --languages en --examples": "--examples needs a folder",
+    "--task sib200 --languages en --variants tatweel": "applies to none of eng_Latn",
+    "--task sib200 --languages en --pivot de": "no test record is in deu_Latn; there are eng_L",
+    "--task sib200 --languages en --no-baseline": "has no adapter beside it",
+}
+
+
+@pytest.mark.parametrize("asked", BAD)
+def test_options_that_cannot_be_are_one_sentence(asked, run, model_folder, copy, monkeypatch):
     monkeypatch.setenv("MLX_HYBRID_DATA", str(copy))
-    result = run("evaluate", model_folder, *arguments)
-    refused(result, 2, words)
+    result = run("evaluate", model_folder, *asked.split())
+    refused(result, 2, BAD[asked])
     assert " answers" not in result.stderr  # nothing was measured first

@@ -1,12 +1,11 @@
 """`predict`: labels with calibrated probabilities, from files as people have them, gone on with after a stop."""
 
-import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from acting import refused
+from acting import refused, rows_of, write_rows
 from toys import log_likelihoods
 
 import mlx_hybrid
@@ -20,20 +19,13 @@ def trained(finished, tmp_path_factory) -> Path:
     return Path(shutil.copytree(finished("lora").path, tmp_path_factory.mktemp("predict") / "run"))
 
 
-def write(path: Path, rows: list[dict]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-def lines(text: str) -> list[dict]:
-    return [json.loads(line) for line in text.splitlines()]
-
-
 def test_records_are_labelled_by_the_options_the_run_was_trained_on(run, finished, tmp_path):
     trained = Path(shutil.copytree(finished("lora").path, tmp_path / "run"))
-    file = write(tmp_path / "new.jsonl", [{"id": n, "prompt": text} for n, text in enumerate(PROMPTS[:5])])
+    file = write_rows(
+        tmp_path / "new.jsonl", [{"id": n, "prompt": text} for n, text in enumerate(PROMPTS[:5])]
+    )
     done = run("predict", trained, file, code=0)
-    rows = lines(done.stdout)
+    rows = rows_of(done.stdout)
     assert [(row["line"], row["id"]) for row in rows] == [(n + 1, n) for n in range(5)]
     assert "Calibrating on" in done.stderr
     kept = read_calibration(trained / "adapter")
@@ -56,7 +48,7 @@ def test_records_are_labelled_by_the_options_the_run_was_trained_on(run, finishe
     again = run("predict", trained, file, code=0)
     assert "Calibrating on" not in again.stderr
     assert again.stdout == done.stdout
-    plain = lines(run("predict", trained, file, "--dev", "none", code=0).stdout)
+    plain = rows_of(run("predict", trained, file, "--dev", "none", code=0).stdout)
     assert not any(row["calibrated"] for row in plain)
 
 
@@ -66,21 +58,21 @@ OTHER_BATCHES = 1e-5
 
 def test_a_stopped_call_goes_on(run, trained, tmp_path):
     file, output = (
-        write(tmp_path / "new.jsonl", [{"prompt": text} for text in PROMPTS]),
+        write_rows(tmp_path / "new.jsonl", [{"prompt": text} for text in PROMPTS]),
         tmp_path / "out.jsonl",
     )
     run("predict", trained, file, "-o", output, code=0)
     whole = output.read_text()
-    assert len(lines(whole)) == len(PROMPTS)
+    assert len(rows_of(whole)) == len(PROMPTS)
     kept = whole.splitlines(keepends=True)
     output.write_text("".join(kept[:70]) + kept[70][:9])
     run("predict", trained, file, "-o", output, code=0)
     again = output.read_text()
     assert again.splitlines()[:70] == whole.splitlines()[:70]
-    for one, other in zip(lines(again), lines(whole), strict=True):
+    for one, other in zip(rows_of(again), rows_of(whole), strict=True):
         assert (one["line"], one["label"]) == (other["line"], other["label"])
         assert one["probabilities"] == pytest.approx(other["probabilities"], abs=OTHER_BATCHES)
-    other = write(tmp_path / "other.jsonl", [{"prompt": text} for text in PROMPTS[:3]])
+    other = write_rows(tmp_path / "other.jsonl", [{"prompt": text} for text in PROMPTS[:3]])
     refused(run("predict", trained, other, "-o", output), 2, "rows of other records or options")
     output.write_text("notes\n")
     refused(run("predict", trained, other, "-o", output), 2, "holds other lines than predict writes")
@@ -99,7 +91,7 @@ def test_a_stopped_call_goes_on(run, trained, tmp_path):
 )
 def test_files_as_people_have_them(name, text, more, run, trained, tmp_path):
     (tmp_path / name).write_text(text)
-    (row,) = lines(run("predict", trained, tmp_path / name, *more, code=0).stdout)
+    (row,) = rows_of(run("predict", trained, tmp_path / name, *more, code=0).stdout)
     assert str(row["id"]) == "7"
     assert set(row["probabilities"]) == {"up", "down"}
     assert row["calibrated"]
@@ -136,5 +128,5 @@ def test_what_cannot_be_labelled_is_one_sentence(text, more, code, words, run, t
 
 
 def test_a_model_without_labels_asks_for_options(run, quantised_folder, tmp_path):
-    file = write(tmp_path / "a.jsonl", [{"prompt": "x"}])
+    file = write_rows(tmp_path / "a.jsonl", [{"prompt": "x"}])
     refused(run("predict", quantised_folder, file), 2, "was trained on no labels; give --options a,b,c")

@@ -2,14 +2,14 @@
 
 import json
 
+from acting import rows_of, write_rows
 from commanding import command
 
 from mlx_hybrid.models.base import load_tokenizer_of
 
 
 def run(tmp_path, rows, *options, **how):
-    path = tmp_path / "chats.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path = write_rows(tmp_path / "chats.jsonl", rows)
     return command("records", path, *options, **how)
 
 
@@ -28,7 +28,7 @@ def test_the_trained_text_is_marked(tmp_path):
 
 def test_as_json_the_tokens_are_those_of_training_and_of_chat(tmp_path):
     result = run(tmp_path, [CHAT, UNTRAINED], "--json")
-    first, second = map(json.loads, result.stdout.splitlines())
+    first, second = rows_of(result.stdout)
     tokenizer = load_tokenizer_of("bundled")
     assert first["id"] == "a"
     begin = first["trained"].index(1)
@@ -54,14 +54,7 @@ def test_a_line_that_is_no_record_is_named(tmp_path):
 
 
 def test_keys_of_ones_own_are_shown_as_they_are_read(tmp_path):
-    result = run(
-        tmp_path,
-        [{"q": "Hujambo?", "a": "Sijambo."}] * 9,
-        "--map",
-        "q=prompt,a=completion",
-        "--show",
-        "1",
-        code=0,
-    )
+    rows, read = [{"q": "Hujambo?", "a": "Sijambo."}] * 9, ("--map", "q=prompt,a=completion")
+    result = run(tmp_path, rows, *read, "--show", "1", code=0)
     assert result.stdout.count("⟦Sijambo.<|end|>⟧") == 1
     assert "prompts and completions (9 records)" in result.stderr

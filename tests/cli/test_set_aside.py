@@ -23,7 +23,7 @@ def dirty(records, tmp_path):
     return path
 
 
-GOVERNED = sets("governance.enabled=true", "governance.only=[exact]", "train.steps=2")
+GOVERNED = sets("governance.enabled=true", "governance.only=[exact]", "train.steps=2", "evaluate=false")
 
 
 def test_the_run_holds_them_as_govern_would(run, finetune, dirty, settings, tmp_path):

@@ -33,22 +33,21 @@ def test_the_settings_used_most_are_options(left_out, finetune):
         assert flat(tree)[key] == value
 
 
-@pytest.mark.parametrize(
-    ("word", "flag"),
-    [
-        ("--lr", "--learning-rate"),
-        ("--iters", "--steps"),
-        ("--num-layers", "--set adapter.layers=VALUE"),
-        ("--lora_r", "--rank"),
-        ("-r", "--rank"),
-        ("--max-seq-length", "--max-tokens"),
-        ("--per_device_train_batch_size", "--batch-size"),
-        ("--lora-alpha", "--set adapter.low_rank.alpha=VALUE"),
-        ("--gradient-accumulation-step", "--set train.accumulate=VALUE"),
-        ("--output-dir", "--output"),
-        ("--dry-rnu", "--dry-run"),
-    ],
-)
+OURS = {
+    "--learning-rate": "--lr",
+    "--steps": "--iters",
+    "--rank": "--lora_r -r",
+    "--max-tokens": "--max-seq-length",
+    "--batch-size": "--per_device_train_batch_size",
+    "--output": "--output-dir",
+    "--dry-run": "--dry-rnu",
+    "--set adapter.layers=VALUE": "--num-layers",
+    "--set adapter.low_rank.alpha=VALUE": "--lora-alpha",
+    "--set train.accumulate=VALUE": "--gradient-accumulation-step",
+}
+
+
+@pytest.mark.parametrize(("word", "flag"), [(word, flag) for flag in OURS for word in OURS[flag].split()])
 def test_an_option_of_another_program_names_ours(word, flag, run):
     refused(run("finetune", word, "3"), 2, f"did you mean {flag}?")
 
@@ -58,18 +57,15 @@ def test_an_option_that_nobody_has_says_where_to_look(run):
     assert "settings" not in run("doctor", "--xyzzyx", code=2).stderr
 
 
-@pytest.mark.parametrize(
-    ("given", "key"),
-    [
-        ("rank", "adapter.low_rank.rank"),
-        ("lr", "train.learning_rate"),
-        ("train.lr", "train.learning_rate"),
-        ("adapter.r", "adapter.low_rank.rank"),
-        ("lora-r", "adapter.low_rank.rank"),
-        ("itres", "train.steps"),
-        ("batch_size", "train.batch_size"),
-    ],
-)
+KEYS = {
+    "adapter.low_rank.rank": "rank adapter.r lora-r",
+    "train.learning_rate": "lr train.lr",
+    "train.steps": "itres",
+    "train.batch_size": "batch_size",
+}
+
+
+@pytest.mark.parametrize(("given", "key"), [(given, key) for key in KEYS for given in KEYS[key].split()])
 def test_a_key_that_is_not_one_names_ours(given, key):
     with pytest.raises(ConfigError, match=f'unknown key "{given}"; did you mean "{key}"'):
         load_config(None, (f"{given}=3",))
@@ -80,23 +76,16 @@ def test_every_other_name_leads_to_a_setting_and_is_none():
     assert not {name for name, key in ALIASES.items() if name in settings() and name != key}
 
 
-ELSEWHERE = {
-    "mask_prompt",
-    "report_to",
-    "project_name",
-    "test",
-    "test_batches",
-    "val_batches",
-    "optimizer",
-    "train",
-}
-ELSEWHERE |= {"optimizer_config", "config", "data", "model", "clear_cache_threshold", "trust_remote_code"}
+ELSEWHERE = (
+    "mask_prompt report_to project_name test test_batches val_batches optimizer train optimizer_config config"
+)
+ELSEWHERE += " data model clear_cache_threshold trust_remote_code"
 
 
 def test_what_mlx_lm_and_transformers_call_it_is_known():
     """By their own lists of arguments."""
     unknown = {name for name in CONFIG_DEFAULTS if not meant(name) and name != "adapter_path"}
-    assert unknown <= ELSEWHERE
+    assert unknown <= set(ELSEWHERE.split())
     theirs = set(TrainingArguments.__dataclass_fields__)
     asked = "learning_rate num_train_epochs max_steps per_device_train_batch_size gradient_accumulation_steps seed"
     asked += " weight_decay max_grad_norm lr_scheduler_type warmup_steps eval_steps save_steps logging_steps"
@@ -108,15 +97,8 @@ def test_what_mlx_lm_and_transformers_call_it_is_known():
 def test_peft_s_names_are_known():
     peft = pytest.importorskip("peft")
     theirs = set(peft.LoraConfig.__dataclass_fields__)
-    for name in (
-        "r",
-        "lora_alpha",
-        "lora_dropout",
-        "target_modules",
-        "use_rslora",
-        "use_dora",
-        "init_lora_weights",
-    ):
+    asked = "r lora_alpha lora_dropout target_modules use_rslora use_dora init_lora_weights"
+    for name in asked.split():
         assert name in theirs
         assert meant(name).startswith("adapter."), name
 
@@ -143,21 +125,16 @@ def test_what_a_run_takes_is_shown_before_it_trains(finetune, lora):
 
 
 def test_the_settings_shown_make_the_same_run(tmp_path):
-    config = load_config(
-        None, ("method=hra", "train.steps=9", "adapter.targets=q_proj,v_proj", "train.warmup=0.2")
-    )
+    own = ("method=hra", "train.steps=9", "adapter.targets=q_proj,v_proj", "train.warmup=0.2")
+    config = load_config(None, own)
     given = tuple(f"{key}={value}" for key, value in chosen(config).items())
     assert load_config(None, given) == config
 
 
-@pytest.mark.parametrize(
-    ("override", "warned"),
-    [
-        ("train.learning_rate=5", True),
-        ("train.learning_rate=1e-3", False),
-        ("train.batch_size=4096", True),
-    ],
-)
+ABSURD = {"train.learning_rate=5": True, "train.learning_rate=1e-3": False, "train.batch_size=4096": True}
+
+
+@pytest.mark.parametrize(("override", "warned"), ABSURD.items())
 def test_an_absurd_value_is_warned_about(override, warned, finetune, lora):
     said = finetune(*lora, "--set", override, "--dry-run", code=0).stderr
     assert ("Warning: " + override.partition("=")[0] in said) == warned
@@ -178,7 +155,5 @@ def test_an_adapter_that_is_gone_on_from_keeps_its_own_sizes(finetune, finished)
 
 def test_lists_may_be_written_with_commas():
     for text in ("q_proj,v_proj", "[q_proj, v_proj]", "q_proj, v_proj"):
-        assert get_key(load_config(None, (f"adapter.targets={text}",)), "adapter.targets") == (
-            "q_proj",
-            "v_proj",
-        )
+        config = load_config(None, (f"adapter.targets={text}",))
+        assert get_key(config, "adapter.targets") == ("q_proj", "v_proj")

@@ -6,15 +6,11 @@ from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
-from acting import refused
+from acting import refused, rows_of
 
-from mlx_hybrid.cli import report as report_command
+from mlx_hybrid.cli import evaluate as report_command
 from mlx_hybrid.evaluation.results import read_results
 from mlx_hybrid.run import Run
-
-
-def metrics(path) -> list[dict]:
-    return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_tensorboard_reads_what_the_run_wrote(finetune, lora, tmp_path):
@@ -30,7 +26,7 @@ def test_tensorboard_reads_what_the_run_wrote(finetune, lora, tmp_path):
         return [(one.step, make_ndarray(one.tensor_proto).item()) for one in events.Tensors(name)]
 
     for name in ("loss_nats_per_token", "valid_loss_nats_per_token"):
-        rows = [(row["step"], row[name]) for row in metrics(path) if name in row]
+        rows = [(row["step"], row[name]) for row in rows_of(path / "metrics.jsonl") if name in row]
         assert read(name) == [(step, pytest.approx(value, rel=1e-6)) for step, value in rows]
     loss = read_results(path / "evaluation" / "held-out.json").get("loss", "adapted").value
     assert read("held_out/loss/adapted")[0][1] == pytest.approx(loss, rel=1e-6)
@@ -51,11 +47,9 @@ def test_others_get_the_settings_once_and_every_row(name, finetune, lora, tmp_pa
     assert how["name"] == "trained"
     assert "lora" in json.dumps(how["config"])
     assert how.get("mode", "offline") == "offline"
-    losses = [(row["step"], row["loss_nats_per_token"]) for row in told if "loss_nats_per_token" in row]
-    rows = metrics(tmp_path / "trained")
-    assert losses == [
-        (row["step"], row["loss_nats_per_token"]) for row in rows if "loss_nats_per_token" in row
-    ]
+    key, rows = "loss_nats_per_token", rows_of(tmp_path / "trained" / "metrics.jsonl")
+    losses, kept = ([(row["step"], row[key]) for row in own if key in row] for own in (told, rows))
+    assert losses == kept
     assert all(isinstance(value, int | float) for row in told for value in row.values())
 
 

@@ -1,12 +1,10 @@
 """Figures: the same input draws the same bytes, and nothing is left out."""
 
-import numpy as np
 import pytest
 
 from mlx_hybrid.evaluation.results import Results, Row
 from mlx_hybrid.report import figures
 
-SHARES = np.array([[0.1, 0.2], [0.5, 0.5], [0.9, 0.8]])
 MODULES = ["model.layers.0.q_proj", "model.layers.0.up_proj", "model.layers.1.q_proj"]
 
 
@@ -42,13 +40,6 @@ def test_every_figure_draws():
         figures.by_language(Results({}, (point(0.5, "base"), point(0.6))), "accuracy", "accuracy"),
         figures.lines({"lora": [[(1, 2.0), (2, 1.0)], []]}, "step", "loss"),
         figures.reliability({"lora": [{"confidence": 0.7, "accuracy": 0.6, "count": 4}]}),
-        figures.mixing(MODULES, [10, 20], SHARES),
     ]
     for figure in made:
         assert figures.image(figure, "png").startswith(b"\x89PNG")
-
-
-def test_mixing_over_training_has_a_row_a_layer_not_one_a_module():
-    (panel, _) = figures.mixing(MODULES, [10, 20], SHARES).axes
-    np.testing.assert_allclose(panel.images[0].get_array(), [[0.3, 0.35], [0.9, 0.8]])
-    assert [label.get_text() for label in panel.get_yticklabels()] == ["0", "1"]

@@ -3,8 +3,7 @@
 import pytest
 from browser import needs_chromium
 
-from mlx_hybrid.report.page import Picture, page
-from mlx_hybrid.report.tables import Table
+from mlx_hybrid.report.tables import Picture, Table, page
 
 pytestmark = needs_chromium
 

@@ -5,9 +5,8 @@ import pytest
 
 from mlx_hybrid.evaluation.metrics.calibration import fit_temperature
 from mlx_hybrid.evaluation.results import Results, Row
-from mlx_hybrid.report.page import page
 from mlx_hybrid.report.result_tables import result_tables, temperature
-from mlx_hybrid.report.tables import Table, interval, plain
+from mlx_hybrid.report.tables import Table, interval, page, plain
 
 TABLE = Table("A | title", ("name", "value"), [("a|b", "1.0"), ("中文", "<2>")], "Read it so.")
 
