@@ -2,21 +2,13 @@
 
 import inspect
 import json
+from pathlib import Path
 from typing import Any
 
 from mlx_hybrid.errors import ConfigError
 
-NEUTRAL: dict[str, tuple] = {
-    **dict.fromkeys(("rope_theta", "rope_local_base_freq"), (10000,)),
-    **dict.fromkeys(("partial_rotary_factor", "rotary_pct", "logit_scale", "logits_scaling"), (1,)),
-    **dict.fromkeys(("embedding_multiplier", "residual_multiplier", "scale_emb"), (1,)),
-    **dict.fromkeys(("rope_scaling", "attention_multiplier", "query_pre_attn_scalar", "scale_depth"), ()),
-    **dict.fromkeys(("attn_logit_softcapping", "final_logit_softcapping", "clip_qkv", "alibi"), ()),
-    **dict.fromkeys(("qk_norm", "use_qk_norm", "qk_layernorm", "use_parallel_residual", "parallel_attn"), ()),
-    **dict.fromkeys(("no_rope_layers", "no_rope_layer_interval", "attn_temperature_tuning"), ()),
-    **dict.fromkeys(("attention_chunk_size", "sliding_window", "layer_types", "head_dim"), ()),
-    "hidden_act": ("silu", "swish"),
-}
+TABLE = [row.split("\t") for row in Path(__file__).with_name("keys.tsv").read_text().splitlines()]
+NEUTRAL = {key: json.loads(values) for keys, values in TABLE for key in keys.split()}
 """Keys that change a forward pass, and the values with which they do not, beside none at all."""
 GATED = ("llama", "mistral", "qwen2", "qwen3", "phi3", "smollm3")  # of which hidden_act is as above
 WIDE_WINDOW = 2047  # Phi-3-mini's: up to as many tokens are read alike, and such models are much used

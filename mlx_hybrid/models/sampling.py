@@ -76,17 +76,11 @@ def cut(logits: Any, sampling: Sampling) -> Any:
 
 
 def make_processors(sampling: Sampling, read: list[int]) -> list[Callable[[Any, Any], Any]]:
-    """What mlx-lm changes logits with: the penalty of Keskar et al. 2019 (arXiv 1909.05858) on every token once, those
-    `read` from a cache with them."""
+    """What mlx-lm changes logits with: the penalty on every token once, those `read` from a cache with them."""
     import mlx.core as mx
+    from mlx_lm.sample_utils import make_repetition_penalty
 
     if sampling.repetition_penalty == 1:
         return []
-
-    def penalise(tokens: Any, logits: Any) -> Any:
-        seen = mx.concatenate([mx.array(read, dtype=mx.int32), tokens.astype(mx.int32)])
-        values, penalty = logits[:, seen], sampling.repetition_penalty
-        logits[:, seen] = mx.where(values < 0, values * penalty, values / penalty)
-        return logits
-
-    return [penalise]
+    before, penalise = mx.array(read, mx.int32), make_repetition_penalty(sampling.repetition_penalty, 1 << 30)
+    return [lambda tokens, logits: penalise(mx.concatenate([before, tokens.astype(mx.int32)]), logits)]

@@ -5,21 +5,11 @@ from typing import Any
 
 from mlx_hybrid.errors import ConfigError, nearest
 
-ROLE = "{% if message['role'] not in ['system', 'user', 'assistant'] %}{{ raise_exception('unknown role') }}{% endif %}"
-PLAIN = (
-    f"{{% for message in messages %}}{ROLE}"
-    "{{ '### ' + message['role'].capitalize() + ':\n' + message['content'] }}"
-    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\n\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '### Assistant:\n' }}{% endif %}"
-)
+PLACE = Path(__file__).with_name("templates")
+NAMED = {path.stem: path.read_text(encoding="utf-8") for path in sorted(PLACE.glob("*.jinja"))}
+PLAIN = NAMED["plain"]
 """Words and line breaks that every vocabulary has; an answer ends with the model's end of text."""
-CHATML = (
-    f"{{% for message in messages %}}{ROLE}"
-    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] }}"
-    "{{ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
 QUESTION, ANSWER = "\u2045q\u2046", "\u2045a\u2046"  # no template changes these
-NAMED = {"plain": PLAIN, "chatml": CHATML}
 
 
 def template_text(name: str) -> str:

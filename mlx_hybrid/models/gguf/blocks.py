@@ -26,7 +26,7 @@ PLAIN = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 """Formats of single numbers; NumPy has no bfloat16, which is the upper half of a float32."""
 OFFSETS = {"Q4_0": 8, "Q5_0": 16, "Q8_0": 128}
 PACKED = {"Q6_K": 32, "Q3_K": 4, "Q2_K": 0}
-"""Formats whose layers are unpacked as they are used (packed.py), and the offsets of their codes."""
+"""Formats whose layers are unpacked as they are used (load.py), and the offsets of their codes."""
 
 
 def unpack(kind: str, rows: np.ndarray) -> dict[str, np.ndarray]:

@@ -4,6 +4,7 @@ llama.cpp rotates neighbouring features of a head, (0, 1), (2, 3), …; MLX thos
 families a GGUF therefore holds q and k with the rows of each head reordered.
 """
 
+from pathlib import Path
 from typing import Any
 
 FAMILIES = {"llama": "llama", "mistral": "llama", "gemma3": "gemma3_text"}
@@ -12,49 +13,34 @@ FAMILIES |= {name: name for name in ("smollm3", "qwen2", "qwen3", "gemma2", "phi
 ARCHITECTURES = {kind: name for name, kind in FAMILIES.items() if name != "mistral"} | {"mistral": "llama"}
 """GGUF's architecture of each `model_type`; llama.cpp's converter writes Mistral as llama."""
 
-OUTSIDE = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
-IN_LAYER = {
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_qkv": "self_attn.qkv_proj",
-    "attn_output": "self_attn.o_proj",
-    "attn_q_norm": "self_attn.q_norm",
-    "attn_k_norm": "self_attn.k_norm",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
-GEMMA = IN_LAYER | {"post_attention_norm": "post_attention_layernorm"}
-GEMMA |= {"ffn_norm": "pre_feedforward_layernorm", "post_ffw_norm": "post_feedforward_layernorm"}
-PHI = IN_LAYER | {"ffn_up": "mlp.gate_up_proj"}
-LAYERS = {"gemma2": GEMMA, "gemma3": GEMMA, "phi3": PHI}
-
+ROWS = [line.split("\t") for line in Path(__file__).with_name("names.tsv").read_text().splitlines()]
+"""GGUF's name of a module, MLX's, and the families that have it so, where not all do."""
 REORDERED = ("llama", "mistral", "smollm3")
 SHIFTED = ("gemma2", "gemma3")
 
 
+def modules(architecture: str) -> dict[str, str]:
+    return {gguf: mlx for gguf, mlx, own in ROWS if not own or architecture in own.split()}
+
+
 def mlx_name(architecture: str, name: str) -> str | None:
     """`blk.0.attn_q.weight` as `model.layers.0.self_attn.q_proj.weight`; None for what the model has no place for."""
-    layer = LAYERS.get(architecture, IN_LAYER)
-    return renamed(name, "blk.", "model.layers.", OUTSIDE, layer)
+    return renamed(name, "blk.", "model.layers.", modules(architecture))
 
 
 def gguf_name(architecture: str, name: str) -> str | None:
     """The way back: `model.layers.0.self_attn.q_proj.weight` as `blk.0.attn_q.weight`, or None."""
-    outside, layer = ({b: a for a, b in t.items()} for t in (OUTSIDE, LAYERS.get(architecture, IN_LAYER)))
-    return renamed(name, "model.layers.", "blk.", outside, layer)
+    back = {mlx: gguf for gguf, mlx in modules(architecture).items()}
+    return renamed(name, "model.layers.", "blk.", back)
 
 
-def renamed(name: str, begin: str, other: str, outside: dict[str, str], layer: dict[str, str]) -> str | None:
+def renamed(name: str, begin: str, other: str, names: dict[str, str]) -> str | None:
     module, _, leaf = name.rpartition(".")
     place = ""
     if module.startswith(begin):
         number, module = module.removeprefix(begin).split(".", 1)
-        place, outside = f"{other}{number}.", layer
-    return f"{place}{outside[module]}.{leaf}" if module in outside else None
+        place = f"{other}{number}."
+    return f"{place}{names[module]}.{leaf}" if module in names else None
 
 
 def is_reordered(architecture: str, name: str) -> bool:

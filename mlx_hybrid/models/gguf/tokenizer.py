@@ -12,26 +12,10 @@ CONTROL, USER_DEFINED = 3, 4
 SPACE = "▁"
 SPECIAL = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
 
-ENDINGS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-SIGNS = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-LLAMA3 = ENDINGS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|" + SIGNS
-QWEN2 = LLAMA3.replace("{1,3}", "")
-UPPER, LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
-BEFORE = r"[^\r\n\p{L}\p{N}]?"
-CASED = rf"{BEFORE}{UPPER}*{LOWER}+END|{BEFORE}{UPPER}+{LOWER}*END|\p{{N}}NUMBERS|"
-CASED += SIGNS.replace(r"+[\r\n]", r"+[\r\n/]")
-GPT4O = CASED.replace("END", f"{ENDINGS}?").replace("NUMBERS", "{1,3}")
-TEKKEN = CASED.replace("END", "").replace("NUMBERS", "")
-SPLITS = {
-    **dict.fromkeys(("llama3", "llama-v3", "llama-bpe", "falcon3", "pixtral", "dbrx", "smaug-bpe"), LLAMA3),
-    **dict.fromkeys(("qwen2", "deepseek-r1-qwen"), QWEN2),
-    **dict.fromkeys(("gpt-4o", "llama4"), GPT4O),
-    "tekken": TEKKEN,
-    **dict.fromkeys(("gpt-2", "default", "smollm", "phi-2"), None),
-}
-"""How a text is split, by the name in `tokenizer.ggml.pre`; None is GPT-2's way."""
-WHOLE_WORDS = ("llama3", "llama-v3", "llama-bpe", "falcon3", "pixtral", "tekken")
-"""Ways that take a piece which is in the vocabulary whole, whatever the merges say, and begin with BOS."""
+TABLE = Path(__file__).with_name("splits.tsv").read_text(encoding="utf-8").splitlines()
+SPLITS = {name: row[1:] for row in (line.split("\t") for line in TABLE) for name in row[0].split()}
+"""How a text is split, by the name in `tokenizer.ggml.pre`: a way and a pattern, "" for GPT-2's. `whole` takes a piece
+that is in the vocabulary as it is, whatever the merges say, and begins with BOS."""
 
 
 def write_tokenizer(file: GgufFile, folder: Path) -> None:
@@ -69,7 +53,8 @@ def tokenizer_of(file: GgufFile) -> Tokenizer:
         own = [t for t, kind in zip(tokens, types, strict=True) if kind == marked and not is_spaces(t)]
         add([AddedToken(token, normalized=False, special=special) for token in own])
     begin = about("bos_token_id")
-    if begin is not None and about("add_bos_token", kind == "llama" or split in WHOLE_WORDS):
+    usual = kind == "llama" or SPLITS[split][0] == "whole"
+    if begin is not None and about("add_bos_token", usual):
         token = tokens[begin]
         made.post_processor = processors.TemplateProcessing(f"{token} $A", None, [(token, begin)])
     return made
@@ -79,15 +64,15 @@ def byte_level(file: GgufFile, tokens: list[str], split: str) -> Tokenizer:
     """Byte-level BPE. Raises ConfigError for a way of splitting that is not known: its tokens would be others."""
     if split not in SPLITS:
         raise ConfigError(f"{file.path}: its tokenizer splits texts as {split} does, which is not read.")
-    pattern, merges = SPLITS[split], file.tokenizer("merges", [])
+    (way, pattern), merges = SPLITS[split], file.tokenizer("merges", [])
     pairs = [tuple(merge.split(" ", 1)) for merge in merges]
-    made = Tokenizer(models.BPE(vocabulary(tokens), pairs, ignore_merges=split in WHOLE_WORDS))
-    steps = [pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pattern is None)]
-    if split == "smollm":
+    made = Tokenizer(models.BPE(vocabulary(tokens), pairs, ignore_merges=way == "whole"))
+    steps = [pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not pattern)]
+    if way == "digits":
         steps.insert(0, pre_tokenizers.Digits(individual_digits=True))
     if pattern:
         steps.insert(0, pre_tokenizers.Split(Regex(pattern), "isolated"))
-    if pattern == QWEN2:
+    if way == "nfc":
         made.normalizer = normalizers.NFC()
     made.pre_tokenizer, made.decoder = pre_tokenizers.Sequence(steps), decoders.ByteLevel()
     return made

@@ -10,7 +10,7 @@ from gguf_files import blocks
 from mlx_hybrid.adapters.attach import dequantise
 from mlx_hybrid.adapters.frozen import dense_weight, frozen_matmul
 from mlx_hybrid.adapters.layer import HybridLinear
-from mlx_hybrid.models.gguf.blocks import BITS, FIELDS, PACKED, PLAIN, pack, plain, unpack
+from mlx_hybrid.models.gguf.blocks import FIELDS, PACKED, PLAIN, plain, unpack
 from mlx_hybrid.models.gguf.load import held_as
 from mlx_hybrid.models.head import rows_of
 
@@ -62,17 +62,6 @@ def test_packed_layers_carry_adapters_and_unpack(kind):
     assert np.array_equal(np.array(model.layers[0].weight), weight)
 
 
-@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 8])
-def test_codes_are_packed_as_mlx_packs_them(bits):
-    """MLX's own packing of the weights 0, 1, 2, … gives their codes back."""
-    codes = np.random.default_rng(bits).integers(0, 1 << bits, (3, 64), dtype=np.uint8)
-    whole = mx.dequantize(
-        mx.array(pack(codes, bits)), mx.ones((3, 2)), mx.zeros((3, 2)), group_size=32, bits=bits
-    )
-    assert np.array_equal(np.array(whole), codes)
-    assert set(BITS.values()) <= {2, 3, 4, 5, 6, 8}
-
-
 @pytest.mark.parametrize("kind", PLAIN)
 def test_numbers_that_are_no_blocks_stay_as_they_are(kind):
     data = blocks(kind, (ROWS, WIDTH), 5)
@@ -80,9 +69,10 @@ def test_numbers_that_are_no_blocks_stay_as_they_are(kind):
     assert np.array_equal(found, gguf.dequantize(data, gguf.GGMLQuantizationType[kind]))
 
 
-@pytest.mark.parametrize(
-    ("kind", "dtype"), [("Q4_0", mx.float16), ("Q4_K", mx.float32), ("Q6_K", mx.float16)]
-)
+GPU = [("Q4_0", mx.float16), ("Q4_K", mx.float32), ("Q6_K", mx.float16)]
+
+
+@pytest.mark.parametrize(("kind", "dtype"), GPU)
 def test_on_a_gpu_scales_are_halved_where_that_is_exact(kind, dtype, monkeypatch, tmp_path):
     """And the activations' type is kept, whatever the weights' is."""
     from gguf_files import write_gguf

@@ -3,28 +3,17 @@
 import numpy as np
 import pytest
 
-from mlx_hybrid.models.gguf.names import (
-    ARCHITECTURES,
-    FAMILIES,
-    gguf_name,
-    is_reordered,
-    is_shifted,
-    mlx_name,
-    rows_from_gguf,
-    rows_to_gguf,
-)
+from mlx_hybrid.models.gguf import names
+from mlx_hybrid.models.gguf.names import gguf_name, mlx_name
 
 USUAL = [
-    "blk.1.attn_norm",
-    "blk.1.attn_output",
-    "blk.1.ffn_up",
-    "blk.1.ffn_down",
+    *(f"blk.1.{part}" for part in ("attn_norm", "attn_output", "ffn_up", "ffn_down")),
     "token_embd",
     "output_norm",
 ]
 
 
-@pytest.mark.parametrize("architecture", [name for name in FAMILIES if name != "mistral"])
+@pytest.mark.parametrize("architecture", [name for name in names.FAMILIES if name != "mistral"])
 def test_names_are_those_of_the_converter(architecture):
     import gguf
 
@@ -43,29 +32,29 @@ def test_gemma_has_a_norm_on_each_side():
     ends = ["post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm"]
     assert pairs == [f"model.layers.0.{end}.weight" for end in ends]
     assert mlx_name("llama", "blk.0.ffn_norm.weight") == "model.layers.0.post_attention_layernorm.weight"
-    assert is_shifted("gemma3", "blk.0.attn_q_norm.weight")
-    assert not is_shifted("qwen3", "blk.0.attn_q_norm.weight")
-    assert not is_shifted("gemma3", "blk.0.attn_q.weight")
+    assert names.is_shifted("gemma3", "blk.0.attn_q_norm.weight")
+    assert not names.is_shifted("qwen3", "blk.0.attn_q_norm.weight")
+    assert not names.is_shifted("gemma3", "blk.0.attn_q.weight")
 
 
 def test_what_has_no_place_has_no_name():
     assert mlx_name("llama", "rope_freqs.weight") is None
     assert mlx_name("llama", "blk.0.ffn_gate_exps.weight") is None
     assert gguf_name("llama", "model.layers.0.mlp.gate.weight") is None
-    assert ARCHITECTURES["gemma3_text"] == "gemma3"
-    assert ARCHITECTURES["mistral"] == ARCHITECTURES["llama"] == "llama"
+    assert names.ARCHITECTURES["gemma3_text"] == "gemma3"
+    assert names.ARCHITECTURES["mistral"] == names.ARCHITECTURES["llama"] == "llama"
 
 
 @pytest.mark.parametrize("shape", [(24, 5), (24,)], ids=["weight", "bias"])
 def test_rows_are_llama_cpps(shape):
     """Row 2i of a head there is row i here, and row 2i + 1 is row i + d/2."""
     mine, heads, half = np.arange(np.prod(shape)).reshape(shape), 3, 4
-    theirs = rows_to_gguf(mine, heads)
+    theirs = names.rows_to_gguf(mine, heads)
     for head in range(heads):
         for i in range(half):
             start = head * 2 * half
             assert np.array_equal(theirs[start + 2 * i], mine[start + i])
             assert np.array_equal(theirs[start + 2 * i + 1], mine[start + i + half])
-    assert np.array_equal(rows_from_gguf(theirs, heads), mine)
-    assert is_reordered("llama", "blk.0.attn_k.bias")
-    assert not is_reordered("qwen2", "blk.0.attn_k.weight")
+    assert np.array_equal(names.rows_from_gguf(theirs, heads), mine)
+    assert names.is_reordered("llama", "blk.0.attn_k.bias")
+    assert not names.is_reordered("qwen2", "blk.0.attn_k.weight")
