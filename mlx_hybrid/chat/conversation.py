@@ -11,7 +11,6 @@ from mlx_hybrid.models.adapted import Pair
 from mlx_hybrid.models.generate import Piece, Prompts, Sampling, room_for_answer, stream, system_turn
 
 ROLES = ("system", "user", "assistant")
-ANSWER_SHARE = 4  # the part of the context that is kept free for the answer is at most one in so many
 
 
 @dataclasses.dataclass
@@ -31,8 +30,7 @@ class Conversation:
 
     def __init__(self, pair: Pair, sampling: Sampling | None = None, system: str = "") -> None:
         self.pair, self.sampling = pair, sampling or Sampling()
-        self.messages, self.turn = [], Turn()
-        self._prompts: dict[int, Prompts] = {}
+        self.messages, self.turn, self._prompts = [], Turn(), {}
         self.set_system(system)
 
     def set_system(self, text: str) -> None:
@@ -70,8 +68,8 @@ class Conversation:
             yield piece
 
     def fit(self, messages: list[dict]) -> tuple[list[int], int]:
-        """Tokens of the newest messages that leave room for an answer, and how many of the oldest had to go."""
-        reserve = min(self.sampling.max_tokens, self.pair.context // ANSWER_SHARE)
+        """Tokens of the newest messages that leave a quarter for an answer, and how many of the oldest had to go."""
+        reserve = min(self.sampling.max_tokens, self.pair.context // 4)
         for first in [0, *(i for i, m in enumerate(messages) if i and m["role"] == "user")]:
             tokens = self.pair.tokenizer.ask([*system_turn(self.system), *messages[first:]])
             if len(tokens) + reserve <= self.pair.context:

@@ -2,10 +2,12 @@
 
 import dataclasses
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+
+import click
 
 from mlx_hybrid.chat.conversation import Conversation, Turn
 from mlx_hybrid.chat.terminal import Lines, Printable
@@ -13,16 +15,9 @@ from mlx_hybrid.config.reading import parse_scalar
 from mlx_hybrid.errors import INTERRUPTED, ConfigError, MlxHybridError, nearest
 from mlx_hybrid.models.generate import Piece
 
-HELP = """\
-/base            what the base says to the last question; /base on shows it after every answer, /base off stops
-/system TEXT     set the system prompt; /system shows it, /system off takes it away
-/set NAME VALUE  how it answers: temperature, top_p, …; /set shows all
-/save FILE       write the conversation;  /load FILE goes on with one
-/clear           forget the conversation
-/help, /exit     this text; leave (as Ctrl-D)
-A line that begins with // is sent with one slash. \"\"\" begins and ends a message of several lines.
-Ctrl-C stops an answer."""
+HELP = Path(__file__).with_name("help.txt")
 COMMANDS = ("/base", "/system", "/set", "/save", "/load", "/clear", "/help", "/exit")
+note = partial(click.echo, err=True)
 
 
 @contextmanager
@@ -49,10 +44,6 @@ def printed(pieces: Iterator[Piece]) -> Iterator[Piece]:
         print(safe(piece.text), end="", flush=True)
         yield piece
     print(flush=True)
-
-
-def note(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 class Repl:
@@ -89,11 +80,7 @@ class Repl:
                 raise ConfigError(f"{name} needs a file, as: {name} talk.json")
             getattr(self, f"do_{name[1:]}")(rest.strip())
         elif line.strip() and self.show(self.conversation.ask, line.removeprefix("/")) and self.base_always:
-            self.base_answer()
-
-    def base_answer(self) -> None:
-        note(f"{self.conversation.pair.base_name}, without the adapter:")
-        self.show(self.conversation.ask_base)
+            self.do_base("")
 
     def show(self, ask: Callable[..., Iterator[Piece]], *arguments: str) -> bool:
         """Print an answer as it comes; whether it came to its end."""
@@ -123,10 +110,12 @@ class Repl:
             raise ConfigError(f"{self.conversation.pair.name} has no adapter, so it is its own base.")
         if rest not in ("", "on", "off"):
             raise ConfigError(f"/base takes on, off or nothing, not {rest!r}.")
-        if not rest:
-            return self.base_answer()
-        self.base_always = rest == "on"
-        return note(f"The base's answer after every answer: {rest}.")
+        if rest:
+            self.base_always = rest == "on"
+            note(f"The base's answer after every answer: {rest}.")
+        else:
+            note(f"{self.conversation.pair.base_name}, without the adapter:")
+            self.show(self.conversation.ask_base)
 
     def do_system(self, rest: str) -> None:
         if rest:
@@ -160,4 +149,4 @@ class Repl:
         note("Forgotten.")
 
     def do_help(self, rest: str) -> None:
-        note(HELP)
+        note(HELP.read_text(encoding="utf-8"))

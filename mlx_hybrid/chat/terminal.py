@@ -10,7 +10,6 @@ from pathlib import Path
 from mlx_hybrid.errors import ConfigError
 
 QUOTES = '"""'
-KEPT_LINES = 1000
 UNSAFE = re.compile(
     r"(?:\x1b\[|\x9b)[ -?]*[@-~]?"  # control sequences (ECMA-48, 5.4)
     # OSC, DCS, SOS, PM, APC (5.6): to BEL or ST; a newline ends one too, or it would swallow the rest of an answer
@@ -81,7 +80,7 @@ def use_readline(commands: Sequence[str]) -> None:
     @atexit.register
     def write() -> None:
         with suppress(OSError):
-            readline.set_history_length(KEPT_LINES)
+            readline.set_history_length(1000)
             readline.write_history_file(path)
 
 

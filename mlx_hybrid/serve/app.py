@@ -25,7 +25,7 @@ from mlx_hybrid.models.generate import room_for_answer
 from mlx_hybrid.serve import api
 from mlx_hybrid.serve.api import ApiError, Reply, StopText
 from mlx_hybrid.serve.engine import Engine, Job
-from mlx_hybrid.serve.guard import SILENCE_SECONDS, Guard, Policy, failed
+from mlx_hybrid.serve.guard import FAILED, SILENCE_SECONDS, Guard, Policy
 
 PAGE = Path(__file__).with_name("page.html")
 CHAT = "/v1/chat/completions"
@@ -35,8 +35,8 @@ HOW = {"ws": "none", "loop": "asyncio", "lifespan": "off", "server_header": Fals
 HOW |= {"log_config": None, "log_level": "critical", "timeout_keep_alive": SILENCE_SECONDS}
 HOW |= {"timeout_graceful_shutdown": 5}  # seconds for answers that are being told that the server goes down
 
-Text = tuple[str, str | None, int]
-"""Text to send, the reason for the end in the last one, and the tokens so far."""
+Text = tuple[str, str | None, int]  # to send, the reason for the end in the last one, and the tokens so far
+Texts = AsyncIterator[Text]
 
 
 def make_app(engine: Engine, policy: Policy, log: Callable[[str], None]) -> Starlette:
@@ -46,7 +46,7 @@ def make_app(engine: Engine, policy: Policy, log: Callable[[str], None]) -> Star
         Route("/", page),
         Route("/health", lambda _: JSONResponse({"status": "ok"})),
         Route("/v1/models", answers.models),
-        Route("/v1/models/{name:path}", answers.model),
+        Route("/v1/models/{name:path}", answers.models),
         Route(CHAT, answers.complete, methods=["POST"]),
         Route("/v1/completions", answers.complete, methods=["POST"]),
         Route("/v1/markdown", answers.markdown, methods=["POST"]),
@@ -75,10 +75,10 @@ class Answers:
         return JSONResponse({"html": MARKDOWN.render(text)})
 
     async def models(self, request: Request) -> Response:
-        return JSONResponse({"object": "list", "data": [self.card(name) for name in self.engine.models]})
-
-    async def model(self, request: Request) -> Response:
-        return JSONResponse(self.card(api.parse_model(request.path_params["name"], self.engine.models)))
+        models = self.engine.models
+        if name := request.path_params.get("name"):
+            return JSONResponse(self.card(api.parse_model(name, models)))
+        return JSONResponse({"object": "list", "data": [self.card(name) for name in models]})
 
     def card(self, name: str) -> dict:
         modules = self.pair.modules if self.engine.models[name] is self.pair.model else 0
@@ -118,7 +118,7 @@ class Answers:
         except (ConfigError, DataError) as error:
             raise ApiError(str(error)) from None
 
-    async def texts(self, job: Job, until: StopText, request: Request) -> AsyncIterator[Text]:
+    async def texts(self, job: Job, until: StopText, request: Request) -> Texts:
         """The job's texts as they come. Raises ClientDisconnect when the client has left."""
         looked, piece = time.monotonic(), None
         while piece is None or not piece.finish:
@@ -134,7 +134,7 @@ class Answers:
                 raise piece
             if isinstance(piece, Exception):
                 self.log(f"error: {type(piece).__name__}: {piece}")
-                raise failed()
+                raise ApiError(*FAILED)
             request.state.note = f" {len(job.tokens)} + {piece.count} tokens"
             text = until(piece.text)
             if until.found:
@@ -144,9 +144,7 @@ class Answers:
             if text or piece.finish:
                 yield text + (until.held if piece.finish else ""), piece.finish, piece.count
 
-    async def events(
-        self, first: Text, texts: AsyncIterator[Text], reply: Reply, prompt: int | None
-    ) -> AsyncIterator[str]:
+    async def events(self, first: Text, texts: Texts, reply: Reply, prompt: int | None) -> AsyncIterator[str]:
         """Server-sent events; the last but the end tells the usage where the prompt's tokens are given."""
         last = first
         yield event(reply.body(first[0], first=True))

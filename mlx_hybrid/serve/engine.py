@@ -10,6 +10,8 @@ from mlx_hybrid.models.adapted import Pair
 from mlx_hybrid.models.generate import Batch, Piece, Sampling, Turns, batch_of
 from mlx_hybrid.serve.api import ApiError, need
 
+CLOSING = ("The server is going down.", "closing", None, 503)
+
 
 @dataclass(eq=False)
 class Job:
@@ -47,11 +49,11 @@ class Engine:
         """Queue a job. Raises ApiError when the queue is full, and when the server is going down."""
         with self.changed:
             if self.closed:
-                raise closing()
+                raise ApiError(*CLOSING)
             told = "requests are waiting already; try again in a moment."
             need(len(self.waiting) < self.most_waiting, str(len(self.waiting)), told, "overloaded", 429)
             self.waiting.append(job)
-            self.changed.notify()
+            self.changed.notify_all()
 
     def run(self) -> None:
         """Work until `close`."""
@@ -67,8 +69,7 @@ class Engine:
         with self.changed:
             self.changed.wait_for(lambda: self.closed or self.waiting or self.active)
             while not self.closed and self.waiting and len(self.active) < self.most_active:
-                job = self.waiting.popleft()
-                if not job.cancelled.is_set():
+                if not (job := self.waiting.popleft()).cancelled.is_set():
                     self.start(job)
             return not self.closed
 
@@ -99,10 +100,6 @@ class Engine:
         with self.changed:
             self.closed = True
             for job in [*self.waiting, *self.active.values()]:
-                job.deliver(closing())
+                job.deliver(ApiError(*CLOSING))
             self.waiting.clear()
             self.changed.notify_all()
-
-
-def closing() -> ApiError:
-    return ApiError("The server is going down.", "closing", status=503)

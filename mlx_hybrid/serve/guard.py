@@ -18,6 +18,7 @@ from mlx_hybrid.serve.api import ApiError, need
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 SILENCE_SECONDS = 30  # a client that neither sends nor reads for so long is let go
 CLIENT_LEFT = 499  # of the log alone, as nginx writes it
+FAILED = ("The server failed on this request; its log says how.", "failed", None, 500)
 ADVICE = {429: {"Retry-After": "1"}, 401: {"WWW-Authenticate": "Bearer"}}
 
 
@@ -64,7 +65,7 @@ class Guard:
                 self.log(f"error: {type(error).__name__}: {error}")
             if status:
                 raise
-            told = error if isinstance(error, ApiError) else failed()
+            told = error if isinstance(error, ApiError) else ApiError(*FAILED)
             await JSONResponse(told.body(), told.status, ADVICE.get(told.status))(scope, receive, reply)
         finally:
             state, seconds = scope.get("state", {}), time.monotonic() - began
@@ -93,7 +94,3 @@ class Guard:
         need(int(length) <= limit, "The body", told, "body_too_large", 413)
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
         need(kind == "application/json", "The Content-Type", "must be application/json.", "wrong_type", 415)
-
-
-def failed() -> ApiError:
-    return ApiError("The server failed on this request; its log says how.", "failed", status=500)

@@ -118,6 +118,7 @@ def test_base_needs_an_adapter_and_chat_a_template(base_folder, tmp_path):
     done = call("chat", bare, text="hello\n")
     assert done.exit_code == 2
     assert "`mlx-hybrid generate --raw`" in done.stderr
+    assert "--template plain" in done.stderr
     assert call("generate", bare, "hello", "--raw", *SHORT).exit_code == 0
 
 
