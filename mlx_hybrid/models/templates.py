@@ -5,7 +5,7 @@ from typing import Any
 
 from mlx_hybrid.errors import ConfigError, nearest
 
-PLACE = Path(__file__).with_name("templates")
+PLACE = Path(__file__).with_name("chat_templates")
 NAMED = {path.stem: path.read_text(encoding="utf-8") for path in sorted(PLACE.glob("*.jinja"))}
 PLAIN = NAMED["plain"]
 """Words and line breaks that every vocabulary has; an answer ends with the model's end of text."""
