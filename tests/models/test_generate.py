@@ -14,17 +14,10 @@ from toys import VOCABULARY, byte_tokenizer, wrapped
 from mlx_hybrid.adapters.store import probe_logits
 from mlx_hybrid.chat.terminal import Printable
 from mlx_hybrid.errors import ConfigError
+from mlx_hybrid.models import generate
 from mlx_hybrid.models.adapted import open_pair
 from mlx_hybrid.models.base import load_base
-from mlx_hybrid.models.generate import (
-    Prompts,
-    Sampling,
-    answers,
-    make_sampler,
-    prompt_tokens,
-    room_for_answer,
-    stream,
-)
+from mlx_hybrid.models.generate import Prompts, Sampling, make_sampler, prompt_tokens, room_for_answer, stream
 from mlx_hybrid.models.sampling import cut, make_processors
 
 
@@ -122,7 +115,7 @@ def test_answers_side_by_side_are_those_alone(pair):
     how = [Sampling(max_tokens=size) for size in (12, 3, 20)]
     how += [Sampling(max_tokens=15, temperature=1, seed=4), Sampling(max_tokens=15, repetition_penalty=1.5)]
     how += [Sampling(max_tokens=1)]
-    together = dict(answers(pair.model, pair.tokenizer, prompts, how, rows=3))
+    together = dict(generate.answers(pair.model, pair.tokenizer, prompts, how, rows=3))
     assert sorted(together) == list(range(6))
     for number, (tokens, sampling) in enumerate(zip(prompts, how)):
         alone = list(stream(pair.model, pair.tokenizer, tokens, sampling))

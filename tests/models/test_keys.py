@@ -1,4 +1,4 @@
-"""Keys of config.json that transformers writes and mlx-lm would not read, and what a base is known by."""
+"""Keys of config.json that mlx-lm would not read, weights that are no numbers, and what a base is known by."""
 
 import json
 import shutil
@@ -7,6 +7,7 @@ import mlx.core as mx
 import pytest
 from hf_bases import dense_base
 from mlx_lm.utils import load_model
+from toys import write_model
 
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.models.base import fingerprint, fingerprints, load_base
@@ -125,3 +126,23 @@ def test_adapters_find_their_base_by_either_mark(tmp_path):
         tree["mlx_hybrid"]["base"]["fingerprint"] = mark
         path.write_text(json.dumps(tree))
         assert load_any(str(folder), base_name=str(base)).modules == 14
+
+
+@pytest.mark.parametrize(
+    ("mode", "leaf", "value"),
+    [
+        ("", "model.norm.weight", float("nan")),
+        ("affine-4", "model.layers.1.mlp.up_proj.scales", float("nan")),
+        ("affine-4", "model.layers.0.self_attn.q_proj.biases", float("inf")),
+    ],
+)
+def test_weights_that_are_no_numbers_are_named(tmp_path, mode, leaf, value):
+    folder = write_model(tmp_path / "model", mode)
+    load_base(str(folder))
+    path = next(folder.glob("*.safetensors"))
+    weights = mx.load(str(path))
+    flat = weights[leaf].reshape(-1)
+    flat[3] = value
+    mx.save_safetensors(str(path), weights | {leaf: flat.reshape(weights[leaf].shape)}, {"format": "mlx"})
+    with pytest.raises(ConfigError, match=f"{leaf} hold NaN or inf"):
+        load_base(str(folder))
