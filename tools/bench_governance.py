@@ -17,15 +17,10 @@ from governance_tables.leaks import overlap, parallel
 from governance_tables.near import near, near_small
 from governance_tables.whole import linear, million, whole
 
-TABLES = {
-    table.__name__: table
-    for table in (language, near, quality, families, overlap, parallel, whole, near_small, linear, million)
-}
-LONGER = ("near_small", "linear", "million")
+USUAL = (language, near, quality, families, overlap, parallel, whole)
+TABLES = {table.__name__: table for table in (*USUAL, near_small, linear, million)}
 
 
 if __name__ == "__main__":
-    for name in [word for word in sys.argv[1:] if word != "-v"] or [
-        name for name in TABLES if name not in LONGER
-    ]:
-        TABLES[name]()
+    for table in [TABLES[word] for word in sys.argv[1:] if word != "-v"] or USUAL:
+        table()

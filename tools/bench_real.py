@@ -107,7 +107,6 @@ def sib200_items(model: Path, data: Path, records: int) -> list[tuple[list[int],
 
 
 def start(package: Path, model: Path, items: list) -> subprocess.Popen:
-    """A process that holds the model, and does a job when told to."""
     words, pipe = [sys.executable, "-c", WORKER, str(model.expanduser())], subprocess.PIPE
     environment = {**os.environ, "PYTHONPATH": str(package)}
     side = subprocess.Popen(words, env=environment, cwd=package, stdin=pipe, stdout=pipe, text=True)
@@ -115,8 +114,7 @@ def start(package: Path, model: Path, items: list) -> subprocess.Popen:
     return side
 
 
-def tell(side: subprocess.Popen, job: str) -> tuple[float, int, list]:
-    """(seconds, bytes, values)"""
+def tell(side: subprocess.Popen, job: str) -> tuple[float, int, list]:  # seconds, bytes, values
     side.stdin.write(f"{job}\n")
     side.stdin.flush()
     return json.loads(side.stdout.readline())

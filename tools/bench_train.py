@@ -65,8 +65,6 @@ class Chats:
 
 
 class Listener(TrainingCallback):
-    """Keeps the reports of mlx-lm's trainer."""
-
     def __init__(self) -> None:
         self.reports: list[dict] = []
 
@@ -96,20 +94,16 @@ def fresh_model(packed: bool):
 
 def ours(method: str, chats: Chats, packed: bool) -> float:
     """Trained tokens a second of this project's loop, batches made within the time."""
-    model = fresh_model(packed)
-
-    def settings(steps: int):
-        options = {"steps": steps, "batch_size": BATCH, "report_every": steps}
-        tree = {"method": method, "adapter": {"start": "zeros"}, "train": options}
-        return build_config(tree, "bench_train")
-
-    adapter = settings(WARM).adapter
+    model, tree = fresh_model(packed), {"method": method, "adapter": {"start": "zeros"}}
+    adapter = build_config(tree, "bench_train").adapter
     attach(model, adapter, seed=0)
     rates = {"learning_rate": RATE, "orthogonal_learning_rate": RATE, "weight_decay": 0.0, "clip": 1.0}
     optimizer = BranchOptimizer(model, mixing=adapter.mixing, **rates)
     for steps in (WARM, STEPS):
+        options = {"steps": steps, "batch_size": BATCH, "report_every": steps}
+        settings = build_config(tree | {"train": options}, "bench_train").train
         how = {"seed": 0, "progress": Progress()}
-        events = train(model, optimizer, chats.examples, [], settings(steps).train, **how)
+        events = train(model, optimizer, chats.examples, [], settings, **how)
         (report,) = [event for event in events if isinstance(event, Trained)]
     return report.trained_tokens / report.seconds
 

@@ -78,7 +78,6 @@ class Outcome:
     starts: int = 0
     ends: int = 0
     half_written: int = 0
-    seconds: float = 0.0
     where: Counter = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
 
@@ -188,7 +187,7 @@ def try_kills(
     folder: Path, kills: int, seed: int, longest: float, runs: dict[str, tuple[str, ...]]
 ) -> Outcome:
     """Train each of `runs` unbroken, then again and again, until as many attempts as wanted were killed."""
-    outcome, rng, begun = Outcome(), random.Random(seed), time.monotonic()
+    outcome, rng = Outcome(), random.Random(seed)
     for number, settings in enumerate(runs.values()):
         keep_all = (*settings, "train.keep_checkpoints=1000")
         outcome.faults += Attempt(folder / f"whole-{number}", keep_all).faults("an unbroken run")
@@ -204,7 +203,6 @@ def try_kills(
             break
         while not (outcome.faults or attempted(folder, settings, number, outcome, draw())):
             pass
-    outcome.seconds = time.monotonic() - begun
     return outcome
 
 
@@ -275,9 +273,9 @@ def main() -> None:
         outcome = try_kills(Path(folder), arguments.kills, arguments.seed, arguments.longest, runs)
     for phase in PHASES:
         print(f"| {phase} | {outcome.where[phase]} |")
-    half, seconds = f"{outcome.half_written} of them left something half written", f"{outcome.seconds:.0f} s"
+    half = f"{outcome.half_written} of them left something half written"
     said = "; ".join(outcome.faults) or "equal to the unbroken runs, bit for bit"
-    print(f"{outcome.kills} kills, {half}; {outcome.starts} starts, {outcome.ends} ends, {seconds}: {said}.")
+    print(f"{outcome.kills} kills, {half}; {outcome.starts} starts, {outcome.ends} ends: {said}.")
     sys.exit(bool(outcome.faults))
 
 
