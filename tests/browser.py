@@ -11,16 +11,10 @@ from pathlib import Path
 
 import pytest
 
-NAMES = (
-    "chromium",
-    "chromium-browser",
-    "google-chrome",
-    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
-)
-CHROMIUM = next((found for name in NAMES if (found := shutil.which(name))), None)
-needs_chromium = pytest.mark.skipif(
-    CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome here"
-)
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+APPLICATION = "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"
+CHROMIUM = next((found for name in (*NAMES, APPLICATION) if (found := shutil.which(name))), None)
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason=f"no {', '.join(NAMES)} here")
 FLAGS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
     "--remote-debugging-pipe",
@@ -112,27 +106,20 @@ class Browser:
         place = self.see(f"""(() => {{ const box = document.getElementById({name!r}).getBoundingClientRect();
             return {{ x: box.x + box.width / 2, y: box.y + box.height / 2, width: box.width }} }})()""")
         assert place["width"] > 0, f"{name} is not shown"
+        where = {"x": place["x"], "y": place["y"], "button": "left", "clickCount": 1}
         for kind in ("mousePressed", "mouseReleased"):
-            self.call(
-                "Input.dispatchMouseEvent", type=kind, x=place["x"], y=place["y"], button="left", clickCount=1
-            )
+            self.call("Input.dispatchMouseEvent", type=kind, **where)
 
     def type(self, text):
         self.see("document.getElementById('text').focus()")
         self.call("Input.insertText", text=text)
         for kind in ("rawKeyDown", "keyUp"):
-            self.call(
-                "Input.dispatchKeyEvent", type=kind, key="Enter", code="Enter", windowsVirtualKeyCode=13
-            )
+            enter = {"key": "Enter", "code": "Enter", "windowsVirtualKeyCode": 13}
+            self.call("Input.dispatchKeyEvent", type=kind, **enter)
 
     def size(self, width, height, *, mobile=False):
-        self.call(
-            "Emulation.setDeviceMetricsOverride",
-            width=width,
-            height=height,
-            deviceScaleFactor=1,
-            mobile=mobile,
-        )
+        sizes = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": mobile}
+        self.call("Emulation.setDeviceMetricsOverride", **sizes)
 
     def shoot(self, path):
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot")["data"]))

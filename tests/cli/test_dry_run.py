@@ -57,7 +57,7 @@ def test_the_same_words_as_the_run(spoil, more, code, words, finetune, copy, set
     assert not (tmp_path / "trained").exists()
 
 
-def test_no_weight_is_read(finetune, copy, settings):
+def test_no_weight_is_read_and_nothing_written(finetune, copy, settings, tmp_path):
     weights = mx.load(str(copy / "model.safetensors"))
     names = {mx.float16: "F16", mx.bfloat16: "BF16", mx.float32: "F32", mx.uint32: "U32", mx.uint8: "U8"}
     holes = [(name, names[value.dtype], value.shape, value.nbytes) for name, value in weights.items()]
@@ -67,7 +67,9 @@ def test_no_weight_is_read(finetune, copy, settings):
     assert done.exit_code == 0, done.stderr
     tokens = json.loads(done.stdout)["tokens"]
     assert tokens["longest"] <= tokens["train"]
-    assert f"# tokens: {tokens['train']} in training" in asked().stdout
+    for words in ("method: hybrid", "# split:", f"# tokens: {tokens['train']} in training"):
+        assert words in asked().stdout
+    assert not (tmp_path / "trained").exists()
 
 
 def test_what_cannot_fit_is_refused_unless_forced(finetune, settings, tmp_path, monkeypatch):

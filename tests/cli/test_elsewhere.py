@@ -52,11 +52,10 @@ def adapter(run: Run) -> bytes:
     return (run.adapter / "adapters.safetensors").read_bytes()
 
 
-def test_resuming_elsewhere_is_resuming(run, settings, home, elsewhere):
-    begin(run, settings, *UNMEASURED)
-    whole = Run(home / "runs" / "first")
-    cut = home / "runs" / "cut"
-    config = load_config(whole.path / "config.yaml")
+def test_resuming_elsewhere_is_resuming(run, finished, settings, home, elsewhere):
+    whole, cut = Run(finished("hybrid").path), home / "runs" / "cut"
+    named = {"model.name": MODEL, "data.paths": ["records.jsonl"]}
+    config = load_config(None, (*settings[1::2], *UNMEASURED[1::2]), named)
     for _ in job.finetune(config, output=Path("runs/cut"), stop=lambda: True):
         pass
     assert Run(cut).info()["status"] == "interrupted"

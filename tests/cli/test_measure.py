@@ -47,13 +47,11 @@ def test_a_task_becomes_three_files_that_finetune_takes(run, task_folder):
     told = json.loads((task_folder / "task.json").read_text())
     assert told["splits"]["train"]["shots"] == 7
     assert told["splits"]["test"]["languages"] == ["deu_Latn", "eng_Latn"]
-
-
-def test_task_ends_with_the_next_command(run, copy, tmp_path):
-    asked = ("--from", copy, "--languages", "en", "--split", "test", "-o", tmp_path / "x")
-    result = run("task", "sib200", *asked)
-    assert result.output.splitlines()[-1] == f"Next: mlx-hybrid evaluate last --on {tmp_path / 'x'}"
-    assert not (tmp_path / "x" / "train.jsonl").exists()
+    part = task_folder.with_name("part")
+    asked = ("--from", task_folder.with_name("copy"), "--languages", "en", "--split", "test", "-o", part)
+    said = run("task", "sib200", *asked, code=0).output
+    assert said.splitlines()[-1] == f"Next: mlx-hybrid evaluate last --on {part}"
+    assert not (part / "train.jsonl").exists()
 
 
 BAD_TASKS = {
@@ -76,16 +74,12 @@ def test_a_task_that_cannot_be_is_one_sentence(asked, run, copy, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_misaligned_rows_are_named(run, copy, tmp_path):
+def test_misaligned_rows_are_named_and_nothing_is_written_over(run, copy, task_folder, tmp_path):
+    asked = ("task", "sib200", "--from", copy, "--languages", "en,de", "-o")
+    refused(run(*asked, task_folder), 2, "exists already")
     path = copy / "sib200" / "deu_Latn" / "test.tsv"
     path.write_text("\n".join(path.read_text().splitlines()[:-1]) + "\n")
-    result = run("task", "sib200", "--from", copy, "--languages", "en,de", "-o", tmp_path / "out")
-    refused(result, 3, "misaligned at 1 rows, the first being sib200-213")
-
-
-def test_nothing_is_written_over(run, copy, task_folder):
-    result = run("task", "sib200", "--from", copy, "--languages", "en", "-o", task_folder)
-    refused(result, 2, "exists already")
+    refused(run(*asked, tmp_path / "out"), 3, "misaligned at 1 rows, the first being sib200-213")
 
 
 def test_a_run_is_measured_beside_its_base_on_its_own_test_files(run, trained):
@@ -105,6 +99,12 @@ def test_a_run_is_measured_beside_its_base_on_its_own_test_files(run, trained):
     assert "text outside the task" in (trained / "README.md").read_text()
     assert "adapted" in (trained / "report.html").read_text()
     assert result.stdout.rstrip().endswith(f"Next: mlx-hybrid report {trained}")
+    assert "answers" in result.stderr
+    again = run("evaluate", trained, *asked, "--json", code=0)
+    assert "answers" not in again.stderr
+    assert printed(again).rows == results.rows
+    config = json.loads((trained / "adapter" / "adapter_config.json").read_text())
+    assert "temperature" not in config["mlx_hybrid"]
 
 
 def test_a_run_without_test_files_is_measured_on_what_it_held_back(run, finished, tmp_path):
@@ -142,16 +142,6 @@ def test_held_back_records_of_two_kinds_are_measured_as_far_as_they_are_choices(
     assert said in result.stderr
     data.write_text(data.read_text().replace("29 up", "30 up"))
     refused(run("evaluate", tmp_path / "trained"), 3, "data changed since it was trained")
-
-
-def test_a_second_call_answers_nothing_anew(run, trained):
-    first = run("evaluate", trained, "--limit", 4, "--json")
-    second = run("evaluate", trained, "--limit", 4, "--json")
-    assert "answers" in first.stderr
-    assert "answers" not in second.stderr
-    assert json.loads(first.stdout) == json.loads(second.stdout)
-    config = json.loads((trained / "adapter" / "adapter_config.json").read_text())
-    assert "temperature" not in config["mlx_hybrid"]
 
 
 def test_an_adapter_folder_is_trained_on_from_and_a_model_anew(

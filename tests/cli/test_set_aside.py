@@ -26,33 +26,26 @@ def dirty(records, tmp_path):
 GOVERNED = sets("governance.enabled=true", "governance.only=[exact]", "train.steps=2", "evaluate=false")
 
 
-def test_the_run_holds_them_as_govern_would(run, finetune, dirty, settings, tmp_path):
-    output = tmp_path / "trained"
-    done = finetune(*settings, *GOVERNED, data=dirty, code=0)
+def test_the_run_holds_them_as_govern_would_and_nothing_else_does(run, finetune, dirty, lora, tmp_path):
+    output, clean, exported = (tmp_path / name for name in ("trained", "clean", "export"))
+    done = finetune(*lora, *GOVERNED, data=dirty, code=0)
     assert f"Set aside, each with its reason: {output / 'data' / 'rejected.jsonl'}" in done.stderr
-    run("govern", dirty, "-o", tmp_path / "clean", "--only", "exact", code=0)
+    run("govern", dirty, "-o", clean, "--only", "exact", code=0)
     lines = Run(output).rejected.read_bytes()
-    assert lines == (tmp_path / "clean" / "rejected.jsonl").read_bytes()
     notes = [json.loads(line)["_gov"] for line in lines.splitlines()]
     assert [note["reason"] for note in notes] == ["mixed_kinds", "bad_json", "exact_dup", "not_object"]
     assert lines.count(MARK.encode()) == 4
-    for name in ("kept.jsonl", "report.html"):
-        assert (output / "data" / name).read_bytes() == (tmp_path / "clean" / name).read_bytes()
+    for name in ("kept.jsonl", "rejected.jsonl", "report.html"):
+        assert (output / "data" / name).read_bytes() == (clean / name).read_bytes()
     run("govern", "verify", output / "data", code=0)
-
-
-def test_nothing_of_them_is_published_or_exported(run, finetune, dirty, lora, tmp_path):
-    output = tmp_path / "trained"
-    finetune(*lora, *GOVERNED, data=dirty, code=0)
     published = plan(output, "me/trained")
     for name in ("kept.jsonl", "rejected.jsonl", "manifest.json", "report.html"):
         assert f"data/{name}" in published.left_out
         assert not [path for path in published.files if path.endswith(name)]
     sent = [data if isinstance(data, bytes) else data.read_bytes() for data in published.files.values()]
     assert not [data for data in sent if MARK.encode() in data]
-    exported = tmp_path / "export"
     run("export", output, "--to", "mlx-lm", "-o", exported, code=0)
-    (exported / "rejected.jsonl").write_bytes(Run(output).rejected.read_bytes())
+    (exported / "rejected.jsonl").write_bytes(lines)
     assert "rejected.jsonl" in plan(exported, "me/trained").left_out
     (exported / "rejected.jsonl").unlink()
     Run(output).rejected.unlink()

@@ -58,32 +58,25 @@ def row(metric: str, model: str, value: float, language: str = "all", variant: s
     return Row(metric, language, variant, value, value - 0.1, value + 0.1, n, model=model)
 
 
-CHOICES = Results(
-    {
-        "task": "sib200",
-        "version": 1,
-        "kind": "classification",
-        "records": 9,
-        "limit": 4,
-        "notes": ["A note."],
-    },
-    (
-        *(
-            row("accuracy", model, value)
-            for model, value in (("base", 0.4), ("adapted", 0.6), ("difference", 0.2))
-        ),
-        *(row("nll", model, 1.5) for model in ("base", "adapted")),
-        *(row("accuracy", "base", value, name) for name, value in (("swh_Latn", 0.3), ("eng_Latn", 0.5))),
-        row("accuracy_worst", "base", 0.3),
-        Row("temperature", value=2.0, model="adapted"),
-        Row("sign_flip_p", value=0.012, model="difference"),
-        row("drop", "base", 0.1, variant="lower", n=7),
-    ),
-)
+FACTS = {
+    "task": "sib200",
+    "version": 1,
+    "kind": "classification",
+    "records": 9,
+    "limit": 4,
+    "notes": ["A note."],
+}
+ROWS = [
+    row("accuracy", model, value) for model, value in (("base", 0.4), ("adapted", 0.6), ("difference", 0.2))
+]
+ROWS += [row("nll", model, 1.5) for model in ("base", "adapted")]
+ROWS += [row("accuracy", "base", value, name) for name, value in (("swh_Latn", 0.3), ("eng_Latn", 0.5))]
+ROWS += [row("accuracy_worst", "base", 0.3), row("drop", "base", 0.1, variant="lower", n=7)]
+ROWS += [Row("temperature", value=2.0, model="adapted"), Row("sign_flip_p", value=0.012, model="difference")]
 
 
 def test_results_are_tables_of_measures_languages_and_variants_against_models():
-    quality, languages, parity, variants = result_tables(CHOICES)
+    quality, languages, parity, variants = result_tables(Results(FACTS, tuple(ROWS)))
     assert quality.title == "Quality and calibration: sib200 v1, 9 records, at most 4 a language"
     assert quality.columns == ("", "base", "adapted", "difference")
     assert quality.rows[0][3] == "+0.200 [+0.100, +0.300]"
