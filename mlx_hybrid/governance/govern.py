@@ -1,8 +1,4 @@
-"""From files to a folder that can be signed for: two passes over the lines, a few hundred bytes a record between.
-
-The first pass parses and inspects, spread over processes; the stages that compare records follow; the second pass
-copies each line, untouched but for what was decided on it, to `kept.jsonl` or `rejected.jsonl`.
-"""
+"""From files to a folder that can be signed for: a pass that decides, and one that copies each line as it is."""
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext

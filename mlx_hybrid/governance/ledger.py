@@ -8,7 +8,7 @@ from typing import Any
 from mlx_hybrid.config import GovernanceConfig
 from mlx_hybrid.governance.checks.translations import check_pairs
 from mlx_hybrid.governance.duplicates.minhash import ngram_of
-from mlx_hybrid.governance.duplicates.near import find_conflicts, find_near_duplicates
+from mlx_hybrid.governance.duplicates.near import find_near_duplicates
 from mlx_hybrid.governance.inspection import Inspection, read_said
 from mlx_hybrid.governance.rules import ASKED_FOR, RULES, STAGES, Decision, Finding, active_stages, in_force
 
@@ -131,11 +131,14 @@ def decide_near(items: list[Inspection], n: int, threshold: float) -> None:
 
 
 def flag_conflicts(items: list[Inspection]) -> None:
-    for i, earlier in find_conflicts([halves_of(item.said) for item in items]).items():
-        items[i].flags += (Finding("prompt_conflict", f"{items[earlier].where} answers otherwise"),)
-
-
-def halves_of(said: bytes) -> tuple[bytes, bytes]:
-    """What was asked, with the tools, and what was answered, with label and calls; both empty without a question."""
-    prompt, *answer, tools, _ = said.split(b"\0")
-    return (prompt + b"\0" + tools, b"\0".join(answer)) if prompt else (b"", b"")
+    """Flag records whose question, with the tools, stood before with another answer, and the first that it stood in."""
+    first: dict[tuple[bytes, bytes], tuple[int, list[bytes]]] = {}
+    conflicts: dict[int, int] = {}
+    for index, item in enumerate(items):
+        prompt, *answer, tools, _ = item.said.split(b"\0")  # the answer with label and calls
+        earlier, other = first.setdefault((prompt, tools), (index, answer)) if prompt else (index, answer)
+        if answer != other:
+            conflicts[index] = earlier
+            conflicts.setdefault(earlier, index)
+    for index, other in conflicts.items():
+        items[index].flags += (Finding("prompt_conflict", f"{items[other].where} answers otherwise"),)

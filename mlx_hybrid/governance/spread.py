@@ -49,10 +49,7 @@ def workers_for(config: GovernanceConfig, size: int) -> int:
 def inspect_lines(
     sources: Sequence[Source], config: GovernanceConfig, size: int
 ) -> Iterator[list[Inspection]]:
-    """Inspect the lines of all sources, `size` bytes in all, chunk by chunk in order.
-
-    Raises MlxHybridError when a worker ends early.
-    """
+    """Inspect all lines, `size` bytes, chunk by chunk in order. Raises MlxHybridError when a worker ends early."""
     chunks = in_chunks(read_sources(sources))
     renames = sources[0].renames if sources else {}  # one setting for all files of a call
     # Here too when others work: a setting that cannot be is told before they start.

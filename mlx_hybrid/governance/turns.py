@@ -87,18 +87,19 @@ def check_records(
     for (place, _), *answer in zip(turns, check_languages(words, codes, engine, allowed, limits), words):
         answers[place].append(tuple(answer))
     asking = [place for place, record in enumerate(records) if record.asked or not record.turns]
-    texts = [whole(records[place], answers[place]) for place in asking]
+    texts = [
+        # the question alone where it is in a language of its own
+        records[i].asked
+        if records[i].declares
+        else "\n".join((records[i].asked, *(t for _, t in answers[i])))
+        for i in asking
+    ]
     codes = [records[place].languages[0] for place in asking]
     wholes = dict(zip(asking, check_languages(texts, codes, engine, allowed, limits)))
     return [
         combine(record, own, wholes[i]) if i in wholes else own[0][0]
         for i, (record, own) in enumerate(zip(records, answers))
     ]
-
-
-def whole(record: Judged, answers: list[Answer]) -> str:
-    """All words of a record; the question alone where it is in a language of its own."""
-    return record.asked if record.declares else "\n".join((record.asked, *(text for _, text in answers)))
 
 
 def combine(record: Judged, answers: list[Answer], asked: Verdict) -> Verdict:

@@ -8,8 +8,7 @@ import pytest
 from governance.conftest import SENTENCES, chat_record, govern_records, read_jsonl, write_jsonl
 
 from mlx_hybrid.config import GovernanceConfig
-from mlx_hybrid.governance.checks.personal import find_personal, luhn, redact
-from mlx_hybrid.governance.checks.phones import regions_of
+from mlx_hybrid.governance.checks.personal import find_personal, luhn, redact, regions_of
 from mlx_hybrid.governance.govern import govern_files
 from mlx_hybrid.records.record import load_records
 

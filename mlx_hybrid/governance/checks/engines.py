@@ -2,6 +2,7 @@
 
 import unicodedata
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import lru_cache
 from importlib.metadata import packages_distributions, version
 from importlib.util import find_spec
@@ -51,9 +52,8 @@ class Py3langid:
     def predict(self, texts: Sequence[str]) -> np.ndarray:
         from scipy.sparse import coo_array
 
-        encoded = [
-            unicodedata.normalize("NFC", text[:MAX_LETTERS]).encode("utf-8", "replace") for text in texts
-        ]
+        clean = (unicodedata.normalize("NFC", text[:MAX_LETTERS]) for text in texts)
+        encoded = [text.encode("utf-8", "replace") for text in clean]
         lengths = np.array([len(item) for item in encoded], np.int64)
         owners, features = self.walk(encoded, lengths)
         ones = np.ones(len(owners), np.float32)
@@ -97,9 +97,8 @@ class FastText:
         try:
             import fasttext
         except ImportError:
-            raise ConfigError(
-                "--engine fasttext needs a module it reads with: pip install fasttext-predict"
-            ) from None
+            told = "--engine fasttext needs a module it reads with: pip install fasttext-predict"
+            raise ConfigError(told) from None
         try:
             self.model = fasttext.load_model(str(path))
         except ValueError as error:
@@ -109,20 +108,15 @@ class FastText:
         self.origin["licence"] = "CC-BY-SA-3.0" if is_lid_176 else "not stated"
         self.scripts: dict[str, set[str]] = {}
         self.columns: dict[str, int] = {}
-        for label in sorted(label for _, label in self.model.f.predict("a\n", -1, -1.0, "strict")):
-            self.add_label(label)
-        self.codes = list(self.scripts)
         self.missed = MISSED_BY_LID_176 if is_lid_176 else ()
-
-    def add_label(self, label: str) -> None:
-        name = label.removeprefix("__label__")
-        try:
-            language = parse_language(OLD_CODES.get(name, name))
-        except UnknownLanguage:
-            return
-        scripts = self.scripts.setdefault(language.code, set())
-        scripts |= {language.script} if language.declared else scripts_of(language.code)
-        self.columns[label] = list(self.scripts).index(language.code)
+        for label in sorted(label for _, label in self.model.f.predict("a\n", -1, -1.0, "strict")):
+            name = label.removeprefix("__label__")
+            with suppress(UnknownLanguage):
+                language = parse_language(OLD_CODES.get(name, name))
+                scripts = self.scripts.setdefault(language.code, set())
+                scripts |= {language.script} if language.declared else scripts_of(language.code)
+                self.columns[label] = list(self.scripts).index(language.code)
+        self.codes = list(self.scripts)
 
     def knows(self, code: str, script: str) -> bool:
         known = self.scripts.get(code, set()) & ALIKE.get(script, {script})

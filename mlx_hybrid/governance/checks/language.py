@@ -1,10 +1,4 @@
-"""The language stage: verify what a record declares, label what declares nothing.
-
-Detecting again and comparing rejects good records; asking whether the declared language is *possible* rejects almost
-none. The rule, with p = the probability of the declared language and its close relatives and n letters (a Han letter
-counts three): n ≥ 40 and p < 0.2 rejects; 15 ≤ n < 40 also needs another language at 0.5; below 15 only the script
-is looked at.
-"""
+"""The language stage: verify what a record declares, label what declares nothing."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -29,7 +23,7 @@ ENOUGH_LETTERS, SOME_LETTERS, LEAST_LETTERS = 40, 15, 3
 CONFIDENT, HALF = 0.5, 0.5
 SURE = 0.9  # romanised text reaches it in 0.5 % of sentences, whole sentences of another language in 97 %
 LIKE_ROMANISED = ("hau", "som", "kab")  # what romanised Hindi and Arabic look like; these must be at 0.99
-MAX_PARTS = 8
+MAX_PARTS = 8  # lines of a text in another language that are looked at
 CHECKED = 4_000  # letters of a text; engines are shown 400 of them
 UNDETERMINED = Language("und", "Zyyy")
 BIG = ("eng", "fra", "spa", "por", "deu", "rus", "arb", "zho", "hin", "amh")
@@ -83,8 +77,9 @@ def check_languages(
 ) -> list[Verdict]:
     """A verdict for each text. `allowed` holds ISO 639-3 codes; empty allows all.
 
-    A record of several lines is kept, and flagged, when any line of 40 letters is in the declared language: chat
-    records hold instructions in one language and answers in another.
+    With p = the probability of the declared language and its close relatives and n letters (a Han letter counts three):
+    n ≥ 40 and p < 0.2 rejects; 15 ≤ n < 40 also needs another language at 0.5; below 15 only the script is looked at.
+    A text of which any line is in the declared language is kept, and flagged.
     """
     short = [text[:CHECKED] for text in texts]
     judge = Judge(engine, allowed, limits)
@@ -104,10 +99,13 @@ class Judge:
 
     def __init__(self, engine: Any, allowed: Collection[str], limits: Mapping[str, float]) -> None:
         self.engine, self.allowed = engine, allowed
-        self.possible, self.own_script = (
-            limits.get(name, 0.0) for name in ("lang_mismatch", "script_mismatch")
-        )
-        self.mixed, self.gibberish = limits.get("script_mixed", 1.0), limits.get("gibberish", 2.0)
+        self.limits = {
+            "lang_mismatch": 0.0,
+            "script_mismatch": 0.0,
+            "script_mixed": 1.0,
+            "gibberish": 2.0,
+            **limits,
+        }
 
     def check(self, evidence: Evidence, declared: str | None) -> Verdict:
         if declared is None:
@@ -133,7 +131,7 @@ class Judge:
         if language.declared:
             expected = frozenset(SEEN_AS.get(language.script, [language.script]))
         own = float(sum(evidence.scripts[SCRIPT_CODES.index(s) - 1] for s in expected if s in SCRIPT_CODES))
-        if expected - {"Zyyy"} and own < self.own_script:
+        if expected - {"Zyyy"} and own < self.limits["script_mismatch"]:
             told = f"{1 - own:.0%} of the letters are in other scripts, most in {evidence.script}; {looks}"
             reason = "script_mismatch"
             if evidence.script == "Latn" and not language.declared:
@@ -141,20 +139,16 @@ class Judge:
                 reason = "lang_mismatch" if is_sure(evidence, self.engine) else "lang_romanised"
             return (Finding(reason, f"declared {language}, but {told}"),)
         columns = columns_of(self.engine, language.code, expected | {evidence.script})
-        if not columns and is_big(evidence, language, self.engine):
-            detail = f"declared {language}, which the engine does not know; {looks}"
-            return (Finding("lang_mismatch", detail),)
         if not columns:
-            return (Finding("lang_not_checked", f"the engine does not know {language}; {looks}"),)
+            reason = "lang_mismatch" if is_big(evidence, language, self.engine) else "lang_not_checked"
+            return (Finding(reason, f"declared {language}, which the engine does not know; {looks}"),)
         p = float(evidence.probabilities[list(columns)].sum())
-        if p >= self.possible or own < HALF or evidence.top in relatives_of(language.code):
+        if p >= self.limits["lang_mismatch"] or own < HALF or evidence.top in relatives_of(language.code):
             return self.mixed_scripts(evidence)
         enough = evidence.letters >= ENOUGH_LETTERS or evidence.is_clear
         detail = f"declared {language}, p {p:.2f}; {looks}; {evidence.letters:.0f} letters"
-        return (
-            Finding("lang_mismatch" if enough else "lang_undetermined", detail),
-            *self.mixed_scripts(evidence),
-        )
+        finding = Finding("lang_mismatch" if enough else "lang_undetermined", detail)
+        return finding, *self.mixed_scripts(evidence)
 
     def label(self, evidence: Evidence) -> Verdict:
         """The language of a text that declares none; undetermined rather than guessed."""
@@ -170,7 +164,11 @@ class Judge:
 
     def nonsense(self, evidence: Evidence) -> Finding | None:
         """Latin letters that are no language, as the engine has learnt of such texts (`zxx`)."""
-        if evidence.top != "zxx" or evidence.top_p < self.gibberish or evidence.letters < SOME_LETTERS:
+        if (
+            evidence.top != "zxx"
+            or evidence.top_p < self.limits["gibberish"]
+            or evidence.letters < SOME_LETTERS
+        ):
             return None
         return Finding("gibberish", f"{evidence.letters:.0f} letters, p {evidence.top_p:.2f} of no language")
 
@@ -178,7 +176,7 @@ class Judge:
         """A tag, not a fault: a second script with a fifth of the letters, as where two languages are mixed."""
         first, second = np.argsort(-evidence.scripts)[:2]
         share, names = float(evidence.scripts[second]), {SCRIPT_CODES[1 + first], SCRIPT_CODES[1 + second]}
-        if share < self.mixed or names <= {"Hani", "Hira", "Kana", "Hang"}:
+        if share < self.limits["script_mixed"] or names <= {"Hani", "Hira", "Kana", "Hang"}:
             return ()
         return (Finding("script_mixed", f"{share:.0%} {SCRIPT_CODES[1 + second]}"),)
 

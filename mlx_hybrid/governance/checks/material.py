@@ -1,8 +1,4 @@
-"""What a turn is made of: which of it is prose, and which is code, notation, markup, data, a table or a list.
-
-The rules on words are asked of the prose alone. Code that stands in no fence is told by its lines: signs that prose
-does not have, in lines that are no sentences.
-"""
+"""What a turn is made of: which of it is prose, and which is code, notation, markup, data, a table or a list."""
 
 import json
 from itertools import groupby
@@ -69,10 +65,7 @@ def is_data(text: str) -> bool:
 
 
 def is_formed(text: str) -> bool:
-    """Whether signs stand in it as somebody writes them: in lines, or the brackets close, or the letters make words.
-
-    Of symbols at random neither holds.
-    """
+    """Whether signs stand in it as somebody writes them: in lines, or the brackets close, or the letters make words."""
     if text.count("\n") >= 3:
         return True
     if len(MATERIAL.strange.findall(text)) >= 3:

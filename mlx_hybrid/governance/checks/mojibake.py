@@ -1,9 +1,4 @@
-"""Text that was read in the wrong encoding: `ftfy` for the Western ones, and a way back for the others.
-
-UTF-8 that was read as cp1251 or gbk looks like letters of a real script, so that no rule on characters sees it. But
-written back in that encoding it is UTF-8 again, which text that is really Russian or Chinese never is. One Cyrillic
-encoding read as another gives letters that Cyrillic languages seldom use; written back they are the common ones.
-"""
+"""Text that was read in the wrong encoding: `ftfy` for the Western ones, and a way back for the others."""
 
 from collections.abc import Set
 from itertools import permutations
@@ -20,9 +15,7 @@ ONE_SCRIPT, MANY = 0.8, 6
 CHARACTER_SETS = ("gb2312", "big5hkscs", "euc_jp", "johab")  # Simplified, Traditional, Japanese, Korean
 STRANGE_SHARE = 0.1
 CYRILLIC = ("cp1251", "koi8-r", "cp866", "iso8859-5", "mac-cyrillic")
-ORDER = {
-    letter: rank for rank, letter in enumerate("оеаинтсрвлкмдпуяыьгзбчйхжшюцщэфъё")
-}  # the commonest first
+COMMON = "оеаинтсрвлкмдпуяыьгзбчйхжшюцщэфъё"  # Cyrillic letters, the commonest first
 QUOTE = "鈥"  # what gbk makes of the first bytes of a curly quote or dash; holmium, in Chinese text
 MOJIBAKE = patterns("mojibake")
 
@@ -62,7 +55,7 @@ def swapped_cyrillic(text: str) -> tuple[str, str] | None:
 
 def mean_rank(text: str) -> float:
     """How seldom the letters of a Cyrillic text are, on average; 0 for fewer than 16 letters."""
-    ranks = [ORDER.get(c, len(ORDER)) for c in text.lower() if c.isalpha()]
+    ranks = [COMMON.index(c) if c in COMMON else len(COMMON) for c in text.lower() if c.isalpha()]
     return sum(ranks) / len(ranks) if len(ranks) >= 16 else 0.0
 
 
@@ -73,11 +66,7 @@ def is_single_byte(text: str) -> bool:
 
 
 def is_misread(text: str, codec: str) -> bool:
-    """Whether `text`, written in `codec`, is UTF-8 of one script.
-
-    Chance makes valid sequences of any script; a real text has nearly all its letters in one. A few letters are
-    enough only where they are Latin ones, as in the middle of a Western word.
-    """
+    """Whether `text`, written in `codec`, is UTF-8 of one script, which by chance it is not."""
     raw = np.frombuffer(text.encode(codec, "ignore"), np.uint8)
     high = int((raw >= 0x80).sum())
     found = "".join(c for c in raw.tobytes().decode("utf-8", "ignore") if c > "\x7f") if high > 1 else ""
@@ -88,14 +77,12 @@ def is_misread(text: str, codec: str) -> bool:
     shares = np.bincount(letters, minlength=3) / max(len(letters), 1)
     if len(found) >= MANY and len(letters):
         return shares.max() >= ONE_SCRIPT
+    # A few letters are enough only where they are Latin ones, as in the middle of a Western word.
     return high < len(raw) / 2 and shares[2] == len(letters) / max(len(letters), 1)
 
 
 def is_nowhere_written(text: str) -> bool:
-    """Whether a tenth of the Han letters are missing from every national character set.
-
-    A real text fits one of the four; what comes of misreading in gbk is drawn from all that gbk has.
-    """
+    """Whether a tenth of the Han letters are missing from every national character set; a real text fits one."""
     letters = "".join(c for c in text if "\u4e00" <= c <= "\u9fa5")
     if QUOTE in letters and len(letters) < len(text) / 4:
         return True

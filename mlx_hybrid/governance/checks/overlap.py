@@ -1,7 +1,4 @@
-"""Training records that hold an evaluation text: character 13-gram containment, which Jaccard in long records misses.
-
-containment = |grams(evaluation text) ∩ grams(record)| / |grams(evaluation text)|, on normalised text.
-"""
+"""Training records that hold an evaluation text: character 13-gram containment, which Jaccard misses in long ones."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -19,7 +16,10 @@ FEW_SHARE, FEW_COUNT = 0.5, 3  # or, of few texts, in more than half; three may 
 
 
 class EvaluationIndex:
-    """Which evaluation texts hold each 13-gram: `owners` (grams, texts), sparse; `sizes` are the grams of each text."""
+    """Which evaluation texts hold each 13-gram: `owners` (grams, texts), sparse; `sizes` are the grams of each text.
+
+    containment = |grams(evaluation text) ∩ grams(record)| / |grams(evaluation text)|, on normalised text.
+    """
 
     def __init__(self, records: Iterable[Record], threshold: float) -> None:
         self.threshold = threshold

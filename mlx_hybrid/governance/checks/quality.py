@@ -1,8 +1,4 @@
-"""Rules on single texts that need no model and no labels: a function for each, under its name in rules.tsv.
-
-A text that is trained on is asked whether it is junk; of an answer it matters too what was asked. Each rule gets its
-limit and returns the numbers by which a text breaks it, or nothing.
-"""
+"""Rules on single texts that need no model and no labels: a function for each, under its name in rules.tsv."""
 
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,9 +22,7 @@ RUN = 8
 COMPRESSED, COMPRESSED_FROM = 0.25, 200
 SUSPECT = 0.6  # a text half of whose 10-grams come back compresses to less
 REFRAIN = 6  # times that a line of a song may stand in it
-RULERS = np.array(
-    list(map(ord, " \t\n\r-=_*#~.·•─━═│+|…")), np.uint32
-)  # what lines and tables are drawn with
+RULERS = list(map(ord, " \t\n\r-=_*#~.·•─━═│+|…"))  # what lines and tables are drawn with
 PICTURES = 0x1F000  # the first of the emoji
 QUALITY = patterns("quality")
 

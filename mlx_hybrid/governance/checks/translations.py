@@ -1,8 +1,4 @@
-"""Records that are translations: length ratio, copies, target language and numbers.
-
-A record is a translation when it says so with `source_language`; `language` is then that of the completion. The
-source is `source_text` when it is there, else the prompt.
-"""
+"""Records with `source_language`, which are translations: length ratio, copies and numbers."""
 
 import math
 import unicodedata
@@ -32,7 +28,7 @@ class Pair(NamedTuple):
 
 
 def read_pair(record: Record) -> Pair | None:
-    """The pair of a translation record, or None for any other record."""
+    """The pair of a translation record, its source `source_text`, else the prompt; None for any other record."""
     source_language = record.fields.get("source_language")
     if not isinstance(source_language, str) or record.kind == "text":
         return None

@@ -1,8 +1,4 @@
-"""Which records say what another has said: near-duplicates inside one language, and prompts with two answers.
-
-Records of one template are no copies of one another: a pair that differs in names, in numbers, in a negation or in a
-question that is answered in a word stays, and so do three that differ in the same place.
-"""
+"""Which records say what another has said: near-duplicates inside one language, and prompts with two answers."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -16,9 +12,7 @@ import regex
 from mlx_hybrid.governance.duplicates.minhash import BANDS, SKETCH, Likeness, Similarity
 from mlx_hybrid.governance.tables import WORDS
 
-BUCKET = (
-    50  # kept records of one bucket that are compared: a template fills a bucket, a duplicate shares many
-)
+BUCKET = 50  # kept records of one that are compared: a template fills a bucket, a duplicate shares many
 MARGIN = 0.12  # three standard deviations of the estimate from 120 hashes at 0.8
 LOOSE_MARGIN = 0.3  # as far below the threshold the n-grams of texts may be that reach it by characters
 MOST_CHECKED = 16  # candidates that are compared exactly, the likeliest first
@@ -45,8 +39,8 @@ class Said(NamedTuple):
 
 
 class Copy(NamedTuple):
-    """A record that nothing tells from another, how alike they are, and where they differ: the words before and after,
-    and what each has between them; nothing where that is too little for a slot of a template."""
+    """A record that nothing tells from another, how alike they are, the words before and after where they differ, and
+    what each has between them; nothing where that is too little for a slot of a template."""
 
     other: int
     similarity: Similarity
@@ -76,9 +70,7 @@ def find_near_duplicates(
     said: Callable[[int], Said], sketches: Sequence[bytes], n: int, threshold: float
 ) -> Iterator[tuple[int, int, Similarity, str]]:
     """Each record that is near an earlier, kept one, with that one, how alike they are, and why it stays all the same;
-    empty where it goes.
-
-    The sketches are in the order of the records. Cost: linear in the records that share a band.
+    empty where it goes. Cost: linear in the records that share a band.
     """
     table = np.frombuffer(b"".join(sketches), SKETCH)
     groups, count = shared_buckets(table["keys"])
@@ -152,8 +144,7 @@ def best_matches(
 
 
 def what_differs(one: Said, other: Said, likeness: Likeness) -> str:
-    """Why two near-duplicates both stay: other labels, calls, answers, numbers, questions, names, or a negation; empty
-    where nothing speaks for that.
+    """Why two near-duplicates both stay; empty where nothing speaks for that.
 
     Answers must share their n-grams: what training teaches is held more strictly. A page under another date is a copy.
     """
@@ -239,15 +230,3 @@ def are_alike(one: str, other: str, likeness: Likeness, *, strict: bool = False)
     if one == other or min(len(one), len(other)) < SHORT_ANSWER:
         return one == other
     return likeness.strict(one, other) >= likeness.threshold if strict else bool(likeness.near(one, other))
-
-
-def find_conflicts(turns: Sequence[tuple[bytes, bytes]]) -> dict[int, int]:
-    """Records whose prompt stood before with another answer, each with the first record of that prompt."""
-    first: dict[bytes, int] = {}
-    conflicts: dict[int, int] = {}
-    for index, (prompt, answer) in enumerate(turns):
-        earlier = first.setdefault(prompt, index) if prompt else index
-        if turns[earlier][1] != answer:
-            conflicts[index] = earlier
-            conflicts.setdefault(earlier, index)
-    return conflicts

@@ -4,7 +4,7 @@ import hashlib
 import io
 import re
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from heapq import merge
 from pathlib import Path
 
@@ -51,13 +51,13 @@ class Wanted:
             self.texts |= {flat(text)} - {""}
             self.personal |= {text[span.start : span.end] for span in find_personal(text)}
 
-    def holds(self, line: Line, *, by_place: bool = True) -> bool:
+    def holds(self, line: Line) -> bool:
         """Whether a line is one of the records, a copy of one, or names or says one without being a record."""
         names, text = names_and_text(line)
         if names & self.ids:
             return True
         if line.source is None:
-            places = {line.note.get("where"), line.note.get("match")} if by_place else set()
+            places = {line.note.get("where"), line.note.get("match")}
             return bool(places & self.places) or flat(text) in self.texts
         plain = ESCAPE.sub(lambda m: chr(int(m[1], 16)) if m[1] else " ", line.source)
         said = any(text in flat(plain) for text in self.texts if len(text) >= SHORTEST)
@@ -104,8 +104,10 @@ def forget(folder: Path, ids: Collection[str], runs: Path) -> Forgotten:
     left = [place for place, line in both(folder) if mentions(line.raw.decode("utf-8", "replace"), marks)]
     found = {path.parent: path.read_text("utf-8", "replace") for path in sorted(runs.glob("*/run.json"))}
     trained = [run for run, text in found.items() if any(digest in text for digest in hashes)]
-    from_runs = {str(run): count for run in trained if (count := forget_in_run(run, wanted))}
-    others = [str(run) for run in found if run not in trained and any(in_run(run, wanted))]
+    # A run knows records by places of its own, so that what they say decides.
+    said = replace(wanted, places=set())
+    from_runs = {str(run): count for run in trained if (count := forget_in_run(run, said))}
+    others = [str(run) for run in found if run not in trained and any(in_run(run, said))]
     return Forgotten(removed, [str(run) for run in trained], from_runs, others, left)
 
 
@@ -116,7 +118,7 @@ def both(folder: Path, maps: Maps = lines.NO_MAPS) -> Iterator[tuple[str, Line]]
             yield f"{name}:{number}", line
 
 
-def cut(folder: Path, wanted: Wanted, *, by_place: bool = True) -> dict[str, int]:
+def cut(folder: Path, wanted: Wanted) -> dict[str, int]:
     """Take the records out of both files of a governed folder, and count its papers anew; how many went from each.
 
     The manifest notes hashes of the ids, not the ids. Raises DataError, and changes nothing, where none is there.
@@ -127,7 +129,7 @@ def cut(folder: Path, wanted: Wanted, *, by_place: bool = True) -> dict[str, int
         for name in DATA:
             with (scratch / name).open("wb") as file:
                 for line in read_folder_lines(folder / name, wanted.maps):
-                    gone = wanted.holds(line, by_place=by_place)
+                    gone = wanted.holds(line)
                     removed[name] += gone
                     file.write(b"" if gone else line.raw)
         if not any(removed.values()):
@@ -145,21 +147,18 @@ def forget_in_run(run: Path, wanted: Wanted) -> int:
     for name in ("samples.jsonl", "report.html") if count else ():  # which show texts of held-out records
         (run / name).unlink(missing_ok=True)
     if count and (run / "data" / "manifest.json").is_file():
-        return sum(cut(run / "data", wanted, by_place=False).values())
+        return sum(cut(run / "data", wanted).values())
     if count:
         found = read_folder_lines(run / REJECTED, wanted.maps)
-        write_bytes(run / REJECTED, b"".join(l.raw for l in found if not wanted.holds(l, by_place=False)))
+        write_bytes(run / REJECTED, b"".join(l.raw for l in found if not wanted.holds(l)))
     return count
 
 
 def in_run(run: Path, wanted: Wanted) -> Iterator[bool]:
-    """Of each line that a run keeps, in its `data` or, of older ones, beside it, whether it is one of the records.
-
-    A run knows records by places of its own, so that what they say decides.
-    """
+    """Of each line that a run keeps, in its `data` or, of older ones, beside it, whether it is one of the records."""
     for path in (run / "data" / KEPT, run / "data" / REJECTED, run / REJECTED):
         found = read_folder_lines(path, wanted.maps, strict=False) if path.is_file() else ()
-        yield from (wanted.holds(line, by_place=False) for line in found)
+        yield from map(wanted.holds, found)
 
 
 def hashes_of(names: Iterable[str]) -> list[str]:

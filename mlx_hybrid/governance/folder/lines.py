@@ -73,14 +73,9 @@ class Line(NamedTuple):
 
 
 def read_folder_lines(
-    path: Path,
-    maps: Maps = NO_MAPS,
-    *,
-    strict: bool = True,
-    at: Set[str] | None = None,
-    holding: Collection[bytes] = (),
+    path: Path, maps: Maps = NO_MAPS, *, strict: bool = True, at: Set[str] | None = None
 ) -> Iterator[Line]:
-    """The lines of a kept.jsonl or rejected.jsonl, those `at` some places or `holding` one of some bytes alone.
+    """The lines of a kept.jsonl or rejected.jsonl, all or those `at` some places.
 
     Raises DataError for one that cannot be read; where it is not `strict` such a line is passed over.
     """
@@ -88,16 +83,13 @@ def read_folder_lines(
         for number, raw in enumerate(file, start=1):
             if at is not None and place_of(raw) not in at:
                 continue
-            if holding and not any(mark in raw for mark in holding):
-                continue
             try:
                 row = json.loads(raw)
                 yield Line(raw, row, row.pop("_gov", {}), maps)
             except (ValueError, RecursionError, AttributeError, TypeError):
+                told = f"{path}:{number}: cannot be read; restore the file and try again."
                 if strict:
-                    raise DataError(
-                        f"{path}:{number}: cannot be read; restore the file and try again."
-                    ) from None
+                    raise DataError(told) from None
 
 
 def place_of(raw: bytes) -> str:

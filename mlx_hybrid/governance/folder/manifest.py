@@ -1,7 +1,4 @@
-"""`manifest.json`: what went in, what was decided by which rules, what came out, each file by its hash.
-
-It holds no date and no worker count: the same input, config and versions give the same bytes.
-"""
+"""`manifest.json`: what went in, by which rules, what came out, each file by its hash; no date and no worker count."""
 
 import hashlib
 import json

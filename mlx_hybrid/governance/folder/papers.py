@@ -1,5 +1,6 @@
 """What became of the records: as plain values, as a dataset card (README.md) and as a page (report.html)."""
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -9,16 +10,20 @@ import yaml
 
 from mlx_hybrid.config import to_tree
 from mlx_hybrid.files import render
-from mlx_hybrid.governance.folder.samples import SHOWN, samples
+from mlx_hybrid.governance.folder.samples import PAIRED, samples
 from mlx_hybrid.governance.inspection import Inspection
 from mlx_hybrid.governance.ledger import Ledger, count
-from mlx_hybrid.governance.rules import RULES
+from mlx_hybrid.governance.rules import RULES, Decision
 from mlx_hybrid.records.languages import card_code
 
+Row = dict[str, Any]
+SHOWN = 3  # of each reason
+PLACE = re.compile(r"(.+?:\d+)\b")
+COUNTED = ("stage", "language", "reason", "records")
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
 
-def summarise(ledger: Ledger) -> dict[str, Any]:
+def summarise(ledger: Ledger) -> Row:
     """Counts by stage, language and reason; languages before and after; flags; licences; examples by place."""
     tree = to_tree(ledger.config)
     del tree["workers"]
@@ -26,11 +31,8 @@ def summarise(ledger: Ledger) -> dict[str, Any]:
 
 
 def summary_of(
-    items: Sequence[Inspection],
-    tree: dict[str, Any],
-    sources: Sequence[dict[str, Any]],
-    alarms: Sequence[str] = (),
-) -> dict[str, Any]:
+    items: Sequence[Inspection], tree: Row, sources: Sequence[Row], alarms: Sequence[str] = ()
+) -> Row:
     """The same of records on which all is decided, under the settings `tree`, from some files."""
     kept = [item for item in items if item.decision is None]
     before, after = (Counter(item.language for item in part) for part in (items, kept))
@@ -41,16 +43,11 @@ def summary_of(
         "kept": len(kept),
         "rejected": len(items) - len(kept),
         "languages": [
-            {"language": name, "before": total, "kept": after[name]} for name, total in sorted(before.items())
+            {"language": name, "before": n, "kept": after[name]} for name, n in sorted(before.items())
         ],
-        "counts": [
-            {"stage": stage, "language": language, "reason": reason, "records": number}
-            for (stage, language, reason), number in count(items).items()
-            if stage != "kept"
-        ],
+        "counts": [dict(zip(COUNTED, (*key, n))) for key, n in count(items).items() if key[0] != "kept"],
         "flags": [
-            {"flag": reason, "language": language, "records": number}
-            for (language, reason), number in sorted(flags.items())
+            {"flag": flag, "language": name, "records": n} for (name, flag), n in sorted(flags.items())
         ],
         "licences": dict(sorted(Counter(item.licence or "not stated" for item in kept).items())),
         "examples": examples(items),
@@ -60,29 +57,32 @@ def summary_of(
     }
 
 
-def counted(sources: Sequence[dict[str, Any]], items: Sequence[Inspection]) -> list[dict[str, Any]]:
+def counted(sources: Sequence[Row], items: Sequence[Inspection]) -> list[Row]:
     """The files with the number of their records, in all and of each shape."""
-    shapes: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    found: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for item in items:
-        shapes[item.path][item.shape] += 1
-
-    def told(own: Counter[str]) -> dict[str, Any]:
-        return {"records": own.total(), "shapes": {name: own[name] for name in sorted(own) if name}}
-
-    return [source | told(shapes[source["path"]]) for source in sources]
+        found[item.path][item.shape] += 1
+    each = [(source, found[source["path"]]) for source in sources]
+    return [
+        s | {"records": n.total(), "shapes": {name: n[name] for name in sorted(n) if name}} for s, n in each
+    ]
 
 
 def examples(items: Sequence[Inspection]) -> list[dict[str, str]]:
-    """The first three records of each reason, by place and numbers, without their text."""
+    """The first three records of each reason, or flag that names another, by place and numbers, without their text."""
     shown: dict[tuple[str, str], list[dict[str, str]]] = {}
     for item in items:
-        rows = shown.setdefault(item.decision[:2], []) if item.decision else []
-        if item.decision and len(rows) < SHOWN:
-            rows.append({"where": item.where, **item.decision._asdict()})
+        pairs = [(flag, PLACE.match(flag.detail)) for flag in item.flags if flag.reason in PAIRED]
+        found = [Decision("near", *flag, place[1]) for flag, place in pairs if place]
+        for decision in [item.decision] if item.decision else found:
+            rows = shown.setdefault(decision[:2], [])
+            told = {"where": item.where, **decision._asdict()}
+            if len(rows) < SHOWN and not any(row["match"] == item.where for row in rows):
+                rows.append(told)
     return [row for key in sorted(shown) for row in shown[key]]
 
 
-def dataset_card(summary: dict[str, Any]) -> str:
+def dataset_card(summary: Row) -> str:
     """A card with the metadata the Hub reads and what a reader must know: sources, rules, losses, limits."""
     languages = {card_code(row["language"]) for row in summary["languages"] if row["kept"]}
     front = {
@@ -97,11 +97,11 @@ def dataset_card(summary: dict[str, Any]) -> str:
     return fill("card.md.jinja", summary, front=text, language_rows=rows)
 
 
-def report_page(folder: Path, summary: dict[str, Any]) -> str:
+def report_page(folder: Path, summary: Row) -> str:
     """One page, no script and nothing fetched; the same lines and summary give the same bytes."""
     texts = samples(folder, summary)
 
-    def told(rows: list[dict[str, Any]], key: str) -> list[tuple]:
+    def told(rows: list[Row], key: str) -> list[tuple]:
         """Name, count, rule and texts of each reason or flag, the commonest first."""
         counts = totals((row[key], row["records"]) for row in rows)
         return [(name, n, RULES.get(name), texts.get(name, ())) for name, n in counts.most_common()]
@@ -119,7 +119,7 @@ def report_page(folder: Path, summary: dict[str, Any]) -> str:
     return page.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def fill(template: str, summary: dict[str, Any], **values: Any) -> str:
+def fill(template: str, summary: Row, **values: Any) -> str:
     """A template filled with a summary, the tables that both have, and other values."""
     reasons = totals(((row["stage"], row["reason"]), row["records"]) for row in summary["counts"])
     tables = {

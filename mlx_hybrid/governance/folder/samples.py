@@ -2,16 +2,13 @@
 
 import re
 import unicodedata
-from collections.abc import Iterator
 from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
-from mlx_hybrid.governance.checks.personal import redact
-from mlx_hybrid.governance.checks.phones import regions_of
-from mlx_hybrid.governance.folder.lines import DATA, KEPT, Line, maps_of, read_folder_lines
+from mlx_hybrid.governance.checks.personal import redact, regions_of
+from mlx_hybrid.governance.folder.lines import DATA, Line, maps_of, read_folder_lines
 
-SHOWN = 3  # of each reason
 LONGEST = 3000  # characters of a text that is compared
 PAIRED = ("near_dup", "near_dup_kept", "prompt_conflict")
 WORDS = re.compile(
@@ -22,10 +19,8 @@ Parts = list[tuple[str, bool]]
 
 
 def samples(folder: Path, summary: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """Up to three records of each reason, in the order of the summary, then of the flags that tell of a pair: of each
-    its place, the detail and its text, and of a pair the other's place and text."""
+    """Up to three records of each reason, in the order of the summary, and of a pair the other."""
     rows = [(row["reason"], row["where"], row["detail"], row["match"]) for row in summary["examples"]]
-    rows += flagged(folder / KEPT)
     places = {place for _, where, _, other in rows for place in (where, other)}
     maps = maps_of(summary["sources"])
     lines = [line for name in DATA for line in read_folder_lines(folder / name, maps, at=places)]
@@ -39,19 +34,6 @@ def samples(folder: Path, summary: dict[str, Any]) -> dict[str, list[dict[str, A
             sample |= {"text": left, "other_where": other, "other": right}
         found.setdefault(reason, []).append(sample)
     return found
-
-
-def flagged(path: Path) -> Iterator[tuple[str, str, str, str]]:
-    """The first kept records whose flag names another one, by that flag."""
-    left, seen = dict.fromkeys(PAIRED[1:], SHOWN), set()
-    for line in read_folder_lines(path, holding=[f'"reason": "{reason}"'.encode() for reason in left]):
-        where = line.note["where"]
-        for reason, detail in (tuple(flag.values()) for flag in line.note.get("flags", [])):
-            other = re.match(r"(.+?:\d+)\b", detail) if left.get(reason) else None
-            if other and (other[1], where) not in seen:
-                seen.add((where, other[1]))
-                left[reason] -= 1
-                yield reason, where, detail, other[1]
 
 
 def shown_text(line: Line) -> str:
