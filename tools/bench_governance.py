@@ -4,8 +4,8 @@
     python tools/bench_governance.py language near   some of them
 
 Rates are by processor time, so that other work on the machine does not count; the whole pass is by the clock.
-Needs the development data (MLX_HYBRID_DATA, else ../shared/data). `near` compares with datasketch and datatrove where
-they are installed.
+Needs the development data (MLX_HYBRID_DATA, else ../shared/data). `near` compares with datasketch where it is
+installed.
 """
 
 import sys

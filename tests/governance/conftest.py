@@ -3,7 +3,6 @@
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,6 +38,16 @@ def text_record(text: str, line: int = 1, **fields) -> Record:
     return Record({"text": text, **fields}, "data.jsonl", line)
 
 
+def said(**turns) -> list[dict]:
+    """Messages, one a role."""
+    return [{"role": role, "content": content} for role, content in turns.items()]
+
+
+def text_records(texts: Sequence[str], **fields) -> list[Record]:
+    """Numbered from 0."""
+    return [text_record(text, line, **fields) for line, text in enumerate(texts)]
+
+
 def chat_record(prompt: str, completion: str, line: int = 1, **fields) -> Record:
     return Record({"prompt": prompt, "completion": completion, **fields}, "chat.jsonl", line)
 
@@ -52,8 +61,7 @@ class Rejection(NamedTuple):
     match: str
 
 
-@dataclass(frozen=True)
-class Governed:
+class Governed(NamedTuple):
     """Records on either side; `flags` are in the order of `kept`."""
 
     kept: list[Record]

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from governance.conftest import SENTENCES, chat_record, govern_records, text_record
+from governance.conftest import SENTENCES, chat_record, govern_records, text_record, text_records
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -36,7 +36,7 @@ def words(rng: random.Random, count: int) -> list[str]:
     ]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(st.text(max_size=30), min_size=1, max_size=6), st.sampled_from([3, 5]))
 def test_gram_hashes_are_those_of_the_string_grams(texts, n):
     hashes, starts = gram_hashes(texts, n)
@@ -126,7 +126,7 @@ def test_one_changed_word_of_a_short_record_is_a_copy_of_it(length, goes):
     base = words(rng, length)
     other = [*base[: length // 2], "quixotic", *base[length // 2 + 1 :]]
     one, two = " ".join(base), " ".join(other)
-    records = [text_record(one, 0, language="en"), text_record(two, 1, language="en")]
+    records = text_records([one, two], language="en")
     assert bool(gone(records)) == goes
     if length == 12:  # the n-grams alone would not tell
         assert jaccard(grams(one, 5), grams(two, 5)) < 0.8
@@ -147,20 +147,11 @@ def test_answers_are_held_to_their_n_grams():
 
 def test_the_reason_names_the_kept_record():
     text = SENTENCES["eng_Latn"]
-    records = [
-        text_record(t, i, language="en")
-        for i, t in enumerate([text, text, text.upper() + "!", text + " Thanks"])
-    ]
-    assert gone(records) == {
-        1: ("exact_dup", "data.jsonl:0"),
-        2: ("near_dup", "data.jsonl:0"),
-        3: ("near_dup", "data.jsonl:0"),
-    }
+    records = text_records([text, text, text.upper() + "!", text + " Thanks"], language="en")
+    found = gone(records)
+    assert {match for _, match in found.values()} == {"data.jsonl:0"}
+    assert [reason for reason, _ in found.values()] == ["exact_dup", "near_dup", "near_dup"]
     assert "jaccard 0." in govern_records(records, NEAR).rejected[2].detail
-
-
-def test_never_across_languages():
-    text = SENTENCES["eng_Latn"]
     assert gone([text_record(text, 0, language="en"), text_record(text, 1, language="de")]) == {}
 
 
@@ -183,84 +174,57 @@ def test_numbers_answers_and_questions_protect(one, other):
 
 
 def test_labels_protect_and_conflicts_are_told():
-    text = SENTENCES["eng_Latn"]
-    assert gone(
-        [text_record(text, 0, label="a"), text_record(text, 1, label="b"), text_record(text, 2, label="b")]
-    ) == {2: ("exact_dup", "data.jsonl:1")}
-    result = govern_records(
-        [chat_record("What is it?", "A lamp.", 0), chat_record("what is it", "A chair.", 1)], NEAR
-    )
-    assert [[flag.reason for flag in flags] for flags in result.flags] == [
-        ["prompt_conflict"],
-        ["prompt_conflict"],
-    ]
+    labelled = [text_record(SENTENCES["eng_Latn"], line, label=label) for line, label in enumerate("abb")]
+    assert gone(labelled) == {2: ("exact_dup", "data.jsonl:1")}
+    asked = [chat_record("What is it?", "A lamp.", 0), chat_record("what is it", "A chair.", 1)]
+    flags = govern_records(asked, NEAR).flags
+    assert [[flag.reason for flag in own] for own in flags] == [["prompt_conflict"]] * 2
 
 
 def test_a_shared_instruction_is_not_what_makes_a_duplicate():
     rng = random.Random(3)
-    instruction = (
-        "Read the phrase and say in one word whether its tone is friendly, neutral or hostile, nothing else"
-    )
-    texts = [f"{instruction}: {' '.join(words(rng, 2))}" for _ in range(60)]
+    ask = "Read the phrase and say in one word whether its tone is friendly, neutral or hostile, nothing else"
+    texts = [f"{ask}: {' '.join(words(rng, 2))}" for _ in range(60)]
     pairs = [jaccard(grams(normalise(one), 5), grams(normalise(two), 5)) for one, two in pairwise(texts)]
     assert max(pairs) > 0.8  # they would go without the guard
-    assert gone([text_record(text, line, language="en") for line, text in enumerate(texts)]) == {}
-    for few in (8, 16):
-        assert gone([text_record(text, line, language="en") for line, text in enumerate(texts[:few])]) == {}
+    assert gone(text_records(texts, language="en")) == {}
 
 
 def test_unspaced_scripts_and_short_texts():
     chinese = SENTENCES["zho_Hans"] * 2
-    other = chinese.replace("九", "八", 1)
-    assert set(gone([text_record(chinese, 0, language="zh"), text_record(other, 1, language="zh")])) == {1}
-    words_alone = ["yes", "no", "ok", "on", "I"]
-    assert gone([text_record(word, line, language="en") for line, word in enumerate(words_alone)]) == {}
+    assert set(gone(text_records([chinese, chinese.replace("九", "八", 1)], language="zh"))) == {1}
+    assert gone(text_records(["yes", "no", "ok", "on", "I"], language="en")) == {}
 
 
-def call_record(line: int, city: str, *, tools=None, form=dict, **fields) -> Record:
+def call_record(line: int, city: str, *, tools=None, form=dict) -> Record:
     """A question whose answer is a tool call; `form` writes its arguments as an object or as JSON in a string."""
-    call = {
-        "id": f"call_{line}",
-        "type": "function",
-        "function": {"name": "weather", "arguments": form(city=city, days=3)},
-    }
-    turns = [
-        {
-            "role": "user",
-            "content": "Look up the weather of the coming days for the place that I named before, please.",
-        },
-        {"role": "assistant", "content": None, "tool_calls": [call]},
-    ]
-    return Record({"messages": turns, **({"tools": tools} if tools else {}), **fields}, "data.jsonl", line)
+    asked = "Look up the weather of the coming days for the place that I named before, please."
+    function = {"name": "weather", "arguments": form(city=city, days=3)}
+    call = {"id": f"call_{line}", "type": "function", "function": function}
+    answer = {"role": "assistant", "content": None, "tool_calls": [call]}
+    fields = {"messages": [{"role": "user", "content": asked}, answer]}
+    return Record(fields | ({"tools": tools} if tools else {}), "data.jsonl", line)
 
 
 def as_text(**arguments) -> str:
     return json.dumps(dict(reversed(arguments.items())), indent=1)
 
 
+TOOLS = [{"type": "function", "function": {"name": "weather"}}]
+
+
 @pytest.mark.parametrize("stages", [("exact",), ("near",), ("exact", "near")])
 def test_records_that_differ_in_a_tool_call_or_the_tools_both_stay(stages):
-    tools = [{"type": "function", "function": {"name": "weather"}}]
-    records = [
-        call_record(1, "Lyon"),
-        call_record(2, "Nairobi"),
-        call_record(3, "Lyon", tools=tools),
-        call_record(4, "Lyon"),
-        call_record(5, "Nairobi", form=as_text),
-        call_record(6, "Lyon", tools=tools),
-    ]
+    rows = ["Lyon", dict, None], ["Nairobi", dict, None], ["Lyon", dict, TOOLS]
+    rows += ["Lyon", dict, None], ["Nairobi", as_text, None], ["Lyon", dict, TOOLS]
+    records = [call_record(n, city, form=form, tools=tools) for n, (city, form, tools) in enumerate(rows, 1)]
     config = GovernanceConfig(only=stages, max_reject_share=1.0)
-    assert {line: match for line, (_, match) in gone(records, config).items()} == {
-        4: "data.jsonl:1", 5: "data.jsonl:2", 6: "data.jsonl:3",
-    }  # fmt: skip
+    found = {line: match for line, (_, match) in gone(records, config).items()}
+    assert found == {4: "data.jsonl:1", 5: "data.jsonl:2", 6: "data.jsonl:3"}
 
 
 def test_another_call_is_another_answer_and_other_tools_another_question():
-    records = [
-        call_record(1, "Lyon"),
-        call_record(2, "Nairobi"),
-        call_record(3, "Lyon", tools=[{"name": "weather"}]),
-    ]
+    records = [call_record(1, "Lyon"), call_record(2, "Nairobi"), call_record(3, "Lyon", tools=TOOLS)]
     flags = govern_records(records, NEAR).flags
     assert [{flag.reason for flag in own} >= {"prompt_conflict"} for own in flags] == [True, True, False]
     assert "the tool calls differ" in str(flags[1])
@@ -268,14 +232,14 @@ def test_another_call_is_another_answer_and_other_tools_another_question():
 
 
 def test_calls_before_the_answer_count_too():
-    def asked(line: int, city: str) -> Record:
-        turns = [*call_record(line, city).fields["messages"], {"role": "tool", "content": "Rain, then sun."},
-                 {"role": "assistant", "content": "Rain at first, and then sun until Sunday."}]  # fmt: skip
-        return Record({"messages": turns}, "data.jsonl", line)
-
-    assert gone([asked(1, "Lyon"), asked(2, "Nairobi"), asked(3, "Lyon")]) == {
-        3: ("exact_dup", "data.jsonl:1")
-    }
+    after = [
+        {"role": "tool", "content": "Rain, then sun."},
+        {"role": "assistant", "content": "Rain, and sun."},
+    ]
+    records = [call_record(line, city) for line, city in enumerate(("Lyon", "Nairobi", "Lyon"), 1)]
+    for record in records:
+        record.fields["messages"] += after
+    assert gone(records) == {3: ("exact_dup", "data.jsonl:1")}
 
 
 @pytest.mark.parametrize("form", [dict, as_text])

@@ -135,49 +135,27 @@ def test_lines_that_still_name_them_are_told(tmp_path):
     assert (done.removed, done.left) == ({"kept.jsonl": 1, "rejected.jsonl": 0}, ["kept.jsonl:1"])
 
 
-def test_changed_settings_and_strange_files_are_found(raw, tmp_path):
-    out = tmp_path / "out"
-    govern_files([raw], out, FREE)
-    (out / "more.jsonl").write_text("{}")
-    with pytest.raises(DataError, match=r"more\.jsonl is not in the manifest"):
-        verify(out)
-    (out / "more.jsonl").unlink()
-    manifest = json.loads((out / "manifest.json").read_text())
-    manifest["config"]["near_threshold"] = 0.7
-    (out / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(DataError, match=r"the settings in manifest\.json have changed"):
-        verify(out)
+NUMBERED = {
+    '{"id": 17, "text": "A': 1,
+    '{"id": "17", "text": "A': 1,
+    '{"id": 170, "text": "17': 0,
+    '{"n": 5, "text": "17': 0,
+}
 
 
-@pytest.mark.parametrize(
-    ("line", "goes"),
-    [
-        ('{"id": 17, "text": "A', 1),
-        ('{"id": "17", "text": "A', 1),
-        ('{"id": 170, "text": "17', 0),
-        ('{"n": 5, "text": "17', 0),
-    ],
-)
+@pytest.mark.parametrize(("line", "goes"), NUMBERED.items())
 def test_a_number_is_an_id_where_one_stands(line, goes, tmp_path):
     path = write_jsonl(tmp_path / "raw.jsonl", [{"text": SAID, "id": 17, "language": "en"}, line])
     govern_files([path], tmp_path / "out", FREE)
-    assert forget(tmp_path / "out", ["17"], tmp_path / "runs").removed == {
-        "kept.jsonl": 1,
-        "rejected.jsonl": goes,
-    }
+    done = forget(tmp_path / "out", ["17"], tmp_path / "runs")
+    assert done.removed == {"kept.jsonl": 1, "rejected.jsonl": goes}
 
 
 def test_copies_are_found_under_the_keys_of_their_file(tmp_path):
-    rows = [
-        {"q": "What does a pilot do?", "a": SAID, "id": n, "language": code}
-        for n, code in (("p-1", "en"), ("p-2", "sw"))
-    ]
-    govern_files(
-        [write_jsonl(tmp_path / "raw.jsonl", rows)],
-        tmp_path / "out",
-        FREE,
-        renames=("q=prompt,a=completion",),
-    )
+    asked = {"q": "What does a pilot do?", "a": SAID}
+    rows = [asked | {"id": name, "language": code} for name, code in (("p-1", "en"), ("p-2", "sw"))]
+    raw = write_jsonl(tmp_path / "raw.jsonl", rows)
+    govern_files([raw], tmp_path / "out", FREE, renames=("q=prompt,a=completion",))
     assert "What does a pilot do?" in (tmp_path / "out" / "report.html").read_text()
     done = forget(tmp_path / "out", ["p-1"], tmp_path / "runs")
     assert done.removed == {"kept.jsonl": 1, "rejected.jsonl": 1}

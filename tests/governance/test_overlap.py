@@ -1,14 +1,14 @@
 """Evaluation texts inside training records, by brute force and with planted leaks."""
 
 import random
+from itertools import product
 
 import pytest
-from governance.conftest import SENTENCES, govern_records, text_record, write_jsonl
+from governance.conftest import SENTENCES, chat_record, govern_records, text_record, write_jsonl
 
 from mlx_hybrid.config import GovernanceConfig
 from mlx_hybrid.governance.checks.overlap import EvaluationIndex
 from mlx_hybrid.governance.duplicates.minhash import normalise
-from mlx_hybrid.records.record import Record
 
 
 def containment(text: str, record: str) -> float:
@@ -49,15 +49,8 @@ def test_short_texts_must_be_the_whole_record():
 
 def test_the_template_of_a_task_is_no_leak():
     question = "Does the first sentence imply the second one? Answer with yes, no or maybe. Sentence: {}"
-    cities = [
-        f"{a}{b}"
-        for a in ("Lon", "Ber", "Mad", "Osl", "Nai", "Del")
-        for b in ("burg", "stad", "ville", "pur")
-    ]
-    records = [
-        Record({"prompt": question.format(city), "completion": "yes"}, "eval.jsonl", line)
-        for line, city in enumerate(cities, 1)
-    ]
+    halves = ("Lon", "Ber", "Mad", "Osl", "Nai", "Del"), ("burg", "stad", "ville", "pur")
+    records = [chat_record(question.format(f"{a}{b}"), "yes") for a, b in product(*halves)]
     index = EvaluationIndex(records, 0.7)
     assert index.find([question.format("something else altogether, which no test holds")]) == [None]
 

@@ -22,10 +22,7 @@ ROWS = [
     *({"text": text, "language": code} for code, text in SENTENCES.items()),
     {"text": SENTENCES["eng_Latn"].replace("nine", "ten"), "language": "en"},
     {"text": SENTENCES["zho_Hans"].replace("九", "八"), "language": "zh"},
-    *(
-        {"text": f"{SENTENCES['eng_Latn']} {number}, {MAIL} <b>!</b>", "language": "sw"}
-        for number in range(5)
-    ),
+    *({"text": f"{SENTENCES['eng_Latn']} {n}, {MAIL} <b>!</b>", "language": "sw"} for n in range(5)),
     {"text": "Home | About us | Contact | Log in | Subscribe to our newsletter\n" + PROSE, "language": "en"},
     {"text": "It says\u0000 nothing\u200b at all in this place, or does it?", "language": "en"},
     '{"text": "<script>alert(1)</script>',
@@ -35,9 +32,8 @@ ROWS = [
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     place = tmp_path_factory.mktemp("page")
-    govern_files(
-        [write_jsonl(place / "raw.jsonl", ROWS)], place / "out", GovernanceConfig(max_reject_share=1.0)
-    )
+    raw = write_jsonl(place / "raw.jsonl", ROWS)
+    govern_files([raw], place / "out", GovernanceConfig(max_reject_share=1.0))
     return place / "out"
 
 
@@ -51,10 +47,8 @@ def sections(folder):
 
 
 def texts(body):
-    return [
-        html.unescape(re.sub(r"</?mark>", "", text))
-        for text in re.findall(r'dir="auto">(.*?)</p>', body, re.DOTALL)
-    ]
+    found = re.findall(r'dir="auto">(.*?)</p>', body, re.DOTALL)
+    return [html.unescape(re.sub(r"</?mark>", "", text)) for text in found]
 
 
 def test_each_reason_has_its_sentence_three_examples_and_the_way_to_keep_them(sections):

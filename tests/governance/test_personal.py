@@ -5,7 +5,7 @@ from pathlib import Path
 
 import phonenumbers
 import pytest
-from governance.conftest import SENTENCES, chat_record, govern_records, read_jsonl, write_jsonl
+from governance.conftest import SENTENCES, govern_records, read_jsonl, said, write_jsonl
 
 from mlx_hybrid.config import GovernanceConfig
 from mlx_hybrid.governance.checks.personal import find_personal, luhn, redact, regions_of
@@ -35,18 +35,9 @@ def test_sentences_hold_nothing_personal(text):
     assert find_personal(text) == []
 
 
-@pytest.mark.parametrize(
-    ("language", "regions"),
-    [
-        ("sw", ("KE", "TZ")),
-        ("swh_Latn", ("KE", "TZ")),
-        ("sw-UG", ("UG",)),
-        ("zh-Hant-TW", ("TW",)),
-        ("tlh", ()),
-    ],
-)
-def test_a_languages_regions(language, regions):
-    assert regions_of(language) == regions
+def test_a_languages_regions():
+    assert regions_of("sw") == regions_of("swh_Latn") == ("KE", "TZ")
+    assert (regions_of("sw-UG"), regions_of("zh-Hant-TW"), regions_of("tlh")) == (("UG",), ("TW",), ())
 
 
 SPOKEN = """
@@ -85,10 +76,17 @@ def test_luhn():
     assert not any(luhn(f"7992739871{digit}") for digit in "012456789")
 
 
+MAIL, NUMBER = "jane.roe@example.org", 4111111111111111
+
+
+def paid(arguments) -> dict:
+    """A record whose answer is a tool call."""
+    user, answer = said(user="Pay the bill.", assistant=None)
+    return {"messages": [user, answer | {"tool_calls": [{"name": "pay", "arguments": arguments}]}]}
+
+
 def test_a_kind_that_is_switched_off_is_neither_flagged_nor_redacted(tmp_path):
-    path = write_jsonl(
-        tmp_path / "raw.jsonl", [{"text": "Ask jane.roe@example.org or call +44 20 7946 0958."}]
-    )
+    path = write_jsonl(tmp_path / "raw.jsonl", [{"text": f"Ask {MAIL} or call +44 20 7946 0958."}])
     config = GovernanceConfig(only=("personal",), redact=True, rules={"pii_phone": "off"})
     govern_files([path], tmp_path / "out", config)
     (row,) = read_jsonl(tmp_path / "out" / "kept.jsonl")
@@ -96,58 +94,24 @@ def test_a_kind_that_is_switched_off_is_neither_flagged_nor_redacted(tmp_path):
     assert [flag["reason"] for flag in row["_gov"]["flags"]] == ["pii_email"]
 
 
-def test_redaction_is_asked_for_and_never_rejects():
-    records = [
-        chat_record("Who do I ask?", "Ask jane.roe@example.org or call +44 20 7946 0958.", language="en")
-    ]
-    told = govern_records(records, GovernanceConfig())
-    assert told.kept == records
-    assert sorted(flag.reason for flag in told.flags[0]) == ["pii_email", "pii_phone"]
-    assert "jane" not in str(told.flags)
-    hidden = govern_records(records, GovernanceConfig(redact=True))
-    assert hidden.kept[0].completion() == "Ask [EMAIL] or call [PHONE]."
-    assert records[0].completion().startswith("Ask jane")
-
-
-MAIL, NUMBER = "jane.roe@example.org", 4111111111111111
-ARGUMENTS = {
-    "to": MAIL,
-    f"cc {MAIL}": 1,
-    "card": NUMBER,
-    "note": ["call +44 20 7946 0958"],
-    "urgent": True,
-    "share": 0.5,
-}
+ARGUMENTS = {"to": MAIL, f"cc {MAIL}": 1, "card": NUMBER, "note": ["call +44 20 7946 0958"], "urgent": True}
 
 
 @pytest.mark.parametrize(
     ("fields", "kinds"),
     [
-        ({"prompt": "Say it in Swahili.", "completion": "Mwandikie.", "source_text": f"Write to {MAIL}."}, {"email"}),
         (
-            {
-                "messages": [
-                    {"role": "system", "content": f"You answer for {MAIL}."},
-                    {"role": "user", "content": "Who answers?"},
-                    {"role": "assistant", "content": "The office does."},
-                ]
-            },
+            {"prompt": "Say it in Swahili.", "completion": "Ni.", "source_text": f"Write to {MAIL}."},
             {"email"},
         ),
-        *(
-            (
-                {
-                    "messages": [
-                        {"role": "user", "content": "Pay the bill."},
-                        {"role": "assistant", "content": None, "tool_calls": [{"name": "pay", "arguments": given}]},
-                    ]
-                },
-                {"email", "card", "phone"},
-            )
-            for given in (ARGUMENTS, json.dumps(ARGUMENTS))
+        (
+            {"messages": said(system=f"You answer for {MAIL}.", user="Who?", assistant="The office.")},
+            {"email"},
         ),
+        (paid(ARGUMENTS), {"email", "card", "phone"}),
+        (paid(json.dumps(ARGUMENTS)), {"email", "card", "phone"}),
     ],
-)  # fmt: skip
+)
 def test_what_is_flagged_and_what_is_redacted_are_the_same(tmp_path, fields, kinds):
     """In every text that is trained on, and from files as in memory."""
     path = write_jsonl(tmp_path / "raw.jsonl", [fields, {**fields, "id": 1}])
@@ -167,13 +131,9 @@ def test_what_is_flagged_and_what_is_redacted_are_the_same(tmp_path, fields, kin
 
 
 def test_a_record_without_personal_data_is_not_edited(tmp_path):
-    calls = [{"name": "pay", "arguments": '{ "amount":  5, "rate": NaN }'}]
-    messages = [
-        {"role": "user", "content": "Pay it."},
-        {"role": "assistant", "content": "", "tool_calls": calls},
-    ]
-    path = write_jsonl(tmp_path / "raw.jsonl", [{"messages": messages}])
+    fields = paid('{ "amount":  5, "rate": NaN }')
+    path = write_jsonl(tmp_path / "raw.jsonl", [fields])
     govern_files([path], tmp_path / "out", GovernanceConfig(only=("personal",), redact=True))
     (row,) = read_jsonl(tmp_path / "out" / "kept.jsonl")
     assert "edits" not in row["_gov"]
-    assert row["messages"] == messages
+    assert row["messages"] == fields["messages"]

@@ -38,10 +38,8 @@ def out(tmp_path):
 def test_records_come_back_to_their_places_as_they_were(out):
     before = (out / "kept.jsonl").read_bytes().splitlines()
     assert rescue(out, [], ["menu"]).records == {"menu": 2}
-    assert rescue(out, ["copy", f"{out.parent / 'raw.jsonl'}:5"], []).records == {
-        "exact_dup": 1,
-        "mixed_kinds": 1,
-    }
+    second = {"exact_dup": 1, "mixed_kinds": 1}
+    assert rescue(out, ["copy", f"{out.parent / 'raw.jsonl'}:5"], []).records == second
     lines = (out / "kept.jsonl").read_bytes().splitlines()
     assert [line.rpartition(b', "_gov": ')[0].decode() + "}" for line in lines] == [*LINES[:3], *LINES[4:]]
     assert [line for line in lines if b"rescued" not in line] == before
@@ -51,10 +49,7 @@ def test_records_come_back_to_their_places_as_they_were(out):
     manifest, report = verify(out), json.loads((out / "report.json").read_text())
     assert (report["kept"], report["rejected"]) == (6, 1)
     assert [row["reason"] for row in report["counts"]] == ["bad_json"]
-    assert [note["records"] for note in manifest["rescued"]] == [
-        {"menu": 2},
-        {"exact_dup": 1, "mixed_kinds": 1},
-    ]
+    assert [note["records"] for note in manifest["rescued"]] == [{"menu": 2}, second]
     assert len(manifest["parents"]) == 2
 
 
@@ -101,11 +96,8 @@ def test_what_is_asked_to_be_kept_is_kept_and_flagged(tmp_path):
     keep = ("menu-1", "copy", f"{path}:1")
     config = GovernanceConfig(max_reject_share=1.0, keep=keep, against=(str(held),))
     govern_files([path], tmp_path / "out", config)
-    flags = {
-        row["_gov"]["where"][-1]: row["_gov"].get("flags", [])
-        for row in read_jsonl(tmp_path / "out" / "kept.jsonl")
-    }
-    told = {line: [flag["detail"].split(":")[0] for flag in found] for line, found in flags.items()}
+    notes = [row["_gov"] for row in read_jsonl(tmp_path / "out" / "kept.jsonl")]
+    told = {n["where"][-1]: [flag["detail"].split(":")[0] for flag in n.get("flags", [])] for n in notes}
     assert told == {"1": ["eval_leak"], "2": ["menu"], "3": ["eval_leak", "exact_dup", "near_dup"], "7": []}
     with pytest.raises(ConfigError, match='no record has the id or the place "nobody"'):
         govern_files([path], None, GovernanceConfig(keep=("nobody",)))

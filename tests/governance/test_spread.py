@@ -30,22 +30,15 @@ def free(workers: int) -> GovernanceConfig:
 
 
 def test_the_same_bytes_with_any_number_of_workers(raw, tmp_path, monkeypatch):
-    monkeypatch.setattr(spread, "CHUNK", 5)
-    for workers in (1, 2):
-        govern_files([raw], tmp_path / f"out{workers}", free(workers))
-    assert digests(tmp_path / "out1") == digests(tmp_path / "out2")
-
-
-def test_as_many_processes_as_are_asked_for_whatever_the_size(raw, monkeypatch):
-    started = []
-    worker = spread.Worker
+    started, worker = [], spread.Worker
     monkeypatch.setattr(spread, "CHUNK", 5)
     monkeypatch.setattr(spread, "Worker", lambda *a: started.append(worker(*a)) or started[-1])
-    govern_files([raw], None, free(3))
+    for workers in (1, 3):
+        govern_files([raw], tmp_path / f"out{workers}", free(workers))
+    assert digests(tmp_path / "out1") == digests(tmp_path / "out3")
     assert len(started) == 3
     assert all(one.process.returncode is not None for one in started)
-    assert spread.workers_for(free(7), 10) == 7
-    assert spread.workers_for(free(0), 10) == 1
+    assert (spread.workers_for(free(7), 10), spread.workers_for(free(0), 10)) == (7, 1)
 
 
 def test_a_script_needs_no_guard(raw, tmp_path):

@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from governance.conftest import SENTENCES, chat_record, govern_records, text_record
+from governance.conftest import SENTENCES, chat_record, govern_records, text_record, text_records
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -47,11 +47,12 @@ def test_nothing_vanishes_and_counts_add_up():
 
 def test_stages_can_be_chosen():
     records = [text_record(ENGLISH, 1, language="sw"), text_record(ENGLISH, 2, language="sw")]
-    assert [r.stage for r in govern_records(records, config(only=("exact",))).rejected] == ["exact"]
-    assert [r.stage for r in govern_records(records, config(skip=("language",))).rejected] == ["exact"]
-    assert [r.stage for r in govern_records(records, config(skip=("exact", "near"))).rejected] == [
-        "language"
-    ] * 2
+    for chosen, stages in (
+        ({"only": ("exact",)}, ["exact"]),
+        ({"skip": ("language",)}, ["exact"]),
+        ({"skip": ("exact", "near")}, ["language"] * 2),
+    ):
+        assert [r.stage for r in govern_records(records, config(**chosen)).rejected] == stages
 
 
 @pytest.mark.parametrize(
@@ -94,11 +95,9 @@ def test_a_comparison_of_stages_drops_what_they_have_no_use_for(setting):
 
 
 def test_small_languages_are_protected():
-    records = [text_record(SENTENCES["eng_Latn"], i, language="sw") for i in range(6)]
-    records += [text_record(f"{text}", 100 + i, language="en") for i, text in enumerate(varied(50))]
-    with pytest.raises(
-        DataError, match="language would take 6 of 6 swh_Latn records, most for lang_mismatch"
-    ):
+    records = text_records([ENGLISH] * 6, language="sw") + text_records(varied(50), language="en")
+    told = "language would take 6 of 6 swh_Latn records, most for lang_mismatch"
+    with pytest.raises(DataError, match=told):
         govern_records(records, GovernanceConfig())
     assert govern_records(records, GovernanceConfig(), stop=False).alarms
     assert not govern_records(records, config()).alarms
@@ -117,21 +116,14 @@ def test_what_is_asked_for_raises_no_alarm():
 
 def test_translations():
     rng = random.Random(1)
-    pairs = [(text, text[: int(len(text) * rng.uniform(0.9, 1.0))]) for text in varied(250)]
-    records = [
-        chat_record(source, target[::-1], i, language="sw", source_language="en")
-        for i, (source, target) in enumerate(pairs)
-    ]
-    records += [
-        chat_record(ENGLISH, ENGLISH.upper(), 900, language="sw", source_language="en"),
-        chat_record(ENGLISH, "Ndiyo.", 901, language="sw", source_language="en"),
-        chat_record("Open 1987 to 2005, they say", "Wazi miaka mingi sana", 902, language="sw", source_language="en"),
-    ]  # fmt: skip
+    pairs = [(text, text[: int(len(text) * rng.uniform(0.9, 1.0))][::-1]) for text in varied(250)]
+    pairs += [(ENGLISH, ENGLISH.upper()), (ENGLISH, "Ndiyo.")]
+    pairs += [("Open 1987 to 2005, they say", "Wazi miaka mingi sana")]
+    declared = {"language": "sw", "source_language": "en"}
+    records = [chat_record(*pair, line, **declared) for line, pair in enumerate(pairs)]
     result = govern_records(records, config(only=("parallel",)))
-    assert [(r.record.line, r.reason) for r in result.rejected] == [
-        (900, "copy_source"),
-        (901, "length_ratio"),
-    ]
+    found = [(r.record.line, r.reason) for r in result.rejected]
+    assert found == [(250, "copy_source"), (251, "length_ratio")]
     assert [flag.reason for flag in result.flags[-1]] == ["number_mismatch"]
     assert numbers_differ("im Jahr 1987", "в १९८७ году") == ""
 

@@ -3,7 +3,7 @@
 # ruff: noqa: E501 (an answer a line)
 
 import pytest
-from governance.conftest import SENTENCES, govern_records, text_record
+from governance.conftest import SENTENCES, govern_records, said, text_record, text_records
 
 from mlx_hybrid.config import GovernanceConfig
 from mlx_hybrid.governance.checks.material import made_of
@@ -16,8 +16,9 @@ ASKED = "Tell me in a few sentences how the library by the river is run, and for
 
 def told(prompt: str, answer: str, language: str | None = "en", **fields) -> tuple[str, set[str]]:
     """The reason for which a conversation goes, empty where it stays, and its flags."""
-    turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
-    record = Record({"messages": turns, "language": language, **fields}, "chat.jsonl", 1)
+    record = Record(
+        {"messages": said(user=prompt, assistant=answer), "language": language, **fields}, "chat.jsonl", 1
+    )
     result = govern_records([record], FREE)
     reasons = [rejection.reason for rejection in result.rejected]
     return "".join(reasons), {flag.reason for flags in result.flags for flag in flags}
@@ -65,10 +66,8 @@ def test_the_answer_must_be_in_the_declared_language():
         (SWAHILI, {"language": "en", "source_language": "sw"}),
     ):
         assert told(prompt, ENGLISH, **{"language": "sw", **fields})[0] == ""
-    assert (
-        told(SWAHILI, SENTENCES["rus_Cyrl"], languages={"prompt": "sw", "answer": "en"}, language=None)[0]
-        == "script_mismatch"
-    )
+    named = {"languages": {"prompt": "sw", "answer": "en"}, "language": None}
+    assert told(SWAHILI, SENTENCES["rus_Cyrl"], **named)[0] == "script_mismatch"
 
 
 def test_code_and_addresses_are_in_no_language():
@@ -96,19 +95,11 @@ def test_what_the_engine_does_not_know_is_told(text, language, reason, flag):
 
 def test_what_a_tool_gives_back_is_not_judged():
     call = {"type": "function", "function": {"name": "shot", "arguments": "{}"}}
-    for result in (
-        "iVBORw0KGgo" * 20,
-        '[{"a": 1}, {"a": 2}]' * 9,
-        "\x1b[31mERROR\x1b[0m",
-        "<ul><li>1</li><li>2</li></ul>",
-        "",
-    ):
-        turns = [
-            {"role": "user", "content": "Take a picture of the page."},
-            {"role": "assistant", "content": "", "tool_calls": [call]},
-            {"role": "tool", "content": result},
-            {"role": "assistant", "content": "Here is the picture of it."},
-        ]
+    html, logged = "<ul><li>1</li><li>2</li></ul>", "\x1b[31mERROR\x1b[0m"
+    for result in ("iVBORw0KGgo" * 20, '[{"a": 1}, {"a": 2}]' * 9, logged, html, ""):
+        turns = said(user="Take a picture of the page.", assistant="", tool=result)
+        turns[1]["tool_calls"] = [call]
+        turns += said(assistant="Here is the picture of it.")
         assert govern_records([Record({"messages": turns, "language": "en"}, "t", 1)], FREE).rejected == []
 
 
@@ -127,32 +118,18 @@ def test_materials(text, kinds):
 def test_a_contradiction_and_another_fact_are_no_copies():
     rule = "By the rules of the town it is {}allowed to swim in the river after dark, as the sign at the gate says."
     fact = "The capital city of {} is {}, which is also the largest city of the country and the seat of its parliament."
-    texts = [
-        rule.format(""),
-        rule.format("not "),
-        fact.format("France", "Paris"),
-        fact.format("Peru", "Lima"),
-    ]
-    assert (
-        govern_records([text_record(t, i, language="en") for i, t in enumerate(texts)], FREE).rejected == []
-    )
-    hidden = text_record(ENGLISH.replace("opens", "op\u200bens"), 2, language="en")
-    assert len(govern_records([text_record(ENGLISH, 1, language="en"), hidden], FREE).rejected) == 1
+    texts = rule.format(""), rule.format("not "), fact.format("France", "Paris"), fact.format("Peru", "Lima")
+    assert govern_records(text_records(texts, language="en"), FREE).rejected == []
+    hidden = text_records([ENGLISH, ENGLISH.replace("opens", "op\u200bens")], language="en")
+    assert len(govern_records(hidden, FREE).rejected) == 1
 
 
 def test_a_page_under_another_date_is_a_copy_and_a_short_record_is_none():
-    page = " ".join(
-        text
-        for code, text in SENTENCES.items()
-        if code in ("eng_Latn", "deu_Latn", "fra_Latn", "spa_Latn", "swh_Latn")
-    )
+    page = " ".join(list(SENTENCES.values())[:5])
+    config = GovernanceConfig(only=("near",), max_reject_share=1.0)
     for text, gone in ((page, 1), (ENGLISH, 0)):
-        dated = [
-            text_record(f"Printed on {day} at 10:1{i}. {text}", i)
-            for i, day in enumerate(("3 May 2021", "17 June 2022"))
-        ]
-        config = GovernanceConfig(only=("near",), max_reject_share=1.0)
-        assert len(govern_records(dated, config).rejected) == gone
+        dated = [f"Printed on {day}. {text}" for day in ("3 May 2021 at 10:10", "17 June 2022 at 10:11")]
+        assert len(govern_records(text_records(dated), config).rejected) == gone
 
 
 @pytest.mark.parametrize("shots", [2, 8, 16])

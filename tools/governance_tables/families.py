@@ -19,23 +19,9 @@ from mlx_hybrid.records.languages import parse_language
 from mlx_hybrid.records.record import Record
 
 SIZE = 3_000
-ROOTS = (
-    sysconfig.get_paths()["stdlib"],
-    sysconfig.get_paths()["purelib"],
-    "/usr/include",
-    "/usr/share",
-    "/usr/local",
-)
-SUFFIXES = {
-    "py": "Python",
-    "js": "JavaScript",
-    "h": "C++",
-    "go": "Go",
-    "pl": "Perl",
-    "css": "CSS",
-    "yaml": "YAML",
-    "sh": "shell",
-}
+ROOTS = (*map(sysconfig.get_path, ("stdlib", "purelib")), "/usr/include", "/usr/share", "/usr/local")
+SUFFIXES = {"py": "Python", "js": "JavaScript", "h": "C++", "go": "Go", "pl": "Perl"}
+SUFFIXES |= {"css": "CSS", "yaml": "YAML", "sh": "shell"}
 NAMES = ["Anna", "Ben", "Chloé", "Dario", "Emeka", "Fatima", "Goran", "Hana", "Ivy", "Juma", "Kofi", "Lena"]
 THINGS = [
     "order",
@@ -65,11 +51,9 @@ def real_code(rng: random.Random) -> Iterator[dict]:
         for file in files
         if "unicore" not in folder and "Collate" not in folder
     )
-    by_suffix = {
-        suffix: [path for path in dict.fromkeys(paths) if path.suffix == f".{suffix}"] for suffix in SUFFIXES
-    }
     pieces = []
-    for suffix, found in by_suffix.items():
+    for suffix in SUFFIXES:
+        found = [path for path in dict.fromkeys(paths) if path.suffix == f".{suffix}"]
         for path in rng.sample(found, min(len(found), 800)):
             lines = path.read_bytes()[:40_000].decode("utf-8", "ignore").expandtabs(4).splitlines()
             if len(lines) > 8 and max(map(len, lines)) < 200:
@@ -81,9 +65,8 @@ def real_code(rng: random.Random) -> Iterator[dict]:
             continue
         fence = rng.random() < 0.3
         answer = f"Here it is:\n\n```{name.lower()}\n{piece}\n```" if fence else piece
-        yield talk(
-            f"Write a piece of {name} that handles the {rng.choice(WORDS)} of a {rng.choice(WORDS)}.", answer
-        )
+        what = f"handles the {rng.choice(WORDS)} of a {rng.choice(WORDS)}"
+        yield talk(f"Write a piece of {name} that {what}.", answer)
 
 
 def written_code(rng: random.Random) -> Iterator[dict]:
@@ -137,33 +120,19 @@ def tools(rng: random.Random) -> Iterator[dict]:
         n = rng.randrange(10_000)
         rows = [{"id": i, a: i * n % 97, b: i * i} for i in range(rng.randrange(3, 40))]
         image = base64.b64encode(rng.randbytes(rng.randrange(60, 400))).decode()
-        log = "\n".join(
-            f"2024-05-{d:02d} 10:{n % 60:02d}:00 ERROR [{a}] \x1b[31m{name}\x1b[0m failed ({n * d})"
-            for d in range(1, 9)
-        )
-        result = rng.choice(
-            (
-                json.dumps(rows),
-                image,
-                log,
-                f"<html><body><h1>{b}</h1><p>{a}</p></body></html>",
-                str(n),
-                "",
-                "OK",
-                f"{a},{name}\n{n},1\n{n},2",
-                "null",
-            )
-        )
+        failed = f"ERROR [{a}] \x1b[31m{name}\x1b[0m failed"
+        log = "\n".join(f"2024-05-{d:02d} 10:{n % 60:02d}:00 {failed} ({n * d})" for d in range(1, 9))
+        page, table = f"<html><body><h1>{b}</h1><p>{a}</p></body></html>", f"{a},{name}\n{n},1\n{n},2"
+        result = rng.choice((json.dumps(rows), image, log, page, str(n), "", "OK", table, "null"))
         call = {"type": "function", "function": {"name": f"get_{name}", "arguments": json.dumps({a: n})}}
-        said = rng.choice(
-            (
-                f"There are {n} of them.",
-                f"{b} has {n}.",
-                json.dumps(rows[:3]),
-                f"Done: {n}",
-                "It is not there.",
-            )
+        told = (
+            f"There are {n} of them.",
+            f"{b} has {n}.",
+            json.dumps(rows[:3]),
+            f"Done: {n}",
+            "It is not there.",
         )
+        said = rng.choice(told)
         turns = [
             {"role": "user", "content": rng.choice((f"Get the {name} of {b}.", f"{name}?", f"{n}*{n}"))},
             {"role": "assistant", "content": rng.choice(("", None, "Let me look.")), "tool_calls": [call]},
@@ -204,10 +173,8 @@ def few_shot(rng: random.Random) -> Iterator[dict]:
     }  # fmt: skip
     for number in range(100_000):
         code = rng.choice(list(asks))
-        ask = (
-            asks[code].replace("careful", rng.choice(("careful", "helpful", "patient")))
-            + f"[{'ABCDEFG'[number % 7]}] "
-        )
+        ask = asks[code].replace("careful", rng.choice(("careful", "helpful", "patient")))
+        ask += f"[{'ABCDEFG'[number % 7]}] "
         for text in rng.sample(lines[code], rng.choice((8, 16))):
             short = " ".join(text.split()[: rng.randrange(3, 9)])
             label = rng.choice(("science/technology", "sports", "travel", "politics", "B", "1"))
@@ -216,13 +183,13 @@ def few_shot(rng: random.Random) -> Iterator[dict]:
 
 GOOD = (real_code, written_code, mathematics, tools, support, few_shot)
 PROGRAMS = ("None", "nan", "null", "NaN", "undefined", "[deleted]")
-MARKS = (
+MARKS = [
     "<|im_start|>assistant\n{}<|im_end|>",
     "{}<|endoftext|>",
     "[INST] {} [/INST]",
     "<s>{}</s>",
     "{}<|eot_id|>",
-)
+]
 JUNK: dict[str, Callable[[str, random.Random], str]] = {
     "only punctuation": lambda text, rng: rng.choice("….?!-*") * rng.randrange(1, 9),
     "invisible": lambda text, rng: rng.choice("\u200b\ufeff\u2060\u00ad") * rng.randrange(1, 9),
@@ -248,9 +215,7 @@ JUNK: dict[str, Callable[[str, random.Random], str]] = {
     "another language": lambda text, rng: rng.choice(OTHERS),
 }  # fmt: skip
 RUSSIAN = flores()["rus_Cyrl"]
-OTHERS = [
-    line for code in ("deu_Latn", "hau_Latn", "tur_Latn", "rus_Cyrl", "zho_Hans") for line in flores()[code]
-]
+OTHERS = sum((flores()[code] for code in ("deu_Latn", "hau_Latn", "tur_Latn", "rus_Cyrl", "zho_Hans")), [])  # noqa: RUF017
 LATIN = ("eng_Latn", "swh_Latn", "fra_Latn", "vie_Latn")
 
 
@@ -280,21 +245,10 @@ def families(size: int = SIZE) -> None:
             if len(records) == size:
                 break
         items = judged(records, config).items
-        alone = Counter(
-            i.decision.reason for i in items if i.decision and i.decision.stage not in ("exact", "near")
-        )
-        copies = Counter(
-            i.decision.reason for i in items if i.decision and i.decision.stage in ("exact", "near")
-        )
-        rows.append(
-            [
-                family.__name__,
-                len(records),
-                f"{alone.total() / len(records):.2%}",
-                dict(alone),
-                copies["near_dup"],
-            ]
-        )
+        found = Counter(item.decision.reason for item in items if item.decision)
+        near, _ = found.pop("near_dup", 0), found.pop("exact_dup", 0)
+        share = f"{found.total() / len(records):.2%}"
+        rows.append([family.__name__, len(records), share, dict(found), near])
         for record, item in zip(records, items):
             if item.decision and "-v" in sys.argv:
                 print(item.decision, repr(record.completion()[:300]), file=sys.stderr)

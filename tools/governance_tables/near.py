@@ -1,11 +1,7 @@
-"""Near duplicates, beside datasketch and datatrove."""
+"""Near duplicates, beside datasketch."""
 
-import json
-import sys
-import tempfile
 import time
 from collections import Counter
-from pathlib import Path
 
 from governance_tables.planted import alike, near_set
 from governance_tables.text import rejected, show
@@ -29,16 +25,12 @@ def score_near(
 
 
 def near(size: int = 100_000) -> None:
-    """Recall on planted copies beside datasketch and datatrove, on one core."""
+    """Recall on planted copies beside datasketch, on one core."""
     records, copies, templates = near_set(size)
     similar = {copy for copy, (original, _) in copies.items() if alike(records[copy], records[original])}
     rows = []
-    methods = {
-        "ours, J 0.8": ours(0.8),
-        "ours, J 0.7": ours(0.7),
-        "datasketch": datasketch,
-        "datatrove": datatrove,
-    }
+    methods = {"ours, J 0.8": ours(0.8), "ours, J 0.7": ours(0.7)}
+    methods["datasketch"] = datasketch
     for name, method in methods.items():
         before = time.process_time()
         removed = method(records)
@@ -88,49 +80,6 @@ def datasketch(records: list[tuple[str, str]]) -> set[int] | None:
             removed.add(line)
         else:
             index.insert((line, LeanMinHash(sketch)), sketch, check_duplication=False)
-    return removed
-
-
-def datatrove(records: list[tuple[str, str]]) -> set[int] | None:
-    """Its four local MinHash steps with their defaults."""
-    try:
-        from datatrove.pipeline.dedup.minhash import MinhashConfig
-    except ImportError:
-        return None
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            return run_datatrove(records, folder, MinhashConfig())
-    except Exception as error:  # a missing extra shows only when a step runs
-        print(f"datatrove: {error}", file=sys.stderr)
-        return None
-
-
-def run_datatrove(records: list[tuple[str, str]], folder: str, config) -> set[int]:
-    from datatrove.executor import LocalPipelineExecutor
-    from datatrove.pipeline.dedup import MinhashDedupCluster, MinhashDedupFilter, MinhashDedupSignature
-    from datatrove.pipeline.dedup.minhash import MinhashDedupBuckets
-    from datatrove.pipeline.readers import JsonlReader
-    from datatrove.pipeline.writers import JsonlWriter
-
-    source = Path(folder) / "in"
-    source.mkdir()
-    with (source / "records.jsonl").open("w", encoding="utf-8") as file:
-        rows = ({"text": text, "id": str(line)} for line, (_, text) in enumerate(records))
-        file.writelines(json.dumps(row) + "\n" for row in rows)
-    reader = JsonlReader(str(source))
-    writer = JsonlWriter(f"{folder}/out", compression=None)
-    steps = [
-        [reader, MinhashDedupSignature(f"{folder}/sig", config=config)],
-        [MinhashDedupBuckets(f"{folder}/sig", f"{folder}/buckets", config=config)],
-        [MinhashDedupCluster(f"{folder}/buckets", f"{folder}/remove", config=config)],
-        [reader, MinhashDedupFilter(f"{folder}/remove", exclusion_writer=writer)],
-    ]
-    for number, step in enumerate(steps):
-        tasks = config.num_buckets if number == 1 else 1
-        LocalPipelineExecutor(step, tasks=tasks, workers=1, logging_dir=f"{folder}/log{number}").run()
-    removed: set[int] = set()
-    for path in Path(folder, "out").rglob("*.jsonl"):
-        removed |= {int(json.loads(line)["id"]) for line in path.read_text(encoding="utf-8").splitlines()}
     return removed
 
 

@@ -11,9 +11,8 @@ def planted_duplicates(
     records: list[tuple[str, str]], count: int, rng: random.Random
 ) -> list[tuple[str, str, int, str]]:
     """Near copies of six kinds as (language, text, original, kind)."""
-    kinds = (
-        ["norm"] * 25 + ["wsub1"] * 25 + ["wsub10"] * 15 + ["char2"] * 15 + ["boiler"] * 15 + ["reorder"] * 5
-    )
+    kinds = ["norm"] * 25 + ["wsub1"] * 25 + ["wsub10"] * 15 + ["char2"] * 15
+    kinds += ["boiler"] * 15 + ["reorder"] * 5
     words = defaultdict(list)
     for code, text in records[:20000]:
         words[code] += [word for word in text.split() if not any(c.isdigit() for c in word)]

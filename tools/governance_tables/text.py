@@ -29,11 +29,9 @@ def sentences(count: int, seed: int = 0) -> list[tuple[str, str]]:
     pools = {}
     for path in sorted((DATA / "text").glob("*.txt.xz")):
         lines = dict.fromkeys(lzma.decompress(path.read_bytes()).decode("utf-8").splitlines())
-        pools[path.name.split(".")[0]] = [
-            line
-            for line in lines
-            if SHORTEST.get(path.name[:2], 58) <= len(line) <= 400 and "http" not in line
-        ]
+        least = SHORTEST.get(path.name[:2], 58)
+        right = [line for line in lines if least <= len(line) <= 400 and "http" not in line]
+        pools[path.name.split(".")[0]] = right
     rng = random.Random(seed)
     for pool in pools.values():
         rng.shuffle(pool)

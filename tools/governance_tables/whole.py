@@ -31,16 +31,8 @@ def whole(sizes: tuple[int, ...] = (100_000,)) -> None:
                 digest = json.loads((output / "manifest.json").read_text())["outputs"][2]["sha256"][:12]
                 rates = f"{seconds:.1f}", f"{spent:.1f}", int(size / seconds), f"{peak_mb():.0f}"
                 rows.append([size, workers, *rates, kept, digest])
-    heads = [
-        "records",
-        "workers",
-        "seconds",
-        "processor s",
-        "records/s",
-        "peak MB of the main process",
-        "kept",
-    ]
-    show("Whole pass", [*heads, "kept.jsonl"], rows)
+    heads = ["records", "workers", "seconds", "processor s", "records/s", "peak MB of the main process"]
+    show("Whole pass", [*heads, "kept", "kept.jsonl"], rows)
 
 
 def write_records(path: Path, size: int) -> None:

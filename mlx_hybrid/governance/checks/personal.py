@@ -203,7 +203,9 @@ def candidates(text: str, regions: tuple[str, ...]) -> Iterator[Span]:
     for name, length in LENGTHS.items():
         if "@" in text if name == "email" else has_digits:
             for match in getattr(PERSONAL, name).finditer(text):
-                yield Span(name.removesuffix("v4").removesuffix("v6"), match.start(), match.start() + length(match))
+                yield Span(
+                    name.removesuffix("v4").removesuffix("v6"), match.start(), match.start() + length(match)
+                )
     for match in PERSONAL.phone.finditer(text) if PERSONAL.seven_digits.search(text) else ():
         yield Span("phone", match.start(), match.start() + phone_length(match, regions))
 
