@@ -29,16 +29,14 @@ def read_sources(sources: Sequence[Source]) -> Iterator[Line]:
 
 def in_chunks(lines: Iterator[Line]) -> Iterator[list[Line]]:
     """Up to 1,024 lines or a megabyte at a time."""
-    chunk: list[Line] = []
-    size = 0
+    chunk, size = [], 0
     for line in lines:
         chunk.append(line)
         size += len(line[2]) if isinstance(line[2], bytes) else 0
         if len(chunk) == CHUNK or size >= CHUNK_BYTES:
             yield chunk
             chunk, size = [], 0
-    if chunk:
-        yield chunk
+    yield from [chunk] if chunk else []
 
 
 def workers_for(config: GovernanceConfig, size: int) -> int:

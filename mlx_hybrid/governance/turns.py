@@ -86,14 +86,10 @@ def check_records(
     answers: list[list[Answer]] = [[] for _ in records]
     for (place, _), *answer in zip(turns, check_languages(words, codes, engine, allowed, limits), words):
         answers[place].append(tuple(answer))
-    asking = [place for place, record in enumerate(records) if record.asked or not record.turns]
-    texts = [
-        # the question alone where it is in a language of its own
-        records[i].asked
-        if records[i].declares
-        else "\n".join((records[i].asked, *(t for _, t in answers[i])))
-        for i in asking
-    ]
+    asking, texts = [i for i, record in enumerate(records) if record.asked or not record.turns], []
+    for i in asking:  # a question in a language of its own is judged alone
+        said = () if records[i].declares else (text for _, text in answers[i])
+        texts.append("\n".join((records[i].asked, *said)))
     codes = [records[place].languages[0] for place in asking]
     wholes = dict(zip(asking, check_languages(texts, codes, engine, allowed, limits)))
     return [

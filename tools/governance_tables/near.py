@@ -29,8 +29,7 @@ def near(size: int = 100_000) -> None:
     records, copies, templates = near_set(size)
     similar = {copy for copy, (original, _) in copies.items() if alike(records[copy], records[original])}
     rows = []
-    methods = {"ours, J 0.8": ours(0.8), "ours, J 0.7": ours(0.7)}
-    methods["datasketch"] = datasketch
+    methods = {"ours, J 0.8": ours(0.8), "ours, J 0.7": ours(0.7), "datasketch": datasketch}
     for name, method in methods.items():
         before = time.process_time()
         removed = method(records)
@@ -40,15 +39,7 @@ def near(size: int = 100_000) -> None:
         seconds = time.process_time() - before
         rows.append([name, int(len(records) / seconds), *score_near(removed, copies, templates, similar)])
     kinds = sorted({kind for _, kind in copies.values()})
-    heads = [
-        "method",
-        "records/s",
-        "recall",
-        "of pairs at J ≥ 0.8",
-        *kinds,
-        "templated removed",
-        "other removed",
-    ]
+    heads = ["method", "records/s", "recall", "at J ≥ 0.8", *kinds, "templated removed", "others removed"]
     title = f"{len(records)} records, {len(copies)} planted, {len(templates)} templated, {len(similar)} at J ≥ 0.8"
     show(f"Near-duplicates, {title}", heads, rows)
     print(f"\nPeak memory {peak_mb():.0f} MB, records and text included.")

@@ -57,9 +57,6 @@ class Batch:
         flat = np.bincount(self.owners * kinds + values, minlength=len(self.texts) * kinds)
         return flat.reshape(len(self.texts), kinds)
 
-    def class_counts(self) -> np.ndarray:
-        return self.count(self.classes, 8)
-
     def script_counts(self) -> np.ndarray:
         """Letters of each script in each text; marks and what all scripts share do not count."""
         return self.count(np.where(self.classes == LETTER, self.scripts, 0), len(SCRIPT_CODES))

@@ -92,7 +92,7 @@ def measure(batch: Batch) -> Iterator[list]:
     pictures = (points >= PICTURES) | ((points >= 0x2600) & (points < 0x27C0))
     kinds = np.where(pictures, characters.SPACE, kinds)
     once = np.bincount(owners * 8 + kinds, minlength=len(batch.texts) * 8).reshape(-1, 8).T.astype(np.float64)
-    whole, extra = batch.class_counts().T, 2.0 * batch.script_counts()[:, characters.HAN]
+    whole, extra = batch.count(batch.classes, 8).T, 2.0 * batch.script_counts()[:, characters.HAN]
     visible = np.maximum(once.sum(0) - once[characters.SPACE] + extra, 1)
     letters = once[characters.LETTER] + once[characters.MARK] + extra
     symbols = once[characters.PUNCTUATION] + once[characters.SYMBOL]

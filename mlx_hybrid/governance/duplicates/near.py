@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import regex
 
-from mlx_hybrid.governance.duplicates.minhash import BANDS, SKETCH, Likeness, Similarity
+from mlx_hybrid.governance.duplicates.minhash import SKETCH, Likeness, Similarity
 from mlx_hybrid.governance.tables import WORDS
 
 BUCKET = 50  # kept records of one that are compared: a template fills a bucket, a duplicate shares many
@@ -116,14 +116,10 @@ def find_near_duplicates(
 
 def shared_buckets(keys: np.ndarray) -> tuple[np.ndarray, int]:
     """For each record and band the number of its bucket, −1 where no other record is in it; and how many there are."""
-    groups = np.full(keys.shape, -1, np.int32)
-    total = 0
-    for band in range(BANDS):
-        _, inverse, counts = np.unique(keys[:, band], return_inverse=True, return_counts=True)
-        shared = counts > 1
-        groups[:, band] = np.where(shared, np.cumsum(shared) - 1 + total, -1)[inverse]
-        total += int(shared.sum())
-    return groups, total
+    _, inverse, counts = np.unique(keys, return_inverse=True, return_counts=True)
+    shared = counts > 1
+    numbers = np.where(shared, np.cumsum(shared) - 1, -1)
+    return numbers[inverse].reshape(keys.shape), int(shared.sum())
 
 
 def best_matches(

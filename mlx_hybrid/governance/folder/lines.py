@@ -111,19 +111,15 @@ def write_kept(
     file: IO[bytes], raw: bytes, item: Inspection, *, redacts: Collection[str], renames: Mapping[str, str]
 ) -> None:
     """Write the line, as it is where it needs no change, else its fields in the form that is trained on."""
-    note: dict[str, Any] = {"where": item.where, "language": item.language}
-    if item.flags:
-        note["flags"] = [finding._asdict() for finding in item.flags]
     row = json.loads(raw)
     fields, shape = as_record(renamed(row, renames))
     clean = redact_fields(fields, item.language, redacts) if redacts else fields
-    if fields is not row:
-        note["shape"] = shape
-    if clean != fields:
-        note["edits"] = ["redacted"]
-    if fields is not row or clean != fields:
-        raw = as_json(clean, "surrogatepass")
-    file.write(with_note(raw, note))
+    note: dict[str, Any] = {"where": item.where, "language": item.language}
+    note |= {"flags": [finding._asdict() for finding in item.flags]} if item.flags else {}
+    note |= {"shape": shape} if fields is not row else {}
+    note |= {"edits": ["redacted"]} if clean != fields else {}
+    changed = fields is not row or clean != fields
+    file.write(with_note(as_json(clean, "surrogatepass") if changed else raw, note))
 
 
 def write_rejected(file: IO[bytes], raw: bytes | Fault, item: Inspection) -> None:

@@ -145,11 +145,7 @@ def check_source(path: Path) -> str | None:
     folder = path.parent
     if path.name not in DATA or not (folder / "manifest.json").is_file():
         return None
-    for output in read_manifest(folder)["outputs"]:
-        if output["path"] == path.name:
-            if problem := compare(folder, output):
-                raise DataError(
-                    f"{folder}: {problem}. Govern the sources again, or pass --allow-changed-data."
-                )
-            return sha256_of(folder / "manifest.json")
-    return None
+    told = [output for output in read_manifest(folder)["outputs"] if output["path"] == path.name]
+    if told and (problem := compare(folder, told[0])):
+        raise DataError(f"{folder}: {problem}. Govern the sources again, or pass --allow-changed-data.")
+    return sha256_of(folder / "manifest.json") if told else None
