@@ -26,6 +26,8 @@ LIKE_ROMANISED = ("hau", "som", "kab")  # what romanised Hindi and Arabic look l
 MAX_PARTS = 8  # lines of a text in another language that are looked at
 CHECKED = 4_000  # letters of a text; engines are shown 400 of them
 UNDETERMINED = Language("und", "Zyyy")
+NO_LIMITS = {"lang_mismatch": 0.0, "script_mismatch": 0.0, "script_mixed": 1.0, "gibberish": 2.0}
+"""Of a rule that is switched off the limit that no text breaks."""
 BIG = ("eng", "fra", "spa", "por", "deu", "rus", "arb", "zho", "hin", "amh")
 """Languages that a text is surely in where the engine says so at 0.95; words.tsv names those that only look so."""
 TIGRINYA = regex.compile("[ኣቐ-ቝዀኸ]")  # letters that Amharic hardly has
@@ -99,13 +101,7 @@ class Judge:
 
     def __init__(self, engine: Any, allowed: Collection[str], limits: Mapping[str, float]) -> None:
         self.engine, self.allowed = engine, allowed
-        self.limits = {
-            "lang_mismatch": 0.0,
-            "script_mismatch": 0.0,
-            "script_mixed": 1.0,
-            "gibberish": 2.0,
-            **limits,
-        }
+        self.limits = NO_LIMITS | dict(limits)
 
     def check(self, evidence: Evidence, declared: str | None) -> Verdict:
         if declared is None:

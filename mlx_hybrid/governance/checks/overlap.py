@@ -45,12 +45,11 @@ class EvaluationIndex:
         for i in np.lexsort((shared.col, -shares)).tolist():
             best.setdefault(int(shared.row[i]), (float(shares[i]), self.names[shared.col[i]]))
         best |= {row: (1.0, self.whole[text]) for row, text in enumerate(plain) if text in self.whole}
-        leaks = {
-            row: Decision("overlap", "eval_leak", f"holds {share:.2f} of {name}", name)
-            for row, (share, name) in best.items()
-            if share >= self.threshold
-        }
-        return [leaks.get(row) for row in range(len(texts))]
+        found: list[Decision | None] = [None] * len(texts)
+        for row, (share, name) in best.items():
+            if share >= self.threshold:
+                found[row] = Decision("overlap", "eval_leak", f"holds {share:.2f} of {name}", name)
+        return found
 
 
 def incidence(rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]) -> Any:

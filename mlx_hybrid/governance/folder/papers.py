@@ -42,13 +42,9 @@ def summary_of(
         "records": len(items),
         "kept": len(kept),
         "rejected": len(items) - len(kept),
-        "languages": [
-            {"language": name, "before": n, "kept": after[name]} for name, n in sorted(before.items())
-        ],
+        "languages": [{"language": k, "before": n, "kept": after[k]} for k, n in sorted(before.items())],
         "counts": [dict(zip(COUNTED, (*key, n))) for key, n in count(items).items() if key[0] != "kept"],
-        "flags": [
-            {"flag": flag, "language": name, "records": n} for (name, flag), n in sorted(flags.items())
-        ],
+        "flags": [{"flag": flag, "language": k, "records": n} for (k, flag), n in sorted(flags.items())],
         "licences": dict(sorted(Counter(item.licence or "not stated" for item in kept).items())),
         "examples": examples(items),
         "config": tree,
@@ -62,10 +58,9 @@ def counted(sources: Sequence[Row], items: Sequence[Inspection]) -> list[Row]:
     found: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for item in items:
         found[item.path][item.shape] += 1
-    each = [(source, found[source["path"]]) for source in sources]
-    return [
-        s | {"records": n.total(), "shapes": {name: n[name] for name in sorted(n) if name}} for s, n in each
-    ]
+    shapes = {path: {name: own[name] for name in sorted(own) if name} for path, own in found.items()}
+    each = [(source, source["path"]) for source in sources]
+    return [s | {"records": found[path].total(), "shapes": shapes.get(path, {})} for s, path in each]
 
 
 def examples(items: Sequence[Inspection]) -> list[dict[str, str]]:
