@@ -112,10 +112,7 @@ def raw(tmp_path: Path) -> Path:
         {"text": SENTENCES["eng_Latn"].replace("nine", "ten"), "language": "en"},
         {"text": "", "language": "en"},
         {"text": SENTENCES["fra_Latn"].encode().decode("cp1252"), "language": "fr"},
-        {
-            "text": "Write to jane.roe@example.org when the reading room is closed, and wait.",
-            "language": "en",
-        },
+        {"text": "Write to jane.roe@example.org when the room is closed, and wait.", "language": "en"},
     ]
     return write_jsonl(tmp_path / "raw.jsonl", good + faults)
 

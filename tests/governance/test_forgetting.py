@@ -103,11 +103,8 @@ LEFTOVERS = {
 @pytest.mark.parametrize("redact", [False, True])
 def test_nothing_of_a_person_is_left(case, redact, tmp_path):
     line, goes = LEFTOVERS[case]
-    first = [
-        {"text": SAID, "id": "user-2", "language": "en"},
-        {"text": SENTENCES["deu_Latn"], "language": "de"},
-    ]
-    path = write_jsonl(tmp_path / "raw.jsonl", first)
+    other = {"text": SENTENCES["deu_Latn"], "language": "de"}
+    path = write_jsonl(tmp_path / "raw.jsonl", [{"text": SAID, "id": "user-2", "language": "en"}, other])
     with path.open("ab") as file:
         file.write((line if isinstance(line, bytes) else line.encode()) + b"\n")
     out = tmp_path / "out"
@@ -115,9 +112,8 @@ def test_nothing_of_a_person_is_left(case, redact, tmp_path):
     done = forget(out, ["user-2"], tmp_path / "runs")
     assert sum(done.removed.values()) == 1 + goes
     assert not done.left
-    left = b"".join(
-        (out / name).read_bytes() for name in ("kept.jsonl", "rejected.jsonl", "report.html", "README.md")
-    )
+    names = "kept.jsonl", "rejected.jsonl", "report.html", "README.md"
+    left = b"".join((out / name).read_bytes() for name in names)
     assert b"person2" not in left
     assert (b"user-22" in left) == (not goes)
     assert f"{2 - goes} of {2 - goes} records" in (out / "README.md").read_text() or not goes
@@ -126,11 +122,9 @@ def test_nothing_of_a_person_is_left(case, redact, tmp_path):
 
 
 def test_lines_that_still_name_them_are_told(tmp_path):
-    rows = [
-        {"text": SAID, "id": 1, "language": "en"},
-        {"text": f"Whoever reads it, {MAIL} wrote that letter to us.", "language": "en"},
-    ]
-    govern_files([write_jsonl(tmp_path / "raw.jsonl", rows)], tmp_path / "out", FREE)
+    other = {"text": f"Whoever reads it, {MAIL} wrote that letter to us.", "language": "en"}
+    raw = write_jsonl(tmp_path / "raw.jsonl", [{"text": SAID, "id": 1, "language": "en"}, other])
+    govern_files([raw], tmp_path / "out", FREE)
     done = forget(tmp_path / "out", ["1"], tmp_path / "runs")
     assert (done.removed, done.left) == ({"kept.jsonl": 1, "rejected.jsonl": 0}, ["kept.jsonl:1"])
 
