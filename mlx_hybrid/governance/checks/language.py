@@ -10,14 +10,8 @@ import regex
 from mlx_hybrid.governance.checks.characters import HAN, SCRIPT_CODES, Batch, letters_only
 from mlx_hybrid.governance.rules import RULES, Finding, in_force
 from mlx_hybrid.governance.tables import WORDS
-from mlx_hybrid.records.languages import (
-    SEEN_AS,
-    Language,
-    UnknownLanguage,
-    parse_language,
-    relatives_of,
-    scripts_of,
-)
+from mlx_hybrid.records import languages
+from mlx_hybrid.records.languages import Language, UnknownLanguage, parse_language, relatives_of, scripts_of
 
 ENOUGH_LETTERS, SOME_LETTERS, LEAST_LETTERS = 40, 15, 3
 CONFIDENT, HALF = 0.5, 0.5
@@ -125,7 +119,7 @@ class Judge:
         looks = f"looks like {evidence.top}, p {evidence.top_p:.2f}"
         expected = scripts_of(language.code)
         if language.declared:
-            expected = frozenset(SEEN_AS.get(language.script, [language.script]))
+            expected = frozenset(languages.SEEN_AS.get(language.script, [language.script]))
         own = float(sum(evidence.scripts[SCRIPT_CODES.index(s) - 1] for s in expected if s in SCRIPT_CODES))
         if expected - {"Zyyy"} and own < self.limits["script_mismatch"]:
             told = f"{1 - own:.0%} of the letters are in other scripts, most in {evidence.script}; {looks}"

@@ -40,14 +40,11 @@ def shown_text(line: Line) -> str:
     """What a line says, turn by turn, redacted, with invisible characters told by their codes."""
     text, record = line.source, line.record() if line.source is None else None
     if record:
-        turns = [f"{turn['role']}: {said(turn)}" for turn in record.turns()]
+        said = ((t["role"], t.get("content") or t.get("tool_calls") or "") for t in record.turns())
+        turns = [f"{role}: {content}" for role, content in said]
         text = "\n".join(turns) if turns else record.content()
     text = str(line.row) if text is None else text
     return visible(redact(text[:LONGEST], regions_of(line.row.get("language") or line.note["language"])))
-
-
-def said(turn: dict[str, Any]) -> str:
-    return turn.get("content") or str(turn.get("tool_calls") or "")
 
 
 def visible(text: str) -> str:
