@@ -127,20 +127,20 @@ class GovernanceConfig(Bounded):
     """Records that are kept whatever the rules say of them, by their id or place, as raw.jsonl:17."""
     engine: str = "py3langid"
     """Language identification: `py3langid`, or `fasttext:MODEL` with the path of a model, or `lid.176`."""
-    near_threshold: float = 0.8
+    near_threshold: float = bounded(0.8, 0.01, 1)
     """Jaccard, of character n-grams or of the characters in shared ones, from which a record repeats another."""
     against: tuple[str, ...] = ()
     """Evaluation files; a record that holds one of their texts is removed, they are never changed. `finetune` adds the
     validation and test files of `data`."""
-    overlap_threshold: float = 0.7
+    overlap_threshold: float = bounded(0.7, 0.01, 1)
     """Share of an evaluation text's character 13-grams from which a record holds it."""
     redact: bool = False
     """Replace e-mail addresses, phone, card and account numbers, IP addresses and keys by their type."""
-    workers: int = 0
+    workers: int = bounded(0, 0)
     """Processes that read and check; 0 is one a core. The result does not depend on it."""
-    max_reject_share: float = 0.3
+    max_reject_share: float = bounded(0.3, 0.01, 1)
     """Stop when one stage would take more than this share of a language's records."""
-    min_kept: int = 0
+    min_kept: int = bounded(0, 0)
     """Stop when a language would be left with fewer records than this; 0 sets no floor."""
 
 

@@ -91,21 +91,8 @@ def flat(changes: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 def active_stages(config: GovernanceConfig) -> tuple[str, ...]:
     """The stages that a config runs, in order; `structure` always does, for a line that is no record stays out.
 
-    Raises ConfigError for a stage, language or share that does not exist, and for a setting whose stage does not run.
+    Raises ConfigError for a stage, language or rule that does not exist, and for a setting whose stage does not run.
     """
-    check_values(config)
-    wanted = {*(config.only or STAGES)} - {*config.skip} | {"structure"}
-    active = tuple(name for name in STAGES if name in wanted)
-    for key, default in unused_settings(active).items():
-        if getattr(config, key) != default:
-            raise ConfigError(
-                f"governance.{key} would do nothing, for the stage {STAGE_OF[key]} is left out: put the stage back "
-                "(governance.only, governance.skip) or drop the setting."
-            )
-    return active
-
-
-def check_values(config: GovernanceConfig) -> None:
     for key in ("only", "skip"):
         for name in getattr(config, key):
             if name not in STAGES:
@@ -115,13 +102,16 @@ def check_values(config: GovernanceConfig) -> None:
             parse_language(name)
     except UnknownLanguage as error:
         raise ConfigError(f"governance.languages: {error}") from None
-    for key in ("near_threshold", "overlap_threshold", "max_reject_share"):
-        if not 0 < getattr(config, key) <= 1:
-            raise ConfigError(f"governance.{key} must be above 0 and at most 1, not {getattr(config, key)}.")
-    for key in ("workers", "min_kept"):
-        if getattr(config, key) < 0:
-            raise ConfigError(f"governance.{key} must be at least 0, not {getattr(config, key)}.")
     in_force(config.rules)
+    wanted = {*(config.only or STAGES)} - {*config.skip} | {"structure"}
+    active = tuple(name for name in STAGES if name in wanted)
+    for key, default in unused_settings(active).items():
+        if getattr(config, key) != default:
+            raise ConfigError(
+                f"governance.{key} would do nothing, for the stage {STAGE_OF[key]} is left out: put the stage back "
+                "(governance.only, governance.skip) or drop the setting."
+            )
+    return active
 
 
 def unused_settings(stages: Collection[str]) -> dict[str, Any]:
