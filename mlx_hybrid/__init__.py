@@ -1,8 +1,6 @@
 # ruff: noqa: F403, F405
-"""mlx-hybrid: fine-tune multilingual language models on your own machine.
-
-The names of `__all__` are the Python API (mlx_hybrid/api.py); it is loaded when one of them is first used.
-"""
+"""mlx-hybrid: fine-tune multilingual language models on your own machine. The names of `__all__` are the Python API
+(mlx_hybrid/api.py); it is loaded when one of them is first used."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -10,21 +8,8 @@ if TYPE_CHECKING:
     from mlx_hybrid.api import *
 
 __version__ = "0.1.0"
-__all__ = [
-    "HybridLinear",
-    "MlxHybridError",
-    "Run",
-    "attach",
-    "evaluate",
-    "export",
-    "find_run",
-    "finetune",
-    "generate",
-    "govern",
-    "load",
-    "predict",
-    "rescue",
-]
+__all__ = ["HybridLinear", "MlxHybridError", "Run", "attach", "evaluate", "export", "find_run", "finetune"]
+__all__ += ["generate", "govern", "load", "predict", "rescue"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,4 @@
-"""The Python API (docs/python.md): what the commands do, as functions.
-
-`import mlx_hybrid` gives every name here, and loads nothing of it before a name is used.
-"""
+"""The Python API (docs/python.md): what the commands do, as functions, each loading what it needs."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields, replace
@@ -30,8 +27,7 @@ def load(name: str, *, base_model: str | None = None) -> tuple["nn.Module", Any]
 
     `name` is a run (path, name or "last"), an adapter (folder or Hub id) or a model (folder, Hub id or "bundled");
     `base_model` is the base to put an adapter on where it is not where the adapter says. Raises ConfigError for what
-    cannot be found, and MlxHybridError for an adapter that changes no logit.
-    """
+    cannot be found, and MlxHybridError for an adapter that changes no logit."""
     from mlx_hybrid.models.adapted import open_pair
 
     pair = open_pair(str(name), base_name=base_model, compact=True)
@@ -44,8 +40,7 @@ def attach(model: "nn.Module", method: str = "hybrid", *, seed: int = 0, **adapt
     Each layer becomes y = (x R) Wᵀ + s · x A B + bias and equals its base until it is trained: x (…, in), W (out, in),
     R (in, in) orthogonal, A (in, r), B (r, out). `adapter` are settings of that group, as targets=["q_proj"]. B starts
     from zero: starts from a gradient take records, and belong to `finetune`. Raises ConfigError for an unknown method
-    or setting, and for a target that the model lacks.
-    """
+    or setting, and for a target that the model lacks."""
     usual = {"low_rank": {"start": "zeros"}} if PRESETS.get(method, {}).get("low_rank") else {}
     config = build_config({"method": method, "adapter": merge(usual, adapter)}, "attach").adapter
     if config.from_gradient:
@@ -69,8 +64,7 @@ def finetune(
     `data` is paths, or settings of that group; `config` is a YAML file or a recipe's name, without it and data the
     quickstart; `settings` are its keys, as seed=1 or train={"epochs": 2}. `on_event` gets every event of the job as it
     comes (mlx_hybrid.jobs.finetune), and so do the trackers in `log`: tensorboard, trackio, wandb. Raises ConfigError,
-    DataError, MemoryLimitError or MlxHybridError; a run that broke off can be gone on with.
-    """
+    DataError, MemoryLimitError or MlxHybridError; a run that broke off can be gone on with."""
     from mlx_hybrid.jobs import finetune as job
     from mlx_hybrid.jobs.tracking import Tracking
 
@@ -95,21 +89,18 @@ def govern(
     progress: Callable[[int], None] = lambda records: None,
     **settings: Any,
 ) -> dict:
-    """Check raw records; keep, flag or reject each with a reason, into the new folder `output`. Returns the summary.
+    """Check raw records; keep, flag or reject each with a reason, into the new folder `output`.
 
-    Without `output` nothing is written, and the summary says what would be decided. `replace` takes the place of a
-    folder that govern made; `map` says what keys are read as, as ["question=prompt"]; `progress` gets the number of
-    records read; `settings` are those of the governance group, as languages=["sw"] or redact=True. Raises ConfigError
-    for settings and paths, DataError where a language would lose too much.
-    """
+    Returns the summary. Without `output` nothing is written, and the summary says what would be decided. `replace`
+    takes the place of a folder that govern made; `map` says what keys are read as, as ["question=prompt"]; `progress`
+    gets the number of records read; `settings` are those of the governance group, as languages=["sw"] or redact=True.
+    Raises ConfigError for settings and paths, DataError where a language would lose too much."""
     from mlx_hybrid.governance.folder.papers import summarise
     from mlx_hybrid.governance.govern import govern_files
 
-    config = build(GovernanceConfig, settings, "govern", "governance.")
-    folder = Path(output) if output else None
-    return summarise(
-        govern_files(paths_of(paths), folder, config, replace=replace, renames=map, progress=progress)
-    )
+    config, folder = build(GovernanceConfig, settings, "govern", "governance."), output and Path(output)
+    how = {"replace": replace, "renames": map, "progress": progress}
+    return summarise(govern_files(paths_of(paths), folder or None, config, **how))
 
 
 def rescue(folder: str | Path, ids: Names = (), *, reasons: Names = ()) -> dict:
@@ -117,8 +108,7 @@ def rescue(folder: str | Path, ids: Names = (), *, reasons: Names = ()) -> dict:
 
     They are named by their ids or places (`path:line`), or by the reasons they went for, as "menu". Returns how many
     came back for each reason (`records`), and what stays because it is no record (`left`). Raises ConfigError for a
-    reason that there is not, DataError where nothing comes back.
-    """
+    reason that there is not, DataError where nothing comes back."""
     from mlx_hybrid.governance.folder import changing
 
     return asdict(changing.rescue(Path(folder), paths_of(ids), paths_of(reasons)))
@@ -137,16 +127,14 @@ def evaluate(
 
     On the records of `on`, a file or folder, on the benchmark `task`, or on what the run held back; results are written
     to `output`, or to the run's evaluation/. `options` are those of the command (docs/evaluation.md), as limit=100,
-    dev="none" or baseline=False. Raises ConfigError for options that have nothing to act on, DataError for records.
-    """
+    dev="none" or baseline=False. Raises ConfigError for options that have nothing to act on, DataError for records."""
     from mlx_hybrid.jobs.evaluate import Request, measure
 
     named = [field.name for field in fields(Request)]
     if unknown := [key for key in options if key not in named]:
         raise ConfigError(f'evaluate: no option "{unknown[0]}"; {nearest(unknown[0], named)}')
     path, folder = (Path(place) if place else None for place in (on, output))
-    request = Request(target=str(name), path=path, name=task, output=folder, **options)
-    results, _, _ = measure(request, tell)
+    results, *_ = measure(Request(target=str(name), path=path, name=task, output=folder, **options), tell)
     return list(results.rows)
 
 
@@ -156,8 +144,7 @@ def predict(
     """Label records or prompts, or those of a file: `label`, its `probability`, and the `probabilities` of all options.
 
     Options are those given, else a record's own, else the labels that the run `name` was trained on; `how` are
-    `renames`, `dev` and `base_model`, as the command has them. Raises ConfigError or DataError.
-    """
+    `renames`, `dev` and `base_model`, as the command has them. Raises ConfigError or DataError."""
     from mlx_hybrid.jobs import predict as job
 
     return list(job.predict(str(name), rows, options=options, **how))
@@ -168,8 +155,7 @@ def export(name: str, to: str, output: str | Path, **options: Any) -> "Report":
 
     `to` is peft, merged, lora, mlx-lm, gguf or gguf-lora; `options` are those of the command (docs/export.md), rank=64.
     Raises ConfigError for what cannot be said in that form, and ExportMismatch where the export does something else
-    than the adapter; nothing is written then.
-    """
+    than the adapter; nothing is written then."""
     from mlx_hybrid.exports import export as exports
 
     return exports.export(str(name), to, Path(output), exports.Options(**options))
@@ -188,19 +174,19 @@ def generate(
 
     `raw` continues the text without the chat template; `sampling` are max_tokens (512, or what the context leaves),
     temperature (0: the likeliest token), top_p, top_k, min_p, repetition_penalty and seed. Raises ConfigError for a
-    prompt over the context.
-    """
+    prompt over the context."""
     from mlx_hybrid.models.adapted import context_limit
     from mlx_hybrid.models.generate import Sampling, answers, prompt_tokens, room_for_answer
 
     net, tokenizer = model if isinstance(model, tuple) else load(str(model))
     many = not isinstance(prompt, str) and all(isinstance(one, str) for one in prompt)
-    prompts = [
-        prompt_tokens(tokenizer, one, system=system, raw=raw)
-        if isinstance(one, str)
-        else tokenizer.ask([dict(turn) for turn in one])
-        for one in (prompt if many else [prompt])
-    ]
+
+    def tokens(one: str | Sequence[Mapping[str, str]]) -> list[int]:
+        if isinstance(one, str):
+            return prompt_tokens(tokenizer, one, system=system, raw=raw)
+        return tokenizer.ask([dict(turn) for turn in one])
+
+    prompts = [tokens(one) for one in (prompt if many else [prompt])]
     asked, context = Sampling(**sampling), context_limit(net, tokenizer)
     how = [replace(asked, max_tokens=room_for_answer(len(p), context, asked.max_tokens)) for p in prompts]
     made = dict(answers(net, tokenizer, prompts, how))

@@ -8,9 +8,8 @@ import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mlx_hybrid.errors import ConfigError, MlxHybridError
 
@@ -70,8 +69,7 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-@dataclass(frozen=True)
-class Header:
+class Header(NamedTuple):
     """What a safetensors file says of itself: its metadata, and the shape of each tensor."""
 
     metadata: dict[str, str]
@@ -103,9 +101,7 @@ def read_tensors(path: Path) -> dict[str, Any]:
 @contextmanager
 def new_directory(directory: Path) -> Iterator[Path]:
     """Yield a fresh folder that takes the place of `directory` when the block ends well, and goes when it does not.
-
-    Raises ConfigError for a place that cannot be written, MlxHybridError when the disk takes no more.
-    """
+    Raises ConfigError for a place that cannot be written, MlxHybridError when the disk takes no more."""
     temporary = directory.with_name(f".{directory.name}.tmp")
     try:
         shutil.rmtree(temporary, ignore_errors=True)

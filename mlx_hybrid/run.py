@@ -19,7 +19,7 @@ from mlx_hybrid import __version__
 from mlx_hybrid.config import Config, dump_config, load_config
 from mlx_hybrid.config.recipes import found_in
 from mlx_hybrid.errors import ConfigError, nearest
-from mlx_hybrid.files import read_json, write_json, write_text
+from mlx_hybrid.files import read_json, write_json, write_lines, write_text
 
 FORMAT = 1
 PLACE = "place.json"
@@ -39,18 +39,11 @@ class Run:
 
     path: Path
 
-    @property
-    def name(self) -> str:
-        return self.path.name
-
-    @property
-    def adapter(self) -> Path:
-        return self.path / "adapter"
-
-    @property
-    def data(self) -> Path:
-        """The governed folder that it trained from: personal data as it came, which nothing publishes."""
-        return self.path / "data"
+    name = property(lambda self: self.path.name)
+    adapter = property(lambda self: self.path / "adapter")
+    checkpoints = property(lambda self: self.path / "checkpoints")
+    data = property(lambda self: self.path / "data")
+    """The governed folder that it trained from: personal data as it came, which nothing publishes."""
 
     @property
     def rejected(self) -> Path:
@@ -60,12 +53,15 @@ class Run:
 
     def samples(self) -> list[dict]:
         """What base and adapter answered to a few prompts, some of them of held-out records."""
-        path = self.path / SAMPLES
-        return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.is_file() else []
+        return [json.loads(line) for line in self._lines(SAMPLES)]
 
-    @property
-    def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
+    def metrics(self) -> list[dict]:
+        """The rows so far; of a line that a kill cut off, nothing."""
+        return [json.loads(line) for line in self._lines("metrics.jsonl") if line.endswith("\n")]
+
+    def _lines(self, file: str) -> list[str]:
+        path = self.path / file
+        return path.read_text("utf-8").splitlines(keepends=True) if path.is_file() else []
 
     def saved_step(self) -> int | None:
         """The step of its newest checkpoint, if there is one."""
@@ -124,9 +120,8 @@ class Run:
 
     def update(self, **values: object) -> None:
         """Change keys of run.json, whole or not at all."""
-        path = self.path / "run.json"
-        old = read_json(path) if path.exists() else {"format": FORMAT}
-        write_json(path, old | values)
+        old = self.info() if (self.path / "run.json").exists() else {"format": FORMAT}
+        write_json(self.path / "run.json", old | values)
 
     def log(self, text: str) -> None:
         with (self.path / "log.txt").open("a", encoding="utf-8") as file:
@@ -137,16 +132,10 @@ class Run:
         with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
-    def metrics(self) -> list[dict]:
-        """The rows so far; of a line that a kill cut off, nothing."""
-        path = self.path / "metrics.jsonl"
-        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        return [json.loads(line) for line in lines if line.endswith("\n")]
-
     def forget_after(self, step: int) -> None:
         """Drop the rows of steps beyond `step`, which a resumed run will take again."""
         rows = [row for row in self.metrics() if row["step"] <= step]
-        write_text(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        write_lines(self.path / "metrics.jsonl", rows)
 
     def drop_unfinished(self) -> None:
         """Remove the files that a kill left half written; folders go when they are written again."""
@@ -163,19 +152,16 @@ def create_run(config: Config, output: Path | None) -> Run:
     """A new run directory with its config. Raises ConfigError for a name that exists or an unwritable place."""
     path = output or run_place(config)
     if path.exists():
-        way = (
-            f", or continue it with --resume {shlex.quote(str(path))}"
-            if (path / "config.yaml").is_file()
-            else ""
-        )
+        way = f", or continue it with --resume {shlex.quote(str(path))}"
+        way = way if (path / "config.yaml").is_file() else ""
         raise ConfigError(f"{path}: exists already; choose another name{way}.")
     try:
         path.mkdir(parents=True)
         write_text(path / "config.yaml", dump_config(config))
         write_json(path / PLACE, {"format": FORMAT, "folder": str(Path.cwd())})
     except OSError as error:
-        why = f"cannot be written ({error.strerror})"
-        raise ConfigError(f"{path}: {why}; choose another place with -o.") from None
+        told = f"{path}: cannot be written ({error.strerror}); choose another place with -o."
+        raise ConfigError(told) from None
     return Run(path)
 
 
@@ -209,9 +195,8 @@ def find_run(name: str) -> Run:
         raise ConfigError(f"No run in {runs_root()} yet; `mlx-hybrid finetune` makes one.")
     name = list(runs)[-1] if name == LAST else name
     if name not in runs:
-        raise ConfigError(
-            f'No run "{name}"; {nearest(name, runs) if runs else f"{runs_root()} holds no run."}'
-        )
+        known = nearest(name, runs) if runs else f"{runs_root()} holds no run."
+        raise ConfigError(f'No run "{name}"; {known}')
     return runs[name]
 
 
@@ -225,11 +210,13 @@ def machine() -> dict:
     """What the run ran on; no host or user name."""
     import mlx.core as mx
 
-    device = mx.device_info().get("device_name", "") if mx.default_device() == mx.Device(mx.gpu) else "CPU"
     versions = {name: metadata.version(name) for name in ("mlx", "mlx-lm", "numpy")}
-    host = {"system": platform.system(), "machine": platform.machine(), "python": platform.python_version()}
-    return host | {
-        "device": device,
+    on_gpu = mx.default_device() == mx.Device(mx.gpu)
+    return {
+        "system": platform.system(),
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "device": mx.device_info().get("device_name", "") if on_gpu else "CPU",
         "cores": os.cpu_count(),
         "versions": {"mlx-hybrid": __version__} | versions,
     }

@@ -68,7 +68,6 @@ class Bench:
         model = self.model()
         attach(model, config)
         for index, layer in enumerate(hybrid_layers(model).values()):
-            layer.started = True
             for leaf in ("lora_a0", "lora_b0"):  # as large as a start from the gradient makes them
                 if (start := layer.leaves().get(leaf)) is not None:
                     layer.put_leaves({leaf: mx.random.normal(start.shape, key=mx.random.key(index)) / 32})

@@ -50,9 +50,9 @@ SETTINGS = (
     "train.save_every=1", "data.valid_share=0.1", "data.test_share=0.1",
 )  # fmt: skip
 RUNS = {
-    "hybrid": ("method=hybrid", "adapter.low_rank.start=gradient", "adapter.sketch.records=4"),
+    "hybrid": ("method=hybrid", "adapter.low_rank.start=gradient"),
     "hybrid-boft, accumulated": (
-        "method=hybrid-boft", "adapter.sketch.records=4", "train.accumulate=2", "train.save_every=2",
+        "method=hybrid-boft", "train.accumulate=2", "train.save_every=2",
     ),
     "lora, with dropout and patience": (
         "method=lora", "adapter.dropout=0.1", "train.patience=3", "train.learning_rate=0.03",

@@ -3,45 +3,43 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import groupby
 
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
-from mlx_hybrid.adapters.dora import DoraLinear
-from mlx_hybrid.adapters.experts import HybridExperts
 from mlx_hybrid.adapters.frozen import on_cpu
 from mlx_hybrid.adapters.householder import Householder, core_of_gram
 from mlx_hybrid.adapters.layer import HybridLinear, Rotation
 from mlx_hybrid.adapters.plans import LayerPlan, plan_layers
 from mlx_hybrid.adapters.targets import find_targets, is_experts, natural_order
+from mlx_hybrid.adapters.variants import DoraLinear, HybridExperts
 from mlx_hybrid.config import AdapterConfig
 from mlx_hybrid.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class Attached:
-    """What was put on a model."""
+    """What was put on a model: the modules' names, and how many of all its numbers train."""
 
     modules: tuple[str, ...]
     trainable: int
     total: int
 
     def __str__(self) -> str:
-        share = 100 * self.trainable / max(1, self.total)
-        return f"{len(self.modules)} modules, {self.trainable:,} trainable of {self.total:,} ({share:.2f} %)"
+        share = f"{100 * self.trainable / max(1, self.total):.2f} %"
+        return f"{len(self.modules)} modules, {self.trainable:,} trainable of {self.total:,} ({share})"
 
 
 def attach(model: nn.Module, config: AdapterConfig, *, seed: int = 0) -> Attached:
     """Freeze the model and wrap its targets in fresh adapters; without branches (`full`), dequantise and unfreeze it.
+    Raises ConfigError for a target or unitary name that the model lacks, and for a block size that does not divide."""
+    from mlx_lm.utils import get_total_parameters
 
-    Raises ConfigError for a target or unitary name that the model lacks, and for a block size that does not divide.
-    """
+    total = get_total_parameters(model)
     if hybrid_layers(model):
         told = "The model already carries an adapter; load the base afresh, or fuse the adapter first."
         raise ConfigError(told)
-    total = parameter_count(model)
     if config.full:
         dequantise(model)
         model.unfreeze()
@@ -50,10 +48,9 @@ def attach(model: nn.Module, config: AdapterConfig, *, seed: int = 0) -> Attache
     plans = plan_layers(targets, config)
     keys = mx.random.split(mx.random.key(seed), len(targets))
     model.freeze()
-    wrapped = []
-    for (name, module), key in zip(targets.items(), keys, strict=True):
-        wrapped.append((name, layer_class(module, plans[name])(module, plans[name], key)))
-    model.update_modules(tree_unflatten(wrapped))
+    for (name, plan), key in zip(plans.items(), keys, strict=True):
+        layer = layer_class(targets[name], plan)(targets[name], plan, key)
+        model.update_modules(tree_unflatten([(name, layer)]))
     return Attached(tuple(targets), trainable_count(model), total)
 
 
@@ -71,8 +68,8 @@ def layer_class(module: nn.Module, plan: LayerPlan) -> type[HybridLinear]:
 
 def hybrid_layers(model: nn.Module) -> dict[str, HybridLinear]:
     """Every adapted layer by name, in the model's order."""
-    found = [(n, m) for n, m in model.named_modules() if isinstance(m, HybridLinear)]
-    return dict(sorted(found, key=lambda item: natural_order(item[0])))
+    found = {name: module for name, module in model.named_modules() if isinstance(module, HybridLinear)}
+    return {name: found[name] for name in sorted(found, key=natural_order)}
 
 
 def rotations(model: nn.Module) -> list[Rotation]:
@@ -113,17 +110,16 @@ def switched_off(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def formed(model: nn.Module) -> Iterator[None]:
-    """Within it the cores of all layers' reflections are formed together, and gradients flow through them.
-
-    Inverting one core is some fifty operations on a (k, k) matrix: chains of one length are one batch. Not where
-    activations are recomputed: what runs again gets gradients for what it is given, not for what it finds formed.
-    """
+    """Within it the cores of all layers' reflections are formed together, and gradients flow through them. Inverting
+    one core is some fifty operations on a (k, k) matrix: chains of one length are one batch. Not where activations are
+    recomputed: what runs again gets gradients for what it is given, not for what it finds formed."""
     recomputes = any(getattr(type(layer), "recomputes", False) for layer in model.layers)
     chains = [r for r in rotations(model) if isinstance(r, Householder) and not (r.settled or recomputes)]
-    chains.sort(key=lambda chain: chain.house_u.shape[1])
+    lengths: dict[int, list[Householder]] = {}
+    for chain in chains:
+        lengths.setdefault(chain.house_u.shape[1], []).append(chain)
     try:
-        for _, group in groupby(chains, key=lambda chain: chain.house_u.shape[1]):
-            alike = list(group)
+        for alike in lengths.values():
             cores = core_of_gram(mx.stack([chain.house_u.T @ chain.house_u for chain in alike]))
             for chain, core in zip(alike, cores, strict=True):
                 chain.settle(core)
@@ -131,13 +127,6 @@ def formed(model: nn.Module) -> Iterator[None]:
     finally:
         for chain in chains:
             chain.unsettle()
-
-
-def fuse(model: nn.Module, *, dequantize: bool = True) -> nn.Module:
-    """Replace every adapted layer by one linear layer, in place; packed again only where asked."""
-    fused = [(name, layer.fuse(dequantize=dequantize)) for name, layer in hybrid_layers(model).items()]
-    model.update_modules(tree_unflatten(fused))
-    return model
 
 
 def dequantise(model: nn.Module) -> None:
@@ -157,15 +146,3 @@ def dequantise(model: nn.Module) -> None:
 
 def trainable_count(model: nn.Module) -> int:
     return sum(value.size for _, value in tree_flatten(model.trainable_parameters()))
-
-
-def parameter_count(model: nn.Module) -> int:
-    """Weights of the model as if unpacked."""
-    count = 0
-    for _, module in model.named_modules():
-        if hasattr(module, "scales"):
-            count += module.weight.size * 32 // module.bits
-            count += module.bias.size if "bias" in module else 0
-        else:
-            count += sum(v.size for v in module.values() if isinstance(v, mx.array))
-    return count

@@ -20,7 +20,6 @@ LARGEST_SKEW = 0.5  # ‖Q‖₂ beyond which a factor is folded away; the serie
 class Butterfly(nn.Module):
     """R of m factors: `oft_q` (m, in/b, b(b−1)/2) is trained, `oft_base` (m, in/b, b, b) holds what was folded."""
 
-    leaves = ("oft_q", "oft_base")
     refold_every = 1
     """Steps all of one sign take ‖Q‖₂ beyond the series' reach within ten."""
 
@@ -54,10 +53,6 @@ class Butterfly(nn.Module):
         """W Rᵀ (…, out, in) in float32."""
         return rotate_blocks(weight, mx.swapaxes(self.dense_blocks(), -1, -2))
 
-    def factors(self) -> mx.array:
-        """The factors' blocks (m, in/b, b, b): Cayley(Q) · base."""
-        return turned(self.oft_q, self.oft_base)
-
     def dense_blocks(self) -> mx.array:
         """R as dense blocks (in/B, B, B), formed anew in the backward pass, which costs less than keeping them."""
         return mx.checkpoint(lambda q, base: compose_butterfly(turned(q, base)))(self.oft_q, self.oft_base)
@@ -71,14 +66,12 @@ class Butterfly(nn.Module):
         return mx.max(mx.linalg.norm(self.oft_q, axis=-1))
 
     def refold(self, reach: float | None = None) -> bool:
-        """Fold Q into `oft_base` where its `reach` (read anew if None) is beyond the series; whether it was.
-
-        R stays, but for one Newton–Schulz step. Adam's moments stay too: Q restarts at 0, where its tangent space is
-        the same up to the fold's rotation.
-        """
+        """Fold Q into `oft_base` where its `reach` (read anew if None) is beyond the series; whether it was. R stays,
+        but for one Newton–Schulz step. Adam's moments stay too: Q restarts at 0, where its tangent space is the same up
+        to the fold's rotation."""
         if (self.reach().item() if reach is None else reach) <= LARGEST_SKEW:
             return False
-        self.oft_base = nearest_rotation(self.factors())
+        self.oft_base = nearest_rotation(turned(self.oft_q, self.oft_base))
         self.oft_q = mx.zeros_like(self.oft_q)
         return True
 
@@ -95,6 +88,7 @@ class Butterfly(nn.Module):
 
 
 def turned(q: mx.array, base: mx.array) -> mx.array:
+    """A butterfly's factors (m, in/b, b, b): Cayley(Q) · base."""
     return cayley(skew(q, base.shape[-1])) @ base
 
 
@@ -110,19 +104,15 @@ def skew_basis(size: int) -> np.ndarray:
     rows, columns = np.triu_indices(size, 1)
     basis = np.zeros((len(rows), size, size), dtype=np.float32)
     basis[np.arange(len(rows)), rows, columns] = 1
-    basis[np.arange(len(rows)), columns, rows] = -1
-    return basis.reshape(len(rows), size * size)
+    return (basis - basis.swapaxes(1, 2)).reshape(len(rows), size * size)
 
 
 @mx.custom_function
 def cayley(q: Float[mx.array, "*batch b b"]) -> Float[mx.array, "*batch b b"]:
-    """Cayley map R = (I − Q)(I + Q)⁻¹ of skew-symmetric Q (…, b, b): orthogonal with determinant 1.
-
-    (I + Q)⁻¹ is the Neumann series summed by doubling, Π_{k<5} (I + (−Q)^(2^k)): no inverse, valid to float32 for
-    ‖Q‖₂ ≤ 0.5. R(−Q) = R(Q)ᵀ, and R(0) = I to the bit.
-    """
-    identity = mx.eye(q.shape[-1])
-    power = -q
+    """Cayley map R = (I − Q)(I + Q)⁻¹ of skew-symmetric Q (…, b, b): orthogonal with determinant 1. (I + Q)⁻¹ is the
+    Neumann series summed by doubling, Π_{k<5} (I + (−Q)^(2^k)): no inverse, valid to float32 for ‖Q‖₂ ≤ 0.5. R(−Q) =
+    R(Q)ᵀ, and R(0) = I to the bit."""
+    identity, power = mx.eye(q.shape[-1]), -q
     inverse = identity + power
     for _ in range(CAYLEY_TERMS - 1):
         power = power @ power
@@ -140,10 +130,8 @@ def cayley_vjp(q: mx.array, cotangent: mx.array, rotation: mx.array) -> mx.array
 def rotate_factor(
     x: Float[mx.array, "*batch n d"], blocks: Float[mx.array, "*batch blocks b b"], level: int
 ) -> mx.array:
-    """Rows `x` (…, n, D) times butterfly factor `level`, blocks (…, D/b, b, b).
-
-    Within a chunk of b·2^level features block t holds half-blocks t and t + 2^level: the order of PEFT's BOFT.
-    """
+    """Rows `x` (…, n, D) times butterfly factor `level`, blocks (…, D/b, b, b). Within a chunk of b·2^level features
+    block t holds half-blocks t and t + 2^level: the order of PEFT's BOFT."""
     *batch, n, width = x.shape
     b, stride = blocks.shape[-1], 1 << level
     chunks = width // (b * stride)
@@ -154,11 +142,9 @@ def rotate_factor(
 
 
 def compose_butterfly(factors: Float[mx.array, "m blocks b b"]) -> Float[mx.array, "groups size size"]:
-    """Dense blocks (d/B, B, B), B = b·2^(m−1), of R = F_{m−1} … F₀ from its factors (m, d/b, b, b).
-
-    Factor i joins pairs of (s, s) blocks, s = b·2^(i−1), from F₀'s own upwards. The half-blocks that it mixes lie one
-    in each of a pair, so only half of each of its blocks meets either: d·B·b multiplications in all.
-    """
+    """Dense blocks (d/B, B, B), B = b·2^(m−1), of R = F_{m−1} … F₀ from its factors (m, d/b, b, b). Factor i joins
+    pairs of (s, s) blocks, s = b·2^(i−1), from F₀'s own upwards. The half-blocks that it mixes lie one in each of a
+    pair, so only half of each of its blocks meets either: d·B·b multiplications in all."""
     m, blocks, b, _ = factors.shape
     product = factors[0]
     for level in range(1, m):
@@ -208,11 +194,7 @@ def dense_block_size(block_size: int, factors: int) -> int:
 
 
 def nearest_blocks(d: int, block_size: int, factors: int) -> tuple[int, int]:
-    """(b, m) near the ones asked whose dense block divides `d`: fewer factors first, then the largest even b."""
-    for m in range(factors, 0, -1):
-        if d % dense_block_size(block_size, m) == 0:
-            return block_size, m
-    for b in range(block_size, 1, -1):
-        if b % 2 == 0 and d % b == 0:
-            return b, 1
-    return 0, 0
+    """(b, m) near those asked whose dense block divides `d`: fewer factors, else the largest even b, else zeros."""
+    fewer = [(block_size, m) for m in range(factors, 0, -1) if d % dense_block_size(block_size, m) == 0]
+    smaller = [(b, 1) for b in range(block_size, 1, -1) if b % 2 == 0 and d % b == 0]
+    return [*fewer, *smaller, (0, 0)][0]

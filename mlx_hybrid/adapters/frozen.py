@@ -1,9 +1,6 @@
-"""Products with frozen weights, dense or quantised.
-
-On the CPU a quantised matmul runs at a few GFLOP/s while dequantise-and-multiply reaches the BLAS library's speed, so
-from 16 rows on the weight is dequantised, and again in the backward pass rather than kept. On the GPU MLX's own kernels
-are used.
-"""
+"""Products with frozen weights, dense or quantised. On the CPU a quantised matmul runs at a few GFLOP/s while
+dequantise-and-multiply reaches the BLAS library's speed, so from 16 rows on the weight is dequantised, and again in the
+backward pass rather than kept. On the GPU MLX's own kernels are used."""
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -43,11 +40,9 @@ def linear_shape(linear: nn.Module) -> tuple[int, int]:
 
 
 def frozen_matmul(x: mx.array, layer: nn.Module) -> mx.array:
-    """x Wᵀ (…, out) without the bias, for a Linear, QuantizedLinear, Embedding or QuantizedEmbedding.
-
-    The weight gets no gradient. Where it is dequantised, `mx.depends` ties the second dequantisation to the
-    cotangent, so that no dense weight lives from the forward to the backward pass.
-    """
+    """x Wᵀ (…, out) without the bias, for a Linear, QuantizedLinear, Embedding or QuantizedEmbedding. The weight gets
+    no gradient. Where it is dequantised, `mx.depends` ties the second dequantisation to the cotangent, so that no dense
+    weight lives from the forward to the backward pass."""
     if not hasattr(layer, "scales"):
         return x @ layer.weight.T
     if "_unpacked" in layer:

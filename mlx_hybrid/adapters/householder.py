@@ -14,16 +14,13 @@ ROWS = 512  # of a (d, d) product that are alive at once
 
 
 class Householder(nn.Module):
-    """R of k reflections, the columns of `house_u` (in, k); their lengths do not matter to R."""
+    """R of k reflections, the columns of `house_u` (in, k); their lengths do not matter to R but by rounding."""
 
-    leaves = ("house_u",)
     refold_every = 10
-    """Steps between renormalisations: the columns' lengths matter to rounding alone."""
 
     def __init__(self, u: Float[mx.array, "d k"]):
         super().__init__()
-        self.house_u = u
-        self._core = None
+        self.house_u, self._core = u, None
 
     def rotate(self, x: mx.array) -> mx.array:
         """x R (…, in)."""
@@ -52,7 +49,7 @@ class Householder(nn.Module):
         return mx.array(0.0)
 
     def refold(self, reach: float | None = None) -> bool:
-        """Renormalise the columns, which changes R by rounding alone; nothing is folded, so False."""
+        """Renormalise the columns; nothing is folded, so False."""
         self.house_u = self.house_u / mx.linalg.norm(self.house_u, axis=0, keepdims=True)
         return False
 
@@ -70,11 +67,9 @@ class Householder(nn.Module):
 
 @mx.custom_function
 def invert_upper(m: Float[mx.array, "*batch k k"]) -> Float[mx.array, "*batch k k"]:
-    """Inverse of upper-triangular `m` (…, k, k) by recursive 2×2 blocks.
-
-    [[A, B], [0, C]]⁻¹ = [[A⁻¹, −A⁻¹ B C⁻¹], [0, C⁻¹]], log₂ k levels of matmuls. Exact to rounding where a nilpotent
-    series blows up: ≤ 2.3e-6 at k = 32 with columns correlated 0.9.
-    """
+    """Inverse of upper-triangular `m` (…, k, k) by recursive 2×2 blocks. [[A, B], [0, C]]⁻¹ = [[A⁻¹, −A⁻¹ B C⁻¹], [0,
+    C⁻¹]], log₂ k levels of matmuls. Exact to rounding where a nilpotent series blows up: ≤ 2.3e-6 at k = 32 with
+    columns correlated 0.9."""
     *batch, k, _ = m.shape
     size = 1 << max(0, (k - 1).bit_length())
     if size != k:  # pad to a power of two with ones on the diagonal
@@ -85,8 +80,7 @@ def invert_upper(m: Float[mx.array, "*batch k k"]) -> Float[mx.array, "*batch k 
     while width < size:
         pairs = size // (2 * width)
         grid = m.reshape(*batch, pairs, 2, width, pairs, 2, width)
-        upper = mx.diagonal(grid[..., :, 0, :, :, 1, :], axis1=-4, axis2=-2)
-        upper = mx.moveaxis(upper, -1, -3)
+        upper = mx.moveaxis(mx.diagonal(grid[..., :, 0, :, :, 1, :], axis1=-4, axis2=-2), -1, -3)
         first, second = blocks[..., 0::2, :, :], blocks[..., 1::2, :, :]
         corner = -(first @ upper @ second)
         top = mx.concatenate([first, corner], axis=-1)
@@ -116,5 +110,4 @@ def core_of_gram(gram: Float[mx.array, "*batch k k"]) -> Float[mx.array, "*batch
 def paired_reflections(d: int, k: int, key: mx.array) -> Float[mx.array, "{d} {k}"]:
     """U (d, k) of unit columns in equal pairs, so that R = I: each reflection is undone by the next."""
     half = mx.random.normal((d, k // 2), key=key)
-    half = half / mx.linalg.norm(half, axis=0, keepdims=True)
-    return mx.repeat(half, 2, axis=1)
+    return mx.repeat(half / mx.linalg.norm(half, axis=0, keepdims=True), 2, axis=1)

@@ -10,12 +10,11 @@ import math
 
 import mlx.core as mx
 import mlx.nn as nn
-from jaxtyping import Float
 
 from mlx_hybrid.adapters.butterfly import Butterfly
 from mlx_hybrid.adapters.frozen import dense_weight, frozen_matmul, linear_shape
 from mlx_hybrid.adapters.householder import Householder, paired_reflections
-from mlx_hybrid.adapters.plans import LayerPlan, check_fit, layer_plan
+from mlx_hybrid.adapters.plans import LayerPlan, layer_plan
 from mlx_hybrid.config import AdapterConfig, HouseholderConfig, LowRankConfig, RotationConfig, build, to_tree
 from mlx_hybrid.errors import ConfigError
 
@@ -27,14 +26,11 @@ TRAINED_LEAVES = (*ORTHOGONAL_LEAVES, *LOW_RANK_LEAVES, *MAGNITUDE_LEAVES)
 
 Rotation = Householder | Butterfly
 USUAL_ROTATION, USUAL_LOW_RANK = HouseholderConfig(), LowRankConfig()
-"""What `from_base` puts on a layer: the sizes of the `hybrid` preset."""
 
 
 class Dropout(nn.Module):
-    """Zeroes a share of the entries in training and scales the others up by as much.
-
-    A layer that runs again in the backward pass must drop what it dropped: the key of the last mask can be given back.
-    """
+    """Zeroes a share of the entries in training and scales the others up by as much. A layer that runs again in the
+    backward pass must drop what it dropped: the key of the last mask can be given back."""
 
     def __init__(self, share: float):
         super().__init__()
@@ -59,33 +55,28 @@ class Dropout(nn.Module):
 
 
 class LowRank(nn.Module):
-    """s · x A B, with A (…, in, r) and B (…, r, out), one of each for every expert of a stack (…).
-
-    After `lora-ga` the leaves are offsets ΔA, ΔB from frozen A₀, B₀, and the branch is s · [xΔA, xA₀] [B₀ + ΔB; ΔB]:
-    the same as s · x (A B − A₀ B₀), zero to the bit at the start and without cancellation.
-    """
+    """s · x A B, with A (…, in, r) and B (…, r, out), one of each for every expert of a stack (…); s is α/√r (rsLoRA,
+    arXiv 2312.03732), else α/r (LoRA, arXiv 2106.09685). After `lora-ga` the leaves are offsets ΔA, ΔB from frozen A₀,
+    B₀, and the branch is s · [xΔA, xA₀] [B₀ + ΔB; ΔB]: the same as s · x (A B − A₀ B₀), zero to the bit at the start
+    and without cancellation."""
 
     def __init__(
         self, d_in: int, d_out: int, config: LowRankConfig, key: mx.array, stack: tuple[int, ...] = ()
     ):
         super().__init__()
-        self.scale = low_rank_scale(config.alpha, config.rank, config.rslora)
+        self.scale = config.alpha / (math.sqrt(config.rank) if config.rslora else config.rank)
         self.dropout = Dropout(config.dropout)
-        self.lora_b = mx.zeros((*stack, config.rank, d_out))
-        if config.start == "lora-ga":
-            self.lora_a = mx.zeros((*stack, d_in, config.rank))
+        self.lora_b, shape = mx.zeros((*stack, config.rank, d_out)), (*stack, d_in, config.rank)
+        self.offsets = config.start == "lora-ga"
+        if self.offsets:
+            self.lora_a = mx.zeros(shape)
             self.lora_a0, self.lora_b0 = self.lora_a + 0, self.lora_b + 0
-        else:
-            self.lora_a = random_down_projection(d_in, config.rank, key, stack)
+        else:  # as mlx-lm starts it
+            self.lora_a = mx.random.uniform(-1 / math.sqrt(d_in), 1 / math.sqrt(d_in), shape, key=key)
 
     @property
     def rank(self) -> int:
         return self.lora_a.shape[-1]
-
-    @property
-    def offsets(self) -> bool:
-        """Whether the leaves are offsets from A₀, B₀."""
-        return "lora_a0" in self
 
     def down(self) -> mx.array:
         """A (…, in, r), or [ΔA, A₀] (…, in, 2r) where the leaves are offsets."""
@@ -111,23 +102,19 @@ class LowRank(nn.Module):
 
 
 class HybridLinear(nn.Module):
-    """A frozen linear layer with a rotation, a low-rank update, or both; each is None where the plan has none.
-
-    A fresh layer equals its base: to the bit for butterfly and low rank, within 1e-6·max|y| for reflections.
-    """
-
-    plain = nn.Linear
-    """What makes a layer of its kind without an adapter."""
+    """A frozen linear layer with a rotation, a low-rank update, or both; each is None where the plan has none. A fresh
+    layer equals its base: to the bit for butterfly and low rank, within 1e-6·max|y| for reflections."""
 
     def __init__(self, linear: nn.Module, plan: LayerPlan, key: mx.array):
         super().__init__()
-        self.linear = linear
-        self.plan = plan
-        self.started = not plan.from_gradient
-        """Whether the branches are where their plan starts them; a start from the gradient is applied, or loaded."""
+        self.linear, self.plan = linear, plan
         d_in, d_out = linear_shape(linear)
         rotation_key, low_rank_key = mx.random.split(key)
-        self.rotation = make_rotation(plan.rotation, d_in, rotation_key)
+        self.rotation: Rotation | None = None
+        if isinstance(plan.rotation, HouseholderConfig):
+            self.rotation = Householder(paired_reflections(d_in, plan.rotation.reflections, rotation_key))
+        elif plan.rotation:
+            self.rotation = Butterfly(d_in, plan.rotation.block_size, plan.rotation.factors)
         stack = tuple(linear.weight.shape[:-2])  # (E,) for experts
         self.low_rank = plan.low_rank and LowRank(d_in, d_out, plan.low_rank, low_rank_key, stack)
         self.train_only_leaves()
@@ -162,31 +149,24 @@ class HybridLinear(nn.Module):
         if config.full or (config.low_rank and config.low_rank.magnitude):
             raise ConfigError("from_base: needs a rotation or a low-rank branch, without magnitudes (DoRA).")
         plan = layer_plan(config, linear_shape(linear)[0])
-        check_fit("the layer", plan, *linear_shape(linear))
+        plan.check_fit("the layer", *linear_shape(linear))
         return cls(linear, plan, mx.random.key(seed))
 
     def train_only_leaves(self) -> None:
-        """Freeze everything but the branches' trainable leaves."""
         self.freeze()
         self.unfreeze(keys=list(TRAINED_LEAVES))
 
     def __call__(self, x: mx.array) -> mx.array:
-        rotated, low = self._enter(x)
-        y = frozen_matmul(rotated, self.linear)
-        if low is not None:
-            y = y + self.low_rank.leave(low).astype(y.dtype)
-        return y + self.linear.bias.astype(y.dtype) if "bias" in self.linear else y
-
-    def _enter(self, x: mx.array) -> tuple[mx.array, mx.array | None]:
-        """x R and x A: one product with [U, A] for reflections, where dropout leaves the input alone."""
         rotation, low_rank = self.rotation, self.low_rank
-        if rotation is None:
-            return x, low_rank.enter(x)
-        if low_rank is None:
-            return rotation.rotate(x), None
-        if low_rank.dropout.acts:
-            return rotation.rotate(x), low_rank.enter(x)
-        return rotation.rotate_beside(x, low_rank.down().astype(x.dtype))
+        if (
+            rotation and low_rank and not low_rank.dropout.acts
+        ):  # x R and x A: of reflections one product with [U, A]
+            rotated, low = rotation.rotate_beside(x, low_rank.down().astype(x.dtype))
+        else:
+            rotated, low = rotation.rotate(x) if rotation else x, low_rank and low_rank.enter(x)
+        y = frozen_matmul(rotated, self.linear)
+        y = y if low is None else y + low_rank.leave(low).astype(y.dtype)
+        return y + self.linear.bias.astype(y.dtype) if "bias" in self.linear else y
 
     def leaves(self) -> dict[str, mx.array]:
         """Every tensor of the adapter, trained or not, by the name that it is saved under."""
@@ -209,40 +189,15 @@ class HybridLinear(nn.Module):
             weight = self.rotation.merge(weight)
         return weight if self.low_rank is None else weight + self.low_rank.delta()
 
-    def fuse(self, dequantize: bool = True) -> nn.Module:
-        """The layer as one linear layer; dequantised, since a small update vanishes in the grid of a packed weight."""
-        layer = self.linear
-        fused = self.plain(*linear_shape(layer), bias="bias" in layer)
+    def fuse(self) -> nn.Linear:
+        """The layer as one dense linear layer: a small update would vanish in the grid of a packed weight."""
+        fused = nn.Linear(*linear_shape(self.linear), bias="bias" in self.linear)
         fused.weight = self.merged_weight().astype(self.weight_dtype())
-        if "bias" in layer:
-            fused.bias = layer.bias
-        if (
-            dequantize or not hasattr(layer, "scales") or hasattr(layer, "dense")
-        ):  # MLX cannot pack as GGUF does
-            return fused
-        return fused.to_quantized(layer.group_size, layer.bits, mode=layer.mode)
+        if "bias" in self.linear:
+            fused.bias = self.linear.bias
+        return fused
 
     def weight_dtype(self) -> mx.Dtype:
         """The type of the base's weights once unpacked."""
         dtype = getattr(self.linear, "scales", self.linear.weight).dtype
         return dtype if mx.issubdtype(dtype, mx.floating) else mx.float32
-
-
-def make_rotation(config: RotationConfig | None, d_in: int, key: mx.array) -> Rotation | None:
-    """A fresh rotation of `d_in` features, R = I."""
-    if isinstance(config, HouseholderConfig):
-        return Householder(paired_reflections(d_in, config.reflections, key))
-    return config and Butterfly(d_in, config.block_size, config.factors)
-
-
-def low_rank_scale(alpha: float, rank: int, rslora: bool) -> float:
-    """s = α/√r (rsLoRA, arXiv 2312.03732), else α/r (LoRA, arXiv 2106.09685)."""
-    return alpha / math.sqrt(rank) if rslora else alpha / rank
-
-
-def random_down_projection(
-    d_in: int, rank: int, key: mx.array, stack: tuple[int, ...] = ()
-) -> Float[mx.array, "*stack {d_in} {rank}"]:
-    """A (*stack, in, r), uniform in ±1/√in, as mlx-lm starts it; B starts at zero, and so does the product."""
-    bound = 1 / math.sqrt(d_in)
-    return mx.random.uniform(-bound, bound, (*stack, d_in, rank), key=key)

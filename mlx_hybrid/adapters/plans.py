@@ -7,7 +7,7 @@ import mlx.nn as nn
 
 from mlx_hybrid.adapters.butterfly import dense_block_size, nearest_blocks
 from mlx_hybrid.adapters.frozen import linear_shape
-from mlx_hybrid.adapters.targets import last_part, unitary_names
+from mlx_hybrid.adapters.targets import check_unitary, last_part
 from mlx_hybrid.config import AdapterConfig, ButterflyConfig, HouseholderConfig, LowRankConfig, RotationConfig
 from mlx_hybrid.errors import ConfigError
 
@@ -21,58 +21,39 @@ class LayerPlan:
     rotation: RotationConfig | None = None
     low_rank: LowRankConfig | None = None
 
-    @property
-    def from_gradient(self) -> bool:
-        return bool(self.low_rank and self.low_rank.from_gradient)
-
-    def parameter_count(self, d_in: int, d_out: int, experts: int = 1) -> int:
-        """Trainable entries: k·in, or m·in·(b−1)/2, plus r·(in + out) for each expert, and out with magnitudes."""
-        rotation, low_rank, count = self.rotation, self.low_rank, 0
-        if isinstance(rotation, HouseholderConfig):
-            count = rotation.reflections * d_in
-        elif rotation:
-            count = rotation.factors * d_in * (rotation.block_size - 1) // 2
-        if low_rank:
-            count += experts * low_rank.rank * (d_in + d_out) + low_rank.magnitude * d_out
-        return count
+    def check_fit(self, name: str, d_in: int, d_out: int, *, common: int = 0) -> None:
+        """Raise ConfigError where dense blocks do not divide a layer's inputs, or there are more reflections than
+        inputs or more columns than the layer can use. `common` divides the inputs of all layers."""
+        rotation, low_rank, fault = self.rotation, self.low_rank, ""
+        if isinstance(rotation, HouseholderConfig) and rotation.reflections > d_in:
+            fault = f"rotation.reflections: {rotation.reflections} is more than the {d_in} inputs of {name}."
+        elif isinstance(rotation, ButterflyConfig):
+            fault = block_fault(name, d_in, rotation, common or d_in)
+        if low_rank and low_rank.rank > min(d_in, d_out):
+            fault = f"low_rank.rank: {low_rank.rank} is more than {name} of {d_in} × {d_out} can use."
+        if fault:
+            raise ConfigError(f"adapter.{fault}")
 
 
 def plan_layers(targets: dict[str, nn.Module], config: AdapterConfig) -> dict[str, LayerPlan]:
     """What each module carries. Raises ConfigError for sizes that do not fit one of them."""
-    alone, plans = unitary_names(config, targets), {}
-    shapes = {name: linear_shape(module) for name, module in targets.items()}
+    check_unitary(config, targets)
+    plans, shapes = {}, {name: linear_shape(module) for name, module in targets.items()}
     common = math.gcd(*(d_in for d_in, _ in shapes.values()))
     for name, (d_in, d_out) in shapes.items():
-        plans[name] = layer_plan(config, d_in, unitary=last_part(name) in alone)
-        check_fit(name, plans[name], d_in, d_out, common=common)
+        plans[name] = layer_plan(config, d_in, unitary=last_part(name) in config.unitary)
+        plans[name].check_fit(name, d_in, d_out, common=common)
     return plans
 
 
 def layer_plan(config: AdapterConfig, d_in: int, *, unitary: bool = False) -> LayerPlan:
-    """What one layer of `d_in` inputs carries; a unitary one carries the rotation alone."""
-    return LayerPlan(fit_blocks(config.rotation, d_in), None if unitary else config.low_rank)
-
-
-def fit_blocks(rotation: RotationConfig | None, d_in: int) -> RotationConfig | None:
-    """The rotation with a block size of 0 as what `nearest_blocks` finds for `d_in`; none is left as 0."""
-    if not isinstance(rotation, ButterflyConfig) or rotation.block_size:
-        return rotation
-    block, factors = nearest_blocks(d_in, AUTO_BLOCK, rotation.factors)
-    return replace(rotation, block_size=block, factors=factors) if block else rotation
-
-
-def check_fit(name: str, plan: LayerPlan, d_in: int, d_out: int, *, common: int = 0) -> None:
-    """Raise ConfigError where dense blocks do not divide a layer's inputs, or there are more reflections than inputs or
-    more columns than the layer can use. `common` divides the inputs of all layers."""
-    rotation, low_rank, fault = plan.rotation, plan.low_rank, ""
-    if isinstance(rotation, HouseholderConfig) and rotation.reflections > d_in:
-        fault = f"rotation.reflections: {rotation.reflections} is more than the {d_in} inputs of {name}."
-    elif isinstance(rotation, ButterflyConfig):
-        fault = block_fault(name, d_in, rotation, common or d_in)
-    if low_rank and low_rank.rank > min(d_in, d_out):
-        fault = f"low_rank.rank: {low_rank.rank} is more than {name} of {d_in} × {d_out} can use."
-    if fault:
-        raise ConfigError(f"adapter.{fault}")
+    """What one layer of `d_in` inputs carries, a unitary one the rotation alone; a block size of 0 (auto) becomes what
+    `nearest_blocks` finds."""
+    rotation = config.rotation
+    if isinstance(rotation, ButterflyConfig) and not rotation.block_size:
+        block, factors = nearest_blocks(d_in, AUTO_BLOCK, rotation.factors)
+        rotation = replace(rotation, block_size=block, factors=factors) if block else rotation
+    return LayerPlan(rotation, None if unitary else config.low_rank)
 
 
 def block_fault(name: str, d_in: int, rotation: ButterflyConfig, common: int) -> str:

@@ -27,6 +27,8 @@ RANGE = 10.0  # a gain further than this from its kind's median is taken for tha
 OTHERS = "others"
 """What belongs to no measured layer: embeddings and norms, where every weight is trained."""
 
+MakeLoss, Batches = Callable[[nn.Module], Callable], Sequence[tuple]
+"""`make_loss(model)` gives a summed loss of one batch."""
 Gains = dict[str, float]
 """By the path of a branch, `….rotation` or `….low_rank`, or of a whole layer where every weight is trained."""
 
@@ -46,10 +48,7 @@ class Watch(nn.Module):
 
 
 def measured(
-    model: nn.Module,
-    make_loss: Callable[[nn.Module], Callable],
-    batches: Sequence[tuple],
-    measures: dict[str, Callable],
+    model: nn.Module, make_loss: MakeLoss, batches: Batches, measures: dict[str, Callable]
 ) -> dict[str, dict[str, mx.array]]:
     """Sums of what is measured at the layers of these names, by key, in one forward pass of the batches."""
     modules = dict(model.named_modules())
@@ -64,14 +63,9 @@ def measured(
     return {name: watch._sums for name, watch in watches.items()}
 
 
-def step_gains(
-    model: nn.Module, make_loss: Callable[[nn.Module], Callable], batches: Sequence[tuple]
-) -> Gains:
-    """Gains of every adapted layer's branches on some batches; of the linear layers where all weights are trained.
-
-    `make_loss(model)` gives a summed loss of one batch. One gradient pass and one forward pass with a second product a
-    branch; the model is as it was afterwards.
-    """
+def step_gains(model: nn.Module, make_loss: MakeLoss, batches: Batches) -> Gains:
+    """Gains of every adapted layer's branches on some batches; of the linear layers where all weights are trained. One
+    gradient pass and one forward pass with a second product a branch; the model is as it was afterwards."""
     gradient = total_gradient(model, make_loss, batches)
     layers = hybrid_layers(model) or dense_layers(model)
     stepped = {name: small_steps(name, layer, gradient) for name, layer in layers.items()}
@@ -109,9 +103,7 @@ def dense_layers(model: nn.Module) -> dict[str, nn.Module]:
     }
 
 
-def total_gradient(
-    model: nn.Module, make_loss: Callable[[nn.Module], Callable], batches: Sequence[tuple]
-) -> dict[str, mx.array]:
+def total_gradient(model: nn.Module, make_loss: MakeLoss, batches: Batches) -> dict[str, mx.array]:
     """∂L/∂θ of the trained leaves, by their paths, summed over the batches."""
     model.train()
     gradient, total = nn.value_and_grad(model, make_loss(model)), None
@@ -140,19 +132,14 @@ def branch_of(path: str) -> str:
 
 def rate_factors(gains: Gains) -> dict[str, float]:
     """What the rate of each branch is multiplied by, by its path: USUAL_GAIN / gain. None where no gradient comes.
-
-    `others` is the median of all: what is trained and was not measured goes with the rest.
-    """
-    factors: dict[str, float] = {}
-    for kind in {kind_of(path) for path in gains}:
-        found = {path: gain for path, gain in gains.items() if kind_of(path) == kind and gain}
-        middle = median(found.values()) if found else 0.0
-        bounded = {path: min(max(gain, middle / RANGE), middle * RANGE) for path, gain in found.items()}
-        factors |= {path: USUAL_GAIN / gain for path, gain in bounded.items()}
+    `others` is the median of all: what is trained and was not measured goes with the rest."""
+    factors: Gains = {}
+    kinds: dict[str, Gains] = {}
+    for path, gain in ((path, gain) for path, gain in gains.items() if gain):
+        last = path.rpartition(".")[2]  # whole layers are of one kind
+        kinds.setdefault(last if last in ("rotation", "low_rank") else "", {})[path] = gain
+    for found in kinds.values():
+        middle = median(found.values())
+        for path, gain in found.items():
+            factors[path] = USUAL_GAIN / min(max(gain, middle / RANGE), middle * RANGE)
     return factors | ({OTHERS: median(factors.values())} if factors else {})
-
-
-def kind_of(path: str) -> str:
-    """`rotation`, `low_rank`, or nothing for a whole layer."""
-    last = path.rsplit(".", 1)[-1]
-    return last if last in ("rotation", "low_rank") else ""

@@ -1,12 +1,10 @@
-"""Starts of the low-rank branch taken from the gradient, without ever forming one.
+"""Starts of the low-rank branch taken from the gradient, without ever forming one. For a probe branch x A B on a layer,
+with A = Ω (in, k) and B = 0, ∂L/∂B is (G Ω)ᵀ for the weight gradient G = ∂L/∂W (out, in); with A = 0 and B = Qᵀ, ∂L/∂A
+is Gᵀ Q. So one pass over some batches sketches every layer at once, at the memory of a LoRA, on any quantised base;
+passes in turn are the power iterations of a randomised SVD (Halko, Martinsson, Tropp 2011, algorithm 4.4), as long as
+they see the same batches."""
 
-For a probe branch x A B on a layer, with A = Ω (in, k) and B = 0, ∂L/∂B is (G Ω)ᵀ for the weight gradient G = ∂L/∂W
-(out, in); with A = 0 and B = Qᵀ, ∂L/∂A is Gᵀ Q. So one pass over some batches sketches every layer at once, at the
-memory of a LoRA, on any quantised base; passes in turn are the power iterations of a randomised SVD (Halko,
-Martinsson, Tropp 2011, algorithm 4.4), as long as they see the same batches.
-"""
-
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import mlx.core as mx
@@ -17,10 +15,10 @@ from mlx_hybrid.adapters.attach import hybrid_layers, layer_class
 from mlx_hybrid.adapters.frozen import linear_shape
 from mlx_hybrid.adapters.layer import HybridLinear, LowRank
 from mlx_hybrid.adapters.plans import LayerPlan
-from mlx_hybrid.adapters.rates import measured, total_gradient
+from mlx_hybrid.adapters.rates import Batches, MakeLoss, measured, total_gradient
 from mlx_hybrid.config import AdapterConfig, LowRankConfig
-from mlx_hybrid.errors import MlxHybridError
 
+OVERSAMPLING = 16  # columns of a sketch beyond twice the rank
 STABLE_GAMMA = 16.0  # the authors' scaling of A₀ and B₀ (Wang et al. 2024, arXiv 2407.05000)
 
 
@@ -32,20 +30,12 @@ class GradientFactors(NamedTuple):
 
 
 def sketch_gradients(
-    model: nn.Module,
-    make_loss: Callable[[nn.Module], Callable],
-    batches: Sequence[tuple],
-    *,
-    columns: int,
-    passes: int,
-    seed: int,
+    model: nn.Module, make_loss: MakeLoss, batches: Batches, *, columns: int, passes: int, seed: int
 ) -> Iterator[int | dict[str, GradientFactors]]:
-    """The number of each pass when it is done, and last the factors of every layer that starts from its gradient.
-
-    `make_loss(model)` gives a summed loss of one batch. The adapters are taken off meanwhile, so G is the gradient
-    of the base; the model is in training mode (some kernels have no gradient outside it) without dropout.
-    """
-    layers = {name: layer for name, layer in hybrid_layers(model).items() if layer.plan.from_gradient}
+    """The number of each pass when it is done, and last the factors of every layer that starts from its gradient. The
+    adapters are taken off meanwhile, so G is the gradient of the base; the model is in training mode (some kernels have
+    no gradient outside it) without dropout."""
+    layers = starting(model, "gradient", "lora-ga")
     probes = attach_probes(model, layers, columns)
     keys = mx.random.split(mx.random.key(seed), max(1, len(probes)))
     sides = {
@@ -65,21 +55,27 @@ def sketch_gradients(
     yield {name: factorise(sides[name], products[name]) for name in products}
 
 
+def starting(model: nn.Module, *starts: str) -> dict[str, HybridLinear]:
+    """The adapted layers whose low-rank branch starts in one of these ways."""
+    layers = hybrid_layers(model).items()
+    return {name: layer for name, layer in layers if layer.low_rank and layer.plan.low_rank.start in starts}
+
+
 def attach_probes(model: nn.Module, layers: dict[str, HybridLinear], columns: int) -> dict[str, HybridLinear]:
     """Replace the adapters by plain low-rank branches of `columns`, or as many as a layer can have, at scale 1."""
     probes = {}
-    for name, layer in layers.items():
-        rank = min(columns, *linear_shape(layer.linear))
+    for name, linear in ((name, layer.linear) for name, layer in layers.items()):
+        rank = min(columns, *linear_shape(linear))
         plan = LayerPlan(low_rank=LowRankConfig(rank=rank, alpha=float(rank), rslora=False))
-        probes[name] = layer_class(layer.linear, plan)(layer.linear, plan, mx.random.key(0))
+        probes[name] = layer_class(linear, plan)(linear, plan, mx.random.key(0))
     model.update_modules(tree_unflatten(list(probes.items())))
     return probes
 
 
 def probe_pass(
     model: nn.Module,
-    make_loss: Callable[[nn.Module], Callable],
-    batches: Sequence[tuple],
+    make_loss: MakeLoss,
+    batches: Batches,
     probes: dict[str, HybridLinear],
     sides: dict[str, mx.array],
     *,
@@ -89,31 +85,25 @@ def probe_pass(
     leaf = "lora_b" if forward else "lora_a"
     model.freeze()
     for name, probe in probes.items():
-        given = {"lora_a": sides[name]} if forward else {"lora_b": transposed(sides[name])}
+        given = {"lora_a": sides[name]} if forward else {"lora_b": sides[name].swapaxes(-1, -2)}
         probe.put_leaves({leaf: mx.zeros_like(probe.low_rank[leaf]), **given})
         probe.unfreeze(keys=[leaf])
     flat = total_gradient(model, make_loss, batches)
     found = {name: flat[f"{name}.low_rank.{leaf}"] for name in probes}
-    return {name: transposed(value) for name, value in found.items()} if forward else found
-
-
-def transposed(matrix: mx.array) -> mx.array:
-    return mx.swapaxes(matrix, -1, -2)
+    return {name: value.swapaxes(-1, -2) for name, value in found.items()} if forward else found
 
 
 def factorise(left: mx.array, product: mx.array) -> GradientFactors:
     """Singular vectors of Q (QᵀG) from Q (out, k) and GᵀQ (in, k): those of a k×k core after a thin QR."""
     q, r = mx.linalg.qr(product, stream=mx.cpu)
-    u, _, vt = mx.linalg.svd(transposed(r), stream=mx.cpu)
-    return GradientFactors(left @ u, q @ transposed(vt))
+    u, _, vt = mx.linalg.svd(r.swapaxes(-1, -2), stream=mx.cpu)
+    return GradientFactors(left @ u, q @ vt.swapaxes(-1, -2))
 
 
 def apply_start(model: nn.Module, factors: dict[str, GradientFactors]) -> None:
-    """Start the low-rank branch of every layer that has factors; the output stays the base's, to the bit.
-
-    `gradient`: A = V_r, B = 0. `lora-ga`: A₀ = V_r and B₀ = U_{r+1…2r}ᵀ, both × out^¼/√γ, and offsets of zero: the
-    first step of plain SGD on ΔA, ΔB is then the best rank-2r approximation of the dense step.
-    """
+    """Start the low-rank branch of every layer that has factors; the output stays the base's, to the bit. `gradient`: A
+    = V_r, B = 0. `lora-ga`: A₀ = V_r and B₀ = U_{r+1…2r}ᵀ, both × out^¼/√γ, and offsets of zero: the first step of
+    plain SGD on ΔA, ΔB is then the best rank-2r approximation of the dense step."""
     layers = hybrid_layers(model)
     for name, (u, v) in factors.items():
         low_rank: LowRank = layers[name].low_rank
@@ -121,10 +111,9 @@ def apply_start(model: nn.Module, factors: dict[str, GradientFactors]) -> None:
         if low_rank.offsets:
             size = low_rank.lora_b.shape[-1] ** 0.25 / STABLE_GAMMA**0.5
             low_rank.lora_a0 = size * directions
-            low_rank.lora_b0 = size * transposed(pad_columns(u[..., low_rank.rank :], low_rank.rank))
+            low_rank.lora_b0 = size * pad_columns(u[..., low_rank.rank :], low_rank.rank).swapaxes(-1, -2)
         else:
             low_rank.lora_a = directions
-        layers[name].started = True
     mx.eval(model.parameters())
 
 
@@ -134,19 +123,8 @@ def pad_columns(matrix: mx.array, count: int) -> mx.array:
     return mx.pad(matrix[..., :have], [(0, 0)] * (matrix.ndim - 1) + [(0, count - have)])
 
 
-def check_started(model: nn.Module) -> None:
-    """Raise MlxHybridError where a layer is to start from the gradient and has not: LoRA-GA would never leave zero."""
-    waiting = [name for name, layer in hybrid_layers(model).items() if not layer.started]
-    if waiting:
-        raise MlxHybridError(
-            f"{waiting[0]} is to start from the gradient and has not ({len(waiting)} modules in all): run "
-            "sketch_gradients and apply_start before training, or set adapter.low_rank.start zeros."
-        )
-
-
 def sketch_columns(config: AdapterConfig) -> int:
-    """Columns of a sketch: twice the rank, and the oversampling."""
-    return 2 * config.low_rank.rank + config.sketch.oversampling
+    return 2 * config.low_rank.rank + OVERSAMPLING
 
 
 def input_sizes(layer: HybridLinear, x: mx.array, *rest: mx.array, **named: object) -> tuple:
@@ -156,23 +134,14 @@ def input_sizes(layer: HybridLinear, x: mx.array, *rest: mx.array, **named: obje
     return layer(x, *rest, **named), {"all": mx.sum(mx.mean(mx.square(flat), axis=-1)), "seen": seen}
 
 
-def scale_to_inputs(
-    model: nn.Module, make_loss: Callable[[nn.Module], Callable], batches: Sequence[tuple]
-) -> None:
-    """Scale each column of A that starts along the gradient so that x·a is as large as for a random column.
-
-    A leading direction of the gradient sees activations 12 to 63 times as large as a random one on a pretrained
-    model, and one step of Adam on B moves the layer's output in proportion. B is zero, so the output stays.
-    """
-    aligned = {
-        name: layer.low_rank
-        for name, layer in hybrid_layers(model).items()
-        if layer.plan.low_rank and layer.plan.low_rank.start == "gradient"
-    }
-    if not aligned:
+def scale_to_inputs(model: nn.Module, make_loss: MakeLoss, batches: Batches) -> None:
+    """Scale each column of A that starts along the gradient so that x·a is as large as for a random column. A leading
+    direction of the gradient sees activations 12 to 63 times as large as a random one on a pretrained model, and one
+    step of Adam on B moves the layer's output in proportion. B is zero, so the output stays."""
+    if not (aligned := starting(model, "gradient")):
         return
     for name, sums in measured(model, make_loss, batches, dict.fromkeys(aligned, input_sizes)).items():
         if sums:
             random = sums["all"] / 3  # E[(x·a)²] for a uniform in ±1/√in
-            aligned[name].lora_a *= mx.sqrt(random / mx.maximum(sums["seen"], 1e-12))
+            aligned[name].low_rank.lora_a *= mx.sqrt(random / mx.maximum(sums["seen"], 1e-12))
     mx.eval(model.parameters())

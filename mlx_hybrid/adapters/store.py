@@ -1,8 +1,4 @@
-"""Adapters on disk: `adapter_config.json` and `adapters.safetensors`, written whole or not at all.
-
-A pure `lora` adapter is mlx-lm's own format, so stock `mlx_lm.generate --adapter-path` loads it. Any other is named
-`hybrid` there, which mlx-lm refuses by name rather than apply in part.
-"""
+"""Adapters on disk: a pure `lora` or `dora` as mlx-lm loads it, any other named `hybrid`, which it refuses."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +9,9 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
 from mlx_hybrid.adapters.attach import attach, hybrid_layers
-from mlx_hybrid.adapters.experts import HybridExperts
-from mlx_hybrid.adapters.stock import is_stock, our_leaves, stock_modules, stock_settings
+from mlx_hybrid.adapters.stock import is_stock, our_leaves, read_stock
 from mlx_hybrid.adapters.targets import within_layer
+from mlx_hybrid.adapters.variants import HybridExperts
 from mlx_hybrid.config import AdapterConfig, build, from_format_1, to_tree, without_retired
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.files import new_directory, read_header, read_json, read_tensors, write_json
@@ -23,7 +19,6 @@ from mlx_hybrid.files import new_directory, read_header, read_json, read_tensors
 FORMAT = 2
 READABLE = (1, 2)  # 1 has the settings of the adapter in one flat group
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapters.safetensors"
-PROBE = list(range(5, 37))
 
 
 @dataclass(frozen=True)
@@ -55,34 +50,33 @@ class AdapterInfo:
 
 def adapter_state(model: nn.Module) -> dict[str, mx.array]:
     """Every tensor an adapter needs, by the names of layer and leaf; of a model that trains whole, what trains."""
-    layers = hybrid_layers(model)
+    layers = hybrid_layers(model).items()
     if not layers:
         return dict(tree_flatten(model.trainable_parameters()))
-    own = {name: layer.leaves() for name, layer in layers.items()}
-    return {f"{name}.{leaf}": value for name, leaves in own.items() for leaf, value in leaves.items()}
+    return {f"{name}.{leaf}": value for name, layer in layers for leaf, value in layer.leaves().items()}
 
 
 def save_adapter(
     model: nn.Module, directory: Path, *, config: AdapterConfig, extra: dict | None = None, **facts: Any
 ) -> None:
     """Write the adapter of `model` to `directory`, replacing one that is there; a half-written one is never seen.
-
-    `facts` are its method, base and seed; `extra` holds what else there is to say of it.
-    """
+    `facts` are its method, base and seed; `extra` holds what else there is to say of it."""
     tree = config_tree(model, config, facts, extra or {})
     with new_directory(directory) as folder:
-        mx.save_safetensors(str(folder / WEIGHTS_FILE), adapter_state(model), metadata={"format": "mlx"})
-        write_json(folder / CONFIG_FILE, tree)
+        write_adapter(folder, adapter_state(model), tree)
+
+
+def write_adapter(folder: Path, state: dict[str, mx.array], tree: dict) -> None:
+    mx.save_safetensors(str(folder / WEIGHTS_FILE), state, metadata={"format": "mlx"})
+    write_json(folder / CONFIG_FILE, tree)
 
 
 def config_tree(model: nn.Module, config: AdapterConfig, facts: dict, extra: dict) -> dict:
     """`adapter_config.json`: mlx-lm's keys, and our own in a group."""
-    layers = hybrid_layers(model)
-    # mlx-lm's leaves of experts lie otherwise
-    stacked = any(isinstance(layer, HybridExperts) for layer in layers.values())
-    kind = "full" if config.full else "hybrid"
-    if config.low_rank and not config.rotation and config.low_rank.start != "lora-ga" and not stacked:
-        kind = "dora" if config.low_rank.magnitude else "lora"
+    layers, update, kind = hybrid_layers(model), config.low_rank, "full" if config.full else "hybrid"
+    stacked = any(isinstance(layer, HybridExperts) for layer in layers.values())  # other leaves than mlx-lm's
+    if update and not config.rotation and update.start != "lora-ga" and not stacked:
+        kind = "dora" if update.magnitude else "lora"
     tree = {
         "format": FORMAT,
         "fine_tune_type": kind,
@@ -91,7 +85,7 @@ def config_tree(model: nn.Module, config: AdapterConfig, facts: dict, extra: dic
     }
     if kind in ("lora", "dora"):
         low_rank = next(iter(layers.values())).low_rank
-        parameters = {"rank": low_rank.rank, "scale": low_rank.scale, "dropout": config.low_rank.dropout}
+        parameters = {"rank": low_rank.rank, "scale": low_rank.scale, "dropout": update.dropout}
         tree["lora_parameters"] = parameters | {"keys": sorted({within_layer(name) for name in layers})}
     tree["mlx_hybrid"] = {**facts, "adapter": to_tree(config), "modules": list(layers), **extra}
     return tree
@@ -101,30 +95,23 @@ def read_adapter_config(directory: Path) -> AdapterInfo:
     """What an adapter folder holds, ours or stock mlx-lm's. Raises ConfigError for any other, or another format."""
     tree, path = read_tree(directory), directory / CONFIG_FILE
     if is_stock(tree):
-        return read_stock(directory, tree)
+        names = list(read_header(directory / WEIGHTS_FILE).shapes)
+        kind, settings, modules = read_stock(tree, names, str(path))
+        return AdapterInfo(kind, settings, {"id": tree.get("model") or ""}, 0, modules, {}, stock=True)
     own = tree.get("mlx_hybrid") if isinstance(tree, dict) else None
-    known = ("method", "adapter", "base", "seed", "modules")
-    fault = ""
     if not isinstance(own, dict):
-        fault = "not an mlx-hybrid adapter; `mlx-hybrid import` takes PEFT folders"
-    elif tree.get("format") not in READABLE:
-        fault = f"format {tree.get('format')}, but this version reads formats up to {FORMAT}"
-    elif missing := [key for key in known if key not in own]:
-        fault = f"mlx_hybrid.{missing[0]} is missing"
-    if fault:
-        raise ConfigError(f"{path}: {fault}.")
+        raise ConfigError(f"{path}: not an mlx-hybrid adapter; `mlx-hybrid import` takes PEFT folders.")
+    if tree.get("format") not in READABLE:
+        raise ConfigError(
+            f"{path}: format {tree.get('format')}, but this version reads formats up to {FORMAT}."
+        )
+    known = ("method", "adapter", "base", "seed", "modules")
+    if missing := [key for key in known if key not in own]:
+        raise ConfigError(f"{path}: mlx_hybrid.{missing[0]} is missing.")
     settings = without_retired(from_format_1(own["adapter"]), above="adapter.")
     adapter = build(AdapterConfig, settings, str(path), "adapter.")
-    extra = {k: v for k, v in own.items() if k not in known}
+    extra = {key: value for key, value in own.items() if key not in known}
     return AdapterInfo(own["method"], adapter, own["base"], own["seed"], tuple(own["modules"]), extra)
-
-
-def read_stock(directory: Path, tree: dict) -> AdapterInfo:
-    kind, where = tree.get("fine_tune_type", "lora"), str(directory / CONFIG_FILE)
-    names = list(read_header(directory / WEIGHTS_FILE).shapes)
-    modules = stock_modules(kind, names, where)
-    settings = stock_settings(tree, kind, modules, where)
-    return AdapterInfo(kind, settings, {"id": tree.get("model") or ""}, 0, modules, {}, stock=True)
 
 
 def read_tree(directory: Path) -> object:
@@ -143,10 +130,8 @@ def read_weights(directory: Path) -> dict[str, mx.array]:
 
 
 def load_adapter(model: nn.Module, directory: Path) -> AdapterInfo:
-    """Attach and load the adapter of `directory` onto a fresh base.
-
-    Raises ConfigError listing every tensor that is missing, unexpected, or of another shape or dtype.
-    """
+    """Attach and load the adapter of `directory` onto a fresh base. Raises ConfigError listing every tensor that is
+    missing, unexpected, or of another shape or dtype."""
     info = read_adapter_config(directory)
     try:
         attach(model, info.adapter, seed=info.seed)
@@ -157,11 +142,9 @@ def load_adapter(model: nn.Module, directory: Path) -> AdapterInfo:
 
 
 def put_adapter(model: nn.Module, info: AdapterInfo, directory: Path) -> None:
-    """Load the tensors of `directory` into a model on which its adapter was attached.
-
-    Those of `full` take the model's dtypes: half precision on a GPU, float32 on the CPU. What a stock folder leaves out
-    stays as it is: mlx-lm stores what it trained alone.
-    """
+    """Load the tensors of `directory` into a model on which its adapter was attached. Those of `full` take the model's
+    dtypes: half precision on a GPU, float32 on the CPU. What a stock folder leaves out stays as it is: mlx-lm stores
+    what it trained alone."""
     weights, own = read_weights(directory), adapter_state(model)
     if info.adapter.full:
         for name in weights.keys() & own.keys():
@@ -185,7 +168,6 @@ def set_state(model: nn.Module, weights: dict[str, mx.array], where: str) -> Non
     layers = hybrid_layers(model)
     for name, layer in layers.items():
         layer.put_leaves({leaf: weights[f"{name}.{leaf}"] for leaf in layer.leaves()})
-        layer.started = True
     if not layers:
         model.update(tree_unflatten(list(weights.items())))
     mx.eval(model.parameters())
@@ -197,6 +179,6 @@ def logit_change(base_logits: mx.array, model: nn.Module) -> float:
 
 
 def probe_logits(model: nn.Module) -> mx.array:
-    logits = model(mx.array([PROBE])).astype(mx.float32)
+    logits = model(mx.array([list(range(5, 37))])).astype(mx.float32)
     mx.eval(logits)
     return logits

@@ -1,9 +1,10 @@
-"""An adapter at a part of its strength, on the way from its base (t = 0) to what was trained (t = 1).
+"""Adapters on the way between adapters: at a part of their strength, from base (t = 0) to trained (1), and averages.
 
     s → t·s      R → Rᵗ, which turns by t times the angles      m → m₀ + t (m − m₀)      W → W₀ + t (W − W₀)
 
-Rotations are taken apart on the host in float64, and stay rotations of their kind: Rᵗ of k reflections is k reflections
-in the same span, and of a butterfly's dense blocks one factor of such blocks. PEFT-Arena, arXiv 2605.28819, rewinds so.
+An average of rotations is the rotation nearest to the average matrix; A, B, m and W are averaged as they are. Rotations
+are taken apart on the host in float64, and stay of their kind: k reflections in the same span, and at a part of its
+strength a butterfly is one factor of its dense blocks. PEFT-Arena, arXiv 2605.28819, rewinds so.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,31 +16,24 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from mlx_hybrid.adapters import store
 from mlx_hybrid.adapters.attach import hybrid_layers
-from mlx_hybrid.adapters.butterfly import Butterfly, compose_butterfly, turned
-from mlx_hybrid.adapters.store import (
-    CONFIG_FILE,
-    FORMAT,
-    WEIGHTS_FILE,
-    adapter_state,
-    read_adapter_config,
-    read_weights,
-    set_state,
-)
+from mlx_hybrid.adapters.butterfly import Butterfly, compose_butterfly, nearest_rotation, turned
 from mlx_hybrid.config import AdapterConfig, ButterflyConfig, to_tree
 from mlx_hybrid.errors import ConfigError, MlxHybridError
-from mlx_hybrid.files import read_json, write_json
+from mlx_hybrid.files import read_json
 
 State = dict[str, mx.array]
+Mixture = list[tuple[float, mx.array]]
+"""Tensors of one name at several times, each with its weight; the weights add up to 1."""
+NEWTON_SCHULZ = 4  # steps from the mean of two rotations; each squares the distance to the nearest one
 HALF_TURN = 1e-6  # how far R¹ may be from R; beyond it an angle is too near to π to tell its sense
 
 
 def spectrum(r: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(V, φ) with R = V diag(e^{iφ}) Vᴴ of rotations (…, n, n), φ ascending in (−π, π) and in pairs ±φ.
-
     i (I − R)(I + R)⁻¹ is Hermitian with eigenvalues tan(φ/2), so V is unitary however often an angle repeats. Raises
-    MlxHybridError for an angle of π, from which two ways lead back.
-    """
+    MlxHybridError for an angle of π, from which two ways lead back."""
     eye = np.eye(r.shape[-1])
     try:
         skew = np.linalg.solve(eye + r, eye - r)
@@ -49,9 +43,8 @@ def spectrum(r: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     except np.linalg.LinAlgError:
         exact = False
     if not exact:
-        raise MlxHybridError(
-            "A rotation turns by half a turn, which leaves open the way back: use a strength of 1."
-        )
+        told = "A rotation turns by half a turn, which leaves open the way back: use a strength of 1."
+        raise MlxHybridError(told)
     return v, angles
 
 
@@ -60,33 +53,28 @@ def powered(v: np.ndarray, angles: np.ndarray, t: float) -> np.ndarray:
     return ((v * np.exp(1j * t * angles)[..., None, :]) @ np.swapaxes(v.conj(), -1, -2)).real
 
 
-def span_of(u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(E, C) with H₀ … H_{k−1} = I + E (C − I) Eᵀ for the columns of U (d, k): E (d, k) orthonormal, C (k, k)."""
-    basis, r = np.linalg.qr(u)
-    gram = u.T @ u
-    core = np.linalg.inv(np.triu(gram, 1) + 0.5 * np.diag(np.diag(gram)))
-    return basis, np.eye(u.shape[1]) - r @ core @ r.T
-
-
-def reflections(basis: np.ndarray, rotation: np.ndarray, k: int, t: float = 1.0) -> np.ndarray:
-    """k unit columns (d, k) whose reflections make I + E (Cᵗ − I) Eᵀ, of a rotation C (n, n) in the span of E (d, n).
-
-    A plane's turn by φ is two reflections φ/2 apart. Where there are more than k/2 planes, those that turn most.
-    """
-    v, angles = spectrum(rotation)
-    v, half = v[:, ::-1][:, : k // 2], 0.5 * t * angles[::-1][: k // 2]
+def reflections(us: Mixture, t: float = 1.0) -> mx.array:
+    """k unit columns (d, k) whose reflections make the average of R = H₀ … H_{k−1} of each U (d, k), to the power t. A
+    plane's turn by φ is two reflections φ/2 apart. Where there are more than k/2 planes, those that turn most."""
+    wide = [(weight, np.array(u, dtype=np.float64)) for weight, u in us]
+    basis, _ = np.linalg.qr(np.concatenate([u for _, u in wide], axis=1))
+    left, _, right = np.linalg.svd(sum(weight * chain(basis.T @ u) for weight, u in wide))
+    v, angles = spectrum(left @ right)  # of the rotation nearest to the average
+    pairs = wide[0][1].shape[1] // 2
+    v, half = v[:, ::-1][:, :pairs], 0.5 * t * angles[::-1][:pairs]
     largest = np.take_along_axis(v, np.abs(v).argmax(axis=0)[None], 0)
     v = v * (largest.conj() / np.abs(largest))  # a turn by 0 may come in any phase: one with a real part
     first, second = basis @ v.real, basis @ v.imag
     first = first / np.linalg.norm(first, axis=0)
     second = second / np.maximum(np.linalg.norm(second, axis=0), 1e-30)
-    return np.stack([first, np.cos(half) * first + np.sin(half) * second], axis=2).reshape(len(basis), -1)
+    columns = np.stack([first, np.cos(half) * first + np.sin(half) * second], axis=2)
+    return mx.array(columns.reshape(len(basis), -1).astype(np.float32))
 
 
-def reflections_at(u: mx.array, t: float) -> mx.array:
-    """U (d, k) of Rᵗ."""
-    basis, rotation = span_of(np.array(u, dtype=np.float64))
-    return mx.array(reflections(basis, rotation, u.shape[1], t).astype(np.float32))
+def chain(u: np.ndarray) -> np.ndarray:
+    """H₀ H₁ … H_{k−1} (n, n) for the columns of U (n, k)."""
+    gram = u.T @ u
+    return np.eye(len(u)) - u @ np.linalg.inv(np.triu(gram, 1) + 0.5 * np.diag(np.diag(gram))) @ u.T
 
 
 def blocks_at(q: mx.array, base: mx.array, t: float) -> mx.array:
@@ -95,18 +83,35 @@ def blocks_at(q: mx.array, base: mx.array, t: float) -> mx.array:
     return mx.array(powered(*spectrum(dense), t)[None].astype(np.float32))
 
 
-def state_at(state: State, t: float, plain: Callable[[str], mx.array]) -> State:
-    """The tensors of an adapter at strength t, but for what s → t·s does (`config_at`).
+def averaged(old: State, new: State, weight: float) -> State:
+    """(1 − w) · old + w · new, of the tensors of one adapter at two times; a butterfly's factor by factor."""
+    mean = {}
+    for name, value in new.items():
+        owner, _, leaf = name.rpartition(".")
+        if leaf == "house_u":
+            mean[name] = reflections([(1 - weight, old[name]), (weight, value)])
+        elif leaf == "oft_base":
+            q = f"{owner}.oft_q"
+            factors = (1 - weight) * turned(old[q], old[name]) + weight * turned(new[q], value)
+            for _ in range(NEWTON_SCHULZ):
+                factors = nearest_rotation(factors)
+            mean[name], mean[q] = factors, mx.zeros_like(new[q])
+        elif leaf != "oft_q":
+            mean[name] = ((1 - weight) * old[name] + weight * value).astype(value.dtype)
+    mx.eval(mean)
+    return mean
 
-    `plain(name)` is what a magnitude or a weight that trains whole was before training.
-    """
+
+def state_at(state: State, t: float, plain: Callable[[str], mx.array]) -> State:
+    """The tensors of an adapter at strength t, but for what s → t·s does (`config_at`). `plain(name)` is what a
+    magnitude or a weight that trains whole was before training."""
     if t == 1:
         return dict(state)
     at = {}
     for name, value in state.items():
         owner, _, leaf = name.rpartition(".")
         if leaf == "house_u":
-            at[name] = reflections_at(value, t)
+            at[name] = reflections([(1.0, value)], t)
         elif leaf == "oft_base":
             at[name] = blocks_at(state[f"{owner}.oft_q"], value, t)
             _, blocks, size, _ = at[name].shape
@@ -137,39 +142,33 @@ def config_at(config: AdapterConfig, state: State, t: float) -> AdapterConfig:
 
 def write_at_strength(source: Path, folder: Path, t: float, plain: Callable[[str], mx.array]) -> None:
     """Write the adapter of folder `source` at strength t to `folder`; `plain` as in `state_at`."""
-    info, state = read_adapter_config(source), read_weights(source)
-    weaker = state_at(state, t, plain)
-    settings = to_tree(config_at(info.adapter, weaker, t))
-    own = {"method": info.method, "adapter": settings, "base": info.base, "seed": info.seed}
-    own |= {"modules": info.modules, **info.extra, "strength": t * info.extra.get("strength", 1.0)}
-    tree = read_json(source / CONFIG_FILE) | {"format": FORMAT, "mlx_hybrid": own}
+    info, state = store.read_adapter_config(source), state_at(store.read_weights(source), t, plain)
+    own = {"method": info.method, "base": info.base, "seed": info.seed, "modules": info.modules, **info.extra}
+    own["adapter"] = to_tree(config_at(info.adapter, state, t))
+    own["strength"] = t * info.extra.get("strength", 1.0)
+    tree = read_json(source / store.CONFIG_FILE) | {"format": store.FORMAT, "mlx_hybrid": own}
     if "lora_parameters" in tree:
         tree["lora_parameters"]["scale"] *= t
-    mx.save_safetensors(str(folder / WEIGHTS_FILE), weaker, metadata={"format": "mlx"})
-    write_json(folder / CONFIG_FILE, tree)
+    store.write_adapter(folder, state, tree)
 
 
 @contextmanager
-def at_strength(
-    model: nn.Module, config: AdapterConfig, t: float, plain: Callable[[str], mx.array]
-) -> Iterator[AdapterConfig]:
-    """Within it the adapted model is at strength t, of which the settings are given; `plain` as in `state_at`."""
-    trained, layers = adapter_state(model), hybrid_layers(model)
-    weaker = state_at(trained, t, plain)
-    settings = config_at(config, weaker, t)
+def at_strength(model: nn.Module, t: float, plain: Callable[[str], mx.array]) -> Iterator[None]:
+    """Within it the adapted model is at strength t; `plain` as in `state_at`."""
+    trained, layers = store.adapter_state(model), hybrid_layers(model)
     scales = {name: layer.low_rank.scale for name, layer in layers.items() if layer.low_rank}
 
-    def put(state: State, factor: float) -> None:
+    def put(state: State, t: float) -> None:
         for name, layer in layers.items():
             if isinstance(layer.rotation, Butterfly):
                 factors, count, size, _ = state[f"{name}.oft_base"].shape
                 layer.rotation = Butterfly(count * size, size, factors)
             if name in scales:
-                layer.low_rank.scale = factor * scales[name]
-        set_state(model, state, "the adapter at a part of its strength")
+                layer.low_rank.scale = t * scales[name]
+        store.set_state(model, state, "the adapter at a part of its strength")
 
-    put(weaker, t)
+    put(state_at(trained, t, plain), t)
     try:
-        yield settings
+        yield
     finally:
         put(trained, 1.0)

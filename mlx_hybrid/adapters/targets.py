@@ -1,5 +1,7 @@
 """Which modules of a model an adapter goes on, by the names in the settings."""
 
+import re
+
 import mlx.nn as nn
 
 from mlx_hybrid.config import AdapterConfig
@@ -19,24 +21,19 @@ def is_experts(module: nn.Module) -> bool:
 
 def find_targets(model: nn.Module, config: AdapterConfig) -> dict[str, nn.Module]:
     """The modules to adapt, by full name in the model's order."""
-    linears = {
-        name: module
-        for name, module in sorted(model.named_modules(), key=lambda item: natural_order(item[0]))
-        if isinstance(module, nn.Linear | nn.QuantizedLinear) or is_experts(module)
-    }
-    chosen: dict[str, nn.Module] = {}
+    linears, chosen = linear_modules(model), set()
     for target in config.targets:
-        found = {name: module for name, module in linears.items() if is_meant(target, name, module)}
-        refuse_unsupported(model, target, found)
-        chosen |= found
-    names = set(layer_window(model, config.layers, chosen))
-    found = {name: module for name, module in linears.items() if name in names}
-    for name, module in found.items():
-        if is_experts(module) and config.low_rank and config.low_rank.magnitude:
+        names = [name for name, module in linears.items() if is_meant(target, name, module)]
+        if not names or target in ROUTERS:
+            refuse(model, target)
+        chosen |= {*names}
+    chosen = in_last_layers(model, config.layers, chosen)
+    found = {name: linears[name] for name in sorted(chosen, key=natural_order)}
+    for name in (name for name, module in found.items() if is_experts(module)):
+        told = f"adapter.targets: {name} is packed with a global scale, and cannot be unpacked to fuse."
+        if dora := config.low_rank and config.low_rank.magnitude:
             told = f"adapter.low_rank.magnitude: {name} is a stack of experts, which DoRA does not take."
-            raise ConfigError(told)
-        if is_experts(module) and getattr(module, "global_scale", None) is not None:
-            told = f"adapter.targets: {name} is packed with a global scale, and cannot be unpacked to fuse."
+        if dora or getattr(found[name], "global_scale", None) is not None:
             raise ConfigError(told)
     return found
 
@@ -45,14 +42,17 @@ def is_meant(target: str, name: str, module: nn.Module) -> bool:
     """Whether a target of the settings names this module; `dense` leaves out routers, heads and experts."""
     if target == "dense":
         return last_part(name) not in (*ROUTERS, *OUTSIDE) and not is_experts(module)
-    return is_experts(module) if target == EXPERTS else ends_with(name, target)
+    return is_experts(module) if target == EXPERTS else f".{name}".endswith(f".{target}")
 
 
-def refuse_unsupported(model: nn.Module, target: str, found: dict) -> None:
-    """Raise ConfigError for a router, and for a target that names nothing which can carry an adapter."""
-    if found and target not in ROUTERS:
-        return
-    kind = next((type(m).__name__ for n, m in model.named_modules() if ends_with(n, target)), "")
+def linear_modules(model: nn.Module) -> dict[str, nn.Module]:
+    linear = (nn.Linear, nn.QuantizedLinear)
+    return {name: m for name, m in model.named_modules() if isinstance(m, linear) or is_experts(m)}
+
+
+def refuse(model: nn.Module, target: str) -> None:
+    """Raise ConfigError for a router, or a target that names nothing which can carry an adapter."""
+    kind = next((type(m).__name__ for n, m in model.named_modules() if f".{n}".endswith(f".{target}")), "")
     if target in ROUTERS:
         fault = f"{target} is a router, which is never adapted."
     elif target == EXPERTS:
@@ -64,33 +64,23 @@ def refuse_unsupported(model: nn.Module, target: str, found: dict) -> None:
     elif kind:
         fault = f"{target} is a {kind}, and only linear layers and experts carry adapters."
     else:
-        linear = (nn.Linear, nn.QuantizedLinear)
-        known = {last_part(n) for n, m in model.named_modules() if isinstance(m, linear) or is_experts(m)}
-        fault = f'the model has no module "{target}"; {nearest(target, known | {"dense"})}'
+        known = {last_part(name) for name in linear_modules(model)} | {"dense"}
+        fault = f'the model has no module "{target}"; {nearest(target, known)}'
     raise ConfigError(f"adapter.targets: {fault}")
 
 
-def layer_window(model: nn.Module, last: int, chosen: dict[str, nn.Module]) -> list[str]:
-    """The chosen names within the last N transformer layers; all of them for N = 0."""
-    if not last:
-        return list(chosen)
-    count = len(model.layers)
-    if last > count:
-        raise ConfigError(f"adapter.layers: {last}, but the model has {count} layers.")
-    return [name for name in chosen if (index := layer_index(name)) is None or index >= count - last]
+def in_last_layers(model: nn.Module, last: int, names: set[str]) -> set[str]:
+    """The names within the last N transformer layers; all of them for N = 0."""
+    first = len(model.layers) - last if last else 0
+    if first < 0:
+        raise ConfigError(f"adapter.layers: {last}, but the model has {len(model.layers)} layers.")
+    return {name for name in names if (index := layer_index(name)) is None or index >= first}
 
 
-def unitary_names(config: AdapterConfig, targets: dict[str, nn.Module]) -> set[str]:
+def check_unitary(config: AdapterConfig, targets: dict[str, nn.Module]) -> None:
     known = {last_part(name) for name in targets}
-    for name in config.unitary:
-        if name not in known:
-            raise ConfigError(f'adapter.unitary: no adapted module "{name}"; {nearest(name, known)}')
-    return set(config.unitary)
-
-
-def ends_with(name: str, target: str) -> bool:
-    """Whether a module's name is `target`, or its last parts are."""
-    return name == target or name.endswith(f".{target}")
+    if absent := next((name for name in config.unitary if name not in known), None):
+        raise ConfigError(f'adapter.unitary: no adapted module "{absent}"; {nearest(absent, known)}')
 
 
 def last_part(name: str) -> str:
@@ -103,9 +93,7 @@ def layer_index(name: str) -> int | None:
 
 def within_layer(name: str) -> str:
     """The name below the transformer layer's number, as mlx-lm's `keys` have it; the whole name outside the layers."""
-    parts = name.split(".")
-    position = next((i for i, part in enumerate(parts) if part.isdigit()), -1)
-    return ".".join(parts[position + 1 :])
+    return re.split(r"(?:^|\.)\d+\.", name, maxsplit=1)[-1]
 
 
 def natural_order(name: str) -> list:

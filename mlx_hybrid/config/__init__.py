@@ -1,8 +1,5 @@
-"""Settings: YAML in, YAML out.
-
-Configs are frozen, keyword-only and strict: an unknown key is an error that names the nearest known one. They stop
-at the door: inner functions take plain values.
-"""
+"""Settings: YAML in, YAML out. Configs are frozen, keyword-only and strict: an unknown key is an error that names the
+nearest known one. They stop at the door: inner functions take plain values."""
 
 from mlx_hybrid.config.adapter import (
     PRESETS,
@@ -11,20 +8,9 @@ from mlx_hybrid.config.adapter import (
     HouseholderConfig,
     LowRankConfig,
     RotationConfig,
-    SketchConfig,
 )
-from mlx_hybrid.config.convert import build
+from mlx_hybrid.config.convert import build, flat, merge, to_tree
 from mlx_hybrid.config.formats import from_format_1, without_retired
 from mlx_hybrid.config.idle import load_run_config
-from mlx_hybrid.config.reading import (
-    build_config,
-    dump_config,
-    flat,
-    load_config,
-    merge,
-    nested,
-    override_tree,
-    read_settings,
-    to_tree,
-)
+from mlx_hybrid.config.reading import build_config, dump_config, load_config, override_tree, read_settings
 from mlx_hybrid.config.settings import BUNDLED, Config, DataConfig, GovernanceConfig, ModelConfig, TrainConfig

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from mlx_hybrid.config.bounds import Bounded, bounded
+from mlx_hybrid.config.convert import Bounded, bounded
 from mlx_hybrid.errors import ConfigError
 
 
@@ -52,25 +52,8 @@ class LowRankConfig(Bounded):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.magnitude and self.start != "zeros":
-            raise ConfigError(
-                f"magnitude (DoRA) needs a low-rank branch from zeros, and start is {self.start}."
-            )
-
-    @property
-    def from_gradient(self) -> bool:
-        return self.start != "zeros"
-
-
-@dataclass(frozen=True, kw_only=True)
-class SketchConfig(Bounded):
-    """How the gradient is sketched for low-rank branches that start along it."""
-
-    records: int = bounded(64, 1)
-    """Training records that it is taken from, at most: a short run takes fewer, so that the start is a fifth of it."""
-    passes: int = bounded(4, 2, even=True)
-    """Passes over them, an even number: 2 finds fast-decaying gradients, 4 slow ones too; short runs take 2."""
-    oversampling: int = bounded(16, 0)
-    """Columns of the sketch beyond twice the rank."""
+            told = f"magnitude (DoRA) needs a low-rank branch from zeros, and start is {self.start}."
+            raise ConfigError(told)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,8 +64,6 @@ class AdapterConfig(Bounded):
     """The orthogonal branch, which rotates a layer's input: `kind` and its sizes, or null."""
     low_rank: LowRankConfig | None = field(default_factory=LowRankConfig)
     """The low-rank branch, or null."""
-    sketch: SketchConfig = field(default_factory=SketchConfig)
-    """The start from the gradient, where `low_rank.start` asks for it."""
     mixing: Literal["gradient", "fixed", "inverted", "off"] = "gradient"
     """How a layer's step is shared between its two branches: by gradient norms, half and half, against the norms (the
     branch of the smaller one takes more), or not at all."""
@@ -98,9 +79,8 @@ class AdapterConfig(Bounded):
         if self.unitary and not self.rotation:
             raise ConfigError("unitary needs an orthogonal branch; set adapter.rotation.kind.")
         if self.low_rank and self.low_rank.magnitude and self.rotation:
-            raise ConfigError(
-                "low_rank.magnitude (DoRA) needs a low-rank branch and no orthogonal one; use method dora."
-            )
+            told = "low_rank.magnitude (DoRA) needs a low-rank branch and no orthogonal one; use method dora."
+            raise ConfigError(told)
 
     @property
     def full(self) -> bool:
@@ -108,14 +88,9 @@ class AdapterConfig(Bounded):
         return not self.rotation and not self.low_rank
 
     @property
-    def mixed(self) -> bool:
-        """Whether a layer's step is shared between two branches."""
-        return bool(self.rotation and self.low_rank) and self.mixing != "off"
-
-    @property
     def from_gradient(self) -> bool:
         """Whether the low-rank branch starts from the gradient of some training records."""
-        return bool(self.low_rank and self.low_rank.from_gradient)
+        return bool(self.low_rank) and self.low_rank.start != "zeros"
 
 
 def preset(rotation: dict | None = None, low_rank: dict | None = None, **more: Any) -> dict[str, Any]:
@@ -125,16 +100,15 @@ def preset(rotation: dict | None = None, low_rank: dict | None = None, **more: A
 
 BUTTERFLY = {"kind": "butterfly", "block_size": 8, "factors": 4}
 REFLECTIONS = {"kind": "householder", "reflections": 8}
-HALF_RANK = {"rank": 8}
 PRESETS: dict[str, dict[str, Any]] = {
     "lora": preset(None, {"rank": 16}),
     "lora-ga": preset(None, {"rank": 16, "start": "lora-ga"}),
     "dora": preset(None, {"rank": 16, "magnitude": True}),
     "hra": preset({"kind": "householder", "reflections": 16}),
     "boft": preset(BUTTERFLY),
-    "hybrid": preset(REFLECTIONS, HALF_RANK),
+    "hybrid": preset(REFLECTIONS, {"rank": 8}),
     "hybrid-boft": preset(BUTTERFLY, {"rank": 8, "start": "lora-ga"}),
-    "hybrid-unitary": preset(REFLECTIONS, HALF_RANK, unitary=["o_proj", "down_proj"]),
+    "hybrid-unitary": preset(REFLECTIONS, {"rank": 8}, unitary=["o_proj", "down_proj"]),
     "full": preset(),
 }
 """What each method sets of `adapter`, before a file and options."""

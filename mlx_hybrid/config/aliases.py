@@ -1,47 +1,11 @@
-"""What others call a setting: mlx-lm, PEFT, the Transformers Trainer, axolotl, Unsloth. Only to suggest ours."""
+"""What mlx-lm, PEFT, the Transformers Trainer, axolotl and Unsloth call a setting, or an option that is none; only to
+suggest ours."""
 
-OTHERS = {
-    "model.name": "base_model model_name model_id model_path model_name_or_path hf_path",
-    "model.template": "chat_template_kwargs template_options",
-    "method": "adapter fine_tune_type train_type peft_type lora_type tuner tuner_type",
-    "name": "run_name experiment_name",
-    "seed": "random_state random_seed",
-    "start_from": "resume_adapter_file lora_model_dir adapter_checkpoint",
-    "data.paths": "dataset datasets dataset_path train_file train_data data_path training_data",
-    "data.valid_share": "val_set_size validation_split eval_split test_size",
-    "data.valid": "valid_file validation_file eval_file eval_dataset val_file",
-    "data.group": "group_key group_by",
-    "adapter.low_rank.rank": "r lora_r lora_rank lora_dim lora_parameters network_dim",
-    "adapter.low_rank.alpha": "lora_alpha scale lora_scale network_alpha",
-    "adapter.low_rank.dropout": "lora_dropout",
-    "adapter.low_rank.rslora": "use_rslora peft_use_rslora",
-    "adapter.low_rank.magnitude": "use_dora peft_use_dora dora",
-    "adapter.low_rank.start": "init_lora_weights init_weights lora_init",
-    "adapter.rotation.block_size": "oft_block_size boft_block_size",
-    "adapter.rotation.factors": "boft_n_butterfly_factor",
-    "adapter.targets": "target_modules lora_target_modules modules lora_target lora_keys keys",
-    "adapter.layers": "num_layers lora_layers layers_to_transform n_layers",
-    "train.epochs": "num_epochs num_train_epochs n_epochs max_epochs",
-    "train.steps": "iters iterations max_steps num_steps max_iters train_steps total_steps",
-    "train.batch_size": "bs micro_batch_size per_device_train_batch_size train_batch_size batch",
-    "train.accumulate": "gradient_accumulation_steps grad_accumulation_steps grad_accumulation accumulation_steps",
-    "train.learning_rate": "lr peak_lr max_lr base_lr",
-    "train.warmup": "warmup_ratio warmup_steps lr_warmup num_warmup_steps",
-    "train.schedule": "lr_schedule lr_scheduler lr_scheduler_type scheduler",
-    "train.weight_decay": "wd decay",
-    "train.clip": "max_grad_norm grad_clip gradient_clipping clip_grad_norm",
-    "train.max_tokens": "max_seq_length max_seq_len sequence_len max_length seq_len cutoff_len model_max_length",
-    "train.too_long": "truncation truncate excess_length_strategy",
-    "train.grad_checkpoint": "gradient_checkpointing use_gradient_checkpointing activation_checkpointing",
-    "train.prompt_weight": "mask_prompt train_on_inputs train_on_responses_only completion_only_loss",
-    "train.validate_every": "steps_per_eval eval_steps eval_every val_every eval_interval",
-    "train.report_every": "steps_per_report logging_steps log_every log_interval",
-    "train.save_every": "save_steps save_interval checkpoint_every",
-    "train.keep_checkpoints": "save_total_limit",
-    "train.patience": "early_stopping_patience early_stopping",
-    "train.compile": "torch_compile",
-}
-FLAGS = {"output_dir": "--output", "adapter_path": "--output", "out": "--output", "save_path": "--output"}
-FLAGS |= {"resume_from_checkpoint": "--resume", "checkpoint": "--resume", "resume_adapter": "--from"}
-"""What others call an option that is no setting."""
-ALIASES = {name: key for key, names in OTHERS.items() for name in names.split()}
+import tomllib
+from pathlib import Path
+
+NAMES = tomllib.loads(Path(__file__).with_name("names.toml").read_text(encoding="utf-8"))
+ALIASES, FLAGS = (
+    {name: ours for ours, names in NAMES[group].items() for name in names.split()}
+    for group in ("others", "flags")
+)

@@ -1,4 +1,4 @@
-"""Plain values into a dataclass: every key known, every value of its field's type."""
+"""Plain values into a dataclass, every key known and every value of its type and within its bounds; and back."""
 
 import contextlib
 import dataclasses
@@ -11,14 +11,36 @@ from typing import Any, Literal
 from mlx_hybrid.config.aliases import ALIASES
 from mlx_hybrid.errors import ConfigError, nearest
 
-NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+
+
+def bounded(
+    default: Any, least: float, most: float = math.inf, *, even: bool = False, sane: float | None = None
+) -> Any:
+    """A field with values between two bounds, in pairs where they are `even`; those over `sane` are warned about."""
+    return dataclasses.field(
+        default=default, metadata={"least": least, "most": most, "even": even, "sane": sane}
+    )
+
+
+class Bounded:
+    """A group of settings that checks its bounds; subclasses add what else cannot be."""
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError that begins with the key, for `build` to say of which group and file."""
+        for setting in (one for one in dataclasses.fields(self) if one.metadata):  # type: ignore[arg-type]
+            name, bounds, value = setting.name, setting.metadata, getattr(self, setting.name)
+            if not value >= bounds["least"]:
+                raise ConfigError(f"{name} must be at least {bounds['least']}, not {value}.")
+            if value > bounds["most"]:
+                raise ConfigError(f"{name} must be at most {bounds['most']}, not {value}.")
+            if bounds["even"] and value % 2:
+                raise ConfigError(f"{name} must be even, not {value}: {name} come in pairs; use {value + 1}.")
 
 
 def build(kind: type, tree: dict, where: str, prefix: str) -> Any:
-    """A dataclass from a mapping, every key known and every value of its field's type.
-
-    Raises ConfigError that says where, which key, and the nearest known one.
-    """
+    """A dataclass from a mapping, every key known and every value of its field's type. Raises ConfigError that says
+    where, which key, and the nearest known one."""
     hints = field_types(kind)
     for key in tree:
         if key not in hints:
@@ -64,7 +86,7 @@ def convert(value: Any, hint: Any, where: str, key: str) -> Any:
             raise ConfigError(f"{where}: {key}: must be a group of names and values, not {value!r}.")
         return dict(value)
     if origin is Literal:
-        value = {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value  # YAML 1.1
+        value = {True: "on", False: "off"}[value] if isinstance(value, bool) else value  # YAML 1.1
         if value not in arguments:
             raise ConfigError(f'{where}: {key}: "{value}" is not one of {", ".join(arguments)}.')
         return value
@@ -78,25 +100,21 @@ def convert(value: Any, hint: Any, where: str, key: str) -> Any:
 
 def convert_group(value: Any, hint: Any, where: str, key: str) -> Any:
     """A group of keys, of several the one that `kind` names; null is none where that may be, else an empty group."""
-    options = groups_of(hint)
-    may_be_none = isinstance(hint, types.UnionType)
+    options, or_null = groups_of(hint), " or null" if isinstance(hint, types.UnionType) else ""
     if value is None:
-        return None if may_be_none else options[0]()
+        return None if or_null else options[0]()
     if not isinstance(value, dict):
-        raise ConfigError(
-            f"{where}: {key} must be a group of keys{' or null' if may_be_none else ''}, not {value!r}."
-        )
+        raise ConfigError(f"{where}: {key} must be a group of keys{or_null}, not {value!r}.")
     kinds = {getattr(option, "kind", ""): option for option in options}
     named = value.get("kind", next(iter(kinds)))
     if not isinstance(named, str) or named not in kinds:
         raise ConfigError(f'{where}: {key}.kind: "{named}" is not one of {", ".join(kinds)}.')
-    kind = kinds[named]
-    for name in value.keys() - field_types(kind).keys():
+    for name in value.keys() - field_types(kinds[named]).keys():
         if other := next((n for n, option in kinds.items() if name in field_types(option)), None):
             raise ConfigError(
                 f"{where}: {key}.{name} would do nothing: it belongs to {key}.kind {other}, and this is {named}."
             )
-    return build(kind, value, where, f"{key}.")
+    return build(kinds[named], value, where, f"{key}.")
 
 
 def convert_scalar(value: Any, hint: Any, where: str) -> Any:
@@ -112,7 +130,33 @@ def convert_scalar(value: Any, hint: Any, where: str) -> Any:
     if hint is str and isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
     if isinstance(value, dict):
-        raise ConfigError(f"{where} is {NAMES[hint]}, without keys of its own such as {', '.join(value)}.")
+        raise ConfigError(f"{where} is {KINDS[hint]}, without keys of its own such as {', '.join(value)}.")
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise ConfigError(f"{where}: must be {NAMES[hint]}, not {value!r}.")
+        raise ConfigError(f"{where}: must be {KINDS[hint]}, not {value!r}.")
     return value
+
+
+def to_tree(config: Any) -> Any:
+    """Plain values in the order of the fields, tuples as lists."""
+    if dataclasses.is_dataclass(config):
+        return {field.name: to_tree(getattr(config, field.name)) for field in dataclasses.fields(config)}
+    return list(config) if isinstance(config, tuple) else config
+
+
+def flat(tree: dict, above: str = "") -> dict[str, Any]:
+    """A tree's settings by their whole keys: {"train": {"epochs": 2}} as {"train.epochs": 2}."""
+    values: dict[str, Any] = {}
+    for key, value in tree.items():
+        values |= flat(value, f"{above}{key}.") if isinstance(value, dict) else {f"{above}{key}": value}
+    return values
+
+
+def merge(base: dict, *others: dict) -> dict:
+    """Each of the others on top of those before, group by group; another `kind` replaces its group whole."""
+    merged = dict(base)
+    for key, value in ((key, value) for over in others for key, value in over.items()):
+        under = merged.get(key)
+        both = isinstance(value, dict) and isinstance(under, dict)
+        alike = both and value.get("kind", under.get("kind")) == under.get("kind", value.get("kind"))
+        merged[key] = merge(under, value) if alike else value
+    return merged

@@ -12,19 +12,15 @@ from itertools import pairwise
 from typing import Any
 
 from mlx_hybrid.config.aliases import ALIASES
-from mlx_hybrid.config.convert import field_types, groups_of
+from mlx_hybrid.config.convert import KINDS, field_types, flat, groups_of, to_tree
 from mlx_hybrid.config.idle import idle_settings
-from mlx_hybrid.config.reading import build_config, flat, to_tree
+from mlx_hybrid.config.reading import build_config
 from mlx_hybrid.config.settings import Config
 
-KINDS = {
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number",
-    str: "text",
-    tuple: "a list, as a,b",
-}
-KINDS |= {dict: "names with values"}
+TAKES = KINDS | {tuple: "a list, as a,b", dict: "names with values"}
+MAIN = ("model.name", "method", "data.paths", "adapter.low_rank.rank", "adapter.rotation.reflections")
+MAIN += ("adapter.targets", *(f"train.{key}" for key in ("epochs", "steps", "batch_size", "max_tokens")))
+MAIN += ("train.learning_rate", "seed")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +42,7 @@ class Setting:
     def takes(self) -> str:
         """What values it may have."""
         kind = typing.get_origin(self.hint) or self.hint
-        told = KINDS.get(kind) or f"one of {', '.join(typing.get_args(self.hint))}"
+        told = TAKES.get(kind) or f"one of {', '.join(typing.get_args(self.hint))}"
         if not self.bounds:
             return told
         most = f" and at most {self.bounds['most']}" if math.isfinite(self.bounds["most"]) else ""
@@ -58,8 +54,7 @@ class Setting:
         return [name for name, key in ALIASES.items() if key == self.key]
 
     def facts(self) -> dict[str, Any]:
-        names = ("key", "default", "takes", "meaning", "others")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in ("key", "default", "takes", "meaning", "others")}
 
 
 def as_given(value: Any) -> str:
@@ -103,10 +98,8 @@ def meanings(group: type) -> dict[str, str]:
 
 
 def meant(word: str) -> str | None:
-    """The setting that a word means by its last part, whoever calls it so; None where nothing is near.
-
-    A setting's own name comes before others' names, and a name as it stands before one that is only near.
-    """
+    """The setting that a word means by its last part, whoever calls it so; None where nothing is near. A setting's own
+    name comes before others' names, and a name as it stands before one that is only near."""
     word = word.lower().strip("-").replace("-", "_").rpartition(".")[2]
     names: Mapping[str, str] = {**ALIASES, **{key.rpartition(".")[2]: key for key in reversed(settings())}}
     near = [word] if word in names else difflib.get_close_matches(word, names, n=1, cutoff=0.75)
@@ -115,19 +108,13 @@ def meant(word: str) -> str | None:
 
 def absurd(config: Config) -> list[str]:
     """A warning for every value far beyond what ever trains well."""
-    known, found = settings(), []
-    for key, value in flat(to_tree(config)).items():
-        sane = known[key].bounds.get("sane") if key in known else None
-        if sane and value > sane:
-            found.append(
-                f"{key} is {value:g}, and beyond {sane:g} hardly anything is learnt well; is it meant?"
-            )
-    return found
-
-
-MAIN = ("model.name", "method", "data.paths", "adapter.low_rank.rank", "adapter.rotation.reflections")
-MAIN += ("adapter.targets", "train.epochs", "train.steps", "train.batch_size", "train.max_tokens")
-MAIN += ("train.learning_rate", "seed")
+    known, values = settings(), flat(to_tree(config))
+    sane = {key: known[key].bounds.get("sane") for key in values if key in known}
+    return [
+        f"{key} is {values[key]:g}, and beyond {most:g} hardly anything is learnt well; is it meant?"
+        for key, most in sane.items()
+        if most and values[key] > most
+    ]
 
 
 def chosen(config: Config) -> dict[str, str]:

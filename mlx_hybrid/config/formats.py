@@ -1,65 +1,47 @@
-"""Settings of format 1, in which `adapter` was one flat group, as those of format 2.
-
-Format 2 is written. Recipes, config.yaml of run folders and adapter_config.json of either format are read, and so are
-options with the old names.
-"""
+"""Settings of older files as those of today: format 1, in which `adapter` was one flat group, and what is gone. Format
+2 is written. Recipes, config.yaml of run folders and adapter_config.json of either format are read, and so are options
+with the old names."""
 
 from typing import Any
 
+from mlx_hybrid.config.aliases import NAMES
 from mlx_hybrid.errors import ConfigError
 
-MOVED = {
-    "orthogonal": ("rotation", "kind"),
-    "reflections": ("rotation", "reflections"),
-    "reflection_start": ("rotation", "start"),
-    "block_size": ("rotation", "block_size"),
-    "factors": ("rotation", "factors"),
-    "rank": ("low_rank", "rank"),
-    "alpha": ("low_rank", "alpha"),
-    "rslora": ("low_rank", "rslora"),
-    "start": ("low_rank", "start"),
-    "dropout": ("low_rank", "dropout"),
-    "magnitude": ("low_rank", "magnitude"),
-    "start_records": ("sketch", "records"),
-    "start_passes": ("sketch", "passes"),
-    "start_oversampling": ("sketch", "oversampling"),
+MOVED = {old: tuple(new.split(".")) for old, new in NAMES["format_1"].items()}
+SIZES = {
+    "householder": ("reflections", "reflection_start"),
+    "butterfly": ("block_size", "factors"),
+    "none": (),
 }
-SIZES = {"householder": ("reflections", "reflection_start"), "butterfly": ("block_size", "factors")}
-
-
-def from_format_1(adapter: Any) -> Any:
-    """The settings of an adapter in format 2, from either format, whole or in part.
-
-    Where `orthogonal` and `rank` are given, the sizes of what they leave out go: format 1 wrote every value.
-    """
-    if not isinstance(adapter, dict) or not adapter.keys() & MOVED.keys():
-        return adapter
-    flat = {key: value for key, value in adapter.items() if key in MOVED}
-    tree = {key: value for key, value in adapter.items() if key not in MOVED}
-    kind = flat.get("orthogonal")
-    if kind == "none":
-        tree["rotation"] = None
-    if kind in ("none", *SIZES):
-        idle = {key for name, keys in SIZES.items() if name != kind for key in keys}
-        flat = {key: value for key, value in flat.items() if key not in idle and value != "none"}
-    if flat.get("rank") == 0:
-        tree["low_rank"] = None
-        flat = {key: value for key, value in flat.items() if MOVED[key][0] != "low_rank"}
-    for key, value in flat.items():
-        group, name = MOVED[key]
-        inner = tree.setdefault(group, {})
-        if isinstance(inner, dict):
-            inner[name] = value
-    return tree
-
-
 RETIRED = {
     "governance.outliers": ("off", False),
     "governance.profile": ("chat",),
     "train.packing": ("off", False),
     "adapter.rotation.start": ("random",),
+    "adapter.sketch": ({"records": 64, "passes": 4, "oversampling": 16}, {}),
 }
 """Settings that older files name and that are gone, with the values at which they did nothing."""
+
+
+def from_format_1(adapter: Any) -> Any:
+    """The settings of an adapter in format 2, from either format, whole or in part. Where `orthogonal` and `rank` are
+    given, the sizes of what they leave out go: format 1 wrote every value."""
+    if not isinstance(adapter, dict) or not adapter.keys() & MOVED.keys():
+        return adapter
+    tree = {key: value for key, value in adapter.items() if key not in MOVED}
+    idle: set[str] = set()
+    if (kind := adapter.get("orthogonal")) in list(SIZES):
+        idle = {key for name, keys in SIZES.items() if name != kind for key in keys}
+    if kind == "none":
+        tree["rotation"] = None
+    if adapter.get("rank") == 0:
+        tree["low_rank"] = None
+    for key in (key for key in adapter if key in MOVED and key not in idle):
+        group, name = MOVED[key]
+        inner = tree.setdefault(group, {})
+        if isinstance(inner, dict):
+            inner[name] = adapter[key]
+    return tree
 
 
 def without_retired(tree: Any, where: str = "", above: str = "") -> Any:

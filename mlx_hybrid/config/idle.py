@@ -1,17 +1,15 @@
 """Settings that act on nothing under the method of a run: refused where somebody asks for one."""
 
-import dataclasses
 from functools import reduce
 from pathlib import Path
 from typing import Any
 
 from mlx_hybrid.config import reading
-from mlx_hybrid.config.adapter import SketchConfig
+from mlx_hybrid.config.convert import flat, merge, to_tree
 from mlx_hybrid.config.settings import Config
 from mlx_hybrid.errors import ConfigError
 
-SKETCH = tuple(f"adapter.sketch.{field.name}" for field in dataclasses.fields(SketchConfig))
-UNUSED_BY_FULL = (*SKETCH, *(f"adapter.{key}" for key in ("mixing", "unitary", "targets", "layers")))
+UNUSED_BY_FULL = tuple(f"adapter.{key}" for key in ("mixing", "unitary", "targets", "layers"))
 HARMLESS = {
     "train.weight_decay": 0.0,
     "train.orthogonal_learning_rate": 0.0,
@@ -26,25 +24,22 @@ HARMLESS = {
 def load_run_config(
     path: Path | None = None, overrides: tuple[str, ...] = (), values: dict | None = None
 ) -> Config:
-    """As `load_config`, for one new run: whatever somebody set acts.
-
-    A setting that does nothing under the run's method is refused in `overrides`, and in a file that would have it do
-    nothing by itself. In a file that another method was asked for, it goes back to its default, since files serve
-    several methods; the config.yaml of a run is taken as it is. Raises ConfigError with the setting that acts.
-    """
+    """As `load_config`, for one new run: whatever somebody set acts. A setting that does nothing under the run's method
+    is refused in `overrides`, and in a file that would have it do nothing by itself. In a file that another method was
+    asked for, it goes back to its default, since files serve several methods; the config.yaml of a run is taken as it
+    is. Raises ConfigError with the setting that acts."""
     config = reading.load_config(path, overrides, values)
-    idle, given = idle_settings(config), reading.flat(reading.override_tree(overrides))
+    idle, given = idle_settings(config), flat(reading.override_tree(overrides))
     for key in (key for key in idle if key in given):
         refuse(config, key, f"--set {key}", {})
     if path is None or path.with_name("run.json").is_file():
         return config
-    in_file = [
-        key for key in idle if key in reading.flat(reading.read_settings(path)) and key not in (values or {})
-    ]
+    written = flat(reading.read_settings(path)).keys() - (values or {}).keys()
+    in_file = [key for key in idle if key in written]
     refuse_in_file(path, in_file)
     usual = reading.build_config({"method": config.method}, "preset")
     defaults = (reading.nested(key, get_key(usual, key)) for key in in_file if key not in given)
-    return reading.build_config(reading.merge(reading.to_tree(config), *defaults), "config")
+    return reading.build_config(merge(to_tree(config), *defaults), "config")
 
 
 def idle_settings(config: Config) -> dict[str, str]:
@@ -66,19 +61,14 @@ def idle_settings(config: Config) -> dict[str, str]:
         idle["train.weight_decay"] = "rotations do not decay, and adapter.low_rank.rank adds what does"
     if not adapter.rotation:
         idle["train.orthogonal_learning_rate"] = "there is no orthogonal branch; train.learning_rate acts"
-    if not adapter.from_gradient:
-        why = "nothing starts from a gradient; adapter.low_rank.start makes it"
-        idle |= dict.fromkeys(SKETCH, why)
     if not (adapter.low_rank and adapter.rotation):
         idle["adapter.mixing"] = "it takes two branches, adapter.rotation and adapter.low_rank"
     return idle
 
 
 def refuse_in_file(path: Path, keys: list[str]) -> None:
-    """Raise ConfigError for one of these keys that does nothing by the file alone either.
-
-    A value that is the default or the preset's is no wish: a saved config.yaml holds every value.
-    """
+    """Raise ConfigError for one of these keys that does nothing by the file alone either. A value that is the default
+    or the preset's is no wish: a saved config.yaml holds every value."""
     try:
         alone = reading.load_config(path)
     except ConfigError:

@@ -1,6 +1,5 @@
 """YAML and `--set` into a Config, and back."""
 
-import dataclasses
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import yaml
 
 from mlx_hybrid.config.adapter import PRESETS, AdapterConfig
-from mlx_hybrid.config.convert import build, field_types, groups_of
+from mlx_hybrid.config.convert import build, field_types, groups_of, merge, to_tree
 from mlx_hybrid.config.formats import from_format_1, without_retired
 from mlx_hybrid.config.settings import Config
 from mlx_hybrid.errors import ConfigError, nearest
@@ -20,11 +19,9 @@ OPENS = {"rotation": "kind", "low_rank": "rank"}
 def load_config(
     path: Path | None = None, overrides: tuple[str, ...] = (), values: dict | None = None
 ) -> Config:
-    """A config from a YAML file, then `--set key=value` overrides, then plain `values` from options.
-
-    A method asked for beside a file decides which branches there are, and the file sizes those that it has too.
-    Raises ConfigError with the file, or the override, the key and the nearest known key.
-    """
+    """A config from a YAML file, then `--set key=value` overrides, then plain `values` from options. A method asked for
+    beside a file decides which branches there are, and the file sizes those that it has too. Raises ConfigError with
+    the file, or the override, the key and the nearest known key."""
     file = read_settings(path) if path else {}
     trees = [override_tree((override,)) for override in overrides]
     options = merge({}, *(nested(key, value) for key, value in (values or {}).items()))
@@ -55,11 +52,10 @@ def suited(adapter: Any, method: str) -> Any:
         return adapter
     kept = {key: value for key, value in adapter.items() if key not in OPENS or isinstance(value, dict)}
     for branch in OPENS.keys() & kept.keys():
-        usual = PRESETS[method][branch] or {}
-        groups = groups_of(field_types(AdapterConfig)[branch])
-        own = [field_types(g) for g in groups if usual and getattr(g, "kind", None) == usual.get("kind")]
-        others = {key for group in groups for key in field_types(group)}.difference(*own)
-        kept[branch] = {k: v for k, v in kept[branch].items() if k not in others and k != "kind"}
+        usual, groups = PRESETS[method][branch], groups_of(field_types(AdapterConfig)[branch])
+        own = [g for g in groups if usual and getattr(g, "kind", None) == usual.get("kind")]
+        foreign = {key for group in groups for key in field_types(group)}.difference(*map(field_types, own))
+        kept[branch] = {k: v for k, v in kept[branch].items() if k not in foreign | {"kind"}}
     return kept
 
 
@@ -84,39 +80,17 @@ def nested(key: str, value: Any) -> dict:
     return in_format_2(value)
 
 
-def flat(tree: dict, above: str = "") -> dict[str, Any]:
-    """A tree's settings by their whole keys: {"train": {"epochs": 2}} as {"train.epochs": 2}."""
-    values: dict[str, Any] = {}
-    for key, value in tree.items():
-        values |= flat(value, f"{above}{key}.") if isinstance(value, dict) else {f"{above}{key}": value}
-    return values
-
-
 def in_format_2(tree: dict) -> dict:
     """The tree with its adapter's branches and its model's name in groups, and the kind of its rates."""
     changed = {"adapter": from_format_1(tree["adapter"])} if "adapter" in tree else {}
     train = tree.get("train")
-    if isinstance(train, dict) and train.get("orthogonal_learning_rate"):
-        changed["train"] = {
-            "rates": "leaf",
-            **train,
-        }  # two rates were Adam's own before `rates` was a setting
+    if isinstance(train, dict) and train.get(
+        "orthogonal_learning_rate"
+    ):  # two rates were Adam's own before `rates`
+        changed["train"] = {"rates": "leaf", **train}
     if isinstance(tree.get("model"), str):
         changed["model"] = {"name": tree["model"]}
     return {**tree, **changed}
-
-
-def merge(base: dict, *others: dict) -> dict:
-    """Each of the others on top of those before, group by group; another `kind` replaces its group whole."""
-    merged = dict(base)
-    for key, value in ((key, value) for over in others for key, value in over.items()):
-        under = merged.get(key)
-        both = isinstance(value, dict) and isinstance(under, dict)
-        if both and value.get("kind", under.get("kind")) == under.get("kind", value.get("kind")):
-            merged[key] = merge(under, value)
-        else:
-            merged[key] = value
-    return merged
 
 
 def build_config(tree: dict, where: str) -> Config:
@@ -127,9 +101,8 @@ def build_config(tree: dict, where: str) -> Config:
     tree = in_format_2(tree)
     adapter = tree.get("adapter") or {}
     if not isinstance(adapter, dict):
-        raise ConfigError(
-            f"{where}: adapter must be a mapping of keys to values; method names what to train."
-        )
+        told = f"{where}: adapter must be a mapping of keys to values; method names what to train."
+        raise ConfigError(told)
     adapter = {key: value for key, value in adapter.items() if key not in OPENS or value != {}}
     for branch, opens in OPENS.items():
         given = adapter.get(branch)
@@ -146,21 +119,17 @@ def read_settings(path: Path) -> dict:
     """A YAML file's settings in format 2, whatever it was written in. Raises ConfigError for a setting that is gone and
     that did something, outside a run's folder."""
     where = "" if path.with_name("run.json").is_file() else str(path)
-    return without_retired(in_format_2(read_yaml(path)), where)
-
-
-def read_yaml(path: Path) -> dict:
     try:
         tree = yaml.load(path.read_text(encoding="utf-8"), UniqueKeys)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}).") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not a YAML file ({describe_yaml_error(error)}).") from None
-    if tree is None:
-        return {}
-    if not isinstance(tree, dict):
+        mark, told = getattr(error, "problem_mark", None), " ".join(str(error).split())
+        told = f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}" if mark else told
+        raise ConfigError(f"{path}: not a YAML file ({told}).") from None
+    if tree is not None and not isinstance(tree, dict):
         raise ConfigError(f"{path}: must hold keys and values at the top, as in recipes/quickstart.yaml.")
-    return tree
+    return without_retired(in_format_2(tree or {}), where)
 
 
 class UniqueKeys(yaml.SafeLoader):
@@ -169,17 +138,10 @@ class UniqueKeys(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen = set()
         for key, _ in node.value:
-            word = str(key.value)
-            if word in seen:
+            if (word := str(key.value)) in seen:
                 raise yaml.MarkedYAMLError(problem=f'key "{word}" stands twice', problem_mark=key.start_mark)
             seen.add(word)
         return super().construct_mapping(node, deep)
-
-
-def describe_yaml_error(error: Exception) -> str:
-    if mark := getattr(error, "problem_mark", None):
-        return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
-    return " ".join(str(error).split())
 
 
 def parse_scalar(text: str) -> Any:
@@ -189,13 +151,6 @@ def parse_scalar(text: str) -> Any:
         return float(value) if isinstance(value, str) else value
     except ValueError:
         return value
-
-
-def to_tree(config: Any) -> Any:
-    """Plain values in the order of the fields, tuples as lists."""
-    if dataclasses.is_dataclass(config):
-        return {field.name: to_tree(getattr(config, field.name)) for field in dataclasses.fields(config)}
-    return list(config) if isinstance(config, tuple) else config
 
 
 def dump_config(config: Config) -> str:

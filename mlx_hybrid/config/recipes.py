@@ -20,12 +20,11 @@ def recipes() -> dict[str, Path]:
 
 def recipe_path(name: str) -> Path:
     """A YAML file by path, or a recipe by name. Raises ConfigError naming the nearest recipe."""
-    path = Path(name)
-    if path.suffix in (".yaml", ".yml") or path.is_file():
-        if not path.is_file():
-            raise ConfigError(f"{name}: no such file.")
+    path, known = Path(name), recipes()
+    if path.is_file():
         return path
-    known = recipes()
+    if path.suffix in (".yaml", ".yml"):
+        raise ConfigError(f"{name}: no such file.")
     if name not in known:
         raise ConfigError(f'No recipe "{name}" and no file of that name; {nearest(name, known)}')
     return known[name]
@@ -33,8 +32,7 @@ def recipe_path(name: str) -> Path:
 
 def summary(path: Path) -> str:
     """A recipe's first comment line: what it does."""
-    first = path.read_text(encoding="utf-8").splitlines()[0]
-    return first.removeprefix("#").strip()
+    return path.read_text(encoding="utf-8").splitlines()[0].removeprefix("#").strip()
 
 
 def run_config(name: str | None, overrides: tuple[str, ...] = (), values: dict | None = None) -> Config:
@@ -55,10 +53,9 @@ def found_in(folder: Path, config: Config, after: Path | None = None) -> Config:
     found from the current one."""
 
     def found(name: str) -> str:
-        named = (
-            name not in ("", BUNDLED) and (folder / name).exists() and not (after and (after / name).exists())
-        )
-        return str(folder / name) if named else name
+        first = after and (after / name).exists()
+        there = name not in ("", BUNDLED) and (folder / name).exists() and not first
+        return str(folder / name) if there else name
 
     files = {key: tuple(map(found, getattr(config.data, key))) for key in ("paths", "valid", "test")}
     model = replace(config.model, name=found(config.model.name))
@@ -68,6 +65,6 @@ def found_in(folder: Path, config: Config, after: Path | None = None) -> Config:
 def recipe_files(name: str) -> list[Path]:
     """A recipe, and the records that it brings along."""
     path = recipe_path(name)
-    config = load_config(path)
-    brought = [path.parent / own for own in (*config.data.paths, *config.data.valid, *config.data.test)]
-    return [path, *(own for own in brought if own.is_file())]
+    data = load_config(path).data
+    brought = [path.parent / own for own in (*data.paths, *data.valid, *data.test)]
+    return [path, *filter(Path.is_file, brought)]

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from mlx_hybrid.config.adapter import AdapterConfig
-from mlx_hybrid.config.bounds import Bounded, bounded
+from mlx_hybrid.config.convert import Bounded, bounded
 from mlx_hybrid.errors import ConfigError
 
 BUNDLED = "bundled"
@@ -196,8 +196,7 @@ class Config(Bounded):
         if self.method == "full" and not self.adapter.full:
             raise ConfigError("method full trains the weights themselves; leave adapter out.")
         if self.train.prompt_kl and "lm_head" in self.adapter.targets:
-            raise ConfigError(
-                "train.prompt_kl compares with the base's head, so adapter.targets cannot name lm_head."
-            )
+            told = "train.prompt_kl compares with the base's head, so adapter.targets cannot name lm_head."
+            raise ConfigError(told)
         if self.method != "full" and self.adapter.full:
             raise ConfigError("nothing to train: adapter.rotation and adapter.low_rank are both null.")

@@ -13,7 +13,7 @@ from mlx_lm.tuner.lora import LoRALinear
 from mlx_hybrid.adapters.butterfly import Butterfly, rotate_blocks, rotate_factor
 from mlx_hybrid.adapters.householder import Householder
 from mlx_hybrid.adapters.layer import HybridLinear
-from mlx_hybrid.adapters.strength import span_of
+from mlx_hybrid.adapters.strength import chain
 from mlx_hybrid.exports import oft
 
 NULL = 1e-7  # singular values below this share of the largest are under float32's resolution of the update
@@ -37,9 +37,9 @@ def lora_form(layer: HybridLinear, x: np.ndarray) -> tuple[Factors, np.ndarray]:
     a, b = low_rank_factors(layer)
     added = (x @ a) @ b
     if isinstance(layer.rotation, Householder):
-        q, core = span_of(float64(layer.rotation.house_u))
+        q, r = np.linalg.qr(float64(layer.rotation.house_u))
         span, turn = np.split(base_product(layer, np.concatenate([q.T, turned(layer, x) - x])), [q.shape[1]])
-        b = np.concatenate([(core - np.eye(len(core))) @ span, b])
+        b = np.concatenate([(chain(r) - np.eye(len(r))) @ span, b])
         a, added = np.concatenate([q, a], axis=1), added + turn
     return refactor(a, b), added
 

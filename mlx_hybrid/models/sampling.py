@@ -6,8 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from mlx_hybrid.config.bounds import Bounded, bounded
-from mlx_hybrid.config.convert import build
+from mlx_hybrid.config.convert import Bounded, bounded, build
 from mlx_hybrid.errors import ConfigError
 
 

@@ -11,8 +11,8 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from mlx_hybrid.adapters.attach import refold, rotation_defect, rotations
-from mlx_hybrid.adapters.averages import averaged
 from mlx_hybrid.adapters.store import adapter_state, set_state
+from mlx_hybrid.adapters.strength import averaged
 from mlx_hybrid.config import TrainConfig
 from mlx_hybrid.errors import MlxHybridError
 from mlx_hybrid.records.template import Example

@@ -198,7 +198,7 @@ def mixing(run: Run) -> tuple[list[str], list[int], np.ndarray]:
     info = read_adapter_config(run.adapter)
     config, rows = info.adapter, []
     modules = [name for name in info.modules if last_part(name) not in config.unitary]
-    if config.mixing in ("gradient", "inverted") and config.mixed:
+    if config.mixing in ("gradient", "inverted") and config.rotation and config.low_rank:
         rows = [row for row in run.metrics() if len(row.get("mixing", [])) == len(modules)]
     if not rows:
         return [], [], np.empty((0, 0))

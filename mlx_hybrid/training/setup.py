@@ -15,7 +15,7 @@ from mlx_hybrid.adapters.attach import Attached, attach
 from mlx_hybrid.adapters.rates import rate_factors, step_gains
 from mlx_hybrid.adapters.start import apply_start, scale_to_inputs, sketch_columns, sketch_gradients
 from mlx_hybrid.adapters.store import AdapterInfo, put_adapter, read_adapter_config
-from mlx_hybrid.config import Config, to_tree
+from mlx_hybrid.config import Config, TrainConfig, to_tree
 from mlx_hybrid.errors import ConfigError, DataError
 from mlx_hybrid.models.base import BaseModel, base_of, fingerprints, load_base, tokenizer_for
 from mlx_hybrid.models.templates import PLAIN, unnamed_end
@@ -32,6 +32,7 @@ from mlx_hybrid.training.optimizer import BranchOptimizer
 from mlx_hybrid.training.progress import still
 from mlx_hybrid.training.step import arrays
 
+SKETCH_RECORDS, SKETCH_PASSES = 64, 4  # two passes find gradients that decay fast, four slow ones too
 START_SHARE = 0.2
 """Most of a run's record passes that its start may take."""
 RATE_RECORDS = 16
@@ -165,7 +166,7 @@ def start_from_records(config: Config, setup: Setup, *, machines: int = 1) -> It
     one of `machines`."""
     model = setup.base.model
     if config.adapter.from_gradient:
-        records, passes = sketch_size(config, total_steps(config.train, len(setup.train)))
+        records, passes = sketch_size(config.train, total_steps(config.train, len(setup.train)))
         batches = start_arrays(config, setup, records, machines)
         yield from start_from_gradient(config, model, batches, passes)
     if config.train.rates == "share":
@@ -173,14 +174,13 @@ def start_from_records(config: Config, setup: Setup, *, machines: int = 1) -> It
         setup.optimizer.set_factors(rate_factors(step_gains(model, make_loss, batches)))
 
 
-def sketch_size(config: Config, steps: int) -> tuple[int, int]:
-    """(records, passes) of the gradient's sketch: as they are set, or two passes over as many records as a fifth of the
-    run's record passes pays for, with the one that scales the start."""
-    sketch, train = config.adapter.sketch, config.train
+def sketch_size(train: TrainConfig, steps: int) -> tuple[int, int]:
+    """(records, passes) of the gradient's sketch: as many as serve, or two passes over as many records as a fifth of
+    the run's record passes pays for, with the one that scales the start."""
     most = int(START_SHARE * steps * train.accumulate * train.batch_size)
-    if sketch.records * (sketch.passes + 1) <= most:
-        return sketch.records, sketch.passes
-    return min(sketch.records, max(train.batch_size, most // 3)), 2
+    if most >= SKETCH_RECORDS * (SKETCH_PASSES + 1):
+        return SKETCH_RECORDS, SKETCH_PASSES
+    return min(SKETCH_RECORDS, max(train.batch_size, most // 3)), 2
 
 
 def start_arrays(config: Config, setup: Setup, count: int, machines: int) -> list[tuple]:

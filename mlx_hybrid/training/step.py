@@ -8,7 +8,6 @@ import mlx.nn as nn
 from mlx.utils import tree_map
 
 from mlx_hybrid.adapters.frozen import on_cpu
-from mlx_hybrid.adapters.start import check_started
 from mlx_hybrid.training.batches import Batch
 from mlx_hybrid.training.distributed import ALONE, World
 from mlx_hybrid.training.loss import make_loss
@@ -34,10 +33,7 @@ def make_step(
 ) -> Callable:
     """step(batches) → (loss sum, trained tokens, gradient norm, λ), one optimiser step over `accumulate` batches.
 
-    Losses and token counts are summed over the batches and the machines, and divided once; `hold` is make_loss's.
-    Raises MlxHybridError for an adapter that has yet to start from the gradient.
-    """
-    check_started(model)
+    Losses and token counts are summed over the batches and the machines, and divided once; `hold` is make_loss's."""
     loss_and_gradient = nn.value_and_grad(model, make_loss(model, hold=hold))
     state = [model.state, optimizer.state, mx.random.state]
     wrap = partial(mx.compile, inputs=state, outputs=state) if compiled else lambda function: function

@@ -7,9 +7,10 @@ import numpy as np
 from mlx.utils import tree_flatten
 
 from mlx_hybrid.adapters.attach import dequantise, hybrid_layers
-from mlx_hybrid.adapters.store import put_adapter, read_adapter_config, save_adapter
-from mlx_hybrid.adapters.strength import at_strength
+from mlx_hybrid.adapters.store import put_adapter, read_adapter_config
+from mlx_hybrid.adapters.strength import at_strength, write_at_strength
 from mlx_hybrid.config import Config
+from mlx_hybrid.files import new_directory
 from mlx_hybrid.models.base import load_base
 from mlx_hybrid.run import Run
 from mlx_hybrid.training.events import RAW, Note
@@ -26,8 +27,7 @@ def keep_at_strength(config: Config, run: Run, setup: Setup) -> Iterator[Note]:
     info, wanted = read_adapter_config(run.adapter), config.train.strength
     chosen = info.extra.get("strength", 1.0)
     if wanted != 1 and "strength" not in info.extra:
-        model, adapter = setup.base.model, config.adapter
-        put_adapter(model, info, run.adapter)
+        put_adapter(setup.base.model, info, run.adapter)
         plain = values_before(config, setup)
         chosen = wanted
         if not wanted:
@@ -35,10 +35,8 @@ def keep_at_strength(config: Config, run: Run, setup: Setup) -> Iterator[Note]:
             chosen, told = least_strength(sums)
             run.update(strengths={f"{t:g}": round(mean_loss(own), 6) for t, own in sums.items()})
             yield Note(told)
-        facts = {"method": info.method, "base": info.base, "seed": info.seed}
-        with at_strength(model, adapter, chosen, plain) as settings:
-            extra = info.extra | {"strength": chosen}
-            save_adapter(model, run.adapter, config=settings, extra=extra, **facts)
+        with new_directory(run.adapter) as folder:
+            write_at_strength(run.adapter, folder, chosen, plain)
     kept = run.info().get("best_form", RAW)
     run.update(strength=chosen)
     if (kept, chosen) != (RAW, 1.0) or config.train.average != "none" or wanted != 1:
@@ -63,7 +61,7 @@ def losses_by_strength(
     steps, sums = total_steps(config.train, len(setup.train)), {}
     records = Validations.plan(setup.valid, setup.train, steps, config.train).whole
     for t in STRENGTHS:
-        with at_strength(setup.base.model, config.adapter, t, plain):
+        with at_strength(setup.base.model, t, plain):
             sums[t] = summed_losses(setup.base.model, records, batch_size=config.train.batch_size)
     return sums
 

@@ -3,12 +3,15 @@
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
-from mlx.utils import tree_flatten
+from mlx.utils import tree_flatten, tree_unflatten
+from mlx_lm.models.switch_layers import SwitchLinear
 from toys import MODES, base_linear
 
-from mlx_hybrid.adapters.frozen import dense_weight, use_fast_products
+from mlx_hybrid.adapters.attach import hybrid_layers
+from mlx_hybrid.adapters.frozen import dense_weight, linear_shape, use_fast_products
 from mlx_hybrid.adapters.layer import HybridLinear
 from mlx_hybrid.adapters.plans import LayerPlan
+from mlx_hybrid.adapters.variants import HybridExperts
 from mlx_hybrid.config import ButterflyConfig, HouseholderConfig, LowRankConfig
 
 BASES = ["", *MODES]
@@ -82,3 +85,19 @@ def bias(layer: HybridLinear) -> np.ndarray | None:
 
 def tensors(module: nn.Module) -> dict[str, mx.array]:
     return {name: value + 0 for name, value in tree_flatten(module.parameters())}
+
+
+def fused(model: nn.Module) -> nn.Module:
+    """The model with each adapted layer, or stack of experts, as one without an adapter."""
+    made: dict[str, nn.Module] = dict(hybrid_layers(model))
+    for name, layer in made.items():
+        if isinstance(layer, HybridExperts):
+            bias = "bias" in layer.linear
+            made[name] = SwitchLinear(*linear_shape(layer.linear), layer.linear.num_experts, bias=bias)
+            made[name].update(
+                {"weight": layer.merged_weight()} | ({"bias": layer.linear.bias} if bias else {})
+            )
+        else:
+            made[name] = layer.fuse()
+    model.update_modules(tree_unflatten(list(made.items())))
+    return model

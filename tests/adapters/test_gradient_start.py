@@ -13,11 +13,7 @@ from toys import tiny_llama
 from mlx_hybrid.adapters.attach import attach, dequantise, hybrid_layers
 from mlx_hybrid.adapters.frozen import use_fast_products
 from mlx_hybrid.adapters.start import apply_start, scale_to_inputs, sketch_gradients
-from mlx_hybrid.adapters.store import load_adapter, save_adapter
 from mlx_hybrid.config import build_config
-from mlx_hybrid.errors import MlxHybridError
-from mlx_hybrid.training.optimizer import BranchOptimizer
-from mlx_hybrid.training.step import make_step
 
 RANK = 4
 TOKENS = mx.array(np.random.default_rng(0).integers(3, 250, (4, 40)))
@@ -111,29 +107,6 @@ def test_a_started_layer_is_still_its_base_to_the_bit(start, mode):
     apply_start(model, factors)
     assert mx.array_equal(model(TOKENS), plain)
     assert set(factors) == set(hybrid_layers(model))
-
-
-@pytest.mark.parametrize("start", ["lora-ga", "gradient"])
-def test_an_adapter_that_has_not_started_does_not_train(start, tmp_path):
-    tree = {"rank": RANK, "reflections": 4, "start": start}
-    config = build_config({"method": "hybrid", "adapter": tree}, "t").adapter
-
-    def attached():
-        model = model_of("")
-        attach(model, config)
-        return model, BranchOptimizer(
-            model, learning_rate=1e-3, orthogonal_learning_rate=1e-3, weight_decay=0.0, clip=1.0, mixing="off"
-        )
-
-    model, optimizer = attached()
-    with pytest.raises(MlxHybridError, match="down_proj is to start from the gradient and has not"):
-        make_step(model, optimizer, accumulate=1, compiled=False)
-    apply_start(model, sketch(model, passes=2)[-1])
-    make_step(model, optimizer, accumulate=1, compiled=False)
-    save_adapter(model, tmp_path / "a", config=config, method="hybrid", base={"id": "t"}, seed=0)
-    loaded = model_of("")
-    load_adapter(loaded, tmp_path / "a")
-    make_step(loaded, optimizer, accumulate=1, compiled=False)  # what was saved had started
 
 
 @pytest.mark.parametrize("mode", ["", "affine-4"])

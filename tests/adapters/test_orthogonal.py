@@ -13,7 +13,6 @@ from tolerances import (
     IDENTITY,
     NUMERIC_GRADIENT,
     ROUNDING,
-    TORCH_GRADIENT,
 )
 
 from mlx_hybrid.adapters import householder
@@ -211,17 +210,6 @@ def test_negated_factors_in_reverse_are_the_transpose():
     assert mx.max(mx.abs(product - whole)).item() > EFFECT
 
 
-def test_norms_are_preserved():
-    x = mx.random.normal((5, 64))
-    factors = cayley(skew(single(triangles(0.4, 3, 8, size=8)), 8))
-    for rotated in (
-        rotate_blocks(x, compose_butterfly(factors)),
-        x @ householder_matrix(single(columns(64, 8, 0.5))),
-    ):
-        assert mx.allclose(mx.linalg.norm(rotated, axis=1), mx.linalg.norm(x, axis=1), rtol=ROUNDING)
-        assert mx.max(mx.abs(rotated - x)).item() > EFFECT
-
-
 def test_a_newton_schulz_step_squares_the_defect():
     rotation = cayley(skew(single(triangles(0.4, 4, size=8)), 8))
     off = rotation + 1e-3 * mx.random.normal(rotation.shape)
@@ -239,27 +227,19 @@ def test_nearest_blocks_divide(d, b, m, expected):
     assert nearest_blocks(d, b, m) == expected
 
 
-def butterfly_of(q):
-    return compose_butterfly(cayley(skew(q, 4)))
-
-
 def butterfly_exact(q):
     """The diagonal blocks of the whole product."""
     whole = reference.butterfly(reference.cayley(reference.skew_matrix(q, 4)))
     return np.stack([whole[i : i + 8, i : i + 8] for i in range(0, len(whole), 8)])
 
 
-def upper_exact(m):
-    return np.linalg.inv(np.triu(m))
-
-
 FUNCTIONS = {
     "cayley": (lambda q: cayley(skew(q, 8)), lambda q: reference.cayley(reference.skew_matrix(q, 8)),
                triangles(0.45, 3, size=8)),
-    "butterfly": (butterfly_of, butterfly_exact, triangles(0.3, 2, 4, size=4)),
+    "butterfly": (lambda q: compose_butterfly(cayley(skew(q, 4))), butterfly_exact, triangles(0.3, 2, 4, size=4)),
     "householder": (householder_matrix, reference.householder, columns(24, 4, 0.5)),
     "paired householder": (householder_matrix, reference.householder, np.repeat(columns(24, 2, 0.0), 2, axis=1)),
-    "invert_upper": (invert_upper, upper_exact, np.triu(columns(6, 6, 0.1)) + 2 * np.eye(6)),
+    "invert_upper": (invert_upper, lambda m: np.linalg.inv(np.triu(m)), np.triu(columns(6, 6, 0.1)) + 2 * np.eye(6)),
 }  # fmt: skip
 
 
@@ -275,35 +255,6 @@ def test_gradients_equal_central_differences(name):
         )
     assert np.abs(numeric).max() > 0.1
     assert np.abs(gradient - numeric).max() <= NUMERIC_GRADIENT * np.abs(numeric).max()
-
-
-@pytest.mark.peft
-def test_gradients_equal_autograd_of_pytorch():
-    torch = pytest.importorskip("torch")
-    q = triangles(0.45, 3, size=8)
-    direction = np.random.default_rng(5).normal(size=(3, 8, 8))
-    theirs = torch.tensor(q, requires_grad=True)
-    rows, cols = torch.triu_indices(8, 8, 1)
-    matrix = torch.zeros(3, 8, 8, dtype=torch.float64).index_put(
-        (torch.arange(3)[:, None], rows, cols), theirs
-    )
-    matrix = matrix - matrix.mT
-    eye = torch.eye(8, dtype=torch.float64)
-    ((eye - matrix) @ torch.linalg.inv(eye + matrix) * torch.tensor(direction)).sum().backward()
-    ours = mx.grad(lambda p: mx.sum(cayley(skew(p, 8)) * single(direction)))(single(q))
-    assert gap(ours, theirs.grad.numpy()) <= TORCH_GRADIENT * theirs.grad.abs().max().item()
-
-    u = columns(24, 6, 0.5)
-    direction = np.random.default_rng(6).normal(size=(24, 24))
-    theirs = torch.tensor(u, requires_grad=True)
-    product = torch.eye(24, dtype=torch.float64)
-    for column in theirs.T:
-        product = product @ (
-            torch.eye(24, dtype=torch.float64) - 2 * torch.outer(column, column) / (column @ column)
-        )
-    (product * torch.tensor(direction)).sum().backward()
-    ours = mx.grad(lambda p: mx.sum(householder_matrix(p) * single(direction)))(single(u))
-    assert gap(ours, theirs.grad.numpy()) <= TORCH_GRADIENT * theirs.grad.abs().max().item()
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,6 @@ def turned(method: str, **changes):
     model = tiny_llama()
     attach(model, build_config({"method": method, "adapter": changes}, "t").adapter)
     for seed, layer in enumerate(hybrid_layers(model).values()):
-        layer.started = True
         for leaf, value in layer.leaves().items():
             if leaf in TRAINED_LEAVES:
                 step = 0.05 * mx.random.normal(value.shape, key=mx.random.key(seed))

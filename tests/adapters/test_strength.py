@@ -23,14 +23,14 @@ from table import (
 from tolerances import DEFECT, EFFECT, ROUNDING
 
 from mlx_hybrid.adapters.attach import hybrid_layers
-from mlx_hybrid.adapters.averages import averaged, mean_factors, mean_reflections
 from mlx_hybrid.adapters.store import adapter_state, read_adapter_config
 from mlx_hybrid.adapters.strength import (
     at_strength,
+    averaged,
     blocks_at,
     config_at,
     powered,
-    reflections_at,
+    reflections,
     spectrum,
     state_at,
 )
@@ -76,7 +76,7 @@ def test_reflections_at_a_part_of_their_turn_are_as_many_and_its_power(size, t):
     start = np.repeat(np.random.default_rng(1).normal(size=(D_IN, 3)), 2, axis=1)
     u = start + size * np.random.default_rng(2).normal(size=start.shape)
     r = reference.householder(u)
-    ours = reflections_at(mx.array(u.astype(np.float32)), t)
+    ours = reflections([(1.0, mx.array(u.astype(np.float32)))], t)
     assert ours.shape == u.shape
     exact = fractional_matrix_power(r, t).real
     assert np.abs(reference.householder(np.array(ours, np.float64)) - exact).max() <= ROUNDING
@@ -85,7 +85,9 @@ def test_reflections_at_a_part_of_their_turn_are_as_many_and_its_power(size, t):
 @pytest.mark.parametrize("t", [0.25, 0.75])
 def test_blocks_of_a_butterfly_are_powers_of_the_composed_ones(t):
     layer = shaken("", "boft", size=0.08).rotation
-    r = reference.rotation({name: np.array(layer[name], np.float64) for name in layer.leaves}, D_IN, BLOCK)
+    r = reference.rotation(
+        {name: np.array(layer[name], np.float64) for name in ("oft_q", "oft_base")}, D_IN, BLOCK
+    )
     blocks = blocks_at(layer.oft_q, layer.oft_base, t)
     ours = np.zeros_like(r)
     for i, block in enumerate(np.array(blocks[0], np.float64)):
@@ -100,9 +102,9 @@ def test_blocks_of_a_butterfly_are_powers_of_the_composed_ones(t):
 def test_a_layer_at_a_part_of_its_strength_is_its_equation_and_comes_back(method, mode):
     layer, x, t = shaken(mode, method), inputs(), 0.4
     model, trained, before = Wrapped(layer), leaves(layer), layer(inputs())
-    with at_strength(model, config_of(method), t, {}.__getitem__) as settings:
+    config = config_at(config_of(method), state_at(adapter_state(model), t, {}.__getitem__), t)
+    with at_strength(model, t, {}.__getitem__):
         y, small = np.array(layer(x), np.float64), leaves(layer)
-        config = settings
     r = fractional_matrix_power(reference.rotation(trained, D_IN, BLOCK), t).real
     exact = np.array(x, np.float64) @ r @ weight(layer).T
     if "lora_a" in trained:
@@ -114,8 +116,8 @@ def test_a_layer_at_a_part_of_its_strength_is_its_equation_and_comes_back(method
     if "oft_base" in small:
         assert (config.rotation.block_size, config.rotation.factors) == (small["oft_base"].shape[-1], 1)
     assert mx.array_equal(layer(x), before)
-    with at_strength(model, config_of(method), 1.0, {}.__getitem__) as settings:
-        assert settings == config_of(method)
+    assert config_at(config_of(method), adapter_state(model), 1.0) == config_of(method)
+    with at_strength(model, 1.0, {}.__getitem__):
         assert mx.array_equal(layer(x), before)
 
 
@@ -167,12 +169,14 @@ def test_averages_of_rotations_are_the_nearest_rotations(w):
     old, new = (start + 0.1 * rng.normal(size=start.shape) for _ in range(2))
     mean = (1 - w) * reference.householder(old) + w * reference.householder(new)
     near, _ = polar(mean)
-    found = mean_reflections(*(mx.array(u.astype(np.float32)) for u in (old, -new)), w)  # a sign is no matter
+    both = (mx.array(u.astype(np.float32)) for u in (old, -new))  # a sign is no matter
+    found = averaged(*({"a.house_u": u} for u in both), w)["a.house_u"]
     ours = reference.householder(np.array(found, np.float64))
     assert np.linalg.norm(ours - near) <= 0.2 * np.linalg.norm(near - reference.householder(old))
     blocks = [np.stack([turned([a, b], seed) for seed in range(3)]) for a, b in ((0.1, 0.4), (0.3, 0.2))]
     exact = np.stack([polar((1 - w) * x + w * y)[0] for x, y in zip(*blocks, strict=True)])
-    found = mean_factors(*(mx.array(b.astype(np.float32)) for b in blocks), w)
+    bases = [mx.array(b.astype(np.float32)) for b in blocks]
+    found = averaged(*({"a.oft_base": b, "a.oft_q": mx.zeros((3, 6))} for b in bases), w)["a.oft_base"]
     assert np.abs(np.array(found) - exact).max() <= ROUNDING
 
 

@@ -55,7 +55,7 @@ def test_packed_layers_carry_adapters_and_unpack(kind):
     x = mx.random.normal((3, WIDTH))
     adapted = HybridLinear.from_base(layer)
     assert np.abs(np.array(adapted(x) - layer(x))).max() <= 1e-5 * np.abs(np.array(layer(x))).max()
-    assert np.abs(np.array(adapted.fuse(dequantize=False).weight) - weight).max() < 1e-5
+    assert np.abs(np.array(adapted.fuse().weight) - weight).max() < 1e-5
     model = nn.Sequential(layer, layer_of(kind, embedding=True)[0])
     dequantise(model)
     assert [type(part) for part in model.layers] == [nn.Linear, nn.Embedding]

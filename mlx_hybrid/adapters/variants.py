@@ -1,4 +1,4 @@
-"""DoRA, a baseline: a low-rank update whose rows keep a trained magnitude (Liu et al. 2024, arXiv 2402.09353)."""
+"""Adapted layers of other kinds: stacked experts, and DoRA."""
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -8,12 +8,27 @@ from mlx_hybrid.adapters.layer import HybridLinear
 from mlx_hybrid.adapters.plans import LayerPlan
 
 
-class DoraLinear(HybridLinear):
-    """y = (x Wᵀ + s · x A B) · m / ‖W + s (A B)ᵀ‖ + bias, the norm over each row and without a gradient.
+class HybridExperts(HybridLinear):
+    """y_e = (x R) W_eᵀ + s · x (A_e B_e − A₀_e B₀_e) + bias_e for the experts e of a mixture that `indices` name. They
+    are stacked, (E, out, in): one rotation for all, A (E, in, r) and B (E, r, out). The router is no part of it."""
 
-    m (out,) starts at W's row norms, so a fresh layer is its base up to the rounding of the quotient. The norm needs no
-    dense weight: ‖w + Δ‖² = ‖w‖² + 2 w·Δ + ‖Δ‖², where w·Δ comes from W A, r rows through the packed weight.
-    """
+    def __call__(self, x: mx.array, indices: mx.array, sorted_indices: bool = False) -> mx.array:
+        """x (…, n, in) and `indices` (…), as `SwitchLinear` takes them, to (…, n, out)."""
+        rotated = x if self.rotation is None else self.rotation.rotate(x)
+        y, low_rank = self.linear(rotated, indices, sorted_indices), self.low_rank
+        if low_rank is None:
+            return y
+        low = low_rank.dropout(x)
+        for side in (low_rank.down(), low_rank.up()):
+            low = mx.gather_mm(low, side.astype(x.dtype), rhs_indices=indices, sorted_indices=sorted_indices)
+        return y + (low_rank.scale * low).astype(y.dtype)
+
+
+class DoraLinear(HybridLinear):
+    """y = (x Wᵀ + s · x A B) · m / ‖W + s (A B)ᵀ‖ + bias, the norm over each row and without a gradient: DoRA (Liu et
+    al. 2024, arXiv 2402.09353), a baseline. m (out,) starts at W's row norms, so a fresh layer is its base up to the
+    rounding of the quotient. The norm needs no dense weight: ‖w + Δ‖² = ‖w‖² + 2 w·Δ + ‖Δ‖², where w·Δ comes from W A,
+    r rows through the packed weight."""
 
     def __init__(self, linear: nn.Module, plan: LayerPlan, key: mx.array):
         super().__init__(linear, plan, key)
