@@ -107,20 +107,14 @@ def apply_start(model: nn.Module, factors: dict[str, GradientFactors]) -> None:
     layers = hybrid_layers(model)
     for name, (u, v) in factors.items():
         low_rank: LowRank = layers[name].low_rank
-        directions = pad_columns(v, low_rank.rank)
+        a, second = v[..., : low_rank.rank], u[..., low_rank.rank : 2 * low_rank.rank]
         if low_rank.offsets:
             size = low_rank.lora_b.shape[-1] ** 0.25 / STABLE_GAMMA**0.5
-            low_rank.lora_a0 = size * directions
-            low_rank.lora_b0 = size * pad_columns(u[..., low_rank.rank :], low_rank.rank).swapaxes(-1, -2)
+            low_rank.lora_a0 = size * a
+            low_rank.lora_b0[..., : second.shape[-1], :] = size * second.swapaxes(-1, -2)
         else:
-            low_rank.lora_a = directions
+            low_rank.lora_a = a
     mx.eval(model.parameters())
-
-
-def pad_columns(matrix: mx.array, count: int) -> mx.array:
-    """The first `count` columns; zeros where there are fewer."""
-    have = min(count, matrix.shape[-1])
-    return mx.pad(matrix[..., :have], [(0, 0)] * (matrix.ndim - 1) + [(0, count - have)])
 
 
 def sketch_columns(config: AdapterConfig) -> int:
