@@ -1,7 +1,6 @@
 """`export`, `import`, `fuse` and `push`: an adapter for other libraries, checked there, and out into the world."""
 
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -175,8 +174,8 @@ def push(directory: str, repo: str, run: str, public: bool, as_json: bool, **how
         tell("Nothing was published.")
         raise SystemExit(0 if how["dry_run"] else 1)
     done = hub.push(publication, repo, token=token, private=not public, message=how["message"], tell=tell)
-    answer({"format": 1, **asdict(done)}, as_json, done.url)
-    tell(f"Commit {done.commit[:12]}, {'private' if done.private else 'public'}. Look at it: {done.url}")
+    answer({"format": 1, **done}, as_json, done["url"])
+    tell(f"Commit {done['commit'][:12]}, {'public' if public else 'private'}. Look at it: {done['url']}")
 
 
 def show_publication(publication: Any, where: str) -> None:

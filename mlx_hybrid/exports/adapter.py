@@ -19,7 +19,7 @@ from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.exports.weights import ModelWeights, weights_of, write_dense
 from mlx_hybrid.models.adapted import find_adapter, own_name
 from mlx_hybrid.models.base import base_of, find_model, fingerprints, identity, is_hub_id
-from mlx_hybrid.publish.usage import BESIDE
+from mlx_hybrid.publish.card import BESIDE
 from mlx_hybrid.training.memory.shape import cached_folder
 
 EXPERTS_STAY = (

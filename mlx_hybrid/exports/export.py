@@ -28,7 +28,7 @@ from mlx_hybrid.exports.weights import GgufWeights, ModelWeights, end_of_answers
 from mlx_hybrid.files import HUB_ID, sha256_of, write_text
 from mlx_hybrid.models.adapted import UNCHECKED
 from mlx_hybrid.models.base import fingerprint
-from mlx_hybrid.publish.usage import is_folder, readme, vllm_rank
+from mlx_hybrid.publish.card import is_folder, readme, vllm_rank
 
 RANK, LOSS = 64, 0.05
 DENSE = ("peft", "merged", "lora", "gguf-lora", "gguf")

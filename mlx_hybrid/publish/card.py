@@ -1,41 +1,100 @@
-"""The model card: everything a reader of the page should know, from what the run wrote down."""
+"""The model card, and the README of an export: what a reader should know, from what was written down."""
 
 import hashlib
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 from mlx_hybrid.config import to_tree
-from mlx_hybrid.evaluation.results import ALL
-from mlx_hybrid.files import HUB_ID, write_text
-from mlx_hybrid.publish.facts import Facts, run_facts
-from mlx_hybrid.publish.results import NAMES, eval_result
-from mlx_hybrid.publish.usage import fill, usage
+from mlx_hybrid.evaluation.metrics.intervals import LEVEL
+from mlx_hybrid.evaluation.results import ALL, Row
+from mlx_hybrid.files import HUB_ID, render, write_text
+from mlx_hybrid.models.base import BUNDLED
+from mlx_hybrid.models.gguf.file import OLLAMA
+from mlx_hybrid.publish.facts import Facts, Measured, run_facts
 from mlx_hybrid.records.languages import card_code
 from mlx_hybrid.run import Run
 
-HEAD = "---\n{{ card_data }}\n---\n\n{{ body }}"
 MARK = "<!-- made by mlx-hybrid; while this line fits the text above it, the card is made anew: sha256 {} -->"
 MADE = re.compile(r"\n<!-- made by mlx-hybrid;[^>]*sha256 (\w+) -->\n?\Z")
-LIBRARIES = {"merged": "transformers", "model": "transformers", "gguf": "gguf"} | dict.fromkeys(
-    ("adapter", "mlx-lm", "mlx"), "mlx"
-)
+LIBRARIES = dict.fromkeys(("adapter", "mlx-lm", "mlx"), "mlx")
+LIBRARIES |= {"merged": "transformers", "model": "transformers", "gguf": "gguf"}
 WHOLE = ("merged", "mlx", "model")
+CLASSIFICATION = ("accuracy", "macro_f1", "ece", "brier")
+VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""Ranks that vLLM 0.33 takes (--max-lora-rank); 1 too, but nothing gains from it."""
+BESIDE = "base"
+"""Folder of a dequantised base in an export, and what the export's config calls it."""
+BUNDLED_PATH = """"$(python -c 'import mlx_hybrid.models.base as m; print(m.BUNDLED_FOLDER)')\""""
+
+
+def readme(name: str, export: dict) -> str:
+    """The README of an export in the folder `name`, from its report."""
+    return fill("use.md.jinja", usage(Facts(name).take_export(export)))
+
+
+def fill(template: str, values: dict[str, Any]) -> str:
+    """A template of this folder, filled in."""
+    return render(Path(__file__).with_name(template), values, sh=shlex.quote).rstrip() + "\n"
+
+
+def usage(facts: Facts, repo: str = "") -> dict[str, Any]:
+    """What use.md.jinja asks; without a `repo` the files are in a local folder of the facts' name."""
+    name = repo.split("/")[-1] or facts.name
+    base = (facts.export or vars(facts)).get("base", {}).get("id", "")
+    place = place_of(name, base)
+    return vars(facts) | {
+        "facts": facts,
+        "repo": repo,
+        "name": name,
+        "base_id": facts.base_id or base,
+        "beside": base == BESIDE,
+        "place": place,
+        "shell_base": BUNDLED_PATH if base == BUNDLED else shlex.quote(place),
+        "rank": min(vllm_rank(lora_rank(facts)), VLLM_RANKS[-1]),
+    }
+
+
+def is_folder(base: str) -> bool:
+    """Whether an export's base is a local folder, of which only the last part is known."""
+    return "/" not in base and base not in (BUNDLED, BESIDE) and not base.startswith(OLLAMA)
+
+
+def place_of(name: str, base: str) -> str:
+    """What the lines that load an export call its base: a name that can be had, or a path to fill in."""
+    if base == BESIDE:
+        return f"{name}/{base}"
+    return f"path/to/{base}" if is_folder(base) else base
+
+
+def vllm_rank(rank: int) -> int:
+    """The smallest rank vLLM takes that holds `rank`; `rank` itself beyond its largest."""
+    return next((r for r in VLLM_RANKS if r >= rank), rank)
+
+
+def lora_rank(facts: Facts) -> int:
+    """Rank of the adapter as one LoRA: reflections add theirs, `lora-ga` doubles its own; 64 of a butterfly."""
+    if "rank" in facts.export or not facts.adapter:
+        return facts.export.get("rank", VLLM_RANKS[0])
+    rotation, low_rank = facts.adapter.rotation, facts.adapter.low_rank
+    if rotation and rotation.kind == "butterfly":
+        return 64
+    rank = low_rank.rank * (2 if low_rank.start == "lora-ga" else 1) if low_rank else 0
+    return rank + (rotation.reflections if rotation else 0)
 
 
 def model_card(facts: Facts, repo: str) -> str:
     """The card's text, with the metadata that the Hub reads."""
-    from huggingface_hub import ModelCard
-
+    adapter = facts.adapter
     unsettled = {r.adapted.language for r in facts.results if r.difference and not r.difference.settled}
     known = {
         "packed": packing(facts.base.get("quantization") or {}),
-        "adapter_rows": adapter_rows(facts.adapter) if facts.adapter and not facts.adapter.full else [],
-        "metric_names": NAMES,
+        "branches": [to_tree(own) for own in (adapter.rotation, adapter.low_rank) if own] if adapter else [],
         "unsettled": sorted(unsettled - {ALL}),
     }
     body = fill("card.md.jinja", usage(facts, repo) | known)
-    text = str(ModelCard.from_template(metadata(facts), template_str=HEAD, body=body))
+    text = f"---\n{metadata(facts)}\n---\n\n{body}"
     return text + "\n" + MARK.format(digest(text)) + "\n"
 
 
@@ -79,15 +138,34 @@ def metadata(facts: Facts) -> Any:
     )
 
 
-def adapter_rows(adapter: Any) -> list[tuple[str, Any]]:
-    """The settings that matter for the branches that are on."""
-    rotation, low_rank = adapter.rotation, adapter.low_rank
-    values: dict[str, Any] = {"rotation": rotation.kind if rotation else "none"}
-    for branch in filter(None, (rotation, low_rank)):
-        values |= {key: value for key, value in to_tree(branch).items() if key not in ("kind", "magnitude")}
-    values |= {"mixing": adapter.mixing} if rotation and low_rank else {}
-    values |= {"unitary": ", ".join(adapter.unitary)} if adapter.unitary else {}
-    return [(key.replace("_", " "), value) for key, value in values.items()]
+def eval_result(row: Measured) -> Any:
+    """A row as the Hub's EvalResult; the interval and the base stand in `metric_args`.
+
+    https://github.com/huggingface/hub-docs/blob/main/modelcard.md
+    """
+    from huggingface_hub import EvalResult
+
+    own, language = row.adapted, row.adapted.language
+    known: dict[str, Any] = {"records": own.n} | ({"level": LEVEL, **bounds(own)} if bounds(own) else {})
+    if row.base:
+        known["base"] = round(row.base.value, 6)
+    if row.difference:
+        known["difference"] = {"value": round(row.difference.value, 6), **bounds(row.difference)}
+    return EvalResult(
+        task_type="text-classification" if own.metric in CLASSIFICATION else "text-generation",
+        dataset_type=row.task.replace(" ", "-"),
+        dataset_name=row.task,
+        dataset_config=None if language == ALL else language,
+        dataset_args={"language": card_code(language)} if row.of_language else None,
+        metric_type=own.metric,
+        metric_name=own.metric.replace("_", " "),
+        metric_value=round(own.value, 6),
+        metric_args=known,
+    )
+
+
+def bounds(row: Row) -> dict[str, float]:
+    return {} if row.low is None else {"low": round(row.low, 6), "high": round(row.high, 6)}
 
 
 def packing(quantization: dict) -> str:
@@ -97,10 +175,9 @@ def packing(quantization: dict) -> str:
         packed = isinstance(value, dict)
         return f"{value['bits']} bits, groups of {value['group_size']}" if packed else "not packed"
 
-    usual = told(quantization) if "bits" in quantization else ""
-    kinds: dict[str, set[str]] = {}
+    kinds = {told(quantization): set()} if "bits" in quantization else {}
     for name, value in quantization.items():
         if isinstance(value, dict | bool):
             kinds.setdefault(told(value), set()).add(name.rpartition(".")[2])
-    others = [f"{', '.join(sorted(names))}: {said}" for said, names in kinds.items() if said != usual]
-    return "; ".join(filter(None, [usual, *others]))
+    usual, *others = kinds or [""]
+    return "; ".join([usual, *(f"{', '.join(sorted(kinds[said]))}: {said}" for said in others)])

@@ -2,23 +2,18 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
 from mlx_hybrid.errors import ConfigError, MlxHybridError
 from mlx_hybrid.models.base import first_line, hub_endpoint, is_offline
 from mlx_hybrid.publish.publication import Publication
 
-ATTEMPTS = 4
-FIRST_WAIT_SECONDS = 2.0
+WAITS = (2, 4, 8)
+"""Seconds before each further attempt."""
+Tell = Callable[[str], None]
 SILENCE = 0
-PASSING = {
-    SILENCE: "cannot be reached or hung up",
-    **{status: f"has a fault ({status})" for status in (408, 500, 502, 503, 504)},
-    409: "reports a conflict with another change (409)",
-    412: "was changed by another commit (412)",
-    429: "asks to slow down (429)",
-}
+PASSING = (SILENCE, 408, 409, 412, 429, 500, 502, 503, 504)
 """What another attempt may get past, by status: overload, a fault, somebody else's commit in between."""
 REFUSALS = {
     401: "the Hub does not know the token; `hf auth login` stores another",
@@ -27,28 +22,14 @@ REFUSALS = {
     413: "the Hub finds a file too large",
 }
 
-Tell = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Pushed:
-    """Where it is now."""
-
-    repo: str
-    url: str
-    commit: str
-    private: bool
-    created: bool
-
 
 def check_repo(repo: str) -> None:
     """Raise ConfigError for what is not OWNER/NAME."""
-    from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
     try:
         validate_repo_id(repo)
-    except HFValidationError as error:
+    except ValueError as error:
         raise ConfigError(f"{repo}: {first_line(error)}.") from None
     if repo.count("/") != 1:
         raise ConfigError(f"{repo}: name the repository as OWNER/NAME.")
@@ -67,24 +48,23 @@ def find_token() -> str:
 
 def push(
     publication: Publication, repo: str, *, token: str, private: bool, message: str, tell: Tell
-) -> Pushed:
-    """Create the repository where it is missing, upload what it has not, and commit all files at once.
+) -> dict[str, Any]:
+    """Create the repository where it is missing, upload what it has not, and commit all files at once; `tell` hears of
+    further attempts. Where it is now: repo, url, commit, private, created.
 
     Raises ConfigError where the Hub refuses, and MlxHybridError where it cannot be reached.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
 
     def commit() -> Any:  # content that is there already makes none; the client takes no list twice
-        files = publication.files.items()
-        added = [
-            CommitOperationAdd(name, data if isinstance(data, bytes) else str(data)) for name, data in files
-        ]
+        added = [CommitOperationAdd(name, data) for name, data in publication.files.items()]
         return api.create_commit(repo, added, commit_message=message)
 
     api = HfApi(endpoint=hub_endpoint(), token=token)
     created = attempt(lambda: ensure_repo(api, repo, private), repo, tell)
-    info = attempt(commit, repo, tell)
-    return Pushed(repo, f"{api.endpoint}/{repo}", info.oid, private, created)
+    oid = attempt(commit, repo, tell).oid
+    url = f"{api.endpoint}/{repo}"
+    return {"repo": repo, "url": url, "commit": oid, "private": private, "created": created}
 
 
 def ensure_repo(api: Any, repo: str, private: bool) -> bool:
@@ -97,12 +77,10 @@ def ensure_repo(api: Any, repo: str, private: bool) -> bool:
     except RepositoryNotFoundError:
         api.create_repo(repo, private=private, exist_ok=True)
         return True
+    if info.private and not private:
+        raise ConfigError(f"{repo}: exists and is private; leave out --public, or open it in its settings.")
     if private and not info.private:
         raise ConfigError(f"{repo}: exists and is public; --public pushes to it, or choose another name.")
-    if info.private and not private:
-        raise ConfigError(
-            f"{repo}: exists and is private; leave out --public, or open it in its settings first."
-        )
     return False
 
 
@@ -110,7 +88,7 @@ def attempt(action: Callable[[], Any], repo: str, tell: Tell) -> Any:
     """Do it, and again after a while where the fault may pass."""
     from huggingface_hub.errors import HTTPError
 
-    for number in range(ATTEMPTS):
+    for wait in (*WAITS, None):
         try:
             return action()
         except (HTTPError, OSError, RuntimeError, ValueError) as error:
@@ -119,13 +97,14 @@ def attempt(action: Callable[[], Any], repo: str, tell: Tell) -> Any:
                 raise MlxHybridError(f"{repo}: the push failed ({first_line(error)}).") from error
             if status not in PASSING:
                 raise ConfigError(f"{repo}: {REFUSALS.get(status, 'the Hub refuses')} ({status}).") from None
-        if number < ATTEMPTS - 1:
-            wait = FIRST_WAIT_SECONDS * 2**number
-            tell(f"The Hub {PASSING[status]}; trying again in {wait:.0f} s.")
+        answer = (
+            f"answers {status} ({HTTPStatus(status).phrase})" if status else "cannot be reached or hung up"
+        )
+        if wait:
+            tell(f"The Hub {answer}; trying again in {wait} s.")
             time.sleep(wait)
-    raise MlxHybridError(
-        f"{repo}: the Hub {PASSING[status]}; what was uploaded stays there, and the same command goes on."
-    )
+    told = "what was uploaded stays there, and the same command goes on"
+    raise MlxHybridError(f"{repo}: the Hub {answer}; {told}.")
 
 
 def status_of(error: BaseException | None) -> int | None:

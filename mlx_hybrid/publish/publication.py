@@ -25,10 +25,10 @@ FOLDER = re.compile(r"lora|oft-\d+|base")
 GENERAL = 4096
 """Bytes of a GGUF file that hold what it says of itself, before the vocabulary."""
 VOCABULARY = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "merges.txt")
-PRIVATE = (
-    (re.compile(rb"/(?:Users|home)/[^/\s\"'\\]+/|[A-Za-z]:\\\\?Users\\"), "the path of a home folder"),
-    (re.compile(rb"\bhf_[A-Za-z0-9]{20,}|\bsk-[A-Za-z0-9_-]{20,}"), "something like an access token"),
-)
+PRIVATE = {
+    rb"/(?:Users|home)/[^/\s\"'\\]+/|[A-Za-z]:\\\\?Users\\": "the path of a home folder",
+    rb"\bhf_[A-Za-z0-9]{20,}|\bsk-[A-Za-z0-9_-]{20,}": "something like an access token",
+}
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,7 @@ def plan(directory: Path, repo: str, *, run: Run | None = None) -> Publication:
     if not directory.is_dir():
         raise ConfigError(f"{directory}: no such folder.")
     if (directory / "run.json").is_file():
-        run = Run(directory)
-        facts = run_facts(run)
+        facts = run_facts(run := Run(directory))
         files = {path.name: path for path in allowed(run.adapter)}
         results = sorted((directory / "evaluation").glob("*.json"))
         files |= {f"evaluation/{path.name}": path for path in results}
@@ -108,20 +107,20 @@ def find_origin(adapter: dict) -> Run | None:
 
 def refuse_private(name: str, source: Path | bytes) -> None:
     """Raise ConfigError for a file that says where it was made, or holds a token; a vocabulary may hold any string."""
-    if isinstance(source, bytes):
-        data = source
-    elif source.suffix == ".safetensors":
+    data = source if isinstance(source, bytes) else b""
+    if name.endswith(".safetensors"):
         header = read_header(source)
         data = json.dumps([header.metadata, list(header.shapes)], ensure_ascii=False).encode()
-    elif source.suffix == ".gguf":
+    elif name.endswith(".gguf"):
         with source.open("rb") as file:
             data = file.read(GENERAL)
-    else:
-        data = b"" if source.name in VOCABULARY else source.read_bytes()
+    elif not data and source.name not in VOCABULARY:
+        data = source.read_bytes()
     home = re.escape(str(Path.home()).rstrip("/").encode())
-    own = [(re.compile(home + b"/"), "the path of your home folder")] if home else []
-    for pattern, what in (*PRIVATE, *own):
-        if found := pattern.search(data):
+    own = {home + b"/": "the path of your home folder"} if home else {}
+    for pattern, what in (PRIVATE | own).items():
+        if found := re.search(pattern, data):
             line = data.count(b"\n", 0, found.start()) + 1
-            told = f"{name}, line {line}: holds {what}"
-            raise ConfigError(f"{told}, which would be published; take it out first.")
+            raise ConfigError(
+                f"{name}, line {line}: holds {what}, which would be published; take it out first."
+            )

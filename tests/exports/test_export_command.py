@@ -9,7 +9,7 @@ from hf_bases import dense_base, one_thread, packed_base, trained  # noqa: F401
 
 from mlx_hybrid.cli import main
 from mlx_hybrid.models.base import BUNDLED
-from mlx_hybrid.publish.usage import BESIDE, is_folder, place_of
+from mlx_hybrid.publish.card import BESIDE, is_folder, place_of
 
 pytestmark = [
     pytest.mark.peft,
