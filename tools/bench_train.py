@@ -30,7 +30,7 @@ from mlx_lm.tuner.utils import linear_to_lora_layers
 
 from mlx_hybrid.adapters.attach import attach, dequantise
 from mlx_hybrid.config import build_config
-from mlx_hybrid.evaluation.benchmarks.folders import Choice, write_task
+from mlx_hybrid.evaluation.benchmarks.tasks import write_task
 from mlx_hybrid.models.base import load_base, load_tokenizer_of
 from mlx_hybrid.records.record import load_records
 from mlx_hybrid.records.template import Example, make_examples
@@ -74,9 +74,9 @@ class Listener(TrainingCallback):
 
 def records_of(task: str, benchmarks: Path | None) -> Chats:
     """A whole number of batches of the task's training records, of all languages, and their tokens."""
-    choice = Choice(languages=LANGUAGES, shots=BATCH * STEPS // len(LANGUAGES), folder=benchmarks)
+    chosen = {"languages": LANGUAGES, "shots": BATCH * STEPS // len(LANGUAGES), "folder": benchmarks}
     with tempfile.TemporaryDirectory() as folder:
-        write_task(task, Path(folder) / "task", choice, ["train"])
+        write_task(task, Path(folder) / "task", splits=["train"], **chosen)
         path = Path(folder) / "task" / "train.jsonl"
         records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         examples, _ = make_examples(load_records((path,)), load_tokenizer_of("bundled"), max_tokens=1024)

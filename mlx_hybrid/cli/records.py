@@ -84,9 +84,9 @@ def task(name: str, splits: tuple[str, ...], output: Path, as_json: bool, **chos
     Examples:
         mlx-hybrid task sib200 --shots 32 --dev 32 --languages en,sw,tr -o data/sib200
     """
-    from mlx_hybrid.evaluation.benchmarks.folders import Choice, write_task
+    from mlx_hybrid.evaluation.benchmarks.tasks import write_task
 
-    told = write_task(name, output, Choice(**chosen), splits)
+    told = write_task(name, output, splits=splits, **chosen)
     lines = [
         f"{output / row['file']}  {split}: {row['records']} records in {', '.join(row['languages'])}"
         for split, row in told["splits"].items()

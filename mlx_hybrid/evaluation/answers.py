@@ -1,7 +1,7 @@
 """What a model answers to the examples of an evaluation, kept in a file as it comes, so that it can go on later."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -10,14 +10,12 @@ import numpy as np
 
 from mlx_hybrid.errors import ConfigError, MlxHybridError
 from mlx_hybrid.evaluation.metrics import calibration
-from mlx_hybrid.evaluation.metrics.classification import choose
 from mlx_hybrid.evaluation.results import Results
 from mlx_hybrid.evaluation.scoring import score_options, sequence_nll
 from mlx_hybrid.evaluation.sets import EvaluationSet, item, references
 from mlx_hybrid.files import whole_lines, write_lines
 from mlx_hybrid.records import template
 
-FORMAT = 1
 TEXTS = "as the tokenizer begins them"  # answers to texts of older files have no bytes
 BLOCK = 1024  # examples answered between two writes
 
@@ -33,25 +31,25 @@ def collect(
     generate: Callable | None = None,
     progress: Callable[[str, int, int], None] = lambda name, done, total: None,
 ) -> dict[str, list[dict]]:
-    """The model's answer to every record of every part, read from `path` as far as it holds them.
-
-    Raises ConfigError where `path` was written for other examples or another `identity` of the weights.
-    """
+    """The model's answer to every record of every part, read from `path` as far as it holds them; ConfigError where
+    `path` was written for other examples or another `identity` of the weights."""
     import mlx.nn as nn
 
     fingerprint = fingerprint_of(parts, identity)
-    answers = read_answers(path, fingerprint)
-    total = sum(len(part.records) for part in parts.values())
-    done = sum(len(answers.get(part, [])) for part in parts)
-    if done < total and not isinstance(model, nn.Module):
-        model = model()
+    answers = {part: [] for part in parts} | read_answers(path, fingerprint)
+    total, done = sum(len(part.records) for part in parts.values()), sum(map(len, answers.values()))
     for part, examples in parts.items():
-        own = answers.setdefault(part, [])
-        for start in range(len(own), len(examples.records), BLOCK):
-            asked = examples.part(range(start, min(start + BLOCK, len(examples.records))))
+        own = answers[part]
+        while len(own) < len(examples.records):
+            model = model if isinstance(model, nn.Module) else model()
+            asked = examples.part(range(len(own), min(len(own) + BLOCK, len(examples.records))))
             rows = answer(model, tokenizer, asked, generate=generate)
             if path:
-                append_answers(path, fingerprint, part, rows)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with path.open("a", encoding="utf-8") as file:
+                    head = [] if file.tell() else [{"format": 1, "fingerprint": fingerprint}]
+                    lines = [*head, *({"part": part, **row} for row in rows)]
+                    file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
             own += rows
             done += len(rows)
             progress(name, done, total)
@@ -59,8 +57,7 @@ def collect(
 
 
 def answer(model: Any, tokenizer: Any, examples: EvaluationSet, *, generate: Callable | None) -> list[dict]:
-    """One dictionary a record: `sums` of its options, `nats` of the predicted `bytes` of its text or of
-    its trained `tokens`, or the `text` generated."""
+    """One row a record: `sums` of its options, `nats` of its `bytes` or trained `tokens`, or the `text` generated."""
     records = examples.records
     if examples.kind == "classification":
         items = [item(r, o, tokenizer) for r, o in zip(records, examples.options, strict=True)]
@@ -70,14 +67,14 @@ def answer(model: Any, tokenizer: Any, examples: EvaluationSet, *, generate: Cal
         rows = [{"nats": 0.0, "bytes": 0} for _ in texts]  # of what the vocabulary has no token of
         known = [n for n, text in enumerate(texts) if tokenizer.encode(text, add_special_tokens=False)]
         tokens = [tokenizer.continued(texts[n]) for n in known]
-        for n, own, (nats, _) in zip(known, tokens, likelihoods(model, tokens)):
+        for n, own, (nats, *_) in zip(known, tokens, likelihoods(model, tokens)):
             rows[n] = {"nats": nats, "bytes": predicted_bytes(texts[n], own, tokenizer)}
         return rows
     if examples.kind == "conversation":
         limit = {"max_tokens": examples.max_tokens, "too_long": "truncate"}
         made = template.make_examples(records, tokenizer, **limit).examples
         told = likelihoods(model, [own.tokens for own in made], [own.trained for own in made])
-        return [{"nats": nats, "tokens": count} for nats, count in told]
+        return [{"nats": nats, "tokens": count} for nats, count, _ in told]
     if generate is None:
         raise ConfigError("Translations need a generator.")
     asked = [template.question_tokens(record, tokenizer) for record in records]
@@ -86,22 +83,21 @@ def answer(model: Any, tokenizer: Any, examples: EvaluationSet, *, generate: Cal
 
 def predicted_bytes(text: str, tokens: list[int], tokenizer: Any) -> int:
     """UTF-8 bytes of what is predicted of a text: all, but those of its first token where nothing begins it."""
-    whole = len(text.encode())
     if tokenizer.begun([]):
-        return whole
+        return len(text.encode())
     first, piece = tokenizer.decode(tokens[:1]), tokenizer.convert_ids_to_tokens(tokens[0])
     if text.startswith(first):
-        return whole - len(first.encode())
+        return len(text.encode()) - len(first.encode())
     # part of a letter: byte-level pieces have a sign a byte, byte fallback writes <0xE4>
-    return whole - (1 if piece.startswith("<0x") else min(whole, len(piece)))
+    return max(0, len(text.encode()) - (1 if piece.startswith("<0x") else len(piece)))
 
 
-def likelihoods(model: Any, tokens: list, masks: list | None = None) -> list[tuple[float, int]]:
-    """Nats and count of the tokens predicted in each sequence."""
-    nats, counts = sequence_nll(model, tokens, masks)
-    if not np.all(np.isfinite(nats)):
+def likelihoods(model: Any, tokens: list, masks: list | None = None) -> list[tuple[float, int, int]]:
+    """Nats and count of the tokens predicted in each sequence, and of those that are not the likeliest."""
+    told = sequence_nll(model, tokens, masks)
+    if not np.all(np.isfinite(told[0])):
         raise MlxHybridError("The likelihood of a text is not finite: the model's weights hold NaN or inf.")
-    return list(zip(nats.tolist(), counts.astype(int).tolist()))
+    return list(zip(*(own.tolist() for own in told)))
 
 
 def fingerprint_of(parts: Mapping[str, EvaluationSet], identity: str) -> str:
@@ -114,42 +110,31 @@ def fingerprint_of(parts: Mapping[str, EvaluationSet], identity: str) -> str:
     return digest.hexdigest()
 
 
-def read_answers(path: Path | None, fingerprint: str) -> dict[str, list[dict]]:
+def read_answers(path: Path | None, fingerprint: str | None = None) -> dict[str, list[dict]]:
     """Part → answers in order; a last line cut short is dropped from the file."""
-    if path is None or not path.exists():
-        return {}
-    rows = [json.loads(line) for line in whole_lines(path)]
-    if rows and rows[0].get("fingerprint") != fingerprint:
+    lines = whole_lines(path) if path and path.exists() else []
+    head, *rows = map(json.loads, lines or ["{}"])
+    if fingerprint not in (None, head.get("fingerprint", fingerprint)):
         told = "holds answers of other weights or to other examples; remove it or name another folder."
         raise ConfigError(f"{path}: {told}")
     answers: dict[str, list[dict]] = {}
-    for row in rows[1:]:
+    for row in rows:
         answers.setdefault(row.pop("part"), []).append(row)
     return answers
-
-
-def append_answers(path: Path, fingerprint: str, part: str, rows: list[dict]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        if not file.tell():
-            file.write(json.dumps({"format": FORMAT, "fingerprint": fingerprint}) + "\n")
-        file.writelines(json.dumps({"part": part, **row}, ensure_ascii=False) + "\n" for row in rows)
 
 
 def label_scores(examples: EvaluationSet, rows: list[dict]) -> np.ndarray:
     """(records, labels) log-likelihoods; −inf where a label is no option."""
     scores = np.full((len(rows), len(examples.labels)), -np.inf)
     column = {label: number for number, label in enumerate(examples.labels)}
-    for number, (row, options) in enumerate(zip(rows, examples.options, strict=True)):
-        scores[number, [column[label] for label in options]] = row["sums"]
+    for own, row, options in zip(scores, rows, examples.options, strict=True):
+        own[[column[label] for label in options]] = row["sums"]
     return scores
 
 
 def example_rows(test: EvaluationSet, path: Path, part: str = "test") -> list[dict]:
-    """One row a record of a file of answers: where it stands, and of a classification the choice, whether it is right
-    and the probabilities; of a translation the texts; of a text its nats and bytes."""
-    rows = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
-    answers = [row for row in rows if row.pop("part", "") == part]
+    """One row a record of a file of answers: where it stands, what was answered, and what that is worth."""
+    answers = read_answers(path).get(part, [])
     if test.kind == "classification":
         answers = choices_made(test, answers)
     elif test.kind == "translation":
@@ -161,22 +146,19 @@ def example_rows(test: EvaluationSet, path: Path, part: str = "test") -> list[di
     ]
 
 
-def choices_made(test: EvaluationSet, answers: list[dict]) -> list[dict]:
-    scores = label_scores(test, answers)
-    chosen, wanted = choose(scores), test.answers
-    probabilities = np.exp(calibration.log_probabilities(scores))
-    nll = calibration.negative_log_likelihood(scores, wanted)
-    column = {label: number for number, label in enumerate(test.labels)}
-    return [
-        {
-            "label": test.labels[wanted[n]],
-            "chosen": test.labels[chosen[n]],
-            "right": bool(chosen[n] == wanted[n]),
-            "nll_nats": float(nll[n]),
-            "probabilities": {label: float(probabilities[n, column[label]]) for label in options},
+def choices_made(test: EvaluationSet, answers: list[dict]) -> Iterator[dict]:
+    scores, wanted = label_scores(test, answers), test.answers
+    nll = calibration.negative_log_likelihood(scores, wanted).tolist()
+    told = zip(scores.argmax(1), wanted, nll, np.exp(calibration.log_probabilities(scores)), test.options)
+    for chosen, answer, nats, row, options in told:
+        probabilities = dict(zip(test.labels, row.tolist()))
+        yield {
+            "label": test.labels[answer],
+            "chosen": test.labels[chosen],
+            "right": bool(chosen == answer),
+            "nll_nats": nats,
+            "probabilities": {label: probabilities[label] for label in options},
         }
-        for n, options in enumerate(test.options)
-    ]
 
 
 def write_examples(start: Path, answers: Path, test: EvaluationSet, results: Results) -> None:

@@ -19,11 +19,8 @@ RETENTION, UNTRAINED = "retention", "retention-untrained"  # variants: text outs
 
 @dataclass(frozen=True)
 class Row:
-    """One figure with its 95 % interval, `low` and `high`, where it has one (docs/formats.md).
-
-    `language` is `all`, a code, or a direction as `eng_Latn>swh_Latn`; `n` counts records and `groups` what was
-    resampled; `model` is `base`, `adapted`, `difference` (adapted − base, paired), or `model` where it stands alone.
-    """
+    """One figure with its 95 % interval, `low` and `high`, where it has one (docs/formats.md): of `n` records and
+    `groups` resampled, of a model or of the paired `difference`, adapted − base."""
 
     metric: str
     language: str = ALL
@@ -42,13 +39,12 @@ class Row:
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """What the figure is of: metric, language, variant."""
         return self.metric, self.language, self.variant
 
     @property
     def settled(self) -> bool:
         """Whether the interval leaves out zero."""
-        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+        return self.low is not None and (self.low > 0 or self.high < 0)
 
 
 @dataclass(frozen=True)
@@ -66,14 +62,12 @@ class Results:
     @property
     def columns(self) -> list[str]:
         """The models and, where there are differences, `difference`."""
-        return [*self.models, *([DIFFERENCE] if any(row.model == DIFFERENCE for row in self.rows) else [])]
+        return [*self.models, *{row.model for row in self.rows if row.model == DIFFERENCE}]
 
     def languages(self, metric: str, variant: str = "") -> list[str]:
         """The languages, or directions, with a figure of this metric and variant, in order."""
-        found = dict.fromkeys(
-            row.language for row in self.rows if (row.metric, row.variant) == (metric, variant)
-        )
-        return [name for name in found if name != ALL]
+        own = (row for row in self.rows if (row.metric, row.variant) == (metric, variant))
+        return list(dict.fromkeys(row.language for row in own if row.language != ALL))
 
     def get(self, metric: str, model: str, language: str = ALL, variant: str = "") -> Row | None:
         """The row of one figure, if it was measured."""
@@ -84,16 +78,13 @@ class Results:
         return {(row.model, *row.key): row for row in reversed(self.rows)}
 
     def has(self, metric: str) -> bool:
-        """Whether any figure of this metric was measured, of no variant."""
         return any((row.metric, row.variant) == (metric, "") for row in self.rows)
 
     def tree(self) -> dict[str, Any]:
-        """As it is written: `format`, the facts, `rows`."""
         return {"format": FORMAT, **self.facts, "rows": [asdict(row) for row in self.rows]}
 
 
 def by_model(rows: Iterable[Row], model: str) -> list[Row]:
-    """The rows as those of one model, or of a difference."""
     return [replace(row, model=model) for row in rows]
 
 
@@ -107,13 +98,29 @@ def write_results(path: Path, results: Results) -> None:
 
 def read_results(path: Path) -> Results:
     """The results in a file, a run's own of format 1 too. Raises ConfigError for any other file."""
-    from mlx_hybrid.evaluation.first_format import from_first_format
-
     tree = read_json(path)
-    if isinstance(tree, dict) and tree.get("format") == FORMAT and "rows" in tree:
-        facts = {key: value for key, value in tree.items() if key not in ("format", "rows")}
-        return Results(facts, tuple(Row(**row) for row in tree["rows"]))
-    results = from_first_format(tree) if isinstance(tree, dict) else None
-    if results is None:
-        raise ConfigError(f"{path}: not a file of results; `mlx-hybrid evaluate` writes them.")
-    return results
+    facts = dict(tree) if isinstance(tree, dict) else {}
+    if facts.pop("format", None) == FORMAT and "rows" in facts:
+        rows = tuple(Row(**row) for row in facts.pop("rows"))
+        return Results(facts, rows)
+    if facts.keys() & {"loss_nats_per_token", "accuracy_by_language"}:
+        return from_first_format(facts)
+    raise ConfigError(f"{path}: not a file of results; `mlx-hybrid evaluate` writes them.")
+
+
+def from_first_format(facts: dict[str, Any]) -> Results:
+    """A run's `held-out.json` of format 1, scores nested by metric, language and model, as rows."""
+    models = {"base": BASE, "adapted": ADAPTED, "gain": DIFFERENCE, "difference": DIFFERENCE}
+    facts |= {"task": "held-out records", "version": 1, "limit": 0}
+    facts["kind"] = "classification" if "accuracy" in facts else "conversation"
+    loss, accuracy = facts.pop("loss_nats_per_token", None), facts.pop("accuracy", None)
+    places = [("loss", ALL, loss, facts["records"]), ("accuracy", ALL, accuracy, facts.get("questions", 0))]
+    for language, own in facts.pop("accuracy_by_language", {}).items():
+        places.append(("accuracy", language or "und", own, own.get("questions", 0)))
+    rows = []
+    for metric, language, own, n in places:
+        for key in [key for key in own or () if key in models]:
+            value = own[key] if isinstance(own[key], dict) else {"value": float(own[key])}
+            bounds, groups = (value.get("low"), value.get("high")), value.get("count", 0)
+            rows.append(Row(metric, language, "", value["value"], *bounds, n, groups, models[key]))
+    return Results(facts, tuple(rows))

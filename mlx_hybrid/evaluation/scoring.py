@@ -1,27 +1,21 @@
-"""How likely a model finds each of several continuations, and whole texts.
-
-Each distinct position meets the head once: what several options begin with is one position, and so is the end of the
-prompt. Beginnings that prompts share run once too. Sums are of natural logarithms, in float64, so that a score depends
-on what else was in its batch only by the rounding of the matrix products.
-"""
+"""How likely a model finds each of several continuations, and whole texts: what they share is computed once."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from copy import copy
+from dataclasses import dataclass, field
+from itertools import count
 
 import mlx.core as mx
 import numpy as np
 
 from mlx_hybrid.errors import DataError, MlxHybridError
-from mlx_hybrid.evaluation.forward import Forward, Sums, batches_by_length, pad_right
-from mlx_hybrid.evaluation.prefix import LEAST_SHARED, branch, common_length, run_sequences, shared_beginnings
+from mlx_hybrid.evaluation.forward import ROWS_AT_ONCE, Forward, PrefixCache, batches_by_length, pad_right
 from mlx_hybrid.models.head import evaluating
 
-KEYS_AT_ONCE = 1 << 15  # keys of one layer that options continue in one pass
-
-TRIAL_TOKENS, TRIAL_ENTRIES = 1024, 64  # all of the trial in one pass, and little of the head
-
-Prefix = Literal["auto", "shared", "plain"]
+BATCH_TOKENS = 8192
+LEAST_SHARED = 16  # tokens that are worth a cache
+DEEPEST = 16  # branchings between the first token and the end of what is shared
+TRIAL_ENTRIES = 64  # of the head
 
 
 @dataclass(frozen=True)
@@ -32,203 +26,180 @@ class OptionItem:
     options: list[list[int]]
 
 
-def score_options(
-    model, items: Sequence[OptionItem], *, batch_tokens: int = 8192, prefix: Prefix = "auto"
-) -> list[np.ndarray]:
-    """For each item an array (options,): the summed log-likelihood of each option.
+@dataclass(frozen=True)
+class Node:
+    """Tokens that follow a parent's; `asked` has (place of a token, token after it, slot of the sum it adds to)."""
 
-    Σₜ log p(oₜ | prompt, o₁ … oₜ₋₁). `shared` runs each prompt once, and once what many prompts begin with, and
-    lets the options branch from the cached keys and values; `plain` runs every option with its prompt; `auto` is
-    `shared` where a small trial gives the same scores. Raises DataError on an item without prompt or option,
-    MlxHybridError on a score that is not finite.
+    tokens: list[int]
+    asked: list[tuple[int, int, int]]
+    children: list["Node"] = field(default_factory=list)
+
+
+def score_options(model, items: Sequence[OptionItem], *, share: bool = True) -> list[np.ndarray]:
+    """For each item an array (options,): Σₜ log p(oₜ | prompt, o₁ … oₜ₋₁) of each option, in float64.
+
+    With `share`, and where a small trial gives the same scores, what many prompts begin with runs once, and options
+    branch from the cached keys and values of their prompt; else every option runs with its prompt. Raises DataError on
+    an item without prompt or option, MlxHybridError on a score that is not finite.
     """
-    items = list(items)
     for number, item in enumerate(items):
         if not item.prompt or not item.options or not all(item.options):
             raise DataError(f"Item {number} needs a prompt and options of at least one token each.")
     if not items:
         return []
     with evaluating(model):
-        forward = Forward(model)
-        branching = prefix != "plain" and _can_share(forward)
-        if prefix == "shared" and not branching:
-            raise MlxHybridError(
-                "This model's options cannot branch from a cached prompt; leave prefix at auto."
-            )
-        score = _score_shared if branching else _score_plain
-        sums = score(forward, items, min(batch_tokens, forward.most_tokens))
-    scores = np.split(sums, np.cumsum([len(item.options) for item in items])[:-1])
+        forward, ends = Forward(model), np.cumsum([len(item.options) for item in items])
+        nodes = shared_options(items) if share and can_share(forward) else single_options(items)
+        scores = np.split(Sums(forward, ends[-1]).of(nodes)[:, 0], ends[:-1])
     for number, own in enumerate(scores):
         if not np.all(np.isfinite(own)):
-            told = "is not finite: the weights hold NaN or inf."
-            raise MlxHybridError(f"The log-likelihood of item {number} {told}")
+            raise MlxHybridError(f"A score of item {number} is not finite: the weights hold NaN or inf.")
     return scores
 
 
 def sequence_nll(
-    model,
-    token_lists: Sequence[Sequence[int]],
-    masks: Sequence[Sequence[int]] | None = None,
-    *,
-    batch_tokens: int = 8192,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Summed −log p of each sequence's masked tokens, in nats, and how many there are; both (n,).
-
-    `masks` marks the tokens to predict; None marks all. The first token follows nothing and never counts.
-    """
-    masks = [None] * len(token_lists) if masks is None else masks
-    wanted = [_columns(tokens, mask) for tokens, mask in zip(token_lists, masks)]
+    model, token_lists: Sequence[Sequence[int]], masks: Sequence[Sequence[int]] | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Summed −log p of each sequence's masked tokens in nats, how many there are, and how many are not the likeliest,
+    all (n,). `masks` marks the tokens to predict, None all; the first token follows nothing and never counts."""
+    masks = [np.ones(len(tokens)) for tokens in token_lists] if masks is None else masks
+    wanted = [(np.flatnonzero(mask[1:]) + 1).tolist() for mask in masks]
     counts = np.array([len(columns) for columns in wanted], np.int64)
     if not counts.any():
-        return np.zeros(len(counts)), counts
+        return np.zeros(len(counts)), counts, counts
+    nodes = [sequence(*own) for own in zip(token_lists, wanted, count()) if own[1]]
     with evaluating(model):
-        forward = Forward(model)
-        sums = _sequence_sums(
-            forward, token_lists, wanted, min(batch_tokens, forward.most_tokens), share=True
-        )
-    return -sums, counts
+        forward, shared = Forward(model), rooted(nodes)
+        if any(node.children for node in shared) and can_share(forward):
+            nodes = shared
+        sums = Sums(forward, len(counts)).of(nodes)
+    return -sums[:, 0], counts, sums[:, 1].astype(np.int64)
 
 
-def _columns(tokens: Sequence[int], mask: Sequence[int] | None) -> np.ndarray:
-    marked = np.ones(len(tokens), bool) if mask is None else np.asarray(mask, bool)
-    if len(marked) != len(tokens):
-        raise DataError(f"A mask of {len(marked)} marks for {len(tokens)} tokens.")
-    return np.flatnonzero(marked[1:]) + 1
-
-
-def _can_share(forward: Forward) -> bool:
-    """Whether branching from cached prompts of unequal length, themselves branched from a beginning that they share,
-    scores options as running them whole does.
-
-    Not where layers keep more than keys and values (state-space models), or take no mask per row.
-    """
+def can_share(forward: Forward) -> bool:
+    """Whether branching from cached prompts, themselves branched from what they share, scores options as running them
+    whole does: not where layers keep more than keys and values, or take no mask for each row."""
     if not forward.prefix_layers:
         return False
     start = [0, 1, 2, 0] * (LEAST_SHARED // 4)
     prompts = ([0, 1, 2], [2], [1, 0], [1], [0, 2, 2], [2, 0])  # enough rows for quick products
     items = [OptionItem([*start, *own], [[1, 2], [2, 0, 1]]) for own in prompts] + [OptionItem([2], [[0, 2]])]
-    forward = forward.narrow(TRIAL_ENTRIES)
+    forward, slots = copy(forward), sum(len(item.options) for item in items)
+    if forward.part is not None:
+        forward.vocabulary = min(TRIAL_ENTRIES, forward.vocabulary)
     try:
-        shared = _score_shared(forward, items, TRIAL_TOKENS)
+        shared = Sums(forward, slots).of(shared_options(items))
     except (ValueError, TypeError, AttributeError, IndexError):
         return False
-    tolerance = 1e-3 if forward.exact else 0.1
-    return bool(np.allclose(shared, _score_plain(forward, items, TRIAL_TOKENS), rtol=0, atol=tolerance))
+    single = Sums(forward, slots).of(single_options(items))
+    return bool(np.allclose(shared[:, 0], single[:, 0], rtol=0, atol=1e-3 if forward.exact else 0.1))
 
 
-def _score_plain(forward: Forward, items: list[OptionItem], batch_tokens: float) -> np.ndarray:
-    """Summed log-likelihood of every option of every item, each run with its prompt."""
+def sequence(tokens: Sequence[int], columns: Sequence[int], slot: int) -> Node:
+    return Node(list(tokens[: columns[-1]]), [(column - 1, tokens[column], slot) for column in columns])
+
+
+def single_options(items: Sequence[OptionItem]) -> list[Node]:
+    """Every option after its own copy of the prompt."""
     pairs = [(item.prompt, option) for item in items for option in item.options]
-    wanted = [len(prompt) + np.arange(len(option)) for prompt, option in pairs]
-    return _sequence_sums(forward, [p + o for p, o in pairs], wanted, batch_tokens, share=False)
+    return [sequence(p + o, range(len(p), len(p) + len(o)), slot) for (p, o), slot in zip(pairs, count())]
 
 
-def _sequence_sums(
-    forward: Forward, sequences: Sequence, wanted: list[np.ndarray], batch_tokens: float, *, share: bool
-) -> np.ndarray:
-    """Summed log-likelihood of the tokens at the wanted columns of each sequence."""
-    asked = np.array([i for i, columns in enumerate(wanted) if len(columns)])
-    fed = [list(sequences[i][: wanted[i][-1]]) for i in asked]
-    apart = [(0, list(range(len(fed))))]
-    groups = shared_beginnings(fed, [int(wanted[i][0]) - 1 for i in asked]) if share else apart
-    if groups[0][0] and not _can_share(forward):
-        groups = apart
-    sums = Sums(forward, len(sequences))
-    for run in run_sequences(forward, fed, groups, batch_tokens):
-        own = asked[run.members]
-        counts = [len(wanted[i]) for i in own]
-        rows = np.repeat(np.arange(len(own)), counts)
-        places = np.concatenate([wanted[i] - 1 - skipped for i, skipped in zip(own, run.skipped)])
-        targets = np.concatenate([np.asarray(sequences[i])[wanted[i]] for i in own])
-        hidden = run.hidden[mx.array(rows), mx.array(places)]
-        sums.add(hidden, np.arange(len(rows)), targets, own[rows])
-    return sums.flush()
+def shared_options(items: Sequence[OptionItem]) -> list[Node]:
+    """Every prompt with what its options begin with, and the rest of these after it."""
+    slots, nodes = count(), []
+    for item in items:
+        fed = sorted({tuple(option[:-1]) for option in item.options})
+        stem = fed[0][: common_length(fed)]
+        node, start = Node([*item.prompt, *stem], []), len(item.prompt) - 1
+        reached = {stem[:depth]: (node, start + depth) for depth in range(len(stem) + 1)}
+        for own, after in zip(fed, [*fed[1:], ()]):
+            if len(own) > len(stem) and after[: len(own)] != own:  # else the next one begins with it
+                node.children.append(Node(list(own[len(stem) :]), []))
+                for depth in range(len(stem) + 1, len(own) + 1):
+                    reached.setdefault(own[:depth], (node.children[-1], depth - len(stem) - 1))
+        for option, slot in zip(item.options, slots):
+            for depth, token in enumerate(option):
+                holder, place = reached[tuple(option[:depth])]
+                holder.asked.append((place, token, slot))
+        nodes.append(node)
+    return rooted(nodes)
 
 
-def _score_shared(forward: Forward, items: list[OptionItem], batch_tokens: float) -> np.ndarray:
-    """As `_score_plain`, what prompts and options share run once."""
-    slots = np.cumsum([0, *(len(item.options) for item in items)])
-    sums = Sums(forward, slots[-1])
-    stems = [_stem(item.options) for item in items]
-    fed = [item.prompt + stem for item, stem in zip(items, stems)]
-    ends = [len(item.prompt) - 1 for item in items]
-    for run in run_sequences(forward, fed, shared_beginnings(fed, ends), batch_tokens, kept=True):
-        own = [items[i] for i in run.members]
-        nodes, passes = _Nodes(own, slots[run.members]), []
-        for row, i in enumerate(run.members):
-            reach = range(len(stems[i]) + 1)
-            nodes.reached(row, [tuple(stems[i][:depth]) for depth in reach])
-            start = len(items[i].prompt) - 1 - run.skipped[row]
-            passes += [(row, start + depth) for depth in reach]
-        rows, columns = np.array(passes).T
-        hidden = [run.hidden[mx.array(rows), mx.array(columns)]]
-        lengths = np.array([len(fed[i]) for i in run.members]) - run.skipped
-        hidden += _continue(
-            forward, run.caches, nodes, [stems[i] for i in run.members], lengths, batch_tokens
-        )
-        sums.add(mx.concatenate(hidden), *nodes.terms())
-    return sums.flush()
+def rooted(nodes: list[Node], depth: int = DEEPEST) -> list[Node]:
+    """The same under nodes of what several begin with, before anything is asked, where that is worth a cache."""
+    if len(nodes) < 2 or not depth:
+        return nodes
+    length = common_length([node.tokens[: node.asked[0][0]] for node in nodes])
+    if length >= LEAST_SHARED:
+        moved = [[(place - length, *to) for place, *to in node.asked] for node in nodes]
+        rest = [Node(node.tokens[length:], to, node.children) for node, to in zip(nodes, moved)]
+        return [Node(nodes[0].tokens[:length], [], rooted(rest, depth - 1))]
+    branches: dict[int, list[Node]] = {}
+    for number, node in enumerate(nodes):
+        after = node.tokens[length] if node.asked[0][0] > length else -1 - number
+        branches.setdefault(after, []).append(node)
+    return [root for own in branches.values() for root in rooted(own, depth - 1)]
 
 
-def _continue(
-    forward: Forward, caches: list, nodes: "_Nodes", stems: list, lengths: np.ndarray, batch_tokens: float
-) -> list[mx.array]:
-    """Hidden states of the beginnings of options that the prompts' pass did not reach, in the order of `nodes`."""
-    paths = [(row, tail) for row, item in enumerate(nodes.items) for tail in _tails(item.options, stems[row])]
-    lengths_of_tails = [len(tail) for _, tail in paths]
-    longest = max(lengths_of_tails, default=0)
-    size = max(1, int(min(batch_tokens, KEYS_AT_ONCE) // (caches[0].keys.shape[2] + longest)))
-    alike = batches_by_length(lengths_of_tails, longest * len(paths), forward.least_tokens // 8)
-    hidden = []
-    for batch in (own[start : start + size] for own in alike for start in range(0, len(own), size)):
-        part = [paths[n] for n in batch]
-        owners = np.array([row for row, _ in part])
-        states = forward.body(
-            mx.array(pad_right([tail for _, tail in part])), cache=branch(caches, owners, lengths[owners])
-        )
-        places = []
-        for place, (row, tail) in enumerate(part):
-            fresh = nodes.reached(row, [(*stems[row], *tail[:depth]) for depth in range(1, len(tail) + 1)])
-            places += [(place, depth) for depth in fresh]
-        rows, columns = np.array(places).T
-        hidden.append(states[mx.array(rows), mx.array(columns)])
-        mx.eval(hidden[-1])
-    return hidden
+def common_length(sequences: Sequence[Sequence[int]]) -> int:
+    """How many first tokens all sequences share: those that the least and the greatest do."""
+    low, high = min(sequences), max(sequences)
+    return next((i for i, (a, b) in enumerate(zip(low, high)) if a != b), min(len(low), len(high)))
 
 
-class _Nodes:
-    """The distinct beginnings of each item's options, numbered as their hidden states come."""
+class Sums:
+    """Sums of log-likelihoods, whose hidden states wait until there are enough for one product with the head."""
 
-    def __init__(self, items: list[OptionItem], slots: np.ndarray):
-        self.items, self.slots = items, slots
-        self.numbers: dict[tuple, int] = {}
+    def __init__(self, forward: Forward, slots: int):
+        self.forward, self.batch_tokens = forward, min(BATCH_TOKENS, forward.most_tokens)
+        self.values, self.waiting, self.held = np.zeros((slots, 2)), [], 0
 
-    def reached(self, row: int, beginnings: list[tuple]) -> list[int]:
-        """Number those that are new; their places in `beginnings`."""
-        fresh = [place for place, own in enumerate(beginnings) if (row, own) not in self.numbers]
-        for place in fresh:
-            self.numbers[row, beginnings[place]] = len(self.numbers)
-        return fresh
+    def of(self, nodes: Sequence[Node]) -> np.ndarray:
+        """Of every slot the sum, and how many of its tokens are not the likeliest, (slots, 2)."""
+        self.run(nodes)
+        self.flush()
+        return self.values
 
-    def terms(self) -> tuple[list[int], list[int], list[int]]:
-        """(number of the beginning, token after it, slot of its option) of every token of every option."""
-        found = [
-            (self.numbers[row, tuple(option[:depth])], token, self.slots[row] + place)
-            for row, item in enumerate(self.items)
-            for place, option in enumerate(item.options)
-            for depth, token in enumerate(option)
+    def run(
+        self, nodes: Sequence[Node], before: Sequence[PrefixCache] = (), rows: Sequence[int] = ()
+    ) -> None:
+        """The nodes through the body, node i after row rows[i] of what `before` holds, and then their children."""
+        lengths, rows = np.array([len(node.tokens) for node in nodes]), np.array(rows)
+        held = before[0].places.whole.shape[1] if before else 0
+        for batch in batches_by_length(lengths, self.batch_tokens, self.forward.least_tokens, held):
+            own, caches = [nodes[n] for n in batch], None
+            later = [(child, row) for row, node in enumerate(own) for child in node.children]
+            if before or later:
+                parents = rows[batch] if before else rows
+                caches = self.forward.caches(lengths[batch], before, parents, kept=bool(later))
+            hidden = self.forward.body(mx.array(pad_right([node.tokens for node in own])), cache=caches)
+            self.add(hidden, own)
+            if later:
+                mx.eval([[cache.keys, cache.values] for cache in caches])
+                self.run([child for child, _ in later], caches, [row for _, row in later])
+
+    def add(self, hidden: mx.array, nodes: Sequence[Node]) -> None:
+        """What is asked of nodes, after their hidden states (nodes, longest, d); each state is kept once."""
+        numbers: dict[tuple[int, int], int] = {}
+        terms = [
+            (numbers.setdefault((row, place), len(numbers)) + self.held, token, slot)
+            for row, node in enumerate(nodes)
+            for place, token, slot in node.asked
         ]
-        return tuple(zip(*found))
+        if not terms:
+            return
+        rows, places = np.array(list(numbers)).T
+        states = hidden[mx.array(rows), mx.array(places)]
+        mx.eval(states)
+        self.waiting.append((states, np.array(terms)))
+        self.held += len(numbers)
+        if self.held >= ROWS_AT_ONCE:
+            self.flush()
 
-
-def _stem(options: Sequence[list[int]]) -> list[int]:
-    """What all options begin with, the last token of each left out."""
-    return options[0][: common_length([option[:-1] for option in options])]
-
-
-def _tails(options: Sequence[list[int]], stem: list[int]) -> list[list[int]]:
-    """What is fed after the stem, so that every token of every option is predicted: the options without their last
-    token, none that another one begins with."""
-    tails = sorted({tuple(option[len(stem) : -1]) for option in options} - {()})
-    follows = [*tails[1:], ()]
-    return [list(tail) for tail, after in zip(tails, follows) if after[: len(tail)] != tail]
+    def flush(self) -> None:
+        if self.waiting:
+            states, terms = zip(*self.waiting)
+            rows, targets, slots = np.concatenate(terms).T
+            np.add.at(self.values, slots, self.forward.log_likelihoods(mx.concatenate(states), rows, targets))
+        self.waiting, self.held = [], 0

@@ -1,7 +1,8 @@
 """An evaluation set from records: what is asked, and what the right answer is."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -9,43 +10,43 @@ import numpy as np
 from mlx_hybrid.errors import ConfigError, DataError, nearest
 from mlx_hybrid.evaluation.benchmarks.tasks import fill_prompt, load_task, task_files
 from mlx_hybrid.evaluation.benchmarks.variants import apply_variant, variants_for
-from mlx_hybrid.evaluation.results import ALL
+from mlx_hybrid.evaluation.metrics.intervals import Interval
+from mlx_hybrid.evaluation.results import ALL, Row
 from mlx_hybrid.evaluation.scoring import OptionItem
 from mlx_hybrid.records.fields import from_json
 from mlx_hybrid.records.languages import UnknownLanguage, parse_language
 from mlx_hybrid.records.record import Record
 from mlx_hybrid.records.split import group_key, group_of
+from mlx_hybrid.records.template import answers_to
 
 MOST_OPTIONS = 100
-Kind = Literal["classification", "translation", "text", "conversation"]
+Answers = Mapping[str, dict]  # model → part → its rows
 
 
 @dataclass(frozen=True)
 class EvaluationSet:
     """Records of one kind; of a classification with the answers each may choose from, label → answer."""
 
-    kind: Kind
+    kind: Literal["classification", "translation", "text", "conversation"]
     task: str
     version: int
     records: list[Record]
     labels: list[str] = field(default_factory=list)
     options: list[dict[str, str]] = field(default_factory=list)
-    group: str = "group"
-    """The key under which records of one group share a value."""
-    max_tokens: int = 1 << 30
-    """Where a conversation is cut."""
+    group: str = "group"  # the key under which records of one group share a value
+    max_tokens: int = 1 << 30  # where a conversation is cut
 
-    @property
+    @cached_property
     def languages(self) -> list[str]:
         """One spelling of each code, `swh_Latn` for `sw` too; `und` where none is declared."""
         return [language_code(record.language) for record in self.records]
 
-    @property
+    @cached_property
     def groups(self) -> list[str]:
         """What is resampled together, as it is held back together."""
         return [group_of(record, self.group) for record in self.records]
 
-    @property
+    @cached_property
     def answers(self) -> np.ndarray:
         """Index of each record's label among `labels`."""
         return np.array([self.labels.index(str(record.label)) for record in self.records])
@@ -58,9 +59,17 @@ class EvaluationSet:
 
     def places(self) -> list[tuple[str, np.ndarray]]:
         """`all` with the place of every record, then each language with those of its own."""
-        languages = np.array(self.languages)
-        own = [(name, np.flatnonzero(languages == name)) for name in sorted(set(self.languages))]
-        return [(ALL, np.arange(len(languages))), *own]
+        own, names = np.array(self.languages), sorted(set(self.languages))
+        return [(ALL, np.arange(len(own))), *((name, np.flatnonzero(own == name)) for name in names)]
+
+    def rows(self, metric: str, measure: Callable[..., Interval], variant: str = "") -> list[Row]:
+        """A row of the whole and of each language: `measure` takes places, and the groups of what is there."""
+        groups, places = np.array(self.groups), self.places()
+        told = [(name, own, measure(own, groups=groups[own])) for name, own in places]
+        return [Row.of(metric, value, len(own), name, variant) for name, own, value in told]
+
+
+Parts = Mapping[str, EvaluationSet]
 
 
 def evaluation_set(
@@ -75,18 +84,16 @@ def evaluation_set(
         raise DataError("No records to evaluate on.")
     if len({record.where for record in records}) < len(records):
         raise DataError("Some records stand twice in the evaluation set: a file was named twice.")
-    kinds = {kind_of(record) for record in records}
-    if len(kinds) > 1:
-        raise DataError(
-            f"Records of different kinds cannot be evaluated together: {', '.join(sorted(kinds))}; "
-            "write each kind to a file of its own and evaluate the files one by one with --on."
-        )
-    kind = kinds.pop()
+    kind, *others = sorted({kind_of(record) for record in records})
+    if others:
+        told = "write each kind to a file of its own and evaluate the files one by one with --on"
+        kinds = ", ".join((kind, *others))
+        raise DataError(f"Records of different kinds cannot be evaluated together: {kinds}; {told}.")
     tasks = {(str(r.fields.get("task", "records")), int(r.fields.get("version", 1))) for r in records}
     task, version = tasks.pop() if len(tasks) == 1 else ("records", 1)
-    key = group_key(records, group)
     options = options_of(records, known) if kind == "classification" else []
     labels = list(dict.fromkeys(label for own in options for label in own))
+    key = group_key(records, group)
     return EvaluationSet(kind, task, version, list(records), labels, options, key)
 
 
@@ -100,34 +107,30 @@ def from_fields(fields: Sequence[dict], name: str) -> list[Record]:
     return [Record(row, name, number) for number, row in enumerate(fields, 1)]
 
 
-def kind_of(record: Record) -> Kind:
-    if record.kind == "text":
-        return "text"
-    return "classification" if record.label is not None else "translation"
+def kind_of(record: Record) -> str:
+    answered = "classification" if record.label is not None else "translation"
+    return "text" if record.kind == "text" else answered
 
 
 def options_of(records: Sequence[Record], known: Sequence[Record]) -> list[dict[str, str]]:
     """The answers that each record may choose from, label → answer."""
-    place = lambda record: (record.language, record.fields.get("task"))  # noqa: E731
     seen: dict[tuple, dict[str, str]] = {}
     for record in labelled([*known, *records]):
-        own, answer = seen.setdefault(place(record), {}), record.completion().strip()
-        if own.setdefault(str(record.label), answer) != answer:
-            raise DataError(
-                f'{record.where}: label "{record.label}" is answered "{answer}" here and "{own[str(record.label)]}" '
-                "elsewhere in its language; give one answer a label."
-            )
+        own = seen.setdefault((record.language, record.fields.get("task")), {})
+        here = record.completion().strip()
+        if (there := own.setdefault(str(record.label), here)) != here:
+            told = f'label "{record.label}" is answered "{here}" here and "{there}" elsewhere in its language'
+            raise DataError(f"{record.where}: {told}; give one answer a label.")
     trained = {str(record.label) for record in known if record.label is not None}
     options = []
     for record in records:
-        where, label = record.where, str(record.label)
-        stated = record.fields.get("options")
-        own = as_options(stated, where) if stated else seen[place(record)]
+        label, told = str(record.label), f'{record.where}: label "{record.label}"'
+        stated = record.fields.get("options") or seen[record.language, record.fields.get("task")]
+        options.append(as_options(stated, record.where))
         if trained and label not in trained:
-            raise DataError(f'{where}: label "{label}" never stood in training; {nearest(label, trained)}')
-        if label not in own:
-            raise DataError(f'{where}: label "{label}" is not among its options; {nearest(label, own)}')
-        options.append(as_options(own, where))
+            raise DataError(f"{told} never stood in training; {nearest(label, trained)}")
+        if label not in options[-1]:
+            raise DataError(f"{told} is not among its options; {nearest(label, options[-1])}")
     return options
 
 
@@ -146,12 +149,7 @@ def as_options(value: Any, where: str) -> dict[str, str]:
 
 
 def item(record: Record, options: dict[str, str], tokenizer: Any) -> OptionItem:
-    """The record's prompt as chat would send it, and each answer as it would be trained, with its end.
-
-    Raises DataError that names the record where the chat template refuses it.
-    """
-    from mlx_hybrid.records.template import answers_to
-
+    """The record's prompt as chat would send it, and each answer as it would be trained, with its end."""
     try:
         return OptionItem(*answers_to(record, [answer.strip() for answer in options.values()], tokenizer))
     except ConfigError as error:
@@ -166,35 +164,32 @@ def limited(examples: EvaluationSet, limit: int, seed: int) -> EvaluationSet:
     """At most `limit` records a language, of groups drawn in one order for all languages."""
     if not limit:
         return examples
-    own = examples.groups
-    groups = sorted(set(own))
+    groups = sorted(set(examples.groups))
     order = np.random.default_rng([seed, 11]).permutation(len(groups))
     rank = {groups[group]: place for place, group in enumerate(order)}
     streams: dict[tuple, list[int]] = {}
-    for number in sorted(range(len(own)), key=lambda n: rank[own[n]]):
+    for number in sorted(range(len(examples.records)), key=lambda n: rank[examples.groups[n]]):
         record = examples.records[number]
         streams.setdefault((record.language, record.fields.get("source_language")), []).append(number)
     return examples.part(sorted(n for stream in streams.values() for n in stream[:limit]))
 
 
-def varied(record: Record, name: str, seed: int) -> Record:
-    """The record with its texts spelt as a variant spells them: its `fields`, else its last user turn.
+def varied(test: EvaluationSet, name: str, seed: int) -> EvaluationSet:
+    """The records of the languages that a variant applies to, spelt its way."""
+    own = test.part(n for n, language in enumerate(test.languages) if name in variants_for(language))
+    return replace(own, records=[respelt(*each, name, seed) for each in zip(own.records, own.languages)])
 
-    A language that the variant does not apply to keeps its record; so does a text with nothing to change.
-    """
-    language = language_code(record.fields.get("source_language") or record.language)
-    if name not in variants_for(language):
-        return record
+
+def respelt(record: Record, language: str, name: str, seed: int) -> Record:
+    """The record with its `fields`, else its last user turn, as a variant spells them."""
     spell = lambda text: apply_variant(name, text, language, seed=seed)  # noqa: E731
-    fields = record.fields
-    turns = [dict(turn) for turn in record.turns()]
-    task = fields.get("task")
-    if fields.get("fields") and task in task_files():
+    fields, turns = record.fields, [dict(turn) for turn in record.turns()]
+    if fields.get("fields") and fields.get("task") in task_files():
         changed = {key: spell(text) for key, text in fields["fields"].items()}
-        turns[-2]["content"] = fill_prompt(load_task(task), record.language, changed)
+        turns[-2]["content"] = fill_prompt(load_task(fields["task"]), record.language, changed)
         return replace(record, fields={**fields, "messages": turns, "fields": changed})
-    place = max(number for number, turn in enumerate(turns) if turn["role"] == "user")
-    turns[place]["content"] = spell(turns[place]["content"])
+    turn = [turn for turn in turns if turn["role"] == "user"][-1]
+    turn["content"] = spell(turn["content"])
     rest = {key: value for key, value in fields.items() if key not in ("prompt", "completion")}
     return replace(record, fields={**rest, "messages": turns})
 

@@ -14,14 +14,13 @@ import numpy as np
 
 from mlx_hybrid.adapters.store import load_adapter
 from mlx_hybrid.errors import ConfigError, DataError, MlxHybridError
-from mlx_hybrid.evaluation.benchmarks.questions import held_back, identity_of
+from mlx_hybrid.evaluation.benchmarks.questions import held_back
 from mlx_hybrid.evaluation.scoring import sequence_nll
 from mlx_hybrid.exports.adapter import Source
 from mlx_hybrid.exports.logits import Comparison, loss_of, mlx_logits, probe_tokens, torch_logits
 from mlx_hybrid.exports.weights import ModelWeights, write_dense
 from mlx_hybrid.files import new_directory, write_json
 from mlx_hybrid.models.base import load_base, tokenizer_for
-from mlx_hybrid.records.files import find_sources
 from mlx_hybrid.records.template import make_examples
 from mlx_hybrid.run import Run, memory_bytes
 
@@ -166,7 +165,7 @@ def held_out_losses(source: Source, base: Path, packed: Path) -> dict[str, float
     config = run.config_here()
     config = replace(config, model=replace(config.model, name=str(source.base.folder)))
     try:
-        split = held_back(config, find_sources(config.data), identity_of(run))
+        split = held_back(config, run)
     except (ConfigError, DataError):
         return None
     records, tokenizer = (split.test or split.valid)[:MOST], tokenizer_for(config.model)
@@ -183,5 +182,5 @@ def held_out_losses(source: Source, base: Path, packed: Path) -> dict[str, float
 
 
 def mean_loss(model: Any, examples: list) -> float:
-    nats, counts = sequence_nll(model, [e.tokens for e in examples], [e.trained for e in examples])
+    nats, counts, _ = sequence_nll(model, [e.tokens for e in examples], [e.trained for e in examples])
     return float(nats.sum() / counts.sum())

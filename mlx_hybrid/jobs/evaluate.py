@@ -70,18 +70,15 @@ def ask(request: Request, run: Any, folder: Path | None, tell: Tell) -> tuple[st
     """Questions of our own: a task, a file, or what the run held back."""
     from mlx_hybrid.evaluation.answers import fingerprint_of, write_examples
     from mlx_hybrid.evaluation.benchmarks import questions as own
-    from mlx_hybrid.evaluation.benchmarks.folders import Choice
-    from mlx_hybrid.evaluation.benchmarks.retention import retention_set, untrained
-    from mlx_hybrid.evaluation.calibrated import write_calibration
+    from mlx_hybrid.evaluation.benchmarks.questions import retention_set, untrained
     from mlx_hybrid.evaluation.evaluate import evaluate, parts_of
-    from mlx_hybrid.evaluation.metrics.calibration import Calibration
+    from mlx_hybrid.evaluation.metrics.calibration import Calibration, write_calibration
     from mlx_hybrid.evaluation.metrics.translation import MOST_TOKENS, greedy
     from mlx_hybrid.evaluation.sets import limited
     from mlx_hybrid.models.adapted import open_pair
 
-    part = Choice(languages=request.languages, seed=request.seed, folder=request.folder)
-    named = (request.path, request.name, request.split, request.dev)
-    questions = own.find_questions(run, *named, part, request.renames)
+    part = {name: getattr(request, name) for name in (*OF_A_TASK, "dev", "renames")}
+    questions = own.find_questions(run, request.path, request.name, **part)
     if questions.note:
         tell(questions.note)
     variants = own.chosen_variants(request.variants, questions.test)
@@ -126,7 +123,13 @@ def ask_harness(request: Request, run: Any, folder: Path | None, tell: Tell) -> 
     """Tasks of lm-evaluation-harness, base beside adapted."""
     from importlib.metadata import version
 
-    from mlx_hybrid.evaluation.harness import evaluate_tasks, find_tasks, sample_rows, task_results
+    from mlx_hybrid.evaluation.harness import (
+        evaluate_tasks,
+        find_tasks,
+        harness_model,
+        sample_rows,
+        task_results,
+    )
     from mlx_hybrid.models.adapted import open_pair
 
     tasks = request.lm_tasks
@@ -142,9 +145,8 @@ def ask_harness(request: Request, run: Any, folder: Path | None, tell: Tell) -> 
     name, rows, versions = f"lm-eval-{'-'.join(tasks)[:60]}", list[Row](), {}
     for label, model in models_of(pair, request.baseline).items():
         tell(f"{label}: {', '.join(tasks)}")
-        settings = {"limit": request.limit, "seed": request.seed, "samples": request.examples}
-        net = model() if label == BASE else model
-        whole = evaluate_tasks(net, pair.tokenizer, tasks, manager, context=pair.context, **settings)
+        net = harness_model(model() if label == BASE else model, pair.tokenizer, pair.context)
+        whole = evaluate_tasks(net, tasks, manager, request.limit, request.seed, request.examples)
         rows += by_model(task_results(whole), label)
         versions = whole.get("versions", {})
         if request.examples and folder:

@@ -6,7 +6,7 @@ from pathlib import Path
 from mlx_hybrid.adapters.attach import settle
 from mlx_hybrid.config import Config
 from mlx_hybrid.evaluation.answers import collect
-from mlx_hybrid.evaluation.benchmarks.retention import retention_set
+from mlx_hybrid.evaluation.benchmarks.questions import retention_set
 from mlx_hybrid.evaluation.evaluate import evaluate, held_out_sets, parts_of
 from mlx_hybrid.evaluation.results import write_results
 from mlx_hybrid.evaluation.sets import EvaluationSet, limited

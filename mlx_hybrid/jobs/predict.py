@@ -10,8 +10,14 @@ import numpy as np
 from mlx_hybrid.errors import ConfigError, DataError
 from mlx_hybrid.evaluation.answers import answer, label_scores
 from mlx_hybrid.evaluation.benchmarks.questions import dev_records, training_records, validation_of
-from mlx_hybrid.evaluation.calibrated import read_calibration, write_calibration
-from mlx_hybrid.evaluation.metrics.calibration import EVERY, Calibration, fit_calibration, log_probabilities
+from mlx_hybrid.evaluation.metrics.calibration import (
+    EVERY,
+    Calibration,
+    fit_calibration,
+    log_probabilities,
+    read_calibration,
+    write_calibration,
+)
 from mlx_hybrid.evaluation.sets import EvaluationSet, as_options, evaluation_set, kind_of, labelled
 from mlx_hybrid.files import whole_lines
 from mlx_hybrid.models.adapted import open_pair, run_named

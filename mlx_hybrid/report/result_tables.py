@@ -3,8 +3,7 @@
 from functools import partial
 
 from mlx_hybrid.evaluation.metrics.calibration import INVERSE_TEMPERATURES
-from mlx_hybrid.evaluation.metrics.chrf import measure_name
-from mlx_hybrid.evaluation.results import ALL, DIFFERENCE, RETENTION, UNTRAINED, Results, Row
+from mlx_hybrid.evaluation.results import ALL, RETENTION, UNTRAINED, Results, Row
 from mlx_hybrid.report.tables import Cell, Line, Table, interval, pivot
 
 QUALITY = {
@@ -14,7 +13,6 @@ QUALITY = {
     "nll": "negative log-likelihood, nats",
     "brier": "Brier score",
     "ece": "ECE, 15 bins of equal width",
-    "ece_mass": "ECE, 15 bins of equal mass",
     "temperature": "temperature, fitted on dev",
     "nll_scaled": "  NLL with the temperature",
     "ece_scaled": "  ECE with the temperature",
@@ -51,10 +49,7 @@ def result_tables(results: Results, cell: Cell | None = None) -> list[Table]:
         own = [(f"{metric} {variant}".strip(), metric, ALL, variant) for metric, _, variant in of_all]
         return pivot("lm-evaluation-harness", "task and metric", own, results, note=HARNESS)
     main = main_metric(results)
-    sign_flips = results.get("sign_flip_p", DIFFERENCE)
     notes = [] if cell else ["95 % intervals over resampled groups."]
-    if sign_flips:
-        notes.append(f"The difference in accuracy: p = {sign_flips.value:.2g} (sign flips of groups).")
     title = "Quality and calibration" if results.has("nll") else "Quality"
     limit = f", at most {facts['limit']} a language" if facts.get("limit") else ""
     head = f"{title}: {facts['task']} v{facts['version']}, {facts['records']} records{limit}"
@@ -88,7 +83,7 @@ def parity(main: str) -> list[Line]:
     if main != "chrf":
         return [(label, f"{main}_{measure}", ALL, "") for measure, label in PARITY.items()]
     lines = [
-        (f"{label}, {way}", measure_name(prefix, measure), ALL, "")
+        (f"{label}, {way}", f"{prefix}_{measure}".removesuffix("_mean"), ALL, "")
         for prefix, way in (("chrf_out", "out of the pivot"), ("chrf_in", "into the pivot"))
         for measure, label in PARITY.items()
     ]

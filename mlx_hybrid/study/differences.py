@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from mlx_hybrid.evaluation.metrics.chrf import Directions, intervals, score_directions
-from mlx_hybrid.evaluation.metrics.intervals import bootstrap_ratio
+from mlx_hybrid.evaluation.metrics.intervals import Columns, bootstrap_ratio
+from mlx_hybrid.evaluation.metrics.translation import intervals, score_directions
 from mlx_hybrid.evaluation.results import ALL, Results, Row
 from mlx_hybrid.study.plan import Plan
 from mlx_hybrid.study.seeds import difference_over_seeds, example_error, holm
@@ -112,7 +112,7 @@ def direction_errors(old: Sequence[Results], new: Sequence[Results], pivot: str)
     return errors
 
 
-def directions_from(examples: dict) -> Directions:
+def directions_from(examples: dict) -> Columns:
     pairs = [tuple(name.split(">")) for name in examples["direction"]]
     table = np.array([row.split() for row in examples["chrf"]], np.int64)
     return score_directions(pairs, examples["group"], table, seed=0)

@@ -8,8 +8,7 @@ from typing import Any
 
 from mlx_hybrid.config import Config
 from mlx_hybrid.errors import ConfigError
-from mlx_hybrid.evaluation.benchmarks.questions import chosen_pivot, chosen_variants
-from mlx_hybrid.evaluation.benchmarks.retention import retention_set, untrained
+from mlx_hybrid.evaluation.benchmarks.questions import chosen_pivot, chosen_variants, retention_set, untrained
 from mlx_hybrid.evaluation.metrics.translation import MOST_TOKENS
 from mlx_hybrid.evaluation.results import ALL, Results
 from mlx_hybrid.files import read_json, write_json, write_text

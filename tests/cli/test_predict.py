@@ -9,7 +9,7 @@ from acting import refused, rows_of, write_rows
 from toys import log_likelihoods
 
 import mlx_hybrid
-from mlx_hybrid.evaluation.calibrated import read_calibration
+from mlx_hybrid.evaluation.metrics.calibration import read_calibration
 
 PROMPTS = ["no river stone", "so cloud bread", "no train music", "so garden winter"] * 20
 

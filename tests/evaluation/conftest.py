@@ -8,57 +8,47 @@ import pytest
 from mlx_lm.models import gemma2, llama
 from toys import byte_tokenizer, wrapped
 
-SIZES = {"hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 96, "num_attention_heads": 4}
+SIZES = {
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "intermediate_size": 96,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "rms_norm_eps": 1e-5,
+    "vocab_size": 320,
+}
 
 
-def tiny_llama(**changes) -> llama.Model:
+def tiny(family, **changes):
+    """A model of one of mlx-lm's families."""
     mx.random.seed(7)
-    values = {
-        **SIZES,
-        "model_type": "llama",
-        "num_key_value_heads": 2,
-        "rms_norm_eps": 1e-5,
-        "vocab_size": 320,
-        "tie_word_embeddings": True,
-        **changes,
-    }
-    model = llama.Model(llama.ModelArgs.from_dict(values))
+    name = family.__name__.rpartition(".")[2]
+    model = family.Model(family.ModelArgs.from_dict({**SIZES, "model_type": name, **changes}))
     mx.eval(model.parameters())
     return model
 
 
 @pytest.fixture(scope="session")
 def model() -> llama.Model:
-    return tiny_llama()
+    return tiny(llama, tie_word_embeddings=True)
 
 
 @pytest.fixture(scope="session")
 def other_model() -> llama.Model:
-    return tiny_llama(tie_word_embeddings=False)
+    return tiny(llama, tie_word_embeddings=False)
 
 
 @pytest.fixture(scope="session")
 def windowed_model() -> llama.Model:
     """Sliding-window and full attention in turn."""
-    return tiny_llama(layer_types=["sliding_attention", "full_attention"], sliding_window=5)
+    layers = ["sliding_attention", "full_attention"]
+    return tiny(llama, tie_word_embeddings=True, layer_types=layers, sliding_window=5)
 
 
 @pytest.fixture(scope="session")
 def capped_model() -> gemma2.Model:
     """Caps its logits after the head."""
-    mx.random.seed(7)
-    values = {
-        **SIZES,
-        "model_type": "gemma2",
-        "head_dim": 16,
-        "num_key_value_heads": 2,
-        "rms_norm_eps": 1e-5,
-        "vocab_size": 320,
-        "final_logit_softcapping": 2.0,
-    }
-    model = gemma2.Model(gemma2.ModelArgs.from_dict(values))
-    mx.eval(model.parameters())
-    return model
+    return tiny(gemma2, head_dim=16, final_logit_softcapping=2.0)
 
 
 @pytest.fixture(scope="session")

@@ -11,12 +11,11 @@ from mlx_hybrid.config import Config, DataConfig
 from mlx_hybrid.errors import ConfigError, DataError
 from mlx_hybrid.evaluation.answers import answer, collect, example_rows
 from mlx_hybrid.evaluation.benchmarks import questions as question_files
-from mlx_hybrid.evaluation.choices import accuracy_rows, real_variants
 from mlx_hybrid.evaluation.evaluate import evaluate, held_out_sets
-from mlx_hybrid.evaluation.sets import EvaluationSet, evaluation_set, from_fields, limited, varied
+from mlx_hybrid.evaluation.figures import accuracy_rows
+from mlx_hybrid.evaluation.sets import EvaluationSet, evaluation_set, from_fields, limited, respelt, varied
 from mlx_hybrid.records.record import Record
 from mlx_hybrid.records.split import split_records
-from mlx_hybrid.report.result_tables import result_tables
 from mlx_hybrid.study.data import evaluation_sets
 
 ANSWERS = {"deu_Latn": {"good": "gut", "bad": "schlecht"}, "swh_Latn": {"good": "nzuri", "bad": "mbaya"}}
@@ -84,6 +83,12 @@ def test_languages_are_kept_apart():
     assert own == [("all", 4, 0.75), ("hau_Latn", 2, 0.5), ("swh_Latn", 2, 1.0)]
 
 
+def test_ties_go_to_the_first_option_and_are_counted():
+    rows = [CHOICE | {"label": label} for label in "aba"]
+    told = accuracy_rows(made(rows), np.array([[1.0, 1.0], [0.0, 2.0], [3.0, 3.0]]), seed=0)
+    assert [row.value for row in told if row.metric in ("accuracy", "ties")] == [1, 1, 2]
+
+
 def test_two_models_with_dev_and_variants(model, other_model, tokenizer, test_set, dev_set):
     result = evaluate(
         {"base": model, "adapted": lambda: other_model},
@@ -115,12 +120,6 @@ def test_a_model_against_itself_gains_nothing(model, tokenizer, test_set):
     result = evaluate({"a": model, "b": model}, tokenizer, test_set)
     gain = result.get("accuracy", "difference")
     assert (gain.low, gain.high) == (0, 0)
-    assert [(row.metric, row.language, row.value) for row in result.rows if row.metric.endswith("_p")] == [
-        ("sign_flip_p", "all", 1),
-        ("sign_flip_p", "deu_Latn", 1),  # a sentence is once in a language
-        ("sign_flip_p", "swh_Latn", 1),
-    ]
-    assert "The difference in accuracy: p = 1 (sign flips of groups)." in result_tables(result)[0].note
 
 
 def test_it_goes_on_where_it_stopped(model, tokenizer, test_set, tmp_path, monkeypatch):
@@ -158,14 +157,6 @@ def test_a_limit_takes_the_same_groups_in_every_language(test_set):
     assert groups["deu_Latn"] == groups["swh_Latn"]
     assert len(groups["deu_Latn"]) == 5
     assert limited(test_set, 5, seed=2).groups != few.groups
-
-
-def test_a_limit_reads_the_groups_once(test_set, monkeypatch):
-    asked, real = [], type(test_set).groups.fget
-    counted = property(lambda own: asked.append(own) or real(own))
-    monkeypatch.setattr(type(test_set), "groups", counted)
-    assert len(limited(test_set, 5, seed=1).records) == 10
-    assert len(asked) == 1  # once a record made it quadratic
 
 
 def test_languages_have_one_spelling():
@@ -244,42 +235,15 @@ def test_translations_are_those_a_callable_gives(model, tokenizer):
 
 def test_variants_rewrite_fields_by_the_task_and_other_records_whole():
     from mlx_hybrid.evaluation.benchmarks.rows import Row
-    from mlx_hybrid.evaluation.benchmarks.tasks import classification_record, load_task
+    from mlx_hybrid.evaluation.benchmarks.tasks import load_task, record_of
 
     task = load_task("sib200")
-    fields = classification_record(task, Row("k", "k", {"text": "Äpfel"}, "health"), "deu_Latn")
-    prompt = varied(Record(fields, "t", 1), "upper", 0).fields["messages"][0]["content"]
+    fields = record_of(task, Row("k", "k", {"text": "Äpfel"}, "health"), "deu_Latn")
+    prompt = respelt(Record(fields, "t", 1), "deu_Latn", "upper", 0).fields["messages"][0]["content"]
     assert prompt == fields["messages"][0]["content"].replace("Äpfel", "ÄPFEL")
-    own = Record({"prompt": "Äpfel?", "completion": "Ja", "language": "de", "label": "x"}, "t", 1)
-    changed = varied(own, "umlaut-spelling", 0)
-    assert [turn["content"] for turn in changed.turns()] == ["Aepfel?", "Ja"]
-    thai = Record({"prompt": "x", "completion": "y", "language": "th"}, "t", 1)
-    assert varied(thai, "upper", 0) is thai
-
-
-def test_real_variants_are_compared_by_sentence(model, tokenizer):
-    rows = labelled(8)
-    for n, row in enumerate(rows):
-        row["language"] = ("zho_Hans", "zho_Hant")[n // 8]
-    result = evaluate({"base": model}, tokenizer, made(rows))
-    drop = result.get("drop", "base", variant="traditional")
-    assert drop.n == 8
-    simplified, traditional = (
-        result.get("accuracy", "base", name).value for name in ("zho_Hans", "zho_Hant")
-    )
-    assert drop.value == pytest.approx(simplified - traditional)
-
-
-def test_real_variants_count_every_question_on_a_sentence():
-    rows = [
-        CHOICE | {"language": language, "group": group}
-        for language in ("zho_Hans", "zho_Hant")
-        for group in ("one", "one", "one", "two", "two", "two")
-    ]
-    right = np.array([1, 1, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0], float)
-    drop = real_variants(made(rows), right, seed=0)[-1]
-    assert (drop.metric, drop.variant, drop.groups) == ("drop", "traditional", 2)
-    assert drop.value == pytest.approx(right[:6].mean() - right[6:].mean())
+    rows = [CHOICE | {"prompt": "Äpfel?", "language": language} for language in ("de", "th")]
+    (changed,) = varied(made(rows), "umlaut-spelling", 0).records  # there is none of Thai
+    assert [turn["content"] for turn in changed.turns()] == ["Aepfel?", "a"]
 
 
 @pytest.mark.parametrize(
@@ -337,7 +301,7 @@ def test_groups_of_intervals_are_those_of_the_split(test_file, tokenizer, tmp_pa
     if test_file:
         data = replace(data, paths=(str(tmp_path / "train.jsonl"),))
         shutil.copy(path, tmp_path / "train.jsonl")
-        asked = question_files.from_run(Config(model="m", data=data), "none", [], "")
+        asked = question_files.from_run(Config(model="m", data=data), "none", [])
     else:
         asked = question_files.from_path(path, "none", [], "premise")
     wanted = [n % 4 for n in range(12)]

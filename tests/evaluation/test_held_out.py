@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 
 from mlx_hybrid.evaluation.answers import answer
-from mlx_hybrid.evaluation.choices import choice_rows
 from mlx_hybrid.evaluation.evaluate import evaluate, held_out_sets
-from mlx_hybrid.evaluation.ratios import loss_rows
+from mlx_hybrid.evaluation.figures import choice_rows, loss_rows
 from mlx_hybrid.evaluation.results import Results
 from mlx_hybrid.evaluation.sets import EvaluationSet, evaluation_set, from_fields
 from mlx_hybrid.records.record import Record

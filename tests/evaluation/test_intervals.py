@@ -3,14 +3,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+from sklearn import metrics as sk
 
 from mlx_hybrid.errors import DataError
-from mlx_hybrid.evaluation.metrics.intervals import (
-    bootstrap_mean,
-    bootstrap_ratio,
-    paired_bootstrap,
-    sign_flip,
-)
+from mlx_hybrid.evaluation.metrics.intervals import Interval, bootstrap_ratio, macro_f1, parity
+
+
+def bootstrap_mean(values, **resampling) -> Interval:
+    return bootstrap_ratio(values, np.ones(len(values)), **resampling)
 
 
 @pytest.mark.parametrize("values", [np.random.default_rng(0).normal(3, 2, 80), np.arange(100) % 3 == 0])
@@ -50,36 +50,14 @@ def test_the_seed_decides():
     assert bootstrap_mean(values, seed=1) != bootstrap_mean(values, seed=2)
 
 
-def test_paired_interval_is_narrower_than_the_difference_of_two():
-    rng = np.random.default_rng(8)
-    a = rng.normal(size=200)
-    b = a + 0.1 + rng.normal(size=200) / 20
-    interval = paired_bootstrap(a, b, seed=0)
-    assert 0 < interval.low < interval.value < interval.high
-    assert interval.high - interval.low < 0.05
-
-
 def test_one_value_and_equal_values_have_no_width():
     assert bootstrap_mean([0.5], seed=0).low == 0.5 == bootstrap_mean([0.5], seed=0).high
-    assert paired_bootstrap([1, 0], [1, 0], seed=0).high == 0
+    assert bootstrap_mean([0, 0], seed=0).high == 0
 
 
-@pytest.mark.parametrize(
-    "call",
-    [
-        lambda: bootstrap_mean([], seed=0),
-        lambda: bootstrap_mean([1, np.nan], seed=0),
-        lambda: bootstrap_mean([np.inf], seed=0),
-        lambda: bootstrap_mean([1, 2], seed=0, groups=["a"]),
-        lambda: bootstrap_ratio([], [], seed=0),
-        lambda: paired_bootstrap([1], [1, 2], seed=0),
-        lambda: sign_flip([True], [True, False], ["a"]),
-        lambda: sign_flip([True, False], [True, True], ["a"]),
-    ],
-)
-def test_what_has_no_mean_and_unequal_lengths_are_errors(call):
-    with pytest.raises(DataError):
-        call()
+def test_nothing_has_no_mean():
+    with pytest.raises(DataError, match="at least one"):
+        bootstrap_mean([], seed=0)
 
 
 def test_a_mean_of_groups_is_that_of_groups_drawn_whole():
@@ -108,64 +86,102 @@ def test_a_ratio_resamples_both_sides_together():
     assert ours.value == pytest.approx(nats.sum() / sizes.sum())
     assert (ours.low, ours.high) == pytest.approx(slow, abs=0.01)
     assert bootstrap_ratio(nats, np.ones(80), seed=3) == bootstrap_mean(nats, seed=3)
-    with pytest.raises(DataError, match="denominator above zero"):
-        bootstrap_ratio([1, 2], [1, 0], seed=0)
 
 
-def mcnemar(a, b) -> float:
-    """scipy's exact binomial test of the pairs that differ."""
-    a, b = np.asarray(a, bool), np.asarray(b, bool)
-    return stats.binomtest(int((a & ~b).sum()), int((a != b).sum())).pvalue if (a != b).any() else 1.0
+LABELS = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=80)
 
 
-@given(st.integers(0, 40), st.integers(0, 40), st.integers(0, 5))
-def test_signs_of_single_examples_are_mcnemars_test(only_a, only_b, both):
-    a = [True] * only_a + [False] * only_b + [True] * both
-    b = [False] * only_a + [True] * only_b + [True] * both
-    assert sign_flip(a, b, range(len(a))) == pytest.approx(mcnemar(a, b))
+@given(LABELS)
+def test_macro_f1_agrees_with_scikit_learn(pairs):
+    chosen, answers = np.array(pairs).T
+    expected = sk.f1_score(answers, chosen, average="macro", zero_division=0)
+    assert macro_f1(chosen, answers, seed=0, samples=20).value == pytest.approx(expected)
 
 
-def test_signs_of_many_disagreements():
-    a = np.arange(9_000) < 4_700
-    assert sign_flip(a, ~a, range(9_000)) == pytest.approx(mcnemar(a, ~a))
-
-
-def translated(rng: np.random.Generator, sentences: int = 60, languages: int = 8, gain: float = 0.0):
-    """Right answers of two models and the sentence of each: a sentence that one gets right, it gets right in most
-    languages, so that its translations are no independent trials."""
-    lead = rng.choice([-1, 0, 1], sentences, p=[0.3 - gain, 0.4, 0.3 + gain])
-    better = np.repeat(lead, languages) * (rng.random(sentences * languages) < 0.8)
-    return better < 0, better > 0, np.repeat(np.arange(sentences), languages)
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_flipped_signs_are_scipys_permutation_test(seed):
-    a, b, groups = translated(np.random.default_rng(seed), sentences=11, languages=3, gain=0.25)
-    own = np.delete(np.arange(33), [4, 9, 10])  # and groups of unequal size
-    a, b, groups = a[own], b[own], groups[own]
-    totals = [np.bincount(groups, weights=side) for side in (a, b)]
-    theirs = stats.permutation_test(
-        totals,
-        lambda x, y, axis: (y - x).sum(axis),
-        permutation_type="samples",
-        vectorized=True,
-        n_resamples=np.inf,
-    )
-    assert sign_flip(a, b, groups) == pytest.approx(theirs.pvalue)
-    assert sign_flip(a, b, groups) != pytest.approx(mcnemar(a, b))
-
-
-def test_without_a_gain_translations_reject_as_often_as_the_level_says():
-    rng = np.random.default_rng(0)
-    drawn = [translated(rng) for _ in range(600)]
-    grouped = np.mean([sign_flip(a, b, groups) < 0.05 for a, b, groups in drawn])
-    alone = np.mean([mcnemar(a, b) < 0.05 for a, b, _ in drawn])
-    low, high = stats.binom.ppf([0.001, 0.999], 600, 0.05) / 600
-    assert low <= grouped <= high
-    assert alone > 0.3  # what trials that are not independent would have claimed
-
-
-def test_a_true_gain_is_seen_through_groups():
+def test_the_interval_of_macro_f1_is_that_of_resampled_examples():
     rng = np.random.default_rng(1)
-    drawn = [translated(rng, gain=0.2) for _ in range(100)]
-    assert np.mean([sign_flip(a, b, groups) < 0.05 for a, b, groups in drawn]) > 0.9
+    answers = rng.integers(3, size=200)
+    chosen = np.where(rng.random(200) < 0.7, answers, rng.integers(3, size=200))
+    interval = macro_f1(chosen, answers, seed=2)
+    draws = []
+    for _ in range(600):
+        index = rng.integers(200, size=200)
+        draws.append(sk.f1_score(answers[index], chosen[index], average="macro"))
+    assert (interval.low, interval.high) == pytest.approx(np.quantile(draws, [0.025, 0.975]), abs=0.015)
+
+
+def test_macro_f1_of_groups_resamples_them_whole():
+    rng = np.random.default_rng(3)
+    sizes = rng.integers(1, 9, size=60)
+    answers = np.repeat(rng.integers(3, size=60), sizes)
+    chosen = np.where(np.repeat(rng.random(60) < 0.6, sizes), answers, (answers + 1) % 3)
+    members = np.split(np.arange(len(answers)), np.cumsum(sizes)[:-1])
+    draws = []
+    for _ in range(400):
+        index = np.concatenate([members[n] for n in rng.integers(60, size=60)])
+        draws.append(sk.f1_score(answers[index], chosen[index], average="macro"))
+    grouped = macro_f1(chosen, answers, seed=2, groups=np.repeat(np.arange(60), sizes))
+    alone = macro_f1(chosen, answers, seed=2)
+    assert grouped.count == 60
+    width = grouped.high - grouped.low
+    wanted = np.quantile(draws, [0.025, 0.975])  # of 400 draws, each within 0.03 widths
+    assert (grouped.low, grouped.high) == pytest.approx(wanted, abs=0.1 * width)
+    assert width > 1.5 * (alone.high - alone.low)
+
+
+def test_one_class_is_perfect_or_nothing():
+    assert macro_f1([1, 1], [1, 1], seed=0).low == 1.0
+    assert macro_f1([0, 0], [1, 1], seed=0).value == 0.0
+
+
+VALUES = {"eng_Latn": 0.9, "swh_Latn": 0.5, "hau_Latn": 0.6, "tha_Thai": 0.7}
+
+
+def spread(values: dict[str, float], **more) -> dict[str, float]:
+    """The measures of one value a language."""
+    told = parity(list(values.values()), list(values), list(values), seed=0, samples=20, **more)
+    return {name: own.value for name, own in told.items()}
+
+
+@given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=12), st.booleans())
+def test_measures_of_any_values_are_numpys(values, higher):
+    names = [f"l{n}" for n in range(len(values))]
+    told = spread(dict(zip(names, values)), pivot="l0", higher_is_better=higher)
+    assert told["mean"] == pytest.approx(np.mean(values), abs=1e-9)
+    assert told["worst"] == pytest.approx((min if higher else max)(values))
+    assert told["range"] == pytest.approx(np.ptp(values))
+    assert told["standard_deviation"] == pytest.approx(np.std(values), abs=1e-9)
+    if len(values) > 1:
+        gap = values[0] - np.mean(values[1:])
+        assert told["gap_to_pivot"] == pytest.approx(gap if higher else -gap, abs=1e-9)
+
+
+def test_languages_that_no_draw_holds_together_have_no_width():
+    names = [f"l{n}" for n in range(30)]
+    told = parity([1.0] * 30, names, names, seed=0, samples=200)
+    assert told["mean"].low == told["mean"].value == told["mean"].high == 1
+
+
+def test_one_language_and_no_pivot():
+    result = spread({"swh_Latn": 0.5}, pivot="swh_Latn")
+    assert (result["range"], result["standard_deviation"]) == (0, 0)
+    assert "gap_to_pivot" not in result
+    assert "gap_to_pivot" not in spread(VALUES, pivot="deu_Latn")
+
+
+def test_intervals_resample_translations_together():
+    rng = np.random.default_rng(0)
+    shared = rng.integers(2, size=300).astype(float)
+    values, languages, groups = np.tile(shared, 2), ["a"] * 300 + ["b"] * 300, np.arange(600)
+    together = parity(values, languages, groups % 300, seed=1, pivot="a")
+    assert together["range"].high == 0
+    apart = parity(values, languages, groups, seed=1, pivot="a")
+    assert apart["range"].high > 0.05
+    assert together["mean"].value == pytest.approx(shared.mean())
+    assert apart["gap_to_pivot"].low < 0 < apart["gap_to_pivot"].high
+
+
+def test_sizes_weigh_the_values_of_a_language():
+    told = parity([6.0, 2.0, 3.0], ["a", "a", "b"], [0, 1, 2], sizes=[1.0, 3.0, 1.0], seed=0)
+    assert told["mean"].value == pytest.approx((8 / 4 + 3) / 2)
+    assert told["range"].value == pytest.approx(1)

@@ -57,14 +57,16 @@ def test_weights_that_are_no_numbers_are_refused(other_model):
         other_model.lm_head.weight = head
 
 
-def test_a_continuation_longer_than_the_context_is_refused(model):
-    with pytest.raises(MlxHybridError, match="10 tokens is longer than the model's context, 8"):
-        continuations(model, [([5], list(range(9)))], 8)
-
-
-def test_a_continuation_that_merges_with_its_context_is_refused(model):
-    with pytest.raises(MlxHybridError, match="no token of its own"):
-        continuations(model, [([5, 9], [])])
+@pytest.mark.parametrize(
+    ("request_", "words"),
+    [
+        (([5], list(range(9))), "10 tokens is longer than the model's context, 8"),
+        (([5, 9], []), "no token of its own"),
+    ],
+)
+def test_continuations_that_cannot_be_scored_are_refused(request_, words, model):
+    with pytest.raises(MlxHybridError, match=words):
+        continuations(model, [request_], 8)
 
 
 @pytest.mark.parametrize("begins", [True, False])

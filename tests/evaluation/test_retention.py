@@ -7,7 +7,7 @@ import pytest
 from toys import log_likelihoods
 
 from mlx_hybrid.errors import ConfigError
-from mlx_hybrid.evaluation.benchmarks.retention import OWN, retention_set, untrained
+from mlx_hybrid.evaluation.benchmarks.questions import RETAINED, retention_set, untrained
 from mlx_hybrid.evaluation.evaluate import evaluate
 from mlx_hybrid.evaluation.sets import evaluation_set, from_fields
 from mlx_hybrid.report.result_tables import result_tables
@@ -17,7 +17,7 @@ CHOICE = {"prompt": "q", "completion": "a", "label": "a", "options": {"a": "a", 
 
 def test_our_own_texts_are_small_and_of_many_kinds():
     own = retention_set("auto")
-    assert OWN.stat().st_size <= 30_000
+    assert RETAINED.stat().st_size <= 30_000
     assert len(set(own.languages) - {"code", "math"}) >= 12
     assert {"code", "math"} <= set(own.languages)
     assert {own.languages.count(language) for language in set(own.languages)} == {8}

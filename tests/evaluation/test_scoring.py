@@ -5,15 +5,14 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 from architectures import ARCHITECTURES, tiny
-from mlx_lm.models import llama
 from mlx_lm.models.cache import KVCache, make_prompt_cache
 from toys import VOCABULARY, log_likelihoods
 
 from mlx_hybrid.adapters.frozen import use_fast_products
 from mlx_hybrid.errors import DataError, MlxHybridError
-from mlx_hybrid.evaluation.forward import Forward, batches_by_length, log_sum_exp, pad_right
-from mlx_hybrid.evaluation.prefix import shared_beginnings
-from mlx_hybrid.evaluation.scoring import OptionItem, score_options, sequence_nll
+from mlx_hybrid.evaluation import scoring
+from mlx_hybrid.evaluation.forward import Forward, batches_by_length, pad_right, tops_and_sums
+from mlx_hybrid.evaluation.scoring import OptionItem, can_share, rooted, score_options, sequence, sequence_nll
 
 TOLERANCE = 1e-5  # the bound that a score may move by
 
@@ -60,33 +59,37 @@ def test_scores_of_capped_logits_are_those_of_a_plain_loop(capped_model):
 @pytest.mark.parametrize("mode", ["", "4-bit"], ids=["dense", "4-bit"])
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_each_architecture_scores_shared_beginnings_as_a_plain_loop_does(name, mode):
-    model, items = tiny(name, mode), draw_task(11, vocabulary=VOCABULARY)
-    plain = score_options(model, items, prefix="plain")
+    model, items = tiny(name, mode), draw_task(11, 8, VOCABULARY)
+    plain = score_options(model, items, share=False)
     for i, scores in enumerate(score_options(model, items)):
         np.testing.assert_allclose(scores, plain[i], atol=TOLERANCE)
         if not mode:
             np.testing.assert_allclose(scores, loop_scores(model, items[i]), atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("prefix", ["shared", "plain"])
+@pytest.mark.parametrize("share", [True, False])
 @pytest.mark.parametrize("name", ["model", "windowed_model"])
-def test_scores_are_exact_whatever_the_batch_or_order(name, prefix, request):
+def test_scores_are_exact_whatever_the_batch_or_order(name, share, request, monkeypatch):
     model, items = request.getfixturevalue(name), draw_task(12) + draw_items(2)
+    wanted = [loop_scores(model, item) for item in items]
+    assert can_share(Forward(model))
     for seed, batch_tokens in enumerate((1, 40, 90, 700, 100_000)):
-        moved = [items[i] for i in np.random.default_rng(seed).permutation(len(items))]
-        check(model, moved, score_options(model, moved, batch_tokens=batch_tokens, prefix=prefix))
+        order = np.random.default_rng(seed).permutation(len(items))
+        monkeypatch.setattr(scoring, "BATCH_TOKENS", batch_tokens)
+        scores = score_options(model, [items[i] for i in order], share=share)
+        for own, i in zip(scores, order, strict=True):
+            np.testing.assert_allclose(own, wanted[i], atol=TOLERANCE)
 
 
 def test_each_position_meets_the_head_once_and_each_beginning_the_body(model, monkeypatch):
     items = [OptionItem([*range(30), n], [[7, 1], [7, 2, 3], [7, 2], [9]]) for n in range(40, 45)]
-    monkeypatch.setattr("mlx_hybrid.evaluation.scoring._can_share", lambda forward: True)
+    monkeypatch.setattr("mlx_hybrid.evaluation.scoring.can_share", lambda forward: True)
     rows, tokens = [], []
     product = Forward.log_likelihoods
     counted = lambda self, hidden, *rest: rows.append(len(hidden)) or product(self, hidden, *rest)  # noqa: E731
     monkeypatch.setattr(Forward, "log_likelihoods", counted)
-    for room in ("prefix", "scoring"):
-        padded = lambda own: tokens.append(sum(map(len, own))) or pad_right(own)  # noqa: E731
-        monkeypatch.setattr(f"mlx_hybrid.evaluation.{room}.pad_right", padded)
+    padded = lambda own: tokens.append(sum(map(len, own))) or pad_right(own)  # noqa: E731
+    monkeypatch.setattr("mlx_hybrid.evaluation.scoring.pad_right", padded)
     score_options(model, items)
     assert sum(rows) == 5 * 3  # after the prompt, after 7, after 7 2
     assert sum(tokens) == 30 + 5 * 1 + 5 * 2
@@ -106,18 +109,21 @@ def test_a_head_comes_in_parts_and_a_sum_over_them_is_that_over_all(monkeypatch)
 def test_sums_of_exponentials_are_exact_over_many_entries():
     logits = 5 * np.random.default_rng(0).standard_normal((3, 1 << 18)).astype(np.float32)
     exact = np.logaddexp.reduce(logits.astype(np.float64), axis=1)
-    np.testing.assert_allclose(log_sum_exp(mx.array(logits)), exact, atol=1e-6)
+    tops, sums = tops_and_sums(mx.array(logits))
+    np.testing.assert_allclose(sums, exact, atol=1e-6)
+    np.testing.assert_array_equal(tops, logits.max(1))
 
 
-def test_beginnings_are_shared_where_it_saves_most():
-    first, second = list(range(20)), list(range(30))
+def test_beginnings_are_shared_at_every_branching():
+    """All but the token after which the first is predicted."""
+    first, second = list(range(20)), list(range(50))
     sequences = [[*first, 90], [*second, 91, 92], [*second, 91, 93], [1, 2], [*first, 94]]
-    assert shared_beginnings(sequences, [len(s) - 1 for s in sequences]) == [(20, [0, 1, 2, 4]), (0, [3])]
-    most = [len(s) - 1 for s in sequences]
-    many = [*sequences, *([[*second, 91, n] for n in range(6)])]
-    assert (31, [1, 2, 5, 6, 7, 8, 9, 10]) in shared_beginnings(many, [*most, *[31] * 6])
-    assert shared_beginnings([[1, 2, 3], [1, 2, 4]], [2, 2]) == [(0, [0, 1])]
-    assert shared_beginnings([], []) == []
+    shared, alone = rooted([sequence(own, [len(own) - 1], 0) for own in sequences])
+    assert (alone.tokens, alone.children, shared.tokens) == ([1], [], first[:19])
+    one, deeper, other = shared.children
+    assert [(node.tokens, node.asked) for node in (one, other)] == [([19], [(0, n, 0)]) for n in (90, 94)]
+    assert deeper.tokens == second[19:]
+    assert [(node.tokens, node.asked) for node in deeper.children] == [([91], [(0, n, 0)]) for n in (92, 93)]
 
 
 def test_batches_of_like_length_hold_little_padding():
@@ -127,31 +133,15 @@ def test_batches_of_like_length_hold_little_padding():
     assert sorted(np.concatenate(batches_by_length(lengths, 100)).tolist()) == list(range(6))
 
 
-def test_scores_of_a_quantised_model_do_not_move_either():
-    model = use_fast_products(tiny_quantised())
+def test_scores_of_a_quantised_model_do_not_move_either(monkeypatch):
+    model = use_fast_products(tiny("llama", "4-bit"))
+    assert can_share(Forward(model))
     items = draw_items(9)
-    reference = score_options(model, items, prefix="shared")
-    for batch_tokens, prefix in ((1, "shared"), (60, "plain"), (1000, "plain")):
-        for moved, scores in zip(
-            score_options(model, items, batch_tokens=batch_tokens, prefix=prefix), reference
-        ):
+    reference = score_options(model, items)
+    for batch_tokens, share in ((1, True), (60, False), (1000, False)):
+        monkeypatch.setattr(scoring, "BATCH_TOKENS", batch_tokens)
+        for moved, scores in zip(score_options(model, items, share=share), reference):
             np.testing.assert_allclose(moved, scores, atol=TOLERANCE)
-
-
-def tiny_quantised():
-    values = {
-        "model_type": "llama",
-        "hidden_size": 64,
-        "num_hidden_layers": 2,
-        "intermediate_size": 128,
-        "vocab_size": 320,
-        "num_attention_heads": 2,
-        "rms_norm_eps": 1e-5,
-        "tie_word_embeddings": True,
-    }
-    model = llama.Model(llama.ModelArgs.from_dict(values))
-    nn.quantize(model, 64, 4)
-    return model
 
 
 class Whole(nn.Module):
@@ -169,12 +159,11 @@ def test_only_a_model_that_does_not_come_apart_computes_all_logits(model, capped
     assert Forward(model).most_tokens == Forward(capped_model).most_tokens == math.inf
     whole, items = Whole(model), draw_items(6, 3)
     assert Forward(whole).most_tokens < math.inf
-    check(model, items, score_options(whole, items, prefix="plain"))
+    check(model, items, score_options(whole, items, share=False))
 
 
 def test_a_model_without_masks_per_row_cannot_share(capped_model):
-    with pytest.raises(MlxHybridError, match="cannot branch"):
-        score_options(capped_model, draw_items(4, 3), prefix="shared")
+    assert not can_share(Forward(capped_model))
 
 
 def test_a_model_that_caches_more_than_keys_is_scored_plainly(model, monkeypatch):
@@ -184,9 +173,8 @@ def test_a_model_that_caches_more_than_keys_is_scored_plainly(model, monkeypatch
     monkeypatch.setattr(type(model), "make_cache", lambda self: [Other() for _ in self.layers])
     assert type(make_prompt_cache(model)[0]) is Other
     items = draw_items(4, 3)
+    assert not can_share(Forward(model))
     check(model, items, score_options(model, items))
-    with pytest.raises(MlxHybridError, match="cannot branch"):
-        score_options(model, items, prefix="shared")
 
 
 def test_scoring_leaves_the_model_in_its_mode(model):
@@ -217,17 +205,12 @@ def test_weights_with_nan_are_named(model):
         model.load_weights([(name, weight)], strict=False)
 
 
-def test_an_option_that_begins_another_is_scored_as_its_beginning(model):
-    item = OptionItem(list(b"Topic: "), [list(b"scien"), list(b"science")])
-    short, long = score_options(model, [item])[0]
-    assert long < short < 0
-
-
-def test_sequence_nll_equals_a_plain_loop(model):
+def test_sequence_nll_equals_a_plain_loop(model, monkeypatch):
+    monkeypatch.setattr(scoring, "BATCH_TOKENS", 31)
     rng = np.random.default_rng(8)
     sequences = [rng.integers(320, size=n).tolist() for n in (5, 1, 30, 2, 17)]
     masks = [rng.integers(2, size=len(s)).tolist() for s in sequences]
-    sums, counts = sequence_nll(model, sequences, masks, batch_tokens=31)
+    sums, counts, _ = sequence_nll(model, sequences, masks)
     for i, (tokens, mask) in enumerate(zip(sequences, masks)):
         terms = -log_likelihoods(model, tokens)[np.array(mask[1:], bool)]
         np.testing.assert_allclose(sums[i], terms.sum(), atol=TOLERANCE)
@@ -240,7 +223,7 @@ def test_sequence_nll_is_the_same_where_sequences_share_a_beginning(name, reques
     start = rng.integers(320, size=25).tolist()
     sequences = [start + rng.integers(320, size=n).tolist() for n in (4, 9, 0, 2)] + [start[:7]]
     masks = [[0] * min(len(s), 26) + [1] * (len(s) - 26) for s in sequences]
-    sums, counts = sequence_nll(model, sequences, masks)
+    sums, counts, _ = sequence_nll(model, sequences, masks)
     for i, (tokens, mask) in enumerate(zip(sequences, masks)):
         alone = sequence_nll(model, [tokens], [mask])
         np.testing.assert_allclose((sums[i], counts[i]), (alone[0][0], alone[1][0]), atol=TOLERANCE)
@@ -250,5 +233,3 @@ def test_sequence_nll_is_the_same_where_sequences_share_a_beginning(name, reques
 def test_sequence_nll_without_masks_counts_all_but_the_first(model):
     assert sequence_nll(model, [[1, 2, 3], [4]])[1].tolist() == [2, 0]
     assert sequence_nll(model, [])[0].shape == (0,)
-    with pytest.raises(DataError, match="2 marks for 3 tokens"):
-        sequence_nll(model, [[1, 2, 3]], [[1, 1]])

@@ -160,9 +160,13 @@ def test_a_line_less_in_one_language_is_named(folder, task, split, path):
 @pytest.mark.parametrize(
     ("path", "text", "message"),
     [
-        ("xnli/test.en.jsonl", '{"id": 0}\n', "test.en.jsonl:1: not an XNLI row"),
+        (
+            "xnli/test.en.jsonl",
+            '{"id": 0}\n',
+            "test.en.jsonl:1: empty, or not a row of xnli \\(id, label, premise, hypothesis\\)",
+        ),
         ("xnli/test.en.jsonl", "not json\n", "test.en.jsonl:1"),
-        ("sib200/eng_Latn/train.tsv", "1\tsports\n", "train.tsv:1: not an index"),
+        ("sib200/eng_Latn/train.tsv", "1\tsports\n", "train.tsv:1: empty, or not a row of sib200"),
         ("flores200/dev/eng_Latn.txt", "a\n\nb\n", "eng_Latn.txt:2: empty"),
     ],
 )
@@ -195,6 +199,7 @@ def test_the_hub_is_asked_for_the_originals_only(folder, monkeypatch):
     assert asked == [("Davlan/sib200", "data/eng_Latn/train.tsv", "dataset")]
     with pytest.raises(ConfigError, match=r"has flores200/dev/<code>\.txt with --from"):
         build_records("flores", "test", ["sw"])
+    (folder / "sib200/eng_Latn/train.parquet").write_bytes(b"PAR1")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ConfigError, match="pip install pyarrow"):
         build_records("xnli", "test", ["en"])

@@ -60,23 +60,15 @@ def test_words_stay_and_a_second_time_changes_no_rule(name, language):
         assert apply_variant(name, changed, language) == changed
 
 
-@given(st.text(), st.sampled_from(sorted(SENTENCES)))
-def test_normal_forms_are_canonically_equal(text, language):
-    for name in ("nfd", "nfc"):
-        changed = apply_variant(name, text, language)
-        assert unicodedata.normalize("NFC", changed) == unicodedata.normalize("NFC", text)
-
-
 @given(st.text(), st.sampled_from(PAIRS), st.integers(0, 9))
 def test_any_text_gives_one_text_by_seed(text, pair, seed):
     name, language = pair
-    assert apply_variant(name, text, language, seed=seed) == apply_variant(name, text, language, seed=seed)
-
-
-def test_width_forms_are_compatible():
-    text = SENTENCES["zho_Hans"]
-    changed = apply_variant("full-width", text, "zho_Hans")
-    assert unicodedata.normalize("NFKC", changed) == unicodedata.normalize("NFKC", text)
+    changed = apply_variant(name, text, language, seed=seed)
+    assert changed == apply_variant(name, text, language, seed=seed)
+    if name in ("nfd", "nfc"):
+        assert unicodedata.normalize("NFC", changed) == unicodedata.normalize("NFC", text)
+    if name == "full-width":
+        assert unicodedata.normalize("NFKC", changed) == unicodedata.normalize("NFKC", text)
 
 
 def test_tone_place_is_its_own_inverse():
@@ -100,12 +92,6 @@ def test_keyboard_noise_is_light_and_follows_the_seed(language):
     assert 0 < len(pairs) < 0.12 * len(text.split())
     for before, after in pairs:
         assert sum(((Counter(before) - Counter(after)) + (Counter(after) - Counter(before))).values()) <= 3
-
-
-def test_noise_of_an_example_does_not_depend_on_others():
-    a = apply_variant("keyboard", SENTENCES["eng_Latn"], "eng_Latn", seed=3)
-    apply_variant("keyboard", SENTENCES["deu_Latn"], "deu_Latn", seed=3)
-    assert apply_variant("keyboard", SENTENCES["eng_Latn"], "eng_Latn", seed=3) == a
 
 
 def test_every_variant_has_a_language_and_unknown_ones_are_named():

@@ -5,9 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mlx_hybrid.evaluation.metrics.chrf import intervals, sentence_statistics
-from mlx_hybrid.evaluation.metrics.classification import macro_f1
-from mlx_hybrid.evaluation.metrics.intervals import bootstrap_mean, paired_bootstrap
+from mlx_hybrid.evaluation.metrics.intervals import bootstrap_ratio, macro_f1
+from mlx_hybrid.evaluation.metrics.translation import intervals, sentence_statistics
 from mlx_hybrid.evaluation.results import ALL, Results, Row
 from mlx_hybrid.study.differences import (
     adjust,
@@ -35,7 +34,7 @@ def key(metric: str) -> tuple[str, str, str]:
 
 def answered(right: np.ndarray) -> Results:
     """Results of one cell."""
-    row = Row.of("accuracy", bootstrap_mean(right, seed=0, samples=500, groups=GROUPS), 200)
+    row = Row.of("accuracy", bootstrap_ratio(right, np.ones(200), seed=0, samples=500, groups=GROUPS), 200)
     return Results({"kind": "classification", "examples": result(right)}, (row,))
 
 
@@ -58,7 +57,7 @@ def test_a_method_against_itself_differs_by_nothing():
 def test_one_seed_is_the_paired_bootstrap():
     before, after = draws(0.5, 0.6)
     error = paired_error([result(before)], [result(after)], "right")
-    own = paired_bootstrap(before, after, seed=0, samples=2_000, groups=GROUPS)
+    own = bootstrap_ratio(after - before, np.ones(200), seed=0, samples=2_000, groups=GROUPS)
     assert error == pytest.approx(example_error(own.low, own.high), rel=0.1)
 
 

@@ -33,7 +33,7 @@ def flores_bits(model, tokenizer, lines: int, languages: list[str]) -> dict[str,
     for language in languages:
         texts = flores_lines(data_root(), language)[:lines]
         ids = [[1, *tokenizer.encode(text, add_special_tokens=False)] for text in texts]
-        nll, _ = sequence_nll(model, ids)
+        nll = sequence_nll(model, ids)[0]
         result[language] = float(nll.sum()) / math.log(2) / sum(len(text.encode()) for text in texts)
     return result
 

@@ -3,117 +3,111 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from mlx_hybrid.config import Config
 from mlx_hybrid.errors import ConfigError, DataError, nearest
 from mlx_hybrid.evaluation import sets
-from mlx_hybrid.evaluation.benchmarks.folders import Choice
-from mlx_hybrid.evaluation.benchmarks.tasks import load_task, task_files
-from mlx_hybrid.evaluation.benchmarks.variants import VARIANTS, variants_for
+from mlx_hybrid.evaluation.benchmarks.tasks import build_records, load_task, task_files
+from mlx_hybrid.evaluation.benchmarks.variants import VARIANTS
 from mlx_hybrid.evaluation.evaluate import PIVOT
 from mlx_hybrid.evaluation.metrics.translation import directions_of
-from mlx_hybrid.evaluation.sets import EvaluationSet, evaluation_set, kind_of, labelled, language_code
+from mlx_hybrid.evaluation.sets import EvaluationSet, evaluation_set, from_fields, labelled, language_code
 from mlx_hybrid.records.files import FILES, Sources, find_sources, in_folder, read_renames
 from mlx_hybrid.records.lines import as_source
 from mlx_hybrid.records.record import Record, load_records, read_records
 from mlx_hybrid.records.split import Split
 from mlx_hybrid.run import Run
 
+RETAINED = Path(__file__).with_name("retention.jsonl")
+
 
 @dataclass(frozen=True)
 class Questions:
-    """A test set and, where there is one, the development set on which scoring and temperature are chosen; `note` says
-    what is not measured."""
+    """A test set and, where there is one, the development set on which is calibrated; `note` says what is not measured,
+    `known` what the run was trained on."""
 
     name: str
     test: EvaluationSet
     dev: EvaluationSet | None
     note: str = ""
     known: Sequence[Record] = ()
-    """What the run was trained on."""
-
-    @property
-    def tasks(self) -> set:
-        return {record.fields.get("task") for record in self.test.records}
 
     @property
     def trained(self) -> bool:
         """Whether the task is the one that the run was trained on."""
-        return self.tasks <= {record.fields.get("task") for record in self.known}
+        return tasks_of(self.test.records) <= tasks_of(self.known)
+
+
+def tasks_of(records: Sequence[Record]) -> set:
+    return {record.fields.get("task") for record in records}
 
 
 def find_questions(
-    run: Run | None,
-    path: Path | None,
-    name: str | None,
-    split: str,
-    dev: str,
-    part: Choice,
-    renames: Sequence[str],
+    run: Run | None, path: Path | None, name: str | None, *, dev: str, renames: Sequence[str], **part: Any
 ) -> Questions:
-    """Of a benchmark, a file or folder, or what a run's data holds. Raises ConfigError for two of these, or none."""
+    """Of a benchmark (`part` as `from_task` takes it), a file or folder, or what a run's data holds."""
     if path and name:
         raise ConfigError("--on and --task both say what to measure on; give one.")
     config = run.config_here() if run else None
-    known = training_records(config) if config else []
+    known, own = training_records(config) if config else [], None
     if name:
-        own = from_task(name, split, part, dev, known)
+        own = from_task(name, dev, known, **part)
     elif path:
         own = from_path(path, dev, known, config.data.group if config else "group", renames)
-    else:
-        own = from_run(config, dev, known, identity_of(run)) if run and config else None
+    elif config:
+        own = from_run(config, dev, known, run)
     if own is None:
         raise ConfigError("Nothing to measure on: give --on (a file or folder) or --task (a benchmark).")
     own = replace(own, known=known)
     if run and dev == "auto" and own.dev is None and own.trained and own.test.kind == "classification":
-        own = replace(own, dev=own_validation(run, own))
+        taken, tasks = marks(own.test.records), tasks_of(own.test.records)
+        valid = [
+            r for r in validation_of(run) if sets.kind_of(r) == "classification" and tasks_of([r]) <= tasks
+        ]
+        if valid := [record for record in valid if not marks([record]) & taken]:
+            own = replace(own, dev=evaluation_set(valid, labelled(known), group=own.test.group))
     return own
 
 
-def from_task(name: str, split: str, choice: Choice, dev_split: str, known: list[Record]) -> Questions:
-    """A split of a benchmark and the one that `dev_split` names, `auto` being dev where there is one."""
-    task = load_task(name)
-    if split not in task.splits:
-        raise ConfigError(f'Task {name} has no split "{split}"; it has {", ".join(task.splits)}.')
-    if dev_split == "auto":
-        dev_split = "dev" if "dev" in task.splits and split != "dev" else "none"
-    if dev_split == split:
-        raise ConfigError(f"--dev {dev_split} is the test set itself; a temperature from it says nothing.")
-    test, dev = (
-        [] if own == "none" else sets.from_fields(choice.records(name, own), f"{name}-{own}")
-        for own in (split, dev_split)
-    )
-    return make(name if split == "test" else f"{name}-{split}", test, dev, known)
+def from_task(name: str, dev: str, known: list[Record], *, split: str = "test", **where: Any) -> Questions:
+    """A split of a benchmark and that of `dev`, `auto` being dev where there is one; `where` as for `build_records`."""
+    task = load_task(name, (split,))
+    if dev == "auto":
+        dev = "dev" if "dev" in task.splits and split != "dev" else "none"
+    if dev == split:
+        raise ConfigError(f"--dev {dev} is the test set itself; a temperature from it says nothing.")
+    parts = {own: build_records(name, own, **where) for own in (split, dev) if own != "none"}
+    test, beside = (from_fields(parts.get(own, ()), f"{name}-{own}") for own in (split, dev))
+    return make(name if split == "test" else f"{name}-{split}", test, beside, known)
 
 
 def from_path(
     path: Path, dev: str, known: list[Record], group: str = "group", renames: Sequence[str] = ()
 ) -> Questions:
-    """A file of records, or a folder with a test file. `dev` is a file, `none`, or `auto`: the folder's validation
-    file; `renames` say what keys are read as."""
+    """A file of records, or a folder with a test file and, for `dev` auto, a validation file."""
     if not path.exists():
         raise ConfigError(f"{path}: no such file or folder.")
     keys = read_renames(renames)
     files = in_folder(path) if path.is_dir() else Sources(test=(as_source(path),))
     test, beside = ([replace(file, renames=keys) for file in part] for part in (files.test, files.valid))
-    name = path.name
-    name = next((name.removesuffix(s) for s in FILES if name.lower().endswith(s)), name)
+    name = next((path.name.removesuffix(s) for s in FILES if path.name.lower().endswith(s)), path.name)
     return make(name, load_records(test), dev_records(dev, lambda: load_records(beside), keys), known, group)
 
 
-def from_run(config: Config, dev: str, known: list[Record], identity: str) -> Questions | None:
+def from_run(config: Config, dev: str, known: list[Record], run: Run | None = None) -> Questions | None:
     """The test files that a run's data names, else the records that it held back; None where it did neither."""
-    sources = find_sources(config.data)
+    sources, group = find_sources(config.data), config.data.group
     if sources.test:
-        dev_set = dev_records(dev, lambda: load_records(sources.valid))
-        return make("test", load_records(sources.test), dev_set, known, config.data.group)
-    split = held_back(config, sources, identity)
+        beside = dev_records(dev, lambda: load_records(sources.valid))
+        return make("test", load_records(sources.test), beside, known, group)
+    split = held_back(config, run)
     if not split.test:
         return None
-    kinds = [kind_of(record) for record in split.test]
+    kinds = [sets.kind_of(record) for record in split.test]
     kind = "classification" if "classification" in kinds else kinds[0]
-    test, valid = ([r for r in part if kind_of(r) == kind] for part in (split.test, split.valid))
-    own = make("test", test, dev_records(dev, lambda: valid), split.train, config.data.group)
+    test, valid = ([r for r in part if sets.kind_of(r) == kind] for part in (split.test, split.valid))
+    own = make("test", test, dev_records(dev, lambda: valid), split.train, group)
     left = len(split.test) - len(test)
     note = f"Of the records held back, the {len(test)} of kind {kind} are measured, {left} of others are not."
     return replace(own, note=note if left else "")
@@ -123,47 +117,24 @@ def validation_of(run: Run) -> list[Record]:
     """The records that a run validated with, none where they are not to be found again."""
     config = run.config_here()
     try:
-        sources = find_sources(config.data)
-        return (
-            load_records(sources.valid)
-            if sources.valid
-            else held_back(config, sources, identity_of(run)).valid
-        )
+        files = find_sources(config.data).valid
+        return load_records(files) if files else held_back(config, run).valid
     except (ConfigError, DataError):
         return []
 
 
-def own_validation(run: Run, asked: Questions) -> EvaluationSet | None:
-    """A run's validation records, as far as they are choices of the same task and not tested on."""
-    taken, choices = (
-        marks(asked.test.records),
-        (r for r in validation_of(run) if kind_of(r) == "classification"),
-    )
-    own = [r for r in choices if r.fields.get("task") in asked.tasks and not marks([r]) & taken]
-    return evaluation_set(own, labelled(asked.known), group=asked.test.group) if own else None
-
-
-def identity_of(run: Run) -> str:
-    """What a run noted of its records; older ones noted nothing."""
-    return run.info().get("data_identity", "")
-
-
-def held_back(config: Config, sources: Sources, identity: str) -> Split:
+def held_back(config: Config, run: Run | None) -> Split:
     """The split of a run's records, made again. Raises DataError where they are others than the run noted."""
     from mlx_hybrid.models.base import tokenizer_for
     from mlx_hybrid.training.data import prepare
     from mlx_hybrid.training.setup import data_identity, tokenised
 
-    split = prepare(config, sources).split
-    if not split.test and not split.valid:
-        return split
-    tokenizer = tokenizer_for(config.model)
+    split, tokenizer = prepare(config, find_sources(config.data)).split, tokenizer_for(config.model)
     made = tokenised(config, split, tokenizer)
+    identity = run.info().get("data_identity") if run else None  # older runs noted nothing
     if identity and data_identity((part.examples for part in made), tokenizer) != identity:
-        raise DataError(
-            "The run's data changed since it was trained, so what it held back is not known; "
-            "name records with --on."
-        )
+        told = "so what it held back is not known; name records with --on"
+        raise DataError(f"The run's data changed since it was trained, {told}.")
     return split.without({where for part in made for where, _ in part.aside})
 
 
@@ -190,17 +161,14 @@ def training_records(config: Config) -> list[Record]:
 def make(
     name: str, test: list[Record], dev: list[Record], known: list[Record], group: str = "group"
 ) -> Questions:
-    """Sets whose labels must have stood in training, where that was of the same task and no options are stated.
-
-    Raises DataError where some records were trained on, ConfigError where some of the development set are tested on.
-    """
+    """Sets that share no record with what was trained on, nor with each other; labels must have stood in training,
+    where that was of the same task and no options are stated."""
     if both := len(marks(known) & marks(test)):
         raise DataError(f"{both} of the {len(test)} records to evaluate on were trained on; name others.")
     if both := len(marks(dev) & marks(test)):
-        raise ConfigError(
-            f"--dev: {both} of its records are of the test set; a temperature fitted there says nothing."
-        )
-    tasks = {record.fields.get("task") for record in test}
+        told = "of its records are of the test set; a temperature fitted there says nothing"
+        raise ConfigError(f"--dev: {both} {told}.")
+    tasks = tasks_of(test)
     same = [r for r in labelled(known) if r.fields.get("task") in tasks]
     chosen = evaluation_set(test, same, group=group)
     other = evaluation_set(dev, same, group=group) if dev else None
@@ -209,22 +177,21 @@ def make(
     return Questions(name, chosen, other)
 
 
-def marks(records: list[Record]) -> set[tuple]:
-    """What each record is known by: of a benchmark its task and id, wherever it was written, else file and line."""
+def marks(records: Sequence[Record]) -> set[tuple]:
+    """What each record is known by: of a benchmark its task and id, else file and line."""
     whole = {name: Path(name).resolve() for name in {record.path for record in records}}
-    tasks = task_files()
-    known = lambda record: record.fields.get("task") in tasks  # noqa: E731
-    return {(r.fields["task"], r.id) if known(r) else (whole[r.path], r.line) for r in records}
+    benchmarks, named = task_files(), [(record.fields.get("task"), record) for record in records]
+    return {(task, r.id) if task in benchmarks else (whole[r.path], r.line) for task, r in named}
 
 
 def chosen_variants(asked: Sequence[str], test: EvaluationSet) -> list[str]:
-    """The variants asked for, `all` being those that some language of the set has. Raises ConfigError for others."""
+    """The variants asked for, `all` being those that some language of the set has."""
     if asked and test.kind != "classification":
         raise ConfigError(f"--variants are measured on classification tasks; these records are {test.kind}.")
     languages = sorted(set(test.languages))
-    fitting = {name for language in languages for name in variants_for(language)}
+    fitting = [name for name, own in VARIANTS.items() if any(map(own.applies_to, languages))]
     if list(asked) == ["all"]:
-        return [name for name in VARIANTS if name in fitting]
+        return fitting
     for name in asked:
         if name not in VARIANTS:
             raise ConfigError(f'Unknown variant "{name}"; {nearest(name, VARIANTS)}')
@@ -234,14 +201,28 @@ def chosen_variants(asked: Sequence[str], test: EvaluationSet) -> list[str]:
 
 
 def chosen_pivot(asked: str | None, test: EvaluationSet) -> str:
-    """The language that the others are held against, PIVOT where none is asked for. Raises ConfigError for one that no
-    record is in."""
-    if not asked:
-        return PIVOT
-    code = language_code(asked)
-    own = sorted(set(test.languages))
-    if test.kind == "translation":
-        own = sorted({code for pair in directions_of(test) for code in pair})
-    if code not in own:
+    """The language that the others are held against, PIVOT where none is asked for."""
+    pairs = directions_of(test) if test.kind == "translation" else [test.languages]
+    own, code = sorted({code for pair in pairs for code in pair}), language_code(asked)
+    if asked and code not in own:
         raise ConfigError(f"--pivot {asked}: no test record is in {code}; there are {', '.join(own)}.")
-    return code
+    return code if asked else PIVOT
+
+
+def retention_set(name: str) -> EvaluationSet:
+    """The texts of a file of records or of lines, by which forgetting is measured; `auto` is our own (CC0 1.0)."""
+    path = RETAINED if name == "auto" else Path(name)
+    if path.suffix.lower() == ".txt" and path.is_file():
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        records = from_fields([{"text": line} for line in lines if line.strip()], str(path))
+    else:
+        records = load_records([path])
+    if not records or any(record.kind != "text" for record in records):
+        raise ConfigError(f"--retain {path}: needs plain text, records with `text` or a .txt of lines.")
+    return evaluation_set(records)
+
+
+def untrained(examples: EvaluationSet, known: Sequence[Record]) -> set[str]:
+    """The languages of the texts that no training record declares; none where training declares none."""
+    trained = {language_code(record.language) for record in known}
+    return set(examples.languages) - trained if trained - {"und"} else set()

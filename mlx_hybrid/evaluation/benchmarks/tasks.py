@@ -1,24 +1,21 @@
-"""Benchmarks as records: what a model is trained on and tested with, in the words of recipes/tasks/*.yaml.
-
-A record is chat JSONL with `id`, `group`, `language`, `task` and `fields` (the texts before they went into the
-prompt); of a classification also `label` and `options` (label → answer), of a translation `source_language`. Records
-of `adapt` hold `text`.
-"""
+"""Benchmarks as records (docs/evaluation.md): what a model is trained on and tested with."""
 
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
 
 from mlx_hybrid.errors import ConfigError, DataError, nearest
 from mlx_hybrid.evaluation.benchmarks.rows import SOURCES, Row, read_rows
+from mlx_hybrid.files import read_json, write_json, write_lines
 from mlx_hybrid.records.languages import UnknownLanguage, parse_language
 
-PACKAGE = Path(__file__).resolve().parents[2]
+FILES = {"train": "train.jsonl", "dev": "valid.jsonl", "test": "test.jsonl"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,17 +51,20 @@ class Task:
 
 def task_files() -> dict[str, Path]:
     """Name → YAML file, of the repository or the installed package."""
-    folders = (PACKAGE / "recipes" / "tasks", PACKAGE.parent / "recipes" / "tasks")
+    folders = [place / "recipes" / "tasks" for place in Path(__file__).resolve().parents[2:4]]
     return {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
 
 
 @lru_cache
-def load_task(name: str) -> Task:
-    """Raises ConfigError on an unknown task."""
+def load_task(name: str, splits: Sequence[str] = ()) -> Task:
+    """Raises ConfigError on an unknown task, or one without some of `splits`."""
     files = task_files()
     if name not in files:
         raise ConfigError(f'Unknown task "{name}"; {nearest(name, files)}')
-    return Task(**yaml.safe_load(files[name].read_text(encoding="utf-8")))
+    task = Task(**yaml.safe_load(files[name].read_text(encoding="utf-8")))
+    if unknown := [split for split in splits if split not in task.splits]:
+        raise ConfigError(f'Task {name} has no split "{unknown[0]}"; it has {", ".join(task.splits)}.')
+    return task
 
 
 def build_records(
@@ -81,47 +81,46 @@ def build_records(
     `shots` draws that many records a language, or a direction of translation, by whole groups; 64 hold the 32 of the
     same seed, whatever the other languages are. `folder` None fetches from the Hub.
     """
-    task = load_task(name)
-    codes = resolve_languages(task, languages)
+    if folder is not None and not folder.is_dir():
+        raise ConfigError(f"--from {folder}: no such folder.")
+    task = load_task(name, (split,))
+    codes = languages_of(task, languages)
     source = task.test_source if split == "test" and task.test_source else task.source
     translates = task.kind == "translation"
     reading = list(dict.fromkeys([task.pivot, *codes])) if translates else codes
-    rows = read_rows(source, split, reading, folder, task.labels, task.skip)
-    if translates:
-        return translations(task, rows, shots, seed)
-    make = classification_record if task.kind == "classification" else text_record
-    return [make(task, row, own) for own in codes for row in draw(rows[own], shots, seed, own)]
-
-
-def translations(task: Task, rows: dict[str, list[Row]], shots: int, seed: int) -> list[dict]:
-    """Records both ways between the pivot and each other language."""
+    rows = read_rows(source, split, reading, folder)
+    for language, own in rows.items():
+        if odd := next((row for row in own if task.labels and row.label not in task.labels), None):
+            told = f'row {odd.key} has the unknown label "{odd.label}"'
+            raise DataError(f"{name} {language}: {told}; {nearest(str(odd.label), task.labels)}")
+    if split == "train":
+        rows = {language: own[task.skip :] for language, own in rows.items()}
+    if not translates:
+        return [record_of(task, row, own) for own in codes for row in draw(rows[own], shots, seed, own)]
     others = [code for code in rows if code != task.pivot]
     if not others:
-        raise ConfigError(f"Task {task.name} needs a language other than its pivot, {task.pivot}.")
-    records = []
-    for a, b in (pair for code in others for pair in ((task.pivot, code), (code, task.pivot))):
-        targets = {row.key: row.fields["text"] for row in rows[b]}
-        records += [
-            {"source_language": a, **asked(task, row, b, f"{a}>{b}", targets[row.key])}
-            for row in draw(rows[a], shots, seed, f"{a}>{b}")
-        ]
-    return records
+        raise ConfigError(f"Task {name} needs a language other than its pivot, {task.pivot}.")
+    both = [pair for code in others for pair in ((task.pivot, code), (code, task.pivot))]
+    targets = {code: {row.key: row.fields["text"] for row in own} for code, own in rows.items()}
+    return [
+        record_of(task, row, b, source=a, answer=targets[b][row.key])
+        for a, b in both
+        for row in draw(rows[a], shots, seed, f"{a}>{b}")
+    ]
 
 
-def resolve_languages(task: Task, languages: Sequence[str]) -> list[str]:
-    """FLORES codes of any spelling; ConfigError on one that the task does not have."""
+def languages_of(task: Task, languages: Sequence[str]) -> list[str]:
+    """FLORES codes of any spelling, of all for none; ConfigError on one that the task does not have."""
     if not languages and not task.languages:
         raise ConfigError(f"Task {task.name} needs --languages: which ones is the question it asks.")
-    codes = []
-    for language in languages or task.languages:
-        try:
-            code = str(parse_language(language))
-        except UnknownLanguage as error:
-            raise ConfigError(f"{str(error).rstrip('.')}{'' if str(error).endswith('?') else '.'}") from None
-        if task.languages and code not in task.languages:
-            raise ConfigError(f"{task.name} has no {language} ({code}); it has {', '.join(task.languages)}.")
-        codes.append(code)
-    return list(dict.fromkeys(codes))
+    try:
+        codes = {str(parse_language(language)): language for language in languages or task.languages}
+    except UnknownLanguage as error:
+        raise ConfigError(str(error)) from None
+    if odd := [code for code in codes if task.languages and code not in task.languages]:
+        told = f"{codes[odd[0]]} ({odd[0]}); it has {', '.join(task.languages)}"
+        raise ConfigError(f"{task.name} has no {told}.")
+    return list(codes)
 
 
 def draw(rows: Sequence[Row], shots: int, seed: int, stream: str) -> list[Row]:
@@ -138,29 +137,19 @@ def draw(rows: Sequence[Row], shots: int, seed: int, stream: str) -> list[Row]:
     return [row for i in order for row in groups[names[i]]][:shots]
 
 
-def classification_record(task: Task, row: Row, language: str) -> dict:
-    options = task.options(language)
-    return {
-        "label": row.label,
-        "options": options,
-        **asked(task, row, language, language, options[row.label]),
-    }
-
-
-def text_record(task: Task, row: Row, language: str) -> dict:
-    return {"text": row.fields["text"], **named(task, row, language, language)}
-
-
-def named(task: Task, row: Row, language: str, end: str) -> dict:
-    place = {"id": f"{row.key}-{end}", "group": row.group, "language": language}
-    return {**place, "task": task.name, "version": task.version}
-
-
-def asked(task: Task, row: Row, language: str, end: str, answer: str) -> dict:
-    """A conversation in the words of a language, and the texts that it is made of."""
-    prompt = {"role": "user", "content": fill_prompt(task, language, row.fields)}
-    turns = [prompt, {"role": "assistant", "content": answer}]
-    return {**named(task, row, language, end), "messages": turns, "fields": row.fields}
+def record_of(task: Task, row: Row, language: str, *, source: str = "", answer: str = "") -> dict:
+    """A row as text, as a choice, or as the translation from `source` that `answer` is."""
+    place = {"id": f"{row.key}-{f'{source}>' if source else ''}{language}", "group": row.group}
+    place |= {"language": language, "task": task.name, "version": task.version}
+    if task.kind == "text":
+        return {"text": row.fields["text"], **place}
+    told: dict = {"source_language": source}
+    if task.kind == "classification":
+        options = task.options(language)
+        told, answer = {"label": row.label, "options": options}, options[row.label]
+    prompt = fill_prompt(task, language, row.fields)
+    turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
+    return {**told, **place, "messages": turns, "fields": row.fields}
 
 
 def fill_prompt(task: Task, language: str, fields: dict[str, str]) -> str:
@@ -169,3 +158,41 @@ def fill_prompt(task: Task, language: str, fields: dict[str, str]) -> str:
         return task.prompt.format(target=task.names[language], **fields)
     choices = ", ".join(task.options(language).values())
     return task.prompts[language]["prompt"].format(choices=choices, **fields)
+
+
+def write_task(
+    name: str,
+    directory: Path,
+    *,
+    splits: Sequence[str] = (),
+    shots: int = 0,
+    dev: int = 0,
+    seed: int = 0,
+    **where: Any,
+) -> dict:
+    """Write splits of a task (all of them for none) as the folder that `finetune --data` takes, with the task.json that
+    is returned. `shots` are of the training split, `dev` of the development split; `where` as for `build_records`."""
+    task, drawn = load_task(name, tuple(splits)), {"train": shots, "dev": dev, "test": 0}
+    splits = [split for split in task.splits if split in (splits or task.splits)]
+    for option, split in (("--shots", "train"), ("--dev", "dev")):
+        if drawn[split] and split not in splits:
+            told = f"draws from the {split} split; here there is only {', '.join(splits)}"
+            raise ConfigError(f"{option} {drawn[split]} {told}.")
+    paths = {split: directory / FILES[split] for split in splits}
+    if there := [path for path in paths.values() if path.exists()]:
+        raise ConfigError(f"{there[0]}: exists already; choose another folder with -o.")
+    parts = {split: build_records(name, split, shots=drawn[split], seed=seed, **where) for split in splits}
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        told = f"cannot be made ({error.strerror}); choose another place with -o"
+        raise ConfigError(f"{directory}: {told}.") from None
+    path = directory / "task.json"
+    whole = read_json(path) if path.exists() else {"format": 1, "splits": {}}
+    for split, records in parts.items():
+        write_lines(paths[split], records)
+        codes = sorted({str(record["language"]) for record in records})
+        own = {"file": FILES[split], "records": len(records), "languages": codes, "shots": drawn[split]}
+        whole["splits"][split] = {"task": task.name, "version": task.version, **own, "seed": seed}
+    write_json(path, whole)
+    return whole

@@ -1,10 +1,6 @@
-"""How far a figure can be trusted: bootstrap intervals, and an exact test of paired answers.
+"""Figures with their bootstrap intervals: means, ratios, macro-F1, and how evenly a model serves its languages."""
 
-Resampling n values with replacement draws how often each distinct value comes up, which is a multinomial:
-drawing the counts instead of the indices gives the same distribution and takes no time on accuracies.
-"""
-
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +8,7 @@ import numpy as np
 from mlx_hybrid.errors import DataError
 
 LEVEL = 0.95
+MEASURES = ("mean", "worst", "range", "standard_deviation", "gap_to_pivot")
 DRAWS_AT_ONCE = 1 << 22  # bounds the memory of one block of resamples to some tens of MB
 
 
@@ -33,80 +30,121 @@ def bootstrap(
     samples: int = 10_000,
     groups: Sequence | None = None,
 ) -> Interval:
-    """A statistic of the sums of the columns of `table` (n, columns), with its percentile bootstrap interval.
+    """A statistic, (samples, columns) → (samples,), of the sums of `table` (n, columns) with its percentile interval.
 
-    `statistic` takes (samples, columns). With `groups` (n labels) whole groups are resampled: values in one group
-    (translations of a sentence, one premise) are not independent. Raises DataError on no values, or one not finite.
-    Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13.
+    With `groups` (n labels) whole groups are resampled: translations of a sentence are not independent. Raises
+    DataError on no values. Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13.
     """
     if not table.size:
         raise DataError("No values: a mean and its interval need at least one.")
-    bad = np.flatnonzero(~np.isfinite(table).all(1))
-    if bad.size:
-        raise DataError(f"Value {bad[0]} is {table[bad[0]][0]}, and an interval needs finite ones.")
-    sums = sums_by_group(table, groups)
-    drawn = statistic(resampled_sums(sums, np.random.default_rng(seed), samples))
-    return interval_of(float(statistic(sums.sum(0, keepdims=True))[0]), drawn, len(sums))
+    sums, rng = table if groups is None else sums_by_group(table, groups), np.random.default_rng(seed)
+    units, counts = np.unique(sums, axis=0, return_counts=True)
+    count, block = len(sums), max(1, DRAWS_AT_ONCE // len(sums))
+    values = [statistic(sums.sum(0, keepdims=True))]
+    for size in [min(block, samples - start) for start in range(0, samples, block)]:
+        if len(units) * 4 <= count:  # how often each distinct value comes up is a multinomial
+            drawn = rng.multinomial(count, counts / count, size=size) @ units
+        else:
+            index = rng.integers(count, size=(size, count))
+            drawn = np.stack([column[index].sum(1) for column in sums.T], 1)
+        values.append(statistic(drawn))
+    return intervals_of({"": np.concatenate(values)}, count)[""]
 
 
 def bootstrap_ratio(numerators: Sequence[float], denominators: Sequence[float], **resampling) -> Interval:
     """Σ numerators / Σ denominators (bits per byte, loss per token); resampling as in `bootstrap`."""
-    numerators, denominators = np.asarray(numerators, np.float64), np.asarray(denominators, np.float64)
-    if len(numerators) != len(denominators) or not np.all(denominators > 0):
-        raise DataError("A ratio needs one denominator above zero for every numerator.")
-    return bootstrap(np.stack([numerators, denominators], 1), lambda s: s[:, 0] / s[:, 1], **resampling)
+    table = np.stack([numerators, denominators], 1).astype(np.float64)
+    return bootstrap(table, lambda sums: sums[:, 0] / sums[:, 1], **resampling)
 
 
-def bootstrap_mean(values: Sequence[float], **resampling) -> Interval:
-    """Mean of `values` (n,), of groups Σ values / Σ sizes; resampling as in `bootstrap`."""
-    return bootstrap_ratio(values, np.ones(len(values)), **resampling)
+def macro_f1(chosen: Sequence[int], answers: Sequence[int], **resampling) -> Interval:
+    """Mean over classes of F1 = 2 TP / (2 TP + FP + FN), of the classes that are an answer or are chosen; resampling as
+    in `bootstrap`, with the counts of (answer, choice) pairs."""
+    pairs, kinds = np.unique(np.stack([answers, chosen], 1), axis=0, return_inverse=True)
+    truth, choice = (pairs[:, [side]] == np.unique(pairs) for side in (0, 1))  # (pairs, classes)
+
+    def mean_f1(counts: np.ndarray) -> np.ndarray:
+        hits, either = counts @ (truth & choice), counts @ truth + counts @ choice
+        return (2 * hits / np.maximum(either, 1)).sum(1) / (either > 0).sum(1)
+
+    return bootstrap(np.eye(len(pairs))[kinds.reshape(-1)], mean_f1, **resampling)
 
 
-def paired_bootstrap(a: Sequence[float], b: Sequence[float], **resampling) -> Interval:
-    """Mean of b − a over the same n examples, and its interval; above zero, b is better.
+@dataclass(frozen=True)
+class Columns:
+    """A statistic of each of several names, (1 + samples, names): as observed, and over resampled groups."""
 
-    Koehn 2004, https://aclanthology.org/W04-3250. Raises DataError where the lengths differ.
+    names: list
+    scores: np.ndarray
+    groups: int
+
+
+def bootstrap_columns(
+    names: Sequence,
+    groups: Sequence,
+    table: np.ndarray,
+    statistic: Callable[[np.ndarray], np.ndarray],
+    *,
+    seed: int,
+    samples: int,
+) -> Columns:
+    """A statistic, (samples, columns) → (samples,), of the summed rows of `table` (n, columns) of each name (n,).
+
+    A group is drawn in all names together, and by the same seed alike for every table; draws in which a name gets no
+    row are left out, and where no other are, the intervals have no width.
     """
-    return bootstrap_mean(_change(a, b), **resampling)
+    place, kinds = group_places(groups), sorted(set(names))
+    count = int(place.max()) + 1
+    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=samples)
+    rows = [np.array([n for n, own in enumerate(names) if own == kind]) for kind in kinds]
+    weights = [np.concatenate([np.ones((1, count), np.int64), drawn])[:, place[own]] for own in rows]
+    whole = np.all([own.any(1) for own in weights], axis=0)
+    scores = np.stack([statistic(own[whole] @ table[kept]) for own, kept in zip(weights, rows)], 1)
+    return Columns(kinds, scores if len(scores) > 1 else np.repeat(scores, 2, 0), count)
 
 
-def sign_flip(a_correct: Sequence[bool], b_correct: Sequence[bool], groups: Sequence) -> float:
-    """Two-sided p of the exact sign-flip test on paired right-or-wrong answers in groups that are not independent.
+def parity(
+    values: Sequence[float],
+    languages: Sequence[str],
+    groups: Sequence,
+    *,
+    sizes: Sequence[float] | None = None,
+    seed: int,
+    pivot: str | None = None,
+    samples: int = 2_000,
+    higher_is_better: bool = True,
+) -> dict[str, Interval]:
+    """Each of MEASURES over Σ values / Σ sizes of each language, with its interval; sizes are 1 where none are given.
 
-    With d_g = Σ (b − a) over the examples of group g, p = P(|Σ s_g d_g| ≥ |Σ d_g|) over all signs s_g = ±1, by
-    convolution. Where each example is its own group it is the exact test of McNemar 1947,
-    https://doi.org/10.1007/BF02295996. Yeh 2000, https://aclanthology.org/C00-2137.
+    A group that stands in several languages is drawn in all of them together. The gap is how much better the pivot is
+    than the mean of the others.
     """
-    changes = sums_by_group(_change(a_correct, b_correct)[:, None], groups)[:, 0]
-    sizes = np.abs(changes[changes != 0]).astype(int)
-    whole = int(sizes.sum())
-    chance = np.zeros(whole + 1)  # of each sum over the groups that keep their sign
-    chance[0] = 1.0
-    for size in sizes:
-        moved = chance.copy()
-        moved[size:] += chance[:-size]
-        chance = moved / 2
-    sums = 2 * np.arange(whole + 1) - whole
-    return min(1.0, float(chance[np.abs(sums) >= abs(int(changes.sum()))].sum()))
+    table = np.stack([values, np.ones(len(values)) if sizes is None else sizes], 1).astype(np.float64)
+    ratio = lambda sums: sums[:, 0] / sums[:, 1]  # noqa: E731
+    own = bootstrap_columns(languages, groups, table, ratio, seed=seed, samples=samples)
+    place = own.names.index(pivot) if pivot in own.names else None
+    return intervals_of(measures(own.scores, place, higher_is_better), own.groups)
 
 
-def interval_of(value: float, drawn: np.ndarray, count: int) -> Interval:
-    """The central LEVEL of the resampled values around the observed one."""
-    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Interval(value, float(low), float(high), count)
+def measures(table: np.ndarray, pivot: int | None, higher_is_better: bool = True) -> dict[str, np.ndarray]:
+    """Each of MEASURES of each row of (samples, languages); no gap without a pivot or with no other."""
+    worst = table.min(1) if higher_is_better else table.max(1)
+    columns = [table.mean(1), worst, np.ptp(table, axis=1), table.std(1)]
+    if pivot is not None and table.shape[1] > 1:
+        gap = table[:, pivot] - np.delete(table, pivot, axis=1).mean(1)
+        columns.append(gap if higher_is_better else -gap)
+    return dict(zip(MEASURES, columns))
 
 
-def drawn_counts(units: int, *, seed: int, samples: int) -> np.ndarray:
-    """How often each unit comes up in each resample, (samples, units)."""
-    return np.random.default_rng(seed).multinomial(units, np.full(units, 1 / units), size=samples)
+def intervals_of(figures: Mapping[str, np.ndarray], count: int) -> dict[str, Interval]:
+    """Of each figure, (1 + samples,): the observed value, and the central LEVEL of the resampled ones."""
+    bounds = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
+    ends = {name: np.quantile(own[1:], bounds).tolist() for name, own in figures.items()}
+    return {name: Interval(float(own[0]), *ends[name], count) for name, own in figures.items()}
 
 
-def sums_by_group(table: np.ndarray, groups: Sequence | None) -> np.ndarray:
-    """Sums of the rows of each group, (groups, columns); each row is its own where `groups` is None."""
-    if groups is None:
-        return table
-    if len(groups) != len(table):
-        raise DataError(f"{len(groups)} groups for {len(table)} values.")
+def sums_by_group(table: np.ndarray, groups: Sequence) -> np.ndarray:
+    """Sums of the rows of each group, (groups, columns)."""
     place = group_places(groups)
     sums = np.zeros((place.max(initial=-1) + 1, table.shape[1]))
     np.add.at(sums, place, table)
@@ -116,26 +154,3 @@ def sums_by_group(table: np.ndarray, groups: Sequence | None) -> np.ndarray:
 def group_places(groups: Sequence) -> np.ndarray:
     """Number of each value's group, (n,)."""
     return np.unique(np.asarray([str(group) for group in groups]), return_inverse=True)[1]
-
-
-def resampled_sums(table: np.ndarray, rng: np.random.Generator, samples: int) -> np.ndarray:
-    """Sums of each column of `table` (units, columns) over resampled units, (samples, columns)."""
-    units, counts = np.unique(table, axis=0, return_counts=True)
-    block = max(1, DRAWS_AT_ONCE // len(table))
-    sums = []
-    for start in range(0, samples, block):
-        size = min(block, samples - start)
-        if len(units) * 4 <= len(table):
-            sums.append(rng.multinomial(len(table), counts / len(table), size=size) @ units)
-        else:
-            index = rng.integers(len(table), size=(size, len(table)))
-            sums.append(np.stack([column[index].sum(1) for column in table.T], 1))
-    return np.concatenate(sums)
-
-
-def _change(a: Sequence[float], b: Sequence[float]) -> np.ndarray:
-    """b − a of each example."""
-    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    if a.shape != b.shape:
-        raise DataError(f"A paired test needs the same examples on both sides, not {len(a)} and {len(b)}.")
-    return b - a
