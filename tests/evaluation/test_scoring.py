@@ -53,6 +53,7 @@ def check(model, items: list[OptionItem], scores: list[np.ndarray]) -> None:
 
 def test_scores_of_capped_logits_are_those_of_a_plain_loop(capped_model):
     items = draw_items(1)
+    assert not can_share(Forward(capped_model))  # it takes no masks per row
     check(capped_model, items, score_options(capped_model, items))
 
 
@@ -160,10 +161,6 @@ def test_only_a_model_that_does_not_come_apart_computes_all_logits(model, capped
     whole, items = Whole(model), draw_items(6, 3)
     assert Forward(whole).most_tokens < math.inf
     check(model, items, score_options(whole, items, share=False))
-
-
-def test_a_model_without_masks_per_row_cannot_share(capped_model):
-    assert not can_share(Forward(capped_model))
 
 
 def test_a_model_that_caches_more_than_keys_is_scored_plainly(model, monkeypatch):

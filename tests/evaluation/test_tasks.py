@@ -142,22 +142,6 @@ def test_misaligned_languages_are_named(folder, row):
 
 
 @pytest.mark.parametrize(
-    ("task", "split", "path"),
-    [
-        ("flores", "test", "flores200/dev/swh_Latn.txt"),
-        ("ntrex", "train", "ntrex128/swh_Latn.txt"),
-        ("xnli", "test", "xnli/test.sw.jsonl"),
-        ("adapt", "test", "flores200/dev/swh_Latn.txt"),
-    ],
-)
-def test_a_line_less_in_one_language_is_named(folder, task, split, path):
-    lines = (folder / path).read_text().splitlines()
-    write(folder / path, "\n".join(lines[:-1]) + "\n")
-    with pytest.raises(DataError, match="swh_Latn and eng_Latn are misaligned at"):
-        build_records(task, split, ["en", "sw"], folder=folder)
-
-
-@pytest.mark.parametrize(
     ("path", "text", "message"),
     [
         (
