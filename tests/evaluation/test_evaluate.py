@@ -291,6 +291,7 @@ def test_records_without_a_group_are_each_their_own():
         row["group"] = None
     rows[4]["group"] = "None"
     assert partition(made(rows).groups) == [0, 1, 2, 3, 4, 5]
+    assert partition(made(labelled(3), group="premise").groups) == [0, 1, 2, 0, 1, 2]  # a key that none has
 
 
 @pytest.mark.parametrize("test_file", [True, False], ids=["a file of the run's data", "a file of --on"])
@@ -325,7 +326,3 @@ def test_a_comparison_groups_by_the_key_of_its_data(tmp_path):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in by_premise()))
     for part in evaluation_sets(tmp_path, "premise"):
         assert partition(part.groups) == [n % 4 for n in range(12)]
-
-
-def test_a_key_that_no_record_has_leaves_group():
-    assert partition(made(labelled(3), group="premise").groups) == [0, 1, 2, 0, 1, 2]

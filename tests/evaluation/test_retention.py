@@ -50,19 +50,15 @@ def test_bits_are_those_of_a_plain_loop_and_untrained_languages_stand_apart(mode
     assert results.languages("bits_per_byte") == []
     assert not results.has("bits_per_byte")  # of the task itself
     quality, *_, other = result_tables(results)
-    assert [row[0].strip() for row in quality.rows][-2:] == [
-        "other text, bits per byte",
-        "of languages not trained",
-    ]
+    named = [row[0].strip() for row in quality.rows]
+    assert named[-2:] == ["other text, bits per byte", "of languages not trained"]
     assert [row[0] for row in other.rows] == ["deu_Latn", "math", "swh_Latn"]
 
 
 def test_one_s_own_text_may_be_records_or_lines(tmp_path):
     (tmp_path / "own.txt").write_text("one line\n\nanother\n")
-    assert [r.fields["text"] for r in retention_set(str(tmp_path / "own.txt")).records] == [
-        "one line",
-        "another",
-    ]
+    texts = [record.fields["text"] for record in retention_set(str(tmp_path / "own.txt")).records]
+    assert texts == ["one line", "another"]
     (tmp_path / "own.jsonl").write_text(json.dumps({"text": "x", "language": "sw"}) + "\n")
     assert retention_set(str(tmp_path / "own.jsonl")).languages == ["swh_Latn"]
     assert untrained(retention_set("auto"), from_fields([{"text": "x"}], "t")) == set()
