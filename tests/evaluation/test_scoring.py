@@ -137,7 +137,7 @@ def test_batches_of_like_length_hold_little_padding():
 def test_scores_of_a_quantised_model_do_not_move_either(monkeypatch):
     model = use_fast_products(tiny("llama", "4-bit"))
     assert can_share(Forward(model))
-    items = draw_items(9)
+    items = draw_items(9, vocabulary=VOCABULARY)
     reference = score_options(model, items)
     for batch_tokens, share in ((1, True), (60, False), (1000, False)):
         monkeypatch.setattr(scoring, "BATCH_TOKENS", batch_tokens)
