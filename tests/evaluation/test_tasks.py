@@ -113,7 +113,7 @@ def test_adapt_trains_on_news_after_the_base_and_tests_on_flores(folder):
     ("arguments", "message"),
     [
         (("xnly", "test", ["en"]), 'did you mean "xnli"'),
-        (("xnli", "validation", ["en"]), "train, dev, test"),
+        (("xnli", "validation", ["en"]), "known: dev, test, train"),
         (("xnli", "test", ["yo"]), "has no yo"),
         (("xnli", "test", ["english?"]), "is no language code"),
         (("xnli", "test", ["fr"]), "cannot be read"),

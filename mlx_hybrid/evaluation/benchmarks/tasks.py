@@ -63,7 +63,7 @@ def load_task(name: str, splits: Sequence[str] = ()) -> Task:
         raise ConfigError(f'Unknown task "{name}"; {nearest(name, files)}')
     task = Task(**yaml.safe_load(files[name].read_text(encoding="utf-8")))
     if unknown := [split for split in splits if split not in task.splits]:
-        raise ConfigError(f'Task {name} has no split "{unknown[0]}"; it has {", ".join(task.splits)}.')
+        raise ConfigError(f'Task {name} has no split "{unknown[0]}"; {nearest(unknown[0], task.splits)}')
     return task
 
 
