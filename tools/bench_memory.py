@@ -19,6 +19,7 @@ import numpy as np
 from mlx_lm.models import llama
 from mlx_lm.utils import quantize_model, save_model
 
+from mlx_hybrid.adapters.frozen import on_cpu
 from mlx_hybrid.config import Config, build_config
 from mlx_hybrid.models.base import load_base
 from mlx_hybrid.records.template import Example, Tokenised
@@ -26,8 +27,8 @@ from mlx_hybrid.training.batches import make_batch
 from mlx_hybrid.training.memory.estimate import Load, estimate
 from mlx_hybrid.training.memory.limits import set_limits
 from mlx_hybrid.training.memory.shape import model_shape
+from mlx_hybrid.training.optimizer import make_step
 from mlx_hybrid.training.setup import Setup, attach_adapter, start_from_records
-from mlx_hybrid.training.step import compiles, make_step
 
 STEPS = 2  # the second has moments to update
 
@@ -113,7 +114,7 @@ def measured_peak(config: Config, load: Load) -> int:
     base = load_base(config.model.name)
     set_limits()
     examples = random_examples(load, base.config["vocab_size"])
-    setup = Setup(base, None, [Tokenised(examples), Tokenised(), Tokenised()])
+    setup = Setup(base, [Tokenised(examples), Tokenised(), Tokenised()])
     attach_adapter(config, setup)
     mx.eval(base.model.parameters(), setup.optimizer.state)
     mx.clear_cache()
@@ -121,8 +122,7 @@ def measured_peak(config: Config, load: Load) -> int:
     for _ in start_from_records(config, setup):
         pass
     base.model.train()
-    compiled = compiles(config.train.compile)
-    step = make_step(base.model, setup.optimizer, accumulate=1, compiled=compiled)
+    step = make_step(base.model, setup.optimizer, compiled=not on_cpu())
     for _ in range(STEPS):
         step([make_batch(examples)])
     return mx.get_peak_memory()

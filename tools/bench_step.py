@@ -22,12 +22,11 @@ from mlx_lm.tuner.utils import linear_to_lora_layers
 
 from mlx_hybrid.adapters.attach import attach, hybrid_layers, refold
 from mlx_hybrid.adapters.frozen import use_fast_products
-from mlx_hybrid.config import build_config
+from mlx_hybrid.config import TrainConfig, build_config
 from mlx_hybrid.records.template import Example
 from mlx_hybrid.training.batches import Batch, make_batch
 from mlx_hybrid.training.loop import steps_between_refolds
-from mlx_hybrid.training.optimizer import BranchOptimizer
-from mlx_hybrid.training.step import make_step
+from mlx_hybrid.training.optimizer import BranchOptimizer, make_step
 
 VOCABULARY, LENGTH, LAYERS = 1024, 128, 8
 TARGETS = {"lora": 1.0, "hra": 1.1, "hybrid": 1.1, "boft": 1.3, "hybrid-boft": 1.4}
@@ -71,9 +70,8 @@ class Bench:
             for leaf in ("lora_a0", "lora_b0"):  # as large as a start from the gradient makes them
                 if (start := layer.leaves().get(leaf)) is not None:
                     layer.put_leaves({leaf: mx.random.normal(start.shape, key=mx.random.key(index)) / 32})
-        rates = {"learning_rate": 1e-4, "orthogonal_learning_rate": 1e-4, "weight_decay": 0.0, "clip": 1.0}
-        optimizer = BranchOptimizer(model, mixing=config.mixing, **rates)
-        step = make_step(model.train(), optimizer, accumulate=1, compiled=False)
+        optimizer = BranchOptimizer(model, TrainConfig(learning_rate=1e-4, rates="leaf"), config.mixing)
+        step = make_step(model.train(), optimizer, compiled=False)
         batch, every, done = self.batch(), steps_between_refolds(model), 0
 
         def run() -> None:

@@ -29,15 +29,15 @@ from mlx_lm.tuner.trainer import train as peer_train
 from mlx_lm.tuner.utils import linear_to_lora_layers
 
 from mlx_hybrid.adapters.attach import attach, dequantise
-from mlx_hybrid.config import build_config
+from mlx_hybrid.config import TrainConfig, build_config
 from mlx_hybrid.evaluation.benchmarks.tasks import write_task
 from mlx_hybrid.models.base import load_base, load_tokenizer_of
 from mlx_hybrid.records.record import load_records
 from mlx_hybrid.records.template import Example, make_examples
+from mlx_hybrid.training.checkpoint import Progress
 from mlx_hybrid.training.events import Trained
-from mlx_hybrid.training.loop import train
+from mlx_hybrid.training.loop import Training
 from mlx_hybrid.training.optimizer import BranchOptimizer
-from mlx_hybrid.training.progress import Progress
 
 LANGUAGES = ("en", "es", "de", "ru", "ar", "zh", "sw", "th")
 PEER = "mlx_lm.lora"
@@ -97,13 +97,11 @@ def ours(method: str, chats: Chats, packed: bool) -> float:
     model, tree = fresh_model(packed), {"method": method, "adapter": {"start": "zeros"}}
     adapter = build_config(tree, "bench_train").adapter
     attach(model, adapter, seed=0)
-    rates = {"learning_rate": RATE, "orthogonal_learning_rate": RATE, "weight_decay": 0.0, "clip": 1.0}
-    optimizer = BranchOptimizer(model, mixing=adapter.mixing, **rates)
+    optimizer = BranchOptimizer(model, TrainConfig(learning_rate=RATE, rates="leaf"), adapter.mixing)
     for steps in (WARM, STEPS):
         options = {"steps": steps, "batch_size": BATCH, "report_every": steps}
         settings = build_config(tree | {"train": options}, "bench_train").train
-        how = {"seed": 0, "progress": Progress()}
-        events = train(model, optimizer, chats.examples, [], settings, **how)
+        events = Training(model, optimizer, chats.examples, [], settings, 0, Progress())
         (report,) = [event for event in events if isinstance(event, Trained)]
     return report.trained_tokens / report.seconds
 

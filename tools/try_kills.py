@@ -65,7 +65,7 @@ PHASES = [
 ]  # fmt: skip
 MARKS = [  # what begins each phase
     (job, "prepare"), (job, "load_setup"), (job, "ask_base"), (job, "attach_adapter"), (job, "start_from_records"),
-    (job, "load_checkpoint"), (BranchOptimizer, "set_rate"), (loop, "validate"), (recording, "save_best"),
+    (job, "load_checkpoint"), (BranchOptimizer, "set_rate"), (loop, "validate"), (recording.Recorder, "save_best"),
     (recording, "save_checkpoint"), (job, "finish"), (held_out, "write_pages"),
 ]  # fmt: skip
 

@@ -37,8 +37,8 @@ def estimate(
         mlx-hybrid estimate --model mlx-community/Qwen3-0.6B-4bit --set train.batch_size=4
         mlx-hybrid estimate my-run.yaml --memory 16
     """
+    from mlx_hybrid.training.memory.estimate import USABLE, as_options, memory_limit, way_out
     from mlx_hybrid.training.memory.estimate import estimate as estimate_memory
-    from mlx_hybrid.training.memory.fit import USABLE, as_options, memory_limit, way_out
     from mlx_hybrid.training.memory.shape import model_shape
 
     given = given_settings(options)

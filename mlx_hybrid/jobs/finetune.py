@@ -2,33 +2,32 @@
 
 from collections.abc import Callable, Generator, Iterator
 from datetime import date
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mlx_hybrid.adapters.attach import check_attach
+from mlx_hybrid.adapters.store import read_adapter_config
 from mlx_hybrid.config import Config, to_tree
 from mlx_hybrid.errors import ConfigError, DataError
 from mlx_hybrid.jobs.events import JobEvent, Prepared
 from mlx_hybrid.jobs.held_out import ask_base, finish
 from mlx_hybrid.models.adapted import UNCHECKED, find_adapter
-from mlx_hybrid.models.base import check_local, tokenizer_for
+from mlx_hybrid.models.base import check_local, fingerprints, tokenizer_for
 from mlx_hybrid.records.files import Sources, find_sources
 from mlx_hybrid.records.split import Split
 from mlx_hybrid.run import Run, check_place, create_run, discard, machine, run_place, writing
-from mlx_hybrid.training.checkpoint import load_checkpoint, saved_start
-from mlx_hybrid.training.data import check_held_back, check_manifests, note_data, prepare
+from mlx_hybrid.training.checkpoint import Progress, load_checkpoint
+from mlx_hybrid.training.data import check_held_back, check_manifests, prepare
 from mlx_hybrid.training.distributed import ALONE, MachineLost, World, check_divisible
 from mlx_hybrid.training.events import CheckpointDue, Event, Interrupted, Note, Started
-from mlx_hybrid.training.loop import align, total_steps, train
-from mlx_hybrid.training.memory.fit import check_fits, how_to_need_less
+from mlx_hybrid.training.loop import Training, align, total_steps
+from mlx_hybrid.training.memory.estimate import check_fits
 from mlx_hybrid.training.memory.limits import running_out
-from mlx_hybrid.training.progress import Progress
-from mlx_hybrid.training.recording import begin_run, handle, note_end, way_on
+from mlx_hybrid.training.memory.shape import local_folder
+from mlx_hybrid.training.recording import Recorder, begin_run, note_end, way_on
 from mlx_hybrid.training.setup import (
     Setup,
     attach_adapter,
-    check_base_of_start,
     data_identity,
     data_notes,
     load_setup,
@@ -36,7 +35,6 @@ from mlx_hybrid.training.setup import (
     start_from_records,
     tokenised,
 )
-from mlx_hybrid.training.strength import keep_at_strength
 
 
 def finetune(
@@ -67,14 +65,14 @@ def finetune(
             data = prepare(config, sources, None if resume else run.data)
             if resume is None:
                 check_held_back(config, data.split)
-                note_data(config, run, data, manifests)
+                governance = {"governance": data.counts} if config.governance.enabled else {}
+                run.update(**governance, data_manifests=manifests)
             run.log(f"{'going on' if resume else 'begun'}: {data.sizes['train']} records to train on")
             yield Prepared(run, **data.counts, **data.sizes, read_as=data.read_as)
             day = (resume.template_date() if resume else None) or date.today()
             setup = load_setup(config, data.split, day=day, machines=world.size, force=force)
             begin_run(config, run, setup, sources, resume=bool(resume), machines=world.size)
-            less = partial(how_to_need_less, config, setup.train, machines=world.size)
-            with running_out(lambda: less() + way_on(run)):
+            with running_out(lambda: way_on(run)):
                 yield from train_and_evaluate(
                     config, run, data.split, setup, resume=bool(resume), stop=stop, world=world
                 )
@@ -106,22 +104,24 @@ def train_and_evaluate(
     attached = attach_adapter(config, setup)
     machines, records = how["world"].size, len(setup.train)
     progress = yield from starting_point(config, run if resume else None, setup, machines)
+    recorder = Recorder(config, run, setup, progress)
     if resume:
         run.forget_after(progress.step)
     else:
-        handle(CheckpointDue(0), config, run, setup, progress)  # so that no stop loses the start
-    steps_in_all, modules = total_steps(config.train, records), len(attached.modules)
+        recorder.handle(CheckpointDue(0))  # so that no stop loses the start
+    steps_in_all = total_steps(config.train, records)
     run.log(f"training from step {progress.step} to {steps_in_all}")
-    yield Started(steps_in_all, progress.step, modules, attached.trainable, records, machines)
+    sizes = len(attached.modules), attached.trainable, records, machines
+    yield Started(steps_in_all, progress.step, *sizes)
     try:
-        for event in steps(config, setup, progress, start=saved_start(run.checkpoints), **how):
-            handle(event, config, run, setup, progress)
+        for event in steps(config, setup, progress, **how):
+            recorder.handle(event)
             yield event
             if isinstance(event, Interrupted):
                 return
     except MachineLost as lost:
         raise MachineLost(f"{lost}{way_on(run)}") from None
-    yield from keep_at_strength(config, run, setup)
+    yield from recorder.keep_at_strength()
     yield from finish(config, run, setup, held_out)
 
 
@@ -131,20 +131,17 @@ def follow(
     """The first machine's steps, each on this one's part of the batch."""
     machines = how["world"].size
     setup = load_setup(config, prepare(config, sources).split, machines=machines, force=force)
-    with running_out(partial(how_to_need_less, config, setup.train, machines=machines)):
+    with running_out():
         attach_adapter(config, setup)
         progress = yield from starting_point(config, resume, setup, machines)
-        start = saved_start(resume.checkpoints) if resume else None
-        yield from steps(config, setup, progress, start=start, **how)
+        yield from steps(config, setup, progress, **how)
 
 
 def starting_point(
     config: Config, resume: Run | None, setup: Setup, machines: int
 ) -> Generator[Note, None, Progress]:
-    """Give the adapter the values that training starts from: of a checkpoint, an adapter, or the first gradient.
-
-    Returns where the run stands.
-    """
+    """Give the adapter the values that training starts from, of a checkpoint, an adapter, or the first gradient; where
+    the run stands."""
     if resume:
         return load_checkpoint(resume.checkpoints, setup.base.model, setup.optimizer)
     if config.start_from:
@@ -156,54 +153,33 @@ def starting_point(
 
 
 def steps(
-    config: Config,
-    setup: Setup,
-    progress: Progress,
-    *,
-    start: dict | None,
-    stop: Callable[[], bool],
-    world: World,
+    config: Config, setup: Setup, progress: Progress, *, stop: Callable[[], bool], world: World
 ) -> Iterator[Event]:
     """Train to the end, from the same place on every machine. Raises ConfigError where one is not like the first."""
+    model, optimizer = setup.base.model, setup.optimizer
     if world.size > 1:
-        alike = {
-            "settings": to_tree(config),
-            "records": data_identity((setup.train, setup.valid), setup.base.tokenizer),
-            "base model": setup.base.identity["fingerprint"],
-            "versions": machine()["versions"],
-            "checkpoint": progress.step,
-        }
+        records = data_identity((setup.train, setup.valid), setup.base.tokenizer)
+        alike = {"settings": to_tree(config), "records": records, "checkpoint": progress.step}
+        alike |= {"base model": setup.base.identity["fingerprint"], "versions": machine()["versions"]}
         world.check_alike(alike)
-    align(setup.base.model, setup.optimizer, world)
-    yield from train(
-        setup.base.model,
-        setup.optimizer,
-        setup.train,
-        setup.valid,
-        config.train,
-        seed=config.seed,
-        progress=progress,
-        stop=stop,
-        temperature=config.data.temperature,
-        world=world,
-        start=start,
-    )
+    align(model, optimizer, world)
+    given = (model, optimizer, setup.train, setup.valid, config.train, config.seed, progress)
+    yield from Training(*given, stop, config.data.temperature, world)
 
 
 def plan(config: Config, *, world: World = ALONE, force: bool = False) -> dict:
-    """What a run would do, without doing it: the resolved config, the sizes of the data, and the tokens of it.
-
-    Reads the model's config, tokenizer and headers, and raises what the run itself would.
-    """
+    """What a run would do, without doing it: the config, and the sizes and tokens of the data. Reads the model's
+    config, tokenizer and headers, and raises what the run itself would."""
     sources, _ = find_data(config, world)
     data = prepare(config, sources)
     check_held_back(config, data.split)
     made = tokenised(config, data.split, tokenizer_for(config.model))
-    if config.start_from:
-        check_base_of_start(config, find_adapter(config.start_from)[0])
+    folder = local_folder(config.model.name)
+    if config.start_from and folder:  # what can be said before its weights are there
+        info = read_adapter_config(find_adapter(config.start_from)[0])
+        info.check_base(fingerprints(folder), folder, config.start_from)
     check_fits(config, made[0].examples, machines=world.size, force=force)
-    lengths = [len(example.tokens) for example in made[0].examples]
-    long = sum(len(part.long) for part in made)
+    lengths, long = [len(e.tokens) for e in made[0].examples], sum(len(part.long) for part in made)
     tokens = {"train": sum(lengths), "longest": max(lengths), "too_long": long}
     records = {"records": data.counts, "read_as": data.read_as, "split": data.sizes}
     return {"config": to_tree(config), **records, "tokens": tokens}

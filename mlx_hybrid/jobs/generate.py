@@ -22,13 +22,11 @@ def read_prompts(path: Path, system: str | None, raw: bool) -> list[Prompt]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as UTF-8 text ({error}).") from None
     prompts: list[Prompt] = []
-    for number, line in enumerate(lines, 1):
-        place, asked = f"{path}:{number}", line
-        if not line.strip():
-            continue
+    for number, asked in ((n, line) for n, line in enumerate(lines, 1) if line.strip()):
+        place = f"{path}:{number}"
         if path.suffix == ".jsonl":
             try:
-                row = json.loads(line)
+                row = json.loads(asked)
                 asked = row.get("messages") or row["prompt"]
             except (ValueError, KeyError, AttributeError):
                 raise ConfigError(f"{place}: is no JSON object with `prompt` or `messages`.") from None
@@ -65,9 +63,9 @@ def answers_to(
             raise ConfigError(f"{place}: {error}") from None
         how.append(dataclasses.replace(sampling, max_tokens=room))
     model, waiting, written, began = pair.base() if base else pair.model, {}, 0, time.monotonic()
-    for number, pieces in answers(model, tokenizer, tokens, how, stopped=stopped):
+    made = answers(model, tokenizer, tokens, how, stopped=stopped)
+    for done, (number, pieces) in enumerate(made, 1):
         waiting[number] = pieces
-        done = written + len(waiting)
         left = (time.monotonic() - began) / done * (len(prompts) - done)
         tell(f"{done} of {len(prompts)} answers, {left:.0f} s left")
         while written in waiting:

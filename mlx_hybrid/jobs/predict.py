@@ -20,7 +20,7 @@ from mlx_hybrid.evaluation.metrics.calibration import (
 )
 from mlx_hybrid.evaluation.sets import EvaluationSet, as_options, evaluation_set, kind_of, labelled
 from mlx_hybrid.files import whole_lines
-from mlx_hybrid.models.adapted import open_pair, run_named
+from mlx_hybrid.models.adapted import Pair, open_pair, run_named
 from mlx_hybrid.records.files import read_renames
 from mlx_hybrid.records.lines import Fault, as_source, check_file, line_of, read_lines
 from mlx_hybrid.records.record import Record, parse_line
@@ -125,8 +125,7 @@ def choices_of(
         stated = record.fields.get("options")
         own = as_options(stated, record.where) if stated else {str(record.label): record.completion().strip()}
         languages.setdefault(record.language, {}).update(own)
-    usual = next(iter(languages.values()), {})
-    found = []
+    usual, found = next(iter(languages.values()), {}), []
     for record in records:
         own = list(given) or record.fields.get("options") or languages.get(record.language, usual)
         if not own:
@@ -138,25 +137,24 @@ def choices_of(
 
 def check_done(done: Sequence[dict], records: Sequence[Record], choices: Sequence[dict[str, str]]) -> None:
     """Raise ConfigError where rows that were written before are not of these records and options."""
-    pairs = zip(records, choices)
-    wanted = [(record.line, record.fields.get("id"), {*own}) for record, own in pairs]
+    wanted = [(record.line, record.fields.get("id"), {*own}) for record, own in zip(records, choices)]
     found = [(row.get("line"), row.get("id"), {*row.get("probabilities", ())}) for row in done]
     if found != wanted[: len(found)]:
         raise ConfigError("The output holds rows of other records or options; name another file with -o.")
 
 
-def scores_of(pair: Any, examples: EvaluationSet) -> np.ndarray:
+def scores_of(pair: Pair, examples: EvaluationSet) -> np.ndarray:
     return label_scores(examples, answer(pair.model, pair.tokenizer, examples, generate=None))
 
 
-def chosen(pair: Any, part: EvaluationSet, calibration: Calibration | None) -> Iterator[dict]:
+def chosen(pair: Pair, part: EvaluationSet, calibration: Calibration | None) -> Iterator[dict]:
     """The rows of some records."""
     scores = scores_of(pair, part)
     if calibration:
         scores = calibration.logits(scores, part.languages, part.labels)
-    column = {label: number for number, label in enumerate(part.labels)}
     for record, own, row in zip(part.records, part.options, np.exp(log_probabilities(scores))):
-        shares = {label: round(float(row[column[label]]), 6) for label in own}
+        whole = dict(zip(part.labels, row.tolist(), strict=True))
+        shares = {label: round(whole[label], 6) for label in own}
         best = max(shares, key=shares.get)
         place = {key: record.fields[key] for key in ("id", "language") if record.fields.get(key) is not None}
         told = {"label": best, "probability": shares[best], "probabilities": shares}
@@ -165,14 +163,10 @@ def chosen(pair: Any, part: EvaluationSet, calibration: Calibration | None) -> I
 
 def read_done(output: Path) -> list[dict]:
     """The rows of a file that a stopped call wrote; a last line that was cut short is taken out of it."""
-    if not output.exists():
-        if not output.parent.is_dir():
-            raise ConfigError(f"{output.parent}: no such folder.")
-        return []
-    lines = whole_lines(output)
+    if not output.parent.is_dir():
+        raise ConfigError(f"{output.parent}: no such folder.")
     try:
-        return [dict(json.loads(line)) for line in lines]
+        return [dict(json.loads(line)) for line in (whole_lines(output) if output.exists() else ())]
     except (ValueError, TypeError):
-        raise ConfigError(
-            f"{output}: holds other lines than predict writes; name another file with -o."
-        ) from None
+        told = "holds other lines than predict writes; name another file with -o"
+        raise ConfigError(f"{output}: {told}.") from None

@@ -15,8 +15,7 @@ class StopRequest:
         return self.asked
 
     def __enter__(self) -> "StopRequest":
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self.old[number] = signal.signal(number, self.handle)
+        self.old = {n: signal.signal(n, self.handle) for n in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def __exit__(self, *_: object) -> None:

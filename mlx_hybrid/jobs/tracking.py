@@ -1,52 +1,24 @@
-"""A run told to a tracker as it goes: TensorBoard, trackio or Weights & Biases, each through its own package.
+"""A run told to TensorBoard, trackio or Weights & Biases as it goes: what metrics.jsonl keeps, and held-out figures.
 
-Told is what metrics.jsonl keeps, and the held-out figures at the end. It stays on this machine, TensorBoard's in the
-run's folder, unless a tracker is told otherwise in its own way (TRACKIO_SPACE_ID, WANDB_MODE=online).
+It stays on this machine, unless a tracker is told otherwise in its own way (TRACKIO_SPACE_ID, WANDB_MODE=online).
 """
 
 import importlib
 import os
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 from mlx_hybrid.config import flat, to_tree
 from mlx_hybrid.errors import ConfigError, nearest
-from mlx_hybrid.jobs.events import AdapterReady, Answered, Evaluated, JobEvent, Prepared
+from mlx_hybrid.jobs.events import Evaluated, JobEvent, Prepared
 from mlx_hybrid.run import Run
 from mlx_hybrid.training.recording import metrics_row
 
 PROJECT = "mlx-hybrid"
+TRACKERS = ("tensorboard", "trackio", "wandb")
 Log = Callable[[dict[str, float], int], object]
 """Takes values and their step."""
-
-
-@contextmanager
-def tensorboard(package: Any, run: Run) -> Iterator[Log]:
-    writer = importlib.import_module("tensorboard.summary").Writer(str(run.path / "tensorboard"))
-    try:
-        yield lambda values, step: [writer.add_scalar(name, value, step) for name, value in values.items()]
-    finally:
-        writer.close()
-
-
-@contextmanager
-def trackio(package: Any, run: Run) -> Iterator[Log]:
-    package.init(project=PROJECT, name=run.name, config=flat(to_tree(run.config())), resume="allow")
-    try:
-        yield lambda values, step: package.log(values, step=step)
-    finally:
-        package.finish()
-
-
-@contextmanager
-def wandb(package: Any, run: Run) -> Iterator[Log]:
-    mode, config = os.environ.get("WANDB_MODE", "offline"), to_tree(run.config())
-    with package.init(project=PROJECT, name=run.name, config=config, dir=run.path, mode=mode) as started:
-        yield lambda values, step: started.log(values, step=step)
-
-
-TRACKERS = {"tensorboard": tensorboard, "trackio": trackio, "wandb": wandb}
 
 
 class Tracking(ExitStack):
@@ -67,21 +39,28 @@ class Tracking(ExitStack):
                 raise ConfigError(f"--log {name}: {error}; pip install 'mlx-hybrid[{name}]'.") from None
 
     def follow(self, event: JobEvent) -> None:
-        match event:
-            case Prepared():
-                own = self.packages.items()
-                self.logs = [self.enter_context(TRACKERS[name](package, event.run)) for name, package in own]
-                return
-            case AdapterReady() | Answered():
-                return
-            case Evaluated():
-                row = held_out(event)
-            case _:
-                row = metrics_row(event) or {}
+        if isinstance(event, Prepared):
+            self.logs = [self.begun(name, package, event.run) for name, package in self.packages.items()]
+        row = held_out(event) if isinstance(event, Evaluated) else metrics_row(event) or {}
         self.step = row.pop("step", self.step)
         values = {name: value for name, value in row.items() if type(value) in (int, float)}
         for log in self.logs if values else ():
             log(values, self.step)
+
+    def begun(self, name: str, package: Any, run: Run) -> Log:
+        """What takes the values of a run, which ends with the `with`."""
+        config = to_tree(run.config())
+        if name == "tensorboard":
+            writer = importlib.import_module("tensorboard.summary").Writer(str(run.path / "tensorboard"))
+            self.callback(writer.close)
+            return lambda values, step: [writer.add_scalar(key, value, step) for key, value in values.items()]
+        if name == "trackio":
+            package.init(project=PROJECT, name=run.name, config=flat(config), resume="allow")
+            self.callback(package.finish)
+            return lambda values, step: package.log(values, step=step)
+        mode = os.environ.get("WANDB_MODE", "offline")
+        wandb = package.init(project=PROJECT, name=run.name, config=config, dir=run.path, mode=mode)
+        return self.enter_context(wandb).log
 
 
 def held_out(event: Evaluated) -> dict[str, float]:

@@ -5,11 +5,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mlx_hybrid.config import TrainConfig
 from mlx_hybrid.records.template import Example
 
-POOL = 64
-"""Batches' worth of shuffled records that are sorted by length together: padding stays small, order stays random."""
+POOL = 64  # batches' worth of shuffled records sorted by length together: little padding, and a random order
 LARGEST_CHUNK, SMALLEST_CHUNK = 1024, 64
 CHUNK_BYTES = 1 << 26
 
@@ -20,7 +18,7 @@ class Batch:
 
     `positions` (p,) index the flattened (n·t) hidden states that predict `targets` (p,); `weights` (p,) is 1 for an
     answer's target, less for a prompt's, and 0 for padding. `owners` says which example each real target belongs to;
-    `where` and `languages` are the examples'. Of several machines (distributed.py), `part` holds this one's records.
+    `where` is the examples'. Of several machines (distributed.py), `part` holds this one's records.
     """
 
     tokens: np.ndarray
@@ -28,18 +26,16 @@ class Batch:
     targets: np.ndarray
     weights: np.ndarray
     where: tuple[str, ...]
-    languages: tuple[str, ...]
     owners: np.ndarray
     part: "Batch | None" = None
-
-    @property
-    def trained(self) -> int:
-        return len(self.owners)
 
     @property
     def answers(self) -> int:
         """Targets that are an answer's."""
         return int(np.sum(self.weights == 1))
+
+
+LayOut = Callable[[list[Example]], Batch]
 
 
 def length_bucket(length: int) -> int:
@@ -48,86 +44,52 @@ def length_bucket(length: int) -> int:
     return max(1, -(-length // step)) * step
 
 
-def own_width(length: int) -> int:
-    """The length itself: for steps that are not compiled, where a new shape costs nothing."""
-    return length
-
-
-def make_batch(examples: list[Example], bucket: Callable[[int], int] = length_bucket) -> Batch:
-    """Right-padded tokens of some examples, as wide as `bucket` makes the longest; a pad is never a target."""
-    length = bucket(max(len(e.tokens) for e in examples) - 1)
-    tokens = np.zeros((len(examples), length), dtype=np.int32)
-    positions, targets, owners, weights = [], [], [], []
-    for row, example in enumerate(examples):
-        tokens[row, : len(example.tokens) - 1] = example.tokens[:-1]
-        own = np.array(example.weights or example.trained, dtype=np.float32)[1:]
-        (index,) = own.nonzero()
-        positions.append(row * length + index)
-        targets.append(np.array(example.tokens)[index + 1])
-        weights.append(own[index])
-        owners.append(np.full(len(index), row))
-    count = sum(map(len, owners))
-
-    def joined(parts: list[np.ndarray], dtype: type, room: int) -> np.ndarray:
-        return np.pad(np.concatenate(parts).astype(dtype), (0, room - count))
-
-    room = target_bucket(count)
-    return Batch(
-        tokens,
-        joined(positions, np.int32, room),
-        joined(targets, np.int32, room),
-        joined(weights, np.float32, room),
-        tuple(e.where for e in examples),
-        tuple(e.language for e in examples),
-        joined(owners, np.int32, count),
-    )
-
-
-@dataclass(frozen=True)
-class PromptLoss:
-    """A small loss that holds the model to the text it knows: that of a random `share` of the tokens that are no target
-    counts `weight` times a target's."""
-
-    weight: float = 0.0
-    share: float = 0.0
-
-    @classmethod
-    def of(cls, config: TrainConfig) -> "PromptLoss":
-        """As the settings say; a negative weight asks for the divergence from the base (loss.py)."""
-        return cls(-config.prompt_kl or config.prompt_weight, config.prompt_share)
-
-    def on(self, example: Example, draw: tuple[int, ...]) -> Example:
-        """The example with the weights of its tokens, drawn anew for each `draw`."""
-        if not self.weight or all(example.trained[1:]):
-            return example
-        picked = np.random.default_rng(draw).random(len(example.tokens)) < self.share
-        weights = np.where(example.trained, 1.0, np.where(picked, self.weight, 0.0))
-        return replace(example, weights=tuple(weights.tolist()))
-
-
 def target_bucket(count: int) -> int:
     """Room for `count` targets: the next of 16, 32, 48, 64, 96, 128, 192, 256, 384, …"""
-    size = 16
-    while size < count:
-        size += size // 2 if size & (size - 1) == 0 and size > 16 else 16 if size < 64 else size // 3
-    return size
+    step = 1 << max(4, (count - 1).bit_length() - 2)
+    return max(1, -(-count // step)) * step
 
 
 def chunk_size(vocabulary: int) -> int:
     """Targets whose logits are alive at once: 1,024, fewer where that many would be over 64 MB in float32."""
-    size = LARGEST_CHUNK
-    while size > SMALLEST_CHUNK and 4 * size * vocabulary > CHUNK_BYTES:
-        size //= 2
-    return size
+    fitting = 1 << (CHUNK_BYTES // (4 * vocabulary)).bit_length() - 1
+    return min(LARGEST_CHUNK, max(SMALLEST_CHUNK, fitting))
+
+
+def make_batch(examples: list[Example], *, exact: bool = False) -> Batch:
+    """Right-padded tokens of some examples, as wide as the bucket of the longest; a pad is never a target. An `exact`
+    one is no wider than the longest: for steps that are not compiled, where a new shape costs nothing."""
+    longest = max(len(e.tokens) for e in examples) - 1
+    length = longest if exact else length_bucket(longest)
+    tokens = np.zeros((len(examples), length + 1), np.int32)
+    weights = np.zeros(tokens.shape, np.float32)
+    for row, example in enumerate(examples):
+        tokens[row, : len(example.tokens)] = example.tokens
+        weights[row, : len(example.tokens)] = example.weights or example.trained
+    (positions,) = weights[:, 1:].ravel().nonzero()
+    found = positions.astype(np.int32), tokens[:, 1:].ravel()[positions], weights[:, 1:].ravel()[positions]
+    spare = (0, target_bucket(len(positions)) - len(positions))
+    owners = (positions // length).astype(np.int32)
+    where = tuple(e.where for e in examples)
+    return Batch(tokens[:, :-1].copy(), *(np.pad(part, spare) for part in found), where, owners)
+
+
+def weigh_prompt(example: Example, weight: float, share: float, draw: tuple[int, ...]) -> Example:
+    """The example whose tokens that are no target count `weight` times a target's, on a random `share` of them, drawn
+    anew for each `draw`: a small loss that holds the model to the text it knows. A negative weight asks for the
+    divergence from the base (loss.py)."""
+    if not weight or all(example.trained[1:]):
+        return example
+    picked = np.random.default_rng(draw).random(len(example.tokens)) < share
+    weights = np.where(example.trained, 1.0, np.where(picked, weight, 0.0))
+    return replace(example, weights=tuple(weights.tolist()))
 
 
 def epoch_order(
     lengths: np.ndarray, batch_size: int, seed: int, epoch: int, records: np.ndarray | None = None
 ) -> list[np.ndarray]:
-    """Indices of each batch of one epoch: shuffled, sorted by length within pools, batches shuffled again.
-
-    Every record comes as often as it stands in `records`, or once; the last batch may be smaller.
-    """
+    """Indices of each batch of one epoch: shuffled, sorted by length within pools, batches shuffled again. Every record
+    comes as often as it stands in `records`, or once; the last batch may be smaller."""
     rng = np.random.default_rng((seed, epoch))
     order = rng.permutation(len(lengths) if records is None else records)
     batches = []
@@ -145,13 +107,12 @@ def training_batches(
     seed: int,
     begin: int = 0,
     temperature: float = 1.0,
-    prompt: PromptLoss = PromptLoss(),
-    lay_out: Callable[[list[Example]], Batch] = make_batch,
+    prompt: tuple[float, float] = (0.0, 0.0),
+    lay_out: LayOut = make_batch,
 ) -> Iterator[Batch]:
     """Batches without end, epoch after epoch; `begin` skips as many, so that a resumed run goes on where it was.
-
-    `temperature` over 1 lifts small languages (`language_quotas`); an epoch holds as many records as ever.
-    """
+    `temperature` over 1 lifts small languages (`language_quotas`); an epoch holds as many records as ever. `prompt` is
+    the (weight, share) of `weigh_prompt`."""
     lengths = np.array([len(e.tokens) for e in examples])
     languages = [e.language for e in examples]
     per_epoch = -(-len(epoch_records(languages, temperature, seed, 0)) // batch_size)
@@ -159,7 +120,7 @@ def training_batches(
     while True:
         records = epoch_records(languages, temperature, seed, epoch)
         for picked in epoch_order(lengths, batch_size, seed, epoch, records)[skip:]:
-            yield lay_out([prompt.on(examples[i], (seed, epoch, int(i))) for i in picked])
+            yield lay_out([weigh_prompt(examples[i], *prompt, (seed, epoch, int(i))) for i in picked])
         epoch, skip = epoch + 1, 0
 
 
@@ -171,16 +132,13 @@ def language_quotas(counts: dict[str, int], temperature: float, total: int = 0) 
     exact = total * weights / weights.sum()
     quotas = np.maximum(np.floor(exact).astype(int), 1)
     order = np.argsort(-(exact - np.floor(exact)), kind="stable")
-    for index in order[: max(0, total - int(quotas.sum()))]:
-        quotas[index] += 1
+    quotas[order[: max(0, total - int(quotas.sum()))]] += 1
     return dict(zip(names, quotas.tolist(), strict=True))
 
 
 def epoch_records(languages: Sequence[str], temperature: float, seed: int, epoch: int) -> np.ndarray:
-    """Indices of one epoch's records: every record once at T = 1, else each language's quota of its own.
-
-    A language's records are walked round in one shuffled order from epoch to epoch, so that each comes equally often.
-    """
+    """Indices of one epoch's records: every record once at T = 1, else each language's quota of its own. A language's
+    records are walked round in one shuffled order from epoch to epoch, so that each comes equally often."""
     if temperature == 1:
         return np.arange(len(languages))
     names = np.array(languages)
@@ -192,13 +150,6 @@ def epoch_records(languages: Sequence[str], temperature: float, seed: int, epoch
         begin = epoch * quotas[name]
         picked.append(walk[np.arange(begin, begin + quotas[name]) % len(own)])
     return np.concatenate(picked)
-
-
-def start_batches(examples: list[Example], *, count: int, batch_size: int, seed: int) -> list[list[Example]]:
-    """`count` records drawn by the seed, in batches of like length, that a start from the gradient is taken from."""
-    picked = np.random.default_rng(seed).permutation(len(examples))[:count]
-    picked = sorted(picked, key=lambda i: len(examples[i].tokens))
-    return [[examples[i] for i in picked[k : k + batch_size]] for k in range(0, len(picked), batch_size)]
 
 
 def validation_batches(examples: list[Example], *, batch_size: int) -> Iterator[tuple[np.ndarray, Batch]]:

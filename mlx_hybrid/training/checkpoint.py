@@ -1,10 +1,9 @@
-"""Checkpoints: everything that stopping and going on needs, so that a resumed run equals one never stopped.
-
-Random choices need no state: each step's are a function of the seed and its number.
-"""
+"""Where a run stands, and its checkpoints: all that going on needs, so that a resumed run equals one never stopped."""
 
 import dataclasses
+import math
 import shutil
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import mlx.core as mx
@@ -15,26 +14,98 @@ from mlx_hybrid.adapters.store import adapter_state, set_state
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.files import new_directory, read_json, write_json
 from mlx_hybrid.run import checkpoints
+from mlx_hybrid.training.events import RAW, Note, Trained
 from mlx_hybrid.training.optimizer import BranchOptimizer
-from mlx_hybrid.training.progress import Progress, progress_from
 
 FORMAT = 2
-KEPT = 2  # the newest, and the one before should the disk fail under it
+OF_OLDER = ("level", "halvings")  # what older versions kept of a run beside what is kept now
+PATIENCE, TIME = "patience", "time"  # why a run may end early
+
+
+@dataclass
+class Window:
+    """Sums since the last report, and the gradient norm and λ of each layer that shares its step of the last one."""
+
+    loss: float = 0.0
+    weight: float = 0.0
+    trained: int = 0
+    tokens: int = 0
+    norm: float = 0.0
+    mixing: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+@dataclass
+class Progress:
+    """Steps done, the best validation so far, and what the guards have seen."""
+
+    step: int = 0
+    base_loss: float = math.inf  # the validation loss before the first step
+    best_loss: float = math.inf
+    best_step: int = 0
+    seconds: float = 0.0
+    stale: int = 0  # validations since the best one
+    ended: str = ""  # why training ended before its last step
+    best_form: str = RAW  # what the best validation was of: the raw weights or their average
+    averaged: int = 0  # iterates in the average
+    average: dict[str, mx.array] = field(default_factory=dict, repr=False, compare=False)
+    window: Window = field(default_factory=Window)
+
+    @property
+    def beats_base(self) -> bool:
+        """Whether the best adapter's validation loss is below its base's; also where nothing was validated."""
+        return self.best_loss < self.base_loss or math.isinf(self.base_loss)
+
+    def over(self, steps: int) -> bool:
+        """Whether the last of `steps` is done, or a guard ended the run."""
+        return self.step >= steps or bool(self.ended)
+
+    def due(self, every: int, steps: int) -> bool:
+        """Whether it is time for what comes every so many steps, and once more at the end."""
+        return self.step % every == 0 or self.over(steps)
+
+    def note(self, loss: float, form: str) -> bool:
+        """Note a validation loss, the base's before the first step; whether it is the lowest since."""
+        if not self.step:
+            self.base_loss = loss
+            return False
+        best = loss < self.best_loss
+        if best:
+            self.best_loss, self.best_step, self.best_form = loss, self.step, form
+        if best and loss < self.base_loss:
+            self.stale = 0
+        elif form == RAW:
+            self.stale += 1
+        return best
+
+    def report(self, steps: int, rates: dict[str, float]) -> Trained:
+        """The event of the window that ends here; the next one begins."""
+        window, self.window = self.window, Window()
+        loss, speed = window.loss / max(1e-9, window.weight), window.tokens / max(1e-9, window.seconds)
+        counts = {"tokens": window.tokens, "trained_tokens": window.trained, "tokens_per_second": speed}
+        last = {"rates": rates, "gradient_norm": window.norm, "mixing": tuple(window.mixing)}
+        so_far = {"peak_memory_gb": mx.get_peak_memory() / 1e9, "seconds": self.seconds}
+        return Trained(self.step, steps, loss, **counts, **last, **so_far)
+
+    def verdict(self) -> list[Note]:
+        """Why training ended early, and that no adapter beat its base, each where it is so."""
+        best, notes = f"{self.best_loss:.3f} at step {self.best_step}", []
+        if self.ended:
+            none_lower = f"{self.stale} validations without a lower loss than {best} (train.patience)"
+            why = {TIME: "train.max_minutes is used up", PATIENCE: none_lower}[self.ended]
+            notes.append(Note(f"Stopped at step {self.step}: {why}."))
+        if not self.beats_base:
+            told = "No adapter of this run beats the model it began with on the validation records: loss"
+            way = "Lower the learning rates, or add records."
+            notes.append(Note(f"{told} {best} against {self.base_loss:.3f}. {way}"))
+        return notes
 
 
 def save_checkpoint(
-    folder: Path,
-    model: nn.Module,
-    optimizer: BranchOptimizer,
-    progress: Progress,
-    *,
-    keep: int = KEPT,
-    keep_start: bool = False,
-) -> Path:
-    """Write `folder/step-N` whole: adapter, optimiser, mixing state and progress. All but the newest `keep` go, and the
-    start where that is to stay; when it is written again, all others do."""
-    directory = folder / step_name(progress.step)
-    with new_directory(directory) as fresh:
+    folder: Path, model: nn.Module, optimizer: BranchOptimizer, progress: Progress, keep: int = 2
+) -> None:
+    """Write `folder/step-N` whole: adapter, optimiser, mixing state and progress. All but the newest `keep` go."""
+    with new_directory(folder / f"step-{progress.step:07d}") as fresh:
         mx.save_safetensors(str(fresh / "adapter.safetensors"), adapter_state(model))
         state = {saved_name(name): value for name, value in tree_flatten(optimizer.state)}
         mx.save_safetensors(str(fresh / "optimizer.safetensors"), state)
@@ -42,22 +113,15 @@ def save_checkpoint(
             mx.save_safetensors(str(fresh / "average.safetensors"), progress.average)
         told = dataclasses.asdict(dataclasses.replace(progress, average={}))
         write_json(fresh / "progress.json", {"format": FORMAT, **told})
-    kept = checkpoints(folder)[-keep:] if progress.step else [directory]
-    kept += [folder / step_name(0)] if keep_start else []
+    kept = checkpoints(folder)[-keep:]
     for old in folder.glob("step-*"):
         if old not in kept:  # also what a kill left half removed
             shutil.rmtree(old, ignore_errors=True)
-    return directory
 
 
-def step_name(step: int) -> str:
-    return f"step-{step:07d}"
-
-
-def saved_start(folder: Path) -> dict[str, mx.array] | None:
-    """The adapter that training began with, where it is still kept; read when it is used."""
-    path = folder / step_name(0) / "adapter.safetensors"
-    return mx.load(str(path)) if path.is_file() else None
+def saved_name(name: str) -> str:
+    """A leaf's name as adapters.safetensors has it too: that of its layer and its own, without its branch."""
+    return name.replace(".rotation.", ".").replace(".low_rank.", ".")
 
 
 def load_checkpoint(folder: Path, model: nn.Module, optimizer: BranchOptimizer) -> Progress:
@@ -72,13 +136,9 @@ def load_checkpoint(folder: Path, model: nn.Module, optimizer: BranchOptimizer) 
     raise ConfigError(f"{folder.parent}: {found}.")
 
 
-def saved_name(name: str) -> str:
-    """A leaf's name as adapters.safetensors has it too: that of its layer and its own, without its branch."""
-    return name.replace(".rotation.", ".").replace(".low_rank.", ".")
-
-
 def restore(directory: Path, model: nn.Module, optimizer: BranchOptimizer) -> Progress:
-    saved = read_json(directory / "progress.json")
+    told = read_json(directory / "progress.json")
+    saved = {key: value for key, value in told.items() if key not in OF_OLDER}
     if saved.pop("format", None) != FORMAT:
         raise ConfigError("another format")
     weights = mx.load(str(directory / "adapter.safetensors"))
@@ -88,7 +148,7 @@ def restore(directory: Path, model: nn.Module, optimizer: BranchOptimizer) -> Pr
     if names.keys() != state.keys():
         raise ConfigError("its optimiser state belongs to another configuration")
     optimizer.put_state({names[name]: value for name, value in state.items()})
-    progress = progress_from(saved)
+    progress = Progress(**(saved | {"window": Window(**saved.get("window", {}))}))
     if progress.averaged:
         progress.average = mx.load(str(directory / "average.safetensors"))
     return progress

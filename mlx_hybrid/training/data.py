@@ -3,9 +3,9 @@
 import tempfile
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mlx_hybrid.config import Config
 from mlx_hybrid.errors import ConfigError, DataError
@@ -14,23 +14,14 @@ from mlx_hybrid.records.lines import Source
 from mlx_hybrid.records.record import Record, load_records, read_records, shapes_of
 from mlx_hybrid.records.shapes import describe_read
 from mlx_hybrid.records.split import Split, split_records
-from mlx_hybrid.run import Run
 
 
-@dataclass(frozen=True)
-class Data:
-    """Records by their use, how many governance kept, and how many it set aside for each reason."""
+class Data(NamedTuple):
+    """Records by their use, how many governance kept and set aside, and which files were read as what."""
 
     split: Split
-    kept: int
-    reasons: dict[str, int]
+    counts: dict[str, Any]
     read_as: str
-    """Which files were read as what, in one sentence."""
-
-    @property
-    def counts(self) -> dict[str, Any]:
-        """What governance made of the records."""
-        return {"kept": self.kept, "rejected": sum(self.reasons.values()), "reasons": self.reasons}
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -42,26 +33,25 @@ def check_manifests(sources: Sources) -> list[str]:
     """sha256 of the manifest of every governed file. Raises DataError for one that changed since it was signed."""
     from mlx_hybrid.governance.folder.manifest import check_source
 
-    found = [check_source(source.path) for source in (*sources.train, *sources.valid, *sources.test)]
-    return sorted({digest for digest in found if digest})
+    found = {check_source(source.path) for source in (*sources.train, *sources.valid, *sources.test)}
+    return sorted(filter(None, found))
 
 
 def prepare(config: Config, sources: Sources, folder: Path | None = None) -> Data:
-    """Govern and split the records; one that holds a text of the validation or test files does not train.
-
-    What governance decided stays in `folder`, where one is given, as `govern` writes it.
-    """
+    """Govern and split the records; one that holds a text of the validation or test files does not train. What
+    governance decided stays in `folder`, where one is given, as `govern` writes it."""
     records, reasons, read_as = governed(apart_from_held_out(config, sources), sources.train, folder)
     valid, test = load_records(sources.valid), load_records(sources.test)
-    return Data(split_records(records, valid, test, config.data, config.seed), len(records), reasons, read_as)
+    counts = {"kept": len(records), "rejected": sum(reasons.values()), "reasons": reasons}
+    return Data(split_records(records, valid, test, config.data, config.seed), counts, read_as)
 
 
 def check_held_back(config: Config, split: Split) -> None:
     """Raise ConfigError where a setting is to follow from a validation that there is no record for."""
     train = config.train
     asked = {"patience": train.patience, "strength": not train.strength and "auto", "average": train.average}
-    for key, value in asked.items():
-        if value and value != "none" and not split.valid:
+    for key, value in asked.items() if not split.valid else ():
+        if value and value != "none":
             told = f"train.{key} is {value}, but no record is held back to validate on"
             raise ConfigError(f"{told}: set data.valid_share or data.valid, or leave train.{key} out.")
 
@@ -99,10 +89,3 @@ def governed(
         raise DataError(f"Governance kept none of the records ({told}).")
     read_as = describe_read([(source["path"], source["shapes"]) for source in ledger.sources])
     return records, ledger.reasons, read_as
-
-
-def note_data(config: Config, run: Run, data: Data, manifests: list[str]) -> None:
-    """Write into the run what governance decided, and what the files were signed with."""
-    if config.governance.enabled:
-        run.update(governance=data.counts)
-    run.update(data_manifests=manifests)

@@ -1,13 +1,11 @@
-"""Several machines that take each optimiser step together, through MLX's `mx.distributed`.
-
-Each reads, prepares, seeds and loads alike; they exchange sums. The first one alone writes the run.
-"""
+"""Several machines that take each optimiser step together, through MLX's `mx.distributed`: they exchange sums."""
 
 import os
 import signal
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +16,7 @@ from mlx.utils import tree_map
 
 from mlx_hybrid.errors import ConfigError, MlxHybridError
 from mlx_hybrid.records.template import Example
-from mlx_hybrid.training.batches import Batch
-
-LayOut = Callable[[list[Example]], Batch]
+from mlx_hybrid.training.batches import Batch, LayOut
 
 
 class MachineLost(MlxHybridError):
@@ -48,9 +44,7 @@ class World:
 
     def sum(self, x: mx.array) -> mx.array:
         """Σ over machines."""
-        if self.size == 1:
-            return x
-        return self.exchange(lambda x: mx.distributed.all_sum(x, group=self.group), x)
+        return x if self.size == 1 else self.exchange(partial(mx.distributed.all_sum, group=self.group), x)
 
     def any(self, flag: bool) -> bool:
         """Whether it holds on any machine: the same answer on all."""
@@ -61,16 +55,13 @@ class World:
         if self.size == 1:
             return gradients
         gradients = tree_map(lambda leaf: leaf.astype(mx.float32), gradients)
-        return self.exchange(lambda tree: nn.average_gradients(tree, self.group), gradients)
+        return self.exchange(partial(nn.average_gradients, group=self.group), gradients)
 
     def of_first(self, arrays: dict[str, mx.array]) -> dict[str, mx.array]:
         """The first machine's arrays; all others add zeros to them."""
-        given = {}
-        for name in sorted(arrays):
-            own = arrays[name] if self.first else mx.zeros_like(arrays[name])
-            number = own.astype(mx.int32) if own.dtype == mx.bool_ else own
-            given[name] = self.sum(number).astype(own.dtype)
-        return given
+        own = {name: value if self.first else mx.zeros_like(value) for name, value in sorted(arrays.items())}
+        kinds = {name: mx.int32 if value.dtype == mx.bool_ else value.dtype for name, value in own.items()}
+        return {name: self.sum(value.astype(kinds[name])).astype(value.dtype) for name, value in own.items()}
 
     def check_alike(self, facts: dict[str, Any]) -> None:
         """Raise ConfigError, on every machine, where one differs from the first in a fact."""
@@ -78,10 +69,8 @@ class World:
         table[self.index] = [zlib.crc32(repr(fact).encode()) >> 1 for fact in facts.values()]
         first, *others = np.array(self.sum(mx.array(table))).tolist()
         for number, row in enumerate(others, 2):
-            different = [name for name, a, b in zip(facts, first, row, strict=True) if a != b]
-            if different:
-                told = ", ".join(different)
-                raise ConfigError(f"Machine {number} differs from the first one in its {told}.")
+            if different := ", ".join(name for name, a, b in zip(facts, first, row, strict=True) if a != b):
+                raise ConfigError(f"Machine {number} differs from the first one in its {different}.")
 
     def share(self, lay_out: LayOut) -> LayOut:
         """`lay_out` whose batches also hold this machine's part: every size-th record from its own number on."""
@@ -90,7 +79,9 @@ class World:
 
         def with_part(examples: list[Example]) -> Batch:
             own = examples[self.index :: self.size]
-            part = lay_out(own) if own else untrained(lay_out(examples[:1]))
+            part = lay_out(own or examples[:1])
+            if not own:  # the last records of an epoch do not reach this machine: it adds nothing
+                part = replace(part, weights=np.zeros_like(part.weights), owners=part.owners[:0])
             return replace(lay_out(examples), part=part)
 
         return with_part
@@ -99,17 +90,14 @@ class World:
 ALONE = World()
 
 
-def untrained(batch: Batch) -> Batch:
-    """A batch that adds nothing, for a machine that the last records of an epoch do not reach."""
-    return replace(batch, weights=np.zeros_like(batch.weights), owners=batch.owners[:0])
-
-
 def check_divisible(batch_size: int, machines: int) -> None:
     """Raise ConfigError for a batch that the machines cannot share evenly."""
     if batch_size % machines:
-        told = f"{batch_size}, the records of all machines together, and {machines} machines cannot share that evenly"
         near = max(1, round(batch_size / machines)) * machines
-        raise ConfigError(f"train.batch_size is {told}; use {near}.")
+        raise ConfigError(
+            f"train.batch_size is {batch_size}, the records of all machines together, and {machines} machines cannot "
+            f"share that evenly; use {near}."
+        )
 
 
 def launched() -> bool:

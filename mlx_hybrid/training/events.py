@@ -1,22 +1,17 @@
 """What a run has to tell, one frozen value per fact; somebody else decides how it looks."""
 
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from mlx_hybrid.training.batches import Batch
-
-RAW = "raw"
-"""The weights as they are, beside an average of them."""
+RAW = "raw"  # the weights as they are, beside an average of them
 
 
-@dataclass(frozen=True)
-class Note:
+class Note(NamedTuple):
     """A sentence for the person at the terminal."""
 
     text: str
 
 
-@dataclass(frozen=True)
-class Started:
+class Started(NamedTuple):
     """Training begins."""
 
     steps: int
@@ -27,12 +22,9 @@ class Started:
     machines: int = 1
 
 
-@dataclass(frozen=True)
-class Trained:
-    """A stretch of steps is done; the loss is their mean over trained tokens, in nats.
-
-    `rates` has the last step's rate of each branch there is, `mixing` λ of each layer that has both.
-    """
+class Trained(NamedTuple):
+    """A stretch of steps is done; the loss is their mean over trained tokens, in nats. `rates` has the last step's rate
+    of each branch there is, `mixing` λ of each layer that has both."""
 
     step: int
     steps: int
@@ -47,21 +39,15 @@ class Trained:
     seconds: float
 
 
-@dataclass(frozen=True)
-class Validated:
-    """The held-back records were scored; `best` says whether the loss, in nats per token, is the lowest yet.
-
-    At step 0 it is the base's, which is never the best. `form` is what was scored: the raw weights or an average, and
-    `whole` the loss on all of the held-back records, where `loss` is that on a sample.
-    """
+class Validated(NamedTuple):
+    """The held-back records were scored; `best` says whether the loss, in nats per token, is the lowest yet. At step 0
+    it is the base's, which is never the best. `form` is what was scored: the raw weights or an average."""
 
     step: int
     loss: float
     best: bool
-    seconds: float
-    by_language: dict[str, float] = field(default_factory=dict)
+    by_language: dict[str, float]
     form: str = RAW
-    whole: float | None = None
 
     @property
     def standing(self) -> str:
@@ -70,51 +56,30 @@ class Validated:
         return f"{form} (base)" if not self.step else f"{form} (best so far)" if self.best else form
 
 
-@dataclass(frozen=True)
-class Restarted:
-    """The validation loss rose over the first steps: the run begins again, its rates at `factor` of what they were."""
-
-    step: int
-    factor: float
-
-
-@dataclass(frozen=True)
-class Orthogonality:
+class Orthogonality(NamedTuple):
     """How far the rotations are from orthogonal: the largest |R Rᵀ − I| of any adapted layer."""
 
     step: int
     defect: float
 
 
-@dataclass(frozen=True)
-class NotFinite:
-    """The loss or the gradient of a step is not a number; these were its batches, and an error follows."""
-
-    step: int
-    batches: tuple[Batch, ...]
-
-
-@dataclass(frozen=True)
-class CheckpointDue:
+class CheckpointDue(NamedTuple):
     """The state should be saved now, before the next step."""
 
     step: int
 
 
-@dataclass(frozen=True)
-class Interrupted:
+class Interrupted(NamedTuple):
     """A stop was asked for; the last step is complete."""
 
     step: int
 
 
-@dataclass(frozen=True)
-class Finished:
+class Finished(NamedTuple):
     """Training is done: all its steps, or as many as the guards allowed."""
 
     step: int
     seconds: float
 
 
-Told = Note | Started | Trained | Validated | Restarted | Orthogonality
-Event = Told | NotFinite | CheckpointDue | Interrupted | Finished
+Event = Note | Started | Trained | Validated | Orthogonality | CheckpointDue | Interrupted | Finished

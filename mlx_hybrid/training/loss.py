@@ -9,31 +9,38 @@ from jaxtyping import Float, Int
 from mlx_hybrid.adapters.attach import formed, switched_off
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.models.head import split_head
-from mlx_hybrid.training.batches import chunk_size
+from mlx_hybrid.training.batches import Batch, chunk_size
 
 Leaves = dict[str, mx.array]
 LogitsOf = Callable[[mx.array, Leaves], mx.array]
+States = Float[mx.array, "p d"]
+Plain = States | None
+Ids, Reals = Int[mx.array, " p"], Float[mx.array, " p"]
+WEIGHTS = 3  # their place in what `arrays` gives
 
 
-def cross_entropy(logits: Float[mx.array, "p v"], targets: Int[mx.array, " p"]) -> Float[mx.array, " p"]:
+def arrays(batch: Batch) -> tuple[mx.array, ...]:
+    """(tokens, positions, targets, weights) of what this machine is to compute."""
+    batch = batch.part or batch
+    return tuple(mx.array(part) for part in (batch.tokens, batch.positions, batch.targets, batch.weights))
+
+
+def cross_entropy(logits: Float[mx.array, "p v"], targets: Ids) -> Float[mx.array, " p"]:
     """−log p(target) (p,) in float32: the sum over a large vocabulary loses digits in half precision."""
     return nn.losses.cross_entropy(logits.astype(mx.float32), targets)
 
 
 def loss_and_slopes(
-    head: LogitsOf,
-    hidden: Float[mx.array, "p d"],
-    targets: Int[mx.array, " p"],
-    weights: Float[mx.array, " p"],
-    leaves: Leaves,
-    plain: Float[mx.array, "p d"] | None = None,
-) -> tuple[Float[mx.array, ""], Float[mx.array, "p d"], Leaves]:
+    head: LogitsOf, hidden: States, targets: Ids, weights: Reals, leaves: Leaves, plain: Plain
+) -> tuple[Float[mx.array, ""], States, Leaves]:
     """Σ weight · −log p(target), and its gradients for `hidden` and the head's leaves: softmax less one at the target,
-    back through the head. One softmax does for all, log Σ exp being the largest logit less the log of its share.
-
-    Where the base's hidden states `plain` are given, a negative weight −w asks for w · KL(base ‖ p) in place of it.
-    """
+    back through the head. One softmax does for all, log Σ exp being the largest logit less the log of its share. Where
+    the base's hidden states `plain` are given, a negative weight −w asks for w · KL(base ‖ p) in place of it."""
     targets = targets[:, None]
+
+    def softmax_and_normaliser(logits: mx.array) -> tuple[mx.array, mx.array]:
+        share = mx.softmax(logits, axis=1)
+        return share, mx.max(logits, axis=1) - mx.log(mx.max(share, axis=1))
 
     def pull(hidden: mx.array, leaves: Leaves) -> tuple[mx.array, mx.array]:
         wide = head(hidden, leaves).astype(mx.float32)
@@ -54,20 +61,8 @@ def loss_and_slopes(
     return loss, *slopes
 
 
-def softmax_and_normaliser(logits: mx.array) -> tuple[mx.array, mx.array]:
-    """Softmax (p, v), and log Σ exp (p,)."""
-    share = mx.softmax(logits, axis=1)
-    return share, mx.max(logits, axis=1) - mx.log(mx.max(share, axis=1))
-
-
 def loss_in_chunks(
-    head: LogitsOf,
-    hidden: Float[mx.array, "p d"],
-    targets: Int[mx.array, " p"],
-    weights: Float[mx.array, " p"],
-    size: int,
-    leaves: Leaves,
-    plain: Float[mx.array, "p d"] | None = None,
+    head: LogitsOf, hidden: States, targets: Ids, weights: Reals, size: int, leaves: Leaves, plain: Plain
 ) -> Float[mx.array, ""]:
     """Σ weight · −log p(target), its gradients for `hidden` and for the head's `leaves` taken in the forward pass,
     `size` targets at a time.
@@ -100,36 +95,27 @@ def loss_in_chunks(
 
 
 def make_loss(model: nn.Module, *, hold: bool = False) -> Callable[..., mx.array]:
-    """loss_sum(tokens, positions, targets, weights): Σ weight · −log p(target).
-
-    Not the mean: sums add across micro-batches of unequal length, means do not. Only the hidden states of trained
-    targets meet the head, in chunks: (batch, tokens, vocabulary) never exists. With `hold`, targets of negative weight
-    hold the model to its base, by one more forward pass with the adapter switched off.
-    """
-    split = split_head(model)
-
-    def whole_logits(tokens: mx.array, positions: mx.array, targets: mx.array, weights: mx.array) -> mx.array:
-        with formed(model):
-            logits = picked(model(tokens), positions)
-        return mx.sum(cross_entropy(logits, targets) * weights)
-
-    if split is None and hold:
+    """loss_sum(tokens, positions, targets, weights): Σ weight · −log p(target). Not the mean: sums add across
+    micro-batches of unequal length, means do not. Only the hidden states of trained targets meet the head, in chunks:
+    (batch, tokens, vocabulary) never exists. With `hold`, targets of negative weight hold the model to its base, by one
+    more forward pass with the adapter switched off."""
+    body, head = split_head(model) or (model, None)
+    if head is None and hold:
         raise ConfigError("train.prompt_kl: this model's head cannot be told from its body; leave it out.")
-    if split is None:
-        return whole_logits
-    body, head = split
-    size = chunk_size(head.vocabulary)
 
-    def chunked(tokens: mx.array, positions: mx.array, targets: mx.array, weights: mx.array) -> mx.array:
+    def loss_sum(tokens: mx.array, positions: mx.array, targets: mx.array, weights: mx.array) -> mx.array:
         plain = None
         if hold:
             with switched_off(model):
                 plain = mx.stop_gradient(picked(body(tokens), positions))
         with formed(model):
             hidden = picked(body(tokens), positions)
+        if head is None:
+            return mx.sum(cross_entropy(hidden, targets) * weights)
+        size = chunk_size(head.vocabulary)
         return loss_in_chunks(head.with_leaves, hidden, targets, weights, size, head.leaves(), plain)
 
-    return chunked
+    return loss_sum
 
 
 def picked(rows: Float[mx.array, "n t d"], positions: Int[mx.array, " p"]) -> Float[mx.array, "p d"]:
@@ -138,17 +124,15 @@ def picked(rows: Float[mx.array, "n t d"], positions: Int[mx.array, " p"]) -> Fl
 
 def make_target_losses(model: nn.Module) -> Callable[..., mx.array]:
     """losses(tokens, positions, targets): −log p of each target (p,), without gradients, to be told apart."""
-    split = split_head(model)
-    if split is None:
-        return lambda tokens, positions, targets: cross_entropy(picked(model(tokens), positions), targets)
-    body, head = split
-    size = chunk_size(head.vocabulary)
+    body, head = split_head(model) or (model, None)
 
     def chunked(tokens: mx.array, positions: mx.array, targets: mx.array) -> mx.array:
         hidden, losses = picked(body(tokens), positions), []
+        if head is None:
+            return cross_entropy(hidden, targets)
+        size = chunk_size(head.vocabulary)
         for begin in range(0, len(targets), size):
-            part = slice(begin, begin + size)
-            losses.append(cross_entropy(head(hidden[part]), targets[part]))
+            losses.append(cross_entropy(head(hidden[begin : begin + size]), targets[begin : begin + size]))
             mx.eval(losses[-1])
         return mx.concatenate(losses)
 

@@ -3,22 +3,30 @@
 import contextlib
 import dataclasses
 import time
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
+import mlx.core as mx
 import numpy as np
+from mlx.utils import tree_flatten
 
-from mlx_hybrid.adapters.store import read_adapter_config, save_adapter
+from mlx_hybrid.adapters.attach import dequantise, hybrid_layers
+from mlx_hybrid.adapters.store import put_adapter, read_adapter_config, save_adapter
+from mlx_hybrid.adapters.strength import at_strength, write_at_strength
 from mlx_hybrid.adapters.targets import last_part
 from mlx_hybrid.config import Config, dump_config
 from mlx_hybrid.errors import ConfigError, MlxHybridError
-from mlx_hybrid.files import write_json, write_lines, write_text
+from mlx_hybrid.files import new_directory, write_lines, write_text
+from mlx_hybrid.models.base import load_base
 from mlx_hybrid.records.files import Sources
-from mlx_hybrid.run import FORMAT, Run, machine
+from mlx_hybrid.run import Run, machine
 from mlx_hybrid.training import events
-from mlx_hybrid.training.checkpoint import save_checkpoint
-from mlx_hybrid.training.loop import first_tenth, total_steps
-from mlx_hybrid.training.progress import Progress
+from mlx_hybrid.training.checkpoint import Progress, save_checkpoint
+from mlx_hybrid.training.loop import total_steps
 from mlx_hybrid.training.setup import Setup, data_identity
+from mlx_hybrid.training.validation import least_strength, mean_loss, plan, summed_losses
+
+STRENGTHS = (0.25, 0.5, 0.75, 1.0)  # what `train.strength: auto` chooses from
 
 
 def begin_run(
@@ -30,19 +38,12 @@ def begin_run(
         go_on(config, run, data_hash)
         run.update(status="running", error=None, machines=machines)
         return
-    run.update(
-        status="running",
-        started=time.strftime("%Y-%m-%dT%H:%M:%S"),
-        method=config.method,
-        seed=config.seed,
-        base=setup.base.identity,
-        data_identity=data_hash,
-        template_date=setup.base.tokenizer.date.isoformat(),
-        data=[file.path.name for file in (*sources.train, *sources.valid, *sources.test)],
-        records={"train": len(setup.train), "valid": len(setup.valid), "test": len(setup.test)},
-        machine=machine(),
-        machines=machines,
-    )
+    facts = {"status": "running", "started": time.strftime("%Y-%m-%dT%H:%M:%S"), "method": config.method}
+    facts |= {"seed": config.seed, "base": setup.base.identity, "data_identity": data_hash}
+    facts |= {"template_date": setup.base.tokenizer.date.isoformat()}
+    facts |= {"data": [file.path.name for file in (*sources.train, *sources.valid, *sources.test)]}
+    facts |= {"records": {use: len(getattr(setup, use)) for use in ("train", "valid", "test")}}
+    run.update(**facts, machine=machine(), machines=machines)
     if rows := [{"where": where, "why": why} for where, why in setup.aside]:
         write_lines(run.path / "set-aside.jsonl", rows)
 
@@ -61,118 +62,114 @@ def go_on(config: Config, run: Run, data_hash: str) -> None:
         write_text(run.path / "config.yaml", dump_config(config))
 
 
-def handle(event: events.Event, config: Config, run: Run, setup: Setup, progress: Progress) -> None:
-    """Write what an event calls for. Raises MlxHybridError where the disk does not take it."""
-    try:
-        write_event(event, config, run, setup, progress)
-    except (OSError, RuntimeError, MlxHybridError) as error:  # RuntimeError is MLX's word for a failed write
-        ours = isinstance(error, MlxHybridError)
-        told = error if ours else f"{run.path}: cannot be written ({error})."
-        raise MlxHybridError(
-            f"{told} Step {progress.step} is not saved, earlier checkpoints are whole; make room, and go on with: "
-            f"mlx-hybrid finetune --resume {run.path}"
-        ) from error
+@dataclass(frozen=True)
+class Recorder:
+    """Writes a run as its events come."""
+
+    config: Config
+    run: Run
+    setup: Setup
+    progress: Progress
+
+    def handle(self, event: events.Event) -> None:
+        """Write what an event calls for. Raises MlxHybridError where the disk does not take it."""
+        try:
+            self.write(event)
+        except (OSError, RuntimeError, MlxHybridError) as error:  # MLX says RuntimeError
+            ours = isinstance(error, MlxHybridError)
+            told = error if ours else f"{self.run.path}: cannot be written ({error})."
+            raise MlxHybridError(
+                f"{told} Step {self.progress.step} is not saved, earlier checkpoints are whole; make room, and go on "
+                f"with: mlx-hybrid finetune --resume {self.run.path}"
+            ) from error
+
+    def write(self, event: events.Event) -> None:
+        run, progress = self.run, self.progress
+        if row := metrics_row(event):
+            run.add_metrics(row)
+        match event:
+            case events.Validated():
+                run.log(f"step {event.step}: validation loss {event.loss:.4f}{event.standing}")
+                if event.best:
+                    self.save_best()
+            case events.Note():
+                run.log(event.text)
+            case events.CheckpointDue():
+                given = (self.setup.base.model, self.setup.optimizer, progress)
+                save_checkpoint(run.checkpoints, *given, self.config.train.keep_checkpoints)
+            case events.Interrupted():
+                run.log(f"stopped after step {event.step}, as asked")
+                run.update(status="interrupted", step=event.step)
+            case events.Finished():
+                if not self.setup.valid:
+                    self.save_best()
+                run.log(f"trained {event.step} steps in {event.seconds:.0f} s")
+                best = {"best_step": progress.best_step or event.step, "best_form": progress.best_form}
+                ended = {"ended": progress.ended or "steps", "beats_base": progress.beats_base}
+                run.update(step=event.step, seconds=round(event.seconds, 1), **best, **ended)
+
+    def save_best(self) -> None:
+        config, base = self.config, self.setup.base
+        facts = {"method": config.method, "base": base.identity, "seed": config.seed}
+        told = {"template": config.model.template, "system": config.model.system}
+        extra = {"step": self.progress.step, **told, "chat_template": base.tokenizer.given}
+        save_adapter(base.model, self.run.adapter, config=config.adapter, extra=extra, **facts)
+
+    def keep_at_strength(self) -> Iterator[events.Note]:
+        """Keep the run's best adapter at `train.strength`, and say what is kept where it is not the plain one."""
+        run, train, model = self.run, self.config.train, self.setup.base.model
+        info, wanted = read_adapter_config(run.adapter), train.strength
+        chosen = info.extra.get("strength", 1.0)
+        if wanted != 1 and "strength" not in info.extra:
+            put_adapter(model, info, run.adapter)
+            plain, chosen = self.values_before(), wanted
+            if not wanted:
+                steps = total_steps(train, len(self.setup.train))
+                sample, _ = plan(self.setup.valid, self.setup.train, steps, train)
+                sums = {}
+                for t in STRENGTHS:
+                    with at_strength(model, t, plain):
+                        sums[t] = summed_losses(model, sample, batch_size=train.batch_size)
+                chosen, told = least_strength(sums)
+                run.update(strengths={f"{t:g}": round(mean_loss(own), 6) for t, own in sums.items()})
+                yield events.Note(told)
+            with new_directory(run.adapter) as folder:
+                write_at_strength(run.adapter, folder, chosen, plain)
+        kept = run.info().get("best_form", events.RAW)
+        run.update(strength=chosen)
+        if (kept, chosen) != (events.RAW, 1.0) or train.average != "none" or wanted != 1:
+            form = "the raw weights" if kept == events.RAW else f"their average ({kept})"
+            yield events.Note(f"Kept: {form} of step {run.info().get('best_step')}, at strength {chosen:g}.")
+
+    def values_before(self) -> Callable[[str], mx.array]:
+        """What a magnitude, or a weight of `full`, was before training, by its name."""
+        if self.config.adapter.full:
+            base = load_base(self.config.model.name, tokenizer=self.setup.base.tokenizer).model
+            dequantise(base)
+            return dict(tree_flatten(base.parameters())).__getitem__
+        layers = hybrid_layers(self.setup.base.model)
+        return lambda name: mx.sqrt(layers[name.rpartition(".")[0]]._squares)
 
 
-def write_event(event: events.Event, config: Config, run: Run, setup: Setup, progress: Progress) -> None:
-    if row := metrics_row(event):
-        run.add_metrics(row)
-    match event:
-        case events.Validated():
-            whole = "" if event.whole is None else f", {event.whole:.4f} on all records"
-            run.log(f"step {event.step}: validation loss {event.loss:.4f}{whole}{event.standing}")
-            if event.best:
-                save_best(config, run, setup, progress)
-        case events.Note():
-            run.log(event.text)
-        case events.NotFinite():
-            run.log(f"step {event.step}: not a number; its batches are in {keep_batches(run, event).name}")
-        case events.CheckpointDue():
-            save_state(config, run, setup, progress)
-        case events.Restarted():
-            run.forget_after(0)
-            run.update(rate_factor=event.factor)
-            save_state(config, run, setup, progress)
-        case events.Interrupted():
-            run.log(f"stopped after step {event.step}, as asked")
-            run.update(status="interrupted", step=event.step)
-        case events.Finished():
-            if not setup.valid:
-                save_best(config, run, setup, progress)
-            run.log(f"trained {event.step} steps in {event.seconds:.0f} s")
-            run.update(
-                step=event.step,
-                seconds=round(event.seconds, 1),
-                best_step=progress.best_step or event.step,
-                best_form=progress.best_form,
-                ended=progress.ended or "steps",
-                beats_base=progress.beats_base,
-            )
-
-
-def save_state(config: Config, run: Run, setup: Setup, progress: Progress) -> None:
-    """Write a checkpoint; that of the start stays until the run can no longer begin again."""
-    early = progress.step <= first_tenth(total_steps(config.train, len(setup.train)))
-    kept = {"keep": config.train.keep_checkpoints, "keep_start": early}
-    save_checkpoint(run.checkpoints, setup.base.model, setup.optimizer, progress, **kept)
-
-
-def metrics_row(event: events.Event) -> dict | None:
+def metrics_row(event: object) -> dict | None:
     """What metrics.jsonl keeps of an event, units in the keys."""
     match event:
         case events.Trained():
-            return {
-                "step": event.step,
-                "loss_nats_per_token": round(event.loss, 6),
-                **event.rates,
-                "gradient_norm": round(event.gradient_norm, 6),
-                "tokens_per_second": round(event.tokens_per_second, 1),
-                "trained_tokens": event.trained_tokens,
-                "peak_memory_gb": round(event.peak_memory_gb, 4),
-                "seconds": round(event.seconds, 3),
-                "mixing": [round(share, 4) for share in event.mixing],
-            }
+            row = {"step": event.step, "loss_nats_per_token": round(event.loss, 6), **event.rates}
+            row |= {"gradient_norm": round(event.gradient_norm, 6)}
+            row |= {"tokens_per_second": round(event.tokens_per_second, 1)}
+            row |= {"trained_tokens": event.trained_tokens, "peak_memory_gb": round(event.peak_memory_gb, 4)}
+            return row | {"seconds": round(event.seconds, 3), "mixing": [round(x, 4) for x in event.mixing]}
         case events.Orthogonality():
             return {"step": event.step, "rotation_defect": event.defect}
         case events.Validated():
-            key = (
-                "valid_loss_nats_per_token"
-                if event.form == events.RAW
-                else "valid_loss_of_average_nats_per_token"
-            )
-            row = {"step": event.step, key: round(event.loss, 6), "best": event.best}
-            if event.whole is not None:
-                row["valid_loss_of_all_records_nats_per_token"] = round(event.whole, 6)
+            key = "valid_loss" if event.form == events.RAW else "valid_loss_of_average"
+            row = {"step": event.step, f"{key}_nats_per_token": round(event.loss, 6), "best": event.best}
             if any(event.by_language):
                 losses = {name or "undeclared": round(loss, 6) for name, loss in event.by_language.items()}
                 row["valid_loss_nats_per_token_by_language"] = losses
             return row
     return None
-
-
-def keep_batches(run: Run, event: events.NotFinite) -> Path:
-    """Write the batches that gave no number to `not-finite.json`, to be looked at."""
-    path = run.path / "not-finite.json"
-    batches = [{"records": list(b.where), "tokens": b.tokens.tolist()} for b in event.batches]
-    write_json(path, {"format": FORMAT, "step": event.step, "batches": batches})
-    return path
-
-
-def save_best(config: Config, run: Run, setup: Setup, progress: Progress) -> None:
-    save_adapter(
-        setup.base.model,
-        run.adapter,
-        config=config.adapter,
-        method=config.method,
-        base=setup.base.identity,
-        seed=config.seed,
-        extra={
-            "step": progress.step,
-            "template": config.model.template,
-            "system": config.model.system,
-            "chat_template": setup.base.tokenizer.given,
-        },
-    )
 
 
 def note_end(run: Run, error: BaseException) -> None:
@@ -185,21 +182,16 @@ def note_end(run: Run, error: BaseException) -> None:
 
 def way_on(run: Run) -> str:
     """The step to go on from, and how, where there is one."""
-    step = run.saved_step()
-    return (
-        f" Step {step} is saved; go on with: mlx-hybrid finetune --resume {run.path}"
-        if step is not None
-        else ""
-    )
+    told = f" Step {run.saved_step()} is saved; go on with: mlx-hybrid finetune --resume {run.path}"
+    return "" if run.saved_step() is None else told
 
 
 def mixing(run: Run) -> tuple[list[str], list[int], np.ndarray]:
     """Modules with both branches, the steps reported, and λ (modules, steps); empty where nothing is mixed."""
     info = read_adapter_config(run.adapter)
-    config, rows = info.adapter, []
-    modules = [name for name in info.modules if last_part(name) not in config.unitary]
-    if config.mixing in ("gradient", "inverted") and config.rotation and config.low_rank:
-        rows = [row for row in run.metrics() if len(row.get("mixing", [])) == len(modules)]
-    if not rows:
+    config, modules = info.adapter, [n for n in info.modules if last_part(n) not in info.adapter.unitary]
+    rows = [row for row in run.metrics() if len(row.get("mixing", [])) == len(modules)]
+    mixed = config.rotation and config.low_rank and config.mixing in ("gradient", "inverted")
+    if not (rows and mixed):
         return [], [], np.empty((0, 0))
     return modules, [row["step"] for row in rows], np.array([row["mixing"] for row in rows]).T

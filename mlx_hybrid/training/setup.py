@@ -1,7 +1,6 @@
 """What a training loop needs: the base, the adapter on it with its start, the optimiser, and the examples."""
 
 import hashlib
-import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-import mlx.nn as nn
+import numpy as np
 
 from mlx_hybrid.adapters.attach import Attached, attach
 from mlx_hybrid.adapters.rates import rate_factors, step_gains
@@ -21,65 +20,45 @@ from mlx_hybrid.models.base import BaseModel, base_of, fingerprints, load_base, 
 from mlx_hybrid.models.templates import PLAIN, unnamed_end
 from mlx_hybrid.records.split import Split
 from mlx_hybrid.records.template import Example, Tokenised, make_examples
-from mlx_hybrid.training.batches import PromptLoss, make_batch, start_batches
+from mlx_hybrid.training.batches import make_batch, weigh_prompt
 from mlx_hybrid.training.events import Note
 from mlx_hybrid.training.loop import total_steps
-from mlx_hybrid.training.loss import make_loss
-from mlx_hybrid.training.memory.fit import check_fits
+from mlx_hybrid.training.loss import arrays, make_loss
+from mlx_hybrid.training.memory.estimate import check_fits
 from mlx_hybrid.training.memory.limits import checkpoint_layers, set_limits
-from mlx_hybrid.training.memory.shape import local_folder
 from mlx_hybrid.training.optimizer import BranchOptimizer
-from mlx_hybrid.training.progress import still
-from mlx_hybrid.training.step import arrays
 
 SKETCH_RECORDS, SKETCH_PASSES = 64, 4  # two passes find gradients that decay fast, four slow ones too
-START_SHARE = 0.2
-"""Most of a run's record passes that its start may take."""
-RATE_RECORDS = 16
-"""Training records that the rates' factors are measured on."""
+START_SHARE = 0.2  # most of a run's record passes that its start may take
+RATE_RECORDS = 16  # training records that the rates' factors are measured on
 
 
 @dataclass
 class Setup:
-    """Everything a training loop needs; the optimiser comes with the adapter."""
+    """Everything a training loop needs; `made` are the records to train on, to validate with and to test, `aside`
+    (where, why) of each that cannot be trained as it would be asked. The optimiser comes with the adapter."""
 
     base: BaseModel
-    optimizer: BranchOptimizer | None
     made: list[Tokenised]
-    """The records to train on, to validate with and to test."""
+    optimizer: BranchOptimizer | None = None
 
-    @property
-    def train(self) -> list[Example]:
-        return self.made[0].examples
-
-    @property
-    def valid(self) -> list[Example]:
-        return self.made[1].examples
-
-    @property
-    def test(self) -> list[Example]:
-        return self.made[2].examples
-
-    @property
-    def aside(self) -> list[tuple[str, str]]:
-        """(where, why) of every record that cannot be trained as it would be asked."""
-        return [item for part in self.made for item in part.aside]
+    def __post_init__(self) -> None:
+        self.train, self.valid, self.test = (part.examples for part in self.made)
+        self.aside = [item for part in self.made for item in part.aside]
 
 
 def load_setup(
     config: Config, split: Split, *, day: date | None = None, machines: int = 1, force: bool = False
 ) -> Setup:
-    """Examples, then the model. `day` is the date that a chat template may write.
-
-    Raises DataError for records that cannot be tokenised as asked, and MemoryLimitError, before a weight is read, for a
-    run that cannot fit, unless forced. Each of `machines` has its part of a batch.
-    """
+    """Examples, then the model. `day` is the date that a chat template may write. Raises DataError for records that
+    cannot be tokenised as asked, and MemoryLimitError, before a weight is read, for a run that cannot fit, unless
+    forced. Each of `machines` has its part of a batch."""
     tokenizer = tokenizer_for(config.model, day)
     made = tokenised(config, split, tokenizer)
     check_fits(config, made[0].examples, machines=machines, force=force)
     base = load_base(config.model.name, tokenizer=tokenizer)
     set_limits()
-    return Setup(base, None, made)
+    return Setup(base, made)
 
 
 def tokenised(config: Config, split: Split, tokenizer: Any) -> list[Tokenised]:
@@ -106,31 +85,23 @@ def data_notes(config: Config, split: Split, setup: Setup) -> Iterator[Note]:
     if long := sum(len(part.long) for part in setup.made):
         done = "dropped" if config.train.too_long == "drop" else "cut"
         yield Note(f"Over train.max_tokens ({config.train.max_tokens}) and {done}: {long} records.")
-    if setup.aside:
-        where, why = setup.aside[0]
-        yield Note(
-            f"Set aside, listed in set-aside.jsonl: {len(setup.aside)} records; {where}: {why.rstrip('.')}."
-        )
-    left_out = Counter(part for example in setup.train for part in example.unwritten)
-    for part, count in left_out.items():
+    for where, why in setup.aside[:1]:
+        count = len(setup.aside)
+        yield Note(f"Set aside, listed in set-aside.jsonl: {count} records; {where}: {why.rstrip('.')}.")
+    for part, count in Counter(part for example in setup.train for part in example.unwritten).items():
         yield Note(f"The chat template does not write {part}, which is not trained: {count} records.")
     if context := sum(example.context_answers for example in setup.train):
+        told = "older answers are context only: the template writes them otherwise than it asks for them"
+        yield Note(f"{context} {told}.")
+    if all(record.kind == "text" for record in split.train):
+        return
+    tokenizer = setup.base.tokenizer
+    if tokenizer.given == PLAIN and not config.model.chat_template:
         yield Note(
-            f"{context} older answers are context only: the template writes them otherwise than it asks for them."
+            "The base has no chat template, so turns are written plainly, each after a line as `### User:`, answers "
+            f"ended with {tokenizer.eos_token}; the adapter keeps that for chat. --template names another."
         )
-    if any(record.kind != "text" for record in split.train):
-        if setup.base.tokenizer.given == PLAIN and not config.model.chat_template:
-            end = setup.base.tokenizer.eos_token
-            yield Note(
-                "The base has no chat template, so turns are written plainly, each after a line as `### User:`, "
-                f"answers ended with {end}; the adapter keeps that for chat. --template names another."
-            )
-        yield from end_of_answers(setup.base)
-
-
-def end_of_answers(base: BaseModel) -> Iterator[Note]:
-    """Says so where the chat template ends an answer otherwise than the model's settings say, or with no token."""
-    end = unnamed_end(base.tokenizer, base.path)
+    end = unnamed_end(tokenizer, setup.base.path)
     if end:
         yield Note(
             f"Answers end with {end}, which the model's settings do not name as an end. It is trained, and chat, "
@@ -145,19 +116,11 @@ def end_of_answers(base: BaseModel) -> Iterator[Note]:
 
 def attach_adapter(config: Config, setup: Setup) -> Attached:
     """Put a fresh adapter on the base and make its optimiser."""
-    model, settings = setup.base.model, config.train
+    model, train = setup.base.model, config.train
     attached = attach(model, config.adapter, seed=config.seed)
-    if settings.grad_checkpoint:
+    if train.grad_checkpoint:
         checkpoint_layers(model)
-    setup.optimizer = BranchOptimizer(
-        model,
-        learning_rate=settings.learning_rate,
-        orthogonal_learning_rate=settings.orthogonal_learning_rate or settings.learning_rate,
-        weight_decay=settings.weight_decay,
-        clip=settings.clip,
-        mixing=config.adapter.mixing,
-        rates=settings.rates,
-    )
+    setup.optimizer = BranchOptimizer(model, train, config.adapter.mixing)
     return attached
 
 
@@ -168,7 +131,13 @@ def start_from_records(config: Config, setup: Setup, *, machines: int = 1) -> It
     if config.adapter.from_gradient:
         records, passes = sketch_size(config.train, total_steps(config.train, len(setup.train)))
         batches = start_arrays(config, setup, records, machines)
-        yield from start_from_gradient(config, model, batches, passes)
+        how = {"columns": sketch_columns(config.adapter), "passes": passes, "seed": config.seed}
+        for step in sketch_gradients(model, make_loss, batches, **how):
+            if isinstance(step, int):
+                count = sum(len(batch[0]) for batch in batches)
+                yield Note(f"Gradient of {count} records, pass {step} of {passes}.")
+        apply_start(model, step)
+        scale_to_inputs(model, make_loss, batches)
     if config.train.rates == "share":
         batches = start_arrays(config, setup, RATE_RECORDS, machines)
         setup.optimizer.set_factors(rate_factors(step_gains(model, make_loss, batches)))
@@ -184,28 +153,15 @@ def sketch_size(train: TrainConfig, steps: int) -> tuple[int, int]:
 
 
 def start_arrays(config: Config, setup: Setup, count: int, machines: int) -> list[tuple]:
-    """Batches of `count` training records, as a step has them."""
-    size = config.train.batch_size // machines
-    groups = start_batches(setup.train, count=count, batch_size=size, seed=config.seed)
-    prompt = PromptLoss.of(config.train)
-    if prompt.weight < 0:  # at the base there is no slope towards it
-        prompt = PromptLoss()
-    groups = [[prompt.on(e, (config.seed, 0, n)) for n, e in enumerate(group)] for group in groups]
-    return [arrays(make_batch(group)) for group in groups]
-
-
-def start_from_gradient(
-    config: Config, model: nn.Module, batches: list[tuple], passes: int
-) -> Iterator[Note]:
-    """Start the low-rank branches along the gradient of `batches`."""
-    records, begun = sum(len(batch[0]) for batch in batches), time.monotonic()
-    columns = sketch_columns(config.adapter)
-    for step in sketch_gradients(model, make_loss, batches, columns=columns, passes=passes, seed=config.seed):
-        if isinstance(step, int):
-            left = (time.monotonic() - begun) / step * (passes - step)
-            yield Note(f"Gradient of {records} records, pass {step} of {passes}{still(left)}.")
-    apply_start(model, step)
-    scale_to_inputs(model, make_loss, batches)
+    """Batches of `count` training records, drawn by the seed and of like length, as a step has them."""
+    train, seed, examples = config.train, config.seed, setup.train
+    size = train.batch_size // machines
+    weight = 0.0 if train.prompt_kl else train.prompt_weight  # at the base there is no slope towards it
+    picked = np.random.default_rng(seed).permutation(len(examples))[:count]
+    picked = sorted((examples[i] for i in picked), key=lambda e: len(e.tokens))
+    groups = (enumerate(picked[k : k + size]) for k in range(0, len(picked), size))
+    how = (weight, train.prompt_share)
+    return [arrays(make_batch([weigh_prompt(e, *how, (seed, 0, n)) for n, e in group])) for group in groups]
 
 
 def settings_of_adapter(folder: Path, name: str, model: str | None) -> dict[str, Any]:
@@ -218,10 +174,8 @@ def settings_of_adapter(folder: Path, name: str, model: str | None) -> dict[str,
 
 
 def start_from_adapter(config: Config, base: BaseModel, folder: Path) -> AdapterInfo:
-    """Put the adapter in `folder` into the attached model of `base`, and return what it says of itself.
-
-    Raises ConfigError for an adapter of another base, method or shape.
-    """
+    """Put the adapter in `folder` into the attached model of `base`, and return what it says of itself. Raises
+    ConfigError for an adapter of another base, method or shape."""
     info = read_adapter_config(folder)
     info.check_base(fingerprints(base.path), base.path, config.start_from)
     if (info.method, info.adapter) != (config.method, config.adapter):
@@ -230,10 +184,3 @@ def start_from_adapter(config: Config, base: BaseModel, folder: Path) -> Adapter
         )
     put_adapter(base.model, info, folder)
     return info
-
-
-def check_base_of_start(config: Config, adapter: Path) -> None:
-    """Raise what `start_from_adapter` would of the base, where its weights are on this machine."""
-    info, folder = read_adapter_config(adapter), local_folder(config.model.name)
-    if folder:
-        info.check_base(fingerprints(folder), folder, config.start_from)

@@ -10,7 +10,7 @@ from toys import tiny_llama
 from mlx_hybrid.adapters.attach import attach, hybrid_layers
 from mlx_hybrid.adapters.rates import OTHERS, RANGE, USUAL_GAIN, dense_layers, rate_factors, step_gains
 from mlx_hybrid.adapters.start import apply_start, scale_to_inputs, sketch_columns, sketch_gradients
-from mlx_hybrid.config import build_config
+from mlx_hybrid.config import TrainConfig, build_config
 from mlx_hybrid.training.optimizer import BranchOptimizer
 
 METHODS = ("lora", "lora-ga", "dora", "hra", "boft", "hybrid", "hybrid-boft", "full")
@@ -48,10 +48,8 @@ def started(method: str, width: int, rates: str = "share"):
         apply_start(model, factors)
         scale_to_inputs(model, loss_of, batches)
     gains = step_gains(model, loss_of, batches)
-    optimizer = BranchOptimizer(
-        model, learning_rate=RATE, orthogonal_learning_rate=RATE, weight_decay=0.0, clip=0.0,
-        mixing=config.mixing, rates=rates,
-    )  # fmt: skip
+    train = TrainConfig(learning_rate=RATE, clip=0.0, rates=rates)
+    optimizer = BranchOptimizer(model, train, config.mixing)
     if rates == "share":
         optimizer.set_factors(rate_factors(gains))
     return model, optimizer, gains, whole

@@ -60,7 +60,7 @@ def test_json_is_alone_on_stdout(events, run):
 
 def test_a_loss_above_the_base_s_is_not_called_best_without_saying_so(events, run):
     losses = ((0, 2.0, False), (5, 3.0, True), (9, 1.5, True))
-    events(*(Validated(step, loss, best, 1.0) for step, loss, best in losses))
+    events(*(Validated(step, loss, best, {}) for step, loss, best in losses))
     told = [line for line in run("finetune").stderr.splitlines() if "validation loss" in line]
     assert told == [
         "step 0  validation loss 2.000 (base)",

@@ -8,7 +8,7 @@ import mlx.core as mx
 import pytest
 from acting import plain, refused, sets
 
-from mlx_hybrid.training.memory import fit
+from mlx_hybrid.training.memory import estimate
 from mlx_hybrid.training.memory.shape import write_holes
 
 
@@ -73,7 +73,7 @@ def test_no_weight_is_read_and_nothing_written(finetune, copy, settings, tmp_pat
 
 
 def test_what_cannot_fit_is_refused_unless_forced(finetune, settings, tmp_path, monkeypatch):
-    monkeypatch.setattr(fit, "memory_limit", lambda: 1_000_000)
+    monkeypatch.setattr(estimate, "memory_limit", lambda: 1_000_000)
     dry, real = finetune(*settings, "--dry-run"), finetune(*settings)
     for done in (dry, real):
         refused(done, 4, "--force")

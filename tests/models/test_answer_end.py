@@ -89,7 +89,7 @@ def test_generation_stops_there(tmp_path):
 )
 def test_training_says_so(case, said, tmp_path):
     base = load_base(str(base_like(tmp_path / "base", ENDS[case][0])))
-    setup, config = Setup(base, None, [Tokenised()] * 3), build_config({}, "test")
+    setup, config = Setup(base, [Tokenised()] * 3), build_config({}, "test")
     pair = Record({"prompt": "Hujambo?", "completion": "Sijambo"}, "data.jsonl", 1)
     text = Record({"text": "Habari ya asubuhi"}, "data.jsonl", 2)
     notes = [note.text for note in data_notes(config, Split([pair, text], [], []), setup)]

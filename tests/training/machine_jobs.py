@@ -10,22 +10,21 @@ from mlx_hybrid.models.blas import prefer_openblas
 prefer_openblas()  # before anything imports mlx
 
 import mlx.core as mx  # noqa: E402
-from mlx.utils import tree_flatten  # noqa: E402
-from scene import changed, everything, examples, material  # noqa: E402
+import pytest  # noqa: E402
+from scene import changed, everything, examples, listening, material  # noqa: E402
 
 from mlx_hybrid.cli import finetune, main  # noqa: E402, F401
+from mlx_hybrid.errors import ConfigError  # noqa: E402
 from mlx_hybrid.evaluation import evaluate  # noqa: E402, F401
 from mlx_hybrid.models import adapted  # noqa: E402, F401
 from mlx_hybrid.publish import card  # noqa: E402, F401
 from mlx_hybrid.report import run_page  # noqa: E402, F401
 from mlx_hybrid.training.batches import make_batch  # noqa: E402
-from mlx_hybrid.training.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
+from mlx_hybrid.training.checkpoint import Progress, load_checkpoint, save_checkpoint  # noqa: E402
 from mlx_hybrid.training.distributed import ALONE, World, join  # noqa: E402
 from mlx_hybrid.training.events import CheckpointDue, Trained, Validated  # noqa: E402
-from mlx_hybrid.training.loop import align, train  # noqa: E402
-from mlx_hybrid.training.optimizer import BranchOptimizer  # noqa: E402
-from mlx_hybrid.training.progress import Progress  # noqa: E402
-from mlx_hybrid.training.step import make_step  # noqa: E402
+from mlx_hybrid.training.loop import Training, align  # noqa: E402
+from mlx_hybrid.training.optimizer import make_step  # noqa: E402
 
 SETTINGS = changed(
     steps=8, batch_size=4, accumulate=2, report_every=3, validate_every=4, save_every=4,
@@ -49,41 +48,30 @@ def enter(job: str, folder: Path, given: tuple, environment: dict[str, str]) -> 
     globals()[job](join(), folder, *given)
 
 
-class Listening(BranchOptimizer):
-    """Keeps the gradient it was given, and moves nothing."""
-
-    def step(self, model, gradients, count):
-        self.gradients = {name: gradient / count for name, gradient in tree_flatten(gradients)}
-        return mx.array(1.0), mx.array([0.5])
-
-
-def unlike(world: World, folder: Path) -> None:
-    """Machines of other versions, and one that says what is not so."""
-    world.check_alike({"records": 1, "versions": "same"})
-    world.check_alike({"records": 1, "settings": world.index, "versions": world.index})
-
-
 def sums_and_runs(world: World, folder: Path) -> None:
-    """Gradients; whole runs; and a run that the last machine asks to stop after its third step."""
+    """Gradients; whole runs; one that the last machine asks to stop after its third step; and what is not alike."""
     gradients(world, folder)
     for method in METHODS:
         whole_run(world, folder, method, method)
     asked = iter(range(1, 100))
     last = world.index == world.size - 1
     whole_run(world, folder, "stopped", "hybrid", stop=lambda: next(asked) == 3 and last)
+    world.check_alike({"records": 1, "versions": "same"})
+    if world.size > 1:
+        with pytest.raises(ConfigError) as error:
+            world.check_alike({"records": 1, "settings": world.index, "versions": world.index})
+        (folder / f"unlike.{world.index}.json").write_text(json.dumps(str(error.value)))
 
 
 def gradients(world: World, folder: Path) -> None:
     """The gradient of each group of batches, and what this machine has of it."""
     model, _ = material("hybrid")
-    optimizer = Listening(
-        model, learning_rate=0.0, orthogonal_learning_rate=0.0, weight_decay=0.0, clip=0.0, mixing="off"
-    )
+    optimizer = listening(model)
     for name, sizes in GROUPS.items():
         records = iter(examples(sum(sizes), longest=60))
         batches = [world.share(make_batch)([next(records) for _ in range(size)]) for size in sizes]
         for kind, own in (("all", world), ("part", ALONE)):
-            step = make_step(model, optimizer, accumulate=len(sizes), compiled=False, world=own)
+            step = make_step(model, optimizer, compiled=False, world=own)
             loss, count, _, _ = step(batches)
             save(folder, f"{kind} {name}", world, {"loss": loss, "count": count} | optimizer.gradients)
 
@@ -104,9 +92,8 @@ def whole_run(world: World, folder: Path, name: str, method: str, stop=lambda: F
 
 
 def steps(world: World, pair: tuple, progress: Progress, stop=lambda: False):
-    return train(
-        *pair, examples(), examples(5, seed=1), SETTINGS, seed=0, progress=progress, stop=stop, world=world
-    )
+    held_back = examples(5, seed=1)
+    return Training(*pair, examples(), held_back, SETTINGS, 0, progress, stop=stop, world=world)
 
 
 def killed(world: World, folder: Path) -> None:

@@ -14,17 +14,16 @@ from mlx_hybrid.adapters.store import adapter_state
 from mlx_hybrid.config import PRESETS, TrainConfig, build_config
 from mlx_hybrid.records.template import Example
 from mlx_hybrid.training.batches import make_batch
-from mlx_hybrid.training.loop import train
-from mlx_hybrid.training.loss import make_loss
+from mlx_hybrid.training.checkpoint import Progress
+from mlx_hybrid.training.loop import Training
+from mlx_hybrid.training.loss import arrays, make_loss
 from mlx_hybrid.training.memory.limits import checkpoint_layers
 from mlx_hybrid.training.optimizer import BranchOptimizer
-from mlx_hybrid.training.progress import Progress
-from mlx_hybrid.training.step import arrays
 
 METHODS = list(PRESETS)
 SETTINGS = TrainConfig(
     steps=6, batch_size=3, learning_rate=1e-2, orthogonal_learning_rate=1e-2, report_every=2, validate_every=4,
-    save_every=100,
+    save_every=100, rates="leaf",
 )  # fmt: skip
 
 
@@ -55,11 +54,19 @@ def material(
         start(model, config.low_rank.rank, seed)
     if settings.grad_checkpoint:
         checkpoint_layers(model)
-    optimizer = BranchOptimizer(
-        model, learning_rate=settings.learning_rate, orthogonal_learning_rate=settings.orthogonal_learning_rate,
-        weight_decay=settings.weight_decay, clip=settings.clip, mixing=config.mixing,
-    )  # fmt: skip
-    return model, optimizer
+    return model, BranchOptimizer(model, settings, config.mixing)
+
+
+class Listening(BranchOptimizer):
+    """Keeps the gradient it was given, and moves nothing."""
+
+    def step(self, model, gradients, count):
+        self.gradients = {name: gradient / count for name, gradient in tree_flatten(gradients)}
+        return mx.array(1.0), mx.array([0.5])
+
+
+def listening(model) -> Listening:
+    return Listening(model, SETTINGS, "off")
 
 
 def start(model, rank: int, seed: int) -> None:
@@ -80,13 +87,9 @@ def run(
 ):
     """All events of a run; `held_back` and `records` may be given."""
     records = kw.get("records") or examples()
-    return list(
-        train(
-            model, optimizer, records, kw.get("held_back", examples(4, seed=1)), settings,
-            seed=seed, progress=progress or Progress(), stop=stop,
-            temperature=kw.get("temperature", 1.0), start=kw.get("start"),
-        )
-    )  # fmt: skip
+    held_back = kw.get("held_back", examples(4, seed=1))
+    how = {"stop": stop, "temperature": kw.get("temperature", 1.0)}
+    return list(Training(model, optimizer, records, held_back, settings, seed, progress or Progress(), **how))
 
 
 def trained(

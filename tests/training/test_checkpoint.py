@@ -10,9 +10,8 @@ from scene import METHODS, changed, everything, material, run, same
 from mlx_hybrid.adapters import store
 from mlx_hybrid.errors import ConfigError, MlxHybridError
 from mlx_hybrid.training import checkpoint as checkpoint_module
-from mlx_hybrid.training.checkpoint import KEPT, checkpoints, load_checkpoint, save_checkpoint
+from mlx_hybrid.training.checkpoint import Progress, checkpoints, load_checkpoint, save_checkpoint
 from mlx_hybrid.training.events import Finished, Interrupted, Note, Trained
-from mlx_hybrid.training.progress import Progress
 
 HARD = changed(
     steps=4, validate_every=2, orthogonal_learning_rate=0.15, weight_decay=0.1
@@ -53,31 +52,39 @@ def test_stopped_and_resumed_is_never_stopped(method, accumulate, tmp_path):
     )
 
 
-@pytest.mark.parametrize("step", [1, 3, 4, 5])
-def test_stopped_anywhere_a_guarded_run_ends_as_the_unbroken_one(step, tmp_path):
-    """With early stopping, lifted languages and a report that spans the stop; and it stays ended."""
-    settings = changed(steps=30, validate_every=2, patience=2, report_every=3, learning_rate=0.5)
-    straight, progress = material("hybrid", settings), Progress()
-    events = run(*straight, settings, progress=progress, temperature=3.0)
+GUARDED = changed(steps=30, validate_every=2, patience=2, report_every=3, learning_rate=0.5)
+
+
+@pytest.fixture(scope="module")
+def guarded():
+    """A run with early stopping, lifted languages and reports of three steps: its state, progress and reports."""
+    pair, progress = material("hybrid", GUARDED), Progress()
+    events = run(*pair, GUARDED, progress=progress, temperature=3.0)
     assert progress.ended == "patience"
     assert progress.step < 30
+    return everything(*pair), progress, [(e.step, e.loss) for e in events if isinstance(e, Trained)]
 
-    first, before = material("hybrid", settings), Progress()
-    run(*first, settings, progress=before, stop=stopped_at(step), temperature=3.0)
+
+@pytest.mark.parametrize("step", [1, 4])
+def test_stopped_anywhere_a_guarded_run_ends_as_the_unbroken_one(step, guarded, tmp_path):
+    """Also within the steps of a report; and it stays ended."""
+    state, progress, reports = guarded
+    first, before = material("hybrid", GUARDED), Progress()
+    run(*first, GUARDED, progress=before, stop=stopped_at(step), temperature=3.0)
     assert before.step == step
     save_checkpoint(tmp_path / "checkpoints", *first, before)
-    second = material("hybrid", settings)
+    second = material("hybrid", GUARDED)
     after = load_checkpoint(tmp_path / "checkpoints", *second)
-    again = run(*second, settings, progress=after, temperature=3.0)
-    assert same(everything(*second), everything(*straight))
+    again = run(*second, GUARDED, progress=after, temperature=3.0)
+    assert same(everything(*second), state)
     assert unhurried(after) == unhurried(progress)
-    reports = [e for e in events if isinstance(e, Trained) and e.step > step]
-    assert [(e.step, e.loss) for e in again if isinstance(e, Trained)] == [(e.step, e.loss) for e in reports]
+    told = [(e.step, e.loss) for e in again if isinstance(e, Trained)]
+    assert told == [row for row in reports if row[0] > step]
 
     save_checkpoint(tmp_path / "checkpoints", *second, after)
     kept = load_checkpoint(tmp_path / "checkpoints", *second)
-    assert [type(e) for e in run(*second, settings, progress=kept)] == [Note, Finished]
-    assert same(everything(*second), everything(*straight))
+    assert [type(e) for e in run(*second, GUARDED, progress=kept)] == [Note, Finished]
+    assert same(everything(*second), state)
 
 
 def unhurried(progress: Progress) -> dict:
@@ -108,7 +115,6 @@ def test_the_newest_ones_are_kept(saved):
     folder, states = saved
     assert [path.name for path in checkpoints(folder)] == ["step-0000002", "step-0000003"]
     assert sorted(path.name for path in folder.iterdir()) == ["step-0000002", "step-0000003"]
-    assert KEPT == 2
     fresh = material("hybrid", layers=1, seed=9)
     assert load_checkpoint(folder, *fresh) == Progress(step=3, best_loss=1.0 / 3)
     assert same(everything(*fresh), states[2])

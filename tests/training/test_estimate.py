@@ -13,10 +13,17 @@ from toys import write_model
 from mlx_hybrid.config import build_config
 from mlx_hybrid.errors import ConfigError, MemoryLimitError
 from mlx_hybrid.records.template import Example
-from mlx_hybrid.training.memory import fit
+from mlx_hybrid.training.memory import estimate as memory
 from mlx_hybrid.training.memory import shape as shapes
-from mlx_hybrid.training.memory.estimate import Load, estimate, largest_load, widest_load
-from mlx_hybrid.training.memory.fit import check_fits, smaller, way_out
+from mlx_hybrid.training.memory.estimate import (
+    Load,
+    check_fits,
+    estimate,
+    largest_load,
+    smaller,
+    way_out,
+    widest_load,
+)
 from mlx_hybrid.training.memory.shape import UnknownShapeError, first_known, model_shape, write_holes
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
@@ -152,13 +159,13 @@ def test_a_run_that_cannot_fit_is_refused_with_the_way_out(larger, monkeypatch):
     check_fits(settings, RECORDS)
     shape = model_shape(settings)
     need = estimate(shape, largest_load(RECORDS, settings), settings).needed
-    monkeypatch.setattr(fit, "memory_limit", lambda: need - 1)
+    monkeypatch.setattr(memory, "memory_limit", lambda: need - 1)
     with pytest.raises(
         MemoryLimitError, match=r"may be used here; what fits: --set train.grad_checkpoint=true"
     ) as error:
         check_fits(settings, RECORDS)
     assert error.value.exit_code == 4
-    monkeypatch.setattr(fit, "memory_limit", lambda: 1)
+    monkeypatch.setattr(memory, "memory_limit", lambda: 1)
     with pytest.raises(MemoryLimitError, match="a smaller base, or one of 4 bits"):
         check_fits(settings, RECORDS)
 

@@ -50,9 +50,8 @@ def whole(config, tmp_path_factory):
 
 
 FAULTS = {
-    "the disk is full, as Python says it": OSError(errno.ENOSPC, "No space left on device"),
-    "the disk is full, as MLX says it": RuntimeError("[write] Unable to write 492892 bytes to file."),
-    "the disk became read-only": OSError(errno.EROFS, "Read-only file system"),
+    "as Python says it": OSError(errno.ENOSPC, "No space left on device"),
+    "as MLX says it": RuntimeError("[write] Unable to write 492892 bytes to file."),
 }
 
 
@@ -101,24 +100,31 @@ def test_a_folder_that_became_read_only_is_told(config, tmp_path):
 
 @pytest.mark.slow
 def test_killed_at_random_moments_the_run_ends_as_if_it_never_was():
-    tool = [sys.executable, TOOLS / "try_kills.py", "--kills", "3", "--runs", "1", "--steps", "12"]
+    tool = [sys.executable, TOOLS / "try_kills.py", "--kills", "2", "--runs", "1", "--steps", "6"]
     done = subprocess.run(tool, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "3 kills" in done.stdout
+    assert "2 kills" in done.stdout
 
 
-NO_MEMORY = {  # what MLX says where a GPU has no room; its CPU allocator cannot be made to say it
-    "of memory": "[malloc] Unable to allocate 1073741824 bytes.",
-    "for one buffer": "[metal::malloc] Attempting to allocate 4398046511104 bytes which is greater than the maximum "
-    "allowed buffer size of 86586540032 bytes.",
-    "for another buffer": "[metal::malloc] Resource limit (499000) exceeded.",
-    "in a command": "[METAL] Command buffer execution failed: Insufficient Memory "
+NO_MEMORY = [  # what MLX says where a GPU has no room; its CPU allocator cannot be made to say it
+    "[malloc] Unable to allocate 1073741824 bytes.",
+    "[metal::malloc] Attempting to allocate 4398046511104 bytes which is greater than the maximum allowed buffer size "
+    "of 86586540032 bytes.",
+    "[metal::malloc] Resource limit (499000) exceeded.",
+    "[METAL] Command buffer execution failed: Insufficient Memory "
     "(00000008:kIOGPUCommandBufferCallbackErrorOutOfMemory)",
-}
+]
 
 
-@pytest.mark.parametrize("where", NO_MEMORY)
-def test_memory_that_runs_out_in_a_step_is_said_with_the_way_on(where, config, whole, tmp_path, monkeypatch):
+@pytest.mark.parametrize("said", NO_MEMORY)
+def test_memory_that_ran_out_is_known_by_what_mlx_says(said):
+    told = rf"^Memory ran out \({re.escape(said.rstrip('.'))}\); close other programs, or .* Go on\.$"
+    with pytest.raises(MemoryLimitError, match=told) as error, running_out(lambda: " Go on."):
+        raise RuntimeError(said)
+    assert error.value.exit_code == 4
+
+
+def test_memory_that_runs_out_in_a_step_is_said_with_the_way_on(config, tmp_path, monkeypatch):
     broken, real, calls = tmp_path / "broken", loop.make_step, iter(range(1, 100))
 
     def make_step(*given, **named):
@@ -126,19 +132,14 @@ def test_memory_that_runs_out_in_a_step_is_said_with_the_way_on(where, config, w
 
         def failing(batches):
             if next(calls) == 4:
-                raise RuntimeError(NO_MEMORY[where])
+                raise RuntimeError(NO_MEMORY[0])
             return step(batches)
 
         return failing
 
     monkeypatch.setattr(loop, "make_step", make_step)
-    told = (
-        rf"^Memory ran out \({re.escape(NO_MEMORY[where].rstrip('.'))}\); close other programs, or start anew with "
-        rf"what needs less: --set train\.grad_checkpoint=true.* Step 3 is saved; go on with: .*--resume {broken}$"
-    )
-    with pytest.raises(MemoryLimitError, match=told) as error:
+    with pytest.raises(MemoryLimitError, match=f"Step 3 is saved; go on with: .*--resume {broken}$"):
         train(config, broken)
-    assert error.value.exit_code == 4
     run = Run(broken)
     assert run.info()["status"] == "failed"
     assert run.info()["error"].startswith("Memory ran out")
@@ -148,13 +149,13 @@ def test_memory_that_runs_out_in_a_step_is_said_with_the_way_on(where, config, w
 
 def test_memory_that_runs_out_at_the_start_leaves_no_run(config, tmp_path, monkeypatch):
     def sketch(*_, **__):
-        raise RuntimeError(NO_MEMORY["of memory"])
+        raise RuntimeError(NO_MEMORY[0])
         yield
 
     monkeypatch.setattr(setup, "sketch_gradients", sketch)
     path = tmp_path / "run"
     hybrid = build_config(to_tree(config) | {"method": "lora-ga", "adapter": {}}, "test")
-    with pytest.raises(MemoryLimitError, match=r"Memory ran out .*what needs less: --set train\.\S+=.*\.$"):
+    with pytest.raises(MemoryLimitError, match=r"Memory ran out .*smaller batches\.$"):
         train(hybrid, path)
     assert not path.exists()
 

@@ -17,8 +17,7 @@ from mlx_hybrid.models.head import find_parts, split_head
 from mlx_hybrid.records.template import Example
 from mlx_hybrid.training import loss as loss_module
 from mlx_hybrid.training.batches import make_batch
-from mlx_hybrid.training.loss import make_loss
-from mlx_hybrid.training.step import arrays
+from mlx_hybrid.training.loss import arrays, make_loss
 
 SIZES = {"hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 128, "num_attention_heads": 4,
          "num_key_value_heads": 2, "vocab_size": VOCABULARY}  # fmt: skip
@@ -292,7 +291,7 @@ def test_more_chunks_take_no_more_memory(trains):
         def loss(h: mx.array, w: mx.array) -> mx.array:
             leaves = {"w": w} if trains else {}
             head = lambda x, own: x @ own.get("w", weight).T  # noqa: E731
-            return loss_module.loss_in_chunks(head, h, wanted, weights, chunk, leaves)
+            return loss_module.loss_in_chunks(head, h, wanted, weights, chunk, leaves, None)
 
         mx.eval(hidden, wanted)
         before = mx.get_active_memory()

@@ -12,7 +12,7 @@ from scene import METHODS, changed, examples, material
 from mlx_hybrid.adapters.attach import rotations
 from mlx_hybrid.training import loop
 from mlx_hybrid.training.batches import make_batch
-from mlx_hybrid.training.step import make_step
+from mlx_hybrid.training.optimizer import make_step
 
 CPU_ONLY = {"Inverse", "QRF", "SVD", "Cholesky", "LUF", "Eig", "Eigh"}
 """Primitives of mx.linalg whose evaluation on a GPU throws (mlx/backend/metal/primitives.cpp)."""
@@ -51,7 +51,7 @@ def test_a_training_step_holds_nothing_that_metal_lacks(method, settings, monkey
     drop = {} if method in ("full", "hra", "boft") else {"dropout": 0.1}
     model, optimizer = material(method, settings, mode="affine-4", **drop)
     model.train()
-    step = make_step(model, optimizer, accumulate=settings.accumulate, compiled=False)
+    step = make_step(model, optimizer, compiled=False)
     batches = [make_batch(examples(2, seed=s)) for s in range(settings.accumulate)]
     monkeypatch.setattr(loop.mx, "eval", lambda *_: None)
     outputs = step(batches)

@@ -4,14 +4,7 @@ import mlx.core as mx
 import pytest
 from jaxtyping import TypeCheckError
 
-from mlx_hybrid.training.optimizer import (
-    EMA,
-    LARGEST_SHARE,
-    SMALLEST_SHARE,
-    BranchOptimizer,
-    shares,
-    update_norms,
-)
+from mlx_hybrid.training.optimizer import EMA, LARGEST_SHARE, SMALLEST_SHARE, BranchOptimizer, shares
 
 
 def test_equal_norms_share_equally():
@@ -45,22 +38,32 @@ def test_wrong_shapes_are_caught_under_test(wrong):
         wrong()
 
 
+def mixed(mixing: str) -> BranchOptimizer:
+    """An optimiser of two layers, for its mixing alone."""
+    optimizer = BranchOptimizer.__new__(BranchOptimizer)
+    optimizer.mixed, optimizer.mixing = ["a", "b"], mixing
+    optimizer.mix = {"norms": mx.zeros((2, 2)), "started": mx.array(False)}
+    return optimizer
+
+
+def squares(*norms: float) -> dict[str, mx.array]:
+    """Of the gradients of both branches of one layer and then the other."""
+    names = [f"{layer}.{leaf}" for layer in "ab" for leaf in ("rotation.house_u", "low_rank.lora_a")]
+    return {name: mx.array(norm**2) for name, norm in zip(names, norms, strict=True)}
+
+
 def test_norms_are_averaged_from_the_first_value_on():
-    first, second = mx.array([[4.0], [2.0]]), mx.array([[8.0], [2.0]])
-    average = update_norms(mx.zeros((2, 1)), first, mx.array(False))
-    assert mx.array_equal(average, first)
-    average = update_norms(average, second, mx.array(True))
-    assert average.tolist() == [[pytest.approx(EMA * 4 + (1 - EMA) * 8)], [pytest.approx(2.0)]]
+    optimizer = mixed("gradient")
+    optimizer.update_mixing(squares(4.0, 2.0, 1.0, 1.0), 1.0)
+    assert optimizer.mix["norms"].tolist() == [[4.0, 1.0], [2.0, 1.0]]
+    optimizer.update_mixing(squares(16.0, 4.0, 2.0, 2.0), 2.0)
+    assert optimizer.mix["norms"][0, 0].item() == pytest.approx(EMA * 4 + (1 - EMA) * 8)
+    assert optimizer.mix["norms"][1, 0].item() == pytest.approx(2.0)
 
 
 def test_inverted_the_smaller_gradient_takes_the_larger_part():
-    norms = {f"a.{leaf}": mx.array(x) for leaf, x in (("rotation.house_u", 9.0), ("low_rank.lora_a", 1.0))}
-    norms |= {f"b.{leaf}": mx.array(x) for leaf, x in (("rotation.house_u", 1.0), ("low_rank.lora_a", 9.0))}
     found = {}
     for mixing in ("gradient", "inverted"):
-        optimizer = BranchOptimizer.__new__(BranchOptimizer)
-        optimizer.mixed, optimizer.mixing = ["a", "b"], mixing
-        optimizer.mix = {"norms": mx.zeros((2, 2)), "started": mx.array(False)}
-        found[mixing] = optimizer.update_mixing(norms, 1.0).tolist()
+        found[mixing] = mixed(mixing).update_mixing(squares(3.0, 1.0, 1.0, 3.0), 1.0).tolist()
     assert found["inverted"] == pytest.approx([1 - lam for lam in found["gradient"]])
     assert found["gradient"][0] > 0.5 > found["inverted"][0]

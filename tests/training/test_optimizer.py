@@ -10,12 +10,11 @@ from tolerances import ADAM, ROUNDING
 from toys import tiny_llama
 
 from mlx_hybrid.adapters.attach import attach, hybrid_layers
-from mlx_hybrid.config import build_config
+from mlx_hybrid.config import TrainConfig, build_config
 from mlx_hybrid.training.optimizer import (
     LARGEST_SHARE,
     SMALLEST_SHARE,
     BranchOptimizer,
-    clip_scale,
     leaf_name,
     schedule,
 )
@@ -30,9 +29,9 @@ def adapted(method: str = "hybrid", **changes):
 
 
 def optimizer_of(model, **changes) -> BranchOptimizer:
-    settings = {"learning_rate": 1e-2, "orthogonal_learning_rate": 1e-3, "weight_decay": 0.0, "clip": 0.0,
-                "mixing": "gradient"}  # fmt: skip
-    return BranchOptimizer(model, **{**settings, **changes})
+    mixing = changes.pop("mixing", "gradient")
+    settings = {"learning_rate": 1e-2, "orthogonal_learning_rate": 1e-3, "clip": 0.0, "rates": "leaf"}
+    return BranchOptimizer(model, TrainConfig(**{**settings, **changes}), mixing)
 
 
 def flat(model) -> dict[str, mx.array]:
@@ -103,8 +102,12 @@ def test_each_branch_has_its_rate_and_rotations_are_never_decayed():
         else:
             assert mx.allclose(change, -1e-2 * 0.5 * before[name], rtol=1e-3, atol=1e-7), name
     model = adapted("hybrid")
-    for name, change in displacement(model, random_gradients(model), mixing="off").items():
-        assert size(change) == pytest.approx(1e-3 if leaf_name(name) in ROTATIONS else 1e-2, rel=1e-3)
+    optimizer, before = optimizer_of(model, mixing="off"), flat(model)
+    optimizer.set_rate(0.5)
+    optimizer.step(model, random_gradients(model))
+    for name, value in flat(model).items():
+        rate = 0.5 * (1e-3 if leaf_name(name) in ROTATIONS else 1e-2)
+        assert size(value - before[name]) == pytest.approx(rate, rel=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -175,21 +178,6 @@ def test_a_share_moves_its_branch_and_leaves_the_sum_alone(method):
                 assert size(mixed[name]) == pytest.approx(factor * size(plain[name]), rel=1e-3)
 
 
-def test_doubling_a_factor_doubles_the_displacement():
-    model = adapted("hybrid")
-    gradients = random_gradients(model)
-    sizes = []
-    for share in (0.2, 0.4):
-        fresh = adapted("hybrid")
-        optimizer = optimizer_of(fresh)
-        optimizer.update_mixing = lambda *_, share=share: mx.full((14,), share)
-        before = flat(fresh)
-        optimizer.step(fresh, gradients)
-        sizes.append({n: size(v - before[n]) for n, v in flat(fresh).items() if leaf_name(n) in ROTATIONS})
-    for name, small in sizes[0].items():
-        assert sizes[1][name] == pytest.approx(2 * small, rel=1e-3)
-
-
 def test_a_layer_with_one_branch_is_left_alone():
     model = adapted("hybrid-unitary")
     optimizer = optimizer_of(model)
@@ -207,8 +195,6 @@ def test_gradients_are_clipped_as_one_vector_after_the_share_is_taken():
     whole = np.concatenate([np.array(g, dtype=np.float64).ravel() for _, g in tree_flatten(gradients)])
     norm, lam = optimizer_of(model, clip=1e-3).step(model, gradients)
     assert norm.item() == pytest.approx(np.linalg.norm(whole), rel=ROUNDING)
-    assert (clip_scale(norm, 1.0) * norm).item() == pytest.approx(1.0, rel=ROUNDING)
-    assert clip_scale(norm, 0.0).item() == clip_scale(norm, 1e9).item() == 1
     _, free = optimizer_of(other, clip=0.0).step(other, gradients)
     assert mx.array_equal(lam, free)
 
@@ -243,14 +229,3 @@ def test_the_schedule_rises_and_falls(kind):
 def test_short_schedules_never_stand_still(steps, warmup):
     factor = schedule("cosine", steps, warmup)
     assert all(factor(step) > 0 for step in range(steps))
-
-
-def test_the_rate_is_set_for_both_branches():
-    model = adapted("hybrid")
-    optimizer = optimizer_of(model, mixing="off")
-    optimizer.set_rate(0.5)
-    before = flat(model)
-    optimizer.step(model, random_gradients(model))
-    for name, value in flat(model).items():
-        expected = 0.5 * (1e-3 if leaf_name(name) in ROTATIONS else 1e-2)
-        assert size(value - before[name]) == pytest.approx(expected, rel=1e-3)

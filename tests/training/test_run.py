@@ -10,11 +10,9 @@ import pytest
 
 from mlx_hybrid.config import build_config
 from mlx_hybrid.errors import ConfigError
-from mlx_hybrid.records.template import Example
 from mlx_hybrid.run import Run, check_place, create_run, find_run, list_runs, runs_root, writing
-from mlx_hybrid.training.batches import make_batch
-from mlx_hybrid.training.events import CheckpointDue, NotFinite, Trained, Validated
-from mlx_hybrid.training.recording import keep_batches, metrics_row
+from mlx_hybrid.training.events import CheckpointDue, Trained, Validated
+from mlx_hybrid.training.recording import metrics_row
 
 CONFIG = build_config({"method": "lora", "name": "first", "seed": 5}, "test")
 
@@ -67,7 +65,7 @@ def test_facts_are_merged_and_numbers_appended():
     trained = Trained(
         3, 9, 1.25, {"orthogonal_learning_rate": 1e-3}, 0.5, 100, 40, 50.0, 0.1, (0.5, 0.4), 2.0
     )
-    for event in (trained, Validated(4, 1.5, True, 0.1)):
+    for event in (trained, Validated(4, 1.5, True, {})):
         run.add_metrics(metrics_row(event))
     assert metrics_row(CheckpointDue(4)) is None
     assert [row["step"] for row in run.metrics()] == [3, 4]
@@ -82,22 +80,13 @@ def test_facts_are_merged_and_numbers_appended():
 def test_a_cut_off_row_and_the_rows_of_steps_to_be_taken_again_are_dropped():
     run = create_run(CONFIG, None)
     for step in (2, 4, 6):
-        run.add_metrics(metrics_row(Validated(step, 1.5, True, 0.1, {"en": 1.5, "": 1.25})))
+        run.add_metrics(metrics_row(Validated(step, 1.5, True, {"en": 1.5, "": 1.25})))
     with (run.path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 7, "valid')
     assert [row["step"] for row in run.metrics()] == [2, 4, 6]
     run.forget_after(4)
     assert [row["step"] for row in run.metrics()] == [2, 4]
     assert run.metrics()[0]["valid_loss_nats_per_token_by_language"] == {"en": 1.5, "undeclared": 1.25}
-
-
-def test_batches_that_gave_no_number_are_kept():
-    run = create_run(CONFIG, None)
-    example = Example([1, 2, 3], [False, True, True], "data.jsonl:7", "en", 3)
-    path = keep_batches(run, NotFinite(3, (make_batch([example]),)))
-    kept = json.loads(path.read_text())
-    assert (kept["step"], kept["batches"][0]["records"]) == (3, ["data.jsonl:7"])
-    assert kept["batches"][0]["tokens"][0][:2] == [1, 2]
 
 
 def test_only_one_process_writes():

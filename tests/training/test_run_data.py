@@ -113,18 +113,6 @@ def test_patience_without_a_record_to_validate_on_is_refused(folder):
     check_held_back(load_config(None, ("train.patience=3",)), prepared(folder).split)
 
 
-def test_governance_starts_the_processes_that_are_asked_for(folder, monkeypatch):
-    from mlx_hybrid.governance import spread
-
-    asked = []
-    workers_for = spread.workers_for
-    monkeypatch.setattr(
-        spread, "workers_for", lambda config, size: asked.append(workers_for(config, size)) or 1
-    )
-    prepared(folder, "governance.workers=7")
-    assert asked == [7]
-
-
 def test_files_of_two_kinds_train_together_under_their_own_names(folder, tmp_path):
     (tmp_path / "more").mkdir()
     plain = tmp_path / "more" / "plain.jsonl"
@@ -147,5 +135,5 @@ def test_governed_records_of_two_kinds_train_together(folder, tmp_path):
     kept = govern_files([folder / "train.jsonl", plain], tmp_path / "out", config.governance)
     assert {item.kind for item in kept.kept()} == {"messages", "text"}
     data = prepare(config, find_sources(config.data))
-    assert (data.kept, data.reasons) == (len(list(kept.kept())), {})
-    assert len(load_records(tmp_path / "out" / "kept.jsonl")) == data.kept
+    assert data.counts == {"kept": len(list(kept.kept())), "rejected": 0, "reasons": {}}
+    assert len(load_records(tmp_path / "out" / "kept.jsonl")) == data.counts["kept"]

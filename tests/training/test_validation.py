@@ -1,4 +1,4 @@
-"""Validation within its budget, runs that begin again, averages beside the weights, and the strength that is kept."""
+"""Validation within its budget, averages beside the weights, and the strength that is kept."""
 
 from collections import Counter
 from dataclasses import replace
@@ -9,11 +9,9 @@ from scene import changed, everything, material, run, same, state
 from test_checkpoint import stopped_at
 
 from mlx_hybrid.records.template import Example
-from mlx_hybrid.training.checkpoint import load_checkpoint, save_checkpoint, saved_start
-from mlx_hybrid.training.events import Note, Restarted, Validated
-from mlx_hybrid.training.progress import Progress
-from mlx_hybrid.training.strength import least_strength, standard_error
-from mlx_hybrid.training.validation import Validations, stratified
+from mlx_hybrid.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from mlx_hybrid.training.events import Validated
+from mlx_hybrid.training.validation import least_strength, plan, standard_error, stratified
 
 
 def records(count: int, length: int = 20) -> list[Example]:
@@ -27,21 +25,20 @@ def records(count: int, length: int = 20) -> list[Example]:
 
 
 @pytest.mark.parametrize(
-    ("held_back", "given", "size", "every", "whole"),
+    ("held_back", "given", "size", "every"),
     [
-        (20, {}, 20, 10, 20),  # 240 of 240 records: all of them, eleven times
-        (40, {}, 32, 17, 40),  # both ends whole, a sample between
-        (128, {}, 32, 17, 32),
-        (128, {"validate_every": 5}, 32, 5, 32),  # as often as it is asked for
-        (128, {"validate_share": 0.0}, 128, 10, 128),
-        (128, {"validate_share": 1.0}, 128, 10, 128),
-        (128, {"average": "ema"}, 32, 50, 32),
+        (20, {}, 20, 10),  # 240 of 240 records: all of them, eleven times
+        (40, {}, 32, 17),
+        (128, {"validate_every": 5}, 32, 5),  # as often as it is asked for
+        (128, {"validate_share": 0.0}, 128, 10),
+        (128, {"validate_share": 1.0}, 128, 10),
+        (128, {"average": "ema"}, 32, 50),
     ],
 )
-def test_a_tenth_of_the_time_pays_for_so_many_records_and_validations(held_back, given, size, every, whole):
+def test_a_tenth_of_the_time_pays_for_so_many_records_and_validations(held_back, given, size, every):
     config = changed(steps=100, batch_size=8, **({"validate_every": 0} | given))
-    plan = Validations.plan(records(held_back), records(64), 100, config)
-    assert (len(plan.sample), plan.every, len(plan.whole)) == (size, every, whole)
+    sample, found = plan(records(held_back), records(64), 100, config)
+    assert (len(sample), found) == (size, every)
 
 
 def test_a_sample_is_of_every_language_and_label_in_proportion_and_always_the_same():
@@ -53,46 +50,20 @@ def test_a_sample_is_of_every_language_and_label_in_proportion_and_always_the_sa
     assert all(abs(counts[key] - whole[key] / 6) < 1 for key in whole)
 
 
-RISING = changed(steps=10, validate_every=4, learning_rate=0.5, warmup=0.0, schedule="constant")
-
-
-def test_a_run_whose_loss_rises_begins_again_as_a_run_of_half_the_rates():
-    pair, progress = material("full", RISING), Progress()
-    events = run(*pair, RISING, progress=progress)
-    again = [e for e in events if isinstance(e, Restarted)]
-    assert progress.halvings == len(again) >= 1
-    assert [(e.step, e.factor) for e in again] == [(1, 0.5**n) for n in range(1, len(again) + 1)]
-    told = [e.text for e in events if isinstance(e, Note) and "begins again" in e.text]
-    assert "by more than 10 %" in told[0]
-    less = 0.5**progress.halvings
-    half = replace(RISING, learning_rate=less * 0.5)
-    other = material("full", half)
-    events = run(*other, half)
-    assert not [e for e in events if isinstance(e, Restarted)]
-    assert same(state(pair[0]), state(other[0]))
-
-
-@pytest.mark.parametrize("step", [1, 2, 3, 9])
 @pytest.mark.parametrize("average", ["ema", "last"])
-def test_stopped_anywhere_it_begins_again_and_averages_as_the_unbroken_run(step, average, tmp_path):
-    settings, folder = replace(RISING, average=average), tmp_path / "checkpoints"
+def test_stopped_it_averages_as_the_unbroken_run(average, tmp_path):
+    settings, folder = changed(steps=10, validate_every=4, average=average), tmp_path / "checkpoints"
     straight, progress = material("full", settings), Progress()
     wanted = [e.loss for e in run(*straight, settings, progress=progress) if isinstance(e, Validated)]
     first, before = material("full", settings), Progress()
+    events = run(*first, settings, progress=before, stop=stopped_at(9))
     save_checkpoint(folder, *first, before)
-    events = run(*first, settings, progress=before, stop=stopped_at(step))
-    save_checkpoint(folder, *first, before, keep_start=True)
     second = material("full", settings)
     after = load_checkpoint(folder, *second)
-    start = None if not after.step else saved_start(folder)
-    events += run(*second, settings, progress=after, start=start)
+    events += run(*second, settings, progress=after)
     assert [e.loss for e in events if isinstance(e, Validated)] == wanted
     assert same(everything(*second), everything(*straight))
-    assert (after.best_loss, after.best_form, after.halvings) == (
-        progress.best_loss,
-        progress.best_form,
-        progress.halvings,
-    )
+    assert (after.best_loss, after.best_form) == (progress.best_loss, progress.best_form)
     assert same(after.average, progress.average)
 
 
@@ -105,7 +76,7 @@ def test_the_average_is_validated_beside_the_weights_and_leaves_them_alone(metho
     pair = material(method, averaging)
     progress = Progress()
     seen = [e for e in run(*pair, averaging, progress=progress) if isinstance(e, Validated)]
-    assert [e.form for e in seen] == ["raw", "raw", "raw", "ema", "raw", "ema"]
+    assert [e.form for e in seen] == ["raw", "raw", "ema", "raw", "ema"]
     assert same(state(pair[0]), state(plain[0]))
     best = min(seen[1:], key=lambda e: e.loss)
     assert (progress.best_loss, progress.best_form, progress.best_step) == (best.loss, best.form, best.step)

@@ -1,4 +1,4 @@
-"""Peak memory of a run before its weights are loaded, and what makes it up.
+"""Peak memory of a run before its weights are loaded, what makes it up, and the smallest change that makes it fit.
 
 The sizes follow from the shapes; how many arrays of each size are alive at the peak was measured (docs/performance.md):
 
@@ -6,12 +6,19 @@ The sizes follow from the shapes; how many arrays of each size are alive at the 
     backward = kept + max(logits, layer)
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 
+import mlx.core as mx
+
+from mlx_hybrid.adapters.start import sketch_columns
 from mlx_hybrid.config import Config
+from mlx_hybrid.errors import MemoryLimitError
 from mlx_hybrid.records.template import Example, cut
+from mlx_hybrid.run import memory_bytes
 from mlx_hybrid.training.batches import chunk_size, length_bucket, target_bucket
-from mlx_hybrid.training.memory.shape import ModelShape
+from mlx_hybrid.training.memory.shape import ModelShape, UnknownShapeError, model_shape
 
 STREAM = 4.4  # arrays (tokens, width) that a layer keeps for its backward pass
 MLP = 2.74  # arrays (tokens, outputs of the MLP's products) that it keeps
@@ -26,6 +33,7 @@ HEAD = 3.6  # whole heads dequantised at once
 SKETCH = 3.0  # the probes of the gradient start, their gradients and what they are projected on
 UPDATE = 3.0  # new leaves and moments beside the old ones, in trainable sizes
 CACHE_SHARE = 0.25  # of what is freed again, kept by MLX for reuse
+USABLE = 0.9  # of the memory: a machine needs some of it for itself
 
 
 @dataclass(frozen=True)
@@ -81,6 +89,8 @@ def estimate(shape: ModelShape, load: Load, config: Config) -> Estimate:
         activations, attention = shape.layers * kept, shape.layers * SCORES * scores
     if config.train.accumulate > 1:
         activations += shape.trainable_bytes  # the sum so far
+    columns = sketch_columns(config.adapter) if config.adapter.from_gradient else 0
+    probes = SKETCH * columns * shape.widest * 4
     items = {
         "base": shape.base_bytes,
         "adapter": shape.adapter_bytes,
@@ -92,7 +102,7 @@ def estimate(shape: ModelShape, load: Load, config: Config) -> Estimate:
         "logits": logits_bytes(shape, load) * (2 if config.train.prompt_kl else 1),  # the base's beside them
         "one layer's backward": layer,
         "update": UPDATE * shape.trainable_bytes,
-        "gradient start": sketch_bytes(shape, config),
+        "gradient start": max(0.0, probes - shape.trainable_bytes),  # beyond a step's own
     }
     backward = items["gradients"] + activations + attention + max(items["logits"], layer)
     moving = max(backward + items["gradient start"], items["update"])
@@ -113,11 +123,64 @@ def logits_bytes(shape: ModelShape, load: Load) -> float:
     return LOGITS * alive * shape.vocabulary * 4 + unpacked + adding
 
 
-def sketch_bytes(shape: ModelShape, config: Config) -> float:
-    """The probes of the gradient start and what they gather, beyond a step's own."""
-    from mlx_hybrid.adapters.start import sketch_columns
+def memory_limit() -> int:
+    """Bytes that a run may take here: what the GPU recommends, else the machine's memory, less a margin."""
+    recommended = mx.device_info().get("max_recommended_working_set_size")
+    return int(USABLE * min(recommended or memory_bytes(), memory_bytes()))
 
-    adapter = config.adapter
-    if not adapter.from_gradient:
-        return 0.0
-    return max(0.0, SKETCH * sketch_columns(adapter) * shape.widest * 4 - shape.trainable_bytes)
+
+def check_fits(config: Config, examples: list[Example], *, machines: int = 1, force: bool = False) -> None:
+    """Raise ConfigError for an adapter that does not fit the model's layers, and MemoryLimitError, unless forced, when
+    the estimate is over what the machine has to give, with the change that fits."""
+    try:
+        shape = model_shape(config)
+    except UnknownShapeError:
+        return  # an unfamiliar config.json: nothing can be said, which is no reason to refuse
+    load_of, limit = partial(largest_load, examples), memory_limit()
+    needed = needed_by_one(shape, load_of, config, machines)
+    if not force and needed > limit:
+        told = f"Training needs about {needed / 1e9:.1f} GB and {limit / 1e9:.1f} GB may be used here"
+        change = as_options(way_out(shape, load_of, config, limit, machines))
+        raise MemoryLimitError(f"{told}; what fits: {change}. --force tries it all the same.")
+
+
+def needed_by_one(
+    shape: ModelShape, load_of: Callable[[Config], Load], config: Config, machines: int = 1
+) -> int:
+    """The bytes that one of some machines needs for its part of the largest batch; `load_of` gives that of settings."""
+    own = replace(config, train=replace(config.train, batch_size=config.train.batch_size // machines))
+    return estimate(shape, load_of(own), own).needed
+
+
+def way_out(
+    shape: ModelShape, load_of: Callable[[Config], Load], config: Config, limit: int, machines: int = 1
+) -> str:
+    """The smallest change of settings that fits, as `--set` takes it; empty when none does."""
+    alone = replace(config, train=replace(config.train, batch_size=1))
+    for change in smaller(config, load_of(alone).tokens, machines):
+        settings = replace(config, train=replace(config.train, **change))
+        if needed_by_one(shape, load_of, settings, machines) <= limit:
+            return " ".join(f"train.{key}={str(value).lower()}" for key, value in change.items())
+    return ""
+
+
+def as_options(change: str) -> str:
+    """What `way_out` found, to be typed; or what else there is to do."""
+    return f"--set {' --set '.join(change.split())}" if change else "a smaller base, or one of 4 bits"
+
+
+def smaller(config: Config, longest: int, machines: int = 1) -> Iterator[dict]:
+    """Changes of `train` that need less, the smallest first: those that leave the result as it is, for which smaller
+    batches are accumulated to the size they had, then shorter records than the `longest`, in tokens."""
+    train = config.train
+    sizes = (train.batch_size >> n for n in range(1, train.batch_size.bit_length()))
+    parts = [(size, train.batch_size // size) for size in sizes if size % machines == 0]
+    batches = [{"batch_size": size, "accumulate": train.accumulate * part} for size, part in parts]
+    recompute = {} if train.grad_checkpoint else {"grad_checkpoint": True}
+    if recompute:
+        yield recompute
+        yield from batches
+    yield from (recompute | batch for batch in batches)
+    least = recompute | (batches[-1] if batches else {})
+    lengths = (longest >> n for n in range(1, 5) if longest >> n >= 16)
+    yield from (least | {"max_tokens": length + 1, "too_long": "truncate"} for length in lengths)

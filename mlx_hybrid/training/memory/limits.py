@@ -15,11 +15,12 @@ from mlx_hybrid.errors import MemoryLimitError
 CACHE_LIMIT = 2 << 30
 NO_MEMORY = re.compile("(Unable|Attempting) to allocate|Resource limit|Insufficient Memory|out of memory")
 """What MLX's RuntimeErrors say of allocations that fail, on the CPU, by Metal and by CUDA."""
+NEED_LESS = "close other programs, or start anew with train.grad_checkpoint=true or smaller batches"
 WIRED_SHARE = 0.9  # of the recommended working set; at the limit itself macOS has panicked (mlx issue 3186)
 
 
 @contextmanager
-def running_out(way_on: Callable[[], str]) -> Iterator[None]:
+def running_out(way_on: Callable[[], str] = str) -> Iterator[None]:
     """Raise MemoryLimitError, with what there is to do, where MLX cannot allocate. A CPU's allocator does not say so:
     there the system ends the process."""
     try:
@@ -28,14 +29,13 @@ def running_out(way_on: Callable[[], str]) -> Iterator[None]:
         said = str(error).strip()
         if not isinstance(error, MemoryError) and not NO_MEMORY.search(said):
             raise
-        raise MemoryLimitError(f"Memory ran out ({said.rstrip('.') or 'MemoryError'}); {way_on()}") from error
+        said = said.rstrip(".") or "MemoryError"
+        raise MemoryLimitError(f"Memory ran out ({said}); {NEED_LESS}.{way_on()}") from error
 
 
 def checkpoint_layers(model: nn.Module) -> None:
-    """Recompute each transformer layer in the backward pass instead of keeping its activations.
-
-    Each layer gets a class of its own, so other models in the process are not touched; twice is the same as once.
-    """
+    """Recompute each transformer layer in the backward pass instead of keeping its activations. Each layer gets a class
+    of its own, so other models in the process are not touched; twice is the same as once."""
     for layer in model.layers:
         kind = type(layer)
         if not getattr(kind, "recomputes", False):
@@ -47,7 +47,8 @@ def recomputed(kind: type) -> Callable[..., mx.array]:
         dropouts = [module for module in self.modules() if isinstance(module, Dropout) and module.acts]
         keys: list[mx.array | None] = []
         given = dict(enumerate(args)) | kwargs
-        moving = {name: value for name, value in given.items() if is_float(value)}
+        arrays = {name: value for name, value in given.items() if isinstance(value, mx.array)}
+        moving = {name: value for name, value in arrays.items() if mx.issubdtype(value.dtype, mx.floating)}
         leaves = dict(tree_flatten(self.trainable_parameters()))
 
         def forward(*values: mx.array) -> mx.array:
@@ -72,14 +73,9 @@ def set_leaves(layer: nn.Module, leaves: dict[str, mx.array]) -> None:
         layer.update(tree_unflatten(list(leaves.items())))
 
 
-def is_float(value: Any) -> bool:
-    return isinstance(value, mx.array) and mx.issubdtype(value.dtype, mx.floating)
-
-
 def recompute_late(forward: Callable[..., mx.array]) -> Callable[..., mx.array]:
     """`forward`, run again in the backward pass: not before its cotangent is there, and with its gradients done before
-    any of them is passed on. Left to itself, MLX keeps all layers' recomputed activations for the leaves' gradients.
-    """
+    any of them is passed on. Left to itself, MLX keeps all layers' recomputed activations for the leaves' gradients."""
     function = mx.custom_function(forward)
 
     @function.vjp

@@ -1,10 +1,8 @@
-"""What a model and its adapter weigh, from config.json and the headers of the weight files alone.
-
-Arrays are lazy: the model is built and the adapter put on it without a weight being read or a product formed. Of a
-model on the Hub only config.json and the headers are fetched; a sparse file stands in for its weights.
-"""
+"""What a model and its adapter weigh, from config.json and the headers of the weight files alone: the model is built of
+lazy arrays, and of one on the Hub, of which no more is fetched, a sparse file stands in for the weights."""
 
 import json
+import shutil
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -37,32 +35,23 @@ class ModelShape:
     base_bytes: int
     adapter_bytes: int
     trainable_bytes: int
-    moment_bytes: int
-    """Bytes of one moment of every trainable entry: float32, whatever the entry is."""
+    moment_bytes: int  # of one moment of every trainable entry: float32, whatever the entry is
     layers: int
     width: int
     heads: int
     vocabulary: int
-    mlp_outputs: int
-    """Outputs of all products of one layer outside its attention."""
-    widest: int
-    """In + out features of all adapted products of the model."""
-    outputs: int
-    """Out features of them."""
-    activation_bytes: int
-    """Bytes of one activation."""
-    unpacks_head: bool
-    """Whether a packed head is dequantised whole for a product, as on the CPU."""
-    head_gradient_bytes: int
-    """Bytes of the gradients of the head's leaves, summed in float32; 0 where it is frozen."""
-    chunks_logits: bool
-    """Whether logits are formed some targets at a time; if not, those of every token are there at once."""
+    mlp_outputs: int  # of all products of one layer outside its attention
+    widest: int  # in + out features of all adapted products of the model
+    outputs: int  # out features of them
+    activation_bytes: int  # of one activation
+    unpacks_head: bool  # whether a packed head is dequantised whole for a product, as on the CPU
+    head_gradient_bytes: int  # of the head's leaves, summed in float32; 0 where it is frozen
+    chunks_logits: bool  # whether logits are formed some targets at a time, or those of every token at once
 
 
 def model_shape(config: Config) -> ModelShape:
     """The shape of a run's model with its adapter. Raises ConfigError for a model that cannot be had or built."""
-    folder = local_folder(config.model.name)
-    if folder:
+    if folder := local_folder(config.model.name):
         return shape_of(folder, config)
     with tempfile.TemporaryDirectory() as folder:
         return shape_of(stand_in(config.model.name, Path(folder)), config)
@@ -90,12 +79,11 @@ def stand_in(repo: str, folder: Path) -> Path:
 
     api = HfApi(endpoint=hub_endpoint())
     try:
-        text = Path(api.hf_hub_download(repo, "config.json")).read_text(encoding="utf-8")
+        shutil.copy(api.hf_hub_download(repo, "config.json"), folder / "config.json")
         files = api.get_safetensors_metadata(repo).files_metadata
     except (HTTPError, NotASafetensorsRepoError, ValueError, OSError) as error:
         told = f"{repo}: its config and headers cannot be had from the Hub: {first_line(error)}."
         raise ConfigError(told) from None
-    (folder / "config.json").write_text(text, encoding="utf-8")
     tensors = [tensor for file in files.values() for tensor in file.tensors.items()]
     sizes = [(name, t.dtype, t.shape, t.data_offsets[1] - t.data_offsets[0]) for name, t in tensors]
     write_holes(folder / "model.safetensors", sizes)
@@ -134,7 +122,7 @@ def shape_of(folder: Path, config: Config) -> ModelShape:
         layers=len(model.layers),
         width=first_known(settings, WIDTH),
         heads=first_known(settings, HEADS),
-        vocabulary=int(settings.get("vocab_size", 0)) or first_known(settings, ("vocab_size",)),
+        vocabulary=first_known(settings, ("vocab_size",)),
         mlp_outputs=sum(mlp) // max(1, len(mlp)),
         widest=sum(sum(shape) for shape in adapted),
         outputs=sum(d_out for _, d_out in adapted),
@@ -151,21 +139,15 @@ def byte_count(tree: Any) -> int:
 
 def layer_outputs(layer: Any, settings: dict) -> int:
     """Output features of one transformer layer's products outside its attention; of experts, those that run."""
-    total = 0
-    for name, module in layer.named_modules():
-        weight = getattr(module, "weight", None)
-        if "attn" in name or "attention" in name or weight is None or weight.ndim < 2:
-            continue
-        runs = first_known(settings, ROUTED, 1) if weight.ndim == 3 else 1
-        total += weight.shape[-2] * runs
-    return total
+    modules = [m for name, m in layer.named_modules() if "attn" not in name and "attention" not in name]
+    weights = [module.weight for module in modules if "weight" in module and module.weight.ndim > 1]
+    routed = first_known(settings, ROUTED, 1)
+    return sum(weight.shape[-2] * (routed if weight.ndim == 3 else 1) for weight in weights)
 
 
 def first_known(settings: dict, names: tuple[str, ...], default: int | None = None) -> int:
-    for name in names:
-        if settings.get(name):
-            return int(settings[name])
-    if default is None:
+    found = next((int(settings[name]) for name in names if settings.get(name)), default)
+    if found is None:
         told = f"none of {', '.join(names)} is there, so memory cannot be estimated"
         raise UnknownShapeError(f"config.json: {told}.")
-    return default
+    return found
