@@ -54,12 +54,6 @@ def attach(model: nn.Module, config: AdapterConfig, *, seed: int = 0) -> Attache
     return Attached(tuple(targets), trainable_count(model), total)
 
 
-def check_attach(model: nn.Module, config: AdapterConfig) -> None:
-    """Raise what `attach` would for a target, unitary name or block size, and change nothing."""
-    if not config.full:
-        plan_layers(find_targets(model, config), config)
-
-
 def layer_class(module: nn.Module, plan: LayerPlan) -> type[HybridLinear]:
     if is_experts(module):
         return HybridExperts

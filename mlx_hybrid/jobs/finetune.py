@@ -5,7 +5,6 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from mlx_hybrid.adapters.attach import check_attach
 from mlx_hybrid.adapters.store import read_adapter_config
 from mlx_hybrid.config import Config, to_tree
 from mlx_hybrid.errors import ConfigError, DataError
@@ -99,7 +98,6 @@ def train_and_evaluate(
 ) -> Iterator[JobEvent]:
     """Measure the base, train as `steps` does, and measure the best adapter beside it."""
     yield from data_notes(config, split, setup)
-    check_attach(setup.base.model, config.adapter)
     held_out = yield from ask_base(config, run, split, setup)
     attached = attach_adapter(config, setup)
     machines, records = how["world"].size, len(setup.train)
