@@ -9,6 +9,8 @@ import pytest
 from mlx_hybrid.records.template import Example
 from mlx_hybrid.training.batches import (
     epoch_order,
+    epoch_records,
+    language_quotas,
     length_bucket,
     make_batch,
     target_bucket,
@@ -159,14 +161,6 @@ def test_a_resumed_run_goes_on_where_it_was(begin):
     assert order(examples, 3, begin=begin, count=6) == order(examples, 3, count=begin + 6)[begin:]
 
 
-def test_batches_are_not_in_order_of_length():
-    examples = [example(int(n), name=f"r:{i}") for i, n in enumerate(lengths(200))]
-    widths = [
-        b.tokens.shape[1] for b in itertools.islice(training_batches(examples, batch_size=4, seed=0), 50)
-    ]
-    assert widths != sorted(widths)
-
-
 def test_validation_sees_every_example_once():
     examples = [example(int(n), name=f"r:{i}") for i, n in enumerate(lengths(21))]
     placed = list(validation_batches(examples, batch_size=4))
@@ -174,3 +168,45 @@ def test_validation_sees_every_example_once():
     batches = [batch for _, batch in placed]
     assert sorted(sum((b.where for b in batches), ())) == sorted(e.where for e in examples)
     assert [b.tokens.shape[1] for b in batches] == sorted(b.tokens.shape[1] for b in batches)
+
+
+COUNTS = {"en": 900, "sw": 90, "yo": 10}
+LANGUAGES = [name for name, count in COUNTS.items() for _ in range(count)]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 1.5, 2.0, 5.0, 1e6])
+def test_quotas_keep_the_total_and_follow_the_power(temperature):
+    quotas = language_quotas(COUNTS, temperature)
+    assert sum(quotas.values()) == 1000
+    weights = {name: count ** (1 / temperature) for name, count in COUNTS.items()}
+    for name, quota in quotas.items():
+        assert abs(quota - 1000 * weights[name] / sum(weights.values())) < 1
+
+
+def test_the_ends_are_natural_and_equal_shares():
+    assert language_quotas(COUNTS, 1.0) == COUNTS
+    assert set(language_quotas({"a": 70, "b": 20, "c": 9}, 1e9).values()) == {33}
+
+
+def test_no_language_vanishes():
+    assert language_quotas({"en": 10_000, "yo": 1}, 1.0001)["yo"] == 1
+
+
+def test_without_temperature_every_record_comes_once_an_epoch():
+    assert epoch_records(LANGUAGES, 1.0, 3, 7).tolist() == list(range(1000))
+
+
+def test_records_of_a_language_take_turns():
+    seen = np.concatenate([epoch_records(LANGUAGES, 3.0, 0, epoch) for epoch in range(12)])
+    times = np.bincount(seen, minlength=1000)
+    for begin, end in ((0, 900), (900, 990), (990, 1000)):
+        assert times[begin:end].max() - times[begin:end].min() <= 1
+    assert times[:900].mean() < times[900:990].mean() < times[990:].mean()
+
+
+def test_an_epoch_depends_on_seed_and_number_alone():
+    first = epoch_records(LANGUAGES, 3.0, 0, 2)
+    np.random.seed(99)
+    assert (epoch_records(LANGUAGES, 3.0, 0, 2) == first).all()
+    assert (epoch_records(LANGUAGES, 3.0, 1, 2) != first).any()
+    assert (epoch_records(LANGUAGES, 3.0, 0, 3) != first).any()

@@ -5,6 +5,7 @@ import math
 import mlx.core as mx
 import numpy as np
 import pytest
+from jaxtyping import TypeCheckError
 from mlx.utils import tree_flatten, tree_map
 from tolerances import ADAM, ROUNDING
 from toys import tiny_llama
@@ -12,11 +13,13 @@ from toys import tiny_llama
 from mlx_hybrid.adapters.attach import attach, hybrid_layers
 from mlx_hybrid.config import TrainConfig, build_config
 from mlx_hybrid.training.optimizer import (
+    EMA,
     LARGEST_SHARE,
     SMALLEST_SHARE,
     BranchOptimizer,
     leaf_name,
     schedule,
+    shares,
 )
 
 ROTATIONS = ("house_u", "oft_q")
@@ -229,3 +232,58 @@ def test_the_schedule_rises_and_falls(kind):
 def test_short_schedules_never_stand_still(steps, warmup):
     factor = schedule("cosine", steps, warmup)
     assert all(factor(step) > 0 for step in range(steps))
+
+
+@pytest.mark.parametrize(
+    ("norms", "share"),
+    [
+        ([[1.0] * 4] * 2, [0.5] * 4),
+        ([[100.0, 100.0], [0.01, 0.01]], [0.5, 0.5]),  # branches of another scale
+        ([[1.0, 3.0], [2.0, 2.0]], [0.5 / 1.5, 1.5 / 2.5]),  # relative norms 0.5 and 1.5, and 1 and 1
+        ([[1e6, 1e-6], [1e-6, 1e6]], [LARGEST_SHARE, SMALLEST_SHARE]),
+        ([[0.0] * 3] * 2, [0.5] * 3),
+        ([[0.0, 0.0], [1.0, 1.0]], [SMALLEST_SHARE] * 2),
+    ],
+    ids=["equal", "scaled", "relative", "bounds", "no gradient", "one branch without"],
+)
+def test_the_share_is_the_relative_norm_within_its_bounds(norms, share):
+    assert shares(mx.array(norms)).tolist() == pytest.approx(share)
+
+
+@pytest.mark.parametrize(
+    "wrong", [lambda: shares(mx.ones((3, 4))), lambda: shares(mx.ones((2, 4), dtype=mx.int32))]
+)
+def test_wrong_shapes_are_caught_under_test(wrong):
+    with pytest.raises(TypeCheckError):
+        wrong()
+
+
+def mixed(mixing: str) -> BranchOptimizer:
+    """An optimiser of two layers, for its mixing alone."""
+    optimizer = BranchOptimizer.__new__(BranchOptimizer)
+    optimizer.mixed, optimizer.mixing = ["a", "b"], mixing
+    optimizer.mix = {"norms": mx.zeros((2, 2)), "started": mx.array(False)}
+    return optimizer
+
+
+def squares(*norms: float) -> dict[str, mx.array]:
+    """Of the gradients of both branches of one layer and then the other."""
+    names = [f"{layer}.{leaf}" for layer in "ab" for leaf in ("rotation.house_u", "low_rank.lora_a")]
+    return {name: mx.array(norm**2) for name, norm in zip(names, norms, strict=True)}
+
+
+def test_norms_are_averaged_from_the_first_value_on():
+    optimizer = mixed("gradient")
+    optimizer.update_mixing(squares(4.0, 2.0, 1.0, 1.0), 1.0)
+    assert optimizer.mix["norms"].tolist() == [[4.0, 1.0], [2.0, 1.0]]
+    optimizer.update_mixing(squares(16.0, 4.0, 2.0, 2.0), 2.0)
+    assert optimizer.mix["norms"][0, 0].item() == pytest.approx(EMA * 4 + (1 - EMA) * 8)
+    assert optimizer.mix["norms"][1, 0].item() == pytest.approx(2.0)
+
+
+def test_inverted_the_smaller_gradient_takes_the_larger_part():
+    found = {}
+    for mixing in ("gradient", "inverted"):
+        found[mixing] = mixed(mixing).update_mixing(squares(3.0, 1.0, 1.0, 3.0), 1.0).tolist()
+    assert found["inverted"] == pytest.approx([1 - lam for lam in found["gradient"]])
+    assert found["gradient"][0] > 0.5 > found["inverted"][0]
