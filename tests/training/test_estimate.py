@@ -90,7 +90,8 @@ def test_every_item_grows_with_what_it_is_made_of(larger):
 @pytest.mark.parametrize(("method", "recompute"), [("hybrid", False), ("lora", True)])
 def test_the_estimate_is_near_the_measured_peak(method, recompute, larger, default_install, monkeypatch):
     monkeypatch.syspath_prepend(str(TOOLS))
-    from bench_memory import apart, measured_peak
+    from bench import apart
+    from bench_memory import measured_peak
 
     settings = config(larger, method, grad_checkpoint=recompute)
     guess, peak = estimate(model_shape(settings), LOAD, settings).peak, apart(measured_peak, settings, LOAD)
