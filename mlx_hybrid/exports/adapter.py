@@ -23,13 +23,11 @@ from mlx_hybrid.publish.card import BESIDE
 from mlx_hybrid.training.memory.shape import cached_folder
 
 EXPERTS_STAY = (
-    "MLX stacks a layer's experts into one weight, which PEFT and transformers store otherwise, so an adapter on "
-    "experts cannot be exported or fused yet; chat, serve and evaluate run it, and one trained without experts among "
-    "adapter.targets can be exported."
+    "an adapter on stacked experts, which PEFT and transformers store otherwise, cannot be exported or fused yet; "
+    "chat, serve and evaluate run it, and one trained without experts among adapter.targets can be exported."
 )
 LARGEST_ROUNDING = 0.35
-"""‖W − W_packed‖ / ‖W‖ above which a model is not the one that was packed: 4 bits give 0.09, 2 bits about 0.3, another
-model 1.4."""
+"""‖W − W_packed‖ / ‖W‖ of the model that was packed: 4 bits give 0.09, 2 bits about 0.3; another model gives 1.4."""
 ROWS = 2  # random rows: a wrong factor escapes them with probability zero
 
 
@@ -54,17 +52,14 @@ class Source:
         """The tensors of `weights` that training changed; MLX renames some as it loads, which is refused."""
         changed = {f"{module}.weight" for module in self.info.modules} | self.trained.keys()
         if absent := sorted(changed.difference(weights.shapes)):
-            raise ConfigError(
-                f"{weights.folder}: holds no {absent[0]}, which was trained; this architecture's names differ between "
-                "MLX and Hugging Face, which cannot be carried yet."
+            told = (
+                f"holds no {absent[0]}, which was trained; names that differ from MLX's cannot be carried yet"
             )
+            raise ConfigError(f"{weights.folder}: {told}.")
         return [name for name in weights.shapes if name in changed]
 
     def layer(self, module: str, weights: ModelWeights) -> HybridLinear:
-        """The adapted layer on its weight (out, in) of `weights`, read when first used; for a plain LoRA never.
-
-        Raises ConfigError for leaves of another shape.
-        """
+        """The adapted layer on its weight (out, in) of `weights`, read when first used; for a plain LoRA never."""
         weight, config, leaves = weights.unpacked(f"{module}.weight"), self.info.adapter, self.leaves[module]
         linear = nn.Linear(*weight.shape[::-1], bias=False)
         linear.weight = weight
@@ -72,10 +67,8 @@ class Source:
         layer = layer_class(linear, plan)(linear, plan, mx.random.key(0))
         for leaf, own in layer.leaves().items():
             if leaf in leaves and leaves[leaf].shape != own.shape:
-                raise ConfigError(
-                    f"{weights.folder}: {module} is {weight.shape} there, which does not fit the adapter's {leaf} of "
-                    f"{leaves[leaf].shape}; this is another model."
-                )
+                told = f"{module} is {weight.shape} there, and the adapter's {leaf} {leaves[leaf].shape}"
+                raise ConfigError(f"{weights.folder}: {told}; this is another model.")
         layer.put_leaves(leaves)
         return layer.eval()
 
@@ -83,9 +76,9 @@ class Source:
 def open_source(
     name: str, *, model: str | None = None, strength: float = 1.0, place: Path = Path()
 ) -> Source:
-    """The adapter of a run (path, name or `last`), a folder or a Hub id, with its base: `model` where that has moved.
+    """The adapter of a run (path, name, `last`), a folder or a Hub id, with its base: `model` where that has moved; at
+    a part of its `strength` written to the empty folder `place` first.
 
-    At a part of its `strength` it is written to the empty folder `place` first.
     Raises ConfigError for no adapter, for another base, and for an adapter on MoE experts.
     """
     folder, base_name = find_adapter(name)
@@ -132,15 +125,31 @@ class ExportBase:
     id: str
 
 
-def trained_base(source: Source, kind: str = "trained") -> ExportBase:
-    return ExportBase(source.base, kind, source.info.base["id"])
+def base_for(
+    source: Source, to: str, folder: Path, wanted: str | None, base_id: str | None, *, own: bool
+) -> ExportBase:
+    """What the form `to` is made for: the base it was trained on where it must be its `own`, and of a GGUF where no
+    other is named; the original; else that base unpacked, for PEFT into `folder`, since it loads no packed weights."""
+    trained = ExportBase(source.base, "trained", source.info.base["id"])
+    if to == "gguf" and base_id and (place := find_model(base_id)).is_file():
+        return check_original(source, place, base_id, gguf=True)
+    if own or (to == "gguf" and wanted != "original" and not base_id):
+        return trained
+    if original := choose_original(source, wanted, base_id):
+        return original
+    if to in ("gguf", "merged"):
+        return replace(trained, kind="dequantised")
+    source.changed(source.base)  # refused before anything is written
+    (folder / BESIDE).mkdir(parents=True)
+    write_dense(source.base, folder / BESIDE)
+    return ExportBase(ModelWeights(folder / BESIDE), "dequantised", BESIDE)
 
 
 def choose_original(source: Source, wanted: str | None, base_id: str | None) -> ExportBase | None:
     """The original model to export for; None where a dequantised copy of the training base is to be used.
 
-    A base that is not packed is its own original. For a packed one: `base_id`, else what the run or the card of the
-    base names, which is used without being asked for only when it is already on this machine.
+    A base that is not packed is its own. For a packed one `base_id`, else what the run or the base's card names, which
+    is used without being asked for only when it is already on this machine.
     """
     folder = source.base.folder
     if wanted == "dequantised":
@@ -150,7 +159,7 @@ def choose_original(source: Source, wanted: str | None, base_id: str | None) -> 
             raise ConfigError(f"{folder}: is not quantised; leave out --base.")
         return None
     if not source.base.packed and not base_id:
-        return trained_base(source, "original")
+        return ExportBase(source.base, "original", source.info.base["id"])
     named = base_id or source.info.base.get("original") or card_base(folder)
     if wanted and not named:
         raise ConfigError(f"{folder}: does not say which model it was packed from; name it with --base-id.")
@@ -190,21 +199,3 @@ def check_original(source: Source, folder: Path, name: str, *, gguf: bool = Fals
             raise ConfigError(f"{name}: {told}, so this is another model.")
     label = Path(name).resolve().name if Path(name).exists() else name
     return ExportBase(weights, "original", label)
-
-
-def export_base(source: Source, folder: Path, wanted: str | None, base_id: str | None) -> ExportBase:
-    """The original, else the training base unpacked to bf16 into `folder`/base."""
-    if original := choose_original(source, wanted, base_id):
-        return original
-    source.changed(source.base)  # refused before anything is written
-    (folder / BESIDE).mkdir(parents=True)
-    write_dense(source.base, folder / BESIDE)
-    return ExportBase(ModelWeights(folder / BESIDE), "dequantised", BESIDE)
-
-
-def served_base(source: Source, wanted: str | None, base_id: str | None) -> ExportBase:
-    """What a GGUF export is for: the weights it was trained on, or others that are named, a GGUF file as well."""
-    if base_id and (place := find_model(base_id)).is_file():
-        return check_original(source, place, base_id, gguf=True)
-    named = wanted == "original" or base_id
-    return (named and choose_original(source, wanted, base_id)) or trained_base(source)

@@ -25,7 +25,6 @@ from mlx_hybrid.records.template import make_examples
 from mlx_hybrid.run import Run, memory_bytes
 
 SHOWN = 3
-INSTALL = "pip install 'mlx-hybrid[peft]'"
 BYTES_A_PARAMETER = 6  # float32 weights, and room for loading and activations
 MOST = 200
 """Held-out records that are measured: the loss of so many is known to a few per cent."""
@@ -40,8 +39,7 @@ class ExportMismatch(MlxHybridError):
 
 @dataclass
 class Report:
-    """`checks` are figures and verdicts by name, `faults` what failed, `notes` lines for a person, `commands` what runs
-    it, by program; these, `directory` and a `base_folder` without a name elsewhere are not kept."""
+    """What `export.json` keeps, and for who runs it `notes`, `commands` by program and where its files and base are."""
 
     to: str
     kind: str
@@ -69,10 +67,8 @@ class Report:
         write_json(folder / name, self.tree())
         if self.faults and not force:
             more = f" ({len(self.faults)} faults in all)" if len(self.faults) > SHOWN else ""
-            raise ExportMismatch(
-                f"{directory}: was not written, since the check failed: {'; '.join(self.faults[:SHOWN])}{more}; "
-                "--force writes it all the same."
-            )
+            told = f"was not written, since the check failed: {'; '.join(self.faults[:SHOWN])}{more}"
+            raise ExportMismatch(f"{directory}: {told}; --force writes it all the same.")
 
     def compare(self, result: Comparison, what: str) -> None:
         """Keep a comparison of logits, and its faults."""
@@ -103,21 +99,19 @@ def check_logits(
     adapters: list[Path] | None = None,
     adapt: Callable[[Any], Any] | None = None,
 ) -> None:
-    """Our adapter on `weights` against what was written for them: the `merged` model, or what `adapt` puts on a loaded
+    """Our adapter on `weights` against what was written for them, the `merged` model or what `adapt` puts on a loaded
     one; and that, where `adapters` (none for a merged model) are given, against stock transformers and PEFT.
 
-    Rounding of a merged model and truncation, which both `adapt` and `adapters` say, are measured; else all is ours.
+    What a merged model rounds, and a file with both `adapt` and `adapters` truncates, is measured; the rest is judged.
     """
     report.checks["logits"] = None
     if sum(map(math.prod, weights.shapes.values())) * BYTES_A_PARAMETER > USABLE * memory_bytes():
         report.notes.append("Logits were not compared: the model in float32 does not fit in memory.")
         return
-    tokens = probe_tokens(weights.folder)
-    base, ours = mlx_logits(weights.folder, tokens, partial(load_adapter, directory=source.folder))
+    tokens, own = probe_tokens(weights.folder), partial(load_adapter, directory=source.folder)
+    base, ours = mlx_logits(weights.folder, tokens, own)
     if source.base.packed and weights.folder != source.base.folder:
-        cost = loss_of(
-            mlx_logits(source.base.folder, tokens, partial(load_adapter, directory=source.folder))[1], ours
-        )
+        cost = loss_of(mlx_logits(source.base.folder, tokens, own)[1], ours)
         report.checks["trained_base"] = {"kl_nats_per_token": cost["kl_nats_per_token"]}
     written = mlx_logits(merged or weights.folder, tokens, adapt)[1] if merged or adapt else ours
     if merged or (adapt and adapters):
@@ -128,14 +122,13 @@ def check_logits(
     if adapters is None:
         return
     if not all(find_spec(name) for name in ("torch", "peft")):
-        report.notes.append(f"Logits were not compared with PyTorch, which is not installed: {INSTALL}")
+        told = "Logits were not compared with PyTorch, which is not installed"
+        report.notes.append(f"{told}: pip install 'mlx-hybrid[peft]'")
         return
-    theirs = torch_logits(merged or weights.folder, tokens, adapters)
-    report.faults += theirs.faults
-    result = Comparison.of(written, base, theirs.adapted, base if merged else theirs.base)
-    if theirs.half:  # in which servers run, beside what it costs the base alone
-        noise, cost = (loss_of(*pair) for pair in zip(theirs[:2], theirs.half, strict=True))
-        report.checks["bf16"] = cost | {"base_kl_nats_per_token": noise["kl_nats_per_token"]}
+    their_base, theirs, faults, half = torch_logits(merged or weights.folder, tokens, adapters)
+    report.faults += faults
+    report.checks |= {"bf16": half} if half else {}
+    result = Comparison.of(written, base, theirs, base if merged else their_base)
     if merged and not result.passed:  # perhaps the libraries differ on this architecture without any adapter
         with unpacked(weights) as folder:
             apart = mlx_logits(folder, tokens)[0] - torch_logits(folder, tokens, [])[0]
@@ -155,10 +148,8 @@ def unpacked(weights: ModelWeights) -> Iterator[Path]:
 
 
 def held_out_losses(source: Source, base: Path, packed: Path) -> dict[str, float] | None:
-    """Loss, nats a token, of `base`, the adapter on it and the `packed` model on what the adapter's run held out.
-
-    None for an adapter outside of a run, and where the records are no longer there or have changed.
-    """
+    """Loss, nats a token, of `base`, the adapter on it and the `packed` model on what the adapter's run held out; None
+    outside of a run, and where the records are no longer there or have changed."""
     run = Run(source.folder.resolve().parent)
     if not (run.path / "run.json").is_file():
         return None

@@ -8,21 +8,12 @@ from tempfile import TemporaryDirectory
 from mlx_hybrid.adapters.store import WEIGHTS_FILE
 from mlx_hybrid.errors import ConfigError, nearest
 from mlx_hybrid.exports import merge
-from mlx_hybrid.exports.adapter import (
-    ExportBase,
-    Source,
-    choose_original,
-    export_base,
-    open_source,
-    served_base,
-    trained_base,
-)
+from mlx_hybrid.exports.adapter import ExportBase, Source, base_for, open_source
 from mlx_hybrid.exports.checks import Report, check_logits, new_folder
-from mlx_hybrid.exports.forms import Forms, lora_faults, make_forms, write_mlx_lm
 from mlx_hybrid.exports.gguf.adapter import ADAPTER, read_adapter, write_adapter
 from mlx_hybrid.exports.gguf.model import MODEL, write_model
 from mlx_hybrid.exports.gguf.modelfile import write_modelfile
-from mlx_hybrid.exports.lora import put_lora
+from mlx_hybrid.exports.lora import Forms, lora_faults, make_forms, put_lora, write_mlx_lm
 from mlx_hybrid.exports.peft import check_written, write_forms
 from mlx_hybrid.exports.weights import GgufWeights, ModelWeights, end_of_answers, name_end
 from mlx_hybrid.files import HUB_ID, sha256_of, write_text
@@ -46,8 +37,7 @@ TAKEN = {
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """The options of the command. Without `base` it is the original where that is at hand; without `rank` the exact
-    one, or RANK where there is none; without `tolerance` LOSS, where a rank truncates."""
+    """The options of the command (docs/export.md)."""
 
     base: str | None = None
     base_id: str | None = None
@@ -69,16 +59,16 @@ def export(name: str, to: str, directory: Path, options: Options | None = None) 
     """
     options = options or Options()
     refuse_unused(to, options)
-    with TemporaryDirectory() as place:
+    with TemporaryDirectory() as place, new_folder(directory) as folder:
         source = open_source(name, model=options.model, strength=options.strength, place=Path(place))
-        if source.info.adapter.full and to not in ("merged", "fuse"):
-            raise ConfigError(f"{name}: method full has no adapter; use --to merged.")
-        with new_folder(directory) as folder:
-            report = MAKERS[to](source, folder, options, to)
-            if options.strength != 1:
-                report.facts["strength"] = options.strength
-            add_words(report, source, folder, directory)
-            report.finish(folder, directory, force=options.force)
+        refuse_form(source, to, options)
+        own = options.requantise or to in ("fuse", "mlx-lm")
+        base = base_for(source, to, folder, options.base, options.base_id, own=own)
+        report = MAKERS[to](source, base, folder, options, to)
+        if options.strength != 1:
+            report.facts["strength"] = options.strength
+        add_words(report, source, folder, directory)
+        report.finish(folder, directory, force=options.force)
     return report
 
 
@@ -98,15 +88,39 @@ def refuse_unused(to: str, options: Options) -> None:
     if options.f16 and not options.merged:
         raise ConfigError("--f16 is for the whole model that --merged makes; leave it out.")
     if options.requantise and (options.base or options.base_id):
-        raise ConfigError(
-            "--requantise packs the base that was trained on; leave out --base and --base-id, or leave out "
-            "--requantise and pack the merged original with mlx_lm.convert."
-        )
+        told = "leave out --base and --base-id, or pack the merged original with mlx_lm.convert"
+        raise ConfigError(f"--requantise packs the base that was trained on; {told}.")
+
+
+def refuse_form(source: Source, to: str, options: Options) -> None:
+    """Raise ConfigError for what the form cannot say of this adapter or its base."""
+    adapter, base, told = source.info.adapter, source.base, ""
+    if adapter.full and to not in ("merged", "fuse"):
+        told = f"{source.name}: method full has no adapter; use --to merged"
+    elif to == "gguf" and not options.merged and not is_lora(source):
+        told = f"{source.name}: is not exactly a LoRA ({source.info.method}); --merged makes a whole GGUF"
+    elif to in ("lora", "gguf-lora") and adapter.low_rank and adapter.low_rank.magnitude:
+        told = "DoRA's magnitudes are no LoRA; use --to merged, which takes them along, or --to peft"
+    elif to == "gguf-lora" and not is_lora(source):
+        told = f"{source.name}: a rotation by butterfly has full rank, so no LoRA equals it; use --to merged"
+    elif options.requantise and not base.packed:
+        told = f"{base.folder}: is not quantised; leave out --requantise"
+    elif options.requantise and base.folder.is_file():
+        told = f"{base.folder}: is a GGUF file, which MLX does not pack; leave out --requantise, or use --to gguf"
+    elif to == "mlx-lm" and base.folder.is_file():
+        told = f"{base.folder}: is a GGUF file, which mlx-lm does not read; fuse makes a model that it reads"
+    if told:
+        raise ConfigError(f"{told}.")
+
+
+def is_lora(source: Source) -> bool:
+    """Whether it is exactly a LoRA: DoRA has magnitudes too, and a butterfly full rank."""
+    rotation, low_rank = source.info.adapter.rotation, source.info.adapter.low_rank
+    return not (rotation and rotation.kind == "butterfly") and not (low_rank and low_rank.magnitude)
 
 
 def add_words(report: Report, source: Source, folder: Path, directory: Path) -> None:
-    """The files of text beside the weights, and what a user has to know of a base that is loaded from elsewhere: where
-    it is, and where answers end."""
+    """The texts beside the weights; of a base that is loaded from elsewhere, where it is and where answers end."""
     whole = any(folder.glob("model*.safetensors"))
     if template := source.info.conversations.get("chat_template"):
         write_text(folder / "chat_template.jinja", template)
@@ -122,31 +136,19 @@ def add_words(report: Report, source: Source, folder: Path, directory: Path) -> 
             report.notes.append(f"{told}: whoever loads this gives it by path.")
         if end := end_of_answers(source.base.folder):
             report.facts["end_of_answers"], report.facts["end_ids"] = end
-            report.notes.append(
-                f"Answers end with {end[0]}: README.md says how programs are told to stop there."
-            )
+            report.notes.append(f"Answers end with {end[0]}; README.md says how programs are told so.")
     write_text(folder / "README.md", readme(directory.name, report.tree()))
 
 
-def make_peft(source: Source, folder: Path, options: Options, to: str) -> Report:
-    """One LoRA where that is exact, with DoRA's magnitudes, else one OFT a block size and a LoRA. As `lora`, one LoRA
-    at a rank that vLLM takes: padded with zeros, or the nearest of a lower rank."""
-    if to != "peft" and has_magnitudes(source):
-        raise ConfigError(
-            "DoRA's magnitudes are no LoRA; use --to merged, which takes them along, or --to peft."
-        )
-    base, rank = export_base(source, folder, options.base, options.base_id), options.rank or 0
+def make_peft(source: Source, base: ExportBase, folder: Path, options: Options, to: str) -> Report:
+    """One LoRA where that is exact, else one OFT a block size and a LoRA; as `lora`, one at a rank that vLLM takes."""
+    rank = options.rank or 0
     forms = exact = make_forms(source, base.weights)
-    if forms.oft and to == "gguf-lora":
-        told = "a rotation by butterfly has full rank, so no LoRA equals it; use --to merged and convert that to GGUF"
-        raise ConfigError(f"{source.name}: {told}.")
     if to == "lora" and (forms.oft or 0 < rank < forms.rank):
         forms = make_forms(source, base.weights, rank or RANK)
     elif options.tolerance is not None:
-        raise ConfigError(
-            f"{source.name}: is exactly a LoRA of rank {forms.rank}, so --tolerance has nothing to act on; leave it "
-            "out, or ask for a lower --rank."
-        )
+        told = f"is exactly a LoRA of rank {forms.rank}, so --tolerance has nothing to act on"
+        raise ConfigError(f"{source.name}: {told}; leave it out, or ask for a lower --rank.")
     report = begin(to, source, base, "truncated lora" if forms.errors else "lora", forms)
     report.facts["rank"] = vllm_rank(max(forms.rank, rank)) if to == "lora" else forms.rank
     named = followed(base, report, folder)
@@ -161,33 +163,20 @@ def make_peft(source: Source, folder: Path, options: Options, to: str) -> Report
     return report
 
 
-def has_magnitudes(source: Source) -> bool:
-    low_rank = source.info.adapter.low_rank
-    return bool(low_rank and low_rank.magnitude)
-
-
 def judge_truncation(report: Report, forms: Forms, exact: Forms, options: Options) -> None:
     report.facts["relative_error"] = dict(sorted(forms.errors.items()))
     tolerance = LOSS if options.tolerance is None else options.tolerance
     worst, error = max(forms.errors.items(), key=lambda item: item[1])
     if error > tolerance:
         why = "a rotation by butterfly has full rank" if exact.oft else f"it is exact at rank {exact.rank}"
-        report.faults.append(
-            f"at rank {options.rank or RANK} {worst} loses {100 * error:.0f} % of its update, and "
-            f"{100 * tolerance:.0f} % are allowed ({why})"
-        )
+        told = f"at rank {options.rank or RANK} {worst} loses {100 * error:.0f} % of its update"
+        report.faults.append(f"{told}, and {100 * tolerance:.0f} % are allowed ({why})")
 
 
-def make_gguf(source: Source, folder: Path, options: Options, to: str) -> Report:
-    """A LoRA for llama.cpp, ollama and LM Studio; for the weights it was trained on unless others are named, since the
-    file that serves is not an unpacked copy. With `merged`, a whole GGUF model."""
-    rotation = source.info.adapter.rotation
-    base = served_base(source, options.base, options.base_id)
+def make_gguf(source: Source, base: ExportBase, folder: Path, options: Options, to: str) -> Report:
+    """A LoRA for llama.cpp, ollama and LM Studio, or with `merged` a whole GGUF model."""
     if options.merged:
-        return make_gguf_model(source, folder, options, base)
-    if has_magnitudes(source) or (rotation and rotation.kind == "butterfly"):
-        told = f"is not exactly a LoRA ({source.info.method}); --merged makes a whole GGUF"
-        raise ConfigError(f"{source.name}: {told}.")
+        return make_gguf_model(source, base, folder / MODEL, half=options.f16)
     forms = make_forms(source, base.weights)
     report = begin(to, source, base, "lora", forms)
     report.base_folder = str(base.weights.folder) if base.weights.folder.is_file() else ""
@@ -198,19 +187,16 @@ def make_gguf(source: Source, folder: Path, options: Options, to: str) -> Report
     return report
 
 
-def make_gguf_model(source: Source, folder: Path, options: Options, base: ExportBase) -> Report:
+def make_gguf_model(source: Source, base: ExportBase, file: Path, *, half: bool) -> Report:
     """The base's GGUF file with the adapter in it: changed tensors packed in their own type, or in F16."""
-    weights, file = base.weights, folder / MODEL
+    weights = base.weights
     if not isinstance(weights, GgufWeights):
         told = "--merged needs the base as a GGUF file; name it with --base-id FILE.gguf"
         raise ConfigError(f"{source.name}: {told}.")
     report = begin("gguf", source, base, "merged GGUF model")
     report.facts["merged"] = True
-    changed = source.changed(weights)
-    lost = write_model(
-        weights, file, changed, lambda name: merge.base_and_merged(source, weights, name)[1], half=options.f16
-    )
-    if lost:
+    merged = {name: partial(merge.merged_weight, source, weights, name) for name in source.changed(weights)}
+    if lost := write_model(weights, file, merged, half=half):
         kinds = ", ".join(sorted({weights.tensors[name].kind for name in lost}))
         report.notes.append(f"{len(lost)} tensors are in F16, since {kinds} is not written here.")
     merge.judge_packed(report, source, weights, GgufWeights(file), "--f16 keeps all of it in a larger file")
@@ -218,48 +204,30 @@ def make_gguf_model(source: Source, folder: Path, options: Options, base: Export
     return report
 
 
-def make_mlx_lm(source: Source, folder: Path, options: Options, to: str) -> Report:
+def make_mlx_lm(source: Source, base: ExportBase, folder: Path, options: Options, to: str) -> Report:
     """An adapter for stock mlx-lm where it is exactly a LoRA, else a fused model."""
     from mlx_lm.tuner.utils import load_adapters
 
-    refuse_gguf(source, "mlx-lm does not read", "fuse makes a model that it reads")
-    forms = None if has_magnitudes(source) else make_forms(source, source.base)
-    if forms is None or forms.oft:
-        return make_model(source, folder, options, to)
-    report = begin(to, source, trained_base(source), "lora", forms)
-    layers = source.base.config.get("num_hidden_layers", 0)
-    written = write_mlx_lm(forms, folder, base_id=report.base["id"], layers=layers)
-    report.faults += lora_faults(forms, written)
-    check_logits(report, source, source.base, adapt=lambda model: load_adapters(model, str(folder)))
+    if not is_lora(source):
+        return make_model(source, base, folder, options, to)
+    forms = make_forms(source, base.weights)
+    report = begin(to, source, base, "lora", forms)
+    layers = base.weights.config.get("num_hidden_layers", 0)
+    report.faults += lora_faults(forms, write_mlx_lm(forms, folder, base_id=base.id, layers=layers))
+    check_logits(report, source, base.weights, adapt=lambda model: load_adapters(model, str(folder)))
     return report
 
 
-def refuse_gguf(source: Source, why: str, way_out: str) -> None:
-    if source.base.folder.is_file():
-        raise ConfigError(f"{source.base.folder}: is a GGUF file, which {why}; {way_out}.")
-
-
-def make_model(source: Source, folder: Path, options: Options, to: str) -> Report:
-    """The adapter inside the weights: as `merged` a Hugging Face model, else in the base it was trained on, in bf16 or
-    packed as that is. MLX alone reads packs and stacks."""
-    pack = options.requantise
-    if pack and not source.base.packed:
-        raise ConfigError(f"{source.base.folder}: is not quantised; leave out --requantise.")
-    if pack:
-        refuse_gguf(source, "MLX does not pack", "leave out --requantise, or use --to gguf")
-    fused, base = pack or to != "merged", trained_base(source)
-    if not fused:
-        original = choose_original(source, options.base, options.base_id)
-        base = original or trained_base(source, "dequantised")
-    for_mlx = pack or (fused and source.base.stack is not None)
+def make_model(source: Source, base: ExportBase, folder: Path, options: Options, to: str) -> Report:
+    """The adapter inside the weights: as `merged` a Hugging Face model, else the base it was trained on."""
+    pack, fused = options.requantise, base.kind == "trained"
+    for_mlx = pack or (fused and base.weights.stack is not None)
     kind = "fused model for MLX" if for_mlx else "fused model" if fused else "merged model"
     report = begin(to, source, base, kind)
     merge.write_merged(source, base.weights, folder, requantise=pack, for_mlx=for_mlx)
     if pack:
-        whole = (
-            "without --requantise all of it does, and mlx_lm.convert -q --q-bits 8 packs that in finer steps"
-        )
-        merge.judge_packed(report, source, base.weights, ModelWeights(folder), whole)
+        way_out = "without --requantise all of it does, or pack in finer steps: mlx_lm.convert -q --q-bits 8"
+        merge.judge_packed(report, source, base.weights, ModelWeights(folder), way_out)
     else:
         merge.judge_survival(report, source, base.weights, ModelWeights(folder))
         report.faults += merge.check_merged(source, base.weights, folder)

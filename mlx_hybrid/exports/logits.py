@@ -5,7 +5,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import mlx.core as mx
 import numpy as np
@@ -25,8 +25,7 @@ LENGTH = 24  # tokens of a prompt: enough for every position-dependent part, che
 
 @dataclass(frozen=True)
 class Comparison:
-    """max |Δ logit| between the two libraries with (`difference`) and without (`base_difference`) the adapter, the
-    adapter's own effect in ours (`effect`), and the largest logit (`largest`)."""
+    """max |Δ logit| between two libraries with and without the adapter, the adapter's own, and the largest logit."""
 
     difference: float
     base_difference: float
@@ -89,24 +88,18 @@ def mlx_logits(folder: Path, tokens: np.ndarray, adapt: Callable[[Any], Any] | N
         if folder.is_dir():
             model.set_dtype(mx.float32)
         use_fast_products(model)
-        plain = adapted = forward()
-        if adapt:
-            adapt(model)
-            adapted = forward()
-        return plain, adapted
+        plain = forward()
+        if not adapt:
+            return plain, plain
+        adapt(model)
+        return plain, forward()
 
 
-class TorchLogits(NamedTuple):
-    """Logits of the base and with the adapters in float32, names missing or not expected, and both in bf16."""
-
-    base: np.ndarray
-    adapted: np.ndarray
-    faults: list[str]
-    half: tuple[np.ndarray, np.ndarray] | None = None
-
-
-def torch_logits(folder: Path, tokens: np.ndarray, adapters: list[Path]) -> TorchLogits:
-    """Logits of stock transformers without and with PEFT's `adapters`."""
+def torch_logits(
+    folder: Path, tokens: np.ndarray, adapters: list[Path]
+) -> tuple[np.ndarray, np.ndarray, list[str], dict[str, float]]:
+    """Logits of stock transformers without and with PEFT's `adapters` in float32, names missing or not expected, and
+    what bf16, in which servers run, costs beside the base alone."""
     import torch
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
@@ -123,15 +116,15 @@ def torch_logits(folder: Path, tokens: np.ndarray, adapters: list[Path]) -> Torc
             raise ConfigError(f"{folder}: transformers cannot load it ({error}).") from error
         faults = [f"transformers lacks {name}" for name in sorted(info["missing_keys"])]
         faults += [f"transformers does not know {name}" for name in sorted(info["unexpected_keys"])]
-        base = adapted = model.eval()(ids).logits.numpy()
+        base = model.eval()(ids).logits.numpy()
         if not adapters:
-            return TorchLogits(base, adapted, faults)
+            return base, base, faults, {}
         model = put_on(model, adapters).eval()
         adapted = model(ids).logits.numpy()
-        half = model.to(torch.bfloat16)(ids).logits.float().numpy()
+        half = loss_of(adapted, model.to(torch.bfloat16)(ids).logits.float().numpy())
         with model.disable_adapter():
-            half_base = model(ids).logits.float().numpy()
-    return TorchLogits(base, adapted, faults, (half_base, half))
+            noise = loss_of(base, model(ids).logits.float().numpy())
+    return base, adapted, faults, half | {"base_kl_nats_per_token": noise["kl_nats_per_token"]}
 
 
 def put_on(model: Any, adapters: list[Path]) -> Any:

@@ -4,24 +4,38 @@ Row vectors: a LoRA adds x A B with A (in, r), B (r, out), the scale folded into
 product with the base weight, which is float32 on orthonormal vectors, so nothing cancels.
 """
 
+from dataclasses import dataclass, field
+from pathlib import Path
+
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_unflatten
 from mlx_lm.tuner.lora import LoRALinear
+from threadpoolctl import threadpool_limits
 
 from mlx_hybrid.adapters.butterfly import Butterfly, rotate_blocks, rotate_factor
 from mlx_hybrid.adapters.householder import Householder
 from mlx_hybrid.adapters.layer import HybridLinear
+from mlx_hybrid.adapters.store import CONFIG_FILE, WEIGHTS_FILE
 from mlx_hybrid.adapters.strength import chain
+from mlx_hybrid.adapters.targets import layer_index, within_layer
+from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.exports import oft
+from mlx_hybrid.exports.adapter import Source, random_rows
+from mlx_hybrid.exports.weights import ModelWeights
+from mlx_hybrid.files import write_json
 
 NULL = 1e-7  # singular values below this share of the largest are under float32's resolution of the update
 FLOOR = 1e-12  # an update this small is the rounding of an untrained layer
 BALANCED = 1e-6  # float32 factors of a balanced pair are orthogonal and equal in norm to about 1e-7
-DENSE_SVD = 1024  # up to this many rows a full SVD is quicker than sketching
 CHUNK = 1 << 20  # weights converted at once: 4 MiB in float32, which stays in the cache
 OVERSAMPLE, POWER_ITERATIONS = 16, 4  # Halko et al. 2011, arXiv 0909.4061: enough for slowly falling spectra
+
+TOLERANCE = 2e-5
+"""float32 factors of a float64 form: 1e-7 a term, times the condition of a balanced pair."""
+Probe = tuple[np.ndarray | float, np.ndarray | float]
+"""What a module does to random rows x (n, in): x R − x (n, in), and what it adds (n, out)."""
 
 Factors = tuple[np.ndarray, np.ndarray]
 
@@ -38,22 +52,22 @@ def lora_form(layer: HybridLinear, x: np.ndarray) -> tuple[Factors, np.ndarray]:
     added = (x @ a) @ b
     if isinstance(layer.rotation, Householder):
         q, r = np.linalg.qr(float64(layer.rotation.house_u))
-        span, turn = np.split(base_product(layer, np.concatenate([q.T, turned(layer, x) - x])), [q.shape[1]])
+        span, turn = np.split(base_product(layer, np.concatenate([q.T, turn_of(layer, x)])), [q.shape[1]])
         b = np.concatenate([(chain(r) - np.eye(len(r))) @ span, b])
         a, added = np.concatenate([q, a], axis=1), added + turn
     return refactor(a, b), added
 
 
-def turned(layer: HybridLinear, x: np.ndarray) -> np.ndarray:
-    """x R in float64, one reflection or one factor after another, where the export goes through compact forms."""
-    rotation = layer.rotation
+def turn_of(layer: HybridLinear, x: np.ndarray) -> np.ndarray:
+    """x R − x in float64, one reflection or one factor after another, where the export goes through compact forms."""
+    rotation, turned = layer.rotation, x
     if isinstance(rotation, Householder):
         for u in float64(rotation.house_u).T:
-            x = x - np.outer(x @ u, 2 * u / (u @ u))
+            turned = turned - np.outer(turned @ u, 2 * u / (u @ u))
     elif isinstance(rotation, Butterfly):
         for level, factor in reversed(list(enumerate(oft.factor_rotations(rotation)))):
-            x = oft.in_float64(rotate_factor, x, factor, level)
-    return x
+            turned = oft.in_float64(rotate_factor, turned, factor, level)
+    return turned - x
 
 
 def low_rank_factors(layer: HybridLinear) -> Factors:
@@ -105,8 +119,8 @@ def is_balanced(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 def pad_rank(factors: Factors, rank: int) -> Factors:
-    """Zero columns of A and rows of B up to `rank`; the product is the same."""
-    a, b = factors
+    """Zero columns of A and rows of B up to `rank`, in float32; the product is the same."""
+    a, b = (part.astype(np.float32) for part in factors)
     more = rank - a.shape[1]
     return np.pad(a, ((0, 0), (0, more))), np.pad(b, ((0, more), (0, 0)))
 
@@ -114,52 +128,126 @@ def pad_rank(factors: Factors, rank: int) -> Factors:
 def put_lora(model: nn.Module, factors: dict[str, Factors]) -> None:
     """Put x A B on the modules of a loaded model."""
     modules, layers = dict(model.named_modules()), []
-    for name, (a, b) in factors.items():
+    for name, pair in factors.items():
         layer = LoRALinear(1, 1, r=1, scale=1.0)
         layer.linear = modules[name]
-        layer.lora_a, layer.lora_b = (mx.array(part.astype(np.float32)) for part in (a, b))
+        layer.lora_a, layer.lora_b = (mx.array(part.astype(np.float32)) for part in pair)
         layers.append((name, layer))
     model.update_modules(tree_unflatten(layers))
 
 
 def cut_form(layer: HybridLinear, x: np.ndarray, rank: int) -> tuple[Factors, float]:
     """The LoRA of at most `rank` nearest to what the layer adds (Eckart–Young), and its relative error
-    ‖Δ − A B‖_F / ‖Δ‖_F: the first columns of balanced factors where the layer is a LoRA, else of an SVD."""
+    ‖Δ − A B‖_F / ‖Δ‖_F: the first columns of balanced factors, of a butterfly those of its leading span."""
     if not isinstance(layer.rotation, Butterfly):
         (a, b), _ = lora_form(layer, x)
         energy = np.sum(a**2, axis=0) * np.sum(b**2, axis=1)
-        lost = energy[rank:].sum() / energy.sum() if energy.any() else 0.0
-        return (a[:, :rank], b[:rank]), float(np.sqrt(lost))
-    update = dense_update(layer)
-    u, s, vt = truncated_svd(update, min(rank, *update.shape))
-    root = np.sqrt(s.astype(np.float64))
-    a, b = refactor(u * root, root[:, None] * vt)
-    norm = float(np.linalg.norm(update))
-    return (a, b), float(np.linalg.norm(update - (a @ b).astype(np.float32))) / norm if norm else 0.0
+        lost, whole = np.sqrt(energy[rank:].sum()), np.sqrt(energy.sum())
+    else:
+        weight, blocks = layer.linear.weight.astype(mx.float32), layer.rotation.dense_blocks()
+        turn = rotate_blocks(weight, mx.swapaxes(blocks - mx.eye(blocks.shape[-1]), -1, -2)).T
+        a, b = low_rank_factors(layer)
+        update = np.array(turn) + (a @ b).astype(np.float32)  # (R − I) Wᵀ + s A B
+        span = leading_span(update, rank).astype(np.float64)
+        a, b = refactor(span, span.T @ update)
+        lost, whole = np.linalg.norm(update - a[:, :rank] @ b[:rank]), np.linalg.norm(update)
+    return (a[:, :rank], b[:rank]), float(lost / whole) if whole else 0.0
 
 
-def dense_update(layer: HybridLinear) -> np.ndarray:
-    """(R − I) Wᵀ + s A B as one matrix (in, out) in float32; of a butterfly."""
-    weight, blocks = layer.linear.weight.astype(mx.float32), layer.rotation.dense_blocks()
-    turn = rotate_blocks(weight, mx.swapaxes(blocks - mx.eye(blocks.shape[-1]), -1, -2)).T
-    a, b = low_rank_factors(layer)
-    return np.array(turn) + (a @ b).astype(np.float32)
-
-
-def truncated_svd(matrix: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The leading `rank` singular triplets; by a sketch and power iterations for large matrices."""
-    span = np.eye(len(matrix), dtype=np.float32)
-    if min(matrix.shape) > DENSE_SVD:
-        width = min(rank + OVERSAMPLE, *matrix.shape)
-        sketch = np.random.default_rng(0).standard_normal((matrix.shape[1], width)).astype(np.float32)
-        for _ in range(POWER_ITERATIONS):
-            span, _ = np.linalg.qr(matrix @ sketch)
-            sketch, _ = np.linalg.qr(matrix.T @ span)
+def leading_span(matrix: np.ndarray, rank: int) -> np.ndarray:
+    """Orthonormal columns that span the leading `rank` left singular vectors, by a sketch and power iterations."""
+    width = min(rank + OVERSAMPLE, *matrix.shape)
+    sketch = np.random.default_rng(0).standard_normal((matrix.shape[1], width)).astype(np.float32)
+    for _ in range(POWER_ITERATIONS):
         span, _ = np.linalg.qr(matrix @ sketch)
-        matrix = span.T @ matrix
-    u, s, vt = np.linalg.svd(matrix, full_matrices=False)
-    return (span @ u)[:, :rank], s[:rank], vt[:rank]
+        sketch, _ = np.linalg.qr(matrix.T @ span)
+    return np.linalg.qr(matrix @ sketch)[0]
 
 
 def float64(value: mx.array) -> np.ndarray:
     return np.array(value.astype(mx.float32)).astype(np.float64)
+
+
+@dataclass
+class Forms:
+    """By module: `lora` and `oft` (by block size) where there is one, `probes` of what its files should do to random
+    rows, `errors` of truncation, and DoRA's `magnitudes` (out,)."""
+
+    lora: dict[str, Factors] = field(default_factory=dict)
+    oft: dict[int, dict[str, np.ndarray]] = field(default_factory=dict)
+    probes: dict[str, Probe] = field(default_factory=dict)
+    errors: dict[str, float] = field(default_factory=dict)
+    magnitudes: dict[str, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def rank(self) -> int:
+        return max((a.shape[1] for a, _ in self.lora.values()), default=0)
+
+    @property
+    def modules(self) -> list[str]:
+        return sorted(set(self.lora).union(*self.oft.values()))
+
+
+@threadpool_limits.wrap(limits=1, user_api="blas")  # threads waited for each other: 50 times slower
+def make_forms(source: Source, weights: ModelWeights, rank: int | None = None) -> Forms:
+    """The exact form of every module on `weights`; with a `rank`, the nearest LoRA of at most that rank."""
+    forms = Forms()
+    for module in source.info.modules:
+        layer = source.layer(module, weights)
+        x = random_rows(module, layer.linear.weight.shape[1])
+        turn = 0 * x
+        if rank:
+            (a, b), forms.errors[module] = cut_form(layer, x, rank)
+            added = (x @ a) @ b
+        else:
+            (a, b), added = lora_form(layer, x)
+            if isinstance(layer.rotation, Butterfly) and np.any(
+                triangle := oft.oft_form(layer.rotation, module)
+            ):
+                turn = turn_of(layer, x)
+                forms.oft.setdefault(layer.rotation.dense_size, {})[module] = triangle
+        forms.probes[module] = turn, added
+        if "m" in layer:
+            forms.magnitudes[module] = np.array(layer.m)
+        if a.shape[1] or "m" in layer:
+            forms.lora[module] = a, b
+    if not forms.modules:
+        raise ConfigError(f"{source.folder}: the adapter changes nothing, so there is nothing to export.")
+    return forms
+
+
+def probe_faults(forms: Forms, found: dict[str, Probe]) -> list[str]:
+    """Modules that written files lack or add, and those whose largest difference is beyond the tolerance."""
+    faults = [f"{module} is missing" for module in forms.modules if module not in found]
+    faults += [f"{module} is not adapted" for module in sorted(found.keys() - set(forms.modules))]
+    for module in sorted(found.keys() & set(forms.modules)):
+        pairs = zip(found[module], forms.probes[module], strict=True)
+        errors = [np.abs(own - wanted).max() / max(np.abs(wanted).max(), 1e-30) for own, wanted in pairs]
+        if not np.max(errors) <= TOLERANCE:
+            faults.append(f"{module} is off by {np.max(errors):.2g} of its update")
+    return faults
+
+
+def lora_faults(forms: Forms, written: dict[str, Factors]) -> list[str]:
+    """`probe_faults` of factors as a file of one LoRA holds them."""
+    added = {module: (random_rows(module, len(a)) @ a) @ b for module, (a, b) in written.items()}
+    return probe_faults(forms, {module: (0.0, rows) for module, rows in added.items()})
+
+
+def write_mlx_lm(forms: Forms, folder: Path, *, base_id: str, layers: int) -> dict[str, Factors]:
+    """Write the exact LoRA as an adapter folder of stock mlx-lm for a model of so many `layers`; what is read back.
+
+    mlx-lm gives all sub-modules of these names one rank and one scale; those without an update start at zero there.
+    """
+    tensors = {}
+    for module, factors in forms.lora.items():
+        a, b = map(mx.array, pad_rank(factors, forms.rank))
+        tensors |= {f"{module}.lora_a": a, f"{module}.lora_b": b}
+    mx.save_safetensors(str(folder / WEIGHTS_FILE), tensors, metadata={"format": "mlx"})
+    first = min((index for m in forms.lora if (index := layer_index(m)) is not None), default=0)
+    keys = sorted({within_layer(module) for module in forms.lora})
+    parameters = {"rank": forms.rank, "scale": 1.0, "dropout": 0.0, "keys": keys}
+    tree = {"fine_tune_type": "lora", "model": base_id, "num_layers": layers - first}
+    write_json(folder / CONFIG_FILE, tree | {"lora_parameters": parameters})
+    stored = mx.load(str(folder / WEIGHTS_FILE))
+    return {m: (float64(stored[f"{m}.lora_a"]), float64(stored[f"{m}.lora_b"])) for m in forms.lora}

@@ -1,5 +1,4 @@
-"""The adapter inside the weights: W' = W Rᵀ + s (A B)ᵀ, written tensor by tensor with the base's own names, and how
-much of it rounding and packing leave."""
+"""The adapter inside the weights, W' = W Rᵀ + s (A B)ᵀ, tensor by tensor, and how much of it rounding leaves."""
 
 from pathlib import Path
 
@@ -18,16 +17,14 @@ SURVIVES = 0.9
 def write_merged(
     source: Source, weights: ModelWeights, folder: Path, *, requantise: bool = False, for_mlx: bool = False
 ) -> None:
-    """Write the model with the adapter in it: bf16 under the base's names, or packed again as the base was.
-
-    Every other tensor is the base's own. Raises ConfigError for a layout of MLX alone, unless the model is `for_mlx`.
-    """
+    """Write the model with the adapter in it: bf16 under the base's names, or packed again as the base was. Raises
+    ConfigError for a layout of MLX alone, unless the model is `for_mlx`."""
     changed = set(source.changed(weights))
 
     def stored(name: str) -> dict[str, mx.array]:
         if name not in changed:
             return weights.parts(name) if requantise else {name: weights.dense(name, mx.bfloat16)}
-        merged = base_and_merged(source, weights, name)[1]
+        merged = merged_weight(source, weights, name)
         if not requantise or not (packing := weights.packing(name)):
             return {name: merged.astype(mx.bfloat16)}
         module = name.removesuffix(".weight")
@@ -38,21 +35,19 @@ def write_merged(
     write_model(weights, folder, stored, packed=requantise, for_mlx=for_mlx)
 
 
-def base_and_merged(source: Source, weights: ModelWeights, name: str) -> tuple[mx.array, mx.array]:
-    """W and W' in float32."""
+def merged_weight(source: Source, weights: ModelWeights, name: str) -> mx.array:
+    """W' in float32."""
     if name in source.trained:
-        return weights.dense(name), source.trained[name].astype(mx.float32)
-    layer = source.layer(name.removesuffix(".weight"), weights)
-    return layer.linear.weight.astype(mx.float32), layer.merged_weight()
+        return source.trained[name].astype(mx.float32)
+    return source.layer(name.removesuffix(".weight"), weights).merged_weight()
 
 
 def judge_survival(report: Report, source: Source, weights: ModelWeights, written: ModelWeights) -> None:
-    """Measure how much of the update the written model holds, ⟨Ŵ − W, Δ⟩ / ‖Δ‖², over all and of the worst module; it
-    may not be too little, where no loss says otherwise."""
+    """Judge how much of the update the written model holds, ⟨Ŵ − W, Δ⟩ / ‖Δ‖², over all and of the worst module."""
     shares, kept, whole = {}, 0.0, 0.0
     for name in source.changed(weights):
-        base, merged = base_and_merged(source, weights, name)
-        update = merged - base
+        base = weights.dense(name)
+        update = merged_weight(source, weights, name) - base
         size = float(mx.sum(mx.square(update)))
         held = float(mx.sum((written.dense(name) - base) * update))
         kept, whole = kept + held, whole + size
@@ -73,8 +68,7 @@ def judge_survival(report: Report, source: Source, weights: ModelWeights, writte
 def judge_packed(
     report: Report, source: Source, weights: ModelWeights, written: ModelWeights, way_out: str
 ) -> None:
-    """Judge packed weights by what the tune was for, the held-out loss, where the run's records are still there, else
-    by the share of the update that survives."""
+    """Judge packed weights by the held-out loss where the run's records are still there, else by what survives."""
     judge_survival(report, source, weights, written)
     losses = held_out_losses(source, weights.folder, written.folder)
     if losses and losses["adapter"] < losses["base"]:

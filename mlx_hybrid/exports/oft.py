@@ -62,9 +62,8 @@ def inverse_cayley(rotation: np.ndarray, name: str) -> np.ndarray:
     except np.linalg.LinAlgError:  # an eigenvalue of −1, exactly
         q = np.full_like(rotation, np.inf)
     if not np.linalg.norm(q, axis=(-2, -1)).max() <= LARGEST_Q:
-        raise ConfigError(
-            f"{name}: its rotation turns some direction by half a circle, which OFT cannot say; use --to merged."
-        )
+        told = "its rotation turns some direction by half a circle, which OFT cannot say"
+        raise ConfigError(f"{name}: {told}; use --to merged.")
     q = 0.5 * (q - q.swapaxes(-1, -2))
     return q[..., *np.triu_indices(q.shape[-1], 1)]
 

@@ -1,8 +1,7 @@
 """PEFT adapter folders: `adapter_config.json` and `adapter_model.safetensors`, written, read and checked.
 
-Written here by hand rather than through PEFT, so that an export needs neither PyTorch nor PEFT. The conventions were
-measured against stock PEFT 0.21 and are held by tests/exports. Never BOFT with more than one factor, which PEFT cannot
-load, and never the raw leaves of a gradient start, which PEFT would apply to the wrong base.
+By hand, so that an export needs neither PyTorch nor PEFT; the conventions were measured against stock PEFT 0.21. Never
+BOFT with more than one factor, which PEFT cannot load, nor raw leaves of a gradient start, made for another base.
 """
 
 import re
@@ -15,28 +14,26 @@ import numpy as np
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.exports import oft
 from mlx_hybrid.exports.adapter import random_rows
-from mlx_hybrid.exports.forms import Forms, Probe, factors_probe, probe_faults
-from mlx_hybrid.exports.lora import pad_rank
+from mlx_hybrid.exports.lora import Forms, Probe, pad_rank, probe_faults
 from mlx_hybrid.exports.weights import ModelWeights
 from mlx_hybrid.files import read_json, read_tensors, write_json
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 MAGNITUDE = "lora_magnitude_vector"
-PEFT_VERSION = "0.21.2"
+COMMON = {"task_type": "CAUSAL_LM", "inference_mode": True, "bias": "none", "peft_version": "0.21.2"}
+LORA = {"lora_dropout": 0.0, "init_lora_weights": True, "use_rslora": False, "fan_in_fan_out": False}
+OFT = dict.fromkeys(("use_cayley_neumann", "block_share", "coft"), False) | {"r": 0, "init_weights": True}
+"""Settings that change an output are never left to defaults: without its key, an OFT turns the other way."""
 SUFFIXES = {"LORA": ("lora_A.weight", "lora_B.weight"), "OFT": ("oft_R.weight",), "HRA": ("hra_u",)}
-HARMLESS = (
+KNOWN = (
     *("task_type", "peft_type", "peft_version", "auto_mapping", "base_model_name_or_path", "revision"),
-    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "r"),
-    *("inference_mode", "init_weights", "init_lora_weights", "eva_config", "lora_dropout", "module_dropout"),
-    *("megatron_core", "qalora_group_size", "eps", "num_cayley_neumann_terms"),
+    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "r", "inference_mode"),
+    *("init_weights", "init_lora_weights", "eva_config", "lora_dropout", "module_dropout", "megatron_core"),
+    *("qalora_group_size", "eps", "num_cayley_neumann_terms", "lora_alpha", "use_rslora", "rank_pattern"),
+    *("alpha_pattern", "use_dora", "oft_block_size", "use_cayley_neumann", "block_share", "apply_GS"),
 )
-"""Keys that change nothing at inference, or that are read elsewhere in this module."""
-MEANT = {
-    "LORA": ("lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "use_dora"),
-    "OFT": ("oft_block_size", "use_cayley_neumann", "block_share"),
-    "HRA": ("apply_GS",),
-}
+"""Keys that are read in this module, or change nothing at inference."""
 STARTS_THAT_CHANGE_THE_BASE = ("pissa", "olora", "loftq", "corda", "lora_ga")
 
 
@@ -50,8 +47,7 @@ class PeftFolder:
     tensors: dict[str, dict[str, np.ndarray]]
 
     def factors(self, module: str) -> tuple[np.ndarray, np.ndarray]:
-        """A (in, r) and B (r, out) of a LoRA in float64, with its scale in B: alpha / r, or alpha / √r with rsLoRA;
-        patterns override both, by PEFT's rule."""
+        """A (in, r) and B (r, out) of a LoRA in float64, with its scale in B: alpha / r, or alpha / √r with rsLoRA."""
         rank = pattern_value(self.config.get("rank_pattern"), module, self.config["r"])
         alpha = pattern_value(self.config.get("alpha_pattern"), module, self.config["lora_alpha"])
         a, b = (self.tensors[module][suffix].astype(np.float64).T for suffix in SUFFIXES["LORA"])
@@ -59,14 +55,15 @@ class PeftFolder:
             raise ConfigError(f"{self.folder}: {module} has rank {a.shape[1]}, but the config says {rank}.")
         return a, alpha / (np.sqrt(rank) if self.config.get("use_rslora") else rank) * b
 
-    def rotation(self, module: str) -> np.ndarray:
-        """What an OFT turns an activation by, x R, as dense blocks (in/B, B, B) in float64; one block where shared.
+    @property
+    def is_neumann(self) -> bool:
+        """Whether it is an OFT of PEFT's series, its default, which turns the other way than the exact form."""
+        return self.kind == "OFT" and self.config.get("use_cayley_neumann", True)
 
-        Its exact form and its series turn opposite ways.
-        """
+    def rotation(self, module: str) -> np.ndarray:
+        """What an OFT turns an activation by, x R, as dense blocks (in/B, B, B) in float64; one block where shared."""
         triangle = self.tensors[module]["oft_R.weight"]
-        neumann = self.config.get("use_cayley_neumann", True)
-        return self.series(triangle) if neumann else oft.rotation_of(triangle)
+        return self.series(triangle) if self.is_neumann else oft.rotation_of(triangle)
 
     def series(self, triangle: np.ndarray) -> np.ndarray:
         """I + 2Q + 2Q² + …, the last power once: PEFT's `use_cayley_neumann`."""
@@ -100,13 +97,12 @@ def read_peft(folder: Path) -> PeftFolder:
         raise ConfigError(f"{folder}: {what}; LORA, OFT and HRA can be carried exactly.")
     start = config.get("init_lora_weights", True)
     if isinstance(start, str) and start.lower().startswith(STARTS_THAT_CHANGE_THE_BASE):
-        raise ConfigError(
-            f"{folder}: was started with {start}, which changes the base weights; save it in PEFT with "
-            "path_initial_model_for_weight_conversion, then import that."
-        )
+        told = f"was started with {start}, which changes the base weights"
+        way_out = "save it in PEFT with path_initial_model_for_weight_conversion, then import that"
+        raise ConfigError(f"{folder}: {told}; {way_out}.")
     for key, value in config.items():
         empty = value in (None, False, {}, [], "none", "")
-        if key not in (*HARMLESS, *MEANT[kind]) and not empty:
+        if key not in KNOWN and not empty:
             raise ConfigError(f"{folder}: {key} is {value!r}, which cannot be carried exactly.")
     suffixes = (*SUFFIXES[kind], MAGNITUDE) if config.get("use_dora") else SUFFIXES[kind]
     return PeftFolder(folder, kind, config, tensors_by_module(folder, suffixes, kind))
@@ -141,34 +137,31 @@ def pattern_value(patterns: dict | None, module: str, default: float) -> float:
 def write_forms(
     forms: Forms, weights: ModelWeights, folder: Path, base: str, rank: int | None = None
 ) -> list[Path]:
-    """The LoRA in `folder`, of one `rank` (the largest of any), or an OFT v2 a block size and the LoRA in folders
+    """Write the LoRA in `folder`, of one `rank` (the largest of any), or an OFT v2 a block size and the LoRA in folders
     of it; these, in loading order. `base` is the base's Hub id, or its path from `folder`."""
-    rank, parts = rank or forms.rank, {}
+    folders, rank = [], rank or forms.rank
+    where = {"base_model_name_or_path": f"../{base}" if forms.oft and (folder / base).exists() else base}
     for size, triangles in sorted(forms.oft.items()):
+        folders.append(folder / f"oft-{size}")
         tensors = {module: {"oft_R.weight": triangle} for module, triangle in triangles.items()}
-        parts[folder / f"oft-{size}"] = "OFT", size, tensors
+        write_peft(folders[-1], "OFT", where | {"oft_block_size": size}, tensors, weights)
     if forms.lora:
-        tensors = {module: lora_tensors(forms, module, rank) for module in forms.lora}
-        parts[folder / "lora" if forms.oft else folder] = "LORA", rank, tensors
-    above = f"../{base}" if forms.oft and (folder / base).exists() else base
-    for place, (kind, size, tensors) in parts.items():
-        write_peft(place, kind, above, tensors, weights, size)
-    return list(parts)
-
-
-def lora_tensors(forms: Forms, module: str, rank: int) -> dict[str, np.ndarray]:
-    a, b = pad_rank(forms.lora[module], rank)
-    magnitude = {MAGNITUDE: forms.magnitudes[module]} if module in forms.magnitudes else {}
-    return {"lora_A.weight": a.T, "lora_B.weight": b.T} | magnitude
+        folders.append(folder / "lora" if forms.oft else folder)
+        tensors = {}
+        for module, factors in forms.lora.items():
+            a, b = pad_rank(factors, rank)
+            tensors[module] = {"lora_A.weight": a.T, "lora_B.weight": b.T}
+            if module in forms.magnitudes:
+                tensors[module][MAGNITUDE] = forms.magnitudes[module]
+        sizes = {"r": rank, "lora_alpha": rank, "use_dora": bool(forms.magnitudes)}
+        write_peft(folders[-1], "LORA", where | sizes, tensors, weights)
+    return folders
 
 
 def write_peft(
-    folder: Path, kind: str, base: str, tensors: dict[str, dict], weights: ModelWeights, size: int
+    folder: Path, kind: str, settings: dict, tensors: dict[str, dict], weights: ModelWeights
 ) -> None:
-    """Write one adapter for `base`: `tensors` by module and suffix; `size` is a LoRA's rank, or an OFT's block size.
-
-    Settings that change an output are never left to defaults: without its key, an OFT turns the other way.
-    """
+    """Write one adapter: `tensors` by module and suffix."""
     from safetensors.numpy import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -178,17 +171,8 @@ def write_peft(
         for suffix, value in parts.items()
     }
     save_file(flat, str(folder / WEIGHTS_FILE), metadata={"format": "pt"})
-    tree = {"peft_type": kind, "task_type": "CAUSAL_LM", "inference_mode": True, "bias": "none"}
-    tree |= {"peft_version": PEFT_VERSION, "target_modules": target_names(tensors, weights)}
-    tree["base_model_name_or_path"] = base
-    if kind == "LORA":
-        tree |= {"r": size, "lora_alpha": size, "lora_dropout": 0.0, "init_lora_weights": True}
-        tree |= {"use_dora": any(MAGNITUDE in parts for parts in tensors.values())}
-        tree |= {"use_rslora": False, "fan_in_fan_out": False}
-    else:
-        tree |= {"r": 0, "oft_block_size": size, "module_dropout": 0.0, "init_weights": True}
-        tree |= {"use_cayley_neumann": False, "block_share": False, "coft": False}
-    write_json(folder / CONFIG_FILE, tree)
+    tree = {"peft_type": kind, "target_modules": target_names(tensors, weights)}
+    write_json(folder / CONFIG_FILE, COMMON | tree | settings | (LORA if kind == "LORA" else OFT))
 
 
 def target_names(modules: dict[str, dict], weights: ModelWeights) -> list[str]:
@@ -224,5 +208,6 @@ def read_probe(parts: list[PeftFolder], module: str) -> Probe:
             x = random_rows(module, blocks.shape[0] * blocks.shape[1])
             turn = (x.reshape(len(x), len(blocks), 1, -1) @ blocks).reshape(x.shape) - x
         elif module in part.tensors:
-            _, added = factors_probe(module, part.factors(module))
+            a, b = part.factors(module)
+            added = (random_rows(module, len(a)) @ a) @ b
     return turn, added

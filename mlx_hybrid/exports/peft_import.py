@@ -29,6 +29,7 @@ from mlx_hybrid.exports.weights import ModelWeights
 from mlx_hybrid.files import sha256_of
 from mlx_hybrid.models.base import is_named, load_base
 
+METHODS = {("LORA",): "lora", ("OFT",): "boft", ("HRA",): "hra", ("OFT", "LORA"): "hybrid-boft"}
 NEUMANN_DEFECT = 1e-5  # up to it a Neumann file is a rotation to what float32 holds
 
 Leaves = dict[str, dict[str, mx.array]]
@@ -38,17 +39,22 @@ Carried = tuple[AdapterConfig, Leaves]
 
 def find_parts(directory: Path) -> list[PeftFolder]:
     """The adapter in `directory`, or the OFT and the LoRA in its folders, in that order."""
+    if not directory.is_dir():
+        raise ConfigError(f"{directory}: no such folder; name the one that holds {CONFIG_FILE}.")
     if (directory / CONFIG_FILE).is_file():
         return [read_peft(directory)]
-    parts = [read_peft(path.parent) for path in sorted(directory.glob(f"*/{CONFIG_FILE}"))]
+    parts = [read_peft(path.parent) for path in directory.glob(f"*/{CONFIG_FILE}")]
+    parts.sort(key=lambda part: part.kind, reverse=True)
     if not parts:
         raise ConfigError(f"{directory}: no PEFT adapter there ({CONFIG_FILE} is missing).")
-    kinds = [part.kind for part in parts]
-    if len(parts) > 2 or (len(parts) == 2 and sorted(kinds) != ["LORA", "OFT"]):
-        raise ConfigError(
-            f"{directory}: holds {', '.join(kinds)}; one adapter, or one OFT with one LORA, can be carried as one."
-        )
-    return sorted(parts, key=lambda part: part.kind, reverse=True)
+    if kinds_of(parts) not in METHODS:
+        told = "one adapter, or one OFT with one LORA, can be carried as one"
+        raise ConfigError(f"{directory}: holds {', '.join(kinds_of(parts))}; {told}.")
+    return parts
+
+
+def kinds_of(parts: list[PeftFolder]) -> tuple[str, ...]:
+    return tuple(part.kind for part in parts)
 
 
 def carry(parts: list[PeftFolder]) -> Carried:
@@ -64,40 +70,33 @@ def carry(parts: list[PeftFolder]) -> Carried:
 
 def carry_lora(part: PeftFolder) -> tuple[LowRankConfig, Leaves]:
     """A and B transposed. Where rank or scale differ by module, ranks are padded and scales folded into B."""
+    config, leaves = part.config, {}
     rank = max(len(tensors["lora_A.weight"]) for tensors in part.tensors.values())
-    patterned = bool(part.config.get("rank_pattern") or part.config.get("alpha_pattern"))
-    leaves = {}
+    scale = {"alpha": float(config["lora_alpha"]), "rslora": bool(config.get("use_rslora"))}
+    patterned = config.get("rank_pattern") or config.get("alpha_pattern")
     for module, tensors in part.tensors.items():
         scaled = part.factors(module)  # checks the rank, too
         plain = tensors["lora_A.weight"].T, tensors["lora_B.weight"].T
-        a, b = pad_rank(scaled, rank) if patterned else plain
-        leaves[module] = {"lora_a": contiguous(a), "lora_b": contiguous(b)}
-        if MAGNITUDE in tensors:
-            leaves[module]["m"] = contiguous(tensors[MAGNITUDE])
-    alpha, rslora = float(part.config["lora_alpha"]), bool(part.config.get("use_rslora"))
-    scale = {"alpha": float(rank), "rslora": False} if patterned else {"alpha": alpha, "rslora": rslora}
-    return LowRankConfig(rank=rank, magnitude=bool(part.config.get("use_dora")), **scale), leaves
+        a, b = map(contiguous, pad_rank(scaled, rank) if patterned else plain)
+        magnitude = {"m": contiguous(tensors[MAGNITUDE])} if MAGNITUDE in tensors else {}
+        leaves[module] = {"lora_a": a, "lora_b": b} | magnitude
+    scale = {"alpha": float(rank), "rslora": False} if patterned else scale
+    return LowRankConfig(rank=rank, magnitude=bool(config.get("use_dora")), **scale), leaves
 
 
 def carry_oft(part: PeftFolder) -> tuple[ButterflyConfig, Leaves]:
     """One butterfly factor per dense block."""
-    triangles = {module: tensors["oft_R.weight"] for module, tensors in part.tensors.items()}
-    size = max(oft.block_of(triangle) for triangle in triangles.values())
+    size = max(oft.block_of(tensors["oft_R.weight"]) for tensors in part.tensors.values())
     leaves = {}
-    for module, triangle in triangles.items():
-        wide = in_blocks_of(size, triangle, f"{part.folder}: {module}")
-        neumann = is_neumann(part)
-        leaves[module] = neumann_leaves(part.series(wide), module) if neumann else oft.leaves_of(wide, module)
+    for module, tensors in part.tensors.items():
+        triangle = in_blocks_of(size, tensors["oft_R.weight"], f"{part.folder}: {module}")
+        of_series = part.is_neumann and neumann_leaves(part.series(triangle), module)
+        leaves[module] = of_series or oft.leaves_of(triangle, module)
     return ButterflyConfig(block_size=size, factors=1), leaves
 
 
-def is_neumann(part: PeftFolder) -> bool:
-    return part.kind == "OFT" and part.config.get("use_cayley_neumann", True)
-
-
 def neumann_leaves(blocks: np.ndarray, module: str) -> dict[str, mx.array]:
-    """Leaves of the rotation that is nearest to PEFT's truncated series; where that is off one, the series' own matrix
-    in the place of a folded rotation, so that the layer computes what PEFT does."""
+    """Leaves of the rotation that a truncated series is; where it is off one, its own matrix as if it were folded."""
     if oft.in_float64(defect, blocks) <= NEUMANN_DEFECT:
         return oft.leaves_of(oft.inverse_cayley(oft.polar(blocks), module).astype(np.float32), module)
     size = blocks.shape[-1]
@@ -131,7 +130,6 @@ def carry_hra(part: PeftFolder) -> tuple[HouseholderConfig, Leaves]:
 
 
 CARRIERS = {"LORA": carry_lora, "OFT": carry_oft, "HRA": carry_hra}
-METHODS = {"LORA": "lora", "OFT": "boft", "HRA": "hra"}
 
 
 def contiguous(value: np.ndarray) -> mx.array:
@@ -161,26 +159,25 @@ def import_peft(peft: Path, directory: Path, *, base: str | None = None, force: 
 
     Raises ConfigError for what cannot be carried exactly, and ExportMismatch where it does not do what PEFT does.
     """
-    if not peft.is_dir():
-        raise ConfigError(f"{peft}: no such folder; name the one that holds adapter_config.json.")
     parts = find_parts(peft)
-    name = base or named_base(parts[0])
-    carried = carry(parts)
-    method = "hybrid-boft" if len(parts) > 1 else METHODS[parts[0].kind]
-    method = "dora" if parts[0].config.get("use_dora") else method
+    first, carried = parts[0], carry(parts)
+    name = first.config.get("base_model_name_or_path") or ""
+    if not base and not name:
+        raise ConfigError(f"{peft}: does not say which base it is for; name it with --base.")
+    name = base or (str(first.folder / name) if (first.folder / name).is_dir() else name)
+    method = "dora" if first.config.get("use_dora") else METHODS[kinds_of(parts)]
     with new_folder(directory) as folder:
         loaded = load_base(name)
         config = attach_carried(loaded.model, carried, str(peft))
         origin = [{"kind": part.kind, "sha256": sha256_of(part.folder / WEIGHTS_FILE)} for part in parts]
-        told = {"method": method, "base": loaded.identity, "seed": 0, "extra": {"imported": origin}}
-        save_adapter(loaded.model, folder, config=config, **told)
+        facts = {"method": method, "base": loaded.identity, "seed": 0}
+        save_adapter(loaded.model, folder, config=config, extra={"imported": origin}, **facts)
         del loaded
         source = open_source(str(folder), model=name)
-        kind = " and ".join(part.kind for part in parts)
-        adapter = {"name": directory.name, "method": method}
-        report = Report("mlx", kind, adapter, source.info.base, {"modules": len(carried[1])})
-        if is_neumann(parts[0]):
-            note_defect(report, parts[0])
+        adapter, modules = {"name": directory.name, "method": method}, {"modules": len(carried[1])}
+        report = Report("mlx", " and ".join(kinds_of(parts)), adapter, source.info.base, modules)
+        if first.is_neumann:
+            note_defect(report, first)
         with unpacked(source.base) as dense:
             check_logits(report, source, ModelWeights(dense), adapters=[part.folder for part in parts])
         report.base_folder = "" if is_named(name) else name
@@ -192,15 +189,6 @@ def note_defect(report: Report, part: PeftFolder) -> None:
     """State how far the series of a Neumann file is from a rotation."""
     worst = max(float(oft.in_float64(defect, part.rotation(module))) for module in part.tensors)
     report.facts["neumann_defect"] = worst
-    report.notes.append(
-        f"use_cayley_neumann sums a series that is off a rotation by {worst:.1g}: the adapter does what PEFT does, "
-        "and going on with training makes it a rotation."
-    )
-
-
-def named_base(part: PeftFolder) -> str:
-    """The base the config names: a folder beside the adapter, another folder, or a Hub id."""
-    name = part.config.get("base_model_name_or_path")
-    if not name:
-        raise ConfigError(f"{part.folder}: does not say which base it is for; name it with --base.")
-    return str(part.folder / name) if (part.folder / name).is_dir() else name
+    told = f"use_cayley_neumann sums a series that is off a rotation by {worst:.1g}"
+    way_on = "the adapter does what PEFT does, and going on with training makes it a rotation"
+    report.notes.append(f"{told}: {way_on}.")

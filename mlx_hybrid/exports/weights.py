@@ -32,9 +32,8 @@ Stored = Callable[[str], dict[str, mx.array]]
 class ModelWeights:
     """Tensors of a model folder by name, read when asked for; a packed layer is one tensor, `X.weight`.
 
-    `files` holds every stored tensor, `shapes` those of a dense model in file order. `stack` is a tensor of three or
-    more dimensions in MLX's own layout, if there is one: stacked experts, a convolution. A file says by its `format`
-    who wrote it: mlx-lm says `mlx`, transformers `pt`.
+    `files` holds every stored tensor, `shapes` those of a dense model. `stack` is a tensor of three or more dimensions
+    in MLX's own layout, if there is one: a file says by its `format` who wrote it, mlx-lm `mlx`, transformers `pt`.
     """
 
     def __init__(self, folder: Path):
@@ -72,6 +71,9 @@ class ModelWeights:
         """One stored tensor as it is."""
         if name not in self.files:
             raise ConfigError(f"{self.folder}: holds no tensor {name}.")
+        return self.load(name)
+
+    def load(self, name: str) -> mx.array:
         return mx.load(str(self.files[name]))[name]
 
     def parts(self, name: str) -> dict[str, mx.array]:
@@ -109,9 +111,7 @@ class GgufWeights(ModelWeights):
         self.files = dict.fromkeys(self.tensors, path)
         self.shapes = {name: tensor.shape for name, tensor in self.tensors.items()}
 
-    def read(self, name: str) -> mx.array:
-        if name not in self.tensors:
-            raise ConfigError(f"{self.folder}: holds no tensor {name}.")
+    def load(self, name: str) -> mx.array:
         return read_dense(self.file, self.tensors[name])
 
     def from_model(self, name: str, value: mx.array) -> mx.array:
@@ -125,10 +125,8 @@ def weights_of(place: Path) -> ModelWeights:
 
 
 def write_shards(folder: Path, shapes: dict[str, tuple], stored: Stored, form: str) -> None:
-    """Write what is `stored` for each name of `shapes`, as files of about 2 GiB of bf16 with an index.
-
-    One file is in memory at a time. `form` is who reads it: `pt` is Hugging Face's layout, `mlx` that of MLX alone.
-    """
+    """Write what is `stored` for each name of `shapes`, as files of about 2 GiB of bf16, one in memory at a time, with
+    an index. `form` is who reads it: `pt` is Hugging Face's layout, `mlx` that of MLX alone."""
     shards = make_shards({name: mx.zeros(shape, mx.bfloat16) for name, shape in shapes.items()}, SHARD_GB)
     total, places = 0, {}
     for index, names in enumerate(shards, 1):
@@ -137,10 +135,9 @@ def write_shards(folder: Path, shapes: dict[str, tuple], stored: Stored, form: s
             tensors |= stored(name)
             mx.eval(tensors)
         part = f"-{index:05d}-of-{len(shards):05d}" if len(shards) > 1 else ""
-        file = f"model{part}.safetensors"
-        mx.save_safetensors(str(folder / file), tensors, metadata={"format": form})
+        mx.save_safetensors(str(folder / f"model{part}.safetensors"), tensors, metadata={"format": form})
         total += sum(value.nbytes for value in tensors.values())
-        places |= dict.fromkeys(tensors, file)
+        places |= dict.fromkeys(tensors, f"model{part}.safetensors")
         mx.clear_cache()
     if len(shards) > 1:
         tree = {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))}
@@ -161,10 +158,8 @@ def write_model(
     packed: bool = False,
     for_mlx: bool = False,
 ) -> None:
-    """The model with these tensors, all in `dtype` or `packed` as it was, and what lies beside its weights.
-
-    Raises ConfigError for weights that cannot be written as a Hugging Face model, unless it is `for_mlx`.
-    """
+    """The model with these tensors, all in `dtype` or `packed` as it was, and what lies beside its weights. Raises
+    ConfigError for weights that cannot be written as a Hugging Face model, unless it is `for_mlx`."""
     if not for_mlx:
         refuse_layout(weights)
     write_shards(folder, weights.shapes, stored, "mlx" if for_mlx else "pt")
@@ -179,10 +174,9 @@ def write_model(
 
 def refuse_layout(weights: ModelWeights) -> None:
     if weights.stack:
-        raise ConfigError(
-            f"{weights.folder}: {weights.stack} is stored as MLX lays it out (stacked experts, or a convolution), not "
-            "as Hugging Face does; name the original model with --base-id, or make a model for MLX with fuse."
-        )
+        told = f"{weights.stack} is stored as MLX lays it out (stacked experts, or a convolution)"
+        way_out = "name the original model with --base-id, or make a model for MLX with fuse"
+        raise ConfigError(f"{weights.folder}: {told}; {way_out}.")
     if method := (weights.config.get("quantization_config") or {}).get("quant_method"):
         told = f"is packed by {method}, which is not unpacked here; name the 16-bit model with --base-id."
         raise ConfigError(f"{weights.folder}: {told}")

@@ -33,14 +33,10 @@ def test_an_adapter_that_is_loaded_stops_there(lora, base):
     assert load_tokenizer(base).eos_token_ids == {96}
 
 
-def test_a_whole_model_names_it(lora, base, tmp_path):
-    (base / "generation_config.json").unlink(missing_ok=True)
-    export(str(lora.path), "merged", tmp_path / "merged", Options(force=True))
+def test_a_whole_model_names_it(lora, tmp_path):
     fuse(str(lora.path), tmp_path / "fused", force=True)
-    for folder in (tmp_path / "merged", tmp_path / "fused"):
-        ends = json.loads((folder / "generation_config.json").read_text())["eos_token_id"]
-        assert ends == [96, 97]
-        assert load_config(folder)["eos_token_id"] == [96, 97]
+    ends = json.loads((tmp_path / "fused" / "generation_config.json").read_text())["eos_token_id"]
+    assert ends == load_config(tmp_path / "fused")["eos_token_id"] == [96, 97]
 
 
 def test_settings_that_are_there_are_kept(lora, base, tmp_path):

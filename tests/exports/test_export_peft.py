@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import cache
 
 import mlx.core as mx
 import numpy as np
@@ -15,6 +16,7 @@ from hf_bases import (
     folder_of,
     greedy_ours,
     one_thread,  # noqa: F401
+    root,
     trained,
 )
 
@@ -22,9 +24,8 @@ from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.exports.adapter import open_source
 from mlx_hybrid.exports.checks import ExportMismatch
 from mlx_hybrid.exports.export import Options, export
-from mlx_hybrid.exports.forms import make_forms
 from mlx_hybrid.exports.logits import Comparison
-from mlx_hybrid.exports.lora import lora_form
+from mlx_hybrid.exports.lora import lora_form, make_forms
 from mlx_hybrid.exports.peft import PREFIX, check_written, read_peft
 from mlx_hybrid.exports.weights import ModelWeights
 
@@ -36,19 +37,38 @@ HALF_PRECISION = 0.01
 """Of the update, for a LoRA file cast to bf16: balanced factors lose 0.3 %, raw ones up to all."""
 
 
-def exported(tmp_path, method, architecture="llama", *, packed=False, to="peft", **options):
+def made(folder, method, architecture="llama", *, packed=False, to="peft", **options):
     """An export with its report, its source and the weights it is for."""
     model = folder_of(architecture, packed=packed)
     adapter = trained(method, architecture, packed=packed)
-    report = export(str(adapter), to, tmp_path / "out", Options(model=model, **options))
+    report = export(str(adapter), to, folder / "out", Options(model=model, **options))
     source = open_source(str(adapter), model=model)
-    beside = tmp_path / "out" / "base"
+    beside = folder / "out" / "base"
     return report, source, ModelWeights(beside) if beside.is_dir() else source.base
 
 
-@pytest.mark.parametrize("packed", [False, True], ids=["dense", "4-bit"])
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("method", METHODS)
+@cache
+def made_once(method, architecture, packed, to):
+    folder = root() / "-".join(("exported", method, architecture, str(packed), to))
+    return folder, *made(folder, method, architecture, packed=packed, to=to)
+
+
+def exported(tmp_path, method, architecture="llama", *, packed=False, to="peft"):
+    """The same, made once for all tests, and a copy of its files to read and to change."""
+    folder, *found = made_once(method, architecture, packed, to)
+    shutil.copytree(folder / "out", tmp_path / "out", symlinks=True)
+    return found
+
+
+CASES = [(method, "llama", packed) for method in METHODS for packed in (False, True)]
+CASES += [
+    (method, architecture, method == "hybrid")
+    for method in ("hybrid", "hybrid-boft")
+    for architecture in ARCHITECTURES[1:]
+]
+
+
+@pytest.mark.parametrize(("method", "architecture", "packed"), CASES)
 def test_peft_gives_our_logits(tmp_path, method, architecture, packed):
     report, _, _ = exported(tmp_path, method, architecture, packed=packed)
 
@@ -58,9 +78,21 @@ def test_peft_gives_our_logits(tmp_path, method, architecture, packed):
     assert report.kind == ("lora" if method in LOW_RANK else "oft and lora")
     assert report.base["kind"] == ("dequantised" if packed else "original")
     assert ("trained_base" in report.checks) == packed
+    told = json.loads((tmp_path / "out" / "export.json").read_text())["checks"]["bf16"]
+    assert 0 < told["kl_nats_per_token"] < 0.1
+    assert 0 < told["base_kl_nats_per_token"] < 0.1
     if method in LOW_RANK:
         check_one_rank(tmp_path / "out")
         check_half_precision(tmp_path / "out")
+    else:
+        check_bases_above(tmp_path / "out")
+
+
+def check_bases_above(out):
+    """The parts of a pair find the base above them."""
+    for part in out.glob("*/adapter_config.json"):
+        name = json.loads(part.read_text())["base_model_name_or_path"]
+        assert (part.parent / name / "config.json").is_file()
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["dense", "4-bit"])
@@ -73,13 +105,6 @@ def test_dora_is_carried_with_its_magnitudes(tmp_path, packed):
     tamper(tmp_path / "out", lambda t: {k: v * (1.01 if "magnitude" in k else 1) for k, v in t.items()})
     faults = check_written(make_forms(source, weights), weights, [tmp_path / "out"])
     assert len(faults) == len(source.info.modules)
-
-
-def test_bf16_is_told_beside_the_noise_of_the_base(tmp_path):
-    exported(tmp_path, "hybrid")
-    bf16 = json.loads((tmp_path / "out" / "export.json").read_text())["checks"]["bf16"]
-    assert 0 < bf16["kl_nats_per_token"] < 0.1
-    assert 0 < bf16["base_kl_nats_per_token"] < 0.1
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
@@ -98,16 +123,8 @@ def test_peft_finds_the_base_by_itself_from_inside_the_folder(tmp_path, monkeypa
     assert any("lora" in name for name, _ in model.named_parameters())
 
 
-def test_the_parts_of_a_pair_find_the_base_above_them(tmp_path):
-    exported(tmp_path, "hybrid-boft")
-    for part in (tmp_path / "out").glob("*/adapter_config.json"):
-        name = json.loads(part.read_text())["base_model_name_or_path"]
-        assert (part.parent / name / "config.json").is_file()
-
-
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # PEFT asks transformers by an older name
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("method", ["hybrid", "hybrid-boft"])
+@pytest.mark.parametrize(("method", "architecture"), [("hybrid", "llama"), ("hybrid-boft", "gemma3_text")])
 def test_peft_speaks_the_same_tokens(tmp_path, method, architecture):
     """Independent of the export's own check, from the README's own lines."""
     import torch
@@ -186,7 +203,7 @@ def test_modules_have_ranks_that_differ_and_one_is_written(tmp_path):
 
 
 def test_an_original_named_by_id_is_exported_for(tmp_path):
-    report, _, _ = exported(tmp_path, "hybrid", packed=True, base_id=folder_of("llama"))
+    report, _, _ = made(tmp_path, "hybrid", packed=True, base_id=folder_of("llama"))
     assert report.base["kind"] == "original"
     assert not (tmp_path / "out" / "base").exists()
     assert report.checks["trained_base"]["kl_nats_per_token"] > 0
@@ -199,9 +216,9 @@ def test_another_original_is_refused(tmp_path):
     tensors = {k: mx.random.normal(v.shape) if v.ndim == 2 else v for k, v in tensors.items()}
     mx.save_safetensors(str(other / "model.safetensors"), tensors, metadata={"format": "pt"})
     with pytest.raises(ConfigError, match="another model"):
-        exported(tmp_path, "hybrid", packed=True, base_id=str(other))
+        made(tmp_path, "hybrid", packed=True, base_id=str(other))
     with pytest.raises(ConfigError, match="quantised itself"):
-        exported(tmp_path, "hybrid", packed=True, base_id=folder_of("llama", packed=True))
+        made(tmp_path, "hybrid", packed=True, base_id=folder_of("llama", packed=True))
     assert not (tmp_path / "out").exists()
 
 
@@ -263,11 +280,11 @@ def test_a_failed_check_writes_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr("mlx_hybrid.exports.logits.Comparison.TOLERANCE", 0.0)
     monkeypatch.setattr("mlx_hybrid.exports.logits.Comparison.ROOM", 0.0)
     with pytest.raises(ExportMismatch, match="logits differ") as caught:
-        exported(tmp_path, "hybrid")
+        made(tmp_path, "hybrid")
     assert caught.value.exit_code == 3
     assert list(tmp_path.glob("*out*")) == []
 
-    report, _, _ = exported(tmp_path, "hybrid", force=True)
+    report, _, _ = made(tmp_path, "hybrid", force=True)
     assert not report.passed
     assert json.loads((tmp_path / "out" / "export.json").read_text())["passed"] is False
 
@@ -287,20 +304,20 @@ def test_a_base_that_is_read_differently_is_named_as_the_cause(tmp_path, monkeyp
 
     monkeypatch.setattr(checks, "torch_logits", otherwise)
     with pytest.raises(ExportMismatch, match=r"the two read the base itself, its config.json, differently"):
-        exported(tmp_path, "hybrid")
+        made(tmp_path, "hybrid")
 
 
 def test_a_taken_place_is_refused(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("years of work")
     with pytest.raises(ConfigError, match="exists already"):
-        exported(tmp_path, "hybrid")
+        made(tmp_path, "hybrid")
     assert (tmp_path / "out" / "thesis.txt").read_text() == "years of work"
 
 
 def test_without_pytorch_the_algebra_is_checked(tmp_path, monkeypatch):
     monkeypatch.setattr("mlx_hybrid.exports.checks.find_spec", lambda name: None)
-    report, _, _ = exported(tmp_path, "hybrid-boft")
+    report, _, _ = made(tmp_path, "hybrid-boft")
     assert report.checks["logits"] is None
     assert any("pip install 'mlx-hybrid[peft]'" in note for note in report.notes)
     assert report.passed
@@ -308,8 +325,8 @@ def test_without_pytorch_the_algebra_is_checked(tmp_path, monkeypatch):
 
 def test_truncated_lora_says_what_it_loses(tmp_path):
     with pytest.raises(ExportMismatch, match="of its update, and 5 % are allowed"):
-        exported(tmp_path, "boft", to="lora", rank=4)
-    report, _, _ = exported(tmp_path, "boft", to="lora", rank=64, tolerance=0.05)
+        made(tmp_path, "boft", to="lora", rank=4)
+    report, _, _ = made(tmp_path, "boft", to="lora", rank=64, tolerance=0.05)
     assert report.facts["rank"] in (8, 16, 32, 64, 128)
     assert max(report.facts["relative_error"].values()) <= 1e-4  # rank 64 is all of these layers
     assert report.checks["truncation"]["kl_nats_per_token"] < 1e-6
@@ -317,7 +334,7 @@ def test_truncated_lora_says_what_it_loses(tmp_path):
 
 @pytest.mark.parametrize(("method", "asked", "written"), [("lora", None, 8), ("hybrid", 20, 32)])
 def test_exact_lora_is_padded_to_a_rank_of_vllm(tmp_path, method, asked, written):
-    report, _, _ = exported(tmp_path, method, to="lora", rank=asked)
+    report, _, _ = made(tmp_path, method, to="lora", rank=asked)
     config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
     assert (config["r"], report.facts["rank"], report.facts["exact"]) == (written, written, True)
     assert report.checks["logits"]["passed"]
@@ -330,9 +347,9 @@ def product(folder, module) -> np.ndarray:
 
 def test_an_exact_lora_is_cut_to_a_lower_rank(tmp_path):
     with pytest.raises(ExportMismatch, match=r"at rank 3 .* 5 % are allowed \(it is exact at rank 8\)"):
-        exported(tmp_path, "hybrid", to="lora", rank=3)
+        made(tmp_path, "hybrid", to="lora", rank=3)
     (tmp_path / "cut").mkdir()
-    report, _, _ = exported(tmp_path / "cut", "hybrid", to="lora", rank=3, tolerance=1.0)
+    report, _, _ = made(tmp_path / "cut", "hybrid", to="lora", rank=3, tolerance=1.0)
     exported(tmp_path, "hybrid", to="lora")
     assert (report.kind, report.facts["exact"], report.facts["rank"]) == ("truncated lora", False, 8)
     assert report.checks["truncation"]["kl_nats_per_token"] > 1e-6
@@ -349,13 +366,13 @@ def test_an_exact_lora_is_cut_to_a_lower_rank(tmp_path):
 def test_a_tolerance_needs_something_that_is_lost(tmp_path):
     for rank in (None, 8, 64):
         with pytest.raises(ConfigError, match="exactly a LoRA of rank 8, so --tolerance has nothing to"):
-            exported(tmp_path, "hybrid", to="lora", rank=rank, tolerance=0.1)
+            made(tmp_path, "hybrid", to="lora", rank=rank, tolerance=0.1)
 
 
 def test_gguf_lora_needs_an_exact_one(tmp_path):
     with pytest.raises(ConfigError, match="full rank"):
-        exported(tmp_path, "hybrid-boft", to="gguf-lora")
-    exported(tmp_path, "hybrid", to="gguf-lora")
+        made(tmp_path, "hybrid-boft", to="gguf-lora")
+    made(tmp_path, "hybrid", to="gguf-lora")
     assert "convert_lora_to_gguf.py" in (tmp_path / "out" / "README.md").read_text()
 
 
@@ -383,3 +400,13 @@ def test_a_base_the_libraries_disagree_on_is_told_apart(tmp_path, monkeypatch):
     assert logits["difference_logit"] > SAME_LOGITS
     assert logits["difference_logit"] <= 4 * logits["base_difference_logit"]
     assert export(str(adapter), "merged", tmp_path / "merged", Options(model=str(base))).passed
+
+
+@pytest.mark.parametrize(("method", "to"), [("hybrid", "peft"), ("hybrid-boft", "peft"), ("dora", "merged")])
+def test_an_export_at_a_part_of_its_strength_passes_its_check_and_moves_less(method, to, tmp_path):
+    adapter, base = trained(method, "llama"), folder_of("llama")
+    whole, half = (
+        export(str(adapter), to, tmp_path / str(t), Options(model=base, strength=t)) for t in (1.0, 0.5)
+    )
+    assert 0 < half.checks["logits"]["effect_logit"] < whole.checks["logits"]["effect_logit"]
+    assert (half.facts["strength"], whole.facts.get("strength")) == (0.5, None)

@@ -1,6 +1,7 @@
 """A GGUF base under an adapter, and a whole GGUF model written from it."""
 
 import json
+import os
 
 import gguf
 import mlx.core as mx
@@ -15,33 +16,21 @@ from mlx_hybrid.exports.adapter import open_source
 from mlx_hybrid.exports.checks import ExportMismatch
 from mlx_hybrid.exports.export import Options, export
 from mlx_hybrid.exports.gguf.quantise import WRITTEN, encode
-from mlx_hybrid.exports.weights import GgufWeights
+from mlx_hybrid.exports.weights import GgufWeights, write_dense
 from mlx_hybrid.models.base import load_base
 
 pytestmark = [pytest.mark.peft, pytest.mark.usefixtures("one_thread")]
 
-STEP = {
-    "Q4_0": 0.09,
-    "Q4_1": 0.08,
-    "Q5_0": 0.045,
-    "Q5_1": 0.04,
-    "Q8_0": 0.006,
-    "Q4_K": 0.08,
-    "Q5_K": 0.04,
-    "Q6_K": 0.02,
-    "F16": 5e-4,
-    "BF16": 4e-3,
-    "F32": 0.0,
-}
-"""Relative error of normal weights in each format."""
+STEPS = (0.0, 5e-4, 4e-3, 0.09, 0.08, 0.045, 0.04, 0.006, 0.08, 0.04, 0.02)
+"""Relative error of normal weights in each format of WRITTEN."""
 
 
 def decoded(kind, rows):
     return gguf.dequantize(rows.view("<f4") if kind == "F32" else rows, gguf.GGMLQuantizationType[kind])
 
 
-@pytest.mark.parametrize("kind", WRITTEN)
-def test_blocks_hold_the_weights_as_gguf_reads_them(kind):
+@pytest.mark.parametrize(("kind", "step"), zip(WRITTEN, STEPS, strict=True))
+def test_blocks_hold_the_weights_as_gguf_reads_them(kind, step):
     weights = (0.05 * np.random.default_rng(0).standard_normal((6, 512))).astype(np.float32)
     weights[0], weights[1, :256] = (
         0.0,
@@ -51,7 +40,7 @@ def test_blocks_hold_the_weights_as_gguf_reads_them(kind):
     back = (
         decoded(kind, rows.view("<f2") if kind == "F16" else rows).astype(np.float32).reshape(weights.shape)
     )
-    assert np.linalg.norm(back - weights) <= STEP[kind] * np.linalg.norm(weights)
+    assert np.linalg.norm(back - weights) <= step * np.linalg.norm(weights)
     assert not back[0].any()
     again = encode(kind, back)
     again = decoded(kind, again.view("<f2") if kind == "F16" else again).reshape(weights.shape)
@@ -70,16 +59,21 @@ def test_weights_are_those_of_the_file(tmp_path, architecture):
             value = permuted(value, HEADS if ".attn_q." in own else KV)
         value = value + 1 if architecture == "gemma3" and own.endswith("norm.weight") else value
         np.testing.assert_allclose(value, dense[own], atol=1e-6)
+        if own.endswith("norm.weight"):
+            held = weights.from_model(name, mx.array(dense[own]))
+            assert mx.array_equal(held, weights.unpacked(name))
+    with pytest.raises(ConfigError, match=r"x.gguf: holds no tensor model.nothing"):
+        weights.read("model.nothing")
 
 
-@pytest.fixture(params=["Q4_0", "Q4_K"])
-def tuned(request, tmp_path):
-    """A tiny GGUF model, and an adapter on it."""
-    base = tmp_path / "base.gguf"
-    write_gguf(
-        base, "llama", request.param, kinds={"token_embd.weight": "Q8_0", "blk.0.ffn_up.weight": "Q3_K"}
-    )
-    return base, adapter_on(str(base), tmp_path / "adapter")
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory):
+    """A tiny GGUF model of several types, and an adapter on it."""
+    folder = tmp_path_factory.mktemp("gguf")
+    base = folder / "base.gguf"
+    kinds = {"token_embd.weight": "Q8_0", "blk.0.ffn_up.weight": "Q3_K", "blk.1.ffn_up.weight": "Q4_0"}
+    write_gguf(base, "llama", "Q4_K", kinds=kinds)
+    return base, adapter_on(str(base), folder / "adapter")
 
 
 def logits(model):
@@ -90,9 +84,9 @@ def test_an_adapter_on_a_gguf_file_is_exported_for_it(tuned, tmp_path):
     base, adapter = tuned
     report = export(str(adapter), "gguf", tmp_path / "out", Options(model=str(base)))
     assert report.checks["logits"]["passed"]
-    assert (
-        (tmp_path / "out" / "Modelfile").read_text().startswith("FROM ../base.gguf\nADAPTER ./adapter.gguf\n")
-    )
+    place = os.path.relpath(base, tmp_path / "out")
+    text = (tmp_path / "out" / "Modelfile").read_text()
+    assert text.startswith(f"FROM {place}\nADAPTER ./adapter.gguf\n")
     assert f"llama-cli -m {base} --lora" in report.commands["llama.cpp"]
 
 
@@ -140,8 +134,6 @@ def test_a_lost_update_is_refused_with_the_way_that_works(tuned, tmp_path):
 
 def test_a_folder_s_adapter_is_made_for_a_gguf_file_that_is_named(tmp_path):
     """The same weights in a folder and in a file."""
-    from mlx_hybrid.exports.weights import write_dense
-
     write_gguf(tmp_path / "base.gguf", "llama", "F16")
     (tmp_path / "folder").mkdir()
     write_dense(GgufWeights(tmp_path / "base.gguf"), tmp_path / "folder", mx.float16)
@@ -154,18 +146,29 @@ def test_a_folder_s_adapter_is_made_for_a_gguf_file_that_is_named(tmp_path):
     assert (tmp_path / "out" / "Modelfile").read_text().startswith("FROM ../base.gguf\n")
 
 
-def test_a_folder_s_adapter_needs_the_gguf_file_named(tmp_path):
-    with pytest.raises(ConfigError, match=r"needs the base as a GGUF file; name it with --base-id"):
-        export(
-            str(trained("lora", "llama")),
-            "gguf",
-            tmp_path / "out",
-            Options(model=folder_of("llama"), merged=True),
-        )
-    with pytest.raises(ConfigError, match="--f16 is for the whole model"):
-        export(
-            str(trained("lora", "llama")),
-            "gguf",
-            tmp_path / "out",
-            Options(model=folder_of("llama"), f16=True),
-        )
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"merged": True}, "needs the base as a GGUF file; name it with --base-id"),
+        ({"f16": True}, "--f16 is for the whole model"),
+    ],
+)
+def test_a_folder_s_adapter_needs_the_gguf_file_named(tmp_path, options, said):
+    options = Options(model=folder_of("llama"), **options)
+    with pytest.raises(ConfigError, match=said):
+        export(str(trained("lora", "llama")), "gguf", tmp_path / "out", options)
+
+
+def test_an_unpacked_copy_loads_in_transformers(tmp_path):
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    dense = write_gguf(tmp_path / "x.gguf", "llama", "Q8_0")
+    (tmp_path / "copy").mkdir()
+    write_dense(GgufWeights(tmp_path / "x.gguf"), tmp_path / "copy", mx.float32)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "copy", dtype=torch.float32)
+    q = model.model.layers[0].self_attn.q_proj.weight.detach().numpy()
+    own = dense["blk.0.attn_q.weight"].reshape(HEADS, -1, 2, 256).swapaxes(1, 2).reshape(q.shape)
+    assert np.array_equal(q, own)
+    assert AutoTokenizer.from_pretrained(tmp_path / "copy").chat_template
+    assert gguf.GGUFReader(tmp_path / "x.gguf").tensors

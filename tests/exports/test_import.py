@@ -1,11 +1,9 @@
 """PEFT adapters, made by PEFT itself, do the same here; what cannot be carried is refused with the reason."""
 
 import json
-from pathlib import Path
 
-import numpy as np
 import pytest
-from hf_bases import METHODS, dense_base, greedy, one_thread, packed_base, trained  # noqa: F401
+from hf_bases import dense_base, one_thread, packed_base, trained  # noqa: F401
 
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.exports import peft as peft_files
@@ -76,29 +74,13 @@ CARRIED = {
 @pytest.mark.parametrize("case", CARRIED)
 def test_imported_gives_peft_logits(tmp_path, case):
     kind, settings = CARRIED[case]
-    logits = imported(tmp_path, kind, **settings).checks["logits"]
+    report = imported(tmp_path, kind, **settings)
+    logits = report.checks["logits"]
     assert logits["difference_logit"] <= SAME_LOGITS
     assert logits["effect_logit"] >= 100 * logits["difference_logit"]
-
-
-def test_imported_lora_is_stock_mlx_lm_too(tmp_path):
-    import mlx.core as mx
-    from hf_bases import greedy_ours
-    from mlx_lm import load
-
-    base = str(dense_base("qwen3"))
-    import_peft(
-        made_by_peft(tmp_path / "peft", "Lora", architecture="qwen3", r=4), tmp_path / "ours", base=base
-    )
-    model, _ = load(base, adapter_path=str(tmp_path / "ours"))
-    model.set_dtype(mx.float32)
-    assert greedy(model, [5, 9, 40], 10) == greedy_ours(base, tmp_path / "ours", [5, 9, 40], 10)
-
-
-def test_what_a_series_lacks_of_a_rotation_is_stated(tmp_path):
-    report = imported(tmp_path, "OFT", oft_block_size=16, size=0.01)
-    assert 1e-6 < report.facts["neumann_defect"] < 1e-2
-    assert any("off a rotation by" in note for note in report.notes)
+    if case == "oft neumann far":  # what a series lacks of a rotation is stated
+        assert 1e-6 < report.facts["neumann_defect"] < 1e-2
+        assert any("off a rotation by" in note for note in report.notes)
 
 
 REFUSED = {
@@ -152,7 +134,7 @@ def test_on_a_packed_base_it_is_compared_unpacked(tmp_path):
     assert report.checks["logits"]["effect_logit"] >= 100 * report.checks["logits"]["difference_logit"]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["lora-ga", "hybrid", "boft", "hybrid-boft"])
 def test_out_and_in_and_out_again_gives_the_same_bytes(tmp_path, method):
     """Every export of an import is the same file, and none adds to the error of the first."""
     base = str(dense_base("llama"))
@@ -169,17 +151,3 @@ def test_out_and_in_and_out_again_gives_the_same_bytes(tmp_path, method):
             assert back.checks["logits"]["difference_logit"] <= SAME_LOGITS
     assert files[1] == files[2]
     assert files[0].keys() == files[1].keys()
-
-
-def test_neumann_formula_is_that_of_peft():
-    """Our reading of `use_cayley_neumann` against PEFT's own layer."""
-    import torch
-    from peft.tuners.oft.layer import OFTRotationModule
-
-    triangle = np.random.default_rng(0).standard_normal((2, 28)).astype(np.float32) * 0.1
-    layer = OFTRotationModule(
-        r=2, n_elements=28, block_size=8, in_features=16, use_cayley_neumann=True, num_cayley_neumann_terms=5
-    )
-    theirs = layer._cayley_batch(torch.from_numpy(triangle), 8, True, 5).numpy()
-    folder = peft_files.PeftFolder(Path(), "OFT", {}, {"m": {"oft_R.weight": triangle}})
-    assert np.abs(folder.rotation("m") - theirs).max() <= 1e-6

@@ -10,16 +10,8 @@ import numpy as np
 from gguf import GGUFReader, GGUFWriter
 
 from mlx_hybrid.errors import ConfigError
-from mlx_hybrid.exports.forms import Forms
-from mlx_hybrid.exports.lora import Factors, pad_rank
-from mlx_hybrid.models.gguf.names import (
-    ARCHITECTURES,
-    gguf_name,
-    is_reordered,
-    mlx_name,
-    rows_from_gguf,
-    rows_to_gguf,
-)
+from mlx_hybrid.exports.lora import Factors, Forms, pad_rank
+from mlx_hybrid.models.gguf import names
 
 ADAPTER = "adapter.gguf"
 
@@ -28,7 +20,7 @@ def heads_of(config: dict, architecture: str, name: str) -> int:
     """The heads in whose rows llama.cpp reorders a tensor; 0 for one that it does not."""
     heads = config["num_attention_heads"]
     heads = config.get("num_key_value_heads") or heads if ".attn_k." in name else heads
-    return heads if is_reordered(architecture, name) else 0
+    return heads if names.is_reordered(architecture, name) else 0
 
 
 def write_adapter(forms: Forms, config: dict, path: Path, where: str) -> None:
@@ -37,24 +29,24 @@ def write_adapter(forms: Forms, config: dict, path: Path, where: str) -> None:
     Raises ConfigError for a model whose names in llama.cpp are not known here.
     """
     kind = config.get("model_type", "")
-    if not (architecture := ARCHITECTURES.get(kind)):
+    if not (architecture := names.ARCHITECTURES.get(kind)):
         raise ConfigError(
             f"{where}: GGUF's names of a {kind} model are not known here, only those of "
-            f"{', '.join(sorted(ARCHITECTURES))}; make a GGUF with llama.cpp's converter from --to merged."
+            f"{', '.join(sorted(names.ARCHITECTURES))}; make a GGUF with llama.cpp's converter from --to merged."
         )
     writer = GGUFWriter(path, architecture)
     writer.add_type("adapter")
     writer.add_string("adapter.type", "lora")
     writer.add_float32("adapter.lora.alpha", float(forms.rank))
     for module, factors in sorted(forms.lora.items()):
-        if (name := gguf_name(architecture, f"{module}.weight")) is None:
-            raise ConfigError(
-                f"{where}: {module} has no place in llama.cpp's {architecture}; use --to merged."
-            )
+        if (name := names.gguf_name(architecture, f"{module}.weight")) is None:
+            told = f"{module} has no place in llama.cpp's {architecture}; use --to merged"
+            raise ConfigError(f"{where}: {told}.")
         a, b = (np.ascontiguousarray(part.T, dtype=np.float32) for part in pad_rank(factors, forms.rank))
-        heads = heads_of(config, architecture, name)
+        if heads := heads_of(config, architecture, name):
+            b = np.ascontiguousarray(names.rows_to_gguf(b, heads))
         writer.add_tensor(f"{name}.lora_a", a)
-        writer.add_tensor(f"{name}.lora_b", np.ascontiguousarray(rows_to_gguf(b, heads)) if heads else b)
+        writer.add_tensor(f"{name}.lora_b", b)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -70,6 +62,6 @@ def read_adapter(path: Path, config: dict) -> dict[str, Factors]:
     for name in (key.removesuffix(".lora_a") for key in stored if key.endswith(".lora_a")):
         a, b = stored[f"{name}.lora_a"], stored[f"{name}.lora_b"]
         heads = heads_of(config, architecture, name)
-        b = rows_from_gguf(b, heads) if heads else b
-        factors[mlx_name(architecture, name).removesuffix(".weight")] = a.T, alpha / len(a) * b.T
+        b = names.rows_from_gguf(b, heads) if heads else b
+        factors[names.mlx_name(architecture, name).removesuffix(".weight")] = a.T, alpha / len(a) * b.T
     return factors

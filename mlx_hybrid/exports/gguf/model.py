@@ -1,10 +1,11 @@
 """A GGUF model written again, with the changed tensors in the place of its own."""
 
 import struct
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
@@ -17,40 +18,33 @@ from mlx_hybrid.models.gguf.names import is_shifted, rows_to_gguf
 
 MODEL = "model.gguf"
 
-Part = tuple[Tensor, str, Callable[[Tensor], Iterator[np.ndarray]]]
+Part = tuple[Tensor, str, Callable[[Tensor], Iterable[np.ndarray]]]
 """A tensor, the type that it is written in, and what gives its rows of blocks."""
 
 
 def write_model(
-    weights: GgufWeights,
-    path: Path,
-    changed: Collection[str],
-    merged: Callable[[str], np.ndarray],
-    *,
-    half: bool = False,
+    weights: GgufWeights, path: Path, merged: dict[str, Callable[[], Any]], *, half: bool = False
 ) -> list[str]:
-    """The file of `weights` again, with the `changed` tensors, by MLX's name, as `merged` gives them, in their own type
-    or, with `half`, in F16. The names of those whose type is not written here, and that are in F16 therefore."""
+    """The file of `weights` again, with the tensors of `merged` in their own type or, with `half`, in F16; the names of
+    those whose type is not written here, and that are in F16 therefore."""
     parts, lost, names = [], [], {tensor.name: name for name, tensor in weights.tensors.items()}
     for tensor in weights.file.tensors.values():
         name, kind, blocks = names.get(tensor.name), tensor.kind, weights.file.blocks
-        if name in changed:
+        if name in merged:
             kind = "F16" if kind not in WRITTEN or (half and kind != "F32") else kind
             lost += [] if kind == tensor.kind or half else [name]
-            blocks = partial(encoded, weights, partial(merged, name), kind)
+            blocks = partial(encoded, weights, merged[name], kind)
         parts.append((tensor, kind, blocks))
     write_file(path, weights.file, parts)
     return lost
 
 
-def encoded(
-    weights: GgufWeights, value: Callable[[], np.ndarray], kind: str, tensor: Tensor
-) -> Iterator[np.ndarray]:
-    """The blocks of a tensor in MLX's order of rows."""
+def encoded(weights: GgufWeights, value: Callable[[], Any], kind: str, tensor: Tensor) -> list[np.ndarray]:
+    """The blocks of a tensor whose value has its rows in MLX's order."""
     rows = np.array(value()) + (1 if is_shifted(weights.file.architecture, tensor.name) else 0)
     if heads := reordered_heads(weights.file, tensor.name):
         rows = rows_to_gguf(rows, heads)
-    yield encode(kind, np.ascontiguousarray(rows.reshape(-1, rows.shape[-1]), dtype=np.float32))
+    return [encode(kind, np.ascontiguousarray(rows.reshape(-1, rows.shape[-1]), dtype=np.float32))]
 
 
 def write_file(path: Path, file: GgufFile, parts: list[Part]) -> None:

@@ -12,7 +12,7 @@ from mlx_hybrid.exports.adapter import Source
 from mlx_hybrid.exports.checks import Report
 from mlx_hybrid.exports.gguf.adapter import ADAPTER
 from mlx_hybrid.exports.weights import GENERATION
-from mlx_hybrid.files import read_json, write_text
+from mlx_hybrid.files import read_json, render, write_text
 from mlx_hybrid.models.base import OLLAMA, read_tokenizer, with_template
 
 S, U, A, V = ("\u2045system\u2046", "\u2045first\u2046", "\u2045answer\u2046", "\u2045second\u2046")
@@ -20,10 +20,7 @@ S, U, A, V = ("\u2045system\u2046", "\u2045first\u2046", "\u2045answer\u2046", "
 
 
 def write_modelfile(report: Report, source: Source, folder: Path, directory: Path) -> None:
-    """Write the Modelfile of `folder`, which is to become `directory`, and what runs the export in two programs.
-
-    `stop` and `temperature` are the model's own settings for generation.
-    """
+    """Write the Modelfile of `folder`, which is to become `directory`, and what runs the export in two programs."""
     tokenizer = with_template(read_tokenizer(source.base.folder, source.name), source.info.conversations)
     generation = source.base.folder / GENERATION
     settings = read_json(generation) if generation.is_file() else {}
@@ -55,10 +52,8 @@ def write_modelfile(report: Report, source: Source, folder: Path, directory: Pat
 
 
 def go_template(tokenizer: Any) -> str | None:
-    """The chat template in Go's language, from what it writes around the turns of a conversation.
-
-    None where that depends on more than a turn's place: ollama then takes the template of the base's own file.
-    """
+    """The chat template in Go's language, from what it writes around the turns of a conversation; None where that
+    depends on more than a turn's place: ollama then takes the template of the base's own file."""
     user, answer, second = (
         {"role": r, "content": c} for r, c in (("user", U), ("assistant", A), ("user", V))
     )
@@ -67,39 +62,27 @@ def go_template(tokenizer: Any) -> str | None:
         opened = tokenizer.render([user, answer, second], opened=True).removeprefix(begin)
         head, between, turn, opening = pieces(opened, U, A, V)
         end = pieces(tokenizer.render([user, answer]), A)[1]
-        before = turn.removeprefix(end)
-        if not turn.startswith(end) or not head.endswith(before):
-            return None
-        default = head.removesuffix(before)
     except (ConfigError, ValueError):
         return None
-    system, first = default, ""
+    before, system, first = turn.removeprefix(end), None, ""
+    if not turn.startswith(end) or not head.endswith(before):
+        return None
     with suppress(ConfigError, ValueError):  # a template without a place for a system turn
         told = tokenizer.render([{"role": "system", "content": S}, user], opened=True).removeprefix(begin)
         start, middle, _ = pieces(told, S, U)
         if middle.endswith(before):
-            own = f"{start}{{{{ .System }}}}{middle.removesuffix(before)}"
-            system = f"{{{{ if .System }}}}{own}{{{{ else }}}}{default}{{{{ end }}}}"
+            system = start, middle.removesuffix(before)
         elif start == before:  # it stands in the first user turn
-            first = f'{{{{ if $system }}}}{{{{ $system }}}}{middle}{{{{ $system = "" }}}}{{{{ end }}}}'
-    if between != opening:
-        opening = (
-            f"{{{{ if eq (len (slice $.Messages $i)) 1 }}}}{opening}{{{{ else }}}}{between}{{{{ end }}}}"
-        )
-    text = (
-        f"{{{{ $system := .System }}}}{system}{{{{ range $i, $_ := .Messages }}}}"
-        f'{{{{ if eq .Role "user" }}}}{before}{first}{{{{ .Content }}}}{opening}'
-        f'{{{{ else if eq .Role "assistant" }}}}{{{{ .Content }}}}{end}{{{{ end }}}}{{{{ end }}}}'
-    )
+            first = middle
+    turns = {"before": before, "first": first, "between": between, "opening": opening, "end": end}
+    turns |= {"system": system, "default": head.removesuffix(before)}
+    text = render(Path(__file__).with_name("template.go.jinja"), turns).removesuffix("\n")
     return None if '"""' in text else text
 
 
 def pieces(text: str, *marks: str) -> list[str]:
     """The text between the marks, each of which stands in it once. Raises ValueError where one does not."""
-    found = []
-    for mark in marks:
-        if text.count(mark) != 1:
-            raise ValueError(mark)
-        before, _, text = text.partition(mark)
-        found.append(before)
-    return [*found, text]
+    found = re.split(f"({'|'.join(marks)})", text)
+    if found[1::2] != [*marks]:
+        raise ValueError(text)
+    return found[::2]
