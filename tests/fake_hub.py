@@ -116,15 +116,8 @@ class Handler(BaseHTTPRequestHandler):
         repo = self.server.repos[name]
         data = repo["files"].get(file)
         if data is None:
-            self.reply(404, {"error": "Entry not found"}, {"X-Error-Code": "EntryNotFound"})
-            return
-        self.send_response(200)
-        headers = {"Content-Length": len(data), "ETag": oid(file, data), "X-Repo-Commit": repo["commits"][-1]}
-        for key, value in headers.items():
-            self.send_header(key, str(value))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(data)
+            return self.reply(404, {"error": "Entry not found"}, {"X-Error-Code": "EntryNotFound"})
+        return self.reply(200, data, {"ETag": oid(file, data), "X-Repo-Commit": repo["commits"][-1]})
 
     def preupload(self, name, body):
         files = self.server.repos[name]["files"]
@@ -163,16 +156,14 @@ class Handler(BaseHTTPRequestHandler):
         self.reply(200, {"commitUrl": url, "commitOid": repo["commits"][-1], "pullRequestUrl": None})
 
     def reply(self, status, value, headers=None):
-        data = json.dumps(value).encode()
+        data = value if isinstance(value, bytes) else json.dumps(value).encode()
         self.send_response(status)
-        for name, text in {
-            "Content-Type": "application/json",
-            "Content-Length": len(data),
-            **(headers or {}),
-        }.items():
+        told = {"Content-Type": "application/json", "Content-Length": len(data)} | (headers or {})
+        for name, text in told.items():
             self.send_header(name, str(text))
         self.end_headers()
-        self.wfile.write(data)
+        if self.command != "HEAD":
+            self.wfile.write(data)
 
     def log_message(self, *arguments):
         pass

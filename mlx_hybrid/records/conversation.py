@@ -11,21 +11,11 @@ from typing import Any
 
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.records.fields import REASONING, from_json
-from mlx_hybrid.records.masking import Masked, SetAside, closed, tokenise
+from mlx_hybrid.records.masking import Example, SetAside, closed, tokenise
 from mlx_hybrid.records.record import Record
 
 MARKS = ("weight", "train", "training")
 YES, NO = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no")
-
-
-def plain_turns(record: Record, tokenizer: Any) -> tuple[list[dict], list[int]]:
-    """The turns as the template gets them, and which are to be trained; SetAside for odd marks and calls."""
-    told = record.turns()
-    turns = [plain_turn(turn, place, tokenizer) for place, turn in enumerate(told, start=1)]
-    answers = [place for place, turn in enumerate(turns) if turn["role"] == "assistant"]
-    marked = [place for place in answers if is_marked(told[place], place + 1)]
-    says = ("content", "tool_calls", "reasoning_content")
-    return turns, [place for place in marked if any(turns[place].get(key) for key in says)]
 
 
 def plain_turn(turn: dict, place: int, tokenizer: Any) -> dict:
@@ -42,15 +32,12 @@ def plain_turn(turn: dict, place: int, tokenizer: Any) -> dict:
     return kept
 
 
-def plain_calls(calls: Any, place: int) -> list[dict]:
+def plain_calls(calls: list[dict], place: int) -> list[dict]:
     """Tool calls in OpenAI's form, arguments as a mapping: parsed once where they were written as a JSON string."""
-    calls = from_json(calls)
-    if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
-        raise SetAside(f"turn {place} has tool_calls that are no list of calls")
     found = []
     for call in calls:
         function = call.get("function", {key: call[key] for key in ("name", "arguments") if key in call})
-        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        if not isinstance(function.get("name"), str):
             raise SetAside(f"turn {place} has a tool call without the name of its function")
         arguments = from_json(function.get("arguments"))
         if arguments is None or (isinstance(arguments, str) and not arguments.strip()):
@@ -60,14 +47,6 @@ def plain_calls(calls: Any, place: int) -> list[dict]:
         rest = {key: value for key, value in call.items() if key not in ("name", "arguments")}
         found.append({"type": "function", **rest, "function": {**function, "arguments": arguments}})
     return found
-
-
-def tools_of(record: Record) -> list[dict] | None:
-    """The tools that a conversation is told of, or None. Raises SetAside for what is no list of them."""
-    tools = from_json(record.fields.get("tools")) or None
-    if tools is not None and not (isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools)):
-        raise SetAside("its tools are no list of JSON objects")
-    return tools
 
 
 def is_marked(turn: dict, place: int) -> bool:
@@ -80,11 +59,29 @@ def is_marked(turn: dict, place: int) -> bool:
 
 @dataclass(frozen=True)
 class Conversation:
-    """Turns, and the tools they are told of, as a model's template writes them."""
+    """Turns, which of them are to be trained, and the tools they are told of, for a model's template to write."""
 
     turns: list[dict]
+    wanted: list[int]
     tools: list[dict] | None
     tokenizer: Any
+
+    @classmethod
+    def of(cls, record: Record, tokenizer: Any) -> "Conversation":
+        """A record's, without turns where it is plain text; SetAside for odd marks and calls."""
+        told = record.turns()
+        turns = [plain_turn(turn, place, tokenizer) for place, turn in enumerate(told, start=1)]
+        answers = [place for place, turn in enumerate(turns) if turn["role"] == "assistant"]
+        marked = [place for place in answers if is_marked(told[place], place + 1)]
+        says = ("content", "tool_calls", "reasoning_content")
+        wanted = [place for place in marked if any(turns[place].get(key) for key in says)]
+        return cls(turns, wanted, record.fields.get("tools") or None, tokenizer)
+
+    def before(self, number: int) -> list[int]:
+        """What chat would send before a turn."""
+        if self.tokenizer.has_chat_template:
+            return self.tokenizer.ask(self.turns[:number], tools=self.tools)
+        return self.tokenizer.continued(self.turns[number - 1]["content"])
 
     def written(self, end: int | None = None, *, opened: bool = False) -> str:
         """The turns up to `end`, or all, in the template; `opened`, with the beginning of an answer."""
@@ -94,10 +91,12 @@ class Conversation:
     def full(self) -> str:
         return self.written()
 
-    def masked(self, wanted: list[int]) -> Masked:
-        """The tokens, with the answers `wanted` trained as far as they are asked for."""
+    def masked(self) -> Example:
+        """The tokens, with the wanted answers trained as far as they are asked for."""
+        if not self.tokenizer.has_chat_template:
+            return self.bare_pair()
         try:
-            spans, full = self.spans(wanted), self.full
+            spans, full = self.spans(), self.full
             parts, cursor = [], 0
             for _, begin, end in spans:
                 parts += [(full[cursor:begin], False), (full[begin:end], True)]
@@ -106,20 +105,41 @@ class Conversation:
             open_ended = is_last and not parts[-1][0].endswith(ends)
             if not open_ended:
                 parts.append((full[cursor:], False))
-            asked = self.tokenizer.opened(full[: spans[0][1]])
-            tokens, trained = tokenise(parts, self.tokenizer, asked)
-            facts = {"answers": len(spans), "unwritten": self.unwritten(spans)}
+            made = tokenise(parts, self.tokenizer, self.tokenizer.opened(full[: spans[0][1]]))
+            left_out = self.unwritten(spans)
         except ConfigError as error:
             raise SetAside(str(error)) from None
-        size = sum(len(text.encode()) for text, kept in parts if kept)
-        if open_ended:
-            return closed(tokens, trained, self.tokenizer, size, **facts)
-        return Masked(tokens, trained, size, **facts)
+        return Example(
+            *(closed(*made, self.tokenizer) if open_ended else made),
+            text_bytes=sum(len(text.encode()) for text, kept in parts if kept),
+            context_answers=len(self.wanted) - len(spans),
+            unwritten=left_out,
+        )
 
-    def spans(self, wanted: list[int]) -> list[tuple[int, int, int]]:
+    def bare_pair(self) -> Example:
+        """For a model without a chat template: a prompt and its completion as they are."""
+        texts = [turn.get("content") for turn in self.turns]
+        if len(texts) != 2 or not all(isinstance(t, str) for t in texts) or self.turns[1].get("tool_calls"):
+            raise SetAside(
+                "the model has no chat template, so only a prompt and its answer as text can be used"
+            )
+        (prompt, answer), tokenizer = texts, self.tokenizer
+        bare = tokenizer.bare(prompt)
+        if found := tokenizer.control_token_in(bare) or tokenizer.control_token_in(answer):
+            raise SetAside(
+                f"its text holds the control token {found}, which a model without a chat template would not read as "
+                "text; a record with `text` may hold it"
+            )
+        parts = [(tokenizer.once(prompt), False), (answer, True)]
+        made = closed(*tokenise(parts, tokenizer, tokenizer.continued(prompt)), tokenizer)
+        left_out = {"reasoning": self.turns[1].get("reasoning_content"), "the tools": self.tools}
+        missing = tuple(name for name, value in left_out.items() if value)
+        return Example(*made, text_bytes=len(answer.encode()), unwritten=missing)
+
+    def spans(self) -> list[tuple[int, int, int]]:
         """(turn, begin, end) in the rendered text of every wanted answer that is written as it is asked for."""
         full, spans = self.full, []
-        for number in wanted:
+        for number in self.wanted:
             asked = self.written(number, opened=True)
             if full.startswith(asked):
                 end = self.end_of(number, len(asked))
@@ -132,7 +152,7 @@ class Conversation:
             way = ", or model.system=fold" if self.turns[0]["role"] == "system" else ""
             raise SetAside(
                 "the chat template does not write the answers as it asks for them "
-                f"(it asks with {self.written(wanted[-1], opened=True)[-40:]!r}); see model.template{way}"
+                f"(it asks with {self.written(self.wanted[-1], opened=True)[-40:]!r}); see model.template{way}"
             )
         return spans
 
@@ -183,13 +203,12 @@ class Conversation:
         """What the template leaves out, in words."""
         missing = {}
         for number, begin, end in spans:
-            thought = (
-                (self.turns[number].get("content") or "").rpartition("</think>")[0].rpartition("<think>")[2]
-            )
-            reasoning = (self.turns[number].get("reasoning_content") or thought).strip()
+            turn = self.turns[number]
+            thought = (turn.get("content") or "").rpartition("</think>")[0].rpartition("<think>")[2]
+            reasoning = (turn.get("reasoning_content") or thought).strip()
             if self.tokenizer.marked(reasoning) not in self.full[begin:end]:
-                last = number == len(self.turns) - 1
-                missing["reasoning" if last else "the reasoning of older answers"] = True
+                name = "reasoning" if turn is self.turns[-1] else "the reasoning of older answers"
+                missing[name] = True
         missing["the tools"] = bool(self.tools) and self.tokenizer.render(self.turns) == self.full
         system = self.turns[0].get("content", "").strip() if self.turns[0]["role"] == "system" else ""
         missing["the system turn"] = self.tokenizer.marked(system) not in self.full

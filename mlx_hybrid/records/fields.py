@@ -19,11 +19,11 @@ REASONING = ("reasoning_content", "thinking", "reasoning")
 
 
 class NotARecord(ValueError):
-    """Why a JSON value is no record; `reason` is the code, the message the detail."""
+    """Why a line is no record; `reason` is the code, the message the detail, `raw` what is shown of a broken file."""
 
-    def __init__(self, reason: str, detail: str) -> None:
+    def __init__(self, reason: str, detail: str, raw: bytes = b"") -> None:
         super().__init__(detail)
-        self.reason = reason
+        self.reason, self.raw = reason, raw
 
 
 def check_fields(fields: Any) -> None:
@@ -70,9 +70,8 @@ def check_turn(turn: Any, place: int) -> None:
         raise NotARecord("bad_roles", f"turn {place} has role {role!r:.40}; known: {', '.join(ROLES)}")
     content, calls = turn.get("content"), turn.get("tool_calls")
     check_objects(calls, "bad_content", f"the tool calls of turn {place}")
-    if role == "assistant" and calls and content is None:
-        return
-    if not isinstance(content, str):
+    calls = role == "assistant" and calls
+    if not isinstance(content, str) and not (calls and content is None):
         kind = type(content).__name__
         raise NotARecord("bad_content", f"turn {place} has content of type {kind}, not a string")
     if role == "assistant" and not calls and not content.strip():
@@ -83,10 +82,8 @@ def check_objects(value: Any, reason: str, what: str) -> None:
     """Tools, or the calls of them: nothing, or a list of objects."""
     if is_deep(value):
         raise NotARecord(reason, f"{what} are nested more than {MAX_DEPTH} deep")
-    named = isinstance(value, list) and all(
-        isinstance(item, dict) and isinstance(item.get("function", item), dict) for item in value
-    )
-    if value and not named:
+    items = value if isinstance(value, list) else [None]
+    if value and not all(isinstance(i, dict) and isinstance(i.get("function", i), dict) for i in items):
         raise NotARecord(reason, f"{what} must be a list of objects")
 
 
@@ -146,17 +143,14 @@ def over_values(value: Any, place: str, change: Callable[[str, str], str], *, op
 def calls_and_tools(fields: dict[str, Any]) -> tuple[str, str]:
     """The tool calls of the last turn, and what they were made with (`tools`, the calls before), each in one form:
     keys in order, arguments parsed, the calls' own ids left out; empty where there is none."""
-    calls = [without_ids(turn.get("tool_calls")) for turn in fields.get("messages", [])] or [None]
-    given = [fields.get("tools") or None, *calls[:-1]]
-    return canonical(calls[-1]), canonical(given if any(given) else None)
-
-
-def without_ids(calls: Any) -> Any:
-    return [{key: call[key] for key in call if key != "id"} for call in calls] if calls else None
-
-
-def canonical(value: Any) -> str:
-    return "" if value is None else json.dumps(opened(value), sort_keys=True)
+    turns = fields.get("messages") or [{}]
+    calls = [
+        [{key: call[key] for key in call if key != "id"} for call in turn.get("tool_calls") or ()]
+        for turn in turns
+    ]
+    given = [fields.get("tools") or [], *calls[:-1]]
+    last, before = (json.dumps(opened(value), sort_keys=True) for value in (calls[-1], given))
+    return last if calls[-1] else "", before if any(given) else ""
 
 
 def opened(value: Any) -> Any:

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
@@ -22,12 +23,12 @@ SAMPLE_FILES = ("topics.jsonl", "translation.jsonl", "dirty.jsonl")
 PACKINGS = ("", *PACKED_NAMES)
 SUFFIXES = (*(f"{name}{packed}" for name in (".jsonl", ".ndjson") for packed in PACKINGS), ".parquet")
 """What is read of a folder or a data set; a file that is named is read whatever it is called."""
-TABLES = tuple(f"{name}{packed}" for name in (".json", ".csv", ".tsv") for packed in PACKINGS)
+TABLES = (*(f"{name}{packed}" for name in (".json", ".csv", ".tsv") for packed in PACKINGS), ".arrow")
 """What is read of one that has none of those: beside them such a file tells of the data, and is none."""
 DESCRIPTIONS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "manifest.json")
 SAVED = "state.json"
 """Beside the Arrow files of a set that `datasets` saved."""
-FILES = (*SUFFIXES, *TABLES, ".arrow", ".txt", ".gz", ".zip", ".yaml", ".yml")
+FILES = (*SUFFIXES, *TABLES, ".txt", ".gz", ".zip", ".yaml", ".yml")
 """Endings of file names: one that is not there is a slip of the pen, and no business of the Hub."""
 SPLITS = {"train": "train", "valid": "valid", "validation": "valid", "dev": "valid", "test": "test"}
 """What the first word of a file's name says of its use, as in train.jsonl or data/validation-00000-of-00001.parquet."""
@@ -52,17 +53,17 @@ def find_sources(config: DataConfig) -> Sources:
     renames = read_renames(config.map, "data.map")
     found = [by_use(name) for name in config.paths]
     named = {"train": (), "valid": config.valid, "test": config.test}
-    parts = {use: files_of(names, f"data.{use}") for use, names in named.items()}
-    for use in parts:
-        parts[use] += [source for sources in found for source in getattr(sources, use)]
-    return Sources(*checked(parts.values(), renames))
+    parts = [[file for name in names for file in behind(name, f"data.{use}")] for use, names in named.items()]
+    for use, part in zip(named, parts):
+        part += (file for sources in found for file in getattr(sources, use))
+    return Sources(*checked(parts, renames))
 
 
 def find_files(names: Sequence[File], key: str = "PATH", renames: Sequence[str] = ()) -> tuple[Source, ...]:
     """Find the files behind names, whatever their use; raises ConfigError as `find_sources`, naming `key`."""
     if not names:
         raise ConfigError("no records named; give at least one file of records.")
-    return checked([files_of(names, key)], read_renames(renames))[0]
+    return checked([[file for name in names for file in behind(name, key)]], read_renames(renames))[0]
 
 
 def checked(parts: Iterable[Sequence[Source]], renames: dict[str, str]) -> list[tuple[Source, ...]]:
@@ -92,13 +93,10 @@ def read_renames(pairs: Sequence[str], key: str = "--map") -> dict[str, str]:
     return renames
 
 
-def files_of(names: Iterable[File], key: str) -> list[Source]:
-    found = ([name] if isinstance(name, Source) else behind(name, key) for name in names)
-    return [source for sources in found for source in sources]
-
-
-def behind(name: str | Path, key: str) -> list[Source]:
+def behind(name: File, key: str) -> list[Source]:
     """The files that one name stands for: itself, the samples, those of a folder, or those of a data set."""
+    if isinstance(name, Source):
+        return [name]
     path = Path(name).expanduser()
     if path.is_dir():
         return [as_source(file) for file in folder_files(path)]
@@ -142,13 +140,9 @@ def told_uses(files: Sequence[Source], folder: Path) -> dict[str, tuple[Source, 
 
 
 def use_of(path: Path, folder: Path) -> str | None:
-    """The use that a file's name tells; of Arrow files also later words (`name-train.arrow`), or the folder in `folder`
-    that they were saved in."""
-    words = re.split(r"[-_.]", path.name.lower())
-    if path.suffix != ".arrow":
-        return SPLITS.get(words[0])
-    words += [] if path.parent == folder else re.split(r"[-_.]", path.parent.name.lower())
-    return next((SPLITS[word] for word in words if word in SPLITS), None)
+    """The use that the first word of a file's name tells; of Arrow files in `folder`, of their own folder's."""
+    named = path.parent if path.suffix == ".arrow" and path.parent != folder else path
+    return SPLITS.get(re.split(r"[-_.]", named.name.lower())[0])
 
 
 def folder_files(folder: Path) -> list[Path]:
@@ -156,7 +150,6 @@ def folder_files(folder: Path) -> list[Path]:
     if (folder / KEPT).is_file() and is_kept(folder / KEPT):
         return [folder / KEPT]
     files = [path for state in sorted(folder.rglob(SAVED)) for path in saved_files(state)]
-    files = files or sorted(path for path in folder.rglob("*.arrow") if not path.name.startswith("cache-"))
     files = files or records_among(sorted(path for path in folder.rglob("*") if path.is_file()))
     if not files:
         raise ConfigError(f"{folder}: no .jsonl file in the folder, nor another that holds records.")
@@ -165,11 +158,10 @@ def folder_files(folder: Path) -> list[Path]:
 
 def saved_files(state: Path) -> list[Path]:
     """The Arrow files of a set that `datasets` saved, in their order."""
-    try:
+    with suppress(OSError, ValueError, KeyError, TypeError):
         listed = json.loads(state.read_text(encoding="utf-8"))["_data_files"]
         return [state.parent / file["filename"] for file in listed]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
+    return []
 
 
 def records_among(files: list[Any]) -> list[Any]:

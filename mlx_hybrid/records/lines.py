@@ -9,29 +9,30 @@ import gzip
 import io
 import json
 import lzma
-import re
 import stat
 import sys
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from mlx_hybrid.errors import ConfigError
-from mlx_hybrid.records.arrow import ARROW_FILE, ARROW_STREAM, PARQUET, table_rows
-from mlx_hybrid.records.fields import SCALARS
+from mlx_hybrid.models.base import first_line
+from mlx_hybrid.records.fields import SCALARS, NotARecord
 
 MAX_LINE_BYTES = 1 << 28  # a line beyond this is a file without line ends, not a record
 BOM = b"\xef\xbb\xbf"
 ZSTD = b"\x28\xb5\x2f\xfd"
 PACKED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
+ARROW_FILE, ARROW_STREAM, PARQUET = b"ARROW1", b"\xff\xff\xff\xff", b"PAR1"
 PACKED_NAMES = (".gz", ".bz2", ".xz", ".zst")
 TABLES = (PARQUET, ARROW_FILE, ARROW_STREAM)
+BROKEN = (EOFError, OSError, zlib.error, lzma.LZMAError, csv.Error)
 NEEDS = ((ZSTD, "zstandard", "zstd"), (TABLES, "pyarrow", "parquet"))
 """First bytes of a file, the module that reads it, and the extra that the module comes with."""
-BETWEEN = re.compile(r"[\s,]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,46 +113,43 @@ def read_lines(source: Source) -> Lines:
     number = 0
     try:
         for number, raw in lines_of(source):
-            yield number, raw
-    except (EOFError, OSError, zlib.error, lzma.LZMAError, csv.Error, *zstd_errors()) as error:
-        yield number + 1, Fault(source.name, number + 1, "broken_file", f"the file breaks off here ({error})")
+            if isinstance(raw, Fault) or raw.strip():
+                yield number, raw
+        return
+    except NotARecord as error:
+        reason, detail, raw = error.reason, str(error), error.raw
     except UnicodeDecodeError as error:
-        detail = f"not UTF-8 at byte {error.start} of {source.path.name}"
-        yield number + 1, Fault(source.name, number + 1, "bad_encoding", detail)
-
-
-def zstd_errors() -> tuple[type[Exception], ...]:
-    module = sys.modules.get("zstandard")
-    return (module.ZstdError,) if module else ()
+        reason, detail, raw = "bad_encoding", f"not UTF-8 at byte {error.start} of {source.path.name}", b""
+    except (*BROKEN, getattr(sys.modules.get("zstandard"), "ZstdError", EOFError)) as error:
+        reason, detail, raw = "broken_file", f"the file breaks off here ({error})", b""
+    yield number + 1, Fault(source.name, number + 1, reason, detail, raw)
 
 
 def lines_of(source: Source) -> Lines:
+    """The lines of a file, blank ones too. Raises NotARecord where it cannot be read on."""
     path, head = source.path, first_bytes(source.path)
     if head.startswith(TABLES):
         return enumerate(map(line_of, table_rows(path, head)), start=1)
     with open_file(path) as file:
         start = file.read(2)
     if start in (b"\xff\xfe", b"\xfe\xff"):
-        detail = f"UTF-16; convert it with: iconv -f utf-16 -t utf-8 {path}"
-        return iter([(1, Fault(source.name, 1, "bad_encoding", detail, start))])
+        raise NotARecord("bad_encoding", f"UTF-16; convert it with: iconv -f utf-16 -t utf-8 {path}", start)
     endings = [ending.lower() for ending in path.suffixes if ending.lower() not in PACKED_NAMES]
     if endings[-1:] in ([".csv"], [".tsv"]):
         return cells_of(source, tabs=endings[-1] == ".tsv")
-    return elements_of(source) if is_array(path) else plain_lines(source)
+    return elements_of(path) if is_array(path) else plain_lines(path)
 
 
-def plain_lines(source: Source) -> Lines:
-    with open_file(source.path) as file:
-        number = 0
-        while raw := file.readline(MAX_LINE_BYTES):
-            number += 1
+def plain_lines(path: Path) -> Lines:
+    with open_file(path) as file:
+        for number in count(1):
+            raw = file.readline(MAX_LINE_BYTES)
             if len(raw) >= MAX_LINE_BYTES and not raw.endswith(b"\n"):
                 detail = f"a line over {MAX_LINE_BYTES >> 20} MB; write one object a line"
-                yield number, Fault(source.name, number, "line_too_long", detail, raw[:1000])
+                raise NotARecord("line_too_long", detail, raw[:1000])
+            if not raw:
                 return
-            raw = raw.removeprefix(BOM if number == 1 else b"").rstrip(b"\r\n")
-            if raw.strip():
-                yield number, raw
+            yield number, raw.removeprefix(BOM if number == 1 else b"").rstrip(b"\r\n")
 
 
 def is_array(path: Path) -> bool:
@@ -167,25 +165,14 @@ def is_array(path: Path) -> bool:
         return not any(line.strip() for line in file)
 
 
-def elements_of(source: Source) -> Lines:
-    """The elements of an array, up to where it is no JSON any more."""
-    with open_file(source.path) as file:
+def elements_of(path: Path) -> Lines:
+    """The elements of a JSON array, of none of it where it is not whole."""
+    with open_file(path) as file:
         text = file.read().decode("utf-8-sig")
-    decoder, number, at = json.JSONDecoder(), 0, BETWEEN.match(text, text.index("[") + 1).end()
-    while at < len(text) and text[at] != "]":
-        number += 1
-        try:
-            value, at = decoder.raw_decode(text, at)
-        except (ValueError, RecursionError) as error:
-            place = f"{getattr(error, 'msg', error)}, line {text.count(chr(10), 0, at) + 1}"
-            raw = text[at : at + 1000].encode("utf-8", "replace")
-            yield number, Fault(source.name, number, "bad_json", f"not JSON from here on: {place}", raw)
-            return
-        yield number, line_of(value)
-        at = BETWEEN.match(text, at).end()
-    if text[at + 1 :].strip() or at == len(text):
-        detail = "there is more after the array" if at < len(text) else "the array has no end"
-        yield number + 1, Fault(source.name, number + 1, "broken_file", detail)
+    try:
+        yield from enumerate(map(line_of, json.loads(text)), start=1)
+    except (ValueError, RecursionError) as error:
+        raise NotARecord("bad_json", f"not one whole JSON array: {error}", text[:1000].encode()) from None
 
 
 def cells_of(source: Source, *, tabs: bool) -> Lines:
@@ -193,21 +180,20 @@ def cells_of(source: Source, *, tabs: bool) -> Lines:
     csv.field_size_limit(MAX_LINE_BYTES)
     with open_file(source.path) as file:
         head = file.peek(1 << 16).partition(b"\n")[0].decode("utf-8", "replace")
-        delimiter = "\t" if tabs else max(",;\t|", key=head.count)
         text = io.TextIOWrapper(file, "utf-8-sig", "surrogateescape", newline="")
-        rows = csv.reader(text, delimiter=delimiter)
+        rows = csv.reader(text, delimiter="\t" if tabs else max(",;\t|", key=head.count))
         header = [name.strip() for name in next(rows, [])]
         begins = rows.line_num + 1
         for cells in rows:
             number, begins = begins, rows.line_num + 1
-            row = {key: cell for key, cell in zip(header, cells) if key and (cell or key not in SCALARS)}
             if not any(cell.strip() for cell in cells):
                 continue
             if len(cells) > len(header):
                 detail = f"a row of {len(cells)} cells under a header of {len(header)}"
                 yield number, Fault(source.name, number, "bad_row", detail, line_of(cells))
-            else:
-                yield number, line_of(row)
+                continue
+            cells = {key: cell for key, cell in zip(header, cells) if key and (cell or key not in SCALARS)}
+            yield number, line_of(cells)
 
 
 def line_of(row: Any) -> bytes:
@@ -216,3 +202,48 @@ def line_of(row: Any) -> bytes:
         return json.dumps(row, ensure_ascii=False, default=str).encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
         return json.dumps(row, default=str).encode()
+
+
+def table_rows(path: Path, head: bytes) -> Iterator[dict[str, Any]]:
+    """The rows of a Parquet or Arrow file, told by its first bytes, without its empty values, a batch at a time."""
+    import pyarrow
+
+    try:
+        for batch in batches(path, head):
+            types = {column.name: column.type for column in batch.schema}
+            for row in batch.to_pylist():
+                yield {k: without_padding(v, types[k]) for k, v in row.items() if v is not None}
+    except (pyarrow.ArrowException, OSError) as error:
+        kind = "Parquet" if head.startswith(PARQUET) else "Arrow"
+        raise ConfigError(f"{path}: is no {kind} file that can be read ({first_line(error)}).") from None
+
+
+def batches(path: Path, head: bytes) -> Iterator[Any]:
+    import pyarrow
+
+    if head.startswith(PARQUET):
+        from pyarrow import parquet
+
+        yield from parquet.ParquetFile(path).iter_batches(4096)
+        return
+    with pyarrow.memory_map(str(path)) as file:
+        opened = pyarrow.ipc.open_file if head.startswith(ARROW_FILE) else pyarrow.ipc.open_stream
+        yield from opened(file).read_all().to_batches()
+
+
+def without_padding(value: Any, kind: Any) -> Any:
+    """A value without the nulls that Arrow writes for fields of other rows; one null in all rows has type `null`, and
+    stays."""
+    from pyarrow import types
+
+    if value is None or not types.is_nested(kind):
+        return value
+    if types.is_struct(kind):
+        return {
+            item.name: without_padding(value[item.name], item.type)
+            for item in kind
+            if value[item.name] is not None or types.is_null(item.type)
+        }
+    if types.is_map(kind):
+        return {str(key): without_padding(inner, kind.item_type) for key, inner in value}
+    return [without_padding(inner, kind.value_type) for inner in value] if isinstance(value, list) else value

@@ -11,29 +11,43 @@ class SetAside(DataError):
 
 
 @dataclass(frozen=True)
-class Masked:
-    """Tokens, which of them are trained, the bytes of their text, how many answers they are, what was left out."""
+class Example:
+    """One record as tokens; `trained[i]` says whether token i is learnt."""
 
     tokens: list[int]
     trained: list[bool]
-    text_bytes: int
-    answers: int = 1
+    where: str = ""
+    language: str = ""
+    text_bytes: int = 0
+    context_answers: int = 0
+    """Answers that are context only: the template writes them otherwise than it asks for them."""
     unwritten: tuple[str, ...] = ()
+    """What the template leaves out: reasoning, tools, system turn."""
+    weights: tuple[float, ...] = ()
+    """What each token's loss counts, where some of the prompt is learnt a little too; 1 or 0 by `trained` otherwise."""
+    digest: str = ""
+    """sha256 of the record's fields: what a run is known by, whatever date its template writes."""
+    label: str = ""
+
+    @property
+    def trained_count(self) -> int:
+        """Targets: a first token is never one."""
+        return sum(self.trained[1:])
 
 
-def text_tokens(text: str, tokenizer: Any) -> Masked:
+def text_tokens(text: str, tokenizer: Any) -> Example:
     """Plain text: trained from its first token on, but for what the tokenizer puts before it."""
     bare, tokens = tokenizer.bare(text), tokenizer.document(text)
     if not bare.strip():
         raise SetAside("the text is empty but for its beginning and end")
     begin = len(tokenizer.begun([]))
-    return Masked(tokens, [i >= begin for i in range(len(tokens))], len(bare.encode()))
+    return Example(tokens, [i >= begin for i in range(len(tokens))], text_bytes=len(bare.encode()))
 
 
-def closed(tokens: list[int], trained: list[bool], tokenizer: Any, size: int, **more: Any) -> Masked:
+def closed(tokens: list[int], trained: list[bool], tokenizer: Any) -> tuple[list[int], list[bool]]:
     """Tokens whose last answer gets the EOS token that its template does not write."""
     ended = tokenizer.ended(tokens)
-    return Masked(ended, [*trained, True][: len(ended)], size, **more)
+    return ended, [*trained, True][: len(ended)]
 
 
 def tokenise(parts: list[tuple[str, bool]], tokenizer: Any, asked: list[int]) -> tuple[list[int], list[bool]]:

@@ -14,7 +14,7 @@ from typing import Any
 from mlx_hybrid.errors import ConfigError, DataError
 from mlx_hybrid.records.fields import NotARecord, check_fields
 from mlx_hybrid.records.lines import Fault, File, Source, as_source, check_file, read_lines
-from mlx_hybrid.records.shapes import as_record, describe_read, renamed
+from mlx_hybrid.records.shapes import as_record, describe_read, renamed, turn_of
 
 KEPT = "kept.jsonl"
 UNKNOWN = frozenset({"no_known_keys", "not_object", "preference", "bad_content"})
@@ -39,9 +39,8 @@ class Record:
     @property
     def kind(self) -> str:
         """`messages`, `prompt` or `text`."""
-        return (
-            "messages" if "messages" in self.fields else "prompt" if "completion" in self.fields else "text"
-        )
+        keys = {"messages": "messages", "completion": "prompt"}
+        return next((kind for key, kind in keys.items() if key in self.fields), "text")
 
     @property
     def id(self) -> str:
@@ -64,8 +63,7 @@ class Record:
     def turns(self) -> list[dict[str, Any]]:
         """The conversation as role and content; empty for plain text."""
         if self.kind == "prompt":
-            pairs = (("user", self.fields["prompt"]), ("assistant", self.fields["completion"]))
-            return [{"role": role, "content": text} for role, text in pairs]
+            return [turn_of("user", self.fields["prompt"]), turn_of("assistant", self.fields["completion"])]
         return self.fields.get("messages", [])
 
     def content(self) -> str:
@@ -98,12 +96,10 @@ def read_records(files: Iterable[File] | File) -> Iterator[Record | Fault]:
 
 def load_records(paths: Iterable[File] | File) -> list[Record]:
     """Every record, or one DataError that counts the faults by kind and shows the first five with file and line."""
-    records: list[Record] = []
-    faults: list[Fault] = []
-    for item in read_records(paths):
-        (records if isinstance(item, Record) else faults).append(item)
+    items = list(read_records(paths))
+    faults = [item for item in items if isinstance(item, Fault)]
     if not faults:
-        return records
+        return items
     counts = sorted(Counter(fault.reason for fault in faults).items())
     kinds = ", ".join(f"{count} {reason}" for reason, count in counts)
     shown = "".join(f"\n  {fault.where}: {fault.detail} ({fault.reason})" for fault in faults[:5])
@@ -126,10 +122,7 @@ def check_source(source: Source) -> None:
 
 def shapes_of(records: Iterable[Record]) -> str:
     """What was read as what, in one sentence."""
-    seen: dict[str, Counter[str]] = {}
-    for record in records:
-        seen.setdefault(record.path, Counter())[record.shape] += 1
-    return describe_read(seen.items())
+    return describe_read((record.path, {record.shape: 1}) for record in records)
 
 
 def read_file(source: Source) -> Iterator[Record | Fault]:
@@ -152,16 +145,14 @@ def is_kept(path: Path) -> bool:
 
 def another_kind(kind: str, first: str) -> str:
     """Why a record does not go with the first of its file; empty where they are of one kind."""
-    if (kind == "text") == (first == "text"):
-        return ""
-    return f"a {kind} record in a file of {first} records; keep text and conversations in files of their own"
+    told = f"a {kind} record in a file of {first} records; keep text and conversations in files of their own"
+    return told if (kind == "text") != (first == "text") else ""
 
 
 def parse_line(raw: bytes, path: str, line: int, renames: dict[str, str] | None = None) -> Record | Fault:
     """One line as a Record, its keys renamed first, or the Fault that says why it is none."""
-    shape = ""
     try:
-        value = json.loads(raw.decode("utf-8"))
+        value, shape = json.loads(raw.decode("utf-8")), ""
         if isinstance(value, dict):
             value, shape = as_record(renamed(value, renames or {}))
         check_fields(value)

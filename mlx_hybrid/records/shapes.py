@@ -1,9 +1,11 @@
 """From what people have on disk to `messages`, `prompt` + `completion` or `text`: one pure function, `as_record`."""
 
 import ast
+from collections import Counter
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from functools import partial
+from itertools import cycle
 from typing import Any
 
 from mlx_hybrid.records.fields import SCALARS, NotARecord, from_json
@@ -82,13 +84,12 @@ def from_alpaca(fields: dict[str, Any]) -> dict[str, Any]:
     rest = without(fields, "instruction", "input", "output", "history", "prompt", "completion")
     rest = rest if rest.get("system") else without(rest, "system")
     history = opened(fields.get("history") or [])
-    pairs = isinstance(history, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in history)
-    if not pairs:
+    if not isinstance(history, list) or not all(isinstance(p, list) and len(p) == 2 for p in history):
         raise NotARecord("bad_content", "history must be a list of [question, answer] pairs")
     if not history:
         return from_prompt({"prompt": prompt, "completion": fields["output"], **rest})
-    pairs = [*history, [prompt, fields["output"]]]
-    turns = [turn for ask, say in pairs for turn in (turn_of("user", ask), turn_of("assistant", say))]
+    said = [text for pair in (*history, (prompt, fields["output"])) for text in pair]
+    turns = [turn_of(role, text) for role, text in zip(cycle(("user", "assistant")), said)]
     return from_messages({"messages": turns, **rest})
 
 
@@ -132,8 +133,8 @@ def opened(value: Any) -> Any:
 
 def with_tools(fields: dict[str, Any]) -> dict[str, Any]:
     """The fields with `tools` as a list, from a string or from the `functions` of older records."""
-    tools = fields.get("tools")
-    if "functions" in fields and not tools and isinstance(functions := opened(fields["functions"]), list):
+    tools, functions = fields.get("tools"), opened(fields.get("functions"))
+    if isinstance(functions, list) and not tools:
         tools = [{"type": "function", "function": one} for one in functions]
         return {**without(fields, "functions", "tools"), "tools": tools}
     if not isinstance(tools, str):
@@ -158,18 +159,14 @@ def as_turn(turn: Any, place: int) -> Any:
         return turn
     content, name = turn.get("content", turn.get("value")), turn.get("role", turn.get("from"))
     theirs = name.strip().lower() if isinstance(name, str) else ""
-    calls = turn.get("function_call") or (content if theirs in CALLS else None)
-    whole = isinstance(content, str) or (content is None and turn.get("tool_calls"))
-    odd = {"value", "from", "function_call"} & turn.keys() or isinstance(turn.get("tool_calls"), str)
-    if whole and not odd and ROLE_OF.get(theirs, name) == name:
-        return turn
     rest = without(turn, "role", "from", "content", "value", "function_call")
-    if calls:
+    if calls := turn.get("function_call") or (content if theirs in CALLS else None):
         content = None if theirs in CALLS else content
         rest["tool_calls"] = calls_in(calls, place)
     elif isinstance(turn.get("tool_calls"), str):
         rest["tool_calls"] = opened(turn["tool_calls"]) or None
-    return turn_of(ROLE_OF.get(theirs, name), text_of(content, place)) | rest
+    found = turn_of(ROLE_OF.get(theirs, name), text_of(content, place)) | rest
+    return turn if found == {"content": None, **turn} else found
 
 
 def text_of(content: Any, place: int) -> Any:
@@ -194,16 +191,11 @@ def calls_in(written: Any, place: int) -> list[dict[str, Any]]:
 
 def unknown(fields: dict[str, Any]) -> str:
     """Which keys a row of no known shape has, and how the nearest shape is reached."""
-    told = (
-        f"no record of a known shape has {', '.join(str(key)[:40] for key in list(fields)[:8]) or 'no keys'}"
-    )
-    found = {
-        ours: next(
-            (key for key in fields if get_close_matches(key.lower(), [ours, *names.split()], cutoff=0.8)),
-            None,
-        )
-        for ours, names in NEAR.items()
-    }
+    keys = ", ".join(str(key)[:40] for key in list(fields)[:8]) or "no keys"
+    told, found = f"no record of a known shape has {keys}", {}
+    for ours, names in NEAR.items():
+        alike = partial(get_close_matches, possibilities=[ours, *names.split()], cutoff=0.8)
+        found[ours] = next((key for key in fields if alike(key.lower())), None)
     for wanted in (("prompt", "completion"), ("messages",), ("text",)):
         if all(found[key] for key in wanted):
             renames = ",".join(f"{found[key]}={key}" for key in wanted if found[key] != key)
@@ -225,10 +217,10 @@ def renamed(row: dict[str, Any], renames: dict[str, str]) -> dict[str, Any]:
 
 def describe_read(seen: Iterable[tuple[str, dict[str, int]]]) -> str:
     """`Read chats.json as ShareGPT conversations (120 records).`, of files with the count of each shape."""
-    files: dict[str, dict[str, int]] = {}
+    files: dict[str, Counter[str]] = {}
     for name, shapes in seen:
         for shape, count in shapes.items():
-            files.setdefault(shape, {})[name] = count
+            files.setdefault(shape, Counter())[name] += count
     parts = []
     for shape, counts in files.items():
         names, total = ", ".join(counts) if len(counts) < 4 else f"{len(counts)} files", sum(counts.values())

@@ -1,7 +1,7 @@
 """One cell of a comparison: train a run or go on with it, and measure it. What is done is not done again."""
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -72,7 +72,7 @@ def run_one(run: Run, config: Config, measuring: Measuring | None) -> None:
     with StopRequest(lambda text: None) as stop:
         train_cell(run, config, stop)
         if measuring:
-            measure_run(run, config.model.name, measuring, stop)
+            measured(run.path / "evaluation", config.model, run, measuring, stop)
 
 
 def train_cell(run: Run, config: Config, stop: StopRequest) -> None:
@@ -80,19 +80,18 @@ def train_cell(run: Run, config: Config, stop: StopRequest) -> None:
     Stopped after a stop, ConfigError where the folder holds a run of another config."""
     import mlx.core as mx
 
-    begun = (run.path / "run.json").is_file()
-    if begun and run.config() != config:
+    if (run.path / "run.json").is_file() and run.config() != config:
         told = "holds a run of other settings; use a new folder with -o, or remove it."
         raise ConfigError(f"{run.path}: {told}")
     if is_trained(run):
         return
-    where = {"output": None, "resume": run}
-    if not begun or run.saved_step() is None:
+    begun = (run.path / "run.json").is_file() and run.saved_step() is not None
+    if not begun:
         shutil.rmtree(run.path, ignore_errors=True)
         run.path.parent.mkdir(parents=True, exist_ok=True)
-        where = {"output": run.path, "resume": None}
     mx.clear_cache()
     mx.reset_peak_memory()
+    where = {"output": None, "resume": run} if begun else {"output": run.path, "resume": None}
     for event in finetune(config, stop=stop, **where):
         if isinstance(event, Validated):
             stop.tell(f"  step {event.step}: validation loss {event.loss:.3f}")
@@ -116,36 +115,28 @@ def best_loss(run: Run) -> float:
     return min(losses)
 
 
-def open_base(model: ModelConfig) -> tuple[Any, Any, dict]:
-    """A base, with its tokenizer, which asks as the cells do, and its hash."""
-    base = load_base(model.name, tokenizer=tokenizer_for(model))
-    return base.model, base.tokenizer, {"base": base.identity["fingerprint"]}
-
-
-def measure_run(run: Run, model: str, measuring: Measuring, stop: StopRequest) -> Results:
-    """Results of a finished run's best adapter, from its file or measured now."""
-
-    def load() -> tuple[Any, Any, dict]:
-        loaded = load_run(run, base_name=model)
-        loaded.tokenizer.date = run.template_date()
-        identity = {
-            "base": loaded.identity["fingerprint"],
-            "adapter": sha256_of(run.adapter / "adapters.safetensors"),
-        }
-        return settle(loaded.model), loaded.tokenizer, identity
-
-    return measured(run.path / "evaluation", load, measuring, stop)
+def opened(model: ModelConfig, run: Run | None) -> tuple[Any, Any, dict]:
+    """A run's best adapter on its base, or the base alone, which asks as the cells do: model, tokenizer, hashes."""
+    if run is None:
+        base = load_base(model.name, tokenizer=tokenizer_for(model))
+        return base.model, base.tokenizer, {"base": base.identity["fingerprint"]}
+    loaded = load_run(run, base_name=model.name)
+    loaded.tokenizer.date = run.template_date()
+    digest = sha256_of(run.adapter / "adapters.safetensors")
+    identity = {"base": loaded.identity["fingerprint"], "adapter": digest}
+    return settle(loaded.model), loaded.tokenizer, identity
 
 
 def measured(
-    folder: Path, load: Callable[[], tuple[Any, Any, dict]], measuring: Measuring, stop: StopRequest
+    folder: Path, model: ModelConfig, run: Run | None, measuring: Measuring, stop: StopRequest
 ) -> Results:
-    """`evaluate` on one model; its facts have `examples`, columns of what comparisons need of every record."""
+    """Results of a run, or of the base, from their file or measured now; their facts have `examples`, columns of what
+    comparisons need of every record."""
     path = folder / RESULTS
     if path.is_file():
         return read_results(path)
     folder.mkdir(parents=True, exist_ok=True)
-    model, tokenizer, identity = load()
+    net, tokenizer, identity = opened(model, run)
 
     def progress(name: str, done: int, total: int) -> None:
         if stop():
@@ -153,7 +144,7 @@ def measured(
         stop.tell(f"  measured {done} of {total}")
 
     results = evaluate(
-        {"model": model},
+        {"model": net},
         tokenizer,
         measuring.test,
         **measuring.asked,
@@ -181,7 +172,6 @@ def columns(
         table = statistics_of(test, [row["text"] for row in rows])
         told["chrf"] = [" ".join(map(str, own)) for own in table]  # a line of the file each, not 24
     if retention:
-        kept = limited(retention, *limit)
-        texts = example_rows(kept, path, "retention")
+        texts = example_rows(limited(retention, *limit), path, "retention")
         told[RETENTION] = {key: [row[key] for row in texts] for key in ("group", "language", "nats", "bytes")}
     return told

@@ -1,6 +1,8 @@
-"""The records of a comparison: one training, development and test file for all of its cells."""
+"""The records of a comparison: one training, development and test file for all of its cells, with planted faults."""
 
+import copy
 import json
+import random
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,14 +12,15 @@ from mlx_hybrid.config import Config
 from mlx_hybrid.errors import ConfigError, DataError
 from mlx_hybrid.evaluation.sets import EvaluationSet, evaluation_set, labelled
 from mlx_hybrid.files import write_text
-from mlx_hybrid.governance.folder.lines import load_kept
-from mlx_hybrid.governance.govern import govern_files
+from mlx_hybrid.governance.folder.lines import read_folder_lines
 from mlx_hybrid.records.files import Sources, find_sources
-from mlx_hybrid.records.record import Record, Source, load_records, read_records
-from mlx_hybrid.records.split import group_of, split_records
-from mlx_hybrid.study.noise import plant_noise
-from mlx_hybrid.training.data import check_manifests
+from mlx_hybrid.records.record import Record, as_source, load_records, read_records
+from mlx_hybrid.records.split import group_of
+from mlx_hybrid.training.data import apart_from_held_out, check_manifests, governed, prepare
 
+KINDS = ("language", "mojibake", "repetition", "copy")
+COPIES = 4  # repeats of one record in a row, so that copies weigh on training
+LONGEST_WORD = 12  # letters of the word that is repeated; without spaces the last word is the whole line
 FILES = ("train.jsonl", "valid.jsonl", "test.jsonl")
 
 
@@ -52,17 +55,18 @@ def read_parts(config: Config, sources: Sources) -> list[list[dict]]:
     """Training, development and test records.
 
     Where no files are named for the latter, whole groups are held back of what the config's governance keeps, so that
-    no fault is measured on. The others train as they are, since every cell governs them its own way.
+    no fault is measured on. All others but copies of those train as they are: every cell governs them its own way.
     """
     valid, test = load_records(sources.valid), load_records(sources.test)
     if valid and test:
         train = load_records(sources.train)
     else:
-        records, kept, copies = governed(config, sources.train)
-        split, key = split_records(kept, valid, test, config.data, config.seed), config.data.group
-        held = [*([] if valid else split.valid), *([] if test else split.test)]
+        with TemporaryDirectory() as scratch:
+            split, copies = prepare(config, sources, Path(scratch)).split, copies_in(Path(scratch))
+        key, held = config.data.group, [*([] if valid else split.valid), *([] if test else split.test)]
         groups, places = {group_of(record, key) for record in held}, {record.where for record in held}
-        own = (r for r in records if group_of(r, key) not in groups)
+        lines = (line for line in read_records(sources.train) if isinstance(line, Record))
+        own = (record for record in lines if group_of(record, key) not in groups)
         train = [record for record in own if original(record.where, copies) not in places]
         valid, test = split.valid, split.test
     if not valid or not test:
@@ -73,20 +77,11 @@ def read_parts(config: Config, sources: Sources) -> list[list[dict]]:
     return [[record.fields for record in part] for part in (train, valid, test)]
 
 
-def governed(config: Config, files: Sequence[Source]) -> tuple[list[Record], list[Record], dict[str, str]]:
-    """All records, those that the config's governance keeps, and the places of copies with what each is a copy of.
-
-    Lines that are no records are passed over where it governs at all.
-    """
-    if not config.governance.enabled:
-        records = load_records(files)
-        return records, records, {}
-    records = [line for line in read_records(files) if isinstance(line, Record)]
-    with TemporaryDirectory() as scratch:
-        ledger = govern_files(files, Path(scratch), config.governance)
-        kept = load_kept(Path(scratch) / "kept.jsonl")
-    gone = [item for item in ledger.items if item.decision and item.decision.match]
-    return records, kept, {item.where: item.decision.match for item in gone}
+def copies_in(folder: Path) -> dict[str, str]:
+    """The places of copies that governance set aside, with what each is a copy of; none where it did not govern."""
+    path = folder / "rejected.jsonl"
+    notes = [line.note for line in read_folder_lines(path)] if path.exists() else []
+    return {note["where"]: note["match"] for note in notes if "match" in note}
 
 
 def original(where: str, copies: dict[str, str]) -> str:
@@ -96,16 +91,72 @@ def original(where: str, copies: dict[str, str]) -> str:
     return where
 
 
+def governed_counts(config: Config, data: Path) -> dict[str, int]:
+    """What a cell's governance keeps of the training records, and of those the planted ones."""
+    train, valid, test = (as_source(data / name) for name in FILES)
+    records = load_records(train)
+    kept, *_ = governed(apart_from_held_out(config, Sources((train,), (valid,), (test,))), (train,))
+    planted = [sum("planted" in r.fields for r in part) for part in (records, kept)]
+    return {"records": len(records), "kept": len(kept), "planted": planted[0], "planted_kept": planted[1]}
+
+
 def evaluation_sets(directory: Path, group: str = "group") -> tuple[EvaluationSet, EvaluationSet | None]:
-    """(test set, development set), grouped by `data.group`; the latter where the task is a choice between answers."""
-    train, valid, test = (load_records([directory / name]) for name in FILES)
-    known = labelled(train) if same_task(test, train) else []
+    """(test set, development set), grouped by `data.group`; the latter where the task is a choice between answers. A
+    classification is scored on the answers seen in training only where training was on that task."""
+    train, valid, test = parts = [load_records([directory / name]) for name in FILES]
+    trained, tried, asked = ({record.fields.get("task") for record in part} for part in parts)
+    known = labelled(train) if asked <= trained else []
     chosen = evaluation_set(test, known, group=group)
-    choice = chosen.kind == "classification" and same_task(test, valid)
-    dev = evaluation_set(valid, known, group=group) if choice else None
-    return chosen, dev
+    choice = chosen.kind == "classification" and asked <= tried
+    return chosen, evaluation_set(valid, known, group=group) if choice else None
 
 
-def same_task(test: list[Record], others: list[Record]) -> bool:
-    """A classification is scored on the answers seen in training only where training was on that task."""
-    return {r.fields.get("task") for r in test} <= {r.fields.get("task") for r in others}
+def plant_noise(records: Sequence[dict], share: float, *, seed: int) -> list[dict]:
+    """The records and planted ones after them, `share` of the whole, each kind as often as the others.
+
+    A planted record says which fault it holds under `planted`: a text of another language than it declares and with
+    an answer to another text, one decoded wrongly, one word over and over, or a near-copy. They come last, so that of a
+    record and its copies governance keeps the record. A kind that these records cannot have is left out.
+    """
+    rng, wanted = random.Random(seed), round(share / (1 - share) * len(records))
+    languages = {record.get("language") for record in records}
+    pools = dict.fromkeys(KINDS, records)  # plain ASCII comes out of a wrong decoding as it was
+    pools |= {"mojibake": [record for record in records if not asked(record).isascii()]}
+    pools |= {"language": records if len(languages) > 1 else []}
+    kinds, planted, number = [kind for kind in KINDS if pools[kind]], [], 0
+    while len(planted) < wanted:
+        kind = kinds[number % len(kinds)]
+        source = rng.choice(pools[kind])
+        for place, text in enumerate(faulty(kind, source, records, rng)[: wanted - len(planted)]):
+            name = f"planted-{number}-{place}"
+            made = copy.deepcopy(source) | {"id": name, "group": name, "planted": kind}
+            holder, key = question(made)
+            holder[key] = text
+            planted.append(made)
+        number += 1
+    return [*records, *planted]
+
+
+def faulty(kind: str, source: dict, records: Sequence[dict], rng: random.Random) -> list[str]:
+    """What stands in the place of a record's question, a text a record to plant."""
+    text = asked(source)
+    if kind == "language":
+        others = [record for record in records if record.get("language") != source.get("language")]
+        return [asked(rng.choice(others))]
+    if kind == "mojibake":
+        return [text.encode().decode("latin-1")]
+    if kind == "repetition":
+        return [" ".join([text.split()[-1][-LONGEST_WORD:]] * 40)]
+    return [text.rstrip(" .!") + " ." * n for n in range(1, COPIES + 1)]
+
+
+def question(record: dict) -> tuple[dict, str]:
+    """Where the last user turn, prompt, or plain text stands: what holds it, and its key there."""
+    if "messages" in record:
+        return next(turn for turn in reversed(record["messages"]) if turn["role"] == "user"), "content"
+    return record, "prompt" if "prompt" in record else "text"
+
+
+def asked(record: dict) -> str:
+    holder, key = question(record)
+    return holder[key]

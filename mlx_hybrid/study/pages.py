@@ -1,40 +1,50 @@
-"""A comparison's files: report.html, results.csv and figures as SVG and PNG."""
+"""A comparison as text and pages: tables of means with half their 95 % interval, report.html, results.csv, figures."""
 
 import csv
 from collections.abc import Iterator
+from dataclasses import fields, replace
 from io import StringIO
 from pathlib import Path
 
 from mlx_hybrid.errors import ConfigError
-from mlx_hybrid.evaluation.results import ALL, BASE, RETENTION, Row
+from mlx_hybrid.evaluation.results import ALL, BASE, RETENTION, Results, Row
 from mlx_hybrid.files import read_json, write_text
 from mlx_hybrid.report import figures
-from mlx_hybrid.report.result_tables import TITLES, main_metric
-from mlx_hybrid.report.tables import Picture, joined, page
-from mlx_hybrid.study.summary import FORMAT, SUMMARY_FILE
-from mlx_hybrid.study.tables import reading, rows_of, study_tables
+from mlx_hybrid.report.result_tables import TITLES, main_metric, result_tables
+from mlx_hybrid.report.tables import DIGITS, MISSING, Cell, Picture, Table, joined, page, pivot
+from mlx_hybrid.study.summary import FORMAT, SUMMARY_FILE, VALIDATION, row_key
 
+LEVEL = 0.05
+NUMBERS = {"Quality": "II", "Accuracy": "II b", "Bits": "II b", "Calibration": "II c", "Other": "II d"}
+NUMBERS |= {"Parity": "III", "chrF++": "III b", "Balance": "III c", "Robustness": "IV"}
+"""By the first word of a table's title, as in the paper."""
+FOOTPRINT = {
+    "trainable": "trainable",
+    "peak memory, GB": "peak_memory_gb",
+    "step, s": "step_seconds",
+    "tokens/s": "tokens_per_second",
+    "training, s": "train_seconds",
+}
+PLACES = {**DIGITS, "trainable": 0, "peak": 2, "tokens": 0, "train": 1}
+ROW = [field.name for field in fields(Row)]
 NAMES = {"accuracy": "accuracy", "bits_per_byte": "bits per byte (lower is better)"}
-BOUNDS = ("value", "low", "high")
-CHANGES = ("", "_low", "_high", "_p", "_p_holm")
+CHANGES = ("difference", "from_base")
 CSV_COLUMNS = (
     *("method", "governance", "metric", "language", "variant", "n", "seeds", "value", "low", "high"),
-    *(f"{name}{part}" for name in ("difference", "from_base") for part in CHANGES),
+    *(f"{name}{part}" for name in CHANGES for part in ("", "_low", "_high", "_p", "_p_holm")),
 )
 
 
 def rewrite(directory: Path) -> Path:
     """Make every file of a finished comparison anew, from its summary; the page's path."""
-    if not (directory / SUMMARY_FILE).is_file():
-        raise ConfigError(
-            f"{directory}: its comparison is not finished; the command that began it goes on with it."
-        )
-    summary = read_json(directory / SUMMARY_FILE)
+    path = directory / SUMMARY_FILE
+    if not path.is_file():
+        told = "its comparison is not finished; the command that began it goes on with it."
+        raise ConfigError(f"{directory}: {told}")
+    summary = read_json(path)
     if summary.get("format") != FORMAT:
-        raise ConfigError(
-            f"{directory / SUMMARY_FILE}: is of an older format; the command that made the comparison writes it anew, "
-            "and does no cell again."
-        )
+        told = "the command that made the comparison writes it anew, and does no cell again."
+        raise ConfigError(f"{path}: is of an older format; {told}")
     return write_study(summary, directory)
 
 
@@ -61,51 +71,45 @@ def as_text(summary: dict) -> str:
 
 def study_figures(summary: dict) -> Iterator[tuple[str, figures.Figure, str]]:
     """(name, figure, caption), as far as there is something to draw."""
-    rows = rows_of(summary)
+    rows, methods = rows_of(summary), summary["methods"]
     metric = main_metric(rows)
-    word = TITLES[metric]
-    name = NAMES.get(metric, word)
-    points = {m: (rows.get("train_seconds", m), rows.get(metric, m)) for m in summary["methods"]}
+    name = NAMES.get(metric, TITLES[metric])
+    points = {m: (rows.get("train_seconds", m), rows.get(metric, m)) for m in methods}
     figure = figures.frontier(points, rows.get(metric, BASE), "training, seconds", name)
     caption = f"Figure 2. Cost and quality: {name} against training time, bars being 95 % intervals."
     yield "frontier", figure, caption
     if metric != "bits_per_byte" and (changes := trade(summary, metric)):
         words = ("forgetting: bits per byte of other text beyond the base's", f"gain in {name} over the base")
         figure = figures.frontier(changes, None, *words)
-        yield (
-            "forgetting",
-            figure,
-            "Gain against forgetting, both from the base; up and to the left is better.",
-        )
+        caption = "Gain against forgetting, both from the base; up and to the left is better."
+        yield "forgetting", figure, caption
     if rows.languages(metric):
         names = "direction" if metric == "chrf" else "language"
-        caption = f"{word} by {names}, bars being 95 % intervals."
+        caption = f"{TITLES[metric]} by {names}, bars being 95 % intervals."
         yield "languages", figures.by_language(rows, metric, name), caption
-    curves, bins, mixing = summary["curves"], summary["reliability"], summary["mixing"]
-    if any(len(line) > 1 for lines in curves.values() for line in lines):
-        figure = figures.lines(curves, "step", "validation loss, nats per token")
+    if any(len(line) > 1 for lines in summary["curves"].values() for line in lines):
+        figure = figures.lines(summary["curves"], "step", "validation loss, nats per token")
         yield "curves", figure, "Validation loss, a line a seed."
-    if bins:
+    if summary["reliability"]:
         caption = (
-            "Reliability without temperature scaling, first seed; a dot's area is its share of the examples."
+            "Reliability without temperature scaling, first seed; a dot's area is its share of examples."
         )
-        yield "reliability", figures.reliability(bins), caption
-    if mixing:
-        shares = {method: [figures.by_layer(**own)] for method, own in mixing.items()}
+        yield "reliability", figures.reliability(summary["reliability"]), caption
+    if summary["mixing"]:
+        shares = {method: [figures.by_layer(**own)] for method, own in summary["mixing"].items()}
         figure = figures.lines(shares, "transformer layer", "λ, share of the rotation")
         yield "mixing", figure, "λ of each layer: mean over its projections, training and seeds."
 
 
 def trade(summary: dict, metric: str) -> dict[str, tuple[Row, Row]]:
     """What each method changes from the base on other text and on the task, as far as both were measured."""
-    changes = {
-        (row["model"], row["metric"], row["variant"]): Row(metric, **{k: row["from_base"][k] for k in BOUNDS})
-        for row in summary["rows"]
-        if (row["governance"], row["language"]) == (summary["governance"][0], ALL) and "from_base" in row
-    }
-    pairs = {m: ((m, "bits_per_byte", RETENTION), (m, metric, "")) for m in summary["methods"]}
-    known = {method: own for method, own in pairs.items() if all(key in changes for key in own)}
-    return {method: (changes[kept], changes[gain]) for method, (kept, gain) in known.items()}
+    changes: dict[str, dict] = {}
+    for row in summary["rows"]:
+        if (row["governance"], row["language"]) == (summary["governance"][0], ALL) and "from_base" in row:
+            own = Row(metric, **{key: row["from_base"][key] for key in ("value", "low", "high")})
+            changes.setdefault(row["model"], {})[row["metric"], row["variant"]] = own
+    keys = ("bits_per_byte", RETENTION), (metric, "")
+    return {name: tuple(map(own.get, keys)) for name, own in changes.items() if own.keys() >= {*keys}}
 
 
 def csv_text(summary: dict) -> str:
@@ -114,9 +118,91 @@ def csv_text(summary: dict) -> str:
     writer = csv.DictWriter(stream, CSV_COLUMNS, restval="", extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     for row in summary["rows"]:
-        flat = row | {"method": row["model"]}
-        for name in ("difference", "from_base"):
-            change = flat.pop(name, {})
-            flat |= {name if key == "value" else f"{name}_{key}": value for key, value in change.items()}
-        writer.writerow(flat)
+        changes = [(name, key, v) for name in CHANGES for key, v in row.get(name, {}).items()]
+        flat = {name if key == "value" else f"{name}_{key}": v for name, key, v in changes}
+        writer.writerow(row | flat | {"method": row["model"]})
     return stream.getvalue()
+
+
+def rows_of(summary: dict, governance: str = "") -> Results:
+    """The base and the methods under one governance setting, by default the first, as rows."""
+    setting = governance or summary["governance"][0]
+    own = [row for row in summary["rows"] if row["governance"] in ("", setting)]
+    return Results(summary, tuple(Row(**{name: row[name] for name in ROW}) for row in own))
+
+
+def marking(summary: dict, governance: str = "") -> Cell:
+    """Writes `0.712 ± 0.013 *`, the value alone where its interval is unknown or of no width; the mark is by the
+    difference from the reference, or under a setting that is named from the first one."""
+    name, setting = ("governed", governance) if governance else ("difference", summary["governance"][0])
+    own = [row for row in summary["rows"] if row["governance"] == setting]
+    marked = {(r["model"], *row_key(r)) for r in own if r.get(name, {}).get("p_holm", 1.0) < LEVEL}
+
+    def cell(row: Row | None) -> str:
+        if row is None:
+            return MISSING
+        places = PLACES.get(row.metric.partition("_")[0], 3)
+        spread = f" ± {(row.high - row.low) / 2:,.{places}f}" if row.high > row.low else ""
+        return f"{row.value:,.{places}f}{spread}{' *' if (row.model, *row.key) in marked else ''}"
+
+    return cell
+
+
+def reading(summary: dict) -> str:
+    """How every figure is to be read."""
+    count, settings = len(summary["seeds"]), summary["governance"]
+    lead = f"Means over {count} seeds," if count > 1 else "One seed, so no variation of training is measured;"
+    limit = f"; at most {summary['limit']} records a language" if summary["limit"] else ""
+    told = (
+        f"{lead} ± half the 95 % interval over {'seeds and ' if count > 1 else ''}{summary['records']} test records"
+        f"{limit}, and no ± where that is unknown or of no width."
+    )
+    if len(summary["methods"]) > 1:
+        told += f" * differs from {summary['reference']} (p < {LEVEL:g}, Holm over the methods)."
+    governed = f" All but Table V is of the first governance setting, {settings[0]}."
+    return f"{told} The base has no seeds.{governed if len(settings) > 1 else ''}"
+
+
+def study_tables(summary: dict) -> list[Table]:
+    """II to VI, numbered as in the paper, and the learning rates, as far as there are figures for them."""
+    rows, cell = rows_of(summary), marking(summary)
+    tables = [replace(own, title=own.title.partition(":")[0]) for own in result_tables(rows, cell)]
+    numbered = [replace(t, title=f"Table {NUMBERS[t.title.split()[0]]}. {t.title}") for t in tables]
+    trained = replace(rows, rows=tuple(row for row in rows.rows if row.model != BASE))
+    lines = [(label, metric, ALL, "") for label, metric in FOOTPRINT.items()]
+    note = "Every method trains on as many records."
+    footprint = pivot("Table VI. Footprint", "", lines, trained, cell, note)
+    return [*numbered, *governance(summary), *footprint, *rates(summary)]
+
+
+def governance(summary: dict) -> list[Table]:
+    """What each setting keeps of all records, sets aside of the planted and of the others, and what training gives."""
+    settings, methods, lines = summary["governance"], summary["methods"], []
+    metric = main_metric(rows_of(summary))
+    for name in settings if len(settings) > 1 else ():
+        rows, cell, own = rows_of(summary, name), marking(summary, name), summary["governed"][name]
+        found, others = own["planted"] - own["planted_kept"], own["records"] - own["planted"]
+        told = (f"{found} of {own['planted']}", f"{own['records'] - own['kept'] - found} of {others}")
+        counts = (f"{own['kept']} of {own['records']}", *(told if own["planted"] else (MISSING, MISSING)))
+        lines.append((name, *counts, *(cell(rows.get(metric, method)) for method in methods)))
+    word = metric.replace("_", " ")
+    note = f"{word} after training on what each setting keeps; * differs from {settings[0]} with the same method."
+    columns = ("setting", "kept", "planted found", "others lost", *methods)
+    return [Table("Table V. Governance", columns, lines, note)] if lines else []
+
+
+def rates(summary: dict) -> list[Table]:
+    """Every trial, a line a method; a choice that is still at the end of its grid is said to be one."""
+    if not summary["grid"]:
+        return []
+    losses = {(row["method"], row["rate"]): row[VALIDATION] for row in summary["grid"]}
+    tried, chosen = sorted({rate for _, rate in losses}), summary["chosen"]
+    cells = {key: f"{loss:.3f}{' ←' * (chosen[key[0]] == key[1])}" for key, loss in losses.items()}
+    rows = [(name, *(cells.get((name, rate), MISSING) for rate in tried)) for name in summary["methods"]]
+    note = (
+        "Validation loss in nats per token of one seed at each rate; ← is chosen. The test set is not looked at, and a "
+        "grid grows past an end that is chosen."
+    )
+    if ends := [method for method, rate in chosen.items() if rate in (tried[0], tried[-1])]:
+        note += f" Still at an end: {', '.join(ends)}; a wider --lrs may do better."
+    return [Table("Learning rates", ("method", *(f"{rate:g}" for rate in tried)), rows, note)]

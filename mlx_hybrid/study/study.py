@@ -1,7 +1,6 @@
 """Methods trained alike and measured alike, over seeds; each cell is a run of its own and is never done twice."""
 
-import json
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -10,17 +9,15 @@ from mlx_hybrid.config import Config
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.evaluation.benchmarks.questions import chosen_pivot, chosen_variants, retention_set, untrained
 from mlx_hybrid.evaluation.metrics.translation import MOST_TOKENS
-from mlx_hybrid.evaluation.results import ALL, Results
-from mlx_hybrid.files import read_json, write_json, write_text
+from mlx_hybrid.evaluation.results import Results
+from mlx_hybrid.files import read_json, write_json, write_lines
 from mlx_hybrid.jobs.stopping import StopRequest
 from mlx_hybrid.records.record import load_records
 from mlx_hybrid.run import Run, writing
 from mlx_hybrid.study import cells
-from mlx_hybrid.study.data import FILES, evaluation_sets, freeze_data
-from mlx_hybrid.study.differences import figures
-from mlx_hybrid.study.plan import Cell, Plan, check_plan, final_cells
-from mlx_hybrid.study.summary import SUMMARY_FILE, footprint, governed_counts, summarise
-from mlx_hybrid.study.tuning import Trial, best, tune
+from mlx_hybrid.study.data import FILES, evaluation_sets, freeze_data, governed_counts
+from mlx_hybrid.study.plan import Cell, Plan, best, check_plan, final_cells, tune
+from mlx_hybrid.study.summary import SUMMARY_FILE, VALIDATION, footprint, summarise, whole_figures
 
 FORMAT = 1
 PLAN_FILE = "plan.json"
@@ -73,52 +70,57 @@ class Study:
     def run(self) -> dict:
         """Every cell trained and measured, and the summary of them."""
         self.stop.tell(f"Base: {self.model.name}")
-        load = lambda: cells.open_base(self.model)  # noqa: E731
-        base = cells.measured(self.directory / "base", load, self.measuring, self.stop)
+        base = cells.measured(self.directory / "base", self.model, None, self.measuring, self.stop)
         chosen, grid = self.choose()
         results = self.measure_all(final_cells(self.plan, chosen))
-        told = {"grid": grid, "governed": self.count_governed()}
-        told["chosen"] = {method: trial.rate for method, trial in chosen.items()}
-        told["batches"] = {method: trial.batch for method, trial in chosen.items() if trial.batch}
+        told = {"grid": grid, "governed": self.count_governed(), "chosen": chosen}
         runs = {cell: self.run_of(cell) for cell in results}
         summary = summarise(self.plan, base, results, runs, **told)
         write_json(self.directory / SUMMARY_FILE, summary)
         return summary
 
+    def choose(self) -> tuple[dict[str, float], list[dict[str, Any]]]:
+        """The rate of least validation loss of each method, and every loss; nothing of the test set is looked at."""
+        methods = self.plan.methods
+        if len(self.rates) == 1:
+            return dict.fromkeys(methods, self.rates[0]), []
+        tried = tune(methods, self.rates, self.losses)
+        trials = [(method, *trial) for method, own in tried.items() for trial in own.items()]
+        grid = [dict(zip(("method", "rate", VALIDATION), trial)) for trial in trials]
+        return {method: best(own) for method, own in tried.items()}, grid
+
+    def losses(self, wanted: list[tuple[str, float]]) -> list[float]:
+        """The least validation loss of each trial, at the first seed and the first governance setting."""
+        grid = [Cell(method, self.plan.governance[0], rate, 0) for method, rate in wanted]
+        return [cells.best_loss(run) for _, run in self.trained(grid)]
+
     def measure_all(self, grid: list[Cell]) -> dict[Cell, Results]:
-        """Results of every cell, in the order given."""
-        self.run_ahead(grid, self.measuring)
+        """Results of every cell, in the order given, with what it cost; each stands in cells.jsonl, a line with its
+        whole figures, while others train."""
         results: dict[Cell, Results] = {}
-        for number, cell in enumerate(grid, 1):
-            done = cells.is_measured(self.run_of(cell))
-            self.stop.tell(f"Cell {number} of {len(grid)}: {cell.name}{' (done before)' if done else ''}")
-            run = self.train(cell)
-            results[cell] = cells.measure_run(run, self.model.name, self.measuring, self.stop)
-            self.write_cells(results)
+        for cell, run in self.trained(grid, self.measuring):
+            own = cells.measured(run.path / "evaluation", self.model, run, self.measuring, self.stop)
+            results[cell] = replace(own, rows=(*own.rows, *footprint(run)))
+            lines = (asdict(cell) | whole_figures(own) for cell, own in results.items())
+            write_lines(self.directory / "cells.jsonl", lines)
         return results
 
-    def write_cells(self, results: dict[Cell, Results]) -> None:
-        """One line a cell that is done, with its whole figures, to be read while others train."""
-        lines = []
-        for cell, own in results.items():
-            rows = [*figures(own).values(), *footprint(self.run_of(cell)).values()]
-            whole = {row.metric: row.value for row in rows if row.language == ALL and not row.variant}
-            lines.append(json.dumps(asdict(cell) | whole) + "\n")
-        write_text(self.directory / "cells.jsonl", "".join(lines))
+    def trained(
+        self, grid: list[Cell], measuring: cells.Measuring | None = None
+    ) -> Iterator[tuple[Cell, Run]]:
+        """Every cell with its finished run, which names the manifests of what its copied data was governed by; with
+        `measuring`, what is done ahead is measured too."""
+        works = [(self.run_of(cell), self.config(cell)) for cell in grid]
+        cells.run_ahead(works, measuring, self.workers, self.stop)
+        for number, (cell, (run, config)) in enumerate(zip(grid, works), 1):
+            done = " (done before)" if measuring and cells.is_measured(run) else ""
+            self.stop.tell(f"{'Cell' if measuring else 'Trial'} {number} of {len(grid)}: {cell.name}{done}")
+            cells.train_cell(run, config, self.stop)
+            run.update(data_manifests=self.manifests)
+            yield cell, run
 
     def run_of(self, cell: Cell) -> Run:
         return Run(self.directory / "cells" / cell.name)
-
-    def run_ahead(self, grid: Iterable[Cell], measuring: cells.Measuring | None) -> None:
-        works = [(self.run_of(cell), self.config(cell)) for cell in grid]
-        cells.run_ahead(works, measuring, self.workers, self.stop)
-
-    def train(self, cell: Cell) -> Run:
-        """The cell's finished run, which names the manifests of what its copied data was governed by."""
-        run = self.run_of(cell)
-        cells.train_cell(run, self.config(cell), self.stop)
-        run.update(data_manifests=self.manifests)
-        return run
 
     def config(self, cell: Cell) -> Config:
         return self.plan.config(cell, self.data)
@@ -130,23 +132,3 @@ class Study:
             return {}
         configs = {n: self.config(Cell(plan.reference, n, self.rates[0], 0)) for n in plan.governance}
         return {name: governed_counts(own, self.directory / "data") for name, own in configs.items()}
-
-    def choose(self) -> tuple[dict[str, Trial], list[dict[str, Any]]]:
-        """The trial of least validation loss of each method, and every loss; nothing of the test set is looked at."""
-        methods, batches = self.plan.methods, self.plan.batches
-        if len(self.rates) == 1 and len(batches) < 2:
-            return dict.fromkeys(methods, Trial(self.rates[0], *batches)), []
-        tried = tune(methods, self.rates, batches, self.losses)
-        chosen = {method: best(own) for method, own in tried.items()}
-        trials = [(method, trial, loss) for method, own in tried.items() for trial, loss in own.items()]
-        keys = ("method", "rate", "batch", "valid_loss_nats_per_token")
-        return chosen, [dict(zip(keys, (method, t.rate, t.batch, loss))) for method, t, loss in trials]
-
-    def losses(self, wanted: list[tuple[str, Trial]]) -> list[float]:
-        """The least validation loss of each trial."""
-        grid, found = [self.plan.first(method, trial) for method, trial in wanted], []
-        self.run_ahead(grid, None)
-        for number, cell in enumerate(grid, 1):
-            self.stop.tell(f"Trial {number} of {len(grid)}: {cell.name}")
-            found.append(cells.best_loss(self.train(cell)))
-        return found

@@ -1,52 +1,63 @@
-"""Cells to means over seeds, intervals and differences: everything that a comparison's tables and figures show."""
+"""Cells to rows: means over training seeds, and differences paired by seed and, where examples allow it, by example.
+
+Two things move a figure: which seed trained the model, and which examples stand in the test set. Seeds are repeated and
+examples are not, so
+
+    SE² = s² / n + SE²_examples        s² over n seeds; SE_examples from resampled groups of the one test set
+
+s² holds part of the examples' variance too, so the interval errs on the wide side. The bounds are those of Student's
+t with Welch and Satterthwaite's degrees of freedom, (n − 1) · (SE² / (s² / n))², since only s² comes from few values.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
-from pathlib import Path
+from dataclasses import asdict
 from statistics import median
+from typing import Any
 
 import numpy as np
+from scipy.stats import norm, t
 
 from mlx_hybrid.adapters.layer import STATE_LEAVES
 from mlx_hybrid.adapters.targets import last_part
-from mlx_hybrid.config import Config
+from mlx_hybrid.evaluation.metrics.chrf import Directions, intervals, score_directions
+from mlx_hybrid.evaluation.metrics.intervals import LEVEL, bootstrap_ratio
 from mlx_hybrid.evaluation.results import ALL, BASE, Results, Row
 from mlx_hybrid.files import read_header
-from mlx_hybrid.records.files import Sources
-from mlx_hybrid.records.record import as_source, load_records
 from mlx_hybrid.run import Run
-from mlx_hybrid.study.data import FILES
-from mlx_hybrid.study.differences import Column, Key, add_differences, errors_of, figures
 from mlx_hybrid.study.plan import Cell, Plan
-from mlx_hybrid.study.seeds import mean_over_seeds
-from mlx_hybrid.training.data import apart_from_held_out, governed
 from mlx_hybrid.training.recording import mixing
 
 FORMAT = 2
 SUMMARY_FILE = "summary.json"
+VALIDATION = "valid_loss_nats_per_token"
 ASKED = ("task", "version", "kind", "records", "languages")
 PLANNED = ("pivot", "limit", "methods", "governance", "reference", "noise", "variants")
+TAIL = (1 + LEVEL) / 2
+PAIRED = {"accuracy": "right", "nll": "nll_nats", "bits_per_byte": "nats"}
+"""Metric: the column of examples that it is made of."""
+NO_MEASURES = ("changed", "empty", "ties", "temperature")
+"""Rows that say how a model was measured."""
+RESAMPLES = 2_000
+Key = tuple[str, str, str]  # metric, language, variant
+Column = tuple[str, str]  # method, governance
 
 
 def summarise(
     plan: Plan, base: Results, results: Mapping[Cell, Results], runs: Mapping[Cell, Run], **facts: object
 ) -> dict:
     """The plan's terms, `facts`, one row a method, governance setting and metric, and what the figures need."""
-    tables: dict[Column, list[Results]] = {}
-    trained: dict[Column, list[Run]] = {}
-    for cell, own in results.items():
-        tables.setdefault((cell.method, cell.governance), []).append(own)
-        trained.setdefault((cell.method, cell.governance), []).append(runs[cell])
-    rows = base_rows(base)
-    for column, own in tables.items():
-        rows += mean_rows(column, [figures(r) for r in own])
-        rows += mean_rows(column, [footprint(run) for run in trained[column]])
+    columns: dict[Column, list[Cell]] = {}
+    for cell in results:
+        columns.setdefault((cell.method, cell.governance), []).append(cell)
+    tables = {column: [results[cell] for cell in own] for column, own in columns.items()}
+    rows = base_rows(base) + [row for column, own in tables.items() for row in mean_rows(column, own)]
     add_differences(rows, tables, base, plan)
-    own_runs = {method: trained[method, plan.governance[0]] for method in plan.methods}
-    answers = {BASE: base} | {method: tables[method, plan.governance[0]][0] for method in plan.methods}
+    first = {method: columns[method, plan.governance[0]] for method in plan.methods}
+    answers = {BASE: base} | {method: results[own[0]] for method, own in first.items()}
     bins = {name: own.facts.get("reliability", {}).get("model") for name, own in answers.items()}
     notes = [note for own in (base, *results.values()) for note in own.facts.get("notes", [])]
+    shares = {method: mean_mixing([runs[cell] for cell in own]) for method, own in first.items()}
     return {
         "format": FORMAT,
         **{key: base.facts[key] for key in ASKED},
@@ -54,8 +65,8 @@ def summarise(
         "seeds": list(range(plan.seeds)),
         **facts,
         "notes": list(dict.fromkeys(notes)),
-        "mixing": {m: row for m, own in own_runs.items() if (row := mean_mixing(own))},
-        "curves": {method: curves(own) for method, own in own_runs.items()},
+        "mixing": {method: own for method, own in shares.items() if own},
+        "curves": {method: [curve(runs[cell]) for cell in own] for method, own in first.items()},
         "reliability": {name: own for name, own in bins.items() if own},
         "rows": rows,
     }
@@ -63,17 +74,13 @@ def summarise(
 
 def base_rows(base: Results) -> list[dict]:
     """The base as it is: it has no seed, so its interval is over examples alone."""
-    marks = {"model": BASE, "governance": "", "seeds": 0}
-    bounded = (
-        own if own.low is not None else replace(own, low=own.value, high=own.value)
-        for own in figures(base).values()
-    )
-    return [asdict(own) | marks for own in bounded]
+    rows = [asdict(own) | {"model": BASE, "governance": "", "seeds": 0} for own in figures(base).values()]
+    return [row | ({"low": row["value"], "high": row["value"]} if row["low"] is None else {}) for row in rows]
 
 
-def mean_rows(column: Column, tables: Sequence[Mapping[Key, Row]]) -> list[dict]:
+def mean_rows(column: Column, seeds: Sequence[Results]) -> list[dict]:
     """A row a metric that all seeds have, with every seed's value."""
-    rows = []
+    tables, rows = [figures(own) for own in seeds], []
     for key in (key for key in tables[0] if all(key in table for table in tables)):
         own = [table[key] for table in tables]
         values = [row.value for row in own]
@@ -83,7 +90,12 @@ def mean_rows(column: Column, tables: Sequence[Mapping[Key, Row]]) -> list[dict]
     return rows
 
 
-def footprint(run: Run) -> dict[Key, Row]:
+def whole_figures(own: Results) -> dict[str, float]:
+    """The measures over all languages, of no variant."""
+    return {r.metric: r.value for r in figures(own).values() if (r.language, r.variant) == (ALL, "")}
+
+
+def footprint(run: Run) -> list[Row]:
     """Trainable parameters, peak memory, seconds a step, tokens a second, seconds of training."""
     rows = [row for row in run.metrics() if "seconds" in row]
     shapes = read_header(run.adapter / "adapters.safetensors").shapes
@@ -94,27 +106,157 @@ def footprint(run: Run) -> dict[Key, Row]:
         "tokens_per_second": median(row["tokens_per_second"] for row in rows),
         "train_seconds": rows[-1]["seconds"],
     }
-    return {(name, ALL, ""): Row(name, value=value) for name, value in values.items()}
+    return [Row(name, value=value) for name, value in values.items()]
 
 
-def governed_counts(config: Config, data: Path) -> dict[str, int]:
-    """What a cell's governance keeps of the training records, and of those the planted ones."""
-    train, valid, test = (as_source(data / name) for name in FILES)
-    records = load_records(train)
-    kept, *_ = governed(apart_from_held_out(config, Sources((train,), (valid,), (test,))), (train,))
-    planted = [sum("planted" in r.fields for r in part) for part in (records, kept)]
-    return {"records": len(records), "kept": len(kept), "planted": planted[0], "planted_kept": planted[1]}
+def mean_mixing(runs: Sequence[Run]) -> dict[str, list]:
+    """λ by module, the mean over training and seeds; nothing where nothing is mixed."""
+    modules, *_ = mixing(runs[0])
+    shares = [mixing(run)[2].mean(1) for run in runs] if modules else []
+    return {"modules": modules, "value": np.mean(shares, 0).tolist()} if modules else {}
 
 
-def mean_mixing(runs: Sequence[Run]) -> dict[str, list] | None:
-    """λ by module, the mean over training and seeds; None where nothing is mixed."""
-    mixed = [mixing(run) for run in runs]
-    if not mixed[0][0]:
-        return None
-    return {"modules": mixed[0][0], "value": np.mean([own.mean(1) for _, _, own in mixed], 0).tolist()}
+def curve(run: Run) -> list[tuple[int, float]]:
+    """Validation loss by step."""
+    return [(row["step"], row[VALIDATION]) for row in run.metrics() if VALIDATION in row]
 
 
-def curves(runs: Sequence[Run]) -> list[list]:
-    """Validation loss by step, one line a seed."""
-    key = "valid_loss_nats_per_token"
-    return [[(row["step"], row[key]) for row in run.metrics() if key in row] for run in runs]
+def example_error(low: float, high: float) -> float:
+    """Standard error of a 95 % interval over examples."""
+    return float((high - low) / (2 * norm.ppf(TAIL)))
+
+
+def mean_over_seeds(values: Sequence[float], errors: Sequence[float] = ()) -> dict[str, float]:
+    """Mean of one value a seed (`value`, `seeds`), its interval (`low`, `high`), and `p`, two-sided, that it is zero.
+
+    `errors` are standard errors over examples, of each value or of their mean. One seed gives an interval over examples
+    alone, or of no width where there are none; that says nothing of chance, so p is then 1.
+    """
+    values, count = np.asarray(values, np.float64), len(values)
+    seeds = values.var(ddof=1) / count if count > 1 else 0.0
+    examples = np.mean(np.square(errors)) if len(errors) else 0.0
+    error, mean = math.sqrt(seeds + examples), float(values.mean())
+    degrees = (count - 1) * ((seeds + examples) / seeds) ** 2 if seeds else math.inf
+    reach = float(error * t.ppf(TAIL, degrees))
+    p = float(2 * t.sf(abs(mean) / error, degrees) if error else mean == 0 or count == 1)
+    return {"value": mean, "low": mean - reach, "high": mean + reach, "seeds": count, "p": p}
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p adjusted for how many differences are tested at once. Holm 1979, https://www.jstor.org/stable/4615733."""
+    order = np.argsort(p_values)
+    stepped = np.asarray(p_values)[order] * np.arange(len(order), 0, -1)
+    return np.minimum(1, np.maximum.accumulate(stepped))[np.argsort(order)].tolist()
+
+
+def add_differences(
+    rows: list[dict], tables: Mapping[Column, list[Results]], base: Results, plan: Plan
+) -> None:
+    """Add to each row its difference from the reference method, from the base, and from the first governance setting.
+
+    p is adjusted over the methods that one metric compares (Holm).
+    """
+    index = {(row["model"], row["governance"], *row_key(row)): row for row in rows}
+    for (method, governance), own in tables.items():
+        others = {
+            "difference": tables[plan.reference, governance],
+            "governed": tables[method, plan.governance[0]],
+            "from_base": [base] * len(own),
+        }
+        for name, other in others.items():
+            if other is not own:
+                for key, change in differences(other, own, plan.pivot).items():
+                    index[method, governance, *key][name] = change
+    for name in ("difference", "governed", "from_base"):
+        adjust(rows, name)
+
+
+def row_key(row: Mapping[str, Any]) -> Key:
+    return row["metric"], row["language"], row["variant"]
+
+
+def figures(results: Results) -> dict[Key, Row]:
+    """Every measure of one model."""
+    return {r.key: r for r in results.rows if r.metric not in NO_MEASURES}
+
+
+def differences(old: Sequence[Results], new: Sequence[Results], pivot: str) -> dict[Key, dict]:
+    """New minus old results by metric, over the same seeds and the metrics that all have."""
+    before, after = ([figures(r) for r in side] for side in (old, new))
+    shared = [key for key in after[0] if all(key in table for table in (*before, *after))]
+    errors = direction_errors(old, new, pivot) if new[0].facts["kind"] == "translation" else {}
+    for key in shared:
+        sides = [[examples_of(r, key[2]) for r in side] for side in (old, new)]
+        if key not in errors and PAIRED.get(key[0]) in sides[0][0]:
+            errors[key] = paired_error(*sides, PAIRED[key[0]], key[1])
+    return {
+        key: difference([t[key] for t in before], [t[key] for t in after], errors.get(key)) for key in shared
+    }
+
+
+def examples_of(results: Results, variant: str) -> dict:
+    """Columns of what a figure of this variant is made of, record by record; nothing where they are not kept."""
+    examples = results.facts["examples"]
+    return examples if not variant else examples.get(variant, {})
+
+
+def difference(before: Sequence[Row], after: Sequence[Row], error: float | None = None) -> dict[str, float]:
+    """After minus before over the seeds; `error` is the standard error over examples where they can be paired.
+
+    Where they cannot, the errors of both sides add, which is wider than need be. Where nothing is known over examples
+    there is no p: seeds alone say too little.
+    """
+    sides = [errors_of(side) for side in (before, after)]
+    if error is None and all(sides):
+        error = float(np.sqrt(sum(np.mean(np.square(side)) for side in sides)))
+    values = [[row.value for row in side] for side in (after, before)]
+    change = mean_over_seeds(np.subtract(*values), [error or 0.0])
+    if error is None:
+        del change["p"]
+    return change
+
+
+def paired_error(old: Sequence[dict], new: Sequence[dict], column: str, language: str = ALL) -> float:
+    """Standard error over resampled groups of the mean difference, each example's averaged over seeds first."""
+    examples = new[0]
+    after, before = (np.mean([r[column] for r in side], 0) for side in (new, old))
+    in_bits = column == "nats"
+    sizes = np.array(examples["bytes"], float) if in_bits else np.ones(len(after))
+    of_language = np.array([language in (ALL, name) for name in examples["language"]])
+    own = np.flatnonzero(of_language & (sizes > 0))  # of a text of one token nothing may be predicted
+    change = (after - before)[own] / (np.log(2) if in_bits else 1)
+    resampling = {"seed": 0, "samples": RESAMPLES, "groups": [examples["group"][n] for n in own]}
+    found = bootstrap_ratio(change, sizes[own], **resampling)
+    return example_error(found.low, found.high)
+
+
+def direction_errors(old: Sequence[Results], new: Sequence[Results], pivot: str) -> dict[Key, float]:
+    """Standard errors over examples of the differences in chrF++, each side a mean over seeds, on the same draws."""
+    before, after = ([directions_from(r.facts["examples"]) for r in side] for side in (old, new))
+    errors = {}
+    for name, change in intervals(after, pivot, minus=before).items():
+        metric, _, language = name.partition("@")
+        errors[metric, language or ALL, ""] = example_error(change.low, change.high)
+    return errors
+
+
+def directions_from(examples: dict) -> Directions:
+    pairs = [tuple(name.split(">")) for name in examples["direction"]]
+    table = np.array([row.split() for row in examples["chrf"]], np.int64)
+    return score_directions(pairs, examples["group"], table, seed=0)
+
+
+def adjust(rows: list[dict], name: str) -> None:
+    """Add `p_holm` to the differences of this name that have a p."""
+    families: dict[tuple, list[dict]] = {}
+    for row in rows:
+        if "p" in row.get(name, {}):
+            family = *row_key(row), row["model" if name == "governed" else "governance"]
+            families.setdefault(family, []).append(row[name])
+    for family in families.values():
+        for change, p in zip(family, holm([change["p"] for change in family]), strict=True):
+            change["p_holm"] = p
+
+
+def errors_of(own: Sequence[Row]) -> list[float]:
+    return [example_error(f.low, f.high) for f in own if f.low is not None]

@@ -102,33 +102,22 @@ def test_a_file_holds_one_kind(tmp_path):
 
 def test_lines_are_counted_with_blank_ones(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "one"}\r\n\n   \n{"text": "two"}')
-    assert [(record.line, record.content()) for record in load_records(tmp_path / "a.jsonl")] == [
-        (1, "one"),
-        (4, "two"),
-    ]
+    found = [(record.line, record.content()) for record in load_records(tmp_path / "a.jsonl")]
+    assert found == [(1, "one"), (4, "two")]
 
 
 def test_the_strict_reader_gathers_faults(tmp_path):
     path = write_jsonl(tmp_path / "a.jsonl", ["x"] * 7 + [{"text": "fine"}, {"text": 1}])
     with pytest.raises(DataError) as error:
         load_records(path)
-    told = str(error.value)
-    assert [mark in told for mark in ("7 bad_json", f"{path}:1", "3 more", f"{path}:6")] == [
-        True,
-        True,
-        True,
-        False,
-    ]
+    marks = ("7 bad_json", f"{path}:1", "3 more", f"{path}:6")
+    assert [mark in str(error.value) for mark in marks] == [True, True, True, False]
 
 
 def test_paths_that_cannot_be_read(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    for path, told in (
-        ("none.jsonl", "no such file"),
-        (".", "folder"),
-        ("pipe", "pipe"),
-        ("a\0b", "cannot be read"),
-    ):
+    refused = {"none.jsonl": "no such file", ".": "folder", "pipe": "pipe", "a\0b": "cannot be read"}
+    for path, told in refused.items():
         with pytest.raises(ConfigError, match=told):
             read_records(tmp_path / path)
     (tmp_path / "locked.jsonl").write_text("{}")
@@ -138,23 +127,17 @@ def test_paths_that_cannot_be_read(tmp_path):
             read_records(tmp_path / "locked.jsonl")
 
 
+KEYS = st.sampled_from(
+    ["text", "prompt", "completion", "messages", "role", "content", "language", "id", "user"]
+)
 JSON = st.recursive(
     st.none() | st.booleans() | st.floats() | st.text(max_size=8) | st.integers(),
-    lambda inner: (
-        st.lists(inner, max_size=4)
-        | st.dictionaries(
-            st.sampled_from(
-                ["text", "prompt", "completion", "messages", "role", "content", "language", "id", "user"]
-            ),
-            inner,
-            max_size=5,
-        )
-    ),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=5),
     max_leaves=12,
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(JSON.map(lambda value: json.dumps(value).encode()) | st.binary(max_size=40), max_size=8))
 def test_fuzzed_lines_are_never_lost(tmp_path_factory, lines):
     path = tmp_path_factory.getbasetemp() / "fuzz.jsonl"
@@ -176,11 +159,8 @@ def test_parquet_is_read_row_by_row(tmp_path):
         [{"text": "one", "language": None}, {"text": "two", "language": "en"}],
     )
     parquet.write_table(pyarrow.Table.from_pylist(rows), path)
-    records = load_records(path)
-    assert [(record.fields, record.where) for record in records] == [
-        ({"text": "one"}, f"{path}:1"),
-        (rows[1], f"{path}:2"),
-    ]
+    found = [(record.fields, record.where) for record in load_records(path)]
+    assert found == [({"text": "one"}, f"{path}:1"), (rows[1], f"{path}:2")]
     path.write_bytes(b"PAR1 is not enough")
     with pytest.raises(ConfigError, match=r"a.parquet: is no Parquet file"):
         load_records(path)

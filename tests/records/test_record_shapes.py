@@ -146,6 +146,7 @@ def test_every_shape_becomes_one_of_the_three_kinds(shape, row, fields):
         ({"conversations": sharegpt(("human", "x"), ("function_call", "map()"))}, "bad_content", "a function call"),
         ({"conversations": sharegpt(("customer", "x"), ("gpt", "y"))}, "bad_roles", "turn 1 has role 'customer'"),
         ({"messages": [ASK, {**CALLED, "tool_calls": [3]}]}, "bad_content", "the tool calls of turn 2 must be a list"),
+        ({"messages": [ASK, {**CALLED, "tool_calls": {"a": 1}}]}, "bad_content", "tool calls of turn 2 must be a list"),
         ({**CHAT, "tools": ["map"]}, "bad_field", "tools must be a list of objects"),
         ({**CHAT, "tools": "map"}, "bad_field", "tools must be a list of objects"),
     ],

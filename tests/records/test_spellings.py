@@ -8,7 +8,7 @@ from test_template import AGAIN, CALL, CALLED, END, SHAPES, TOOL, USER, pieces, 
 from toys import byte_tokenizer, wrapped
 
 from mlx_hybrid.errors import ConfigError
-from mlx_hybrid.records.record import Record
+from mlx_hybrid.records.record import Record, parse_line
 from mlx_hybrid.records.template import asked_tokens, make_example, make_examples, question_tokens
 
 TWO = {"content": "yes", "tool_calls": [CALL, {"function": {"name": "i", "arguments": {}}}]}
@@ -18,8 +18,6 @@ ODD_ANSWERS = {
     "a word": ({"content": "yes", "train": "False"}, "marked as not to be trained"),
     "half a weight": ({"content": "yes", "weight": 0.5}, "turn 2 has weight 0.5, which is neither 0 nor 1"),
     "nothing but an end": ({"content": f"{END}\n"}, "every answer is empty"),
-    "calls that are no list": ({"content": "yes", "tool_calls": {"a": 1}}, "no list of calls"),
-    "calls that are words": ({"content": "yes", "tool_calls": ["x"]}, "no list of calls"),
     "a call without a name": ({"tool_calls": [{"function": {}}]}, "without the name"),
     "arguments cut short": (
         {"tool_calls": [{"function": {"name": "f", "arguments": '{"a": '}}]}, "calls f with arguments that are no"),
@@ -41,14 +39,15 @@ def test_an_answer_that_cannot_be_trained_is_set_aside_by_name(case):
 ])  # fmt: skip
 @pytest.mark.parametrize("written", [lambda calls: calls, lambda calls: json.dumps(calls)])
 def test_a_tool_call_is_trained_the_same_however_it_is_written(call, written):
-    tokenizer = wrapped(byte_tokenizer(TEMPLATES["calls"]))
-    item = record([USER, {"role": "assistant", "content": None, "tool_calls": written([call])}])
-    assert pieces(make_example(item, tokenizer), tokenizer) == [CALLED["calls"] + END]
-    none = [{"function": {"name": "weather", "arguments": ""}}]
-    item = record([USER, {"role": "assistant", "content": None, "tool_calls": written(none)}])
-    assert '"arguments": {}}' in pieces(make_example(item, tokenizer), tokenizer)[0]
-    item = record([USER, {"role": "assistant", "content": "yes", "tool_calls": written([])}], tools="[]")
-    assert pieces(make_example(item, wrapped(byte_tokenizer(TEMPLATES["dated"]))), tokenizer) == ["yes" + END]
+    def trained(template: str, calls: list, content: str | None = None, **fields) -> list[str]:
+        turns = [USER, {"role": "assistant", "content": content, "tool_calls": written(calls)}]
+        item = parse_line(json.dumps({"messages": turns, **fields}).encode(), "data.jsonl", 3)
+        tokenizer = wrapped(byte_tokenizer(TEMPLATES[template]))
+        return pieces(make_example(item, tokenizer), tokenizer)
+
+    assert trained("calls", [call]) == [CALLED["calls"] + END]
+    assert '"arguments": {}}' in trained("calls", [{"function": {"name": "weather", "arguments": ""}}])[0]
+    assert trained("dated", [], "yes", tools="[]") == ["yes" + END]
 
 
 @pytest.mark.parametrize("ends", [END, END * 2, f" {END} {END}\n"])
@@ -109,7 +108,15 @@ def test_a_system_turn_is_folded_into_a_user_turn_alone():
     assert "system\nsay yes" in tokenizer.render(turns)
 
 
-OWN_ENDS = ["<s><s>{}", " <s> <s>{}", "{}<|im_end|>\n", "<s>{} <|im_end|> <|im_end|> \n"]
+OWN_ENDS = [
+    "{}",
+    "<s>{}",
+    "{}<|im_end|>",
+    "<s><s>{}",
+    " <s> <s>{}",
+    "{}<|im_end|>\n",
+    "<s>{} <|im_end|> <|im_end|> \n",
+]
 
 
 @pytest.mark.parametrize("own", OWN_ENDS)
@@ -119,9 +126,10 @@ def test_ends_that_an_author_wrote_stand_once(own, adds):
     begin = "<s>" if adds or "<s>" in own else ""
     text = make_example(Record({"text": own.format("Habari")}, "d", 1), tokenizer)
     assert (tokenizer.decode(text.tokens), text.text_bytes) == (f"{begin}Habari{END}", 6)
-    prompt = Record(
-        {"prompt": own.format("Habari").split("<|im")[0], "completion": own.format("yes")}, "d", 1
-    )
+    assert text.trained == [not (adds and i == 0) for i in range(len(text.tokens))]
+    asked = own.format("Habari").split("<|im")[0]
+    assert tokenizer.continued(asked.rstrip()) == text.tokens[:-1]
+    prompt = Record({"prompt": asked, "completion": own.format("yes")}, "d", 1)
     if adds:
         example = make_example(prompt, tokenizer)
         assert pieces(example, tokenizer) == ["yes" + END]

@@ -60,11 +60,8 @@ def expected(template: str, shape: str) -> list[str]:
         written = {"thinks": "<think>\nhm.\n</think>\n\nyes"}
         return [written.get(template, ("\n</think>\n\n" if head else "") + "<think>hm.</think>yes")]
     if shape == "reasoning in its key":
-        return [
-            {"thinks": "<think>\nhm.\n</think>\n\nyes", "always thinks": "hm.\n</think>\n\nyes"}.get(
-                template, "yes"
-            )
-        ]
+        written = {"thinks": "<think>\nhm.\n</think>\n\nyes", "always thinks": "hm.\n</think>\n\nyes"}
+        return [written.get(template, "yes")]
     if shape == "a tool call":
         return [CALLED[template], head + "yes"]
     return [head + "yes"]
@@ -157,18 +154,6 @@ def test_a_tokenizer_that_adds_a_leading_space(completion):
     example = make_example(record(turns), tokenizer)
     assert [piece.strip() for piece in pieces(example, tokenizer)] == [completion + END, "yes no" + END]
     assert example.tokens[: example.trained.index(True)] == asked_tokens(record(turns), tokenizer)
-
-
-@pytest.mark.parametrize("own", ["{}", "<s>{}", "{}<|im_end|>", "<s>{}<|im_end|>"])
-@pytest.mark.parametrize("adds", [True, False])
-def test_plain_text_begins_as_the_tokenizer_begins_it_and_ends_once(own, adds):
-    tokenizer = wrapped(byte_tokenizer(begins=adds))
-    text = own.format("Habari ya asubuhi")
-    example = make_example(Record({"text": text}, "d", 1), tokenizer)
-    begin = "<s>" if adds or own.startswith("<s>") else ""
-    assert tokenizer.decode(example.tokens) == f"{begin}Habari ya asubuhi{END}"
-    assert example.trained == [not (adds and i == 0) for i in range(len(example.tokens))]
-    assert tokenizer.continued(text.removesuffix(END)) == example.tokens[:-1]
 
 
 def test_a_token_beyond_the_embedding_is_refused_by_its_text():

@@ -96,16 +96,13 @@ def test_a_cell_is_asked_on_the_date_that_its_template_was_told(config, tmp_path
     loaded = SimpleNamespace(model=None, tokenizer=SimpleNamespace(), identity={"fingerprint": "b"})
     monkeypatch.setattr(cells, "load_run", lambda run, base_name: loaded)
     monkeypatch.setattr(cells, "settle", lambda model: model)
-    monkeypatch.setattr(cells, "measured", lambda folder, load, *_: load())
-    _, tokenizer, identity = cells.measure_run(run, "base", None, None)
+    _, tokenizer, identity = cells.opened(config.model, run)
     assert tokenizer.date == date(2026, 1, 2)
     assert identity == {"base": "b", "adapter": sha256().hexdigest()}
 
 
 def test_the_base_is_asked_with_the_template_of_the_cells(monkeypatch):
-    opened = {"model": None, "identity": {"fingerprint": "b"}}
-    monkeypatch.setattr(
-        cells, "load_base", lambda _, tokenizer: SimpleNamespace(tokenizer=tokenizer, **opened)
-    )
-    _, tokenizer, identity = cells.open_base(ModelConfig(system="fold"))
+    own = {"model": None, "identity": {"fingerprint": "b"}}
+    monkeypatch.setattr(cells, "load_base", lambda _, tokenizer: SimpleNamespace(tokenizer=tokenizer, **own))
+    _, tokenizer, identity = cells.opened(ModelConfig(system="fold"), None)
     assert (tokenizer.system, identity) == ("fold", {"base": "b"})

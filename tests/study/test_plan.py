@@ -1,13 +1,23 @@
-"""Plans: what every cell is made of, and what would not compare like with like."""
+"""Plans: what every cell is made of, what would not compare like with like, and which rates are tried."""
 
+import math
 from pathlib import Path
 
 import pytest
 
 from mlx_hybrid.config import AdapterConfig, LowRankConfig
 from mlx_hybrid.errors import ConfigError
-from mlx_hybrid.study.plan import ADDED, Cell, Plan, check_plan, final_cells, governance_settings
-from mlx_hybrid.study.tuning import Trial
+from mlx_hybrid.study.plan import (
+    ADDED,
+    ROUNDS,
+    Cell,
+    Plan,
+    best,
+    check_plan,
+    final_cells,
+    governance_settings,
+    tune,
+)
 
 
 @pytest.fixture
@@ -36,30 +46,11 @@ def test_a_cell_is_its_methods_preset_at_its_rate_and_seed(source):
 
 def test_cells_have_names_of_their_own_and_seeds_go_round_first(source):
     own = plan(source, governance=("off", "on"))
-    cells = final_cells(own, {"lora": Trial(1e-3), "hybrid": Trial(5e-3, 4)})
+    cells = final_cells(own, {"lora": 1e-3, "hybrid": 5e-3})
     assert len({cell.name for cell in cells}) == len(cells) == 8
     assert {cell.method for cell in cells[:2]} == {"lora", "hybrid"}
     assert all(cell.seed == 0 for cell in cells[:4])
-    assert {(cell.rate, cell.batch) for cell in cells if cell.method == "hybrid"} == {(5e-3, 4)}
-    assert own.first("lora", Trial(1e-3)).governance == "off"
-
-
-def test_the_grid_at_the_chosen_rate_is_the_first_final_cell(source):
-    own = plan(source)
-    assert (
-        own.first("lora", Trial(1e-3)) == final_cells(own, dict.fromkeys(("lora", "hybrid"), Trial(1e-3)))[0]
-    )
-
-
-def test_another_batch_size_sees_as_many_records(source):
-    plain, twice = (
-        plan(source, overrides=("train.steps=40", "train.batch_size=8", "train.validate_every=20"))
-        .config(Cell("lora", "own", 1e-3, 0, batch), {})
-        .train
-        for batch in (0, 16)
-    )
-    assert (plain.steps, plain.batch_size, plain.validate_every) == (40, 8, 20)
-    assert (twice.steps, twice.batch_size, twice.validate_every) == (20, 16, 10)
+    assert {cell.rate for cell in cells if cell.method == "hybrid"} == {5e-3}
 
 
 def test_governance_in_steps_adds_one_stage_at_a_time(source):
@@ -77,11 +68,10 @@ def test_governance_in_steps_adds_one_stage_at_a_time(source):
     [
         ({"methods": ("lora", "hybird")}, 'unknown method "hybird".*"hybrid"'),
         ({"methods": ("lora", "lora")}, "twice"),
-        ({"rates": (0.0,)}, "above zero"),
         ({"governance": ("langauge",)}, '"language"'),
         ({"overrides": ("adapter.low_rank.rank=3",)}, "adapter.low_rank.rank is set for every method"),
     ],
-    ids=["method", "twice", "rate", "governance", "rank"],
+    ids=["method", "twice", "governance", "rank"],
 )
 def test_a_plan_that_cannot_be_is_one_sentence(source, changes, words):
     with pytest.raises(ConfigError, match=words):
@@ -94,3 +84,37 @@ def test_terms_change_with_what_is_measured_and_not_with_what_may_be_added(sourc
     assert plan(source, limit=5).terms() != first
     assert plan(source, pivot="en").terms() == first != plan(source, pivot="de").terms()
     assert plan(source, overrides=("train.epochs=9",)).terms() != first
+
+
+RATES = (1e-4, 3e-4, 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("lowest", "count"),
+    [
+        ({"inside": 3e-4, "as well": 2.9e-4}, 3),
+        ({"inside": 3e-4, "above": 5e-3}, 5),
+        ({"below": 2e-5, "above": 5e-3, "inside": 4e-4}, 7),
+        ({"far": 10.0, "inside": 3e-4}, len(RATES) + ROUNDS),
+    ],
+    ids=["none at an end", "above", "both ways", "too far"],
+)
+def test_every_method_has_as_many_trials_and_ends_are_passed(lowest, count):
+    asked = []
+
+    def losses(wanted):
+        asked.extend(wanted)
+        return [abs(math.log(rate / lowest[method])) for method, rate in wanted]
+
+    tried = tune(list(lowest), RATES, losses)
+    assert len(asked) == len(set(asked)) == count * len(lowest)  # nothing twice
+    assert {len(own) for own in tried.values()} == {count}
+    for method, own in tried.items():
+        chosen = best(own)
+        assert own[chosen] == min(own.values())
+        assert {*RATES} <= {*own}
+        if method == "far":
+            assert chosen == max(own)
+        else:
+            assert min(own) < chosen < max(own)
+            assert abs(math.log(chosen / lowest[method])) <= math.log(3.4) / 2

@@ -1,23 +1,26 @@
-"""Differences between methods: paired where examples are, adjusted over what one measure compares."""
+"""Means over seeds against scipy and what they promise, coverage; differences between methods, paired and adjusted."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from mlx_hybrid.evaluation.metrics.intervals import bootstrap_ratio, macro_f1
 from mlx_hybrid.evaluation.metrics.translation import intervals, sentence_statistics
 from mlx_hybrid.evaluation.results import ALL, Results, Row
-from mlx_hybrid.study.differences import (
+from mlx_hybrid.study.summary import (
     adjust,
     difference,
     differences,
     directions_from,
     errors_of,
+    example_error,
+    holm,
+    mean_over_seeds,
+    mean_rows,
     paired_error,
 )
-from mlx_hybrid.study.seeds import example_error
-from mlx_hybrid.study.summary import mean_rows
 
 GROUPS = [str(n // 2) for n in range(200)]
 LANGUAGES = ["eng_Latn", "deu_Latn"] * 100
@@ -79,7 +82,7 @@ def null_figure(rng: np.random.Generator, answers: np.ndarray) -> Row:
 
 def test_without_a_gain_the_macro_f1_of_translations_rejects_near_its_level():
     rng, rejected = np.random.default_rng(0), []
-    for _ in range(200):
+    for _ in range(100):
         answers = np.repeat(rng.integers(2, size=60), 8)
         sides = [[null_figure(rng, answers)] for _ in range(2)]
         rejected.append(difference(*sides)["p"] < 0.05)
@@ -110,10 +113,9 @@ def test_p_is_adjusted_over_the_methods_of_one_measure():
 
 
 def test_a_row_keeps_every_seeds_value():
-    measured = [{key("x"): fixed(1.0)}, {key("x"): fixed(3.0)}]
-    row = mean_rows(("lora", "own"), measured)[0]
+    row = mean_rows(("lora", "own"), [Results({}, (fixed(value),)) for value in (1.0, 3.0)])[0]
     assert (row["values"], row["value"], row["model"]) == ([1.0, 3.0], 2.0, "lora")
-    same = mean_rows(("lora", "own"), [{key("y"): fixed(2.0)}] * 2)[0]
+    same = mean_rows(("lora", "own"), [Results({}, (fixed(2.0),))] * 2)[0]
     assert same["low"] == same["high"] == 2.0
     assert errors_of([fixed(1.0), fixed(1.0, 0.0, 2.0)]) == [pytest.approx(1 / 1.959964)]
 
@@ -166,5 +168,60 @@ def test_a_metric_that_some_results_lack_is_not_compared():
     assert key("other") not in differences([old], [new], "eng_Latn")
     both = differences([new], [new], "eng_Latn")[key("other")]
     assert (both["value"], both["p"]) == (0, 1)
-    rows = mean_rows(("a", "own"), [{key("x"): fixed(1.0), key("y"): fixed(1.0)}, {key("x"): fixed(1.0)}])
+    seeds = [Results({}, (fixed(1.0), Row("y"))), Results({}, (fixed(1.0),))]
+    rows = mean_rows(("a", "own"), seeds)
     assert [row["metric"] for row in rows] == ["x"]
+
+
+def test_a_mean_without_example_errors_is_the_t_interval():
+    values = [0.70, 0.74, 0.69]
+    mean = mean_over_seeds(values)
+    low, high = stats.t.interval(0.95, 2, np.mean(values), stats.sem(values))
+    assert mean["value"] == pytest.approx(np.mean(values))
+    assert (mean["low"], mean["high"]) == pytest.approx((low, high))
+    assert mean["seeds"] == 3
+
+
+def test_a_difference_without_example_errors_is_the_paired_t_test():
+    before, after = [0.70, 0.74, 0.69], [0.75, 0.76, 0.75]
+    change = mean_over_seeds(np.subtract(after, before))
+    assert change["p"] == pytest.approx(stats.ttest_rel(after, before).pvalue)
+    assert change["value"] == pytest.approx(np.mean(after) - np.mean(before))
+
+
+def test_one_seed_has_the_interval_of_its_examples():
+    mean = mean_over_seeds([0.6], [example_error(0.5, 0.7)])
+    assert (mean["low"], mean["high"]) == pytest.approx((0.5, 0.7), abs=1e-4)
+
+
+def test_seeds_that_agree_leave_the_examples():
+    reach = 1.959964 * 0.02
+    mean = mean_over_seeds([0.6, 0.6], [0.02, 0.02])
+    assert (mean["low"], mean["high"]) == pytest.approx((0.6 - reach, 0.6 + reach), rel=1e-4)
+    mean = mean_over_seeds([0.6, 0.6])
+    assert mean["low"] == mean["high"]
+
+
+def test_no_difference_is_not_significant_and_a_sure_one_is():
+    assert mean_over_seeds([0.0, 0.0])["p"] == 1
+    assert mean_over_seeds([0.1, 0.1])["p"] == 0
+    assert mean_over_seeds([0.1])["p"] == 1  # nothing is known of chance
+
+
+def test_the_interval_covers_the_truth():
+    """Seeds and examples both vary; at least 95 % of the intervals hold the mean over all seeds and examples."""
+    rng = np.random.default_rng(1)
+    held = 0
+    for _ in range(200):
+        examples = rng.normal(0, 1, 100)
+        seeds = [0.3 + shift + examples.mean() for shift in rng.normal(0, 0.05, 3)]
+        error = examples.std(ddof=1) / 10
+        mean = mean_over_seeds(seeds, [error] * 3)
+        held += mean["low"] <= 0.3 <= mean["high"]
+    assert held >= 0.92 * 200
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.5, 0.9]) == [1, 1]
+    assert holm([]) == []
