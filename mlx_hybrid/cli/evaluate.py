@@ -3,6 +3,7 @@
 import json
 import shlex
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -90,23 +91,28 @@ def predict(output: Path | None, **asked: Any) -> None:
         click.echo(f"Labels in {output}.")
 
 
-def rates(ctx: click.Context | None, asked: click.Parameter | None, value: tuple[str, ...]) -> tuple:
-    """Learning rates with commas between, each once and in order."""
-    try:
-        found = tuple(sorted({float(own) for own in listed(ctx, asked, value)}))
-    except ValueError:
-        found = (0.0,)
-    if found and found[0] <= 0:
-        told = "write numbers above zero with commas between, as 1e-3,3e-3."
-        raise ConfigError(f"--lrs {','.join(value)}: {told}")
-    return found
+def numbers(spelt: str, kind: type, example: str) -> Callable:
+    """An option that takes numbers above zero with commas between, each once and in order."""
+
+    def read(ctx: click.Context | None, asked: click.Parameter | None, value: tuple[str, ...]) -> tuple:
+        try:
+            found = tuple(sorted({kind(own) for own in listed(ctx, asked, value)}))
+        except ValueError:
+            found = (0,)
+        if found and found[0] <= 0:
+            told = f"write numbers above zero with commas between, as {example}."
+            raise ConfigError(f"{spelt.split()[0]} {','.join(value)}: {told}")
+        return found
+
+    return option(spelt, f"To choose from, as {example}.  [default: its own]", multiple=True, callback=read)
 
 
 @click.command()
 @click.argument("config", metavar="CONFIG")
 @names("--methods", "With commas; the first is the reference.", default=["lora,hybrid"])
 @option("--seeds", "Runs of each method.", type=SOME, default=3)
-@option("--lrs rates", "To choose from, as 1e-3,3e-3.  [default: its own]", multiple=True, callback=rates)
+@numbers("--lrs rates", float, "1e-3,3e-3")
+@numbers("--batch-sizes batches", int, "4,8,16")
 @names("--governance", "own, off, on, a stage, or steps: each stage added to those before.", default=["own"])
 @option("--noise", "Share of faults to plant in records.", type=click.FloatRange(0, 0.5), default=0.0)
 @option("--workers", "Cells at a time, a process each; 1 on a GPU.", type=SOME, default=1)
@@ -120,9 +126,9 @@ def rates(ctx: click.Context | None, asked: click.Parameter | None, value: tuple
 def compare(config: str, output: Path, as_json: bool, workers: int, **terms: Any) -> None:
     """Train methods on the same data with the same steps, measure them alike, and tabulate means over seeds.
 
-    Each method's learning rate is chosen on the validation records alone, in as many trials for each; a grid whose end
-    is chosen grows. Every run is kept; the same command goes on after a stop. The folder gets report.html, results.csv
-    and figures.
+    Each method's learning rate and batch size are chosen on the validation records alone, in as many trials for each; a
+    grid whose end is chosen grows. Every run is kept; the same command goes on after a stop. The folder gets
+    report.html, results.csv and figures.
 
     \b
     Examples:

@@ -192,17 +192,23 @@ def governance(summary: dict) -> list[Table]:
 
 
 def rates(summary: dict) -> list[Table]:
-    """Every trial, a line a method; a choice that is still at the end of its grid is said to be one."""
+    """Every trial, a line a method and batch size; a choice still at the end of its grid is said to be one."""
     if not summary["grid"]:
         return []
-    losses = {(row["method"], row["rate"]): row[VALIDATION] for row in summary["grid"]}
-    tried, chosen = sorted({rate for _, rate in losses}), summary["chosen"]
-    cells = {key: f"{loss:.3f}{' ←' * (chosen[key[0]] == key[1])}" for key, loss in losses.items()}
-    rows = [(name, *(cells.get((name, rate), MISSING) for rate in tried)) for name in summary["methods"]]
+    keys = ("method", "batch", "rate")
+    losses = {tuple(row[key] for key in keys): row[VALIDATION] for row in summary["grid"]}
+    tried = sorted({rate for *_, rate in losses})
+    chosen = {method: tuple(trial) for method, trial in summary["chosen"].items()}
+    cells = {key: f"{loss:.3f}{' ←' * (chosen[key[0]] == key[:0:-1])}" for key, loss in losses.items()}
+    rows = [
+        (f"{name}, batches of {batch}" if batch else name, *(cells[name, batch, rate] for rate in tried))
+        for name in summary["methods"]
+        for batch in sorted({batch for _, batch, _ in losses})
+    ]
     note = (
         "Validation loss in nats per token of one seed at each rate; ← is chosen. The test set is not looked at, and a "
         "grid grows past an end that is chosen."
     )
-    if ends := [method for method, rate in chosen.items() if rate in (tried[0], tried[-1])]:
+    if ends := [method for method, (rate, _) in chosen.items() if rate in (tried[0], tried[-1])]:
         note += f" Still at an end: {', '.join(ends)}; a wider --lrs may do better."
     return [Table("Learning rates", ("method", *(f"{rate:g}" for rate in tried)), rows, note)]

@@ -1,9 +1,10 @@
-"""A comparison as a grid of cells: one method, one learning rate, one seed, one way of governing, each a run; and which
-rate each method trains with: that of least validation loss, of as many trials for each."""
+"""A comparison as a grid of cells: one method, one learning rate, one seed, one way of governing, each a run; and
+the rate and batch size of each method: those of least validation loss, of as many trials for each."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from mlx_hybrid.governance.rules import STAGES, unused_settings
 ADDED = ("language", "quality", "exact", "near")
 """Stages that `--governance steps` adds one at a time, after the structure and Unicode checks that always run."""
 ROUNDS = 4  # times that the grid grows, while some method's best is at an end of it
+Trial = tuple[float, int]  # learning rate, batch size; 0 is the config's own
 
 
 @dataclass(frozen=True)
@@ -26,10 +28,12 @@ class Cell:
     governance: str
     rate: float
     seed: int
+    batch: int = 0
 
     @property
     def name(self) -> str:
-        return f"{self.method}/{self.governance}/lr-{self.rate:g}-seed-{self.seed}"
+        batch = f"-batch-{self.batch}" if self.batch else ""
+        return f"{self.method}/{self.governance}/lr-{self.rate:g}{batch}-seed-{self.seed}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +46,7 @@ class Plan:
     methods: tuple[str, ...]
     seeds: int
     rates: tuple[float, ...] = ()
+    batches: tuple[int, ...] = ()
     governance: tuple[str, ...] = ()
     noise: float = 0.0
     limit: int = 0
@@ -63,13 +68,18 @@ class Plan:
 
     def config(self, cell: Cell, data: dict[str, Any]) -> Config:
         """The whole configuration of a cell: the plan's own, its method's preset, its rate and seed. Where the source
-        has two rates, they move together."""
+        has two rates, they move together; with another batch size as many records are trained on."""
         train = self.base().train
         own = {"method": cell.method, "seed": cell.seed, "evaluate": False, "name": ""}
         own["train.learning_rate"] = cell.rate
         if train.orthogonal_learning_rate and train.learning_rate:
             ratio = train.orthogonal_learning_rate / train.learning_rate
             own["train.orthogonal_learning_rate"] = cell.rate * ratio
+        if cell.batch:
+            scale = train.batch_size / cell.batch
+            steps = {"train.steps": train.steps, "train.validate_every": train.validate_every}
+            own |= {key: max(1, round(count * scale)) for key, count in steps.items() if count}
+            own["train.batch_size"] = cell.batch
         values = self.values | data | governance_values(cell.governance) | own
         return load_config(self.source, self.overrides, values)
 
@@ -121,11 +131,11 @@ def governance_values(name: str) -> dict[str, Any]:
     return {**free, "governance.only": list(stages), **unused}
 
 
-def final_cells(plan: Plan, chosen: dict[str, float]) -> list[Cell]:
-    """Every method, governance setting and seed at the method's chosen rate. Seeds go round first, so that a comparison
-    stopped early has every method."""
+def final_cells(plan: Plan, chosen: dict[str, Trial]) -> list[Cell]:
+    """Every method, governance setting and seed at the method's chosen rate and batch size. Seeds go round first, so
+    that a comparison stopped early has every method."""
     return [
-        Cell(method, governance, chosen[method], seed)
+        Cell(method, governance, chosen[method][0], seed, chosen[method][1])
         for seed in range(plan.seeds)
         for governance in plan.governance
         for method in plan.methods
@@ -135,24 +145,35 @@ def final_cells(plan: Plan, chosen: dict[str, float]) -> list[Cell]:
 def tune(
     methods: Sequence[str],
     rates: Sequence[float],
-    losses: Callable[[list[tuple[str, float]]], list[float]],
-) -> dict[str, dict[float, float]]:
-    """Rate → loss of each method, over the same rates for all: those given, in order, and while the best of some method
-    is at an end, one step past that end, as large as the last."""
-    tried: dict[str, dict[float, float]] = {method: {} for method in methods}
-    grid, wanted = list(rates), list(rates)
+    batches: Sequence[int],
+    losses: Callable[[list[tuple[str, Trial]]], list[float]],
+) -> dict[str, dict[Trial, float]]:
+    """Trial → loss of each method, over the same grid for all: every rate with every batch size, and while the best of
+    some method is at an end of either, one step past that end, as large as the last."""
+    tried: dict[str, dict[Trial, float]] = {method: {} for method in methods}
+    axes = [tuple(rates), tuple(batches) or (0,)]
     for _ in range(ROUNDS + 1):
-        trials = [(method, rate) for method in methods for rate in wanted]
-        for (method, rate), loss in zip(trials, losses(trials), strict=True):
-            tried[method][rate] = loss
-        chosen = {best(own) for own in tried.values()}
-        ends = (grid[:2], grid[:-3:-1]) if len(grid) > 1 else ()
-        wanted = [float(f"{end * end / inner:.3g}") for end, inner in ends if end in chosen]
-        grid = sorted([*grid, *wanted])
-        if not wanted:
+        trials = [
+            (method, trial) for trial in product(*axes) for method in methods if trial not in tried[method]
+        ]
+        for (method, trial), loss in zip(trials, losses(trials), strict=True):
+            tried[method][trial] = loss
+        chosen = zip(*(best(own) for own in tried.values()))
+        wider = [past_ends(axis, set(ends)) for axis, ends in zip(axes, chosen)]
+        if wider == axes:
             break
+        axes = wider
     return tried
 
 
-def best(tried: dict[float, float]) -> float:
+def past_ends(axis: tuple, chosen: set) -> tuple:
+    """The axis with a step past each of its ends that is chosen; batches are whole and hold a record at least."""
+    ends = (axis[:2], axis[:-3:-1]) if len(axis) > 1 else ()
+    steps = [end * end / inner for end, inner in ends if end in chosen]
+    whole = isinstance(axis[0], int)
+    new = {max(1, round(step)) if whole else float(f"{step:.3g}") for step in steps}
+    return tuple(sorted({*axis, *new}))
+
+
+def best(tried: dict[Trial, float]) -> Trial:
     return min(tried, key=tried.get)

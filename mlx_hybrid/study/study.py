@@ -16,7 +16,7 @@ from mlx_hybrid.records.record import load_records
 from mlx_hybrid.run import Run, writing
 from mlx_hybrid.study import cells
 from mlx_hybrid.study.data import FILES, evaluation_sets, freeze_data, governed_counts
-from mlx_hybrid.study.plan import Cell, Plan, best, check_plan, final_cells, tune
+from mlx_hybrid.study.plan import Cell, Plan, Trial, best, check_plan, final_cells, tune
 from mlx_hybrid.study.summary import SUMMARY_FILE, VALIDATION, footprint, summarise, whole_figures
 
 FORMAT = 1
@@ -79,19 +79,19 @@ class Study:
         write_json(self.directory / SUMMARY_FILE, summary)
         return summary
 
-    def choose(self) -> tuple[dict[str, float], list[dict[str, Any]]]:
-        """The rate of least validation loss of each method, and every loss; nothing of the test set is looked at."""
-        methods = self.plan.methods
-        if len(self.rates) == 1:
-            return dict.fromkeys(methods, self.rates[0]), []
-        tried = tune(methods, self.rates, self.losses)
-        trials = [(method, *trial) for method, own in tried.items() for trial in own.items()]
-        grid = [dict(zip(("method", "rate", VALIDATION), trial)) for trial in trials]
+    def choose(self) -> tuple[dict[str, Trial], list[dict[str, Any]]]:
+        """The trial of least validation loss of each method, and every loss; nothing of the test set is looked at."""
+        methods, batches = self.plan.methods, self.plan.batches
+        if len(self.rates) == 1 and len(batches) < 2:
+            return dict.fromkeys(methods, (self.rates[0], *(batches or (0,)))), []
+        tried = tune(methods, self.rates, batches, self.losses)
+        trials = [(method, *trial, loss) for method, own in tried.items() for trial, loss in own.items()]
+        grid = [dict(zip(("method", "rate", "batch", VALIDATION), trial)) for trial in trials]
         return {method: best(own) for method, own in tried.items()}, grid
 
-    def losses(self, wanted: list[tuple[str, float]]) -> list[float]:
+    def losses(self, wanted: list[tuple[str, Trial]]) -> list[float]:
         """The least validation loss of each trial, at the first seed and the first governance setting."""
-        grid = [Cell(method, self.plan.governance[0], rate, 0) for method, rate in wanted]
+        grid = [Cell(method, self.plan.governance[0], rate, 0, batch) for method, (rate, batch) in wanted]
         return [cells.best_loss(run) for _, run in self.trained(grid)]
 
     def measure_all(self, grid: list[Cell]) -> dict[Cell, Results]:

@@ -20,8 +20,8 @@ from scipy.stats import norm, t
 
 from mlx_hybrid.adapters.layer import STATE_LEAVES
 from mlx_hybrid.adapters.targets import last_part
-from mlx_hybrid.evaluation.metrics.chrf import Directions, intervals, score_directions
-from mlx_hybrid.evaluation.metrics.intervals import LEVEL, bootstrap_ratio
+from mlx_hybrid.evaluation.metrics.intervals import LEVEL, Columns, bootstrap_ratio
+from mlx_hybrid.evaluation.metrics.translation import intervals, score_directions
 from mlx_hybrid.evaluation.results import ALL, BASE, Results, Row
 from mlx_hybrid.files import read_header
 from mlx_hybrid.run import Run
@@ -240,7 +240,7 @@ def direction_errors(old: Sequence[Results], new: Sequence[Results], pivot: str)
     return errors
 
 
-def directions_from(examples: dict) -> Directions:
+def directions_from(examples: dict) -> Columns:
     pairs = [tuple(name.split(">")) for name in examples["direction"]]
     table = np.array([row.split() for row in examples["chrf"]], np.int64)
     return score_directions(pairs, examples["group"], table, seed=0)

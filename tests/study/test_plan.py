@@ -46,7 +46,7 @@ def test_a_cell_is_its_methods_preset_at_its_rate_and_seed(source):
 
 def test_cells_have_names_of_their_own_and_seeds_go_round_first(source):
     own = plan(source, governance=("off", "on"))
-    cells = final_cells(own, {"lora": 1e-3, "hybrid": 5e-3})
+    cells = final_cells(own, {"lora": (1e-3, 0), "hybrid": (5e-3, 0)})
     assert len({cell.name for cell in cells}) == len(cells) == 8
     assert {cell.method for cell in cells[:2]} == {"lora", "hybrid"}
     assert all(cell.seed == 0 for cell in cells[:4])
@@ -104,17 +104,38 @@ def test_every_method_has_as_many_trials_and_ends_are_passed(lowest, count):
 
     def losses(wanted):
         asked.extend(wanted)
-        return [abs(math.log(rate / lowest[method])) for method, rate in wanted]
+        return [abs(math.log(rate / lowest[method])) for method, (rate, _) in wanted]
 
-    tried = tune(list(lowest), RATES, losses)
+    tried = tune(list(lowest), RATES, (), losses)
     assert len(asked) == len(set(asked)) == count * len(lowest)  # nothing twice
     assert {len(own) for own in tried.values()} == {count}
     for method, own in tried.items():
-        chosen = best(own)
-        assert own[chosen] == min(own.values())
-        assert {*RATES} <= {*own}
+        (chosen, batch), rates = best(own), {rate for rate, _ in own}
+        assert (own[chosen, batch], batch) == (min(own.values()), 0)
+        assert {*RATES} <= rates
         if method == "far":
-            assert chosen == max(own)
+            assert chosen == max(rates)
         else:
-            assert min(own) < chosen < max(own)
+            assert min(rates) < chosen < max(rates)
             assert abs(math.log(chosen / lowest[method])) <= math.log(3.4) / 2
+
+
+def test_batch_sizes_are_chosen_with_rates_and_grow_past_an_end():
+    """A loss that is least at 3e-4 and batches of 16, of which 4 and 8 are asked for."""
+
+    def losses(wanted):
+        return [abs(math.log(rate / 3e-4)) + abs(math.log2(batch / 16)) for _, (rate, batch) in wanted]
+
+    tried = tune(["one", "two"], RATES, (4, 8), losses)
+    assert tried["one"] == tried["two"]
+    assert best(tried["one"]) == (3e-4, 16)
+    assert {batch for _, batch in tried["one"]} == {4, 8, 16, 32}
+    alone = tune(["one"], (3e-4,), (1, 2), lambda wanted: [batch for _, (_, batch) in wanted])
+    assert alone == {"one": {(3e-4, 1): 1, (3e-4, 2): 2}}  # no batch is smaller than a record
+
+
+def test_another_batch_size_trains_on_as_many_records(source):
+    made = plan(source, overrides=("train.steps=10", "train.validate_every=4")).config(
+        Cell("lora", "own", 1e-3, 0, 4), {}
+    )
+    assert (made.train.batch_size, made.train.steps, made.train.validate_every) == (4, 20, 8)

@@ -11,9 +11,8 @@ import numpy as np
 import yaml
 
 from mlx_hybrid.errors import ConfigError, DataError, nearest
-from mlx_hybrid.records.arrow import PARQUET, table_rows
 from mlx_hybrid.records.languages import parse_language
-from mlx_hybrid.records.lines import check_file
+from mlx_hybrid.records.lines import PARQUET, check_file, table_rows
 
 XNLI_DEV_SHARE = 0.2  # of the premises of XNLI dev; the rest is the training split
 XNLI_SPLIT_SEED = 20
