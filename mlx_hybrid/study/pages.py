@@ -198,8 +198,8 @@ def rates(summary: dict) -> list[Table]:
     keys = ("method", "batch", "rate")
     losses = {tuple(row[key] for key in keys): row[VALIDATION] for row in summary["grid"]}
     tried = sorted({rate for *_, rate in losses})
-    chosen = {method: tuple(trial) for method, trial in summary["chosen"].items()}
-    cells = {key: f"{loss:.3f}{' ←' * (chosen[key[0]] == key[:0:-1])}" for key, loss in losses.items()}
+    chosen = {(method, summary["batches"][method], rate) for method, rate in summary["chosen"].items()}
+    cells = {key: f"{loss:.3f}{' ←' * (key in chosen)}" for key, loss in losses.items()}
     rows = [
         (f"{name}, batches of {batch}" if batch else name, *(cells[name, batch, rate] for rate in tried))
         for name in summary["methods"]
@@ -209,6 +209,6 @@ def rates(summary: dict) -> list[Table]:
         "Validation loss in nats per token of one seed at each rate; ← is chosen. The test set is not looked at, and a "
         "grid grows past an end that is chosen."
     )
-    if ends := [method for method, (rate, _) in chosen.items() if rate in (tried[0], tried[-1])]:
+    if ends := [method for method, _, rate in sorted(chosen) if rate in (tried[0], tried[-1])]:
         note += f" Still at an end: {', '.join(ends)}; a wider --lrs may do better."
     return [Table("Learning rates", ("method", *(f"{rate:g}" for rate in tried)), rows, note)]

@@ -73,7 +73,8 @@ class Study:
         base = cells.measured(self.directory / "base", self.model, None, self.measuring, self.stop)
         chosen, grid = self.choose()
         results = self.measure_all(final_cells(self.plan, chosen))
-        told = {"grid": grid, "governed": self.count_governed(), "chosen": chosen}
+        rates, batches = ({method: trial[n] for method, trial in chosen.items()} for n in (0, 1))
+        told = {"grid": grid, "governed": self.count_governed(), "chosen": rates, "batches": batches}
         runs = {cell: self.run_of(cell) for cell in results}
         summary = summarise(self.plan, base, results, runs, **told)
         write_json(self.directory / SUMMARY_FILE, summary)
