@@ -18,7 +18,8 @@ from mlx_hybrid.training.events import RAW, Note, Trained
 from mlx_hybrid.training.optimizer import BranchOptimizer
 
 FORMAT = 2
-OF_OLDER = ("level", "halvings")  # what older versions kept of a run beside what is kept now
+OF_OLDER = ("level",)  # what older versions kept of a run beside what is kept now
+STATES = ("average", "start")  # of adapters, each a file of its own
 PATIENCE, TIME = "patience", "time"  # why a run may end early
 
 
@@ -49,6 +50,10 @@ class Progress:
     best_form: str = RAW  # what the best validation was of: the raw weights or their average
     averaged: int = 0  # iterates in the average
     average: dict[str, mx.array] = field(default_factory=dict, repr=False, compare=False)
+    start: dict[str, mx.array] = field(
+        default_factory=dict, repr=False, compare=False
+    )  # while it may begin again
+    halvings: int = 0  # times that it began again at half its rates
     window: Window = field(default_factory=Window)
 
     @property
@@ -78,6 +83,11 @@ class Progress:
             self.stale += 1
         return best
 
+    def begin_again(self) -> None:
+        """Forget all but the base, the start, the time used and how often this happened."""
+        kept = {"base_loss": self.base_loss, "start": self.start, "seconds": self.seconds}
+        self.__dict__.update(vars(Progress(**kept, halvings=self.halvings + 1)))
+
     def report(self, steps: int, rates: dict[str, float]) -> Trained:
         """The event of the window that ends here; the next one begins."""
         window, self.window = self.window, Window()
@@ -104,16 +114,18 @@ class Progress:
 def save_checkpoint(
     folder: Path, model: nn.Module, optimizer: BranchOptimizer, progress: Progress, keep: int = 2
 ) -> None:
-    """Write `folder/step-N` whole: adapter, optimiser, mixing state and progress. All but the newest `keep` go."""
+    """Write `folder/step-N` whole: adapter, optimiser, mixing state and progress. All but the newest `keep` go, and
+    of a run that begins again all others."""
     with new_directory(folder / f"step-{progress.step:07d}") as fresh:
         mx.save_safetensors(str(fresh / "adapter.safetensors"), adapter_state(model))
         state = {saved_name(name): value for name, value in tree_flatten(optimizer.state)}
         mx.save_safetensors(str(fresh / "optimizer.safetensors"), state)
-        if progress.average:
-            mx.save_safetensors(str(fresh / "average.safetensors"), progress.average)
-        told = dataclasses.asdict(dataclasses.replace(progress, average={}))
+        for name in STATES:
+            if own := getattr(progress, name):
+                mx.save_safetensors(str(fresh / f"{name}.safetensors"), own)
+        told = dataclasses.asdict(dataclasses.replace(progress, **{name: {} for name in STATES}))
         write_json(fresh / "progress.json", {"format": FORMAT, **told})
-    kept = checkpoints(folder)[-keep:]
+    kept = checkpoints(folder)[-keep:] if progress.step else checkpoints(folder)[:1]
     for old in folder.glob("step-*"):
         if old not in kept:  # also what a kill left half removed
             shutil.rmtree(old, ignore_errors=True)
@@ -149,6 +161,7 @@ def restore(directory: Path, model: nn.Module, optimizer: BranchOptimizer) -> Pr
         raise ConfigError("its optimiser state belongs to another configuration")
     optimizer.put_state({names[name]: value for name, value in state.items()})
     progress = Progress(**(saved | {"window": Window(**saved.get("window", {}))}))
-    if progress.averaged:
-        progress.average = mx.load(str(directory / "average.safetensors"))
+    for name in STATES:
+        if (path := directory / f"{name}.safetensors").is_file():
+            setattr(progress, name, mx.load(str(path)))
     return progress

@@ -30,6 +30,9 @@ AVERAGES = 30  # iterates that an average takes of a run, about
 AVERAGED_FROM = {"ema": 0.1, "last": 0.75}  # share of a run's steps before an average begins
 EMA = 0.1  # memory of the exponential average, in shares of a run's steps
 CACHE_EVERY = 50  # steps between returns of unused buffers, of which the cache would keep one a length
+RISE = 0.1  # of the base's validation loss, after which a run begins again at half its rates
+MOST_HALVINGS = 4
+SHORT = 10  # steps of a run that has no tenth to speak of
 MOST_DEFECT = 1e-5  # largest |R Rᵀ − I| that rounding should leave of a rotation
 
 
@@ -62,7 +65,8 @@ class Training:
 
     `progress` is kept up to date, so that whoever handles CheckpointDue can save it; a run that a guard ended stays
     ended. `temperature` shifts the languages' shares (batches.py). Each machine of a `world` computes its part of every
-    batch, and all yield the same events. Raises MlxHybridError when the loss stops being a number, and MachineLost when
+    batch, and all yield the same events. A run whose validation loss has risen after its first tenth begins again at
+    half its rates. Raises MlxHybridError when the loss stops being a number, and MachineLost when
     a machine is gone, after CheckpointDue where it went between two steps.
     """
 
@@ -81,33 +85,43 @@ class Training:
         config = self.config
         self.steps = total_steps(config, len(self.examples))
         self.sample, self.every = plan(self.held_back, self.examples, self.steps, config)
-        self.rate = schedule(config.schedule, self.steps, config.warmup)
+        self.course, self.tenth = (
+            schedule(config.schedule, self.steps, config.warmup),
+            math.ceil(self.steps / 10),
+        )
         self.refold_every = steps_between_refolds(self.model)
         # on the CPU every fused kernel is a run of a C++ compiler, which may not be there
         compiled = {"on": True, "off": False, "auto": not on_cpu()}[config.compile]
         how = {"batch_size": config.batch_size, "seed": self.seed, "temperature": self.temperature}
         how |= {"prompt": (-config.prompt_kl or config.prompt_weight, config.prompt_share)}
         how |= {"lay_out": self.world.share(partial(make_batch, exact=not compiled))}
-        begin = self.progress.step * config.accumulate
-        self.batches = training_batches(self.examples, begin=begin, **how)
+        self.batches_from = partial(training_batches, self.examples, **how)
+        self.batches = self.batches_from(begin=self.progress.step * config.accumulate)
         hold = config.prompt_kl > 0
         self.step = make_step(self.model, self.optimizer, compiled=compiled, world=self.world, hold=hold)
+
+    def rate(self, step: int) -> float:
+        return 0.5**self.progress.halvings * self.course(step)
 
     def __iter__(self) -> Iterator[events.Event]:
         config, progress, steps = self.config, self.progress, self.steps
         _, save_every = intervals(config, steps)
         self.model.train()
         if self.held_back and math.isinf(progress.base_loss) and not progress.step:
+            progress.start = dict(adapter_state(self.model)) if steps >= SHORT else {}
             yield from self.validations()
         while not progress.over(steps):
             yield from self.one_step()
             if progress.due(config.report_every, steps):
                 yield progress.report(steps, self.optimizer.rates(self.rate(progress.step - 1)))
-            if progress.due(self.every, steps):
-                yield from self.judged()
+            early = progress.step == self.tenth and bool(progress.start)
+            if early or progress.due(self.every, steps):
+                yield from self.judged(early)
+            if progress.step == self.tenth:
+                progress.start = {}
             if (yield from self.stopped()):
                 return
-            if progress.due(save_every, steps):
+            if progress.step and progress.due(save_every, steps):
                 yield events.CheckpointDue(progress.step)
                 if not progress.over(steps):
                     align(self.model, self.optimizer, self.world)
@@ -164,8 +178,8 @@ class Training:
             state = adapter_state(self.model)
             progress.average = averaged(progress.average, state, weight) if progress.average else dict(state)
 
-    def judged(self) -> Iterator[events.Event]:
-        """Look at the rotations and the validation loss, which may have been low for the last time."""
+    def judged(self, early: bool) -> Iterator[events.Event]:
+        """Look at the rotations and the validation loss, which may have risen `early` or been low for the last time."""
         progress = self.progress
         if (defect := rotation_defect(self.model)) is not None:
             yield events.Orthogonality(progress.step, defect)
@@ -175,19 +189,36 @@ class Training:
                     "expected); lower the learning rate."
                 )
         if self.held_back:
-            yield from self.validations()
-            if not progress.over(self.steps) and 0 < self.config.patience <= progress.stale:
+            loss = yield from self.validations()
+            risen = early and loss > (1 + RISE) * progress.base_loss
+            if risen and progress.halvings < MOST_HALVINGS:
+                yield from self.begin_again(loss)
+            elif not progress.over(self.steps) and 0 < self.config.patience <= progress.stale:
                 progress.ended = PATIENCE
 
-    def validations(self) -> Iterator[events.Event]:
-        """Score the weights, and their average where there is one."""
+    def begin_again(self, loss: float) -> Iterator[events.Event]:
+        progress, step = self.progress, self.progress.step
+        set_state(self.model, progress.start, "the start")
+        self.optimizer.begin_again()
+        progress.begin_again()
+        self.batches = self.batches_from(begin=0)
+        yield events.Note(
+            f"Step {step}: the validation loss rose from {progress.base_loss:.3f} to {loss:.3f}, by more than "
+            f"{100 * RISE:.0f} %; the run begins again with {0.5**progress.halvings:g} of its learning rates."
+        )
+        yield events.CheckpointDue(0)
+
+    def validations(self) -> Generator[events.Event, None, float]:
+        """Score the weights, whose loss is returned, and their average where there is one."""
         score = partial(validate, self.model, self.sample, self.config.batch_size, self.progress, self.world)
-        yield score()
+        raw = score()
+        yield raw
         if self.progress.averaged > 1:
             own = adapter_state(self.model)
             set_state(self.model, self.progress.average, "the average")
             yield score(form=self.config.average)
             set_state(self.model, own, "the weights")
+        return raw.loss
 
     def stopped(self) -> Generator[events.Event, None, bool]:
         """Whether any machine was asked to stop, with steps still to go; the state is saved then."""

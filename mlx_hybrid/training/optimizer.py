@@ -123,6 +123,11 @@ class BranchOptimizer:
                 node = node[int(part)] if isinstance(node, list) else node[part]
             node[leaf] = value
 
+    def begin_again(self) -> None:
+        """Forget every step; the rates keep their factors."""
+        steps = dict(tree_flatten([self.clock, self.moments, self.mix]))
+        self.put_state({name: mx.zeros_like(value) for name, value in steps.items()})
+
     def rates(self, factor: float = 1.0) -> dict[str, float]:
         """The rates that act at this factor of their peaks, by the names of their settings."""
         return {RATES[name]: factor * self.peaks[name] for name in self.groups}

@@ -95,6 +95,8 @@ class Recorder:
             case events.Note():
                 run.log(event.text)
             case events.CheckpointDue():
+                if not event.step:
+                    run.forget_after(0)
                 given = (self.setup.base.model, self.setup.optimizer, progress)
                 save_checkpoint(run.checkpoints, *given, self.config.train.keep_checkpoints)
             case events.Interrupted():
@@ -106,6 +108,7 @@ class Recorder:
                 run.log(f"trained {event.step} steps in {event.seconds:.0f} s")
                 best = {"best_step": progress.best_step or event.step, "best_form": progress.best_form}
                 ended = {"ended": progress.ended or "steps", "beats_base": progress.beats_base}
+                ended |= {"rate_factor": 0.5**progress.halvings} if progress.halvings else {}
                 run.update(step=event.step, seconds=round(event.seconds, 1), **best, **ended)
 
     def save_best(self) -> None:

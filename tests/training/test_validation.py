@@ -10,7 +10,7 @@ from test_checkpoint import stopped_at
 
 from mlx_hybrid.records.template import Example
 from mlx_hybrid.training.checkpoint import Progress, load_checkpoint, save_checkpoint
-from mlx_hybrid.training.events import Validated
+from mlx_hybrid.training.events import Note, Validated
 from mlx_hybrid.training.validation import least_strength, plan, standard_error, stratified
 
 
@@ -50,20 +50,39 @@ def test_a_sample_is_of_every_language_and_label_in_proportion_and_always_the_sa
     assert all(abs(counts[key] - whole[key] / 6) < 1 for key in whole)
 
 
+RISING = changed(steps=10, validate_every=4, learning_rate=0.5, warmup=0.0, schedule="constant")
+
+
+def test_a_run_whose_loss_rises_begins_again_as_a_run_of_half_the_rates():
+    pair, progress = material("full", RISING), Progress()
+    told = [e.text for e in run(*pair, RISING, progress=progress) if isinstance(e, Note)]
+    again = [text for text in told if "begins again" in text]
+    assert progress.halvings == len(again) >= 1
+    assert "Step 1: the validation loss rose from" in again[0]
+    assert "by more than 10 %; the run begins again with 0.5 of" in again[0]
+    half = replace(RISING, learning_rate=0.5 * 0.5**progress.halvings)
+    other, alone = material("full", half), Progress()
+    run(*other, half, progress=alone)
+    assert alone.halvings == 0
+    assert same(state(pair[0]), state(other[0]))
+
+
+@pytest.mark.parametrize("step", [1, 2, 9])
 @pytest.mark.parametrize("average", ["ema", "last"])
-def test_stopped_it_averages_as_the_unbroken_run(average, tmp_path):
-    settings, folder = changed(steps=10, validate_every=4, average=average), tmp_path / "checkpoints"
+def test_stopped_anywhere_it_begins_again_and_averages_as_the_unbroken_run(step, average, tmp_path):
+    settings, folder = replace(RISING, average=average), tmp_path / "checkpoints"
     straight, progress = material("full", settings), Progress()
     wanted = [e.loss for e in run(*straight, settings, progress=progress) if isinstance(e, Validated)]
     first, before = material("full", settings), Progress()
-    events = run(*first, settings, progress=before, stop=stopped_at(9))
+    events = run(*first, settings, progress=before, stop=stopped_at(step))
     save_checkpoint(folder, *first, before)
     second = material("full", settings)
     after = load_checkpoint(folder, *second)
     events += run(*second, settings, progress=after)
     assert [e.loss for e in events if isinstance(e, Validated)] == wanted
     assert same(everything(*second), everything(*straight))
-    assert (after.best_loss, after.best_form) == (progress.best_loss, progress.best_form)
+    assert after == replace(progress, seconds=after.seconds, window=after.window)
+    assert after.halvings >= 1
     assert same(after.average, progress.average)
 
 
@@ -76,7 +95,7 @@ def test_the_average_is_validated_beside_the_weights_and_leaves_them_alone(metho
     pair = material(method, averaging)
     progress = Progress()
     seen = [e for e in run(*pair, averaging, progress=progress) if isinstance(e, Validated)]
-    assert [e.form for e in seen] == ["raw", "raw", "ema", "raw", "ema"]
+    assert [e.form for e in seen] == ["raw", "raw", "raw", "ema", "raw", "ema"]
     assert same(state(pair[0]), state(plain[0]))
     best = min(seen[1:], key=lambda e: e.loss)
     assert (progress.best_loss, progress.best_form, progress.best_step) == (best.loss, best.form, best.step)
