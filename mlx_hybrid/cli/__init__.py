@@ -1,4 +1,4 @@
-"""The command line. A command's module is imported when it is called: it parses, makes one call, and prints."""
+"""The command line. Command `x` stands in `cli/x.py`, which is imported when it is called: it parses, calls, prints."""
 
 import importlib
 import os
@@ -8,17 +8,14 @@ import click
 from mlx_hybrid import __version__
 from mlx_hybrid.errors import INTERRUPTED, ConfigError, MlxHybridError, nearest
 
-MODULES = {
-    "finetune": "finetune",
-    "estimate": "estimate doctor",
-    "govern": "govern rules rescue",
-    "records": "records task",
-    "evaluate": "evaluate predict compare report",
-    "generate": "generate chat serve",
-    "export": "export import fuse push",
-    "runs": "runs recipes settings",
-}
-COMMANDS = {name: module for module, names in MODULES.items() for name in names.split()}
+GROUPS = (
+    "finetune estimate govern rules rescue records task",
+    "evaluate predict compare report",
+    "chat generate serve",
+    "export import fuse push",
+    "runs recipes settings doctor",
+)
+COMMANDS = [name for group in GROUPS for name in group.split()]
 COMPUTE = ("finetune", "evaluate", "compare", "chat", "generate", "serve")
 LAUNCHERS = {"MLX_RANK": "mlx.launch", "OMPI_COMM_WORLD_RANK": "mpirun"}
 
@@ -34,13 +31,13 @@ class Commands(click.Group):
         return ctx.obj
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
+        return COMMANDS
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command:
         if name not in COMMANDS:
             ctx.fail(f'No command "{name}"; {nearest(name, COMMANDS)}')
-        module = importlib.import_module(f"mlx_hybrid.cli.{COMMANDS[name]}")
-        return getattr(module, "import_" if name == "import" else name)
+        name = "import_" if name == "import" else name  # a word that Python keeps
+        return getattr(importlib.import_module(f"mlx_hybrid.cli.{name}"), name)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         rows = [(name, self.get_command(ctx, name).help.split("\n\n")[0]) for name in COMMANDS]

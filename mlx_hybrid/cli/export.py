@@ -1,6 +1,5 @@
-"""`export`, `import`, `fuse` and `push`: an adapter for other libraries, checked there, and out into the world."""
+"""`export`: an adapter for another library, checked there."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,6 @@ import click
 
 from mlx_hybrid.cli.commands import answer, command, tell
 from mlx_hybrid.cli.options import PATH, SOME, flag, json_option, option, together
-from mlx_hybrid.errors import ConfigError
 
 FORMS = ("peft", "merged", "lora", "mlx-lm", "gguf", "gguf-lora")
 BASES, PART = click.Choice(["original", "dequantised"]), click.FloatRange(0, 1, min_open=True)
@@ -63,45 +61,6 @@ def export(run: str, to: str, output: Path, as_json: bool, **options: Any) -> No
     show_report(api.export(run, to, output, **options), as_json, "push", output, "OWNER/NAME")
 
 
-@click.command()
-@click.argument("run", metavar="RUN")
-@flag("--requantise", REQUANTISE.capitalize())
-@moved_base
-@shared
-def fuse(run: str, output: Path, as_json: bool, **options: Any) -> None:
-    """Merge RUN's adapter into the base it was trained on, as a model for MLX.
-
-    The result is bf16: packed weights round small updates away.
-
-    \b
-    Examples:
-        mlx-hybrid fuse last -o my-model
-    """
-    from mlx_hybrid import api
-
-    show_report(api.export(run, "fuse", output, **options), as_json, "chat", output)
-
-
-@click.command(name="import")
-@click.argument("peft_dir", type=PATH)
-@option("--base", "Hub id or folder.  [default: the one its config names]", metavar="MODEL")
-@shared
-def import_(peft_dir: Path, output: Path, base: str | None, force: bool, as_json: bool) -> None:
-    """Make an adapter for MLX of the PEFT adapter in PEFT_DIR: LoRA, OFT v2, HRA, or OFT with LoRA.
-
-    What cannot be carried exactly is refused, with the reason.
-
-    \b
-    Examples:
-        mlx-hybrid import my-peft-lora --base Qwen/Qwen3-0.6B -o my-adapter
-    """
-    from mlx_hybrid.exports.peft_import import import_peft
-
-    report = import_peft(peft_dir, output, base=base, force=force)
-    where = ("--base-model", report.base_folder) if report.base_folder else ()
-    show_report(report, as_json, "chat", output, *where)
-
-
 def show_report(report: Any, as_json: bool, *then: object) -> None:
     """Figures and the next command on stdout, remarks on stderr."""
     for note in report.notes:
@@ -137,54 +96,3 @@ def lines(report: Any) -> list[str]:
         shown.append(f"update kept by the stored weights: {100 * survival['surviving_share']:.1f} %")
     shown += [f"{program}: {words}" for program, words in report.commands.items()]
     return shown + [f"FAILED: {fault}" for fault in report.faults]
-
-
-@click.command()
-@click.argument("directory", metavar="DIR|RUN")
-@click.argument("repo", metavar="OWNER/NAME")
-@option("--run", "The run behind an export.  [default: found by its weights]", metavar="RUN")
-@flag("--public", "Make the repository public.  [default: private]")
-@option("--message", "Commit message.", default="Upload with mlx-hybrid")
-@flag("--yes", "Do not ask.")
-@flag("--dry-run", "Show what would be published, and stop.")
-@json_option
-def push(directory: str, repo: str, run: str, public: bool, as_json: bool, **how: Any) -> None:
-    """Publish a run's adapter, an export or a model on the Hugging Face Hub.
-
-    Only known files are taken, with a model card made from the run; a README.md that you wrote stays yours. All is
-    shown first. A push that broke off goes on when the command is repeated.
-
-    \b
-    Examples:
-        mlx-hybrid push last me/my-adapter --dry-run
-        mlx-hybrid export last --to peft -o peft && mlx-hybrid push peft me/my-lora --public
-    """
-    from mlx_hybrid.publish import hub
-    from mlx_hybrid.publish.publication import plan
-    from mlx_hybrid.run import find_run
-
-    hub.check_repo(repo)
-    token = None if how["dry_run"] else hub.find_token()
-    folder = Path(directory) if Path(directory).is_dir() else find_run(directory).path
-    publication = plan(folder, repo, run=find_run(run) if run else None)
-    show_publication(publication, f"{repo}, {'PUBLIC' if public else 'private'}")
-    if not how["dry_run"] and not how["yes"] and not sys.stdin.isatty():
-        raise ConfigError("There is no terminal to ask in; look with --dry-run, then push with --yes.")
-    if how["dry_run"] or not (how["yes"] or click.confirm(f"Publish this to {repo}?", err=True)):
-        tell("Nothing was published.")
-        raise SystemExit(0 if how["dry_run"] else 1)
-    done = hub.push(publication, repo, token=token, private=not public, message=how["message"], tell=tell)
-    answer({"format": 1, **done}, as_json, done["url"])
-    tell(f"Commit {done['commit'][:12]}, {'public' if public else 'private'}. Look at it: {done['url']}")
-
-
-def show_publication(publication: Any, where: str) -> None:
-    """The card, the files and what stays, on stderr."""
-    sizes, left = publication.sizes(), publication.left_out
-    tell(f"{publication.card.rstrip()}\n")
-    tell(f"To {where}, {len(sizes)} files, {sum(sizes.values()) / 1e6:,.1f} MB:")
-    for name, size in sizes.items():
-        tell(f"  {size:>14,}  {name}")
-    if left:
-        tell(f"Not published: {', '.join(left[:10])}{', …' if len(left) > 10 else ''}")
-    tell(f"The card is {'your README.md' if publication.card_is_own else 'made from the run'}.")

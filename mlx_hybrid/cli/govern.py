@@ -1,4 +1,4 @@
-"""`govern`, `rules` and `rescue`: raw records to data that can be signed for, and what is done to it later."""
+"""`govern`: raw records to data that can be signed for; `govern verify` and `govern forget` on what it made."""
 
 import sys
 from collections import Counter
@@ -11,8 +11,8 @@ import click
 
 from mlx_hybrid.cli import options as shared
 from mlx_hybrid.cli.commands import answer, command, tell, typed
-from mlx_hybrid.cli.options import PATH, flag, names, option, setting
-from mlx_hybrid.errors import ConfigError, DataError, nearest
+from mlx_hybrid.cli.options import PATH, flag, option, setting
+from mlx_hybrid.errors import ConfigError, DataError
 
 CHECKS = ("languages", "licences", "only", "skip", "engine", "near_threshold", "redact", "max_reject_share")
 CHECKS += ("min_kept", "workers", "keep")
@@ -143,59 +143,3 @@ def lines(summary: dict[str, Any]) -> Iterator[str]:
     for stage, language, reason, count in rows:
         yield (f"{stage:<{first}}  {language:<{second}}  {reason:<{third}}  {count:>8}")
     yield f"{summary['kept']:,} of {summary['records']:,} records kept, {summary['rejected']:,} set aside."
-
-
-@click.command()
-@click.argument("names", nargs=-1, metavar="[RULE]...")
-@shared.json_option
-def rules(names: tuple[str, ...], as_json: bool) -> None:
-    """List the rules of governance: what each catches, an example, its limit, and how much good text it takes.
-
-    \b
-    Examples:
-        mlx-hybrid rules menu long_token
-        mlx-hybrid govern raw.jsonl -o clean --rule menu=off --rule long_token.limit=80
-    """
-    from mlx_hybrid.governance.rules import RULES
-
-    if unknown := [name for name in names if name not in RULES]:
-        raise ConfigError(f'unknown rule "{unknown[0]}"; {nearest(unknown[0], RULES)}')
-    shown = [RULES[name] for name in names or RULES]
-    lines = []
-    for rule in shown:
-        limit = f"limit {rule.limit:g} ({rule.counts}); " if rule.limit is not None else ""
-        rate = "not measured" if rule.false_rejects is None else f"{rule.false_rejects:.2%} of good records"
-        lines.append(f"{rule.name}  {rule.stage}, {'rejects' if rule.rejects else 'flags'}")
-        lines.append(f"    catches {rule.catches}{f', as: {rule.example}' if rule.example else ''}")
-        lines.append(f"    {limit}{f'takes {rate}' if rule.rejects else 'takes nothing'}")
-    then = command("govern", "raw.jsonl", "-o", "clean", "--rule", f"{shown[0].name}=off")
-    answer([rule._asdict() for rule in shown], as_json, *lines, then)
-
-
-@click.command()
-@click.argument("folder", type=PATH, metavar="DIR")
-@click.argument("ids", nargs=-1, metavar="[ID]...")
-@names("--reason reasons", "All that went for these.", metavar="NAMES")
-@shared.json_option
-def rescue(folder: Path, ids: tuple[str, ...], reasons: tuple[str, ...], as_json: bool) -> None:
-    """Bring records that a rule set aside back into kept.jsonl of DIR, which govern made.
-
-    They are named by their id, their place as path:line, or by the reason they went for; each comes to its place
-    among the others, as it was, flagged as rescued. Report, cards and manifest are written anew.
-
-    \b
-    Examples:
-        mlx-hybrid rescue clean --reason menu
-        mlx-hybrid rescue clean user-17 raw.jsonl:204
-    """
-    from mlx_hybrid import api
-
-    if not ids and not reasons:
-        raise ConfigError("name the records: with --reason NAME, or by their ids or places as path:line.")
-    done = api.rescue(folder, ids, reasons=reasons)
-    told = ", ".join(f"{count} from {reason}" for reason, count in done["records"].items())
-    lines = [f"Back in kept.jsonl: {told}."]
-    if left := done["left"]:
-        more = f" and {len(left) - 3} more" if len(left) > 3 else ""
-        lines.append(f"No records, so they stay: {'; '.join(left[:3])}{more}.")
-    answer(done, as_json, *lines, command("finetune", "--data", folder / "kept.jsonl"))
