@@ -16,6 +16,7 @@ from mlx_hybrid.errors import MemoryLimitError
 GIGA = 1e9
 ORDINARY = 512
 ASSUMED = f"an ordinary length of {ORDINARY} tokens, for want of records"
+BATCHES, LENGTHS = (1, 2, 4, 8, 16, 32), (256, 512, 1024, 2048, 4096)
 
 
 @click.command()
@@ -28,14 +29,14 @@ def estimate(
     """Say what memory a run needs, what makes it up, and the smallest change that fits.
 
     Only config.json and the headers of the weight files are read; of a model on the Hub nothing else is fetched.
-    Without records at hand they are taken to be of an ordinary length; --batch-size and --max-tokens ask for others.
+    Without records at hand they are taken to be of an ordinary length, and a table says what others need.
 
     \b
     Examples:
         mlx-hybrid estimate --model mlx-community/Qwen3-0.6B-4bit --set train.batch_size=4
         mlx-hybrid estimate my-run.yaml --memory 16
     """
-    from mlx_hybrid.training.memory.estimate import USABLE, as_options, memory_limit, way_out
+    from mlx_hybrid.training.memory.estimate import USABLE, Load, as_options, memory_limit, way_out
     from mlx_hybrid.training.memory.estimate import estimate as estimate_memory
     from mlx_hybrid.training.memory.shape import model_shape
 
@@ -57,11 +58,25 @@ def estimate(
         then = f"It will not fit. The smallest change that does: {as_options(result['change'])}"
     lines = [f"Longest batch, from {source}: {load.rows} rows of {load.tokens} tokens."]
     lines += [f"  {name:<22}{size / GIGA:>9.3f} GB" for name, size in found.items.items() if size]
+    if source != "the records":
+        rows = [[Load(n, tokens, n * tokens) for tokens in LENGTHS] for n in BATCHES]
+        needs = [[estimate_memory(shape, own, settings).needed for own in row] for row in rows]
+        result["table"] = {"batches": BATCHES, "tokens": LENGTHS, "needed_bytes": needs}
+        lines += needs_table(needs, limit)
     lines += [f"Peak: {found.peak / GIGA:.3f} GB, and {found.cache / GIGA:.3f} GB for reuse."]
     lines += ["Of logits and one layer's backward the larger counts; the update comes after both."]
     answer(result, as_json, *lines, f"May be used: {limit / GIGA:.3f} GB.", then)
     if not result["fits"]:
         raise SystemExit(MemoryLimitError.exit_code)
+
+
+def needs_table(needs: list[list[int]], limit: int) -> list[str]:
+    cells = [[f"{need / GIGA:>8.2f}{'!' if need > limit else ' '}" for need in row] for row in needs]
+    return [
+        "In GB, by records a batch (down) and tokens a record (across); ! is over what may be used:",
+        "       " + "".join(f"{tokens:>9}" for tokens in LENGTHS),
+        *(f"  {batch:>5}{''.join(row)}" for batch, row in zip(BATCHES, cells)),
+    ]
 
 
 def batch_of(settings: Config) -> tuple[Callable[[Config], Any], str]:

@@ -33,9 +33,17 @@ def test_without_records_the_settings_bound_the_batch(run, quantised_folder):
     assert tree["fits"]
 
 
-def test_without_records_an_ordinary_length_is_assumed(run, quantised_folder):
-    said = run("estimate", "--model", quantised_folder, code=0).output
+def test_without_records_an_ordinary_length_is_assumed_and_others_are_tabulated(run, quantised_folder):
+    asked = ("estimate", "--model", quantised_folder)
+    said, tree = run(*asked, code=0).output, json.loads(run(*asked, "--json", code=0).output)
     assert "an ordinary length of 512 tokens, for want of records: 8 rows of 511 tokens" in said
+    batches, lengths, needed = (tree["table"][key] for key in ("batches", "tokens", "needed_bytes"))
+    table = {(n, tokens): need for n, row in zip(batches, needed) for tokens, need in zip(lengths, row)}
+    whole = json.loads(run(*asked, "--json", "--batch-size", 4, "--max-tokens", 257, code=0).output)
+    assert table[4, 256] == whole["peak_bytes"] + whole["cache_bytes"]
+    assert f"{table[32, 4096] / 1e9:.2f}" in said
+    small = run(*asked, "--memory", table[8, 512] / 0.9e9, code=0).output
+    assert "!" in small.partition("may be used:")[2]
 
 
 def test_a_misspelt_method_names_the_nearest(run):
