@@ -2,8 +2,8 @@
 
     python tools/bench_serve.py MODEL [--clients 8] [--repeats 5]
 
-The two take turns, each ratio is that of one turn. A newcomer is a client that comes when all others stream; its wait is
-that for its first token.
+The two take turns, each ratio is that of one turn. A newcomer is a client that comes when all others stream; it
+waits for its first token.
 """
 
 import argparse

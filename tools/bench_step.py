@@ -2,6 +2,7 @@
 
     python tools/bench_step.py                       both tables, about five minutes on two cores
     python tools/bench_step.py dense --hidden 1024   one of them, at some width
+    python tools/bench_step.py --model FOLDER        on a real model, packed where it is
 
 Methods take turns within each repeat, and every ratio is to the reference's step of the same repeat. Llama shapes,
 eight layers, float32, every projection adapted, every token trained, a small vocabulary.
@@ -9,6 +10,7 @@ eight layers, float32, every projection adapted, every token trained, a small vo
 
 import argparse
 import statistics
+from pathlib import Path
 
 import bench
 import mlx.core as mx
@@ -19,6 +21,7 @@ from mlx.utils import tree_flatten
 from mlx_lm.models import llama
 from mlx_lm.tuner.trainer import default_loss
 from mlx_lm.tuner.utils import linear_to_lora_layers
+from mlx_lm.utils import load_model
 
 from mlx_hybrid.adapters.attach import attach, hybrid_layers, refold
 from mlx_hybrid.adapters.frozen import use_fast_products
@@ -36,8 +39,11 @@ PACKED_TARGET = 1.05
 class Bench:
     """One base, whose arrays all models share, and one batch."""
 
-    def __init__(self, hidden: int, tokens: int, *, packed: bool = False, fast: bool = True):
+    def __init__(
+        self, hidden: int, tokens: int, *, packed: bool = False, fast: bool = True, folder: Path | None = None
+    ):
         self.config, self.packed, self.fast = bench.llama_config(hidden, LAYERS, VOCABULARY), packed, fast
+        self.folder = folder
         rows, length = max(1, tokens // LENGTH), min(tokens, LENGTH)
         self.tokens = np.random.default_rng(0).integers(0, VOCABULARY, (rows, length + 1))
         mx.random.seed(0)
@@ -45,8 +51,12 @@ class Bench:
         self.base = self.model().parameters()
 
     def model(self) -> nn.Module:
-        model = llama.Model(llama.ModelArgs.from_dict(self.config))
-        if self.packed:
+        if self.folder:
+            model, _ = load_model(self.folder)
+            model.set_dtype(mx.float32)
+        else:
+            model = llama.Model(llama.ModelArgs.from_dict(self.config))
+        if self.packed and not self.folder:
             nn.quantize(model, 64, 4)
         if self.base is not None:
             model.update(self.base)
@@ -87,7 +97,7 @@ class Bench:
         """A step as `mlx_lm.lora` takes it, with the same clipping-free AdamW and no compilation."""
         model = self.model()
         model.freeze()
-        linear_to_lora_layers(model, LAYERS, {"rank": bench.RANK, "scale": 4.0, "dropout": 0.0})
+        linear_to_lora_layers(model, len(model.layers), {"rank": bench.RANK, "scale": 4.0, "dropout": 0.0})
         optimizer = AdamW(1e-4, weight_decay=0.0, bias_correction=True)
         gradient = nn.value_and_grad(model.train(), default_loss)
         tokens = mx.array(self.tokens)
@@ -109,21 +119,21 @@ def peak_bytes(step: bench.Step) -> int:
     return mx.get_peak_memory() - before
 
 
-def compare(hidden: int, tokens: int, repeats: int, *, packed: bool) -> None:
+def compare(hidden: int, tokens: int, repeats: int, *, packed: bool, folder: Path | None = None) -> None:
     """Every method against mlx-lm's LoRA on the same base."""
-    base, reference = Bench(hidden, tokens, packed=packed), "mlx-lm LoRA"
+    base, reference = Bench(hidden, tokens, packed=packed, folder=folder), "mlx-lm LoRA"
     steps = {reference: base.mlx_lm()} | {method: base.ours(method) for method in TARGETS}
     times = bench.take_turns(steps, repeats)
     weights = sum(value.nbytes for _, value in tree_flatten(base.base))
     memory = {name: weights + peak_bytes(step) for name, step in steps.items()}
-    kind = "4-bit" if packed else "float32"
-    print(f"\n{kind} base, hidden {hidden}, {tokens} tokens, {repeats} repeats:\n")
+    kind = folder.name if folder else f"{'4-bit' if packed else 'float32'} base, hidden {hidden}"
+    print(f"\n{kind}, {tokens} tokens, {repeats} repeats:\n")
     bench.head("method", "ms a step", "ratio", "quartiles", "target", "peak memory")
     for name, found in times.items():
         target = (PACKED_TARGET if packed else TARGETS[name]) if name in TARGETS else ""
         took, share = f"{1e3 * statistics.median(found):.0f}", f"{memory[name] / memory[reference]:.2f}"
         bench.row(name, took, *bench.ratios(found, times[reference]), target, share)
-    if packed and hidden <= 512:
+    if packed and hidden <= 512 and not folder:
         slow = Bench(hidden, tokens, packed=True, fast=False).mlx_lm()
         gain = min(bench.seconds(slow) for _ in range(2)) / statistics.median(times[reference])
         print(f"\nmlx-lm LoRA with MLX's own quantised product on the CPU: {gain:.1f} times the step above.")
@@ -132,12 +142,15 @@ def compare(hidden: int, tokens: int, repeats: int, *, packed: bool) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("tables", nargs="*", help="dense, packed  [default: both]")
+    parser.add_argument("--model", type=Path, help="a folder, in place of small Llamas")
     parser.add_argument("--hidden", type=int, nargs="*", default=[512, 1024])
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=20)
     options = parser.parse_args()
     found = "found" if bench.OPENBLAS else "not found"
     print(f"MLX {mx.__version__} on {mx.default_device()}, OpenBLAS {found}.")
+    if options.model:
+        return compare(0, options.tokens, options.repeats, packed=False, folder=options.model.expanduser())
     for hidden in options.hidden:
         for name in options.tables or ("dense", "packed"):
             compare(hidden, options.tokens, options.repeats, packed=name == "packed")
