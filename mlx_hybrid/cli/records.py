@@ -1,6 +1,7 @@
 """`records`: a record as the model will see it."""
 
 import sys
+from itertools import groupby
 from typing import Any
 
 import click
@@ -53,12 +54,12 @@ def records(file: str, model: str, show: int | None, as_json: bool, **how: Any) 
 def picture(where: str, one: dict[str, Any], left_out: str, tokenizer: Any) -> str:
     """The record as text, its trained stretches marked."""
     from mlx_hybrid.chat.terminal import Printable
-    from mlx_hybrid.records.template import stretches
 
     if one["set_aside"]:
         return f"{where}  set aside: {one['set_aside']}\n"
     plain, colour = Printable(), click.get_text_stream("stdout").isatty()
-    parts = [(plain(part), flag) for part, flag in stretches(one["tokens"], one["trained"], tokenizer)]
+    runs = groupby(zip(one["tokens"], one["trained"], strict=True), lambda pair: pair[1])
+    parts = [(plain(tokenizer.decode([token for token, _ in run])), flag) for flag, run in runs]
     mark = (lambda part: click.style(part, fg="green", bold=True)) if colour else "⟦{}⟧".format
     text = "".join(mark(part) if flag else part for part, flag in parts)
     missing = f"; the chat template does not write {left_out}" if left_out else ""

@@ -12,7 +12,7 @@ from mlx_hybrid.jobs.events import JobEvent, Prepared
 from mlx_hybrid.jobs.held_out import ask_base, finish
 from mlx_hybrid.models.adapted import UNCHECKED, find_adapter
 from mlx_hybrid.models.base import check_local, fingerprints, tokenizer_for
-from mlx_hybrid.records.files import Sources, find_sources
+from mlx_hybrid.records.files import find_sources
 from mlx_hybrid.records.split import Split
 from mlx_hybrid.run import Run, check_place, create_run, discard, machine, run_place, writing
 from mlx_hybrid.training.checkpoint import Progress, load_checkpoint
@@ -84,7 +84,7 @@ def finetune(
             raise
 
 
-def find_data(config: Config, world: World) -> tuple[Sources, list[str]]:
+def find_data(config: Config, world: World) -> tuple[Split, list[str]]:
     """The files of a job and the hashes of their manifests, with what can be refused before any work."""
     check_divisible(config.train.batch_size, world.size)
     sources = find_sources(config.data)
@@ -124,7 +124,7 @@ def train_and_evaluate(
 
 
 def follow(
-    config: Config, sources: Sources, *, resume: Run | None, force: bool, **how: Any
+    config: Config, sources: Split, *, resume: Run | None, force: bool, **how: Any
 ) -> Iterator[JobEvent]:
     """The first machine's steps, each on this one's part of the batch."""
     machines = how["world"].size

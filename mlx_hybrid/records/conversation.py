@@ -7,15 +7,69 @@ end of its turn.
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
-from mlx_hybrid.errors import ConfigError
+from mlx_hybrid.errors import ConfigError, DataError
 from mlx_hybrid.records.fields import REASONING, from_json
-from mlx_hybrid.records.masking import Example, SetAside, closed, tokenise
 from mlx_hybrid.records.record import Record
 
 MARKS = ("weight", "train", "training")
 YES, NO = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no")
+
+
+class SetAside(DataError):
+    """A record that cannot be trained as it would be asked; its reason names no place."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One record as tokens; `trained[i]` says whether token i is learnt."""
+
+    tokens: list[int]
+    trained: list[bool]
+    where: str = ""
+    language: str = ""
+    text_bytes: int = 0
+    context_answers: int = 0
+    """Answers that are context only: the template writes them otherwise than it asks for them."""
+    unwritten: tuple[str, ...] = ()
+    """What the template leaves out: reasoning, tools, system turn."""
+    weights: tuple[float, ...] = ()
+    """What each token's loss counts, where some of the prompt is learnt a little too; 1 or 0 by `trained` otherwise."""
+    digest: str = ""
+    """sha256 of the record's fields: what a run is known by, whatever date its template writes."""
+    label: str = ""
+
+    @property
+    def trained_count(self) -> int:
+        """Targets: a first token is never one."""
+        return sum(self.trained[1:])
+
+
+def tokenise(
+    parts: list[tuple[str, bool]], tokenizer: Any, asked: list[int], *, close: bool
+) -> tuple[list[int], list[bool]]:
+    """Tokens and mask of text in parts, trained or not, of which the first is asked as the tokens `asked`; `close` adds
+    the EOS token where no template writes it.
+
+    Parts are tokenised one by one, as generation meets them. Where that spells another text (some tokenizers put a
+    space before every text) the whole's tokens are placed by the middle of their offsets; SetAside if they do not begin
+    with those asked.
+    """
+    pieces = [asked, *(tokenizer.tokens_of(text) for text, _ in parts[1:])]
+    tokens, text = [*chain(*pieces)], "".join(text for text, _ in parts)
+    trained = [kept for (_, kept), piece in zip(parts, pieces, strict=True) for _ in piece]
+    whole = tokenizer.begun(tokenizer.tokens_of(text))
+    if tokens != whole and tokenizer.decode(tokens) != tokenizer.decode(whole):
+        spelt = tokenizer._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        kept = [flag for part, flag in parts for _ in part]
+        mask = [b > a and kept[(a + b) // 2] for a, b in spelt["offset_mapping"]]
+        tokens, trained = whole, [False] * (len(whole) - len(mask)) + mask
+        if len(trained) != len(whole) or whole[: len(asked)] != asked or trained.index(True) != len(asked):
+            raise SetAside("its tokens cannot be parted where the answer begins")
+    tokens = tokenizer.ended(tokens) if close else tokens
+    return tokens, [*trained, True][: len(tokens)]
 
 
 def plain_turn(turn: dict, place: int, tokenizer: Any) -> dict:
@@ -102,19 +156,17 @@ class Conversation:
                 parts += [(full[cursor:begin], False), (full[begin:end], True)]
                 cursor = end
             is_last, ends = spans[-1][0] == len(self.turns) - 1, tuple(self.tokenizer.end_markers)
-            open_ended = is_last and not parts[-1][0].endswith(ends)
-            if not open_ended:
-                parts.append((full[cursor:], False))
-            made = tokenise(parts, self.tokenizer, self.tokenizer.opened(full[: spans[0][1]]))
-            left_out = self.unwritten(spans)
+            close = is_last and not parts[-1][0].endswith(ends)
+            parts += [] if close else [(full[cursor:], False)]
+            asked = self.tokenizer.opened(full[: spans[0][1]])
+            return Example(
+                *tokenise(parts, self.tokenizer, asked, close=close),
+                text_bytes=sum(len(text.encode()) for text, kept in parts if kept),
+                context_answers=len(self.wanted) - len(spans),
+                unwritten=self.unwritten(spans),
+            )
         except ConfigError as error:
             raise SetAside(str(error)) from None
-        return Example(
-            *(closed(*made, self.tokenizer) if open_ended else made),
-            text_bytes=sum(len(text.encode()) for text, kept in parts if kept),
-            context_answers=len(self.wanted) - len(spans),
-            unwritten=left_out,
-        )
 
     def bare_pair(self) -> Example:
         """For a model without a chat template: a prompt and its completion as they are."""
@@ -124,14 +176,13 @@ class Conversation:
                 "the model has no chat template, so only a prompt and its answer as text can be used"
             )
         (prompt, answer), tokenizer = texts, self.tokenizer
-        bare = tokenizer.bare(prompt)
-        if found := tokenizer.control_token_in(bare) or tokenizer.control_token_in(answer):
+        if found := tokenizer.control_token_in(tokenizer.bare(prompt)) or tokenizer.control_token_in(answer):
             raise SetAside(
                 f"its text holds the control token {found}, which a model without a chat template would not read as "
                 "text; a record with `text` may hold it"
             )
         parts = [(tokenizer.once(prompt), False), (answer, True)]
-        made = closed(*tokenise(parts, tokenizer, tokenizer.continued(prompt)), tokenizer)
+        made = tokenise(parts, tokenizer, tokenizer.continued(prompt), close=True)
         left_out = {"reasoning": self.turns[1].get("reasoning_content"), "the tools": self.tools}
         missing = tuple(name for name, value in left_out.items() if value)
         return Example(*made, text_bytes=len(answer.encode()), unwritten=missing)
@@ -158,13 +209,11 @@ class Conversation:
 
     def end_of(self, number: int, begin: int) -> int:
         """Where the answer that begins at `begin` ends, with its end of turn where the template writes one."""
-        bound = self.next_turn(number, begin)
-        markers = self.tokenizer.end_markers
-        ends = [(at, -len(m)) for m in markers if (at := self.full.find(m, begin, bound)) >= 0]
-        if ends:
+        bound, content = self.next_turn(number, begin), self.said(number)
+        found = ((self.full.find(mark, begin, bound), -len(mark)) for mark in self.tokenizer.end_markers)
+        if ends := [(at, length) for at, length in found if at >= 0]:
             at, length = min(ends)
             return at - length
-        content = self.said(number)
         at = self.full.rfind(content, begin, bound) if content else -1
         if at < 0:
             raise SetAside(f"the chat template does not show where turn {number + 1} ends")
@@ -192,8 +241,9 @@ class Conversation:
         turn, before = self.turns[number], self.turns[:number]
         calls = turn.get("tool_calls", [])
         for place in range(len(calls)):
-            rest = {"tool_calls": calls[:place] + calls[place + 1 :]} if len(calls) > 1 else {}
-            fewer = {key: value for key, value in turn.items() if key != "tool_calls"} | rest
+            fewer = turn | {"tool_calls": calls[:place] + calls[place + 1 :]}
+            if len(calls) == 1:
+                del fewer["tool_calls"]
             with suppress(ConfigError):  # refused without the call, so the call counts
                 if self.tokenizer.render([*before, fewer], tools=self.tools) == self.written(number + 1):
                     return True
@@ -201,15 +251,16 @@ class Conversation:
 
     def unwritten(self, spans: list[tuple[int, int, int]]) -> tuple[str, ...]:
         """What the template leaves out, in words."""
-        missing = {}
+        missing = []
         for number, begin, end in spans:
             turn = self.turns[number]
             thought = (turn.get("content") or "").rpartition("</think>")[0].rpartition("<think>")[2]
             reasoning = (turn.get("reasoning_content") or thought).strip()
             if self.tokenizer.marked(reasoning) not in self.full[begin:end]:
-                name = "reasoning" if turn is self.turns[-1] else "the reasoning of older answers"
-                missing[name] = True
-        missing["the tools"] = bool(self.tools) and self.tokenizer.render(self.turns) == self.full
+                missing.append("reasoning" if turn is self.turns[-1] else "the reasoning of older answers")
+        if self.tools and self.tokenizer.render(self.turns) == self.full:
+            missing.append("the tools")
         system = self.turns[0].get("content", "").strip() if self.turns[0]["role"] == "system" else ""
-        missing["the system turn"] = self.tokenizer.marked(system) not in self.full
-        return tuple(name for name, is_missing in missing.items() if is_missing)
+        if self.tokenizer.marked(system) not in self.full:
+            missing.append("the system turn")
+        return tuple(dict.fromkeys(missing))

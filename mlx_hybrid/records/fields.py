@@ -2,17 +2,15 @@
 
 import json
 from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
 SCALARS = ("language", "label", "id", "group", "source", "licence")
-# Of what a tool call or a tool holds; Python's own limit on functions that call themselves is 1,000.
-MAX_DEPTH = 64
-MAY_FOLLOW = {
-    "system": (None,),
-    "user": (None, "system", "assistant"),
-    "assistant": ("user", "tool"),
-    "tool": ("tool",),
-}
+MAX_DEPTH = (
+    64  # of what a tool call or a tool holds; Python's own limit on functions that call themselves is 1,000
+)
+MAY_FOLLOW = {"system": (None,), "user": (None, "system", "assistant"), "assistant": ("user", "tool")}
+MAY_FOLLOW["tool"] = ("tool",)
 """The roles, and those that each may come after; a tool's turn may also follow its call."""
 ROLES = tuple(MAY_FOLLOW)
 REASONING = ("reasoning_content", "thinking", "reasoning")
@@ -91,8 +89,12 @@ def is_deep(value: Any) -> bool:
     """Whether lists and objects stand in one another more than 64 deep."""
     level = [value]
     for _ in range(MAX_DEPTH + 1):
-        nested = [item for item in level if isinstance(item, dict | list)]
-        level = [inner for item in nested for inner in (item.values() if isinstance(item, dict) else item)]
+        nested = (
+            item.values() if isinstance(item, dict) else item
+            for item in level
+            if isinstance(item, dict | list)
+        )
+        level = [*chain(*nested)]
     return bool(level)
 
 
@@ -143,11 +145,8 @@ def over_values(value: Any, place: str, change: Callable[[str, str], str], *, op
 def calls_and_tools(fields: dict[str, Any]) -> tuple[str, str]:
     """The tool calls of the last turn, and what they were made with (`tools`, the calls before), each in one form:
     keys in order, arguments parsed, the calls' own ids left out; empty where there is none."""
-    turns = fields.get("messages") or [{}]
-    calls = [
-        [{key: call[key] for key in call if key != "id"} for call in turn.get("tool_calls") or ()]
-        for turn in turns
-    ]
+    made = [turn.get("tool_calls") or () for turn in fields.get("messages") or [{}]]
+    calls = [[{key: call[key] for key in call if key != "id"} for call in own] for own in made]
     given = [fields.get("tools") or [], *calls[:-1]]
     last, before = (json.dumps(opened(value), sort_keys=True) for value in (calls[-1], given))
     return last if calls[-1] else "", before if any(given) else ""

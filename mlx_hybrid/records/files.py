@@ -4,8 +4,9 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fnmatch import fnmatch
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from mlx_hybrid.models.base import hub_endpoint, hub_reason, is_offline
 from mlx_hybrid.records.lines import PACKED_NAMES, File, Source, as_source
 from mlx_hybrid.records.record import KEPT, check_source, is_kept
 from mlx_hybrid.records.shapes import TARGETS
+from mlx_hybrid.records.split import Split
 
 SAMPLES = "samples"
 SAMPLE_FOLDER = Path(__file__).parents[1] / "base" / "samples"
@@ -26,37 +28,25 @@ SUFFIXES = (*(f"{name}{packed}" for name in (".jsonl", ".ndjson") for packed in 
 TABLES = (*(f"{name}{packed}" for name in (".json", ".csv", ".tsv") for packed in PACKINGS), ".arrow")
 """What is read of one that has none of those: beside them such a file tells of the data, and is none."""
 DESCRIPTIONS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "manifest.json")
-SAVED = "state.json"
-"""Beside the Arrow files of a set that `datasets` saved."""
+SAVED = "state.json"  # beside the Arrow files of a set that `datasets` saved
 FILES = (*SUFFIXES, *TABLES, ".txt", ".gz", ".zip", ".yaml", ".yml")
 """Endings of file names: one that is not there is a slip of the pen, and no business of the Hub."""
-SPLITS = {"train": "train", "valid": "valid", "validation": "valid", "dev": "valid", "test": "test"}
+USES = {"train": "train", "valid": "valid", "validation": "valid", "dev": "valid", "test": "test"}
 """What the first word of a file's name says of its use, as in train.jsonl or data/validation-00000-of-00001.parquet."""
 DATA_SET = re.compile(rf"(?:hf:|hub:)?({HUB_ID.pattern})(?::([\w./*-]+))?")
 """A data set of the Hub, and the files of it that are meant: owner/name, or owner/name:data/*.parquet."""
 
 
-@dataclass(frozen=True)
-class Sources:
-    """Files to train, validate and test on."""
-
-    train: tuple[Source, ...] = ()
-    valid: tuple[Source, ...] = ()
-    test: tuple[Source, ...] = ()
-
-
-def find_sources(config: DataConfig) -> Sources:
+def find_sources(config: DataConfig) -> Split:
     """Find the files that `data` names, those of a folder or data set by their use; ConfigError where one is not there
     or has no records."""
     if not config.paths:
         raise ConfigError("No data: give --data with files, a folder, or a Hub data set (or data.paths).")
     renames = read_renames(config.map, "data.map")
     found = [by_use(name) for name in config.paths]
-    named = {"train": (), "valid": config.valid, "test": config.test}
-    parts = [[file for name in names for file in behind(name, f"data.{use}")] for use, names in named.items()]
-    for use, part in zip(named, parts):
-        part += (file for sources in found for file in getattr(sources, use))
-    return Sources(*checked(parts, renames))
+    named = {use: [behind(name, f"data.{use}") for name in getattr(config, use)] for use in ("valid", "test")}
+    parts = zip(Split(**{use: [*chain(*files)] for use, files in named.items()}), *found)
+    return Split(*checked([[*chain(*part)] for part in parts], renames))
 
 
 def find_files(names: Sequence[File], key: str = "PATH", renames: Sequence[str] = ()) -> tuple[Source, ...]:
@@ -71,7 +61,7 @@ def checked(parts: Iterable[Sequence[Source]], renames: dict[str, str]) -> list[
     has no record of a known shape, or is named twice: its records would repeat, or be tested on what they taught."""
     found = [tuple(replace(file, renames=renames) if renames else file for file in part) for part in parts]
     seen: set[Path] = set()
-    for file in (file for part in found for file in part):
+    for file in chain(*found):
         if file.path.resolve() in seen:
             raise ConfigError(f"{file.name}: is named twice; name each file once, for one use.")
         seen.add(file.path.resolve())
@@ -110,58 +100,53 @@ def behind(name: File, key: str) -> list[Source]:
     raise ConfigError(f"{key}: {name} is not there.")
 
 
-def by_use(name: str) -> Sources:
+def by_use(name: str) -> Split:
     """The files behind a name; those of a folder or data set by what they are called, all training where none says."""
-    files, path = tuple(behind(name, "data.paths")), Path(name).expanduser()
+    files, path = behind(name, "data.paths"), Path(name).expanduser()
     told = {} if path.is_file() or name == SAMPLES else told_uses(files, path)
     if told and "train" not in told:
         first = next(iter(told.values()))[0].path.name
         raise ConfigError(f"{name}: has {first} but no train file; name the files to train on.")
-    return Sources(**(told or {"train": files}))
+    return Split(**(told or {"train": files}))
 
 
-def in_folder(folder: Path) -> Sources:
+def in_folder(folder: Path) -> Split:
     """The files of a folder to evaluate on: those for test and validation, or a whole set that `datasets` saved."""
-    files = tuple(behind(folder, "--on"))
+    files = behind(folder, "--on")
     told = told_uses(files, folder) or ({"test": files} if (folder / SAVED).is_file() else {})
     if "test" not in told:
         raise ConfigError(f"{folder}: no test file in the folder; name the file itself.")
-    return Sources(**told)
+    return Split(**told)
 
 
-def told_uses(files: Sequence[Source], folder: Path) -> dict[str, tuple[Source, ...]]:
-    """The files that say what they are for, by use; those at the top of the folder or data set, where there are any."""
-    told = [(file, use) for file in files if (use := use_of(file.path, folder))]
-    top = [(f, use) for f, use in told if f.path.parent == folder or f.path.parent.name == f.revision]
-    uses: dict[str, tuple[Source, ...]] = {}
-    for file, use in top or told:
-        uses[use] = (*uses.get(use, ()), file)
-    return uses
-
-
-def use_of(path: Path, folder: Path) -> str | None:
-    """The use that the first word of a file's name tells; of Arrow files in `folder`, of their own folder's."""
-    named = path.parent if path.suffix == ".arrow" and path.parent != folder else path
-    return SPLITS.get(re.split(r"[-_.]", named.name.lower())[0])
+def told_uses(files: Sequence[Source], folder: Path) -> dict[str, list[Source]]:
+    """The files whose name's first word says their use (of Arrow files in a folder of their own, its name's), by use;
+    those at the top of the folder or data set, where there are any."""
+    top: dict[str, list[Source]] = {}
+    told: dict[str, list[Source]] = {}
+    for file in files:
+        parent = file.path.parent
+        named = parent if file.path.suffix == ".arrow" and parent != folder else file.path
+        if use := USES.get(re.split(r"[-_.]", named.name.lower())[0]):
+            told.setdefault(use, []).append(file)
+            if parent == folder or parent.name == file.revision:
+                top.setdefault(use, []).append(file)
+    return top or told
 
 
 def folder_files(folder: Path) -> list[Path]:
-    """The records of a folder: of one that `govern` made, what it kept."""
+    """The records of a folder: what `govern` kept, the Arrow files that `datasets` saved, or all that hold records."""
     if (folder / KEPT).is_file() and is_kept(folder / KEPT):
         return [folder / KEPT]
-    files = [path for state in sorted(folder.rglob(SAVED)) for path in saved_files(state)]
+    files: list[Path] = []
+    for state in sorted(folder.rglob(SAVED)):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            listed = json.loads(state.read_text(encoding="utf-8"))["_data_files"]
+            files += [state.parent / file["filename"] for file in listed]
     files = files or records_among(sorted(path for path in folder.rglob("*") if path.is_file()))
     if not files:
         raise ConfigError(f"{folder}: no .jsonl file in the folder, nor another that holds records.")
     return files
-
-
-def saved_files(state: Path) -> list[Path]:
-    """The Arrow files of a set that `datasets` saved, in their order."""
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        listed = json.loads(state.read_text(encoding="utf-8"))["_data_files"]
-        return [state.parent / file["filename"] for file in listed]
-    return []
 
 
 def records_among(files: list[Any]) -> list[Any]:
@@ -176,7 +161,7 @@ def records_among(files: list[Any]) -> list[Any]:
 def fetch_data(repo: str, pattern: str) -> list[Source]:
     """The files of a data set that match, all of one revision; offline those that were fetched before."""
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HFValidationError, HTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HTTPError
 
     where = {"repo_type": "dataset", "endpoint": hub_endpoint()}
     try:
@@ -189,7 +174,7 @@ def fetch_data(repo: str, pattern: str) -> list[Source]:
         wanted = [name for name in names if not pattern or fnmatch(name, pattern)]
         if wanted and not is_offline():
             folder = Path(snapshot_download(repo, **where, allow_patterns=wanted))
-    except (HTTPError, HFValidationError, LocalEntryNotFoundError, OSError, ValueError) as error:
+    except (HTTPError, OSError, ValueError) as error:
         why = f"no such file or folder here, and no data set to be had from the Hub ({hub_reason(error)})"
         raise ConfigError(f"{repo}: {why}.") from None
     if not wanted:

@@ -3,9 +3,7 @@
 What a file is, is told by its first bytes; of CSV and TSV alone, which have none of their own, by its name.
 """
 
-import bz2
 import csv
-import gzip
 import io
 import json
 import lzma
@@ -14,8 +12,8 @@ import sys
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from importlib import import_module
 from importlib.util import find_spec
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +24,14 @@ from mlx_hybrid.records.fields import SCALARS, NotARecord
 MAX_LINE_BYTES = 1 << 28  # a line beyond this is a file without line ends, not a record
 BOM = b"\xef\xbb\xbf"
 ZSTD = b"\x28\xb5\x2f\xfd"
-PACKED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
-ARROW_FILE, ARROW_STREAM, PARQUET = b"ARROW1", b"\xff\xff\xff\xff", b"PAR1"
+PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\xfd7zXZ\x00": "lzma", ZSTD: "zstandard"}
+"""First bytes of a packed file, and the module that opens it."""
 PACKED_NAMES = (".gz", ".bz2", ".xz", ".zst")
+ARROW_FILE, ARROW_STREAM, PARQUET = b"ARROW1", b"\xff\xff\xff\xff", b"PAR1"
 TABLES = (PARQUET, ARROW_FILE, ARROW_STREAM)
-BROKEN = (EOFError, OSError, zlib.error, lzma.LZMAError, csv.Error)
 NEEDS = ((ZSTD, "zstandard", "zstd"), (TABLES, "pyarrow", "parquet"))
 """First bytes of a file, the module that reads it, and the extra that the module comes with."""
+BROKEN = (EOFError, OSError, zlib.error, lzma.LZMAError, csv.Error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +98,8 @@ def first_bytes(path: Path) -> bytes:
 def open_file(path: Path) -> io.BufferedReader:
     """The bytes of a file, unpacked where they are packed."""
     head = first_bytes(path)
-    if head.startswith(ZSTD):
-        import zstandard
-
-        return io.BufferedReader(zstandard.open(path, "rb"))
-    packed = next((opened for magic, opened in PACKED.items() if head.startswith(magic)), None)
-    return io.BufferedReader(packed(path, "rb")) if packed else path.open("rb")
+    module = next((name for magic, name in PACKED.items() if head.startswith(magic)), "io")
+    return io.BufferedReader(import_module(module).open(path, "rb"), 1 << 16)
 
 
 def read_lines(source: Source) -> Lines:
@@ -142,13 +137,10 @@ def lines_of(source: Source) -> Lines:
 
 def plain_lines(path: Path) -> Lines:
     with open_file(path) as file:
-        for number in count(1):
-            raw = file.readline(MAX_LINE_BYTES)
+        for number, raw in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES), b""), start=1):
             if len(raw) >= MAX_LINE_BYTES and not raw.endswith(b"\n"):
                 detail = f"a line over {MAX_LINE_BYTES >> 20} MB; write one object a line"
                 raise NotARecord("line_too_long", detail, raw[:1000])
-            if not raw:
-                return
             yield number, raw.removeprefix(BOM if number == 1 else b"").rstrip(b"\r\n")
 
 
@@ -186,14 +178,12 @@ def cells_of(source: Source, *, tabs: bool) -> Lines:
         begins = rows.line_num + 1
         for cells in rows:
             number, begins = begins, rows.line_num + 1
-            if not any(cell.strip() for cell in cells):
-                continue
-            if len(cells) > len(header):
+            if len(cells) > len(header) and any(cell.strip() for cell in cells):
                 detail = f"a row of {len(cells)} cells under a header of {len(header)}"
                 yield number, Fault(source.name, number, "bad_row", detail, line_of(cells))
-                continue
-            cells = {key: cell for key, cell in zip(header, cells) if key and (cell or key not in SCALARS)}
-            yield number, line_of(cells)
+            elif any(cell.strip() for cell in cells):
+                own = {key: cell for key, cell in zip(header, cells) if key and (cell or key not in SCALARS)}
+                yield number, line_of(own)
 
 
 def line_of(row: Any) -> bytes:
@@ -207,28 +197,21 @@ def line_of(row: Any) -> bytes:
 def table_rows(path: Path, head: bytes) -> Iterator[dict[str, Any]]:
     """The rows of a Parquet or Arrow file, told by its first bytes, without its empty values, a batch at a time."""
     import pyarrow
+    from pyarrow import ipc, parquet
 
+    kind = "Parquet" if head.startswith(PARQUET) else "Arrow"
     try:
-        for batch in batches(path, head):
+        if kind == "Parquet":
+            batches = parquet.ParquetFile(path).iter_batches(4096)
+        else:
+            opened = ipc.open_file if head.startswith(ARROW_FILE) else ipc.open_stream
+            batches = opened(pyarrow.memory_map(str(path))).read_all().to_batches()
+        for batch in batches:
             types = {column.name: column.type for column in batch.schema}
             for row in batch.to_pylist():
                 yield {k: without_padding(v, types[k]) for k, v in row.items() if v is not None}
     except (pyarrow.ArrowException, OSError) as error:
-        kind = "Parquet" if head.startswith(PARQUET) else "Arrow"
         raise ConfigError(f"{path}: is no {kind} file that can be read ({first_line(error)}).") from None
-
-
-def batches(path: Path, head: bytes) -> Iterator[Any]:
-    import pyarrow
-
-    if head.startswith(PARQUET):
-        from pyarrow import parquet
-
-        yield from parquet.ParquetFile(path).iter_batches(4096)
-        return
-    with pyarrow.memory_map(str(path)) as file:
-        opened = pyarrow.ipc.open_file if head.startswith(ARROW_FILE) else pyarrow.ipc.open_stream
-        yield from opened(file).read_all().to_batches()
 
 
 def without_padding(value: Any, kind: Any) -> Any:

@@ -8,6 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,9 @@ class Record:
     @property
     def kind(self) -> str:
         """`messages`, `prompt` or `text`."""
-        keys = {"messages": "messages", "completion": "prompt"}
-        return next((kind for key, kind in keys.items() if key in self.fields), "text")
+        return (
+            "messages" if "messages" in self.fields else "prompt" if "completion" in self.fields else "text"
+        )
 
     @property
     def id(self) -> str:
@@ -100,8 +102,7 @@ def load_records(paths: Iterable[File] | File) -> list[Record]:
     faults = [item for item in items if isinstance(item, Fault)]
     if not faults:
         return items
-    counts = sorted(Counter(fault.reason for fault in faults).items())
-    kinds = ", ".join(f"{count} {reason}" for reason, count in counts)
+    kinds = ", ".join(f"{n} {reason}" for reason, n in sorted(Counter(f.reason for f in faults).items()))
     shown = "".join(f"\n  {fault.where}: {fault.detail} ({fault.reason})" for fault in faults[:5])
     more = f"\n  and {len(faults) - 5} more" if len(faults) > 5 else ""
     lines = "1 line is no record" if len(faults) == 1 else f"{len(faults)} lines are no records"
@@ -111,12 +112,9 @@ def load_records(paths: Iterable[File] | File) -> list[Record]:
 def check_source(source: Source) -> None:
     """Raise ConfigError for a file that cannot be read, or of which no line has a known shape."""
     check_file(source.path)
-    first = None
-    for item in read_file(source):
-        if isinstance(item, Record) or item.reason not in UNKNOWN:
-            return
-        first = first or item
-    if first:
+    items = read_file(source)
+    first = next(items, None)
+    if first and all(getattr(item, "reason", "") in UNKNOWN for item in chain([first], items)):
         raise ConfigError(f"{first.where}: {first.detail}.")
 
 
@@ -126,8 +124,7 @@ def shapes_of(records: Iterable[Record]) -> str:
 
 
 def read_file(source: Source) -> Iterator[Record | Fault]:
-    """The records and faults of one file; one of text holds no conversations, nor the other way round, but for a kept
-    one."""
+    """The records and faults of one file, but for a kept one of the kind of its first."""
     kind, several = "", is_kept(source.path)
     for number, raw in read_lines(source):
         item = raw if isinstance(raw, Fault) else parse_line(raw, source.name, number, source.renames)

@@ -19,13 +19,8 @@ ROLES = {
 ROLE_OF = {theirs: ours for ours, names in ROLES.items() for theirs in names}
 CALLS = ("function_call", "tool_call")
 PREFERENCES = (("chosen", "rejected"), ("preferred_output", "non_preferred_output"))
-TITLES = {
-    "messages": "messages",
-    "sharegpt": "ShareGPT conversations",
-    "prompt": "prompts and completions",
-    "alpaca": "alpaca instructions",
-    "text": "plain text",
-}
+TITLES = {"sharegpt": "ShareGPT conversations", "prompt": "prompts and completions", "text": "plain text"}
+TITLES |= {"alpaca": "alpaca instructions"}
 NEAR = {
     "prompt": "question q query input instruction user human problem request source",
     "completion": "answer a response output reply assistant target solution label",
@@ -68,10 +63,12 @@ def from_prompt(fields: dict[str, Any]) -> dict[str, Any]:
         return fields
     asked = [turn_of("user", asked)] if isinstance(asked, str) else as_turns(asked, "prompt")
     answer = [turn_of("assistant", answer)] if isinstance(answer, str) else as_turns(answer, "completion")
-    answered = [isinstance(turn, dict) and turn.get("role") == "assistant" for turn in asked]
-    asked = [{**turn, "weight": 0} if is_answer else turn for turn, is_answer in zip(asked, answered)]
+    context = [
+        turn | {"weight": 0} if isinstance(turn, dict) and turn.get("role") == "assistant" else turn
+        for turn in asked
+    ]
     rest = without(fields, "prompt", "completion", "messages")
-    return from_messages({"messages": [*asked, *answer], **rest})
+    return from_messages({"messages": [*context, *answer], **rest})
 
 
 def from_alpaca(fields: dict[str, Any]) -> dict[str, Any]:
@@ -81,8 +78,8 @@ def from_alpaca(fields: dict[str, Any]) -> dict[str, Any]:
             raise NotARecord("bad_content", f"{key} must be a string, not {type(fields[key]).__name__}")
     said = [fields.get(key) or "" for key in ("instruction", "input")]
     prompt = "\n\n".join(text for text in said if text.strip())
-    rest = without(fields, "instruction", "input", "output", "history", "prompt", "completion")
-    rest = rest if rest.get("system") else without(rest, "system")
+    system = () if fields.get("system") else ("system",)
+    rest = without(fields, "instruction", "input", "output", "history", "prompt", "completion", *system)
     history = opened(fields.get("history") or [])
     if not isinstance(history, list) or not all(isinstance(p, list) and len(p) == 2 for p in history):
         raise NotARecord("bad_content", "history must be a list of [question, answer] pairs")
@@ -136,10 +133,10 @@ def with_tools(fields: dict[str, Any]) -> dict[str, Any]:
     tools, functions = fields.get("tools"), opened(fields.get("functions"))
     if isinstance(functions, list) and not tools:
         tools = [{"type": "function", "function": one} for one in functions]
-        return {**without(fields, "functions", "tools"), "tools": tools}
+        return without(fields, "functions") | {"tools": tools}
     if not isinstance(tools, str):
         return fields
-    return {**fields, "tools": opened(tools)} if tools.strip() else without(fields, "tools")
+    return fields | {"tools": opened(tools)} if tools.strip() else without(fields, "tools")
 
 
 def as_turns(value: Any, key: str = "messages") -> Any:
@@ -149,8 +146,7 @@ def as_turns(value: Any, key: str = "messages") -> Any:
         kind = "a string that is no JSON list" if isinstance(value, str) else type(value).__name__
         raise NotARecord("bad_content", f"{key} must be a list of turns, not {kind}")
     found = [as_turn(turn, place) for place, turn in enumerate(turns, start=1)]
-    same = turns is value and all(one is other for one, other in zip(found, value))
-    return value if same else found
+    return value if found == value else found
 
 
 def as_turn(turn: Any, place: int) -> Any:
@@ -173,10 +169,10 @@ def text_of(content: Any, place: int) -> Any:
     """The text of a list of text parts, as one string."""
     if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):
         return content
-    for part in content:
-        if part.get("type") != "text" or not isinstance(part.get("text"), str):
-            told = f"turn {place} has a part of type {part.get('type')}; only text is trained"
-            raise NotARecord("bad_content", told)
+    others = (p for p in content if p.get("type") != "text" or not isinstance(p.get("text"), str))
+    if other := next(others, None):
+        told = f"turn {place} has a part of type {other.get('type')}; only text is trained"
+        raise NotARecord("bad_content", told)
     return "".join(part["text"] for part in content)
 
 
@@ -194,8 +190,8 @@ def unknown(fields: dict[str, Any]) -> str:
     keys = ", ".join(str(key)[:40] for key in list(fields)[:8]) or "no keys"
     told, found = f"no record of a known shape has {keys}", {}
     for ours, names in NEAR.items():
-        alike = partial(get_close_matches, possibilities=[ours, *names.split()], cutoff=0.8)
-        found[ours] = next((key for key in fields if alike(key.lower())), None)
+        near = [ours, *names.split()]
+        found[ours] = next((k for k in fields if get_close_matches(k.lower(), near, cutoff=0.8)), None)
     for wanted in (("prompt", "completion"), ("messages",), ("text",)):
         if all(found[key] for key in wanted):
             renames = ",".join(f"{found[key]}={key}" for key in wanted if found[key] != key)
@@ -203,16 +199,14 @@ def unknown(fields: dict[str, Any]) -> str:
     for here, missing in (("prompt", "completion"), ("completion", "prompt")):
         if here in fields:
             return f"{here} without {missing} ({told})"
-    return (
-        f"{told}: none of messages, conversations, prompt + completion, instruction + output, text; "
-        "name yours with --map THEIRS=OURS"
-    )
+    known = "messages, conversations, prompt + completion, instruction + output, text"
+    return f"{told}: none of {known}; name yours with --map THEIRS=OURS"
 
 
 def renamed(row: dict[str, Any], renames: dict[str, str]) -> dict[str, Any]:
     """The row with keys by our names."""
     moved = {ours: row[theirs] for theirs, ours in renames.items() if theirs in row}
-    return {**without(row, *renames), **moved} if moved else row
+    return without(row, *renames) | moved if moved else row
 
 
 def describe_read(seen: Iterable[tuple[str, dict[str, int]]]) -> str:

@@ -3,25 +3,23 @@
 import random
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from mlx_hybrid.config import DataConfig
 from mlx_hybrid.errors import DataError
 from mlx_hybrid.records.record import Record
 
 
-@dataclass(frozen=True)
-class Split:
-    """Records by their use."""
+class Split(NamedTuple):
+    """Records, or files of them, by their use."""
 
-    train: list[Record]
-    valid: list[Record]
-    test: list[Record]
+    train: Sequence[Any] = ()
+    valid: Sequence[Any] = ()
+    test: Sequence[Any] = ()
 
     def without(self, places: Collection[str]) -> "Split":
         """The split without the records that stand at some places."""
-        parts = (self.train, self.valid, self.test)
-        return Split(*([record for record in part if record.where not in places] for part in parts))
+        return Split(*([record for record in part if record.where not in places] for part in self))
 
 
 def split_records(
@@ -35,14 +33,12 @@ def split_records(
     held_valid = set() if valid else take(order, sizes, config.valid_share * len(records))
     held_test = set() if test else take(order, sizes, config.test_share * len(records))
 
-    def part(names: Collection[str]) -> list[Record]:
-        return [record for record in records if group_of(record, config.group) in names]
-
-    train = part(set(order))
-    if not train:
+    names = (set(order), held_valid, held_test)
+    parts = [[record for record in records if group_of(record, config.group) in own] for own in names]
+    if not parts[0]:
         all_held = f"all {len(records)} are held back; lower data.valid_share"
         raise DataError(f"No record is left to train on: {all_held}.")
-    return Split(train, valid or part(held_valid), test or part(held_test))
+    return Split(parts[0], valid or parts[1], test or parts[2])
 
 
 def group_of(record: Record, key: str) -> str:

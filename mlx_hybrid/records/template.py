@@ -7,12 +7,10 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
-from itertools import groupby
 from typing import Any
 
 from mlx_hybrid.errors import DataError
-from mlx_hybrid.records.conversation import Conversation
-from mlx_hybrid.records.masking import Example, SetAside, text_tokens
+from mlx_hybrid.records.conversation import Conversation, Example, SetAside
 from mlx_hybrid.records.record import Record
 
 
@@ -48,12 +46,10 @@ def make_examples(
         except DataError as error:
             raise DataError(f"{record.where}: {error}") from None
     if made.long and too_long == "error":
-        shown = ", ".join(made.long[:5]) + (" …" if len(made.long) > 5 else "")
+        first = ", ".join(made.long[:5]) + (" …" if len(made.long) > 5 else "")
         count = "1 record is" if len(made.long) == 1 else f"{len(made.long)} records are"
-        raise DataError(
-            f"{count} over the limit of {max_tokens} tokens: {shown}; "
-            "raise train.max_tokens, or set train.too_long to drop or truncate."
-        )
+        way = "raise train.max_tokens, or set train.too_long to drop or truncate"
+        raise DataError(f"{count} over the limit of {max_tokens} tokens: {first}; {way}.")
     return made
 
 
@@ -62,13 +58,22 @@ def cut(example: Example, max_tokens: int) -> Example:
     return replace(example, tokens=example.tokens[:max_tokens], trained=example.trained[:max_tokens])
 
 
+def text_tokens(text: str, tokenizer: Any) -> Example:
+    """Plain text: trained from its first token on, but for what the tokenizer puts before it."""
+    bare, tokens = tokenizer.bare(text), tokenizer.document(text)
+    if not bare.strip():
+        raise SetAside("the text is empty but for its beginning and end")
+    begin = len(tokenizer.begun([]))
+    return Example(tokens, [i >= begin for i in range(len(tokens))], text_bytes=len(bare.encode()))
+
+
 def make_example(record: Record, tokenizer: Any) -> Example:
     """One record as tokens and mask; SetAside if it cannot be trained, DataError for a token beyond the embedding."""
     talk = Conversation.of(record, tokenizer)
     if talk.turns and not talk.wanted:
         raise SetAside("every answer is empty, or marked as not to be trained (weight, train or training)")
     made = talk.masked() if talk.turns else text_tokens(record.fields["text"], tokenizer)
-    if not any(made.trained[1:]):
+    if not made.trained_count:
         raise SetAside("no token is left to train on")
     return replace(
         made,
@@ -83,9 +88,8 @@ def make_example(record: Record, tokenizer: Any) -> Example:
 def asked_tokens(record: Record, tokenizer: Any) -> list[int]:
     """What chat would send before the record's first trained token; nothing for plain text."""
     talk = Conversation.of(record, tokenizer)
-    if not talk.turns:
-        return []
-    return talk.before(talk.spans()[0][0] if tokenizer.has_chat_template else 1)
+    first = talk.spans()[0][0] if talk.turns and tokenizer.has_chat_template else 1
+    return talk.before(first) if talk.turns else []
 
 
 def question_tokens(record: Record, tokenizer: Any) -> list[int]:
@@ -122,9 +126,3 @@ def shown(record: Record, tokenizer: Any) -> tuple[dict[str, Any], str]:
         raise DataError(f"{record.where}: {error}") from None
     trained, asked = [int(flag) for flag in made.trained], asked_tokens(record, tokenizer)
     return told | {"tokens": made.tokens, "trained": trained, "asked": asked}, ", ".join(made.unwritten)
-
-
-def stretches(tokens: list[int], trained: list[int], tokenizer: Any) -> list[tuple[str, bool]]:
-    """The tokens as text, in stretches that are trained or not."""
-    runs = groupby(zip(tokens, trained, strict=True), lambda pair: bool(pair[1]))
-    return [(tokenizer.decode([token for token, _ in run]), flag) for flag, run in runs]

@@ -13,9 +13,9 @@ from mlx_hybrid.errors import ConfigError, DataError
 from mlx_hybrid.evaluation.sets import EvaluationSet, evaluation_set, labelled
 from mlx_hybrid.files import write_text
 from mlx_hybrid.governance.folder.lines import read_folder_lines
-from mlx_hybrid.records.files import Sources, find_sources
+from mlx_hybrid.records.files import find_sources
 from mlx_hybrid.records.record import Record, as_source, load_records, read_records
-from mlx_hybrid.records.split import group_of
+from mlx_hybrid.records.split import Split, group_of
 from mlx_hybrid.training.data import apart_from_held_out, check_manifests, governed, prepare
 
 KINDS = ("language", "mojibake", "repetition", "copy")
@@ -51,7 +51,7 @@ def freeze_data(
     return {"data.paths": train, "data.valid": valid, "data.test": test}, manifests
 
 
-def read_parts(config: Config, sources: Sources) -> list[list[dict]]:
+def read_parts(config: Config, sources: Split) -> list[list[dict]]:
     """Training, development and test records.
 
     Where no files are named for the latter, whole groups are held back of what the config's governance keeps, so that
@@ -95,7 +95,7 @@ def governed_counts(config: Config, data: Path) -> dict[str, int]:
     """What a cell's governance keeps of the training records, and of those the planted ones."""
     train, valid, test = (as_source(data / name) for name in FILES)
     records = load_records(train)
-    kept, *_ = governed(apart_from_held_out(config, Sources((train,), (valid,), (test,))), (train,))
+    kept, *_ = governed(apart_from_held_out(config, Split((train,), (valid,), (test,))), (train,))
     planted = [sum("planted" in r.fields for r in part) for part in (records, kept)]
     return {"records": len(records), "kept": len(kept), "planted": planted[0], "planted_kept": planted[1]}
 

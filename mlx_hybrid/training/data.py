@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 from mlx_hybrid.config import Config
 from mlx_hybrid.errors import ConfigError, DataError
-from mlx_hybrid.records.files import Sources
 from mlx_hybrid.records.lines import Source
 from mlx_hybrid.records.record import Record, load_records, read_records, shapes_of
 from mlx_hybrid.records.shapes import describe_read
@@ -26,18 +25,18 @@ class Data(NamedTuple):
     @property
     def sizes(self) -> dict[str, int]:
         """Records of each use."""
-        return {use: len(getattr(self.split, use)) for use in ("train", "valid", "test")}
+        return {use: len(part) for use, part in self.split._asdict().items()}
 
 
-def check_manifests(sources: Sources) -> list[str]:
+def check_manifests(sources: Split) -> list[str]:
     """sha256 of the manifest of every governed file. Raises DataError for one that changed since it was signed."""
     from mlx_hybrid.governance.folder.manifest import check_source
 
-    found = {check_source(source.path) for source in (*sources.train, *sources.valid, *sources.test)}
+    found = {check_source(source.path) for part in sources for source in part}
     return sorted(filter(None, found))
 
 
-def prepare(config: Config, sources: Sources, folder: Path | None = None) -> Data:
+def prepare(config: Config, sources: Split, folder: Path | None = None) -> Data:
     """Govern and split the records; one that holds a text of the validation or test files does not train. What
     governance decided stays in `folder`, where one is given, as `govern` writes it."""
     records, reasons, read_as = governed(apart_from_held_out(config, sources), sources.train, folder)
@@ -56,7 +55,7 @@ def check_held_back(config: Config, split: Split) -> None:
             raise ConfigError(f"{told}: set data.valid_share or data.valid, or leave train.{key} out.")
 
 
-def apart_from_held_out(config: Config, sources: Sources) -> Config:
+def apart_from_held_out(config: Config, sources: Split) -> Config:
     """The config whose governance also keeps the run's own validation and test files out of training."""
     from mlx_hybrid.governance.rules import active_stages
 

@@ -18,7 +18,7 @@ from mlx_hybrid.config import Config, dump_config
 from mlx_hybrid.errors import ConfigError, MlxHybridError
 from mlx_hybrid.files import new_directory, write_lines, write_text
 from mlx_hybrid.models.base import load_base
-from mlx_hybrid.records.files import Sources
+from mlx_hybrid.records.split import Split
 from mlx_hybrid.run import Run, machine
 from mlx_hybrid.training import events
 from mlx_hybrid.training.checkpoint import Progress, save_checkpoint
@@ -29,9 +29,7 @@ from mlx_hybrid.training.validation import least_strength, mean_loss, plan, summ
 STRENGTHS = (0.25, 0.5, 0.75, 1.0)  # what `train.strength: auto` chooses from
 
 
-def begin_run(
-    config: Config, run: Run, setup: Setup, sources: Sources, *, resume: bool, machines: int
-) -> None:
+def begin_run(config: Config, run: Run, setup: Setup, sources: Split, *, resume: bool, machines: int) -> None:
     """Write run.json; a resumed run must have the config, but for its time limit, and the data it was begun with."""
     data_hash = data_identity((setup.train, setup.valid, setup.test), setup.base.tokenizer)
     if resume:
@@ -41,7 +39,7 @@ def begin_run(
     facts = {"status": "running", "started": time.strftime("%Y-%m-%dT%H:%M:%S"), "method": config.method}
     facts |= {"seed": config.seed, "base": setup.base.identity, "data_identity": data_hash}
     facts |= {"template_date": setup.base.tokenizer.date.isoformat()}
-    facts |= {"data": [file.path.name for file in (*sources.train, *sources.valid, *sources.test)]}
+    facts |= {"data": [file.path.name for part in sources for file in part]}
     facts |= {"records": {use: len(getattr(setup, use)) for use in ("train", "valid", "test")}}
     run.update(**facts, machine=machine(), machines=machines)
     if rows := [{"where": where, "why": why} for where, why in setup.aside]:

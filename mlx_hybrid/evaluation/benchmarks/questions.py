@@ -13,7 +13,7 @@ from mlx_hybrid.evaluation.benchmarks.variants import VARIANTS
 from mlx_hybrid.evaluation.evaluate import PIVOT
 from mlx_hybrid.evaluation.metrics.translation import directions_of
 from mlx_hybrid.evaluation.sets import EvaluationSet, evaluation_set, from_fields, labelled, language_code
-from mlx_hybrid.records.files import FILES, Sources, find_sources, in_folder, read_renames
+from mlx_hybrid.records.files import FILES, find_sources, in_folder, read_renames
 from mlx_hybrid.records.lines import as_source
 from mlx_hybrid.records.record import Record, load_records, read_records
 from mlx_hybrid.records.split import Split
@@ -89,7 +89,7 @@ def from_path(
     if not path.exists():
         raise ConfigError(f"{path}: no such file or folder.")
     keys = read_renames(renames)
-    files = in_folder(path) if path.is_dir() else Sources(test=(as_source(path),))
+    files = in_folder(path) if path.is_dir() else Split(test=(as_source(path),))
     test, beside = ([replace(file, renames=keys) for file in part] for part in (files.test, files.valid))
     name = next((path.name.removesuffix(s) for s in FILES if path.name.lower().endswith(s)), path.name)
     return make(name, load_records(test), dev_records(dev, lambda: load_records(beside), keys), known, group)
