@@ -150,8 +150,8 @@ def main() -> None:
     found = "found" if bench.OPENBLAS else "not found"
     print(f"MLX {mx.__version__} on {mx.default_device()}, OpenBLAS {found}.")
     if options.model:
-        return compare(0, options.tokens, options.repeats, packed=False, folder=options.model.expanduser())
-    for hidden in options.hidden:
+        compare(0, options.tokens, options.repeats, packed=False, folder=options.model.expanduser())
+    for hidden in () if options.model else options.hidden:
         for name in options.tables or ("dense", "packed"):
             compare(hidden, options.tokens, options.repeats, packed=name == "packed")
 
