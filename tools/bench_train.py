@@ -1,6 +1,7 @@
 """Trained tokens a second against `mlx_lm.lora` on XNLI and SIB-200: same base, records and batch size, in turns.
 
     python tools/bench_train.py [--from BENCHMARKS] [--rounds 3] [--tasks xnli sib200] [--bases float32 "4 bits"]
+    python tools/bench_train.py --model FOLDER [--rounds 3] [--tasks sib200] [--bases float32]
 
 Both sides have float32, or both the packed base with the dequantising product (adapters/frozen.py). Every turn trains
 one epoch of the same records after a step that is not counted; mlx-lm's data set and loop are its own, and its time is
@@ -72,29 +73,30 @@ class Listener(TrainingCallback):
         self.reports.append(info)
 
 
-def records_of(task: str, benchmarks: Path | None) -> Chats:
+def records_of(task: str, benchmarks: Path | None, model: str) -> Chats:
     """A whole number of batches of the task's training records, of all languages, and their tokens."""
     chosen = {"languages": LANGUAGES, "shots": BATCH * STEPS // len(LANGUAGES), "folder": benchmarks}
     with tempfile.TemporaryDirectory() as folder:
         write_task(task, Path(folder) / "task", splits=["train"], **chosen)
         path = Path(folder) / "task" / "train.jsonl"
         records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        examples, _ = make_examples(load_records((path,)), load_tokenizer_of("bundled"), max_tokens=1024)
+        examples, _ = make_examples(load_records((path,)), load_tokenizer_of(model), max_tokens=1024)
     return Chats(records, examples)
 
 
-def fresh_model(packed: bool):
+def fresh_model(name: str, packed: bool):
     mx.clear_cache()
-    model = load_base("bundled").model
+    model = load_base(name).model
     if not packed:
         dequantise(model)
+    model.set_dtype(mx.float32)
     model.freeze()
     return model
 
 
-def ours(method: str, chats: Chats, packed: bool) -> float:
+def ours(method: str, chats: Chats, name: str, packed: bool) -> float:
     """Trained tokens a second of this project's loop, batches made within the time."""
-    model, tree = fresh_model(packed), {"method": method, "adapter": {"start": "zeros"}}
+    model, tree = fresh_model(name, packed), {"method": method, "adapter": {"start": "zeros"}}
     adapter = build_config(tree, "bench_train").adapter
     attach(model, adapter, seed=0)
     optimizer = BranchOptimizer(model, TrainConfig(learning_rate=RATE, rates="leaf"), adapter.mixing)
@@ -106,9 +108,9 @@ def ours(method: str, chats: Chats, packed: bool) -> float:
     return report.trained_tokens / report.seconds
 
 
-def peer(label: str, chats: Chats, packed: bool) -> float:
+def peer(label: str, chats: Chats, name: str, packed: bool) -> float:
     """Trained tokens a second of mlx-lm's trainer, with a LoRA of the same rank on the same products."""
-    model = fresh_model(packed)
+    model = fresh_model(name, packed)
     parameters = {"rank": bench.RANK, "scale": 4.0, "dropout": 0.0, "keys": KEYS}
     linear_to_lora_layers(model, len(model.layers), parameters)
     optimizer = optimizers.Adam(learning_rate=RATE)
@@ -131,6 +133,7 @@ def main() -> None:
     parser.add_argument(
         "--from", dest="benchmarks", type=Path, default=usual, help="local copy of the benchmarks"
     )
+    parser.add_argument("--model", default="bundled")
     parser.add_argument("--tasks", nargs="+", default=["xnli", "sib200"])
     parser.add_argument("--bases", nargs="+", default=["float32", "4 bits"])
     parser.add_argument("--rounds", type=int, default=3)
@@ -138,12 +141,14 @@ def main() -> None:
     mx.disable_compile()
     bench.head("task", "base", "", "trained tokens/s", "ratio", "lowest – highest", "asked")
     for task in asked.tasks:
-        chats = records_of(task, asked.benchmarks)
+        chats = records_of(task, asked.benchmarks, asked.model)
         for base in asked.bases:
             speeds: dict[str, list[float]] = {label: [] for label in (PEER, SORTED, *SIDES)}
             for _ in range(asked.rounds):
                 for label, found in speeds.items():
-                    found.append((ours if label in SIDES else peer)(label, chats, base != "float32"))
+                    found.append(
+                        (ours if label in SIDES else peer)(label, chats, asked.model, base != "float32")
+                    )
             for label, values in speeds.items():
                 ratios = [value / other for value, other in zip(values, speeds[PEER], strict=True)]
                 shown = (f"{statistics.median(values):.1f}", f"{statistics.median(ratios):.2f}")
