@@ -22,9 +22,8 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_hybrid.adapters.layer import HybridLinear
-from mlx_hybrid.adapters.plans import layer_plan
 from mlx_hybrid.adapters.store import CONFIG_FILE, FORMAT, WEIGHTS_FILE
-from mlx_hybrid.adapters.targets import last_part
+from mlx_hybrid.adapters.targets import last_part, layer_plan
 from mlx_hybrid.config import build_config, to_tree
 from mlx_hybrid.exports.weights import write_shards
 from mlx_hybrid.files import write_json

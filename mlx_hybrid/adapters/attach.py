@@ -10,10 +10,8 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from mlx_hybrid.adapters.frozen import on_cpu
 from mlx_hybrid.adapters.householder import Householder, core_of_gram
-from mlx_hybrid.adapters.layer import HybridLinear, Rotation
-from mlx_hybrid.adapters.plans import LayerPlan, plan_layers
-from mlx_hybrid.adapters.targets import find_targets, is_experts, natural_order
-from mlx_hybrid.adapters.variants import DoraLinear, HybridExperts
+from mlx_hybrid.adapters.layer import HybridLinear, Rotation, layer_class
+from mlx_hybrid.adapters.targets import find_targets, natural_order, plan_layers
 from mlx_hybrid.config import AdapterConfig
 from mlx_hybrid.errors import ConfigError
 
@@ -38,8 +36,8 @@ def attach(model: nn.Module, config: AdapterConfig, *, seed: int = 0) -> Attache
 
     total = get_total_parameters(model)
     if hybrid_layers(model):
-        told = "The model already carries an adapter; load the base afresh, or fuse the adapter first."
-        raise ConfigError(told)
+        way = "load the base afresh, or fuse the adapter first."
+        raise ConfigError(f"The model already carries an adapter; {way}")
     if config.full:
         dequantise(model)
         model.unfreeze()
@@ -52,12 +50,6 @@ def attach(model: nn.Module, config: AdapterConfig, *, seed: int = 0) -> Attache
         layer = layer_class(targets[name], plan)(targets[name], plan, key)
         model.update_modules(tree_unflatten([(name, layer)]))
     return Attached(tuple(targets), trainable_count(model), total)
-
-
-def layer_class(module: nn.Module, plan: LayerPlan) -> type[HybridLinear]:
-    if is_experts(module):
-        return HybridExperts
-    return DoraLinear if plan.low_rank and plan.low_rank.magnitude else HybridLinear
 
 
 def hybrid_layers(model: nn.Module) -> dict[str, HybridLinear]:

@@ -37,7 +37,6 @@ class Butterfly(nn.Module):
 
     @property
     def dense_size(self) -> int:
-        """B of the dense blocks."""
         return dense_block_size(self.block_size, len(self.oft_base))
 
     def rotate(self, x: mx.array) -> mx.array:
@@ -46,7 +45,6 @@ class Butterfly(nn.Module):
         return rotate_blocks(x, dense.astype(x.dtype))
 
     def rotate_beside(self, x: mx.array, down: mx.array) -> tuple[mx.array, mx.array]:
-        """x R (…, in) and x A (…, r)."""
         return self.rotate(x), x @ down
 
     def merge(self, weight: mx.array) -> mx.array:
@@ -58,7 +56,6 @@ class Butterfly(nn.Module):
         return mx.checkpoint(lambda q, base: compose_butterfly(turned(q, base)))(self.oft_q, self.oft_base)
 
     def defect(self) -> float:
-        """max |R Rᵀ − I| over the dense blocks."""
         return defect(self.dense_blocks())
 
     def reach(self) -> mx.array:
@@ -127,9 +124,7 @@ def cayley_vjp(q: mx.array, cotangent: mx.array, rotation: mx.array) -> mx.array
     return -0.5 * (sides @ cotangent @ sides)
 
 
-def rotate_factor(
-    x: Float[mx.array, "*batch n d"], blocks: Float[mx.array, "*batch blocks b b"], level: int
-) -> mx.array:
+def rotate_factor(x: Float[mx.array, "*batch n d"], blocks: mx.array, level: int) -> mx.array:
     """Rows `x` (…, n, D) times butterfly factor `level`, blocks (…, D/b, b, b). Within a chunk of b·2^level features
     block t holds half-blocks t and t + 2^level: the order of PEFT's BOFT."""
     *batch, n, width = x.shape

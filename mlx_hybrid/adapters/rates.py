@@ -78,9 +78,7 @@ def step_gains(model: nn.Module, make_loss: MakeLoss, batches: Batches) -> Gains
     return gains
 
 
-def moves(
-    stepped: dict[str, dict[str, mx.array]], layer: nn.Module, x: mx.array, *rest: mx.array, **named: object
-) -> tuple:
+def moves(stepped: dict[str, dict], layer: nn.Module, x: mx.array, *rest: mx.array, **named: object) -> tuple:
     """The layer's output y; Σ (‖y′ − y‖/‖y‖)² over positions, y′ with the stepped leaves of each branch."""
     exact = x.astype(mx.float32)
     y = layer(exact, *rest, **named).astype(mx.float32)
@@ -96,11 +94,8 @@ def moves(
 
 def dense_layers(model: nn.Module) -> dict[str, nn.Module]:
     """Plain linear layers with trained weights, by name."""
-    return {
-        name: layer
-        for name, layer in model.named_modules()
-        if isinstance(layer, nn.Linear) and layer.trainable_parameters()
-    }
+    linear = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
+    return {name: layer for name, layer in linear.items() if layer.trainable_parameters()}
 
 
 def total_gradient(model: nn.Module, make_loss: MakeLoss, batches: Batches) -> dict[str, mx.array]:
@@ -134,11 +129,11 @@ def rate_factors(gains: Gains) -> dict[str, float]:
     """What the rate of each branch is multiplied by, by its path: USUAL_GAIN / gain. None where no gradient comes.
     `others` is the median of all: what is trained and was not measured goes with the rest."""
     factors: Gains = {}
-    kinds: dict[str, Gains] = {}
-    for path, gain in ((path, gain) for path, gain in gains.items() if gain):
+    kinds: dict[str, Gains] = {"rotation": {}, "low_rank": {}, "": {}}
+    for path, gain in gains.items():
         last = path.rpartition(".")[2]  # whole layers are of one kind
-        kinds.setdefault(last if last in ("rotation", "low_rank") else "", {})[path] = gain
-    for found in kinds.values():
+        kinds[last if last in kinds else ""] |= {path: gain} if gain else {}
+    for found in filter(None, kinds.values()):
         middle = median(found.values())
         for path, gain in found.items():
             factors[path] = USUAL_GAIN / min(max(gain, middle / RANGE), middle * RANGE)

@@ -5,28 +5,24 @@ passes in turn are the power iterations of a randomised SVD (Halko, Martinsson, 
 they see the same batches."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_unflatten
 
-from mlx_hybrid.adapters.attach import hybrid_layers, layer_class
+from mlx_hybrid.adapters.attach import hybrid_layers
 from mlx_hybrid.adapters.frozen import linear_shape
-from mlx_hybrid.adapters.layer import HybridLinear, LowRank
-from mlx_hybrid.adapters.plans import LayerPlan
+from mlx_hybrid.adapters.layer import HybridLinear, LowRank, layer_class
 from mlx_hybrid.adapters.rates import Batches, MakeLoss, measured, total_gradient
+from mlx_hybrid.adapters.targets import LayerPlan
 from mlx_hybrid.config import AdapterConfig, LowRankConfig
 
 OVERSAMPLING = 16  # columns of a sketch beyond twice the rank
 STABLE_GAMMA = 16.0  # the authors' scaling of A₀ and B₀ (Wang et al. 2024, arXiv 2407.05000)
 
 
-class GradientFactors(NamedTuple):
-    """The leading singular vectors of one layer's G: U (out, k), V (in, k); each of a stack of experts has its own."""
-
-    u: mx.array
-    v: mx.array
+GradientFactors = tuple[mx.array, mx.array]
+"""The leading singular vectors of one layer's G: U (out, k), V (in, k); each of a stack of experts has its own."""
 
 
 def sketch_gradients(
@@ -37,14 +33,16 @@ def sketch_gradients(
     no gradient outside it) without dropout."""
     layers = starting(model, "gradient", "lora-ga")
     probes = attach_probes(model, layers, columns)
-    keys = mx.random.split(mx.random.key(seed), max(1, len(probes)))
-    sides = {
-        name: mx.random.normal(probe.low_rank.lora_a.shape, key=key)
-        for (name, probe), key in zip(probes.items(), keys, strict=True)
-    }
+    keys = iter(mx.random.split(mx.random.key(seed), max(1, len(probes))))
+    sides = {n: mx.random.normal(probe.low_rank.lora_a.shape, key=next(keys)) for n, probe in probes.items()}
     try:
         for number in range(1, passes + 1):
-            products = probe_pass(model, make_loss, batches, probes, sides, forward=number % 2 == 1)
+            leaf = "lora_b" if number % 2 else "lora_a"
+            set_sides(probes, sides, leaf)
+            gradient = total_gradient(model, make_loss, batches)
+            products = {name: gradient[f"{name}.low_rank.{leaf}"] for name in probes}
+            if leaf == "lora_b":  # (G S)ᵀ
+                products = {name: value.swapaxes(-1, -2) for name, value in products.items()}
             if number < passes:
                 sides = {name: mx.linalg.qr(value, stream=mx.cpu)[0] for name, value in products.items()}
             yield number
@@ -69,35 +67,24 @@ def attach_probes(model: nn.Module, layers: dict[str, HybridLinear], columns: in
         plan = LayerPlan(low_rank=LowRankConfig(rank=rank, alpha=float(rank), rslora=False))
         probes[name] = layer_class(linear, plan)(linear, plan, mx.random.key(0))
     model.update_modules(tree_unflatten(list(probes.items())))
+    model.freeze()
     return probes
 
 
-def probe_pass(
-    model: nn.Module,
-    make_loss: MakeLoss,
-    batches: Batches,
-    probes: dict[str, HybridLinear],
-    sides: dict[str, mx.array],
-    *,
-    forward: bool,
-) -> dict[str, mx.array]:
-    """G S (out, k) of every layer for sides S (in, k), or Gᵀ S (in, k) for sides S (out, k)."""
-    leaf = "lora_b" if forward else "lora_a"
-    model.freeze()
+def set_sides(probes: dict[str, HybridLinear], sides: dict[str, mx.array], leaf: str) -> None:
+    """Let `leaf` get the gradient G S (out, k) for sides S (in, k), or Gᵀ S (in, k) for sides S (out, k)."""
     for name, probe in probes.items():
-        given = {"lora_a": sides[name]} if forward else {"lora_b": sides[name].swapaxes(-1, -2)}
-        probe.put_leaves({leaf: mx.zeros_like(probe.low_rank[leaf]), **given})
+        side = {"lora_a": sides[name]} if leaf == "lora_b" else {"lora_b": sides[name].swapaxes(-1, -2)}
+        probe.put_leaves({leaf: mx.zeros_like(probe.low_rank[leaf]), **side})
+        probe.freeze()
         probe.unfreeze(keys=[leaf])
-    flat = total_gradient(model, make_loss, batches)
-    found = {name: flat[f"{name}.low_rank.{leaf}"] for name in probes}
-    return {name: value.swapaxes(-1, -2) for name, value in found.items()} if forward else found
 
 
 def factorise(left: mx.array, product: mx.array) -> GradientFactors:
     """Singular vectors of Q (QᵀG) from Q (out, k) and GᵀQ (in, k): those of a k×k core after a thin QR."""
     q, r = mx.linalg.qr(product, stream=mx.cpu)
     u, _, vt = mx.linalg.svd(r.swapaxes(-1, -2), stream=mx.cpu)
-    return GradientFactors(left @ u, q @ vt.swapaxes(-1, -2))
+    return left @ u, q @ vt.swapaxes(-1, -2)
 
 
 def apply_start(model: nn.Module, factors: dict[str, GradientFactors]) -> None:

@@ -1,4 +1,4 @@
-"""Adapters on disk: a pure `lora` or `dora` as mlx-lm loads it, any other named `hybrid`, which it refuses."""
+"""Adapters on disk: pure `lora` and `dora` as mlx-lm loads them, any other named `hybrid`; and stock mlx-lm's."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +9,8 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
 from mlx_hybrid.adapters.attach import attach, hybrid_layers
-from mlx_hybrid.adapters.stock import is_stock, our_leaves, read_stock
-from mlx_hybrid.adapters.targets import within_layer
-from mlx_hybrid.adapters.variants import HybridExperts
+from mlx_hybrid.adapters.layer import HybridExperts
+from mlx_hybrid.adapters.targets import layer_index, within_layer
 from mlx_hybrid.config import AdapterConfig, build, from_format_1, to_tree, without_retired
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.files import new_directory, read_header, read_json, read_tensors, write_json
@@ -19,6 +18,8 @@ from mlx_hybrid.files import new_directory, read_header, read_json, read_tensors
 FORMAT = 2
 READABLE = (1, 2)  # 1 has the settings of the adapter in one flat group
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapters.safetensors"
+STOCK_LEAVES = {"lora": ("lora_a", "lora_b"), "dora": ("lora_a", "lora_b", "m"), "full": ()}
+"""Tensors of each module that stock `mlx_lm.lora` adapts, by `fine_tune_type`, which is our method of the same name."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,8 @@ class AdapterInfo:
     def check_base(self, found: tuple[str, ...], place: Path, name: object, way_out: str = "") -> None:
         """Raise ConfigError where the base at `place`, of the fingerprints `found`, is not that it was trained on."""
         if not self.stock and self.base.get("fingerprint") not in found:
-            raise ConfigError(
-                f"{name}: was trained on {self.base.get('id')}, whose weights are not those of {place}{way_out}."
-            )
+            told = f"was trained on {self.base.get('id')}, whose weights are not those of {place}{way_out}."
+            raise ConfigError(f"{name}: {told}")
 
 
 def adapter_state(model: nn.Module) -> dict[str, mx.array]:
@@ -102,9 +102,8 @@ def read_adapter_config(directory: Path) -> AdapterInfo:
     if not isinstance(own, dict):
         raise ConfigError(f"{path}: not an mlx-hybrid adapter; `mlx-hybrid import` takes PEFT folders.")
     if tree.get("format") not in READABLE:
-        raise ConfigError(
-            f"{path}: format {tree.get('format')}, but this version reads formats up to {FORMAT}."
-        )
+        told = f"format {tree.get('format')}, but this version reads formats up to {FORMAT}."
+        raise ConfigError(f"{path}: {told}")
     known = ("method", "adapter", "base", "seed", "modules")
     if missing := [key for key in known if key not in own]:
         raise ConfigError(f"{path}: mlx_hybrid.{missing[0]} is missing.")
@@ -122,11 +121,15 @@ def read_tree(directory: Path) -> object:
 
 def read_weights(directory: Path) -> dict[str, mx.array]:
     """The tensors of an adapter folder, as our layers hold them."""
-    path = directory / WEIGHTS_FILE
-    if not path.is_file():
+    if not (directory / WEIGHTS_FILE).is_file():
         raise ConfigError(f"{directory}: {WEIGHTS_FILE} is missing.")
-    weights = read_tensors(path)
-    return our_leaves(weights) if is_stock(read_tree(directory)) else weights
+    weights = read_tensors(directory / WEIGHTS_FILE)
+    if not is_stock(read_tree(directory)):
+        return weights
+    ours = {name: value for name, value in weights.items() if name.endswith((".lora_a", ".lora_b", ".m"))}
+    for name, value in ours.items():  # float32, and of stacked experts A (E, in, r), B (E, r, out)
+        weights[name] = (mx.swapaxes(value, -1, -2) if value.ndim == 3 else value).astype(mx.float32)
+    return weights
 
 
 def load_adapter(model: nn.Module, directory: Path) -> AdapterInfo:
@@ -182,3 +185,37 @@ def probe_logits(model: nn.Module) -> mx.array:
     logits = model(mx.array([list(range(5, 37))])).astype(mx.float32)
     mx.eval(logits)
     return logits
+
+
+def is_stock(tree: object) -> bool:
+    """Whether an `adapter_config.json` is stock mlx-lm's."""
+    if not isinstance(tree, dict) or tree.keys() & {"mlx_hybrid", "peft_type"}:
+        return False
+    return bool(tree.keys() & {"fine_tune_type", "lora_parameters"})
+
+
+def read_stock(tree: dict, names: list[str], where: str) -> tuple[str, AdapterConfig, tuple[str, ...]]:
+    """The method of a stock adapter of these tensor names, our settings for the same update, s · x A B with s as it
+    stands there, and the adapted modules, each with all its leaves; none of `full`."""
+    kind = tree.get("fine_tune_type", "lora")
+    if kind not in STOCK_LEAVES:
+        raise ConfigError(f'{where}: fine_tune_type "{kind}" is not one of {", ".join(STOCK_LEAVES)}.')
+    if kind == "full":
+        return kind, AdapterConfig(rotation=None, low_rank=None, mixing="off"), ()
+    modules = sorted({name.rpartition(".")[0] for name in names if name.endswith((".lora_a", ".lora_b"))})
+    wanted = [f"{m}.{leaf}" for m in modules for leaf in STOCK_LEAVES[kind]] or ["every lora_a"]
+    if missing := [name for name in wanted if name not in names]:
+        raise ConfigError(f"{where}: fine_tune_type is {kind}, but {missing[0]} is missing.")
+    given = tree.get("lora_parameters") or {}
+    for key in ("rank", "scale", "dropout"):
+        if type(given.get(key)) not in (int, float):
+            raise ConfigError(f"{where}: lora_parameters.{key} must be a number, not {given.get(key)!r}.")
+    low_rank = {"rank": given["rank"], "alpha": given["scale"] * given["rank"], "rslora": False}
+    low_rank |= {"dropout": given["dropout"], "magnitude": kind == "dora"}
+    targets, layers, last = modules, 0, tree.get("num_layers")
+    if isinstance(last, int) and not any(layer_index(key) is not None for key in given.get("keys") or []):
+        indices = [index for module in modules if (index := layer_index(module)) is not None]
+        targets = sorted({within_layer(module) for module in modules})
+        layers = last if 0 < last <= max(indices, default=0) + 1 else 0  # more than the model has mean all
+    settings = {"rotation": None, "low_rank": low_rank, "mixing": "off", "targets": targets, "layers": layers}
+    return kind, build(AdapterConfig, settings, where, "lora_parameters: "), tuple(modules)

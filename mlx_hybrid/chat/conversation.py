@@ -54,7 +54,7 @@ class Conversation:
         last = [i for i, message in enumerate(self.messages) if message["role"] == "user"][-1:]
         if not last:
             raise ConfigError("There is no question yet for the base to answer.")
-        yield from self.stream(self.pair.base(), self.messages[: last[0] + 1], stopped)
+        yield from self.stream(self.pair.base, self.messages[: last[0] + 1], stopped)
 
     def stream(self, model: Any, messages: list[dict], stopped: Callable[[], bool]) -> Iterator[Piece]:
         tokens, forgotten = self.fit(messages)

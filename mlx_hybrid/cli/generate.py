@@ -65,7 +65,7 @@ def generate(target: str, prompt: str | None, output: Path | None, as_json: bool
         raise ConfigError("-o is for the answers to a file of prompts; the answer to one goes to stdout.")
     text = read_prompt(prompt)
     pair = open_and_tell(target, base=base, **loading)
-    model, tokens = pair.base() if base else pair.model, prompt_tokens(pair.tokenizer, text, **asking)
+    model, tokens = pair.base if base else pair.model, prompt_tokens(pair.tokenizer, text, **asking)
     room = room_for_answer(len(tokens), pair.context, asked.max_tokens, exact=exact)
     with interruptible() as stopped:
         pieces = stream(model, pair.tokenizer, tokens, replace(asked, max_tokens=room), stopped=stopped)

@@ -9,16 +9,15 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from mlx_hybrid.adapters.attach import layer_class
-from mlx_hybrid.adapters.layer import HybridLinear
-from mlx_hybrid.adapters.plans import layer_plan
+from mlx_hybrid.adapters.layer import HybridLinear, layer_class
 from mlx_hybrid.adapters.store import AdapterInfo, read_adapter_config, read_weights
 from mlx_hybrid.adapters.strength import write_at_strength
-from mlx_hybrid.adapters.targets import last_part
+from mlx_hybrid.adapters.targets import last_part, layer_plan
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.exports.weights import ModelWeights, weights_of, write_dense
+from mlx_hybrid.files import HUB_ID
 from mlx_hybrid.models.adapted import find_adapter, own_name
-from mlx_hybrid.models.base import base_of, find_model, fingerprints, identity, is_hub_id
+from mlx_hybrid.models.base import base_of, find_model, fingerprints, identity
 from mlx_hybrid.publish.card import BESIDE
 from mlx_hybrid.training.memory.shape import cached_folder
 
@@ -165,7 +164,7 @@ def choose_original(source: Source, wanted: str | None, base_id: str | None) -> 
         raise ConfigError(f"{folder}: does not say which model it was packed from; name it with --base-id.")
     if wanted or base_id:
         return check_original(source, find_model(named), named)
-    here = Path(named) if named and Path(named).is_dir() else is_hub_id(named) and cached_folder(named)
+    here = Path(named) if named and Path(named).is_dir() else HUB_ID.fullmatch(named) and cached_folder(named)
     return check_original(source, here, named) if here else None
 
 

@@ -69,7 +69,7 @@ def probe_tokens(folder: Path) -> np.ndarray:
     vocabulary = config.get("vocab_size") or config.get("text_config", {}).get("vocab_size", 256)
     tokens = np.random.default_rng(0).integers(0, vocabulary, (len(PROMPTS), LENGTH))
     with suppress(ConfigError):
-        tokenizer = read_tokenizer(folder, str(folder))
+        tokenizer = read_tokenizer(str(folder), folder)
         for row, text in zip(tokens, PROMPTS, strict=True):
             ids = [i for i in tokenizer.started(text) if i < vocabulary][:LENGTH]
             row[: len(ids)] = ids

@@ -10,10 +10,9 @@ from mlx_lm.utils import make_shards
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.files import read_header, read_json, write_json
 from mlx_hybrid.models.base import read_tokenizer
-from mlx_hybrid.models.gguf.config import config_of
+from mlx_hybrid.models.gguf.config import config_of, is_shifted, mlx_name
 from mlx_hybrid.models.gguf.file import open_gguf
 from mlx_hybrid.models.gguf.load import read_dense
-from mlx_hybrid.models.gguf.names import is_shifted, mlx_name
 from mlx_hybrid.models.gguf.tokenizer import write_tokenizer
 from mlx_hybrid.models.templates import named_ends, unnamed_end
 
@@ -203,7 +202,7 @@ def name_end(folder: Path) -> None:
 def end_of_answers(folder: Path) -> tuple[str, list[int]] | None:
     """The token that ends answers in `folder` where its settings do not name it, and the ids of all that end them."""
     try:
-        tokenizer = read_tokenizer(folder, str(folder))
+        tokenizer = read_tokenizer(str(folder), folder)
     except ConfigError:
         return None
     text = unnamed_end(tokenizer, folder)

@@ -62,7 +62,7 @@ def answers_to(
         except (ConfigError, DataError) as error:
             raise ConfigError(f"{place}: {error}") from None
         how.append(dataclasses.replace(sampling, max_tokens=room))
-    model, waiting, written, began = pair.base() if base else pair.model, {}, 0, time.monotonic()
+    model, waiting, written, began = pair.base if base else pair.model, {}, 0, time.monotonic()
     made = answers(model, tokenizer, tokens, how, stopped=stopped)
     for done, (number, pieces) in enumerate(made, 1):
         waiting[number] = pieces

@@ -96,7 +96,7 @@ def ask_both(config: Config, run: Run, loaded: Pair, held_out: list[Record]) -> 
     asked += [(kind, Record(row, "prompt", 0)) for row in told]
     tokens = [question_tokens(record, loaded.tokenizer) for _, record in asked]
     generate, adapted = greedy(loaded.tokenizer, LONGEST), settle(loaded.model)
-    answers = [generate(model, tokens) for model in (loaded.base(), adapted)]
+    answers = [generate(model, tokens) for model in (loaded.base, adapted)]
     rows = [
         {"kind": kind, "prompt": record.turns()[-2]["content"], "base": before, "adapted": after}
         for (kind, record), before, after in zip(asked, *answers, strict=True)

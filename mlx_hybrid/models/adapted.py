@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from mlx_hybrid.errors import ConfigError, MlxHybridError
-from mlx_hybrid.models.base import BUNDLED, base_of, fetch, fingerprints, is_hub_id, load_base, with_template
+from mlx_hybrid.files import HUB_ID
+from mlx_hybrid.models.base import BUNDLED, base_of, fetch, fingerprints, load_base, with_template
 from mlx_hybrid.models.gguf.file import OLLAMA, is_gguf_name
 from mlx_hybrid.models.templates import template_text
 from mlx_hybrid.run import LAST, Run, find_run, memory_bytes
@@ -46,12 +47,9 @@ class Pair:
     def base_name(self) -> str:
         return self.identity["id"]
 
+    @cached_property
     def base(self) -> Any:
         """The model without the adapter, itself where none is on; the weights are shared, but for full fine-tuning."""
-        return self._base
-
-    @cached_property
-    def _base(self) -> Any:
         from mlx_hybrid.adapters.attach import hybrid_layers
 
         if not self.modules:
@@ -60,7 +58,6 @@ class Pair:
         return load_base(self.source).model if whole else without_adapter(self.model)
 
     def describe(self) -> str:
-        """One line that says what is loaded."""
         if not self.adapted:
             return f"{self.name}: no adapter. Context: {self.context:,} tokens."
         line = f"{self.name}: adapter on {self.modules} modules, logits change by up to {self.change:.3g}."
@@ -77,29 +74,15 @@ def context_limit(model: Any, tokenizer: Any) -> int:
 
 
 def without_adapter(model: Any) -> Any:
-    """The model with every adapted layer replaced by the layer under it: shallow copies of the modules, same arrays."""
+    """A copy of the model with every adapted layer replaced by the layer under it, of the same arrays."""
     import mlx.nn as nn
 
-    from mlx_hybrid.adapters.layer import HybridLinear
+    from mlx_hybrid.adapters.attach import hybrid_layers
 
-    seen: dict[int, Any] = {}
-
-    def view(value: Any) -> Any:
-        if isinstance(value, HybridLinear):
-            return value.linear
-        if isinstance(value, nn.Module) and id(value) not in seen:
-            seen[id(value)] = copied = copy.copy(value)
-            for key, child in value.items():
-                dict.__setitem__(copied, key, view(child))
-            parts = {key: view(part) for key, part in vars(value).items() if isinstance(part, nn.Module)}
-            copied.__dict__.update(parts)
-        if isinstance(value, nn.Module):
-            return seen[id(value)]
-        if isinstance(value, list | tuple):
-            return type(value)(view(child) for child in value)
-        return {key: view(child) for key, child in value.items()} if isinstance(value, dict) else value
-
-    return view(model)
+    parts = (part for _, m in model.named_modules() for part in (*m.values(), *vars(m).values()))
+    shared = {id(part): part for part in parts if not isinstance(part, nn.Module | list | tuple | dict)}
+    shared |= {id(layer): layer.linear for layer in hybrid_layers(model).values()}
+    return copy.deepcopy(model, shared)
 
 
 def run_named(name: str) -> Run | None:
@@ -115,7 +98,7 @@ def adapter_folder(name: str) -> Path | None:
     from mlx_hybrid.adapters.store import CONFIG_FILE, WEIGHTS_FILE
 
     folder = Path(name)
-    if not folder.exists() and is_hub_id(name):
+    if not folder.exists() and HUB_ID.fullmatch(name):
         folder = fetch(name)
     if not (folder / CONFIG_FILE).is_file():
         return None

@@ -25,8 +25,6 @@ TOKENIZERS = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken", "tekken.json
 
 @dataclass(frozen=True)
 class BaseModel:
-    """A loaded model with its tokenizer and where both came from."""
-
     model: Any
     tokenizer: Any
     config: dict
@@ -38,7 +36,7 @@ def load_base(name: str, *, tokenizer: Any = None) -> BaseModel:
     """Load a model that mlx-lm knows, in float32 on the CPU; a `tokenizer` that was read already is not read again.
     Raises ConfigError for one that is not to be had, is not whole, or has weights that are no numbers."""
     folder = find_model(name)
-    tokenizer = tokenizer or read_tokenizer(folder, name)
+    tokenizer = tokenizer or read_tokenizer(name, folder)
     import mlx.core as mx
     from mlx.utils import tree_flatten
 
@@ -83,9 +81,9 @@ def load_weights(place: Path, name: str, *, lazy: bool = False) -> tuple[Any, di
 def tokenizer_for(model: ModelConfig, day: date | None = None) -> Any:
     """A model's tokenizer with the template settings of a run, told the date `day` where its template asks for one.
     Raises ConfigError as `load_base` does, and for an option that the chat template does not know."""
-    tokenizer = load_tokenizer_of(model.name)
-    settings = {"template": model.template, "system": model.system, "chat_template": model.chat_template}
-    settings |= {} if model.chat_template or tokenizer.has_chat_template else {"chat_template": "plain"}
+    tokenizer = read_tokenizer(model.name)
+    written = model.chat_template or ("" if tokenizer.has_chat_template else "plain")
+    settings = {"template": model.template, "system": model.system, "chat_template": written}
     return with_template(tokenizer, settings, day)
 
 
@@ -98,20 +96,17 @@ def with_template(tokenizer: Any, settings: dict[str, Any], day: date | None = N
     return tokenizer
 
 
-def load_tokenizer_of(name: str) -> Any:
-    """A model's tokenizer, without fetching its weights. Raises ConfigError as `load_base` does."""
-    return read_tokenizer(find_model(name, weights=False), name)
-
-
-def read_tokenizer(folder: Path, name: str) -> Any:
-    """The tokenizer in a folder or a GGUF file, which ends answers where the config says, or else its template."""
+def read_tokenizer(name: str, folder: Path | None = None) -> Any:
+    """A model's tokenizer, in `folder` or found without fetching its weights, which ends answers where the config says,
+    or else its template. Raises ConfigError as `load_base` does."""
+    folder = folder or find_model(name, weights=False)
     if folder.is_file():
         from mlx_hybrid.models.gguf.tokenizer import write_tokenizer
 
         with tempfile.TemporaryDirectory() as beside:
             write_tokenizer(open_gguf(folder), Path(beside))
             write_json(Path(beside) / "config.json", config_of(folder))
-            return read_tokenizer(Path(beside), name)
+            return read_tokenizer(name, Path(beside))
     if not any(next(folder.glob(pattern), None) for pattern in TOKENIZERS):
         raise ConfigError(f"{name}: no tokenizer in the folder; it needs tokenizer.json or the like.")
     from mlx_lm.utils import load_tokenizer
@@ -141,14 +136,14 @@ def find_model(name: str, *, weights: bool = True) -> Path:
         return readable(file, name) if (file := only_gguf(folder, name)) else check_folder(folder, name)
     if folder.is_file() or is_gguf_name(name):
         return readable(folder, name)
-    if not is_hub_id(name):
+    if not HUB_ID.fullmatch(name):
         raise ConfigError(f"{name}: no such folder, and not a Hub id of the form owner/name.")
     return check_folder(fetch(name), name) if weights else fetch(name, weights=False)
 
 
 def check_local(name: str) -> None:
     """Refuse, before any work, what can be no model; whether a Hub id is one shows when it is fetched."""
-    if not is_hub_id(name) or Path(name).exists():
+    if not HUB_ID.fullmatch(name) or Path(name).exists():
         find_model(name)
 
 
@@ -164,11 +159,8 @@ def base_of(name: str, named: str, given: str | None, option: str) -> str:
 
 def is_named(name: str) -> bool:
     """Whether `name` says the same from every folder, as the bundled model, ollama's and Hub ids do."""
-    return name == BUNDLED or name.startswith(OLLAMA) or (is_hub_id(name) and not Path(name).exists())
-
-
-def is_hub_id(name: str) -> bool:
-    return bool(HUB_ID.fullmatch(name))
+    hub_id = HUB_ID.fullmatch(name) and not Path(name).exists()
+    return bool(name == BUNDLED or name.startswith(OLLAMA) or hub_id)
 
 
 def fetch(repo: str, *, weights: bool = True) -> Path:
@@ -221,30 +213,24 @@ def identity(name: str, folder: Path) -> dict:
 def fingerprint(folder: Path) -> str:
     """sha256 over the keys of config.json that change the forward pass and, of each weight file, its size, header, and
     first and last 64 KiB; of a GGUF file, the whole of every weight."""
-    if folder.is_file():
-        keys = forward_keys(config_of(folder))
-        return hashlib.sha256(f"{keys} {open_gguf(folder).fingerprint()}".encode()).hexdigest()
-    config = folder / "config.json"
-    keys = forward_keys(read_json(config))
-    return digest_of(folder, config.read_bytes() if keys is None else keys.encode())
+    return fingerprints(folder)[0]
 
 
 def fingerprints(folder: Path) -> tuple[str, ...]:
     """Those by which an adapter may know this base: older runs kept the bytes of config.json in theirs."""
-    older = () if folder.is_file() else (digest_of(folder, (folder / "config.json").read_bytes()),)
-    return fingerprint(folder), *older
-
-
-def digest_of(folder: Path, config: bytes) -> str:
-    digest = hashlib.sha256(config)
+    if folder.is_file():
+        keys = forward_keys(config_of(folder))
+        return (hashlib.sha256(f"{keys} {open_gguf(folder).fingerprint()}".encode()).hexdigest(),)
+    config, weights = folder / "config.json", b""
     for path in sorted(folder.glob("model*.safetensors")):
         with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            digest.update(str(path.stat().st_size).encode() + file.read(min(length, 1 << 26)))
-            digest.update(file.read(1 << 16))
-            file.seek(max(0, path.stat().st_size - (1 << 16)))
-            digest.update(file.read())
-    return digest.hexdigest()
+            length, size = int.from_bytes(file.read(8), "little"), path.stat().st_size
+            weights += str(size).encode() + file.read(min(length, 1 << 26)) + file.read(1 << 16)
+            file.seek(max(0, size - (1 << 16)))
+            weights += file.read()
+    written, keys = config.read_bytes(), forward_keys(read_json(config))
+    own = written if keys is None else keys.encode()
+    return tuple(hashlib.sha256(told + weights).hexdigest() for told in (own, written))
 
 
 def first_line(error: Exception) -> str:

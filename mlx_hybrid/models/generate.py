@@ -106,25 +106,7 @@ def stream(
 
 
 def whole_letters(text: str, finish: Finish | None) -> str:
-    """The text without the first bytes of a character that was cut."""
-    return text.rstrip("\ufffd") if finish == "length" else text
-
-
-@dataclass
-class Row:
-    """An answer under way: its tokens so far, and what makes text of them."""
-
-    sampling: Sampling
-    text: Any
-    count: int = 0
-
-    def piece(self, token: int, finish: Finish | None) -> Piece:
-        self.count += 1
-        if finish != "stop":
-            self.text.add_token(token)
-        if finish:
-            self.text.finalize()
-        return Piece(whole_letters(self.text.last_segment, finish), token, self.count, finish)
+    return text.rstrip("\ufffd") if finish == "length" else text  # bytes of a cut character
 
 
 class Batch:
@@ -134,20 +116,34 @@ class Batch:
     def __init__(self, model: Any, tokenizer: Any, rows: int) -> None:
         from mlx_lm.generate import BatchGenerator
 
-        self.rows: dict[int, Row] = {}
-        self.tokenizer, self.prompts, chooser = tokenizer, Prompts(model), Chooser(model, self.rows)
+        self.rows: dict[int, tuple[Sampling, Any, count]] = {}  # settings, detokenizer, tokens so far
+        self.model, self.tokenizer, self.prompts, self.chosen = model, tokenizer, Prompts(model), None
         ends = [[token] for token in tokenizer.eos_token_ids]
         sizes = {"completion_batch_size": rows, "prefill_step_size": PREFILL}
-        self.generator = BatchGenerator(chooser, stop_tokens=ends, sampler=chooser.choose, **sizes)
+        self.generator = BatchGenerator(self.logits, stop_tokens=ends, sampler=self.choose, **sizes)
+
+    def logits(self, tokens: Any, cache: Any) -> Any:
+        """The model's; where all rows ask for the likeliest token, it is chosen here: BatchGenerator else takes the
+        logarithm of the sum over the vocabulary for every row, a quarter of a step of a large vocabulary on a CPU."""
+        import mlx.core as mx
+
+        logits = self.model(tokens, cache=cache)
+        if not all(sampling.plain for sampling, *_ in self.rows.values()):
+            return logits
+        self.chosen = mx.argmax(logits[:, -1], axis=-1)
+        return mx.zeros((*tokens.shape, 1))
+
+    def choose(self, logprobs: Any) -> Any:
+        return self.chosen if logprobs.shape[-1] == 1 else logprobs.argmax(axis=-1)
 
     def add(self, tokens: list[int], sampling: Sampling) -> int:
-        """Take in a prompt; the number that its pieces come under."""
+        """The number that the pieces of the answer to a prompt come under."""
         layers, rest = self.prompts.take(tokens)
         read = tokens[: -len(rest)]
         chosen = None if sampling.temperature == 0 else make_sampler(sampling)
         how = ([read], [chosen], [make_processors(sampling, [])])
         (number,) = self.generator.insert([rest], [sampling.max_tokens], [layers], *how)
-        self.rows[number] = Row(sampling, self.tokenizer.detokenizer)
+        self.rows[number] = sampling, self.tokenizer.detokenizer, count(1)
         return number
 
     def step(self) -> Iterator[tuple[int, Piece]]:
@@ -155,14 +151,16 @@ class Batch:
         for told in self.generator.next()[1]:
             if told.uid not in self.rows:  # dropped meanwhile
                 continue
-            piece = self.rows[told.uid].piece(told.token, told.finish_reason)
-            if piece.finish:
+            (_, text, counted), finish = self.rows[told.uid], told.finish_reason
+            if finish != "stop":
+                text.add_token(told.token)
+            if finish:
+                text.finalize()
                 del self.rows[told.uid]
                 self.prompts.keep(told.prompt_cache, told.all_tokens)
-            yield told.uid, piece
+            yield told.uid, Piece(whole_letters(text.last_segment, finish), told.token, next(counted), finish)
 
     def drop(self, number: int) -> None:
-        """Let an answer go whose rest nobody wants."""
         if self.rows.pop(number, None):
             kept = self.generator.remove([number], return_prompt_caches=True).get(number)
             if kept and kept[1]:
@@ -198,7 +196,6 @@ class Turns:
 
 
 def batch_of(model: Any, tokenizer: Any, *, rows: int) -> Batch | Turns:
-    """What makes answers of this model side by side."""
     from mlx_lm.models.cache import make_prompt_cache
 
     joined = all(hasattr(layer, "merge") for layer in make_prompt_cache(model))
@@ -240,26 +237,3 @@ def answers(
                     yield under_way.pop(row)
     finally:
         batch.close()
-
-
-class Chooser:
-    """A model that chooses the likeliest token itself where all rows ask for that: BatchGenerator else takes the
-    logarithm of the sum over the vocabulary for every row, a quarter of a step of a large vocabulary on a CPU."""
-
-    def __init__(self, model: Any, rows: dict[int, Row]) -> None:
-        self.model, self.rows, self.chosen = model, rows, None
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.model, name)
-
-    def __call__(self, tokens: Any, cache: Any) -> Any:
-        import mlx.core as mx
-
-        logits = self.model(tokens, cache=cache)
-        if not all(row.sampling.plain for row in self.rows.values()):
-            return logits
-        self.chosen = mx.argmax(logits[:, -1], axis=-1)
-        return mx.zeros((*tokens.shape, 1))
-
-    def choose(self, logprobs: Any) -> Any:
-        return self.chosen if logprobs.shape[-1] == 1 else logprobs.argmax(axis=-1)

@@ -10,6 +10,9 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
 SAME_LOGITS = 1e-4  # float32 rounding of two orders of the same products
+FEW = tuple(
+    range(2, 10)
+)  # tokens: for more a packed head is unpacked (adapters/frozen.py), the peak of memory
 BODIES = ("model", "backbone", "transformer")  # what the families of mlx-lm call it
 PRODUCTS = (nn.Linear, nn.QuantizedLinear, nn.Embedding, nn.QuantizedEmbedding)
 
@@ -55,7 +58,6 @@ class Head:
         return self.own(self.owner.trainable_parameters())
 
     def packed(self) -> bool:
-        """Whether its weight is quantised."""
         return any(name.endswith(".scales") for name in self.own(self.owner.parameters()))
 
     def own(self, tree: dict) -> dict[str, mx.array]:
@@ -112,7 +114,7 @@ def find_parts(model: nn.Module) -> tuple[HiddenStates, Head, mx.array] | None:
     head = Head(owner, name)
     try:
         with evaluating(model):
-            logits = head(owner[name](few_tokens())[0])
+            logits = head(owner[name](mx.array([FEW]))[0])
     except (TypeError, ValueError, AttributeError, IndexError):
         return None
     head.vocabulary = logits.shape[-1]
@@ -124,7 +126,7 @@ def split_head(model: nn.Module, tolerance: float = SAME_LOGITS) -> tuple[Hidden
     if (parts := find_parts(model)) is None:
         return None
     with evaluating(model):
-        body, head, split, whole = *parts, model(few_tokens())[0]
+        body, head, split, whole = *parts, model(mx.array([FEW]))[0]
     same = split.shape == whole.shape and largest(split - whole) <= tolerance * max(1.0, largest(whole))
     return (body, head) if same else None
 
@@ -142,11 +144,6 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         model.train(training)
-
-
-def few_tokens() -> mx.array:
-    """Too few to unpack a packed head for, which would be the peak of the memory (adapters/frozen.py)."""
-    return mx.array([list(range(2, 10))])
 
 
 def keeps_keys_alone(model: nn.Module) -> bool:

@@ -66,14 +66,12 @@ def check_keys(config: dict[str, Any], where: str) -> None:
     for key in new if known else ():
         if key in NEUTRAL and key not in known and matters(key, new, known):
             told = f"says {key} {new[key]!r}, which mlx-lm's {config.get('model_type')} does not read, so it would"
-            raise ConfigError(
-                f"{where}: config.json {told} compute something else; take it out to allow that."
-            )
+            told += " compute something else; take it out to allow that."
+            raise ConfigError(f"{where}: config.json {told}")
     return None
 
 
 def matters(key: str, config: dict[str, Any], known: dict[str, Any]) -> bool:
-    """Whether an unread key changes what is computed."""
     value, kind = config[key], config.get("model_type")
     width, heads = config.get("hidden_size", 0), config.get("num_attention_heads", 1)
     if not value or value in NEUTRAL[key] or (key == "hidden_act" and kind not in GATED):

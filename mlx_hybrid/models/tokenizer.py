@@ -99,15 +99,11 @@ class Tokenizer(TokenizerWrapper):
         return text
 
     def _without_begin(self, text: str) -> str:
-        begin = self.bos_token
-        while begin and text.lstrip().startswith(begin):
-            text = text.lstrip().removeprefix(begin)
-        return text
+        return re.sub(rf"\A(\s*{re.escape(self.bos_token)})+", "", text) if self.bos_token else text
 
     def ended(self, tokens: list[int]) -> list[int]:
         """The tokens with one EOS token at their end."""
-        end = self.eos_token_id
-        while end is not None and tokens and tokens[-1] == end:
+        while (end := self.eos_token_id) is not None and tokens and tokens[-1] == end:
             tokens = tokens[:-1]
         return tokens if end is None else [*tokens, end]
 
@@ -153,7 +149,11 @@ class Tokenizer(TokenizerWrapper):
     ) -> str:
         """A conversation as the template writes it; `opened`, with the beginning of an answer. Control tokens in the
         turns' own texts carry a MARK, for `tokens_of`. Raises ConfigError where the template refuses."""
-        turns = [self._as_text(turn) for turn in self._folded(messages)]
+        if self.system == "fold" and [m.get("role") for m in messages[:2]] == ["system", "user"]:
+            system, first, *rest = messages
+            content = f"{system['content']}\n\n{first.get('content') or ''}"
+            messages = [{**first, "content": content}, *rest]
+        turns = [self._as_text(turn) for turn in messages]
         named = {**self.options, **self.known(options), "tools": tools, "add_generation_prompt": opened}
         try:
             if self._chat_template is not None:
@@ -219,12 +219,6 @@ class Tokenizer(TokenizerWrapper):
 
     def _encode(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(text, add_special_tokens=False))
-
-    def _folded(self, messages: Sequence[dict]) -> Sequence[dict]:
-        if self.system != "fold" or [m.get("role") for m in messages[:2]] != ["system", "user"]:
-            return messages
-        system, first, *rest = messages
-        return [{**first, "content": f"{system['content']}\n\n{first.get('content') or ''}"}, *rest]
 
     def _as_text(self, value: Any, key: str = "") -> Any:
         """A copy of a turn in which every control token is marked as text."""

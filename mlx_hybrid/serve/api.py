@@ -1,7 +1,4 @@
-"""OpenAI's request and response bodies: what is understood is honoured, the rest is refused by name.
-
-https://platform.openai.com/docs/api-reference/chat and /completions.
-"""
+"""OpenAI's bodies (platform.openai.com/docs/api-reference/chat and /completions): what is not known is refused."""
 
 import re
 import time
@@ -14,15 +11,13 @@ from mlx_hybrid.errors import ConfigError, nearest
 from mlx_hybrid.models.generate import Sampling
 
 SAMPLING = {"max_completion_tokens", *(field.name for field in fields(Sampling))}
-MOST_STOPS = 4
 SURROGATE = re.compile("[\ud800-\udfff]")
 COMMON = {*SAMPLING, "model", "stop", "stream", "stream_options"}
 CHAT = COMMON | {"messages", "chat_template_kwargs"}
 TEXT = COMMON - {"max_completion_tokens"} | {"prompt"}
 IDLE = {"n": (1,), "best_of": (1,), "tool_choice": ("none", "auto"), "parallel_tool_calls": (True, False)}
-IDLE |= {"response_format": ({"type": "text"},), "modalities": (["text"],)}
-IDLE |= {"service_tier": ("auto", "default")}
-IDLE |= dict.fromkeys(("echo", "logprobs", "store"), (False,))
+IDLE |= {"response_format": ({"type": "text"},), "service_tier": ("auto", "default")}
+IDLE |= {"modalities": (["text"],)} | dict.fromkeys(("echo", "logprobs", "store"), (False,))
 IDLE |= dict.fromkeys(("frequency_penalty", "presence_penalty", "top_logprobs"), (0,))
 IDLE |= dict.fromkeys(("suffix", "logit_bias", "tools", "functions"), ("", [], {}))
 """Values that ask for nothing; any other is refused."""
@@ -63,8 +58,7 @@ def checked(body: Any, *, chat: bool) -> dict:
     body = {"stop": [], "stream": False, "stream_options": {}, "chat_template_kwargs": {}} | body
     body["stop"] = stops = [body["stop"]] if isinstance(body["stop"], str) else body["stop"]
     whole = isinstance(stops, list) and all(isinstance(stop, str) and stop for stop in stops)
-    told = f"must be a string or up to {MOST_STOPS} of them, none empty."
-    need(whole and len(stops) <= MOST_STOPS, "stop", told)
+    need(whole and len(stops) <= 4, "stop", "must be a string or up to 4 of them, none empty.")
     need(isinstance(body["stream"], bool), "stream", "must be true or false.")
     need(isinstance(body["chat_template_kwargs"], dict), "chat_template_kwargs", "must be an object.")
     options = body["stream_options"]
@@ -95,7 +89,6 @@ def parse_sampling(body: dict, defaults: Sampling) -> tuple[Sampling, bool]:
 
 
 def parse_content(body: dict, chat: bool) -> list[dict] | str:
-    """The messages of a conversation, or the text to continue."""
     if not chat:
         prompt = body.get("prompt")
         only = prompt[0] if isinstance(prompt, list) and len(prompt) == 1 else prompt
@@ -163,7 +156,6 @@ class StopText:
         if places := [at for stop in self.stops if (at := text.find(stop)) >= 0]:
             self.found = True
             return text[: min(places)]
-        begun = [k for stop in self.stops for k in range(1, len(stop)) if text.endswith(stop[:k])]
-        sent = len(text) - max(begun, default=0)
-        self.held = text[sent:]
-        return text[:sent]
+        begun = [stop[:k] for stop in self.stops for k in range(1, len(stop)) if text.endswith(stop[:k])]
+        self.held = max(begun, key=len, default="")
+        return text.removesuffix(self.held)

@@ -7,7 +7,9 @@ import secrets
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 from markdown_it import MarkdownIt
@@ -30,32 +32,14 @@ from mlx_hybrid.serve.guard import FAILED, SILENCE_SECONDS, Guard, Policy
 PAGE = Path(__file__).with_name("page.html")
 CHAT = "/v1/chat/completions"
 MARKDOWN = MarkdownIt("js-default", {"html": False}).disable("image")
+ALLOWED = """default-src 'none'; script-src 'nonce-NONCE'; style-src 'nonce-NONCE'; connect-src 'self'; \
+img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"""
 LOOK_SECONDS = 0.5  # so often it is seen whether the client still waits
 HOW = {"ws": "none", "loop": "asyncio", "lifespan": "off", "server_header": False, "limit_concurrency": 64}
 HOW |= {"log_config": None, "log_level": "critical", "timeout_keep_alive": SILENCE_SECONDS}
 HOW |= {"timeout_graceful_shutdown": 5}  # seconds for answers that are being told that the server goes down
 
 Text = tuple[str, str | None, int]  # to send, the reason for the end in the last one, and the tokens so far
-Texts = AsyncIterator[Text]
-
-
-def make_app(engine: Engine, policy: Policy, log: Callable[[str], None]) -> Starlette:
-    """The application: the routes, and what every request passes before one is looked up."""
-    answers = Answers(engine, policy, log)
-    routes = [
-        Route("/", page),
-        Route("/health", lambda _: JSONResponse({"status": "ok"})),
-        Route("/v1/models", answers.models),
-        Route("/v1/models/{name:path}", answers.models),
-        Route(CHAT, answers.complete, methods=["POST"]),
-        Route("/v1/completions", answers.complete, methods=["POST"]),
-        Route("/v1/markdown", answers.markdown, methods=["POST"]),
-    ]
-    cors = {"allow_origins": policy.origins, "allow_methods": ("GET", "POST"), "allow_headers": ("*",)}
-    passed = [Middleware(CORSMiddleware, **cors), Middleware(Guard, policy, log)]
-    app = Starlette(routes=routes, middleware=passed, exception_handlers={HTTPException: answers.none})
-    app.router.redirect_slashes = False
-    return app
 
 
 class Answers:
@@ -65,8 +49,22 @@ class Answers:
         self.engine, self.pair, self.policy, self.log = engine, engine.pair, policy, log
         self.started, self.tokenising = int(time.time()), asyncio.Lock()
 
-    async def none(self, *_: object) -> Response:
-        raise ApiError("There is nothing here; see /v1/models.", "not_found", status=404)
+    def app(self) -> Starlette:
+        """The routes, and what every request passes before one is looked up."""
+        read = {"/": page, "/health": lambda _: JSONResponse({"status": "ok"})}
+        read |= dict.fromkeys(("/v1/models", "/v1/models/{name:path}"), self.models)
+        posted = {CHAT: self.complete, "/v1/completions": self.complete, "/v1/markdown": self.markdown}
+        routes = [Route(path, answer) for path, answer in read.items()]
+        routes += [Route(path, answer, methods=["POST"]) for path, answer in posted.items()]
+        cors = {
+            "allow_origins": self.policy.origins,
+            "allow_methods": ("GET", "POST"),
+            "allow_headers": ("*",),
+        }
+        passed = [Middleware(CORSMiddleware, **cors), Middleware(Guard, self.policy, self.log)]
+        app = Starlette(routes=routes, middleware=passed, exception_handlers={HTTPException: nothing})
+        app.router.redirect_slashes = False
+        return app
 
     async def markdown(self, request: Request) -> Response:
         """An answer's Markdown as HTML for the page: no HTML of its own, no images, no scripts behind links."""
@@ -100,25 +98,23 @@ class Answers:
         self.engine.submit(job)
         texts, reply = self.texts(job, until, request), Reply(model, chat=chat, streamed=body["stream"])
         if body["stream"]:
-            told = body["stream_options"].get("include_usage")
+            told, unkept = body["stream_options"].get("include_usage"), {"Cache-Control": "no-store"}
             events = self.events(await anext(texts), texts, reply, len(tokens) if told else None)
-            unkept = {"Cache-Control": "no-store"}
             return StreamingResponse(events, media_type="text/event-stream", headers=unkept)
         parts = [part async for part in texts]
         text, (_, finish, count) = "".join(part for part, _, _ in parts), parts[-1]
         return JSONResponse(reply.body(text, finish, usage=api.usage(len(tokens), count)))
 
     async def tokens(self, body: dict, chat: bool) -> list[int]:
-        content = api.parse_content(body, chat)
-        how = {"options": body["chat_template_kwargs"]} if chat else {}
+        content, tokenizer = api.parse_content(body, chat), self.pair.tokenizer
+        ask = partial(tokenizer.ask, options=body["chat_template_kwargs"])
         try:
             async with self.tokenising:  # tokenizers are not made for several threads
-                read = self.pair.tokenizer.ask if chat else self.pair.tokenizer.continued
-                return await asyncio.to_thread(read, content, **how)
+                return await asyncio.to_thread(ask if chat else tokenizer.continued, content)
         except (ConfigError, DataError) as error:
             raise ApiError(str(error)) from None
 
-    async def texts(self, job: Job, until: StopText, request: Request) -> Texts:
+    async def texts(self, job: Job, until: StopText, request: Request) -> AsyncIterator[Text]:
         """The job's texts as they come. Raises ClientDisconnect when the client has left."""
         looked, piece = time.monotonic(), None
         while piece is None or not piece.finish:
@@ -144,7 +140,7 @@ class Answers:
             if text or piece.finish:
                 yield text + (until.held if piece.finish else ""), piece.finish, piece.count
 
-    async def events(self, first: Text, texts: Texts, reply: Reply, prompt: int | None) -> AsyncIterator[str]:
+    async def events(self, first: Text, texts: AsyncIterator[Text], reply: Reply, prompt: int | None) -> Any:
         """Server-sent events; the last but the end tells the usage where the prompt's tokens are given."""
         last = first
         yield event(reply.body(first[0], first=True))
@@ -159,6 +155,10 @@ class Answers:
         if prompt is not None:
             yield event(reply.frame | {"choices": [], "usage": api.usage(prompt, last[2])})
         yield "data: [DONE]\n\n"
+
+
+async def nothing(*_: object) -> Response:
+    raise ApiError("There is nothing here; see /v1/models.", "not_found", status=404)
 
 
 def event(value: dict) -> str:
@@ -179,12 +179,8 @@ async def read_json(request: Request) -> object:
 def page(_: Request) -> Response:
     """The web page, under a policy that lets nothing run but what is in it."""
     nonce = secrets.token_urlsafe()
-    allowed = (
-        f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; "
-    )
-    allowed += "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     html = PAGE.read_text(encoding="utf-8").replace("NONCE", nonce)
-    return HTMLResponse(html, headers={"Content-Security-Policy": allowed})
+    return HTMLResponse(html, headers={"Content-Security-Policy": ALLOWED.replace("NONCE", nonce)})
 
 
 class Connection(H11Protocol):
@@ -217,10 +213,10 @@ class Server:
             raise ConfigError(told) from None
         self.address = self.socket.getsockname()[:2]
         self.url = f"http://{f'[{policy.host}]' if six else policy.host}:{self.address[1]}"
-        self.uvicorn = uvicorn.Server(uvicorn.Config(make_app(engine, policy, log), http=Connection, **HOW))
+        app = Answers(engine, policy, log).app()
+        self.uvicorn = uvicorn.Server(uvicorn.Config(app, http=Connection, **HOW))
 
     def run(self) -> None:
-        """Listen until `close`."""
         self.uvicorn.run(sockets=[self.socket])
 
     def close(self) -> None:

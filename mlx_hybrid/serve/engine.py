@@ -35,7 +35,7 @@ class Engine:
 
     def __init__(self, pair: Pair, *, active: int = 16, waiting: int = 64) -> None:
         self.pair, self.most_active, self.most_waiting = pair, active, waiting
-        base, self.models = pair.base_name, {pair.base_name: pair.base()}
+        base, self.models = pair.base_name, {pair.base_name: pair.base}
         if pair.adapted:
             name = pair.name if pair.name != base else f"{base}-adapted"
             self.models = {name: pair.model, **self.models}
@@ -56,7 +56,6 @@ class Engine:
             self.changed.notify_all()
 
     def run(self) -> None:
-        """Work until `close`."""
         while self.admit():
             for place in [place for place, job in self.active.items() if job.cancelled.is_set()]:
                 self.batches[place[0]].drop(place[1])
@@ -69,20 +68,19 @@ class Engine:
         with self.changed:
             self.changed.wait_for(lambda: self.closed or self.waiting or self.active)
             while not self.closed and self.waiting and len(self.active) < self.most_active:
-                if not (job := self.waiting.popleft()).cancelled.is_set():
-                    self.start(job)
+                job = self.waiting.popleft()
+                try:
+                    if not job.cancelled.is_set():
+                        self.active[job.model, self.batch(job.model).add(job.tokens, job.sampling)] = job
+                except Exception as error:  # whatever a model raises must not stop the others
+                    job.deliver(error)
             return not self.closed
 
-    def start(self, job: Job) -> None:
-        try:
-            if job.model not in self.batches:
-                model, rows = self.models[job.model], self.most_active
-                self.batches[job.model] = batch_of(model, self.pair.tokenizer, rows=rows)
-            number = self.batches[job.model].add(job.tokens, job.sampling)
-        except Exception as error:  # whatever a model raises must not stop the others
-            job.deliver(error)
-        else:
-            self.active[job.model, number] = job
+    def batch(self, name: str) -> Batch | Turns:
+        if name not in self.batches:
+            model, rows = self.models[name], self.most_active
+            self.batches[name] = batch_of(model, self.pair.tokenizer, rows=rows)
+        return self.batches[name]
 
     def advance(self, name: str) -> None:
         """One more token of each answer of a model; an error ends those of this model alone."""

@@ -90,7 +90,7 @@ class Guard:
         length, limit = headers.get("content-length", ""), policy.most_bytes
         counted = length.isascii() and length.isdigit() and "transfer-encoding" not in headers
         need(counted, "The body", "must come with a Content-Length.", "length_required", 411)
-        told = f"has {length} bytes, over the limit of {limit}."
-        need(int(length) <= limit, "The body", told, "body_too_large", 413)
+        over = f"has {length} bytes, over the limit of {limit}."
+        need(int(length) <= limit, "The body", over, "body_too_large", 413)
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
         need(kind == "application/json", "The Content-Type", "must be application/json.", "wrong_type", 415)

@@ -9,9 +9,8 @@ from toys import MODES, base_linear
 
 from mlx_hybrid.adapters.attach import hybrid_layers
 from mlx_hybrid.adapters.frozen import dense_weight, linear_shape, use_fast_products
-from mlx_hybrid.adapters.layer import HybridLinear
-from mlx_hybrid.adapters.plans import LayerPlan
-from mlx_hybrid.adapters.variants import HybridExperts
+from mlx_hybrid.adapters.layer import HybridExperts, HybridLinear
+from mlx_hybrid.adapters.targets import LayerPlan
 from mlx_hybrid.config import ButterflyConfig, HouseholderConfig, LowRankConfig
 
 BASES = ["", *MODES]

@@ -19,7 +19,7 @@ from mlx_hybrid.adapters.attach import (
 )
 from mlx_hybrid.adapters.frozen import use_fast_products
 from mlx_hybrid.adapters.householder import Householder
-from mlx_hybrid.adapters.plans import layer_plan
+from mlx_hybrid.adapters.targets import layer_plan
 from mlx_hybrid.config import PRESETS, AdapterConfig, ButterflyConfig, HouseholderConfig, build_config
 from mlx_hybrid.errors import ConfigError
 

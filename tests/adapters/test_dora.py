@@ -9,8 +9,8 @@ from tolerances import EFFECT, IDENTITY, ROUNDING
 from toys import MODES, base_linear
 
 from mlx_hybrid.adapters.frozen import dense_weight
-from mlx_hybrid.adapters.plans import LayerPlan
-from mlx_hybrid.adapters.variants import DoraLinear
+from mlx_hybrid.adapters.layer import DoraLinear
+from mlx_hybrid.adapters.targets import LayerPlan
 from mlx_hybrid.config import LowRankConfig
 
 PLAN = LayerPlan(low_rank=LowRankConfig(rank=4, magnitude=True))

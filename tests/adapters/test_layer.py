@@ -35,7 +35,7 @@ from tolerances import DEFECT, EFFECT, IDENTITY, NUMERIC_GRADIENT, ROUNDING, SIN
 from mlx_hybrid.adapters.attach import refold
 from mlx_hybrid.adapters.householder import householder_core
 from mlx_hybrid.adapters.layer import HybridLinear
-from mlx_hybrid.adapters.plans import LayerPlan
+from mlx_hybrid.adapters.targets import LayerPlan
 from mlx_hybrid.config import ButterflyConfig
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.training.loop import steps_between_refolds

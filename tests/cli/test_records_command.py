@@ -5,7 +5,7 @@ import json
 from acting import rows_of, write_rows
 from commanding import command
 
-from mlx_hybrid.models.base import load_tokenizer_of
+from mlx_hybrid.models.base import read_tokenizer
 
 
 def run(tmp_path, rows, *options, **how):
@@ -29,7 +29,7 @@ def test_the_trained_text_is_marked(tmp_path):
 def test_as_json_the_tokens_are_those_of_training_and_of_chat(tmp_path):
     result = run(tmp_path, [CHAT, UNTRAINED], "--json")
     first, second = rows_of(result.stdout)
-    tokenizer = load_tokenizer_of("bundled")
+    tokenizer = read_tokenizer("bundled")
     assert first["id"] == "a"
     begin = first["trained"].index(1)
     assert first["asked"] == first["tokens"][:begin] == tokenizer.ask(CHAT["messages"][:1])

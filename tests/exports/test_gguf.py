@@ -15,7 +15,7 @@ from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.exports.adapter import open_source
 from mlx_hybrid.exports.export import Options, export
 from mlx_hybrid.exports.gguf.modelfile import go_template
-from mlx_hybrid.models.base import BUNDLED, load_tokenizer_of
+from mlx_hybrid.models.base import BUNDLED, read_tokenizer
 
 pytestmark = [pytest.mark.peft, pytest.mark.usefixtures("one_thread")]
 
@@ -100,11 +100,11 @@ def test_a_modelfile_stops_and_samples_as_the_model_was_set(tmp_path):
     export(str(adapter), "gguf", tmp_path / "out", Options(model=str(base)))
     text = (tmp_path / "out" / "Modelfile").read_text()
     assert "PARAMETER temperature 0.75\n" in text
-    assert all(f'PARAMETER stop "{end}"' in text for end in load_tokenizer_of(str(base)).end_markers)
+    assert all(f'PARAMETER stop "{end}"' in text for end in read_tokenizer(str(base)).end_markers)
 
 
 def test_go_writes_the_turns_that_the_template_writes():
-    text = go_template(load_tokenizer_of(BUNDLED))
+    text = go_template(read_tokenizer(BUNDLED))
     assert "{{ if .System }}<|system|>{{ .System }}<|end|>{{ else }}" in text
     assert "<|user|>{{ .Content }}<|end|><|assistant|>" in text
     assert "{{ .Content }}<|end|>" in text

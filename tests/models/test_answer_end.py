@@ -9,7 +9,7 @@ from toys import CHATML, byte_tokenizer, write_model
 
 from mlx_hybrid.config import build_config
 from mlx_hybrid.models.adapted import load_any
-from mlx_hybrid.models.base import load_base, load_tokenizer_of
+from mlx_hybrid.models.base import load_base, read_tokenizer
 from mlx_hybrid.models.generate import Sampling, prompt_tokens, stream
 from mlx_hybrid.models.templates import unnamed_end
 from mlx_hybrid.records.record import Record
@@ -44,7 +44,7 @@ def base_like(folder, template=CHATML):
 @pytest.mark.parametrize("case", ENDS)
 def test_what_ends_an_answer(case, tmp_path):
     template, end = ENDS[case]
-    tokenizer = load_tokenizer_of(str(base_like(tmp_path / "base", template)))
+    tokenizer = read_tokenizer(str(base_like(tmp_path / "base", template)))
     assert unnamed_end(tokenizer, tmp_path / "base") == end
     ids = tokenizer.convert_tokens_to_ids([PAD, *([end] if end else [])])
     assert tokenizer.eos_token_ids == set(ids)
@@ -56,12 +56,12 @@ def test_a_token_that_is_added_but_not_special_counts_too(tmp_path):
     for token in tree["added_tokens"]:
         token["special"] = token["special"] and token["content"] != END
     (folder / "tokenizer.json").write_text(json.dumps(tree))
-    tokenizer = load_tokenizer_of(str(folder))
+    tokenizer = read_tokenizer(str(folder))
     assert unnamed_end(tokenizer, folder) == END
 
 
 def test_the_end_is_trained_in_every_turn(tmp_path):
-    tokenizer = load_tokenizer_of(str(base_like(tmp_path / "base")))
+    tokenizer = read_tokenizer(str(base_like(tmp_path / "base")))
     turns = [("user", "Hujambo?"), ("assistant", "Habari"), ("user", "Na?"), ("assistant", "Njema")]
     messages = [{"role": role, "content": text} for role, text in turns]
     example = make_example(Record({"messages": messages}, "data.jsonl", 1), tokenizer)

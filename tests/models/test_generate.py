@@ -27,19 +27,19 @@ def answer(model, tokenizer, tokens, **settings):
 
 
 def test_the_base_beside_is_the_base_itself(pair, base_folder):
-    assert mx.array_equal(probe_logits(pair.base()), probe_logits(load_base(str(base_folder)).model))
+    assert mx.array_equal(probe_logits(pair.base), probe_logits(load_base(str(base_folder)).model))
     assert pair.modules == 14
-    assert mx.abs(probe_logits(pair.base()) - probe_logits(pair.model)).max() > 1e-3
+    assert mx.abs(probe_logits(pair.base) - probe_logits(pair.model)).max() > 1e-3
     assert "adapter on 14 modules, logits change by up to" in pair.describe()
     shared = pair.model.model.layers[0].mlp.up_proj.linear
-    assert pair.base().model.layers[0].mlp.up_proj is shared
+    assert pair.base.model.layers[0].mlp.up_proj is shared
 
 
 def test_a_full_fine_tune_has_its_base_too(tmp_path, base_folder):
     run = write_run(tmp_path / "full", base_folder, method="full")
     pair = open_pair(str(run.path))
-    assert mx.array_equal(probe_logits(pair.base()), probe_logits(load_base(str(base_folder)).model))
-    assert not mx.array_equal(probe_logits(pair.base()), probe_logits(pair.model))
+    assert mx.array_equal(probe_logits(pair.base), probe_logits(load_base(str(base_folder)).model))
+    assert not mx.array_equal(probe_logits(pair.base), probe_logits(pair.model))
 
 
 def test_greedy_is_the_argmax(pair):

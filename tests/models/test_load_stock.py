@@ -134,7 +134,7 @@ def test_every_command_takes_it_and_says_what_is_not_checked(kind, base, folders
     pair = open_pair(str(folder))  # chat and serve
     assert UNCHECKED in pair.describe()
     assert mx.abs(probe_logits(pair.model) - expected).max() <= LOGITS
-    assert not mx.array_equal(probe_logits(pair.base()), probe_logits(pair.model))
+    assert not mx.array_equal(probe_logits(pair.base), probe_logits(pair.model))
     rows = [{"prompt": f"{i} and {i}", "completion": f"{2 * i}", "language": "en"} for i in range(12)]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     said = [invoke("generate", folder, "Hello", "--max-tokens", "3").stderr]

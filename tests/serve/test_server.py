@@ -82,7 +82,7 @@ def test_base_and_adapted_are_two_models(server, client, pair):
     assert client.models.retrieve("trial").adapted_modules == 14
     assert client.models.retrieve("tiny").adapted_modules == 0
     answers = {}
-    for name, model in (("trial", pair.model), ("tiny", pair.base())):
+    for name, model in (("trial", pair.model), ("tiny", pair.base)):
         reply = chat(client, name, max_tokens=20)
         answers[name] = reply.choices[0].message.content
         assert answers[name] == local(model, pair, pair.tokenizer.ask(HELLO), max_tokens=20)
@@ -105,7 +105,7 @@ def test_a_stream_says_the_same_piece_by_piece(client):
 
 def test_completions_continue_raw_text(client, pair):
     reply = client.completions.create(model="tiny", prompt="abc", max_tokens=9)
-    assert reply.choices[0].text == local(pair.base(), pair, pair.tokenizer.continued("abc"), max_tokens=9)
+    assert reply.choices[0].text == local(pair.base, pair, pair.tokenizer.continued("abc"), max_tokens=9)
     events = client.completions.create(model="tiny", prompt=["abc"], max_tokens=9, stream=True)
     assert "".join(event.choices[0].text for event in events) == reply.choices[0].text
 

@@ -59,7 +59,7 @@ def test_base_and_adapted_answer_side_by_side(browser, pair):
         browser.type("hello <b>you</b>")
         browser.until(f"{ANSWERS}.length === 2")
         tokens = pair.tokenizer.ask([{"role": "user", "content": "hello <b>you</b>"}])
-        expected = [local(model, pair, tokens, max_tokens=20) for model in (pair.model, pair.base())]
+        expected = [local(model, pair, tokens, max_tokens=20) for model in (pair.model, pair.base)]
         assert browser.see(ANSWERS) == expected
         assert expected[0] != expected[1]
         assert browser.see("document.querySelector('.user').textContent") == "hello <b>you</b>"

@@ -11,16 +11,14 @@ from gguf import GGUFReader, GGUFWriter
 
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.exports.lora import Factors, Forms, pad_rank
-from mlx_hybrid.models.gguf import names
+from mlx_hybrid.models.gguf.config import ARCHITECTURES, gguf_name, mlx_name, reordered
 
 ADAPTER = "adapter.gguf"
 
 
-def heads_of(config: dict, architecture: str, name: str) -> int:
-    """The heads in whose rows llama.cpp reorders a tensor; 0 for one that it does not."""
+def heads_of(config: dict) -> dict[str, int]:
     heads = config["num_attention_heads"]
-    heads = config.get("num_key_value_heads") or heads if ".attn_k." in name else heads
-    return heads if names.is_reordered(architecture, name) else 0
+    return {"q": heads, "k": config.get("num_key_value_heads") or heads}
 
 
 def write_adapter(forms: Forms, config: dict, path: Path, where: str) -> None:
@@ -29,23 +27,22 @@ def write_adapter(forms: Forms, config: dict, path: Path, where: str) -> None:
     Raises ConfigError for a model whose names in llama.cpp are not known here.
     """
     kind = config.get("model_type", "")
-    if not (architecture := names.ARCHITECTURES.get(kind)):
+    if not (architecture := ARCHITECTURES.get(kind)):
         raise ConfigError(
             f"{where}: GGUF's names of a {kind} model are not known here, only those of "
-            f"{', '.join(sorted(names.ARCHITECTURES))}; make a GGUF with llama.cpp's converter from --to merged."
+            f"{', '.join(sorted(ARCHITECTURES))}; make a GGUF with llama.cpp's converter from --to merged."
         )
     writer = GGUFWriter(path, architecture)
     writer.add_type("adapter")
     writer.add_string("adapter.type", "lora")
     writer.add_float32("adapter.lora.alpha", float(forms.rank))
     for module, factors in sorted(forms.lora.items()):
-        if (name := names.gguf_name(architecture, f"{module}.weight")) is None:
+        if (name := gguf_name(architecture, f"{module}.weight")) is None:
             told = f"{module} has no place in llama.cpp's {architecture}; use --to merged"
             raise ConfigError(f"{where}: {told}.")
         a, b = (np.ascontiguousarray(part.T, dtype=np.float32) for part in pad_rank(factors, forms.rank))
-        if heads := heads_of(config, architecture, name):
-            b = np.ascontiguousarray(names.rows_to_gguf(b, heads))
         writer.add_tensor(f"{name}.lora_a", a)
+        b = np.ascontiguousarray(reordered(architecture, name, b, heads_of(config)))
         writer.add_tensor(f"{name}.lora_b", b)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -61,7 +58,6 @@ def read_adapter(path: Path, config: dict) -> dict[str, Factors]:
     stored = {tensor.name: tensor.data.astype(np.float64) for tensor in reader.tensors}
     for name in (key.removesuffix(".lora_a") for key in stored if key.endswith(".lora_a")):
         a, b = stored[f"{name}.lora_a"], stored[f"{name}.lora_b"]
-        heads = heads_of(config, architecture, name)
-        b = names.rows_from_gguf(b, heads) if heads else b
-        factors[names.mlx_name(architecture, name).removesuffix(".weight")] = a.T, alpha / len(a) * b.T
+        b = reordered(architecture, name, b, heads_of(config), back=True)
+        factors[mlx_name(architecture, name).removesuffix(".weight")] = a.T, alpha / len(a) * b.T
     return factors

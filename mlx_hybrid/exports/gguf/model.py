@@ -12,9 +12,8 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from mlx_hybrid.exports.gguf.quantise import WRITTEN, encode
 from mlx_hybrid.exports.weights import GgufWeights
+from mlx_hybrid.models.gguf.config import is_shifted, reordered
 from mlx_hybrid.models.gguf.file import GgufFile, Reader, Tensor
-from mlx_hybrid.models.gguf.load import reordered_heads
-from mlx_hybrid.models.gguf.names import is_shifted, rows_to_gguf
 
 MODEL = "model.gguf"
 
@@ -41,9 +40,9 @@ def write_model(
 
 def encoded(weights: GgufWeights, value: Callable[[], Any], kind: str, tensor: Tensor) -> list[np.ndarray]:
     """The blocks of a tensor whose value has its rows in MLX's order."""
-    rows = np.array(value()) + (1 if is_shifted(weights.file.architecture, tensor.name) else 0)
-    if heads := reordered_heads(weights.file, tensor.name):
-        rows = rows_to_gguf(rows, heads)
+    file = weights.file
+    rows = np.array(value()) + (1 if is_shifted(file.architecture, tensor.name) else 0)
+    rows = reordered(file.architecture, tensor.name, rows, file.heads)
     return [encode(kind, np.ascontiguousarray(rows.reshape(-1, rows.shape[-1]), dtype=np.float32))]
 
 

@@ -21,7 +21,7 @@ S, U, A, V = ("\u2045system\u2046", "\u2045first\u2046", "\u2045answer\u2046", "
 
 def write_modelfile(report: Report, source: Source, folder: Path, directory: Path) -> None:
     """Write the Modelfile of `folder`, which is to become `directory`, and what runs the export in two programs."""
-    tokenizer = with_template(read_tokenizer(source.base.folder, source.name), source.info.conversations)
+    tokenizer = with_template(read_tokenizer(source.name, source.base.folder), source.info.conversations)
     generation = source.base.folder / GENERATION
     settings = read_json(generation) if generation.is_file() else {}
     temperature = source.info.extra.get("temperature", settings.get("temperature"))

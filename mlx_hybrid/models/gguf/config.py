@@ -1,4 +1,8 @@
-"""The settings of a GGUF file as MLX and transformers name them, and what a file must be to be read."""
+"""The settings and tensors of a GGUF file as MLX names them, how it orders rows, and what it must be to be read.
+
+llama.cpp rotates neighbouring features of a head, (0, 1), (2, 3), …; MLX those half a head apart, (0, d/2), …. For some
+families a GGUF therefore holds q and k with the rows of each head reordered.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +12,17 @@ import numpy as np
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.models.gguf.blocks import FIELDS, PLAIN
 from mlx_hybrid.models.gguf.file import GgufFile, open_gguf
-from mlx_hybrid.models.gguf.names import FAMILIES
+
+FAMILIES = {"llama": "llama", "mistral": "llama", "gemma3": "gemma3_text"}
+FAMILIES |= {name: name for name in ("smollm3", "qwen2", "qwen3", "gemma2", "phi3")}
+"""MLX's `model_type` of each architecture that is read."""
+ARCHITECTURES = {kind: name for name, kind in FAMILIES.items() if name != "mistral"} | {"mistral": "llama"}
+"""GGUF's architecture of each `model_type`; llama.cpp's converter writes Mistral as llama."""
+
+ROWS = [line.split("\t") for line in Path(__file__).with_name("names.tsv").read_text().splitlines()]
+"""GGUF's name of a module, MLX's, and the families that have it so, where not all do."""
+REORDERED = ("llama", "mistral", "smollm3")
+SHIFTED = ("gemma2", "gemma3")
 
 CLASSES = {"llama": "Llama", "smollm3": "SmolLM3", "qwen2": "Qwen2", "qwen3": "Qwen3"}
 CLASSES |= {"gemma2": "Gemma2", "gemma3_text": "Gemma3", "phi3": "Phi3"}
@@ -33,7 +47,6 @@ def readable(path: Path, name: str) -> Path:
 
 
 def fault(file: GgufFile) -> str | None:
-    """Why a file cannot be read, if it cannot."""
     family, formats = file.architecture, [*FIELDS, *PLAIN]
     if file.metadata.get("general.type") == "adapter" or "adapter.type" in file.metadata:
         return "is a LoRA adapter, not a model; name the model that it belongs to"
@@ -62,7 +75,6 @@ def head_size(file: GgufFile) -> int:
 
 
 def config_of(place: Path) -> dict[str, Any]:
-    """The config of a model folder or a GGUF file."""
     from mlx_lm.utils import load_config
 
     return model_config(open_gguf(place)) if place.is_file() else load_config(place)
@@ -137,3 +149,42 @@ def llama3_scaling(file: GgufFile) -> dict[str, Any]:
     if not np.allclose(made, base ** (np.arange(len(factors)) / len(factors)) * factors, rtol=1e-5):
         raise ConfigError(f"{file.path}: its rope_freqs.weight are not Llama 3's, and are not read.")
     return found
+
+
+def modules(architecture: str) -> dict[str, str]:
+    return {gguf: mlx for gguf, mlx, own in ROWS if not own or architecture in own.split()}
+
+
+def mlx_name(architecture: str, name: str) -> str | None:
+    """`blk.0.attn_q.weight` as `model.layers.0.self_attn.q_proj.weight`; None for what the model has no place for."""
+    return renamed(name, "blk.", "model.layers.", modules(architecture))
+
+
+def gguf_name(architecture: str, name: str) -> str | None:
+    """The way back: `model.layers.0.self_attn.q_proj.weight` as `blk.0.attn_q.weight`, or None."""
+    back = {mlx: gguf for gguf, mlx in modules(architecture).items()}
+    return renamed(name, "model.layers.", "blk.", back)
+
+
+def renamed(name: str, begin: str, other: str, names: dict[str, str]) -> str | None:
+    module, _, leaf = name.rpartition(".")
+    place = ""
+    if module.startswith(begin):
+        number, module = module.removeprefix(begin).split(".", 1)
+        place = f"{other}{number}."
+    return f"{place}{names[module]}.{leaf}" if module in names else None
+
+
+def is_shifted(architecture: str, name: str) -> bool:
+    """Whether this GGUF tensor is a norm's weight that MLX and transformers hold less 1, as Gemma's."""
+    return architecture in SHIFTED and name.endswith("norm.weight")
+
+
+def reordered(architecture: str, name: str, rows: Any, heads: dict[str, int], *, back: bool = False) -> Any:
+    """The rows of a tensor, or of a LoRA's B (out, r), from MLX's order to llama.cpp's, or `back`: those (heads · d, …)
+    of q or k, weight or bias, by the numbers of `heads`; all others stay as they are."""
+    part = next((part for part in heads if f".attn_{part}." in name), None)
+    if architecture not in REORDERED or part is None:
+        return rows
+    halves = (heads[part], -1, 2) if back else (heads[part], 2, -1)
+    return rows.reshape(*halves, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)

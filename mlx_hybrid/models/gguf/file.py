@@ -36,7 +36,6 @@ class Tensor:
 
     @property
     def row(self) -> int:
-        """Bytes of one row."""
         return self.size * self.shape[-1] // prod(self.shape)
 
 
@@ -63,6 +62,11 @@ class GgufFile:
         """A setting of the architecture, as `attention.head_count`."""
         return self.metadata.get(f"{self.architecture}.{key}", default)
 
+    @property
+    def heads(self) -> dict[str, int]:
+        heads = self.about("attention.head_count")
+        return {"q": heads, "k": self.about("attention.head_count_kv", heads)}
+
     def tokenizer(self, key: str, default: Any = None) -> Any:
         return self.metadata.get(f"tokenizer.ggml.{key}", default)
 
@@ -77,7 +81,6 @@ class GgufFile:
         self.digests[tensor.name] = digest.hexdigest()
 
     def numbers(self, name: str) -> list[float]:
-        """A small tensor of single numbers."""
         tensor = self.tensors[name]
         return [x for rows in self.blocks(tensor) for x in plain(tensor.kind, rows).ravel().tolist()]
 
@@ -137,7 +140,6 @@ def _opened(path: Path, _: int) -> GgufFile:
 
 
 def read_header(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Metadata and tensors of one file."""
     with path.open("rb") as file:
         begin = file.read(8)
     if begin[:4] != b"GGUF":
@@ -158,7 +160,6 @@ def read_header(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def is_gguf_name(name: str) -> bool:
-    """Whether `name` says by its form that a GGUF file is meant."""
     return name.startswith(OLLAMA) or name.lower().endswith(".gguf")
 
 

@@ -12,14 +12,12 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 
-from mlx_hybrid.adapters.frozen import FastQuantizedEmbedding, FastQuantizedLinear, dense_weight, on_cpu
+from mlx_hybrid.adapters.frozen import FAST, FastQuantizedEmbedding, FastQuantizedLinear, dense_weight, on_cpu
 from mlx_hybrid.errors import ConfigError, nearest
-from mlx_hybrid.models.gguf import names
 from mlx_hybrid.models.gguf.blocks import BITS, FIELDS, PACKED, plain, unpack
-from mlx_hybrid.models.gguf.config import model_config
+from mlx_hybrid.models.gguf.config import gguf_name, is_shifted, mlx_name, model_config, reordered
 from mlx_hybrid.models.gguf.file import GgufFile, Tensor
 
-GROUP = 32
 EMBEDDING = "token_embd.weight"
 PLACELESS = {"rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"}
 """What settings are made from."""
@@ -56,7 +54,7 @@ def places(file: GgufFile, model: nn.Module) -> dict[str, Tensor]:
     """The tensor of each parameter, weights first. Raises ConfigError for one missing, misshapen, or left over."""
     found = {}
     for name, value in sorted(tree_flatten(model.parameters()), key=lambda item: item[0].endswith(".bias")):
-        own = names.gguf_name(file.architecture, name)
+        own = gguf_name(file.architecture, name)
         if own not in file.tensors:
             raise ConfigError(f"{file.path}: holds no tensor {own or name}, which the model needs.")
         found[name] = file.tensors[own]
@@ -75,10 +73,10 @@ def read_parts(file: GgufFile, tensor: Tensor, *, lazy: bool = False) -> dict[st
     if lazy:
         rows = tensor.size // tensor.row
         parts = {name: mx.zeros((rows, *value.shape[1:]), value.dtype) for name, value in parts.items()}
-    if heads := reordered_heads(file, tensor.name):
-        parts = {name: names.rows_from_gguf(value, heads) for name, value in parts.items()}
     if len(tensor.shape) == 1:
         parts = {name: value.reshape(tensor.shape) for name, value in parts.items()}
+    order = partial(reordered, file.architecture, tensor.name, heads=file.heads, back=True)
+    parts = {name: order(value) for name, value in parts.items()}
     mx.eval([] if lazy else parts)
     return parts
 
@@ -87,13 +85,13 @@ def read_dense(file: GgufFile, tensor: Tensor) -> mx.array:
     """A tensor unpacked to float32 as a Hugging Face folder has it: rows in its order, Gemma's norms less 1."""
     layer = held_as(nn.Linear(1, 1, bias=False), tensor.kind, read_parts(file, tensor))
     value = dense_weight(layer, mx.float32).astype(mx.float32)
-    return value - 1 if names.is_shifted(file.architecture, tensor.name) else value
+    return value - 1 if is_shifted(file.architecture, tensor.name) else value
 
 
 def arrays_of(tensor: Tensor, rows: np.ndarray) -> dict[str, mx.array]:
     """The arrays of some rows; on a GPU scales and biases that MLX casts are float16 where that loses nothing."""
     if tensor.kind not in FIELDS:
-        value = mx.array(plain(tensor.kind, rows if len(tensor.shape) > 1 else rows.reshape(-1, rows.size)))
+        value = mx.array(plain(tensor.kind, rows))
         half = mx.bfloat16 if tensor.kind == "BF16" else value.dtype
         return {"weight": value.astype(mx.float32 if on_cpu() else half)}
     parts = unpack(tensor.kind, rows)
@@ -110,15 +108,13 @@ def held_as(module: nn.Module, kind: str, parts: dict[str, mx.array]) -> nn.Modu
         layer = module if weight.ndim > 1 else nn.RMSNorm(weight.size, getattr(module, "eps", 1e-5))
         layer.weight = weight
         return layer
-    linear, table = FastQuantizedLinear, FastQuantizedEmbedding
-    linear, table = (PackedLinear, PackedEmbedding) if kind in PACKED else (linear, table)
+    linear, table = (PackedLinear, PackedEmbedding) if kind in PACKED else FAST.values()
     own = table if isinstance(module, nn.Embedding) else linear
     layer = own.__new__(own)
     nn.Module.__init__(layer)
-    layer.group_size, layer.bits, layer.mode = 16 if kind in PACKED else GROUP, BITS[kind], "affine"
+    layer.group_size, layer.bits, layer.mode = 16 if kind in PACKED else 32, BITS[kind], "affine"
     layer.num_embeddings, layer.dims = weight.shape[0], weight.shape[1] * 32 // BITS[kind]
-    for name, value in parts.items():
-        layer[name] = value
+    dict.update(layer, parts)
     return layer.freeze()
 
 
@@ -129,13 +125,10 @@ def keep_types(model: nn.Module, config: dict[str, Any]) -> None:
         scale = config["hidden_size"] ** 0.5
         exact = scale / mx.array(scale, mx.bfloat16).item()
         then(model.model.embed_tokens, lambda x, y: y * exact)
+    floating = (mx.float32, mx.float16, mx.bfloat16)
     for _, module in [] if on_cpu() else model.named_modules():
         if isinstance(module, LEAVES):
-            then(module, as_its_input)
-
-
-def as_its_input(x: mx.array, y: mx.array) -> mx.array:
-    return y.astype(x.dtype if mx.issubdtype(x.dtype, mx.floating) else mx.bfloat16)
+            then(module, lambda x, y: y.astype(x.dtype if x.dtype in floating else mx.bfloat16))
 
 
 def then(module: nn.Module, change: Callable[[mx.array, mx.array], mx.array]) -> None:
@@ -151,32 +144,22 @@ def weight_of(model: nn.Module, file: GgufFile, name: str) -> mx.array:
         raise ConfigError(f'{file.path}: holds no tensor "{name}"; {nearest(name, file.tensors)}')
     if name in PLACELESS:
         return mx.array(file.numbers(name))
-    path, _, leaf = names.mlx_name(file.architecture, name).rpartition(".")
+    path, _, leaf = mlx_name(file.architecture, name).rpartition(".")
     module = dict(model.named_modules())[path]
     module = module.get("linear", module)  # under an adapter
     value = (dense_weight(module, mx.float32) if leaf == "weight" else module[leaf]).astype(mx.float32)
-    return names.rows_to_gguf(value, heads) if (heads := reordered_heads(file, name)) else value
-
-
-def reordered_heads(file: GgufFile, name: str) -> int | None:
-    """The heads in whose rows a tensor is reordered; None for one that is not."""
-    if not names.is_reordered(file.architecture, name):
-        return None
-    heads = file.about("attention.head_count")
-    return file.about("attention.head_count_kv", heads) if ".attn_k." in name else heads
+    return reordered(file.architecture, name, value, file.heads)
 
 
 def holdings(file: GgufFile) -> list[dict[str, Any]]:
     """How many tensors of each type there are, and their bytes in the file and in memory."""
-    tensors, stored, held = Counter(), Counter(), Counter()
+    found: dict[str, Counter] = {}
     for tensor in file.tensors.values():
-        tensors[tensor.kind] += 1
-        stored[tensor.kind] += tensor.size
-        held[tensor.kind] += sum(part.nbytes for part in read_parts(file, tensor, lazy=True).values())
-    return [
-        {"type": kind, "tensors": n, "file_bytes": stored[kind], "bytes": held[kind]}
-        for kind, n in tensors.most_common()
-    ]
+        held = sum(part.nbytes for part in read_parts(file, tensor, lazy=True).values())
+        row = {"tensors": 1, "file_bytes": tensor.size, "bytes": held}
+        found.setdefault(tensor.kind, Counter()).update(row)
+    ordered = sorted(found.items(), key=lambda item: -item[1]["tensors"])
+    return [{"type": kind, **row} for kind, row in ordered]
 
 
 class Packed(nn.Module):
@@ -194,10 +177,8 @@ class Packed(nn.Module):
         return whole.reshape(*codes.shape[:-1], width)
 
     def unpacked_layer(self) -> nn.Module:
-        """The same layer with its weight unpacked."""
-        rows, width = self.weight.shape[0], 16 * self.scales.shape[-1]
         embedding = isinstance(self, nn.QuantizedEmbedding)
-        layer = nn.Embedding(rows, width) if embedding else nn.Linear(width, rows, bias="bias" in self)
+        layer = nn.Embedding(1, 1) if embedding else nn.Linear(1, 1, bias="bias" in self)
         layer.update({"weight": self.dense(self.weight)} | ({"bias": self.bias} if "bias" in self else {}))
         return layer
 

@@ -16,7 +16,8 @@ from mlx_hybrid.adapters.attach import attach, hybrid_layers, trainable_count
 from mlx_hybrid.adapters.frozen import linear_shape, on_cpu
 from mlx_hybrid.config import Config
 from mlx_hybrid.errors import ConfigError
-from mlx_hybrid.models.base import find_model, first_line, hub_endpoint, is_hub_id, load_weights
+from mlx_hybrid.files import HUB_ID
+from mlx_hybrid.models.base import find_model, first_line, hub_endpoint, load_weights
 from mlx_hybrid.models.head import find_parts
 
 WIDTH = ("hidden_size", "n_embd", "d_model", "dim")
@@ -59,7 +60,7 @@ def model_shape(config: Config) -> ModelShape:
 
 def local_folder(model: str) -> Path | None:
     """The folder of a model whose weights are on this machine; None for one that the Hub alone may have."""
-    here = Path(model).expanduser().exists() or not is_hub_id(model)
+    here = Path(model).expanduser().exists() or not HUB_ID.fullmatch(model)
     return find_model(model) if here else cached_folder(model)
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from mlx_hybrid.models.gguf import names
-from mlx_hybrid.models.gguf.names import gguf_name, mlx_name
+from mlx_hybrid.models.gguf import config as names
+from mlx_hybrid.models.gguf.config import gguf_name, mlx_name
 
 USUAL = [
     *(f"blk.1.{part}" for part in ("attn_norm", "attn_output", "ffn_up", "ffn_down")),
@@ -49,12 +49,12 @@ def test_what_has_no_place_has_no_name():
 def test_rows_are_llama_cpps(shape):
     """Row 2i of a head there is row i here, and row 2i + 1 is row i + d/2."""
     mine, heads, half = np.arange(np.prod(shape)).reshape(shape), 3, 4
-    theirs = names.rows_to_gguf(mine, heads)
+    k = "blk.0.attn_k.weight" if len(shape) > 1 else "blk.0.attn_k.bias"
+    theirs = names.reordered("llama", k, mine, {"q": 6, "k": heads})
     for head in range(heads):
         for i in range(half):
             start = head * 2 * half
             assert np.array_equal(theirs[start + 2 * i], mine[start + i])
             assert np.array_equal(theirs[start + 2 * i + 1], mine[start + i + half])
-    assert np.array_equal(names.rows_from_gguf(theirs, heads), mine)
-    assert names.is_reordered("llama", "blk.0.attn_k.bias")
-    assert not names.is_reordered("qwen2", "blk.0.attn_k.weight")
+    assert np.array_equal(names.reordered("llama", k, theirs, {"q": 6, "k": heads}, back=True), mine)
+    assert names.reordered("qwen2", k, mine, {"q": 6, "k": heads}) is mine
