@@ -20,8 +20,7 @@ LARGEST_SKEW = 0.5  # ‖Q‖₂ beyond which a factor is folded away; the serie
 class Butterfly(nn.Module):
     """R of m factors: `oft_q` (m, in/b, b(b−1)/2) is trained, `oft_base` (m, in/b, b, b) holds what was folded."""
 
-    refold_every = 1
-    """Steps all of one sign take ‖Q‖₂ beyond the series' reach within ten."""
+    refold_every = 1  # steps all of one sign take ‖Q‖₂ beyond the series' reach within ten
 
     def __init__(self, d_in: int, block_size: int, factors: int):
         super().__init__()

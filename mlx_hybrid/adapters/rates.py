@@ -24,11 +24,9 @@ USUAL_GAIN = 10.0
 LoRA's have, and a step at rate η moves an output by 10 η of its norm."""
 SMALL_STEP = 1e-3
 RANGE = 10.0  # a gain further than this from its kind's median is taken for that: it is of a layer that hardly acts
-OTHERS = "others"
-"""What belongs to no measured layer: embeddings and norms, where every weight is trained."""
+OTHERS = "others"  # what belongs to no measured layer: embeddings and norms, where every weight is trained
 
-MakeLoss, Batches = Callable[[nn.Module], Callable], Sequence[tuple]
-"""`make_loss(model)` gives a summed loss of one batch."""
+MakeLoss, Batches = Callable[[nn.Module], Callable], Sequence[tuple]  # model → summed loss of one batch
 Gains = dict[str, float]
 """By the path of a branch, `….rotation` or `….low_rank`, or of a whole layer where every weight is trained."""
 

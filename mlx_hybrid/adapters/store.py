@@ -32,8 +32,7 @@ class AdapterInfo:
     seed: int
     modules: tuple[str, ...]
     extra: dict
-    stock: bool = False
-    """Whether stock mlx-lm wrote it, which keeps no fingerprint of the base."""
+    stock: bool = False  # whether stock mlx-lm wrote it, which keeps no fingerprint of the base
 
     @property
     def conversations(self) -> dict:

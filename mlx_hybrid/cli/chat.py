@@ -29,7 +29,7 @@ def chat(target: str, system: str, saved: Path | None, **how: Any) -> None:
     """
     from mlx_hybrid.chat.conversation import Conversation
     from mlx_hybrid.chat.repl import Repl
-    from mlx_hybrid.models.generate import Sampling
+    from mlx_hybrid.models.sampling import Sampling
 
     loading = {name: how.pop(name) for name in LOADING}
     asked = Sampling(**how)

@@ -39,7 +39,7 @@ def serve(target: str, host: str, port: int, api_key_file: Path | None, **how: A
         mlx-hybrid serve last
         MLX_HYBRID_API_KEY=… mlx-hybrid serve last --host 0.0.0.0 --port 8000
     """
-    from mlx_hybrid.models.generate import Sampling
+    from mlx_hybrid.models.sampling import Sampling
     from mlx_hybrid.serve.app import Server
     from mlx_hybrid.serve.engine import Engine
     from mlx_hybrid.serve.guard import Policy

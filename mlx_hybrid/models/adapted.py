@@ -6,6 +6,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
+import mlx.nn as nn
+
+from mlx_hybrid.adapters import store
+from mlx_hybrid.adapters.attach import hybrid_layers, settle, trainable_count
+from mlx_hybrid.adapters.frozen import unpack
 from mlx_hybrid.errors import ConfigError, MlxHybridError
 from mlx_hybrid.files import HUB_ID
 from mlx_hybrid.models.base import BUNDLED, base_of, fetch, fingerprints, load_base, with_template
@@ -15,26 +21,23 @@ from mlx_hybrid.run import LAST, Run, find_run, memory_bytes
 
 UNCHECKED = "mlx-lm keeps no fingerprint of the base, so whether this is the one it was trained on could not be checked"
 NO_LIMIT = 1 << 20  # tokenizers without a limit of their own give numbers beyond any context
-PEFT_WEIGHTS = "adapter_model.safetensors"
 UNPACKED_SHARE = 0.25  # of the machine's memory, that weights may take that are unpacked once
 
 
 @dataclass(eq=False)
 class Pair:
-    """A model ready to run: `modules` counts adapted layers, `change` is max |Δ logit| on a fixed probe, `source` what
-    `load_base` was asked for, `adapter` the adapter's folder, `stock` that mlx-lm wrote it, `context` the most tokens
-    of prompt and answer together."""
+    """A model ready to run."""
 
     model: Any
     tokenizer: Any
     name: str
     identity: dict
-    source: str
-    modules: int = 0
-    change: float = 0.0
-    adapter: Path | None = None
-    stock: bool = False
-    context: int = 0
+    source: str  # what `load_base` was asked for
+    modules: int = 0  # adapted layers
+    change: float = 0.0  # max |Δ logit| on a fixed probe
+    adapter: Path | None = None  # its folder
+    stock: bool = False  # whether mlx-lm wrote it
+    context: int = 0  # the most tokens of prompt and answer together
 
     def __post_init__(self) -> None:
         self.context = self.context or context_limit(self.model, self.tokenizer)
@@ -50,12 +53,11 @@ class Pair:
     @cached_property
     def base(self) -> Any:
         """The model without the adapter, itself where none is on; the weights are shared, but for full fine-tuning."""
-        from mlx_hybrid.adapters.attach import hybrid_layers
-
-        if not self.modules:
-            return self.model
-        whole = not hybrid_layers(self.model)
-        return load_base(self.source).model if whole else without_adapter(self.model)
+        if not (layers := hybrid_layers(self.model).values()):
+            return load_base(self.source).model if self.modules else self.model
+        parts = (part for _, m in self.model.named_modules() for part in (*m.values(), *vars(m).values()))
+        shared = {id(part): part for part in parts if not isinstance(part, nn.Module | list | tuple | dict)}
+        return copy.deepcopy(self.model, shared | {id(layer): layer.linear for layer in layers})
 
     def describe(self) -> str:
         if not self.adapted:
@@ -73,18 +75,6 @@ def context_limit(model: Any, tokenizer: Any) -> int:
     return int(min(limit, NO_LIMIT))
 
 
-def without_adapter(model: Any) -> Any:
-    """A copy of the model with every adapted layer replaced by the layer under it, of the same arrays."""
-    import mlx.nn as nn
-
-    from mlx_hybrid.adapters.attach import hybrid_layers
-
-    parts = (part for _, m in model.named_modules() for part in (*m.values(), *vars(m).values()))
-    shared = {id(part): part for part in parts if not isinstance(part, nn.Module | list | tuple | dict)}
-    shared |= {id(layer): layer.linear for layer in hybrid_layers(model).values()}
-    return copy.deepcopy(model, shared)
-
-
 def run_named(name: str) -> Run | None:
     """The run that a name means, None for an adapter or a model. Raises ConfigError for a run that is not here."""
     folder = Path(name)
@@ -95,14 +85,12 @@ def run_named(name: str) -> Run | None:
 
 def adapter_folder(name: str) -> Path | None:
     """The folder of an adapter that a path or a Hub id names, else None. Raises ConfigError for a PEFT adapter."""
-    from mlx_hybrid.adapters.store import CONFIG_FILE, WEIGHTS_FILE
-
     folder = Path(name)
     if not folder.exists() and HUB_ID.fullmatch(name):
         folder = fetch(name)
-    if not (folder / CONFIG_FILE).is_file():
+    if not (folder / store.CONFIG_FILE).is_file():
         return None
-    if (folder / PEFT_WEIGHTS).is_file() and not (folder / WEIGHTS_FILE).is_file():
+    if (folder / "adapter_model.safetensors").is_file() and not (folder / store.WEIGHTS_FILE).is_file():
         raise ConfigError(f"{name}: is a PEFT adapter; `mlx-hybrid import {folder}` brings it in.")
     return folder
 
@@ -144,13 +132,8 @@ def open_pair(
     template: str | None = None,
     compact: bool = False,
 ) -> Pair:
-    """As `load_any`, ready to answer; with `template` in place of its own chat template; `compact`, a GGUF file's
-    weights in no more memory than they need. Raises ConfigError for a context longer than the model's too."""
-    import mlx.core as mx
-
-    from mlx_hybrid.adapters.attach import settle
-    from mlx_hybrid.adapters.frozen import unpack
-
+    """As `load_any`, ready to answer, perhaps with another chat template; `compact`, a GGUF file in the least memory.
+    Raises ConfigError for a context longer than the model's too."""
     pair = load_any(name, base_name=base_name)
     if template:
         pair.tokenizer.use_template(template_text(template))
@@ -177,23 +160,18 @@ def load_run(run: Run, *, base_name: str | None = None, tokenizer: Any = None) -
 
 def load_adapted(directory: Path, base_name: str | None, *, name: str, tokenizer: Any = None) -> Pair:
     """An adapter on its base. Raises ConfigError for another base or none, MlxHybridError if no logit changes."""
-    import mlx.core as mx
-
-    from mlx_hybrid.adapters.attach import hybrid_layers, trainable_count
-    from mlx_hybrid.adapters.store import load_adapter, logit_change, probe_logits, read_adapter_config
-
-    info = read_adapter_config(directory)
+    info = store.read_adapter_config(directory)
     source = base_of(name, info.base["id"], base_name, "--base-model")
     base = load_base(source, tokenizer=tokenizer)
     info.check_base(fingerprints(base.path), base.path, directory)
-    plain = probe_logits(base.model)
-    load_adapter(base.model, directory)
+    plain = store.probe_logits(base.model)
+    store.load_adapter(base.model, directory)
     with_template(base.tokenizer, info.conversations, base.tokenizer.date)
-    change = logit_change(plain, base.model)
+    change = store.logit_change(plain, base.model)
     if change == 0.0:
         told = "the adapter changes no logit, so it was never trained or does not apply."
         raise MlxHybridError(f"{directory}: {told}")
     modules = len(hybrid_layers(base.model)) or int(trainable_count(base.model) > 0 and info.adapter.full)
     mx.clear_cache()
-    on = (modules, change, directory, info.stock)
-    return Pair(base.model, base.tokenizer, name, base.identity, source, *on)
+    loaded = (base.model, base.tokenizer, name, base.identity, source)
+    return Pair(*loaded, modules, change, directory, info.stock)

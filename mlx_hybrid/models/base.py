@@ -33,7 +33,7 @@ class BaseModel:
 
 
 def load_base(name: str, *, tokenizer: Any = None) -> BaseModel:
-    """Load a model that mlx-lm knows, in float32 on the CPU; a `tokenizer` that was read already is not read again.
+    """Load a model that mlx-lm knows, in float32 on the CPU, with a `tokenizer` that was read already or its own.
     Raises ConfigError for one that is not to be had, is not whole, or has weights that are no numbers."""
     folder = find_model(name)
     tokenizer = tokenizer or read_tokenizer(name, folder)
@@ -79,8 +79,7 @@ def load_weights(place: Path, name: str, *, lazy: bool = False) -> tuple[Any, di
 
 
 def tokenizer_for(model: ModelConfig, day: date | None = None) -> Any:
-    """A model's tokenizer with the template settings of a run, told the date `day` where its template asks for one.
-    Raises ConfigError as `load_base` does, and for an option that the chat template does not know."""
+    """A model's tokenizer with the template settings of a run, told the date `day`. Raises as `load_base` does."""
     tokenizer = read_tokenizer(model.name)
     written = model.chat_template or ("" if tokenizer.has_chat_template else "plain")
     settings = {"template": model.template, "system": model.system, "chat_template": written}

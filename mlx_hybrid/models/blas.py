@@ -10,8 +10,7 @@ from pathlib import Path
 WAY = "`apt install libopenblas0-pthread`, or `pip install 'mlx-hybrid[blas]'`"
 
 
-loaded = ""
-"""The library that was loaded ahead of MLX's own."""
+loaded = ""  # the library that was loaded ahead of MLX's own
 
 
 def prefer_openblas() -> bool:

@@ -6,6 +6,11 @@ from functools import partial
 from itertools import count, takewhile
 from typing import Any, Literal
 
+import mlx.core as mx
+import mlx_lm
+from mlx_lm.generate import BatchGenerator
+from mlx_lm.models.cache import LRUPromptCache, make_prompt_cache
+
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.models.sampling import Sampling, make_processors, make_sampler
 
@@ -50,14 +55,10 @@ class Prompts:
     """What a model has read, found again by the longest common beginning."""
 
     def __init__(self, model: Any) -> None:
-        from mlx_lm.models.cache import LRUPromptCache
-
         self.model, self.store = model, LRUPromptCache(max_size=KEPT_PROMPTS)
 
     def take(self, tokens: list[int]) -> tuple[list[Any], list[int]]:
         """A copy of the best cache, and the tokens still to read, of which there is at least one."""
-        from mlx_lm.models.cache import make_prompt_cache
-
         layers, rest = self.store.fetch_nearest_cache("", tokens[:-1])
         return (make_prompt_cache(self.model), tokens) if layers is None else (layers, [*rest, tokens[-1]])
 
@@ -79,11 +80,8 @@ def stream(
     stopped: Callable[[], bool] = lambda: False,
 ) -> Iterator[Piece]:
     """Answer a prompt piece by piece; `stopped` is asked between tokens and between stretches of the prompt."""
-    from mlx_lm import stream_generate
-
     prompts = prompts or Prompts(model)
-    layers, rest = prompts.take(tokens)
-    read, said = list(tokens), 0
+    (layers, rest), read, said = prompts.take(tokens), list(tokens), 0
 
     def progress(done: int, total: int) -> None:
         if done < total and stopped():
@@ -92,11 +90,11 @@ def stream(
     how = {"sampler": make_sampler(sampling), "max_tokens": sampling.max_tokens, "prompt_cache": layers}
     how["logits_processors"] = make_processors(sampling, tokens[: -len(rest)])
     try:
-        for piece in stream_generate(model, tokenizer, rest, prompt_progress_callback=progress, **how):
+        for piece in mlx_lm.stream_generate(model, tokenizer, rest, prompt_progress_callback=progress, **how):
             if piece.generation_tokens > said:
                 read.append(piece.token)
-            said, finish = piece.generation_tokens, piece.finish_reason
-            finish = "interrupted" if finish is None and stopped() else finish
+            said = piece.generation_tokens
+            finish = piece.finish_reason or ("interrupted" if stopped() else None)
             yield Piece(whole_letters(piece.text, finish), piece.token, said, finish)
             if finish == "interrupted":
                 break
@@ -110,12 +108,9 @@ def whole_letters(text: str, finish: Finish | None) -> str:
 
 
 class Batch:
-    """Answers of one model side by side, through mlx-lm's BatchGenerator: they join and leave between two tokens. A
-    row's products are those it has alone, up to the rounding of another order."""
+    """Answers of one model side by side, through mlx-lm's BatchGenerator: they join and leave between two tokens."""
 
     def __init__(self, model: Any, tokenizer: Any, rows: int) -> None:
-        from mlx_lm.generate import BatchGenerator
-
         self.rows: dict[int, tuple[Sampling, Any, count]] = {}  # settings, detokenizer, tokens so far
         self.model, self.tokenizer, self.prompts, self.chosen = model, tokenizer, Prompts(model), None
         ends = [[token] for token in tokenizer.eos_token_ids]
@@ -125,8 +120,6 @@ class Batch:
     def logits(self, tokens: Any, cache: Any) -> Any:
         """The model's; where all rows ask for the likeliest token, it is chosen here: BatchGenerator else takes the
         logarithm of the sum over the vocabulary for every row, a quarter of a step of a large vocabulary on a CPU."""
-        import mlx.core as mx
-
         logits = self.model(tokens, cache=cache)
         if not all(sampling.plain for sampling, *_ in self.rows.values()):
             return logits
@@ -141,8 +134,8 @@ class Batch:
         layers, rest = self.prompts.take(tokens)
         read = tokens[: -len(rest)]
         chosen = None if sampling.temperature == 0 else make_sampler(sampling)
-        how = ([read], [chosen], [make_processors(sampling, [])])
-        (number,) = self.generator.insert([rest], [sampling.max_tokens], [layers], *how)
+        how = ([layers], [read], [chosen], [make_processors(sampling, [])])
+        (number,) = self.generator.insert([rest], [sampling.max_tokens], *how)
         self.rows[number] = sampling, self.tokenizer.detokenizer, count(1)
         return number
 
@@ -196,8 +189,6 @@ class Turns:
 
 
 def batch_of(model: Any, tokenizer: Any, *, rows: int) -> Batch | Turns:
-    from mlx_lm.models.cache import make_prompt_cache
-
     joined = all(hasattr(layer, "merge") for layer in make_prompt_cache(model))
     return Batch(model, tokenizer, rows) if joined else Turns(model, tokenizer)
 
@@ -212,9 +203,6 @@ def answers(
     stopped: Callable[[], bool] = lambda: False,
 ) -> Iterator[tuple[int, list[Piece]]]:
     """(number of the prompt, its answer's pieces), each as it ends; what all prompts begin with is read once."""
-    import mlx.core as mx
-    from mlx_lm.models.cache import make_prompt_cache
-
     batch = batch_of(model, tokenizer, rows=rows)
     pairs = zip(min(prompts), max(prompts)) if len(prompts) > 1 else ()  # what these share, all do
     shared = [one for one, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)]

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import mlx.core as mx
+
 from mlx_hybrid.config.convert import Bounded, bounded, build
 from mlx_hybrid.errors import ConfigError
 
@@ -43,8 +45,6 @@ class Sampling(Bounded):
 
 def make_sampler(sampling: Sampling) -> Callable[[Any], Any]:
     """Log-probabilities (1, V) to a token; draws have a key of their own, so that answers do not change each other."""
-    import mlx.core as mx
-
     if sampling.temperature == 0:
         return lambda logprobs: mx.argmax(logprobs, axis=-1)
     state = [mx.random.key(sampling.with_seed().seed)]
@@ -60,8 +60,6 @@ def make_sampler(sampling: Sampling) -> Callable[[Any], Any]:
 def cut(logits: Any, sampling: Sampling) -> Any:
     """−∞ for every token that is not among the `top_k` likeliest, nor in the smallest set of those whose probability
     reaches `top_p` (Holtzman et al. 2020, arXiv 1904.09751), or is below `min_p` of the likeliest one's."""
-    import mlx.core as mx
-
     if not 0 < sampling.top_k < logits.shape[-1] and sampling.top_p == 1 and sampling.min_p == 0:
         return logits
     ordered = mx.sort(logits, axis=-1)[..., ::-1]
@@ -76,7 +74,6 @@ def cut(logits: Any, sampling: Sampling) -> Any:
 
 def make_processors(sampling: Sampling, read: list[int]) -> list[Callable[[Any, Any], Any]]:
     """What mlx-lm changes logits with: the penalty on every token once, those `read` from a cache with them."""
-    import mlx.core as mx
     from mlx_lm.sample_utils import make_repetition_penalty
 
     if sampling.repetition_penalty == 1:

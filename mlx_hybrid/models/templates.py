@@ -9,7 +9,7 @@ PLACE = Path(__file__).with_name("chat_templates")
 NAMED = {path.stem: path.read_text(encoding="utf-8") for path in sorted(PLACE.glob("*.jinja"))}
 PLAIN = NAMED["plain"]
 """Words and line breaks that every vocabulary has; an answer ends with the model's end of text."""
-QUESTION, ANSWER = "\u2045q\u2046", "\u2045a\u2046"  # no template changes these
+ANSWER = "\u2045a\u2046"  # no template changes this
 
 
 def template_text(name: str) -> str:
@@ -28,27 +28,24 @@ def template_text(name: str) -> str:
 
 def unnamed_end(tokenizer: Any, folder: Path) -> str | None:
     """The token that ends an answer in the model's chat template where no setting names one, as `<|im_end|>`: the first
-    special token, else the first added one, after an answer. "" for none there; None where one is named, or nothing
-    is to be seen."""
-    after = after_answer(tokenizer)
-    ends = (tokenizer.convert_ids_to_tokens(end) for end in named_ends(tokenizer, folder))
-    if after is None or any(end and end in after for end in ends):
+    special token, else the first added one, after an answer. "" for none there; None where one is named, or where the
+    template refuses or rewrites a plain answer."""
+    turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": ANSWER}]
+    try:
+        text = tokenizer.apply_chat_template(turns, tokenize=False)
+    except Exception:  # templates raise whatever their author chose; records say so where it matters
+        return None
+    after, ends = (
+        text.partition(ANSWER)[2],
+        map(tokenizer.convert_ids_to_tokens, named_ends(tokenizer, folder)),
+    )
+    if text.count(ANSWER) != 1 or any(end and end in after for end in ends):
         return None
     added = getattr(tokenizer, "added_tokens_decoder", {}).values()
     for group in ([t.content for t in added if t.special], [t.content for t in added]):
         if found := [token for token in group if token in after]:
             return min(found, key=lambda token: (after.index(token), -len(token)))
     return ""
-
-
-def after_answer(tokenizer: Any) -> str | None:
-    """What the template writes after a last answer; None without one, or where it refuses or rewrites a plain turn."""
-    turns = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}]
-    try:
-        text = tokenizer.apply_chat_template(turns, tokenize=False)
-    except Exception:  # templates raise whatever their author chose; records say so where it matters
-        return None
-    return text.partition(ANSWER)[2] if text.count(ANSWER) == 1 else None
 
 
 def named_ends(tokenizer: Any, folder: Path) -> list[int]:

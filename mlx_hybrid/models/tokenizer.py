@@ -56,12 +56,9 @@ class Tokenizer(TokenizerWrapper):
             told = "ends an answer with no token of this model's, so answers would have no end"
             raise ConfigError(f"The chat template {told}; give another with --template.")
 
-    # beginnings and ends
-
     @cached_property
     def _begin(self) -> list[int]:
-        bare = self._encode("a")
-        whole = list(self._tokenizer.encode("a", add_special_tokens=True))
+        bare, whole = self._encode("a"), list(self._tokenizer.encode("a", add_special_tokens=True))
         starts = [i for i in range(len(whole)) if whole[i : i + len(bare)] == bare]
         return whole[: starts[0]] if starts else []
 
@@ -126,8 +123,6 @@ class Tokenizer(TokenizerWrapper):
         facts = [len(self), self._begin, self.end_markers, template, dict(self.options), self.system]
         return json.dumps(facts, sort_keys=True, default=str)
 
-    # conversations
-
     def ask(self, messages: Sequence[dict], **how: Any) -> list[int]:
         """A conversation as tokens, up to where the answer begins. Raises ConfigError where that cannot be."""
         if not self.has_chat_template:
@@ -170,13 +165,11 @@ class Tokenizer(TokenizerWrapper):
 
     def known(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
         """The options. Raises ConfigError for one that the chat template does not know, and would not honour."""
-        if not options:
-            return options
-        if not self.has_chat_template:
+        if options and not self.has_chat_template:
             raise ConfigError("The model has no chat template, so model.template has nothing to set.")
-        known = self._template_options if self._chat_template is None else set(options) - RESERVED
-        if unknown := sorted(set(options) - known):
-            told = f"has no option {unknown[0]}; leave it out of model.template."
+        known = self._template_options if options and self._chat_template is None else set(options) - RESERVED
+        if unknown := min(set(options) - known, default=None):
+            told = f"has no option {unknown}; leave it out of model.template."
             raise ConfigError(f"The model's chat template {told}")
         return options
 

@@ -8,7 +8,7 @@ from dataclasses import fields
 from typing import Any
 
 from mlx_hybrid.errors import ConfigError, nearest
-from mlx_hybrid.models.generate import Sampling
+from mlx_hybrid.models.sampling import Sampling
 
 SAMPLING = {"max_completion_tokens", *(field.name for field in fields(Sampling))}
 SURROGATE = re.compile("[\ud800-\udfff]")

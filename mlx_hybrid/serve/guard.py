@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mlx_hybrid.models.generate import Sampling
+from mlx_hybrid.models.sampling import Sampling
 from mlx_hybrid.serve.api import ApiError, need
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")

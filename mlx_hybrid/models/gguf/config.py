@@ -21,8 +21,7 @@ ARCHITECTURES = {kind: name for name, kind in FAMILIES.items() if name != "mistr
 
 ROWS = [line.split("\t") for line in Path(__file__).with_name("names.tsv").read_text().splitlines()]
 """GGUF's name of a module, MLX's, and the families that have it so, where not all do."""
-REORDERED = ("llama", "mistral", "smollm3")
-SHIFTED = ("gemma2", "gemma3")
+REORDERED, SHIFTED = ("llama", "mistral", "smollm3"), ("gemma2", "gemma3")
 
 CLASSES = {"llama": "Llama", "smollm3": "SmolLM3", "qwen2": "Qwen2", "qwen3": "Qwen3"}
 CLASSES |= {"gemma2": "Gemma2", "gemma3_text": "Gemma3", "phi3": "Phi3"}
@@ -151,27 +150,23 @@ def llama3_scaling(file: GgufFile) -> dict[str, Any]:
     return found
 
 
-def modules(architecture: str) -> dict[str, str]:
-    return {gguf: mlx for gguf, mlx, own in ROWS if not own or architecture in own.split()}
-
-
 def mlx_name(architecture: str, name: str) -> str | None:
     """`blk.0.attn_q.weight` as `model.layers.0.self_attn.q_proj.weight`; None for what the model has no place for."""
-    return renamed(name, "blk.", "model.layers.", modules(architecture))
+    return renamed(architecture, name, ("blk.", "model.layers."))
 
 
 def gguf_name(architecture: str, name: str) -> str | None:
     """The way back: `model.layers.0.self_attn.q_proj.weight` as `blk.0.attn_q.weight`, or None."""
-    back = {mlx: gguf for gguf, mlx in modules(architecture).items()}
-    return renamed(name, "model.layers.", "blk.", back)
+    return renamed(architecture, name, ("model.layers.", "blk."), -1)
 
 
-def renamed(name: str, begin: str, other: str, names: dict[str, str]) -> str | None:
+def renamed(architecture: str, name: str, begins: tuple[str, str], way: int = 1) -> str | None:
+    names = dict(row[:2][::way] for row in ROWS if not row[2] or architecture in row[2].split())
     module, _, leaf = name.rpartition(".")
     place = ""
-    if module.startswith(begin):
-        number, module = module.removeprefix(begin).split(".", 1)
-        place = f"{other}{number}."
+    if module.startswith(begins[0]):
+        number, module = module.removeprefix(begins[0]).split(".", 1)
+        place = f"{begins[1]}{number}."
     return f"{place}{names[module]}.{leaf}" if module in names else None
 
 

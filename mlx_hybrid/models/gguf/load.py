@@ -19,16 +19,19 @@ from mlx_hybrid.models.gguf.config import gguf_name, is_shifted, mlx_name, model
 from mlx_hybrid.models.gguf.file import GgufFile, Tensor
 
 EMBEDDING = "token_embd.weight"
-PLACELESS = {"rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"}
-"""What settings are made from."""
+PLACELESS = {
+    "rope_freqs.weight",
+    "rope_factors_long.weight",
+    "rope_factors_short.weight",
+}  # these make settings
 OFFSETS = {BITS[kind]: offset for kind, offset in PACKED.items()}
 CHUNK = 128  # codes that MLX unpacks with one scale, of 1, so that they come out as they are
 LEAVES = nn.Linear | nn.QuantizedLinear | nn.RMSNorm | nn.Embedding | nn.QuantizedEmbedding
 
 
 def build(file: GgufFile, *, lazy: bool = False) -> tuple[nn.Module, dict[str, Any]]:
-    """The model and its config; `lazy`, with arrays of the right shapes that nothing was read for. Its
-    `weight_of(name)` unpacks any tensor. Raises ConfigError for a tensor too many or too few."""
+    """The model, whose `weight_of(name)` unpacks any tensor, and its config; `lazy`, with no weight read. Raises
+    ConfigError for a tensor too many or too few."""
     config = model_config(file)
     kind = importlib.import_module(f"mlx_lm.models.{config['model_type']}")
     model = kind.Model(kind.ModelArgs.from_dict(config))

@@ -46,14 +46,10 @@ def tokenizer_of(file: GgufFile) -> Tokenizer:
         made = sentencepiece(file, tokens, types)
     else:
         raise ConfigError(f"{file.path}: its tokenizer is of the kind {kind}; gpt2 and llama are read.")
-    for marked, special, add in (
-        (CONTROL, True, made.add_special_tokens),
-        (USER_DEFINED, False, made.add_tokens),
-    ):
+    for marked, add in ((CONTROL, made.add_special_tokens), (USER_DEFINED, made.add_tokens)):
         own = [t for t, kind in zip(tokens, types, strict=True) if kind == marked and not is_spaces(t)]
-        add([AddedToken(token, normalized=False, special=special) for token in own])
-    begin = about("bos_token_id")
-    usual = kind == "llama" or SPLITS[split][0] == "whole"
+        add([AddedToken(token, normalized=False, special=marked == CONTROL) for token in own])
+    begin, usual = about("bos_token_id"), kind == "llama" or SPLITS[split][0] == "whole"
     if begin is not None and about("add_bos_token", usual):
         token = tokens[begin]
         made.post_processor = processors.TemplateProcessing(f"{token} $A", None, [(token, begin)])
