@@ -19,7 +19,7 @@ import numpy as np
 
 from mlx_hybrid.evaluation.benchmarks.tasks import build_records
 from mlx_hybrid.evaluation.sets import evaluation_set, from_fields, item, limited
-from mlx_hybrid.models.base import load_tokenizer_of
+from mlx_hybrid.models.base import read_tokenizer
 
 ROOT = Path(__file__).parents[1]
 LANGUAGES = ("deu_Latn", "eng_Latn", "ind_Latn", "rus_Cyrl", "spa_Latn", "swh_Latn", "tur_Latn", "zho_Hans")
@@ -101,7 +101,7 @@ def sib200_items(model: Path, data: Path, records: int) -> list[tuple[list[int],
     """(prompt, options) as token ids, as `evaluate` asks them."""
     rows = build_records("sib200", "test", LANGUAGES, folder=data)
     chosen = limited(evaluation_set(from_fields(rows, "sib200")), records, 0)
-    tokenizer = load_tokenizer_of(str(model))
+    tokenizer = read_tokenizer(str(model))
     asked = [item(record, own, tokenizer) for record, own in zip(chosen.records, chosen.options)]
     return [(own.prompt, own.options) for own in asked]
 
