@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written under a temporary name, synced, renamed."""
+"""Files that are whole or not there: written under a temporary name, synced, renamed; and where the Hub is."""
 
 import errno
 import hashlib
@@ -150,3 +150,21 @@ def render(template: Path, values: dict[str, Any], **filters: Callable) -> str:
     )
     environment.filters |= filters
     return environment.get_template(template.name).render(values)
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def hub_reason(error: Exception) -> str:
+    """Why the Hub gave nothing, in a line; offline, the client's own advice would be to go online."""
+    return "offline, and it is not on this machine" if is_offline() else first_line(error)
+
+
+def hub_endpoint() -> str | None:
+    """Where the Hub is, when `HF_ENDPOINT` says so: the client itself reads that only once."""
+    return os.environ.get("HF_ENDPOINT") or None
+
+
+def is_offline() -> bool:
+    return os.environ.get("HF_HUB_OFFLINE", "") in ("1", "ON", "YES", "TRUE", "true")

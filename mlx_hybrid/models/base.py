@@ -1,7 +1,6 @@
 """Find and load a base model: the bundled one, a folder, a GGUF file, or a Hub id."""
 
 import hashlib
-import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,9 +9,13 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
+from mlx.utils import tree_flatten
+
+from mlx_hybrid.adapters.frozen import on_cpu, use_fast_products
 from mlx_hybrid.config import BUNDLED, ModelConfig
 from mlx_hybrid.errors import ConfigError
-from mlx_hybrid.files import HUB_ID, read_json, write_json
+from mlx_hybrid.files import HUB_ID, first_line, hub_endpoint, hub_reason, read_json, write_json
 from mlx_hybrid.models.gguf.config import config_of, readable
 from mlx_hybrid.models.gguf.file import OLLAMA, is_gguf_name, ollama_file, only_gguf, open_gguf
 from mlx_hybrid.models.keys import check_keys, forward_keys, mended
@@ -37,11 +40,6 @@ def load_base(name: str, *, tokenizer: Any = None) -> BaseModel:
     Raises ConfigError for one that is not to be had, is not whole, or has weights that are no numbers."""
     folder = find_model(name)
     tokenizer = tokenizer or read_tokenizer(name, folder)
-    import mlx.core as mx
-    from mlx.utils import tree_flatten
-
-    from mlx_hybrid.adapters.frozen import use_fast_products
-
     model, config = load_weights(folder, name)
     use_fast_products(model)
     model.eval()
@@ -62,10 +60,8 @@ def loading(name: str) -> Iterator[None]:
 
 def load_weights(place: Path, name: str, *, lazy: bool = False) -> tuple[Any, dict]:
     """The model in a folder or a GGUF file, and its config; `lazy`, without reading a weight."""
-    import mlx.core as mx
     from mlx_lm.utils import load_model
 
-    from mlx_hybrid.adapters.frozen import on_cpu
     from mlx_hybrid.models.gguf.load import build
 
     if place.is_file():
@@ -174,20 +170,6 @@ def fetch(repo: str, *, weights: bool = True) -> Path:
         raise ConfigError(f"{repo}: {told}") from None
 
 
-def hub_reason(error: Exception) -> str:
-    """Why the Hub gave nothing, in a line; offline, the client's own advice would be to go online."""
-    return "offline, and it is not on this machine" if is_offline() else first_line(error)
-
-
-def hub_endpoint() -> str | None:
-    """Where the Hub is, when `HF_ENDPOINT` says so: the client itself reads that only once."""
-    return os.environ.get("HF_ENDPOINT") or None
-
-
-def is_offline() -> bool:
-    return os.environ.get("HF_HUB_OFFLINE", "") in ("1", "ON", "YES", "TRUE", "true")
-
-
 def check_folder(folder: Path, name: str) -> Path:
     if not (folder / "config.json").is_file():
         raise ConfigError(f"{name}: no config.json there, so it is not a model folder.")
@@ -230,7 +212,3 @@ def fingerprints(folder: Path) -> tuple[str, ...]:
     written, keys = config.read_bytes(), forward_keys(read_json(config))
     own = written if keys is None else keys.encode()
     return tuple(hashlib.sha256(told + weights).hexdigest() for told in (own, written))
-
-
-def first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -6,11 +6,10 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from mlx_hybrid.config import to_tree
+from mlx_hybrid.config import BUNDLED, to_tree
 from mlx_hybrid.evaluation.metrics.intervals import LEVEL
 from mlx_hybrid.evaluation.results import ALL, Row
 from mlx_hybrid.files import HUB_ID, render, write_text
-from mlx_hybrid.models.base import BUNDLED
 from mlx_hybrid.models.gguf.file import OLLAMA
 from mlx_hybrid.publish.facts import Facts, Measured, run_facts
 from mlx_hybrid.records.languages import card_code

@@ -6,7 +6,7 @@ from http import HTTPStatus
 from typing import Any
 
 from mlx_hybrid.errors import ConfigError, MlxHybridError
-from mlx_hybrid.models.base import first_line, hub_endpoint, is_offline
+from mlx_hybrid.files import first_line, hub_endpoint, is_offline
 from mlx_hybrid.publish.publication import Publication
 
 WAITS = (2, 4, 8)

@@ -12,8 +12,7 @@ from typing import Any
 
 from mlx_hybrid.config import DataConfig
 from mlx_hybrid.errors import ConfigError, nearest
-from mlx_hybrid.files import HUB_ID
-from mlx_hybrid.models.base import hub_endpoint, hub_reason, is_offline
+from mlx_hybrid.files import HUB_ID, hub_endpoint, hub_reason, is_offline
 from mlx_hybrid.records.lines import PACKED_NAMES, File, Source, as_source
 from mlx_hybrid.records.record import KEPT, check_source, is_kept
 from mlx_hybrid.records.shapes import TARGETS

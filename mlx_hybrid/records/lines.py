@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_hybrid.errors import ConfigError
-from mlx_hybrid.models.base import first_line
+from mlx_hybrid.files import first_line
 from mlx_hybrid.records.fields import SCALARS, NotARecord
 
 MAX_LINE_BYTES = 1 << 28  # a line beyond this is a file without line ends, not a record

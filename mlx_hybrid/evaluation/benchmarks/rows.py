@@ -124,7 +124,7 @@ def fetch(source: Source, name: str, split: str, code: str) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError
 
-    from mlx_hybrid.models.base import hub_endpoint, hub_reason
+    from mlx_hybrid.files import hub_endpoint, hub_reason
 
     if not source.hub:
         place = source.files[split].format(code="<code>")

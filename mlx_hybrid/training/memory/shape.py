@@ -16,8 +16,8 @@ from mlx_hybrid.adapters.attach import attach, hybrid_layers, trainable_count
 from mlx_hybrid.adapters.frozen import linear_shape, on_cpu
 from mlx_hybrid.config import Config
 from mlx_hybrid.errors import ConfigError
-from mlx_hybrid.files import HUB_ID
-from mlx_hybrid.models.base import find_model, first_line, hub_endpoint, load_weights
+from mlx_hybrid.files import HUB_ID, first_line, hub_endpoint
+from mlx_hybrid.models.base import find_model, load_weights
 from mlx_hybrid.models.head import find_parts
 
 WIDTH = ("hidden_size", "n_embd", "d_model", "dim")
