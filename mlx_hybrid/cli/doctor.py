@@ -68,8 +68,9 @@ def examine() -> tuple[dict, list[str]]:
     """Facts and problems."""
     import mlx.core as mx
 
+    from mlx_hybrid.files import is_offline
     from mlx_hybrid.governance.checks.engines import fasttext_distribution
-    from mlx_hybrid.models.base import BUNDLED_FOLDER, check_folder, is_offline
+    from mlx_hybrid.models.base import BUNDLED_FOLDER, check_folder
     from mlx_hybrid.models.blas import WAY, loaded
     from mlx_hybrid.run import machine, memory_bytes, runs_root
 
