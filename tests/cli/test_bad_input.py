@@ -77,7 +77,7 @@ def test_records(line, bad, tmp_path):
         ),
         ("none.jsonl", "", 3, ["none.jsonl: no record in there"], []),
         ("broken.jsonl", "{a\n{b\n", 3, ["2 lines are no records", "broken.jsonl:1: not JSON"], []),
-        ("array.json", '[\n{"text": "a"},\n', 3, ["kept none", "broken_file 1"], []),
+        ("array.json", '[\n{"text": "a"},\n', 3, ["1 line is no record", "array.json:1: not one whole JSON array"], []),
         ("table.xlsx", "PK", 2, ["table.xlsx: is a zip archive or a spreadsheet", "CSV"], []),
         ("pairs.csv", "question,answer\nhi,you\n", 2, ["csv:2", "--map question=prompt,answer=completion"], []),
         ("dpo.jsonl", '{"prompt": "a", "chosen": "b", "rejected": "c"}', 2, ["preference pairs"], []),
