@@ -1,7 +1,7 @@
 """The Python API (docs/python.md): what the commands do, as functions, each loading what it needs."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -111,7 +111,7 @@ def rescue(folder: str | Path, ids: Names = (), *, reasons: Names = ()) -> dict:
     reason that there is not, DataError where nothing comes back."""
     from mlx_hybrid.governance.folder import changing
 
-    return asdict(changing.rescue(Path(folder), paths_of(ids), paths_of(reasons)))
+    return changing.rescue(Path(folder), paths_of(ids), paths_of(reasons))
 
 
 def evaluate(

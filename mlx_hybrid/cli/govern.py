@@ -3,7 +3,6 @@
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -107,15 +106,15 @@ def forget(folder: Path, ids: tuple[str, ...], runs: Path, as_json: bool) -> Non
     from mlx_hybrid.governance.folder.changing import forget as forget_records
 
     done = forget_records(folder, ids, runs)
-    lines = [f"Removed {', '.join(f'{count} from {name}' for name, count in done.removed.items())}."]
-    if done.left:
-        shown = ", ".join(done.left[:5]) + (" …" if len(done.left) > 5 else "")
+    lines = [f"Removed {', '.join(f'{count} from {name}' for name, count in done['removed'].items())}."]
+    if done["left"]:
+        shown = ", ".join(done["left"][:5]) + (" …" if len(done["left"]) > 5 else "")
         lines.append(f"Other lines still name them or their data; forget them by their places too: {shown}.")
-    lines += [f"Removed {n} from the data that {run} keeps." for run, n in done.removed_from_runs.items()]
+    lines += [f"Removed {n} from the data that {run} keeps." for run, n in done["removed_from_runs"].items()]
     none = [f"No run in {runs} was trained on this folder."]
-    lines += [f"Trained on them: {run}" for run in done.runs] or none
-    lines += [f"Another run holds such a record, and was left alone: {run}" for run in done.other_runs]
-    answer(asdict(done), as_json, *lines, command("govern", "verify", folder))
+    lines += [f"Trained on them: {run}" for run in done["runs"]] or none
+    lines += [f"Another run holds such a record, and was left alone: {run}" for run in done["other_runs"]]
+    answer(done, as_json, *lines, command("govern", "verify", folder))
 
 
 def nothing_kept(summary: dict[str, Any], output: Path | None) -> str:

@@ -1,23 +1,37 @@
-"""From files to a folder that can be signed for: a pass that decides, and one that copies each line as it is."""
+"""From files to a folder that can be signed for: a pass that decides, on one process or spread over several, and one
+that copies each line as it is."""
 
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
+import os
+import signal
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, nullcontext
+from multiprocessing import get_context
 from pathlib import Path
+from types import ModuleType
 
 from mlx_hybrid.config import GovernanceConfig
-from mlx_hybrid.errors import ConfigError, DataError
+from mlx_hybrid.errors import ConfigError, DataError, MlxHybridError
 from mlx_hybrid.files import new_directory, sha256_of
 from mlx_hybrid.governance.checks.personal import kinds_to_redact
-from mlx_hybrid.governance.folder.lines import KEPT, REJECTED, write_kept, write_rejected
+from mlx_hybrid.governance.folder.lines import KEPT, REJECTED, kept_line, rejected_line
 from mlx_hybrid.governance.folder.manifest import describe_file, write_outputs
 from mlx_hybrid.governance.folder.papers import counted
-from mlx_hybrid.governance.inspection import Inspection
+from mlx_hybrid.governance.inspection import Inspection, Inspector
 from mlx_hybrid.governance.ledger import Ledger
 from mlx_hybrid.governance.rules import Decision
-from mlx_hybrid.governance.spread import inspect_lines, read_sources
 from mlx_hybrid.records.files import find_files
-from mlx_hybrid.records.lines import File, Source
-from mlx_hybrid.records.record import another_kind, is_kept
+from mlx_hybrid.records.lines import Fault, File, Source, read_lines
+from mlx_hybrid.records.record import another_kind, is_kept, parse_line
+
+CHUNK, CHUNK_BYTES = 1024, 1 << 20  # lines, or their bytes, that are inspected at a time
+SPREAD_FROM = 4 << 20  # bytes of input from which processes are worth their start
+MOST_WORKERS = 8  # that are started unasked; the main process keeps no more of them busy
+Line = tuple[str, int, bytes | Fault]  # name of the file, line number, the line
+OWN: list[Inspector] = []  # the inspector of a worker process
 
 
 def govern_files(
@@ -36,8 +50,13 @@ def govern_files(
     run returns the alarms instead), MlxHybridError when the disk is full.
     """
     sources = find_files(files, renames=renames)
-    if output:
-        check_place(output, replace=replace)
+    if output and output.exists() and not (output.is_dir() and not any(output.iterdir())):
+        if not replace:
+            raise ConfigError(f"{output}: is there already; name another folder, or add --replace.")
+        if not (output / "manifest.json").is_file():
+            raise ConfigError(
+                f"{output}: was not made by govern, so it is not replaced; name another folder."
+            )
     with new_directory(output) if output else nullcontext() as folder:
         ledger = decide(sources, config, progress)
         if folder is None:
@@ -47,27 +66,16 @@ def govern_files(
         copy_lines(sources, ledger, folder)
         for source, before in zip(sources, ledger.sources):
             if sha256_of(source.path) != before["sha256"]:
-                raise DataError(
-                    f"{source.name}: changed while it was read; nothing was written. Run it again."
-                )
+                told = "changed while it was read; nothing was written. Run it again."
+                raise DataError(f"{source.name}: {told}")
         write_outputs(folder, ledger)
     return ledger
-
-
-def check_place(output: Path, *, replace: bool) -> None:
-    """Raise ConfigError for a folder that is there already, unless govern made it and it may be replaced."""
-    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
-        return
-    if not replace:
-        raise ConfigError(f"{output}: is there already; name another folder, or add --replace.")
-    if not (output / "manifest.json").is_file():
-        raise ConfigError(f"{output}: was not made by govern, so it is not replaced; name another folder.")
 
 
 def decide(sources: Sequence[Source], config: GovernanceConfig, progress: Callable[[int], None]) -> Ledger:
     """Inspect every line, then compare."""
     described = [describe_file(source.path, source.name) for source in sources]
-    ledger = Ledger(config, described)
+    ledger = Ledger(config)
     kinds: dict[str, str] = {}
     several = {source.name for source in sources if is_kept(source.path)}
     for items in inspect_lines(sources, config, sum(source["bytes"] for source in described)):
@@ -106,6 +114,76 @@ def copy_lines(sources: Sequence[Source], ledger: Ledger, folder: Path) -> None:
     with (folder / KEPT).open("wb") as kept, (folder / REJECTED).open("wb") as rejected:
         for item, (name, _, raw) in zip(ledger.items, read_sources(sources)):
             if item.decision:
-                write_rejected(rejected, raw, item)
+                rejected.write(rejected_line(raw, item))
             else:
-                write_kept(kept, raw, item, redacts=redacts, renames=renames[name])
+                kept.write(kept_line(raw, item, redacts, renames[name]))
+
+
+def read_sources(sources: Sequence[Source]) -> Iterator[Line]:
+    return ((source.name, number, raw) for source in sources for number, raw in read_lines(source))
+
+
+def in_chunks(lines: Iterator[Line]) -> Iterator[list[Line]]:
+    chunk, size = [], 0
+    for line in lines:
+        chunk.append(line)
+        size += len(line[2]) if isinstance(line[2], bytes) else 0
+        if len(chunk) == CHUNK or size >= CHUNK_BYTES:
+            yield chunk
+            chunk, size = [], 0
+    yield from [chunk] if chunk else []
+
+
+def workers_for(config: GovernanceConfig, size: int) -> int:
+    """As many processes as are asked for; unasked one a core, and none beside this one for a small input."""
+    return config.workers or (1 if size < SPREAD_FROM else min(os.cpu_count() or 1, MOST_WORKERS))
+
+
+def inspect_lines(
+    sources: Sequence[Source], config: GovernanceConfig, size: int
+) -> Iterator[list[Inspection]]:
+    """Inspect all lines, `size` bytes, chunk by chunk in order. Raises MlxHybridError when a worker ends early."""
+    chunks = in_chunks(read_sources(sources))
+    renames = sources[0].renames if sources else {}  # one setting for all files of a call
+    # Here too when others work: a setting that cannot be is told before they start.
+    inspector, most = Inspector(config, renames), workers_for(config, size)
+    if most == 1:
+        yield from (inspect(chunk, inspector) for chunk in chunks)
+        return
+    pool, waiting = ProcessPoolExecutor(most, get_context("spawn"), begin, (config, renames)), deque[Future]()
+    try:
+        for chunk in chunks:
+            with without_script():
+                waiting.append(pool.submit(inspect, chunk))
+            yield waiting.popleft().result() if len(waiting) > most else []
+        yield from (future.result() for future in waiting)
+    except BrokenProcessPool:
+        raise MlxHybridError(
+            "A worker process ended early, most likely for want of memory; run again with governance.workers 1 "
+            "(--workers 1)."
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def without_script() -> Iterator[None]:
+    """Processes that start in here do not run the caller's script anew, as they would where it has no guard."""
+    script, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script
+
+
+def begin(config: GovernanceConfig, renames: dict[str, str]) -> None:
+    """Begin a worker: it leaves Ctrl-C to the main process, and what libraries print goes to stderr."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.dup2(2, 1)
+    OWN.append(Inspector(config, renames))
+
+
+def inspect(chunk: list[Line], inspector: Inspector | None = None) -> list[Inspection]:
+    own = inspector or OWN[0]
+    rows = (raw if isinstance(raw, Fault) else parse_line(raw, *place, own.renames) for *place, raw in chunk)
+    return own.inspect(list(rows))

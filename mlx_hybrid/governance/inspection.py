@@ -7,7 +7,8 @@ from mlx_hybrid.config import GovernanceConfig
 from mlx_hybrid.governance.checks import personal
 from mlx_hybrid.governance.checks.characters import Batch
 from mlx_hybrid.governance.checks.engines import load_engine
-from mlx_hybrid.governance.checks.language import UNDETERMINED
+from mlx_hybrid.governance.checks.language import UNDETERMINED, check_records
+from mlx_hybrid.governance.checks.material import Judged, judged, turns_of
 from mlx_hybrid.governance.checks.mojibake import find_mojibake
 from mlx_hybrid.governance.checks.overlap import EvaluationIndex
 from mlx_hybrid.governance.checks.quality import check_quality, check_unicode
@@ -15,7 +16,6 @@ from mlx_hybrid.governance.checks.translations import Pair, read_pair
 from mlx_hybrid.governance.duplicates.minhash import exact_key, names_in, ngram_of, normalise, sketches
 from mlx_hybrid.governance.duplicates.near import Said
 from mlx_hybrid.governance.rules import Decision, Finding, active_stages, in_force
-from mlx_hybrid.governance.turns import Judged, check_records, flat, judged
 from mlx_hybrid.records.fields import calls_and_tools
 from mlx_hybrid.records.languages import UnknownLanguage, parse_language
 from mlx_hybrid.records.lines import Fault, as_source
@@ -91,8 +91,10 @@ class Inspector:
         left = [(item, record) for item, record in left if item.decision is None]
         for item, record in left:
             self.remember(item, record)
-        if "near" in self.stages:
-            sketch_all([item for item, _ in left])
+        for n in (3, 5) if "near" in self.stages else ():
+            own = [item for item, _ in left if ngram_of(item.language) == n]
+            for item, sketch in zip(own, sketches([read_said(item.said).whole for item in own], n)):
+                item.sketch = sketch
         for item, _ in rows:
             item.flags = tuple(flag for flag in item.flags if flag.reason in self.rules)
         return items
@@ -109,10 +111,16 @@ class Inspector:
         if "unicode" in self.stages:
             for (item, _), finding in zip(rows, check_unicode(Batch([record.text for record in read]))):
                 item.reject(self.rules, "unicode", finding)
-        self.check_languages(rows, read)
+        if self.engine:
+            for (item, _), verdict in zip(rows, check_records(read, self.engine, self.allowed, self.rules)):
+                item.language = str(verdict.language)
+                item.flags += verdict.flags
+                item.reject(self.rules, "language", verdict.reject)
         if "quality" in self.stages:
             self.check_quality(rows, read)
         for item, record in rows:
+            if not self.engine:
+                item.language = declared_language(record.language)
             licence = record.fields.get("licence")
             if self.licences and licence not in self.licences:
                 finding = Finding("licence_not_allowed", str(licence or "none stated"))
@@ -120,20 +128,9 @@ class Inspector:
             if "personal" in self.stages and item.decision is None:
                 item.flags += personal.flags(record.fields, item.language)
 
-    def check_languages(self, rows: list[tuple[Inspection, Record]], read: list[Judged]) -> None:
-        if self.engine is None:
-            for item, record in rows:
-                item.language = declared_language(record.language)
-            return
-        for (item, _), verdict in zip(rows, check_records(read, self.engine, self.allowed, self.rules)):
-            item.language = str(verdict.language)
-            item.flags += verdict.flags
-            item.reject(self.rules, "language", verdict.reject)
-
     def check_quality(self, rows: list[tuple[Inspection, Record]], read: list[Judged]) -> None:
-        turns = flat(read)
-        found = check_quality([turn for _, turn in turns], self.rules)
-        for (place, _), findings in zip(turns, found):
+        turns = turns_of(read)
+        for (place, _), findings in zip(turns, check_quality([turn for _, turn in turns], self.rules)):
             rows[place][0].reject(self.rules, "quality", *findings)
         for (item, record), one in zip(rows, read):
             codec = one.asked and find_mojibake(one.asked)
@@ -158,14 +155,6 @@ class Inspector:
         said = "\0".join((prompt, completion, label.replace("\0", " "), *digests, names_in(content)))
         item.said = said.encode("utf-8", "surrogatepass")
         item.pair = read_pair(record) if "parallel" in self.stages else None
-
-
-def sketch_all(items: list[Inspection]) -> None:
-    """The sketch of each record, by which near-duplicates are looked for."""
-    for n in sorted({ngram_of(item.language) for item in items}):
-        rows = [item for item in items if ngram_of(item.language) == n]
-        for item, sketch in zip(rows, sketches([read_said(item.said).whole for item in rows], n)):
-            item.sketch = sketch
 
 
 def read_said(raw: bytes) -> Said:

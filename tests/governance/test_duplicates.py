@@ -12,14 +12,15 @@ from hypothesis import strategies as st
 
 from mlx_hybrid.config import GovernanceConfig
 from mlx_hybrid.governance.duplicates.minhash import (
+    SKETCH,
     Likeness,
-    band_keys,
     gram_hashes,
     grams,
     jaccard,
     normalise,
     shared_characters,
     signatures,
+    sketches,
 )
 from mlx_hybrid.records.record import Record, parse_line
 
@@ -65,8 +66,8 @@ def test_signatures_estimate_the_jaccard():
 
 
 def test_bands_meet_exactly_when_six_minima_do():
-    minima = signatures([normalise(text) for text in SENTENCES.values()] * 2, 5)
-    keys = band_keys(minima)
+    rows = sketches([normalise(text) for text in SENTENCES.values()] * 2, 5)
+    keys = np.frombuffer(b"".join(rows), SKETCH)["keys"]
     assert (keys[:12] == keys[12:]).all()
     assert len(np.unique(keys[:12])) == keys[:12].size
 

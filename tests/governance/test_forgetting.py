@@ -29,16 +29,16 @@ def test_forgetting(raw, tmp_path):
         (runs / name / "rejected.jsonl").write_text(set_aside if name != "third" else json.dumps(rows[2]))
     done = forget(out, ["fra_Latn", f"{raw}:14"], runs)
     # Line 14 is the English sentence under another language: its kept original goes, its copy and its near copy too.
-    assert done.removed == {"kept.jsonl": 2, "rejected.jsonl": 3}
-    assert done.runs == [str(runs / "first")]
-    assert done.removed_from_runs == {str(runs / "first"): 2}
+    assert done["removed"] == {"kept.jsonl": 2, "rejected.jsonl": 3}
+    assert done["runs"] == [str(runs / "first")]
+    assert done["removed_from_runs"] == {str(runs / "first"): 2}
     assert read_jsonl(runs / "first" / "rejected.jsonl") == rows[2:]
-    assert done.other_runs == [str(runs / "second")]
+    assert done["other_runs"] == [str(runs / "second")]
     assert (runs / "second" / "rejected.jsonl").read_text() == set_aside
     manifest = verify(out)
     assert manifest["parents"][-1]["sha256"] == old
     assert "fra_Latn" not in {row.get("id") for row in read_jsonl(out / "kept.jsonl")}
-    assert forget(out, ["deu_Latn"], runs).runs == [str(runs / "first")]
+    assert forget(out, ["deu_Latn"], runs)["runs"] == [str(runs / "first")]
     before = digests(out)
     for nobody in ("nobody", "None"):
         with pytest.raises(DataError, match="nothing was changed"):
@@ -68,17 +68,17 @@ def test_a_place_in_the_source_reaches_what_runs_keep(raw, tmp_path, older):
         text = json.loads(raw.read_text(encoding="utf-8").splitlines()[line - 1])["text"]
         left = [row for row in left if row["text"] != text]
         done = forget(out, [place], runs)
-        assert done.removed == {"kept.jsonl": 1, "rejected.jsonl": 0}
-        assert done.removed_from_runs == {str(runs / "first"): 1}
-        assert done.other_runs == [str(runs / "second")]
+        assert done["removed"] == {"kept.jsonl": 1, "rejected.jsonl": 0}
+        assert done["removed_from_runs"] == {str(runs / "first"): 1}
+        assert done["other_runs"] == [str(runs / "second")]
         assert read_jsonl(set_aside) == left
     assert len(before) - len(left) == 2
     assert read_jsonl(Run(runs / "second").rejected) == before
     if older:
         return
     done = forget(out, ["swh_Latn"], runs)  # which the runs kept
-    assert done.removed_from_runs == {str(runs / "first"): 1}
-    assert done.other_runs == [str(runs / "second")]
+    assert done["removed_from_runs"] == {str(runs / "first"): 1}
+    assert done["other_runs"] == [str(runs / "second")]
     assert read_jsonl(runs / "first" / "data" / "kept.jsonl") == []
     assert len(verify(runs / "first" / "data")["forgotten"]) == 3
 
@@ -110,8 +110,8 @@ def test_nothing_of_a_person_is_left(case, redact, tmp_path):
     out = tmp_path / "out"
     govern_files([path], out, GovernanceConfig(max_reject_share=1.0, redact=redact))
     done = forget(out, ["user-2"], tmp_path / "runs")
-    assert sum(done.removed.values()) == 1 + goes
-    assert not done.left
+    assert sum(done["removed"].values()) == 1 + goes
+    assert not done["left"]
     names = "kept.jsonl", "rejected.jsonl", "report.html", "README.md"
     left = b"".join((out / name).read_bytes() for name in names)
     assert b"person2" not in left
@@ -126,7 +126,7 @@ def test_lines_that_still_name_them_are_told(tmp_path):
     raw = write_jsonl(tmp_path / "raw.jsonl", [{"text": SAID, "id": 1, "language": "en"}, other])
     govern_files([raw], tmp_path / "out", FREE)
     done = forget(tmp_path / "out", ["1"], tmp_path / "runs")
-    assert (done.removed, done.left) == ({"kept.jsonl": 1, "rejected.jsonl": 0}, ["kept.jsonl:1"])
+    assert (done["removed"], done["left"]) == ({"kept.jsonl": 1, "rejected.jsonl": 0}, ["kept.jsonl:1"])
 
 
 NUMBERED = {
@@ -142,7 +142,7 @@ def test_a_number_is_an_id_where_one_stands(line, goes, tmp_path):
     path = write_jsonl(tmp_path / "raw.jsonl", [{"text": SAID, "id": 17, "language": "en"}, line])
     govern_files([path], tmp_path / "out", FREE)
     done = forget(tmp_path / "out", ["17"], tmp_path / "runs")
-    assert done.removed == {"kept.jsonl": 1, "rejected.jsonl": goes}
+    assert done["removed"] == {"kept.jsonl": 1, "rejected.jsonl": goes}
 
 
 def test_copies_are_found_under_the_keys_of_their_file(tmp_path):
@@ -152,4 +152,4 @@ def test_copies_are_found_under_the_keys_of_their_file(tmp_path):
     govern_files([raw], tmp_path / "out", FREE, renames=("q=prompt,a=completion",))
     assert "What does a pilot do?" in (tmp_path / "out" / "report.html").read_text()
     done = forget(tmp_path / "out", ["p-1"], tmp_path / "runs")
-    assert done.removed == {"kept.jsonl": 1, "rejected.jsonl": 1}
+    assert done["removed"] == {"kept.jsonl": 1, "rejected.jsonl": 1}

@@ -18,7 +18,6 @@ from mlx_hybrid.config import GovernanceConfig
 from mlx_hybrid.errors import ConfigError, DataError, MlxHybridError
 from mlx_hybrid.files import sha256_of
 from mlx_hybrid.governance import govern as curate
-from mlx_hybrid.governance import spread
 from mlx_hybrid.governance.folder.manifest import check_source, verify
 from mlx_hybrid.governance.govern import govern_files
 
@@ -112,7 +111,7 @@ def test_a_long_line_does_no_harm(tmp_path):
     with path.open("w", encoding="utf-8") as file:
         file.write(json.dumps({"text": SENTENCES["deu_Latn"] * 60_000, "language": "de"}) + "\n")
         file.write(json.dumps({"text": SENTENCES["deu_Latn"], "language": "de"}) + "\n")
-    assert path.stat().st_size > 5 * spread.CHUNK_BYTES
+    assert path.stat().st_size > 5 * curate.CHUNK_BYTES
     govern_files([path], tmp_path / "out", FREE)
     assert len(read_jsonl(tmp_path / "out" / "kept.jsonl")) == 1
     assert read_jsonl(tmp_path / "out" / "rejected.jsonl")[0]["_gov"]["reason"] == "repetition"

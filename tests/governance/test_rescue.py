@@ -37,9 +37,9 @@ def out(tmp_path):
 
 def test_records_come_back_to_their_places_as_they_were(out):
     before = (out / "kept.jsonl").read_bytes().splitlines()
-    assert rescue(out, [], ["menu"]).records == {"menu": 2}
+    assert rescue(out, [], ["menu"])["records"] == {"menu": 2}
     second = {"exact_dup": 1, "mixed_kinds": 1}
-    assert rescue(out, ["copy", f"{out.parent / 'raw.jsonl'}:5"], []).records == second
+    assert rescue(out, ["copy", f"{out.parent / 'raw.jsonl'}:5"], [])["records"] == second
     lines = (out / "kept.jsonl").read_bytes().splitlines()
     assert [line.rpartition(b', "_gov": ')[0].decode() + "}" for line in lines] == [*LINES[:3], *LINES[4:]]
     assert [line for line in lines if b"rescued" not in line] == before
@@ -61,7 +61,7 @@ def test_a_rescued_record_is_redacted_and_renamed_as_others_are(tmp_path):
     path = write_jsonl(tmp_path / "raw.jsonl", rows)
     config = GovernanceConfig(max_reject_share=1.0, redact=True)
     govern_files([path], tmp_path / "out", config, renames=("q=prompt,a=completion",))
-    assert rescue(tmp_path / "out", [], ["menu"]).records == {"menu": 1}
+    assert rescue(tmp_path / "out", [], ["menu"])["records"] == {"menu": 1}
     row = read_jsonl(tmp_path / "out" / "kept.jsonl")[0]
     assert row["completion"] == f"Ask [EMAIL]. {MENU}"
     assert (row["_gov"]["edits"], row["_gov"]["where"]) == (["redacted"], f"{path}:1")

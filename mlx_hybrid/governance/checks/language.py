@@ -1,4 +1,4 @@
-"""The language stage: verify what a record declares, label what declares nothing."""
+"""The language stage: verify what a record declares, turn by turn and as a whole, label what declares nothing."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -8,7 +8,8 @@ import numpy as np
 import regex
 
 from mlx_hybrid.governance.checks.characters import HAN, SCRIPT_CODES, Batch, letters_only
-from mlx_hybrid.governance.rules import RULES, Finding, in_force
+from mlx_hybrid.governance.checks.material import Judged, turns_of
+from mlx_hybrid.governance.rules import ASKED_FOR, RULES, Finding, in_force
 from mlx_hybrid.governance.tables import WORDS
 from mlx_hybrid.records import languages
 from mlx_hybrid.records.languages import Language, UnknownLanguage, parse_language, relatives_of, scripts_of
@@ -25,6 +26,7 @@ NO_LIMITS = {"lang_mismatch": 0.0, "script_mismatch": 0.0, "script_mixed": 1.0, 
 BIG = ("eng", "fra", "spa", "por", "deu", "rus", "arb", "zho", "hin", "amh")
 """Languages that a text is surely in where the engine says so at 0.95; words.tsv names those that only look so."""
 TIGRINYA = regex.compile("[ኣቐ-ቝዀኸ]")  # letters that Amharic hardly has
+TRANSLATES = regex.compile("|".join(map(regex.escape, sorted(WORDS["translate"]))), regex.IGNORECASE)
 
 
 class Verdict(NamedTuple):
@@ -34,6 +36,18 @@ class Verdict(NamedTuple):
     reject: Finding | None = None
     flags: tuple[Finding, ...] = ()
     looks: str = ""
+
+    @property
+    def reason(self) -> str:
+        return self.reject.reason if self.reject else ""
+
+    def is_meant(self, record: Judged) -> bool:
+        """Whether words in another language are asked for, by a word for translating or by the language's name."""
+        if self.reason not in ("lang_mismatch", "script_mismatch"):
+            return False
+        asked = "\n".join(turn.asked or "" for turn in record.turns).lower()
+        names = (name.replace("_", " ") for name in WORDS.get(f"name {self.looks}", ()))
+        return bool(TRANSLATES.search(asked)) or any(name in asked for name in names)
 
 
 class Evidence(NamedTuple):
@@ -80,14 +94,62 @@ def check_languages(
     short = [text[:CHECKED] for text in texts]
     judge = Judge(engine, allowed, limits)
     verdicts = [judge.check(item, code) for item, code in zip(gather_evidence(short, engine), declared)]
-    for i, (language, reject, *_) in enumerate(verdicts):
-        if not reject or reject.reason != "lang_mismatch" or "\n" not in short[i]:
-            continue
-        parts = [part for part in short[i].split("\n") if len(part) >= SOME_LETTERS][:MAX_PARTS]
-        checked = (judge.check(item, declared[i]) for item in gather_evidence(parts, engine))
-        if any(not part.reject and not part.flags for part in checked):
-            verdicts[i] = Verdict(language, flags=(Finding("lang_mixed", reject.detail),))
+    for i, verdict in enumerate(verdicts):
+        if verdict.reason == "lang_mismatch" and "\n" in short[i]:
+            parts = [part for part in short[i].split("\n") if len(part) >= SOME_LETTERS][:MAX_PARTS]
+            checked = (judge.check(item, declared[i]) for item in gather_evidence(parts, engine))
+            if any(not part.reject and not part.flags for part in checked):
+                mixed = Finding("lang_mixed", verdict.reject.detail)
+                verdicts[i] = Verdict(verdict.language, flags=(mixed,))
     return verdicts
+
+
+def check_records(
+    records: Sequence[Judged], engine: Any, allowed: Collection[str], limits: Mapping[str, float]
+) -> list[Verdict]:
+    """A verdict for each record: of a text on its words; of a conversation on each answer, then on all that was said.
+
+    A question in another language is told; an answer in another goes, unless a translation was asked for.
+    """
+    turns = turns_of(records)
+    words = [turn.made.words for _, turn in turns]
+    codes = [records[place].languages[1] for place, _ in turns]
+    answers: list[list[tuple[Verdict, str]]] = [[] for _ in records]
+    for (place, _), *answer in zip(turns, check_languages(words, codes, engine, allowed, limits), words):
+        answers[place].append(tuple(answer))
+    asking, texts = [i for i, record in enumerate(records) if record.asked or not record.turns], []
+    for i in asking:  # a question in a language of its own is judged alone
+        said = () if records[i].declares else (text for _, text in answers[i])
+        texts.append("\n".join((records[i].asked, *said)))
+    codes = [records[place].languages[0] for place in asking]
+    wholes = dict(zip(asking, check_languages(texts, codes, engine, allowed, limits)))
+    return [
+        combine(record, own, wholes[i]) if i in wholes else own[0][0]
+        for i, (record, own) in enumerate(zip(records, answers))
+    ]
+
+
+def combine(record: Judged, answers: list[tuple[Verdict, str]], asked: Verdict) -> Verdict:
+    """What is said of each answer, with its words, then of the record; an answer of a few words is only told of."""
+    determined = [verdict for verdict, _ in answers if verdict.language != UNDETERMINED]
+    language = determined[0].language if determined else asked.language
+    long = [v for v, text in answers if count_letters(text) >= ENOUGH_LETTERS or v.reason == "gibberish"]
+    excluded = next((v.reject for v in (asked, *determined) if v.reason in ASKED_FOR), None)
+    fault = next((v.reject for v, _ in answers if v.reject), asked.reject)
+    flags = tuple(dict.fromkeys(flag for verdict in (asked, *long) for flag in verdict.flags))
+    if excluded or fault is None:
+        return Verdict(language, excluded, flags)
+    wrong = next((v.reject for v in long if v.reject and (record.declares or not v.is_meant(record))), None)
+    if wrong:
+        return Verdict(language, wrong._replace(detail=f"an answer: {wrong.detail}"))
+    meant = record.declares or asked.is_meant(record)
+    if asked.reject and not meant and all(v.reject or v.flags for v in long):
+        return Verdict(language, asked.reject)
+    return Verdict(language, None, (*flags, Finding("lang_mixed", fault.detail)))
+
+
+def count_letters(text: str) -> int:
+    return sum(3 if "\u2e80" < c < "\uac00" else c.isalpha() for c in text[:400])
 
 
 class Judge:
@@ -154,13 +216,10 @@ class Judge:
 
     def nonsense(self, evidence: Evidence) -> Finding | None:
         """Latin letters that are no language, as the engine has learnt of such texts (`zxx`)."""
-        if (
-            evidence.top != "zxx"
-            or evidence.top_p < self.limits["gibberish"]
-            or evidence.letters < SOME_LETTERS
-        ):
+        letters, p = evidence.letters, evidence.top_p
+        if evidence.top != "zxx" or p < self.limits["gibberish"] or letters < SOME_LETTERS:
             return None
-        return Finding("gibberish", f"{evidence.letters:.0f} letters, p {evidence.top_p:.2f} of no language")
+        return Finding("gibberish", f"{letters:.0f} letters, p {p:.2f} of no language")
 
     def mixed_scripts(self, evidence: Evidence) -> tuple[Finding, ...]:
         """A tag, not a fault: a second script with a fifth of the letters, as where two languages are mixed."""

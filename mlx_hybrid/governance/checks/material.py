@@ -1,14 +1,17 @@
-"""What a turn is made of: which of it is prose, and which is code, notation, markup, data, a table or a list."""
+"""What a record is made of: its trained turns, and what of each is prose, code, notation, markup, data or a table."""
 
 import json
+from collections.abc import Sequence
 from itertools import groupby
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import regex
 
 from mlx_hybrid.governance.tables import patterns
+from mlx_hybrid.records.record import Record
 
 MATERIAL = patterns("material")
+MAX_CHECKED = 20_000  # characters of a text that the rules look at
 SIGNED = frozenset("{}<>\\=;|`$_#@~*+[]/^%×÷\n")
 SOME, MOSTLY = 0.3, 0.6  # shares of lines that are code from which the short ones beside it are, and all
 BRACKETS = {")": "(", "]": "[", "}": "{"}
@@ -24,6 +27,69 @@ class Made(NamedTuple):
     def words(self) -> str:
         """The prose without its tags."""
         return MATERIAL.tag.sub(" ", self.prose) if "<" in self.prose or "&" in self.prose else self.prose
+
+
+class Turn(NamedTuple):
+    """What is trained, its materials, and, of an answer, all that stood before it."""
+
+    text: str
+    made: Made
+    asked: str | None = None
+
+    def asks(self, pattern: regex.Pattern) -> bool:
+        return self.asked is not None and bool(pattern.search(self.asked))
+
+    @property
+    def is_code(self) -> bool:
+        return bool(self.made.kinds & {"code", "data"})
+
+
+class Judged(NamedTuple):
+    """A record as the rules see it: its trained turns, the words before them, and the languages it says they are in.
+
+    `text` is all that was said but by tools, whose results are no prose and are not trained. `languages` are of what
+    was asked and of the answers; `declares` tells a record that says it is a translation.
+    """
+
+    turns: tuple[Turn, ...]
+    asked: str
+    text: str
+    languages: tuple[str | None, str | None]
+    declares: bool
+
+
+def judged(record: Record) -> Judged:
+    """Read a record for the rules."""
+    languages = languages_of(record.fields)
+    if record.kind == "text":
+        text = record.content()[:MAX_CHECKED]
+        return Judged((Turn(text, made_of(text)),), "", text, languages, False)
+    turns, asked, words, said = [], [], [], []
+    for turn in record.turns():
+        role, whole = turn["role"], turn.get("content") or ""
+        content = whole[:MAX_CHECKED]
+        if role == "assistant" and content.strip():
+            made = made_of(MATERIAL.thought.sub("", content) or content)
+            turns.append(Turn(content, made, "\n".join(asked)))
+        words += [made_of(content).words] if role == "user" else []
+        said += [whole] if role not in ("system", "tool") else []
+        asked.append(content)
+    declares = languages[0] != languages[1] or isinstance(record.fields.get("source_language"), str)
+    return Judged(tuple(turns), "\n".join(words), "\n".join(said)[:MAX_CHECKED], languages, declares)
+
+
+def languages_of(fields: dict[str, Any]) -> tuple[str | None, str | None]:
+    """What a record declares of its questions and of its answers."""
+    each, source = fields.get("languages"), fields.get("source_language")
+    own = fields.get("language") or None
+    if not isinstance(each, dict):
+        return (source if isinstance(source, str) else own), own
+    return each.get("prompt") or own, each.get("answer") or own
+
+
+def turns_of(records: Sequence[Judged]) -> list[tuple[int, Turn]]:
+    """Every turn with the place of its record."""
+    return [(place, turn) for place, record in enumerate(records) for turn in record.turns]
 
 
 def made_of(text: str) -> Made:
@@ -84,10 +150,10 @@ def is_formed(text: str) -> bool:
 
 def prose_lines(lines: list[str], kinds: set[str]) -> list[str]:
     """The lines with those of code, data and tables made empty."""
-    elements = [bool(MATERIAL.element.fullmatch(line)) for line in lines]
-    if sum(elements) >= max(3, len(lines) / 2):
+    left = [line for line in lines if not MATERIAL.element.fullmatch(line)]
+    if len(lines) - len(left) >= max(3, len(lines) / 2):
         kinds.add("code")  # a page, or a component of one
-        lines = [line for line, element in zip(lines, elements) if not element]
+        lines = left
     told, before = [], ""
     for line, cells in zip(lines, in_columns(lines)):
         told.append(cells or kind_of(line, before))

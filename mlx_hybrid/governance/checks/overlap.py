@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from mlx_hybrid.governance.duplicates.minhash import distinct_grams, normalise
+from mlx_hybrid.governance.duplicates.minhash import gram_hashes, normalise
 from mlx_hybrid.governance.rules import Decision
 from mlx_hybrid.records.record import Record
 
@@ -35,8 +35,7 @@ class EvaluationIndex:
 
     def find(self, texts: Sequence[str]) -> list[Decision | None]:
         """For each text the evaluation text it holds, or None."""
-        plain = [normalise(text) for text in texts]
-        grams, rows = long_grams(plain)
+        grams, rows = long_grams(plain := [normalise(text) for text in texts])
         places = np.searchsorted(self.grams, grams)
         known = np.searchsorted(self.grams, grams, "right") > places
         shared = (incidence(rows[known], places[known], (len(texts), len(self.grams))) @ self.owners).tocoo()
@@ -68,6 +67,10 @@ def parts_of(record: Record) -> list[str]:
 
 def long_grams(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """The distinct 13-grams of each text as (hash, row) pairs; texts under 25 characters give none."""
-    grams, rows = distinct_grams(texts, NGRAM)
+    grams, starts = gram_hashes(texts, NGRAM)
+    owners = np.repeat(np.arange(len(texts), dtype=np.uint64), np.diff(starts))
+    # Asked for counts, `np.unique` sorts, which takes a twentieth of the time of the hashing that it does otherwise.
+    keys, _ = np.unique((owners << np.uint64(32)) | grams, return_counts=True)
+    rows = (keys >> np.uint64(32)).astype(np.int64)
     long = np.array([len(text) >= LEAST_CHARACTERS for text in texts], bool)[rows]
-    return grams[long], rows[long]
+    return keys.astype(np.uint32)[long], rows[long]

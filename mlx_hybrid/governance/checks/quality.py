@@ -1,7 +1,7 @@
 """Rules on single texts that need no model and no labels: a function for each, under its name in rules.tsv."""
 
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -10,13 +10,12 @@ import regex
 
 from mlx_hybrid.governance.checks import characters
 from mlx_hybrid.governance.checks.characters import Batch
-from mlx_hybrid.governance.checks.material import MATERIAL, Made
+from mlx_hybrid.governance.checks.material import MATERIAL, Turn
 from mlx_hybrid.governance.checks.mojibake import find_mojibake
 from mlx_hybrid.governance.rules import Finding
 from mlx_hybrid.governance.tables import WORDS, patterns
 from mlx_hybrid.records.languages import UNSPACED
 
-MAX_CHECKED = 20_000  # characters of a text that the rules look at
 LEAST_VISIBLE = 16  # shares of fewer characters say nothing: “Oh, no.”
 RUN = 8
 COMPRESSED, COMPRESSED_FROM = 0.25, 200
@@ -25,21 +24,6 @@ REFRAIN = 6  # times that a line of a song may stand in it
 RULERS = list(map(ord, " \t\n\r-=_*#~.·•─━═│+|…"))  # what lines and tables are drawn with
 PICTURES = 0x1F000  # the first of the emoji
 QUALITY = patterns("quality")
-
-
-class Turn(NamedTuple):
-    """What is trained, its materials, and, of an answer, all that stood before it."""
-
-    text: str
-    made: Made
-    asked: str | None = None
-
-    def asks(self, pattern: regex.Pattern) -> bool:
-        return self.asked is not None and bool(pattern.search(self.asked))
-
-    @property
-    def is_code(self) -> bool:
-        return bool(self.made.kinds & {"code", "data"})
 
 
 class Look(NamedTuple):
@@ -79,7 +63,7 @@ def check_quality(turns: Sequence[Turn], limits: Mapping[str, float]) -> list[li
     ]
 
 
-def measure(batch: Batch) -> Iterator[list]:
+def measure(batch: Batch) -> list[list]:
     """Of all texts the number of letters; letters and symbols as shares of what is neither space nor picture, a
     character that is drawn out counting once and a Han letter three times; the longest run, and its share."""
     starts = np.ones(len(batch.points), bool)
@@ -97,11 +81,9 @@ def measure(batch: Batch) -> Iterator[list]:
     letters = once[characters.LETTER] + once[characters.MARK] + extra
     symbols = once[characters.PUNCTUATION] + once[characters.SYMBOL]
     told = batch.lengths - whole[characters.SPACE] + extra >= LEAST_VISIBLE
-    yield (whole[characters.LETTER] + whole[characters.MARK]).tolist()
-    yield np.where(told, letters / visible, 1).tolist()
-    yield np.where(told, symbols / visible, 0).tolist()
-    yield longest.tolist()
-    yield (longest / np.maximum(batch.lengths, 1)).tolist()
+    shares = np.where(told, letters / visible, 1), np.where(told, symbols / visible, 0)
+    count, share = whole[characters.LETTER] + whole[characters.MARK], longest / np.maximum(batch.lengths, 1)
+    return [values.tolist() for values in (count, *shares, longest, share)]
 
 
 def no_text(look: Look, limit: float) -> str:

@@ -64,14 +64,12 @@ def check_pairs(pairs: Sequence[Pair]) -> list[Finding | None]:
     for names, values in ratios.items():
         middle = float(np.median(values))
         usual[names] = len(values), middle, max(float(np.median(np.abs(np.array(values) - middle))), 0.05)
-    return [check_pair(pair, *usual[pair.languages]) for pair in pairs]
-
-
-def check_pair(pair: Pair, count: int, middle: float, spread: float) -> Finding | None:
-    if pair.copy:
-        return Finding("copy_source", "the target is the source")
-    z = 0.6745 * (pair.log_ratio - middle) / spread
-    if count < LEAST_PAIRS or abs(z) <= FAR:
-        return None
-    told = f"{math.exp(pair.log_ratio):.2f}, usual {math.exp(middle):.2f} for {pair.languages}, z {z:.1f}"
-    return Finding("length_ratio", told)
+    found: list[Finding | None] = []
+    for pair in pairs:
+        count, middle, spread = usual[pair.languages]
+        z = 0.6745 * (pair.log_ratio - middle) / spread
+        far = count >= LEAST_PAIRS and abs(z) > FAR
+        told = f"{math.exp(pair.log_ratio):.2f}, usual {math.exp(middle):.2f} for {pair.languages}, z {z:.1f}"
+        copy = Finding("copy_source", "the target is the source") if pair.copy else None
+        found.append(copy or (Finding("length_ratio", told) if far else None))
+    return found

@@ -23,6 +23,7 @@ SKETCH = np.dtype([("keys", np.uint64, BANDS), ("small", np.uint8, HASHES)])
 """What is kept of a signature: a key for each band, and the low byte of each minimum."""
 MOST_NAMES = 50
 NOUNS = 0.25  # more words with a capital than this are no names, as in German
+SHORT_ANSWER = 20  # characters below which texts are alike only where they are equal
 SEED = np.random.default_rng(20_251_217)
 FACTORS = SEED.integers(1, 1 << 32, HASHES, np.uint64).astype(np.uint32) | np.uint32(1)
 SHIFTS = SEED.integers(0, 1 << 32, HASHES, np.uint64).astype(np.uint32)
@@ -57,10 +58,7 @@ def ngram_of(language: str) -> int:
 
 
 def gram_hashes(texts: Sequence[str], n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Hashes of all character n-grams of all texts (uint32), and where each text's begin.
-
-    A text shorter than n is padded, so that it has one gram; short texts must not all look alike.
-    """
+    """Hashes of all character n-grams of all texts (uint32), and where each text's begin; a shorter text is padded."""
     padded = [text if len(text) >= n else text.ljust(n, "\0") for text in texts]
     lengths = np.array([len(text) for text in padded], np.int64)
     points = np.frombuffer("".join(padded).encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.uint64)
@@ -77,20 +75,12 @@ def gram_hashes(texts: Sequence[str], n: int) -> tuple[np.ndarray, np.ndarray]:
     return grams, starts
 
 
-def distinct_grams(texts: Sequence[str], n: int) -> tuple[np.ndarray, np.ndarray]:
-    """The distinct n-grams of each text as (hash, row) pairs, by row."""
-    grams, starts = gram_hashes(texts, n)
-    owners = np.repeat(np.arange(len(texts), dtype=np.uint64), np.diff(starts))
-    # Asked for counts, `np.unique` sorts, which takes a twentieth of the time of the hashing that it does otherwise.
-    keys, _ = np.unique((owners << np.uint64(32)) | grams, return_counts=True)
-    return keys.astype(np.uint32), (keys >> np.uint64(32)).astype(np.int64)
-
-
 def sketches(texts: Sequence[str], n: int) -> list[bytes]:
-    """A SKETCH of each normalised text."""
+    """A SKETCH of each normalised text: two keys are equal where all six minima of the band are."""
     minima = signatures(texts, n)
     rows = np.zeros(len(texts), SKETCH)
-    rows["keys"], rows["small"] = band_keys(minima), minima.astype(np.uint8)
+    rows["keys"] = minima.reshape(-1, BANDS, ROWS).astype(np.uint64) @ WEIGHTS
+    rows["small"] = minima.astype(np.uint8)
     return [row.tobytes() for row in rows]
 
 
@@ -101,11 +91,6 @@ def signatures(texts: Sequence[str], n: int) -> np.ndarray:
     for column in range(HASHES):
         minima[:, column] = np.minimum.reduceat(grams * FACTORS[column] + SHIFTS[column], starts[:-1])
     return minima
-
-
-def band_keys(minima: np.ndarray) -> np.ndarray:
-    """One uint64 a band, (texts, 20): equal where all six minima of the band are."""
-    return minima.reshape(len(minima), BANDS, ROWS).astype(np.uint64) @ WEIGHTS
 
 
 class Similarity(NamedTuple):
@@ -131,16 +116,20 @@ class Likeness:
         self.n, self.threshold = n, threshold
         self.grams = lru_cache(4096)(lambda text: grams(text, n))
 
-    def strict(self, one: str, other: str) -> float:
-        """The Jaccard of the n-grams."""
-        return jaccard(self.grams(one), self.grams(other))
-
     def near(self, one: str, other: str) -> Similarity | None:
         """How alike the texts are when either measure reaches the threshold, else None."""
-        by_grams, by_characters = self.strict(one, other), 0.0
-        if by_grams < self.threshold and self.may_share(len(one), len(other)):
-            by_characters = shared_characters(one, other, self.grams(one) & self.grams(other), self.n)
-        return Similarity(by_grams, by_characters) if max(by_grams, by_characters) >= self.threshold else None
+        mine, theirs = self.grams(one), self.grams(other)
+        found = Similarity(jaccard(mine, theirs))
+        if found.grams < self.threshold and self.may_share(len(one), len(other)):
+            found = Similarity(found.grams, shared_characters(one, other, mine & theirs, self.n))
+        return found if max(found) >= self.threshold else None
+
+    def alike(self, one: str, other: str, *, strict: bool = False) -> bool:
+        """Equal, or long enough to be compared and near; where `strict`, by n-grams."""
+        if one == other or min(len(one), len(other)) < SHORT_ANSWER:
+            return one == other
+        found = self.near(one, other)
+        return found is not None and (not strict or found.grams >= self.threshold)
 
     def may_share(self, one: int, other: int) -> bool:
         """Whether texts of these lengths can reach the threshold by characters: at most the shorter is shared."""
@@ -160,15 +149,12 @@ def jaccard(one: frozenset[str], other: frozenset[str]) -> float:
 
 def shared_characters(one: str, other: str, shared: frozenset[str], n: int) -> float:
     """c / (|one| + |other| − c): c characters, in the text that has fewer, stand in one of the `shared` n-grams."""
-    count = min(covered(one, shared, n), covered(other, shared, n))
-    return count / max(1, len(one) + len(other) - count)
-
-
-def covered(text: str, shared: frozenset[str], n: int) -> int:
-    """How many characters of `text` stand in an n-gram of `shared`."""
-    count = end = 0
-    for start in range(len(text) - n + 1):
-        if text[start : start + n] in shared:
-            count += start + n - max(start, end)
-            end = start + n
-    return count
+    counts = []
+    for text in (one, other):
+        count = end = 0
+        for start in range(len(text) - n + 1):
+            if text[start : start + n] in shared:
+                count += start + n - max(start, end)
+                end = start + n
+        counts.append(count)
+    return min(counts) / max(1, len(one) + len(other) - min(counts))

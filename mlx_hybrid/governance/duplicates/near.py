@@ -9,14 +9,13 @@ from typing import NamedTuple
 import numpy as np
 import regex
 
-from mlx_hybrid.governance.duplicates.minhash import SKETCH, Likeness, Similarity
+from mlx_hybrid.governance.duplicates.minhash import SHORT_ANSWER, SKETCH, Likeness, Similarity
 from mlx_hybrid.governance.tables import WORDS
 
 BUCKET = 50  # kept records of one that are compared: a template fills a bucket, a duplicate shares many
 MARGIN = 0.12  # three standard deviations of the estimate from 120 hashes at 0.8
 LOOSE_MARGIN = 0.3  # as far below the threshold the n-grams of texts may be that reach it by characters
 MOST_CHECKED = 16  # candidates that are compared exactly, the likeliest first
-SHORT_ANSWER = 20
 PAGE = 400  # characters from which a text is told by what it says, not by its date; one date line is let pass in each
 DATE_LINE = 12  # words between which what differs is one line
 TEMPLATE = "what they share is a template"
@@ -69,9 +68,8 @@ def are_unlike(one: frozenset[str], other: frozenset[str]) -> bool:
 def find_near_duplicates(
     said: Callable[[int], Said], sketches: Sequence[bytes], n: int, threshold: float
 ) -> Iterator[tuple[int, int, Similarity, str]]:
-    """Each record that is near an earlier, kept one, with that one, how alike they are, and why it stays all the same;
-    empty where it goes. Cost: linear in the records that share a band.
-    """
+    """Each record that is near an earlier, kept one, with that one, how alike they are, and why it stays all the same,
+    empty where it goes. Cost: linear in the records that share a band."""
     table = np.frombuffer(b"".join(sketches), SKETCH)
     groups, count = shared_buckets(table["keys"])
     likeness = Likeness(n, threshold)
@@ -129,8 +127,7 @@ def best_matches(
     if not candidates:
         return []
     text = said(index).whole
-    estimates = (small[candidates] == small[index]).mean(axis=1)
-    found = []
+    estimates, found = (small[candidates] == small[index]).mean(axis=1), []
     for i in np.argsort(-estimates, kind="stable")[:MOST_CHECKED].tolist():
         other = said(candidates[i]).whole
         margin = LOOSE_MARGIN if likeness.may_share(len(text), len(other)) else MARGIN
@@ -140,10 +137,8 @@ def best_matches(
 
 
 def what_differs(one: Said, other: Said, likeness: Likeness) -> str:
-    """Why two near-duplicates both stay; empty where nothing speaks for that.
-
-    Answers must share their n-grams: what training teaches is held more strictly. A page under another date is a copy.
-    """
+    """Why two near-duplicates both stay, or nothing. Answers must share their n-grams: what training teaches is held
+    more strictly. A page under another date is a copy."""
     for field, name in (("label", "labels"), ("calls", "tool calls"), ("tools", "tools")):
         if getattr(one, field) != getattr(other, field):
             return f"the {name} differ"
@@ -157,11 +152,10 @@ def what_differs(one: Said, other: Said, likeness: Likeness) -> str:
         return "the answers differ"
     if not page and mine != theirs:
         return "the numbers differ"
-    if asked and not same and not are_alike(one.completion, other.completion, likeness, strict=True):
+    if asked and not same and not likeness.alike(one.completion, other.completion, strict=True):
         return "the answers differ"
-    if asked and len(one.completion) < SHORT_ANSWER and not is_respelt(one.prompt, other.prompt):
-        return "the prompts differ"
-    if asked and len(one.completion) >= SHORT_ANSWER and not are_alike(one.prompt, other.prompt, likeness):
+    compared = is_respelt if len(one.completion) < SHORT_ANSWER else likeness.alike
+    if not compared(one.prompt, other.prompt):
         return "the prompts differ"
     mine, theirs = news(one.whole, other.whole, likeness.n) if not page else ([], [])
     if mine and theirs and {*mine} <= {*one.names.split()} and {*theirs} <= {*other.names.split()}:
@@ -176,8 +170,8 @@ def are_one_page(one: str, other: str, n: int) -> bool:
     if length < PAGE or abs(len(one) - len(other)) > DATE_LINE * 8:
         return False
     for text, against in ((one, other), (other, one)):
-        words, theirs = words_of(text, n), {*words_of(against, n)}
-        strange = [place for place, word in enumerate(words) if word not in theirs]
+        theirs = {*words_of(against, n)}
+        strange = [place for place, word in enumerate(words_of(text, n)) if word not in theirs]
         lines = sum(b - a > DATE_LINE for a, b in pairwise(strange)) + 1
         if lines > length // PAGE or len(strange) > DATE_LINE * lines:
             return False
@@ -195,7 +189,7 @@ def news(one: str, other: str, n: int) -> tuple[list[str], list[str]]:
     own, others = list((mine - theirs).elements()), list((theirs - mine).elements())
     if len(own) != len(others):
         return own, others
-    pairs = [(word, spelt) for word, spelt in zip(own, others) if not is_like(word, spelt)]
+    pairs = [pair for pair in zip(own, others) if not is_like(*pair)]
     return [word for word, _ in pairs], [spelt for _, spelt in pairs]
 
 
@@ -215,14 +209,6 @@ def compare_words(other: int, similarity: Similarity, text: str, theirs: str, n:
     most = min(len(mine), len(words))
     before = next((i for i in range(most) if mine[i] != words[i]), most)
     after = next((i for i in range(most - before) if mine[-1 - i] != words[-1 - i]), most - before)
-    slots = (frozenset(part[before : len(part) - after]) for part in (mine, words))
-    if are_one_page(text, theirs, n):
-        slots = frozenset(), frozenset()
+    page = are_one_page(text, theirs, n)
+    slots = (frozenset(() if page else part[before : len(part) - after]) for part in (mine, words))
     return Copy(other, similarity, (tuple(mine[:before]), tuple(mine[len(mine) - after :])), *slots)
-
-
-def are_alike(one: str, other: str, likeness: Likeness, *, strict: bool = False) -> bool:
-    """Equal, or long enough to be compared and near."""
-    if one == other or min(len(one), len(other)) < SHORT_ANSWER:
-        return one == other
-    return likeness.strict(one, other) >= likeness.threshold if strict else bool(likeness.near(one, other))

@@ -1,12 +1,13 @@
 """Records out of a governed folder and of the runs that were trained on it (`forget`), or back into it (`rescue`)."""
 
 import hashlib
-import io
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from heapq import merge
 from pathlib import Path
+from typing import Any
 
 from mlx_hybrid.errors import ConfigError, DataError, nearest
 from mlx_hybrid.files import sha256_of, write_bytes
@@ -19,18 +20,6 @@ from mlx_hybrid.records.record import Record, parse_line
 
 ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})|\\([nt\"])")
 SHORTEST = 20  # characters of a text that is looked for inside lines that are no records
-
-
-@dataclass(frozen=True)
-class Forgotten:
-    """How many records went from each file; the runs that were trained on the folder; how many went from the data of
-    each of them; other runs that hold such a record, which are not touched; and lines left that name them."""
-
-    removed: dict[str, int]
-    runs: list[str]
-    removed_from_runs: dict[str, int]
-    other_runs: list[str]
-    left: list[str]
 
 
 @dataclass
@@ -63,6 +52,12 @@ class Wanted:
         said = any(text in flat(plain) for text in self.texts if len(text) >= SHORTEST)
         return said or mentions(plain, self.ids)
 
+    def in_run(self, run: Path) -> Iterator[bool]:
+        """Of each line that a run keeps, in its `data` or, of older ones, beside it, whether it is one of them."""
+        for path in (run / "data" / KEPT, run / "data" / REJECTED, run / REJECTED):
+            found = read_folder_lines(path, self.maps, strict=False) if path.is_file() else ()
+            yield from map(self.holds, found)
+
 
 def names_and_text(line: Line) -> tuple[set[str], str]:
     """What a record may be called by, its id and `path:line`, and what it says; also of a line that was no record
@@ -88,10 +83,12 @@ def mentions(text: str, names: set[str]) -> bool:
     return False
 
 
-def forget(folder: Path, ids: Collection[str], runs: Path) -> Forgotten:
+def forget(folder: Path, ids: Collection[str], runs: Path) -> dict[str, Any]:
     """Take the records with these ids (or `path:line`), and their copies, out of the folder and the data of its runs.
 
-    Raises DataError when no record has any of the ids.
+    Returns how many went from each file (`removed`), the `runs` that were trained on the folder, how many went from
+    the data of each (`removed_from_runs`), `other_runs` that hold such a record, which are not touched, and the lines
+    `left` that name them. Raises DataError when no record has any of the ids.
     """
     manifest = verify(folder)
     wanted = Wanted(set(ids), lines.maps_of(manifest["inputs"]))
@@ -106,9 +103,13 @@ def forget(folder: Path, ids: Collection[str], runs: Path) -> Forgotten:
     trained = [run for run, text in found.items() if any(digest in text for digest in hashes)]
     # A run knows records by places of its own, so that what they say decides.
     said = replace(wanted, places=set())
-    from_runs = {str(run): count for run in trained if (count := forget_in_run(run, said))}
-    others = [str(run) for run in found if run not in trained and any(in_run(run, said))]
-    return Forgotten(removed, [str(run) for run in trained], from_runs, others, left)
+    return {
+        "removed": removed,
+        "runs": [str(run) for run in trained],
+        "removed_from_runs": {str(run): count for run in trained if (count := forget_in_run(run, said))},
+        "other_runs": [str(run) for run in found if run not in trained and any(said.in_run(run))],
+        "left": left,
+    }
 
 
 def both(folder: Path, maps: Maps = lines.NO_MAPS) -> Iterator[tuple[str, Line]]:
@@ -143,44 +144,31 @@ def cut(folder: Path, wanted: Wanted) -> dict[str, int]:
 
 def forget_in_run(run: Path, wanted: Wanted) -> int:
     """Take the records out of what a run keeps of its data; how many there were."""
-    count = sum(in_run(run, wanted))
+    count = sum(wanted.in_run(run))
     for name in ("samples.jsonl", "report.html") if count else ():  # which show texts of held-out records
         (run / name).unlink(missing_ok=True)
     if count and (run / "data" / "manifest.json").is_file():
         return sum(cut(run / "data", wanted).values())
     if count:
         found = read_folder_lines(run / REJECTED, wanted.maps)
-        write_bytes(run / REJECTED, b"".join(l.raw for l in found if not wanted.holds(l)))
+        write_bytes(run / REJECTED, b"".join(line.raw for line in found if not wanted.holds(line)))
     return count
-
-
-def in_run(run: Path, wanted: Wanted) -> Iterator[bool]:
-    """Of each line that a run keeps, in its `data` or, of older ones, beside it, whether it is one of the records."""
-    for path in (run / "data" / KEPT, run / "data" / REJECTED, run / REJECTED):
-        found = read_folder_lines(path, wanted.maps, strict=False) if path.is_file() else ()
-        yield from map(wanted.holds, found)
 
 
 def hashes_of(names: Iterable[str]) -> list[str]:
     return sorted(hashlib.sha256(name.encode()).hexdigest() for name in names)
 
 
-@dataclass
-class Rescued:
-    """How many records came back for each reason, and those that stay because they are none, with what is wrong."""
-
-    records: dict[str, int] = field(default_factory=dict)
-    left: list[str] = field(default_factory=list)
-
-
-def rescue(folder: Path, ids: Collection[str], reasons: Collection[str]) -> Rescued:
+def rescue(folder: Path, ids: Collection[str], reasons: Collection[str]) -> dict[str, Any]:
     """Move what was set aside for these reasons, or has these ids (or `path:line`), to the kept records, in place.
 
+    Returns how many `records` came back for each reason, and what is `left` because it is none, with what is wrong.
     Raises ConfigError for a reason that there is not, DataError where no record comes back; nothing is changed then.
     """
-    manifest, done, known = verify(folder), Rescued(), set()
+    manifest = verify(folder)
     maps, redacts = lines.maps_of(manifest["inputs"]), kinds_to_redact(manifest["config"])
     order = {path: place for place, path in enumerate(maps)}
+    known, done, left = set(), Counter[str](), []
 
     def back(line: Line) -> bytes:
         """The line as a kept one; empty where it stays."""
@@ -190,12 +178,11 @@ def rescue(folder: Path, ids: Collection[str], reasons: Collection[str]) -> Resc
         if reason not in reasons and names_and_text(line)[0].isdisjoint(ids):
             return b""
         if not isinstance(found := parse_line(raw, item.path, item.line, renames), Record):
-            done.left.append(f"{item.where}: {found.detail}")
+            left.append(f"{item.where}: {found.detail}")
             return b""
-        done.records[reason] = done.records.get(reason, 0) + 1
+        done[reason] += 1
         item.decision, item.flags = None, (Finding("rescued", f"{reason}: {line.note.get('detail', '')}"),)
-        lines.write_kept(file := io.BytesIO(), raw, item, redacts=redacts, renames=renames)
-        return file.getvalue()
+        return lines.kept_line(raw, item, redacts, renames)
 
     def change(scratch: Path) -> dict:
         rescued = []
@@ -204,24 +191,24 @@ def rescue(folder: Path, ids: Collection[str], reasons: Collection[str]) -> Resc
                 raw = back(line)
                 rescued += [(line, raw)] if raw else []
                 file.write(b"" if raw else line.raw)
-        check(folder, reasons, known, done)
+        check(folder, reasons, known, left, nothing=not done)
         was = ((line, line.raw) for line in read_folder_lines(folder / KEPT))
         with (scratch / KEPT).open("wb") as file:
             found = merge(was, rescued, key=lambda row: (order.get(row[0].place[0], 0), row[0].place[1]))
             file.writelines(raw for _, raw in found)
-        return {"rescued": {"reasons": list(reasons), "ids_sha256": hashes_of(ids), "records": done.records}}
+        return {"rescued": {"reasons": list(reasons), "ids_sha256": hashes_of(ids), "records": done}}
 
     rewrite(folder, change)
-    return done
+    return {"records": dict(done), "left": left}
 
 
-def check(folder: Path, reasons: Iterable[str], known: set[str], done: Rescued) -> None:
+def check(folder: Path, reasons: Iterable[str], known: set[str], left: list[str], *, nothing: bool) -> None:
     """Raise for a reason that took nothing, and where all that was found are no records."""
     for reason in (reason for reason in reasons if reason not in known):
         told, some = f"no record was set aside for {reason}", ", ".join(sorted(known)) or "none"
         if reason in RULES:
             raise DataError(f"{folder}: {told}; there are {some}.")
         raise ConfigError(f"--reason: {told}; {nearest(reason, {*known, *RULES})}")
-    if not done.records:
-        why = f"no record that can be trained on ({done.left[0]})" if done.left else f"not in {REJECTED}"
+    if nothing:
+        why = f"no record that can be trained on ({left[0]})" if left else f"not in {REJECTED}"
         raise DataError(f"{folder}: what was asked for is {why}; nothing was changed.")

@@ -5,7 +5,7 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from mlx_hybrid.errors import DataError
 from mlx_hybrid.governance.checks.personal import redact_fields
@@ -51,12 +51,11 @@ class Line(NamedTuple):
 
     def record(self) -> Record | None:
         """The record that stands here, in the form that is trained on; None where it is none."""
-        path, line = self.place
         try:
-            fields, shape = as_record(renamed(self.row, self.maps.get(path, {})))
+            fields, shape = as_record(renamed(self.row, self.maps.get(self.place[0], {})))
         except NotARecord:
             return None
-        return Record(fields, path, line, self.note.get("shape", shape))
+        return Record(fields, *self.place, self.note.get("shape", shape))
 
     def item(self) -> Inspection:
         """What was decided on it."""
@@ -87,9 +86,10 @@ def read_folder_lines(
                 row = json.loads(raw)
                 yield Line(raw, row, row.pop("_gov", {}), maps)
             except (ValueError, RecursionError, AttributeError, TypeError):
-                told = f"{path}:{number}: cannot be read; restore the file and try again."
                 if strict:
-                    raise DataError(told) from None
+                    raise DataError(
+                        f"{path}:{number}: cannot be read; restore the file and try again."
+                    ) from None
 
 
 def place_of(raw: bytes) -> str:
@@ -107,10 +107,8 @@ def load_kept(path: Path) -> list[Record]:
     return [Record(line.row, *line.place) for line in read_folder_lines(path)]
 
 
-def write_kept(
-    file: IO[bytes], raw: bytes, item: Inspection, *, redacts: Collection[str], renames: Mapping[str, str]
-) -> None:
-    """Write the line, as it is where it needs no change, else its fields in the form that is trained on."""
+def kept_line(raw: bytes, item: Inspection, redacts: Collection[str], renames: Mapping[str, str]) -> bytes:
+    """The line as it is where it needs no change, else its fields in the form that is trained on, with its note."""
     row = json.loads(raw)
     fields, shape = as_record(renamed(row, renames))
     clean = redact_fields(fields, item.language, redacts) if redacts else fields
@@ -118,23 +116,21 @@ def write_kept(
     note |= {"flags": [finding._asdict() for finding in item.flags]} if item.flags else {}
     note |= {"shape": shape} if fields is not row else {}
     note |= {"edits": ["redacted"]} if clean != fields else {}
-    changed = fields is not row or clean != fields
-    file.write(with_note(as_json(clean, "surrogatepass") if changed else raw, note))
+    return with_note(as_json(clean, "surrogatepass") if {"shape", "edits"} & note.keys() else raw, note)
 
 
-def write_rejected(file: IO[bytes], raw: bytes | Fault, item: Inspection) -> None:
-    """Write the line and why it goes; one that is no record as text under `raw`, or base64 where it is no text."""
+def rejected_line(raw: bytes | Fault, item: Inspection) -> bytes:
+    """The line and why it goes; one that is no record as text under `raw`, or base64 where it is no text."""
     told = {key: value for key, value in item.decision._asdict().items() if value}
     note = {"where": item.where, "language": item.language, **told}
     line = raw.raw if isinstance(raw, Fault) else raw
     if item.decision.stage != "structure" or item.decision.reason == "mixed_kinds":
-        file.write(with_note(line, note))
-        return
+        return with_note(line, note)
     try:
         whole = {"raw": line.decode("utf-8")}
     except UnicodeDecodeError:
         whole = {"raw_base64": base64.b64encode(line).decode()}
-    file.write(as_json({**whole, "_gov": note}) + b"\n")
+    return as_json({**whole, "_gov": note}) + b"\n"
 
 
 def with_note(raw: bytes, note: dict[str, Any]) -> bytes:

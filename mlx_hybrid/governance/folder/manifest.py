@@ -2,10 +2,9 @@
 
 import hashlib
 import json
-import sys
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
+import platform
+from collections.abc import Callable
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +24,21 @@ def write_outputs(folder: Path, ledger: Ledger) -> None:
     """Reports, card and, last, the manifest that hashes them all."""
     summary = summarise(ledger)
     tree = summary["config"]
+    # Manifests beside the inputs are the links of the chain back to the first source.
+    beside = (
+        Path(s["path"]).with_name("manifest.json") for s in ledger.sources if Path(s["path"]).name in DATA
+    )
+    installed = {name: found.version for name in PACKAGES for found in [*distributions(name=name)][:1]}
     manifest = {
         "format": FORMAT,
         "tool": "mlx-hybrid govern",
-        "versions": versions(),
+        "versions": {"mlx_hybrid": __version__, "python": platform.python_version(), **installed},
         "config": tree,
         "config_sha256": hash_of(tree),
         "stages": list(ledger.stages),
         "engine": load_engine(tree["engine"]).describe() if "language" in ledger.stages else None,
         "inputs": summary["sources"],
-        "parents": parents([source["path"] for source in ledger.sources]),
+        "parents": [{"path": str(path), "sha256": sha256_of(path)} for path in beside if path.is_file()],
         "against": [describe_file(Path(path), path) for path in tree["against"]],
     }
     write_papers(folder, summary, manifest)
@@ -44,7 +48,11 @@ def write_papers(folder: Path, summary: dict[str, Any], manifest: dict[str, Any]
     write_json(folder / "report.json", summary)
     (folder / "report.html").write_text(report_page(folder, summary), encoding="utf-8")
     (folder / "README.md").write_text(dataset_card(summary), encoding="utf-8")
-    told = {"counts": summary["counts"], "flags": summary["flags"], "outputs": describe_files(folder)}
+    outputs = [describe_file(path, path.name) for path in sorted(folder.iterdir())]
+    for output in (output for output in outputs if output["path"] in DATA):
+        with (folder / output["path"]).open("rb") as file:
+            output["lines"] = sum(1 for _ in file)
+    told = {"counts": summary["counts"], "flags": summary["flags"], "outputs": outputs}
     write_json(folder / "manifest.json", manifest | told)
 
 
@@ -71,32 +79,8 @@ def hash_of(tree: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
 
-def versions() -> dict[str, str]:
-    found = {"mlx_hybrid": __version__, "python": ".".join(map(str, sys.version_info[:3]))}
-    for name in PACKAGES:
-        with suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
-
-
 def describe_file(path: Path, name: str) -> dict[str, Any]:
     return {"path": name, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
-
-
-def describe_files(folder: Path) -> list[dict[str, Any]]:
-    told = []
-    for path in sorted(path for path in folder.iterdir() if path.name != "manifest.json"):
-        told.append(describe_file(path, path.name))
-        if path.name in DATA:
-            with path.open("rb") as file:
-                told[-1]["lines"] = sum(1 for _ in file)
-    return told
-
-
-def parents(paths: Sequence[str]) -> list[dict[str, str]]:
-    """Manifests beside the inputs: the links of the chain back to the first source."""
-    found = [Path(path).parent / "manifest.json" for path in paths if Path(path).name in DATA]
-    return [{"path": str(path), "sha256": sha256_of(path)} for path in found if path.is_file()]
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -128,13 +112,13 @@ def verify(folder: Path) -> dict[str, Any]:
 
 
 def compare(folder: Path, output: dict[str, Any]) -> str:
-    path = folder / output["path"]
-    if not path.is_file():
-        return f"{output['path']} is missing"
-    size = path.stat().st_size
-    told = f", {size} bytes instead of {output['bytes']}" if size != output["bytes"] else ""
-    changed = sha256_of(path) != output["sha256"]
-    return f"{output['path']} has changed since the manifest{told}" if changed else ""
+    """What is wrong with a file that a manifest describes; empty where nothing is."""
+    name, size, digest = output["path"], output["bytes"], output["sha256"]
+    if not (path := folder / name).is_file():
+        return f"{name} is missing"
+    found = path.stat().st_size
+    told = f", {found} bytes instead of {size}" if found != size else ""
+    return f"{name} has changed since the manifest{told}" if sha256_of(path) != digest else ""
 
 
 def check_source(path: Path) -> str | None:

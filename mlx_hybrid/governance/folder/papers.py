@@ -1,8 +1,10 @@
 """What became of the records: as plain values, as a dataset card (README.md) and as a page (report.html)."""
 
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,8 @@ import yaml
 
 from mlx_hybrid.config import to_tree
 from mlx_hybrid.files import render
-from mlx_hybrid.governance.folder.samples import PAIRED, samples
+from mlx_hybrid.governance.checks.personal import redact, regions_of
+from mlx_hybrid.governance.folder.lines import DATA, Line, maps_of, read_folder_lines
 from mlx_hybrid.governance.inspection import Inspection
 from mlx_hybrid.governance.ledger import Ledger, count
 from mlx_hybrid.governance.rules import RULES, Decision
@@ -18,9 +21,16 @@ from mlx_hybrid.records.languages import card_code
 
 Row = dict[str, Any]
 SHOWN = 3  # of each reason
+LONGEST = 3000  # characters of a text that is compared
+PAIRED = ("near_dup", "near_dup_kept", "prompt_conflict")
 PLACE = re.compile(r"(.+?:\d+)\b")
+WORDS = re.compile(
+    r"\s+|[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]|\w+|.", re.DOTALL
+)
 COUNTED = ("stage", "language", "reason", "records")
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+Parts = list[tuple[str, bool]]
+"""A text in parts, and which of them differ from the other of its pair."""
 
 
 def summarise(ledger: Ledger) -> Row:
@@ -58,9 +68,8 @@ def counted(sources: Sequence[Row], items: Sequence[Inspection]) -> list[Row]:
     found: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for item in items:
         found[item.path][item.shape] += 1
-    shapes = {path: {name: own[name] for name in sorted(own) if name} for path, own in found.items()}
-    each = [(source, source["path"]) for source in sources]
-    return [s | {"records": found[path].total(), "shapes": shapes.get(path, {})} for s, path in each]
+    each = [(source, found[source["path"]]) for source in sources]
+    return [s | {"records": n.total(), "shapes": {k: n[k] for k in sorted(n) if k}} for s, n in each]
 
 
 def examples(items: Sequence[Inspection]) -> list[dict[str, str]]:
@@ -71,9 +80,8 @@ def examples(items: Sequence[Inspection]) -> list[dict[str, str]]:
         found = [Decision("near", *flag, place[1]) for flag, place in pairs if place]
         for decision in [item.decision] if item.decision else found:
             rows = shown.setdefault(decision[:2], [])
-            told = {"where": item.where, **decision._asdict()}
             if len(rows) < SHOWN and not any(row["match"] == item.where for row in rows):
-                rows.append(told)
+                rows.append({"where": item.where, **decision._asdict()})
     return [row for key in sorted(shown) for row in shown[key]]
 
 
@@ -131,3 +139,51 @@ def totals(pairs: Iterable[tuple[Any, int]]) -> Counter:
     for key, number in pairs:
         found[key] += number
     return found
+
+
+def samples(folder: Path, summary: Row) -> dict[str, list[Row]]:
+    """Texts of up to three records of each reason, in the order of the summary; of a pair both, and what differs."""
+    rows = [(row["reason"], row["where"], row["detail"], row["match"]) for row in summary["examples"]]
+    places, maps = {place for row in rows for place in (row[1], row[3])}, maps_of(summary["sources"])
+    lines = [line for name in DATA for line in read_folder_lines(folder / name, maps, at=places)]
+    texts = {line.note["where"]: shown_text(line) for line in lines}
+    found: dict[str, list[Row]] = {}
+    for reason, where, detail, other in rows:
+        text, beside = texts.get(where, ""), texts.get(other, "")
+        sample = {"where": where, "detail": detail, "text": [(shortened(text, 360), False)]}
+        if reason in PAIRED and beside:
+            left, right = differing(text, beside)
+            sample |= {"text": left, "other_where": other, "other": right}
+        found.setdefault(reason, []).append(sample)
+    return found
+
+
+def shown_text(line: Line) -> str:
+    """What a line says, turn by turn, redacted, with invisible characters told by their codes."""
+    text, record = line.source, line.record() if line.source is None else None
+    if record:
+        turns = [f"{t['role']}: {t.get('content') or t.get('tool_calls') or ''}" for t in record.turns()]
+        text = "\n".join(turns) if turns else record.content()
+    text = str(line.row) if text is None else text
+    return visible(redact(text[:LONGEST], regions_of(line.row.get("language") or line.note["language"])))
+
+
+def visible(text: str) -> str:
+    return "".join(c if c == "\n" or unicodedata.category(c)[0] != "C" else f"\\u{ord(c):04x}" for c in text)
+
+
+def shortened(text: str, most: int) -> str:
+    """Beginning and end of a text that is longer."""
+    return text if len(text) <= most else f"{text[: most * 2 // 3]} … {text[-most // 3 :]}"
+
+
+def differing(text: str, other: str) -> tuple[Parts, Parts]:
+    """Both texts in parts that they share, shortened, and parts that differ."""
+    words, beside = WORDS.findall(text), WORDS.findall(other)
+    left, right = [], []
+    for kind, a, b, c, d in SequenceMatcher(None, words, beside, autojunk=False).get_opcodes():
+        same = kind == "equal"
+        for parts, piece in ((left, "".join(words[a:b])), (right, "".join(beside[c:d]))):
+            if piece:
+                parts.append((shortened(piece, 90) if same else piece, not same))
+    return left, right
