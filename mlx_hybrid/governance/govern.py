@@ -1,11 +1,10 @@
-"""From files to a folder that can be signed for: a pass that decides, on one process or spread over several, and one
-that copies each line as it is."""
+"""From files to a folder that can be signed for: a pass that decides, on one or several processes, one that copies."""
 
 import os
 import signal
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, nullcontext
@@ -20,8 +19,7 @@ from mlx_hybrid.governance.checks.personal import kinds_to_redact
 from mlx_hybrid.governance.folder.lines import KEPT, REJECTED, kept_line, rejected_line
 from mlx_hybrid.governance.folder.manifest import describe_file, write_outputs
 from mlx_hybrid.governance.folder.papers import counted
-from mlx_hybrid.governance.inspection import Inspection, Inspector
-from mlx_hybrid.governance.ledger import Ledger
+from mlx_hybrid.governance.inspection import Inspection, Inspector, Ledger
 from mlx_hybrid.governance.rules import Decision
 from mlx_hybrid.records.files import find_files
 from mlx_hybrid.records.lines import Fault, File, Source, read_lines
@@ -31,6 +29,7 @@ CHUNK, CHUNK_BYTES = 1024, 1 << 20  # lines, or their bytes, that are inspected 
 SPREAD_FROM = 4 << 20  # bytes of input from which processes are worth their start
 MOST_WORKERS = 8  # that are started unasked; the main process keeps no more of them busy
 Line = tuple[str, int, bytes | Fault]  # name of the file, line number, the line
+Chunk = list[Inspection]
 OWN: list[Inspector] = []  # the inspector of a worker process
 
 
@@ -54,9 +53,8 @@ def govern_files(
         if not replace:
             raise ConfigError(f"{output}: is there already; name another folder, or add --replace.")
         if not (output / "manifest.json").is_file():
-            raise ConfigError(
-                f"{output}: was not made by govern, so it is not replaced; name another folder."
-            )
+            told = "was not made by govern, so it is not replaced; name another folder."
+            raise ConfigError(f"{output}: {told}")
     with new_directory(output) if output else nullcontext() as folder:
         ledger = decide(sources, config, progress)
         if folder is None:
@@ -73,13 +71,15 @@ def govern_files(
 
 
 def decide(sources: Sequence[Source], config: GovernanceConfig, progress: Callable[[int], None]) -> Ledger:
-    """Inspect every line, then compare."""
     described = [describe_file(source.path, source.name) for source in sources]
     ledger = Ledger(config)
     kinds: dict[str, str] = {}
     several = {source.name for source in sources if is_kept(source.path)}
     for items in inspect_lines(sources, config, sum(source["bytes"] for source in described)):
-        keep_one_kind((item for item in items if item.path not in several), kinds)
+        for item in (item for item in items if item.kind and item.path not in several):
+            # A file holds records of the kind of its first; others are set aside.
+            if other := another_kind(item.kind, kinds.setdefault(item.path, item.kind)):
+                item.decision, item.flags = Decision("structure", "mixed_kinds", other), ()
         ledger.add(items)
         progress(len(ledger.items))
     if missing := sorted(set(config.keep) - {item.keep for item in ledger.items}):
@@ -92,13 +92,6 @@ def decide(sources: Sequence[Source], config: GovernanceConfig, progress: Callab
     return ledger
 
 
-def keep_one_kind(items: Iterable[Inspection], kinds: dict[str, str]) -> None:
-    """A file holds records of the kind of its first; others are set aside."""
-    for item in items:
-        if item.kind and (other := another_kind(item.kind, kinds.setdefault(item.path, item.kind))):
-            item.decision, item.flags = Decision("structure", "mixed_kinds", other), ()
-
-
 def describe_alarms(alarms: Sequence[str], config: GovernanceConfig) -> str:
     return (
         f"Stopped to protect small languages, and nothing was written: {'; '.join(alarms)}. Name single records with "
@@ -109,23 +102,19 @@ def describe_alarms(alarms: Sequence[str], config: GovernanceConfig) -> str:
 
 def copy_lines(sources: Sequence[Source], ledger: Ledger, folder: Path) -> None:
     """Every line to one of the two files, with what was decided under `_gov`."""
-    renames = {source.name: source.renames for source in sources}
-    redacts = kinds_to_redact(vars(ledger.config))
+    redacts, items = kinds_to_redact(vars(ledger.config)), iter(ledger.items)
     with (folder / KEPT).open("wb") as kept, (folder / REJECTED).open("wb") as rejected:
-        for item, (name, _, raw) in zip(ledger.items, read_sources(sources)):
-            if item.decision:
-                rejected.write(rejected_line(raw, item))
-            else:
-                kept.write(kept_line(raw, item, redacts, renames[name]))
+        for source in sources:
+            for (_, raw), item in zip(read_lines(source), items):
+                if item.decision:
+                    rejected.write(rejected_line(raw, item))
+                else:
+                    kept.write(kept_line(raw, item, redacts, source.renames))
 
 
-def read_sources(sources: Sequence[Source]) -> Iterator[Line]:
-    return ((source.name, number, raw) for source in sources for number, raw in read_lines(source))
-
-
-def in_chunks(lines: Iterator[Line]) -> Iterator[list[Line]]:
+def in_chunks(sources: Sequence[Source]) -> Iterator[list[Line]]:
     chunk, size = [], 0
-    for line in lines:
+    for line in ((source.name, *line) for source in sources for line in read_lines(source)):
         chunk.append(line)
         size += len(line[2]) if isinstance(line[2], bytes) else 0
         if len(chunk) == CHUNK or size >= CHUNK_BYTES:
@@ -139,11 +128,9 @@ def workers_for(config: GovernanceConfig, size: int) -> int:
     return config.workers or (1 if size < SPREAD_FROM else min(os.cpu_count() or 1, MOST_WORKERS))
 
 
-def inspect_lines(
-    sources: Sequence[Source], config: GovernanceConfig, size: int
-) -> Iterator[list[Inspection]]:
+def inspect_lines(sources: Sequence[Source], config: GovernanceConfig, size: int) -> Iterator[Chunk]:
     """Inspect all lines, `size` bytes, chunk by chunk in order. Raises MlxHybridError when a worker ends early."""
-    chunks = in_chunks(read_sources(sources))
+    chunks = in_chunks(sources)
     renames = sources[0].renames if sources else {}  # one setting for all files of a call
     # Here too when others work: a setting that cannot be is told before they start.
     inspector, most = Inspector(config, renames), workers_for(config, size)
@@ -158,10 +145,8 @@ def inspect_lines(
             yield waiting.popleft().result() if len(waiting) > most else []
         yield from (future.result() for future in waiting)
     except BrokenProcessPool:
-        raise MlxHybridError(
-            "A worker process ended early, most likely for want of memory; run again with governance.workers 1 "
-            "(--workers 1)."
-        ) from None
+        told = "for want of memory; run again with governance.workers 1 (--workers 1)."
+        raise MlxHybridError(f"A worker process ended early, most likely {told}") from None
     finally:
         pool.shutdown(cancel_futures=True)
 

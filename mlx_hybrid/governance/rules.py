@@ -1,8 +1,12 @@
-"""The stages and their rules: rules.tsv says of each rule what it catches, and how often it takes what is good."""
+"""The stages and their rules (rules.tsv), and what they go by: lists of words, cues beside a number, patterns."""
 
-from collections.abc import Collection, Iterator, Mapping
+import tomllib
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
+
+import regex
 
 from mlx_hybrid.config import GovernanceConfig
 from mlx_hybrid.errors import ConfigError, nearest
@@ -11,8 +15,9 @@ from mlx_hybrid.records.languages import UnknownLanguage, parse_language
 STAGES = tuple("structure unicode language quality licence personal overlap parallel exact near".split())  # noqa: SIM905
 STAGE_OF = dict.fromkeys(("languages", "engine"), "language") | {"licences": "licence", "redact": "personal"}
 STAGE_OF |= dict.fromkeys(("against", "overlap_threshold"), "overlap") | {"near_threshold": "near"}
-"""The stage in which a setting acts."""
 ASKED_FOR = ("lang_not_allowed", "licence_not_allowed")  # what the person excluded is no loss to warn of
+APART = regex.compile(r"\(|[\p{Latin}\p{Cyrillic}]")  # how words begin that stand apart
+HERE = Path(__file__).parent
 
 
 class Finding(NamedTuple):
@@ -32,11 +37,9 @@ class Decision(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """One row of rules.tsv. `limit` is None for a rule that compares with no number, which `counts` explains.
-
-    `materials` is what of a turn is looked at (checks/material.py), or `all`, or `record` for a rule on a record as a
-    whole. `false_rejects` is the measured share of good records that it takes (docs/governance.md).
-    """
+    """One row of rules.tsv. `limit`, which `counts` explains, is None for a rule that compares with no number;
+    `materials` are those of checks/material.py, `all`, or `record`, the record as a whole; `false_rejects` is the
+    measured share of good records that it takes (docs/governance.md)."""
 
     name: str
     stage: str
@@ -55,17 +58,21 @@ def read_rule(line: str) -> Rule:
     return Rule(name, stage, does == "rejects", number, counts, tuple(materials.split()), share, *told)
 
 
-LINES = Path(__file__).with_name("rules.tsv").read_text(encoding="utf-8").splitlines()[1:]
+LINES = (HERE / "rules.tsv").read_text(encoding="utf-8").splitlines()[1:]
 RULES = {rule.name: rule for rule in map(read_rule, LINES)}
+TABLES = [(HERE / name).read_text(encoding="utf-8").splitlines() for name in ("words.tsv", "cues.tsv")]
+WORDS, CUES = (dict(line.split("\t") for line in table) for table in TABLES)
+WORDS = {name: frozenset(words.split()) for name, words in WORDS.items()}  # of a language's code its near kin
 
 
 def in_force(changes: Mapping[str, Any]) -> dict[str, float]:
     """The rules that run, each with its limit (0 where it has none), after changes as {menu: off, char_run.limit: 80}.
-
-    Raises ConfigError for an unknown rule, naming the nearest, and for a value that a rule cannot have.
-    """
+    Raises ConfigError for an unknown rule, naming the nearest, and for a value that a rule cannot have."""
     limits = {name: rule.limit or 0.0 for name, rule in RULES.items()}
-    for key, value in flat(changes):
+    inside = [(name, value if isinstance(value, Mapping) else {"": value}) for name, value in changes.items()]
+    # {long_token: {limit: 80}} is long_token.limit: 80
+    flat = [(f"{name}.{part}".rstrip("."), value) for name, parts in inside for part, value in parts.items()]
+    for key, value in flat:
         name, _, part = key.partition(".")
         if name not in RULES:
             raise ConfigError(f'governance.rules: unknown rule "{name}"; {nearest(name, RULES)}')
@@ -81,18 +88,9 @@ def in_force(changes: Mapping[str, Any]) -> dict[str, float]:
     return limits
 
 
-def flat(changes: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """{long_token: {limit: 80}} as long_token.limit: 80."""
-    for name, value in changes.items():
-        inside = value if isinstance(value, Mapping) else {"": value}
-        yield from ((f"{name}.{part}".rstrip("."), limit) for part, limit in inside.items())
-
-
 def active_stages(config: GovernanceConfig) -> tuple[str, ...]:
-    """The stages that a config runs, in order; `structure` always does, for a line that is no record stays out.
-
-    Raises ConfigError for a stage, language or rule that does not exist, and for a setting whose stage does not run.
-    """
+    """The stages that a config runs, in order; `structure` always does. Raises ConfigError for a stage, language or
+    rule that does not exist, and for a setting whose stage does not run."""
     for key in ("only", "skip"):
         for name in getattr(config, key):
             if name not in STAGES:
@@ -107,10 +105,9 @@ def active_stages(config: GovernanceConfig) -> tuple[str, ...]:
     active = tuple(name for name in STAGES if name in wanted)
     for key, default in unused_settings(active).items():
         if getattr(config, key) != default:
-            raise ConfigError(
-                f"governance.{key} would do nothing, for the stage {STAGE_OF[key]} is left out: put the stage back "
-                "(governance.only, governance.skip) or drop the setting."
-            )
+            told = f"governance.{key} would do nothing, for the stage {STAGE_OF[key]} is left out"
+            way = "put the stage back (governance.only, governance.skip) or drop the setting"
+            raise ConfigError(f"{told}: {way}.")
     return active
 
 
@@ -118,3 +115,18 @@ def unused_settings(stages: Collection[str]) -> dict[str, Any]:
     """The settings that act in none of these stages, each with its default."""
     defaults = GovernanceConfig()
     return {key: getattr(defaults, key) for key, stage in STAGE_OF.items() if stage not in stages}
+
+
+def patterns(room: str) -> SimpleNamespace:
+    """The patterns of one room of checks, compiled, by their names."""
+    table = tomllib.loads((HERE / "patterns.toml").read_text(encoding="utf-8"))[room]
+    for name, words in CUES.items():
+        listed = words.replace(", ", "|")
+        table = {key: pattern.replace(f"{{{name}}}", listed) for key, pattern in table.items()}
+    return SimpleNamespace(**{key: regex.compile(pattern) for key, pattern in table.items()})
+
+
+def said_before(name: str, then: str = "") -> regex.Pattern:
+    """A pattern of the words of a row, at their beginnings where words stand apart, and what follows."""
+    words = (rf"\b{word}" if APART.match(word) else word for word in CUES[name].split(", "))
+    return regex.compile(f"(?:{'|'.join(words)}){then}", regex.IGNORECASE)

@@ -71,7 +71,7 @@ def governed(
 ) -> tuple[list[Record], dict[str, int], str]:
     """Records to use, how many were set aside for each reason, and what was read as what; without governance any fault
     is an error."""
-    from mlx_hybrid.governance.folder.lines import load_kept
+    from mlx_hybrid.governance.folder.lines import read_folder_lines
     from mlx_hybrid.governance.govern import govern_files
 
     if not config.governance.enabled:
@@ -82,7 +82,8 @@ def governed(
         raise DataError(f"{', '.join(file.name for file in files)}: no record in there.")
     with nullcontext(folder) if folder else tempfile.TemporaryDirectory(prefix="governed-") as place:
         ledger = govern_files(files, Path(place), config.governance)
-        records = load_kept(Path(place) / "kept.jsonl")
+        kept = read_folder_lines(Path(place) / "kept.jsonl")
+        records = [Record(line.row, *line.place) for line in kept]
     if not records:
         told = ", ".join(f"{reason} {count}" for reason, count in ledger.reasons.items())
         raise DataError(f"Governance kept none of the records ({told}).")

@@ -13,8 +13,7 @@ from mlx_hybrid.errors import DataError
 from mlx_hybrid.files import sha256_of
 from mlx_hybrid.governance.checks.personal import redact_fields
 from mlx_hybrid.governance.govern import describe_alarms
-from mlx_hybrid.governance.inspection import Inspector
-from mlx_hybrid.governance.ledger import Ledger
+from mlx_hybrid.governance.inspection import Inspector, Ledger, count
 from mlx_hybrid.governance.rules import Finding
 from mlx_hybrid.records.record import Fault, Record
 
@@ -88,7 +87,7 @@ def govern_records(
         redacted = redact_fields(record.fields) if config.redact else record.fields
         kept.append(Record(redacted, record.path, record.line))
         flags.append(item.flags)
-    return Governed(kept, rejected, flags, ledger.counts, ledger.alarms)
+    return Governed(kept, rejected, flags, Counter(count(ledger.items)), ledger.alarms)
 
 
 def write_jsonl(path: Path, rows: list) -> Path:

@@ -6,22 +6,13 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from governance.conftest import SENTENCES, chat_record, govern_records, text_record, text_records
+from governance.conftest import SENTENCES, chat_record, govern_records, said, text_record, text_records
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_hybrid.config import GovernanceConfig
-from mlx_hybrid.governance.duplicates.minhash import (
-    SKETCH,
-    Likeness,
-    gram_hashes,
-    grams,
-    jaccard,
-    normalise,
-    shared_characters,
-    signatures,
-    sketches,
-)
+from mlx_hybrid.governance.checks import grams as checked
+from mlx_hybrid.governance.checks.grams import gram_hashes, grams, jaccard, normalise, signatures
 from mlx_hybrid.records.record import Record, parse_line
 
 NEAR = GovernanceConfig(only=("exact", "near"), max_reject_share=1.0)
@@ -32,9 +23,8 @@ def gone(records, config=NEAR) -> dict[int, tuple[str, str]]:
 
 
 def words(rng: random.Random, count: int) -> list[str]:
-    return [
-        "".join(rng.choice("abcdefghijklmnoprstuvy") for _ in range(rng.randint(3, 9))) for _ in range(count)
-    ]
+    letters = "abcdefghijklmnoprstuvy"
+    return ["".join(rng.choice(letters) for _ in range(rng.randint(3, 9))) for _ in range(count)]
 
 
 @settings(max_examples=30, deadline=None)
@@ -66,8 +56,8 @@ def test_signatures_estimate_the_jaccard():
 
 
 def test_bands_meet_exactly_when_six_minima_do():
-    rows = sketches([normalise(text) for text in SENTENCES.values()] * 2, 5)
-    keys = np.frombuffer(b"".join(rows), SKETCH)["keys"]
+    rows = checked.sketches([normalise(text) for text in SENTENCES.values()] * 2, 5)
+    keys = np.frombuffer(b"".join(rows), checked.SKETCH)["keys"]
     assert (keys[:12] == keys[12:]).all()
     assert len(np.unique(keys[:12])) == keys[:12].size
 
@@ -87,9 +77,11 @@ def by_characters(one: str, other: str, n: int) -> float:
 @given(st.text("ab c", min_size=1, max_size=40), st.text("ab c", min_size=1, max_size=40))
 def test_the_characters_shared_are_those_of_a_mask(one, other):
     shared = grams(one, 3) & grams(other, 3)
-    assert shared_characters(one, other, shared, 3) == pytest.approx(by_characters(one, other, 3), abs=1e-12)
+    assert checked.shared_characters(one, other, shared, 3) == pytest.approx(
+        by_characters(one, other, 3), abs=1e-12
+    )
     if by_characters(one, other, 3) >= 0.8:
-        assert Likeness(3, 0.8).may_share(len(one), len(other))
+        assert checked.Likeness(3, 0.8).may_share(len(one), len(other))
 
 
 def test_near_copies_are_found_as_brute_force_finds_them():
@@ -233,10 +225,7 @@ def test_another_call_is_another_answer_and_other_tools_another_question():
 
 
 def test_calls_before_the_answer_count_too():
-    after = [
-        {"role": "tool", "content": "Rain, then sun."},
-        {"role": "assistant", "content": "Rain, and sun."},
-    ]
+    after = said(tool="Rain, then sun.", assistant="Rain, and sun.")
     records = [call_record(line, city) for line, city in enumerate(("Lyon", "Nairobi", "Lyon"), 1)]
     for record in records:
         record.fields["messages"] += after

@@ -46,15 +46,13 @@ def decided(path):
 
 def test_gzip_and_parquet_give_the_same_decisions(raw, tmp_path):
     rows = [json.loads(line) for line in raw.read_text(encoding="utf-8").splitlines() if line[0] == "{"]
-    plain = write_jsonl(tmp_path / "a.jsonl", rows)
-    packed = tmp_path / "b.jsonl.gz"
-    packed.write_bytes(gzip.compress(plain.read_bytes()))
-    decisions = [decided(path) for path in (plain, packed)]
+    plain, packed, table = (tmp_path / name for name in ("a.jsonl", "b.jsonl.gz", "c.parquet"))
+    packed.write_bytes(gzip.compress(write_jsonl(plain, rows).read_bytes()))
     pyarrow = pytest.importorskip("pyarrow")
     from pyarrow import parquet
 
-    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "c.parquet")
-    decisions.append(decided(tmp_path / "c.parquet"))
+    parquet.write_table(pyarrow.Table.from_pylist(rows), table)
+    decisions = [decided(path) for path in (plain, packed, table)]
     assert decisions == [decisions[0]] * 3
 
 
@@ -106,11 +104,10 @@ def test_nothing_half_written(raw, tmp_path, monkeypatch, failure, stage):
     assert [path.name for path in tmp_path.iterdir() if path.name != "home"] == ["raw.jsonl"]
 
 
-def test_a_long_line_does_no_harm(tmp_path):
-    path = tmp_path / "long.jsonl"
-    with path.open("w", encoding="utf-8") as file:
-        file.write(json.dumps({"text": SENTENCES["deu_Latn"] * 60_000, "language": "de"}) + "\n")
-        file.write(json.dumps({"text": SENTENCES["deu_Latn"], "language": "de"}) + "\n")
+def test_a_line_longer_than_a_chunk_does_no_harm(tmp_path, monkeypatch):
+    monkeypatch.setattr(curate, "CHUNK_BYTES", 1 << 16)
+    texts = SENTENCES["deu_Latn"] * 5_000, SENTENCES["deu_Latn"]
+    path = write_jsonl(tmp_path / "long.jsonl", [{"text": text, "language": "de"} for text in texts])
     assert path.stat().st_size > 5 * curate.CHUNK_BYTES
     govern_files([path], tmp_path / "out", FREE)
     assert len(read_jsonl(tmp_path / "out" / "kept.jsonl")) == 1

@@ -7,8 +7,7 @@ import pytest
 from governance.conftest import SENTENCES, chat_record, govern_records, text_record, write_jsonl
 
 from mlx_hybrid.config import GovernanceConfig
-from mlx_hybrid.governance.checks.overlap import EvaluationIndex
-from mlx_hybrid.governance.duplicates.minhash import normalise
+from mlx_hybrid.governance.checks.grams import EvaluationIndex, normalise
 
 
 def containment(text: str, record: str) -> float:

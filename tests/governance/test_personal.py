@@ -69,9 +69,6 @@ def test_every_luhn_number_of_a_network_is_a_card_and_no_other():
         numbers = (f"{prefix}12345678901{check}" for check in range(10))
         (number,) = (number for number in numbers if luhn(number))
         assert bool(find_personal(f"Pay {number}.")) == is_card, prefix
-
-
-def test_luhn():
     assert luhn("79927398713")
     assert not any(luhn(f"7992739871{digit}") for digit in "012456789")
 
@@ -104,10 +101,7 @@ ARGUMENTS = {"to": MAIL, f"cc {MAIL}": 1, "card": NUMBER, "note": ["call +44 20 
             {"prompt": "Say it in Swahili.", "completion": "Ni.", "source_text": f"Write to {MAIL}."},
             {"email"},
         ),
-        (
-            {"messages": said(system=f"You answer for {MAIL}.", user="Who?", assistant="The office.")},
-            {"email"},
-        ),
+        ({"messages": said(system=f"You answer for {MAIL}.", user="Who?", assistant="Anna.")}, {"email"}),
         (paid(ARGUMENTS), {"email", "card", "phone"}),
         (paid(json.dumps(ARGUMENTS)), {"email", "card", "phone"}),
     ],

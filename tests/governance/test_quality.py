@@ -5,9 +5,8 @@ import base64
 import pytest
 from governance.conftest import SENTENCES
 
-from mlx_hybrid.governance.checks.characters import Batch
+from mlx_hybrid.governance.checks.characters import Batch, find_mojibake
 from mlx_hybrid.governance.checks.material import made_of
-from mlx_hybrid.governance.checks.mojibake import find_mojibake
 from mlx_hybrid.governance.checks.quality import Turn, check_quality, check_unicode
 from mlx_hybrid.governance.rules import in_force
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mlx_hybrid.config import GovernanceConfig
 from mlx_hybrid.errors import ConfigError, DataError
-from mlx_hybrid.governance.checks.translations import numbers_differ
+from mlx_hybrid.governance.checks.quality import numbers_differ
 from mlx_hybrid.governance.rules import active_stages
 from mlx_hybrid.records.record import Fault
 from mlx_hybrid.study.plan import governance_values
@@ -131,12 +131,11 @@ def test_translations():
 ANY = st.text(st.characters(codec=None), max_size=60)
 
 
+CODES = st.sampled_from([None, "en", "zh", "x", "arb_Latn"])
+
+
 @settings(max_examples=40, deadline=None)
-@given(
-    st.lists(
-        st.tuples(ANY, ANY, st.sampled_from([None, "en", "zh", "x", "arb_Latn"])), min_size=1, max_size=6
-    )
-)
+@given(st.lists(st.tuples(ANY, ANY, CODES), min_size=1, max_size=6))
 def test_any_text_gets_an_answer(rows):
     records = [chat_record(a, b or "x", i, language=code, label=a[:1]) for i, (a, b, code) in enumerate(rows)]
     result = govern_records(records, config(redact=True))

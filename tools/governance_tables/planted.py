@@ -4,7 +4,7 @@ import random
 from collections import defaultdict
 
 from governance_tables.text import SHORTEST, sentences
-from mlx_hybrid.governance.duplicates.minhash import grams, jaccard, normalise
+from mlx_hybrid.governance.checks.grams import grams, jaccard, normalise
 
 
 def planted_duplicates(

@@ -7,8 +7,7 @@ import sys
 from pathlib import Path
 
 from mlx_hybrid.config import GovernanceConfig
-from mlx_hybrid.governance.inspection import Inspector
-from mlx_hybrid.governance.ledger import Ledger
+from mlx_hybrid.governance.inspection import Inspector, Ledger
 from mlx_hybrid.records.record import Record
 
 DATA = Path(os.environ.get("MLX_HYBRID_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))

@@ -1,20 +1,33 @@
-"""What every character is (class, script), as `regex` knows Unicode, and counts of them for a batch of texts."""
+"""What characters a text has (class, script), as `regex` knows Unicode, and whether it was read in the wrong encoding:
+`ftfy` tells of the Western ones, a way back of the others."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from functools import lru_cache
+from itertools import permutations
 
 import numpy as np
 import regex
 
-from mlx_hybrid.governance.tables import CUES
+from mlx_hybrid.governance.rules import CUES, patterns
 
 TABLE_SIZE = 0x20000  # planes 0 and 1; beyond them stand Han letters (2, 3) and nothing that is written
 OTHER, LETTER, MARK, DIGIT, SPACE, PUNCTUATION, SYMBOL, BROKEN = range(8)
 CLASSES = (r"\p{L}", r"\p{M}", r"\p{N}", r"[\p{Z}\t\n\r]", r"\p{P}", r"\p{S}")
 DAMAGED = r"[[\p{Cc}\p{Co}\p{Cn}\p{Cs}\uFFFD]--[\t\n\r]]"
+# The first is what scripts share and inherit, the second any that is not named here.
 SCRIPT_CODES = CUES["scripts"].split()
-"""The first is what scripts share and inherit, the second a script that is not named here."""
 HAN = SCRIPT_CODES.index("Hani")
+CODECS = [
+    pair.split() for pair in CUES["misread"].split(", ")
+]  # scripts as which UTF-8 read in a codec is seen
+VALID_SHARE = 0.75  # clean sentences reach 0.6 in gbk and 0.4 elsewhere, misread ones fall to 0.8
+ONE_SCRIPT, MANY = 0.8, 6
+CHARACTER_SETS = ("gb2312", "big5hkscs", "euc_jp", "johab")  # Simplified, Traditional, Japanese, Korean
+STRANGE_SHARE = 0.1
+CYRILLIC = ("cp1251", "koi8-r", "cp866", "iso8859-5", "mac-cyrillic")
+COMMON = "оеаинтсрвлкмдпуяыьгзбчйхжшюцщэфъё"  # Cyrillic letters, the commonest first
+QUOTE = "鈥"  # what gbk makes of the first bytes of a curly quote or dash; holmium, in Chinese text
+MOJIBAKE = patterns("mojibake")
 
 
 @lru_cache(1)
@@ -25,8 +38,8 @@ def tables() -> tuple[np.ndarray, np.ndarray]:
     unnamed = r"[^\p{Script=Zyyy}\p{Script=Zinh}\p{Cn}\p{Co}]"
     scripts = unnamed, *(rf"\p{{Script={code}}}" for code in SCRIPT_CODES[2:])
     found = np.zeros((2, TABLE_SIZE), np.uint8)
-    for table, patterns in zip(found, ((*CLASSES, DAMAGED), scripts)):
-        for number, pattern in enumerate(patterns, start=1):
+    for table, kinds in zip(found, ((*CLASSES, DAMAGED), scripts)):
+        for number, pattern in enumerate(kinds, start=1):
             for match in regex.finditer(f"{pattern}+", text, regex.V1):
                 table[match.start() : match.end()] = number
     return found[0], found[1]
@@ -70,3 +83,73 @@ class Batch:
 def letters_only(text: str) -> str:
     """Lower-cased, with every run of what is neither letter nor mark made one space: what engines are shown."""
     return regex.sub(r"[^\p{L}\p{M}\u200c\u200d]+", " ", text).strip().lower()
+
+
+def find_mojibake(text: str, scripts: Set[str] | None = None) -> str | None:
+    """What is wrong with the encoding of a text, or None. `scripts` are those seen in it, where that is known."""
+    from ftfy import badness
+
+    if "?" in text and len(MOJIBAKE.lost.findall(text)) >= 2:
+        return "letters were lost to question marks"
+    if text.isascii():
+        return None
+    scripts = next(Batch([text]).scripts_seen()) if scripts is None else scripts
+    if badness.is_bad(text):
+        return "UTF-8 that was read as cp1252"
+    if "Cyrl" in scripts and (pair := swapped_cyrillic(text)):
+        return "{} that was read as {}".format(*pair)
+    if "Mymr" in scripts and len(MOJIBAKE.zawgyi.findall(text)) > 0.02 * len(text):
+        return "Burmese in Zawgyi, which is not Unicode"
+    if "Latn" in scripts and is_single_byte(text):
+        return "another alphabet that was read as latin-1"
+    codecs = (codec for script, codec in CODECS if script in scripts)
+    found = next((codec for codec in codecs if is_misread(text, codec)), None)
+    found = found or ("gbk" if "Hani" in scripts and is_nowhere_written(text) else None)
+    return found and f"UTF-8 that was read as {found}"
+
+
+def swapped_cyrillic(text: str) -> tuple[str, str] | None:
+    """The encoding that a Cyrillic text was written in and the one it was read in, where they differ."""
+    own = mean_rank(text)
+    for written, read in permutations(CYRILLIC, 2) if own >= 9.5 else ():
+        back = text.encode(read, "ignore").decode(written, "ignore")
+        if len(back) > 0.9 * len(text) and 0 < mean_rank(back) < min(10, own - 2.8):
+            return written, read
+    return None
+
+
+def mean_rank(text: str) -> float:
+    """How seldom the letters of a Cyrillic text are, on average; 0 for fewer than 16 letters."""
+    ranks = [COMMON.index(c) if c in COMMON else len(COMMON) for c in text.lower() if c.isalpha()]
+    return sum(ranks) / len(ranks) if len(ranks) >= 16 else 0.0
+
+
+def is_single_byte(text: str) -> bool:
+    """Whether most letters are of the upper half of latin-1: in no language that is written with it are they."""
+    letters = [c for c in text if c.isalpha()]
+    return len(letters) >= 8 and sum("\xc0" <= c <= "\xff" for c in letters) > 0.6 * len(letters)
+
+
+def is_misread(text: str, codec: str) -> bool:
+    """Whether `text`, written in `codec`, is UTF-8 of one script, which by chance it is not."""
+    raw = np.frombuffer(text.encode(codec, "ignore"), np.uint8)
+    high = int((raw >= 0x80).sum())
+    found = "".join(c for c in raw.tobytes().decode("utf-8", "ignore") if c > "\x7f") if high > 1 else ""
+    if high < 2 or len(found.encode()) < VALID_SHARE * high:
+        return False
+    batch = Batch([found])
+    letters = batch.scripts[batch.classes == LETTER]
+    counts = np.bincount(letters, minlength=3)
+    if len(found) >= MANY and len(letters):
+        return counts.max() >= ONE_SCRIPT * len(letters)
+    # A few letters are enough only where they are Latin ones, as in the middle of a Western word.
+    return high < len(raw) / 2 and counts[2] == len(letters)
+
+
+def is_nowhere_written(text: str) -> bool:
+    """Whether a tenth of the Han letters are missing from every national character set; a real text fits one."""
+    letters = "".join(c for c in text if "\u4e00" <= c <= "\u9fa5")
+    if QUOTE in letters and len(letters) < len(text) / 4:
+        return True
+    missing = min(len(letters) - len(letters.encode(name, "ignore").decode(name)) for name in CHARACTER_SETS)
+    return missing >= 2 and missing > STRANGE_SHARE * len(letters)

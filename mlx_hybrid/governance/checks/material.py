@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import groupby
 from typing import Any, NamedTuple
 
 import regex
 
-from mlx_hybrid.governance.tables import patterns
+from mlx_hybrid.governance.rules import patterns
 from mlx_hybrid.records.record import Record
 
 MATERIAL = patterns("material")
@@ -45,11 +46,9 @@ class Turn(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """A record as the rules see it: its trained turns, the words before them, and the languages it says they are in.
-
-    `text` is all that was said but by tools, whose results are no prose and are not trained. `languages` are of what
-    was asked and of the answers; `declares` tells a record that says it is a translation.
-    """
+    """A record as the rules see it: its trained turns, the words before them, all that was said but by tools, whose
+    results are no prose and are not trained (`text`), the languages that it says the question and the answers are in,
+    and whether it says that it is a translation (`declares`)."""
 
     turns: tuple[Turn, ...]
     asked: str
@@ -59,7 +58,6 @@ class Judged(NamedTuple):
 
 
 def judged(record: Record) -> Judged:
-    """Read a record for the rules."""
     languages = languages_of(record.fields)
     if record.kind == "text":
         text = record.content()[:MAX_CHECKED]
@@ -80,8 +78,7 @@ def judged(record: Record) -> Judged:
 
 def languages_of(fields: dict[str, Any]) -> tuple[str | None, str | None]:
     """What a record declares of its questions and of its answers."""
-    each, source = fields.get("languages"), fields.get("source_language")
-    own = fields.get("language") or None
+    each, source, own = fields.get("languages"), fields.get("source_language"), fields.get("language") or None
     if not isinstance(each, dict):
         return (source if isinstance(source, str) else own), own
     return each.get("prompt") or own, each.get("answer") or own
@@ -119,14 +116,11 @@ def made_of(text: str) -> Made:
 def is_data(text: str) -> bool:
     """Whether all of it is JSON, or each line of it is."""
     bare = text.strip()
-    if bare[:1] not in ("{", "[") or bare[-1:] not in ("}", "]"):
-        return False
-    for part in ([bare], bare.split("\n")):
-        try:
+    looks_so = bare[:1] in ("{", "[") and bare[-1:] in ("}", "]")
+    for part in ([bare], bare.split("\n")) if looks_so else ():
+        with suppress(ValueError, RecursionError):
             if all(isinstance(json.loads(row), dict | list) for row in part):
                 return True
-        except (ValueError, RecursionError):
-            continue
     return False
 
 
@@ -163,11 +157,9 @@ def prose_lines(lines: list[str], kinds: set[str]) -> list[str]:
     share = sum(written) / max(len(written), 1)
     if share > MOSTLY and len(written) > 2:
         return []
-    sentences_only = "code" in told and share > SOME
-    return [
-        "" if kind or (sentences_only and not MATERIAL.sentence.search(line)) else line
-        for kind, line in zip(told, lines)
-    ]
+    strict = "code" in told and share > SOME
+    kept = (not kind and (not strict or MATERIAL.sentence.search(line)) for kind, line in zip(told, lines))
+    return [line if keep else "" for keep, line in zip(kept, lines)]
 
 
 def kind_of(line: str, before: str) -> str:
@@ -175,10 +167,8 @@ def kind_of(line: str, before: str) -> str:
     bare = line.strip()
     if not bare:
         return ""
-    if MATERIAL.row.match(line):
-        return "table"
-    if MATERIAL.starts.match(line):
-        return "code"
+    if MATERIAL.row.match(line) or MATERIAL.starts.match(line):
+        return "table" if MATERIAL.row.match(line) else "code"
     if MATERIAL.figures.fullmatch(MATERIAL.quoted.sub("0", bare.split(" #")[0])):
         return "notation"
     if MATERIAL.sentence.search(MATERIAL.quoted.sub("", bare)):
@@ -193,8 +183,5 @@ def kind_of(line: str, before: str) -> str:
 def in_columns(lines: list[str]) -> list[str]:
     """`table` for each of three or more lines on end with as many short cells between commas, two or more."""
     counts = [line.count(",") + line.count(";") if MATERIAL.cells.fullmatch(line) else 0 for line in lines]
-    found: list[str] = []
-    for count, group in groupby(counts):
-        size = len(list(group))
-        found += ["table" if count and size >= 3 else ""] * size
-    return found
+    runs = ((count, len(list(group))) for count, group in groupby(counts))
+    return [kind for count, size in runs for kind in ["table" if count and size >= 3 else ""] * size]

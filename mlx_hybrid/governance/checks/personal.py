@@ -10,15 +10,12 @@ from typing import Any, NamedTuple
 
 import regex
 
-from mlx_hybrid.governance.rules import Finding, in_force
-from mlx_hybrid.governance.tables import CUES, patterns, said_before
+from mlx_hybrid.governance.rules import CUES, Finding, in_force, patterns, said_before
 from mlx_hybrid.records.fields import over_texts
 from mlx_hybrid.records.languages import card_code, parse_language
 
 
 class Span(NamedTuple):
-    """A kind and where it stands in the text, in characters."""
-
     kind: str
     start: int
     end: int
@@ -38,20 +35,16 @@ IBAN_LENGTHS = {pair[:2]: int(pair[2:]) for pair in CUES["iban"].split()}
 MAX_CHECKED = 1_000_000  # characters that are searched for flags; redaction searches all
 SPACES = (0xA0, *range(0x2000, 0x200C), 0x200E, 0x200F, *range(0x202A, 0x2030), 0x2060, 0x3000)
 DASHES = (*range(0x2010, 0x2016), 0x2212, 0xFE58, 0xFE63)
-PLAIN = {
-    **{ord(c): str(unicodedata.digit(c)) for c in map(chr, range(0x80, 0x1FC00)) if c.isdecimal()},
-    **{code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)},
-    **dict.fromkeys(SPACES, " "),
-    **dict.fromkeys(DASHES, "-"),
-}
-"""ASCII's digits, marks, spaces and dashes in place of those of other scripts and widths, one for one."""
+# ASCII's digits, marks, spaces and dashes in place of those of other scripts and widths, one for one.
+PLAIN = {ord(c): str(unicodedata.digit(c)) for c in map(chr, range(0x80, 0x1FC00)) if c.isdecimal()}
+PLAIN |= {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}
+PLAIN |= dict.fromkeys(SPACES, " ") | dict.fromkeys(DASHES, "-")
 
 
 def luhn(text: str) -> bool:
     """The check digit of card numbers (ISO/IEC 7812-1)."""
-    digits = [int(c) for c in text if c.isdigit()]
-    doubled = [d if i % 2 == 0 else d * 2 - 9 * (d > 4) for i, d in enumerate(reversed(digits))]
-    return sum(doubled) % 10 == 0
+    digits = [int(c) for c in reversed(text) if c.isdigit()]
+    return sum(d * 2 - 9 * (d > 4) if i % 2 else d for i, d in enumerate(digits)) % 10 == 0
 
 
 def card_length(match: Any) -> int:
@@ -65,10 +58,9 @@ def iban_length(match: Any) -> int:
     wanted = IBAN_LENGTHS.get(match[0][:2].upper(), 99)
     if len(places) < wanted:
         return 0
-    end = places[wanted - 1] + 1
-    code = "".join(match[0][place] for place in places[:wanted])
-    cut_short = match[0][end : end + 1].isalnum()
-    return 0 if cut_short or int("".join(str(int(c, 36)) for c in code[4:] + code[:4])) % 97 != 1 else end
+    end, code = places[wanted - 1] + 1, [match[0][place] for place in places[:wanted]]
+    number = int("".join(str(int(c, 36)) for c in code[4:] + code[:4]))
+    return 0 if match[0][end : end + 1].isalnum() or number % 97 != 1 else end
 
 
 def ip_length(match: Any) -> int:
@@ -81,8 +73,8 @@ def ip_length(match: Any) -> int:
         return len(match[0]) if address in ipaddress.ip_network("2000::/3") and address.is_global else 0
     before, after = match.string[max(0, match.start() - 40) : match.start()], match.string[match.end() :][:20]
     like = all(int(part) < 32 for part in match[0].split(".")) and match[0] not in RESOLVERS
-    is_version = VERSION.search(before) or RELEASED.match(after.lstrip())
-    is_version = is_version or (like and not ADDRESS.search(before))
+    like = like and not ADDRESS.search(before)
+    is_version = VERSION.search(before) or RELEASED.match(after.lstrip()) or like
     return len(match[0]) if address.is_global and not is_version else 0
 
 
@@ -100,8 +92,7 @@ def regions_of(language: str) -> tuple[str, ...]:
         code = card_code(str(parse_language(language)))
     except ValueError:
         return ()
-    found = (regex.match(rf"{code}_([A-Z]{{2}})\b", locale) for locale in locale_alias.values())
-    return tuple(sorted({match[1] for match in found if match}))
+    return tuple(sorted({*regex.findall(rf"(?m)^{code}_([A-Z]{{2}})\b", "\n".join(locale_alias.values()))}))
 
 
 def phone_length(match: Any, regions: tuple[str, ...]) -> int:
@@ -132,11 +123,12 @@ def is_national(written: str, regions: tuple[str, ...], *, called: bool) -> bool
     odd = len(groups) > MOST_GROUPS or any(len(group) == 1 for group in groups[2:])
     if odd or PERSONAL.thousands.fullmatch(written) or (pairs and not opened):
         return False
+    how = "grouped" if wide and not opened else "begun"
     if len(groups) == 1:
         how = "valid" if opened else "mobile" if len(written) >= 10 and not wide else ""
-        return any(is_number(written, region, how) for region in regions if how)
-    own = any(is_number(written, region, "grouped" if wide and not opened else "begun") for region in regions)
-    return own or (opened and any(is_number(written, region, "grouped") for region in WORLD))
+    world = WORLD if opened and len(groups) > 1 else ()
+    tried = chain(((region, how) for region in regions if how), ((region, "grouped") for region in world))
+    return any(is_number(written, *pair) for pair in tried)
 
 
 @lru_cache(1 << 16)
@@ -149,10 +141,9 @@ def is_number(written: str, region: str, how: str) -> bool:
     except phones.NumberParseException:
         return False
     region = region if region != "ZZ" else phones.region_code_for_number(number)
-    if not phones.is_valid_number_for_region(number, region):
-        return False
-    if how in ("valid", "mobile"):
-        return how == "valid" or phones.number_type(number) == phones.PhoneNumberType.MOBILE
+    valid = phones.is_valid_number_for_region(number, region)
+    if not valid or how in ("valid", "mobile"):
+        return valid and (how == "valid" or phones.number_type(number) == phones.PhoneNumberType.MOBILE)
     shown = phones.format_number(number, phones.PhoneNumberFormat.NATIONAL)
     own, usual = (regex.findall(r"\d+", text.replace("(0)", "")) for text in (written, shown))
     own = own[1:] if own[0] in ("0", str(number.country_code)) and len(own) > 1 else own
@@ -162,18 +153,13 @@ def is_number(written: str, region: str, how: str) -> bool:
 
 def lengths(written: str) -> list[int]:
     """The whole candidate, then without last groups of digits, up to four of them."""
-    ends = [match.end() for match in regex.finditer(r"\d+", written)]
-    return [end for end in reversed(ends) if sum(c.isdigit() for c in written[end:]) <= 4 and end >= 7]
+    ends = reversed([match.end() for match in regex.finditer(r"\d+", written)])
+    return [end for end in ends if sum(c.isdigit() for c in written[end:]) <= 4 and end >= 7]
 
 
-LENGTHS = {
-    "email": email_length,
-    "ipv4": ip_length,
-    "ipv6": ip_length,
-    "iban": iban_length,
-    "card": card_length,
-}
-"""By pattern: how many characters of a match are personal; 0 for none."""
+# By pattern: how many characters of a match are personal; 0 for none.
+LENGTHS = {"email": email_length, "ipv4": ip_length, "ipv6": ip_length}
+LENGTHS |= {"iban": iban_length, "card": card_length}
 
 
 def secrets(text: str) -> Iterator[tuple[int, int]]:
@@ -184,15 +170,11 @@ def secrets(text: str) -> Iterator[tuple[int, int]]:
         yield from (match.span() for match in PERSONAL.login.finditer(text))
     if "earer" in text or "uthorization" in text:
         yield from (m.span() for m in PERSONAL.bearer.finditer(text) if regex.search(r"\d", m[0]))
-    if PERSONAL.says.search(text):
-        yield from (m.span(part) for m in PERSONAL.named.finditer(text) if (part := password_part(m)))
-
-
-def password_part(match: Any) -> str:
-    """The group of a match that holds its password; empty for a type, a placeholder or the name of a variable."""
-    part = "quoted" if match["quoted"] else "bare"
-    is_word = part == "bare" and PERSONAL.a_word.fullmatch(match[part])
-    return "" if is_word or PERSONAL.placeholder.fullmatch(match[part]) else part
+    for match in PERSONAL.named.finditer(text) if PERSONAL.says.search(text) else ():
+        part = "quoted" if match["quoted"] else "bare"
+        is_name = part == "bare" and PERSONAL.a_word.fullmatch(match[part])  # a type or a variable
+        if not is_name and not PERSONAL.placeholder.fullmatch(match[part]):
+            yield match.span(part)
 
 
 def candidates(text: str, regions: tuple[str, ...]) -> Iterator[Span]:
@@ -201,11 +183,10 @@ def candidates(text: str, regions: tuple[str, ...]) -> Iterator[Span]:
     has_digits = PERSONAL.some_digits.search(text)
     text = text.translate(PLAIN) if has_digits or "\uff20" in text else text
     for name, length in LENGTHS.items():
-        if "@" in text if name == "email" else has_digits:
-            for match in getattr(PERSONAL, name).finditer(text):
-                yield Span(
-                    name.removesuffix("v4").removesuffix("v6"), match.start(), match.start() + length(match)
-                )
+        kind = "ip" if name.startswith("ipv") else name
+        may_be = "@" in text if kind == "email" else has_digits
+        for match in getattr(PERSONAL, name).finditer(text) if may_be else ():
+            yield Span(kind, match.start(), match.start() + length(match))
     for match in PERSONAL.phone.finditer(text) if PERSONAL.seven_digits.search(text) else ():
         yield Span("phone", match.start(), match.start() + phone_length(match, regions))
 

@@ -1,20 +1,23 @@
-"""Rules on single texts that need no model and no labels: a function for each, under its name in rules.tsv."""
+"""Rules that need no model and no labels: on single texts, a function for each under its name in rules.tsv, and on
+translations (records with `source_language`): length ratio, copies and numbers."""
 
+import math
+import unicodedata
 import zlib
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 import regex
 
 from mlx_hybrid.governance.checks import characters
-from mlx_hybrid.governance.checks.characters import Batch
+from mlx_hybrid.governance.checks.characters import Batch, find_mojibake
+from mlx_hybrid.governance.checks.grams import normalise
 from mlx_hybrid.governance.checks.material import MATERIAL, Turn
-from mlx_hybrid.governance.checks.mojibake import find_mojibake
-from mlx_hybrid.governance.rules import Finding
-from mlx_hybrid.governance.tables import WORDS, patterns
-from mlx_hybrid.records.languages import UNSPACED
+from mlx_hybrid.governance.rules import WORDS, Finding, patterns
+from mlx_hybrid.records.languages import UNSPACED, UnknownLanguage, parse_language
+from mlx_hybrid.records.record import Record
 
 LEAST_VISIBLE = 16  # shares of fewer characters say nothing: “Oh, no.”
 RUN = 8
@@ -23,6 +26,8 @@ SUSPECT = 0.6  # a text half of whose 10-grams come back compresses to less
 REFRAIN = 6  # times that a line of a song may stand in it
 RULERS = list(map(ord, " \t\n\r-=_*#~.·•─━═│+|…"))  # what lines and tables are drawn with
 PICTURES = 0x1F000  # the first of the emoji
+LEAST_PAIRS = 200  # fewer do not tell how long translations between two languages are
+FAR = 3.5  # robust z: keeps 98.8–99.9 % of good pairs (docs/governance.md)
 QUALITY = patterns("quality")
 
 
@@ -56,11 +61,9 @@ def check_quality(turns: Sequence[Turn], limits: Mapping[str, float]) -> list[li
     """Every rule in force that each turn breaks."""
     batch = Batch([turn.made.words for turn in turns])
     looks = map(Look, turns, batch.texts, batch.scripts_seen(), *measure(batch))
-    rules = [(rule, limits[rule.__name__]) for rule in ON_TEXTS if rule.__name__ in limits]
-    return [
-        [Finding(rule.__name__, told) for rule, limit in rules if (told := rule(look, limit))]
-        for look in looks
-    ]
+    rules = [(name, rule, limits[name]) for rule in ON_TEXTS if (name := rule.__name__) in limits]
+    found = ([(name, rule(look, limit)) for name, rule, limit in rules] for look in looks)
+    return [[Finding(name, told) for name, told in own if told] for own in found]
 
 
 def measure(batch: Batch) -> list[list]:
@@ -117,11 +120,10 @@ def low_letter_ratio(look: Look, limit: float) -> str:
     numbers = [part for part in parts if part.isdigit()]
     if len(numbers) < max(5, 0.7 * len(parts)) or sum(map(len, numbers)) < 3 * len(numbers):
         return ""
-    pairs = list(pairwise(map(int, numbers)))
-    ordered = all(a <= b for a, b in pairs) or all(a >= b for a, b in pairs)
-    if ordered or sum(number in look.turn.asked for number in numbers) >= len(numbers) / 2:
-        return ""
-    return f"{len(numbers)} numbers and {len(parts) - len(numbers)} words"
+    values = [int(number) for number in numbers]
+    ordered = sorted(values) in (values, values[::-1])
+    asked = sum(number in look.turn.asked for number in numbers) >= len(numbers) / 2
+    return "" if ordered or asked else f"{len(numbers)} numbers and {len(parts) - len(numbers)} words"
 
 
 def symbol_heavy(look: Look, limit: float) -> str:
@@ -130,8 +132,7 @@ def symbol_heavy(look: Look, limit: float) -> str:
 
 def char_run(look: Look, limit: float) -> str:
     drawn_out = look.run >= RUN and look.run_share > 0.6
-    laughs = drawn_out and look.turn.text.strip()[0] in WORDS["laughter"]
-    found = look.run >= limit or (drawn_out and not laughs)
+    found = look.run >= limit or (drawn_out and look.turn.text.strip()[0] not in WORDS["laughter"])
     return f"one character {look.run} times in a row" if found else ""
 
 
@@ -164,8 +165,8 @@ def markup(look: Look, limit: float) -> str:
     prose = MATERIAL.fenced.sub(" ", turn.text) if turn.asked is None else turn.made.prose
     if not any(sign in prose for sign in ("<", "&", "[[", "{{")):
         return ""
-    tags = [tag[0] for tag in MATERIAL.tag.finditer(prose) if QUALITY.html.match(tag[0])]
-    count = sum(not QUALITY.inline.match(tag) for tag in tags)
+    tags = (tag[0] for tag in MATERIAL.tag.finditer(prose))
+    count = sum(bool(QUALITY.html.match(tag) and not QUALITY.inline.match(tag)) for tag in tags)
     count += len(QUALITY.wiki.findall(prose)) if turn.asked is None else 0
     return f"{count} tags, entities or wiki marks" if count >= limit else ""
 
@@ -210,3 +211,60 @@ def mojibake(look: Look, _: float) -> str:
 
 ON_TEXTS = (no_text, placeholder, control_tokens, low_letter_ratio, symbol_heavy, char_run, repetition)
 ON_TEXTS += (markup, menu, long_token, spaced_letters, mojibake)
+
+
+class Pair(NamedTuple):
+    """One translation: the two languages, the logarithm of target over source length, and what is wrong already."""
+
+    languages: str
+    log_ratio: float
+    copy: bool
+    flags: tuple[Finding, ...] = ()
+
+
+def read_pair(record: Record) -> Pair | None:
+    """The pair of a translation record, its source `source_text`, else the prompt; None for any other record."""
+    source_language = record.fields.get("source_language")
+    if not isinstance(source_language, str) or record.kind == "text":
+        return None
+    try:
+        names = f"{parse_language(source_language)}→{parse_language(record.language or 'und')}"
+    except UnknownLanguage:
+        return None
+    own = record.fields.get("source_text")
+    source, target = own if isinstance(own, str) else record.prompt(), record.completion()
+    ratio = math.log((len(target) + 1) / (len(source) + 1))
+    differs = numbers_differ(source, target)
+    flags = (Finding("number_mismatch", differs),) if differs else ()
+    return Pair(names, ratio, normalise(source) == normalise(target), flags)
+
+
+def numbers_differ(source: str, target: str) -> str:
+    """Says so when the source holds numbers of two digits or more and the target none of them, in any digits."""
+
+    def values(text: str) -> set[str]:
+        runs = regex.findall(r"\p{Nd}{2,}", text)
+        return {"".join(str(unicodedata.digit(c)) for c in run).lstrip("0") for run in runs}
+
+    wanted = values(source)
+    return f"none of {len(wanted)} numbers" if wanted and not wanted & values(target) else ""
+
+
+def check_pairs(pairs: Sequence[Pair]) -> list[Finding | None]:
+    """Why each pair goes. z = 0.6745 (x − median) / MAD of the log ratio, by language pair."""
+    ratios = defaultdict(list)
+    for pair in pairs:
+        ratios[pair.languages].append(pair.log_ratio)
+    usual = {}
+    for names, values in ratios.items():
+        middle = float(np.median(values))
+        usual[names] = len(values), middle, max(float(np.median(np.abs(np.array(values) - middle))), 0.05)
+    found: list[Finding | None] = []
+    for pair in pairs:
+        count, middle, spread = usual[pair.languages]
+        z = 0.6745 * (pair.log_ratio - middle) / spread
+        far = count >= LEAST_PAIRS and abs(z) > FAR
+        told = f"{math.exp(pair.log_ratio):.2f}, usual {math.exp(middle):.2f} for {pair.languages}, z {z:.1f}"
+        copy = Finding("copy_source", "the target is the source") if pair.copy else None
+        found.append(copy or (Finding("length_ratio", told) if far else None))
+    return found

@@ -33,7 +33,6 @@ class Wanted:
     personal: set[str] = field(default_factory=set)
 
     def learn(self, line: Line) -> None:
-        """Take in what a line says that has one of the ids."""
         names, text = names_and_text(line)
         if names & self.ids:
             self.places |= {line.note["match"]} if line.note.get("reason") == "exact_dup" else set()
@@ -88,8 +87,7 @@ def forget(folder: Path, ids: Collection[str], runs: Path) -> dict[str, Any]:
 
     Returns how many went from each file (`removed`), the `runs` that were trained on the folder, how many went from
     the data of each (`removed_from_runs`), `other_runs` that hold such a record, which are not touched, and the lines
-    `left` that name them. Raises DataError when no record has any of the ids.
-    """
+    `left` that name them. Raises DataError when no record has any of the ids."""
     manifest = verify(folder)
     wanted = Wanted(set(ids), lines.maps_of(manifest["inputs"]))
     hashes = [sha256_of(folder / "manifest.json"), *(parent["sha256"] for parent in manifest["parents"])]
@@ -120,10 +118,8 @@ def both(folder: Path, maps: Maps = lines.NO_MAPS) -> Iterator[tuple[str, Line]]
 
 
 def cut(folder: Path, wanted: Wanted) -> dict[str, int]:
-    """Take the records out of both files of a governed folder, and count its papers anew; how many went from each.
-
-    The manifest notes hashes of the ids, not the ids. Raises DataError, and changes nothing, where none is there.
-    """
+    """Take the records out of both files of a governed folder, and count its papers anew; how many went from each. The
+    manifest notes hashes of the ids, not the ids. Raises DataError, and changes nothing, where none is there."""
     removed = dict.fromkeys(DATA, 0)
 
     def change(scratch: Path) -> dict:
@@ -163,8 +159,7 @@ def rescue(folder: Path, ids: Collection[str], reasons: Collection[str]) -> dict
     """Move what was set aside for these reasons, or has these ids (or `path:line`), to the kept records, in place.
 
     Returns how many `records` came back for each reason, and what is `left` because it is none, with what is wrong.
-    Raises ConfigError for a reason that there is not, DataError where no record comes back; nothing is changed then.
-    """
+    Raises ConfigError for a reason that there is not, DataError where no record comes back; nothing is changed then."""
     manifest = verify(folder)
     maps, redacts = lines.maps_of(manifest["inputs"]), kinds_to_redact(manifest["config"])
     order = {path: place for place, path in enumerate(maps)}

@@ -17,8 +17,7 @@ from mlx_hybrid.records.record import Record
 from mlx_hybrid.records.shapes import as_record, renamed
 
 DATA = KEPT, REJECTED = ("kept.jsonl", "rejected.jsonl")
-Maps = Mapping[str, dict[str, str]]
-"""Of each file of a folder what its keys are read as."""
+Maps = Mapping[str, dict[str, str]]  # of each file of a folder what its keys are read as
 NO_MAPS: Maps = MappingProxyType({})
 
 
@@ -60,24 +59,21 @@ class Line(NamedTuple):
     def item(self) -> Inspection:
         """What was decided on it."""
         decision = Decision(*(self.note.get(name, "") for name in Decision._fields))
-        record = self.record()
-        return Inspection(
-            *self.place,
-            language=self.note["language"],
-            licence=str(self.row.get("licence") or ""),
-            shape=record.shape if record else "",
-            decision=decision if decision.stage else None,
-            flags=tuple(Finding(**flag) for flag in self.note.get("flags", [])),
-        )
+        flags = tuple(Finding(**flag) for flag in self.note.get("flags", []))
+        told = {
+            "language": self.note["language"],
+            "licence": str(self.row.get("licence") or ""),
+            "flags": flags,
+        }
+        shape = record.shape if (record := self.record()) else ""
+        return Inspection(*self.place, shape=shape, decision=decision if decision.stage else None, **told)
 
 
 def read_folder_lines(
     path: Path, maps: Maps = NO_MAPS, *, strict: bool = True, at: Set[str] | None = None
 ) -> Iterator[Line]:
-    """The lines of a kept.jsonl or rejected.jsonl, all or those `at` some places.
-
-    Raises DataError for one that cannot be read; where it is not `strict` such a line is passed over.
-    """
+    """The lines of a kept.jsonl or rejected.jsonl, all or those `at` some places. Raises DataError for one that cannot
+    be read; where it is not `strict` such a line is passed over."""
     with path.open("rb") as file:
         for number, raw in enumerate(file, start=1):
             if at is not None and place_of(raw) not in at:
@@ -86,10 +82,9 @@ def read_folder_lines(
                 row = json.loads(raw)
                 yield Line(raw, row, row.pop("_gov", {}), maps)
             except (ValueError, RecursionError, AttributeError, TypeError):
+                told = f"{path}:{number}: cannot be read; restore the file and try again."
                 if strict:
-                    raise DataError(
-                        f"{path}:{number}: cannot be read; restore the file and try again."
-                    ) from None
+                    raise DataError(told) from None
 
 
 def place_of(raw: bytes) -> str:
@@ -100,11 +95,6 @@ def place_of(raw: bytes) -> str:
 
 def maps_of(sources: Sequence[dict[str, Any]]) -> Maps:
     return {source["path"]: source.get("map", {}) for source in sources}
-
-
-def load_kept(path: Path) -> list[Record]:
-    """Read the records of a `kept.jsonl`, each under the place it came from and as it was, without `_gov`."""
-    return [Record(line.row, *line.place) for line in read_folder_lines(path)]
 
 
 def kept_line(raw: bytes, item: Inspection, redacts: Collection[str], renames: Mapping[str, str]) -> bytes:

@@ -14,7 +14,7 @@ from mlx_hybrid.files import new_directory, read_json, sha256_of, write_json
 from mlx_hybrid.governance.checks.engines import load_engine
 from mlx_hybrid.governance.folder.lines import DATA, maps_of, read_folder_lines
 from mlx_hybrid.governance.folder.papers import dataset_card, report_page, summarise, summary_of
-from mlx_hybrid.governance.ledger import Ledger
+from mlx_hybrid.governance.inspection import Ledger
 
 FORMAT = 1
 PACKAGES = ("numpy", "regex", "ftfy", "phonenumberslite", "pyarrow")
@@ -25,9 +25,8 @@ def write_outputs(folder: Path, ledger: Ledger) -> None:
     summary = summarise(ledger)
     tree = summary["config"]
     # Manifests beside the inputs are the links of the chain back to the first source.
-    beside = (
-        Path(s["path"]).with_name("manifest.json") for s in ledger.sources if Path(s["path"]).name in DATA
-    )
+    paths = [Path(source["path"]) for source in ledger.sources]
+    beside = [path.with_name("manifest.json") for path in paths if path.name in DATA]
     installed = {name: found.version for name in PACKAGES for found in [*distributions(name=name)][:1]}
     manifest = {
         "format": FORMAT,
@@ -57,10 +56,8 @@ def write_papers(folder: Path, summary: dict[str, Any], manifest: dict[str, Any]
 
 
 def rewrite(folder: Path, change: Callable[[Path], dict[str, Any]]) -> None:
-    """Replace a governed folder by the two files that `change` writes into a new one, and papers that count them.
-
-    `change` returns what the manifest is to note of it; the new manifest names the old one as a parent.
-    """
+    """Replace a governed folder by the two files that `change` writes into a new one, and papers that count them. It
+    returns what the manifest is to note; the new manifest names the old one as a parent."""
     manifest = verify(folder)
     old = {"path": "manifest.json", "sha256": sha256_of(folder / "manifest.json")}
     with new_directory(folder) as scratch:
@@ -96,16 +93,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 def verify(folder: Path) -> dict[str, Any]:
     """The manifest, once its settings and every file have the hash it records and no other file stands beside them.
-
-    Raises DataError naming each that has not.
-    """
+    Raises DataError naming each that has not."""
     manifest = read_manifest(folder)
     wrong = [problem for output in manifest["outputs"] if (problem := compare(folder, output))]
     if manifest.get("config_sha256") != hash_of(manifest.get("config", {})):
         wrong.append("the settings in manifest.json have changed since it was written")
     known = {"manifest.json", ".DS_Store", *(output["path"] for output in manifest["outputs"])}
-    strange = sorted({path.name for path in folder.iterdir()} - known)
-    wrong += [f"{name} is not in the manifest" for name in strange]
+    strange = {path.name for path in folder.iterdir()} - known
+    wrong += [f"{name} is not in the manifest" for name in sorted(strange)]
     if wrong:
         raise DataError(f"{folder}: {'; '.join(wrong)}. Govern the sources again, or restore the files.")
     return manifest
@@ -122,10 +117,8 @@ def compare(folder: Path, output: dict[str, Any]) -> str:
 
 
 def check_source(path: Path) -> str | None:
-    """The sha256 of the manifest beside a governed data file, or None for a file that no manifest names.
-
-    Raises DataError when the file is no longer what the manifest says: training would not be on what was signed.
-    """
+    """The sha256 of the manifest beside a governed data file, or None for a file that no manifest names. Raises
+    DataError when the file is no longer what the manifest says: training would not be on what was signed."""
     folder = path.parent
     if path.name not in DATA or not (folder / "manifest.json").is_file():
         return None

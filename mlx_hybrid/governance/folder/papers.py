@@ -14,8 +14,7 @@ from mlx_hybrid.config import to_tree
 from mlx_hybrid.files import render
 from mlx_hybrid.governance.checks.personal import redact, regions_of
 from mlx_hybrid.governance.folder.lines import DATA, Line, maps_of, read_folder_lines
-from mlx_hybrid.governance.inspection import Inspection
-from mlx_hybrid.governance.ledger import Ledger, count
+from mlx_hybrid.governance.inspection import Inspection, Ledger, count
 from mlx_hybrid.governance.rules import RULES, Decision
 from mlx_hybrid.records.languages import card_code
 
@@ -29,8 +28,7 @@ WORDS = re.compile(
 )
 COUNTED = ("stage", "language", "reason", "records")
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
-Parts = list[tuple[str, bool]]
-"""A text in parts, and which of them differ from the other of its pair."""
+Parts = list[tuple[str, bool]]  # a text in parts, and which of them differ from the other of its pair
 
 
 def summarise(ledger: Ledger) -> Row:
@@ -96,8 +94,10 @@ def dataset_card(summary: Row) -> str:
         "tags": ["mlx-hybrid", "governed"],
     }
     text = yaml.safe_dump(front, sort_keys=False, allow_unicode=True)
-    rows = [tuple(row.values()) for row in summary["languages"]]
-    return fill("card.md.jinja", summary, front=text, language_rows=rows)
+    reasons = totals(((row["stage"], row["reason"]), row["records"]) for row in summary["counts"])
+    return fill(
+        "card.md.jinja", summary, front=text, reasons=[(*key, n) for key, n in sorted(reasons.items())]
+    )
 
 
 def report_page(folder: Path, summary: Row) -> str:
@@ -113,7 +113,6 @@ def report_page(folder: Path, summary: Row) -> str:
         "page.html.jinja",
         summary,
         shares=[(*row.values(), row["kept"] / max(row["before"], 1)) for row in summary["languages"]],
-        by_language=[tuple(row.values()) for row in summary["counts"]],
         taken=told(summary["counts"], "reason"),
         flagged=told(summary["flags"], "flag"),
         settings=[(key, str(value)) for key, value in summary["config"].items()],
@@ -124,14 +123,9 @@ def report_page(folder: Path, summary: Row) -> str:
 
 def fill(template: str, summary: Row, **values: Any) -> str:
     """A template filled with a summary, the tables that both have, and other values."""
-    reasons = totals(((row["stage"], row["reason"]), row["records"]) for row in summary["counts"])
-    tables = {
-        "reasons": [(*key, count) for key, count in sorted(reasons.items())],
-        "licence_rows": list(summary["licences"].items()),
-        "source_rows": [(s["path"], s["records"], s["sha256"]) for s in summary["sources"]],
-    }
+    values["source_rows"] = [(s["path"], s["records"], s["sha256"]) for s in summary["sources"]]
     path = Path(__file__).with_name(template)
-    return render(path, summary | tables | values, cell=lambda value: str(value).replace("|", "\\|"))
+    return render(path, summary | values, cell=lambda value: str(value).replace("|", "\\|"))
 
 
 def totals(pairs: Iterable[tuple[Any, int]]) -> Counter:

@@ -1,26 +1,29 @@
-"""Near-duplicates among short records in any script: MinHash finds candidates, an exact comparison decides.
+"""Texts by their character n-grams: which records may be near-duplicates, and which hold an evaluation text.
 
-Character n-grams (5; 3 in scripts without spaces), 120 hash functions in 20 bands of 6: a pair at Jaccard J is found
-with probability 1 − (1 − J⁶)²⁰, 0.998 at 0.8, 0.92 at 0.7 and 0.62 at 0.6.
-Broder 1997, https://doi.org/10.1109/SEQUEN.1997.666900.
+For the first MinHash finds candidates, among short records in any script, and an exact comparison decides: n-grams of 5
+(3 in scripts without spaces), 120 hash functions in 20 bands of 6. A pair at Jaccard J is found with probability
+1 − (1 − J⁶)²⁰, 0.998 at 0.8, 0.92 at 0.7, 0.62 at 0.6. Broder 1997, https://doi.org/10.1109/SEQUEN.1997.666900.
+For the second the containment of 13-grams, which Jaccard misses in long records.
 """
 
 import hashlib
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import regex
 
+from mlx_hybrid.governance.rules import Decision
 from mlx_hybrid.records.languages import UNSPACED
+from mlx_hybrid.records.record import Record
 
 BANDS, ROWS = 20, 6
 HASHES = BANDS * ROWS
 MAX_CHARACTERS = 100_000  # what of a text is compared; the exact hash covers all of it
+# What is kept of a signature: a key for each band, and the low byte of each minimum.
 SKETCH = np.dtype([("keys", np.uint64, BANDS), ("small", np.uint8, HASHES)])
-"""What is kept of a signature: a key for each band, and the low byte of each minimum."""
 MOST_NAMES = 50
 NOUNS = 0.25  # more words with a capital than this are no names, as in German
 SHORT_ANSWER = 20  # characters below which texts are alike only where they are equal
@@ -29,6 +32,10 @@ FACTORS = SEED.integers(1, 1 << 32, HASHES, np.uint64).astype(np.uint32) | np.ui
 SHIFTS = SEED.integers(0, 1 << 32, HASHES, np.uint64).astype(np.uint32)
 WEIGHTS = SEED.integers(0, 1 << 63, ROWS, np.uint64)
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+NGRAM = 13
+LEAST_CHARACTERS = 25  # below this an evaluation text must be the whole record
+TEMPLATE_SHARE, TEMPLATE_COUNT = 0.1, 20  # grams in more evaluation texts than this are their template
+FEW_SHARE, FEW_COUNT = 0.5, 3  # or, of few texts, in more than half; three may share a premise
 
 
 def normalise(text: str) -> str:
@@ -93,43 +100,33 @@ def signatures(texts: Sequence[str], n: int) -> np.ndarray:
     return minima
 
 
-class Similarity(NamedTuple):
-    """By the n-grams that two texts share, and by the characters that stand in those; 0 where `grams` already decided.
+class Likeness:
+    """Compares texts at one n and threshold, and remembers the n-grams of the last few thousand.
 
     One changed word of w letters spoils w + n − 1 n-grams of a text of L, so a Jaccard of n-grams asks more of a short
     record than of a long one: 0.8 lets (w + n − 1)/L reach 1/9, which leaves under three letters of 60. The characters
-    that stand in no shared n-gram are the w alone, at any length; their Jaccard is that of the n-grams as L grows.
-    """
-
-    grams: float
-    characters: float = 0.0
-
-    def __str__(self) -> str:
-        by_characters = f", {self.characters:.2f} by characters" if self.characters > self.grams else ""
-        return f"jaccard {self.grams:.2f}{by_characters}"
-
-
-class Likeness:
-    """Compares texts at one n and threshold, and remembers the n-grams of the last few thousand."""
+    that stand in no shared n-gram are the w alone, at any length; their Jaccard is that of the n-grams as L grows."""
 
     def __init__(self, n: int, threshold: float) -> None:
         self.n, self.threshold = n, threshold
         self.grams = lru_cache(4096)(lambda text: grams(text, n))
 
-    def near(self, one: str, other: str) -> Similarity | None:
-        """How alike the texts are when either measure reaches the threshold, else None."""
+    def near(self, one: str, other: str) -> tuple[float, str] | None:
+        """The Jaccard of the n-grams, and it in words, where it or that of the characters reaches the threshold."""
         mine, theirs = self.grams(one), self.grams(other)
-        found = Similarity(jaccard(mine, theirs))
-        if found.grams < self.threshold and self.may_share(len(one), len(other)):
-            found = Similarity(found.grams, shared_characters(one, other, mine & theirs, self.n))
-        return found if max(found) >= self.threshold else None
+        by_grams, by_characters = jaccard(mine, theirs), 0.0
+        if by_grams < self.threshold and self.may_share(len(one), len(other)):
+            by_characters = shared_characters(one, other, mine & theirs, self.n)
+        told = f", {by_characters:.2f} by characters" if by_characters > by_grams else ""
+        near = max(by_grams, by_characters) >= self.threshold
+        return (by_grams, f"jaccard {by_grams:.2f}{told}") if near else None
 
     def alike(self, one: str, other: str, *, strict: bool = False) -> bool:
         """Equal, or long enough to be compared and near; where `strict`, by n-grams."""
         if one == other or min(len(one), len(other)) < SHORT_ANSWER:
             return one == other
         found = self.near(one, other)
-        return found is not None and (not strict or found.grams >= self.threshold)
+        return found is not None and (not strict or found[0] >= self.threshold)
 
     def may_share(self, one: int, other: int) -> bool:
         """Whether texts of these lengths can reach the threshold by characters: at most the shorter is shared."""
@@ -158,3 +155,60 @@ def shared_characters(one: str, other: str, shared: frozenset[str], n: int) -> f
                 end = start + n
         counts.append(count)
     return min(counts) / max(1, len(one) + len(other) - min(counts))
+
+
+class EvaluationIndex:
+    """Which evaluation texts hold each 13-gram: `owners` (grams, texts), sparse; `sizes` are the grams of each text.
+    containment = |grams(evaluation text) ∩ grams(record)| / |grams(evaluation text)|, on normalised text."""
+
+    def __init__(self, records: Iterable[Record], threshold: float) -> None:
+        self.threshold = threshold
+        parts = [(text, record.where) for record in records for text in parts_of(record)]
+        texts, self.names = [text for text, _ in parts], [name for _, name in parts]
+        self.whole = dict(reversed(parts))
+        grams, owners = long_grams(texts)
+        self.grams, places, counts = np.unique(grams, return_inverse=True, return_counts=True)
+        few = max(FEW_COUNT, FEW_SHARE * len(texts))
+        kept = (counts <= max(min(TEMPLATE_COUNT, few), TEMPLATE_SHARE * len(texts)))[places]
+        self.sizes = np.bincount(owners[kept], minlength=len(texts))
+        self.owners = incidence(places[kept], owners[kept], (len(self.grams), len(texts)))
+
+    def find(self, texts: Sequence[str]) -> list[Decision | None]:
+        """For each text the evaluation text it holds, or None."""
+        grams, rows = long_grams(plain := [normalise(text) for text in texts])
+        places = np.searchsorted(self.grams, grams)
+        known = np.searchsorted(self.grams, grams, "right") > places
+        shared = (incidence(rows[known], places[known], (len(texts), len(self.grams))) @ self.owners).tocoo()
+        shares = shared.data / self.sizes[shared.col]
+        best: dict[int, tuple[float, str]] = {}
+        for i in np.lexsort((shared.col, -shares)).tolist():
+            best.setdefault(int(shared.row[i]), (float(shares[i]), self.names[shared.col[i]]))
+        best |= {row: (1.0, self.whole[text]) for row, text in enumerate(plain) if text in self.whole}
+        rows = (best.get(row, (-1.0, "")) for row in range(len(texts)))
+        told = ((share >= self.threshold, f"holds {share:.2f} of {name}", name) for share, name in rows)
+        return [Decision("overlap", "eval_leak", *what) if leaks else None for leaks, *what in told]
+
+
+def incidence(rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]) -> Any:
+    """A sparse matrix with a one at each (row, column)."""
+    from scipy.sparse import csr_array
+
+    return csr_array((np.ones(len(rows), np.int32), (rows, columns)), shape)
+
+
+def parts_of(record: Record) -> list[str]:
+    """What of an evaluation record must not be trained on: its question and its answer, each on its own."""
+    parts = [normalise(part) for part in (record.prompt(), record.completion())]
+    long = [part for part in parts if len(part) >= LEAST_CHARACTERS]
+    return long or [normalise(record.content())]
+
+
+def long_grams(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct 13-grams of each text as (hash, row) pairs; texts under 25 characters give none."""
+    grams, starts = gram_hashes(texts, NGRAM)
+    owners = np.repeat(np.arange(len(texts), dtype=np.uint64), np.diff(starts))
+    # Asked for counts, `np.unique` sorts, which takes a twentieth of the time of the hashing that it does otherwise.
+    keys, _ = np.unique((owners << np.uint64(32)) | grams, return_counts=True)
+    rows = (keys >> np.uint64(32)).astype(np.int64)
+    long = np.array([len(text) >= LEAST_CHARACTERS for text in texts], bool)[rows]
+    return keys.astype(np.uint32)[long], rows[long]

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 import regex
 
-from mlx_hybrid.governance.duplicates.minhash import SHORT_ANSWER, SKETCH, Likeness, Similarity
-from mlx_hybrid.governance.tables import WORDS
+from mlx_hybrid.governance.checks.grams import SHORT_ANSWER, SKETCH, Likeness
+from mlx_hybrid.governance.rules import WORDS
 
 BUCKET = 50  # kept records of one that are compared: a template fills a bucket, a duplicate shares many
 MARGIN = 0.12  # three standard deviations of the estimate from 120 hashes at 0.8
@@ -22,8 +22,8 @@ TEMPLATE = "what they share is a template"
 
 
 class Said(NamedTuple):
-    """What is compared of one record, normalised: the turns before the answer, the answer, its label, digests of its
-    tool calls and of what it was given (the tools, earlier calls), and the names in it."""
+    """What is compared of a record: the turns before the answer and it, normalised, its label, digests of its calls and
+    of what it was given (tools, earlier calls), and names."""
 
     prompt: str
     completion: str
@@ -42,7 +42,7 @@ class Copy(NamedTuple):
     what each has between them; nothing where that is too little for a slot of a template."""
 
     other: int
-    similarity: Similarity
+    similarity: str
     frame: tuple[tuple[str, ...], tuple[str, ...]]
     own: frozenset[str]
     theirs: frozenset[str]
@@ -67,7 +67,7 @@ def are_unlike(one: frozenset[str], other: frozenset[str]) -> bool:
 
 def find_near_duplicates(
     said: Callable[[int], Said], sketches: Sequence[bytes], n: int, threshold: float
-) -> Iterator[tuple[int, int, Similarity, str]]:
+) -> Iterator[tuple[int, int, str, str]]:
     """Each record that is near an earlier, kept one, with that one, how alike they are, and why it stays all the same,
     empty where it goes. Cost: linear in the records that share a band."""
     table = np.frombuffer(b"".join(sketches), SKETCH)
@@ -122,18 +122,16 @@ def shared_buckets(keys: np.ndarray) -> tuple[np.ndarray, int]:
 
 def best_matches(
     index: int, candidates: list[int], small: np.ndarray, said: Callable[[int], Said], likeness: Likeness
-) -> list[tuple[int, Similarity]]:
+) -> list[tuple[int, str]]:
     """Candidates that are near, the most similar first; exact, after estimates and lengths have thinned them."""
-    if not candidates:
-        return []
     text = said(index).whole
     estimates, found = (small[candidates] == small[index]).mean(axis=1), []
     for i in np.argsort(-estimates, kind="stable")[:MOST_CHECKED].tolist():
         other = said(candidates[i]).whole
         margin = LOOSE_MARGIN if likeness.may_share(len(text), len(other)) else MARGIN
         if likeness.threshold - estimates[i] <= margin and (similarity := likeness.near(text, other)):
-            found.append((candidates[i], similarity))
-    return sorted(found, key=lambda pair: (-pair[1].grams, pair[0]))
+            found.append((-similarity[0], candidates[i], similarity[1]))
+    return [(other, told) for _, other, told in sorted(found)]
 
 
 def what_differs(one: Said, other: Said, likeness: Likeness) -> str:
@@ -147,17 +145,19 @@ def what_differs(one: Said, other: Said, likeness: Likeness) -> str:
     same = one.completion == other.completion
     page = (same or not one.prompt) and are_one_page(one.whole, other.whole, likeness.n)
     mine, theirs = (sorted(regex.findall(r"\p{N}+", text)) for text in (one.whole, other.whole))
-    asked = bool(one.prompt or other.prompt)
     if not same and one.prompt == other.prompt != "":
         return "the answers differ"
     if not page and mine != theirs:
         return "the numbers differ"
+    asked = one.prompt or other.prompt
     if asked and not same and not likeness.alike(one.completion, other.completion, strict=True):
         return "the answers differ"
     compared = is_respelt if len(one.completion) < SHORT_ANSWER else likeness.alike
     if not compared(one.prompt, other.prompt):
         return "the prompts differ"
-    mine, theirs = news(one.whole, other.whole, likeness.n) if not page else ([], [])
+    if page:
+        return ""
+    mine, theirs = news(one.whole, other.whole, likeness.n)
     if mine and theirs and {*mine} <= {*one.names.split()} and {*theirs} <= {*other.names.split()}:
         return "the names differ"
     negates = len(mine) != len(theirs) and WORDS["negations"].intersection((*mine, *theirs))
@@ -204,7 +204,7 @@ def is_respelt(one: str, other: str) -> bool:
     return len(mine) == len(theirs) and len(pairs) <= 8 and all(is_like(*pair) for pair in pairs)
 
 
-def compare_words(other: int, similarity: Similarity, text: str, theirs: str, n: int) -> Copy:
+def compare_words(other: int, similarity: str, text: str, theirs: str, n: int) -> Copy:
     mine, words = words_of(text, n), words_of(theirs, n)
     most = min(len(mine), len(words))
     before = next((i for i in range(most) if mine[i] != words[i]), most)
