@@ -58,10 +58,9 @@ def compare(config: str, output: Path, as_json: bool, workers: int, **terms: Any
         mlx-hybrid compare mine.yaml --methods lora --governance steps --noise 0.3 -o governed
     """
     from mlx_hybrid.config.recipes import recipe_path
-    from mlx_hybrid.study.cells import Stopped
     from mlx_hybrid.study.pages import as_text, write_study
     from mlx_hybrid.study.plan import Plan, governance_settings
-    from mlx_hybrid.study.study import run_study
+    from mlx_hybrid.study.study import Stopped, run_study
 
     terms["governance"] = governance_settings(terms["governance"])
     own = {name: value for name, value in terms.items() if "__" not in name}

@@ -4,6 +4,7 @@ import copy
 import json
 import random
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -28,11 +29,8 @@ def freeze_data(
     config: Config, directory: Path, *, noise: float, begun: bool = False
 ) -> tuple[dict[str, Any], list[str]]:
     """Copy the config's records into `directory`, with planted faults in training; the config values that name the
-    copies, and the sha256 of the manifest of every governed file copied from.
-
-    A comparison that has begun goes on with the records it began with. Raises ConfigError where the source's are others
-    by now, DataError for a governed file that changed since it was signed.
-    """
+    copies, and the sha256 of the manifest of every governed file copied from. Raises ConfigError where a comparison has
+    begun with other records, DataError for a governed file that changed since it was signed."""
     sources = find_sources(config.data)
     manifests = [] if config.data.allow_changed else check_manifests(sources)
     parts = read_parts(config, sources)
@@ -43,20 +41,17 @@ def freeze_data(
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         path = directory / name
         if begun and path.exists() and path.read_text(encoding="utf-8") != text:
-            raise ConfigError(
-                f"{path}: the data changed since the comparison began; use a new folder with -o."
-            )
+            way = "use a new folder with -o"
+            raise ConfigError(f"{path}: the data changed since the comparison began; {way}.")
         write_text(path, text)
     train, valid, test = ([str(directory / name)] for name in FILES)
     return {"data.paths": train, "data.valid": valid, "data.test": test}, manifests
 
 
 def read_parts(config: Config, sources: Split) -> list[list[dict]]:
-    """Training, development and test records.
-
-    Where no files are named for the latter, whole groups are held back of what the config's governance keeps, so that
-    no fault is measured on. All others but copies of those train as they are: every cell governs them its own way.
-    """
+    """Training, development and test records. Where no files are named for the latter, whole groups are held back of
+    what the config's governance keeps, so that no fault is measured on. All others but copies of those train as they
+    are: every cell governs them its own way."""
     valid, test = load_records(sources.valid), load_records(sources.test)
     if valid and test:
         train = load_records(sources.train)
@@ -67,28 +62,24 @@ def read_parts(config: Config, sources: Split) -> list[list[dict]]:
         groups, places = {group_of(record, key) for record in held}, {record.where for record in held}
         lines = (line for line in read_records(sources.train) if isinstance(line, Record))
         own = (record for record in lines if group_of(record, key) not in groups)
-        train = [record for record in own if original(record.where, copies) not in places]
+        train = [record for record in own if copies.get(record.where, record.where) not in places]
         valid, test = split.valid, split.test
     if not valid or not test:
-        raise DataError(
-            "A comparison needs records to choose the learning rate by and others to measure on; give data.valid and "
-            "data.test, or shares to hold back."
-        )
+        needs = "records to choose the learning rate by and others to measure on"
+        raise DataError(f"A comparison needs {needs}; give data.valid and data.test, or shares to hold back.")
     return [[record.fields for record in part] for part in (train, valid, test)]
 
 
 def copies_in(folder: Path) -> dict[str, str]:
-    """The places of copies that governance set aside, with what each is a copy of; none where it did not govern."""
+    """The places of copies that governance set aside, with that of the record each is a copy of, perhaps by way of
+    others; none where it did not govern."""
     path = folder / "rejected.jsonl"
-    notes = [line.note for line in read_folder_lines(path)] if path.exists() else []
-    return {note["where"]: note["match"] for note in notes if "match" in note}
-
-
-def original(where: str, copies: dict[str, str]) -> str:
-    """The place of what a record is a copy of, perhaps by way of other copies; its own where it is none."""
-    while where in copies:
-        where = copies[where]
-    return where
+    notes = (line.note for line in read_folder_lines(path)) if path.exists() else ()
+    copies = {note["where"]: note["match"] for note in notes if "match" in note}
+    for where in copies:
+        while copies[where] in copies:
+            copies[where] = copies[copies[where]]
+    return copies
 
 
 def governed_counts(config: Config, data: Path) -> dict[str, int]:
@@ -112,20 +103,20 @@ def evaluation_sets(directory: Path, group: str = "group") -> tuple[EvaluationSe
 
 
 def plant_noise(records: Sequence[dict], share: float, *, seed: int) -> list[dict]:
-    """The records and planted ones after them, `share` of the whole, each kind as often as the others.
-
-    A planted record says which fault it holds under `planted`: a text of another language than it declares and with
-    an answer to another text, one decoded wrongly, one word over and over, or a near-copy. They come last, so that of a
-    record and its copies governance keeps the record. A kind that these records cannot have is left out.
-    """
+    """The records and planted ones after them, `share` of the whole, each kind that these records can have as often as
+    the others. A planted record says which fault it holds under `planted`: a text of another language than it declares
+    and with an answer to another text, one decoded wrongly, one word over and over, or a near-copy. They come last, so
+    that of a record and its copies governance keeps the record."""
     rng, wanted = random.Random(seed), round(share / (1 - share) * len(records))
     languages = {record.get("language") for record in records}
-    pools = dict.fromkeys(KINDS, records)  # plain ASCII comes out of a wrong decoding as it was
-    pools |= {"mojibake": [record for record in records if not asked(record).isascii()]}
-    pools |= {"language": records if len(languages) > 1 else []}
-    kinds, planted, number = [kind for kind in KINDS if pools[kind]], [], 0
-    while len(planted) < wanted:
-        kind = kinds[number % len(kinds)]
+    pools = dict.fromkeys(KINDS, records) | {"language": records if len(languages) > 1 else []}
+    pools["mojibake"] = [
+        record for record in records if not asked(record).isascii()
+    ]  # ASCII decodes as it was
+    planted: list[dict] = []
+    for number, kind in enumerate(cycle([kind for kind in KINDS if pools[kind]])):
+        if len(planted) >= wanted:
+            break
         source = rng.choice(pools[kind])
         for place, text in enumerate(faulty(kind, source, records, rng)[: wanted - len(planted)]):
             name = f"planted-{number}-{place}"
@@ -133,7 +124,6 @@ def plant_noise(records: Sequence[dict], share: float, *, seed: int) -> list[dic
             holder, key = question(made)
             holder[key] = text
             planted.append(made)
-        number += 1
     return [*records, *planted]
 
 
@@ -141,8 +131,7 @@ def faulty(kind: str, source: dict, records: Sequence[dict], rng: random.Random)
     """What stands in the place of a record's question, a text a record to plant."""
     text = asked(source)
     if kind == "language":
-        others = [record for record in records if record.get("language") != source.get("language")]
-        return [asked(rng.choice(others))]
+        return [asked(rng.choice([r for r in records if r.get("language") != source.get("language")]))]
     if kind == "mojibake":
         return [text.encode().decode("latin-1")]
     if kind == "repetition":

@@ -4,6 +4,7 @@ import csv
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from io import StringIO
+from itertools import product
 from pathlib import Path
 
 from mlx_hybrid.errors import ConfigError
@@ -18,33 +19,26 @@ LEVEL = 0.05
 NUMBERS = {"Quality": "II", "Accuracy": "II b", "Bits": "II b", "Calibration": "II c", "Other": "II d"}
 NUMBERS |= {"Parity": "III", "chrF++": "III b", "Balance": "III c", "Robustness": "IV"}
 """By the first word of a table's title, as in the paper."""
-FOOTPRINT = {
-    "trainable": "trainable",
-    "peak memory, GB": "peak_memory_gb",
-    "step, s": "step_seconds",
-    "tokens/s": "tokens_per_second",
-    "training, s": "train_seconds",
-}
+FOOTPRINT = {"trainable": "trainable", "peak memory, GB": "peak_memory_gb", "step, s": "step_seconds"}
+FOOTPRINT |= {"tokens/s": "tokens_per_second", "training, s": "train_seconds"}
 PLACES = {**DIGITS, "trainable": 0, "peak": 2, "tokens": 0, "train": 1}
 ROW = [field.name for field in fields(Row)]
 NAMES = {"accuracy": "accuracy", "bits_per_byte": "bits per byte (lower is better)"}
 CHANGES = ("difference", "from_base")
-CSV_COLUMNS = (
-    *("method", "governance", "metric", "language", "variant", "n", "seeds", "value", "low", "high"),
-    *(f"{name}{part}" for name in CHANGES for part in ("", "_low", "_high", "_p", "_p_holm")),
-)
+CSV_COLUMNS = ["method", "governance", "metric", "language", "variant", "n", "seeds", "value", "low", "high"]
+CSV_COLUMNS += [f"{name}{part}" for name in CHANGES for part in ("", "_low", "_high", "_p", "_p_holm")]
 
 
 def rewrite(directory: Path) -> Path:
     """Make every file of a finished comparison anew, from its summary; the page's path."""
     path = directory / SUMMARY_FILE
-    if not path.is_file():
-        told = "its comparison is not finished; the command that began it goes on with it."
-        raise ConfigError(f"{directory}: {told}")
-    summary = read_json(path)
+    summary = read_json(path) if path.is_file() else {}
+    if not summary:
+        way = "the command that began it goes on with it"
+        raise ConfigError(f"{directory}: its comparison is not finished; {way}.")
     if summary.get("format") != FORMAT:
-        told = "the command that made the comparison writes it anew, and does no cell again."
-        raise ConfigError(f"{path}: is of an older format; {told}")
+        way = "the command that made the comparison writes it anew, and does no cell again"
+        raise ConfigError(f"{path}: is of an older format; {way}.")
     return write_study(summary, directory)
 
 
@@ -80,9 +74,8 @@ def study_figures(summary: dict) -> Iterator[tuple[str, figures.Figure, str]]:
     yield "frontier", figure, caption
     if metric != "bits_per_byte" and (changes := trade(summary, metric)):
         words = ("forgetting: bits per byte of other text beyond the base's", f"gain in {name} over the base")
-        figure = figures.frontier(changes, None, *words)
         caption = "Gain against forgetting, both from the base; up and to the left is better."
-        yield "forgetting", figure, caption
+        yield "forgetting", figures.frontier(changes, None, *words), caption
     if rows.languages(metric):
         names = "direction" if metric == "chrf" else "language"
         caption = f"{TITLES[metric]} by {names}, bars being 95 % intervals."
@@ -91,9 +84,7 @@ def study_figures(summary: dict) -> Iterator[tuple[str, figures.Figure, str]]:
         figure = figures.lines(summary["curves"], "step", "validation loss, nats per token")
         yield "curves", figure, "Validation loss, a line a seed."
     if summary["reliability"]:
-        caption = (
-            "Reliability without temperature scaling, first seed; a dot's area is its share of examples."
-        )
+        caption = "Reliability without temperature scaling, first seed; a dot's area is its part of examples."
         yield "reliability", figures.reliability(summary["reliability"]), caption
     if summary["mixing"]:
         shares = {method: [figures.by_layer(**own)] for method, own in summary["mixing"].items()}
@@ -118,8 +109,8 @@ def csv_text(summary: dict) -> str:
     writer = csv.DictWriter(stream, CSV_COLUMNS, restval="", extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     for row in summary["rows"]:
-        changes = [(name, key, v) for name in CHANGES for key, v in row.get(name, {}).items()]
-        flat = {name if key == "value" else f"{name}_{key}": v for name, key, v in changes}
+        changes = {f"{name}_{key}": v for name in CHANGES for key, v in row.get(name, {}).items()}
+        flat = {key.removesuffix("_value"): value for key, value in changes.items()}
         writer.writerow(row | flat | {"method": row["model"]})
     return stream.getvalue()
 
@@ -152,11 +143,9 @@ def reading(summary: dict) -> str:
     """How every figure is to be read."""
     count, settings = len(summary["seeds"]), summary["governance"]
     lead = f"Means over {count} seeds," if count > 1 else "One seed, so no variation of training is measured;"
-    limit = f"; at most {summary['limit']} records a language" if summary["limit"] else ""
-    told = (
-        f"{lead} ± half the 95 % interval over {'seeds and ' if count > 1 else ''}{summary['records']} test records"
-        f"{limit}, and no ± where that is unknown or of no width."
-    )
+    over = f"{'seeds and ' if count > 1 else ''}{summary['records']} test records"
+    over += f"; at most {summary['limit']} records a language" if summary["limit"] else ""
+    told = f"{lead} ± half the 95 % interval over {over}, and no ± where that is unknown or of no width."
     if len(summary["methods"]) > 1:
         told += f" * differs from {summary['reference']} (p < {LEVEL:g}, Holm over the methods)."
     governed = f" All but Table V is of the first governance setting, {settings[0]}."
@@ -195,20 +184,16 @@ def rates(summary: dict) -> list[Table]:
     """Every trial, a line a method and batch size; a choice still at the end of its grid is said to be one."""
     if not summary["grid"]:
         return []
-    keys = ("method", "batch", "rate")
-    losses = {tuple(row[key] for key in keys): row[VALIDATION] for row in summary["grid"]}
+    losses = {(row["method"], row["batch"], row["rate"]): row[VALIDATION] for row in summary["grid"]}
     tried = sorted({rate for *_, rate in losses})
     chosen = {(method, summary["batches"][method], rate) for method, rate in summary["chosen"].items()}
     cells = {key: f"{loss:.3f}{' ←' * (key in chosen)}" for key, loss in losses.items()}
     rows = [
         (f"{name}, batches of {batch}" if batch else name, *(cells[name, batch, rate] for rate in tried))
-        for name in summary["methods"]
-        for batch in sorted({batch for _, batch, _ in losses})
+        for name, batch in product(summary["methods"], sorted({batch for _, batch, _ in losses}))
     ]
-    note = (
-        "Validation loss in nats per token of one seed at each rate; ← is chosen. The test set is not looked at, and a "
-        "grid grows past an end that is chosen."
-    )
+    note = "Validation loss in nats per token of one seed at each rate; ← is chosen. The test set is not looked at, "
+    note += "and a grid grows past an end that is chosen."
     if ends := [method for method, _, rate in sorted(chosen) if rate in (tried[0], tried[-1])]:
         note += f" Still at an end: {', '.join(ends)}; a wider --lrs may do better."
     return [Table("Learning rates", ("method", *(f"{rate:g}" for rate in tried)), rows, note)]

@@ -14,8 +14,7 @@ from mlx_hybrid.evaluation.evaluate import PIVOT
 from mlx_hybrid.evaluation.sets import language_code
 from mlx_hybrid.governance.rules import STAGES, unused_settings
 
-ADDED = ("language", "quality", "exact", "near")
-"""Stages that `--governance steps` adds one at a time, after the structure and Unicode checks that always run."""
+ADDED = ("language", "quality", "exact", "near")  # stages that `--governance steps` adds one at a time
 ROUNDS = 4  # times that the grid grows, while some method's best is at an end of it
 Trial = tuple[float, int]  # learning rate, batch size; 0 is the config's own
 
@@ -38,7 +37,7 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What is compared, and on what terms. `source` and `overrides` make each cell's config."""
+    """What is compared, and on what terms. `source`, `overrides` and `values` make each cell's config."""
 
     source: Path
     overrides: tuple[str, ...] = ()
@@ -51,12 +50,9 @@ class Plan:
     noise: float = 0.0
     limit: int = 0
     variants: tuple[str, ...] = ()
-    retain: str = "auto"
-    """Text by which forgetting is measured: a file, `auto` for our own, or `none`."""
-    pivot: str | None = None
-    """As it was asked for; None is what `evaluate` takes, whether a record is in it or not."""
-    max_tokens: int | None = None
-    """Of one translation; None is what `evaluate` takes."""
+    retain: str = "auto"  # text by which forgetting is measured: a file, `auto` for our own, or `none`
+    pivot: str | None = None  # as it was asked for; None is what `evaluate` takes, as with `max_tokens`
+    max_tokens: int | None = None  # of one translation
 
     def base(self) -> Config:
         return load_config(self.source, self.overrides, self.values)
@@ -94,9 +90,8 @@ class Plan:
 
 def check_plan(plan: Plan) -> None:
     """Raise ConfigError for a plan that would not compare like with like."""
-    for method in plan.methods:
-        if method not in PRESETS:
-            raise ConfigError(f'--methods: unknown method "{method}"; {nearest(method, PRESETS)}')
+    if unknown := [method for method in plan.methods if method not in PRESETS]:
+        raise ConfigError(f'--methods: unknown method "{unknown[0]}"; {nearest(unknown[0], PRESETS)}')
     if len(set(plan.methods)) < len(plan.methods):
         raise ConfigError("--methods names one method twice.")
     for name in plan.governance:
@@ -134,12 +129,8 @@ def governance_values(name: str) -> dict[str, Any]:
 def final_cells(plan: Plan, chosen: dict[str, Trial]) -> list[Cell]:
     """Every method, governance setting and seed at the method's chosen rate and batch size. Seeds go round first, so
     that a comparison stopped early has every method."""
-    return [
-        Cell(method, governance, chosen[method][0], seed, chosen[method][1])
-        for seed in range(plan.seeds)
-        for governance in plan.governance
-        for method in plan.methods
-    ]
+    grid = product(range(plan.seeds), plan.governance, plan.methods)
+    return [Cell(m, governance, chosen[m][0], seed, chosen[m][1]) for seed, governance, m in grid]
 
 
 def tune(
@@ -153,9 +144,8 @@ def tune(
     tried: dict[str, dict[Trial, float]] = {method: {} for method in methods}
     axes = [tuple(rates), tuple(batches) or (0,)]
     for _ in range(ROUNDS + 1):
-        trials = [
-            (method, trial) for trial in product(*axes) for method in methods if trial not in tried[method]
-        ]
+        pairs = product(product(*axes), methods)
+        trials = [(method, trial) for trial, method in pairs if trial not in tried[method]]
         for (method, trial), loss in zip(trials, losses(trials), strict=True):
             tried[method][trial] = loss
         chosen = zip(*(best(own) for own in tried.values()))
@@ -171,8 +161,7 @@ def past_ends(axis: tuple, chosen: set) -> tuple:
     ends = (axis[:2], axis[:-3:-1]) if len(axis) > 1 else ()
     steps = [end * end / inner for end, inner in ends if end in chosen]
     whole = isinstance(axis[0], int)
-    new = {max(1, round(step)) if whole else float(f"{step:.3g}") for step in steps}
-    return tuple(sorted({*axis, *new}))
+    return tuple(sorted({*axis, *(max(1, round(s)) if whole else float(f"{s:.3g}") for s in steps)}))
 
 
 def best(tried: dict[Trial, float]) -> Trial:

@@ -12,8 +12,8 @@ t with Welch and Satterthwaite's degrees of freedom, (n − 1) · (SE² / (s² /
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from operator import itemgetter
 from statistics import median
-from typing import Any
 
 import numpy as np
 from scipy.stats import norm, t
@@ -36,8 +36,7 @@ PLANNED = ("pivot", "limit", "methods", "governance", "reference", "noise", "var
 TAIL = (1 + LEVEL) / 2
 PAIRED = {"accuracy": "right", "nll": "nll_nats", "bits_per_byte": "nats"}
 """Metric: the column of examples that it is made of."""
-NO_MEASURES = ("changed", "empty", "ties", "temperature")
-"""Rows that say how a model was measured."""
+NO_MEASURES = ("changed", "empty", "ties", "temperature")  # rows that say how a model was measured
 RESAMPLES = 2_000
 Key = tuple[str, str, str]  # metric, language, variant
 Column = tuple[str, str]  # method, governance
@@ -51,13 +50,18 @@ def summarise(
     for cell in results:
         columns.setdefault((cell.method, cell.governance), []).append(cell)
     tables = {column: [results[cell] for cell in own] for column, own in columns.items()}
-    rows = base_rows(base) + [row for column, own in tables.items() for row in mean_rows(column, own)]
+    # The base has no seed, so its interval is over examples alone.
+    rows = [asdict(own) | {"model": BASE, "governance": "", "seeds": 0} for own in figures(base).values()]
+    rows = [row | {end: row["value"] for end in ("low", "high") if row[end] is None} for row in rows]
+    rows += (row for column, own in tables.items() for row in mean_rows(column, own))
     add_differences(rows, tables, base, plan)
     first = {method: columns[method, plan.governance[0]] for method in plan.methods}
     answers = {BASE: base} | {method: results[own[0]] for method, own in first.items()}
     bins = {name: own.facts.get("reliability", {}).get("model") for name, own in answers.items()}
     notes = [note for own in (base, *results.values()) for note in own.facts.get("notes", [])]
-    shares = {method: mean_mixing([runs[cell] for cell in own]) for method, own in first.items()}
+    shares = {method: [mixing(runs[cell]) for cell in own] for method, own in first.items()}
+    mixed = {method: own for method, own in shares.items() if own[0][0]}
+    means = {m: np.mean([seed[2].mean(1) for seed in own], 0).tolist() for m, own in mixed.items()}
     return {
         "format": FORMAT,
         **{key: base.facts[key] for key in ASKED},
@@ -65,34 +69,22 @@ def summarise(
         "seeds": list(range(plan.seeds)),
         **facts,
         "notes": list(dict.fromkeys(notes)),
-        "mixing": {method: own for method, own in shares.items() if own},
+        "mixing": {m: {"modules": own[0][0], "value": means[m]} for m, own in mixed.items()},
         "curves": {method: [curve(runs[cell]) for cell in own] for method, own in first.items()},
         "reliability": {name: own for name, own in bins.items() if own},
         "rows": rows,
     }
 
 
-def base_rows(base: Results) -> list[dict]:
-    """The base as it is: it has no seed, so its interval is over examples alone."""
-    rows = [asdict(own) | {"model": BASE, "governance": "", "seeds": 0} for own in figures(base).values()]
-    return [row | ({"low": row["value"], "high": row["value"]} if row["low"] is None else {}) for row in rows]
-
-
 def mean_rows(column: Column, seeds: Sequence[Results]) -> list[dict]:
     """A row a metric that all seeds have, with every seed's value."""
-    tables, rows = [figures(own) for own in seeds], []
-    for key in (key for key in tables[0] if all(key in table for table in tables)):
-        own = [table[key] for table in tables]
+    rows, names = [], dict(zip(("model", "governance"), column))
+    for own in shared_figures(seeds).values():
         values = [row.value for row in own]
         mean = mean_over_seeds(values, errors_of(own))
         del mean["p"]  # that the mean is zero, which nobody asks
-        rows.append(asdict(own[0]) | dict(zip(("model", "governance"), column)) | mean | {"values": values})
+        rows.append(asdict(own[0]) | names | mean | {"values": values})
     return rows
-
-
-def whole_figures(own: Results) -> dict[str, float]:
-    """The measures over all languages, of no variant."""
-    return {r.metric: r.value for r in figures(own).values() if (r.language, r.variant) == (ALL, "")}
 
 
 def footprint(run: Run) -> list[Row]:
@@ -109,13 +101,6 @@ def footprint(run: Run) -> list[Row]:
     return [Row(name, value=value) for name, value in values.items()]
 
 
-def mean_mixing(runs: Sequence[Run]) -> dict[str, list]:
-    """λ by module, the mean over training and seeds; nothing where nothing is mixed."""
-    modules, *_ = mixing(runs[0])
-    shares = [mixing(run)[2].mean(1) for run in runs] if modules else []
-    return {"modules": modules, "value": np.mean(shares, 0).tolist()} if modules else {}
-
-
 def curve(run: Run) -> list[tuple[int, float]]:
     """Validation loss by step."""
     return [(row["step"], row[VALIDATION]) for row in run.metrics() if VALIDATION in row]
@@ -128,14 +113,12 @@ def example_error(low: float, high: float) -> float:
 
 def mean_over_seeds(values: Sequence[float], errors: Sequence[float] = ()) -> dict[str, float]:
     """Mean of one value a seed (`value`, `seeds`), its interval (`low`, `high`), and `p`, two-sided, that it is zero.
-
     `errors` are standard errors over examples, of each value or of their mean. One seed gives an interval over examples
-    alone, or of no width where there are none; that says nothing of chance, so p is then 1.
-    """
-    values, count = np.asarray(values, np.float64), len(values)
-    seeds = values.var(ddof=1) / count if count > 1 else 0.0
+    alone, or of no width where there are none; that says nothing of chance, so p is then 1."""
+    count = len(values)
+    seeds = np.var(values, ddof=1) / count if count > 1 else 0.0
     examples = np.mean(np.square(errors)) if len(errors) else 0.0
-    error, mean = math.sqrt(seeds + examples), float(values.mean())
+    error, mean = math.sqrt(seeds + examples), float(np.mean(values))
     degrees = (count - 1) * ((seeds + examples) / seeds) ** 2 if seeds else math.inf
     reach = float(error * t.ppf(TAIL, degrees))
     p = float(2 * t.sf(abs(mean) / error, degrees) if error else mean == 0 or count == 1)
@@ -152,27 +135,21 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def add_differences(
     rows: list[dict], tables: Mapping[Column, list[Results]], base: Results, plan: Plan
 ) -> None:
-    """Add to each row its difference from the reference method, from the base, and from the first governance setting.
-
-    p is adjusted over the methods that one metric compares (Holm).
-    """
+    """Add to each row its difference from the reference method, from the base, and from the first governance setting;
+    p is adjusted over the methods that one metric compares (Holm)."""
     index = {(row["model"], row["governance"], *row_key(row)): row for row in rows}
     for (method, governance), own in tables.items():
-        others = {
-            "difference": tables[plan.reference, governance],
-            "governed": tables[method, plan.governance[0]],
-            "from_base": [base] * len(own),
-        }
+        others = {"difference": tables[plan.reference, governance], "from_base": [base] * len(own)}
+        others["governed"] = tables[method, plan.governance[0]]
         for name, other in others.items():
-            if other is not own:
-                for key, change in differences(other, own, plan.pivot).items():
-                    index[method, governance, *key][name] = change
+            changes = differences(other, own, plan.pivot) if other is not own else {}
+            for key, change in changes.items():
+                index[method, governance, *key][name] = change
     for name in ("difference", "governed", "from_base"):
         adjust(rows, name)
 
 
-def row_key(row: Mapping[str, Any]) -> Key:
-    return row["metric"], row["language"], row["variant"]
+row_key = itemgetter("metric", "language", "variant")
 
 
 def figures(results: Results) -> dict[Key, Row]:
@@ -180,37 +157,36 @@ def figures(results: Results) -> dict[Key, Row]:
     return {r.key: r for r in results.rows if r.metric not in NO_MEASURES}
 
 
+def shared_figures(seeds: Sequence[Results]) -> dict[Key, list[Row]]:
+    """The measures that all seeds have, of each."""
+    tables = [figures(own) for own in seeds]
+    return {key: [t[key] for t in tables] for key in tables[0] if all(key in table for table in tables)}
+
+
 def differences(old: Sequence[Results], new: Sequence[Results], pivot: str) -> dict[Key, dict]:
     """New minus old results by metric, over the same seeds and the metrics that all have."""
-    before, after = ([figures(r) for r in side] for side in (old, new))
-    shared = [key for key in after[0] if all(key in table for table in (*before, *after))]
+    before, after = shared_figures(old), shared_figures(new)
     errors = direction_errors(old, new, pivot) if new[0].facts["kind"] == "translation" else {}
-    for key in shared:
-        sides = [[examples_of(r, key[2]) for r in side] for side in (old, new)]
-        if key not in errors and PAIRED.get(key[0]) in sides[0][0]:
-            errors[key] = paired_error(*sides, PAIRED[key[0]], key[1])
-    return {
-        key: difference([t[key] for t in before], [t[key] for t in after], errors.get(key)) for key in shared
-    }
-
-
-def examples_of(results: Results, variant: str) -> dict:
-    """Columns of what a figure of this variant is made of, record by record; nothing where they are not kept."""
-    examples = results.facts["examples"]
-    return examples if not variant else examples.get(variant, {})
+    changes = {}
+    for key in (key for key in after if key in before):
+        metric, language, variant = key
+        examples = [[own.facts["examples"] for own in side] for side in (old, new)]
+        sides = [[own.get(variant, {}) if variant else own for own in side] for side in examples]
+        if key not in errors and PAIRED.get(metric) in sides[0][0]:
+            errors[key] = paired_error(*sides, PAIRED[metric], language)
+        changes[key] = difference(before[key], after[key], errors.get(key))
+    return changes
 
 
 def difference(before: Sequence[Row], after: Sequence[Row], error: float | None = None) -> dict[str, float]:
-    """After minus before over the seeds; `error` is the standard error over examples where they can be paired.
-
-    Where they cannot, the errors of both sides add, which is wider than need be. Where nothing is known over examples
-    there is no p: seeds alone say too little.
-    """
+    """After minus before over the seeds; `error` is the standard error over examples where they can be paired. Where
+    they cannot, the errors of both sides add, which is wider than need be. Where nothing is known over examples there
+    is no p: seeds alone say too little."""
     sides = [errors_of(side) for side in (before, after)]
     if error is None and all(sides):
-        error = float(np.sqrt(sum(np.mean(np.square(side)) for side in sides)))
-    values = [[row.value for row in side] for side in (after, before)]
-    change = mean_over_seeds(np.subtract(*values), [error or 0.0])
+        error = math.sqrt(sum(np.mean(np.square(side)) for side in sides))
+    values = [new.value - old.value for old, new in zip(before, after, strict=True)]
+    change = mean_over_seeds(values, [error or 0.0])
     if error is None:
         del change["p"]
     return change
@@ -233,11 +209,11 @@ def paired_error(old: Sequence[dict], new: Sequence[dict], column: str, language
 def direction_errors(old: Sequence[Results], new: Sequence[Results], pivot: str) -> dict[Key, float]:
     """Standard errors over examples of the differences in chrF++, each side a mean over seeds, on the same draws."""
     before, after = ([directions_from(r.facts["examples"]) for r in side] for side in (old, new))
-    errors = {}
-    for name, change in intervals(after, pivot, minus=before).items():
-        metric, _, language = name.partition("@")
-        errors[metric, language or ALL, ""] = example_error(change.low, change.high)
-    return errors
+    own = intervals(after, pivot, minus=before)
+    names = {name: name.partition("@") for name in own}
+    return {
+        (m, of or ALL, ""): example_error(own[name].low, own[name].high) for name, (m, _, of) in names.items()
+    }
 
 
 def directions_from(examples: dict) -> Columns:
@@ -248,11 +224,10 @@ def directions_from(examples: dict) -> Columns:
 
 def adjust(rows: list[dict], name: str) -> None:
     """Add `p_holm` to the differences of this name that have a p."""
-    families: dict[tuple, list[dict]] = {}
+    families, other = {}, "model" if name == "governed" else "governance"
     for row in rows:
         if "p" in row.get(name, {}):
-            family = *row_key(row), row["model" if name == "governed" else "governance"]
-            families.setdefault(family, []).append(row[name])
+            families.setdefault((*row_key(row), row[other]), []).append(row[name])
     for family in families.values():
         for change, p in zip(family, holm([change["p"] for change in family]), strict=True):
             change["p_holm"] = p

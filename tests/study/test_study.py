@@ -12,8 +12,8 @@ from mlx_hybrid.config import Config, ModelConfig, load_config
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.jobs.stopping import StopRequest
 from mlx_hybrid.run import Run, create_run
-from mlx_hybrid.study import cells
-from mlx_hybrid.study.cells import Stopped, best_loss, train_cell
+from mlx_hybrid.study import study
+from mlx_hybrid.study.study import Stopped, best_loss, train_cell
 from mlx_hybrid.training.events import Finished, Interrupted
 
 
@@ -37,7 +37,7 @@ def train(monkeypatch):
     """Train one cell by a job."""
 
     def trained(run: Run, config: Config, job: Job) -> None:
-        monkeypatch.setattr(cells, "finetune", job)
+        monkeypatch.setattr(study, "finetune", job)
         train_cell(run, config, StopRequest(print))
 
     return trained
@@ -94,15 +94,15 @@ def test_a_cell_is_asked_on_the_date_that_its_template_was_told(config, tmp_path
     run.adapter.mkdir()
     (run.adapter / "adapters.safetensors").write_bytes(b"")
     loaded = SimpleNamespace(model=None, tokenizer=SimpleNamespace(), identity={"fingerprint": "b"})
-    monkeypatch.setattr(cells, "load_run", lambda run, base_name: loaded)
-    monkeypatch.setattr(cells, "settle", lambda model: model)
-    _, tokenizer, identity = cells.opened(config.model, run)
+    monkeypatch.setattr(study, "load_run", lambda run, base_name: loaded)
+    monkeypatch.setattr(study, "settle", lambda model: model)
+    _, tokenizer, identity = study.opened(config.model, run)
     assert tokenizer.date == date(2026, 1, 2)
     assert identity == {"base": "b", "adapter": sha256().hexdigest()}
 
 
 def test_the_base_is_asked_with_the_template_of_the_cells(monkeypatch):
     own = {"model": None, "identity": {"fingerprint": "b"}}
-    monkeypatch.setattr(cells, "load_base", lambda _, tokenizer: SimpleNamespace(tokenizer=tokenizer, **own))
-    _, tokenizer, identity = cells.opened(ModelConfig(system="fold"), None)
+    monkeypatch.setattr(study, "load_base", lambda _, tokenizer: SimpleNamespace(tokenizer=tokenizer, **own))
+    _, tokenizer, identity = study.opened(ModelConfig(system="fold"), None)
     assert (tokenizer.system, identity) == ("fold", {"base": "b"})
