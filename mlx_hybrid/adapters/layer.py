@@ -136,9 +136,8 @@ class HybridLinear(nn.Module):
             layer = HybridLinear.from_base(linear, rotation={"kind": "butterfly", "block_size": 8}, low_rank=None)
             layer(x), layer.rotation.defect(), layer.fuse()
 
-        `rotation` and `low_rank` are settings as under `adapter`, or None for no such branch; by default those of the
-        `hybrid` preset.
-        Raises ConfigError for settings that do not fit the layer, and for a `linear` that is no linear layer.
+        `rotation` and `low_rank` are settings as under `adapter`, or None for no such branch; by default those of
+        `hybrid`. Raises ConfigError for settings that do not fit the layer, and for a `linear` that is none.
         """
         if not isinstance(linear, nn.Linear | nn.QuantizedLinear):
             raise ConfigError(f"from_base: {type(linear).__name__} is no linear layer.")

@@ -45,9 +45,7 @@ class Watch(nn.Module):
         return y
 
 
-def measured(
-    model: nn.Module, make_loss: MakeLoss, batches: Batches, measures: dict[str, Callable]
-) -> dict[str, dict[str, mx.array]]:
+def measured(model: nn.Module, make_loss: MakeLoss, batches: Batches, measures: dict[str, Callable]) -> dict:
     """Sums of what is measured at the layers of these names, by key, in one forward pass of the batches."""
     modules = dict(model.named_modules())
     watches = {name: Watch(modules[name], measure) for name, measure in measures.items()}

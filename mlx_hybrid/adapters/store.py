@@ -15,8 +15,7 @@ from mlx_hybrid.config import AdapterConfig, build, from_format_1, to_tree, with
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.files import new_directory, read_header, read_json, read_tensors, write_json
 
-FORMAT = 2
-READABLE = (1, 2)  # 1 has the settings of the adapter in one flat group
+FORMAT = 2  # 1 has the settings of the adapter in one flat group
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapters.safetensors"
 STOCK_LEAVES = {"lora": ("lora_a", "lora_b"), "dora": ("lora_a", "lora_b", "m"), "full": ()}
 """Tensors of each module that stock `mlx_lm.lora` adapts, by `fine_tune_type`, which is our method of the same name."""
@@ -100,7 +99,7 @@ def read_adapter_config(directory: Path) -> AdapterInfo:
     own = tree.get("mlx_hybrid") if isinstance(tree, dict) else None
     if not isinstance(own, dict):
         raise ConfigError(f"{path}: not an mlx-hybrid adapter; `mlx-hybrid import` takes PEFT folders.")
-    if tree.get("format") not in READABLE:
+    if tree.get("format") not in (1, FORMAT):
         told = f"format {tree.get('format')}, but this version reads formats up to {FORMAT}."
         raise ConfigError(f"{path}: {told}")
     known = ("method", "adapter", "base", "seed", "modules")
@@ -175,12 +174,8 @@ def set_state(model: nn.Module, weights: dict[str, mx.array], where: str) -> Non
     mx.eval(model.parameters())
 
 
-def logit_change(base_logits: mx.array, model: nn.Module) -> float:
-    """max |Δ logit| that the adapter makes on a fixed probe of tokens."""
-    return float(mx.max(mx.abs(probe_logits(model) - base_logits)))
-
-
 def probe_logits(model: nn.Module) -> mx.array:
+    """Logits of a fixed probe of tokens."""
     logits = model(mx.array([list(range(5, 37))])).astype(mx.float32)
     mx.eval(logits)
     return logits

@@ -78,8 +78,7 @@ def context_limit(model: Any, tokenizer: Any) -> int:
 def run_named(name: str) -> Run | None:
     """The run that a name means, None for an adapter or a model. Raises ConfigError for a run that is not here."""
     folder = Path(name)
-    model = folder.exists() or name == BUNDLED or is_gguf_name(name)
-    bare = not model and "/" not in name
+    bare = not (folder.exists() or name == BUNDLED or is_gguf_name(name) or "/" in name)
     return find_run(name) if (folder / "run.json").is_file() or name == LAST or bare else None
 
 
@@ -97,8 +96,7 @@ def adapter_folder(name: str) -> Path | None:
 
 def find_adapter(name: str) -> tuple[Path, str | None]:
     """The adapter's folder, and the base that the run's config names. Raises ConfigError for a name without one."""
-    run = run_named(name)
-    if run is None and (adapter := adapter_folder(name)):
+    if not (run := run_named(name)) and (adapter := adapter_folder(name)):
         return adapter, None
     run = run or find_run(name)
     run.check_adapter()
@@ -151,8 +149,8 @@ def load_run(run: Run, *, base_name: str | None = None, tokenizer: Any = None) -
     run.check_adapter()
     model = run.config_here().model.name
     local = "/" not in model or run.info().get("base", {}).get("id", model) != model
-    named = model == BUNDLED or model.startswith(OLLAMA)
-    if not base_name and local and not named and not Path(model).expanduser().exists():
+    named = base_name or model == BUNDLED or model.startswith(OLLAMA)
+    if local and not named and not Path(model).expanduser().exists():
         told = f"its base, {model}, is not there from here; say with --base-model where it is."
         raise ConfigError(f"{run.path}: {told}")
     return load_adapted(run.adapter, base_name or model, name=run.name, tokenizer=tokenizer)
@@ -167,7 +165,7 @@ def load_adapted(directory: Path, base_name: str | None, *, name: str, tokenizer
     plain = store.probe_logits(base.model)
     store.load_adapter(base.model, directory)
     with_template(base.tokenizer, info.conversations, base.tokenizer.date)
-    change = store.logit_change(plain, base.model)
+    change = mx.max(mx.abs(store.probe_logits(base.model) - plain)).item()
     if change == 0.0:
         told = "the adapter changes no logit, so it was never trained or does not apply."
         raise MlxHybridError(f"{directory}: {told}")

@@ -18,6 +18,8 @@ from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.files import HUB_ID, first_line, hub_endpoint, hub_reason, read_json, write_json
 from mlx_hybrid.models.gguf.config import config_of, readable
 from mlx_hybrid.models.gguf.file import OLLAMA, is_gguf_name, ollama_file, only_gguf, open_gguf
+from mlx_hybrid.models.gguf.load import build
+from mlx_hybrid.models.gguf.tokenizer import write_tokenizer
 from mlx_hybrid.models.keys import check_keys, forward_keys, mended
 from mlx_hybrid.models.templates import template_text, unnamed_end
 
@@ -62,8 +64,6 @@ def load_weights(place: Path, name: str, *, lazy: bool = False) -> tuple[Any, di
     """The model in a folder or a GGUF file, and its config; `lazy`, without reading a weight."""
     from mlx_lm.utils import load_model
 
-    from mlx_hybrid.models.gguf.load import build
-
     if place.is_file():
         return build(open_gguf(place), lazy=lazy)
     check_keys(own := read_json(place / "config.json"), name)
@@ -96,8 +96,6 @@ def read_tokenizer(name: str, folder: Path | None = None) -> Any:
     or else its template. Raises ConfigError as `load_base` does."""
     folder = folder or find_model(name, weights=False)
     if folder.is_file():
-        from mlx_hybrid.models.gguf.tokenizer import write_tokenizer
-
         with tempfile.TemporaryDirectory() as beside:
             write_tokenizer(open_gguf(folder), Path(beside))
             write_json(Path(beside) / "config.json", config_of(folder))

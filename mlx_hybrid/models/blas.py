@@ -8,8 +8,6 @@ from contextlib import suppress
 from pathlib import Path
 
 WAY = "`apt install libopenblas0-pthread`, or `pip install 'mlx-hybrid[blas]'`"
-
-
 loaded = ""  # the library that was loaded ahead of MLX's own
 
 

@@ -33,9 +33,8 @@ class Piece:
 
 def prompt_tokens(tokenizer: Any, text: str, *, system: str | None = None, raw: bool = False) -> list[int]:
     """One prompt as tokens: a user's message in the template, or with `raw` text to be continued."""
-    if raw:
-        return tokenizer.continued(text)
-    return tokenizer.ask([*system_turn(system), {"role": "user", "content": text}])
+    turns = [*system_turn(system), {"role": "user", "content": text}]
+    return tokenizer.continued(text) if raw else tokenizer.ask(turns)
 
 
 def system_turn(text: str | None) -> list[dict]:
@@ -121,7 +120,7 @@ class Batch:
         """The model's; where all rows ask for the likeliest token, it is chosen here: BatchGenerator else takes the
         logarithm of the sum over the vocabulary for every row, a quarter of a step of a large vocabulary on a CPU."""
         logits = self.model(tokens, cache=cache)
-        if not all(sampling.plain for sampling, *_ in self.rows.values()):
+        if any(how.temperature != 0 or how.repetition_penalty != 1 for how, *_ in self.rows.values()):
             return logits
         self.chosen = mx.argmax(logits[:, -1], axis=-1)
         return mx.zeros((*tokens.shape, 1))

@@ -108,17 +108,14 @@ def find_parts(model: nn.Module) -> tuple[HiddenStates, Head, mx.array] | None:
     owner = model
     while "language_model" in owner and not any(name in owner for name in BODIES):
         owner = owner["language_model"]
-    name = next((name for name in BODIES if name in owner), None)
-    if name is None:
-        return None
-    head = Head(owner, name)
+    head = Head(owner, next((name for name in BODIES if name in owner), ""))
     try:
         with evaluating(model):
-            logits = head(owner[name](mx.array([FEW]))[0])
-    except (TypeError, ValueError, AttributeError, IndexError):
+            logits = head(owner[head.body](mx.array([FEW]))[0])
+    except (TypeError, ValueError, AttributeError, LookupError):
         return None
     head.vocabulary = logits.shape[-1]
-    return owner[name], head, logits
+    return owner[head.body], head, logits
 
 
 def split_head(model: nn.Module, tolerance: float = SAME_LOGITS) -> tuple[HiddenStates, Head] | None:

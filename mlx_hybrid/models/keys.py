@@ -22,13 +22,11 @@ def mended(config: dict[str, Any]) -> dict[str, Any]:
         new["text_config"] = mended(inner)
     rope = config.get("rope_parameters")
     if isinstance(rope, dict):
-        main = rope.get(FULL, rope)
-        for key in ("rope_theta", "partial_rotary_factor"):
-            if key in main:
-                new.setdefault(key, main[key])
+        main = dict(rope.get(FULL, rope))
+        own = {key: main.pop(key) for key in ("rope_theta", "partial_rotary_factor") if key in main}
+        new = own | new
         if main.get("rope_type", "default") != "default":
-            scaling = {k: v for k, v in main.items() if k not in ("rope_theta", "partial_rotary_factor")}
-            new["rope_scaling"] = new.get("rope_scaling") or scaling
+            new["rope_scaling"] = new.get("rope_scaling") or main
         if "rope_theta" in rope.get(SLIDING, {}):
             new.setdefault("rope_local_base_freq", rope[SLIDING]["rope_theta"])
     kinds = config.get("layer_types") or []
@@ -36,9 +34,8 @@ def mended(config: dict[str, Any]) -> dict[str, Any]:
         every = kinds.index(FULL) + 1
         if kinds == [FULL if (i + 1) % every == 0 else SLIDING for i in range(len(kinds))]:
             new.setdefault("sliding_window_pattern", every)
-    for key, other in (("dtype", "torch_dtype"), ("torch_dtype", "dtype")):
-        if key in config:
-            new.setdefault(other, config[key])
+    if dtype := config.get("dtype", config.get("torch_dtype")):
+        new = {"dtype": dtype, "torch_dtype": dtype} | new
     return new
 
 

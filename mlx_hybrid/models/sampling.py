@@ -29,11 +29,6 @@ class Sampling(Bounded):
         if self.seed is not None and not 0 <= self.seed < 1 << 63:
             raise ConfigError(f"seed must be between 0 and 2^63 − 1, not {self.seed}.")
 
-    @property
-    def plain(self) -> bool:
-        """Whether it is the likeliest token, whatever was said before."""
-        return self.temperature == 0 and self.repetition_penalty == 1
-
     def with_seed(self) -> "Sampling":
         """A copy with a seed drawn where none was given, so that the answer can be had again."""
         return self if self.seed is not None else dataclasses.replace(self, seed=secrets.randbits(32))

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_hybrid.errors import ConfigError, nearest
+from mlx_hybrid.models.gguf.config import config_of
 
 PLACE = Path(__file__).with_name("chat_templates")
 NAMED = {path.stem: path.read_text(encoding="utf-8") for path in sorted(PLACE.glob("*.jinja"))}
@@ -50,8 +51,6 @@ def unnamed_end(tokenizer: Any, folder: Path) -> str | None:
 
 def named_ends(tokenizer: Any, folder: Path) -> list[int]:
     """Ids of the tokens that config, generation settings and tokenizer name as ends, in that order."""
-    from mlx_hybrid.models.gguf.config import config_of
-
     named = config_of(folder).get("eos_token_id")
     named = named if isinstance(named, list) else [named]
     return list(dict.fromkeys(i for i in (*named, tokenizer.eos_token_id) if i is not None))

@@ -219,12 +219,9 @@ class Tokenizer(TokenizerWrapper):
             return value if key in ("role", "type") else self.marked(value)
         if isinstance(value, dict):
             return {name: self._as_text(part, name) for name, part in value.items()}
-        if isinstance(value, list):
-            return [self._as_text(part, key) for part in value]
-        return value
+        return [self._as_text(part, key) for part in value] if isinstance(value, list) else value
 
     def control_token_in(self, text: str) -> str | None:
-        """A control token that the text would become."""
         return next((name for name in self.control_tokens if name in text and name not in THINKING), None)
 
     def marked(self, text: str) -> str:

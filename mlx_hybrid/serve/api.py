@@ -11,7 +11,6 @@ from mlx_hybrid.errors import ConfigError, nearest
 from mlx_hybrid.models.sampling import Sampling
 
 SAMPLING = {"max_completion_tokens", *(field.name for field in fields(Sampling))}
-SURROGATE = re.compile("[\ud800-\udfff]")
 COMMON = {*SAMPLING, "model", "stop", "stream", "stream_options"}
 CHAT = COMMON | {"messages", "chat_template_kwargs"}
 TEXT = COMMON - {"max_completion_tokens"} | {"prompt"}
@@ -21,8 +20,7 @@ IDLE |= {"modalities": (["text"],)} | dict.fromkeys(("echo", "logprobs", "store"
 IDLE |= dict.fromkeys(("frequency_penalty", "presence_penalty", "top_logprobs"), (0,))
 IDLE |= dict.fromkeys(("suffix", "logit_bias", "tools", "functions"), ("", [], {}))
 """Values that ask for nothing; any other is refused."""
-LABELS = {"user", "metadata", "safety_identifier", "prompt_cache_key"}
-"""Keys that are for the operator's books and change no answer."""
+LABELS = {"user", "metadata", "safety_identifier", "prompt_cache_key"}  # for the operator's books alone
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 
 
@@ -114,7 +112,7 @@ def parse_message(message: Any, where: str) -> dict:
 def real_text(text: Any, where: str, kind: str) -> str:
     """The text, unless it is none, or holds half of a surrogate pair, which is no character."""
     need(isinstance(text, str), where, f"must be {kind}.")
-    need(not SURROGATE.search(text), where, "is not valid Unicode.")
+    need(not re.search("[\ud800-\udfff]", text), where, "is not valid Unicode.")
     return text
 
 
@@ -123,7 +121,7 @@ class Reply:
 
     def __init__(self, model: str, *, chat: bool, streamed: bool) -> None:
         self.chat, self.streamed = chat, streamed
-        kind = ("chat.completion.chunk" if streamed else "chat.completion") if chat else "text_completion"
+        kind = "chat.completion" + ".chunk" * streamed if chat else "text_completion"
         name = ("chatcmpl-" if chat else "cmpl-") + uuid.uuid4().hex
         self.frame = {"id": name, "object": kind, "created": int(time.time()), "model": model}
 
@@ -149,7 +147,6 @@ class StopText:
         self.stops, self.held, self.found = stops, "", False
 
     def __call__(self, piece: str) -> str:
-        """What can be sent now."""
         if self.found:
             return ""
         text, self.held = self.held + piece, ""

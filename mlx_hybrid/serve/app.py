@@ -56,11 +56,7 @@ class Answers:
         posted = {CHAT: self.complete, "/v1/completions": self.complete, "/v1/markdown": self.markdown}
         routes = [Route(path, answer) for path, answer in read.items()]
         routes += [Route(path, answer, methods=["POST"]) for path, answer in posted.items()]
-        cors = {
-            "allow_origins": self.policy.origins,
-            "allow_methods": ("GET", "POST"),
-            "allow_headers": ("*",),
-        }
+        cors = {"allow_origins": self.policy.origins, "allow_methods": ("GET", "POST"), "allow_headers": "*"}
         passed = [Middleware(CORSMiddleware, **cors), Middleware(Guard, self.policy, self.log)]
         app = Starlette(routes=routes, middleware=passed, exception_handlers={HTTPException: nothing})
         app.router.redirect_slashes = False
@@ -170,14 +166,13 @@ async def read_json(request: Request) -> object:
         async with asyncio.timeout(SILENCE_SECONDS):
             return await request.json()
     except TimeoutError:
-        told = f"The body did not come within {SILENCE_SECONDS:g} s."
+        told = f"The body did not come within {SILENCE_SECONDS} s."
         raise ApiError(told, "timeout", status=408) from None
     except (ValueError, RecursionError):
         raise ApiError("The body is not JSON.", "invalid_json") from None
 
 
 def page(_: Request) -> Response:
-    """The web page, under a policy that lets nothing run but what is in it."""
     nonce = secrets.token_urlsafe()
     html = PAGE.read_text(encoding="utf-8").replace("NONCE", nonce)
     return HTMLResponse(html, headers={"Content-Security-Policy": ALLOWED.replace("NONCE", nonce)})

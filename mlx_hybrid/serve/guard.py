@@ -74,7 +74,7 @@ class Guard:
             self.log(f"{scope['method']} {scope['path']!a} {status} {seconds:.2f} s{state.get('note', '')}")
 
     def check(self, scope: Scope, headers: Headers) -> None:
-        """A server for this machine answers only to its own names: a web page must not reach it under another (DNS
+        """A server for this machine answers only to its own names, lest a web page reach it under another (DNS
         rebinding). Bodies are judged by their headers: the server reads no further than the length they give."""
         policy, host, origin = self.policy, headers.get("host", ""), headers.get("origin")
         near = not policy.local or urlsplit(f"//{host}").hostname in LOOPBACK
@@ -82,8 +82,7 @@ class Guard:
         own = not origin or urlsplit(origin).netloc == host or origin in policy.origins
         need(own, "This server", "is not for pages of this origin; --cors allows one.", "wrong_origin", 403)
         key, given = f"Bearer {policy.api_key}".encode(), headers.get("authorization", "").encode()
-        free = not policy.api_key or not scope["path"].startswith("/v1/")
-        known = free or hmac.compare_digest(given, key)
+        known = hmac.compare_digest(given, key) or not (policy.api_key and scope["path"].startswith("/v1/"))
         need(known, "The API key", "is missing or wrong; send it as a bearer token.", "invalid_api_key", 401)
         if scope["method"] != "POST":
             return
