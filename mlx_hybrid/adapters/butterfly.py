@@ -25,18 +25,11 @@ class Butterfly(nn.Module):
     def __init__(self, d_in: int, block_size: int, factors: int):
         super().__init__()
         blocks = d_in // block_size
+        self.block_size, self.dense_size = block_size, dense_block_size(block_size, factors)
         self.oft_q = mx.zeros((factors, blocks, block_size * (block_size - 1) // 2))
         self.oft_base = mx.broadcast_to(mx.eye(block_size), (factors, blocks, block_size, block_size)) + 0
         self._dense = None
         self.freeze(keys=["oft_base"])
-
-    @property
-    def block_size(self) -> int:
-        return self.oft_base.shape[-1]
-
-    @property
-    def dense_size(self) -> int:
-        return dense_block_size(self.block_size, len(self.oft_base))
 
     def rotate(self, x: mx.array) -> mx.array:
         """x R (…, in)."""

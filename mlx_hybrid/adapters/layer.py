@@ -63,7 +63,7 @@ class LowRank(nn.Module):
     def __init__(self, d_in: int, d_out: int, config: LowRankConfig, key: mx.array, stack: tuple = ()):
         super().__init__()
         self.scale = config.alpha / (math.sqrt(config.rank) if config.rslora else config.rank)
-        self.dropout = Dropout(config.dropout)
+        self.dropout, self.rank = Dropout(config.dropout), config.rank
         self.lora_b, shape = mx.zeros((*stack, config.rank, d_out)), (*stack, d_in, config.rank)
         self.offsets = config.start == "lora-ga"
         if self.offsets:
@@ -71,10 +71,6 @@ class LowRank(nn.Module):
             self.lora_a0, self.lora_b0 = self.lora_a + 0, self.lora_b + 0
         else:  # as mlx-lm starts it
             self.lora_a = mx.random.uniform(-1 / math.sqrt(d_in), 1 / math.sqrt(d_in), shape, key=key)
-
-    @property
-    def rank(self) -> int:
-        return self.lora_a.shape[-1]
 
     def down(self) -> mx.array:
         """A (…, in, r), or [ΔA, A₀] (…, in, 2r) where the leaves are offsets."""

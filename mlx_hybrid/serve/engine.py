@@ -42,16 +42,15 @@ class Engine:
         self.batches: dict[str, Batch | Turns] = {}
         self.waiting: deque[Job] = deque()
         self.active: dict[tuple[str, int], Job] = {}
-        self.changed = threading.Condition()
-        self.closed = False
+        self.changed, self.closed = threading.Condition(), False
 
     def submit(self, job: Job) -> None:
         """Queue a job. Raises ApiError when the queue is full, and when the server is going down."""
         with self.changed:
             if self.closed:
                 raise ApiError(*CLOSING)
-            told = "requests are waiting already; try again in a moment."
-            need(len(self.waiting) < self.most_waiting, str(len(self.waiting)), told, "overloaded", 429)
+            told, queued = "requests are waiting already; try again in a moment.", len(self.waiting)
+            need(queued < self.most_waiting, str(queued), told, "overloaded", 429)
             self.waiting.append(job)
             self.changed.notify_all()
 
