@@ -130,8 +130,7 @@ def open_pair(
     template: str | None = None,
     compact: bool = False,
 ) -> Pair:
-    """As `load_any`, ready to answer, perhaps with another chat template; `compact`, a GGUF file in the least memory.
-    Raises ConfigError for a context longer than the model's too."""
+    """As `load_any`, ready to answer; `compact`, a GGUF file in the least memory. A context too long is refused too."""
     pair = load_any(name, base_name=base_name)
     if template:
         pair.tokenizer.use_template(template_text(template))

@@ -20,8 +20,7 @@ HiddenStates = Callable[..., mx.array]
 
 
 class Head:
-    """Hidden states (…, d) → logits (…, V): the model's own forward pass, on a shallow copy whose body gives back the
-    hidden states it is handed."""
+    """Hidden states (…, d) → logits (…, V): the model's own forward pass, on a copy whose body gives back its input."""
 
     def __init__(self, owner: nn.Module, body: str):
         self.owner, self.body, self.used, self.vocabulary, self.product = owner, body, set(), 0, ""

@@ -87,8 +87,7 @@ def matters(key: str, config: dict[str, Any], known: dict[str, Any]) -> bool:
 
 
 def forward_keys(config: dict[str, Any]) -> str | None:
-    """What decides the forward pass besides the weights, as text: keys off the defaults of the model's class, and how
-    weights are packed. None for a model that mlx-lm does not know."""
+    """What decides the forward pass besides the weights, as text; None for a model that mlx-lm does not know."""
     known, new = read_keys(config), mended(config)
     if known is None:
         return None

@@ -38,8 +38,7 @@ class Policy:
 
 
 class Guard:
-    """Around every request: refuses it or not before a route is looked up, turns whatever goes wrong into an error
-    body, drops the answer of a request that is over, and logs it without headers or text."""
+    """Around every request: refuses it, makes an error body of what goes wrong, drops answers nobody reads, logs."""
 
     def __init__(self, app: ASGIApp, policy: Policy, log: Callable[[str], None]) -> None:
         self.app, self.policy, self.log = app, policy, log
