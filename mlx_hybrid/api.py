@@ -66,7 +66,7 @@ def finetune(
     comes (mlx_hybrid.jobs.finetune), and so do the trackers in `log`: tensorboard, trackio, wandb. Raises ConfigError,
     DataError, MemoryLimitError or MlxHybridError; a run that broke off can be gone on with."""
     from mlx_hybrid.jobs import finetune as job
-    from mlx_hybrid.jobs.tracking import Tracking
+    from mlx_hybrid.jobs.events import Tracking
 
     group = data if isinstance(data, Mapping) or data is None else {"paths": paths_of(data)}
     named = {"model": model, "method": method, "data": group}
@@ -153,7 +153,7 @@ def predict(
 def export(name: str, to: str, output: str | Path, **options: Any) -> "Report":
     """Write the adapter `name`, as `load` takes it, to the new folder `output` for another library, and check it there.
 
-    `to` is peft, merged, lora, mlx-lm, gguf or gguf-lora; `options` are those of the command (docs/export.md), rank=64.
+    `to` is peft, merged, lora, mlx-lm or gguf; `options` are those of the command (docs/export.md), rank=64.
     Raises ConfigError for what cannot be said in that form, and ExportMismatch where the export does something else
     than the adapter; nothing is written then."""
     from mlx_hybrid.exports import export as exports

@@ -9,5 +9,5 @@ import pytest
 @contextmanager
 def no_pages() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mlx_hybrid.jobs.held_out.write_pages", lambda run: None)
+        patch.setattr("mlx_hybrid.jobs.finetune.write_pages", lambda run: None)
         yield

@@ -132,7 +132,7 @@ def measure(adapter: Path, base: Path, out: Path, to: str) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--methods", default="hybrid,hybrid-boft,lora-ga")
-    parser.add_argument("--to", default="peft", choices=["peft", "lora", "gguf-lora", "mlx-lm"])
+    parser.add_argument("--to", default="peft", choices=["peft", "lora", "mlx-lm"])
     parser.add_argument("--folder", type=Path, help="where the model is written  [default: a temporary one]")
     parser.add_argument("--layers", type=int, default=32)
     asked = parser.parse_args()

@@ -23,8 +23,8 @@ import numpy as np
 from mlx_lm.generate import generate_step
 
 from mlx_hybrid.adapters.store import load_adapter
-from mlx_hybrid.exports.gguf.model import encoded, write_file
-from mlx_hybrid.exports.logits import PROMPTS, loss_of
+from mlx_hybrid.exports.checks import PROMPTS, loss_of
+from mlx_hybrid.exports.gguf import encoded, write_file
 from mlx_hybrid.exports.weights import GgufWeights, ModelWeights
 from mlx_hybrid.models.adapted import find_adapter
 from mlx_hybrid.models.base import load_base

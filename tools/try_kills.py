@@ -31,7 +31,6 @@ prefer_openblas()
 
 from mlx_hybrid.cli import main as command_line  # noqa: E402
 from mlx_hybrid.jobs import finetune as job  # noqa: E402
-from mlx_hybrid.jobs import held_out  # noqa: E402
 from mlx_hybrid.run import Run  # noqa: E402
 from mlx_hybrid.training import loop, recording  # noqa: E402
 from mlx_hybrid.training.optimizer import BranchOptimizer  # noqa: E402
@@ -66,7 +65,7 @@ PHASES = [
 MARKS = [  # what begins each phase
     (job, "prepare"), (job, "load_setup"), (job, "ask_base"), (job, "attach_adapter"), (job, "start_from_records"),
     (job, "load_checkpoint"), (BranchOptimizer, "set_rate"), (loop, "validate"), (recording.Recorder, "save_best"),
-    (recording, "save_checkpoint"), (job, "finish"), (held_out, "write_pages"),
+    (recording, "save_checkpoint"), (job, "finish"), (job, "write_pages"),
 ]  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import click
 from mlx_hybrid.cli.commands import answer, command, tell
 from mlx_hybrid.cli.options import PATH, SOME, flag, json_option, option, together
 
-FORMS = ("peft", "merged", "lora", "mlx-lm", "gguf", "gguf-lora")
+FORMS = ("peft", "merged", "lora", "mlx-lm", "gguf")
 BASES, PART = click.Choice(["original", "dequantised"]), click.FloatRange(0, 1, min_open=True)
 DIVERGENCES = {
     "rounding": "rounding to the stored dtype",
@@ -46,7 +46,6 @@ def export(run: str, to: str, output: Path, as_json: bool, **options: Any) -> No
     lora       one LoRA of a rank that vLLM takes, truncated where it cannot be exact
     mlx-lm     an adapter that stock mlx-lm loads, else a fused model
     gguf       a LoRA that llama.cpp, ollama and LM Studio load, where it is exact, with a Modelfile
-    gguf-lora  a LoRA for llama.cpp's converter, where it is exact
 
     RUN is a run's name or path, `last`, or an adapter's folder or Hub id. Exit code 3: the check failed.
 

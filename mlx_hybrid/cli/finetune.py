@@ -79,7 +79,7 @@ def show_job(settings: Config, as_json: bool, trackers: tuple[str, ...], must_ga
     """Run the job and show what happens; one that `must_gain` ends with 3 where no adapter beats its base."""
     from mlx_hybrid.cli.display import Display
     from mlx_hybrid.jobs import finetune as job
-    from mlx_hybrid.jobs.tracking import Tracking
+    from mlx_hybrid.jobs.events import Tracking
 
     display, stop = Display(as_json=as_json), how["stop"]
     stop.tell = display.note

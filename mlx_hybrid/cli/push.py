@@ -32,13 +32,12 @@ def push(directory: str, repo: str, run: str, public: bool, as_json: bool, **how
         mlx-hybrid export last --to peft -o peft && mlx-hybrid push peft me/my-lora --public
     """
     from mlx_hybrid.publish import hub
-    from mlx_hybrid.publish.publication import plan
     from mlx_hybrid.run import find_run
 
     hub.check_repo(repo)
     token = None if how["dry_run"] else hub.find_token()
     folder = Path(directory) if Path(directory).is_dir() else find_run(directory).path
-    publication = plan(folder, repo, run=find_run(run) if run else None)
+    publication = hub.plan(folder, repo, run=find_run(run) if run else None)
     show_publication(publication, f"{repo}, {'PUBLIC' if public else 'private'}")
     if not how["dry_run"] and not how["yes"] and not sys.stdin.isatty():
         raise ConfigError("There is no terminal to ask in; look with --dry-run, then push with --yes.")

@@ -21,13 +21,7 @@ from mlx_hybrid.models.base import base_of, find_model, fingerprints, identity
 from mlx_hybrid.publish.card import BESIDE
 from mlx_hybrid.training.memory.shape import cached_folder
 
-EXPERTS_STAY = (
-    "an adapter on stacked experts, which PEFT and transformers store otherwise, cannot be exported or fused yet; "
-    "chat, serve and evaluate run it, and one trained without experts among adapter.targets can be exported."
-)
-LARGEST_ROUNDING = 0.35
-"""‖W − W_packed‖ / ‖W‖ of the model that was packed: 4 bits give 0.09, 2 bits about 0.3; another model gives 1.4."""
-ROWS = 2  # random rows: a wrong factor escapes them with probability zero
+LARGEST_ROUNDING = 0.35  # ‖W − W_packed‖ / ‖W‖: 4 bits give 0.09, 2 bits about 0.3; another model gives 1.4
 
 
 @dataclass(frozen=True)
@@ -51,10 +45,8 @@ class Source:
         """The tensors of `weights` that training changed; MLX renames some as it loads, which is refused."""
         changed = {f"{module}.weight" for module in self.info.modules} | self.trained.keys()
         if absent := sorted(changed.difference(weights.shapes)):
-            told = (
-                f"holds no {absent[0]}, which was trained; names that differ from MLX's cannot be carried yet"
-            )
-            raise ConfigError(f"{weights.folder}: {told}.")
+            told = "which was trained; names that differ from MLX's cannot be carried yet"
+            raise ConfigError(f"{weights.folder}: holds no {absent[0]}, {told}.")
         return [name for name in weights.shapes if name in changed]
 
     def layer(self, module: str, weights: ModelWeights) -> HybridLinear:
@@ -64,10 +56,6 @@ class Source:
         linear.weight = weight
         plan = layer_plan(config, weight.shape[1], unitary=last_part(module) in config.unitary)
         layer = layer_class(linear, plan)(linear, plan, mx.random.key(0))
-        for leaf, own in layer.leaves().items():
-            if leaf in leaves and leaves[leaf].shape != own.shape:
-                told = f"{module} is {weight.shape} there, and the adapter's {leaf} {leaves[leaf].shape}"
-                raise ConfigError(f"{weights.folder}: {told}; this is another model.")
         layer.put_leaves(leaves)
         return layer.eval()
 
@@ -76,10 +64,8 @@ def open_source(
     name: str, *, model: str | None = None, strength: float = 1.0, place: Path = Path()
 ) -> Source:
     """The adapter of a run (path, name, `last`), a folder or a Hub id, with its base: `model` where that has moved; at
-    a part of its `strength` written to the empty folder `place` first.
-
-    Raises ConfigError for no adapter, for another base, and for an adapter on MoE experts.
-    """
+    a part of its `strength` written to the empty folder `place` first. Raises ConfigError for no adapter, for another
+    base, and for an adapter on MoE experts."""
     folder, base_name = find_adapter(name)
     info = read_adapter_config(folder)
     base_name = base_of(name, info.base["id"], model or base_name, "--model")
@@ -106,13 +92,15 @@ def open_source(
             raise ConfigError(f"{folder}: holds no tensor of {module}.")
         update = leaves[module].get("lora_a")
         if len(base.shapes.get(f"{module}.weight", ())) > 2 or (update is not None and update.ndim > 2):
-            raise ConfigError(f"{module}: {EXPERTS_STAY}")
+            told = "an adapter on stacked experts, which PEFT and transformers store otherwise, cannot be exported"
+            way_on = "chat, serve and evaluate run it, and one trained without experts among adapter.targets can be"
+            raise ConfigError(f"{module}: {told} or fused yet; {way_on}.")
     return Source(folder, info, leaves, base, name)
 
 
 def random_rows(name: str, d_in: int) -> np.ndarray:
-    """Rows (ROWS, in) to try a layer on, the same for the same name."""
-    return np.random.default_rng(zlib.crc32(name.encode())).standard_normal((ROWS, d_in))
+    """Rows (2, in) to try a layer on, the same for one name; a wrong factor escapes them with probability zero."""
+    return np.random.default_rng(zlib.crc32(name.encode())).standard_normal((2, d_in))
 
 
 @dataclass(frozen=True)
@@ -145,11 +133,8 @@ def base_for(
 
 
 def choose_original(source: Source, wanted: str | None, base_id: str | None) -> ExportBase | None:
-    """The original model to export for; None where a dequantised copy of the training base is to be used.
-
-    A base that is not packed is its own. For a packed one `base_id`, else what the run or the base's card names, which
-    is used without being asked for only when it is already on this machine.
-    """
+    """The original model to export for; None where a dequantised copy of the training base is to be used. An unpacked
+    base is its own; for a packed one it is `base_id`, else what the run or the base's card names, if it is here."""
     folder = source.base.folder
     if wanted == "dequantised":
         if base_id:
@@ -186,12 +171,11 @@ def check_original(source: Source, folder: Path, name: str, *, gguf: bool = Fals
     if weights.packed and not gguf:
         raise ConfigError(f"{name}: is quantised itself; name the 16-bit model it was made from.")
     matrices = [name for name in source.changed(weights) if len(weights.shapes[name]) == 2]
+    for key in matrices:
+        if (given := weights.shapes[key]) != (trained := source.base.shapes[key]):
+            raise ConfigError(f"{name}: {key} is {given} there and {trained} in the trained base.")
     for key in {matrices[0], matrices[len(matrices) // 2], matrices[-1]} if matrices else ():
         trained, given = source.base.dense(key), weights.dense(key)
-        if trained.shape != given.shape:
-            raise ConfigError(
-                f"{name}: {key} is {given.shape} there and {trained.shape} in the trained base."
-            )
         apart = float(mx.linalg.norm(trained - given) / mx.linalg.norm(given))
         if not apart <= LARGEST_ROUNDING:
             told = f"{key} differs from the base that was trained on by {100 * apart:.0f} % of its norm"

@@ -1,34 +1,73 @@
-"""What an export did and how it was checked on logits: printed, and kept beside it as `export.json`."""
+"""What an export did and how it was checked: the same tokens through MLX and through stock transformers + PEFT, on the
+same float32 weights. It is printed, and kept beside the export as `export.json`."""
 
 import math
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+import mlx.core as mx
 import numpy as np
 
+from mlx_hybrid.adapters.frozen import use_fast_products
 from mlx_hybrid.adapters.store import load_adapter
-from mlx_hybrid.errors import ConfigError, DataError, MlxHybridError
-from mlx_hybrid.evaluation.benchmarks.questions import held_back
-from mlx_hybrid.evaluation.scoring import sequence_nll
+from mlx_hybrid.errors import ConfigError, MlxHybridError
 from mlx_hybrid.exports.adapter import Source
-from mlx_hybrid.exports.logits import Comparison, loss_of, mlx_logits, probe_tokens, torch_logits
 from mlx_hybrid.exports.weights import ModelWeights, write_dense
 from mlx_hybrid.files import new_directory, write_json
-from mlx_hybrid.models.base import load_base, tokenizer_for
-from mlx_hybrid.records.template import make_examples
-from mlx_hybrid.run import Run, memory_bytes
+from mlx_hybrid.models.base import load_weights, read_tokenizer
+from mlx_hybrid.models.gguf.config import config_of
+from mlx_hybrid.run import memory_bytes
+
+PROMPTS = (
+    "The river rose in the night, and by morning the bridge was gone.",
+    "La ciudad despierta despacio; los mercados abren antes del amanecer.",
+    "Watoto walicheza mpira uwanjani hadi jua likatua.",
+    "今天早上下了一场小雨，街上的人都撑着伞。",
+)
+LENGTH = 24  # tokens of a prompt: enough for every position-dependent part, cheap on a CPU
 
 SHOWN = 3
 BYTES_A_PARAMETER = 6  # float32 weights, and room for loading and activations
-MOST = 200
-"""Held-out records that are measured: the loss of so many is known to a few per cent."""
 USABLE = 0.6  # share of the memory that other programs leave
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """max |Δ logit| between two libraries with and without the adapter, the adapter's own, and the largest logit."""
+
+    difference: float
+    base_difference: float
+    effect: float
+    largest: float
+
+    TOLERANCE = 1e-4  # of the largest logit beyond 1: float32 sums in another order, measured at 1e-6 to 3e-5
+    ROOM = 4.0  # the libraries may already differ on the base by more; the adapter may add a little to that
+    PROOF = 100.0  # how many times larger the effect must then be to be seen through it
+
+    @classmethod
+    def of(cls, ours: np.ndarray, our_base: np.ndarray, theirs: np.ndarray, their_base: np.ndarray) -> Self:
+        """Figures from logits (prompts, tokens, vocabulary)."""
+        apart = (ours - theirs, our_base - their_base, ours - our_base, ours)
+        return cls(*(float(np.abs(difference).max()) for difference in apart))
+
+    def within(self, difference: float) -> bool:
+        return difference <= self.TOLERANCE * max(1.0, self.largest)
+
+    @property
+    def passed(self) -> bool:
+        explained = self.difference <= self.ROOM * self.base_difference
+        seen = self.effect >= self.PROOF * self.difference
+        return bool(self.within(self.difference) or (explained and seen))
+
+    def tree(self) -> dict:
+        return {f"{name}_logit": value for name, value in asdict(self).items()} | {"passed": self.passed}
 
 
 class ExportMismatch(MlxHybridError):
@@ -102,8 +141,7 @@ def check_logits(
     """Our adapter on `weights` against what was written for them, the `merged` model or what `adapt` puts on a loaded
     one; and that, where `adapters` (none for a merged model) are given, against stock transformers and PEFT.
 
-    What a merged model rounds, and a file with both `adapt` and `adapters` truncates, is measured; the rest is judged.
-    """
+    What a merged model rounds, and a file with `adapt` and `adapters` truncates, is measured; the rest is judged."""
     report.checks["logits"] = None
     if sum(map(math.prod, weights.shapes.values())) * BYTES_A_PARAMETER > USABLE * memory_bytes():
         report.notes.append("Logits were not compared: the model in float32 does not fit in memory.")
@@ -122,8 +160,8 @@ def check_logits(
     if adapters is None:
         return
     if not all(find_spec(name) for name in ("torch", "peft")):
-        told = "Logits were not compared with PyTorch, which is not installed"
-        report.notes.append(f"{told}: pip install 'mlx-hybrid[peft]'")
+        told = "Logits were not compared with PyTorch, which is not installed: pip install 'mlx-hybrid[peft]'"
+        report.notes.append(told)
         return
     their_base, theirs, faults, half = torch_logits(merged or weights.folder, tokens, adapters)
     report.faults += faults
@@ -147,31 +185,82 @@ def unpacked(weights: ModelWeights) -> Iterator[Path]:
         yield Path(name)
 
 
-def held_out_losses(source: Source, base: Path, packed: Path) -> dict[str, float] | None:
-    """Loss, nats a token, of `base`, the adapter on it and the `packed` model on what the adapter's run held out; None
-    outside of a run, and where the records are no longer there or have changed."""
-    run = Run(source.folder.resolve().parent)
-    if not (run.path / "run.json").is_file():
-        return None
-    config = run.config_here()
-    config = replace(config, model=replace(config.model, name=str(source.base.folder)))
-    try:
-        split = held_back(config, run)
-    except (ConfigError, DataError):
-        return None
-    records, tokenizer = (split.test or split.valid)[:MOST], tokenizer_for(config.model)
-    limit = {"max_tokens": config.train.max_tokens, "too_long": config.train.too_long}
-    if not (examples := make_examples(records, tokenizer, **limit).examples):
-        return None
-    model = load_base(str(base), tokenizer=tokenizer).model
-    losses = {"base": mean_loss(model, examples)}
-    load_adapter(model, source.folder)
-    losses["adapter"] = mean_loss(model.eval(), examples)
-    del model
-    losses["packed"] = mean_loss(load_base(str(packed), tokenizer=tokenizer).model, examples)
-    return losses | {"records": len(examples)}
+def loss_of(reference: np.ndarray, other: np.ndarray) -> dict[str, float]:
+    """How far logits are from a reference: max |Δ|, and the mean KL(reference ‖ other) in nats a token."""
+    wide = (logits.astype(np.float64) for logits in (reference, other))
+    p, q = (logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True) for logits in wide)
+    kl = float((np.exp(p) * (p - q)).sum(axis=-1).mean())
+    return {"difference_logit": float(np.abs(reference - other).max()), "kl_nats_per_token": kl}
 
 
-def mean_loss(model: Any, examples: list) -> float:
-    nats, counts, _ = sequence_nll(model, [e.tokens for e in examples], [e.trained for e in examples])
-    return float(nats.sum() / counts.sum())
+def probe_tokens(folder: Path) -> np.ndarray:
+    """Token ids (prompts, tokens): fixed sentences where the folder has a tokenizer, else fixed random ids."""
+    config = config_of(folder)
+    vocabulary = config.get("vocab_size") or config.get("text_config", {}).get("vocab_size", 256)
+    tokens = np.random.default_rng(0).integers(0, vocabulary, (len(PROMPTS), LENGTH))
+    with suppress(ConfigError):
+        tokenizer = read_tokenizer(str(folder), folder)
+        for row, text in zip(tokens, PROMPTS, strict=True):
+            ids = [i for i in tokenizer.started(text) if i < vocabulary][:LENGTH]
+            row[: len(ids)] = ids
+    return tokens
+
+
+def mlx_logits(folder: Path, tokens: np.ndarray, adapt: Callable[[Any], Any] | None = None) -> tuple:
+    """Logits (prompts, tokens, vocabulary) of a model as it is and after `adapt`; float32 on the CPU, as in PyTorch."""
+
+    def forward() -> np.ndarray:
+        return np.array(model.eval()(mx.array(tokens.astype(np.int32))).astype(mx.float32))
+
+    with mx.stream(mx.cpu):
+        model, _ = load_weights(folder, str(folder))
+        if folder.is_dir():
+            model.set_dtype(mx.float32)
+        use_fast_products(model)
+        plain = forward()
+        if not adapt:
+            return plain, plain
+        adapt(model)
+        return plain, forward()
+
+
+def torch_logits(folder: Path, tokens: np.ndarray, adapters: list[Path]) -> tuple:
+    """Logits of stock transformers without and with PEFT's `adapters` in float32, names missing or not expected, and
+    what bf16, in which servers run, costs beside the base alone."""
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    ids = torch.from_numpy(tokens.astype(np.int64))
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        try:
+            how = {"dtype": torch.float32, "output_loading_info": True, "local_files_only": True}
+            model, info = AutoModelForCausalLM.from_pretrained(folder, **how)
+        except (ValueError, KeyError, OSError, RuntimeError) as error:
+            raise ConfigError(f"{folder}: transformers cannot load it ({error}).") from error
+        faults = [f"transformers lacks {name}" for name in sorted(info["missing_keys"])]
+        faults += [f"transformers does not know {name}" for name in sorted(info["unexpected_keys"])]
+        base = model.eval()(ids).logits.numpy()
+        if not adapters:
+            return base, base, faults, {}
+        model = put_on(model, adapters).eval()
+        adapted = model(ids).logits.numpy()
+        half = loss_of(adapted, model.to(torch.bfloat16)(ids).logits.float().numpy())
+        with model.disable_adapter():
+            noise = loss_of(base, model(ids).logits.float().numpy())
+    return base, adapted, faults, half | {"base_kl_nats_per_token": noise["kl_nats_per_token"]}
+
+
+def put_on(model: Any, adapters: list[Path]) -> Any:
+    """One adapter through PeftModel; several side by side, as the export's own README loads them."""
+    from peft import PeftConfig, PeftMixedModel, PeftModel
+
+    if len(adapters) == 1:
+        return PeftModel.from_pretrained(model, adapters[0])
+    mixed = PeftMixedModel(model, PeftConfig.from_pretrained(adapters[0]), adapters[0].name)
+    for path in adapters:
+        mixed.load_adapter(path, adapter_name=path.name)
+    mixed.set_adapter([path.name for path in adapters])
+    return mixed

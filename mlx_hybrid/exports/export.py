@@ -5,25 +5,26 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from mlx_hybrid.adapters.store import WEIGHTS_FILE
+import mlx.core as mx
+
+from mlx_hybrid.adapters.store import CONFIG_FILE, WEIGHTS_FILE
+from mlx_hybrid.adapters.targets import layer_index, within_layer
 from mlx_hybrid.errors import ConfigError, nearest
 from mlx_hybrid.exports import merge
 from mlx_hybrid.exports.adapter import ExportBase, Source, base_for, open_source
 from mlx_hybrid.exports.checks import Report, check_logits, new_folder
-from mlx_hybrid.exports.gguf.adapter import ADAPTER, read_adapter, write_adapter
-from mlx_hybrid.exports.gguf.model import MODEL, write_model
-from mlx_hybrid.exports.gguf.modelfile import write_modelfile
-from mlx_hybrid.exports.lora import Forms, lora_faults, make_forms, put_lora, write_mlx_lm
+from mlx_hybrid.exports.forms import Forms, float64, lora_faults, make_forms, padded, put_lora
+from mlx_hybrid.exports.gguf import ADAPTER, MODEL, write_adapter, write_model, write_modelfile
 from mlx_hybrid.exports.peft import check_written, write_forms
 from mlx_hybrid.exports.weights import GgufWeights, ModelWeights, end_of_answers, name_end
-from mlx_hybrid.files import HUB_ID, sha256_of, write_text
+from mlx_hybrid.files import HUB_ID, sha256_of, write_json, write_text
 from mlx_hybrid.models.adapted import UNCHECKED
 from mlx_hybrid.models.base import fingerprint
 from mlx_hybrid.publish.card import is_folder, readme, vllm_rank
 
 RANK, LOSS = 64, 0.05
-DENSE = ("peft", "merged", "lora", "gguf-lora", "gguf")
-TAKEN = {
+DENSE = ("peft", "merged", "lora", "gguf")
+TAKEN = {  # the forms that an option has a meaning for
     "base": DENSE,
     "base_id": DENSE,
     "rank": ("lora",),
@@ -32,7 +33,6 @@ TAKEN = {
     "merged": ("gguf",),
     "f16": ("gguf",),
 }
-"""The forms that an option has a meaning for; `fuse` is given none but its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +55,7 @@ def export(name: str, to: str, directory: Path, options: Options | None = None) 
     """Write the adapter `name` (run, path or `last`) to `directory` as `to` says, and check it.
 
     Raises ConfigError for what cannot be said in that form, for options it has no use for and for a place that is
-    taken, and ExportMismatch, exit code 3, when the check fails: nothing is written then, unless `options.force`.
-    """
+    taken, and ExportMismatch, exit code 3, when the check fails: nothing is written then, unless `options.force`."""
     options = options or Options()
     refuse_unused(to, options)
     with TemporaryDirectory() as place, new_folder(directory) as folder:
@@ -70,11 +69,6 @@ def export(name: str, to: str, directory: Path, options: Options | None = None) 
         add_words(report, source, folder, directory)
         report.finish(folder, directory, force=options.force)
     return report
-
-
-def fuse(name: str, directory: Path, **options: bool | str | None) -> Report:
-    """Merge the adapter into the base it was trained on, as a model for MLX; with `requantise` packed again."""
-    return export(name, "fuse", directory, Options(**options))
 
 
 def refuse_unused(to: str, options: Options) -> None:
@@ -99,10 +93,8 @@ def refuse_form(source: Source, to: str, options: Options) -> None:
         told = f"{source.name}: method full has no adapter; use --to merged"
     elif to == "gguf" and not options.merged and not is_lora(source):
         told = f"{source.name}: is not exactly a LoRA ({source.info.method}); --merged makes a whole GGUF"
-    elif to in ("lora", "gguf-lora") and adapter.low_rank and adapter.low_rank.magnitude:
+    elif to == "lora" and adapter.low_rank and adapter.low_rank.magnitude:
         told = "DoRA's magnitudes are no LoRA; use --to merged, which takes them along, or --to peft"
-    elif to == "gguf-lora" and not is_lora(source):
-        told = f"{source.name}: a rotation by butterfly has full rank, so no LoRA equals it; use --to merged"
     elif options.requantise and not base.packed:
         told = f"{base.folder}: is not quantised; leave out --requantise"
     elif options.requantise and base.folder.is_file():
@@ -151,39 +143,37 @@ def make_peft(source: Source, base: ExportBase, folder: Path, options: Options, 
         raise ConfigError(f"{source.name}: {told}; leave it out, or ask for a lower --rank.")
     report = begin(to, source, base, "truncated lora" if forms.errors else "lora", forms)
     report.facts["rank"] = vllm_rank(max(forms.rank, rank)) if to == "lora" else forms.rank
-    named = followed(base, report, folder)
-    adapters = write_forms(forms, base.weights, folder, named, report.facts["rank"])
+    if not HUB_ID.fullmatch(base.id) or Path(base.id).exists():  # PEFT finds a local base beside the adapter
+        report.facts["base_path"], link = base.id, folder / base.id
+        if not link.exists():
+            link.symlink_to(base.weights.folder.resolve(), target_is_directory=True)
+    adapters = write_forms(forms, base.weights, folder, base.id, report.facts["rank"])
     if forms.oft:
         report.kind, report.facts["load_order"] = "oft and lora", [adapter.name for adapter in adapters]
     report.faults += check_written(forms, base.weights, adapters)
     if forms.errors:
-        judge_truncation(report, forms, exact, options)
+        report.facts["relative_error"] = dict(sorted(forms.errors.items()))
+        tolerance = LOSS if options.tolerance is None else options.tolerance
+        worst, error = max(forms.errors.items(), key=lambda item: item[1])
+        if error > tolerance:
+            why = "a butterfly has full rank" if exact.oft else f"it is exact at rank {exact.rank}"
+            told = f"at rank {rank or RANK} {worst} loses {100 * error:.0f} % of its update"
+            report.faults.append(f"{told}, and {100 * tolerance:.0f} % are allowed ({why})")
     adapt = partial(put_lora, factors=forms.lora) if forms.errors else None
     check_logits(report, source, base.weights, adapters=adapters, adapt=adapt)
     return report
-
-
-def judge_truncation(report: Report, forms: Forms, exact: Forms, options: Options) -> None:
-    report.facts["relative_error"] = dict(sorted(forms.errors.items()))
-    tolerance = LOSS if options.tolerance is None else options.tolerance
-    worst, error = max(forms.errors.items(), key=lambda item: item[1])
-    if error > tolerance:
-        why = "a rotation by butterfly has full rank" if exact.oft else f"it is exact at rank {exact.rank}"
-        told = f"at rank {options.rank or RANK} {worst} loses {100 * error:.0f} % of its update"
-        report.faults.append(f"{told}, and {100 * tolerance:.0f} % are allowed ({why})")
 
 
 def make_gguf(source: Source, base: ExportBase, folder: Path, options: Options, to: str) -> Report:
     """A LoRA for llama.cpp, ollama and LM Studio, or with `merged` a whole GGUF model."""
     if options.merged:
         return make_gguf_model(source, base, folder / MODEL, half=options.f16)
-    forms = make_forms(source, base.weights)
+    weights, forms = base.weights, make_forms(source, base.weights)
     report = begin(to, source, base, "lora", forms)
-    report.base_folder = str(base.weights.folder) if base.weights.folder.is_file() else ""
-    write_adapter(forms, base.weights.config, folder / ADAPTER, source.name)
-    written = read_adapter(folder / ADAPTER, base.weights.config)
+    report.base_folder = str(weights.folder) if weights.folder.is_file() else ""
+    written = write_adapter(forms, weights.config, folder / ADAPTER, source.name)
     report.faults += lora_faults(forms, written)
-    check_logits(report, source, base.weights, adapt=partial(put_lora, factors=written))
+    check_logits(report, source, weights, adapt=partial(put_lora, factors=written))
     return report
 
 
@@ -191,12 +181,12 @@ def make_gguf_model(source: Source, base: ExportBase, file: Path, *, half: bool)
     """The base's GGUF file with the adapter in it: changed tensors packed in their own type, or in F16."""
     weights = base.weights
     if not isinstance(weights, GgufWeights):
-        told = "--merged needs the base as a GGUF file; name it with --base-id FILE.gguf"
-        raise ConfigError(f"{source.name}: {told}.")
+        told = "--merged needs the base as a GGUF file; name it with --base-id FILE.gguf."
+        raise ConfigError(f"{source.name}: {told}")
     report = begin("gguf", source, base, "merged GGUF model")
     report.facts["merged"] = True
-    merged = {name: partial(merge.merged_weight, source, weights, name) for name in source.changed(weights)}
-    if lost := write_model(weights, file, merged, half=half):
+    merged = partial(merge.before_and_after, source, weights)
+    if lost := write_model(weights, file, source.changed(weights), merged, half=half):
         kinds = ", ".join(sorted({weights.tensors[name].kind for name in lost}))
         report.notes.append(f"{len(lost)} tensors are in F16, since {kinds} is not written here.")
     merge.judge_packed(report, source, weights, GgufWeights(file), "--f16 keeps all of it in a larger file")
@@ -205,15 +195,27 @@ def make_gguf_model(source: Source, base: ExportBase, file: Path, *, half: bool)
 
 
 def make_mlx_lm(source: Source, base: ExportBase, folder: Path, options: Options, to: str) -> Report:
-    """An adapter for stock mlx-lm where it is exactly a LoRA, else a fused model."""
+    """An adapter for stock mlx-lm where it is exactly a LoRA, else a fused model. mlx-lm gives all sub-modules of these
+    names one rank and one scale; those without an update start at zero there."""
     from mlx_lm.tuner.utils import load_adapters
 
     if not is_lora(source):
         return make_model(source, base, folder, options, to)
-    forms = make_forms(source, base.weights)
+    forms, tensors = make_forms(source, base.weights), {}
     report = begin(to, source, base, "lora", forms)
-    layers = base.weights.config.get("num_hidden_layers", 0)
-    report.faults += lora_faults(forms, write_mlx_lm(forms, folder, base_id=base.id, layers=layers))
+    for module, factors in forms.lora.items():
+        a, b = map(mx.array, padded(factors, forms.rank))
+        tensors |= {f"{module}.lora_a": a, f"{module}.lora_b": b}
+    mx.save_safetensors(str(folder / WEIGHTS_FILE), tensors, metadata={"format": "mlx"})
+    first = min((index for m in forms.lora if (index := layer_index(m)) is not None), default=0)
+    layers = base.weights.config.get("num_hidden_layers", 0) - first
+    keys = sorted({within_layer(module) for module in forms.lora})
+    parameters = {"rank": forms.rank, "scale": 1.0, "dropout": 0.0, "keys": keys}
+    tree = {"fine_tune_type": "lora", "model": base.id, "num_layers": layers}
+    write_json(folder / CONFIG_FILE, tree | {"lora_parameters": parameters})
+    read = mx.load(str(folder / WEIGHTS_FILE))
+    written = {m: (float64(read[f"{m}.lora_a"]), float64(read[f"{m}.lora_b"])) for m in forms.lora}
+    report.faults += lora_faults(forms, written)
     check_logits(report, source, base.weights, adapt=lambda model: load_adapters(model, str(folder)))
     return report
 
@@ -235,15 +237,6 @@ def make_model(source: Source, base: ExportBase, folder: Path, options: Options,
     return report
 
 
-def followed(base: ExportBase, report: Report, folder: Path) -> str:
-    """What PEFT's config calls the base: its Hub id, or a path beside the adapter, where a local folder is linked."""
-    if not HUB_ID.fullmatch(base.id) or Path(base.id).exists():
-        report.facts["base_path"], link = base.id, folder / base.id
-        if not link.exists():
-            link.symlink_to(base.weights.folder.resolve(), target_is_directory=True)
-    return base.id
-
-
 def begin(to: str, source: Source, base: ExportBase, kind: str, forms: Forms | None = None) -> Report:
     """A report with what is exported, for which base, in how many modules."""
     digest = sha256_of(source.folder / WEIGHTS_FILE)
@@ -255,7 +248,7 @@ def begin(to: str, source: Source, base: ExportBase, kind: str, forms: Forms | N
 
 
 MAKERS = {
-    **dict.fromkeys(("peft", "lora", "gguf-lora"), make_peft),
+    **dict.fromkeys(("peft", "lora"), make_peft),
     **dict.fromkeys(("merged", "fuse"), make_model),
     "mlx-lm": make_mlx_lm,
     "gguf": make_gguf,

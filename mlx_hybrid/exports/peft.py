@@ -1,8 +1,6 @@
-"""PEFT adapter folders: `adapter_config.json` and `adapter_model.safetensors`, written, read and checked.
+"""PEFT adapter folders, written, read and checked without PyTorch or PEFT; conventions measured against PEFT 0.21.
 
-By hand, so that an export needs neither PyTorch nor PEFT; the conventions were measured against stock PEFT 0.21. Never
-BOFT with more than one factor, which PEFT cannot load, nor raw leaves of a gradient start, made for another base.
-"""
+Never BOFT with more than one factor, which PEFT cannot load, nor raw leaves of a gradient start of another base."""
 
 import re
 from dataclasses import dataclass
@@ -12,9 +10,8 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_hybrid.errors import ConfigError
-from mlx_hybrid.exports import oft
 from mlx_hybrid.exports.adapter import random_rows
-from mlx_hybrid.exports.lora import Forms, Probe, pad_rank, probe_faults
+from mlx_hybrid.exports.forms import Forms, Probe, padded, probe_faults, rotation_of, skew_of
 from mlx_hybrid.exports.weights import ModelWeights
 from mlx_hybrid.files import read_json, read_tensors, write_json
 
@@ -26,14 +23,13 @@ LORA = {"lora_dropout": 0.0, "init_lora_weights": True, "use_rslora": False, "fa
 OFT = dict.fromkeys(("use_cayley_neumann", "block_share", "coft"), False) | {"r": 0, "init_weights": True}
 """Settings that change an output are never left to defaults: without its key, an OFT turns the other way."""
 SUFFIXES = {"LORA": ("lora_A.weight", "lora_B.weight"), "OFT": ("oft_R.weight",), "HRA": ("hra_u",)}
-KNOWN = (
+KNOWN = (  # keys that are read in this module, or change nothing at inference
     *("task_type", "peft_type", "peft_version", "auto_mapping", "base_model_name_or_path", "revision"),
     *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "r", "inference_mode"),
     *("init_weights", "init_lora_weights", "eva_config", "lora_dropout", "module_dropout", "megatron_core"),
     *("qalora_group_size", "eps", "num_cayley_neumann_terms", "lora_alpha", "use_rslora", "rank_pattern"),
     *("alpha_pattern", "use_dora", "oft_block_size", "use_cayley_neumann", "block_share", "apply_GS"),
 )
-"""Keys that are read in this module, or change nothing at inference."""
 STARTS_THAT_CHANGE_THE_BASE = ("pissa", "olora", "loftq", "corda", "lora_ga")
 
 
@@ -63,11 +59,11 @@ class PeftFolder:
     def rotation(self, module: str) -> np.ndarray:
         """What an OFT turns an activation by, x R, as dense blocks (in/B, B, B) in float64; one block where shared."""
         triangle = self.tensors[module]["oft_R.weight"]
-        return self.series(triangle) if self.is_neumann else oft.rotation_of(triangle)
+        return self.series(triangle) if self.is_neumann else rotation_of(triangle)
 
     def series(self, triangle: np.ndarray) -> np.ndarray:
         """I + 2Q + 2Q² + …, the last power once: PEFT's `use_cayley_neumann`."""
-        q, terms = oft.skew_of(triangle), self.config.get("num_cayley_neumann_terms", 5)
+        q, terms = skew_of(triangle), self.config.get("num_cayley_neumann_terms", 5)
         counts = [1, *[2] * (max(terms, 4) - 2), 1] if terms > 2 else [1, 2][:terms]
         return sum(count * np.linalg.matrix_power(q, power) for power, count in enumerate(counts))
 
@@ -101,8 +97,7 @@ def read_peft(folder: Path) -> PeftFolder:
         way_out = "save it in PEFT with path_initial_model_for_weight_conversion, then import that"
         raise ConfigError(f"{folder}: {told}; {way_out}.")
     for key, value in config.items():
-        empty = value in (None, False, {}, [], "none", "")
-        if key not in KNOWN and not empty:
+        if key not in KNOWN and value not in (None, False, {}, [], "none", ""):
             raise ConfigError(f"{folder}: {key} is {value!r}, which cannot be carried exactly.")
     suffixes = (*SUFFIXES[kind], MAGNITUDE) if config.get("use_dora") else SUFFIXES[kind]
     return PeftFolder(folder, kind, config, tensors_by_module(folder, suffixes, kind))
@@ -134,12 +129,10 @@ def pattern_value(patterns: dict | None, module: str, default: float) -> float:
     return next(found, default)
 
 
-def write_forms(
-    forms: Forms, weights: ModelWeights, folder: Path, base: str, rank: int | None = None
-) -> list[Path]:
-    """Write the LoRA in `folder`, of one `rank` (the largest of any), or an OFT v2 a block size and the LoRA in folders
-    of it; these, in loading order. `base` is the base's Hub id, or its path from `folder`."""
-    folders, rank = [], rank or forms.rank
+def write_forms(forms: Forms, weights: ModelWeights, folder: Path, base: str, rank: int) -> list[Path]:
+    """Write the LoRA in `folder`, all of one `rank`, or an OFT v2 a block size and the LoRA in folders of it; these, in
+    loading order. `base` is the base's Hub id, or its path from `folder`."""
+    folders = []
     where = {"base_model_name_or_path": f"../{base}" if forms.oft and (folder / base).exists() else base}
     for size, triangles in sorted(forms.oft.items()):
         folders.append(folder / f"oft-{size}")
@@ -149,7 +142,7 @@ def write_forms(
         folders.append(folder / "lora" if forms.oft else folder)
         tensors = {}
         for module, factors in forms.lora.items():
-            a, b = pad_rank(factors, rank)
+            a, b = padded(factors, rank)
             tensors[module] = {"lora_A.weight": a.T, "lora_B.weight": b.T}
             if module in forms.magnitudes:
                 tensors[module][MAGNITUDE] = forms.magnitudes[module]
@@ -158,10 +151,8 @@ def write_forms(
     return folders
 
 
-def write_peft(
-    folder: Path, kind: str, settings: dict, tensors: dict[str, dict], weights: ModelWeights
-) -> None:
-    """Write one adapter: `tensors` by module and suffix."""
+def write_peft(folder: Path, kind: str, settings: dict, tensors: dict, weights: ModelWeights) -> None:
+    """One adapter: `tensors` by module and suffix."""
     from safetensors.numpy import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -171,16 +162,12 @@ def write_peft(
         for suffix, value in parts.items()
     }
     save_file(flat, str(folder / WEIGHTS_FILE), metadata={"format": "pt"})
-    tree = {"peft_type": kind, "target_modules": target_names(tensors, weights)}
-    write_json(folder / CONFIG_FILE, COMMON | tree | settings | (LORA if kind == "LORA" else OFT))
-
-
-def target_names(modules: dict[str, dict], weights: ModelWeights) -> list[str]:
-    """`target_modules`: last parts where they name exactly these modules of the base, else full names."""
-    ends = {module.rpartition(".")[2] for module in modules}
     holders = {name.removesuffix(".weight") for name in weights.shapes if name.endswith(".weight")}
+    ends = {module.rpartition(".")[2] for module in tensors}
     named = {holder for holder in holders if holder.rpartition(".")[2] in ends}
-    return sorted(ends if named == modules.keys() else modules)
+    targets = sorted(ends if named == tensors.keys() else tensors)  # last parts where they name exactly these
+    tree = {"peft_type": kind, "target_modules": targets}
+    write_json(folder / CONFIG_FILE, COMMON | tree | settings | (LORA if kind == "LORA" else OFT))
 
 
 def check_written(forms: Forms, weights: ModelWeights, folders: list[Path]) -> list[str]:

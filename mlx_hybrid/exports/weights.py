@@ -17,23 +17,19 @@ from mlx_hybrid.models.gguf.tokenizer import write_tokenizer
 from mlx_hybrid.models.templates import named_ends, unnamed_end
 
 SHARD_GB = 2
-GENERATION = "generation_config.json"
-"""transformers, vLLM and mlx-lm read ends from it before config.json."""
-COMPANIONS = (
+GENERATION = "generation_config.json"  # transformers, vLLM and mlx-lm read ends from it before config.json
+COMPANIONS = (  # what a model folder holds beside config and weights, and a copy of it should too
     *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.tiktoken"),
     *("*.jinja", GENERATION, "LICENSE*", "NOTICE*"),
 )
-"""What a model folder holds beside config and weights, and a copy of it should too."""
-Stored = Callable[[str], dict[str, mx.array]]
-"""What is written for a tensor of a dense model: itself, or its packed parts."""
+Stored = Callable[[str], dict[str, mx.array]]  # what is written for a tensor: itself, or its packed parts
 
 
 class ModelWeights:
     """Tensors of a model folder by name, read when asked for; a packed layer is one tensor, `X.weight`.
 
     `files` holds every stored tensor, `shapes` those of a dense model. `stack` is a tensor of three or more dimensions
-    in MLX's own layout, if there is one: a file says by its `format` who wrote it, mlx-lm `mlx`, transformers `pt`.
-    """
+    in MLX's own layout, if there is one: a file says by its `format` who wrote it, mlx-lm `mlx`, transformers `pt`."""
 
     def __init__(self, folder: Path):
         self.folder, self.config = folder, read_json(folder / "config.json")
@@ -47,12 +43,10 @@ class ModelWeights:
                 stacks += [name for name, shape in header.shapes.items() if len(shape) > 2]
         self.stack = stacks[0] if stacks else None
         self.packed = any(name.endswith(".scales") for name in stored)
-        names = [name for name in stored if not name.endswith((".scales", ".biases"))]
-        self.shapes = {name: self.dense_shape(name, stored[name]) for name in names}
-
-    def dense_shape(self, name: str, stored: tuple[int, ...]) -> tuple[int, ...]:
-        packing = self.packing(name)
-        return (*stored[:-1], stored[-1] * 32 // packing["bits"]) if packing else stored
+        self.shapes = {}
+        for name in (name for name in stored if not name.endswith((".scales", ".biases"))):
+            shape, bits = stored[name], self.packing(name).get("bits")
+            self.shapes[name] = (*shape[:-1], shape[-1] * 32 // bits) if bits else shape
 
     def packing(self, name: str) -> dict:
         """group_size, bits and mode of a tensor that MLX packed; nothing for another."""
@@ -144,51 +138,36 @@ def write_shards(folder: Path, shapes: dict[str, tuple], stored: Stored, form: s
 
 
 def write_dense(weights: ModelWeights, folder: Path, dtype: mx.Dtype = mx.bfloat16) -> None:
-    """The model as an ordinary Hugging Face folder, unpacked. Raises ConfigError as `write_model` does."""
+    """The model as an ordinary Hugging Face folder, unpacked."""
     write_model(weights, folder, lambda name: {name: weights.dense(name, dtype)}, dtype)
 
 
 def write_model(
-    weights: ModelWeights,
-    folder: Path,
-    stored: Stored,
-    dtype: mx.Dtype = mx.bfloat16,
-    *,
-    packed: bool = False,
-    for_mlx: bool = False,
+    weights: ModelWeights, folder: Path, stored: Stored, dtype: mx.Dtype | None, *, for_mlx: bool = False
 ) -> None:
-    """The model with these tensors, all in `dtype` or `packed` as it was, and what lies beside its weights. Raises
-    ConfigError for weights that cannot be written as a Hugging Face model, unless it is `for_mlx`."""
-    if not for_mlx:
-        refuse_layout(weights)
+    """The model with these tensors, in `dtype` or, without one, packed as it was, and what lies beside: tokenizer,
+    settings, licences. Raises ConfigError for what no Hugging Face model can be, unless it is `for_mlx`."""
+    if weights.stack and not for_mlx:
+        told = f"{weights.stack} is stored as MLX lays it out (stacked experts, or a convolution)"
+        way_out = "name the original model with --base-id, or make a model for MLX with fuse"
+        raise ConfigError(f"{weights.folder}: {told}; {way_out}.")
+    method = (weights.config.get("quantization_config") or {}).get("quant_method")
+    if method and not for_mlx:
+        told = f"is packed by {method}, which is not unpacked here; name the 16-bit model with --base-id."
+        raise ConfigError(f"{weights.folder}: {told}")
     write_shards(folder, weights.shapes, stored, "mlx" if for_mlx else "pt")
     tree = weights.config
-    if not packed:
+    if dtype:
         name = str(dtype).removeprefix("mlx.core.")
         tree = {key: value for key, value in tree.items() if not key.startswith("quantization")}
         tree |= {key: name for key in ("torch_dtype", "dtype") if key in tree} or {"dtype": name}
     write_json(folder / "config.json", tree)
-    copy_companions(weights.folder, folder)
-
-
-def refuse_layout(weights: ModelWeights) -> None:
-    if weights.stack:
-        told = f"{weights.stack} is stored as MLX lays it out (stacked experts, or a convolution)"
-        way_out = "name the original model with --base-id, or make a model for MLX with fuse"
-        raise ConfigError(f"{weights.folder}: {told}; {way_out}.")
-    if method := (weights.config.get("quantization_config") or {}).get("quant_method"):
-        told = f"is packed by {method}, which is not unpacked here; name the 16-bit model with --base-id."
-        raise ConfigError(f"{weights.folder}: {told}")
-
-
-def copy_companions(source: Path, target: Path) -> None:
-    """Tokenizer, generation settings and licences."""
-    if source.is_file():
-        write_tokenizer(open_gguf(source), target)
-    for path in (path for pattern in COMPANIONS for path in source.glob(pattern)):
-        if path.is_file() and not (target / path.name).exists():
-            shutil.copyfile(path, target / path.name)
-    name_end(target)
+    if weights.folder.is_file():
+        write_tokenizer(open_gguf(weights.folder), folder)
+    for path in (path for pattern in COMPANIONS for path in weights.folder.glob(pattern)):
+        if path.is_file() and not (folder / path.name).exists():
+            shutil.copyfile(path, folder / path.name)
+    name_end(folder)
 
 
 def name_end(folder: Path) -> None:

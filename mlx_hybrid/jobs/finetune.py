@@ -5,16 +5,26 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from mlx_hybrid.adapters.attach import settle
 from mlx_hybrid.adapters.store import read_adapter_config
 from mlx_hybrid.config import Config, to_tree
 from mlx_hybrid.errors import ConfigError, DataError
-from mlx_hybrid.jobs.events import JobEvent, Prepared
-from mlx_hybrid.jobs.held_out import ask_base, finish
-from mlx_hybrid.models.adapted import UNCHECKED, find_adapter
-from mlx_hybrid.models.base import check_local, fingerprints, tokenizer_for
+from mlx_hybrid.evaluation.answers import collect
+from mlx_hybrid.evaluation.benchmarks.questions import retention_set
+from mlx_hybrid.evaluation.evaluate import evaluate, held_out_sets, parts_of
+from mlx_hybrid.evaluation.metrics.translation import greedy
+from mlx_hybrid.evaluation.results import write_results
+from mlx_hybrid.evaluation.sets import EvaluationSet, limited
+from mlx_hybrid.files import write_lines
+from mlx_hybrid.jobs.events import AdapterReady, Answered, Evaluated, JobEvent, Prepared
+from mlx_hybrid.models.adapted import UNCHECKED, Pair, find_adapter, load_run
+from mlx_hybrid.models.base import check_local, fingerprints, load_base, tokenizer_for
 from mlx_hybrid.records.files import find_sources
+from mlx_hybrid.records.record import Record
 from mlx_hybrid.records.split import Split
-from mlx_hybrid.run import Run, check_place, create_run, discard, machine, run_place, writing
+from mlx_hybrid.records.template import question_tokens
+from mlx_hybrid.run import SAMPLES, Run, check_place, create_run, discard, machine, run_place, writing
+from mlx_hybrid.training import setup as preparation
 from mlx_hybrid.training.checkpoint import Progress, load_checkpoint
 from mlx_hybrid.training.data import check_held_back, check_manifests, prepare
 from mlx_hybrid.training.distributed import ALONE, MachineLost, World, check_divisible
@@ -24,16 +34,16 @@ from mlx_hybrid.training.memory.estimate import check_fits
 from mlx_hybrid.training.memory.limits import running_out
 from mlx_hybrid.training.memory.shape import local_folder
 from mlx_hybrid.training.recording import Recorder, begin_run, note_end, way_on
-from mlx_hybrid.training.setup import (
-    Setup,
-    attach_adapter,
-    data_identity,
-    data_notes,
-    load_setup,
-    start_from_adapter,
-    start_from_records,
-    tokenised,
+from mlx_hybrid.training.setup import Setup, attach_adapter, load_setup, start_from_records
+
+TEXTS = 2  # of each language, by which a run measures what it forgot; `evaluate` takes all
+GENERAL = (
+    "What is the capital of France?",
+    "Write a Python function that adds two numbers.",
+    "I have 12 apples and give away 5. How many are left?",
 )
+ANSWERS = "evaluation/answers/held-out"  # in the run's folder: the answers to its held-out records
+HELD_OUT, LONGEST = 3, 48  # records that are answered, and tokens of an answer
 
 
 def finetune(
@@ -49,8 +59,7 @@ def finetune(
 
     `force` loads what will probably not fit in memory. In a `world` of several machines the first one does all of it;
     the others take its steps with it, and write and yield nothing. Raises ConfigError, DataError, MemoryLimitError,
-    MachineLost or MlxHybridError; whatever was saved before stays.
-    """
+    MachineLost or MlxHybridError; whatever was saved before stays."""
     sources, manifests = find_data(config, world)
     if not world.first:
         for _ in follow(config, sources, resume=resume, stop=stop, force=force, world=world):
@@ -71,10 +80,9 @@ def finetune(
             day = (resume.template_date() if resume else None) or date.today()
             setup = load_setup(config, data.split, day=day, machines=world.size, force=force)
             begin_run(config, run, setup, sources, resume=bool(resume), machines=world.size)
+            how = {"resume": bool(resume), "stop": stop, "world": world}
             with running_out(lambda: way_on(run)):
-                yield from train_and_evaluate(
-                    config, run, data.split, setup, resume=bool(resume), stop=stop, world=world
-                )
+                yield from train_and_evaluate(config, run, data.split, setup, **how)
         except BaseException as error:
             measured = isinstance(error, Exception) and (run.path / "metrics.jsonl").exists()
             if resume is None and not measured and not run.checkpoints.is_dir():
@@ -97,7 +105,7 @@ def train_and_evaluate(
     config: Config, run: Run, split: Split, setup: Setup, *, resume: bool, **how: Any
 ) -> Iterator[JobEvent]:
     """Measure the base, train as `steps` does, and measure the best adapter beside it."""
-    yield from data_notes(config, split, setup)
+    yield from preparation.data_notes(config, split, setup)
     held_out = yield from ask_base(config, run, split, setup)
     attached = attach_adapter(config, setup)
     machines, records = how["world"].size, len(setup.train)
@@ -107,10 +115,9 @@ def train_and_evaluate(
         run.forget_after(progress.step)
     else:
         recorder.handle(CheckpointDue(0))  # so that no stop loses the start
-    steps_in_all = total_steps(config.train, records)
-    run.log(f"training from step {progress.step} to {steps_in_all}")
-    sizes = len(attached.modules), attached.trainable, records, machines
-    yield Started(steps_in_all, progress.step, *sizes)
+    last = total_steps(config.train, records)
+    run.log(f"training from step {progress.step} to {last}")
+    yield Started(last, progress.step, len(attached.modules), attached.trainable, records, machines)
     try:
         for event in steps(config, setup, progress, **how):
             recorder.handle(event)
@@ -138,12 +145,11 @@ def follow(
 def starting_point(
     config: Config, resume: Run | None, setup: Setup, machines: int
 ) -> Generator[Note, None, Progress]:
-    """Give the adapter the values that training starts from, of a checkpoint, an adapter, or the first gradient; where
-    the run stands."""
+    """Give the adapter what training starts from: a checkpoint, an adapter, or the first gradient; where it stands."""
     if resume:
         return load_checkpoint(resume.checkpoints, setup.base.model, setup.optimizer)
     if config.start_from:
-        info = start_from_adapter(config, setup.base, find_adapter(config.start_from)[0])
+        info = preparation.start_from_adapter(config, setup.base, find_adapter(config.start_from)[0])
         yield Note(f"Going on from {config.start_from}." + (f" {UNCHECKED}." if info.stock else ""))
     else:
         yield from start_from_records(config, setup, machines=machines)
@@ -156,7 +162,7 @@ def steps(
     """Train to the end, from the same place on every machine. Raises ConfigError where one is not like the first."""
     model, optimizer = setup.base.model, setup.optimizer
     if world.size > 1:
-        records = data_identity((setup.train, setup.valid), setup.base.tokenizer)
+        records = preparation.data_identity((setup.train, setup.valid), setup.base.tokenizer)
         alike = {"settings": to_tree(config), "records": records, "checkpoint": progress.step}
         alike |= {"base model": setup.base.identity["fingerprint"], "versions": machine()["versions"]}
         world.check_alike(alike)
@@ -165,13 +171,80 @@ def steps(
     yield from Training(*given, stop, config.data.temperature, world)
 
 
+def ask_base(
+    config: Config, run: Run, split: Split, setup: Setup
+) -> Generator[Note, None, dict[str, EvaluationSet]]:
+    """Keep the base's answers to the held-out records in the run; the sets asked, none where nothing is measured."""
+    if not config.evaluate or not setup.test:
+        return {}
+    split = split.without({where for where, _ in setup.aside})
+    how = {"group": config.data.group, "max_tokens": config.train.max_tokens}
+    measured = {example.where for example in setup.test}
+    test, trained, why = held_out_sets(split.test, split.train, measured=measured, **how)
+    if why:
+        yield Note(why)
+    yield Note(f"Scoring the base on {len(setup.test)} held-out records.")
+    kept = limited(retention_set("auto"), TEXTS, config.seed)
+    parts = parts_of(test, trained=trained, retention=kept, seed=config.seed)
+    path, identity = run.path / ANSWERS / "base.answers.jsonl", setup.base.identity["fingerprint"]
+    collect(setup.base.model, setup.base.tokenizer, parts, path, name="base", identity=identity)
+    return parts
+
+
+def finish(config: Config, run: Run, setup: Setup, held_out: dict[str, EvaluationSet]) -> Iterator[JobEvent]:
+    """Load the best adapter onto a fresh base, as a user will, and measure it."""
+    tokenizer, fingerprint = setup.base.tokenizer, setup.base.identity["fingerprint"]
+    setup.base = setup.optimizer = None
+    loaded = load_run(run, base_name=config.model.name, tokenizer=tokenizer)
+    run.log("the best adapter is on a fresh base")
+    yield AdapterReady(loaded.modules, loaded.change)
+    if held_out:
+        yield Note(f"Scoring the adapter on {len(setup.test)} held-out records.")
+        place = run.path / ANSWERS
+        (place / "adapted.answers.jsonl").unlink(missing_ok=True)  # of a call that was killed here
+        models = {"base": lambda: load_base(config.model.name).model, "adapted": settle(loaded.model)}
+        how = {"seed": config.seed, "directory": place, "identities": {"base": fingerprint}}
+        results = evaluate(models, tokenizer, **held_out, **how)
+        write_results(run.path / "evaluation" / "held-out.json", results)
+        yield Evaluated(results)
+    if config.evaluate:
+        yield Answered(ask_both(config, run, loaded, held_out["test"].records if held_out else []))
+    run.update(status="finished")
+    run.log("finished")
+    write_pages(run)
+
+
+def ask_both(config: Config, run: Run, loaded: Pair, held_out: list[Record]) -> list[dict]:
+    """What base and adapter answer to prompts of held-out records, and to general ones or a user's own. One row a
+    prompt: `kind`, `prompt`, the answers of `base` and `adapted`; kept in the run's samples.jsonl."""
+    wanted = {record.language: record for record in reversed(held_out) if record.kind != "text"}
+    asked = [("held out", record) for record in list(wanted.values())[:HELD_OUT]]
+    kind, texts = ("yours", config.report.prompts) if config.report.prompts else ("general", GENERAL)
+    asked += [(kind, Record({"prompt": text, "completion": "?"}, "prompt", 0)) for text in texts]
+    tokens = [question_tokens(record, loaded.tokenizer) for _, record in asked]
+    generate, adapted = greedy(loaded.tokenizer, LONGEST), settle(loaded.model)
+    answers = [generate(model, tokens) for model in (loaded.base, adapted)]
+    rows = [{"kind": kind, "prompt": record.turns()[-2]["content"]} for kind, record in asked]
+    rows = [row | {"base": own, "adapted": new} for row, own, new in zip(rows, *answers, strict=True)]
+    write_lines(run.path / SAMPLES, rows)
+    return rows
+
+
+def write_pages(run: Run) -> None:
+    """The page to read and the draft of a model card, from what the run wrote down."""
+    from mlx_hybrid.publish.card import write_card
+    from mlx_hybrid.report.run_page import write_run_page
+
+    write_run_page(run)
+    write_card(run)
+
+
 def plan(config: Config, *, world: World = ALONE, force: bool = False) -> dict:
     """What a run would do, without doing it: the config, and the sizes and tokens of the data. Reads the model's
     config, tokenizer and headers, and raises what the run itself would."""
-    sources, _ = find_data(config, world)
-    data = prepare(config, sources)
+    data = prepare(config, find_data(config, world)[0])
     check_held_back(config, data.split)
-    made = tokenised(config, data.split, tokenizer_for(config.model))
+    made = preparation.tokenised(config, data.split, tokenizer_for(config.model))
     folder = local_folder(config.model.name)
     if config.start_from and folder:  # what can be said before its weights are there
         info = read_adapter_config(find_adapter(config.start_from)[0])

@@ -1,26 +1,23 @@
-"""Label records: which option each is, with the calibrated probability of every one."""
+"""What a model says to all records of a file: labels with calibrated probabilities, or answers made side by side."""
 
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mlx_hybrid.chat.conversation import checked_messages
 from mlx_hybrid.errors import ConfigError, DataError
 from mlx_hybrid.evaluation.answers import answer, label_scores
 from mlx_hybrid.evaluation.benchmarks.questions import dev_records, training_records, validation_of
-from mlx_hybrid.evaluation.metrics.calibration import (
-    EVERY,
-    Calibration,
-    fit_calibration,
-    log_probabilities,
-    read_calibration,
-    write_calibration,
-)
+from mlx_hybrid.evaluation.metrics import calibration as calibrating
 from mlx_hybrid.evaluation.sets import EvaluationSet, as_options, evaluation_set, kind_of, labelled
 from mlx_hybrid.files import whole_lines
 from mlx_hybrid.models.adapted import Pair, open_pair, run_named
+from mlx_hybrid.models.generate import Sampling, answers, room_for_answer, system_turn
 from mlx_hybrid.records.files import read_renames
 from mlx_hybrid.records.lines import Fault, as_source, check_file, line_of, read_lines
 from mlx_hybrid.records.record import Record, parse_line
@@ -28,6 +25,7 @@ from mlx_hybrid.records.shapes import NEAR, renamed
 
 BATCH = 64  # records labelled between two writes
 ANSWER = "?"  # stands for the one that is to be chosen
+Prompt = tuple[str, str | list[dict]]  # where it stands, and the text to continue or the messages to answer
 
 
 def predict(
@@ -46,12 +44,10 @@ def predict(
     `rows` is a file, or records or prompts themselves; `done` are rows that were written before. Options are those
     given, else a record's own, else those the run was trained on. The calibration is the one stored, else it is fitted
     on `dev`: a file, `none`, or the run's validation records, and then stored. Raises ConfigError or DataError, for
-    all that the records and options say before a model is loaded.
-    """
+    all that the records and options say before a model is loaded."""
     run = run_named(target)
     known = training_records(run.config_here()) if run else []
-    records = list(questions(rows, read_renames(renames)))
-    if not records:
+    if not (records := list(questions(rows, read_renames(renames)))):
         raise DataError("No records to label.")
     choices = choices_of(records, options, known, target)
     check_done(done, records, choices)
@@ -62,20 +58,21 @@ def predict(
         pair.tokenizer.date = run.template_date()
     labels = list(dict.fromkeys(label for own in choices for label in own))
     asked = EvaluationSet("classification", "predict", 1, records, labels, choices)
-    calibration = read_calibration(pair.adapter) if dev == "auto" else None
+    calibration = calibrating.read_calibration(pair.adapter) if dev == "auto" else None
     if not calibration and (wanted := [r for r in validation if kind_of(r) == "classification"]):
         tell(f"Calibrating on {len(wanted)} validation records.")
         examples = evaluation_set(wanted, labelled(known))
-        scores = scores_of(pair, examples)
-        calibration = fit_calibration(scores, examples.answers, examples.languages, examples.labels)
+        shown = scores_of(pair, examples), examples.answers, examples.languages, examples.labels
+        calibration = calibrating.fit_calibration(*shown)
         if dev == "auto":
-            write_calibration(pair.adapter, calibration)
-    if not calibration or not set(labels) <= set(calibration.bias[EVERY]):
+            calibrating.write_calibration(pair.adapter, calibration)
+    if not calibration or not set(labels) <= set(calibration.bias[calibrating.EVERY]):
         calibration = None
         tell("No calibration for these options: the probabilities are the model's own.")
     for start in range(len(done), len(records), BATCH):
-        yield from chosen(pair, asked.part(range(start, min(start + BATCH, len(records)))), calibration)
-        tell(f"{min(start + BATCH, len(records))} of {len(records)} records")
+        end = min(start + BATCH, len(records))
+        yield from chosen(pair, asked.part(range(start, end)), calibration)
+        tell(f"{end} of {len(records)} records")
 
 
 def questions(rows: Any, renames: dict[str, str]) -> Iterator[Record]:
@@ -89,14 +86,15 @@ def questions(rows: Any, renames: dict[str, str]) -> Iterator[Record]:
         name, lines = "record", enumerate(map(line_of, told), 1)
     for number, raw in lines:
         made = raw if isinstance(raw, Fault) else parse_line(unanswered(raw, renames), name, number)
-        if isinstance(made, Fault) and made.reason == "no_known_keys":
+        if isinstance(made, Record):
+            yield made
+        elif made.reason != "no_known_keys":
+            raise DataError(f"{made.where}: {made.detail}.")
+        else:
             keys = list(json.loads(made.raw))
             theirs = next((key for key in keys if key.lower() in NEAR["prompt"].split()), "THEIRS")
             told = f"no prompt, messages or text among {', '.join(keys)}"
             raise ConfigError(f"{made.where}: {told}; name the column with --map {theirs}=prompt.")
-        if isinstance(made, Fault):
-            raise DataError(f"{made.where}: {made.detail}.")
-        yield made
 
 
 def unanswered(raw: bytes, renames: dict[str, str]) -> bytes:
@@ -147,12 +145,12 @@ def scores_of(pair: Pair, examples: EvaluationSet) -> np.ndarray:
     return label_scores(examples, answer(pair.model, pair.tokenizer, examples, generate=None))
 
 
-def chosen(pair: Pair, part: EvaluationSet, calibration: Calibration | None) -> Iterator[dict]:
+def chosen(pair: Pair, part: EvaluationSet, calibration: calibrating.Calibration | None) -> Iterator[dict]:
     """The rows of some records."""
     scores = scores_of(pair, part)
     if calibration:
         scores = calibration.logits(scores, part.languages, part.labels)
-    for record, own, row in zip(part.records, part.options, np.exp(log_probabilities(scores))):
+    for record, own, row in zip(part.records, part.options, np.exp(calibrating.log_probabilities(scores))):
         whole = dict(zip(part.labels, row.tolist(), strict=True))
         shares = {label: round(whole[label], 6) for label in own}
         best = max(shares, key=shares.get)
@@ -168,5 +166,66 @@ def read_done(output: Path) -> list[dict]:
     try:
         return [dict(json.loads(line)) for line in (whole_lines(output) if output.exists() else ())]
     except (ValueError, TypeError):
-        told = "holds other lines than predict writes; name another file with -o"
-        raise ConfigError(f"{output}: {told}.") from None
+        told = "holds other lines than predict writes; name another file with -o."
+        raise ConfigError(f"{output}: {told}") from None
+
+
+def read_prompts(path: Path, system: str | None, raw: bool) -> list[Prompt]:
+    """Every prompt of a file of text or .jsonl, without an answer that it has already. Raises ConfigError."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as UTF-8 text ({error}).") from None
+    prompts: list[Prompt] = []
+    for number, asked in ((n, line) for n, line in enumerate(lines, 1) if line.strip()):
+        place = f"{path}:{number}"
+        if path.suffix == ".jsonl":
+            try:
+                row = json.loads(asked)
+                asked = row.get("messages") or row["prompt"]
+            except (ValueError, KeyError, AttributeError):
+                raise ConfigError(f"{place}: is no JSON object with `prompt` or `messages`.") from None
+        if isinstance(asked, list):
+            asked = checked_messages(asked, f"{place}: ")
+            asked = asked[:-1] if asked[-1]["role"] == "assistant" else asked
+        elif not raw:
+            asked = [*system_turn(system), {"role": "user", "content": asked}]
+        if raw is not isinstance(asked, str):
+            raise ConfigError(f"{place}: --raw continues a text, and these are messages.")
+        prompts.append((place, asked))
+    if not prompts:
+        raise ConfigError(f"{path}: holds no prompt.")
+    return prompts
+
+
+def answers_to(
+    pair: Pair,
+    prompts: list[Prompt],
+    sampling: Sampling,
+    base: bool = False,
+    *,
+    exact: bool,
+    stopped: Callable[[], bool],
+    tell: Callable[[str], None],
+) -> Iterator[str]:
+    """Lines of JSON in the order of the prompts, each as soon as those before it are there."""
+    tokenizer, tokens, how = pair.tokenizer, [], []
+    for place, prompt in prompts:
+        try:
+            tokens.append(tokenizer.continued(prompt) if isinstance(prompt, str) else tokenizer.ask(prompt))
+            room = room_for_answer(len(tokens[-1]), pair.context, sampling.max_tokens, exact=exact)
+        except (ConfigError, DataError) as error:
+            raise ConfigError(f"{place}: {error}") from None
+        how.append(replace(sampling, max_tokens=room))
+    model, waiting, written, began = pair.base if base else pair.model, {}, 0, time.monotonic()
+    made = answers(model, tokenizer, tokens, how, stopped=stopped)
+    for done, (number, pieces) in enumerate(made, 1):
+        waiting[number] = pieces
+        left = (time.monotonic() - began) / done * (len(prompts) - done)
+        tell(f"{done} of {len(prompts)} answers, {left:.0f} s left")
+        while written in waiting:
+            pieces, prompt = waiting.pop(written), prompts[written][1]
+            facts = {"prompt" if isinstance(prompt, str) else "messages": prompt}
+            facts |= {"text": "".join(piece.text for piece in pieces), "finish_reason": pieces[-1].finish}
+            yield json.dumps(facts | {"answer_tokens": pieces[-1].count}, ensure_ascii=False)
+            written += 1

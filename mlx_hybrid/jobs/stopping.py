@@ -2,25 +2,24 @@
 
 import signal
 from collections.abc import Callable
+from contextlib import ExitStack
 
 
-class StopRequest:
+class StopRequest(ExitStack):
     """Ctrl-C or SIGTERM asks once for a stop after the current step, before the steps after the first, so that there
     is something to go on from; a second one, or one after the last step, stops at once."""
 
     def __init__(self, tell: Callable[[str], None], step: str = "this step"):
-        self.asked, self.tell, self.step, self.old = False, tell, step, {}
+        super().__init__()
+        self.asked, self.tell, self.step = False, tell, step
 
     def __call__(self) -> bool:
         return self.asked
 
     def __enter__(self) -> "StopRequest":
-        self.old = {n: signal.signal(n, self.handle) for n in (signal.SIGINT, signal.SIGTERM)}
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self.callback(signal.signal, number, signal.signal(number, self.handle))
         return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self.old.items():
-            signal.signal(number, handler)
 
     def follow(self, event: object) -> None:
         """Heed where a job is. Raises KeyboardInterrupt when its last step ended with a stop asked for."""

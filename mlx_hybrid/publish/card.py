@@ -3,47 +3,147 @@
 import hashlib
 import re
 import shlex
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Self
 
-from mlx_hybrid.config import BUNDLED, to_tree
+from mlx_hybrid.config import BUNDLED, Config, to_tree
+from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.evaluation.metrics.intervals import LEVEL
-from mlx_hybrid.evaluation.results import ALL, Row
-from mlx_hybrid.files import HUB_ID, render, write_text
+from mlx_hybrid.evaluation.results import ALL, DIFFERENCE, RETENTION, Results, Row, read_results
+from mlx_hybrid.files import HUB_ID, read_json, render, sha256_of, write_text
 from mlx_hybrid.models.gguf.file import OLLAMA
-from mlx_hybrid.publish.facts import Facts, Measured, run_facts
 from mlx_hybrid.records.languages import card_code
 from mlx_hybrid.run import Run
 
 MARK = "<!-- made by mlx-hybrid; while this line fits the text above it, the card is made anew: sha256 {} -->"
 MADE = re.compile(r"\n<!-- made by mlx-hybrid;[^>]*sha256 (\w+) -->\n?\Z")
+FORMS = {"fused model": "merged", "fused model for MLX": "mlx"}  # of exports that hold a model, by their kind
 LIBRARIES = dict.fromkeys(("adapter", "mlx-lm", "mlx"), "mlx")
 LIBRARIES |= {"merged": "transformers", "model": "transformers", "gguf": "gguf"}
 WHOLE = ("merged", "mlx", "model")
 CLASSIFICATION = ("accuracy", "macro_f1", "ece", "brier")
-VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""Ranks that vLLM 0.33 takes (--max-lora-rank); 1 too, but nothing gains from it."""
-BESIDE = "base"
-"""Folder of a dequantised base in an export, and what the export's config calls it."""
+VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM 0.33 takes (--max-lora-rank); 1 too, for no gain
+BESIDE = "base"  # folder of a dequantised base in an export, and what the export's config calls it
 BUNDLED_PATH = """"$(python -c 'import mlx_hybrid.models.base as m; print(m.BUNDLED_FOLDER)')\""""
+METRICS = ("loss", "accuracy", "macro_f1", "bits_per_byte", "chrf", "ece", "nll", "brier")
+BY_LANGUAGE = ("accuracy", "bits_per_byte", "chrf")
+
+
+class Measured(NamedTuple):
+    """One figure of the adapted model on one set, beside the base's and what the adapter changed, where known."""
+
+    task: str
+    adapted: Row
+    base: Row | None = None
+    difference: Row | None = None
+
+    @property
+    def of_language(self) -> bool:
+        """Whether it is of one language, neither of the whole nor of a direction."""
+        return self.adapted.language != ALL and ">" not in self.adapted.language
+
+
+def shown(results: Results) -> Iterator[Measured]:
+    """The figures of the last model, the whole of a set before its languages, text outside the task last."""
+    *before, adapted = results.models
+    for metric in (*METRICS, RETENTION):
+        variant = RETENTION if metric == RETENTION else ""
+        key, task = ("bits_per_byte", "text outside the task") if variant else (metric, results.facts["task"])
+        for language in (ALL, *(results.languages(key) if metric in BY_LANGUAGE else ())):
+            place = language, variant
+            if own := results.get(key, adapted, *place):
+                old = results.get(key, before[0], *place) if before else None
+                yield Measured(task, own, old, results.get(key, DIFFERENCE, *place))
+
+
+@dataclass
+class Facts:
+    """What a card can say; what is not known is left out. `form` is adapter, model, mlx (which MLX alone reads) or an
+    export's; `template` how conversations were written, where that is not the usual."""
+
+    name: str
+    form: str = "adapter"
+    method: str = ""
+    base: dict = field(default_factory=dict)
+    modules: int = 0
+    adapter: Any = None
+    config: Config | None = None
+    info: dict = field(default_factory=dict)
+    results: list[Measured] = field(default_factory=list)
+    manifests: list[dict] = field(default_factory=list)
+    export: dict = field(default_factory=dict)
+    template: dict = field(default_factory=dict)
+    samples: list[dict] = field(default_factory=list)
+
+    def take_export(self, export: dict) -> Self:
+        """These facts with those of an export's report, which go before its run's."""
+        adapter, self.export = export.get("adapter", {}), export
+        self.form = FORMS.get(export.get("kind", "")) or export["to"].replace("gguf-lora", "peft")
+        self.method = adapter.get("method") or self.method
+        self.template = adapter.get("conversations") or self.template
+        return self
+
+    @property
+    def base_id(self) -> str:
+        """The base's Hub id, that of the export before that of the training; nothing where it has none."""
+        names = (self.export.get("base", {}).get("id", ""), self.base.get("id", ""))
+        return next((name for name in names if HUB_ID.fullmatch(name)), "")
+
+    @property
+    def languages(self) -> list[str]:
+        named = {row.adapted.language for row in self.results if row.of_language}
+        governed = {row["language"] for m in self.manifests for row in m["languages"] if row["kept"]}
+        return sorted(named | governed - {"und"})
+
+
+def run_facts(run: Run) -> Facts:
+    """Facts of a run and its adapter. Raises ConfigError for a run without one."""
+    run.check_adapter()
+    facts = adapter_facts(run.adapter, run.name)
+    facts.config, facts.info = run.config(), run.info()
+    facts.samples = [row for row in run.samples() if row["kind"] != "held out"]
+    facts.manifests = manifests(run.config_here())
+    for path in sorted((run.path / "evaluation").glob("*.json")):
+        with suppress(ConfigError):
+            results = read_results(path)
+            facts.results += shown(results) if "harness" not in results.facts and results.models else ()
+    return facts
+
+
+def adapter_facts(folder: Path, name: str) -> Facts:
+    """Facts that an adapter folder holds by itself."""
+    from mlx_hybrid.adapters.store import read_adapter_config
+
+    own = read_adapter_config(folder)
+    told = (own.method, own.base, len(own.modules), own.adapter)
+    return Facts(name, "adapter", *told, template=own.conversations)
+
+
+def manifests(config: Config) -> list[dict]:
+    """Manifests beside the training data, each with its hash and, from the report beside it, records by language."""
+    places, found = [Path(name).resolve() for name in config.data.paths], []
+    for folder in dict.fromkeys(own for place in places for own in (place, place.parent)):
+        path, report = folder / "manifest.json", folder / "report.json"
+        if path.is_file() and str((own := read_json(path)).get("tool", "")).startswith("mlx-hybrid"):
+            languages = read_json(report).get("languages", []) if report.is_file() else []
+            found.append(own | {"sha256": sha256_of(path), "languages": languages})
+    return found
 
 
 def readme(name: str, export: dict) -> str:
     """The README of an export in the folder `name`, from its report."""
-    return fill("use.md.jinja", usage(Facts(name).take_export(export)))
+    return fill("use.md.jinja", Facts(name).take_export(export))
 
 
-def fill(template: str, values: dict[str, Any]) -> str:
-    """A template of this folder, filled in."""
-    return render(Path(__file__).with_name(template), values, sh=shlex.quote).rstrip() + "\n"
-
-
-def usage(facts: Facts, repo: str = "") -> dict[str, Any]:
-    """What use.md.jinja asks; without a `repo` the files are in a local folder of the facts' name."""
+def fill(template: str, facts: Facts, repo: str = "", **known: Any) -> str:
+    """A template of this folder, filled in; without a `repo` the files are in a local folder of the facts' name."""
     name = repo.split("/")[-1] or facts.name
     base = (facts.export or vars(facts)).get("base", {}).get("id", "")
     place = place_of(name, base)
-    return vars(facts) | {
+    known |= vars(facts) | {
         "facts": facts,
         "repo": repo,
         "name": name,
@@ -53,6 +153,7 @@ def usage(facts: Facts, repo: str = "") -> dict[str, Any]:
         "shell_base": BUNDLED_PATH if base == BUNDLED else shlex.quote(place),
         "rank": min(vllm_rank(lora_rank(facts)), VLLM_RANKS[-1]),
     }
+    return render(Path(__file__).with_name(template), known, sh=shlex.quote).rstrip() + "\n"
 
 
 def is_folder(base: str) -> bool:
@@ -62,9 +163,7 @@ def is_folder(base: str) -> bool:
 
 def place_of(name: str, base: str) -> str:
     """What the lines that load an export call its base: a name that can be had, or a path to fill in."""
-    if base == BESIDE:
-        return f"{name}/{base}"
-    return f"path/to/{base}" if is_folder(base) else base
+    return f"{name}/{base}" if base == BESIDE else f"path/to/{base}" if is_folder(base) else base
 
 
 def vllm_rank(rank: int) -> int:
@@ -85,15 +184,11 @@ def lora_rank(facts: Facts) -> int:
 
 def model_card(facts: Facts, repo: str) -> str:
     """The card's text, with the metadata that the Hub reads."""
-    adapter = facts.adapter
+    parts = (facts.adapter.rotation, facts.adapter.low_rank) if facts.adapter else ()
     unsettled = {r.adapted.language for r in facts.results if r.difference and not r.difference.settled}
-    known = {
-        "packed": packing(facts.base.get("quantization") or {}),
-        "branches": [to_tree(own) for own in (adapter.rotation, adapter.low_rank) if own] if adapter else [],
-        "unsettled": sorted(unsettled - {ALL}),
-    }
-    body = fill("card.md.jinja", usage(facts, repo) | known)
-    text = f"---\n{metadata(facts)}\n---\n\n{body}"
+    known = {"packed": packing(facts.base.get("quantization") or {}), "unsettled": sorted(unsettled - {ALL})}
+    known["branches"] = [to_tree(part) for part in parts if part]
+    text = f"---\n{metadata(facts)}\n---\n\n" + fill("card.md.jinja", facts, repo, **known)
     return text + "\n" + MARK.format(digest(text)) + "\n"
 
 
@@ -138,10 +233,7 @@ def metadata(facts: Facts) -> Any:
 
 
 def eval_result(row: Measured) -> Any:
-    """A row as the Hub's EvalResult; the interval and the base stand in `metric_args`.
-
-    https://github.com/huggingface/hub-docs/blob/main/modelcard.md
-    """
+    """A row as the Hub's EvalResult (hub-docs, modelcard.md); the interval and the base stand in `metric_args`."""
     from huggingface_hub import EvalResult
 
     own, language = row.adapted, row.adapted.language
@@ -170,9 +262,8 @@ def bounds(row: Row) -> dict[str, float]:
 def packing(quantization: dict) -> str:
     """How the base's weights are packed, those packed otherwise by name of their last part."""
 
-    def told(value: dict | bool) -> str:
-        packed = isinstance(value, dict)
-        return f"{value['bits']} bits, groups of {value['group_size']}" if packed else "not packed"
+    def told(own: dict | bool) -> str:
+        return f"{own['bits']} bits, groups of {own['group_size']}" if isinstance(own, dict) else "not packed"
 
     kinds = {told(quantization): set()} if "bits" in quantization else {}
     for name, value in quantization.items():

@@ -10,7 +10,7 @@ from acting import refused, sets
 from mlx_hybrid.config import load_config
 from mlx_hybrid.jobs import finetune as job
 from mlx_hybrid.models.adapted import load_any
-from mlx_hybrid.publish.publication import plan
+from mlx_hybrid.publish.hub import plan
 from mlx_hybrid.run import PLACE, Run
 
 MODEL = "models/tiny"

@@ -6,7 +6,7 @@ import pytest
 from acting import refused, sets
 
 from mlx_hybrid.governance import govern
-from mlx_hybrid.publish.publication import plan
+from mlx_hybrid.publish.hub import plan
 from mlx_hybrid.run import Run
 
 MARK = "zebra-4711"

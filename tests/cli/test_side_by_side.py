@@ -7,9 +7,8 @@ import pytest
 from acting import sets
 
 import mlx_hybrid
-from mlx_hybrid.jobs.held_out import GENERAL, LONGEST
-from mlx_hybrid.publish.card import model_card
-from mlx_hybrid.publish.facts import run_facts
+from mlx_hybrid.jobs.finetune import GENERAL, LONGEST
+from mlx_hybrid.publish.card import model_card, run_facts
 from mlx_hybrid.report.run_page import run_page
 from mlx_hybrid.report.tables import SHOWN, one_line
 from mlx_hybrid.run import Run

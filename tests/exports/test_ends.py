@@ -6,7 +6,7 @@ import pytest
 from mlx_lm.utils import load_config, load_tokenizer
 from tiny_model import write_base, write_run
 
-from mlx_hybrid.exports.export import Options, export, fuse
+from mlx_hybrid.exports.export import Options, export
 from mlx_hybrid.models.adapted import load_any
 
 END = "<|end|>"
@@ -34,7 +34,7 @@ def test_an_adapter_that_is_loaded_stops_there(lora, base):
 
 
 def test_a_whole_model_names_it(lora, tmp_path):
-    fuse(str(lora.path), tmp_path / "fused", force=True)
+    export(str(lora.path), "fuse", tmp_path / "fused", Options(force=True))
     ends = json.loads((tmp_path / "fused" / "generation_config.json").read_text())["eos_token_id"]
     assert ends == load_config(tmp_path / "fused")["eos_token_id"] == [96, 97]
 

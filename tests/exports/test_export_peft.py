@@ -22,10 +22,9 @@ from hf_bases import (
 
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.exports.adapter import open_source
-from mlx_hybrid.exports.checks import ExportMismatch
+from mlx_hybrid.exports.checks import Comparison, ExportMismatch
 from mlx_hybrid.exports.export import Options, export
-from mlx_hybrid.exports.logits import Comparison
-from mlx_hybrid.exports.lora import lora_form, make_forms
+from mlx_hybrid.exports.forms import lora_form, make_forms
 from mlx_hybrid.exports.peft import PREFIX, check_written, read_peft
 from mlx_hybrid.exports.weights import ModelWeights
 
@@ -81,6 +80,8 @@ def test_peft_gives_our_logits(tmp_path, method, architecture, packed):
     told = json.loads((tmp_path / "out" / "export.json").read_text())["checks"]["bf16"]
     assert 0 < told["kl_nats_per_token"] < 0.1
     assert 0 < told["base_kl_nats_per_token"] < 0.1
+    readme = (tmp_path / "out" / "README.md").read_text()
+    assert ("convert_lora_to_gguf.py" in readme) == (method in LOW_RANK)
     if method in LOW_RANK:
         check_one_rank(tmp_path / "out")
         check_half_precision(tmp_path / "out")
@@ -277,8 +278,8 @@ def test_a_flipped_oft_convention_is_detected(tmp_path, value):
 
 
 def test_a_failed_check_writes_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr("mlx_hybrid.exports.logits.Comparison.TOLERANCE", 0.0)
-    monkeypatch.setattr("mlx_hybrid.exports.logits.Comparison.ROOM", 0.0)
+    monkeypatch.setattr("mlx_hybrid.exports.checks.Comparison.TOLERANCE", 0.0)
+    monkeypatch.setattr("mlx_hybrid.exports.checks.Comparison.ROOM", 0.0)
     with pytest.raises(ExportMismatch, match="logits differ") as caught:
         made(tmp_path, "hybrid")
     assert caught.value.exit_code == 3
@@ -367,13 +368,6 @@ def test_a_tolerance_needs_something_that_is_lost(tmp_path):
     for rank in (None, 8, 64):
         with pytest.raises(ConfigError, match="exactly a LoRA of rank 8, so --tolerance has nothing to"):
             made(tmp_path, "hybrid", to="lora", rank=rank, tolerance=0.1)
-
-
-def test_gguf_lora_needs_an_exact_one(tmp_path):
-    with pytest.raises(ConfigError, match="full rank"):
-        made(tmp_path, "hybrid-boft", to="gguf-lora")
-    made(tmp_path, "hybrid", to="gguf-lora")
-    assert "convert_lora_to_gguf.py" in (tmp_path / "out" / "README.md").read_text()
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from mlx_hybrid.cli import main
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.exports.adapter import open_source
 from mlx_hybrid.exports.export import Options, export
-from mlx_hybrid.exports.gguf.modelfile import go_template
+from mlx_hybrid.exports.gguf import go_template
 from mlx_hybrid.models.base import BUNDLED, read_tokenizer
 
 pytestmark = [pytest.mark.peft, pytest.mark.usefixtures("one_thread")]

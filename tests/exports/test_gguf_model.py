@@ -15,7 +15,7 @@ from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.exports.adapter import open_source
 from mlx_hybrid.exports.checks import ExportMismatch
 from mlx_hybrid.exports.export import Options, export
-from mlx_hybrid.exports.gguf.quantise import WRITTEN, encode
+from mlx_hybrid.exports.gguf import WRITTEN, encode
 from mlx_hybrid.exports.weights import GgufWeights, write_dense
 from mlx_hybrid.models.base import load_base
 

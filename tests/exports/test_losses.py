@@ -6,10 +6,11 @@ import pytest
 from hf_bases import one_thread, packed_base, trained  # noqa: F401
 from test_merge import shrink
 
-from mlx_hybrid.exports import checks
+from mlx_hybrid.exports import merge
 from mlx_hybrid.exports.adapter import open_source
-from mlx_hybrid.exports.checks import ExportMismatch, held_out_losses
-from mlx_hybrid.exports.export import fuse
+from mlx_hybrid.exports.checks import ExportMismatch
+from mlx_hybrid.exports.export import Options, export
+from mlx_hybrid.exports.merge import held_out_losses
 from mlx_hybrid.models.base import load_base
 from mlx_hybrid.records.template import make_examples
 
@@ -41,17 +42,17 @@ def test_the_loss_says_whether_packing_lost_the_tune(small, tmp_path, monkeypatc
     model = str(packed_base("llama"))
     if fault:
         with pytest.raises(ExportMismatch, match=fault):
-            fuse(str(small), tmp_path / "out", requantise=True, model=model)
+            export(str(small), "fuse", tmp_path / "out", Options(requantise=True, model=model))
         return
-    report = fuse(str(small), tmp_path / "out", requantise=True, model=model)
+    report = export(str(small), "fuse", tmp_path / "out", Options(requantise=True, model=model))
     assert report.checks["survival"]["surviving_share"] < 0.9
     assert report.checks["held_out_loss"] == losses
 
 
 def test_losses_are_of_what_the_run_held_out(run, base_folder, monkeypatch):
     """The base's own, against cross-entropy of whole rows; the base in place of a packed model has the same."""
-    splits, again = [], checks.held_back
-    monkeypatch.setattr(checks, "held_back", lambda *asked: splits.append(again(*asked)) or splits[0])
+    splits, again = [], merge.held_back
+    monkeypatch.setattr(merge, "held_back", lambda *asked: splits.append(again(*asked)) or splits[0])
     losses = held_out_losses(open_source(str(run.path)), base_folder, base_folder)
     assert losses["packed"] == losses["base"] != losses["adapter"]
     assert losses["records"] > 5

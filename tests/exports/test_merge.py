@@ -27,7 +27,7 @@ from mlx_hybrid.config import build_config
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.exports.adapter import open_source
 from mlx_hybrid.exports.checks import ExportMismatch
-from mlx_hybrid.exports.export import Options, export, fuse
+from mlx_hybrid.exports.export import Options, export
 from mlx_hybrid.exports.merge import SURVIVES, check_merged, write_merged
 from mlx_hybrid.exports.weights import ModelWeights
 from mlx_hybrid.models.base import load_base
@@ -97,7 +97,7 @@ def test_stacked_experts_are_fused_for_mlx_alone(tmp_path):
     adapter = adapter_on(base, tmp_path / "adapter", targets=["q_proj", "v_proj"])
     with pytest.raises(ConfigError, match=r"stacked experts.*make a model for MLX with fuse"):
         export(str(adapter), "merged", tmp_path / "merged", Options(model=base))
-    report = fuse(str(adapter), tmp_path / "out", model=base)
+    report = export(str(adapter), "fuse", tmp_path / "out", Options(model=base))
     assert report.kind == "fused model for MLX"
     assert "MLX alone reads it" in (tmp_path / "out" / "README.md").read_text()
     model = stock(tmp_path / "out")
@@ -149,7 +149,7 @@ def test_mlx_lm_takes_a_butterfly_as_a_fused_model(tmp_path):
 @pytest.mark.parametrize("method", ["lora-ga", "hybrid", "hybrid-boft"])
 def test_fused_is_the_adapter_up_to_rounding(tmp_path, method):
     adapter, base = trained(method, "phi3", packed=True), folder_of("phi3", packed=True)
-    report = fuse(str(adapter), tmp_path / "out", model=base)
+    report = export(str(adapter), "fuse", tmp_path / "out", Options(model=base))
     assert report.checks["rounding"]["kl_nats_per_token"] <= BF16_KL
     model = stock(tmp_path / "out")
     assert not hasattr(model.layers[0].mlp.down_proj, "scales")
@@ -159,18 +159,18 @@ def test_packing_again_measures_what_survives(tmp_path):
     """Weights sit on the 4-bit grid: a small update rounds back to it."""
     base = folder_of("llama", packed=True)
     adapter = str(trained("hybrid", "llama", packed=True))
-    large = fuse(adapter, tmp_path / "large", requantise=True, model=base)
+    large = export(adapter, "fuse", tmp_path / "large", Options(requantise=True, model=base))
     assert 0.9 <= large.checks["survival"]["surviving_share"] <= 1.1
     config = json.loads((tmp_path / "large" / "config.json").read_text())
     assert config["quantization"]["bits"] == 4
 
     small = shrink(trained("lora", "llama", packed=True), tmp_path / "small", 0.02)
     with pytest.raises(ExportMismatch, match=r"only \d+ % of the update survives"):
-        fuse(str(small), tmp_path / "out", requantise=True, model=base)
-    forced = fuse(str(small), tmp_path / "out", requantise=True, force=True, model=base)
+        export(str(small), "fuse", tmp_path / "out", Options(requantise=True, model=base))
+    forced = export(str(small), "fuse", tmp_path / "out", Options(requantise=True, force=True, model=base))
     assert forced.checks["survival"]["surviving_share"] < 0.9
     assert not forced.passed
-    kept = fuse(str(small), tmp_path / "dense", model=base)
+    kept = export(str(small), "fuse", tmp_path / "dense", Options(model=base))
     assert kept.checks["survival"]["surviving_share"] > 0.9
 
 
@@ -230,9 +230,8 @@ def test_magnitudes_are_merged(tmp_path, packed):
     assert report.checks["rounding"]["kl_nats_per_token"] <= BF16_KL
     plain = np.abs(logits(adapted_model(base, adapter)) - logits(load_base(base).model)).max()
     assert plain > 1000 * SAME_LOGITS
-    for to in ("lora", "gguf-lora"):
-        with pytest.raises(ConfigError, match="magnitudes are no LoRA; use --to merged"):
-            export(str(adapter), to, tmp_path / to, Options(model=base))
+    with pytest.raises(ConfigError, match="magnitudes are no LoRA; use --to merged"):
+        export(str(adapter), "lora", tmp_path / "lora", Options(model=base))
     assert export(str(adapter), "mlx-lm", tmp_path / "mlx", Options(model=base)).kind == "fused model"
 
 

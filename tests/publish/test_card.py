@@ -10,9 +10,8 @@ from huggingface_hub import ModelCard
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.evaluation.results import Results, Row, write_results
 from mlx_hybrid.files import read_json, write_json
-from mlx_hybrid.publish.card import is_made, model_card, packing, write_card
-from mlx_hybrid.publish.facts import Facts, run_facts
-from mlx_hybrid.publish.publication import plan
+from mlx_hybrid.publish.card import Facts, is_made, model_card, packing, run_facts, write_card
+from mlx_hybrid.publish.hub import plan
 from mlx_hybrid.run import Run
 
 

@@ -13,7 +13,7 @@ from huggingface_hub import constants
 
 from mlx_hybrid.cli import main
 from mlx_hybrid.errors import ConfigError
-from mlx_hybrid.publish.publication import plan
+from mlx_hybrid.publish.hub import plan
 
 
 @pytest.fixture

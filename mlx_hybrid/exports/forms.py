@@ -1,11 +1,13 @@
-"""An adapted layer as one LoRA, where it is exactly one, and as the best truncated one where it is not.
+"""What an adapted layer is for others: one LoRA, exactly or the best truncated one, and PEFT's OFT v2 for a butterfly.
 
 Row vectors: a LoRA adds x A B with A (in, r), B (r, out), the scale folded into B. Arithmetic is float64 except the
-product with the base weight, which is float32 on orthonormal vectors, so nothing cancels.
-"""
+product with the base weight, which is float32 on orthonormal vectors, so nothing cancels. OFT stores, for block k, the
+strict upper triangle of a skew-symmetric Q, row by row, and with `use_cayley_neumann: false` turns an activation by
+x R, R = (I − Q)(I + Q)⁻¹: the same sense as here."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -14,29 +16,26 @@ from mlx.utils import tree_unflatten
 from mlx_lm.tuner.lora import LoRALinear
 from threadpoolctl import threadpool_limits
 
-from mlx_hybrid.adapters.butterfly import Butterfly, rotate_blocks, rotate_factor
+from mlx_hybrid.adapters import butterfly
+from mlx_hybrid.adapters.butterfly import Butterfly
 from mlx_hybrid.adapters.householder import Householder
 from mlx_hybrid.adapters.layer import HybridLinear
-from mlx_hybrid.adapters.store import CONFIG_FILE, WEIGHTS_FILE
 from mlx_hybrid.adapters.strength import chain
-from mlx_hybrid.adapters.targets import layer_index, within_layer
 from mlx_hybrid.errors import ConfigError
-from mlx_hybrid.exports import oft
 from mlx_hybrid.exports.adapter import Source, random_rows
 from mlx_hybrid.exports.weights import ModelWeights
-from mlx_hybrid.files import write_json
 
 NULL = 1e-7  # singular values below this share of the largest are under float32's resolution of the update
 FLOOR = 1e-12  # an update this small is the rounding of an untrained layer
 BALANCED = 1e-6  # float32 factors of a balanced pair are orthogonal and equal in norm to about 1e-7
+LARGEST_Q = 2e3  # ‖Q‖ = √2 tan(θ/2) of one turn θ: beyond it the Cayley form loses float32's digits
 CHUNK = 1 << 20  # weights converted at once: 4 MiB in float32, which stays in the cache
 OVERSAMPLE, POWER_ITERATIONS = 16, 4  # Halko et al. 2011, arXiv 0909.4061: enough for slowly falling spectra
+TOLERANCE = 2e-5  # float32 factors of a float64 form: 1e-7 a term, times the condition of a balanced pair
 
-TOLERANCE = 2e-5
-"""float32 factors of a float64 form: 1e-7 a term, times the condition of a balanced pair."""
-Probe = tuple[np.ndarray | float, np.ndarray | float]
-"""What a module does to random rows x (n, in): x R − x (n, in), and what it adds (n, out)."""
-
+Probe = tuple[
+    np.ndarray | float, np.ndarray | float
+]  # of rows x (n, in): x R − x (n, in), what is added (n, out)
 Factors = tuple[np.ndarray, np.ndarray]
 
 
@@ -46,13 +45,15 @@ def lora_form(layer: HybridLinear, x: np.ndarray) -> tuple[Factors, np.ndarray]:
 
     Householder is exactly a LoRA: x R Wᵀ = x Wᵀ − x U T Uᵀ Wᵀ, so A' = [U, A] and B' = [−T Uᵀ Wᵀ; s B]. With U = Q C
     (thin QR) it is A' = Q, B' = −(C T Cᵀ) QᵀWᵀ: the near-cancelling columns of U meet only in float64, and the weight
-    is read once for both results. Of DoRA it is the update inside the norm.
-    """
+    is read once for both results. Of DoRA it is the update inside the norm."""
     a, b = low_rank_factors(layer)
     added = (x @ a) @ b
     if isinstance(layer.rotation, Householder):
         q, r = np.linalg.qr(float64(layer.rotation.house_u))
-        span, turn = np.split(base_product(layer, np.concatenate([q.T, turn_of(layer, x)])), [q.shape[1]])
+        rows, weight = np.concatenate([q.T, turn_of(layer, x)]), layer.linear.weight
+        rows, step = mx.array(rows.astype(np.float32)), max(1, CHUNK // weight.shape[1])
+        parts = [rows @ weight[i : i + step].astype(mx.float32).T for i in range(0, len(weight), step)]
+        span, turn = np.split(float64(mx.concatenate(parts, axis=1)), [q.shape[1]])
         b = np.concatenate([(chain(r) - np.eye(len(r))) @ span, b])
         a, added = np.concatenate([q, a], axis=1), added + turn
     return refactor(a, b), added
@@ -65,8 +66,8 @@ def turn_of(layer: HybridLinear, x: np.ndarray) -> np.ndarray:
         for u in float64(rotation.house_u).T:
             turned = turned - np.outer(turned @ u, 2 * u / (u @ u))
     elif isinstance(rotation, Butterfly):
-        for level, factor in reversed(list(enumerate(oft.factor_rotations(rotation)))):
-            turned = oft.in_float64(rotate_factor, turned, factor, level)
+        for level, factor in reversed(list(enumerate(factor_rotations(rotation)))):
+            turned = in_float64(butterfly.rotate_factor, turned, factor, level)
     return turned - x
 
 
@@ -78,20 +79,10 @@ def low_rank_factors(layer: HybridLinear) -> Factors:
     return float64(layer.low_rank.down()), layer.low_rank.scale * float64(layer.low_rank.up())
 
 
-def base_product(layer: HybridLinear, rows: np.ndarray) -> np.ndarray:
-    """`rows` (n, in) times Wᵀ: (n, out), in float32 whatever W is stored as, some outputs at a time."""
-    weight, x = layer.linear.weight, mx.array(rows.astype(np.float32))
-    step = max(1, CHUNK // weight.shape[1])
-    parts = [x @ weight[i : i + step].astype(mx.float32).T for i in range(0, weight.shape[0], step)]
-    return float64(mx.concatenate(parts, axis=1))
-
-
 def refactor(a: np.ndarray, b: np.ndarray) -> Factors:
-    """The same product A B from balanced factors without null directions.
-
-    Thin QR of both factors and an SVD of the small core, A' = U√S and B' = √S Vᵀ, the largest entry of each column of
-    A' positive. Factors that are so already stay as they are, so exporting an import gives the same bytes.
-    """
+    """The same product A B from balanced factors without null directions, by thin QR of both and an SVD of the small
+    core: A' = U√S and B' = √S Vᵀ, the largest entry of each column of A' positive. Factors that are so already stay as
+    they are, so exporting an import gives the same bytes."""
     kept = (np.abs(a).max(axis=0, initial=0) > 0) & (np.abs(b).max(axis=1, initial=0) > 0)
     a, b = a[:, kept], b[kept]
     if a.shape[1] == 0 or is_balanced(a, b):
@@ -118,7 +109,7 @@ def is_balanced(a: np.ndarray, b: np.ndarray) -> bool:
     return bool(np.abs(scaled).max() < 2 * BALANCED and falling and np.all(largest_entries(a) > 0))
 
 
-def pad_rank(factors: Factors, rank: int) -> Factors:
+def padded(factors: Factors, rank: int) -> Factors:
     """Zero columns of A and rows of B up to `rank`, in float32; the product is the same."""
     a, b = (part.astype(np.float32) for part in factors)
     more = rank - a.shape[1]
@@ -145,7 +136,7 @@ def cut_form(layer: HybridLinear, x: np.ndarray, rank: int) -> tuple[Factors, fl
         lost, whole = np.sqrt(energy[rank:].sum()), np.sqrt(energy.sum())
     else:
         weight, blocks = layer.linear.weight.astype(mx.float32), layer.rotation.dense_blocks()
-        turn = rotate_blocks(weight, mx.swapaxes(blocks - mx.eye(blocks.shape[-1]), -1, -2)).T
+        turn = butterfly.rotate_blocks(weight, mx.swapaxes(blocks - mx.eye(blocks.shape[-1]), -1, -2)).T
         a, b = low_rank_factors(layer)
         update = np.array(turn) + (a @ b).astype(np.float32)  # (R − I) Wᵀ + s A B
         span = leading_span(update, rank).astype(np.float64)
@@ -166,6 +157,64 @@ def leading_span(matrix: np.ndarray, rank: int) -> np.ndarray:
 
 def float64(value: mx.array) -> np.ndarray:
     return np.array(value.astype(mx.float32)).astype(np.float64)
+
+
+def oft_form(rotation: Butterfly, name: str) -> np.ndarray:
+    """Triangles (in/B, B(B−1)/2) of a butterfly's dense blocks, B = b·2^(m−1), in float32."""
+    base = np.array(rotation.oft_base)
+    if len(base) == 1 and np.array_equal(base, np.broadcast_to(np.eye(rotation.block_size), base.shape)):
+        return np.array(rotation.oft_q)[0]
+    blocks = in_float64(butterfly.compose_butterfly, factor_rotations(rotation))
+    return inverse_cayley(blocks, name).astype(np.float32)
+
+
+def factor_rotations(rotation: Butterfly) -> np.ndarray:
+    """The butterfly's factors (m, in/b, b, b), orthogonal to float64: the folded base is stored in float32."""
+    q, base = (np.array(value, dtype=np.float64) for value in (rotation.oft_q, rotation.oft_base))
+    return rotation_of(q) @ polar(base)
+
+
+def in_float64(function: Callable, *values: Any) -> np.ndarray:
+    """What a function of adapters/butterfly.py gives in float64, which MLX has on the CPU alone."""
+    with mx.stream(mx.cpu):
+        wide = [mx.array(v, dtype=mx.float64) if isinstance(v, np.ndarray) else v for v in values]
+        return np.array(function(*wide))
+
+
+def skew_of(triangle: np.ndarray) -> np.ndarray:
+    """Q (…, B, B) of triangles (…, B(B−1)/2)."""
+    return in_float64(butterfly.skew, triangle, block_of(triangle))
+
+
+def block_of(triangle: np.ndarray) -> int:
+    """B of triangles of B(B−1)/2 entries."""
+    return (1 + int(np.sqrt(1 + 8 * triangle.shape[-1]))) // 2
+
+
+def rotation_of(triangle: np.ndarray) -> np.ndarray:
+    """R = (I − Q)(I + Q)⁻¹ (…, B, B); the factors commute, so the order of the solve is free."""
+    q = skew_of(triangle)
+    identity = np.eye(q.shape[-1])
+    return np.linalg.solve(identity + q, identity - q)
+
+
+def inverse_cayley(rotation: np.ndarray, name: str) -> np.ndarray:
+    """The triangle (…, B(B−1)/2) of Q = (I + R)⁻¹(I − R); half a circle, an eigenvalue of −1, has none."""
+    identity = np.eye(rotation.shape[-1])
+    try:
+        q = np.linalg.solve(identity + rotation, identity - rotation)
+    except np.linalg.LinAlgError:  # an eigenvalue of −1, exactly
+        q = np.full_like(rotation, np.inf)
+    if not np.linalg.norm(q, axis=(-2, -1)).max() <= LARGEST_Q:
+        told = "its rotation turns some direction by half a circle, which OFT cannot say; use --to merged."
+        raise ConfigError(f"{name}: {told}")
+    q = 0.5 * (q - q.swapaxes(-1, -2))
+    return q[..., *np.triu_indices(q.shape[-1], 1)]
+
+
+def polar(blocks: np.ndarray) -> np.ndarray:
+    """The orthogonal matrices nearest to almost orthogonal ones; the second step is float64's rounding."""
+    return in_float64(lambda r: butterfly.nearest_rotation(butterfly.nearest_rotation(r)), blocks)
 
 
 @dataclass
@@ -201,9 +250,8 @@ def make_forms(source: Source, weights: ModelWeights, rank: int | None = None) -
             added = (x @ a) @ b
         else:
             (a, b), added = lora_form(layer, x)
-            if isinstance(layer.rotation, Butterfly) and np.any(
-                triangle := oft.oft_form(layer.rotation, module)
-            ):
+            turned = isinstance(layer.rotation, Butterfly)
+            if turned and np.any(triangle := oft_form(layer.rotation, module)):
                 turn = turn_of(layer, x)
                 forms.oft.setdefault(layer.rotation.dense_size, {})[module] = triangle
         forms.probes[module] = turn, added
@@ -232,22 +280,3 @@ def lora_faults(forms: Forms, written: dict[str, Factors]) -> list[str]:
     """`probe_faults` of factors as a file of one LoRA holds them."""
     added = {module: (random_rows(module, len(a)) @ a) @ b for module, (a, b) in written.items()}
     return probe_faults(forms, {module: (0.0, rows) for module, rows in added.items()})
-
-
-def write_mlx_lm(forms: Forms, folder: Path, *, base_id: str, layers: int) -> dict[str, Factors]:
-    """Write the exact LoRA as an adapter folder of stock mlx-lm for a model of so many `layers`; what is read back.
-
-    mlx-lm gives all sub-modules of these names one rank and one scale; those without an update start at zero there.
-    """
-    tensors = {}
-    for module, factors in forms.lora.items():
-        a, b = map(mx.array, pad_rank(factors, forms.rank))
-        tensors |= {f"{module}.lora_a": a, f"{module}.lora_b": b}
-    mx.save_safetensors(str(folder / WEIGHTS_FILE), tensors, metadata={"format": "mlx"})
-    first = min((index for m in forms.lora if (index := layer_index(m)) is not None), default=0)
-    keys = sorted({within_layer(module) for module in forms.lora})
-    parameters = {"rank": forms.rank, "scale": 1.0, "dropout": 0.0, "keys": keys}
-    tree = {"fine_tune_type": "lora", "model": base_id, "num_layers": layers - first}
-    write_json(folder / CONFIG_FILE, tree | {"lora_parameters": parameters})
-    stored = mx.load(str(folder / WEIGHTS_FILE))
-    return {m: (float64(stored[f"{m}.lora_a"]), float64(stored[f"{m}.lora_b"])) for m in forms.lora}

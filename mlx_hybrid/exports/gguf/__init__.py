@@ -1,1 +1,0 @@
-"""Adapters and models as GGUF files for llama.cpp, ollama and LM Studio."""
