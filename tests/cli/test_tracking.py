@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from acting import refused, rows_of
 
-from mlx_hybrid.cli import evaluate as report_command
+from mlx_hybrid.cli import report as report_command
 from mlx_hybrid.evaluation.results import read_results
 from mlx_hybrid.run import Run
 

@@ -26,7 +26,6 @@ from mlx_hybrid.adapters.store import load_adapter, save_adapter
 from mlx_hybrid.config import build_config
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.exports.adapter import open_source
-from mlx_hybrid.exports.checks import ExportMismatch
 from mlx_hybrid.exports.export import Options, export
 from mlx_hybrid.exports.merge import SURVIVES, check_merged, write_merged
 from mlx_hybrid.exports.weights import ModelWeights
@@ -164,12 +163,7 @@ def test_packing_again_measures_what_survives(tmp_path):
     config = json.loads((tmp_path / "large" / "config.json").read_text())
     assert config["quantization"]["bits"] == 4
 
-    small = shrink(trained("lora", "llama", packed=True), tmp_path / "small", 0.02)
-    with pytest.raises(ExportMismatch, match=r"only \d+ % of the update survives"):
-        export(str(small), "fuse", tmp_path / "out", Options(requantise=True, model=base))
-    forced = export(str(small), "fuse", tmp_path / "out", Options(requantise=True, force=True, model=base))
-    assert forced.checks["survival"]["surviving_share"] < 0.9
-    assert not forced.passed
+    small = shrink(trained("lora", "llama", packed=True), tmp_path / "small", 0.02)  # packed: test_losses.py
     kept = export(str(small), "fuse", tmp_path / "dense", Options(model=base))
     assert kept.checks["survival"]["surviving_share"] > 0.9
 
