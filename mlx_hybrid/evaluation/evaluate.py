@@ -11,8 +11,7 @@ from mlx_hybrid.evaluation.figures import VARIANT, choice_rows, loss_rows, reten
 from mlx_hybrid.evaluation.metrics.translation import translation_rows
 from mlx_hybrid.evaluation.results import Results
 from mlx_hybrid.evaluation.sets import EvaluationSet, evaluation_set, language_code, limited, varied
-from mlx_hybrid.records.record import Record
-from mlx_hybrid.records.split import group_key
+from mlx_hybrid.records.record import Record, group_key
 
 PIVOT = "eng_Latn"
 HELD_OUT = "held-out records"

@@ -15,8 +15,7 @@ from mlx_hybrid.evaluation.results import ALL, Row
 from mlx_hybrid.evaluation.scoring import OptionItem
 from mlx_hybrid.records.fields import from_json
 from mlx_hybrid.records.languages import UnknownLanguage, parse_language
-from mlx_hybrid.records.record import Record
-from mlx_hybrid.records.split import group_key, group_of
+from mlx_hybrid.records.record import Record, group_key, group_of
 from mlx_hybrid.records.template import answers_to
 
 MOST_OPTIONS = 100

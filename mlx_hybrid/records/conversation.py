@@ -172,15 +172,12 @@ class Conversation:
         """For a model without a chat template: a prompt and its completion as they are."""
         texts = [turn.get("content") for turn in self.turns]
         if len(texts) != 2 or not all(isinstance(t, str) for t in texts) or self.turns[1].get("tool_calls"):
-            raise SetAside(
-                "the model has no chat template, so only a prompt and its answer as text can be used"
-            )
+            raise SetAside("no chat template, so only a prompt and its answer as text can be used")
         (prompt, answer), tokenizer = texts, self.tokenizer
         if found := tokenizer.control_token_in(tokenizer.bare(prompt)) or tokenizer.control_token_in(answer):
-            raise SetAside(
-                f"its text holds the control token {found}, which a model without a chat template would not read as "
-                "text; a record with `text` may hold it"
-            )
+            told = f"its text holds the control token {found}"
+            why = "which a model without a chat template would not read as text; a record with `text` may hold it"
+            raise SetAside(f"{told}, {why}")
         parts = [(tokenizer.once(prompt), False), (answer, True)]
         made = tokenise(parts, tokenizer, tokenizer.continued(prompt), close=True)
         left_out = {"reasoning": self.turns[1].get("reasoning_content"), "the tools": self.tools}
@@ -200,11 +197,12 @@ class Conversation:
                     raise SetAside(f"the chat template leaves out a tool call of turn {number + 1}")
                 spans.append((number, len(asked), end))
         if not spans:
+            asked = self.written(self.wanted[-1], opened=True)[-40:]
             way = ", or model.system=fold" if self.turns[0]["role"] == "system" else ""
-            raise SetAside(
-                "the chat template does not write the answers as it asks for them "
-                f"(it asks with {self.written(self.wanted[-1], opened=True)[-40:]!r}); see model.template{way}"
+            told = (
+                f"the chat template does not write the answers as it asks for them (it asks with {asked!r})"
             )
+            raise SetAside(f"{told}; see model.template{way}")
         return spans
 
     def end_of(self, number: int, begin: int) -> int:

@@ -89,12 +89,8 @@ def is_deep(value: Any) -> bool:
     """Whether lists and objects stand in one another more than 64 deep."""
     level = [value]
     for _ in range(MAX_DEPTH + 1):
-        nested = (
-            item.values() if isinstance(item, dict) else item
-            for item in level
-            if isinstance(item, dict | list)
-        )
-        level = [*chain(*nested)]
+        nested = (item for item in level if isinstance(item, dict | list))
+        level = [*chain(*(item.values() if isinstance(item, dict) else item for item in nested))]
     return bool(level)
 
 

@@ -14,9 +14,8 @@ from mlx_hybrid.config import DataConfig
 from mlx_hybrid.errors import ConfigError, nearest
 from mlx_hybrid.files import HUB_ID, hub_endpoint, hub_reason, is_offline
 from mlx_hybrid.records.lines import PACKED_NAMES, File, Source, as_source
-from mlx_hybrid.records.record import KEPT, check_source, is_kept
+from mlx_hybrid.records.record import KEPT, Split, check_source, is_kept
 from mlx_hybrid.records.shapes import TARGETS
-from mlx_hybrid.records.split import Split
 
 SAMPLES = "samples"
 SAMPLE_FOLDER = Path(__file__).parents[1] / "base" / "samples"
@@ -178,7 +177,6 @@ def fetch_data(repo: str, pattern: str) -> list[Source]:
         raise ConfigError(f"{repo}: {why}.") from None
     if not wanted:
         none = f"none of its files is {pattern}; it has {', '.join(names[:5])}"
-        raise ConfigError(
-            f"{repo}: {none if names else 'the data set holds no file of records (JSONL, Parquet, JSON, CSV)'}."
-        )
+        empty = "the data set holds no file of records (JSONL, Parquet, JSON, CSV)"
+        raise ConfigError(f"{repo}: {none if names else empty}.")
     return [Source(f"{repo}:{name}", folder / name, folder.name) for name in wanted]

@@ -1,17 +1,19 @@
-"""Records and the lines that are none: files in, `Record` or `Fault` out, each with its file and line.
+"""Records and the lines that are none, each with its file and line; and records to train, validate and test on.
 
 Three kinds of record: `messages` (with `tools`), `prompt` + `completion`, `text`; shapes.py makes them of others. Any
 of them may carry `language`, `label`, `id`, `group`, `source` and `licence`; other keys pass through untouched.
 """
 
 import json
+import random
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from mlx_hybrid.config import DataConfig
 from mlx_hybrid.errors import ConfigError, DataError
 from mlx_hybrid.records.fields import NotARecord, check_fields
 from mlx_hybrid.records.lines import Fault, File, Source, as_source, check_file, read_lines
@@ -87,9 +89,7 @@ def said(turns: list[dict[str, Any]]) -> str:
 
 def read_records(files: Iterable[File] | File) -> Iterator[Record | Fault]:
     """Stream files of records in order: of JSONL one line is in memory at a time, of a table a batch, of an array all.
-
-    Raises ConfigError, before the first is given, for a file that `check_source` refuses.
-    """
+    Raises ConfigError, before the first is given, for a file that `check_source` refuses."""
     sources = [as_source(file) for file in ([files] if isinstance(files, File) else files)]
     for source in sources:
         check_source(source)
@@ -165,3 +165,55 @@ def parse_line(raw: bytes, path: str, line: int, renames: dict[str, str] | None 
     except (ValueError, RecursionError) as error:
         reason, detail = "bad_json", f"not JSON that can be read ({error})"
     return Fault(path, line, reason, detail, raw)
+
+
+class Split(NamedTuple):
+    """Records, or files of them, by their use."""
+
+    train: Sequence[Any] = ()
+    valid: Sequence[Any] = ()
+    test: Sequence[Any] = ()
+
+    def without(self, places: Collection[str]) -> "Split":
+        """The split without the records that stand at some places."""
+        return Split(*([record for record in part if record.where not in places] for part in self))
+
+
+def split_records(
+    records: list[Record], valid: list[Record], test: list[Record], config: DataConfig, seed: int
+) -> Split:
+    """Hold back whole groups for validation and test where no files were named for them: records that share a value
+    under `data.group` (translations of a sentence, one premise), so that none has its twin in training."""
+    sizes = Counter(group_of(record, config.group) for record in records)
+    order = sorted(sizes)
+    random.Random(seed).shuffle(order)
+    held_valid = set() if valid else take(order, sizes, config.valid_share * len(records))
+    held_test = set() if test else take(order, sizes, config.test_share * len(records))
+
+    names = (set(order), held_valid, held_test)
+    parts = [[record for record in records if group_of(record, config.group) in own] for own in names]
+    if not parts[0]:
+        why = f"all {len(records)} are held back; lower data.valid_share"
+        raise DataError(f"No record is left to train on: {why}.")
+    return Split(parts[0], valid or parts[1], test or parts[2])
+
+
+def group_of(record: Record, key: str) -> str:
+    """What is held back and resampled together: records of one value under `key`; one without a value is alone."""
+    value = record.fields.get(key)
+    return record.where if value is None else f"{key}={value}"
+
+
+def group_key(records: Sequence[Record], key: str) -> str:
+    """`data.group` where some record has a value under it, else `group`: benchmarks know no key of one's own."""
+    return key if any(record.fields.get(key) is not None for record in records) else "group"
+
+
+def take(order: list[str], sizes: dict[str, int], wanted: float) -> set[str]:
+    """Remove groups from the end of `order` until they hold `wanted` records, leaving at least one."""
+    taken, count = set(), 0
+    while count < wanted and len(order) > 1:
+        group = order.pop()
+        taken.add(group)
+        count += sizes[group]
+    return taken

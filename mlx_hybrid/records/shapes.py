@@ -63,10 +63,8 @@ def from_prompt(fields: dict[str, Any]) -> dict[str, Any]:
         return fields
     asked = [turn_of("user", asked)] if isinstance(asked, str) else as_turns(asked, "prompt")
     answer = [turn_of("assistant", answer)] if isinstance(answer, str) else as_turns(answer, "completion")
-    context = [
-        turn | {"weight": 0} if isinstance(turn, dict) and turn.get("role") == "assistant" else turn
-        for turn in asked
-    ]
+    answers = [turn for turn in asked if isinstance(turn, dict) and turn.get("role") == "assistant"]
+    context = [turn | {"weight": 0} if turn in answers else turn for turn in asked]
     rest = without(fields, "prompt", "completion", "messages")
     return from_messages({"messages": [*context, *answer], **rest})
 

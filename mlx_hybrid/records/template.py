@@ -58,21 +58,19 @@ def cut(example: Example, max_tokens: int) -> Example:
     return replace(example, tokens=example.tokens[:max_tokens], trained=example.trained[:max_tokens])
 
 
-def text_tokens(text: str, tokenizer: Any) -> Example:
-    """Plain text: trained from its first token on, but for what the tokenizer puts before it."""
-    bare, tokens = tokenizer.bare(text), tokenizer.document(text)
-    if not bare.strip():
-        raise SetAside("the text is empty but for its beginning and end")
-    begin = len(tokenizer.begun([]))
-    return Example(tokens, [i >= begin for i in range(len(tokens))], text_bytes=len(bare.encode()))
-
-
 def make_example(record: Record, tokenizer: Any) -> Example:
     """One record as tokens and mask; SetAside if it cannot be trained, DataError for a token beyond the embedding."""
     talk = Conversation.of(record, tokenizer)
     if talk.turns and not talk.wanted:
         raise SetAside("every answer is empty, or marked as not to be trained (weight, train or training)")
-    made = talk.masked() if talk.turns else text_tokens(record.fields["text"], tokenizer)
+    if talk.turns:
+        made = talk.masked()
+    else:  # trained from its first token on, but for what the tokenizer puts before it
+        bare, tokens = tokenizer.bare(record.fields["text"]), tokenizer.document(record.fields["text"])
+        if not bare.strip():
+            raise SetAside("the text is empty but for its beginning and end")
+        begin = len(tokenizer.begun([]))
+        made = Example(tokens, [i >= begin for i in range(len(tokens))], text_bytes=len(bare.encode()))
     if not made.trained_count:
         raise SetAside("no token is left to train on")
     return replace(
@@ -94,8 +92,7 @@ def asked_tokens(record: Record, tokenizer: Any) -> list[int]:
 
 def question_tokens(record: Record, tokenizer: Any) -> list[int]:
     """What chat would send before the record's last answer."""
-    talk = Conversation.of(record, tokenizer)
-    return talk.before(len(talk.turns) - 1)
+    return Conversation.of(record, tokenizer).before(-1)
 
 
 def answers_to(record: Record, answers: Iterable[str], tokenizer: Any) -> tuple[list[int], list[list[int]]]:

@@ -15,8 +15,7 @@ from mlx_hybrid.evaluation.sets import EvaluationSet, evaluation_set, labelled
 from mlx_hybrid.files import write_text
 from mlx_hybrid.governance.folder.lines import read_folder_lines
 from mlx_hybrid.records.files import find_sources
-from mlx_hybrid.records.record import Record, as_source, load_records, read_records
-from mlx_hybrid.records.split import Split, group_of
+from mlx_hybrid.records.record import Record, Split, as_source, group_of, load_records, read_records
 from mlx_hybrid.training.data import apart_from_held_out, check_manifests, governed, prepare
 
 KINDS = ("language", "mojibake", "repetition", "copy")

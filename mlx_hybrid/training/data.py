@@ -10,9 +10,8 @@ from typing import Any, NamedTuple
 from mlx_hybrid.config import Config
 from mlx_hybrid.errors import ConfigError, DataError
 from mlx_hybrid.records.lines import Source
-from mlx_hybrid.records.record import Record, load_records, read_records, shapes_of
+from mlx_hybrid.records.record import Record, Split, load_records, read_records, shapes_of, split_records
 from mlx_hybrid.records.shapes import describe_read
-from mlx_hybrid.records.split import Split, split_records
 
 
 class Data(NamedTuple):

@@ -18,7 +18,7 @@ from mlx_hybrid.config import Config, dump_config
 from mlx_hybrid.errors import ConfigError, MlxHybridError
 from mlx_hybrid.files import new_directory, write_lines, write_text
 from mlx_hybrid.models.base import load_base
-from mlx_hybrid.records.split import Split
+from mlx_hybrid.records.record import Split
 from mlx_hybrid.run import Run, machine
 from mlx_hybrid.training import events
 from mlx_hybrid.training.checkpoint import Progress, save_checkpoint

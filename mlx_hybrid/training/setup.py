@@ -18,7 +18,7 @@ from mlx_hybrid.config import Config, TrainConfig, to_tree
 from mlx_hybrid.errors import ConfigError, DataError
 from mlx_hybrid.models.base import BaseModel, base_of, fingerprints, load_base, tokenizer_for
 from mlx_hybrid.models.templates import PLAIN, unnamed_end
-from mlx_hybrid.records.split import Split
+from mlx_hybrid.records.record import Split
 from mlx_hybrid.records.template import Example, Tokenised, make_examples
 from mlx_hybrid.training.batches import make_batch, weigh_prompt
 from mlx_hybrid.training.events import Note

@@ -14,8 +14,7 @@ from mlx_hybrid.evaluation.benchmarks import questions as question_files
 from mlx_hybrid.evaluation.evaluate import evaluate, held_out_sets
 from mlx_hybrid.evaluation.figures import accuracy_rows
 from mlx_hybrid.evaluation.sets import EvaluationSet, evaluation_set, from_fields, limited, respelt, varied
-from mlx_hybrid.records.record import Record
-from mlx_hybrid.records.split import split_records
+from mlx_hybrid.records.record import Record, split_records
 from mlx_hybrid.study.data import evaluation_sets
 
 ANSWERS = {"deu_Latn": {"good": "gut", "bad": "schlecht"}, "swh_Latn": {"good": "nzuri", "bad": "mbaya"}}

@@ -5,8 +5,7 @@ import pytest
 from mlx_hybrid.config import DataConfig
 from mlx_hybrid.errors import ConfigError, DataError
 from mlx_hybrid.records.files import SAMPLE_FILES, find_sources
-from mlx_hybrid.records.record import Record, Source
-from mlx_hybrid.records.split import split_records
+from mlx_hybrid.records.record import Record, Source, split_records
 
 
 def touch(*paths):

@@ -1,6 +1,5 @@
 """What a run is known by: its records, template and settings, and not the day."""
 
-from dataclasses import replace
 from datetime import date
 
 import pytest
@@ -9,8 +8,7 @@ from toys import byte_tokenizer, wrapped
 
 from mlx_hybrid.config import build_config
 from mlx_hybrid.errors import DataError
-from mlx_hybrid.records.record import Record
-from mlx_hybrid.records.split import Split
+from mlx_hybrid.records.record import Record, Split
 from mlx_hybrid.training.setup import data_identity, tokenised
 
 CONFIG = build_config({}, "test")
@@ -49,4 +47,4 @@ def test_a_changed_record_or_setting_changes_the_identity(other):
 
 def test_records_that_are_all_set_aside_stop_the_run_with_their_reason():
     with pytest.raises(DataError, match="No training record is left: every answer is empty, or marked"):
-        identity(replace(chats(weight=0)))
+        identity(chats(weight=0))

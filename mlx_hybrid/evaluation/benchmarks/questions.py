@@ -15,8 +15,7 @@ from mlx_hybrid.evaluation.metrics.translation import directions_of
 from mlx_hybrid.evaluation.sets import EvaluationSet, evaluation_set, from_fields, labelled, language_code
 from mlx_hybrid.records.files import FILES, find_sources, in_folder, read_renames
 from mlx_hybrid.records.lines import as_source
-from mlx_hybrid.records.record import Record, load_records, read_records
-from mlx_hybrid.records.split import Split
+from mlx_hybrid.records.record import Record, Split, load_records, read_records
 from mlx_hybrid.run import Run
 
 RETAINED = Path(__file__).with_name("retention.jsonl")
