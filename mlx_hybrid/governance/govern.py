@@ -93,11 +93,12 @@ def decide(sources: Sequence[Source], config: GovernanceConfig, progress: Callab
 
 
 def describe_alarms(alarms: Sequence[str], config: GovernanceConfig) -> str:
-    return (
-        f"Stopped to protect small languages, and nothing was written: {'; '.join(alarms)}. Name single records with "
-        "--keep (governance.keep), or go on all the same with --max-reject-share 1 (governance.max_reject_share, now "
-        f"{config.max_reject_share:g}), look at the report and bring back what is good with `mlx-hybrid rescue`."
+    told = f"Stopped to protect small languages, and nothing was written: {'; '.join(alarms)}"
+    keep = (
+        "Name single records with --keep (governance.keep), or go on all the same with --max-reject-share 1"
     )
+    share = f"(governance.max_reject_share, now {config.max_reject_share:g})"
+    return f"{told}. {keep} {share}, look at the report and bring back what is good with `mlx-hybrid rescue`."
 
 
 def copy_lines(sources: Sequence[Source], ledger: Ledger, folder: Path) -> None:

@@ -126,8 +126,7 @@ class Inspector:
             with suppress(UnknownLanguage):
                 declared = not self.engine and record.language
                 item.language = str(parse_language(declared)) if declared else item.language
-            licence = record.fields.get("licence")
-            if self.licences and licence not in self.licences:
+            if self.licences and (licence := record.fields.get("licence")) not in self.licences:
                 finding = Finding("licence_not_allowed", str(licence or "none stated"))
                 item.reject(self.rules, "licence", finding)
             if "personal" in self.stages and item.decision is None:
@@ -138,9 +137,8 @@ class Inspector:
         for (place, _), findings in zip(turns, check_quality([turn for _, turn in turns], self.rules)):
             rows[place][0].reject(self.rules, "quality", *findings)
         for (item, record), one in zip(rows, read):
-            codec = one.asked and find_mojibake(one.asked)
+            codec, prompt = one.asked and find_mojibake(one.asked), record.prompt().strip()
             misread = Finding("mojibake", f"in the question: {codec}") if codec else None
-            prompt = record.prompt().strip()
             repeats = len(prompt) >= LEAST_REPEATED and prompt == record.completion().strip()
             repeated = Finding("answer_is_prompt", "the answer repeats the prompt") if repeats else None
             item.reject(self.rules, "quality", misread, repeated)
@@ -189,7 +187,6 @@ class Ledger:
         return dict(Counter(item.decision.reason for item in self.items if item.decision).most_common())
 
     def decide(self) -> None:
-        """Run the stages that compare records."""
         translations = [item for item in self.kept() if item.pair]
         for item, finding in zip(translations, check_pairs([item.pair for item in translations])):
             item.reject(self.rules, "parallel", finding)

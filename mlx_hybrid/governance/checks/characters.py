@@ -17,9 +17,7 @@ DAMAGED = r"[[\p{Cc}\p{Co}\p{Cn}\p{Cs}\uFFFD]--[\t\n\r]]"
 # The first is what scripts share and inherit, the second any that is not named here.
 SCRIPT_CODES = CUES["scripts"].split()
 HAN = SCRIPT_CODES.index("Hani")
-CODECS = [
-    pair.split() for pair in CUES["misread"].split(", ")
-]  # scripts as which UTF-8 read in a codec is seen
+CODECS = [pair.split() for pair in CUES["misread"].split(", ")]  # as which script UTF-8 is seen, read so
 VALID_SHARE = 0.75  # clean sentences reach 0.6 in gbk and 0.4 elsewhere, misread ones fall to 0.8
 ONE_SCRIPT, MANY = 0.8, 6
 CHARACTER_SETS = ("gb2312", "big5hkscs", "euc_jp", "johab")  # Simplified, Traditional, Japanese, Korean

@@ -230,10 +230,12 @@ def is_sure(evidence: Evidence, engine: Any) -> bool:
 def is_big(evidence: Evidence, language: Language, engine: Any) -> bool:
     """Whether a text under a code that the engine does not know is sure to be in a big language instead."""
     top, relatives = evidence.top, relatives_of(language.code)
-    sure = (
-        top in BIG and evidence.top_p >= 0.95 and evidence.letters >= 25 and not relatives & {*engine.codes}
-    )
-    if not sure or (evidence.script == "Ethi" and TIGRINYA.search(evidence.text)):
+    sure = top in BIG and evidence.top_p >= 0.95 and evidence.letters >= 25
+    if (
+        not sure
+        or relatives & {*engine.codes}
+        or (evidence.script == "Ethi" and TIGRINYA.search(evidence.text))
+    ):
         return False
     return evidence.script in scripts_of(top) and language.code not in WORDS[top] | relatives_of(top)
 

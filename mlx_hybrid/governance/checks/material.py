@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import regex
 
@@ -58,7 +58,11 @@ class Judged(NamedTuple):
 
 
 def judged(record: Record) -> Judged:
-    languages = languages_of(record.fields)
+    fields, own = record.fields, record.fields.get("language") or None
+    each, source = fields.get("languages"), fields.get("source_language")
+    languages = (source if isinstance(source, str) else own), own
+    if isinstance(each, dict):
+        languages = each.get("prompt") or own, each.get("answer") or own
     if record.kind == "text":
         text = record.content()[:MAX_CHECKED]
         return Judged((Turn(text, made_of(text)),), "", text, languages, False)
@@ -72,16 +76,8 @@ def judged(record: Record) -> Judged:
         words += [made_of(content).words] if role == "user" else []
         said += [whole] if role not in ("system", "tool") else []
         asked.append(content)
-    declares = languages[0] != languages[1] or isinstance(record.fields.get("source_language"), str)
+    declares = languages[0] != languages[1] or isinstance(source, str)
     return Judged(tuple(turns), "\n".join(words), "\n".join(said)[:MAX_CHECKED], languages, declares)
-
-
-def languages_of(fields: dict[str, Any]) -> tuple[str | None, str | None]:
-    """What a record declares of its questions and of its answers."""
-    each, source, own = fields.get("languages"), fields.get("source_language"), fields.get("language") or None
-    if not isinstance(each, dict):
-        return (source if isinstance(source, str) else own), own
-    return each.get("prompt") or own, each.get("answer") or own
 
 
 def turns_of(records: Sequence[Judged]) -> list[tuple[int, Turn]]:
@@ -167,8 +163,10 @@ def kind_of(line: str, before: str) -> str:
     bare = line.strip()
     if not bare:
         return ""
-    if MATERIAL.row.match(line) or MATERIAL.starts.match(line):
-        return "table" if MATERIAL.row.match(line) else "code"
+    if MATERIAL.row.match(line):
+        return "table"
+    if MATERIAL.starts.match(line):
+        return "code"
     if MATERIAL.figures.fullmatch(MATERIAL.quoted.sub("0", bare.split(" #")[0])):
         return "notation"
     if MATERIAL.sentence.search(MATERIAL.quoted.sub("", bare)):

@@ -110,7 +110,10 @@ def phone_length(match: Any, regions: tuple[str, ...]) -> int:
     if written.startswith("00") and is_number(f"+{written[2:]}", "ZZ", "valid"):
         return len(written)
     called = said >= 0 or bool(NUMBER.search(before))
-    found = lengths(written) if called or written[0] in "0(" else [len(written)]
+    found = [len(written)]
+    if called or written[0] in "0(":  # the whole, then without last groups of digits, up to four of them
+        ends = reversed([match.end() for match in regex.finditer(r"\d+", written)])
+        found = [end for end in ends if sum(c.isdigit() for c in written[end:]) <= 4 and end >= 7]
     return next((length for length in found if is_national(written[:length], regions, called=called)), 0)
 
 
@@ -149,12 +152,6 @@ def is_number(written: str, region: str, how: str) -> bool:
     own = own[1:] if own[0] in ("0", str(number.country_code)) and len(own) > 1 else own
     own[0], usual[0] = own[0].lstrip("0"), usual[0].lstrip("0")
     return own[:1] == usual[:1] and (how == "begun" or own == usual)
-
-
-def lengths(written: str) -> list[int]:
-    """The whole candidate, then without last groups of digits, up to four of them."""
-    ends = reversed([match.end() for match in regex.finditer(r"\d+", written)])
-    return [end for end in ends if sum(c.isdigit() for c in written[end:]) <= 4 and end >= 7]
 
 
 # By pattern: how many characters of a match are personal; 0 for none.

@@ -19,6 +19,7 @@ from mlx_hybrid.governance.rules import RULES, Finding
 from mlx_hybrid.records.record import Record, parse_line
 
 ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})|\\([nt\"])")
+AS_ID = r"""id["']?\s*[:=]\s*["']?"""
 SHORTEST = 20  # characters of a text that is looked for inside lines that are no records
 
 
@@ -75,11 +76,9 @@ def flat(text: str) -> str:
 
 def mentions(text: str, names: set[str]) -> bool:
     """Whether one of the names stands in a text, not as part of a longer one; a short one or a number, as an id."""
-    for name in (name for name in names if name in text):
-        before = "" if len(name) > 4 and not name.isdigit() else r"""id["']?\s*[:=]\s*["']?"""
-        if re.search(rf"(?<![\w-]){before}{re.escape(name)}(?![\w-])", text):
-            return True
-    return False
+    found = [name for name in names if name in text]
+    ways = (f"{'' if len(n) > 4 and not n.isdigit() else AS_ID}{re.escape(n)}" for n in found)
+    return any(re.search(rf"(?<![\w-]){way}(?![\w-])", text) for way in ways)
 
 
 def forget(folder: Path, ids: Collection[str], runs: Path) -> dict[str, Any]:

@@ -57,16 +57,12 @@ class Line(NamedTuple):
         return Record(fields, *self.place, self.note.get("shape", shape))
 
     def item(self) -> Inspection:
-        """What was decided on it."""
         decision = Decision(*(self.note.get(name, "") for name in Decision._fields))
         flags = tuple(Finding(**flag) for flag in self.note.get("flags", []))
-        told = {
-            "language": self.note["language"],
-            "licence": str(self.row.get("licence") or ""),
-            "flags": flags,
-        }
-        shape = record.shape if (record := self.record()) else ""
-        return Inspection(*self.place, shape=shape, decision=decision if decision.stage else None, **told)
+        language, licence, record = self.note["language"], str(self.row.get("licence") or ""), self.record()
+        shape = record.shape if record else ""
+        decided = decision if decision.stage else None
+        return Inspection(*self.place, "", language, licence, shape, decided, flags)
 
 
 def read_folder_lines(

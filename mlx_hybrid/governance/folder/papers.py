@@ -8,8 +8,6 @@ from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mlx_hybrid.config import to_tree
 from mlx_hybrid.files import render
 from mlx_hybrid.governance.checks.personal import redact, regions_of
@@ -23,9 +21,7 @@ SHOWN = 3  # of each reason
 LONGEST = 3000  # characters of a text that is compared
 PAIRED = ("near_dup", "near_dup_kept", "prompt_conflict")
 PLACE = re.compile(r"(.+?:\d+)\b")
-WORDS = re.compile(
-    r"\s+|[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]|\w+|.", re.DOTALL
-)
+WORDS = re.compile(r"(?s)\s+|[\u0e00-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]|\w+|.")
 COUNTED = ("stage", "language", "reason", "records")
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 Parts = list[tuple[str, bool]]  # a text in parts, and which of them differ from the other of its pair
@@ -85,19 +81,11 @@ def examples(items: Sequence[Inspection]) -> list[dict[str, str]]:
 
 def dataset_card(summary: Row) -> str:
     """A card with the metadata the Hub reads and what a reader must know: sources, rules, losses, limits."""
-    languages = {card_code(row["language"]) for row in summary["languages"] if row["kept"]}
-    front = {
-        "language": sorted(languages - {"und"}),
-        "annotations_creators": ["no-annotation"],
-        "size_categories": [next((name for most, name in SIZES if summary["kept"] < most), "n>1M")],
-        "configs": [{"config_name": "default", "data_files": "kept.jsonl"}],
-        "tags": ["mlx-hybrid", "governed"],
-    }
-    text = yaml.safe_dump(front, sort_keys=False, allow_unicode=True)
-    reasons = totals(((row["stage"], row["reason"]), row["records"]) for row in summary["counts"])
-    return fill(
-        "card.md.jinja", summary, front=text, reasons=[(*key, n) for key, n in sorted(reasons.items())]
-    )
+    codes = {card_code(row["language"]) for row in summary["languages"] if row["kept"]} - {"und"}
+    size = next((name for most, name in SIZES if summary["kept"] < most), "n>1M")
+    counts = totals(((row["stage"], row["reason"]), row["records"]) for row in summary["counts"])
+    reasons = [(*key, n) for key, n in sorted(counts.items())]
+    return fill("card.md.jinja", summary, codes=sorted(codes), size=size, reasons=reasons)
 
 
 def report_page(folder: Path, summary: Row) -> str:
@@ -117,8 +105,9 @@ def report_page(folder: Path, summary: Row) -> str:
         flagged=told(summary["flags"], "flag"),
         settings=[(key, str(value)) for key, value in summary["config"].items()],
     )
-    # Half a surrogate pair may stand in a name or a code.
-    return page.encode("utf-8", "backslashreplace").decode("utf-8")
+    return page.encode("utf-8", "backslashreplace").decode(
+        "utf-8"
+    )  # half a surrogate pair may stand in a name
 
 
 def fill(template: str, summary: Row, **values: Any) -> str:
@@ -167,7 +156,6 @@ def visible(text: str) -> str:
 
 
 def shortened(text: str, most: int) -> str:
-    """Beginning and end of a text that is longer."""
     return text if len(text) <= most else f"{text[: most * 2 // 3]} … {text[-most // 3 :]}"
 
 
