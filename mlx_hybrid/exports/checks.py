@@ -32,8 +32,7 @@ PROMPTS = (
     "今天早上下了一场小雨，街上的人都撑着伞。",
 )
 LENGTH = 24  # tokens of a prompt: enough for every position-dependent part, cheap on a CPU
-
-SHOWN = 3
+SHOWN = 3  # faults of a failed check that are told one by one
 BYTES_A_PARAMETER = 6  # float32 weights, and room for loading and activations
 USABLE = 0.6  # share of the memory that other programs leave
 
@@ -140,7 +139,6 @@ def check_logits(
 ) -> None:
     """Our adapter on `weights` against what was written for them, the `merged` model or what `adapt` puts on a loaded
     one; and that, where `adapters` (none for a merged model) are given, against stock transformers and PEFT.
-
     What a merged model rounds, and a file with `adapt` and `adapters` truncates, is measured; the rest is judged."""
     report.checks["logits"] = None
     if sum(map(math.prod, weights.shapes.values())) * BYTES_A_PARAMETER > USABLE * memory_bytes():

@@ -53,7 +53,6 @@ class Options:
 
 def export(name: str, to: str, directory: Path, options: Options | None = None) -> Report:
     """Write the adapter `name` (run, path or `last`) to `directory` as `to` says, and check it.
-
     Raises ConfigError for what cannot be said in that form, for options it has no use for and for a place that is
     taken, and ExportMismatch, exit code 3, when the check fails: nothing is written then, unless `options.force`."""
     options = options or Options()

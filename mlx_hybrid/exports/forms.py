@@ -32,7 +32,6 @@ LARGEST_Q = 2e3  # ‖Q‖ = √2 tan(θ/2) of one turn θ: beyond it the Cayley
 CHUNK = 1 << 20  # weights converted at once: 4 MiB in float32, which stays in the cache
 OVERSAMPLE, POWER_ITERATIONS = 16, 4  # Halko et al. 2011, arXiv 0909.4061: enough for slowly falling spectra
 TOLERANCE = 2e-5  # float32 factors of a float64 form: 1e-7 a term, times the condition of a balanced pair
-
 Probe = tuple[
     np.ndarray | float, np.ndarray | float
 ]  # of rows x (n, in): x R − x (n, in), what is added (n, out)
@@ -42,7 +41,6 @@ Factors = tuple[np.ndarray, np.ndarray]
 def lora_form(layer: HybridLinear, x: np.ndarray) -> tuple[Factors, np.ndarray]:
     """A' (in, q), B' (q, out) with x A' B' equal to all the layer adds to its base but a butterfly's turn; and, worked
     out apart, what it so adds to rows x (n, in).
-
     Householder is exactly a LoRA: x R Wᵀ = x Wᵀ − x U T Uᵀ Wᵀ, so A' = [U, A] and B' = [−T Uᵀ Wᵀ; s B]. With U = Q C
     (thin QR) it is A' = Q, B' = −(C T Cᵀ) QᵀWᵀ: the near-cancelling columns of U meet only in float64, and the weight
     is read once for both results. Of DoRA it is the update inside the norm."""

@@ -1,5 +1,4 @@
 """PEFT adapter folders, written, read and checked without PyTorch or PEFT; conventions measured against PEFT 0.21.
-
 Never BOFT with more than one factor, which PEFT cannot load, nor raw leaves of a gradient start of another base."""
 
 import re

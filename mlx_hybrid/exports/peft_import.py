@@ -26,7 +26,6 @@ from mlx_hybrid.models.base import is_named, load_base
 
 METHODS = {("LORA",): "lora", ("OFT",): "boft", ("HRA",): "hra", ("OFT", "LORA"): "hybrid-boft"}
 NEUMANN_DEFECT = 1e-5  # up to it a Neumann file is a rotation to what float32 holds
-
 Leaves = dict[str, dict[str, mx.array]]  # of our adapter, by module
 
 

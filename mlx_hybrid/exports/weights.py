@@ -27,7 +27,6 @@ Stored = Callable[[str], dict[str, mx.array]]  # what is written for a tensor: i
 
 class ModelWeights:
     """Tensors of a model folder by name, read when asked for; a packed layer is one tensor, `X.weight`.
-
     `files` holds every stored tensor, `shapes` those of a dense model. `stack` is a tensor of three or more dimensions
     in MLX's own layout, if there is one: a file says by its `format` who wrote it, mlx-lm `mlx`, transformers `pt`."""
 

@@ -55,7 +55,6 @@ def finetune(
     world: World = ALONE,
 ) -> Iterator[JobEvent]:
     """Run the whole job in a new run directory, or go on in an interrupted one.
-
     `force` loads what will probably not fit in memory. In a `world` of several machines the first one does all of it;
     the others take its steps with it, and write and yield nothing. Raises ConfigError, DataError, MemoryLimitError,
     MachineLost or MlxHybridError; whatever was saved before stays."""
@@ -251,5 +250,5 @@ def plan(config: Config, *, world: World = ALONE, force: bool = False) -> dict:
     check_fits(config, made[0].examples, machines=world.size, force=force)
     lengths, long = [len(e.tokens) for e in made[0].examples], sum(len(part.long) for part in made)
     tokens = {"train": sum(lengths), "longest": max(lengths), "too_long": long}
-    records = {"records": data.counts, "read_as": data.read_as, "split": data.sizes}
-    return {"config": to_tree(config), **records, "tokens": tokens}
+    told = {"records": data.counts, "read_as": data.read_as, "split": data.sizes, "tokens": tokens}
+    return {"config": to_tree(config)} | told

@@ -40,7 +40,6 @@ def predict(
     tell: Callable[[str], None] = lambda text: None,
 ) -> Iterator[dict]:
     """One row a record: its line, `label`, the `probability` of that, and those of all options.
-
     `rows` is a file, or records or prompts themselves; `done` are rows that were written before. Options are those
     given, else a record's own, else those the run was trained on. The calibration is the one stored, else it is fitted
     on `dev`: a file, `none`, or the run's validation records, and then stored. Raises ConfigError or DataError, for
@@ -70,9 +69,9 @@ def predict(
         calibration = None
         tell("No calibration for these options: the probabilities are the model's own.")
     for start in range(len(done), len(records), BATCH):
-        end = min(start + BATCH, len(records))
-        yield from chosen(pair, asked.part(range(start, end)), calibration)
-        tell(f"{end} of {len(records)} records")
+        part = range(len(records))[start : start + BATCH]
+        yield from chosen(pair, asked.part(part), calibration)
+        tell(f"{part.stop} of {len(records)} records")
 
 
 def questions(rows: Any, renames: dict[str, str]) -> Iterator[Record]:

@@ -198,8 +198,7 @@ def digest(body: str) -> str:
 
 def is_made(text: str) -> bool:
     """Whether a card is as `model_card` made it, so that nobody's words are lost when it is made anew."""
-    mark = MADE.search(text)
-    return mark is not None and digest(text[: mark.start()]) == mark[1]
+    return bool(mark := MADE.search(text)) and digest(text[: mark.start()]) == mark[1]
 
 
 def write_card(run: Run) -> bool:
