@@ -31,14 +31,13 @@ class Example:
     where: str = ""
     language: str = ""
     text_bytes: int = 0
-    context_answers: int = 0
-    """Answers that are context only: the template writes them otherwise than it asks for them."""
-    unwritten: tuple[str, ...] = ()
-    """What the template leaves out: reasoning, tools, system turn."""
+    context_answers: int = 0  # those that are context only: the template writes them otherwise than it asks
+    unwritten: tuple[str, ...] = ()  # what the template leaves out: reasoning, tools, system turn
     weights: tuple[float, ...] = ()
     """What each token's loss counts, where some of the prompt is learnt a little too; 1 or 0 by `trained` otherwise."""
-    digest: str = ""
-    """sha256 of the record's fields: what a run is known by, whatever date its template writes."""
+    digest: str = (
+        ""  # sha256 of the record's fields: what a run is known by, whatever date its template writes
+    )
     label: str = ""
 
     @property

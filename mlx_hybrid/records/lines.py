@@ -55,10 +55,8 @@ class Source:
 
     name: str
     path: Path
-    revision: str = ""
-    """The commit, of a file of a Hub data set."""
-    renames: dict[str, str] = field(default_factory=dict, hash=False)
-    """Keys of its records by the names they are read under."""
+    revision: str = ""  # the commit, of a file of a Hub data set
+    renames: dict[str, str] = field(default_factory=dict, hash=False)  # keys by the names they are read under
 
 
 File = str | Path | Source

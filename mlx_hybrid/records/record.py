@@ -31,8 +31,7 @@ class Record:
     fields: dict[str, Any]
     path: str
     line: int
-    shape: str = ""
-    """What it was written as: messages, sharegpt, prompt, alpaca or text."""
+    shape: str = ""  # what it was written as: messages, sharegpt, prompt, alpaca or text
 
     @property
     def where(self) -> str:

@@ -20,8 +20,7 @@ class Tokenised:
 
     examples: list[Example] = field(default_factory=list)
     long: list[str] = field(default_factory=list)
-    aside: list[tuple[str, str]] = field(default_factory=list)
-    """(where, why) of records that cannot be trained as they would be asked."""
+    aside: list[tuple[str, str]] = field(default_factory=list)  # (where, why) of those not trained as asked
 
 
 def make_examples(
