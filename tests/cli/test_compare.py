@@ -13,7 +13,7 @@ from click.testing import Result
 from commanding import command
 from tolerances import LOGITS
 
-from mlx_hybrid.cli import evaluate as module
+from mlx_hybrid.cli import compare as module
 
 STEPS = {"steps": 3, "batch_size": 4, "report_every": 1, "validate_every": 2}
 SETTINGS = {
