@@ -74,11 +74,18 @@ def reference(family: str, dense: dict[str, np.ndarray], **settings) -> np.ndarr
         return model(torch.tensor(TOKENS)).logits.numpy()
 
 
+BIASES = {"attn_q": HEADS * SIZE, "attn_k": KV * SIZE, "attn_v": KV * SIZE, "attn_output": WIDTH}
+BIASES = {f"blk.{i}.{name}.bias": (rows,) for i in range(LAYERS) for name, rows in BIASES.items()}
+
+
 @pytest.mark.peft
-@pytest.mark.parametrize("family", FAMILIES)
-def test_logits_are_those_of_transformers(family, tmp_path):
+@pytest.mark.parametrize(("family", "biases"), [*((family, {}) for family in FAMILIES), ("llama", BIASES)])
+def test_logits_are_those_of_transformers(family, biases, tmp_path):
     path, (metadata, settings) = tmp_path / "x.gguf", MORE.get(family, ({}, {}))
-    dense = write_gguf(path, family, "Q4_1", kinds={"blk.0.ffn_down.weight": "Q6_K"}, **metadata)
+    settings = settings | ({"attention_bias": True} if biases else {})
+    dense = write_gguf(
+        path, family, "Q4_1", kinds={"blk.0.ffn_down.weight": "Q6_K"}, extra=biases, **metadata
+    )
     want = reference(family, dense, **settings)
     model = load_base(str(path)).model
     got = np.array(model(mx.array(TOKENS)))
