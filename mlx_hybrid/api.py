@@ -95,7 +95,7 @@ def govern(
     takes the place of a folder that govern made; `map` says what keys are read as, as ["question=prompt"]; `progress`
     gets the number of records read; `settings` are those of the governance group, as languages=["sw"] or redact=True.
     Raises ConfigError for settings and paths, DataError where a language would lose too much."""
-    from mlx_hybrid.governance.folder.papers import summarise
+    from mlx_hybrid.governance.folder.reports import summarise
     from mlx_hybrid.governance.govern import govern_files
 
     config, folder = build(GovernanceConfig, settings, "govern", "governance."), output and Path(output)

@@ -54,7 +54,7 @@ def ours(shape: str, method: str, tokens: int, repeats: int) -> tuple[float, flo
     from mlx_hybrid.adapters.attach import attach
     from mlx_hybrid.adapters.frozen import on_cpu, use_fast_products
     from mlx_hybrid.config import TrainConfig, build_config
-    from mlx_hybrid.records.template import Example
+    from mlx_hybrid.records.examples import Example
     from mlx_hybrid.training.batches import make_batch
     from mlx_hybrid.training.optimizer import BranchOptimizer, make_step
 

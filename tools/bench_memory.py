@@ -22,7 +22,7 @@ from mlx_lm.utils import quantize_model, save_model
 from mlx_hybrid.adapters.frozen import on_cpu
 from mlx_hybrid.config import Config, build_config
 from mlx_hybrid.models.base import load_base
-from mlx_hybrid.records.template import Example, Tokenised
+from mlx_hybrid.records.examples import Example, Tokenised
 from mlx_hybrid.training.batches import make_batch
 from mlx_hybrid.training.memory.estimate import Load, estimate
 from mlx_hybrid.training.memory.limits import set_limits

@@ -26,7 +26,7 @@ from mlx_lm.utils import load_model
 from mlx_hybrid.adapters.attach import attach, hybrid_layers, refold
 from mlx_hybrid.adapters.frozen import use_fast_products
 from mlx_hybrid.config import TrainConfig, build_config
-from mlx_hybrid.records.template import Example
+from mlx_hybrid.records.examples import Example
 from mlx_hybrid.training.batches import Batch, make_batch
 from mlx_hybrid.training.loop import steps_between_refolds
 from mlx_hybrid.training.optimizer import BranchOptimizer, make_step

@@ -33,8 +33,8 @@ from mlx_hybrid.adapters.attach import attach, dequantise
 from mlx_hybrid.config import TrainConfig, build_config
 from mlx_hybrid.evaluation.benchmarks.tasks import write_task
 from mlx_hybrid.models.base import load_base, read_tokenizer
+from mlx_hybrid.records.examples import Example, make_examples
 from mlx_hybrid.records.record import load_records
-from mlx_hybrid.records.template import Example, make_examples
 from mlx_hybrid.training.checkpoint import Progress
 from mlx_hybrid.training.events import Trained
 from mlx_hybrid.training.loop import Training

@@ -13,7 +13,7 @@ from mlx.utils import tree_unflatten
 from mlx_hybrid.adapters.attach import hybrid_layers
 from mlx_hybrid.adapters.frozen import linear_shape
 from mlx_hybrid.adapters.layer import HybridLinear, LowRank, layer_class
-from mlx_hybrid.adapters.rates import Batches, MakeLoss, measured, total_gradient
+from mlx_hybrid.adapters.step_gains import Batches, MakeLoss, measured, total_gradient
 from mlx_hybrid.adapters.targets import LayerPlan
 from mlx_hybrid.config import AdapterConfig, LowRankConfig
 

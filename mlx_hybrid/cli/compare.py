@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from mlx_hybrid.cli import options as shared
-from mlx_hybrid.cli.commands import answer, command, tell
 from mlx_hybrid.cli.options import PATH, SOME, listed, names, option, setting
+from mlx_hybrid.cli.output import answer, command, tell
 from mlx_hybrid.errors import INTERRUPTED, ConfigError
 from mlx_hybrid.jobs.stopping import StopRequest
 

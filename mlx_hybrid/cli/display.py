@@ -6,7 +6,7 @@ import sys
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from mlx_hybrid.cli.commands import command
+from mlx_hybrid.cli.output import command
 from mlx_hybrid.config import Config
 from mlx_hybrid.config.explain import absurd, chosen
 from mlx_hybrid.jobs.events import AdapterReady, Answered, Evaluated, JobEvent, Prepared

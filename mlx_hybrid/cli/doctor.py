@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from mlx_hybrid.cli.commands import answer, command
 from mlx_hybrid.cli.options import json_option
+from mlx_hybrid.cli.output import answer, command
 from mlx_hybrid.errors import ConfigError, DataError
 
 GIGA = 1e9

@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from mlx_hybrid.cli.commands import answer, command, typed
 from mlx_hybrid.cli.options import given_settings, json_option, option, run_options
+from mlx_hybrid.cli.output import answer, command, typed
 from mlx_hybrid.config import BUNDLED, Config
 from mlx_hybrid.config.recipes import run_config
 from mlx_hybrid.errors import MemoryLimitError

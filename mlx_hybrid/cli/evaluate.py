@@ -5,8 +5,8 @@ from typing import Any
 import click
 
 from mlx_hybrid.cli import options as shared
-from mlx_hybrid.cli.commands import answer, command, given, tell
 from mlx_hybrid.cli.options import COUNT, PATH, flag, names, option
+from mlx_hybrid.cli.output import answer, command, given, tell
 
 
 @click.command()

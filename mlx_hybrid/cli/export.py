@@ -5,8 +5,8 @@ from typing import Any
 
 import click
 
-from mlx_hybrid.cli.commands import answer, command, tell
 from mlx_hybrid.cli.options import PATH, SOME, flag, json_option, option, together
+from mlx_hybrid.cli.output import answer, command, tell
 
 FORMS = ("peft", "merged", "lora", "mlx-lm", "gguf")
 BASES, PART = click.Choice(["original", "dequantised"]), click.FloatRange(0, 1, min_open=True)

@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from mlx_hybrid.cli import options as shared
-from mlx_hybrid.cli.commands import answer, given, tell
 from mlx_hybrid.cli.options import PATH, flag, names, option, setting
+from mlx_hybrid.cli.output import answer, given, tell
 from mlx_hybrid.config import Config, dump_config, load_config
 from mlx_hybrid.config.explain import absurd
 from mlx_hybrid.config.recipes import recipe_path, run_config

@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from mlx_hybrid.cli import options as shared
-from mlx_hybrid.cli.commands import answer, tell
 from mlx_hybrid.cli.options import LOADING, PATH, flag, option
+from mlx_hybrid.cli.output import answer, tell
 from mlx_hybrid.errors import INTERRUPTED, ConfigError
 
 DEFAULT_TOKENS = 512

@@ -9,8 +9,8 @@ from typing import Any
 import click
 
 from mlx_hybrid.cli import options as shared
-from mlx_hybrid.cli.commands import answer, command, tell, typed
 from mlx_hybrid.cli.options import PATH, flag, option, setting
+from mlx_hybrid.cli.output import answer, command, tell, typed
 from mlx_hybrid.errors import ConfigError, DataError
 
 CHECKS = ("languages", "licences", "only", "skip", "engine", "near_threshold", "redact", "max_reject_share")

@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from mlx_hybrid.cli import options as shared
-from mlx_hybrid.cli.commands import tell
 from mlx_hybrid.cli.options import PATH, names, option
+from mlx_hybrid.cli.output import tell
 
 
 @click.command()

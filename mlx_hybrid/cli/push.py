@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from mlx_hybrid.cli.commands import answer, tell
 from mlx_hybrid.cli.options import flag, json_option, option
+from mlx_hybrid.cli.output import answer, tell
 from mlx_hybrid.errors import ConfigError
 
 

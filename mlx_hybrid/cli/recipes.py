@@ -5,8 +5,8 @@ from pathlib import Path
 
 import click
 
-from mlx_hybrid.cli.commands import command
 from mlx_hybrid.cli.options import PATH, option
+from mlx_hybrid.cli.output import command
 from mlx_hybrid.config import recipes as shipped
 from mlx_hybrid.errors import ConfigError
 

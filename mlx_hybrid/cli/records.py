@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from mlx_hybrid.cli import options as shared
-from mlx_hybrid.cli.commands import answer, tell
 from mlx_hybrid.cli.options import SOME, option
+from mlx_hybrid.cli.output import answer, tell
 from mlx_hybrid.errors import DataError
 
 
@@ -31,9 +31,9 @@ def records(file: str, model: str, show: int | None, as_json: bool, **how: Any) 
     """
     from mlx_hybrid.config import load_config
     from mlx_hybrid.models.base import tokenizer_for
+    from mlx_hybrid.records.examples import shown
     from mlx_hybrid.records.files import find_files
     from mlx_hybrid.records.record import read_records, shapes_of
-    from mlx_hybrid.records.template import shown
 
     config = load_config(None, how["overrides"], {"model": model})
     tokenizer, seen = tokenizer_for(config.model), []

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from mlx_hybrid.cli.commands import command, tell
 from mlx_hybrid.cli.options import PATH, SOME, flag, option
+from mlx_hybrid.cli.output import command, tell
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.run import Run, find_run
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import click
 
 from mlx_hybrid.cli import options as shared
-from mlx_hybrid.cli.commands import answer, command
 from mlx_hybrid.cli.options import PATH, names
+from mlx_hybrid.cli.output import answer, command
 from mlx_hybrid.errors import ConfigError
 
 

@@ -3,7 +3,7 @@
 import click
 
 from mlx_hybrid.cli import options as shared
-from mlx_hybrid.cli.commands import answer, command
+from mlx_hybrid.cli.output import answer, command
 from mlx_hybrid.errors import ConfigError, nearest
 
 

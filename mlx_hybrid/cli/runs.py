@@ -4,8 +4,8 @@ from contextlib import suppress
 
 import click
 
-from mlx_hybrid.cli.commands import answer, command
 from mlx_hybrid.cli.options import json_option
+from mlx_hybrid.cli.output import answer, command
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.run import Run, find_run, list_runs
 

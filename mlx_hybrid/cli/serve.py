@@ -9,9 +9,9 @@ from typing import Any
 import click
 
 from mlx_hybrid.cli import options as shared
-from mlx_hybrid.cli.commands import tell
 from mlx_hybrid.cli.generate import open_and_tell
 from mlx_hybrid.cli.options import LOADING, PATH, SOME, option
+from mlx_hybrid.cli.output import tell
 from mlx_hybrid.errors import ConfigError
 
 KEY_VARIABLE = "MLX_HYBRID_API_KEY"

@@ -4,8 +4,8 @@ from textwrap import wrap
 
 import click
 
-from mlx_hybrid.cli.commands import answer
 from mlx_hybrid.cli.options import json_option
+from mlx_hybrid.cli.output import answer
 from mlx_hybrid.config import explain
 from mlx_hybrid.errors import ConfigError, nearest
 

@@ -6,8 +6,8 @@ from typing import Any
 import click
 
 from mlx_hybrid.cli import options as shared
-from mlx_hybrid.cli.commands import answer, command
 from mlx_hybrid.cli.options import COUNT, PATH, option
+from mlx_hybrid.cli.output import answer, command
 
 
 @click.command()

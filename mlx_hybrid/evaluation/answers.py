@@ -14,7 +14,7 @@ from mlx_hybrid.evaluation.results import Results
 from mlx_hybrid.evaluation.scoring import score_options, sequence_nll
 from mlx_hybrid.evaluation.sets import EvaluationSet, item, references
 from mlx_hybrid.files import whole_lines, write_lines
-from mlx_hybrid.records import template
+from mlx_hybrid.records.examples import make_examples, question_tokens
 
 TEXTS = "as the tokenizer begins them"  # answers to texts of older files have no bytes
 BLOCK = 1024  # examples answered between two writes
@@ -72,12 +72,12 @@ def answer(model: Any, tokenizer: Any, examples: EvaluationSet, *, generate: Cal
         return rows
     if examples.kind == "conversation":
         limit = {"max_tokens": examples.max_tokens, "too_long": "truncate"}
-        made = template.make_examples(records, tokenizer, **limit).examples
+        made = make_examples(records, tokenizer, **limit).examples
         told = likelihoods(model, [own.tokens for own in made], [own.trained for own in made])
         return [{"nats": nats, "tokens": count} for nats, count, _ in told]
     if generate is None:
         raise ConfigError("Translations need a generator.")
-    asked = [template.question_tokens(record, tokenizer) for record in records]
+    asked = [question_tokens(record, tokenizer) for record in records]
     return [{"text": text} for text in generate(model, asked)]
 
 

@@ -13,10 +13,10 @@ from mlx_hybrid.evaluation.benchmarks.variants import apply_variant, variants_fo
 from mlx_hybrid.evaluation.metrics.intervals import Interval
 from mlx_hybrid.evaluation.results import ALL, Row
 from mlx_hybrid.evaluation.scoring import OptionItem
+from mlx_hybrid.records.examples import answers_to
 from mlx_hybrid.records.fields import from_json
 from mlx_hybrid.records.languages import UnknownLanguage, parse_language
 from mlx_hybrid.records.record import Record, group_key, group_of
-from mlx_hybrid.records.template import answers_to
 
 MOST_OPTIONS = 100
 Answers = Mapping[str, dict]  # model → part → its rows

@@ -14,7 +14,7 @@ from mlx_hybrid.exports.adapter import Source, random_rows
 from mlx_hybrid.exports.checks import Report
 from mlx_hybrid.exports.weights import ModelWeights, write_model
 from mlx_hybrid.models.base import load_base, tokenizer_for
-from mlx_hybrid.records.template import make_examples
+from mlx_hybrid.records.examples import make_examples
 from mlx_hybrid.run import Run
 
 ROUNDING = 1e-2  # bf16 keeps 8 bits: a product of merged weights is off by 2⁻⁹ of its largest entry

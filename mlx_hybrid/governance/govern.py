@@ -18,7 +18,7 @@ from mlx_hybrid.files import new_directory, sha256_of
 from mlx_hybrid.governance.checks.personal import kinds_to_redact
 from mlx_hybrid.governance.folder.lines import KEPT, REJECTED, kept_line, rejected_line
 from mlx_hybrid.governance.folder.manifest import describe_file, write_outputs
-from mlx_hybrid.governance.folder.papers import counted
+from mlx_hybrid.governance.folder.reports import counted
 from mlx_hybrid.governance.inspection import Inspection, Inspector, Ledger
 from mlx_hybrid.governance.rules import Decision
 from mlx_hybrid.records.files import find_files

@@ -19,9 +19,9 @@ from mlx_hybrid.files import write_lines
 from mlx_hybrid.jobs.events import AdapterReady, Answered, Evaluated, JobEvent, Prepared
 from mlx_hybrid.models.adapted import UNCHECKED, Pair, find_adapter, load_run
 from mlx_hybrid.models.base import check_local, fingerprints, load_base, tokenizer_for
+from mlx_hybrid.records.examples import question_tokens
 from mlx_hybrid.records.files import find_sources
 from mlx_hybrid.records.record import Record, Split
-from mlx_hybrid.records.template import question_tokens
 from mlx_hybrid.run import SAMPLES, Run, check_place, create_run, discard, machine, run_place, writing
 from mlx_hybrid.training import setup as preparation
 from mlx_hybrid.training.checkpoint import Progress, load_checkpoint

@@ -1,4 +1,4 @@
-"""Records and the lines that are none, each with its file and line; and records to train, validate and test on.
+"""Records, invalid lines, each with its file and line; and the split into training, validation and test records.
 
 Three kinds of record: `messages` (with `tools`), `prompt` + `completion`, `text`; shapes.py makes them of others. Any
 of them may carry `language`, `label`, `id`, `group`, `source` and `licence`; other keys pass through untouched.

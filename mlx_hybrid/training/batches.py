@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mlx_hybrid.records.template import Example
+from mlx_hybrid.records.examples import Example
 
 POOL = 64  # batches' worth of shuffled records sorted by length together: little padding, and a random order
 LARGEST_CHUNK, SMALLEST_CHUNK = 1024, 64

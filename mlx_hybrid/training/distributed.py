@@ -15,7 +15,7 @@ import numpy as np
 from mlx.utils import tree_map
 
 from mlx_hybrid.errors import ConfigError, MlxHybridError
-from mlx_hybrid.records.template import Example
+from mlx_hybrid.records.examples import Example
 from mlx_hybrid.training.batches import Batch, LayOut
 
 

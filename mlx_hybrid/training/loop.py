@@ -18,7 +18,7 @@ from mlx_hybrid.adapters.store import adapter_state, set_state
 from mlx_hybrid.adapters.strength import averaged
 from mlx_hybrid.config import TrainConfig
 from mlx_hybrid.errors import MlxHybridError
-from mlx_hybrid.records.template import Example
+from mlx_hybrid.records.examples import Example
 from mlx_hybrid.training import events
 from mlx_hybrid.training.batches import Batch, make_batch, training_batches
 from mlx_hybrid.training.checkpoint import PATIENCE, TIME, Progress

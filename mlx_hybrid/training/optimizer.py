@@ -16,7 +16,7 @@ from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
 from mlx_hybrid.adapters.attach import hybrid_layers
 from mlx_hybrid.adapters.layer import LOW_RANK_LEAVES, ORTHOGONAL_LEAVES
-from mlx_hybrid.adapters.rates import OTHERS, branch_of
+from mlx_hybrid.adapters.step_gains import OTHERS, branch_of
 from mlx_hybrid.config import TrainConfig
 from mlx_hybrid.training.batches import Batch
 from mlx_hybrid.training.distributed import ALONE, World
@@ -105,7 +105,7 @@ class BranchOptimizer:
         self.factors = {in_one(branch_of(n)): mx.array(1.0) for n in flat if config.rates == "share"}
 
     def set_factors(self, factors: dict[str, float]) -> None:
-        """What the rate of each branch is multiplied by from now on, by its path (adapters/rates.py)."""
+        """What the rate of each branch is multiplied by from now on, by its path (adapters/step_gains.py)."""
         given = {in_one(path): value for path, value in factors.items()}
         self.factors = {path: mx.array(given.get(path, given.get(OTHERS, 1.0))) for path in self.factors}
 

@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 
 from mlx_hybrid.adapters.attach import Attached, attach
-from mlx_hybrid.adapters.rates import rate_factors, step_gains
 from mlx_hybrid.adapters.start import apply_start, scale_to_inputs, sketch_columns, sketch_gradients
+from mlx_hybrid.adapters.step_gains import rate_factors, step_gains
 from mlx_hybrid.adapters.store import AdapterInfo, put_adapter, read_adapter_config
 from mlx_hybrid.config import Config, TrainConfig, to_tree
 from mlx_hybrid.errors import ConfigError, DataError
 from mlx_hybrid.models.base import BaseModel, base_of, fingerprints, load_base, tokenizer_for
 from mlx_hybrid.models.templates import PLAIN, unnamed_end
+from mlx_hybrid.records.examples import Example, Tokenised, make_examples
 from mlx_hybrid.records.record import Split
-from mlx_hybrid.records.template import Example, Tokenised, make_examples
 from mlx_hybrid.training.batches import make_batch, weigh_prompt
 from mlx_hybrid.training.events import Note
 from mlx_hybrid.training.loop import total_steps
@@ -125,8 +125,8 @@ def attach_adapter(config: Config, setup: Setup) -> Attached:
 
 
 def start_from_records(config: Config, setup: Setup, *, machines: int = 1) -> Iterator[Note]:
-    """Start the adapter and its rates from some training records (adapters/start.py, adapters/rates.py), in batches of
-    one of `machines`."""
+    """Start the adapter and its rates from some training records (adapters/start.py, adapters/step_gains.py), in the
+    batches of one of `machines`."""
     model = setup.base.model
     if config.adapter.from_gradient:
         records, passes = sketch_size(config.train, total_steps(config.train, len(setup.train)))

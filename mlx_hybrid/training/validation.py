@@ -9,7 +9,7 @@ import mlx.nn as nn
 import numpy as np
 
 from mlx_hybrid.config import TrainConfig
-from mlx_hybrid.records.template import Example
+from mlx_hybrid.records.examples import Example
 from mlx_hybrid.training.batches import language_quotas, validation_batches
 from mlx_hybrid.training.checkpoint import Progress
 from mlx_hybrid.training.distributed import ALONE, World

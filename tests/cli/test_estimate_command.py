@@ -4,7 +4,7 @@ import json
 
 from acting import refused
 
-from mlx_hybrid.cli.commands import command
+from mlx_hybrid.cli.output import command
 
 
 def test_it_lists_what_memory_goes_to(run, quantised_folder, records, settings):

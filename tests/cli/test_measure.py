@@ -8,7 +8,7 @@ import pytest
 from acting import printed, refused, rows_of, sets, write_rows
 from benchmark import write_sib200
 
-from mlx_hybrid.cli.commands import command
+from mlx_hybrid.cli.output import command
 from mlx_hybrid.evaluation.results import read_results
 
 

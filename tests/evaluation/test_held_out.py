@@ -8,8 +8,8 @@ from mlx_hybrid.evaluation.evaluate import evaluate, held_out_sets
 from mlx_hybrid.evaluation.figures import loss_rows
 from mlx_hybrid.evaluation.results import Results
 from mlx_hybrid.evaluation.sets import EvaluationSet, from_fields
+from mlx_hybrid.records.examples import make_examples
 from mlx_hybrid.records.record import Record
-from mlx_hybrid.records.template import make_examples
 
 SENTENCES, LANGUAGES = 25, 4
 COUNT = SENTENCES * LANGUAGES

@@ -12,7 +12,7 @@ from mlx_hybrid.exports.checks import ExportMismatch
 from mlx_hybrid.exports.export import Options, export
 from mlx_hybrid.exports.merge import held_out_losses
 from mlx_hybrid.models.base import load_base
-from mlx_hybrid.records.template import make_examples
+from mlx_hybrid.records.examples import make_examples
 
 ROWS = {"base": 2.0, "adapter": 1.0, "records": 20}
 

@@ -8,7 +8,7 @@ from browser import OVERFLOWING, needs_chromium
 from governance.conftest import SENTENCES, write_jsonl
 
 from mlx_hybrid.config import GovernanceConfig
-from mlx_hybrid.governance.folder.papers import differing, shortened, visible
+from mlx_hybrid.governance.folder.reports import differing, shortened, visible
 from mlx_hybrid.governance.govern import govern_files
 from mlx_hybrid.governance.rules import RULES
 

@@ -12,8 +12,8 @@ from mlx_hybrid.models.adapted import load_any
 from mlx_hybrid.models.base import load_base, read_tokenizer
 from mlx_hybrid.models.generate import Sampling, prompt_tokens, stream
 from mlx_hybrid.models.templates import unnamed_end
+from mlx_hybrid.records.examples import Tokenised, make_example
 from mlx_hybrid.records.record import Record, Split
-from mlx_hybrid.records.template import Tokenised, make_example
 from mlx_hybrid.training.setup import Setup, data_notes
 
 END, PAD = "<|im_end|>", "<pad>"

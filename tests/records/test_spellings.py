@@ -8,8 +8,8 @@ from test_template import AGAIN, CALL, CALLED, END, SHAPES, TOOL, USER, pieces, 
 from toys import byte_tokenizer, wrapped
 
 from mlx_hybrid.errors import ConfigError
+from mlx_hybrid.records.examples import asked_tokens, make_example, make_examples, question_tokens
 from mlx_hybrid.records.record import Record, parse_line
-from mlx_hybrid.records.template import asked_tokens, make_example, make_examples, question_tokens
 
 TWO = {"content": "yes", "tool_calls": [CALL, {"function": {"name": "i", "arguments": {}}}]}
 ODD_ANSWERS = {

@@ -12,7 +12,7 @@ from mlx_hybrid.adapters.frozen import use_fast_products
 from mlx_hybrid.adapters.start import apply_start, sketch_gradients
 from mlx_hybrid.adapters.store import adapter_state
 from mlx_hybrid.config import PRESETS, TrainConfig, build_config
-from mlx_hybrid.records.template import Example
+from mlx_hybrid.records.examples import Example
 from mlx_hybrid.training.batches import make_batch
 from mlx_hybrid.training.checkpoint import Progress
 from mlx_hybrid.training.loop import Training

@@ -6,7 +6,7 @@ import random
 import numpy as np
 import pytest
 
-from mlx_hybrid.records.template import Example
+from mlx_hybrid.records.examples import Example
 from mlx_hybrid.training.batches import (
     epoch_order,
     epoch_records,

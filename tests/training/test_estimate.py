@@ -12,7 +12,7 @@ from toys import write_model
 
 from mlx_hybrid.config import build_config
 from mlx_hybrid.errors import ConfigError, MemoryLimitError
-from mlx_hybrid.records.template import Example
+from mlx_hybrid.records.examples import Example
 from mlx_hybrid.training.memory import estimate as memory
 from mlx_hybrid.training.memory import shape as shapes
 from mlx_hybrid.training.memory.estimate import (

@@ -14,7 +14,7 @@ from mlx_hybrid.adapters.attach import attach
 from mlx_hybrid.adapters.frozen import use_fast_products
 from mlx_hybrid.config import build_config
 from mlx_hybrid.models.head import find_parts, split_head
-from mlx_hybrid.records.template import Example
+from mlx_hybrid.records.examples import Example
 from mlx_hybrid.training import loss as loss_module
 from mlx_hybrid.training.batches import make_batch
 from mlx_hybrid.training.loss import arrays, make_loss

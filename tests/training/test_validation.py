@@ -8,7 +8,7 @@ import pytest
 from scene import changed, everything, material, run, same, state
 from test_checkpoint import stopped_at
 
-from mlx_hybrid.records.template import Example
+from mlx_hybrid.records.examples import Example
 from mlx_hybrid.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from mlx_hybrid.training.events import Note, Validated
 from mlx_hybrid.training.validation import least_strength, plan, standard_error, stratified

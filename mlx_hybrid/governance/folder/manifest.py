@@ -13,7 +13,7 @@ from mlx_hybrid.errors import ConfigError, DataError
 from mlx_hybrid.files import new_directory, read_json, sha256_of, write_json
 from mlx_hybrid.governance.checks.engines import load_engine
 from mlx_hybrid.governance.folder.lines import DATA, maps_of, read_folder_lines
-from mlx_hybrid.governance.folder.papers import dataset_card, report_page, summarise, summary_of
+from mlx_hybrid.governance.folder.reports import dataset_card, report_page, summarise, summary_of
 from mlx_hybrid.governance.inspection import Ledger
 
 FORMAT = 1

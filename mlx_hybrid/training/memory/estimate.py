@@ -15,7 +15,7 @@ import mlx.core as mx
 from mlx_hybrid.adapters.start import sketch_columns
 from mlx_hybrid.config import Config
 from mlx_hybrid.errors import MemoryLimitError
-from mlx_hybrid.records.template import Example, cut
+from mlx_hybrid.records.examples import Example, cut
 from mlx_hybrid.run import memory_bytes
 from mlx_hybrid.training.batches import chunk_size, length_bucket, target_bucket
 from mlx_hybrid.training.memory.shape import ModelShape, UnknownShapeError, model_shape

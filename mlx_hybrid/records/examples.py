@@ -1,4 +1,4 @@
-"""From a record to the tokens it trains: every answer as it is asked for (conversation.py), of plain text every token.
+"""Tokenise records into training examples: of a conversation the answers are trained (loss_mask.py), of text all.
 
 `Tokenizer` (models/tokenizer.py) says how texts begin and end.
 """
@@ -10,7 +10,7 @@ from hashlib import sha256
 from typing import Any
 
 from mlx_hybrid.errors import DataError
-from mlx_hybrid.records.conversation import Conversation, Example, SetAside
+from mlx_hybrid.records.loss_mask import Conversation, Example, SetAside
 from mlx_hybrid.records.record import Record
 
 

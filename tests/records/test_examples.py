@@ -5,8 +5,8 @@ from chat_templates import TEMPLATES
 from toys import CHATML, byte_tokenizer, spaced_tokenizer, wrapped
 
 from mlx_hybrid.errors import ConfigError, DataError
+from mlx_hybrid.records.examples import answers_to, asked_tokens, make_example, make_examples, question_tokens
 from mlx_hybrid.records.record import Record
-from mlx_hybrid.records.template import answers_to, asked_tokens, make_example, make_examples, question_tokens
 
 END = "<|im_end|>"
 EMPTY = "<think>\n\n</think>\n\n"

@@ -8,8 +8,8 @@ from mlx.utils import tree_flatten, tree_unflatten
 from toys import tiny_llama
 
 from mlx_hybrid.adapters.attach import attach, hybrid_layers
-from mlx_hybrid.adapters.rates import OTHERS, RANGE, USUAL_GAIN, dense_layers, rate_factors, step_gains
 from mlx_hybrid.adapters.start import apply_start, scale_to_inputs, sketch_columns, sketch_gradients
+from mlx_hybrid.adapters.step_gains import OTHERS, RANGE, USUAL_GAIN, dense_layers, rate_factors, step_gains
 from mlx_hybrid.config import TrainConfig, build_config
 from mlx_hybrid.training.optimizer import BranchOptimizer
 

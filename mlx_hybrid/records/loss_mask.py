@@ -1,4 +1,4 @@
-"""Which tokens of a conversation are trained: the answers that its template writes as it asks for them.
+"""The loss mask of a conversation: trained are the answers that its template writes after the generation prompt.
 
 An answer begins where rendered(turns before it, generation prompt), a prefix of rendered(all), ends, and goes to the
 end of its turn.
