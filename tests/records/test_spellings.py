@@ -4,7 +4,7 @@ import json
 
 import pytest
 from chat_templates import TEMPLATES
-from test_template import AGAIN, CALL, CALLED, END, SHAPES, TOOL, USER, pieces, record
+from test_examples import AGAIN, CALL, CALLED, END, SHAPES, TOOL, USER, pieces, record
 from toys import byte_tokenizer, wrapped
 
 from mlx_hybrid.errors import ConfigError
