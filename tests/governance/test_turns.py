@@ -70,6 +70,24 @@ def test_the_answer_must_be_in_the_declared_language():
     assert told(SWAHILI, SENTENCES["rus_Cyrl"], **named)[0] == "script_mismatch"
 
 
+def test_comments_beside_code_are_alike_as_its_lines_are_and_the_same_line_again_is_not():
+    verbs = ("Adds", "Subtracts", "Multiplies", "Divides", "Shifts", "Masks", "Negates", "Compares")
+    lines = [
+        f"///  {v} the elements of @a v with those of this.\nvoid do_{v.lower()}(const array<T>&);"
+        for v in verbs
+    ]
+    assert told("The header", "\n".join(lines))[0] == ""
+    table = [
+        f"0x{n:04x}: 0x{n + 9:04x},     #  LETTER NUMBER {n}, left-right; displayed as it is"
+        for n in range(12)
+    ]
+    assert told("The table", "decoding = {\n" + "\n".join(table) + "\n}")[0] == ""
+    assert (
+        told("The header", "\n".join([*lines[:1], *["void stop(const array<T>&);  // it stops"] * 12]))[0]
+        == "repetition"
+    )
+
+
 def test_code_and_addresses_are_in_no_language():
     code = "def add(first, second):\n    return first + second\n\nprint(add(1, 2))"
     assert told(HINDI, code, "hi")[0] == ""
