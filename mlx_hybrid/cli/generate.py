@@ -41,7 +41,7 @@ def generate(target: str, prompt: str | None, output: Path | None, as_json: bool
         mlx-hybrid generate mlx-community/Qwen3-0.6B-4bit --raw "Once upon a time"
     """
     from mlx_hybrid.chat.repl import interruptible, printed
-    from mlx_hybrid.jobs.predict import answers_to, read_prompts
+    from mlx_hybrid.jobs.generate import answers_to, read_prompts
     from mlx_hybrid.models.generate import Sampling, prompt_tokens, room_for_answer, stream
 
     exact, base = how["max_tokens"] is not None, how.pop("base")
