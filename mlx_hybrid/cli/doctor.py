@@ -10,8 +10,6 @@ from mlx_hybrid.cli.options import json_option
 from mlx_hybrid.cli.output import answer, command
 from mlx_hybrid.errors import ConfigError, DataError
 
-GIGA = 1e9
-
 
 @click.command()
 @click.argument("model", required=False)
@@ -79,10 +77,10 @@ def examine() -> tuple[dict, list[str]]:
     facts = {key: about[key] for key in ("system", "machine", "python", "device", "cores")} | about[
         "versions"
     ]
-    facts |= {"memory_gb": round(memory_bytes() / GIGA, 1), "blas": loaded or "MLX's own"}
+    facts |= {"memory_gb": round(memory_bytes() / 1e9, 1), "blas": loaded or "MLX's own"}
     facts |= {"distributed": ", ".join(backends) or "none", "fasttext": fasttext_distribution() or "none"}
     facts |= {"offline": "yes" if is_offline() else "no", "runs": str(runs_root())}
-    facts["free_disk_gb"] = round(shutil.disk_usage(Path.cwd()).free / GIGA, 1)
+    facts["free_disk_gb"] = round(shutil.disk_usage(Path.cwd()).free / 1e9, 1)
     try:
         check_folder(BUNDLED_FOLDER, "the bundled base")
     except ConfigError as error:

@@ -16,7 +16,7 @@ DIVERGENCES = {
     "truncation": "truncation",
 }
 REQUANTISE = "pack again as the base was; refused where the held-out loss shows the update lost."
-shared = together(
+written_options = together(
     option("-o --output", "Folder to create.", type=PATH, required=True),
     flag("--force", "Write even where the check fails; the report still says so."),
     json_option,
@@ -36,7 +36,7 @@ moved_base = option("--model", "The base it was trained on, where it has moved."
 @flag("--merged", "gguf: a whole model, its changed tensors packed in their own type.")
 @flag("--f16", "gguf --merged: the changed tensors in F16.")
 @option("--strength", "Part of the change, of angles and additions.  [default: 1]", type=PART, default=1.0)
-@shared
+@written_options
 def export(run: str, to: str, output: Path, as_json: bool, **options: Any) -> None:
     """Write RUN's adapter for another library, and check that it does the same there.
 

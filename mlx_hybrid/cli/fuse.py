@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from mlx_hybrid.cli.export import REQUANTISE, moved_base, shared, show_report
+from mlx_hybrid.cli.export import REQUANTISE, moved_base, show_report, written_options
 from mlx_hybrid.cli.options import flag
 
 
@@ -13,7 +13,7 @@ from mlx_hybrid.cli.options import flag
 @click.argument("run", metavar="RUN")
 @flag("--requantise", REQUANTISE.capitalize())
 @moved_base
-@shared
+@written_options
 def fuse(run: str, output: Path, as_json: bool, **options: Any) -> None:
     """Merge RUN's adapter into the base it was trained on, as a model for MLX.
 

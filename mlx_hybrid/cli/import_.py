@@ -4,14 +4,14 @@ from pathlib import Path
 
 import click
 
-from mlx_hybrid.cli.export import shared, show_report
+from mlx_hybrid.cli.export import show_report, written_options
 from mlx_hybrid.cli.options import PATH, option
 
 
 @click.command(name="import")
 @click.argument("peft_dir", type=PATH)
 @option("--base", "Hub id or folder.  [default: the one its config names]", metavar="MODEL")
-@shared
+@written_options
 def import_(peft_dir: Path, output: Path, base: str | None, force: bool, as_json: bool) -> None:
     """Make an adapter for MLX of the PEFT adapter in PEFT_DIR: LoRA, OFT v2, HRA, or OFT with LoRA.
 

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from mlx_hybrid.cli import options as shared
-from mlx_hybrid.cli.generate import open_and_tell
+from mlx_hybrid.cli.generate import DEFAULT_TOKENS, open_and_tell
 from mlx_hybrid.cli.options import LOADING, PATH, SOME, option
 from mlx_hybrid.cli.output import tell
 from mlx_hybrid.errors import ConfigError
@@ -25,7 +25,7 @@ SHORTEST_KEY = 8
 @option("--api-key-file", f"File with the key.  [default: ${KEY_VARIABLE}]", type=PATH)
 @option("--cors", "A web origin that may call; may be repeated.", multiple=True, metavar="ORIGIN")
 @shared.model_options
-@option("--max-tokens", "Where a request names none.", type=int, default=512)
+@option("--max-tokens", "Where a request names none.", type=int, default=DEFAULT_TOKENS)
 @option("--max-body", "Longest request, in KiB.", type=SOME, default=1024)
 @option("--active", "Answers made side by side.", type=SOME, default=16)
 @option("--waiting", "Requests that may wait.", type=SOME, default=64)
