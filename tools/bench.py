@@ -13,6 +13,12 @@ os.environ |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "HF_HUB_OFFL
 from mlx_hybrid.models.blas import prefer_openblas
 
 OPENBLAS = prefer_openblas()  # before anything imports mlx
+
+import numpy as np  # noqa: E402
+
+from mlx_hybrid.records.examples import Example  # noqa: E402
+from mlx_hybrid.training.batches import Batch, make_batch  # noqa: E402
+
 RANK = 16
 Step = Callable[[], None]
 
@@ -37,6 +43,17 @@ def add_tokenizer(folder: Path) -> None:
 
     for path in BUNDLED_FOLDER.glob("tokenizer*"):
         shutil.copy(path, folder)
+
+
+def random_rows(vocabulary: int, tokens: int, longest: int) -> np.ndarray:
+    """So many random tokens (rows, length + 1), in rows of `longest` predicted ones at most."""
+    rows, length = max(1, tokens // longest), min(tokens, longest)
+    return np.random.default_rng(0).integers(0, vocabulary, (rows, length + 1))
+
+
+def trained_batch(rows: np.ndarray) -> Batch:
+    """A batch of which every token is trained."""
+    return make_batch([Example(row, [True] * len(row), "", "", len(row)) for row in rows.tolist()])
 
 
 def seconds(step: Step) -> float:

@@ -12,7 +12,6 @@ import statistics
 import time
 
 import bench
-import numpy as np
 
 METHODS = ("lora", "dora", "hra", "boft", "hybrid", "hybrid-boft")
 LENGTH = 512
@@ -28,11 +27,6 @@ def config_of(shape: str) -> dict:
     sizes = {"num_attention_heads": heads, "num_key_value_heads": keys, "intermediate_size": inner}
     tied = {"tie_word_embeddings": shape != "8B"}
     return bench.llama_config(width, layers, vocabulary, **sizes, **tied)
-
-
-def tokens_of(shape: str, tokens: int) -> np.ndarray:
-    rows, length = max(1, tokens // LENGTH), min(tokens, LENGTH)
-    return np.random.default_rng(0).integers(0, SHAPES[shape][-1], (rows, length))
 
 
 def timed(step: bench.Step, repeats: int) -> float:
@@ -54,8 +48,6 @@ def ours(shape: str, method: str, tokens: int, repeats: int) -> tuple[float, flo
     from mlx_hybrid.adapters.attach import attach
     from mlx_hybrid.adapters.frozen import on_cpu, use_fast_products
     from mlx_hybrid.config import TrainConfig, build_config
-    from mlx_hybrid.records.examples import Example
-    from mlx_hybrid.training.batches import make_batch
     from mlx_hybrid.training.optimizer import BranchOptimizer, make_step
 
     model = llama.Model(llama.ModelArgs.from_dict(config_of(shape)))
@@ -67,8 +59,7 @@ def ours(shape: str, method: str, tokens: int, repeats: int) -> tuple[float, flo
     attach(model, config)
     optimizer = BranchOptimizer(model, TrainConfig(learning_rate=1e-4, rates="leaf"), config.mixing)
     step = make_step(model.train(), optimizer, compiled=not on_cpu())
-    rows = tokens_of(shape, tokens).tolist()
-    batch = make_batch([Example(row, [True] * len(row), "", "", len(row)) for row in rows])
+    batch = bench.trained_batch(bench.random_rows(SHAPES[shape][-1], tokens, LENGTH))
     mx.reset_peak_memory()
     return timed(lambda: step([batch]), repeats), mx.get_peak_memory() / 1e9
 
@@ -90,7 +81,7 @@ def peft(shape: str, method: str, tokens: int, repeats: int) -> tuple[float, flo
         base = LlamaForCausalLM(LlamaConfig(**config_of(shape))).to(torch.bfloat16)
         model = get_peft_model(base, kinds[method]).to(device).train()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
-    inputs = torch.tensor(tokens_of(shape, tokens), device=device)
+    inputs = torch.tensor(bench.random_rows(SHAPES[shape][-1], tokens, LENGTH), device=device)
 
     def step() -> None:
         optimizer.zero_grad()

@@ -15,7 +15,6 @@ from pathlib import Path
 import bench
 import mlx.core as mx
 import mlx.nn as nn
-import numpy as np
 from mlx.optimizers import AdamW
 from mlx.utils import tree_flatten
 from mlx_lm.models import llama
@@ -26,8 +25,7 @@ from mlx_lm.utils import load_model
 from mlx_hybrid.adapters.attach import attach, hybrid_layers, refold
 from mlx_hybrid.adapters.frozen import use_fast_products
 from mlx_hybrid.config import TrainConfig, build_config
-from mlx_hybrid.records.examples import Example
-from mlx_hybrid.training.batches import Batch, make_batch
+from mlx_hybrid.training.batches import Batch
 from mlx_hybrid.training.loop import steps_between_refolds
 from mlx_hybrid.training.optimizer import BranchOptimizer, make_step
 
@@ -44,8 +42,7 @@ class Bench:
     ):
         self.config, self.packed, self.fast = bench.llama_config(hidden, LAYERS, VOCABULARY), packed, fast
         self.folder = folder
-        rows, length = max(1, tokens // LENGTH), min(tokens, LENGTH)
-        self.tokens = np.random.default_rng(0).integers(0, VOCABULARY, (rows, length + 1))
+        self.tokens = bench.random_rows(VOCABULARY, tokens, LENGTH)
         mx.random.seed(0)
         self.base = None
         self.base = self.model().parameters()
@@ -64,9 +61,7 @@ class Bench:
         return use_fast_products(model) if self.fast else model
 
     def batch(self) -> Batch:
-        batch = make_batch(
-            [Example(row, [True] * len(row), "", "", len(row)) for row in self.tokens.tolist()]
-        )
+        batch = bench.trained_batch(self.tokens)
         assert batch.tokens.shape == self.tokens[:, 1:].shape, batch.tokens.shape
         return batch
 
