@@ -23,7 +23,7 @@ LEAST_VISIBLE = 16  # shares of fewer characters say nothing: “Oh, no.”
 RUN = 8
 COMPRESSED, COMPRESSED_FROM = 0.25, 200
 SUSPECT = 0.6  # a text half of whose 10-grams come back compresses to less
-LEAST_LINE = 8  # characters of a line beside code that may come back
+LEAST_LINE, LEAST_LINES = 8, 6  # characters of a line beside code that counts, and such lines that tell
 REFRAIN = 6  # times that a line of a song may stand in it
 RULERS = list(map(ord, " \t\n\r-=_*#~.·•─━═│+|…"))  # what lines and tables are drawn with
 PICTURES = 0x1F000  # the first of the emoji
@@ -145,12 +145,13 @@ def repetition(look: Look, limit: float) -> str:
     word = turning[1] if turning else ""
     if len(word) > 1 and regex.search(r"\p{L}", word) and word.strip().lower() not in WORDS["laughter"]:
         return f"{word[:30]!r} again and again"
-    lines = text.split("\n")
     if look.turn.made.kinds & {"code", "data", "table", "notation"}:
-        whole = look.turn.text.split("\n")
-        lines = [bare for line in whole if len(bare := line.strip()) >= LEAST_LINE]
+        lines = [bare for line in look.turn.text.split("\n") if len(bare := line.strip()) >= LEAST_LINE]
         repeated = 1 - len(set(lines)) / max(1, len(lines))
-        return f"{repeated:.2f} of the lines come back" if len(lines) >= 6 and repeated > limit else ""
+        return (
+            f"{repeated:.2f} of the lines come back" if len(lines) >= LEAST_LINES and repeated > limit else ""
+        )
+    lines = text.split("\n")
     distinct = list(dict.fromkeys(lines))
     if 4 <= len(lines) <= REFRAIN * len(distinct):
         text = "\n".join(distinct)
