@@ -20,7 +20,7 @@ quickstart: $(VENV)/.installed
 	$(RUN) -m mlx_hybrid finetune
 
 test: check
-	$(RUN) -m pytest -n 2 --dist loadfile
+	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-real: $(VENV)/.tested
 	$(RUN) -m pytest -m real

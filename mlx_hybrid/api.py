@@ -5,6 +5,10 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mlx_hybrid.models.blas import warn_of_slow_products
+
+warn_of_slow_products()  # before anything imports mlx
+
 from mlx_hybrid.adapters import attach as adapters
 from mlx_hybrid.adapters.layer import HybridLinear as HybridLinear
 from mlx_hybrid.config import PRESETS, GovernanceConfig, build, build_config, flat, merge

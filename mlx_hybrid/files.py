@@ -8,10 +8,14 @@ import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlx_hybrid.errors import ConfigError, MlxHybridError
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 """The id of a model or data set on the Hub, as owner/name."""
@@ -139,17 +143,18 @@ def replace_directory(temporary: Path, directory: Path) -> None:
 
 def render(template: Path, values: dict[str, Any], **filters: Callable) -> str:
     """A Jinja template filled in; what goes into HTML is escaped. It may include others of its folder."""
-    from jinja2 import Environment, FileSystemLoader
-
-    environment = Environment(
-        loader=FileSystemLoader(template.parent),
-        autoescape=".html" in template.name,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    environment = templates(template.parent, ".html" in template.name)
     environment.filters |= filters
     return environment.get_template(template.name).render(values)
+
+
+@cache
+def templates(folder: Path, escape: bool) -> "Environment":
+    """The templates of a folder, each compiled once."""
+    from jinja2 import Environment, FileSystemLoader
+
+    how = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
+    return Environment(loader=FileSystemLoader(folder), autoescape=escape, **how)
 
 
 def first_line(error: Exception) -> str:

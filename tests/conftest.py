@@ -13,7 +13,8 @@ from jaxtyping import install_import_hook
 from mlx_hybrid.models.blas import prefer_openblas
 
 prefer_openblas()  # before anything imports mlx
-install_import_hook(["mlx_hybrid.adapters", "mlx_hybrid.training"], "shapes.checked")
+SHAPED = ("adapters.butterfly", "adapters.householder", "training.loss", "training.optimizer")
+install_import_hook([f"mlx_hybrid.{name}" for name in SHAPED], "shapes.checked")
 
 CACHES = tempfile.mkdtemp(prefix="mlx-hybrid-caches-")
 atexit.register(shutil.rmtree, CACHES, ignore_errors=True)
@@ -29,6 +30,12 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 pytest_plugins = ["browser", "data_marker", "pytester", "real_models"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with a slow test come first, so that no worker is left with one when the other is done."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(autouse=True)

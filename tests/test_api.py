@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import mlx.core as mx
@@ -12,6 +14,7 @@ from tiny_model import write_base, write_run
 import mlx_hybrid
 from mlx_hybrid import api
 from mlx_hybrid.errors import ConfigError, DataError
+from mlx_hybrid.models.blas import loaded, slow_products
 
 PROJECT = Path(__file__).resolve().parents[1]
 
@@ -42,6 +45,15 @@ def test_every_name_is_there_documented_and_known_to_type_checkers():
         assert f"`{name}" in told
     with pytest.raises(AttributeError, match="nothing"):
         _ = mlx_hybrid.nothing
+
+
+@pytest.mark.skipif(not (loaded and slow_products()), reason="products are fast as they are, or cannot be")
+@pytest.mark.parametrize("first", ["", "import mlx.core"])
+def test_a_fast_blas_comes_before_mlx_or_its_lack_is_told(first):
+    words = "import mlx_hybrid; mlx_hybrid.Run; from mlx_hybrid.models.blas import loaded; print(loaded)"
+    done = subprocess.run([sys.executable, "-c", f"{first}\n{words}"], capture_output=True, text=True)
+    assert done.stdout.strip() == ("" if first else loaded)
+    assert ("No fast BLAS is used" in done.stderr) == bool(first)
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import ctypes
 import importlib.metadata
 import os
 import sys
+import warnings
 from contextlib import suppress
 from pathlib import Path
 
@@ -33,3 +34,13 @@ def slow_products() -> str:
     except importlib.metadata.PackageNotFoundError:
         return ""
     return f"No fast BLAS is here, so a run takes several times as long: {WAY} brings one."
+
+
+def warn_of_slow_products() -> None:
+    """What the commands say in their first line, for the Python API: load a fast BLAS, or warn that there is none."""
+    if "mlx.core" in sys.modules and not loaded and slow_products():
+        told = "No fast BLAS is used, since mlx was imported first: import mlx_hybrid.api before it."
+    else:
+        told = "" if prefer_openblas() else slow_products()
+    if told:
+        warnings.warn(told, RuntimeWarning, stacklevel=3)

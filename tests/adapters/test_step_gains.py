@@ -13,6 +13,8 @@ from mlx_hybrid.adapters.step_gains import OTHERS, RANGE, USUAL_GAIN, dense_laye
 from mlx_hybrid.config import TrainConfig, build_config
 from mlx_hybrid.training.optimizer import BranchOptimizer
 
+pytestmark = pytest.mark.slow
+
 METHODS = {
     "share": ("lora", "lora-ga", "dora", "hra", "boft", "hybrid", "hybrid-boft", "full"),
     "leaf": ("lora", "full"),  # enough to show that Adam's own rate does not

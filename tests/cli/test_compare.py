@@ -15,6 +15,8 @@ from tolerances import LOGITS
 
 from mlx_hybrid.cli import compare as module
 
+pytestmark = pytest.mark.slow
+
 STEPS = {"steps": 3, "batch_size": 4, "report_every": 1, "validate_every": 2}
 SETTINGS = {
     "governance": {"enabled": False},

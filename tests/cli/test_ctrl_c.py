@@ -14,6 +14,8 @@ from mlx_hybrid.jobs.stopping import StopRequest
 from mlx_hybrid.run import Run
 from mlx_hybrid.training.events import Finished, Started
 
+pytestmark = pytest.mark.slow
+
 UNMEASURED = sets("evaluate=false")
 
 

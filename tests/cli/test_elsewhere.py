@@ -13,6 +13,8 @@ from mlx_hybrid.models.adapted import load_any
 from mlx_hybrid.publish.hub import plan
 from mlx_hybrid.run import PLACE, Run
 
+pytestmark = pytest.mark.slow
+
 MODEL = "models/tiny"
 """A folder, though it has the form of a Hub id."""
 

@@ -24,6 +24,8 @@ from mlx_hybrid.models import base as base_model
 from mlx_hybrid.models.adapted import load_any
 from mlx_hybrid.run import Run
 
+pytestmark = pytest.mark.slow
+
 METHODS = ["lora", "lora-ga", "dora", "hra", "boft", "hybrid", "hybrid-boft", "hybrid-unitary", "full"]
 PROJECTIONS = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 

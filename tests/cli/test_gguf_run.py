@@ -13,6 +13,8 @@ from mlx_hybrid.config import load_config
 from mlx_hybrid.jobs import finetune as job
 from mlx_hybrid.models.adapted import load_any
 
+pytestmark = pytest.mark.slow
+
 PACKED = {f"blk.{i}.ffn_down.weight": "Q6_K" for i in (0, 1)} | {"token_embd.weight": "Q6_K"}
 
 

@@ -11,6 +11,8 @@ from benchmark import write_sib200
 from mlx_hybrid.cli.output import command
 from mlx_hybrid.evaluation.results import read_results
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def copy(tmp_path) -> Path:

@@ -14,6 +14,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from mlx_hybrid.exports.weights import ModelWeights, write_dense
 from mlx_hybrid.models.base import BUNDLED_FOLDER, load_base
 
+pytestmark = pytest.mark.slow
+
 PROJECT = Path(__file__).resolve().parents[2]
 LARGEST_MB = 16
 LANGUAGES = "en es fr de ru ar hi zh sw tr vi th bg el ur id yo ha am".split()  # noqa: SIM905

@@ -23,6 +23,8 @@ from mlx_hybrid.training.checkpoint import checkpoints
 from mlx_hybrid.training.distributed import ALONE, check_divisible, join
 from mlx_hybrid.training.loop import step_seed
 
+pytestmark = pytest.mark.slow
+
 SUMS = 1e-6
 """Two orders of one float32 sum of gradients near 1 and below, absolute."""
 LONGEST = 120  # seconds that a process may take
