@@ -74,7 +74,7 @@ def write_gguf(
         add = writer.add_float32 if isinstance(value, float) else writer.add_uint32
         (writer.add_string if isinstance(value, str) else add)(key, value)
     if "tokenizer" not in drop:
-        write_tokenizer(writer)
+        write_tokenizer(writer, template="template" not in drop)
     dense = {}
     for number, (name, shape) in enumerate((shapes(architecture) | (extra or {})).items()):
         if name in drop:
@@ -93,7 +93,7 @@ def write_gguf(
     return dense
 
 
-def write_tokenizer(writer: gguf.GGUFWriter) -> None:
+def write_tokenizer(writer: gguf.GGUFWriter, *, template: bool = True) -> None:
     """Every byte a token, as toys.byte_tokenizer has them, and ChatML."""
     from tokenizers import pre_tokenizers
 
@@ -112,4 +112,5 @@ def write_tokenizer(writer: gguf.GGUFWriter) -> None:
     writer.add_eos_token_id(258)
     writer.add_pad_token_id(256)
     writer.add_add_bos_token(False)
-    writer.add_chat_template(CHATML)
+    if template:
+        writer.add_chat_template(CHATML)

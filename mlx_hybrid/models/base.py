@@ -99,7 +99,9 @@ def read_tokenizer(name: str, folder: Path | None = None) -> Any:
         with tempfile.TemporaryDirectory() as beside:
             write_tokenizer(open_gguf(folder), Path(beside))
             write_json(Path(beside) / "config.json", config_of(folder))
-            return read_tokenizer(name, Path(beside))
+            tokenizer = read_tokenizer(name, Path(beside))
+        tokenizer.folder = folder
+        return tokenizer
     if not any(next(folder.glob(pattern), None) for pattern in TOKENIZERS):
         raise ConfigError(f"{name}: no tokenizer in the folder; it needs tokenizer.json or the like.")
     from mlx_lm.utils import load_tokenizer

@@ -61,6 +61,14 @@ def test_a_run_on_a_gguf_file_finishes(run, gguf, records, settings, tmp_path):
     refused(run("generate", "run", "no river"), 2, "tiny.gguf")
 
 
+def test_a_base_without_a_template_is_trained_on_a_plain_one(run, gguf, records, settings):
+    write_gguf(Path(gguf), kind="Q4_K", drop=("template",))
+    words = ("--model", gguf, "--data", records, "--output", "run", *settings, "--steps", "1")
+    assert run("finetune", *words, *sets("evaluate=false")).exit_code in (0, 3)
+    assert load_any("run").tokenizer.given
+    run("generate", "run", "no river", "--max-tokens", "3", code=0)
+
+
 def test_doctor_and_estimate_say_what_weights_take(run, gguf):
     said = run("doctor", gguf, code=0).output
     assert "Q4_K" in said
