@@ -91,7 +91,9 @@ def is_deep(value: Any) -> bool:
     for _ in range(MAX_DEPTH + 1):
         nested = (item for item in level if isinstance(item, dict | list))
         level = [*chain(*(item.values() if isinstance(item, dict) else item for item in nested))]
-    return bool(level)
+        if not level:
+            return False
+    return True
 
 
 def from_json(value: Any) -> Any:

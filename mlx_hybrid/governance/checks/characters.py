@@ -1,6 +1,7 @@
 """What characters a text has (class, script), as `regex` knows Unicode, and whether it was read in the wrong encoding:
 `ftfy` tells of the Western ones, a way back of the others."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence, Set
 from functools import lru_cache
 from itertools import permutations
@@ -118,14 +119,17 @@ def swapped_cyrillic(text: str) -> tuple[str, str] | None:
 
 def mean_rank(text: str) -> float:
     """How seldom the letters of a Cyrillic text are, on average; 0 for fewer than 16 letters."""
-    ranks = [COMMON.index(c) if c in COMMON else len(COMMON) for c in text.lower() if c.isalpha()]
-    return sum(ranks) / len(ranks) if len(ranks) >= 16 else 0.0
+    counts = {c: n for c, n in Counter(text.lower()).items() if c.isalpha()}
+    letters = sum(counts.values())
+    total = sum(n * (COMMON.index(c) if c in COMMON else len(COMMON)) for c, n in counts.items())
+    return total / letters if letters >= 16 else 0.0
 
 
 def is_single_byte(text: str) -> bool:
     """Whether most letters are of the upper half of latin-1: in no language that is written with it are they."""
-    letters = [c for c in text if c.isalpha()]
-    return len(letters) >= 8 and sum("\xc0" <= c <= "\xff" for c in letters) > 0.6 * len(letters)
+    high = len(regex.findall(r"[\xc0-\xff]", text))
+    letters = sum(map(str.isalpha, text)) if high >= 5 else 0
+    return letters >= 8 and high > 0.6 * letters
 
 
 def is_misread(text: str, codec: str) -> bool:
