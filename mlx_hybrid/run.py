@@ -10,7 +10,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from importlib import metadata
 from pathlib import Path
@@ -38,12 +38,15 @@ class Run:
     """A run directory (docs/formats.md)."""
 
     path: Path
+    base: str | None = None
+    """Where its base is, if that has moved."""
 
     name = property(lambda self: self.path.name)
     adapter = property(lambda self: self.path / "adapter")
     checkpoints = property(lambda self: self.path / "checkpoints")
     data = property(lambda self: self.path / "data")
     """The governed folder that it trained from: personal data as it came, which nothing publishes."""
+    way_on = property(lambda self: shlex.join(["mlx-hybrid", "finetune", "--resume", str(self.path)]))
 
     @property
     def rejected(self) -> Path:
@@ -90,7 +93,8 @@ class Run:
     def config_here(self) -> Config:
         """The config with the model and the data as they are found from the current folder."""
         config, folder = self.config(), self.folder()
-        return config if folder == Path.cwd() else found_in(folder, config)
+        config = config if folder == Path.cwd() else found_in(folder, config)
+        return replace(config, model=replace(config.model, name=self.base or config.model.name))
 
     def status(self) -> str:
         """As run.json has it; `stopped` for a run whose process went without a word."""
@@ -134,8 +138,7 @@ class Run:
 
     def forget_after(self, step: int) -> None:
         """Drop the rows of steps beyond `step`, which a resumed run will take again."""
-        rows = [row for row in self.metrics() if row["step"] <= step]
-        write_lines(self.path / "metrics.jsonl", rows)
+        write_lines(self.path / "metrics.jsonl", [row for row in self.metrics() if row["step"] <= step])
 
     def drop_unfinished(self) -> None:
         """Remove the files that a kill left half written; folders go when they are written again."""
@@ -152,8 +155,8 @@ def create_run(config: Config, output: Path | None) -> Run:
     """A new run directory with its config. Raises ConfigError for a name that exists or an unwritable place."""
     path = output or run_place(config)
     if path.exists():
-        way = f", or continue it with --resume {shlex.quote(str(path))}"
-        way = way if (path / "config.yaml").is_file() else ""
+        begun = Run(path).saved_step() is not None and not Run(path).is_finished()
+        way = f", or continue it with --resume {shlex.quote(str(path))}" if begun else ""
         raise ConfigError(f"{path}: exists already; choose another name{way}.")
     try:
         path.mkdir(parents=True)
@@ -186,10 +189,10 @@ def discard(made: list[Path]) -> None:
             folder.rmdir()
 
 
-def find_run(name: str) -> Run:
-    """A run by path, by name under the runs folder, or `last`. Raises ConfigError naming the nearest run."""
+def find_run(name: str, base: str | None = None) -> Run:
+    """A run by path, by name under the runs folder, or `last`, with its base. Raises ConfigError naming the nearest."""
     if (Path(name) / "run.json").is_file():
-        return Run(Path(name))
+        return Run(Path(name), base)
     runs = {run.name: run for run in list_runs()}
     if name == LAST and not runs:
         raise ConfigError(f"No run in {runs_root()} yet; `mlx-hybrid finetune` makes one.")
@@ -197,7 +200,7 @@ def find_run(name: str) -> Run:
     if name not in runs:
         known = nearest(name, runs) if runs else f"{runs_root()} holds no run."
         raise ConfigError(f'No run "{name}"; {known}')
-    return runs[name]
+    return Run(runs[name].path, base)
 
 
 def list_runs() -> list[Run]:
@@ -212,14 +215,9 @@ def machine() -> dict:
 
     versions = {name: metadata.version(name) for name in ("mlx", "mlx-lm", "numpy")}
     on_gpu = mx.default_device() == mx.Device(mx.gpu)
-    return {
-        "system": platform.system(),
-        "machine": platform.machine(),
-        "python": platform.python_version(),
-        "device": mx.device_info().get("device_name", "") if on_gpu else "CPU",
-        "cores": os.cpu_count(),
-        "versions": {"mlx-hybrid": __version__} | versions,
-    }
+    facts = {"system": platform.system(), "machine": platform.machine(), "python": platform.python_version()}
+    facts |= {"device": mx.device_info().get("device_name", "") if on_gpu else "CPU", "cores": os.cpu_count()}
+    return facts | {"versions": {"mlx-hybrid": __version__} | versions}
 
 
 def memory_bytes() -> int:

@@ -137,7 +137,7 @@ def main() -> None:
         engine = Engine(file)
     found = {"base": side_by_side(engine, base.model, prompts)}
     if arguments.adapter:
-        load_adapter(base.model, find_adapter(arguments.ours)[0])
+        load_adapter(base.model, find_adapter(arguments.ours, str(arguments.base))[0])
         engine.put_on(arguments.adapter)
         found["adapter"] = side_by_side(engine, base.model.eval(), prompts)
     for name, row in found.items():

@@ -61,7 +61,7 @@ def finetune(
         settings = run_config(config, overrides, asked)
     how = {"force": force, "world": world}
     if dry_run:
-        planned = job.plan(settings, **how)
+        planned = job.plan(settings, resume=run, **how)
         if world.first:
             show_plan(planned, settings, as_json)
         return
@@ -116,8 +116,8 @@ def continued(name: str, config: str | None, asked: dict, overrides: tuple[str, 
     fixed = [word for key, word in told.items() if key == "method" or key.split(".")[0] == "adapter"]
     if fixed:
         raise ConfigError(f"--from goes on with the adapter as it is; leave out {fixed[0]}.")
-    folder, model = find_adapter(name)
-    return settings_of_adapter(folder, name, asked.get("model.name") or model)
+    folder, model = find_adapter(name, asked.get("model.name"))
+    return settings_of_adapter(folder, name, model)
 
 
 def resumed(

@@ -66,9 +66,9 @@ def open_source(
     """The adapter of a run (path, name, `last`), a folder or a Hub id, with its base: `model` where that has moved; at
     a part of its `strength` written to the empty folder `place` first. Raises ConfigError for no adapter, for another
     base, and for an adapter on MoE experts."""
-    folder, base_name = find_adapter(name)
+    folder, base_name = find_adapter(name, model)
     info = read_adapter_config(folder)
-    base_name = base_of(name, info.base["id"], model or base_name, "--model")
+    base_name = base_of(name, info.base["id"], base_name, "--model")
     base = weights_of(find_model(base_name))
     info.check_base(fingerprints(base.folder), base.folder, folder, "; name the right base with --model")
     if info.stock:

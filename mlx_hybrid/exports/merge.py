@@ -1,6 +1,5 @@
 """The adapter inside the weights, W' = W Rᵀ + s (A B)ᵀ, tensor by tensor, and how much of it rounding leaves."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -111,11 +110,10 @@ def held_out_losses(source: Source, base: Path, packed: Path) -> dict[str, float
         nats, counts, _ = sequence_nll(model, [e.tokens for e in examples], [e.trained for e in examples])
         return float(nats.sum() / counts.sum())
 
-    run = Run(source.folder.resolve().parent)
+    run = Run(source.folder.resolve().parent, str(source.base.folder))
     if not (run.path / "run.json").is_file():
         return None
     config = run.config_here()
-    config = replace(config, model=replace(config.model, name=str(source.base.folder)))
     try:
         split = held_back(config, run)
     except (ConfigError, DataError):

@@ -47,9 +47,10 @@ def measure(request: Request, tell: Tell) -> tuple[Results, Path | None, Path | 
     """Results of the request, the file they were written to, if any, and the folder of the run they are of. Raises
     ConfigError or DataError, before a model is loaded for all that can be refused by then."""
     from mlx_hybrid.jobs.finetune import write_pages
-    from mlx_hybrid.models.adapted import run_named
+    from mlx_hybrid.models.adapted import run_base, run_named
 
-    run = run_named(request.target)
+    if run := run_named(request.target, request.base_model):
+        run_base(run)  # said before its records are looked for
     folder = request.output or (run.path / "evaluation" if run else None)
     if request.examples and folder is None:
         raise ConfigError("--examples needs a folder to write to; give -o.")

@@ -17,7 +17,7 @@ from mlx_hybrid.evaluation.results import write_results
 from mlx_hybrid.evaluation.sets import EvaluationSet, limited
 from mlx_hybrid.files import write_lines
 from mlx_hybrid.jobs.events import AdapterReady, Answered, Evaluated, JobEvent, Prepared
-from mlx_hybrid.models.adapted import UNCHECKED, Pair, find_adapter, load_run
+from mlx_hybrid.models.adapted import UNCHECKED, Pair, find_adapter, load_run, run_base
 from mlx_hybrid.models.base import check_local, fingerprints, load_base, tokenizer_for
 from mlx_hybrid.records.examples import question_tokens
 from mlx_hybrid.records.files import find_sources
@@ -58,7 +58,7 @@ def finetune(
     `force` loads what will probably not fit in memory. In a `world` of several machines the first one does all of it;
     the others take its steps with it, and write and yield nothing. Raises ConfigError, DataError, MemoryLimitError,
     MachineLost or MlxHybridError; whatever was saved before stays."""
-    sources, manifests = find_data(config, world)
+    sources, manifests = find_data(config, world, resume)
     if not world.first:
         for _ in follow(config, sources, resume=resume, stop=stop, force=force, world=world):
             pass
@@ -90,11 +90,13 @@ def finetune(
             raise
 
 
-def find_data(config: Config, world: World) -> tuple[Split, list[str]]:
+def find_data(config: Config, world: World, resume: Run | None) -> tuple[Split, list[str]]:
     """The files of a job and the hashes of their manifests, with what can be refused before any work."""
     check_divisible(config.train.batch_size, world.size)
     sources = find_sources(config.data)
     manifests = [] if config.data.allow_changed else check_manifests(sources)
+    if resume:
+        run_base(resume, "set model.name in its config.yaml to")
     check_local(config.model.name)
     return sources, manifests
 
@@ -147,7 +149,8 @@ def starting_point(
     if resume:
         return load_checkpoint(resume.checkpoints, setup.base.model, setup.optimizer)
     if config.start_from:
-        info = preparation.start_from_adapter(config, setup.base, find_adapter(config.start_from)[0])
+        folder, _ = find_adapter(config.start_from, config.model.name)
+        info = preparation.start_from_adapter(config, setup.base, folder)
         yield Note(f"Going on from {config.start_from}." + (f" {UNCHECKED}." if info.stock else ""))
     else:
         yield from start_from_records(config, setup, machines=machines)
@@ -193,7 +196,7 @@ def finish(config: Config, run: Run, setup: Setup, held_out: dict[str, Evaluatio
     """Load the best adapter onto a fresh base, as a user will, and measure it."""
     tokenizer, fingerprint = setup.base.tokenizer, setup.base.identity["fingerprint"]
     setup.base = setup.optimizer = None
-    loaded = load_run(run, base_name=config.model.name, tokenizer=tokenizer)
+    loaded = load_run(Run(run.path, config.model.name), tokenizer=tokenizer)
     run.log("the best adapter is on a fresh base")
     yield AdapterReady(loaded.modules, loaded.change)
     if held_out:
@@ -237,15 +240,15 @@ def write_pages(run: Run) -> None:
     write_card(run)
 
 
-def plan(config: Config, *, world: World = ALONE, force: bool = False) -> dict:
+def plan(config: Config, *, resume: Run | None = None, world: World = ALONE, force: bool = False) -> dict:
     """What a run would do, without doing it: the config, and the sizes and tokens of the data. Reads the model's
     config, tokenizer and headers, and raises what the run itself would."""
-    data = prepare(config, find_data(config, world)[0])
+    data = prepare(config, find_data(config, world, resume)[0])
     check_held_back(config, data.split)
     made = preparation.tokenised(config, data.split, tokenizer_for(config.model))
     folder = local_folder(config.model.name)
     if config.start_from and folder:  # what can be said before its weights are there
-        info = read_adapter_config(find_adapter(config.start_from)[0])
+        info = read_adapter_config(find_adapter(config.start_from, config.model.name)[0])
         info.check_base(fingerprints(folder), folder, config.start_from)
     check_fits(config, made[0].examples, machines=world.size, force=force)
     lengths, long = [len(e.tokens) for e in made[0].examples], sum(len(part.long) for part in made)

@@ -39,13 +39,13 @@ def predict(
     given, else a record's own, else those the run was trained on. The calibration is the one stored, else it is fitted
     on `dev`: a file, `none`, or the run's validation records, and then stored. Raises ConfigError or DataError, for
     all that the records and options say before a model is loaded."""
-    run = run_named(target)
+    run = run_named(target, base_model)
     known = training_records(run.config_here()) if run else []
     if not (records := list(questions(rows, read_renames(renames)))):
         raise DataError("No records to label.")
     choices = choices_of(records, options, known, target)
     check_done(done, records, choices)
-    validation = dev_records(dev, lambda: validation_of(run) if run else [])
+    validation, lost = validation_of(run) if run and dev == "auto" else (dev_records(dev, list), "")
     pair = open_pair(target, base_name=base_model)
     tell(pair.describe())
     if run:
@@ -61,8 +61,9 @@ def predict(
         if dev == "auto":
             calibrating.write_calibration(pair.adapter, calibration)
     if not calibration or not set(labels) <= set(calibration.bias[calibrating.EVERY]):
+        why = f", since {lost}" if lost and not calibration else " for these options"
         calibration = None
-        tell("No calibration for these options: the probabilities are the model's own.")
+        tell(f"The probabilities are the model's own: there is no calibration{why}.")
     for start in range(len(done), len(records), BATCH):
         part = range(len(records))[start : start + BATCH]
         yield from chosen(pair, asked.part(part), calibration)

@@ -75,11 +75,11 @@ def context_limit(model: Any, tokenizer: Any) -> int:
     return int(min(limit, NO_LIMIT))
 
 
-def run_named(name: str) -> Run | None:
-    """The run that a name means, None for an adapter or a model. Raises ConfigError for a run that is not here."""
+def run_named(name: str, base: str | None = None) -> Run | None:
+    """The run that a name means, its base at `base`; None for an adapter or a model. Raises ConfigError as find_run."""
     folder = Path(name)
     bare = not (folder.exists() or name == BUNDLED or is_gguf_name(name) or "/" in name)
-    return find_run(name) if (folder / "run.json").is_file() or name == LAST or bare else None
+    return find_run(name, base) if (folder / "run.json").is_file() or name == LAST or bare else None
 
 
 def adapter_folder(name: str) -> Path | None:
@@ -94,13 +94,22 @@ def adapter_folder(name: str) -> Path | None:
     return folder
 
 
-def find_adapter(name: str) -> tuple[Path, str | None]:
-    """The adapter's folder, and the base that the run's config names. Raises ConfigError for a name without one."""
-    if not (run := run_named(name)) and (adapter := adapter_folder(name)):
-        return adapter, None
-    run = run or find_run(name)
+def find_adapter(name: str, base: str | None = None) -> tuple[Path, str | None]:
+    """The adapter's folder, and `base`, else what its run's config names. Raises ConfigError for a name without one."""
+    if not (run := run_named(name, base)) and (adapter := adapter_folder(name)):
+        return adapter, base
+    run = run or find_run(name, base)
     run.check_adapter()
-    return run.adapter, run.config_here().model.name
+    return run.adapter, run_base(run, "say with --model")
+
+
+def run_base(run: Run, way: str = "say with --base-model") -> str:
+    """The base of a run. Raises ConfigError, with the `way` out, where it is a local one that has moved."""
+    model, own = run.config_here().model.name, run.info().get("base", {}).get("id")
+    here = run.base or model == BUNDLED or model.startswith(OLLAMA) or Path(model).expanduser().exists()
+    if not here and ("/" not in model or own not in (None, model)):  # else a Hub id
+        raise ConfigError(f"{run.path}: its base, {model}, is not there from here; {way} where it is.")
+    return model
 
 
 def own_name(folder: Path, asked_for: str) -> str:
@@ -112,8 +121,8 @@ def own_name(folder: Path, asked_for: str) -> str:
 def load_any(name: str, *, base_name: str | None = None) -> Pair:
     """A run (path, name, or `last`), an adapter (folder or Hub id) on its base or on `base_name`, or a plain model.
     Raises ConfigError for what cannot be found, and for a `base_name` beside a plain model."""
-    if run := run_named(name):
-        return load_run(run, base_name=base_name)
+    if run := run_named(name, base_name):
+        return load_run(run)
     if adapter := adapter_folder(name):
         return load_adapted(adapter, base_name, name=own_name(adapter, name))
     if base_name:
@@ -143,16 +152,10 @@ def open_pair(
     return pair
 
 
-def load_run(run: Run, *, base_name: str | None = None, tokenizer: Any = None) -> Pair:
+def load_run(run: Run, *, tokenizer: Any = None) -> Pair:
     """The best adapter of a run on its base, with the base's `tokenizer` where it was read already."""
     run.check_adapter()
-    model = run.config_here().model.name
-    local = "/" not in model or run.info().get("base", {}).get("id", model) != model
-    named = base_name or model == BUNDLED or model.startswith(OLLAMA)
-    if local and not named and not Path(model).expanduser().exists():
-        told = f"its base, {model}, is not there from here; say with --base-model where it is."
-        raise ConfigError(f"{run.path}: {told}")
-    return load_adapted(run.adapter, base_name or model, name=run.name, tokenizer=tokenizer)
+    return load_adapted(run.adapter, run_base(run), name=run.name, tokenizer=tokenizer)
 
 
 def load_adapted(directory: Path, base_name: str | None, *, name: str, tokenizer: Any = None) -> Pair:

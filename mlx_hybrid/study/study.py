@@ -215,7 +215,7 @@ def opened(model: ModelConfig, run: Run | None) -> tuple[Any, Any, dict]:
     if run is None:
         base = load_base(model.name, tokenizer=tokenizer_for(model))
         return base.model, base.tokenizer, {"base": base.identity["fingerprint"]}
-    loaded, digest = load_run(run, base_name=model.name), sha256_of(run.adapter / "adapters.safetensors")
+    loaded, digest = load_run(Run(run.path, model.name)), sha256_of(run.adapter / "adapters.safetensors")
     loaded.tokenizer.date = run.template_date()
     identity = {"base": loaded.identity["fingerprint"], "adapter": digest}
     return settle(loaded.model), loaded.tokenizer, identity

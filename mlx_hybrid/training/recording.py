@@ -17,7 +17,7 @@ from mlx_hybrid.adapters.targets import last_part
 from mlx_hybrid.config import Config, dump_config
 from mlx_hybrid.errors import ConfigError, MlxHybridError
 from mlx_hybrid.files import new_directory, write_lines, write_text
-from mlx_hybrid.models.base import load_base
+from mlx_hybrid.models.base import BaseModel, fingerprints, load_base
 from mlx_hybrid.records.record import Split
 from mlx_hybrid.run import Run, machine
 from mlx_hybrid.training import events
@@ -30,11 +30,11 @@ STRENGTHS = (0.25, 0.5, 0.75, 1.0)  # what `train.strength: auto` chooses from
 
 
 def begin_run(config: Config, run: Run, setup: Setup, sources: Split, *, resume: bool, machines: int) -> None:
-    """Write run.json; a resumed run must have the config, but for its time limit, and the data it was begun with."""
+    """Write run.json; a resumed run must have the config, but for its time limit, the base and the data it had."""
     data_hash = data_identity((setup.train, setup.valid, setup.test), setup.base.tokenizer)
     if resume:
-        go_on(config, run, data_hash)
-        run.update(status="running", error=None, machines=machines)
+        go_on(config, run, setup.base, data_hash)
+        run.update(status="running", error=None, machines=machines, base=setup.base.identity)
         return
     facts = {"status": "running", "started": time.strftime("%Y-%m-%dT%H:%M:%S"), "method": config.method}
     facts |= {"seed": config.seed, "base": setup.base.identity, "data_identity": data_hash}
@@ -46,12 +46,16 @@ def begin_run(config: Config, run: Run, setup: Setup, sources: Split, *, resume:
         write_lines(run.path / "set-aside.jsonl", rows)
 
 
-def go_on(config: Config, run: Run, data_hash: str) -> None:
-    """Raise ConfigError where a run would go on with other settings or data; its time limit may be another."""
+def go_on(config: Config, run: Run, base: BaseModel, data_hash: str) -> None:
+    """Raise ConfigError where a run would go on with other settings, weights or data, but for its time limit."""
     old, minutes = run.config(), config.train.max_minutes
     if dataclasses.replace(old, train=dataclasses.replace(old.train, max_minutes=minutes)) != config:
-        told = "its config.yaml is not the configuration asked for; resume takes none of its own"
-        raise ConfigError(f"{run.path}: {told}.")
+        raise ConfigError(f"{run.path}: goes on with its own config.yaml alone; ask for no other settings.")
+    begun, own = run.info().get("base", {}), base.identity["fingerprint"]
+    known = begun.get("fingerprint", own)  # older runs noted none
+    if known != own and known not in fingerprints(base.path):
+        told = f"was begun on {begun.get('id')}, whose weights are not those of {base.path}"
+        raise ConfigError(f"{run.path}: {told}; name the right base in its config.yaml, or start a new run.")
     if run.info().get("data_identity") != data_hash:
         raise ConfigError(f"{run.path}: the data changed since the run began; start a new run.")
     run.drop_unfinished()
@@ -78,7 +82,7 @@ class Recorder:
             told = error if ours else f"{self.run.path}: cannot be written ({error})."
             raise MlxHybridError(
                 f"{told} Step {self.progress.step} is not saved, earlier checkpoints are whole; make room, and go on "
-                f"with: mlx-hybrid finetune --resume {self.run.path}"
+                f"with: {self.run.way_on}"
             ) from error
 
     def write(self, event: events.Event) -> None:
@@ -183,8 +187,7 @@ def note_end(run: Run, error: BaseException) -> None:
 
 def way_on(run: Run) -> str:
     """The step to go on from, and how, where there is one."""
-    told = f" Step {run.saved_step()} is saved; go on with: mlx-hybrid finetune --resume {run.path}"
-    return "" if run.saved_step() is None else told
+    return "" if (step := run.saved_step()) is None else f" Step {step} is saved; go on with: {run.way_on}"
 
 
 def mixing(run: Run) -> tuple[list[str], list[int], np.ndarray]:

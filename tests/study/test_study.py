@@ -94,7 +94,7 @@ def test_a_cell_is_asked_on_the_date_that_its_template_was_told(config, tmp_path
     run.adapter.mkdir()
     (run.adapter / "adapters.safetensors").write_bytes(b"")
     loaded = SimpleNamespace(model=None, tokenizer=SimpleNamespace(), identity={"fingerprint": "b"})
-    monkeypatch.setattr(study, "load_run", lambda run, base_name: loaded)
+    monkeypatch.setattr(study, "load_run", lambda run: loaded)
     monkeypatch.setattr(study, "settle", lambda model: model)
     _, tokenizer, identity = study.opened(config.model, run)
     assert tokenizer.date == date(2026, 1, 2)

@@ -21,9 +21,20 @@ def test_a_run_keeps_its_config_and_a_name_is_taken_once():
     run = create_run(CONFIG, None)
     assert run.path == runs_root() / "first"
     assert run.config() == CONFIG
-    with pytest.raises(
-        ConfigError, match="first: exists already; choose another name, or continue it with --resume"
-    ):
+    with pytest.raises(ConfigError, match=r"first: exists already; choose another name\.$"):
+        create_run(CONFIG, None)
+
+
+def test_a_run_is_offered_to_be_resumed_where_that_can_be():
+    run = create_run(CONFIG, None)
+    run.update(status="interrupted")
+    (run.checkpoints / "step-0000003").mkdir(parents=True)
+    (run.checkpoints / "step-0000003" / "progress.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"choose another name, or continue it with --resume .*first\.$"):
+        create_run(CONFIG, None)
+    run.update(status="finished")
+    (run.path / "README.md").write_text("")
+    with pytest.raises(ConfigError, match=r"first: exists already; choose another name\.$"):
         create_run(CONFIG, None)
 
 

@@ -61,11 +61,12 @@ def find_questions(
     own = replace(own, known=known)
     if run and dev == "auto" and own.dev is None and own.trained and own.test.kind == "classification":
         taken, tasks = marks(own.test.records), tasks_of(own.test.records)
-        valid = [
-            r for r in validation_of(run) if sets.kind_of(r) == "classification" and tasks_of([r]) <= tasks
-        ]
+        found, lost = validation_of(run)
+        valid = [r for r in found if sets.kind_of(r) == "classification" and tasks_of([r]) <= tasks]
         if valid := [record for record in valid if not marks([record]) & taken]:
             own = replace(own, dev=evaluation_set(valid, labelled(known), group=own.test.group))
+        elif lost:
+            own = replace(own, note=f"{own.note} Not calibrated, since {lost}.".strip())
     return own
 
 
@@ -112,19 +113,21 @@ def from_run(config: Config, dev: str, known: list[Record], run: Run | None = No
     return replace(own, note=note if left else "")
 
 
-def validation_of(run: Run) -> list[Record]:
-    """The records that a run validated with, none where they are not to be found again."""
+def validation_of(run: Run) -> tuple[list[Record], str]:
+    """The records that a run validated with, and why they are not to be found again, where they are not."""
     config = run.config_here()
     try:
         files = find_sources(config.data).valid
-        return load_records(files) if files else held_back(config, run).valid
-    except (ConfigError, DataError):
-        return []
+        return load_records(files) if files else held_back(config, run).valid, ""
+    except (ConfigError, DataError) as error:
+        why = str(error).partition(";")[0].rstrip(".")  # the way out after it is another command's
+        return [], f"the run's validation records are not to be had ({why}); --dev names others"
 
 
 def held_back(config: Config, run: Run | None) -> Split:
-    """The split of a run's records, made again. Raises DataError where they are others than the run noted."""
-    from mlx_hybrid.models.base import tokenizer_for
+    """The split of a run's records, made again. Raises DataError where they, ConfigError where its base are others."""
+    from mlx_hybrid.adapters.store import read_adapter_config
+    from mlx_hybrid.models.base import find_model, fingerprints, tokenizer_for
     from mlx_hybrid.training.data import prepare
     from mlx_hybrid.training.setup import data_identity, tokenised
 
@@ -132,6 +135,8 @@ def held_back(config: Config, run: Run | None) -> Split:
     made = tokenised(config, split, tokenizer)
     identity = run.info().get("data_identity") if run else None  # older runs noted nothing
     if identity and data_identity((part.examples for part in made), tokenizer) != identity:
+        place = find_model(config.model.name)  # another base makes other tokens of the same data
+        read_adapter_config(run.adapter).check_base(fingerprints(place), place, run.path)
         told = "so what it held back is not known; name records with --on"
         raise DataError(f"The run's data changed since it was trained, {told}.")
     return split.without({where for part in made for where, _ in part.aside})
@@ -151,10 +156,9 @@ def dev_records(
 def training_records(config: Config) -> list[Record]:
     """The records a run was trained on, as far as its files are still there; lines that are none were no part of it."""
     try:
-        lines = list(read_records(find_sources(config.data).train))
+        return [r for r in read_records(find_sources(config.data).train) if isinstance(r, Record)]
     except (ConfigError, DataError):
         return []
-    return [line for line in lines if isinstance(line, Record)]
 
 
 def make(
