@@ -22,7 +22,11 @@ HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Replace `path` by `content`, or leave it as it was."""
+    """Replace `path`, or what it links to, by `content`, or leave it as it was; a device or pipe is written to."""
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file():
+        path.write_bytes(content)
+        return
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:

@@ -73,7 +73,7 @@ def named_here(error: click.NoSuchOption) -> str:
     key = meant(word) if "overrides" in flags else None
     if FLAGS.get(word) in flags.values():
         near = [FLAGS[word]]
-    elif key and (word in ALIASES or not near):
+    elif key and (word in ALIASES or word == key.rpartition(".")[2] or not near):
         near = [flags.get(key) or f"--set {key}=VALUE"]
     where = "; `mlx-hybrid settings` lists what --set takes." if "overrides" in flags else "."
     return f"No such option: {error.option_name}" + (

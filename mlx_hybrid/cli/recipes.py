@@ -6,7 +6,6 @@ from pathlib import Path
 import click
 
 from mlx_hybrid.cli.options import PATH, option
-from mlx_hybrid.cli.output import command
 from mlx_hybrid.config import recipes as shipped
 from mlx_hybrid.errors import ConfigError
 
@@ -45,4 +44,4 @@ def copy(name: str, output: Path) -> None:
     for own, new in copies.items():
         shutil.copyfile(own, new)
         click.echo(f"Copied {new}")
-    click.echo(f"Next: {command('finetune', next(iter(copies.values())))}")
+    click.echo(f"Next: {shipped.first_command(next(iter(copies.values())))}")

@@ -126,7 +126,8 @@ def read_settings(path: Path) -> dict:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark, told = getattr(error, "problem_mark", None), " ".join(str(error).split())
         told = f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}" if mark else told
-        raise ConfigError(f"{path}: not a YAML file ({told}).") from None
+        records = "; records are named with --data" if path.suffix in (".jsonl", ".csv") else ""
+        raise ConfigError(f"{path}: not a YAML file ({told}){records}.") from None
     if tree is not None and not isinstance(tree, dict):
         raise ConfigError(f"{path}: must hold keys and values at the top, as in recipes/quickstart.yaml.")
     return without_retired(in_format_2(tree or {}), where)

@@ -1,5 +1,7 @@
 """Recipes: YAML files that run as they are, in the repository's `recipes/` and inside the installed package."""
 
+import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,6 +35,16 @@ def recipe_path(name: str) -> Path:
 def summary(path: Path) -> str:
     """A recipe's first comment line: what it does."""
     return path.read_text(encoding="utf-8").splitlines()[0].removeprefix("#").strip()
+
+
+def first_command(path: Path) -> str:
+    """The first of the commands that a recipe opens with, of the recipe at this place."""
+    text = path.read_text(encoding="utf-8")
+    words = text.partition("\n#     ")[2].partition("\n")[0]
+    words = words.replace(f" {path.stem}.jsonl", f" {shlex.quote(str(path.with_suffix('.jsonl')))}")
+    return re.sub(
+        rf"(finetune|compare) {path.stem}\b", lambda found: f"{found[1]} {shlex.quote(str(path))}", words
+    )
 
 
 def run_config(name: str | None, overrides: tuple[str, ...] = (), values: dict | None = None) -> Config:

@@ -85,7 +85,7 @@ def evaluation_set(
         raise DataError("Some records stand twice in the evaluation set: a file was named twice.")
     kind, *others = sorted({kind_of(record) for record in records})
     if others:
-        told = "write each kind to a file of its own and evaluate the files one by one with --on"
+        told = "write each kind to a file of its own and evaluate the files one by one (`evaluate --on`)"
         kinds = ", ".join((kind, *others))
         raise DataError(f"Records of different kinds cannot be evaluated together: {kinds}; {told}.")
     tasks = {(str(r.fields.get("task", "records")), int(r.fields.get("version", 1))) for r in records}

@@ -94,11 +94,12 @@ def decide(sources: Sequence[Source], config: GovernanceConfig, progress: Callab
 
 def describe_alarms(alarms: Sequence[str], config: GovernanceConfig) -> str:
     told = f"Stopped to protect small languages, and nothing was written: {'; '.join(alarms)}"
-    keep = (
-        "Name single records with --keep (governance.keep), or go on all the same with --max-reject-share 1"
+    share = f"it is {config.max_reject_share:g}"
+    ways = f"keep single records (--keep), or go on all the same (--max-reject-share 1; {share})"
+    there = "`finetune` takes these as --set governance.keep=ID and --set governance.max_reject_share=1"
+    return (
+        f"{told}. With `mlx-hybrid govern`, {ways}, look at the report, and `rescue` what is good; {there}."
     )
-    share = f"(governance.max_reject_share, now {config.max_reject_share:g})"
-    return f"{told}. {keep} {share}, look at the report and bring back what is good with `mlx-hybrid rescue`."
 
 
 def copy_lines(sources: Sequence[Source], ledger: Ledger, folder: Path) -> None:

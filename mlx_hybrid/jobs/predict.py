@@ -40,7 +40,7 @@ def predict(
     on `dev`: a file, `none`, or the run's validation records, and then stored. Raises ConfigError or DataError, for
     all that the records and options say before a model is loaded."""
     run = run_named(target, base_model)
-    known = training_records(run.config_here()) if run else []
+    known = training_records(run.config_here(), run) if run else []
     if not (records := list(questions(rows, read_renames(renames)))):
         raise DataError("No records to label.")
     choices = choices_of(records, options, known, target)

@@ -132,7 +132,7 @@ def find_model(name: str, *, weights: bool = True) -> Path:
     if folder.is_file() or is_gguf_name(name):
         return readable(folder, name)
     if not HUB_ID.fullmatch(name):
-        raise ConfigError(f"{name}: no such folder, and not a Hub id of the form owner/name.")
+        raise ConfigError(f"{name}: no such folder or ollama:NAME, and not a Hub id of the form owner/name.")
     return check_folder(fetch(name), name) if weights else fetch(name, weights=False)
 
 

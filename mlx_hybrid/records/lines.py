@@ -112,7 +112,7 @@ def read_lines(source: Source) -> Lines:
     except NotARecord as error:
         reason, detail, raw = error.reason, str(error), error.raw
     except UnicodeDecodeError as error:
-        reason, detail, raw = "bad_encoding", f"not UTF-8 at byte {error.start} of {source.path.name}", b""
+        reason, detail, raw = "bad_encoding", f"not UTF-8 at byte {error.start}; save it as UTF-8", b""
     except (*BROKEN, getattr(sys.modules.get("zstandard"), "ZstdError", EOFError)) as error:
         reason, detail, raw = "broken_file", f"the file breaks off here ({error})", b""
     yield number + 1, Fault(source.name, number + 1, reason, detail, raw)

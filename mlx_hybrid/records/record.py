@@ -20,7 +20,8 @@ from mlx_hybrid.records.lines import Fault, File, Source, as_source, check_file,
 from mlx_hybrid.records.shapes import as_record, describe_read, renamed, turn_of
 
 KEPT = "kept.jsonl"
-UNKNOWN = frozenset({"no_known_keys", "not_object", "preference", "bad_content"})
+READ = "; files of records are .jsonl, .json, .csv, .tsv or .parquet"
+UNKNOWN = frozenset({"no_known_keys", "not_object", "preference", "bad_content", "bad_encoding", "bad_json"})
 """Reasons that, where they hold for every line of a file, say that the file is of another shape."""
 
 
@@ -114,7 +115,8 @@ def check_source(source: Source) -> None:
     items = read_file(source)
     first = next(items, None)
     if first and all(getattr(item, "reason", "") in UNKNOWN for item in chain([first], items)):
-        raise ConfigError(f"{first.where}: {first.detail}.")
+        kinds = READ if first.reason == "bad_json" else ""
+        raise ConfigError(f"{first.where}: {first.detail}{kinds}.")
 
 
 def shapes_of(records: Iterable[Record]) -> str:
@@ -154,7 +156,7 @@ def parse_line(raw: bytes, path: str, line: int, renames: dict[str, str] | None 
         check_fields(value)
         return Record(value, path, line, shape)
     except UnicodeDecodeError as error:
-        reason, detail = "bad_encoding", f"not UTF-8 at byte {error.start}"
+        reason, detail = "bad_encoding", f"not UTF-8 at byte {error.start}; save it as UTF-8"
     except NotARecord as error:
         reason, detail = error.reason, str(error)
     except json.JSONDecodeError as error:

@@ -38,6 +38,8 @@ PAIRED = {"accuracy": "right", "nll": "nll_nats", "bits_per_byte": "nats"}
 """Metric: the column of examples that it is made of."""
 NO_MEASURES = ("changed", "empty", "ties", "temperature")  # rows that say how a model was measured
 RESAMPLES = 2_000
+FEWEST = 10
+"""Groups from which resampling says how likely a difference is: of two texts its width is next to nothing."""
 Key = tuple[str, str, str]  # metric, language, variant
 Column = tuple[str, str]  # method, governance
 
@@ -180,14 +182,14 @@ def differences(old: Sequence[Results], new: Sequence[Results], pivot: str) -> d
 
 def difference(before: Sequence[Row], after: Sequence[Row], error: float | None = None) -> dict[str, float]:
     """After minus before over the seeds; `error` is the standard error over examples where they can be paired. Where
-    they cannot, the errors of both sides add, which is wider than need be. Where nothing is known over examples there
-    is no p: seeds alone say too little."""
+    they cannot, the errors of both sides add, which is wider than need be. Where nothing is known over examples, or
+    fewer than FEWEST groups were resampled, there is no p: it would say too little."""
     sides = [errors_of(side) for side in (before, after)]
     if error is None and all(sides):
         error = math.sqrt(sum(np.mean(np.square(side)) for side in sides))
     values = [new.value - old.value for old, new in zip(before, after, strict=True)]
     change = mean_over_seeds(values, [error or 0.0])
-    if error is None:
+    if error is None or 0 < after[0].groups < FEWEST:
         del change["p"]
     return change
 

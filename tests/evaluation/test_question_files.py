@@ -15,6 +15,7 @@ from mlx_hybrid.evaluation.benchmarks.questions import (
     training_records,
 )
 from mlx_hybrid.evaluation.benchmarks.tasks import write_task
+from mlx_hybrid.run import Run
 
 TOPICS = ("sports", "health", "travel", "politics", "science/technology", "entertainment", "geography")
 
@@ -60,6 +61,16 @@ def test_records_that_were_trained_on_are_no_test(rows, end, tmp_path):
     train.write_text(train.read_text().removesuffix(end))
     with pytest.raises(DataError, match="6 of the 6 records to evaluate on were trained on"):
         from_path(train, "none", trained_on(train))
+
+
+def test_what_a_runs_governance_set_aside_was_not_trained_on(tmp_path):
+    raw, run = write(tmp_path / "raw.jsonl", texts()), Run(tmp_path / "run")
+    (run.path / "data").mkdir(parents=True)
+    kept = [row | {"_gov": {"where": f"raw.jsonl:{n}"}} for n, row in enumerate(texts(), 1) if n != 2]
+    write(run.path / "data" / "kept.jsonl", kept)
+    config = Config(model="m", data=DataConfig(paths=(str(raw),)))
+    assert [record.line for record in training_records(config)] == [1, 2, 3, 4, 5, 6]
+    assert [record.line for record in training_records(config, run)] == [1, 3, 4, 5, 6]
 
 
 @pytest.mark.parametrize("rows", [choices(), labelled()], ids=["options", "labels"])

@@ -15,7 +15,7 @@ from mlx_hybrid.evaluation.metrics.translation import directions_of
 from mlx_hybrid.evaluation.sets import EvaluationSet, evaluation_set, from_fields, labelled, language_code
 from mlx_hybrid.records.files import FILES, find_sources, in_folder, read_renames
 from mlx_hybrid.records.lines import as_source
-from mlx_hybrid.records.record import Record, Split, load_records, read_records
+from mlx_hybrid.records.record import KEPT, Record, Split, load_records, read_records
 from mlx_hybrid.run import Run
 
 RETAINED = Path(__file__).with_name("retention.jsonl")
@@ -49,7 +49,7 @@ def find_questions(
     if path and name:
         raise ConfigError("--on and --task both say what to measure on; give one.")
     config = run.config_here() if run else None
-    known, own = training_records(config) if config else [], None
+    known, own = training_records(config, run) if run else [], None
     if name:
         own = from_task(name, dev, known, **part)
     elif path:
@@ -153,12 +153,22 @@ def dev_records(
     return load_records([as_source(Path(dev), renames)])
 
 
-def training_records(config: Config) -> list[Record]:
-    """The records a run was trained on, as far as its files are still there; lines that are none were no part of it."""
+def training_records(config: Config, run: Run | None = None) -> list[Record]:
+    """The records a run was trained on, as far as its files are still there; lines that are none, and those that its
+    governance set aside, were no part of it."""
+    kept = run and run.path / "data" / KEPT
     try:
-        return [r for r in read_records(find_sources(config.data).train) if isinstance(r, Record)]
+        lines = list(read_records(find_sources(config.data).train))
+        good = {came_from(line) for line in read_records(kept)} if kept and kept.is_file() else None
     except (ConfigError, DataError):
         return []
+    records = [line for line in lines if isinstance(line, Record)]
+    return records if good is None else [record for record in records if came_from(record) in good]
+
+
+def came_from(record: Record) -> str:
+    """The name of the file that a record was first read from, and its line."""
+    return Path(record.fields.get("_gov", {}).get("where") or record.where).name
 
 
 def make(

@@ -29,6 +29,7 @@ class Source:
     codes: tuple[str, ...] = ()
     rows_of_a_group: int = 1
     hub: str = ""
+    home: str = ""
     hub_files: dict[str, str] = field(default_factory=dict)
     hub_labels: tuple[str, ...] = ()
 
@@ -128,7 +129,8 @@ def fetch(source: Source, name: str, split: str, code: str) -> Path:
 
     if not source.hub:
         place = source.files[split].format(code="<code>")
-        raise ConfigError(f"{name} has no plain copy on the Hub; name a folder that has {place} with --from.")
+        told = f"get it from {source.home} and name a folder that has {place} with --from"
+        raise ConfigError(f"{name} has no plain copy on the Hub: {told}.")
     file = source.hub_files[split].format(code=code)
     try:
         return Path(hf_hub_download(source.hub, file, repo_type="dataset", endpoint=hub_endpoint()))
