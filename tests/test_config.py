@@ -218,10 +218,10 @@ def test_an_override_that_cannot_be_read_is_refused(override, message):
 @pytest.mark.parametrize(
     ("text", "value"),
     [("1e-3", 1e-3), ("1E5", 1e5), ("2", 2), ("2.5", 2.5), ("true", True), ("[a, b]", ["a", "b"]), ("", ""),
-     ("a=b", "a=b"), ("null", None), ("0.1.2", "0.1.2")],
+     ("a=b", "a=b"), ("null", None), ("0.1.2", "0.1.2"), ("2026-11-30", "2026-11-30"), ("2026-13-45", "2026-13-45")],
 )  # fmt: skip
 def test_values_of_overrides_are_yaml_and_numbers_look_like_numbers(text, value):
-    assert parse_scalar(text) == value
+    assert parse_scalar(text, "--set") == value
 
 
 @pytest.mark.parametrize(

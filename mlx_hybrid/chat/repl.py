@@ -127,7 +127,7 @@ class Repl:
         if name and not value:
             raise ConfigError(f"/set {name} needs a value, as: /set {name} 1")
         if name:
-            value = None if value[0].lower() in ("none", "off") else parse_scalar(value[0])
+            value = None if value[0].lower() in ("none", "off") else parse_scalar(value[0], "/set")
             self.conversation.sampling = self.conversation.sampling.with_values({name: value}, "/set")
         for key, current in dataclasses.asdict(self.conversation.sampling).items():
             note(f"{key:<19} {'a fresh one each time' if current is None else current}")

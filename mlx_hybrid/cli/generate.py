@@ -1,5 +1,6 @@
 """`generate`: one prompt answered, or those of a file."""
 
+import re
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -61,6 +62,8 @@ def generate(target: str, prompt: str | None, output: Path | None, as_json: bool
                 print(line, file=out, flush=True)
             tell("")
             raise SystemExit(INTERRUPTED if stopped() else 0)
+    if prompt and re.fullmatch(r"\S+\.(txt|md|jsonl?|csv|tsv|parquet)", prompt):
+        raise ConfigError(f"{prompt}: no such file.")
     if output:
         raise ConfigError("-o is for the answers to a file of prompts; the answer to one goes to stdout.")
     text = read_prompt(prompt)

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any, get_origin
 
 import click
-import yaml
 from click import Context, IntRange, Parameter
 
 from mlx_hybrid.config.explain import settings
+from mlx_hybrid.config.reading import parse_scalar
 from mlx_hybrid.errors import ConfigError
 
 PATH = click.Path(path_type=Path)
@@ -60,7 +60,7 @@ def rule_changes(ctx: Context, asked: Parameter, value: tuple[str, ...]) -> dict
     pairs = [rule.partition("=") for rule in value]
     if odd := [name for name, equals, text in pairs if not equals or not text.strip()]:
         raise ConfigError(f"--rule {odd[0]}: write RULE=off or RULE.limit=NUMBER, as menu=off.")
-    return {name.strip(): yaml.safe_load(text) for name, _, text in pairs}
+    return {name.strip(): parse_scalar(text.strip(), f"--rule {name}") for name, _, text in pairs}
 
 
 def read_template(ctx: Context, asked: Parameter, value: str | None) -> str | None:

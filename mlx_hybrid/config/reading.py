@@ -1,6 +1,7 @@
 """YAML and `--set` into a Config, and back."""
 
 from contextlib import suppress
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -66,10 +67,7 @@ def override_tree(overrides: tuple[str, ...]) -> dict:
         key, equals, text = override.partition("=")
         if not equals or not key:
             raise ConfigError(f"--set {override}: write key=value, as in --set train.epochs=2.")
-        try:
-            trees.append(nested(key, parse_scalar(text)))
-        except yaml.YAMLError:
-            raise ConfigError(f"--set {override}: {text} is not a YAML value; quote it.") from None
+        trees.append(nested(key, parse_scalar(text, f"--set {override}")))
     return merge({}, *trees)
 
 
@@ -145,13 +143,16 @@ class UniqueKeys(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def parse_scalar(text: str) -> Any:
-    """One value of `--set` as YAML reads it, and 1e-3 as the number it looks like."""
-    value = yaml.safe_load(text) if text else ""
-    try:
-        return float(value) if isinstance(value, str) else value
-    except ValueError:
-        return value
+def parse_scalar(text: str, where: str) -> Any:
+    """One value of an option as YAML reads it, 1e-3 as the number it looks like, and a date as its text."""
+    value: Any = text
+    with suppress(ValueError):  # of 2026-13-45, which looks like a date
+        try:
+            value = yaml.safe_load(text) if text else ""
+        except yaml.YAMLError:
+            raise ConfigError(f"{where}: {text} is not a YAML value; quote it.") from None
+        return float(value) if isinstance(value, str) else text if isinstance(value, date) else value
+    return value
 
 
 def dump_config(config: Config) -> str:

@@ -26,13 +26,14 @@ LARGEST_ROUNDING = 0.35  # ‖W − W_packed‖ / ‖W‖: 4 bits give 0.09, 2 b
 
 @dataclass(frozen=True)
 class Source:
-    """An adapter folder, its leaves by module, and its base."""
+    """An adapter folder, its leaves by module, its base, and the folder of its run, if one made it."""
 
     folder: Path
     info: AdapterInfo
     leaves: dict[str, dict[str, mx.array]]
     base: ModelWeights
     name: str
+    home: Path
 
     @cached_property
     def trained(self) -> dict[str, mx.array]:
@@ -67,6 +68,7 @@ def open_source(
     a part of its `strength` written to the empty folder `place` first. Raises ConfigError for no adapter, for another
     base, and for an adapter on MoE experts."""
     folder, base_name = find_adapter(name, model)
+    home = folder.resolve().parent
     info = read_adapter_config(folder)
     base_name = base_of(name, info.base["id"], base_name, "--model")
     base = weights_of(find_model(base_name))
@@ -78,7 +80,7 @@ def open_source(
 
         def before(tensor: str) -> mx.array:
             if not tensor.endswith(".m"):
-                return base.unpacked(tensor)
+                return base.as_held(tensor)
             return mx.linalg.norm(base.unpacked(tensor.removesuffix("m") + "weight"), axis=1)
 
         write_at_strength(folder, place, strength, before)
@@ -95,7 +97,7 @@ def open_source(
             told = "an adapter on stacked experts, which PEFT and transformers store otherwise, cannot be exported"
             way_on = "chat, serve and evaluate run it, and one trained without experts among adapter.targets can be"
             raise ConfigError(f"{module}: {told} or fused yet; {way_on}.")
-    return Source(folder, info, leaves, base, name)
+    return Source(folder, info, leaves, base, name, home)
 
 
 def random_rows(name: str, d_in: int) -> np.ndarray:

@@ -110,7 +110,7 @@ def held_out_losses(source: Source, base: Path, packed: Path) -> dict[str, float
         nats, counts, _ = sequence_nll(model, [e.tokens for e in examples], [e.trained for e in examples])
         return float(nats.sum() / counts.sum())
 
-    run = Run(source.folder.resolve().parent, str(source.base.folder))
+    run = Run(source.home, str(source.base.folder))
     if not (run.path / "run.json").is_file():
         return None
     config = run.config_here()

@@ -74,6 +74,10 @@ class ModelWeights:
         packed = [own for own in (f"{module}.scales", f"{module}.biases") if own in self.files]
         return {own: self.read(own) for own in (name, *packed)}
 
+    def as_held(self, name: str) -> mx.array:
+        """One tensor unpacked, as the model holds it."""
+        return self.unpacked(name)
+
     def unpacked(self, name: str) -> mx.array:
         """One tensor as it is stored, or dequantised in float32, whatever the scales are."""
         value, *packed = self.parts(name).values()
@@ -106,9 +110,12 @@ class GgufWeights(ModelWeights):
     def load(self, name: str) -> mx.array:
         return read_dense(self.file, self.tensors[name])
 
-    def from_model(self, name: str, value: mx.array) -> mx.array:
+    def from_model(self, name: str, value: mx.array, one: int = 1) -> mx.array:
         """The norms of Gemma, which the model holds as the file does, less 1."""
-        return value - 1 if is_shifted(self.file.architecture, self.tensors[name].name) else value
+        return value - one if is_shifted(self.file.architecture, self.tensors[name].name) else value
+
+    def as_held(self, name: str) -> mx.array:
+        return self.from_model(name, self.unpacked(name), -1)
 
 
 def weights_of(place: Path) -> ModelWeights:

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,28 +11,29 @@ from mlx_hybrid.chat.conversation import checked_messages
 from mlx_hybrid.errors import ConfigError, DataError
 from mlx_hybrid.models.adapted import Pair
 from mlx_hybrid.models.generate import Sampling, answers, room_for_answer, system_turn
+from mlx_hybrid.records.lines import Fault, as_source, read_lines
 
+TEXT = (".txt", ".md")
 Prompt = tuple[str, str | list[dict]]  # where it stands, and the text to continue or the messages to answer
 
 
 def read_prompts(path: Path, system: str | None, raw: bool) -> list[Prompt]:
-    """Every prompt of a file of text or .jsonl, without an answer that it has already. Raises ConfigError."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as UTF-8 text ({error}).") from None
+    """Every prompt of a file, without an answer that it has already: a line of text (.txt, .md) each, or `prompt` or
+    `messages` of a record. Raises ConfigError."""
     prompts: list[Prompt] = []
-    for number, asked in ((n, line) for n, line in enumerate(lines, 1) if line.strip()):
+    for number, line in text_lines(path) if path.suffix.lower() in TEXT else read_lines(as_source(path)):
         place = f"{path}:{number}"
-        if path.suffix == ".jsonl":
-            try:
-                row = json.loads(asked)
-                asked = row.get("messages") or row["prompt"]
-            except (ValueError, KeyError, AttributeError):
-                raise ConfigError(f"{place}: is no JSON object with `prompt` or `messages`.") from None
+        if isinstance(line, Fault):
+            raise ConfigError(f"{place}: {line.detail}.")
+        asked = line if isinstance(line, str) else prompt_of(line, place)
         if isinstance(asked, list):
             asked = checked_messages(asked, f"{place}: ")
             asked = asked[:-1] if asked[-1]["role"] == "assistant" else asked
+            if not asked or asked[-1]["role"] != "user":
+                raise ConfigError(
+                    f"{place}: holds no question; the last message before an answer is the user's."
+                )
+            asked = asked if asked[0]["role"] == "system" else [*system_turn(system), *asked]
         elif not raw:
             asked = [*system_turn(system), {"role": "user", "content": asked}]
         if raw is not isinstance(asked, str):
@@ -40,6 +42,23 @@ def read_prompts(path: Path, system: str | None, raw: bool) -> list[Prompt]:
     if not prompts:
         raise ConfigError(f"{path}: holds no prompt.")
     return prompts
+
+
+def text_lines(path: Path) -> Iterator[tuple[int, str]]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as UTF-8 text ({error}).") from None
+    return ((number, line) for number, line in enumerate(lines, 1) if line.strip())
+
+
+def prompt_of(line: bytes, place: str) -> str | list:
+    with suppress(ValueError, KeyError, AttributeError):
+        row = json.loads(line)
+        asked = row.get("messages") or row["prompt"]
+        if isinstance(asked, list if row.get("messages") else str):
+            return asked
+    raise ConfigError(f"{place}: is no JSON object with a text as `prompt` or a list as `messages`.")
 
 
 def answers_to(

@@ -98,6 +98,8 @@ def find_adapter(name: str, base: str | None = None) -> tuple[Path, str | None]:
     """The adapter's folder, and `base`, else what its run's config names. Raises ConfigError for a name without one."""
     if not (run := run_named(name, base)) and (adapter := adapter_folder(name)):
         return adapter, base
+    if not run and (Path(name).exists() or is_gguf_name(name)):
+        raise ConfigError(f"{name}: has no adapter; train one with `mlx-hybrid finetune --model {name}`.")
     run = run or find_run(name, base)
     run.check_adapter()
     return run.adapter, run_base(run, "say with --model")

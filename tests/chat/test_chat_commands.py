@@ -16,6 +16,7 @@ from tiny_model import write_base
 
 import mlx_hybrid
 from mlx_hybrid.cli import main
+from mlx_hybrid.jobs.generate import read_prompts
 
 SHORT = ["--max-tokens", "12"]
 
@@ -76,7 +77,10 @@ def test_a_file_of_prompts_is_answered_side_by_side(run, tmp_path):
 @pytest.mark.parametrize(
     ("text", "options", "said"),
     [
-        ("{}\n", [], "asked.jsonl:1: is no JSON object with `prompt` or `messages`"),
+        ("{}\n", [], "asked.jsonl:1: is no JSON object with a text as `prompt` or a list as `messages`"),
+        ('{"prompt": 5}\n', [], "a text as `prompt`"),
+        ('{"messages": "hello"}\n', [], "a list as `messages`"),
+        ('{"messages": [{"role": "assistant", "content": "a"}]}\n', [], "holds no question"),
         ('{"prompt": "a"}\n{"messages": []}\n', [], "asked.jsonl:2: "),
         ('{"messages": [{"role": "user", "content": "a"}]}\n', ["--raw"], "--raw continues a text"),
         ("\n", [], "holds no prompt"),
@@ -94,8 +98,36 @@ def test_a_file_that_holds_no_prompts_is_refused(run, tmp_path, monkeypatch, tex
 
 
 @pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.jsonl", '\ufeff{"prompt": "one\u2028two"}\n'),
+        ("a.ndjson", '{"prompt": "one\u2028two"}\n'),
+        ("a.JSON", '[{"prompt": "one\u2028two"}]'),
+        ("a.csv", "prompt\none\u2028two\n"),
+        ("a.txt", "\ufeffone\u2028two\n"),
+    ],
+)
+def test_prompts_are_read_from_files_of_every_kind(name, text, tmp_path):
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    ((_, messages),) = read_prompts(tmp_path / name, "Be brief.", False)
+    assert [(m["role"], m["content"]) for m in messages] == [
+        ("system", "Be brief."),
+        ("user", "one\u2028two"),
+    ]
+
+
+def test_a_system_prompt_goes_before_messages_that_have_none(tmp_path):
+    own = [{"role": "system", "content": "own"}, {"role": "user", "content": "a"}]
+    rows = [{"messages": own}, {"messages": own[1:]}]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked = [messages for _, messages in read_prompts(tmp_path / "a.jsonl", "Be brief.", False)]
+    assert asked == [own, [{"role": "system", "content": "Be brief."}, own[1]]]
+
+
+@pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (["absent.jsonl"], "absent.jsonl: no such file"),
         (["--max-tokens", "500", "hello"], "leaves 247 for the answer"),
         (["--max-tokens", "0", "hello"], "at least 1"),
         (["--temperature", "9", "hello"], "temperature must be at most 5"),
@@ -142,6 +174,7 @@ def test_piped_chat_is_one_turn_a_line(run, tmp_path):
     [
         ("/bse", 'did you mean "/base"'),
         ("/set heat 3", 'unknown key "heat"'),
+        ("/set top_p [0.9", "is not a YAML value"),
         ("/set temperature", "needs a value"),
         ("/base perhaps", "on, off or nothing"),
         ("/base", "no question yet"),

@@ -49,13 +49,15 @@ def test_the_loss_says_whether_packing_lost_the_tune(small, tmp_path, monkeypatc
     assert report.checks["held_out_loss"] == losses
 
 
-def test_losses_are_of_what_the_run_held_out(run, base_folder, monkeypatch):
+def test_losses_are_of_what_the_run_held_out(run, base_folder, monkeypatch, tmp_path):
     """The base's own, against cross-entropy of whole rows; the base in place of a packed model has the same."""
     splits, again = [], merge.held_back
     monkeypatch.setattr(merge, "held_back", lambda *asked: splits.append(again(*asked)) or splits[0])
     losses = held_out_losses(open_source(str(run.path)), base_folder, base_folder)
     assert losses["packed"] == losses["base"] != losses["adapter"]
     assert losses["records"] > 5
+    half = held_out_losses(open_source(str(run.path), strength=0.5, place=tmp_path), base_folder, base_folder)
+    assert half["base"] == losses["base"] != half["adapter"] != losses["adapter"]
     base, nats, count = load_base(str(base_folder)), 0, 0
     for example in make_examples(splits[0].test, base.tokenizer, max_tokens=4096).examples:
         tokens, wanted = mx.array([example.tokens]), mx.array(example.trained[1:])
