@@ -151,9 +151,8 @@ class HybridLinear(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         rotation, low_rank = self.rotation, self.low_rank
-        if (
-            rotation and low_rank and not low_rank.dropout.acts
-        ):  # x R and x A: of reflections one product with [U, A]
+        # x R and x A: of reflections one product with [U, A]
+        if rotation and low_rank and not low_rank.dropout.acts:
             rotated, low = rotation.rotate_beside(x, low_rank.down().astype(x.dtype))
         else:
             rotated, low = rotation.rotate(x) if rotation else x, low_rank and low_rank.enter(x)

@@ -75,10 +75,8 @@ def named_here(error: click.NoSuchOption) -> str:
         near = [FLAGS[word]]
     elif key and (word in ALIASES or word == key.rpartition(".")[2] or not near):
         near = [flags.get(key) or f"--set {key}=VALUE"]
-    where = "; `mlx-hybrid settings` lists what --set takes." if "overrides" in flags else "."
-    return f"No such option: {error.option_name}" + (
-        f"; did you mean {' or '.join(near)}?" if near else where
-    )
+    end = "; `mlx-hybrid settings` lists what --set takes." if "overrides" in flags else "."
+    return f"No such option: {error.option_name}" + (f"; did you mean {' or '.join(near)}?" if near else end)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

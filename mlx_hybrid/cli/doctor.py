@@ -74,9 +74,8 @@ def examine() -> tuple[dict, list[str]]:
 
     about, problems = machine(), []
     backends = [name for name in ("ring", "jaccl", "mpi", "nccl") if mx.distributed.is_available(name)]
-    facts = {key: about[key] for key in ("system", "machine", "python", "device", "cores")} | about[
-        "versions"
-    ]
+    named = ("system", "machine", "python", "device", "cores")
+    facts = {key: about[key] for key in named} | about["versions"]
     facts |= {"memory_gb": round(memory_bytes() / 1e9, 1), "blas": loaded or "MLX's own"}
     facts |= {"distributed": ", ".join(backends) or "none", "fasttext": fasttext_distribution() or "none"}
     facts |= {"offline": "yes" if is_offline() else "no", "runs": str(runs_root())}

@@ -25,9 +25,7 @@ def runs(name: str | None, as_json: bool) -> None:
         run = find_run(name)
         facts = run_facts(run)
         known = ((key, value) for key, value in facts.items() if value not in (None, ""))
-        lines = [
-            f"{key:<13}  {f'{value:.3f}' if isinstance(value, float) else value}" for key, value in known
-        ]
+        lines = [f"{key:<13}  {f'{own:.3f}' if isinstance(own, float) else own}" for key, own in known]
         answer(facts, as_json, *lines, f"Next: {next_command(run, facts['status'])}")
     else:
         found = [run_facts(run) for run in list_runs()]

@@ -18,9 +18,8 @@ def bounded(
     default: Any, least: float, most: float = math.inf, *, even: bool = False, sane: float | None = None
 ) -> Any:
     """A field with values between two bounds, in pairs where they are `even`; those over `sane` are warned about."""
-    return dataclasses.field(
-        default=default, metadata={"least": least, "most": most, "even": even, "sane": sane}
-    )
+    limits = {"least": least, "most": most, "even": even, "sane": sane}
+    return dataclasses.field(default=default, metadata=limits)
 
 
 class Bounded:

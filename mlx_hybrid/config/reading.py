@@ -82,9 +82,8 @@ def in_format_2(tree: dict) -> dict:
     """The tree with its adapter's branches and its model's name in groups, and the kind of its rates."""
     changed = {"adapter": from_format_1(tree["adapter"])} if "adapter" in tree else {}
     train = tree.get("train")
-    if isinstance(train, dict) and train.get(
-        "orthogonal_learning_rate"
-    ):  # two rates were Adam's own before `rates`
+    # two rates were Adam's own before `rates`
+    if isinstance(train, dict) and train.get("orthogonal_learning_rate"):
         changed["train"] = {"rates": "leaf", **train}
     if isinstance(tree.get("model"), str):
         changed["model"] = {"name": tree["model"]}

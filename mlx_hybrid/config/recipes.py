@@ -42,9 +42,8 @@ def first_command(path: Path) -> str:
     text = path.read_text(encoding="utf-8")
     words = text.partition("\n#     ")[2].partition("\n")[0]
     words = words.replace(f" {path.stem}.jsonl", f" {shlex.quote(str(path.with_suffix('.jsonl')))}")
-    return re.sub(
-        rf"(finetune|compare) {path.stem}\b", lambda found: f"{found[1]} {shlex.quote(str(path))}", words
-    )
+    own = shlex.quote(str(path))
+    return re.sub(rf"(finetune|compare) {path.stem}\b", lambda found: f"{found[1]} {own}", words)
 
 
 def run_config(name: str | None, overrides: tuple[str, ...] = (), values: dict | None = None) -> Config:

@@ -20,9 +20,8 @@ def find_tasks(names: Sequence[str], folder: Path | None = None) -> Any:
     except ImportError as error:
         way = "run `pip install 'mlx-hybrid[lm-eval]'`"
         raise ConfigError(f"--lm-eval needs lm-evaluation-harness ({error}); {way}.") from None
-    for defaults in (
-        (False, True) if folder else (True,)
-    ):  # one's own first: the harness's 14,000 take seconds
+    # one's own first: the harness's 14,000 take seconds
+    for defaults in (False, True) if folder else (True,):
         manager = TaskManager(include_path=str(folder) if folder else None, include_defaults=defaults)
         missing = [name for name in names if name not in manager.all_tasks]
         if not missing:

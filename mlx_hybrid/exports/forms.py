@@ -32,9 +32,8 @@ LARGEST_Q = 2e3  # ‖Q‖ = √2 tan(θ/2) of one turn θ: beyond it the Cayley
 CHUNK = 1 << 20  # weights converted at once: 4 MiB in float32, which stays in the cache
 OVERSAMPLE, POWER_ITERATIONS = 16, 4  # Halko et al. 2011, arXiv 0909.4061: enough for slowly falling spectra
 TOLERANCE = 2e-5  # float32 factors of a float64 form: 1e-7 a term, times the condition of a balanced pair
-Probe = tuple[
-    np.ndarray | float, np.ndarray | float
-]  # of rows x (n, in): x R − x (n, in), what is added (n, out)
+# of rows x (n, in): x R − x (n, in), what is added (n, out)
+Probe = tuple[np.ndarray | float, np.ndarray | float]
 Factors = tuple[np.ndarray, np.ndarray]
 
 

@@ -178,9 +178,7 @@ def import_peft(peft: Path, directory: Path, *, base: str | None = None, force: 
             worst = max(float(in_float64(defect, first.rotation(module))) for module in first.tensors)
             report.facts["neumann_defect"] = worst
             told = "the adapter does what PEFT does, and going on with training makes it a rotation."
-            report.notes.append(
-                f"use_cayley_neumann sums a series that is off a rotation by {worst:.1g}: {told}"
-            )
+            report.notes.append(f"use_cayley_neumann sums a series off a rotation by {worst:.1g}: {told}")
         with unpacked(source.base) as dense:
             check_logits(report, source, ModelWeights(dense), adapters=[p.folder for p in parts.values()])
         report.base_folder = "" if is_named(name) else name

@@ -97,9 +97,7 @@ def describe_alarms(alarms: Sequence[str], config: GovernanceConfig) -> str:
     share = f"it is {config.max_reject_share:g}"
     ways = f"keep single records (--keep), or go on all the same (--max-reject-share 1; {share})"
     there = "`finetune` takes these as --set governance.keep=ID and --set governance.max_reject_share=1"
-    return (
-        f"{told}. With `mlx-hybrid govern`, {ways}, look at the report, and `rescue` what is good; {there}."
-    )
+    return f"{told}. With `mlx-hybrid govern`, {ways}, look at the report, `rescue` what is good; {there}."
 
 
 def copy_lines(sources: Sequence[Source], ledger: Ledger, folder: Path) -> None:

@@ -58,9 +58,7 @@ def read_rule(line: str) -> Rule:
     return Rule(name, stage, does == "rejects", number, counts, tuple(materials.split()), share, *told)
 
 
-ROWS, *TABLES = (
-    (HERE / f"{name}.tsv").read_text("utf-8").splitlines() for name in ("rules", "words", "cues")
-)
+ROWS, *TABLES = ((HERE / f"{n}.tsv").read_text("utf-8").splitlines() for n in ("rules", "words", "cues"))
 RULES = {rule.name: rule for rule in map(read_rule, ROWS[1:])}
 WORDS, CUES = (dict(line.split("\t") for line in table) for table in TABLES)
 WORDS = {name: frozenset(words.split()) for name, words in WORDS.items()}  # of a language's code its near kin

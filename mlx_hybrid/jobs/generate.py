@@ -30,9 +30,7 @@ def read_prompts(path: Path, system: str | None, raw: bool) -> list[Prompt]:
             asked = checked_messages(asked, f"{place}: ")
             asked = asked[:-1] if asked[-1]["role"] == "assistant" else asked
             if not asked or asked[-1]["role"] != "user":
-                raise ConfigError(
-                    f"{place}: holds no question; the last message before an answer is the user's."
-                )
+                raise ConfigError(f"{place}: holds no question; the last message must be the user's.")
             asked = asked if asked[0]["role"] == "system" else [*system_turn(system), *asked]
         elif not raw:
             asked = [*system_turn(system), {"role": "user", "content": asked}]

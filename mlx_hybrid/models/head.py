@@ -10,9 +10,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
 SAME_LOGITS = 1e-4  # float32 rounding of two orders of the same products
-FEW = tuple(
-    range(2, 10)
-)  # tokens: for more a packed head is unpacked (adapters/frozen.py), the peak of memory
+FEW = tuple(range(2, 10))  # tokens: for more a packed head is unpacked (frozen.py), the peak of memory
 BODIES = ("model", "backbone", "transformer")  # what the families of mlx-lm call it
 PRODUCTS = (nn.Linear, nn.QuantizedLinear, nn.Embedding, nn.QuantizedEmbedding)
 

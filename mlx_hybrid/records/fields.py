@@ -6,9 +6,8 @@ from itertools import chain
 from typing import Any
 
 SCALARS = ("language", "label", "id", "group", "source", "licence")
-MAX_DEPTH = (
-    64  # of what a tool call or a tool holds; Python's own limit on functions that call themselves is 1,000
-)
+# of what a tool call or a tool holds; Python's own limit on functions that call themselves is 1,000
+MAX_DEPTH = 64
 MAY_FOLLOW = {"system": (None,), "user": (None, "system", "assistant"), "assistant": ("user", "tool")}
 MAY_FOLLOW["tool"] = ("tool",)
 """The roles, and those that each may come after; a tool's turn may also follow its call."""

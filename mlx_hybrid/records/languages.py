@@ -36,9 +36,8 @@ EAST_ASIAN = ("Hans", "Hant", "Hani", "Jpan", "Hira", "Kana")
 UNSPACED = frozenset({*EAST_ASIAN, "Thai", "Laoo", "Khmr", "Mymr", "Tibt", "Yiii", "Java", "Bali"})
 """Scripts that are written without spaces between words."""
 SEEN_AS = {"Hans": ["Hani"], "Hant": ["Hani"], "Jpan": ["Hani", "Hira", "Kana"], "Kore": ["Hang", "Hani"]}
-CODE = re.compile(
-    r"([a-z]{2,3})(?:[-_]([a-z]{4}))?(?:[-_](?:[a-z]{2}|\d{3}))?(?:[-_][a-z0-9]+)*", re.IGNORECASE
-)
+PARTS = r"([a-z]{2,3})(?:[-_]([a-z]{4}))?(?:[-_](?:[a-z]{2}|\d{3}))?(?:[-_][a-z0-9]+)*"
+CODE = re.compile(PARTS, re.IGNORECASE)
 TRADITIONAL = re.compile(r"[-_](tw|hk|mo)\b", re.IGNORECASE)
 
 

@@ -35,9 +35,8 @@ class Example:
     unwritten: tuple[str, ...] = ()  # what the template leaves out: reasoning, tools, system turn
     weights: tuple[float, ...] = ()
     """What each token's loss counts, where some of the prompt is learnt a little too; 1 or 0 by `trained` otherwise."""
-    digest: str = (
-        ""  # sha256 of the record's fields: what a run is known by, whatever date its template writes
-    )
+    # sha256 of the record's fields: what a run is known by, whatever date its template writes
+    digest: str = ""
     label: str = ""
 
     @property
@@ -198,9 +197,7 @@ class Conversation:
         if not spans:
             asked = self.written(self.wanted[-1], opened=True)[-40:]
             way = ", or model.system=fold" if self.turns[0]["role"] == "system" else ""
-            told = (
-                f"the chat template does not write the answers as it asks for them (it asks with {asked!r})"
-            )
+            told = f"the chat template does not write answers as it asks for them (it asks with {asked!r})"
             raise SetAside(f"{told}; see model.template{way}")
         return spans
 

@@ -42,9 +42,8 @@ class Record:
     @property
     def kind(self) -> str:
         """`messages`, `prompt` or `text`."""
-        return (
-            "messages" if "messages" in self.fields else "prompt" if "completion" in self.fields else "text"
-        )
+        kinds = {"messages": "messages", "completion": "prompt"}
+        return next((kind for key, kind in kinds.items() if key in self.fields), "text")
 
     @property
     def id(self) -> str:

@@ -65,9 +65,7 @@ def frontier(points: Mapping[str, tuple[Row, Row]], base: Row | None, x_name: st
         axes.axhspan(base.low, base.high, color=GREY, alpha=0.15, lw=0)
         axes.axhline(base.value, color=GREY, lw=1, ls="--", label="base")
         most = max(cost.value for cost, _ in points.values())
-        axes.set_xlim(
-            0, min(axes.get_xlim()[1], 2 * most)
-        )  # few seeds have bars that would squeeze the points
+        axes.set_xlim(0, min(axes.get_xlim()[1], 2 * most))  # bars of few seeds would squeeze the points
     else:
         axes.axhline(0, color=GREY, lw=1)
         axes.axvline(0, color=GREY, lw=1)

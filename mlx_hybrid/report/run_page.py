@@ -73,9 +73,7 @@ def facts(run: Run, info: dict) -> Table:
 def governed(counts: dict | None) -> Iterator[Section]:
     """What governance kept and set aside, by reason; nothing for a run without it."""
     if counts:
-        kept = (
-            f"{counts['kept']:,} kept, {counts['rejected']:,} set aside; data/report.html shows their texts."
-        )
+        kept = f"{counts['kept']:,} kept, {counts['rejected']:,} set aside; data/report.html has their texts."
         catches = {name: rule.catches for name, rule in RULES.items()}
         rows = [(name, f"{count:,}", catches.get(name, "")) for name, count in counts["reasons"].items()]
         table = Table("Set aside", ("reason", "records", "what it takes"), rows, words=True)

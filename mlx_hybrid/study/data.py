@@ -109,9 +109,7 @@ def plant_noise(records: Sequence[dict], share: float, *, seed: int) -> list[dic
     rng, wanted = random.Random(seed), round(share / (1 - share) * len(records))
     languages = {record.get("language") for record in records}
     pools = dict.fromkeys(KINDS, records) | {"language": records if len(languages) > 1 else []}
-    pools["mojibake"] = [
-        record for record in records if not asked(record).isascii()
-    ]  # ASCII decodes as it was
+    pools["mojibake"] = [own for own in records if not asked(own).isascii()]  # ASCII decodes as it was
     planted: list[dict] = []
     for number, kind in enumerate(cycle([kind for kind in KINDS if pools[kind]])):
         if len(planted) >= wanted:

@@ -212,10 +212,8 @@ def direction_errors(old: Sequence[Results], new: Sequence[Results], pivot: str)
     """Standard errors over examples of the differences in chrF++, each side a mean over seeds, on the same draws."""
     before, after = ([directions_from(r.facts["examples"]) for r in side] for side in (old, new))
     own = intervals(after, pivot, minus=before)
-    names = {name: name.partition("@") for name in own}
-    return {
-        (m, of or ALL, ""): example_error(own[name].low, own[name].high) for name, (m, _, of) in names.items()
-    }
+    parts = {name: name.partition("@") for name in own}
+    return {(m, of or ALL, ""): example_error(own[n].low, own[n].high) for n, (m, _, of) in parts.items()}
 
 
 def directions_from(examples: dict) -> Columns:

@@ -50,9 +50,7 @@ class Progress:
     best_form: str = RAW  # what the best validation was of: the raw weights or their average
     averaged: int = 0  # iterates in the average
     average: dict[str, mx.array] = field(default_factory=dict, repr=False, compare=False)
-    start: dict[str, mx.array] = field(
-        default_factory=dict, repr=False, compare=False
-    )  # while it may begin again
+    start: dict[str, mx.array] = field(default_factory=dict, repr=False, compare=False)  # to begin again at
     halvings: int = 0  # times that it began again at half its rates
     window: Window = field(default_factory=Window)
 

@@ -82,9 +82,8 @@ def fit_temperature(scores: np.ndarray, answers: Sequence[int]) -> float:
         return 1.0
 
     def slope(log: float) -> float:
-        return float(
-            ((np.exp(log_probabilities(scores * np.exp(log))) * finite).sum(1) - scores[wanted]).mean()
-        )
+        mean = (np.exp(log_probabilities(scores * np.exp(log))) * finite).sum(1)
+        return float((mean - scores[wanted]).mean())
 
     low, high = np.log(INVERSE_TEMPERATURES)
     if slope(high) <= 0 or slope(low) >= 0:

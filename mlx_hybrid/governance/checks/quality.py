@@ -148,9 +148,8 @@ def repetition(look: Look, limit: float) -> str:
     if look.turn.made.kinds & {"code", "data", "table", "notation"}:
         lines = [bare for line in look.turn.text.split("\n") if len(bare := line.strip()) >= LEAST_LINE]
         repeated = 1 - len(set(lines)) / max(1, len(lines))
-        return (
-            f"{repeated:.2f} of the lines come back" if len(lines) >= LEAST_LINES and repeated > limit else ""
-        )
+        many = len(lines) >= LEAST_LINES and repeated > limit
+        return f"{repeated:.2f} of the lines come back" if many else ""
     lines = text.split("\n")
     distinct = list(dict.fromkeys(lines))
     if 4 <= len(lines) <= REFRAIN * len(distinct):

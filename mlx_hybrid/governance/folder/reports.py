@@ -105,9 +105,8 @@ def report_page(folder: Path, summary: Row) -> str:
         flagged=told(summary["flags"], "flag"),
         settings=[(key, str(value)) for key, value in summary["config"].items()],
     )
-    return page.encode("utf-8", "backslashreplace").decode(
-        "utf-8"
-    )  # half a surrogate pair may stand in a name
+    # half a surrogate pair may stand in a name
+    return page.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def fill(template: str, summary: Row, **values: Any) -> str:
