@@ -55,9 +55,8 @@ class Butterfly(nn.Module):
         return mx.max(mx.linalg.norm(self.oft_q, axis=-1))
 
     def refold(self, reach: float | None = None) -> bool:
-        """Fold Q into `oft_base` where its `reach` (read anew if None) is beyond the series; whether it was. R stays,
-        but for one Newton–Schulz step. Adam's moments stay too: Q restarts at 0, where its tangent space is the same up
-        to the fold's rotation."""
+        """Fold Q into `oft_base` where its `reach` (read anew if None) is beyond the series; whether it was. R stays
+        but for one Newton–Schulz step, and Adam's moments: the tangent space is the same up to the fold's rotation."""
         if (self.reach().item() if reach is None else reach) <= LARGEST_SKEW:
             return False
         self.oft_base = nearest_rotation(turned(self.oft_q, self.oft_base))

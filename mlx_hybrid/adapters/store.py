@@ -144,8 +144,7 @@ def load_adapter(model: nn.Module, directory: Path) -> AdapterInfo:
 
 def put_adapter(model: nn.Module, info: AdapterInfo, directory: Path) -> None:
     """Load the tensors of `directory` into a model on which its adapter was attached. Those of `full` take the model's
-    dtypes: half precision on a GPU, float32 on the CPU. What a stock folder leaves out stays as it is: mlx-lm stores
-    what it trained alone."""
+    dtypes: half precision on a GPU, float32 on the CPU. What a stock folder leaves out stays as it is."""
     weights, own = read_weights(directory), adapter_state(model)
     if info.adapter.full:
         for name in weights.keys() & own.keys():

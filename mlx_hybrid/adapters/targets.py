@@ -127,8 +127,7 @@ def plan_layers(targets: dict[str, nn.Module], config: AdapterConfig) -> dict[st
 
 
 def layer_plan(config: AdapterConfig, d_in: int, *, unitary: bool = False) -> LayerPlan:
-    """What one layer of `d_in` inputs carries, a unitary one the rotation alone; a block size of 0 (auto) becomes what
-    `nearest_blocks` finds."""
+    """What one layer of `d_in` inputs carries, a unitary one the rotation alone; block size 0 (auto) is found here."""
     rotation = config.rotation
     if isinstance(rotation, ButterflyConfig) and not rotation.block_size:
         block, factors = nearest_blocks(d_in, AUTO_BLOCK, rotation.factors)

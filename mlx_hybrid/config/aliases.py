@@ -1,5 +1,4 @@
-"""What mlx-lm, PEFT, the Transformers Trainer, axolotl and Unsloth call a setting, or an option that is none; only to
-suggest ours."""
+"""What mlx-lm, PEFT, the Transformers Trainer, axolotl and Unsloth call a setting or an option, to suggest ours."""
 
 import tomllib
 from pathlib import Path

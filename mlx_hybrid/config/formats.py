@@ -1,6 +1,5 @@
 """Settings of older files as those of today: format 1, in which `adapter` was one flat group, and what is gone. Format
-2 is written. Recipes, config.yaml of run folders and adapter_config.json of either format are read, and so are options
-with the old names."""
+2 is written; recipes, config.yaml, adapter_config.json and options of either format are read."""
 
 from typing import Any
 

@@ -36,8 +36,7 @@ DATA_SET = re.compile(rf"(?:hf:|hub:)?({HUB_ID.pattern})(?::([\w./*-]+))?")
 
 
 def find_sources(config: DataConfig) -> Split:
-    """Find the files that `data` names, those of a folder or data set by their use; ConfigError where one is not there
-    or has no records."""
+    """Find the files that `data` names, those of a folder by their use; ConfigError for one that has no records."""
     if not config.paths:
         raise ConfigError("No data: give --data with files, a folder, or a Hub data set (or data.paths).")
     renames = read_renames(config.map, "data.map")

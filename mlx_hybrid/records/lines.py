@@ -213,8 +213,7 @@ def table_rows(path: Path, head: bytes) -> Iterator[dict[str, Any]]:
 
 
 def without_padding(value: Any, kind: Any) -> Any:
-    """A value without the nulls that Arrow writes for fields of other rows; one null in all rows has type `null`, and
-    stays."""
+    """A value without the nulls that Arrow writes for fields of other rows; one null in all rows stays."""
     from pyarrow import types
 
     if value is None or not types.is_nested(kind):

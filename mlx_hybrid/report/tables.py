@@ -60,8 +60,7 @@ def interval(row: Row | None) -> str:
 def pivot(
     title: str, first: str, lines: Iterable[Line], results: Results, cell: Cell = interval, note: str = ""
 ) -> list[Table]:
-    """The table of these lines against the models measured; lines without a figure are left out, and so is a table
-    without a line."""
+    """The table of these lines against the models measured; lines without a figure, and a table without lines, go."""
     found = [(label, [results.get(m, model, l, v) for model in results.columns]) for label, m, l, v in lines]
     rows = [(label, *map(cell, own)) for label, own in found if any(own)]
     return [Table(title, (first, *results.columns), rows, note)] if rows else []

@@ -68,8 +68,7 @@ def apart_from_held_out(config: Config, sources: Split) -> Config:
 def governed(
     config: Config, files: Sequence[Source], folder: Path | None = None
 ) -> tuple[list[Record], dict[str, int], str]:
-    """Records to use, how many were set aside for each reason, and what was read as what; without governance any fault
-    is an error."""
+    """Records to use, how many were set aside by reason, and what was read as what; ungoverned, a fault is an error."""
     from mlx_hybrid.governance.folder.lines import read_folder_lines
     from mlx_hybrid.governance.govern import govern_files
 

@@ -142,8 +142,7 @@ class BranchOptimizer:
     def step(
         self, model: nn.Module, gradients: dict, count: mx.array | float = 1.0
     ) -> tuple[mx.array, mx.array]:
-        """Change the model's trainable leaves by gradients summed over `count` tokens. The mean gradient's norm and λ
-        (layers,) are returned."""
+        """Step by gradients summed over `count` tokens; the mean gradient's norm and λ (layers,)."""
         gradients = dict(tree_flatten(gradients))
         flat = {name: gradient.astype(mx.float32).reshape(-1) for name, gradient in gradients.items()}
         squares = {name: mx.inner(own, own) for name, own in flat.items()}  # no array of squares is formed
@@ -202,9 +201,8 @@ def in_one(path: str) -> str:
 
 
 def shares(norms: Float[mx.array, "2 layers"]) -> Float[mx.array, " layers"]:
-    """λ (layers,) from the norms (2, layers) of the orthogonal and the low-rank branch. λ_ℓ = g_o / (g_o + g_r), each g
-    first divided by its mean over the layers, so that branches of different scale are commensurate; ½ where both are
-    zero."""
+    """λ (layers,) from the norms (2, layers) of the orthogonal and the low-rank branch: λ_ℓ = g_o / (g_o + g_r), each g
+    divided by its mean over the layers, so that the branches' scales are commensurate; ½ where both are zero."""
     mean = mx.mean(norms, axis=1, keepdims=True)
     relative = mx.where(mean > 0, norms / mx.maximum(mean, 1e-30), 0.0)
     total = relative[0] + relative[1]

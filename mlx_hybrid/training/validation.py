@@ -30,9 +30,8 @@ def intervals(config: TrainConfig, steps: int) -> tuple[int, int]:
 def plan(
     held_back: list[Example], train: list[Example], steps: int, config: TrainConfig
 ) -> tuple[list[Example], int]:
-    """What is scored, and every how many steps, as the share of the run's tokens pays for: all records where they fit;
-    else a sample of at least 32, with fewer validations where that many cost too much and `train.validate_every` does
-    not ask for them."""
+    """What is scored, and every how many steps, as the share of the run's tokens pays for: all records where they fit,
+    else a sample of at least 32, less often where that costs too much and `train.validate_every` does not ask."""
     (every, _), size = intervals(config, steps), len(held_back)
     if not held_back or not config.validate_share:
         return held_back, every

@@ -72,8 +72,7 @@ def chrf() -> Any:
 
 
 def sentence_statistics(hypotheses: Sequence[str], columns: Sequence[Sequence[str]]) -> np.ndarray:
-    """What a corpus score is summed from, (sentences, 8 · 3), as sacrebleu counts it; `columns` are whole sets of
-    references."""
+    """What a corpus score is summed from, (sentences, 8 · 3), as sacrebleu counts it; `columns` are its references."""
     return np.array(chrf()._extract_corpus_statistics(hypotheses, columns))
 
 
