@@ -27,6 +27,9 @@ SETTINGS = {
 def compare(folder: Path, output: Path, *more: object, **how: object) -> Result:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mlx_hybrid.study.plan.ROUNDS", 1)  # of grids that grow: one shows what four do
+        patch.setattr(
+            "mlx_hybrid.study.summary.FEWEST", 2
+        )  # a few records stand for the many that p asks for
         return command("compare", folder / "source.yaml", "-o", output, *more, **how)
 
 

@@ -48,7 +48,7 @@ def test_the_page_counts_what_governance_set_aside(run):
     assert "Set aside" not in run_page(run)
     run.update(governance={"kept": 1200, "rejected": 3, "reasons": {"menu": 2, "bad_json": 1}})
     page = run_page(run)
-    assert "1,200 kept, 3 set aside; data/report.html shows their texts." in page
+    assert "1,200 kept, 3 set aside; data/report.html has their texts." in page
     assert "<tr><th>menu</th><td>2</td><td>the navigation of a page</td></tr>" in page
     assert "<tr><th>bad_json</th><td>1</td>" in page
 

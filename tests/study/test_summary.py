@@ -10,6 +10,7 @@ from mlx_hybrid.evaluation.metrics.intervals import bootstrap_ratio, macro_f1
 from mlx_hybrid.evaluation.metrics.translation import intervals, sentence_statistics
 from mlx_hybrid.evaluation.results import ALL, Results, Row
 from mlx_hybrid.study.summary import (
+    FEWEST,
     adjust,
     difference,
     differences,
@@ -158,6 +159,14 @@ def test_without_anything_known_over_examples_there_is_no_p():
     rows = [compared("ece", "a", change)]
     adjust(rows, "difference")
     assert "p_holm" not in rows[0]["difference"]
+
+
+@pytest.mark.parametrize("groups", [2, 9, 10])
+def test_a_handful_of_groups_gives_no_p(groups):
+    own = {"low": 0.19, "high": 0.21, "groups": groups}
+    change = difference([fixed(0.1)], [replace(fixed(0.2), **own)], error=1e-3)
+    assert ("p" in change) == (groups >= FEWEST)
+    assert change["low"] < 0.1 < change["high"]
 
 
 def test_a_metric_that_some_results_lack_is_not_compared():
