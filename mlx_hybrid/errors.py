@@ -1,5 +1,4 @@
-"""What can go wrong, each with the exit code the command line gives it. Every message is one sentence for a person:
-what, where, why, and the way out."""
+"""What can go wrong, each with its exit code. A message is one sentence: what, where, why, and the way out."""
 
 import difflib
 from collections.abc import Iterable, Mapping

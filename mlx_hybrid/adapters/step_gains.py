@@ -19,11 +19,10 @@ from mlx.utils import tree_flatten, tree_map, tree_unflatten
 from mlx_hybrid.adapters.attach import hybrid_layers
 from mlx_hybrid.adapters.layer import MAGNITUDE_LEAVES
 
-USUAL_GAIN = 10.0
+USUAL_GAIN = 14.0
 """About that of LoRA's B on a pretrained model (14 on Gemma 3 270M, median of 126 modules): rates keep the size that
-LoRA's have, and a step at rate η moves an output by 10 η of its norm."""
+LoRA's have, and a step at rate η moves an output by 14 η of its norm."""
 SMALL_STEP = 1e-3
-RANGE = 10.0  # a gain further than this from its kind's median is taken for that: it is of a layer that hardly acts
 OTHERS = "others"  # what belongs to no measured layer: embeddings and norms, where every weight is trained
 
 MakeLoss, Batches = Callable[[nn.Module], Callable], Sequence[tuple]  # model → summed loss of one batch
@@ -122,15 +121,18 @@ def branch_of(path: str) -> str:
 
 
 def rate_factors(gains: Gains) -> dict[str, float]:
-    """What the rate of each branch is multiplied by, by its path: USUAL_GAIN / gain. None where no gradient comes.
-    `others` is the median of all: what is trained and was not measured goes with the rest."""
-    factors: Gains = {}
-    kinds: dict[str, Gains] = {"rotation": {}, "low_rank": {}, "": {}}
-    for path, gain in gains.items():
-        last = path.rpartition(".")[2]  # whole layers are of one kind
-        kinds[last if last in kinds else ""] |= {path: gain} if gain else {}
-    for found in filter(None, kinds.values()):
-        middle = median(found.values())
-        for path, gain in found.items():
-            factors[path] = USUAL_GAIN / min(max(gain, middle / RANGE), middle * RANGE)
+    """What the rate of each branch is multiplied by, by its path: USUAL_GAIN / the median gain of its kind, so that
+    layers keep among themselves the rates that Adam gives them. `others` goes with the rest."""
+    kinds: dict[str, list[str]] = {}
+    for path in filter(gains.get, gains):  # no gradient comes to the rest
+        kinds.setdefault(kind_of(path), []).append(path)
+    factors = {}
+    for paths in kinds.values():
+        factors |= dict.fromkeys(paths, USUAL_GAIN / median(gains[path] for path in paths))
     return factors | ({OTHERS: median(factors.values())} if factors else {})
+
+
+def kind_of(path: str) -> str:
+    """`rotation` or `low_rank` for a branch; nothing for a layer that is trained whole."""
+    last = path.rpartition(".")[2]
+    return last if last in ("rotation", "low_rank") else ""

@@ -60,8 +60,7 @@ def run_config(name: str | None, overrides: tuple[str, ...] = (), values: dict |
 
 
 def found_in(folder: Path, config: Config, after: Path | None = None) -> Config:
-    """The config with the model and the data that stand in a folder, and not in the one it comes `after`, as they are
-    found from the current one."""
+    """The config with model and data of a folder, and not of the one it comes `after`, as found from here."""
 
     def found(name: str) -> str:
         first = after and (after / name).exists()

@@ -24,8 +24,8 @@ class TrainConfig(Bounded):
     accumulate: int = bounded(1, 1, sane=512)
     """Forward passes in one optimiser step."""
     learning_rate: float = bounded(5e-4, 0, sane=0.05)
-    """Peak learning rate η. Adam's first step moves each adapted layer's output by about 10 η of its size, whatever
-    method, layer and model (docs/method.md): 0.5 % at 5e-4."""
+    """Peak learning rate η. Adam's first step moves the output of the median adapted layer by about 14 η of its size,
+    whatever method and model (docs/method.md): 0.7 % at 5e-4."""
     rates: Literal["share", "leaf"] = "share"
     """What rates mean: `share`, as above; `leaf`, Adam's own on every number, as other programs have them."""
     orthogonal_learning_rate: float = bounded(0.0, 0, sane=0.05)

@@ -42,8 +42,7 @@ class Forward:
         return [PrefixCache(places, old, kept) for old in before or [None] * self.prefix_layers]
 
     def log_likelihoods(self, hidden: mx.array, rows: np.ndarray, targets: np.ndarray) -> np.ndarray:
-        """log p(targets[i]) after the hidden state rows[i] of `hidden` (m, d), and 1 where another token is likelier;
-        (n, 2) in float64, one product a row."""
+        """log p(targets[i]) after row rows[i] of `hidden` (m, d), and 1 where another token is likelier: (n, 2)."""
         out = np.empty((len(targets), 2))
         size = self.positions if self.part is None else ROWS_AT_ONCE
         for start in range(0, hidden.shape[0], size):

@@ -23,8 +23,7 @@ Line = tuple[str, str, str, str]  # label, metric, language, variant
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text under a title; `note` says how to read them. The first column names the row; the others are
-    figures, unless they are `words`."""
+    """Rows of text under a title, with a `note`. The first column names the row; others are figures, unless `words`."""
 
     title: str
     columns: tuple[str, ...]

@@ -43,8 +43,7 @@ def need(holds: Any, what: str, told: str, code: str = "invalid_value", status: 
 
 
 def checked(body: Any, *, chat: bool) -> dict:
-    """A request's keys that say something, and what others are by default. Raises ApiError for a key that is not known,
-    or asks for what is not here."""
+    """A request's keys, and what others are by default. Raises ApiError for one that is unknown, or cannot be had."""
     need(isinstance(body, dict), "body", "must be a JSON object.")
     body, known = {key: value for key, value in body.items() if value is not None}, CHAT if chat else TEXT
     for key, value in body.items():

@@ -70,8 +70,7 @@ def read_parts(config: Config, sources: Split) -> list[list[dict]]:
 
 
 def copies_in(folder: Path) -> dict[str, str]:
-    """The places of copies that governance set aside, with that of the record each is a copy of, perhaps by way of
-    others; none where it did not govern."""
+    """Places of copies that governance set aside, with that of the record copied; none where it did not govern."""
     path = folder / "rejected.jsonl"
     notes = (line.note for line in read_folder_lines(path)) if path.exists() else ()
     copies = {note["where"]: note["match"] for note in notes if "match" in note}

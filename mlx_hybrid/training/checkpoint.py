@@ -112,8 +112,7 @@ class Progress:
 def save_checkpoint(
     folder: Path, model: nn.Module, optimizer: BranchOptimizer, progress: Progress, keep: int = 2
 ) -> None:
-    """Write `folder/step-N` whole: adapter, optimiser, mixing state and progress. All but the newest `keep` go, and
-    of a run that begins again all others."""
+    """Write `folder/step-N` whole; all but the newest `keep` go, and of a run that begins again all others."""
     with new_directory(folder / f"step-{progress.step:07d}") as fresh:
         mx.save_safetensors(str(fresh / "adapter.safetensors"), adapter_state(model))
         state = {saved_name(name): value for name, value in tree_flatten(optimizer.state)}

@@ -80,8 +80,7 @@ def data_identity(sets: Iterable[list[Example]], tokenizer: Any) -> str:
 
 
 def data_notes(config: Config, split: Split, setup: Setup) -> Iterator[Note]:
-    """What there is to say of the examples: records too long or set aside, what their template leaves out, and answers
-    that end otherwise than the model says."""
+    """What there is to say of the examples: too long, set aside, left out by the template, or ended otherwise."""
     if long := sum(len(part.long) for part in setup.made):
         done = "dropped" if config.train.too_long == "drop" else "cut"
         yield Note(f"Over train.max_tokens ({config.train.max_tokens}) and {done}: {long} records.")
@@ -125,8 +124,7 @@ def attach_adapter(config: Config, setup: Setup) -> Attached:
 
 
 def start_from_records(config: Config, setup: Setup, *, machines: int = 1) -> Iterator[Note]:
-    """Start the adapter and its rates from some training records (adapters/start.py, adapters/step_gains.py), in the
-    batches of one of `machines`."""
+    """Start adapter and rates (adapters/start.py, step_gains.py) from records, in batches of one of `machines`."""
     model = setup.base.model
     if config.adapter.from_gradient:
         records, passes = sketch_size(config.train, total_steps(config.train, len(setup.train)))

@@ -23,8 +23,7 @@ RETAINED = Path(__file__).with_name("retention.jsonl")
 
 @dataclass(frozen=True)
 class Questions:
-    """A test set and, where there is one, the development set on which is calibrated; `note` says what is not measured,
-    `known` what the run was trained on."""
+    """A test set, a development set to calibrate on, a `note` of what is not measured, and what was `known`."""
 
     name: str
     test: EvaluationSet

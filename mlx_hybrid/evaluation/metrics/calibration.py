@@ -100,8 +100,7 @@ def prepared(scores: np.ndarray, answers: Sequence[int]) -> tuple[np.ndarray, np
 
 @dataclass(frozen=True)
 class Calibration:
-    """Scores made honest: zₖ = sₖ / T_l + b_lₖ for the option k of a record in language l, `all` being any that was not
-    there when it was fitted."""
+    """Scores made honest: zₖ = sₖ / T_l + b_lₖ for option k of a record in language l, `all` for those not fitted."""
 
     temperature: Mapping[str, float]
     bias: Mapping[str, Mapping[str, float]]

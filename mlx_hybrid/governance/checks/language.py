@@ -50,8 +50,7 @@ class Verdict(NamedTuple):
 
 
 class Evidence(NamedTuple):
-    """One text: letters, share of each script among them, the engine's probabilities, the likeliest of both, and
-    whether that is to be relied on."""
+    """A text: letters, shares of scripts, the engine's probabilities, the likeliest of both, whether it is sure."""
 
     text: str
     letters: float

@@ -21,8 +21,7 @@ WIRED_SHARE = 0.9  # of the recommended working set; at the limit itself macOS h
 
 @contextmanager
 def running_out(way_on: Callable[[], str] = str) -> Iterator[None]:
-    """Raise MemoryLimitError, with what there is to do, where MLX cannot allocate. A CPU's allocator does not say so:
-    there the system ends the process."""
+    """Raise MemoryLimitError, with the way out, where MLX cannot allocate; on a CPU the system ends the process."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
