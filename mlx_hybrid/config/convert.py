@@ -38,8 +38,7 @@ class Bounded:
 
 
 def build(kind: type, tree: dict, where: str, prefix: str) -> Any:
-    """A dataclass from a mapping, every key known and every value of its field's type. Raises ConfigError that says
-    where, which key, and the nearest known one."""
+    """A dataclass from a mapping, every key known, every value of its type. Raises ConfigError with the nearest key."""
     hints = field_types(kind)
     for key in tree:
         if key not in hints:

@@ -113,8 +113,7 @@ def build_config(tree: dict, where: str) -> Config:
 
 
 def read_settings(path: Path) -> dict:
-    """A YAML file's settings in format 2, whatever it was written in. Raises ConfigError for a setting that is gone and
-    that did something, outside a run's folder."""
+    """A YAML file's settings in format 2. Raises ConfigError, outside a run, for one that is gone and did something."""
     where = "" if path.with_name("run.json").is_file() else str(path)
     try:
         tree = yaml.load(path.read_text(encoding="utf-8"), UniqueKeys)

@@ -150,6 +150,9 @@ def restore(directory: Path, model: nn.Module, optimizer: BranchOptimizer) -> Pr
     saved = {key: value for key, value in told.items() if key not in OF_OLDER}
     if saved.pop("format", None) != FORMAT:
         raise ConfigError("another format")
+    usual = vars(Progress()) | {"window": {}}
+    if odd := [key for key, value in saved.items() if not isinstance(value, type(usual[key]) | int)]:
+        raise ConfigError(f"its {odd[0]} is {saved[odd[0]]}")
     weights = mx.load(str(directory / "adapter.safetensors"))
     state = mx.load(str(directory / "optimizer.safetensors"))
     set_state(model, weights, str(directory / "adapter.safetensors"))

@@ -153,8 +153,7 @@ def dev_records(
 
 
 def training_records(config: Config, run: Run | None = None) -> list[Record]:
-    """The records a run was trained on, as far as its files are still there; lines that are none, and those that its
-    governance set aside, were no part of it."""
+    """The records a run was trained on, as far as its files are there, without those that governance set aside."""
     kept = run and run.path / "data" / KEPT
     try:
         lines = list(read_records(find_sources(config.data).train))

@@ -60,8 +60,7 @@ class Wanted:
 
 
 def names_and_text(line: Line) -> tuple[set[str], str]:
-    """What a record may be called by, its id and `path:line`, and what it says; also of a line that was no record
-    under the settings it was governed with."""
+    """What a record may be called by, its id and `path:line`, and what it says; of a line that was no record, too."""
     found = line.record() if line.source is None else parse_line(line.bare(), "", 0)
     record = found if isinstance(found, Record) else None
     own = record.fields.get("id") if record else line.row.get("id")
