@@ -30,9 +30,9 @@ from mlx_lm.tuner.trainer import train as peer_train
 from mlx_lm.tuner.utils import linear_to_lora_layers
 
 from mlx_hybrid.adapters.attach import attach, dequantise
-from mlx_hybrid.config import TrainConfig, build_config
+from mlx_hybrid.config import ModelConfig, TrainConfig, build_config
 from mlx_hybrid.evaluation.benchmarks.tasks import write_task
-from mlx_hybrid.models.base import load_base, read_tokenizer
+from mlx_hybrid.models.base import load_base, tokenizer_for
 from mlx_hybrid.records.examples import Example, make_examples
 from mlx_hybrid.records.record import load_records
 from mlx_hybrid.training.checkpoint import Progress
@@ -80,8 +80,8 @@ def records_of(task: str, benchmarks: Path | None, model: str) -> Chats:
         write_task(task, Path(folder) / "task", splits=["train"], **chosen)
         path = Path(folder) / "task" / "train.jsonl"
         records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        examples, _ = make_examples(load_records((path,)), read_tokenizer(model), max_tokens=1024)
-    return Chats(records, examples)
+        tokenizer = tokenizer_for(ModelConfig(name=model))
+        return Chats(records, make_examples(load_records((path,)), tokenizer, max_tokens=1024).examples)
 
 
 def fresh_model(name: str, packed: bool):
