@@ -1,6 +1,5 @@
 """`generate`: one prompt answered, or those of a file."""
 
-import re
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -42,8 +41,9 @@ def generate(target: str, prompt: str | None, output: Path | None, as_json: bool
         mlx-hybrid generate mlx-community/Qwen3-0.6B-4bit --raw "Once upon a time"
     """
     from mlx_hybrid.chat.repl import interruptible, printed
-    from mlx_hybrid.jobs.generate import answers_to, read_prompts
+    from mlx_hybrid.jobs.generate import TEXT, answers_to, read_prompts
     from mlx_hybrid.models.generate import Sampling, prompt_tokens, room_for_answer, stream
+    from mlx_hybrid.records.files import FILES
 
     exact, base = how["max_tokens"] is not None, how.pop("base")
     loading = {name: how.pop(name) for name in LOADING}
@@ -62,7 +62,7 @@ def generate(target: str, prompt: str | None, output: Path | None, as_json: bool
                 print(line, file=out, flush=True)
             tell("")
             raise SystemExit(INTERRUPTED if stopped() else 0)
-    if prompt and re.fullmatch(r"\S+\.(txt|md|jsonl?|csv|tsv|parquet)", prompt):
+    if prompt and len(prompt.split()) == 1 and prompt.lower().endswith((*FILES, *TEXT)):
         raise ConfigError(f"{prompt}: no such file.")
     if output:
         raise ConfigError("-o is for the answers to a file of prompts; the answer to one goes to stdout.")

@@ -81,8 +81,8 @@ RULES = {"type": str, "multiple": True, "callback": rule_changes, "metavar": "RU
 OF_TEMPLATE = {"metavar": "NAME|FILE", "callback": read_template}
 
 json_option = flag("--json as_json", "Print the result as JSON.")
-told = "Any setting; `mlx-hybrid settings` lists them."
-set_option = option("--set overrides", told, multiple=True, metavar="KEY=VALUE")
+ANY = "Any setting; `mlx-hybrid settings` lists them."
+set_option = option("--set overrides", ANY, multiple=True, metavar="KEY=VALUE")
 map_option = names("--map renames", MAP, metavar="THEIRS=OURS")
 rule_option = setting("governance.rules", "--rule", RULE, **RULES)
 base_model_option = option("--base-model", OTHER_BASE, metavar="MODEL")

@@ -25,8 +25,8 @@ def given() -> dict[str, str]:
     """What of the running command stands on the command line: each parameter's name, and how it is written there."""
     context = click.get_current_context()
     source = click.core.ParameterSource.COMMANDLINE
-    given = (p for p in context.command.params if context.get_parameter_source(p.name) is source)
-    return {p.name: p.opts[-1] for p in given}
+    typed = (p for p in context.command.params if context.get_parameter_source(p.name) is source)
+    return {p.name: p.opts[-1] for p in typed}
 
 
 def typed(without: str, *, takes_value: bool = False) -> list[str]:

@@ -11,7 +11,7 @@ from mlx_hybrid.chat.conversation import checked_messages
 from mlx_hybrid.errors import ConfigError, DataError
 from mlx_hybrid.models.adapted import Pair
 from mlx_hybrid.models.generate import Sampling, answers, room_for_answer, system_turn
-from mlx_hybrid.records.lines import Fault, as_source, read_lines
+from mlx_hybrid.records.lines import Fault, as_source, check_file, read_lines
 
 TEXT = (".txt", ".md")
 Prompt = tuple[str, str | list[dict]]  # where it stands, and the text to continue or the messages to answer
@@ -20,6 +20,7 @@ Prompt = tuple[str, str | list[dict]]  # where it stands, and the text to contin
 def read_prompts(path: Path, system: str | None, raw: bool) -> list[Prompt]:
     """Every prompt of a file, without an answer that it has already: a line of text (.txt, .md) each, or `prompt` or
     `messages` of a record. Raises ConfigError."""
+    check_file(path)
     prompts: list[Prompt] = []
     for number, line in text_lines(path) if path.suffix.lower() in TEXT else read_lines(as_source(path)):
         place = f"{path}:{number}"

@@ -67,7 +67,7 @@ def test_what_a_runs_governance_set_aside_was_not_trained_on(tmp_path):
     raw, run = write(tmp_path / "raw.jsonl", texts()), Run(tmp_path / "run")
     (run.path / "data").mkdir(parents=True)
     kept = [row | {"_gov": {"where": f"raw.jsonl:{n}"}} for n, row in enumerate(texts(), 1) if n != 2]
-    write(run.path / "data" / "kept.jsonl", kept)
+    write(run.path / "data" / "kept.jsonl", kept, "no record\n")
     config = Config(model="m", data=DataConfig(paths=(str(raw),)))
     assert [record.line for record in training_records(config)] == [1, 2, 3, 4, 5, 6]
     assert [record.line for record in training_records(config, run)] == [1, 3, 4, 5, 6]

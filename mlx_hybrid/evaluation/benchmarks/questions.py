@@ -156,12 +156,13 @@ def training_records(config: Config, run: Run | None = None) -> list[Record]:
     """The records a run was trained on, as far as its files are there, without those that governance set aside."""
     kept = run and run.path / "data" / KEPT
     try:
-        lines = list(read_records(find_sources(config.data).train))
-        good = {came_from(line) for line in read_records(kept)} if kept and kept.is_file() else None
+        records = [line for line in read_records(find_sources(config.data).train) if isinstance(line, Record)]
+        if not (kept and kept.is_file()):
+            return records
+        good = {came_from(line) for line in read_records(kept) if isinstance(line, Record)}
     except (ConfigError, DataError):
         return []
-    records = [line for line in lines if isinstance(line, Record)]
-    return records if good is None else [record for record in records if came_from(record) in good]
+    return [record for record in records if came_from(record) in good]
 
 
 def came_from(record: Record) -> str:
