@@ -11,7 +11,7 @@ warn_of_slow_products()  # before anything imports mlx
 
 from mlx_hybrid.adapters import attach as adapters
 from mlx_hybrid.adapters.layer import HybridLinear as HybridLinear
-from mlx_hybrid.config import PRESETS, GovernanceConfig, build, build_config, flat, merge
+from mlx_hybrid.config import PRESETS, USUAL, GovernanceConfig, build, build_config, flat, merge
 from mlx_hybrid.config.recipes import run_config
 from mlx_hybrid.errors import ConfigError, MlxHybridError, nearest  # noqa: F401
 from mlx_hybrid.run import Run, find_run  # noqa: F401
@@ -38,7 +38,7 @@ def load(name: str, *, base_model: str | None = None) -> tuple["nn.Module", Any]
     return pair.model, pair.tokenizer
 
 
-def attach(model: "nn.Module", method: str = "hybrid", *, seed: int = 0, **adapter: Any) -> adapters.Attached:
+def attach(model: "nn.Module", method: str = USUAL, *, seed: int = 0, **adapter: Any) -> adapters.Attached:
     """Freeze `model` and put a fresh adapter on its linear layers, in place, to be trained by a loop of your own.
 
     Each layer becomes y = (x R) Wᵀ + s · x A B + bias and equals its base until it is trained: x (…, in), W (out, in),

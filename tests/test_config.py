@@ -47,6 +47,8 @@ def company(key: str) -> tuple[str, ...]:
         return ("adapter.rotation.kind=butterfly",)
     if key == "adapter.low_rank.magnitude":
         return ("method=dora", "adapter.low_rank.magnitude=false")
+    if key.startswith("adapter.rotation") or key in ("adapter.mixing", "adapter.unitary"):
+        return ("method=hybrid",)
     return ("train.steps=5",) if key == "train.epochs" else ()
 
 
@@ -72,6 +74,7 @@ CHOICES = {
     "adapter.low_rank.start": "lora-ga",
     "adapter.mixing": "off",
     "train.rates": "leaf",
+    "train.prompt_hold": "loss",
     "train.average": "ema",
     "train.schedule": "linear",
     "train.too_long": "drop",
@@ -110,7 +113,7 @@ def test_every_preset_builds_and_fills_what_is_left_out(method):
 
 
 def adapter_with(*overrides: str) -> AdapterConfig:
-    return load_config(None, overrides).adapter
+    return load_config(None, ("method=hybrid", *overrides)).adapter
 
 
 def test_a_branch_is_sized_left_out_added_or_of_another_kind():
@@ -129,7 +132,7 @@ def test_a_branch_is_sized_left_out_added_or_of_another_kind():
 def test_a_method_beside_a_file_decides_the_branches_and_the_file_their_sizes(tmp_path):
     path = tmp_path / "mine.yaml"
     rotation = "{kind: householder, reflections: 4}"
-    path.write_text(f"adapter: {{rotation: {rotation}, low_rank: {{rank: 2, alpha: 4}}}}\n")
+    path.write_text(f"method: hybrid\nadapter: {{rotation: {rotation}, low_rank: {{rank: 2, alpha: 4}}}}\n")
     for method, rotation, low_rank in (
         ("hybrid", HouseholderConfig(reflections=4), LowRankConfig(rank=2, alpha=4.0)),
         ("hra", HouseholderConfig(reflections=4), None),
@@ -170,17 +173,17 @@ def test_a_method_beside_a_file_decides_the_branches_and_the_file_their_sizes(tm
         ({"data.paths": [["a"]]}, "data.paths: must be text"),
         ({"adapter.rotation": 7}, "adapter.rotation must be a group of keys or null, not 7"),
         ({"adapter.low_rank.rnk": 7}, 'unknown key "adapter.low_rank.rnk"; did you mean "rank"?'),
-        ({"adapter.rotation.factors": 2}, "it belongs to adapter.rotation.kind butterfly, and this is householder"),
-        ({"adapter.rotation.reflections": 7}, "reflections come in pairs; use 8"),
+        ({"method": "hybrid", "adapter.rotation.factors": 2}, "kind butterfly, and this is householder"),
+        ({"method": "hra", "adapter.rotation.reflections": 7}, "reflections come in pairs; use 8"),
         ({"method": "boft", "adapter.rotation.reflections": 4}, "belongs to adapter.rotation.kind householder"),
-        ({"adapter.rotation.start": "gradient"}, 'unknown key "adapter.rotation.start"'),
+        ({"method": "hra", "adapter.rotation.start": "gradient"}, 'unknown key "adapter.rotation.start"'),
         ({"method": "boft", "adapter.rotation.block_size": 7}, "adapter.rotation.block_size must be even, not 7"),
         ({"adapter.sketch.passes": 2}, 'unknown key "adapter.sketch"'),
         ({"method": "hra", "adapter.low_rank.start": "lora-ga"}, "adapter.low_rank.rank adds one"),
         ({"adapter.unitary": ["o_proj"], "adapter.rotation": None}, "adapter.unitary needs an orthogonal branch"),
         ({"method": "hra", "adapter.rotation": None}, "nothing to train"),
         ({"method": "full", "adapter.low_rank.rank": 4}, "method full trains the weights themselves"),
-        ({"adapter.low_rank.magnitude": True}, r"adapter.low_rank.magnitude \(DoRA\) needs a low-rank branch"),
+        ({"method": "hybrid", "adapter.low_rank.magnitude": True}, r"magnitude \(DoRA\) needs a low-rank branch"),
         ({"adapter.low_rank.alpha": math.nan}, "adapter.low_rank.alpha: must be a finite number"),
         ({"train.learning_rate": math.inf}, "train.learning_rate: must be a finite number"),
     ],

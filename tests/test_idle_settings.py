@@ -18,7 +18,7 @@ REFUSED = [
     ("full", "adapter.low_rank.alpha=8", "every weight is trained"),
     ("full", "adapter={low_rank: {alpha: 8}}", "every weight is trained"),
     ("full", "train.orthogonal_learning_rate=1e-3", "train.learning_rate acts"),
-    ("full", "train.prompt_kl=0.1", "train.prompt_weight acts"),
+    ("full", "train.prompt_hold=base", "no base stays to be held to"),
     ("boft", "train.weight_decay=0.1", "adapter.low_rank.rank"),
     ("boft", "adapter.low_rank.dropout=0.1", "adapter.low_rank.rank adds one"),
     ("hra", "adapter.low_rank.alpha=8", "adapter.low_rank.rank adds one"),
@@ -108,14 +108,15 @@ def test_rates_said_to_act_have_leaves_and_idle_ones_have_none(method):
 
 def test_two_rates_are_adams_own_in_files_and_options_that_knew_no_other(tmp_path):
     path = tmp_path / "old.yaml"
-    path.write_text("train: {learning_rate: 5e-4, orthogonal_learning_rate: 1e-4}\n")
+    path.write_text("method: hybrid\ntrain: {learning_rate: 5e-4, orthogonal_learning_rate: 1e-4}\n")
     train = load_run_config(path).train
     assert (train.rates, train.learning_rate, train.orthogonal_learning_rate) == ("leaf", 5e-4, 1e-4)
-    assert load_run_config(None, ("train.orthogonal_learning_rate=1e-4",)).train.rates == "leaf"
+    both = ("method=hra", "train.orthogonal_learning_rate=1e-4")
+    assert load_run_config(None, both).train.rates == "leaf"
     path.write_text("train: {learning_rate: 5e-4}\n")
     assert load_run_config(path).train.rates == "share"
     with pytest.raises(ConfigError, match="rates leaf has two"):
-        load_run_config(None, ("train.orthogonal_learning_rate=1e-4", "train.rates=share"))
+        load_run_config(None, (*both, "train.rates=share"))
 
 
 SIZES = {

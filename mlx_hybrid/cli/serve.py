@@ -61,11 +61,11 @@ def serve(target: str, host: str, port: int, api_key_file: Path | None, **how: A
     engine = Engine(pair, **how)
     server = Server(engine, policy, port, log=tell)
     tell(f"Models: {', '.join(engine.models)}. Page: {server.url}/")
-    click.echo(f"{server.url}/v1")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     listener = threading.Thread(target=server.run, daemon=True)
-    listener.start()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
+        listener.start()
+        click.echo(f"{server.url}/v1")
         engine.run()
     except KeyboardInterrupt:
         tell("Stopped.")

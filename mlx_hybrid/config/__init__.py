@@ -3,6 +3,7 @@ nearest known one. They stop at the door: inner functions take plain values."""
 
 from mlx_hybrid.config.adapter import (
     PRESETS,
+    USUAL,
     AdapterConfig,
     ButterflyConfig,
     HouseholderConfig,

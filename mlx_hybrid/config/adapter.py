@@ -1,6 +1,7 @@
 """The settings of an adapter: its branches, how they start, and what each method's preset makes of them."""
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 from mlx_hybrid.config.convert import Bounded, bounded
@@ -60,11 +61,11 @@ class LowRankConfig(Bounded):
 class AdapterConfig(Bounded):
     """What is trained. Left out, a value comes from the preset that `method` names (docs/method.md)."""
 
-    rotation: HouseholderConfig | ButterflyConfig | None = field(default_factory=HouseholderConfig)
+    rotation: HouseholderConfig | ButterflyConfig | None = None
     """The orthogonal branch, which rotates a layer's input: `kind` and its sizes, or null."""
-    low_rank: LowRankConfig | None = field(default_factory=LowRankConfig)
+    low_rank: LowRankConfig | None = field(default_factory=partial(LowRankConfig, rank=16))
     """The low-rank branch, or null."""
-    mixing: Literal["gradient", "fixed", "inverted", "off"] = "gradient"
+    mixing: Literal["gradient", "fixed", "inverted", "off"] = "off"
     """How a layer's step is shared between its two branches: by gradient norms, half and half, against the norms (the
     branch of the smaller one takes more), or not at all."""
     unitary: tuple[str, ...] = ()
@@ -100,6 +101,7 @@ def preset(rotation: dict | None = None, low_rank: dict | None = None, **more: A
 
 BUTTERFLY = {"kind": "butterfly", "block_size": 8, "factors": 4}
 REFLECTIONS = {"kind": "householder", "reflections": 8}
+USUAL = "lora"
 PRESETS: dict[str, dict[str, Any]] = {
     "lora": preset(None, {"rank": 16}),
     "lora-ga": preset(None, {"rank": 16, "start": "lora-ga"}),

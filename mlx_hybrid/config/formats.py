@@ -43,6 +43,16 @@ def from_format_1(adapter: Any) -> Any:
     return tree
 
 
+def one_hold(train: dict, *, of_run: bool = False) -> dict:
+    """The settings of training with what holds prompts named once: `prompt_kl` was a second weight, and
+    a run that names neither was held by the loss."""
+    kl = train.get("prompt_kl")
+    kept = {key: value for key, value in train.items() if key != "prompt_kl"}
+    if kl:
+        return {**kept, "prompt_hold": "base", "prompt_weight": kl}
+    return {"prompt_hold": "loss", **kept} if of_run or kl is not None else kept
+
+
 def without_retired(tree: Any, where: str = "", above: str = "") -> Any:
     """Settings of format 2 without those that are gone; ConfigError for one that did something, if `where` is given."""
     if not isinstance(tree, dict):

@@ -13,7 +13,7 @@ UNUSED_BY_FULL = tuple(f"adapter.{key}" for key in ("mixing", "unitary", "target
 HARMLESS = {
     "train.weight_decay": 0.0,
     "train.orthogonal_learning_rate": 0.0,
-    "train.prompt_kl": 0.0,
+    "train.prompt_hold": "loss",
     "adapter.mixing": "off",
     "adapter.layers": 0,
     "adapter.unitary": (),
@@ -47,12 +47,16 @@ def idle_settings(config: Config) -> dict[str, str]:
     adapter, train = config.adapter, config.train
     decided = f"train.steps is {train.steps} and decides; with train.steps=0 it acts"
     idle = {"train.epochs": decided} if train.steps else {}
+    if not train.prompt_weight:
+        idle |= dict.fromkeys(("train.prompt_hold", "train.prompt_share"), "train.prompt_weight is 0")
+    elif not config.held_to_base:
+        idle["train.prompt_hold"] = "no base stays to be held to, and loss acts"
+        if config.start_from:
+            idle["train.prompt_hold"] = "the base would undo the adapter that it goes on from, and loss acts"
     if adapter.full:
         keys = ("train.orthogonal_learning_rate", *UNUSED_BY_FULL)
         idle |= dict.fromkeys(keys, "every weight is trained, and train.learning_rate acts")
-        return idle | {"train.prompt_kl": "no base stays to diverge from; train.prompt_weight acts"}
-    if train.prompt_kl:
-        idle["train.prompt_weight"] = "train.prompt_kl takes its place"
+        return idle
     if train.rates == "share":
         idle["train.orthogonal_learning_rate"] = "one rate serves all branches; train.rates leaf has two"
     if not adapter.low_rank:

@@ -7,9 +7,9 @@ from typing import Any
 
 import yaml
 
-from mlx_hybrid.config.adapter import PRESETS, AdapterConfig
+from mlx_hybrid.config.adapter import PRESETS, USUAL, AdapterConfig
 from mlx_hybrid.config.convert import build, field_types, groups_of, merge, to_tree
-from mlx_hybrid.config.formats import from_format_1, without_retired
+from mlx_hybrid.config.formats import from_format_1, one_hold, without_retired
 from mlx_hybrid.config.settings import Config
 from mlx_hybrid.errors import ConfigError, nearest
 
@@ -41,8 +41,8 @@ def load_config(
 
 
 def assemble(file: dict, trees: list[dict], where: str) -> Config:
-    asked = merge(file, *trees).get("method", "hybrid")
-    if file and asked != file.get("method", "hybrid") and isinstance(asked, str) and asked in PRESETS:
+    asked = merge(file, *trees).get("method", USUAL)
+    if file and asked != file.get("method", USUAL) and isinstance(asked, str) and asked in PRESETS:
         file = {**file, "adapter": suited(file.get("adapter"), asked)}
     return build_config(merge(file, *trees), where)
 
@@ -79,12 +79,12 @@ def nested(key: str, value: Any) -> dict:
 
 
 def in_format_2(tree: dict) -> dict:
-    """The tree with its adapter's branches and its model's name in groups, and the kind of its rates."""
+    """The tree with its adapter's branches and its model's name in groups, the kind of its rates, and what holds it."""
     changed = {"adapter": from_format_1(tree["adapter"])} if "adapter" in tree else {}
-    train = tree.get("train")
-    # two rates were Adam's own before `rates`
-    if isinstance(train, dict) and train.get("orthogonal_learning_rate"):
-        changed["train"] = {"rates": "leaf", **train}
+    if isinstance(train := tree.get("train"), dict):
+        # two rates were Adam's own before `rates`
+        kind = {"rates": "leaf"} if train.get("orthogonal_learning_rate") else {}
+        changed["train"] = kind | one_hold(train)
     if isinstance(tree.get("model"), str):
         changed["model"] = {"name": tree["model"]}
     return {**tree, **changed}
@@ -92,7 +92,7 @@ def in_format_2(tree: dict) -> dict:
 
 def build_config(tree: dict, where: str) -> Config:
     """A Config from a plain tree; presets fill what `adapter` leaves out."""
-    method = tree.get("method", "hybrid")
+    method = tree.get("method", USUAL)
     if not isinstance(method, str) or method not in PRESETS:
         raise ConfigError(f'{where}: unknown method "{method}"; {nearest(str(method), PRESETS)}')
     tree = in_format_2(tree)
@@ -109,7 +109,10 @@ def build_config(tree: dict, where: str) -> Config:
                 acts = f"it has no such branch, and adapter.{branch}.{opens} adds one"
             key = f"adapter.{branch}.{next(iter(given))}"
             raise ConfigError(f"{where}: {key} would do nothing with method {method}: {acts}.")
-    return build(Config, {**tree, "adapter": merge(PRESETS[method], adapter)}, where, "")
+    tree = {**tree, "adapter": merge(PRESETS[method], adapter)}
+    if method == "full" and isinstance(train := tree.get("train", {}), dict):
+        tree["train"] = {"prompt_hold": "loss", **train}
+    return build(Config, tree, where, "")
 
 
 def read_settings(path: Path) -> dict:
@@ -126,7 +129,10 @@ def read_settings(path: Path) -> dict:
         raise ConfigError(f"{path}: not a YAML file ({told}){records}.") from None
     if tree is not None and not isinstance(tree, dict):
         raise ConfigError(f"{path}: must hold keys and values at the top, as in recipes/quickstart.yaml.")
-    return without_retired(in_format_2(tree or {}), where)
+    tree = tree or {}
+    if not where and isinstance(tree.get("train"), dict):
+        tree["train"] = one_hold(tree["train"], of_run=True)
+    return without_retired(in_format_2(tree), where)
 
 
 class UniqueKeys(yaml.SafeLoader):

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from mlx_hybrid.config.adapter import AdapterConfig
+from mlx_hybrid.config.adapter import USUAL, AdapterConfig
 from mlx_hybrid.config.convert import Bounded, bounded
 from mlx_hybrid.errors import ConfigError
 
@@ -37,12 +37,12 @@ class TrainConfig(Bounded):
     weight_decay: float = bounded(0.0, 0, sane=1)
     """AdamW's decay of the low-rank factors A and B, and of the weight matrices with `full`; nothing else decays."""
     prompt_weight: float = bounded(0.08, 0, 1)
-    """What the loss of a prompt's token counts beside an answer's; it holds the model to what it knows. 0 is none."""
+    """What a prompt's token counts beside an answer's; it holds the model to what it knows. 0 is none."""
+    prompt_hold: Literal["base", "loss"] = "base"
+    """What counts there: `base`, KL(base ‖ model), the adapter switched off for the base; `loss`, the token's own loss,
+    as always where every weight is trained, or where a run goes on from an adapter."""
     prompt_share: float = bounded(0.25, 0, 1)
-    """Share of the prompts' tokens that such a loss is taken of, drawn anew each epoch."""
-    prompt_kl: float = bounded(0.0, 0, 1)
-    """In place of that loss, what the divergence from the base counts on these tokens: KL(base ‖ model), the adapter
-    switched off for the base. 0 is none; a step takes about 1.4 times as long."""
+    """Share of the prompts that is held, drawn anew each epoch: of whole ones to the base, of tokens by the loss."""
     clip: float = bounded(1.0, 0)
     """Largest norm of the whole gradient; 0 does not clip."""
     max_tokens: int = bounded(1024, 2, sane=131_072)
@@ -173,7 +173,7 @@ class Config(Bounded):
 
     model: ModelConfig = field(default_factory=ModelConfig)
     """The base model, by name, and its chat template's options."""
-    method: str = "hybrid"
+    method: str = USUAL
     """Preset of `adapter`: lora, lora-ga, dora, hra, boft, hybrid, hybrid-boft, hybrid-unitary, or full."""
     name: str = ""
     """Name of the run; empty makes one from the method and the time."""
@@ -195,8 +195,11 @@ class Config(Bounded):
             raise ConfigError(f'name "{self.name}" cannot be a run\'s; use a plain word, or -o for a path.')
         if self.method == "full" and not self.adapter.full:
             raise ConfigError("method full trains the weights themselves; leave adapter out.")
-        if self.train.prompt_kl and "lm_head" in self.adapter.targets:
-            told = "train.prompt_kl compares with the base's head, so adapter.targets cannot name lm_head."
-            raise ConfigError(told)
         if self.method != "full" and self.adapter.full:
             raise ConfigError("nothing to train: adapter.rotation and adapter.low_rank are both null.")
+
+    @property
+    def held_to_base(self) -> bool:
+        """Whether prompts are held to the base by the divergence from it, there being one to go back to."""
+        wanted = self.train.prompt_hold == "base" and self.train.prompt_weight > 0
+        return wanted and not (self.adapter.full or self.start_from)

@@ -169,7 +169,7 @@ def steps(
         world.check_alike(alike)
     align(model, optimizer, world)
     given = (model, optimizer, setup.train, setup.valid, config.train, config.seed, progress)
-    yield from Training(*given, stop, config.data.temperature, world)
+    yield from Training(*given, stop, config.data.temperature, world, config.held_to_base)
 
 
 def ask_base(

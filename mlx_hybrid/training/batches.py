@@ -10,6 +10,7 @@ from mlx_hybrid.records.examples import Example
 POOL = 64  # batches' worth of shuffled records sorted by length together: little padding, and a random order
 LARGEST_CHUNK, SMALLEST_CHUNK = 1024, 64
 CHUNK_BYTES = 1 << 26
+HELD_RECORDS = 0.25  # of an epoch, where prompts are held to the base
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,8 @@ class Batch:
 
     `positions` (p,) index the flattened (n·t) hidden states that predict `targets` (p,); `weights` (p,) is 1 for an
     answer's target, less for a prompt's, and 0 for padding. `owners` says which example each real target belongs to;
-    `where` is the examples'. Of several machines (distributed.py), `part` holds this one's records.
+    `where` is the examples'. `held` are the rows with targets that are held to the base, of negative weight. Of several
+    machines (distributed.py), `part` holds this one's records.
     """
 
     tokens: np.ndarray
@@ -27,6 +29,7 @@ class Batch:
     weights: np.ndarray
     where: tuple[str, ...]
     owners: np.ndarray
+    held: np.ndarray
     part: "Batch | None" = None
 
     @property
@@ -70,17 +73,21 @@ def make_batch(examples: list[Example], *, exact: bool = False) -> Batch:
     found = positions.astype(np.int32), tokens[:, 1:].ravel()[positions], weights[:, 1:].ravel()[positions]
     spare = (0, target_bucket(len(positions)) - len(positions))
     owners = (positions // length).astype(np.int32)
+    held = np.unique(owners[found[2] < 0])
+    if len(held) and not exact:
+        held = np.pad(held, (0, (1 << (len(held) - 1).bit_length()) - len(held)), mode="edge")
     where = tuple(e.where for e in examples)
-    return Batch(tokens[:, :-1].copy(), *(np.pad(part, spare) for part in found), where, owners)
+    return Batch(tokens[:, :-1].copy(), *(np.pad(part, spare) for part in found), where, owners, held)
 
 
 def weigh_prompt(example: Example, weight: float, share: float, draw: tuple[int, ...]) -> Example:
     """The example whose tokens that are no target count `weight` times a target's, on a random `share` of them, drawn
     anew for each `draw`: a small loss that holds the model to the text it knows. A negative weight asks for the
-    divergence from the base (loss.py)."""
+    divergence from the base (loss.py): as many tokens, all in a quarter of the records, as the base reads no others."""
     if not weight or all(example.trained[1:]):
         return example
-    picked = np.random.default_rng(draw).random(len(example.tokens)) < share
+    rng, records = np.random.default_rng(draw), 1.0 if weight > 0 else max(share, HELD_RECORDS)
+    picked = (rng.random(len(example.tokens)) < share / records) & (rng.random() < records)
     weights = np.where(example.trained, 1.0, np.where(picked, weight, 0.0))
     return replace(example, weights=tuple(weights.tolist()))
 

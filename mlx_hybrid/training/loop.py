@@ -65,9 +65,9 @@ class Training:
 
     `progress` is kept up to date, so that whoever handles CheckpointDue can save it; a run that a guard ended stays
     ended. `temperature` shifts the languages' shares (batches.py). Each machine of a `world` computes its part of every
-    batch, and all yield the same events. A run whose validation loss has risen after its first tenth begins again at
-    half its rates. Raises MlxHybridError when the loss stops being a number, and MachineLost when
-    a machine is gone, after CheckpointDue where it went between two steps.
+    batch, and all yield the same events. `hold` holds prompts to the base (loss.py). A run whose validation loss has
+    risen after its first tenth begins again at half its rates. Raises MlxHybridError when the loss stops being a
+    number, and MachineLost when a machine is gone, after CheckpointDue where it went between two steps.
     """
 
     model: nn.Module
@@ -80,6 +80,7 @@ class Training:
     stop: Callable[[], bool] = lambda: False
     temperature: float = 1.0
     world: World = ALONE
+    hold: bool = False
 
     def __post_init__(self) -> None:
         config = self.config
@@ -93,12 +94,12 @@ class Training:
         # on the CPU every fused kernel is a run of a C++ compiler, which may not be there
         compiled = {"on": True, "off": False, "auto": not on_cpu()}[config.compile]
         how = {"batch_size": config.batch_size, "seed": self.seed, "temperature": self.temperature}
-        how |= {"prompt": (-config.prompt_kl or config.prompt_weight, config.prompt_share)}
+        weight = -config.prompt_weight if self.hold else config.prompt_weight
+        how |= {"prompt": (weight, config.prompt_share)}
         how |= {"lay_out": self.world.share(partial(make_batch, exact=not compiled))}
         self.batches_from = partial(training_batches, self.examples, **how)
         self.batches = self.batches_from(begin=self.progress.step * config.accumulate)
-        hold = config.prompt_kl > 0
-        self.step = make_step(self.model, self.optimizer, compiled=compiled, world=self.world, hold=hold)
+        self.step = make_step(self.model, self.optimizer, compiled=compiled, world=self.world)
 
     def rate(self, step: int) -> float:
         return 0.5**self.progress.halvings * self.course(step)

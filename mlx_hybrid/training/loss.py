@@ -7,22 +7,24 @@ import mlx.nn as nn
 from jaxtyping import Float, Int
 
 from mlx_hybrid.adapters.attach import formed, switched_off
-from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.models.head import split_head
 from mlx_hybrid.training.batches import Batch, chunk_size
 
 Leaves = dict[str, mx.array]
 LogitsOf = Callable[[mx.array, Leaves], mx.array]
+LogitsOfBase = Callable[[slice], mx.array]  # of some of the targets
 States = Float[mx.array, "p d"]
-Plain = States | None
 Ids, Reals = Int[mx.array, " p"], Float[mx.array, " p"]
 WEIGHTS = 3  # their place in what `arrays` gives
 
 
 def arrays(batch: Batch) -> tuple[mx.array, ...]:
-    """(tokens, positions, targets, weights) of what this machine is to compute."""
+    """(tokens, positions, targets, weights) of what this machine is to compute, and `held` where rows are."""
     batch = batch.part or batch
-    return tuple(mx.array(part) for part in (batch.tokens, batch.positions, batch.targets, batch.weights))
+    held = (batch.held,) if len(batch.held) else ()
+    return tuple(
+        mx.array(part) for part in (batch.tokens, batch.positions, batch.targets, batch.weights, *held)
+    )
 
 
 def cross_entropy(logits: Float[mx.array, "p v"], targets: Ids) -> Float[mx.array, " p"]:
@@ -31,11 +33,11 @@ def cross_entropy(logits: Float[mx.array, "p v"], targets: Ids) -> Float[mx.arra
 
 
 def loss_and_slopes(
-    head: LogitsOf, hidden: States, targets: Ids, weights: Reals, leaves: Leaves, plain: Plain
+    head: LogitsOf, hidden: States, targets: Ids, weights: Reals, leaves: Leaves, plain: mx.array | None
 ) -> tuple[Float[mx.array, ""], States, Leaves]:
     """Σ weight · −log p(target), and its gradients for `hidden` and the head's leaves: softmax less one at the target,
     back through the head. One softmax does for all, log Σ exp being the largest logit less the log of its share. Where
-    the base's hidden states `plain` are given, a negative weight −w asks for w · KL(base ‖ p) in place of it."""
+    the base's logits `plain` are given, a negative weight −w asks for w · KL(base ‖ p) in place of it."""
     targets = targets[:, None]
 
     def softmax_and_normaliser(logits: mx.array) -> tuple[mx.array, mx.array]:
@@ -49,7 +51,7 @@ def loss_and_slopes(
         losses = normaliser - mx.take_along_axis(fixed, targets, 1)[:, 0]
         slope = mx.put_along_axis(share, targets, mx.take_along_axis(share, targets, 1) - 1, 1)
         if plain is not None:
-            other = mx.stop_gradient(head(plain, leaves).astype(mx.float32))
+            other = plain.astype(mx.float32)
             kept, constant = softmax_and_normaliser(other)
             divergence = mx.sum(kept * (other - fixed), axis=1) - constant + normaliser
             losses = mx.where(weights < 0, divergence, losses)
@@ -62,7 +64,13 @@ def loss_and_slopes(
 
 
 def loss_in_chunks(
-    head: LogitsOf, hidden: States, targets: Ids, weights: Reals, size: int, leaves: Leaves, plain: Plain
+    head: LogitsOf,
+    hidden: States,
+    targets: Ids,
+    weights: Reals,
+    size: int,
+    leaves: Leaves,
+    base: LogitsOfBase | None,
 ) -> Float[mx.array, ""]:
     """Σ weight · −log p(target), its gradients for `hidden` and for the head's `leaves` taken in the forward pass,
     `size` targets at a time.
@@ -79,8 +87,8 @@ def loss_in_chunks(
         for begin in range(0, len(targets), size):
             part = slice(begin, begin + size)
             states = mx.depends([hidden[part]], [loss, slopes[-1], *sums])[0] if slopes else hidden[part]
-            base = None if plain is None else plain[part]
-            more, slope, pulls = loss_and_slopes(head, states, targets[part], weights[part], own, base)
+            plain = base(part) if base else None
+            more, slope, pulls = loss_and_slopes(head, states, targets[part], weights[part], own, plain)
             loss, slopes = loss + more, [*slopes, slope]
             pulls = [pulls[name].astype(mx.float32) for name in names]
             sums = [a + b for a, b in zip(sums, pulls, strict=True)] if sums else pulls
@@ -94,26 +102,37 @@ def loss_in_chunks(
     return chunks([hidden, *leaves.values()])[0]
 
 
-def make_loss(model: nn.Module, *, hold: bool = False) -> Callable[..., mx.array]:
-    """loss_sum(tokens, positions, targets, weights): Σ weight · −log p(target). Not the mean: sums add across
+def make_loss(model: nn.Module) -> Callable[..., mx.array]:
+    """loss_sum(tokens, positions, targets, weights[, held]): Σ weight · −log p(target). Not the mean: sums add across
     micro-batches of unequal length, means do not. Only the hidden states of trained targets meet the head, in chunks:
-    (batch, tokens, vocabulary) never exists. With `hold`, targets of negative weight hold the model to its base, by one
-    more forward pass with the adapter switched off."""
+    (batch, tokens, vocabulary) never exists. Targets of negative weight, of the rows `held`, hold the model to its
+    base, by one more forward pass of those rows with the adapter switched off."""
     body, head = split_head(model) or (model, None)
-    if head is None and hold:
-        raise ConfigError("train.prompt_kl: this model's head cannot be told from its body; leave it out.")
 
-    def loss_sum(tokens: mx.array, positions: mx.array, targets: mx.array, weights: mx.array) -> mx.array:
-        plain = None
-        if hold:
+    def base_logits(tokens: mx.array, positions: mx.array, held: mx.array) -> LogitsOfBase:
+        with switched_off(model):
+            own = body(tokens[held])
+        spread = mx.zeros((len(tokens), *own.shape[1:]), own.dtype)
+        spread[held] = own
+        states = picked(spread, positions)
+
+        def of(part: slice) -> mx.array:
             with switched_off(model):
-                plain = mx.stop_gradient(picked(body(tokens), positions))
+                return mx.stop_gradient(head(states[part]) if head else states[part])
+
+        return of
+
+    def loss_sum(
+        tokens: mx.array, positions: mx.array, targets: mx.array, weights: mx.array, *held: mx.array
+    ) -> mx.array:
+        base = base_logits(tokens, positions, *held) if held else None
         with formed(model):
             hidden = picked(body(tokens), positions)
-        if head is None:
+        if not (head or held):
             return mx.sum(cross_entropy(hidden, targets) * weights)
-        size = chunk_size(head.vocabulary)
-        return loss_in_chunks(head.with_leaves, hidden, targets, weights, size, head.leaves(), plain)
+        logits_of, leaves = (head.with_leaves, head.leaves()) if head else (lambda logits, _: logits, {})
+        size = chunk_size(head.vocabulary if head else hidden.shape[-1])
+        return loss_in_chunks(logits_of, hidden, targets, weights, size, leaves, base)
 
     return loss_sum
 

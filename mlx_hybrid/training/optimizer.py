@@ -211,11 +211,11 @@ def shares(norms: Float[mx.array, "2 layers"]) -> Float[mx.array, " layers"]:
 
 
 def make_step(
-    model: nn.Module, optimizer: BranchOptimizer, *, compiled: bool, world: World = ALONE, hold: bool = False
+    model: nn.Module, optimizer: BranchOptimizer, *, compiled: bool, world: World = ALONE
 ) -> Callable:
     """step(batches) → (loss sum, trained tokens, gradient norm, λ), one optimiser step over some batches.
-    Losses and token counts are summed over the batches and the machines, and divided once; `hold` is make_loss's."""
-    loss_and_gradient = nn.value_and_grad(model, make_loss(model, hold=hold))
+    Losses and token counts are summed over the batches and the machines, and divided once."""
+    loss_and_gradient = nn.value_and_grad(model, make_loss(model))
     state = [model.state, optimizer.state, mx.random.state]
     wrap = partial(mx.compile, inputs=state, outputs=state) if compiled else lambda function: function
 

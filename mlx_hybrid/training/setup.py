@@ -154,7 +154,7 @@ def start_arrays(config: Config, setup: Setup, count: int, machines: int) -> lis
     """Batches of `count` training records, drawn by the seed and of like length, as a step has them."""
     train, seed, examples = config.train, config.seed, setup.train
     size = train.batch_size // machines
-    weight = 0.0 if train.prompt_kl else train.prompt_weight  # at the base there is no slope towards it
+    weight = 0.0 if config.held_to_base else train.prompt_weight  # at the base there is no slope towards it
     picked = np.random.default_rng(seed).permutation(len(examples))[:count]
     picked = sorted((examples[i] for i in picked), key=lambda e: len(e.tokens))
     groups = (enumerate(picked[k : k + size]) for k in range(0, len(picked), size))

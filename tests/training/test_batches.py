@@ -8,6 +8,7 @@ import pytest
 
 from mlx_hybrid.records.examples import Example
 from mlx_hybrid.training.batches import (
+    HELD_RECORDS,
     epoch_order,
     epoch_records,
     language_quotas,
@@ -37,12 +38,25 @@ def test_a_prompt_counts_a_little_on_some_of_its_tokens():
     batch, some = make_batch([drawn, example(12, 2)]), int((weights[1:390] > 0).sum())
     assert (batch.answers, len(batch.owners)) == (20, 20 + some)
     assert batch.weights.sum() == pytest.approx(20 + 0.25 * some)
-    away = weigh_prompt(long, -0.25, 0.5, (0, 0, 7))
-    assert away.weights == tuple(w if w == 1 else -w for w in drawn.weights)
-    assert (make_batch([away]).answers, len(make_batch([away]).owners)) == (10, 10 + some)
     text = example(9, 0)
     assert weigh_prompt(long, 0.0, 0.0, (0,)) is long
     assert weigh_prompt(text, 0.25, 0.5, (0,)) is text
+
+
+@pytest.mark.parametrize(("share", "records"), [(0.08, HELD_RECORDS), (0.5, 0.5), (1.0, 1.0)])
+def test_the_base_reads_few_records_for_as_many_tokens(share, records):
+    """Held to the base is a share of all prompts' tokens, in a quarter of the records where that is enough."""
+    drawn = [weigh_prompt(example(400, 390), -0.25, share, (0, 0, n)) for n in range(400)]
+    held = np.array([[w < 0 for w in one.weights] for one in drawn])
+    assert abs(held.any(axis=1).mean() - records) < 0.1  # four standard deviations of 400 draws
+    assert abs(held[:, :390].mean() - share) < 0.1 * records + 0.01
+    assert not held[:, 390:].any()
+    batch = make_batch(drawn[:8])
+    rows = np.flatnonzero(held[:8].any(axis=1))
+    assert set(batch.held) == set(rows)
+    assert len(batch.held) in (0, 1, 2, 4, 8)
+    assert make_batch(drawn[:8], exact=True).held.tolist() == rows.tolist()
+    assert batch.answers == 80
 
 
 def test_prompts_are_drawn_by_seed_and_epoch():

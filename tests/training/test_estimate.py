@@ -100,7 +100,7 @@ def test_the_estimate_is_near_the_measured_peak(method, recompute, larger, defau
 
 def test_logits_count_as_they_are_formed(larger):
     """Of some chunks where a head is frozen, with its gradients where it trains, of every token where there is none."""
-    settings = config(larger)
+    settings = config(larger, prompt_hold="loss")
     shape = replace(model_shape(settings), vocabulary=150_000)
     assert shape.chunks_logits
     assert shape.head_gradient_bytes == 0
@@ -117,6 +117,9 @@ def test_logits_count_as_they_are_formed(larger):
     for targets in (512, 4096):
         assert estimate(whole, Load(4, 1024, targets), settings).items["logits"] > 2 * every
     assert few < every
+    assert (
+        estimate(shape, Load(4, 1024, 512), config(larger)).items["logits"] == 2 * few
+    )  # the base's beside them
 
 
 def records_of(*sizes: tuple[int, int]) -> list[Example]:
@@ -132,7 +135,11 @@ def test_the_largest_load_is_the_longest_records_and_the_most_targets(larger):
         2, 30, 27
     )
     held = replace(settings, train=replace(settings.train, prompt_weight=0.1, prompt_share=0.5))
-    assert largest_load(records, held) == Load(2, 49, 19 + 2 + round(0.5 * 47))
+    assert largest_load(records, held) == Load(2, 49, 19 + 2 + 47)  # the base reads whole prompts
+    held = replace(held, train=replace(held.train, prompt_share=0.1))
+    assert largest_load(records, held) == Load(2, 49, 19 + 2 + round(0.4 * 47))
+    by_loss = replace(held, train=replace(held.train, prompt_hold="loss", prompt_share=0.5))
+    assert largest_load(records, by_loss) == Load(2, 49, 19 + 2 + round(0.5 * 47))
     assert widest_load(settings) == Load(2, 64, 128)
 
 

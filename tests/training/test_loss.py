@@ -1,5 +1,8 @@
 """The summed loss: float64 NumPy, whole logits and chunks agree, and padding counts for nothing."""
 
+from dataclasses import replace
+from functools import partial
+
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
@@ -223,8 +226,9 @@ def test_gradients_of_hidden_states_and_head_are_those_of_numpy_in_float64(held)
     def loss(h, w):
         given = [mx.array(x) for x in (targets, weights.astype(np.float32))]
         head = lambda x, own: x @ own["w"].T  # noqa: E731
-        beside = mx.array(plain.astype(np.float32)) if held else None
-        return loss_module.loss_in_chunks(head, h, *given, 16, {"w": w}, beside)
+        logits = mx.array((plain @ weight.T).astype(np.float32))
+        base = (lambda part: logits[part]) if held else None
+        return loss_module.loss_in_chunks(head, h, *given, 16, {"w": w}, base)
 
     given = [mx.array(x.astype(np.float32)) for x in (hidden, weight)]
     value, found = mx.value_and_grad(loss, argnums=(0, 1))(*given)
@@ -233,27 +237,55 @@ def test_gradients_of_hidden_states_and_head_are_those_of_numpy_in_float64(held)
         np.testing.assert_allclose(np.array(mine), exact, atol=ROUNDING * np.abs(exact).max())
 
 
-@pytest.mark.parametrize("mode", ["", "affine-4"])
-@pytest.mark.parametrize("method", ["hybrid", "hybrid-boft", "dora"])
-def test_held_to_its_base_a_model_has_no_loss_there_until_its_adapter_acts(method, mode):
-    model = use_fast_products(tiny_llama(mode))
-    attach(model, build_config({"method": method}, "t").adapter)
-    batch = list(arrays(make_batch(examples(20, 33))))
-    batch[3] = -batch[3]
-    loss = make_loss(model, hold=True)
-    assert abs(loss(*batch).item()) <= LOGITS
+def fresh(mode: str = "", method: str = "hybrid", targets: tuple[str, ...] = ("dense",), **changes):
+    model = use_fast_products(tiny_llama(mode, **changes))
+    attach(model, build_config({"method": method, "adapter": {"targets": targets}}, "t").adapter)
+    return model
+
+
+HELD = {
+    **{f"{method}, {mode}": partial(fresh, mode, method) for method in ("lora", "hybrid", "hybrid-boft", "dora")
+       for mode in ("", "affine-4")},
+    "head": partial(fresh, targets=("dense", "lm_head"), tie_word_embeddings=False),
+    "head, 4-bit": partial(fresh, "affine-4", "hybrid-boft", ("dense", "lm_head"), tie_word_embeddings=False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("splits", [True, False], ids=["in chunks", "whole"])
+@pytest.mark.parametrize("name", HELD)
+def test_prompts_are_held_to_the_base_without_the_adapter(name, splits, monkeypatch):
+    """Σ |w| KL(base ‖ model) over one of three records beside the loss of the others, and its gradients; at the start
+    there is none of it."""
+    monkeypatch.setattr(loss_module, "chunk_size", lambda _: 16)
+    if not splits:
+        monkeypatch.setattr(loss_module, "split_head", lambda _: None)
+    model, records = HELD[name](), examples(20, 60, 33)
+    weights = tuple(-0.2 if trained else 0.0 for trained in records[1].trained)
+    records[1] = replace(records[1], weights=weights)
+    batch = arrays(make_batch(records))
+    assert batch[4].tolist() == [1]
+    alone = arrays(make_batch(records[1:2]))
+    assert abs(make_loss(model)(*alone).item()) <= LOGITS
+    plain = model(batch[0])
     for index, (_, leaf) in enumerate(tree_flatten(model.trainable_parameters())):
         leaf += 0.05 * mx.random.normal(leaf.shape, key=mx.random.key(index))
-    plain = np.array(use_fast_products(tiny_llama(mode))(batch[0]), np.float64)
-    ours = np.array(model(batch[0]), np.float64)
-    rows = [x.reshape(-1, VOCABULARY)[np.array(batch[1])] for x in (plain, ours)]
-    base, log_base, log_ours = (
-        scipy.special.softmax(rows[0], 1),
-        *(scipy.special.log_softmax(r, 1) for r in rows),
-    )
-    exact = np.sum(-np.array(batch[3]) * np.sum(base * (log_base - log_ours), axis=1))
-    assert loss(*batch).item() == pytest.approx(exact, rel=1e-3)
-    assert exact > 0.1
+
+    def whole(tokens, positions, targets, weights, _):
+        base, ours = (logits.reshape(-1, VOCABULARY)[positions] for logits in (plain, model(tokens)))
+        base, ours = (logits - mx.logsumexp(logits, axis=1, keepdims=True) for logits in (base, ours))
+        divergence = mx.sum(mx.exp(base) * (base - ours), axis=1)
+        losses = -mx.take_along_axis(ours, targets[:, None], 1)[:, 0]
+        return mx.sum(mx.abs(weights) * mx.where(weights < 0, divergence, losses))
+
+    value, gradients = nn.value_and_grad(model, whole)(*batch)
+    found, pulls = nn.value_and_grad(model, make_loss(model))(*batch)
+    assert found.item() == pytest.approx(value.item(), rel=ROUNDING)
+    assert make_loss(model)(*alone).item() > 1
+    pulls = dict(tree_flatten(pulls))
+    for leaf, gradient in tree_flatten(gradients):
+        size = mx.max(mx.abs(gradient)).item()
+        assert size > 0, leaf
+        assert mx.max(mx.abs(pulls[leaf] - gradient)).item() <= LOGITS * size, leaf
 
 
 def test_padding_neither_counts_nor_pulls():

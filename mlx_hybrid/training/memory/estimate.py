@@ -17,7 +17,7 @@ from mlx_hybrid.config import Config
 from mlx_hybrid.errors import MemoryLimitError
 from mlx_hybrid.records.examples import Example, cut
 from mlx_hybrid.run import memory_bytes
-from mlx_hybrid.training.batches import chunk_size, length_bucket, target_bucket
+from mlx_hybrid.training.batches import HELD_RECORDS, chunk_size, length_bucket, target_bucket
 from mlx_hybrid.training.memory.shape import ModelShape, UnknownShapeError, model_shape
 
 STREAM = 4.4  # arrays (tokens, width) that a layer keeps for its backward pass
@@ -62,7 +62,8 @@ def largest_load(examples: list[Example], config: Config) -> Load:
     """The batch that takes most: the longest records, cut to `train.max_tokens`, with the most targets of as many."""
     limit, size = config.train.max_tokens, config.train.batch_size
     examples = [cut(e, limit) if len(e.tokens) > limit else e for e in examples]
-    share = config.train.prompt_share if config.train.prompt_weight or config.train.prompt_kl else 0.0
+    share = config.train.prompt_share if config.train.prompt_weight else 0.0
+    share /= max(share, HELD_RECORDS) if config.held_to_base else 1.0
     counts = [e.trained_count + round(share * (len(e.tokens) - 1 - e.trained_count)) for e in examples]
     targets = sum(sorted(counts, reverse=True)[:size])
     return Load(min(size, len(examples)), max(len(e.tokens) for e in examples) - 1, targets)
@@ -99,7 +100,7 @@ def estimate(shape: ModelShape, load: Load, config: Config) -> Estimate:
         "gradients": shape.head_gradient_bytes if config.adapter.full else 0.2 * shape.trainable_bytes,
         "activations": activations,
         "attention scores": attention,
-        "logits": logits_bytes(shape, load) * (2 if config.train.prompt_kl else 1),  # the base's beside them
+        "logits": logits_bytes(shape, load) * (2 if config.held_to_base else 1),  # the base's beside them
         "one layer's backward": layer,
         "update": UPDATE * shape.trainable_bytes,
         "gradient start": max(0.0, probes - shape.trainable_bytes),  # beyond a step's own
