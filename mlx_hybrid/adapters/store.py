@@ -59,9 +59,8 @@ def save_adapter(
 ) -> None:
     """Write the adapter of `model` to `directory`, replacing one that is there; a half-written one is never seen.
     `facts` are its method, base and seed; `extra` holds what else there is to say of it."""
-    tree = config_tree(model, config, facts, extra or {})
     with new_directory(directory) as folder:
-        write_adapter(folder, adapter_state(model), tree)
+        write_adapter(folder, adapter_state(model), config_tree(model, config, facts, extra or {}))
 
 
 def write_adapter(folder: Path, state: dict[str, mx.array], tree: dict) -> None:

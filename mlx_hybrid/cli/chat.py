@@ -32,8 +32,7 @@ def chat(target: str, system: str, saved: Path | None, **how: Any) -> None:
     from mlx_hybrid.models.sampling import Sampling
 
     loading = {name: how.pop(name) for name in LOADING}
-    asked = Sampling(**how)
-    conversation = Conversation(open_and_tell(target, **loading), asked, system)
+    conversation = Conversation(open_and_tell(target, **loading), Sampling(**how), system)
     if saved:
         conversation.load(saved)
     Repl(conversation).run()

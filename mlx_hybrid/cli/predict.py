@@ -33,8 +33,7 @@ def predict(output: Path | None, **asked: Any) -> None:
     """
     from mlx_hybrid.jobs import predict as job
 
-    done = job.read_done(output) if output else ()
-    for row in job.predict(**asked, done=done, tell=tell):
+    for row in job.predict(**asked, done=job.read_done(output) if output else (), tell=tell):
         with click.open_file(output or "-", "a", encoding="utf-8") as file:
             print(json.dumps(row, ensure_ascii=False), file=file, flush=True)
     if output:

@@ -89,10 +89,9 @@ def walk(group: type, above: str) -> Iterator[Setting]:
 
 def meanings(group: type) -> dict[str, str]:
     """The text under each field of a group."""
-    body = ast.parse(inspect.getsource(group)).body[0].body
     return {
         field.target.id: " ".join(text.value.value.split())
-        for field, text in pairwise(body)
+        for field, text in pairwise(ast.parse(inspect.getsource(group)).body[0].body)
         if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr)
     }
 

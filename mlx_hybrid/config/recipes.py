@@ -39,8 +39,7 @@ def summary(path: Path) -> str:
 
 def first_command(path: Path) -> str:
     """The first of the commands that a recipe opens with, of the recipe at this place."""
-    text = path.read_text(encoding="utf-8")
-    words = text.partition("\n#     ")[2].partition("\n")[0]
+    words = path.read_text(encoding="utf-8").partition("\n#     ")[2].partition("\n")[0]
     words = words.replace(f" {path.stem}.jsonl", f" {shlex.quote(str(path.with_suffix('.jsonl')))}")
     own = shlex.quote(str(path))
     return re.sub(rf"(finetune|compare) {path.stem}\b", lambda found: f"{found[1]} {own}", words)

@@ -101,8 +101,7 @@ def read_results(path: Path) -> Results:
     tree = read_json(path)
     facts = dict(tree) if isinstance(tree, dict) else {}
     if facts.pop("format", None) == FORMAT and "rows" in facts:
-        rows = tuple(Row(**row) for row in facts.pop("rows"))
-        return Results(facts, rows)
+        return Results(facts, tuple(Row(**row) for row in facts.pop("rows")))
     if facts.keys() & {"loss_nats_per_token", "accuracy_by_language"}:
         return from_first_format(facts)
     raise ConfigError(f"{path}: not a file of results; `mlx-hybrid evaluate` writes them.")

@@ -92,8 +92,7 @@ def evaluation_set(
     task, version = tasks.pop() if len(tasks) == 1 else ("records", 1)
     options = options_of(records, known) if kind == "classification" else []
     labels = list(dict.fromkeys(label for own in options for label in own))
-    key = group_key(records, group)
-    return EvaluationSet(kind, task, version, list(records), labels, options, key)
+    return EvaluationSet(kind, task, version, list(records), labels, options, group_key(records, group))
 
 
 def labelled(records: Sequence[Record]) -> list[Record]:

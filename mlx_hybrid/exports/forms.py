@@ -247,8 +247,7 @@ def make_forms(source: Source, weights: ModelWeights, rank: int | None = None) -
             added = (x @ a) @ b
         else:
             (a, b), added = lora_form(layer, x)
-            turned = isinstance(layer.rotation, Butterfly)
-            if turned and np.any(triangle := oft_form(layer.rotation, module)):
+            if isinstance(layer.rotation, Butterfly) and np.any(triangle := oft_form(layer.rotation, module)):
                 turn = turn_of(layer, x)
                 forms.oft.setdefault(layer.rotation.dense_size, {})[module] = triangle
         forms.probes[module] = turn, added

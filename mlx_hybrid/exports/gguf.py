@@ -46,8 +46,8 @@ def write_adapter(forms: Forms, config: dict, path: Path, where: str) -> dict[st
     back. Raises ConfigError for a model whose names in llama.cpp are not known here."""
     kind = config.get("model_type", "")
     if not (architecture := ARCHITECTURES.get(kind)):
-        known = f"only those of {', '.join(sorted(ARCHITECTURES))}"
-        told = f"GGUF's names of a {kind} model are not known here, {known}"
+        known = ", ".join(sorted(ARCHITECTURES))
+        told = f"GGUF's names of a {kind} model are not known here, only those of {known}"
         raise ConfigError(f"{where}: {told}; make a GGUF with llama.cpp's converter from --to merged.")
     writer = GGUFWriter(path, architecture)
     writer.add_type("adapter")

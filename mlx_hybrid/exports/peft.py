@@ -92,9 +92,8 @@ def read_peft(folder: Path) -> PeftFolder:
         raise ConfigError(f"{folder}: {what}; LORA, OFT and HRA can be carried exactly.")
     start = config.get("init_lora_weights", True)
     if isinstance(start, str) and start.lower().startswith(STARTS_THAT_CHANGE_THE_BASE):
-        told = f"was started with {start}, which changes the base weights"
         way_out = "save it in PEFT with path_initial_model_for_weight_conversion, then import that"
-        raise ConfigError(f"{folder}: {told}; {way_out}.")
+        raise ConfigError(f"{folder}: was started with {start}, which changes the base weights; {way_out}.")
     for key, value in config.items():
         if key not in KNOWN and value not in (None, False, {}, [], "none", ""):
             raise ConfigError(f"{folder}: {key} is {value!r}, which cannot be carried exactly.")

@@ -234,8 +234,7 @@ def told(reasons: Counter[str]) -> str:
     """Which rule takes how many records, what it catches, and what keeps them."""
     ways = {name: f": {rule.catches}; --rule {name}=off keeps them" for name, rule in RULES.items()}
     rows = sorted(reasons.items(), key=lambda pair: (-pair[1], pair[0]))
-    parts = [f"{name} ({number}{ways.get(name, '')})" for name, number in rows]
-    return f"most for {', '.join(parts)}"
+    return "most for " + ", ".join(f"{name} ({number}{ways.get(name, '')})" for name, number in rows)
 
 
 def count(items: Iterable[Inspection]) -> dict[tuple[str, str, str], int]:

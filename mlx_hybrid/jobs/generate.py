@@ -80,8 +80,7 @@ def answers_to(
             raise ConfigError(f"{place}: {error}") from None
         how.append(replace(sampling, max_tokens=room))
     model, waiting, written, began = pair.base if base else pair.model, {}, 0, time.monotonic()
-    made = answers(model, tokenizer, tokens, how, stopped=stopped)
-    for done, (number, pieces) in enumerate(made, 1):
+    for done, (number, pieces) in enumerate(answers(model, tokenizer, tokens, how, stopped=stopped), 1):
         waiting[number] = pieces
         left = (time.monotonic() - began) / done * (len(prompts) - done)
         tell(f"{done} of {len(prompts)} answers, {left:.0f} s left")

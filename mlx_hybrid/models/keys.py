@@ -23,8 +23,7 @@ def mended(config: dict[str, Any]) -> dict[str, Any]:
     rope = config.get("rope_parameters")
     if isinstance(rope, dict):
         main = dict(rope.get(FULL, rope))
-        own = {key: main.pop(key) for key in ("rope_theta", "partial_rotary_factor") if key in main}
-        new = own | new
+        new = {key: main.pop(key) for key in ("rope_theta", "partial_rotary_factor") if key in main} | new
         if main.get("rope_type", "default") != "default":
             new["rope_scaling"] = new.get("rope_scaling") or main
         if "rope_theta" in rope.get(SLIDING, {}):

@@ -207,8 +207,7 @@ class Tokenizer(TokenizerWrapper):
     def control_tokens(self) -> list[str]:
         """The special tokens that text must not become, the longest first."""
         added = getattr(self._tokenizer, "added_tokens_decoder", {}).values()
-        names = {t.content for t in added if t.special and len(t.content) > 1}
-        return sorted(names, key=len, reverse=True)
+        return sorted({t.content for t in added if t.special and len(t.content) > 1}, key=len, reverse=True)
 
     def _encode(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(text, add_special_tokens=False))

@@ -101,8 +101,7 @@ def answers_to(record: Record, answers: Iterable[str], tokenizer: Any) -> tuple[
     *before, last = talk.turns
     asked = talk.before(len(before))
     for answer in answers:
-        turns = [*before, {**last, "content": answer}]
-        made = replace(talk, turns=turns, wanted=[len(before)]).masked()
+        made = replace(talk, turns=[*before, {**last, "content": answer}], wanted=[len(before)]).masked()
         begin = made.trained.index(True)
         if made.tokens[:begin] != asked:
             raise DataError(f"{record.where}: the answer {answer!r} does not follow its question as asked.")

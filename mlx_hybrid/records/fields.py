@@ -41,8 +41,7 @@ def check_fields(fields: Any) -> None:
         if not isinstance(fields.get(key), str):
             raise NotARecord("bad_content", f"{key} must be a string, not {type(fields.get(key)).__name__}")
     if not fields[keys[-1]].strip():
-        reason = "empty" if keys[-1] == "text" else "empty_completion"
-        raise NotARecord(reason, f"the {keys[-1]} is empty")
+        raise NotARecord("empty" if keys[-1] == "text" else "empty_completion", f"the {keys[-1]} is empty")
 
 
 def check_messages(messages: Any) -> None:

@@ -156,9 +156,8 @@ class Conversation:
             is_last, ends = spans[-1][0] == len(self.turns) - 1, tuple(self.tokenizer.end_markers)
             close = is_last and not parts[-1][0].endswith(ends)
             parts += [] if close else [(full[cursor:], False)]
-            asked = self.tokenizer.opened(full[: spans[0][1]])
             return Example(
-                *tokenise(parts, self.tokenizer, asked, close=close),
+                *tokenise(parts, self.tokenizer, self.tokenizer.opened(full[: spans[0][1]]), close=close),
                 text_bytes=sum(len(text.encode()) for text, kept in parts if kept),
                 context_answers=len(self.wanted) - len(spans),
                 unwritten=self.unwritten(spans),
@@ -173,9 +172,8 @@ class Conversation:
             raise SetAside("no chat template, so only a prompt and its answer as text can be used")
         (prompt, answer), tokenizer = texts, self.tokenizer
         if found := tokenizer.control_token_in(tokenizer.bare(prompt)) or tokenizer.control_token_in(answer):
-            told = f"its text holds the control token {found}"
             why = "which a model without a chat template would not read as text; a record with `text` may hold it"
-            raise SetAside(f"{told}, {why}")
+            raise SetAside(f"its text holds the control token {found}, {why}")
         parts = [(tokenizer.once(prompt), False), (answer, True)]
         made = tokenise(parts, tokenizer, tokenizer.continued(prompt), close=True)
         left_out = {"reasoning": self.turns[1].get("reasoning_content"), "the tools": self.tools}

@@ -166,8 +166,7 @@ async def read_json(request: Request) -> object:
         async with asyncio.timeout(SILENCE_SECONDS):
             return await request.json()
     except TimeoutError:
-        told = f"The body did not come within {SILENCE_SECONDS} s."
-        raise ApiError(told, "timeout", status=408) from None
+        raise ApiError(f"The body did not come within {SILENCE_SECONDS} s.", "timeout", status=408) from None
     except (ValueError, RecursionError):
         raise ApiError("The body is not JSON.", "invalid_json") from None
 

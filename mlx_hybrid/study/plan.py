@@ -98,8 +98,7 @@ def check_plan(plan: Plan) -> None:
         governance_values(name)
     trees = (read_settings(plan.source), override_tree(plan.overrides))
     given = {key for tree in trees for key in flat(tree.get("adapter") or {})}
-    decided = {key for preset in PRESETS.values() for key in flat(preset)}
-    if fixed := sorted(given & decided):
+    if fixed := sorted(given & {key for preset in PRESETS.values() for key in flat(preset)}):
         told = "is set for every method, so they would not be themselves; leave it to the methods."
         raise ConfigError(f"adapter.{fixed[0]} {told}")
 

@@ -217,8 +217,7 @@ def opened(model: ModelConfig, run: Run | None) -> tuple[Any, Any, dict]:
         return base.model, base.tokenizer, {"base": base.identity["fingerprint"]}
     loaded, digest = load_run(Run(run.path, model.name)), sha256_of(run.adapter / "adapters.safetensors")
     loaded.tokenizer.date = run.template_date()
-    identity = {"base": loaded.identity["fingerprint"], "adapter": digest}
-    return settle(loaded.model), loaded.tokenizer, identity
+    return settle(loaded.model), loaded.tokenizer, {"base": loaded.identity["fingerprint"], "adapter": digest}
 
 
 def measured(

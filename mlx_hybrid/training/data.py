@@ -31,8 +31,7 @@ def check_manifests(sources: Split) -> list[str]:
     """sha256 of the manifest of every governed file. Raises DataError for one that changed since it was signed."""
     from mlx_hybrid.governance.folder.manifest import check_source
 
-    found = {check_source(source.path) for part in sources for source in part}
-    return sorted(filter(None, found))
+    return sorted(filter(None, {check_source(source.path) for part in sources for source in part}))
 
 
 def prepare(config: Config, sources: Split, folder: Path | None = None) -> Data:
@@ -61,8 +60,7 @@ def apart_from_held_out(config: Config, sources: Split) -> Config:
     own, held_out = config.governance, (str(s.path) for s in (*sources.test, *sources.valid))
     if not own.enabled or "overlap" not in active_stages(own):
         return config
-    against = tuple(dict.fromkeys((*own.against, *held_out)))
-    return replace(config, governance=replace(own, against=against))
+    return replace(config, governance=replace(own, against=tuple(dict.fromkeys((*own.against, *held_out)))))
 
 
 def governed(
@@ -80,8 +78,7 @@ def governed(
         raise DataError(f"{', '.join(file.name for file in files)}: no record in there.")
     with nullcontext(folder) if folder else tempfile.TemporaryDirectory(prefix="governed-") as place:
         ledger = govern_files(files, Path(place), config.governance)
-        kept = read_folder_lines(Path(place) / "kept.jsonl")
-        records = [Record(line.row, *line.place) for line in kept]
+        records = [Record(line.row, *line.place) for line in read_folder_lines(Path(place) / "kept.jsonl")]
     if not records:
         told = ", ".join(f"{reason} {count}" for reason, count in ledger.reasons.items())
         raise DataError(f"Governance kept none of the records ({told}).")

@@ -172,8 +172,7 @@ class BranchOptimizer:
             sums[branch_of(name)] += square
         rows = [[sums[f"{name}.{branch}"] for name in self.mixed] for branch in ("rotation", "low_rank")]
         norms = mx.sqrt(mx.stack([mx.stack(row) for row in rows])) / count
-        average = EMA * self.mix["norms"] + (1 - EMA) * norms
-        self.mix["norms"] = mx.where(self.mix["started"], average, norms)
+        self.mix["norms"] = mx.where(self.mix["started"], EMA * self.mix["norms"] + (1 - EMA) * norms, norms)
         self.mix["started"] = mx.array(True)
         lam = shares(self.mix["norms"])
         return 1 - lam if self.mixing == "inverted" else lam
@@ -229,8 +228,7 @@ def make_step(
     def step(batches: list[Batch]) -> tuple[mx.array, mx.array, mx.array, mx.array]:
         loss, count, gradients = part(*arrays(batches[0]))
         for batch in batches[1:]:
-            more = part(*arrays(batch))
-            loss, count, gradients = tree_map(mx.add, (loss, count, gradients), more)
+            loss, count, gradients = tree_map(mx.add, (loss, count, gradients), part(*arrays(batch)))
             mx.eval(loss, count, gradients)
         loss, count = world.sum(mx.stack([loss, count]))
         result = (loss, count, *update(world.mean_gradients(gradients), count / world.size))

@@ -195,7 +195,6 @@ def mixing(run: Run) -> tuple[list[str], list[int], np.ndarray]:
     info = read_adapter_config(run.adapter)
     config, modules = info.adapter, [n for n in info.modules if last_part(n) not in info.adapter.unitary]
     rows = [row for row in run.metrics() if len(row.get("mixing", [])) == len(modules)]
-    mixed = config.rotation and config.low_rank and config.mixing in ("gradient", "inverted")
-    if not (rows and mixed):
+    if not (rows and config.rotation and config.low_rank and config.mixing in ("gradient", "inverted")):
         return [], [], np.empty((0, 0))
     return modules, [row["step"] for row in rows], np.array([row["mixing"] for row in rows]).T

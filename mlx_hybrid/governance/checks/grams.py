@@ -78,8 +78,7 @@ def gram_hashes(texts: Sequence[str], n: int) -> tuple[np.ndarray, np.ndarray]:
     for back in range(1, n):
         inside[np.cumsum(lengths) - back] = False
     grams = (hashes >> np.uint64(32)).astype(np.uint32)[inside[:total]]
-    starts = np.concatenate([[0], np.cumsum(lengths - n + 1)])
-    return grams, starts
+    return grams, np.concatenate([[0], np.cumsum(lengths - n + 1)])
 
 
 def sketches(texts: Sequence[str], n: int) -> list[bytes]:
@@ -199,8 +198,7 @@ def incidence(rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]) -> 
 def parts_of(record: Record) -> list[str]:
     """What of an evaluation record must not be trained on: its question and its answer, each on its own."""
     parts = [normalise(part) for part in (record.prompt(), record.completion())]
-    long = [part for part in parts if len(part) >= LEAST_CHARACTERS]
-    return long or [normalise(record.content())]
+    return [part for part in parts if len(part) >= LEAST_CHARACTERS] or [normalise(record.content())]
 
 
 def long_grams(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:

@@ -94,8 +94,7 @@ def check_languages(
             parts = [part for part in short[i].split("\n") if len(part) >= SOME_LETTERS][:MAX_PARTS]
             checked = (judge.check(item, declared[i]) for item in gather_evidence(parts, engine))
             if any(not part.reject and not part.flags for part in checked):
-                mixed = Finding("lang_mixed", verdict.reject.detail)
-                verdicts[i] = Verdict(verdict.language, flags=(mixed,))
+                verdicts[i] = Verdict(verdict.language, flags=(Finding("lang_mixed", verdict.reject.detail),))
     return verdicts
 
 
@@ -230,11 +229,7 @@ def is_big(evidence: Evidence, language: Language, engine: Any) -> bool:
     """Whether a text under a code that the engine does not know is sure to be in a big language instead."""
     top, relatives = evidence.top, relatives_of(language.code)
     sure = top in BIG and evidence.top_p >= 0.95 and evidence.letters >= 25
-    if (
-        not sure
-        or relatives & {*engine.codes}
-        or (evidence.script == "Ethi" and TIGRINYA.search(evidence.text))
-    ):
+    if not sure or relatives & {*engine.codes} or (top == "amh" and TIGRINYA.search(evidence.text)):
         return False
     return evidence.script in scripts_of(top) and language.code not in WORDS[top] | relatives_of(top)
 
