@@ -60,14 +60,8 @@ class Display:
         what = f"{event.trainable:,} parameters on {event.modules} modules"
         self.note(f"Training {what}, {event.steps} steps over {event.records} records{where}{machines}.")
         if self.talk.is_terminal:
-            columns = (
-                "train",
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-                "{task.fields[facts]}",
-            )
-            self.bar = Progress(*columns, console=self.talk)
+            columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), "{task.fields[facts]}")
+            self.bar = Progress("train", *columns, console=self.talk)
             self.bar.add_task("", total=event.steps, completed=event.first_step, facts="")
             self.bar.start()
 

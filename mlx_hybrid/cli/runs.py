@@ -44,12 +44,9 @@ def run_facts(run: Run) -> dict:
         for metric in ("loss", "accuracy")
         for prefix, model in (("base_", BASE), ("", ADAPTED))
     }
-    facts = {"run": run.name, "path": str(run.path), "status": run.status(), "method": info.get("method", "")}
-    facts |= {
-        "base": info.get("base", {}).get("id", ""),
-        "started": info.get("started", ""),
-        "step": run.step(),
-    }
+    facts = {"run": run.name, "path": str(run.path), "status": run.status()}
+    facts |= {"method": info.get("method", ""), "base": info.get("base", {}).get("id", "")}
+    facts |= {"started": info.get("started", ""), "step": run.step()}
     facts |= {key: info.get(key) for key in ("best_step", "seconds", "error")}
     return facts | {key: row and row.value for key, row in rows.items()}
 

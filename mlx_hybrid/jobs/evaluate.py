@@ -10,10 +10,8 @@ from mlx_hybrid.evaluation.results import ADAPTED, BASE, Results, Row, by_model,
 from mlx_hybrid.files import sha256_of, write_lines
 
 OF_A_TASK = ("split", "languages", "folder")
-WITH_HARNESS = (
-    *("target", "base_model", "baseline", "limit", "seed", "examples"),
-    *("lm_tasks", "lm_folder", "output", "as_json"),
-)
+WITH_HARNESS = ("target", "base_model", "baseline", "limit", "seed", "examples", "output", "as_json")
+WITH_HARNESS += ("lm_tasks", "lm_folder")
 Tell = Callable[[str], None]
 
 

@@ -36,10 +36,8 @@ def unnamed_end(tokenizer: Any, folder: Path) -> str | None:
         text = tokenizer.apply_chat_template(turns, tokenize=False)
     except Exception:  # templates raise whatever their author chose; records say so where it matters
         return None
-    after, ends = (
-        text.partition(ANSWER)[2],
-        map(tokenizer.convert_ids_to_tokens, named_ends(tokenizer, folder)),
-    )
+    after = text.partition(ANSWER)[2]
+    ends = map(tokenizer.convert_ids_to_tokens, named_ends(tokenizer, folder))
     if text.count(ANSWER) != 1 or any(end and end in after for end in ends):
         return None
     added = getattr(tokenizer, "added_tokens_decoder", {}).values()

@@ -18,13 +18,9 @@ GREY = "#7f7f7f"
 MARKERS = "osD^vPXh"
 BESIDE = {"loc": "center left", "bbox_to_anchor": (1, 0.5)}  # a legend to the right of the figure
 STYLE = {"font.size": 9, "axes.titlesize": 10, "axes.grid": True, "grid.color": "#e3e3e6"}
-STYLE |= {
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-}
-STYLE |= {"figure.facecolor": "white", "svg.fonttype": "path", "svg.hashsalt": "mlx-hybrid"}
+STYLE |= dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False)
+STYLE |= {"axes.axisbelow": True, "figure.facecolor": "white"}
+STYLE |= {"svg.fonttype": "path", "svg.hashsalt": "mlx-hybrid"}
 styled = matplotlib.rc_context(STYLE)
 
 

@@ -19,11 +19,8 @@ from mlx_hybrid.models.gguf.config import gguf_name, is_shifted, mlx_name, model
 from mlx_hybrid.models.gguf.file import GgufFile, Tensor
 
 EMBEDDING = "token_embd.weight"
-PLACELESS = {
-    "rope_freqs.weight",
-    "rope_factors_long.weight",
-    "rope_factors_short.weight",
-}  # these make settings
+PLACELESS = {"rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"}
+"""These make settings."""
 OFFSETS = {BITS[kind]: offset for kind, offset in PACKED.items()}
 CHUNK = 128  # codes that MLX unpacks with one scale, of 1, so that they come out as they are
 LEAVES = nn.Linear | nn.QuantizedLinear | nn.RMSNorm | nn.Embedding | nn.QuantizedEmbedding
