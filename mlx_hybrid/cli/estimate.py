@@ -62,21 +62,15 @@ def estimate(
         rows = [[Load(n, tokens, n * tokens) for tokens in LENGTHS] for n in BATCHES]
         needs = [[estimate_memory(shape, own, settings).needed for own in row] for row in rows]
         result["table"] = {"batches": BATCHES, "tokens": LENGTHS, "needed_bytes": needs}
-        lines += needs_table(needs, limit)
+        told = "In GB, by records a batch (down) and tokens a record (across); ! is over what may be used:"
+        lines += [told, "       " + "".join(f"{tokens:>9}" for tokens in LENGTHS)]
+        cells = [[f"{need / GIGA:>8.2f}{'!' if need > limit else ' '}" for need in row] for row in needs]
+        lines += [f"  {batch:>5}{''.join(row)}" for batch, row in zip(BATCHES, cells)]
     lines += [f"Peak: {found.peak / GIGA:.3f} GB, and {found.cache / GIGA:.3f} GB for reuse."]
     lines += ["Of logits and one layer's backward the larger counts; the update comes after both."]
     answer(result, as_json, *lines, f"May be used: {limit / GIGA:.3f} GB.", then)
     if not result["fits"]:
         raise SystemExit(MemoryLimitError.exit_code)
-
-
-def needs_table(needs: list[list[int]], limit: int) -> list[str]:
-    cells = [[f"{need / GIGA:>8.2f}{'!' if need > limit else ' '}" for need in row] for row in needs]
-    return [
-        "In GB, by records a batch (down) and tokens a record (across); ! is over what may be used:",
-        "       " + "".join(f"{tokens:>9}" for tokens in LENGTHS),
-        *(f"  {batch:>5}{''.join(row)}" for batch, row in zip(BATCHES, cells)),
-    ]
 
 
 def batch_of(settings: Config) -> tuple[Callable[[Config], Any], str]:
