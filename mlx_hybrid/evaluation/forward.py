@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import zip_longest
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -131,10 +132,7 @@ class Places:
 
 def pad_right(sequences: Sequence[Sequence[int]]) -> np.ndarray:
     """(n, longest) token ids, zeros after each sequence: a causal model never looks at them."""
-    padded = np.zeros((len(sequences), max(len(s) for s in sequences)), np.int32)
-    for row, sequence in enumerate(sequences):
-        padded[row, : len(sequence)] = sequence
-    return padded
+    return np.array([*zip_longest(*sequences, fillvalue=0)], np.int32).T
 
 
 def batches_by_length(

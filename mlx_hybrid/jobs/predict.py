@@ -142,9 +142,8 @@ def scores_of(pair: Pair, examples: EvaluationSet) -> np.ndarray:
 
 def chosen(pair: Pair, part: EvaluationSet, calibration: calibrating.Calibration | None) -> Iterator[dict]:
     """The rows of some records."""
-    scores = scores_of(pair, part)
-    if calibration:
-        scores = calibration.logits(scores, part.languages, part.labels)
+    plain = scores_of(pair, part)
+    scores = calibration.logits(plain, part.languages, part.labels) if calibration else plain
     for record, own, row in zip(part.records, part.options, np.exp(calibrating.log_probabilities(scores))):
         whole = dict(zip(part.labels, row.tolist(), strict=True))
         shares = {label: round(whole[label], 6) for label in own}

@@ -84,9 +84,7 @@ def run_named(name: str, base: str | None = None) -> Run | None:
 
 def adapter_folder(name: str) -> Path | None:
     """The folder of an adapter that a path or a Hub id names, else None. Raises ConfigError for a PEFT adapter."""
-    folder = Path(name)
-    if not folder.exists() and HUB_ID.fullmatch(name):
-        folder = fetch(name)
+    folder = fetch(name) if HUB_ID.fullmatch(name) and not Path(name).exists() else Path(name)
     if not (folder / store.CONFIG_FILE).is_file():
         return None
     if (folder / "adapter_model.safetensors").is_file() and not (folder / store.WEIGHTS_FILE).is_file():

@@ -57,9 +57,7 @@ def cut(logits: Any, sampling: Sampling) -> Any:
     reaches `top_p` (Holtzman et al. 2020, arXiv 1904.09751), or is below `min_p` of the likeliest one's."""
     if not 0 < sampling.top_k < logits.shape[-1] and sampling.top_p == 1 and sampling.min_p == 0:
         return logits
-    ordered = mx.sort(logits, axis=-1)[..., ::-1]
-    if sampling.top_k:
-        ordered = ordered[..., : sampling.top_k]
+    ordered = mx.sort(logits, axis=-1)[..., ::-1][..., : sampling.top_k or None]
     probabilities = mx.softmax(ordered, axis=-1)
     before = mx.cumsum(probabilities, axis=-1) - probabilities
     kept = (before < sampling.top_p) & (probabilities >= sampling.min_p * probabilities[..., :1])

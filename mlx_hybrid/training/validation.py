@@ -9,6 +9,7 @@ import mlx.nn as nn
 import numpy as np
 
 from mlx_hybrid.config import TrainConfig
+from mlx_hybrid.models.head import evaluating
 from mlx_hybrid.records.examples import Example
 from mlx_hybrid.training.batches import language_quotas, validation_batches
 from mlx_hybrid.training.checkpoint import Progress
@@ -89,15 +90,12 @@ def summed_losses(
     model: nn.Module, examples: list[Example], *, batch_size: int, world: World = ALONE
 ) -> np.ndarray:
     """(examples, 2): Σ −log p over the trained tokens of each, and how many; several machines share the batches."""
-    target_losses = make_target_losses(model)
-    was_training = model.training
-    model.eval()
-    sums = np.zeros((len(examples), 2))
+    target_losses, sums = make_target_losses(model), np.zeros((len(examples), 2))
     batches = validation_batches(examples, batch_size=batch_size // world.size)
-    for places, batch in islice(batches, world.index, None, world.size):
-        losses = np.array(target_losses(*arrays(batch)[:3]))[: len(batch.owners)].astype(np.float64)
-        np.add.at(sums, places[batch.owners], np.stack([losses, np.ones_like(losses)], axis=1))
-    model.train(was_training)
+    with evaluating(model):
+        for places, batch in islice(batches, world.index, None, world.size):
+            losses = np.array(target_losses(*arrays(batch)[:3]))[: len(batch.owners)].astype(np.float64)
+            np.add.at(sums, places[batch.owners], np.stack([losses, np.ones_like(losses)], axis=1))
     if world.size > 1:
         sums = np.array(world.sum(mx.array(sums.astype(np.float32)))).astype(np.float64)
     return sums

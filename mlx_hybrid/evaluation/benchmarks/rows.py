@@ -11,6 +11,7 @@ import numpy as np
 import yaml
 
 from mlx_hybrid.errors import ConfigError, DataError, nearest
+from mlx_hybrid.files import hub_endpoint, hub_reason
 from mlx_hybrid.records.languages import parse_language
 from mlx_hybrid.records.lines import PARQUET, check_file, table_rows
 
@@ -124,8 +125,6 @@ def fetch(source: Source, name: str, split: str, code: str) -> Path:
     """The file of a split and language in the original's Hub repository."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError
-
-    from mlx_hybrid.files import hub_endpoint, hub_reason
 
     if not source.hub:
         place = source.files[split].format(code="<code>")

@@ -52,10 +52,9 @@ class ModelShape:
 
 def model_shape(config: Config) -> ModelShape:
     """The shape of a run's model with its adapter. Raises ConfigError for a model that cannot be had or built."""
-    if folder := local_folder(config.model.name):
-        return shape_of(folder, config)
-    with tempfile.TemporaryDirectory() as folder:
-        return shape_of(stand_in(config.model.name, Path(folder)), config)
+    name = config.model.name
+    with tempfile.TemporaryDirectory() as place:
+        return shape_of(local_folder(name) or stand_in(name, Path(place)), config)
 
 
 def local_folder(model: str) -> Path | None:
