@@ -95,9 +95,7 @@ def text_rows(parts: Parts, answers: Answers, *, seed: int, pivot: str | None) -
     return {}, rows
 
 
-def retention_rows(
-    parts: Parts, answers: Answers, *, seed: int, untrained: Collection[str] = ()
-) -> list[Row]:
+def retention_rows(parts: Parts, answers: Answers, *, seed: int, untrained: Collection[str]) -> list[Row]:
     """Bits per byte of text outside the task: of all, of each language, and of those that were not trained."""
     kept, bits, sizes = predicted(parts["retention"], answers, "retention", "bytes", some=True)
     if not sizes.size:

@@ -29,9 +29,7 @@ def find_tasks(names: Sequence[str], folder: Path | None = None) -> Any:
     raise ConfigError(f"lm-eval has no task {', '.join(missing)}; `lm-eval ls tasks` lists them.")
 
 
-def evaluate_tasks(
-    net: Any, names: Sequence[str], manager: Any, limit: int, seed: int, samples: bool
-) -> dict:
+def evaluate_tasks(lm: Any, names: Sequence[str], manager: Any, limit: int, seed: int, samples: bool) -> dict:
     """What `lm_eval.simple_evaluate` returns. Raises MlxHybridError for whatever fails inside the harness."""
     import lm_eval
 
@@ -39,7 +37,7 @@ def evaluate_tasks(
     how = {"limit": limit or None, "log_samples": samples, "bootstrap_iters": 1000, "verbosity": "ERROR"}
     how |= dict.fromkeys(seeds, seed)
     try:
-        return lm_eval.simple_evaluate(net, tasks=list(names), task_manager=manager, **how)
+        return lm_eval.simple_evaluate(lm, tasks=list(names), task_manager=manager, **how)
     except MlxHybridError:
         raise
     except Exception as error:  # the harness, its data sets and templates each have errors of their own

@@ -159,15 +159,13 @@ class Sums:
         self.forward, self.batch_tokens = forward, min(BATCH_TOKENS, forward.most_tokens)
         self.values, self.waiting, self.held = np.zeros((slots, 2)), [], 0
 
-    def of(self, nodes: Sequence[Node]) -> np.ndarray:
+    def of(self, nodes: list[Node]) -> np.ndarray:
         """Of every slot the sum, and how many of its tokens are not the likeliest, (slots, 2)."""
         self.run(nodes)
         self.flush()
         return self.values
 
-    def run(
-        self, nodes: Sequence[Node], before: Sequence[PrefixCache] = (), rows: Sequence[int] = ()
-    ) -> None:
+    def run(self, nodes: list[Node], before: Sequence[PrefixCache] = (), rows: Sequence[int] = ()) -> None:
         """The nodes through the body, node i after row rows[i] of what `before` holds, and then their children."""
         lengths, rows = np.array([len(node.tokens) for node in nodes]), np.array(rows)
         held = before[0].places.whole.shape[1] if before else 0

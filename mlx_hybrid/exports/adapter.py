@@ -61,9 +61,7 @@ class Source:
         return layer.eval()
 
 
-def open_source(
-    name: str, *, model: str | None = None, strength: float = 1.0, place: Path = Path()
-) -> Source:
+def open_source(name: str, *, model: str | None = None, strength: float = 1, place: Path = Path()) -> Source:
     """The adapter of a run (path, name, `last`), a folder or a Hub id, with its base: `model` where that has moved; at
     a part of its `strength` written to the empty folder `place` first. Raises ConfigError for no adapter, for another
     base, and for an adapter on MoE experts."""
@@ -182,5 +180,4 @@ def check_original(source: Source, folder: Path, name: str, *, gguf: bool = Fals
         if not apart <= LARGEST_ROUNDING:
             told = f"{key} differs from the base that was trained on by {100 * apart:.0f} % of its norm"
             raise ConfigError(f"{name}: {told}, so this is another model.")
-    label = Path(name).resolve().name if Path(name).exists() else name
-    return ExportBase(weights, "original", label)
+    return ExportBase(weights, "original", Path(name).resolve().name if Path(name).exists() else name)

@@ -8,17 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlx_hybrid.config import GovernanceConfig
-from mlx_hybrid.governance.checks import personal
+from mlx_hybrid.governance.checks import grams, personal
 from mlx_hybrid.governance.checks.characters import Batch, find_mojibake
 from mlx_hybrid.governance.checks.engines import load_engine
-from mlx_hybrid.governance.checks.grams import (
-    EvaluationIndex,
-    exact_key,
-    names_in,
-    ngram_of,
-    normalise,
-    sketches,
-)
 from mlx_hybrid.governance.checks.language import UNDETERMINED, check_records
 from mlx_hybrid.governance.checks.material import Judged, judged, turns_of
 from mlx_hybrid.governance.checks.near import Said, find_near_duplicates
@@ -77,7 +69,7 @@ class Inspector:
         self.renames = renames or {}
         self.stages, self.rules = active_stages(config), in_force(config.rules)
         held = load_records([as_source(name, renames) for name in config.against])
-        self.index = EvaluationIndex(held, config.overlap_threshold) if held else None
+        self.index = grams.EvaluationIndex(held, config.overlap_threshold) if held else None
         self.licences, self.keep = config.licences, frozenset(config.keep)
         self.allowed = frozenset(parse_language(code).code for code in config.languages)
         self.engine = load_engine(config.engine) if "language" in self.stages else None
@@ -96,8 +88,8 @@ class Inspector:
         for item, record in left:
             self.remember(item, record)
         for n in (3, 5) if "near" in self.stages else ():
-            own = [item for item, _ in left if ngram_of(item.language) == n and item.decision is None]
-            for item, sketch in zip(own, sketches([read_said(item.said).whole for item in own], n)):
+            own = [item for item, _ in left if grams.ngram_of(item.language) == n and item.decision is None]
+            for item, sketch in zip(own, grams.sketches([read_said(item.said).whole for item in own], n)):
                 item.sketch = sketch
         for item, _ in rows:
             item.flags = tuple(flag for flag in item.flags if flag.reason in self.rules)
@@ -148,12 +140,12 @@ class Inspector:
         and tools are part of both, as they are in the key, by digest in what was said."""
         content, label = record.content(), "" if record.label is None else str(record.label)
         calls, tools = calls_and_tools(record.fields)
-        item.exact = exact_key("\0".join((item.language, content, label, calls, tools)))
+        item.exact = grams.exact_key("\0".join((item.language, content, label, calls, tools)))
         is_text = item.kind == "text"
-        prompt = "" if is_text else normalise(record.prompt())
-        completion = normalise(content if is_text else record.completion())
-        digests = (exact_key(text).hex() if text else "" for text in (calls, tools))
-        said = "\0".join((prompt, completion, label.replace("\0", " "), *digests, names_in(content)))
+        prompt = "" if is_text else grams.normalise(record.prompt())
+        completion = grams.normalise(content if is_text else record.completion())
+        digests = (grams.exact_key(text).hex() if text else "" for text in (calls, tools))
+        said = "\0".join((prompt, completion, label.replace("\0", " "), *digests, grams.names_in(content)))
         item.said = said.encode("utf-8", "surrogatepass")
         item.pair = read_pair(record) if "parallel" in self.stages else None
 
@@ -200,7 +192,7 @@ class Ledger:
             by_language[item.language].append(item)
         for language, items in by_language.items():
             if "near_dup" in self.rules:
-                decide_near(items, ngram_of(language), self.config.near_threshold)
+                decide_near(items, grams.ngram_of(language), self.config.near_threshold)
             flag_conflicts([item for item in items if item.decision is None])
         for item in self.kept():
             item.flags = tuple(flag for flag in item.flags if flag.reason in self.rules)

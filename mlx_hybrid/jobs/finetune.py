@@ -130,9 +130,7 @@ def train_and_evaluate(
     yield from finish(config, run, setup, held_out)
 
 
-def follow(
-    config: Config, sources: Split, *, resume: Run | None, force: bool, **how: Any
-) -> Iterator[JobEvent]:
+def follow(config: Config, sources: Split, *, resume: Run | None, force: bool, **how: Any) -> Iterator[Event]:
     """The first machine's steps, each on this one's part of the batch."""
     machines = how["world"].size
     setup = load_setup(config, prepare(config, sources).split, machines=machines, force=force)

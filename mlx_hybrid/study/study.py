@@ -1,7 +1,7 @@
 """Methods trained alike and measured alike, over seeds; each cell is a run of its own and is never done twice."""
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, replace
 from multiprocessing import get_context
@@ -141,9 +141,7 @@ class Study:
         return dict(zip(names, counts))
 
 
-def run_ahead(
-    works: Sequence[tuple[Run, Config]], measuring: Measuring | None, workers: int, stop: StopRequest
-):
+def run_ahead(works: list[tuple[Run, Config]], measuring: Measuring | None, workers: int, stop: StopRequest):
     """Do what is not done yet in processes of their own, `workers` at a time; without `measuring` train alone. Raises
     what the first cell that failed did; Stopped after a stop, when every cell has saved where it stands."""
     done = is_measured if measuring else is_trained

@@ -134,9 +134,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return np.minimum(1, np.maximum.accumulate(stepped))[np.argsort(order)].tolist()
 
 
-def add_differences(
-    rows: list[dict], tables: Mapping[Column, list[Results]], base: Results, plan: Plan
-) -> None:
+def add_differences(rows: list[dict], tables: dict[Column, list[Results]], base: Results, plan: Plan) -> None:
     """Add to each row its difference from the reference method, from the base, and from the first governance setting;
     p is adjusted over the methods that one metric compares (Holm)."""
     index = {(row["model"], row["governance"], *row_key(row)): row for row in rows}

@@ -78,7 +78,7 @@ def from_task(name: str, dev: str, known: list[Record], *, split: str = "test", 
         raise ConfigError(f"--dev {dev} is the test set itself; a temperature from it says nothing.")
     parts = {own: build_records(name, own, **where) for own in (split, dev) if own != "none"}
     test, beside = (from_fields(parts.get(own, ()), f"{name}-{own}") for own in (split, dev))
-    return make(name if split == "test" else f"{name}-{split}", test, beside, known)
+    return make(name if split == "test" else f"{name}-{split}", test, beside, known, "group")
 
 
 def from_path(
@@ -141,9 +141,7 @@ def held_back(config: Config, run: Run | None) -> Split:
     return split.without({where for part in made for where, _ in part.aside})
 
 
-def dev_records(
-    dev: str, usual: Callable[[], list[Record]], renames: dict[str, str] | None = None
-) -> list[Record]:
+def dev_records(dev: str, usual: Callable[[], list], renames: dict[str, str] | None = None) -> list[Record]:
     """Of the file that `dev` names; `auto` is the usual ones, `none` none."""
     if dev in ("auto", "none"):
         return usual() if dev == "auto" else []
@@ -170,9 +168,7 @@ def came_from(record: Record) -> str:
     return Path(record.fields.get("_gov", {}).get("where") or record.where).name
 
 
-def make(
-    name: str, test: list[Record], dev: list[Record], known: list[Record], group: str = "group"
-) -> Questions:
+def make(name: str, test: list[Record], dev: list[Record], known: list[Record], group: str) -> Questions:
     """Sets that share no record with what was trained on, nor with each other; labels must have stood in training,
     where that was of the same task and no options are stated."""
     if both := len(marks(known) & marks(test)):

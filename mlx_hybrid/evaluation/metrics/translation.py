@@ -82,11 +82,9 @@ def corpus_score(sums: np.ndarray) -> np.ndarray:
     return np.apply_along_axis(lambda row: own._compute_score_from_stats(row.tolist()).score, -1, sums)
 
 
-def score_directions(
-    pairs: Sequence[Pair], groups: Sequence[str], statistics: np.ndarray, *, seed: int
-) -> Columns:
+def score_directions(pairs: Sequence[Pair], groups: Sequence[str], table: np.ndarray, seed: int) -> Columns:
     """The corpus score of each direction, from the direction, group and row of statistics of each sentence."""
-    return bootstrap_columns(pairs, groups, statistics, corpus_score, seed=seed, samples=RESAMPLES)
+    return bootstrap_columns(pairs, groups, table, corpus_score, seed=seed, samples=RESAMPLES)
 
 
 def intervals(

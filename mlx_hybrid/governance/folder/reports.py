@@ -34,9 +34,7 @@ def summarise(ledger: Ledger) -> Row:
     return summary_of(ledger.items, tree, ledger.sources, ledger.alarms)
 
 
-def summary_of(
-    items: Sequence[Inspection], tree: Row, sources: Sequence[Row], alarms: Sequence[str] = ()
-) -> Row:
+def summary_of(items: Sequence[Inspection], tree: Row, sources: list[Row], alarms: Sequence[str] = ()) -> Row:
     """The same of records on which all is decided, under the settings `tree`, from some files."""
     kept = [item for item in items if item.decision is None]
     before, after = (Counter(item.language for item in part) for part in (items, kept))

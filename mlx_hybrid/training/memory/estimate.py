@@ -45,6 +45,10 @@ class Load:
     targets: int
 
 
+LoadOf = Callable[[Config], Load]
+"""What gives the largest batch of some settings."""
+
+
 @dataclass(frozen=True)
 class Estimate:
     """Bytes by item, the peak they make, and the headroom for MLX's cache of freed buffers beside it."""
@@ -145,17 +149,13 @@ def check_fits(config: Config, examples: list[Example], *, machines: int = 1, fo
         raise MemoryLimitError(f"{told}; what fits: {change}. --force tries it all the same.")
 
 
-def needed_by_one(
-    shape: ModelShape, load_of: Callable[[Config], Load], config: Config, machines: int = 1
-) -> int:
-    """The bytes that one of some machines needs for its part of the largest batch; `load_of` gives that of settings."""
+def needed_by_one(shape: ModelShape, load_of: LoadOf, config: Config, machines: int) -> int:
+    """The bytes that one of some machines needs for its part of the largest batch."""
     own = replace(config, train=replace(config.train, batch_size=config.train.batch_size // machines))
     return estimate(shape, load_of(own), own).needed
 
 
-def way_out(
-    shape: ModelShape, load_of: Callable[[Config], Load], config: Config, limit: int, machines: int = 1
-) -> str:
+def way_out(shape: ModelShape, load_of: LoadOf, config: Config, limit: int, machines: int = 1) -> str:
     """The smallest change of settings that fits, as `--set` takes it; empty when none does."""
     alone = replace(config, train=replace(config.train, batch_size=1))
     for change in smaller(config, load_of(alone).tokens, machines):
