@@ -71,16 +71,12 @@ def _rule(change: Callable[[str], str], form: str = "NFC") -> Rewrite:
     return lambda text, rng, language: normalize("NFC", change(normalize(form, text)))
 
 
-def _mapped(table: dict[str, str]) -> Rewrite:
-    return _rule(lambda text: text.translate(str.maketrans(table)))
-
-
-def _without(marks: str) -> Rewrite:
-    return _rule(lambda text: text.translate(str.maketrans("", "", marks)), "NFD")
+def _mapped(table: dict[str, str], form: str = "NFC") -> Rewrite:
+    return _rule(lambda text: text.translate(str.maketrans(table)), form)
 
 
 def _without_tones(text: str, rng: np.random.Generator, language: str) -> str:
-    return _without(TONES[language[:3]])(text, rng, language)
+    return _mapped(dict.fromkeys(TONES[language[:3]], ""), "NFD")(text, rng, language)
 
 
 def _bare(text: str) -> str:
@@ -138,8 +134,8 @@ VARIANTS = {
     "ta-marbuta": Variant(_mapped({"ة": "ه"}), "Arab", ARABIC),
     "no-harakat": Variant(_mapped(HARAKAT), "Arab"),
     "tatweel": Variant(_by_word(_stretch), "Arab"),
-    "no-nukta": Variant(_without(NUKTA), "Deva"),
-    "no-tonos": Variant(_without(TONOS), "Grek"),
+    "no-nukta": Variant(_mapped({NUKTA: ""}, "NFD"), "Deva"),
+    "no-tonos": Variant(_mapped({TONOS: ""}, "NFD"), "Grek"),
     "dotless-i": Variant(_mapped({"ı": "i", "İ": "I"}), "Latn", TURKIC),
     "umlaut-spelling": Variant(_mapped(UMLAUTS), "Latn", "deu"),
     "tone-place": Variant(_rule(lambda text: OPEN_SYLLABLE.sub(r"\1\4\3\2", text), "NFD"), "Latn", "vie"),
