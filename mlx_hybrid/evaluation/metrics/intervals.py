@@ -37,7 +37,11 @@ def bootstrap(
     """
     if not table.size:
         raise DataError("No values: a mean and its interval need at least one.")
-    sums, rng = table if groups is None else sums_by_group(table, groups), np.random.default_rng(seed)
+    sums, rng = table, np.random.default_rng(seed)
+    if groups is not None:
+        place = group_places(groups)
+        sums = np.zeros((place.max() + 1, table.shape[1]))
+        np.add.at(sums, place, table)
     units, counts = np.unique(sums, axis=0, return_counts=True)
     count, block = len(sums), max(1, DRAWS_AT_ONCE // len(sums))
     values = [statistic(sums.sum(0, keepdims=True))]
@@ -79,7 +83,7 @@ class Columns:
     groups: int
 
 
-def bootstrap_columns(
+def bootstrap_each(
     names: Sequence,
     groups: Sequence,
     table: np.ndarray,
@@ -121,7 +125,7 @@ def parity(
     """
     table = np.stack([values, np.ones(len(values)) if sizes is None else sizes], 1).astype(np.float64)
     ratio = lambda sums: sums[:, 0] / sums[:, 1]  # noqa: E731
-    own = bootstrap_columns(languages, groups, table, ratio, seed=seed, samples=samples)
+    own = bootstrap_each(languages, groups, table, ratio, seed=seed, samples=samples)
     place = own.names.index(pivot) if pivot in own.names else None
     return intervals_of(measures(own.scores, place, higher_is_better), own.groups)
 
@@ -141,14 +145,6 @@ def intervals_of(figures: Mapping[str, np.ndarray], count: int) -> dict[str, Int
     bounds = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
     ends = {name: np.quantile(own[1:], bounds).tolist() for name, own in figures.items()}
     return {name: Interval(float(own[0]), *ends[name], count) for name, own in figures.items()}
-
-
-def sums_by_group(table: np.ndarray, groups: Sequence) -> np.ndarray:
-    """Sums of the rows of each group, (groups, columns)."""
-    place = group_places(groups)
-    sums = np.zeros((place.max(initial=-1) + 1, table.shape[1]))
-    np.add.at(sums, place, table)
-    return sums
 
 
 def group_places(groups: Sequence) -> np.ndarray:

@@ -10,13 +10,7 @@ from typing import Any
 import numpy as np
 
 from mlx_hybrid.errors import DataError
-from mlx_hybrid.evaluation.metrics.intervals import (
-    Columns,
-    Interval,
-    bootstrap_columns,
-    intervals_of,
-    measures,
-)
+from mlx_hybrid.evaluation.metrics.intervals import Columns, Interval, bootstrap_each, intervals_of, measures
 from mlx_hybrid.evaluation.results import ALL, DIFFERENCE, Row, by_model
 from mlx_hybrid.evaluation.sets import Answers, EvaluationSet, Parts, language_code, references
 
@@ -84,7 +78,7 @@ def corpus_score(sums: np.ndarray) -> np.ndarray:
 
 def score_directions(pairs: Sequence[Pair], groups: Sequence[str], table: np.ndarray, seed: int) -> Columns:
     """The corpus score of each direction, from the direction, group and row of statistics of each sentence."""
-    return bootstrap_columns(pairs, groups, table, corpus_score, seed=seed, samples=RESAMPLES)
+    return bootstrap_each(pairs, groups, table, corpus_score, seed=seed, samples=RESAMPLES)
 
 
 def intervals(
