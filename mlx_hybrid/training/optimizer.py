@@ -17,6 +17,7 @@ from mlx.utils import tree_flatten, tree_map, tree_unflatten
 from mlx_hybrid.adapters.attach import hybrid_layers
 from mlx_hybrid.adapters.layer import LOW_RANK_LEAVES, ORTHOGONAL_LEAVES
 from mlx_hybrid.adapters.step_gains import OTHERS, branch_of
+from mlx_hybrid.adapters.targets import last_part
 from mlx_hybrid.config import TrainConfig
 from mlx_hybrid.training.batches import Batch
 from mlx_hybrid.training.distributed import ALONE, World
@@ -41,16 +42,12 @@ def schedule(kind: str, steps: int, warmup: float) -> Callable[[int], float]:
     return factor
 
 
-def leaf_name(path: str) -> str:
-    return path.rsplit(".", 1)[-1]
-
-
 def is_decayed(path: str, leaf: mx.array, *, adapted: bool) -> bool:
     """Whether weight decay acts on a leaf: of an adapter A and B alone, of whole weights the matrices alone. Rotations,
     magnitudes, norms' gains and biases are kept: zero is no natural place for them."""
     if adapted:
-        return leaf_name(path) in LOW_RANK_LEAVES
-    return leaf.ndim >= 2 and leaf_name(path) != "bias"  # experts' biases are stacked
+        return last_part(path) in LOW_RANK_LEAVES
+    return leaf.ndim >= 2 and last_part(path) != "bias"  # experts' biases are stacked
 
 
 def step_factors(step: mx.array, scale: mx.array) -> tuple[mx.array, ...]:
@@ -191,7 +188,7 @@ class BranchOptimizer:
 
 
 def rate_group(path: str) -> str:
-    return "orthogonal" if leaf_name(path) in ORTHOGONAL_LEAVES else "rest"
+    return "orthogonal" if last_part(path) in ORTHOGONAL_LEAVES else "rest"
 
 
 def in_one(path: str) -> str:

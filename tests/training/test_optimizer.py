@@ -11,13 +11,13 @@ from tolerances import ADAM, ROUNDING
 from toys import tiny_llama
 
 from mlx_hybrid.adapters.attach import attach, hybrid_layers
+from mlx_hybrid.adapters.targets import last_part
 from mlx_hybrid.config import TrainConfig, build_config
 from mlx_hybrid.training.optimizer import (
     EMA,
     LARGEST_SHARE,
     SMALLEST_SHARE,
     BranchOptimizer,
-    leaf_name,
     schedule,
     shares,
 )
@@ -100,7 +100,7 @@ def test_each_branch_has_its_rate_and_rotations_are_never_decayed():
     still = tree_map(mx.zeros_like, model.trainable_parameters())
     moved = displacement(model, still, weight_decay=0.5, mixing="off")
     for name, change in moved.items():
-        if leaf_name(name) in ROTATIONS:
+        if last_part(name) in ROTATIONS:
             assert size(change) == 0
         else:
             assert mx.allclose(change, -1e-2 * 0.5 * before[name], rtol=1e-3, atol=1e-7), name
@@ -109,14 +109,14 @@ def test_each_branch_has_its_rate_and_rotations_are_never_decayed():
     optimizer.set_rate(0.5)
     optimizer.step(model, random_gradients(model))
     for name, value in flat(model).items():
-        rate = 0.5 * (1e-3 if leaf_name(name) in ROTATIONS else 1e-2)
+        rate = 0.5 * (1e-3 if last_part(name) in ROTATIONS else 1e-2)
         assert size(value - before[name]) == pytest.approx(rate, rel=1e-3)
 
 
 @pytest.mark.parametrize(
     ("method", "decays"),
     [
-        ("dora", lambda name, leaf: leaf_name(name) in ("lora_a", "lora_b")),
+        ("dora", lambda name, leaf: last_part(name) in ("lora_a", "lora_b")),
         ("hra", lambda name, leaf: False),
         ("full", lambda name, leaf: leaf.ndim == 2),
     ],
@@ -146,7 +146,7 @@ def test_off_and_fixed_share_half_and_half(mixing):
 
 def planted(name: str) -> float:
     """The first layer's rotations have ten times the gradient of the second's; low-rank ones the same everywhere."""
-    return 10.0 if "layers.0." in name and leaf_name(name) in ROTATIONS else 1.0
+    return 10.0 if "layers.0." in name and last_part(name) in ROTATIONS else 1.0
 
 
 @pytest.mark.parametrize("method", ["hybrid", "hybrid-boft"])
@@ -176,7 +176,7 @@ def test_a_share_moves_its_branch_and_leaves_the_sum_alone(method):
     for share, layer in zip(lam.tolist(), optimizer.mixed, strict=True):
         for name in plain:
             if name.startswith(layer + "."):
-                factor = 2 * share if leaf_name(name) in ROTATIONS else 2 * (1 - share)
+                factor = 2 * share if last_part(name) in ROTATIONS else 2 * (1 - share)
                 assert mx.allclose(mixed[name], factor * plain[name], rtol=1e-3, atol=1e-7), name
                 assert size(mixed[name]) == pytest.approx(factor * size(plain[name]), rel=1e-3)
 
