@@ -146,7 +146,5 @@ def block_fault(name: str, d_in: int, rotation: ButterflyConfig, common: int) ->
     block, factors = nearest_blocks(common, rotation.block_size, rotation.factors)
     if block:
         way = f"block_size {block} with factors {factors} divides every layer's, and {way}"
-    return (
-        f"rotation.block_size {rotation.block_size} with {rotation.factors} factors makes blocks of {dense}, "
-        f"which do not divide the {d_in} inputs of {name}; {way}."
-    )
+    asked = f"rotation.block_size {rotation.block_size} with {rotation.factors} factors"
+    return f"{asked} makes blocks of {dense}, which do not divide the {d_in} inputs of {name}; {way}."

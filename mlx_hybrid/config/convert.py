@@ -109,9 +109,8 @@ def convert_group(value: Any, hint: Any, where: str, key: str) -> Any:
         raise ConfigError(f'{where}: {key}.kind: "{named}" is not one of {", ".join(kinds)}.')
     for name in value.keys() - field_types(kinds[named]).keys():
         if other := next((n for n, option in kinds.items() if name in field_types(option)), None):
-            raise ConfigError(
-                f"{where}: {key}.{name} would do nothing: it belongs to {key}.kind {other}, and this is {named}."
-            )
+            told = f"it belongs to {key}.kind {other}, and this is {named}"
+            raise ConfigError(f"{where}: {key}.{name} would do nothing: {told}.")
     return build(kinds[named], value, where, f"{key}.")
 
 

@@ -94,10 +94,8 @@ def check_divisible(batch_size: int, machines: int) -> None:
     """Raise ConfigError for a batch that the machines cannot share evenly."""
     if batch_size % machines:
         near = max(1, round(batch_size / machines)) * machines
-        raise ConfigError(
-            f"train.batch_size is {batch_size}, the records of all machines together, and {machines} machines cannot "
-            f"share that evenly; use {near}."
-        )
+        told = f"train.batch_size is {batch_size}, the records of all machines together"
+        raise ConfigError(f"{told}, and {machines} machines cannot share that evenly; use {near}.")
 
 
 def launched() -> bool:

@@ -80,10 +80,9 @@ class Recorder:
         except (OSError, RuntimeError, MlxHybridError) as error:  # MLX says RuntimeError
             ours = isinstance(error, MlxHybridError)
             told = error if ours else f"{self.run.path}: cannot be written ({error})."
-            raise MlxHybridError(
-                f"{told} Step {self.progress.step} is not saved, earlier checkpoints are whole; make room, and go on "
-                f"with: {self.run.way_on}"
-            ) from error
+            lost = f"Step {self.progress.step} is not saved, earlier checkpoints are whole"
+            way = f"make room, and go on with: {self.run.way_on}"
+            raise MlxHybridError(f"{told} {lost}; {way}") from error
 
     def write(self, event: events.Event) -> None:
         run, progress = self.run, self.progress

@@ -107,10 +107,8 @@ def least_strength(sums: dict[float, np.ndarray]) -> tuple[float, str]:
     best = min(losses, key=losses.get)
     error = standard_error(sums[best])
     least = min(t for t, loss in losses.items() if loss <= losses[best] + error)
-    return least, (
-        f"Strength {least:g}: validation loss {losses[least]:.3f}, the least strength within one standard error "
-        f"({error:.3f}) of the lowest, {losses[best]:.3f} at {best:g}."
-    )
+    told = f"Strength {least:g}: validation loss {losses[least]:.3f}, the least strength within"
+    return least, f"{told} one standard error ({error:.3f}) of the lowest, {losses[best]:.3f} at {best:g}."
 
 
 def standard_error(sums: np.ndarray) -> float:
