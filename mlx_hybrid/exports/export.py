@@ -240,9 +240,5 @@ def begin(to: str, source: Source, base: ExportBase, kind: str, forms: Forms | N
     return Report(to, kind, adapter, weights, size)
 
 
-MAKERS = {
-    **dict.fromkeys(("peft", "lora"), make_peft),
-    **dict.fromkeys(("merged", "fuse"), make_model),
-    "mlx-lm": make_mlx_lm,
-    "gguf": make_gguf,
-}
+MAKERS = {"peft": make_peft, "lora": make_peft, "merged": make_model, "fuse": make_model}
+MAKERS |= {"mlx-lm": make_mlx_lm, "gguf": make_gguf}

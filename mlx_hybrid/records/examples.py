@@ -72,14 +72,9 @@ def make_example(record: Record, tokenizer: Any) -> Example:
         made = Example(tokens, [i >= begin for i in range(len(tokens))], text_bytes=len(bare.encode()))
     if not made.trained_count:
         raise SetAside("no token is left to train on")
-    return replace(
-        made,
-        tokens=tokenizer.checked(made.tokens),
-        where=record.where,
-        language=record.language or "",
-        digest=sha256(json.dumps(record.fields, sort_keys=True).encode()).hexdigest(),
-        label=str(record.label or ""),
-    )
+    told = {"where": record.where, "language": record.language or "", "label": str(record.label or "")}
+    digest = sha256(json.dumps(record.fields, sort_keys=True).encode()).hexdigest()
+    return replace(made, tokens=tokenizer.checked(made.tokens), digest=digest, **told)
 
 
 def asked_tokens(record: Record, tokenizer: Any) -> list[int]:

@@ -233,16 +233,9 @@ def measured(
             raise Stopped(f"Stopped in {folder}; answers are saved, and the same command goes on.")
         stop.tell(f"  measured {done} of {total}")
 
-    results = evaluate(
-        {"model": net},
-        tokenizer,
-        measuring.test,
-        **measuring.asked,
-        directory=folder / "answers",
-        identities={"model": str(identity)},
-        generate=greedy(tokenizer, measuring.max_tokens),
-        progress=progress,
-    )
+    how = {"directory": folder / "answers", "identities": {"model": str(identity)}, "progress": progress}
+    how["generate"] = greedy(tokenizer, measuring.max_tokens)
+    results = evaluate({"model": net}, tokenizer, measuring.test, **measuring.asked, **how)
     results.facts["examples"] = columns(folder, measuring, results)
     write_results(path, results)
     return results

@@ -95,14 +95,10 @@ def report_page(folder: Path, summary: Row) -> str:
         counts = totals((row[key], row["records"]) for row in rows)
         return [(name, n, RULES.get(name), texts.get(name, ())) for name, n in counts.most_common()]
 
-    page = fill(
-        "page.html.jinja",
-        summary,
-        shares=[(*row.values(), row["kept"] / max(row["before"], 1)) for row in summary["languages"]],
-        taken=told(summary["counts"], "reason"),
-        flagged=told(summary["flags"], "flag"),
-        settings=[(key, str(value)) for key, value in summary["config"].items()],
-    )
+    shares = [(*row.values(), row["kept"] / max(row["before"], 1)) for row in summary["languages"]]
+    settings = [(key, str(value)) for key, value in summary["config"].items()]
+    rows = {"taken": told(summary["counts"], "reason"), "flagged": told(summary["flags"], "flag")}
+    page = fill("page.html.jinja", summary, shares=shares, settings=settings, **rows)
     # half a surrogate pair may stand in a name
     return page.encode("utf-8", "backslashreplace").decode("utf-8")
 
