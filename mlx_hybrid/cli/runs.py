@@ -1,6 +1,7 @@
 """`runs`: list runs, or show one."""
 
 from contextlib import suppress
+from itertools import product
 
 import click
 
@@ -39,16 +40,14 @@ def run_facts(run: Run) -> dict:
     info, results = run.info(), None
     with suppress(ConfigError):  # nothing was measured, or by an older version
         results = read_results(run.path / "evaluation" / "held-out.json")
-    rows = {
-        f"{prefix}{metric}": results and results.get(metric, model)
-        for metric in ("loss", "accuracy")
-        for prefix, model in (("base_", BASE), ("", ADAPTED))
-    }
     facts = {"run": run.name, "path": str(run.path), "status": run.status()}
     facts |= {"method": info.get("method", ""), "base": info.get("base", {}).get("id", "")}
     facts |= {"started": info.get("started", ""), "step": run.step()}
     facts |= {key: info.get(key) for key in ("best_step", "seconds", "error")}
-    return facts | {key: row and row.value for key, row in rows.items()}
+    for metric, (prefix, model) in product(("loss", "accuracy"), (("base_", BASE), ("", ADAPTED))):
+        row = results and results.get(metric, model)
+        facts[f"{prefix}{metric}"] = row and row.value
+    return facts
 
 
 def run_table(found: list[dict]) -> list[str]:

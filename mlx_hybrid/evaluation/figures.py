@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 
@@ -126,10 +127,9 @@ def predicted(
     sums = {name: np.array([own[part][n]["nats"] for n in known]) / unit for name, own in answers.items()}
     kept = asked.part(known)
     if not some and (empty := sorted({*asked.languages} - {*kept.languages})):
-        raise DataError(
-            f"Nothing is predicted of the records in {', '.join(empty)}: their texts are one token each, and this "
-            "tokenizer puts none before them; leave them out or give longer texts."
-        )
+        told = f"Nothing is predicted of the records in {', '.join(empty)}"
+        why = "their texts are one token each, and this tokenizer puts none before them"
+        raise DataError(f"{told}: {why}; leave them out or give longer texts.")
     return kept, sums, sizes[known]
 
 
@@ -144,15 +144,9 @@ def ratio_rows(metric: str, test: EvaluationSet, sums: Sums, sizes: np.ndarray, 
 
 
 def mean_rows(
-    test: EvaluationSet,
-    metric: str,
-    values: np.ndarray,
-    sizes: np.ndarray | None = None,
-    *,
-    seed: int,
-    variant: str = "",
+    test: EvaluationSet, metric: str, values: np.ndarray, sizes: Any = 1.0, *, seed: int, variant: str = ""
 ) -> list[Row]:
-    """Σ values / Σ sizes, 1 each where none are given, of the whole and of each language."""
-    sizes = np.ones(len(values)) if sizes is None else sizes
+    """Σ values / Σ sizes, one size for all or one for each, of the whole and of each language."""
+    sizes = np.broadcast_to(sizes, len(values))
     ratio = lambda own, **how: bootstrap_ratio(values[own], sizes[own], seed=seed, **how)  # noqa: E731
     return test.rows(metric, ratio, variant)

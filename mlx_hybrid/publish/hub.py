@@ -156,9 +156,7 @@ def find_token() -> str:
     return token
 
 
-def push(
-    publication: Publication, repo: str, *, token: str, private: bool, message: str, tell: Tell
-) -> dict[str, Any]:
+def push(publication: Publication, repo: str, *, token: str, private: bool, message: str, tell: Tell) -> dict:
     """Create the repository where it is missing and commit all files at once; where it is now: repo, url, commit,
     private, created. Raises ConfigError where the Hub refuses, MlxHybridError where it cannot be reached."""
     from huggingface_hub import CommitOperationAdd, HfApi

@@ -77,8 +77,7 @@ class Engine:
 
     def batch(self, name: str) -> Batch | Turns:
         if name not in self.batches:
-            model, rows = self.models[name], self.most_active
-            self.batches[name] = batch_of(model, self.pair.tokenizer, rows=rows)
+            self.batches[name] = batch_of(self.models[name], self.pair.tokenizer, rows=self.most_active)
         return self.batches[name]
 
     def advance(self, name: str) -> None:
