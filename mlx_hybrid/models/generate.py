@@ -131,9 +131,8 @@ class Batch:
     def add(self, tokens: list[int], sampling: Sampling) -> int:
         """The number that the pieces of the answer to a prompt come under."""
         layers, rest = self.prompts.take(tokens)
-        read = tokens[: -len(rest)]
         chosen = None if sampling.temperature == 0 else make_sampler(sampling)
-        how = ([layers], [read], [chosen], [make_processors(sampling, [])])
+        how = ([layers], [tokens[: -len(rest)]], [chosen], [make_processors(sampling, [])])
         (number,) = self.generator.insert([rest], [sampling.max_tokens], *how)
         self.rows[number] = sampling, self.tokenizer.detokenizer, count(1)
         return number

@@ -94,9 +94,8 @@ class Facts:
 
     @property
     def languages(self) -> list[str]:
-        named = {row.adapted.language for row in self.results if row.of_language}
         governed = {row["language"] for m in self.manifests for row in m["languages"] if row["kept"]}
-        return sorted(named | governed - {"und"})
+        return sorted({row.adapted.language for row in self.results if row.of_language} | governed - {"und"})
 
 
 def run_facts(run: Run) -> Facts:
@@ -143,16 +142,10 @@ def fill(template: str, facts: Facts, repo: str = "", **known: Any) -> str:
     name = repo.split("/")[-1] or facts.name
     base = (facts.export or vars(facts)).get("base", {}).get("id", "")
     place = place_of(name, base)
-    known |= vars(facts) | {
-        "facts": facts,
-        "repo": repo,
-        "name": name,
-        "base_id": facts.base_id or base,
-        "beside": base == BESIDE,
-        "place": place,
-        "shell_base": BUNDLED_PATH if base == BUNDLED else shlex.quote(place),
-        "rank": min(vllm_rank(lora_rank(facts)), VLLM_RANKS[-1]),
-    }
+    known |= vars(facts) | {"facts": facts, "repo": repo, "name": name, "base_id": facts.base_id or base}
+    known |= {"beside": base == BESIDE, "place": place}
+    known["shell_base"] = BUNDLED_PATH if base == BUNDLED else shlex.quote(place)
+    known["rank"] = min(vllm_rank(lora_rank(facts)), VLLM_RANKS[-1])
     return render(Path(__file__).with_name(template), known, sh=shlex.quote).rstrip() + "\n"
 
 

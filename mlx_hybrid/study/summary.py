@@ -200,9 +200,8 @@ def paired_error(old: Sequence[dict], new: Sequence[dict], column: str, language
     sizes = np.array(examples["bytes"], float) if in_bits else np.ones(len(after))
     of_language = np.array([language in (ALL, name) for name in examples["language"]])
     own = np.flatnonzero(of_language & (sizes > 0))  # of a text of one token nothing may be predicted
-    change = (after - before)[own] / (np.log(2) if in_bits else 1)
     resampling = {"seed": 0, "samples": RESAMPLES, "groups": [examples["group"][n] for n in own]}
-    found = bootstrap_ratio(change, sizes[own], **resampling)
+    found = bootstrap_ratio((after - before)[own] / (np.log(2) if in_bits else 1), sizes[own], **resampling)
     return example_error(found.low, found.high)
 
 

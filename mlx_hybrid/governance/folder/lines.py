@@ -60,9 +60,8 @@ class Line(NamedTuple):
         decision = Decision(*(self.note.get(name, "") for name in Decision._fields))
         flags = tuple(Finding(**flag) for flag in self.note.get("flags", []))
         language, licence, record = self.note["language"], str(self.row.get("licence") or ""), self.record()
-        shape = record.shape if record else ""
         decided = decision if decision.stage else None
-        return Inspection(*self.place, "", language, licence, shape, decided, flags)
+        return Inspection(*self.place, "", language, licence, record.shape if record else "", decided, flags)
 
 
 def read_folder_lines(

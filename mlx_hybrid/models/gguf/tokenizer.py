@@ -78,9 +78,8 @@ def sentencepiece(file: GgufFile, tokens: list[str], types: list[int]) -> Tokeni
     """SentencePiece's BPE, with a space before the text where the file does not say otherwise."""
     scores = file.tokenizer("scores") or [-float(i) for i in range(len(tokens))]
     unknown = tokens[file.tokenizer("unknown_token_id", 0)]
-    pairs = merges_of(tokens, scores, types)
     how = {"unk_token": unknown, "fuse_unk": True, "byte_fallback": True}
-    made = Tokenizer(models.BPE(vocabulary(tokens), pairs, **how))
+    made = Tokenizer(models.BPE(vocabulary(tokens), merges_of(tokens, scores, types), **how))
     made.normalizer = normalizers.Replace(" ", SPACE)
     back = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
     if file.tokenizer("add_space_prefix", True):

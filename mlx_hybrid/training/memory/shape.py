@@ -112,11 +112,10 @@ def shape_of(folder: Path, config: Config) -> ModelShape:
     attach(model, config.adapter, seed=config.seed)
     parts = find_parts(model)
     head = parts[1] if parts else None
-    after = byte_count(model.parameters())
     adapted = [linear_shape(layer.linear) for layer in hybrid_layers(model).values()]
     return ModelShape(
         base_bytes=base,
-        adapter_bytes=after - base,
+        adapter_bytes=byte_count(model.parameters()) - base,
         trainable_bytes=byte_count(model.trainable_parameters()),
         moment_bytes=4 * trainable_count(model),
         layers=len(model.layers),
