@@ -143,8 +143,7 @@ def part_of(name: str, split: str, rows: list[Row]) -> list[Row]:
     if name == "ntrex128":
         return rows[-NTREX_DEV_LINES:] if split == "dev" else rows[:-NTREX_DEV_LINES]
     if name == "xnli" and split != "test":
-        groups = sorted({row.group for row in rows})
-        order = np.random.default_rng(XNLI_SPLIT_SEED).permutation(len(groups))
-        held_back = {groups[i] for i in order[: round(XNLI_DEV_SHARE * len(groups))]}
+        order = np.random.default_rng(XNLI_SPLIT_SEED).permutation(sorted({row.group for row in rows}))
+        held_back = {*order[: round(XNLI_DEV_SHARE * len(order))].tolist()}
         return [row for row in rows if (row.group in held_back) == (split == "dev")]
     return rows

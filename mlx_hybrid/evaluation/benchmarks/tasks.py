@@ -132,9 +132,8 @@ def draw(rows: Sequence[Row], shots: int, seed: int, stream: str) -> list[Row]:
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(row.group, []).append(row)
-    names = sorted(groups)
-    order = np.random.default_rng([seed, zlib.crc32(stream.encode())]).permutation(len(names))
-    return [row for i in order for row in groups[names[i]]][:shots]
+    order = np.random.default_rng([seed, zlib.crc32(stream.encode())]).permutation(sorted(groups))
+    return [row for name in order.tolist() for row in groups[name]][:shots]
 
 
 def record_of(task: Task, row: Row, language: str, *, source: str = "", answer: str = "") -> dict:
