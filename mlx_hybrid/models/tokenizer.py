@@ -19,7 +19,8 @@ from mlx_hybrid.models.templates import unnamed_end
 # stands inside a control token that is to be read as text; Unicode keeps it out of every text
 MARK = "\ufdd0"
 NOW = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
-NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
+Options = Mapping[str, Any]
+NO_OPTIONS: Options = MappingProxyType({})
 # what a template is told by the program itself, beside the texts of its special tokens
 RESERVED = {"messages", "tools", "documents", "add_generation_prompt", "raise_exception", "strftime_now"}
 # a block of transformers' own, which writes nothing
@@ -32,7 +33,7 @@ class Tokenizer(TokenizerWrapper):
     system turn into the first user turn, `date` is what a template is told, `given` a template in place of that in
     `folder`, `vocabulary` the number of embedding rows: a token beyond them would be read from foreign memory."""
 
-    options: Mapping[str, Any] = NO_OPTIONS
+    options: Options = NO_OPTIONS
     system: Literal["keep", "fold"] = "keep"
     date: datetime.date | None = None
     vocabulary: int | None = None
@@ -123,7 +124,7 @@ class Tokenizer(TokenizerWrapper):
         facts = [len(self), self._begin, self.end_markers, template, dict(self.options), self.system]
         return json.dumps(facts, sort_keys=True, default=str)
 
-    def ask(self, messages: Sequence[dict], **how: Any) -> list[int]:
+    def ask(self, messages: list[dict], **how: Any) -> list[int]:
         """A conversation as tokens, up to where the answer begins. Raises ConfigError where that cannot be."""
         if not self.has_chat_template:
             way = "--template plain gives it one, and `mlx-hybrid generate --raw` continues a text."
@@ -135,12 +136,7 @@ class Tokenizer(TokenizerWrapper):
         return self.checked(self.begun(self.tokens_of(text)))
 
     def render(
-        self,
-        messages: Sequence[dict],
-        *,
-        tools: Any = None,
-        opened: bool = False,
-        options: Mapping[str, Any] = NO_OPTIONS,
+        self, messages: list[dict], *, tools: Any = None, opened: bool = False, options: Options = NO_OPTIONS
     ) -> str:
         """A conversation as the template writes it; `opened`, with the beginning of an answer. Control tokens in the
         turns' own texts carry a MARK, for `tokens_of`. Raises ConfigError where the template refuses."""
@@ -163,7 +159,7 @@ class Tokenizer(TokenizerWrapper):
             told = f"The model's chat template refuses the turns {roles} ({error}){way}."
             raise ConfigError(told) from None
 
-    def known(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
+    def known(self, options: Options) -> Options:
         """The options. Raises ConfigError for one that the chat template does not know, and would not honour."""
         if options and not self.has_chat_template:
             raise ConfigError("The model has no chat template, so model.template has nothing to set.")
