@@ -20,7 +20,6 @@ from mlx_hybrid.config import AdapterConfig, LowRankConfig
 OVERSAMPLING = 16  # columns of a sketch beyond twice the rank
 STABLE_GAMMA = 16.0  # the authors' scaling of A₀ and B₀ (Wang et al. 2024, arXiv 2407.05000)
 
-
 GradientFactors = tuple[mx.array, mx.array]
 """The leading singular vectors of one layer's G: U (out, k), V (in, k); each of a stack of experts has its own."""
 

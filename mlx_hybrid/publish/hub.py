@@ -25,10 +25,8 @@ SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 FOLDER = re.compile(r"lora|oft-\d+|base")
 GENERAL = 4096  # bytes of a GGUF file that hold what it says of itself, before the vocabulary
 VOCABULARY = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "merges.txt")
-PRIVATE = {
-    rb"/(?:Users|home)/[^/\s\"'\\]+/|[A-Za-z]:\\\\?Users\\": "the path of a home folder",
-    rb"\bhf_[A-Za-z0-9]{20,}|\bsk-[A-Za-z0-9_-]{20,}": "something like an access token",
-}
+PRIVATE = {rb"/(?:Users|home)/[^/\s\"'\\]+/|[A-Za-z]:\\\\?Users\\": "the path of a home folder"}
+PRIVATE |= {rb"\bhf_[A-Za-z0-9]{20,}|\bsk-[A-Za-z0-9_-]{20,}": "something like an access token"}
 WAITS = (2, 4, 8)  # seconds before each further attempt
 Tell = Callable[[str], None]
 SILENCE = 0  # in place of a status, of a connection that was lost

@@ -219,11 +219,8 @@ def without_padding(value: Any, kind: Any) -> Any:
     if value is None or not types.is_nested(kind):
         return value
     if types.is_struct(kind):
-        return {
-            item.name: without_padding(value[item.name], item.type)
-            for item in kind
-            if value[item.name] is not None or types.is_null(item.type)
-        }
+        kept = [item for item in kind if value[item.name] is not None or types.is_null(item.type)]
+        return {item.name: without_padding(value[item.name], item.type) for item in kept}
     if types.is_map(kind):
         return {str(key): without_padding(inner, kind.item_type) for key, inner in value}
     return [without_padding(inner, kind.value_type) for inner in value] if isinstance(value, list) else value
