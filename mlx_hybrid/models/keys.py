@@ -76,11 +76,10 @@ def matters(key: str, config: dict[str, Any], known: dict[str, Any]) -> bool:
         return value != width // heads
     if key == "query_pre_attn_scalar":
         return value != config.get("head_dim", width // heads)
-    windows = config.get("layer_types") or [SLIDING]
     if key == "layer_types":
         return set(value) != {FULL} and "sliding_window_pattern" not in (known.keys() & config.keys())
     if key == "sliding_window":
-        used = config.get("use_sliding_window", True) and SLIDING in windows
+        used = config.get("use_sliding_window", True) and SLIDING in (config.get("layer_types") or [SLIDING])
         return used and value < min(config.get("max_position_embeddings", value), WIDE_WINDOW)
     return True
 

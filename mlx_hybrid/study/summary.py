@@ -142,8 +142,7 @@ def add_differences(rows: list[dict], tables: dict[Column, list[Results]], base:
         others = {"difference": tables[plan.reference, governance], "from_base": [base] * len(own)}
         others["governed"] = tables[method, plan.governance[0]]
         for name, other in others.items():
-            changes = differences(other, own, plan.pivot) if other is not own else {}
-            for key, change in changes.items():
+            for key, change in (differences(other, own, plan.pivot) if other is not own else {}).items():
                 index[method, governance, *key][name] = change
     for name in ("difference", "governed", "from_base"):
         adjust(rows, name)

@@ -46,8 +46,7 @@ def confidence(scores: np.ndarray, answers: Sequence[int]) -> tuple[np.ndarray, 
 
 def bin_of(confidences: np.ndarray) -> np.ndarray:
     """The bin of each confidence: bin i holds those in (i/BINS, (i+1)/BINS], 0 going to the first."""
-    edges = np.searchsorted(np.linspace(0, 1, BINS + 1), confidences, side="left")
-    return np.clip(edges - 1, 0, BINS - 1)
+    return np.clip(np.searchsorted(np.linspace(0, 1, BINS + 1), confidences, side="left") - 1, 0, BINS - 1)
 
 
 def reliability(confidences: np.ndarray, correct: np.ndarray) -> list[dict]:

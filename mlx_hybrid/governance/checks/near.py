@@ -116,8 +116,7 @@ def shared_buckets(keys: np.ndarray) -> tuple[np.ndarray, int]:
     """For each record and band the number of its bucket, −1 where no other record is in it; and how many there are."""
     _, inverse, counts = np.unique(keys, return_inverse=True, return_counts=True)
     shared = counts > 1
-    numbers = np.where(shared, np.cumsum(shared) - 1, -1)
-    return numbers[inverse].reshape(keys.shape), int(shared.sum())
+    return np.where(shared, np.cumsum(shared) - 1, -1)[inverse].reshape(keys.shape), int(shared.sum())
 
 
 def best_matches(
