@@ -225,7 +225,8 @@ def make_step(
     def step(batches: list[Batch]) -> tuple[mx.array, mx.array, mx.array, mx.array]:
         loss, count, gradients = part(*arrays(batches[0]))
         for batch in batches[1:]:
-            loss, count, gradients = tree_map(mx.add, (loss, count, gradients), part(*arrays(batch)))
+            more = part(*arrays(batch))
+            loss, count, gradients = tree_map(mx.add, (loss, count, gradients), more)
             mx.eval(loss, count, gradients)
         loss, count = world.sum(mx.stack([loss, count]))
         result = (loss, count, *update(world.mean_gradients(gradients), count / world.size))
