@@ -9,7 +9,7 @@ import click
 from mlx_hybrid.cli import options as shared
 from mlx_hybrid.cli.options import PATH, flag, names, option, setting
 from mlx_hybrid.cli.output import answer, given, tell
-from mlx_hybrid.config import Config, dump_config, load_config
+from mlx_hybrid.config import Config, dump_config, load_config, read_settings
 from mlx_hybrid.config.explain import absurd
 from mlx_hybrid.config.recipes import recipe_path, run_config
 from mlx_hybrid.errors import INTERRUPTED, ConfigError, DataError
@@ -106,7 +106,7 @@ def show_job(settings: Config, as_json: bool, trackers: tuple[str, ...], must_ga
 
 def continued(name: str, config: str | None, asked: dict, overrides: tuple[str, ...]) -> dict:
     """Settings of a run that goes on from an adapter. Raises ConfigError for others that were asked for."""
-    from mlx_hybrid.config import read_settings
+    from mlx_hybrid.config import flat, override_tree
     from mlx_hybrid.models.adapted import find_adapter
     from mlx_hybrid.training.setup import settings_of_adapter
 
@@ -116,7 +116,8 @@ def continued(name: str, config: str | None, asked: dict, overrides: tuple[str, 
     fixed = [word for key, word in told.items() if key == "method" or key.split(".")[0] == "adapter"]
     if fixed:
         raise ConfigError(f"--from goes on with the adapter as it is; leave out {fixed[0]}.")
-    folder, model = find_adapter(name, asked.get("model.name"))
+    named = flat(override_tree(overrides)).get("model.name")
+    folder, model = find_adapter(name, asked.get("model.name") or named)
     return settings_of_adapter(folder, name, model)
 
 
@@ -135,7 +136,12 @@ def resumed(
     if run.folder() != Path.cwd():  # go there until the end, so that names in the config mean what they did
         run = Run(run.path.resolve())
         click.get_current_context().with_resource(chdir(run.folder()))
-    return load_config(run.path / "config.yaml", values=asked), run
+    path = run.path / "config.yaml"
+    if "prompt_hold" not in read_settings(path).get("train", {}):
+        raise ConfigError(
+            f"{run.path}: was begun by a version that held prompts in another way; start a new run."
+        )
+    return load_config(path, values=asked), run
 
 
 def show_plan(plan: dict, settings: Config, as_json: bool) -> None:

@@ -16,6 +16,7 @@ RETIRED = {
     "governance.outliers": ("off", False),
     "governance.profile": ("chat",),
     "train.packing": ("off", False),
+    "train.prompt_kl": (0.0,),
     "adapter.rotation.start": ("random",),
     "adapter.sketch": ({"records": 64, "passes": 4, "oversampling": 16}, {}),
 }
@@ -41,16 +42,6 @@ def from_format_1(adapter: Any) -> Any:
         if isinstance(inner, dict):
             inner[name] = adapter[key]
     return tree
-
-
-def one_hold(train: dict, *, of_run: bool = False) -> dict:
-    """The settings of training with what holds prompts named once: `prompt_kl` was a second weight, and
-    a run that names neither was held by the loss."""
-    kl = train.get("prompt_kl")
-    kept = {key: value for key, value in train.items() if key != "prompt_kl"}
-    if kl:
-        return {**kept, "prompt_hold": "base", "prompt_weight": kl}
-    return {"prompt_hold": "loss", **kept} if of_run or kl is not None else kept
 
 
 def without_retired(tree: Any, where: str = "", above: str = "") -> Any:

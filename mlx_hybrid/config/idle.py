@@ -50,9 +50,7 @@ def idle_settings(config: Config) -> dict[str, str]:
     if not train.prompt_weight:
         idle |= dict.fromkeys(("train.prompt_hold", "train.prompt_share"), "train.prompt_weight is 0")
     elif not config.held_to_base:
-        idle["train.prompt_hold"] = "no base stays to be held to, and loss acts"
-        if config.start_from:
-            idle["train.prompt_hold"] = "the base would undo the adapter that it goes on from, and loss acts"
+        idle["train.prompt_hold"] = "there is no base to go back to, and loss acts"
     if adapter.full:
         keys = ("train.orthogonal_learning_rate", *UNUSED_BY_FULL)
         idle |= dict.fromkeys(keys, "every weight is trained, and train.learning_rate acts")

@@ -9,7 +9,7 @@ import yaml
 
 from mlx_hybrid.config.adapter import PRESETS, USUAL, AdapterConfig
 from mlx_hybrid.config.convert import build, field_types, groups_of, merge, to_tree
-from mlx_hybrid.config.formats import from_format_1, one_hold, without_retired
+from mlx_hybrid.config.formats import from_format_1, without_retired
 from mlx_hybrid.config.settings import Config
 from mlx_hybrid.errors import ConfigError, nearest
 
@@ -79,12 +79,12 @@ def nested(key: str, value: Any) -> dict:
 
 
 def in_format_2(tree: dict) -> dict:
-    """The tree with its adapter's branches and its model's name in groups, the kind of its rates, and what holds it."""
+    """The tree with its adapter's branches and its model's name in groups, and the kind of its rates."""
     changed = {"adapter": from_format_1(tree["adapter"])} if "adapter" in tree else {}
-    if isinstance(train := tree.get("train"), dict):
-        # two rates were Adam's own before `rates`
-        kind = {"rates": "leaf"} if train.get("orthogonal_learning_rate") else {}
-        changed["train"] = kind | one_hold(train)
+    train = tree.get("train")
+    # two rates were Adam's own before `rates`
+    if isinstance(train, dict) and train.get("orthogonal_learning_rate"):
+        changed["train"] = {"rates": "leaf", **train}
     if isinstance(tree.get("model"), str):
         changed["model"] = {"name": tree["model"]}
     return {**tree, **changed}
@@ -129,10 +129,7 @@ def read_settings(path: Path) -> dict:
         raise ConfigError(f"{path}: not a YAML file ({told}){records}.") from None
     if tree is not None and not isinstance(tree, dict):
         raise ConfigError(f"{path}: must hold keys and values at the top, as in recipes/quickstart.yaml.")
-    tree = tree or {}
-    if not where and isinstance(tree.get("train"), dict):
-        tree["train"] = one_hold(tree["train"], of_run=True)
-    return without_retired(in_format_2(tree), where)
+    return without_retired(in_format_2(tree or {}), where)
 
 
 class UniqueKeys(yaml.SafeLoader):

@@ -36,13 +36,13 @@ class TrainConfig(Bounded):
     """How the rate falls after the warm-up."""
     weight_decay: float = bounded(0.0, 0, sane=1)
     """AdamW's decay of the low-rank factors A and B, and of the weight matrices with `full`; nothing else decays."""
-    prompt_weight: float = bounded(0.08, 0, 1)
-    """What a prompt's token counts beside an answer's; it holds the model to what it knows. 0 is none."""
+    prompt_weight: float = bounded(1.0, 0, sane=10)
+    """What prompts count beside the answers, which holds the model to what it knows: 1 is as much, 0 is nothing."""
     prompt_hold: Literal["base", "loss"] = "base"
     """What counts there: `base`, KL(base ‖ model), the adapter switched off for the base; `loss`, the token's own loss,
     as always where every weight is trained, or where a run goes on from an adapter."""
-    prompt_share: float = bounded(0.25, 0, 1)
-    """Share of the prompts that is held, drawn anew each epoch: of whole ones to the base, of tokens by the loss."""
+    prompt_share: float = bounded(0.08, 0, 1)
+    """Share of the prompts' tokens that is held, drawn anew each epoch; to the base, in a quarter of the records."""
     clip: float = bounded(1.0, 0)
     """Largest norm of the whole gradient; 0 does not clip."""
     max_tokens: int = bounded(1024, 2, sane=131_072)

@@ -150,8 +150,7 @@ def starting_point(
         folder, _ = find_adapter(config.start_from, config.model.name)
         info = preparation.start_from_adapter(config, setup.base, folder)
         yield Note(f"Going on from {config.start_from}." + (f" {UNCHECKED}." if info.stock else ""))
-    else:
-        yield from start_from_records(config, setup, machines=machines)
+    yield from start_from_records(config, setup, machines=machines)
     return Progress()
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from shlex import quote
 from statistics import median_high
 from typing import Any
 
@@ -31,7 +32,7 @@ def run_page(run: Run) -> str:
     info, config = run.info(), run.config()
     what = f"{config.method} on {info.get('base', {}).get('id', config.model.name)}, {run.status()}."
     if run.status() not in ("finished", "running") and run.checkpoints.is_dir():
-        what += f" It stands at step {run.step()}; go on with: mlx-hybrid finetune --resume {run.name}"
+        what += f" It stands at step {run.step()}; go on with: mlx-hybrid finetune --resume {quote(run.name)}"
     settings = [(key, as_given(shareable(value))) for key, value in flat(to_tree(config)).items()]
     sections = [
         ("", [what, facts(run, info)]),

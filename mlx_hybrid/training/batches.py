@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from mlx_hybrid.records.examples import Example
 POOL = 64  # batches' worth of shuffled records sorted by length together: little padding, and a random order
 LARGEST_CHUNK, SMALLEST_CHUNK = 1024, 64
 CHUNK_BYTES = 1 << 26
-HELD_RECORDS = 0.25  # of an epoch, where prompts are held to the base
+HELD_RECORDS = 4  # one of so many, where prompts are held to the base
 
 
 @dataclass(frozen=True)
@@ -18,9 +19,9 @@ class Batch:
     """Token ids (n, t), padded on the right, and where the trained targets stand.
 
     `positions` (p,) index the flattened (n·t) hidden states that predict `targets` (p,); `weights` (p,) is 1 for an
-    answer's target, less for a prompt's, and 0 for padding. `owners` says which example each real target belongs to;
-    `where` is the examples'. `held` are the rows with targets that are held to the base, of negative weight. Of several
-    machines (distributed.py), `part` holds this one's records.
+    answer's target, below 0 for a prompt's, and 0 for padding. `owners` says which example each real target belongs to;
+    `where` is the examples'. `held` are the rows with a prompt's targets. Of several machines (distributed.py), `part`
+    holds this one's records.
     """
 
     tokens: np.ndarray
@@ -80,16 +81,35 @@ def make_batch(examples: list[Example], *, exact: bool = False) -> Batch:
     return Batch(tokens[:, :-1].copy(), *(np.pad(part, spare) for part in found), where, owners, held)
 
 
-def weigh_prompt(example: Example, weight: float, share: float, draw: tuple[int, ...]) -> Example:
-    """The example whose tokens that are no target count `weight` times a target's, on a random `share` of them, drawn
-    anew for each `draw`: a small loss that holds the model to the text it knows. A negative weight asks for the
-    divergence from the base (loss.py): as many tokens, all in a quarter of the records, as the base reads no others."""
-    if not weight or all(example.trained[1:]):
-        return example
-    rng, records = np.random.default_rng(draw), 1.0 if weight > 0 else max(share, HELD_RECORDS)
-    picked = (rng.random(len(example.tokens)) < share / records) & (rng.random() < records)
-    weights = np.where(example.trained, 1.0, np.where(picked, weight, 0.0))
-    return replace(example, weights=tuple(weights.tolist()))
+class Hold(NamedTuple):
+    """What prompts count together beside the answers of a batch, on what share of their tokens, and whether they are
+    held to the base (loss.py) or by their own loss."""
+
+    weight: float = 0.0
+    share: float = 0.0
+    to_base: bool = False
+
+
+NONE_HELD = Hold()
+
+
+def weigh_prompts(examples: list[Example], hold: Hold, draw: tuple[int, ...]) -> list[Example]:
+    """A batch's examples with weights, below zero, on a random share of the tokens that are no target, alike and in sum
+    `hold.weight` times the number of targets. As the base reads what is held to it, that is all in a quarter of the
+    records, each of which may hold all of its prompt."""
+    rng, count = np.random.default_rng(draw), len(examples)
+    rows = rng.permutation(count)[: -(-count // HELD_RECORDS) if hold.to_base else count]
+    part = hold.share * count / len(rows)
+    spare = {row: ~np.array(examples[row].trained) for row in rows if hold.weight}
+    picked = {row: own & (rng.random(len(own)) < part) for row, own in spare.items()}
+    total = sum(int(own[1:].sum()) for own in picked.values())
+    if not total:
+        return examples
+    weight = hold.weight * sum(e.trained_count for e in examples) / total
+    weighed = {row: np.where(own, -weight, examples[row].trained).tolist() for row, own in picked.items()}
+    return [
+        replace(e, weights=tuple(weighed[row])) if row in weighed else e for row, e in enumerate(examples)
+    ]
 
 
 def epoch_order(
@@ -114,12 +134,11 @@ def training_batches(
     seed: int,
     begin: int = 0,
     temperature: float = 1.0,
-    prompt: tuple[float, float] = (0.0, 0.0),
+    hold: Hold = NONE_HELD,
     lay_out: LayOut = make_batch,
 ) -> Iterator[Batch]:
     """Batches without end, epoch after epoch; `begin` skips as many, so that a resumed run goes on where it was.
-    `temperature` over 1 lifts small languages (`language_quotas`); an epoch holds as many records as ever. `prompt` is
-    the (weight, share) of `weigh_prompt`."""
+    `temperature` over 1 lifts small languages (`language_quotas`); an epoch holds as many records as ever."""
     lengths = np.array([len(e.tokens) for e in examples])
     languages = [e.language for e in examples]
     per_epoch = -(-len(epoch_records(languages, temperature, seed, 0)) // batch_size)
@@ -127,7 +146,7 @@ def training_batches(
     while True:
         records = epoch_records(languages, temperature, seed, epoch)
         for picked in epoch_order(lengths, batch_size, seed, epoch, records)[skip:]:
-            yield lay_out([weigh_prompt(examples[i], *prompt, (seed, epoch, int(i))) for i in picked])
+            yield lay_out(weigh_prompts([examples[i] for i in picked], hold, (seed, epoch, int(picked[0]))))
         epoch, skip = epoch + 1, 0
 
 

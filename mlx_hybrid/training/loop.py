@@ -20,7 +20,7 @@ from mlx_hybrid.config import TrainConfig
 from mlx_hybrid.errors import MlxHybridError
 from mlx_hybrid.records.examples import Example
 from mlx_hybrid.training import events
-from mlx_hybrid.training.batches import Batch, make_batch, training_batches
+from mlx_hybrid.training.batches import Batch, Hold, make_batch, training_batches
 from mlx_hybrid.training.checkpoint import PATIENCE, TIME, Progress
 from mlx_hybrid.training.distributed import ALONE, MachineLost, World
 from mlx_hybrid.training.optimizer import BranchOptimizer, make_step, schedule
@@ -65,7 +65,7 @@ class Training:
 
     `progress` is kept up to date, so that whoever handles CheckpointDue can save it; a run that a guard ended stays
     ended. `temperature` shifts the languages' shares (batches.py). Each machine of a `world` computes its part of every
-    batch, and all yield the same events. `hold` holds prompts to the base (loss.py). A run whose validation loss has
+    batch, and all yield the same events. Prompts are held `to_base`, or by their loss. A run whose validation loss has
     risen after its first tenth begins again at half its rates. Raises MlxHybridError when the loss stops being a
     number, and MachineLost when a machine is gone, after CheckpointDue where it went between two steps.
     """
@@ -80,7 +80,7 @@ class Training:
     stop: Callable[[], bool] = lambda: False
     temperature: float = 1.0
     world: World = ALONE
-    hold: bool = False
+    to_base: bool = False
 
     def __post_init__(self) -> None:
         config = self.config
@@ -94,12 +94,13 @@ class Training:
         # on the CPU every fused kernel is a run of a C++ compiler, which may not be there
         compiled = {"on": True, "off": False, "auto": not on_cpu()}[config.compile]
         how = {"batch_size": config.batch_size, "seed": self.seed, "temperature": self.temperature}
-        weight = -config.prompt_weight if self.hold else config.prompt_weight
-        how |= {"prompt": (weight, config.prompt_share)}
+        how |= {"hold": Hold(config.prompt_weight, config.prompt_share, self.to_base)}
         how |= {"lay_out": self.world.share(partial(make_batch, exact=not compiled))}
         self.batches_from = partial(training_batches, self.examples, **how)
         self.batches = self.batches_from(begin=self.progress.step * config.accumulate)
-        self.step = make_step(self.model, self.optimizer, compiled=compiled, world=self.world)
+        self.step = make_step(
+            self.model, self.optimizer, compiled=compiled, world=self.world, to_base=self.to_base
+        )
 
     def rate(self, step: int) -> float:
         return 0.5**self.progress.halvings * self.course(step)

@@ -12,16 +12,17 @@ from mlx_hybrid.training.batches import Batch, chunk_size
 
 Leaves = dict[str, mx.array]
 LogitsOf = Callable[[mx.array, Leaves], mx.array]
+Losses = tuple[mx.array, mx.array]  # of all, of the answers
 LogitsOfBase = Callable[[slice], mx.array]  # of some of the targets
 States = Float[mx.array, "p d"]
 Ids, Reals = Int[mx.array, " p"], Float[mx.array, " p"]
 WEIGHTS = 3  # their place in what `arrays` gives
 
 
-def arrays(batch: Batch) -> tuple[mx.array, ...]:
-    """(tokens, positions, targets, weights) of what this machine is to compute, and `held` where rows are."""
+def arrays(batch: Batch, *, to_base: bool = False) -> tuple[mx.array, ...]:
+    """(tokens, positions, targets, weights) of what this machine is to compute, and the rows held `to_base`, if any."""
     batch = batch.part or batch
-    held = (batch.held,) if len(batch.held) else ()
+    held = (batch.held,) if to_base and len(batch.held) else ()
     return tuple(
         mx.array(part) for part in (batch.tokens, batch.positions, batch.targets, batch.weights, *held)
     )
@@ -34,10 +35,11 @@ def cross_entropy(logits: Float[mx.array, "p v"], targets: Ids) -> Float[mx.arra
 
 def loss_and_slopes(
     head: LogitsOf, hidden: States, targets: Ids, weights: Reals, leaves: Leaves, plain: mx.array | None
-) -> tuple[Float[mx.array, ""], States, Leaves]:
-    """Σ weight · −log p(target), and its gradients for `hidden` and the head's leaves: softmax less one at the target,
-    back through the head. One softmax does for all, log Σ exp being the largest logit less the log of its share. Where
-    the base's logits `plain` are given, a negative weight −w asks for w · KL(base ‖ p) in place of it."""
+) -> tuple[Float[mx.array, "2"], States, Leaves]:
+    """Σ |weight| · −log p(target), of all and of the answers alone, and the first one's gradients for `hidden` and the
+    head's leaves: softmax less one at the target, back through the head. One softmax does for all, log Σ exp being the
+    largest logit less the log of its share. Where the base's logits `plain` are given, a weight below zero asks for
+    KL(base ‖ p) in place of it."""
     targets = targets[:, None]
 
     def softmax_and_normaliser(logits: mx.array) -> tuple[mx.array, mx.array]:
@@ -57,10 +59,11 @@ def loss_and_slopes(
             losses = mx.where(weights < 0, divergence, losses)
             slope = mx.where((weights < 0)[:, None], share - kept, slope)
         sizes = mx.abs(weights)
-        return mx.sum(mx.sum(wide * slope, axis=1) * sizes), mx.sum(losses * sizes)
+        sums = mx.sum(losses * mx.stack([sizes, mx.maximum(weights, 0)]), axis=1)
+        return mx.sum(mx.sum(wide * slope, axis=1) * sizes), sums
 
-    (_, loss), slopes = mx.value_and_grad(pull, argnums=(0, 1))(hidden, leaves)
-    return loss, *slopes
+    (_, losses), slopes = mx.value_and_grad(pull, argnums=(0, 1))(hidden, leaves)
+    return losses, *slopes
 
 
 def loss_in_chunks(
@@ -71,9 +74,9 @@ def loss_in_chunks(
     size: int,
     leaves: Leaves,
     base: LogitsOfBase | None,
-) -> Float[mx.array, ""]:
-    """Σ weight · −log p(target), its gradients for `hidden` and for the head's `leaves` taken in the forward pass,
-    `size` targets at a time.
+) -> Losses:
+    """Σ |weight| · −log p(target), of all and of the answers alone, the first one's gradients for `hidden` and for the
+    head's `leaves` taken in the forward pass, `size` targets at a time.
 
     A chunk waits for the loss and the gradients of the one before, so the logits of a few chunks are all that is alive,
     and they are formed once. The leaves' gradients add up in float32. Hsu et al. 2024 (Liger), arXiv 2410.10989.
@@ -81,32 +84,39 @@ def loss_in_chunks(
     names = list(leaves)
 
     @mx.custom_function
-    def chunks(given: list[mx.array]) -> tuple[mx.array, list[mx.array]]:
+    def chunks(given: list[mx.array]) -> tuple[mx.array, mx.array, list[mx.array]]:
         hidden, own = given[0], dict(zip(names, given[1:], strict=True))
-        loss, slopes, sums = mx.array(0.0), [], []
+        losses, slopes, sums = mx.zeros(2), [], []
         for begin in range(0, len(targets), size):
             part = slice(begin, begin + size)
-            states = mx.depends([hidden[part]], [loss, slopes[-1], *sums])[0] if slopes else hidden[part]
+            states = mx.depends([hidden[part]], [losses, slopes[-1], *sums])[0] if slopes else hidden[part]
             plain = base(part) if base else None
             more, slope, pulls = loss_and_slopes(head, states, targets[part], weights[part], own, plain)
-            loss, slopes = loss + more, [*slopes, slope]
+            losses, slopes = losses + more, [*slopes, slope]
             pulls = [pulls[name].astype(mx.float32) for name in names]
             sums = [a + b for a, b in zip(sums, pulls, strict=True)] if sums else pulls
         sums = [total.astype(leaf.dtype) for total, leaf in zip(sums, given[1:], strict=True)]
-        return loss, [mx.concatenate(slopes), *sums]
+        return losses[0], losses[1], [mx.concatenate(slopes), *sums]
 
     @chunks.vjp
-    def _(_: list, cotangents: tuple, outputs: tuple[mx.array, list[mx.array]]) -> list[mx.array]:
-        return [(cotangents[0] * slope).astype(slope.dtype) for slope in outputs[1]]
+    def _(_: list, cotangents: tuple, outputs: tuple[mx.array, mx.array, list[mx.array]]) -> list[mx.array]:
+        return [(cotangents[0] * slope).astype(slope.dtype) for slope in outputs[2]]
 
-    return chunks([hidden, *leaves.values()])[0]
+    return chunks([hidden, *leaves.values()])[:2]
 
 
 def make_loss(model: nn.Module) -> Callable[..., mx.array]:
-    """loss_sum(tokens, positions, targets, weights[, held]): Σ weight · −log p(target). Not the mean: sums add across
-    micro-batches of unequal length, means do not. Only the hidden states of trained targets meet the head, in chunks:
-    (batch, tokens, vocabulary) never exists. Targets of negative weight, of the rows `held`, hold the model to its
-    base, by one more forward pass of those rows with the adapter switched off."""
+    """The first of what `make_losses` gives."""
+    losses = make_losses(model)
+    return lambda *batch: losses(*batch)[0]
+
+
+def make_losses(model: nn.Module) -> Callable[..., Losses]:
+    """losses(tokens, positions, targets, weights[, held]): Σ |weight| · −log p(target), of all and of answers, whose
+    weight is above 0. Not the mean: sums add across micro-batches of unequal length, means do not. Only the hidden
+    states of trained targets meet the head, in chunks: (batch, tokens, vocabulary) never exists. With `held`, targets
+    of weight below 0, in those rows, hold the model to its base, by one more forward pass of those rows with the
+    adapter switched off."""
     body, head = split_head(model) or (model, None)
 
     def base_logits(tokens: mx.array, positions: mx.array, held: mx.array) -> LogitsOfBase:
@@ -122,19 +132,17 @@ def make_loss(model: nn.Module) -> Callable[..., mx.array]:
 
         return of
 
-    def loss_sum(
+    def losses(
         tokens: mx.array, positions: mx.array, targets: mx.array, weights: mx.array, *held: mx.array
-    ) -> mx.array:
+    ) -> Losses:
         base = base_logits(tokens, positions, *held) if held else None
         with formed(model):
             hidden = picked(body(tokens), positions)
-        if not (head or held):
-            return mx.sum(cross_entropy(hidden, targets) * weights)
         logits_of, leaves = (head.with_leaves, head.leaves()) if head else (lambda logits, _: logits, {})
         size = chunk_size(head.vocabulary if head else hidden.shape[-1])
         return loss_in_chunks(logits_of, hidden, targets, weights, size, leaves, base)
 
-    return loss_sum
+    return losses
 
 
 def picked(rows: Float[mx.array, "n t d"], positions: Int[mx.array, " p"]) -> Float[mx.array, "p d"]:

@@ -21,7 +21,7 @@ from mlx_hybrid.adapters.targets import last_part
 from mlx_hybrid.config import TrainConfig
 from mlx_hybrid.training.batches import Batch
 from mlx_hybrid.training.distributed import ALONE, World
-from mlx_hybrid.training.loss import WEIGHTS, arrays, make_loss
+from mlx_hybrid.training.loss import WEIGHTS, arrays, make_losses
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 SMALLEST_SHARE, LARGEST_SHARE = 0.1, 0.9
@@ -207,25 +207,31 @@ def shares(norms: Float[mx.array, "2 layers"]) -> Float[mx.array, " layers"]:
 
 
 def make_step(
-    model: nn.Module, optimizer: BranchOptimizer, *, compiled: bool, world: World = ALONE
+    model: nn.Module,
+    optimizer: BranchOptimizer,
+    *,
+    compiled: bool,
+    world: World = ALONE,
+    to_base: bool = False,
 ) -> Callable:
-    """step(batches) → (loss sum, trained tokens, gradient norm, λ), one optimiser step over some batches.
-    Losses and token counts are summed over the batches and the machines, and divided once."""
-    loss_and_gradient = nn.value_and_grad(model, make_loss(model))
+    """step(batches) → (loss sum, trained tokens, gradient norm, λ), one optimiser step over some batches. The loss is
+    that of the answers, the gradient of what holds prompts too; both and the count of answers' tokens are summed over
+    the batches and the machines, and divided once."""
+    losses_and_gradient = nn.value_and_grad(model, make_losses(model))
     state = [model.state, optimizer.state, mx.random.state]
     wrap = partial(mx.compile, inputs=state, outputs=state) if compiled else lambda function: function
 
     @wrap
     def part(*batch: mx.array) -> tuple:
-        loss, gradients = loss_and_gradient(*batch)
-        return loss, mx.sum(mx.abs(batch[WEIGHTS])), gradients
+        (_, loss), gradients = losses_and_gradient(*batch)
+        return loss, mx.sum(batch[WEIGHTS] > 0), gradients
 
     update = wrap(partial(optimizer.step, model))
 
     def step(batches: list[Batch]) -> tuple[mx.array, mx.array, mx.array, mx.array]:
-        loss, count, gradients = part(*arrays(batches[0]))
+        loss, count, gradients = part(*arrays(batches[0], to_base=to_base))
         for batch in batches[1:]:
-            more = part(*arrays(batch))
+            more = part(*arrays(batch, to_base=to_base))
             loss, count, gradients = tree_map(mx.add, (loss, count, gradients), more)
             mx.eval(loss, count, gradients)
         loss, count = world.sum(mx.stack([loss, count]))

@@ -20,7 +20,7 @@ from mlx_hybrid.models.base import BaseModel, base_of, fingerprints, load_base, 
 from mlx_hybrid.models.templates import PLAIN, unnamed_end
 from mlx_hybrid.records.examples import Example, Tokenised, make_examples
 from mlx_hybrid.records.record import Split
-from mlx_hybrid.training.batches import make_batch, weigh_prompt
+from mlx_hybrid.training.batches import Hold, make_batch, weigh_prompts
 from mlx_hybrid.training.events import Note
 from mlx_hybrid.training.loop import total_steps
 from mlx_hybrid.training.loss import arrays, make_loss
@@ -126,7 +126,7 @@ def attach_adapter(config: Config, setup: Setup) -> Attached:
 def start_from_records(config: Config, setup: Setup, *, machines: int = 1) -> Iterator[Note]:
     """Start adapter and rates (adapters/start.py, step_gains.py) from records, in batches of one of `machines`."""
     model = setup.base.model
-    if config.adapter.from_gradient:
+    if config.adapter.from_gradient and not config.start_from:
         records, passes = sketch_size(config.train, total_steps(config.train, len(setup.train)))
         batches = start_arrays(config, setup, records, machines)
         how = {"columns": sketch_columns(config.adapter), "passes": passes, "seed": config.seed}
@@ -154,12 +154,12 @@ def start_arrays(config: Config, setup: Setup, count: int, machines: int) -> lis
     """Batches of `count` training records, drawn by the seed and of like length, as a step has them."""
     train, seed, examples = config.train, config.seed, setup.train
     size = train.batch_size // machines
-    weight = 0.0 if config.held_to_base else train.prompt_weight  # at the base there is no slope towards it
+    # at the base there is no slope towards it
+    hold = Hold(0.0 if config.held_to_base else train.prompt_weight, train.prompt_share)
     picked = np.random.default_rng(seed).permutation(len(examples))[:count]
     picked = sorted((examples[i] for i in picked), key=lambda e: len(e.tokens))
-    groups = (enumerate(picked[k : k + size]) for k in range(0, len(picked), size))
-    how = (weight, train.prompt_share)
-    return [arrays(make_batch([weigh_prompt(e, *how, (seed, 0, n)) for n, e in group])) for group in groups]
+    groups = (picked[k : k + size] for k in range(0, len(picked), size))
+    return [arrays(make_batch(weigh_prompts(group, hold, (seed, 0, n)))) for n, group in enumerate(groups)]
 
 
 def settings_of_adapter(folder: Path, name: str, model: str | None) -> dict[str, Any]:

@@ -36,12 +36,26 @@ def test_a_run_goes_on_from_another(method, run, finished, records, settings, tm
 def test_training_goes_on_from_where_it_stood(run, finished, quantised_folder, records, settings, tmp_path):
     first, second = finished("hybrid").path, tmp_path / "second"
     onward = ("--from", first / "adapter", "--model", quantised_folder)
-    short = sets("train.steps=4", "train.validate_every=4", "evaluate=false")
+    short = sets("train.steps=4", "train.validate_every=4", "evaluate=false", "train.prompt_weight=0")
     finetune(run, records, second, [*plain(settings), *short], *onward, code=0)
 
     assert losses_of(second)[0] < 0.9 * losses_of(first)[0]
     logits = [probe_logits(load_any(str(path)).model) for path in (first, second)]
     assert not mx.array_equal(*logits)
+
+
+def test_its_rates_are_measured_on_the_adapter_that_it_goes_on_with(
+    run, finished, quantised_folder, records, settings, tmp_path
+):
+    """By settings alone, whose base counts as that of --model does."""
+    first, second = finished("hybrid").path / "adapter", tmp_path / "second"
+    base = (f"model.name={quantised_folder}", "train.rates=share", "train.orthogonal_learning_rate=0")
+    short = sets(*base, "train.steps=1", "evaluate=false")
+    finetune(run, records, second, [*plain(settings), *short], "--from", first, code=0)
+    (saved,) = second.glob("checkpoints/*1/optimizer.safetensors")
+    factors = {name: value.item() for name, value in mx.load(str(saved)).items() if name.startswith("3.")}
+    assert len(set(factors.values())) == 2  # one a kind
+    assert all(value not in (0.0, 1.0) for value in factors.values())
 
 
 def test_what_would_change_the_adapter_is_refused(run, finished, records, settings, tmp_path):

@@ -43,7 +43,7 @@ def with_config(**changes):
         (with_config(model_type="abacus"), [], 2, "abacus"),
         (with_config(intermediate_size=4096), [], 2, "cannot be"),
         (without("nothing"), ["adapter.targets=[q_prj]"], 2, 'no module "q_prj"; did you mean "q_proj"?'),
-        (without("nothing"), ["adapter.unitary=[o_prj]"], 2, 'no adapted module "o_prj"'),
+        (without("nothing"), ["method=hybrid", "adapter.unitary=[o_prj]"], 2, 'no adapted module "o_prj"'),
         (without("nothing"), ["method=hybrid-boft", "adapter.factors=7"], 2, "block"),
         (without("nothing"), ["train.max_tokens=8"], 3, "train.max_tokens"),
     ],
@@ -67,7 +67,7 @@ def test_no_weight_is_read_and_nothing_written(finetune, copy, settings, tmp_pat
     assert done.exit_code == 0, done.stderr
     tokens = json.loads(done.stdout)["tokens"]
     assert tokens["longest"] <= tokens["train"]
-    for words in ("method: hybrid", "# split:", f"# tokens: {tokens['train']} in training"):
+    for words in ("method: lora", "# split:", f"# tokens: {tokens['train']} in training"):
         assert words in asked().stdout
     assert not (tmp_path / "trained").exists()
 

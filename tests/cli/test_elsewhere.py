@@ -56,7 +56,7 @@ def adapter(run: Run) -> bytes:
 
 def test_resuming_elsewhere_is_resuming(run, finished, settings, home, elsewhere):
     whole, cut = Run(finished("hybrid").path), home / "runs" / "cut"
-    named = {"model.name": MODEL, "data.paths": ["records.jsonl"]}
+    named = {"method": "hybrid", "model.name": MODEL, "data.paths": ["records.jsonl"]}
     config = load_config(None, (*settings[1::2], *UNMEASURED[1::2]), named)
     for _ in job.finetune(config, output=Path("runs/cut"), stop=lambda: True):
         pass

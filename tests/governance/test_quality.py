@@ -62,6 +62,7 @@ def test_planted_faults(text, reason):
         "Write it so:\n```html\n<div><p>Hello</p></div><br>\n```\nand then open the page in a browser.",
         "See https://example.org/a/very/long/path/that/goes/on/and/on/for/more/than/sixty/letters.html for it.",
         "„О, не.“",
+        "class Text:\n    pass\n\x0c\nclass Page(Text):\n    number = 0\n",  # a page break, as in older sources
         "H<sub>2</sub>O and CO<sub>2</sub> are small molecules.",
         "Ça m'a coûté 5 € — « pas cher », dit-il… naïveté, œuvre, ñandú.",
         "Thanks! 👩‍👩‍👧 🇹🇿 See you all tomorrow morning.",

@@ -8,7 +8,7 @@ import pytest
 
 from mlx_hybrid.records.examples import Example
 from mlx_hybrid.training.batches import (
-    HELD_RECORDS,
+    Hold,
     epoch_order,
     epoch_records,
     language_quotas,
@@ -17,7 +17,7 @@ from mlx_hybrid.training.batches import (
     target_bucket,
     training_batches,
     validation_batches,
-    weigh_prompt,
+    weigh_prompts,
 )
 
 
@@ -27,43 +27,53 @@ def example(length: int, trained_from: int = 1, name: str = "") -> Example:
     return Example(tokens, [i >= trained_from for i in range(length)], name or f"r:{length}", "", length)
 
 
-def test_a_prompt_counts_a_little_on_some_of_its_tokens():
-    long = example(400, 390)
-    drawn = weigh_prompt(long, 0.25, 0.5, (0, 0, 7))
-    weights = np.array(drawn.weights)
-    assert set(weights[:390].tolist()) == {0.0, 0.25}
-    assert (weights[390:] == 1).all()
-    assert abs((weights[:390] > 0).mean() - 0.5) < 0.1  # four standard deviations of 390 draws
-    assert drawn == weigh_prompt(long, 0.25, 0.5, (0, 0, 7)) != weigh_prompt(long, 0.25, 0.5, (0, 1, 7))
-    batch, some = make_batch([drawn, example(12, 2)]), int((weights[1:390] > 0).sum())
-    assert (batch.answers, len(batch.owners)) == (20, 20 + some)
-    assert batch.weights.sum() == pytest.approx(20 + 0.25 * some)
-    text = example(9, 0)
-    assert weigh_prompt(long, 0.0, 0.0, (0,)) is long
-    assert weigh_prompt(text, 0.25, 0.5, (0,)) is text
+PROMPTS = [example(400, 390), example(300, 280), example(9, 0), example(200, 170)]  # 10, 20, 9 and 30 targets
 
 
-@pytest.mark.parametrize(("share", "records"), [(0.08, HELD_RECORDS), (0.5, 0.5), (1.0, 1.0)])
-def test_the_base_reads_few_records_for_as_many_tokens(share, records):
-    """Held to the base is a share of all prompts' tokens, in a quarter of the records where that is enough."""
-    drawn = [weigh_prompt(example(400, 390), -0.25, share, (0, 0, n)) for n in range(400)]
-    held = np.array([[w < 0 for w in one.weights] for one in drawn])
-    assert abs(held.any(axis=1).mean() - records) < 0.1  # four standard deviations of 400 draws
-    assert abs(held[:, :390].mean() - share) < 0.1 * records + 0.01
-    assert not held[:, 390:].any()
-    batch = make_batch(drawn[:8])
-    rows = np.flatnonzero(held[:8].any(axis=1))
-    assert set(batch.held) == set(rows)
-    assert len(batch.held) in (0, 1, 2, 4, 8)
-    assert make_batch(drawn[:8], exact=True).held.tolist() == rows.tolist()
-    assert batch.answers == 80
+def test_prompts_count_in_sum_what_they_should_beside_the_answers():
+    drawn = weigh_prompts(PROMPTS, Hold(0.5, 0.25), (0, 7))
+    weights = [np.array(e.weights or e.trained, float) for e in drawn]
+    for before, own in zip(PROMPTS, weights, strict=True):
+        assert (own[np.array(before.trained)] == 1).all()
+    held = np.concatenate(
+        [own[:1] * 0 if e.trained[0] else own[: -e.trained_count] for e, own in zip(PROMPTS, weights)]
+    )
+    assert abs((held < 0).mean() - 0.25) < 0.06  # four standard deviations of 840 draws
+    assert len(set(held[held < 0].tolist())) == 1
+    batch = make_batch(drawn)
+    assert -batch.weights[batch.weights < 0].sum() == pytest.approx(0.5 * batch.answers)
+    assert batch.answers == sum(sum(e.trained[1:]) for e in PROMPTS)
+    assert batch.held.tolist() == [0, 1, 3, 3]  # the text has no prompt; in compiled steps shapes are few
+    assert make_batch(drawn, exact=True).held.tolist() == [0, 1, 3]
+    assert (
+        drawn
+        == weigh_prompts(PROMPTS, Hold(0.5, 0.25), (0, 7))
+        != weigh_prompts(PROMPTS, Hold(0.5, 0.25), (0, 8))
+    )
+
+
+@pytest.mark.parametrize("share", [0.1, 0.25, 1.0])
+@pytest.mark.parametrize(("count", "read"), [(8, 2), (4, 1), (5, 2), (1, 1)])
+def test_the_base_reads_a_quarter_of_the_records(count, read, share):
+    records = [example(400, 390, f"r:{n}") for n in range(count)]
+    drawn = [weigh_prompts(records, Hold(1.0, share, True), (0, n)) for n in range(20)]
+    rows = [make_batch(own, exact=True).held for own in drawn]
+    assert {len(held) for held in rows} == {read}
+    assert len(set(map(tuple, rows))) > 1 or count == read
+    held = np.array([np.array(own[held[0]].weights)[:390] < 0 for own, held in zip(drawn, rows, strict=True)])
+    assert held.mean() == pytest.approx(min(share * count / read, 1.0), abs=0.05)
+
+
+def test_nothing_is_held_where_there_is_nothing_to_hold():
+    assert weigh_prompts(PROMPTS, Hold(), (0,)) is PROMPTS
+    assert weigh_prompts(PROMPTS[2:3], Hold(1.0, 1.0), (0,)) == PROMPTS[2:3]
 
 
 def test_prompts_are_drawn_by_seed_and_epoch():
     records = [example(30, 25, f"r:{n}") for n in range(6)]
 
     def weights(**more):
-        batches = training_batches(records, batch_size=6, seed=1, prompt=(0.1, 0.5), **more)
+        batches = training_batches(records, batch_size=6, seed=1, hold=Hold(0.1, 0.5), **more)
         return [
             np.sort(batch.weights).tolist() + batch.targets.tolist() for batch in itertools.islice(batches, 2)
         ]

@@ -136,7 +136,7 @@ def test_the_largest_load_is_the_longest_records_and_the_most_targets(larger):
     )
     held = replace(settings, train=replace(settings.train, prompt_weight=0.1, prompt_share=0.5))
     assert largest_load(records, held) == Load(2, 49, 19 + 2 + 47)  # the base reads whole prompts
-    held = replace(held, train=replace(held.train, prompt_share=0.1))
+    held = replace(held, train=replace(held.train, prompt_share=0.1))  # all in a quarter of the records
     assert largest_load(records, held) == Load(2, 49, 19 + 2 + round(0.4 * 47))
     by_loss = replace(held, train=replace(held.train, prompt_hold="loss", prompt_share=0.5))
     assert largest_load(records, by_loss) == Load(2, 49, 19 + 2 + round(0.5 * 47))

@@ -13,8 +13,8 @@ from mlx_hybrid.governance.rules import CUES, patterns
 
 TABLE_SIZE = 0x20000  # planes 0 and 1; beyond them stand Han letters (2, 3) and nothing that is written
 OTHER, LETTER, MARK, DIGIT, SPACE, PUNCTUATION, SYMBOL, BROKEN = range(8)
-CLASSES = (r"\p{L}", r"\p{M}", r"\p{N}", r"[\p{Z}\t\n\r]", r"\p{P}", r"\p{S}")
-DAMAGED = r"[[\p{Cc}\p{Co}\p{Cn}\p{Cs}\uFFFD]--[\t\n\r]]"
+CLASSES = (r"\p{L}", r"\p{M}", r"\p{N}", r"[\p{Z}\t\n\f\r]", r"\p{P}", r"\p{S}")
+DAMAGED = r"[[\p{Cc}\p{Co}\p{Cn}\p{Cs}\uFFFD]--[\t\n\f\r]]"
 # The first is what scripts share and inherit, the second any that is not named here.
 SCRIPT_CODES = CUES["scripts"].split()
 HAN = SCRIPT_CODES.index("Hani")

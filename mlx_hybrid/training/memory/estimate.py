@@ -67,7 +67,7 @@ def largest_load(examples: list[Example], config: Config) -> Load:
     limit, size = config.train.max_tokens, config.train.batch_size
     examples = [cut(e, limit) if len(e.tokens) > limit else e for e in examples]
     share = config.train.prompt_share if config.train.prompt_weight else 0.0
-    share /= max(share, HELD_RECORDS) if config.held_to_base else 1.0
+    share = min(1.0, share * HELD_RECORDS) if config.held_to_base else share
     counts = [e.trained_count + round(share * (len(e.tokens) - 1 - e.trained_count)) for e in examples]
     targets = sum(sorted(counts, reverse=True)[:size])
     return Load(min(size, len(examples)), max(len(e.tokens) for e in examples) - 1, targets)
