@@ -42,7 +42,7 @@ class TrainConfig(Bounded):
     """What counts there: `base`, KL(base ‖ model), the adapter switched off for the base; `loss`, the token's own loss,
     as always where every weight is trained, or where a run goes on from an adapter."""
     prompt_share: float = bounded(0.08, 0, 1)
-    """Share of the prompts' tokens that is held, drawn anew each epoch; to the base, in a quarter of the records."""
+    """Least share of the prompts' tokens that is held; to the base, all in a quarter of each batch's records."""
     clip: float = bounded(1.0, 0)
     """Largest norm of the whole gradient; 0 does not clip."""
     max_tokens: int = bounded(1024, 2, sane=131_072)

@@ -82,8 +82,8 @@ def make_batch(examples: list[Example], *, exact: bool = False) -> Batch:
 
 
 class Hold(NamedTuple):
-    """What prompts count together beside the answers of a batch, on what share of their tokens, and whether they are
-    held to the base (loss.py) or by their own loss."""
+    """What prompts count together beside the answers of a batch, on what share of their tokens at least, and whether
+    they are held to the base (loss.py) or by their own loss."""
 
     weight: float = 0.0
     share: float = 0.0
@@ -94,18 +94,18 @@ NONE_HELD = Hold()
 
 
 def weigh_prompts(examples: list[Example], hold: Hold, draw: tuple[int, ...]) -> list[Example]:
-    """A batch's examples with weights, below zero, on a random share of the tokens that are no target, alike and in sum
-    `hold.weight` times the number of targets. As the base reads what is held to it, that is all in a quarter of the
-    records, each of which may hold all of its prompt."""
-    rng, count = np.random.default_rng(draw), len(examples)
+    """A batch's examples with weights, below zero, on random tokens that are no target, alike and in sum `hold.weight`
+    times the number of targets. They are a share of all such tokens, or as many as there are targets, so that few do
+    not count for many. As the base reads what is held to it, that is all in a quarter of the records."""
+    rng, count, targets = np.random.default_rng(draw), len(examples), sum(e.trained_count for e in examples)
     rows = rng.permutation(count)[: -(-count // HELD_RECORDS) if hold.to_base else count]
-    part = hold.share * count / len(rows)
-    spare = {row: ~np.array(examples[row].trained) for row in rows if hold.weight}
+    spare = {row: ~np.array(examples[row].trained) for row in rows if hold.weight * hold.share}
+    part = max(hold.share * count / len(rows), targets / max(1, sum(own.sum() for own in spare.values())))
     picked = {row: own & (rng.random(len(own)) < part) for row, own in spare.items()}
     total = sum(int(own[1:].sum()) for own in picked.values())
     if not total:
         return examples
-    weight = hold.weight * sum(e.trained_count for e in examples) / total
+    weight = hold.weight * targets / total
     weighed = {row: np.where(own, -weight, examples[row].trained).tolist() for row, own in picked.items()}
     return [
         replace(e, weights=tuple(weighed[row])) if row in weighed else e for row, e in enumerate(examples)

@@ -64,8 +64,21 @@ def test_the_base_reads_a_quarter_of_the_records(count, read, share):
     assert held.mean() == pytest.approx(min(share * count / read, 1.0), abs=0.05)
 
 
+def test_as_many_tokens_are_held_as_are_targets_where_there_are():
+    """A share of 0.01 would be three tokens beside 150 targets."""
+    records = [example(400, 300, f"r:{n}") for n in range(6)]
+    row, other = sorted(make_batch(weigh_prompts(records, Hold(1.0, 0.01, True), (0,)), exact=True).held)
+    assert row != other
+    whole = make_batch(weigh_prompts(records, Hold(1.0, 0.01, True), (0,)))
+    assert (whole.weights < 0).sum() == 2 * 299
+    assert -whole.weights.min() == pytest.approx(600 / 598)
+    few = make_batch(weigh_prompts([example(400, 390, f"r:{n}") for n in range(6)], Hold(1.0, 0.01), (0,)))
+    assert abs((few.weights < 0).sum() - 60) < 31  # four standard deviations
+
+
 def test_nothing_is_held_where_there_is_nothing_to_hold():
     assert weigh_prompts(PROMPTS, Hold(), (0,)) is PROMPTS
+    assert weigh_prompts(PROMPTS, Hold(1.0, 0.0), (0,)) is PROMPTS
     assert weigh_prompts(PROMPTS[2:3], Hold(1.0, 1.0), (0,)) == PROMPTS[2:3]
 
 

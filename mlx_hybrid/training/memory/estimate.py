@@ -66,9 +66,12 @@ def largest_load(examples: list[Example], config: Config) -> Load:
     """The batch that takes most: the longest records, cut to `train.max_tokens`, with the most targets of as many."""
     limit, size = config.train.max_tokens, config.train.batch_size
     examples = [cut(e, limit) if len(e.tokens) > limit else e for e in examples]
-    share = config.train.prompt_share if config.train.prompt_weight else 0.0
-    share = min(1.0, share * HELD_RECORDS) if config.held_to_base else share
-    counts = [e.trained_count + round(share * (len(e.tokens) - 1 - e.trained_count)) for e in examples]
+    share = config.train.prompt_share * (HELD_RECORDS if config.held_to_base else 1)
+    prompts = [len(e.tokens) - 1 - e.trained_count for e in examples]
+    held = [min(n, max(round(share * n), e.trained_count)) for n, e in zip(prompts, examples, strict=True)]
+    counts = [
+        e.trained_count + n * (config.train.prompt_weight > 0) for n, e in zip(held, examples, strict=True)
+    ]
     targets = sum(sorted(counts, reverse=True)[:size])
     return Load(min(size, len(examples)), max(len(e.tokens) for e in examples) - 1, targets)
 
