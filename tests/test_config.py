@@ -291,6 +291,24 @@ def test_a_file_without_a_value_is_the_default(text, tmp_path):
     assert load_config().adapter == AdapterConfig()
 
 
+@pytest.mark.parametrize(
+    ("given", "hold", "weight"),
+    [
+        ({}, "base", 1.0),
+        ({"method": "hybrid"}, "base", 1.0),
+        ({"method": "full"}, "loss", 0.2),
+        ({"start_from": "last"}, "loss", 0.2),
+        ({"train": {"prompt_hold": "loss"}}, "loss", 0.2),
+        ({"train": {"prompt_hold": "loss", "prompt_weight": 1}}, "loss", 1.0),
+        ({"method": "full", "train": {"prompt_weight": 0.5}}, "loss", 0.5),
+    ],
+)
+def test_prompts_are_held_to_a_base_where_there_is_one(given, hold, weight):
+    config = build_config(given, "test")
+    assert (config.train.prompt_hold, config.train.prompt_weight) == (hold, weight)
+    assert config.held_to_base == (hold == "base")
+
+
 FORMAT_1 = [
     ({"rank": 4, "alpha": 8}, {"low_rank": {"rank": 4, "alpha": 8}}),
     ({"rank": 0, "alpha": 8, "targets": ["q_proj"]}, {"low_rank": None, "targets": ["q_proj"]}),

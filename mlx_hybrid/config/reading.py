@@ -13,6 +13,8 @@ from mlx_hybrid.config.formats import from_format_1, without_retired
 from mlx_hybrid.config.settings import Config
 from mlx_hybrid.errors import ConfigError, nearest
 
+BY_LOSS = {"prompt_hold": "loss", "prompt_weight": 0.2}
+"""What holds prompts where there is no base to hold them to: more of it cost a chat half of what it had learnt."""
 OPENS = {"rotation": "kind", "low_rank": "rank"}
 """The key that adds a branch where the method has none."""
 
@@ -110,8 +112,10 @@ def build_config(tree: dict, where: str) -> Config:
             key = f"adapter.{branch}.{next(iter(given))}"
             raise ConfigError(f"{where}: {key} would do nothing with method {method}: {acts}.")
     tree = {**tree, "adapter": merge(PRESETS[method], adapter)}
-    if method == "full" and isinstance(train := tree.get("train", {}), dict):
-        tree["train"] = {"prompt_hold": "loss", **train}
+    if isinstance(train := tree.get("train") or {}, dict):
+        no_base = method == "full" or tree.get("start_from")
+        by_loss = no_base or train.get("prompt_hold") == "loss"
+        tree["train"] = {**(BY_LOSS if by_loss else {}), **train}
     return build(Config, tree, where, "")
 
 

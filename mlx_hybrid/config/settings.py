@@ -37,7 +37,8 @@ class TrainConfig(Bounded):
     weight_decay: float = bounded(0.0, 0, sane=1)
     """AdamW's decay of the low-rank factors A and B, and of the weight matrices with `full`; nothing else decays."""
     prompt_weight: float = bounded(1.0, 0, sane=10)
-    """What prompts count beside the answers, which holds the model to what it knows: 1 is as much, 0 is nothing."""
+    """What prompts count beside the answers, which holds the model to what it knows: 1 is as much, 0 is nothing; 0.2
+    where it is left out and their loss holds them."""
     prompt_hold: Literal["base", "loss"] = "base"
     """What counts there: `base`, KL(base ‖ model), the adapter switched off for the base; `loss`, the token's own loss,
     as always where every weight is trained, or where a run goes on from an adapter."""
