@@ -28,7 +28,7 @@ def gguf(tmp_path, monkeypatch):
 
 @pytest.mark.peft
 def test_a_run_on_a_gguf_file_finishes(run, gguf, records, settings, tmp_path):
-    short = sets("train.steps=6", "evaluate=false")
+    short = ["--method", "hybrid", *sets("train.steps=6", "evaluate=false")]
     begun = run("finetune", "--model", gguf, "--data", records, "--output", "run", *settings, *short)
     assert begun.exit_code in (0, 3), begun.output
     base = json.loads((tmp_path / "run" / "run.json").read_text())["base"]
