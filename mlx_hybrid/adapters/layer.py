@@ -25,7 +25,7 @@ STATE_LEAVES = ("oft_base", "lora_a0", "lora_b0")
 TRAINED_LEAVES = (*ORTHOGONAL_LEAVES, *LOW_RANK_LEAVES, *MAGNITUDE_LEAVES)
 
 Rotation = Householder | Butterfly
-USUAL_ROTATION, USUAL_LOW_RANK = HouseholderConfig(), LowRankConfig()
+USUAL_ROTATION, USUAL_LOW_RANK = HouseholderConfig(), LowRankConfig(rank=8)
 
 
 class Dropout(nn.Module):

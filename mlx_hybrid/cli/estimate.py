@@ -59,7 +59,7 @@ def estimate(
     lines = [f"Longest batch, from {source}: {load.rows} rows of {load.tokens} tokens."]
     lines += [f"  {name:<22}{size / GIGA:>9.3f} GB" for name, size in found.items.items() if size]
     if source != "the records":
-        rows = [[Load(n, tokens, n * tokens) for tokens in LENGTHS] for n in BATCHES]
+        rows = [[Load(n, t, n * t, settings.held_to_base) for t in LENGTHS] for n in BATCHES]
         needs = [[estimate_memory(shape, own, settings).needed for own in row] for row in rows]
         result["table"] = {"batches": BATCHES, "tokens": LENGTHS, "needed_bytes": needs}
         told = "In GB, by records a batch (down) and tokens a record (across); ! is over what may be used:"

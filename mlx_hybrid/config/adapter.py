@@ -1,7 +1,6 @@
 """The settings of an adapter: its branches, how they start, and what each method's preset makes of them."""
 
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Literal
 
 from mlx_hybrid.config.convert import Bounded, bounded
@@ -37,7 +36,7 @@ RotationConfig = HouseholderConfig | ButterflyConfig
 class LowRankConfig(Bounded):
     """A low-rank update s · x A B (LoRA, arXiv 2106.09685)."""
 
-    rank: int = bounded(8, 1, sane=512)
+    rank: int = bounded(16, 1, sane=512)
     """Rank of the update, the columns of A: more can learn more, and takes more memory."""
     alpha: float = 16.0
     """Scale: s = alpha / √rank with rslora, else alpha / rank."""
@@ -63,7 +62,7 @@ class AdapterConfig(Bounded):
 
     rotation: HouseholderConfig | ButterflyConfig | None = None
     """The orthogonal branch, which rotates a layer's input: `kind` and its sizes, or null."""
-    low_rank: LowRankConfig | None = field(default_factory=partial(LowRankConfig, rank=16))
+    low_rank: LowRankConfig | None = field(default_factory=LowRankConfig)
     """The low-rank branch, or null."""
     mixing: Literal["gradient", "fixed", "inverted", "off"] = "off"
     """How a layer's step is shared between its two branches: by gradient norms, half and half, against the norms (the

@@ -32,12 +32,15 @@ def load_run_config(
     idle, given = idle_settings(config), flat(reading.override_tree(overrides))
     for key in (key for key in idle if key in given):
         refuse(config, key, f"--set {key}", {})
-    if path is None or path.with_name("run.json").is_file():
+    alike = path and config.has_base and reading.load_config(path).method == config.method
+    if path is None or (alike and path.with_name("run.json").is_file()):
         return config
     written = flat(reading.read_settings(path)).keys() - (values or {}).keys()
     in_file = [key for key in idle if key in written]
     refuse_in_file(path, in_file)
-    usual = reading.build_config({"method": config.method}, "preset")
+    if "train.prompt_hold" in in_file and config.train.prompt_hold == "base":
+        in_file.append("train.prompt_weight")  # it was the base's
+    usual = reading.build_config({"method": config.method, "start_from": config.start_from}, "preset")
     defaults = (reading.nested(key, get_key(usual, key)) for key in in_file if key not in given)
     return reading.build_config(merge(to_tree(config), *defaults), "config")
 
@@ -49,7 +52,7 @@ def idle_settings(config: Config) -> dict[str, str]:
     idle = {"train.epochs": decided} if train.steps else {}
     if not train.prompt_weight:
         idle |= dict.fromkeys(("train.prompt_hold", "train.prompt_share"), "train.prompt_weight is 0")
-    elif not config.held_to_base:
+    elif not config.has_base:
         idle["train.prompt_hold"] = "there is no base to go back to, and loss acts"
     if adapter.full:
         keys = ("train.orthogonal_learning_rate", *UNUSED_BY_FULL)

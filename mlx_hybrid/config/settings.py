@@ -200,7 +200,10 @@ class Config(Bounded):
             raise ConfigError("nothing to train: adapter.rotation and adapter.low_rank are both null.")
 
     @property
+    def has_base(self) -> bool:
+        """Whether there is a base to hold prompts to: the model without what is trained, as training found it."""
+        return not (self.adapter.full or self.start_from)
+
+    @property
     def held_to_base(self) -> bool:
-        """Whether prompts are held to the base by the divergence from it, there being one to go back to."""
-        wanted = self.train.prompt_hold == "base" and self.train.prompt_weight > 0
-        return wanted and not (self.adapter.full or self.start_from)
+        return self.has_base and self.train.prompt_hold == "base" and self.train.prompt_weight > 0

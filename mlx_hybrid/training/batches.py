@@ -12,6 +12,7 @@ POOL = 64  # batches' worth of shuffled records sorted by length together: littl
 LARGEST_CHUNK, SMALLEST_CHUNK = 1024, 64
 CHUNK_BYTES = 1 << 26
 HELD_RECORDS = 4  # one of so many, where prompts are held to the base
+MOST_TARGETS = 64  # that one token of a prompt counts for
 
 
 @dataclass(frozen=True)
@@ -95,17 +96,20 @@ NONE_HELD = Hold()
 
 def weigh_prompts(examples: list[Example], hold: Hold, draw: tuple[int, ...]) -> list[Example]:
     """A batch's examples with weights, below zero, on random tokens that are no target, alike and in sum `hold.weight`
-    times the number of targets. They are a share of all such tokens, or as many as there are targets, so that few do
-    not count for many. As the base reads what is held to it, that is all in a quarter of the records."""
-    rng, count, targets = np.random.default_rng(draw), len(examples), sum(e.trained_count for e in examples)
-    rows = rng.permutation(count)[: -(-count // HELD_RECORDS) if hold.to_base else count]
-    spare = {row: ~np.array(examples[row].trained) for row in rows if hold.weight * hold.share}
-    part = max(hold.share * count / len(rows), targets / max(1, sum(own.sum() for own in spare.values())))
-    picked = {row: own & (rng.random(len(own)) < part) for row, own in spare.items()}
+    times the number of targets of the records that have such tokens. They are a share of all, or as many as there are
+    targets. As the base reads what is held to it, that is all in a quarter of the records. Where these are few beside
+    long answers, none counts for more than `MOST_TARGETS`."""
+    rng, spare = np.random.default_rng(draw), {n: ~np.array(e.trained) for n, e in enumerate(examples)}
+    able = [n for n, own in spare.items() if own[1:].any() and hold.weight]
+    rows = rng.permutation(able)[: -(-len(able) // HELD_RECORDS) if hold.to_base else None]
+    targets = sum(examples[n].trained_count for n in able)
+    room = sum(int(spare[n][1:].sum()) for n in rows)
+    part = max(hold.share * len(able) / max(1, len(rows)), targets / max(1, room))
+    picked = {n: spare[n] & (rng.random(len(spare[n])) < part) for n in rows}
     total = sum(int(own[1:].sum()) for own in picked.values())
     if not total:
         return examples
-    weight = hold.weight * targets / total
+    weight = hold.weight * min(targets / total, MOST_TARGETS)
     weighed = {row: np.where(own, -weight, examples[row].trained).tolist() for row, own in picked.items()}
     return [
         replace(e, weights=tuple(weighed[row])) if row in weighed else e for row, e in enumerate(examples)

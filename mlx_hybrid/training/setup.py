@@ -8,6 +8,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import numpy as np
 
 from mlx_hybrid.adapters.attach import Attached, attach
@@ -126,6 +127,7 @@ def attach_adapter(config: Config, setup: Setup) -> Attached:
 def start_from_records(config: Config, setup: Setup, *, machines: int = 1) -> Iterator[Note]:
     """Start adapter and rates (adapters/start.py, step_gains.py) from records, in batches of one of `machines`."""
     model = setup.base.model
+    mx.random.seed(config.seed)  # dropout acts in what is measured
     if config.adapter.from_gradient and not config.start_from:
         records, passes = sketch_size(config.train, total_steps(config.train, len(setup.train)))
         batches = start_arrays(config, setup, records, machines)

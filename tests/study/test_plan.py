@@ -40,7 +40,7 @@ def test_a_cell_is_its_methods_preset_at_its_rate_and_seed(source):
     assert (made.method, made.seed, made.evaluate) == ("hybrid", 5, False)
     assert made.train.learning_rate == 2e-3
     assert made.train.orthogonal_learning_rate == 5e-4
-    rotation, low_rank = HouseholderConfig(), LowRankConfig(dropout=0.1)
+    rotation, low_rank = HouseholderConfig(), LowRankConfig(rank=8, dropout=0.1)
     assert (made.adapter.rotation, made.adapter.low_rank) == (rotation, low_rank)
     assert (made.adapter.mixing, made.adapter.targets) == ("gradient", ("q_proj",))
     assert made.data.paths == ("there",)

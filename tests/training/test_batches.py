@@ -8,6 +8,7 @@ import pytest
 
 from mlx_hybrid.records.examples import Example
 from mlx_hybrid.training.batches import (
+    MOST_TARGETS,
     Hold,
     epoch_order,
     epoch_records,
@@ -41,7 +42,8 @@ def test_prompts_count_in_sum_what_they_should_beside_the_answers():
     assert abs((held < 0).mean() - 0.25) < 0.06  # four standard deviations of 840 draws
     assert len(set(held[held < 0].tolist())) == 1
     batch = make_batch(drawn)
-    assert -batch.weights[batch.weights < 0].sum() == pytest.approx(0.5 * batch.answers)
+    beside = sum(sum(e.trained) for e in PROMPTS if not e.trained[0])  # a text has no prompt to hold
+    assert -batch.weights[batch.weights < 0].sum() == pytest.approx(0.5 * beside)
     assert batch.answers == sum(sum(e.trained[1:]) for e in PROMPTS)
     assert batch.held.tolist() == [0, 1, 3, 3]  # the text has no prompt; in compiled steps shapes are few
     assert make_batch(drawn, exact=True).held.tolist() == [0, 1, 3]
@@ -76,9 +78,18 @@ def test_as_many_tokens_are_held_as_are_targets_where_there_are():
     assert abs((few.weights < 0).sum() - 60) < 31  # four standard deviations
 
 
+def test_records_without_a_prompt_are_not_drawn_and_few_tokens_count_for_no_more_than_they_may():
+    texts = [example(300, 0, f"t:{n}") for n in range(7)]
+    for draw in range(9):
+        drawn = weigh_prompts([*texts, example(40, 20)], Hold(1.0, 0.1, True), (0, draw))
+        (held,) = {w for w in make_batch(drawn).weights.tolist() if w < 0}
+        assert -held == pytest.approx(20 / 19)  # of its own answer, not of the texts
+    few = make_batch(weigh_prompts([example(2000, 4)] * 4, Hold(1.0, 0.1, True), (0,)))
+    assert few.weights.min() == -MOST_TARGETS
+
+
 def test_nothing_is_held_where_there_is_nothing_to_hold():
     assert weigh_prompts(PROMPTS, Hold(), (0,)) is PROMPTS
-    assert weigh_prompts(PROMPTS, Hold(1.0, 0.0), (0,)) is PROMPTS
     assert weigh_prompts(PROMPTS[2:3], Hold(1.0, 1.0), (0,)) == PROMPTS[2:3]
 
 

@@ -43,6 +43,8 @@ class Load:
     rows: int
     tokens: int
     targets: int
+    held: bool = False
+    """Whether some are held to the base, whose logits stand beside theirs."""
 
 
 LoadOf = Callable[[Config], Load]
@@ -73,13 +75,14 @@ def largest_load(examples: list[Example], config: Config) -> Load:
         e.trained_count + n * (config.train.prompt_weight > 0) for n, e in zip(held, examples, strict=True)
     ]
     targets = sum(sorted(counts, reverse=True)[:size])
-    return Load(min(size, len(examples)), max(len(e.tokens) for e in examples) - 1, targets)
+    to_base = config.held_to_base and any(held)
+    return Load(min(size, len(examples)), max(len(e.tokens) for e in examples) - 1, targets, to_base)
 
 
 def widest_load(config: Config, longest: int = 1 << 30) -> Load:
     """The largest batch that the settings allow, of records of at most `longest` tokens, every token trained."""
     size, tokens = config.train.batch_size, min(longest, config.train.max_tokens) - 1
-    return Load(size, tokens, size * tokens)
+    return Load(size, tokens, size * tokens, config.held_to_base)
 
 
 def estimate(shape: ModelShape, load: Load, config: Config) -> Estimate:
@@ -107,7 +110,7 @@ def estimate(shape: ModelShape, load: Load, config: Config) -> Estimate:
         "gradients": shape.head_gradient_bytes if config.adapter.full else 0.2 * shape.trainable_bytes,
         "activations": activations,
         "attention scores": attention,
-        "logits": logits_bytes(shape, load) * (2 if config.held_to_base else 1),  # the base's beside them
+        "logits": logits_bytes(shape, load) * (2 if load.held else 1),  # the base's beside them
         "one layer's backward": layer,
         "update": UPDATE * shape.trainable_bytes,
         "gradient start": max(0.0, probes - shape.trainable_bytes),  # beyond a step's own
