@@ -1,6 +1,7 @@
 """The main job, composed once: govern → train → evaluate. It yields events; the command line shows them."""
 
 from collections.abc import Callable, Generator, Iterator
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,18 @@ from mlx_hybrid.models.base import check_local, fingerprints, load_base, tokeniz
 from mlx_hybrid.records.examples import question_tokens
 from mlx_hybrid.records.files import find_sources
 from mlx_hybrid.records.record import Record, Split
-from mlx_hybrid.run import SAMPLES, Run, check_place, create_run, discard, machine, run_place, writing
+from mlx_hybrid.run import (
+    LAST,
+    SAMPLES,
+    Run,
+    check_place,
+    create_run,
+    discard,
+    find_run,
+    machine,
+    run_place,
+    writing,
+)
 from mlx_hybrid.training import setup as preparation
 from mlx_hybrid.training.checkpoint import Progress, load_checkpoint
 from mlx_hybrid.training.data import check_held_back, check_manifests, prepare
@@ -58,6 +70,8 @@ def finetune(
     `force` loads what will probably not fit in memory. In a `world` of several machines the first one does all of it;
     the others take its steps with it, and write and yield nothing. Raises ConfigError, DataError, MemoryLimitError,
     MachineLost or MlxHybridError; whatever was saved before stays."""
+    if config.start_from == LAST:  # which this run will be once it has begun
+        config = replace(config, start_from=str(find_run(LAST).path))
     sources, manifests = find_data(config, world, resume)
     if not world.first:
         for _ in follow(config, sources, resume=resume, stop=stop, force=force, world=world):

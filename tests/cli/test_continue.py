@@ -1,12 +1,14 @@
 """`finetune --from`: a new run that goes on from another's adapter."""
 
 import json
+import shutil
 
 import mlx.core as mx
 import pytest
 from acting import acting, losses_of, plain, refused, sets
 
 from mlx_hybrid.adapters.store import probe_logits, read_adapter_config, read_weights
+from mlx_hybrid.config import load_config
 from mlx_hybrid.models.adapted import load_any
 
 REFOLDED = 1e-4
@@ -42,6 +44,18 @@ def test_training_goes_on_from_where_it_stood(run, finished, quantised_folder, r
     assert losses_of(second)[0] < 0.9 * losses_of(first)[0]
     logits = [probe_logits(load_any(str(path)).model) for path in (first, second)]
     assert not mx.array_equal(*logits)
+
+
+def test_the_last_run_is_the_one_before(
+    run, finished, quantised_folder, records, settings, tmp_path, monkeypatch
+):
+    """A run's own folder is the newest before the adapter that it goes on from is read."""
+    monkeypatch.setenv("MLX_HYBRID_RUNS", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    first = shutil.copytree(finished("hybrid").path, tmp_path / "first")
+    short = [*plain(settings), *sets("train.steps=1", "evaluate=false"), "--model", quantised_folder]
+    run("finetune", "--data", records, "-o", "second", *short, "--from", "last", code=0)
+    assert load_config(tmp_path / "second" / "config.yaml").start_from == str(first)
 
 
 def test_its_rates_are_measured_on_the_adapter_that_it_goes_on_with(
