@@ -64,9 +64,18 @@ def test_a_saved_config_loads_as_it_was(method, tmp_path):
     assert load_run_config(path) == config
 
 
-def test_the_config_of_a_run_is_taken_as_it_is(tmp_path):
+def test_a_file_that_is_whole_with_the_method_asked_for_beside_it_is_read(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("adapter: {unitary: [o_proj]}\n")
+    assert load_run_config(path, (), {"method": "hybrid"}).adapter.unitary == ("o_proj",)
+
+
+@pytest.mark.parametrize(
+    "given", [{"method": "lora"}, {"method": "full"}, {"method": "lora", "start_from": "a"}]
+)
+def test_the_config_of_a_run_is_taken_as_it_is(given, tmp_path):
     """As a comparison leaves it, which moves both rates for every method."""
-    config = load_config(None, ("train.orthogonal_learning_rate=2e-3",), {"method": "lora"})
+    config = load_config(None, ("train.orthogonal_learning_rate=2e-3",), given)
     path = tmp_path / "config.yaml"
     path.write_text(dump_config(config))
     with pytest.raises(ConfigError, match=r"train\.orthogonal_learning_rate would do nothing"):

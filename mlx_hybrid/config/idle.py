@@ -32,11 +32,13 @@ def load_run_config(
     idle, given = idle_settings(config), flat(reading.override_tree(overrides))
     for key in (key for key in idle if key in given):
         refuse(config, key, f"--set {key}", {})
-    alike = path and config.has_base and reading.load_config(path).method == config.method
-    if path is None or (alike and path.with_name("run.json").is_file()):
+    if path is None:
         return config
-    written = flat(reading.read_settings(path)).keys() - (values or {}).keys()
-    in_file = [key for key in idle if key in written]
+    written = flat(reading.read_settings(path))
+    own = all(written.get(key) == get_key(config, key) for key in ("method", "start_from"))
+    if own and path.with_name("run.json").is_file():
+        return config
+    in_file = [key for key in idle if key in written.keys() - (values or {}).keys()]
     refuse_in_file(path, in_file)
     if "train.prompt_hold" in in_file and config.train.prompt_hold == "base":
         in_file.append("train.prompt_weight")  # it was the base's
