@@ -44,11 +44,8 @@ LANGUAGES = ("en", "es", "de", "ru", "ar", "zh", "sw", "th")
 PEER = "mlx_lm.lora"
 SORTED = f"{PEER}, sorted by length"  # as it means to: it sorts chats by their number of keys
 HELD = "lora, prompts held"  # the default; the others train the answers alone, as the peer does
-SIDES = {
-    "lora": 1.5,
-    "hybrid": 1.3,
-    HELD: "",
-}  # what is measured beside the peer, and the least ratio asked for
+# what is measured beside the peer, and the least ratio asked for
+SIDES = {"lora": 1.5, "hybrid": 1.3, HELD: ""}
 RATE, WARM, STEPS, BATCH = 1e-4, 1, 8, 8
 KEYS = [f"self_attn.{one}_proj" for one in "qkvo"] + [f"mlp.{one}_proj" for one in ("gate", "up", "down")]
 
@@ -101,11 +98,8 @@ def fresh_model(name: str, packed: bool):
 
 def ours(method: str, chats: Chats, name: str, packed: bool) -> float:
     """Trained tokens a second of this project's loop, batches made within the time."""
-    held = method == HELD
-    model, tree = (
-        fresh_model(name, packed),
-        {"method": method.partition(",")[0], "adapter": {"start": "zeros"}},
-    )
+    model, held = fresh_model(name, packed), method == HELD
+    tree = {"method": method.partition(",")[0], "adapter": {"start": "zeros"}}
     adapter = build_config(tree, "bench_train").adapter
     attach(model, adapter, seed=0)
     optimizer = BranchOptimizer(model, TrainConfig(learning_rate=RATE, rates="leaf"), adapter.mixing)

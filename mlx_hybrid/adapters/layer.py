@@ -30,7 +30,7 @@ USUAL_ROTATION, USUAL_LOW_RANK = HouseholderConfig(), LowRankConfig(rank=8)
 
 class Dropout(nn.Module):
     """Zeroes a share of the entries in training and scales the others up by as much. A layer that runs again in the
-    backward pass must drop what it dropped: the key of the `_last` mask can be `_given` back."""
+    backward pass must drop what it dropped: the key of the last mask can be given back."""
 
     def __init__(self, share: float):
         super().__init__()
@@ -39,6 +39,12 @@ class Dropout(nn.Module):
     @property
     def acts(self) -> bool:
         return self.training and self._share > 0
+
+    def give(self, key: mx.array | None) -> None:
+        self._given = key
+
+    def last(self) -> mx.array | None:
+        return self._last
 
     def __call__(self, x: mx.array) -> mx.array:
         if not self.acts:

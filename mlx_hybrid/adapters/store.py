@@ -74,9 +74,12 @@ def config_tree(model: nn.Module, config: AdapterConfig, facts: dict, extra: dic
     stacked = any(isinstance(layer, HybridExperts) for layer in layers.values())  # other leaves than mlx-lm's
     if update and not config.rotation and update.start != "lora-ga" and not stacked:
         kind = "dora" if update.magnitude else "lora"
-    count = len(model.layers) if kind == "full" else config.layers or len(model.layers)
-    tree = {"format": FORMAT, "fine_tune_type": kind, "num_layers": count}
-    tree["model"] = facts["base"].get("id", "")
+    tree = {
+        "format": FORMAT,
+        "fine_tune_type": kind,
+        "num_layers": len(model.layers) if kind == "full" else config.layers or len(model.layers),
+        "model": facts["base"].get("id", ""),
+    }
     if kind in ("lora", "dora"):
         low_rank = next(iter(layers.values())).low_rank
         parameters = {"rank": low_rank.rank, "scale": low_rank.scale, "dropout": update.dropout}

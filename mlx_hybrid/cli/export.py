@@ -10,8 +10,11 @@ from mlx_hybrid.cli.output import answer, command, tell
 
 FORMS = ("peft", "merged", "lora", "mlx-lm", "gguf")
 BASES, PART = click.Choice(["original", "dequantised"]), click.FloatRange(0, 1, min_open=True)
-DIVERGENCES = {"rounding": "rounding to the stored dtype"}
-DIVERGENCES |= {"trained_base": "from the quantised base it was trained on", "truncation": "truncation"}
+DIVERGENCES = {
+    "rounding": "rounding to the stored dtype",
+    "trained_base": "from the quantised base it was trained on",
+    "truncation": "truncation",
+}
 REQUANTISE = "pack again as the base was; refused where the held-out loss shows the update lost."
 written_options = together(
     option("-o --output", "Folder to create.", type=PATH, required=True),

@@ -9,7 +9,7 @@ import click
 from mlx_hybrid.cli import options as shared
 from mlx_hybrid.cli.options import PATH, flag, names, option, setting
 from mlx_hybrid.cli.output import answer, given, tell
-from mlx_hybrid.config import Config, dump_config, load_config, read_settings
+from mlx_hybrid.config import Config, dump_config, flat, load_config, override_tree, read_settings
 from mlx_hybrid.config.explain import absurd
 from mlx_hybrid.config.recipes import recipe_path, run_config
 from mlx_hybrid.errors import INTERRUPTED, ConfigError, DataError
@@ -106,7 +106,6 @@ def show_job(settings: Config, as_json: bool, trackers: tuple[str, ...], must_ga
 
 def continued(name: str, config: str | None, asked: dict, overrides: tuple[str, ...]) -> dict:
     """Settings of a run that goes on from an adapter. Raises ConfigError for others that were asked for."""
-    from mlx_hybrid.config import flat, override_tree
     from mlx_hybrid.models.adapted import find_adapter
     from mlx_hybrid.training.setup import settings_of_adapter
 

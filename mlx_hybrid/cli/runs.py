@@ -40,9 +40,15 @@ def run_facts(run: Run) -> dict:
     info, results = run.info(), None
     with suppress(ConfigError):  # nothing was measured, or by an older version
         results = read_results(run.path / "evaluation" / "held-out.json")
-    facts = {"run": run.name, "path": str(run.path), "status": run.status()}
-    facts |= {"method": info.get("method", ""), "base": info.get("base", {}).get("id", "")}
-    facts |= {"started": info.get("started", ""), "step": run.step()}
+    facts = {
+        "run": run.name,
+        "path": str(run.path),
+        "status": run.status(),
+        "method": info.get("method", ""),
+        "base": info.get("base", {}).get("id", ""),
+        "started": info.get("started", ""),
+        "step": run.step(),
+    }
     facts |= {key: info.get(key) for key in ("best_step", "seconds", "error")}
     for metric, (prefix, model) in product(("loss", "accuracy"), (("base_", BASE), ("", ADAPTED))):
         row = results and results.get(metric, model)

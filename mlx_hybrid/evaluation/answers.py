@@ -152,9 +152,13 @@ def choices_made(test: EvaluationSet, answers: list[dict]) -> Iterator[dict]:
     told = zip(scores.argmax(1), wanted, nll, np.exp(calibration.log_probabilities(scores)), test.options)
     for chosen, answer, nats, row, options in told:
         probabilities = dict(zip(test.labels, row.tolist()))
-        own = {"label": test.labels[answer], "chosen": test.labels[chosen], "right": bool(chosen == answer)}
-        own |= {"nll_nats": nats, "probabilities": {label: probabilities[label] for label in options}}
-        yield own
+        yield {
+            "label": test.labels[answer],
+            "chosen": test.labels[chosen],
+            "right": bool(chosen == answer),
+            "nll_nats": nats,
+            "probabilities": {label: probabilities[label] for label in options},
+        }
 
 
 def write_examples(start: Path, answers: Path, test: EvaluationSet, results: Results) -> None:

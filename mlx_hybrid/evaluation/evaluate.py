@@ -15,8 +15,12 @@ from mlx_hybrid.records.record import Record, group_key
 
 PIVOT = "eng_Latn"
 HELD_OUT = "held-out records"
-ROWS = {"classification": choice_rows, "text": text_rows}
-ROWS |= {"translation": translation_rows, "conversation": loss_rows}
+ROWS = {
+    "classification": choice_rows,
+    "text": text_rows,
+    "translation": translation_rows,
+    "conversation": loss_rows,
+}
 
 
 def evaluate(

@@ -24,9 +24,15 @@ from mlx_hybrid.publish.card import is_folder, readme, vllm_rank
 
 RANK, LOSS = 64, 0.05
 DENSE = ("peft", "merged", "lora", "gguf")
-TAKEN = dict.fromkeys(("base", "base_id"), DENSE) | dict.fromkeys(("rank", "tolerance"), ("lora",))
-TAKEN |= {"requantise": ("merged",), "merged": ("gguf",), "f16": ("gguf",)}
-"""The forms that an option has a meaning for."""
+TAKEN = {  # the forms that an option has a meaning for
+    "base": DENSE,
+    "base_id": DENSE,
+    "rank": ("lora",),
+    "tolerance": ("lora",),
+    "requantise": ("merged",),
+    "merged": ("gguf",),
+    "f16": ("gguf",),
+}
 
 
 @dataclass(frozen=True, kw_only=True)

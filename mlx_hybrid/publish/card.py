@@ -142,10 +142,16 @@ def fill(template: str, facts: Facts, repo: str = "", **known: Any) -> str:
     name = repo.split("/")[-1] or facts.name
     base = (facts.export or vars(facts)).get("base", {}).get("id", "")
     place = place_of(name, base)
-    known |= vars(facts) | {"facts": facts, "repo": repo, "name": name, "base_id": facts.base_id or base}
-    known |= {"beside": base == BESIDE, "place": place}
-    known["shell_base"] = BUNDLED_PATH if base == BUNDLED else shlex.quote(place)
-    known["rank"] = min(vllm_rank(lora_rank(facts)), VLLM_RANKS[-1])
+    known |= vars(facts) | {
+        "facts": facts,
+        "repo": repo,
+        "name": name,
+        "base_id": facts.base_id or base,
+        "beside": base == BESIDE,
+        "place": place,
+        "shell_base": BUNDLED_PATH if base == BUNDLED else shlex.quote(place),
+        "rank": min(vllm_rank(lora_rank(facts)), VLLM_RANKS[-1]),
+    }
     return render(Path(__file__).with_name(template), known, sh=shlex.quote).rstrip() + "\n"
 
 

@@ -103,9 +103,13 @@ def model_config(file: GgufFile) -> dict[str, Any]:
     if family in ("gemma2", "gemma3"):
         wide = (family, config["num_hidden_layers"]) in WIDE_HEADS
         width = config["hidden_size"] // config["num_attention_heads"]
-        config |= {"query_pre_attn_scalar": width if wide else head, "hidden_activation": "gelu_pytorch_tanh"}
-        config |= {name: about(name) for name in ("attn_logit_softcapping", "final_logit_softcapping")}
-        config["sliding_window"] = about("attention.sliding_window")
+        config |= {
+            "query_pre_attn_scalar": width if wide else head,
+            "hidden_activation": "gelu_pytorch_tanh",
+            "attn_logit_softcapping": about("attn_logit_softcapping"),
+            "final_logit_softcapping": about("final_logit_softcapping"),
+            "sliding_window": about("attention.sliding_window"),
+        }
     if family == "gemma3":
         config["rope_local_base_freq"] = about("rope.freq_base_swa", 10000.0)
         config["sliding_window_pattern"] = about("attention.sliding_window_pattern", 6)

@@ -54,11 +54,11 @@ def recomputed(kind: type) -> Callable[..., mx.array]:
             inner = given | dict(zip(moving, values))
             set_leaves(self, dict(zip(leaves, values[len(moving) :], strict=True)))
             for dropout, key in zip(dropouts, keys):
-                dropout._given = key
+                dropout.give(key)
             y = kind.__call__(self, *(inner[i] for i in range(len(args))), **{k: inner[k] for k in kwargs})
-            keys[:] = [dropout._last for dropout in dropouts]
+            keys[:] = [dropout.last() for dropout in dropouts]
             for dropout in dropouts:
-                dropout._given = None
+                dropout.give(None)
             set_leaves(self, leaves)
             return y
 
