@@ -5,6 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from mlx_hybrid.config import GovernanceConfig
@@ -128,10 +129,12 @@ class Inspector:
         turns = turns_of(read)
         for (place, _), findings in zip(turns, check_quality([turn for _, turn in turns], self.rules)):
             rows[place][0].reject(self.rules, "quality", *findings)
-        for (item, record), one in zip(rows, read):
-            codec, prompt = one.asked and find_mojibake(one.asked), record.prompt().strip()
+        seen = Batch([one.asked for one in read]).scripts_seen()
+        for (item, record), one, scripts in zip(rows, read, seen):
+            codec = one.asked and find_mojibake(one.asked, scripts)
             misread = Finding("mojibake", f"in the question: {codec}") if codec else None
-            repeats = len(prompt) >= LEAST_REPEATED and prompt == record.completion().strip()
+            answer = record.completion().strip()
+            repeats = len(answer) >= LEAST_REPEATED and answer == record.prompt().strip()
             repeated = Finding("answer_is_prompt", "the answer repeats the prompt") if repeats else None
             item.reject(self.rules, "quality", misread, repeated)
 
@@ -240,7 +243,8 @@ def count(items: Iterable[Inspection]) -> dict[tuple[str, str, str], int]:
 def decide_near(items: list[Inspection], n: int, threshold: float) -> None:
     """Of the records of one language take those that repeat an earlier one; flag those that a guard let stand."""
     sketches = [item.sketch for item in items]
-    found = find_near_duplicates(lambda i: read_said(items[i].said), sketches, n, threshold)
+    said = lru_cache(4096)(lambda i: read_said(items[i].said))
+    found = find_near_duplicates(said, sketches, n, threshold)
     for i, earlier, similarity, guard in found:
         name = items[earlier].where
         if guard:

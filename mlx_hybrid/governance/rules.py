@@ -1,7 +1,8 @@
 """The stages and their rules (rules.tsv), and what they go by: lists of words, cues beside a number, patterns."""
 
 import tomllib
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from functools import lru_cache, wraps
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ STAGE_OF = dict.fromkeys(("languages", "engine"), "language") | {"licences": "li
 STAGE_OF |= dict.fromkeys(("against", "overlap_threshold"), "overlap") | {"near_threshold": "near"}
 ASKED_FOR = ("lang_not_allowed", "licence_not_allowed")  # what the person excluded is no loss to warn of
 APART = regex.compile(r"\(|[\p{Latin}\p{Cyrillic}]")  # how words begin that stand apart
+SHORT = 400  # characters
 HERE = Path(__file__).parent
 
 
@@ -116,13 +118,19 @@ def unused_settings(stages: Collection[str]) -> dict[str, Any]:
     return {key: getattr(defaults, key) for key, stage in STAGE_OF.items() if stage not in stages}
 
 
-def patterns(room: str) -> SimpleNamespace:
+def patterns(room: str, compiled: Callable = regex.compile) -> SimpleNamespace:
     """The patterns of one room of checks, compiled, by their names."""
     table = tomllib.loads((HERE / "patterns.toml").read_text(encoding="utf-8"))[room]
     for name, words in CUES.items():
         listed = words.replace(", ", "|")
         table = {key: pattern.replace(f"{{{name}}}", listed) for key, pattern in table.items()}
-    return SimpleNamespace(**{key: regex.compile(pattern) for key, pattern in table.items()})
+    return SimpleNamespace(**{key: compiled(pattern) for key, pattern in table.items()})
+
+
+def for_short(judge: Callable) -> Callable:
+    """Remember what is found in short texts: system turns, instructions and labels come again in most records."""
+    known = lru_cache(4096)(judge)
+    return wraps(judge)(lambda text, *how: (known if len(text) <= SHORT else judge)(text, *how))
 
 
 def said_before(name: str, then: str = "") -> regex.Pattern:

@@ -61,6 +61,7 @@ def parse_language(text: str) -> Language:
     return Language(code, script or SCRIPTS.get(code, ["Zyyy"])[0], bool(script))
 
 
+@lru_cache(1024)
 def scripts_of(code: str) -> frozenset[str]:
     """Scripts of a language as they are seen in text (`Hani` for both Chinese ones); empty when not known."""
     return frozenset(seen for script in SCRIPTS.get(code, []) for seen in SEEN_AS.get(script, [script]))

@@ -42,8 +42,9 @@ class Record:
     @property
     def kind(self) -> str:
         """`messages`, `prompt` or `text`."""
-        kinds = {"messages": "messages", "completion": "prompt"}
-        return next((kind for key, kind in kinds.items() if key in self.fields), "text")
+        if "messages" in self.fields:
+            return "messages"
+        return "prompt" if "completion" in self.fields else "text"
 
     @property
     def id(self) -> str:

@@ -17,7 +17,7 @@ ROLES = {
     "tool": ("tool", "function", "observation", "tool_response", "function_response", "ipython"),
 }
 ROLE_OF = {theirs: ours for ours, names in ROLES.items() for theirs in names}
-CALLS = ("function_call", "tool_call")
+CALLS, OURS = ("function_call", "tool_call"), {"role", "content"}
 PREFERENCES = (("chosen", "rejected"), ("preferred_output", "non_preferred_output"))
 TITLES = {"sharegpt": "ShareGPT conversations", "prompt": "prompts and completions", "text": "plain text"}
 TITLES |= {"alpaca": "alpaca instructions"}
@@ -149,7 +149,8 @@ def as_turns(value: Any, key: str = "messages") -> Any:
 
 def as_turn(turn: Any, place: int) -> Any:
     """One turn with our names; itself where it has them."""
-    if not isinstance(turn, dict):
+    is_ours = isinstance(turn, dict) and turn.keys() == OURS and isinstance(turn["content"], str)
+    if not isinstance(turn, dict) or (is_ours and turn["role"] in ROLES):
         return turn
     content, name = turn.get("content", turn.get("value")), turn.get("role", turn.get("from"))
     theirs = name.strip().lower() if isinstance(name, str) else ""

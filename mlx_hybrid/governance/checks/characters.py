@@ -1,6 +1,7 @@
 """What characters a text has (class, script), as `regex` knows Unicode, and whether it was read in the wrong encoding:
 `ftfy` tells of the Western ones, a way back of the others."""
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence, Set
 from functools import lru_cache
@@ -26,7 +27,11 @@ STRANGE_SHARE = 0.1
 CYRILLIC = ("cp1251", "koi8-r", "cp866", "iso8859-5", "mac-cyrillic")
 COMMON = "оеаинтсрвлкмдпуяыьгзбчйхжшюцщэфъё"  # Cyrillic letters, the commonest first
 QUOTE = "鈥"  # what gbk makes of the first bytes of a curly quote or dash; holmium, in Chinese text
-MOJIBAKE = patterns("mojibake")
+RARITY = {c: rank for rank, c in enumerate(COMMON)}
+NOT_LETTERS = regex.compile(r"[^\p{L}\p{M}\u200c\u200d]+")
+ASCII_LETTERS = {code: chr(code).lower() if chr(code).isalpha() else " " for code in range(128)}
+ASCII = bytes(range(128))
+MOJIBAKE, MAY_BE = patterns("mojibake"), patterns("may_be", re.compile)
 
 
 @lru_cache(1)
@@ -81,7 +86,9 @@ class Batch:
 
 def letters_only(text: str) -> str:
     """Lower-cased, with every run of what is neither letter nor mark made one space: what engines are shown."""
-    return regex.sub(r"[^\p{L}\p{M}\u200c\u200d]+", " ", text).strip().lower()
+    if text.isascii():
+        return " ".join(text.translate(ASCII_LETTERS).split())
+    return NOT_LETTERS.sub(" ", text).strip().lower()
 
 
 def find_mojibake(text: str, scripts: Set[str] | None = None) -> str | None:
@@ -93,7 +100,7 @@ def find_mojibake(text: str, scripts: Set[str] | None = None) -> str | None:
     if text.isascii():
         return None
     scripts = next(Batch([text]).scripts_seen()) if scripts is None else scripts
-    if badness.is_bad(text):
+    if MAY_BE.bad.search(text) and badness.is_bad(text):
         return "UTF-8 that was read as cp1252"
     if "Cyrl" in scripts and (pair := swapped_cyrillic(text)):
         return "{} that was read as {}".format(*pair)
@@ -101,7 +108,9 @@ def find_mojibake(text: str, scripts: Set[str] | None = None) -> str | None:
         return "Burmese in Zawgyi, which is not Unicode"
     if "Latn" in scripts and is_single_byte(text):
         return "another alphabet that was read as latin-1"
-    codecs = (codec for script, codec in CODECS if script in scripts)
+    # What UTF-8 has several bytes for is seen as several signs, but in codecs that have pairs of bytes.
+    may_be = scripts & {"Hani", "Hang"} or MAY_BE.paired.search(text)
+    codecs = (codec for script, codec in CODECS if may_be and script in scripts)
     found = next((codec for codec in codecs if is_misread(text, codec)), None)
     found = found or ("gbk" if "Hani" in scripts and is_nowhere_written(text) else None)
     return found and f"UTF-8 that was read as {found}"
@@ -121,7 +130,7 @@ def mean_rank(text: str) -> float:
     """How seldom the letters of a Cyrillic text are, on average; 0 for fewer than 16 letters."""
     counts = {c: n for c, n in Counter(text.lower()).items() if c.isalpha()}
     letters = sum(counts.values())
-    total = sum(n * (COMMON.index(c) if c in COMMON else len(COMMON)) for c, n in counts.items())
+    total = sum(n * RARITY.get(c, len(COMMON)) for c, n in counts.items())
     return total / letters if letters >= 16 else 0.0
 
 
@@ -134,11 +143,12 @@ def is_single_byte(text: str) -> bool:
 
 def is_misread(text: str, codec: str) -> bool:
     """Whether `text`, written in `codec`, is UTF-8 of one script, which by chance it is not."""
-    raw = np.frombuffer(text.encode(codec, "ignore"), np.uint8)
-    high = int((raw >= 0x80).sum())
-    found = "".join(c for c in raw.tobytes().decode("utf-8", "ignore") if c > "\x7f") if high > 1 else ""
-    if high < 2 or len(found.encode()) < VALID_SHARE * high:
+    raw = text.encode(codec, "ignore")
+    high = len(raw.translate(None, ASCII))
+    read = raw.decode("utf-8", "ignore") if high > 1 else ""
+    if high < 2 or len(read.encode()) - (len(raw) - high) < VALID_SHARE * high:
         return False
+    found = "".join(c for c in read if c > "\x7f")
     batch = Batch([found])
     letters = batch.scripts[batch.classes == LETTER]
     counts = np.bincount(letters, minlength=3)

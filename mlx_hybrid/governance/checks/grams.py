@@ -36,19 +36,24 @@ NGRAM = 13
 LEAST_CHARACTERS = 25  # below this an evaluation text must be the whole record
 TEMPLATE_SHARE, TEMPLATE_COUNT = 0.1, 20  # grams in more evaluation texts than this are their template
 FEW_SHARE, FEW_COUNT = 0.5, 3  # or, of few texts, in more than half; three may share a premise
+UNSEEN, BETWEEN = regex.compile(r"\p{Cf}+"), regex.compile(r"[^\p{L}\p{M}\p{N}\p{S}]+")
+NAME = regex.compile(r"(?<=[\p{Ll}\p{N},] )\p{Lu}\p{Ll}+")
+FOLDED = {code: " " if BETWEEN.match(chr(code)) else chr(code).lower() for code in range(128)}
 
 
 def normalise(text: str) -> str:
     """Case folded, one space for every run of what is neither letter, mark, number nor symbol; Turkish i's are one."""
+    if text.isascii():
+        return " ".join(text[:MAX_CHARACTERS].translate(FOLDED).split())
     # What cannot be seen hides between letters that two texts are one.
-    seen = text[:MAX_CHARACTERS] if text.isascii() else regex.sub(r"\p{Cf}+", "", text[:MAX_CHARACTERS])
+    seen = UNSEEN.sub("", text[:MAX_CHARACTERS])
     folded = unicodedata.normalize("NFKC", seen).casefold().replace("i\u0307", "i").replace("ı", "i")
-    return regex.sub(r"[^\p{L}\p{M}\p{N}\p{S}]+", " ", folded).strip()
+    return BETWEEN.sub(" ", folded).strip()
 
 
 def names_in(text: str) -> str:
     """The words that a sentence writes with a capital, its first left out; none where nouns are written so."""
-    words = regex.findall(r"(?<=[\p{Ll}\p{N},] )\p{Lu}\p{Ll}+", text[:MAX_CHARACTERS])
+    words = NAME.findall(text[:MAX_CHARACTERS])
     found = dict.fromkeys(words[:MOST_NAMES])
     nouns = len(found) > NOUNS * text.count(" ") > 3
     return "" if nouns else " ".join(found).casefold()
@@ -112,13 +117,18 @@ class Likeness:
 
     def near(self, one: str, other: str) -> tuple[float, str] | None:
         """The Jaccard of the n-grams, and it in words, where it or that of the characters reaches the threshold."""
-        mine, theirs = self.grams(one), self.grams(other)
-        by_grams, by_characters = jaccard(mine, theirs), 0.0
+        by_grams = jaccard(self.grams(one), self.grams(other))
+        told = self.told(one, other, by_grams)
+        return (by_grams, told) if told else None
+
+    def told(self, one: str, other: str, by_grams: float) -> str:
+        """How alike they are, in words; nothing where neither measure reaches the threshold."""
+        by_characters = 0.0
         if by_grams < self.threshold and self.may_share(len(one), len(other)):
-            by_characters = shared_characters(one, other, mine & theirs, self.n)
+            shared = self.grams(one) & self.grams(other)
+            by_characters = shared_characters(one, other, shared, self.n, self.threshold)
         told = f", {by_characters:.2f} by characters" if by_characters > by_grams else ""
-        near = max(by_grams, by_characters) >= self.threshold
-        return (by_grams, f"jaccard {by_grams:.2f}{told}") if near else None
+        return f"jaccard {by_grams:.2f}{told}" if max(by_grams, by_characters) >= self.threshold else ""
 
     def alike(self, one: str, other: str, *, strict: bool = False) -> bool:
         """Equal, or long enough to be compared and near; where `strict`, by n-grams."""
@@ -134,7 +144,7 @@ class Likeness:
 
 def grams(text: str, n: int) -> frozenset[str]:
     """The set of character n-grams; a shorter text is one gram."""
-    return frozenset(text[i : i + n] for i in range(max(1, len(text) - n + 1)))
+    return frozenset([text[i : i + n] for i in range(max(1, len(text) - n + 1))])
 
 
 def jaccard(one: frozenset[str], other: frozenset[str]) -> float:
@@ -143,17 +153,20 @@ def jaccard(one: frozenset[str], other: frozenset[str]) -> float:
     return shared / (len(one) + len(other) - shared)
 
 
-def shared_characters(one: str, other: str, shared: frozenset[str], n: int) -> float:
-    """c / (|one| + |other| − c): c characters, in the text that has fewer, stand in one of the `shared` n-grams."""
-    counts = []
+def shared_characters(one: str, other: str, shared: frozenset[str], n: int, least: float = 0.0) -> float:
+    """c / (|one| + |other| − c): c characters, in the text that has fewer, stand in one of the `shared` n-grams; that
+    of one text alone, which is no less, where it is below `least`."""
+    share, found = 1.0, len(one) + len(other)
     for text in (one, other):
-        count = end = 0
-        for start in range(len(text) - n + 1):
-            if text[start : start + n] in shared:
-                count += start + n - max(start, end)
-                end = start + n
-        counts.append(count)
-    return min(counts) / max(1, len(one) + len(other) - min(counts))
+        marks = bytes([text[i : i + n] in shared for i in range(len(text) - n + 1)])
+        # Of a run of n-grams that are not shared the first and the last letters stand in those beside it.
+        first, *between, last = marks.split(b"\x01") if 1 in marks else (text, b"")
+        lost = len(first) + len(last) + sum(len(run) - n + 1 for run in between if len(run) >= n)
+        count = len(text) - lost
+        share = min(share, count / max(1, found - count))
+        if share < least:
+            break
+    return share
 
 
 class EvaluationIndex:

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +19,7 @@ CONFIDENT, HALF = 0.5, 0.5
 SURE = 0.9  # romanised text reaches it in 0.5 % of sentences, whole sentences of another language in 97 %
 LIKE_ROMANISED = ("hau", "som", "kab")  # what romanised Hindi and Arabic look like; these must be at 0.99
 MAX_PARTS = 8  # lines of a text in another language that are looked at
-CHECKED = 4_000  # letters of a text; engines are shown 400 of them
+CHECKED, SHOWN = 4_000, 400  # letters of a text that count, and that engines look at
 UNDETERMINED = Language("und", "Zyyy")
 # Of a rule that is switched off the limit that no text breaks.
 NO_LIMITS = {"lang_mismatch": 0.0, "script_mismatch": 0.0, "script_mixed": 1.0, "gibberish": 2.0}
@@ -67,11 +68,17 @@ def gather_evidence(texts: Sequence[str], engine: Any) -> Iterator[Evidence]:
     counts[:, HAN - 1] *= 3
     letters = counts.sum(axis=1)
     shares = counts / np.maximum(letters[:, None], 1)
-    found = engine.predict([letters_only(text) for text in texts])
-    for text, count, scripts, row in zip(texts, letters.tolist(), shares, found):
-        script, top = SCRIPT_CODES[1 + int(scripts.argmax())], engine.codes[int(row.argmax())]
-        p = float(row.max())
-        yield Evidence(text, count, scripts, row, script, top, p, count >= SOME_LETTERS and p >= CONFIDENT)
+    found = engine.predict([beginning(text) for text in texts])
+    tops = (values.tolist() for values in (letters, shares.argmax(1), found.argmax(1), found.max(1)))
+    for text, scripts, row, count, script, top, p in zip(texts, shares, found, *tops):
+        is_clear = count >= SOME_LETTERS and p >= CONFIDENT
+        yield Evidence(text, count, scripts, row, SCRIPT_CODES[1 + script], engine.codes[top], p, is_clear)
+
+
+def beginning(text: str) -> str:
+    """The letters that engines are shown; of a long text those of its beginning where they are enough."""
+    begun = letters_only(text[: 2 * SHOWN])
+    return begun if len(begun) > SHOWN + 1 else letters_only(text)
 
 
 def check_languages(
@@ -86,16 +93,18 @@ def check_languages(
     With p = the probability of the declared language and its close relatives and n letters (a Han letter counts three):
     n ≥ 40 and p < 0.2 rejects; 15 ≤ n < 40 also needs another language at 0.5; below 15 only the script is looked at.
     A text of which any line is in the declared language is kept, and flagged."""
-    short = [text[:CHECKED] for text in texts]
-    judge = Judge(engine, allowed, limits)
-    verdicts = [judge.check(item, code) for item, code in zip(gather_evidence(short, engine), declared)]
-    for i, verdict in enumerate(verdicts):
-        if verdict.reason == "lang_mismatch" and "\n" in short[i]:
-            parts = [part for part in short[i].split("\n") if len(part) >= SOME_LETTERS][:MAX_PARTS]
-            checked = (judge.check(item, declared[i]) for item in gather_evidence(parts, engine))
+    asked = [(text[:CHECKED], code) for text, code in zip(texts, declared)]
+    judge, rows = Judge(engine, allowed, limits), [*dict.fromkeys(asked)]  # labels come again
+    found = gather_evidence([text for text, _ in rows], engine)
+    verdicts = {row: judge.check(item, row[1]) for row, item in zip(rows, found)}
+    for (text, code), verdict in verdicts.items():
+        if verdict.reason == "lang_mismatch" and "\n" in text:
+            parts = [part for part in text.split("\n") if len(part) >= SOME_LETTERS][:MAX_PARTS]
+            checked = (judge.check(item, code) for item in gather_evidence(parts, engine))
             if any(not part.reject and not part.flags for part in checked):
-                verdicts[i] = Verdict(verdict.language, flags=(Finding("lang_mixed", verdict.reject.detail),))
-    return verdicts
+                mixed = Finding("lang_mixed", verdict.reject.detail)
+                verdicts[text, code] = Verdict(verdict.language, flags=(mixed,))
+    return [verdicts[row] for row in asked]
 
 
 def check_records(records: Sequence[Judged], *how: Any) -> list[Verdict]:
@@ -122,7 +131,7 @@ def combine(record: Judged, answers: list[tuple[Verdict, str]], asked: Verdict) 
     """What is said of each answer, with its words, then of the record; an answer of a few words is only told of."""
     determined = [verdict for verdict, _ in answers if verdict.language != UNDETERMINED]
     language = determined[0].language if determined else asked.language
-    long = [v for v, text in answers if count_letters(text) >= ENOUGH_LETTERS or v.reason == "gibberish"]
+    long = [v for v, text in answers if v.reason == "gibberish" or has_letters(text, ENOUGH_LETTERS)]
     excluded = next((v.reject for v in (asked, *determined) if v.reason in ASKED_FOR), None)
     fault = next((v.reject for v, _ in answers if v.reject), asked.reject)
     flags = tuple(dict.fromkeys(flag for verdict in (asked, *long) for flag in verdict.flags))
@@ -137,8 +146,10 @@ def combine(record: Judged, answers: list[tuple[Verdict, str]], asked: Verdict) 
     return Verdict(language, None, (*flags, Finding("lang_mixed", fault.detail)))
 
 
-def count_letters(text: str) -> int:
-    return sum(3 if "\u2e80" < c < "\uac00" else c.isalpha() for c in text[:400])
+def has_letters(text: str, enough: int) -> bool:
+    """Whether there are so many letters at the beginning of a text, a Han letter counting three."""
+    counts = (3 if "\u2e80" < c < "\uac00" else c.isalpha() for c in text[:400])
+    return len(text) * 3 >= enough and any(total >= enough for total in accumulate(counts))
 
 
 class Judge:
@@ -212,6 +223,8 @@ class Judge:
 
     def mixed_scripts(self, evidence: Evidence) -> tuple[Finding, ...]:
         """A tag, not a fault: a second script with a fifth of the letters, as where two languages are mixed."""
+        if evidence.scripts.max() > 1 - self.limits["script_mixed"]:
+            return ()
         first, second = np.argsort(-evidence.scripts)[:2]
         share, names = float(evidence.scripts[second]), [SCRIPT_CODES[1 + first], SCRIPT_CODES[1 + second]]
         mixed = share >= self.limits["script_mixed"] and not {*names} <= {"Hani", "Hira", "Kana", "Hang"}

@@ -1,6 +1,7 @@
 """What a record is made of: its trained turns, and what of each is prose, code, notation, markup, data or a table."""
 
 import json
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import groupby
@@ -8,13 +9,13 @@ from typing import NamedTuple
 
 import regex
 
-from mlx_hybrid.governance.rules import patterns
+from mlx_hybrid.governance.rules import for_short, patterns
 from mlx_hybrid.records.record import Record
 
-MATERIAL = patterns("material")
+MATERIAL, MAY_BE = patterns("material"), patterns("may_be", re.compile)
 MAX_CHECKED = 20_000  # characters of a text that the rules look at
-SIGNED = frozenset("{}<>\\=;|`$_#@~*+[]/^%×÷\n")
 SOME, MOSTLY = 0.3, 0.6  # shares of lines that are code from which the short ones beside it are, and all
+LETTERS = regex.compile(r"\p{L}+")
 BRACKETS = {")": "(", "]": "[", "}": "{"}
 
 
@@ -85,27 +86,29 @@ def turns_of(records: Sequence[Judged]) -> list[tuple[int, Turn]]:
     return [(place, turn) for place, record in enumerate(records) for turn in record.turns]
 
 
+@for_short
 def made_of(text: str) -> Made:
     """Split a text into its materials; most prose is told by the signs that it has not."""
-    if SIGNED.isdisjoint(text) and not MATERIAL.starts.match(text):
+    if not MAY_BE.signed.search(text) and not MATERIAL.starts.match(text):
         return Made(text)
     if is_data(text):
         return Made("", frozenset({"data"}))
     kinds = set()
 
     def take(kind: str, prose: str, name: str) -> str:
-        left, count = getattr(MATERIAL, name).subn(" ", prose)
-        kinds.update([kind] if count else [])
+        found = getattr(MAY_BE, name).search(prose)
+        left, count = getattr(MATERIAL, name).subn(" ", prose) if found else (prose, 0)
+        kinds.update([kind] if count and kind else [])
         return left
 
     prose = take("code", text, "fenced")
     formed = is_formed(prose)
-    prose = MATERIAL.link.sub(" ", take("notation", prose, "formula") if formed else prose)
+    prose = take("", take("notation", prose, "formula") if formed else prose, "link")
     if formed:
         prose = take("notation", "\n".join(prose_lines(prose.split("\n"), kinds)), "expression")
     prose = take("list", prose, "bullet")
     kinds |= {"markup"} if MATERIAL.tag.search(prose) else set()
-    kinds |= {"prose"} if regex.search(r"\p{L}", prose) else set()
+    kinds |= {"prose"} if LETTERS.search(prose) else set()
     return Made(prose, frozenset(kinds))
 
 
@@ -126,7 +129,9 @@ def is_formed(text: str) -> bool:
         return True
     if len(MATERIAL.strange.findall(text)) >= 3:
         return False
-    letters = regex.findall(r"\p{L}+", text)
+    if not MAY_BE.brackets.search(text):
+        return True
+    letters = LETTERS.findall(text)
     if letters and sum(map(len, letters)) >= 3 * len(letters):
         return True
     opened: list[str] = []
@@ -140,7 +145,7 @@ def is_formed(text: str) -> bool:
 
 def prose_lines(lines: list[str], kinds: set[str]) -> list[str]:
     """The lines with those of code, data and tables made empty."""
-    left = [line for line in lines if not MATERIAL.element.fullmatch(line)]
+    left = [line for line in lines if "<" not in line or not MATERIAL.element.fullmatch(line)]
     if len(lines) - len(left) >= max(3, len(lines) / 2):
         kinds.add("code")  # a page, or a component of one
         lines = left
@@ -158,28 +163,34 @@ def prose_lines(lines: list[str], kinds: set[str]) -> list[str]:
     return [line if keep else "" for keep, line in zip(kept, lines)]
 
 
+@for_short
 def kind_of(line: str, before: str) -> str:
     """`code`, `data`, `table`, or nothing for prose; a line without signs goes with the code `before` it."""
     bare = line.strip()
     if not bare:
         return ""
-    if MATERIAL.row.match(line):
+    if MAY_BE.row.search(line) and MATERIAL.row.match(line):
         return "table"
     if MATERIAL.starts.match(line):
         return "code"
-    if MATERIAL.figures.fullmatch(MATERIAL.quoted.sub("0", bare.split(" #")[0])):
+    is_word = bare[0].isalpha() and bare[0] != "π"
+    if not is_word and MATERIAL.figures.fullmatch(MATERIAL.quoted.sub("0", bare.split(" #")[0])):
         return "notation"
-    if MATERIAL.sentence.search(MATERIAL.quoted.sub("", bare)):
+    if bare.count(" ") >= 5 and MATERIAL.sentence.search(MATERIAL.quoted.sub("", bare)):
         return "code" if before == "code" and bare[0] in "#*" else ""
-    if MATERIAL.pair.match(line):
+    if ":" in line and MATERIAL.pair.match(line):
         return "data"
-    if MATERIAL.signs.search(MATERIAL.tag.sub("", line)) or (bare[0] in "[{(" and bare[-1] in "]}),"):
+    signed = MAY_BE.signs.search(line) and MATERIAL.signs.search(MATERIAL.tag.sub("", line))
+    if signed or (bare[0] in "[{(" and bare[-1] in "]}),"):
         return "code"
     return before if before == "code" and (line[0] in " \t" or bare[0] == "#") else ""
 
 
 def in_columns(lines: list[str]) -> list[str]:
     """`table` for each of three or more lines on end with as many short cells between commas, two or more."""
-    counts = [line.count(",") + line.count(";") if MATERIAL.cells.fullmatch(line) else 0 for line in lines]
+    if len(lines) < 3:
+        return [""] * len(lines)
+    counts = [line.count(",") + line.count(";") for line in lines]
+    counts = [n if n > 1 and MATERIAL.cells.fullmatch(line) else 0 for n, line in zip(counts, lines)]
     runs = ((count, len(list(group))) for count, group in groupby(counts))
     return [kind for count, size in runs for kind in ["table" if count and size >= 3 else ""] * size]

@@ -3,13 +3,14 @@
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from difflib import SequenceMatcher
+from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 import regex
 
-from mlx_hybrid.governance.checks.grams import SHORT_ANSWER, SKETCH, Likeness
+from mlx_hybrid.governance.checks.grams import SHORT_ANSWER, SKETCH, Likeness, jaccard
 from mlx_hybrid.governance.rules import WORDS
 
 BUCKET = 50  # kept records of one that are compared: a template fills a bucket, a duplicate shares many
@@ -19,6 +20,7 @@ MOST_CHECKED = 16  # candidates that are compared exactly, the likeliest first
 PAGE = 400  # characters from which a text is told by what it says, not by its date; one date line is let pass in each
 DATE_LINE = 12  # words between which what differs is one line
 TEMPLATE = "what they share is a template"
+NUMBER = regex.compile(r"\p{N}+")
 
 
 class Said(NamedTuple):
@@ -80,11 +82,15 @@ def find_near_duplicates(
         own = [group for group in groups[index].tolist() if group >= 0]
         candidates = sorted({other for group in own for other in buckets[group]})
         copies, kept = [], None
-        for other, similarity in best_matches(index, candidates, table["small"], said, likeness):
-            if guard := what_differs(said(index), said(other), likeness):
-                kept = kept or (index, other, similarity, guard)
-            else:
-                copies.append(compare_words(other, similarity, said(index).whole, said(other).whole, n))
+        for other, by_grams in best_matches(index, candidates, table["small"], said, likeness):
+            one, two = said(index), said(other)
+            guard = what_differs(one, two, likeness)
+            # Of those that it stays beside the likest alone is told.
+            similarity = "" if guard and kept else likeness.told(one.whole, two.whole, by_grams)
+            if guard and similarity:
+                kept = index, other, similarity, guard
+            elif similarity:
+                copies.append(compare_words(other, similarity, one.whole, two.whole, n))
         certain = next((copy for copy in copies if copy.other not in doubtful), None)
         slot = [one for one in copies if any(one.is_slot_of(two) for two in copies)]
         # In one word, or in the frames of two records, copies may differ by chance.
@@ -121,16 +127,17 @@ def shared_buckets(keys: np.ndarray) -> tuple[np.ndarray, int]:
 
 def best_matches(
     index: int, candidates: list[int], small: np.ndarray, said: Callable[[int], Said], likeness: Likeness
-) -> list[tuple[int, str]]:
-    """Candidates that are near, the most similar first; exact, after estimates and lengths have thinned them."""
+) -> list[tuple[int, float]]:
+    """Candidates that may be near and the Jaccard of their n-grams, the most similar first; estimates and lengths have
+    thinned them."""
     text = said(index).whole
     estimates, found = (small[candidates] == small[index]).mean(axis=1), []
     for i in np.argsort(-estimates, kind="stable")[:MOST_CHECKED].tolist():
         other = said(candidates[i]).whole
         margin = LOOSE_MARGIN if likeness.may_share(len(text), len(other)) else MARGIN
-        if likeness.threshold - estimates[i] <= margin and (similarity := likeness.near(text, other)):
-            found.append((-similarity[0], candidates[i], similarity[1]))
-    return [(other, told) for _, other, told in sorted(found)]
+        if likeness.threshold - estimates[i] <= margin:
+            found.append((-jaccard(likeness.grams(text), likeness.grams(other)), candidates[i]))
+    return [(other, -by_grams) for by_grams, other in sorted(found)]
 
 
 def what_differs(one: Said, other: Said, likeness: Likeness) -> str:
@@ -143,7 +150,7 @@ def what_differs(one: Said, other: Said, likeness: Likeness) -> str:
         return ""
     same = one.completion == other.completion
     page = (same or not one.prompt) and are_one_page(one.whole, other.whole, likeness.n)
-    mine, theirs = (sorted(regex.findall(r"\p{N}+", text)) for text in (one.whole, other.whole))
+    mine, theirs = numbers_in(one.whole), numbers_in(other.whole)
     if not same and one.prompt == other.prompt != "":
         return "the answers differ"
     if not page and mine != theirs:
@@ -161,6 +168,11 @@ def what_differs(one: Said, other: Said, likeness: Likeness) -> str:
         return "the names differ"
     negates = len(mine) != len(theirs) and WORDS["negations"].intersection((*mine, *theirs))
     return "one of them negates" if negates else ""
+
+
+@lru_cache(4096)
+def numbers_in(text: str) -> list[str]:
+    return sorted(NUMBER.findall(text))
 
 
 def are_one_page(one: str, other: str, n: int) -> bool:

@@ -1,6 +1,7 @@
 """Personal data and secrets: found by shape and checksum, told by kind, count and offset, never by content."""
 
 import ipaddress
+import re
 import unicodedata
 from collections.abc import Collection, Iterator, Mapping
 from functools import lru_cache
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple
 
 import regex
 
-from mlx_hybrid.governance.rules import CUES, Finding, in_force, patterns, said_before
+from mlx_hybrid.governance.rules import CUES, WORDS, Finding, for_short, in_force, patterns, said_before
 from mlx_hybrid.records.fields import over_texts
 from mlx_hybrid.records.languages import card_code, parse_language
 
@@ -21,7 +22,7 @@ class Span(NamedTuple):
     end: int
 
 
-PERSONAL = patterns("personal")
+PERSONAL, MAY_BE = patterns("personal"), patterns("may_be", re.compile)
 ALL = ("email", "phone", "card", "iban", "ip", "secret")
 VERSION, RELEASED = said_before("version", r"[^\n]{0,14}$"), said_before("released")
 ADDRESS = said_before("address")
@@ -161,13 +162,14 @@ LENGTHS |= {"iban": iban_length, "card": card_length}
 
 def secrets(text: str) -> Iterator[tuple[int, int]]:
     """(begin, end) of every key and password; of `password = x` the value alone."""
-    if PERSONAL.long.search(text):
+    if MAY_BE.long.search(text):
         yield from (match.span() for match in PERSONAL.key.finditer(text))
     if "://" in text:
         yield from (match.span() for match in PERSONAL.login.finditer(text))
     if "earer" in text or "uthorization" in text:
         yield from (m.span() for m in PERSONAL.bearer.finditer(text) if regex.search(r"\d", m[0]))
-    for match in PERSONAL.named.finditer(text) if PERSONAL.says.search(text) else ():
+    folded = text.casefold() if PERSONAL.says.search(text) else ""
+    for match in PERSONAL.named.finditer(text) if any(word in folded for word in WORDS["secret"]) else ():
         part = "quoted" if match["quoted"] else "bare"
         is_name = part == "bare" and PERSONAL.a_word.fullmatch(match[part])  # a type or a variable
         if not is_name and not PERSONAL.placeholder.fullmatch(match[part]):
@@ -177,7 +179,7 @@ def secrets(text: str) -> Iterator[tuple[int, int]]:
 def candidates(text: str, regions: tuple[str, ...]) -> Iterator[Span]:
     """Everything that may be personal; where two claim the same text the earlier has it."""
     yield from (Span("secret", *span) for span in secrets(text))
-    has_digits = PERSONAL.some_digits.search(text)
+    has_digits = MAY_BE.some_digits.search(text)
     text = text.translate(PLAIN) if has_digits or "\uff20" in text else text
     for name, length in LENGTHS.items():
         kind = "ip" if name.startswith("ipv") else name
@@ -188,6 +190,7 @@ def candidates(text: str, regions: tuple[str, ...]) -> Iterator[Span]:
         yield Span("phone", match.start(), match.start() + phone_length(match, regions))
 
 
+@for_short
 def find_personal(text: str, regions: tuple[str, ...] = ()) -> list[Span]:
     """Every span, in order and without overlaps; telephone numbers without a country's code are of the regions."""
     taken: list[Span] = []

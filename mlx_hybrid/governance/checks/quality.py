@@ -2,6 +2,7 @@
 translations (records with `source_language`): length ratio, copies and numbers."""
 
 import math
+import re
 import unicodedata
 import zlib
 from collections import defaultdict
@@ -14,7 +15,7 @@ import regex
 from mlx_hybrid.governance.checks import characters
 from mlx_hybrid.governance.checks.characters import Batch, find_mojibake
 from mlx_hybrid.governance.checks.grams import normalise
-from mlx_hybrid.governance.checks.material import MATERIAL, Turn
+from mlx_hybrid.governance.checks.material import LETTERS, MATERIAL, Turn
 from mlx_hybrid.governance.rules import WORDS, Finding, patterns
 from mlx_hybrid.records.languages import UNSPACED, UnknownLanguage, parse_language
 from mlx_hybrid.records.record import Record
@@ -29,7 +30,7 @@ RULERS = list(map(ord, " \t\n\r-=_*#~.·•─━═│+|…"))  # what lines an
 PICTURES = 0x1F000  # the first of the emoji
 LEAST_PAIRS = 200  # fewer do not tell how long translations between two languages are
 FAR = 3.5  # robust z: keeps 98.8–99.9 % of good pairs (docs/governance.md)
-QUALITY = patterns("quality")
+QUALITY, MAY_BE = patterns("quality"), patterns("may_be", re.compile)
 
 
 class Look(NamedTuple):
@@ -94,8 +95,9 @@ def no_text(look: Look, limit: float) -> str:
     if look.turn.asked is None:
         few = look.letters < limit and look.turn.made.kinds <= {"prose", "list"}
         return f"{look.letters} letters" if few else ""
-    bare = QUALITY.unseen.sub("", look.turn.text)
-    if not QUALITY.nothing.fullmatch(bare) or QUALITY.bracketed.fullmatch(bare):
+    said = look.turn.text[:1].isalnum()
+    bare = "" if said else QUALITY.unseen.sub("", look.turn.text)
+    if said or not QUALITY.nothing.fullmatch(bare) or QUALITY.bracketed.fullmatch(bare):
         return ""
     return f"an answer of {bare[:20]!r}" if bare else "an answer of what cannot be seen"
 
@@ -107,9 +109,10 @@ def placeholder(look: Look, _: float) -> str:
 
 
 def control_tokens(look: Look, _: float) -> str:
-    if look.turn.asked is None or look.turn.asks(QUALITY.chat_marks):
+    text = look.turn.text
+    if look.turn.asked is None or not MAY_BE.chat_marks.search(text) or look.turn.asks(QUALITY.chat_marks):
         return ""
-    marks = QUALITY.chat_marks.findall(MATERIAL.fenced.sub(" ", look.turn.text))
+    marks = QUALITY.chat_marks.findall(MATERIAL.fenced.sub(" ", text))
     return f"{len(marks)} marks of a template, the first {marks[0]}" if marks else ""
 
 
@@ -141,9 +144,10 @@ def repetition(look: Look, limit: float) -> str:
     """It compresses too well, or its 10-grams come back; of a song each line counts once, unless it is most of it.
     Beside code, whose comments are alike as its lines are, whole lines must come back."""
     text = look.words.strip()
-    turning = QUALITY.turning.fullmatch(text) if len(text) < 2_000 else None
+    turns = len(text) < 2_000 and text.count(text[:1]) > 5
+    turning = QUALITY.turning.fullmatch(text) if turns else None
     word = turning[1] if turning else ""
-    if len(word) > 1 and regex.search(r"\p{L}", word) and word.strip().lower() not in WORDS["laughter"]:
+    if len(word) > 1 and LETTERS.search(word) and word.strip().lower() not in WORDS["laughter"]:
         return f"{word[:30]!r} again and again"
     if look.turn.made.kinds & {"code", "data", "table", "notation"}:
         lines = [bare for line in look.turn.text.split("\n") if len(bare := line.strip()) >= LEAST_LINE]
@@ -155,7 +159,9 @@ def repetition(look: Look, limit: float) -> str:
     if 4 <= len(lines) <= REFRAIN * len(distinct):
         text = "\n".join(distinct)
     raw = text.encode("utf-8", "replace")
-    ratio = len(zlib.compress(raw, 1)) / len(raw) if raw else 1.0
+    if len(text) < 60 and len(raw) < COMPRESSED_FROM:
+        return ""
+    ratio = len(zlib.compress(raw, 1)) / len(raw)
     if ratio < COMPRESSED and len(raw) >= COMPRESSED_FROM:
         return f"compresses to {ratio:.2f}"
     if ratio > SUSPECT or len(text) < 60:
@@ -167,10 +173,12 @@ def repetition(look: Look, limit: float) -> str:
 
 def markup(look: Look, limit: float) -> str:
     turn = look.turn
+    if not MAY_BE.markup.search(turn.text):
+        return ""
     if turn.asked is not None and (turn.is_code or turn.asks(QUALITY.for_pages)):
         return ""
     prose = MATERIAL.fenced.sub(" ", turn.text) if turn.asked is None else turn.made.prose
-    if not any(sign in prose for sign in ("<", "&", "[[", "{{")):
+    if not MAY_BE.markup.search(prose):
         return ""
     tags = (tag[0] for tag in MATERIAL.tag.finditer(prose))
     count = sum(bool(QUALITY.html.match(tag) and not QUALITY.inline.match(tag)) for tag in tags)
@@ -181,7 +189,8 @@ def markup(look: Look, limit: float) -> str:
 def menu(look: Look, limit: float) -> str:
     """Short names without a number between separators; in an answer `Account > Orders > Invoice` is a way."""
     text = look.turn.text
-    for line in () if "---" in text or "code" in look.turn.made.kinds else text.split("\n"):
+    is_page = MAY_BE.separator.search(text) and "---" not in text and "code" not in look.turn.made.kinds
+    for line in text.split("\n") if is_page else ():
         cells = QUALITY.separator.split(line.strip())
         if len(cells) <= limit or line.lstrip()[0] == "|" or line.rstrip()[-1] in ".!?。":
             continue
@@ -193,9 +202,11 @@ def menu(look: Look, limit: float) -> str:
 
 def long_token(look: Look, limit: float) -> str:
     """A long word that changes between capitals, small letters and digits."""
-    if look.scripts & UNSPACED or look.turn.asks(QUALITY.for_codes):
+    tokens = (look.words if look.turn.is_code else look.turn.text).split()
+    short = max(map(len, tokens), default=0) <= limit
+    if short or look.scripts & UNSPACED or look.turn.asks(QUALITY.for_codes):
         return ""
-    for token in (look.words if look.turn.is_code else look.turn.text).split():
+    for token in tokens:
         changes = len(QUALITY.encoded.findall(token)) if len(token) > limit else 0
         if changes > 0.15 * len(token) and not MATERIAL.link.search(token):
             return f"a token of {len(token)} characters"
@@ -205,7 +216,7 @@ def long_token(look: Look, limit: float) -> str:
 def spaced_letters(look: Look, limit: float) -> str:
     """`T h e  l i b r a r y`: sixteen letters or more, each alone, in no alphabet's order."""
     parts = look.words.split()
-    alone = [part for part in parts if QUALITY.letter_alone.fullmatch(part)]
+    alone = [part for part in parts if not part[1:2].isalpha() and QUALITY.letter_alone.fullmatch(part)]
     few = len(alone) < 16 or len(alone) <= limit * len(parts)
     if few or len({*alone}) > 0.9 * len(alone) or QUALITY.east_asian.search(look.words):
         return ""

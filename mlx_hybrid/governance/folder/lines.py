@@ -16,6 +16,7 @@ from mlx_hybrid.records.lines import Fault
 from mlx_hybrid.records.record import Record
 from mlx_hybrid.records.shapes import as_record, renamed
 
+WRITTEN = json.JSONEncoder(ensure_ascii=False).encode
 DATA = KEPT, REJECTED = ("kept.jsonl", "rejected.jsonl")
 Maps = Mapping[str, dict[str, str]]  # of each file of a folder what its keys are read as
 NO_MAPS: Maps = MappingProxyType({})
@@ -129,4 +130,4 @@ def with_note(raw: bytes, note: dict[str, Any]) -> bytes:
 
 
 def as_json(value: dict[str, Any], surrogates: str = "backslashreplace") -> bytes:
-    return json.dumps(value, ensure_ascii=False).encode("utf-8", surrogates)
+    return WRITTEN(value).encode("utf-8", surrogates)
