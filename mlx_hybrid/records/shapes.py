@@ -34,10 +34,10 @@ def as_record(row: dict[str, Any]) -> tuple[dict[str, Any], str]:
     """The fields of a row in one of the three kinds, the row itself where it is in one already, and its shape's name;
     NotARecord for preference pairs and for no known shape."""
     fields = row
-    if any(key in row and row[key] is None for key in KEYS):
+    if any(row[key] is None for key in KEYS & row.keys()):
         fields = {key: value for key, value in row.items() if value is not None or key not in KEYS}
     for name, keys, convert in SHAPES:
-        if all(key in fields for key in keys):
+        if keys <= fields.keys():
             return with_tools(convert(fields)), name
     raise NotARecord("no_known_keys", unknown(fields))
 
@@ -93,14 +93,14 @@ def refuse_preference(fields: dict[str, Any]) -> dict[str, Any]:
     raise NotARecord("preference", f"preference pairs, which are not trained yet; {way}")
 
 
-SHAPES: tuple[tuple[str, tuple[str, ...], Callable[[dict], dict]], ...] = (
-    ("messages", ("messages",), from_messages),
-    ("sharegpt", ("conversations",), partial(from_messages, key="conversations")),
-    ("sharegpt", ("conversation",), partial(from_messages, key="conversation")),
-    *(("preference", keys, refuse_preference) for keys in PREFERENCES),
-    ("prompt", ("prompt", "completion"), from_prompt),
-    ("alpaca", ("instruction", "output"), from_alpaca),
-    ("text", ("text",), lambda row: row),
+SHAPES: tuple[tuple[str, set[str], Callable[[dict], dict]], ...] = (
+    ("messages", {"messages"}, from_messages),
+    ("sharegpt", {"conversations"}, partial(from_messages, key="conversations")),
+    ("sharegpt", {"conversation"}, partial(from_messages, key="conversation")),
+    *(("preference", {*keys}, refuse_preference) for keys in PREFERENCES),
+    ("prompt", {"prompt", "completion"}, from_prompt),
+    ("alpaca", {"instruction", "output"}, from_alpaca),
+    ("text", {"text"}, lambda row: row),
 )
 """Name, keys and what a row of them becomes; the first that a row has all keys of is its shape."""
 KEYS = frozenset(key for _, keys, _ in SHAPES for key in keys)

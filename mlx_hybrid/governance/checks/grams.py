@@ -113,7 +113,8 @@ class Likeness:
 
     def __init__(self, n: int, threshold: float) -> None:
         self.n, self.threshold = n, threshold
-        self.grams = lru_cache(4096)(lambda text: grams(text, n))
+        self.pieces = lru_cache(4096)(lambda text: pieces(text, n))
+        self.grams = lru_cache(4096)(lambda text: frozenset(self.pieces(text)))
 
     def near(self, one: str, other: str) -> tuple[float, str] | None:
         """The Jaccard of the n-grams, and it in words, where it or that of the characters reaches the threshold."""
@@ -125,8 +126,8 @@ class Likeness:
         """How alike they are, in words; nothing where neither measure reaches the threshold."""
         by_characters = 0.0
         if by_grams < self.threshold and self.may_share(len(one), len(other)):
-            shared = self.grams(one) & self.grams(other)
-            by_characters = shared_characters(one, other, shared, self.n, self.threshold)
+            shared, both = self.grams(one) & self.grams(other), (self.pieces(one), self.pieces(other))
+            by_characters = shared_characters(*both, shared, self.n, self.threshold)
         told = f", {by_characters:.2f} by characters" if by_characters > by_grams else ""
         return f"jaccard {by_grams:.2f}{told}" if max(by_grams, by_characters) >= self.threshold else ""
 
@@ -142,9 +143,13 @@ class Likeness:
         return min(one, other) >= self.threshold * max(one, other)
 
 
+def pieces(text: str, n: int) -> list[str]:
+    """The character n-grams of a text in order; a shorter text is one."""
+    return [text[i : i + n] for i in range(max(1, len(text) - n + 1))]
+
+
 def grams(text: str, n: int) -> frozenset[str]:
-    """The set of character n-grams; a shorter text is one gram."""
-    return frozenset([text[i : i + n] for i in range(max(1, len(text) - n + 1))])
+    return frozenset(pieces(text, n))
 
 
 def jaccard(one: frozenset[str], other: frozenset[str]) -> float:
@@ -153,17 +158,19 @@ def jaccard(one: frozenset[str], other: frozenset[str]) -> float:
     return shared / (len(one) + len(other) - shared)
 
 
-def shared_characters(one: str, other: str, shared: frozenset[str], n: int, least: float = 0.0) -> float:
-    """c / (|one| + |other| − c): c characters, in the text that has fewer, stand in one of the `shared` n-grams; that
-    of one text alone, which is no less, where it is below `least`."""
-    share, found = 1.0, len(one) + len(other)
-    for text in (one, other):
-        marks = bytes([text[i : i + n] in shared for i in range(len(text) - n + 1)])
-        # Of a run of n-grams that are not shared the first and the last letters stand in those beside it.
-        first, *between, last = marks.split(b"\x01") if 1 in marks else (text, b"")
-        lost = len(first) + len(last) + sum(len(run) - n + 1 for run in between if len(run) >= n)
-        count = len(text) - lost
-        share = min(share, count / max(1, found - count))
+def shared_characters(
+    one: Sequence[str], other: Sequence[str], shared: frozenset[str], n: int, least: float = 0.0
+) -> float:
+    """c / (|one| + |other| − c) of two texts by their n-grams in order: c characters, in the text that has fewer, stand
+    in one of the `shared` n-grams. Where one text alone has too few to reach `least` the other is not looked at."""
+    share, both = 1.0, len(one) + len(other) + 2 * (n - 1)
+    for own in (one, other):
+        marks = bytes(map(shared.__contains__, own))
+        # The first and the last letters of a run of n-grams that are not shared stand in those beside it.
+        first, *between, last = marks.split(b"\x01") if 1 in marks else (marks, bytes(n - 1))
+        lost = len(first) + len(last) + sum([len(run) - n + 1 for run in between if len(run) >= n])
+        count = len(own) + n - 1 - lost
+        share = min(share, count / max(1, both - count))
         if share < least:
             break
     return share
