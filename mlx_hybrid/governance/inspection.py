@@ -43,6 +43,7 @@ class Inspection:
     sketch: bytes = b""
     pair: Pair | None = None
     keep: str = ""
+    as_is: bool = False  # it was read as it is written
 
     @property
     def where(self) -> str:
@@ -101,7 +102,8 @@ class Inspector:
             return Inspection(line.path, line.line, decision=Decision("structure", line.reason, line.detail))
         licence = str(line.fields.get("licence") or "")
         name = next((name for name in (line.id, line.where) if name in self.keep), "")
-        return Inspection(line.path, line.line, line.kind, licence=licence, shape=line.shape, keep=name)
+        told = {"licence": licence, "shape": line.shape, "keep": name, "as_is": line.as_is}
+        return Inspection(line.path, line.line, line.kind, **told)
 
     def check_texts(self, rows: list[tuple[Inspection, Record]], read: list[Judged]) -> None:
         """Unicode, language, quality, licence and personal data."""

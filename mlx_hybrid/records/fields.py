@@ -76,7 +76,7 @@ def check_turn(turn: Any, place: int) -> None:
 
 def check_objects(value: Any, reason: str, what: str) -> None:
     """Tools, or the calls of them: nothing, or a list of objects."""
-    if is_deep(value):
+    if value and is_deep(value):
         raise NotARecord(reason, f"{what} are nested more than {MAX_DEPTH} deep")
     items = value if isinstance(value, list) else [None]
     if value and not all(isinstance(i, dict) and isinstance(i.get("function", i), dict) for i in items):

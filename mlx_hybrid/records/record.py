@@ -33,6 +33,7 @@ class Record:
     path: str
     line: int
     shape: str = ""  # what it was written as: messages, sharegpt, prompt, alpaca or text
+    as_is: bool = False  # and that is the form it is trained in
 
     @property
     def where(self) -> str:
@@ -150,11 +151,11 @@ def another_kind(kind: str, first: str) -> str:
 def parse_line(raw: bytes, path: str, line: int, renames: dict[str, str] | None = None) -> Record | Fault:
     """One line as a Record, its keys renamed first, or the Fault that says why it is none."""
     try:
-        value, shape = json.loads(raw.decode("utf-8")), ""
-        if isinstance(value, dict):
-            value, shape = as_record(renamed(value, renames or {}))
+        value, shape = row, _ = json.loads(raw.decode("utf-8")), ""
+        if isinstance(row, dict):
+            value, shape = as_record(renamed(row, renames or {}))
         check_fields(value)
-        return Record(value, path, line, shape)
+        return Record(value, path, line, shape, value is row)
     except UnicodeDecodeError as error:
         reason, detail = "bad_encoding", f"not UTF-8 at byte {error.start}; save it as UTF-8"
     except NotARecord as error:

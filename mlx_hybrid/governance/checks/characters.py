@@ -95,7 +95,7 @@ def find_mojibake(text: str, scripts: Set[str] | None = None) -> str | None:
     """What is wrong with the encoding of a text, or None. `scripts` are those seen in it, where that is known."""
     from ftfy import badness
 
-    if "?" in text and len(MOJIBAKE.lost.findall(text)) >= 2:
+    if MAY_BE.lost.search(text) and len(MOJIBAKE.lost.findall(text)) >= 2:
         return "letters were lost to question marks"
     if text.isascii():
         return None

@@ -183,8 +183,7 @@ def candidates(text: str, regions: tuple[str, ...]) -> Iterator[Span]:
     text = text.translate(PLAIN) if has_digits or "\uff20" in text else text
     for name, length in LENGTHS.items():
         kind = "ip" if name.startswith("ipv") else name
-        may_be = "@" in text if kind == "email" else has_digits
-        for match in getattr(PERSONAL, name).finditer(text) if may_be else ():
+        for match in getattr(PERSONAL, name).finditer(text) if getattr(MAY_BE, name).search(text) else ():
             yield Span(kind, match.start(), match.start() + length(match))
     for match in PERSONAL.phone.finditer(text) if PERSONAL.seven_digits.search(text) else ():
         yield Span("phone", match.start(), match.start() + phone_length(match, regions))

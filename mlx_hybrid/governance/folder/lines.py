@@ -95,8 +95,8 @@ def maps_of(sources: Sequence[dict[str, Any]]) -> Maps:
 
 def kept_line(raw: bytes, item: Inspection, redacts: Collection[str], renames: Mapping[str, str]) -> bytes:
     """The line as it is where it needs no change, else its fields in the form that is trained on, with its note."""
-    row = json.loads(raw)
-    fields, shape = as_record(renamed(row, renames))
+    row = {} if item.as_is and not redacts else json.loads(raw)
+    fields, shape = as_record(renamed(row, renames)) if row else (row, "")
     clean = redact_fields(fields, item.language, redacts) if redacts else fields
     note: dict[str, Any] = {"where": item.where, "language": item.language}
     note |= {"flags": [finding._asdict() for finding in item.flags]} if item.flags else {}
