@@ -187,10 +187,13 @@ def kind_of(line: str, before: str) -> str:
 
 
 def in_columns(lines: list[str]) -> list[str]:
-    """`table` for each of three or more lines on end with as many short cells between commas, two or more."""
+    """`table` for each of three or more lines on end with as many short cells between commas, two or more, and `data`
+    for as many that begin with codes."""
     if len(lines) < 3:
         return [""] * len(lines)
     counts = [line.count(",") + line.count(";") for line in lines]
     counts = [n if n > 1 and MATERIAL.cells.fullmatch(line) else 0 for n, line in zip(counts, lines)]
+    counts = [n or -bool(MATERIAL.codes.fullmatch(line)) for n, line in zip(counts, lines)]
     runs = ((count, len(list(group))) for count, group in groupby(counts))
-    return [kind for count, size in runs for kind in ["table" if count and size >= 3 else ""] * size]
+    kinds = (("table" if count > 0 else "data" if count else "", size) for count, size in runs)
+    return [kind if size >= 3 else "" for kind, size in kinds for _ in range(size)]

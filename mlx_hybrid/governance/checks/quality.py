@@ -25,6 +25,7 @@ RUN = 8
 COMPRESSED, COMPRESSED_FROM = 0.25, 200
 SUSPECT = 0.6  # a text half of whose 10-grams come back compresses to less
 LEAST_LINE, LEAST_LINES = 8, 6  # characters of a line beside code that counts, and such lines that tell
+BLOCK = 5  # lines on end: in code single ones and pairs come again
 REFRAIN = 6  # times that a line of a song may stand in it
 RULERS = list(map(ord, " \t\n\r-=_*#~.·•─━═│+|…"))  # what lines and tables are drawn with
 PICTURES = 0x1F000  # the first of the emoji
@@ -112,7 +113,11 @@ def control_tokens(look: Look, _: float) -> str:
     text = look.turn.text
     if look.turn.asked is None or not MAY_BE.chat_marks.search(text) or look.turn.asks(QUALITY.chat_marks):
         return ""
-    marks = QUALITY.chat_marks.findall(MATERIAL.fenced.sub(" ", text))
+    bare = MATERIAL.fenced.sub(" ", text)
+    marks = QUALITY.chat_marks.findall(bare)
+    if look.turn.is_code:  # which names them between others
+        rows = [line.strip() for line in bare.split("\n")]
+        marks = [mark for mark in marks if any(row.startswith(mark) or row.endswith(mark) for row in rows)]
     return f"{len(marks)} marks of a template, the first {marks[0]}" if marks else ""
 
 
@@ -135,6 +140,8 @@ def symbol_heavy(look: Look, limit: float) -> str:
 
 
 def char_run(look: Look, limit: float) -> str:
+    if look.turn.is_code and not regex.search(r"(\p{L})\1{7}", look.words):
+        return ""
     drawn_out = look.run >= RUN and look.run_share > 0.6
     found = look.run >= limit or (drawn_out and look.turn.text.strip()[0] not in WORDS["laughter"])
     return f"one character {look.run} times in a row" if found else ""
@@ -142,7 +149,7 @@ def char_run(look: Look, limit: float) -> str:
 
 def repetition(look: Look, limit: float) -> str:
     """It compresses too well, or its 10-grams come back; of a song each line counts once, unless it is most of it.
-    Beside code, whose comments are alike as its lines are, whole lines must come back."""
+    Beside code, whose comments are alike as its lines are, whole lines must come back, several in their order."""
     text = look.words.strip()
     turns = len(text) < 2_000 and text.count(text[:1]) > 5
     turning = QUALITY.turning.fullmatch(text) if turns else None
@@ -150,8 +157,10 @@ def repetition(look: Look, limit: float) -> str:
     if len(word) > 1 and LETTERS.search(word) and word.strip().lower() not in WORDS["laughter"]:
         return f"{word[:30]!r} again and again"
     if look.turn.made.kinds & {"code", "data", "table", "notation"}:
-        lines = [bare for line in look.turn.text.split("\n") if len(bare := line.strip()) >= LEAST_LINE]
-        repeated = 1 - len(set(lines)) / max(1, len(lines))
+        lines = [line.strip() for line in look.turn.text.split("\n") if LETTERS.search(line)]
+        lines = [line for line in lines if len(line) >= LEAST_LINE]
+        blocks = list(zip(*(lines[start:] for start in range(BLOCK))))
+        repeated = 1 - len(set(blocks)) / max(1, len(blocks))
         many = len(lines) >= LEAST_LINES and repeated > limit
         return f"{repeated:.2f} of the lines come back" if many else ""
     lines = text.split("\n")
