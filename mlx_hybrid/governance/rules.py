@@ -1,5 +1,6 @@
 """The stages and their rules (rules.tsv), and what they go by: lists of words, cues beside a number, patterns."""
 
+import re
 import tomllib
 from collections.abc import Callable, Collection, Mapping
 from functools import lru_cache, wraps
@@ -137,3 +138,6 @@ def said_before(name: str, then: str = "") -> regex.Pattern:
     """A pattern of the words of a row, at their beginnings where words stand apart, and what follows."""
     words = (rf"\b{word}" if APART.match(word) else word for word in CUES[name].split(", "))
     return regex.compile(f"(?:{'|'.join(words)}){then}", regex.IGNORECASE)
+
+
+MAY_BE = patterns("may_be", re.compile)

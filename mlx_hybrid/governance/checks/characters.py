@@ -1,7 +1,6 @@
 """What characters a text has (class, script), as `regex` knows Unicode, and whether it was read in the wrong encoding:
 `ftfy` tells of the Western ones, a way back of the others."""
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence, Set
 from functools import lru_cache
@@ -10,7 +9,7 @@ from itertools import permutations
 import numpy as np
 import regex
 
-from mlx_hybrid.governance.rules import CUES, patterns
+from mlx_hybrid.governance.rules import CUES, MAY_BE, patterns
 
 TABLE_SIZE = 0x20000  # planes 0 and 1; beyond them stand Han letters (2, 3) and nothing that is written
 OTHER, LETTER, MARK, DIGIT, SPACE, PUNCTUATION, SYMBOL, BROKEN = range(8)
@@ -27,11 +26,10 @@ STRANGE_SHARE = 0.1
 CYRILLIC = ("cp1251", "koi8-r", "cp866", "iso8859-5", "mac-cyrillic")
 COMMON = "оеаинтсрвлкмдпуяыьгзбчйхжшюцщэфъё"  # Cyrillic letters, the commonest first
 QUOTE = "鈥"  # what gbk makes of the first bytes of a curly quote or dash; holmium, in Chinese text
-RARITY = {c: rank for rank, c in enumerate(COMMON)}
 NOT_LETTERS = regex.compile(r"[^\p{L}\p{M}\u200c\u200d]+")
 ASCII_LETTERS = {code: chr(code).lower() if chr(code).isalpha() else " " for code in range(128)}
 ASCII = bytes(range(128))
-MOJIBAKE, MAY_BE = patterns("mojibake"), patterns("may_be", re.compile)
+MOJIBAKE = patterns("mojibake")
 
 
 @lru_cache(1)
@@ -130,7 +128,7 @@ def mean_rank(text: str) -> float:
     """How seldom the letters of a Cyrillic text are, on average; 0 for fewer than 16 letters."""
     counts = {c: n for c, n in Counter(text.lower()).items() if c.isalpha()}
     letters = sum(counts.values())
-    total = sum(n * RARITY.get(c, len(COMMON)) for c, n in counts.items())
+    total = sum(n * (COMMON.index(c) if c in COMMON else len(COMMON)) for c, n in counts.items())
     return total / letters if letters >= 16 else 0.0
 
 

@@ -116,11 +116,8 @@ class Likeness:
         self.pieces = lru_cache(4096)(lambda text: pieces(text, n))
         self.grams = lru_cache(4096)(lambda text: frozenset(self.pieces(text)))
 
-    def near(self, one: str, other: str) -> tuple[float, str] | None:
-        """The Jaccard of the n-grams, and it in words, where it or that of the characters reaches the threshold."""
-        by_grams = jaccard(self.grams(one), self.grams(other))
-        told = self.told(one, other, by_grams)
-        return (by_grams, told) if told else None
+    def by_grams(self, one: str, other: str) -> float:
+        return jaccard(self.grams(one), self.grams(other))
 
     def told(self, one: str, other: str, by_grams: float) -> str:
         """How alike they are, in words; nothing where neither measure reaches the threshold."""
@@ -135,8 +132,8 @@ class Likeness:
         """Equal, or long enough to be compared and near; where `strict`, by n-grams."""
         if one == other or min(len(one), len(other)) < SHORT_ANSWER:
             return one == other
-        found = self.near(one, other)
-        return found is not None and (not strict or found[0] >= self.threshold)
+        by_grams = self.by_grams(one, other)
+        return by_grams >= self.threshold if strict else bool(self.told(one, other, by_grams))
 
     def may_share(self, one: int, other: int) -> bool:
         """Whether texts of these lengths can reach the threshold by characters: at most the shorter is shared."""
@@ -146,10 +143,6 @@ class Likeness:
 def pieces(text: str, n: int) -> list[str]:
     """The character n-grams of a text in order; a shorter text is one."""
     return [text[i : i + n] for i in range(max(1, len(text) - n + 1))]
-
-
-def grams(text: str, n: int) -> frozenset[str]:
-    return frozenset(pieces(text, n))
 
 
 def jaccard(one: frozenset[str], other: frozenset[str]) -> float:

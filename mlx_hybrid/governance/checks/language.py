@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
-from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +18,7 @@ CONFIDENT, HALF = 0.5, 0.5
 SURE = 0.9  # romanised text reaches it in 0.5 % of sentences, whole sentences of another language in 97 %
 LIKE_ROMANISED = ("hau", "som", "kab")  # what romanised Hindi and Arabic look like; these must be at 0.99
 MAX_PARTS = 8  # lines of a text in another language that are looked at
-CHECKED, SHOWN = 4_000, 400  # letters of a text that count, and that engines look at
+CHECKED = 4_000  # letters of a text; engines are shown 400 of them
 UNDETERMINED = Language("und", "Zyyy")
 # Of a rule that is switched off the limit that no text breaks.
 NO_LIMITS = {"lang_mismatch": 0.0, "script_mismatch": 0.0, "script_mixed": 1.0, "gibberish": 2.0}
@@ -68,17 +67,11 @@ def gather_evidence(texts: Sequence[str], engine: Any) -> Iterator[Evidence]:
     counts[:, HAN - 1] *= 3
     letters = counts.sum(axis=1)
     shares = counts / np.maximum(letters[:, None], 1)
-    found = engine.predict([beginning(text) for text in texts])
+    found = engine.predict([letters_only(text) for text in texts])
     tops = (values.tolist() for values in (letters, shares.argmax(1), found.argmax(1), found.max(1)))
     for text, scripts, row, count, script, top, p in zip(texts, shares, found, *tops):
         is_clear = count >= SOME_LETTERS and p >= CONFIDENT
         yield Evidence(text, count, scripts, row, SCRIPT_CODES[1 + script], engine.codes[top], p, is_clear)
-
-
-def beginning(text: str) -> str:
-    """The letters that engines are shown; of a long text those of its beginning where they are enough."""
-    begun = letters_only(text[: 2 * SHOWN])
-    return begun if len(begun) > SHOWN + 1 else letters_only(text)
 
 
 def check_languages(
@@ -102,8 +95,8 @@ def check_languages(
             parts = [part for part in text.split("\n") if len(part) >= SOME_LETTERS][:MAX_PARTS]
             checked = (judge.check(item, code) for item in gather_evidence(parts, engine))
             if any(not part.reject and not part.flags for part in checked):
-                mixed = Finding("lang_mixed", verdict.reject.detail)
-                verdicts[text, code] = Verdict(verdict.language, flags=(mixed,))
+                mixed = (Finding("lang_mixed", verdict.reject.detail),)
+                verdicts[text, code] = Verdict(verdict.language, flags=mixed)
     return [verdicts[row] for row in asked]
 
 
@@ -131,7 +124,7 @@ def combine(record: Judged, answers: list[tuple[Verdict, str]], asked: Verdict) 
     """What is said of each answer, with its words, then of the record; an answer of a few words is only told of."""
     determined = [verdict for verdict, _ in answers if verdict.language != UNDETERMINED]
     language = determined[0].language if determined else asked.language
-    long = [v for v, text in answers if v.reason == "gibberish" or has_letters(text, ENOUGH_LETTERS)]
+    long = [v for v, text in answers if v.reason == "gibberish" or is_long(text)]
     excluded = next((v.reject for v in (asked, *determined) if v.reason in ASKED_FOR), None)
     fault = next((v.reject for v, _ in answers if v.reject), asked.reject)
     flags = tuple(dict.fromkeys(flag for verdict in (asked, *long) for flag in verdict.flags))
@@ -146,10 +139,8 @@ def combine(record: Judged, answers: list[tuple[Verdict, str]], asked: Verdict) 
     return Verdict(language, None, (*flags, Finding("lang_mixed", fault.detail)))
 
 
-def has_letters(text: str, enough: int) -> bool:
-    """Whether there are so many letters at the beginning of a text, a Han letter counting three."""
-    counts = (3 if "\u2e80" < c < "\uac00" else c.isalpha() for c in text[:400])
-    return len(text) * 3 >= enough and any(total >= enough for total in accumulate(counts))
+def is_long(text: str) -> bool:
+    return sum(3 if "\u2e80" < c < "\uac00" else c.isalpha() for c in text[:400]) >= ENOUGH_LETTERS
 
 
 class Judge:
@@ -223,8 +214,6 @@ class Judge:
 
     def mixed_scripts(self, evidence: Evidence) -> tuple[Finding, ...]:
         """A tag, not a fault: a second script with a fifth of the letters, as where two languages are mixed."""
-        if evidence.scripts.max() > 1 - self.limits["script_mixed"]:
-            return ()
         first, second = np.argsort(-evidence.scripts)[:2]
         share, names = float(evidence.scripts[second]), [SCRIPT_CODES[1 + first], SCRIPT_CODES[1 + second]]
         mixed = share >= self.limits["script_mixed"] and not {*names} <= {"Hani", "Hira", "Kana", "Hang"}

@@ -1,7 +1,6 @@
 """What a record is made of: its trained turns, and what of each is prose, code, notation, markup, data or a table."""
 
 import json
-import re
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import groupby
@@ -9,10 +8,10 @@ from typing import NamedTuple
 
 import regex
 
-from mlx_hybrid.governance.rules import for_short, patterns
+from mlx_hybrid.governance.rules import MAY_BE, for_short, patterns
 from mlx_hybrid.records.record import Record
 
-MATERIAL, MAY_BE = patterns("material"), patterns("may_be", re.compile)
+MATERIAL = patterns("material")
 MAX_CHECKED = 20_000  # characters of a text that the rules look at
 SOME, MOSTLY = 0.3, 0.6  # shares of lines that are code from which the short ones beside it are, and all
 LETTERS = regex.compile(r"\p{L}+")
@@ -187,13 +186,10 @@ def kind_of(line: str, before: str) -> str:
 
 
 def in_columns(lines: list[str]) -> list[str]:
-    """`table` for each of three or more lines on end with as many short cells between commas, two or more, and `data`
-    for as many that begin with codes."""
-    if len(lines) < 3:
-        return [""] * len(lines)
+    """`table` for each of three lines on end, or more, with as many short cells, `data` for those of codes."""
+    cells, codes = MATERIAL.cells.fullmatch, MATERIAL.codes.fullmatch
     counts = [line.count(",") + line.count(";") for line in lines]
-    counts = [n if n > 1 and MATERIAL.cells.fullmatch(line) else 0 for n, line in zip(counts, lines)]
-    counts = [n or -bool(MATERIAL.codes.fullmatch(line)) for n, line in zip(counts, lines)]
+    counts = [n if n > 1 and cells(line) else -bool(codes(line)) for n, line in zip(counts, lines)]
     runs = ((count, len(list(group))) for count, group in groupby(counts))
-    kinds = (("table" if count > 0 else "data" if count else "", size) for count, size in runs)
-    return [kind if size >= 3 else "" for kind, size in kinds for _ in range(size)]
+    kinds = {count: "table" if count > 0 else "data" for count in counts if count}
+    return [kind for n, size in runs for kind in [kinds.get(n, "") if size >= 3 else ""] * size]

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import regex
 
-from mlx_hybrid.governance.checks.grams import SHORT_ANSWER, SKETCH, Likeness, jaccard
+from mlx_hybrid.governance.checks.grams import SHORT_ANSWER, SKETCH, Likeness
 from mlx_hybrid.governance.rules import WORDS
 
 BUCKET = 50  # kept records of one that are compared: a template fills a bucket, a duplicate shares many
@@ -20,7 +20,7 @@ MOST_CHECKED = 16  # candidates that are compared exactly, the likeliest first
 PAGE = 400  # characters from which a text is told by what it says, not by its date; one date line is let pass in each
 DATE_LINE = 12  # words between which what differs is one line
 TEMPLATE = "what they share is a template"
-NUMBER = regex.compile(r"\p{N}+")
+NUMBERS = lru_cache(4096)(lambda text: sorted(regex.findall(r"\p{N}+", text)))
 
 
 class Said(NamedTuple):
@@ -136,7 +136,7 @@ def best_matches(
         other = said(candidates[i]).whole
         margin = LOOSE_MARGIN if likeness.may_share(len(text), len(other)) else MARGIN
         if likeness.threshold - estimates[i] <= margin:
-            found.append((-jaccard(likeness.grams(text), likeness.grams(other)), candidates[i]))
+            found.append((-likeness.by_grams(text, other), candidates[i]))
     return [(other, -by_grams) for by_grams, other in sorted(found)]
 
 
@@ -150,7 +150,7 @@ def what_differs(one: Said, other: Said, likeness: Likeness) -> str:
         return ""
     same = one.completion == other.completion
     page = (same or not one.prompt) and are_one_page(one.whole, other.whole, likeness.n)
-    mine, theirs = numbers_in(one.whole), numbers_in(other.whole)
+    mine, theirs = NUMBERS(one.whole), NUMBERS(other.whole)
     if not same and one.prompt == other.prompt != "":
         return "the answers differ"
     if not page and mine != theirs:
@@ -168,11 +168,6 @@ def what_differs(one: Said, other: Said, likeness: Likeness) -> str:
         return "the names differ"
     negates = len(mine) != len(theirs) and WORDS["negations"].intersection((*mine, *theirs))
     return "one of them negates" if negates else ""
-
-
-@lru_cache(4096)
-def numbers_in(text: str) -> list[str]:
-    return sorted(NUMBER.findall(text))
 
 
 def are_one_page(one: str, other: str, n: int) -> bool:

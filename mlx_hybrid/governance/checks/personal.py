@@ -1,7 +1,6 @@
 """Personal data and secrets: found by shape and checksum, told by kind, count and offset, never by content."""
 
 import ipaddress
-import re
 import unicodedata
 from collections.abc import Collection, Iterator, Mapping
 from functools import lru_cache
@@ -11,7 +10,7 @@ from typing import Any, NamedTuple
 
 import regex
 
-from mlx_hybrid.governance.rules import CUES, WORDS, Finding, for_short, in_force, patterns, said_before
+from mlx_hybrid.governance.rules import CUES, MAY_BE, Finding, for_short, in_force, patterns, said_before
 from mlx_hybrid.records.fields import over_texts
 from mlx_hybrid.records.languages import card_code, parse_language
 
@@ -22,7 +21,7 @@ class Span(NamedTuple):
     end: int
 
 
-PERSONAL, MAY_BE = patterns("personal"), patterns("may_be", re.compile)
+PERSONAL = patterns("personal")
 ALL = ("email", "phone", "card", "iban", "ip", "secret")
 VERSION, RELEASED = said_before("version", r"[^\n]{0,14}$"), said_before("released")
 ADDRESS = said_before("address")
@@ -168,8 +167,8 @@ def secrets(text: str) -> Iterator[tuple[int, int]]:
         yield from (match.span() for match in PERSONAL.login.finditer(text))
     if "earer" in text or "uthorization" in text:
         yield from (m.span() for m in PERSONAL.bearer.finditer(text) if regex.search(r"\d", m[0]))
-    folded = text.casefold() if PERSONAL.says.search(text) else ""
-    for match in PERSONAL.named.finditer(text) if any(word in folded for word in WORDS["secret"]) else ():
+    may_be = PERSONAL.says.search(text) and MAY_BE.named.search(text.casefold())
+    for match in PERSONAL.named.finditer(text) if may_be else ():
         part = "quoted" if match["quoted"] else "bare"
         is_name = part == "bare" and PERSONAL.a_word.fullmatch(match[part])  # a type or a variable
         if not is_name and not PERSONAL.placeholder.fullmatch(match[part]):

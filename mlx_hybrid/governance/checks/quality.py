@@ -2,7 +2,6 @@
 translations (records with `source_language`): length ratio, copies and numbers."""
 
 import math
-import re
 import unicodedata
 import zlib
 from collections import defaultdict
@@ -16,7 +15,7 @@ from mlx_hybrid.governance.checks import characters
 from mlx_hybrid.governance.checks.characters import Batch, find_mojibake
 from mlx_hybrid.governance.checks.grams import normalise
 from mlx_hybrid.governance.checks.material import LETTERS, MATERIAL, Turn
-from mlx_hybrid.governance.rules import WORDS, Finding, patterns
+from mlx_hybrid.governance.rules import MAY_BE, WORDS, Finding, patterns
 from mlx_hybrid.records.languages import UNSPACED, UnknownLanguage, parse_language
 from mlx_hybrid.records.record import Record
 
@@ -31,7 +30,7 @@ RULERS = list(map(ord, " \t\n\r-=_*#~.·•─━═│+|…"))  # what lines an
 PICTURES = 0x1F000  # the first of the emoji
 LEAST_PAIRS = 200  # fewer do not tell how long translations between two languages are
 FAR = 3.5  # robust z: keeps 98.8–99.9 % of good pairs (docs/governance.md)
-QUALITY, MAY_BE = patterns("quality"), patterns("may_be", re.compile)
+QUALITY = patterns("quality")
 
 
 class Look(NamedTuple):
@@ -96,9 +95,8 @@ def no_text(look: Look, limit: float) -> str:
     if look.turn.asked is None:
         few = look.letters < limit and look.turn.made.kinds <= {"prose", "list"}
         return f"{look.letters} letters" if few else ""
-    said = look.turn.text[:1].isalnum()
-    bare = "" if said else QUALITY.unseen.sub("", look.turn.text)
-    if said or not QUALITY.nothing.fullmatch(bare) or QUALITY.bracketed.fullmatch(bare):
+    bare = text[:1] if (text := look.turn.text)[:1].isalnum() else QUALITY.unseen.sub("", text)
+    if not QUALITY.nothing.fullmatch(bare) or QUALITY.bracketed.fullmatch(bare):
         return ""
     return f"an answer of {bare[:20]!r}" if bare else "an answer of what cannot be seen"
 
@@ -113,11 +111,8 @@ def control_tokens(look: Look, _: float) -> str:
     text = look.turn.text
     if look.turn.asked is None or not MAY_BE.chat_marks.search(text) or look.turn.asks(QUALITY.chat_marks):
         return ""
-    bare = MATERIAL.fenced.sub(" ", text)
-    marks = QUALITY.chat_marks.findall(bare)
-    if look.turn.is_code:  # which names them between others
-        rows = [line.strip() for line in bare.split("\n")]
-        marks = [mark for mark in marks if any(row.startswith(mark) or row.endswith(mark) for row in rows)]
+    found = QUALITY.marks_alone if look.turn.is_code else QUALITY.chat_marks
+    marks = found.findall(MATERIAL.fenced.sub(" ", text))
     return f"{len(marks)} marks of a template, the first {marks[0]}" if marks else ""
 
 
@@ -140,11 +135,10 @@ def symbol_heavy(look: Look, limit: float) -> str:
 
 
 def char_run(look: Look, limit: float) -> str:
-    if look.turn.is_code and not regex.search(r"(\p{L})\1{7}", look.words):
-        return ""
+    of_letters = not look.turn.is_code or QUALITY.drawn_out.search(look.words)
     drawn_out = look.run >= RUN and look.run_share > 0.6
     found = look.run >= limit or (drawn_out and look.turn.text.strip()[0] not in WORDS["laughter"])
-    return f"one character {look.run} times in a row" if found else ""
+    return f"one character {look.run} times in a row" if found and of_letters else ""
 
 
 def repetition(look: Look, limit: float) -> str:
@@ -168,9 +162,7 @@ def repetition(look: Look, limit: float) -> str:
     if 4 <= len(lines) <= REFRAIN * len(distinct):
         text = "\n".join(distinct)
     raw = text.encode("utf-8", "replace")
-    if len(text) < 60 and len(raw) < COMPRESSED_FROM:
-        return ""
-    ratio = len(zlib.compress(raw, 1)) / len(raw)
+    ratio = len(zlib.compress(raw, 1)) / len(raw) if len(raw) >= 60 else 1.0
     if ratio < COMPRESSED and len(raw) >= COMPRESSED_FROM:
         return f"compresses to {ratio:.2f}"
     if ratio > SUSPECT or len(text) < 60:
@@ -182,8 +174,6 @@ def repetition(look: Look, limit: float) -> str:
 
 def markup(look: Look, limit: float) -> str:
     turn = look.turn
-    if not MAY_BE.markup.search(turn.text):
-        return ""
     if turn.asked is not None and (turn.is_code or turn.asks(QUALITY.for_pages)):
         return ""
     prose = MATERIAL.fenced.sub(" ", turn.text) if turn.asked is None else turn.made.prose
@@ -211,13 +201,12 @@ def menu(look: Look, limit: float) -> str:
 
 def long_token(look: Look, limit: float) -> str:
     """A long word that changes between capitals, small letters and digits."""
-    tokens = (look.words if look.turn.is_code else look.turn.text).split()
-    short = max(map(len, tokens), default=0) <= limit
-    if short or look.scripts & UNSPACED or look.turn.asks(QUALITY.for_codes):
+    parts = (look.words if look.turn.is_code else look.turn.text).split()
+    tokens = [part for part in parts if len(part) > limit]
+    if not tokens or look.scripts & UNSPACED or look.turn.asks(QUALITY.for_codes):
         return ""
     for token in tokens:
-        changes = len(QUALITY.encoded.findall(token)) if len(token) > limit else 0
-        if changes > 0.15 * len(token) and not MATERIAL.link.search(token):
+        if len(QUALITY.encoded.findall(token)) > 0.15 * len(token) and not MATERIAL.link.search(token):
             return f"a token of {len(token)} characters"
     return ""
 
