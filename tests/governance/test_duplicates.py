@@ -77,7 +77,7 @@ def by_characters(one: str, other: str, n: int) -> float:
 @given(st.text("ab c", min_size=3, max_size=40), st.text("ab c", min_size=3, max_size=40))
 def test_the_characters_shared_are_those_of_a_mask(one, other):
     shared = frozenset(pieces(one, 3)) & frozenset(pieces(other, 3))
-    share = checked.shared_characters(pieces(one, 3), pieces(other, 3), shared, 3)
+    share = checked.shared_characters(pieces(one, 3), pieces(other, 3), shared, 3, 0.0)
     assert share == pytest.approx(by_characters(one, other, 3), abs=1e-12)
     if by_characters(one, other, 3) >= 0.8:
         assert checked.Likeness(3, 0.8).may_share(len(one), len(other))

@@ -116,9 +116,6 @@ class Likeness:
         self.pieces = lru_cache(4096)(lambda text: pieces(text, n))
         self.grams = lru_cache(4096)(lambda text: frozenset(self.pieces(text)))
 
-    def by_grams(self, one: str, other: str) -> float:
-        return jaccard(self.grams(one), self.grams(other))
-
     def told(self, one: str, other: str, by_grams: float) -> str:
         """How alike they are, in words; nothing where neither measure reaches the threshold."""
         by_characters = 0.0
@@ -132,7 +129,7 @@ class Likeness:
         """Equal, or long enough to be compared and near; where `strict`, by n-grams."""
         if one == other or min(len(one), len(other)) < SHORT_ANSWER:
             return one == other
-        by_grams = self.by_grams(one, other)
+        by_grams = jaccard(self.grams(one), self.grams(other))
         return by_grams >= self.threshold if strict else bool(self.told(one, other, by_grams))
 
     def may_share(self, one: int, other: int) -> bool:
@@ -152,7 +149,7 @@ def jaccard(one: frozenset[str], other: frozenset[str]) -> float:
 
 
 def shared_characters(
-    one: Sequence[str], other: Sequence[str], shared: frozenset[str], n: int, least: float = 0.0
+    one: list[str], other: list[str], shared: frozenset[str], n: int, least: float
 ) -> float:
     """c / (|one| + |other| − c) of two texts by their n-grams in order: c characters, in the text that has fewer, stand
     in one of the `shared` n-grams. Where one text alone has too few to reach `least` the other is not looked at."""

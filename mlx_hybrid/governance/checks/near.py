@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import regex
 
-from mlx_hybrid.governance.checks.grams import SHORT_ANSWER, SKETCH, Likeness
+from mlx_hybrid.governance.checks.grams import SHORT_ANSWER, SKETCH, Likeness, jaccard
 from mlx_hybrid.governance.rules import WORDS
 
 BUCKET = 50  # kept records of one that are compared: a template fills a bucket, a duplicate shares many
@@ -136,7 +136,7 @@ def best_matches(
         other = said(candidates[i]).whole
         margin = LOOSE_MARGIN if likeness.may_share(len(text), len(other)) else MARGIN
         if likeness.threshold - estimates[i] <= margin:
-            found.append((-likeness.by_grams(text, other), candidates[i]))
+            found.append((-jaccard(likeness.grams(text), likeness.grams(other)), candidates[i]))
     return [(other, -by_grams) for by_grams, other in sorted(found)]
 
 
