@@ -66,6 +66,12 @@ def test_the_answer_must_be_in_the_declared_language():
         (SWAHILI, {"language": "en", "source_language": "sw"}),
     ):
         assert told(prompt, ENGLISH, **{"language": "sw", **fields})[0] == ""
+    for prompt in (f"Translate into Swahili: {ENGLISH}", f"Übersetze auf Swahili: {ENGLISH}"):
+        assert told(prompt, ENGLISH, "sw")[0] == "lang_mismatch"  # it was left as it is
+        assert told(prompt, SENTENCES["rus_Cyrl"], "sw")[0] == "script_mismatch"
+        assert told(prompt, SWAHILI, "sw")[0] == told(prompt, SWAHILI, "en")[0] == ""
+    assert told(f"Translate this Swahili text: {SWAHILI}", ENGLISH, "sw")[0] == ""
+    assert told(f"Translate from English to Swahili and back: {ENGLISH}", ENGLISH, "sw")[0] == ""
     named = {"languages": {"prompt": "sw", "answer": "en"}, "language": None}
     assert told(SWAHILI, SENTENCES["rus_Cyrl"], **named)[0] == "script_mismatch"
 

@@ -41,12 +41,20 @@ class Verdict(NamedTuple):
         return self.reject.reason if self.reject else ""
 
     def is_meant(self, record: Judged) -> bool:
-        """Whether words in another language are asked for, by a word for translating or by the language's name."""
+        """Whether words in another language are asked for: by its name, or by a word for translating where that is not
+        into the declared one."""
         if self.reason not in ("lang_mismatch", "script_mismatch"):
             return False
         asked = "\n".join(turn.asked or "" for turn in record.turns).lower()
-        names = (name.replace("_", " ") for name in WORDS.get(f"name {self.looks}", ()))
-        return bool(TRANSLATES.search(asked)) or any(name in asked for name in names)
+        if any(name in asked for name in names_of(self.looks)):
+            return True
+        into = (f" {word} {name}" for word in WORDS["into"] for name in names_of(self.language.code))
+        return bool(TRANSLATES.search(asked)) and not any(words in asked for words in into)
+
+
+def names_of(code: str) -> list[str]:
+    """What a language is called, in its own words and others'."""
+    return [name.replace("_", " ") for name in WORDS.get(f"name {code}", ())]
 
 
 class Evidence(NamedTuple):
