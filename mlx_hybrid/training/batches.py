@@ -19,10 +19,11 @@ MOST_TARGETS = 64  # that one token of a prompt counts for
 class Batch:
     """Token ids (n, t), padded on the right, and where the trained targets stand.
 
-    `positions` (p,) index the flattened (n·t) hidden states that predict `targets` (p,); `weights` (p,) is 1 for an
-    answer's target, below 0 for a prompt's, and 0 for padding. `owners` says which example each real target belongs to;
-    `where` is the examples'. `held` are the rows with a prompt's targets. Of several machines (distributed.py), `part`
-    holds this one's records.
+    `positions` (p,) index the flattened (n·t) hidden states that predict `targets` (p,); `weights` (p,) is below 0 for
+    a prompt's target, which come first, 1 for an answer's, and 0 for padding. `owners` says which example each real
+    target belongs to; `where` is the examples'. `held` (m,) are the rows with a prompt's targets, and `places` (h,)
+    where those stand in the flattened (m·t) states of these rows. Of several machines (distributed.py), `part` holds
+    this one's records.
     """
 
     tokens: np.ndarray
@@ -32,6 +33,7 @@ class Batch:
     where: tuple[str, ...]
     owners: np.ndarray
     held: np.ndarray
+    places: np.ndarray
     part: "Batch | None" = None
 
     @property
@@ -71,15 +73,21 @@ def make_batch(examples: list[Example], *, exact: bool = False) -> Batch:
     for row, example in enumerate(examples):
         tokens[row, : len(example.tokens)] = example.tokens
         weights[row, : len(example.tokens)] = example.weights or example.trained
-    (positions,) = weights[:, 1:].ravel().nonzero()
-    found = positions.astype(np.int32), tokens[:, 1:].ravel()[positions], weights[:, 1:].ravel()[positions]
+    weights = weights[:, 1:].ravel()
+    (positions,) = weights.nonzero()
+    positions = positions[np.argsort(weights[positions] > 0, kind="stable")]
+    rows, columns = np.divmod(positions.astype(np.int32), length)
+    count = int((weights < 0).sum())
+    held, places = np.unique(rows[:count], return_inverse=True)
+    places = places.astype(np.int32) * length + columns[:count]
+    if count:
+        places = np.pad(places, (0, target_bucket(count) - count))
+        wanted = len(held) if exact else 1 << (len(held) - 1).bit_length()
+        held = np.pad(held, (0, wanted - len(held)), mode="edge")
+    found = positions.astype(np.int32), tokens[:, 1:].ravel()[positions], weights[positions]
     spare = (0, target_bucket(len(positions)) - len(positions))
-    owners = (positions // length).astype(np.int32)
-    held = np.unique(owners[found[2] < 0])
-    if len(held) and not exact:
-        held = np.pad(held, (0, (1 << (len(held) - 1).bit_length()) - len(held)), mode="edge")
     where = tuple(e.where for e in examples)
-    return Batch(tokens[:, :-1].copy(), *(np.pad(part, spare) for part in found), where, owners, held)
+    return Batch(tokens[:, :-1].copy(), *(np.pad(part, spare) for part in found), where, rows, held, places)
 
 
 class Hold(NamedTuple):

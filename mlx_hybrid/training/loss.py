@@ -1,6 +1,7 @@
 """Summed next-token loss over the trained targets, without logits of the whole batch."""
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -20,9 +21,10 @@ WEIGHTS = 3  # their place in what `arrays` gives
 
 
 def arrays(batch: Batch, *, to_base: bool = False) -> tuple[mx.array, ...]:
-    """(tokens, positions, targets, weights) of what this machine is to compute, and the rows held `to_base`, if any."""
+    """(tokens, positions, targets, weights) of what this machine is to compute, and the rows held `to_base`, if any,
+    with the places of their targets."""
     batch = batch.part or batch
-    held = (batch.held,) if to_base and len(batch.held) else ()
+    held = (batch.held, batch.places) if to_base and len(batch.held) else ()
     return tuple(
         mx.array(part) for part in (batch.tokens, batch.positions, batch.targets, batch.weights, *held)
     )
@@ -73,24 +75,26 @@ def loss_in_chunks(
     weights: Reals,
     size: int,
     leaves: Leaves,
-    base: LogitsOfBase | None,
+    held: int = 0,
+    base: LogitsOfBase | None = None,
 ) -> Losses:
     """Σ |weight| · −log p(target), of all and of the answers alone, the first one's gradients for `hidden` and for the
-    head's `leaves` taken in the forward pass, `size` targets at a time.
+    head's `leaves` taken in the forward pass, `size` targets at a time, beside the `base` for the first `held` of them.
 
     A chunk waits for the loss and the gradients of the one before, so the logits of a few chunks are all that is alive,
     and they are formed once. The leaves' gradients add up in float32. Hsu et al. 2024 (Liger), arXiv 2410.10989.
     """
     names = list(leaves)
+    cuts = sorted({*range(0, held, size), *range(held, len(targets), size), len(targets)})
 
     @mx.custom_function
     def chunks(given: list[mx.array]) -> tuple[mx.array, mx.array, list[mx.array]]:
         hidden, own = given[0], dict(zip(names, given[1:], strict=True))
         losses, slopes, sums = mx.zeros(2), [], []
-        for begin in range(0, len(targets), size):
-            part = slice(begin, begin + size)
+        for begin, end in pairwise(cuts):
+            part = slice(begin, end)
             states = mx.depends([hidden[part]], [losses, slopes[-1], *sums])[0] if slopes else hidden[part]
-            plain = base(part) if base else None
+            plain = base(part) if begin < held else None
             more, slope, pulls = loss_and_slopes(head, states, targets[part], weights[part], own, plain)
             losses, slopes = losses + more, [*slopes, slope]
             pulls = [pulls[name].astype(mx.float32) for name in names]
@@ -112,19 +116,16 @@ def make_loss(model: nn.Module) -> Callable[..., mx.array]:
 
 
 def make_losses(model: nn.Module) -> Callable[..., Losses]:
-    """losses(tokens, positions, targets, weights[, held]): Σ |weight| · −log p(target), of all and of answers, whose
-    weight is above 0. Not the mean: sums add across micro-batches of unequal length, means do not. Only the hidden
-    states of trained targets meet the head, in chunks: (batch, tokens, vocabulary) never exists. With `held`, targets
-    of weight below 0, in those rows, hold the model to its base, by one more forward pass of those rows with the
-    adapter switched off."""
+    """losses(tokens, positions, targets, weights[, held, places]): Σ |weight| · −log p(target), of all and of answers,
+    whose weight is above 0. Not the mean: sums add across micro-batches of unequal length, means do not. Only the
+    hidden states of trained targets meet the head, in chunks: (batch, tokens, vocabulary) never exists. With `held`,
+    targets of weight below 0, in those rows, hold the model to its base, by one more forward pass of those rows with
+    the adapter switched off."""
     body, head = split_head(model) or (model, None)
 
-    def base_logits(tokens: mx.array, positions: mx.array, held: mx.array) -> LogitsOfBase:
+    def base_logits(tokens: mx.array, held: mx.array, places: mx.array) -> LogitsOfBase:
         with switched_off(model):
-            own = body(tokens[held])
-        spread = mx.zeros((len(tokens), *own.shape[1:]), own.dtype)
-        spread[held] = own
-        states = picked(spread, positions)
+            states = picked(body(tokens[held]), places)
 
         def of(part: slice) -> mx.array:
             with switched_off(model):
@@ -135,12 +136,12 @@ def make_losses(model: nn.Module) -> Callable[..., Losses]:
     def losses(
         tokens: mx.array, positions: mx.array, targets: mx.array, weights: mx.array, *held: mx.array
     ) -> Losses:
-        base = base_logits(tokens, positions, *held) if held else None
+        base = (len(held[1]), base_logits(tokens, *held)) if held else ()
         with formed(model):
             hidden = picked(body(tokens), positions)
         logits_of, leaves = (head.with_leaves, head.leaves()) if head else (lambda logits, _: logits, {})
         size = chunk_size(head.vocabulary if head else hidden.shape[-1])
-        return loss_in_chunks(logits_of, hidden, targets, weights, size, leaves, base)
+        return loss_in_chunks(logits_of, hidden, targets, weights, size, leaves, *base)
 
     return losses
 

@@ -46,7 +46,12 @@ def test_prompts_count_in_sum_what_they_should_beside_the_answers():
     assert -batch.weights[batch.weights < 0].sum() == pytest.approx(0.5 * beside)
     assert batch.answers == sum(sum(e.trained[1:]) for e in PROMPTS)
     assert batch.held.tolist() == [0, 1, 3, 3]  # the text has no prompt; in compiled steps shapes are few
-    assert make_batch(drawn, exact=True).held.tolist() == [0, 1, 3]
+    exact, count = make_batch(drawn, exact=True), (batch.weights < 0).sum()
+    assert exact.held.tolist() == [0, 1, 3]
+    assert (batch.weights[:count] < 0).all()
+    rows, columns = np.divmod(exact.places[:count], exact.tokens.shape[1])
+    assert (exact.held[rows] * exact.tokens.shape[1] + columns == exact.positions[:count]).all()
+    assert len(exact.places) == target_bucket(int(count))
     assert (
         drawn
         == weigh_prompts(PROMPTS, Hold(0.5, 0.25), (0, 7))

@@ -43,8 +43,8 @@ class Load:
     rows: int
     tokens: int
     targets: int
-    held: bool = False
-    """Whether some are held to the base, whose logits stand beside theirs."""
+    held: int = 0
+    """Those among them that are held to the base, whose logits stand beside theirs."""
 
 
 LoadOf = Callable[[Config], Load]
@@ -71,18 +71,18 @@ def largest_load(examples: list[Example], config: Config) -> Load:
     share = config.train.prompt_share * (HELD_RECORDS if config.held_to_base else 1)
     prompts = [len(e.tokens) - 1 - e.trained_count for e in examples]
     held = [min(n, max(round(share * n), e.trained_count)) for n, e in zip(prompts, examples, strict=True)]
-    counts = [
-        e.trained_count + n * (config.train.prompt_weight > 0) for n, e in zip(held, examples, strict=True)
-    ]
-    targets = sum(sorted(counts, reverse=True)[:size])
-    to_base = config.held_to_base and any(held)
-    return Load(min(size, len(examples)), max(len(e.tokens) for e in examples) - 1, targets, to_base)
+    counts = sorted(
+        (e.trained_count + n * (config.train.prompt_weight > 0), n) for n, e in zip(held, examples)
+    )
+    targets, beside = map(sum, zip(*counts[-size:]))
+    rows, tokens = min(size, len(examples)), max(len(e.tokens) for e in examples) - 1
+    return Load(rows, tokens, targets, beside * config.held_to_base)
 
 
 def widest_load(config: Config, longest: int = 1 << 30) -> Load:
     """The largest batch that the settings allow, of records of at most `longest` tokens, every token trained."""
     size, tokens = config.train.batch_size, min(longest, config.train.max_tokens) - 1
-    return Load(size, tokens, size * tokens, config.held_to_base)
+    return Load(size, tokens, size * tokens, config.held_to_base * -(-size // HELD_RECORDS) * tokens)
 
 
 def estimate(shape: ModelShape, load: Load, config: Config) -> Estimate:
@@ -110,7 +110,7 @@ def estimate(shape: ModelShape, load: Load, config: Config) -> Estimate:
         "gradients": shape.head_gradient_bytes if config.adapter.full else 0.2 * shape.trainable_bytes,
         "activations": activations,
         "attention scores": attention,
-        "logits": logits_bytes(shape, load) * (2 if load.held else 1),  # the base's beside them
+        "logits": logits_bytes(shape, load),
         "one layer's backward": layer,
         "update": UPDATE * shape.trainable_bytes,
         "gradient start": max(0.0, probes - shape.trainable_bytes),  # beyond a step's own
@@ -123,12 +123,14 @@ def estimate(shape: ModelShape, load: Load, config: Config) -> Estimate:
 
 
 def logits_bytes(shape: ModelShape, load: Load) -> float:
-    """Logits and what is made of them, of some chunks of targets or of every token, and a trained head's gradient."""
-    targets, chunk = target_bucket(load.targets), chunk_size(shape.vocabulary)
+    """Logits and what is made of them, of some chunks of targets or of every token, the base's beside them where it
+    holds, and a trained head's gradient."""
+    targets, held = target_bucket(load.targets), target_bucket(load.held) if load.held else 0
+    chunk = chunk_size(shape.vocabulary)
     if not shape.chunks_logits:
-        tokens = load.rows * length_bucket(load.tokens)
-        return shape.vocabulary * (LOGITS * targets * 4 + WHOLE * tokens * shape.activation_bytes)
-    alive = min(targets, (CHUNKS - shape.unpacks_head) * chunk)
+        tokens = load.rows * length_bucket(load.tokens) * (2 if load.held else 1)
+        return shape.vocabulary * (LOGITS * (targets + held) * 4 + WHOLE * tokens * shape.activation_bytes)
+    alive = sum(min(count, (CHUNKS - shape.unpacks_head) * chunk) for count in (targets, held))
     unpacked = HEAD * shape.vocabulary * shape.width * shape.activation_bytes if shape.unpacks_head else 0
     adding = HEAD_GRADIENTS * shape.head_gradient_bytes if targets > chunk else 0
     return LOGITS * alive * shape.vocabulary * 4 + unpacked + adding
