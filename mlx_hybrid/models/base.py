@@ -16,6 +16,7 @@ from mlx_hybrid.adapters.frozen import on_cpu, use_fast_products
 from mlx_hybrid.config import BUNDLED, ModelConfig
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.files import HUB_ID, first_line, hub_endpoint, hub_reason, read_json, write_json
+from mlx_hybrid.models.activations import use_fast_activations
 from mlx_hybrid.models.gguf.config import config_of, readable
 from mlx_hybrid.models.gguf.file import OLLAMA, is_gguf_name, ollama_file, only_gguf, open_gguf
 from mlx_hybrid.models.gguf.load import build
@@ -44,6 +45,7 @@ def load_base(name: str, *, tokenizer: Any = None) -> BaseModel:
     tokenizer = tokenizer or read_tokenizer(name, folder)
     model, config = load_weights(folder, name)
     use_fast_products(model)
+    use_fast_activations()
     model.eval()
     for weights, leaf in tree_flatten(model.parameters()):
         if mx.issubdtype(leaf.dtype, mx.floating) and not mx.all(mx.isfinite(leaf)).item():
