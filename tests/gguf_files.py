@@ -74,7 +74,7 @@ def write_gguf(
         add = writer.add_float32 if isinstance(value, float) else writer.add_uint32
         (writer.add_string if isinstance(value, str) else add)(key, value)
     if "tokenizer" not in drop:
-        write_tokenizer(writer, template="template" not in drop)
+        write_tokenizer(writer, template="template" not in drop, merges="merges" not in drop)
     dense = {}
     for number, (name, shape) in enumerate((shapes(architecture) | (extra or {})).items()):
         if name in drop:
@@ -93,7 +93,7 @@ def write_gguf(
     return dense
 
 
-def write_tokenizer(writer: gguf.GGUFWriter, *, template: bool = True) -> None:
+def write_tokenizer(writer: gguf.GGUFWriter, *, template: bool = True, merges: bool = True) -> None:
     """Every byte a token, as toys.byte_tokenizer has them, and ChatML."""
     from tokenizers import pre_tokenizers
 
@@ -107,7 +107,8 @@ def write_tokenizer(writer: gguf.GGUFWriter, *, template: bool = True) -> None:
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list(tokens)
     writer.add_token_types([1] * 256 + [3] * 4 + [1] + [5] * 3)
-    writer.add_token_merges(["a b"])
+    if merges:
+        writer.add_token_merges(["a b"])
     writer.add_bos_token_id(257)
     writer.add_eos_token_id(258)
     writer.add_pad_token_id(256)

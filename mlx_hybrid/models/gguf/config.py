@@ -60,6 +60,8 @@ def fault(file: GgufFile) -> str | None:
         return "holds no tensor token_embd.weight, so it is no whole model"
     if not file.tokenizer("tokens"):
         return "holds no tokenizer; a model folder of the same model has one"
+    if file.tokenizer("model") == "gpt2" and not file.tokenizer("merges"):
+        return "holds a tokenizer without its merges; a model folder of the same model has them"
     if missing := [key for key in SIZES if not isinstance(file.about(key), int | float)]:
         return f"does not say {family}.{missing[0]} in one number, which the model is built from"
     if family != "phi3" and head_size(file) != file.about("rope.dimension_count", head_size(file)):

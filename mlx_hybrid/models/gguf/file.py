@@ -152,7 +152,9 @@ def read_header(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         if "GGMLQuantizationType" in str(error):
             kind = re.findall(r"\d+", str(error))[-1]
             raise ConfigError(f"{path}: holds a tensor of the unknown type {kind}.") from None
-        raise ConfigError(f"{path}: is cut off or damaged ({error}); fetch the file again.") from error
+        if version := re.search(r"to be (version \d+)", str(error)):
+            raise ConfigError(f"{path}: is GGUF in {version[1]}, and only 2 and 3 are read.") from None
+        raise ConfigError(f"{path}: is cut off or damaged; fetch the file again.") from error
     fields = [(name, part.parts[-1], part) for name, part in read.fields.items()]
     metadata = {name: own if isinstance(own, list) else part.contents() for name, own, part in fields}
     places = [(t, (tuple(t.shape.tolist()[::-1]), path, t.data_offset, t.n_bytes)) for t in read.tensors]

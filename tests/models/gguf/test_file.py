@@ -34,20 +34,22 @@ def lies_of_its_length(path):
     path.write_bytes(data)
 
 
+DAMAGED = "bad.gguf: is cut off or damaged; fetch the file again"  # and not what NumPy says of it
 BAD = {
-    "endless": ({}, lies_of_its_length, "cut off or damaged"),
-    "cut off in the weights": ({}, cut, "cut off or damaged"),
-    "cut off in the header": ({}, lambda path: cut(path, 900), "cut off or damaged"),
-    "nearly nothing": ({}, lambda path: cut(path, 20), "cut off or damaged"),
+    "endless": ({}, lies_of_its_length, DAMAGED),
+    "cut off in the weights": ({}, cut, DAMAGED),
+    "cut off in the header": ({}, lambda path: cut(path, 900), DAMAGED),
+    "nearly nothing": ({}, lambda path: cut(path, 20), DAMAGED),
     "empty": ({}, lambda path: cut(path, 0), "is no GGUF file"),
     "wrong magic": ({}, lambda path: begins(path, b"GGML"), "is no GGUF file"),
     "big-endian": ({}, lambda path: begins(path, b"GGUF\0\0\0\x03"), "big-endian"),
-    "version 1": ({}, lambda path: begins(path, b"GGUF\x01\0\0\0"), "version 1"),
+    "version 1": ({}, lambda path: begins(path, b"GGUF\x01\0\0\0"), "is GGUF in version 1, and"),
     "unknown type": ({}, lies_of_its_type, "unknown type 99"),
     "IQ": ({"kind": "Q8_0", "kinds": {"blk.0.ffn_up.weight": "TQ2_0"}}, None, "blk.0.ffn_up.weight is TQ2_0"),
     "unknown architecture": ({"architecture": "mamba"}, None, "is of the architecture mamba"),
     "mixture": ({"llama.expert_count": 8}, None, "mixture of experts"),
     "no tokenizer": ({"drop": ["tokenizer"]}, None, "holds no tokenizer"),
+    "no merges": ({"drop": ["merges"]}, None, "holds a tokenizer without its merges"),
     "a LoRA": ({"general.type": "adapter"}, None, "is a LoRA adapter, not a model"),
     "no embedding": ({"drop": ["token_embd.weight"]}, None, "holds no tensor token_embd.weight"),
 }
