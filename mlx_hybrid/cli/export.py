@@ -45,7 +45,7 @@ def export(run: str, to: str, output: Path, as_json: bool, **options: Any) -> No
     merged     a whole Hugging Face model in bf16; with --requantise a model for MLX
     lora       one LoRA of a rank that vLLM takes, truncated where it cannot be exact
     mlx-lm     an adapter that stock mlx-lm loads, else a fused model
-    gguf       a LoRA that llama.cpp, ollama and LM Studio load, where it is exact, with a Modelfile
+    gguf       a LoRA that llama.cpp loads, where it is exact; with --merged a model for ollama and LM Studio
 
     RUN is a run's name or path, `last`, or an adapter's folder or Hub id. Exit code 3: the check failed.
 

@@ -164,7 +164,7 @@ def make_peft(source: Source, base: ExportBase, folder: Path, options: Options, 
 
 
 def make_gguf(source: Source, base: ExportBase, folder: Path, options: Options, to: str) -> Report:
-    """A LoRA for llama.cpp, ollama and LM Studio, or with `merged` a whole GGUF model."""
+    """A LoRA for llama.cpp, or with `merged` a whole GGUF model."""
     if options.merged:
         return make_gguf_model(source, base, folder / MODEL, half=options.f16)
     weights, forms = base.weights, make_forms(source, base.weights)
@@ -185,7 +185,7 @@ def make_gguf_model(source: Source, base: ExportBase, file: Path, *, half: bool)
     report = begin("gguf", source, base, "merged GGUF model")
     report.facts["merged"] = True
     merged = partial(merge.before_and_after, source, weights)
-    if lost := write_model(weights, file, source.changed(weights), merged, half=half):
+    if lost := write_model(weights, file, source, merged, half=half):
         kinds = ", ".join(sorted({weights.tensors[name].kind for name in lost}))
         report.notes.append(f"{len(lost)} tensors are in F16, since {kinds} is not written here.")
     merge.judge_packed(report, source, weights, GgufWeights(file), "--f16 keeps all of it in a larger file")

@@ -1,4 +1,4 @@
-"""GGUF files for llama.cpp, ollama and LM Studio: an adapter, a whole model, and ollama's `Modelfile` for either.
+"""GGUF files: an adapter for llama.cpp, a whole model for ollama and LM Studio too, and `Modelfile` for either.
 
 llama.cpp adds alpha / r · B A of `NAME.lora_a` (r, in) and `NAME.lora_b` (out, r), of each tensor's own rank r, to the
 weight NAME. The rows of B are in the order in which it keeps those of the weight.
@@ -17,7 +17,7 @@ from shlex import quote
 from typing import Any
 
 import numpy as np
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFReader, GGUFWriter, quantize
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFReader, GGUFValueType, GGUFWriter, Keys, quantize
 
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.exports.adapter import Source
@@ -30,6 +30,7 @@ from mlx_hybrid.models.gguf.config import ARCHITECTURES, gguf_name, is_shifted, 
 from mlx_hybrid.models.gguf.file import GgufFile, Reader, Tensor
 
 ADAPTER, MODEL = "adapter.gguf", "model.gguf"
+ADAPTERS = "LM Studio, and ollama from 0.34.1 on, take no adapters: --merged makes a whole model for them."
 S, U, A, V = ("\u2045system\u2046", "\u2045first\u2046", "\u2045answer\u2046", "\u2045second\u2046")
 """Turns that no template changes."""
 WRITTEN = ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K")
@@ -82,19 +83,19 @@ def read_adapter(path: Path, config: dict) -> dict[str, Factors]:
 
 
 def write_model(
-    weights: GgufWeights, path: Path, changed: list[str], merged: Callable[[str], tuple], *, half: bool
+    weights: GgufWeights, path: Path, source: Source, merged: Callable[[str], tuple], *, half: bool
 ) -> list[str]:
-    """The file of `weights` again, with W' of `merged`, (W, W') by name, for what is `changed` in its own type or, with
-    `half`, in F16; the names of those whose type is not written here, and that are in F16 therefore."""
-    parts, lost, named = [], [], {tensor.name: name for name, tensor in weights.tensors.items()}
+    """The file of `weights` again, with W' of `merged`, (W, W') by name, for what `source` changed in its own type or,
+    with `half`, in F16; the names of those whose type is not written here, and that are in F16 therefore."""
+    parts, lost, named = [], [], {weights.tensors[name].name: name for name in source.changed(weights)}
     for tensor in weights.file.tensors.values():
         name, kind, blocks = named.get(tensor.name), tensor.kind, weights.file.blocks
-        if name in changed:
+        if name:
             kind = "F16" if kind not in WRITTEN or (half and kind != "F32") else kind
             lost += [] if kind == tensor.kind or half else [name]
             blocks = partial(encoded, weights, lambda name=name: merged(name)[1], kind)
         parts.append((tensor, kind, blocks))
-    write_file(path, weights.file, parts)
+    write_file(path, weights.file, parts, source.info.conversations.get("chat_template", ""))
     return lost
 
 
@@ -106,14 +107,17 @@ def encoded(weights: GgufWeights, value: Callable[[], Any], kind: str, tensor: T
     return [encode(kind, np.ascontiguousarray(rows.reshape(-1, rows.shape[-1]), dtype=np.float32))]
 
 
-def write_file(path: Path, file: GgufFile, parts: list[tuple[Tensor, str, Callable]]) -> None:
-    """A GGUF file with the metadata of another, but for what says that it is split, and these tensors, each with the
-    type that it is written in and what gives its rows of blocks."""
-    reader = Reader(file.path)
+def write_file(path: Path, file: GgufFile, parts: list[tuple], template: str = "") -> None:
+    """A GGUF file with the metadata of another, but for what says that it is split and a chat `template` of its own,
+    and these `parts`: tensors, each with the type that it is written in and what gives its rows of blocks."""
+    reader, infos, offset = Reader(file.path), [], 0
     starts = ((field.offset, key) for key, field in reader.fields.items() if not key.startswith("GGUF."))
     ends = [*sorted(starts), (min(tensor.field.offset for tensor in reader.tensors), "")]
-    records = [reader.data[i:j] for (i, key), (j, _) in pairwise(ends) if not key.startswith("split.")]
-    align, infos, offset = int(file.metadata.get("general.alignment", 32)), [], 0
+    key, align = Keys.Tokenizer.CHAT_TEMPLATE, int(file.metadata.get("general.alignment", 32))
+    left_out = ("split.", key) if template else "split."
+    records = [reader.data[i:j] for (i, key), (j, _) in pairwise(ends) if not key.startswith(left_out)]
+    texts = [struct.pack("<Q", len(text)) + text for text in (key.encode(), template.encode())]
+    records += [struct.pack("<I", GGUFValueType.STRING).join(texts)] if template else []
     for tensor, kind, _ in parts:
         number = GGMLQuantizationType[kind]
         block, size = GGML_QUANT_SIZES[number]
@@ -219,13 +223,16 @@ def write_modelfile(report: Report, source: Source, folder: Path, directory: Pat
     if template is None:
         told = "Modelfile has no TEMPLATE: Go's language cannot say this one, so ollama takes the base's own."
         report.notes.append(told)
+    report.notes += [ADAPTERS] if adapter else []
     if adapter and not report.base_folder:
         told = "stands in Modelfile for the base's GGUF file: write where it is, or name it with --base-id."
         report.notes.append(f"{place} {told}")
     name, made = re.sub(r"[^a-z0-9._-]+", "-", directory.name.lower()), quote(str(directory / own.name))
     create = f"ollama create {name} -f {quote(str(directory / 'Modelfile'))}"
-    report.commands["ollama"] = f"{create} && ollama run {name}"
-    loads = f"{report.base_folder or place} --lora {made}" if adapter else made
+    report.commands["ollama before 0.34.1" if adapter else "ollama"] = f"{create} && ollama run {name}"
+    loads = f"{quote(report.base_folder or place)} --lora {made}" if adapter else made
+    if adapter and source.info.conversations.get("chat_template"):
+        loads += f" --jinja --chat-template-file {quote(str(directory / 'chat_template.jinja'))}"
     report.commands["llama.cpp"] = f"llama-cli -m {loads}"
 
 

@@ -82,12 +82,19 @@ def test_the_command_says_how_to_run_it(tmp_path):
     done = CliRunner().invoke(main, ["export", str(trained("lora", "llama")), *words])
     assert done.exit_code == 0, done.output
     made = tmp_path / "My Adapter"
-    assert f"ollama create my-adapter -f '{made}/Modelfile' && ollama run my-adapter" in done.stdout
+    assert (
+        f"ollama before 0.34.1: ollama create my-adapter -f '{made}/Modelfile' && ollama run my-adapter"
+        in done.stdout
+    )
     assert f"llama-cli -m path/to/llama.gguf --lora '{made}/adapter.gguf'" in done.stdout
     text = (made / "Modelfile").read_text()
     assert text.startswith("FROM path/to/llama.gguf\nADAPTER ./adapter.gguf\n")
     assert "write where it is, or name it with --base-id" in done.stderr
-    assert "llama-cli -m path/to/llama.gguf --lora adapter.gguf" in (made / "README.md").read_text()
+    assert "ollama from 0.34.1 on, take no adapters: --merged makes a whole model" in done.stderr
+    told = (made / "README.md").read_text()
+    assert "llama-cli -m path/to/llama.gguf --lora adapter.gguf" in told
+    assert "With ollama before 0.34.1:" in told
+    assert "take no adapters: `mlx-hybrid export RUN --to gguf --merged`" in told
     assert json.loads((made / "export.json").read_text())["to"] == "gguf"
 
 

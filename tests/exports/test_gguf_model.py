@@ -18,6 +18,7 @@ from mlx_hybrid.exports.export import Options, export
 from mlx_hybrid.exports.gguf import WRITTEN, encode
 from mlx_hybrid.exports.weights import GgufWeights, write_dense
 from mlx_hybrid.models.base import load_base
+from mlx_hybrid.models.gguf.file import open_gguf
 
 pytestmark = [pytest.mark.peft, pytest.mark.usefixtures("one_thread")]
 
@@ -121,6 +122,26 @@ def test_a_whole_model_is_the_file_with_the_changed_tensors(tuned, tmp_path, hal
     assert np.abs(theirs - ours).max() < (0.01 if half else 0.3) * np.abs(ours - plain).max()
     assert (tmp_path / "out" / "Modelfile").read_text().startswith("FROM ./model.gguf\nTEMPLATE")
     assert json.loads((tmp_path / "out" / "export.json").read_text())["merged"] is True
+
+
+def test_the_template_of_the_adapter_goes_along(tmp_path):
+    """Into a whole model's metadata; beside an adapter it is named, on a base in a folder whose name has a space."""
+    base, adapter = tmp_path / "my models" / "base.gguf", tmp_path / "adapter"
+    base.parent.mkdir()
+    write_gguf(base, "llama", "F16")
+    adapter_on(str(base), adapter)
+    tree = json.loads((adapter / "adapter_config.json").read_text())
+    given = "{% for m in messages %}{{ m.role }}: {{ m.content }}<|im_end|>\n{% endfor %}"
+    tree["mlx_hybrid"]["chat_template"] = given
+    (adapter / "adapter_config.json").write_text(json.dumps(tree))
+    report = export(str(adapter), "gguf", tmp_path / "out", Options(model=str(base)))
+    named = f"--jinja --chat-template-file {tmp_path / 'out' / 'chat_template.jinja'}"
+    assert report.commands["llama.cpp"].startswith(f"llama-cli -m '{base}' --lora ")
+    assert report.commands["llama.cpp"].endswith(named)
+    assert "--jinja --chat-template-file chat_template.jinja" in (tmp_path / "out" / "README.md").read_text()
+    export(str(adapter), "gguf", tmp_path / "whole", Options(model=str(base), merged=True, f16=True))
+    metadata = open_gguf(tmp_path / "whole" / "model.gguf").metadata
+    assert metadata == open_gguf(base).metadata | {"tokenizer.chat_template": given}
 
 
 def test_a_lost_update_is_refused_with_the_way_that_works(tuned, tmp_path):

@@ -58,10 +58,9 @@ def fault(file: GgufFile) -> str | None:
         return f"{odd.name} is {odd.kind}, which is not read; the formats read: {', '.join(formats)}"
     if "token_embd.weight" not in file.tensors:
         return "holds no tensor token_embd.weight, so it is no whole model"
-    if not file.tokenizer("tokens"):
-        return "holds no tokenizer; a model folder of the same model has one"
-    if file.tokenizer("model") == "gpt2" and not file.tokenizer("merges"):
-        return "holds a tokenizer without its merges; a model folder of the same model has them"
+    parts = ("tokens", "merges") if file.tokenizer("model") == "gpt2" else ("tokens",)
+    if missing := next((part for part in parts if not file.tokenizer(part)), None):
+        return f"holds no {missing} of a tokenizer; a model folder of the same model has them"
     if missing := [key for key in SIZES if not isinstance(file.about(key), int | float)]:
         return f"does not say {family}.{missing[0]} in one number, which the model is built from"
     if family != "phi3" and head_size(file) != file.about("rope.dimension_count", head_size(file)):

@@ -48,8 +48,8 @@ BAD = {
     "IQ": ({"kind": "Q8_0", "kinds": {"blk.0.ffn_up.weight": "TQ2_0"}}, None, "blk.0.ffn_up.weight is TQ2_0"),
     "unknown architecture": ({"architecture": "mamba"}, None, "is of the architecture mamba"),
     "mixture": ({"llama.expert_count": 8}, None, "mixture of experts"),
-    "no tokenizer": ({"drop": ["tokenizer"]}, None, "holds no tokenizer"),
-    "no merges": ({"drop": ["merges"]}, None, "holds a tokenizer without its merges"),
+    "no tokenizer": ({"drop": ["tokenizer"]}, None, "holds no tokens of a tokenizer"),
+    "no merges": ({"drop": ["merges"]}, None, "holds no merges of a tokenizer"),
     "a LoRA": ({"general.type": "adapter"}, None, "is a LoRA adapter, not a model"),
     "no embedding": ({"drop": ["token_embd.weight"]}, None, "holds no tensor token_embd.weight"),
 }
