@@ -98,7 +98,7 @@ def main() -> None:
     asked = parser.parse_args()
     mx.disable_compile()
     name, repeats = str(Path(asked.model).expanduser()), asked.repeats
-    records = bench_train.records_of("sib200", asked.benchmarks, name).examples[:: bench_train.STEPS]
+    records = bench_train.records_of("sib200", asked.benchmarks, name, steps=1).examples
     batch = make_batch(records, exact=True)
     held = weigh_prompts(records, Hold(1.0, 0.08, True), (0,))
     whole = step_seconds(name, held, repeats, to_base=True)
