@@ -3,7 +3,7 @@
     python tools/bench_real.py MODEL --data FOLDER [--before REVISION] [--records 13] [--repeats 5] [--what generate]
 
 Each side runs in a process of its own; the two take turns, each ratio is that of one turn, times are processor time.
-FOLDER holds `sib200/` as `mlx-hybrid task` reads it. `generate` answers the records' texts side by side.
+FOLDER holds `sib200/` as `mlx-hybrid task` reads it. `generate` answers the records' prompts, as translations are made.
 """
 
 import argparse
@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[1]
 LANGUAGES = ("deu_Latn", "eng_Latn", "ind_Latn", "rus_Cyrl", "spa_Latn", "swh_Latn", "tur_Latn", "zho_Hans")
 NAMES = {
     "score": {"options": "answers to which of the labels", "losses": "loss of the answers"},
-    "generate": {"generate": "answers of 32 tokens"},
+    "generate": {"generate": "answers of 48 tokens"},
 }
 WORKER = """
 import json, sys, time
@@ -48,12 +48,15 @@ texts = [item.prompt + item.options[0] for item in items]
 masks = [[0] * len(item.prompt) + [1] * len(item.options[0]) for item in items]
 
 def generate():
-    from mlx_hybrid.adapters.frozen import unpack
-    from mlx_hybrid.models.generate import Sampling, answers
+    tokenizer, prompts = load_tokenizer(Path(sys.argv[1])), [item.prompt for item in items]
+    try:
+        from mlx_hybrid.adapters.frozen import unpack
+        from mlx_hybrid.models.generate import Sampling, answers
+    except ImportError:  # as translations were made before
+        from mlx_lm.generate import batch_generate
+        return [len(batch_generate(model, tokenizer, prompts, max_tokens=48).texts)]
     unpack(model, 1e10)
-    prompts = [item.prompt for item in items]
-    made = answers(model, load_tokenizer(Path(sys.argv[1])), prompts, [Sampling(max_tokens=32)] * len(items))
-    return [len(pieces) for _, pieces in sorted(made)]
+    return [len(list(answers(model, tokenizer, prompts, [Sampling(max_tokens=48)] * len(items))))]
 
 jobs = {
     "options": lambda: [scores.tolist() for scores in score_options(model, items)],
