@@ -26,6 +26,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optimizers
 import numpy as np
+from mlx.utils import tree_flatten
 from mlx_lm.tuner.callbacks import TrainingCallback
 from mlx_lm.tuner.datasets import CacheDataset
 from mlx_lm.tuner.trainer import TrainingArgs
@@ -79,9 +80,11 @@ class Listener(TrainingCallback):
         self.reports.append(info)
 
 
-def records_of(task: str, benchmarks: Path | None, model: str, steps: int) -> Chats:
-    """So many batches of the task's training records, of all languages, and their tokens."""
-    chosen = {"languages": LANGUAGES, "shots": BATCH * steps // len(LANGUAGES), "folder": benchmarks}
+def records_of(
+    task: str, benchmarks: Path | None, model: str, steps: int, languages: tuple[str, ...] = LANGUAGES
+) -> Chats:
+    """So many batches of the task's training records, of all the languages, and their tokens."""
+    chosen = {"languages": languages, "shots": BATCH * steps // len(languages), "folder": benchmarks}
     with tempfile.TemporaryDirectory() as folder:
         write_task(task, Path(folder) / "task", splits=["train"], **chosen)
         path = Path(folder) / "task" / "train.jsonl"
@@ -95,6 +98,8 @@ def fresh_model(name: str, packed: bool):
     model = load_base(name).model
     if not packed:
         dequantise(model)
+    elif not any(path.endswith(".scales") for path, _ in tree_flatten(model.parameters())):
+        raise SystemExit(f"{name} is not packed: name a packed model for the base of 4 bits.")
     model.set_dtype(mx.float32)
     model.freeze()
     return model
@@ -147,11 +152,12 @@ def main() -> None:
     parser.add_argument("--bases", nargs="+", default=["float32", "4 bits"])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=8, help="of a turn")
+    parser.add_argument("--languages", nargs="+", default=LANGUAGES)
     asked = parser.parse_args()
     mx.disable_compile()
     bench.head("task", "base", "", "trained tokens/s", "ratio", "lowest – highest", "asked", "peak, GB")
     for task in asked.tasks:
-        chats = records_of(task, asked.benchmarks, asked.model, asked.steps)
+        chats = records_of(task, asked.benchmarks, asked.model, asked.steps, asked.languages)
         for base in asked.bases:
             labels = (PEER, SORTED, *SIDES)
             turns = [
