@@ -173,14 +173,6 @@ def run_place(config: Config) -> Path:
     return runs_root() / (config.name or f"{config.method}-{time.strftime('%Y%m%d-%H%M%S')}")
 
 
-def check_place(config: Config, path: Path) -> list[Path]:
-    """Refuse what `create_run` would, before any work is done; the folders that the run will make, inmost first."""
-    made = [folder for folder in (path, *path.parents) if not folder.exists()]
-    create_run(config, path)
-    discard(made)
-    return made
-
-
 def discard(made: list[Path]) -> None:
     """Take away a run that came to nothing, and the folders that were made for it and are empty."""
     shutil.rmtree(made[0], ignore_errors=True)

@@ -1,11 +1,10 @@
 """The chat loop: reads lines, shows answers as they come, obeys slash commands."""
 
 import dataclasses
-import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from signal import SIGINT
 
 import click
 
@@ -14,27 +13,13 @@ from mlx_hybrid.chat.terminal import Lines, Printable
 from mlx_hybrid.config.reading import parse_scalar
 from mlx_hybrid.errors import INTERRUPTED, ConfigError, MlxHybridError, nearest
 from mlx_hybrid.models.generate import Piece
+from mlx_hybrid.training.stopping import StopRequest
 
 HELP = Path(__file__).with_name("help.txt")
 COMMANDS = ("/base", "/system", "/set", "/save", "/load", "/clear", "/help", "/exit")
 note = partial(click.echo, err=True)
-
-
-@contextmanager
-def interruptible() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C inside asks an answer to stop, which the function tells; a second one breaks it off."""
-    asked = []
-
-    def handle(number: int, frame: object) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(number)
-
-    old = signal.signal(signal.SIGINT, handle)
-    try:
-        yield lambda: bool(asked)
-    finally:
-        signal.signal(signal.SIGINT, old)
+interruptible = partial(StopRequest, lambda text: None, on=(SIGINT,))
+"""Ctrl-C inside asks an answer to stop, in silence; a second one breaks it off."""
 
 
 def printed(pieces: Iterator[Piece]) -> Iterator[Piece]:

@@ -10,7 +10,7 @@ from mlx_hybrid.cli import options as shared
 from mlx_hybrid.cli.options import PATH, SOME, listed, names, option, setting
 from mlx_hybrid.cli.output import answer, command, tell
 from mlx_hybrid.errors import INTERRUPTED, ConfigError
-from mlx_hybrid.jobs.stopping import StopRequest
+from mlx_hybrid.training.stopping import StopRequest
 
 
 def numbers(spelt: str, kind: type, example: str) -> Callable:

@@ -13,8 +13,8 @@ from mlx_hybrid.config import Config, dump_config, flat, load_config, override_t
 from mlx_hybrid.config.explain import absurd
 from mlx_hybrid.config.recipes import recipe_path, run_config
 from mlx_hybrid.errors import INTERRUPTED, ConfigError, DataError
-from mlx_hybrid.jobs.stopping import StopRequest
 from mlx_hybrid.run import Run, find_run
+from mlx_hybrid.training.stopping import StopRequest
 
 MAX_MINUTES = "train.max_minutes"
 FIRST = "the first step, so that it can be gone on with"

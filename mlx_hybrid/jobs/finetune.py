@@ -23,18 +23,7 @@ from mlx_hybrid.models.base import check_local, fingerprints, load_base, tokeniz
 from mlx_hybrid.records.examples import question_tokens
 from mlx_hybrid.records.files import find_sources
 from mlx_hybrid.records.record import Record, Split
-from mlx_hybrid.run import (
-    LAST,
-    SAMPLES,
-    Run,
-    check_place,
-    create_run,
-    discard,
-    find_run,
-    machine,
-    run_place,
-    writing,
-)
+from mlx_hybrid.run import LAST, SAMPLES, Run, create_run, discard, find_run, machine, run_place, writing
 from mlx_hybrid.training import setup as preparation
 from mlx_hybrid.training.checkpoint import Progress, load_checkpoint
 from mlx_hybrid.training.data import check_held_back, check_manifests, prepare
@@ -78,7 +67,7 @@ def finetune(
             pass
         return
     path = output or run_place(config)
-    made = [] if resume else check_place(config, path)
+    made = [] if resume else [folder for folder in (path, *path.parents) if not folder.exists()]
     run = resume or create_run(config, path)
     with writing(run):
         try:

@@ -19,7 +19,6 @@ from mlx_hybrid.evaluation.results import ALL, RETENTION, Results, read_results,
 from mlx_hybrid.evaluation.sets import EvaluationSet, limited
 from mlx_hybrid.files import read_json, sha256_of, write_json, write_lines
 from mlx_hybrid.jobs.finetune import finetune
-from mlx_hybrid.jobs.stopping import StopRequest
 from mlx_hybrid.models.adapted import load_run
 from mlx_hybrid.models.base import load_base, tokenizer_for
 from mlx_hybrid.models.blas import prefer_openblas
@@ -29,6 +28,7 @@ from mlx_hybrid.study.data import FILES, evaluation_sets, freeze_data, governed_
 from mlx_hybrid.study.plan import Cell, Plan, Trial, best, check_plan, final_cells, tune
 from mlx_hybrid.study.summary import SUMMARY_FILE, VALIDATION, curve, figures, footprint, summarise
 from mlx_hybrid.training.events import Interrupted, Validated
+from mlx_hybrid.training.stopping import StopRequest
 
 FORMAT = 1
 PLAN_FILE, RESULTS = "plan.json", "comparison.json"

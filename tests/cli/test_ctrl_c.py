@@ -10,9 +10,9 @@ from acting import sets
 from mlx_hybrid.evaluation import answers
 from mlx_hybrid.governance import govern as curate
 from mlx_hybrid.jobs import finetune as job
-from mlx_hybrid.jobs.stopping import StopRequest
 from mlx_hybrid.run import Run
 from mlx_hybrid.training.events import Finished, Started
+from mlx_hybrid.training.stopping import StopRequest
 
 pytestmark = pytest.mark.slow
 

@@ -10,11 +10,11 @@ import pytest
 
 from mlx_hybrid.config import Config, ModelConfig, load_config
 from mlx_hybrid.errors import ConfigError
-from mlx_hybrid.jobs.stopping import StopRequest
 from mlx_hybrid.run import Run, create_run
 from mlx_hybrid.study import study
 from mlx_hybrid.study.study import Stopped, best_loss, train_cell
 from mlx_hybrid.training.events import Finished, Interrupted
+from mlx_hybrid.training.stopping import StopRequest
 
 
 class Job:

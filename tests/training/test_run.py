@@ -10,7 +10,7 @@ import pytest
 
 from mlx_hybrid.config import build_config
 from mlx_hybrid.errors import ConfigError
-from mlx_hybrid.run import Run, check_place, create_run, find_run, list_runs, runs_root, writing
+from mlx_hybrid.run import Run, create_run, discard, find_run, list_runs, runs_root, writing
 from mlx_hybrid.training.events import CheckpointDue, Trained, Validated
 from mlx_hybrid.training.recording import metrics_row
 
@@ -122,9 +122,11 @@ except ConfigError as error:
     assert Run(run.path).name == "first"
 
 
-def test_checking_a_place_leaves_nothing_and_names_what_would_be_made(tmp_path):
+def test_a_run_that_came_to_nothing_leaves_nothing(tmp_path):
     place = tmp_path / "deep" / "first"
-    assert check_place(CONFIG, place) == [place, tmp_path / "deep"]
+    create_run(CONFIG, place)
+    assert (place / "config.yaml").is_file()
+    discard([place, tmp_path / "deep"])
     assert not list(tmp_path.iterdir())
 
 

@@ -1,24 +1,24 @@
 """A stop that is asked for with Ctrl-C or SIGTERM, and heeded between steps."""
 
-import signal
 from collections.abc import Callable
 from contextlib import ExitStack
+from signal import SIGINT, SIGTERM, signal
 
 
 class StopRequest(ExitStack):
     """Ctrl-C or SIGTERM asks once for a stop after the current step, before the steps after the first, so that there
     is something to go on from; a second one, or one after the last step, stops at once."""
 
-    def __init__(self, tell: Callable[[str], None], step: str = "this step"):
+    def __init__(self, tell: Callable[[str], None], step: str = "this step", on: tuple = (SIGINT, SIGTERM)):
         super().__init__()
-        self.asked, self.tell, self.step = False, tell, step
+        self.asked, self.tell, self.step, self.signals = False, tell, step, on
 
     def __call__(self) -> bool:
         return self.asked
 
     def __enter__(self) -> "StopRequest":
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self.callback(signal.signal, number, signal.signal(number, self.handle))
+        for number in self.signals:
+            self.callback(signal, number, signal(number, self.handle))
         return self
 
     def follow(self, event: object) -> None:
