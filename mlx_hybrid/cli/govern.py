@@ -1,7 +1,6 @@
 """`govern`: raw records to data that can be signed for; `govern verify` and `govern forget` on what it made."""
 
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -119,11 +118,11 @@ def forget(folder: Path, ids: tuple[str, ...], runs: Path, as_json: bool) -> Non
 
 def nothing_kept(summary: dict[str, Any], output: Path | None) -> str:
     """Why no record is left, and what to do."""
+    from mlx_hybrid.governance.folder.reports import totals
+
     if not summary["records"]:
         return "There is no record in these files."
-    taken = Counter[str]()
-    for row in summary["counts"]:
-        taken[row["reason"]] += row["records"]
+    taken = totals((row["reason"], row["records"]) for row in summary["counts"])
     reasons = ", ".join(f"{reason} {count}" for reason, count in taken.most_common())
     look = f"look at {output / 'report.html'}, " if output else ""
     told = f"None of the {summary['records']:,} records was kept ({reasons}): {look}see `mlx-hybrid rules "

@@ -19,7 +19,7 @@ from mlx_hybrid.governance.checks.quality import Pair, check_pairs, check_qualit
 from mlx_hybrid.governance.rules import ASKED_FOR, RULES, STAGES, Decision, Finding, active_stages, in_force
 from mlx_hybrid.records.fields import calls_and_tools
 from mlx_hybrid.records.languages import UnknownLanguage, parse_language
-from mlx_hybrid.records.lines import Fault, as_source
+from mlx_hybrid.records.lines import Fault, as_source, path_and_line
 from mlx_hybrid.records.record import Record, load_records
 
 LEAST_REPEATED = 12  # characters: who says hello is greeted
@@ -45,9 +45,7 @@ class Inspection:
     keep: str = ""
     as_is: bool = False  # it was read as it is written
 
-    @property
-    def where(self) -> str:
-        return f"{self.path}:{self.line}"
+    where = path_and_line
 
     def reject(self, rules: Container[str], stage: str, *findings: Finding | None) -> None:
         """The first stage of which a rule in force objects decides; all its findings are told."""
@@ -93,8 +91,6 @@ class Inspector:
             own = [item for item, _ in left if grams.ngram_of(item.language) == n and item.decision is None]
             for item, sketch in zip(own, grams.sketches([read_said(item.said).whole for item in own], n)):
                 item.sketch = sketch
-        for item, _ in rows:
-            item.flags = tuple(flag for flag in item.flags if flag.reason in self.rules)
         return items
 
     def begin(self, line: Record | Fault) -> Inspection:
@@ -244,9 +240,8 @@ def count(items: Iterable[Inspection]) -> dict[tuple[str, str, str], int]:
 
 def decide_near(items: list[Inspection], n: int, threshold: float) -> None:
     """Of the records of one language take those that repeat an earlier one; flag those that a guard let stand."""
-    sketches = [item.sketch for item in items]
     said = lru_cache(4096)(lambda i: read_said(items[i].said))
-    found = find_near_duplicates(said, sketches, n, threshold)
+    found = find_near_duplicates(said, [item.sketch for item in items], n, threshold)
     for i, earlier, similarity, guard in found:
         name = items[earlier].where
         if guard:

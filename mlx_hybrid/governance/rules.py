@@ -2,7 +2,7 @@
 
 import re
 import tomllib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from functools import lru_cache, wraps
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import regex
 
-from mlx_hybrid.config import GovernanceConfig
+from mlx_hybrid.config import GovernanceConfig, flat
 from mlx_hybrid.errors import ConfigError, nearest
 from mlx_hybrid.records.languages import UnknownLanguage, parse_language
 
@@ -67,14 +67,11 @@ WORDS, CUES = (dict(line.split("\t") for line in table) for table in TABLES)
 WORDS = {name: frozenset(words.split()) for name, words in WORDS.items()}  # of a language's code its near kin
 
 
-def in_force(changes: Mapping[str, Any]) -> dict[str, float]:
+def in_force(changes: dict[str, Any]) -> dict[str, float]:
     """The rules that run, each with its limit (0 where it has none), after changes as {menu: off, char_run.limit: 80}.
     Raises ConfigError for an unknown rule, naming the nearest, and for a value that a rule cannot have."""
     limits = {name: rule.limit or 0.0 for name, rule in RULES.items()}
-    inside = [(name, value if isinstance(value, Mapping) else {"": value}) for name, value in changes.items()]
-    # {long_token: {limit: 80}} is long_token.limit: 80
-    flat = [(f"{name}.{part}".rstrip("."), value) for name, parts in inside for part, value in parts.items()]
-    for key, value in flat:
+    for key, value in flat(changes).items():
         name, _, part = key.partition(".")
         if name not in RULES:
             raise ConfigError(f'governance.rules: unknown rule "{name}"; {nearest(name, RULES)}')

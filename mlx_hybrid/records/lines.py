@@ -34,6 +34,10 @@ NEEDS = ((ZSTD, "zstandard", "zstd"), (TABLES, "pyarrow", "parquet"))
 BROKEN = (EOFError, OSError, zlib.error, lzma.LZMAError, csv.Error)
 
 
+path_and_line = property(lambda line: f"{line.path}:{line.line}")
+"""Where a line stands: `path:line`, the line counted from 1."""
+
+
 @dataclass(frozen=True, slots=True)
 class Fault:
     """A line that is no record, untouched, and why."""
@@ -44,9 +48,7 @@ class Fault:
     detail: str
     raw: bytes = b""
 
-    @property
-    def where(self) -> str:
-        return f"{self.path}:{self.line}"
+    where = path_and_line
 
 
 @dataclass(frozen=True, slots=True)

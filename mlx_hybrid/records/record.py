@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from mlx_hybrid.config import DataConfig
 from mlx_hybrid.errors import ConfigError, DataError
 from mlx_hybrid.records.fields import NotARecord, check_fields
-from mlx_hybrid.records.lines import Fault, File, Source, as_source, check_file, read_lines
+from mlx_hybrid.records.lines import Fault, File, Source, as_source, check_file, path_and_line, read_lines
 from mlx_hybrid.records.shapes import as_record, describe_read, renamed, turn_of
 
 KEPT = "kept.jsonl"
@@ -35,10 +35,7 @@ class Record:
     shape: str = ""  # what it was written as: messages, sharegpt, prompt, alpaca or text
     as_is: bool = False  # and that is the form it is trained in
 
-    @property
-    def where(self) -> str:
-        """`path:line`, the line counted from 1."""
-        return f"{self.path}:{self.line}"
+    where = path_and_line
 
     @property
     def kind(self) -> str:

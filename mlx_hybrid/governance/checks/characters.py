@@ -64,8 +64,7 @@ class Batch:
             han = beyond & (self.points < 0x32400)
             self.classes[beyond], self.scripts[beyond] = BROKEN, 0
             self.classes[han], self.scripts[han] = LETTER, HAN
-            tags = beyond & (self.points >= 0xE0000) & (self.points < 0xE0200)  # and variants
-            self.classes[tags] = OTHER
+            self.classes[(self.points >= 0xE0000) & (self.points < 0xE0200)] = OTHER  # tags and variants
 
     def count(self, values: np.ndarray, kinds: int) -> np.ndarray:
         """How often each of `kinds` values occurs in each text, (texts, kinds)."""

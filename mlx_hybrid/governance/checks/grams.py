@@ -53,8 +53,7 @@ def normalise(text: str) -> str:
 
 def names_in(text: str) -> str:
     """The words that a sentence writes with a capital, its first left out; none where nouns are written so."""
-    words = NAME.findall(text[:MAX_CHARACTERS])
-    found = dict.fromkeys(words[:MOST_NAMES])
+    found = dict.fromkeys(NAME.findall(text[:MAX_CHARACTERS])[:MOST_NAMES])
     nouns = len(found) > NOUNS * text.count(" ") > 3
     return "" if nouns else " ".join(found).casefold()
 
