@@ -10,12 +10,9 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from mlx_hybrid.errors import ConfigError, MlxHybridError
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
 
 HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 """The id of a model or data set on the Hub, as owner/name."""
@@ -153,7 +150,7 @@ def render(template: Path, values: dict[str, Any], **filters: Callable) -> str:
 
 
 @cache
-def templates(folder: Path, escape: bool) -> "Environment":
+def templates(folder: Path, escape: bool) -> Any:
     """The templates of a folder, each compiled once."""
     from jinja2 import Environment, FileSystemLoader
 

@@ -1,6 +1,5 @@
 """The run directory: what a run writes, how it is found again, and who may write."""
 
-import contextlib
 import fcntl
 import json
 import os
@@ -9,7 +8,7 @@ import shlex
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import date
 from importlib import metadata
@@ -107,7 +106,7 @@ class Run:
 
     def is_busy(self) -> bool:
         """Whether a process holds the run's lock."""
-        with contextlib.suppress(FileNotFoundError), (self.path / "lock").open() as file:
+        with suppress(FileNotFoundError), (self.path / "lock").open() as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -177,7 +176,7 @@ def discard(made: list[Path]) -> None:
     """Take away a run that came to nothing, and the folders that were made for it and are empty."""
     shutil.rmtree(made[0], ignore_errors=True)
     for folder in made[1:]:
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             folder.rmdir()
 
 

@@ -24,8 +24,6 @@ from mlx_hybrid.errors import ConfigError, MlxHybridError
 from mlx_hybrid.files import read_json
 
 State = dict[str, mx.array]
-Mixture = list[tuple[float, mx.array]]
-"""Tensors of one name at several times, each with its weight; the weights add up to 1."""
 NEWTON_SCHULZ = 4  # steps from the mean of two rotations; each squares the distance to the nearest one
 HALF_TURN = 1e-6  # how far R¹ may be from R; beyond it an angle is too near to π to tell its sense
 
@@ -53,9 +51,10 @@ def powered(v: np.ndarray, angles: np.ndarray, t: float) -> np.ndarray:
     return ((v * np.exp(1j * t * angles)[..., None, :]) @ np.swapaxes(v.conj(), -1, -2)).real
 
 
-def reflections(us: Mixture, t: float = 1.0) -> mx.array:
-    """k unit columns (d, k) whose reflections make the average of R = H₀ … H_{k−1} of each U (d, k), to the power t. A
-    plane's turn by φ is two reflections φ/2 apart. Where there are more than k/2 planes, those that turn most."""
+def reflections(us: list[tuple[float, mx.array]], t: float = 1.0) -> mx.array:
+    """k unit columns (d, k) whose reflections make the average of R = H₀ … H_{k−1} of each U (d, k), by weights that
+    add up to 1, to the power t. A plane's turn by φ is two reflections φ/2 apart. Where there are more than k/2 planes,
+    those that turn most."""
     wide = [(weight, np.array(u, dtype=np.float64)) for weight, u in us]
     basis, _ = np.linalg.qr(np.concatenate([u for _, u in wide], axis=1))
     left, _, right = np.linalg.svd(sum(weight * chain(basis.T @ u) for weight, u in wide))

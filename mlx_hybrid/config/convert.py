@@ -4,9 +4,8 @@ import contextlib
 import dataclasses
 import math
 import types
-import typing
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from mlx_hybrid.config.aliases import ALIASES
 from mlx_hybrid.errors import ConfigError, nearest
@@ -53,13 +52,13 @@ def build(kind: type, tree: dict, where: str, prefix: str) -> Any:
 
 
 def field_types(kind: type) -> dict[str, Any]:
-    hints = typing.get_type_hints(kind)
+    hints = get_type_hints(kind)
     return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
 
 
 def groups_of(hint: Any) -> list[type]:
     """The groups of keys that a field may hold, one for each kind of a union."""
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    options = get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     return [option for option in options if dataclasses.is_dataclass(option)]
 
 
@@ -76,7 +75,7 @@ def convert(value: Any, hint: Any, where: str, key: str) -> Any:
     """`value` as the type a field declares, or a ConfigError."""
     if groups_of(hint):
         return convert_group(value, hint, where, key)
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    origin, arguments = get_origin(hint), get_args(hint)
     if origin is types.UnionType:
         return None if value is None else convert(value, arguments[0], where, key)
     if origin is dict:

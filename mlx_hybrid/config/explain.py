@@ -5,11 +5,10 @@ import dataclasses
 import difflib
 import inspect
 import math
-import typing
 from collections.abc import Iterator, Mapping
 from functools import cache
 from itertools import pairwise
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from mlx_hybrid.config.aliases import ALIASES
 from mlx_hybrid.config.convert import KINDS, field_types, flat, groups_of, to_tree
@@ -41,8 +40,8 @@ class Setting:
     @property
     def takes(self) -> str:
         """What values it may have."""
-        kind = typing.get_origin(self.hint) or self.hint
-        told = TAKES.get(kind) or f"one of {', '.join(typing.get_args(self.hint))}"
+        kind = get_origin(self.hint) or self.hint
+        told = TAKES.get(kind) or f"one of {', '.join(get_args(self.hint))}"
         if not self.bounds:
             return told
         most = f" and at most {self.bounds['most']}" if math.isfinite(self.bounds["most"]) else ""

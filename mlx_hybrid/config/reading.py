@@ -113,8 +113,7 @@ def build_config(tree: dict, where: str) -> Config:
             raise ConfigError(f"{where}: {key} would do nothing with method {method}: {acts}.")
     tree = {**tree, "adapter": merge(PRESETS[method], adapter)}
     if isinstance(train := tree.get("train") or {}, dict):
-        no_base = method == "full" or tree.get("start_from")
-        by_loss = no_base or train.get("prompt_hold") == "loss"
+        by_loss = method == "full" or tree.get("start_from") or train.get("prompt_hold") == "loss"
         tree["train"] = {**(BY_LOSS if by_loss else {}), **train}
     return build(Config, tree, where, "")
 

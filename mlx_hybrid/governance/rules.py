@@ -112,8 +112,7 @@ def active_stages(config: GovernanceConfig) -> tuple[str, ...]:
 
 def unused_settings(stages: Collection[str]) -> dict[str, Any]:
     """The settings that act in none of these stages, each with its default."""
-    defaults = GovernanceConfig()
-    return {key: getattr(defaults, key) for key, stage in STAGE_OF.items() if stage not in stages}
+    return {key: getattr(GovernanceConfig, key) for key, stage in STAGE_OF.items() if stage not in stages}
 
 
 def patterns(room: str, compiled: Callable = regex.compile) -> SimpleNamespace:

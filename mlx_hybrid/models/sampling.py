@@ -1,9 +1,8 @@
 """How tokens are chosen: the settings, and the functions of mlx-lm's hooks made from them."""
 
-import dataclasses
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import mlx.core as mx
@@ -31,11 +30,11 @@ class Sampling(Bounded):
 
     def with_seed(self) -> "Sampling":
         """A copy with a seed drawn where none was given, so that the answer can be had again."""
-        return self if self.seed is not None else dataclasses.replace(self, seed=secrets.randbits(32))
+        return self if self.seed is not None else replace(self, seed=secrets.randbits(32))
 
     def with_values(self, values: dict[str, Any], where: str) -> "Sampling":
         """A copy with other values. Raises ConfigError for an unknown name, another kind, and what is out of bounds."""
-        return build(Sampling, dataclasses.asdict(self) | values, where, "")
+        return build(Sampling, asdict(self) | values, where, "")
 
 
 def make_sampler(sampling: Sampling) -> Callable[[Any], Any]:

@@ -104,10 +104,9 @@ def folder_facts(directory: Path, files: dict[str, Path], run: Run | None) -> Fa
 
 def find_origin(adapter: dict) -> Run | None:
     """The run an exported adapter came from, when it is still here: same name, same weights."""
-    for run in list_runs():
+    for run in (run for run in list_runs() if run.name == adapter.get("name")):
         weights = run.adapter / "adapters.safetensors"
-        if run.name == adapter.get("name") and weights.is_file():
-            return run if sha256_of(weights) == adapter.get("sha256") else None
+        return run if weights.is_file() and sha256_of(weights) == adapter.get("sha256") else None
     return None
 
 

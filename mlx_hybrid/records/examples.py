@@ -69,7 +69,7 @@ def make_example(record: Record, tokenizer: Any) -> Example:
         if not bare.strip():
             raise SetAside("the text is empty but for its beginning and end")
         begin = len(tokenizer.begun([]))
-        made = Example(tokens, [i >= begin for i in range(len(tokens))], text_bytes=len(bare.encode()))
+        made = Example(tokens, [i >= begin for i in range(len(tokens))])
     if not made.trained_count:
         raise SetAside("no token is left to train on")
     told = {"where": record.where, "language": record.language or "", "label": str(record.label or "")}

@@ -142,12 +142,11 @@ def calls_and_tools(fields: dict[str, Any]) -> tuple[str, str]:
     """The tool calls of the last turn, and what they were made with (`tools`, the calls before), each in one form:
     keys in order, arguments parsed, the calls' own ids left out; empty where there is none."""
     made = [turn.get("tool_calls") or () for turn in fields.get("messages") or [{}]]
-    if not any(made) and not fields.get("tools"):
-        return "", ""
     calls = [[{key: call[key] for key in call if key != "id"} for call in own] for own in made]
     given = [fields.get("tools") or [], *calls[:-1]]
-    last, before = (json.dumps(opened(value), sort_keys=True) for value in (calls[-1], given))
-    return last if calls[-1] else "", before if any(given) else ""
+    told = (calls[-1], given if any(given) else ())
+    last, before = (json.dumps(opened(value), sort_keys=True) if value else "" for value in told)
+    return last, before
 
 
 def opened(value: Any) -> Any:

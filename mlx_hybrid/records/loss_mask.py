@@ -30,7 +30,6 @@ class Example:
     trained: list[bool]
     where: str = ""
     language: str = ""
-    text_bytes: int = 0
     context_answers: int = 0  # those that are context only: the template writes them otherwise than it asks
     unwritten: tuple[str, ...] = ()  # what the template leaves out: reasoning, tools, system turn
     weights: tuple[float, ...] = ()
@@ -158,7 +157,6 @@ class Conversation:
             parts += [] if close else [(full[cursor:], False)]
             return Example(
                 *tokenise(parts, self.tokenizer, self.tokenizer.opened(full[: spans[0][1]]), close=close),
-                text_bytes=sum(len(text.encode()) for text, kept in parts if kept),
                 context_answers=len(self.wanted) - len(spans),
                 unwritten=self.unwritten(spans),
             )
@@ -178,7 +176,7 @@ class Conversation:
         made = tokenise(parts, tokenizer, tokenizer.continued(prompt), close=True)
         left_out = {"reasoning": self.turns[1].get("reasoning_content"), "the tools": self.tools}
         missing = tuple(name for name, value in left_out.items() if value)
-        return Example(*made, text_bytes=len(answer.encode()), unwritten=missing)
+        return Example(*made, unwritten=missing)
 
     def spans(self) -> list[tuple[int, int, int]]:
         """(turn, begin, end) in the rendered text of every wanted answer that is written as it is asked for."""

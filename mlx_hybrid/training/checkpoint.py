@@ -1,9 +1,8 @@
 """Where a run stands, and its checkpoints: all that going on needs, so that a resumed run equals one never stopped."""
 
-import dataclasses
 import math
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import mlx.core as mx
@@ -120,7 +119,7 @@ def save_checkpoint(
         for name in STATES:
             if own := getattr(progress, name):
                 mx.save_safetensors(str(fresh / f"{name}.safetensors"), own)
-        told = dataclasses.asdict(dataclasses.replace(progress, **{name: {} for name in STATES}))
+        told = asdict(replace(progress, **{name: {} for name in STATES}))
         write_json(fresh / "progress.json", {"format": FORMAT, **told})
     kept = checkpoints(folder)[-keep:] if progress.step else checkpoints(folder)[:1]
     for old in folder.glob("step-*"):

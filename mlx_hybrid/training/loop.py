@@ -86,10 +86,8 @@ class Training:
         config = self.config
         self.steps = total_steps(config, len(self.examples))
         self.sample, self.every = plan(self.held_back, self.examples, self.steps, config)
-        self.course, self.tenth = (
-            schedule(config.schedule, self.steps, config.warmup),
-            math.ceil(self.steps / 10),
-        )
+        self.course = schedule(config.schedule, self.steps, config.warmup)
+        self.tenth = math.ceil(self.steps / 10)
         self.refold_every = steps_between_refolds(self.model)
         # on the CPU every fused kernel is a run of a C++ compiler, which may not be there
         compiled = {"on": True, "off": False, "auto": not on_cpu()}[config.compile]

@@ -1,10 +1,9 @@
 """What a run writes: how it began, metrics, the log, checkpoints and the best adapter as its events come, its end."""
 
 import contextlib
-import dataclasses
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import mlx.core as mx
 import numpy as np
@@ -49,7 +48,7 @@ def begin_run(config: Config, run: Run, setup: Setup, sources: Split, *, resume:
 def go_on(config: Config, run: Run, base: BaseModel, data_hash: str) -> None:
     """Raise ConfigError where a run would go on with other settings, weights or data, but for its time limit."""
     old, minutes = run.config(), config.train.max_minutes
-    if dataclasses.replace(old, train=dataclasses.replace(old.train, max_minutes=minutes)) != config:
+    if replace(old, train=replace(old.train, max_minutes=minutes)) != config:
         raise ConfigError(f"{run.path}: goes on with its own config.yaml alone; ask for no other settings.")
     begun, own = run.info().get("base", {}), base.identity["fingerprint"]
     known = begun.get("fingerprint", own)  # older runs noted none

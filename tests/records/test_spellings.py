@@ -125,7 +125,8 @@ def test_ends_that_an_author_wrote_stand_once(own, adds):
     tokenizer = wrapped(byte_tokenizer(None, begins=adds))
     begin = "<s>" if adds or "<s>" in own else ""
     text = make_example(Record({"text": own.format("Habari")}, "d", 1), tokenizer)
-    assert (tokenizer.decode(text.tokens), text.text_bytes) == (f"{begin}Habari{END}", 6)
+    assert tokenizer.decode(text.tokens) == f"{begin}Habari{END}"
+    assert tokenizer.bare(own.format("Habari")) == "Habari"
     assert text.trained == [not (adds and i == 0) for i in range(len(text.tokens))]
     asked = own.format("Habari").split("<|im")[0]
     assert tokenizer.continued(asked.rstrip()) == text.tokens[:-1]
