@@ -13,7 +13,7 @@ from mlx_hybrid.adapters import attach as adapters
 from mlx_hybrid.adapters.layer import HybridLinear as HybridLinear
 from mlx_hybrid.config import PRESETS, USUAL, GovernanceConfig, build, build_config, flat, merge
 from mlx_hybrid.config.recipes import run_config
-from mlx_hybrid.errors import ConfigError, MlxHybridError, nearest  # noqa: F401
+from mlx_hybrid.errors import ConfigError, MlxHybridError, check_known  # noqa: F401
 from mlx_hybrid.run import Run, find_run  # noqa: F401
 
 if TYPE_CHECKING:
@@ -135,8 +135,8 @@ def evaluate(
     from mlx_hybrid.jobs.evaluate import Request, measure
 
     named = [field.name for field in fields(Request)]
-    if unknown := [key for key in options if key not in named]:
-        raise ConfigError(f'evaluate: no option "{unknown[0]}"; {nearest(unknown[0], named)}')
+    for key in options:
+        check_known(key, named, "evaluate: no option")
     path, folder = (Path(place) if place else None for place in (on, output))
     results, *_ = measure(Request(target=str(name), path=path, name=task, output=folder, **options), tell)
     return list(results.rows)

@@ -32,6 +32,12 @@ class MemoryLimitError(MlxHybridError):
     exit_code = 4
 
 
+def check_known(word: str, known: Iterable[str], told: str) -> None:
+    """Raise ConfigError that names the nearest, unless a word is one of those known; `told` says of what."""
+    if word not in known:
+        raise ConfigError(f'{told} "{word}"; {nearest(word, known)}')
+
+
 def nearest(word: str, known: Iterable[str], others: Mapping[str, str] = MappingProxyType({})) -> str:
     """`did you mean "x"?`, or the known words when none is near; `others` are words near to what they stand for."""
     known = sorted(known)

@@ -9,7 +9,7 @@ import mlx.nn as nn
 from mlx_hybrid.adapters.butterfly import dense_block_size, nearest_blocks
 from mlx_hybrid.adapters.frozen import linear_shape
 from mlx_hybrid.config import AdapterConfig, ButterflyConfig, HouseholderConfig, LowRankConfig, RotationConfig
-from mlx_hybrid.errors import ConfigError, nearest
+from mlx_hybrid.errors import ConfigError, check_known, nearest
 
 ROUTERS = ("gate", "router", "shared_expert_gate", "gate_up_router")
 """Last parts of the names of MoE routers: adapting one changes which expert answers, so none ever is."""
@@ -116,8 +116,8 @@ class LayerPlan:
 def plan_layers(targets: dict[str, nn.Module], config: AdapterConfig) -> dict[str, LayerPlan]:
     """What each module carries. Raises ConfigError for sizes that do not fit one of them."""
     known = {last_part(name) for name in targets}
-    if absent := next((name for name in config.unitary if name not in known), None):
-        raise ConfigError(f'adapter.unitary: no adapted module "{absent}"; {nearest(absent, known)}')
+    for name in config.unitary:
+        check_known(name, known, "adapter.unitary: no adapted module")
     plans, shapes = {}, {name: linear_shape(module) for name, module in targets.items()}
     common = math.gcd(*(d_in for d_in, _ in shapes.values()))
     for name, (d_in, d_out) in shapes.items():

@@ -11,7 +11,7 @@ import click
 from mlx_hybrid.chat.conversation import Conversation, Turn
 from mlx_hybrid.chat.terminal import Lines, Printable
 from mlx_hybrid.config.reading import parse_scalar
-from mlx_hybrid.errors import INTERRUPTED, ConfigError, MlxHybridError, nearest
+from mlx_hybrid.errors import INTERRUPTED, ConfigError, MlxHybridError, check_known
 from mlx_hybrid.models.generate import Piece
 from mlx_hybrid.training.stopping import StopRequest
 
@@ -57,8 +57,7 @@ class Repl:
         """A command, or one turn and the base's answer after it where that is on."""
         if line.startswith("/") and not line.startswith("//"):
             name, _, rest = line.partition(" ")
-            if name not in COMMANDS:
-                raise ConfigError(f'No command "{name}"; {nearest(name, COMMANDS)}')
+            check_known(name, COMMANDS, "No command")
             if rest.strip() and name in ("/clear", "/help", "/exit"):
                 raise ConfigError(f"{name} stands alone; to send a message with a slash, begin it with two.")
             if not rest.strip() and name in ("/save", "/load"):

@@ -4,7 +4,7 @@ import click
 
 from mlx_hybrid.cli import options as shared
 from mlx_hybrid.cli.output import answer, command
-from mlx_hybrid.errors import ConfigError, nearest
+from mlx_hybrid.errors import check_known
 
 
 @click.command()
@@ -20,8 +20,8 @@ def rules(names: tuple[str, ...], as_json: bool) -> None:
     """
     from mlx_hybrid.governance.rules import RULES
 
-    if unknown := [name for name in names if name not in RULES]:
-        raise ConfigError(f'unknown rule "{unknown[0]}"; {nearest(unknown[0], RULES)}')
+    for name in names:
+        check_known(name, RULES, "unknown rule")
     shown = [RULES[name] for name in names or RULES]
     lines = []
     for rule in shown:

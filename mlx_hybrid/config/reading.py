@@ -11,7 +11,7 @@ from mlx_hybrid.config.adapter import PRESETS, USUAL, AdapterConfig
 from mlx_hybrid.config.convert import build, field_types, groups_of, merge, to_tree
 from mlx_hybrid.config.formats import from_format_1, without_retired
 from mlx_hybrid.config.settings import Config
-from mlx_hybrid.errors import ConfigError, nearest
+from mlx_hybrid.errors import ConfigError, check_known
 
 BY_LOSS = {"prompt_hold": "loss", "prompt_weight": 0.2}
 """What holds prompts where there is no base to hold them to: more of it cost a chat half of what it had learnt."""
@@ -95,8 +95,7 @@ def in_format_2(tree: dict) -> dict:
 def build_config(tree: dict, where: str) -> Config:
     """A Config from a plain tree; presets fill what `adapter` leaves out."""
     method = tree.get("method", USUAL)
-    if not isinstance(method, str) or method not in PRESETS:
-        raise ConfigError(f'{where}: unknown method "{method}"; {nearest(str(method), PRESETS)}')
+    check_known(str(method), PRESETS, f"{where}: unknown method")
     tree = in_format_2(tree)
     adapter = tree.get("adapter") or {}
     if not isinstance(adapter, dict):

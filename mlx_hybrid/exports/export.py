@@ -6,10 +6,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import mlx.core as mx
+from mlx_lm.tuner.utils import load_adapters
 
 from mlx_hybrid.adapters.store import CONFIG_FILE, WEIGHTS_FILE
 from mlx_hybrid.adapters.targets import layer_index, within_layer
-from mlx_hybrid.errors import ConfigError, nearest
+from mlx_hybrid.errors import ConfigError, check_known
 from mlx_hybrid.exports import merge
 from mlx_hybrid.exports.adapter import ExportBase, Source, base_for, open_source
 from mlx_hybrid.exports.checks import Report, check_logits, new_folder
@@ -72,8 +73,7 @@ def export(name: str, to: str, directory: Path, options: Options | None = None) 
 
 def refuse_unused(to: str, options: Options) -> None:
     """Raise ConfigError for a form that is not known, and for an option that would change nothing."""
-    if to not in MAKERS:
-        raise ConfigError(f'export: no form "{to}"; {nearest(to, MAKERS)}')
+    check_known(to, MAKERS, "export: no form")
     for field, forms in TAKEN.items():
         if getattr(options, field) != getattr(Options, field) and to not in (*forms, "fuse"):
             flag = "--" + field.replace("_", "-")
@@ -196,8 +196,6 @@ def make_gguf_model(source: Source, base: ExportBase, file: Path, *, half: bool)
 def make_mlx_lm(source: Source, base: ExportBase, folder: Path, options: Options, to: str) -> Report:
     """An adapter for stock mlx-lm where it is exactly a LoRA, else a fused model. mlx-lm gives all sub-modules of these
     names one rank and one scale; those without an update start at zero there."""
-    from mlx_lm.tuner.utils import load_adapters
-
     if not is_lora(source):
         return make_model(source, base, folder, options, to)
     forms, tensors = make_forms(source, base.weights), {}

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import regex
 
 from mlx_hybrid.config import GovernanceConfig, flat
-from mlx_hybrid.errors import ConfigError, nearest
+from mlx_hybrid.errors import ConfigError, check_known
 from mlx_hybrid.records.languages import UnknownLanguage, parse_language
 
 STAGES = tuple("structure unicode language quality licence personal overlap parallel exact near".split())  # noqa: SIM905
@@ -73,8 +73,7 @@ def in_force(changes: dict[str, Any]) -> dict[str, float]:
     limits = {name: rule.limit or 0.0 for name, rule in RULES.items()}
     for key, value in flat(changes).items():
         name, _, part = key.partition(".")
-        if name not in RULES:
-            raise ConfigError(f'governance.rules: unknown rule "{name}"; {nearest(name, RULES)}')
+        check_known(name, RULES, "governance.rules: unknown rule")
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         limited = RULES[name].limit is not None
         if part == "limit" and limited and is_number and value > 0:
@@ -92,8 +91,7 @@ def active_stages(config: GovernanceConfig) -> tuple[str, ...]:
     rule that does not exist, and for a setting whose stage does not run."""
     for key in ("only", "skip"):
         for name in getattr(config, key):
-            if name not in STAGES:
-                raise ConfigError(f'governance.{key}: unknown stage "{name}"; {nearest(name, STAGES)}')
+            check_known(name, STAGES, f"governance.{key}: unknown stage")
     try:
         for name in config.languages:
             parse_language(name)

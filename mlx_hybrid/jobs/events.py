@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 from mlx_hybrid.config import flat, to_tree
-from mlx_hybrid.errors import ConfigError, nearest
+from mlx_hybrid.errors import ConfigError, check_known
 from mlx_hybrid.evaluation.results import Results
 from mlx_hybrid.run import Run
 from mlx_hybrid.training.events import Event
@@ -64,8 +64,7 @@ class Tracking(ExitStack):
             os.environ.setdefault(theirs, "false")  # nothing leaves this machine unasked
         self.packages, self.logs, self.step = {}, [], 0
         for name in names:
-            if name not in TRACKERS:
-                raise ConfigError(f'--log: no tracker "{name}"; {nearest(name, TRACKERS)}')
+            check_known(name, TRACKERS, "--log: no tracker")
             try:
                 self.packages[name] = importlib.import_module(name)
             except ImportError as error:

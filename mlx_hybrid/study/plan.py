@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_hybrid.config import PRESETS, Config, dump_config, flat, load_config, override_tree, read_settings
-from mlx_hybrid.errors import ConfigError, nearest
+from mlx_hybrid.errors import ConfigError, check_known, nearest
 from mlx_hybrid.evaluation.evaluate import PIVOT
 from mlx_hybrid.evaluation.sets import language_code
 from mlx_hybrid.governance.rules import STAGES, unused_settings
@@ -90,8 +90,8 @@ class Plan:
 
 def check_plan(plan: Plan) -> None:
     """Raise ConfigError for a plan that would not compare like with like."""
-    if unknown := [method for method in plan.methods if method not in PRESETS]:
-        raise ConfigError(f'--methods: unknown method "{unknown[0]}"; {nearest(unknown[0], PRESETS)}')
+    for method in plan.methods:
+        check_known(method, PRESETS, "--methods: unknown method")
     if len(set(plan.methods)) < len(plan.methods):
         raise ConfigError("--methods names one method twice.")
     for name in plan.governance:

@@ -5,18 +5,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mlx_hybrid.adapters.store import read_adapter_config
 from mlx_hybrid.config import Config
-from mlx_hybrid.errors import ConfigError, DataError, nearest
+from mlx_hybrid.errors import ConfigError, DataError, check_known
 from mlx_hybrid.evaluation import sets
 from mlx_hybrid.evaluation.benchmarks.tasks import build_records, load_task, task_files
 from mlx_hybrid.evaluation.benchmarks.variants import VARIANTS
 from mlx_hybrid.evaluation.evaluate import PIVOT
 from mlx_hybrid.evaluation.metrics.translation import directions_of
 from mlx_hybrid.evaluation.sets import EvaluationSet, evaluation_set, from_fields, labelled, language_code
+from mlx_hybrid.models.base import find_model, fingerprints, tokenizer_for
 from mlx_hybrid.records.files import FILES, find_sources, in_folder, read_renames
 from mlx_hybrid.records.lines import as_source
 from mlx_hybrid.records.record import KEPT, Record, Split, load_records, read_records
 from mlx_hybrid.run import Run
+from mlx_hybrid.training.data import prepare
+from mlx_hybrid.training.setup import data_identity, tokenised
 
 RETAINED = Path(__file__).with_name("retention.jsonl")
 
@@ -125,11 +129,6 @@ def validation_of(run: Run) -> tuple[list[Record], str]:
 
 def held_back(config: Config, run: Run | None) -> Split:
     """The split of a run's records, made again. Raises DataError where they, ConfigError where its base are others."""
-    from mlx_hybrid.adapters.store import read_adapter_config
-    from mlx_hybrid.models.base import find_model, fingerprints, tokenizer_for
-    from mlx_hybrid.training.data import prepare
-    from mlx_hybrid.training.setup import data_identity, tokenised
-
     split, tokenizer = prepare(config, find_sources(config.data)).split, tokenizer_for(config.model)
     made = tokenised(config, split, tokenizer)
     identity = run.info().get("data_identity") if run else None  # older runs noted nothing
@@ -201,8 +200,7 @@ def chosen_variants(asked: Sequence[str], test: EvaluationSet) -> list[str]:
     if list(asked) == ["all"]:
         return fitting
     for name in asked:
-        if name not in VARIANTS:
-            raise ConfigError(f'Unknown variant "{name}"; {nearest(name, VARIANTS)}')
+        check_known(name, VARIANTS, "Unknown variant")
         if name not in fitting:
             raise ConfigError(f'Variant "{name}" applies to none of {", ".join(languages)}.')
     return list(asked)

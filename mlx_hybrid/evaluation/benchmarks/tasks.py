@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from mlx_hybrid.errors import ConfigError, DataError, nearest
+from mlx_hybrid.errors import ConfigError, DataError, check_known, nearest
 from mlx_hybrid.evaluation.benchmarks.rows import SOURCES, Row, read_rows
 from mlx_hybrid.files import read_json, write_json, write_lines
 from mlx_hybrid.records.languages import UnknownLanguage, parse_language
@@ -59,11 +59,10 @@ def task_files() -> dict[str, Path]:
 def load_task(name: str, splits: Sequence[str] = ()) -> Task:
     """Raises ConfigError on an unknown task, or one without some of `splits`."""
     files = task_files()
-    if name not in files:
-        raise ConfigError(f'Unknown task "{name}"; {nearest(name, files)}')
+    check_known(name, files, "Unknown task")
     task = Task(**yaml.safe_load(files[name].read_text(encoding="utf-8")))
-    if unknown := [split for split in splits if split not in task.splits]:
-        raise ConfigError(f'Task {name} has no split "{unknown[0]}"; {nearest(unknown[0], task.splits)}')
+    for split in splits:
+        check_known(split, task.splits, f"Task {name} has no split")
     return task
 
 
@@ -97,8 +96,7 @@ def build_records(
         rows = {language: own[task.skip :] for language, own in rows.items()}
     if not translates:
         return [record_of(task, row, own) for own in codes for row in draw(rows[own], shots, seed, own)]
-    others = [code for code in rows if code != task.pivot]
-    if not others:
+    if not (others := [code for code in rows if code != task.pivot]):
         raise ConfigError(f"Task {name} needs a language other than its pivot, {task.pivot}.")
     both = [pair for code in others for pair in ((task.pivot, code), (code, task.pivot))]
     targets = {code: {row.key: row.fields["text"] for row in own} for code, own in rows.items()}
