@@ -6,8 +6,8 @@ from mlx.utils import tree_flatten
 from toys import tiny_llama
 
 from mlx_hybrid.adapters.attach import attach
-from mlx_hybrid.config import PRESETS, dump_config, load_config, load_run_config, override_tree
-from mlx_hybrid.config.idle import get_key, idle_settings
+from mlx_hybrid.config import PRESETS, dump_config, load_config, override_tree
+from mlx_hybrid.config.idle import get_key, idle_settings, load_run_config
 from mlx_hybrid.config.recipes import recipe_path, recipes
 from mlx_hybrid.errors import ConfigError
 

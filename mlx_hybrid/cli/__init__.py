@@ -7,6 +7,7 @@ import click
 
 from mlx_hybrid import __version__
 from mlx_hybrid.errors import INTERRUPTED, ConfigError, MlxHybridError, nearest
+from mlx_hybrid.models.blas import prefer_openblas, slow_products
 
 GROUPS = (
     "finetune estimate govern rules rescue records task",
@@ -65,8 +66,8 @@ class Commands(click.Group):
 
 def named_here(error: click.NoSuchOption) -> str:
     """What is wrong with an option that a command does not have: what it is called here, or where to look."""
-    from mlx_hybrid.config.aliases import ALIASES, FLAGS
     from mlx_hybrid.config.explain import meant
+    from mlx_hybrid.config.formats import ALIASES, FLAGS
 
     flags = {p.name.replace("__", "."): p.opts[-1] for p in error.ctx.command.params}
     word, near = error.option_name.strip("-").replace("-", "_").lower(), sorted(error.possibilities or ())
@@ -102,8 +103,6 @@ def main(ctx: click.Context, offline: bool, debug: bool) -> None:
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    from mlx_hybrid.models.blas import prefer_openblas, slow_products
-
     first = os.environ.get("MLX_RANK", "0") == "0"
     if not prefer_openblas() and first and command in COMPUTE and (told := slow_products()):
         click.echo(told, err=True)

@@ -12,6 +12,5 @@ from mlx_hybrid.config.adapter import (
 )
 from mlx_hybrid.config.convert import build, flat, merge, to_tree
 from mlx_hybrid.config.formats import from_format_1, without_retired
-from mlx_hybrid.config.idle import load_run_config
 from mlx_hybrid.config.reading import build_config, dump_config, load_config, override_tree, read_settings
 from mlx_hybrid.config.settings import BUNDLED, Config, DataConfig, GovernanceConfig, ModelConfig, TrainConfig

@@ -7,7 +7,7 @@ import types
 from collections.abc import Iterator
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from mlx_hybrid.config.aliases import ALIASES
+from mlx_hybrid.config.formats import ALIASES
 from mlx_hybrid.errors import ConfigError, nearest
 
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}

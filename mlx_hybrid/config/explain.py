@@ -10,8 +10,8 @@ from functools import cache
 from itertools import pairwise
 from typing import Any, get_args, get_origin
 
-from mlx_hybrid.config.aliases import ALIASES
 from mlx_hybrid.config.convert import KINDS, field_types, flat, groups_of, to_tree
+from mlx_hybrid.config.formats import ALIASES
 from mlx_hybrid.config.idle import idle_settings
 from mlx_hybrid.config.reading import build_config
 from mlx_hybrid.config.settings import Config

@@ -1,11 +1,18 @@
-"""Settings of older files as those of today: format 1, in which `adapter` was one flat group, and what is gone. Format
-2 is written; recipes, config.yaml, adapter_config.json and options of either format are read."""
+"""What settings are called elsewhere: by mlx-lm, PEFT, the Transformers Trainer, axolotl and Unsloth, to suggest ours,
+and in older files, read as those of today: format 1, in which `adapter` was one flat group, and what is gone. Format 2
+is written; recipes, config.yaml, adapter_config.json and options of either format are read."""
 
+import tomllib
+from pathlib import Path
 from typing import Any
 
-from mlx_hybrid.config.aliases import NAMES
 from mlx_hybrid.errors import ConfigError
 
+NAMES = tomllib.loads(Path(__file__).with_name("names.toml").read_text(encoding="utf-8"))
+ALIASES, FLAGS = (
+    {name: ours for ours, names in NAMES[group].items() for name in names.split()}
+    for group in ("others", "flags")
+)
 MOVED = {old: tuple(new.split(".")) for old, new in NAMES["format_1"].items()}
 SIZES = {
     "householder": ("reflections", "reflection_start"),

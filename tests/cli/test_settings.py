@@ -8,8 +8,8 @@ from mlx_lm.lora import CONFIG_DEFAULTS
 from transformers import TrainingArguments
 
 from mlx_hybrid.config import flat, load_config
-from mlx_hybrid.config.aliases import ALIASES
 from mlx_hybrid.config.explain import absurd, chosen, meant, settings
+from mlx_hybrid.config.formats import ALIASES
 from mlx_hybrid.config.idle import get_key
 from mlx_hybrid.config.recipes import run_config
 from mlx_hybrid.errors import ConfigError
