@@ -9,7 +9,7 @@ import numpy as np
 
 from mlx_hybrid.errors import ConfigError, DataError, nearest
 from mlx_hybrid.evaluation.benchmarks.tasks import fill_prompt, load_task, task_files
-from mlx_hybrid.evaluation.benchmarks.variants import apply_variant, variants_for
+from mlx_hybrid.evaluation.benchmarks.variants import VARIANTS, apply_variant
 from mlx_hybrid.evaluation.metrics.intervals import Interval
 from mlx_hybrid.evaluation.results import ALL, Row
 from mlx_hybrid.evaluation.scoring import OptionItem
@@ -174,7 +174,7 @@ def limited(examples: EvaluationSet, limit: int, seed: int) -> EvaluationSet:
 
 def varied(test: EvaluationSet, name: str, seed: int) -> EvaluationSet:
     """The records of the languages that a variant applies to, spelt its way."""
-    own = test.part(n for n, language in enumerate(test.languages) if name in variants_for(language))
+    own = test.part(n for n, code in enumerate(test.languages) if VARIANTS[name].applies_to(code))
     return replace(own, records=[respelt(*each, name, seed) for each in zip(own.records, own.languages)])
 
 

@@ -6,7 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlx_hybrid.errors import ConfigError
-from mlx_hybrid.evaluation.benchmarks.variants import VARIANTS, apply_variant, variants_for
+from mlx_hybrid.evaluation.benchmarks.questions import chosen_variants
+from mlx_hybrid.evaluation.benchmarks.variants import VARIANTS, apply_variant
+from mlx_hybrid.evaluation.sets import EvaluationSet
+from mlx_hybrid.records.record import Record
 
 SENTENCES = {
     "eng_Latn": "The Café on Thursday served naïve customers without complaint.",
@@ -43,7 +46,7 @@ EXPECTED = {
     ("no-harakat", "arb_Arab"): "ذهبت إلى المدرسة في أول يوم وقابلت صديقي على الطريق.",
     ("full-width", "zho_Hans"): "２０２４年，他在ＡＢＣ公司工作了３年（全职）。",
 }
-PAIRS = [(name, language) for language in SENTENCES for name in variants_for(language)]
+PAIRS = [(name, code) for code in SENTENCES for name, own in VARIANTS.items() if own.applies_to(code)]
 
 
 @pytest.mark.parametrize(("name", "language"), EXPECTED)
@@ -96,7 +99,10 @@ def test_keyboard_noise_is_light_and_follows_the_seed(language):
 
 def test_every_variant_has_a_language_and_unknown_ones_are_named():
     assert {name for name, _ in PAIRS} == set(VARIANTS)
+    asked = [Record({"prompt": "?", "completion": "!", "language": "tha_Thai"}, "asked", 1)]
+    test = EvaluationSet("classification", "asked", 1, asked)
     with pytest.raises(ConfigError, match='did you mean "umlaut-spelling"'):
-        apply_variant("umlautspelling", "x", "deu_Latn")
-    with pytest.raises(ConfigError, match="does not apply to tha_Thai; nfd, nfc do"):
-        apply_variant("lower", "x", "tha_Thai")
+        chosen_variants(["umlautspelling"], test)
+    with pytest.raises(ConfigError, match='"lower" applies to none of tha_Thai'):
+        chosen_variants(["lower"], test)
+    assert chosen_variants(["all"], test) == ["nfd", "nfc"]

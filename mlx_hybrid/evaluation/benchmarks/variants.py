@@ -8,8 +8,6 @@ from unicodedata import category, normalize
 
 import numpy as np
 
-from mlx_hybrid.errors import ConfigError, nearest
-
 CASED = "Latn Cyrl Grek"
 ARABIC = "arb ary arz"
 TURKIC = "tur azj"
@@ -50,20 +48,10 @@ class Variant:
 
 
 def apply_variant(name: str, text: str, language: str, *, seed: int = 0) -> str:
-    """`text` of `language` (`tur_Latn`) as the variant `name` spells it, by chance of the seed and the text itself;
-    ConfigError on an unknown name or a variant of another script."""
-    if name not in VARIANTS:
-        raise ConfigError(f'Unknown variant "{name}"; {nearest(name, VARIANTS)}')
-    if name not in (fitting := variants_for(language)):
-        raise ConfigError(f"Variant {name} does not apply to {language}; {', '.join(fitting)} do.")
+    """`text` of `language` (`tur_Latn`) as the variant `name` spells it, by chance of the seed and the text itself."""
     digest = blake2b(f"{name}\0{text}".encode(), digest_size=8).digest()
     rng = np.random.default_rng([seed, int.from_bytes(digest, "little")])
     return VARIANTS[name].rewrite(text, rng, language)
-
-
-def variants_for(language: str) -> list[str]:
-    """Names of the variants that apply to a language code such as `vie_Latn`."""
-    return [name for name, variant in VARIANTS.items() if variant.applies_to(language)]
 
 
 def _rule(change: Callable[[str], str], form: str = "NFC") -> Rewrite:
