@@ -32,9 +32,9 @@ def image(figure: Figure, kind: str = "svg") -> bytes:
     return stream.getvalue()
 
 
-def new_axes(width: float, height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots()
+def new_axes(height: float, x_name: str, y_name: str = "") -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(6.4, height), layout="constrained")
+    return figure, figure.subplots(subplot_kw={"xlabel": x_name, "ylabel": y_name})
 
 
 def look(number: int) -> dict[str, Any]:
@@ -52,11 +52,10 @@ def reach(*rows: Row) -> list[list[float]]:
 @styled
 def frontier(points: Mapping[str, tuple[Row, Row]], base: Row | None, x_name: str, y_name: str) -> Figure:
     """Quality against cost, name → (cost, quality); the base is a band, or without one both are changes from it."""
-    figure, axes = new_axes(6.4, 4.2)
+    figure, axes = new_axes(4.2, x_name, y_name)
     for number, (name, (cost, quality)) in enumerate(points.items()):
         bars = {"xerr": reach(cost), "yerr": reach(quality), "capsize": 2, "lw": 1, "ms": 6, "ls": "none"}
         axes.errorbar(cost.value, quality.value, label=name, **bars, **look(number))
-    axes.set(xlabel=x_name, ylabel=y_name)
     if base:
         axes.axhspan(base.low, base.high, color=GREY, alpha=0.15, lw=0)
         axes.axhline(base.value, color=GREY, lw=1, ls="--", label="base")
@@ -76,7 +75,7 @@ def frontier(points: Mapping[str, tuple[Row, Row]], base: Row | None, x_name: st
 def by_language(results: Results, metric: str, name: str) -> Figure:
     """A row a language and a mark a model."""
     languages, models = sorted(results.languages(metric)), results.models
-    figure, axes = new_axes(6.4, 0.8 + 0.13 * len(languages) * (len(models) + 2))
+    figure, axes = new_axes(0.8 + 0.13 * len(languages) * (len(models) + 2), name)
     for number, model in enumerate(models):
         rows = {place: results.get(metric, model, own) for place, own in enumerate(languages)}
         rows = {place - 0.4 + 0.8 / len(models) * (number + 0.5): row for place, row in rows.items() if row}
@@ -86,7 +85,7 @@ def by_language(results: Results, metric: str, name: str) -> Figure:
         axes.errorbar([row.value for row in rows.values()], list(rows), label=model, **bars, **own)
     axes.set_yticks(range(len(languages)), languages)
     left = max(0.0, axes.get_xlim()[0])  # no measure is below zero, though an interval may be
-    axes.set(xlabel=name, xlim=(left, None), ylim=(len(languages) - 0.5, -0.5))
+    axes.set(xlim=(left, None), ylim=(len(languages) - 0.5, -0.5))
     axes.legend(**BESIDE)
     return figure
 
@@ -94,12 +93,11 @@ def by_language(results: Results, metric: str, name: str) -> Figure:
 @styled
 def lines(table: Mapping[str, Sequence[Sequence[tuple[float, float]]]], x_name: str, y_name: str) -> Figure:
     """Name → lines of one colour, one a seed."""
-    figure, axes = new_axes(6.4, 3.6)
+    figure, axes = new_axes(3.6, x_name, y_name)
     for number, (name, several) in enumerate(table.items()):
         for place, line in enumerate(several):
             label = {} if place else {"label": name}
             axes.plot(*np.reshape(line, (-1, 2)).T, lw=1.3, ms=3, alpha=0.85, **label, **look(number))
-    axes.set(xlabel=x_name, ylabel=y_name)
     axes.xaxis.get_major_locator().set_params(integer=True)
     if len(table) > 1:
         axes.legend(**BESIDE)

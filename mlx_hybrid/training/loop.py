@@ -47,11 +47,6 @@ def step_seed(seed: int, step: int, machine: int = 0) -> int:
     return ((seed << 32) + (machine << 48) + step) % (1 << 64)
 
 
-def steps_between_refolds(model: nn.Module) -> int:
-    """As often as the rotation that needs it most."""
-    return min((rotation.refold_every for rotation in rotations(model)), default=10)
-
-
 def align(model: nn.Module, optimizer: BranchOptimizer, world: World) -> None:
     """Give every machine the first one's adapter and moments: chips of two kinds round and fold differently."""
     if world.size > 1:
@@ -88,7 +83,8 @@ class Training:
         self.sample, self.every = plan(self.held_back, self.examples, self.steps, config)
         self.course = schedule(config.schedule, self.steps, config.warmup)
         self.tenth = math.ceil(self.steps / 10)
-        self.refold_every = steps_between_refolds(self.model)
+        # as often as the rotation that needs it most
+        self.refold_every = min((rotation.refold_every for rotation in rotations(self.model)), default=10)
         # on the CPU every fused kernel is a run of a C++ compiler, which may not be there
         compiled = {"on": True, "off": False, "auto": not on_cpu()}[config.compile]
         how = {"batch_size": config.batch_size, "seed": self.seed, "temperature": self.temperature}

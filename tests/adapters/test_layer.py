@@ -38,7 +38,6 @@ from mlx_hybrid.adapters.layer import HybridLinear
 from mlx_hybrid.adapters.targets import LayerPlan
 from mlx_hybrid.config import ButterflyConfig
 from mlx_hybrid.errors import ConfigError
-from mlx_hybrid.training.loop import steps_between_refolds
 
 TRAINABLE = {
     "lora": {"lora_a", "lora_b"}, "lora-ga": {"lora_a", "lora_b"}, "hra": {"house_u"}, "boft": {"oft_q"},
@@ -206,7 +205,7 @@ HARD_RATE = 10 * 1.8 * 2e-3
 @pytest.mark.parametrize("method", ["hra", "boft"])
 def test_the_rotation_stays_one_over_a_thousand_hard_steps(method):
     layer = fresh("", method)
-    every, worst = steps_between_refolds(Wrapped(layer)), 0.0
+    every, worst = layer.rotation.refold_every, 0.0
     for _ in range(20):  # AdamW starts anew each time, with steps of one sign: the hardest
         train(layer, steps=50, rate=HARD_RATE, refold_every=every)
         worst = max(worst, layer.rotation.defect())
