@@ -68,8 +68,7 @@ def use_readline(commands: Sequence[str]) -> None:
     libedit = "libedit" in (readline.__doc__ or "")
     readline.parse_and_bind("bind ^I rl_complete" if libedit else "tab: complete")
     state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-    name = os.environ.get("MLX_HYBRID_HISTORY", f"{state}/mlx-hybrid/chat-history")
-    if not name:
+    if not (name := os.environ.get("MLX_HYBRID_HISTORY", f"{state}/mlx-hybrid/chat-history")):
         return
     path = Path(name).expanduser()
     with suppress(OSError):

@@ -112,8 +112,7 @@ def continued(name: str, config: str | None, asked: dict, overrides: tuple[str, 
     told = {parameter.replace("__", "."): written for parameter, written in given().items()}
     told |= {key: f"--set {key}" for key in (o.partition("=")[0] for o in overrides)}
     told |= {key: f"{config}: {key}" for key in (read_settings(recipe_path(config)) if config else {})}
-    fixed = [word for key, word in told.items() if key == "method" or key.split(".")[0] == "adapter"]
-    if fixed:
+    if fixed := [word for key, word in told.items() if key.split(".")[0] in ("method", "adapter")]:
         raise ConfigError(f"--from goes on with the adapter as it is; leave out {fixed[0]}.")
     named = flat(override_tree(overrides)).get("model.name")
     folder, model = find_adapter(name, asked.get("model.name") or named)

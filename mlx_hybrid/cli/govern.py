@@ -11,6 +11,7 @@ from mlx_hybrid.cli import options as shared
 from mlx_hybrid.cli.options import PATH, flag, option, setting
 from mlx_hybrid.cli.output import answer, command, tell, typed
 from mlx_hybrid.errors import ConfigError, DataError
+from mlx_hybrid.records.shapes import describe_read
 
 CHECKS = ("languages", "licences", "only", "skip", "engine", "near_threshold", "redact", "max_reject_share")
 CHECKS += ("min_kept", "workers", "keep")
@@ -131,8 +132,6 @@ def nothing_kept(summary: dict[str, Any], output: Path | None) -> str:
 
 def lines(summary: dict[str, Any]) -> Iterator[str]:
     """What was read as what, the table of losses by stage, language and reason, and one line of totals."""
-    from mlx_hybrid.records.shapes import describe_read
-
     yield describe_read((source["path"], source["shapes"]) for source in summary["sources"])
     rows = [("stage", "language", "reason", "records")]
     rows += [(row["stage"], row["language"], row["reason"], row["records"]) for row in summary["counts"]]

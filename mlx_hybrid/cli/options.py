@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any, get_origin
 
 import click
-from click import Context, IntRange, Parameter
 
 from mlx_hybrid.config.explain import settings
 from mlx_hybrid.config.reading import parse_scalar
 from mlx_hybrid.errors import ConfigError
 
 PATH = click.Path(path_type=Path)
-COUNT, SOME = IntRange(min=0), IntRange(min=1)
+COUNT, SOME = click.IntRange(min=0), click.IntRange(min=1)
 
 
 def option(spelt: str, told: str, **how: Any) -> Callable:
@@ -22,7 +21,7 @@ def option(spelt: str, told: str, **how: Any) -> Callable:
     return click.option(*spelt.split(), help=told, show_default=shown, **how)
 
 
-def listed(ctx: Context, asked: Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
+def listed(ctx: click.Context, asked: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
     """`a,b` and repeated options alike."""
     return tuple(name.strip() for name in ",".join(value).split(",") if name.strip())
 
@@ -55,7 +54,7 @@ def given_settings(options: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value not in (None, (), {})}
 
 
-def rule_changes(ctx: Context, asked: Parameter, value: tuple[str, ...]) -> dict[str, Any]:
+def rule_changes(ctx: click.Context, asked: click.Parameter, value: tuple[str, ...]) -> dict[str, Any]:
     """`--rule menu=off --rule long_token.limit=80` as the setting `governance.rules`."""
     pairs = [rule.partition("=") for rule in value]
     if odd := [name for name, equals, text in pairs if not equals or not text.strip()]:
@@ -63,7 +62,7 @@ def rule_changes(ctx: Context, asked: Parameter, value: tuple[str, ...]) -> dict
     return {name.strip(): parse_scalar(text.strip(), f"--rule {name}") for name, _, text in pairs}
 
 
-def read_template(ctx: Context, asked: Parameter, value: str | None) -> str | None:
+def read_template(ctx: click.Context, asked: click.Parameter, value: str | None) -> str | None:
     """A template's name, or what stands in its file, so that a run keeps it."""
     from mlx_hybrid.models.templates import NAMED, template_text
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from mlx_hybrid.chat.terminal import Printable
 from mlx_hybrid.cli import options as shared
 from mlx_hybrid.cli.options import SOME, option
 from mlx_hybrid.cli.output import answer, tell
@@ -53,8 +54,6 @@ def records(file: str, model: str, show: int | None, as_json: bool, **how: Any) 
 
 def picture(where: str, one: dict[str, Any], left_out: str, tokenizer: Any) -> str:
     """The record as text, its trained stretches marked."""
-    from mlx_hybrid.chat.terminal import Printable
-
     if one["set_aside"]:
         return f"{where}  set aside: {one['set_aside']}\n"
     plain, colour = Printable(), click.get_text_stream("stdout").isatty()

@@ -6,6 +6,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import mlx.nn as nn
 import numpy as np
 
 from mlx_hybrid.errors import ConfigError, MlxHybridError
@@ -33,8 +34,6 @@ def collect(
 ) -> dict[str, list[dict]]:
     """The model's answer to every record of every part, read from `path` as far as it holds them; ConfigError where
     `path` was written for other examples or another `identity` of the weights."""
-    import mlx.nn as nn
-
     fingerprint = fingerprint_of(parts, identity)
     answers = {part: [] for part in parts} | read_answers(path, fingerprint)
     total, done = sum(len(part.records) for part in parts.values()), sum(map(len, answers.values()))

@@ -23,8 +23,7 @@ def find_tasks(names: Sequence[str], folder: Path | None = None) -> Any:
     # one's own first: the harness's 14,000 take seconds
     for defaults in (False, True) if folder else (True,):
         manager = TaskManager(include_path=str(folder) if folder else None, include_defaults=defaults)
-        missing = [name for name in names if name not in manager.all_tasks]
-        if not missing:
+        if not (missing := [name for name in names if name not in manager.all_tasks]):
             return manager
     raise ConfigError(f"lm-eval has no task {', '.join(missing)}; `lm-eval ls tasks` lists them.")
 

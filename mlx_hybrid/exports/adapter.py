@@ -8,6 +8,8 @@ from pathlib import Path
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
+import yaml
+from huggingface_hub import metadata_load
 
 from mlx_hybrid.adapters.layer import HybridLinear, layer_class
 from mlx_hybrid.adapters.store import AdapterInfo, read_adapter_config, read_weights
@@ -155,9 +157,6 @@ def choose_original(source: Source, wanted: str | None, base_id: str | None) -> 
 
 def card_base(folder: Path) -> str:
     """The model that the card in `folder` names as its base; nothing without one."""
-    import yaml
-    from huggingface_hub import metadata_load
-
     try:
         named = (metadata_load(folder / "README.md") or {}).get("base_model")
     except (OSError, ValueError, AttributeError, yaml.YAMLError):

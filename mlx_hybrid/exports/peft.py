@@ -7,6 +7,7 @@ from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
+from safetensors.numpy import save_file
 
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.exports.adapter import random_rows
@@ -151,8 +152,6 @@ def write_forms(forms: Forms, weights: ModelWeights, folder: Path, base: str, ra
 
 def write_peft(folder: Path, kind: str, settings: dict, tensors: dict, weights: ModelWeights) -> None:
     """One adapter: `tensors` by module and suffix."""
-    from safetensors.numpy import save_file
-
     folder.mkdir(parents=True, exist_ok=True)
     flat = {
         f"{PREFIX}{module}.{suffix}": np.ascontiguousarray(value, dtype=np.float32)

@@ -2,12 +2,22 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from mlx_hybrid.errors import ConfigError
+from mlx_hybrid.evaluation import harness
+from mlx_hybrid.evaluation.answers import fingerprint_of, write_examples
+from mlx_hybrid.evaluation.benchmarks import questions as own
+from mlx_hybrid.evaluation.evaluate import evaluate, parts_of
+from mlx_hybrid.evaluation.metrics.calibration import Calibration, write_calibration
+from mlx_hybrid.evaluation.metrics.translation import MOST_TOKENS, greedy
 from mlx_hybrid.evaluation.results import ADAPTED, BASE, Results, Row, by_model, write_results
+from mlx_hybrid.evaluation.sets import limited
 from mlx_hybrid.files import sha256_of, write_lines
+from mlx_hybrid.jobs import finetune
+from mlx_hybrid.models.adapted import open_pair, run_base, run_named
 
 OF_A_TASK = ("split", "languages", "folder")
 WITH_HARNESS = ("target", "base_model", "baseline", "limit", "seed", "examples", "output", "as_json")
@@ -44,9 +54,6 @@ class Request:
 def measure(request: Request, tell: Tell) -> tuple[Results, Path | None, Path | None]:
     """Results of the request, the file they were written to, if any, and the folder of the run they are of. Raises
     ConfigError or DataError, before a model is loaded for all that can be refused by then."""
-    from mlx_hybrid.jobs.finetune import write_pages
-    from mlx_hybrid.models.adapted import run_base, run_named
-
     if run := run_named(request.target, request.base_model):
         run_base(run)  # said before its records are looked for
     folder = request.output or (run.path / "evaluation" if run else None)
@@ -57,19 +64,12 @@ def measure(request: Request, tell: Tell) -> tuple[Results, Path | None, Path | 
     if path:
         write_results(path, results)
     if run and request.output is None:
-        write_pages(run)
+        finetune.write_pages(run)
     return results, path, run.path if run else None
 
 
 def ask(request: Request, run: Any, folder: Path | None, tell: Tell) -> tuple[str, Results]:
     """Questions of our own: a task, a file, or what the run held back."""
-    from mlx_hybrid.evaluation.answers import fingerprint_of, write_examples
-    from mlx_hybrid.evaluation.benchmarks import questions as own
-    from mlx_hybrid.evaluation.evaluate import evaluate, parts_of
-    from mlx_hybrid.evaluation.metrics.calibration import Calibration, write_calibration
-    from mlx_hybrid.evaluation.metrics.translation import MOST_TOKENS, greedy
-    from mlx_hybrid.evaluation.sets import limited
-
     part = {name: getattr(request, name) for name in (*OF_A_TASK, "dev", "renames")}
     questions = own.find_questions(run, request.path, request.name, **part)
     if questions.note:
@@ -106,10 +106,6 @@ def ask(request: Request, run: Any, folder: Path | None, tell: Tell) -> tuple[st
 
 def ask_harness(request: Request, run: Any, folder: Path | None, tell: Tell) -> tuple[str, Results]:
     """Tasks of lm-evaluation-harness, base beside adapted."""
-    from importlib.metadata import version
-
-    from mlx_hybrid.evaluation import harness
-
     if not (tasks := request.lm_tasks):
         raise ConfigError("--lm-eval: name a task, or several with commas between.")
     if request.lm_folder is not None and not request.lm_folder.is_dir():
@@ -147,8 +143,6 @@ def refuse_idle(given: dict[str, str]) -> None:
 def opened(request: Request, folder: Path | None, run: Any, tell: Tell) -> tuple[Any, dict[str, Any]]:
     """The model with its adapter, and what is measured of it by name: the base first, so that differences are adapted
     minus base. Raises ConfigError where `baseline` is given for a model that has no adapter."""
-    from mlx_hybrid.models.adapted import open_pair
-
     if folder is None:
         tell("Results are not kept, and a stop loses them; -o DIR keeps them.")
     pair, baseline = open_pair(request.target, base_name=request.base_model), request.baseline

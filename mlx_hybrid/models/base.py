@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from mlx.utils import tree_flatten
 
 from mlx_hybrid.adapters.frozen import on_cpu, use_fast_products
@@ -161,9 +163,6 @@ def is_named(name: str) -> bool:
 
 
 def fetch(repo: str, *, weights: bool = True) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
     wanted = [*FILES, "*.safetensors"] if weights else FILES
     try:
         return Path(snapshot_download(repo, allow_patterns=wanted, endpoint=hub_endpoint()))

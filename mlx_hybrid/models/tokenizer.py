@@ -50,8 +50,7 @@ class Tokenizer(TokenizerWrapper):
         turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
         if not self.render(turns).count("!"):
             raise ConfigError("The chat template does not write an answer; give another with --template.")
-        end = unnamed_end(self, self.folder) if self.folder else None
-        if end:
+        if end := self.folder and unnamed_end(self, self.folder):
             self.add_eos_token(end)
         elif end == "" or not self.eos_token_ids:
             told = "ends an answer with no token of this model's, so answers would have no end"

@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+from huggingface_hub import EvalResult, ModelCardData
+
+from mlx_hybrid.adapters.store import read_adapter_config
 from mlx_hybrid.config import BUNDLED, Config, to_tree
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.evaluation.metrics.intervals import LEVEL
@@ -114,8 +117,6 @@ def run_facts(run: Run) -> Facts:
 
 def adapter_facts(folder: Path, name: str) -> Facts:
     """Facts that an adapter folder holds by itself."""
-    from mlx_hybrid.adapters.store import read_adapter_config
-
     own = read_adapter_config(folder)
     told = (own.method, own.base, len(own.modules), own.adapter)
     return Facts(name, "adapter", *told, template=own.conversations)
@@ -211,8 +212,6 @@ def write_card(run: Run) -> bool:
 
 def metadata(facts: Facts) -> Any:
     """What the Hub reads. Results are the adapter's: files that failed their check carry none."""
-    from huggingface_hub import ModelCardData
-
     results = [] if facts.export.get("faults") else facts.results
     paths = facts.config.data.paths if facts.config else ()
     relation = "finetune" if facts.form in WHOLE or facts.export.get("merged") else "adapter"
@@ -232,8 +231,6 @@ def metadata(facts: Facts) -> Any:
 
 def eval_result(row: Measured) -> Any:
     """A row as the Hub's EvalResult (hub-docs, modelcard.md); the interval and the base stand in `metric_args`."""
-    from huggingface_hub import EvalResult
-
     own, language = row.adapted, row.adapted.language
     known: dict[str, Any] = {"records": own.n} | ({"level": LEVEL, **bounds(own)} if bounds(own) else {})
     if row.base:

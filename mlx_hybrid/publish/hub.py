@@ -9,6 +9,10 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import CommitOperationAdd, HfApi, get_token
+from huggingface_hub.errors import HTTPError, RepositoryNotFoundError
+from huggingface_hub.utils import validate_repo_id
+
 from mlx_hybrid.errors import ConfigError, MlxHybridError
 from mlx_hybrid.files import first_line, hub_endpoint, is_offline, read_header, read_json, sha256_of
 from mlx_hybrid.publish.card import Facts, adapter_facts, is_made, model_card, run_facts
@@ -55,8 +59,6 @@ class Publication:
 
 def plan(directory: Path, repo: str, *, run: Run | None = None) -> Publication:
     """What to publish of a run, an adapter, an export or a model. Raises ConfigError for what is none, or private."""
-    if not directory.is_dir():
-        raise ConfigError(f"{directory}: no such folder.")
     if (directory / "run.json").is_file():
         facts = run_facts(run := Run(directory))
         files = {path.name: path for path in allowed(run.adapter)}
@@ -132,8 +134,6 @@ def refuse_private(name: str, source: Path | bytes) -> None:
 
 def check_repo(repo: str) -> None:
     """Raise ConfigError for what is not OWNER/NAME."""
-    from huggingface_hub.utils import validate_repo_id
-
     try:
         validate_repo_id(repo)
     except ValueError as error:
@@ -144,8 +144,6 @@ def check_repo(repo: str) -> None:
 
 def find_token() -> str:
     """The token of `hf auth login`, or HF_TOKEN. Raises ConfigError where there is none, or the Hub is off."""
-    from huggingface_hub import get_token
-
     if is_offline():
         raise ConfigError("Offline: nothing is pushed; leave out --offline (and HF_HUB_OFFLINE).")
     if not (token := get_token()):
@@ -156,7 +154,6 @@ def find_token() -> str:
 def push(publication: Publication, repo: str, *, token: str, private: bool, message: str, tell: Tell) -> dict:
     """Create the repository where it is missing and commit all files at once; where it is now: repo, url, commit,
     private, created. Raises ConfigError where the Hub refuses, MlxHybridError where it cannot be reached."""
-    from huggingface_hub import CommitOperationAdd, HfApi
 
     def commit() -> Any:  # content that is there already makes none; the client takes no list twice
         added = [CommitOperationAdd(name, data) for name, data in publication.files.items()]
@@ -170,8 +167,6 @@ def push(publication: Publication, repo: str, *, token: str, private: bool, mess
 
 def ensure_repo(api: Any, repo: str, private: bool) -> bool:
     """Whether the repository was made now. Raises ConfigError where it is there with the other visibility."""
-    from huggingface_hub.errors import RepositoryNotFoundError
-
     api.whoami()  # a bad token is told from a missing repository, for which the Hub gives the same answer
     try:
         info = api.repo_info(repo)
@@ -187,14 +182,11 @@ def ensure_repo(api: Any, repo: str, private: bool) -> bool:
 
 def attempt(action: Callable[[], Any], repo: str, tell: Tell) -> Any:
     """Do it, and again after a while where the fault may pass."""
-    from huggingface_hub.errors import HTTPError
-
     for wait in (*WAITS, None):
         try:
             return action()
         except (HTTPError, OSError, RuntimeError, ValueError) as error:
-            status = status_of(error)
-            if status is None:
+            if (status := status_of(error)) is None:
                 raise MlxHybridError(f"{repo}: the push failed ({first_line(error)}).") from error
             if status not in PASSING:
                 raise ConfigError(f"{repo}: {REFUSALS.get(status, 'the Hub refuses')} ({status}).") from None
@@ -208,8 +200,6 @@ def attempt(action: Callable[[], Any], repo: str, tell: Tell) -> Any:
 
 def status_of(error: BaseException | None) -> int | None:
     """The HTTP status behind an error, whatever the client wraps it in; SILENCE for a lost connection, or None."""
-    from huggingface_hub.errors import HTTPError
-
     silent = None
     while error is not None:
         if status := getattr(getattr(error, "response", None), "status_code", None):

@@ -149,8 +149,7 @@ def folder_files(folder: Path) -> list[Path]:
 def records_among(files: list[Any]) -> list[Any]:
     """Of paths or names those that hold records: JSONL and Parquet, else arrays and tables."""
     for endings in (SUFFIXES, TABLES):
-        found = [f for f in files if str(f).endswith(endings) and Path(f).name not in DESCRIPTIONS]
-        if found:
+        if found := [f for f in files if str(f).endswith(endings) and Path(f).name not in DESCRIPTIONS]:
             return found
     return []
 

@@ -45,8 +45,7 @@ TRADITIONAL = re.compile(r"[-_](tw|hk|mo)\b", re.IGNORECASE)
 def parse_language(text: str) -> Language:
     """`sw`, `swa`, `swh`, `sw-KE`, `sw_Latn`, `swh_Latn`, `zh-Hant-TW` as a Language, three letters that are not in the
     table as ISO 639-3 with an unknown script (`Zyyy`). Raises UnknownLanguage with the nearest known code."""
-    match = CODE.fullmatch(text.strip())
-    if not match:
+    if not (match := CODE.fullmatch(text.strip())):
         raise UnknownLanguage(f'"{text}" is no language code; write one as sw, swh or swh_Latn.')
     code, script = match[1].lower(), (match[2] or "").title()
     if len(code) == 2:

@@ -73,8 +73,7 @@ def plain_turn(turn: dict, place: int, tokenizer: Any) -> dict:
     """A turn without empty keys, marks of ours and ends of its author's; reasoning under each of its names, so that a
     template finds it, and tool calls in OpenAI's form."""
     kept = {key: value for key, value in turn.items() if value not in (None, []) and key not in MARKS}
-    reasoning = next((kept[name] for name in REASONING if isinstance(kept.get(name), str)), "")
-    if reasoning:
+    if reasoning := next((kept[name] for name in REASONING if isinstance(kept.get(name), str)), ""):
         kept |= dict.fromkeys(REASONING, reasoning)
     if calls := plain_calls(kept.pop("tool_calls", []), place):
         kept = {"content": "", **kept, "tool_calls": calls}

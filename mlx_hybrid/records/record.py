@@ -97,8 +97,7 @@ def read_records(files: Iterable[File] | File) -> Iterator[Record | Fault]:
 def load_records(paths: Iterable[File] | File) -> list[Record]:
     """Every record, or one DataError that counts the faults by kind and shows the first five with file and line."""
     items = list(read_records(paths))
-    faults = [item for item in items if isinstance(item, Fault)]
-    if not faults:
+    if not (faults := [item for item in items if isinstance(item, Fault)]):
         return items
     kinds = ", ".join(f"{n} {reason}" for reason, n in sorted(Counter(f.reason for f in faults).items()))
     shown = "".join(f"\n  {fault.where}: {fault.detail} ({fault.reason})" for fault in faults[:5])

@@ -99,8 +99,7 @@ def pictures(run: Run) -> Iterator[Picture]:
 
 def results(run: Run) -> Iterator[Part]:
     """Every results file of the run as tables; one of a kind that is not known here is named, never dropped."""
-    paths = sorted((run.path / "evaluation").glob("*.json"))
-    if not paths:
+    if not (paths := sorted((run.path / "evaluation").glob("*.json"))):
         yield "Nothing was measured yet: mlx-hybrid evaluate does it."
     for path in paths:
         try:

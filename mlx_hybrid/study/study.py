@@ -8,6 +8,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import mlx.core as mx
+
 from mlx_hybrid.adapters.attach import settle
 from mlx_hybrid.config import Config, ModelConfig
 from mlx_hybrid.errors import INTERRUPTED, ConfigError, MlxHybridError
@@ -171,8 +173,6 @@ def run_one(run: Run, config: Config, measuring: Measuring | None) -> None:
 def train_cell(run: Run, config: Config, stop: StopRequest) -> None:
     """Leave a finished run of `config` in the run's folder, whether it is there, half done, or not begun. Raises
     Stopped after a stop, ConfigError where the folder holds a run of another config."""
-    import mlx.core as mx
-
     is_there = (run.path / "run.json").is_file()
     if is_there and run.config() != config:
         way = "use a new folder with -o, or remove it"
@@ -242,9 +242,8 @@ def measured(
 
 
 def columns(folder: Path, measuring: Measuring, results: Results) -> dict[str, Any]:
-    test, retention = measuring.test, measuring.asked.get("retention")
     limit, path = (results.facts["limit"], results.facts["seed"]), folder / "answers" / "model.answers.jsonl"
-    test = limited(test, *limit)
+    test, retention = limited(measuring.test, *limit), measuring.asked.get("retention")
     rows = example_rows(test, path)
     told = {key: [row[key] for row in rows] for key in EXAMPLES if rows and key in rows[0]}
     told |= {"right": [*map(int, told["right"])]} if "right" in told else {}

@@ -71,8 +71,7 @@ class Progress:
         if not self.step:
             self.base_loss = loss
             return False
-        best = loss < self.best_loss
-        if best:
+        if best := loss < self.best_loss:
             self.best_loss, self.best_step, self.best_form = loss, self.step, form
         if best and loss < self.base_loss:
             self.stale = 0

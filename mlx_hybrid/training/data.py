@@ -9,6 +9,10 @@ from typing import Any, NamedTuple
 
 from mlx_hybrid.config import Config
 from mlx_hybrid.errors import ConfigError, DataError
+from mlx_hybrid.governance.folder.lines import read_folder_lines
+from mlx_hybrid.governance.folder.manifest import check_source
+from mlx_hybrid.governance.govern import govern_files
+from mlx_hybrid.governance.rules import active_stages
 from mlx_hybrid.records.lines import Source
 from mlx_hybrid.records.record import Record, Split, load_records, read_records, shapes_of, split_records
 from mlx_hybrid.records.shapes import describe_read
@@ -29,8 +33,6 @@ class Data(NamedTuple):
 
 def check_manifests(sources: Split) -> list[str]:
     """sha256 of the manifest of every governed file. Raises DataError for one that changed since it was signed."""
-    from mlx_hybrid.governance.folder.manifest import check_source
-
     return sorted(filter(None, {check_source(source.path) for part in sources for source in part}))
 
 
@@ -55,8 +57,6 @@ def check_held_back(config: Config, split: Split) -> None:
 
 def apart_from_held_out(config: Config, sources: Split) -> Config:
     """The config whose governance also keeps the run's own validation and test files out of training."""
-    from mlx_hybrid.governance.rules import active_stages
-
     own, held_out = config.governance, (str(s.path) for s in (*sources.test, *sources.valid))
     if not own.enabled or "overlap" not in active_stages(own):
         return config
@@ -67,9 +67,6 @@ def governed(
     config: Config, files: Sequence[Source], folder: Path | None = None
 ) -> tuple[list[Record], dict[str, int], str]:
     """Records to use, how many were set aside by reason, and what was read as what; ungoverned, a fault is an error."""
-    from mlx_hybrid.governance.folder.lines import read_folder_lines
-    from mlx_hybrid.governance.govern import govern_files
-
     if not config.governance.enabled:
         records = load_records(files)
         return records, {}, shapes_of(records)

@@ -101,8 +101,7 @@ def data_notes(config: Config, split: Split, setup: Setup) -> Iterator[Note]:
             "The base has no chat template, so turns are written plainly, each after a line as `### User:`, answers "
             f"ended with {tokenizer.eos_token}; the adapter keeps that for chat. --template names another."
         )
-    end = unnamed_end(tokenizer, setup.base.path)
-    if end:
+    if end := unnamed_end(tokenizer, setup.base.path):
         yield Note(
             f"Answers end with {end}, which the model's settings do not name as an end. It is trained, and chat, "
             "generate, serve, evaluate and whole-model exports stop there; other programs must be told."

@@ -8,6 +8,7 @@ from itertools import permutations
 
 import numpy as np
 import regex
+from ftfy import badness
 
 from mlx_hybrid.governance.rules import CUES, MAY_BE, patterns
 
@@ -90,8 +91,6 @@ def letters_only(text: str) -> str:
 
 def find_mojibake(text: str, scripts: Set[str] | None = None) -> str | None:
     """What is wrong with the encoding of a text, or None. `scripts` are those seen in it, where that is known."""
-    from ftfy import badness
-
     if MAY_BE.lost.search(text) and len(MOJIBAKE.lost.findall(text)) >= 2:
         return "letters were lost to question marks"
     if text.isascii():

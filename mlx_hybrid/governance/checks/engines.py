@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.sparse import coo_array
 
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.files import sha256_of
@@ -48,8 +49,6 @@ class Py3langid:
         return own and code in self.codes
 
     def predict(self, texts: Sequence[str]) -> np.ndarray:
-        from scipy.sparse import coo_array
-
         clean = (unicodedata.normalize("NFC", text[:MAX_LETTERS]) for text in texts)
         encoded = [text.encode("utf-8", "replace") for text in clean]
         lengths = np.array([len(item) for item in encoded], np.int64)

@@ -10,10 +10,10 @@ import hashlib
 import unicodedata
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import regex
+from scipy.sparse import csr_array
 
 from mlx_hybrid.governance.rules import Decision
 from mlx_hybrid.records.languages import UNSPACED
@@ -197,10 +197,8 @@ class EvaluationIndex:
         return [Decision("overlap", "eval_leak", *what) if leaks else None for leaks, *what in told]
 
 
-def incidence(rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]) -> Any:
+def incidence(rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]) -> csr_array:
     """A sparse matrix with a one at each (row, column)."""
-    from scipy.sparse import csr_array
-
     return csr_array((np.ones(len(rows), np.int32), (rows, columns)), shape)
 
 

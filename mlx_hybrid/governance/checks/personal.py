@@ -8,6 +8,7 @@ from itertools import chain
 from locale import locale_alias
 from typing import Any, NamedTuple
 
+import phonenumbers as phones
 import regex
 
 from mlx_hybrid.governance.rules import CUES, MAY_BE, Finding, for_short, in_force, patterns, said_before
@@ -97,11 +98,9 @@ def regions_of(language: str) -> tuple[str, ...]:
 
 def phone_length(match: Any, regions: tuple[str, ...]) -> int:
     """How many characters of a candidate are a telephone number; 0 for none."""
-    import phonenumbers
-
     written = match[0]
     if "+" in written:
-        found = phonenumbers.PhoneNumberMatcher(written, None, phonenumbers.Leniency.POSSIBLE)
+        found = phones.PhoneNumberMatcher(written, None, phones.Leniency.POSSIBLE)
         return next((number.end for number in found if number.start <= 2), 0)
     before = match.string[max(0, match.start() - WINDOW) : match.start()].rpartition("\n")[2]
     said, other = (max((m.start() for m in cue.finditer(before)), default=-1) for cue in (CALL, OTHER))
@@ -137,8 +136,6 @@ def is_national(written: str, regions: tuple[str, ...], *, called: bool) -> bool
 @lru_cache(1 << 16)
 def is_number(written: str, region: str, how: str) -> bool:
     """Whether `phonenumbers` holds it for a valid number there: of a mobile phone, or begun or grouped as there."""
-    import phonenumbers as phones
-
     try:
         number = phones.parse(written, region)
     except phones.NumberParseException:

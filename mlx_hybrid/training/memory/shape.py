@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+from huggingface_hub import HfApi, try_to_load_from_cache
+from huggingface_hub.errors import HTTPError, NotASafetensorsRepoError
 from mlx.utils import tree_flatten
 
 from mlx_hybrid.adapters.attach import attach, hybrid_layers, trainable_count
@@ -65,8 +67,6 @@ def local_folder(model: str) -> Path | None:
 
 def cached_folder(repo: str) -> Path | None:
     """The folder of a Hub model whose weights are on this machine already."""
-    from huggingface_hub import try_to_load_from_cache
-
     found = try_to_load_from_cache(repo, "config.json")
     folder = Path(found).parent if isinstance(found, str) else None
     return folder if folder and list(folder.glob("model*.safetensors")) else None
@@ -74,9 +74,6 @@ def cached_folder(repo: str) -> Path | None:
 
 def stand_in(repo: str, folder: Path) -> Path:
     """A model folder with a Hub model's config and, for its weights, a file of holes under their true header."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HTTPError, NotASafetensorsRepoError
-
     api = HfApi(endpoint=hub_endpoint())
     try:
         shutil.copy(api.hf_hub_download(repo, "config.json"), folder / "config.json")
