@@ -47,7 +47,6 @@ def load_base(name: str, *, tokenizer: Any = None) -> BaseModel:
     tokenizer = tokenizer or read_tokenizer(name, folder)
     model, config = load_weights(folder, name)
     use_fast_products(model)
-    use_fast_activations()
     model.eval()
     for weights, leaf in tree_flatten(model.parameters()):
         if mx.issubdtype(leaf.dtype, mx.floating) and not mx.all(mx.isfinite(leaf)).item():
@@ -68,6 +67,7 @@ def load_weights(place: Path, name: str, *, lazy: bool = False) -> tuple[Any, di
     """The model in a folder or a GGUF file, and its config; `lazy`, without reading a weight."""
     from mlx_lm.utils import load_model
 
+    use_fast_activations()  # before a model's own functions are compiled with MLX's
     if place.is_file():
         return build(open_gguf(place), lazy=lazy)
     check_keys(own := read_json(place / "config.json"), name)

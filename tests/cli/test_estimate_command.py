@@ -28,7 +28,7 @@ def test_the_next_command_trains_what_was_estimated(run, quantised_folder, tmp_p
 def test_without_records_the_settings_bound_the_batch(run, quantised_folder):
     result = run("estimate", "--model", quantised_folder, "--json", "--set", "train.max_tokens=65")
     tree = json.loads(result.output)
-    assert tree["batch"] == {"rows": 8, "tokens": 64, "targets": 512, "held": True}
+    assert tree["batch"] == {"rows": 8, "tokens": 64, "targets": 512, "held": 128}
     assert tree["batch_from"] == "train.max_tokens"
     assert tree["fits"]
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mlx_hybrid.models import activations
+from mlx_hybrid.models.base import BUNDLED_FOLDER, load_weights
 
 pytestmark = pytest.mark.skipif(
     not activations.exponentials_are_slow(), reason="MLX's own are as quick as can be here"
@@ -60,8 +61,10 @@ def test_other_types_have_their_own(name):
     assert mx.array_equal(getattr(activations, name)(x), own(x))
 
 
-def test_models_ask_for_them_by_name():
-    activations.use_fast_activations()
+def test_models_ask_for_them_by_name(monkeypatch):
+    """From the first model on, though it be built without its weights: what is compiled once keeps what it found."""
+    monkeypatch.setattr(nn, "silu", activations.SILU)
+    load_weights(BUNDLED_FOLDER, "bundled", lazy=True)
     assert nn.silu is activations.silu
     x = mx.random.normal((64,))
     assert mx.array_equal(nn.GELU("precise")(x), activations.gelu_approx(x))
