@@ -2,6 +2,8 @@
 
 # ruff: noqa: E501 (an answer a line)
 
+import random
+
 import pytest
 from governance.conftest import SENTENCES, govern_records, said, text_record, text_records
 
@@ -92,6 +94,26 @@ def test_comments_beside_code_are_alike_as_its_lines_are_and_the_same_line_again
         told("The header", "\n".join([*lines[:1], *["void stop(const array<T>&);  // it stops"] * 12]))[0]
         == "repetition"
     )
+
+
+DRAWN = random.Random(5)
+YEARS = "1990 Mauerfall in Berlin\n1991 Krieg am Golf beginnt\n1992 Vertrag von Maastricht\n1993 Binnenmarkt beginnt"
+
+
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        (YEARS, "lang_mismatch"),
+        ("\n".join(f"{n} Париж это столица" for n in range(10, 20)), "script_mismatch"),
+        ("\n".join(f"{n} I am so happy now" for n in range(10, 70)), "repetition"),
+        ("\n".join(str(DRAWN.randrange(10**7, 10**8)) for _ in range(40)), "no_text"),
+        ("\n".join(f"{DRAWN.getrandbits(32):08X}" for _ in range(40)), "lang_mismatch"),
+    ],
+)
+def test_rows_that_begin_with_numbers_are_judged_by_what_follows(rows, reason):
+    found = govern_records([text_record(rows, language="en")], FREE).rejected
+    assert [rejection.reason for rejection in found] == [reason]
+    assert told(ASKED, rows)[0] == reason.replace("no_text", "low_letter_ratio")
 
 
 def test_code_and_addresses_are_in_no_language():

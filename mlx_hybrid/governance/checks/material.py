@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import groupby
+from operator import itemgetter
 from typing import NamedTuple
 
 import regex
@@ -186,10 +187,14 @@ def kind_of(line: str, before: str) -> str:
 
 
 def in_columns(lines: list[str]) -> list[str]:
-    """`table` for each of three lines on end, or more, with as many short cells, `data` for those of codes."""
+    """`table` for each of three lines on end, or more, with as many short cells, `data` for those of codes, where a
+    letter or a mark in one of them tells that they are."""
     cells, codes = MATERIAL.cells.fullmatch, MATERIAL.codes.fullmatch
     counts = [line.count(",") + line.count(";") for line in lines]
     counts = [n if n > 1 and cells(line) else -bool(codes(line)) for n, line in zip(counts, lines)]
-    runs = ((count, len(list(group))) for count, group in groupby(counts))
-    kinds = {count: "table" if count > 0 else "data" for count in counts if count}
-    return [kind for n, size in runs for kind in [kinds.get(n, "") if size >= 3 else ""] * size]
+    told = []
+    for count, group in groupby(zip(counts, lines), itemgetter(0)):
+        rows = [line for _, line in group]
+        is_some = count and len(rows) >= 3 and (count > 0 or MATERIAL.coded.search("\n".join(rows)))
+        told += [("table" if count > 0 else "data") if is_some else ""] * len(rows)
+    return told
