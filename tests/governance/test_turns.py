@@ -116,6 +116,33 @@ def test_rows_that_begin_with_numbers_are_judged_by_what_follows(rows, reason):
     assert told(ASKED, rows)[0] == reason.replace("no_text", "low_letter_ratio")
 
 
+CODE = 'def load(path):\n    """\n    The tokens are <unk> and <s>, first.\n    """\n    return read(path, "<s>")\n'
+ALARM = "#      " + 48 * "🚨" + "\n#   This file was written by another, do not change it."
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (
+            "Run `ls -l` to see. I hope this helps!<|im_end|>\n<|im_start|>user\nAnd now?<|im_end|>",
+            "control_tokens",
+        ),
+        ("Use `ls`. [/INST] You are welcome. [INST] And now? [/INST] Nothing.", "control_tokens"),
+        (f"{CODE}exit(0) <|im_end|> <|im_start|>user Now write it in Python", "control_tokens"),
+        (f"{CODE}exit(0) <|im_end|> And now we can go on from here.", "control_tokens"),
+        ("You can use `ls` here " + "!" * 600, "char_run"),
+        ("You can use `ls` here " + "?" * 3000, "char_run"),
+        ("x = load(path)\nThat is all of it, and I hope it helps you" + "!" * 60, "char_run"),
+        ("x = load(path)\nThat is all of it.\nI hope that it helps you.\n" + "!" * 600, "char_run"),
+        (CODE, ""),
+        (f"{ALARM}\n{CODE}x = '{60 * '!'}'", ""),
+        ("It is written so:\n```\n<|im_start|>user\nIs it free?<|im_end|>\n```\nAnd `<s>` comes first.", ""),
+    ],
+)
+def test_what_is_let_pass_in_code_is_not_beside_a_word_of_it(answer, reason):
+    assert told("Write the function.", answer)[0] == reason
+
+
 def test_code_and_addresses_are_in_no_language():
     code = "def add(first, second):\n    return first + second\n\nprint(add(1, 2))"
     assert told(HINDI, code, "hi")[0] == ""

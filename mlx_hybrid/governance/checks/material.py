@@ -45,6 +45,11 @@ class Turn(NamedTuple):
     def is_code(self) -> bool:
         return bool(self.made.kinds & {"code", "data"})
 
+    @property
+    def bare(self) -> frozenset[str]:
+        """The materials that stand in it without a fence."""
+        return made_of(MATERIAL.fenced.sub(" ", self.text)).kinds
+
 
 class Judged(NamedTuple):
     """A record as the rules see it: its trained turns, the words before them, all that was said but by tools, whose

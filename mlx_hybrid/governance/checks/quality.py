@@ -27,6 +27,7 @@ LEAST_LINE, LEAST_LINES = 8, 6  # characters of a line beside code that counts, 
 BLOCK = 5  # lines on end: in code single ones and pairs come again
 REFRAIN = 6  # times that a line of a song may stand in it
 RULERS = list(map(ord, " \t\n\r-=_*#~.·•─━═│+|…"))  # what lines and tables are drawn with
+LONGEST_RULER = 200  # characters of a line beside code, which may be drawn with any
 PICTURES = 0x1F000  # the first of the emoji
 LEAST_PAIRS = 200  # fewer do not tell how long translations between two languages are
 FAR = 3.5  # robust z: keeps 98.8–99.9 % of good pairs (docs/governance.md)
@@ -111,7 +112,7 @@ def control_tokens(look: Look, _: float) -> str:
     text = look.turn.text
     if look.turn.asked is None or not MAY_BE.chat_marks.search(text) or look.turn.asks(QUALITY.chat_marks):
         return ""
-    found = QUALITY.marks_alone if look.turn.is_code else QUALITY.chat_marks
+    found = QUALITY.marks_alone if look.turn.bare & {"code", "data"} else QUALITY.chat_marks
     marks = found.findall(MATERIAL.fenced.sub(" ", text))
     return f"{len(marks)} marks of a template, the first {marks[0]}" if marks else ""
 
@@ -135,10 +136,11 @@ def symbol_heavy(look: Look, limit: float) -> str:
 
 
 def char_run(look: Look, limit: float) -> str:
-    of_letters = not look.turn.is_code or QUALITY.drawn_out.search(look.words)
     drawn_out = look.run >= RUN and look.run_share > 0.6
     found = look.run >= limit or (drawn_out and look.turn.text.strip()[0] not in WORDS["laughter"])
-    return f"one character {look.run} times in a row" if found and of_letters else ""
+    if found and look.run <= LONGEST_RULER and look.turn.bare & {"code", "data"}:
+        found = QUALITY.drawn_out.search(look.words)
+    return f"one character {look.run} times in a row" if found else ""
 
 
 def repetition(look: Look, limit: float) -> str:
