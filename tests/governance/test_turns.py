@@ -143,6 +143,30 @@ def test_what_is_let_pass_in_code_is_not_beside_a_word_of_it(answer, reason):
     assert told("Write the function.", answer)[0] == reason
 
 
+STEPS = "x = step(x, 1)", "print(x, limit)", "save(x, path)"
+TOOLS = ["ls", "cd", "cp", "mv", "rm", "cat", "head", "tail", "sort", "uniq"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        ("print(x, limit)\n" * 6, "repetition"),
+        ("Use `x`. " + " ".join([ENGLISH] * 5), "repetition"),
+        ("Use `x`. " + "The book is here. " * 9, "repetition"),
+        ("\n".join(DRAWN.choice(STEPS) for _ in range(120)), "repetition"),
+        ("\n".join(f"- Use `{tool}` to read it." for tool in TOOLS), ""),
+        (
+            "\n".join(
+                f"Then you run this:\n```\n{tool} a\n```\nThe output:\n```\n{tool}\n```" for tool in TOOLS
+            ),
+            "",
+        ),
+    ],
+)
+def test_lines_of_code_come_again_and_few_lines_do_not_make_a_text(answer, reason):
+    assert told("Write the function.", answer)[0] == reason
+
+
 def test_code_and_addresses_are_in_no_language():
     code = "def add(first, second):\n    return first + second\n\nprint(add(1, 2))"
     assert told(HINDI, code, "hi")[0] == ""

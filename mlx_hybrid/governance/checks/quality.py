@@ -25,6 +25,8 @@ COMPRESSED, COMPRESSED_FROM = 0.25, 200
 SUSPECT = 0.6  # a text half of whose 10-grams come back compresses to less
 LEAST_LINE, LEAST_LINES = 8, 6  # characters of a line beside code that counts, and such lines that tell
 BLOCK = 5  # lines on end: in code single ones and pairs come again
+FEW = 0.8  # of lines or 10-grams with signs repeat others: more do those only that turn in a circle
+SIGNED, BLOCKED = frozenset({"code", "data", "table", "notation"}), regex.compile("```|~~~")
 REFRAIN = 6  # times that a line of a song may stand in it
 RULERS = list(map(ord, " \t\n\r-=_*#~.·•─━═│+|…"))  # what lines and tables are drawn with
 LONGEST_RULER = 200  # characters of a line beside code, which may be drawn with any
@@ -144,21 +146,22 @@ def char_run(look: Look, limit: float) -> str:
 
 
 def repetition(look: Look, limit: float) -> str:
-    """It compresses too well, or its 10-grams come back; of a song each line counts once, unless it is most of it.
-    Beside code, whose comments are alike as its lines are, whole lines must come back, several in their order."""
-    text = look.words.strip()
+    """It compresses too well, or its 10-grams come back; of a song each line counts once, unless it is most of it. Beside
+    code, whose comments are alike as its lines are, whole lines must come back, several in their order or nearly all."""
+    signed = look.turn.made.kinds & SIGNED  # what stands in backticks tells one sentence from the next
+    text = (look.turn.text if signed else look.words).strip()
     turns = len(text) < 2_000 and text.count(text[:1]) > 5
     turning = QUALITY.turning.fullmatch(text) if turns else None
     word = turning[1] if turning else ""
     if len(word) > 1 and LETTERS.search(word) and word.strip().lower() not in WORDS["laughter"]:
         return f"{word[:30]!r} again and again"
-    if look.turn.made.kinds & {"code", "data", "table", "notation"}:
+    if signed and (BLOCKED.search(look.turn.text) or look.turn.bare & SIGNED):
         lines = [line.strip() for line in look.turn.text.split("\n") if LETTERS.search(line)]
-        lines = [line for line in lines if len(line) >= LEAST_LINE]
         blocks = list(zip(*(lines[start:] for start in range(BLOCK))))
-        repeated = 1 - len(set(blocks)) / max(1, len(blocks))
-        many = len(lines) >= LEAST_LINES and repeated > limit
-        return f"{repeated:.2f} of the lines come back" if many else ""
+        repeated, again = (1 - len(set(rows)) / max(1, len(rows)) for rows in (blocks, lines))
+        told = sum(len(line) >= LEAST_LINE for line in lines) >= LEAST_LINES
+        found = told and (repeated > limit or again > FEW)
+        return f"{max(repeated, again):.2f} of the lines come back" if found else ""
     lines = text.split("\n")
     distinct = list(dict.fromkeys(lines))
     if 4 <= len(lines) <= REFRAIN * len(distinct):
@@ -171,7 +174,7 @@ def repetition(look: Look, limit: float) -> str:
         return ""
     grams = [text[i : i + 10] for i in range(len(text) - 9)]
     repeated = 1 - len(set(grams)) / len(grams)
-    return f"{repeated:.2f} of the 10-grams come back" if repeated > limit else ""
+    return f"{repeated:.2f} of the 10-grams come back" if repeated > (FEW if signed else limit) else ""
 
 
 def markup(look: Look, limit: float) -> str:
