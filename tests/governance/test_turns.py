@@ -78,6 +78,35 @@ def test_the_answer_must_be_in_the_declared_language():
     assert told(SWAHILI, SENTENCES["rus_Cyrl"], **named)[0] == "script_mismatch"
 
 
+POLISH = "Biblioteka jest otwarta od dziewiątej rano do późnego wieczora w dni powszednie, a w soboty krócej."
+DUTCH = "De bibliotheek gaat om negen uur open en sluit laat in de avond op werkdagen, en zaterdag eerder."
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answer", "language"),
+    [
+        ("Translate into Polish: He switched to English when we met at the library.", POLISH, "en"),
+        ("Übersetze ins Polnische: Er antwortete auf Englisch, dass sie um neun öffnet.", POLISH, "en"),
+        ("Translate into Polish: In the spring we moved to Germany, near a library.", POLISH, "de"),
+        ("Translate into Xhosa: He switched to English when we met at the library.", POLISH, "en"),
+        (f"Translate to Germanic runes: {ENGLISH}", POLISH, "de"),
+        (f"Translate the Dutch sentence to English and keep the Dutch beside it: {DUTCH}", DUTCH, "en"),
+        (f"Переведи с того, что написано на русском, на польский: {SENTENCES['rus_Cyrl']}", POLISH, "ru"),
+        ("Terjemahkan ke bahasa Belanda: Perpustakaan buka pada pukul sembilan pagi.", DUTCH, "id"),
+    ],
+)
+def test_a_language_is_translated_into_where_the_instruction_says_so(prompt, answer, language):
+    assert told(prompt, answer, language)[0] == ""
+
+
+@pytest.mark.parametrize(
+    "prompt", ["Translate into Swahili: ", "Translate to Swahili: ", "Tafsiri kwa Kiswahili: "]
+)
+@pytest.mark.parametrize("code", ["eng_Latn", "rus_Cyrl", "fra_Latn", "hin_Deva"])
+def test_a_translation_into_the_declared_language_is_in_it(prompt, code):
+    assert told(prompt + ENGLISH, SENTENCES[code], "sw")[0] in ("lang_mismatch", "script_mismatch")
+
+
 def test_comments_beside_code_are_alike_as_its_lines_are_and_the_same_line_again_is_not():
     verbs = ("Adds", "Subtracts", "Multiplies", "Divides", "Shifts", "Masks", "Negates", "Compares")
     lines = [

@@ -25,7 +25,19 @@ NO_LIMITS = {"lang_mismatch": 0.0, "script_mismatch": 0.0, "script_mixed": 1.0, 
 # Languages that a text is surely in where the engine says so at 0.95; words.tsv names those that only look so.
 BIG = ("eng", "fra", "spa", "por", "deu", "rus", "arb", "zho", "hin", "amh")
 TIGRINYA = regex.compile("[ኣቐ-ቝዀኸ]")  # letters that Amharic hardly has
-TRANSLATES = regex.compile("|".join(map(regex.escape, sorted(WORDS["translate"]))), regex.IGNORECASE)
+ROWS = ((row[5:], names) for row, names in WORDS.items() if row.startswith("name "))
+NAMED = {name.replace("_", " "): code for code, names in ROWS for name in names}
+
+
+def one_of(words: Collection[str]) -> str:
+    return "|".join(map(regex.escape, sorted(words, key=lambda word: (-len(word), word))))
+
+
+# What says that a text be translated, as far as into what can follow, and a language into which.
+TRANSLATES = regex.compile(rf"(?:{one_of(WORDS['translate'])})[^:：\n\"“„«]{{0,60}}")
+INTO = regex.compile(
+    rf"\b(?:{one_of(WORDS['into'])}) (?:bahasa |the )?({one_of(NAMED)})(?:e[nrs]?|[^\x00-\x7f]\w*)?\b"
+)
 
 
 class Verdict(NamedTuple):
@@ -42,19 +54,15 @@ class Verdict(NamedTuple):
 
     def is_meant(self, record: Judged) -> bool:
         """Whether words in another language are asked for: by its name, or by a word for translating where that is not
-        into the declared one."""
+        into the declared one alone."""
         if self.reason not in ("lang_mismatch", "script_mismatch"):
             return False
         asked = "\n".join(turn.asked or "" for turn in record.turns).lower()
-        if any(name in asked for name in names_of(self.looks)):
+        if any(code == self.looks and name in asked for name, code in NAMED.items()):
             return True
-        into = (f" {word} {name}" for word in WORDS["into"] for name in names_of(self.language.code))
-        return bool(TRANSLATES.search(asked)) and not any(words in asked for words in into)
-
-
-def names_of(code: str) -> list[str]:
-    """What a language is called, in its own words and others'."""
-    return [name.replace("_", " ") for name in WORDS.get(f"name {code}", ())]
+        told = TRANSLATES.findall(asked)
+        into = {NAMED[name] for part in told for name in INTO.findall(part)}
+        return bool(told) and into != {self.language.code}
 
 
 class Evidence(NamedTuple):

@@ -146,8 +146,8 @@ def char_run(look: Look, limit: float) -> str:
 
 
 def repetition(look: Look, limit: float) -> str:
-    """It compresses too well, or its 10-grams come back; of a song each line counts once, unless it is most of it. Beside
-    code, whose comments are alike as its lines are, whole lines must come back, several in their order or nearly all."""
+    """It compresses too well, or its 10-grams come back; of a song each line counts once, unless it is most of it.
+    Beside code, whose comments are alike as its lines are, whole lines must, several in their order or nearly all."""
     signed = look.turn.made.kinds & SIGNED  # what stands in backticks tells one sentence from the next
     text = (look.turn.text if signed else look.words).strip()
     turns = len(text) < 2_000 and text.count(text[:1]) > 5
