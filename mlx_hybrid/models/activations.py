@@ -34,7 +34,8 @@ def sigmoid(x: mx.array) -> mx.array:
 
 
 def with_slope(x: mx.array, value: mx.array, slope: mx.array) -> mx.array:
-    """`value` whose gradient for x is `slope`: in plain operations, as a function compiled for every shape needs."""
+    """`value` whose gradient for x is `slope`, and whose second is 0: in plain operations, as a function compiled for
+    every shape needs."""
     return mx.stop_gradient(value) + (x - mx.stop_gradient(x)) * mx.stop_gradient(slope)
 
 

@@ -13,6 +13,7 @@ LARGEST_CHUNK, SMALLEST_CHUNK = 1024, 64
 CHUNK_BYTES = 1 << 26
 HELD_RECORDS = 4  # one of so many, where prompts are held to the base
 MOST_TARGETS = 64  # that one token of a prompt counts for
+FEWEST_PLACES = 128  # of held targets, in compiled steps: fewer shapes
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,11 @@ def target_bucket(count: int) -> int:
     return max(1, -(-count // step)) * step
 
 
+def round_up(count: int) -> int:
+    """The next power of two."""
+    return 1 << (count - 1).bit_length()
+
+
 def chunk_size(vocabulary: int) -> int:
     """Targets whose logits are alive at once: 1,024, fewer where that many would be over 64 MB in float32."""
     fitting = 1 << (CHUNK_BYTES // (4 * vocabulary)).bit_length() - 1
@@ -80,12 +86,13 @@ def make_batch(examples: list[Example], *, exact: bool = False) -> Batch:
     count = int((weights < 0).sum())
     held, places = np.unique(rows[:count], return_inverse=True)
     places = places.astype(np.int32) * length + columns[:count]
+    room = target_bucket(len(positions))
     if count:
-        places = np.pad(places, (0, target_bucket(count) - count))
-        wanted = len(held) if exact else 1 << (len(held) - 1).bit_length()
-        held = np.pad(held, (0, wanted - len(held)), mode="edge")
+        more = target_bucket(count) if exact else min(room, max(FEWEST_PLACES, round_up(count)))
+        places = np.pad(places, (0, more - count))
+        held = np.pad(held, (0, 0 if exact else round_up(len(held)) - len(held)), mode="edge")
     found = positions.astype(np.int32), tokens[:, 1:].ravel()[positions], weights[positions]
-    spare = (0, target_bucket(len(positions)) - len(positions))
+    spare = (0, room - len(positions))
     where = tuple(e.where for e in examples)
     return Batch(tokens[:, :-1].copy(), *(np.pad(part, spare) for part in found), where, rows, held, places)
 

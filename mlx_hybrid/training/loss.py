@@ -1,7 +1,6 @@
 """Summed next-token loss over the trained targets, without logits of the whole batch."""
 
 from collections.abc import Callable
-from itertools import pairwise
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -40,8 +39,8 @@ def loss_and_slopes(
 ) -> tuple[Float[mx.array, "2"], States, Leaves]:
     """Σ |weight| · −log p(target), of all and of the answers alone, and the first one's gradients for `hidden` and the
     head's leaves: softmax less one at the target, back through the head. One softmax does for all, log Σ exp being the
-    largest logit less the log of its share. Where the base's logits `plain` are given, a weight below zero asks for
-    KL(base ‖ p) in place of it."""
+    largest logit less the log of its share. Where the base's logits `plain` of the first targets are given, a weight
+    below zero asks for KL(base ‖ p) in place of it."""
     targets = targets[:, None]
 
     def softmax_and_normaliser(logits: mx.array) -> tuple[mx.array, mx.array]:
@@ -53,13 +52,15 @@ def loss_and_slopes(
         fixed = mx.stop_gradient(wide)
         share, normaliser = softmax_and_normaliser(fixed)
         losses = normaliser - mx.take_along_axis(fixed, targets, 1)[:, 0]
-        slope = mx.put_along_axis(share, targets, mx.take_along_axis(share, targets, 1) - 1, 1)
+        told = 1 if plain is None else (weights >= 0)[:, None]  # where the target is what is wanted
+        slope = mx.put_along_axis(share, targets, mx.take_along_axis(share, targets, 1) - told, 1)
         if plain is not None:
-            other = plain.astype(mx.float32)
+            count, other = len(plain), plain.astype(mx.float32)
+            asks = weights[:count] < 0
             kept, constant = softmax_and_normaliser(other)
-            divergence = mx.sum(kept * (other - fixed), axis=1) - constant + normaliser
-            losses = mx.where(weights < 0, divergence, losses)
-            slope = mx.where((weights < 0)[:, None], share - kept, slope)
+            divergence = mx.sum(kept * (other - fixed[:count]), axis=1) - constant + normaliser[:count]
+            losses = mx.concatenate([mx.where(asks, divergence, losses[:count]), losses[count:]])
+            slope = mx.concatenate([slope[:count] - kept * asks[:, None], slope[count:]])
         sizes = mx.abs(weights)
         sums = mx.sum(losses * mx.stack([sizes, mx.maximum(weights, 0)]), axis=1)
         return mx.sum(mx.sum(wide * slope, axis=1) * sizes), sums
@@ -85,16 +86,15 @@ def loss_in_chunks(
     and they are formed once. The leaves' gradients add up in float32. Hsu et al. 2024 (Liger), arXiv 2410.10989.
     """
     names = list(leaves)
-    cuts = sorted({*range(0, held, size), *range(held, len(targets), size), len(targets)})
 
     @mx.custom_function
     def chunks(given: list[mx.array]) -> tuple[mx.array, mx.array, list[mx.array]]:
         hidden, own = given[0], dict(zip(names, given[1:], strict=True))
         losses, slopes, sums = mx.zeros(2), [], []
-        for begin, end in pairwise(cuts):
-            part = slice(begin, end)
+        for begin in range(0, len(targets), size):
+            part = slice(begin, begin + size)
             states = mx.depends([hidden[part]], [losses, slopes[-1], *sums])[0] if slopes else hidden[part]
-            plain = base(part) if begin < held else None
+            plain = base(slice(begin, min(begin + size, held))) if begin < held else None
             more, slope, pulls = loss_and_slopes(head, states, targets[part], weights[part], own, plain)
             losses, slopes = losses + more, [*slopes, slope]
             pulls = [pulls[name].astype(mx.float32) for name in names]

@@ -141,6 +141,8 @@ def test_the_largest_load_is_the_longest_records_and_the_most_targets(larger):
     assert largest_load(records, by_loss) == Load(2, 49, 19 + 2 + 24)
     assert widest_load(settings) == Load(2, 64, 128)
     assert not largest_load(records_of((9, 8), (20, 19)), held).held  # no prompts, nothing beside
+    texts = largest_load(records_of((64, 63), (64, 63), (40, 20), (40, 20)), held)
+    assert texts == Load(2, 63, 2 * 63, held=2 * 19)  # of other records than have the most targets
 
 
 RECORDS = records_of(*[(97, 50)] * 4)

@@ -71,10 +71,8 @@ def largest_load(examples: list[Example], config: Config) -> Load:
     share = config.train.prompt_share * (HELD_RECORDS if config.held_to_base else 1)
     prompts = [len(e.tokens) - 1 - e.trained_count for e in examples]
     held = [min(n, max(round(share * n), e.trained_count)) for n, e in zip(prompts, examples, strict=True)]
-    counts = sorted(
-        (e.trained_count + n * (config.train.prompt_weight > 0), n) for n, e in zip(held, examples)
-    )
-    targets, beside = map(sum, zip(*counts[-size:]))
+    counts = [e.trained_count + n * (config.train.prompt_weight > 0) for n, e in zip(held, examples)]
+    targets, beside = (sum(sorted(each, reverse=True)[:size]) for each in (counts, held))
     rows, tokens = min(size, len(examples)), max(len(e.tokens) for e in examples) - 1
     return Load(rows, tokens, targets, beside * config.held_to_base)
 
