@@ -77,7 +77,8 @@ def take_turns(steps: dict[str, Step], repeats: int, *, warm: int = 2) -> dict[s
 
 def ratios(found: list[float], reference: list[float]) -> tuple[str, str]:
     """Median and quartiles of the ratios within each repeat."""
-    low, middle, high = statistics.quantiles([a / b for a, b in zip(found, reference, strict=True)], n=4)
+    turns = [a / b for a, b in zip(found, reference, strict=True)]
+    low, middle, high = statistics.quantiles(turns if turns[1:] else turns * 2, n=4)
     return f"{middle:.2f}", f"{low:.2f}–{high:.2f}"
 
 

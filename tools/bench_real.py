@@ -59,7 +59,7 @@ def generate():
     return [len(list(answers(model, tokenizer, prompts, [Sampling(max_tokens=48)] * len(items))))]
 
 jobs = {
-    "options": lambda: [scores.tolist() for scores in score_options(model, items)],
+    "options": lambda: [scores.reshape(len(scores), -1)[:, 0].tolist() for scores in score_options(model, items)],
     "losses": lambda: sequence_nll(model, texts, masks)[0].tolist(),
     "generate": generate,
 }
