@@ -29,6 +29,9 @@ import mlx.core  # noqa: E402, F401 (the commands then leave the choice of a BLA
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
+from mlx_hybrid.models.activations import use_fast_activations  # noqa: E402
+
+use_fast_activations()  # as in every command, before a model is built
 pytest_plugins = ["browser", "data_marker", "pytester", "real_models"]
 
 

@@ -17,6 +17,7 @@ from mlx_hybrid.cli import finetune, main  # noqa: E402, F401
 from mlx_hybrid.errors import ConfigError  # noqa: E402
 from mlx_hybrid.evaluation import evaluate  # noqa: E402, F401
 from mlx_hybrid.models import adapted  # noqa: E402, F401
+from mlx_hybrid.models.activations import use_fast_activations  # noqa: E402
 from mlx_hybrid.publish import card  # noqa: E402, F401
 from mlx_hybrid.report import run_page  # noqa: E402, F401
 from mlx_hybrid.training.batches import make_batch  # noqa: E402
@@ -26,6 +27,7 @@ from mlx_hybrid.training.events import CheckpointDue, Trained, Validated  # noqa
 from mlx_hybrid.training.loop import Training, align  # noqa: E402
 from mlx_hybrid.training.optimizer import make_step  # noqa: E402
 
+use_fast_activations()  # as in every command
 SETTINGS = changed(
     steps=8, batch_size=4, accumulate=2, report_every=3, validate_every=4, save_every=4,
     orthogonal_learning_rate=0.12,  # far enough that butterflies fold
