@@ -30,7 +30,7 @@ from mlx_hybrid.training.optimizer import make_step  # noqa: E402
 use_fast_activations()  # as in every command
 SETTINGS = changed(
     steps=8, batch_size=4, accumulate=2, report_every=3, validate_every=4, save_every=4,
-    orthogonal_learning_rate=0.12,  # far enough that butterflies fold
+    orthogonal_learning_rate=0.05,  # butterflies fold, and rounding does not grow
 )  # fmt: skip
 GROUPS = {"one batch": [4], "accumulated": [4, 4], "a machine left over": [4, 1], "uneven": [5]}
 """Records of each accumulated batch."""
