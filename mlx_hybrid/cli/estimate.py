@@ -1,7 +1,7 @@
 """`estimate`: the memory a run needs before a weight is loaded."""
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -36,8 +36,7 @@ def estimate(
         mlx-hybrid estimate --model mlx-community/Qwen3-0.6B-4bit --set train.batch_size=4
         mlx-hybrid estimate my-run.yaml --memory 16
     """
-    from mlx_hybrid.training.memory.estimate import USABLE, Load, as_options, memory_limit, way_out
-    from mlx_hybrid.training.memory.estimate import estimate as estimate_memory
+    from mlx_hybrid.training.memory import estimate as planning
     from mlx_hybrid.training.memory.shape import model_shape
 
     given = given_settings(options)
@@ -47,20 +46,23 @@ def estimate(
     shape = model_shape(settings)
     load_of, source = batch_of(settings)
     load = load_of(settings)
-    limit = int(memory * GIGA * USABLE) if memory else memory_limit()
-    found = estimate_memory(shape, load, settings)
+    limit = int(memory * GIGA * planning.USABLE) if memory else planning.memory_limit()
+    found = planning.estimate(shape, load, settings)
     result: dict[str, Any] = {"format": 1, "batch": asdict(load), "batch_from": source, "bytes": found.items}
     result |= {"peak_bytes": found.peak, "cache_bytes": found.cache, "limit_bytes": limit}
     result["fits"] = found.needed <= limit
     then = f"Next: {command('finetune', *typed('--memory', takes_value=True))}"
     if not result["fits"]:
-        result["change"] = way_out(shape, load_of, settings, limit)
-        then = f"It will not fit. The smallest change that does: {as_options(result['change'])}"
+        result["change"] = planning.way_out(shape, load_of, settings, limit)
+        then = f"It will not fit. The smallest change that does: {planning.as_options(result['change'])}"
     lines = [f"Longest batch, from {source}: {load.rows} rows of {load.tokens} tokens."]
     lines += [f"  {name:<22}{size / GIGA:>9.3f} GB" for name, size in found.items.items() if size]
     if source != "the records":
-        rows = [[Load(n, t, n * t, settings.held_to_base) for t in LENGTHS] for n in BATCHES]
-        needs = [[estimate_memory(shape, own, settings).needed for own in row] for row in rows]
+        batch = partial(replace, settings.train)
+        rows = [
+            [replace(settings, train=batch(batch_size=n, max_tokens=t + 1)) for t in LENGTHS] for n in BATCHES
+        ]
+        needs = [[planning.needed_by_one(shape, planning.widest_load, own, 1) for own in row] for row in rows]
         result["table"] = {"batches": BATCHES, "tokens": LENGTHS, "needed_bytes": needs}
         told = "In GB, by records a batch (down) and tokens a record (across); ! is over what may be used:"
         lines += [told, "       " + "".join(f"{tokens:>9}" for tokens in LENGTHS)]

@@ -1,10 +1,12 @@
 """`estimate`: what memory goes to, and what would fit."""
 
 import json
+from dataclasses import replace
 
 from acting import refused
 
 from mlx_hybrid.cli.output import command
+from mlx_hybrid.training.memory import shape
 
 
 def test_it_lists_what_memory_goes_to(run, quantised_folder, records, settings):
@@ -44,6 +46,25 @@ def test_without_records_an_ordinary_length_is_assumed_and_others_are_tabulated(
     assert f"{table[32, 4096] / 1e9:.2f}" in said
     small = run(*asked, "--memory", table[8, 512] / 0.9e9, code=0).output
     assert "!" in small.partition("may be used:")[2]
+
+
+def test_the_table_counts_what_a_batch_of_its_size_would(run, quantised_folder, monkeypatch):
+    """Also of a vocabulary beside whose logits, the base's among them, nothing else counts."""
+    monkeypatch.setattr(
+        shape, "model_shape", lambda config, own=shape.model_shape: replace(own(config), vocabulary=10**6)
+    )
+    asked = ("estimate", "--model", quantised_folder, "--json")
+    table = json.loads(run(*asked).output)["table"]
+    for n, row in list(zip(table["batches"], table["needed_bytes"]))[:2]:
+        for tokens, need in list(zip(table["tokens"], row))[:2]:
+            whole = json.loads(run(*asked, "--batch-size", n, "--max-tokens", tokens + 1).output)
+            assert need == whole["peak_bytes"] + whole["cache_bytes"]
+            unheld = json.loads(
+                run(
+                    *asked, "--batch-size", n, "--max-tokens", tokens + 1, "--set", "train.prompt_weight=0"
+                ).output
+            )
+            assert unheld["peak_bytes"] < whole["peak_bytes"]
 
 
 def test_a_misspelt_method_names_the_nearest(run):
