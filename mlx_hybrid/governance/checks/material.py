@@ -48,7 +48,9 @@ class Turn(NamedTuple):
     @property
     def bare(self) -> frozenset[str]:
         """The materials that stand in it without a fence."""
-        return made_of(MATERIAL.fenced.sub(" ", self.text)).kinds
+        rest = MATERIAL.fenced.sub(" ", self.text)
+        known = rest == self.text == MATERIAL.thought.sub("", self.text)  # `made` is of the same words
+        return (self.made if known else made_of(rest)).kinds
 
 
 class Judged(NamedTuple):
