@@ -62,6 +62,7 @@ class Prompts:
         return (make_prompt_cache(self.model), tokens) if layers is None else (layers, [*rest, tokens[-1]])
 
     def keep(self, layers: list[Any], tokens: list[int]) -> None:
+        mx.eval([layer.state for layer in layers])  # a row that waits to be copied holds all rows of its batch
         self.store.insert_cache("", tokens, layers)
 
 
@@ -206,7 +207,6 @@ def answers(
     shared = [one for one, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)]
     if len(shared) >= WORTH_SHARING:
         model(mx.array([shared]), cache=(layers := make_prompt_cache(model)))
-        mx.eval([layer.state for layer in layers])
         batch.prompts.keep(layers, shared)
     waiting = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # alike in length: less padding
     under_way: dict[int, tuple[int, list[Piece]]] = {}
