@@ -19,7 +19,7 @@ import numpy as np
 from mlx_lm.models import llama
 from mlx_lm.utils import quantize_model, save_model
 
-from mlx_hybrid.adapters.frozen import on_cpu
+from mlx_hybrid.adapters.frozen import on_cpu, unpack
 from mlx_hybrid.config import Config, build_config
 from mlx_hybrid.models.base import load_base
 from mlx_hybrid.records.examples import Example, Tokenised
@@ -112,6 +112,7 @@ def random_examples(load: Load, vocabulary: int) -> list[Example]:
 def measured_peak(config: Config, load: Load) -> int:
     """Bytes at the peak of the gradient start and two steps, begun with the base in memory."""
     base = load_base(config.model.name)
+    unpack(base.model)
     set_limits()
     examples = random_examples(load, base.config["vocab_size"])
     setup = Setup(base, [Tokenised(examples), Tokenised(), Tokenised()])

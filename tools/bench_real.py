@@ -3,7 +3,7 @@
     python tools/bench_real.py MODEL --data FOLDER [--before REVISION] [--records 13] [--repeats 5] [--what generate]
 
 Each side runs in a process of its own; the two take turns, each ratio is that of one turn, times are processor time.
-FOLDER holds `sib200/` as `mlx-hybrid task` reads it. `generate` answers the records' prompts, as translations are made.
+FOLDER holds `sib200/` and `flores200/` as `mlx-hybrid task` reads them. `generate` translates FLORES from English.
 """
 
 import argparse
@@ -20,12 +20,13 @@ import numpy as np
 from mlx_hybrid.evaluation.benchmarks.tasks import build_records
 from mlx_hybrid.evaluation.sets import evaluation_set, from_fields, item, limited
 from mlx_hybrid.models.base import read_tokenizer
+from mlx_hybrid.records.examples import question_tokens
 
 ROOT = Path(__file__).parents[1]
 LANGUAGES = ("deu_Latn", "eng_Latn", "ind_Latn", "rus_Cyrl", "spa_Latn", "swh_Latn", "tur_Latn", "zho_Hans")
 NAMES = {
     "score": {"options": "answers to which of the labels", "losses": "loss of the answers"},
-    "generate": {"generate": "answers of 48 tokens"},
+    "generate": {"generate": "translations of at most 48 tokens"},
 }
 WORKER = """
 import json, sys, time
@@ -38,8 +39,13 @@ from pathlib import Path
 import mlx.core as mx
 from mlx_lm.utils import load_model, load_tokenizer
 from mlx_hybrid.adapters.frozen import use_fast_products
+try:
+    from mlx_hybrid.models.activations import use_fast_activations
+except ImportError:
+    use_fast_activations = lambda: None
 from mlx_hybrid.evaluation.scoring import OptionItem, score_options, sequence_nll
 
+use_fast_activations()
 model, _ = load_model(Path(sys.argv[1]))
 model.set_dtype(mx.float32)
 use_fast_products(model)
@@ -55,7 +61,7 @@ def generate():
     except ImportError:  # as translations were made before
         from mlx_lm.generate import batch_generate
         return [len(batch_generate(model, tokenizer, prompts, max_tokens=48).texts)]
-    unpack(model, 1e10)
+    unpack(model)
     return [len(list(answers(model, tokenizer, prompts, [Sampling(max_tokens=48)] * len(items))))]
 
 jobs = {
@@ -81,8 +87,11 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--what", choices=NAMES, default="score")
     asked = parser.parse_args()
-    items = sib200_items(asked.model, asked.data, asked.records)
-    print(f"{asked.model.name}: {len(items)} records of SIB-200, {len(LANGUAGES)} languages")
+    make = flores_items if asked.what == "generate" else sib200_items
+    items = make(asked.model, asked.data, asked.records)
+    print(
+        f"{asked.model.name}: {len(items)} records of {make.__name__.split('_')[0]}, {len(LANGUAGES)} languages"
+    )
     bench.head("what", "before, s", "now, s", "ratio", "quartiles", "peak, MB", "largest difference")
     with tempfile.TemporaryDirectory() as folder:
         git = ["git", "-C", str(ROOT), "archive", asked.before, "mlx_hybrid"]
@@ -107,6 +116,21 @@ def sib200_items(model: Path, data: Path, records: int) -> list[tuple[list[int],
     tokenizer = read_tokenizer(str(model))
     asked = [item(record, own, tokenizer) for record, own in zip(chosen.records, chosen.options)]
     return [(own.prompt, own.options) for own in asked]
+
+
+def flores_items(model: Path, data: Path, records: int) -> list[tuple[list[int], list[list[int]]]]:
+    """Prompts as `evaluate` has them translated, without options."""
+    others = [language for language in LANGUAGES if language != "eng_Latn"]
+    rows = [
+        row
+        for row in build_records("flores", "test", others, folder=data)
+        if row["source_language"] == "eng_Latn"
+    ]
+    chosen, tokenizer = (
+        limited(evaluation_set(from_fields(rows, "flores")), records, 0),
+        read_tokenizer(str(model)),
+    )
+    return [(question_tokens(record, tokenizer), [[]]) for record in chosen.records]
 
 
 def start(package: Path, model: Path, items: list) -> subprocess.Popen:

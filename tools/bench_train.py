@@ -34,6 +34,7 @@ from mlx_lm.tuner.trainer import train as peer_train
 from mlx_lm.tuner.utils import linear_to_lora_layers
 
 from mlx_hybrid.adapters.attach import attach, dequantise
+from mlx_hybrid.adapters.frozen import unpack
 from mlx_hybrid.config import ModelConfig, TrainConfig, build_config
 from mlx_hybrid.evaluation.benchmarks.tasks import write_task
 from mlx_hybrid.models.activations import GELU_APPROX, SILU
@@ -108,6 +109,7 @@ def fresh_model(name: str, packed: bool):
 def ours(method: str, chats: Chats, name: str, packed: bool) -> tuple[int, float]:
     """Trained tokens of this project's loop, and the seconds they took."""
     model, held = fresh_model(name, packed), method == HELD
+    unpack(model)
     tree = {"method": method.partition(",")[0], "adapter": {"start": "zeros"}}
     adapter = build_config(tree, "bench_train").adapter
     attach(model, adapter, seed=0)

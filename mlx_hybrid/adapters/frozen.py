@@ -1,11 +1,16 @@
 """Products with frozen weights, dense or quantised. On the CPU a quantised matmul runs at a few GFLOP/s while
-dequantise-and-multiply reaches the BLAS library's speed, so from 16 rows on the weight is dequantised, and again in the
-backward pass rather than kept. On the GPU MLX's own kernels are used."""
+dequantise-and-multiply reaches the BLAS library's speed: weights are dequantised once where the memory has room, else
+in every product of 16 rows or more, and again in the backward pass. On the GPU MLX's own kernels are used."""
+
+import math
 
 import mlx.core as mx
 import mlx.nn as nn
 
+from mlx_hybrid.run import memory_bytes
+
 DENSE_ROWS = 16  # below it reading the packed weight wins (generation token by token)
+UNPACKED_SHARE = 0.25  # of the machine's memory, that weights may take that are unpacked once
 
 
 def on_cpu() -> bool:
@@ -92,11 +97,23 @@ def use_fast_products(model: nn.Module) -> nn.Module:
     return model
 
 
-def unpack(model: nn.Module, most_bytes: float) -> None:
-    """Keep the weights of a packed model on the CPU unpacked beside it, for answers and scores, where they take no more
-    than so many bytes: unpacking takes as long as multiplying by 100 rows, and packed products of a few rows longer."""
-    packed = [module for _, module in model.named_modules() if isinstance(module, tuple(FAST.values()))]
-    shapes = [linear_shape(module) for module in packed]
-    if on_cpu() and sum(4 * inner * outer for inner, outer in shapes) <= most_bytes:
-        for module in packed:
-            module["_unpacked"] = dense_weight(module, mx.float32)
+def unpack(model: nn.Module) -> None:
+    """Keep the weights of a packed model unpacked beside it where `unpacked_bytes` has room for them: unpacking takes
+    as long as multiplying by 100 rows, and packed products of a few rows longer."""
+    for module in packed_layers(model) if unpacked_bytes(model) else ():
+        module["_unpacked"] = dense_weight(module, mx.float32)
+
+
+def unpacked_bytes(model: nn.Module) -> int:
+    """What the layers with faster products would take unpacked; 0 where that is over their share of the memory."""
+    size = sum(4 * math.prod(linear_shape(layer)) for layer in packed_layers(model))
+    return size if size <= UNPACKED_SHARE * memory_bytes() else 0
+
+
+def packed_layers(model: nn.Module) -> list[nn.Module]:
+    """The layers with faster products; an embedding beside a head of its own multiplies nothing."""
+    modules = dict(model.named_modules())
+    head = (
+        FastQuantizedLinear if any(name.endswith("lm_head") for name in modules) else FastQuantizedEmbedding
+    )
+    return [module for module in modules.values() if isinstance(module, (FastQuantizedLinear, head))]

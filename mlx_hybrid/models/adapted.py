@@ -17,11 +17,10 @@ from mlx_hybrid.files import HUB_ID
 from mlx_hybrid.models.base import BUNDLED, base_of, fetch, fingerprints, load_base, with_template
 from mlx_hybrid.models.gguf.file import OLLAMA, is_gguf_name
 from mlx_hybrid.models.templates import template_text
-from mlx_hybrid.run import LAST, Run, find_run, memory_bytes
+from mlx_hybrid.run import LAST, Run, find_run
 
 UNCHECKED = "mlx-lm keeps no fingerprint of the base, so whether this is the one it was trained on could not be checked"
 NO_LIMIT = 1 << 20  # tokenizers without a limit of their own give numbers beyond any context
-UNPACKED_SHARE = 0.25  # of the machine's memory, that weights may take that are unpacked once
 
 
 @dataclass(eq=False)
@@ -144,7 +143,7 @@ def open_pair(
     if template:
         pair.tokenizer.use_template(template_text(template))
     if not (compact and hasattr(pair.model, "weight_of")):
-        unpack(pair.model, UNPACKED_SHARE * memory_bytes())
+        unpack(pair.model)
     mx.eval(settle(pair.model))
     if context is not None and not 16 <= context <= pair.context:
         raise ConfigError(f"--context: {context}, but this model takes 16 to {pair.context} tokens.")

@@ -62,7 +62,7 @@ class Prompts:
         return (make_prompt_cache(self.model), tokens) if layers is None else (layers, [*rest, tokens[-1]])
 
     def keep(self, layers: list[Any], tokens: list[int]) -> None:
-        mx.eval([layer.state for layer in layers])  # a row that waits to be copied holds all rows of its batch
+        mx.eval([layer.state for layer in layers])  # one that waits to be copied holds its whole batch
         self.store.insert_cache("", tokens, layers)
 
 

@@ -12,6 +12,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_hybrid.adapters.attach import Attached, attach
+from mlx_hybrid.adapters.frozen import unpack
 from mlx_hybrid.adapters.start import apply_start, scale_to_inputs, sketch_columns, sketch_gradients
 from mlx_hybrid.adapters.step_gains import rate_factors, step_gains
 from mlx_hybrid.adapters.store import AdapterInfo, put_adapter, read_adapter_config
@@ -58,6 +59,7 @@ def load_setup(
     made = tokenised(config, split, tokenizer)
     check_fits(config, made[0].examples, machines=machines, force=force)
     base = load_base(config.model.name, tokenizer=tokenizer)
+    unpack(base.model)
     set_limits()
     return Setup(base, made)
 

@@ -7,6 +7,7 @@ from mlx.utils import tree_flatten
 from tolerances import LOGITS, ROUNDING
 from toys import MODES, base_linear, tiny_llama
 
+from mlx_hybrid.adapters import frozen
 from mlx_hybrid.adapters.frozen import (
     DENSE_ROWS,
     FastQuantizedLinear,
@@ -54,12 +55,14 @@ def test_a_model_with_fast_products_gives_the_same_logits(mode):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_unpacked_once_the_logits_are_the_same_and_nothing_is_saved(mode):
+def test_unpacked_once_the_logits_are_the_same_and_nothing_is_saved(mode, monkeypatch):
     model, tokens = use_fast_products(tiny_llama(mode)), mx.array([[3, 5, 8]])
     plain, names = model(tokens), dict(tree_flatten(model.parameters())).keys()
-    unpack(model, 1e3)  # too little for these weights
+    with monkeypatch.context() as small:
+        small.setattr(frozen, "UNPACKED_SHARE", 1e-9)  # too little for these weights
+        unpack(model)
     assert not any("_unpacked" in module for _, module in model.named_modules())
-    unpack(model, 1e9)
+    unpack(model)
     assert any("_unpacked" in module for _, module in model.named_modules())
     assert mx.max(mx.abs(model(tokens) - plain)).item() <= LOGITS
     assert dict(tree_flatten(model.parameters())).keys() == names

@@ -124,6 +124,20 @@ def test_answers_side_by_side_are_those_alone(pair):
         assert together[number][-1].finish == alone[-1].finish
 
 
+def test_what_is_kept_of_an_answer_holds_no_other(pair):
+    """Sixteen rows side by side: the caches that stay take their own room and not that of what they stood among."""
+    batch = generate.Batch(pair.model, pair.tokenizer, 16)
+    for size in range(16):
+        batch.add(prompt_tokens(pair.tokenizer, "x" * (20 + 8 * size)), Sampling(max_tokens=4 + size))
+    before = mx.get_active_memory()
+    while batch.rows:
+        list(batch.step())
+    batch.generator = None
+    mx.clear_cache()
+    assert batch.prompts.store.nbytes > 0
+    assert mx.get_active_memory() - before < 1.5 * batch.prompts.store.nbytes
+
+
 def test_sampling_follows_temperature():
     logprobs = mx.log(mx.array([[0.5, 0.3, 0.15, 0.05]]))
     sample = make_sampler(Sampling(temperature=0.5, seed=1))

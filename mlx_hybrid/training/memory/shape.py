@@ -15,7 +15,7 @@ from huggingface_hub.errors import HTTPError, NotASafetensorsRepoError
 from mlx.utils import tree_flatten
 
 from mlx_hybrid.adapters.attach import attach, hybrid_layers, trainable_count
-from mlx_hybrid.adapters.frozen import linear_shape, on_cpu
+from mlx_hybrid.adapters.frozen import linear_shape, on_cpu, unpacked_bytes, use_fast_products
 from mlx_hybrid.config import Config
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.files import HUB_ID, first_line, hub_endpoint
@@ -47,7 +47,7 @@ class ModelShape:
     widest: int  # in + out features of all adapted products of the model
     outputs: int  # out features of them
     activation_bytes: int  # of one activation
-    unpacks_head: bool  # whether a packed head is dequantised whole for a product, as on the CPU
+    unpacks_head: bool  # whether a packed head is dequantised whole for each product, as on a small CPU
     head_gradient_bytes: int  # of the head's leaves, summed in float32; 0 where it is frozen
     chunks_logits: bool  # whether logits are formed some targets at a time, or those of every token at once
 
@@ -103,15 +103,16 @@ def shape_of(folder: Path, config: Config) -> ModelShape:
     """Sizes of the lazily loaded model in `folder`, before and after its adapter."""
     model, settings = load_weights(folder, config.model.name, lazy=True)
     settings = settings | settings.get("text_config", {})
-    base = byte_count(model.parameters())
+    base = byte_count(use_fast_products(model).parameters())
     dtypes = [value.dtype for _, value in tree_flatten(model.parameters())]
     mlp = [layer_outputs(layer, settings) for layer in model.layers]
     attach(model, config.adapter, seed=config.seed)
+    unpacked = unpacked_bytes(model)
     parts = find_parts(model)
     head = parts[1] if parts else None
     adapted = [linear_shape(layer.linear) for layer in hybrid_layers(model).values()]
     return ModelShape(
-        base_bytes=base,
+        base_bytes=base + unpacked,
         adapter_bytes=byte_count(model.parameters()) - base,
         trainable_bytes=byte_count(model.trainable_parameters()),
         moment_bytes=4 * trainable_count(model),
@@ -123,7 +124,7 @@ def shape_of(folder: Path, config: Config) -> ModelShape:
         widest=sum(sum(shape) for shape in adapted),
         outputs=sum(d_out for _, d_out in adapted),
         activation_bytes=4 if on_cpu() else min(d.size for d in dtypes if mx.issubdtype(d, mx.floating)),
-        unpacks_head=on_cpu() and head is not None and head.packed(),
+        unpacks_head=on_cpu() and head is not None and head.packed() and not unpacked,
         head_gradient_bytes=4 * sum(leaf.size for leaf in head.leaves().values()) if head else 0,
         chunks_logits=head is not None,
     )
