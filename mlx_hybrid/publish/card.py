@@ -186,7 +186,7 @@ def model_card(facts: Facts, repo: str) -> str:
     """The card's text, with the metadata that the Hub reads."""
     parts = (facts.adapter.rotation, facts.adapter.low_rank) if facts.adapter else ()
     unsettled = {r.adapted.language for r in facts.results if r.difference and not r.difference.settled}
-    known = {"packed": packing(facts.base.get("quantization") or {}), "unsettled": sorted(unsettled - {ALL})}
+    known = {"packed": facts.base.get("quantization") or {}, "unsettled": sorted(unsettled - {ALL})}
     known["branches"] = [to_tree(part) for part in parts if part]
     text = f"---\n{metadata(facts)}\n---\n\n" + fill("card.md.jinja", facts, repo, **known)
     return text + "\n" + MARK.format(digest(text)) + "\n"
@@ -252,17 +252,3 @@ def eval_result(row: Measured) -> Any:
 
 def bounds(row: Row) -> dict[str, float]:
     return {} if row.low is None else {"low": round(row.low, 6), "high": round(row.high, 6)}
-
-
-def packing(quantization: dict) -> str:
-    """How the base's weights are packed, those packed otherwise by name of their last part."""
-
-    def told(own: dict | bool) -> str:
-        return f"{own['bits']} bits, groups of {own['group_size']}" if isinstance(own, dict) else "not packed"
-
-    kinds = {told(quantization): set()} if "bits" in quantization else {}
-    for name, value in quantization.items():
-        if isinstance(value, dict | bool):
-            kinds.setdefault(told(value), set()).add(name.rpartition(".")[2])
-    usual, *others = kinds or [""]
-    return "; ".join([usual, *(f"{', '.join(sorted(kinds[said]))}: {said}" for said in others)])

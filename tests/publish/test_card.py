@@ -10,7 +10,7 @@ from huggingface_hub import ModelCard
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.evaluation.results import Results, Row, write_results
 from mlx_hybrid.files import read_json, write_json
-from mlx_hybrid.publish.card import Facts, is_made, model_card, packing, run_facts, write_card
+from mlx_hybrid.publish.card import Facts, is_made, model_card, run_facts, write_card
 from mlx_hybrid.publish.hub import plan
 from mlx_hybrid.run import Run
 
@@ -230,12 +230,15 @@ def test_the_page_tells_no_place(measured_run):
     assert json.dumps(read_json(measured_run.adapter / "adapter_config.json")).count("/tmp") == 0
 
 
-def test_mixed_bits_are_said_as_they_are():
+def test_mixed_bits_are_said():
+    def card(quantization):
+        return model_card(Facts("trial", base={"id": "me/base", "quantization": quantization}), "me/trial")
+
     packed = {"bits": 4, "group_size": 32, "mode": "affine"}
-    assert packing(packed) == "4 bits, groups of 32"
+    assert "| base weights | 4 bits, groups of 32 |\n" in card(packed)
     mixed = packed | {"model.embed_tokens": {"bits": 8, "group_size": 32}, "lm_head": False}
-    assert packing(mixed) == "4 bits, groups of 32; embed_tokens: 8 bits, groups of 32; lm_head: not packed"
-    assert packing({}) == ""
+    assert "| base weights | 4 bits, groups of 32, 2 layers otherwise |\n" in card(mixed)
+    assert "base weights" not in card({})
 
 
 def test_how_conversations_were_written_is_said_where_it_is_used(run):
