@@ -7,7 +7,6 @@ from itertools import zip_longest
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
-from mlx.utils import tree_flatten
 
 from mlx_hybrid.adapters.frozen import on_cpu
 from mlx_hybrid.models.head import keeps_keys_alone, split_head
@@ -30,8 +29,7 @@ class Forward:
         self.vocabulary, self.exact = logits.shape[-1], logits.dtype == mx.float32
         self.positions = max(1, LOGITS_AT_ONCE // self.vocabulary)
         self.most_tokens = math.inf if split else self.positions
-        packed = any(name.endswith(".scales") for name, _ in tree_flatten(model.parameters()))
-        self.least_tokens = (768 if packed else 512) if on_cpu() else 2048  # for the products' full speed
+        self.least_tokens = 512 if on_cpu() else 2048  # for the products' full speed
         self.part = self.head.part if split and self.head.comes_apart(hidden, logits) else None
         self.prefix_layers = len(model.layers) if keeps_keys_alone(model) else 0
 
