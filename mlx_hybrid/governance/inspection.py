@@ -240,7 +240,7 @@ def count(items: Iterable[Inspection]) -> dict[tuple[str, str, str], int]:
 
 def decide_near(items: list[Inspection], n: int, threshold: float) -> None:
     """Of the records of one language take those that repeat an earlier one; flag those that a guard let stand."""
-    said = lru_cache(4096)(lambda i: read_said(items[i].said))
+    said = lru_cache(grams.HELD)(lambda i: read_said(items[i].said))
     found = find_near_duplicates(said, [item.sketch for item in items], n, threshold)
     for i, earlier, similarity, guard in found:
         name = items[earlier].where

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mlx_hybrid.config import GovernanceConfig
 from mlx_hybrid.governance.checks import grams as checked
-from mlx_hybrid.governance.checks.grams import gram_hashes, jaccard, normalise, pieces, signatures
+from mlx_hybrid.governance.checks.grams import Likeness, gram_hashes, normalise, signatures
 from mlx_hybrid.records.record import Record, parse_line
 
 NEAR = GovernanceConfig(only=("exact", "near"), max_reject_share=1.0)
@@ -25,6 +25,14 @@ def gone(records, config=NEAR) -> dict[int, tuple[str, str]]:
 def words(rng: random.Random, count: int) -> list[str]:
     letters = "abcdefghijklmnoprstuvy"
     return ["".join(rng.choice(letters) for _ in range(rng.randint(3, 9))) for _ in range(count)]
+
+
+def grams_of(text: str, n: int = 5) -> frozenset[str]:
+    return frozenset(text[i : i + n] for i in range(max(1, len(text) - n + 1)))
+
+
+def jaccard(one: frozenset[str], other: frozenset[str]) -> float:
+    return len(one & other) / len(one | other)
 
 
 @settings(max_examples=30, deadline=None)
@@ -49,7 +57,7 @@ def test_signatures_estimate_the_jaccard():
         other = [word if rng.random() < 0.9 else words(rng, 1)[0] for word in one]
         texts = [" ".join(one), " ".join(other)]
         minima = signatures(texts, 5)
-        exact = jaccard(frozenset(pieces(texts[0], 5)), frozenset(pieces(texts[1], 5)))
+        exact = jaccard(grams_of(texts[0]), grams_of(texts[1]))
         errors.append((minima[0] == minima[1]).mean() - exact)
     assert abs(np.mean(errors)) < 0.02  # unbiased
     assert np.std(errors) < 0.06  # √(J(1−J)/120) is at most 0.046
@@ -60,6 +68,16 @@ def test_bands_meet_exactly_when_six_minima_do():
     keys = np.frombuffer(b"".join(rows), checked.SKETCH)["keys"]
     assert (keys[:12] == keys[12:]).all()
     assert len(np.unique(keys[:12])) == keys[:12].size
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.text("ab c\ud800\U0001f600", max_size=40), min_size=2, max_size=6), st.sampled_from([3, 5])
+)
+def test_the_jaccard_is_that_of_the_string_grams(texts, n):
+    one, *others = texts
+    expected = [jaccard(grams_of(one, n), grams_of(other, n)) for other in others]
+    assert Likeness(n, 0.8).jaccards(one, others) == expected
 
 
 def by_characters(one: str, other: str, n: int) -> float:
@@ -76,11 +94,11 @@ def by_characters(one: str, other: str, n: int) -> float:
 @settings(max_examples=100, deadline=None)
 @given(st.text("ab c", min_size=3, max_size=40), st.text("ab c", min_size=3, max_size=40))
 def test_the_characters_shared_are_those_of_a_mask(one, other):
-    shared = frozenset(pieces(one, 3)) & frozenset(pieces(other, 3))
-    share = checked.shared_characters(pieces(one, 3), pieces(other, 3), shared, 3, 0.0)
-    assert share == pytest.approx(by_characters(one, other, 3), abs=1e-12)
+    assert Likeness(3, 0.0).shared_characters(one, other) == pytest.approx(
+        by_characters(one, other, 3), abs=1e-12
+    )
     if by_characters(one, other, 3) >= 0.8:
-        assert checked.Likeness(3, 0.8).may_share(len(one), len(other))
+        assert Likeness(3, 0.8).may_share(len(one), len(other))
 
 
 def test_near_copies_are_found_as_brute_force_finds_them():
@@ -98,7 +116,7 @@ def test_near_copies_are_found_as_brute_force_finds_them():
     expected, by_grams, kept = set(), set(), []
     for line, text in enumerate(texts):
         plain = normalise(text)
-        own = frozenset(pieces(plain, 5))
+        own = grams_of(plain)
         others = [pair for pair in kept if not own.isdisjoint(pair[1])]  # of the rest, both measures are zero
         alike = any(jaccard(own, theirs) >= 0.8 for _, theirs in others)
         if alike:
@@ -121,7 +139,7 @@ def test_one_changed_word_of_a_short_record_is_a_copy_of_it(length, goes):
     records = text_records([one, two], language="en")
     assert bool(gone(records)) == goes
     if length == 12:  # the n-grams alone would not tell
-        assert jaccard(frozenset(pieces(one, 5)), frozenset(pieces(two, 5))) < 0.8
+        assert jaccard(grams_of(one), grams_of(two)) < 0.8
         assert "by characters" in govern_records(records, NEAR).rejected[0].detail
 
 
@@ -177,10 +195,7 @@ def test_a_shared_instruction_is_not_what_makes_a_duplicate():
     rng = random.Random(3)
     ask = "Read the phrase and say in one word whether its tone is friendly, neutral or hostile, nothing else"
     texts = [f"{ask}: {' '.join(words(rng, 2))}" for _ in range(60)]
-    pairs = [
-        jaccard(frozenset(pieces(normalise(one), 5)), frozenset(pieces(normalise(two), 5)))
-        for one, two in pairwise(texts)
-    ]
+    pairs = [jaccard(grams_of(normalise(one)), grams_of(normalise(two))) for one, two in pairwise(texts)]
     assert max(pairs) > 0.8  # they would go without the guard
     assert gone(text_records(texts, language="en")) == {}
 

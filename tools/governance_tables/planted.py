@@ -4,7 +4,7 @@ import random
 from collections import defaultdict
 
 from governance_tables.text import SHORTEST, sentences
-from mlx_hybrid.governance.checks.grams import jaccard, normalise, pieces
+from mlx_hybrid.governance.checks.grams import Likeness, normalise
 
 
 def planted_duplicates(
@@ -90,4 +90,4 @@ def near_set(size: int) -> tuple[list[tuple[str, str]], dict[int, tuple[int, str
 def alike(one: tuple[str, str], other: tuple[str, str]) -> bool:
     """Whether the exact Jaccard of a planted pair is 0.8 or more."""
     n = 3 if one[0] in SHORTEST else 5
-    return jaccard(frozenset(pieces(normalise(one[1]), n)), frozenset(pieces(normalise(other[1]), n))) >= 0.8
+    return Likeness(n, 0.8).jaccards(normalise(one[1]), [normalise(other[1])])[0] >= 0.8

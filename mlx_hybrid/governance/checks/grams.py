@@ -7,9 +7,11 @@ For the second the containment of 13-grams, which Jaccard misses in long records
 """
 
 import hashlib
+import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from itertools import accumulate
 
 import numpy as np
 import regex
@@ -31,6 +33,7 @@ SEED = np.random.default_rng(20_251_217)
 FACTORS = SEED.integers(1, 1 << 32, HASHES, np.uint64).astype(np.uint32) | np.uint32(1)
 SHIFTS = SEED.integers(0, 1 << 32, HASHES, np.uint64).astype(np.uint32)
 WEIGHTS = SEED.integers(0, 1 << 63, ROWS, np.uint64)
+HELD = 1 << 13  # texts whose n-grams are remembered, in 16 bytes for each character
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 NGRAM = 13
 LEAST_CHARACTERS = 25  # below this an evaluation text must be the whole record
@@ -104,7 +107,7 @@ def signatures(texts: Sequence[str], n: int) -> np.ndarray:
 
 
 class Likeness:
-    """Compares texts at one n and threshold, and remembers the n-grams of the last few thousand.
+    """Compares texts at one n and threshold, and remembers the n-grams of the last few thousand, as 64-bit sums.
 
     One changed word of w letters spoils w + n − 1 n-grams of a text of L, so a Jaccard of n-grams asks more of a short
     record than of a long one: 0.8 lets (w + n − 1)/L reach 1/9, which leaves under three letters of 60. The characters
@@ -112,15 +115,15 @@ class Likeness:
 
     def __init__(self, n: int, threshold: float) -> None:
         self.n, self.threshold = n, threshold
-        self.pieces = lru_cache(4096)(lambda text: pieces(text, n))
-        self.grams = lru_cache(4096)(lambda text: frozenset(self.pieces(text)))
+        self.unshared = re.compile(rb"\0{%d,}" % n)
+        self.pieces = lru_cache(HELD)(lambda text: pieces(text, n))
+        self.grams = lru_cache(HELD)(lambda text: np.unique(self.pieces(text)))
 
     def told(self, one: str, other: str, by_grams: float) -> str:
         """How alike they are, in words; nothing where neither measure reaches the threshold."""
         by_characters = 0.0
         if by_grams < self.threshold and self.may_share(len(one), len(other)):
-            shared, both = self.grams(one) & self.grams(other), (self.pieces(one), self.pieces(other))
-            by_characters = shared_characters(*both, shared, self.n, self.threshold)
+            by_characters = self.shared_characters(one, other)
         told = f", {by_characters:.2f} by characters" if by_characters > by_grams else ""
         return f"jaccard {by_grams:.2f}{told}" if max(by_grams, by_characters) >= self.threshold else ""
 
@@ -128,41 +131,45 @@ class Likeness:
         """Equal, or long enough to be compared and near; where `strict`, by n-grams."""
         if one == other or min(len(one), len(other)) < SHORT_ANSWER:
             return one == other
-        by_grams = jaccard(self.grams(one), self.grams(other))
+        by_grams = self.jaccards(one, [other])[0]
         return by_grams >= self.threshold if strict else bool(self.told(one, other, by_grams))
 
     def may_share(self, one: int, other: int) -> bool:
         """Whether texts of these lengths can reach the threshold by characters: at most the shorter is shared."""
         return min(one, other) >= self.threshold * max(one, other)
 
+    def jaccards(self, one: str, others: Sequence[str]) -> list[float]:
+        """Shared n-grams over all n-grams, of a text and each of some others."""
+        own, theirs = self.grams(one), [self.grams(other) for other in others]
+        starts = [0, *accumulate(map(len, theirs))][:-1]
+        shared = np.add.reduceat(stand_in(np.concatenate(theirs), own), starts, dtype=np.int64).tolist()
+        return [both / (len(own) + len(grams) - both) for both, grams in zip(shared, theirs)]
 
-def pieces(text: str, n: int) -> list[str]:
-    """The character n-grams of a text in order; a shorter text is one."""
-    return [text[i : i + n] for i in range(max(1, len(text) - n + 1))]
+    def shared_characters(self, one: str, other: str) -> float:
+        """c / (|one| + |other| − c) of two texts: c characters, in the text that has fewer, stand in an n-gram that the
+        other has. Where one text alone has too few to reach the threshold the other is not looked at."""
+        share, edge, both = 1.0, bytes(self.n - 1), max(len(one), self.n) + max(len(other), self.n)
+        for text, against in ((one, other), (other, one)):
+            marks = stand_in(self.pieces(text), self.grams(against)).tobytes()
+            # A letter is lost where all n-grams that it stands in are not shared, or lie beyond the text.
+            runs = self.unshared.findall(edge + marks + edge)
+            count = len(marks) + len(edge) * (1 + len(runs)) - sum(map(len, runs))
+            share = min(share, count / max(1, both - count))
+            if share < self.threshold:
+                break
+        return share
 
 
-def jaccard(one: frozenset[str], other: frozenset[str]) -> float:
-    """Shared n-grams over all n-grams of two sets."""
-    shared = len(one & other)
-    return shared / (len(one) + len(other) - shared)
+def pieces(text: str, n: int) -> np.ndarray:
+    """The character n-grams of a text in order, as sums that two of a text share by a chance of some 2⁻⁴⁴ at most; a
+    shorter text is padded to be one."""
+    points = np.frombuffer(text.ljust(n, "\0").encode("utf-32-le", "surrogatepass"), np.uint32)
+    return np.correlate(points.astype(np.uint64), WEIGHTS[:n], "valid")
 
 
-def shared_characters(
-    one: list[str], other: list[str], shared: frozenset[str], n: int, least: float
-) -> float:
-    """c / (|one| + |other| − c) of two texts by their n-grams in order: c characters, in the text that has fewer, stand
-    in one of the `shared` n-grams. Where one text alone has too few to reach `least` the other is not looked at."""
-    share, both = 1.0, len(one) + len(other) + 2 * (n - 1)
-    for own in (one, other):
-        marks = bytes(map(shared.__contains__, own))
-        # The first and the last letters of a run of n-grams that are not shared stand in those beside it.
-        first, *between, last = marks.split(b"\x01") if 1 in marks else (marks, bytes(n - 1))
-        lost = len(first) + len(last) + sum([len(run) - n + 1 for run in between if len(run) >= n])
-        count = len(own) + n - 1 - lost
-        share = min(share, count / max(1, both - count))
-        if share < least:
-            break
-    return share
+def stand_in(values: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Which values are among the known ones, which are in order."""
+    return known.take(known.searchsorted(values), mode="clip") == values
 
 
 class EvaluationIndex:

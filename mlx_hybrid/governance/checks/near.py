@@ -2,15 +2,16 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from difflib import SequenceMatcher
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 import regex
 
-from mlx_hybrid.governance.checks.grams import SHORT_ANSWER, SKETCH, Likeness, jaccard
+from mlx_hybrid.governance.checks.grams import HASHES, HELD, SHORT_ANSWER, SKETCH, Likeness
 from mlx_hybrid.governance.rules import WORDS
 
 BUCKET = 50  # kept records of one that are compared: a template fills a bucket, a duplicate shares many
@@ -20,10 +21,13 @@ MOST_CHECKED = 16  # candidates that are compared exactly, the likeliest first
 PAGE = 400  # characters from which a text is told by what it says, not by its date; one date line is let pass in each
 DATE_LINE = 12  # words between which what differs is one line
 TEMPLATE = "what they share is a template"
-NUMBERS = lru_cache(4096)(lambda text: sorted(regex.findall(r"\p{N}+", text)))
+NUMBER = regex.compile(r"\p{N}+")
+NUMBERS = lru_cache(HELD)(lambda text: sorted(NUMBER.findall(text)))
+UNSPACED = lru_cache(HELD)(lambda text: text.replace(" ", ""))
 
 
-class Said(NamedTuple):
+@dataclass
+class Said:
     """What is compared of a record: the turns before the answer and it, normalised, its label, digests of its calls and
     of what it was given (tools, earlier calls), and names."""
 
@@ -34,7 +38,7 @@ class Said(NamedTuple):
     tools: str = ""
     names: str = ""
 
-    @property
+    @cached_property
     def whole(self) -> str:
         return f"{self.prompt}\n{self.completion}" if self.prompt else self.completion
 
@@ -74,15 +78,15 @@ def find_near_duplicates(
     empty where it goes. Cost: linear in the records that share a band."""
     table = np.frombuffer(b"".join(sketches), SKETCH)
     groups, count = shared_buckets(table["keys"])
-    likeness = Likeness(n, threshold)
+    small, likeness = np.ascontiguousarray(table["small"]), Likeness(n, threshold)
     buckets: list[list[int]] = [[] for _ in range(count)]
     doubtful: dict[int, Copy] = {}  # would go, if no third record shows a template
     templates: set[tuple] = set()  # frames
     for index in np.flatnonzero((groups >= 0).any(axis=1)).tolist():
         own = [group for group in groups[index].tolist() if group >= 0]
-        candidates = sorted({other for group in own for other in buckets[group]})
+        candidates = sorted(set().union(*(buckets[group] for group in own)))
         copies, kept = [], None
-        for other, by_grams in best_matches(index, candidates, table["small"], said, likeness):
+        for other, by_grams in best_matches(index, candidates, small, said, likeness):
             one, two = said(index), said(other)
             guard = what_differs(one, two, likeness)
             # Of those that it stays beside the likest alone is told.
@@ -130,14 +134,16 @@ def best_matches(
 ) -> list[tuple[int, float]]:
     """Candidates that may be near and the Jaccard of their n-grams, the most similar first; estimates and lengths have
     thinned them."""
-    text = said(index).whole
-    estimates, found = (small[candidates] == small[index]).mean(axis=1), []
+    text, found = said(index).whole, []
+    estimates = (small.take(candidates, axis=0) == small[index]).sum(axis=1, dtype=np.uint8) / HASHES
     for i in np.argsort(-estimates, kind="stable")[:MOST_CHECKED].tolist():
         other = said(candidates[i]).whole
         margin = LOOSE_MARGIN if likeness.may_share(len(text), len(other)) else MARGIN
         if likeness.threshold - estimates[i] <= margin:
-            found.append((-jaccard(likeness.grams(text), likeness.grams(other)), candidates[i]))
-    return [(other, -by_grams) for by_grams, other in sorted(found)]
+            found.append((candidates[i], other))
+    shares = likeness.jaccards(text, [other for _, other in found]) if found else ()
+    rows = sorted((-share, other) for share, (other, _) in zip(shares, found))
+    return [(other, -by_grams) for by_grams, other in rows]
 
 
 def what_differs(one: Said, other: Said, likeness: Likeness) -> str:
@@ -146,14 +152,13 @@ def what_differs(one: Said, other: Said, likeness: Likeness) -> str:
     for field, name in (("label", "labels"), ("calls", "tool calls"), ("tools", "tools")):
         if getattr(one, field) != getattr(other, field):
             return f"the {name} differ"
-    if one.whole.replace(" ", "") == other.whole.replace(" ", ""):
+    if UNSPACED(one.whole) == UNSPACED(other.whole):
         return ""
     same = one.completion == other.completion
     page = (same or not one.prompt) and are_one_page(one.whole, other.whole, likeness.n)
-    mine, theirs = NUMBERS(one.whole), NUMBERS(other.whole)
     if not same and one.prompt == other.prompt != "":
         return "the answers differ"
-    if not page and mine != theirs:
+    if not page and NUMBERS(one.whole) != NUMBERS(other.whole):
         return "the numbers differ"
     asked = one.prompt or other.prompt
     if asked and not same and not likeness.alike(one.completion, other.completion, strict=True):
