@@ -22,7 +22,6 @@ GATES = {
     "chat_marks": "quality chat_marks marks_alone",
     "markup": "quality html",
     "lost": "mojibake lost",
-    "long": "personal key",
     "some_digits": "personal phone card iban seven_digits",
     **{name: f"personal {name}" for name in ("named", "email", "ipv4", "ipv6", "iban", "card")},
 }
@@ -86,7 +85,7 @@ def test_no_pattern_finds_what_the_signs_before_it_hide(text):
     for name, (room, *names) in ((name, told.split()) for name, told in GATES.items()):
         sign = getattr(MAY_BE, name)
         for pattern in (ROOMS[room][each] for each in names):
-            found = pattern.match(text) if name == "row" else pattern.search(text)
+            found = text.strip() and pattern.match(text) if name == "row" else pattern.search(text)
             assert not found or sign.search(text.casefold() if name == "named" else text), (name, text)
 
 

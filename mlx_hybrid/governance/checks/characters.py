@@ -2,7 +2,7 @@
 `ftfy` tells of the Western ones, a way back of the others."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Sequence, Set
 from functools import lru_cache
 from itertools import permutations
 
@@ -25,7 +25,9 @@ ONE_SCRIPT, MANY = 0.8, 6
 CHARACTER_SETS = ("gb2312", "big5hkscs", "euc_jp", "johab")  # Simplified, Traditional, Japanese, Korean
 STRANGE_SHARE = 0.1
 CYRILLIC = ("cp1251", "koi8-r", "cp866", "iso8859-5", "mac-cyrillic")
-COMMON = "оеаинтсрвлкмдпуяыьгзбчйхжшюцщэфъё"  # Cyrillic letters, the commonest first
+RANKS = {
+    c: i for i, c in enumerate("оеаинтсрвлкмдпуяыьгзбчйхжшюцщэфъё")
+}  # of Cyrillic letters, the commonest first
 QUOTE = "鈥"  # what gbk makes of the first bytes of a curly quote or dash; holmium, in Chinese text
 NOT_LETTERS = regex.compile(r"[^\p{L}\p{M}\u200c\u200d]+")
 ASCII_LETTERS = {code: chr(code).lower() if chr(code).isalpha() else " " for code in range(128)}
@@ -52,11 +54,10 @@ class Batch:
     """Texts as `points` (n,) uint32 with their `classes` and `scripts` (n,) uint8; `starts`, `lengths` (texts,)."""
 
     def __init__(self, texts: Sequence[str]) -> None:
-        encoded = [text.encode("utf-32-le", "surrogatepass") for text in texts]
         self.texts = texts
-        self.lengths = np.array([len(item) // 4 for item in encoded], np.int64)
+        self.lengths = np.array([len(text) for text in texts], np.int64)
         self.starts = np.concatenate([[0], np.cumsum(self.lengths)[:-1]]).astype(np.int64)
-        self.points = np.frombuffer(b"".join(encoded), np.uint32)
+        self.points = np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), np.uint32)
         self.owners = np.repeat(np.arange(len(texts)), self.lengths)
         low = np.minimum(self.points, TABLE_SIZE - 1)
         self.classes, self.scripts = (table[low] for table in tables())
@@ -76,10 +77,12 @@ class Batch:
         """Letters of each script in each text; marks and what all scripts share do not count."""
         return self.count(np.where(self.classes == LETTER, self.scripts, 0), len(SCRIPT_CODES))
 
-    def scripts_seen(self) -> Iterator[set[str]]:
+    def scripts_seen(self) -> list[set[str]]:
         """The named scripts of each text's letters."""
-        for row in self.script_counts():
-            yield {SCRIPT_CODES[number] for number in np.flatnonzero(row) if number > 1}
+        seen: list[set[str]] = [set() for _ in self.texts]
+        for place, number in np.argwhere(self.script_counts()[:, 2:]).tolist():
+            seen[place].add(SCRIPT_CODES[2 + number])
+        return seen
 
 
 def letters_only(text: str) -> str:
@@ -95,7 +98,7 @@ def find_mojibake(text: str, scripts: Set[str] | None = None) -> str | None:
         return "letters were lost to question marks"
     if text.isascii():
         return None
-    scripts = next(Batch([text]).scripts_seen()) if scripts is None else scripts
+    scripts = Batch([text]).scripts_seen()[0] if scripts is None else scripts
     if MAY_BE.bad.search(text) and badness.is_bad(text):
         return "UTF-8 that was read as cp1252"
     if "Cyrl" in scripts and (pair := swapped_cyrillic(text)):
@@ -124,15 +127,14 @@ def swapped_cyrillic(text: str) -> tuple[str, str] | None:
 
 def mean_rank(text: str) -> float:
     """How seldom the letters of a Cyrillic text are, on average; 0 for fewer than 16 letters."""
-    counts = {c: n for c, n in Counter(text.lower()).items() if c.isalpha()}
-    letters = sum(counts.values())
-    total = sum(n * (COMMON.index(c) if c in COMMON else len(COMMON)) for c, n in counts.items())
-    return total / letters if letters >= 16 else 0.0
+    found = [(n, RANKS.get(c, len(RANKS))) for c, n in Counter(text.lower()).items() if c.isalpha()]
+    letters = sum([n for n, _ in found])
+    return sum([n * rank for n, rank in found]) / letters if letters >= 16 else 0.0
 
 
 def is_single_byte(text: str) -> bool:
     """Whether most letters are of the upper half of latin-1: in no language that is written with it are they."""
-    high = len(regex.findall(r"[\xc0-\xff]", text))
+    high = len(MOJIBAKE.high.findall(text))
     letters = sum(map(str.isalpha, text)) if high >= 5 else 0
     return letters >= 8 and high > 0.6 * letters
 

@@ -69,19 +69,17 @@ class Py3langid:
     def walk(self, encoded: list[bytes], lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The features that the automaton meets, as (text, feature) pairs."""
         order = np.argsort(-lengths, kind="stable")
-        padded = np.zeros((int(lengths.max(initial=0)), len(encoded)), np.uint8)
-        for column, text in enumerate(order):
-            padded[: lengths[text], column] = np.frombuffer(encoded[text], np.uint8)
-        alive = np.searchsorted(-lengths[order], -np.arange(len(padded)), side="left")
-        state = np.zeros(len(encoded), np.int64)
-        owners, features = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+        lengths = lengths[order]
+        points = np.frombuffer(b"".join([encoded[text] for text in order.tolist()]), np.uint8)
+        starts, places = np.cumsum(lengths) - lengths, np.arange(lengths[0] if len(lengths) else 0)
+        alive = np.searchsorted(-lengths, -places, side="left").tolist()
+        states, owners = [np.zeros(len(encoded), np.int64)], [order[:count] for count in alive]
         for position, count in enumerate(alive):
-            state = self.moves[self.rows[state[:count]] + padded[position, :count]].astype(np.int64)
-            feature = self.output[state]
-            hit = np.flatnonzero(feature >= 0)
-            owners.append(order[hit])
-            features.append(feature[hit])
-        return np.concatenate(owners), np.concatenate(features)
+            step = self.rows.take(states[-1][:count]) + points.take(starts[:count] + position)
+            states.append(self.moves.take(step))
+        features = self.output.take(np.concatenate(states)[len(encoded) :])
+        met = np.flatnonzero(features >= 0)
+        return np.concatenate([*owners, order[:0]])[met], features[met]
 
     def describe(self) -> dict[str, Any]:
         return {"engine": "py3langid", "version": version("py3langid"), "licence": "BSD-3-Clause"}

@@ -70,7 +70,7 @@ class Evidence(NamedTuple):
 
     text: str
     letters: float
-    scripts: np.ndarray
+    scripts: list[float]
     probabilities: np.ndarray
     script: str
     top: str
@@ -84,8 +84,8 @@ def gather_evidence(texts: Sequence[str], engine: Any) -> Iterator[Evidence]:
     letters = counts.sum(axis=1)
     shares = counts / np.maximum(letters[:, None], 1)
     found = engine.predict([letters_only(text) for text in texts])
-    tops = (values.tolist() for values in (letters, shares.argmax(1), found.argmax(1), found.max(1)))
-    for text, scripts, row, count, script, top, p in zip(texts, shares, found, *tops):
+    told = (letters, shares, shares.argmax(1), found.argmax(1), found.max(1))
+    for text, row, count, scripts, script, top, p in zip(texts, found, *(each.tolist() for each in told)):
         is_clear = count >= SOME_LETTERS and p >= CONFIDENT
         yield Evidence(text, count, scripts, row, SCRIPT_CODES[1 + script], engine.codes[top], p, is_clear)
 
@@ -140,6 +140,8 @@ def combine(record: Judged, answers: list[tuple[Verdict, str]], asked: Verdict) 
     """What is said of each answer, with its words, then of the record; an answer of a few words is only told of."""
     determined = [verdict for verdict, _ in answers if verdict.language != UNDETERMINED]
     language = determined[0].language if determined else asked.language
+    if not any(v.reject or v.flags for v in (asked, *(v for v, _ in answers))):
+        return Verdict(language)
     long = [v for v, text in answers if v.reason == "gibberish" or is_long(text)]
     excluded = next((v.reject for v in (asked, *determined) if v.reason in ASKED_FOR), None)
     fault = next((v.reject for v, _ in answers if v.reject), asked.reject)
@@ -189,7 +191,7 @@ class Judge:
         expected = scripts_of(language.code)
         if language.declared:
             expected = frozenset(languages.SEEN_AS.get(language.script, [language.script]))
-        own = float(sum(evidence.scripts[SCRIPT_CODES.index(s) - 1] for s in expected if s in SCRIPT_CODES))
+        own = sum(evidence.scripts[SCRIPT_CODES.index(s) - 1] for s in expected if s in SCRIPT_CODES)
         if expected - {"Zyyy"} and own < self.limits["script_mismatch"]:
             told = f"{1 - own:.0%} of the letters are in other scripts, most in {evidence.script}; {looks}"
             reason = "script_mismatch"
@@ -201,7 +203,7 @@ class Judge:
         if not columns:
             reason = "lang_mismatch" if is_big(evidence, language, self.engine) else "lang_not_checked"
             return (Finding(reason, f"declared {language}, which the engine does not know; {looks}"),)
-        p = float(evidence.probabilities[list(columns)].sum())
+        p = float(evidence.probabilities[columns].sum())
         if p >= self.limits["lang_mismatch"] or own < HALF or evidence.top in relatives_of(language.code):
             return self.mixed_scripts(evidence)
         enough = evidence.letters >= ENOUGH_LETTERS or evidence.is_clear
@@ -230,9 +232,10 @@ class Judge:
 
     def mixed_scripts(self, evidence: Evidence) -> tuple[Finding, ...]:
         """A tag, not a fault: a second script with a fifth of the letters, as where two languages are mixed."""
-        first, second = np.argsort(-evidence.scripts)[:2]
-        share, names = float(evidence.scripts[second]), [SCRIPT_CODES[1 + first], SCRIPT_CODES[1 + second]]
-        mixed = share >= self.limits["script_mixed"] and not {*names} <= {"Hani", "Hira", "Kana", "Hang"}
+        share = sorted(evidence.scripts)[-2]
+        two = np.argsort(-np.array(evidence.scripts))[:2] if share >= self.limits["script_mixed"] else ()
+        names = [SCRIPT_CODES[1 + place] for place in two]
+        mixed = {*names} - {"Hani", "Hira", "Kana", "Hang"}
         return (Finding("script_mixed", f"{share:.0%} {names[1]}"),) if mixed else ()
 
 
@@ -253,8 +256,8 @@ def is_big(evidence: Evidence, language: Language, engine: Any) -> bool:
 
 
 @lru_cache(4096)
-def columns_of(engine: Any, code: str, scripts: frozenset[str]) -> tuple[int, ...]:
+def columns_of(engine: Any, code: str, scripts: frozenset[str]) -> list[int]:
     """Where the engine's answers for a language and its relatives stand; none when it knows none in these scripts."""
     relatives = relatives_of(code)
     known = any(engine.knows(relative, script) for relative in relatives for script in scripts)
-    return tuple(i for i, own in enumerate(engine.codes) if known and own in relatives)
+    return [i for i, own in enumerate(engine.codes) if known and own in relatives]

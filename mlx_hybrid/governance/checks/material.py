@@ -197,6 +197,8 @@ def in_columns(lines: list[str]) -> list[str]:
     """`table` for each of three lines on end, or more, with as many short cells, `data` for those of codes, where a
     letter or a mark in one of them tells that they are."""
     cells, codes = MATERIAL.cells.fullmatch, MATERIAL.codes.fullmatch
+    if len(lines) < 3:
+        return [""] * len(lines)
     counts = [line.count(",") + line.count(";") for line in lines]
     counts = [n if n > 1 and cells(line) else -bool(codes(line)) for n, line in zip(counts, lines)]
     told = []

@@ -40,6 +40,10 @@ DASHES = (*range(0x2010, 0x2016), 0x2212, 0xFE58, 0xFE63)
 PLAIN = {ord(c): str(unicodedata.digit(c)) for c in map(chr, range(0x80, 0x1FC00)) if c.isdecimal()}
 PLAIN |= {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}
 PLAIN |= dict.fromkeys(SPACES, " ") | dict.fromkeys(DASHES, "-")
+# What keys are made of is one letter, all else a space.
+KEYED = bytes(ord("k") if chr(code).isalnum() or chr(code) in "/+_-" else 32 for code in range(128)).ljust(
+    256
+)
 
 
 def luhn(text: str) -> bool:
@@ -151,19 +155,20 @@ def is_number(written: str, region: str, how: str) -> bool:
     return own[:1] == usual[:1] and (how == "begun" or own == usual)
 
 
-# By pattern: how many characters of a match are personal; 0 for none.
-LENGTHS = {"email": email_length, "ipv4": ip_length, "ipv6": ip_length}
-LENGTHS |= {"iban": iban_length, "card": card_length}
+# By pattern: how many digits it has at least, and how many characters of a match are personal; 0 for none.
+LENGTHS = {"email": (0, email_length), "ipv4": (4, ip_length), "ipv6": (0, ip_length)}
+LENGTHS |= {"iban": (2, iban_length), "card": (13, card_length)}
 
 
 def secrets(text: str) -> Iterator[tuple[int, int]]:
     """(begin, end) of every key and password; of `password = x` the value alone."""
-    if MAY_BE.long.search(text):
+    raw = text.encode("utf-8", "replace")
+    if b"k" * 16 in raw.translate(KEYED) or b"BEGIN " in raw:
         yield from (match.span() for match in PERSONAL.key.finditer(text))
     if "://" in text:
         yield from (match.span() for match in PERSONAL.login.finditer(text))
     if "earer" in text or "uthorization" in text:
-        yield from (m.span() for m in PERSONAL.bearer.finditer(text) if regex.search(r"\d", m[0]))
+        yield from (m.span() for m in PERSONAL.bearer.finditer(text) if MAY_BE.some_digits.search(m[0]))
     may_be = PERSONAL.says.search(text) and MAY_BE.named.search(text.casefold())
     for match in PERSONAL.named.finditer(text) if may_be else ():
         part = "quoted" if match["quoted"] else "bare"
@@ -175,13 +180,15 @@ def secrets(text: str) -> Iterator[tuple[int, int]]:
 def candidates(text: str, regions: tuple[str, ...]) -> Iterator[Span]:
     """Everything that may be personal; where two claim the same text the earlier has it."""
     yield from (Span("secret", *span) for span in secrets(text))
-    has_digits = MAY_BE.some_digits.search(text)
-    text = text.translate(PLAIN) if has_digits or "\uff20" in text else text
-    for name, length in LENGTHS.items():
+    if not text.isascii() and (MAY_BE.some_digits.search(text) or "\uff20" in text):
+        text = text.translate(PLAIN)
+    digits = sum(map(text.count, "0123456789"))
+    for name, (least, length) in LENGTHS.items():
         kind = "ip" if name.startswith("ipv") else name
-        for match in getattr(PERSONAL, name).finditer(text) if getattr(MAY_BE, name).search(text) else ():
+        may_be = digits >= least and getattr(MAY_BE, name).search(text)
+        for match in getattr(PERSONAL, name).finditer(text) if may_be else ():
             yield Span(kind, match.start(), match.start() + length(match))
-    for match in PERSONAL.phone.finditer(text) if PERSONAL.seven_digits.search(text) else ():
+    for match in PERSONAL.phone.finditer(text) if digits >= 7 and PERSONAL.seven_digits.search(text) else ():
         yield Span("phone", match.start(), match.start() + phone_length(match, regions))
 
 

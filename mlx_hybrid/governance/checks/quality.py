@@ -150,7 +150,7 @@ def repetition(look: Look, limit: float) -> str:
     Beside code, whose comments are alike as its lines are, whole lines must, several in their order or nearly all."""
     signed = look.turn.made.kinds & SIGNED  # what stands in backticks tells one sentence from the next
     text = (look.turn.text if signed else look.words).strip()
-    turns = len(text) < 2_000 and text.count(text[:1]) > 5
+    turns = len(text) < 2_000 and text.count(text[:2]) > 5
     turning = QUALITY.turning.fullmatch(text) if turns else None
     word = turning[1] if turning else ""
     if len(word) > 1 and LETTERS.search(word) and word.strip().lower() not in WORDS["laughter"]:
@@ -167,7 +167,9 @@ def repetition(look: Look, limit: float) -> str:
     if 4 <= len(lines) <= REFRAIN * len(distinct):
         text = "\n".join(distinct)
     raw = text.encode("utf-8", "replace")
-    ratio = len(zlib.compress(raw, 1)) / len(raw) if len(raw) >= 60 else 1.0
+    # A window that just holds it (in 262 bytes of one zlib finds nothing): the usual one takes longer to set up.
+    window = min(15, max(9, (len(raw) + 262).bit_length()))
+    ratio = len(zlib.compress(raw, 1, window)) / len(raw) if len(raw) >= 60 else 1.0
     if ratio < COMPRESSED and len(raw) >= COMPRESSED_FROM:
         return f"compresses to {ratio:.2f}"
     if ratio > SUSPECT or len(text) < 60:
@@ -179,11 +181,11 @@ def repetition(look: Look, limit: float) -> str:
 
 def markup(look: Look, limit: float) -> str:
     turn = look.turn
+    if not MAY_BE.markup.search(turn.text):
+        return ""
     if turn.asked is not None and (turn.is_code or turn.asks(QUALITY.for_pages)):
         return ""
     prose = MATERIAL.fenced.sub(" ", turn.text) if turn.asked is None else turn.made.prose
-    if not MAY_BE.markup.search(prose):
-        return ""
     tags = (tag[0] for tag in MATERIAL.tag.finditer(prose))
     count = sum(bool(QUALITY.html.match(tag) and not QUALITY.inline.match(tag)) for tag in tags)
     count += len(QUALITY.wiki.findall(prose)) if turn.asked is None else 0
@@ -264,7 +266,7 @@ def numbers_differ(source: str, target: str) -> str:
     """Says so when the source holds numbers of two digits or more and the target none of them, in any digits."""
 
     def values(text: str) -> set[str]:
-        runs = regex.findall(r"\p{Nd}{2,}", text)
+        runs = QUALITY.long_numbers.findall(text)
         return {"".join(str(unicodedata.digit(c)) for c in run).lstrip("0") for run in runs}
 
     wanted = values(source)
