@@ -90,20 +90,14 @@ def gram_hashes(texts: Sequence[str], n: int) -> tuple[np.ndarray, np.ndarray]:
 
 def sketches(texts: Sequence[str], n: int) -> list[bytes]:
     """A SKETCH of each normalised text: two keys are equal where all six minima of the band are."""
-    minima = signatures(texts, n)
-    rows = np.zeros(len(texts), SKETCH)
-    rows["keys"] = minima.reshape(-1, BANDS, ROWS).astype(np.uint64) @ WEIGHTS
-    rows["small"] = minima.astype(np.uint8)
-    return [row.tobytes() for row in rows]
-
-
-def signatures(texts: Sequence[str], n: int) -> np.ndarray:
-    """MinHash signatures (texts, 120) uint32 of normalised texts."""
     grams, starts = gram_hashes(texts, n)
     minima = np.empty((len(texts), HASHES), np.uint32)
     for column in range(HASHES):
         minima[:, column] = np.minimum.reduceat(grams * FACTORS[column] + SHIFTS[column], starts[:-1])
-    return minima
+    rows = np.zeros(len(texts), SKETCH)
+    rows["keys"] = minima.reshape(-1, BANDS, ROWS).astype(np.uint64) @ WEIGHTS
+    rows["small"] = minima.astype(np.uint8)
+    return [row.tobytes() for row in rows]
 
 
 class Likeness:

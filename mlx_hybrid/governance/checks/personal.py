@@ -41,9 +41,7 @@ PLAIN = {ord(c): str(unicodedata.digit(c)) for c in map(chr, range(0x80, 0x1FC00
 PLAIN |= {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}
 PLAIN |= dict.fromkeys(SPACES, " ") | dict.fromkeys(DASHES, "-")
 # What keys are made of is one letter, all else a space.
-KEYED = bytes(ord("k") if chr(code).isalnum() or chr(code) in "/+_-" else 32 for code in range(128)).ljust(
-    256
-)
+KEYED = bytes(ord("k") if chr(c).isalnum() or chr(c) in "/+_-" else 32 for c in range(128)) + bytes(128)
 
 
 def luhn(text: str) -> bool:
