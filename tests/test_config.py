@@ -287,8 +287,8 @@ def test_a_file_that_is_no_config_is_refused_by_name(text, message, tmp_path):
 def test_a_file_without_a_value_is_the_default(text, tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text(text)
-    assert load_config(path) == load_config()
-    assert load_config().adapter == AdapterConfig()
+    assert load_config(path) == load_config(None)
+    assert load_config(None).adapter == AdapterConfig()
 
 
 @pytest.mark.parametrize(
@@ -377,4 +377,4 @@ def test_settings_that_are_gone_load_where_they_did_nothing(tmp_path):
         with pytest.raises(ConfigError, match=rf"config.yaml: {group}.{key} is gone; leave it out"):
             load_config(path)
     (tmp_path / "run.json").write_text("{}")
-    assert load_config(path) == load_config()
+    assert load_config(path) == load_config(None)

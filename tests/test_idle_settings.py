@@ -94,14 +94,14 @@ def test_values_that_ask_for_nothing_and_options_that_make_a_setting_act_are_tak
 
 def test_where_there_is_no_base_a_file_that_holds_to_one_holds_by_the_loss(tmp_path):
     saved = tmp_path / "config.yaml"
-    saved.write_text(dump_config(load_config()))
+    saved.write_text(dump_config(load_config(None)))
     for values in ({"method": "full"}, {"start_from": "last"}):
         train = load_run_config(saved, (), values).train
         assert (train.prompt_hold, train.prompt_weight) == ("loss", 0.2)
         assert load_run_config(saved, ("train.prompt_weight=0.5",), values).train.prompt_weight == 0.5
     (tmp_path / "run.json").write_text("{}")
     assert load_run_config(saved, (), {"method": "full"}).train.prompt_hold == "loss"
-    assert load_run_config(saved) == load_config()
+    assert load_run_config(saved) == load_config(None)
     saved.write_text("train: {prompt_hold: loss, prompt_weight: 0.1}\n")
     train = load_run_config(saved).train
     assert (train.prompt_hold, train.prompt_weight) == ("loss", 0.1)

@@ -9,7 +9,6 @@ from mlx_hybrid.config.convert import flat, merge, to_tree
 from mlx_hybrid.config.settings import Config
 from mlx_hybrid.errors import ConfigError
 
-UNUSED_BY_FULL = tuple(f"adapter.{key}" for key in ("mixing", "unitary", "targets", "layers"))
 HARMLESS = {
     "train.weight_decay": 0.0,
     "train.orthogonal_learning_rate": 0.0,
@@ -21,9 +20,7 @@ HARMLESS = {
 """Values that ask for nothing, so that nothing is what they get."""
 
 
-def load_run_config(
-    path: Path | None = None, overrides: tuple[str, ...] = (), values: dict | None = None
-) -> Config:
+def load_run_config(path: Path | None, overrides: tuple[str, ...] = (), values: dict | None = None) -> Config:
     """As `load_config`, for one new run: whatever somebody set acts. A setting that does nothing under the run's method
     is refused in `overrides`, and in a file that would have it do nothing by itself. In a file that another method was
     asked for, it goes back to its default, since files serve several methods; the config.yaml of a run is taken as it
@@ -57,9 +54,9 @@ def idle_settings(config: Config) -> dict[str, str]:
     elif not config.has_base:
         idle["train.prompt_hold"] = "there is no base to go back to, and loss acts"
     if adapter.full:
-        keys = ("train.orthogonal_learning_rate", *UNUSED_BY_FULL)
-        idle |= dict.fromkeys(keys, "every weight is trained, and train.learning_rate acts")
-        return idle
+        unused = (f"adapter.{key}" for key in ("mixing", "unitary", "targets", "layers"))
+        keys = ("train.orthogonal_learning_rate", *unused)
+        return idle | dict.fromkeys(keys, "every weight is trained, and train.learning_rate acts")
     if train.rates == "share":
         idle["train.orthogonal_learning_rate"] = "one rate serves all branches; train.rates leaf has two"
     if not adapter.low_rank:

@@ -19,9 +19,7 @@ OPENS = {"rotation": "kind", "low_rank": "rank"}
 """The key that adds a branch where the method has none."""
 
 
-def load_config(
-    path: Path | None = None, overrides: tuple[str, ...] = (), values: dict | None = None
-) -> Config:
+def load_config(path: Path | None, overrides: tuple[str, ...] = (), values: dict | None = None) -> Config:
     """A config from a YAML file, then `--set key=value` overrides, then plain `values` from options. A method asked for
     beside a file decides which branches there are, and the file sizes those that it has too. Raises ConfigError with
     the file, or the override, the key and the nearest known key."""

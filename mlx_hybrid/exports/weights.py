@@ -76,7 +76,7 @@ class ModelWeights:
 
     def as_held(self, name: str) -> mx.array:
         """One tensor unpacked, as the model holds it."""
-        return self.unpacked(name)
+        return self.from_model(name, self.unpacked(name), -1)
 
     def unpacked(self, name: str) -> mx.array:
         """One tensor as it is stored, or dequantised in float32, whatever the scales are."""
@@ -90,8 +90,8 @@ class ModelWeights:
         """One tensor, dequantised where it is packed, in `dtype`."""
         return self.unpacked(name).astype(dtype)
 
-    def from_model(self, name: str, value: mx.array) -> mx.array:
-        """A tensor of the loaded model as the base's layout has it."""
+    def from_model(self, name: str, value: mx.array, one: int = 1) -> mx.array:
+        """A tensor of the loaded model as the base's layout has it; the way back where `one` is −1."""
         return value
 
 
@@ -113,9 +113,6 @@ class GgufWeights(ModelWeights):
     def from_model(self, name: str, value: mx.array, one: int = 1) -> mx.array:
         """The norms of Gemma, which the model holds as the file does, less 1."""
         return value - one if is_shifted(self.file.architecture, self.tensors[name].name) else value
-
-    def as_held(self, name: str) -> mx.array:
-        return self.from_model(name, self.unpacked(name), -1)
 
 
 def weights_of(place: Path) -> ModelWeights:

@@ -93,16 +93,11 @@ def parity(main: str) -> list[Line]:
 def with_worst(results: Results, row: Row | None) -> str:
     """Writes intervals, a fitted temperature as one, and the name of the worst language beside its figure."""
     if row and row.metric == "temperature":
-        return temperature(row.value)
+        low, high = (1 / bound for bound in reversed(INVERSE_TEMPERATURES))  # where no temperature fits
+        return f"{row.value:.3g}" if low * 1.01 < row.value < high / 1.01 else f"none fits ({row.value:.3g})"
     if row and row.metric.endswith("_worst"):
         main = row.metric.partition("_worst")[0].removesuffix("_out").removesuffix("_in")
         own = [results.get(main, row.model, name) for name in results.languages(main)]
         names = [one.language for one in own if one and one.value == row.value]
         return " ".join([interval(row), *names[:1]])
     return interval(row)
-
-
-def temperature(value: float) -> str:
-    """A fitted temperature; none fits where the fit stopped at its bounds."""
-    low, high = (1 / bound for bound in reversed(INVERSE_TEMPERATURES))
-    return f"{value:.3g}" if low * 1.01 < value < high / 1.01 else f"none fits ({value:.3g})"

@@ -147,7 +147,7 @@ def tune(
         trials = [(method, trial) for trial, method in pairs if trial not in tried[method]]
         for (method, trial), loss in zip(trials, losses(trials), strict=True):
             tried[method][trial] = loss
-        chosen = zip(*(best(own) for own in tried.values()))
+        chosen = zip(*(min(own, key=own.get) for own in tried.values()))
         wider = [past_ends(axis, set(ends)) for axis, ends in zip(axes, chosen)]
         if wider == axes:
             break
@@ -161,7 +161,3 @@ def past_ends(axis: tuple, chosen: set) -> tuple:
     steps = [end * end / inner for end, inner in ends if end in chosen]
     whole = isinstance(axis[0], int)
     return tuple(sorted({*axis, *(max(1, round(s)) if whole else float(f"{s:.3g}") for s in steps)}))
-
-
-def best(tried: dict[Trial, float]) -> Trial:
-    return min(tried, key=tried.get)

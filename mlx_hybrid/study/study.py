@@ -27,7 +27,7 @@ from mlx_hybrid.models.blas import prefer_openblas
 from mlx_hybrid.records.record import load_records
 from mlx_hybrid.run import Run, writing
 from mlx_hybrid.study.data import FILES, evaluation_sets, freeze_data, governed_counts
-from mlx_hybrid.study.plan import Cell, Plan, Trial, best, check_plan, final_cells, tune
+from mlx_hybrid.study.plan import Cell, Plan, Trial, check_plan, final_cells, tune
 from mlx_hybrid.study.summary import SUMMARY_FILE, VALIDATION, curve, figures, footprint, summarise
 from mlx_hybrid.training.events import Interrupted, Validated
 from mlx_hybrid.training.stopping import StopRequest
@@ -119,7 +119,7 @@ class Study:
         tried = tune(methods, self.rates, batches, losses)
         trials = [(method, *trial, loss) for method, own in tried.items() for trial, loss in own.items()]
         grid = [dict(zip(("method", "rate", "batch", VALIDATION), trial)) for trial in trials]
-        return {method: best(own) for method, own in tried.items()}, grid
+        return {method: min(own, key=own.get) for method, own in tried.items()}, grid
 
     def trained(self, grid: list[Cell], measuring: Measuring | None = None) -> Iterator[tuple[Cell, Run]]:
         """Every cell with its finished run, which names the manifests of what its copied data was governed by; with

@@ -5,7 +5,7 @@ import pytest
 
 from mlx_hybrid.evaluation.metrics.calibration import fit_temperature
 from mlx_hybrid.evaluation.results import Results, Row
-from mlx_hybrid.report.result_tables import result_tables, temperature
+from mlx_hybrid.report.result_tables import result_tables, with_worst
 from mlx_hybrid.report.tables import Table, interval, page, plain
 
 TABLE = Table("A | title", ("name", "value"), [("a|b", "1.0"), ("中文", "<2>")], "Read it so.")
@@ -35,7 +35,8 @@ def test_plain_columns_are_even_in_wide_scripts():
     ],
 )
 def test_a_temperature_where_the_fit_stopped_is_none(scores, answers, shown):
-    assert temperature(fit_temperature(np.array(scores), answers)) == shown
+    fitted = Row("temperature", value=fit_temperature(np.array(scores), answers))
+    assert with_worst(Results({}, ()), fitted) == shown
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ from mlx_hybrid.study.plan import (
     ROUNDS,
     Cell,
     Plan,
-    best,
     check_plan,
     final_cells,
     governance_settings,
@@ -112,7 +111,7 @@ def test_every_method_has_as_many_trials_and_ends_are_passed(lowest, count):
     assert len(asked) == len(set(asked)) == count * len(lowest)  # nothing twice
     assert {len(own) for own in tried.values()} == {count}
     for method, own in tried.items():
-        (chosen, batch), rates = best(own), {rate for rate, _ in own}
+        (chosen, batch), rates = min(own, key=own.get), {rate for rate, _ in own}
         assert (own[chosen, batch], batch) == (min(own.values()), 0)
         assert {*RATES} <= rates
         if method == "far":
@@ -130,7 +129,7 @@ def test_batch_sizes_are_chosen_with_rates_and_grow_past_an_end():
 
     tried = tune(["one", "two"], RATES, (4, 8), losses)
     assert tried["one"] == tried["two"]
-    assert best(tried["one"]) == (3e-4, 16)
+    assert min(tried["one"], key=tried["one"].get) == (3e-4, 16)
     assert {batch for _, batch in tried["one"]} == {4, 8, 16, 32}
     alone = tune(["one"], (3e-4,), (1, 2), lambda wanted: [batch for _, (_, batch) in wanted])
     assert alone == {"one": {(3e-4, 1): 1, (3e-4, 2): 2}}  # no batch is smaller than a record

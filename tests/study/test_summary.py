@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from mlx_hybrid.evaluation.metrics.intervals import bootstrap_ratio, macro_f1
-from mlx_hybrid.evaluation.metrics.translation import intervals, sentence_statistics
+from mlx_hybrid.evaluation.metrics.translation import chrf, intervals
 from mlx_hybrid.evaluation.results import ALL, Results, Row
 from mlx_hybrid.study.summary import (
     FEWEST,
@@ -128,7 +128,7 @@ def translations(seed: int, share: float) -> Results:
     examples = {"group": [], "direction": [], "chrf": []}
     for direction in ("eng_Latn>swh_Latn", "swh_Latn>eng_Latn"):
         wrote = [text if rng.random() < share else text[::-1] for text in texts]
-        table = sentence_statistics(wrote, [texts])
+        table = chrf()._extract_corpus_statistics(wrote, [texts])
         examples["chrf"] += [" ".join(map(str, row)) for row in table]
         examples["group"] += [str(n) for n in range(40)]
         examples["direction"] += [direction] * 40
