@@ -14,11 +14,7 @@ ALIASES, FLAGS = (
     for group in ("others", "flags")
 )
 MOVED = {old: tuple(new.split(".")) for old, new in NAMES["format_1"].items()}
-SIZES = {
-    "householder": ("reflections", "reflection_start"),
-    "butterfly": ("block_size", "factors"),
-    "none": (),
-}
+SIZES = {"householder": ("reflections", "reflection_start"), "butterfly": ("block_size", "factors")}
 RETIRED = {
     "governance.outliers": ("off", False),
     "governance.profile": ("chat",),
@@ -37,7 +33,7 @@ def from_format_1(adapter: Any) -> Any:
         return adapter
     tree = {key: value for key, value in adapter.items() if key not in MOVED}
     idle: set[str] = set()
-    if (kind := adapter.get("orthogonal")) in list(SIZES):
+    if (kind := adapter.get("orthogonal")) in (*SIZES, "none"):
         idle = {key for name, keys in SIZES.items() if name != kind for key in keys}
     if kind == "none":
         tree["rotation"] = None

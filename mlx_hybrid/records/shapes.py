@@ -95,8 +95,7 @@ def refuse_preference(fields: dict[str, Any]) -> dict[str, Any]:
 
 SHAPES: tuple[tuple[str, set[str], Callable[[dict], dict]], ...] = (
     ("messages", {"messages"}, from_messages),
-    ("sharegpt", {"conversations"}, partial(from_messages, key="conversations")),
-    ("sharegpt", {"conversation"}, partial(from_messages, key="conversation")),
+    *(("sharegpt", {key}, partial(from_messages, key=key)) for key in ("conversations", "conversation")),
     *(("preference", {*keys}, refuse_preference) for keys in PREFERENCES),
     ("prompt", {"prompt", "completion"}, from_prompt),
     ("alpaca", {"instruction", "output"}, from_alpaca),
