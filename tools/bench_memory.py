@@ -114,7 +114,7 @@ def measured_peak(config: Config, load: Load) -> int:
     base = load_base(config.model.name)
     unpack(base.model)
     set_limits()
-    examples = random_examples(load, base.config["vocab_size"])
+    examples = random_examples(load, base.tokenizer.vocabulary)
     setup = Setup(base, [Tokenised(examples), Tokenised(), Tokenised()])
     attach_adapter(config, setup)
     mx.eval(base.model.parameters(), setup.optimizer.state)

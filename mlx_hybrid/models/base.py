@@ -35,7 +35,6 @@ TOKENIZERS = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken", "tekken.json
 class BaseModel:
     model: Any
     tokenizer: Any
-    config: dict
     path: Path
     identity: dict
 
@@ -45,13 +44,13 @@ def load_base(name: str, *, tokenizer: Any = None) -> BaseModel:
     Raises ConfigError for one that is not to be had, is not whole, or has weights that are no numbers."""
     folder = find_model(name)
     tokenizer = tokenizer or read_tokenizer(name, folder)
-    model, config = load_weights(folder, name)
+    model, _ = load_weights(folder, name)
     use_fast_products(model)
     model.eval()
     for weights, leaf in tree_flatten(model.parameters()):
         if mx.issubdtype(leaf.dtype, mx.floating) and not mx.all(mx.isfinite(leaf)).item():
             raise ConfigError(f"{name}: the weights {weights} hold NaN or inf, so nothing can be computed.")
-    return BaseModel(model, tokenizer, config, folder, identity(name, folder))
+    return BaseModel(model, tokenizer, folder, identity(name, folder))
 
 
 @contextmanager

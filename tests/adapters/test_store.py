@@ -210,7 +210,7 @@ def test_full_weights_of_a_gpu_are_loaded_on_the_cpu_and_gone_on_from(tmp_path):
     load_adapter(model, tmp_path / "full")
     attach(going_on, adapter("full"))
     config = replace(Config(), method="full", adapter=adapter("full"), start_from=str(tmp_path / "full"))
-    start_from_adapter(config, BaseModel(going_on, None, {}, folder, base), tmp_path / "full")
+    start_from_adapter(config, BaseModel(going_on, None, folder, base), tmp_path / "full")
     for name, leaf in [*tree_flatten(model.parameters()), *tree_flatten(going_on.parameters())]:
         assert leaf.dtype == mx.float32, name
         assert mx.array_equal(leaf, wanted[name].astype(mx.float32)), name

@@ -111,10 +111,7 @@ def fill(template: str, summary: Row, **values: Any) -> str:
 
 
 def totals(pairs: Iterable[tuple[Any, int]]) -> Counter:
-    found = Counter()
-    for key, number in pairs:
-        found[key] += number
-    return found
+    return sum((Counter({key: number}) for key, number in pairs), Counter())
 
 
 def samples(folder: Path, summary: Row) -> dict[str, list[Row]]:
