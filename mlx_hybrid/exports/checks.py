@@ -5,7 +5,7 @@ import math
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.util import find_spec
@@ -119,13 +119,11 @@ class Report:
             self.faults.append(told if result.within(result.base_difference) else told + why)
 
 
-@contextmanager
-def new_folder(directory: Path) -> Iterator[Path]:
+def new_folder(directory: Path) -> AbstractContextManager[Path]:
     """A folder to fill that becomes `directory` when all went well. Raises ConfigError where something is there."""
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise ConfigError(f"{directory}: exists already; choose another name, or remove it.")
-    with new_directory(directory) as folder:
-        yield folder
+    return new_directory(directory)
 
 
 def check_logits(

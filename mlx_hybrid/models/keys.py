@@ -51,8 +51,8 @@ def read_keys(config: dict[str, Any]) -> dict[str, Any] | None:
 
 def check_keys(config: dict[str, Any], where: str) -> None:
     """Raise ConfigError for a key that changes the forward pass and that the model's class does not read."""
-    if isinstance(config.get("text_config"), dict):
-        return check_keys(config["text_config"], where)
+    while isinstance(inner := config.get("text_config"), dict):
+        config = inner
     known, new = read_keys(config), mended(config)
     rope = config.get("rope_parameters") or {}
     own = rope.get(FULL, rope).get("rope_theta", new.get("rope_theta"))
@@ -64,7 +64,6 @@ def check_keys(config: dict[str, Any], where: str) -> None:
             told = f"says {key} {new[key]!r}, which mlx-lm's {config.get('model_type')} does not read, so it would"
             told += " compute something else; take it out to allow that."
             raise ConfigError(f"{where}: config.json {told}")
-    return None
 
 
 def matters(key: str, config: dict[str, Any], known: dict[str, Any]) -> bool:
