@@ -11,10 +11,9 @@ import numpy as np
 
 from mlx_hybrid.errors import ConfigError, MlxHybridError
 from mlx_hybrid.evaluation.metrics import calibration
-from mlx_hybrid.evaluation.results import Results
 from mlx_hybrid.evaluation.scoring import score_options, sequence_nll
 from mlx_hybrid.evaluation.sets import EvaluationSet, item, references
-from mlx_hybrid.files import whole_lines, write_lines
+from mlx_hybrid.files import whole_lines
 from mlx_hybrid.records.examples import make_examples, question_tokens
 
 TEXTS = "as the tokenizer begins them"  # answers to texts of older files have no bytes
@@ -158,10 +157,3 @@ def choices_made(test: EvaluationSet, answers: list[dict]) -> Iterator[dict]:
             "nll_nats": nats,
             "probabilities": {label: probabilities[label] for label in options},
         }
-
-
-def write_examples(start: Path, answers: Path, test: EvaluationSet, results: Results) -> None:
-    """`NAME.MODEL.examples.jsonl` beside the results; `start` is their path without an ending."""
-    for model in results.models:
-        rows = example_rows(test, answers / f"{model}.answers.jsonl")
-        write_lines(start.with_name(f"{start.name}.{model}.examples.jsonl"), rows)

@@ -8,7 +8,7 @@ from typing import Any
 
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.evaluation import harness
-from mlx_hybrid.evaluation.answers import fingerprint_of, write_examples
+from mlx_hybrid.evaluation.answers import example_rows, fingerprint_of
 from mlx_hybrid.evaluation.benchmarks import questions as own
 from mlx_hybrid.evaluation.evaluate import evaluate, parts_of
 from mlx_hybrid.evaluation.metrics.calibration import Calibration, write_calibration
@@ -96,8 +96,9 @@ def ask(request: Request, run: Any, folder: Path | None, tell: Tell) -> tuple[st
     how["progress"] = lambda model, done, total: tell(f"{model}: {done} of {total} answers")
     results = evaluate(models, pair.tokenizer, questions.test, **asked, **how)
     results = replace(results, facts=results.facts | {"model": pair.name, "base": pair.identity})
-    if request.examples and folder and answers:
-        write_examples(folder / name, answers, limited(questions.test, limit, seed), results)
+    for label in results.models if request.examples and folder else ():
+        rows = example_rows(limited(questions.test, limit, seed), answers / f"{label}.answers.jsonl")
+        write_lines(folder / f"{name}.{label}.examples.jsonl", rows)
     fitted = results.facts.get("calibration", {}).get(ADAPTED)
     if run and fitted and questions.trained and request.dev == "auto" and not limit:
         write_calibration(run.adapter, Calibration(**fitted))
