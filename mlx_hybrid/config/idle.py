@@ -9,8 +9,14 @@ from mlx_hybrid.config.convert import flat, merge, to_tree
 from mlx_hybrid.config.settings import Config
 from mlx_hybrid.errors import ConfigError
 
-HARMLESS = dict.fromkeys(("train.weight_decay", "train.orthogonal_learning_rate", "adapter.layers"), 0)
-HARMLESS |= {"train.prompt_hold": "loss", "adapter.mixing": "off", "adapter.unitary": ()}
+HARMLESS = {
+    "train.weight_decay": 0.0,
+    "train.orthogonal_learning_rate": 0.0,
+    "train.prompt_hold": "loss",
+    "adapter.mixing": "off",
+    "adapter.layers": 0,
+    "adapter.unitary": (),
+}
 """Values that ask for nothing, so that nothing is what they get."""
 
 

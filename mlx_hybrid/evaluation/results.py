@@ -41,6 +41,11 @@ class Row:
     def key(self) -> tuple[str, str, str]:
         return self.metric, self.language, self.variant
 
+    @property
+    def settled(self) -> bool:
+        """Whether the interval leaves out zero."""
+        return self.low is not None and (self.low > 0 or self.high < 0)
+
 
 @dataclass(frozen=True)
 class Results:

@@ -24,10 +24,16 @@ from mlx_hybrid.models.base import fingerprint
 from mlx_hybrid.publish.card import is_folder, readme, vllm_rank
 
 RANK, LOSS = 64, 0.05
-TAKEN = dict.fromkeys(("base", "base_id"), ("peft", "merged", "lora", "gguf"))
-TAKEN |= dict.fromkeys(("rank", "tolerance"), ("lora",)) | {"requantise": ("merged",)}
-TAKEN |= dict.fromkeys(("merged", "f16"), ("gguf",))
-"""The forms that an option has a meaning for."""
+DENSE = ("peft", "merged", "lora", "gguf")
+TAKEN = {  # the forms that an option has a meaning for
+    "base": DENSE,
+    "base_id": DENSE,
+    "rank": ("lora",),
+    "tolerance": ("lora",),
+    "requantise": ("merged",),
+    "merged": ("gguf",),
+    "f16": ("gguf",),
+}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -185,8 +185,7 @@ def lora_rank(facts: Facts) -> int:
 def model_card(facts: Facts, repo: str) -> str:
     """The card's text, with the metadata that the Hub reads."""
     parts = (facts.adapter.rotation, facts.adapter.low_rank) if facts.adapter else ()
-    changes = [(row.adapted.language, row.difference) for row in facts.results if row.difference]
-    unsettled = {language for language, own in changes if own.low is None or own.low <= 0 <= own.high}
+    unsettled = {r.adapted.language for r in facts.results if r.difference and not r.difference.settled}
     known = {"packed": facts.base.get("quantization") or {}, "unsettled": sorted(unsettled - {ALL})}
     known["branches"] = [to_tree(part) for part in parts if part]
     text = f"---\n{metadata(facts)}\n---\n\n" + fill("card.md.jinja", facts, repo, **known)
