@@ -111,7 +111,10 @@ def fill(template: str, summary: Row, **values: Any) -> str:
 
 
 def totals(pairs: Iterable[tuple[Any, int]]) -> Counter:
-    return sum((Counter({key: number}) for key, number in pairs), Counter())
+    found = Counter()
+    for key, number in pairs:
+        found[key] += number
+    return found
 
 
 def samples(folder: Path, summary: Row) -> dict[str, list[Row]]:
