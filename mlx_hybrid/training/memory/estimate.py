@@ -102,6 +102,7 @@ def estimate(shape: ModelShape, load: Load, config: Config) -> Estimate:
     probes = SKETCH * columns * shape.widest * 4
     items = {
         "base": shape.base_bytes,
+        "base, unpacked": shape.unpacked_bytes,
         "adapter": shape.adapter_bytes,
         "optimiser": 2 * shape.moment_bytes,
         # there while activations still are: of one layer for adapters, of a head that trains whole
@@ -115,7 +116,7 @@ def estimate(shape: ModelShape, load: Load, config: Config) -> Estimate:
     }
     backward = items["gradients"] + activations + attention + max(items["logits"], layer)
     moving = max(backward + items["gradient start"], items["update"])
-    static = items["base"] + items["adapter"] + items["optimiser"]
+    static = items["base"] + items["base, unpacked"] + items["adapter"] + items["optimiser"]
     whole = {name: round(value) for name, value in items.items()}
     return Estimate(whole, round(static + moving), round(CACHE_SHARE * moving))
 

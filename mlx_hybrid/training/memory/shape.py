@@ -36,6 +36,7 @@ class ModelShape:
     """Bytes of the weights, and the sizes that activations follow from."""
 
     base_bytes: int
+    unpacked_bytes: int  # of packed weights that are there unpacked too, on a CPU with room for them
     adapter_bytes: int
     trainable_bytes: int
     moment_bytes: int  # of one moment of every trainable entry: float32, whatever the entry is
@@ -112,7 +113,8 @@ def shape_of(folder: Path, config: Config) -> ModelShape:
     head = parts[1] if parts else None
     adapted = [linear_shape(layer.linear) for layer in hybrid_layers(model).values()]
     return ModelShape(
-        base_bytes=base + unpacked,
+        base_bytes=base,
+        unpacked_bytes=unpacked,
         adapter_bytes=byte_count(model.parameters()) - base,
         trainable_bytes=byte_count(model.trainable_parameters()),
         moment_bytes=4 * trainable_count(model),
