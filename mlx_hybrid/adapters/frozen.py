@@ -111,8 +111,8 @@ def unpacked_bytes(model: nn.Module) -> int:
 
 
 def packed_layers(model: nn.Module) -> list[nn.Module]:
-    """The layers with faster products; an embedding beside a head of its own multiplies nothing."""
-    modules = dict(model.named_modules())
+    """Of a model on the CPU the layers with faster products; an embedding beside a head of its own has none."""
+    modules = dict(model.named_modules()) if on_cpu() else {}
     head = (
         FastQuantizedLinear if any(name.endswith("lm_head") for name in modules) else FastQuantizedEmbedding
     )

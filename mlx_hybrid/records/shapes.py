@@ -34,7 +34,7 @@ def as_record(row: dict[str, Any]) -> tuple[dict[str, Any], str]:
     """The fields of a row in one of the three kinds, the row itself where it is in one already, and its shape's name;
     NotARecord for preference pairs and for no known shape."""
     fields = row
-    if None in row.values():
+    if None in row.values() and any(row[key] is None for key in KEYS & row.keys()):
         fields = {key: value for key, value in row.items() if value is not None or key not in KEYS}
     for name, keys, convert in SHAPES:
         if keys <= fields.keys():

@@ -57,9 +57,10 @@ def load_setup(
     forced. Each of `machines` has its part of a batch."""
     tokenizer = tokenizer_for(config.model, day)
     made = tokenised(config, split, tokenizer)
-    check_fits(config, made[0].examples, machines=machines, force=force)
+    room = check_fits(config, made[0].examples, machines=machines, force=force)
     base = load_base(config.model.name, tokenizer=tokenizer)
-    unpack(base.model)
+    if room:
+        unpack(base.model)
     set_limits()
     return Setup(base, made)
 

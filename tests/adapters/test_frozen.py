@@ -14,6 +14,7 @@ from mlx_hybrid.adapters.frozen import (
     dense_weight,
     frozen_matmul,
     unpack,
+    unpacked_bytes,
     use_fast_products,
 )
 
@@ -66,6 +67,16 @@ def test_unpacked_once_the_logits_are_the_same_and_nothing_is_saved(mode, monkey
     assert any("_unpacked" in module for _, module in model.named_modules())
     assert mx.max(mx.abs(model(tokens) - plain)).item() <= LOGITS
     assert dict(tree_flatten(model.parameters())).keys() == names
+
+
+def test_on_a_gpu_nothing_is_unpacked(monkeypatch):
+    """A GGUF file's layers have the faster class on every device."""
+    model = use_fast_products(tiny_llama("affine-4"))
+    assert unpacked_bytes(model) > 0
+    monkeypatch.setattr(frozen, "on_cpu", lambda: False)
+    unpack(model)
+    assert unpacked_bytes(model) == 0
+    assert not any("_unpacked" in module for _, module in model.named_modules())
 
 
 def test_fast_layers_keep_their_bias():

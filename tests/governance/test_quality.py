@@ -73,6 +73,8 @@ def test_planted_faults(text, reason):
         "Go to Settings > Network > Wi-Fi > Advanced and turn on the switch.",
         "Opening hours: Mon 9-5 | Tue 9-5 | Wed 9-5 | Thu 9-8 | Fri 9-5",
         "Das Rindfleischetikettierungsüberwachungsaufgabenübertragungsgesetz war ein Gesetz und ist keines mehr.",
+        "'''Paris''' is the capital of '''France''' on the river '''Seine''', and '''Lyon''' lies in the south. "
+        "One writes `a < b` for it.",
         "ကျောင်းသားများသည် ကျောင်းသို့ သွားကြသည်။ သူတို့သည် စာဖတ်ကြသည်။",
     ],
 )

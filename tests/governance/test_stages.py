@@ -126,6 +126,9 @@ def test_translations():
     assert found == [(250, "copy_source"), (251, "length_ratio")]
     assert [flag.reason for flag in result.flags[-1]] == ["number_mismatch"]
     assert numbers_differ("im Jahr 1987", "в १९८७ году") == ""
+    assert numbers_differ(
+        "im Jahr 1987", "in \U0001ccf1\U0001ccf2"
+    )  # digits that Python has no value for yet
 
 
 ANY = st.text(st.characters(codec=None), max_size=60)

@@ -269,3 +269,7 @@ def test_few_shot_sets_stay_whole(shots):
             for i, r in enumerate(reviews[:shots])
         ]
         assert govern_records(records, GovernanceConfig(only=("exact", "near"))).rejected == []
+
+
+def test_raised_figures_are_no_long_numbers():
+    assert "low_letter_ratio" not in told(ASKED, "²²² ³³³ ¹¹¹ ²³² ¹²³")

@@ -238,6 +238,8 @@ def test_mixed_bits_are_said():
     assert "| base weights | 4 bits, groups of 32 |\n" in card(packed)
     mixed = packed | {"model.embed_tokens": {"bits": 8, "group_size": 32}, "lm_head": False}
     assert "| base weights | 4 bits, groups of 32, 2 layers otherwise |\n" in card(mixed)
+    own = {name: {"bits": 6, "group_size": 64} for name in ("a.down_proj", "lm_head")}
+    assert "| base weights | 2 layers packed, each in its own way |\n" in card(own)
     assert "base weights" not in card({})
 
 

@@ -168,6 +168,12 @@ def test_other_shapes_are_named_with_the_nearest_and_refused_for_a_whole_file(ro
         assert "\n" not in str(error.value)
 
 
+def test_a_row_with_nothing_under_a_key_of_its_own_stays_as_it_is():
+    row = {"text": "The library opens at nine.", "meta": None}
+    assert as_record(row)[0] is row
+    assert as_record({**row, "messages": None})[0] == row
+
+
 def test_keys_are_read_under_the_names_that_are_given(tmp_path):
     path = tmp_path / "pairs.jsonl"
     path.write_text(

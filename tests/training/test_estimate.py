@@ -195,6 +195,20 @@ def test_a_run_that_cannot_fit_is_refused_with_the_way_out(larger, monkeypatch):
         check_fits(settings, RECORDS)
 
 
+def test_a_run_goes_without_the_unpacked_copy_where_that_alone_fits(quantised_folder, monkeypatch):
+    settings = config(quantised_folder, "lora")
+    shape, load = model_shape(settings), largest_load(RECORDS, settings)
+    need = estimate(shape, load, settings).needed
+    without = estimate(replace(shape, unpacked_bytes=0, unpacks_head=True), load, settings).needed
+    for limit, room in ((need, True), (need - 1, False), (without, False)):
+        monkeypatch.setattr(memory, "memory_limit", lambda limit=limit: limit)
+        assert check_fits(settings, RECORDS) is room
+    monkeypatch.setattr(memory, "memory_limit", lambda: without - 1)
+    with pytest.raises(MemoryLimitError):
+        check_fits(settings, RECORDS)
+    assert check_fits(settings, RECORDS, force=True) is False
+
+
 def test_an_unfamiliar_config_is_an_error_of_its_own():
     with pytest.raises(UnknownShapeError, match="hidden_size"):
         first_known({}, shapes.WIDTH)

@@ -124,7 +124,7 @@ def low_letter_ratio(look: Look, limit: float) -> str:
     if look.turn.asked is None:
         return f"{look.letter_share:.2f} of the characters are letters" if look.letter_share < limit else ""
     parts = look.words.split()
-    numbers = [part for part in parts if part.isdigit()]
+    numbers = [part for part in parts if part.isdecimal()]
     if len(numbers) < max(5, 0.7 * len(parts)) or sum(map(len, numbers)) < 3 * len(numbers):
         return ""
     values = [int(number) for number in numbers]
@@ -186,6 +186,8 @@ def markup(look: Look, limit: float) -> str:
     if turn.asked is not None and (turn.is_code or turn.asks(QUALITY.for_pages)):
         return ""
     prose = MATERIAL.fenced.sub(" ", turn.text) if turn.asked is None else turn.made.prose
+    if not MAY_BE.markup.search(prose):
+        return ""
     tags = (tag[0] for tag in MATERIAL.tag.finditer(prose))
     count = sum(bool(QUALITY.html.match(tag) and not QUALITY.inline.match(tag)) for tag in tags)
     count += len(QUALITY.wiki.findall(prose)) if turn.asked is None else 0
@@ -267,7 +269,7 @@ def numbers_differ(source: str, target: str) -> str:
 
     def values(text: str) -> set[str]:
         runs = QUALITY.long_numbers.findall(text)
-        return {"".join(str(unicodedata.digit(c)) for c in run).lstrip("0") for run in runs}
+        return {"".join(str(unicodedata.digit(c, c)) for c in run).lstrip("0") for run in runs}
 
     wanted = values(source)
     return f"none of {len(wanted)} numbers" if wanted and not wanted & values(target) else ""

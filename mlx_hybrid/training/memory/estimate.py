@@ -141,19 +141,24 @@ def memory_limit() -> int:
     return int(USABLE * min(recommended or memory_bytes(), memory_bytes()))
 
 
-def check_fits(config: Config, examples: list[Example], *, machines: int = 1, force: bool = False) -> None:
-    """Raise ConfigError for an adapter that does not fit the model's layers, and MemoryLimitError, unless forced, when
-    the estimate is over what the machine has to give, with the change that fits."""
+def check_fits(config: Config, examples: list[Example], *, machines: int = 1, force: bool = False) -> bool:
+    """Whether there is room for the unpacked copy of a packed base. Raises ConfigError for an adapter that does not fit
+    the model's layers, and MemoryLimitError, unless forced, when the estimate is over what the machine has to give
+    without that copy too, with the change that fits."""
     try:
         shape = model_shape(config)
     except UnknownShapeError:
-        return  # an unfamiliar config.json: nothing can be said, which is no reason to refuse
+        return True  # an unfamiliar config.json: nothing can be said, which is no reason to refuse
     load_of, limit = partial(largest_load, examples), memory_limit()
+    if needed_by_one(shape, load_of, config, machines) <= limit:
+        return True
+    shape = replace(shape, unpacked_bytes=0, unpacks_head=shape.unpacks_head or shape.unpacked_bytes > 0)
     needed = needed_by_one(shape, load_of, config, machines)
     if not force and needed > limit:
         told = f"Training needs about {needed / 1e9:.1f} GB and {limit / 1e9:.1f} GB may be used here"
         change = as_options(way_out(shape, load_of, config, limit, machines))
         raise MemoryLimitError(f"{told}; what fits: {change}. --force tries it all the same.")
+    return False
 
 
 def needed_by_one(shape: ModelShape, load_of: LoadOf, config: Config, machines: int) -> int:
