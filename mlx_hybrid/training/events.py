@@ -41,7 +41,7 @@ class Trained(NamedTuple):
 
 class Validated(NamedTuple):
     """The held-back records were scored; `best` says whether the loss, in nats per token, is the lowest yet. At step 0
-    it is the base's, which is never the best. `form` is what was scored: the raw weights or an average."""
+    it is that of what the run begins with, never the best. `form` is what was scored: the raw weights or an average."""
 
     step: int
     loss: float
@@ -53,7 +53,8 @@ class Validated(NamedTuple):
     def standing(self) -> str:
         """What the result stands for, in brackets for a line of text."""
         form = "" if self.form == RAW else f" of the average ({self.form})"
-        return f"{form} (base)" if not self.step else f"{form} (best so far)" if self.best else form
+        told = " (best so far)" if self.best else ""
+        return form + (told if self.step else " (before training)")
 
 
 class Orthogonality(NamedTuple):
