@@ -63,7 +63,7 @@ def test_a_loss_above_the_base_s_is_not_called_best_without_saying_so(events, ru
     events(*(Validated(step, loss, best, {}) for step, loss, best in losses))
     told = [line for line in run("finetune").stderr.splitlines() if "validation loss" in line]
     assert told == [
-        "step 0  validation loss 2.000 (base)",
+        "step 0  validation loss 2.000 (before training)",
         "step 5  validation loss 3.000 (best so far, above the base's)",
         "step 9  validation loss 1.500 (best so far)",
     ]
