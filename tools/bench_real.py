@@ -89,9 +89,7 @@ def main() -> None:
     asked = parser.parse_args()
     make = flores_items if asked.what == "generate" else sib200_items
     items = make(asked.model, asked.data, asked.records)
-    print(
-        f"{asked.model.name}: {len(items)} records of {make.__name__.split('_')[0]}, {len(LANGUAGES)} languages"
-    )
+    print(f"{asked.model.name}: {len(items)} records, {len(LANGUAGES)} languages")
     bench.head("what", "before, s", "now, s", "ratio", "quartiles", "peak, MB", "largest difference")
     with tempfile.TemporaryDirectory() as folder:
         git = ["git", "-C", str(ROOT), "archive", asked.before, "mlx_hybrid"]
@@ -121,15 +119,10 @@ def sib200_items(model: Path, data: Path, records: int) -> list[tuple[list[int],
 def flores_items(model: Path, data: Path, records: int) -> list[tuple[list[int], list[list[int]]]]:
     """Prompts as `evaluate` has them translated, without options."""
     others = [language for language in LANGUAGES if language != "eng_Latn"]
-    rows = [
-        row
-        for row in build_records("flores", "test", others, folder=data)
-        if row["source_language"] == "eng_Latn"
-    ]
-    chosen, tokenizer = (
-        limited(evaluation_set(from_fields(rows, "flores")), records, 0),
-        read_tokenizer(str(model)),
-    )
+    both_ways = build_records("flores", "test", others, folder=data)
+    rows = [row for row in both_ways if row["source_language"] == "eng_Latn"]
+    chosen = limited(evaluation_set(from_fields(rows, "flores")), records, 0)
+    tokenizer = read_tokenizer(str(model))
     return [(question_tokens(record, tokenizer), [[]]) for record in chosen.records]
 
 

@@ -113,7 +113,6 @@ def unpacked_bytes(model: nn.Module) -> int:
 def packed_layers(model: nn.Module) -> list[nn.Module]:
     """Of a model on the CPU the layers with faster products; an embedding beside a head of its own has none."""
     modules = dict(model.named_modules()) if on_cpu() else {}
-    head = (
-        FastQuantizedLinear if any(name.endswith("lm_head") for name in modules) else FastQuantizedEmbedding
-    )
-    return [module for module in modules.values() if isinstance(module, (FastQuantizedLinear, head))]
+    own_head = any(name.endswith("lm_head") for name in modules)
+    kinds = FastQuantizedLinear if own_head else tuple(FAST.values())
+    return [module for module in modules.values() if isinstance(module, kinds)]

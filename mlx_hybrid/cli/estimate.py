@@ -59,10 +59,9 @@ def estimate(
     lines += [f"  {name:<22}{size / GIGA:>9.3f} GB" for name, size in found.items.items() if size]
     if source != "the records":
         batch = partial(replace, settings.train)
-        rows = [
-            [replace(settings, train=batch(batch_size=n, max_tokens=t + 1)) for t in LENGTHS] for n in BATCHES
-        ]
-        needs = [[planning.needed_by_one(shape, planning.widest_load, own, 1) for own in row] for row in rows]
+        need_of = partial(planning.needed_by_one, shape, planning.widest_load, machines=1)
+        rows = [[batch(batch_size=n, max_tokens=t + 1) for t in LENGTHS] for n in BATCHES]
+        needs = [[need_of(replace(settings, train=own)) for own in row] for row in rows]
         result["table"] = {"batches": BATCHES, "tokens": LENGTHS, "needed_bytes": needs}
         told = "In GB, by records a batch (down) and tokens a record (across); ! is over what may be used:"
         lines += [told, "       " + "".join(f"{tokens:>9}" for tokens in LENGTHS)]

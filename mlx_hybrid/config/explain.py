@@ -78,9 +78,9 @@ def walk(group: type, above: str) -> Iterator[Setting]:
     texts, hints = meanings(group), field_types(group)
     for field in dataclasses.fields(group):
         key, hint = above + field.name, hints[field.name]
-        for kind in groups_of(hint):
+        for kind in (inner := groups_of(hint)):
             yield from walk(kind, f"{key}.")
-        if not groups_of(hint):
+        if not inner:
             default = field.default_factory() if callable(field.default_factory) else field.default
             yield Setting(key, hint, default, texts[field.name], field.metadata)
 

@@ -96,9 +96,11 @@ def ask(request: Request, run: Any, folder: Path | None, tell: Tell) -> tuple[st
     how["progress"] = lambda model, done, total: tell(f"{model}: {done} of {total} answers")
     results = evaluate(models, pair.tokenizer, questions.test, **asked, **how)
     results = replace(results, facts=results.facts | {"model": pair.name, "base": pair.identity})
-    for label in results.models if request.examples and folder else ():
-        rows = example_rows(limited(questions.test, limit, seed), answers / f"{label}.answers.jsonl")
-        write_lines(folder / f"{name}.{label}.examples.jsonl", rows)
+    if request.examples and folder:
+        own_test = limited(questions.test, limit, seed)
+        for label in results.models:
+            rows = example_rows(own_test, answers / f"{label}.answers.jsonl")
+            write_lines(folder / f"{name}.{label}.examples.jsonl", rows)
     fitted = results.facts.get("calibration", {}).get(ADAPTED)
     if run and fitted and questions.trained and request.dev == "auto" and not limit:
         write_calibration(run.adapter, Calibration(**fitted))

@@ -12,7 +12,6 @@ MAY_FOLLOW = {"system": (None,), "user": (None, "system", "assistant"), "assista
 MAY_FOLLOW["tool"] = ("tool",)
 """The roles, and those that each may come after; a tool's turn may also follow its call."""
 ROLES = tuple(MAY_FOLLOW)
-NESTED = (dict, list)
 REASONING = ("reasoning_content", "thinking", "reasoning")
 
 
@@ -31,7 +30,7 @@ def check_fields(fields: Any) -> None:
         raise NotARecord("not_object", f"a JSON {type(fields).__name__}, not an object{extra}")
     for key in SCALARS:
         value = fields.get(key)
-        if isinstance(value, NESTED) or (key == "language" and not isinstance(value, str | None)):
+        if isinstance(value, (dict, list)) or (key == "language" and not isinstance(value, str | None)):
             raise NotARecord("bad_field", f"{key} must be a plain value, not {type(value).__name__}")
     check_objects(fields.get("tools"), "bad_field", "tools")
     if "messages" in fields:
@@ -88,7 +87,7 @@ def is_deep(value: Any) -> bool:
     """Whether lists and objects stand in one another more than 64 deep."""
     level = [value]
     for _ in range(MAX_DEPTH + 1):
-        nested = (item for item in level if isinstance(item, NESTED))
+        nested = (item for item in level if isinstance(item, (dict, list)))
         level = [*chain(*(item.values() if isinstance(item, dict) else item for item in nested))]
         if not level:
             return False

@@ -9,12 +9,12 @@ from sacrebleu.metrics import CHRF
 
 from mlx_hybrid.errors import DataError
 from mlx_hybrid.evaluation.metrics.translation import (
-    chrf,
     corpus_score,
     direction_measures,
     greedy,
     intervals,
     score_directions,
+    sentence_statistics,
     statistics_of,
 )
 from mlx_hybrid.evaluation.sets import evaluation_set, from_fields
@@ -33,10 +33,6 @@ EDGES = {
 }
 
 
-def counts_of(hypotheses, columns):
-    return np.array(chrf()._extract_corpus_statistics(hypotheses, columns))
-
-
 def words(rng: random.Random, count: int) -> str:
     return "".join(rng.choice(LETTERS) for _ in range(count))
 
@@ -52,7 +48,7 @@ def pairs_of_texts(seed: int, count: int, references: int = 1) -> tuple[list[str
 def test_edges_are_those_of_sacrebleu(name):
     hypotheses, columns = EDGES[name]
     wanted = CHRF(word_order=2).corpus_score(hypotheses, columns).score
-    got = corpus_score(counts_of(hypotheses, columns).sum(0))
+    got = corpus_score(sentence_statistics(hypotheses, columns).sum(0))
     assert float(got) == pytest.approx(wanted, abs=1e-9)
 
 
@@ -62,7 +58,7 @@ def test_random_texts_are_those_of_sacrebleu(seed, references):
     hypotheses, columns = pairs_of_texts(seed, 20, references)
     metric = CHRF(word_order=2)
     wanted = metric.corpus_score(hypotheses, columns)
-    got = corpus_score(counts_of(hypotheses, columns).sum(0))
+    got = corpus_score(sentence_statistics(hypotheses, columns).sum(0))
     assert float(got) == pytest.approx(wanted.score, abs=1e-9)
     assert 10 < wanted.score < 95
 
@@ -82,7 +78,7 @@ def example(seed: int = 0, count: int = 30, noise: int = 1):
 def test_draws_are_those_of_the_texts_drawn():
     """The same draws made by hand, scored by sacrebleu on the texts."""
     pairs, groups, hypotheses, references = example()
-    statistics = counts_of(hypotheses, [references])
+    statistics = sentence_statistics(hypotheses, [references])
     own = score_directions(pairs, groups, statistics, seed=3)
     names = sorted(set(groups))
     weights = np.random.default_rng(3).multinomial(len(names), np.full(len(names), 1 / len(names)), size=1000)
@@ -98,7 +94,7 @@ def test_draws_are_those_of_the_texts_drawn():
 
 def test_measures_are_those_of_parity_and_balance():
     pairs, groups, hypotheses, references = example()
-    own = score_directions(pairs, groups, counts_of(hypotheses, [references]), seed=0)
+    own = score_directions(pairs, groups, sentence_statistics(hypotheses, [references]), seed=0)
     values = dict(zip(own.names, own.scores[0]))
     told = {name: float(v[0]) for name, v in direction_measures(own.scores, own.names, "en").items()}
     out = np.array([values["en", "sw"], values["en", "de"]])
@@ -116,7 +112,7 @@ def test_means_differences_and_their_intervals_are_paired():
     pairs, groups, hypotheses, references = example()
     better = [r if n % 7 == 0 else h for n, (h, r) in enumerate(zip(hypotheses, references))]
     before, after = (
-        score_directions(pairs, groups, counts_of(texts, [references]), seed=0)
+        score_directions(pairs, groups, sentence_statistics(texts, [references]), seed=0)
         for texts in (hypotheses, better)
     )
     own = intervals([before], "en")

@@ -199,7 +199,7 @@ def test_a_run_goes_without_the_unpacked_copy_where_that_alone_fits(quantised_fo
     settings = config(quantised_folder, "lora")
     shape, load = model_shape(settings), largest_load(RECORDS, settings)
     need = estimate(shape, load, settings).needed
-    without = estimate(replace(shape, unpacked_bytes=0, unpacks_head=True), load, settings).needed
+    without = estimate(replace(shape, unpacked_bytes=0), load, settings).needed
     for limit, room in ((need, True), (need - 1, False), (without, False)):
         monkeypatch.setattr(memory, "memory_limit", lambda limit=limit: limit)
         assert check_fits(settings, RECORDS) is room

@@ -52,18 +52,22 @@ def directions_of(examples: EvaluationSet) -> list[Pair]:
 
 
 def statistics_of(examples: EvaluationSet, texts: list[str]) -> np.ndarray:
-    """What a corpus's chrF++ is summed from, as sacrebleu counts it, (records, 8 · 3). Raises DataError where not every
-    record has as many references."""
+    """What a corpus's chrF++ is made of, a row a record. Raises DataError where references are not as many for each."""
     each = [references(record) for record in examples.records]
     if len({len(own) for own in each}) > 1:
         raise DataError("Every translation needs the same number of references.")
-    return np.array(chrf()._extract_corpus_statistics(texts, list(zip(*each, strict=True))))
+    return sentence_statistics(texts, list(zip(*each, strict=True)))
 
 
 def chrf() -> Any:
     from sacrebleu.metrics import CHRF
 
     return CHRF(word_order=2)
+
+
+def sentence_statistics(hypotheses: Sequence[str], columns: Sequence[Sequence[str]]) -> np.ndarray:
+    """What a corpus score is summed from, (sentences, 8 · 3), as sacrebleu counts it; `columns` are its references."""
+    return np.array(chrf()._extract_corpus_statistics(hypotheses, columns))
 
 
 def corpus_score(sums: np.ndarray) -> np.ndarray:

@@ -25,9 +25,7 @@ ONE_SCRIPT, MANY = 0.8, 6
 CHARACTER_SETS = ("gb2312", "big5hkscs", "euc_jp", "johab")  # Simplified, Traditional, Japanese, Korean
 STRANGE_SHARE = 0.1
 CYRILLIC = ("cp1251", "koi8-r", "cp866", "iso8859-5", "mac-cyrillic")
-RANKS = {
-    c: i for i, c in enumerate("оеаинтсрвлкмдпуяыьгзбчйхжшюцщэфъё")
-}  # of Cyrillic letters, the commonest first
+RANKS = {c: i for i, c in enumerate("оеаинтсрвлкмдпуяыьгзбчйхжшюцщэфъё")}  # of Cyrillic, by use
 QUOTE = "鈥"  # what gbk makes of the first bytes of a curly quote or dash; holmium, in Chinese text
 NOT_LETTERS = regex.compile(r"[^\p{L}\p{M}\u200c\u200d]+")
 ASCII_LETTERS = {code: chr(code).lower() if chr(code).isalpha() else " " for code in range(128)}

@@ -21,8 +21,7 @@ MOST_CHECKED = 16  # candidates that are compared exactly, the likeliest first
 PAGE = 400  # characters from which a text is told by what it says, not by its date; one date line is let pass in each
 DATE_LINE = 12  # words between which what differs is one line
 TEMPLATE = "what they share is a template"
-NUMBER = regex.compile(r"\p{N}+")
-NUMBERS = lru_cache(HELD)(lambda text: sorted(NUMBER.findall(text)))
+NUMBERS = lru_cache(HELD)(lambda text: sorted(regex.findall(r"\p{N}+", text)))
 UNSPACED = lru_cache(HELD)(lambda text: text.replace(" ", ""))
 
 

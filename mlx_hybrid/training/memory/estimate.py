@@ -152,7 +152,7 @@ def check_fits(config: Config, examples: list[Example], *, machines: int = 1, fo
     load_of, limit = partial(largest_load, examples), memory_limit()
     if needed_by_one(shape, load_of, config, machines) <= limit:
         return True
-    shape = replace(shape, unpacked_bytes=0, unpacks_head=shape.unpacks_head or shape.unpacked_bytes > 0)
+    shape = replace(shape, unpacked_bytes=0)
     needed = needed_by_one(shape, load_of, config, machines)
     if not force and needed > limit:
         told = f"Training needs about {needed / 1e9:.1f} GB and {limit / 1e9:.1f} GB may be used here"

@@ -48,9 +48,14 @@ class ModelShape:
     widest: int  # in + out features of all adapted products of the model
     outputs: int  # out features of them
     activation_bytes: int  # of one activation
-    unpacks_head: bool  # whether a packed head is dequantised whole for each product, as on a small CPU
+    packed_head: bool  # whether the head is packed, on the CPU
     head_gradient_bytes: int  # of the head's leaves, summed in float32; 0 where it is frozen
     chunks_logits: bool  # whether logits are formed some targets at a time, or those of every token at once
+
+    @property
+    def unpacks_head(self) -> bool:
+        """Whether a packed head is dequantised whole for each product."""
+        return self.packed_head and not self.unpacked_bytes
 
 
 def model_shape(config: Config) -> ModelShape:
@@ -108,13 +113,12 @@ def shape_of(folder: Path, config: Config) -> ModelShape:
     dtypes = [value.dtype for _, value in tree_flatten(model.parameters())]
     mlp = [layer_outputs(layer, settings) for layer in model.layers]
     attach(model, config.adapter, seed=config.seed)
-    unpacked = unpacked_bytes(model)
     parts = find_parts(model)
     head = parts[1] if parts else None
     adapted = [linear_shape(layer.linear) for layer in hybrid_layers(model).values()]
     return ModelShape(
         base_bytes=base,
-        unpacked_bytes=unpacked,
+        unpacked_bytes=unpacked_bytes(model),
         adapter_bytes=byte_count(model.parameters()) - base,
         trainable_bytes=byte_count(model.trainable_parameters()),
         moment_bytes=4 * trainable_count(model),
@@ -126,7 +130,7 @@ def shape_of(folder: Path, config: Config) -> ModelShape:
         widest=sum(sum(shape) for shape in adapted),
         outputs=sum(d_out for _, d_out in adapted),
         activation_bytes=4 if on_cpu() else min(d.size for d in dtypes if mx.issubdtype(d, mx.floating)),
-        unpacks_head=on_cpu() and head is not None and head.packed() and not unpacked,
+        packed_head=on_cpu() and head is not None and head.packed(),
         head_gradient_bytes=4 * sum(leaf.size for leaf in head.leaves().values()) if head else 0,
         chunks_logits=head is not None,
     )
