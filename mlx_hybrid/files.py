@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from mlx_hybrid.errors import ConfigError, MlxHybridError
 
@@ -74,21 +74,15 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-class Header(NamedTuple):
-    """What a safetensors file says of itself: its metadata, and the shape of each tensor."""
-
-    metadata: dict[str, str]
-    shapes: dict[str, tuple[int, ...]]
-
-
-def read_header(path: Path) -> Header:
-    """The header of a safetensors file, without its tensors. Raises ConfigError for a broken one."""
+def read_header(path: Path) -> tuple[dict[str, str], dict[str, tuple[int, ...]]]:
+    """What a safetensors file says of itself: its metadata, and the shape of each tensor, of which none is read. Raises
+    ConfigError for a broken one."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(str(path), framework="numpy") as file:
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-            return Header(file.metadata() or {}, shapes)
+            return file.metadata() or {}, shapes
     except (OSError, SafetensorError) as error:
         raise ConfigError(f"{path}: not a safetensors file, or cut off ({error}).") from None
 

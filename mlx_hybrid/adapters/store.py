@@ -92,8 +92,8 @@ def read_adapter_config(directory: Path) -> AdapterInfo:
     """What an adapter folder holds, ours or stock mlx-lm's. Raises ConfigError for any other, or another format."""
     tree, path = read_tree(directory), directory / CONFIG_FILE
     if is_stock(tree):
-        names = list(read_header(directory / WEIGHTS_FILE).shapes)
-        kind, settings, modules = read_stock(tree, names, str(path))
+        _, shapes = read_header(directory / WEIGHTS_FILE)
+        kind, settings, modules = read_stock(tree, list(shapes), str(path))
         return AdapterInfo(kind, settings, {"id": tree.get("model") or ""}, 0, modules, {}, stock=True)
     own = tree.get("mlx_hybrid") if isinstance(tree, dict) else None
     if not isinstance(own, dict):

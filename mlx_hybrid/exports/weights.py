@@ -35,11 +35,11 @@ class ModelWeights:
         self.files: dict[str, Path] = {}
         stored, stacks = {}, []
         for path in sorted(folder.glob("model*.safetensors")):
-            header = read_header(path)
-            self.files |= dict.fromkeys(header.shapes, path)
-            stored |= header.shapes
-            if header.metadata.get("format") != "pt":
-                stacks += [name for name, shape in header.shapes.items() if len(shape) > 2]
+            metadata, shapes = read_header(path)
+            self.files |= dict.fromkeys(shapes, path)
+            stored |= shapes
+            if metadata.get("format") != "pt":
+                stacks += [name for name, shape in shapes.items() if len(shape) > 2]
         self.stack = stacks[0] if stacks else None
         self.packed = any(name.endswith(".scales") for name in stored)
         self.shapes = {}

@@ -116,8 +116,8 @@ def refuse_private(name: str, source: Path | bytes) -> None:
     """Raise ConfigError for a file that says where it was made, or holds a token; a vocabulary may hold any string."""
     data = source if isinstance(source, bytes) else b""
     if name.endswith(".safetensors"):
-        header = read_header(source)
-        data = json.dumps([header.metadata, list(header.shapes)], ensure_ascii=False).encode()
+        metadata, shapes = read_header(source)
+        data = json.dumps([metadata, list(shapes)], ensure_ascii=False).encode()
     elif name.endswith(".gguf"):
         with source.open("rb") as file:
             data = file.read(GENERAL)

@@ -92,7 +92,7 @@ def mean_rows(column: Column, seeds: Sequence[Results]) -> list[dict]:
 def footprint(run: Run) -> list[Row]:
     """Trainable parameters, peak memory, seconds a step, tokens a second, seconds of training."""
     rows = [row for row in run.metrics() if "seconds" in row]
-    shapes = read_header(run.adapter / "adapters.safetensors").shapes
+    _, shapes = read_header(run.adapter / "adapters.safetensors")
     values = {
         "trainable": sum(math.prod(s) for name, s in shapes.items() if last_part(name) not in STATE_LEAVES),
         "peak_memory_gb": max(row["peak_memory_gb"] for row in rows),
