@@ -63,12 +63,11 @@ def groups_of(hint: Any) -> list[type]:
 
 
 def keys_in(kind: type, above: str = "") -> Iterator[str]:
-    """Every key of the groups in a group, from that group on."""
+    """Every key of a group, and of the groups in it, from that group on."""
     for name, hint in field_types(kind).items():
+        yield f"{above}{name}"
         for group in groups_of(hint):
-            inner = f"{above}{name}."
-            yield from (inner + key for key in field_types(group))
-            yield from keys_in(group, inner)
+            yield from keys_in(group, f"{above}{name}.")
 
 
 def convert(value: Any, hint: Any, where: str, key: str) -> Any:

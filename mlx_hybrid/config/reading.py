@@ -36,8 +36,7 @@ def load_config(path: Path | None, overrides: tuple[str, ...] = (), values: dict
         for count, override in enumerate(overrides):  # the first one that makes it go wrong is named
             assemble(file, [*trees[:count], options], where)
             where = f"--set {override}"
-        assemble(file, [*trees, options], where)
-        raise
+        return assemble(file, [*trees, options], where)
 
 
 def assemble(file: dict, trees: list[dict], where: str) -> Config:
