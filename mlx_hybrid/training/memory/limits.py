@@ -50,7 +50,7 @@ def recomputed(kind: type) -> Callable[..., mx.array]:
         moving = {name: value for name, value in arrays.items() if mx.issubdtype(value.dtype, mx.floating)}
         leaves = dict(tree_flatten(self.trainable_parameters()))
 
-        def forward(*values: mx.array) -> mx.array:
+        def forward(values: list[mx.array]) -> mx.array:
             inner = given | dict(zip(moving, values))
             set_leaves(self, dict(zip(leaves, values[len(moving) :], strict=True)))
             for dropout, key in zip(dropouts, keys):
@@ -62,7 +62,7 @@ def recomputed(kind: type) -> Callable[..., mx.array]:
             set_leaves(self, leaves)
             return y
 
-        return recompute_late(forward)(*moving.values(), *leaves.values())
+        return recompute_late(forward)([*moving.values(), *leaves.values()])
 
     return call
 
@@ -72,18 +72,16 @@ def set_leaves(layer: nn.Module, leaves: dict[str, mx.array]) -> None:
         layer.update(tree_unflatten(list(leaves.items())))
 
 
-def recompute_late(forward: Callable[..., mx.array]) -> Callable[..., mx.array]:
+def recompute_late(forward: Callable[[list[mx.array]], mx.array]) -> Callable[[list[mx.array]], mx.array]:
     """`forward`, run again in the backward pass: not before its cotangent is there, and with its gradients done before
     any of them is passed on. Left to itself, MLX keeps all layers' recomputed activations for the leaves' gradients."""
     function = mx.custom_function(forward)
 
     @function.vjp
-    def _(primals: Any, cotangent: mx.array, _: mx.array) -> Any:
-        one = isinstance(primals, mx.array)
-        late = mx.depends([primals] if one else list(primals), [cotangent])
-        _, gradients = mx.vjp(forward, late, [cotangent])
-        gradients = mx.depends(gradients, gradients[:1])
-        return gradients[0] if one else tuple(gradients)
+    def _(primals: list[mx.array], cotangent: mx.array, _: mx.array) -> list[mx.array]:
+        late = mx.depends(primals, [cotangent])
+        _, gradients = mx.vjp(lambda *values: forward(values), late, [cotangent])
+        return mx.depends(gradients, gradients[:1])
 
     return function
 
