@@ -202,7 +202,8 @@ class Tokenizer(TokenizerWrapper):
     def control_tokens(self) -> list[str]:
         """The special tokens that text must not become, the longest first."""
         added = getattr(self._tokenizer, "added_tokens_decoder", {}).values()
-        return sorted({t.content for t in added if t.special and len(t.content) > 1}, key=len, reverse=True)
+        own = {t.content for t in added if t.special and len(t.content) > 1}
+        return sorted(own.difference(THINKING), key=len, reverse=True)
 
     def _encode(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(text, add_special_tokens=False))
@@ -215,13 +216,10 @@ class Tokenizer(TokenizerWrapper):
             return {name: self._as_text(part, name) for name, part in value.items()}
         return [self._as_text(part, key) for part in value] if isinstance(value, list) else value
 
-    def control_token_in(self, text: str) -> str | None:
-        return next((name for name in self.control_tokens if name in text and name not in THINKING), None)
-
     def marked(self, text: str) -> str:
         """The text with a MARK inside every control token."""
         for name in self.control_tokens:
-            if name in text and name not in THINKING:
+            if name in text:
                 self.checked([self.convert_tokens_to_ids(name)])
                 text = text.replace(name, name[0] + MARK + name[1:])
         return text

@@ -168,9 +168,10 @@ class Conversation:
         if len(texts) != 2 or not all(isinstance(t, str) for t in texts) or self.turns[1].get("tool_calls"):
             raise SetAside("no chat template, so only a prompt and its answer as text can be used")
         (prompt, answer), tokenizer = texts, self.tokenizer
-        if found := tokenizer.control_token_in(tokenizer.bare(prompt)) or tokenizer.control_token_in(answer):
+        said = (tokenizer.bare(prompt), answer)
+        if found := [name for text in said for name in tokenizer.control_tokens if name in text]:
             why = "which a model without a chat template would not read as text; a record with `text` may hold it"
-            raise SetAside(f"its text holds the control token {found}, {why}")
+            raise SetAside(f"its text holds the control token {found[0]}, {why}")
         parts = [(tokenizer.once(prompt), False), (answer, True)]
         made = tokenise(parts, tokenizer, tokenizer.continued(prompt), close=True)
         left_out = {"reasoning": self.turns[1].get("reasoning_content"), "the tools": self.tools}
