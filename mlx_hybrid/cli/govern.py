@@ -15,7 +15,6 @@ from mlx_hybrid.records.shapes import describe_read
 
 CHECKS = ("languages", "licences", "only", "skip", "engine", "near_threshold", "redact", "max_reject_share")
 CHECKS += ("min_kept", "workers", "keep")
-RUNS = {"type": PATH, "envvar": "MLX_HYBRID_RUNS", "default": "runs", "metavar": "DIR"}
 
 
 class WithDefault(click.Group):
@@ -94,7 +93,7 @@ def verify(folder: Path, as_json: bool) -> None:
 @govern.command()
 @click.argument("folder", type=PATH, metavar="DIR")
 @option("--id ids", "An id, or path:line; may be repeated.", multiple=True, required=True, metavar="ID")
-@option("--runs", "Where runs are kept.", **RUNS)
+@option("--runs", "Where runs are kept.", type=PATH, envvar="MLX_HYBRID_RUNS", default="runs", metavar="DIR")
 @shared.json_option
 def forget(folder: Path, ids: tuple[str, ...], runs: Path, as_json: bool) -> None:
     """Remove a person's records from DIR and from the data of its runs, and list the runs that were trained on them.

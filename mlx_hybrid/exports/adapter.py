@@ -80,7 +80,7 @@ def open_source(name: str, *, model: str | None = None, strength: float = 1, pla
 
         def before(tensor: str) -> mx.array:
             if not tensor.endswith(".m"):
-                return base.as_held(tensor)
+                return base.from_model(tensor, base.unpacked(tensor), -1)
             return mx.linalg.norm(base.unpacked(tensor.removesuffix("m") + "weight"), axis=1)
 
         write_at_strength(folder, place, strength, before)

@@ -63,10 +63,7 @@ class Comparison:
     def passed(self) -> bool:
         explained = self.difference <= self.ROOM * self.base_difference
         seen = self.effect >= self.PROOF * self.difference
-        return bool(self.within(self.difference) or (explained and seen))
-
-    def tree(self) -> dict:
-        return {f"{name}_logit": value for name, value in asdict(self).items()} | {"passed": self.passed}
+        return self.within(self.difference) or (explained and seen)
 
 
 class ExportMismatch(MlxHybridError):
@@ -110,7 +107,8 @@ class Report:
 
     def compare(self, result: Comparison, what: str) -> None:
         """Keep a comparison of logits, and its faults."""
-        self.checks["logits"] = result.tree()
+        figures = {f"{name}_logit": value for name, value in asdict(result).items()}
+        self.checks["logits"] = figures | {"passed": result.passed}
         self.faults += ["the adapter changes no logit"] if result.effect == 0 else []
         if not result.passed:
             told = f"logits differ from {what} by up to {result.difference:.2g} (without the adapter "

@@ -74,10 +74,6 @@ class ModelWeights:
         packed = [own for own in (f"{module}.scales", f"{module}.biases") if own in self.files]
         return {own: self.read(own) for own in (name, *packed)}
 
-    def as_held(self, name: str) -> mx.array:
-        """One tensor unpacked, as the model holds it."""
-        return self.from_model(name, self.unpacked(name), -1)
-
     def unpacked(self, name: str) -> mx.array:
         """One tensor as it is stored, or dequantised in float32, whatever the scales are."""
         value, *packed = self.parts(name).values()

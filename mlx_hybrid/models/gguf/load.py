@@ -13,7 +13,7 @@ import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 
 from mlx_hybrid.adapters.frozen import FAST, FastQuantizedEmbedding, FastQuantizedLinear, dense_weight, on_cpu
-from mlx_hybrid.errors import ConfigError, nearest
+from mlx_hybrid.errors import ConfigError, check_known
 from mlx_hybrid.models.gguf.blocks import BITS, FIELDS, PACKED, plain, unpack
 from mlx_hybrid.models.gguf.config import gguf_name, is_shifted, mlx_name, model_config, reordered
 from mlx_hybrid.models.gguf.file import GgufFile, Tensor
@@ -140,8 +140,7 @@ def then(module: nn.Module, change: Callable[[mx.array, mx.array], mx.array]) ->
 
 def weight_of(model: nn.Module, file: GgufFile, name: str) -> mx.array:
     """A tensor by its GGUF name, as the model holds it, unpacked to float32, to the bit as `gguf.dequantize` does."""
-    if name not in file.tensors:
-        raise ConfigError(f'{file.path}: holds no tensor "{name}"; {nearest(name, file.tensors)}')
+    check_known(name, file.tensors, f"{file.path}: holds no tensor")
     if name in PLACELESS:
         return mx.array(file.numbers(name))
     path, _, leaf = mlx_name(file.architecture, name).rpartition(".")
