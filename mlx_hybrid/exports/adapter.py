@@ -15,6 +15,7 @@ from mlx_hybrid.adapters.layer import HybridLinear, layer_class
 from mlx_hybrid.adapters.store import AdapterInfo, read_adapter_config, read_weights
 from mlx_hybrid.adapters.strength import write_at_strength
 from mlx_hybrid.adapters.targets import last_part, layer_plan
+from mlx_hybrid.config import flat
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.exports.weights import ModelWeights, weights_of, write_dense
 from mlx_hybrid.files import HUB_ID
@@ -40,9 +41,8 @@ class Source:
     @cached_property
     def trained(self) -> dict[str, mx.array]:
         """Whole tensors that full fine-tuning changed, by name; none of an adapter."""
-        leaves = self.leaves if self.info.adapter.full else {}
-        named = {f"{name}.{leaf}": value for name, parts in leaves.items() for leaf, value in parts.items()}
-        return {name: self.base.from_model(name, value) for name, value in named.items()}
+        leaves = flat(self.leaves) if self.info.adapter.full else {}
+        return {name: self.base.from_model(name, value) for name, value in leaves.items()}
 
     def changed(self, weights: ModelWeights) -> list[str]:
         """The tensors of `weights` that training changed; MLX renames some as it loads, which is refused."""

@@ -9,6 +9,7 @@ import mlx.core as mx
 import numpy as np
 from safetensors.numpy import save_file
 
+from mlx_hybrid.config import flat
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.exports.adapter import random_rows
 from mlx_hybrid.exports.forms import Forms, Probe, padded, probe_faults, rotation_of, skew_of
@@ -153,16 +154,12 @@ def write_forms(forms: Forms, weights: ModelWeights, folder: Path, base: str, ra
 def write_peft(folder: Path, kind: str, settings: dict, tensors: dict, weights: ModelWeights) -> None:
     """One adapter: `tensors` by module and suffix."""
     folder.mkdir(parents=True, exist_ok=True)
-    flat = {
-        f"{PREFIX}{module}.{suffix}": np.ascontiguousarray(value, dtype=np.float32)
-        for module, parts in tensors.items()
-        for suffix, value in parts.items()
-    }
-    save_file(flat, str(folder / WEIGHTS_FILE), metadata={"format": "pt"})
+    named = {PREFIX + name: np.ascontiguousarray(own, np.float32) for name, own in flat(tensors).items()}
+    save_file(named, str(folder / WEIGHTS_FILE), metadata={"format": "pt"})
     holders = {name.removesuffix(".weight") for name in weights.shapes if name.endswith(".weight")}
     ends = {module.rpartition(".")[2] for module in tensors}
-    named = {holder for holder in holders if holder.rpartition(".")[2] in ends}
-    targets = sorted(ends if named == tensors.keys() else tensors)  # last parts where they name exactly these
+    meant = {holder for holder in holders if holder.rpartition(".")[2] in ends}
+    targets = sorted(ends if meant == tensors.keys() else tensors)  # last parts where they name exactly these
     tree = {"peft_type": kind, "target_modules": targets}
     write_json(folder / CONFIG_FILE, COMMON | tree | settings | (LORA if kind == "LORA" else OFT))
 

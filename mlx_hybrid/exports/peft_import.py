@@ -14,7 +14,7 @@ from mlx_hybrid.adapters.butterfly import LARGEST_SKEW, defect
 from mlx_hybrid.adapters.frozen import linear_shape
 from mlx_hybrid.adapters.store import adapter_state, save_adapter, set_state
 from mlx_hybrid.adapters.targets import last_part, layer_index
-from mlx_hybrid.config import AdapterConfig, ButterflyConfig, HouseholderConfig, LowRankConfig
+from mlx_hybrid.config import AdapterConfig, ButterflyConfig, HouseholderConfig, LowRankConfig, flat
 from mlx_hybrid.errors import ConfigError
 from mlx_hybrid.exports.adapter import open_source
 from mlx_hybrid.exports.checks import Report, check_logits, new_folder, unpacked
@@ -149,8 +149,7 @@ def attach_carried(model: Any, config: AdapterConfig, leaves: Leaves, where: str
     targets = tuple(sorted({last_part(module) for module in leaves}))
     config = replace(config, targets=targets, layers=max(0, len(model.layers) - first) if first else 0)
     attach(model, config)
-    given = {f"{module}.{leaf}": value for module, parts in leaves.items() for leaf, value in parts.items()}
-    set_state(model, adapter_state(model) | given, where)
+    set_state(model, adapter_state(model) | flat(leaves), where)
     return config
 
 
