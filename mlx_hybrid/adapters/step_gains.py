@@ -108,9 +108,8 @@ def small_steps(name: str, layer: nn.Module, gradient: dict[str, mx.array]) -> d
     """θ − ε sign g of a layer's leaves, by branch and path within the layer."""
     stepped: dict[str, dict[str, mx.array]] = {}
     for path, value in tree_flatten(layer.trainable_parameters()):
-        if (slope := gradient.get(f"{name}.{path}")) is not None:
-            step = value - SMALL_STEP * mx.sign(slope)
-            stepped.setdefault(branch_of(path), {})[path] = step.astype(value.dtype)
+        step = value - SMALL_STEP * mx.sign(gradient[f"{name}.{path}"])
+        stepped.setdefault(branch_of(path), {})[path] = step.astype(value.dtype)
     return stepped
 
 

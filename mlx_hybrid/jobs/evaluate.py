@@ -96,7 +96,7 @@ def ask(request: Request, run: Any, folder: Path | None, tell: Tell) -> tuple[st
     how["progress"] = lambda model, done, total: tell(f"{model}: {done} of {total} answers")
     results = evaluate(models, pair.tokenizer, questions.test, **asked, **how)
     results = replace(results, facts=results.facts | {"model": pair.name, "base": pair.identity})
-    if request.examples and folder:
+    if request.examples:
         own_test = limited(questions.test, limit, seed)
         for label in results.models:
             rows = example_rows(own_test, answers / f"{label}.answers.jsonl")
@@ -122,7 +122,7 @@ def ask_harness(request: Request, run: Any, folder: Path | None, tell: Tell) -> 
         whole = harness.evaluate_tasks(net, tasks, manager, request.limit, request.seed, request.examples)
         rows += by_model(harness.task_results(whole), label)
         versions = whole.get("versions", {})
-        if request.examples and folder:
+        if request.examples:
             write_lines(folder / f"{name}.{label}.examples.jsonl", harness.sample_rows(whole))
     facts = {"task": ", ".join(tasks), "harness": f"lm-eval {version('lm-eval')}", "versions": versions}
     facts |= {"seed": request.seed, "limit": request.limit}

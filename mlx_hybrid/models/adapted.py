@@ -10,7 +10,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_hybrid.adapters import store
-from mlx_hybrid.adapters.attach import hybrid_layers, settle, trainable_count
+from mlx_hybrid.adapters.attach import hybrid_layers, settle
 from mlx_hybrid.adapters.frozen import unpack
 from mlx_hybrid.errors import ConfigError, MlxHybridError
 from mlx_hybrid.files import HUB_ID
@@ -170,7 +170,7 @@ def load_adapted(directory: Path, base_name: str | None, *, name: str, tokenizer
     if change == 0.0:
         told = "the adapter changes no logit, so it was never trained or does not apply."
         raise MlxHybridError(f"{directory}: {told}")
-    modules = len(hybrid_layers(base.model)) or int(trainable_count(base.model) > 0 and info.adapter.full)
+    modules = len(hybrid_layers(base.model)) or 1  # the whole model, of full
     mx.clear_cache()
     loaded = (base.model, base.tokenizer, name, base.identity, source)
     return Pair(*loaded, modules, change, directory, info.stock)

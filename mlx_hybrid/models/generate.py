@@ -81,7 +81,7 @@ def stream(
 ) -> Iterator[Piece]:
     """Answer a prompt piece by piece; `stopped` is asked between tokens and between stretches of the prompt."""
     prompts = prompts or Prompts(model)
-    (layers, rest), read, said = prompts.take(tokens), list(tokens), 0
+    (layers, rest), read = prompts.take(tokens), list(tokens)
 
     def progress(done: int, total: int) -> None:
         if done < total and stopped():
@@ -91,11 +91,9 @@ def stream(
     how["logits_processors"] = make_processors(sampling, tokens[: -len(rest)])
     try:
         for piece in mlx_lm.stream_generate(model, tokenizer, rest, prompt_progress_callback=progress, **how):
-            if piece.generation_tokens > said:
-                read.append(piece.token)
-            said = piece.generation_tokens
+            read.append(piece.token)
             finish = piece.finish_reason or ("interrupted" if stopped() else None)
-            yield Piece(whole_letters(piece.text, finish), piece.token, said, finish)
+            yield Piece(whole_letters(piece.text, finish), piece.token, piece.generation_tokens, finish)
             if finish == "interrupted":
                 break
         prompts.keep(layers, read)
