@@ -52,24 +52,19 @@ def recomputed(kind: type) -> Callable[..., mx.array]:
 
         def forward(values: list[mx.array]) -> mx.array:
             inner = given | dict(zip(moving, values))
-            set_leaves(self, dict(zip(leaves, values[len(moving) :], strict=True)))
+            self.update(tree_unflatten(list(zip(leaves, values[len(moving) :], strict=True))))
             for dropout, key in zip(dropouts, keys):
                 dropout.give(key)
             y = kind.__call__(self, *(inner[i] for i in range(len(args))), **{k: inner[k] for k in kwargs})
             keys[:] = [dropout.last() for dropout in dropouts]
             for dropout in dropouts:
                 dropout.give(None)
-            set_leaves(self, leaves)
+            self.update(tree_unflatten(list(leaves.items())))
             return y
 
         return recompute_late(forward)([*moving.values(), *leaves.values()])
 
     return call
-
-
-def set_leaves(layer: nn.Module, leaves: dict[str, mx.array]) -> None:
-    if leaves:
-        layer.update(tree_unflatten(list(leaves.items())))
 
 
 def recompute_late(forward: Callable[[list[mx.array]], mx.array]) -> Callable[[list[mx.array]], mx.array]:
