@@ -23,9 +23,6 @@ ROWS = [line.split("\t") for line in Path(__file__).with_name("names.tsv").read_
 """GGUF's name of a module, MLX's, and the families that have it so, where not all do."""
 REORDERED, SHIFTED = ("llama", "mistral", "smollm3"), ("gemma2", "gemma3")
 
-CLASSES = {"llama": "Llama", "smollm3": "SmolLM3", "qwen2": "Qwen2", "qwen3": "Qwen3"}
-CLASSES |= {"gemma2": "Gemma2", "gemma3_text": "Gemma3", "phi3": "Phi3"}
-"""How transformers begins the name of the model of each `model_type`."""
 SIZES = {
     "embedding_length": "hidden_size",
     "block_count": "num_hidden_layers",
@@ -82,12 +79,14 @@ def config_of(place: Path) -> dict[str, Any]:
 
 def model_config(file: GgufFile) -> dict[str, Any]:
     """What config.json of the same model says."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
     family, about, tokenizer = file.architecture, file.about, file.tokenizer
     kind, head, context = FAMILIES[family], head_size(file), about("context_length", 2048)
     ends = dict.fromkeys(tokenizer(f"{end}_token_id") for end in ("eos", "eot", "eom"))
     config = {key: about(name) for name, key in SIZES.items()} | {
         "model_type": kind,
-        "architectures": [f"{CLASSES[kind]}ForCausalLM"],
+        "architectures": [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[kind]],
         "num_key_value_heads": about("attention.head_count_kv", about("attention.head_count")),
         "head_dim": head,
         "vocab_size": file.tensors["token_embd.weight"].shape[0],
