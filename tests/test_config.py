@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from operator import attrgetter
 
 import pytest
 import yaml
@@ -22,7 +23,6 @@ from mlx_hybrid.config import (
     to_tree,
 )
 from mlx_hybrid.config.formats import MOVED, from_format_1
-from mlx_hybrid.config.idle import get_key
 from mlx_hybrid.config.reading import parse_scalar
 from mlx_hybrid.errors import ConfigError
 
@@ -84,11 +84,11 @@ CHOICES = {
 
 @pytest.mark.parametrize("key", SETTINGS)
 def test_every_setting_arrives_and_survives_the_round_trip(key, tmp_path):
-    default = get_key(load_config(None, company(key)), key)
+    default = attrgetter(key)(load_config(None, company(key)))
     value = CHOICES.get(key, another(default))
     text = yaml.safe_dump(value, default_flow_style=True).split("\n")[0]
     config = load_config(None, (*company(key), f"{key}={text}"))
-    got = get_key(config, key)
+    got = attrgetter(key)(config)
     assert got == (tuple(value) if isinstance(value, list) else value) != default
     path = tmp_path / "config.yaml"
     path.write_text(dump_config(config), encoding="utf-8")
@@ -198,7 +198,7 @@ def test_bounds_are_allowed_and_what_is_beyond_them_is_not(key):
     if key in MOST:
         refused(f"{key} must be at most {MOST[key]}", (f"{key}={MOST[key] + 1}",))
     for bound in {LEAST[key], MOST.get(key, LEAST[key])}:
-        assert get_key(load_config(None, (*company(key), f"{key}={bound}")), key) == bound
+        assert attrgetter(key)(load_config(None, (*company(key), f"{key}={bound}"))) == bound
 
 
 @pytest.mark.parametrize(

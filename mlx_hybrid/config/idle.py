@@ -1,6 +1,6 @@
 """Settings that act on nothing under the method of a run: refused where somebody asks for one."""
 
-from functools import reduce
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ def load_run_config(path: Path | None, overrides: tuple[str, ...] = (), values: 
     if path is None:
         return config
     written = flat(reading.read_settings(path))
-    own = all(written.get(key) == get_key(config, key) for key in ("method", "start_from"))
+    own = all(written.get(key) == attrgetter(key)(config) for key in ("method", "start_from"))
     if own and path.with_name("run.json").is_file():
         return config
     in_file = [key for key in idle if key in written.keys() - (values or {}).keys()]
@@ -40,7 +40,7 @@ def load_run_config(path: Path | None, overrides: tuple[str, ...] = (), values: 
     if "train.prompt_hold" in in_file and config.train.prompt_hold == "base":
         in_file.append("train.prompt_weight")  # it was the base's
     usual = reading.build_config({"method": config.method, "start_from": config.start_from}, "preset")
-    defaults = (reading.nested(key, get_key(usual, key)) for key in in_file if key not in given)
+    defaults = (reading.nested(key, attrgetter(key)(usual)) for key in in_file if key not in given)
     return reading.build_config(merge(to_tree(config), *defaults), "config")
 
 
@@ -79,15 +79,11 @@ def refuse_in_file(path: Path, keys: list[str]) -> None:
         return  # whole only with what was given beside it
     usual = reading.build_config({"method": alone.method}, "preset")
     for key in (key for key in idle_settings(alone) if key in keys):
-        refuse(alone, key, f"{path}: {key}", {key: get_key(usual, key)})
+        refuse(alone, key, f"{path}: {key}", {key: attrgetter(key)(usual)})
 
 
 def refuse(config: Config, key: str, told: str, usual: dict[str, Any]) -> None:
     """Raise ConfigError for an idle setting, unless its value is the usual one or asks for nothing."""
-    if get_key(config, key) not in [known[key] for known in (usual, HARMLESS) if key in known]:
+    if attrgetter(key)(config) not in [known[key] for known in (usual, HARMLESS) if key in known]:
         why = idle_settings(config)[key]
         raise ConfigError(f"{told} would do nothing with method {config.method}: {why}.")
-
-
-def get_key(config: Any, key: str) -> Any:
-    return reduce(getattr, key.split("."), config)

@@ -10,7 +10,6 @@ from transformers import TrainingArguments
 from mlx_hybrid.config import flat, load_config
 from mlx_hybrid.config.explain import absurd, chosen, meant, settings
 from mlx_hybrid.config.formats import ALIASES
-from mlx_hybrid.config.idle import get_key
 from mlx_hybrid.config.recipes import run_config
 from mlx_hybrid.errors import ConfigError
 
@@ -156,4 +155,4 @@ def test_an_adapter_that_is_gone_on_from_keeps_its_own_sizes(finetune, finished)
 def test_lists_may_be_written_with_commas():
     for text in ("q_proj,v_proj", "[q_proj, v_proj]", "q_proj, v_proj"):
         config = load_config(None, (f"adapter.targets={text}",))
-        assert get_key(config, "adapter.targets") == ("q_proj", "v_proj")
+        assert config.adapter.targets == ("q_proj", "v_proj")
