@@ -6,16 +6,18 @@ from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 from mlx_hybrid.config import GovernanceConfig
 from mlx_hybrid.governance.checks import grams, personal
-from mlx_hybrid.governance.checks.characters import Batch, find_mojibake
+from mlx_hybrid.governance.checks.characters import batch_of, find_mojibake
 from mlx_hybrid.governance.checks.engines import load_engine
 from mlx_hybrid.governance.checks.language import UNDETERMINED, check_records
 from mlx_hybrid.governance.checks.material import Judged, judged, turns_of
 from mlx_hybrid.governance.checks.near import Said, find_near_duplicates
-from mlx_hybrid.governance.checks.quality import Pair, check_pairs, check_quality, check_unicode, read_pair
+from mlx_hybrid.governance.checks.pairs import Pair, check_pairs, read_pair, source_of
+from mlx_hybrid.governance.checks.quality import check_quality, check_unicode
 from mlx_hybrid.governance.rules import ASKED_FOR, RULES, STAGES, Decision, Finding, active_stages, in_force
 from mlx_hybrid.records.fields import calls_and_tools
 from mlx_hybrid.records.languages import UnknownLanguage, parse_language
@@ -85,8 +87,7 @@ class Inspector:
         for (item, _), leak in zip(left, leaks):
             if leak and leak.reason in self.rules:
                 item.decide(leak)
-        for item, record in left:
-            self.remember(item, record)
+        self.remember(left)
         for n in (3, 5) if "near" in self.stages else ():
             own = [item for item, _ in left if grams.ngram_of(item.language) == n and item.decision is None]
             for item, sketch in zip(own, grams.sketches([read_said(item.said).whole for item in own], n)):
@@ -97,14 +98,15 @@ class Inspector:
         if isinstance(line, Fault):
             return Inspection(line.path, line.line, decision=Decision("structure", line.reason, line.detail))
         licence = str(line.fields.get("licence") or "")
-        name = next((name for name in (line.id, line.where) if name in self.keep), "")
+        name = next((name for name in (line.id, line.where) if name in self.keep), "") if self.keep else ""
         told = {"licence": licence, "shape": line.shape, "keep": name, "as_is": line.as_is}
         return Inspection(line.path, line.line, line.kind, **told)
 
     def check_texts(self, rows: list[tuple[Inspection, Record]], read: list[Judged]) -> None:
         """Unicode, language, quality, licence and personal data."""
         if "unicode" in self.stages:
-            for (item, _), finding in zip(rows, check_unicode(Batch([record.text for record in read]))):
+            batch = batch_of(tuple(record.text for record in read))
+            for (item, _), finding in zip(rows, check_unicode(batch)):
                 item.reject(self.rules, "unicode", finding)
         if self.engine:
             for (item, _), verdict in zip(rows, check_records(read, self.engine, self.allowed, self.rules)):
@@ -127,28 +129,29 @@ class Inspector:
         turns = turns_of(read)
         for (place, _), findings in zip(turns, check_quality([turn for _, turn in turns], self.rules)):
             rows[place][0].reject(self.rules, "quality", *findings)
-        seen = Batch([one.asked for one in read]).scripts_seen()
-        for (item, record), one, scripts in zip(rows, read, seen):
-            codec = one.asked and find_mojibake(one.asked, scripts)
+        asked = batch_of(tuple(record.asked for record in read))
+        for (item, record), codec in zip(rows, find_mojibake(asked)):
             misread = Finding("mojibake", f"in the question: {codec}") if codec else None
             answer = record.completion().strip()
             repeats = len(answer) >= LEAST_REPEATED and answer == record.prompt().strip()
             repeated = Finding("answer_is_prompt", "the answer repeats the prompt") if repeats else None
             item.reject(self.rules, "quality", misread, repeated)
 
-    def remember(self, item: Inspection, record: Record) -> None:
+    def remember(self, rows: list[tuple[Inspection, Record]]) -> None:
         """What the later stages compare: an exact key within the language, and what was said, normalised; tool calls
         and tools are part of both, as they are in the key, by digest in what was said."""
-        content, label = record.content(), "" if record.label is None else str(record.label)
-        calls, tools = calls_and_tools(record.fields)
-        item.exact = grams.exact_key("\0".join((item.language, content, label, calls, tools)))
-        is_text = item.kind == "text"
-        prompt = "" if is_text else grams.normalise(record.prompt())
-        completion = grams.normalise(content if is_text else record.completion())
-        digests = (grams.exact_key(text).hex() if text else "" for text in (calls, tools))
-        said = "\0".join((prompt, completion, label.replace("\0", " "), *digests, grams.names_in(content)))
-        item.said = said.encode("utf-8", "surrogatepass")
-        item.pair = read_pair(record) if "parallel" in self.stages else None
+        texts = [(record.prompt(), record.completion(), source_of(record)) for _, record in rows]
+        plain = iter(grams.normalise([*chain(*texts)]))
+        for (item, record), prompt, completion, source in zip(rows, plain, plain, plain):
+            content, label = record.content(), "" if record.label is None else str(record.label)
+            calls, tools = calls_and_tools(record.fields)
+            item.exact = grams.exact_key("\0".join((item.language, content, label, calls, tools)))
+            digests = (grams.exact_key(text).hex() if text else "" for text in (calls, tools))
+            names = grams.names_in(content)
+            told = "\0".join((prompt, completion, label.replace("\0", " "), *digests, names))
+            item.said = told.encode("utf-8", "surrogatepass")
+            if "parallel" in self.stages:
+                item.pair = read_pair(record, copy=(source or prompt) == completion)
 
 
 def read_said(raw: bytes) -> Said:

@@ -64,7 +64,7 @@ def test_signatures_estimate_the_jaccard():
 
 
 def test_bands_meet_exactly_when_six_minima_do():
-    rows = checked.sketches([normalise(text) for text in SENTENCES.values()] * 2, 5)
+    rows = checked.sketches(normalise([*SENTENCES.values()]) * 2, 5)
     keys = np.frombuffer(b"".join(rows), checked.SKETCH)["keys"]
     assert (keys[:12] == keys[12:]).all()
     assert len(np.unique(keys[:12])) == keys[:12].size
@@ -115,7 +115,7 @@ def test_near_copies_are_found_as_brute_force_finds_them():
     records = [text_record(text, line, language="en") for line, text in enumerate(texts)]
     expected, by_grams, kept = set(), set(), []
     for line, text in enumerate(texts):
-        plain = normalise(text)
+        (plain,) = normalise([text])
         own = grams_of(plain)
         others = [pair for pair in kept if not own.isdisjoint(pair[1])]  # of the rest, both measures are zero
         alike = any(jaccard(own, theirs) >= 0.8 for _, theirs in others)
@@ -195,7 +195,7 @@ def test_a_shared_instruction_is_not_what_makes_a_duplicate():
     rng = random.Random(3)
     ask = "Read the phrase and say in one word whether its tone is friendly, neutral or hostile, nothing else"
     texts = [f"{ask}: {' '.join(words(rng, 2))}" for _ in range(60)]
-    pairs = [jaccard(grams_of(normalise(one)), grams_of(normalise(two))) for one, two in pairwise(texts)]
+    pairs = [jaccard(*map(grams_of, pair)) for pair in pairwise(normalise(texts))]
     assert max(pairs) > 0.8  # they would go without the guard
     assert gone(text_records(texts, language="en")) == {}
 

@@ -5,7 +5,7 @@ import pytest
 from governance.conftest import SENTENCES
 
 from mlx_hybrid.errors import ConfigError
-from mlx_hybrid.governance.checks.characters import letters_only
+from mlx_hybrid.governance.checks.characters import Batch, letters_only
 from mlx_hybrid.governance.checks.engines import load_engine
 from mlx_hybrid.governance.checks.language import check_languages
 from mlx_hybrid.records.languages import UnknownLanguage, parse_language, relatives_of
@@ -49,7 +49,7 @@ def test_relatives_are_mutual():
 
 
 def test_the_batched_walk_gives_the_scores_of_py3langid(engine):
-    texts = [letters_only(text) for text in SENTENCES.values()] + ["", "a", "ok", "ünïcode " * 80]
+    texts = [*letters_only(Batch([*SENTENCES.values()])), "", "a", "ok", "ünïcode " * 80]
     mine = engine.predict(texts)
     for text, row in zip(texts, mine):
         if not text:

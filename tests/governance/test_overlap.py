@@ -11,7 +11,7 @@ from mlx_hybrid.governance.checks.grams import EvaluationIndex, normalise
 
 
 def containment(text: str, record: str) -> float:
-    text, record = normalise(text), normalise(record)
+    text, record = normalise([text, record])
     own = {text[i : i + 13] for i in range(len(text) - 12)}
     return len(own & {record[i : i + 13] for i in range(len(record) - 12)}) / len(own)
 

@@ -1,12 +1,19 @@
 """What is looked for before the patterns, what is remembered, and code that repeats itself by nature."""
 
+import unicodedata
+
 import pytest
+import regex
 from ftfy import badness
-from governance.conftest import govern_records
+from governance.conftest import SENTENCES, govern_records
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mlx_hybrid.config import GovernanceConfig
+from mlx_hybrid.governance.checks.characters import Batch, letters_only
+from mlx_hybrid.governance.checks.grams import normalise
+from mlx_hybrid.governance.checks.measures import GRAM, measure_freshness, measure_words
+from mlx_hybrid.governance.checks.quality import FRESH
 from mlx_hybrid.governance.rules import CUES, MAY_BE, for_short, patterns
 from mlx_hybrid.records.record import Record
 
@@ -22,7 +29,7 @@ GATES = {
     "chat_marks": "quality chat_marks marks_alone",
     "markup": "quality html",
     "lost": "mojibake lost",
-    "some_digits": "personal phone card iban seven_digits",
+    "number_or_at": "personal phone card iban email seven_digits",
     **{name: f"personal {name}" for name in ("named", "email", "ipv4", "ipv6", "iban", "card")},
 }
 CATEGORIES = "".join(badness.MOJIBAKE_CATEGORIES.values())
@@ -90,14 +97,16 @@ def test_no_pattern_finds_what_the_signs_before_it_hide(text):
 
 
 def test_each_sign_is_known_to_hide_a_pattern_or_none():
-    assert {*GATES, "brackets", "paired", "bad"} == {*vars(MAY_BE)}
+    assert {*GATES, "brackets", "paired"} == {*vars(MAY_BE)}
 
 
 @settings(max_examples=600, deadline=None)
 @given(st.text(st.sampled_from("aZ 1" + CATEGORIES), max_size=6))
 @example("ГўВЂВ™")
+@example("µķ")
+@example("ƒa")
 def test_signs_that_look_misread_are_shown_to_ftfy(text):
-    assert MAY_BE.bad.search(text) or not badness.is_bad(text)
+    assert Batch([text]).may_be_bad()[0] or not badness.is_bad(text)
 
 
 @pytest.mark.parametrize("word", CUES["password"].split(", "))
@@ -150,3 +159,33 @@ def test_code_that_repeats_itself_is_kept_and_code_that_turns_in_a_circle_is_not
         [Record({"messages": turns, "language": "en"}, "t", 1)], GovernanceConfig(max_reject_share=1.0)
     )
     assert [rejection.reason for rejection in found.rejected] == [reason][: bool(reason)]
+
+
+LETTERS = "aZ.1 \n\u200b\u200d\u0301İΣ中𠀀é😀\ud800" + CATEGORIES.replace("\ufffd", "")
+ANY = st.lists(st.text(st.sampled_from(LETTERS), max_size=40), max_size=4)
+
+
+@settings(max_examples=300, deadline=None)
+@given(ANY)
+def test_many_texts_at_once_are_read_as_each_by_itself(texts):
+    batch = Batch(texts)
+    plain = [regex.sub(r"[^\p{L}\p{M}\u200c\u200d]+", " ", text).strip().lower() for text in texts]
+    assert letters_only(batch) == plain
+    folded = [unicodedata.normalize("NFKC", regex.sub(r"\p{Cf}", "", text)).casefold() for text in texts]
+    folded = [text.replace("i\u0307", "i").replace("ı", "i") for text in folded]
+    assert normalise(texts) == [regex.sub(r"[^\p{L}\p{M}\p{N}\p{S}]+", " ", text).strip() for text in folded]
+    words = [regex.findall(r"[^\p{Z}\t\n\f\r]+", text) for text in texts]
+    alone = [sum(len(regex.sub(r"\p{M}", "", word)) == 1 for word in own) for own in words]
+    assert measure_words(batch) == [[max(map(len, own), default=0) for own in words], alone]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.text("ab ", max_size=60), max_size=4))
+def test_no_text_is_held_for_fresher_than_it_is(texts):
+    grams = [[text[i : i + GRAM] for i in range(len(text) - GRAM + 1)] for text in texts]
+    shares = measure_freshness(Batch(texts))
+    assert all(share <= len({*own}) / max(len(own), 1) for share, own in zip(shares, grams, strict=True))
+
+
+def test_a_text_that_repeats_nothing_is_seen_to():
+    assert min(measure_freshness(Batch([*SENTENCES.values()]))) > FRESH

@@ -5,7 +5,7 @@ import time
 from collections import Counter
 
 from governance_tables.text import VARIANTS, flores, show
-from mlx_hybrid.governance.checks.characters import letters_only
+from mlx_hybrid.governance.checks.characters import Batch, letters_only
 from mlx_hybrid.governance.checks.engines import load_engine
 from mlx_hybrid.governance.checks.language import check_languages
 from mlx_hybrid.records.languages import parse_language, relatives_of
@@ -22,7 +22,7 @@ def language() -> None:
         for code, lines in texts.items():
             declared = parse_language(code)
             started = time.process_time()
-            best = engine.predict([letters_only(line) for line in lines]).argmax(1)
+            best = engine.predict(letters_only(Batch(lines))).argmax(1)
             found = [engine.codes[i] for i in best]
             seconds = time.process_time() - started
             exact = sum(top == declared.code for top in found) / len(lines)

@@ -90,4 +90,5 @@ def near_set(size: int) -> tuple[list[tuple[str, str]], dict[int, tuple[int, str
 def alike(one: tuple[str, str], other: tuple[str, str]) -> bool:
     """Whether the exact Jaccard of a planted pair is 0.8 or more."""
     n = 3 if one[0] in SHORTEST else 5
-    return Likeness(n, 0.8).jaccards(normalise(one[1]), [normalise(other[1])])[0] >= 0.8
+    text, *others = normalise((one[1], other[1]))
+    return Likeness(n, 0.8).jaccards(text, others)[0] >= 0.8

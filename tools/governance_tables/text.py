@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from mlx_hybrid.config import GovernanceConfig
+from mlx_hybrid.governance.govern import CHUNK
 from mlx_hybrid.governance.inspection import Inspector, Ledger
 from mlx_hybrid.records.record import Record
 
@@ -46,8 +47,9 @@ def sentences(count: int, seed: int = 0) -> list[tuple[str, str]]:
 
 def judged(records: list[Record], config: GovernanceConfig) -> Ledger:
     """What the stages decide on records, in this process and without a file."""
-    ledger = Ledger(config)
-    ledger.add(Inspector(config).inspect(records))
+    ledger, inspector = Ledger(config), Inspector(config)
+    for start in range(0, len(records), CHUNK):
+        ledger.add(inspector.inspect(records[start : start + CHUNK]))
     ledger.decide()
     return ledger
 

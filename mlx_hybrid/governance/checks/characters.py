@@ -1,9 +1,8 @@
 """What characters a text has (class, script), as `regex` knows Unicode, and whether it was read in the wrong encoding:
 `ftfy` tells of the Western ones, a way back of the others."""
 
-from collections import Counter
 from collections.abc import Sequence, Set
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import permutations
 
 import numpy as np
@@ -16,6 +15,11 @@ TABLE_SIZE = 0x20000  # planes 0 and 1; beyond them stand Han letters (2, 3) and
 OTHER, LETTER, MARK, DIGIT, SPACE, PUNCTUATION, SYMBOL, BROKEN = range(8)
 CLASSES = (r"\p{L}", r"\p{M}", r"\p{N}", r"[\p{Z}\t\n\f\r]", r"\p{P}", r"\p{S}")
 DAMAGED = r"[[\p{Cc}\p{Co}\p{Cn}\p{Cs}\uFFFD]--[\t\n\f\r]]"
+# What `badness` can only call bad beside what is not ASCII, and by itself; by its categories.
+COMMON = ("common", "c1", "lower_accented", "lower_common", "upper_common", "kaomoji")
+RARE = "".join(signs for name, signs in badness.MOJIBAKE_CATEGORIES.items() if name not in COMMON)
+FACES = badness.MOJIBAKE_CATEGORIES["kaomoji"]
+STRANGE = rf"[{RARE}Ђ[[{FACES}]--\p{{Ll}}]]", "[\x80-\x9fÂÃŒœ]"
 # The first is what scripts share and inherit, the second any that is not named here.
 SCRIPT_CODES = CUES["scripts"].split()
 HAN = SCRIPT_CODES.index("Hani")
@@ -25,27 +29,34 @@ ONE_SCRIPT, MANY = 0.8, 6
 CHARACTER_SETS = ("gb2312", "big5hkscs", "euc_jp", "johab")  # Simplified, Traditional, Japanese, Korean
 STRANGE_SHARE = 0.1
 CYRILLIC = ("cp1251", "koi8-r", "cp866", "iso8859-5", "mac-cyrillic")
-RANKS = {c: i for i, c in enumerate("оеаинтсрвлкмдпуяыьгзбчйхжшюцщэфъё")}  # of Cyrillic, by use
+BY_USE = "оеаинтсрвлкмдпуяыьгзбчйхжшюцщэфъё"  # the letters of Cyrillic
 QUOTE = "鈥"  # what gbk makes of the first bytes of a curly quote or dash; holmium, in Chinese text
-NOT_LETTERS = regex.compile(r"[^\p{L}\p{M}\u200c\u200d]+")
-ASCII_LETTERS = {code: chr(code).lower() if chr(code).isalpha() else " " for code in range(128)}
 ASCII = bytes(range(128))
 MOJIBAKE = patterns("mojibake")
 
 
 @lru_cache(1)
-def tables() -> tuple[np.ndarray, np.ndarray]:
-    """Class and script of each code point below TABLE_SIZE, as two uint8 arrays."""
+def tables() -> np.ndarray:
+    """Class, script and place in STRANGE of each code point below TABLE_SIZE, uint8 (3, TABLE_SIZE)."""
     # A private-use character stands in for each surrogate: `regex` cannot scan half a pair.
     text = "".join(chr(0xE000 if 0xD800 <= point < 0xE000 else point) for point in range(TABLE_SIZE))
     unnamed = r"[^\p{Script=Zyyy}\p{Script=Zinh}\p{Cn}\p{Co}]"
     scripts = unnamed, *(rf"\p{{Script={code}}}" for code in SCRIPT_CODES[2:])
-    found = np.zeros((2, TABLE_SIZE), np.uint8)
-    for table, kinds in zip(found, ((*CLASSES, DAMAGED), scripts)):
+    found = np.zeros((3, TABLE_SIZE), np.uint8)
+    for table, kinds in zip(found, ((*CLASSES, DAMAGED), scripts, STRANGE)):
         for number, pattern in enumerate(kinds, start=1):
             for match in regex.finditer(f"{pattern}+", text, regex.V1):
                 table[match.start() : match.end()] = number
-    return found[0], found[1]
+    return found
+
+
+@lru_cache(1)
+def ranks() -> np.ndarray:
+    """Of each code point below TABLE_SIZE how seldom it is in Cyrillic; −1 of what is no letter."""
+    found = np.where(tables()[0] == LETTER, len(BY_USE), -1)
+    for letters in (BY_USE, BY_USE.upper()):
+        found[list(map(ord, letters))] = range(len(BY_USE))
+    return found
 
 
 class Batch:
@@ -58,7 +69,7 @@ class Batch:
         self.points = np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), np.uint32)
         self.owners = np.repeat(np.arange(len(texts)), self.lengths)
         low = np.minimum(self.points, TABLE_SIZE - 1)
-        self.classes, self.scripts = (table[low] for table in tables())
+        self.classes, self.scripts = (table[low] for table in tables()[:2])
         beyond = self.points >= TABLE_SIZE
         if beyond.any():
             han = beyond & (self.points < 0x32400)
@@ -71,33 +82,59 @@ class Batch:
         flat = np.bincount(self.owners * kinds + values, minlength=len(self.texts) * kinds)
         return flat.reshape(len(self.texts), kinds)
 
+    @cached_property
     def script_counts(self) -> np.ndarray:
         """Letters of each script in each text; marks and what all scripts share do not count."""
         return self.count(np.where(self.classes == LETTER, self.scripts, 0), len(SCRIPT_CODES))
 
+    def spaced(self, kept: np.ndarray) -> list[str]:
+        """Each text with every run of characters that are not `kept` (n,) made one space, and none around it."""
+        left = kept.copy()
+        left[1:] |= kept[:-1]
+        text = (
+            np.where(kept, self.points, 32)[left].astype("<u4").tobytes().decode("utf-32-le", "surrogatepass")
+        )
+        ends = np.concatenate([[0], np.cumsum(left)])
+        bounds = zip(ends[self.starts].tolist(), ends[self.starts + self.lengths].tolist())
+        return [text[start:end].strip(" ") for start, end in bounds]
+
+    def may_be_bad(self) -> list[bool]:
+        """Whether each text has what `badness` looks for; few have."""
+        signs, high = tables()[2].take(self.points, mode="clip"), np.zeros(len(self.points) + 2, bool)
+        high[1:-1] = self.points > 0x7F
+        found = (signs == 2) | ((signs == 1) & (high[:-2] | high[2:]))
+        return (np.bincount(self.owners[found], minlength=len(self.texts)) > 0).tolist()
+
     def scripts_seen(self) -> list[set[str]]:
         """The named scripts of each text's letters."""
         seen: list[set[str]] = [set() for _ in self.texts]
-        for place, number in np.argwhere(self.script_counts()[:, 2:]).tolist():
+        for place, number in np.argwhere(self.script_counts[:, 2:]).tolist():
             seen[place].add(SCRIPT_CODES[2 + number])
         return seen
 
 
-def letters_only(text: str) -> str:
+batch_of = lru_cache(2)(Batch)  # of a tuple: of plain prose all stages ask for the same
+
+
+def letters_only(batch: Batch) -> list[str]:
     """Lower-cased, with every run of what is neither letter nor mark made one space: what engines are shown."""
-    if text.isascii():
-        return " ".join(text.translate(ASCII_LETTERS).split())
-    return NOT_LETTERS.sub(" ", text).strip().lower()
+    joiners = (batch.points == 0x200C) | (batch.points == 0x200D)
+    return [
+        text.lower() for text in batch.spaced((batch.classes == LETTER) | (batch.classes == MARK) | joiners)
+    ]
 
 
-def find_mojibake(text: str, scripts: Set[str] | None = None) -> str | None:
-    """What is wrong with the encoding of a text, or None. `scripts` are those seen in it, where that is known."""
+def find_mojibake(batch: Batch) -> list[str | None]:
+    """What is wrong with the encoding of each text, or None."""
+    return list(map(name_mojibake, batch.texts, batch.scripts_seen(), batch.may_be_bad()))
+
+
+def name_mojibake(text: str, scripts: Set[str], may_be_bad: bool) -> str | None:
     if MAY_BE.lost.search(text) and len(MOJIBAKE.lost.findall(text)) >= 2:
         return "letters were lost to question marks"
     if text.isascii():
         return None
-    scripts = Batch([text]).scripts_seen()[0] if scripts is None else scripts
-    if MAY_BE.bad.search(text) and badness.is_bad(text):
+    if may_be_bad and badness.is_bad(text):
         return "UTF-8 that was read as cp1252"
     if "Cyrl" in scripts and (pair := swapped_cyrillic(text)):
         return "{} that was read as {}".format(*pair)
@@ -125,9 +162,9 @@ def swapped_cyrillic(text: str) -> tuple[str, str] | None:
 
 def mean_rank(text: str) -> float:
     """How seldom the letters of a Cyrillic text are, on average; 0 for fewer than 16 letters."""
-    found = [(n, RANKS.get(c, len(RANKS))) for c, n in Counter(text.lower()).items() if c.isalpha()]
-    letters = sum([n for n, _ in found])
-    return sum([n * rank for n, rank in found]) / letters if letters >= 16 else 0.0
+    found = ranks().take(np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32), mode="clip")
+    letters = found[found >= 0]
+    return float(letters.mean()) if len(letters) >= 16 else 0.0
 
 
 def is_single_byte(text: str) -> bool:
@@ -159,5 +196,5 @@ def is_nowhere_written(text: str) -> bool:
     letters = "".join(c for c in text if "\u4e00" <= c <= "\u9fa5")
     if QUOTE in letters and len(letters) < len(text) / 4:
         return True
-    missing = min(len(letters) - len(letters.encode(name, "ignore").decode(name)) for name in CHARACTER_SETS)
-    return missing >= 2 and missing > STRANGE_SHARE * len(letters)
+    missing = (len(letters) - len(letters.encode(name, "ignore").decode(name)) for name in CHARACTER_SETS)
+    return all(count >= 2 and count > STRANGE_SHARE * len(letters) for count in missing)

@@ -17,6 +17,7 @@ import numpy as np
 import regex
 from scipy.sparse import csr_array
 
+from mlx_hybrid.governance.checks.characters import DIGIT, LETTER, MARK, OTHER, SYMBOL, Batch
 from mlx_hybrid.governance.rules import Decision
 from mlx_hybrid.records.languages import UNSPACED
 from mlx_hybrid.records.record import Record
@@ -39,19 +40,21 @@ NGRAM = 13
 LEAST_CHARACTERS = 25  # below this an evaluation text must be the whole record
 TEMPLATE_SHARE, TEMPLATE_COUNT = 0.1, 20  # grams in more evaluation texts than this are their template
 FEW_SHARE, FEW_COUNT = 0.5, 3  # or, of few texts, in more than half; three may share a premise
-UNSEEN, BETWEEN = regex.compile(r"\p{Cf}+"), regex.compile(r"[^\p{L}\p{M}\p{N}\p{S}]+")
 NAME = regex.compile(r"(?<=[\p{Ll}\p{N},] )\p{Lu}\p{Ll}+")
-FOLDED = {code: " " if BETWEEN.match(chr(code)) else chr(code).lower() for code in range(128)}
 
 
-def normalise(text: str) -> str:
+def normalise(texts: Sequence[str]) -> list[str]:
     """Case folded, one space for every run of what is neither letter, mark, number nor symbol; Turkish i's are one."""
-    if text.isascii():
-        return " ".join(text[:MAX_CHARACTERS].translate(FOLDED).split())
-    # What cannot be seen hides between letters that two texts are one.
-    seen = UNSEEN.sub("", text[:MAX_CHARACTERS])
-    folded = unicodedata.normalize("NFKC", seen).casefold().replace("i\u0307", "i").replace("ı", "i")
-    return BETWEEN.sub(" ", folded).strip()
+    joined = "\0".join([text[:MAX_CHARACTERS].replace("\0", " ") for text in texts])
+    if not joined.isascii():
+        whole = Batch([joined])
+        # What cannot be seen hides between letters that two texts are one.
+        seen = whole.points[whole.classes != OTHER].tobytes().decode("utf-32-le", "surrogatepass")
+        joined = "\0".join([unicodedata.normalize("NFKC", text) for text in seen.split("\0")])
+    folded = Batch(joined.casefold().replace("i\u0307", "i").replace("ı", "i").split("\0"))
+    kinds = folded.classes
+    kept = (kinds == LETTER) | (kinds == MARK) | (kinds == DIGIT) | (kinds == SYMBOL)
+    return folded.spaced(kept)[: len(texts)]
 
 
 def names_in(text: str) -> str:
@@ -91,12 +94,13 @@ def gram_hashes(texts: Sequence[str], n: int) -> tuple[np.ndarray, np.ndarray]:
 def sketches(texts: Sequence[str], n: int) -> list[bytes]:
     """A SKETCH of each normalised text: two keys are equal where all six minima of the band are."""
     grams, starts = gram_hashes(texts, n)
-    minima = np.empty((len(texts), HASHES), np.uint32)
-    for column in range(HASHES):
-        minima[:, column] = np.minimum.reduceat(grams * FACTORS[column] + SHIFTS[column], starts[:-1])
+    minima, mixed = np.empty((HASHES, len(texts)), np.uint32), np.empty_like(grams)
+    for factor, shift, least in zip(FACTORS, SHIFTS, minima):
+        np.add(np.multiply(grams, factor, out=mixed), shift, out=mixed)
+        np.minimum.reduceat(mixed, starts[:-1], out=least)
     rows = np.zeros(len(texts), SKETCH)
-    rows["keys"] = minima.reshape(-1, BANDS, ROWS).astype(np.uint64) @ WEIGHTS
-    rows["small"] = minima.astype(np.uint8)
+    rows["keys"] = minima.T.reshape(-1, BANDS, ROWS).astype(np.uint64) @ WEIGHTS
+    rows["small"] = minima.T.astype(np.uint8)
     return [row.tobytes() for row in rows]
 
 
@@ -184,7 +188,7 @@ class EvaluationIndex:
 
     def find(self, texts: Sequence[str]) -> list[Decision | None]:
         """For each text the evaluation text it holds, or None."""
-        grams, rows = long_grams(plain := [normalise(text) for text in texts])
+        grams, rows = long_grams(plain := normalise(texts))
         places = np.searchsorted(self.grams, grams)
         known = np.searchsorted(self.grams, grams, "right") > places
         shared = (incidence(rows[known], places[known], (len(texts), len(self.grams))) @ self.owners).tocoo()
@@ -205,8 +209,8 @@ def incidence(rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]) -> 
 
 def parts_of(record: Record) -> list[str]:
     """What of an evaluation record must not be trained on: its question and its answer, each on its own."""
-    parts = [normalise(part) for part in (record.prompt(), record.completion())]
-    return [part for part in parts if len(part) >= LEAST_CHARACTERS] or [normalise(record.content())]
+    *parts, whole = normalise((record.prompt(), record.completion(), record.content()))
+    return [part for part in parts if len(part) >= LEAST_CHARACTERS] or [whole]
 
 
 def long_grams(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:

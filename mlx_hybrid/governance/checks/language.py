@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import regex
 
-from mlx_hybrid.governance.checks.characters import HAN, SCRIPT_CODES, Batch, letters_only
+from mlx_hybrid.governance.checks.characters import HAN, SCRIPT_CODES, batch_of, letters_only
 from mlx_hybrid.governance.checks.material import Judged, turns_of
 from mlx_hybrid.governance.rules import ASKED_FOR, RULES, WORDS, Finding, in_force
 from mlx_hybrid.records import languages
@@ -79,11 +79,12 @@ class Evidence(NamedTuple):
 
 
 def gather_evidence(texts: Sequence[str], engine: Any) -> Iterator[Evidence]:
-    counts = Batch(texts).script_counts()[:, 1:].astype(np.float64)
+    batch = batch_of(tuple(texts))
+    counts = batch.script_counts[:, 1:].astype(np.float64)
     counts[:, HAN - 1] *= 3
     letters = counts.sum(axis=1)
     shares = counts / np.maximum(letters[:, None], 1)
-    found = engine.predict([letters_only(text) for text in texts])
+    found = engine.predict(letters_only(batch))
     told = (letters, shares, shares.argmax(1), found.argmax(1), found.max(1))
     for text, row, count, scripts, script, top, p in zip(texts, found, *(each.tolist() for each in told)):
         is_clear = count >= SOME_LETTERS and p >= CONFIDENT
@@ -232,6 +233,8 @@ class Judge:
 
     def mixed_scripts(self, evidence: Evidence) -> tuple[Finding, ...]:
         """A tag, not a fault: a second script with a fifth of the letters, as where two languages are mixed."""
+        if max(evidence.scripts) > 1 - self.limits["script_mixed"]:
+            return ()
         share = sorted(evidence.scripts)[-2]
         two = np.argsort(-np.array(evidence.scripts))[:2] if share >= self.limits["script_mixed"] else ()
         names = [SCRIPT_CODES[1 + place] for place in two]

@@ -168,10 +168,9 @@ def what_differs(one: Said, other: Said, likeness: Likeness) -> str:
     if page:
         return ""
     mine, theirs = news(one.whole, other.whole, likeness.n)
-    if mine and theirs and {*mine} <= {*one.names.split()} and {*theirs} <= {*other.names.split()}:
-        return "the names differ"
-    negates = len(mine) != len(theirs) and WORDS["negations"].intersection((*mine, *theirs))
-    return "one of them negates" if negates else ""
+    if len(mine) != len(theirs) and WORDS["negations"].intersection((*mine, *theirs)):
+        return "one of them negates"
+    return "the names differ" if are_names(mine, one.names, theirs, other.names) else ""
 
 
 def are_one_page(one: str, other: str, n: int) -> bool:
@@ -194,13 +193,25 @@ def words_of(text: str, n: int) -> list[str]:
 
 
 def news(one: str, other: str, n: int) -> tuple[list[str], list[str]]:
-    """The words that each text has and the other has not, under no other spelling."""
-    mine, theirs = Counter(words_of(one, n)), Counter(words_of(other, n))
-    own, others = list((mine - theirs).elements()), list((theirs - mine).elements())
-    if len(own) != len(others):
-        return own, others
-    pairs = [pair for pair in zip(own, others) if not is_like(*pair)]
-    return [word for word, _ in pairs], [spelt for _, spelt in pairs]
+    """The words that each text has more often than the other, in order."""
+    theirs, own = Counter(words_of(other, n)), []
+    for word in words_of(one, n):
+        if theirs[word] > 0:
+            theirs[word] -= 1
+        else:
+            own.append(word)
+    return own, list(theirs.elements())
+
+
+def are_names(mine: list[str], names: str, theirs: list[str], their_names: str) -> bool:
+    """Whether the words that two texts have to themselves are names in both, but for those under another spelling."""
+    if not (mine and theirs and names and their_names):
+        return False
+    own, others = {*names.split()}, {*their_names.split()}
+    if len(mine) != len(theirs):
+        return own.issuperset(mine) and others.issuperset(theirs)
+    named = {(word, spelt): word in own and spelt in others for word, spelt in zip(mine, theirs)}
+    return all(named[pair] or is_like(*pair) for pair in named) and not all(is_like(*pair) for pair in named)
 
 
 def is_like(one: str, other: str) -> bool:

@@ -27,6 +27,7 @@ ALL = ("email", "phone", "card", "iban", "ip", "secret")
 VERSION, RELEASED = said_before("version", r"[^\n]{0,14}$"), said_before("released")
 ADDRESS = said_before("address")
 CALL, NUMBER, OTHER = (said_before(name) for name in ("call", "number", "other"))
+SAYS = (":", "=", "：", " is ")  # between the word for a password and the password
 MOST_GROUPS = 6
 WIDE = 5  # regions of a language from which a number must look more like one
 WINDOW = 32  # characters before a number in which a word says what it is
@@ -166,8 +167,8 @@ def secrets(text: str) -> Iterator[tuple[int, int]]:
     if "://" in text:
         yield from (match.span() for match in PERSONAL.login.finditer(text))
     if "earer" in text or "uthorization" in text:
-        yield from (m.span() for m in PERSONAL.bearer.finditer(text) if MAY_BE.some_digits.search(m[0]))
-    may_be = PERSONAL.says.search(text) and MAY_BE.named.search(text.casefold())
+        yield from (m.span() for m in PERSONAL.bearer.finditer(text) if any(map(str.isdecimal, m[0])))
+    may_be = any(map(text.__contains__, SAYS)) and MAY_BE.named.search(text.casefold())
     for match in PERSONAL.named.finditer(text) if may_be else ():
         part = "quoted" if match["quoted"] else "bare"
         is_name = part == "bare" and PERSONAL.a_word.fullmatch(match[part])  # a type or a variable
@@ -178,8 +179,9 @@ def secrets(text: str) -> Iterator[tuple[int, int]]:
 def candidates(text: str, regions: tuple[str, ...]) -> Iterator[Span]:
     """Everything that may be personal; where two claim the same text the earlier has it."""
     yield from (Span("secret", *span) for span in secrets(text))
-    if not text.isascii() and (MAY_BE.some_digits.search(text) or "\uff20" in text):
-        text = text.translate(PLAIN)
+    if not MAY_BE.number_or_at.search(text):
+        return
+    text = text if text.isascii() else text.translate(PLAIN)
     digits = sum(map(text.count, "0123456789"))
     for name, (least, length) in LENGTHS.items():
         kind = "ip" if name.startswith("ipv") else name

@@ -1,10 +1,6 @@
-"""Rules that need no model and no labels: on single texts, a function for each under its name in rules.tsv, and on
-translations (records with `source_language`): length ratio, copies and numbers."""
+"""Rules that need no model and no labels on single texts, a function for each under its name in rules.tsv."""
 
-import math
-import unicodedata
 import zlib
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -12,32 +8,28 @@ import numpy as np
 import regex
 
 from mlx_hybrid.governance.checks import characters
-from mlx_hybrid.governance.checks.characters import Batch, find_mojibake
-from mlx_hybrid.governance.checks.grams import normalise
+from mlx_hybrid.governance.checks.characters import Batch, batch_of, find_mojibake
 from mlx_hybrid.governance.checks.material import LETTERS, MATERIAL, Turn
+from mlx_hybrid.governance.checks.measures import GRAM, measure, measure_freshness, measure_words
 from mlx_hybrid.governance.rules import MAY_BE, WORDS, Finding, patterns
-from mlx_hybrid.records.languages import UNSPACED, UnknownLanguage, parse_language
-from mlx_hybrid.records.record import Record
+from mlx_hybrid.records.languages import UNSPACED
 
-LEAST_VISIBLE = 16  # shares of fewer characters say nothing: “Oh, no.”
+FRESH = 0.75  # a text of which more 10-grams are distinct, as far as can be seen, repeats nothing
+LEAST_REPEATING = 60  # characters that can repeat themselves
+LEAST_ALONE = 16  # letters
 RUN = 8
 COMPRESSED, COMPRESSED_FROM = 0.25, 200
-SUSPECT = 0.6  # a text half of whose 10-grams come back compresses to less
 LEAST_LINE, LEAST_LINES = 8, 6  # characters of a line beside code that counts, and such lines that tell
 BLOCK = 5  # lines on end: in code single ones and pairs come again
 FEW = 0.8  # of lines or 10-grams with signs repeat others: more do those only that turn in a circle
 SIGNED, BLOCKED = frozenset({"code", "data", "table", "notation"}), regex.compile("```|~~~")
 REFRAIN = 6  # times that a line of a song may stand in it
-RULERS = list(map(ord, " \t\n\r-=_*#~.·•─━═│+|…"))  # what lines and tables are drawn with
 LONGEST_RULER = 200  # characters of a line beside code, which may be drawn with any
-PICTURES = 0x1F000  # the first of the emoji
-LEAST_PAIRS = 200  # fewer do not tell how long translations between two languages are
-FAR = 3.5  # robust z: keeps 98.8–99.9 % of good pairs (docs/governance.md)
 QUALITY = patterns("quality")
 
 
 class Look(NamedTuple):
-    """A turn and its words; the scripts and number of their letters, and what `measure` tells of them."""
+    """A turn and its words; the scripts of their letters, what measures.py tells of them, what is wrong with them."""
 
     turn: Turn
     words: str
@@ -47,6 +39,10 @@ class Look(NamedTuple):
     symbol_share: float
     run: int
     run_share: float
+    longest_word: int
+    alone: int
+    fresh: float
+    misread: str | None
 
 
 def check_unicode(batch: Batch) -> list[Finding | None]:
@@ -64,34 +60,12 @@ def check_unicode(batch: Batch) -> list[Finding | None]:
 
 def check_quality(turns: Sequence[Turn], limits: Mapping[str, float]) -> list[list[Finding]]:
     """Every rule in force that each turn breaks."""
-    batch = Batch([turn.made.words for turn in turns])
-    looks = map(Look, turns, batch.texts, batch.scripts_seen(), *measure(batch))
+    batch = batch_of(tuple(turn.made.words for turn in turns))
+    found = batch.scripts_seen(), *measure(batch), *measure_words(batch), measure_freshness(batch)
+    looks = map(Look, turns, batch.texts, *found, find_mojibake(batch))
     rules = [(name, rule, limits[name]) for rule in ON_TEXTS if (name := rule.__name__) in limits]
     found = ([(name, rule(look, limit)) for name, rule, limit in rules] for look in looks)
     return [[Finding(name, told) for name, told in own if told] for own in found]
-
-
-def measure(batch: Batch) -> list[list]:
-    """Of all texts the number of letters; letters and symbols as shares of what is neither space nor picture, a
-    character that is drawn out counting once and a Han letter three times; the longest run, and its share."""
-    starts = np.ones(len(batch.points), bool)
-    starts[1:] = (batch.points[1:] != batch.points[:-1]) | (batch.owners[1:] != batch.owners[:-1])
-    places = np.flatnonzero(starts)
-    owners, points, kinds = batch.owners[places], batch.points[places], batch.classes[places]
-    runs = np.diff(np.append(places, len(batch.points)))
-    longest = np.zeros(len(batch.texts), np.int64)
-    np.maximum.at(longest, owners, np.where(np.isin(points, RULERS) | (kinds == characters.DIGIT), 0, runs))
-    pictures = (points >= PICTURES) | ((points >= 0x2600) & (points < 0x27C0))
-    kinds = np.where(pictures, characters.SPACE, kinds)
-    once = np.bincount(owners * 8 + kinds, minlength=len(batch.texts) * 8).reshape(-1, 8).T.astype(np.float64)
-    whole, extra = batch.count(batch.classes, 8).T, 2.0 * batch.script_counts()[:, characters.HAN]
-    visible = np.maximum(once.sum(0) - once[characters.SPACE] + extra, 1)
-    letters = once[characters.LETTER] + once[characters.MARK] + extra
-    symbols = once[characters.PUNCTUATION] + once[characters.SYMBOL]
-    told = batch.lengths - whole[characters.SPACE] + extra >= LEAST_VISIBLE
-    shares = np.where(told, letters / visible, 1), np.where(told, symbols / visible, 0)
-    count, share = whole[characters.LETTER] + whole[characters.MARK], longest / np.maximum(batch.lengths, 1)
-    return [values.tolist() for values in (count, *shares, longest, share)]
 
 
 def no_text(look: Look, limit: float) -> str:
@@ -162,6 +136,8 @@ def repetition(look: Look, limit: float) -> str:
         told = sum(len(line) >= LEAST_LINE for line in lines) >= LEAST_LINES
         found = told and (repeated > limit or again > FEW)
         return f"{max(repeated, again):.2f} of the lines come back" if found else ""
+    if look.fresh > max(FRESH, 1 - limit) and not signed:
+        return ""
     lines = text.split("\n")
     distinct = list(dict.fromkeys(lines))
     if 4 <= len(lines) <= REFRAIN * len(distinct):
@@ -169,12 +145,12 @@ def repetition(look: Look, limit: float) -> str:
     raw = text.encode("utf-8", "replace")
     # A window that just holds it (in 262 bytes of one zlib finds nothing): the usual one takes longer to set up.
     window = min(15, max(9, (len(raw) + 262).bit_length()))
-    ratio = len(zlib.compress(raw, 1, window)) / len(raw) if len(raw) >= 60 else 1.0
-    if ratio < COMPRESSED and len(raw) >= COMPRESSED_FROM:
+    ratio = len(zlib.compress(raw, 1, window)) / len(raw) if len(raw) >= COMPRESSED_FROM else 1.0
+    if ratio < COMPRESSED:
         return f"compresses to {ratio:.2f}"
-    if ratio > SUSPECT or len(text) < 60:
+    if len(text) < LEAST_REPEATING:
         return ""
-    grams = [text[i : i + 10] for i in range(len(text) - 9)]
+    grams = [text[i : i + GRAM] for i in range(len(text) - GRAM + 1)]
     repeated = 1 - len(set(grams)) / len(grams)
     return f"{repeated:.2f} of the 10-grams come back" if repeated > (FEW if signed else limit) else ""
 
@@ -210,8 +186,9 @@ def menu(look: Look, limit: float) -> str:
 
 def long_token(look: Look, limit: float) -> str:
     """A long word that changes between capitals, small letters and digits."""
-    parts = (look.words if look.turn.is_code else look.turn.text).split()
-    tokens = [part for part in parts if len(part) > limit]
+    text = look.words if look.turn.is_code else look.turn.text
+    is_short = text == look.words and look.longest_word <= limit
+    tokens = [] if is_short else [part for part in text.split() if len(part) > limit]
     if not tokens or look.scripts & UNSPACED or look.turn.asks(QUALITY.for_codes):
         return ""
     for token in tokens:
@@ -222,74 +199,17 @@ def long_token(look: Look, limit: float) -> str:
 
 def spaced_letters(look: Look, limit: float) -> str:
     """`T h e  l i b r a r y`: sixteen letters or more, each alone, in no alphabet's order."""
-    parts = look.words.split()
+    parts = look.words.split() if look.alone >= LEAST_ALONE else []
     alone = [part for part in parts if not part[1:2].isalpha() and QUALITY.letter_alone.fullmatch(part)]
-    few = len(alone) < 16 or len(alone) <= limit * len(parts)
+    few = len(alone) < LEAST_ALONE or len(alone) <= limit * len(parts)
     if few or len({*alone}) > 0.9 * len(alone) or QUALITY.east_asian.search(look.words):
         return ""
     return f"{len(alone)} letters with spaces between"
 
 
 def mojibake(look: Look, _: float) -> str:
-    return find_mojibake(look.words, look.scripts) or ""
+    return look.misread or ""
 
 
 ON_TEXTS = (no_text, placeholder, control_tokens, low_letter_ratio, symbol_heavy, char_run, repetition)
 ON_TEXTS += (markup, menu, long_token, spaced_letters, mojibake)
-
-
-class Pair(NamedTuple):
-    """One translation: the two languages, the logarithm of target over source length, and what is wrong already."""
-
-    languages: str
-    log_ratio: float
-    copy: bool
-    flags: tuple[Finding, ...] = ()
-
-
-def read_pair(record: Record) -> Pair | None:
-    """The pair of a translation record, its source `source_text`, else the prompt; None for any other record."""
-    source_language = record.fields.get("source_language")
-    if not isinstance(source_language, str) or record.kind == "text":
-        return None
-    try:
-        names = f"{parse_language(source_language)}→{parse_language(record.language or 'und')}"
-    except UnknownLanguage:
-        return None
-    own = record.fields.get("source_text")
-    source, target = own if isinstance(own, str) else record.prompt(), record.completion()
-    ratio = math.log((len(target) + 1) / (len(source) + 1))
-    differs = numbers_differ(source, target)
-    flags = (Finding("number_mismatch", differs),) if differs else ()
-    return Pair(names, ratio, normalise(source) == normalise(target), flags)
-
-
-def numbers_differ(source: str, target: str) -> str:
-    """Says so when the source holds numbers of two digits or more and the target none of them, in any digits."""
-
-    def values(text: str) -> set[str]:
-        runs = QUALITY.long_numbers.findall(text)
-        return {"".join(str(unicodedata.digit(c, c)) for c in run).lstrip("0") for run in runs}
-
-    wanted = values(source)
-    return f"none of {len(wanted)} numbers" if wanted and not wanted & values(target) else ""
-
-
-def check_pairs(pairs: Sequence[Pair]) -> list[Finding | None]:
-    """Why each pair goes. z = 0.6745 (x − median) / MAD of the log ratio, by language pair."""
-    ratios = defaultdict(list)
-    for pair in pairs:
-        ratios[pair.languages].append(pair.log_ratio)
-    usual = {}
-    for names, values in ratios.items():
-        middle = float(np.median(values))
-        usual[names] = len(values), middle, max(float(np.median(np.abs(np.array(values) - middle))), 0.05)
-    found: list[Finding | None] = []
-    for pair in pairs:
-        count, middle, spread = usual[pair.languages]
-        z = 0.6745 * (pair.log_ratio - middle) / spread
-        far = count >= LEAST_PAIRS and abs(z) > FAR
-        told = f"{math.exp(pair.log_ratio):.2f}, usual {math.exp(middle):.2f} for {pair.languages}, z {z:.1f}"
-        copy = Finding("copy_source", "the target is the source") if pair.copy else None
-        found.append(copy or (Finding("length_ratio", told) if far else None))
-    return found
