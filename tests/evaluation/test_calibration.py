@@ -187,9 +187,9 @@ def prior_and_loss(flat: np.ndarray, scores, answers, languages) -> float:
     return total + ((table / spread) ** 2).sum() / 2
 
 
-def test_the_fitted_calibration_is_the_optimum_that_scipy_finds():
+def test_the_fit_by_language_is_the_optimum_that_scipy_finds():
     scores, answers, languages = in_languages(0, 40)
-    own = c.fit_calibration(scores, answers, languages, list("abc"))
+    own = c.fit_by_language(scores, answers, languages, list("abc"))
     best = optimize.minimize(
         prior_and_loss, np.zeros(12), (scores - scores.max(1, keepdims=True), answers, languages)
     ).x.reshape(3, 4)
@@ -197,6 +197,24 @@ def test_the_fitted_calibration_is_the_optimum_that_scipy_finds():
         assert own.temperature[name] == pytest.approx(np.exp(-(best[place] + best[2])[0]), rel=0.01)
         assert list(own.bias[name].values()) == pytest.approx((best[place] + best[2])[1:], abs=0.01)
     assert own.temperature["all"] == pytest.approx(np.exp(-best[2, 0]), rel=0.01)
+
+
+def test_the_temperature_over_it_has_the_least_brier_score_and_bears_wrong_answers():
+    test, truth, places = in_languages(1, 4_000)
+    scores, answers, languages = in_languages(0, 200)
+    answers = np.where(
+        np.arange(200) % 20, answers, scores.argmin(1)
+    )  # a twentieth answers what is least likely
+    labels = list("abc")
+    first, own = (fit(scores, answers, languages, labels) for fit in (c.fit_by_language, c.fit_calibration))
+    heat = own.temperature["all"] / first.temperature["all"]
+    logs = np.linspace(-3, 3, 6001)
+    logits, marks = first.logits(scores, languages, labels), np.eye(3)[answers]
+    losses = [((special.softmax(logits / np.exp(x), 1) - marks) ** 2).sum() + x**2 / 2 for x in logs]
+    assert heat == pytest.approx(np.exp(logs[np.argmin(losses)]), rel=0.002)
+    np.testing.assert_allclose(own.logits(scores, languages, labels), logits / heat)
+    errors = [ece(*c.confidence(fit.logits(test, places, labels), truth)) for fit in (own, first)]
+    assert errors[0] < 0.75 * errors[1]
 
 
 def test_calibration_by_language_beats_a_temperature_on_other_records_and_is_stored_as_it_is():
