@@ -10,14 +10,12 @@ from itertools import chain
 from typing import Any
 
 from mlx_hybrid.config import GovernanceConfig
-from mlx_hybrid.governance.checks import grams, personal
+from mlx_hybrid.governance.checks import grams, personal, quality
 from mlx_hybrid.governance.checks.characters import batch_of, find_mojibake
 from mlx_hybrid.governance.checks.engines import load_engine
 from mlx_hybrid.governance.checks.language import UNDETERMINED, check_records
 from mlx_hybrid.governance.checks.material import Judged, judged, turns_of
 from mlx_hybrid.governance.checks.near import Said, find_near_duplicates
-from mlx_hybrid.governance.checks.pairs import Pair, check_pairs, read_pair, source_of
-from mlx_hybrid.governance.checks.quality import check_quality, check_unicode
 from mlx_hybrid.governance.rules import ASKED_FOR, RULES, STAGES, Decision, Finding, active_stages, in_force
 from mlx_hybrid.records.fields import calls_and_tools
 from mlx_hybrid.records.languages import UnknownLanguage, parse_language
@@ -43,7 +41,7 @@ class Inspection:
     exact: bytes = b""
     said: bytes = b""
     sketch: bytes = b""
-    pair: Pair | None = None
+    pair: quality.Pair | None = None
     keep: str = ""
     as_is: bool = False  # it was read as it is written
 
@@ -106,7 +104,7 @@ class Inspector:
         """Unicode, language, quality, licence and personal data."""
         if "unicode" in self.stages:
             batch = batch_of(tuple(record.text for record in read))
-            for (item, _), finding in zip(rows, check_unicode(batch)):
+            for (item, _), finding in zip(rows, quality.check_unicode(batch)):
                 item.reject(self.rules, "unicode", finding)
         if self.engine:
             for (item, _), verdict in zip(rows, check_records(read, self.engine, self.allowed, self.rules)):
@@ -127,7 +125,8 @@ class Inspector:
 
     def check_quality(self, rows: list[tuple[Inspection, Record]], read: list[Judged]) -> None:
         turns = turns_of(read)
-        for (place, _), findings in zip(turns, check_quality([turn for _, turn in turns], self.rules)):
+        found = quality.check_quality([turn for _, turn in turns], self.rules)
+        for (place, _), findings in zip(turns, found):
             rows[place][0].reject(self.rules, "quality", *findings)
         asked = batch_of(tuple(record.asked for record in read))
         for (item, record), codec in zip(rows, find_mojibake(asked)):
@@ -140,7 +139,7 @@ class Inspector:
     def remember(self, rows: list[tuple[Inspection, Record]]) -> None:
         """What the later stages compare: an exact key within the language, and what was said, normalised; tool calls
         and tools are part of both, as they are in the key, by digest in what was said."""
-        texts = [(record.prompt(), record.completion(), source_of(record)) for _, record in rows]
+        texts = [(record.prompt(), record.completion(), quality.source_of(record)) for _, record in rows]
         plain = iter(grams.normalise([*chain(*texts)]))
         for (item, record), prompt, completion, source in zip(rows, plain, plain, plain):
             content, label = record.content(), "" if record.label is None else str(record.label)
@@ -151,7 +150,7 @@ class Inspector:
             told = "\0".join((prompt, completion, label.replace("\0", " "), *digests, names))
             item.said = told.encode("utf-8", "surrogatepass")
             if "parallel" in self.stages:
-                item.pair = read_pair(record, copy=(source or prompt) == completion)
+                item.pair = quality.read_pair(record, copy=(source or prompt) == completion)
 
 
 def read_said(raw: bytes) -> Said:
@@ -184,7 +183,7 @@ class Ledger:
 
     def decide(self) -> None:
         translations = [item for item in self.kept() if item.pair]
-        for item, finding in zip(translations, check_pairs([item.pair for item in translations])):
+        for item, finding in zip(translations, quality.check_pairs([item.pair for item in translations])):
             item.reject(self.rules, "parallel", finding)
             item.flags += item.pair.flags
         first: dict[bytes, Inspection] = {}

@@ -10,9 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mlx_hybrid.config import GovernanceConfig
-from mlx_hybrid.governance.checks.characters import Batch, letters_only
+from mlx_hybrid.governance.checks.characters import GRAM, Batch, letters_only, measure_freshness
 from mlx_hybrid.governance.checks.grams import normalise
-from mlx_hybrid.governance.checks.measures import GRAM, measure_freshness, measure_words
 from mlx_hybrid.governance.checks.quality import FRESH
 from mlx_hybrid.governance.rules import CUES, MAY_BE, for_short, patterns
 from mlx_hybrid.records.record import Record
@@ -174,9 +173,6 @@ def test_many_texts_at_once_are_read_as_each_by_itself(texts):
     folded = [unicodedata.normalize("NFKC", regex.sub(r"\p{Cf}", "", text)).casefold() for text in texts]
     folded = [text.replace("i\u0307", "i").replace("ı", "i") for text in folded]
     assert normalise(texts) == [regex.sub(r"[^\p{L}\p{M}\p{N}\p{S}]+", " ", text).strip() for text in folded]
-    words = [regex.findall(r"[^\p{Z}\t\n\f\r]+", text) for text in texts]
-    alone = [sum(len(regex.sub(r"\p{M}", "", word)) == 1 for word in own) for own in words]
-    assert measure_words(batch) == [[max(map(len, own), default=0) for own in words], alone]
 
 
 @settings(max_examples=300, deadline=None)

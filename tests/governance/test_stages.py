@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mlx_hybrid.config import GovernanceConfig
 from mlx_hybrid.errors import ConfigError, DataError
-from mlx_hybrid.governance.checks.pairs import numbers_differ
+from mlx_hybrid.governance.checks.quality import numbers_differ
 from mlx_hybrid.governance.rules import active_stages
 from mlx_hybrid.records.record import Fault
 from mlx_hybrid.study.plan import governance_values

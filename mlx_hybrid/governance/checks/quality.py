@@ -1,6 +1,10 @@
-"""Rules that need no model and no labels on single texts, a function for each under its name in rules.tsv."""
+"""Rules that need no model and no labels: on single texts, a function for each under its name in rules.tsv, and on
+translations (records with `source_language`): length ratio, copies and numbers."""
 
+import math
+import unicodedata
 import zlib
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -8,15 +12,14 @@ import numpy as np
 import regex
 
 from mlx_hybrid.governance.checks import characters
-from mlx_hybrid.governance.checks.characters import Batch, batch_of, find_mojibake
+from mlx_hybrid.governance.checks.characters import GRAM, Batch, batch_of, find_mojibake
 from mlx_hybrid.governance.checks.material import LETTERS, MATERIAL, Turn
-from mlx_hybrid.governance.checks.measures import GRAM, measure, measure_freshness, measure_words
 from mlx_hybrid.governance.rules import MAY_BE, WORDS, Finding, patterns
-from mlx_hybrid.records.languages import UNSPACED
+from mlx_hybrid.records.languages import UNSPACED, UnknownLanguage, parse_language
+from mlx_hybrid.records.record import Record
 
 FRESH = 0.75  # a text of which more 10-grams are distinct, as far as can be seen, repeats nothing
 LEAST_REPEATING = 60  # characters that can repeat themselves
-LEAST_ALONE = 16  # letters
 RUN = 8
 COMPRESSED, COMPRESSED_FROM = 0.25, 200
 LEAST_LINE, LEAST_LINES = 8, 6  # characters of a line beside code that counts, and such lines that tell
@@ -25,11 +28,13 @@ FEW = 0.8  # of lines or 10-grams with signs repeat others: more do those only t
 SIGNED, BLOCKED = frozenset({"code", "data", "table", "notation"}), regex.compile("```|~~~")
 REFRAIN = 6  # times that a line of a song may stand in it
 LONGEST_RULER = 200  # characters of a line beside code, which may be drawn with any
+LEAST_PAIRS = 200  # fewer do not tell how long translations between two languages are
+FAR = 3.5  # robust z: keeps 98.8–99.9 % of good pairs (docs/governance.md)
 QUALITY = patterns("quality")
 
 
 class Look(NamedTuple):
-    """A turn and its words; the scripts of their letters, what measures.py tells of them, what is wrong with them."""
+    """A turn and its words; the scripts of their letters, what characters.py tells of them, what is wrong with them."""
 
     turn: Turn
     words: str
@@ -39,8 +44,6 @@ class Look(NamedTuple):
     symbol_share: float
     run: int
     run_share: float
-    longest_word: int
-    alone: int
     fresh: float
     misread: str | None
 
@@ -61,7 +64,7 @@ def check_unicode(batch: Batch) -> list[Finding | None]:
 def check_quality(turns: Sequence[Turn], limits: Mapping[str, float]) -> list[list[Finding]]:
     """Every rule in force that each turn breaks."""
     batch = batch_of(tuple(turn.made.words for turn in turns))
-    found = batch.scripts_seen(), *measure(batch), *measure_words(batch), measure_freshness(batch)
+    found = batch.scripts_seen(), *characters.measure(batch), characters.measure_freshness(batch)
     looks = map(Look, turns, batch.texts, *found, find_mojibake(batch))
     rules = [(name, rule, limits[name]) for rule in ON_TEXTS if (name := rule.__name__) in limits]
     found = ([(name, rule(look, limit)) for name, rule, limit in rules] for look in looks)
@@ -186,9 +189,8 @@ def menu(look: Look, limit: float) -> str:
 
 def long_token(look: Look, limit: float) -> str:
     """A long word that changes between capitals, small letters and digits."""
-    text = look.words if look.turn.is_code else look.turn.text
-    is_short = text == look.words and look.longest_word <= limit
-    tokens = [] if is_short else [part for part in text.split() if len(part) > limit]
+    parts = (look.words if look.turn.is_code else look.turn.text).split()
+    tokens = [part for part in parts if len(part) > limit]
     if not tokens or look.scripts & UNSPACED or look.turn.asks(QUALITY.for_codes):
         return ""
     for token in tokens:
@@ -199,9 +201,9 @@ def long_token(look: Look, limit: float) -> str:
 
 def spaced_letters(look: Look, limit: float) -> str:
     """`T h e  l i b r a r y`: sixteen letters or more, each alone, in no alphabet's order."""
-    parts = look.words.split() if look.alone >= LEAST_ALONE else []
+    parts = look.words.split()
     alone = [part for part in parts if not part[1:2].isalpha() and QUALITY.letter_alone.fullmatch(part)]
-    few = len(alone) < LEAST_ALONE or len(alone) <= limit * len(parts)
+    few = len(alone) < 16 or len(alone) <= limit * len(parts)
     if few or len({*alone}) > 0.9 * len(alone) or QUALITY.east_asian.search(look.words):
         return ""
     return f"{len(alone)} letters with spaces between"
@@ -213,3 +215,65 @@ def mojibake(look: Look, _: float) -> str:
 
 ON_TEXTS = (no_text, placeholder, control_tokens, low_letter_ratio, symbol_heavy, char_run, repetition)
 ON_TEXTS += (markup, menu, long_token, spaced_letters, mojibake)
+
+
+class Pair(NamedTuple):
+    """One translation: the two languages, the logarithm of target over source length, and what is wrong already."""
+
+    languages: str
+    log_ratio: float
+    copy: bool
+    flags: tuple[Finding, ...] = ()
+
+
+def source_of(record: Record) -> str:
+    """The `source_text` of a translation record; empty where it is the prompt."""
+    own = record.fields.get("source_text")
+    return own if isinstance(own, str) else ""
+
+
+def read_pair(record: Record, *, copy: bool) -> Pair | None:
+    """The pair of a translation record, of which `copy` says that both are one text; None for any other record."""
+    source_language = record.fields.get("source_language")
+    if not isinstance(source_language, str) or record.kind == "text":
+        return None
+    try:
+        names = f"{parse_language(source_language)}→{parse_language(record.language or 'und')}"
+    except UnknownLanguage:
+        return None
+    source, target = source_of(record) or record.prompt(), record.completion()
+    ratio = math.log((len(target) + 1) / (len(source) + 1))
+    differs = numbers_differ(source, target)
+    flags = (Finding("number_mismatch", differs),) if differs else ()
+    return Pair(names, ratio, copy, flags)
+
+
+def numbers_differ(source: str, target: str) -> str:
+    """Says so when the source holds numbers of two digits or more and the target none of them, in any digits."""
+
+    def values(text: str) -> set[str]:
+        runs = QUALITY.long_numbers.findall(text)
+        return {"".join(str(unicodedata.digit(c, c)) for c in run).lstrip("0") for run in runs}
+
+    wanted = values(source)
+    return f"none of {len(wanted)} numbers" if wanted and not wanted & values(target) else ""
+
+
+def check_pairs(pairs: Sequence[Pair]) -> list[Finding | None]:
+    """Why each pair goes. z = 0.6745 (x − median) / MAD of the log ratio, by language pair."""
+    ratios = defaultdict(list)
+    for pair in pairs:
+        ratios[pair.languages].append(pair.log_ratio)
+    usual = {}
+    for names, values in ratios.items():
+        middle = float(np.median(values))
+        usual[names] = len(values), middle, max(float(np.median(np.abs(np.array(values) - middle))), 0.05)
+    found: list[Finding | None] = []
+    for pair in pairs:
+        count, middle, spread = usual[pair.languages]
+        z = 0.6745 * (pair.log_ratio - middle) / spread
+        far = count >= LEAST_PAIRS and abs(z) > FAR
+        told = f"{math.exp(pair.log_ratio):.2f}, usual {math.exp(middle):.2f} for {pair.languages}, z {z:.1f}"
+        copy = Finding("copy_source", "the target is the source") if pair.copy else None
+        found.append(copy or (Finding("length_ratio", told) if far else None))
+    return found
