@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mlx_hybrid.config import GovernanceConfig
-from mlx_hybrid.governance.checks.characters import GRAM, Batch, letters_only, measure_freshness
+from mlx_hybrid.governance.checks.characters import GRAM, MAY_BE_BAD, Batch, letters_only, measure_freshness
 from mlx_hybrid.governance.checks.grams import normalise
 from mlx_hybrid.governance.checks.quality import FRESH
 from mlx_hybrid.governance.rules import CUES, MAY_BE, for_short, patterns
@@ -105,7 +105,7 @@ def test_each_sign_is_known_to_hide_a_pattern_or_none():
 @example("µķ")
 @example("ƒa")
 def test_signs_that_look_misread_are_shown_to_ftfy(text):
-    assert Batch([text]).may_be_bad()[0] or not badness.is_bad(text)
+    assert MAY_BE_BAD.search(text) or not badness.is_bad(text)
 
 
 @pytest.mark.parametrize("word", CUES["password"].split(", "))

@@ -1,6 +1,7 @@
 """What characters texts have (class, script), as `regex` knows Unicode, their shares and runs, and whether a text was
 read in the wrong encoding: `ftfy` tells of the Western ones, a way back of the others."""
 
+import re
 from collections.abc import Sequence, Set
 from functools import cached_property, lru_cache
 from itertools import permutations
@@ -15,11 +16,11 @@ TABLE_SIZE = 0x20000  # planes 0 and 1; beyond them stand Han letters (2, 3) and
 OTHER, LETTER, MARK, DIGIT, SPACE, PUNCTUATION, SYMBOL, BROKEN = range(8)
 CLASSES = (r"\p{L}", r"\p{M}", r"\p{N}", r"[\p{Z}\t\n\f\r]", r"\p{P}", r"\p{S}")
 DAMAGED = r"[[\p{Cc}\p{Co}\p{Cn}\p{Cs}\uFFFD]--[\t\n\f\r]]"
-# What `badness` can only call bad beside what is not ASCII, and by itself; by its categories.
+# What `badness` calls bad has one of these, beside what is not ASCII or by itself.
 COMMON = ("common", "c1", "lower_accented", "lower_common", "upper_common", "kaomoji")
 RARE = "".join(signs for name, signs in badness.MOJIBAKE_CATEGORIES.items() if name not in COMMON)
-FACES = badness.MOJIBAKE_CATEGORIES["kaomoji"]
-STRANGE = rf"[{RARE}Ђ[[{FACES}]--\p{{Ll}}]]", "[\x80-\x9fÂÃŒœ]"
+ODD_SIGN = f"[{RARE}ЂÒ-ÖÙ-ÜŐŌŪŲ°]"
+MAY_BE_BAD = re.compile(rf"(?s)[\x80-\x9fÂÃŒœ]|{ODD_SIGN}(?:(?<=[^\x00-\x7f].)|(?=[^\x00-\x7f]))")
 # The first is what scripts share and inherit, the second any that is not named here.
 SCRIPT_CODES = CUES["scripts"].split()
 HAN = SCRIPT_CODES.index("Hani")
@@ -41,18 +42,18 @@ MOJIBAKE = patterns("mojibake")
 
 
 @lru_cache(1)
-def tables() -> np.ndarray:
-    """Class, script and place in STRANGE of each code point below TABLE_SIZE, uint8 (3, TABLE_SIZE)."""
+def tables() -> tuple[np.ndarray, np.ndarray]:
+    """Class and script of each code point below TABLE_SIZE, as two uint8 arrays."""
     # A private-use character stands in for each surrogate: `regex` cannot scan half a pair.
     text = "".join(chr(0xE000 if 0xD800 <= point < 0xE000 else point) for point in range(TABLE_SIZE))
     unnamed = r"[^\p{Script=Zyyy}\p{Script=Zinh}\p{Cn}\p{Co}]"
     scripts = unnamed, *(rf"\p{{Script={code}}}" for code in SCRIPT_CODES[2:])
-    found = np.zeros((3, TABLE_SIZE), np.uint8)
-    for table, kinds in zip(found, ((*CLASSES, DAMAGED), scripts, STRANGE)):
+    found = np.zeros((2, TABLE_SIZE), np.uint8)
+    for table, kinds in zip(found, ((*CLASSES, DAMAGED), scripts)):
         for number, pattern in enumerate(kinds, start=1):
             for match in regex.finditer(f"{pattern}+", text, regex.V1):
                 table[match.start() : match.end()] = number
-    return found
+    return found[0], found[1]
 
 
 @lru_cache(1)
@@ -74,7 +75,7 @@ class Batch:
         self.points = np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), np.uint32)
         self.owners = np.repeat(np.arange(len(texts)), self.lengths)
         low = np.minimum(self.points, TABLE_SIZE - 1)
-        self.classes, self.scripts = (table[low] for table in tables()[:2])
+        self.classes, self.scripts = (table[low] for table in tables())
         beyond = self.points >= TABLE_SIZE
         if beyond.any():
             han = beyond & (self.points < 0x32400)
@@ -102,13 +103,6 @@ class Batch:
         ends = np.concatenate([[0], np.cumsum(left)])
         bounds = zip(ends[self.starts].tolist(), ends[self.starts + self.lengths].tolist())
         return [text[start:end].strip(" ") for start, end in bounds]
-
-    def may_be_bad(self) -> list[bool]:
-        """Whether each text has what `badness` looks for; few have."""
-        signs, high = tables()[2].take(self.points, mode="clip"), np.zeros(len(self.points) + 2, bool)
-        high[1:-1] = self.points > 0x7F
-        found = (signs == 2) | ((signs == 1) & (high[:-2] | high[2:]))
-        return (np.bincount(self.owners[found], minlength=len(self.texts)) > 0).tolist()
 
     def scripts_seen(self) -> list[set[str]]:
         """The named scripts of each text's letters."""
@@ -172,15 +166,15 @@ def measure_freshness(batch: Batch) -> list[float]:
 
 def find_mojibake(batch: Batch) -> list[str | None]:
     """What is wrong with the encoding of each text, or None."""
-    return list(map(name_mojibake, batch.texts, batch.scripts_seen(), batch.may_be_bad()))
+    return list(map(name_mojibake, batch.texts, batch.scripts_seen()))
 
 
-def name_mojibake(text: str, scripts: Set[str], may_be_bad: bool) -> str | None:
+def name_mojibake(text: str, scripts: Set[str]) -> str | None:
     if MAY_BE.lost.search(text) and len(MOJIBAKE.lost.findall(text)) >= 2:
         return "letters were lost to question marks"
     if text.isascii():
         return None
-    if may_be_bad and badness.is_bad(text):
+    if MAY_BE_BAD.search(text) and badness.is_bad(text):
         return "UTF-8 that was read as cp1252"
     if "Cyrl" in scripts and (pair := swapped_cyrillic(text)):
         return "{} that was read as {}".format(*pair)
