@@ -5,14 +5,13 @@ import unicodedata
 import pytest
 import regex
 from ftfy import badness
-from governance.conftest import SENTENCES, govern_records
+from governance.conftest import govern_records
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mlx_hybrid.config import GovernanceConfig
-from mlx_hybrid.governance.checks.characters import GRAM, MAY_BE_BAD, Batch, letters_only, measure_freshness
+from mlx_hybrid.governance.checks.characters import MAY_BE_BAD, Batch, letters_only
 from mlx_hybrid.governance.checks.grams import normalise
-from mlx_hybrid.governance.checks.quality import FRESH
 from mlx_hybrid.governance.rules import CUES, MAY_BE, for_short, patterns
 from mlx_hybrid.records.record import Record
 
@@ -173,15 +172,3 @@ def test_many_texts_at_once_are_read_as_each_by_itself(texts):
     folded = [unicodedata.normalize("NFKC", regex.sub(r"\p{Cf}", "", text)).casefold() for text in texts]
     folded = [text.replace("i\u0307", "i").replace("ı", "i") for text in folded]
     assert normalise(texts) == [regex.sub(r"[^\p{L}\p{M}\p{N}\p{S}]+", " ", text).strip() for text in folded]
-
-
-@settings(max_examples=300, deadline=None)
-@given(st.lists(st.text("ab ", max_size=60), max_size=4))
-def test_no_text_is_held_for_fresher_than_it_is(texts):
-    grams = [[text[i : i + GRAM] for i in range(len(text) - GRAM + 1)] for text in texts]
-    shares = measure_freshness(Batch(texts))
-    assert all(share <= len({*own}) / max(len(own), 1) for share, own in zip(shares, grams, strict=True))
-
-
-def test_a_text_that_repeats_nothing_is_seen_to():
-    assert min(measure_freshness(Batch([*SENTENCES.values()]))) > FRESH

@@ -34,8 +34,6 @@ BY_USE = "оеаинтсрвлкмдпуяыьгзбчйхжшюцщэфъё"  #
 QUOTE = "鈥"  # what gbk makes of the first bytes of a curly quote or dash; holmium, in Chinese text
 ASCII = bytes(range(128))
 LEAST_VISIBLE = 16  # shares of fewer characters say nothing: “Oh, no.”
-GRAM = 10
-ODD = np.random.default_rng(10).integers(0, 1 << 31, GRAM, np.uint32) | np.uint32(1)
 RULERS = list(map(ord, " \t\n\r-=_*#~.·•─━═│+|…"))  # what lines and tables are drawn with
 PICTURES = 0x1F000  # the first of the emoji
 MOJIBAKE = patterns("mojibake")
@@ -146,22 +144,6 @@ def measure(batch: Batch) -> list[list]:
     shares = np.where(told, letters / visible, 1), np.where(told, symbols / visible, 0)
     count, share = whole[LETTER] + whole[MARK], longest / np.maximum(batch.lengths, 1)
     return [values.tolist() for values in (count, *shares, longest, share)]
-
-
-def measure_freshness(batch: Batch) -> list[float]:
-    """The share of each text's 10-grams that are distinct, at least: two may fall on one place, of four for each; 0 of
-    a text without any."""
-    total = max(len(batch.points) - GRAM + 1, 0)
-    hashes = sum(batch.points[place : place + total] * factor for place, factor in enumerate(ODD))
-    counts = np.maximum(batch.lengths - GRAM + 1, 0)
-    inside = batch.owners[:total] == batch.owners[GRAM - 1 :]
-    owners, room = batch.owners[:total][inside], 4 * counts
-    firsts = np.cumsum(room) - room
-    places = (hashes[inside].astype(np.uint64) * room[owners].astype(np.uint64)) >> np.uint64(32)
-    met = np.zeros(int(room.sum()), bool)
-    met[firsts[owners] + places.astype(np.int64)] = True
-    upto = np.append(0, np.cumsum(met))
-    return ((upto[firsts + room] - upto[firsts]) / np.maximum(counts, 1)).tolist()
 
 
 def find_mojibake(batch: Batch) -> list[str | None]:

@@ -3,7 +3,6 @@ translations (records with `source_language`): length ratio, copies and numbers.
 
 import math
 import unicodedata
-import zlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -12,19 +11,21 @@ import numpy as np
 import regex
 
 from mlx_hybrid.governance.checks import characters
-from mlx_hybrid.governance.checks.characters import GRAM, Batch, batch_of, find_mojibake
+from mlx_hybrid.governance.checks.characters import Batch, batch_of, find_mojibake, measure
 from mlx_hybrid.governance.checks.material import LETTERS, MATERIAL, Turn
 from mlx_hybrid.governance.rules import MAY_BE, WORDS, Finding, patterns
 from mlx_hybrid.records.languages import UNSPACED, UnknownLanguage, parse_language
 from mlx_hybrid.records.record import Record
 
-FRESH = 0.75  # a text of which more 10-grams are distinct, as far as can be seen, repeats nothing
+FRESH, LONG_WORDS = (
+    0.75,
+    12,
+)  # of a text in words shorter than this; more new ones than that repeat no 10-grams
 LEAST_REPEATING = 60  # characters that can repeat themselves
 RUN = 8
-COMPRESSED, COMPRESSED_FROM = 0.25, 200
 LEAST_LINE, LEAST_LINES = 8, 6  # characters of a line beside code that counts, and such lines that tell
 BLOCK = 5  # lines on end: in code single ones and pairs come again
-FEW = 0.8  # of lines or 10-grams with signs repeat others: more do those only that turn in a circle
+FEW = 0.75  # of lines or 10-grams with signs repeat others: more do those only that turn in a circle
 SIGNED, BLOCKED = frozenset({"code", "data", "table", "notation"}), regex.compile("```|~~~")
 REFRAIN = 6  # times that a line of a song may stand in it
 LONGEST_RULER = 200  # characters of a line beside code, which may be drawn with any
@@ -44,7 +45,6 @@ class Look(NamedTuple):
     symbol_share: float
     run: int
     run_share: float
-    fresh: float
     misread: str | None
 
 
@@ -64,8 +64,7 @@ def check_unicode(batch: Batch) -> list[Finding | None]:
 def check_quality(turns: Sequence[Turn], limits: Mapping[str, float]) -> list[list[Finding]]:
     """Every rule in force that each turn breaks."""
     batch = batch_of(tuple(turn.made.words for turn in turns))
-    found = batch.scripts_seen(), *characters.measure(batch), characters.measure_freshness(batch)
-    looks = map(Look, turns, batch.texts, *found, find_mojibake(batch))
+    looks = map(Look, turns, batch.texts, batch.scripts_seen(), *measure(batch), find_mojibake(batch))
     rules = [(name, rule, limits[name]) for rule in ON_TEXTS if (name := rule.__name__) in limits]
     found = ([(name, rule(look, limit)) for name, rule, limit in rules] for look in looks)
     return [[Finding(name, told) for name, told in own if told] for own in found]
@@ -123,7 +122,7 @@ def char_run(look: Look, limit: float) -> str:
 
 
 def repetition(look: Look, limit: float) -> str:
-    """It compresses too well, or its 10-grams come back; of a song each line counts once, unless it is most of it.
+    """Its 10-grams come back; of a song each line counts once, unless it is most of it.
     Beside code, whose comments are alike as its lines are, whole lines must, several in their order or nearly all."""
     signed = look.turn.made.kinds & SIGNED  # what stands in backticks tells one sentence from the next
     text = (look.turn.text if signed else look.words).strip()
@@ -139,21 +138,18 @@ def repetition(look: Look, limit: float) -> str:
         told = sum(len(line) >= LEAST_LINE for line in lines) >= LEAST_LINES
         found = told and (repeated > limit or again > FEW)
         return f"{max(repeated, again):.2f} of the lines come back" if found else ""
-    if look.fresh > max(FRESH, 1 - limit) and not signed:
-        return ""
     lines = text.split("\n")
     distinct = list(dict.fromkeys(lines))
     if 4 <= len(lines) <= REFRAIN * len(distinct):
         text = "\n".join(distinct)
-    raw = text.encode("utf-8", "replace")
-    # A window that just holds it (in 262 bytes of one zlib finds nothing): the usual one takes longer to set up.
-    window = min(15, max(9, (len(raw) + 262).bit_length()))
-    ratio = len(zlib.compress(raw, 1, window)) / len(raw) if len(raw) >= COMPRESSED_FROM else 1.0
-    if ratio < COMPRESSED:
-        return f"compresses to {ratio:.2f}"
-    if len(text) < LEAST_REPEATING:
+    words = text.split()
+    new = len("".join({*words})) + len(
+        words
+    )  # characters of words that were not there before, and the spaces
+    fresh = len(text) < LONG_WORDS * len(words) and new > max(FRESH, 1 - limit) * len(text)
+    if len(text) < LEAST_REPEATING or (fresh and not signed):
         return ""
-    grams = [text[i : i + GRAM] for i in range(len(text) - GRAM + 1)]
+    grams = [text[i : i + 10] for i in range(len(text) - 9)]
     repeated = 1 - len(set(grams)) / len(grams)
     return f"{repeated:.2f} of the 10-grams come back" if repeated > (FEW if signed else limit) else ""
 
