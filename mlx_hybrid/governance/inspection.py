@@ -139,9 +139,10 @@ class Inspector:
     def remember(self, rows: list[tuple[Inspection, Record]]) -> None:
         """What the later stages compare: an exact key within the language, and what was said, normalised; tool calls
         and tools are part of both, as they are in the key, by digest in what was said."""
-        texts = [(record.prompt(), record.completion(), quality.source_of(record)) for _, record in rows]
+        sources = [quality.source_of(record) for _, record in rows]
+        texts = [(r.prompt(), r.completion(), own or "") for (_, r), own in zip(rows, sources)]
         plain = iter(grams.normalise([*chain(*texts)]))
-        for (item, record), prompt, completion, source in zip(rows, plain, plain, plain):
+        for (item, record), own, prompt, completion, source in zip(rows, sources, plain, plain, plain):
             content, label = record.content(), "" if record.label is None else str(record.label)
             calls, tools = calls_and_tools(record.fields)
             item.exact = grams.exact_key("\0".join((item.language, content, label, calls, tools)))
@@ -150,7 +151,7 @@ class Inspector:
             told = "\0".join((prompt, completion, label.replace("\0", " "), *digests, names))
             item.said = told.encode("utf-8", "surrogatepass")
             if "parallel" in self.stages:
-                item.pair = quality.read_pair(record, copy=(source or prompt) == completion)
+                item.pair = quality.read_pair(record, copy=completion == (prompt if own is None else source))
 
 
 def read_said(raw: bytes) -> Said:

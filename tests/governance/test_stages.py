@@ -131,6 +131,21 @@ def test_translations():
     )  # digits that Python has no value for yet
 
 
+@pytest.mark.parametrize(
+    ("prompt", "answer", "source", "reasons"),
+    [
+        ("Translate: Hello there!", "hello there", "Hello there.", ["copy_source"]),
+        ("Translate: !!!", "!!!", "!!!", ["copy_source"]),
+        ("Hello there", "Hello there", "...", []),
+        ("Hello there", "Hello there", "", []),
+    ],
+)
+def test_a_copy_is_one_of_the_source_that_a_record_names(prompt, answer, source, reasons):
+    declared = {"language": "sw", "source_language": "en", "source_text": source}
+    result = govern_records([chat_record(prompt, answer, 1, **declared)], config(only=("parallel",)))
+    assert [r.reason for r in result.rejected] == reasons
+
+
 ANY = st.text(st.characters(codec=None), max_size=60)
 
 

@@ -20,7 +20,7 @@ DAMAGED = r"[[\p{Cc}\p{Co}\p{Cn}\p{Cs}\uFFFD]--[\t\n\f\r]]"
 COMMON = ("common", "c1", "lower_accented", "lower_common", "upper_common", "kaomoji")
 RARE = "".join(signs for name, signs in badness.MOJIBAKE_CATEGORIES.items() if name not in COMMON)
 ODD_SIGN = f"[{RARE}ЂÒ-ÖÙ-ÜŐŌŪŲ°]"
-MAY_BE_BAD = re.compile(rf"(?s)[\x80-\x9fÂÃŒœ]|{ODD_SIGN}(?:(?<=[^\x00-\x7f].)|(?=[^\x00-\x7f]))")
+MAY_BE_BAD = re.compile(rf"(?s)[\x80-\x9fŒœ]|[a-z][ÂÃ] |{ODD_SIGN}(?:(?<=[^\x00-\x7f].)|(?=[^\x00-\x7f]))")
 # The first is what scripts share and inherit, the second any that is not named here.
 SCRIPT_CODES = CUES["scripts"].split()
 HAN = SCRIPT_CODES.index("Hani")
@@ -79,7 +79,8 @@ class Batch:
             han = beyond & (self.points < 0x32400)
             self.classes[beyond], self.scripts[beyond] = BROKEN, 0
             self.classes[han], self.scripts[han] = LETTER, HAN
-            self.classes[(self.points >= 0xE0000) & (self.points < 0xE0200)] = OTHER  # tags and variants
+            self.classes[(self.points >= 0xE0000) & (self.points < 0xE0200)] = OTHER  # tags
+            self.classes[(self.points >= 0xE0100) & (self.points < 0xE01F0)] = MARK  # variants
 
     def count(self, values: np.ndarray, kinds: int) -> np.ndarray:
         """How often each of `kinds` values occurs in each text, (texts, kinds)."""
@@ -129,10 +130,8 @@ def measure(batch: Batch) -> list[list]:
     places = np.flatnonzero(starts)
     owners, points, kinds = batch.owners[places], batch.points[places], batch.classes[places]
     runs = np.diff(np.append(places, len(batch.points)))
-    longest = np.minimum(batch.lengths, 1)
-    long = np.flatnonzero(runs > 1)
-    long = long[~np.isin(points[long], RULERS) & (kinds[long] != DIGIT)]
-    np.maximum.at(longest, owners[long], runs[long])
+    longest = np.zeros(len(batch.texts), np.int64)
+    np.maximum.at(longest, owners, np.where(np.isin(points, RULERS) | (kinds == DIGIT), 0, runs))
     pictures = (points >= PICTURES) | ((points >= 0x2600) & (points < 0x27C0))
     kinds = np.where(pictures, SPACE, kinds)
     once = np.bincount(owners * 8 + kinds, minlength=len(batch.texts) * 8).reshape(-1, 8).T.astype(np.float64)

@@ -194,13 +194,17 @@ def words_of(text: str, n: int) -> list[str]:
 
 def news(one: str, other: str, n: int) -> tuple[list[str], list[str]]:
     """The words that each text has more often than the other, in order."""
-    theirs, own = Counter(words_of(other, n)), []
-    for word in words_of(one, n):
-        if theirs[word] > 0:
-            theirs[word] -= 1
-        else:
+    mine, theirs = words_of(one, n), words_of(other, n)
+    return beyond(mine, theirs), beyond(theirs, mine)
+
+
+def beyond(words: list[str], others: list[str]) -> list[str]:
+    left, own = Counter(others), []
+    for word in words:
+        left[word] -= 1
+        if left[word] < 0:
             own.append(word)
-    return own, list(theirs.elements())
+    return own
 
 
 def are_names(mine: list[str], names: str, theirs: list[str], their_names: str) -> bool:

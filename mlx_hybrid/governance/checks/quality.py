@@ -3,6 +3,7 @@ translations (records with `source_language`): length ratio, copies and numbers.
 
 import math
 import unicodedata
+import zlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -17,15 +18,13 @@ from mlx_hybrid.governance.rules import MAY_BE, WORDS, Finding, patterns
 from mlx_hybrid.records.languages import UNSPACED, UnknownLanguage, parse_language
 from mlx_hybrid.records.record import Record
 
-FRESH, LONG_WORDS = (
-    0.75,
-    12,
-)  # of a text in words shorter than this; more new ones than that repeat no 10-grams
-LEAST_REPEATING = 60  # characters that can repeat themselves
+COMPRESSED, COMPRESSED_FROM = 0.25, 200
+SUSPECT = 0.6  # a text half of whose 10-grams come back compresses to less
+NEW, LONGEST_NEW = 0.75, 16  # a text of which more are new words, none of them longer, repeats nothing
 RUN = 8
 LEAST_LINE, LEAST_LINES = 8, 6  # characters of a line beside code that counts, and such lines that tell
 BLOCK = 5  # lines on end: in code single ones and pairs come again
-FEW = 0.75  # of lines or 10-grams with signs repeat others: more do those only that turn in a circle
+FEW = 0.8  # of lines or 10-grams with signs repeat others: more do those only that turn in a circle
 SIGNED, BLOCKED = frozenset({"code", "data", "table", "notation"}), regex.compile("```|~~~")
 REFRAIN = 6  # times that a line of a song may stand in it
 LONGEST_RULER = 200  # characters of a line beside code, which may be drawn with any
@@ -122,7 +121,7 @@ def char_run(look: Look, limit: float) -> str:
 
 
 def repetition(look: Look, limit: float) -> str:
-    """Its 10-grams come back; of a song each line counts once, unless it is most of it.
+    """It compresses too well, or its 10-grams come back; of a song each line counts once, unless it is most of it.
     Beside code, whose comments are alike as its lines are, whole lines must, several in their order or nearly all."""
     signed = look.turn.made.kinds & SIGNED  # what stands in backticks tells one sentence from the next
     text = (look.turn.text if signed else look.words).strip()
@@ -146,8 +145,16 @@ def repetition(look: Look, limit: float) -> str:
     new = len("".join({*words})) + len(
         words
     )  # characters of words that were not there before, and the spaces
-    fresh = len(text) < LONG_WORDS * len(words) and new > max(FRESH, 1 - limit) * len(text)
-    if len(text) < LEAST_REPEATING or (fresh and not signed):
+    is_new = new > max(NEW, 1 - limit) * len(text) and max(map(len, words)) <= LONGEST_NEW
+    if is_new and not signed:
+        return ""
+    raw = text.encode("utf-8", "replace")
+    # A window that just holds it (in 262 bytes of one zlib finds nothing): the usual one takes longer to set up.
+    window = min(15, max(9, (len(raw) + 262).bit_length()))
+    ratio = len(zlib.compress(raw, 1, window)) / len(raw) if len(raw) >= 60 else 1.0
+    if ratio < COMPRESSED and len(raw) >= COMPRESSED_FROM:
+        return f"compresses to {ratio:.2f}"
+    if ratio > SUSPECT or len(text) < 60:
         return ""
     grams = [text[i : i + 10] for i in range(len(text) - 9)]
     repeated = 1 - len(set(grams)) / len(grams)
@@ -222,10 +229,10 @@ class Pair(NamedTuple):
     flags: tuple[Finding, ...] = ()
 
 
-def source_of(record: Record) -> str:
-    """The `source_text` of a translation record; empty where it is the prompt."""
+def source_of(record: Record) -> str | None:
+    """The `source_text` of a translation record; None where it is the prompt."""
     own = record.fields.get("source_text")
-    return own if isinstance(own, str) else ""
+    return own if isinstance(own, str) else None
 
 
 def read_pair(record: Record, *, copy: bool) -> Pair | None:
@@ -237,7 +244,8 @@ def read_pair(record: Record, *, copy: bool) -> Pair | None:
         names = f"{parse_language(source_language)}→{parse_language(record.language or 'und')}"
     except UnknownLanguage:
         return None
-    source, target = source_of(record) or record.prompt(), record.completion()
+    own, target = source_of(record), record.completion()
+    source = record.prompt() if own is None else own
     ratio = math.log((len(target) + 1) / (len(source) + 1))
     differs = numbers_differ(source, target)
     flags = (Finding("number_mismatch", differs),) if differs else ()
