@@ -3,7 +3,7 @@
 Scores are (n, options) log-likelihoods or logits, made probabilities by a softmax; −inf is an option that is not there.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -68,26 +68,24 @@ def ece_interval(confidences: np.ndarray, correct: np.ndarray, **resampling) -> 
     return bootstrap(table, lambda sums: np.abs(sums[:, :-1]).sum(1) / sums[:, -1], **resampling)
 
 
-def fit_temperature(scores: np.ndarray, answers: Sequence[int]) -> float:
-    """The temperature T > 0 with the least mean NLL of softmax(scores / T), to be fitted on a development set.
+def fit_temperature(
+    scores: np.ndarray,
+    answers: Sequence[int],
+    loss: Callable[..., np.ndarray] = negative_log_likelihood,
+    prior: float = 0.0,
+) -> float:
+    """The temperature T > 0 with the least Σ loss(scores / T) + prior (log T)² / 2, to be fitted on a development set.
 
-    The NLL is convex in β = 1/T with slope E_p[s] − s_answer, whose root is found over log β; where no finite T is
-    best, the fit is an end of INVERSE_TEMPERATURES, and 1 where no score differs.
+    Where no finite T is best, the fit is an end of INVERSE_TEMPERATURES, and 1 where no score differs.
     """
     from scipy import optimize
 
-    scores, finite, wanted = prepared(scores, answers)
-    if not finite.any():
-        return 1.0
+    def cost(log: float) -> float:
+        return float(loss(scores / np.exp(log), answers).sum() + prior * log**2 / 2)
 
-    def slope(log: float) -> float:
-        mean = (np.exp(log_probabilities(scores * np.exp(log))) * finite).sum(1)
-        return float((mean - scores[wanted]).mean())
-
-    low, high = np.log(INVERSE_TEMPERATURES)
-    if slope(high) <= 0 or slope(low) >= 0:
-        return float(np.exp(-high if slope(high) <= 0 else -low))
-    return float(np.exp(-optimize.brentq(slope, low, high)))
+    ends = sorted(-np.log(INVERSE_TEMPERATURES))
+    found = optimize.minimize_scalar(cost, bounds=ends, options={"xatol": 1e-7}).x
+    return float(np.exp(min((0.0, *ends, found), key=cost)))
 
 
 def prepared(scores: np.ndarray, answers: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -133,20 +131,10 @@ def fit_calibration(
     """The fit by language, and one temperature over it with the least Brier score, which few answers that are far off
     rule less than they do the NLL. Fit it on a development set, never on the test set."""
     fitted = fit_by_language(scores, answers, languages, labels)
-    heat = fit_sharpness(fitted.logits(scores, languages, labels), answers)
+    heat = fit_temperature(fitted.logits(scores, languages, labels), answers, brier, SPREAD**-2)
     temperature = {name: own * heat for name, own in fitted.temperature.items()}
     bias = {name: {label: b / heat for label, b in own.items()} for name, own in fitted.bias.items()}
     return Calibration(temperature, bias, len(scores))
-
-
-def fit_sharpness(scores: np.ndarray, answers: Sequence[int]) -> float:
-    """The temperature T with the least Σ (p − y)² + (log T)² / 2, the Brier score of all and a normal prior."""
-    from scipy import optimize
-
-    def loss(log: float) -> float:
-        return float(brier(scores / np.exp(log), answers).sum() + (log / SPREAD) ** 2 / 2)
-
-    return float(np.exp(optimize.minimize_scalar(loss, bounds=(-3 * SPREAD, 3 * SPREAD)).x))
 
 
 def fit_by_language(
