@@ -6,12 +6,11 @@ from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import chain
 from typing import Any
 
 from mlx_hybrid.config import GovernanceConfig
 from mlx_hybrid.governance.checks import grams, personal, quality
-from mlx_hybrid.governance.checks.characters import batch_of, find_mojibake
+from mlx_hybrid.governance.checks.characters import Batch, batch_of, find_mojibake
 from mlx_hybrid.governance.checks.engines import load_engine
 from mlx_hybrid.governance.checks.language import UNDETERMINED, check_records
 from mlx_hybrid.governance.checks.material import Judged, judged, turns_of
@@ -128,7 +127,7 @@ class Inspector:
         found = quality.check_quality([turn for _, turn in turns], self.rules)
         for (place, _), findings in zip(turns, found):
             rows[place][0].reject(self.rules, "quality", *findings)
-        asked = batch_of(tuple(record.asked for record in read))
+        asked = Batch([record.asked for record in read])
         for (item, record), codec in zip(rows, find_mojibake(asked)):
             misread = Finding("mojibake", f"in the question: {codec}") if codec else None
             answer = record.completion().strip()
@@ -139,10 +138,9 @@ class Inspector:
     def remember(self, rows: list[tuple[Inspection, Record]]) -> None:
         """What the later stages compare: an exact key within the language, and what was said, normalised; tool calls
         and tools are part of both, as they are in the key, by digest in what was said."""
-        sources = [quality.source_of(record) for _, record in rows]
-        texts = [(r.prompt(), r.completion(), own or "") for (_, r), own in zip(rows, sources)]
-        plain = iter(grams.normalise([*chain(*texts)]))
-        for (item, record), own, prompt, completion, source in zip(rows, sources, plain, plain, plain):
+        texts = [part for _, record in rows for part in (record.prompt(), record.completion())]
+        said = grams.normalise(texts)
+        for (item, record), prompt, completion in zip(rows, said[::2], said[1::2]):
             content, label = record.content(), "" if record.label is None else str(record.label)
             calls, tools = calls_and_tools(record.fields)
             item.exact = grams.exact_key("\0".join((item.language, content, label, calls, tools)))
@@ -151,7 +149,7 @@ class Inspector:
             told = "\0".join((prompt, completion, label.replace("\0", " "), *digests, names))
             item.said = told.encode("utf-8", "surrogatepass")
             if "parallel" in self.stages:
-                item.pair = quality.read_pair(record, copy=completion == (prompt if own is None else source))
+                item.pair = quality.read_pair(record)
 
 
 def read_said(raw: bytes) -> Said:

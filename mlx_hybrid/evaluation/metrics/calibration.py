@@ -88,13 +88,6 @@ def fit_temperature(
     return float(np.exp(min((0.0, *ends, found), key=cost)))
 
 
-def prepared(scores: np.ndarray, answers: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What a fit needs: scores less the best of their row, these with 0 for −inf, and the marks of the answers."""
-    own = log_probabilities(scores)
-    own -= own.max(1, keepdims=True)
-    return own, np.where(np.isfinite(own), own, 0.0), marked(scores, answers)
-
-
 @dataclass(frozen=True)
 class Calibration:
     """Scores made honest: zₖ = sₖ / T_l + b_lₖ for option k of a record in language l, `all` for those not fitted."""
@@ -147,7 +140,9 @@ def fit_by_language(
     """
     from scipy import optimize
 
-    (scores, finite, wanted), names = prepared(scores, answers), sorted(set(languages))
+    wanted, names = marked(scores, answers), sorted(set(languages))
+    scores = scores - scores.max(1, keepdims=True)
+    finite = np.where(np.isfinite(scores), scores, 0.0)
     place, shape = np.searchsorted(names, languages), (len(names) + 1, len(labels) + 1)
     spread = np.array([SPREAD_OF_LANGUAGES] * len(names) + [SPREAD])[:, None]
 

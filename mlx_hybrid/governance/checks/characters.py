@@ -96,9 +96,8 @@ class Batch:
         """Each text with every run of characters that are not `kept` (n,) made one space, and none around it."""
         left = kept.copy()
         left[1:] |= kept[:-1]
-        text = (
-            np.where(kept, self.points, 32)[left].astype("<u4").tobytes().decode("utf-32-le", "surrogatepass")
-        )
+        points = np.where(kept, self.points, 32)[left]
+        text = points.astype("<u4").tobytes().decode("utf-32-le", "surrogatepass")
         ends = np.concatenate([[0], np.cumsum(left)])
         bounds = zip(ends[self.starts].tolist(), ends[self.starts + self.lengths].tolist())
         return [text[start:end].strip(" ") for start, end in bounds]
@@ -117,9 +116,8 @@ batch_of = lru_cache(2)(Batch)  # of a tuple: of plain prose all stages ask for 
 def letters_only(batch: Batch) -> list[str]:
     """Lower-cased, with every run of what is neither letter nor mark made one space: what engines are shown."""
     joiners = (batch.points == 0x200C) | (batch.points == 0x200D)
-    return [
-        text.lower() for text in batch.spaced((batch.classes == LETTER) | (batch.classes == MARK) | joiners)
-    ]
+    kept = (batch.classes == LETTER) | (batch.classes == MARK) | joiners
+    return [text.lower() for text in batch.spaced(kept)]
 
 
 def measure(batch: Batch) -> list[list]:

@@ -233,8 +233,6 @@ class Judge:
 
     def mixed_scripts(self, evidence: Evidence) -> tuple[Finding, ...]:
         """A tag, not a fault: a second script with a fifth of the letters, as where two languages are mixed."""
-        if max(evidence.scripts) > 1 - self.limits["script_mixed"]:
-            return ()
         share = sorted(evidence.scripts)[-2]
         two = np.argsort(-np.array(evidence.scripts))[:2] if share >= self.limits["script_mixed"] else ()
         names = [SCRIPT_CODES[1 + place] for place in two]

@@ -194,17 +194,8 @@ def words_of(text: str, n: int) -> list[str]:
 
 def news(one: str, other: str, n: int) -> tuple[list[str], list[str]]:
     """The words that each text has more often than the other, in order."""
-    mine, theirs = words_of(one, n), words_of(other, n)
-    return beyond(mine, theirs), beyond(theirs, mine)
-
-
-def beyond(words: list[str], others: list[str]) -> list[str]:
-    left, own = Counter(others), []
-    for word in words:
-        left[word] -= 1
-        if left[word] < 0:
-            own.append(word)
-    return own
+    mine, theirs = Counter(words_of(one, n)), Counter(words_of(other, n))
+    return list((mine - theirs).elements()), list((theirs - mine).elements())
 
 
 def are_names(mine: list[str], names: str, theirs: list[str], their_names: str) -> bool:
@@ -214,8 +205,9 @@ def are_names(mine: list[str], names: str, theirs: list[str], their_names: str) 
     own, others = {*names.split()}, {*their_names.split()}
     if len(mine) != len(theirs):
         return own.issuperset(mine) and others.issuperset(theirs)
-    named = {(word, spelt): word in own and spelt in others for word, spelt in zip(mine, theirs)}
-    return all(named[pair] or is_like(*pair) for pair in named) and not all(is_like(*pair) for pair in named)
+    pairs = {*zip(mine, theirs)}
+    named = {pair for pair in pairs if pair[0] in own and pair[1] in others}
+    return all(is_like(*pair) for pair in pairs - named) and not all(is_like(*pair) for pair in named)
 
 
 def is_like(one: str, other: str) -> bool:

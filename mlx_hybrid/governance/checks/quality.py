@@ -13,6 +13,7 @@ import regex
 
 from mlx_hybrid.governance.checks import characters
 from mlx_hybrid.governance.checks.characters import Batch, batch_of, find_mojibake, measure
+from mlx_hybrid.governance.checks.grams import normalise
 from mlx_hybrid.governance.checks.material import LETTERS, MATERIAL, Turn
 from mlx_hybrid.governance.rules import MAY_BE, WORDS, Finding, patterns
 from mlx_hybrid.records.languages import UNSPACED, UnknownLanguage, parse_language
@@ -142,9 +143,7 @@ def repetition(look: Look, limit: float) -> str:
     if 4 <= len(lines) <= REFRAIN * len(distinct):
         text = "\n".join(distinct)
     words = text.split()
-    new = len("".join({*words})) + len(
-        words
-    )  # characters of words that were not there before, and the spaces
+    new = len("".join({*words})) + len(words)  # of words that were not there before, and the spaces
     is_new = new > max(NEW, 1 - limit) * len(text) and max(map(len, words)) <= LONGEST_NEW
     if is_new and not signed:
         return ""
@@ -229,14 +228,8 @@ class Pair(NamedTuple):
     flags: tuple[Finding, ...] = ()
 
 
-def source_of(record: Record) -> str | None:
-    """The `source_text` of a translation record; None where it is the prompt."""
-    own = record.fields.get("source_text")
-    return own if isinstance(own, str) else None
-
-
-def read_pair(record: Record, *, copy: bool) -> Pair | None:
-    """The pair of a translation record, of which `copy` says that both are one text; None for any other record."""
+def read_pair(record: Record) -> Pair | None:
+    """The pair of a translation record, its source `source_text`, else the prompt; None for any other record."""
     source_language = record.fields.get("source_language")
     if not isinstance(source_language, str) or record.kind == "text":
         return None
@@ -244,12 +237,12 @@ def read_pair(record: Record, *, copy: bool) -> Pair | None:
         names = f"{parse_language(source_language)}→{parse_language(record.language or 'und')}"
     except UnknownLanguage:
         return None
-    own, target = source_of(record), record.completion()
-    source = record.prompt() if own is None else own
+    own = record.fields.get("source_text")
+    source, target = own if isinstance(own, str) else record.prompt(), record.completion()
     ratio = math.log((len(target) + 1) / (len(source) + 1))
     differs = numbers_differ(source, target)
     flags = (Finding("number_mismatch", differs),) if differs else ()
-    return Pair(names, ratio, copy, flags)
+    return Pair(names, ratio, len({*normalise([source, target])}) == 1, flags)
 
 
 def numbers_differ(source: str, target: str) -> str:
