@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, nullcontext
+from itertools import chain, repeat
 from multiprocessing import get_context
 from pathlib import Path
 from types import ModuleType
@@ -139,10 +140,12 @@ def inspect_lines(sources: Sequence[Source], config: GovernanceConfig, size: int
         return
     pool, waiting = ProcessPoolExecutor(most, get_context("spawn"), begin, (config, renames)), deque[Future]()
     try:
-        for chunk in chunks:
+        # Empty chunks first, so that all workers start at once: a pool fails oddly when one dies while another starts.
+        for chunk in chain(repeat([], most), chunks):
             with without_script():
                 waiting.append(pool.submit(inspect, chunk))
-            yield waiting.popleft().result() if len(waiting) > most else []
+            if len(waiting) > most:
+                yield waiting.popleft().result()
         yield from (future.result() for future in waiting)
     except BrokenProcessPool:
         told = "for want of memory; run again with governance.workers 1 (--workers 1)."

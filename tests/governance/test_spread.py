@@ -46,7 +46,7 @@ def test_as_many_processes_as_are_asked_for_whatever_the_size():
     assert (govern.workers_for(free(7), 10), govern.workers_for(free(0), 10)) == (7, 1)
 
 
-def test_a_worker_that_dies_is_told(raw, monkeypatch):
+def test_workers_start_together_and_one_that_dies_is_told(raw, monkeypatch):
     monkeypatch.setattr(govern, "CHUNK", 5)
     begun = []
 
@@ -58,4 +58,4 @@ def test_a_worker_that_dies_is_told(raw, monkeypatch):
 
     with pytest.raises(MlxHybridError, match=r"ended early, .*governance.workers 1 \(--workers 1\)"):
         govern_files([raw], None, free(2), progress=kill)
-    assert begun
+    assert len(begun) == 2
