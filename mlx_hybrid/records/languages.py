@@ -53,8 +53,8 @@ def parse_language(text: str) -> Language:
             raise UnknownLanguage(f'"{text}" is no language code; {nearest(code, TWO_LETTERS)}')
         code = TWO_LETTERS[code]
     code = OTHERS.get(code, code)
-    if script in ("Hani", "Zyyy"):
-        script = ""
+    if script == "Zyyy" or script in scripts_of(code) - {*SCRIPTS.get(code, [])}:
+        script = ""  # what one sees of Hans, Jpan and others
     if not script and code in ("zho", "yue") and TRADITIONAL.search(text):
         script = "Hant"
     return Language(code, script or SCRIPTS.get(code, ["Zyyy"])[0], bool(script))

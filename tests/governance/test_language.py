@@ -25,6 +25,7 @@ CODES = """
     sw=swh_Latn swa=swh_Latn swh_Latn=swh_Latn sw-KE=swh_Latn SW_ke=swh_Latn zh=zho_Hans zh-TW=zho_Hant cmn=zho_Hans
     zh-Hant-HK=zho_Hant yue=yue_Hant ar=arb_Arab arb_Latn=arb_Latn sr-Latn=srp_Latn sr=srp_Cyrl no=nob_Latn fa=pes_Arab
     pt-BR=por_Latn ja=jpn_Jpan ko=kor_Kore ktu=ktu_Zyyy iw=heb_Hebr in-ID=ind_Latn jw=jav_Latn
+    fre=fra_Latn ger-CH=deu_Latn chi=zho_Hans dut=nld_Latn vi_Hani=vie_Hani zh_Hani=zho_Hans
 """
 
 

@@ -69,6 +69,13 @@ def test_planted_faults(text, reason):
         "Thanks! 👩‍👩‍👧 🇹🇿 See you all tomorrow morning.",
         "It was sooooooooooo long!!!!!!!!!!!! ㅋㅋㅋㅋㅋㅋㅋㅋㅋㅋ 5555555555 الســــــــــــــــــلام ……………………",
         "La la la la la la la la",
+        "Oh no............................................... what have I done to my car",
+        "جميــــــــــــــــــــــــــــــــــــــل جداً يا صديقي العزيز",
+        "我想想——————————————————算了吧,不说了。",
+        "A googol is 1"
+        + "0" * 100
+        + ", a one with a hundred zeros, so it is written with a hundred and one figures.",
+        "Gehe zu Einstellungen > Netzwerk > WLAN > Erweitert",
         "Row, row, row your boat,\nGently down the stream,\nMerrily, merrily, merrily, merrily,\nLife is but a dream.\n"
         * 3,
         "Go to Settings > Network > Wi-Fi > Advanced and turn on the switch.",

@@ -36,6 +36,11 @@ def told(prompt: str, answer: str, language: str | None = "en", **fields) -> tup
         ("b" * 45, "lang_mismatch"), ("!" * 45, "no_text"), ("T h e l i b r a r y i s o p e n", "spaced_letters"), (ASKED, "answer_is_prompt"),
         ("<p>It is free.</p><br/><div>Yes</div>&nbsp;", "markup"), ("Sie ist fÃ¼r alle geÃ¶ffnet.", "mojibake"),
         (SENTENCES["deu_Latn"], "lang_mismatch"), (SENTENCES["rus_Cyrl"], "script_mismatch"),
+        ("\u3164\u2800", "no_text"), ("=====", "no_text"), ("None None", "placeholder"), ("#REF!", "placeholder"),
+        ("Rain rain RAIN rain Rain rain rain", "repetition"), ("rain - rain - rain - rain - rain - rain - rain", "repetition"),
+        ("It is free. [SEP]", "control_tokens"), ("It is.\n### Response:\nIt is not.", "control_tokens"), ("It is.<eot>", "control_tokens"),
+        ("83, 2710, 194, 4482, 92, 1123, 33, 8571", "low_letter_ratio"), ("0.283 0.172 0.938 0.112 0.772", "low_letter_ratio"),
+        ("82736482837462837648237648237648", "low_letter_ratio"),
     ],
 )  # fmt: skip
 def test_an_answer_that_is_junk_goes_whatever_was_asked(answer, reason):
@@ -51,6 +56,12 @@ def test_an_answer_that_is_junk_goes_whatever_was_asked(answer, reason):
         ("A loop", "for (int i = 0; i < n; ++i) {\n  a[i] = b[i] + c;\n}"), ("The table", "| a | b |\n| --- | --- |\n| 1 | 2 |"),
         ("A heading", "<Card title={name}>\n  <h1>{text}</h1>\n  <p>{more}</p>\n</Card>"), ("Who?", "<answer>Anna</answer>"),
         ("The settings", '{"a": [1, 2, {"b": null}], "c": true}'), ("Where is it?", "Open Account > Orders > Invoice > PDF."),
+        ("The first primes", "2, 3, 5, 7, 11, 13, 17, 19, 23, 29"), ("Its corners", "(0, 0), (5, 0), (5, 5), (0, 5)"),
+        ("When?", "8:00–9:00, 9:00–10:00, 10:00–11:00"), ("Everyone loves someone", "∀x (P(x) → ∃y Q(x, y))"), ("2 ** 100", "1267650600228229401496703205376"),
+        ("Which formula?", '=IF(SUM(A1:A10)>100,"Yes","No")'), ("Swap them", "sed -E 's/([0-9]+)-([0-9]+)/\\2-\\1/g'"),
+        ("Draw a triangle of stars.", "  *\n ***\n*****"), ("SOS in Morse?", "... --- ..."), ("Five random numbers", "8391 2231 5820 7712 4410"),
+        ("A page", "<!DOCTYPE html><html><head><title>x</title></head><body><h1>Hi</h1><p>Text</p></body></html>"),
+        ("2+2?", "<|begin_of_thought|>\n2+2=4\n<|end_of_thought|>\n4"), ("Did we win?", "Yesssssssssssssssssss"), ("Funny?", "😂" * 15),
         ("Is it late?", "Noooooooooooo!!!!!!!!! 😂😂😂😂😂😂😂😂😂"), ("The pattern", r"^\d{4}-\d{2}(T\d{2}:\d{2})?$"),
     ],
 )  # fmt: skip
@@ -211,6 +222,25 @@ def test_code_and_addresses_are_in_no_language():
         (ENGLISH, "ny", "lang_mismatch", ""),
         (SWAHILI, "ny", "", "lang_not_checked"),
         (ENGLISH, "hi", "lang_mismatch", ""),
+        ("Bügın keşke qaray biz qalağa bardıq, kitaphanada otyrdyq.", "kk", "", "lang_not_checked"),
+        (
+            "Бу сәһәр чохлу инсан ушагларына јемәк вә палтар алмаг үчүн базара ҝетди.",
+            "az",
+            "",
+            "lang_not_checked",
+        ),
+        ("يَاوْ دَا سَافِي مُتَانِي دَا يَوَا سُنْ تَفِي كَاسُوَا دُونْ سَايَا", "ha", "", "lang_not_checked"),
+        ("𞤖𞤢𞤲𞤣𞤫 𞤲𞤣𞤫𞤫 𞤴𞤭𞤥𞤩𞤫 𞤣𞤵𞥅𞤣𞤩𞤫 𞤴𞤢𞤸𞤭𞥅 𞤤𞤵𞥅𞤥𞤮", "ff_Adlm", "", "lang_not_checked"),
+        (ENGLISH, "kk", "lang_mismatch", ""),
+        (SENTENCES["rus_Cyrl"], "az", "lang_mismatch", ""),
+        ("Ураааааааааааааааааааааа! Мы победили наконец-то!", "ru", "", ""),
+        (
+            "Klone ssh://git@the-english-server.example.org:22/home/the-weather-report-of-the-day.git",
+            "de",
+            "",
+            "",
+        ),
+        ("Siehe docs/governance/the-weather-report/english-people/in-the-market.md", "de", "", ""),
     ],
 )
 def test_what_the_engine_does_not_know_is_told(text, language, reason, flag):
@@ -246,6 +276,13 @@ def test_a_contradiction_and_another_fact_are_no_copies():
     fact = "The capital city of {} is {}, which is also the largest city of the country and the seat of its parliament."
     texts = rule.format(""), rule.format("not "), fact.format("France", "Paris"), fact.format("Peru", "Lima")
     assert govern_records(text_records(texts, language="en"), FREE).rejected == []
+    always = "The museum on the river {} lets children under ten in without a {} ticket on public holidays."
+    texts = always.format("always", "paid"), always.format("never", "paid"), always.format("always", "unpaid")
+    assert govern_records(text_records(texts, language="en"), FREE).rejected == []
+    told = "The animal called {} is known for its {}, and people in the villages near the forest tell stories about it."
+    pairs = ("fox", "cunning"), ("owl", "wisdom"), ("bee", "work"), ("ox", "strength"), ("ant", "thrift")
+    texts = [told.format(*pair) for pair in pairs]
+    assert govern_records(text_records(texts, language="en"), FREE).rejected == []
     hidden = text_records([ENGLISH, ENGLISH.replace("opens", "op\u200bens")], language="en")
     assert len(govern_records(hidden, FREE).rejected) == 1
 
@@ -256,6 +293,10 @@ def test_a_page_under_another_date_is_a_copy_and_a_short_record_is_none():
     for text, gone in ((page, 1), (ENGLISH, 0)):
         dated = [f"Printed on {day}. {text}" for day in ("3 May 2021 at 10:10", "17 June 2022 at 10:11")]
         assert len(govern_records(text_records(dated), config).rejected) == gone
+    page = "".join(chr(0x4E00 + 37 * n % 2_000) for n in range(300))
+    for text, gone in ((page, 1), (page[:60], 0)):
+        dated = [f"发布于{day}。{text}" for day in ("2021年5月3日10:15", "2022年6月17日08:40")]
+        assert len(govern_records(text_records(dated, language="zh"), config).rejected) == gone
 
 
 @pytest.mark.parametrize("shots", [2, 8, 16])
@@ -269,6 +310,13 @@ def test_few_shot_sets_stay_whole(shots):
             for i, r in enumerate(reviews[:shots])
         ]
         assert govern_records(records, GovernanceConfig(only=("exact", "near"))).rejected == []
+    ask = "请阅读下面这条由我们网店顾客撰写的评论,判断该顾客是否满意。只用一个词回答,不要加句号。评论:"
+    answers = ["好用", "好看", "合身", "很软", "漂亮", "舒服", "很快", "划算"]
+    records = [
+        Record({"prompt": ask + r, "completion": "积极", "language": "zh"}, "d", i)
+        for i, r in enumerate(answers)
+    ]
+    assert govern_records(records, GovernanceConfig(only=("exact", "near"))).rejected == []
 
 
 def test_raised_figures_are_no_long_numbers():

@@ -34,8 +34,11 @@ BY_USE = "оеаинтсрвлкмдпуяыьгзбчйхжшюцщэфъё"  #
 QUOTE = "鈥"  # what gbk makes of the first bytes of a curly quote or dash; holmium, in Chinese text
 ASCII = bytes(range(128))
 LEAST_VISIBLE = 16  # shares of fewer characters say nothing: “Oh, no.”
-RULERS = list(map(ord, " \t\n\r-=_*#~.·•─━═│+|…"))  # what lines and tables are drawn with
+RULERS = list(
+    map(ord, " \t\n\r-=_*#~.·•─━═│+|…—–〜～ー。ـ")
+)  # what lines, tables and long words are drawn with
 PICTURES = 0x1F000  # the first of the emoji
+DRAWN_OUT = re.compile(r"(\w)\1{3,}")
 MOJIBAKE = patterns("mojibake")
 
 
@@ -117,7 +120,11 @@ def letters_only(batch: Batch) -> list[str]:
     """Lower-cased, with every run of what is neither letter nor mark made one space: what engines are shown."""
     joiners = (batch.points == 0x200C) | (batch.points == 0x200D)
     kept = (batch.classes == LETTER) | (batch.classes == MARK) | joiners
-    return [text.lower() for text in batch.spaced(kept)]
+    texts = [text.lower() for text in batch.spaced(kept)]
+    again = (batch.points[3:] == batch.points[:-3]) & (batch.points[2:-1] == batch.points[1:-2]) & kept[3:]
+    for owner in {*batch.owners[3:][again & (batch.points[3:] == batch.points[2:-1])].tolist()}:
+        texts[owner] = DRAWN_OUT.sub(r"\1\1", texts[owner])
+    return texts
 
 
 def measure(batch: Batch) -> list[list]:
@@ -129,8 +136,8 @@ def measure(batch: Batch) -> list[list]:
     owners, points, kinds = batch.owners[places], batch.points[places], batch.classes[places]
     runs = np.diff(np.append(places, len(batch.points)))
     longest = np.zeros(len(batch.texts), np.int64)
-    np.maximum.at(longest, owners, np.where(np.isin(points, RULERS) | (kinds == DIGIT), 0, runs))
     pictures = (points >= PICTURES) | ((points >= 0x2600) & (points < 0x27C0))
+    np.maximum.at(longest, owners, np.where(np.isin(points, RULERS) | (kinds == DIGIT) | pictures, 0, runs))
     kinds = np.where(pictures, SPACE, kinds)
     once = np.bincount(owners * 8 + kinds, minlength=len(batch.texts) * 8).reshape(-1, 8).T.astype(np.float64)
     whole, extra = batch.count(batch.classes, 8).T, 2.0 * batch.script_counts[:, HAN]

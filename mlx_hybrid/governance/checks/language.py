@@ -24,7 +24,11 @@ UNDETERMINED = Language("und", "Zyyy")
 NO_LIMITS = {"lang_mismatch": 0.0, "script_mismatch": 0.0, "script_mixed": 1.0, "gibberish": 2.0}
 # Languages that a text is surely in where the engine says so at 0.95; words.tsv names those that only look so.
 BIG = ("eng", "fra", "spa", "por", "deu", "rus", "arb", "zho", "hin", "amh")
-TIGRINYA = regex.compile("[ኣቐ-ቝዀኸ]")  # letters that Amharic hardly has
+# Letters that Amharic hardly has, as Tigrinya does, and Arabic ones with a vowel each, as in languages of Africa.
+OF_OTHERS = {
+    "amh": regex.compile("[ኣቐ-ቝዀኸ]"),
+    "arb": regex.compile(r"(?:[\u064B-\u065F]+[^\u064B-\u065F]{1,4}){5}"),
+}
 ROWS = ((row[5:], names) for row, names in WORDS.items() if row.startswith("name "))
 NAMED = {name.replace("_", " "): code for code, names in ROWS for name in names}
 
@@ -200,9 +204,9 @@ class Judge:
                 # It may be the language in Latin letters, which no engine knows well.
                 reason = "lang_mismatch" if is_sure(evidence, self.engine) else "lang_romanised"
             return (Finding(reason, f"declared {language}, but {told}"),)
-        columns = columns_of(self.engine, language.code, expected | {evidence.script})
+        columns = columns_of(self.engine, language.code, (expected & {evidence.script}) or expected)
         if not columns:
-            reason = "lang_mismatch" if is_big(evidence, language, self.engine) else "lang_not_checked"
+            reason = "lang_mismatch" if is_big(evidence, language) else "lang_not_checked"
             return (Finding(reason, f"declared {language}, which the engine does not know; {looks}"),)
         p = float(evidence.probabilities[columns].sum())
         if p >= self.limits["lang_mismatch"] or own < HALF or evidence.top in relatives_of(language.code):
@@ -226,7 +230,7 @@ class Judge:
 
     def nonsense(self, evidence: Evidence) -> Finding | None:
         """Latin letters that are no language, as the engine has learnt of such texts (`zxx`)."""
-        letters, p = evidence.letters, evidence.top_p
+        letters, p = evidence.letters, evidence.top_p if evidence.script == "Latn" else 0.0
         if evidence.top != "zxx" or p < self.limits["gibberish"] or letters < SOME_LETTERS:
             return None
         return Finding("gibberish", f"{letters:.0f} letters, p {p:.2f} of no language")
@@ -247,11 +251,14 @@ def is_sure(evidence: Evidence, engine: Any) -> bool:
     return evidence.letters >= SOME_LETTERS and p >= (0.99 if evidence.top in LIKE_ROMANISED else SURE)
 
 
-def is_big(evidence: Evidence, language: Language, engine: Any) -> bool:
-    """Whether a text under a code that the engine does not know is sure to be in a big language instead."""
-    top, relatives = evidence.top, relatives_of(language.code)
-    sure = top in BIG and evidence.top_p >= 0.95 and evidence.letters >= 25
-    if not sure or relatives & {*engine.codes} or (top == "amh" and TIGRINYA.search(evidence.text)):
+def is_big(evidence: Evidence, language: Language) -> bool:
+    """Whether a text under a code that the engine does not know, or not in this script, is sure to be in a big language
+    instead; less sure is enough where its own usual script is another and this one was not declared."""
+    top, usual = evidence.top, languages.SEEN_AS.get(language.script, [language.script])
+    least = 0.95 if language.declared or evidence.script in usual else 0.75
+    if top not in BIG or evidence.top_p < least or evidence.letters < 25:
+        return False
+    if top in OF_OTHERS and OF_OTHERS[top].search(evidence.text):
         return False
     return evidence.script in scripts_of(top) and language.code not in WORDS[top] | relatives_of(top)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from functools import cached_property, lru_cache
 from itertools import pairwise
+from operator import ne
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +21,7 @@ LOOSE_MARGIN = 0.3  # as far below the threshold the n-grams of texts may be tha
 MOST_CHECKED = 16  # candidates that are compared exactly, the likeliest first
 PAGE = 400  # characters from which a text is told by what it says, not by its date; one date line is let pass in each
 DATE_LINE = 12  # words between which what differs is one line
+DENSE = 2, 3  # how many fewer characters say as much where no spaces are, and how many n-grams a word is
 TEMPLATE = "what they share is a template"
 NUMBERS = lru_cache(HELD)(lambda text: sorted(regex.findall(r"\p{N}+", text)))
 UNSPACED = lru_cache(HELD)(lambda text: text.replace(" ", ""))
@@ -56,8 +58,11 @@ class Copy(NamedTuple):
         """Whether two others differ from a record in the same place, all three unlike one another."""
         before, after = (abs(len(mine) - len(theirs)) for mine, theirs in zip(self.frame, copy.frame))
         near = after <= 1 and before <= (1 if self.frame[1] or copy.frame[1] else 3)
+        between = self.own & self.theirs & copy.own & copy.theirs  # what two slots of a template enclose
+        if len(between) > sum(map(len, self.frame)):
+            between = frozenset()
         pairs = (self.own, self.theirs), (copy.own, copy.theirs), (self.theirs, copy.theirs)
-        return near and all(are_unlike(*pair) for pair in pairs)
+        return near and all(are_unlike(one - between, other - between) for one, other in pairs)
 
     def is_filled_in(self) -> bool:
         """Whether the two begin alike and then say two things, as an instruction and what it is about."""
@@ -162,27 +167,32 @@ def what_differs(one: Said, other: Said, likeness: Likeness) -> str:
     asked = one.prompt or other.prompt
     if asked and not same and not likeness.alike(one.completion, other.completion, strict=True):
         return "the answers differ"
-    compared = is_respelt if len(one.completion) < SHORT_ANSWER else likeness.alike
-    if not compared(one.prompt, other.prompt):
+    short = len(one.completion) < SHORT_ANSWER
+    if not (
+        is_respelt(one.prompt, other.prompt, likeness.n)
+        if short
+        else likeness.alike(one.prompt, other.prompt)
+    ):
         return "the prompts differ"
     if page:
         return ""
     mine, theirs = news(one.whole, other.whole, likeness.n)
-    if len(mine) != len(theirs) and WORDS["negations"].intersection((*mine, *theirs)):
+    if is_negated(mine, theirs) != is_negated(theirs, mine):
         return "one of them negates"
     return "the names differ" if are_names(mine, one.names, theirs, other.names) else ""
 
 
 def are_one_page(one: str, other: str, n: int) -> bool:
     """Whether long texts differ in a line or two alone, as in the date under which they were printed."""
-    length = min(len(one), len(other))
-    if length < PAGE or abs(len(one) - len(other)) > DATE_LINE * 8:
+    length, (fewer, more) = min(len(one), len(other)), DENSE if n == 3 else (1, 1)
+    most, line = fewer * length // PAGE, more * DATE_LINE
+    if not most or abs(len(one) - len(other)) > DATE_LINE * 8:
         return False
-    for text, against in ((one, other), (other, one)):
-        theirs = {*words_of(against, n)}
-        strange = [place for place, word in enumerate(words_of(text, n)) if word not in theirs]
-        lines = sum(b - a > DATE_LINE for a, b in pairwise(strange)) + 1
-        if lines > length // PAGE or len(strange) > DATE_LINE * lines:
+    parts = [list(zip(*(text[i:] for i in range(n)))) if n == 3 else text.split() for text in (one, other)]
+    for own, theirs in zip(parts, map(set, reversed(parts))):
+        strange = [place for place, part in enumerate(own) if part not in theirs]
+        lines = sum(b - a > line for a, b in pairwise(strange)) + 1
+        if lines > most or len(strange) > line * lines:
             return False
     return True
 
@@ -196,6 +206,15 @@ def news(one: str, other: str, n: int) -> tuple[list[str], list[str]]:
     """The words that each text has more often than the other, in order."""
     mine, theirs = Counter(words_of(one, n)), Counter(words_of(other, n))
     return list((mine - theirs).elements()), list((theirs - mine).elements())
+
+
+def is_negated(mine: list[str], theirs: list[str]) -> bool:
+    """Whether one of my words negates, by itself, but for a slip in one letter, or as another's with a syllable before
+    it: able, unable."""
+    pairs = list(zip(mine, theirs if len(mine) == len(theirs) else [""] * len(mine)))
+    before = {own[: -len(other)] for own, other in pairs if len(other) > 2 and own.endswith(other)}
+    slips = {own for own, other in pairs if len(own) == len(other) > 1 and sum(map(ne, own, other)) == 1}
+    return bool(WORDS["negations"] & {*mine} - slips or WORDS["negating"] & before)
 
 
 def are_names(mine: list[str], names: str, theirs: list[str], their_names: str) -> bool:
@@ -214,9 +233,9 @@ def is_like(one: str, other: str) -> bool:
     return SequenceMatcher(None, one, other).ratio() >= 0.6
 
 
-def is_respelt(one: str, other: str) -> bool:
+def is_respelt(one: str, other: str, n: int) -> bool:
     """Whether two questions have the same words, but for how some are spelt."""
-    mine, theirs = one.split(), other.split()
+    mine, theirs = words_of(one, n), words_of(other, n)
     pairs = [pair for pair in zip(mine, theirs) if pair[0] != pair[1]]
     return len(mine) == len(theirs) and len(pairs) <= 8 and all(is_like(*pair) for pair in pairs)
 

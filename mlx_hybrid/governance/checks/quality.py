@@ -23,6 +23,7 @@ COMPRESSED, COMPRESSED_FROM = 0.25, 200
 SUSPECT = 0.6  # a text half of whose 10-grams come back compresses to less
 NEW, LONGEST_NEW = 0.75, 16  # a text of which more are new words, none of them longer, repeats nothing
 RUN = 8
+LONGEST_NAME = 17  # digits: of a card, an account or a parcel there are fewer
 LEAST_LINE, LEAST_LINES = 8, 6  # characters of a line beside code that counts, and such lines that tell
 BLOCK = 5  # lines on end: in code single ones and pairs come again
 FEW = 0.8  # of lines or 10-grams with signs repeat others: more do those only that turn in a circle
@@ -74,16 +75,19 @@ def no_text(look: Look, limit: float) -> str:
     if look.turn.asked is None:
         few = look.letters < limit and look.turn.made.kinds <= {"prose", "list"}
         return f"{look.letters} letters" if few else ""
-    bare = text[:1] if (text := look.turn.text)[:1].isalnum() else QUALITY.unseen.sub("", text)
+    text = look.turn.text
+    bare = text[:1] if text[:1].isascii() and text[:1].isalnum() else QUALITY.unseen.sub("", text)
     if not QUALITY.nothing.fullmatch(bare) or QUALITY.bracketed.fullmatch(bare):
+        return ""
+    if bare and look.turn.asks(QUALITY.for_signs):
         return ""
     return f"an answer of {bare[:20]!r}" if bare else "an answer of what cannot be seen"
 
 
 def placeholder(look: Look, _: float) -> str:
-    text = look.turn.text.strip()
-    is_one = look.turn.asked is not None and text in WORDS["placeholders"]
-    return text if is_one and not look.turn.asks(QUALITY.for_values) else ""
+    words = set(look.turn.text.split())
+    is_one = look.turn.asked is not None and words and words <= WORDS["placeholders"]
+    return " ".join(words) if is_one and not look.turn.asks(QUALITY.for_values) else ""
 
 
 def control_tokens(look: Look, _: float) -> str:
@@ -91,30 +95,41 @@ def control_tokens(look: Look, _: float) -> str:
     if look.turn.asked is None or not MAY_BE.chat_marks.search(text) or look.turn.asks(QUALITY.chat_marks):
         return ""
     found = QUALITY.marks_alone if look.turn.bare & {"code", "data"} else QUALITY.chat_marks
-    marks = found.findall(MATERIAL.fenced.sub(" ", text))
+    text = MATERIAL.fenced.sub(" ", text)
+    marks = found.findall(text) + QUALITY.marks_beside.findall(text)
     return f"{len(marks)} marks of a template, the first {marks[0]}" if marks else ""
 
 
 def low_letter_ratio(look: Look, limit: float) -> str:
-    """Of an answer five long numbers or more and hardly a word, neither in order nor out of the question."""
+    """Of an answer five long numbers or more, or one longer than those that name things, and hardly a word, neither in
+    order nor out of a question that has numbers or asks for some."""
     if look.turn.asked is None:
         return f"{look.letter_share:.2f} of the characters are letters" if look.letter_share < limit else ""
-    parts = look.words.split()
-    numbers = [part for part in parts if part.isdecimal()]
-    if len(numbers) < max(5, 0.7 * len(parts)) or sum(map(len, numbers)) < 3 * len(numbers):
+    parts = [part.strip(",;:") for part in look.words.split()]
+    numbers = [part for part in parts if QUALITY.number.fullmatch(part)]
+    letters = sum(map(len, numbers))
+    few = len(numbers) < max(5, 0.7 * len(parts)) or letters < 3 * len(numbers)
+    long = parts and letters >= LONGEST_NAME * len(parts) and not regex.search(r"\d", look.turn.asked)
+    if (few and not long) or look.turn.asks(QUALITY.for_numbers):
         return ""
-    values = [int(number) for number in numbers]
-    ordered = sorted(values) in (values, values[::-1])
+    values = [float(number.replace(",", "")) for number in numbers]
+    ordered = len(values) > 1 and sorted(values) in (values, values[::-1])
     asked = sum(number in look.turn.asked for number in numbers) >= len(numbers) / 2
     return "" if ordered or asked else f"{len(numbers)} numbers and {len(parts) - len(numbers)} words"
 
 
 def symbol_heavy(look: Look, limit: float) -> str:
+    if look.turn.asked is not None and QUALITY.figures.fullmatch(look.words):
+        return ""
+    if look.turn.asks(QUALITY.for_signs):
+        return ""
     return f"{look.symbol_share:.2f} of the characters are symbols" if look.symbol_share > limit else ""
 
 
 def char_run(look: Look, limit: float) -> str:
-    drawn_out = look.run >= RUN and look.run_share > 0.6
+    drawn_out = (
+        look.run >= RUN and look.run_share > 0.6 and not QUALITY.drawn_word.fullmatch(look.turn.text.strip())
+    )
     found = look.run >= limit or (drawn_out and look.turn.text.strip()[0] not in WORDS["laughter"])
     if found and look.run <= LONGEST_RULER and look.turn.bare & {"code", "data"}:
         found = QUALITY.drawn_out.search(look.words)
@@ -126,10 +141,11 @@ def repetition(look: Look, limit: float) -> str:
     Beside code, whose comments are alike as its lines are, whole lines must, several in their order or nearly all."""
     signed = look.turn.made.kinds & SIGNED  # what stands in backticks tells one sentence from the next
     text = (look.turn.text if signed else look.words).strip()
-    turns = len(text) < 2_000 and text.count(text[:2]) > 5
-    turning = QUALITY.turning.fullmatch(text) if turns else None
+    low = text[:2_000].lower()
+    turns = len(text) < 2_000 and low.count(low[:2]) > 5
+    turning = QUALITY.turning.fullmatch(low) if turns else None
     word = turning[1] if turning else ""
-    if len(word) > 1 and LETTERS.search(word) and word.strip().lower() not in WORDS["laughter"]:
+    if len(word) > 1 and LETTERS.search(word) and word.strip() not in WORDS["laughter"]:
         return f"{word[:30]!r} again and again"
     if signed and (BLOCKED.search(look.turn.text) or look.turn.bare & SIGNED):
         lines = [line.strip() for line in look.turn.text.split("\n") if LETTERS.search(line)]
@@ -147,6 +163,7 @@ def repetition(look: Look, limit: float) -> str:
     is_new = new > max(NEW, 1 - limit) * len(text) and max(map(len, words)) <= LONGEST_NEW
     if is_new and not signed:
         return ""
+    text = QUALITY.one_again.sub(r"\1\1", text)  # that one character is drawn out is told by char_run
     raw = text.encode("utf-8", "replace")
     # A window that just holds it (in 262 bytes of one zlib finds nothing): the usual one takes longer to set up.
     window = min(15, max(9, (len(raw) + 262).bit_length()))
@@ -184,7 +201,8 @@ def menu(look: Look, limit: float) -> str:
         if len(cells) <= limit or line.lstrip()[0] == "|" or line.rstrip()[-1] in ".!?。":
             continue
         names = sum(len(cell) <= 40 and not regex.search(r"\d", cell) for cell in cells)
-        if names >= 0.75 * len(cells) and (look.turn.asked is None or " | " in line):
+        is_way = " > " in line and (look.turn.asked is not None or cells[0].count(" ") > 1)
+        if names >= 0.75 * len(cells) and not is_way:
             return f"{len(cells) - 1} separators in a line"
     return ""
 
