@@ -212,6 +212,8 @@ def test_bounds_are_allowed_and_what_is_beyond_them_is_not(key):
         ("name='", "name"),
         ("train..epochs=3", "unknown key"),
         ("train.epochs=0", "train.epochs and train.steps are both 0"),
+        ("train.learning_rate=0", "train.learning_rate must be at least 1e-12"),
+        ("adapter.low_rank.alpha=0", "adapter.low_rank.alpha must be at least 1e-06"),
     ],
 )  # fmt: skip
 def test_an_override_that_cannot_be_read_is_refused(override, message):

@@ -67,7 +67,7 @@ def finetune(
         return
     how |= {"output": options["output"], "resume": run, "stop": stop}
     if world.first:
-        must_gain = not options["start"] and bool(config or run or "data.paths" in asked)
+        must_gain = bool(options["start"] or config or run or "data.paths" in asked)
         show_job(settings, as_json, options["trackers"], must_gain, **how)
     else:  # the other machines take their part in silence
         stop.tell = lambda text: None

@@ -38,7 +38,7 @@ class LowRankConfig(Bounded):
 
     rank: int = bounded(16, 1, sane=512)
     """Rank of the update, the columns of A: more can learn more, and takes more memory."""
-    alpha: float = 16.0
+    alpha: float = bounded(16.0, 1e-6)
     """Scale: s = alpha / √rank with rslora, else alpha / rank."""
     rslora: bool = True
     """Rank-stabilised scale (Kalajdzievski 2023, arXiv 2312.03732)."""

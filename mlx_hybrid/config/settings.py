@@ -23,7 +23,7 @@ class TrainConfig(Bounded):
     """Records in one forward pass."""
     accumulate: int = bounded(1, 1, sane=512)
     """Forward passes in one optimiser step."""
-    learning_rate: float = bounded(5e-4, 0, sane=0.05)
+    learning_rate: float = bounded(5e-4, 1e-12, sane=0.05)
     """Peak learning rate η. Adam's first step moves the output of the median adapted layer by about 14 η of its size,
     whatever method and model (docs/method.md): 0.7 % at 5e-4."""
     rates: Literal["share", "leaf"] = "share"

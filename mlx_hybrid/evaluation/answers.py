@@ -1,7 +1,7 @@
 """What a model answers to the examples of an evaluation, kept in a file as it comes, so that it can go on later."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -9,12 +9,14 @@ from typing import Any
 import mlx.nn as nn
 import numpy as np
 
-from mlx_hybrid.errors import ConfigError, MlxHybridError
+from mlx_hybrid.errors import ConfigError, DataError, MlxHybridError
 from mlx_hybrid.evaluation.metrics import calibration
 from mlx_hybrid.evaluation.scoring import score_options, sequence_nll
 from mlx_hybrid.evaluation.sets import EvaluationSet, item, references
 from mlx_hybrid.files import whole_lines
+from mlx_hybrid.models.adapted import context_limit
 from mlx_hybrid.records.examples import make_examples, question_tokens
+from mlx_hybrid.records.record import Record
 
 TEXTS = "as the tokenizer begins them"  # answers to texts of older files have no bytes
 BLOCK = 1024  # examples answered between two writes
@@ -59,6 +61,7 @@ def answer(model: Any, tokenizer: Any, examples: EvaluationSet, *, generate: Cal
     records = examples.records
     if examples.kind == "classification":
         items = [item(r, o, tokenizer) for r, o in zip(records, examples.options, strict=True)]
+        refuse_longer(model, tokenizer, records, [len(i.prompt) + max(map(len, i.options)) for i in items])
         return [{"sums": scores.tolist()} for scores in score_options(model, items)]
     if examples.kind == "text":
         texts = [record.fields["text"] for record in records]
@@ -77,6 +80,15 @@ def answer(model: Any, tokenizer: Any, examples: EvaluationSet, *, generate: Cal
         raise ConfigError("Translations need a generator.")
     asked = [question_tokens(record, tokenizer) for record in records]
     return [{"text": text} for text in generate(model, asked)]
+
+
+def refuse_longer(model: Any, tokenizer: Any, records: Sequence[Record], lengths: Sequence[int]) -> None:
+    """Raise DataError for a record of more tokens than the model was made for."""
+    limit = context_limit(model, tokenizer)
+    for record, length in zip(records, lengths):
+        if length > limit:
+            told = f"has {length:,} tokens, and the model's context is {limit:,}; shorten or leave it out"
+            raise DataError(f"{record.where}: {told}.")
 
 
 def predicted_bytes(text: str, tokens: list[int], tokenizer: Any) -> int:

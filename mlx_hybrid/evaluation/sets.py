@@ -114,7 +114,7 @@ def options_of(records: Sequence[Record], known: Sequence[Record]) -> list[dict[
     """The answers that each record may choose from, label → answer."""
     seen: dict[tuple, dict[str, str]] = {}
     for record in labelled([*known, *records]):
-        own = seen.setdefault((record.language, record.fields.get("task")), {})
+        own = seen.setdefault((language_code(record.language), record.fields.get("task")), {})
         here = record.completion().strip()
         if (there := own.setdefault(str(record.label), here)) != here:
             told = f'label "{record.label}" is answered "{here}" here and "{there}" elsewhere in its language'
@@ -123,7 +123,9 @@ def options_of(records: Sequence[Record], known: Sequence[Record]) -> list[dict[
     options = []
     for record in records:
         label, told = str(record.label), f'{record.where}: label "{record.label}"'
-        stated = record.fields.get("options") or seen[record.language, record.fields.get("task")]
+        stated = (
+            record.fields.get("options") or seen[language_code(record.language), record.fields.get("task")]
+        )
         options.append(as_options(stated, record.where))
         if trained and label not in trained:
             raise DataError(f"{told} never stood in training; {nearest(label, trained)}")
@@ -167,8 +169,8 @@ def limited(examples: EvaluationSet, limit: int, seed: int) -> EvaluationSet:
     rank = {groups[group]: place for place, group in enumerate(order)}
     streams: dict[tuple, list[int]] = {}
     for number in sorted(range(len(examples.records)), key=lambda n: rank[examples.groups[n]]):
-        record = examples.records[number]
-        streams.setdefault((record.language, record.fields.get("source_language")), []).append(number)
+        source = language_code(examples.records[number].fields.get("source_language"))
+        streams.setdefault((examples.languages[number], source), []).append(number)
     return examples.part(sorted(n for stream in streams.values() for n in stream[:limit]))
 
 

@@ -19,7 +19,7 @@ from mlx_hybrid.exports.gguf import ADAPTER, MODEL, write_adapter, write_model, 
 from mlx_hybrid.exports.peft import check_written, write_forms
 from mlx_hybrid.exports.weights import GgufWeights, ModelWeights, end_of_answers, name_end
 from mlx_hybrid.files import HUB_ID, sha256_of, write_json, write_text
-from mlx_hybrid.models.adapted import UNCHECKED
+from mlx_hybrid.models.adapted import NO_GAIN, UNCHECKED, gains_nothing
 from mlx_hybrid.models.base import fingerprint
 from mlx_hybrid.publish.card import is_folder, readme, vllm_rank
 
@@ -119,6 +119,9 @@ def add_words(report: Report, source: Source, folder: Path, directory: Path) -> 
             name_end(folder)
     if source.info.stock:
         report.notes.append(f"{source.name}: {UNCHECKED}.")
+    if gains_nothing(source.folder):
+        report.facts["beats_base"] = False
+        report.notes.append(f"{source.name}: {NO_GAIN}")
     if report.to == "gguf":
         write_modelfile(report, source, folder, directory)
     elif not whole:

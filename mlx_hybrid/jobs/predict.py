@@ -2,17 +2,32 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mlx_hybrid.adapters.store import WEIGHTS_FILE
 from mlx_hybrid.errors import ConfigError, DataError
 from mlx_hybrid.evaluation.answers import answer, label_scores
-from mlx_hybrid.evaluation.benchmarks.questions import dev_records, training_records, validation_of
+from mlx_hybrid.evaluation.benchmarks.questions import (
+    dev_records,
+    refuse_trained,
+    training_records,
+    validation_of,
+)
 from mlx_hybrid.evaluation.metrics import calibration as calibrating
-from mlx_hybrid.evaluation.sets import EvaluationSet, as_options, evaluation_set, kind_of, labelled
-from mlx_hybrid.files import whole_lines
+from mlx_hybrid.evaluation.sets import (
+    EvaluationSet,
+    as_options,
+    evaluation_set,
+    kind_of,
+    labelled,
+    language_code,
+)
+from mlx_hybrid.files import sha256_of, whole_lines
 from mlx_hybrid.models.adapted import Pair, open_pair, run_named
 from mlx_hybrid.records.files import read_renames
 from mlx_hybrid.records.lines import Fault, as_source, check_file, line_of, read_lines
@@ -21,6 +36,7 @@ from mlx_hybrid.records.shapes import NEAR, renamed
 
 BATCH = 64  # records labelled between two writes
 ANSWER = "?"  # stands for the one that is to be chosen
+Seen = dict[tuple[str | None, str], dict[str, str]]  # task, language → label → answer
 
 
 def predict(
@@ -43,31 +59,52 @@ def predict(
     known = training_records(run.config_here(), run) if run else []
     if not (records := list(questions(rows, read_renames(renames)))):
         raise DataError("No records to label.")
-    choices = choices_of(records, options, known, target)
-    check_done(done, records, choices)
+    seen = seen_options(known)
+    choices = [chosen_from(record, options, seen, target) for record in records]
     validation, lost = validation_of(run) if run and dev == "auto" else (dev_records(dev, list), "")
+    refuse_trained(known, validation if dev != "auto" else [])
     pair = open_pair(target, base_name=base_model)
     tell(pair.describe())
     if run:
         pair.tokenizer.date = run.template_date()
     labels = list(dict.fromkeys(label for own in choices for label in own))
     asked = EvaluationSet("classification", "predict", 1, records, labels, choices)
-    calibration = calibrating.read_calibration(pair.adapter) if dev == "auto" else None
-    if not calibration and (wanted := [r for r in validation if kind_of(r) == "classification"]):
-        tell(f"Calibrating on {len(wanted)} validation records.")
-        examples = evaluation_set(wanted, labelled(known))
-        shown = scores_of(pair, examples), examples.answers, examples.languages, examples.labels
-        calibration = calibrating.fit_calibration(*shown)
-        if dev == "auto":
-            calibrating.write_calibration(pair.adapter, calibration)
-    if not calibration or not set(labels) <= set(calibration.bias[calibrating.EVERY]):
+    calibration, fitted = calibration_of(pair, validation, known, dev, tell)
+    known_labels = calibration.bias[calibrating.EVERY] if calibration else ()
+    answers = {each for own in fitted or choices for each in own.items() if each[0] in known_labels}
+    fits = [own.items() <= answers for own in choices]
+    if others := fits.count(False):
+        whose = "The probabilities" if others == len(fits) else f"Of {others} records the probabilities"
         why = f", since {lost}" if lost and not calibration else " for these options"
-        calibration = None
-        tell(f"The probabilities are the model's own: there is no calibration{why}.")
+        tell(f"{whose} are the model's own: there is no calibration{why}.")
+    marks = marks_of(asked, pair, calibration)
+    if [row.get("of") for row in done] != marks[: len(done)]:
+        told = "The output holds rows of other records, options or weights"
+        raise ConfigError(f"{told}; name another file with -o.")
     for start in range(len(done), len(records), BATCH):
         part = range(len(records))[start : start + BATCH]
-        yield from chosen(pair, asked.part(part), calibration)
+        for place, row in zip(part, chosen(pair, asked.part(part), calibration, fits[start : part.stop])):
+            yield row | {"of": marks[place]}
         tell(f"{part.stop} of {len(records)} records")
+
+
+def calibration_of(
+    pair: Pair, validation: Sequence[Record], known: Sequence[Record], dev: str, tell: Callable[[str], None]
+) -> tuple[calibrating.Calibration | None, list[dict[str, str]]]:
+    """The calibration, stored or fitted now, if there is one, and the options that it is of."""
+    fitted = list(seen_options(known).values())
+    if dev == "auto" and (stored := calibrating.read_calibration(pair.adapter)):
+        return stored, fitted
+    wanted = [record for record in validation if kind_of(record) == "classification"]
+    if not wanted:
+        return None, fitted
+    tell(f"Calibrating on {len(wanted)} validation records.")
+    examples = evaluation_set(wanted, labelled(known))
+    shown = scores_of(pair, examples), examples.answers, examples.languages, examples.labels
+    calibration = calibrating.fit_calibration(*shown)
+    if dev == "auto":
+        calibrating.write_calibration(pair.adapter, calibration)
+    return calibration, [*fitted, *examples.options]
 
 
 def questions(rows: Any, renames: dict[str, str]) -> Iterator[Record]:
@@ -81,6 +118,8 @@ def questions(rows: Any, renames: dict[str, str]) -> Iterator[Record]:
         name, lines = "record", enumerate(map(line_of, told), 1)
     for number, raw in lines:
         made = raw if isinstance(raw, Fault) else parse_line(unanswered(raw, renames), name, number)
+        if isinstance(made, Record) and not made.prompt().strip():
+            raise DataError(f"{made.where}: the prompt is empty.")
         if isinstance(made, Record):
             yield made
         elif made.reason != "no_known_keys":
@@ -104,53 +143,73 @@ def unanswered(raw: bytes, renames: dict[str, str]) -> bytes:
             turns.append({"role": "assistant", "content": ANSWER})
     elif "instruction" in row:
         row["output"] = row.get("output") or ANSWER
-    elif text := row.get("prompt") or row.get("text"):
-        row |= {"prompt": text, "completion": row.get("completion") or ANSWER}
+    elif given := [row[key] for key in ("prompt", "text") if isinstance(row.get(key), str)]:
+        row |= {"prompt": given[0], "completion": row.get("completion") or ANSWER}
     return line_of(row)
 
 
-def choices_of(
-    records: Sequence[Record], given: Sequence[str], known: Sequence[Record], target: str
-) -> list[dict[str, str]]:
-    """The options of each record, label → answer."""
-    languages: dict[str | None, dict[str, str]] = {}
+def seen_options(known: Sequence[Record]) -> Seen:
+    """The options seen in training, label → answer, by task and language."""
+    seen: Seen = {}
     for record in (r for r in known if r.label is not None and r.kind != "text"):
         stated = record.fields.get("options")
         own = as_options(stated, record.where) if stated else {str(record.label): record.completion().strip()}
-        languages.setdefault(record.language, {}).update(own)
-    usual, found = next(iter(languages.values()), {}), []
-    for record in records:
-        own = list(given) or record.fields.get("options") or languages.get(record.language, usual)
-        if not own:
-            told = f"nothing to choose from: {target} was trained on no labels"
-            raise ConfigError(f"{record.where}: {told}; give --options a,b,c, or `options` in each record.")
-        found.append(as_options(own, record.where))
-    return found
+        seen.setdefault((record.fields.get("task"), language_code(record.language)), {}).update(own)
+    return seen
 
 
-def check_done(done: Sequence[dict], records: Sequence[Record], choices: Sequence[dict[str, str]]) -> None:
-    """Raise ConfigError where rows that were written before are not of these records and options."""
-    wanted = [(record.line, record.fields.get("id"), {*own}) for record, own in zip(records, choices)]
-    found = [(row.get("line"), row.get("id"), {*row.get("probabilities", ())}) for row in done]
-    if found != wanted[: len(found)]:
-        raise ConfigError("The output holds rows of other records or options; name another file with -o.")
+def chosen_from(record: Record, given: Sequence[str], seen: Seen, target: str) -> dict[str, str]:
+    """The options of a record, label → answer: those given, its own, or those seen in its task and language; where it
+    names none, or another, those of all, if they do not contradict each other."""
+    if own := list(given) or record.fields.get("options"):
+        return as_options(own, record.where)
+    task, language = record.fields.get("task"), language_code(record.language)
+    found = {key: options for key, options in seen.items() if task in (None, key[0]) or key[0] is None}
+    found = {key: options for key, options in found.items() if key[1] == language} or found
+    whole = {label: answer for options in found.values() for label, answer in options.items()}
+    tasks, told = sorted({str(task) for task, _ in found}), ""
+    if not whole:
+        told = f"nothing to choose from: {target} was trained on no labels{f' of the task {task}' if task else ''};"
+    elif len(tasks) > 1:
+        told = f"{target} was trained on the labels of {', '.join(tasks)}; name one under `task`, or"
+    elif any(not options.items() <= whole.items() for options in found.values()):
+        told = f"{target} was trained on other answers in each language; name one under `language`, or"
+    if told:
+        raise ConfigError(f"{record.where}: {told} give --options a,b,c, or `options` in each record.")
+    return as_options(whole, record.where)
+
+
+def marks_of(asked: EvaluationSet, pair: Pair, calibration: calibrating.Calibration | None) -> list[str]:
+    """What each row is of: a hash of the record, its options, the weights and the calibration."""
+    weights = pair.identity.get("fingerprint"), sha256_of(pair.adapter / WEIGHTS_FILE) if pair.adapter else ""
+    head = sha256(repr((weights, calibration and asdict(calibration))).encode())
+    rows = (json.dumps([record.fields, own]) for record, own in zip(asked.records, asked.options))
+    marks = [head.copy() for _ in asked.records]
+    for mark, row in zip(marks, rows):
+        mark.update(row.encode())
+    return [mark.hexdigest()[:16] for mark in marks]
 
 
 def scores_of(pair: Pair, examples: EvaluationSet) -> np.ndarray:
     return label_scores(examples, answer(pair.model, pair.tokenizer, examples, generate=None))
 
 
-def chosen(pair: Pair, part: EvaluationSet, calibration: calibrating.Calibration | None) -> Iterator[dict]:
-    """The rows of some records."""
-    plain = scores_of(pair, part)
-    scores = calibration.logits(plain, part.languages, part.labels) if calibration else plain
-    for record, own, row in zip(part.records, part.options, np.exp(calibrating.log_probabilities(scores))):
+def chosen(
+    pair: Pair, part: EvaluationSet, calibration: calibrating.Calibration | None, fits: Sequence[bool]
+) -> Iterator[dict]:
+    """The rows of some records, calibrated where their options are those that the calibration `fits`."""
+    scores = scores_of(pair, part)
+    if calibration:
+        calibrated = calibration.logits(scores, part.languages, part.labels)
+        scores = np.where(np.array(fits)[:, None], calibrated, scores)
+    shares = np.exp(calibrating.log_probabilities(scores))
+    for record, own, row, fit in zip(part.records, part.options, shares, fits):
         whole = dict(zip(part.labels, row.tolist(), strict=True))
         shares = {label: round(whole[label], 6) for label in own}
         best = max(shares, key=shares.get)
         place = {key: record.fields[key] for key in ("id", "language") if record.fields.get(key) is not None}
         told = {"label": best, "probability": shares[best], "probabilities": shares}
-        yield {"line": record.line, **place, **told, "calibrated": bool(calibration)}
+        yield {"line": record.line, **place, **told, "calibrated": fit}
 
 
 def read_done(output: Path) -> list[dict]:

@@ -20,6 +20,7 @@ from mlx_hybrid.models.templates import template_text
 from mlx_hybrid.run import LAST, Run, find_run
 
 UNCHECKED = "mlx-lm keeps no fingerprint of the base, so whether this is the one it was trained on could not be checked"
+NO_GAIN = "It does not beat its base on the validation records of its run."
 NO_LIMIT = 1 << 20  # tokenizers without a limit of their own give numbers beyond any context
 
 
@@ -63,7 +64,14 @@ class Pair:
             return f"{self.name}: no adapter. Context: {self.context:,} tokens."
         line = f"{self.name}: adapter on {self.modules} modules, logits change by up to {self.change:.3g}."
         line += f" {UNCHECKED}." if self.stock else ""
+        line += f" {NO_GAIN}" if self.adapter and gains_nothing(self.adapter) else ""
         return f"{line} Base: {self.base_name}. Context: {self.context:,} tokens."
+
+
+def gains_nothing(adapter: Path) -> bool:
+    """Whether the run of an adapter says that it does not beat its base."""
+    run = Run(adapter.resolve().parent)
+    return (run.path / "run.json").is_file() and run.info().get("beats_base") is False
 
 
 def context_limit(model: Any, tokenizer: Any) -> int:

@@ -206,7 +206,12 @@ class Tokenizer(TokenizerWrapper):
         return sorted(own.difference(THINKING), key=len, reverse=True)
 
     def _encode(self, text: str) -> list[int]:
-        return list(self._tokenizer.encode(text, add_special_tokens=False))
+        try:
+            return list(self._tokenizer.encode(text, add_special_tokens=False))
+        except (TypeError, UnicodeEncodeError):  # the tokenizer's word for half a surrogate pair
+            raise ConfigError(
+                f"{ascii(text):.60} holds half a pair, which stands for no character."
+            ) from None
 
     def _as_text(self, value: Any, key: str = "") -> Any:
         """A copy of a turn in which every control token is marked as text."""

@@ -14,7 +14,7 @@ from mlx_hybrid.errors import ConfigError, DataError
 from mlx_hybrid.records.fields import REASONING, from_json
 from mlx_hybrid.records.record import Record
 
-MARKS = ("weight", "train", "training")
+MARKS = ("weight", "train", "training", "trainable", "loss")
 YES, NO = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no")
 
 

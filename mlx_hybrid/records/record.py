@@ -6,6 +6,7 @@ of them may carry `language`, `label`, `id`, `group`, `source` and `licence`; ot
 
 import json
 import random
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from mlx_hybrid.records.lines import Fault, File, Source, as_source, check_file,
 from mlx_hybrid.records.shapes import as_record, describe_read, renamed, turn_of
 
 KEPT = "kept.jsonl"
+HALVES = re.compile(rb"\\u[dD][89a-fA-F]")  # of surrogate pairs, where two are whole
 READ = "; files of records are .jsonl, .json, .csv, .tsv or .parquet"
 UNKNOWN = frozenset({"no_known_keys", "not_object", "preference", "bad_content", "bad_encoding", "bad_json"})
 """Reasons that, where they hold for every line of a file, say that the file is of another shape."""
@@ -151,7 +153,12 @@ def parse_line(raw: bytes, path: str, line: int, renames: dict[str, str] | None 
         if isinstance(row, dict):
             value, shape = as_record(renamed(row, renames or {}))
         check_fields(value)
+        if HALVES.search(raw):
+            json.dumps(value, ensure_ascii=False).encode()
         return Record(value, path, line, shape, value is row)
+    except UnicodeEncodeError as error:
+        half = f"half a pair, U+{ord(error.object[error.start]):04X}"
+        reason, detail = "bad_unicode", f"holds {half}, which stands for no character; take it out"
     except UnicodeDecodeError as error:
         reason, detail = "bad_encoding", f"not UTF-8 at byte {error.start}; save it as UTF-8"
     except NotARecord as error:

@@ -18,6 +18,7 @@ from mlx_hybrid.adapters.step_gains import rate_factors, step_gains
 from mlx_hybrid.adapters.store import AdapterInfo, put_adapter, read_adapter_config
 from mlx_hybrid.config import Config, TrainConfig, to_tree
 from mlx_hybrid.errors import ConfigError, DataError
+from mlx_hybrid.models.adapted import context_limit
 from mlx_hybrid.models.base import BaseModel, base_of, fingerprints, load_base, tokenizer_for
 from mlx_hybrid.models.templates import PLAIN, unnamed_end
 from mlx_hybrid.records.examples import Example, Tokenised, make_examples
@@ -88,6 +89,11 @@ def data_notes(config: Config, split: Split, setup: Setup) -> Iterator[Note]:
     if long := sum(len(part.long) for part in setup.made):
         done = "dropped" if config.train.too_long == "drop" else "cut"
         yield Note(f"Over train.max_tokens ({config.train.max_tokens}) and {done}: {long} records.")
+    limit = context_limit(setup.base.model, setup.base.tokenizer)
+    if beyond := sum(len(example.tokens) > limit for example in setup.train):
+        yield Note(
+            f"Longer than the base's context of {limit:,} tokens, of which it knows nothing: {beyond} records."
+        )
     for where, why in setup.aside[:1]:
         count = len(setup.aside)
         yield Note(f"Set aside, listed in set-aside.jsonl: {count} records; {where}: {why.rstrip('.')}.")

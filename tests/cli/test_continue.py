@@ -22,9 +22,9 @@ def finetune(run, data, output, settings, *more, **how):
 @pytest.mark.parametrize("method", ["hybrid", "lora-ga", "hybrid-boft"])
 def test_a_run_goes_on_from_another(method, run, finished, records, settings, tmp_path):
     first, second = finished(method).path, tmp_path / "second"
-    rates = ("train.learning_rate=0", "train.orthogonal_learning_rate=0")
+    rates = ("train.learning_rate=1e-12", "train.orthogonal_learning_rate=0")
     still = acting([*plain(settings), *sets(*rates, "train.steps=1", "evaluate=false")], method)
-    done = finetune(run, records, second, still, "--from", first, code=0)
+    done = finetune(run, records, second, still, "--from", first, code=3)  # no step, no gain
     assert f"Going on from {first}." in done.stderr
     old, new = load_any(str(first)), load_any(str(second))
     assert set(read_weights(first / "adapter")) == set(read_weights(second / "adapter"))
@@ -46,6 +46,25 @@ def test_training_goes_on_from_where_it_stood(run, finished, quantised_folder, r
     assert not mx.array_equal(*logits)
 
 
+def test_a_run_that_harms_what_it_began_with_ends_with_three_and_says_so_wherever_it_goes(
+    run, finished, records, settings, tmp_path
+):
+    wild = sets(
+        "train.steps=2",
+        "evaluate=false",
+        "train.learning_rate=500",
+        "train.warmup=0",
+        "train.validate_every=2",
+    )
+    harmed, out = tmp_path / "harmed", tmp_path / "out"
+    finetune(run, records, harmed, [*plain(settings), *wild], "--from", finished("lora").path, code=3)
+    said = "does not beat its base on the validation records"
+    assert said in run("generate", harmed, "no river", "--max-tokens", 1, code=0).stderr
+    assert said in run("export", harmed, "--to", "mlx-lm", "-o", out, code=0).output
+    assert said in (out / "README.md").read_text()
+    assert said not in run("generate", finished("lora").path, "no river", "--max-tokens", 1, code=0).stderr
+
+
 def test_the_last_run_is_the_one_before(
     run, finished, quantised_folder, records, settings, tmp_path, monkeypatch
 ):
@@ -54,7 +73,7 @@ def test_the_last_run_is_the_one_before(
     monkeypatch.chdir(tmp_path)
     first = shutil.copytree(finished("hybrid").path, tmp_path / "first")
     short = [*plain(settings), *sets("train.steps=1", "evaluate=false"), "--model", quantised_folder]
-    run("finetune", "--data", records, "-o", "second", *short, "--from", "last", code=0)
+    run("finetune", "--data", records, "-o", "second", *short, "--from", "last", code=3)
     assert load_config(tmp_path / "second" / "config.yaml").start_from == str(first)
 
 
@@ -65,7 +84,7 @@ def test_its_rates_are_measured_on_the_adapter_that_it_goes_on_with(
     first, second = finished("hybrid").path / "adapter", tmp_path / "second"
     base = (f"model.name={quantised_folder}", "train.rates=share", "train.orthogonal_learning_rate=0")
     short = sets(*base, "train.steps=1", "evaluate=false")
-    finetune(run, records, second, [*plain(settings), *short], "--from", first, code=0)
+    finetune(run, records, second, [*plain(settings), *short], "--from", first, code=3)
     (saved,) = second.glob("checkpoints/*1/optimizer.safetensors")
     factors = {name: value.item() for name, value in mx.load(str(saved)).items() if name.startswith("3.")}
     assert len(set(factors.values())) == 2  # one a kind

@@ -233,6 +233,35 @@ def test_a_label_never_seen_in_training_is_one_sentence(run, finished, tmp_path)
     refused(result, 3, 'label "sideways" never stood in training')
 
 
+def test_a_language_has_its_options_however_it_is_spelt_and_nothing_trained_is_calibrated_on(
+    run, finished, records, tmp_path
+):
+    trained = finished("lora").path
+    rows = [
+        {"language": code, "label": "up", "prompt": "no bread mill", "completion": "up"}
+        for code in ("en", "eng_Latn")
+    ]
+    told = []
+    for row in rows:
+        on = write_rows(tmp_path / "other.jsonl", [row])
+        done = run(
+            "evaluate",
+            trained,
+            "--on",
+            on,
+            "--dev",
+            "none",
+            "--no-baseline",
+            "--json",
+            "-o",
+            tmp_path,
+            code=0,
+        )
+        told.append(printed(done).get("nll", "adapted").value)
+    assert told[0] == told[1] > 0  # two options
+    refused(run("evaluate", trained, "--on", on, "--dev", records), 2, "records were trained on; name others")
+
+
 BAD = {
     "": "Nothing to measure on",
     "--on nowhere.jsonl": "no such file or folder",

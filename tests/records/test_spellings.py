@@ -16,6 +16,8 @@ ODD_ANSWERS = {
     "a string mark": ({"content": "yes", "weight": "0"}, "marked as not to be trained"),
     "a float mark": ({"content": "yes", "weight": 0.0}, "marked as not to be trained"),
     "a word": ({"content": "yes", "train": "False"}, "marked as not to be trained"),
+    "a turn without loss": ({"content": "yes", "loss": False}, "marked as not to be trained"),
+    "an untrainable turn": ({"content": "yes", "trainable": "false"}, "marked as not to be trained"),
     "half a weight": ({"content": "yes", "weight": 0.5}, "turn 2 has weight 0.5, which is neither 0 nor 1"),
     "nothing but an end": ({"content": f"{END}\n"}, "every answer is empty"),
     "a call without a name": ({"tool_calls": [{"function": {}}]}, "without the name"),

@@ -175,6 +175,7 @@ def make(name: str, test: list[Record], dev: list[Record], known: list[Record], 
     if both := len(marks(dev) & marks(test)):
         told = "of its records are of the test set; a temperature fitted there says nothing"
         raise ConfigError(f"--dev: {both} {told}.")
+    refuse_trained(known, dev)
     tasks = tasks_of(test)
     same = [r for r in labelled(known) if r.fields.get("task") in tasks]
     chosen = evaluation_set(test, same, group=group)
@@ -182,6 +183,12 @@ def make(name: str, test: list[Record], dev: list[Record], known: list[Record], 
     if other and other.kind != chosen.kind:
         raise DataError(f"The development set is {other.kind} and the test set {chosen.kind}; use one kind.")
     return Questions(name, chosen, other)
+
+
+def refuse_trained(known: Sequence[Record], dev: Sequence[Record]) -> None:
+    """Raise ConfigError for records to calibrate on that were trained on: a model is too sure of those."""
+    if both := len(marks(known) & marks(dev)):
+        raise ConfigError(f"--dev: {both} of its {len(dev)} records were trained on; name others.")
 
 
 def marks(records: Sequence[Record]) -> set[tuple]:
