@@ -179,8 +179,8 @@ def generate(
     `raw` continues the text without the chat template; `sampling` are max_tokens (512, or what the context leaves),
     temperature (0: the likeliest token), top_p, top_k, min_p, repetition_penalty and seed. Raises ConfigError for a
     prompt over the context."""
-    from mlx_hybrid.models.adapted import context_limit
     from mlx_hybrid.models.generate import Sampling, answers, prompt_tokens, room_for_answer
+    from mlx_hybrid.models.keys import context_limit
 
     net, tokenizer = model if isinstance(model, tuple) else load(str(model))
     many = not isinstance(prompt, str) and all(isinstance(one, str) for one in prompt)

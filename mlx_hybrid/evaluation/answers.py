@@ -14,7 +14,7 @@ from mlx_hybrid.evaluation.metrics import calibration
 from mlx_hybrid.evaluation.scoring import score_options, sequence_nll
 from mlx_hybrid.evaluation.sets import EvaluationSet, item, references
 from mlx_hybrid.files import whole_lines
-from mlx_hybrid.models.adapted import context_limit
+from mlx_hybrid.models.keys import context_limit
 from mlx_hybrid.records.examples import make_examples, question_tokens
 from mlx_hybrid.records.record import Record
 

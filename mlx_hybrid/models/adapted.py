@@ -16,12 +16,12 @@ from mlx_hybrid.errors import ConfigError, MlxHybridError
 from mlx_hybrid.files import HUB_ID
 from mlx_hybrid.models.base import BUNDLED, base_of, fetch, fingerprints, load_base, with_template
 from mlx_hybrid.models.gguf.file import OLLAMA, is_gguf_name
+from mlx_hybrid.models.keys import context_limit
 from mlx_hybrid.models.templates import template_text
 from mlx_hybrid.run import LAST, Run, find_run
 
 UNCHECKED = "mlx-lm keeps no fingerprint of the base, so whether this is the one it was trained on could not be checked"
 NO_GAIN = "It does not beat its base on the validation records of its run."
-NO_LIMIT = 1 << 20  # tokenizers without a limit of their own give numbers beyond any context
 
 
 @dataclass(eq=False)
@@ -72,14 +72,6 @@ def gains_nothing(adapter: Path) -> bool:
     """Whether the run of an adapter says that it does not beat its base."""
     run = Run(adapter.resolve().parent)
     return (run.path / "run.json").is_file() and run.info().get("beats_base") is False
-
-
-def context_limit(model: Any, tokenizer: Any) -> int:
-    """Most tokens that the model was made for, by its config or else its tokenizer."""
-    values = dict(getattr(getattr(model, "args", None), "__dict__", {}))
-    values |= values.get("text_config") or {}
-    limit = values.get("max_position_embeddings") or getattr(tokenizer, "model_max_length", None) or NO_LIMIT
-    return int(min(limit, NO_LIMIT))
 
 
 def run_named(name: str, base: str | None = None) -> Run | None:

@@ -13,6 +13,7 @@ NEUTRAL = {key: json.loads(values) for keys, values in TABLE for key in keys.spl
 GATED = ("llama", "mistral", "qwen2", "qwen3", "phi3", "smollm3")  # of which hidden_act is as above
 WIDE_WINDOW = 2047  # Phi-3-mini's: up to as many tokens are read alike, and such models are much used
 SLIDING, FULL = "sliding_attention", "full_attention"
+NO_LIMIT = 1 << 20  # tokenizers without a limit of their own give numbers beyond any context
 
 
 def mended(config: dict[str, Any]) -> dict[str, Any]:
@@ -94,3 +95,11 @@ def forward_keys(config: dict[str, Any]) -> str | None:
         told.pop("max_position_embeddings", None)  # a limit, then, and no part of the arithmetic
     # 10000 and 10000.0 are one number
     return json.dumps(json.loads(json.dumps([told, packing]), parse_int=float), sort_keys=True)
+
+
+def context_limit(model: Any, tokenizer: Any) -> int:
+    """Most tokens that the model was made for, by its config or else its tokenizer."""
+    values = dict(getattr(getattr(model, "args", None), "__dict__", {}))
+    values |= values.get("text_config") or {}
+    limit = values.get("max_position_embeddings") or getattr(tokenizer, "model_max_length", None) or NO_LIMIT
+    return int(min(limit, NO_LIMIT))

@@ -209,9 +209,7 @@ class Tokenizer(TokenizerWrapper):
         try:
             return list(self._tokenizer.encode(text, add_special_tokens=False))
         except (TypeError, UnicodeEncodeError):  # the tokenizer's word for half a surrogate pair
-            raise ConfigError(
-                f"{ascii(text):.60} holds half a pair, which stands for no character."
-            ) from None
+            raise ConfigError(f"{text!a:.60} holds half a pair, which stands for no character.") from None
 
     def _as_text(self, value: Any, key: str = "") -> Any:
         """A copy of a turn in which every control token is marked as text."""

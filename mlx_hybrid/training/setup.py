@@ -18,8 +18,8 @@ from mlx_hybrid.adapters.step_gains import rate_factors, step_gains
 from mlx_hybrid.adapters.store import AdapterInfo, put_adapter, read_adapter_config
 from mlx_hybrid.config import Config, TrainConfig, to_tree
 from mlx_hybrid.errors import ConfigError, DataError
-from mlx_hybrid.models.adapted import context_limit
 from mlx_hybrid.models.base import BaseModel, base_of, fingerprints, load_base, tokenizer_for
+from mlx_hybrid.models.keys import context_limit
 from mlx_hybrid.models.templates import PLAIN, unnamed_end
 from mlx_hybrid.records.examples import Example, Tokenised, make_examples
 from mlx_hybrid.records.record import Split
