@@ -1,6 +1,7 @@
 """`task` and `evaluate` on a made-up benchmark and tiny models."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -260,6 +261,11 @@ def test_a_language_has_its_options_however_it_is_spelt_and_nothing_trained_is_c
         told.append(printed(done).get("nll", "adapted").value)
     assert told[0] == told[1] > 0  # two options
     refused(run("evaluate", trained, "--on", on, "--dev", records), 2, "records were trained on; name others")
+    copied = write_rows(tmp_path / "copied.jsonl", rows_of(records))
+    measured = run(
+        "evaluate", trained, "--on", copied, "--dev", "none", "--no-baseline", "-o", tmp_path, code=0
+    )
+    assert re.search(r"\d+ of the \d+ test records were trained on, word for word", measured.stderr)
 
 
 BAD = {

@@ -27,7 +27,7 @@ RETAINED = Path(__file__).with_name("retention.jsonl")
 
 @dataclass(frozen=True)
 class Questions:
-    """A test set, a development set to calibrate on, a `note` of what is not measured, and what was `known`."""
+    """A test set, a development set to calibrate on, a `note` of what is amiss, and what was `known`."""
 
     name: str
     test: EvaluationSet
@@ -61,7 +61,15 @@ def find_questions(
         own = from_run(config, dev, known, run)
     if own is None:
         raise ConfigError("Nothing to measure on: give --on (a file or folder) or --task (a benchmark).")
-    own = replace(own, known=known)
+    trained = {record.content() for record in known}
+    again = sum(record.content() in trained for record in own.test.records)
+    told = f"{again} of the {len(own.test.records)} test records were trained on, word for word from another place."
+    if run and not known:
+        again, told = (
+            1,
+            "What the run was trained on is not to be had, so no test record was looked for there.",
+        )
+    own = replace(own, known=known, note=f"{own.note} {told}".strip() if again else own.note)
     if run and dev == "auto" and own.dev is None and own.trained and own.test.kind == "classification":
         taken, tasks = marks(own.test.records), tasks_of(own.test.records)
         found, lost = validation_of(run)
