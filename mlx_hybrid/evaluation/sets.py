@@ -123,10 +123,8 @@ def options_of(records: Sequence[Record], known: Sequence[Record]) -> list[dict[
     options = []
     for record in records:
         label, told = str(record.label), f'{record.where}: label "{record.label}"'
-        stated = (
-            record.fields.get("options") or seen[language_code(record.language), record.fields.get("task")]
-        )
-        options.append(as_options(stated, record.where))
+        place = language_code(record.language), record.fields.get("task")
+        options.append(as_options(record.fields.get("options") or seen[place], record.where))
         if trained and label not in trained:
             raise DataError(f"{told} never stood in training; {nearest(label, trained)}")
         if label not in options[-1]:

@@ -28,15 +28,13 @@ CODECS = [pair.split() for pair in CUES["misread"].split(", ")]  # as which scri
 VALID_SHARE = 0.75  # clean sentences reach 0.6 in gbk and 0.4 elsewhere, misread ones fall to 0.8
 ONE_SCRIPT, MANY = 0.8, 6
 CHARACTER_SETS = ("gb2312", "big5hkscs", "euc_jp", "johab")  # Simplified, Traditional, Japanese, Korean
-STRANGE_SHARE = 0.1
 CYRILLIC = ("cp1251", "koi8-r", "cp866", "iso8859-5", "mac-cyrillic")
 BY_USE = "оеаинтсрвлкмдпуяыьгзбчйхжшюцщэфъё"  # the letters of Cyrillic
 QUOTE = "鈥"  # what gbk makes of the first bytes of a curly quote or dash; holmium, in Chinese text
 ASCII = bytes(range(128))
 LEAST_VISIBLE = 16  # shares of fewer characters say nothing: “Oh, no.”
-RULERS = list(
-    map(ord, " \t\n\r-=_*#~.·•─━═│+|…—–〜～ー。ـ")
-)  # what lines, tables and long words are drawn with
+# What lines, tables and long words are drawn with.
+RULERS = list(map(ord, " \t\n\r-=_*#~.·•─━═│+|…—–〜～ー。ـ"))
 PICTURES = 0x1F000  # the first of the emoji
 DRAWN_OUT = re.compile(r"(\w)\1{3,}")
 MOJIBAKE = patterns("mojibake")
@@ -223,4 +221,4 @@ def is_nowhere_written(text: str) -> bool:
     if QUOTE in letters and len(letters) < len(text) / 4:
         return True
     missing = (len(letters) - len(letters.encode(name, "ignore").decode(name)) for name in CHARACTER_SETS)
-    return all(count >= 2 and count > STRANGE_SHARE * len(letters) for count in missing)
+    return all(count >= 2 and count > 0.1 * len(letters) for count in missing)

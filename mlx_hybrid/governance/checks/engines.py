@@ -40,7 +40,6 @@ class Py3langid:
         labels = [parse_language(label).code for label in model.nb_classes]
         self.codes = list(dict.fromkeys(labels))
         self.columns = [self.codes.index(label) for label in labels]
-        self.reference = model
 
     def knows(self, code: str, script: str) -> bool:
         """Whether the engine was trained on this language in this script."""

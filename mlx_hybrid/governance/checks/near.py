@@ -167,12 +167,8 @@ def what_differs(one: Said, other: Said, likeness: Likeness) -> str:
     asked = one.prompt or other.prompt
     if asked and not same and not likeness.alike(one.completion, other.completion, strict=True):
         return "the answers differ"
-    short = len(one.completion) < SHORT_ANSWER
-    if not (
-        is_respelt(one.prompt, other.prompt, likeness.n)
-        if short
-        else likeness.alike(one.prompt, other.prompt)
-    ):
+    prompts, short = (one.prompt, other.prompt), len(one.completion) < SHORT_ANSWER
+    if not (is_respelt(*prompts, likeness.n) if short else likeness.alike(*prompts)):
         return "the prompts differ"
     if page:
         return ""

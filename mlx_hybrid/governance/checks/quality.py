@@ -22,7 +22,6 @@ from mlx_hybrid.records.record import Record
 COMPRESSED, COMPRESSED_FROM = 0.25, 200
 SUSPECT = 0.6  # a text half of whose 10-grams come back compresses to less
 NEW, LONGEST_NEW = 0.75, 16  # a text of which more are new words, none of them longer, repeats nothing
-RUN = 8
 LONGEST_NAME = 17  # digits: of a card, an account or a parcel there are fewer
 LEAST_LINE, LEAST_LINES = 8, 6  # characters of a line beside code that counts, and such lines that tell
 BLOCK = 5  # lines on end: in code single ones and pairs come again
@@ -127,10 +126,9 @@ def symbol_heavy(look: Look, limit: float) -> str:
 
 
 def char_run(look: Look, limit: float) -> str:
-    drawn_out = (
-        look.run >= RUN and look.run_share > 0.6 and not QUALITY.drawn_word.fullmatch(look.turn.text.strip())
-    )
-    found = look.run >= limit or (drawn_out and look.turn.text.strip()[0] not in WORDS["laughter"])
+    text = look.turn.text.strip()
+    drawn_out = look.run >= 8 and look.run_share > 0.6 and not QUALITY.drawn_word.fullmatch(text)
+    found = look.run >= limit or (drawn_out and text[0] not in WORDS["laughter"])
     if found and look.run <= LONGEST_RULER and look.turn.bare & {"code", "data"}:
         found = QUALITY.drawn_out.search(look.words)
     return f"one character {look.run} times in a row" if found else ""
