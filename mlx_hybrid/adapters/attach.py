@@ -70,11 +70,6 @@ def refold(model: nn.Module) -> int:
     return sum(rotation.refold(reach) for rotation, reach in zip(found, reaches, strict=True))
 
 
-def rotation_defect(model: nn.Module) -> float | None:
-    """The largest |R Rᵀ − I| of any adapted layer; None where no layer rotates."""
-    return max((rotation.defect() for rotation in rotations(model)), default=None)
-
-
 def settle(model: nn.Module) -> nn.Module:
     """Form every rotation once, for inference."""
     model.eval()

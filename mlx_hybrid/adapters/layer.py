@@ -40,12 +40,6 @@ class Dropout(nn.Module):
     def acts(self) -> bool:
         return self.training and self._share > 0
 
-    def give(self, key: mx.array | None) -> None:
-        self._given = key
-
-    def last(self) -> mx.array | None:
-        return self._last
-
     def __call__(self, x: mx.array) -> mx.array:
         if not self.acts:
             return x

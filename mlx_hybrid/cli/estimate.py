@@ -13,7 +13,6 @@ from mlx_hybrid.config import BUNDLED, Config
 from mlx_hybrid.config.recipes import run_config
 from mlx_hybrid.errors import MemoryLimitError
 
-GIGA = 1e9
 ORDINARY = 512
 ASSUMED = f"an ordinary length of {ORDINARY} tokens, for want of records"
 BATCHES, LENGTHS = (1, 2, 4, 8, 16, 32), (256, 512, 1024, 2048, 4096)
@@ -46,7 +45,7 @@ def estimate(
     shape = model_shape(settings)
     load_of, source = batch_of(settings)
     load = load_of(settings)
-    limit = int(memory * GIGA * planning.USABLE) if memory else planning.memory_limit()
+    limit = int(memory * 1e9 * planning.USABLE) if memory else planning.memory_limit()
     found = planning.estimate(shape, load, settings)
     result: dict[str, Any] = {"format": 1, "batch": asdict(load), "batch_from": source, "bytes": found.items}
     result |= {"peak_bytes": found.peak, "cache_bytes": found.cache, "limit_bytes": limit}
@@ -56,7 +55,7 @@ def estimate(
         result["change"] = planning.way_out(shape, load_of, settings, limit)
         then = f"It will not fit. The smallest change that does: {planning.as_options(result['change'])}"
     lines = [f"Longest batch, from {source}: {load.rows} rows of {load.tokens} tokens."]
-    lines += [f"  {name:<22}{size / GIGA:>9.3f} GB" for name, size in found.items.items() if size]
+    lines += [f"  {name:<22}{size / 1e9:>9.3f} GB" for name, size in found.items.items() if size]
     if source != "the records":
         batch = partial(replace, settings.train)
         need_of = partial(planning.needed_by_one, shape, planning.widest_load, machines=1)
@@ -65,11 +64,11 @@ def estimate(
         result["table"] = {"batches": BATCHES, "tokens": LENGTHS, "needed_bytes": needs}
         told = "In GB, by records a batch (down) and tokens a record (across); ! is over what may be used:"
         lines += [told, "       " + "".join(f"{tokens:>9}" for tokens in LENGTHS)]
-        cells = [[f"{need / GIGA:>8.2f}{'!' if need > limit else ' '}" for need in row] for row in needs]
+        cells = [[f"{need / 1e9:>8.2f}{'!' if need > limit else ' '}" for need in row] for row in needs]
         lines += [f"  {batch:>5}{''.join(row)}" for batch, row in zip(BATCHES, cells)]
-    lines += [f"Peak: {found.peak / GIGA:.3f} GB, and {found.cache / GIGA:.3f} GB for reuse."]
+    lines += [f"Peak: {found.peak / 1e9:.3f} GB, and {found.cache / 1e9:.3f} GB for reuse."]
     lines += ["Of logits and one layer's backward the larger counts; the update comes after both."]
-    answer(result, as_json, *lines, f"May be used: {limit / GIGA:.3f} GB.", then)
+    answer(result, as_json, *lines, f"May be used: {limit / 1e9:.3f} GB.", then)
     if not result["fits"]:
         raise SystemExit(MemoryLimitError.exit_code)
 

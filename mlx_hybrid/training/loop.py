@@ -12,7 +12,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from mlx_hybrid.adapters.attach import refold, rotation_defect, rotations
+from mlx_hybrid.adapters.attach import refold, rotations
 from mlx_hybrid.adapters.frozen import on_cpu
 from mlx_hybrid.adapters.store import adapter_state, set_state
 from mlx_hybrid.adapters.strength import averaged
@@ -177,7 +177,8 @@ class Training:
     def judged(self, early: bool) -> Iterator[events.Event]:
         """Look at the rotations and the validation loss, which may have risen `early` or been low for the last time."""
         progress = self.progress
-        if (defect := rotation_defect(self.model)) is not None:
+        if turned := rotations(self.model):
+            defect = max(rotation.defect() for rotation in turned)
             yield events.Orthogonality(progress.step, defect)
             if defect > MOST_DEFECT:
                 yield events.Note(

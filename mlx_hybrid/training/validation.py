@@ -49,7 +49,7 @@ def plan(
         if not config.validate_every:
             times = max(AT_LEAST, int(budget / (count * forms)))
             every = math.ceil(steps / (times - 1))
-    return stratified(held_back, min(count, size)), every
+    return stratified(held_back, count), every
 
 
 def stratified(examples: list[Example], count: int) -> list[Example]:

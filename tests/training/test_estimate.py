@@ -211,7 +211,7 @@ def test_a_run_goes_without_the_unpacked_copy_where_that_alone_fits(quantised_fo
 
 def test_an_unfamiliar_config_is_an_error_of_its_own():
     with pytest.raises(UnknownShapeError, match="hidden_size"):
-        first_known({}, shapes.WIDTH)
-    assert first_known({"n_embd": 7}, shapes.WIDTH) == 7
+        first_known({}, ("hidden_size", "n_embd"))
+    assert first_known({"n_embd": 7}, ("hidden_size", "n_embd")) == 7
     with pytest.raises(ConfigError, match="cannot be had from the Hub"):
         model_shape(build_config({"model": "nobody/nothing-here"}, "test"))

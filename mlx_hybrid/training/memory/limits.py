@@ -54,11 +54,11 @@ def recomputed(kind: type) -> Callable[..., mx.array]:
             inner = given | dict(zip(moving, values))
             self.update(tree_unflatten(list(zip(leaves, values[len(moving) :], strict=True))))
             for dropout, key in zip(dropouts, keys):
-                dropout.give(key)
+                dropout._given = key
             y = kind.__call__(self, *(inner[i] for i in range(len(args))), **{k: inner[k] for k in kwargs})
-            keys[:] = [dropout.last() for dropout in dropouts]
+            keys[:] = [dropout._last for dropout in dropouts]
             for dropout in dropouts:
-                dropout.give(None)
+                dropout._given = None
             self.update(tree_unflatten(list(leaves.items())))
             return y
 

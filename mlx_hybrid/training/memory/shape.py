@@ -22,10 +22,6 @@ from mlx_hybrid.files import HUB_ID, first_line, hub_endpoint
 from mlx_hybrid.models.base import find_model, load_weights
 from mlx_hybrid.models.head import find_parts
 
-WIDTH = ("hidden_size", "n_embd", "d_model", "dim")
-HEADS = ("num_attention_heads", "n_head", "n_heads")
-ROUTED = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "top_k_experts")
-
 
 class UnknownShapeError(ConfigError):
     """A config.json that does not name the sizes an estimate needs."""
@@ -123,8 +119,8 @@ def shape_of(folder: Path, config: Config) -> ModelShape:
         trainable_bytes=byte_count(model.trainable_parameters()),
         moment_bytes=4 * trainable_count(model),
         layers=len(model.layers),
-        width=first_known(settings, WIDTH),
-        heads=first_known(settings, HEADS),
+        width=first_known(settings, ("hidden_size", "n_embd", "d_model", "dim")),
+        heads=first_known(settings, ("num_attention_heads", "n_head", "n_heads")),
         vocabulary=first_known(settings, ("vocab_size",)),
         mlp_outputs=sum(mlp) // max(1, len(mlp)),
         widest=sum(sum(shape) for shape in adapted),
@@ -144,7 +140,8 @@ def layer_outputs(layer: Any, settings: dict) -> int:
     """Output features of one transformer layer's products outside its attention; of experts, those that run."""
     modules = [m for name, m in layer.named_modules() if "attn" not in name and "attention" not in name]
     weights = [module.weight for module in modules if "weight" in module and module.weight.ndim > 1]
-    routed = first_known(settings, ROUTED, 1)
+    named = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "top_k_experts")
+    routed = first_known(settings, named, 1)
     return sum(weight.shape[-2] * (routed if weight.ndim == 3 else 1) for weight in weights)
 
 
