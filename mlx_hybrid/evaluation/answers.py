@@ -79,6 +79,7 @@ def answer(model: Any, tokenizer: Any, examples: EvaluationSet, *, generate: Cal
     if generate is None:
         raise ConfigError("Translations need a generator.")
     asked = [question_tokens(record, tokenizer) for record in records]
+    refuse_longer(model, tokenizer, records, list(map(len, asked)))
     return [{"text": text} for text in generate(model, asked)]
 
 

@@ -69,10 +69,9 @@ def predict(
         pair.tokenizer.date = run.template_date()
     labels = list(dict.fromkeys(label for own in choices for label in own))
     asked = EvaluationSet("classification", "predict", 1, records, labels, choices)
-    calibration, fitted = calibration_of(pair, validation, known, dev, tell)
-    known_labels = calibration.bias[calibrating.EVERY] if calibration else ()
-    answers = {each for own in fitted or choices for each in own.items() if each[0] in known_labels}
-    fits = [own.items() <= answers for own in choices]
+    calibration = calibration_of(pair, validation, known, dev, tell)
+    labels_of = set(calibration.bias[calibrating.EVERY] if calibration else ())
+    fits = [labels_of >= {*own} and are_seen(record, own, seen) for record, own in zip(records, choices)]
     if others := fits.count(False):
         whose = "The probabilities" if others == len(fits) else f"Of {others} records the probabilities"
         why = f", since {lost}" if lost and not calibration else " for these options"
@@ -90,21 +89,20 @@ def predict(
 
 def calibration_of(
     pair: Pair, validation: Sequence[Record], known: Sequence[Record], dev: str, tell: Callable[[str], None]
-) -> tuple[calibrating.Calibration | None, list[dict[str, str]]]:
-    """The calibration, stored or fitted now, if there is one, and the options that it is of."""
-    fitted = list(seen_options(known).values())
+) -> calibrating.Calibration | None:
+    """The calibration, stored or fitted now, if there is one."""
     if dev == "auto" and (stored := calibrating.read_calibration(pair.adapter)):
-        return stored, fitted
+        return stored
     wanted = [record for record in validation if kind_of(record) == "classification"]
     if not wanted:
-        return None, fitted
+        return None
     tell(f"Calibrating on {len(wanted)} validation records.")
     examples = evaluation_set(wanted, labelled(known))
     shown = scores_of(pair, examples), examples.answers, examples.languages, examples.labels
     calibration = calibrating.fit_calibration(*shown)
     if dev == "auto":
         calibrating.write_calibration(pair.adapter, calibration)
-    return calibration, [*fitted, *examples.options]
+    return calibration
 
 
 def questions(rows: Any, renames: dict[str, str]) -> Iterator[Record]:
@@ -143,19 +141,33 @@ def unanswered(raw: bytes, renames: dict[str, str]) -> bytes:
             turns.append({"role": "assistant", "content": ANSWER})
     elif "instruction" in row:
         row["output"] = row.get("output") or ANSWER
-    elif given := [row[key] for key in ("prompt", "text") if isinstance(row.get(key), str)]:
-        row |= {"prompt": given[0], "completion": row.get("completion") or ANSWER}
+    elif isinstance(text := row.get("prompt") or row.get("text") or row.get("prompt"), str):
+        row |= {"prompt": text, "completion": row.get("completion") or ANSWER}
     return line_of(row)
 
 
 def seen_options(known: Sequence[Record]) -> Seen:
-    """The options seen in training, label → answer, by task and language."""
+    """The options seen in training, label → answer, by task and language; "" for an answer that changes with the
+    record."""
     seen: Seen = {}
     for record in (r for r in known if r.label is not None and r.kind != "text"):
         stated = record.fields.get("options")
         own = as_options(stated, record.where) if stated else {str(record.label): record.completion().strip()}
-        seen.setdefault((record.fields.get("task"), language_code(record.language)), {}).update(own)
+        group = seen.setdefault((record.fields.get("task"), language_code(record.language)), {})
+        group |= {
+            label: answer if group.get(label, answer) == answer else "" for label, answer in own.items()
+        }
     return seen
+
+
+def are_seen(record: Record, own: dict[str, str], seen: Seen) -> bool:
+    """Whether the options of a record are such as stood in training, in one task and its language where that did."""
+    groups = [
+        options for (_, language), options in seen.items() if language == language_code(record.language)
+    ]
+    groups = groups or list(seen.values())
+    fitting = (all(group.get(label) in ("", answer) for label, answer in own.items()) for group in groups)
+    return any(fitting) if groups else True
 
 
 def chosen_from(record: Record, given: Sequence[str], seen: Seen, target: str) -> dict[str, str]:
@@ -172,6 +184,8 @@ def chosen_from(record: Record, given: Sequence[str], seen: Seen, target: str) -
         told = f"nothing to choose from: {target} was trained on no labels{f' of the task {task}' if task else ''};"
     elif len(tasks) > 1:
         told = f"{target} was trained on the labels of {', '.join(tasks)}; name one under `task`, or"
+    elif "" in whole.values():
+        told = f"{target} was trained on other answers in each record;"
     elif any(not options.items() <= whole.items() for options in found.values()):
         told = f"{target} was trained on other answers in each language; name one under `language`, or"
     if told:

@@ -21,7 +21,7 @@ from mlx_hybrid.models.templates import template_text
 from mlx_hybrid.run import LAST, Run, find_run
 
 UNCHECKED = "mlx-lm keeps no fingerprint of the base, so whether this is the one it was trained on could not be checked"
-NO_GAIN = "It does not beat its base on the validation records of its run."
+NO_GAIN = "It does not beat what its run began with on the validation records."
 
 
 @dataclass(eq=False)
@@ -69,7 +69,7 @@ class Pair:
 
 
 def gains_nothing(adapter: Path) -> bool:
-    """Whether the run of an adapter says that it does not beat its base."""
+    """Whether the run of an adapter says that it does not beat what it began with."""
     run = Run(adapter.resolve().parent)
     return (run.path / "run.json").is_file() and run.info().get("beats_base") is False
 

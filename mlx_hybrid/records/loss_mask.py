@@ -101,7 +101,9 @@ def plain_calls(calls: list[dict], place: int) -> list[dict]:
 
 def is_marked(turn: dict, place: int) -> bool:
     """Whether an answer's marks, if it has any, say that it is to be trained. Raises SetAside for other values."""
-    marks = {key: str(turn[key]).strip().lower() for key in MARKS if turn.get(key) is not None}
+    own = {key: turn[key] for key in MARKS if turn.get(key) is not None}
+    # A number under `loss` is one that somebody measured.
+    marks = {k: str(v).strip().lower() for k, v in own.items() if k != "loss" or isinstance(v, bool)}
     if odd := next((key for key, value in marks.items() if value not in (*YES, *NO)), None):
         raise SetAside(f"turn {place} has {odd} {turn[odd]!r:.20}, which is neither 0 nor 1")
     return not any(value in NO for value in marks.values())

@@ -58,7 +58,7 @@ def test_a_run_that_harms_what_it_began_with_ends_with_three_and_says_so_whereve
     )
     harmed, out = tmp_path / "harmed", tmp_path / "out"
     finetune(run, records, harmed, [*plain(settings), *wild], "--from", finished("lora").path, code=3)
-    said = "does not beat its base on the validation records"
+    said = "does not beat what its run began with on the validation records"
     assert said in run("generate", harmed, "no river", "--max-tokens", 1, code=0).stderr
     assert said in run("export", harmed, "--to", "mlx-lm", "-o", out, code=0).output
     assert said in (out / "README.md").read_text()

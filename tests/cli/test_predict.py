@@ -152,6 +152,7 @@ TONGUES = (
         (TONGUES, {"language": "sw-KE", "task": "any"}, ["ndiyo", "hapana"]),
         (TONGUES, {"language": "de"}, "other answers in each language; name one under `language`"),
         (TONGUES[:2], {"language": "de"}, ["yes", "no"]),
+        ((*TONGUES[:2], ("en", None, "no", "nope")), {"language": "en"}, "other answers in each record"),
         (TONGUES, {"language": "de", "options": ["ja", "nein"]}, ["ja", "nein"]),
     ],
 )  # fmt: skip

@@ -21,7 +21,7 @@ LOOSE_MARGIN = 0.3  # as far below the threshold the n-grams of texts may be tha
 MOST_CHECKED = 16  # candidates that are compared exactly, the likeliest first
 PAGE = 400  # characters from which a text is told by what it says, not by its date; one date line is let pass in each
 DATE_LINE = 12  # words between which what differs is one line
-DENSE = 2, 3  # how many fewer characters say as much where no spaces are, and how many n-grams a word is
+DENSE = 4 / 3, 3  # how many fewer characters say as much where no spaces are, and how many n-grams a word is
 TEMPLATE = "what they share is a template"
 NUMBERS = lru_cache(HELD)(lambda text: sorted(regex.findall(r"\p{N}+", text)))
 UNSPACED = lru_cache(HELD)(lambda text: text.replace(" ", ""))
@@ -173,7 +173,8 @@ def what_differs(one: Said, other: Said, likeness: Likeness) -> str:
     if page:
         return ""
     mine, theirs = news(one.whole, other.whole, likeness.n)
-    if is_negated(mine, theirs) != is_negated(theirs, mine):
+    negates = is_negated(mine, theirs), is_negated(theirs, mine)
+    if negates[0] != negates[1] or (any(negates) and len(mine) != len(theirs)):
         return "one of them negates"
     return "the names differ" if are_names(mine, one.names, theirs, other.names) else ""
 
@@ -181,7 +182,7 @@ def what_differs(one: Said, other: Said, likeness: Likeness) -> str:
 def are_one_page(one: str, other: str, n: int) -> bool:
     """Whether long texts differ in a line or two alone, as in the date under which they were printed."""
     length, (fewer, more) = min(len(one), len(other)), DENSE if n == 3 else (1, 1)
-    most, line = fewer * length // PAGE, more * DATE_LINE
+    most, line = int(fewer * length / PAGE), more * DATE_LINE
     if not most or abs(len(one) - len(other)) > DATE_LINE * 8:
         return False
     parts = [list(zip(*(text[i:] for i in range(n)))) if n == 3 else text.split() for text in (one, other)]

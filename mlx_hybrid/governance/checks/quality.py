@@ -22,7 +22,6 @@ from mlx_hybrid.records.record import Record
 COMPRESSED, COMPRESSED_FROM = 0.25, 200
 SUSPECT = 0.6  # a text half of whose 10-grams come back compresses to less
 NEW, LONGEST_NEW = 0.75, 16  # a text of which more are new words, none of them longer, repeats nothing
-LONGEST_NAME = 17  # digits: of a card, an account or a parcel there are fewer
 LEAST_LINE, LEAST_LINES = 8, 6  # characters of a line beside code that counts, and such lines that tell
 BLOCK = 5  # lines on end: in code single ones and pairs come again
 FEW = 0.8  # of lines or 10-grams with signs repeat others: more do those only that turn in a circle
@@ -100,19 +99,17 @@ def control_tokens(look: Look, _: float) -> str:
 
 
 def low_letter_ratio(look: Look, limit: float) -> str:
-    """Of an answer five long numbers or more, or one longer than those that name things, and hardly a word, neither in
-    order nor out of a question that has numbers or asks for some."""
+    """Of an answer five long numbers or more and hardly a word, neither in order nor out of the question, where that
+    asks for no numbers."""
     if look.turn.asked is None:
         return f"{look.letter_share:.2f} of the characters are letters" if look.letter_share < limit else ""
-    parts = [part.strip(",;:") for part in look.words.split()]
+    parts = look.words.split()
     numbers = [part for part in parts if QUALITY.number.fullmatch(part)]
-    letters = sum(map(len, numbers))
-    few = len(numbers) < max(5, 0.7 * len(parts)) or letters < 3 * len(numbers)
-    long = parts and letters >= LONGEST_NAME * len(parts) and not regex.search(r"\d", look.turn.asked)
-    if (few and not long) or look.turn.asks(QUALITY.for_numbers):
+    few = len(numbers) < max(5, 0.7 * len(parts)) or sum(map(len, numbers)) < 3 * len(numbers)
+    if few or look.turn.asks(QUALITY.for_numbers):
         return ""
-    values = [float(number.replace(",", "")) for number in numbers]
-    ordered = len(values) > 1 and sorted(values) in (values, values[::-1])
+    values = [float(number.replace(",", ".")) for number in numbers]
+    ordered = sorted(values) in (values, values[::-1])
     asked = sum(number in look.turn.asked for number in numbers) >= len(numbers) / 2
     return "" if ordered or asked else f"{len(numbers)} numbers and {len(parts) - len(numbers)} words"
 
@@ -139,11 +136,10 @@ def repetition(look: Look, limit: float) -> str:
     Beside code, whose comments are alike as its lines are, whole lines must, several in their order or nearly all."""
     signed = look.turn.made.kinds & SIGNED  # what stands in backticks tells one sentence from the next
     text = (look.turn.text if signed else look.words).strip()
-    low = text[:2_000].lower()
-    turns = len(text) < 2_000 and low.count(low[:2]) > 5
-    turning = QUALITY.turning.fullmatch(low) if turns else None
+    turns = len(text) < 2_000 and text.count(text[:2]) > 5
+    turning = QUALITY.turning.fullmatch(text) if turns else None
     word = turning[1] if turning else ""
-    if len(word) > 1 and LETTERS.search(word) and word.strip() not in WORDS["laughter"]:
+    if len(word) > 1 and LETTERS.search(word) and word.strip().lower() not in WORDS["laughter"]:
         return f"{word[:30]!r} again and again"
     if signed and (BLOCKED.search(look.turn.text) or look.turn.bare & SIGNED):
         lines = [line.strip() for line in look.turn.text.split("\n") if LETTERS.search(line)]
@@ -199,8 +195,8 @@ def menu(look: Look, limit: float) -> str:
         if len(cells) <= limit or line.lstrip()[0] == "|" or line.rstrip()[-1] in ".!?。":
             continue
         names = sum(len(cell) <= 40 and not regex.search(r"\d", cell) for cell in cells)
-        is_way = " > " in line and (look.turn.asked is not None or cells[0].count(" ") > 1)
-        if names >= 0.75 * len(cells) and not is_way:
+        is_way = look.turn.asked is not None or (" > " in line and cells[0].count(" ") > 1)
+        if names >= 0.75 * len(cells) and (" | " in line or not is_way):
             return f"{len(cells) - 1} separators in a line"
     return ""
 
