@@ -233,7 +233,6 @@ def test_code_and_addresses_are_in_no_language():
         ("يَاوْ دَا سَافِي مُتَانِي دَا يَوَا سُنْ تَفِي كَاسُوَا دُونْ سَايَا", "ha", "", "lang_not_checked"),
         ("𞤖𞤢𞤲𞤣𞤫 𞤲𞤣𞤫𞤫 𞤴𞤭𞤥𞤩𞤫 𞤣𞤵𞥅𞤣𞤩𞤫 𞤴𞤢𞤸𞤭𞥅 𞤤𞤵𞥅𞤥𞤮", "ff_Adlm", "", "lang_not_checked"),
         (ENGLISH, "kk", "lang_mismatch", ""),
-        (SENTENCES["tur_Latn"], "kk", "lang_mismatch", ""),
         (
             "find the way home to the village before the night comes and the rain begins",
             "sw",

@@ -256,14 +256,11 @@ def is_big(evidence: Evidence, language: Language) -> bool:
     instead; less sure is enough where its own usual script is another and this one was not declared."""
     top, usual = evidence.top, languages.SEEN_AS.get(language.script, [language.script])
     least = 0.95 if language.declared or evidence.script in usual else 0.75
-    known = top in BIG or (least < 0.95 <= evidence.top_p and evidence.letters >= ENOUGH_LETTERS)
-    if not known or evidence.top_p < least or evidence.letters < 25:
+    if top not in BIG or evidence.top_p < least or evidence.letters < 25:
         return False
     if top in OF_OTHERS and OF_OTHERS[top].search(evidence.text):
         return False
-    return evidence.script in scripts_of(top) and language.code not in WORDS.get(
-        top, frozenset()
-    ) | relatives_of(top)
+    return evidence.script in scripts_of(top) and language.code not in WORDS[top] | relatives_of(top)
 
 
 @lru_cache(4096)
