@@ -216,8 +216,8 @@ def chosen(
     if calibration:
         calibrated = calibration.logits(scores, part.languages, part.labels)
         scores = np.where(np.array(fits)[:, None], calibrated, scores)
-    shares = np.exp(calibrating.log_probabilities(scores))
-    for record, own, row, fit in zip(part.records, part.options, shares, fits):
+    probabilities = np.exp(calibrating.log_probabilities(scores))
+    for record, own, row, fit in zip(part.records, part.options, probabilities, fits):
         whole = dict(zip(part.labels, row.tolist(), strict=True))
         shares = {label: round(whole[label], 6) for label in own}
         best = max(shares, key=shares.get)

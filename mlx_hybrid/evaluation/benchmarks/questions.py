@@ -61,15 +61,13 @@ def find_questions(
         own = from_run(config, dev, known, run)
     if own is None:
         raise ConfigError("Nothing to measure on: give --on (a file or folder) or --task (a benchmark).")
-    trained = {record.content() for record in known}
-    again = sum(record.content() in trained for record in own.test.records)
-    told = f"{again} of the {len(own.test.records)} test records were trained on, word for word from another place."
+    told = ""
     if run and not known:
-        again, told = (
-            1,
-            "What the run was trained on is not to be had, so no test record was looked for there.",
-        )
-    own = replace(own, known=known, note=f"{own.note} {told}".strip() if again else own.note)
+        told = "What the run was trained on is not to be had, so no test record was looked for there."
+    elif again := repeated(known, own.test.records):
+        of_all = f"{again} of the {len(own.test.records)} test records"
+        told = f"{of_all} were trained on, word for word from another place."
+    own = replace(own, known=known, note=f"{own.note} {told}".strip())
     if run and dev == "auto" and own.dev is None and own.trained and own.test.kind == "classification":
         taken, tasks = marks(own.test.records), tasks_of(own.test.records)
         found, lost = validation_of(run)
@@ -195,10 +193,15 @@ def make(name: str, test: list[Record], dev: list[Record], known: list[Record], 
 
 def refuse_trained(known: Sequence[Record], dev: Sequence[Record]) -> None:
     """Raise ConfigError for records to calibrate on that were trained on: a model is too sure of those."""
-    trained = {record.content() for record in known}
-    again = sum(record.content() in trained for record in dev)  # a few texts may stand in both
+    again = repeated(known, dev)  # a few texts may stand in both
     if both := len(marks(known) & marks(dev)) or (again if again > len(dev) / 2 else 0):
         raise ConfigError(f"--dev: {both} of its {len(dev)} records were trained on; name others.")
+
+
+def repeated(known: Sequence[Record], records: Sequence[Record]) -> int:
+    """How many of the records say, word for word, what one of the known ones says."""
+    contents = {record.content() for record in known}
+    return sum(record.content() in contents for record in records)
 
 
 def marks(records: Sequence[Record]) -> set[tuple]:
